@@ -1,0 +1,280 @@
+"""Every exception of disheap, in one tree.
+
+The tree has four branches, because four kinds of people act on an error: whoever starts a node (`ConfigError`),
+whoever owns its disk (`StorageError`), whoever wrote the peer (`ProtocolError`) and whoever sent a request
+(`RequestError`). A message says what happened, what it means, and what to do next.
+
+`RequestError`s travel: a node sends `(code, message)` and the client raises the class that owns the code. The text is
+part of the replicated reply, so it is built from the command and the state alone, never from a clock or a node.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class DisheapError(Exception):
+    """Whatever disheap raises on purpose. `exit_code` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 1
+
+
+# --- whoever starts a node -------------------------------------------------------------------------------------------
+
+
+class ConfigError(DisheapError):
+    """A setting, a URL, a plugin or an address is wrong. Nothing was started."""
+
+    exit_code = 2
+
+
+class UrlError(ConfigError):
+    """A broker URL that cannot be read."""
+
+
+class PluginError(ConfigError):
+    """A plugin is unknown, broken or there twice; says which, and from which distribution."""
+
+
+class AddressInUse(ConfigError):
+    """Another process listens on the address."""
+
+
+class UnsafeListen(ConfigError):
+    """Listening beyond loopback without TLS and authentication needs an explicit `--insecure`."""
+
+
+# --- whoever owns the disk -------------------------------------------------------------------------------------------
+
+
+class StorageError(DisheapError):
+    """The storage cannot be used. The node stops; nothing is retried after a failed fsync."""
+
+    exit_code = 3
+
+
+class LogDamaged(StorageError):
+    """A block that was once durable cannot be read. Says file, offset (bytes) and the way out."""
+
+    def __init__(self, file: str, offset: int, reason: str, remedy: str) -> None:
+        super().__init__(f"{file}: damaged at byte {offset}: {reason}. {remedy}")
+        self.file = file
+        self.offset = offset
+
+
+class StorageLocked(StorageError):
+    """Another process has the data directory open."""
+
+
+class WrongDirectory(StorageError):
+    """The data directory belongs to another node or another cluster."""
+
+
+class DiskFailed(StorageError):
+    """A write, an fsync or a close failed; what is on the disk is unknown until the node is restarted."""
+
+
+class SnapshotDamaged(StorageError):
+    """A snapshot's checksum does not match. A bad snapshot never means an empty state."""
+
+
+# --- whoever wrote the peer ------------------------------------------------------------------------------------------
+
+
+class ProtocolError(DisheapError):
+    """The other side broke the protocol. Its own connection is closed, and nothing else."""
+
+    exit_code = 4
+
+
+class MalformedFrame(ProtocolError):
+    """A frame that cannot be read."""
+
+
+class FrameTooLarge(ProtocolError):
+    """A frame over the limit; refused before memory is taken for it."""
+
+
+class WrongVersion(ProtocolError):
+    """The two sides speak different versions of the protocol."""
+
+
+class WrongCluster(ProtocolError):
+    """The other side belongs to a different cluster."""
+
+
+class CodecError(DisheapError):
+    """Stored bytes that a codec cannot decode, or that exceed the raw limit."""
+
+
+# --- whoever sent a request ------------------------------------------------------------------------------------------
+
+
+class RequestError(DisheapError):
+    """A request was refused, or its outcome is not known. `code` is what travels on the wire."""
+
+    exit_code = 5
+    code: ClassVar[str] = "refused"
+
+
+class CommandRefused(RequestError):
+    """The state machine refused a command; the state is as it was. The same on every replica."""
+
+    code = "command-refused"
+
+
+class UnknownCommand(CommandRefused):
+    """A command this version does not know, or one whose fields do not fit."""
+
+    code = "unknown-command"
+
+
+class InvalidArgument(CommandRefused):
+    """A field of a command is out of its bounds."""
+
+    code = "invalid-argument"
+
+
+class PriorityOutOfRange(InvalidArgument):
+    """Priorities are signed 64-bit integers."""
+
+    code = "priority-out-of-range"
+
+
+class PayloadTooLarge(InvalidArgument):
+    """The payload is over the topic's or the node's limit."""
+
+    code = "payload-too-large"
+
+
+class TopicNotFound(CommandRefused):
+    """No such topic. Create it first: `disheap topic create NAME`."""
+
+    code = "topic-not-found"
+
+
+class TopicMismatch(CommandRefused):
+    """The topic exists with other settings."""
+
+    code = "topic-mismatch"
+
+
+class TopicLocked(CommandRefused):
+    """The topic is exclusive to a session that is connected (AMQP's 405)."""
+
+    code = "topic-locked"
+
+
+class TopicInUse(CommandRefused):
+    """The topic has consumers or messages, and the request said only-if-not."""
+
+    code = "topic-in-use"
+
+
+class TopicFull(CommandRefused):
+    """The topic is at its limit."""
+
+    code = "topic-full"
+
+
+class ExchangeNotFound(CommandRefused):
+    """No such exchange."""
+
+    code = "exchange-not-found"
+
+
+class ExchangeMismatch(CommandRefused):
+    """The exchange exists with another type."""
+
+    code = "exchange-mismatch"
+
+
+class ConsumerNotFound(CommandRefused):
+    """No such consumer in this session."""
+
+    code = "consumer-not-found"
+
+
+class LeaseLost(CommandRefused):
+    """The lease is no longer held under this token: acknowledged, expired or given back. Nothing was changed."""
+
+    code = "lease-lost"
+
+
+class InternalError(CommandRefused):
+    """The state machine failed on a command. The state is as it was; the node's log has the traceback."""
+
+    code = "internal-error"
+
+
+class NotLeader(RequestError):
+    """This node does not lead. `leader` is the client address to go to, or "" while there is none."""
+
+    code = "not-leader"
+
+    def __init__(self, leader: str = "") -> None:
+        super().__init__(f"this node does not lead; {'ask ' + leader if leader else 'no leader is known yet'}")
+        self.leader = leader
+
+
+class OutcomeUnknown(RequestError):
+    """The request may or may not have been carried out. It is not known to have failed: look before repeating it."""
+
+    code = "outcome-unknown"
+
+
+class SessionExpired(RequestError):
+    """The session lapsed; what it held went back to its topics."""
+
+    code = "session-expired"
+
+
+class WindowExceeded(RequestError):
+    """More commands unanswered than `session_window` allows."""
+
+    code = "window-exceeded"
+
+
+class Overloaded(RequestError):
+    """The node takes no more for now. Nothing was done; repeat under the same sequence number."""
+
+    code = "overloaded"
+
+
+class VersionTooOld(RequestError):
+    """The cluster's `machine_version` does not know this command yet."""
+
+    code = "version-too-old"
+
+
+class ConnectionLost(RequestError):
+    """No node could be reached, or the connection ended before an answer came."""
+
+    code = "connection-lost"
+    exit_code = 6
+
+
+class RequestTimeout(RequestError):
+    """No answer within the time given. Like `OutcomeUnknown`, it is not a failure."""
+
+    code = "timeout"
+    exit_code = 7
+
+
+def request_error(code: str, message: str) -> RequestError:
+    """The exception that owns `code`, with the text a node sent; `RequestError` itself for a code not known here."""
+    owner = _owners().get(code)
+    if owner is None:
+        return RequestError(f"{code}: {message}")
+    error = owner.__new__(owner)
+    Exception.__init__(error, message)
+    if isinstance(error, NotLeader):
+        error.leader = ""
+    return error
+
+
+def _owners(root: type[RequestError] = RequestError) -> dict[str, type[RequestError]]:
+    owners = {root.code: root}
+    for child in root.__subclasses__():
+        owners |= _owners(child)
+    return owners

@@ -1,0 +1,362 @@
+"""The four contracts: Transport, Storage, Codec, StateMachine.
+
+A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds, filled from its own table of the
+configuration; it is built as `cls(settings, context)`. Plugins are given values and return values: they never call back
+into the kernel. A class with the right methods fits; nothing needs to be inherited.
+
+An optional power is an interface of its own (`BlockingConnect`, `Screening`), found with `isinstance`, never a flag.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+
+import msgspec
+
+from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, TermRun
+
+API = 1
+"""The version of the contracts. A plugin that says another is refused."""
+
+KINDS = ("transport", "storage", "codec", "machine")
+
+
+class Plugin(Protocol):
+    """What every plugin class carries."""
+
+    name: ClassVar[str]
+    api: ClassVar[int]
+    Settings: ClassVar[type[msgspec.Struct]]
+
+
+class Clock(Protocol):
+    """Time, injected. Nothing reads it behind the owner's back."""
+
+    def monotonic(self) -> float:
+        """Seconds that never go back (pitfall 25: deadlines use this)."""
+
+    def wall_ms(self) -> int:
+        """Milliseconds since the epoch; may jump."""
+
+
+# --- transport -------------------------------------------------------------------------------------------------------
+
+
+class Connection(Protocol):
+    """One end of an ordered, reliable stream of bytes between two nodes or a client and a node.
+
+    The bytes are frames of `protocol.frames`; a transport does not look inside, so that one parser exists, and a run of
+    frames can go from the socket into the log as one slice. All calls are made on the loop's thread.
+    """
+
+    remote: str  # the other end, for people to read
+    certificate_name: str | None  # the name the other end proved, where the transport authenticates
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Queue bytes in order; never blocks, never raises. After `close` they are dropped."""
+
+    def buffered(self) -> int:
+        """Bytes queued and not yet handed to the operating system."""
+
+    def pause_reading(self) -> None:
+        """Deliver no more bytes until `resume_reading`; both may be called twice."""
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None:
+        """Flush what is queued, then close. `connection_lost` follows exactly once."""
+
+    def abort(self) -> None:
+        """Close at once; what is queued is lost."""
+
+
+class Receiver(Protocol):
+    """Whoever owns a connection. Called on the loop's thread, `connection_made` first, `connection_lost` last."""
+
+    def connection_made(self, connection: Connection) -> None: ...
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes in order, cut anywhere. The receiver owns `data`."""
+
+    def writing_paused(self) -> None:
+        """More than `write_buffer_bytes` are queued. Advice: `write` still takes everything."""
+
+    def writing_resumed(self) -> None: ...
+
+    def connection_lost(self, error: Exception | None) -> None: ...
+
+
+class Listener(Protocol):
+    address: str  # the address bound, with the port that was chosen where 0 was asked for
+
+    async def close(self) -> None:
+        """Stop accepting and release the address; connections already made go on."""
+
+
+class TransportContext(NamedTuple):
+    loop: asyncio.AbstractEventLoop
+
+
+class Transport(Plugin, Protocol):
+    """Opens every socket there is, for peers and clients alike. Addresses are `host:port`, or what the plugin says."""
+
+    secure: ClassVar[bool]  # both ends proved who they are and nobody reads along
+
+    def __init__(self, settings: Any, context: TransportContext) -> None: ...
+
+    async def listen(self, address: str, accept: Callable[[], Receiver]) -> Listener:
+        """Raises `AddressInUse`, or `ConfigError` for an address that cannot be read or bound."""
+
+    async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> Connection:
+        """Raises `ConnectionLost` when nobody answers within `timeout_s`, `ConfigError` for an unreadable address."""
+
+
+class BlockingSocket(Protocol):
+    """The part of a connected `socket.socket` (or `ssl.SSLSocket`) that the blocking client uses."""
+
+    def sendall(self, data: bytes, /) -> None: ...
+    def recv(self, size: int, /) -> bytes: ...
+    def settimeout(self, seconds: float | None, /) -> None: ...
+    def fileno(self) -> int: ...
+    def close(self) -> None: ...
+
+
+@runtime_checkable
+class BlockingConnect(Protocol):
+    """Optional power of a transport: a blocking socket for clients in processes that fork. Needs no loop."""
+
+    @classmethod
+    def connect_blocking(cls, settings: Any, address: str, timeout_s: float) -> BlockingSocket:
+        """Raises as `Transport.connect` does."""
+
+
+# --- codec -----------------------------------------------------------------------------------------------------------
+
+
+class StreamContext(NamedTuple):
+    """What a stream is: `purpose` is "segment", "snapshot" or "connection"; `label` names it within its node."""
+
+    purpose: str
+    label: str
+
+
+class Stream(Protocol):
+    """One segment, snapshot or connection. `position` is that of the block in it; no position is encoded twice."""
+
+    def encode(self, raw: bytes, position: int) -> bytes: ...
+
+    def decode(self, stored: bytes, position: int, raw_limit: int) -> bytes:
+        """Raises `CodecError` when `stored` is damaged or would exceed `raw_limit` bytes; memory is taken after that
+        check, never before."""
+
+
+class CodecContext(NamedTuple):
+    random: random.Random
+
+
+class Codec(Plugin, Protocol):
+    def __init__(self, settings: Any, context: CodecContext) -> None: ...
+
+    def new_stream(self, context: StreamContext) -> tuple[bytes, Stream]:
+        """A preamble (what is needed to read the stream again; at most 4 KiB) and the stream."""
+
+    def open_stream(self, preamble: bytes, context: StreamContext) -> Stream:
+        """Raises `CodecError` when the preamble is not this codec's."""
+
+
+# --- storage ---------------------------------------------------------------------------------------------------------
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Whose data these are. `incarnation` is drawn when the data directory is made, and never again."""
+
+    cluster_id: str
+    node_id: int
+    name: str
+    incarnation: int
+
+
+class Recovered(NamedTuple):
+    """What `Storage.open` found. Field by field as `kernel.types.Restored`; `snapshot` is None where there is none."""
+
+    identity: Identity
+    fresh: bool  # the storage was empty and is now initialised
+    hard_state: HardState
+    snapshot: SnapshotMeta | None
+    first_index: Index
+    last_index: Index
+    runs: tuple[TermRun, ...]
+    memberships: tuple[tuple[Index, bytes], ...]
+    tail: tuple[Entry, ...]
+    ambiguous_after: Index | None
+
+
+class SnapshotWriter(Protocol):
+    def write(self, chunk: bytes) -> None:
+        """Append raw bytes (at most 1 MiB). Bounded work: it syncs as it goes, so that no call waits long."""
+
+    def commit(self) -> None:
+        """Durable under its name when it returns; older snapshots beyond two are removed."""
+
+    def abort(self) -> None:
+        """Leaves nothing behind. May be called after a failed `commit`."""
+
+
+class SnapshotReader(Protocol):
+    meta: SnapshotMeta
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Raw bytes from raw `offset`, at most `size`; b"" at the end. Sequential offsets are cheap. Raises
+        `SnapshotDamaged`."""
+
+    def close(self) -> None: ...
+
+
+class StorageUsage(NamedTuple):
+    log_bytes: int  # on disk, all segments
+    snapshot_bytes: int  # on disk, all snapshots
+    log_bytes_since_snapshot: int  # on disk, for deciding when the next is due
+
+
+class StorageContext(NamedTuple):
+    """`directory` is the group's own: `<data>/groups/<group>`; a storage without files ignores it."""
+
+    directory: str
+    codec: Codec
+    codec_name: str
+    clock: Clock
+    random: random.Random
+
+
+class Storage(Plugin, Protocol):
+    """Blocking, and called from one thread at a time. Any error from write, fsync or close is a `DiskFailed`, after which
+    every call raises: an fsync that failed is never tried again."""
+
+    durable: ClassVar[bool]  # survives the end of the process
+
+    def __init__(self, settings: Any, context: StorageContext) -> None: ...
+
+    def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+        """Lock, check and recover. An empty storage takes `identity` for its own. `tail_bytes` bounds `Recovered.tail`.
+        `alone`: the cluster has no other voter, so an ambiguous last block is dropped. Raises `StorageLocked`,
+        `WrongDirectory` (cluster, node id or name differ; the incarnation given is ignored where one is stored),
+        `LogDamaged`, `SnapshotDamaged`."""
+
+    def save_hard_state(self, state: HardState) -> None:
+        """Durable when it returns. Survives any truncation or loss of log files."""
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Contiguous entries, durable when it returns. The first index is at most last_index + 1; where it is less, the
+        stored entries from there on are superseded."""
+
+    def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
+        """Entries from `first`, at most up to `last` and `max_bytes` of data, at least one; () when `first` has been
+        compacted away. Raises `LogDamaged`."""
+
+    def compact(self, first_index: Index) -> Index:
+        """Entries below `first_index` are no longer needed. Returns the oldest index still held (whole segments go)."""
+
+    def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> SnapshotWriter:
+        """`replaces_log`: on commit the whole log is dropped, and goes on at meta.index + 1 (a snapshot from the
+        leader). Atomic: after a crash either the old log and no snapshot, or the snapshot and an empty log."""
+
+    def open_snapshot(self, index: Index | None = None) -> SnapshotReader | None:
+        """The snapshot at `index`, or the newest; None where there is none. Raises `SnapshotDamaged`."""
+
+    def flush(self) -> None:
+        """Called after 100 ms without an append: write down what may ride along with an idle disk."""
+
+    def usage(self) -> StorageUsage: ...
+
+    def close(self) -> None:
+        """Flush and unlock. May be called twice, and after an error."""
+
+
+# --- state machine ---------------------------------------------------------------------------------------------------
+
+Effect = tuple[int, bytes]
+"""(session, push): bytes to be pushed to a session's current attachment, by the leader only."""
+
+Effects = Sequence[Effect]
+
+
+class MachineContext(NamedTuple):
+    """Nothing yet: a machine has no clock, no entropy and no files. All it knows arrives through the log."""
+
+
+class StateMachine(Plugin, Protocol):
+    """Deterministic: the same calls give the same replies, effects and hash on every replica. No I/O, no clock, no
+    entropy, no set in hash order. Time arrives as `time_ms`, which never goes back.
+
+    A call either does all or nothing. It raises `CommandRefused` (or a subclass) for a command that is wrong in itself
+    or does not fit the state, before it has changed anything.
+    """
+
+    versions: ClassVar[tuple[int, int]]  # the lowest and highest `machine_version` it can run
+
+    def __init__(self, settings: Any, context: MachineContext) -> None: ...
+
+    def set_version(self, version: int) -> None:
+        """The cluster runs this version from here on; commands beyond it are refused with `VersionTooOld`."""
+
+    def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
+        """Carry out one command of a session. Work beyond a bound is postponed and done by `advance`."""
+
+    def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
+        """Time has come to `time_ms`: do due timers in order of their deadlines, then postponed work, at most `limit`
+        units of it. Returns the units done. Called before the commands of each entry."""
+
+    def backlog(self) -> bool:
+        """Whether due timers or postponed work remain from the last `advance`; the leader then proposes a Continue."""
+
+    def next_deadline(self) -> int | None:
+        """`time_ms` of the earliest timer, so that the leader can propose the passing of time when nothing else does."""
+
+    def session_opened(self, session: int) -> None: ...
+
+    def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
+        """The session has a new connection and says in `held` which deliveries it holds. The reply carries every lease
+        of the session that it does not hold; the effects are for what starts to flow now."""
+
+    def session_detached(self, session: int) -> Effects:
+        """The session has no connection for now; nothing new is assigned to it until `session_attached`."""
+
+    def session_expired(self, session: int) -> Effects:
+        """The session is over: what it held goes back, what it owned is deleted."""
+
+    def query(self, time_ms: int, session: int, request: bytes) -> bytes:
+        """Read only. Raises `CommandRefused`."""
+
+    def snapshot(self) -> Iterator[bytes]:
+        """A view of this moment, cheap to take; iterating it writes it out in pieces of at most 1 MiB, each in at most
+        about 2 ms, while `apply` goes on and does not show in it."""
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replace the whole state by what `snapshot` wrote; the pieces may be cut elsewhere. Raises `SnapshotDamaged`."""
+
+    def state_hash(self) -> bytes:
+        """Of the whole state in a canonical order; 16 bytes. Equal at equal index on all replicas."""
+
+    def stats(self) -> dict[str, int]:
+        """Counters for `disheap status`; not part of the state."""
+
+
+@runtime_checkable
+class Screening(Protocol):
+    """Optional power of a machine: the leader asks before it logs a command flagged TRANSIENT."""
+
+    def admits(self, command: bytes) -> bool:
+        """False when the command would do nothing in the present state, such as a message that nobody is bound for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a plugin came from, for `disheap plugins` and for error messages."""
+
+    distribution: str
+    version: str
+    entry_point: str

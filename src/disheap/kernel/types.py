@@ -1,0 +1,294 @@
+"""The words that go into the kernel and come out of it (Raft Figure 2; dissertation §3.10, §4, §6.4).
+
+Values only: no behaviour beyond construction. Everything is immutable, so that a message can wait in a queue, be sent
+twice or be kept by a simulator without a copy. Time is `Entry.time_ms`, given by the caller; the kernel has no clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+from typing import NamedTuple, NewType
+
+Term = NewType("Term", int)
+Index = NewType("Index", int)
+NodeId = NewType("NodeId", int)
+
+NOBODY = NodeId(0)
+"""No vote, no leader. Real ids start at 1 and are never reused."""
+
+
+class EntryKind(IntEnum):
+    """What an entry's data is. The numbers are on disk and on the wire."""
+
+    COMMANDS = 1  # a batch of command envelopes; the kernel never looks inside
+    NOOP = 2  # a new leader's first entry (§5.4.2)
+    MEMBERSHIP = 3  # an encoded `Membership`, in force from the moment it is appended (dissertation §4.1)
+    SNAPSHOT_MARK = 4  # every node snapshots at this index
+
+
+class Entry(NamedTuple):
+    term: Term
+    index: Index
+    kind: EntryKind
+    time_ms: int
+    data: bytes
+
+
+class HardState(NamedTuple):
+    """What must be durable before a reply (§5.1): the term and the vote given in it."""
+
+    term: Term
+    vote: NodeId
+
+
+class Role(Enum):
+    FOLLOWER = "follower"
+    PRECANDIDATE = "precandidate"
+    CANDIDATE = "candidate"
+    LEADER = "leader"
+
+
+class Member(NamedTuple):
+    """`record` is opaque here (name, addresses, incarnation); the kernel stores and sends it."""
+
+    id: NodeId
+    voter: bool
+    record: bytes
+
+
+class Membership(NamedTuple):
+    members: tuple[Member, ...]  # sorted by id
+
+
+class SnapshotMeta(NamedTuple):
+    """A snapshot stands for every entry up to and including `index`. `time_ms` is that entry's."""
+
+    index: Index
+    term: Term
+    time_ms: int
+    membership: Membership
+
+
+class TermRun(NamedTuple):
+    """Entries from `first` up to the next run have this `term`. A list of runs is the whole log's term table."""
+
+    first: Index
+    term: Term
+
+
+class Restored(NamedTuple):
+    """What storage found at start. `tail` is the end of the log, at most `log_cache_bytes` of it, contiguous up to
+    `last_index`. `memberships` are (index, data) of every MEMBERSHIP entry after the snapshot."""
+
+    hard_state: HardState
+    snapshot: SnapshotMeta
+    first_index: Index  # oldest entry held; snapshot.index + 1 at most
+    last_index: Index  # first_index - 1 when the log is empty
+    runs: tuple[TermRun, ...]
+    memberships: tuple[tuple[Index, bytes], ...]
+    tail: tuple[Entry, ...]
+    ambiguous_after: Index | None = None  # the log may have lost entries behind this index: neither vote nor count
+    applied: Index = Index(0)  # what the machine already holds: the snapshot's index
+
+
+# --- messages between nodes ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VoteRequest:
+    """RequestVote (§5.2). `pre` asks without consequences (dissertation §9.6); then `term` is the term it would have.
+    `transfer` marks a campaign the leader asked for, which pre-vote and leader leases do not hold back."""
+
+    source: NodeId
+    target: NodeId
+    term: Term
+    last_index: Index
+    last_term: Term
+    pre: bool
+    transfer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VoteReply:
+    source: NodeId
+    target: NodeId
+    term: Term
+    granted: bool
+    pre: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AppendRequest:
+    """AppendEntries (§5.3). `commit` is the leader's; the follower takes min(commit, last index of this message)."""
+
+    source: NodeId
+    target: NodeId
+    term: Term
+    previous_index: Index
+    previous_term: Term
+    entries: tuple[Entry, ...]
+    commit: Index
+
+
+@dataclass(frozen=True, slots=True)
+class AppendReply:
+    """`index`: on success the last index known to match and durable; on refusal the `previous_index` refused, with
+    `hint_index` and `hint_term` naming where the follower's log may agree (§5.3, term-aware)."""
+
+    source: NodeId
+    target: NodeId
+    term: Term
+    success: bool
+    index: Index
+    hint_index: Index
+    hint_term: Term
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """Carries leadership, the commit index bounded by what the follower is known to hold, and a read's number."""
+
+    source: NodeId
+    target: NodeId
+    term: Term
+    commit: Index
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatReply:
+    source: NodeId
+    target: NodeId
+    term: Term
+    read: int
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """InstallSnapshot (§7) in chunks by `offset` (bytes); `done` marks the last."""
+
+    source: NodeId
+    target: NodeId
+    term: Term
+    snapshot: SnapshotMeta
+    offset: int
+    data: bytes
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotReply:
+    """`offset` is the next byte wanted. `installed` ends the transfer well; `failed` ends it badly and is said."""
+
+    source: NodeId
+    target: NodeId
+    term: Term
+    index: Index
+    offset: int
+    installed: bool
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TimeoutNow:
+    """Leadership transfer (dissertation §3.10): campaign at once."""
+
+    source: NodeId
+    target: NodeId
+    term: Term
+
+
+Message = (
+    VoteRequest
+    | VoteReply
+    | AppendRequest
+    | AppendReply
+    | Heartbeat
+    | HeartbeatReply
+    | SnapshotRequest
+    | SnapshotReply
+    | TimeoutNow
+)
+
+
+# --- what comes out --------------------------------------------------------------------------------------------------
+
+
+class Fetch(NamedTuple):
+    """Read entries [first, last] from storage, as many as fit `max_bytes` (at least one), and answer with
+    `Raft.fetched(reader, entries)`. `reader` is the slow peer, or this node itself for entries it must apply."""
+
+    reader: NodeId
+    first: Index
+    last: Index
+    max_bytes: int
+
+
+class ChunkRead(NamedTuple):
+    """Read the stored snapshot at `index` from `offset` and answer with `Raft.chunk_read(...)`."""
+
+    target: NodeId
+    index: Index
+    offset: int
+
+
+class ChunkWrite(NamedTuple):
+    """A piece of a snapshot from the leader, in order. The caller writes it and answers with `Raft.chunk_written`;
+    when `done`, it first makes the snapshot durable, restores the machine, and tells storage to drop its log."""
+
+    snapshot: SnapshotMeta
+    offset: int
+    data: bytes
+    done: bool
+
+
+class Write(NamedTuple):
+    """The durable part of a `Ready`. Hard state is fsynced before any entry (pitfall 2). The first entry may lie at or
+    before the last stored index: it and all behind it then supersede what is stored. Answer with
+    `Raft.persisted(number)`; there is never a second `Write` before that."""
+
+    number: int
+    hard_state: HardState | None
+    entries: tuple[Entry, ...]
+
+
+class Read(NamedTuple):
+    """A read that may be answered once `index` is applied (§6.4). `ok` is false when leadership was lost first."""
+
+    context: int
+    index: Index
+    ok: bool
+
+
+class Ready(NamedTuple):
+    """One answer to everything that went in since the last. Carry out in this order: `messages` may go at once (a
+    leader's appends go while its own disk writes, dissertation §10.2.1); `write`, and when it is durable `held`;
+    `committed` to the machine, then `Raft.applied(index)`."""
+
+    messages: tuple[Message, ...]
+    write: Write | None
+    held: tuple[Message, ...]  # go only after `write` is durable
+    committed: tuple[Entry, ...]
+    fetches: tuple[Fetch, ...]
+    chunk_reads: tuple[ChunkRead, ...]
+    chunk_writes: tuple[ChunkWrite, ...]
+    reads: tuple[Read, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelConfig:
+    """Bounds, each with its reason. Ticks are the caller's; the runtime makes one every 50 ms."""
+
+    id: NodeId
+    election_ticks: int = 20  # the shortest election timeout; the longest is twice this
+    heartbeat_ticks: int = 2
+    pre_vote: bool = True
+    check_quorum: bool = True
+    append_bytes: int = 1 << 20  # entries in one AppendRequest: what a 1 Gbit/s link takes in about 8 ms
+    inflight_messages: int = 64  # AppendRequests unanswered per peer
+    inflight_bytes: int = 8 << 20  # the same in bytes
+    uncommitted_bytes: int = 64 << 20  # proposals beyond this are refused until some commit
+    log_cache_bytes: int = 16 << 20  # the tail kept in memory
+    apply_bytes: int = 4 << 20  # entries in one `Ready.committed`
+    chunk_timeout_ticks: int = 60  # a snapshot chunk unanswered this long is sent again

@@ -1,0 +1,1 @@
+"""The bytes on the wire: frames around opaque bodies, messages between nodes, and the broker's vocabulary."""

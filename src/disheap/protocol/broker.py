@@ -1,0 +1,446 @@
+"""The broker's vocabulary: what the `heap` machine and its clients say to each other (design.md, section 7).
+
+Each command, reply, push and query is a msgspec struct, encoded as a msgpack array whose first element is its tag. New
+fields go to the end with a default; tags are never used again. The runtime never imports this module.
+
+Bounds: priorities are signed 64-bit, durations are milliseconds below 2**47 (some 4,400 years), names are 1 to 255
+characters without control characters.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+PRIORITY_MIN, PRIORITY_MAX = -(1 << 63), (1 << 63) - 1
+DURATION_MAX_MS = (1 << 47) - 1
+NAME_CHARACTERS = 255
+CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
+BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
+
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
+Duration = Annotated[int, Meta(ge=0, le=DURATION_MAX_MS)]
+Token = tuple[int, int]
+"""A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is stale."""
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What everything here is: an immutable array."""
+
+
+# --- commands (into the log) -----------------------------------------------------------------------------------------
+
+
+class Enqueue(Record, tag=1):
+    """Put one message into a topic. `priority` is checked by the machine (`PriorityOutOfRange`). `delay_ms`: not to be
+    delivered before. `expires_ms`: dropped when not delivered within (0: never). Reply: `Enqueued`."""
+
+    topic: str
+    payload: bytes
+    priority: int = 0
+    delay_ms: int = 0
+    expires_ms: int = 0
+
+
+class NewMessage(Record):
+    payload: bytes
+    priority: int = 0
+    delay_ms: int = 0
+    expires_ms: int = 0
+
+
+class EnqueueMany(Record, tag=2):
+    """All or none. Reply: `EnqueuedMany`."""
+
+    topic: str
+    messages: Annotated[list[NewMessage], Meta(min_length=1, max_length=BATCH_MAX)]
+
+
+class Publish(Record, tag=3):
+    """Route one message through an exchange ("" is the default exchange: the routing key is the topic's name). Reply:
+    `Published`; with `mandatory`, nothing matched is `TopicNotFound`."""
+
+    exchange: str
+    routing_key: str
+    payload: bytes
+    priority: int = 0
+    delay_ms: int = 0
+    expires_ms: int = 0
+    mandatory: bool = False
+
+
+class Subscribe(Record, tag=4):
+    """A consumer of a topic for this session. `credit`: most unacknowledged deliveries (1 to CREDIT_MAX).
+    `credit_bytes`: the same in payload bytes, 0 for the machine's bound; one message always passes. `no_ack`: deliveries
+    are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives. `exclusive`: no other consumer.
+    Reply: `Subscribed`."""
+
+    topic: str
+    credit: int
+    credit_bytes: int = 0
+    no_ack: bool = False
+    lease_ms: Duration = 0
+    exclusive: bool = False
+
+
+class SetCredit(Record, tag=5):
+    """Reply: `Done`."""
+
+    consumer: int
+    credit: int
+    credit_bytes: int = 0
+
+
+class Cancel(Record, tag=6):
+    """End a consumer (or a Pop's ticket). `give_back`: what it holds goes back at once; otherwise it keeps its leases
+    until each is settled (AMQP's rule). Reply: `Done`."""
+
+    consumer: int
+    give_back: bool = False
+
+
+class Pop(Record, tag=7):
+    """Up to `count` messages: those that are there, then those that come within `wait_ms`. Reply: `Subscribed` (the
+    ticket); `Deliver` pushes; `PopDone`."""
+
+    topic: str
+    count: int = 1
+    wait_ms: Duration = 0
+    lease_ms: Duration = 0
+    no_ack: bool = False
+
+
+class Ack(Record, tag=8):
+    """Settle leases of this session. Stale tokens do nothing. Reply: `Settled`."""
+
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
+
+
+class Nack(Record, tag=9):
+    """Give leases back: to their old place, or after `delay_ms`; with `discard` the messages are dropped (later:
+    dead-lettered). Reply: `Settled`."""
+
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
+    delay_ms: Duration = 0
+    discard: bool = False
+
+
+class Extend(Record, tag=10):
+    """Leases end `lease_ms` from now (0: with the session). Reply: `Settled`."""
+
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
+    lease_ms: Duration = 0
+
+
+class TopicSettings(Record):
+    """`mode` "max": the largest priority first; "min": the smallest. 0 means no limit. `message_ttl_ms` is the expiry of
+    messages that bring none. `expires_ms`: deleted after so long without consumers, pops or re-declaration.
+    `auto_delete`: deleted when the last consumer that it had is gone. `exclusive`: owned by the creating session, deleted with it."""
+
+    mode: str = "max"
+    max_messages: Annotated[int, Meta(ge=0)] = 0
+    message_ttl_ms: Duration = 0
+    expires_ms: Duration = 0
+    auto_delete: bool = False
+    exclusive: bool = False
+
+
+class CreateTopic(Record, tag=11):
+    """Idempotent: the same settings again are fine (and for an exclusive topic whose owner has no live connection: it is
+    taken over); others are `TopicMismatch`; owned by another connected session: `TopicLocked`. Reply: `TopicInfo`."""
+
+    topic: Name
+    settings: TopicSettings = TopicSettings()
+
+
+class DeleteTopic(Record, tag=12):
+    """Its consumers get `ConsumerEnded`. Reply: `Removed`."""
+
+    topic: str
+    if_unused: bool = False
+    if_empty: bool = False
+
+
+class Purge(Record, tag=13):
+    """Drop every ready and delayed message; leased ones stay. Reply: `Removed`."""
+
+    topic: str
+
+
+class CreateExchange(Record, tag=14):
+    """`type`: "direct", "topic" or "fanout". Idempotent; another type is `ExchangeMismatch`. `auto_delete`: deleted with
+    its last binding. Reply: `Done`."""
+
+    exchange: Name
+    type: str = "direct"
+    auto_delete: bool = False
+
+
+class DeleteExchange(Record, tag=15):
+    """Bindings go with it. No such exchange is fine. Reply: `Done`."""
+
+    exchange: str
+    if_unused: bool = False
+
+
+class Bind(Record, tag=16):
+    """Reply: `Done`."""
+
+    exchange: str
+    topic: str
+    routing_key: str = ""
+
+
+class Unbind(Record, tag=17):
+    """Reply: `Done`."""
+
+    exchange: str
+    topic: str
+    routing_key: str = ""
+
+
+class Recover(Record, tag=18):
+    """Give back everything that these consumers hold (AMQP's basic.recover with requeue). Reply: `Done`."""
+
+    consumers: list[int]
+
+
+Command = (
+    Enqueue
+    | EnqueueMany
+    | Publish
+    | Subscribe
+    | SetCredit
+    | Cancel
+    | Pop
+    | Ack
+    | Nack
+    | Extend
+    | CreateTopic
+    | DeleteTopic
+    | Purge
+    | CreateExchange
+    | DeleteExchange
+    | Bind
+    | Unbind
+    | Recover
+)
+
+# --- replies ---------------------------------------------------------------------------------------------------------
+
+
+class Done(Record, tag=64):
+    pass
+
+
+class Enqueued(Record, tag=65):
+    id: int
+
+
+class EnqueuedMany(Record, tag=66):
+    """Ids are consecutive: first, first + 1, ..."""
+
+    first: int
+    count: int
+
+
+class Published(Record, tag=67):
+    """Into how many topics."""
+
+    routed: int
+
+
+class Subscribed(Record, tag=68):
+    """The consumer's number; never used again."""
+
+    consumer: int
+
+
+class Settled(Record, tag=69):
+    """`stale`: the tokens that named no live lease of this session; nothing happened to them."""
+
+    count: int
+    stale: list[Token]
+
+
+class Removed(Record, tag=70):
+    """How many messages went."""
+
+    count: int
+
+
+class TopicInfo(Record, tag=71):
+    topic: str
+    settings: TopicSettings
+    ready: int
+    delayed: int
+    leased: int
+    consumers: int
+    ready_bytes: int
+    created: bool = False  # by this very command
+    oldest_enqueued_ms: int = 0  # of the message next in turn; 0 when there is none
+
+
+class TopicInfos(Record, tag=72):
+    topics: list[TopicInfo]
+    total: int
+
+
+class Peeked(Record, tag=73):
+    messages: list[PeekedMessage]
+
+
+class PeekedMessage(Record):
+    """`state`: "ready", "delayed" or "leased"; `due_ms`: when it is (delayed) due, 0 otherwise."""
+
+    id: int
+    priority: int
+    attempts: int
+    enqueued_ms: int
+    state: str
+    due_ms: int
+    payload: bytes
+
+
+class Stats(Record, tag=74):
+    """Counts over the whole machine."""
+
+    topics: int
+    exchanges: int
+    bindings: int
+    consumers: int
+    ready: int
+    delayed: int
+    leased: int
+    message_bytes: int
+    time_ms: int
+
+
+class ExchangeInfos(Record, tag=75):
+    """(exchange, type) and (exchange, topic, routing key)."""
+
+    exchanges: list[tuple[str, str]]
+    bindings: list[tuple[str, str, str]]
+
+
+class Resumed(Record, tag=76):
+    """The reply to an ATTACH: every lease of the session that it did not name as held, and the pops of which nothing
+    more will come."""
+
+    deliveries: list[Deliver]
+    ended: list[PopDone | ConsumerEnded]
+
+
+Reply = (
+    Done
+    | Enqueued
+    | EnqueuedMany
+    | Published
+    | Subscribed
+    | Settled
+    | Removed
+    | TopicInfo
+    | TopicInfos
+    | Peeked
+    | Stats
+    | ExchangeInfos
+    | Resumed
+)
+
+# --- pushes ----------------------------------------------------------------------------------------------------------
+
+
+class Deliver(Record, tag=96):
+    """One message for a consumer. (id, epoch) is its token, and the epoch also counts the attempts. `lease_until_ms`
+    is 0 when the lease ends with the session; a no-ack delivery has epoch 0 and no lease."""
+
+    consumer: int
+    id: int
+    epoch: int
+    priority: int
+    enqueued_ms: int
+    payload: bytes
+    lease_until_ms: int = 0
+
+
+class PopDone(Record, tag=97):
+    """Nothing more will come for the ticket. `delivered` says how many came."""
+
+    consumer: int
+    delivered: int
+
+
+class ConsumerEnded(Record, tag=98):
+    """The topic was deleted, or taken over; `reason` is for people."""
+
+    consumer: int
+    reason: str
+
+
+Push = Deliver | PopDone | ConsumerEnded
+
+# --- queries (not logged; linearizable) ------------------------------------------------------------------------------
+
+
+class Peek(Record, tag=128):
+    """The next `count` messages of a topic in delivery order, ready ones first; nothing changes. `delayed` and `leased`
+    add those after. Answer: `Peeked`."""
+
+    topic: str
+    count: Annotated[int, Meta(ge=1, le=1000)] = 1
+    delayed: bool = False
+    leased: bool = False
+
+
+class DescribeTopic(Record, tag=129):
+    """Answer: `TopicInfo`."""
+
+    topic: str
+
+
+class ListTopics(Record, tag=130):
+    """In name order, after `after`, with `prefix`. Answer: `TopicInfos`."""
+
+    prefix: str = ""
+    after: str = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
+
+
+class GetStats(Record, tag=131):
+    """Answer: `Stats`."""
+
+
+class ListExchanges(Record, tag=132):
+    """Answer: `ExchangeInfos`."""
+
+    exchange: str = ""
+
+
+Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges
+
+
+class Held(Record):
+    """The body of an ATTACH: the tokens that the client holds, and the tickets of pops that it waits for."""
+
+    tokens: list[Token]
+    tickets: list[int] = []
+
+
+T = TypeVar("T")
+encode = msgspec.msgpack.Encoder().encode
+decode_command: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+decode_query: msgspec.msgpack.Decoder[Query] = msgspec.msgpack.Decoder(Query)
+decode_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
+decode_push: msgspec.msgpack.Decoder[Push] = msgspec.msgpack.Decoder(Push)
+decode_held: msgspec.msgpack.Decoder[Held] = msgspec.msgpack.Decoder(Held)
+
+
+def known_tag(body: bytes) -> Any:
+    """The tag of a body, for an error about one that does not decode; None where it has none."""
+    try:
+        value = msgspec.msgpack.decode(body)
+    except msgspec.DecodeError:
+        return None
+    return value[0] if isinstance(value, list) and value else None

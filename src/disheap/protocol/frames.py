@@ -1,0 +1,254 @@
+"""Frames: what travels between a client and a node, and what of it goes into the log (design.md, section 4).
+
+A frame is opaque bytes in a small header. A *command envelope* is a frame that goes into the log exactly as it came from
+the socket: leader and followers store and send it without decoding its body. This module knows nothing of brokers.
+
+Every frame (all integers little-endian, unsigned unless said otherwise):
+
+| bytes | field  | meaning                                              |
+|-------|--------|------------------------------------------------------|
+| 0-3   | length | of all that follows this field; checked before use   |
+| 4     | kind   | `Kind`                                               |
+| 5     | flags  | `Flags` on envelopes, `Status` on replies, otherwise 0 |
+
+Envelope (`COMMAND` to `RAISE_VERSION`), header of 30 bytes, then the body:
+
+| bytes | field     | meaning                                                                |
+|-------|-----------|------------------------------------------------------------------------|
+| 6-13  | session   | 0 where there is none yet                                              |
+| 14-21 | seq       | of the command in its session; 0 for a transient one: at most once, unanswered |
+| 22-29 | confirmed | every reply up to this seq has been received                           |
+
+`REPLY` (to an envelope) and `ANSWER` (to a query or admin request), header of 22 bytes: 6-13 seq or request number,
+14-21 log index, then the body. `PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then the
+body. `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6; of a HELLO it is 7 bytes of magic, the
+protocol version in 2 bytes, and msgpack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
+
+import msgspec
+
+from disheap.errors import FrameTooLarge, MalformedFrame, WrongVersion
+
+PROTOCOL_VERSION = 1
+MAGIC = b"disheap"
+
+LENGTH_BYTES = 4
+HANDSHAKE_FRAME_BYTES = 4096  # storage-rules 13: small until the other side has said who it is
+FRAME_BYTES = 2 << 20  # default limit of a client frame: a 1 MiB payload, or a batch of them, with room to spare
+
+_PREFIX = Struct("<IBB")
+ENVELOPE = Struct("<IBBQQQ")  # length, kind, flags, session, seq, confirmed
+_ENVELOPE_REST = ENVELOPE.size - LENGTH_BYTES
+_REPLY = Struct("<IBBQQ")  # length, kind, status, seq, index
+_NUMBERED = Struct("<IBBQ")  # length, kind, flags, number
+_VERSION = Struct("<H")
+
+
+class Kind(IntEnum):
+    """What a frame is. The first eight are envelopes and may stand in the log; the client sends the first four."""
+
+    COMMAND = 1  # a command of the state machine
+    OPEN = 2  # a new session; body: SessionOptions
+    ATTACH = 3  # a session on this connection from now on; body: what it holds, for the machine
+    CLOSE = 4  # the session ends of its own will
+    DETACH = 5  # the leader lost the session's connection
+    EXPIRE = 6  # the leader did not hear of the session in time
+    CONTINUE = 7  # time passes, postponed work goes on
+    RAISE_VERSION = 8  # body: one byte, the machine_version from here on
+
+    HELLO = 16
+    WELCOME = 17
+    GOODBYE = 18
+    PING = 19
+    PONG = 20
+    QUERY = 21
+    ADMIN = 22
+    REPLY = 23
+    ANSWER = 24
+    PUSH = 25
+
+    PEER_HELLO = 32
+    PEER_WELCOME = 33
+    PEER_MESSAGE = 34
+
+
+CLIENT_ENVELOPES = frozenset({Kind.COMMAND, Kind.OPEN, Kind.ATTACH, Kind.CLOSE})
+
+
+class Flags:
+    NONE = 0
+    RELIEF = 1  # gives room back (ack, cancel, purge): passes when the disk is full
+    TRANSIENT = 2  # seq 0: never answered, dropped by the leader where the machine does not admit it
+
+
+class Status:
+    OK = 0
+    ERROR = 1  # the body is a Fault
+
+
+class Fault(msgspec.Struct, array_like=True, frozen=True):
+    """The body of a reply with `Status.ERROR`."""
+
+    code: str
+    message: str
+
+
+class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A client's first frame. `cluster_id` is "" until the client has learned it; then it pins it."""
+
+    cluster_id: str = ""
+    client: str = ""  # name and version, for people to read
+
+
+class Welcome(msgspec.Struct, frozen=True):
+    """The answer. `leads` says whether commands can go here; otherwise `leader` is the client address to go to ("" while
+    there is none)."""
+
+    cluster_id: str
+    node: str
+    leads: bool
+    leader: str
+    members: list[str]  # client addresses of all members known, this node's first
+    machine: str
+    machine_version: int
+    frame_bytes: int
+    session_window: int
+
+
+class Goodbye(msgspec.Struct, frozen=True):
+    """A node's last frame before it closes: `code` of a RequestError or ProtocolError, and where to go instead."""
+
+    code: str
+    message: str
+    leader: str = ""
+
+
+class SessionOptions(msgspec.Struct, frozen=True):
+    """The body of an OPEN: how long (ms) the session outlives its connection."""
+
+    timeout_ms: int
+    label: str = ""
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """One envelope, taken apart. The fast paths use `ENVELOPE.unpack_from` directly."""
+
+    kind: int
+    flags: int
+    session: int
+    seq: int
+    confirmed: int
+    body: bytes
+
+
+def envelope(kind: int, flags: int, session: int, seq: int, confirmed: int, body: bytes = b"") -> bytes:
+    return ENVELOPE.pack(_ENVELOPE_REST + len(body), kind, flags, session, seq, confirmed) + body
+
+
+def reply(kind: int, status: int, seq: int, index: int, body: bytes) -> bytes:
+    """A REPLY or an ANSWER."""
+    return _REPLY.pack(18 + len(body), kind, status, seq, index) + body
+
+
+def push(index: int, body: bytes) -> bytes:
+    return _NUMBERED.pack(10 + len(body), Kind.PUSH, 0, index) + body
+
+
+def request(kind: int, number: int, body: bytes) -> bytes:
+    """A QUERY or an ADMIN."""
+    return _NUMBERED.pack(10 + len(body), kind, 0, number) + body
+
+
+def plain(kind: int, body: bytes = b"") -> bytes:
+    """WELCOME, GOODBYE, PING, PONG."""
+    return _PREFIX.pack(2 + len(body), kind, 0) + body
+
+
+def hello(kind: int, content: msgspec.Struct) -> bytes:
+    """HELLO or PEER_HELLO: magic and version before anything that a version may change."""
+    return plain(kind, MAGIC + _VERSION.pack(PROTOCOL_VERSION) + msgspec.msgpack.encode(content))
+
+
+def open_hello(body: bytes) -> bytes:
+    """The msgpack part of a hello's body. Raises `MalformedFrame` for a stranger, `WrongVersion` for another version."""
+    if body[: len(MAGIC)] != MAGIC or len(body) < len(MAGIC) + 2:
+        raise MalformedFrame("the other side does not speak the disheap protocol; check the address and the port")
+    (version,) = _VERSION.unpack_from(body, len(MAGIC))
+    if version != PROTOCOL_VERSION:
+        raise WrongVersion(
+            f"the other side speaks protocol version {version}, this one {PROTOCOL_VERSION}; use the same release"
+        )
+    return body[len(MAGIC) + 2 :]
+
+
+class FrameReader:
+    """Cuts a stream into frames. Feed it bytes as they come; it keeps what is incomplete.
+
+    `limit` bounds a frame (bytes after the length field) and may be raised after the handshake. Errors are raised as soon
+    as a header shows them, before the body has arrived; the reader is of no use afterwards.
+    """
+
+    __slots__ = ("_rest", "limit")
+
+    def __init__(self, limit: int = HANDSHAKE_FRAME_BYTES) -> None:
+        self._rest = b""
+        self.limit = limit
+
+    def feed(self, data: bytes) -> tuple[bytes, list[tuple[int, int]]]:
+        """Returns the buffer and the frames whole in it, as (start, end) with the length field included."""
+        buffer = self._rest + data if self._rest else data
+        frames: list[tuple[int, int]] = []
+        position, size = 0, len(buffer)
+        while size - position >= LENGTH_BYTES:
+            length = int.from_bytes(buffer[position : position + LENGTH_BYTES], "little")
+            if length > self.limit:
+                raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {self.limit}")
+            if length < 2:
+                raise MalformedFrame(f"a frame of {length} bytes is too short to be one")
+            end = position + LENGTH_BYTES + length
+            if end > size:
+                break
+            frames.append((position, end))
+            position = end
+        self._rest = buffer[position:]
+        return buffer, frames
+
+    def frames(self, data: bytes) -> Iterator[tuple[int, bytes]]:
+        """The same as (kind, whole frame), for those who are not in a hurry."""
+        buffer, spans = self.feed(data)
+        for start, end in spans:
+            yield buffer[start + LENGTH_BYTES], buffer[start:end]
+
+
+def open_envelope(frame: bytes) -> Envelope:
+    """Raises `MalformedFrame`."""
+    if len(frame) < ENVELOPE.size:
+        raise MalformedFrame(f"an envelope of {len(frame)} bytes is shorter than its header of {ENVELOPE.size}")
+    _, kind, flags, session, seq, confirmed = ENVELOPE.unpack_from(frame)
+    return Envelope(kind, flags, session, seq, confirmed, frame[ENVELOPE.size :])
+
+
+def open_reply(frame: bytes) -> tuple[int, int, int, bytes]:
+    """(status, seq or number, log index, body) of a REPLY or an ANSWER."""
+    if len(frame) < _REPLY.size:
+        raise MalformedFrame(f"a reply of {len(frame)} bytes is shorter than its header of {_REPLY.size}")
+    _, _, status, seq, index = _REPLY.unpack_from(frame)
+    return status, seq, index, frame[_REPLY.size :]
+
+
+def open_numbered(frame: bytes) -> tuple[int, bytes]:
+    """(number or log index, body) of a QUERY, ADMIN or PUSH."""
+    if len(frame) < _NUMBERED.size:
+        raise MalformedFrame(f"a frame of {len(frame)} bytes is shorter than its header of {_NUMBERED.size}")
+    return _NUMBERED.unpack_from(frame)[3], frame[_NUMBERED.size :]
+
+
+def open_plain(frame: bytes) -> bytes:
+    """The body of a HELLO, WELCOME, GOODBYE, PING or PONG."""
+    return frame[_PREFIX.size :]
