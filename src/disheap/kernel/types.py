@@ -29,7 +29,7 @@ class EntryKind(IntEnum):
 
 class Entry(NamedTuple):
     term: Term
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     kind: EntryKind
     time_ms: int
     data: bytes
@@ -64,7 +64,7 @@ class Membership(NamedTuple):
 class SnapshotMeta(NamedTuple):
     """A snapshot stands for every entry up to and including `index`. `time_ms` is that entry's."""
 
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     term: Term
     time_ms: int
     membership: Membership
@@ -140,7 +140,7 @@ class AppendReply:
     target: NodeId
     term: Term
     success: bool
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     hint_index: Index
     hint_term: Term
 
@@ -184,7 +184,7 @@ class SnapshotReply:
     source: NodeId
     target: NodeId
     term: Term
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     offset: int
     installed: bool
     failed: bool
@@ -229,7 +229,7 @@ class ChunkRead(NamedTuple):
     """Read the stored snapshot at `index` from `offset` and answer with `Raft.chunk_read(...)`."""
 
     target: NodeId
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     offset: int
 
 
@@ -257,7 +257,7 @@ class Read(NamedTuple):
     """A read that may be answered once `index` is applied (§6.4). `ok` is false when leadership was lost first."""
 
     context: int
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     ok: bool
 
 

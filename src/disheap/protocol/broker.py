@@ -33,7 +33,7 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 # --- commands (into the log) -----------------------------------------------------------------------------------------
 
 
-class Enqueue(Record, tag=1):
+class Enqueue(Record, tag=1, frozen=True):
     """Put one message into a topic. `priority` is checked by the machine (`PriorityOutOfRange`). `delay_ms`: not to be
     delivered before. `expires_ms`: dropped when not delivered within (0: never). Reply: `Enqueued`."""
 
@@ -44,21 +44,21 @@ class Enqueue(Record, tag=1):
     expires_ms: int = 0
 
 
-class NewMessage(Record):
+class NewMessage(Record, frozen=True):
     payload: bytes
     priority: int = 0
     delay_ms: int = 0
     expires_ms: int = 0
 
 
-class EnqueueMany(Record, tag=2):
+class EnqueueMany(Record, tag=2, frozen=True):
     """All or none. Reply: `EnqueuedMany`."""
 
     topic: str
     messages: Annotated[list[NewMessage], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
-class Publish(Record, tag=3):
+class Publish(Record, tag=3, frozen=True):
     """Route one message through an exchange ("" is the default exchange: the routing key is the topic's name). Reply:
     `Published`; with `mandatory`, nothing matched is `TopicNotFound`."""
 
@@ -71,7 +71,7 @@ class Publish(Record, tag=3):
     mandatory: bool = False
 
 
-class Subscribe(Record, tag=4):
+class Subscribe(Record, tag=4, frozen=True):
     """A consumer of a topic for this session. `credit`: most unacknowledged deliveries (1 to CREDIT_MAX).
     `credit_bytes`: the same in payload bytes, 0 for the machine's bound; one message always passes. `no_ack`: deliveries
     are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives. `exclusive`: no other consumer.
@@ -85,7 +85,7 @@ class Subscribe(Record, tag=4):
     exclusive: bool = False
 
 
-class SetCredit(Record, tag=5):
+class SetCredit(Record, tag=5, frozen=True):
     """Reply: `Done`."""
 
     consumer: int
@@ -93,7 +93,7 @@ class SetCredit(Record, tag=5):
     credit_bytes: int = 0
 
 
-class Cancel(Record, tag=6):
+class Cancel(Record, tag=6, frozen=True):
     """End a consumer (or a Pop's ticket). `give_back`: what it holds goes back at once; otherwise it keeps its leases
     until each is settled (AMQP's rule). Reply: `Done`."""
 
@@ -101,7 +101,7 @@ class Cancel(Record, tag=6):
     give_back: bool = False
 
 
-class Pop(Record, tag=7):
+class Pop(Record, tag=7, frozen=True):
     """Up to `count` messages: those that are there, then those that come within `wait_ms`. Reply: `Subscribed` (the
     ticket); `Deliver` pushes; `PopDone`."""
 
@@ -112,13 +112,13 @@ class Pop(Record, tag=7):
     no_ack: bool = False
 
 
-class Ack(Record, tag=8):
+class Ack(Record, tag=8, frozen=True):
     """Settle leases of this session. Stale tokens do nothing. Reply: `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
-class Nack(Record, tag=9):
+class Nack(Record, tag=9, frozen=True):
     """Give leases back: to their old place, or after `delay_ms`; with `discard` the messages are dropped (later:
     dead-lettered). Reply: `Settled`."""
 
@@ -127,14 +127,14 @@ class Nack(Record, tag=9):
     discard: bool = False
 
 
-class Extend(Record, tag=10):
+class Extend(Record, tag=10, frozen=True):
     """Leases end `lease_ms` from now (0: with the session). Reply: `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
     lease_ms: Duration = 0
 
 
-class TopicSettings(Record):
+class TopicSettings(Record, frozen=True):
     """`mode` "max": the largest priority first; "min": the smallest. 0 means no limit. `message_ttl_ms` is the expiry of
     messages that bring none. `expires_ms`: deleted after so long without consumers, pops or re-declaration.
     `auto_delete`: deleted when the last consumer that it had is gone. `exclusive`: owned by the creating session, deleted with it."""
@@ -147,7 +147,7 @@ class TopicSettings(Record):
     exclusive: bool = False
 
 
-class CreateTopic(Record, tag=11):
+class CreateTopic(Record, tag=11, frozen=True):
     """Idempotent: the same settings again are fine (and for an exclusive topic whose owner has no live connection: it is
     taken over); others are `TopicMismatch`; owned by another connected session: `TopicLocked`. Reply: `TopicInfo`."""
 
@@ -155,7 +155,7 @@ class CreateTopic(Record, tag=11):
     settings: TopicSettings = TopicSettings()
 
 
-class DeleteTopic(Record, tag=12):
+class DeleteTopic(Record, tag=12, frozen=True):
     """Its consumers get `ConsumerEnded`. Reply: `Removed`."""
 
     topic: str
@@ -163,29 +163,29 @@ class DeleteTopic(Record, tag=12):
     if_empty: bool = False
 
 
-class Purge(Record, tag=13):
+class Purge(Record, tag=13, frozen=True):
     """Drop every ready and delayed message; leased ones stay. Reply: `Removed`."""
 
     topic: str
 
 
-class CreateExchange(Record, tag=14):
-    """`type`: "direct", "topic" or "fanout". Idempotent; another type is `ExchangeMismatch`. `auto_delete`: deleted with
+class CreateExchange(Record, tag=14, frozen=True):
+    """`kind`: "direct", "topic" or "fanout". Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted with
     its last binding. Reply: `Done`."""
 
     exchange: Name
-    type: str = "direct"
+    kind: str = "direct"
     auto_delete: bool = False
 
 
-class DeleteExchange(Record, tag=15):
+class DeleteExchange(Record, tag=15, frozen=True):
     """Bindings go with it. No such exchange is fine. Reply: `Done`."""
 
     exchange: str
     if_unused: bool = False
 
 
-class Bind(Record, tag=16):
+class Bind(Record, tag=16, frozen=True):
     """Reply: `Done`."""
 
     exchange: str
@@ -193,7 +193,7 @@ class Bind(Record, tag=16):
     routing_key: str = ""
 
 
-class Unbind(Record, tag=17):
+class Unbind(Record, tag=17, frozen=True):
     """Reply: `Done`."""
 
     exchange: str
@@ -201,7 +201,7 @@ class Unbind(Record, tag=17):
     routing_key: str = ""
 
 
-class Recover(Record, tag=18):
+class Recover(Record, tag=18, frozen=True):
     """Give back everything that these consumers hold (AMQP's basic.recover with requeue). Reply: `Done`."""
 
     consumers: list[int]
@@ -231,47 +231,47 @@ Command = (
 # --- replies ---------------------------------------------------------------------------------------------------------
 
 
-class Done(Record, tag=64):
+class Done(Record, tag=64, frozen=True):
     pass
 
 
-class Enqueued(Record, tag=65):
+class Enqueued(Record, tag=65, frozen=True):
     id: int
 
 
-class EnqueuedMany(Record, tag=66):
+class EnqueuedMany(Record, tag=66, frozen=True):
     """Ids are consecutive: first, first + 1, ..."""
 
     first: int
     count: int
 
 
-class Published(Record, tag=67):
+class Published(Record, tag=67, frozen=True):
     """Into how many topics."""
 
     routed: int
 
 
-class Subscribed(Record, tag=68):
+class Subscribed(Record, tag=68, frozen=True):
     """The consumer's number; never used again."""
 
     consumer: int
 
 
-class Settled(Record, tag=69):
+class Settled(Record, tag=69, frozen=True):
     """`stale`: the tokens that named no live lease of this session; nothing happened to them."""
 
     count: int
     stale: list[Token]
 
 
-class Removed(Record, tag=70):
+class Removed(Record, tag=70, frozen=True):
     """How many messages went."""
 
     count: int
 
 
-class TopicInfo(Record, tag=71):
+class TopicInfo(Record, tag=71, frozen=True):
     topic: str
     settings: TopicSettings
     ready: int
@@ -283,16 +283,16 @@ class TopicInfo(Record, tag=71):
     oldest_enqueued_ms: int = 0  # of the message next in turn; 0 when there is none
 
 
-class TopicInfos(Record, tag=72):
+class TopicInfos(Record, tag=72, frozen=True):
     topics: list[TopicInfo]
     total: int
 
 
-class Peeked(Record, tag=73):
+class Peeked(Record, tag=73, frozen=True):
     messages: list[PeekedMessage]
 
 
-class PeekedMessage(Record):
+class PeekedMessage(Record, frozen=True):
     """`state`: "ready", "delayed" or "leased"; `due_ms`: when it is (delayed) due, 0 otherwise."""
 
     id: int
@@ -304,7 +304,7 @@ class PeekedMessage(Record):
     payload: bytes
 
 
-class Stats(Record, tag=74):
+class Stats(Record, tag=74, frozen=True):
     """Counts over the whole machine."""
 
     topics: int
@@ -318,14 +318,14 @@ class Stats(Record, tag=74):
     time_ms: int
 
 
-class ExchangeInfos(Record, tag=75):
-    """(exchange, type) and (exchange, topic, routing key)."""
+class ExchangeInfos(Record, tag=75, frozen=True):
+    """(exchange, kind) and (exchange, topic, routing key)."""
 
     exchanges: list[tuple[str, str]]
     bindings: list[tuple[str, str, str]]
 
 
-class Resumed(Record, tag=76):
+class Resumed(Record, tag=76, frozen=True):
     """The reply to an ATTACH: every lease of the session that it did not name as held, and the pops of which nothing
     more will come."""
 
@@ -352,7 +352,7 @@ Reply = (
 # --- pushes ----------------------------------------------------------------------------------------------------------
 
 
-class Deliver(Record, tag=96):
+class Deliver(Record, tag=96, frozen=True):
     """One message for a consumer. (id, epoch) is its token, and the epoch also counts the attempts. `lease_until_ms`
     is 0 when the lease ends with the session; a no-ack delivery has epoch 0 and no lease."""
 
@@ -365,14 +365,14 @@ class Deliver(Record, tag=96):
     lease_until_ms: int = 0
 
 
-class PopDone(Record, tag=97):
+class PopDone(Record, tag=97, frozen=True):
     """Nothing more will come for the ticket. `delivered` says how many came."""
 
     consumer: int
     delivered: int
 
 
-class ConsumerEnded(Record, tag=98):
+class ConsumerEnded(Record, tag=98, frozen=True):
     """The topic was deleted, or taken over; `reason` is for people."""
 
     consumer: int
@@ -384,7 +384,7 @@ Push = Deliver | PopDone | ConsumerEnded
 # --- queries (not logged; linearizable) ------------------------------------------------------------------------------
 
 
-class Peek(Record, tag=128):
+class Peek(Record, tag=128, frozen=True):
     """The next `count` messages of a topic in delivery order, ready ones first; nothing changes. `delayed` and `leased`
     add those after. Answer: `Peeked`."""
 
@@ -394,13 +394,13 @@ class Peek(Record, tag=128):
     leased: bool = False
 
 
-class DescribeTopic(Record, tag=129):
+class DescribeTopic(Record, tag=129, frozen=True):
     """Answer: `TopicInfo`."""
 
     topic: str
 
 
-class ListTopics(Record, tag=130):
+class ListTopics(Record, tag=130, frozen=True):
     """In name order, after `after`, with `prefix`. Answer: `TopicInfos`."""
 
     prefix: str = ""
@@ -408,11 +408,11 @@ class ListTopics(Record, tag=130):
     limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
 
 
-class GetStats(Record, tag=131):
+class GetStats(Record, tag=131, frozen=True):
     """Answer: `Stats`."""
 
 
-class ListExchanges(Record, tag=132):
+class ListExchanges(Record, tag=132, frozen=True):
     """Answer: `ExchangeInfos`."""
 
     exchange: str = ""
@@ -421,7 +421,7 @@ class ListExchanges(Record, tag=132):
 Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges
 
 
-class Held(Record):
+class Held(Record, frozen=True):
     """The body of an ATTACH: the tokens that the client holds, and the tickets of pops that it waits for."""
 
     tokens: list[Token]
