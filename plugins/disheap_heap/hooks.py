@@ -1,0 +1,17 @@
+"""What `disheap_heap` brings: the state machine `heap`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from disheap.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from disheap_heap.machine import HeapMachine
+
+
+@hookimpl
+def disheap_register_machine() -> type[HeapMachine]:
+    from disheap_heap.machine import HeapMachine
+
+    return HeapMachine

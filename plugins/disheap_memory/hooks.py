@@ -1,0 +1,25 @@
+"""What `disheap_memory` brings: the transport `inproc` and the storage `memory`, both without files or sockets."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from disheap.hookspecs import hookimpl
+
+if TYPE_CHECKING:
+    from disheap_memory.inproc import InprocTransport
+    from disheap_memory.storage import MemoryStorage
+
+
+@hookimpl
+def disheap_register_transport() -> type[InprocTransport]:
+    from disheap_memory.inproc import InprocTransport
+
+    return InprocTransport
+
+
+@hookimpl
+def disheap_register_storage() -> type[MemoryStorage]:
+    from disheap_memory.storage import MemoryStorage
+
+    return MemoryStorage
