@@ -140,7 +140,7 @@ class AppendReply:
     target: NodeId
     term: Term
     success: bool
-    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
+    index: Index
     hint_index: Index
     hint_term: Term
 
@@ -184,7 +184,7 @@ class SnapshotReply:
     source: NodeId
     target: NodeId
     term: Term
-    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
+    index: Index
     offset: int
     installed: bool
     failed: bool
@@ -264,7 +264,7 @@ class Read(NamedTuple):
 class Ready(NamedTuple):
     """One answer to everything that went in since the last. Carry out in this order: `messages` may go at once (a
     leader's appends go while its own disk writes, dissertation §10.2.1); `write`, and when it is durable `held`;
-    `committed` to the machine, then `Raft.applied(index)`."""
+    `committed` to the machine, then `Raft.applied_to(index)`."""
 
     messages: tuple[Message, ...]
     write: Write | None

@@ -1,0 +1,104 @@
+"""Leader election (Raft §5.2, §5.4.1; pre-vote and leader stickiness: dissertation §4.2.3, §9.6). Decides votes.
+
+A node votes by what the candidate's log holds, never by its own idea of who is a member: that idea may be stale
+(pitfall 8). Whose votes count is the candidate's business. A node whose log may have lost its end takes no part.
+"""
+
+from __future__ import annotations
+
+from disheap.kernel import quorum
+from disheap.kernel.quorum import Outcome
+from disheap.kernel.state import State
+from disheap.kernel.types import NOBODY, HardState, NodeId, Role, Term, TimeoutNow, VoteReply, VoteRequest
+
+
+def tick(state: State) -> None:
+    """A follower's or candidate's clock. A node that is the only voter has nobody to wait for."""
+    state.elapsed += 1
+    is_alone = state.role is Role.FOLLOWER and state.members.voters == (state.id,)
+    if (state.elapsed >= state.timeout or is_alone) and state.may_campaign:
+        campaign(state)
+
+
+def campaign(state: State) -> None:
+    if state.config.pre_vote:
+        state.become_precandidate()
+        _request_votes(state, Term(state.term + 1), pre=True, transfer=False)
+        _count(state, state.id, granted=True)  # it makes no promise, so nothing has to be durable
+    else:
+        _campaign_in_new_term(state, transfer=False)
+
+
+def on_vote_request(state: State, message: VoteRequest) -> None:
+    granted = _may_vote(state, message)
+    if granted and not message.pre:
+        state.outbox.set_hard_state(state.term, message.source)
+        state.restart_timer()
+    # A granted pre-vote answers in the term that was asked for, a refusal in ours, to bring a stale asker up to it.
+    term = message.term if granted and message.pre else state.term
+    state.send(VoteReply(state.id, message.source, term, granted, message.pre))
+
+
+def refuse_stale(state: State, message: VoteRequest) -> None:
+    state.send(VoteReply(state.id, message.source, state.term, granted=False, pre=message.pre))
+
+
+def on_vote_reply(state: State, message: VoteReply) -> None:
+    if message.pre:
+        expected = state.role is Role.PRECANDIDATE and (not message.granted or message.term == state.term + 1)
+    else:
+        expected = state.role is Role.CANDIDATE
+    if expected:
+        _count(state, message.source, message.granted)
+
+
+def on_timeout_now(state: State, message: TimeoutNow) -> None:
+    """The leader hands over (dissertation §3.10): no pre-vote, and the requests say that it was asked for."""
+    if state.role is Role.FOLLOWER and message.source == state.leader and state.may_campaign:
+        _campaign_in_new_term(state, transfer=True)
+
+
+def on_persisted(state: State) -> None:
+    """Our own vote counts once it is durable, like any other (pitfall 1)."""
+    if state.role is Role.CANDIDATE and state.outbox.durable == HardState(state.term, state.id):
+        _count(state, state.id, granted=True)
+
+
+def is_leader_alive(state: State) -> bool:
+    """Whether a leader was heard within the shortest election timeout: then nobody else is let through (§4.2.3)."""
+    return state.config.check_quorum and state.leader != NOBODY and state.elapsed < state.config.election_ticks
+
+
+def _may_vote(state: State, message: VoteRequest) -> bool:
+    if state.ambiguous_after is not None:
+        return False
+    is_free = state.vote == NOBODY and state.leader == NOBODY
+    if not (state.vote == message.source or is_free or (message.pre and message.term > state.term)):
+        return False
+    return state.log.is_not_ahead_of(message.last_index, message.last_term)
+
+
+def _campaign_in_new_term(state: State, transfer: bool) -> None:
+    state.become_candidate()
+    _request_votes(state, state.term, pre=False, transfer=transfer)
+
+
+def _request_votes(state: State, term: Term, pre: bool, transfer: bool) -> None:
+    last_index, last_term = state.log.last_index, state.log.last_term
+    for voter in state.members.voters:
+        if voter != state.id:
+            state.send(VoteRequest(state.id, voter, term, last_index, last_term, pre, transfer))
+
+
+def _count(state: State, voter: NodeId, granted: bool) -> None:
+    """The first answer of each counts; only voters do."""
+    state.votes.setdefault(voter, granted)
+    match quorum.outcome(state.members.voter_sets, state.votes):
+        case Outcome.WON if state.role is Role.PRECANDIDATE:
+            _campaign_in_new_term(state, transfer=False)
+        case Outcome.WON:
+            state.become_leader()
+        case Outcome.LOST:
+            state.become_follower(state.term, NOBODY)
+        case Outcome.PENDING:
+            pass

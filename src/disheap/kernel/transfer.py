@@ -1,0 +1,42 @@
+"""Leadership transfer (dissertation §3.10). One at a time; lasts an election timeout at most, and then proposals flow
+again (pitfall 23). The target is brought up to date first, and then told to campaign at once."""
+
+from __future__ import annotations
+
+from disheap.errors import InvalidArgument
+from disheap.kernel.state import State
+from disheap.kernel.types import NOBODY, NodeId, TimeoutNow
+
+
+def begin(state: State, target: NodeId) -> None:
+    target = target if target != NOBODY else _most_caught_up(state)
+    if target not in state.members.voters:
+        raise InvalidArgument(f"node {target} is no voter and cannot lead")
+    if target in (state.id, state.transferee):
+        return
+    state.transferee = target
+    state.transfer_elapsed = 0
+    state.transfer_sent = False
+
+
+def send(state: State) -> None:
+    """The target holds the whole log: it may campaign."""
+    progress = state.progress.get(state.transferee)
+    if progress is not None and not state.transfer_sent and progress.match == state.log.last_index:
+        state.transfer_sent = True
+        state.send(TimeoutNow(state.id, state.transferee, state.term))
+
+
+def tick(state: State) -> None:
+    if state.transferee == NOBODY:
+        return
+    state.transfer_elapsed += 1
+    if state.transfer_elapsed >= state.config.election_ticks:
+        state.transferee = NOBODY
+
+
+def _most_caught_up(state: State) -> NodeId:
+    others = [voter for voter in state.members.voters if voter != state.id]
+    if not others:
+        raise InvalidArgument("there is no other voter to hand leadership to")
+    return max(others, key=lambda voter: (state.progress[voter].active, state.progress[voter].match, -voter))
