@@ -47,7 +47,7 @@ def convert(cls: type[S], table: Mapping[str, Any], where: str, origin: str) -> 
     fields = {field.encode_name: field for field in structs.fields(cls)}
     for key in table:
         if key not in fields:
-            raise ConfigError(unknown_key(key, where, _origin(table[key], origin), list(fields)))
+            raise ConfigError(unknown_key(key, where, origin_of(table[key], origin), list(fields)))
     values = {}
     for key, field in fields.items():
         if key in table:
@@ -75,6 +75,13 @@ def describe(cls: type[msgspec.Struct]) -> tuple[Setting, ...]:
     return tuple(_setting(field) for field in info.fields)
 
 
+def origin_of(value: Any, origin: str) -> str:
+    """Where a value came from, or the first words inside a table; `origin` when it stood in the file."""
+    if isinstance(value, Mapping):
+        return next((origin_of(inner, origin) for inner in value.values() if origin_of(inner, "")), origin)
+    return value.origin if isinstance(value, Text) else origin
+
+
 def unknown_key(key: str, where: str, origin: str, known: list[str]) -> str:
     """The sentence for a key that nobody reads."""
     near = difflib.get_close_matches(key, known, n=1)
@@ -92,8 +99,10 @@ def _convert_value(kind: Any, value: Any, key: str, where: str, origin: str) -> 
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         shown = str(value) if isinstance(value, Text) else repr(value)
-        source = _origin(value, origin)
-        raise ConfigError(f"{source}: {_path(where, key)} = {shown} does not fit: {error}.") from None
+        source = origin_of(value, origin)
+        bare = _bare(inspect.type_info(kind))
+        choice = f"; one of {_type_name(bare)}" if isinstance(bare, inspect.LiteralType | inspect.EnumType) else ""
+        raise ConfigError(f"{source}: {_path(where, key)} = {shown} does not fit: {error}{choice}.") from None
 
 
 def _words(kind: Any, value: Text) -> str | list[str]:
@@ -101,10 +110,6 @@ def _words(kind: Any, value: Text) -> str | list[str]:
     if isinstance(_bare(inspect.type_info(kind)), inspect.VarTupleType | inspect.ListType):
         return [word.strip() for word in value.split(",") if word.strip()]
     return str(value)
-
-
-def _origin(value: Any, origin: str) -> str:
-    return value.origin if isinstance(value, Text) else origin
 
 
 def _path(where: str, key: str) -> str:

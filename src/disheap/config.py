@@ -1,0 +1,289 @@
+"""A node's settings: TOML file, then environment, then flags, into frozen structs with bounds.
+
+Later sources win, key by key. Every key is known or an error that names its source. The file is laid out so:
+
+    cluster = "orders"                  # any field of NodeConfig
+    name = "n1"
+    codec = "none"
+
+    [storage]                           # a plugin is chosen by `use` where it has a table of its own;
+    use = "file"                        # storage = "file" is the short form without one
+    [storage.file]
+    segment_bytes = 67108864
+
+    [raft]
+    heartbeat_ms = 100
+
+    [[members]]
+    name = "n1"
+    peer = "10.0.0.1:8300"
+    client = "10.0.0.1:8400"
+
+In the environment a field is `DISHEAP_<FIELD>`, and a table's is nested by a double underscore:
+`DISHEAP_RAFT__HEARTBEAT_MS`, `DISHEAP_STORAGE__FILE__SEGMENT_BYTES`; lists are separated by commas, and
+`DISHEAP_MEMBERS` is `n1=PEER/CLIENT,n2=PEER/CLIENT`. `NODE_ID`, `RAFT_BIND`, `RAFT_ADVERTISE`, `BOOTSTRAP` and
+`RAFT_JOIN_ADDRESSES` are `name`, `peer_listen`, `peer_advertise`, `bootstrap` and `join_addresses`. An empty variable
+counts as unset. Flags have the same names with dots: `raft.heartbeat_ms`.
+
+Does not load plugins: their tables stay as they were given until the registry checks them. `sources.py` reads the three
+sources; this module owns what can be set, and what has to fit together.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from disheap.errors import ConfigError, UnsafeListen
+from disheap.interfaces import KINDS
+from disheap.settings import Text, check_bounds, convert, origin_of, unknown_key
+from disheap.sources import USE, collect
+
+KIB = 1 << 10
+MIB = 1 << 20
+GIB = 1 << 30
+
+Name = Annotated[str, Meta(max_length=255)]
+Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
+Count = Annotated[int, Meta(ge=1, le=1 << 31)]
+Bytes = Annotated[int, Meta(ge=4 * KIB, le=64 * GIB)]
+WireBytes = Annotated[int, Meta(ge=4 * KIB, le=1 * GIB)]
+
+
+class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[raft]`: the tempo of consensus, and how much log a node keeps."""
+
+    tick_ms: Annotated[int, Meta(ge=1, le=10_000)] = 50  # half a heartbeat; finer ticks only cost wake-ups
+    heartbeat_ms: Milliseconds = 100  # two lost in a row are far from an election; idle cost 10 messages/s per peer
+    election_timeout_ms: Milliseconds = 1000  # shortest; the longest is twice this: a dead leader costs 1 to 2 s
+    commit_timeout_ms: Milliseconds = 50  # how long an idle follower may lag in hearing of a commit
+    snapshot_log_bytes: Bytes = 64 * MIB  # below it a replay at start takes about a second; less writes more
+    snapshot_threshold: Count = 1_000_000  # entries; bounds replay where entries are tiny
+    trailing_entries: Annotated[int, Meta(ge=0, le=1 << 31)] = 10_000  # kept behind a snapshot, so that a peer that
+    trailing_bytes: Annotated[int, Meta(ge=0, le=64 * GIB)] = 16 * MIB  # was away for seconds needs no snapshot
+    append_bytes: WireBytes = 1 * MIB  # in one AppendEntries: about 8 ms of a 1 Gbit/s link
+    inflight_messages: Annotated[int, Meta(ge=1, le=65_536)] = 64  # unanswered per peer: fills 8 ms of delay
+    inflight_bytes: WireBytes = 8 * MIB  # the same in bytes; bounds what a slow peer makes the leader hold
+    log_cache_bytes: Bytes = 16 * MIB  # tail of the log in memory: peers in step never cost a read from disk
+    chunk_bytes: Annotated[int, Meta(ge=4 * KIB, le=1 * MIB)] = 256 * KIB  # of a snapshot; 2 ms of a 1 Gbit/s link
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[limits]`: what one node holds, at most, for others."""
+
+    frame_bytes: WireBytes = 2 * MIB  # from a client: a 1 MiB payload, or a batch, with room to spare
+    entry_bytes: WireBytes = 256 * KIB  # of commands in one entry: one append stays under a few milliseconds
+    gather_bytes: WireBytes = 8 * MIB  # commands waiting for the disk; over it clients are not read from
+    uncommitted_bytes: Bytes = 64 * MIB  # proposed and not committed: what a leader may lose in a partition
+    session_window: Annotated[int, Meta(ge=1, le=1 << 20)] = 8192  # unanswered commands: 4 windows of 2,000
+    sessions: Count = 10_000  # replicated state, about 1 KiB each when idle
+    connections: Annotated[int, Meta(ge=1, le=1 << 20)] = (
+        4096  # below the usual limit of open files, with rlimit raised
+    )
+    handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # a stranger holds a connection no longer
+    write_buffer_bytes: WireBytes = 16 * MIB  # unsent to one connection before the node stops producing for it
+    apply_work_limit: Count = 10_000  # units of work per entry: about 10 ms, so that heartbeats are never late
+    session_timeout_min_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 1000  # under it a pause expires sessions
+    session_timeout_max_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 86_400_000  # a day: leases come back
+    max_clock_jump_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 60_000  # over it a new leader's clock is logged
+    queries: Count = 1024  # reads waiting for their index, per node
+
+
+class MemberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node of a static cluster. `client` is "" where it is learned at the peers' handshake."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=255)]
+    peer: Annotated[str, Meta(min_length=1, max_length=255)]
+    client: Annotated[str, Meta(max_length=255)] = ""
+
+
+class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything a node is told. Built by `load`, or directly by who uses disheap as a library."""
+
+    cluster: Annotated[str, Meta(min_length=1, max_length=255)] = "disheap"
+    name: Name = ""  # "" becomes the host's name
+    data_dir: str = "disheap-data"
+    peer_listen: Name = "127.0.0.1:8300"  # loopback unless told otherwise; ":8300" is every interface
+    peer_advertise: Name = ""  # "" is what `peer_listen` says
+    client_listen: Name = "127.0.0.1:8400"
+    client_advertise: Name = ""
+    members: tuple[MemberConfig, ...] = ()  # ids are 1..n in this order: the same list, in the same order, on each node
+    bootstrap: bool = False
+    join_addresses: tuple[str, ...] = ()
+    transport: Name = "tcp"
+    client_transport: Name = ""  # "" is the same as `transport`
+    storage: Name = "file"
+    codec: Name = "zstd"
+    machine: Name = "heap"
+    insecure: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = False
+    raft: RaftConfig = RaftConfig()
+    limits: Limits = Limits()
+    plugins: dict[str, dict[str, dict[str, Any]]] = {}  # kind -> name -> settings, as they were given
+    source: str = "the configuration"  # the file, for messages about plugin tables
+
+    def __post_init__(self) -> None:
+        if not self.name:  # a label that has to be there; resolved here, so that no reader of it has to
+            msgspec.structs.force_setattr(self, "name", socket.gethostname())
+        check_bounds(self, "")
+        check_bounds(self.raft, "raft")
+        check_bounds(self.limits, "limits")
+        _check(self)
+
+    def table(self, kind: str) -> dict[str, dict[str, Any]]:
+        """The plugin tables of one kind, as `Registry.build` and `Registry.codec` want them."""
+        return self.plugins.get(kind, {})
+
+    def advertised_peer(self) -> str:
+        """Where peers reach this node."""
+        return self.peer_advertise or _reachable(self.peer_listen, self.name)
+
+    def advertised_client(self) -> str:
+        """Where clients reach this node."""
+        return self.client_advertise or _reachable(self.client_listen, self.name)
+
+    def member_list(self) -> tuple[MemberConfig, ...]:
+        """The cluster's first members; ids are 1..n by position, the same on every node.
+
+        With `members`, that list in its order. With `join_addresses` (RAFT_JOIN_ADDRESSES) instead, the sorted set of
+        the advertised address and those: each member's name is then its address, and this node's own `name` (NODE_ID)
+        is only a label in logs. With neither, this node alone.
+        """
+        if self.members:
+            return self.members
+        if self.join_addresses:
+            addresses = sorted({self.advertised_peer(), *self.join_addresses})
+            return tuple(MemberConfig(name=address, peer=address) for address in addresses)
+        return (MemberConfig(name=self.name, peer=self.advertised_peer(), client=self.advertised_client()),)
+
+    def own_member(self) -> MemberConfig:
+        """This node's place in `member_list`."""
+        name = self.advertised_peer() if self.join_addresses and not self.members else self.name
+        return next(member for member in self.member_list() if member.name == name)
+
+    def cluster_id(self) -> str:
+        """16 hex digits from the cluster's name and its members: nodes that were told different lists never mix.
+
+        A node alone counts by its name only: nobody else has its address written down, so it may change.
+        """
+        digest = blake2b(self.cluster.encode(), digest_size=8, person=b"disheap-cluster")
+        alone = not self.members and not self.join_addresses
+        for member in self.member_list():
+            for part in (member.name, "" if alone else member.peer):
+                digest.update(b"\0" + part.encode())
+        return digest.hexdigest()
+
+
+def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> NodeConfig:
+    """Raises `ConfigError`, which names the file, variable or flag, and the key. A flag that is None was not given."""
+    tree = collect(file, environ, flags)
+    source = str(file) if file else "the configuration"
+    for key, value in tree.items():
+        if key not in _KEYS:
+            raise ConfigError(unknown_key(key, "", origin_of(value, source), list(_KEYS)))
+    plugins = {kind: tree.pop(kind) for kind in KINDS if kind in tree}
+    for kind, tables in plugins.items():
+        if USE in tables:
+            tree[kind] = tables.pop(USE)
+        _check_tables(kind, tables, source)
+    if isinstance(tree.get("members"), Text):
+        tree["members"] = _members(tree["members"])
+    return convert(NodeConfig, {**tree, "plugins": plugins, "source": source}, "", source)
+
+
+_KEYS = tuple(field for field in NodeConfig.__struct_fields__ if field not in ("plugins", "source"))
+
+
+def check_listen(address: str, secure: bool, insecure: bool) -> None:
+    """Raises `UnsafeListen` for an address beyond loopback where the transport is not `secure` and nobody insisted."""
+    if secure or insecure or is_loopback(address):
+        return
+    raise UnsafeListen(
+        f"refusing to listen on {address or 'every interface'} in the clear: whoever reaches it could read and take "
+        'every message. Use transport = "tls", or listen on 127.0.0.1, or insist with --insecure (DISHEAP_INSECURE=1).'
+    )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches it. A name other than localhost is taken for a way in."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit():
+        return ":" not in address and not _looks_like_a_host(address)  # `inproc` names never leave the process
+    host = host.strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _looks_like_a_host(address: str) -> bool:
+    return not address or "." in address
+
+
+# --- what has to fit together ----------------------------------------------------------------------------------------
+
+
+def _check(config: NodeConfig) -> None:
+    raft, limits = config.raft, config.limits
+    if raft.heartbeat_ms * 2 > raft.election_timeout_ms:
+        raise ConfigError(
+            f"raft.heartbeat_ms = {raft.heartbeat_ms} is over half of raft.election_timeout_ms = "
+            f"{raft.election_timeout_ms}: one late heartbeat would start an election. Raise the election timeout."
+        )
+    if raft.tick_ms > raft.heartbeat_ms:
+        raise ConfigError(f"raft.tick_ms = {raft.tick_ms} is over raft.heartbeat_ms: heartbeats could not be in time.")
+    if limits.session_timeout_min_ms > limits.session_timeout_max_ms:
+        raise ConfigError("limits.session_timeout_min_ms is over limits.session_timeout_max_ms: no session would fit.")
+    if limits.gather_bytes < limits.frame_bytes:
+        raise ConfigError("limits.gather_bytes is under limits.frame_bytes: the largest frame could never be taken.")
+    if config.members:
+        _check_members(config)
+
+
+def _check_members(config: NodeConfig) -> None:
+    for what in ("name", "peer", "client"):
+        values = [value for member in config.members if (value := getattr(member, what))]
+        twice = sorted({value for value in values if values.count(value) > 1})
+        if twice:
+            raise ConfigError(f"members: {what} {twice[0]!r} is there twice; each node has its own.")
+    names = [member.name for member in config.members]
+    if config.name not in names:
+        raise ConfigError(
+            f"this node's name {config.name!r} is not among the members ({', '.join(names)}). "
+            "Set name (NODE_ID, --name) to one of them."
+        )
+
+
+def _check_tables(kind: str, tables: Mapping[str, Any], source: str) -> None:
+    for name, table in tables.items():
+        if not isinstance(table, dict):
+            origin = origin_of(table, source)
+            raise ConfigError(f"{origin}: [{kind}] {name} is not a table: write [{kind}.{name}], or use = {name!r}.")
+
+
+def _members(text: Text) -> list[dict[str, str]]:
+    members = []
+    for item in filter(None, (item.strip() for item in text.split(","))):
+        name, equals, addresses = item.partition("=")
+        peer, _, client = addresses.partition("/")
+        if not (name and equals and peer):
+            example = "n1=10.0.0.1:8300/10.0.0.1:8400"
+            raise ConfigError(f"{text.origin}: {item!r} is not NAME=PEER/CLIENT, such as {example}.")
+        members.append({"name": name, "peer": peer, "client": client})
+    return members
+
+
+def _reachable(listen: str, name: str) -> str:
+    """An address to give to others; every interface is reached by the node's name."""
+    host, _, port = listen.rpartition(":")
+    return f"{name}:{port}" if host in ("", "0.0.0.0", "[::]") and port else listen
