@@ -267,6 +267,10 @@ class Storage(Plugin, Protocol):
     def open_snapshot(self, index: Index | None = None) -> SnapshotReader | None:
         """The snapshot at `index`, or the newest; None where there is none. Raises `SnapshotDamaged`."""
 
+    def clear_ambiguity(self) -> None:
+        """The node has caught up past `Recovered.ambiguous_after`: forget it, durably. Until this is called, every `open`
+        reports it again, so that a second crash does not hide what the first one may have lost."""
+
     def flush(self) -> None:
         """Called after 100 ms without an append: write down what may ride along with an idle disk."""
 

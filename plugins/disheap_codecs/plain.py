@@ -1,0 +1,49 @@
+"""Codec `none`: bytes are stored as they are.
+
+The raw limit is checked all the same, so that whoever reads through a codec never needs a check of its own.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import msgspec
+
+from disheap.errors import CodecError
+from disheap.interfaces import CodecContext, StreamContext
+
+
+class NoneSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Nothing to set."""
+
+
+class PlainStream:
+    """Hands back what it was given."""
+
+    def encode(self, raw: bytes, position: int) -> bytes:
+        return raw
+
+    def decode(self, stored: bytes, position: int, raw_limit: int) -> bytes:
+        if len(stored) > raw_limit:
+            raise CodecError(f"block of {len(stored)} bytes exceeds the limit of {raw_limit}")
+        return stored
+
+
+class NoneCodec:
+    name: ClassVar[str] = "none"
+    api: ClassVar[int] = 1
+    Settings: ClassVar[type[NoneSettings]] = NoneSettings
+
+    def __init__(self, settings: NoneSettings, context: CodecContext) -> None:
+        self._stream = PlainStream()
+
+    def new_stream(self, context: StreamContext) -> tuple[bytes, PlainStream]:
+        return b"", self._stream
+
+    def open_stream(self, preamble: bytes, context: StreamContext) -> PlainStream:
+        if preamble:
+            raise CodecError(
+                f"{context.label}: a preamble of {len(preamble)} bytes is not of codec 'none', which writes none; "
+                "configure the codec that wrote it"
+            )
+        return self._stream
