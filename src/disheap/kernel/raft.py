@@ -221,6 +221,11 @@ class Raft:
         return self._state.members.current
 
     @property
+    def is_ambiguous(self) -> bool:
+        """The end of our log may be missing; storage keeps that in mind until this turns false."""
+        return self._state.ambiguous_after is not None
+
+    @property
     def transferee(self) -> NodeId:
         return self._state.transferee
 

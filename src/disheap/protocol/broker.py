@@ -422,10 +422,12 @@ Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges
 
 
 class Held(Record, frozen=True):
-    """The body of an ATTACH: the tokens that the client holds, and the tickets of pops that it waits for."""
+    """The body of an ATTACH: the tokens that the client holds, the tickets of pops that it waits for, and its consumers;
+    those of the latter two that are no more come back in `Resumed.ended`."""
 
     tokens: list[Token]
     tickets: list[int] = []
+    consumers: list[int] = []
 
 
 T = TypeVar("T")

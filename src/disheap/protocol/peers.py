@@ -1,0 +1,197 @@
+"""Messages between nodes: the kernel's vocabulary as bytes.
+
+A node dials each of its peers and sends on the connection it dialled; what it receives arrives on connections that the
+peers dialled. After `PEER_HELLO` and `PEER_WELCOME` every frame is a `PEER_MESSAGE`:
+
+| bytes | field  | meaning                                                       |
+|-------|--------|---------------------------------------------------------------|
+| 0-3   | length | of all that follows                                           |
+| 4     | kind   | `Kind.PEER_MESSAGE`                                           |
+| 5     | type   | which message, the numbers of `_TYPES`                        |
+| 6-9   | group  | the Raft instance                                             |
+| 10-33 | source, target, term | 8 bytes each                                    |
+| 34-   | the message's own fields in the order of `kernel.types`; flags are one byte each |
+
+Entries: term 8, index 8, kind 1, time_ms 8 (signed), length 4, data. A snapshot's membership is length-prefixed (4).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+
+import msgspec
+
+from disheap.errors import MalformedFrame
+from disheap.kernel import membership
+from disheap.kernel.types import (
+    AppendReply,
+    AppendRequest,
+    Entry,
+    EntryKind,
+    Heartbeat,
+    HeartbeatReply,
+    Index,
+    Message,
+    NodeId,
+    SnapshotMeta,
+    SnapshotReply,
+    SnapshotRequest,
+    Term,
+    TimeoutNow,
+    VoteReply,
+    VoteRequest,
+)
+from disheap.protocol.frames import Kind
+
+_HEADER = Struct("<IBBIQQQ")  # length, kind, type, group, source, target, term
+_VOTE_REQUEST = Struct("<QQ??")
+_VOTE_REPLY = Struct("<??")
+_APPEND = Struct("<QQQI")  # previous index and term, commit, number of entries
+_ENTRY = Struct("<QQBqI")
+_APPEND_REPLY = Struct("<?QQQ")
+_HEARTBEAT = Struct("<QQ")
+_HEARTBEAT_REPLY = Struct("<Q")
+_SNAPSHOT = Struct("<QQqQ?II")  # index, term, time_ms, offset, done, membership bytes, data bytes
+_SNAPSHOT_REPLY = Struct("<QQ??")
+
+_TYPES = {
+    VoteRequest: 1,
+    VoteReply: 2,
+    AppendRequest: 3,
+    AppendReply: 4,
+    Heartbeat: 5,
+    HeartbeatReply: 6,
+    SnapshotRequest: 7,
+    SnapshotReply: 8,
+    TimeoutNow: 9,
+}
+
+
+class PeerHello(msgspec.Struct, frozen=True):
+    """Both sides' first frame. Checked before the first Raft message: cluster, ids, incarnation, machine."""
+
+    cluster_id: str
+    node_id: int
+    name: str
+    incarnation: int
+    target: int  # the node id that the sender believes it talks to
+    client_address: str
+    machine: str
+    machine_versions: tuple[int, int]
+
+
+def encode(group: int, message: Message) -> bytes:
+    """One whole frame."""
+    body = _body(message)
+    length = _HEADER.size - 4 + len(body)
+    return (
+        _HEADER.pack(
+            length, Kind.PEER_MESSAGE, _TYPES[type(message)], group, message.source, message.target, message.term
+        )
+        + body
+    )
+
+
+def decode(frame: bytes) -> tuple[int, Message]:
+    """(group, message). Raises `MalformedFrame`."""
+    try:
+        _, _, number, group, source, target, term = _HEADER.unpack_from(frame)
+        message = _message(number, NodeId(source), NodeId(target), Term(term), frame, _HEADER.size)
+    except (StructError, ValueError) as error:
+        raise MalformedFrame(f"a message between nodes cannot be read: {error}") from error
+    return group, message
+
+
+def _body(message: Message) -> bytes:
+    match message:
+        case AppendRequest():
+            return _append_body(message)
+        case AppendReply():
+            return _APPEND_REPLY.pack(message.success, message.index, message.hint_index, message.hint_term)
+        case Heartbeat():
+            return _HEARTBEAT.pack(message.commit, message.read)
+        case HeartbeatReply():
+            return _HEARTBEAT_REPLY.pack(message.read)
+        case VoteRequest():
+            return _VOTE_REQUEST.pack(message.last_index, message.last_term, message.pre, message.transfer)
+        case VoteReply():
+            return _VOTE_REPLY.pack(message.granted, message.pre)
+        case SnapshotRequest():
+            return _snapshot_body(message)
+        case SnapshotReply():
+            return _SNAPSHOT_REPLY.pack(message.index, message.offset, message.installed, message.failed)
+        case TimeoutNow():
+            return b""
+
+
+def _append_body(message: AppendRequest) -> bytes:
+    pieces = [_APPEND.pack(message.previous_index, message.previous_term, message.commit, len(message.entries))]
+    for entry in message.entries:
+        pieces.append(_ENTRY.pack(entry.term, entry.index, entry.kind, entry.time_ms, len(entry.data)))
+        pieces.append(entry.data)
+    return b"".join(pieces)
+
+
+def _snapshot_body(message: SnapshotRequest) -> bytes:
+    meta = message.snapshot
+    members = membership.encode(meta.membership)
+    head = _SNAPSHOT.pack(
+        meta.index, meta.term, meta.time_ms, message.offset, message.done, len(members), len(message.data)
+    )
+    return head + members + message.data
+
+
+def _message(number: int, source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -> Message:
+    match number:
+        case 3:
+            return _append(source, target, term, frame, at)
+        case 4:
+            success, index, hint_index, hint_term = _APPEND_REPLY.unpack_from(frame, at)
+            return AppendReply(source, target, term, success, index, hint_index, hint_term)
+        case 5:
+            commit, read = _HEARTBEAT.unpack_from(frame, at)
+            return Heartbeat(source, target, term, commit, read)
+        case 6:
+            return HeartbeatReply(source, target, term, *_HEARTBEAT_REPLY.unpack_from(frame, at))
+        case 1:
+            last_index, last_term, pre, transfer = _VOTE_REQUEST.unpack_from(frame, at)
+            return VoteRequest(source, target, term, last_index, last_term, pre, transfer)
+        case 2:
+            return VoteReply(source, target, term, *_VOTE_REPLY.unpack_from(frame, at))
+        case 7:
+            return _snapshot(source, target, term, frame, at)
+        case 8:
+            return SnapshotReply(source, target, term, *_SNAPSHOT_REPLY.unpack_from(frame, at))
+        case 9:
+            return TimeoutNow(source, target, term)
+        case _:
+            raise ValueError(f"type {number} is not known")
+
+
+def _append(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -> AppendRequest:
+    previous_index, previous_term, commit, count = _APPEND.unpack_from(frame, at)
+    at += _APPEND.size
+    if count * _ENTRY.size > len(frame) - at:
+        raise ValueError(f"{count} entries do not fit in a frame of {len(frame)} bytes")
+    entries = []
+    for _ in range(count):
+        entry_term, index, kind, time_ms, length = _ENTRY.unpack_from(frame, at)
+        at += _ENTRY.size
+        data = _slice(frame, at, length)
+        at += length
+        entries.append(Entry(Term(entry_term), Index(index), EntryKind(kind), time_ms, data))
+    return AppendRequest(source, target, term, previous_index, previous_term, tuple(entries), commit)
+
+
+def _snapshot(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -> SnapshotRequest:
+    index, snapshot_term, time_ms, offset, done, members, size = _SNAPSHOT.unpack_from(frame, at)
+    at += _SNAPSHOT.size
+    meta = SnapshotMeta(index, snapshot_term, time_ms, membership.decode(_slice(frame, at, members)))
+    return SnapshotRequest(source, target, term, meta, offset, _slice(frame, at + members, size), done)
+
+
+def _slice(frame: bytes, at: int, length: int) -> bytes:
+    if length > len(frame) - at:
+        raise ValueError(f"{length} bytes announced, {max(0, len(frame) - at)} there")
+    return frame[at : at + length]

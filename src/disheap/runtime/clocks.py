@@ -1,0 +1,50 @@
+"""Time: the machine's own clock, and the time that goes into the log (design.md, section 4).
+
+Every replica must agree on every deadline, so time is in the entries. Within a term it follows the leader's monotonic
+clock from `max(last time in the log, wall clock)` at its election, is slewed towards the wall clock by at most a tenth,
+and never stands still. A wall clock that jumps can therefore neither fire timers early nor hold them back.
+"""
+
+from __future__ import annotations
+
+import time
+
+from disheap.interfaces import Clock
+
+SLEW = 0.1
+"""The most by which log time runs faster or slower than the monotonic clock: a minute off is made good in ten."""
+
+
+class SystemClock:
+    """The operating system's clocks."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+class LogClock:
+    """`time_ms` for the entries of one leader. Of no use until `begin_term`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._time_ms = 0.0
+        self._read_at = 0.0
+
+    def begin_term(self, last_time_ms: int) -> int:
+        """Start a term as leader after a log that ends at `last_time_ms`. Returns the jump (ms) that the log makes."""
+        wall_ms = self._clock.wall_ms()
+        self._time_ms = float(max(last_time_ms, wall_ms))
+        self._read_at = self._clock.monotonic()
+        return int(self._time_ms) - last_time_ms if last_time_ms else 0
+
+    def now_ms(self) -> int:
+        read_at = self._clock.monotonic()
+        elapsed_ms = (read_at - self._read_at) * 1000
+        self._read_at = read_at
+        behind_ms = self._clock.wall_ms() - (self._time_ms + elapsed_ms)
+        most = elapsed_ms * SLEW
+        self._time_ms += elapsed_ms + min(max(behind_ms, -most), most)
+        return int(self._time_ms)

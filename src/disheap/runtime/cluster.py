@@ -1,0 +1,89 @@
+"""Who the members are: their records, the first membership, and where clients find them (design.md, section 4).
+
+The kernel knows ids and who votes; the rest of a member is an opaque record in its membership: name, incarnation, the
+addresses for peers and for clients. A client address that the configuration did not give is learned at the handshake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+from disheap.config import MemberConfig
+from disheap.errors import ConfigError
+from disheap.kernel.types import Index, Member, Membership, NodeId, SnapshotMeta, Term
+
+
+class MemberRecord(msgspec.Struct, array_like=True, frozen=True):
+    name: str
+    peer: str
+    client: str
+    incarnation: int = 0
+
+
+def first_membership(members: Sequence[MemberConfig]) -> Membership:
+    """The static list as the state before the first entry: ids 1, 2, ... in the order of the list, all of them voters.
+    Every node derives the same."""
+    return Membership(
+        tuple(
+            Member(NodeId(number), True, msgspec.msgpack.encode(MemberRecord(m.name, m.peer, m.client)))
+            for number, m in enumerate(members, 1)
+        )
+    )
+
+
+def first_state(members: Sequence[MemberConfig]) -> SnapshotMeta:
+    return SnapshotMeta(Index(0), Term(0), 0, first_membership(members))
+
+
+def own_id(members: Sequence[MemberConfig], name: str, peer: str) -> NodeId:
+    """The id of the member with this name, or, where names are addresses, with this peer address."""
+    for number, member in enumerate(members, 1):
+        if member.name == name or (member.name == member.peer and member.peer == peer):
+            return NodeId(number)
+    names = ", ".join(member.name for member in members)
+    raise ConfigError(f"this node is called {name!r}, but the members are {names}; set NODE_ID to one of them")
+
+
+class AddressBook:
+    """Members by id. Changes with the membership in force and with what peers say of themselves."""
+
+    def __init__(self, members: Membership) -> None:
+        self._members = members
+        self._records = _records(members)
+        self._learned: dict[NodeId, str] = {}
+
+    def update(self, members: Membership) -> None:
+        if members is not self._members:
+            self._members = members
+            self._records = _records(members)
+
+    def learn(self, node: NodeId, client_address: str) -> None:
+        self._learned[node] = client_address
+
+    def ids(self) -> list[NodeId]:
+        return list(self._records)
+
+    def name(self, node: NodeId) -> str:
+        record = self._records.get(node)
+        return record.name if record else ""
+
+    def peer(self, node: NodeId) -> str:
+        record = self._records.get(node)
+        return record.peer if record else ""
+
+    def client(self, node: NodeId) -> str:
+        record = self._records.get(node)
+        return (record.client if record else "") or self._learned.get(node, "")
+
+    def find(self, name: str) -> NodeId:
+        """Raises `ConfigError` for a name that no member has."""
+        for node, record in self._records.items():
+            if record.name == name or str(node) == name:
+                return node
+        raise ConfigError(f"no member is called {name!r}; the members are {', '.join(map(self.name, self._records))}")
+
+
+def _records(members: Membership) -> dict[NodeId, MemberRecord]:
+    return {m.id: msgspec.msgpack.decode(m.record, type=MemberRecord) for m in members.members}

@@ -1,0 +1,260 @@
+"""One client's connection: its frames, and what state they are allowed in.
+
+`data_received` is the hottest loop of a node that leads. A run of commands is checked header by header (length, kind,
+session) and handed on as one slice; everything else goes through `_other`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import msgspec
+import structlog
+
+from disheap.errors import (
+    DisheapError,
+    FrameTooLarge,
+    MalformedFrame,
+    NotLeader,
+    Overloaded,
+    ProtocolError,
+    SessionExpired,
+)
+from disheap.interfaces import Connection
+from disheap.protocol import frames
+from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, SessionOptions
+
+if TYPE_CHECKING:
+    from disheap.runtime.server import Server
+
+log = structlog.get_logger()
+
+_COMMAND_REST = ENVELOPE.size - frames.LENGTH_BYTES
+_PONG = frames.plain(Kind.PONG)
+
+
+class ClientConnection:
+    """A `Receiver`. `session` is 0 until one is attached; `queue` gathers frames while entries are applied."""
+
+    def __init__(self, server: Server) -> None:
+        self.session = 0
+        self.attachment = 0
+        self.asked: list[int] = []
+        self.queue: list[bytes] = []
+        self.heard = 0.0
+        self.paused = False
+        self.closed = False
+        self.ended = False  # its session is over, and it has been or is about to be told
+        self._server = server
+        self._connection: Connection
+        self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
+        self._rest = b""
+        self._greeted = False
+        self._deadline: asyncio.TimerHandle | None = None
+
+    # --- Receiver ----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, connection: Connection) -> None:
+        server = self._server
+        self._connection = connection
+        self.heard = server.loop.time()
+        if not server.admit(self):
+            self.refuse(Overloaded(f"the node has its limit of {server.limits.connections} connections"))
+            return
+        self._deadline = server.loop.call_later(server.limits.handshake_timeout_s, self._handshake_overdue)
+
+    def data_received(self, data: bytes) -> None:
+        if self.closed:
+            return
+        self.heard = self._server.loop.time()
+        try:
+            if self._greeted:
+                self._frames(data)
+            else:
+                self._handshake(data)
+        except (ProtocolError, NotLeader, SessionExpired) as error:
+            self.refuse(error)
+
+    def writing_paused(self) -> None:
+        """It does not read what it is sent: its next commands wait until it does."""
+        self.pause()
+
+    def writing_resumed(self) -> None:
+        self.resume()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._server.forget(self.asked)
+        self._server.lost(self)
+
+    # --- the handshake -----------------------------------------------------------------------------------------------
+
+    def _handshake(self, data: bytes) -> None:
+        """Small frames only until the client has said who it is (storage-rules 13)."""
+        buffer, spans = self._reader.feed(data)
+        if not spans:
+            return
+        start, end = spans[0]
+        frame = buffer[start:end]
+        if frame[4] != Kind.HELLO:
+            raise MalformedFrame(f"the first frame is of kind {frame[4]}, not a HELLO")
+        try:
+            hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=Hello)
+        except msgspec.MsgspecError as error:
+            raise MalformedFrame(f"a HELLO that cannot be read: {error}") from error
+        self._connection.write(self._server.welcome(hello))
+        self._greeted = True
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if end < len(buffer):
+            self._frames(buffer[end:])
+
+    def _handshake_overdue(self) -> None:
+        seconds = self._server.limits.handshake_timeout_s
+        self.refuse(MalformedFrame(f"no HELLO within {seconds} s; this port speaks the disheap protocol"))
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    def _frames(self, data: bytes) -> None:
+        buffer = self._rest + data if self._rest else data
+        limit, session, unpack = self._server.limits.frame_bytes, self.session, ENVELOPE.unpack_from
+        position = run = 0
+        size = len(buffer)
+        command, transient, least = Kind.COMMAND, Flags.TRANSIENT, _COMMAND_REST
+        while size - position >= ENVELOPE.size:
+            length, kind, flags, number, seq, _ = unpack(buffer, position)
+            if length > limit:
+                self._hand_on(buffer, run, position)
+                raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {limit} (limits.frame_bytes)")
+            end = position + 4 + length
+            if end > size:
+                break
+            if kind != command or number != session or not number or not seq or flags & transient or length < least:
+                self._hand_on(buffer, run, position)
+                self._other(kind, buffer[position:end])
+                run = end
+            position = end
+        self._hand_on(buffer, run, position)
+        self._rest = self._short_frames(buffer[position:]) if position < size else b""
+
+    def _short_frames(self, rest: bytes) -> bytes:
+        """Frames shorter than an envelope at the end of a chunk. Returns what is incomplete."""
+        while len(rest) >= frames.LENGTH_BYTES:
+            length = int.from_bytes(rest[: frames.LENGTH_BYTES], "little")
+            if length > self._server.limits.frame_bytes:
+                raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {self._server.limits.frame_bytes}")
+            if length < 2:
+                raise MalformedFrame(f"a frame of {length} bytes is too short to be one")
+            end = frames.LENGTH_BYTES + length
+            if end > len(rest):
+                break
+            self._other(rest[4], rest[:end])
+            rest = rest[end:]
+        return rest
+
+    def _hand_on(self, buffer: bytes, start: int, end: int) -> None:
+        """A run of commands of the attached session, checked: into the log with it."""
+        if end <= start:
+            return
+        if not self._server.leads:
+            raise NotLeader
+        whole = start == 0 and end == len(buffer)
+        self._server.submit(self, buffer if whole else buffer[start:end])
+
+    def _other(self, kind: int, frame: bytes) -> None:
+        if len(frame) < 6:
+            raise MalformedFrame(f"a frame of {len(frame)} bytes is too short to be one")
+        if kind == Kind.PING:
+            self._connection.write(_PONG)
+        elif kind in CLIENT_ENVELOPES:
+            self._envelope(frames.open_envelope(frame), frame)
+        elif kind == Kind.QUERY:
+            self._need_leader()
+            self._server.query(self, *frames.open_numbered(frame))
+        elif kind == Kind.ADMIN:
+            self._server.admin(self, *frames.open_numbered(frame))
+        elif kind == Kind.GOODBYE:
+            self._connection.close()
+        else:
+            raise MalformedFrame(f"frames of kind {kind} do not come from clients")
+
+    def _envelope(self, envelope: frames.Envelope, frame: bytes) -> None:
+        self._need_leader()
+        if envelope.kind == Kind.COMMAND:
+            self._odd_command(envelope, frame)
+            return
+        if self.asked or (self.session != 0) != (envelope.kind == Kind.CLOSE):
+            raise MalformedFrame("a connection carries one session: OPEN or ATTACH it once, then CLOSE it once")
+        if envelope.kind == Kind.CLOSE and envelope.session != self.session:
+            raise MalformedFrame(f"a CLOSE of session {envelope.session}, which is not attached to this connection")
+        if envelope.kind == Kind.OPEN:
+            try:
+                msgspec.msgpack.decode(envelope.body, type=SessionOptions)
+            except msgspec.MsgspecError as error:
+                raise MalformedFrame(f"an OPEN that cannot be read: {error}") from error
+        self._server.ask(self, envelope)
+
+    def _odd_command(self, envelope: frames.Envelope, frame: bytes) -> None:
+        """A command that the fast path did not take: transient, or not of the session attached here."""
+        if self.session == 0 and self.ended:
+            raise SessionExpired("the session lapsed; what it held went back to its topics")
+        if envelope.session != self.session or self.session == 0:
+            raise MalformedFrame(f"a command of session {envelope.session}, which is not attached to this connection")
+        if not envelope.flags & Flags.TRANSIENT or envelope.seq != 0:
+            raise MalformedFrame("sequence numbers begin at 1; only transient commands carry 0")
+        self._server.submit_transient(envelope.body, frame)
+
+    def _need_leader(self) -> None:
+        if not self._server.leads:
+            raise NotLeader
+
+    # --- what goes out -----------------------------------------------------------------------------------------------
+
+    def answer(self, status: int, number: int, index: int, body: bytes) -> None:
+        """A REPLY to an OPEN, ATTACH or CLOSE keeps its place among the frames of the session; an ANSWER goes at once."""
+        if self.closed:
+            return
+        self.queue.append(frames.reply(Kind.ANSWER, status, number, index, body))
+        self.flush()
+
+    def reply(self, status: int, number: int, index: int, body: bytes) -> None:
+        if not self.closed:
+            self.queue.append(frames.reply(Kind.REPLY, status, number, index, body))
+            self.flush()
+
+    def flush(self) -> None:
+        queue = self.queue
+        data = queue[0] if len(queue) == 1 else b"".join(queue)
+        queue.clear()
+        if self.closed:
+            return
+        self._connection.write(data)
+        if self._connection.buffered() > self._server.limits.write_buffer_bytes:
+            log.warning("a client does not read what it is sent; its connection is closed", remote=self._connection.remote)
+            self.closed = True
+            self._connection.abort()
+
+    def refuse(self, error: DisheapError) -> None:
+        """Say why, and close. What was queued before goes out first."""
+        if self.closed:
+            return
+        if self.queue:
+            self.flush()
+        if isinstance(error, ProtocolError):
+            log.warning("a connection is refused", remote=self._connection.remote, reason=str(error))
+        self._connection.write(self._server.goodbye(error))
+        self.closed = True
+        self._connection.close()
+
+    def pause(self) -> None:
+        if not self.paused and not self.closed:
+            self.paused = True
+            self._connection.pause_reading()
+
+    def resume(self) -> None:
+        if self.paused:
+            self.paused = False
+            self._connection.resume_reading()

@@ -1,0 +1,498 @@
+"""A group: one kernel, one storage and one replicated state, kept in step (design.md, section 4).
+
+Owns the order of things: what is proposed, written, sent, applied and answered, all on the loop's thread in `_pump`.
+Refuses to know sockets (it is given `send`), clients (it is given envelopes) and the machine's vocabulary.
+
+Group commit needs no timer. While a write is in flight, commands gather; when it is durable they go into the log
+together. A leader's followers write in parallel with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+import msgspec
+import structlog
+
+from disheap.errors import DiskFailed, NotLeader, Overloaded, StorageError
+from disheap.interfaces import Clock, Storage
+from disheap.kernel import membership
+from disheap.kernel.raft import Raft
+from disheap.kernel.types import (
+    ChunkRead,
+    Entry,
+    EntryKind,
+    Fetch,
+    Index,
+    Membership,
+    Message,
+    NodeId,
+    Read,
+    Ready,
+    SnapshotMeta,
+    Term,
+    Write,
+)
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
+from disheap.runtime.clocks import LogClock
+from disheap.runtime.disk import Disk
+from disheap.runtime.installing import Installer
+from disheap.runtime.sessions import Sessions
+from disheap.runtime.snapshots import Snapshotter, SnapshotPolicy
+
+log = structlog.get_logger()
+
+IDLE_FLUSH_S = 0.1
+"""After so long without an append, storage writes down what would have ridden on the next (design.md, section 6)."""
+
+
+class GroupLimits(msgspec.Struct, frozen=True):
+    entry_bytes: int
+    gather_bytes: int
+    max_clock_jump_ms: int
+    chunk_bytes: int
+
+
+class Counters(msgspec.Struct):
+    """The seed's metric names; counted from the first day, shown by `disheap status`."""
+
+    raft_applied_entries_total: int = 0
+    raft_failed_entries_total: int = 0
+    raft_snapshots_total: int = 0
+    raft_leader_changes_total: int = 0
+
+
+class Group:
+    """`send` takes a message to a peer; `on_lead` is told when this node starts (True) and stops leading; `on_applied` is
+    called after each batch is applied; `on_failure` once, with the error that ends the node."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        storage: Storage,
+        sessions: Sessions,
+        applied: SnapshotMeta,
+        log_time_ms: int,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        disk: Disk,
+        clock: Clock,
+        limits: GroupLimits,
+        policy: SnapshotPolicy,
+        fresh_sessions: Callable[[], Sessions],
+        send: Callable[[Message], None],
+        on_lead: Callable[[bool], None],
+        on_applied: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self.raft = raft
+        self.sessions = sessions
+        self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
+        self.counters = Counters()
+        self.failure: BaseException | None = None
+        self._storage = storage
+        self._loop = loop
+        self._disk = disk
+        self._clock = clock
+        self._limits = limits
+        self._send = send
+        self._on_lead = on_lead
+        self._on_applied = on_applied
+        self._on_failure = on_failure
+        self._log_clock = LogClock(clock)
+        self._log_time_ms = log_time_ms
+        self._leader = NodeId(0)
+        self._leads = False
+        self._gathered: deque[bytes] = deque()
+        self.gathered_bytes = 0
+        self._write: Write | None = None
+        self._held: tuple[Message, ...] = ()
+        self._ambiguous = raft.is_ambiguous
+        self._pump_due = False
+        self._append_at: float | None = None
+        self._reads: dict[int, list[Callable[[bool], None]]] = {}
+        self._reads_new: list[Callable[[bool], None]] = []
+        self._read_number = 0
+        self._reads_waiting: list[tuple[int, int, list[Callable[[bool], None]]]] = []
+        self._continue_due = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ms: int | None = None
+        self.snapshotter = Snapshotter(self, storage, disk, policy)
+        self._installer = Installer(storage, disk, limits.chunk_bytes, fresh_sessions)
+
+    # --- what goes in ------------------------------------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        return self._leads
+
+    @property
+    def leader(self) -> NodeId:
+        return self.raft.leader
+
+    def submit(self, envelopes: bytes) -> None:
+        """One or more whole envelopes for the log. They are dropped when this node does not lead (any more); clients
+        find out as their connections are closed, and send them again under the same numbers."""
+        self._gathered.append(envelopes)
+        self.gathered_bytes += len(envelopes)
+        self._wake()
+
+    def full(self) -> bool:
+        """Whether the server should stop reading from clients for now."""
+        return self.gathered_bytes > self._limits.gather_bytes
+
+    def read(self, answer: Callable[[bool], None]) -> None:
+        """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
+        when leadership was lost first."""
+        self._reads_new.append(answer)
+        self._wake()
+
+    def step(self, message: Message) -> None:
+        self.raft.step(message)
+        self._wake()
+
+    def unreachable(self, peer: NodeId) -> None:
+        self.raft.unreachable(peer)
+        self._wake()
+
+    def transfer(self, target: NodeId) -> None:
+        """Raises `NotLeader`, `InvalidArgument`."""
+        self.raft.transfer_leadership(target)
+        self._wake()
+
+    def mark_snapshot(self) -> None:
+        """Have every node snapshot the same index. Raises `NotLeader`, `Overloaded`."""
+        self.raft.propose(EntryKind.SNAPSHOT_MARK, self._log_clock.now_ms(), b"")
+        self._wake()
+
+    def tick(self) -> None:
+        """Every `tick_ms`."""
+        self.raft.tick()
+        if self._append_at is not None and self._clock.monotonic() - self._append_at > IDLE_FLUSH_S:
+            self._append_at = None
+            self._disk.submit(self._storage.flush, self._flushed)
+        self._wake()
+
+    def now_ms(self) -> int:
+        """Log time: the leader's own; elsewhere that of the last entry applied."""
+        return self._log_clock.now_ms() if self._leads else self.applied.time_ms
+
+    def close(self) -> None:
+        """Nothing more is done. Reads that wait are answered with False."""
+        self.failure = self.failure or DiskFailed("the node was stopped")
+        if self._timer is not None:
+            self._timer.cancel()
+        self._end_reads()
+
+    # --- the one line of thought -------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if not self._pump_due and self.failure is None:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        if self.failure is not None:
+            return
+        try:
+            self._note_role()
+            self._propose()
+            self._ask_reads()
+            while self.raft.has_ready():
+                ready = self.raft.ready()
+                self._note_role()
+                if self._carry_out(ready):
+                    self._wake()  # the rest after the loop has looked at its sockets
+                    break
+        except BaseException as error:
+            self.fail(error)
+
+    def _carry_out(self, ready: Ready) -> bool:
+        """Returns whether entries were applied."""
+        send = self._send
+        for message in ready.messages:
+            send(message)
+        if ready.write is not None:
+            self._start_write(ready.write, ready.held)
+        for fetch in ready.fetches:
+            self._fetch(fetch)
+        for chunk_read in ready.chunk_reads:
+            self._read_chunk(chunk_read)
+        for chunk in ready.chunk_writes:
+            self._installer.write(chunk, self._chunk_written)
+        for read in ready.reads:
+            self._read_ready(read)
+        if ready.committed:
+            self._apply(ready.committed)
+        return bool(ready.committed)
+
+    def fail(self, error: BaseException) -> None:
+        """The end of the node: a disk that failed, a state that cannot go on, or a bug of ours."""
+        if self.failure is not None:
+            return
+        self.failure = error
+        self._end_reads()
+        self._on_failure(error)
+
+    # --- proposing ---------------------------------------------------------------------------------------------------
+
+    def _propose(self) -> None:
+        if not self._gathered or self._write is not None:
+            return
+        if not self._leads:
+            self._drop_gathered()
+            return
+        time_ms = self._log_clock.now_ms()
+        while self._gathered:
+            batch, size = self._next_batch()
+            try:
+                self.raft.propose(EntryKind.COMMANDS, time_ms, batch)
+            except Overloaded:  # too much is uncommitted, or leadership is on its way out: they keep their place
+                self._gathered.appendleft(batch)
+                break
+            self.gathered_bytes -= size
+
+    def _next_batch(self) -> tuple[bytes, int]:
+        gathered, limit = self._gathered, self._limits.entry_bytes
+        pieces = [gathered.popleft()]
+        size = len(pieces[0])
+        while gathered and size + len(gathered[0]) <= limit:
+            piece = gathered.popleft()
+            size += len(piece)
+            pieces.append(piece)
+        return (b"".join(pieces) if len(pieces) > 1 else pieces[0]), size
+
+    def _drop_gathered(self) -> None:
+        self._gathered.clear()
+        self.gathered_bytes = 0
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _start_write(self, write: Write, held: tuple[Message, ...]) -> None:
+        self._write, self._held = write, held
+        if write.entries:
+            self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
+        storage = self._storage
+
+        def work() -> None:
+            if write.hard_state is not None:
+                storage.save_hard_state(write.hard_state)
+            if write.entries:
+                storage.append(write.entries)
+
+        self._disk.submit(work, self._written)
+
+    def _written(self, _: None, error: BaseException | None) -> None:
+        if self._failed(error):
+            return
+        write, held = self._write, self._held
+        assert write is not None
+        self._write, self._held = None, ()
+        if write.entries:
+            self._append_at = self._clock.monotonic()
+        self.raft.persisted(write.number)
+        if self._ambiguous and not self.raft.is_ambiguous:
+            self._ambiguous = False
+            self._disk.submit(self._storage.clear_ambiguity, self._flushed)
+        for message in held:
+            self._send(message)
+        if not self._pump_due:
+            self._pump_due = True
+            self._pump()
+
+    def _flushed(self, _: None, error: BaseException | None) -> None:
+        self._failed(error)
+
+    def _failed(self, error: BaseException | None) -> bool:
+        if error is not None:
+            self.fail(error)
+        return self.failure is not None
+
+    # --- applying ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, entries: tuple[Entry, ...]) -> None:
+        self._continue_due = False
+        for entry in entries:
+            if entry.index <= self.applied.index:
+                continue  # the snapshot that was installed meanwhile holds it
+            if entry.kind == EntryKind.COMMANDS:
+                self.sessions.apply(entry)
+            else:
+                self._apply_own(entry)
+            self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
+        last = entries[-1]
+        self.counters.raft_applied_entries_total += len(entries)
+        self.raft.applied_to(last.index)
+        self._answer_reads()
+        self._on_applied()
+        self.snapshotter.applied(entries)
+        self._schedule_time()
+
+    def _apply_own(self, entry: Entry) -> None:
+        """An entry that is the kernel's; to the machine only its time matters."""
+        self.sessions.apply(entry._replace(data=b""))
+        if entry.kind == EntryKind.MEMBERSHIP:
+            self._set_membership(membership.decode(entry.data))
+        elif entry.kind == EntryKind.SNAPSHOT_MARK:
+            self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
+            self.snapshotter.take()
+
+    def _set_membership(self, members: Membership) -> None:
+        self.applied = self.applied._replace(membership=members)
+
+    def _schedule_time(self) -> None:
+        """The leader proposes that time passes when nothing else says so: for postponed work at once, for a timer when
+        it is due."""
+        if not self._leads:
+            return
+        machine = self.sessions.machine
+        if machine.backlog():
+            self._continue()
+            return
+        deadline = machine.next_deadline()
+        if deadline == self._timer_ms:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_ms = None, deadline
+        if deadline is not None:
+            wait_s = max(0.0, (deadline - self._log_clock.now_ms()) / 1000)
+            self._timer = self._loop.call_later(wait_s, self._timer_due)
+
+    def _timer_due(self) -> None:
+        deadline, self._timer, self._timer_ms = self._timer_ms, None, None
+        if not self._leads or deadline is None or self.failure is not None:
+            return
+        if self._log_clock.now_ms() < deadline:  # log time is slewed and may run a little behind the loop's
+            self._schedule_time()
+        else:
+            self._continue()
+
+    def _continue(self) -> None:
+        if not self._continue_due:
+            self._continue_due = True
+            self.submit(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _ask_reads(self) -> None:
+        if not self._reads_new:
+            return
+        answers, self._reads_new = self._reads_new, []
+        self._read_number += 1
+        try:
+            self.raft.read_index(self._read_number)
+        except NotLeader:
+            _answer(answers, False)
+        else:
+            self._reads[self._read_number] = answers
+
+    def _read_ready(self, read: Read) -> None:
+        answers = self._reads.pop(read.context, None)
+        if answers is None:
+            return
+        if not read.ok or read.index <= self.applied.index:
+            _answer(answers, read.ok)
+        else:
+            heappush(self._reads_waiting, (read.index, read.context, answers))
+
+    def _answer_reads(self) -> None:
+        while self._reads_waiting and self._reads_waiting[0][0] <= self.applied.index:
+            _answer(heappop(self._reads_waiting)[2], True)
+
+    def _end_reads(self) -> None:
+        waiting = [*self._reads.values(), self._reads_new, *(row[2] for row in self._reads_waiting)]
+        self._reads, self._reads_new, self._reads_waiting = {}, [], []
+        for answers in waiting:
+            _answer(answers, False)
+
+    # --- leadership --------------------------------------------------------------------------------------------------
+
+    def _note_role(self) -> None:
+        raft = self.raft
+        if raft.leader != self._leader:
+            self._leader = raft.leader
+            self.counters.raft_leader_changes_total += 1
+            log.info("leader", node=raft.id, term=raft.term, leader=raft.leader)
+        if raft.is_leader == self._leads:
+            return
+        self._leads = raft.is_leader
+        if self._leads:
+            self._begin_leading()
+        else:
+            self._end_leading()
+        self._on_lead(self._leads)
+
+    def _begin_leading(self) -> None:
+        jump_ms = self._log_clock.begin_term(self._log_time_ms)
+        if jump_ms > self._limits.max_clock_jump_ms:
+            log.warning("log time jumps: the cluster was down, or a clock is wrong", jump_ms=jump_ms)
+        self._continue_due = False
+
+    def _end_leading(self) -> None:
+        self._drop_gathered()
+        self._end_reads()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._timer_ms = None, None
+
+    # --- slow peers and snapshots ------------------------------------------------------------------------------------
+
+    def _fetch(self, fetch: Fetch) -> None:
+        def done(entries: tuple[Entry, ...], error: BaseException | None) -> None:
+            if not self._failed(error):
+                self.raft.fetched(fetch.reader, entries)
+                self._wake()
+
+        self._disk.submit(lambda: self._storage.read(fetch.first, fetch.last, fetch.max_bytes), done)
+
+    def _read_chunk(self, read: ChunkRead) -> None:
+        def done(result: tuple[bytes, bool] | None, error: BaseException | None) -> None:
+            if self.failure is not None:
+                return
+            if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
+                log.error("a snapshot cannot be read and will not be sent", index=read.index, error=str(error))
+                result, error = None, None
+            if self._failed(error):
+                return
+            if result is None:
+                self.raft.chunk_read_failed(read.target, read.index)
+            else:
+                data, last = result
+                self.raft.chunk_read(read.target, read.index, read.offset, data, last)
+            self._wake()
+
+        self._disk.submit(lambda: self._installer.read(read.index, read.offset), done)
+
+    def _chunk_written(
+        self, meta: SnapshotMeta, offset: int, sessions: Sessions | None, error: BaseException | None
+    ) -> None:
+        if self._failed(error):
+            return
+        if sessions is not None:
+            self.sessions, self.applied = sessions, meta
+            self._log_time_ms = max(self._log_time_ms, meta.time_ms)
+            self.snapshotter.installed(meta)
+            log.info("snapshot installed", index=meta.index, term=meta.term)
+        self.raft.chunk_written(meta, offset, True)
+        self._answer_reads()
+        self._wake()
+
+    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index) -> None:
+        """The snapshotter is done: our own snapshot is durable, and the log begins at `first_index`."""
+        self.counters.raft_snapshots_total += 1
+        self.raft.snapshot_taken(meta, first_index)
+        self._wake()
+
+
+def _answer(answers: list[Callable[[bool], None]], ok: bool) -> None:
+    for answer in answers:
+        answer(ok)
+
+
+__all__ = ["Counters", "Group", "GroupLimits", "Term"]

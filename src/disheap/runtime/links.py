@@ -1,0 +1,208 @@
+"""Connections between nodes (storage-rules 13 and 18). Owns dialling, the handshake and what a slow or absent peer costs.
+
+A node sends on connections that it dialled and receives on those that were dialled to it. Before the first Raft message
+both ends check protocol version, cluster, ids, incarnation and machine. A message that cannot be sent is dropped: the
+kernel is told that the peer is unreachable and finds its way from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from disheap.errors import DisheapError, MalformedFrame, ProtocolError, WrongCluster
+from disheap.interfaces import Connection, Transport
+from disheap.kernel.types import Message, NodeId
+from disheap.protocol import frames, peers
+from disheap.protocol.frames import FrameReader, Goodbye, Kind
+from disheap.protocol.peers import PeerHello
+
+log = structlog.get_logger()
+
+GROUP = 0
+"""The only group there is for now; its number is in every frame."""
+DIAL_TIMEOUT_S = 2.0
+HANDSHAKE_TIMEOUT_S = 5.0
+RETRY_FIRST_S, RETRY_MOST_S = 0.05, 1.0  # between dials; the most is well below the longest election timeout
+SEND_BUFFER_BYTES = 32 << 20
+"""Queued for one peer; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
+
+
+class LinkOwner(Protocol):
+    """What links ask of their node."""
+
+    def hello_to(self, target: NodeId) -> PeerHello: ...
+    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId: ...
+    def received(self, message: Message) -> None: ...
+    def unreachable(self, peer: NodeId) -> None: ...
+
+
+class _Handshaking:
+    """What both ends share: a frame reader, and a first frame that is a hello."""
+
+    def __init__(self, owner: LinkOwner, frame_bytes: int) -> None:
+        self._owner = owner
+        self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
+        self._frame_bytes = frame_bytes
+        self._connection: Connection | None = None
+        self._greeted = False
+
+    def writing_paused(self) -> None: ...
+
+    def writing_resumed(self) -> None: ...
+
+    def _greeting(self, kind: int, expected: Kind, frame: bytes) -> NodeId:
+        assert self._connection is not None
+        if kind == Kind.GOODBYE:
+            goodbye = msgspec.msgpack.decode(frames.open_plain(frame), type=Goodbye)
+            raise WrongCluster(f"the other node refused the connection: {goodbye.message}")
+        if kind != expected:
+            raise MalformedFrame(f"the first frame is of kind {kind}, not {expected.name}; is this a client's port?")
+        try:
+            hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=PeerHello)
+        except msgspec.MsgspecError as error:
+            raise MalformedFrame(f"a node's hello cannot be read: {error}") from error
+        peer = self._owner.check_hello(hello, self._connection.certificate_name)
+        self._greeted = True
+        self._reader.limit = self._frame_bytes
+        return peer
+
+
+class IncomingLink(_Handshaking):
+    """A connection that a peer dialled: its messages arrive here."""
+
+    def __init__(self, owner: LinkOwner, frame_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(owner, frame_bytes)
+        self._loop = loop
+        self._peer = NodeId(0)
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, connection: Connection) -> None:
+        self._connection = connection
+        self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, connection.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._connection is None:
+            return
+        try:
+            for kind, frame in self._reader.frames(data):
+                if self._greeted:
+                    self._message(kind, frame)
+                else:
+                    self._greet(kind, frame)
+        except ProtocolError as error:
+            log.warning("a peer's connection is refused", remote=self._connection.remote, reason=str(error))
+            goodbye = Goodbye(type(error).__name__, str(error))
+            self._connection.write(frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(goodbye)))
+            self._close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._connection = None
+
+    def _greet(self, kind: int, frame: bytes) -> None:
+        assert self._connection is not None
+        self._peer = self._greeting(kind, Kind.PEER_HELLO, frame)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._connection.write(frames.hello(Kind.PEER_WELCOME, self._owner.hello_to(self._peer)))
+
+    def _message(self, kind: int, frame: bytes) -> None:
+        if kind != Kind.PEER_MESSAGE:
+            raise MalformedFrame(f"a frame of kind {kind} between nodes")
+        group, message = peers.decode(frame)
+        if group != GROUP or message.source != self._peer:
+            raise MalformedFrame(f"a message of group {group} from node {message.source} on the link of {self._peer}")
+        self._owner.received(message)
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+
+class OutgoingLink(_Handshaking):
+    """The connection to one peer, dialled again and again by a task that its owner cancels."""
+
+    def __init__(
+        self,
+        owner: LinkOwner,
+        frame_bytes: int,
+        peer: NodeId,
+        address: Callable[[], str],
+        transport: Transport,
+    ) -> None:
+        super().__init__(owner, frame_bytes)
+        self.peer = peer
+        self._address = address
+        self._transport = transport
+        self._down = asyncio.Event()
+        self._reason = ""
+
+    @property
+    def up(self) -> bool:
+        return self._greeted
+
+    def send(self, message: Message) -> None:
+        connection = self._connection
+        if not self._greeted or connection is None:
+            return
+        if connection.buffered() > SEND_BUFFER_BYTES:
+            self._owner.unreachable(self.peer)
+            return
+        connection.write(peers.encode(GROUP, message))
+
+    async def keep_up(self) -> None:
+        """Dial, wait until the connection is lost, dial again. Never ends by itself."""
+        wait_s = RETRY_FIRST_S
+        while True:
+            self._down.clear()
+            self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
+            try:
+                await self._transport.connect(self._address(), self, DIAL_TIMEOUT_S)
+                await self._down.wait()
+                wait_s = RETRY_FIRST_S
+            except DisheapError as error:
+                self._say(str(error))
+                wait_s = min(wait_s * 2, RETRY_MOST_S)
+            await asyncio.sleep(wait_s)
+
+    def connection_made(self, connection: Connection) -> None:
+        self._connection = connection
+        connection.write(frames.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer)))
+
+    def data_received(self, data: bytes) -> None:
+        if self._connection is None:
+            return
+        try:
+            for kind, frame in self._reader.frames(data):
+                if self._greeted:
+                    raise MalformedFrame(f"a frame of kind {kind} on a connection that only sends")
+                peer = self._greeting(kind, Kind.PEER_WELCOME, frame)
+                if peer != self.peer:
+                    raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
+                self._reason = ""
+        except (ProtocolError, msgspec.MsgspecError) as error:
+            self._say(str(error))
+            self._connection.abort()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        greeted, self._greeted, self._connection = self._greeted, False, None
+        self._down.set()
+        if greeted:
+            self._owner.unreachable(self.peer)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def _say(self, reason: str) -> None:
+        """Once a reason, not once a second."""
+        if reason != self._reason:
+            self._reason = reason
+            log.warning("a peer cannot be reached", peer=self.peer, address=self._address(), reason=reason)

@@ -1,0 +1,83 @@
+"""From a data directory to a group that can go on: the newest snapshot restored, the log behind it left to the kernel.
+
+Blocking; runs on the disk's thread at start. What is found is never changed here beyond what `Storage.open` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import structlog
+
+from disheap.errors import LogDamaged, SnapshotDamaged, VersionTooOld
+from disheap.interfaces import Identity, Recovered, Storage
+from disheap.kernel.types import Restored, SnapshotMeta
+from disheap.runtime.installing import pieces
+from disheap.runtime.sessions import Sessions
+
+log = structlog.get_logger()
+
+
+class Found(NamedTuple):
+    identity: Identity
+    restored: Restored
+    sessions: Sessions
+    applied: SnapshotMeta
+    log_time_ms: int
+
+
+def recover(
+    storage: Storage,
+    identity: Identity,
+    first_state: SnapshotMeta,
+    fresh_sessions: Callable[[], Sessions],
+    *,
+    tail_bytes: int,
+    chunk_bytes: int,
+) -> Found:
+    """Raises what `Storage.open` raises, `SnapshotDamaged`, and `VersionTooOld` for a state of a newer release."""
+    recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
+    sessions = fresh_sessions()
+    if recovered.snapshot is not None:
+        _restore(storage, recovered.snapshot, sessions, chunk_bytes)
+    applied = recovered.snapshot or first_state
+    _check_reach(recovered, applied)
+    if not recovered.fresh:
+        log.info("recovered", snapshot=applied.index, first=recovered.first_index, last=recovered.last_index)
+    restored = Restored(
+        hard_state=recovered.hard_state,
+        snapshot=applied,
+        first_index=recovered.first_index,
+        last_index=recovered.last_index,
+        runs=recovered.runs,
+        memberships=recovered.memberships,
+        tail=recovered.tail,
+        ambiguous_after=recovered.ambiguous_after,
+        applied=applied.index,
+    )
+    last_time_ms = recovered.tail[-1].time_ms if recovered.tail else applied.time_ms
+    return Found(recovered.identity, restored, sessions, applied, last_time_ms)
+
+
+def _restore(storage: Storage, meta: SnapshotMeta, sessions: Sessions, chunk_bytes: int) -> None:
+    reader = storage.open_snapshot(meta.index)
+    if reader is None:
+        raise SnapshotDamaged(f"the snapshot at index {meta.index} is named in the log and cannot be found")
+    try:
+        sessions.restore(pieces(reader, chunk_bytes))
+    except VersionTooOld as error:
+        raise SnapshotDamaged(f"the snapshot at index {meta.index} was made by a newer release: {error}") from error
+    finally:
+        reader.close()
+
+
+def _check_reach(recovered: Recovered, applied: SnapshotMeta) -> None:
+    """The log has to go on where the state ends."""
+    if recovered.first_index > applied.index + 1:
+        raise LogDamaged(
+            "the log",
+            0,
+            f"it begins at entry {recovered.first_index}, but the newest snapshot ends at {applied.index}",
+            "Restore the data directory from a copy, or remove it and let the node catch up from the others.",
+        )

@@ -1,0 +1,322 @@
+"""The client side of a node: connections, attachments, and who is still alive (design.md, section 4).
+
+Owns what only the leader's process knows: which connection a session is attached to, and when it was last heard of.
+Refuses to know what a command says: runs of envelopes go from the socket into the log as they came, a slice a chunk.
+
+A bad frame closes its own connection, with the reason, and nothing else. When this node stops leading it says where the
+leader is and closes; the clients send again under the same sequence numbers what has no answer, and the session table
+keeps it from being done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import structlog
+
+from disheap.errors import (
+    DisheapError,
+    InvalidArgument,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    RequestError,
+    SessionExpired,
+    WrongCluster,
+)
+from disheap.interfaces import Screening
+from disheap.protocol import frames
+from disheap.protocol.frames import Fault, Goodbye, Kind, Status, Welcome
+from disheap.runtime.connections import ClientConnection
+from disheap.runtime.sessions import Outlets
+
+if TYPE_CHECKING:
+    from disheap.runtime.group import Group
+
+log = structlog.get_logger()
+
+SWEEP_S = 0.25
+"""How often the leader looks for sessions that lapsed; the shortest session timeout is 1 s."""
+STALL_S = 1.0
+"""A sweep this late means that the process itself stood still (a pause, a swap storm): every session gets its full time
+again, since what its clients sent in the meantime is still unread."""
+
+
+class ServerLimits(msgspec.Struct, frozen=True):
+    frame_bytes: int
+    session_window: int
+    connections: int
+    handshake_timeout_s: float
+    write_buffer_bytes: int
+    queries: int
+
+
+class Directory(Protocol):
+    """What the server asks of its node."""
+
+    cluster_id: str
+    name: str
+    machine_name: str
+
+    def leader_address(self) -> str: ...
+    def client_addresses(self) -> list[str]: ...
+    async def admin(self, request: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class Server(Outlets):
+    def __init__(
+        self,
+        directory: Directory,
+        limits: ServerLimits,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        draw: Callable[[], int],
+    ) -> None:
+        super().__init__()
+        self.limits = limits
+        self.loop = loop
+        self.leads = False
+        self.group: Group
+        self._directory = directory
+        self._draw = draw  # a 63-bit number that no one draws twice
+        self._connections: dict[ClientConnection, None] = {}
+        self._attached: dict[int, ClientConnection] = {}
+        self._asking: dict[int, tuple[ClientConnection, int]] = {}  # attachment -> who asked, and its number there
+        self._heard: dict[int, float] = {}  # of sessions without a connection
+        self._swept_at = 0.0
+        self._paused: list[ClientConnection] = []
+        self._queries = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def serve(self, group: Group) -> None:
+        """The group there is from now on."""
+        self.group = group
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def accept(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    def admit(self, connection: ClientConnection) -> bool:
+        """Whether there is room for one more."""
+        if len(self._connections) >= self.limits.connections:
+            return False
+        self._connections[connection] = None
+        return True
+
+    def welcome(self, hello: frames.Hello) -> bytes:
+        """Raises `WrongCluster`."""
+        mine = self._directory.cluster_id
+        if hello.cluster_id not in ("", mine):
+            raise WrongCluster(
+                f"this node belongs to cluster {mine}, the client asks for {hello.cluster_id}; check the addresses in its URL"
+            )
+        leader = "" if self.leads else self._directory.leader_address()
+        content = Welcome(
+            cluster_id=mine,
+            node=self._directory.name,
+            leads=self.leads,
+            leader=leader,
+            members=self._directory.client_addresses(),
+            machine=self._directory.machine_name,
+            machine_version=self.group.sessions.machine_version,
+            frame_bytes=self.limits.frame_bytes,
+            session_window=self.limits.session_window,
+        )
+        return frames.plain(Kind.WELCOME, msgspec.msgpack.encode(content))
+
+    def lost(self, connection: ClientConnection) -> None:
+        """The connection is gone. Its session lives on for its timeout."""
+        self._connections.pop(connection, None)
+        session = connection.session
+        if session and self._attached.get(session) is connection:
+            del self._attached[session]
+            self.of_session.pop(session, None)
+            self._heard[session] = self.loop.time()
+            if self.leads:
+                self.group.submit(frames.envelope(Kind.DETACH, 0, session, connection.attachment, 0))
+
+    def goodbye(self, error: DisheapError) -> bytes:
+        code = error.code if isinstance(error, RequestError) else _CODES.get(type(error), "malformed-frame")
+        leader = self._directory.leader_address() if isinstance(error, NotLeader) else ""
+        return frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye(code, str(error), leader)))
+
+    # --- what clients send -------------------------------------------------------------------------------------------
+
+    def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
+        self.group.submit(envelopes)
+        if self.group.full() and not connection.paused:
+            connection.pause()
+            self._paused.append(connection)
+
+    def submit_transient(self, body: bytes, frame: bytes) -> None:
+        """A command that nobody waits for: not logged where it would do nothing."""
+        machine = self.group.sessions.machine
+        if not isinstance(machine, Screening) or machine.admits(body):
+            self.group.submit(frame)
+
+    def ask(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
+        """An OPEN, ATTACH or CLOSE: logged under an attachment number drawn here, answered under the client's."""
+        attachment = self._draw()
+        self._asking[attachment] = (connection, envelope.seq)
+        connection.asked.append(attachment)
+        self.group.submit(frames.envelope(envelope.kind, 0, envelope.session, attachment, 0, envelope.body))
+
+    def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        if self._queries >= self.limits.queries:
+            refusal = Overloaded(f"the node has its limit of {self.limits.queries} queries under way; ask again")
+            connection.answer(Status.ERROR, number, 0, _fault(refusal))
+            return
+        self._queries += 1
+
+        def answer(ok: bool) -> None:
+            self._queries -= 1
+            if not ok:
+                return  # leadership was lost: the connection is being closed, the client asks the next leader
+            group = self.group
+            try:
+                result = group.sessions.machine.query(group.now_ms(), connection.session, body)
+                connection.answer(Status.OK, number, group.applied.index, result)
+            except RequestError as error:
+                connection.answer(Status.ERROR, number, group.applied.index, _fault(error))
+            except Exception:
+                log.exception("a query failed")
+                connection.answer(Status.ERROR, number, 0, _fault(OutcomeUnknown("the query failed; see the node's log")))
+
+        self.group.read(answer)
+
+    def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        task = self.loop.create_task(self._admin(connection, number, body))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        try:
+            request = msgspec.msgpack.decode(body, type=dict[str, Any])
+            result = await self._directory.admin(request)
+            connection.answer(Status.OK, number, 0, msgspec.msgpack.encode(result))
+        except msgspec.MsgspecError as error:
+            refusal = InvalidArgument(f"an admin request is a map with an op: {error}")
+            connection.answer(Status.ERROR, number, 0, _fault(refusal))
+        except RequestError as error:
+            connection.answer(Status.ERROR, number, 0, _fault(error))
+
+    # --- outlets: called while entries are applied -------------------------------------------------------------------
+
+    def attach(self, session: int, attachment: int) -> None:
+        asking = self._asking.get(attachment)
+        before = self._attached.pop(session, None)
+        self.of_session.pop(session, None)
+        if before is not None and (asking is None or before is not asking[0]):
+            before.session = 0
+            before.refuse(SessionExpired(f"session {session} is attached to another connection now"))
+        if asking is None or asking[0].closed:
+            return  # who asked is gone, or asked another leader: the next attach or the timeout settles it
+        connection = asking[0]
+        connection.session, connection.attachment = session, attachment
+        self._attached[session] = connection
+        self._heard.pop(session, None)
+        self.of_session[session] = connection.queue
+
+    def detach(self, session: int, attachment: int) -> None:
+        self._heard.pop(session, None)
+        self.of_session.pop(session, None)
+        connection = self._attached.pop(session, None)
+        if connection is not None:
+            connection.session = 0
+            connection.ended = True
+
+    def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
+        asking = self._asking.pop(attachment, None)
+        if asking is not None:
+            connection, number = asking
+            connection.asked.remove(attachment)
+            connection.reply(status, number, index, body)
+
+    def forget(self, attachments: list[int]) -> None:
+        """Whoever asked is gone."""
+        for attachment in attachments:
+            self._asking.pop(attachment, None)
+
+    def flush(self) -> None:
+        """After a batch was applied: one write for each connection that has something."""
+        for connection in self._attached.values():
+            if connection.queue:
+                connection.flush()
+        if self._paused and not self.group.full():
+            paused, self._paused = self._paused, []
+            for connection in paused:
+                connection.resume()
+
+    # --- leadership and liveness -------------------------------------------------------------------------------------
+
+    def lead(self, leads: bool) -> None:
+        """A new leader gives every session a full period of grace; a former one sends its clients away."""
+        self.leads = leads
+        now = self.loop.time()
+        if leads:
+            self._heard = dict.fromkeys(self.group.sessions.table, now)
+            self._swept_at = now
+            return
+        self.of_session.clear()
+        self._attached.clear()
+        self._asking.clear()
+        self._paused.clear()
+        for connection in list(self._connections):
+            if connection.session or connection.asked:
+                connection.session = 0
+                connection.refuse(NotLeader(self._directory.leader_address()))
+            else:
+                connection.resume()
+
+    def sweep(self) -> None:
+        """Called on every tick: propose the end of sessions not heard of within their timeout."""
+        now = self.loop.time()
+        late = now - self._swept_at
+        if not self.leads or late < SWEEP_S:
+            return
+        self._swept_at = now
+        if late > STALL_S + SWEEP_S:
+            for connection in self._connections:
+                connection.heard = now
+            self._heard = dict.fromkeys(self._heard, now)
+        for session in self.group.sessions.table.values():
+            if now - self._last_heard(session.id, now) > session.timeout_ms / 1000:
+                self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
+                self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
+
+    def _last_heard(self, session: int, now: float) -> float:
+        connection = self._attached.get(session)
+        if connection is None:
+            return self._heard.setdefault(session, now)
+        if connection.paused:
+            return now  # it is we who do not listen
+        return max(connection.heard, self._heard.get(session, 0.0))
+
+    def close(self, error: DisheapError) -> None:
+        """Say goodbye to everyone."""
+        self.leads = False
+        for task in self._tasks:
+            task.cancel()
+        for connection in list(self._connections):
+            connection.refuse(error)
+
+
+_CODES: dict[type[DisheapError], str] = {}
+
+
+def _name_codes() -> None:
+    for kind in ProtocolError.__subclasses__():
+        name = kind.__name__
+        _CODES[kind] = "".join("-" + c.lower() if c.isupper() else c for c in name).lstrip("-")
+
+
+_name_codes()
+
+
+def _fault(error: RequestError) -> bytes:
+    return msgspec.msgpack.encode(Fault(error.code, str(error)))

@@ -1,0 +1,305 @@
+"""Sessions: each command is applied once, however often it is sent (Raft dissertation §6.3).
+
+A layer around any state machine, and part of the replicated state. A command carries (session, seq, confirmed). It is a
+duplicate if `seq <= confirmed` of its session, or if the reply table holds it: then the kept reply is given. Holes are
+allowed. `confirmed` says that the client has every reply up to it, so those are forgotten.
+
+A session outlives its connections. `ATTACH` is logged, so that "from this index on, pushes go to that connection" is a
+place in the log; an attachment is named by a number that the leader drew. A new term ends all attachments, since the
+connections of the leader before are gone.
+
+This module decides what is replied and pushed; where that goes is the `Outlets`' affair, which only a leader has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from struct import Struct
+
+import msgspec
+import structlog
+
+from disheap.errors import CommandRefused, InternalError, Overloaded, SessionExpired, WindowExceeded
+from disheap.interfaces import Effects, StateMachine
+from disheap.kernel.types import Entry
+from disheap.protocol import frames
+from disheap.protocol.frames import ENVELOPE, Fault, Kind, SessionOptions, Status
+from disheap.runtime import state_format
+from disheap.runtime.state_format import Head, Row
+
+log = structlog.get_logger()
+
+OPENED = Struct("<QI")  # the reply to an OPEN: session, timeout_ms
+_encode = msgspec.msgpack.encode
+_options = msgspec.msgpack.Decoder(SessionOptions)
+
+REPLY_HEADER = Struct("<IBBQQ")
+PUSH_HEADER = Struct("<IBBQ")
+_REPLY_REST = REPLY_HEADER.size - frames.LENGTH_BYTES
+_PUSH_REST = PUSH_HEADER.size - frames.LENGTH_BYTES
+
+INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
+
+Kept = tuple[int, int, bytes]
+"""A kept reply: log index, status, body."""
+
+
+class Session:
+    """One client's standing. `attachment` is 0 while it has no connection."""
+
+    __slots__ = ("attachment", "confirmed", "id", "label", "replies", "timeout_ms")
+
+    def __init__(self, number: int, timeout_ms: int, label: str) -> None:
+        self.id = number
+        self.timeout_ms = timeout_ms
+        self.label = label
+        self.attachment = 0
+        self.confirmed = 0
+        self.replies: dict[int, Kept] = {}
+
+    def confirm(self, confirmed: int) -> None:
+        """Forget the replies that the client has."""
+        replies = self.replies
+        if confirmed - self.confirmed > len(replies):
+            self.replies = {seq: kept for seq, kept in replies.items() if seq > confirmed}
+        else:
+            for seq in range(self.confirmed + 1, confirmed + 1):
+                replies.pop(seq, None)
+        self.confirmed = confirmed
+
+
+class Outlets:
+    """Where replies and pushes go: frames gathered for each attached session. Empty on all nodes but the leader."""
+
+    def __init__(self) -> None:
+        self.of_session: dict[int, list[bytes]] = {}
+
+    def attach(self, session: int, attachment: int) -> None:
+        """From here on the session's frames go to the connection that asked under the number `attachment`."""
+
+    def detach(self, session: int, attachment: int) -> None:
+        """The session has ended or lost its attachment."""
+
+    def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
+        """The reply to an OPEN, ATTACH or CLOSE, which belongs to a connection rather than to a session."""
+
+
+class SessionLimits(msgspec.Struct, frozen=True):
+    window: int = 8192
+    sessions: int = 10_000
+    timeout_min_ms: int = 1_000
+    timeout_max_ms: int = 86_400_000
+    work: int = 10_000
+
+
+class Sessions:
+    """The whole replicated state of a group: session table and machine."""
+
+    def __init__(self, machine: StateMachine, limits: SessionLimits, outlets: Outlets) -> None:
+        self.machine = machine
+        self.machine_version = machine.versions[0]
+        self.table: dict[int, Session] = {}
+        self.applied_commands = 0
+        self.failed_commands = 0
+        self._limits = limits
+        self._outlets = outlets
+        self._next_session = 1
+        self._term = 0
+        machine.set_version(self.machine_version)
+
+    # --- applying ----------------------------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry) -> None:
+        """One committed entry: time first, then its commands in order."""
+        index = entry.index
+        if entry.term != self._term:
+            self._begin_term(entry.term, index)
+        _, effects = self.machine.advance(entry.time_ms, self._limits.work)
+        if effects:
+            self._push(index, effects)
+        if entry.data:
+            self._apply_commands(index, entry.time_ms, entry.data)
+
+    def _apply_commands(self, index: int, time_ms: int, data: bytes) -> None:
+        table, queues = self.table, self._outlets.of_session
+        unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, REPLY_HEADER.pack
+        command = Kind.COMMAND
+        position, size = 0, len(data)
+        while position < size:
+            length, kind, _, number, seq, confirmed = unpack(data, position)
+            start, position = position + header, position + 4 + length
+            body = data[start:position]
+            if kind != command:
+                self._control(kind, index, number, seq, body)
+                continue
+            session = table.get(number)
+            if session is None:
+                continue  # it ended between the leader's receipt and now; the client learns it when it attaches
+            if confirmed > session.confirmed:
+                session.confirm(confirmed)
+            kept = session.replies.get(seq)
+            if kept is not None:
+                effects: Effects = ()
+            elif seq and seq <= session.confirmed:
+                continue
+            else:
+                kept, effects = self._execute(session, index, time_ms, seq, body)
+            if seq:
+                queue = queues.get(number)
+                if queue is not None:  # the reply goes first: the client then knows the consumer a push names
+                    replied_at, status, text = kept
+                    queue.append(pack_reply(_REPLY_REST + len(text), Kind.REPLY, status, seq, replied_at) + text)
+            if effects:
+                self._push(index, effects)
+
+    def _execute(self, session: Session, index: int, time_ms: int, seq: int, body: bytes) -> tuple[Kept, Effects]:
+        """Apply one new command and keep its reply."""
+        if seq - session.confirmed > self._limits.window:
+            return (index, Status.ERROR, self._window_exceeded), ()
+        effects: Effects = ()
+        try:
+            reply, effects = self.machine.apply(index, time_ms, session.id, body)
+            kept: Kept = (index, Status.OK, reply)
+            self.applied_commands += 1
+        except CommandRefused as refusal:
+            kept = (index, Status.ERROR, fault(refusal))
+            self.failed_commands += 1
+        except MemoryError:
+            raise  # this replica alone is short of memory: going on would make it differ from the others
+        except Exception:
+            log.exception("the state machine failed on a command", index=index, session=session.id)
+            kept = (index, Status.ERROR, _encode(Fault(InternalError.code, INTERNAL_ERROR)))
+            self.failed_commands += 1
+        if seq:
+            session.replies[seq] = kept
+        return kept, effects
+
+    @property
+    def _window_exceeded(self) -> bytes:
+        text = f"more than {self._limits.window} commands are unanswered; read replies before sending more"
+        return fault(WindowExceeded(text))
+
+    def _push(self, index: int, effects: Effects) -> None:
+        queues = self._outlets.of_session
+        if not queues:
+            return
+        for number, body in effects:
+            queue = queues.get(number)
+            if queue is not None:
+                queue.append(PUSH_HEADER.pack(_PUSH_REST + len(body), Kind.PUSH, 0, index) + body)
+
+    # --- what happens to sessions themselves -------------------------------------------------------------------------
+
+    def _begin_term(self, term: int, index: int) -> None:
+        self._term = term
+        for session in self.table.values():
+            if session.attachment:
+                session.attachment = 0
+                self._push(index, self.machine.session_detached(session.id))
+
+    def _control(self, kind: int, index: int, number: int, seq: int, body: bytes) -> None:
+        match kind:
+            case Kind.OPEN:
+                self._open(index, seq, body)
+            case Kind.ATTACH:
+                self._attach(index, number, seq, body)
+            case Kind.CLOSE:
+                self._end(index, number)
+                self._outlets.answer(seq, Status.OK, index, b"")
+            case Kind.DETACH:
+                self._detach(index, number, seq)
+            case Kind.EXPIRE:
+                session = self.table.get(number)
+                if session is not None and session.attachment == seq:
+                    self._end(index, number)
+            case Kind.RAISE_VERSION:
+                self.machine_version = body[0]
+                self.machine.set_version(body[0])
+            case _:
+                pass  # CONTINUE: the time of its entry was all there is to it
+
+    def _open(self, index: int, attachment: int, body: bytes) -> None:
+        if len(self.table) >= self._limits.sessions:
+            refusal = Overloaded(f"the cluster has its limit of {self._limits.sessions} sessions; close some")
+            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            return
+        options = _options.decode(body)
+        timeout_ms = min(max(options.timeout_ms, self._limits.timeout_min_ms), self._limits.timeout_max_ms)
+        session = Session(self._next_session, timeout_ms, options.label)
+        self._next_session += 1
+        self.table[session.id] = session
+        session.attachment = attachment
+        self.machine.session_opened(session.id)
+        self._outlets.attach(session.id, attachment)
+        self._outlets.answer(attachment, Status.OK, index, OPENED.pack(session.id, timeout_ms))
+
+    def _attach(self, index: int, number: int, attachment: int, held: bytes) -> None:
+        session = self.table.get(number)
+        if session is None:
+            refusal = SessionExpired(f"session {number} lapsed; what it held went back to its topics")
+            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            return
+        try:
+            reply, effects = self.machine.session_attached(number, held)
+        except CommandRefused as refusal:
+            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            return
+        session.attachment = attachment
+        self._outlets.attach(number, attachment)
+        self._outlets.answer(attachment, Status.OK, index, reply)
+        self._push(index, effects)
+
+    def _detach(self, index: int, number: int, attachment: int) -> None:
+        session = self.table.get(number)
+        if session is not None and session.attachment == attachment:
+            session.attachment = 0
+            self._push(index, self.machine.session_detached(number))
+
+    def _end(self, index: int, number: int) -> None:
+        session = self.table.pop(number, None)
+        if session is not None:
+            effects = self.machine.session_expired(number)
+            self._outlets.detach(number, session.attachment)
+            self._push(index, effects)
+
+    # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> Iterator[bytes]:
+        """A view of this moment: the table is copied now, replies and machine records are immutable."""
+        head = Head(self.machine_version, self._next_session, self._term, len(self.table))
+        return state_format.write(head, self._rows(), self.machine.snapshot())
+
+    def _rows(self) -> list[Row]:
+        return [
+            Row(s.id, s.timeout_ms, s.label, s.attachment, s.confirmed, list(s.replies.items()))
+            for s in self.table.values()
+        ]
+
+    def restore(self, chunks: Iterator[bytes]) -> None:
+        """Replace the whole state. Raises `SnapshotDamaged`, after which this object is of no use."""
+        reader = state_format.Reader(chunks)
+        head = reader.record(Head)
+        table: dict[int, Session] = {}
+        for _ in range(head.sessions):
+            row = reader.record(Row)
+            session = table[row.id] = Session(row.id, row.timeout_ms, row.label)
+            session.attachment, session.confirmed = row.attachment, row.confirmed
+            session.replies = dict(row.replies)
+        self.machine.restore(reader.rest())
+        self.machine.set_version(head.machine_version)
+        self.machine_version, self._next_session, self._term = head.machine_version, head.next_session, head.term
+        self.table = table
+
+    def state_hash(self) -> bytes:
+        """16 bytes; equal at equal index on all replicas."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(_encode((self.machine_version, self._next_session, self._term)))
+        for row in self._rows():
+            digest.update(_encode(row))
+        digest.update(self.machine.state_hash())
+        return digest.digest()
+
+
+def fault(error: CommandRefused | Overloaded | SessionExpired | WindowExceeded) -> bytes:
+    return _encode(Fault(error.code, str(error)))
