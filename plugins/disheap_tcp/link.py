@@ -1,0 +1,154 @@
+"""One connection over a stream socket, between asyncio's protocol and disheap's `Receiver`; the same for tcp and tls.
+
+Writes are gathered: what one callback of the loop writes in many small pieces leaves as one `send`. With asyncio's own
+loop each piece would be a system call of its own; uvloop gathers by itself, and loses nothing by this.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from disheap.errors import ConnectionLost
+from disheap_tcp.options import TcpSettings, tune
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Receiver
+
+GATHER_BYTES = 64 << 10
+"""Gathered writes beyond this go at once: one full socket buffer's worth; joining more would only copy more."""
+
+Explain = Callable[[BaseException], str]
+"""An exception of the socket or of TLS, in words that help."""
+
+
+def explain(error: BaseException) -> str:
+    """What the operating system said."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+class Link(asyncio.Protocol):
+    """Both the protocol that asyncio calls and the `Connection` that the receiver holds."""
+
+    _receiver: Receiver  # there from `connection_made` on: with TLS, a stranger who fails gets none
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        accept: Callable[[], Receiver],
+        settings: TcpSettings,
+        remote: str = "",
+        explain: Explain = explain,
+    ) -> None:
+        self.remote = remote
+        self._loop = loop
+        self._accept = accept
+        self._settings = settings
+        self._explain = explain
+        self.certificate_name: str | None = None
+        self._transport: asyncio.Transport | None = None
+        self._gathered: list[bytes] = []
+        self._gathered_bytes = 0
+        self._closing = False
+
+    # --- Connection ---
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or not data:
+            return
+        if not self._gathered:
+            self._loop.call_soon(self._flush)
+        self._gathered.append(data if type(data) is bytes else bytes(data))
+        self._gathered_bytes += len(data)
+        if self._gathered_bytes >= GATHER_BYTES:
+            self._flush()
+
+    def buffered(self) -> int:
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._gathered_bytes + unsent
+
+    def pause_reading(self) -> None:
+        if self._transport is not None and not self._closing:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._transport is not None and not self._closing:
+            self._transport.resume_reading()
+
+    def close(self) -> None:
+        if self._closing:
+            return
+        self._flush()
+        self._closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        self._closing = True
+        self._gathered.clear()
+        self._gathered_bytes = 0
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _flush(self) -> None:
+        """A second call finds nothing: `write` may have flushed before the callback that it had asked for."""
+        gathered = self._gathered
+        if not gathered or self._transport is None:
+            return
+        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        gathered.clear()
+        self._gathered_bytes = 0
+        self._transport.write(data)
+
+    # --- asyncio.Protocol ---
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # a uvloop transport is none by inheritance
+        self._transport.set_write_buffer_limits(high=self._settings.write_buffer_bytes)
+        tune(transport.get_extra_info("socket"), self._settings)
+        self.remote = self.remote or _peer_name(transport)
+        self.certificate_name = _certificate_name(transport.get_extra_info("peercert"))
+        try:
+            self._receiver = self._accept()
+        except BaseException:
+            self.abort()
+            raise
+        self._receiver.connection_made(self)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._closing:
+            self._receiver.data_received(data)
+
+    def pause_writing(self) -> None:
+        self._receiver.writing_paused()
+
+    def resume_writing(self) -> None:
+        self._receiver.writing_resumed()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._closing = True
+        self._gathered.clear()
+        self._gathered_bytes = 0
+        if not hasattr(self, "_receiver"):
+            return  # lost before anybody was there to be told
+        lost = ConnectionLost(f"the connection to {self.remote} ended: {self._explain(error)}") if error else None
+        self._receiver.connection_lost(lost)
+
+
+def _peer_name(transport: asyncio.BaseTransport) -> str:
+    name = transport.get_extra_info("peername")
+    if isinstance(name, tuple) and len(name) >= 2:
+        return f"[{name[0]}]:{name[1]}" if ":" in str(name[0]) else f"{name[0]}:{name[1]}"
+    return "an unnamed peer"
+
+
+def _certificate_name(certificate: dict[str, Any] | None) -> str | None:
+    """The first DNS name that the other end proved, or its common name."""
+    if not certificate:
+        return None
+    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+    common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
+    return next(iter(names + common), None)

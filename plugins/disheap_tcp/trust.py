@@ -1,0 +1,122 @@
+"""Certificates into TLS contexts, and TLS errors into words.
+
+Both ends prove who they are, always: a listener refuses a client without a certificate of the same authority, and a
+client checks that the certificate names the host it meant to reach. TLS 1.3 alone, because both ends are disheap.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import Annotated
+
+from msgspec import Meta
+
+from disheap.errors import ConfigError
+from disheap_tcp import link
+from disheap_tcp.options import TcpSettings
+
+
+class TlsSettings(TcpSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    cafile: Annotated[str, Meta(min_length=1, max_length=4096, description="PEM: the authorities that both ends trust")]
+    certfile: Annotated[
+        str, Meta(min_length=1, max_length=4096, description="PEM: this end's certificate and its chain")
+    ]
+    keyfile: Annotated[str, Meta(min_length=1, max_length=4096, description="PEM: this end's private key, unencrypted")]
+    server_name: Annotated[
+        str, Meta(max_length=253, description="the name a server must prove, where it is not the host of its address")
+    ] = ""
+    handshake_timeout_s: Annotated[
+        float, Meta(gt=0, le=600, description="a connection that has not proved itself by then is closed")
+    ] = 5.0  # four round trips and a signature, on a slow link with a loss
+    handshakes: Annotated[
+        int, Meta(ge=1, le=65535, description="connections in their handshake at a time; more wait in the backlog")
+    ] = 64  # a handshake costs about 1 ms of processor; more at once would only be late together
+
+
+def server_context(settings: TlsSettings) -> ssl.SSLContext:
+    """Raises `ConfigError`."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, settings)
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
+def client_context(settings: TlsSettings) -> ssl.SSLContext:
+    """Raises `ConfigError`. The protocol's own defaults check the certificate and the name in it."""
+    return _context(ssl.PROTOCOL_TLS_CLIENT, settings)
+
+
+def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    try:
+        context.load_verify_locations(cafile=settings.cafile)
+    except OSError as error:
+        raise ConfigError(_unusable("cafile", settings.cafile, error)) from error
+    try:
+        context.load_cert_chain(settings.certfile, settings.keyfile, password=_no_password)
+    except OSError as error:
+        files = f"{settings.certfile} with keyfile {settings.keyfile}"
+        raise ConfigError(_unusable("certfile", files, error)) from error
+    return context
+
+
+def _no_password() -> str:
+    raise ConfigError("[transport.tls] keyfile is encrypted; a node has nobody to ask for its password. Decrypt it.")
+
+
+def _unusable(key: str, file: str, error: OSError) -> str:
+    if isinstance(error, ssl.SSLError):
+        reason = (
+            "the key does not belong to the certificate" if "MISMATCH" in str(error) else "it is not PEM, or damaged"
+        )
+    else:
+        reason = (error.strerror or str(error)).lower()
+    return f"[transport.tls] {key} = {file} cannot be used: {reason}."
+
+
+_REASONS = (
+    ("CERTIFICATE_EXPIRED", "the other side says that this side's certificate has expired; renew certfile"),
+    ("UNKNOWN_CA", "the other side does not know the authority of this side's certificate; compare cafile on both"),
+    ("CERTIFICATE_REQUIRED", "the other side wants a certificate and got none"),
+    ("PEER_DID_NOT_RETURN_A_CERTIFICATE", "the client has no certificate; this port needs one"),
+    ("BAD_CERTIFICATE", "the other side refuses this side's certificate"),
+    ("HTTP_REQUEST", "the other side speaks HTTP; this port needs TLS"),
+    ("WRONG_VERSION_NUMBER", "the other side does not speak TLS; both sides need transport tls"),
+    ("UNEXPECTED_MESSAGE", "the other side does not speak TLS; both sides need transport tls"),
+    ("UNSUPPORTED_PROTOCOL", "the other side speaks no TLS 1.3"),
+    ("PROTOCOL_VERSION", "the other side speaks no TLS 1.3"),
+)
+
+
+def explain(error: BaseException) -> str:
+    """Why TLS failed, and what to do about it."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return _verification(error)
+    if isinstance(error, ssl.SSLError):
+        said = f"{error.reason or ''} {error}".upper().replace(" ", "_")
+        known = next((words for mark, words in _REASONS if mark in said), None)
+        return f"TLS failed: {known or error.reason or error}"
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError | EOFError):
+        words = "the other side closed in the TLS handshake; it may speak no TLS, or refuse this side's certificate"
+        return words if not str(error) or "reset" in str(error).lower() else str(error)
+    return link.explain(error)
+
+
+def explain_lost(error: BaseException) -> str:
+    """The same once both are through: in TLS 1.3 a client hears that it was refused only after its handshake."""
+    if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
+        return f"{link.explain(error)}; right after connecting it means that this side's certificate was refused"
+    return explain(error)
+
+
+def _verification(error: ssl.SSLCertVerificationError) -> str:
+    message = error.verify_message or str(error)
+    if "expired" in message:
+        hint = "renew it"
+    elif "issuer" in message or "self-signed" in message or "self signed" in message:
+        hint = "its authority is unknown here; compare cafile on both sides"
+    elif "mismatch" in message or "not valid for" in message:
+        hint = "connect by a name in it, or set server_name"
+    else:
+        hint = "check it with `openssl x509 -text`"
+    return f"TLS failed: the other side's certificate is refused: {message}; {hint}"
