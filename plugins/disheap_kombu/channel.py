@@ -1,0 +1,344 @@
+"""A channel: AMQP's verbs as the broker's commands, and the delivery tags.
+
+Owns its consumers' tags, the prefetch count, and which delivery tag stands for which lease. It refuses to know
+sockets and event loops: everything goes through its `Connection`. A delivery tag is a number of this channel's own;
+what it stands for is (message id, lease epoch), which any leader knows, so an ack is as good after a failover as
+before it.
+
+Prefetch is credit, and credit is each consumer's own: a worker that takes from three queues has up to three times the
+count in hand. Without one (0) a consumer has `CREDIT_MAX`, never infinity.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import (
+    AMQPNotImplementedError,
+    ChannelError,
+    ConsumerCancelled,
+    NotFound,
+    PreconditionFailed,
+    RecoverableConnectionError,
+)
+from amqp.protocol import queue_declare_ok_t
+from kombu.transport import base
+
+from disheap.protocol import broker
+from disheap_kombu import messages
+from disheap_kombu.messages import Incoming, Outgoing
+from disheap_kombu.queues import EXCHANGE_TYPES, topic_settings
+
+if TYPE_CHECKING:
+    from kombu.message import Message
+
+    from disheap_kombu.connection import Connection
+
+TRANSIENT = 1  # AMQP's delivery mode
+NO_ROUTE = 312
+
+
+class Subscription:
+    """One consumer: a tag here, a number at the broker."""
+
+    __slots__ = ("callback", "channel", "no_ack", "number", "on_cancel", "tag")
+
+    def __init__(
+        self,
+        channel: Channel,
+        tag: str,
+        callback: Callable[[Incoming], Any],
+        no_ack: bool,
+        on_cancel: Callable[[str], Any] | None,
+    ) -> None:
+        self.channel = channel
+        self.tag = tag
+        self.callback = callback
+        self.no_ack = no_ack
+        self.on_cancel = on_cancel
+        self.number = 0
+
+    def deliver(self, push: broker.Deliver) -> None:
+        self.callback(self.channel.incoming(push, self.tag))
+
+    def ended(self, reason: str) -> None:
+        """The queue is gone or has another owner (AMQP's basic.cancel from the server)."""
+        self.channel.forget(self.tag)
+        if self.on_cancel is None:
+            raise ConsumerCancelled(f"consumer {self.tag}: {reason}")
+        self.on_cancel(self.tag)
+
+
+class Channel(base.StdChannel):
+    def __init__(self, connection: Connection, channel_id: int) -> None:
+        self.connection: Connection | None = connection
+        self.channel_id = channel_id
+        self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
+        self.is_open = True
+        self._prefetch = 0
+        self._prefetch_bytes = 0
+        self._consumers: dict[str, Subscription] = {}
+        self._tags = count(1)
+        self._unacked: dict[int, broker.Token] = {}  # in the order of delivery
+
+    # --- messages out ---
+
+    def prepare_message(
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> Outgoing:
+        return Outgoing(body, priority, content_type, content_encoding, headers, properties)
+
+    def basic_publish(
+        self,
+        message: Any,
+        exchange: str = "",
+        routing_key: str = "",
+        mandatory: bool = False,
+        immediate: bool = False,
+        timeout: float | None = None,
+        confirm_timeout: float | None = None,
+        **_: Any,
+    ) -> None:
+        """Returns when the message is on the disks of a majority. A transient one (`delivery_mode=1`: events,
+        replies) is sent, and never waited for. Unknown exchange: 404; unknown outcome: `PublishOutcomeUnknown`."""
+        if type(message) is not Outgoing:
+            message = Outgoing(message, content_type="text/plain", content_encoding="utf-8")
+        routing_key = routing_key or ""
+        command = broker.Publish(
+            exchange or "",
+            routing_key,
+            messages.encode(message, exchange or "", routing_key),
+            messages.checked_priority(message.priority),
+            0,
+            messages.expires_ms(message.properties),
+        )
+        if message.properties.get("delivery_mode") == TRANSIENT:
+            self._wire.cast(command)
+            return
+        reply = self._wire.publish(command, confirm_timeout or timeout)
+        if mandatory and not reply.routed:
+            self._returned(message, exchange, routing_key)
+
+    def _returned(self, message: Outgoing, exchange: str, routing_key: str) -> None:
+        error = ChannelError(f"no queue takes {routing_key!r} from exchange {exchange!r}", reply_code=NO_ROUTE)
+        handlers = self.events.get("basic_return")
+        if not handlers:
+            raise error
+        for handler in handlers:
+            handler(error, exchange, routing_key, message)
+
+    # --- messages in ---
+
+    def basic_consume(
+        self,
+        queue: str = "",
+        consumer_tag: str = "",
+        no_local: bool = False,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        nowait: bool = False,
+        callback: Callable[[Incoming], Any] | None = None,
+        arguments: dict[str, Any] | None = None,
+        on_cancel: Callable[[str], Any] | None = None,
+        **_: Any,
+    ) -> str:
+        """Deliveries come by themselves from here on. 404 for an unknown queue."""
+        tag = consumer_tag or f"ctag.{uuid.uuid4().hex}"
+        if tag in self._consumers:
+            raise PreconditionFailed(f"consumer tag {tag!r} is in use on this channel")
+        subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
+        credit = broker.CREDIT_MAX if no_ack else self._credit
+        command = broker.Subscribe(queue, credit, self._prefetch_bytes, bool(no_ack), 0, bool(exclusive))
+        self._wire.subscribe(command, subscription)
+        self._consumers[tag] = subscription
+        return tag
+
+    def basic_cancel(self, consumer_tag: str, nowait: bool = False, **_: Any) -> None:
+        """No more deliveries; those in hand may still be acknowledged. An unknown tag is fine."""
+        subscription = self.forget(consumer_tag)
+        if subscription is not None:
+            self._wire.unsubscribe(subscription)
+
+    def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> Incoming | None:
+        push = self._wire.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))
+        return None if push is None else self.incoming(push, None)
+
+    def incoming(self, push: broker.Deliver, consumer_tag: str | None) -> Incoming:
+        delivery_tag = next(self._tags)
+        if push.epoch:  # not of a no-ack consumer, whose messages are gone already
+            self._unacked[delivery_tag] = (push.id, push.epoch)
+        return Incoming(push, delivery_tag, consumer_tag)
+
+    def message_to_python(self, raw_message: Incoming) -> Message:
+        return messages.to_message(raw_message, self)
+
+    def basic_ack(self, delivery_tag: int, multiple: bool = False, **_: Any) -> None:
+        """Pipelined: returns at once. From any thread."""
+        wire = self._wire
+        if multiple:
+            wire.ack(list(self._take_up_to(delivery_tag)))
+        else:
+            wire.ack([self._take(delivery_tag)])
+
+    def basic_reject(self, delivery_tag: int, requeue: bool = False, **_: Any) -> None:
+        """`requeue`: back to its old place in the queue, which it keeps; otherwise dropped."""
+        self._wire.nack([self._take(delivery_tag)], discard=not requeue)
+
+    def basic_recover(self, requeue: bool = False, **_: Any) -> None:
+        """Everything unacknowledged goes back to its place, and is delivered again."""
+        tokens = list(self._take_up_to(0))
+        if tokens:
+            self._wire.nack(tokens, discard=False)
+
+    def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, a_global: bool = False, **_: Any) -> None:
+        """Holds for consumers to come, and at once for those that are there."""
+        self._prefetch, self._prefetch_bytes = prefetch_count, prefetch_size
+        for subscription in self._consumers.values():
+            if not subscription.no_ack:
+                self._wire.send(broker.SetCredit(subscription.number, self._credit, self._prefetch_bytes))
+
+    def flow(self, active: bool = True) -> None:
+        """Stop and go on with deliveries: not supported (nor by RabbitMQ); cancel the consumer instead."""
+        raise AMQPNotImplementedError("channel.flow is not supported; cancel the consumer instead")
+
+    @property
+    def _credit(self) -> int:
+        return min(self._prefetch or broker.CREDIT_MAX, broker.CREDIT_MAX)
+
+    def _take(self, delivery_tag: int) -> broker.Token:
+        try:
+            return self._unacked.pop(delivery_tag)
+        except KeyError:
+            raise PreconditionFailed(
+                f"unknown delivery tag {delivery_tag}: settled already, or of a no-ack consumer"
+            ) from None
+
+    def _take_up_to(self, delivery_tag: int) -> Iterator[broker.Token]:
+        """AMQP's `multiple`: 0 means all there are."""
+        for tag in list(self._unacked):
+            if delivery_tag and tag > delivery_tag:
+                break
+            yield self._unacked.pop(tag)
+
+    # --- exchanges ---
+
+    def exchange_declare(
+        self,
+        exchange: str = "",
+        type: str = "direct",
+        passive: bool = False,
+        durable: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> None:
+        """404 for a passive declaration of what is not there, 406 where it has another type."""
+        if passive:
+            found = self._wire.query(broker.ListExchanges(exchange))
+            if not any(name == exchange for name, _kind in found.exchanges):
+                raise NotFound(f"no exchange {exchange!r}")
+            return
+        if type not in EXCHANGE_TYPES:
+            raise AMQPNotImplementedError(f"exchange type {type!r} is not supported; use direct, topic or fanout")
+        self._wire.call(broker.CreateExchange(exchange, type, bool(auto_delete)))
+
+    def exchange_delete(self, exchange: str = "", if_unused: bool = False, nowait: bool = False, **_: Any) -> None:
+        self._wire.call(broker.DeleteExchange(exchange, bool(if_unused)))
+
+    def exchange_bind(self, *_: Any, **__: Any) -> None:
+        raise AMQPNotImplementedError("bindings between exchanges are not supported; bind the queue to both")
+
+    exchange_unbind = exchange_bind
+
+    # --- queues ---
+
+    def prepare_queue_arguments(self, arguments: dict[str, Any] | None, **options: Any) -> dict[str, Any]:
+        prepared: dict[str, Any] = base.to_rabbitmq_queue_arguments(arguments or {}, **options)
+        return prepared
+
+    def queue_declare(
+        self,
+        queue: str = "",
+        passive: bool = False,
+        durable: bool = False,
+        exclusive: bool = False,
+        auto_delete: bool = True,
+        nowait: bool = False,
+        arguments: dict[str, Any] | None = None,
+        **_: Any,
+    ) -> Any:
+        """(queue, messages, consumers). 404: passive and not there; 405: exclusive to a connected owner; 406: there
+        with other arguments. Every queue is durable."""
+        if passive:
+            info = self._wire.query(broker.DescribeTopic(queue))
+        else:
+            settings = topic_settings(arguments or {}, bool(exclusive), bool(auto_delete))
+            info = self._wire.call(broker.CreateTopic(queue or f"amq.gen-{uuid.uuid4().hex}", settings))
+        return queue_declare_ok_t(info.topic, info.ready, info.consumers)
+
+    def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
+        if exchange:  # every queue is bound to the default exchange, by its name
+            self._wire.call(broker.Bind(exchange, queue, routing_key or ""))
+
+    def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *_: Any, **__: Any) -> None:
+        self._wire.call(broker.Unbind(exchange, queue, routing_key or ""))
+
+    def queue_purge(self, queue: str = "", nowait: bool = False, **_: Any) -> int:
+        """How many messages were dropped; those in somebody's hands stay."""
+        count: int = self._wire.call(broker.Purge(queue)).count
+        return count
+
+    def queue_delete(
+        self, queue: str = "", if_unused: bool = False, if_empty: bool = False, nowait: bool = False, **_: Any
+    ) -> int:
+        """How many messages went with it. Deleting what is not there is fine, as in RabbitMQ."""
+        try:
+            count: int = self._wire.call(broker.DeleteTopic(queue, bool(if_unused), bool(if_empty))).count
+        except NotFound:
+            return 0
+        return count
+
+    # --- the channel itself ---
+
+    def close(self) -> None:
+        """Its consumers end, and what was not acknowledged goes back to its place."""
+        connection = self.connection
+        if connection is None:
+            return
+        subscriptions, tokens = list(self._consumers.values()), list(self._unacked.values())
+        self.collect()
+        connection.release(self, subscriptions, tokens)
+
+    def collect(self) -> None:
+        """Forget the connection, without a word to the broker."""
+        self.connection, self.is_open = None, False
+        self._consumers.clear()
+        self._unacked.clear()
+        self.events.clear()
+
+    def forget(self, consumer_tag: str) -> Subscription | None:
+        return self._consumers.pop(consumer_tag, None)
+
+    def after_reply_message_received(self, queue: str) -> None:
+        """Nothing: reply queues are exclusive, and end with their owner."""
+
+    @property
+    def _wire(self) -> Connection:
+        if self.connection is None:
+            raise RecoverableConnectionError("the channel is closed")
+        return self.connection
+
+
+def _ignore(_: Incoming) -> None:
+    """A consumer without a callback."""

@@ -1,0 +1,397 @@
+"""One kombu connection: a `BlockingClient`, its channels, and the way of a delivery from the socket to a callback.
+
+Owns the order of things: what has arrived and waits for its callback, the acks that wait to be sent together, the
+lock that lets other threads acknowledge. It refuses to know AMQP's verbs (`channel.py`) and event loops
+(`eventloop.py`). Reconnecting is the client's business, below: a failover shows here as a pause. Only a session that
+lapsed, and took its leases with it, is an error, and one that makes a Celery worker start its consumer anew.
+
+Callbacks run outside the lock: one may take an hour, while another thread acknowledges or keeps the session alive.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from itertools import count
+from threading import RLock, get_ident
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from amqp.exceptions import RecoverableConnectionError
+
+from disheap.client.blocking import BlockingClient
+from disheap.client.broker_session import SessionLost
+from disheap.errors import DisheapError, RequestError
+from disheap.protocol import broker
+from disheap_kombu.channel import Channel, Subscription
+from disheap_kombu.failures import translated
+from disheap_kombu.waker import Waker
+
+if TYPE_CHECKING:
+    from disheap_kombu.eventloop import Bond
+
+ACK_BATCH = 64
+"""Acks sent as one command. More would leave the broker idle meanwhile: credit comes back with the ack."""
+ACK_DELAY_S = 0.001
+"""The longest that an ack waits for company while callbacks follow each other."""
+WAIT_S = 3600.0
+"""drain_events without a timeout looks around once an hour, and on every event."""
+
+
+class Connection:
+    def __init__(self, client: BlockingClient, owner: Any) -> None:
+        self.client = owner  # kombu's Connection; the name is kombu's
+        self.wire = client
+        self.connected = True
+        self._lock = RLock()
+        self._channels: dict[int, Channel] = {}
+        self._channel_ids = count(1)
+        self._subscriptions: dict[int, Subscription] = {}
+        self._arrived: deque[broker.Push | SessionLost] = deque()
+        self._acks: list[broker.Token] = []
+        self._ahead = 0  # deliveries dispatched before they were asked for
+        self._dispatching = 0  # the thread that runs callbacks, or 0
+        self._waiting = False
+        self._waker: Waker | None = None
+        self._bond: Bond | None = None
+        _forked.watch(self)
+
+    # --- channels ---
+
+    def channel(self) -> Channel:
+        self._check()
+        channel = Channel(self, next(self._channel_ids))
+        self._channels[channel.channel_id] = channel
+        return channel
+
+    def release(self, channel: Channel, subscriptions: Iterable[Subscription], tokens: list[broker.Token]) -> None:
+        """A channel was closed: its consumers end, what they and it held goes back."""
+        self._channels.pop(channel.channel_id, None)
+        with self._lock:
+            for subscription in subscriptions:
+                self._subscriptions.pop(subscription.number, None)
+                self._enqueue(broker.Cancel(subscription.number, give_back=True))
+            self.nack(tokens, discard=False)
+            self.flush()
+
+    # --- commands ---
+
+    def call(self, command: broker.Command, timeout_s: float | None = None, publishing: bool = False) -> Any:
+        """A confirmed round trip. Raises kombu's errors."""
+        self._check()
+        try:
+            with self._lock:
+                if self._acks:
+                    self._send_acks()
+                return self.wire.call(command, timeout_s=timeout_s)
+        except DisheapError as error:
+            raise translated(error, publishing) from error
+        finally:
+            self._notice()
+
+    def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
+        reply: broker.Published = self.call(command, timeout_s, publishing=True)
+        return reply
+
+    def query(self, query: broker.Query) -> Any:
+        self._check()
+        try:
+            with self._lock:
+                self._send_acks()
+                return self.wire.query(query)
+        except DisheapError as error:
+            raise translated(error) from error
+        finally:
+            self._notice()
+
+    def send(self, command: broker.Command) -> None:
+        """Pipelined, and on its way when this returns."""
+        self._check()
+        with self._lock:
+            self._enqueue(command)
+            self.flush()
+
+    def cast(self, command: broker.Publish) -> None:
+        """At most once; never waits. Without a connection it is kept for a while, and dropped when there are too
+        many."""
+        self._check()
+        try:
+            with self._lock:
+                self.wire.send_transient(command)
+                self.wire.flush()
+        except DisheapError as error:
+            raise translated(error) from error
+
+    def pop(self, command: broker.Pop) -> broker.Deliver | None:
+        """One message that is there now. Other pushes that come meanwhile wait for their turn."""
+        with self._lock:
+            ticket: int = self.call(command).consumer
+            return self._collect_pop(ticket, monotonic() + self.wire.url.timeout_s)
+
+    def _collect_pop(self, ticket: int, deadline: float) -> broker.Deliver | None:
+        found = None
+        while (left_s := deadline - monotonic()) > 0:
+            for push in self._poll(left_s):
+                if isinstance(push, SessionLost) or push.consumer != ticket:
+                    self._arrived.append(push)
+                elif type(push) is broker.Deliver:
+                    found = push
+                else:
+                    return found
+            if any(type(push) is SessionLost for push in self._arrived):
+                self._lose()
+        self._enqueue(broker.Cancel(ticket, give_back=True))
+        raise RecoverableConnectionError("no answer to basic.get in time; no message was taken")
+
+    # --- consumers ---
+
+    def subscribe(self, command: broker.Subscribe, subscription: Subscription) -> None:
+        with self._lock:
+            subscription.number = self.call(command).consumer
+            self._subscriptions[subscription.number] = subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.pop(subscription.number, None)
+        self.send(broker.Cancel(subscription.number))
+
+    def ack(self, tokens: list[broker.Token]) -> None:
+        """Inside a callback, or on the event loop's thread, acks gather and go together, soon; otherwise at once. Where
+        another thread has the lock, it is told to send them when it is done."""
+        self._acks.extend(tokens)
+        thread = get_ident()
+        gathering = self._dispatching == thread or (self._bond is not None and self._bond.thread == thread)
+        if gathering and len(self._acks) < ACK_BATCH:
+            return
+        if self._lock.acquire(blocking=False):
+            try:
+                self.flush()
+            finally:
+                self._lock.release()
+        else:
+            self._wake()
+
+    def nack(self, tokens: list[broker.Token], discard: bool) -> None:
+        with self._lock:
+            for start in range(0, len(tokens), broker.BATCH_MAX):
+                self._enqueue(broker.Nack(tokens[start : start + broker.BATCH_MAX], 0, discard))
+            self._hand_over()
+
+    def flush(self) -> None:
+        """Send what gathered."""
+        self._check()
+        with self._lock:
+            self._send_acks()
+            self._hand_over()
+
+    # --- events ---
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Wait for a delivery and dispatch all that have come. Raises `socket.timeout` when none comes in time.
+
+        kombu's own loops count calls, not messages (`for _ in range(3): drain_events()`), so each message dispatched
+        beyond the first lets one later call return at once."""
+        if self._ahead:
+            self._ahead -= 1
+            return
+        deadline = monotonic() + (WAIT_S if timeout is None else timeout)
+        self.read()
+        while not self._arrived:
+            left_s = deadline - monotonic()
+            if left_s <= 0 and timeout is not None:
+                raise socket.timeout(f"no event within {timeout} s")  # noqa: UP041
+            self._wait(max(left_s, 0.0))
+            self.read()
+        self._ahead = max(0, self.dispatch() - 1)
+
+    def read(self) -> None:
+        """Take what the socket has, without waiting; a lost connection makes progress in coming back."""
+        self._check()
+        with self._lock:
+            self._send_acks()
+            self._arrived.extend(self._poll(0.0))
+
+    def dispatch(self, until: float = float("inf")) -> int:
+        """Run callbacks for what has arrived, until that time; returns how many ran."""
+        done, flushed_at = 0, monotonic()
+        outer, self._dispatching = self._dispatching, get_ident()
+        try:
+            while self._arrived:
+                self._dispatch(self._arrived.popleft())
+                done += 1
+                now = monotonic()
+                if self._acks and now - flushed_at > ACK_DELAY_S:
+                    self.flush()
+                    flushed_at = now
+                if now >= until:
+                    break
+        finally:
+            self._dispatching = outer
+            if self._acks and self.connected and self._bond is None:
+                self.flush()
+        return done
+
+    @property
+    def pending(self) -> bool:
+        """Something waits for `dispatch`."""
+        return bool(self._arrived) or self.wire.pending_pushes()
+
+    @property
+    def unsent(self) -> bool:
+        return bool(self._acks)
+
+    def _dispatch(self, push: broker.Push | SessionLost) -> None:
+        if type(push) is broker.Deliver:
+            subscription = self._subscriptions.get(push.consumer)
+            if subscription is not None:
+                subscription.deliver(push)
+            elif push.epoch:  # cancelled while it was on its way: nobody saw it
+                self.nack([(push.id, push.epoch)], discard=False)
+        elif type(push) is broker.ConsumerEnded:
+            subscription = self._subscriptions.pop(push.consumer, None)
+            if subscription is not None:
+                subscription.ended(push.reason)
+        elif type(push) is SessionLost:
+            self._lose()
+
+    def _lose(self) -> None:
+        self.collect()
+        raise RecoverableConnectionError(
+            "the session lapsed while no leader could be reached: its consumers are gone, and what they held went back "
+            "to its queues"
+        )
+
+    # --- keeping alive ---
+
+    def beat(self) -> None:
+        """Ping when due; give a dead connection up, come back on another. Call it every second or so."""
+        self.read()
+
+    def bind(self, bond: Bond) -> None:
+        """An event loop takes over the waiting."""
+        self.unbind()
+        self._bond = bond
+        self.wire.on_socket_change = bond.socket_changed
+
+    def unbind(self) -> None:
+        bond, self._bond = self._bond, None
+        self.wire.on_socket_change = None
+        if bond is not None:
+            bond.loosen()
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """The session ends, and what it held goes back at once. May be called twice."""
+        if not self.connected:
+            return
+        with self._lock:
+            try:
+                self.flush()
+                self._forget()
+                self.wire.close()
+            except DisheapError as error:
+                raise translated(error) from error
+
+    def collect(self) -> None:
+        """Drop the socket without speaking the protocol."""
+        self._forget()
+        self.wire.collect()
+
+    def collect_in_child(self) -> None:
+        """After a fork: the socket and the event loop are the parent's, and so may be whoever holds the lock."""
+        self._lock = RLock()
+        self._bond = None
+        self.collect()
+
+    def _forget(self) -> None:
+        self.connected = False
+        self.unbind()
+        for channel in list(self._channels.values()):
+            channel.collect()
+        self._channels.clear()
+        self._subscriptions.clear()
+        self._arrived.clear()
+        self._acks.clear()
+        waker, self._waker = self._waker, None
+        if waker is not None:
+            waker.close()
+
+    # --- below ---
+
+    def _check(self) -> None:
+        if not self.connected:
+            raise RecoverableConnectionError("the connection is closed")
+
+    def _poll(self, timeout_s: float) -> list[broker.Push | SessionLost]:
+        try:
+            return self.wire.poll(timeout_s)
+        except DisheapError as error:
+            raise translated(error) from error
+
+    def _enqueue(self, command: broker.Command) -> None:
+        try:
+            self.wire.send(command)
+        except DisheapError as error:
+            raise translated(error) from error
+
+    def _send_acks(self) -> None:
+        while self._acks:
+            tokens = self._acks[: broker.BATCH_MAX]
+            del self._acks[: len(tokens)]
+            self._enqueue(broker.Ack(tokens))
+
+    def _hand_over(self) -> None:
+        try:
+            self.wire.flush()
+        except RequestError as error:
+            raise translated(error) from error
+
+    def _notice(self) -> None:
+        """A round trip of one thread may have read what another waits for."""
+        elsewhere = self._bond is not None and self._bond.thread != get_ident()
+        if (elsewhere or self._waiting) and self.wire.pending_pushes():
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._bond is not None:
+            self._bond.wake()
+        elif self._waker is not None:
+            self._waker.wake()
+
+    def _wait(self, seconds: float) -> None:
+        """Until the socket has something, somebody wakes us, the client wants to do something, or time is up."""
+        if self._waker is None:
+            self._waker = Waker()
+        wants_s = self.wire.wants_poll_in
+        limit_s = min(seconds, self.wire.heartbeat_s, seconds if wants_s is None else wants_s)
+        self._waiting = True
+        try:
+            if not (self._acks or self.wire.pending_pushes()):
+                self._waker.wait(self.wire.fileno(), limit_s)
+        finally:
+            self._waiting = False
+
+
+class _Forked:
+    """A child of a fork inherits the sockets of its parent: it must close them unread, and without a word. Left open
+    they would also keep the session of a killed parent looking alive, and its exclusive queues locked. The list has
+    to be the process's own, as the fork is; it holds nothing alive."""
+
+    def __init__(self) -> None:
+        self._numbers = count()
+        self._connections: weakref.WeakValueDictionary[int, Connection] = weakref.WeakValueDictionary()
+        os.register_at_fork(after_in_child=self._collect)
+
+    def watch(self, connection: Connection) -> None:
+        self._connections[next(self._numbers)] = connection
+
+    def _collect(self) -> None:
+        for connection in list(self._connections.values()):
+            connection.collect_in_child()
+        self._connections.clear()
+
+
+_forked = _Forked()

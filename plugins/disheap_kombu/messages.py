@@ -1,0 +1,171 @@
+"""kombu messages as the payload of a disheap message, and back.
+
+Owns the format. It refuses to know channels and sockets. A payload is a msgpack array, with the body as the bytes
+they are (no base64), and headers and properties whole:
+
+| element | field            | meaning                                                     |
+|---------|------------------|-------------------------------------------------------------|
+| 0       | tag              | "k1": this format, version 1                                |
+| 1       | body             | bin; text is encoded by its content encoding                |
+| 2       | content_type     | str or nil                                                  |
+| 3       | content_encoding | str or nil                                                  |
+| 4       | exchange         | str, as published                                           |
+| 5       | routing_key      | str, as published                                           |
+| 6       | headers          | map                                                         |
+| 7       | properties       | map: correlation_id, reply_to, delivery_mode, ... and own   |
+
+Priority and expiry travel beside the payload, where the broker reads them. A payload that is not in this format was put
+there by a client that does not speak kombu; its bytes become the body of a message of type application/data.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from amqp.exceptions import PreconditionFailed
+from kombu.exceptions import EncodeError
+from kombu.message import Message
+
+from disheap.protocol import broker
+
+PLAIN_TYPE, PLAIN_ENCODING = "application/data", "binary"
+
+
+class Payload(msgspec.Struct, array_like=True, frozen=True, tag="k1"):
+    body: bytes
+    content_type: str | None
+    content_encoding: str | None
+    exchange: str
+    routing_key: str
+    headers: dict[str, Any]
+    properties: dict[str, Any]
+
+
+class Outgoing:
+    """What `Producer` gets from `prepare_message`. The properties stay the caller's own: kombu fills in `reply_to`
+    after."""
+
+    __slots__ = ("body", "content_encoding", "content_type", "headers", "priority", "properties")
+
+    def __init__(
+        self,
+        body: Any,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        headers: dict[str, Any] | None = None,
+        properties: dict[str, Any] | None = None,
+    ) -> None:
+        self.body = body
+        self.priority = priority or 0
+        self.content_type = content_type
+        self.content_encoding = content_encoding
+        self.headers = headers or {}
+        self.properties = properties or {}
+
+
+class Incoming(NamedTuple):
+    """A delivery as a consumer's callback gets it, before `message_to_python`."""
+
+    push: broker.Deliver
+    delivery_tag: int
+    consumer_tag: str | None
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Payload).decode
+
+
+def encode(message: Outgoing, exchange: str, routing_key: str) -> bytes:
+    """Raises kombu's `EncodeError` for what msgpack has no form for."""
+    body = message.body
+    if type(body) is not bytes:
+        body = _as_bytes(body, message.content_encoding)
+    try:
+        return _encode(
+            Payload(
+                body,
+                message.content_type,
+                message.content_encoding,
+                exchange,
+                routing_key,
+                message.headers,
+                message.properties,
+            )
+        )
+    except (TypeError, OverflowError, ValueError, msgspec.MsgspecError) as error:
+        raise EncodeError(f"headers and properties must be plain data: {error}") from error
+
+
+def _as_bytes(body: Any, encoding: str | None) -> bytes:
+    if isinstance(body, str):
+        try:
+            return body.encode(encoding or "utf-8")
+        except LookupError:  # "binary" and the like name no character set
+            return body.encode("utf-8")
+    if isinstance(body, (bytes, bytearray, memoryview)):
+        return bytes(body)
+    raise EncodeError(f"a message body is text or bytes, not {type(body).__name__}; name a serializer")
+
+
+def decode(payload: bytes) -> Payload:
+    """Never raises: what is not ours is the body."""
+    try:
+        return _decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Payload(payload, PLAIN_TYPE, PLAIN_ENCODING, "", "", {}, {})
+
+
+def to_message(incoming: Incoming, channel: Any) -> Message:
+    push, delivery_tag, consumer_tag = incoming
+    payload = decode(push.payload)
+    properties = payload.properties
+    properties["priority"] = push.priority
+    info = {
+        "delivery_tag": delivery_tag,
+        "redelivered": push.epoch > 1,
+        "exchange": payload.exchange,
+        "routing_key": payload.routing_key,
+        "priority": push.priority,
+    }
+    if consumer_tag is not None:
+        info["consumer_tag"] = consumer_tag
+    return Message(  # type: ignore[no-untyped-call]
+        body=payload.body,
+        delivery_tag=delivery_tag,
+        content_type=payload.content_type,
+        content_encoding=payload.content_encoding,
+        delivery_info=info,
+        properties=properties,
+        headers=payload.headers,
+        channel=channel,
+    )
+
+
+def expires_ms(properties: dict[str, Any]) -> int:
+    """The property `expiration` (milliseconds, as text): 0 for never. "0" means at once, which is one millisecond
+    here."""
+    expiration = properties.get("expiration")
+    if expiration is None or expiration == "":
+        return 0
+    try:
+        return max(1, duration_ms(int(expiration)))
+    except (TypeError, ValueError):
+        raise PreconditionFailed(f"expiration {expiration!r} is not a number of milliseconds") from None
+
+
+def duration_ms(value: int) -> int:
+    if not 0 <= value <= broker.DURATION_MAX_MS:
+        raise PreconditionFailed(f"{value} ms is not a duration between 0 and {broker.DURATION_MAX_MS}")
+    return value
+
+
+def checked_priority(priority: Any) -> int:
+    """Any signed 64-bit integer, the larger first. Nothing is clamped: a priority that cannot be kept is an error."""
+    if not isinstance(priority, int) or not broker.PRIORITY_MIN <= priority <= broker.PRIORITY_MAX:
+        raise PreconditionFailed(
+            f"priority {priority!r} is out of range: it is a whole number from {broker.PRIORITY_MIN} to "
+            f"{broker.PRIORITY_MAX}, and the larger goes first"
+        )
+    return priority

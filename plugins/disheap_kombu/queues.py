@@ -1,0 +1,44 @@
+"""What a queue's and an exchange's declaration means here.
+
+Owns the translation of AMQP's arguments. Honoured: `x-expires`, `x-message-ttl`, `x-max-length`. Ignored, because
+they ask for what every queue here is already: `durable`, `x-queue-type`, `x-max-priority` (any signed 64-bit priority
+is kept, none is clamped). `x-dead-letter-exchange`, `x-dead-letter-routing-key` and `x-delivery-limit` await dead
+letters.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amqp.exceptions import PreconditionFailed
+
+from disheap.protocol import broker
+from disheap_kombu.messages import duration_ms
+
+EXCHANGE_TYPES = ("direct", "topic", "fanout")
+
+
+def topic_settings(arguments: dict[str, Any], exclusive: bool, auto_delete: bool) -> broker.TopicSettings:
+    """Raises 406 for an argument that is no whole number. A full queue refuses (RabbitMQ's `reject-publish`): a
+    confirmed message is never dropped to make room."""
+    return broker.TopicSettings(
+        max_messages=_whole(arguments, "x-max-length"),
+        message_ttl_ms=_duration(arguments, "x-message-ttl"),
+        expires_ms=_duration(arguments, "x-expires"),
+        auto_delete=auto_delete,
+        exclusive=exclusive,
+    )
+
+
+def _duration(arguments: dict[str, Any], key: str) -> int:
+    """Milliseconds. AMQP's 0 means at once, ours means never: hence at least one where it was asked for."""
+    return max(1, duration_ms(_whole(arguments, key))) if arguments.get(key) is not None else 0
+
+
+def _whole(arguments: dict[str, Any], key: str) -> int:
+    value = arguments.get(key)
+    if value is None:
+        return 0
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise PreconditionFailed(f"{key} is a whole number from 0, not {value!r}")
+    return value

@@ -1,0 +1,157 @@
+"""The transport that kombu and Celery see for `disheap://` and, over TLS, `disheaps://`.
+
+Owns the promises made to them (what is implemented, which errors may be retried) and the way from a kombu connection's
+parameters to a client's URL. Cheap to build: Celery makes one for every publish that has an ETA.
+
+It stands on `kombu.transport.base`, as pyamqp does, not on `virtual`: routing is the broker's, deliveries are pushed,
+priorities are whole, and nothing polls.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+from urllib.parse import quote
+
+from kombu.transport import base
+
+import disheap
+from disheap.client import url as urls
+from disheap.client.blocking import BlockingClient
+from disheap.errors import DisheapError
+from disheap_kombu import failures
+from disheap_kombu.channel import Channel
+from disheap_kombu.connection import Connection
+from disheap_kombu.eventloop import Bond
+from disheap_kombu.queues import EXCHANGE_TYPES
+
+DRIVER = "disheap"
+NEIGHBOURLY = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}
+"""Celery's steps that ask for the transport by name; told only where Celery has loaded them."""
+SOLO_POOL = "celery.concurrency.solo"
+"""Celery loads this module where a worker runs under that pool, and nowhere else."""
+TLS_OPTIONS = {"ca_certs": "cafile", "certfile": "certfile", "keyfile": "keyfile", "server_hostname": "server_name"}
+"""`broker_use_ssl` in Celery's words, and in a broker URL's."""
+
+
+class Transport(base.Transport):
+    client: Any
+    scheme = "disheap"
+    can_parse_url = True
+    default_port: Any = urls.DEFAULT_PORT
+    driver_type = DRIVER
+    driver_name = DRIVER
+    connection_errors: tuple[Any, ...] = failures.CONNECTION_ERRORS
+    channel_errors: tuple[Any, ...] = failures.CHANNEL_ERRORS
+    recoverable_connection_errors = failures.RECOVERABLE_CONNECTION_ERRORS
+    recoverable_channel_errors = failures.RECOVERABLE_CHANNEL_ERRORS
+    implements = base.Transport.implements.extend(
+        asynchronous=True, heartbeats=True, exchange_type=frozenset(EXCHANGE_TYPES)
+    )
+
+    def __init__(self, client: Any, **_: Any) -> None:
+        self.client = client
+        _tell_celery()
+
+    def driver_version(self) -> str:
+        return disheap.__version__
+
+    # --- connections ---
+
+    def establish_connection(self) -> Connection:
+        """Waits for a session at the leader, at most `connect_timeout` (Celery: `broker_connection_timeout`)."""
+        owner = self.client
+        owner.cycle = None  # the alternates are seeds of the one client, and it finds the leader itself
+        client = BlockingClient(broker_url(owner, self.scheme), client=f"kombu/{disheap.__version__}")
+        try:
+            client.connect(owner.connect_timeout or None)
+        except DisheapError as error:
+            client.close(end_session=False)
+            raise failures.translated(error) from error
+        return Connection(client, owner)
+
+    def close_connection(self, connection: Connection) -> None:
+        connection.close()
+
+    def verify_connection(self, connection: Connection) -> bool:
+        return connection.connected
+
+    def _collect(self, connection: Connection | None) -> None:
+        """kombu's name, for what it calls after a fork and when a connection is beyond saving."""
+        if connection is not None:
+            connection.collect()
+
+    def create_channel(self, connection: Connection) -> Channel:
+        return connection.channel()
+
+    def close_channel(self, channel: Channel) -> None:
+        channel.close()
+
+    # --- events ---
+
+    def drain_events(self, connection: Connection, timeout: float | None = None, **_: Any) -> None:
+        connection.drain_events(timeout)
+
+    def register_with_event_loop(self, connection: Connection, loop: Any) -> None:
+        Bond(connection, loop, keepalive=SOLO_POOL in sys.modules)
+
+    def unregister_from_event_loop(self, connection: Connection, loop: Any) -> None:
+        connection.unbind()
+
+    def on_readable(self, connection: Connection, loop: Any) -> None:
+        connection.read()
+        connection.dispatch()
+
+    def get_heartbeat_interval(self, connection: Connection) -> float:
+        """Seconds. Whatever was asked for: the session's timeout decides."""
+        return connection.wire.heartbeat_s
+
+    def heartbeat_check(self, connection: Connection, rate: float = 2) -> None:
+        connection.beat()
+
+    def qos_semantics_matches_spec(self, connection: Connection) -> bool:
+        """False: the prefetch count may change while a consumer is at work, and Celery does so."""
+        return False
+
+    # --- words ---
+
+    def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        return uri if include_password else urls.redact(uri)
+
+    @property
+    def default_connection_params(self) -> dict[str, Any]:
+        return {"hostname": f"{self.scheme}://", "port": self.default_port}
+
+
+class TlsTransport(Transport):
+    scheme = "disheaps"
+
+
+def broker_url(owner: Any, scheme: str) -> str:
+    """The client's URL from a kombu connection: its host name, which holds a whole URL, with its alternates and TLS
+    files."""
+    parts = [owner.hostname or "", *(part for part in owner.alt or () if part != owner.hostname)]
+    text = ";".join(_whole(part, owner, scheme) for part in parts)
+    extra = [
+        f"{TLS_OPTIONS[key]}={quote(str(value), safe='')}"
+        for key, value in (owner.ssl.items() if isinstance(owner.ssl, dict) else ())
+        if key in TLS_OPTIONS and value is not None
+    ]
+    if not extra:
+        return text
+    first, *others = text.split(";")
+    return ";".join([f"{first}{'&' if '?' in first else '?'}{'&'.join(extra)}", *others])
+
+
+def _whole(part: str, owner: Any, scheme: str) -> str:
+    """A bare host name (`Connection("broker1", transport="disheap")`) becomes a URL."""
+    if "://" in part:
+        return part
+    port = f":{owner.port}" if part and owner.port and ":" not in part and "," not in part else ""
+    return f"{scheme}://{part}{port}"
+
+
+def _tell_celery() -> None:
+    for module, step in NEIGHBOURLY.items():
+        if (loaded := sys.modules.get(module)) is not None and hasattr(loaded, step):
+            getattr(loaded, step).compatible_transports.add(DRIVER)
