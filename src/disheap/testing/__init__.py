@@ -1,0 +1,1 @@
+"""Tools for testing disheap and its plugins. Nothing in a running node or client imports them."""

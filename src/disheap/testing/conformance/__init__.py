@@ -1,0 +1,7 @@
+"""What every plugin of a kind has to do, one module of tests for each contract.
+
+    pytest --pyargs disheap.testing.conformance --disheap-transport mine --disheap-set transport.mine.key=value
+
+The fixtures are those of `disheap.testing.pytest_plugin`, which pytest finds by itself where disheap is installed.
+Nothing else is needed: tests that wait run their own event loop.
+"""
