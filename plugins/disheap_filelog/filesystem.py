@@ -1,0 +1,149 @@
+"""The few things a log asks of a disk, so that a simulator can take its place.
+
+Owns system calls and nothing else: no retries (a failed fsync is never tried again; the kernel marks the pages clean,
+Rebello et al., ATC'20), no formats, no translation of errors (an `OSError` passes through; the storage decides).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from typing import Protocol
+
+
+class File(Protocol):
+    def read(self, size: int, offset: int) -> bytes:
+        """At most `size` bytes from `offset`; fewer only at the end of the file."""
+
+    def write(self, data: bytes, offset: int) -> None:
+        """All of `data` at `offset`. Not durable before `sync`."""
+
+    def sync(self) -> None:
+        """Contents and size are durable when it returns; the name is not (`Filesystem.sync_directory`)."""
+
+    def size(self) -> int: ...
+
+    def close(self) -> None: ...
+
+
+class Filesystem(Protocol):
+    """Paths are strings. Names become durable with `sync_directory`, contents with `File.sync`."""
+
+    def make_directory(self, path: str) -> None:
+        """With its parents, each durable."""
+
+    def list(self, path: str) -> list[str]:
+        """Names in the directory, sorted."""
+
+    def open(self, path: str) -> File:
+        """An existing file, for reading and writing."""
+
+    def create(self, path: str) -> File:
+        """A new, empty file; one that was there is emptied."""
+
+    def rename(self, source: str, target: str) -> None: ...
+
+    def remove(self, path: str) -> None: ...
+
+    def sync_directory(self, path: str) -> None: ...
+
+    def lock(self, path: str) -> File | None:
+        """Hold `path` (created if need be) against everybody else until the file is closed; None if somebody does."""
+
+
+class OsFile:
+    def __init__(self, path: str, flags: int) -> None:
+        self.descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+    def read(self, size: int, offset: int) -> bytes:
+        data = os.pread(self.descriptor, size, offset)
+        if len(data) in (0, size):
+            return data
+        return data + self.read(size - len(data), offset + len(data))
+
+    def write(self, data: bytes, offset: int) -> None:
+        written = os.pwrite(self.descriptor, data, offset)
+        if written < len(data):
+            self.write(data[written:], offset + written)
+
+    def sync(self) -> None:
+        _sync(self.descriptor)
+
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            descriptor, self.descriptor = self.descriptor, -1
+            os.close(descriptor)
+
+
+class OsFilesystem:
+    def make_directory(self, path: str) -> None:
+        if Path(path).is_dir():
+            return
+        parent = str(Path(path).absolute().parent)
+        self.make_directory(parent)
+        with contextlib.suppress(FileExistsError):
+            Path(path).mkdir(mode=0o700)
+        self.sync_directory(parent)
+
+    def list(self, path: str) -> list[str]:
+        return sorted(os.listdir(path))  # noqa: PTH208  # names, not paths
+
+    def open(self, path: str) -> OsFile:
+        return OsFile(path, os.O_RDWR)
+
+    def create(self, path: str) -> OsFile:
+        return OsFile(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+
+    def rename(self, source: str, target: str) -> None:
+        Path(source).replace(target)
+
+    def remove(self, path: str) -> None:
+        Path(path).unlink()
+
+    def sync_directory(self, path: str) -> None:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def lock(self, path: str) -> OsFile | None:
+        """flock belongs to the open file, not to the process: two openings in one process conflict as well."""
+        file = OsFile(path, os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            return None
+        return file
+
+
+def write_file(filesystem: Filesystem, directory: str, name: str, data: bytes) -> None:
+    """A whole small file that is either there with its contents or not there: temporary name, sync, rename, sync."""
+    temporary = f"{directory}/{name}{TEMPORARY}"
+    file = filesystem.create(temporary)
+    try:
+        file.write(data, 0)
+        file.sync()
+    finally:
+        file.close()
+    filesystem.rename(temporary, f"{directory}/{name}")
+    filesystem.sync_directory(directory)
+
+
+TEMPORARY = ".tmp"
+"""The end of every name that is not yet true. Files with such names are removed at open."""
+
+
+def _sync(descriptor: int) -> None:
+    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the drive's cache
+        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+    elif hasattr(os, "fdatasync"):
+        os.fdatasync(descriptor)  # a changed size is part of the data
+    else:
+        os.fsync(descriptor)

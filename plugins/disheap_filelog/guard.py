@@ -1,0 +1,49 @@
+"""One failure of the disk is the last thing that a storage does.
+
+After an fsync that failed the kernel marks the pages clean: a second fsync succeeds and nothing is on the disk
+(Rebello et al., ATC'20). So every public call runs inside the guard, which turns an `OSError` into `DiskFailed` and
+refuses everything from there on.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+from disheap.errors import DiskFailed, StorageError
+
+
+class Guard:
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._failure = ""
+        self._is_closed = True
+
+    def opened(self) -> None:
+        self._is_closed = False
+
+    def closed(self) -> None:
+        self._is_closed = True
+
+    @property
+    def has_failed(self) -> bool:
+        return bool(self._failure)
+
+    def __enter__(self) -> None:
+        if self._failure:
+            raise DiskFailed(self._failure)
+        if self._is_closed:
+            raise StorageError(f"{self._directory} is not open; call open() first")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise self.fail(error) from error
+
+    def fail(self, error: OSError) -> DiskFailed:
+        self._failure = (
+            f"{self._directory}: the disk failed ({error}). What was being written may or may not be there, so nothing "
+            "more is written. Look at the disk (free space, the kernel's log), then start the node again: it recovers "
+            "everything that was acknowledged"
+        )
+        return DiskFailed(self._failure)

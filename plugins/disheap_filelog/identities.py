@@ -1,0 +1,71 @@
+"""Block identities: what was durable, kept away from it (Alagappan et al., Protocol-Aware Recovery, FAST'18).
+
+A block that cannot be read is either torn (its append was never acknowledged, and it may go) or damaged (it was
+acknowledged, and dropping it would lose what a majority may rest on). The bytes alone cannot tell. So each segment has
+a region of slots in its head: slot n says of block n that its fsync returned. It is written only after that, together
+with block n + 1, and shares its fsync; a power cut may persist the two in any order, and both orders are sound.
+
+One slot, 32 bytes, so that none lies across two sectors:
+
+    offset  size
+    0       8     term of the block's last entry
+    8       8     index of its first entry
+    16      4     number of entries
+    20      4     offset of the block in the segment
+    24      4     the block's checksum (its header's)
+    28      4     checksum of this slot's first 28 bytes
+
+An empty slot is all zero. A slot that is not empty and fails its checksum proves that somebody began to write it, which
+is only done for durable blocks.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from zlib import crc32
+
+from disheap_filelog.blocks import Block
+
+_SLOT = struct.Struct(">QQIII")
+_CHECKSUM = struct.Struct(">I")
+SLOT_BYTES = 32
+EMPTY = bytes(SLOT_BYTES)
+
+
+def encode(blocks: Sequence[Block]) -> bytes:
+    """Consecutive slots."""
+    return b"".join(_encode(block) for block in blocks)
+
+
+def _encode(block: Block) -> bytes:
+    body = _SLOT.pack(block.term, block.first, block.entries, block.offset, block.checksum)
+    return body + _CHECKSUM.pack(crc32(body))
+
+
+class Slots:
+    """The region as it was found at open."""
+
+    def __init__(self, region: bytes) -> None:
+        self._region = region
+        self.count = len(region) // SLOT_BYTES
+        self.used = -(-len(region.rstrip(b"\0")) // SLOT_BYTES)  # behind this, all are empty
+
+    def get(self, number: int) -> bytes:
+        return self._region[number * SLOT_BYTES : (number + 1) * SLOT_BYTES]
+
+    def is_sound(self, number: int) -> bool:
+        slot = self.get(number)
+        return slot != EMPTY and _CHECKSUM.unpack_from(slot, _SLOT.size)[0] == crc32(slot[: _SLOT.size])
+
+    def contradicts(self, number: int, block: Block) -> bool:
+        """A sound slot that speaks of another block than the one found."""
+        return self.is_sound(number) and self.get(number) != _encode(block)
+
+    def proves(self, number: int) -> bool:
+        """That block `number` was durable: its slot or a later one is sound."""
+        return any(self.is_sound(later) for later in range(number, self.used))
+
+    def hints(self, number: int) -> bool:
+        """The same, counting slots that are damaged."""
+        return self.used > number

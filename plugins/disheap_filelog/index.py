@@ -1,0 +1,104 @@
+"""Where each entry lies, and the log's table of terms, in memory. Built when the log is opened, kept as it grows.
+
+Truncation is logical (Raft §5.3): a later block whose first index lies at or below the end supersedes what is stored
+from there on. So a block's last live entry is the one before the next block's first.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from disheap.kernel.types import Entry, EntryKind, Index, Term, TermRun
+from disheap_filelog.blocks import Block
+from disheap_filelog.segment import Segment
+
+
+class Located(NamedTuple):
+    segment: Segment
+    block: Block
+
+
+class LogIndex:
+    def __init__(self) -> None:
+        self.reset(Index(1))
+
+    def reset(self, first: Index) -> None:
+        """An empty log that goes on at `first`."""
+        self.first, self.last = first, Index(first - 1)
+        self.runs: list[TermRun] = []
+        self.memberships: list[tuple[Index, bytes]] = []
+        self._located: list[Located] = []
+        self._firsts: list[int] = []
+
+    def add(self, located: Located, entries: Sequence[Entry]) -> None:
+        """`entries` are the block's, or none where its header says that they have one term and no membership."""
+        block = located.block
+        self._supersede(block.first)
+        if not self._located:
+            self.first = Index(block.first)
+        self._located.append(located)
+        self._firsts.append(block.first)
+        self.last = Index(block.last)
+        if not entries:
+            self._add_run(block.first, block.term)
+        for entry in entries:
+            self._add_run(entry.index, entry.term)
+            if entry.kind == EntryKind.MEMBERSHIP:
+                self.memberships.append((entry.index, entry.data))
+
+    def term_at(self, index: Index) -> Term | None:
+        if not self.first <= index <= self.last:
+            return None
+        return self.runs[bisect.bisect_right(self.runs, index, key=lambda run: run.first) - 1].term
+
+    def find(self, index: int) -> tuple[Located, int]:
+        """The block that holds `index`, and the last index that is live in it."""
+        position = bisect.bisect_right(self._firsts, index) - 1
+        return self._located[position], self._live_last(position)
+
+    def backwards(self) -> Iterator[tuple[Located, int]]:
+        """The live blocks from the last to the first, each with its last live index."""
+        for position in range(len(self._located) - 1, -1, -1):
+            yield self._located[position], self._live_last(position)
+
+    def oldest_needed(self, first_index: Index) -> Segment | None:
+        """The segment of the first block that holds an entry from `first_index` on."""
+        if not self.first <= first_index <= self.last:
+            return self._located[0].segment if self._located and first_index < self.first else None
+        return self.find(first_index)[0].segment
+
+    def forget_before(self, segment: Segment) -> None:
+        """All segments before this one are gone."""
+        count = 0
+        while count < len(self._located) and self._located[count].segment.number < segment.number:
+            count += 1
+        del self._located[:count], self._firsts[:count]
+        self.first = Index(self._firsts[0] if self._firsts else self.last + 1)
+        runs = [run for run in self.runs if run.first > self.first]
+        term = next((run.term for run in reversed(self.runs) if run.first <= self.first <= self.last), None)
+        self.runs = runs if term is None else [TermRun(self.first, term), *runs]
+        self.memberships = [item for item in self.memberships if item[0] >= self.first]
+
+    def bytes_after(self, index: int) -> int:
+        """Stored bytes of the blocks that hold an entry behind `index`."""
+        return sum(located.block.end - located.block.offset for located in self._located if located.block.last > index)
+
+    def _supersede(self, first: int) -> None:
+        if first > self.last:
+            return
+        keep = bisect.bisect_left(self._firsts, first)
+        del self._located[keep:], self._firsts[keep:]
+        while self.runs and self.runs[-1].first >= first:
+            self.runs.pop()
+        while self.memberships and self.memberships[-1][0] >= first:
+            self.memberships.pop()
+        self.last = Index(first - 1)
+
+    def _add_run(self, index: int, term: int) -> None:
+        if not self.runs or self.runs[-1].term != term:
+            self.runs.append(TermRun(Index(index), Term(term)))
+
+    def _live_last(self, position: int) -> int:
+        return self._firsts[position + 1] - 1 if position + 1 < len(self._firsts) else self.last

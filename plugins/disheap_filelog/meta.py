@@ -1,0 +1,120 @@
+"""Hard state: the term and the vote, in a file of their own (Raft §5.1). No loss of log files can lose it.
+
+Two slots, each in its own 4 KiB. A save writes the slots in turn, each with an fsync, and returns after both. So at
+rest both say the same, and any single one may rot; and a crash leaves at least one whole: if the first was torn, the
+other holds the state before, and nobody has been told of the new one. The higher generation counts.
+
+A save costs two fsyncs. There is one for each term or vote, not for each append.
+
+    offset  size  slot
+    0       4     magic, "DHM1"
+    4       1     version, 1
+    5       1     1 if the end of the log is in doubt
+    6       2     reserved, 0
+    8       8     generation
+    16      8     term
+    24      8     vote
+    32      8     the last index beyond doubt, where the end of the log is in doubt
+    40      4     checksum of the first 40 bytes
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import NamedTuple
+from zlib import crc32
+
+from disheap.errors import LogDamaged
+from disheap.kernel.types import HardState, Index, NodeId, Term
+from disheap_filelog.filesystem import File, Filesystem, write_file
+
+NAME = "meta"
+MAGIC = b"DHM1"
+VERSION = 1
+SLOT_AT = (0, 4096)
+
+_SLOT = struct.Struct(">4sBBHQQQQ")
+_CHECKSUM = struct.Struct(">I")
+_SLOT_BYTES = _SLOT.size + _CHECKSUM.size
+
+
+class State(NamedTuple):
+    generation: int
+    hard_state: HardState
+    ambiguous_after: Index | None  # kept here because a second crash must not hide what the first may have lost
+
+
+class Meta:
+    """The open file. `state` is what is durable."""
+
+    def __init__(self, file: File, path: str) -> None:
+        self._file = file
+        slots = [_decode(file.read(_SLOT_BYTES, offset)) for offset in SLOT_AT]
+        found = [slot for slot in slots if slot is not None]
+        if not found:
+            raise LogDamaged(
+                path, 0, "neither copy of the term and the vote can be read",
+                "Without them the node could vote twice in one term. Restore the file, or remove the data directory "
+                "and let the node join again as a new one; nothing was changed",
+            )  # fmt: skip
+        self.state = max(found, key=lambda slot: slot.generation)
+        self.is_whole = all(slot == self.state for slot in slots)
+        self._order = (1, 0) if slots[0] == self.state else (0, 1)  # the only good slot is never written first
+
+    @classmethod
+    def create(cls, filesystem: Filesystem, directory: str) -> None:
+        first = _encode(State(1, HardState(Term(0), NodeId(0)), None))
+        write_file(filesystem, directory, NAME, first.ljust(SLOT_AT[1], b"\0") + first)
+
+    @classmethod
+    def load(cls, filesystem: Filesystem, directory: str) -> Meta:
+        path = f"{directory}/{NAME}"
+        file = filesystem.open(path)
+        try:
+            return cls(file, path)
+        except BaseException:
+            file.close()
+            raise
+
+    @classmethod
+    def peek(cls, filesystem: Filesystem, directory: str) -> HardState:
+        meta = cls.load(filesystem, directory)
+        meta.close()
+        return meta.state.hard_state
+
+    def repair(self) -> None:
+        """Make both slots say the same again."""
+        if not self.is_whole:
+            self._write(self.state.hard_state, self.state.ambiguous_after)
+
+    def save_hard_state(self, hard_state: HardState) -> None:
+        self._write(hard_state, self.state.ambiguous_after)
+
+    def save_ambiguity(self, after: Index | None) -> None:
+        if after != self.state.ambiguous_after:
+            self._write(self.state.hard_state, after)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, hard_state: HardState, ambiguous_after: Index | None) -> None:
+        state = State(self.state.generation + 1, hard_state, ambiguous_after)
+        for number in self._order:
+            self._file.write(_encode(state), SLOT_AT[number])
+            self._file.sync()
+        self.state, self.is_whole = state, True
+
+
+def _encode(state: State) -> bytes:
+    generation, (term, vote), after = state
+    body = _SLOT.pack(MAGIC, VERSION, after is not None, 0, generation, term, vote, after or 0)
+    return body + _CHECKSUM.pack(crc32(body))
+
+
+def _decode(data: bytes) -> State | None:
+    if len(data) < _SLOT_BYTES or _CHECKSUM.unpack_from(data, _SLOT.size)[0] != crc32(data[: _SLOT.size]):
+        return None
+    magic, version, is_ambiguous, _, generation, term, vote, after = _SLOT.unpack_from(data)
+    if magic != MAGIC or version != VERSION:
+        return None
+    return State(generation, HardState(Term(term), NodeId(vote)), Index(after) if is_ambiguous else None)

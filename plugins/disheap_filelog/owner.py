@@ -1,0 +1,60 @@
+"""Whose data these are: the file `identity`. Written once, last of all when the directory is made.
+
+offset  size
+0       4     magic, "DHI1"
+4       4     length of the rest without the checksum
+8       n     MessagePack of (cluster_id, node_id, name, incarnation)
+8 + n   4     checksum of all before it
+"""
+
+from __future__ import annotations
+
+import struct
+from zlib import crc32
+
+import msgspec
+
+from disheap.errors import LogDamaged, WrongDirectory
+from disheap.interfaces import Identity
+from disheap_filelog.filesystem import Filesystem, write_file
+
+NAME = "identity"
+MAGIC = b"DHI1"
+_HEAD = struct.Struct(">4sI")
+_CHECKSUM = struct.Struct(">I")
+_LIMIT_BYTES = 64 << 10  # a name and a cluster id are short
+
+
+def write(filesystem: Filesystem, directory: str, identity: Identity) -> None:
+    fields = (identity.cluster_id, identity.node_id, identity.name, identity.incarnation)
+    body = msgspec.msgpack.encode(fields)
+    data = _HEAD.pack(MAGIC, len(body)) + body
+    write_file(filesystem, directory, NAME, data + _CHECKSUM.pack(crc32(data)))
+
+
+def read(filesystem: Filesystem, directory: str) -> Identity:
+    path = f"{directory}/{NAME}"
+    file = filesystem.open(path)
+    try:
+        data = file.read(_LIMIT_BYTES, 0)
+    finally:
+        file.close()
+    body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
+    sound = len(data) >= _HEAD.size + _CHECKSUM.size and _CHECKSUM.pack(crc32(body)) == checksum
+    if not sound or body[:4] != MAGIC:
+        raise LogDamaged(
+            path, 0, "the file that says whose data these are cannot be read",
+            "Restore it from a copy, or remove the data directory and let the node join again as a new one; "
+            "nothing was changed",
+        )  # fmt: skip
+    return Identity(*msgspec.msgpack.decode(body[_HEAD.size :], type=tuple[str, int, str, int]))
+
+
+def check(stored: Identity, given: Identity, directory: str) -> None:
+    """The incarnation given is ignored: it was drawn for a directory that turned out to exist."""
+    if (stored.cluster_id, stored.node_id, stored.name) != (given.cluster_id, given.node_id, given.name):
+        raise WrongDirectory(
+            f"{directory} belongs to node {stored.node_id} ({stored.name}) of cluster {stored.cluster_id}, and this is "
+            f"node {given.node_id} ({given.name}) of cluster {given.cluster_id}. Point data_dir at this node's own "
+            "directory, or at an empty one; nothing was changed"
+        )

@@ -1,0 +1,111 @@
+"""The snapshots of a directory: which one counts, and how many are kept.
+
+Two generations, because a follower may still be fetching the older one and because the newer may rot. But an older
+snapshot takes the place of a damaged one only where the log holds every entry from it up to the damaged one:
+otherwise acknowledged entries would be gone, and the node says so instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import structlog
+
+from disheap.errors import SnapshotDamaged
+from disheap.interfaces import Codec
+from disheap.kernel.types import Index, SnapshotMeta
+from disheap_filelog import snapshot
+from disheap_filelog.filesystem import Filesystem
+from disheap_filelog.guard import Guard
+from disheap_filelog.index import LogIndex
+from disheap_filelog.snapshot import FileSnapshotReader, Stored
+
+GENERATIONS = 2
+
+_log = structlog.get_logger(__name__)
+
+
+class Bad(NamedTuple):
+    at: Index
+    term: int
+    error: SnapshotDamaged
+
+
+class Shelf:
+    def __init__(
+        self, filesystem: Filesystem, guard: Guard, directory: str, codec: Codec, codec_name: str, names: Sequence[str]
+    ) -> None:
+        self._filesystem, self._guard, self._directory = filesystem, guard, directory
+        self._codec, self._codec_name = codec, codec_name
+        self._sizes = {name: self._size(name) for name in names if snapshot.parse_name(name)}  # in order of index
+        self._loaded: dict[str, Stored] = {}
+        self.newest: Stored | None = None
+        self._bad: list[Bad] = []
+        self._choose()
+
+    @property
+    def index(self) -> int:
+        """What the newest snapshot stands for; 0 without one."""
+        return self.newest.meta.index if self.newest else 0
+
+    @property
+    def meta(self) -> SnapshotMeta | None:
+        return self.newest.meta if self.newest else None
+
+    @property
+    def oldest_segment(self) -> int:
+        return self.newest.oldest_segment if self.newest else 0
+
+    def check_cover(self, index: LogIndex) -> None:
+        """Raises `SnapshotDamaged` if one is, and the log does not make up for it."""
+        for bad in self._bad:
+            is_covered = self.newest is not None and index.first <= self.index + 1
+            if not is_covered or index.term_at(bad.at) != bad.term:
+                raise bad.error
+            _log.warning("a snapshot is damaged; the one before it and the log hold the same", error=str(bad.error))
+
+    def add(self, stored: Stored) -> None:
+        """A new one is durable; what is beyond two generations goes."""
+        name = snapshot.file_name(stored.meta)
+        self._loaded[name] = self.newest = stored
+        self._sizes = dict(sorted({**self._sizes, name: stored.file_bytes}.items()))
+        surplus = list(self._sizes)[:-GENERATIONS]
+        for old in surplus:
+            self._filesystem.remove(f"{self._directory}/{old}")
+            del self._sizes[old]
+            self._loaded.pop(old, None)
+        if surplus:
+            self._filesystem.sync_directory(self._directory)
+
+    def open(self, index: Index | None) -> FileSnapshotReader | None:
+        if index is None:
+            index = Index(self.index)
+        for name in reversed(self._sizes):
+            if (snapshot.parse_name(name) or (0, 0))[0] == index:
+                return FileSnapshotReader(self._filesystem, self._guard, self._codec, self._load(name))
+        return None
+
+    def usage(self) -> int:
+        return sum(self._sizes.values())
+
+    def _choose(self) -> None:
+        for name in reversed(self._sizes):
+            try:
+                self.newest = self._load(name)
+                return
+            except SnapshotDamaged as error:
+                index, term = snapshot.parse_name(name) or (0, 0)
+                self._bad.append(Bad(Index(index), term, error))
+
+    def _load(self, name: str) -> Stored:
+        if name not in self._loaded:
+            self._loaded[name] = snapshot.load(self._filesystem, self._directory, name, self._codec_name)
+        return self._loaded[name]
+
+    def _size(self, name: str) -> int:
+        file = self._filesystem.open(f"{self._directory}/{name}")
+        try:
+            return file.size()
+        finally:
+            file.close()

@@ -1,0 +1,380 @@
+"""Storage `file`: a log in segments, hard state, snapshots, in one directory of one group.
+
+    lock                     held while open
+    identity                 whose data these are (`owner`); written last, so a directory without it was never finished
+    meta                     term and vote (`meta`)
+    log-<number>             segments (`segment`) of blocks (`blocks`) with their identities (`identities`)
+    snapshot-<index>-<term>  snapshots (`snapshot`), two generations (`shelf`)
+    *.tmp                    not true yet; removed at open
+
+Owns the order in which these change, which is all there is to durability: hard state before any block of its term, a
+block before its identity, a snapshot before the log it replaces is dropped, a file before its name. Refuses to know
+what entries mean, when to take a snapshot, and what to do about a failed disk (the node stops).
+
+Nothing is changed before the whole directory was read and found sound; so a directory that is refused is as it was.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
+
+import msgspec
+import structlog
+
+from disheap.errors import LogDamaged, StorageLocked, WrongDirectory
+from disheap.interfaces import Identity, Recovered, StorageContext, StorageUsage
+from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta
+from disheap_filelog import blocks, meta, owner, recovery, segment, snapshot
+from disheap_filelog.blocks import HAS_MEMBERSHIP, SEVERAL_TERMS
+from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, OsFilesystem
+from disheap_filelog.guard import Guard
+from disheap_filelog.index import Located, LogIndex
+from disheap_filelog.meta import Meta
+from disheap_filelog.recovery import Found
+from disheap_filelog.segment import Head, Segment
+from disheap_filelog.shelf import Shelf
+from disheap_filelog.snapshot import FileSnapshotReader, FileSnapshotWriter, Stored
+
+LOCK = "lock"
+READ_BLOCKS = 8
+"""Blocks kept decoded: one for each of a few followers that catch up in sequence."""
+
+_log = structlog.get_logger(__name__)
+
+
+class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    segment_bytes: Annotated[int, msgspec.Meta(ge=64 << 10, le=1 << 30)] = 64 << 20
+    """Bytes after which a new file is begun. Whole files are deleted, so this is what is kept beyond need; and a new
+    file costs four fsyncs."""
+
+    block_bytes: Annotated[int, msgspec.Meta(ge=4 << 10, le=16 << 20)] = 1 << 20
+    """A larger append becomes several blocks with one fsync: to read one entry its whole block is decoded."""
+
+
+class FileStorage:
+    name: ClassVar[str] = "file"
+    api: ClassVar[int] = 1
+    Settings: ClassVar[type[FileSettings]] = FileSettings
+    durable: ClassVar[bool] = True
+
+    def __init__(self, settings: FileSettings, context: StorageContext, filesystem: Filesystem | None = None) -> None:
+        self._settings, self._context = settings, context
+        self._directory = context.directory.rstrip("/") or "/"
+        self._filesystem: Filesystem = filesystem or OsFilesystem()
+        self._guard = Guard(self._directory)
+        self._lock: File | None = None
+        self._meta: Meta
+        self._shelf: Shelf
+        self._segments: list[Segment] = []
+        self._index = LogIndex()
+        self._append = 0  # number of the last
+        self._bytes_since_snapshot = 0
+        self._decoded: OrderedDict[tuple[int, int], tuple[Entry, ...]] = OrderedDict()
+
+    def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+        if self._lock is not None:
+            raise StorageLocked(f"{self._directory} is open already; close it first")
+        self._guard.opened()
+        try:
+            with self._guard:
+                return self._open(identity, tail_bytes, alone)
+        except BaseException:
+            self._release()
+            raise
+
+    def save_hard_state(self, state: HardState) -> None:
+        with self._guard:
+            self._meta.save_hard_state(state)
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        with self._guard:
+            if not entries:
+                return
+            self._check(entries)
+            groups = blocks.split(entries, self._settings.block_bytes)
+            slots = segment.slots_for(self._settings.segment_bytes)
+            for start in range(0, len(groups), slots):
+                self._append_groups(groups[start : start + slots])
+
+    def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
+        with self._guard:
+            entries: list[Entry] = []
+            index, size, last = int(first), 0, min(last, self._index.last)
+            while self._index.first <= index <= last:
+                located, live_last = self._index.find(index)
+                for entry in self._decode(located)[index - located.block.first :]:
+                    size += len(entry.data)
+                    if entry.index > min(live_last, last):
+                        break
+                    if entries and size > max_bytes:
+                        return tuple(entries)
+                    entries.append(entry)
+                index = live_last + 1
+            return tuple(entries)
+
+    def compact(self, first_index: Index) -> Index:
+        """Only what the newest snapshot stands for, whatever is asked; the segment being written stays."""
+        with self._guard:
+            needed = self._index.oldest_needed(Index(min(first_index, self._shelf.index + 1))) or self._segments[-1]
+            if needed is not self._segments[0]:
+                self._drop_before(needed)
+                self._index.forget_before(needed)
+            return self._index.first
+
+    def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> FileSnapshotWriter:
+        def oldest_segment() -> int:
+            return self._segments[-1].number + 1 if replaces_log else 0
+
+        def committed(stored: Stored) -> None:
+            self._shelf.add(stored)
+            if replaces_log:
+                self._begin_anew(Index(meta.index + 1), stored.oldest_segment)
+            self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
+
+        with self._guard:
+            return FileSnapshotWriter(
+                self._filesystem, self._guard, self._directory, self._context.codec, self._context.codec_name, meta,
+                oldest_segment, committed,
+            )  # fmt: skip
+
+    def open_snapshot(self, index: Index | None = None) -> FileSnapshotReader | None:
+        with self._guard:
+            return self._shelf.open(index)
+
+    def clear_ambiguity(self) -> None:
+        with self._guard:
+            self._meta.save_ambiguity(None)
+
+    def flush(self) -> None:
+        with self._guard:
+            self._segments[-1].identify()
+
+    def usage(self) -> StorageUsage:
+        with self._guard:
+            log_bytes = sum(segment.end for segment in self._segments)
+            return StorageUsage(log_bytes, self._shelf.usage(), self._bytes_since_snapshot)
+
+    def close(self) -> None:
+        if self._lock is None:
+            return
+        try:
+            if not self._guard.has_failed:
+                with self._guard:
+                    self._segments[-1].identify()
+        finally:
+            self._release()
+
+    # --- opening ---
+
+    def _open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+        self._filesystem.make_directory(self._directory)
+        self._lock = self._filesystem.lock(f"{self._directory}/{LOCK}")
+        if self._lock is None:
+            raise StorageLocked(
+                f"{self._directory} is in use by another process (it holds {self._directory}/{LOCK}). Stop that node "
+                "first, or give this one a data_dir of its own"
+            )
+        names = self._filesystem.list(self._directory)
+        fresh = owner.NAME not in names
+        if fresh:
+            self._initialise(identity, names)
+            names = self._filesystem.list(self._directory)
+        own = owner.read(self._filesystem, self._directory)
+        owner.check(own, identity, self._directory)
+        found = self._load(names)
+        self._repair(found, names, alone)
+        return self._recovered(own, fresh, tail_bytes)
+
+    def _initialise(self, identity: Identity, names: Sequence[str]) -> None:
+        """Make the files, the identity last; what an earlier attempt left behind without entries is made anew."""
+        first = segment.file_name(1)
+        held = [name for name in names if name.startswith((segment.PREFIX, snapshot.PREFIX)) and name != first]
+        if meta.NAME in names and Meta.peek(self._filesystem, self._directory).term:
+            held.append(meta.NAME)
+        if first in names:
+            file = self._filesystem.open(f"{self._directory}/{first}")
+            held += [first] if file.size() > segment.data_start(self._slots) else []
+            file.close()
+        if [name for name in held if not name.endswith(TEMPORARY)]:
+            raise WrongDirectory(
+                f"{self._directory} holds {held[0]} and no file '{owner.NAME}' that says whose data these are. Restore "
+                "that file from a copy, or point data_dir at an empty directory; nothing was changed"
+            )
+        Meta.create(self._filesystem, self._directory)
+        self._new_segment(1, Index(1), None).close()
+        owner.write(self._filesystem, self._directory, identity)
+
+    def _load(self, names: Sequence[str]) -> Found:
+        """Read everything, change nothing."""
+        if meta.NAME not in names:
+            raise LogDamaged(
+                f"{self._directory}/{meta.NAME}", 0, "the file with the term and the vote is missing",
+                "Without them the node could vote twice in one term. Restore the file, or remove the data directory "
+                "and let the node join again as a new one; nothing was changed",
+            )  # fmt: skip
+        self._meta = Meta.load(self._filesystem, self._directory)
+        context = self._context
+        self._shelf = Shelf(
+            self._filesystem, self._guard, self._directory, context.codec, context.codec_name, names
+        )  # fmt: skip
+        oldest = self._shelf.oldest_segment
+        found = recovery.scan(self._filesystem, self._directory, context.codec, context.codec_name, names, oldest)
+        self._segments, self._index, self._append = found.segments, found.log, found.append
+        self._shelf.check_cover(found.log)
+        self._check_log(found, oldest)
+        return found
+
+    def _check_log(self, found: Found, oldest: int) -> None:
+        """The log must go on where the snapshot ends, and agree with it."""
+        after, snapshot_meta, reason = self._shelf.index, self._shelf.meta, ""
+        if not found.segments and not oldest:
+            reason = "every file of the log is missing"
+        elif found.segments and found.log.first > after + 1:
+            reason = f"the log begins at entry {found.log.first}, entries from {after + 1} on are missing"
+        elif snapshot_meta and found.log.term_at(snapshot_meta.index) not in (None, snapshot_meta.term):
+            reason = f"entry {after} has another term than in the snapshot that stands for it"
+        if reason:
+            raise LogDamaged(self._directory, 0, reason, segment.RESTORE)
+
+    def _repair(self, found: Found, names: Sequence[str], alone: bool) -> None:
+        """The directory is sound. From here on it is changed."""
+        leftovers = [name for name in names if name.endswith(TEMPORARY)] + found.void
+        for name in leftovers:
+            self._filesystem.remove(f"{self._directory}/{name}")
+        if leftovers:
+            self._filesystem.sync_directory(self._directory)
+        self._meta.repair()
+        self._settle_tail(found, alone)
+        if found.unidentified:
+            self._segments[-1].rewrite_unidentified(found.unidentified)
+        if self._index.last < self._shelf.index or not self._segments:
+            number = self._segments[-1].number + 1 if self._segments else self._shelf.oldest_segment
+            self._begin_anew(Index(self._shelf.index + 1), number)
+        elif self._segments[-1].count or found.tail:
+            self._rotate()
+        elif len(self._segments) > 1 and not self._segments[-2].is_sealed():
+            self._segments[-2].seal(self._segments[-1].number)
+        self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
+
+    def _settle_tail(self, found: Found, alone: bool) -> None:
+        """A doubt outlives the opening: it is recorded before anything is written behind the doubtful place."""
+        after = self._meta.state.ambiguous_after
+        if found.tail:
+            after = Index(max(after or 0, self._index.last, self._shelf.index))
+            _log.warning(
+                "the last block of the log is torn or lost" + ("; dropped: there is no other voter" if alone else ""),
+                file=found.tail.path, offset=found.tail.offset, bytes=found.tail.size, reason=found.tail.reason,
+                last_index=self._index.last,
+            )  # fmt: skip
+        self._meta.save_ambiguity(None if alone else after)
+
+    def _recovered(self, own: Identity, fresh: bool, tail_bytes: int) -> Recovered:
+        return Recovered(
+            identity=own,
+            fresh=fresh,
+            hard_state=self._meta.state.hard_state,
+            snapshot=self._shelf.meta,
+            first_index=self._index.first,
+            last_index=self._index.last,
+            runs=tuple(self._index.runs),
+            memberships=tuple(item for item in self._index.memberships if item[0] > self._shelf.index),
+            tail=self._tail(tail_bytes),
+            ambiguous_after=self._meta.state.ambiguous_after,
+        )
+
+    def _tail(self, tail_bytes: int) -> tuple[Entry, ...]:
+        tail: list[Entry] = []
+        for located, live_last in self._index.backwards():
+            entries = located.segment.read_block(located.block)[: live_last - located.block.first + 1]
+            for entry in reversed(entries):
+                tail_bytes -= len(entry.data)
+                if tail_bytes < 0:
+                    return tuple(reversed(tail))
+                tail.append(entry)
+        return tuple(reversed(tail))
+
+    # --- writing ---
+
+    def _check(self, entries: Sequence[Entry]) -> None:
+        first, last, index = entries[0].index, entries[-1].index, self._index
+        assert last - first + 1 == len(entries), f"entries {first} to {last} are {len(entries)}: not contiguous"
+        assert index.first <= first <= index.last + 1, f"append at {first} to a log of {index.first} to {index.last}"
+        term = self._meta.state.hard_state.term
+        assert entries[-1].term <= term, f"an entry of term {entries[-1].term}, and the term saved is {term}"
+
+    def _append_groups(self, groups: Sequence[Sequence[Entry]]) -> None:
+        if not self._segments[-1].has_room(len(groups), self._settings.segment_bytes):
+            self._rotate()
+        active, before = self._segments[-1], self._segments[-1].end
+        written = active.append(groups, self._append + 1)
+        self._append += 1
+        self._bytes_since_snapshot += active.end - before
+        for block, group in zip(written, groups, strict=True):
+            self._index.add(Located(active, block), group if block.flags & (SEVERAL_TERMS | HAS_MEMBERSHIP) else ())
+
+    def _rotate(self) -> None:
+        old = self._segments[-1]
+        old.identify()
+        self._segments.append(self._new_segment(old.number + 1, Index(self._index.last + 1), old))
+        old.seal(old.number + 1)
+
+    def _begin_anew(self, first: Index, number: int) -> None:
+        """The log so far is void. The new file says so before the old ones go."""
+        fresh = self._new_segment(number, first, None)
+        self._segments.append(fresh)
+        self._drop_before(fresh)
+        self._index.reset(first)
+        self._decoded.clear()
+
+    def _new_segment(self, number: int, first: Index, previous: Segment | None) -> Segment:
+        head = Head(
+            starts_anew=previous is None,
+            number=number,
+            id=self._context.random.getrandbits(64),
+            first=first,
+            append=self._append + 1,
+            previous_end=previous.end if previous else 0,
+            previous_checksum=previous.checksum if previous else 0,
+            slots=self._slots,
+            codec=self._context.codec_name,
+            preamble=b"",
+        )
+        return Segment.create(self._filesystem, self._directory, self._context.codec, head)
+
+    def _drop_before(self, needed: Segment) -> None:
+        while self._segments[0] is not needed:
+            old = self._segments.pop(0)
+            old.close()
+            self._filesystem.remove(old.path)
+        self._filesystem.sync_directory(self._directory)
+
+    @property
+    def _slots(self) -> int:
+        return segment.slots_for(self._settings.segment_bytes)
+
+    # --- reading and closing ---
+
+    def _decode(self, located: Located) -> tuple[Entry, ...]:
+        key = (located.segment.number, located.block.offset)
+        entries = self._decoded.pop(key, None) or located.segment.read_block(located.block)
+        self._decoded[key] = entries
+        if len(self._decoded) > READ_BLOCKS:
+            self._decoded.popitem(last=False)
+        return entries
+
+    def _release(self) -> None:
+        """Close every file and unlock, whatever happened before."""
+        files: list[Segment | Meta | File | None] = [*self._segments, getattr(self, "_meta", None), self._lock]
+        self._segments, self._lock = [], None
+        self._guard.closed()
+        failure: OSError | None = None
+        for file in files:
+            try:
+                if file is not None:
+                    file.close()
+            except OSError as error:
+                failure = failure or error
+        if failure and not self._guard.has_failed:
+            raise self._guard.fail(failure) from failure
