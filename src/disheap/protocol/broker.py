@@ -326,8 +326,9 @@ class ExchangeInfos(Record, tag=75, frozen=True):
 
 
 class Resumed(Record, tag=76, frozen=True):
-    """The reply to an ATTACH: every lease of the session that it did not name as held, and the pops of which nothing
-    more will come."""
+    """The reply to an ATTACH: every lease of the session that it did not name as held (those that do not fit the reply
+    follow as pushes), and the pops and consumers of which nothing more will come (a `PopDone` says 0 here: the count is
+    not kept)."""
 
     deliveries: list[Deliver]
     ended: list[PopDone | ConsumerEnded]

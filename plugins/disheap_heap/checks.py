@@ -1,0 +1,78 @@
+"""What is refused, and in which words. Everything here looks and raises; nothing here changes anything."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from disheap.errors import (
+    InvalidArgument,
+    PayloadTooLarge,
+    PriorityOutOfRange,
+    TopicFull,
+    TopicLocked,
+    TopicNotFound,
+)
+from disheap.protocol.broker import DURATION_MAX_MS, PRIORITY_MAX, PRIORITY_MIN, Enqueue, NewMessage, Publish
+
+if TYPE_CHECKING:
+    from disheap_heap.state import State, Topic
+
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+
+
+def find_topic(state: State, name: str) -> Topic:
+    topic = state.topics.get(name)
+    if topic is None:
+        raise not_found(name)
+    return topic
+
+
+def require_access(topic: Topic, session: int, attached_only: bool = False) -> None:
+    """Raises `TopicLocked` for a stranger at an exclusive topic."""
+    owner = topic.owner
+    if owner is not None and owner.number != session and (owner.attached or not attached_only):
+        raise TopicLocked(f"topic {topic.name!r} is exclusive to another session; it is free when that one ends")
+
+
+def check_message(state: State, message: Enqueue | NewMessage | Publish) -> None:
+    """Raises `PriorityOutOfRange`, `PayloadTooLarge` or `InvalidArgument`."""
+    if not PRIORITY_MIN <= message.priority <= PRIORITY_MAX:
+        raise PriorityOutOfRange(
+            f"priority {message.priority} is not between {PRIORITY_MIN} and {PRIORITY_MAX}, a signed 64-bit integer"
+        )
+    if len(message.payload) > state.settings.payload_bytes:
+        raise PayloadTooLarge(
+            f"a payload of {len(message.payload)} bytes is over the limit of {state.settings.payload_bytes} "
+            "(`payload_bytes` in [machine.heap]); keep large data elsewhere and send where it is"
+        )
+    if not 0 <= message.delay_ms <= DURATION_MAX_MS:
+        raise InvalidArgument(f"delay_ms is 0 to {DURATION_MAX_MS}, not {message.delay_ms}")
+    if not 0 <= message.expires_ms <= DURATION_MAX_MS:
+        raise InvalidArgument(f"expires_ms is 0 to {DURATION_MAX_MS}, not {message.expires_ms}")
+
+
+def check_room(topic: Topic, count: int) -> None:
+    """Raises `TopicFull`. Everything in the topic counts, leased messages too: they may come back."""
+    bound = topic.settings.max_messages
+    if bound and topic.messages() + count > bound:
+        raise TopicFull(
+            f"topic {topic.name!r} holds {topic.messages()} of at most {bound} messages and cannot take {count} more; "
+            "consume or purge some, or try again later"
+        )
+
+
+def check_name(what: str, name: str) -> None:
+    found = _CONTROL.search(name)
+    if found is not None:
+        raise InvalidArgument(f"the name of a {what} holds no control characters; this one has {found.group()!r}")
+
+
+def no_room(what: str, count: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"there are {count} {what}, which is the limit; raise `{what}` in [machine.heap] on every node, or remove some"
+    )
+
+
+def not_found(name: str) -> TopicNotFound:
+    return TopicNotFound(f"there is no topic {name!r}; create it first: disheap topic create {name!r}")

@@ -1,0 +1,216 @@
+"""Consumers and sessions: who may be given messages, how many, and what becomes of that when they leave.
+
+Consumers are replicated: a leader that falls takes no subscription with it. A pop is a consumer with a limit, its
+number the ticket. A session that has lost its connection keeps what it holds and gets nothing new; when it attaches, it
+says what it has, and is told the difference.
+"""
+
+from __future__ import annotations
+
+from disheap.errors import ConsumerNotFound, InvalidArgument, TopicInUse
+from disheap.protocol.broker import (
+    CREDIT_MAX,
+    Cancel,
+    ConsumerEnded,
+    Deliver,
+    Held,
+    Pop,
+    PopDone,
+    Resumed,
+    SetCredit,
+    Subscribe,
+    Subscribed,
+)
+from disheap_heap import timers
+from disheap_heap.checks import find_topic, no_room, require_access
+from disheap_heap.delivery import end, finish_ticket, give_back_all, serve, watch_unused
+from disheap_heap.leases import find_consumer
+from disheap_heap.settings import ANSWER_BYTES, POP_MAX, RETURN_AT_ONCE, SERVE_AT_ONCE
+from disheap_heap.state import Consumer, Lease, Session, State, Topic
+from disheap_heap.topics import delete
+from disheap_heap.words import DONE, encode
+
+
+def subscribe(state: State, session: int, command: Subscribe) -> bytes:
+    topic = _open_topic(state, session, command.topic)
+    credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
+    if command.exclusive and topic.active:
+        raise TopicInUse(f"topic {topic.name!r} has other consumers; cancel them before one can have it to itself")
+    consumer = _new_consumer(state, session, topic, command.credit, credit_bytes)
+    consumer.no_ack, consumer.lease_ms, consumer.exclusive = command.no_ack, command.lease_ms, command.exclusive
+    _start(state, consumer, SERVE_AT_ONCE)
+    return encode(Subscribed(consumer.number))
+
+
+def pop(state: State, session: int, command: Pop) -> bytes:
+    topic = _open_topic(state, session, command.topic)
+    if not 1 <= command.count <= POP_MAX:
+        raise InvalidArgument(f"a pop takes 1 to {POP_MAX} messages, not {command.count}")
+    ticket = _new_consumer(state, session, topic, command.count, state.settings.credit_bytes)
+    ticket.no_ack, ticket.lease_ms, ticket.limit = command.no_ack, command.lease_ms, command.count
+    _start(state, ticket, max(SERVE_AT_ONCE, command.count))
+    if ticket.ended:
+        pass
+    elif not command.wait_ms:
+        finish_ticket(state, ticket)
+    else:
+        ticket.until_ms = state.now_ms + command.wait_ms
+        state.timers.arm(timers.POP, ticket.number, ticket.until_ms)
+    return encode(Subscribed(ticket.number))
+
+
+def set_credit(state: State, session: int, command: SetCredit) -> bytes:
+    consumer = find_consumer(state, session, command.consumer)
+    if consumer is None or consumer.ended or consumer.limit:
+        raise ConsumerNotFound(f"consumer {command.consumer} has ended, or is a pop; subscribe again")
+    consumer.credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
+    consumer.credit = command.credit
+    if not consumer.hungry():
+        consumer.topic.ring.pop(consumer.number, None)
+    else:
+        consumer.topic.ring.setdefault(consumer.number, consumer)
+        serve(state, consumer.topic)
+    return DONE
+
+
+def cancel(state: State, session: int, command: Cancel) -> bytes:
+    consumer = find_consumer(state, session, command.consumer)
+    if consumer is None:
+        return DONE
+    topic = consumer.topic
+    if not consumer.ended:
+        end(state, consumer)
+        left(state, consumer)
+    if command.give_back:
+        give_back_all(state, consumer)
+        serve(state, topic)
+    return DONE
+
+
+def left(state: State, consumer: Consumer) -> None:
+    """A consumer has ended of its own will, or with its session: its topic may have been there for it alone."""
+    topic = consumer.topic
+    if topic.alive and topic.settings.auto_delete and not consumer.limit and not topic.subscribers:
+        delete(state, topic, "its last consumer left")
+
+
+def opened(state: State, number: int) -> None:
+    state.sessions.setdefault(number, Session(number, True)).attached = True
+
+
+def attached(state: State, number: int, held: Held) -> bytes:
+    """The leases not named in `held` go into the reply as far as they fit, and after it as pushes."""
+    opened(state, number)
+    session = state.sessions[number]
+    known = {(token[0], token[1]) for token in held.tokens}
+    deliveries: list[Deliver] = []
+    room = ANSWER_BYTES
+    for consumer in session.consumers.values():
+        for lease in consumer.leases.values():
+            if (lease.message.id, lease.epoch) in known:
+                continue
+            room -= len(lease.message.payload) + 64
+            if room >= 0:
+                deliveries.append(_delivery(lease))
+            else:
+                state.push(session, encode(_delivery(lease)))
+    reply = encode(Resumed(deliveries, _ended(session, held)))
+    _flow(state, session)
+    return reply
+
+
+def detached(state: State, number: int) -> None:
+    session = state.sessions.get(number)
+    if session is None:
+        return
+    session.attached = False
+    for consumer in session.consumers.values():
+        consumer.topic.ring.pop(consumer.number, None)
+
+
+def expired(state: State, number: int) -> None:
+    """What it owned is deleted, its consumers end, and what they hold goes back; the larger part of it later."""
+    session = state.sessions.pop(number, None)
+    if session is None:
+        return
+    session.attached = False
+    for topic_number in sorted(session.owned):
+        delete(state, session.owned[topic_number], "its owner's session is over")
+    budget = RETURN_AT_ONCE
+    for consumer in list(session.consumers.values()):
+        if not consumer.ended:
+            end(state, consumer)
+            left(state, consumer)
+        if consumer.leases:
+            budget -= give_back_all(state, consumer, budget)
+        serve(state, consumer.topic)
+
+
+def _flow(state: State, session: Session) -> None:
+    """Those who may take messages again join their rings, the oldest consumer first."""
+    topics: dict[int, Topic] = {}
+    for consumer in session.consumers.values():
+        if consumer.number not in consumer.topic.ring and consumer.hungry():
+            consumer.topic.ring[consumer.number] = consumer
+            topics[consumer.topic.number] = consumer.topic
+    for topic in topics.values():
+        serve(state, topic)
+
+
+def _ended(session: Session, held: Held) -> list[PopDone | ConsumerEnded]:
+    """Of the tickets and consumers that the client waits for, those of which nothing more will come."""
+    live = {number for number, consumer in session.consumers.items() if not consumer.ended}
+    ended: list[PopDone | ConsumerEnded] = [PopDone(ticket, 0) for ticket in held.tickets if ticket not in live]
+    for number in held.consumers:
+        if number not in live:
+            ended.append(ConsumerEnded(number, "it ended while the session had no connection"))
+    return ended
+
+
+def _delivery(lease: Lease) -> Deliver:
+    message, epoch, until_ms, consumer = lease
+    priority = message.rank * consumer.topic.sign
+    return Deliver(consumer.number, message.id, epoch, priority, message.enqueued_ms, message.payload, until_ms)
+
+
+def _open_topic(state: State, session: int, name: str) -> Topic:
+    topic = find_topic(state, name)
+    require_access(topic, session)
+    if session not in state.sessions:
+        raise InvalidArgument(f"session {session} is not open; only an open session can hold messages")
+    if _has_exclusive(topic):
+        raise TopicInUse(f"topic {name!r} has a consumer that has it to itself; cancel that one first")
+    if len(state.consumers) >= state.settings.consumers:
+        raise no_room("consumers", len(state.consumers))
+    return topic
+
+
+def _has_exclusive(topic: Topic) -> bool:
+    """An exclusive consumer is the only active one, so the others need no look."""
+    return topic.active == 1 and any(one.exclusive and not one.ended for one in topic.consumers.values())
+
+
+def _checked_credit(state: State, credit: int, credit_bytes: int) -> int:
+    """The bound in bytes that holds. Raises `InvalidArgument`."""
+    if not 1 <= credit <= CREDIT_MAX:
+        raise InvalidArgument(f"credit is 1 to {CREDIT_MAX} messages, not {credit}")
+    if not 0 <= credit_bytes <= 1 << 40:
+        raise InvalidArgument(f"credit_bytes is 0 (the machine's bound) to {1 << 40}, not {credit_bytes}")
+    return credit_bytes or state.settings.credit_bytes
+
+
+def _new_consumer(state: State, session: int, topic: Topic, credit: int, credit_bytes: int) -> Consumer:
+    state.last_consumer += 1
+    return Consumer(state.last_consumer, state.sessions[session], topic, credit, credit_bytes)
+
+
+def _start(state: State, consumer: Consumer, limit: int) -> None:
+    topic = consumer.topic
+    state.consumers[consumer.number] = consumer
+    consumer.session.consumers[consumer.number] = topic.consumers[consumer.number] = consumer
+    topic.active += 1
+    topic.subscribers += not consumer.limit
+    watch_unused(state, topic)
+    if consumer.hungry():
+        topic.ring[consumer.number] = consumer
+    serve(state, topic, limit)

@@ -1,0 +1,231 @@
+"""How messages move: into a topic, to a consumer, back to their place, and out.
+
+One door for each change of state: `add`, `_make_ready`, `_delay`, `_hand_over`, `release`, `give_back`, `drop`. Between
+calls a topic never has both a ready message and a hungry consumer, unless it waits in `State.unserved`: whoever makes
+one or the other calls `serve`.
+
+Turns: the consumer next in the ring gets the first message, and goes to the ring's end if it is still hungry. One that
+becomes hungry again joins at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+
+from disheap.protocol.broker import Deliver, PopDone
+from disheap_heap import timers
+from disheap_heap.messages import Message
+from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE
+from disheap_heap.state import Consumer, Lease, State, Topic, Trash
+from disheap_heap.words import encode
+
+
+def add(state: State, topic: Topic, payload: bytes, priority: int, delay_ms: int, expires_ms: int) -> int:
+    """A new message; returns its id. The caller has checked everything, and serves the topic."""
+    state.last_message = number = state.last_message + 1
+    state.message_bytes += len(payload)
+    now_ms = state.now_ms
+    lifetime = expires_ms or topic.settings.message_ttl_ms
+    message = Message(priority * topic.sign, number, 0, now_ms, now_ms + lifetime if lifetime else 0, payload)
+    if lifetime:
+        state.timers.arm(timers.EXPIRY, number, now_ms + lifetime, topic.number)
+    if delay_ms:
+        _delay(state, topic, message, delay_ms)
+    else:
+        topic.ready.push(message)
+        topic.ready_bytes += len(payload)
+    return number
+
+
+def serve(state: State, topic: Topic, limit: int = SERVE_AT_ONCE) -> int:
+    """Let ready messages and hungry consumers meet, at most `limit` times; the rest is postponed. Returns how often."""
+    ready, ring, done = topic.ready, topic.ring, 0
+    while ring and ready.records:
+        if done >= limit:
+            state.unserved.setdefault(topic.number, topic)
+            return done
+        _hand_over(state, topic, next(iter(ring.values())), ready.pop())
+        done += 1
+    if state.unserved:
+        state.unserved.pop(topic.number, None)
+    return done
+
+
+def serve_all(state: State, topics: Iterable[Topic]) -> None:
+    for topic in topics:
+        serve(state, topic)
+
+
+def serve_later(state: State, topic: Topic) -> None:
+    if topic.ring and topic.ready.records:
+        state.unserved.setdefault(topic.number, topic)
+
+
+def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
+    _, number, attempts, enqueued_ms, expires_at_ms, payload = message
+    topic.ready_bytes -= len(payload)
+    if expires_at_ms:
+        state.timers.disarm(timers.EXPIRY, number)
+    if consumer.no_ack:
+        epoch = until_ms = 0
+        state.message_bytes -= len(payload)
+    else:
+        epoch, until_ms = attempts + 1, _lease(state, topic, consumer, message)
+    state.counts["delivered"] += 1
+    consumer.delivered += 1
+    deliver = Deliver(consumer.number, number, epoch, message.rank * topic.sign, enqueued_ms, payload, until_ms)
+    state.effects.append((consumer.session.number, encode(deliver)))
+    if consumer.hungry():
+        topic.ring.move_to_end(consumer.number)
+    else:
+        del topic.ring[consumer.number]
+        if consumer.limit and consumer.delivered >= consumer.limit:
+            finish_ticket(state, consumer)
+
+
+def _lease(state: State, topic: Topic, consumer: Consumer, message: Message) -> int:
+    """Returns when the lease ends, 0 for with the session."""
+    number = message.id
+    until_ms = state.now_ms + consumer.lease_ms if consumer.lease_ms else 0
+    state.leases[number] = consumer.leases[number] = Lease(message, message.attempts + 1, until_ms, consumer)
+    consumer.held_bytes += len(message.payload)
+    topic.leased += 1
+    if until_ms:
+        state.timers.arm(timers.LEASE, number, until_ms)
+    return until_ms
+
+
+def release(state: State, lease: Lease) -> Topic:
+    """The lease is over; its consumer has its credit back. What becomes of the message is the caller's business."""
+    message, _, until_ms, consumer = lease
+    topic = consumer.topic
+    del state.leases[message.id], consumer.leases[message.id]
+    consumer.held_bytes -= len(message.payload)
+    topic.leased -= 1
+    if until_ms:
+        state.timers.disarm(timers.LEASE, message.id)
+    if consumer.number not in topic.ring and consumer.hungry():
+        topic.ring[consumer.number] = consumer
+    elif consumer.ended and not consumer.leases:
+        forget(state, consumer)
+    return topic
+
+
+def give_back(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
+    """To its place, or there after a delay. What expired meanwhile, or has no topic any more, is dropped."""
+    topic = release(state, lease)
+    message = lease.message.after(lease.epoch)
+    if not topic.alive:
+        state.message_bytes -= len(message.payload)
+        return topic
+    if message.expires_at_ms:
+        if message.expires_at_ms <= state.now_ms:
+            state.message_bytes -= len(message.payload)
+            state.counts["expired"] += 1
+            return topic
+        state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
+    state.counts["returned"] += 1
+    if delay_ms:
+        _delay(state, topic, message, delay_ms)
+    else:
+        make_ready(topic, message)
+    return topic
+
+
+def give_back_all(state: State, consumer: Consumer, limit: int = RETURN_AT_ONCE) -> int:
+    """Everything that the consumer holds goes back, the oldest lease first, at most `limit`; the rest is postponed, and
+    the consumer gets nothing new before that is done. Returns how many went; the caller serves the topic."""
+    leases = list(islice(consumer.leases.values(), limit))
+    consumer.returning = len(leases) < len(consumer.leases)
+    if consumer.returning:
+        consumer.topic.ring.pop(consumer.number, None)
+        state.returning.setdefault(consumer.number, consumer)
+    else:
+        state.returning.pop(consumer.number, None)
+    for lease in leases:
+        give_back(state, lease)
+    if consumer.number not in consumer.topic.ring and consumer.hungry():
+        consumer.topic.ring[consumer.number] = consumer
+    return len(leases)
+
+
+def make_ready(topic: Topic, message: Message) -> None:
+    topic.ready.push(message)
+    topic.ready_bytes += len(message.payload)
+
+
+def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
+    due_ms = state.now_ms + delay_ms
+    topic.delayed[message.id] = (due_ms, message)
+    topic.delayed_bytes += len(message.payload)
+    state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
+
+
+def drop_waiting(state: State, topic: Topic, number: int) -> bool:
+    """A ready or delayed message goes for good. False when there is none of that id."""
+    message = topic.ready.remove(number)
+    if message is not None:
+        topic.ready_bytes -= len(message.payload)
+    elif number in topic.delayed:
+        message = topic.delayed.pop(number)[1]
+        topic.delayed_bytes -= len(message.payload)
+        state.timers.disarm(timers.DUE, number)
+    else:
+        return False
+    state.timers.disarm(timers.EXPIRY, number)
+    state.message_bytes -= len(message.payload)
+    return True
+
+
+def throw_away(state: State, topic: Topic) -> int:
+    """Every ready and delayed message goes. However many: they are gone at once and freed later."""
+    count = len(topic.ready.records) + len(topic.delayed)
+    if count or topic.ready.entries():
+        state.trash.append(Trash(topic.ready, topic.delayed))
+        state.message_bytes -= topic.ready_bytes + topic.delayed_bytes
+        state.counts["dropped"] += count
+        topic.ready, topic.delayed = type(topic.ready)(), {}
+        topic.ready_bytes = topic.delayed_bytes = 0
+    state.unserved.pop(topic.number, None)
+    return count
+
+
+def finish_ticket(state: State, consumer: Consumer) -> None:
+    """Its count is reached, or its time is over. What it holds outlives it."""
+    state.push(consumer.session, encode(PopDone(consumer.number, consumer.delivered)))
+    end(state, consumer)
+
+
+def end(state: State, consumer: Consumer) -> None:
+    """Nothing more comes for the consumer; its leases stay. `topics.left` decides what that means for its topic."""
+    topic = consumer.topic
+    consumer.ended = True
+    topic.ring.pop(consumer.number, None)
+    topic.active -= 1
+    if consumer.limit:
+        state.timers.disarm(timers.POP, consumer.number)
+    else:
+        topic.subscribers -= 1
+    watch_unused(state, topic)
+    if not consumer.leases:
+        forget(state, consumer)
+
+
+def forget(state: State, consumer: Consumer) -> None:
+    number = consumer.number
+    del state.consumers[number], consumer.session.consumers[number], consumer.topic.consumers[number]
+    state.returning.pop(number, None)
+
+
+def watch_unused(state: State, topic: Topic) -> None:
+    """Start or stop the time after which an unused topic is deleted (AMQP's x-expires)."""
+    lifetime = topic.settings.expires_ms
+    if not lifetime or not topic.alive:
+        return
+    if topic.active:
+        topic.expires_at_ms = 0
+        state.timers.disarm(timers.TOPIC, topic.number)
+    else:
+        topic.expires_at_ms = state.now_ms + lifetime
+        state.timers.arm(timers.TOPIC, topic.number, topic.expires_at_ms, topic.number)

@@ -1,0 +1,62 @@
+"""Messages come in: into a topic by name, or through an exchange. All or none: every check comes before any change."""
+
+from __future__ import annotations
+
+from disheap.errors import TopicNotFound
+from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, Publish, Published
+from disheap_heap.checks import check_message, check_room, find_topic, not_found
+from disheap_heap.delivery import add, serve
+from disheap_heap.exchanges import check_key, find_exchange
+from disheap_heap.state import State, Topic
+from disheap_heap.words import PUBLISHED, encode
+
+
+def enqueue(state: State, session: int, command: Enqueue) -> bytes:
+    topic = state.topics.get(command.topic)
+    if topic is None:
+        raise not_found(command.topic)
+    check_message(state, command)
+    if topic.settings.max_messages:
+        check_room(topic, 1)
+    number = add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms)
+    if topic.ring:
+        serve(state, topic)
+    return encode(Enqueued(number))
+
+
+def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
+    topic = find_topic(state, command.topic)
+    for message in command.messages:
+        check_message(state, message)
+    check_room(topic, len(command.messages))
+    first = state.last_message + 1
+    for message in command.messages:
+        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)
+    serve(state, topic)
+    return encode(EnqueuedMany(first, len(command.messages)))
+
+
+def publish(state: State, session: int, command: Publish) -> bytes:
+    topics = routed(state, command)
+    check_message(state, command)
+    if not topics and command.mandatory:
+        raise TopicNotFound(
+            f"exchange {command.exchange!r} leads the key {command.routing_key!r} to no topic; bind one, "
+            "or publish without mandatory"
+        )
+    for topic in topics:
+        if topic.settings.max_messages:
+            check_room(topic, 1)
+    for topic in topics:
+        add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms)
+        if topic.ring:
+            serve(state, topic)
+    return PUBLISHED[len(topics)] if len(topics) < 2 else encode(Published(len(topics)))
+
+
+def routed(state: State, command: Publish) -> tuple[Topic, ...]:
+    if not command.exchange:
+        topic = state.topics.get(command.routing_key)
+        return () if topic is None else (topic,)
+    check_key(command.routing_key)
+    return find_exchange(state, command.exchange).route(command.routing_key)

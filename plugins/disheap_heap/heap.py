@@ -1,0 +1,117 @@
+"""A strict heap: records in order, each removable by its key (design.md, section 7).
+
+A dict says what is there; a binary heap over the same records says what is next. Removing a record leaves its entry in
+the heap as garbage, found when it comes up and swept away before it outweighs what is alive. The sweep is incremental:
+each removal moves a few entries from the old heap to a new one, so that no single call pays for a million of them.
+
+The dict alone is state. It keeps the order of insertion, which is the same on every replica, and garbage never shows in
+it; so the heap's own layout is free to differ between a replica that was restored and one that was not.
+"""
+
+from __future__ import annotations
+
+from heapq import heapify, heappop, heappush
+from itertools import chain
+from typing import Any, Generic, TypeVar
+
+R = TypeVar("R", bound=tuple[Any, ...])
+
+GARBAGE_MIN = 64
+"""Not worth sweeping below this."""
+
+SWEEP = 4
+"""Entries moved by one removal: more than two, so that a sweep ends before the new heap can need one."""
+
+
+class StrictHeap(Generic[R]):
+    """Records are tuples (rank, key, ...) with unique keys; the least (rank, key) comes first."""
+
+    __slots__ = ("_heap", "_old", "records")
+
+    def __init__(self) -> None:
+        self.records: dict[int, R] = {}
+        self._heap: list[R] = []
+        self._old: list[R] = []  # being swept: a heap as well, since a heap without its last entry is one
+
+    def push(self, record: R) -> None:
+        self.records[record[1]] = record
+        heappush(self._heap, record)
+
+    def load(self, records: dict[int, R]) -> None:
+        """Take over a whole dict, in its order."""
+        self.records = records
+        self._heap = list(records.values())
+        self._old = []
+        heapify(self._heap)
+
+    def pop(self) -> R:
+        """Remove and return the first record. There must be one."""
+        records = self.records
+        while True:
+            record = heappop(self._next())
+            if records.get(record[1]) is record:
+                del records[record[1]]
+                return record
+
+    def first(self) -> R | None:
+        """The first record, or None. Garbage above it goes."""
+        while self._heap or self._old:
+            heap = self._next()
+            if self.records.get(heap[0][1]) is heap[0]:
+                return heap[0]
+            heappop(heap)
+        return None
+
+    def remove(self, key: int) -> R | None:
+        record = self.records.pop(key, None)
+        if record is not None:
+            self._sweep()
+        return record
+
+    def smallest(self, count: int) -> list[R]:
+        """The first `count` records in order, without a change: a walk down the heaps, best branch first."""
+        found: list[R] = []
+        front = [(heap[0], number, 0) for number, heap in enumerate((self._heap, self._old)) if heap]
+        heapify(front)
+        while front and len(found) < count:
+            record, number, place = heappop(front)
+            if self.records.get(record[1]) is record:
+                found.append(record)
+            heap = self._old if number else self._heap
+            for child in range(2 * place + 1, min(2 * place + 3, len(heap))):
+                heappush(front, (heap[child], number, child))
+        return found
+
+    def drain(self) -> R | None:
+        """Take any record or piece of garbage out, for a heap that is being thrown away; None when it is empty."""
+        heap = self._heap or self._old
+        if not heap:
+            return None
+        record = heap.pop()
+        self.records.pop(record[1], None)
+        return record
+
+    def entries(self) -> int:
+        """Records and garbage: what takes memory."""
+        return len(self._heap) + len(self._old)
+
+    def _next(self) -> list[R]:
+        """The heap whose top is the least."""
+        heap, old = self._heap, self._old
+        return heap if not old or (heap and heap[0] < old[0]) else old
+
+    def _sweep(self) -> None:
+        heap, old, records = self._heap, self._old, self.records
+        if not old:
+            if len(heap) <= 2 * len(records) + GARBAGE_MIN:
+                return
+            self._old, self._heap = old, heap = heap, old
+        for _ in range(min(SWEEP, len(old))):
+            record = old.pop()
+            if records.get(record[1]) is record:
+                heappush(heap, record)
+
+    def check(self) -> None:
+        """For tests: every record is in a heap exactly once."""
+        live = [record[1] for record in chain(self._heap, self._old) if self.records.get(record[1]) is record]
+        assert sorted(live) == sorted(self.records)

@@ -1,0 +1,114 @@
+"""Settling leases: ack, nack, extend, recover (design.md, section 7).
+
+A token is good for the session that holds the lease, and for that lease alone: its epoch grows with each one granted,
+so a token from before an expiry names nothing. A stale token does nothing and is told.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from disheap.errors import ConsumerNotFound
+from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
+from disheap_heap import timers
+from disheap_heap.delivery import give_back, give_back_all, release, serve, serve_all
+from disheap_heap.settings import RETURN_AT_ONCE
+from disheap_heap.state import Consumer, Lease, State, Topic
+from disheap_heap.words import DONE, SETTLED_ONE, encode
+
+
+def ack(state: State, session: int, command: Ack) -> bytes:
+    leases, tokens = state.leases, command.tokens
+    stale: list[Token] = []
+    waiting: dict[int, Topic] = {}
+    for token in tokens:
+        lease = leases.get(token[0])
+        if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:
+            stale.append(token)
+            continue
+        topic = release(state, lease)
+        state.message_bytes -= len(lease.message.payload)
+        if topic.ready.records:
+            waiting[topic.number] = topic
+    state.counts["settled"] += len(tokens) - len(stale)
+    serve_all(state, waiting.values())
+    return _settled(tokens, stale)
+
+
+def nack(state: State, session: int, command: Nack) -> bytes:
+    found, stale = _find(state, session, command.tokens)
+    touched: dict[int, Topic] = {}
+    for number in found:
+        lease = state.leases[number]
+        if command.discard:
+            topic = release(state, lease)
+            state.message_bytes -= len(lease.message.payload)
+            state.counts["dropped"] += 1
+        else:
+            topic = give_back(state, lease, command.delay_ms)
+        touched[topic.number] = topic
+    serve_all(state, touched.values())
+    return _settled(command.tokens, stale)
+
+
+def extend(state: State, session: int, command: Extend) -> bytes:
+    found, stale = _find(state, session, command.tokens)
+    until_ms = state.now_ms + command.lease_ms if command.lease_ms else 0
+    for number, lease in found.items():
+        renewed = Lease(lease.message, lease.epoch, until_ms, lease.consumer)
+        state.leases[number] = lease.consumer.leases[number] = renewed
+        if until_ms:
+            state.timers.arm(timers.LEASE, number, until_ms)
+        elif lease.until_ms:
+            state.timers.disarm(timers.LEASE, number)
+    return _settled(command.tokens, stale)
+
+
+def recover(state: State, session: int, command: Recover) -> bytes:
+    consumers = [find_consumer(state, session, number) for number in dict.fromkeys(command.consumers)]
+    left, touched = RETURN_AT_ONCE, {}
+    for consumer in consumers:
+        if consumer is not None:
+            left -= give_back_all(state, consumer, left)
+            touched[consumer.topic.number] = consumer.topic
+    serve_all(state, touched.values())
+    return DONE
+
+
+def expire_lease(state: State, number: int) -> bool:
+    """Its time is over: the message goes back, and the consumer may take another. False when there is no such lease."""
+    lease = state.leases.get(number)
+    if lease is None:
+        return False
+    topic = give_back(state, lease)
+    serve(state, topic, 0)
+    return True
+
+
+def find_consumer(state: State, session: int, number: int) -> Consumer | None:
+    """The consumer, or None when it has been and is gone. Raises `ConsumerNotFound` for one that never was here."""
+    consumer = state.consumers.get(number)
+    if consumer is not None and consumer.session.number == session:
+        return consumer
+    if consumer is None and 0 < number <= state.last_consumer:
+        return None
+    raise ConsumerNotFound(f"this session has no consumer {number}; it may belong to an earlier session")
+
+
+def _find(state: State, session: int, tokens: list[Token]) -> tuple[dict[int, Lease], list[Token]]:
+    """The leases of live tokens by message id, and the tokens that are stale, a repeated one among them."""
+    found: dict[int, Lease] = {}
+    stale: list[Token] = []
+    for token in tokens:
+        lease = state.leases.get(token[0])
+        live = lease is not None and lease.epoch == token[1] and lease.consumer.session.number == session
+        if lease is None or not live or token[0] in found:
+            stale.append(token)
+        else:
+            found[token[0]] = lease
+    return found, stale
+
+
+def _settled(tokens: list[Any], stale: list[Token]) -> bytes:
+    count = len(tokens) - len(stale)
+    return SETTLED_ONE if count == 1 and not stale else encode(Settled(count, stale))

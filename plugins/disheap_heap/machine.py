@@ -1,0 +1,184 @@
+"""The state machine `heap`: topics of messages in strict priority order, leases, consumers, exchanges (design.md, 7).
+
+This class is the door. It decodes a command, finds who carries it out, and collects what is to be pushed; the work lies
+in the modules beside it, one per concern, as functions over one `State`. Deterministic: no clock, no entropy, no files.
+A handler checks first and changes after, so that a command that is refused has changed nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ClassVar, get_args
+
+import msgspec
+
+from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionTooOld
+from disheap.interfaces import Effects, MachineContext
+from disheap.protocol import broker
+from disheap_heap import consumers, enqueue, exchanges, leases, queries, snapshot, topics, work
+from disheap_heap.settings import HeapSettings
+from disheap_heap.state import State
+
+Handler = Callable[[State, int, Any], bytes]
+"""(state, session, command) -> reply"""
+
+HANDLERS: dict[type, Handler] = {
+    broker.Enqueue: enqueue.enqueue,
+    broker.EnqueueMany: enqueue.enqueue_many,
+    broker.Publish: enqueue.publish,
+    broker.Subscribe: consumers.subscribe,
+    broker.SetCredit: consumers.set_credit,
+    broker.Cancel: consumers.cancel,
+    broker.Pop: consumers.pop,
+    broker.Ack: leases.ack,
+    broker.Nack: leases.nack,
+    broker.Extend: leases.extend,
+    broker.Recover: leases.recover,
+    broker.CreateTopic: topics.create_topic,
+    broker.DeleteTopic: topics.delete_topic,
+    broker.Purge: topics.purge,
+    broker.CreateExchange: exchanges.create_exchange,
+    broker.DeleteExchange: exchanges.delete_exchange,
+    broker.Bind: exchanges.bind,
+    broker.Unbind: exchanges.unbind,
+}
+
+QUERIES: dict[type, Callable[[State, Any], bytes]] = {
+    broker.Peek: queries.peek,
+    broker.DescribeTopic: queries.describe_topic,
+    broker.ListTopics: queries.list_topics,
+    broker.GetStats: queries.get_stats,
+    broker.ListExchanges: queries.list_exchanges,
+}
+
+COMMAND_TAGS = {kind.__struct_config__.tag: kind.__name__ for kind in get_args(broker.Command)}
+QUERY_TAGS = {kind.__struct_config__.tag: kind.__name__ for kind in get_args(broker.Query)}
+
+NOTHING: Effects = ()
+
+
+class HeapMachine:
+    """Implements `disheap.interfaces.StateMachine` and `Screening`."""
+
+    name: ClassVar[str] = "heap"
+    api: ClassVar[int] = 1
+    versions: ClassVar[tuple[int, int]] = (1, 1)
+    Settings: ClassVar[type[msgspec.Struct]] = HeapSettings
+
+    def __init__(self, settings: HeapSettings, context: MachineContext) -> None:
+        self._settings = settings
+        self._state = State(settings)
+
+    def set_version(self, version: int) -> None:
+        lowest, highest = self.versions
+        if not lowest <= version <= highest:
+            raise VersionTooOld(f"this node runs machine versions {lowest} to {highest}, not {version}; upgrade it")
+        self._state.version = version
+
+    # --- what changes the state ---
+
+    def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
+        try:
+            decoded = broker.decode_command.decode(command)
+        except msgspec.DecodeError as error:
+            raise _unreadable(command, error, COMMAND_TAGS, "command") from None
+        state = self._state
+        if time_ms > state.now_ms:
+            state.now_ms = time_ms
+        effects = state.start()
+        return HANDLERS[type(decoded)](state, session, decoded), effects
+
+    def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
+        state = self._state
+        if time_ms > state.now_ms:
+            state.now_ms = time_ms
+        effects = state.start()
+        return work.advance(state, limit), effects
+
+    def session_opened(self, session: int) -> None:
+        consumers.opened(self._state, session)
+
+    def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
+        try:
+            named = broker.decode_held.decode(held) if held else broker.Held([])
+        except msgspec.DecodeError as error:
+            raise InvalidArgument(f"an ATTACH that does not say what is held: {error}") from None
+        effects = self._state.start()
+        return consumers.attached(self._state, session, named), effects
+
+    def session_detached(self, session: int) -> Effects:
+        consumers.detached(self._state, session)
+        return NOTHING
+
+    def session_expired(self, session: int) -> Effects:
+        effects = self._state.start()
+        consumers.expired(self._state, session)
+        return effects
+
+    # --- what looks at it ---
+
+    def backlog(self) -> bool:
+        return work.backlog(self._state)
+
+    def next_deadline(self) -> int | None:
+        return self._state.timers.next_deadline()
+
+    def admits(self, command: bytes) -> bool:
+        """A transient message that no topic waits for is not worth the log; nor is one that would be refused."""
+        try:
+            decoded = broker.decode_command.decode(command)
+        except msgspec.DecodeError:
+            return False
+        if isinstance(decoded, broker.Publish):
+            exchange = self._state.exchanges.get(decoded.exchange)
+            if exchange is None and decoded.exchange:
+                return False
+            return bool(enqueue.routed(self._state, decoded))
+        if isinstance(decoded, broker.Enqueue | broker.EnqueueMany):
+            return decoded.topic in self._state.topics
+        return True
+
+    def query(self, time_ms: int, session: int, request: bytes) -> bytes:
+        try:
+            decoded = broker.decode_query.decode(request)
+        except msgspec.DecodeError as error:
+            raise _unreadable(request, error, QUERY_TAGS, "query") from None
+        return QUERIES[type(decoded)](self._state, decoded)
+
+    def snapshot(self) -> Iterator[bytes]:
+        return snapshot.take(self._state)
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        self._state = snapshot.restore(self._settings, chunks)
+
+    def state_hash(self) -> bytes:
+        return snapshot.state_hash(self._state)
+
+    def stats(self) -> dict[str, int]:
+        state = self._state
+        topics = state.topics.values()
+        return state.counts | {
+            "enqueued": state.last_message,
+            "topics": len(topics),
+            "exchanges": len(state.exchanges),
+            "bindings": state.bindings,
+            "consumers": len(state.consumers),
+            "sessions": len(state.sessions),
+            "ready": sum(len(topic.ready.records) for topic in topics),
+            "delayed": sum(len(topic.delayed) for topic in topics),
+            "leased": len(state.leases),
+            "message_bytes": state.message_bytes,
+            "timers": len(state.timers),
+            "postponed": len(state.unserved) + len(state.returning) + len(state.trash),
+        }
+
+
+def _unreadable(body: bytes, error: msgspec.DecodeError, tags: dict[Any, str], what: str) -> CommandRefused:
+    """What is wrong with a body that does not decode, as precisely as can be told."""
+    tag = broker.known_tag(body)
+    if not isinstance(tag, int) or tag not in tags:
+        told = f"tag {tag!r}" if tag is not None else "no tag"
+        return UnknownCommand(f"a {what} with {told} is not known to this version; upgrade the nodes")
+    if isinstance(error, msgspec.ValidationError):
+        return InvalidArgument(f"a field of {tags[tag]} does not fit: {error}")
+    return UnknownCommand(f"a {what} that is no whole {tags[tag]}: {error}")

@@ -1,0 +1,22 @@
+"""A message, as the machine keeps it: immutable, so that a snapshot's view is a copy of a dict (pitfall 29).
+
+It is a tuple that sorts: (rank, id) is the strict order of a topic, whichever its mode. Rank is the priority, negated
+where the largest comes first. Where a message waits is not its business: topics and leases hold it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Message(NamedTuple):
+    rank: int
+    id: int
+    attempts: int  # leases granted so far
+    enqueued_ms: int
+    expires_at_ms: int  # dropped when still waiting then; 0 for never
+    payload: bytes
+
+    def after(self, attempts: int) -> Message:
+        """The same message, come back from a lease: same id, same place."""
+        return Message(self.rank, self.id, attempts, self.enqueued_ms, self.expires_at_ms, self.payload)

@@ -1,0 +1,100 @@
+"""Questions: what may be asked without a change. Each answer is bounded, however large the state."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from itertools import islice
+
+from disheap.errors import InvalidArgument
+from disheap.protocol.broker import (
+    DescribeTopic,
+    ExchangeInfos,
+    GetStats,
+    ListExchanges,
+    ListTopics,
+    Peek,
+    Peeked,
+    PeekedMessage,
+    Stats,
+    TopicInfos,
+)
+from disheap_heap.checks import find_topic
+from disheap_heap.exchanges import Exchange, find_exchange
+from disheap_heap.messages import Message
+from disheap_heap.settings import ANSWER_BYTES
+from disheap_heap.state import State, Topic
+from disheap_heap.topics import describe
+from disheap_heap.words import encode
+
+BINDINGS_TOLD = 1000
+"""Bindings in one answer: at most half a megabyte of names."""
+
+
+def peek(state: State, query: Peek) -> bytes:
+    """Delayed and leased messages come in the order in which they became so."""
+    topic = find_topic(state, query.topic)
+    messages: list[PeekedMessage] = []
+    room = ANSWER_BYTES
+    for message in islice(_waiting(topic, query), query.count):
+        room -= len(message.payload) + 64
+        if room < 0 and messages:
+            break
+        messages.append(message)
+    return encode(Peeked(messages))
+
+
+def describe_topic(state: State, query: DescribeTopic) -> bytes:
+    return encode(describe(state, find_topic(state, query.topic)))
+
+
+def list_topics(state: State, query: ListTopics) -> bytes:
+    names = sorted(name for name in state.topics if name.startswith(query.prefix))
+    start = bisect_right(names, query.after) if query.after else 0
+    infos = [describe(state, state.topics[name]) for name in names[start : start + query.limit]]
+    return encode(TopicInfos(infos, len(names)))
+
+
+def get_stats(state: State, query: GetStats) -> bytes:
+    topics = state.topics.values()
+    return encode(
+        Stats(
+            topics=len(topics),
+            exchanges=len(state.exchanges),
+            bindings=state.bindings,
+            consumers=sum(topic.subscribers for topic in topics),
+            ready=sum(len(topic.ready.records) for topic in topics),
+            delayed=sum(len(topic.delayed) for topic in topics),
+            leased=sum(topic.leased for topic in topics),
+            message_bytes=state.message_bytes,
+            time_ms=state.now_ms,
+        )
+    )
+
+
+def list_exchanges(state: State, query: ListExchanges) -> bytes:
+    chosen: list[Exchange] = list(state.exchanges.values())
+    if query.exchange:
+        chosen = [find_exchange(state, query.exchange)]
+    count = len(chosen) + sum(len(exchange.bindings) for exchange in chosen)
+    if count > BINDINGS_TOLD and not query.exchange:
+        raise InvalidArgument(f"{count} exchanges and bindings are too many for one answer; name an exchange")
+    bindings = [(exchange.name, name, key) for exchange in chosen for key, name in exchange.bindings]
+    return encode(ExchangeInfos([(one.name, one.kind) for one in chosen], bindings[:BINDINGS_TOLD]))
+
+
+def _waiting(topic: Topic, query: Peek) -> Iterator[PeekedMessage]:
+    for message in topic.ready.smallest(query.count):
+        yield _peeked(topic, message, "ready")
+    if query.delayed:
+        for due_ms, message in topic.delayed.values():
+            yield _peeked(topic, message, "delayed", due_ms)
+    if query.leased:
+        for consumer in topic.consumers.values():
+            for lease in consumer.leases.values():
+                yield _peeked(topic, lease.message.after(lease.epoch), "leased")
+
+
+def _peeked(topic: Topic, message: Message, state: str, due_ms: int = 0) -> PeekedMessage:
+    priority = message.rank * topic.sign
+    return PeekedMessage(message.id, priority, message.attempts, message.enqueued_ms, state, due_ms, message.payload)

@@ -1,0 +1,317 @@
+"""Snapshots of one point in time (Raft §7; pitfall 29), and the state's hash.
+
+`take` copies the dicts of immutable records and the few fields of everything else; what it returns is written out later
+while the machine goes on. What is written is the state and nothing that follows from it: no heap, no timer, no count,
+no garbage. Rows come in the order of insertion, which a restored replica has as well, so that the bytes are canonical:
+the hash is a hash of them.
+
+A snapshot is a row of blocks, and may be cut anywhere:
+
+| bytes  | field                                                    |
+|--------|----------------------------------------------------------|
+| 0-3    | length of the body, little-endian                        |
+| 4-7    | CRC-32 of the body                                       |
+| 8-     | body: msgpack [table, [row, ...]]                        |
+
+The tables come in the order of `TABLES`, each in as many blocks as it needs; the last block is `end`, with the number
+of blocks before it. A row's fields stand in `take` and are read in `_Restorer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
+from struct import Struct
+from typing import Any
+from zlib import crc32
+
+import msgspec
+
+from disheap.errors import SnapshotDamaged
+from disheap.protocol.broker import TopicSettings
+from disheap_heap import timers
+from disheap_heap.exchanges import Exchange
+from disheap_heap.messages import Message
+from disheap_heap.settings import HeapSettings
+from disheap_heap.state import Consumer, Lease, Session, State, Topic
+from disheap_heap.words import encode
+
+FORMAT = 1
+PIECE_BYTES = 256 << 10
+"""A piece; and what a block's payloads are gathered up to, so that a piece is a fraction of a millisecond."""
+BLOCK_ROWS = 512
+BLOCK_BYTES_MAX = 256 << 20
+"""A larger length in a header is damage, not a block."""
+
+_HEADER = Struct("<II")
+
+TABLES = (
+    "machine",
+    "sessions",
+    "topics",
+    "exchanges",
+    "bindings",
+    "consumers",
+    "rings",
+    "ready",
+    "delayed",
+    "leases",
+    "unserved",
+    "returning",
+    "end",
+)
+
+Row = tuple[Any, ...]
+Table = Callable[[], Iterator[tuple[Row, int]]]
+"""Gives (row, bytes of payload in it)."""
+
+
+def take(state: State) -> Iterator[bytes]:
+    """The view is taken now; iterating writes it."""
+    return _pieces(_view(state))
+
+
+def state_hash(state: State) -> bytes:
+    digest = blake2b(digest_size=16)
+    for piece in take(state):
+        digest.update(piece)
+    return digest.digest()
+
+
+def restore(settings: HeapSettings, chunks: Iterable[bytes]) -> State:
+    """Raises `SnapshotDamaged`."""
+    try:
+        return _Restorer(settings).read(_blocks(chunks))
+    except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise SnapshotDamaged(f"the snapshot cannot be read: {type(error).__name__}: {error}") from error
+
+
+# --- writing ---------------------------------------------------------------------------------------------------------
+
+
+def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]]]:
+    consumers = list(state.consumers.values())
+    topics = list(state.topics.values())
+    ready = [(one.number, one.ready.records.copy()) for one in topics if one.ready.records]
+    delayed = [(one.number, one.delayed.copy()) for one in topics if one.delayed]
+    leases = state.leases.copy()
+    counters = (state.last_message, state.last_consumer, state.last_topic)
+    return [
+        ("machine", [(FORMAT, state.version, state.now_ms, *counters)]),
+        ("sessions", [(one.number, one.attached) for one in state.sessions.values()]),
+        ("topics", [_topic_row(one) for one in topics]),
+        ("exchanges", [(one.name, one.kind, one.auto_delete) for one in state.exchanges.values()]),
+        ("bindings", [(one.name, key, name) for one in state.exchanges.values() for key, name in one.bindings]),
+        ("consumers", [_consumer_row(one) for one in consumers]),
+        ("rings", [(one.number, number) for one in topics for number in one.ring]),
+        ("ready", ((_flat(number, m), len(m.payload)) for number, records in ready for m in records.values())),
+        ("delayed", ((_flat(n, m, due), len(m.payload)) for n, records in delayed for due, m in records.values())),
+        ("leases", ((_lease_row(one), len(one.message.payload)) for one in leases.values())),
+        ("unserved", [(number,) for number in state.unserved]),
+        ("returning", [(number,) for number in state.returning]),
+    ]
+
+
+def _topic_row(topic: Topic) -> Row:
+    owner = topic.owner.number if topic.owner is not None else 0
+    return (topic.number, topic.name, topic.settings, owner, topic.owner is not None, topic.expires_at_ms)
+
+
+def _consumer_row(one: Consumer) -> Row:
+    topic = one.topic.number if one.topic.alive else 0
+    shape = (one.credit, one.credit_bytes, one.no_ack, one.lease_ms, one.exclusive, one.limit, one.until_ms)
+    return (one.number, one.session.number, topic, one.delivered, one.ended, *shape)
+
+
+def _flat(number: int, message: Message, *more: int) -> Row:
+    return (number, *more, *message)
+
+
+def _lease_row(lease: Lease) -> Row:
+    return (lease.consumer.number, lease.epoch, lease.until_ms, *lease.message)
+
+
+def _pieces(view: list[tuple[str, list[Any] | Iterator[tuple[Row, int]]]]) -> Iterator[bytes]:
+    count = 0
+    for table, rows in view:
+        sized = iter(rows) if not isinstance(rows, list) else ((row, 0) for row in rows)
+        for block in _gather(sized):
+            count += 1
+            yield from _cut(table, block)
+    yield from _cut("end", [(count,)])
+
+
+def _gather(rows: Iterator[tuple[Row, int]]) -> Iterator[list[Row]]:
+    """Rows in runs that are worth a block."""
+    run: list[Row] = []
+    size = 0
+    for row, payload in rows:
+        run.append(row)
+        size += payload
+        if len(run) >= BLOCK_ROWS or size >= PIECE_BYTES // 2:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
+
+
+def _cut(table: str, rows: list[Row]) -> Iterator[bytes]:
+    body = encode((table, rows))
+    block = _HEADER.pack(len(body), crc32(body)) + body
+    for start in range(0, len(block), PIECE_BYTES):
+        yield block[start : start + PIECE_BYTES]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def _blocks(chunks: Iterable[bytes]) -> Iterator[tuple[str, list[list[Any]]]]:
+    rest = bytearray()
+    for chunk in chunks:
+        rest += chunk
+        while len(rest) >= _HEADER.size:
+            length, checksum = _HEADER.unpack_from(rest)
+            if length > BLOCK_BYTES_MAX:
+                raise SnapshotDamaged(f"a block of {length} bytes in a snapshot is over the limit of {BLOCK_BYTES_MAX}")
+            end = _HEADER.size + length
+            if len(rest) < end:
+                break
+            body = bytes(rest[_HEADER.size : end])
+            del rest[:end]
+            if crc32(body) != checksum:
+                raise SnapshotDamaged("a block of the snapshot does not match its checksum")
+            table, rows = msgspec.msgpack.decode(body)
+            yield table, rows
+    if rest:
+        raise SnapshotDamaged(f"the snapshot ends within a block, {len(rest)} bytes into it")
+
+
+class _Restorer:
+    """Builds a state, table by table. Sessions and topics that are over, of which only leases remain, are made up."""
+
+    def __init__(self, settings: HeapSettings) -> None:
+        self._state = State(settings)
+        self._gone_sessions: dict[int, Session] = {}
+
+    def read(self, blocks: Iterator[tuple[str, list[list[Any]]]]) -> State:
+        count, ended = 0, False
+        for table, rows in blocks:
+            if ended:
+                raise SnapshotDamaged("the snapshot goes on behind its end")
+            if table == "end":
+                ended = rows == [[count]]
+                if not ended:
+                    raise SnapshotDamaged(f"the snapshot has {count} blocks and says {rows}")
+                continue
+            count += 1
+            self._table(table, rows)
+        if not ended:
+            raise SnapshotDamaged("the snapshot has no end: it was cut short")
+        return self._finish()
+
+    def _table(self, table: str, rows: list[list[Any]]) -> None:
+        if table not in TABLES:
+            raise SnapshotDamaged(f"the snapshot has a table {table!r}, which this version does not know")
+        add = getattr(self, "_" + table)
+        for row in rows:
+            add(*row)
+
+    def _machine(self, form: int, version: int, now_ms: int, message: int, consumer: int, topic: int) -> None:
+        if form != FORMAT:
+            raise SnapshotDamaged(f"the snapshot has format {form}; this version reads {FORMAT}")
+        state = self._state
+        state.version, state.now_ms = version, now_ms
+        state.last_message, state.last_consumer, state.last_topic = message, consumer, topic
+
+    def _sessions(self, number: int, attached: bool) -> None:
+        self._state.sessions[number] = Session(number, attached)
+
+    def _topics(self, number: int, name: str, settings: Any, owner: int, owned: bool, expires_at_ms: int) -> None:
+        state = self._state
+        session = state.sessions[owner] if owned else None
+        topic = Topic(number, name, msgspec.convert(settings, TopicSettings), session)
+        topic.expires_at_ms = expires_at_ms
+        state.topics[name] = state.numbers[number] = topic
+        if session is not None:
+            session.owned[number] = topic
+        if expires_at_ms:
+            state.timers.arm(timers.TOPIC, number, expires_at_ms, number)
+
+    def _exchanges(self, name: str, kind: str, auto_delete: bool) -> None:
+        self._state.exchanges[name] = Exchange(name, kind, auto_delete)
+
+    def _bindings(self, exchange: str, key: str, name: str) -> None:
+        topic = self._state.topics[name]
+        self._state.exchanges[exchange].change(key, name, topic)
+        topic.bindings[exchange, key] = None
+        self._state.bindings += 1
+
+    def _consumers(
+        self, number: int, session: int, topic_number: int, delivered: int, ended: bool, *shape: Any
+    ) -> None:
+        state = self._state
+        credit, credit_bytes, *rest = shape
+        topic = state.numbers[topic_number] if topic_number else _gone_topic()
+        one = Consumer(number, self._session(session), topic, credit, credit_bytes)
+        one.delivered, one.ended = delivered, ended
+        one.no_ack, one.lease_ms, one.exclusive, one.limit, one.until_ms = rest
+        state.consumers[number] = one.session.consumers[number] = topic.consumers[number] = one
+        topic.active += not ended
+        topic.subscribers += not ended and not one.limit
+        if one.until_ms and not ended:
+            state.timers.arm(timers.POP, number, one.until_ms)
+
+    def _session(self, number: int) -> Session:
+        session = self._state.sessions.get(number) or self._gone_sessions.get(number)
+        if session is None:
+            session = self._gone_sessions[number] = Session(number, False)
+        return session
+
+    def _rings(self, topic: int, consumer: int) -> None:
+        self._state.numbers[topic].ring[consumer] = self._state.consumers[consumer]
+
+    def _ready(self, topic_number: int, *fields: Any) -> None:
+        topic, message = self._state.numbers[topic_number], Message(*fields)
+        topic.ready.records[message.id] = message
+        topic.ready_bytes += len(message.payload)
+        self._waits(topic, message)
+
+    def _delayed(self, topic_number: int, due_ms: int, *fields: Any) -> None:
+        topic, message = self._state.numbers[topic_number], Message(*fields)
+        topic.delayed[message.id] = (due_ms, message)
+        topic.delayed_bytes += len(message.payload)
+        self._state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
+        self._waits(topic, message)
+
+    def _waits(self, topic: Topic, message: Message) -> None:
+        self._state.message_bytes += len(message.payload)
+        if message.expires_at_ms:
+            self._state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
+
+    def _leases(self, number: int, epoch: int, until_ms: int, *fields: Any) -> None:
+        state = self._state
+        consumer, message = state.consumers[number], Message(*fields)
+        state.leases[message.id] = consumer.leases[message.id] = Lease(message, epoch, until_ms, consumer)
+        consumer.held_bytes += len(message.payload)
+        consumer.topic.leased += 1
+        state.message_bytes += len(message.payload)
+        if until_ms:
+            state.timers.arm(timers.LEASE, message.id, until_ms)
+
+    def _unserved(self, number: int) -> None:
+        self._state.unserved[number] = self._state.numbers[number]
+
+    def _returning(self, number: int) -> None:
+        consumer = self._state.returning[number] = self._state.consumers[number]
+        consumer.returning = True
+
+    def _finish(self) -> State:
+        for topic in self._state.topics.values():
+            topic.ready.load(topic.ready.records)
+        return self._state
+
+
+def _gone_topic() -> Topic:
+    topic = Topic(0, "", TopicSettings(), None)
+    topic.alive = False
+    return topic

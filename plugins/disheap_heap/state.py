@@ -1,0 +1,181 @@
+"""The state: everything that every replica has in common, and the three kinds of things in it that change.
+
+Owns the tables and the questions that can be asked of one record. Who may change what lies in the modules beside it:
+`delivery` moves messages, `consumers` and `topics` open and end what they are named for, `exchanges` routes, `work`
+lets time pass. Nothing here has a clock: `now_ms` is what the log said last.
+
+Every dict is read in its order of insertion, which the log decides; no set is read at all.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, NamedTuple
+
+from disheap.protocol.broker import TopicSettings
+from disheap_heap.heap import StrictHeap
+from disheap_heap.messages import Message
+from disheap_heap.settings import HeapSettings
+from disheap_heap.timers import Timers
+
+if TYPE_CHECKING:
+    from disheap_heap.exchanges import Exchange
+
+Delayed = tuple[int, Message]
+"""(due_ms, message)"""
+
+
+class Session:
+    """`attached`: it has a connection, as far as the log knows."""
+
+    __slots__ = ("attached", "consumers", "number", "owned")
+
+    def __init__(self, number: int, attached: bool) -> None:
+        self.number = number
+        self.attached = attached
+        self.consumers: dict[int, Consumer] = {}
+        self.owned: dict[int, Topic] = {}
+
+
+class Consumer:
+    """A subscription, or with `limit` a pop's ticket. An ended one stays until its last lease is settled."""
+
+    __slots__ = (
+        "credit",
+        "credit_bytes",
+        "delivered",
+        "ended",
+        "exclusive",
+        "held_bytes",
+        "lease_ms",
+        "leases",
+        "limit",
+        "no_ack",
+        "number",
+        "returning",
+        "session",
+        "topic",
+        "until_ms",
+    )
+
+    def __init__(self, number: int, session: Session, topic: Topic, credit: int, credit_bytes: int) -> None:
+        self.number = number
+        self.session = session
+        self.topic = topic
+        self.credit = credit
+        self.credit_bytes = credit_bytes
+        self.no_ack = False
+        self.lease_ms = 0
+        self.exclusive = False
+        self.limit = 0  # a ticket's count; 0 for a subscription
+        self.until_ms = 0  # when a ticket has waited long enough
+        self.delivered = 0
+        self.ended = False
+        self.returning = False  # its leases are being given back, in slices
+        self.held_bytes = 0
+        self.leases: dict[int, Lease] = {}
+
+    def hungry(self) -> bool:
+        """Would take a message now. Its place in the topic's ring and this answer always agree."""
+        if self.ended or self.returning or not self.session.attached:
+            return False
+        if self.limit and self.delivered >= self.limit:
+            return False
+        return self.no_ack or (len(self.leases) < self.credit and self.held_bytes < self.credit_bytes)
+
+
+class Lease(NamedTuple):
+    """A message in the hands of a consumer. (message.id, epoch) is the token."""
+
+    message: Message
+    epoch: int
+    until_ms: int  # 0: as long as the session lives
+    consumer: Consumer
+
+
+class Topic:
+    __slots__ = (
+        "active",
+        "alive",
+        "bindings",
+        "consumers",
+        "delayed",
+        "delayed_bytes",
+        "expires_at_ms",
+        "leased",
+        "name",
+        "number",
+        "owner",
+        "ready",
+        "ready_bytes",
+        "ring",
+        "settings",
+        "sign",
+        "subscribers",
+    )
+
+    def __init__(self, number: int, name: str, settings: TopicSettings, owner: Session | None) -> None:
+        self.number = number
+        self.name = name
+        self.settings = settings
+        self.owner = owner
+        self.sign = -1 if settings.mode == "max" else 1
+        self.alive = True
+        self.ready: StrictHeap[Message] = StrictHeap()
+        self.ready_bytes = 0
+        self.delayed: dict[int, Delayed] = {}
+        self.delayed_bytes = 0
+        self.leased = 0
+        self.consumers: dict[int, Consumer] = {}
+        self.active = 0  # consumers and tickets that have not ended
+        self.subscribers = 0  # the same without tickets
+        self.ring: OrderedDict[int, Consumer] = OrderedDict()  # the hungry ones, next in turn first
+        self.bindings: dict[tuple[str, str], None] = {}  # (exchange, routing key)
+        self.expires_at_ms = 0  # when it is deleted as unused; 0 while used
+
+    def messages(self) -> int:
+        return len(self.ready.records) + len(self.delayed) + self.leased
+
+
+class Trash(NamedTuple):
+    """What a purge left behind. Nobody can see it any more; it is freed in slices."""
+
+    ready: StrictHeap[Message]
+    delayed: dict[int, Delayed]
+
+
+class State:
+    """The tables. `effects` is where the call in progress collects its pushes."""
+
+    def __init__(self, settings: HeapSettings) -> None:
+        self.settings = settings
+        self.version = 1
+        self.now_ms = 0
+        self.last_message = 0
+        self.last_consumer = 0
+        self.last_topic = 0
+        self.message_bytes = 0
+        self.sessions: dict[int, Session] = {}
+        self.topics: dict[str, Topic] = {}
+        self.numbers: dict[int, Topic] = {}
+        self.consumers: dict[int, Consumer] = {}
+        self.leases: dict[int, Lease] = {}
+        self.exchanges: dict[str, Exchange] = {}
+        self.bindings = 0
+        self.timers = Timers()
+        self.unserved: OrderedDict[int, Topic] = OrderedDict()  # have messages and hungry consumers: postponed
+        self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
+        self.trash: list[Trash] = []  # not state: see `work`
+        self.effects: list[tuple[int, bytes]] = []
+        self.counts = {"delivered": 0, "settled": 0, "returned": 0, "expired": 0, "dropped": 0}
+
+    def start(self) -> list[tuple[int, bytes]]:
+        """A call begins; returns the list that its pushes will be in."""
+        effects: list[tuple[int, bytes]] = []
+        self.effects = effects
+        return effects
+
+    def push(self, session: Session, body: bytes) -> None:
+        """For the session's connection; one that has none hears of it when it attaches."""
+        if session.attached:
+            self.effects.append((session.number, body))

@@ -1,0 +1,133 @@
+"""Topics: made, found, taken over, emptied and deleted.
+
+A topic deletes itself when its last consumer leaves (`auto_delete`), when nobody has used it for `expires_ms`, or with
+the session that owns it (`exclusive`). An exclusive topic whose owner has no live connection belongs to whoever creates
+it next: a worker that was killed starts again under its name at once (design.md, section 8).
+"""
+
+from __future__ import annotations
+
+from disheap.errors import InvalidArgument, TopicInUse, TopicMismatch
+from disheap.protocol.broker import (
+    ConsumerEnded,
+    CreateTopic,
+    DeleteTopic,
+    Purge,
+    Removed,
+    TopicInfo,
+    TopicSettings,
+)
+from disheap_heap import timers
+from disheap_heap.checks import check_name, find_topic, no_room, require_access
+from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
+from disheap_heap.exchanges import unbind_all
+from disheap_heap.settings import RETURN_AT_ONCE
+from disheap_heap.state import Session, State, Topic
+from disheap_heap.words import encode
+
+
+def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
+    check_name("topic", command.topic)
+    if command.settings.mode not in ("max", "min"):
+        raise InvalidArgument(f"mode is 'max' or 'min', not {command.settings.mode!r}")
+    topic = state.topics.get(command.topic)
+    if topic is None:
+        topic = _create(state, session, command)
+        return encode(describe(state, topic, created=True))
+    taken = topic.owner is not None and topic.owner.number != session
+    if taken:
+        require_access(topic, session, attached_only=True)
+    if command.settings != topic.settings:
+        raise TopicMismatch(_difference(topic, command.settings))
+    if taken:
+        _take_over(state, topic, _owner(state, session))
+    watch_unused(state, topic)
+    return encode(describe(state, topic))
+
+
+def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
+    topic = find_topic(state, command.topic)
+    if command.if_unused and topic.active:
+        raise TopicInUse(f"topic {topic.name!r} has {topic.active} consumers; cancel those first")
+    if command.if_empty and topic.messages():
+        raise TopicInUse(f"topic {topic.name!r} has {topic.messages()} messages; purge those first")
+    return encode(Removed(delete(state, topic, "the topic was deleted")))
+
+
+def purge(state: State, session: int, command: Purge) -> bytes:
+    return encode(Removed(throw_away(state, find_topic(state, command.topic))))
+
+
+def delete(state: State, topic: Topic, reason: str) -> int:
+    """The door out. Leases on it end as well, the larger part of them later. Returns how many messages went."""
+    count = topic.messages()
+    topic.alive = False
+    del state.topics[topic.name], state.numbers[topic.number]
+    state.timers.disarm(timers.TOPIC, topic.number)
+    if topic.owner is not None:
+        topic.owner.owned.pop(topic.number, None)
+    throw_away(state, topic)
+    unbind_all(state, topic)
+    _end_consumers(state, topic, reason)
+    return count
+
+
+def describe(state: State, topic: Topic, created: bool = False) -> TopicInfo:
+    first = topic.ready.first()
+    return TopicInfo(
+        topic.name,
+        topic.settings,
+        len(topic.ready.records),
+        len(topic.delayed),
+        topic.leased,
+        topic.subscribers,
+        topic.ready_bytes,
+        created,
+        first.enqueued_ms if first else 0,
+    )
+
+
+def _create(state: State, session: int, command: CreateTopic) -> Topic:
+    if len(state.topics) >= state.settings.topics:
+        raise no_room("topics", len(state.topics))
+    owner = _owner(state, session) if command.settings.exclusive else None
+    state.last_topic += 1
+    topic = Topic(state.last_topic, command.topic, command.settings, owner)
+    state.topics[topic.name] = state.numbers[topic.number] = topic
+    if owner is not None:
+        owner.owned[topic.number] = topic
+    watch_unused(state, topic)
+    return topic
+
+
+def _owner(state: State, session: int) -> Session:
+    if session not in state.sessions:
+        raise InvalidArgument(f"session {session} is not open; only an open session can own a topic")
+    return state.sessions[session]
+
+
+def _take_over(state: State, topic: Topic, owner: Session) -> None:
+    if topic.owner is not None:
+        topic.owner.owned.pop(topic.number, None)
+    topic.owner = owner
+    owner.owned[topic.number] = topic
+    _end_consumers(state, topic, "another session has taken the topic over")
+
+
+def _end_consumers(state: State, topic: Topic, reason: str) -> None:
+    left = RETURN_AT_ONCE
+    for consumer in list(topic.consumers.values()):
+        if not consumer.ended:
+            state.push(consumer.session, encode(ConsumerEnded(consumer.number, reason)))
+            end(state, consumer)
+        if consumer.leases:
+            left -= give_back_all(state, consumer, left)
+
+
+def _difference(topic: Topic, wanted: TopicSettings) -> str:
+    parts = [
+        f"{field} is {getattr(topic.settings, field)!r}, not {getattr(wanted, field)!r}"
+        for field in TopicSettings.__struct_fields__
+        if getattr(topic.settings, field) != getattr(wanted, field)
+    ]
+    return f"topic {topic.name!r} exists with other settings: {'; '.join(parts)}. Use those, or delete the topic first"

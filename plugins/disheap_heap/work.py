@@ -1,0 +1,133 @@
+"""The passing of time, and what was put off (design.md, section 4: the work limit).
+
+`advance` does at most `limit` units: due timers in order of their deadlines, and behind each deadline the deliveries
+that it made possible, before the next one's timers; then leases to be given back, in slices; then the freeing of what a
+purge threw away. A unit is one timer, one delivery, one lease or one record.
+
+Which leases a slice gives back: the oldest of the consumer first. Each message goes to its place; a slice's messages
+are all in their places before the first of them is delivered, so within a slice the order is strict, and what a later
+slice brings ranks from then on.
+
+Everything here is state, except the trash: nobody can see a purged message, so it may be gone on one replica (a
+restored one never had it) and not yet on another. Its timers, until swept up, find nothing and count as no unit.
+"""
+
+from __future__ import annotations
+
+from disheap_heap import timers
+from disheap_heap.delivery import (
+    drop_waiting,
+    finish_ticket,
+    give_back_all,
+    make_ready,
+    serve,
+    serve_later,
+)
+from disheap_heap.leases import expire_lease
+from disheap_heap.settings import SERVE_AT_ONCE
+from disheap_heap.state import State
+from disheap_heap.topics import delete
+
+
+def advance(state: State, limit: int) -> int:
+    """Returns the units done."""
+    left = _fire_due(state, limit)
+    if state.unserved and left > 0:
+        left -= _serve_waiting(state, left)
+    if state.returning and left > 0:
+        left -= _give_back_waiting(state, left)
+        left -= _serve_waiting(state, left)
+    if state.trash and left > 0:
+        left -= _free(state, left)
+    return limit - left
+
+
+def backlog(state: State) -> bool:
+    if state.unserved or state.returning or state.trash:
+        return True
+    deadline = state.timers.next_deadline()
+    return deadline is not None and deadline <= state.now_ms
+
+
+def _fire_due(state: State, limit: int) -> int:
+    """Returns what is left of the limit."""
+    left, current, now_ms = limit, None, state.now_ms
+    while left > 0:
+        deadline = state.timers.next_deadline()
+        if deadline is None or deadline > now_ms:
+            break
+        if deadline != current:
+            left -= _serve_waiting(state, left)
+            current = deadline
+        elif _fire(state, *state.timers.pop()):
+            left -= 1
+    return left
+
+
+def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
+    """Carry out one timer. False when its cause is gone."""
+    if kind == timers.LEASE:
+        return expire_lease(state, number)
+    if kind == timers.POP:
+        return _end_pop(state, number)
+    topic = state.numbers.get(topic_number)
+    if topic is None:
+        return False
+    if kind == timers.TOPIC:
+        delete(state, topic, "it was unused for too long")
+        return True
+    if kind == timers.EXPIRY:
+        dropped = drop_waiting(state, topic, number)
+        state.counts["expired"] += dropped
+        return dropped
+    due = topic.delayed.pop(number, None)
+    if due is None:
+        return False
+    topic.delayed_bytes -= len(due[1].payload)
+    make_ready(topic, due[1])
+    serve_later(state, topic)
+    return True
+
+
+def _end_pop(state: State, number: int) -> bool:
+    ticket = state.consumers.get(number)
+    if ticket is None or ticket.ended:
+        return False
+    finish_ticket(state, ticket)
+    return True
+
+
+def _serve_waiting(state: State, limit: int) -> int:
+    """One slice for each topic in turn."""
+    done = 0
+    while state.unserved and done < limit:
+        number, topic = next(iter(state.unserved.items()))
+        done += serve(state, topic, min(SERVE_AT_ONCE, limit - done))
+        if number in state.unserved:
+            state.unserved.move_to_end(number)
+    return done
+
+
+def _give_back_waiting(state: State, limit: int) -> int:
+    done = 0
+    while state.returning and done < limit:
+        consumer = next(iter(state.returning.values()))
+        done += give_back_all(state, consumer, limit - done)
+        serve_later(state, consumer.topic)
+    return done
+
+
+def _free(state: State, limit: int) -> int:
+    done = 0
+    while state.trash and done < limit:
+        trash = state.trash[-1]
+        message = trash.ready.drain()
+        if message is None and trash.delayed:
+            message = trash.delayed.popitem()[1][1]
+            state.timers.disarm(timers.DUE, message.id)
+        if message is None:
+            state.trash.pop()
+        elif message.expires_at_ms:
+            state.timers.disarm(timers.EXPIRY, message.id)
+        done += 1
+    return done
