@@ -44,6 +44,10 @@ class UnsafeListen(ConfigError):
     """Listening beyond loopback without TLS and authentication needs an explicit `--insecure`."""
 
 
+class VersionUnsupported(ConfigError):
+    """The cluster runs a `machine_version` that this release does not know. The node stops, nothing is changed."""
+
+
 # --- whoever owns the disk -------------------------------------------------------------------------------------------
 
 

@@ -45,8 +45,10 @@ FRAME_BYTES = 2 << 20  # default limit of a client frame: a 1 MiB payload, or a 
 _PREFIX = Struct("<IBB")
 ENVELOPE = Struct("<IBBQQQ")  # length, kind, flags, session, seq, confirmed
 _ENVELOPE_REST = ENVELOPE.size - LENGTH_BYTES
-_REPLY = Struct("<IBBQQ")  # length, kind, status, seq, index
-_NUMBERED = Struct("<IBBQ")  # length, kind, flags, number
+REPLY = Struct("<IBBQQ")  # length, kind, status, seq, index
+NUMBERED = Struct("<IBBQ")  # length, kind, flags, number
+REPLY_REST = REPLY.size - LENGTH_BYTES  # what `length` counts besides the body
+NUMBERED_REST = NUMBERED.size - LENGTH_BYTES
 _VERSION = Struct("<H")
 
 
@@ -153,16 +155,16 @@ def envelope(kind: int, flags: int, session: int, seq: int, confirmed: int, body
 
 def reply(kind: int, status: int, seq: int, index: int, body: bytes) -> bytes:
     """A REPLY or an ANSWER."""
-    return _REPLY.pack(18 + len(body), kind, status, seq, index) + body
+    return REPLY.pack(REPLY_REST + len(body), kind, status, seq, index) + body
 
 
 def push(index: int, body: bytes) -> bytes:
-    return _NUMBERED.pack(10 + len(body), Kind.PUSH, 0, index) + body
+    return NUMBERED.pack(NUMBERED_REST + len(body), Kind.PUSH, 0, index) + body
 
 
 def request(kind: int, number: int, body: bytes) -> bytes:
     """A QUERY or an ADMIN."""
-    return _NUMBERED.pack(10 + len(body), kind, 0, number) + body
+    return NUMBERED.pack(NUMBERED_REST + len(body), kind, 0, number) + body
 
 
 def plain(kind: int, body: bytes = b"") -> bytes:
@@ -236,17 +238,17 @@ def open_envelope(frame: bytes) -> Envelope:
 
 def open_reply(frame: bytes) -> tuple[int, int, int, bytes]:
     """(status, seq or number, log index, body) of a REPLY or an ANSWER."""
-    if len(frame) < _REPLY.size:
-        raise MalformedFrame(f"a reply of {len(frame)} bytes is shorter than its header of {_REPLY.size}")
-    _, _, status, seq, index = _REPLY.unpack_from(frame)
-    return status, seq, index, frame[_REPLY.size :]
+    if len(frame) < REPLY.size:
+        raise MalformedFrame(f"a reply of {len(frame)} bytes is shorter than its header of {REPLY.size}")
+    _, _, status, seq, index = REPLY.unpack_from(frame)
+    return status, seq, index, frame[REPLY.size :]
 
 
 def open_numbered(frame: bytes) -> tuple[int, bytes]:
     """(number or log index, body) of a QUERY, ADMIN or PUSH."""
-    if len(frame) < _NUMBERED.size:
-        raise MalformedFrame(f"a frame of {len(frame)} bytes is shorter than its header of {_NUMBERED.size}")
-    return _NUMBERED.unpack_from(frame)[3], frame[_NUMBERED.size :]
+    if len(frame) < NUMBERED.size:
+        raise MalformedFrame(f"a frame of {len(frame)} bytes is shorter than its header of {NUMBERED.size}")
+    return NUMBERED.unpack_from(frame)[3], frame[NUMBERED.size :]
 
 
 def open_plain(frame: bytes) -> bytes:

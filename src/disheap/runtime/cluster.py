@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import msgspec
 
 from disheap.config import MemberConfig
-from disheap.errors import ConfigError
+from disheap.errors import ConfigError, WrongCluster
 from disheap.kernel.types import Index, Member, Membership, NodeId, SnapshotMeta, Term
+from disheap.protocol.peers import PeerHello
 
 
 class MemberRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -52,15 +53,28 @@ class AddressBook:
     def __init__(self, members: Membership) -> None:
         self._members = members
         self._records = _records(members)
-        self._learned: dict[NodeId, str] = {}
+        self._learned: dict[NodeId, PeerHello] = {}
 
     def update(self, members: Membership) -> None:
         if members is not self._members:
             self._members = members
             self._records = _records(members)
 
-    def learn(self, node: NodeId, client_address: str) -> None:
-        self._learned[node] = client_address
+    def learn(self, node: NodeId, hello: PeerHello) -> None:
+        """What a peer says of itself at a handshake. Raises `WrongCluster` for one that has lost its data since the last:
+        it would vote a second time in terms that it has forgotten (storage-rules 11)."""
+        known = self._learned.get(node)
+        if known is not None and known.incarnation != hello.incarnation:
+            raise WrongCluster(
+                f"node {node} ({hello.name}) comes back without the data that it had; under its old identity it must not "
+                "vote. Give it back its data directory, or start all nodes anew"
+            )
+        self._learned[node] = hello
+
+    def versions(self, own: NodeId) -> list[tuple[int, int]] | None:
+        """The machine versions of all other members; None while one of them has not been heard of."""
+        others = [self._learned.get(node) for node in self._records if node != own]
+        return None if None in others else [hello.machine_versions for hello in others if hello is not None]
 
     def ids(self) -> list[NodeId]:
         return list(self._records)
@@ -74,8 +88,8 @@ class AddressBook:
         return record.peer if record else ""
 
     def client(self, node: NodeId) -> str:
-        record = self._records.get(node)
-        return (record.client if record else "") or self._learned.get(node, "")
+        record, learned = self._records.get(node), self._learned.get(node)
+        return (record.client if record else "") or (learned.client_address if learned else "")
 
     def find(self, name: str) -> NodeId:
         """Raises `ConfigError` for a name that no member has."""

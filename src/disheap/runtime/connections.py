@@ -45,6 +45,7 @@ class ClientConnection:
         self.heard = 0.0
         self.paused = False
         self.closed = False
+        self.is_local = False  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
         self._server = server
         self._connection: Connection

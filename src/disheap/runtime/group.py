@@ -12,12 +12,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from heapq import heappop, heappush
 
 import msgspec
 import structlog
 
-from disheap.errors import DiskFailed, NotLeader, Overloaded, StorageError
+from disheap.errors import DiskFailed, Overloaded, StorageError
 from disheap.interfaces import Clock, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
@@ -30,10 +29,8 @@ from disheap.kernel.types import (
     Membership,
     Message,
     NodeId,
-    Read,
     Ready,
     SnapshotMeta,
-    Term,
     Write,
 )
 from disheap.protocol import frames
@@ -41,6 +38,7 @@ from disheap.protocol.frames import Kind
 from disheap.runtime.clocks import LogClock
 from disheap.runtime.disk import Disk
 from disheap.runtime.installing import Installer
+from disheap.runtime.reads import Answer, Reads
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.snapshots import Snapshotter, SnapshotPolicy
 
@@ -114,10 +112,7 @@ class Group:
         self._ambiguous = raft.is_ambiguous
         self._pump_due = False
         self._append_at: float | None = None
-        self._reads: dict[int, list[Callable[[bool], None]]] = {}
-        self._reads_new: list[Callable[[bool], None]] = []
-        self._read_number = 0
-        self._reads_waiting: list[tuple[int, int, list[Callable[[bool], None]]]] = []
+        self._reads = Reads(raft)
         self._continue_due = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ms: int | None = None
@@ -145,10 +140,10 @@ class Group:
         """Whether the server should stop reading from clients for now."""
         return self.gathered_bytes > self._limits.gather_bytes
 
-    def read(self, answer: Callable[[bool], None]) -> None:
+    def read(self, answer: Answer) -> None:
         """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
         when leadership was lost first."""
-        self._reads_new.append(answer)
+        self._reads.add(answer)
         self._wake()
 
     def step(self, message: Message) -> None:
@@ -186,7 +181,7 @@ class Group:
         self.failure = self.failure or DiskFailed("the node was stopped")
         if self._timer is not None:
             self._timer.cancel()
-        self._end_reads()
+        self._reads.end()
 
     # --- the one line of thought -------------------------------------------------------------------------------------
 
@@ -202,7 +197,7 @@ class Group:
         try:
             self._note_role()
             self._propose()
-            self._ask_reads()
+            self._reads.ask()
             while self.raft.has_ready():
                 ready = self.raft.ready()
                 self._note_role()
@@ -226,7 +221,7 @@ class Group:
         for chunk in ready.chunk_writes:
             self._installer.write(chunk, self._chunk_written)
         for read in ready.reads:
-            self._read_ready(read)
+            self._reads.ready(read, self.applied.index)
         if ready.committed:
             self._apply(ready.committed)
         return bool(ready.committed)
@@ -236,7 +231,7 @@ class Group:
         if self.failure is not None:
             return
         self.failure = error
-        self._end_reads()
+        self._reads.end()
         self._on_failure(error)
 
     # --- proposing ---------------------------------------------------------------------------------------------------
@@ -328,7 +323,7 @@ class Group:
         last = entries[-1]
         self.counters.raft_applied_entries_total += len(entries)
         self.raft.applied_to(last.index)
-        self._answer_reads()
+        self._reads.applied(self.applied.index)
         self._on_applied()
         self.snapshotter.applied(entries)
         self._schedule_time()
@@ -378,39 +373,6 @@ class Group:
             self._continue_due = True
             self.submit(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
 
-    # --- reading -----------------------------------------------------------------------------------------------------
-
-    def _ask_reads(self) -> None:
-        if not self._reads_new:
-            return
-        answers, self._reads_new = self._reads_new, []
-        self._read_number += 1
-        try:
-            self.raft.read_index(self._read_number)
-        except NotLeader:
-            _answer(answers, False)
-        else:
-            self._reads[self._read_number] = answers
-
-    def _read_ready(self, read: Read) -> None:
-        answers = self._reads.pop(read.context, None)
-        if answers is None:
-            return
-        if not read.ok or read.index <= self.applied.index:
-            _answer(answers, read.ok)
-        else:
-            heappush(self._reads_waiting, (read.index, read.context, answers))
-
-    def _answer_reads(self) -> None:
-        while self._reads_waiting and self._reads_waiting[0][0] <= self.applied.index:
-            _answer(heappop(self._reads_waiting)[2], True)
-
-    def _end_reads(self) -> None:
-        waiting = [*self._reads.values(), self._reads_new, *(row[2] for row in self._reads_waiting)]
-        self._reads, self._reads_new, self._reads_waiting = {}, [], []
-        for answers in waiting:
-            _answer(answers, False)
-
     # --- leadership --------------------------------------------------------------------------------------------------
 
     def _note_role(self) -> None:
@@ -436,7 +398,7 @@ class Group:
 
     def _end_leading(self) -> None:
         self._drop_gathered()
-        self._end_reads()
+        self._reads.end()
         if self._timer is not None:
             self._timer.cancel()
         self._timer, self._timer_ms = None, None
@@ -480,7 +442,7 @@ class Group:
             self.snapshotter.installed(meta)
             log.info("snapshot installed", index=meta.index, term=meta.term)
         self.raft.chunk_written(meta, offset, True)
-        self._answer_reads()
+        self._reads.applied(self.applied.index)
         self._wake()
 
     def snapshot_taken(self, meta: SnapshotMeta, first_index: Index) -> None:
@@ -488,11 +450,3 @@ class Group:
         self.counters.raft_snapshots_total += 1
         self.raft.snapshot_taken(meta, first_index)
         self._wake()
-
-
-def _answer(answers: list[Callable[[bool], None]], ok: bool) -> None:
-    for answer in answers:
-        answer(ok)
-
-
-__all__ = ["Counters", "Group", "GroupLimits", "Term"]

@@ -39,6 +39,7 @@ class LinkOwner(Protocol):
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId: ...
     def received(self, message: Message) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
+    def refused(self, remote: str, reason: str) -> None: ...
 
 
 class _Handshaking:
@@ -95,7 +96,7 @@ class IncomingLink(_Handshaking):
                 else:
                     self._greet(kind, frame)
         except ProtocolError as error:
-            log.warning("a peer's connection is refused", remote=self._connection.remote, reason=str(error))
+            self._owner.refused(self._connection.remote, str(error))
             goodbye = Goodbye(type(error).__name__, str(error))
             self._connection.write(frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(goodbye)))
             self._close()
@@ -142,6 +143,7 @@ class OutgoingLink(_Handshaking):
         self._address = address
         self._transport = transport
         self._down = asyncio.Event()
+        self._was_up = False
         self._reason = ""
 
     @property
@@ -162,14 +164,14 @@ class OutgoingLink(_Handshaking):
         wait_s = RETRY_FIRST_S
         while True:
             self._down.clear()
+            self._was_up = False
             self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
             try:
                 await self._transport.connect(self._address(), self, DIAL_TIMEOUT_S)
                 await self._down.wait()
-                wait_s = RETRY_FIRST_S
             except DisheapError as error:
                 self._say(str(error))
-                wait_s = min(wait_s * 2, RETRY_MOST_S)
+            wait_s = RETRY_FIRST_S if self._was_up else min(wait_s * 2, RETRY_MOST_S)
             await asyncio.sleep(wait_s)
 
     def connection_made(self, connection: Connection) -> None:
@@ -193,6 +195,7 @@ class OutgoingLink(_Handshaking):
 
     def connection_lost(self, error: Exception | None) -> None:
         greeted, self._greeted, self._connection = self._greeted, False, None
+        self._was_up = greeted
         self._down.set()
         if greeted:
             self._owner.unreachable(self.peer)

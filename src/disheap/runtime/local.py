@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from disheap.runtime.server import Server
 
 SESSION_TIMEOUT_MS = 60_000
-"""Its connection cannot break while the node leads; after that the session ends by itself."""
+"""Its connection cannot break while the node leads; after that the session ends by itself, this much later."""
 OPEN_SEQ = 1
 
 
@@ -38,6 +38,7 @@ class LocalSession:
         self._opened: asyncio.Future[bytes] = server.loop.create_future()
         self._server = server
         self._port: ClientConnection = server.accept()
+        self._port.is_local = True
         self._port.connection_made(self)
 
     async def open(self) -> None:
@@ -62,7 +63,6 @@ class LocalSession:
     # --- Connection --------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._port.heard = self._server.loop.time()  # it is alive as long as the node is
         for kind, frame in self._reader.frames(bytes(data)):
             if kind == Kind.REPLY:
                 self._reply(*frames.open_reply(frame))

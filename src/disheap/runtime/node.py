@@ -14,20 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import structlog
 
-import disheap
 from disheap.config import NodeConfig, check_listen
-from disheap.errors import (
-    ConfigError,
-    DisheapError,
-    InvalidArgument,
-    NotLeader,
-    Overloaded,
-    RequestTimeout,
-    WrongCluster,
-)
+from disheap.errors import DisheapError, NotLeader, RequestTimeout, WrongCluster
 from disheap.interfaces import (
     Clock,
     CodecContext,
@@ -36,29 +26,31 @@ from disheap.interfaces import (
     MachineContext,
     Storage,
     StorageContext,
+    StorageUsage,
     Transport,
     TransportContext,
 )
 from disheap.kernel.raft import Raft
-from disheap.kernel.types import NOBODY, KernelConfig, Message, NodeId
+from disheap.kernel.types import NOBODY, Message, NodeId
 from disheap.plugins import Registry
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
+from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
 from disheap.runtime.disk import Disk, DiskThread, run_on
-from disheap.runtime.group import Group, GroupLimits
+from disheap.runtime.group import Group
 from disheap.runtime.links import GROUP, IncomingLink, OutgoingLink
 from disheap.runtime.local import LocalSession
 from disheap.runtime.recovery import Found, recover
-from disheap.runtime.server import Server, ServerLimits
-from disheap.runtime.sessions import SessionLimits, Sessions
-from disheap.runtime.snapshots import SnapshotPolicy
+from disheap.runtime.server import Server
+from disheap.runtime.sessions import Sessions
 
 log = structlog.get_logger()
 
-APPLY_BYTES = 1 << 20
-"""Entries applied between two looks at the sockets: some 3,000 messages of 256 bytes, 15 ms."""
-PEER_FRAME_SLACK = 1 << 20  # a frame between nodes holds `append_bytes` of entries, or one entry, and its headers
+REFUSALS_REMEMBERED = 100
+"""Reasons already logged for refusing peers: each is said once."""
 
 
 class Node:
@@ -99,7 +91,7 @@ class Node:
         self._disk: Disk | None = None
         self._storage: Storage | None = None
         self._identity: Identity
-        self._book: AddressBook
+        self.book: AddressBook
         self._server: Server | None = None
         self._links: dict[NodeId, OutgoingLink] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -111,6 +103,8 @@ class Node:
         self._failed: asyncio.Event = asyncio.Event()
         self._serving = False
         self._client_address = ""
+        self._refusals: dict[str, None] = {}
+        self._raised_to = 0  # asked of the log already in this term
 
     # --- for those who use a node as a library -----------------------------------------------------------------------
 
@@ -184,7 +178,13 @@ class Node:
                     await self._leader_changed.wait()
         except TimeoutError:
             raise RequestTimeout(f"no leader within {timeout_s} s; is a majority of the members running?") from None
-        return self._book.name(self.group.leader)
+        return self.book.name(self.group.leader)
+
+    async def wait_for_another_leader(self) -> None:
+        """Returns when another node leads, however long that takes."""
+        while self.group.leads or self.group.leader == NOBODY:
+            self._leader_changed.clear()
+            await self._leader_changed.wait()
 
     async def wait_failed(self) -> BaseException:
         """Returns the error that ended the node, when one does."""
@@ -199,53 +199,7 @@ class Node:
 
     async def status(self) -> dict[str, Any]:
         """What an operator wants to know; the keys are those of `disheap status --json`."""
-        group, raft = self.group, self.group.raft
-        assert self._disk is not None and self._storage is not None
-        usage = await run_on(self._disk, self._storage.usage)
-        peers = {peer.id: peer for peer in raft.peers()}
-        members = []
-        for node in self._book.ids():
-            peer, link = peers.get(node), self._links.get(node)
-            members.append(
-                {
-                    "id": node,
-                    "name": self._book.name(node),
-                    "peer_address": self._book.peer(node),
-                    "client_address": self._book.client(node),
-                    "connected": node == self._id or (link is not None and link.up),
-                    "match_index": peer.match if peer else None,
-                    "progress": peer.state if peer else None,
-                }
-            )
-        return {
-            "cluster_id": self.cluster_id,
-            "node": self.name,
-            "node_id": self._id,
-            "version": disheap.__version__,
-            "role": raft.role.value,
-            "term": raft.term,
-            "leader": self._book.name(group.leader),
-            "leader_address": self.leader_address(),
-            "commit_index": raft.commit,
-            "applied_index": group.applied.index,
-            "first_index": raft.first_index,
-            "last_index": raft.last_index,
-            "members": members,
-            "sessions": len(group.sessions.table),
-            "machine": self.machine_name,
-            "machine_version": group.sessions.machine_version,
-            "machine_stats": group.sessions.machine.stats(),
-            "log_bytes": usage.log_bytes,
-            "snapshot_bytes": usage.snapshot_bytes,
-            "log_time_ms": group.now_ms(),
-            "uptime_s": round(self._clock.monotonic() - self._started_at, 3),
-            "counters": {
-                **msgspec.to_builtins(group.counters),
-                "raft_cluster_size": len(members),
-                "disheap_commands_applied_total": group.sessions.applied_commands,
-                "disheap_commands_refused_total": group.sessions.failed_commands,
-            },
-        }
+        return await admin.status(self)
 
     # --- starting and stopping ---------------------------------------------------------------------------------------
 
@@ -253,19 +207,17 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._clock.monotonic()
         transport, client_transport = self._transport("transport"), self._transport("client_transport")
-        self._server = self._make_server()
+        self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
         found = await self._recover()
         self._identity = found.identity
-        self._book = AddressBook(found.applied.membership)
-        self._make_group(found)
+        self.book = AddressBook(found.applied.membership)
+        self.group = self._make_group(found)
         self._server.serve(self.group)
         if len(self._members) > 1:
             await self._listen(transport, self.config.peer_listen, self._accept_peer)
             self._dial(transport)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address
-        if not self.config.client_advertise and self.config.client_listen.endswith(":0"):
-            self._book.learn(self._id, listener.address)
         self._serving = True
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
@@ -300,55 +252,21 @@ class Node:
 
     def _fresh_sessions(self) -> Sessions:
         """An empty state: at start, and beside the present one while a leader's snapshot is read."""
-        config, limits = self.config, self.config.limits
+        config = self.config
         machine = self._registry.build(
             "machine", config.machine, config.table("machine"), MachineContext(), config.source
         )
-        session_limits = SessionLimits(
-            window=limits.session_window,
-            sessions=limits.sessions,
-            timeout_min_ms=limits.session_timeout_min_ms,
-            timeout_max_ms=limits.session_timeout_max_ms,
-            work=limits.apply_work_limit,
-        )
-        return Sessions(machine, session_limits, self._outlets())
+        return Sessions(machine, tuning.session_limits(config), self._outlets())
 
     def _outlets(self) -> Server:
         assert self._server is not None, "the server is made before anything else"
         return self._server
 
-    def _make_server(self) -> Server:
-        limits = self.config.limits
-        return Server(
-            self,
-            ServerLimits(
-                frame_bytes=limits.frame_bytes,
-                session_window=limits.session_window,
-                connections=limits.connections,
-                handshake_timeout_s=limits.handshake_timeout_s,
-                write_buffer_bytes=limits.write_buffer_bytes,
-                queries=limits.queries,
-            ),
-            loop=self._loop,
-            draw=self._draw,
-        )
-
-    def _make_group(self, found: Found) -> None:
+    def _make_group(self, found: Found) -> Group:
         assert self._disk is not None and self._storage is not None
-        raft, limits = self.config.raft, self.config.limits
-        kernel = KernelConfig(
-            id=self._id,
-            election_ticks=max(2, raft.election_timeout_ms // raft.tick_ms),
-            heartbeat_ticks=max(1, raft.heartbeat_ms // raft.tick_ms),
-            append_bytes=raft.append_bytes,
-            inflight_messages=raft.inflight_messages,
-            inflight_bytes=raft.inflight_bytes,
-            uncommitted_bytes=limits.uncommitted_bytes,
-            log_cache_bytes=raft.log_cache_bytes,
-            apply_bytes=APPLY_BYTES,
-        )
-        self.group = Group(
-            Raft(kernel, found.restored, self._random),
+        config = self.config
+        return Group(
+            Raft(tuning.kernel_config(config, self._id), found.restored, self._random),
             self._storage,
             found.sessions,
             found.applied,
@@ -356,14 +274,8 @@ class Node:
             loop=self._loop,
             disk=self._disk,
             clock=self._clock,
-            limits=GroupLimits(limits.entry_bytes, limits.gather_bytes, limits.max_clock_jump_ms, raft.chunk_bytes),
-            policy=SnapshotPolicy(
-                log_bytes=raft.snapshot_log_bytes,
-                entries=raft.snapshot_threshold,
-                trailing_entries=raft.trailing_entries,
-                trailing_bytes=raft.trailing_bytes,
-                stagger=((self._id - 1) % 5) / 10,
-            ),
+            limits=tuning.group_limits(config),
+            policy=tuning.snapshot_policy(config, self._id),
             fresh_sessions=self._fresh_sessions,
             send=self._send,
             on_lead=self._on_lead,
@@ -384,11 +296,11 @@ class Node:
         try:
             self.group.transfer(NOBODY)
             async with asyncio.timeout(self.config.raft.election_timeout_ms / 1000):
-                while self.group.leads or self.group.leader == NOBODY:
-                    self._leader_changed.clear()
-                    await self._leader_changed.wait()
-        except (TimeoutError, DisheapError) as error:
-            log.warning("leadership could not be handed over; the others will elect", reason=str(error))
+                await self.wait_for_another_leader()
+        except TimeoutError:
+            log.warning("leadership was not taken over in time; the others will elect")
+        except DisheapError as error:
+            log.warning("leadership cannot be handed over; the others will elect", reason=str(error))
 
     async def _close_storage(self) -> None:
         disk, storage = self._disk, self._storage
@@ -413,28 +325,38 @@ class Node:
         tick_s = self.config.raft.tick_ms / 1000
         self._ticker = self._loop.call_later(tick_s, self._tick)
         self.group.tick()
-        if self._server is not None:
-            self._server.sweep()
+        self._outlets().sweep()
+        self._raise_version()
         self._leader_changed.set()
+
+    def _raise_version(self) -> None:
+        """Once every member can run a newer machine_version, the leader has the log say so."""
+        sessions = self.group.sessions
+        mine = sessions.machine.versions[1]
+        if not self.group.leads or mine <= sessions.machine_version or self._raised_to == mine:
+            return
+        others = self.book.versions(self._id)
+        if others is None:
+            return
+        common = min([mine, *(highest for _, highest in others)])
+        if common > sessions.machine_version:
+            self._raised_to = common
+            self.group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, bytes([common])))
 
     # --- peers -------------------------------------------------------------------------------------------------------
 
-    def _frame_bytes(self) -> int:
-        raft, limits = self.config.raft, self.config.limits
-        return max(raft.append_bytes, limits.frame_bytes, limits.entry_bytes, raft.chunk_bytes) + PEER_FRAME_SLACK
-
     def _accept_peer(self) -> IncomingLink:
-        return IncomingLink(self, self._frame_bytes(), self._loop)
+        return IncomingLink(self, tuning.peer_frame_bytes(self.config), self._loop)
 
     def _dial(self, transport: Transport) -> None:
-        for node in self._book.ids():
+        for node in self.book.ids():
             if node != self._id:
-                link = OutgoingLink(self, self._frame_bytes(), node, self._peer_address(node), transport)
+                link = OutgoingLink(self, tuning.peer_frame_bytes(self.config), node, self._peer_address(node), transport)
                 self._links[node] = link
                 self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {node}"))
 
     def _peer_address(self, node: NodeId) -> Callable[[], str]:
-        return lambda: self._book.peer(node)
+        return lambda: self.book.peer(node)
 
     def _send(self, message: Message) -> None:
         link = self._links.get(message.target)
@@ -470,28 +392,34 @@ class Node:
             )
         if hello.target != self._id:
             raise WrongCluster(f"{hello.name} looks for node {hello.target} here, but this is node {self._id}")
-        if node not in self._book.ids() or node == self._id:
+        if node not in self.book.ids() or node == self._id:
             raise WrongCluster(f"{hello.name} says it is node {node}, which is not one of the other members")
         if hello.machine != self.machine_name:
             raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {self.machine_name!r}")
         self._check_certificate(node, certificate_name)
-        if hello.client_address:
-            self._book.learn(node, hello.client_address)
+        self.book.learn(node, hello)
         return node
 
     def _check_certificate(self, node: NodeId, certificate_name: str | None) -> None:
         """The name that was proved has to be the member's, or the host in its peer address (storage-rules 18)."""
         if certificate_name is None:
             return
-        host = self._book.peer(node).rpartition(":")[0].strip("[]")
-        if certificate_name not in (self._book.name(node), host):
+        host = self.book.peer(node).rpartition(":")[0].strip("[]")
+        if certificate_name not in (self.book.name(node), host):
             raise WrongCluster(
-                f"the certificate is for {certificate_name!r}, node {node} is {self._book.name(node)!r} at {host!r}"
+                f"the certificate is for {certificate_name!r}, node {node} is {self.book.name(node)!r} at {host!r}"
             )
+
+    def refused(self, remote: str, reason: str) -> None:
+        """A peer keeps dialling; its reason is logged once."""
+        if reason not in self._refusals and len(self._refusals) < REFUSALS_REMEMBERED:
+            self._refusals[reason] = None
+            log.warning("a peer's connection is refused", remote=remote, reason=reason)
 
     # --- what the group tells ----------------------------------------------------------------------------------------
 
     def _on_lead(self, leads: bool) -> None:
+        self._raised_to = 0
         self._outlets().lead(leads)
         self._leader_changed.set()
 
@@ -504,53 +432,32 @@ class Node:
     def leader_address(self) -> str:
         if not hasattr(self, "group") or self.group.leader in (NOBODY, self._id):
             return ""
-        return self._book.client(self.group.leader)
+        return self.book.client(self.group.leader)
 
     def client_addresses(self) -> list[str]:
-        others = [self._book.client(node) for node in self._book.ids() if node != self._id]
+        others = [self.book.client(node) for node in self.book.ids() if node != self._id]
         return [address for address in (self._own_client_address(), *others) if address]
 
+    def client_address_of(self, node: NodeId) -> str:
+        return self._own_client_address() if node == self._id else self.book.client(node)
+
     def _own_client_address(self) -> str:
-        return self._book.client(self._id) or self._client_address
+        return self.config.client_advertise or self.book.client(self._id) or self._client_address
 
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]:
         """An operator's request. Raises `RequestError`."""
-        match request.get("op"):
-            case "status":
-                return await self.status()
-            case "hash":
-                group = self.group
-                return {"applied_index": group.applied.index, "state_hash": group.sessions.state_hash().hex()}
-            case "transfer":
-                return await self._transfer(str(request.get("target", "")))
-            case "snapshot":
-                self._need_leader()
-                self.group.mark_snapshot()
-                return {}
-            case other:
-                raise InvalidArgument(f"no such op: {other!r}; there are status, hash, transfer and snapshot")
+        return await admin.admin(self, request)
 
-    def _need_leader(self) -> None:
-        if not self.group.leads:
-            raise NotLeader(self.leader_address())
+    async def storage_usage(self) -> StorageUsage:
+        assert self._disk is not None and self._storage is not None
+        return await run_on(self._disk, self._storage.usage)
 
-    async def _transfer(self, target: str) -> dict[str, Any]:
-        self._need_leader()
-        try:
-            node = self._book.find(target) if target else NOBODY
-        except ConfigError as error:
-            raise InvalidArgument(str(error)) from None
-        if node == self._id:
-            return {"leader": self.name}
-        self.group.transfer(node)
-        try:
-            async with asyncio.timeout(self.config.raft.election_timeout_ms / 1000 * 2):
-                while self.group.leads or self.group.leader == NOBODY:
-                    self._leader_changed.clear()
-                    await self._leader_changed.wait()
-        except TimeoutError:
-            raise Overloaded("the transfer was given up: the target did not catch up or did not answer") from None
-        return {"leader": self._book.name(self.group.leader)}
+    def is_connected(self, node: NodeId) -> bool:
+        link = self._links.get(node)
+        return node == self._id or (link is not None and link.up)
+
+    def uptime_s(self) -> float:
+        return self._clock.monotonic() - self._started_at
 
     async def _local_session(self) -> LocalSession:
         if self._local is None or self._local.ended:

@@ -175,8 +175,9 @@ class Server(Outlets):
 
         def answer(ok: bool) -> None:
             self._queries -= 1
-            if not ok:
-                return  # leadership was lost: the connection is being closed, the client asks the next leader
+            if not ok:  # leadership was lost: the client asks the next leader
+                connection.refuse(NotLeader(self._directory.leader_address()))
+                return
             group = self.group
             try:
                 result = group.sessions.machine.query(group.now_ms(), connection.session, body)
@@ -293,8 +294,8 @@ class Server(Outlets):
         connection = self._attached.get(session)
         if connection is None:
             return self._heard.setdefault(session, now)
-        if connection.paused:
-            return now  # it is we who do not listen
+        if connection.paused or connection.is_local:
+            return now  # it is we who do not listen, or it lives as long as this process
         return max(connection.heard, self._heard.get(session, 0.0))
 
     def close(self, error: DisheapError) -> None:

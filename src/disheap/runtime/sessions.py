@@ -20,7 +20,7 @@ from struct import Struct
 import msgspec
 import structlog
 
-from disheap.errors import CommandRefused, InternalError, Overloaded, SessionExpired, WindowExceeded
+from disheap.errors import CommandRefused, InternalError, Overloaded, SessionExpired, VersionUnsupported, WindowExceeded
 from disheap.interfaces import Effects, StateMachine
 from disheap.kernel.types import Entry
 from disheap.protocol import frames
@@ -33,11 +33,6 @@ log = structlog.get_logger()
 OPENED = Struct("<QI")  # the reply to an OPEN: session, timeout_ms
 _encode = msgspec.msgpack.encode
 _options = msgspec.msgpack.Decoder(SessionOptions)
-
-REPLY_HEADER = Struct("<IBBQQ")
-PUSH_HEADER = Struct("<IBBQ")
-_REPLY_REST = REPLY_HEADER.size - frames.LENGTH_BYTES
-_PUSH_REST = PUSH_HEADER.size - frames.LENGTH_BYTES
 
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
 
@@ -123,7 +118,7 @@ class Sessions:
 
     def _apply_commands(self, index: int, time_ms: int, data: bytes) -> None:
         table, queues = self.table, self._outlets.of_session
-        unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, REPLY_HEADER.pack
+        unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, frames.REPLY.pack
         command = Kind.COMMAND
         position, size = 0, len(data)
         while position < size:
@@ -149,7 +144,7 @@ class Sessions:
                 queue = queues.get(number)
                 if queue is not None:  # the reply goes first: the client then knows the consumer a push names
                     replied_at, status, text = kept
-                    queue.append(pack_reply(_REPLY_REST + len(text), Kind.REPLY, status, seq, replied_at) + text)
+                    queue.append(pack_reply(frames.REPLY_REST + len(text), Kind.REPLY, status, seq, replied_at) + text)
             if effects:
                 self._push(index, effects)
 
@@ -187,7 +182,7 @@ class Sessions:
         for number, body in effects:
             queue = queues.get(number)
             if queue is not None:
-                queue.append(PUSH_HEADER.pack(_PUSH_REST + len(body), Kind.PUSH, 0, index) + body)
+                queue.append(frames.push(index, body))
 
     # --- what happens to sessions themselves -------------------------------------------------------------------------
 
@@ -214,8 +209,7 @@ class Sessions:
                 if session is not None and session.attachment == seq:
                     self._end(index, number)
             case Kind.RAISE_VERSION:
-                self.machine_version = body[0]
-                self.machine.set_version(body[0])
+                self._raise_version(body[0])
             case _:
                 pass  # CONTINUE: the time of its entry was all there is to it
 
@@ -262,6 +256,18 @@ class Sessions:
             effects = self.machine.session_expired(number)
             self._outlets.detach(number, session.attachment)
             self._push(index, effects)
+
+    def _raise_version(self, version: int) -> None:
+        """Raises `VersionUnsupported` before anything of it is applied: the node stops, the others go on."""
+        highest = self.machine.versions[1]
+        if version > highest:
+            raise VersionUnsupported(
+                f"the cluster goes on to machine_version {version}, this release runs up to {highest}; install the "
+                "release that the other nodes run and start again"
+            )
+        if version > self.machine_version:
+            self.machine_version = version
+            self.machine.set_version(version)
 
     # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
 

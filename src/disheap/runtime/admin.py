@@ -1,0 +1,112 @@
+"""What an operator can see and do at a node: the answers to ADMIN frames and to `Node.status`."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import disheap
+from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
+from disheap.kernel.types import NOBODY
+
+if TYPE_CHECKING:
+    from disheap.runtime.node import Node
+
+OPS = ("status", "hash", "transfer", "snapshot")
+
+
+async def admin(node: Node, request: dict[str, Any]) -> dict[str, Any]:
+    """`op` is one of OPS; `target` (a name) goes with transfer. Raises `RequestError`."""
+    match request.get("op"):
+        case "status":
+            return await status(node)
+        case "hash":
+            group = node.group
+            return {"applied_index": group.applied.index, "state_hash": group.sessions.state_hash().hex()}
+        case "transfer":
+            return await _transfer(node, str(request.get("target", "")))
+        case "snapshot":
+            _need_leader(node)
+            node.group.mark_snapshot()
+            return {"index": node.group.raft.last_index}
+        case other:
+            raise InvalidArgument(f"no such op: {other!r}; there are {', '.join(OPS)}")
+
+
+async def status(node: Node) -> dict[str, Any]:
+    """The keys are those of `disheap status --json`."""
+    group, raft = node.group, node.group.raft
+    usage = await node.storage_usage()
+    members = _members(node)
+    return {
+        "cluster_id": node.cluster_id,
+        "node": node.name,
+        "node_id": raft.id,
+        "version": disheap.__version__,
+        "role": raft.role.value,
+        "term": raft.term,
+        "leader": node.book.name(group.leader),
+        "leader_address": node.client_address_of(group.leader),
+        "commit_index": raft.commit,
+        "applied_index": group.applied.index,
+        "first_index": raft.first_index,
+        "last_index": raft.last_index,
+        "members": members,
+        "sessions": len(group.sessions.table),
+        "machine": node.machine_name,
+        "machine_version": group.sessions.machine_version,
+        "machine_stats": group.sessions.machine.stats(),
+        "log_bytes": usage.log_bytes,
+        "snapshot_bytes": usage.snapshot_bytes,
+        "log_time_ms": group.now_ms(),
+        "uptime_s": round(node.uptime_s(), 3),
+        "counters": {
+            **msgspec.to_builtins(group.counters),
+            "raft_cluster_size": len(members),
+            "disheap_commands_applied_total": group.sessions.applied_commands,
+            "disheap_commands_refused_total": group.sessions.failed_commands,
+        },
+    }
+
+
+def _members(node: Node) -> list[dict[str, Any]]:
+    peers = {peer.id: peer for peer in node.group.raft.peers()}
+    rows: list[dict[str, Any]] = []
+    for member in node.book.ids():
+        peer = peers.get(member)
+        rows.append(
+            {
+                "id": member,
+                "name": node.book.name(member),
+                "peer_address": node.book.peer(member),
+                "client_address": node.client_address_of(member),
+                "connected": node.is_connected(member),
+                "match_index": peer.match if peer else None,
+                "progress": peer.state if peer else None,
+            }
+        )
+    return rows
+
+
+async def _transfer(node: Node, target: str) -> dict[str, Any]:
+    _need_leader(node)
+    try:
+        to = node.book.find(target) if target else NOBODY
+    except ConfigError as error:
+        raise InvalidArgument(str(error)) from None
+    if to == node.group.raft.id:
+        return {"leader": node.name}
+    node.group.transfer(to)
+    try:
+        async with asyncio.timeout(node.config.raft.election_timeout_ms / 1000 * 2):
+            await node.wait_for_another_leader()
+    except TimeoutError:
+        raise Overloaded("the transfer was given up: the target did not catch up or did not answer") from None
+    return {"leader": node.book.name(node.group.leader)}
+
+
+def _need_leader(node: Node) -> None:
+    if not node.group.leads:
+        raise NotLeader(node.leader_address())

@@ -1,0 +1,67 @@
+"""Linearizable reads (ReadIndex, dissertation §6.4): who waits for which index.
+
+Reads that arrive between two looks at the kernel share one round of heartbeats under one number, which is never used
+again (pitfall 16). A read may be answered when the machine has applied the index that its round gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+
+from disheap.errors import NotLeader
+from disheap.kernel.raft import Raft
+from disheap.kernel.types import Index, Read
+
+Answer = Callable[[bool], None]
+"""Called once: True when the state is new enough, False when leadership was lost first."""
+
+
+class Reads:
+    def __init__(self, raft: Raft) -> None:
+        self._raft = raft
+        self._number = 0
+        self._new: list[Answer] = []
+        self._asked: dict[int, list[Answer]] = {}
+        self._waiting: list[tuple[Index, int, list[Answer]]] = []
+
+    def add(self, answer: Answer) -> None:
+        self._new.append(answer)
+
+    def ask(self) -> None:
+        """One round for all that are new."""
+        if not self._new:
+            return
+        answers, self._new = self._new, []
+        self._number += 1
+        try:
+            self._raft.read_index(self._number)
+        except NotLeader:
+            _answer(answers, False)
+        else:
+            self._asked[self._number] = answers
+
+    def ready(self, read: Read, applied: Index) -> None:
+        answers = self._asked.pop(read.context, None)
+        if answers is None:
+            return
+        if not read.ok or read.index <= applied:
+            _answer(answers, read.ok)
+        else:
+            heappush(self._waiting, (read.index, read.context, answers))
+
+    def applied(self, index: Index) -> None:
+        while self._waiting and self._waiting[0][0] <= index:
+            _answer(heappop(self._waiting)[2], True)
+
+    def end(self) -> None:
+        """Leadership was lost, or the node stops."""
+        answers = [*self._asked.values(), self._new, *(row[2] for row in self._waiting)]
+        self._asked, self._new, self._waiting = {}, [], []
+        for group in answers:
+            _answer(group, False)
+
+
+def _answer(answers: list[Answer], ok: bool) -> None:
+    for answer in answers:
+        answer(ok)

@@ -1,0 +1,81 @@
+"""From the settings of a node to what each part wants to know. Pure functions, so that every default has one way in."""
+
+from __future__ import annotations
+
+from disheap.config import NodeConfig
+from disheap.kernel.types import KernelConfig, NodeId
+from disheap.runtime.group import GroupLimits
+from disheap.runtime.server import ServerLimits
+from disheap.runtime.sessions import SessionLimits
+from disheap.runtime.snapshots import SnapshotPolicy
+
+APPLY_BYTES = 1 << 20
+"""Entries applied between two looks at the sockets: some 3,000 messages of 256 bytes, 15 ms."""
+PEER_FRAME_SLACK = 1 << 20
+"""A frame between nodes holds `append_bytes` of entries, or one entry however large, and their headers."""
+STAGGER_NODES, STAGGER_SHARE = 5, 0.1
+"""Nodes snapshot at thresholds a tenth apart, so that not all of them write at once."""
+
+
+def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:
+    raft = config.raft
+    return KernelConfig(
+        id=node,
+        election_ticks=max(2, raft.election_timeout_ms // raft.tick_ms),
+        heartbeat_ticks=max(1, raft.heartbeat_ms // raft.tick_ms),
+        append_bytes=raft.append_bytes,
+        inflight_messages=raft.inflight_messages,
+        inflight_bytes=raft.inflight_bytes,
+        uncommitted_bytes=config.limits.uncommitted_bytes,
+        log_cache_bytes=raft.log_cache_bytes,
+        apply_bytes=APPLY_BYTES,
+    )
+
+
+def group_limits(config: NodeConfig) -> GroupLimits:
+    limits = config.limits
+    return GroupLimits(
+        entry_bytes=limits.entry_bytes,
+        gather_bytes=limits.gather_bytes,
+        max_clock_jump_ms=limits.max_clock_jump_ms,
+        chunk_bytes=config.raft.chunk_bytes,
+    )
+
+
+def snapshot_policy(config: NodeConfig, node: NodeId) -> SnapshotPolicy:
+    raft = config.raft
+    return SnapshotPolicy(
+        log_bytes=raft.snapshot_log_bytes,
+        entries=raft.snapshot_threshold,
+        trailing_entries=raft.trailing_entries,
+        trailing_bytes=raft.trailing_bytes,
+        stagger=(node - 1) % STAGGER_NODES * STAGGER_SHARE,
+    )
+
+
+def session_limits(config: NodeConfig) -> SessionLimits:
+    limits = config.limits
+    return SessionLimits(
+        window=limits.session_window,
+        sessions=limits.sessions,
+        timeout_min_ms=limits.session_timeout_min_ms,
+        timeout_max_ms=limits.session_timeout_max_ms,
+        work=limits.apply_work_limit,
+    )
+
+
+def server_limits(config: NodeConfig) -> ServerLimits:
+    limits = config.limits
+    return ServerLimits(
+        frame_bytes=limits.frame_bytes,
+        session_window=limits.session_window,
+        connections=limits.connections,
+        handshake_timeout_s=limits.handshake_timeout_s,
+        write_buffer_bytes=limits.write_buffer_bytes,
+        queries=limits.queries,
+    )
+
+
+def peer_frame_bytes(config: NodeConfig) -> int:
+    raft, limits = config.raft, config.limits
+    return max(raft.append_bytes, limits.frame_bytes, limits.entry_bytes, raft.chunk_bytes) + PEER_FRAME_SLACK
