@@ -1,3 +1,42 @@
-"""disheap: a replicated priority message broker."""
+"""disheap: a replicated priority message broker.
+
+What is exported here is loaded when it is first used: a client loads no server, and `import disheap` loads next to
+nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from disheap import errors as errors
+    from disheap import sync as sync
+    from disheap.client.asynchronous import Client as Client
+    from disheap.client.asynchronous import Topic as Topic
+    from disheap.client.asynchronous import connect as connect
+    from disheap.client.consuming import Delivery as Delivery
+    from disheap.protocol.broker import NewMessage as NewMessage
+
+_HOMES = {
+    "Client": "disheap.client.asynchronous",
+    "Topic": "disheap.client.asynchronous",
+    "connect": "disheap.client.asynchronous",
+    "Delivery": "disheap.client.consuming",
+    "NewMessage": "disheap.protocol.broker",
+    "Node": "disheap.runtime.node",
+    "NodeConfig": "disheap.config",
+}
+_MODULES = ("errors", "sync")
+
+__all__ = ["Client", "Delivery", "NewMessage", "Topic", "connect", "errors", "sync"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"disheap.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'disheap' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

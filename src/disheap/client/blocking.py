@@ -1,0 +1,437 @@
+"""The blocking driver: one socket, no thread, for processes that fork and for loops that own their descriptors.
+
+Owns the socket, the search for a leader and the waiting. Everything happens inside a call: `call` and `query` block
+until answered; `poll(0)` never waits, makes progress with a reconnection too, and is what an event hub calls when the
+descriptor is readable; `heartbeat` is for the hub's timer. Refuses to know what pushes are for: they are queued, in
+order.
+
+Between attempts to reconnect there is no descriptor to wait on: `wants_poll_in` says when to call `heartbeat` or
+`poll`.
+Callbacks (`on_reply`, `on_socket_change`) may `send`, but must neither `call` nor `poll`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from disheap.client import settings
+from disheap.client.broker_session import Arrived, BrokerSession, Opaque, Replied, SessionLost
+from disheap.client.dialing import Dial, blocking_dial
+from disheap.client.events import Alive, Closed, Event, Moved, Postponed, Ready
+from disheap.client.route import Route
+from disheap.client.session import State
+from disheap.client.url import BrokerUrl, parse
+from disheap.errors import ConnectionLost, DisheapError, ProtocolError, RequestError, RequestTimeout, WindowExceeded
+from disheap.interfaces import BlockingSocket
+from disheap.protocol import broker, frames
+from disheap.protocol.frames import SessionOptions
+
+FLUSH_BYTES = 64 << 10
+"""Pipelined commands are handed to the socket when so many bytes wait, or at the next read."""
+READ_BYTES = 64 << 10
+READS_PER_POLL = 16
+"""Reads in one poll: a flood from the node must not keep the owner's loop from its other work."""
+POLL_CONNECT_S = 0.25
+"""The longest that `poll(0)` and `heartbeat` spend on one attempt to connect; a dead host refuses at once."""
+
+OnReply = Callable[[Any], None]
+Pushed = broker.Push | SessionLost
+
+_NOTHING_YET = (BlockingIOError, TimeoutError, InterruptedError)
+
+
+class BlockingClient:
+    """Cheap to build: the first call connects. `url` may be text; `dial` opens sockets (None: the URL's transport).
+
+    `observer` asks whatever node answers, and has no session.
+    """
+
+    def __init__(
+        self,
+        url: str | BrokerUrl,
+        *,
+        dial: Dial | None = None,
+        observer: bool = False,
+        client: str = "",
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        generator: random.Random | None = None,
+    ) -> None:
+        self.url = parse(url) if isinstance(url, str) else url
+        options = None if observer else SessionOptions(self.url.session_timeout_ms, self.url.label)
+        self.on_socket_change: Callable[[int | None, int | None], None] | None = None
+        self._broker = BrokerSession(options, client)
+        self._session = self._broker.session
+        self._route = Route(self.url.addresses, generator or random.Random())
+        self._dial = dial
+        self._clock, self._sleep = clock, sleep
+        self._socket: BlockingSocket | None = None
+        self._socket_timeout: float | None = None
+        self._address = ""
+        self._target: str | None = None
+        self._not_before = 0.0
+        self._connected_at = self._heard_at = self._pinged_at = 0.0
+        self._retry_at: float | None = None
+        self._retry_s = settings.RETRY_FIRST_S
+        self._pushes: deque[Pushed] = deque()
+        self._unflushed = 0
+        self._broken: DisheapError | None = None
+
+    # --- requests ---
+
+    def connect(self, timeout_s: float | None = None) -> None:
+        """Wait until a session stands. Raises `ConnectionLost` with what each address said."""
+        deadline = self._deadline(timeout_s)
+        while self._session.state is not State.READY:
+            if self._clock() >= deadline:
+                raise ConnectionLost(f"no node takes a session: {self._route.why()}")
+            self._step(deadline)
+
+    def call(self, command: broker.Command, *, flags: int = 0, timeout_s: float | None = None) -> Any:
+        """One confirmed round trip: the command's `broker.Reply`. Raises the `RequestError` of a refusal, or
+        `RequestTimeout`; the command then stays under way."""
+        deadline = self._deadline(timeout_s)
+        self._wait_room(deadline)
+        box: list[Any] = []
+        self._broker.send(command, box.append, flags)
+        return self._answer(box, deadline, command)
+
+    def call_opaque(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
+        """The same for a state machine of one's own."""
+        deadline = self._deadline(timeout_s)
+        self._wait_room(deadline)
+        box: list[Any] = []
+        self._broker.call(body, box.append, flags)
+        answer: bytes = self._answer(box, deadline, body)
+        return answer
+
+    def send(
+        self, command: broker.Command, *, flags: int = 0, on_reply: OnReply | None = None, wait: bool = True
+    ) -> None:
+        """Pipelined. `on_reply` gets the `broker.Reply` or the `RequestError`. Over the session's window it reads
+        replies first; with `wait` False it raises `WindowExceeded` instead."""
+        self._check()
+        if self._session.room <= 0:
+            if not wait:
+                raise WindowExceeded(f"{self._session.window} commands are unanswered; poll for replies first")
+            self._wait_room(self._deadline(None))
+        self._broker.send(command, on_reply, flags)
+        self._unflushed += 1
+        if self._session.output_bytes > FLUSH_BYTES:
+            self.flush()
+
+    def send_transient(self, command: broker.Command) -> None:
+        """At most once, without an answer; never waits."""
+        self._check()
+        self._broker.cast(command)
+        if self._session.output_bytes > FLUSH_BYTES:
+            self.flush()
+
+    def query(self, query: broker.Query, timeout_s: float | None = None) -> Any:
+        """A linearizable read: its `broker.Reply`."""
+        deadline = self._deadline(timeout_s)
+        box: list[Any] = []
+        self._broker.query(query, box.append)
+        return self._answer(box, deadline, query)
+
+    def admin(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+        """{"op": "status" | "hash" | "transfer", ...} to the node at the other end."""
+        deadline = self._deadline(timeout_s)
+        box: list[Any] = []
+        self._broker.admin(request, box.append)
+        answer: dict[str, Any] = msgspec.msgpack.decode(self._answer(box, deadline, request))
+        return answer
+
+    # --- for an event hub ---
+
+    def flush(self) -> None:
+        """Hand everything pipelined to the socket. Without a connection it waits for the next one."""
+        self._unflushed = 0
+        if self._socket is not None and self._session.has_output:
+            self._write()
+
+    def poll(self, timeout_s: float | None = 0.0) -> list[Pushed]:
+        """Read what is there, handle replies, reconnect where needed; the pushes so far, in order. Waits up to
+        `timeout_s` (None: for ever) for the first one. Raises a `ProtocolError` only."""
+        self._check()
+        deadline = float("inf") if timeout_s is None else self._clock() + timeout_s
+        if self._pushes or not timeout_s:
+            self._step_now()
+        while not self._pushes and self._clock() < deadline:
+            self._step(deadline)
+        pushes = list(self._pushes)
+        self._pushes.clear()
+        return pushes
+
+    def pending_pushes(self) -> bool:
+        """Whether `poll` has something without touching the socket."""
+        return bool(self._pushes)
+
+    def fileno(self) -> int:
+        """-1 while there is no connection."""
+        return self._socket.fileno() if self._socket is not None else -1
+
+    def heartbeat(self) -> None:
+        """Read, ping when due, and give a dead connection up. Call it every `heartbeat_s` or oftener."""
+        self._check()
+        self._step_now()
+
+    @property
+    def heartbeat_s(self) -> float:
+        return settings.ping_every_s(self._session.timeout_ms or self.url.session_timeout_ms)
+
+    @property
+    def wants_poll_in(self) -> float | None:
+        """Seconds until `heartbeat` has work that no descriptor will announce; None where there is none."""
+        now = self._clock()
+        due = [at for at in (self._retry_at, None if self._socket is not None else self._not_before) if at is not None]
+        return max(0.0, min(due) - now) if due else None
+
+    @property
+    def session_timeout_ms(self) -> int:
+        return self._session.timeout_ms
+
+    @property
+    def ready(self) -> bool:
+        """A session is attached."""
+        return self._session.state is State.READY
+
+    @property
+    def unanswered(self) -> int:
+        return self._session.unanswered
+
+    @property
+    def welcome(self) -> frames.Welcome | None:
+        """What the last node said of itself."""
+        return self._session.welcome
+
+    def holds(self, token: broker.Token) -> bool:
+        """Whether the lease is still ours to settle, as far as is known here."""
+        return token in self._broker.held.tokens
+
+    # --- the end ---
+
+    def close(self, end_session: bool = True) -> None:
+        """End the session, so that what it holds goes back at once, and the connection. May be called twice."""
+        if self._broken is not None:
+            return
+        if end_session and self._session.state is State.READY:
+            self._end_session()
+        self._drop("closed")
+        self._broken = ConnectionLost("this client is closed")
+        self._handle(self._broker.abandon(ConnectionLost("the client was closed before an answer came")))
+
+    def collect(self) -> None:
+        """Drop the socket without a word, as a forked child must: the session is the parent's."""
+        self._broken = ConnectionLost("this client was left to the parent process")
+        connection, self._socket = self._socket, None
+        if connection is not None:
+            connection.close()
+
+    def _end_session(self) -> None:
+        deadline = self._clock() + settings.CLOSE_TIMEOUT_S
+        self._session.close()
+        while self._session.state is State.CLOSING and self._socket is not None and self._clock() < deadline:
+            self._step(deadline)
+
+    # --- waiting ---
+
+    def _deadline(self, timeout_s: float | None) -> float:
+        self._check()
+        return self._clock() + (self.url.timeout_s if timeout_s is None else timeout_s)
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+    def _wait_room(self, deadline: float) -> None:
+        while self._session.room <= 0:
+            if self._clock() >= deadline:
+                raise RequestTimeout(f"the session's window of {self._session.window} commands stayed full")
+            self._step(deadline)
+
+    def _answer(self, box: list[Any], deadline: float, request: Any) -> Any:
+        while not box:
+            if self._clock() >= deadline:
+                raise RequestTimeout(self._why_late(request))
+            self._step(deadline)
+        result = box[0]
+        if isinstance(result, RequestError):
+            raise result
+        return result
+
+    def _why_late(self, request: Any) -> str:
+        state = "" if self._socket is not None and self.ready else f" (no session: {self._route.why()})"
+        return f"{type(request).__name__} was not answered in time{state}; it may still be carried out"
+
+    def _step(self, deadline: float) -> None:
+        """Wait once: for bytes, for the next attempt to connect, or until a timer of ours."""
+        now = self._clock()
+        if self._socket is None:
+            self._advance(now, deadline)
+            return
+        if self._session.has_output:
+            self._write()
+        wait_s = min(self.heartbeat_s, deadline - now)
+        if self._retry_at is not None:
+            wait_s = min(wait_s, self._retry_at - now)
+        if self._socket is not None and not self._read(max(wait_s, 0.001)):
+            self._timers()
+
+    def _step_now(self) -> None:
+        """The same without waiting."""
+        if self._socket is None:
+            self._advance(self._clock(), 0.0)
+        if self._session.has_output:
+            self._write()
+        for _ in range(READS_PER_POLL):
+            if self._socket is None or not self._read(0.0):
+                break
+        self._timers()
+
+    def _timers(self) -> None:
+        now = self._clock()
+        if self._socket is None:
+            return
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+            self._session.retry()
+        if self._session.state is not State.READY and now - self._connected_at > settings.ENTRY_TIMEOUT_S:
+            self._drop("the node did not let us in in time")
+        elif now - self._heard_at > settings.silence_s(self._session.timeout_ms or self.url.session_timeout_ms):
+            self._drop("the node has fallen silent")
+        elif now - self._pinged_at >= self.heartbeat_s:
+            self._pinged_at = now
+            self._session.ping()
+        if self._session.has_output:
+            self._write()
+
+    # --- the connection ---
+
+    def _advance(self, now: float, deadline: float) -> None:
+        """One attempt to connect, when its time has come; a wait for that time is cut at `deadline`."""
+        if self._target is None:
+            self._target, pause_s = self._route.next()
+            self._not_before = now + pause_s
+        wait_s = self._not_before - now
+        if wait_s > 0:
+            if deadline > now:
+                self._sleep(min(wait_s, deadline - now))
+            if deadline < self._not_before:
+                return
+        address, self._target = self._target, None
+        budget_s = min(self.url.connect_timeout_s, max(deadline - self._clock(), POLL_CONNECT_S))
+        if self._dial is None:
+            self._dial = blocking_dial(self.url)
+        try:
+            self._adopt(self._dial(address, budget_s), address)
+        except (ConnectionLost, OSError) as error:
+            self._route.failed(address, str(error))
+
+    def _adopt(self, connection: BlockingSocket, address: str) -> None:
+        self._socket, self._socket_timeout, self._address = connection, None, address
+        self._connected_at = self._heard_at = self._pinged_at = self._clock()
+        self._broker.connected()
+        if self.on_socket_change is not None:
+            self.on_socket_change(None, connection.fileno())
+        self._write()
+
+    def _drop(self, reason: str) -> None:
+        """The one door out of a connection."""
+        connection, self._socket = self._socket, None
+        if connection is None:
+            return
+        self._route.failed(self._address, reason)
+        self._target, self._not_before, self._retry_at = None, self._clock(), None
+        if self.on_socket_change is not None:
+            self.on_socket_change(connection.fileno(), None)
+        connection.close()
+        self._handle(self._broker.disconnected())
+
+    def _write(self) -> None:
+        connection = self._socket
+        if connection is None:
+            return
+        try:
+            if not self._socket_timeout:
+                self._set_timeout(connection, self.heartbeat_s)
+            connection.sendall(self._session.take_output())
+        except OSError as error:
+            self._drop(str(error))
+
+    def _read(self, timeout_s: float) -> bool:
+        """Whether anything came. 0.0 does not wait."""
+        connection = self._socket
+        assert connection is not None
+        try:
+            if self._socket_timeout != timeout_s:
+                self._set_timeout(connection, timeout_s)
+            data = connection.recv(READ_BYTES)
+        except _NOTHING_YET:
+            return False
+        except OSError as error:
+            if type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError"):
+                return False
+            self._drop(str(error))
+            return False
+        if not data:
+            self._drop("the node closed the connection")
+            return False
+        self._heard_at = self._clock()
+        self._take(data)
+        return True
+
+    def _set_timeout(self, connection: BlockingSocket, seconds: float) -> None:
+        connection.settimeout(seconds)
+        self._socket_timeout = seconds
+
+    # --- events ---
+
+    def _take(self, data: bytes) -> None:
+        try:
+            events = self._broker.receive(data)
+        except ProtocolError as error:
+            self._broken = error
+            self._drop(str(error))
+            self._handle(self._broker.abandon(ConnectionLost(str(error))))
+            raise
+        self._handle(events)
+        if self._session.has_output and self._session.state is not State.READY:
+            self._write()  # the handshake goes on
+
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            if type(event) is Replied or type(event) is Opaque:
+                if event.waiter is not None:
+                    event.waiter(event.result)
+            elif type(event) is Arrived:
+                self._pushes.append(event.push)
+            else:
+                self._controlled(event)
+
+    def _controlled(self, event: Event) -> None:
+        match event:
+            case SessionLost():
+                self._pushes.append(event)
+            case Ready():
+                self._route.arrived()
+                self._retry_s = settings.RETRY_FIRST_S
+                if self._session.welcome is not None:
+                    self._route.learned(self._session.welcome.members)
+            case Moved():
+                self._drop(event.message or event.code)
+                self._route.moved(event.leader)
+            case Postponed():
+                if self._retry_at is None:
+                    self._retry_at = self._clock() + self._retry_s
+                    self._retry_s = min(self._retry_s * 2, settings.RETRY_MAX_S)
+            case Closed():
+                self._drop("closed")
+            case Alive():
+                self._retry_s = settings.RETRY_FIRST_S

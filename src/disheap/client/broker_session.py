@@ -1,0 +1,211 @@
+"""The session of a client that speaks to the `heap` machine: the opaque session below, the broker's words above.
+
+Owns the decoding, and which lease is held when. It refuses to know how anybody waits: a waiter is carried through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from disheap.client.deliveries import Deliveries
+from disheap.client.events import Answered, Event, Lapsed, Pushed, Ready
+from disheap.client.session import Session
+from disheap.errors import MalformedFrame, RequestError
+from disheap.protocol import broker
+from disheap.protocol.frames import Flags, Kind, SessionOptions
+
+_RELIEF = frozenset(
+    {broker.Ack, broker.Nack, broker.Cancel, broker.Purge, broker.Recover, broker.DeleteTopic}
+)  # they give room back, and pass when the disk is full
+_NOTED = frozenset(
+    {
+        broker.Ack,
+        broker.Nack,
+        broker.Extend,
+        broker.Cancel,
+        broker.Recover,
+        broker.Subscribe,
+        broker.Pop,
+        broker.CreateTopic,
+        broker.DeleteTopic,
+    }
+)
+
+
+class Replied(Event, frozen=True):
+    """`result` is a `broker.Reply`, or the `RequestError` that says why there is none."""
+
+    waiter: Any
+    result: Any
+
+
+class Opaque(Event, frozen=True):
+    """The answer to an admin request or an opaque call: bytes, or a `RequestError`."""
+
+    waiter: Any
+    result: bytes | RequestError
+
+
+class Arrived(Event, frozen=True):
+    """A push. A `Deliver` comes once, however often the node says it."""
+
+    push: broker.Push
+
+
+class SessionLost(Event, frozen=True):
+    """The session lapsed: consumers are gone, and what was held went back to its topics."""
+
+
+class _Note(msgspec.Struct, frozen=True, gc=False):
+    """What is to be remembered until the reply: the command, its waiter, the leases it gives back, its connection."""
+
+    command: Any
+    waiter: Any
+    connection: int
+    tokens: list[broker.Token]
+
+
+class _Raw(msgspec.Struct, frozen=True, gc=False):
+    waiter: Any
+
+
+class BrokerSession:
+    def __init__(self, options: SessionOptions | None, client: str = "", cluster_id: str = "") -> None:
+        self.held = Deliveries()
+        self.session = Session(options, self.held, client, cluster_id)
+        self._connection = 0
+        self._in_doubt = False  # a pop's end may have been missed
+
+    def send(self, command: broker.Command, waiter: Any = None, flags: int = Flags.NONE) -> int:
+        kind = type(command)
+        if kind in _RELIEF:
+            flags |= Flags.RELIEF
+        if kind in _NOTED:
+            waiter = _Note(command, waiter, self._connection, self._gives_back(command))
+        return self.session.call(broker.encode(command), waiter, flags)
+
+    def cast(self, command: broker.Command) -> None:
+        self.session.cast(broker.encode(command), Flags.RELIEF if type(command) in _RELIEF else Flags.NONE)
+
+    def query(self, query: broker.Query, waiter: Any = None) -> int:
+        return self.session.ask(Kind.QUERY, broker.encode(query), waiter)
+
+    def call(self, body: bytes, waiter: Any = None, flags: int = Flags.NONE) -> int:
+        """An opaque command; answered by `Opaque`."""
+        return self.session.call(body, _Raw(waiter), flags)
+
+    def admin(self, request: dict[str, Any], waiter: Any = None) -> int:
+        """Answered by `Opaque` with a msgpack map. Only what changes nothing is repeated after a lost connection."""
+        body = msgspec.msgpack.encode(request)
+        return self.session.ask(Kind.ADMIN, body, _Raw(waiter), repeat=request.get("op") in ("status", "hash"))
+
+    def waiters(self) -> Iterator[Any]:
+        for waiter in self.session.waiters():
+            yield waiter.waiter if isinstance(waiter, (_Note, _Raw)) else waiter
+
+    def connected(self) -> None:
+        self._connection += 1
+        self.session.connected()
+
+    def disconnected(self) -> list[Event]:
+        return self._translate(self.session.disconnected())
+
+    def abandon(self, error: RequestError) -> list[Event]:
+        return self._translate(self.session.abandon(error))
+
+    def receive(self, data: bytes) -> list[Event]:
+        """`Replied`, `Opaque`, `Arrived`, `SessionLost`, and the session's own events about the connection."""
+        return self._translate(self.session.receive(data))
+
+    # --- events ---
+
+    def _translate(self, events: list[Event]) -> list[Event]:
+        out: list[Event] = []
+        for event in events:
+            if type(event) is Answered:
+                out.append(self._answered(event))
+            elif type(event) is Pushed:
+                self._pushed(_decode(broker.decode_push, event.body), out)
+            elif type(event) is Ready:
+                out.append(event)
+                self._resumed(event, out)
+            else:
+                out.append(SessionLost() if type(event) is Lapsed else event)
+        if self._in_doubt:
+            self._in_doubt = False
+            out.extend(self.session.attach_again())
+        return out
+
+    def _answered(self, event: Answered) -> Event:
+        waiter = event.waiter
+        if type(waiter) is _Raw:
+            return Opaque(waiter.waiter, event.error or event.body)
+        result: Any = event.error or _decode(broker.decode_reply, event.body)
+        if type(waiter) is not _Note:
+            return Replied(waiter, result)
+        if event.error is None:
+            self._note(waiter, result)
+        return Replied(waiter.waiter, result)
+
+    def _pushed(self, push: broker.Push, out: list[Event]) -> None:
+        if type(push) is broker.Deliver:
+            if self.held.delivered(push):
+                out.append(Arrived(push))
+        else:
+            self.held.ended(push.consumer)
+            out.append(Arrived(push))
+
+    def _resumed(self, event: Ready, out: list[Event]) -> None:
+        if not event.resumed or not event.body:
+            return
+        reply = _decode(broker.decode_reply, event.body)
+        if not isinstance(reply, broker.Resumed):
+            raise MalformedFrame(f"a resumed session was answered with {type(reply).__name__}, not Resumed")
+        for push in (*reply.deliveries, *reply.ended):
+            self._pushed(push, out)
+
+    # --- what is held ---
+
+    def _gives_back(self, command: broker.Command) -> list[broker.Token]:
+        """The leases that are gone when the command has been carried out. Taken when it is sent: those that come
+        after belong to what follows."""
+        if isinstance(command, (broker.Ack, broker.Nack)):
+            return command.tokens
+        if isinstance(command, broker.Recover):
+            return self.held.held_by(command.consumers)
+        return []
+
+    def _note(self, note: _Note, reply: broker.Reply) -> None:
+        command, held = note.command, self.held
+        held.settled(note.tokens)
+        if isinstance(reply, broker.Settled):
+            held.settled(reply.stale)
+        elif isinstance(reply, broker.Subscribed):
+            self._subscribed(note, reply.consumer)
+        elif isinstance(command, broker.Cancel):
+            held.ended(command.consumer)
+            if command.give_back:
+                held.settled(held.held_by([command.consumer]))
+        elif isinstance(command, broker.CreateTopic):
+            if command.settings.exclusive:
+                held.owns(command.topic)
+        elif isinstance(command, broker.DeleteTopic):
+            held.disowned(command.topic)
+
+    def _subscribed(self, note: _Note, consumer: int) -> None:
+        """A pop whose reply crossed a lost connection may have ended there unheard: attach again, naming its ticket.
+        The ATTACH before could not name it, or else the answer would have said so."""
+        pop = isinstance(note.command, broker.Pop)
+        self.held.subscribed(consumer, pop)
+        if pop and note.connection != self._connection and consumer in self.held.tickets:
+            self._in_doubt = True
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise MalformedFrame(f"the node sent a body that this version cannot read: {error}") from error

@@ -1,0 +1,524 @@
+"""The asyncio driver: one connection at a time over any transport, futures for answers, one timer.
+
+Owns the connection, the search for a leader and everybody who waits. All that is sent in one turn of the loop goes out
+in one write, and all acks of one turn in one command. Refuses to know topics: whoever subscribes registers a `Sink`,
+which is fed deliveries in order.
+
+Lean by intent: a pipelined command costs a future, a tuple and two appends. Default timeouts are swept by the one
+timer; only a timeout of one's own gets a timer of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
+
+import msgspec
+
+from disheap.client import settings
+from disheap.client.broker_session import Arrived, BrokerSession, Opaque, Replied, SessionLost
+from disheap.client.events import Closed, Event, Moved, Postponed, Ready
+from disheap.client.route import Route
+from disheap.client.session import State
+from disheap.client.url import BrokerUrl
+from disheap.errors import (
+    ConnectionLost,
+    DisheapError,
+    LeaseLost,
+    ProtocolError,
+    RequestError,
+    RequestTimeout,
+    SessionExpired,
+    WindowExceeded,
+)
+from disheap.interfaces import Connection, Transport
+from disheap.protocol import broker
+from disheap.protocol.frames import SessionOptions, Welcome
+
+TICK_S = 0.25
+"""The driver's timer: how exactly silence and default timeouts are kept."""
+
+Pick = Callable[[Any], Any]
+"""From a reply to the value of its future; runs while bytes are read, before any push that follows."""
+Waiter = tuple["asyncio.Future[Any]", Pick | None, float]
+"""(future, pick, deadline in loop time)."""
+
+
+class Sink(Protocol):
+    """A consumer or a pop, fed in order."""
+
+    def take(self, push: broker.Deliver) -> None: ...
+
+    def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None: ...
+
+    def lost(self, error: DisheapError) -> None:
+        """The session or the client is over."""
+
+
+class Link:
+    """The receiver of one connection. What an old one still says is not heard."""
+
+    def __init__(self, driver: Driver, address: str) -> None:
+        self.address = address
+        self.connection: Connection | None = None
+        self.gone: asyncio.Future[None] = driver.loop.create_future()
+        self._driver = driver
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connection = connection
+        self._driver.linked(self)
+
+    def data_received(self, data: bytes) -> None:
+        self._driver.received(self, data)
+
+    def writing_paused(self) -> None:
+        self._driver.paused = True
+
+    def writing_resumed(self) -> None:
+        self._driver.paused = False
+        self._driver.wake()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._driver.unlink(self, str(error) if error else "the node closed the connection")
+
+
+class Driver:
+    """`observer` asks whatever node answers, and has no session."""
+
+    def __init__(
+        self,
+        url: BrokerUrl,
+        transport: Transport,
+        *,
+        observer: bool = False,
+        client: str = "",
+        generator: random.Random | None = None,
+    ) -> None:
+        self.url = url
+        self.loop = asyncio.get_running_loop()
+        self.paused = False
+        options = None if observer else SessionOptions(url.session_timeout_ms, url.label)
+        self._broker = BrokerSession(options, client)
+        self._session = self._broker.session
+        self._transport = transport
+        self._route = Route(url.addresses, generator or random.Random())
+        self._link: Link | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._tick: asyncio.TimerHandle | None = None
+        self._flushing = False
+        self._connected_at = self._heard_at = self._pinged_at = 0.0
+        self._retry_s = settings.RETRY_FIRST_S
+        self._retrying: asyncio.TimerHandle | None = None
+        self._acks: list[tuple[broker.Token, asyncio.Future[None] | None]] = []
+        self._room: deque[asyncio.Future[None]] = deque()
+        self._sinks: dict[int, Sink] = {}
+        self._early: dict[int, list[broker.Push]] = {}
+        self._subscribing = 0
+        self._changed: list[asyncio.Future[None]] = []  # those who wait for READY or the end
+        self._broken: DisheapError | None = None
+
+    # --- the owner's ---
+
+    async def open(self, timeout_s: float | None = None) -> None:
+        """Start, and wait until a session stands. Raises `ConnectionLost` with what each address said."""
+        self._runner = self.loop.create_task(self._run(), name="disheap client")
+        self._tick = self.loop.call_later(TICK_S, self._ticked)
+        deadline = self.loop.time() + (self.url.timeout_s if timeout_s is None else timeout_s)
+        while self._session.state is not State.READY:
+            self._check()
+            if not await self._wait_change(deadline):
+                raise ConnectionLost(f"no node takes a session: {self._route.why()}")
+
+    async def close(self, end_session: bool = True) -> None:
+        """End the session, so that what it holds goes back at once, and the connection. May be called twice."""
+        if self._broken is None and end_session and self._session.state is State.READY:
+            self._flush()
+            self._session.close()
+            self._flush()
+            deadline = self.loop.time() + settings.CLOSE_TIMEOUT_S
+            while self._session.id and await self._wait_change(deadline):
+                pass
+        self._break(ConnectionLost("this client is closed"))
+        if self._runner is not None:
+            await asyncio.gather(self._runner, return_exceptions=True)
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the last node said of itself."""
+        return self._session.welcome
+
+    @property
+    def session_timeout_ms(self) -> int:
+        return self._session.timeout_ms
+
+    @property
+    def unanswered(self) -> int:
+        return self._session.unanswered
+
+    # --- requests ---
+
+    def send(
+        self, command: broker.Command, pick: Pick | None = None, *, timeout_s: float | None = None
+    ) -> asyncio.Future[Any]:
+        """Send now; a future of the `broker.Reply`, or of what `pick` makes of it. Raises `WindowExceeded` when the
+        window is full: `await room()` before."""
+        waiter = self._waiter(pick, timeout_s)
+        self._broker.send(command, waiter)
+        if not self._flushing:
+            self._schedule_flush()
+        return waiter[0]
+
+    async def request(self, command: broker.Command, pick: Pick | None = None, timeout_s: float | None = None) -> Any:
+        """`send` when there is room."""
+        await self.room()
+        return await self.send(command, pick, timeout_s=timeout_s)
+
+    def cast(self, command: broker.Command) -> None:
+        """At most once, without an answer."""
+        self._check()
+        self._broker.cast(command)
+        self._schedule_flush()
+
+    async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
+        """One opaque command for a state machine of one's own."""
+        await self.room()
+        waiter = self._waiter(None, timeout_s)
+        self._broker.call(body, waiter, flags)
+        self._schedule_flush()
+        answer: bytes = await waiter[0]
+        return answer
+
+    async def query(self, query: broker.Query, timeout_s: float | None = None) -> Any:
+        """A linearizable read."""
+        self._check()
+        waiter = self._waiter(None, timeout_s, windowed=False)
+        self._broker.query(query, waiter)
+        self._schedule_flush()
+        return await waiter[0]
+
+    async def admin(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
+        """{"op": "status" | "hash" | "transfer", ...} to the node at the other end."""
+        self._check()
+        waiter = self._waiter(msgspec.msgpack.decode, timeout_s, windowed=False)
+        self._broker.admin(request, waiter)
+        self._schedule_flush()
+        answer: dict[str, Any] = await waiter[0]
+        return answer
+
+    async def room(self) -> None:
+        """Wait until a command fits the session's window."""
+        while self._session.room <= 0 or self.paused:
+            self._check()
+            future = self.loop.create_future()
+            self._room.append(future)
+            await future
+
+    @property
+    def has_room(self) -> bool:
+        return self._session.room > 0 and not self.paused
+
+    def subscribe(self, command: broker.Subscribe | broker.Pop, sink: Sink) -> asyncio.Future[int]:
+        """A future of the consumer's number; `sink` is fed from the reply on."""
+        future = self.send(command, lambda reply: self._subscribed(reply, sink))
+        self._subscribing += 1
+        future.add_done_callback(self._subscription_done)
+        return future
+
+    def unsubscribe(self, number: int) -> None:
+        """What still comes for it is given back."""
+        self._sinks.pop(number, None)
+
+    def ack(self, token: broker.Token) -> asyncio.Future[None]:
+        """Together with all acks of this turn of the loop. `LeaseLost` when the lease is not ours any more."""
+        future: asyncio.Future[None] = self.loop.create_future()
+        if self._broken is not None:
+            future.set_exception(self._broken)
+        elif token not in self._broker.held.tokens:
+            future.set_exception(LeaseLost(f"the lease on message {token[0]} was lost, or given back before"))
+        else:
+            self._acks.append((token, future))
+            self._schedule_flush()
+        return future
+
+    def ack_nowait(self, token: broker.Token) -> None:
+        """The same for who does not want to know."""
+        if token in self._broker.held.tokens:
+            self._acks.append((token, None))
+            self._schedule_flush()
+
+    def give_back(self, tokens: list[broker.Token]) -> None:
+        """Nack leases that nobody waits for."""
+        mine = [token for token in tokens if token in self._broker.held.tokens]
+        if mine and self._broken is None:
+            self._broker.send(broker.Nack(mine))
+            self._schedule_flush()
+
+    # --- sending ---
+
+    def _waiter(self, pick: Pick | None, timeout_s: float | None, windowed: bool = True) -> Waiter:
+        if self._broken is not None:
+            raise self._broken
+        if windowed and self._session.room <= 0:
+            raise WindowExceeded(f"{self._session.window} commands are unanswered; await room() before the next")
+        future: asyncio.Future[Any] = self.loop.create_future()
+        if timeout_s is None:
+            return future, pick, self.loop.time() + self.url.timeout_s
+        handle = self.loop.call_later(timeout_s, _expire, future)
+        future.add_done_callback(lambda _: handle.cancel())
+        return future, pick, float("inf")
+
+    def _schedule_flush(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        if self._acks:
+            self._send_acks()
+        if self._link is not None and self._link.connection is not None and self._session.has_output:
+            self._link.connection.write(self._session.take_output())
+
+    def _send_acks(self) -> None:
+        acks, self._acks = self._acks, []
+        for start in range(0, len(acks), broker.BATCH_MAX):
+            batch = acks[start : start + broker.BATCH_MAX]
+            future: asyncio.Future[Any] = self.loop.create_future()
+            future.add_done_callback(partial(_acked, batch))
+            waiter: Waiter = (future, None, self.loop.time() + self.url.timeout_s)
+            self._broker.send(broker.Ack([token for token, _ in batch]), waiter)
+
+    # --- the connection ---
+
+    async def _run(self) -> None:
+        try:
+            while self._broken is None:
+                address, pause_s = self._route.next()
+                if pause_s:
+                    await asyncio.sleep(pause_s)
+                link = Link(self, address)
+                try:
+                    await self._transport.connect(address, link, self.url.connect_timeout_s)
+                    await link.gone
+                except (ConnectionLost, OSError) as error:
+                    self._route.failed(address, str(error))
+        except DisheapError as error:
+            self._break(error)
+
+    def linked(self, link: Link) -> None:
+        self._link, self.paused = link, False
+        self._connected_at = self._heard_at = self._pinged_at = self.loop.time()
+        self._broker.connected()
+        self._flush()
+
+    def unlink(self, link: Link, reason: str) -> None:
+        """The one door out of a connection."""
+        if not link.gone.done():
+            link.gone.set_result(None)
+        if link is not self._link:
+            return
+        self._link, self.paused = None, False
+        self._route.failed(link.address, reason)
+        if link.connection is not None:
+            link.connection.abort()
+        if self._retrying is not None:
+            self._retrying.cancel()
+            self._retrying = None
+        self._handle(self._broker.disconnected())
+        self._notify()
+
+    def received(self, link: Link, data: bytes) -> None:
+        if link is not self._link:
+            return
+        self._heard_at = self.loop.time()
+        try:
+            events = self._broker.receive(data)
+        except ProtocolError as error:
+            self._break(error)
+            return
+        self._handle(events)
+        if self._room:
+            self.wake()
+        if self._session.has_output:
+            self._schedule_flush()
+
+    def wake(self) -> None:
+        """Let as many go on as there is room for."""
+        room = 0 if self.paused else self._session.room
+        while self._room and room > 0:
+            future = self._room.popleft()
+            if not future.done():
+                future.set_result(None)
+                room -= 1
+
+    def _break(self, error: DisheapError) -> None:
+        """The end: everybody who waits hears of it."""
+        if self._broken is not None:
+            return
+        self._broken = error
+        if self._tick is not None:
+            self._tick.cancel()
+        if self._link is not None:
+            self.unlink(self._link, str(error))
+        if self._runner is not None:
+            self._runner.cancel()
+        self._handle(self._broker.abandon(ConnectionLost(f"no answer came: {error}")))
+        for _, future in self._acks:
+            if future is not None and not future.done():
+                future.set_exception(error)
+        self._acks = []
+        self._lose_sinks(error)
+        while self._room:
+            _finish(self._room.popleft())
+        self._notify()
+
+    # --- events ---
+
+    def _handle(self, events: list[Event]) -> None:
+        for event in events:
+            kind = type(event)
+            if kind is Replied or kind is Opaque:
+                self._resolve(event.waiter, event.result)  # type: ignore[attr-defined]
+            elif kind is Arrived:
+                self._arrived(event.push)  # type: ignore[attr-defined]
+            else:
+                self._controlled(event)
+
+    def _resolve(self, waiter: Waiter | None, result: Any) -> None:
+        if waiter is None:
+            return
+        future, pick, _ = waiter
+        if future.done():
+            if type(result) is broker.Subscribed:
+                self._broker.send(broker.Cancel(result.consumer, give_back=True))  # nobody waits for it any more
+        elif isinstance(result, RequestError):
+            future.set_exception(result)
+        else:
+            future.set_result(result if pick is None else pick(result))
+
+    def _arrived(self, push: broker.Push) -> None:
+        sink = self._sinks.get(push.consumer)
+        if sink is None:
+            if self._subscribing:
+                self._early.setdefault(push.consumer, []).append(push)
+            elif isinstance(push, broker.Deliver) and push.epoch:
+                self.give_back([(push.id, push.epoch)])
+        elif type(push) is broker.Deliver:
+            sink.take(push)
+        else:
+            del self._sinks[push.consumer]
+            sink.ended(push)  # type: ignore[arg-type]
+
+    def _subscribed(self, reply: broker.Subscribed, sink: Sink) -> int:
+        self._sinks[reply.consumer] = sink
+        for push in self._early.pop(reply.consumer, ()):
+            self._arrived(push)
+        return reply.consumer
+
+    def _subscription_done(self, future: asyncio.Future[int]) -> None:
+        self._subscribing -= 1
+        if not self._subscribing and self._early:
+            early, self._early = self._early, {}
+            for push in (push for pushes in early.values() for push in pushes):
+                self._arrived(push)
+
+    def _lose_sinks(self, error: DisheapError) -> None:
+        sinks, self._sinks, self._early = self._sinks, {}, {}
+        for sink in sinks.values():
+            sink.lost(error)
+
+    def _controlled(self, event: Event) -> None:
+        match event:
+            case Ready():
+                self._route.arrived()
+                if self._session.welcome is not None:
+                    self._route.learned(self._session.welcome.members)
+                self._notify()
+            case Moved():
+                if self._link is not None:
+                    self.unlink(self._link, event.message or event.code)
+                self._route.moved(event.leader)
+            case SessionLost():
+                self._lose_sinks(SessionExpired("the session lapsed; what it held went back to its topics"))
+            case Postponed():
+                if self._retrying is None:
+                    self._retrying = self.loop.call_later(self._retry_s, self._retry)
+                    self._retry_s = min(self._retry_s * 2, settings.RETRY_MAX_S)
+            case Closed():
+                if self._link is not None:
+                    self.unlink(self._link, "closed")
+
+    def _retry(self) -> None:
+        self._retrying = None
+        self._session.retry()
+        self._flush()
+
+    # --- time ---
+
+    def _ticked(self) -> None:
+        self._tick = self.loop.call_later(TICK_S, self._ticked)
+        now = self.loop.time()
+        for waiter in self._broker.waiters():
+            if waiter is not None and waiter[2] <= now:
+                _expire(waiter[0])
+        if self._retrying is None:
+            self._retry_s = settings.RETRY_FIRST_S
+        if self._link is not None:
+            self._watch(self._link, now)
+
+    def _watch(self, link: Link, now: float) -> None:
+        timeout_ms = self._session.timeout_ms or self.url.session_timeout_ms
+        if self._session.state is not State.READY and now - self._connected_at > settings.ENTRY_TIMEOUT_S:
+            self.unlink(link, "the node did not let us in in time")
+        elif now - self._heard_at > settings.silence_s(timeout_ms):
+            self.unlink(link, "the node has fallen silent")
+        elif now - self._pinged_at >= settings.ping_every_s(timeout_ms) - TICK_S:
+            self._pinged_at = now
+            self._session.ping()
+            self._flush()
+
+    async def _wait_change(self, deadline: float) -> bool:
+        """False when nothing has changed by `deadline`."""
+        future = self.loop.create_future()
+        self._changed.append(future)
+        done, _ = await asyncio.wait([future], timeout=max(0.0, deadline - self.loop.time()))
+        return bool(done)
+
+    def _notify(self) -> None:
+        changed, self._changed = self._changed, []
+        for future in changed:
+            _finish(future)
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise self._broken
+
+
+def _finish(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _expire(future: asyncio.Future[Any]) -> None:
+    if not future.done():
+        future.set_exception(RequestTimeout("no answer in time; the request may still be carried out"))
+
+
+def _acked(batch: list[tuple[broker.Token, asyncio.Future[None] | None]], done: asyncio.Future[Any]) -> None:
+    if done.cancelled():
+        return
+    error = done.exception()
+    stale = frozenset() if error else frozenset(done.result().stale)
+    for token, future in batch:
+        if future is None or future.done():
+            continue
+        if error is not None:
+            future.set_exception(error)
+        elif token in stale:
+            future.set_exception(LeaseLost(f"the lease on message {token[0]} was no longer ours; nothing was changed"))
+        else:
+            future.set_result(None)

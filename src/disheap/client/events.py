@@ -1,0 +1,60 @@
+"""What a session says: frozen events, handed to whoever owns the socket (h11's way of parting protocol from I/O)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from disheap.errors import RequestError
+
+
+class Event(msgspec.Struct, frozen=True, gc=False):
+    """Something that a driver acts upon, in the order given."""
+
+
+class Ready(Event, frozen=True):
+    """The session is attached to this connection: commands flow. `resumed` tells an old session from a new one; `body`
+    is then the machine's answer to what the client holds."""
+
+    resumed: bool
+    index: int = 0
+    body: bytes = b""
+
+
+class Moved(Event, frozen=True):
+    """Nothing more comes from this connection: close it and go to `leader`, or look for it where that is ""."""
+
+    leader: str
+    code: str = "not-leader"
+    message: str = ""
+
+
+class Answered(Event, frozen=True):
+    """`waiter` is what was given with the request; `body` is the answer, unless `error` says why there is none."""
+
+    waiter: Any
+    index: int
+    body: bytes
+    error: RequestError | None = None
+
+
+class Pushed(Event, frozen=True):
+    index: int
+    body: bytes
+
+
+class Postponed(Event, frozen=True):
+    """The node takes no more for now: call `Session.retry()` after a short while."""
+
+
+class Lapsed(Event, frozen=True):
+    """The old session is over, and what it held went back; a new one is on its way."""
+
+
+class Alive(Event, frozen=True):
+    """A PONG."""
+
+
+class Closed(Event, frozen=True):
+    """The session has ended of our own will."""

@@ -1,0 +1,145 @@
+"""Broker URLs: `disheap://host1,host2:8400?session_timeout_ms=15000`, and `disheaps://` for TLS.
+
+Owns the grammar and every complaint about it; refuses to connect. No message and no `redact`ed text holds a password,
+for URLs end up in logs.
+
+    url    = one *( ";" one )            alternates, as kombu spells them: all hosts are one cluster's
+    one    = scheme "://" [ hosts ] [ "/" ] [ "?" parameters ]
+    hosts  = host [ ":" port ] *( "," host [ ":" port ] )         "" is localhost; IPv6 in brackets
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+from urllib.parse import parse_qsl
+
+from disheap.errors import UrlError
+
+DEFAULT_PORT = 8400
+DEFAULT_HOST = "localhost"
+HOSTS_MAX = 64
+"""Hosts in one URL; a cluster has a handful, and each is tried in turn."""
+SCHEMES = {"disheap": "tcp", "disheaps": "tls"}
+TLS_FILES = ("cafile", "certfile", "keyfile", "server_name")
+PLUGIN_PREFIX = "transport."
+
+_BRACKETED = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::(.*))?")
+_HOST = re.compile(r"[A-Za-z0-9._-]+")
+_CREDENTIALS = re.compile(r"(?<=://)[^/?;]*@")
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerUrl:
+    """What a URL says. `transport_table` goes to the transport plugin's own settings."""
+
+    addresses: tuple[str, ...] = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
+    transport: str = "tcp"
+    session_timeout_ms: int = 15_000
+    connect_timeout_s: float = 5.0
+    timeout_s: float = 30.0
+    label: str = ""
+    transport_table: dict[str, str] = field(default_factory=dict)
+
+
+def parse(text: str) -> BrokerUrl:
+    """Raises `UrlError` naming the part that is wrong."""
+    parts = [part.strip() for part in text.split(";")]
+    parsed = [_one(part) for part in parts if part]
+    if not parsed:
+        raise UrlError("an empty broker URL; write disheap://host1,host2,host3")
+    first, *others = parsed
+    for other in others:
+        if other.transport != first.transport:
+            raise UrlError(f"{redact(text)}: the alternates use different transports; use one scheme for all")
+    addresses = tuple(dict.fromkeys(address for url in parsed for address in url.addresses))
+    if len(addresses) > HOSTS_MAX:
+        raise UrlError(f"{len(addresses)} hosts in a broker URL are over the limit of {HOSTS_MAX}")
+    return replace(first, addresses=addresses)
+
+
+def redact(text: str) -> str:
+    """The URL without whatever stands before an `@`."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def _one(text: str) -> BrokerUrl:
+    shown = redact(text)
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise UrlError(f"{shown}: a broker URL starts with disheap:// or, for TLS, disheaps://")
+    hosts, query = _split(rest)
+    if "@" in hosts:
+        raise UrlError(f"{shown}: disheap has no user names and passwords; use disheaps:// with a client certificate")
+    hosts, _, path = hosts.partition("/")
+    if path.strip("/"):
+        raise UrlError(f"{shown}: disheap has no virtual hosts; leave out /{path}")
+    addresses = tuple(_address(host, shown) for host in hosts.split(",")) if hosts else BrokerUrl().addresses
+    return _with_parameters(replace(BrokerUrl(), addresses=addresses, transport=SCHEMES[scheme]), query, shown)
+
+
+def _split(rest: str) -> tuple[str, str]:
+    hosts, _, query = rest.partition("?")
+    return hosts, query
+
+
+def _address(text: str, shown: str) -> str:
+    text = text.strip()
+    if match := _BRACKETED.fullmatch(text):
+        return f"[{match[1]}]:{_port(match[2], shown)}"
+    host, separator, port = text.partition(":")
+    if not _HOST.fullmatch(host):
+        raise UrlError(f"{shown}: {text!r} is not a host; write host or host:port, an IPv6 address in [brackets]")
+    return f"{host}:{_port(port if separator else None, shown)}"
+
+
+def _port(text: str | None, shown: str) -> int:
+    if text is None:
+        return DEFAULT_PORT
+    if not (text.isascii() and text.isdigit() and 0 < int(text) < 65536):
+        raise UrlError(f"{shown}: {text!r} is not a port; it is a number from 1 to 65535")
+    return int(text)
+
+
+def _number(convert: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        value = convert(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low:g} to {high:g}")
+        return value
+
+    return read
+
+
+_PARAMETERS: dict[str, Callable[[str], Any]] = {
+    "session_timeout_ms": _number(int, 100, 86_400_000),
+    "connect_timeout_s": _number(float, 0.01, 3600),
+    "timeout_s": _number(float, 0.01, 86_400),
+    "label": str,
+    "transport": str,
+}
+
+
+def _with_parameters(url: BrokerUrl, query: str, shown: str) -> BrokerUrl:
+    changes: dict[str, Any] = {}
+    table: dict[str, str] = {}
+    for key, value in parse_qsl(query, keep_blank_values=True):
+        if key in TLS_FILES:
+            table[key] = value
+        elif key.startswith(PLUGIN_PREFIX):
+            table[key.removeprefix(PLUGIN_PREFIX)] = value
+        elif key in _PARAMETERS:
+            changes[key] = _read(key, value, shown)
+        else:
+            known = ", ".join([*_PARAMETERS, *TLS_FILES, PLUGIN_PREFIX + "..."])
+            raise UrlError(f"{shown}: unknown parameter {key!r}; known are {known}")
+    return replace(url, transport_table=table, **changes)
+
+
+def _read(key: str, value: str, shown: str) -> Any:
+    try:
+        return _PARAMETERS[key](value)
+    except ValueError as error:
+        raise UrlError(f"{shown}: {key}={value!r}: {error}") from None
