@@ -64,6 +64,11 @@ class Memberships:
                 return membership
         return self._history[0][1]
 
+    def may_lead(self, node: NodeId, commit: Index) -> bool:
+        """A voter, or one that an uncommitted change takes the vote from: it may be the only one that has the change,
+        and then nobody else can win (dissertation §4.2.2)."""
+        return node in self.voters or (self.index > commit and node in voters_of(self._history[-2][1]))
+
     def _came_into_force(self) -> None:
         self.index, self.current = self._history[-1]
         self.voters = voters_of(self.current)

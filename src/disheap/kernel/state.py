@@ -87,7 +87,8 @@ class State:
 
     @property
     def may_campaign(self) -> bool:
-        return self.id in self.members.voters and self.ambiguous_after is None and not self.is_installing
+        is_voter = self.members.may_lead(self.id, self.log.commit)
+        return is_voter and self.ambiguous_after is None and not self.is_installing
 
     @property
     def has_committed_in_term(self) -> bool:
