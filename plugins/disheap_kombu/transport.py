@@ -128,19 +128,26 @@ class TlsTransport(Transport):
 
 
 def broker_url(owner: Any, scheme: str) -> str:
-    """The client's URL from a kombu connection: its host name, which holds a whole URL, with its alternates and TLS
-    files."""
+    """The client's URL from a kombu connection: its host name, which holds a whole URL, its alternates, and what
+    `broker_use_ssl` says. The latter alone is enough for TLS, as with other transports."""
     parts = [owner.hostname or "", *(part for part in owner.alt or () if part != owner.hostname)]
-    text = ";".join(_whole(part, owner, scheme) for part in parts)
-    extra = [
+    if owner.ssl:
+        parts = [part.replace("disheap://", "disheaps://", 1) for part in parts]
+        scheme = "disheaps"
+    first, *others = ";".join(_whole(part, owner, scheme) for part in parts).split(";")
+    files = _tls_files(owner.ssl)
+    if files:
+        first = f"{first}{'&' if '?' in first else '?'}{files}"
+    return ";".join([first, *others])
+
+
+def _tls_files(ssl: Any) -> str:
+    given = ssl.items() if isinstance(ssl, dict) else ()
+    return "&".join(
         f"{TLS_OPTIONS[key]}={quote(str(value), safe='')}"
-        for key, value in (owner.ssl.items() if isinstance(owner.ssl, dict) else ())
+        for key, value in given
         if key in TLS_OPTIONS and value is not None
-    ]
-    if not extra:
-        return text
-    first, *others = text.split(";")
-    return ";".join([f"{first}{'&' if '?' in first else '?'}{'&'.join(extra)}", *others])
+    )
 
 
 def _whole(part: str, owner: Any, scheme: str) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from disheap.announce import announce as _announce
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
@@ -40,3 +42,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'disheap' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)
+
+
+_announce()  # makes disheap:// known to kombu, now or when kombu is imported

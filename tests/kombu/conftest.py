@@ -1,0 +1,28 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import pytest
+from kombu_fakes import FakeWire
+
+from disheap_kombu.channel import Channel
+from disheap_kombu.connection import Connection
+
+
+@pytest.fixture
+def wire() -> FakeWire:
+    return FakeWire()
+
+
+@pytest.fixture
+def connection(wire: FakeWire) -> Iterator[Connection]:
+    connection = Connection(wire, SimpleNamespace(declared_entities=set()))  # type: ignore[arg-type]
+    yield connection
+    connection.close()
+    wire.close()
+
+
+@pytest.fixture
+def channel(connection: Connection) -> Channel:
+    return connection.channel()

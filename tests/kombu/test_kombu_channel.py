@@ -1,0 +1,344 @@
+"""AMQP's verbs, over a client without a node."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+
+import pytest
+from amqp.exceptions import (
+    AMQPNotImplementedError,
+    ChannelError,
+    ConsumerCancelled,
+    NotFound,
+    PreconditionFailed,
+    RecoverableConnectionError,
+    ResourceLocked,
+)
+from kombu_fakes import delivery
+
+from disheap.client.broker_session import SessionLost
+from disheap.errors import OutcomeUnknown, TopicLocked, TopicNotFound
+from disheap.protocol import broker
+from disheap_kombu.failures import PublishOutcomeUnknown
+
+
+def consume(channel, **options):
+    got = []
+    channel.basic_consume(
+        "q", consumer_tag="c", callback=lambda raw: got.append(channel.message_to_python(raw)), **options
+    )
+    return got
+
+
+# --- publishing ---
+
+
+def test_a_publish_waits_for_its_confirm(channel, wire):
+    channel.basic_publish(channel.prepare_message("x", priority=-7), exchange="e", routing_key="k")
+    (command,) = wire.told(broker.Publish)
+    assert (command.exchange, command.routing_key, command.priority, command.expires_ms) == ("e", "k", -7, 0)
+
+
+def test_a_transient_publish_is_sent_and_never_waited_for(channel, wire):
+    message = channel.prepare_message("x", properties={"delivery_mode": 1, "expiration": "500"})
+    channel.basic_publish(message, routing_key="q")
+    ((mark, command),) = wire.said
+    assert mark == "transient" and command.expires_ms == 500
+    assert wire.flushed == 1
+
+
+def test_reply_to_that_kombu_fills_in_late_is_published(channel, wire):
+    properties = {"reply_to": None}
+    message = channel.prepare_message("x", properties=properties)
+    properties["reply_to"] = "late"
+    channel.basic_publish(message, routing_key="q")
+    from disheap_kombu import messages
+
+    assert messages.decode(wire.told(broker.Publish)[0].payload).properties == {"reply_to": "late"}
+
+
+def test_an_unroutable_mandatory_message_is_returned(channel, wire):
+    wire.answers[broker.Publish] = broker.Published(0)
+    with pytest.raises(ChannelError) as raised:
+        channel.basic_publish(channel.prepare_message("x"), routing_key="nowhere", mandatory=True)
+    assert raised.value.reply_code == 312
+    returned = []
+    channel.events["basic_return"].add(lambda *given: returned.append(given[1:3]))
+    channel.basic_publish(channel.prepare_message("x"), exchange="e", routing_key="nowhere", mandatory=True)
+    assert returned == [("e", "nowhere")]
+    channel.basic_publish(channel.prepare_message("x"), routing_key="nowhere")  # without: dropped, as in AMQP
+
+
+def test_an_unknown_outcome_is_said_to_be_unknown(channel, wire):
+    wire.answers[broker.Publish] = OutcomeUnknown("lost")
+    with pytest.raises(PublishOutcomeUnknown):
+        channel.basic_publish(channel.prepare_message("x"), routing_key="q")
+
+
+# --- consuming ---
+
+
+def test_deliveries_reach_their_consumers_callback(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(delivery(1, 10, body="a", priority=9), delivery(1, 11, body="b"))
+    connection.drain_events(timeout=1)
+    assert [message.body for message in got] == [b"a", b"b"]
+    assert got[0].properties["priority"] == got[0].delivery_info["priority"] == 9
+
+
+def test_each_message_dispatched_ahead_answers_one_later_call(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(*(delivery(1, number) for number in range(3)))
+    for _ in range(3):
+        connection.drain_events(timeout=0)
+    assert len(got) == 3
+    with pytest.raises(socket.timeout):
+        connection.drain_events(timeout=0.01)
+
+
+def test_prefetch_is_credit_and_none_is_a_named_bound(channel, wire):
+    consume(channel)
+    channel.basic_qos(0, 8, True)
+    channel.basic_consume("other", consumer_tag="d")
+    first, second = wire.told(broker.Subscribe)
+    assert (first.credit, second.credit) == (broker.CREDIT_MAX, 8)
+    assert wire.told(broker.SetCredit) == [broker.SetCredit(1, 8)]
+
+
+def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire):
+    got = consume(channel, no_ack=True)
+    wire.arrive(delivery(1, 10, epoch=0))
+    connection.drain_events(timeout=1)
+    assert wire.told(broker.Subscribe)[0].no_ack
+    with pytest.raises(PreconditionFailed):
+        channel.basic_ack(got[0].delivery_tag)
+
+
+def test_acks_inside_a_callback_go_together(connection, channel, wire):
+    channel.basic_consume("q", consumer_tag="c", callback=lambda raw: channel.basic_ack(raw.delivery_tag))
+    wire.arrive(*(delivery(1, number) for number in range(5)))
+    connection.drain_events(timeout=1)
+    tokens = [token for ack in wire.told(broker.Ack) for token in ack.tokens]
+    assert tokens == [(number, 1) for number in range(5)]
+    assert len(wire.told(broker.Ack)) < 5
+    assert wire.flushed == len(wire.said)
+
+
+def test_an_ack_outside_a_callback_goes_at_once(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(delivery(1, 10, epoch=2))
+    connection.drain_events(timeout=1)
+    got[0].ack()
+    assert wire.told(broker.Ack) == [broker.Ack([(10, 2)])]
+    assert wire.flushed == len(wire.said)
+
+
+def test_an_ack_of_another_thread_does_not_wait_for_a_callback_that_takes_long(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(delivery(1, 10))
+    connection.drain_events(timeout=1)
+    channel.basic_consume("q", consumer_tag="long", callback=lambda _: _elsewhere(got[0].ack))
+    wire.arrive(delivery(2, 11))
+    connection.drain_events(timeout=1)
+    assert wire.told(broker.Ack) == [broker.Ack([(10, 1)])]
+
+
+def _elsewhere(work):
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(5)
+
+
+def test_multiple_acknowledges_everything_up_to_the_tag(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(*(delivery(1, number) for number in range(4)))
+    connection.drain_events(timeout=1)
+    channel.basic_ack(got[2].delivery_tag, multiple=True)
+    channel.basic_ack(0, multiple=True)
+    tokens = [token for ack in wire.told(broker.Ack) for token in ack.tokens]
+    assert tokens == [(0, 1), (1, 1), (2, 1), (3, 1)]
+    with pytest.raises(PreconditionFailed, match="unknown delivery tag"):
+        channel.basic_ack(got[2].delivery_tag)
+
+
+@pytest.mark.parametrize(("requeue", "discard"), [(True, False), (False, True)])
+def test_reject_gives_back_or_drops(connection, channel, wire, requeue, discard):
+    got = consume(channel)
+    wire.arrive(delivery(1, 10))
+    connection.drain_events(timeout=1)
+    got[0].reject(requeue=requeue)
+    assert wire.told(broker.Nack) == [broker.Nack([(10, 1)], 0, discard)]
+
+
+def test_recover_gives_back_all_that_callbacks_have_seen(connection, channel, wire):
+    consume(channel)
+    wire.arrive(delivery(1, 10), delivery(1, 11))
+    connection.drain_events(timeout=1)
+    channel.basic_recover(requeue=True)
+    assert wire.told(broker.Nack) == [broker.Nack([(10, 1), (11, 1)], 0, False)]
+
+
+def test_get_takes_one_message_and_leaves_other_deliveries_in_their_turn(connection, channel, wire):
+    got = consume(channel)
+
+    def pop(command):
+        wire.read_meanwhile(delivery(1, 10), delivery(99, 20, body="popped"), broker.PopDone(99, 1))
+        return broker.Subscribed(99)
+
+    wire.answers[broker.Pop] = pop
+    message = channel.message_to_python(channel.basic_get("q"))
+    assert message.body == b"popped" and got == []
+    message.ack()
+    connection.drain_events(timeout=0)
+    assert [m.delivery_tag for m in got] == [2]
+    assert wire.told(broker.Ack) == [broker.Ack([(20, 1)])]
+
+
+def test_get_from_an_empty_queue_is_none(channel, wire):
+    def pop(command):
+        wire.read_meanwhile(broker.PopDone(5, 0))
+        return broker.Subscribed(5)
+
+    wire.answers[broker.Pop] = pop
+    assert channel.basic_get("q") is None
+
+
+def test_what_was_under_way_when_its_consumer_ended_goes_back_unseen(connection, channel, wire):
+    got = consume(channel)
+    wire.read_meanwhile(delivery(1, 10))
+    channel.basic_cancel("c")
+    assert wire.told(broker.Cancel) == [broker.Cancel(1, False)]
+    connection.drain_events(timeout=0)
+    assert got == [] and wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
+
+
+def test_a_consumer_that_the_broker_ended_is_told(connection, channel, wire):
+    ended = []
+    consume(channel, on_cancel=ended.append)
+    wire.arrive(broker.ConsumerEnded(1, "topic deleted"))
+    connection.drain_events(timeout=1)
+    assert ended == ["c"]
+    consume(channel)
+    wire.arrive(broker.ConsumerEnded(2, "topic deleted"))
+    with pytest.raises(ConsumerCancelled, match="topic deleted"):
+        connection.drain_events(timeout=1)
+
+
+def test_a_lapsed_session_is_a_recoverable_error_and_ends_the_connection(connection, channel, wire):
+    consume(channel)
+    wire.arrive(SessionLost())
+    with pytest.raises(RecoverableConnectionError, match="lapsed"):
+        connection.drain_events(timeout=1)
+    assert not connection.connected and channel.connection is None
+    with pytest.raises(RecoverableConnectionError):
+        channel.basic_ack(1)
+
+
+# --- declarations ---
+
+
+def test_a_queues_arguments_become_its_topics_settings(channel, wire):
+    arguments = channel.prepare_queue_arguments(
+        {"x-queue-type": "quorum"}, expires=10.0, message_ttl=300.0, max_length=5, max_priority=10
+    )
+    declared = channel.queue_declare("q", exclusive=True, auto_delete=True, arguments=arguments)
+    assert declared == ("q", 0, 0)
+    (command,) = wire.told(broker.CreateTopic)
+    assert command.settings == broker.TopicSettings(
+        max_messages=5, message_ttl_ms=300_000, expires_ms=10_000, auto_delete=True, exclusive=True
+    )
+
+
+def test_a_queue_without_a_name_gets_one(channel):
+    first, second = channel.queue_declare("").queue, channel.queue_declare("").queue
+    assert first.startswith("amq.gen-") and first != second
+
+
+@pytest.mark.parametrize("value", ["1000", -1, 1.5, True])
+def test_an_argument_that_is_no_whole_number_is_refused(channel, value):
+    with pytest.raises(PreconditionFailed, match="x-expires"):
+        channel.queue_declare("q", arguments={"x-expires": value})
+
+
+def test_a_passive_declaration_asks_and_creates_nothing(channel, wire):
+    wire.answers[broker.DescribeTopic] = broker.TopicInfo("q", broker.TopicSettings(), 4, 1, 2, 3, 9)
+    assert channel.queue_declare("q", passive=True) == ("q", 4, 3)
+    wire.answers[broker.DescribeTopic] = TopicNotFound("no topic q")
+    with pytest.raises(NotFound) as raised:
+        channel.queue_declare("q", passive=True)
+    assert raised.value.reply_code == 404
+    assert not wire.told(broker.CreateTopic)
+
+
+def test_an_exclusive_queue_of_a_connected_owner_is_405(channel, wire):
+    wire.answers[broker.CreateTopic] = TopicLocked("owned")
+    with pytest.raises(ResourceLocked) as raised:
+        channel.queue_declare("q", exclusive=True)
+    assert raised.value.code == 405
+
+
+def test_purge_and_delete_count(channel, wire):
+    assert channel.queue_purge("q") == 3
+    assert channel.queue_delete("q", if_empty=True) == 3
+    assert wire.told(broker.DeleteTopic) == [broker.DeleteTopic("q", False, True)]
+    wire.answers[broker.DeleteTopic] = TopicNotFound("q")
+    assert channel.queue_delete("q") == 0
+
+
+def test_exchanges_and_bindings(channel, wire):
+    channel.exchange_declare("e", "topic", auto_delete=False)
+    channel.queue_bind("q", "e", "a.#")
+    channel.queue_bind("q", "", "q")  # the default exchange binds every queue by itself
+    channel.queue_unbind("q", "e", "a.#")
+    channel.exchange_delete("e")
+    assert wire.said == [
+        broker.CreateExchange("e", "topic"),
+        broker.Bind("e", "q", "a.#"),
+        broker.Unbind("e", "q", "a.#"),
+        broker.DeleteExchange("e"),
+    ]
+    wire.answers[broker.ListExchanges] = broker.ExchangeInfos([("e", "topic")], [])
+    channel.exchange_declare("e", passive=True)
+    with pytest.raises(NotFound):
+        channel.exchange_declare("other", passive=True)
+    with pytest.raises(AMQPNotImplementedError):
+        channel.exchange_declare("e", "headers")
+
+
+# --- the end ---
+
+
+def test_a_closed_channel_gives_back_what_it_held(connection, channel, wire):
+    consume(channel)
+    wire.arrive(delivery(1, 10))
+    connection.drain_events(timeout=1)
+    channel.close()
+    assert wire.told(broker.Cancel) == [broker.Cancel(1, True)]
+    assert wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
+    channel.close()
+    assert connection.connected and not channel.is_open
+
+
+def test_closing_the_connection_sends_the_acks_that_wait(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(delivery(1, 10))
+    connection.drain_events(timeout=1)
+    connection._acks.append((10, 1))
+    connection.close()
+    assert wire.told(broker.Ack) == [broker.Ack([(10, 1)])]
+    assert wire.closed == "closed" and len(got) == 1
+
+
+def test_a_forked_child_drops_the_socket_without_a_word(connection, channel, wire):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, f"{wire.closed} {connection.connected}".encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as said:
+        assert said.read() == "collected False"
+    os.waitpid(child, 0)
+    assert connection.connected and wire.closed is None

@@ -1,0 +1,103 @@
+"""URLs, error classes and promises of the transport."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+from amqp.exceptions import ChannelError, RecoverableConnectionError
+from kombu.exceptions import OperationalError
+
+from disheap import errors
+from disheap_kombu import failures
+from disheap_kombu.transport import Transport, broker_url
+from kombu import Connection
+
+
+@pytest.mark.parametrize(
+    ("arguments", "url"),
+    [
+        ({"hostname": "disheap://"}, "disheap://"),
+        ({"hostname": "disheap://h1:8400,h2:8401,h3/"}, "disheap://h1:8400,h2:8401,h3/"),
+        ({"hostname": "disheap://h1;disheap://h2,h3"}, "disheap://h1;disheap://h2,h3"),
+        ({"hostname": ["disheap://h1", "disheap://h2"]}, "disheap://h1;disheap://h2"),
+        ({"hostname": "disheap://h1", "alternates": ["disheap://h4"]}, "disheap://h1;disheap://h4"),
+        ({"hostname": "h1", "transport": "disheap"}, "disheap://h1"),
+        ({"hostname": "h1", "port": 9000, "transport": "disheaps"}, "disheaps://h1:9000"),
+        ({"hostname": "disheap://h1;disheap://h2", "ssl": True}, "disheaps://h1;disheaps://h2"),
+        (
+            {"hostname": "disheaps://h1?label=a", "ssl": {"ca_certs": "/x y/ca.pem", "cert_reqs": 2}},
+            "disheaps://h1?label=a&cafile=%2Fx%20y%2Fca.pem",
+        ),
+    ],
+)
+def test_the_clients_url_is_the_whole_of_what_kombu_was_given(arguments, url):
+    owner = Connection(**arguments)
+    assert broker_url(owner, owner.transport.scheme) == url
+
+
+def test_copies_of_a_connection_keep_the_url():
+    owner = Connection("disheap://h1,h2;disheap://h3?label=x")
+    for copy in (owner.clone(), pickle.loads(pickle.dumps(owner))):
+        assert broker_url(copy, "disheap") == "disheap://h1,h2;disheap://h3?label=x"
+
+
+def test_no_uri_shows_a_password():
+    owner = Connection("disheap://me:secret@h1,h2:9")
+    assert "secret" not in owner.as_uri() + repr(owner)
+    assert "h1,h2:9" in owner.as_uri()
+    assert "secret" in owner.as_uri(include_password=True)
+
+
+def test_a_dead_address_is_a_connection_error_that_may_be_retried():
+    owner = Connection("disheap://127.0.0.1:1", connect_timeout=0.2)
+    with pytest.raises(owner.recoverable_connection_errors):
+        owner.connect()
+
+
+def test_an_unreadable_url_is_not_retried():
+    with pytest.raises(errors.UrlError):
+        Connection("disheap://h1:port", connect_timeout=0.2).connect()
+
+
+def test_what_is_promised_to_celery():
+    assert Transport.implements.asynchronous and Transport.implements.heartbeats
+    assert Transport.implements.exchange_type == {"direct", "topic", "fanout"}
+    transport = Connection("disheap://").transport
+    assert (transport.driver_type, transport.driver_name) == ("disheap", "disheap")
+    assert transport.driver_version().count(".") == 2
+    assert transport.qos_semantics_matches_spec(None) is False
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (errors.TopicNotFound("x"), 404),
+        (errors.ExchangeNotFound("x"), 404),
+        (errors.TopicLocked("x"), 405),
+        (errors.TopicMismatch("x"), 406),
+        (errors.ExchangeMismatch("x"), 406),
+        (errors.TopicInUse("x"), 406),
+        (errors.PayloadTooLarge("x"), 406),
+    ],
+)
+def test_refusals_are_channel_errors_with_amqps_numbers(error, code):
+    translated = failures.translated(error)
+    assert isinstance(translated, ChannelError)
+    assert (translated.code, translated.reply_code) == (code, code)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [errors.ConnectionLost("x"), errors.SessionExpired("x"), errors.OutcomeUnknown("x"), errors.Overloaded("x")],
+)
+def test_what_a_new_connection_mends_is_recoverable(error):
+    assert isinstance(failures.translated(error), RecoverableConnectionError)
+
+
+@pytest.mark.parametrize("error", [errors.OutcomeUnknown("x"), errors.RequestTimeout("x")])
+def test_a_publish_of_unknown_outcome_is_never_repeated_on_its_own(error):
+    translated = failures.translated(error, publishing=True)
+    assert isinstance(translated, OperationalError)
+    assert isinstance(translated, errors.OutcomeUnknown)
+    assert not isinstance(translated, failures.RECOVERABLE_CONNECTION_ERRORS + failures.RECOVERABLE_CHANNEL_ERRORS)
