@@ -1,8 +1,8 @@
 """One connection over a stream socket, between asyncio's protocol and disheap's `Receiver`; the same for tcp and tls.
 
-Writes are gathered: what one callback of the loop writes in many small pieces leaves as one `send`. Of pieces of 64 bytes
-this moves seven times as many a second, with asyncio's own loop and with uvloop alike (measured: 0.21 to 1.5 million, and
-0.26 to 1.8). A single write waits for the next round of the loop, which costs it a few microseconds.
+Writes are gathered: what one callback of the loop writes in many small pieces leaves as one `send`. Of pieces of
+64 bytes this moves seven times as many a second, with asyncio's own loop and with uvloop alike (measured: 0.21 to 1.5
+million, and 0.26 to 1.8). A single write waits for the next round of the loop, which costs it a few microseconds.
 """
 
 from __future__ import annotations
@@ -54,6 +54,11 @@ class Link(asyncio.Protocol):
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._closing = False
+
+    @property
+    def made(self) -> bool:
+        """Somebody was given this connection; before that it is a socket whose other end may be anybody."""
+        return self._transport is not None
 
     # --- Connection ---
 

@@ -96,21 +96,23 @@ class TlsListener:
         self._timeout_s = settings.handshake_timeout_s
         self._link = link
         self._free = asyncio.Semaphore(settings.handshakes)
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._tasks: dict[asyncio.Task[None], Link | None] = {}
         for sock in listening:
-            self._own(self._accept(sock))
+            self._own(self._accept(sock), None)
 
     async def close(self) -> None:
+        """A handshake whose link was made a moment ago is over, though its task has not heard: it is not cancelled."""
         tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
+        for task, link in self._tasks.items():
+            if link is None or not link.made:
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for sock in self._sockets:
             sock.close()
 
-    def _own(self, work: Coroutine[Any, Any, None]) -> None:
+    def _own(self, work: Coroutine[Any, Any, None], link: Link | None) -> None:
         task = self._loop.create_task(work)
-        self._tasks[task] = None
+        self._tasks[task] = link
         task.add_done_callback(lambda done: self._tasks.pop(done, None))
 
     async def _accept(self, listening: socket.socket) -> None:
@@ -123,12 +125,13 @@ class TlsListener:
                 _log.error("cannot accept on %s: %s; trying again", self.address, error)
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
-            self._own(self._shake_hands(accepted, str(Address(peer[0], peer[1]))))
+            link = self._link()
+            self._own(self._shake_hands(accepted, link, str(Address(peer[0], peer[1]))), link)
 
-    async def _shake_hands(self, accepted: socket.socket, peer: str) -> None:
+    async def _shake_hands(self, accepted: socket.socket, link: Link, peer: str) -> None:
         try:
             await self._loop.connect_accepted_socket(
-                self._link, accepted, ssl=self._context, ssl_handshake_timeout=self._timeout_s
+                lambda: link, accepted, ssl=self._context, ssl_handshake_timeout=self._timeout_s
             )
         except OSError as error:
             accepted.close()

@@ -1,0 +1,464 @@
+"""The contract of transports (`disheap.interfaces.Transport`), between two ends of the same plugin in one loop.
+
+Whatever is waited for is an event, with a bound on the whole: a transport that loses something fails here by time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from disheap.errors import AddressInUse, ConfigError, ConnectionLost
+from disheap.interfaces import BlockingConnect, Connection, Transport
+
+WAIT_S = 20.0
+CONNECT_S = 5.0
+SEED = 6
+PIECES = 400
+FLOOD_PIECE = bytes(64 << 10)
+FLOOD_LIMIT = 1 << 30
+"""A writer that is not told to pause before this much is never told."""
+
+
+class Recorder:
+    """A receiver that keeps what it was told, in order, and can be waited for."""
+
+    def __init__(self, on_data: Callable[[Recorder, bytes], None] | None = None) -> None:
+        self.events: list[str] = []
+        self.data = bytearray()
+        self.error: Exception | None = None
+        self.connection: Connection
+        self._on_data = on_data
+        self._changed = asyncio.Event()
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connection = connection
+        self._note("made")
+
+    def data_received(self, data: bytes) -> None:
+        assert type(data) is bytes, "the receiver owns the data, so they are bytes"
+        self.data += data
+        self._note("data")
+        if self._on_data is not None:
+            self._on_data(self, data)
+
+    def writing_paused(self) -> None:
+        self._note("paused")
+
+    def writing_resumed(self) -> None:
+        self._note("resumed")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.error = error
+        self._note("lost")
+
+    def _note(self, event: str) -> None:
+        self.events.append(event)
+        self._changed.set()
+
+    async def wait(self, condition: Callable[[Recorder], bool]) -> None:
+        while not condition(self):
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def wait_for(self, event: str) -> None:
+        await self.wait(lambda self: event in self.events)
+
+    async def wait_bytes(self, count: int) -> None:
+        await self.wait(lambda self: len(self.data) >= count)
+
+
+class Pair:
+    """A listener, and a connection to it seen from both ends."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.transport = transport
+        self.accepted: asyncio.Queue[Recorder] = asyncio.Queue()
+        self.near = Recorder()
+        self.far: Recorder
+
+    async def open(self, address: str, on_data: Callable[[Recorder, bytes], None] | None = None) -> None:
+        def accept() -> Recorder:
+            recorder = Recorder(on_data)
+            self.accepted.put_nowait(recorder)
+            return recorder
+
+        self.listener = await self.transport.listen(address, accept)
+        await self.transport.connect(self.listener.address, self.near, CONNECT_S)
+        self.far = await self.accepted.get()
+        await self.far.wait_for("made")
+
+    async def shut(self) -> None:
+        for end in (self.near, self.far):
+            end.connection.close()
+        for end in (self.near, self.far):
+            end.connection.resume_reading()
+            await end.wait_for("lost")
+        await self.listener.close()
+
+
+Build = Callable[[asyncio.AbstractEventLoop], Transport]
+Run = Callable[[Callable[[Transport], Coroutine[Any, Any, None]]], None]
+
+
+@pytest.fixture
+def run(runner: asyncio.Runner, transport_factory: Build) -> Run:
+    """Builds the transport inside the loop, and bounds the scenario."""
+
+    def run(scenario: Callable[[Transport], Coroutine[Any, Any, None]]) -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(WAIT_S):
+                await scenario(transport_factory(asyncio.get_running_loop()))
+
+        runner.run(bounded())
+
+    return run
+
+
+def echo(recorder: Recorder, data: bytes) -> None:
+    recorder.connection.write(data)
+
+
+# --- bytes -----------------------------------------------------------------------------------------------------------
+
+
+def test_bytes_arrive_whole_and_in_order_in_both_directions(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        source = random.Random(SEED)
+        there = [source.randbytes(source.randrange(1, 9000)) for _ in range(PIECES)]
+        back = [source.randbytes(source.randrange(1, 9000)) for _ in range(PIECES)]
+        for one, other in zip(there, back, strict=True):
+            pair.near.connection.write(one)
+            pair.far.connection.write(other)
+            if source.random() < 0.1:
+                await asyncio.sleep(0)
+        await pair.far.wait_bytes(sum(map(len, there)))
+        await pair.near.wait_bytes(sum(map(len, back)))
+        assert bytes(pair.far.data) == b"".join(there)
+        assert bytes(pair.near.data) == b"".join(back)
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_a_buffer_may_be_used_again_as_soon_as_write_returns(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        buffer = bytearray(b"first")
+        pair.near.connection.write(buffer)
+        buffer[:] = b"third"
+        pair.near.connection.write(memoryview(buffer))
+        buffer[:] = b"never"
+        await pair.far.wait_bytes(10)
+        assert bytes(pair.far.data) == b"firstthird"
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_a_receiver_may_write_and_close_from_inside_data_received(run: Run, listen_address: str) -> None:
+    def answer_and_close(recorder: Recorder, data: bytes) -> None:
+        recorder.connection.write(b"answer")
+        recorder.connection.close()
+
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address, answer_and_close)
+        pair.near.connection.write(b"question")
+        await pair.near.wait_for("lost")
+        assert bytes(pair.near.data) == b"answer"
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_a_receiver_may_write_from_inside_connection_made(run: Run, listen_address: str) -> None:
+    class Eager(Recorder):
+        def connection_made(self, connection: Connection) -> None:
+            super().connection_made(connection)
+            connection.write(b"hello")
+
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        pair.near = Eager()
+        await pair.open(listen_address)
+        await pair.far.wait_bytes(5)
+        assert bytes(pair.far.data) == b"hello"
+        await pair.shut()
+
+    run(scenario)
+
+
+# --- the ends of a connection ----------------------------------------------------------------------------------------
+
+
+def test_made_comes_first_and_lost_last_and_once_at_both_ends(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        pair.near.connection.write(b"x")
+        await pair.far.wait_bytes(1)
+        pair.near.connection.close()
+        pair.near.connection.close()
+        await pair.far.wait_for("lost")
+        await pair.near.wait_for("lost")
+        pair.far.connection.close()
+        pair.far.connection.abort()
+        await asyncio.sleep(0)
+        assert pair.near.events == ["made", "lost"]
+        assert pair.far.events == ["made", "data", "lost"]
+        assert pair.near.error is None
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_close_flushes_what_was_written_before(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        sent = random.Random(SEED).randbytes(8 << 20)
+        pair.near.connection.write(sent)
+        pair.near.connection.close()
+        await pair.far.wait_for("lost")
+        assert bytes(pair.far.data) == sent
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_what_is_written_after_close_is_dropped_without_an_error(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        pair.near.connection.write(b"before")
+        pair.near.connection.close()
+        pair.near.connection.write(b"after")
+        await pair.far.wait_for("lost")
+        await pair.near.wait_for("lost")
+        pair.near.connection.write(b"long after")
+        pair.near.connection.pause_reading()
+        pair.near.connection.resume_reading()
+        assert bytes(pair.far.data) == b"before"
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_abort_ends_both_ends_at_once_and_nothing_is_delivered_after_it(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        pair.far.connection.write(b"x" * 1000)
+        pair.near.connection.abort()
+        await pair.near.wait_for("lost")
+        await pair.far.wait_for("lost")
+        assert pair.near.events == ["made", "lost"]
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_no_data_are_delivered_to_who_closed(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address, echo)
+        pair.near.connection.write(b"x" * 1000)
+        pair.near.connection.close()
+        await pair.near.wait_for("lost")
+        await pair.far.wait_for("lost")
+        assert pair.near.data == b""
+        await pair.shut()
+
+    run(scenario)
+
+
+# --- backpressure ----------------------------------------------------------------------------------------------------
+
+
+def test_a_paused_reader_pauses_the_writer_and_loses_nothing(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        pair.far.connection.pause_reading()
+        pair.far.connection.pause_reading()
+        sent = 0
+        while "paused" not in pair.near.events and sent < FLOOD_LIMIT:
+            pair.near.connection.write(FLOOD_PIECE)
+            sent += len(FLOOD_PIECE)
+            await asyncio.sleep(0)
+        assert pair.near.events == ["made", "paused"]
+        assert pair.near.connection.buffered() > 0
+        pair.near.connection.write(b"the end")
+        sent += len(b"the end")
+        pair.far.connection.resume_reading()
+        pair.far.connection.resume_reading()
+        await pair.far.wait_bytes(sent)
+        await pair.near.wait_for("resumed")
+        assert len(pair.far.data) == sent
+        assert pair.far.data.endswith(b"the end")
+        assert pair.near.events == ["made", "paused", "resumed"]
+        assert pair.near.connection.buffered() == 0
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_a_paused_reader_hears_nothing_until_it_resumes(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address, echo)
+        pair.near.connection.pause_reading()
+        pair.near.connection.write(b"ping")
+        await pair.far.wait_bytes(4)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert pair.near.events == ["made"]
+        pair.near.connection.resume_reading()
+        await pair.near.wait_bytes(4)
+        assert bytes(pair.near.data) == b"ping"
+        await pair.shut()
+
+    run(scenario)
+
+
+# --- addresses -------------------------------------------------------------------------------------------------------
+
+
+def test_the_listener_tells_the_address_that_it_bound(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        first = await transport.listen(listen_address, Recorder)
+        second = await transport.listen(listen_address, Recorder)
+        assert first.address != second.address
+        assert not first.address.endswith(":0")
+        await first.close()
+        await second.close()
+
+    run(scenario)
+
+
+def test_an_address_in_use_is_said_and_is_free_again_after_close(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        with pytest.raises(AddressInUse) as caught:
+            await transport.listen(pair.listener.address, Recorder)
+        assert pair.listener.address in str(caught.value)
+        await pair.listener.close()
+        again = await transport.listen(pair.listener.address, Recorder)
+        assert again.address == pair.listener.address
+        await again.close()
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_a_listener_that_closes_leaves_its_connections_alone(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address, echo)
+        await pair.listener.close()
+        with pytest.raises(ConnectionLost):
+            await transport.connect(pair.listener.address, Recorder(), CONNECT_S)
+        pair.near.connection.write(b"still there")
+        await pair.near.wait_bytes(len(b"still there"))
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_connecting_to_nobody_is_a_lost_connection_that_names_the_address(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        listener = await transport.listen(listen_address, Recorder)
+        await listener.close()
+        recorder = Recorder()
+        with pytest.raises(ConnectionLost) as caught:
+            await transport.connect(listener.address, recorder, CONNECT_S)
+        assert listener.address in str(caught.value)
+        assert recorder.events == []
+
+    run(scenario)
+
+
+def test_an_unreadable_address_is_a_configuration_error(run: Run) -> None:
+    async def scenario(transport: Transport) -> None:
+        with pytest.raises(ConfigError):
+            await transport.listen("", Recorder)
+        with pytest.raises(ConfigError):
+            await transport.connect("", Recorder(), CONNECT_S)
+
+    run(scenario)
+
+
+def test_both_ends_have_names_and_a_secure_transport_proves_them(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        for end in (pair.near, pair.far):
+            assert end.connection.remote
+            proved = end.connection.certificate_name
+            assert proved is None or (transport.secure and proved)
+        assert pair.near.connection.remote == pair.listener.address
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_many_connections_at_once_do_not_mix(run: Run, listen_address: str) -> None:
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address, echo)
+        others = [Recorder() for _ in range(40)]
+        await asyncio.gather(*(transport.connect(pair.listener.address, other, CONNECT_S) for other in others))
+        for number, other in enumerate(others):
+            other.connection.write(b"%04d" % number * 100)
+        for number, other in enumerate(others):
+            await other.wait_bytes(400)
+            assert bytes(other.data) == b"%04d" % number * 100
+            other.connection.close()
+            await other.wait_for("lost")
+        await pair.shut()
+
+    run(scenario)
+
+
+# --- the blocking power ----------------------------------------------------------------------------------------------
+
+
+def test_a_blocking_socket_where_there_is_one_reaches_the_same_listener(
+    run: Run, listen_address: str, disheap_registry: Any, disheap_tables: Any, transport_name: str
+) -> None:
+    plugin = disheap_registry.get("transport", transport_name)
+    table = disheap_tables["transport"].get(transport_name, {})
+    settings = disheap_registry.settings("transport", transport_name, table, "--disheap-set")
+
+    def talk(address: str) -> bytes:
+        sock = plugin.connect_blocking(settings, address, CONNECT_S)
+        try:
+            sock.settimeout(WAIT_S)
+            sock.sendall(b"ping")
+            answer: bytes = sock.recv(4)
+            return answer
+        finally:
+            sock.close()
+
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address, echo)
+        if isinstance(plugin, BlockingConnect):
+            assert await asyncio.to_thread(talk, pair.listener.address) == b"ping"
+            await pair.listener.close()
+            with pytest.raises(ConnectionLost):
+                plugin.connect_blocking(settings, pair.listener.address, CONNECT_S)
+        else:
+            assert not hasattr(plugin, "connect_blocking")
+        await pair.shut()
+
+    run(scenario)
