@@ -72,7 +72,7 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
         state.message_bytes -= len(payload)
     else:
         epoch, until_ms = attempts + 1, _lease(state, topic, consumer, message)
-    state.counts["delivered"] += 1
+    state.delivered += 1
     consumer.delivered += 1
     deliver = Deliver(consumer.number, number, epoch, message.rank * topic.sign, enqueued_ms, payload, until_ms)
     state.effects.append((consumer.session.number, encode(deliver)))
@@ -122,10 +122,10 @@ def give_back(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
     if message.expires_at_ms:
         if message.expires_at_ms <= state.now_ms:
             state.message_bytes -= len(message.payload)
-            state.counts["expired"] += 1
+            state.expired += 1
             return topic
         state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
-    state.counts["returned"] += 1
+    state.returned += 1
     if delay_ms:
         _delay(state, topic, message, delay_ms)
     else:
@@ -184,7 +184,7 @@ def throw_away(state: State, topic: Topic) -> int:
     if count or topic.ready.entries():
         state.trash.append(Trash(topic.ready, topic.delayed))
         state.message_bytes -= topic.ready_bytes + topic.delayed_bytes
-        state.counts["dropped"] += count
+        state.dropped += count
         topic.ready, topic.delayed = type(topic.ready)(), {}
         topic.ready_bytes = topic.delayed_bytes = 0
     state.unserved.pop(topic.number, None)

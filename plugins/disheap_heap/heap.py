@@ -46,9 +46,9 @@ class StrictHeap(Generic[R]):
 
     def pop(self) -> R:
         """Remove and return the first record. There must be one."""
-        records = self.records
+        records, heap = self.records, self._heap
         while True:
-            record = heappop(self._next())
+            record = heappop(self._next() if self._old else heap)
             if records.get(record[1]) is record:
                 del records[record[1]]
                 return record

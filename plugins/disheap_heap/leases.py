@@ -19,6 +19,8 @@ from disheap_heap.words import DONE, SETTLED_ONE, encode
 
 def ack(state: State, session: int, command: Ack) -> bytes:
     leases, tokens = state.leases, command.tokens
+    if len(tokens) == 1:
+        return _ack_one(state, session, tokens[0])
     stale: list[Token] = []
     waiting: dict[int, Topic] = {}
     for token in tokens:
@@ -30,9 +32,22 @@ def ack(state: State, session: int, command: Ack) -> bytes:
         state.message_bytes -= len(lease.message.payload)
         if topic.ready.records:
             waiting[topic.number] = topic
-    state.counts["settled"] += len(tokens) - len(stale)
+    state.settled += len(tokens) - len(stale)
     serve_all(state, waiting.values())
     return _settled(tokens, stale)
+
+
+def _ack_one(state: State, session: int, token: Token) -> bytes:
+    """What nearly every ack is."""
+    lease = state.leases.get(token[0])
+    if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:
+        return encode(Settled(0, [token]))
+    topic = release(state, lease)
+    state.message_bytes -= len(lease.message.payload)
+    state.settled += 1
+    if topic.ring and topic.ready.records:
+        serve(state, topic)
+    return SETTLED_ONE
 
 
 def nack(state: State, session: int, command: Nack) -> bytes:
@@ -43,7 +58,7 @@ def nack(state: State, session: int, command: Nack) -> bytes:
         if command.discard:
             topic = release(state, lease)
             state.message_bytes -= len(lease.message.payload)
-            state.counts["dropped"] += 1
+            state.dropped += 1
         else:
             topic = give_back(state, lease, command.delay_ms)
         touched[topic.number] = topic

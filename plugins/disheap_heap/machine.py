@@ -157,8 +157,13 @@ class HeapMachine:
     def stats(self) -> dict[str, int]:
         state = self._state
         topics = state.topics.values()
-        return state.counts | {
+        return {
             "enqueued": state.last_message,
+            "delivered": state.delivered,
+            "settled": state.settled,
+            "returned": state.returned,
+            "expired": state.expired,
+            "dropped": state.dropped,
             "topics": len(topics),
             "exchanges": len(state.exchanges),
             "bindings": state.bindings,

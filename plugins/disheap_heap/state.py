@@ -167,7 +167,7 @@ class State:
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
         self.trash: list[Trash] = []  # not state: see `work`
         self.effects: list[tuple[int, bytes]] = []
-        self.counts = {"delivered": 0, "settled": 0, "returned": 0, "expired": 0, "dropped": 0}
+        self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
 
     def start(self) -> list[tuple[int, bytes]]:
         """A call begins; returns the list that its pushes will be in."""

@@ -78,7 +78,7 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
         return True
     if kind == timers.EXPIRY:
         dropped = drop_waiting(state, topic, number)
-        state.counts["expired"] += dropped
+        state.expired += dropped
         return dropped
     due = topic.delayed.pop(number, None)
     if due is None:
