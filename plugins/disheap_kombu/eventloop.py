@@ -36,6 +36,7 @@ class Bond:
         self._waker = Waker()
         self._descriptor = -1
         self._moved = False
+        self._dispatched = False  # in this turn of the loop
         self._retry: Any = None
         self._failure: Exception | None = None
         connection.bind(self)
@@ -77,7 +78,9 @@ class Bond:
     def _on_readable(self) -> None:
         self._raise_failure()
         self._connection.read()
-        self._connection.dispatch(monotonic() + SLICE_S)
+        if not self._dispatched:  # one slice a turn, though both the socket and a wake may have brought us here
+            self._dispatched = True
+            self._connection.dispatch(monotonic() + SLICE_S)
 
     def _woken(self) -> None:
         self._waker.quiet()
@@ -89,6 +92,7 @@ class Bond:
 
     def _on_tick(self) -> None:
         self._raise_failure()
+        self._dispatched = False
         connection = self._connection
         if connection.unsent:
             connection.flush()
