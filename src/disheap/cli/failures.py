@@ -1,0 +1,82 @@
+"""What a person sees when something goes wrong: one line that says what happened and what to do next.
+
+Owns the exit codes that are not an exception's own, and a way out for those errors whose text comes from a node and can
+not know the command line. Text goes to standard error as `disheap: ...`; with `--json` it is one object there instead,
+`{"error": CODE, "message": TEXT}`. Standard output holds results only, so that a program reads JSON there or nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+
+from disheap import errors
+from disheap.errors import DisheapError, RequestError
+
+EXIT_OK = 0
+EXIT_BUG = 1  # anything nobody foresaw
+EXIT_USAGE = 2  # what `ConfigError` ends with, too
+EXIT_NO_LEADER = 8  # `status`: the cluster answers, and has no leader
+EXIT_EMPTY = 9  # `pop`, `peek`: nothing was there
+EXIT_INTERRUPTED = 130
+
+USAGE = "usage"
+INTERNAL = "internal"
+
+_WAYS_OUT: tuple[tuple[type[DisheapError], str], ...] = (
+    (errors.TopicNotFound, "create it with `disheap topic create NAME`; `disheap topic ls` lists what there is"),
+    (errors.TopicMismatch, "`disheap topic info NAME` shows its settings; remove it first to change them"),
+    (errors.TopicInUse, "leave out --if-empty and --if-unused, or wait until it is free"),
+    (errors.TopicLocked, "close the session that owns it, or use another topic"),
+    (errors.TopicFull, "let consumers catch up, or `disheap purge NAME`"),
+    (errors.PayloadTooLarge, "send less, or raise the limit on the nodes"),
+    (errors.UnknownCommand, "the nodes run another release; use the same one here"),
+    (errors.VersionTooOld, "upgrade all nodes of the cluster first"),
+    (errors.ConnectionLost, "is a node running there? `disheap dev` starts one; --url or DISHEAP_URL name another"),
+    (errors.RequestTimeout, "`disheap status` shows whether the cluster has a leader; look before repeating it"),
+    (errors.OutcomeUnknown, "look with `disheap peek` or `disheap status` before repeating it"),
+    (errors.NotLeader, "try again in a moment; `disheap status` shows who leads"),
+    (errors.Overloaded, "try again in a moment"),
+    (errors.WrongCluster, "check the addresses in the URL and in the members"),
+    (errors.WrongVersion, "use the same release everywhere"),
+    (errors.MalformedFrame, "check that the address and port are a disheap node's"),
+    (errors.UrlError, "an example: disheap://host1,host2,host3"),
+    (errors.InternalError, "the node's log has the traceback"),
+)
+
+
+def line(error: BaseException) -> str:
+    """One line, however many the message has."""
+    if not isinstance(error, DisheapError):
+        return f"internal error: {type(error).__name__}: {one_line(str(error))}; report what -v shows"
+    message = one_line(str(error)).rstrip(".") or type(error).__name__
+    way_out = next((text for kind, text in _WAYS_OUT if isinstance(error, kind)), "")
+    return f"{joined(message)}{way_out}" if way_out else message
+
+
+def code(error: BaseException) -> str:
+    """A word for programs: what travels on the wire where there is such a word."""
+    if isinstance(error, RequestError):
+        return error.code
+    return kebab(type(error).__name__) if isinstance(error, DisheapError) else INTERNAL
+
+
+def exit_code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, DisheapError) else EXIT_BUG
+
+
+def told(code: str, text: str, as_json: bool) -> str:
+    return json.dumps({"error": code, "message": text}, ensure_ascii=False) if as_json else f"disheap: {text}"
+
+
+def joined(message: str) -> str:
+    """A message, ready for its way out."""
+    return message + (" " if message.endswith("?") else "; ")
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def kebab(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()

@@ -1,0 +1,131 @@
+"""One node in this process, from its configuration to its end: the loop, the signals and the log of what it can see.
+
+The first SIGTERM or SIGINT hands leadership over and stops; the second ends the process at once, which loses nothing
+that was acknowledged. A node that fails ends here with the error that ended it.
+
+Refuses to know where the configuration came from and what is printed for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from disheap.config import NodeConfig
+from disheap.errors import RequestTimeout
+from disheap.runtime.node import Node, freeze_garbage
+
+log = structlog.get_logger()
+
+NO_LEADER_S = 3.0
+"""Longer than an election takes (twice the shortest timeout, and a vote); then a missing leader is worth a line."""
+NO_LEADER_AGAIN_S = 30.0
+"""Between two such lines."""
+LEADER_LOOK_S = 0.5
+"""Between two looks at who leads."""
+SWITCH_INTERVAL_S = 0.0005
+"""How long the loop may keep the interpreter from the disk's thread (Python's own 5 ms is ten times an fsync)."""
+
+Announce = Callable[[Node], Awaitable[None]]
+
+
+def host(config: NodeConfig, announce: Announce) -> None:
+    """Run until a signal. `announce` is called when clients can connect. Raises what stopped the node."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_host(config, announce))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed (the extra `uvloop`)."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+async def _host(config: NodeConfig, announce: Announce) -> None:
+    stopping = _stop_on_signals()
+    node = Node(config)
+    if not await _first(node.start(), stopping):
+        return
+    watch = asyncio.ensure_future(_watch_leader(node))
+    try:
+        freeze_garbage()
+        await announce(node)
+        await _first(_failure(node), stopping)
+    finally:
+        watch.cancel()
+        await asyncio.gather(watch, return_exceptions=True)
+        await node.stop()
+    log.info("node stopped", node=node.name)
+
+
+async def _failure(node: Node) -> None:
+    raise await node.wait_failed()
+
+
+async def _first(work: Awaitable[None], stopping: asyncio.Event) -> bool:
+    """Whether `work` ended before somebody wanted to stop. It is cancelled otherwise, and its errors are raised."""
+    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait([task, stop], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+            return True
+        return False
+    finally:
+        stop.cancel()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            if not task.done():
+                await task
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop(number: int) -> None:
+        if stopping.is_set():
+            os._exit(128 + number)
+        log.info("stopping", signal=signal.Signals(number).name)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+    return stopping
+
+
+async def _watch_leader(node: Node) -> None:
+    """Say who leads whenever that changes, and say so when nobody can."""
+    leader, silent = "", False
+    while True:
+        try:
+            now = await node.wait_for_leader(NO_LEADER_AGAIN_S if silent else NO_LEADER_S)
+        except RequestTimeout:
+            await _warn_of_no_leader(node)
+            leader, silent = "", True
+            continue
+        if now != leader:
+            log.info("a majority is found again" if silent else "leader", leader=now, here=now == node.name)
+        leader, silent = now, False
+        await asyncio.sleep(LEADER_LOOK_S)
+
+
+async def _warn_of_no_leader(node: Node) -> None:
+    members: list[dict[str, Any]] = (await node.status())["members"]
+    log.warning(
+        "no leader: this node cannot see a majority; start the missing nodes or check the network between them",
+        reached=[member["name"] for member in members if member["connected"]],
+        missing=[member["name"] for member in members if not member["connected"]],
+    )

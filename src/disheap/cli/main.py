@@ -1,0 +1,120 @@
+"""`disheap`: the group of all commands, and the one place where an error becomes a line and an exit code.
+
+Commands are imported when they are called, so that `disheap --help` is quick and a client loads no server. The table
+below is therefore also what the help shows.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+import disheap
+from disheap.cli import failures
+from disheap.cli.options import URL_VARIABLE, Invocation, client_options
+
+COMMANDS = {
+    "demo": ("disheap.cli.demo:demo", "Three nodes, a Celery worker, and a leader that is killed: watch."),
+    "dev": ("disheap.cli.nodes:dev", "One node for development, in memory unless --data DIR."),
+    "serve": ("disheap.cli.nodes:serve", "Run a node of a cluster."),
+    "status": ("disheap.cli.cluster:status", "The nodes, who leads, and what they hold."),
+    "transfer": ("disheap.cli.cluster:transfer", "Hand leadership over."),
+    "topic": ("disheap.cli.topics:topic", "Create, list, show and remove topics."),
+    "purge": ("disheap.cli.topics:purge", "Drop the waiting messages of a topic."),
+    "enqueue": ("disheap.cli.messages:enqueue", "Put messages into a topic."),
+    "pop": ("disheap.cli.messages:pop", "Take messages from a topic."),
+    "peek": ("disheap.cli.messages:peek", "Look at the next messages of a topic."),
+    "plugins": ("disheap.cli.plugins:plugins", "What is installed, and what can be set."),
+    "bench": ("disheap.cli.bench:bench", "Measure throughput and latency."),
+}
+
+
+class LazyGroup(click.Group):
+    """Imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            ctx.fail(f"there is no command {args[0]!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(disheap.__version__, prog_name="disheap", message="%(prog)s %(version)s")
+@client_options
+def cli() -> None:
+    """disheap: a replicated priority message broker.
+
+    `disheap dev` starts a node to play with; `disheap COMMAND --help` says more of each command.
+    """
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Never raises."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    invocation = Invocation(url=os.environ.get(URL_VARIABLE) or None)
+    try:
+        result = cli.main(words, prog_name="disheap", standalone_mode=False, obj=invocation)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else failures.EXIT_OK
+    except (click.Abort, KeyboardInterrupt):
+        return failures.EXIT_INTERRUPTED
+    except click.ClickException as error:
+        return _complain(failures.USAGE, _usage(error), error.exit_code, _as_json(invocation, words))
+    except BrokenPipeError:
+        return _nobody_reads()
+    except Exception as error:
+        if invocation.verbose:
+            traceback.print_exc()
+        code, text = failures.code(error), failures.line(error)
+        return _complain(code, text, failures.exit_code(error), _as_json(invocation, words))
+
+
+def _as_json(invocation: Invocation, words: list[str]) -> bool:
+    """The words themselves count too: the parser may have stopped before it came to `--json`."""
+    return invocation.json or "--json" in (words[: words.index("--")] if "--" in words else words)
+
+
+def _complain(code: str, text: str, exit_code: int, as_json: bool) -> int:
+    sys.stdout.flush()
+    print(failures.told(code, text, as_json), file=sys.stderr, flush=True)
+    return exit_code
+
+
+def _usage(error: click.ClickException) -> str:
+    message = failures.one_line(error.format_message()).rstrip(".")
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    path = context.command_path if context else "disheap"
+    return f"{failures.joined(message[:1].lower() + message[1:])}`{path} --help` shows what there is"
+
+
+def _nobody_reads() -> int:
+    """The reader of our output has gone (`disheap peek ... | head`). Nothing more can be said there."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return failures.EXIT_OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())

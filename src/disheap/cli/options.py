@@ -1,0 +1,89 @@
+"""Options that every command has, and the types of values that people write.
+
+`--json`, `--verbose` and `--url` may stand before the command or after it: `disheap --json status` and `disheap status
+--json` are one. What was given is kept in one `Invocation`, made by `main` before anything is parsed, so that an error
+in the parsing itself is already told the way it was asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+DEFAULT_URL = "disheap://localhost:8400"
+URL_VARIABLE = "DISHEAP_URL"
+
+DURATION_MAX_MS = (1 << 47) - 1
+"""As in `protocol.broker`, which is not imported for a `--help`; a test compares the two."""
+
+_UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
+
+
+@dataclass
+class Invocation:
+    """What holds for the whole command line. `url` is None where neither an option nor the environment said one."""
+
+    url: str | None = None
+    json: bool = False
+    verbose: bool = False
+
+    @property
+    def broker_url(self) -> str:
+        return self.url or DEFAULT_URL
+
+
+pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
+
+
+def shared_options(command: F) -> F:
+    """`--json` and `--verbose`."""
+    command = click.option(
+        "--json", is_flag=True, expose_value=False, is_eager=True, callback=_keep("json"), help="Print JSON."
+    )(command)
+    return click.option(
+        "-v", "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=_keep("verbose"), help=_VERBOSE
+    )(command)
+
+
+def client_options(command: F) -> F:
+    """The shared ones and `--url`."""
+    return shared_options(
+        click.option(
+            "--url",
+            metavar="URL",
+            expose_value=False,
+            is_eager=True,
+            callback=_keep("url"),
+            help=f"The cluster, disheap://HOST,HOST; else {URL_VARIABLE}, else {DEFAULT_URL}.",
+        )(command)
+    )
+
+
+_VERBOSE = "Log more, and show the traceback of an error."
+
+
+def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+        if value:
+            setattr(context.ensure_object(Invocation), field, value)
+        return value
+
+    return keep
+
+
+def duration(text: str | int) -> int:
+    """Milliseconds, or a number with its unit: 500, 250ms, 10s, 5m, 2h, 1d. Use it as `type=duration`."""
+    match = _DURATION.fullmatch(str(text).strip())
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a duration; write milliseconds, or 250ms, 10s, 5m, 2h, 1d.")
+    milliseconds = round(float(match[1]) * _UNITS_MS[match[2] or "ms"])
+    if milliseconds > DURATION_MAX_MS:
+        raise click.BadParameter(f"{text!r} is over the limit of {DURATION_MAX_MS} ms.")
+    return milliseconds
