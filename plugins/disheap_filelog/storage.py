@@ -332,7 +332,7 @@ class FileStorage:
         head = Head(
             starts_anew=previous is None,
             number=number,
-            id=self._context.random.getrandbits(64),
+            id=self._context.random.getrandbits(48) << 16 | number & 0xFFFF,  # distinct even if a seed repeats
             first=first,
             append=self._append + 1,
             previous_end=previous.end if previous else 0,
