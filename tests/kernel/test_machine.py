@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from disheap.kernel.types import NOBODY, Membership, NodeId
+
 from .harness import ELECTION_TICKS, Cluster, group, refused
 
 NODES = st.integers(1, 5)
