@@ -147,7 +147,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.peer_advertise or _reachable(self.peer_listen, self.name)
 
     def advertised_client(self) -> str:
-        """Where clients reach this node."""
+        """Where clients reach this node; "" where the port is chosen when it listens."""
+        if self.client_listen.endswith(":0") and not self.client_advertise:
+            return ""
         return self.client_advertise or _reachable(self.client_listen, self.name)
 
     def member_list(self) -> tuple[MemberConfig, ...]:

@@ -132,7 +132,7 @@ class Client(BlockingClient):
 
     def transfer(self, node: str) -> dict[str, Any]:
         """Hand leadership over. Raises `OutcomeUnknown` when the connection ends meanwhile, which it may well do."""
-        return self.admin({"op": "transfer", "node": node})
+        return self.admin({"op": "transfer", "target": node})
 
     def __enter__(self) -> Client:
         return self

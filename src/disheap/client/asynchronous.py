@@ -163,7 +163,7 @@ class Client:
 
     async def transfer(self, node: str) -> dict[str, Any]:
         """Hand leadership over. Raises `OutcomeUnknown` when the connection ends meanwhile, which it may well do."""
-        return await self.driver.admin({"op": "transfer", "node": node})
+        return await self.driver.admin({"op": "transfer", "target": node})
 
     async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """One opaque command, for a state machine of one's own."""
