@@ -68,6 +68,9 @@ class Recorder:
     async def wait_for(self, event: str) -> None:
         await self.wait(lambda self: event in self.events)
 
+    async def wait_events(self, count: int) -> None:
+        await self.wait(lambda self: len(self.events) >= count)
+
     async def wait_bytes(self, count: int) -> None:
         await self.wait(lambda self: len(self.data) >= count)
 
@@ -324,6 +327,29 @@ def test_a_paused_reader_hears_nothing_until_it_resumes(run: Run, listen_address
         pair.near.connection.resume_reading()
         await pair.near.wait_bytes(4)
         assert bytes(pair.near.data) == b"ping"
+        await pair.shut()
+
+    run(scenario)
+
+
+def test_a_receiver_that_pauses_inside_data_received_hears_no_more_in_that_call(run: Run, listen_address: str) -> None:
+    def pause(recorder: Recorder, data: bytes) -> None:
+        recorder.connection.pause_reading()
+
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address, pause)
+        sent = random.Random(SEED).randbytes(1 << 20)
+        pair.near.connection.write(sent)
+        deliveries = 0
+        while len(pair.far.data) < len(sent):
+            await pair.far.wait_events(deliveries + 2)  # "made" was the first
+            for _ in range(5):
+                await asyncio.sleep(0)
+            deliveries += 1
+            assert pair.far.events.count("data") == deliveries
+            pair.far.connection.resume_reading()
+        assert bytes(pair.far.data) == sent
         await pair.shut()
 
     run(scenario)

@@ -1,0 +1,1 @@
+"""A distribution that disheap does not know: codec `xor`, transport `muffled`."""

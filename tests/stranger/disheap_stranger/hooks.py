@@ -1,0 +1,17 @@
+"""What this distribution brings."""
+
+from disheap.hookspecs import hookimpl
+
+
+@hookimpl
+def disheap_register_codec():
+    from disheap_stranger.xor import XorCodec
+
+    return XorCodec
+
+
+@hookimpl
+def disheap_register_transport():
+    from disheap_stranger.muffled import MuffledTransport
+
+    return [MuffledTransport]
