@@ -1,6 +1,6 @@
 """A node of wax: speaks the client protocol over any bytes, keeps a session table, and knows just enough of topics.
 
-`FakeCluster` is what all nodes agree on (sessions, replies, one list for each topic); `FakePeer` is one connection's end.
+`FakeCluster` is what all nodes agree on (sessions, replies, a list for each topic); `FakePeer` is one connection's end.
 Faults are switched on from outside: `overloaded`, `leads`, `hold_replies`.
 """
 
@@ -151,6 +151,8 @@ class FakeCluster:
 
     def resumed(self, number: int, body: bytes) -> bytes:
         session = self.sessions[number]
+        if not body:
+            return b""
         held = broker.decode_held.decode(body)
         tokens = {tuple(token) for token in held.tokens}
         deliveries = [push for token, (_, push) in session.leases.items() if token not in tokens]

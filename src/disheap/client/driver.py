@@ -14,16 +14,18 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
 from disheap.client import settings
+from disheap.client.acks import Acks
 from disheap.client.broker_session import Arrived, BrokerSession, Opaque, Replied, SessionLost
 from disheap.client.events import Closed, Event, Moved, Postponed, Ready
+from disheap.client.link import Link
 from disheap.client.route import Route
 from disheap.client.session import State
+from disheap.client.sinks import Sink, Sinks
 from disheap.client.url import BrokerUrl
 from disheap.errors import (
     ConnectionLost,
@@ -35,7 +37,7 @@ from disheap.errors import (
     SessionExpired,
     WindowExceeded,
 )
-from disheap.interfaces import Connection, Transport
+from disheap.interfaces import Transport
 from disheap.protocol import broker
 from disheap.protocol.frames import SessionOptions, Welcome
 
@@ -46,44 +48,6 @@ Pick = Callable[[Any], Any]
 """From a reply to the value of its future; runs while bytes are read, before any push that follows."""
 Waiter = tuple["asyncio.Future[Any]", Pick | None, float]
 """(future, pick, deadline in loop time)."""
-
-
-class Sink(Protocol):
-    """A consumer or a pop, fed in order."""
-
-    def take(self, push: broker.Deliver) -> None: ...
-
-    def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None: ...
-
-    def lost(self, error: DisheapError) -> None:
-        """The session or the client is over."""
-
-
-class Link:
-    """The receiver of one connection. What an old one still says is not heard."""
-
-    def __init__(self, driver: Driver, address: str) -> None:
-        self.address = address
-        self.connection: Connection | None = None
-        self.gone: asyncio.Future[None] = driver.loop.create_future()
-        self._driver = driver
-
-    def connection_made(self, connection: Connection) -> None:
-        self.connection = connection
-        self._driver.linked(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._driver.received(self, data)
-
-    def writing_paused(self) -> None:
-        self._driver.paused = True
-
-    def writing_resumed(self) -> None:
-        self._driver.paused = False
-        self._driver.wake()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._driver.unlink(self, str(error) if error else "the node closed the connection")
 
 
 class Driver:
@@ -113,11 +77,9 @@ class Driver:
         self._connected_at = self._heard_at = self._pinged_at = 0.0
         self._retry_s = settings.RETRY_FIRST_S
         self._retrying: asyncio.TimerHandle | None = None
-        self._acks: list[tuple[broker.Token, asyncio.Future[None] | None]] = []
+        self._acks = Acks()
+        self._sinks = Sinks(self.give_back)
         self._room: deque[asyncio.Future[None]] = deque()
-        self._sinks: dict[int, Sink] = {}
-        self._early: dict[int, list[broker.Push]] = {}
-        self._subscribing = 0
         self._changed: list[asyncio.Future[None]] = []  # those who wait for READY or the end
         self._broken: DisheapError | None = None
 
@@ -223,14 +185,18 @@ class Driver:
 
     def subscribe(self, command: broker.Subscribe | broker.Pop, sink: Sink) -> asyncio.Future[int]:
         """A future of the consumer's number; `sink` is fed from the reply on."""
-        future = self.send(command, lambda reply: self._subscribed(reply, sink))
-        self._subscribing += 1
-        future.add_done_callback(self._subscription_done)
+
+        def begin(reply: broker.Subscribed) -> int:
+            self._sinks.begin(reply.consumer, sink)
+            return reply.consumer
+
+        future = self.send(command, begin)
+        self._sinks.expect(future)
         return future
 
     def unsubscribe(self, number: int) -> None:
         """What still comes for it is given back."""
-        self._sinks.pop(number, None)
+        self._sinks.forget(number)
 
     def ack(self, token: broker.Token) -> asyncio.Future[None]:
         """Together with all acks of this turn of the loop. `LeaseLost` when the lease is not ours any more."""
@@ -240,14 +206,14 @@ class Driver:
         elif token not in self._broker.held.tokens:
             future.set_exception(LeaseLost(f"the lease on message {token[0]} was lost, or given back before"))
         else:
-            self._acks.append((token, future))
+            self._acks.add(token, future)
             self._schedule_flush()
         return future
 
     def ack_nowait(self, token: broker.Token) -> None:
         """The same for who does not want to know."""
         if token in self._broker.held.tokens:
-            self._acks.append((token, None))
+            self._acks.add(token, None)
             self._schedule_flush()
 
     def give_back(self, tokens: list[broker.Token]) -> None:
@@ -284,13 +250,10 @@ class Driver:
             self._link.connection.write(self._session.take_output())
 
     def _send_acks(self) -> None:
-        acks, self._acks = self._acks, []
-        for start in range(0, len(acks), broker.BATCH_MAX):
-            batch = acks[start : start + broker.BATCH_MAX]
+        for command, acked in self._acks.take():
             future: asyncio.Future[Any] = self.loop.create_future()
-            future.add_done_callback(partial(_acked, batch))
-            waiter: Waiter = (future, None, self.loop.time() + self.url.timeout_s)
-            self._broker.send(broker.Ack([token for token, _ in batch]), waiter)
+            future.add_done_callback(acked)
+            self._broker.send(command, (future, None, self.loop.time() + self.url.timeout_s))
 
     # --- the connection ---
 
@@ -367,11 +330,8 @@ class Driver:
         if self._runner is not None:
             self._runner.cancel()
         self._handle(self._broker.abandon(ConnectionLost(f"no answer came: {error}")))
-        for _, future in self._acks:
-            if future is not None and not future.done():
-                future.set_exception(error)
-        self._acks = []
-        self._lose_sinks(error)
+        self._acks.fail(error)
+        self._sinks.lose(error)
         while self._room:
             _finish(self._room.popleft())
         self._notify()
@@ -384,7 +344,7 @@ class Driver:
             if kind is Replied or kind is Opaque:
                 self._resolve(event.waiter, event.result)  # type: ignore[attr-defined]
             elif kind is Arrived:
-                self._arrived(event.push)  # type: ignore[attr-defined]
+                self._sinks.arrived(event.push)  # type: ignore[attr-defined]
             else:
                 self._controlled(event)
 
@@ -400,37 +360,6 @@ class Driver:
         else:
             future.set_result(result if pick is None else pick(result))
 
-    def _arrived(self, push: broker.Push) -> None:
-        sink = self._sinks.get(push.consumer)
-        if sink is None:
-            if self._subscribing:
-                self._early.setdefault(push.consumer, []).append(push)
-            elif isinstance(push, broker.Deliver) and push.epoch:
-                self.give_back([(push.id, push.epoch)])
-        elif type(push) is broker.Deliver:
-            sink.take(push)
-        else:
-            del self._sinks[push.consumer]
-            sink.ended(push)  # type: ignore[arg-type]
-
-    def _subscribed(self, reply: broker.Subscribed, sink: Sink) -> int:
-        self._sinks[reply.consumer] = sink
-        for push in self._early.pop(reply.consumer, ()):
-            self._arrived(push)
-        return reply.consumer
-
-    def _subscription_done(self, future: asyncio.Future[int]) -> None:
-        self._subscribing -= 1
-        if not self._subscribing and self._early:
-            early, self._early = self._early, {}
-            for push in (push for pushes in early.values() for push in pushes):
-                self._arrived(push)
-
-    def _lose_sinks(self, error: DisheapError) -> None:
-        sinks, self._sinks, self._early = self._sinks, {}, {}
-        for sink in sinks.values():
-            sink.lost(error)
-
     def _controlled(self, event: Event) -> None:
         match event:
             case Ready():
@@ -443,7 +372,7 @@ class Driver:
                     self.unlink(self._link, event.message or event.code)
                 self._route.moved(event.leader)
             case SessionLost():
-                self._lose_sinks(SessionExpired("the session lapsed; what it held went back to its topics"))
+                self._sinks.lose(SessionExpired("the session lapsed; what it held went back to its topics"))
             case Postponed():
                 if self._retrying is None:
                     self._retrying = self.loop.call_later(self._retry_s, self._retry)
@@ -506,19 +435,3 @@ def _finish(future: asyncio.Future[None]) -> None:
 def _expire(future: asyncio.Future[Any]) -> None:
     if not future.done():
         future.set_exception(RequestTimeout("no answer in time; the request may still be carried out"))
-
-
-def _acked(batch: list[tuple[broker.Token, asyncio.Future[None] | None]], done: asyncio.Future[Any]) -> None:
-    if done.cancelled():
-        return
-    error = done.exception()
-    stale = frozenset() if error else frozenset(done.result().stale)
-    for token, future in batch:
-        if future is None or future.done():
-            continue
-        if error is not None:
-            future.set_exception(error)
-        elif token in stale:
-            future.set_exception(LeaseLost(f"the lease on message {token[0]} was no longer ours; nothing was changed"))
-        else:
-            future.set_result(None)

@@ -18,22 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import Enum
 from struct import Struct
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
+from disheap.client import faults
 from disheap.client.events import Alive, Answered, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
-from disheap.errors import (
-    MalformedFrame,
-    NotLeader,
-    OutcomeUnknown,
-    PayloadTooLarge,
-    ProtocolError,
-    RequestError,
-    WrongCluster,
-    WrongVersion,
-    request_error,
-)
+from disheap.client.holdings import Holdings, NoHoldings
+from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, RequestError
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind, SessionOptions
 
@@ -46,16 +38,8 @@ TRANSIENTS_KEPT = 256
 ENTRY_NUMBER = 1 << 62
 """OPEN, ATTACH and CLOSE are numbered from here, apart from the commands' seqs."""
 
+_REST = frames.ENVELOPE.size - frames.LENGTH_BYTES
 _GRANT = Struct("<QI")  # the reply to an OPEN: session, timeout (ms)
-_LATER = frozenset({"overloaded", "window-exceeded"})
-_ELSEWHERE = frozenset({"not-leader", "session-expired"})
-_FATAL: dict[str, type[ProtocolError]] = {
-    "wrong-cluster": WrongCluster,
-    "wrong-version": WrongVersion,
-    "malformed-frame": MalformedFrame,
-    "frame-too-large": MalformedFrame,
-    "protocol-error": ProtocolError,
-}
 
 
 class State(Enum):
@@ -64,31 +48,6 @@ class State(Enum):
     ENTERING = "entering"
     READY = "ready"
     CLOSING = "closing"
-
-
-class Holdings(Protocol):
-    """What a client holds of the machine's; the session only carries it."""
-
-    def claim(self) -> bytes:
-        """The body of an ATTACH."""
-
-    def idle(self) -> bool:
-        """Nothing would be lost with the session."""
-
-    def lapsed(self) -> None:
-        """Everything is lost with the session."""
-
-
-class NoHoldings:
-    """For a machine of which a client holds nothing."""
-
-    def claim(self) -> bytes:
-        return b""
-
-    def idle(self) -> bool:
-        return True
-
-    def lapsed(self) -> None: ...
 
 
 class _Command(NamedTuple):
@@ -144,7 +103,7 @@ class Session:
     def call(self, body: bytes, waiter: Any = None, flags: int = Flags.NONE) -> int:
         """Send a command; its seq. Answered exactly once. Raises `PayloadTooLarge`. Over the window it waits here."""
         if len(body) + frames.ENVELOPE.size > self._frame_bytes:
-            raise PayloadTooLarge(_too_large(body, self._frame_bytes))
+            raise PayloadTooLarge(faults.too_large(body, self._frame_bytes))
         seq = self._next_seq
         self._next_seq = seq + 1
         self._commands[seq] = command = _Command(flags, body, waiter)
@@ -233,7 +192,7 @@ class Session:
         self._postponed, self._postponed_questions = [], []
         events: list[Event] = []
         for number in [n for n, question in self._questions.items() if n in self._asked and not question.repeat]:
-            events.append(_unknown(self._questions.pop(number).waiter))
+            events.append(faults.unknown(self._questions.pop(number).waiter))
         self._asked = set()
         return events
 
@@ -259,7 +218,7 @@ class Session:
         for start, end in spans:
             kind = buffer[start + frames.LENGTH_BYTES]
             if kind == Kind.REPLY:
-                self._reply(buffer[start:end], events)
+                self._reply(buffer, start, end, events)
             elif kind == Kind.PUSH:
                 events.append(Pushed(*frames.open_numbered(buffer[start:end])))
             else:
@@ -270,8 +229,11 @@ class Session:
 
     # --- frames ---
 
-    def _reply(self, frame: bytes, events: list[Event]) -> None:
-        status, seq, index, body = frames.open_reply(frame)
+    def _reply(self, buffer: bytes, start: int, end: int, events: list[Event]) -> None:
+        if end - start < frames.REPLY.size:
+            raise MalformedFrame(f"a reply of {end - start} bytes is shorter than its header of {frames.REPLY.size}")
+        _, _, status, seq, index = frames.REPLY.unpack_from(buffer, start)
+        body = buffer[start + frames.REPLY.size : end]
         if seq >= ENTRY_NUMBER:
             self._entered(status, seq, index, body, events)
             return
@@ -280,7 +242,7 @@ class Session:
             return  # answered before; a repetition's second answer
         error = None
         if status:
-            error = _fault(body)
+            error = faults.read_fault(body)
             if self._put_off(error, seq, self._postponed, events):
                 return
         del self._commands[seq]
@@ -292,7 +254,7 @@ class Session:
         question = self._questions.get(number)
         if question is None:
             return
-        error = _fault(body) if status else None
+        error = faults.read_fault(body) if status else None
         if error is not None and self._put_off(error, number, self._postponed_questions, events):
             return
         del self._questions[number]
@@ -313,15 +275,7 @@ class Session:
             raise MalformedFrame(f"the node sent a frame of kind {kind}, which has no place here")
 
     def _welcomed(self, body: bytes, events: list[Event]) -> None:
-        try:
-            welcome = msgspec.msgpack.decode(body, type=frames.Welcome)
-        except msgspec.DecodeError as error:
-            raise MalformedFrame(f"the node's welcome cannot be read: {error}") from error
-        if self.cluster_id and welcome.cluster_id != self.cluster_id:
-            raise WrongCluster(
-                f"node {welcome.node} belongs to cluster {welcome.cluster_id}, but this client to {self.cluster_id}; "
-                "check the hosts in the URL"
-            )
+        welcome = faults.read_welcome(body, self.cluster_id)
         self.cluster_id, self.welcome = welcome.cluster_id, welcome
         self.window, self._frame_bytes = welcome.session_window, welcome.frame_bytes
         self._reader.limit = NODE_FRAME_BYTES
@@ -347,7 +301,7 @@ class Session:
             self.id = 0
             self._part(Closed(), events)
         elif status:
-            self._refused(_fault(body), events)
+            self._refused(faults.read_fault(body), events)
         elif self.id:
             self._go(Ready(True, index, body), events)
         else:
@@ -366,7 +320,7 @@ class Session:
         sent = [command for seq, command in self._commands.items() if seq <= self._ever_sent]
         kept = [command for seq, command in self._commands.items() if seq > self._ever_sent]
         silent = not sent and self._holdings.idle()
-        events.extend(_unknown(command.waiter) for command in sent)
+        events.extend(faults.unknown(command.waiter) for command in sent)
         self._holdings.lapsed()
         if not silent:
             events.append(Lapsed())
@@ -393,12 +347,7 @@ class Session:
         events.append(event)
 
     def _parted(self, body: bytes, events: list[Event]) -> None:
-        try:
-            goodbye = msgspec.msgpack.decode(body, type=frames.Goodbye)
-        except msgspec.DecodeError as error:
-            raise MalformedFrame(f"the node's goodbye cannot be read: {error}") from error
-        if (fatal := _FATAL.get(goodbye.code)) is not None:
-            raise fatal(goodbye.message)
+        goodbye = faults.read_goodbye(body)
         self._part(Moved(goodbye.leader, goodbye.code, goodbye.message), events)
 
     # --- sending ---
@@ -424,18 +373,18 @@ class Session:
 
     def _put_off(self, error: RequestError, number: int, postponed: list[int], events: list[Event]) -> bool:
         """Whether the request was not looked at and keeps its number."""
-        if error.code in _LATER:
+        if error.code in faults.LATER:
             postponed.append(number)
             events.append(Postponed())
             return True
-        if error.code in _ELSEWHERE and self._options is not None:
+        if error.code in faults.ELSEWHERE and self._options is not None:
             self._part(Moved("", error.code, str(error)), events)
             return True
         return False
 
     def _transmit(self, seq: int, command: _Command) -> None:
         self._output.append(
-            frames.ENVELOPE.pack(26 + len(command.body), 1, command.flags, self.id, seq, self.confirmed)
+            frames.ENVELOPE.pack(_REST + len(command.body), Kind.COMMAND, command.flags, self.id, seq, self.confirmed)
         )
         self._output.append(command.body)
         self.output_bytes += len(command.body)
@@ -453,20 +402,3 @@ class Session:
 
     def _envelope(self, kind: int, flags: int, seq: int, body: bytes) -> None:
         self._output.append(frames.envelope(kind, flags, self.id, seq, self.confirmed, body))
-
-
-def _fault(body: bytes) -> RequestError:
-    try:
-        fault = msgspec.msgpack.decode(body, type=frames.Fault)
-    except msgspec.DecodeError as error:
-        raise MalformedFrame(f"the node's refusal cannot be read: {error}") from error
-    return request_error(fault.code, fault.message)
-
-
-def _unknown(waiter: Any) -> Answered:
-    text = "the connection was lost before the answer came, and the session did not outlive it: look before repeating"
-    return Answered(waiter, 0, b"", OutcomeUnknown(text))
-
-
-def _too_large(body: bytes, limit: int) -> str:
-    return f"a command of {len(body)} bytes is over the node's limit of {limit} bytes for a frame; send less at once"

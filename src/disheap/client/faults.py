@@ -1,0 +1,74 @@
+"""What a node's refusals and goodbyes mean to a client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from disheap.client.events import Answered
+from disheap.errors import (
+    MalformedFrame,
+    OutcomeUnknown,
+    ProtocolError,
+    RequestError,
+    WrongCluster,
+    WrongVersion,
+    request_error,
+)
+from disheap.protocol import frames
+
+LATER = frozenset({"overloaded", "window-exceeded"})
+"""Nothing was done, and the number is still unused: the same request goes out again after a while."""
+ELSEWHERE = frozenset({"not-leader", "session-expired"})
+"""Not at this node, or not any more: look for the leader, which knows about the session."""
+FATAL: dict[str, type[ProtocolError]] = {
+    "wrong-cluster": WrongCluster,
+    "wrong-version": WrongVersion,
+    "malformed-frame": MalformedFrame,
+    "frame-too-large": MalformedFrame,
+    "protocol-error": ProtocolError,
+}
+"""Goodbyes that would come again at every attempt."""
+
+
+def read_fault(body: bytes) -> RequestError:
+    try:
+        fault = msgspec.msgpack.decode(body, type=frames.Fault)
+    except msgspec.DecodeError as error:
+        raise MalformedFrame(f"the node's refusal cannot be read: {error}") from error
+    return request_error(fault.code, fault.message)
+
+
+def read_goodbye(body: bytes) -> frames.Goodbye:
+    """Raises the `ProtocolError` that the node says we made."""
+    try:
+        goodbye = msgspec.msgpack.decode(body, type=frames.Goodbye)
+    except msgspec.DecodeError as error:
+        raise MalformedFrame(f"the node's goodbye cannot be read: {error}") from error
+    if (fatal := FATAL.get(goodbye.code)) is not None:
+        raise fatal(goodbye.message)
+    return goodbye
+
+
+def read_welcome(body: bytes, cluster_id: str) -> frames.Welcome:
+    """Raises `WrongCluster` where `cluster_id` is known and another."""
+    try:
+        welcome = msgspec.msgpack.decode(body, type=frames.Welcome)
+    except msgspec.DecodeError as error:
+        raise MalformedFrame(f"the node's welcome cannot be read: {error}") from error
+    if cluster_id and welcome.cluster_id != cluster_id:
+        raise WrongCluster(
+            f"node {welcome.node} belongs to cluster {welcome.cluster_id}, but this client to {cluster_id}; "
+            "check the hosts in the URL"
+        )
+    return welcome
+
+
+def unknown(waiter: Any) -> Answered:
+    text = "the connection was lost before the answer came, and the session did not outlive it: look before repeating"
+    return Answered(waiter, 0, b"", OutcomeUnknown(text))
+
+
+def too_large(body: bytes, limit: int) -> str:
+    return f"a command of {len(body)} bytes is over the node's limit of {limit} bytes for a frame; send less at once"

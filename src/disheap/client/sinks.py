@@ -1,0 +1,73 @@
+"""Who gets which push, in the asyncio driver.
+
+Owns the map from consumer numbers to sinks, and the two odd moments: a push that comes before the reply that names its
+consumer waits for it, and a delivery that nobody wants any more is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from disheap.errors import DisheapError
+from disheap.protocol import broker
+
+
+class Sink(Protocol):
+    """A consumer or a pop, fed in order."""
+
+    def take(self, push: broker.Deliver) -> None: ...
+
+    def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None: ...
+
+    def lost(self, error: DisheapError) -> None:
+        """The session or the client is over."""
+
+
+class Sinks:
+    def __init__(self, give_back: Callable[[list[broker.Token]], None]) -> None:
+        self._give_back = give_back
+        self._sinks: dict[int, Sink] = {}
+        self._early: dict[int, list[broker.Push]] = {}  # bounded by the credit that was asked for
+        self._expected = 0
+
+    def expect(self, future: asyncio.Future[int]) -> None:
+        """A subscription is under way, until `future` is done: pushes may come before it."""
+        self._expected += 1
+        future.add_done_callback(self._settled)
+
+    def begin(self, number: int, sink: Sink) -> None:
+        self._sinks[number] = sink
+        for push in self._early.pop(number, ()):
+            self.arrived(push)
+
+    def forget(self, number: int) -> None:
+        """What still comes for it is given back."""
+        self._sinks.pop(number, None)
+
+    def arrived(self, push: broker.Push) -> None:
+        sink = self._sinks.get(push.consumer)
+        if sink is None:
+            if self._expected:
+                self._early.setdefault(push.consumer, []).append(push)
+            elif type(push) is broker.Deliver and push.epoch:
+                self._give_back([(push.id, push.epoch)])
+        elif type(push) is broker.Deliver:
+            sink.take(push)
+        else:
+            del self._sinks[push.consumer]
+            sink.ended(push)  # type: ignore[arg-type]
+
+    def lose(self, error: DisheapError) -> None:
+        sinks, self._sinks, self._early = self._sinks, {}, {}
+        for sink in sinks.values():
+            sink.lost(error)
+
+    def _settled(self, _: asyncio.Future[int]) -> None:
+        self._expected -= 1
+        if self._expected == 0 and self._early:
+            early, self._early = self._early, {}
+            for pushes in early.values():
+                for push in pushes:
+                    self.arrived(push)

@@ -1,0 +1,423 @@
+"""The sans-IO session, by scripts (Raft dissertation §6.3: each command is applied once, however often it is sent)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from disheap.client.events import Answered, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
+from disheap.client.session import ENTRY_NUMBER, TRANSIENTS_KEPT, Session, State
+from disheap.errors import (
+    ConnectionLost,
+    FrameTooLarge,
+    MalformedFrame,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    WrongCluster,
+    WrongVersion,
+)
+from disheap.protocol import frames
+from disheap.protocol.frames import Flags, Goodbye, Kind, SessionOptions
+
+from .fake_node import FakeCluster, FakePeer
+
+
+def opaque(number: int) -> bytes:
+    """A body that no broker would understand."""
+    return b"\xc1%d" % number
+
+
+class Talk:
+    """A session and a node, joined byte by byte at will."""
+
+    def __init__(self, cluster: FakeCluster | None = None, session: Session | None = None) -> None:
+        self.cluster = cluster or FakeCluster()
+        self.session = session or Session(SessionOptions(9000))
+        self.peer = FakePeer(self.cluster)
+        self.events: list[Event] = []
+
+    def connect(self) -> list[Event]:
+        self.peer = FakePeer(self.cluster)
+        self.session.connected()
+        return self.exchange()
+
+    def exchange(self) -> list[Event]:
+        """Let both sides talk until neither has more to say."""
+        start = len(self.events)
+        while self.session.has_output:
+            self.hear(self.peer.receive(self.session.take_output()))
+        return self.events[start:]
+
+    def hear(self, data: bytes) -> list[Event]:
+        events = self.session.receive(data)
+        self.events += events
+        return events
+
+    def disconnect(self) -> list[Event]:
+        events = self.session.disconnected()
+        self.events += events
+        return events
+
+    def call(self, number: int) -> int:
+        return self.session.call(opaque(number), number)
+
+    def answers(self) -> dict[Any, Any]:
+        found = [event for event in self.events if isinstance(event, Answered)]
+        assert len({event.waiter for event in found}) == len(found), "something was answered twice"
+        return {event.waiter: event.error or event.body for event in found}
+
+
+@pytest.fixture
+def talk() -> Talk:
+    talk = Talk()
+    assert talk.connect() == [Ready(False)]
+    return talk
+
+
+# --- the handshake ---
+
+
+def test_the_first_frame_is_a_hello_and_an_open_follows_the_welcome() -> None:
+    session = Session(SessionOptions(9000, "me"), client="tester")
+    session.connected()
+    first = session.take_output()
+    assert first[4] == Kind.HELLO
+    peer = FakePeer(FakeCluster())
+    session.receive(peer.receive(first))
+    opened = frames.open_envelope(session.take_output())
+    assert (opened.kind, opened.session) == (Kind.OPEN, 0)
+    assert msgspec.msgpack.decode(opened.body, type=SessionOptions) == SessionOptions(9000, "me")
+    assert peer.cluster.hellos[0].client == "tester"
+
+
+def test_the_node_decides_the_session_timeout(talk: Talk) -> None:
+    talk = Talk(FakeCluster(timeout_ms=1234))
+    talk.connect()
+    assert talk.session.timeout_ms == 1234
+
+
+def test_a_node_that_does_not_lead_sends_the_client_to_the_leader() -> None:
+    talk = Talk()
+    talk.cluster.leads, talk.cluster.leader = False, "other:1"
+    assert talk.connect() == [Moved("other:1")]
+    assert talk.session.state is State.OFFLINE
+
+
+def test_an_observer_asks_a_follower_and_opens_no_session() -> None:
+    talk = Talk(session=Session(None))
+    talk.cluster.leads = False
+    talk.session.ask(Kind.ADMIN, msgspec.msgpack.encode({"op": "status"}), "status")
+    talk.connect()
+    assert msgspec.msgpack.decode(talk.answers()["status"]) == {"said": {"op": "status"}}
+    assert talk.cluster.sessions == {}
+
+
+def test_the_cluster_id_is_pinned_after_the_first_contact(talk: Talk) -> None:
+    talk.disconnect()
+    talk.session.connected()
+    assert frames.open_plain(talk.session.take_output())[9:].count(b"wax") == 1
+    stranger = FakePeer(FakeCluster("clay"))
+    with pytest.raises(WrongCluster, match="a reason"):
+        talk.hear(stranger.receive(frames.hello(Kind.HELLO, frames.Hello("wax"))))
+    talk.session.connected()
+    with pytest.raises(WrongCluster, match="clay"):
+        talk.hear(stranger_welcome("clay"))
+
+
+def stranger_welcome(cluster_id: str) -> bytes:
+    return FakePeer(FakeCluster(cluster_id)).receive(frames.hello(Kind.HELLO, frames.Hello()))
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", FrameTooLarge),
+        (frames.plain(Kind.WELCOME, b"\xc1"), MalformedFrame),
+        (frames.plain(Kind.GOODBYE, b"\xc1"), MalformedFrame),
+        (frames.plain(Kind.HELLO, b""), MalformedFrame),
+        (frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye("wrong-version", "v9"))), WrongVersion),
+    ],
+)
+def test_a_node_that_is_none_is_an_error(said: bytes, error: type[Exception]) -> None:
+    session = Session(SessionOptions(9000))
+    session.connected()
+    with pytest.raises(error):
+        session.receive(said)
+
+
+def test_a_goodbye_moves_the_client_and_what_follows_it_is_not_heard(talk: Talk) -> None:
+    goodbye = talk.peer.goodbye("not-leader", "next:1")
+    assert talk.hear(goodbye + frames.push(1, b"late")) == [Moved("next:1", "not-leader", "a reason")]
+
+
+# --- commands ---
+
+
+def test_a_command_is_answered_by_its_reply(talk: Talk) -> None:
+    talk.call(1)
+    talk.exchange()
+    assert talk.answers() == {1: b"echo " + opaque(1)}
+    assert talk.session.unanswered == 0
+
+
+def test_commands_given_before_the_connection_wait_for_it() -> None:
+    talk = Talk()
+    talk.call(1)
+    assert talk.session.take_output() == b""
+    talk.connect()
+    assert talk.answers() == {1: b"echo " + opaque(1)}
+
+
+def test_confirmed_grows_only_over_a_contiguous_prefix(talk: Talk) -> None:
+    seqs = [talk.call(number) for number in range(5)]
+    assert seqs == [1, 2, 3, 4, 5]
+    replies = {seq: frames.reply(Kind.REPLY, 0, seq, 1, b"") for seq in seqs}
+    for seq, confirmed in [(2, 0), (4, 0), (1, 2), (5, 2), (3, 5)]:
+        talk.hear(replies[seq])
+        assert talk.session.confirmed == confirmed
+
+
+@given(st.permutations(list(range(1, 13))))
+def test_confirmed_is_the_length_of_the_answered_prefix_in_any_order(order: list[int]) -> None:
+    talk = Talk()
+    talk.connect()
+    for number in range(12):
+        talk.call(number)
+    answered: set[int] = set()
+    for seq in order:
+        talk.hear(frames.reply(Kind.REPLY, 0, seq, 1, b""))
+        answered.add(seq)
+        prefix = next(n for n in range(14) if n + 1 not in answered)
+        assert talk.session.confirmed == prefix
+
+
+def test_a_second_reply_to_the_same_command_is_not_an_answer(talk: Talk) -> None:
+    talk.call(1)
+    reply = frames.reply(Kind.REPLY, 0, 1, 1, b"yes")
+    assert talk.hear(reply + reply) == [Answered(1, 1, b"yes")]
+
+
+def test_the_window_holds_back_what_would_exceed_it() -> None:
+    talk = Talk(FakeCluster(window=4))
+    talk.connect()
+    for number in range(10):
+        talk.call(number)
+    assert talk.session.room == -6
+    sent = list(frames.FrameReader(1 << 20).frames(talk.session.take_output()))
+    assert len(sent) == 4
+    for _, frame in sent:
+        talk.hear(talk.peer.receive(frame))
+    talk.exchange()
+    assert list(talk.answers()) == list(range(10))
+
+
+def test_an_overloaded_node_gets_the_same_seq_again(talk: Talk) -> None:
+    talk.cluster.overloaded = 2
+    for number in (1, 2, 3):
+        talk.call(number)
+    events = talk.exchange()
+    assert [type(event) for event in events] == [Postponed, Postponed, Answered]
+    assert talk.session.confirmed == 0
+    talk.session.retry()
+    talk.exchange()
+    assert [(seq, command) for _, seq, command in talk.cluster.applied] == [
+        (3, opaque(3)),
+        (1, opaque(1)),
+        (2, opaque(2)),
+    ]
+    assert talk.session.confirmed == 3
+
+
+def test_a_retry_without_a_connection_waits_for_the_next_one(talk: Talk) -> None:
+    talk.cluster.overloaded = 1
+    talk.call(1)
+    talk.exchange()
+    talk.disconnect()
+    talk.session.retry()
+    assert not talk.session.has_output
+    talk.connect()
+    assert list(talk.answers()) == [1]
+
+
+def test_a_not_leader_reply_moves_the_client_and_the_command_goes_along(talk: Talk) -> None:
+    seq = talk.call(1)
+    talk.session.take_output()
+    fault = msgspec.msgpack.encode(frames.Fault("not-leader", "no"))
+    assert [type(e) for e in talk.hear(frames.reply(Kind.REPLY, 1, seq, 0, fault))] == [Moved]
+    talk.disconnect()
+    talk.connect()
+    assert talk.answers() == {1: b"echo " + opaque(1)}
+
+
+def test_a_body_over_the_nodes_limit_is_refused_before_it_is_sent(talk: Talk) -> None:
+    with pytest.raises(PayloadTooLarge, match="65536"):
+        talk.session.call(b"x" * (1 << 16))
+    assert talk.session.unanswered == 0
+
+
+def test_a_transient_command_is_sent_once_and_never_answered(talk: Talk) -> None:
+    talk.session.cast(b"\xc1")
+    frame = frames.open_envelope(talk.session.take_output())
+    assert (frame.seq, frame.flags & Flags.TRANSIENT) == (0, Flags.TRANSIENT)
+    talk.disconnect()
+    talk.connect()
+    assert talk.cluster.applied == [] and talk.cluster.transients == []
+
+
+def test_transients_without_a_connection_are_kept_up_to_a_bound() -> None:
+    session = Session(SessionOptions(9000))
+    for number in range(TRANSIENTS_KEPT + 5):
+        session.cast(opaque(number))
+    session.connected()
+    peer = FakePeer(FakeCluster())
+    session.receive(peer.receive(session.take_output()))
+    session.receive(peer.receive(session.take_output()))
+    bodies = [frames.open_envelope(f).body for _, f in frames.FrameReader(1 << 20).frames(session.take_output())]
+    assert bodies == [opaque(number) for number in range(5, TRANSIENTS_KEPT + 5)]
+
+
+# --- lost connections ---
+
+
+def test_an_unanswered_command_is_sent_again_with_its_seq_and_applied_once(talk: Talk) -> None:
+    talk.call(1)
+    talk.peer.receive(talk.session.take_output())  # applied; the reply is lost
+    talk.disconnect()
+    assert [type(event) for event in talk.connect()] == [Ready, Answered]
+    assert talk.answers() == {1: b"echo " + opaque(1)}
+    assert [seq for _, seq, _ in talk.cluster.applied] == [1]
+
+
+def test_a_resumed_session_attaches_and_keeps_its_number(talk: Talk) -> None:
+    number = talk.session.id
+    talk.disconnect()
+    (ready,) = talk.connect()
+    assert isinstance(ready, Ready) and ready.resumed
+    assert talk.session.id == number
+    assert list(talk.cluster.sessions) == [number]
+
+
+def test_replies_before_the_attach_are_answered_are_not_taken(talk: Talk) -> None:
+    talk.call(1)
+    talk.disconnect()
+    talk.session.connected()
+    talk.hear(FakePeer(talk.cluster).receive(talk.session.take_output()))
+    assert talk.session.state is State.ENTERING
+    assert talk.hear(frames.reply(Kind.REPLY, 0, 1, 9, b"another's")) == []
+
+
+def test_entry_numbers_and_seqs_never_meet(talk: Talk) -> None:
+    talk.disconnect()
+    talk.session.connected()
+    peer = FakePeer(talk.cluster)
+    talk.hear(peer.receive(talk.session.take_output()))
+    attach = frames.open_envelope(talk.session.take_output())
+    assert attach.kind == Kind.ATTACH and attach.seq > ENTRY_NUMBER
+
+
+def test_a_query_is_asked_again_and_a_transfer_is_reported_unknown(talk: Talk) -> None:
+    talk.session.ask(Kind.QUERY, b"\x91\xcc\x83", "stats")
+    talk.session.ask(Kind.ADMIN, msgspec.msgpack.encode({"op": "transfer"}), "transfer", repeat=False)
+    talk.session.take_output()
+    talk.disconnect()
+    assert isinstance(talk.answers()["transfer"], OutcomeUnknown)
+    talk.connect()
+    assert "stats" in talk.answers()
+
+
+def test_a_transfer_that_was_never_sent_is_not_unknown() -> None:
+    talk = Talk()
+    talk.session.ask(Kind.ADMIN, msgspec.msgpack.encode({"op": "transfer"}), "transfer", repeat=False)
+    assert talk.disconnect() == []
+    talk.connect()
+    assert isinstance(talk.answers()["transfer"], bytes)
+
+
+# --- the session's end ---
+
+
+class Holding:
+    """Something is held."""
+
+    def __init__(self) -> None:
+        self.held = True
+
+    def claim(self) -> bytes:
+        return b"\x92\x90\x90"
+
+    def idle(self) -> bool:
+        return not self.held
+
+    def lapsed(self) -> None:
+        self.held = False
+
+
+def test_a_lapsed_session_that_held_nothing_is_reopened_silently(talk: Talk) -> None:
+    old = talk.session.id
+    talk.disconnect()
+    talk.cluster.expire(old)
+    talk.call(1)  # not sent yet: it belongs to the next session
+    assert [type(event) for event in talk.connect()] == [Ready, Answered]
+    assert talk.session.id != old
+
+
+def test_a_lapsed_session_reports_what_was_sent_as_unknown_and_keeps_what_was_not(talk: Talk) -> None:
+    talk.call(1)
+    talk.peer.receive(talk.session.take_output())
+    talk.disconnect()
+    talk.cluster.expire(talk.session.id)
+    talk.call(2)
+    assert [type(event) for event in talk.connect()] == [Answered, Lapsed, Ready, Answered]
+    answers = talk.answers()
+    assert isinstance(answers[1], OutcomeUnknown) and answers[2] == b"echo " + opaque(2)
+
+
+def test_a_lapsed_session_that_held_something_says_so() -> None:
+    holding = Holding()
+    talk = Talk(session=Session(SessionOptions(9000), holding))
+    talk.connect()
+    talk.disconnect()
+    talk.cluster.expire(talk.session.id)
+    assert [type(event) for event in talk.connect()] == [Lapsed, Ready]
+    assert not holding.held
+
+
+def test_a_session_that_lapses_under_a_live_connection_is_found_out(talk: Talk) -> None:
+    talk.cluster.expire(talk.session.id)
+    talk.call(1)
+    assert [type(event) for event in talk.exchange()] == [Moved]
+    talk.disconnect()
+    assert [type(event) for event in talk.connect()] == [Answered, Lapsed, Ready]
+    assert isinstance(talk.answers()[1], OutcomeUnknown)
+
+
+def test_closing_ends_the_session_after_the_commands_before_it(talk: Talk) -> None:
+    talk.call(1)
+    talk.session.close()
+    assert [type(event) for event in talk.exchange()] == [Answered, Closed]
+    assert talk.cluster.sessions == {}
+
+
+def test_abandoning_answers_everything(talk: Talk) -> None:
+    talk.call(1)
+    talk.session.ask(Kind.QUERY, b"\x91\xcc\x83", "stats")
+    error = ConnectionLost("over")
+    assert talk.session.abandon(error) == [Answered(1, 0, b"", error), Answered("stats", 0, b"", error)]
+    assert talk.session.unanswered == 0
+
+
+def test_pushes_come_through_in_order(talk: Talk) -> None:
+    said = frames.push(1, b"a") + frames.push(2, b"b")
+    assert talk.hear(said[:11]) == []
+    assert talk.hear(said[11:]) == [Pushed(1, b"a"), Pushed(2, b"b")]
+
+
+def test_a_ping_is_answered_with_a_pong(talk: Talk) -> None:
+    talk.hear(frames.plain(Kind.PING))
+    assert talk.session.take_output() == frames.plain(Kind.PONG)
+    talk.session.ping()
+    assert talk.session.take_output() == frames.plain(Kind.PING)
