@@ -1,0 +1,130 @@
+"""`disheap demo`: the main job, watched. Owns the command and the table; what happens is in `demo_run`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from disheap.cli.options import Invocation, pass_invocation, shared_options
+
+if TYPE_CHECKING:
+    from disheap.cli.demo_counting import Figures
+    from disheap.cli.demo_run import Demo
+    from disheap.cli.local_cluster import LocalCluster
+    from disheap.cli.progress import Show
+
+TASKS = 2000
+TASKS_MAX = 100_000
+"""The record is read again and again while the demo runs; so many lines are 6 MB."""
+
+
+@click.command()
+@click.option(
+    "--tasks", type=click.IntRange(2, TASKS_MAX), default=TASKS, show_default=True, help="How many to publish."
+)
+@shared_options
+@pass_invocation
+def demo(invocation: Invocation, /, tasks: int) -> int:
+    """Three nodes, a Celery worker, and a leader that is killed half-way.
+
+    Everything is on loopback and in a temporary directory, and is gone afterwards. Needs Celery: pip install
+    'disheap[celery]'. Exit code 1 if a task was lost, ran twice or ran out of order, or if the nodes ended with
+    different states.
+
+    Example: disheap demo --tasks 500
+    """
+    figures = _run(tasks)
+    if invocation.json:
+        click.echo(msgspec.json.encode(figures))
+    else:
+        _print_table(figures)
+    return 0 if figures.passed else 1
+
+
+def _run(tasks: int) -> Figures:
+    from disheap.cli import demo_run
+    from disheap.cli.interrupts import Interrupts
+    from disheap.cli.local_cluster import LocalCluster
+    from disheap.cli.progress import show
+
+    demo_run.application()  # without Celery it ends here, before anything was started
+    began = time.monotonic()
+    with (
+        Interrupts() as interrupts,
+        show(sys.stderr) as shown,
+        LocalCluster(demo_run.NODES, interrupts, prefix="disheap-demo-") as cluster,
+    ):
+        return _in_cluster(cluster, tasks, shown, began)
+
+
+def _in_cluster(cluster: LocalCluster, tasks: int, shown: Show, began: float) -> Figures:
+    from disheap.cli import demo_run
+
+    shown.stage(f"starting {demo_run.NODES} nodes")
+    shown.note(f"{cluster.wait_ready()} leads; broker_url = {cluster.url!r}")
+    demo = demo_run.Demo(cluster, tasks, shown)
+    try:
+        figures = demo_run.count(demo.run(), time.monotonic() - began)
+    except Exception:
+        _show_logs(demo, cluster)
+        raise
+    if not figures.passed:
+        _show_logs(demo, cluster)
+    return figures
+
+
+def _show_logs(demo: Demo, cluster: LocalCluster) -> None:
+    from disheap.cli.demo_run import WORKER_LINES
+
+    click.echo(f"--- worker\n{demo.worker.tail(WORKER_LINES)}\n{cluster.logs()}", err=True)
+
+
+def _print_table(figures: Figures) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    for label, value, want, good in _rows(figures):
+        table.add_row(label, value, want, style="" if good else "bold red")
+    console = Console()
+    console.print(table)
+    console.print("everything held" if figures.passed else "NOT everything held: see the rows in red, and the log above")
+
+
+def _rows(figures: Figures) -> list[tuple[str, str, str, bool]]:
+    """(what, measured, what it should be, whether it is)"""
+    from disheap.cli.demo_counting import LEADERLESS_MAX_S, URGENT_WAIT_MAX
+
+    all_tasks, f = figures.published, figures
+    return [
+        ("published", f"{f.published:,}", "", True),
+        ("confirmed", f"{f.confirmed:,}", f"{all_tasks:,}", f.confirmed == all_tasks),
+        ("executed", f"{f.executed:,}", f"{all_tasks:,}", f.executed == all_tasks),
+        ("executed twice", f"{f.executed_twice:,}", "0", not f.executed_twice),
+        ("lost", f"{f.lost:,}", "0", not f.lost),
+        ("priority inversions", f"{f.priority_inversions:,}", "0", not f.priority_inversions),
+        (
+            "other tasks an urgent one waited for",
+            f"{f.urgent_wait_tasks}",
+            f"at most {URGENT_WAIT_MAX}",
+            f.urgent_wait_tasks <= URGENT_WAIT_MAX,
+        ),
+        (
+            "seconds without a leader",
+            f"{f.leaderless_seconds:.2f}",
+            f"at most {LEADERLESS_MAX_S:g}",
+            f.leaderless_seconds <= LEADERLESS_MAX_S,
+        ),
+        ("state hashes of the nodes", "equal" if f.state_hashes_equal else "UNEQUAL", "equal", f.state_hashes_equal),
+        ("tasks per second, the outage included", f"{f.tasks_per_second:,.0f}", "", True),
+        ("bytes on disk, all nodes", f"{f.disk_bytes:,}", "", True),
+        ("seconds in all", f"{f.seconds:.1f}", "", True),
+    ]

@@ -1,0 +1,146 @@
+"""The demo's figures, counted from what the tasks wrote down and what the publisher was told. No other source.
+
+Pure: lines and records in, numbers out. What each number means is said where it is counted.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+
+URGENT_WAIT_MAX = 2
+"""The task that runs when an urgent one comes in, and the one that the worker holds already: prefetch 1."""
+LEADERLESS_MAX_S = 3.0
+
+
+class Published(msgspec.Struct, frozen=True):
+    """One task, in the order of publishing. `confirmed_ns` is 0 where no confirmation came."""
+
+    number: int
+    priority: int
+    confirmed_ns: int
+    urgent: bool = False
+
+
+class Execution(msgspec.Struct, frozen=True):
+    """One line of the record; times by the machine's monotonic clock, which its processes share."""
+
+    number: int
+    priority: int
+    started_ns: int
+    finished_ns: int
+
+
+class Figures(msgspec.Struct, frozen=True):
+    """What `disheap demo --json` prints; the units stand last."""
+
+    published: int
+    confirmed: int
+    executed: int
+    executed_twice: int
+    lost: int
+    priority_inversions: int
+    urgent_tasks: int
+    urgent_wait_tasks: int
+    leaderless_seconds: float
+    tasks_per_second: float
+    disk_bytes: int
+    nodes: int
+    state_hashes_equal: bool
+    passed: bool
+    seconds: float
+
+
+def passed(
+    *, executed_twice: int, lost: int, priority_inversions: int, urgent_wait_tasks: int, state_hashes_equal: bool
+) -> bool:
+    """Nothing lost, doubled, out of order or unequal. An urgent task that waited for more than prefetch explains was
+    overtaken: out of order. Speed is shown, and fails nothing: it is the machine's as much as ours."""
+    in_order = priority_inversions == 0 and urgent_wait_tasks <= URGENT_WAIT_MAX
+    return executed_twice == 0 and lost == 0 and in_order and state_hashes_equal
+
+
+def read_record(text: str) -> list[Execution]:
+    """A line that is not whole yet is left out: its task is about to be done."""
+    whole = text[: text.rfind("\n") + 1]
+    return [Execution(*map(int, line.split())) for line in whole.splitlines()]
+
+
+def executed_twice(executions: Iterable[Execution]) -> int:
+    """Tasks that ran more than once."""
+    return sum(times > 1 for times in Counter(execution.number for execution in executions).values())
+
+
+def lost(published: Iterable[Published], executions: Iterable[Execution]) -> int:
+    """Tasks that were confirmed and did not run. One without a confirmation may be missing: nobody promised it."""
+    ran = {execution.number for execution in executions}
+    return sum(bool(task.confirmed_ns) and task.number not in ran for task in published)
+
+
+def priority_inversions(waiting: Sequence[Published], executions: Iterable[Execution]) -> int:
+    """Pairs of waiting tasks that started in the wrong order: one of them while the other, of a higher priority or of
+    the same and published earlier, was still waiting.
+
+    `waiting` are the tasks that were there before the first one started, in the order of publishing; all of them could
+    be chosen from, so there is exactly one right order. The pairs are the inversions of the order that was against that
+    one: each start counts the worse-ranked tasks that started before it. A second run of a task is not a start.
+    """
+    in_order = sorted(waiting, key=lambda task: -task.priority)  # stable: within a priority as published
+    rank = {task.number: place for place, task in enumerate(in_order)}
+    before: list[int] = []  # ranks that have started, sorted
+    inversions = 0
+    for number in first_starts(executions):
+        if number in rank:
+            inversions += len(before) - bisect_right(before, rank[number])
+            insort(before, rank[number])
+    return inversions
+
+
+def urgent_wait_tasks(published: Iterable[Published], executions: Sequence[Execution]) -> int:
+    """How many other tasks an urgent one waited for, at most: those not urgent that were still running when it was
+    confirmed, or started after that, and had started before it."""
+    urgent = {task.number: task.confirmed_ns for task in published if task.urgent and task.confirmed_ns}
+    others = [execution for execution in executions if execution.number not in urgent]
+    starts = first_starts(executions)
+    return max(
+        (
+            sum(other.finished_ns > confirmed_ns and other.started_ns < starts[number] for other in others)
+            for number, confirmed_ns in urgent.items()
+            if number in starts
+        ),
+        default=0,
+    )
+
+
+def leaderless_seconds(published: Iterable[Published], killed_ns: int) -> float:
+    """From the SIGKILL of the leader to the first publish that was confirmed after it, as the publisher saw both. The
+    urgent tasks are under way from the moment of the kill, so one of them is that publish; what is measured holds the
+    detection, the election, and the clients' search for the new leader."""
+    confirmed = [task.confirmed_ns for task in published if task.confirmed_ns > killed_ns]
+    return (min(confirmed) - killed_ns) / 1e9 if confirmed else float("inf")
+
+
+def tasks_per_second(executions: Sequence[Execution]) -> float:
+    """Over the time from the first start to the last finish, the outage included."""
+    if not executions:
+        return 0.0
+    span_ns = max(e.finished_ns for e in executions) - min(e.started_ns for e in executions)
+    return len({e.number for e in executions}) / (span_ns / 1e9) if span_ns else 0.0
+
+
+def hashes_equal(hashes: Mapping[str, tuple[int, str]], nodes: int) -> bool | None:
+    """None while nodes are missing or at different indexes, where their hashes cannot be compared."""
+    if len(hashes) < nodes or len({index for index, _ in hashes.values()}) > 1:
+        return None
+    return len({digest for _, digest in hashes.values()}) == 1
+
+
+def first_starts(executions: Iterable[Execution]) -> dict[int, int]:
+    """When each task first started, in the order of starting."""
+    starts: dict[int, int] = {}
+    for execution in sorted(executions, key=lambda execution: execution.started_ns):
+        starts.setdefault(execution.number, execution.started_ns)
+    return starts
