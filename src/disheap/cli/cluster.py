@@ -1,0 +1,177 @@
+"""`status` and `transfer`: the cluster as a whole.
+
+`status` asks every node by itself, because a node that is cut off knows something else than the leader does; one that
+does not answer is shown as such. It opens no session, so that it works where nobody leads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from disheap.cli.asking import connect
+from disheap.cli.failures import EXIT_NO_LEADER, EXIT_OK
+from disheap.cli.options import Invocation, client_options, pass_invocation
+from disheap.cli.output import emit_json, emit_table, size
+from disheap.errors import ConnectionLost, OutcomeUnknown, RequestError
+
+if TYPE_CHECKING:
+    from disheap.client.url import BrokerUrl
+
+NODE_TIMEOUT_S = 2.0
+"""For one node's answer: a node that takes longer is not in a state to lead anything."""
+ASKED_AT_ONCE = 16
+
+Row = dict[str, Any]
+"""One node's own status, or {"node", "client_address", "error"} where there was none."""
+
+
+@click.command()
+@client_options
+@pass_invocation
+def status(invocation: Invocation, /) -> int:
+    """Show the nodes, who leads, and what they hold.
+
+    The exit code is 0 where there is a leader, 8 where nodes answer and none leads, 6 where nobody answers.
+
+    Example: disheap status --url disheap://10.0.0.1,10.0.0.2,10.0.0.3
+    """
+    from disheap.client.url import parse
+
+    url = parse(invocation.broker_url)
+    rows = _ask_all(url)
+    leader = _leader(rows)
+    if invocation.json:
+        emit_json({"cluster_id": _cluster_id(rows), "leader": leader, "nodes": rows})
+    else:
+        _print(rows, leader)
+    return EXIT_OK if leader else EXIT_NO_LEADER
+
+
+@click.command()
+@click.argument("node", required=False, default="")
+@client_options
+@pass_invocation
+def transfer(invocation: Invocation, /, node: str) -> None:
+    """Hand leadership to NODE, or to whichever node is best up to date.
+
+    Example: disheap transfer n2
+    """
+    with connect(invocation) as client:
+        try:
+            leader = str(client.transfer(node)["leader"])
+        except OutcomeUnknown:  # the old leader closes its connections when it steps down
+            client.connect()
+            leader = str(client.status()["node"])
+        except ConnectionLost:
+            leader = ""
+    if node and leader != node:
+        raise OutcomeUnknown(f"{leader or 'nobody'} leads, and not {node}")
+    if invocation.json:
+        emit_json({"leader": leader})
+    else:
+        click.echo(f"{leader} leads")
+
+
+# --- asking ----------------------------------------------------------------------------------------------------------
+
+
+def _ask_all(url: BrokerUrl) -> list[Row]:
+    """First the addresses of the URL, then those that the nodes name. Raises `ConnectionLost` when nobody answers."""
+    answers = _ask_each(url, url.addresses)
+    found = {row["node"]: row for row in answers.values() if "error" not in row}
+    if not found:
+        raise ConnectionLost("; ".join(f"{address}: {row['error']}" for address, row in answers.items()))
+    members = {member["name"]: member for row in found.values() for member in row["members"]}
+    missing = {name: member["client_address"] for name, member in members.items() if name not in found}
+    asked = _ask_each(url, [address for address in missing.values() if address])
+    found |= {row["node"]: row for row in asked.values() if "error" not in row and row["node"] in missing}
+    return [found[name] if name in found else _absent(name, missing[name], asked) for name in members]
+
+
+def _ask_each(url: BrokerUrl, addresses: Iterable[str]) -> dict[str, Row]:
+    wanted = list(dict.fromkeys(addresses))
+    with ThreadPoolExecutor(ASKED_AT_ONCE) as pool:
+        return dict(zip(wanted, pool.map(lambda address: _ask(url, address), wanted), strict=True))
+
+
+def _ask(url: BrokerUrl, address: str) -> Row:
+    from disheap import sync
+
+    own = replace(url, addresses=(address,), connect_timeout_s=min(url.connect_timeout_s, NODE_TIMEOUT_S))
+    try:
+        with sync.connect(own, observer=True, timeout_s=NODE_TIMEOUT_S) as client:
+            return client.status() | {"client_address": address}
+    except RequestError as error:
+        return {"error": _reason(error, address)}
+
+
+def _reason(error: RequestError, address: str) -> str:
+    """What the address said, without what everybody knows."""
+    return str(error).rpartition(f"{address}: ")[2]
+
+
+def _absent(name: str, address: str, asked: dict[str, Row]) -> Row:
+    error = asked.get(address, {}).get("error", "its client address is not known" if not address else "another answers")
+    return {"node": name, "client_address": address, "error": error}
+
+
+def _leader(rows: list[Row]) -> str | None:
+    """Whoever says that it leads, in the highest term: an old leader that is cut off steps down in time."""
+    leading = [row for row in rows if row.get("role") == "leader"]
+    return max(leading, key=lambda row: int(row["term"]))["node"] if leading else None
+
+
+def _cluster_id(rows: list[Row]) -> str:
+    return next(str(row["cluster_id"]) for row in rows if "error" not in row)
+
+
+# --- showing ---------------------------------------------------------------------------------------------------------
+
+_COLUMNS = (
+    "node",
+    "role",
+    "term",
+    "commit",
+    "applied",
+    "lag",
+    "sessions",
+    "ready",
+    "delayed",
+    "leased",
+    "disk",
+    "clients",
+)
+
+
+def _print(rows: list[Row], leader: str | None) -> None:
+    commit = max(row["commit_index"] for row in rows if "error" not in row)
+    emit_table(_COLUMNS, [_cells(row, commit) for row in rows], title=f"cluster {_cluster_id(rows)}")
+    _print_counters([row for row in rows if "error" not in row])
+    for row in rows:
+        if "error" in row:
+            click.echo(f"\n{row['node']} does not answer: {row['error']}")
+    if leader is None:
+        click.echo("\nThere is no leader: start the missing nodes, or wait for the election to end.")
+
+
+def _cells(row: Row, commit: int) -> list[object]:
+    if "error" in row:
+        return [row["node"], "no answer", *["-"] * 9, row["client_address"] or "-"]
+    machine = row["machine_stats"]
+    held = [machine.get(name, "-") for name in ("ready", "delayed", "leased")]
+    disk = size(row["log_bytes"] + row["snapshot_bytes"])
+    lag = max(0, commit - row["applied_index"])
+    indexes = [row["term"], row["commit_index"], row["applied_index"], lag]
+    return [row["node"], row["role"], *indexes, row["sessions"], *held, disk, row["client_address"]]
+
+
+def _print_counters(rows: list[Row]) -> None:
+    click.echo()
+    names = list(dict.fromkeys(name for row in rows for name in row["counters"]))
+    cells = [[name, *(row["counters"].get(name, "-") for row in rows)] for name in names]
+    emit_table(["counter", *(row["node"] for row in rows)], cells)

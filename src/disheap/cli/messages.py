@@ -1,0 +1,212 @@
+"""`enqueue`, `pop` and `peek`.
+
+Payloads are bytes from end to end: what stands on the command line or comes in by standard input is not decoded, and
+what goes out is not changed. A message is acknowledged only after it has been written and flushed: if the reader of the
+output has gone, the message goes back to its topic.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from disheap.cli.asking import connect
+from disheap.cli.failures import EXIT_EMPTY
+from disheap.cli.options import Invocation, client_options, duration, pass_invocation
+from disheap.cli.output import emit_json, emit_table, payload_fields
+
+if TYPE_CHECKING:
+    from disheap.sync import Client, Delivery
+
+PRIORITY_MIN, PRIORITY_MAX = -(1 << 63), (1 << 63) - 1
+BATCH_MESSAGES = 1000
+BATCH_BYTES = 256 << 10
+"""One command holds as much of a stream: a round trip pays for many lines, and stays far below a node's frame limit."""
+POP_MAX = 10_000  # what one acknowledgement may name
+PEEK_MAX = 1000
+PREVIEW_CHARACTERS = 60  # of a payload in a table
+
+
+@click.command()
+@click.argument("topic")
+@click.argument("payload", required=False)
+@click.option("--priority", type=click.IntRange(PRIORITY_MIN, PRIORITY_MAX), default=0, show_default=True, metavar="N")
+@click.option("--delay", type=duration, default=0, metavar="TIME", help="Not to be delivered before.")
+@click.option("--expires", type=duration, default=0, metavar="TIME", help="Dropped when not delivered within.")
+@click.option("--count", type=click.IntRange(1), default=1, metavar="N", help="The same message N times.")
+@click.option("--lines", is_flag=True, help="Each line of standard input is a message.")
+@client_options
+@pass_invocation
+def enqueue(
+    invocation: Invocation,
+    /,
+    topic: str,
+    payload: str | None,
+    priority: int,
+    delay: int,
+    expires: int,
+    count: int,
+    lines: bool,
+) -> None:
+    """Put messages into TOPIC. PAYLOAD is the message; without one, or with -, standard input is.
+
+    When it returns, a majority of the nodes has them on disk.
+
+    Example: disheap enqueue jobs '{"id": 7}' --priority 9
+    """
+    from disheap.protocol.broker import NewMessage
+
+    payloads = _payloads(payload, count, lines)
+    total, first, last = 0, None, None
+    with connect(invocation) as client:
+        for batch in _batches(payloads):
+            ids = client.topic(topic).enqueue_many([NewMessage(body, priority, delay, expires) for body in batch])
+            total, first, last = total + len(ids), ids[0] if first is None else first, ids[-1]
+    if invocation.json:
+        emit_json({"topic": topic, "enqueued": total, "first_id": first, "last_id": last})
+    elif total == 1:
+        click.echo(f"message {first} is in {topic}")
+    else:
+        click.echo(f"{total} messages are in {topic}{f', ids {first} to {last}' if total else ''}")
+
+
+@click.command()
+@click.argument("topic")
+@click.option(
+    "--count", type=click.IntRange(1, POP_MAX), default=1, show_default=True, metavar="N", help="At most so many."
+)
+@click.option("--wait", type=duration, default=0, metavar="TIME", help="Wait so long for them to come.")
+@click.option("--ack/--nack", "settle", default=True, help="Take them for good (the default), or give them back.")
+@client_options
+@pass_invocation
+def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bool) -> int:
+    """Take the next messages of TOPIC and print each payload with a line feed.
+
+    They are acknowledged after they have been printed. The exit code is 9 when nothing came.
+
+    Example: disheap pop jobs --count 10 --wait 5s
+    """
+    with connect(invocation) as client:
+        deliveries = client.topic(topic).pop(count, wait)
+        _print_deliveries(invocation, topic, deliveries)
+        _settle(client, deliveries, settle)
+    return 0 if deliveries else EXIT_EMPTY
+
+
+@click.command()
+@click.argument("topic")
+@click.option(
+    "--count", type=click.IntRange(1, PEEK_MAX), default=10, show_default=True, metavar="N", help="At most so many."
+)
+@click.option("--delayed", is_flag=True, help="Those whose time has not come, too.")
+@click.option("--leased", is_flag=True, help="Those that consumers hold, too.")
+@client_options
+@pass_invocation
+def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, leased: bool) -> int:
+    """Show the next messages of TOPIC in the order of delivery. Nothing changes.
+
+    The exit code is 9 when there are none.
+
+    Example: disheap peek jobs --count 3 --json
+    """
+    with connect(invocation) as client:
+        found = client.topic(topic).peek(count, delayed=delayed, leased=leased)
+    if invocation.json:
+        emit_json({"topic": topic, "messages": [_peeked(message) for message in found]})
+    elif found:
+        rows = [(m.id, m.priority, m.attempts, m.state, _preview(m.payload)) for m in found]
+        emit_table(["id", "priority", "attempts", "state", "payload"], rows)
+    else:
+        click.echo(f"disheap: nothing waits in {topic}", err=True)
+    return 0 if found else EXIT_EMPTY
+
+
+# --- in --------------------------------------------------------------------------------------------------------------
+
+
+def _payloads(payload: str | None, count: int, lines: bool) -> Iterable[bytes]:
+    """What to enqueue, read as it is needed."""
+    if lines:
+        if payload not in (None, "-") or count != 1:
+            raise click.UsageError("--lines reads the messages from standard input; leave PAYLOAD and --count out.")
+        return (line.removesuffix(b"\n") for line in sys.stdin.buffer)
+    if payload not in (None, "-"):
+        return (os.fsencode(str(payload)) for _ in range(count))
+    if payload is None and sys.stdin.isatty():
+        raise click.UsageError("there is no PAYLOAD; give one, or - to type it and end it with Ctrl-D.")
+    body = sys.stdin.buffer.read()
+    return (body for _ in range(count))
+
+
+def _batches(payloads: Iterable[bytes]) -> Iterator[list[bytes]]:
+    batch: list[bytes] = []
+    held = 0
+    for payload in payloads:
+        if batch and (len(batch) >= BATCH_MESSAGES or held + len(payload) > BATCH_BYTES):
+            yield batch
+            batch, held = [], 0
+        batch.append(payload)
+        held += len(payload)
+    if batch:
+        yield batch
+
+
+# --- out -------------------------------------------------------------------------------------------------------------
+
+
+def _print_deliveries(invocation: Invocation, topic: str, deliveries: list[Delivery]) -> None:
+    if invocation.json:
+        emit_json({"topic": topic, "messages": [_delivered(delivery) for delivery in deliveries]})
+    elif not deliveries:
+        click.echo(f"disheap: nothing to pop from {topic}", err=True)
+    out = sys.stdout.buffer
+    if not invocation.json:
+        for delivery in deliveries:
+            out.write(delivery.payload + b"\n")
+    out.flush()
+
+
+def _settle(client: Client, deliveries: list[Delivery], ack: bool) -> None:
+    from disheap.errors import LeaseLost
+    from disheap.protocol import broker
+
+    if not deliveries:
+        return
+    tokens = [delivery.token for delivery in deliveries]
+    reply = client.call(broker.Ack(tokens) if ack else broker.Nack(tokens))
+    if reply.stale:
+        raise LeaseLost(
+            f"the lease was lost on {len(reply.stale)} of {len(tokens)} messages, which will be delivered again"
+        )
+
+
+def _delivered(delivery: Delivery) -> dict[str, Any]:
+    return {
+        "id": delivery.id,
+        "priority": delivery.priority,
+        "attempts": delivery.attempts,
+        "enqueued_ms": delivery.enqueued_ms,
+        **payload_fields(delivery.payload),
+    }
+
+
+def _peeked(message: Any) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "priority": message.priority,
+        "attempts": message.attempts,
+        "enqueued_ms": message.enqueued_ms,
+        "state": message.state,
+        "due_ms": message.due_ms,
+        **payload_fields(message.payload),
+    }
+
+
+def _preview(payload: bytes) -> str:
+    text = payload.decode(errors="backslashreplace")
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"

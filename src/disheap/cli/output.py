@@ -1,0 +1,83 @@
+"""What is printed: tables for a terminal, columns for a pipe, one JSON document for a program.
+
+Owns how things look; refuses to know where they came from. rich draws on a terminal only: in a pipe a table is plain
+columns as wide as they need to be, for nothing is worse in a script than a value that was cut to 80 characters.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+Rows = Sequence[Sequence[object]]
+
+GAP = "  "
+_BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB")
+
+
+def emit_json(value: Any) -> None:
+    """One document on one line, snake_case keys, units last."""
+    click.echo(json.dumps(value, ensure_ascii=False))
+
+
+def emit_table(headers: Sequence[str], rows: Rows, title: str = "") -> None:
+    cells = [[str(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _draw(headers, cells, title)
+    else:
+        _columns(headers, cells)
+
+
+def emit_pairs(pairs: Sequence[tuple[str, object]]) -> None:
+    """Names and values, one pair a line."""
+    width = max(len(name) for name, _ in pairs)
+    for name, value in pairs:
+        click.echo(f"{name:<{width}}{GAP}{value}")
+
+
+def payload_fields(payload: bytes) -> dict[str, str]:
+    """`payload` as text, or `payload_base64` where it is not UTF-8."""
+    try:
+        return {"payload": payload.decode()}
+    except UnicodeDecodeError:
+        return {"payload_base64": base64.b64encode(payload).decode()}
+
+
+def size(count: int) -> str:
+    """Bytes for people: 512 B, 4.0 KiB."""
+    if count < 1024:
+        return f"{count} B"
+    power = min(len(_BINARY_UNITS), (count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:.1f} {_BINARY_UNITS[power - 1]}"
+
+
+def period(milliseconds: int) -> str:
+    """A duration for people, as it could be typed again: 0, 250ms, 10s, 90m."""
+    for unit, unit_ms in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds and milliseconds % unit_ms == 0:
+            return f"{milliseconds // unit_ms}{unit}"
+    return f"{milliseconds}ms" if milliseconds else "0"
+
+
+def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*headers, title=title or None, box=box.SIMPLE_HEAD, title_justify="left", header_style="bold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    Console().print(table)
+
+
+def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    lines = [[header.upper().replace(" ", "_") for header in headers], *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
+    for line in lines:
+        click.echo(GAP.join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())

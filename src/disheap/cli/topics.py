@@ -1,0 +1,181 @@
+"""`topic create|ls|info|rm` and `purge`."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from disheap.cli.asking import connect
+from disheap.cli.options import Invocation, client_options, duration, pass_invocation, shared_options
+from disheap.cli.output import emit_json, emit_pairs, emit_table, period, size
+
+if TYPE_CHECKING:
+    from disheap.protocol.broker import TopicInfo
+
+
+@click.group()
+@shared_options
+def topic() -> None:
+    """Create, list, show and remove topics."""
+
+
+@topic.command()
+@click.argument("name")
+@click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True, help="Which goes first.")
+@click.option("--max-messages", type=click.IntRange(0), default=0, metavar="N", help="Refuse more; 0: no limit.")
+@click.option("--message-ttl", type=duration, default=0, metavar="TIME", help="Drop messages not delivered within.")
+@click.option("--expires", type=duration, default=0, metavar="TIME", help="Delete the topic when unused for so long.")
+@click.option("--auto-delete", is_flag=True, help="Delete it when its last consumer is gone.")
+@client_options
+@pass_invocation
+def create(
+    invocation: Invocation,
+    /,
+    name: str,
+    mode: str,
+    max_messages: int,
+    message_ttl: int,
+    expires: int,
+    auto_delete: bool,
+) -> None:
+    """Create a topic. The same settings again are fine.
+
+    Example: disheap topic create jobs --message-ttl 1h
+    """
+    from disheap.protocol import broker
+
+    settings = broker.TopicSettings(mode, max_messages, message_ttl, expires, auto_delete)
+    with connect(invocation) as client:
+        info: TopicInfo = client.call(broker.CreateTopic(name, settings))
+    if invocation.json:
+        emit_json(_described(info) | {"created": info.created})
+    else:
+        click.echo(f"topic {name} {'is created' if info.created else 'was there already'}")
+
+
+@topic.command()
+@click.option("--prefix", default="", help="Only names that begin so.")
+@client_options
+@pass_invocation
+def ls(invocation: Invocation, /, prefix: str) -> None:
+    """List the topics.
+
+    Example: disheap topic ls --prefix mail.
+    """
+    with connect(invocation) as client:
+        topics = client.topics(prefix)
+    if invocation.json:
+        emit_json({"topics": [_described(info) for info in topics]})
+        return
+    headers = ["topic", "mode", "ready", "delayed", "leased", "consumers", "bytes"]
+    emit_table(
+        headers,
+        [(t.topic, t.settings.mode, t.ready, t.delayed, t.leased, t.consumers, size(t.ready_bytes)) for t in topics],
+    )
+
+
+@topic.command()
+@click.argument("name")
+@client_options
+@pass_invocation
+def info(invocation: Invocation, /, name: str) -> None:
+    """Show one topic: its settings and what it holds.
+
+    Example: disheap topic info jobs
+    """
+    with connect(invocation) as client:
+        found = client.topic(name).stats()
+    if invocation.json:
+        emit_json(_described(found))
+    else:
+        emit_pairs(_pairs(found))
+
+
+@topic.command()
+@click.argument("name")
+@click.option("--if-empty", is_flag=True, help="Refuse when it holds messages.")
+@click.option("--if-unused", is_flag=True, help="Refuse when it has consumers.")
+@click.option("--yes", is_flag=True, help="Do not ask, though it holds messages.")
+@client_options
+@pass_invocation
+def rm(invocation: Invocation, /, name: str, if_empty: bool, if_unused: bool, yes: bool) -> None:
+    """Remove a topic and its messages. Asks where there are any, unless --yes.
+
+    Example: disheap topic rm jobs --if-empty
+    """
+    with connect(invocation) as client:
+        if not (yes or if_empty):
+            found = client.topic(name).stats()
+            _confirm(name, found.ready + found.delayed + found.leased)
+        removed = client.delete_topic(name, if_unused=if_unused, if_empty=if_empty)
+    if invocation.json:
+        emit_json({"topic": name, "removed_messages": removed})
+    else:
+        click.echo(f"topic {name} is removed, and {_messages(removed)} with it")
+
+
+@click.command()
+@click.argument("name", metavar="TOPIC")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@client_options
+@pass_invocation
+def purge(invocation: Invocation, /, name: str, yes: bool) -> None:
+    """Drop every message that waits in TOPIC; those that are leased stay. Asks unless --yes.
+
+    Example: disheap purge jobs --yes
+    """
+    with connect(invocation) as client:
+        if not yes:
+            found = client.topic(name).stats()
+            _confirm(name, found.ready + found.delayed)
+        purged = client.topic(name).purge()
+    if invocation.json:
+        emit_json({"topic": name, "purged_messages": purged})
+    else:
+        click.echo(f"{_messages(purged)} purged from {name}")
+
+
+def _confirm(name: str, messages: int) -> None:
+    """Ask before messages go. Where nobody can answer, --yes has to have been said."""
+    if not messages:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError(f"{name} holds {_messages(messages)}, which would be lost; insist with --yes.")
+    click.confirm(f"{name} holds {_messages(messages)}, which will be lost. Go on?", abort=True, err=True)
+
+
+def _messages(count: int) -> str:
+    return f"{count} message{'' if count == 1 else 's'}"
+
+
+def _described(info: TopicInfo) -> dict[str, Any]:
+    settings = info.settings
+    return {
+        "topic": info.topic,
+        "mode": settings.mode,
+        "max_messages": settings.max_messages,
+        "message_ttl_ms": settings.message_ttl_ms,
+        "expires_ms": settings.expires_ms,
+        "auto_delete": settings.auto_delete,
+        "exclusive": settings.exclusive,
+        "ready": info.ready,
+        "delayed": info.delayed,
+        "leased": info.leased,
+        "consumers": info.consumers,
+        "ready_bytes": info.ready_bytes,
+        "oldest_enqueued_ms": info.oldest_enqueued_ms,
+    }
+
+
+def _pairs(info: TopicInfo) -> list[tuple[str, object]]:
+    values = _described(info)
+    for key, shown in (("message_ttl_ms", "message_ttl"), ("expires_ms", "expires")):
+        values[shown] = period(values.pop(key))
+    values["ready_bytes"] = size(values["ready_bytes"])
+    del values["oldest_enqueued_ms"]
+    return [
+        (key.replace("_", " "), {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value)
+        for key, value in values.items()
+    ]
