@@ -15,18 +15,8 @@ from disheap.kernel.types import (
     VoteRequest,
 )
 
-from .harness import (
-    ELECTION_TICKS,
-    Cluster,
-    Solo,
-    append,
-    heartbeat,
-    log_of,
-    only,
-    roles,
-    vote_reply,
-    vote_request,
-)
+from .harness import ELECTION_TICKS, Cluster, log_of, roles
+from .solo import Solo, append, heartbeat, only, vote_reply, vote_request
 
 
 def test_a_follower_that_hears_nothing_campaigns_within_two_election_timeouts() -> None:
