@@ -24,7 +24,7 @@ from amqp.exceptions import RecoverableConnectionError
 
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
-from disheap.errors import DisheapError, RequestError
+from disheap.errors import ConnectionLost, DisheapError, RequestError
 from disheap.protocol import broker
 from disheap_kombu.channel import Channel, Subscription
 from disheap_kombu.failures import translated
@@ -37,6 +37,8 @@ ACK_BATCH = 64
 """Acks sent as one command. More would leave the broker idle meanwhile: credit comes back with the ack."""
 ACK_DELAY_S = 0.001
 """The longest that an ack waits for company while callbacks follow each other."""
+COME_BACK_S = 0.25
+"""The longest that a transient publish spends on a connection that is not there: enough for one that is to be had."""
 WAIT_S = 3600.0
 """drain_events without a timeout looks around once an hour, and on every event."""
 
@@ -122,8 +124,17 @@ class Connection:
             with self._lock:
                 self.wire.send_transient(command)
                 self.wire.flush()
+                if self._bond is None and not self.wire.ready:
+                    self._come_back()
         except DisheapError as error:
             raise translated(error) from error
+
+    def _come_back(self) -> None:
+        """An idle producer's session has lapsed, and no event loop is there to open the next."""
+        try:
+            self.wire.connect(COME_BACK_S)
+        except ConnectionLost:
+            pass  # it goes with what is published next
 
     def pop(self, command: broker.Pop) -> broker.Deliver | None:
         """One message that is there now. Other pushes that come meanwhile wait for their turn."""

@@ -13,6 +13,7 @@ from disheap_kombu import messages
 
 class FakeWire:
     heartbeat_s = 5.0
+    ready = True
 
     def __init__(self) -> None:
         self.url = BrokerUrl(timeout_s=1.0)

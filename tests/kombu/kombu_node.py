@@ -11,7 +11,12 @@ from disheap.config import NodeConfig
 
 async def main(storage: str, directory: str, listen: str) -> None:
     config = NodeConfig(
-        name="n1", storage=storage, data_dir=directory, client_listen=listen, peer_listen="127.0.0.1:0", log_level="error"
+        name="n1",
+        storage=storage,
+        data_dir=directory,
+        client_listen=listen,
+        peer_listen="127.0.0.1:0",
+        log_level="error",
     )
     async with disheap.Node(config) as node:
         await node.wait_for_leader(timeout_s=20)

@@ -116,7 +116,7 @@ class BlockingClient:
     ) -> None:
         """Pipelined. `on_reply` gets the `broker.Reply` or the `RequestError`. Over the session's window it reads
         replies first; with `wait` False it raises `WindowExceeded` instead."""
-        self._check()
+        self._awake()
         if self._session.room <= 0:
             if not wait:
                 raise WindowExceeded(f"{self._session.window} commands are unanswered; poll for replies first")
@@ -128,7 +128,7 @@ class BlockingClient:
 
     def send_transient(self, command: broker.Command) -> None:
         """At most once, without an answer; never waits."""
-        self._check()
+        self._awake()
         self._broker.cast(command)
         if self._session.output_bytes > FLUSH_BYTES:
             self.flush()
@@ -243,8 +243,16 @@ class BlockingClient:
     # --- waiting ---
 
     def _deadline(self, timeout_s: float | None) -> float:
+        return self._awake() + (self.url.timeout_s if timeout_s is None else timeout_s)
+
+    def _awake(self) -> float:
+        """The time. Where nobody called for a while, hear first whether the session still stands: what is sent into one
+        that lapsed meanwhile would be of unknown outcome, or lost."""
         self._check()
-        return self._clock() + (self.url.timeout_s if timeout_s is None else timeout_s)
+        now = self._clock()
+        if self._socket is not None and now - self._heard_at > self.heartbeat_s:
+            self._step_now()
+        return now
 
     def _check(self) -> None:
         if self._broken is not None:

@@ -1,0 +1,24 @@
+"""The Celery application of the worker tests; nothing in it names disheap but the broker's URL."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from celery import Celery
+
+app = Celery("kombu_app", broker=os.environ.get("BROKER", "disheap://"))
+app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=1, worker_disable_rate_limits=False)
+
+
+@app.task
+def note(path: str, text: str, pause_s: float = 0.0) -> None:
+    """Leaves a trace that any number of workers may add to."""
+    time.sleep(pause_s)
+    with open(path, "a") as file:  # noqa: PTH123
+        file.write(text + "\n")
+
+
+@app.task(acks_late=True)
+def note_late(path: str, text: str, pause_s: float = 0.0) -> None:
+    note.run(path, text, pause_s)

@@ -1,0 +1,117 @@
+"""Processes for the kombu tests: a node that can be killed and started again, and whatever runs against it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+HERE = Path(__file__).parent
+PATIENCE_S = 30.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
+    """For what another process does, of which there is no event here."""
+    deadline = time.monotonic() + patience_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {patience_s} s: {what}"
+        time.sleep(0.02)
+
+
+class NodeProcess:
+    def __init__(self, directory: Path, storage: str = "memory") -> None:
+        self.directory, self.storage = directory, storage
+        self.address = f"127.0.0.1:{free_port()}"
+        self._process: subprocess.Popen[str] | None = None
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"disheap://{self.address}"
+
+    def start(self) -> None:
+        arguments = [sys.executable, str(HERE / "kombu_node.py"), self.storage, str(self.directory), self.address]
+        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.strip() == self.address:
+                return
+        raise AssertionError("the node did not start")
+
+    def kill(self) -> None:
+        assert self._process is not None and self._process.stdout is not None and self._process.stdin is not None
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(10)
+        self._process.stdout.close()
+        self._process.stdin.close()
+
+
+class Worker:
+    """`celery -A ... worker` on the app below."""
+
+    def __init__(self, url: str, log: Path, *options: str) -> None:
+        self.url, self.log = url, log
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*celery(), "worker", "-l", "INFO", "-c", "1", *options],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(url),
+                cwd=HERE,
+                start_new_session=True,
+            )
+
+    def wait_ready(self, times: int = 1) -> None:
+        until(lambda: self.said().count(" ready.") >= times or self.ended, f"the worker is ready:\n{self.said()}")
+        assert not self.ended, self.said()
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def kill(self) -> None:
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait(10)
+
+    def stop(self) -> int:
+        """Warm shutdown; its exit code."""
+        if not self.ended:
+            self._process.terminate()
+        return self.wait()
+
+    def wait(self) -> int:
+        try:
+            return self._process.wait(PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the worker did not end:\n{self.said()}") from None
+
+
+def celery() -> list[str]:
+    return [sys.executable, "-m", "celery", "-A", "kombu_app"]
+
+
+def command(url: str, *arguments: str) -> str:
+    """Run `celery ...` to its end; returns what it printed."""
+    done = subprocess.run(
+        [*celery(), *arguments], env=environment(url), cwd=HERE, capture_output=True, text=True, timeout=60, check=False
+    )
+    return done.stdout + done.stderr
+
+
+def environment(url: str) -> dict[str, str]:
+    return {**os.environ, "BROKER": url, "PYTHONWARNINGS": "ignore", "C_FORCE_ROOT": "1"}
