@@ -102,10 +102,12 @@ def _ask_each(url: BrokerUrl, addresses: Iterable[str]) -> dict[str, Row]:
 def _ask(url: BrokerUrl, address: str) -> Row:
     from disheap import sync
 
-    own = replace(url, addresses=(address,), connect_timeout_s=min(url.connect_timeout_s, NODE_TIMEOUT_S))
+    alone = replace(url, addresses=(address,), connect_timeout_s=min(url.connect_timeout_s, NODE_TIMEOUT_S))
     try:
-        with sync.connect(own, observer=True, timeout_s=NODE_TIMEOUT_S) as client:
-            return client.status() | {"client_address": address}
+        with sync.connect(alone, observer=True, timeout_s=NODE_TIMEOUT_S) as client:
+            answer = client.status()
+            own = next(member for member in answer["members"] if member["name"] == answer["node"])
+            return answer | {"client_address": own["client_address"] or address}
     except RequestError as error:
         return {"error": _reason(error, address)}
 

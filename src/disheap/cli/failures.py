@@ -24,25 +24,16 @@ USAGE = "usage"
 INTERNAL = "internal"
 
 _WAYS_OUT: tuple[tuple[type[DisheapError], str], ...] = (
-    (errors.TopicNotFound, "create it with `disheap topic create NAME`; `disheap topic ls` lists what there is"),
-    (errors.TopicMismatch, "`disheap topic info NAME` shows its settings; remove it first to change them"),
-    (errors.TopicInUse, "leave out --if-empty and --if-unused, or wait until it is free"),
-    (errors.TopicLocked, "close the session that owns it, or use another topic"),
-    (errors.TopicFull, "let consumers catch up, or `disheap purge NAME`"),
-    (errors.PayloadTooLarge, "send less, or raise the limit on the nodes"),
-    (errors.UnknownCommand, "the nodes run another release; use the same one here"),
-    (errors.VersionTooOld, "upgrade all nodes of the cluster first"),
     (errors.ConnectionLost, "is a node running there? `disheap dev` starts one; --url or DISHEAP_URL name another"),
     (errors.RequestTimeout, "`disheap status` shows whether the cluster has a leader; look before repeating it"),
     (errors.OutcomeUnknown, "look with `disheap peek` or `disheap status` before repeating it"),
     (errors.NotLeader, "try again in a moment; `disheap status` shows who leads"),
     (errors.Overloaded, "try again in a moment"),
-    (errors.WrongCluster, "check the addresses in the URL and in the members"),
-    (errors.WrongVersion, "use the same release everywhere"),
-    (errors.MalformedFrame, "check that the address and port are a disheap node's"),
-    (errors.UrlError, "an example: disheap://host1,host2,host3"),
+    (errors.UnknownCommand, "the nodes run another release; use the same one here"),
     (errors.InternalError, "the node's log has the traceback"),
+    (errors.MalformedFrame, "check that the address and the port are a disheap node's"),
 )
+"""Most errors bring their own; these come from where the command line is not known."""
 
 
 def line(error: BaseException) -> str:

@@ -61,14 +61,17 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
-@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(disheap.__version__, prog_name="disheap", message="%(prog)s %(version)s")
 @client_options
-def cli() -> None:
+@click.pass_context
+def cli(context: click.Context, /) -> None:
     """disheap: a replicated priority message broker.
 
     `disheap dev` starts a node to play with; `disheap COMMAND --help` says more of each command.
     """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,10 +107,13 @@ def _complain(code: str, text: str, exit_code: int, as_json: bool) -> int:
 
 
 def _usage(error: click.ClickException) -> str:
+    """What click found, with the way to the help where the message has no better one."""
     message = failures.one_line(error.format_message()).rstrip(".")
+    message = message[:1].lower() + message[1:]
+    if "; " in message:
+        return message
     context = error.ctx if isinstance(error, click.UsageError) else None
-    path = context.command_path if context else "disheap"
-    return f"{failures.joined(message[:1].lower() + message[1:])}`{path} --help` shows what there is"
+    return f"{failures.joined(message)}`{context.command_path if context else 'disheap'} --help` shows what there is"
 
 
 def _nobody_reads() -> int:

@@ -41,7 +41,11 @@ def _list(invocation: Invocation, registry: Registry) -> None:
         return
     emit_table(
         ["kind", "name", "distribution", "version", "entry point"],
-        [(row.kind, row.name, *row.provenance) for row in rows if not row.error],
+        [
+            (row.kind, row.name, row.provenance.distribution, row.provenance.version, row.provenance.entry_point)
+            for row in rows
+            if not row.error
+        ],
     )
     for row in rows:
         if row.error:

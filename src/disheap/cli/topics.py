@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from disheap.protocol.broker import TopicInfo
 
 
-@click.group()
+@click.group(no_args_is_help=False)
 @shared_options
 def topic() -> None:
     """Create, list, show and remove topics."""
@@ -170,12 +170,18 @@ def _described(info: TopicInfo) -> dict[str, Any]:
 
 
 def _pairs(info: TopicInfo) -> list[tuple[str, object]]:
-    values = _described(info)
-    for key, shown in (("message_ttl_ms", "message_ttl"), ("expires_ms", "expires")):
-        values[shown] = period(values.pop(key))
-    values["ready_bytes"] = size(values["ready_bytes"])
-    del values["oldest_enqueued_ms"]
+    settings = info.settings
     return [
-        (key.replace("_", " "), {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value)
-        for key, value in values.items()
+        ("topic", info.topic),
+        ("mode", settings.mode),
+        ("max messages", settings.max_messages or "no limit"),
+        ("message ttl", period(settings.message_ttl_ms) if settings.message_ttl_ms else "none"),
+        ("expires", period(settings.expires_ms) if settings.expires_ms else "never"),
+        ("auto delete", "yes" if settings.auto_delete else "no"),
+        ("exclusive", "yes" if settings.exclusive else "no"),
+        ("ready", info.ready),
+        ("delayed", info.delayed),
+        ("leased", info.leased),
+        ("consumers", info.consumers),
+        ("ready bytes", size(info.ready_bytes)),
     ]
