@@ -1,0 +1,95 @@
+"""A heap machine with its wire taken off: commands go in as structs, replies and pushes come out as structs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from disheap.interfaces import MachineContext
+from disheap.protocol import broker
+from disheap_heap.machine import HeapMachine
+from disheap_heap.settings import HeapSettings
+
+PLENTY = 100_000
+"""A work limit that no test reaches by accident."""
+
+
+class Driver:
+    """`now` is the time that the log is at; `pushed` collects (session, push) of everything until it is taken."""
+
+    def __init__(self, sessions: int = 2, **settings: Any) -> None:
+        self.machine = HeapMachine(HeapSettings(**settings), MachineContext())
+        self.now = 0
+        self.index = 0
+        self.pushed: list[tuple[int, Any]] = []
+        for session in range(1, sessions + 1):
+            self.machine.session_opened(session)
+
+    def do(self, command: Any, session: int = 1) -> Any:
+        self.index += 1
+        reply, effects = self.machine.apply(self.index, self.now, session, broker.encode(command))
+        self._collect(effects)
+        return broker.decode_reply.decode(reply)
+
+    def ask(self, query: Any, session: int = 1) -> Any:
+        return broker.decode_reply.decode(self.machine.query(self.now, session, broker.encode(query)))
+
+    def wait(self, milliseconds: int, limit: int = PLENTY) -> int:
+        self.now += milliseconds
+        units, effects = self.machine.advance(self.now, limit)
+        self._collect(effects)
+        return units
+
+    def work_off(self, limit: int) -> int:
+        """Advance until nothing is left; returns how many calls that took. No call does more than it may."""
+        calls = 0
+        while self.machine.backlog():
+            units, effects = self.machine.advance(self.now, limit)
+            assert units <= limit
+            self._collect(effects)
+            calls += 1
+        return calls
+
+    def attach(self, session: int, *tokens: tuple[int, int], tickets: Any = (), consumers: Any = ()) -> broker.Resumed:
+        held = broker.Held(list(tokens), list(tickets), list(consumers))
+        reply, effects = self.machine.session_attached(session, broker.encode(held))
+        self._collect(effects)
+        resumed = broker.decode_reply.decode(reply)
+        assert isinstance(resumed, broker.Resumed)
+        return resumed
+
+    def detach(self, session: int) -> None:
+        self._collect(self.machine.session_detached(session))
+
+    def expire(self, session: int) -> None:
+        self._collect(self.machine.session_expired(session))
+
+    def taken(self, session: int | None = None) -> list[Any]:
+        """The pushes since the last time, of one session or of all."""
+        pushed, self.pushed = self.pushed, []
+        return [push for to, push in pushed if session in (None, to)]
+
+    def deliveries(self, session: int | None = None) -> list[broker.Deliver]:
+        return [push for push in self.taken(session) if isinstance(push, broker.Deliver)]
+
+    def payloads(self, session: int | None = None) -> list[bytes]:
+        return [delivery.payload for delivery in self.deliveries(session)]
+
+    def info(self, topic: str = "jobs") -> broker.TopicInfo:
+        info = self.ask(broker.DescribeTopic(topic))
+        assert isinstance(info, broker.TopicInfo)
+        return info
+
+    def restored(self) -> Driver:
+        """Another replica, made of this one's snapshot."""
+        twin = Driver(sessions=0)
+        twin.machine = HeapMachine(self.machine._settings, MachineContext())
+        twin.machine.restore(self.machine.snapshot())
+        twin.now, twin.index = self.now, self.index
+        return twin
+
+    def _collect(self, effects: Any) -> None:
+        self.pushed += [(session, broker.decode_push.decode(body)) for session, body in effects]
+
+
+def token(delivery: broker.Deliver) -> tuple[int, int]:
+    return (delivery.id, delivery.epoch)

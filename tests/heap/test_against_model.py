@@ -1,0 +1,306 @@
+"""The heap machine against a model of plain lists: order, turns, leases, credit, attempts, expiry, sessions.
+
+Every call goes to two machines. The second is made anew from a snapshot of the first at moments that hypothesis chooses,
+so that a restored replica must give the same replies, the same pushes and the same hash as one that never stopped.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from disheap.errors import CommandRefused, TopicInUse, TopicLocked, TopicMismatch
+from disheap.protocol import broker
+
+from .driver import Driver
+from .model import Model, Reader, Shelf
+
+SESSIONS = (1, 2, 3)
+NAMES = ("a", "b", "c")
+SHAPES = (
+    broker.TopicSettings(),
+    broker.TopicSettings(mode="min"),
+    broker.TopicSettings(message_ttl_ms=30),
+    broker.TopicSettings(auto_delete=True),
+    broker.TopicSettings(expires_ms=40),
+    broker.TopicSettings(exclusive=True),
+)
+
+sessions = st.sampled_from(SESSIONS)
+names = st.sampled_from(NAMES)
+picks = st.integers(0, 1 << 30)
+priorities = st.integers(-2, 2) | st.sampled_from([broker.PRIORITY_MIN, broker.PRIORITY_MAX])
+delays = st.sampled_from([0, 0, 0, 5, 20])
+lease_times = st.sampled_from([0, 0, 10, 25])
+payloads = st.sampled_from([b"", b"x", b"y" * 10])
+
+
+class HeapAgainstModel(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.driver = Driver(sessions=0)
+        self.twin = self.driver.restored()
+        self.model = Model()
+        self.tokens: list[tuple[int, int, int]] = []  # (session, id, epoch) of every lease there ever was
+        for session in SESSIONS:
+            self.open(session)
+        self.make(NAMES[0], SHAPES[0], 1)
+
+    # --- both machines, and the model's word on them ---
+
+    def open(self, session: int) -> None:
+        for driver in (self.driver, self.twin):
+            driver.machine.session_opened(session)
+        self.model.attached[session] = True
+
+    def both(self, call: Any) -> Any:
+        """The answer, or the exception, that both machines give."""
+        answers = []
+        for driver in (self.driver, self.twin):
+            try:
+                answers.append((call(driver), None))
+            except CommandRefused as error:
+                answers.append((None, (type(error), str(error))))
+        assert answers[0] == answers[1]
+        self.compare_pushes()
+        return answers[0][0] if answers[0][1] is None else answers[0][1][0]
+
+    def do(self, command: Any, session: int) -> Any:
+        return self.both(lambda driver: driver.do(command, session))
+
+    def compare_pushes(self) -> None:
+        self.seen, twins = self.driver.pushed, self.twin.pushed
+        assert self.seen == twins
+        self.driver.pushed, self.twin.pushed = [], []
+        for session, push in self.seen:
+            if isinstance(push, broker.Deliver) and push.epoch:
+                self.tokens.append((session, push.id, push.epoch))
+
+    def expect_pushes(self) -> None:
+        assert self.seen == self.model.pushed
+        self.model.pushed = []
+
+    def live_session(self, session: int) -> bool:
+        return bool(self.model.attached.get(session))
+
+    def make(self, name: str, shape: broker.TopicSettings, session: int) -> None:
+        model, shelf = self.model, self.model.shelf(name)
+        answer = self.do(broker.CreateTopic(name, shape), session)
+        if shelf is None:
+            assert answer.created
+            model.create(name, shape, session)
+        elif shelf.owner not in (None, session) and model.attached.get(shelf.owner or 0):
+            assert answer is TopicLocked
+        elif shelf.settings != shape:
+            assert answer is TopicMismatch
+        else:
+            assert not answer.created
+            if shelf.owner not in (None, session):
+                model.take_over(shelf, session)
+            model.watch(shelf)
+        self.expect_pushes()
+
+    def some_tokens(self, session: int, pick: int, count: int) -> list[tuple[int, int]]:
+        mine = [(number, epoch) for owner, number, epoch in self.tokens if owner == session or pick % 7 == 0]
+        return list(dict.fromkeys(mine[(pick + step) % len(mine)] for step in range(count))) if mine else [(9999, 1)]
+
+    def some_reader(self, pick: int) -> Reader | None:
+        there = [one for one in self.model.readers if not one.ended or self.model.held(one)]
+        there = [one for one in there if self.live_session(one.session)]
+        return there[pick % len(there)] if there else None
+
+    # --- rules ---
+
+    @rule(name=names, shape=st.sampled_from(SHAPES), session=sessions)
+    def create_topic(self, name: str, shape: broker.TopicSettings, session: int) -> None:
+        if self.live_session(session):
+            self.make(name, shape, session)
+
+    @rule(name=names, payload=payloads, priority=priorities, delay=delays, expires=delays, session=sessions)
+    def enqueue(self, name: str, payload: bytes, priority: int, delay: int, expires: int, session: int) -> None:
+        shelf = self.model.shelf(name)
+        if shelf is None:
+            return
+        answer = self.do(broker.Enqueue(name, payload, priority, delay, expires), session)
+        assert answer.id == self.model.enqueue(shelf, payload, priority, delay, expires)
+        self.expect_pushes()
+
+    @rule(
+        name=names,
+        session=sessions,
+        credit=st.integers(1, 4),
+        size=st.sampled_from([0, 1, 15]),
+        no_ack=st.sampled_from([False, False, True]),
+        lease=lease_times,
+    )
+    def subscribe(self, name: str, session: int, credit: int, size: int, no_ack: bool, lease: int) -> None:
+        shelf = self.model.shelf(name)
+        if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
+            return
+        answer = self.do(broker.Subscribe(name, credit, size, no_ack, lease), session)
+        if self.refused_as_locked(answer, shelf, session):
+            return
+        shape = {"credit": credit, "credit_bytes": size or 1 << 24, "no_ack": no_ack, "lease_ms": lease}
+        assert answer.consumer == self.model.subscribe(session, shelf, **shape).number
+        self.expect_pushes()
+
+    @rule(
+        name=names, session=sessions, count=st.integers(1, 4), wait=delays, lease=lease_times, no_ack=st.booleans()
+    )
+    def pop(self, name: str, session: int, count: int, wait: int, lease: int, no_ack: bool) -> None:
+        shelf = self.model.shelf(name)
+        if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
+            return
+        answer = self.do(broker.Pop(name, count, wait, lease, no_ack), session)
+        if self.refused_as_locked(answer, shelf, session):
+            return
+        shape = {"credit": count, "credit_bytes": 1 << 24, "limit": count, "no_ack": no_ack, "lease_ms": lease}
+        assert answer.consumer == self.model.pop(session, shelf, wait, **shape).number
+        self.expect_pushes()
+
+    def refused_as_locked(self, answer: Any, shelf: Shelf, session: int) -> bool:
+        if shelf.owner in (None, session):
+            return False
+        assert answer is TopicLocked
+        return True
+
+    @rule(pick=picks, credit=st.integers(1, 5), size=st.sampled_from([0, 5]))
+    def set_credit(self, pick: int, credit: int, size: int) -> None:
+        reader = self.some_reader(pick)
+        if reader is None or reader.ended or reader.limit:
+            return
+        self.do(broker.SetCredit(reader.number, credit, size), reader.session)
+        self.model.set_credit(reader, credit, size or 1 << 24)
+        self.expect_pushes()
+
+    @rule(pick=picks, give_back=st.booleans())
+    def cancel(self, pick: int, give_back: bool) -> None:
+        reader = self.some_reader(pick)
+        if reader is not None:
+            self.do(broker.Cancel(reader.number, give_back), reader.session)
+            self.model.cancel(reader, give_back)
+            self.expect_pushes()
+
+    @rule(pick=picks)
+    def recover(self, pick: int) -> None:
+        reader = self.some_reader(pick)
+        if reader is not None:
+            self.do(broker.Recover([reader.number]), reader.session)
+            self.model.recover([reader])
+            self.expect_pushes()
+
+    @rule(session=sessions, pick=picks, count=st.integers(1, 3), how=st.sampled_from(["ack", "nack", "drop"]), by=delays)
+    def settle(self, session: int, pick: int, count: int, how: str, by: int) -> None:
+        tokens = self.some_tokens(session, pick, count)
+        command = broker.Ack(tokens) if how == "ack" else broker.Nack(tokens, by, how == "drop")
+        answer = self.do(command, session)
+        assert answer.stale == self.model.settle(session, tokens, how, by)
+        assert answer.count == len(tokens) - len(answer.stale)
+        self.expect_pushes()
+
+    @rule(session=sessions, pick=picks, by=lease_times)
+    def extend(self, session: int, pick: int, by: int) -> None:
+        tokens = self.some_tokens(session, pick, 2)
+        assert self.do(broker.Extend(tokens, by), session).stale == self.model.settle(session, tokens, "extend", by)
+        self.expect_pushes()
+
+    @rule(name=names)
+    def purge(self, name: str) -> None:
+        shelf = self.model.shelf(name)
+        if shelf is not None:
+            assert self.do(broker.Purge(name), 1).count == self.model.purge(shelf)
+
+    @rule(name=names, unused=st.booleans(), empty=st.booleans())
+    def delete_topic(self, name: str, unused: bool, empty: bool) -> None:
+        shelf = self.model.shelf(name)
+        if shelf is None:
+            return
+        answer = self.do(broker.DeleteTopic(name, unused, empty), 1)
+        filled = any(one.topic is shelf for one in self.model.items)
+        if (unused and self.model.active(shelf)) or (empty and filled):
+            assert answer is TopicInUse
+        else:
+            assert answer.count == self.model.delete(shelf, "the topic was deleted")
+        self.expect_pushes()
+
+    @rule(session=sessions)
+    def detach(self, session: int) -> None:
+        if self.live_session(session):
+            self.both(lambda driver: driver.detach(session))
+            self.model.detach(session)
+            self.expect_pushes()
+
+    @rule(session=sessions, pick=picks, share=st.integers(0, 3))
+    def attach(self, session: int, pick: int, share: int) -> None:
+        if session not in self.model.attached:
+            return
+        tokens = self.some_tokens(session, pick, share)
+        numbers = [one.number for one in self.model.readers if one.session == session][-5:]
+        held = broker.Held(tokens, numbers[::2], numbers[1::2])
+        answer = self.both(lambda driver: driver.attach(session, *tokens, tickets=held.tickets, consumers=held.consumers))
+        deliveries, ended = self.model.attach(session, held)
+        assert answer.deliveries == deliveries
+        assert answer.ended == ended
+        self.expect_pushes()
+
+    @rule(session=sessions)
+    def expire(self, session: int) -> None:
+        if session in self.model.attached:
+            self.both(lambda driver: driver.expire(session))
+            self.model.expire(session)
+            self.expect_pushes()
+            self.open(session)
+
+    @rule(by=st.sampled_from([1, 5, 10, 50]))
+    def time_passes(self, by: int) -> None:
+        self.both(lambda driver: driver.wait(by))
+        self.model.advance(self.driver.now)
+        self.expect_pushes()
+
+    @rule()
+    def a_replica_is_restored(self) -> None:
+        self.twin = self.driver.restored()
+
+    # --- what always holds ---
+
+    @invariant()
+    def counts_and_order_are_the_models(self) -> None:
+        for name in NAMES:
+            shelf = self.model.shelf(name)
+            if shelf is None:
+                assert name not in self.driver.machine._state.topics
+                continue
+            info, here = self.driver.info(name), [one for one in self.model.items if one.topic is shelf]
+            assert info.leased == sum(one.holder is not None for one in here)
+            assert info.delayed == sum(one.due_ms > 0 for one in here)
+            assert info.consumers == len(self.model.subscribers(shelf))
+            ready = self.model.ready(shelf)
+            assert (info.ready, info.ready_bytes) == (len(ready), sum(len(one.payload) for one in ready))
+            peeked = self.driver.ask(broker.Peek(name, 1000)).messages
+            assert [(one.id, one.attempts, one.priority) for one in peeked] == [
+                (one.id, one.attempts, one.priority) for one in ready
+            ]
+
+    @invariant()
+    def the_replicas_are_equal_and_keep_their_books(self) -> None:
+        assert self.driver.machine.state_hash() == self.twin.machine.state_hash()
+        state = self.driver.machine._state
+        for topic in state.topics.values():
+            topic.ready.check()
+            assert list(topic.ring) == [one.number for one in self.model.shelf(topic.name).ring]  # type: ignore[union-attr]
+        assert state.message_bytes == sum(len(one.payload) for one in self.model.items)
+
+    @precondition(lambda self: not self.driver.machine._state.trash)
+    @invariant()
+    def the_next_deadline_is_the_earliest(self) -> None:
+        deadlines = [event[0] for event in self.model.events()]
+        assert self.driver.machine.next_deadline() == (min(deadlines) if deadlines else None)
+
+
+TestHeapAgainstModel = HeapAgainstModel.TestCase
+TestHeapAgainstModel.settings = settings(
+    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)

@@ -1,0 +1,119 @@
+"""A state machine that knows no heaps: it adds, and proves that nothing in the runtime knows them either.
+
+| command   | what it does                                                                    |
+|-----------|---------------------------------------------------------------------------------|
+| `+N` `-N` | adds; the reply is the total, which is also pushed to the session               |
+| `@MS`     | pushes `ring` to the session, MS milliseconds from now                          |
+| `wN`      | postpones N units of work                                                       |
+| `boom`    | fails as a bug would                                                            |
+| others    | are refused                                                                     |
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
+
+import msgspec
+
+from disheap.errors import UnknownCommand
+from disheap.interfaces import Effects, MachineContext
+
+
+class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class CounterMachine:
+    name: ClassVar[str] = "counter"
+    api: ClassVar[int] = 1
+    Settings: ClassVar[type[msgspec.Struct]] = CounterSettings
+    versions: ClassVar[tuple[int, int]] = (1, 1)
+
+    def __init__(self, settings: CounterSettings, context: MachineContext) -> None:
+        self.version = 1
+        self.total = 0
+        self.time_ms = 0
+        self.work = 0
+        self.timers: list[tuple[int, int]] = []  # (due, session), sorted
+        self.attached: list[int] = []
+
+    def set_version(self, version: int) -> None:
+        self.version = version
+
+    def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
+        text = command.decode("ascii", "replace")
+        if text == "boom":
+            raise RuntimeError("a bug")
+        number = _number(text)
+        match text[:1]:
+            case "+" | "-":
+                self.total += number
+                return b"%d" % self.total, [(session, b"%d" % self.total)]
+            case "@":
+                self.timers = sorted([*self.timers, (time_ms + number, session)])
+                return b"set", ()
+            case "w":
+                self.work += number
+                return b"postponed", ()
+        raise UnknownCommand(f"{text[:20]!r} is no command of a counter")
+
+    def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
+        self.time_ms = time_ms
+        due = [timer for timer in self.timers if timer[0] <= time_ms][:limit]
+        self.timers = self.timers[len(due) :]
+        done = min(self.work, limit - len(due))
+        self.work -= done
+        return len(due) + done, [(session, b"ring") for _, session in due]
+
+    def backlog(self) -> bool:
+        return self.work > 0 or (bool(self.timers) and self.timers[0][0] <= self.time_ms)
+
+    def next_deadline(self) -> int | None:
+        return self.timers[0][0] if self.timers else None
+
+    def session_opened(self, session: int) -> None:
+        self.attached.append(session)
+
+    def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
+        self.attached = [*(s for s in self.attached if s != session), session]
+        return b"welcome back " + held, ()
+
+    def session_detached(self, session: int) -> Effects:
+        self.attached.remove(session)
+        return ()
+
+    def session_expired(self, session: int) -> Effects:
+        self.attached = [s for s in self.attached if s != session]
+        self.timers = [timer for timer in self.timers if timer[1] != session]
+        return ()
+
+    def query(self, time_ms: int, session: int, request: bytes) -> bytes:
+        if request != b"total":
+            raise UnknownCommand(f"{request[:20]!r} is no query of a counter")
+        return b"%d" % self.total
+
+    def snapshot(self) -> Iterator[bytes]:
+        return iter([msgspec.msgpack.encode(self._state())])
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        state = msgspec.msgpack.decode(b"".join(chunks))
+        self.total, self.time_ms, self.work, timers, self.attached = state
+        self.timers = [(due, session) for due, session in timers]
+
+    def state_hash(self) -> bytes:
+        return hashlib.blake2b(msgspec.msgpack.encode(self._state()), digest_size=16).digest()
+
+    def stats(self) -> dict[str, int]:
+        return {"total": self.total}
+
+    def _state(self) -> tuple[int, int, int, list[tuple[int, int]], list[int]]:
+        return self.total, self.time_ms, self.work, list(self.timers), list(self.attached)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text[1:])
+    except ValueError:
+        raise UnknownCommand(f"{text[:20]!r} is no command of a counter") from None
