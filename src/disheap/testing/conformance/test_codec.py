@@ -79,7 +79,7 @@ def test_a_preamble_that_is_not_the_codecs_own_is_refused(codec_factory: Callabl
 
 
 def test_damage_is_an_error_or_changes_bytes_but_never_exceeds_the_limit(codec_factory: Callable[[], Codec]) -> None:
-    """A storage has checksums of its own; what a codec must not do is crash otherwise, or take memory beyond the limit."""
+    """A storage has checksums of its own. A codec must only not fail otherwise, nor exceed the limit."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     raw, generator = RAWS[5], random.Random(4)
     stored = stream.encode(raw, 0)

@@ -1,6 +1,7 @@
 """What every storage holds to: `interfaces.Storage`. Run over each storage and codec by the pytest plugin.
 
-"Opened again" is a new object over the same place for a storage that is durable, and the same object for one that is not.
+"Opened again" is a new object over the same place for a storage that is durable, and the same object for one that is
+not.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def read_all(reader: SnapshotReader | None, size: int = 100_000) -> bytes:
     return b"".join(parts)
 
 
-# --- opening -----------------------------------------------------------------------------------------------------------
+# --- opening ------------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_storage_takes_the_identity_and_says_so(storage_factory: Factory, directory: Path) -> None:
@@ -156,7 +157,7 @@ def test_a_closed_storage_refuses_everything_but_close(node: Node) -> None:
         node.storage.save_hard_state(HardState(Term(10), NodeId(0)))
 
 
-# --- hard state --------------------------------------------------------------------------------------------------------
+# --- hard state ---------------------------------------------------------------------------------------------------
 
 
 def test_hard_state_survives(node: Node) -> None:
@@ -175,7 +176,7 @@ def test_hard_state_survives_what_happens_to_the_log(node: Node) -> None:
     assert node.again().hard_state == (2**40, 2**33)
 
 
-# --- the log -----------------------------------------------------------------------------------------------------------
+# --- the log ------------------------------------------------------------------------------------------------------
 
 
 def test_entries_come_back_as_they_were(node: Node) -> None:
@@ -253,7 +254,7 @@ def test_the_tail_is_bounded_by_bytes_and_ends_at_the_last_entry(node: Node) -> 
         assert node.again(tail_bytes).tail == tuple(entries(first, 9, size=100))
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------
+# --- reading ------------------------------------------------------------------------------------------------------
 
 
 def test_read_gives_at_least_one_entry_and_else_stays_within_the_bytes(node: Node) -> None:
@@ -280,7 +281,7 @@ def test_large_entries_and_large_appends_come_back(node: Node) -> None:
     assert node.read(1, 6, max_bytes=1_000_000) == large + entries(6, 6, size=3 << 20)
 
 
-# --- snapshots and compaction ------------------------------------------------------------------------------------------
+# --- snapshots and compaction -------------------------------------------------------------------------------------
 
 
 def test_there_is_no_snapshot_at_first(node: Node) -> None:
@@ -416,7 +417,7 @@ def test_an_aborted_snapshot_from_the_leader_leaves_the_log(node: Node) -> None:
     assert (recovered.snapshot, recovered.last_index) == (None, 30)
 
 
-# --- the rest ----------------------------------------------------------------------------------------------------------
+# --- the rest -----------------------------------------------------------------------------------------------------
 
 
 def test_flush_may_be_called_at_any_time(node: Node) -> None:

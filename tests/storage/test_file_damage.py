@@ -1,0 +1,482 @@
+"""What `FileStorage` makes of a disk that lies: torn tails, rot, files that are gone (storage rules 1 to 5)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pytest
+from structlog.testing import capture_logs
+
+from disheap.errors import CodecError, LogDamaged, SnapshotDamaged, StorageError, WrongDirectory
+from disheap.interfaces import Recovered
+from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
+from disheap_filelog.storage import FileStorage
+from tests.storage.crashing_disk import CrashingDisk
+from tests.storage.parts import (
+    DIRECTORY,
+    IDENTITY,
+    build,
+    entries,
+    entry,
+    meta,
+    opened,
+    read_log,
+    read_snapshot,
+    write_snapshot,
+)  # fmt: skip
+
+LOG_1 = f"{DIRECTORY}/log-{1:020d}"
+LOG_2 = f"{DIRECTORY}/log-{2:020d}"
+
+
+def killed(*appends: list[Entry]) -> CrashingDisk:
+    """The disk of a process that was killed after these appends: the last one has no identity yet."""
+    disk = CrashingDisk()
+    storage = opened(disk)
+    for batch in appends:
+        storage.append(batch)
+    return disk.copy()
+
+
+def content(disk: CrashingDisk, path: str) -> bytearray:
+    return disk.now[path].now
+
+
+def end_of(disk: CrashingDisk, path: str) -> int:
+    return len(content(disk, path))
+
+
+def reopen(disk: CrashingDisk, alone: bool = False) -> tuple[FileStorage, Recovered]:
+    storage = build(disk)
+    return storage, storage.open(IDENTITY, 1 << 20, alone)
+
+
+def damage_last_byte(disk: CrashingDisk, path: str = LOG_1) -> None:
+    content(disk, path)[-1] ^= 1
+
+
+# --- the tail -----------------------------------------------------------------------------------------------------
+
+TAILS: dict[str, Callable[[bytearray], None]] = {
+    "a damaged block": lambda data: data.__setitem__(-1, data[-1] ^ 1),
+    "a block cut short": lambda data: data.__delitem__(slice(-10, None)),
+    "a header cut short": lambda data: data.__delitem__(slice(-80, None)),
+    "zeros behind the last block": lambda data: data.extend(bytes(4096)),
+    "one zero": lambda data: data.extend(b"\0"),
+    "garbage": lambda data: data.extend(random.Random(5).randbytes(3000)),
+    "a block of zeros": lambda data: data.__setitem__(slice(-119, None), bytes(119)),
+}
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_a_member_of_a_cluster_reports_an_ambiguous_tail_until_told_otherwise(tail: str) -> None:
+    disk = killed(entries(1, 3), [entry(4)])
+    TAILS[tail](content(disk, LOG_1))
+    last = 4 if tail in ("zeros behind the last block", "one zero", "garbage") else 3
+    storage, recovered = reopen(disk)
+    assert (recovered.last_index, recovered.ambiguous_after) == (last, last)
+    assert list(recovered.tail) == entries(1, last)
+    storage.append(entries(last + 1, last + 2, term=2))
+    storage.close()
+    storage, recovered = reopen(disk)
+    assert (recovered.last_index, recovered.ambiguous_after) == (last + 2, last), "the doubt outlives a restart"
+    assert read_log(storage, 1, 99) == entries(1, last) + entries(last + 1, last + 2, term=2)
+    storage.clear_ambiguity()
+    storage.close()
+    assert reopen(disk)[1].ambiguous_after is None
+
+
+@pytest.mark.parametrize("tail", TAILS)
+def test_a_single_node_drops_an_ambiguous_tail_and_says_so(tail: str) -> None:
+    disk = killed(entries(1, 3), [entry(4)])
+    TAILS[tail](content(disk, LOG_1))
+    last = 4 if tail in ("zeros behind the last block", "one zero", "garbage") else 3
+    with capture_logs() as logs:
+        storage, recovered = reopen(disk, alone=True)
+    assert (recovered.last_index, recovered.ambiguous_after) == (last, None)
+    (line,) = [line for line in logs if "torn or lost" in line["event"]]
+    assert "dropped" in line["event"]
+    assert (line["file"], line["last_index"]) == (LOG_1, last)
+    storage.append(entries(last + 1, last + 1))
+    storage.close()
+    assert reopen(disk)[1].tail == tuple(entries(1, last + 1))
+
+
+def test_a_second_doubt_lies_behind_the_first() -> None:
+    disk = killed(entries(1, 3), [entry(4)])
+    damage_last_byte(disk)
+    storage, _ = reopen(disk)
+    storage.append(entries(4, 6))
+    storage.append(entries(7, 7))
+    disk = disk.copy()
+    damage_last_byte(disk, LOG_2)
+    assert reopen(disk)[1].ambiguous_after == 6
+
+
+def test_nothing_of_a_torn_tail_is_cut_off() -> None:
+    """It may be the only copy of what a majority rests on."""
+    disk = killed(entries(1, 3), [entry(4)])
+    damage_last_byte(disk)
+    before = bytes(content(disk, LOG_1)[-119:])
+    storage, _ = reopen(disk)
+    storage.append([entry(4, term=2)])
+    storage.close()
+    assert bytes(content(disk, LOG_1)[-119:]) == before
+
+
+def test_a_torn_append_of_several_blocks_is_one_doubt() -> None:
+    """Blocks of one fsync arrive in any order: a good one behind a bad one of its append proves nothing."""
+    disk = killed([entry(1)], entries(2, 9, size=3000))
+    at = content(disk, LOG_1).index(b"1/4:")
+    content(disk, LOG_1)[at] ^= 1
+    storage, recovered = reopen(disk)
+    assert (recovered.last_index, recovered.ambiguous_after) == (3, 3)
+    assert read_log(storage, 1, 99) == [entry(1), *entries(2, 3, size=3000)]
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+
+def test_a_damaged_block_with_an_identity_stops_the_node_and_changes_nothing() -> None:
+    disk = killed(entries(1, 3), [entry(4)], [entry(5)])
+    at = content(disk, LOG_1).index(b"1/4:")
+    content(disk, LOG_1)[at] ^= 1
+    before = {path: bytes(inode.now) for path, inode in disk.now.items()}
+    for alone in (False, True):
+        with pytest.raises(LogDamaged) as caught:
+            reopen(disk, alone)
+        assert caught.value.file == LOG_1
+        assert at - 200 < caught.value.offset < at
+        for words in ("was durable before", "Restore this file from a copy", "catch up from the others", "nothing was"):
+            assert words in str(caught.value)
+    assert {path: bytes(inode.now) for path, inode in disk.now.items()} == before
+
+
+@pytest.mark.parametrize("identified", [lambda s: s.flush(), lambda s: s.close()], ids=["flush", "close"])
+def test_the_last_block_has_an_identity_after(identified: Callable[[FileStorage], None]) -> None:
+    disk = CrashingDisk()
+    storage = opened(disk)
+    storage.append(entries(1, 2))
+    identified(storage)
+    disk = disk.copy()
+    damage_last_byte(disk)
+    with pytest.raises(LogDamaged):
+        reopen(disk)
+
+
+def test_a_missing_end_that_was_durable_is_damage() -> None:
+    disk = CrashingDisk()
+    storage = opened(disk)
+    storage.append(entries(1, 2))
+    storage.close()
+    del content(disk, LOG_1)[-119:]
+    with pytest.raises(LogDamaged, match="block"):
+        reopen(disk)
+
+
+def test_a_bad_block_with_a_later_append_behind_it_is_damage_even_without_identity() -> None:
+    disk = killed([entry(1)], [entry(2)], [entry(3)])
+    data = content(disk, LOG_1)
+    data[12288 : 12288 + 2048] = bytes(2048)  # every identity is lost
+    data[data.index(b"1/2:")] ^= 1
+    with pytest.raises(LogDamaged, match="a later one follows"):
+        reopen(disk, alone=True)
+
+
+def test_identities_are_written_only_after_the_fsync_of_their_block() -> None:
+    """A power cut may persist two writes of one fsync in any order."""
+    disk = CrashingDisk()
+    storage = opened(disk)
+    seen: list[tuple[str, int]] = []
+    disk.watch = lambda operation, path, offset: seen.append((operation, offset))
+    start = end_of(disk, LOG_1)
+    storage.append([entry(1)])
+    middle = end_of(disk, LOG_1)
+    storage.append([entry(2)])
+    end = end_of(disk, LOG_1)
+    storage.append(entries(3, 9, size=3000))
+    storage.flush()
+    slot = 12288
+    assert seen == [
+        ("write", start), ("sync", 0),
+        ("write", slot), ("write", middle), ("sync", 0),
+        ("write", slot + 32), ("write", end), ("sync", 0),
+        ("write", slot + 64), ("sync", 0),
+    ]  # fmt: skip
+
+
+def test_good_blocks_without_identity_are_written_again_at_open() -> None:
+    """After a failed fsync they can be in the page cache and nowhere else (Rebello et al., ATC'20)."""
+    disk = killed(entries(1, 3), [entry(4)])
+    seen: list[tuple[str, int]] = []
+    at = content(disk, LOG_1).index(b"1/4:")
+    disk.watch = lambda operation, path, offset: seen.append((operation, offset)) if path == LOG_1 else None
+    reopen(disk)
+    assert seen[0][0] == "write"
+    assert at - 100 < seen[0][1] < at
+    assert seen[1][0] == "sync"
+
+
+# --- files that are gone or foreign -------------------------------------------------------------------------------
+
+
+def rotated() -> CrashingDisk:
+    """Segments 1, 2 and 3, all in force."""
+    disk = CrashingDisk()
+    storage = opened(disk)
+    for index in range(1, 150):
+        storage.append([entry(index)])
+    storage.close()
+    assert f"log-{3:020d}" in disk.list(DIRECTORY)
+    return disk
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_a_missing_segment_is_noticed(number: int) -> None:
+    disk = rotated()
+    del disk.now[f"{DIRECTORY}/log-{number:020d}"]
+    with pytest.raises(LogDamaged, match="missing"):
+        reopen(disk)
+
+
+def test_a_log_without_any_segment_is_noticed() -> None:
+    disk = rotated()
+    for number in (1, 2, 3):
+        del disk.now[f"{DIRECTORY}/log-{number:020d}"]
+    with pytest.raises(LogDamaged, match="every file of the log is missing"):
+        reopen(disk)
+
+
+def test_a_segment_in_anothers_place_is_noticed() -> None:
+    disk = rotated()
+    disk.now[LOG_2] = disk.now[LOG_1]
+    with pytest.raises(LogDamaged, match="this is segment 1"):
+        reopen(disk)
+
+
+def test_an_older_copy_of_a_full_segment_is_noticed() -> None:
+    disk = rotated()
+    del content(disk, LOG_1)[-119:]
+    with pytest.raises(LogDamaged):
+        reopen(disk)
+
+
+def test_a_directory_with_data_and_no_identity_is_not_initialised() -> None:
+    for path in (LOG_1, LOG_2, f"{DIRECTORY}/meta"):
+        disk = rotated()
+        for name in disk.list(DIRECTORY):
+            if f"{DIRECTORY}/{name}" != path:
+                del disk.now[f"{DIRECTORY}/{name}"]
+        with pytest.raises(WrongDirectory, match="no file 'identity'"):
+            reopen(disk)
+        assert disk.list(DIRECTORY) == sorted(["lock", path.removeprefix(f"{DIRECTORY}/")])
+
+
+def test_a_damaged_identity_file_is_not_taken_for_a_fresh_directory() -> None:
+    disk = rotated()
+    content(disk, f"{DIRECTORY}/identity")[10] ^= 1
+    with pytest.raises(LogDamaged, match="whose data these are"):
+        reopen(disk)
+
+
+def test_a_log_of_another_codec_is_refused_with_the_way_back() -> None:
+    disk = rotated()
+    with pytest.raises(
+        CodecError, match=r"written with codec 'none'.*configuration says 'zstd'.*Set codec back to 'none'"
+    ):
+        build(disk, codec_name="zstd").open(IDENTITY, 0, alone=False)
+    storage, recovered = reopen(disk)
+    assert recovered.last_index == 149
+    storage.close()
+
+
+# --- hard state ---------------------------------------------------------------------------------------------------
+
+
+def test_either_copy_of_the_hard_state_may_rot() -> None:
+    for slot in (0, 4096):
+        disk = rotated()
+        content(disk, f"{DIRECTORY}/meta")[slot + 20] ^= 1
+        storage, recovered = reopen(disk)
+        assert recovered.hard_state == (9, 1)
+        storage.close()
+        content(disk, f"{DIRECTORY}/meta")[4096 - slot + 20] ^= 1
+        assert reopen(disk)[1].hard_state == (9, 1), "the rotten copy was repaired"
+
+
+@pytest.mark.parametrize("loss", ["both copies", "the file"])
+def test_a_lost_hard_state_stops_the_node(loss: str) -> None:
+    disk = rotated()
+    if loss == "the file":
+        del disk.now[f"{DIRECTORY}/meta"]
+    else:
+        content(disk, f"{DIRECTORY}/meta")[20] ^= 1
+        content(disk, f"{DIRECTORY}/meta")[4096 + 20] ^= 1
+    with pytest.raises(LogDamaged, match="vote twice in one term"):
+        reopen(disk)
+
+
+def test_hard_state_is_durable_before_any_block_of_its_term() -> None:
+    storage = opened(CrashingDisk(), term=3)
+    with pytest.raises(AssertionError, match="an entry of term 4, and the term saved is 3"):
+        storage.append([entry(1, term=4)])
+    storage.save_hard_state(HardState(Term(4), NodeId(0)))
+    storage.append([entry(1, term=4)])
+
+
+# --- snapshots ----------------------------------------------------------------------------------------------------
+
+
+def with_snapshots(*indexes: int, compacted: bool = False) -> CrashingDisk:
+    disk = CrashingDisk()
+    storage = opened(disk)
+    for index in range(1, 150):
+        storage.append([entry(index)])
+    for index in indexes:
+        write_snapshot(storage, index, b"state at %d" % index)
+    if compacted:
+        storage.compact(Index(indexes[-1] + 1))
+    storage.close()
+    return disk
+
+
+def snapshot_path(index: int) -> str:
+    return f"{DIRECTORY}/snapshot-{index:020d}-{1:020d}"
+
+
+def test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_rest() -> None:
+    disk = with_snapshots(50, 100)
+    content(disk, snapshot_path(100))[-80] ^= 1
+    with capture_logs() as logs:
+        storage, recovered = reopen(disk)
+    assert recovered.snapshot == meta(50)
+    assert read_snapshot(storage) == b"state at 50"
+    assert any(snapshot_path(100) in line.get("error", "") for line in logs)
+
+
+def test_a_damaged_snapshot_that_nothing_makes_up_for_stops_the_node() -> None:
+    for disk in (with_snapshots(50, 140, compacted=True), with_snapshots(140), with_snapshots(140, compacted=True)):
+        content(disk, snapshot_path(140))[-80] ^= 1
+        with pytest.raises(SnapshotDamaged) as caught:
+            reopen(disk)
+        for words in (
+            snapshot_path(140),
+            "not taken for an empty state",
+            "Restore this file",
+            "catch up from the others",
+        ):
+            assert words in str(caught.value)
+
+
+def test_a_missing_snapshot_is_noticed_when_the_log_was_compacted() -> None:
+    disk = with_snapshots(140, compacted=True)
+    del disk.now[snapshot_path(140)]
+    with pytest.raises(LogDamaged, match=r"entries from 1 on are missing"):
+        reopen(disk)
+
+
+def test_a_snapshot_that_rots_while_the_node_runs_is_noticed_by_the_reader() -> None:
+    disk = CrashingDisk()
+    storage = opened(disk)
+    storage.append(entries(1, 5))
+    write_snapshot(storage, 5, bytes(1000))
+    content(disk, snapshot_path(5))[-500] ^= 1
+    with pytest.raises(SnapshotDamaged, match="does not match"):
+        read_snapshot(storage)
+
+
+def test_a_block_that_rots_while_the_node_runs_is_noticed_by_read() -> None:
+    disk = CrashingDisk()
+    storage = opened(disk)
+    storage.append(entries(1, 5))
+    content(disk, LOG_1)[content(disk, LOG_1).index(b"1/3:")] ^= 1
+    with pytest.raises(LogDamaged, match="does not match any more"):
+        storage.read(Index(2), Index(2), 1000)
+
+
+# --- every byte ---------------------------------------------------------------------------------------------------
+
+
+class Truth(NamedTuple):
+    """What there is to be told, whole."""
+
+    hard_state: HardState
+    snapshot: object
+    state: bytes | None
+    log: list[Entry]
+
+
+def truth(storage: FileStorage, recovered: Recovered) -> Truth:
+    log = read_log(storage, recovered.first_index, recovered.last_index)
+    return Truth(recovered.hard_state, recovered.snapshot, read_snapshot(storage), log)
+
+
+def small_log(codec_name: str, is_closed: bool) -> CrashingDisk:
+    disk = CrashingDisk()
+    storage = build(disk, codec_name=codec_name)
+    storage.open(IDENTITY, 0, alone=False)
+    storage.save_hard_state(HardState(Term(9), NodeId(1)))
+    storage.append(entries(1, 2))
+    storage.append([entry(3, kind=3)])  # type: ignore[arg-type]
+    write_snapshot(storage, 2, b"the state" * 40)
+    storage.append(entries(3, 5, term=2, size=300))
+    storage.close()
+    storage = build(disk, codec_name=codec_name)
+    storage.open(IDENTITY, 0, alone=False)
+    storage.append(entries(6, 7, term=3))
+    storage.append(entries(8, 8, term=3))
+    if is_closed:
+        storage.close()
+    return disk.copy()
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["member", "alone"])
+@pytest.mark.parametrize("is_closed", [False, True], ids=["killed", "closed"])
+@pytest.mark.parametrize("used", ["none", "zstd"])
+def test_no_flipped_bit_ever_leads_to_wrong_data(used: str, is_closed: bool, alone: bool) -> None:
+    disk = small_log(used, is_closed)
+    storage = build(disk.copy(), codec_name=used)
+    expected = truth(storage, storage.open(IDENTITY, 0, alone))
+    outcomes: dict[str, int] = {}
+    for path in sorted(disk.now):
+        for position in places(disk.now[path].now):
+            damaged = disk.copy()
+            damaged.now[path].now[position] ^= 1 << position % 8
+            outcome = judge(build(damaged, codec_name=used), alone, expected, is_closed)
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+            assert outcome in ("same", "refused", "doubt"), f"{outcome}: byte {position} of {path}"
+    assert outcomes["refused"] > 500
+    assert outcomes["same"] > 100
+    assert outcomes.get("doubt", 0) == 0 if is_closed else outcomes["doubt"] > 50
+
+
+def places(data: bytearray) -> list[int]:
+    """Every byte that says something and its neighbours, and some of the padding."""
+    return [at for at in range(len(data)) if any(data[max(0, at - 8) : at + 9]) or at % 257 == 0]
+
+
+def judge(storage: FileStorage, alone: bool, expected: Truth, is_closed: bool) -> str:
+    try:
+        recovered = storage.open(IDENTITY, 1 << 20, alone)
+        found = truth(storage, recovered)
+    except (StorageError, CodecError):
+        return "refused"
+    if found == expected and recovered.tail == tuple(found.log):
+        return "same" if recovered.ambiguous_after is None else "doubt"
+    is_tail_lost = found._replace(log=expected.log) == expected and found.log == expected.log[: len(found.log)]
+    is_said = alone or recovered.ambiguous_after == recovered.last_index
+    return "doubt" if is_tail_lost and is_said and len(found.log) == len(expected.log) - 1 else "wrong"
+
+
+def test_a_block_of_another_file_does_not_pass_for_one_of_this() -> None:
+    disk = killed([entry(1)], [entry(2)])
+    other = CrashingDisk()
+    storage = build(other, seed=77)
+    storage.open(IDENTITY, 0, alone=False)
+    storage.save_hard_state(HardState(Term(9), NodeId(1)))
+    storage.append([entry(1)])
+    storage.append([entry(2)])
+    content(disk, LOG_1)[-119:] = content(other.copy(), LOG_1)[-119:]
+    assert reopen(disk)[1].ambiguous_after == 1
