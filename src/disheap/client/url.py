@@ -28,7 +28,7 @@ PLUGIN_PREFIX = "transport."
 
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::(.*))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
-_CREDENTIALS = re.compile(r"(?<=://)[^/?;]*@")
+_CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)  # to the last @: a password may hold any character
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,11 @@ class BrokerUrl:
 
 def parse(text: str) -> BrokerUrl:
     """Raises `UrlError` naming the part that is wrong."""
+    if "@" in text:
+        raise UrlError(
+            f"{redact(text)}: disheap has no user names and passwords; use disheaps:// with a client certificate "
+            "(an @ in a parameter is spelled %40)"
+        )
     parts = [part.strip() for part in text.split(";")]
     parsed = [_one(part) for part in parts if part]
     if not parsed:
@@ -61,28 +66,21 @@ def parse(text: str) -> BrokerUrl:
 
 
 def redact(text: str) -> str:
-    """The URL without whatever stands before an `@`."""
+    """The URL without whatever stands before its last `@`."""
     return _CREDENTIALS.sub("***@", text)
 
 
 def _one(text: str) -> BrokerUrl:
-    shown = redact(text)
+    shown = text  # no @ in it: nothing to hide
     scheme, separator, rest = text.partition("://")
     if not separator or scheme not in SCHEMES:
         raise UrlError(f"{shown}: a broker URL starts with disheap:// or, for TLS, disheaps://")
-    hosts, query = _split(rest)
-    if "@" in hosts:
-        raise UrlError(f"{shown}: disheap has no user names and passwords; use disheaps:// with a client certificate")
+    hosts, _, query = rest.partition("?")
     hosts, _, path = hosts.partition("/")
     if path.strip("/"):
         raise UrlError(f"{shown}: disheap has no virtual hosts; leave out /{path}")
     addresses = tuple(_address(host, shown) for host in hosts.split(",")) if hosts else BrokerUrl().addresses
     return _with_parameters(replace(BrokerUrl(), addresses=addresses, transport=SCHEMES[scheme]), query, shown)
-
-
-def _split(rest: str) -> tuple[str, str]:
-    hosts, _, query = rest.partition("?")
-    return hosts, query
 
 
 def _address(text: str, shown: str) -> str:

@@ -1,0 +1,443 @@
+"""The blocking driver and `disheap.sync`, against a node of wax behind a loopback socket."""
+
+from __future__ import annotations
+
+import random
+import select
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from disheap import sync
+from disheap.client import settings
+from disheap.client.blocking import BlockingClient
+from disheap.client.broker_session import SessionLost
+from disheap.client.url import BrokerUrl
+from disheap.errors import (
+    ConnectionLost,
+    LeaseLost,
+    MalformedFrame,
+    OutcomeUnknown,
+    RequestTimeout,
+    SessionExpired,
+    WindowExceeded,
+    WrongCluster,
+)
+from disheap.protocol import broker, frames
+from disheap.protocol.frames import Kind
+
+from .fake_node import FakeCluster, SocketNode, dial
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    return FakeCluster()
+
+
+@pytest.fixture
+def node(cluster: FakeCluster) -> Iterator[SocketNode]:
+    node = SocketNode(cluster)
+    yield node
+    node.close()
+
+
+def url(*addresses: str, **changes: Any) -> BrokerUrl:
+    return BrokerUrl(addresses, timeout_s=changes.pop("timeout_s", 10.0), **changes)
+
+
+@pytest.fixture
+def client(node: SocketNode) -> Iterator[sync.Client]:
+    with sync.connect(url(node.address), dial=dial) as client:
+        yield client
+
+
+def free_address() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+# --- calls ---
+
+
+def test_a_call_connects_when_it_must_and_returns_the_reply(node: SocketNode) -> None:
+    client = BlockingClient(url(node.address), dial=dial)
+    assert client.fileno() == -1
+    assert client.call(broker.Enqueue("jobs", b"x")) == broker.Enqueued(1)
+    assert client.fileno() >= 0 and client.session_timeout_ms == 9000
+    client.close()
+
+
+def test_a_call_survives_a_connection_that_is_cut_and_is_applied_once(
+    client: sync.Client, node: SocketNode, cluster: FakeCluster
+) -> None:
+    cluster.hold_replies = True
+    got: list[Any] = []
+    client.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+    client.flush()
+    with pytest.raises(RequestTimeout):
+        client.query(broker.GetStats(), timeout_s=0.05)
+    cluster.hold_replies = False
+    node.drop_all()
+    assert client.topic("jobs").enqueue(b"y") == 2
+    assert got == [broker.Enqueued(1)]
+    assert [command.payload for _, _, command in cluster.applied] == [b"x", b"y"]
+
+
+def test_the_first_host_that_answers_is_taken(node: SocketNode) -> None:
+    with sync.connect(url(free_address(), node.address), dial=dial) as client:
+        assert client.topic("jobs").enqueue(b"x") == 1
+
+
+def test_nobody_there_is_an_error_that_tells_what_each_address_said() -> None:
+    nowhere = free_address()
+    with pytest.raises(ConnectionLost, match=f"{nowhere}.*refused"):
+        sync.connect(url(nowhere, timeout_s=0.1), dial=dial)
+
+
+def test_a_follower_sends_the_client_to_the_leader(node: SocketNode) -> None:
+    followers = FakeCluster()
+    followers.leads, followers.leader = False, node.address
+    follower = SocketNode(followers)
+    try:
+        with sync.connect(url(follower.address), dial=dial) as client:
+            assert client.topic("jobs").enqueue(b"x") == 1
+    finally:
+        follower.close()
+    assert followers.sessions == {}
+
+
+def test_another_cluster_is_refused(node: SocketNode, cluster: FakeCluster, client: sync.Client) -> None:
+    cluster.cluster_id = "clay"
+    node.drop_all()
+    with pytest.raises(WrongCluster):
+        client.topic("jobs").enqueue(b"x")
+    with pytest.raises(WrongCluster):
+        client.poll()
+
+
+def test_a_port_that_speaks_something_else_is_a_clear_error(node: SocketNode) -> None:
+    client = BlockingClient(url("x"), dial=lambda *_: Canned([b"\x03\x00\x00\x00\x63\x00\x00"]))
+    with pytest.raises(MalformedFrame):
+        client.call(broker.Enqueue("jobs", b"x"))
+
+
+class Canned:
+    """A socket that says what it was given, then nothing."""
+
+    def __init__(self, says: list[bytes]) -> None:
+        self.says = says
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def sendall(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def recv(self, size: int) -> bytes:
+        if not self.says:
+            raise TimeoutError
+        return self.says.pop(0)
+
+    def settimeout(self, seconds: float | None) -> None: ...
+
+    def fileno(self) -> int:
+        return 99
+
+    def close(self) -> None:
+        self.closed = True
+
+
+# --- time, injected ---
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def canned_node(timeout_ms: int = 9000) -> list[bytes]:
+    """What a node says until a session stands."""
+    welcome = frames.Welcome("wax", "n", True, "", [], "heap", 1, 1 << 16, 64)
+    number = (1 << 62) + 1
+    return [
+        frames.plain(Kind.WELCOME, msgspec.msgpack.encode(welcome)),
+        frames.reply(Kind.REPLY, 0, number, 1, (7).to_bytes(8, "little") + timeout_ms.to_bytes(4, "little")),
+    ]
+
+
+def test_a_ping_goes_out_every_third_of_the_session_timeout_and_silence_ends_the_connection() -> None:
+    clock, wire = Clock(), Canned(canned_node())
+    client = BlockingClient(url("n"), dial=lambda *_: wire, clock=clock, sleep=clock.sleep)
+    client.connect()
+    before = len(wire.sent)
+    client.heartbeat()
+    assert len(wire.sent) == before
+    clock.now += 3.0
+    client.heartbeat()
+    assert wire.sent[-1] == frames.plain(Kind.PING)
+    clock.now += 1.6  # no byte for more than half of the timeout
+    client.heartbeat()
+    assert wire.closed and client.fileno() == -1
+
+
+def test_a_node_that_never_lets_the_client_in_is_left() -> None:
+    clock = Clock()
+    wires: list[Canned] = []
+
+    def connect(address: str, timeout_s: float) -> Canned:
+        wires.append(Canned(canned_node()[:1]))
+        return wires[-1]
+
+    client = BlockingClient(url("a", "b"), dial=connect, clock=clock, sleep=clock.sleep, generator=random.Random(1))
+    client.poll()
+    clock.now += settings.ENTRY_TIMEOUT_S + 0.1
+    client.heartbeat()
+    assert wires[0].closed
+    client.heartbeat()
+    assert len(wires) == 2
+
+
+def test_a_poll_without_a_timeout_never_sleeps_while_there_is_no_connection() -> None:
+    clock = Clock()
+    tries: list[float] = []
+
+    def refuse(address: str, timeout_s: float) -> Canned:
+        tries.append(timeout_s)
+        raise ConnectionRefusedError("refused")
+
+    def never(seconds: float) -> None:
+        raise AssertionError("slept")
+
+    client = BlockingClient(url("a"), dial=refuse, clock=clock, sleep=never)
+    assert client.poll() == []
+    assert client.poll() == [] and len(tries) == 1
+    wants_s = client.wants_poll_in
+    assert wants_s is not None and wants_s > 0
+    clock.now += wants_s
+    client.heartbeat()
+    assert len(tries) == 2 and max(tries) < 1.0
+
+
+def test_the_hub_hears_of_every_change_of_the_descriptor(node: SocketNode, client: sync.Client) -> None:
+    changes: list[tuple[int | None, int | None]] = []
+    client.on_socket_change = lambda old, new: changes.append((old, new))
+    first = client.fileno()
+    node.drop_all()
+    client.topic("jobs").enqueue(b"x")
+    assert changes == [(first, None), (None, client.fileno())]
+
+
+# --- pipelining ---
+
+
+def test_pipelined_commands_are_buffered_until_they_are_flushed(client: sync.Client, cluster: FakeCluster) -> None:
+    got: list[Any] = []
+    for _ in range(3):
+        client.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+    assert cluster.applied == []
+    client.flush()
+    while client.unanswered:
+        client.poll(1.0 if not got else 0.01)
+    assert got == [broker.Enqueued(1), broker.Enqueued(2), broker.Enqueued(3)]
+
+
+def test_much_is_handed_over_without_a_flush(client: sync.Client, cluster: FakeCluster) -> None:
+    for _ in range(40):
+        client.send(broker.Enqueue("jobs", b"x" * 2000))
+    client.call(broker.Enqueue("jobs", b"last"))
+    assert len(cluster.applied) == 41
+
+
+def test_a_full_window_waits_for_replies_or_refuses(client: sync.Client, cluster: FakeCluster) -> None:
+    for _ in range(cluster.window):
+        client.send(broker.Enqueue("jobs", b"x"))
+    with pytest.raises(WindowExceeded):
+        client.send(broker.Enqueue("jobs", b"x"), wait=False)
+    for _ in range(3 * cluster.window):
+        client.send(broker.Enqueue("jobs", b"x"))
+    assert client.topic("jobs").enqueue(b"last") == 4 * cluster.window + 1
+
+
+def test_an_overloaded_node_is_asked_again(client: sync.Client, cluster: FakeCluster) -> None:
+    cluster.overloaded = 3
+    assert client.topic("jobs").enqueue(b"x") == 1
+    assert cluster.overloaded == 0
+
+
+def test_a_transient_command_is_not_waited_for(client: sync.Client, cluster: FakeCluster) -> None:
+    client.send_transient(broker.Publish("", "events", b"x"))
+    client.call(broker.Enqueue("jobs", b"x"))
+    assert [command.routing_key for command in cluster.transients] == ["events"]
+
+
+# --- pushes ---
+
+
+def test_pushes_that_come_during_a_call_are_queued_for_the_next_poll(client: sync.Client) -> None:
+    consumer = client.call(broker.Subscribe("jobs", 10)).consumer
+    client.call(broker.Enqueue("jobs", b"x"))
+    client.call(broker.Enqueue("jobs", b"y"))
+    assert client.pending_pushes()
+    assert [(push.consumer, push.payload) for push in client.poll()] == [(consumer, b"x"), (consumer, b"y")]
+    assert client.poll() == [] and not client.pending_pushes()
+
+
+def test_a_hub_sees_the_descriptor_readable_and_poll_takes_the_push(client: sync.Client, node: SocketNode) -> None:
+    push = broker.Deliver(5, 1, 0, 0, 5, b"x")
+    node.say(frames.push(1, broker.encode(push)))
+    assert select.select([client.fileno()], [], [], 5)[0]
+    assert client.poll() == [push]
+
+
+def test_a_delivery_lost_with_the_connection_comes_with_the_next(
+    client: sync.Client, node: SocketNode, cluster: FakeCluster
+) -> None:
+    consumer = client.call(broker.Subscribe("jobs", 10)).consumer
+    session = cluster.sessions[next(iter(cluster.sessions))]
+    cluster._back("jobs", broker.Deliver(0, 50, 0, 0, 5, b"x"))
+    cluster._feed(session, "jobs")  # pushed to nobody
+    node.drop_all()
+    (push,) = client.poll(5.0)
+    assert isinstance(push, broker.Deliver) and (push.consumer, push.payload) == (consumer, b"x")
+    client.call(broker.Ack([(push.id, push.epoch)]))
+    assert session.leases == {}
+
+
+def test_a_lapsed_session_is_told_in_its_place_among_the_pushes(
+    client: sync.Client, node: SocketNode, cluster: FakeCluster
+) -> None:
+    client.call(broker.Subscribe("jobs", 10))
+    client.call(broker.Enqueue("jobs", b"x"))
+    (push,) = client.poll()
+    cluster.expire(next(iter(cluster.sessions)))
+    node.drop_all()
+    assert client.poll(5.0) == [SessionLost()]
+    assert isinstance(push, broker.Deliver) and not client.holds((push.id, push.epoch))
+    assert client.topic("jobs").enqueue(b"y") == 3
+
+
+def test_a_command_in_flight_when_the_session_lapsed_has_an_unknown_outcome(
+    client: sync.Client, node: SocketNode, cluster: FakeCluster
+) -> None:
+    cluster.hold_replies = True
+    got: list[Any] = []
+    client.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+    with pytest.raises(RequestTimeout):
+        client.query(broker.GetStats(), timeout_s=0.05)
+    cluster.hold_replies = False
+    cluster.expire(next(iter(cluster.sessions)))
+    node.drop_all()
+    assert client.poll(5.0) == [SessionLost()]
+    assert isinstance(got[0], OutcomeUnknown)
+    assert client.topic("jobs").enqueue(b"y") == 2
+
+
+# --- the end ---
+
+
+def test_closing_ends_the_session_so_that_what_it_held_goes_back(node: SocketNode, cluster: FakeCluster) -> None:
+    client = sync.connect(url(node.address), dial=dial)
+    client.topic("jobs").enqueue(b"x")
+    (delivery,) = client.topic("jobs").pop()
+    client.close()
+    client.close()
+    assert cluster.sessions == {} and [push.id for push in cluster.topics["jobs"]] == [delivery.id]
+    with pytest.raises(ConnectionLost, match="closed"):
+        client.topic("jobs").enqueue(b"x")
+
+
+def test_collect_drops_the_socket_without_a_word() -> None:
+    wire = Canned(canned_node())
+    client = BlockingClient(url("n"), dial=lambda *_: wire)
+    client.connect()
+    said = len(wire.sent)
+    client.collect()
+    assert wire.closed and len(wire.sent) == said
+    with pytest.raises(ConnectionLost, match="parent"):
+        client.poll()
+    client.close()
+    assert len(wire.sent) == said
+
+
+# --- disheap.sync ---
+
+
+def test_a_delivery_is_acked_on_success_and_given_back_on_an_exception(
+    client: sync.Client, cluster: FakeCluster
+) -> None:
+    topic = client.topic("jobs")
+    assert list(topic.enqueue_many([b"a", b"b"], priority=1)) == [1, 2]
+    first, second = topic.pop(2)
+    with first:
+        assert (first.payload, first.priority, first.attempts) == (b"a", 1, 1)
+    with pytest.raises(ZeroDivisionError), second:
+        raise ZeroDivisionError
+    (again,) = topic.pop(1, 50)
+    assert (again.id, again.attempts) == (second.id, 2)
+
+
+def test_settling_twice_is_a_lost_lease(client: sync.Client) -> None:
+    client.topic("jobs").enqueue(b"a")
+    (delivery,) = client.topic("jobs").pop()
+    delivery.ack()
+    with pytest.raises(LeaseLost):
+        delivery.ack()
+    with pytest.raises(LeaseLost):
+        delivery.extend(5)
+
+
+def test_a_consumer_iterates_and_gives_back_what_was_not_taken(client: sync.Client, cluster: FakeCluster) -> None:
+    topic = client.topic("jobs")
+    topic.enqueue_many([b"a", b"b", b"c"])
+    with topic.consume(credit=2) as consumer:
+        for delivery in consumer:
+            with delivery:
+                assert delivery.payload == b"a"
+            break
+    assert [push.payload for push in cluster.topics["jobs"]] == [b"b", b"c"]
+
+
+def test_a_consumer_ends_with_its_topic_or_when_nothing_comes(client: sync.Client) -> None:
+    assert list(client.topic("jobs").consume(idle_s=0.01)) == []
+    consumer = client.topic("jobs").consume()
+    client.topic("jobs").enqueue(b"a")
+    next(consumer).ack()
+    client.delete_topic("jobs")
+    assert list(consumer) == []
+
+
+def test_a_consumer_raises_when_the_session_lapsed(client: sync.Client, node: SocketNode, cluster: FakeCluster) -> None:
+    consumer = client.topic("jobs").consume()
+    client.topic("jobs").enqueue(b"a")
+    delivery = next(consumer)
+    cluster.expire(next(iter(cluster.sessions)))
+    node.drop_all()
+    with pytest.raises(SessionExpired):
+        next(consumer)
+    with pytest.raises(LeaseLost):
+        delivery.ack()
+
+
+def test_topics_exchanges_and_the_cluster_have_their_words(client: sync.Client) -> None:
+    topic = client.create_topic("jobs", mode="min")
+    topic.enqueue(b"a", 3)
+    assert topic.stats().ready == 1
+    assert [message.payload for message in topic.peek(5)] == [b"a"]
+    assert client.topics() == []
+    assert client.stats().topics == 1
+    assert client.publish("x", "k", b"p") == 1
+    client.create_exchange("x", kind="fanout")
+    client.bind("x", "jobs")
+    client.unbind("x", "jobs")
+    client.delete_exchange("x")
+    assert client.status() == {"said": {"op": "status"}}
+    assert client.transfer("n2") == {"said": {"op": "transfer", "target": "n2"}}
+    assert client.call_opaque(b"\xc1mine") == b"echo \xc1mine"
