@@ -45,6 +45,7 @@ class ClientConnection:
         self.heard = 0.0
         self.paused = False
         self.closed = False
+        self.deaf = False  # what it sends is of no use here any more; it will be told where to go
         self.is_local = False  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
         self._server = server
@@ -66,7 +67,7 @@ class ClientConnection:
         self._deadline = server.loop.call_later(server.limits.handshake_timeout_s, self._handshake_overdue)
 
     def data_received(self, data: bytes) -> None:
-        if self.closed:
+        if self.closed or self.deaf:
             return
         self.heard = self._server.loop.time()
         try:

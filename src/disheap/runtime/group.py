@@ -65,8 +65,8 @@ class Counters(msgspec.Struct):
 
 
 class Group:
-    """`send` takes a message to a peer; `on_lead` is told when this node starts (True) and stops leading; `on_applied` is
-    called after each batch is applied; `on_failure` once, with the error that ends the node."""
+    """`send` takes a message to a peer; `on_lead` is told when this node starts (True) and stops leading, `on_leader`
+    when another node leads, or nobody is known to; `on_applied` is called after each batch is applied; `on_failure` once, with the error that ends the node."""
 
     def __init__(
         self,
@@ -84,6 +84,7 @@ class Group:
         fresh_sessions: Callable[[], Sessions],
         send: Callable[[Message], None],
         on_lead: Callable[[bool], None],
+        on_leader: Callable[[], None],
         on_applied: Callable[[], None],
         on_failure: Callable[[BaseException], None],
     ) -> None:
@@ -99,6 +100,7 @@ class Group:
         self._limits = limits
         self._send = send
         self._on_lead = on_lead
+        self._on_leader = on_leader
         self._on_applied = on_applied
         self._on_failure = on_failure
         self._log_clock = LogClock(clock)
@@ -377,18 +379,20 @@ class Group:
 
     def _note_role(self) -> None:
         raft = self.raft
-        if raft.leader != self._leader:
+        changed = raft.leader != self._leader
+        if changed:
             self._leader = raft.leader
             self.counters.raft_leader_changes_total += 1
             log.info("leader", node=raft.id, term=raft.term, leader=raft.leader)
-        if raft.is_leader == self._leads:
-            return
-        self._leads = raft.is_leader
-        if self._leads:
-            self._begin_leading()
-        else:
-            self._end_leading()
-        self._on_lead(self._leads)
+        if raft.is_leader != self._leads:
+            self._leads = raft.is_leader
+            if self._leads:
+                self._begin_leading()
+            else:
+                self._end_leading()
+            self._on_lead(self._leads)
+        if changed:
+            self._on_leader()
 
     def _begin_leading(self) -> None:
         jump_ms = self._log_clock.begin_term(self._log_time_ms)

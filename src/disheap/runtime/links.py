@@ -40,6 +40,8 @@ class LinkOwner(Protocol):
     def received(self, message: Message) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
     def refused(self, remote: str, reason: str) -> None: ...
+    def dialled(self, link: IncomingLink) -> None: ...
+    def hung_up(self, link: IncomingLink) -> None: ...
 
 
 class _Handshaking:
@@ -84,6 +86,7 @@ class IncomingLink(_Handshaking):
 
     def connection_made(self, connection: Connection) -> None:
         self._connection = connection
+        self._owner.dialled(self)
         self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, connection.abort)
 
     def data_received(self, data: bytes) -> None:
@@ -99,12 +102,18 @@ class IncomingLink(_Handshaking):
             self._owner.refused(self._connection.remote, str(error))
             goodbye = Goodbye(type(error).__name__, str(error))
             self._connection.write(frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(goodbye)))
-            self._close()
+            self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
         self._connection = None
+        self._owner.hung_up(self)
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _greet(self, kind: int, frame: bytes) -> None:
         assert self._connection is not None
@@ -120,11 +129,6 @@ class IncomingLink(_Handshaking):
         if group != GROUP or message.source != self._peer:
             raise MalformedFrame(f"a message of group {group} from node {message.source} on the link of {self._peer}")
         self._owner.received(message)
-
-    def _close(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
 
 
 class OutgoingLink(_Handshaking):

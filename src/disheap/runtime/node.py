@@ -94,6 +94,7 @@ class Node:
         self.book: AddressBook
         self._server: Server | None = None
         self._links: dict[NodeId, OutgoingLink] = {}
+        self._incoming: dict[IncomingLink, None] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
@@ -143,6 +144,8 @@ class Node:
         for link in self._links.values():
             link.close()
         self._links.clear()
+        for incoming in list(self._incoming):
+            incoming.close()
         if self._storage is not None and hasattr(self, "group"):
             self.group.close()
         await self._close_storage()
@@ -279,6 +282,7 @@ class Node:
             fresh_sessions=self._fresh_sessions,
             send=self._send,
             on_lead=self._on_lead,
+            on_leader=self._on_leader,
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
         )
@@ -327,7 +331,6 @@ class Node:
         self.group.tick()
         self._outlets().sweep()
         self._raise_version()
-        self._leader_changed.set()
 
     def _raise_version(self) -> None:
         """Once every member can run a newer machine_version, the leader has the log say so."""
@@ -362,6 +365,12 @@ class Node:
         link = self._links.get(message.target)
         if link is not None:
             link.send(message)
+
+    def dialled(self, link: IncomingLink) -> None:
+        self._incoming[link] = None
+
+    def hung_up(self, link: IncomingLink) -> None:
+        self._incoming.pop(link, None)
 
     def received(self, message: Message) -> None:
         self.group.step(message)
@@ -421,7 +430,11 @@ class Node:
     def _on_lead(self, leads: bool) -> None:
         self._raised_to = 0
         self._outlets().lead(leads)
+
+    def _on_leader(self) -> None:
         self._leader_changed.set()
+        if self.leader_address():
+            self._outlets().send_away()
 
     def _on_failure(self, error: BaseException) -> None:
         log.error("the node stops", reason=str(error), exc_info=None if isinstance(error, DisheapError) else error)

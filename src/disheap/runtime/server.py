@@ -41,6 +41,9 @@ log = structlog.get_logger()
 
 SWEEP_S = 0.25
 """How often the leader looks for sessions that lapsed; the shortest session timeout is 1 s."""
+SEND_AWAY_S = 0.5
+"""A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in the
+meantime is not read; they send it again to the next leader."""
 STALL_S = 1.0
 """A sweep this late means that the process itself stood still (a pause, a swap storm): every session gets its full time
 again, since what its clients sent in the meantime is still unread."""
@@ -89,6 +92,8 @@ class Server(Outlets):
         self._heard: dict[int, float] = {}  # of sessions without a connection
         self._swept_at = 0.0
         self._paused: list[ClientConnection] = []
+        self._leaving: list[ClientConnection] = []
+        self._send_away_at: asyncio.TimerHandle | None = None
         self._queries = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -260,6 +265,7 @@ class Server(Outlets):
         self.leads = leads
         now = self.loop.time()
         if leads:
+            self.send_away()
             self._heard = dict.fromkeys(self.group.sessions.table, now)
             self._swept_at = now
             return
@@ -268,11 +274,21 @@ class Server(Outlets):
         self._asking.clear()
         self._paused.clear()
         for connection in list(self._connections):
+            connection.resume()
             if connection.session or connection.asked:
                 connection.session = 0
-                connection.refuse(NotLeader(self._directory.leader_address()))
-            else:
-                connection.resume()
+                connection.deaf = True
+                self._leaving.append(connection)
+        self._send_away_at = self.loop.call_later(SEND_AWAY_S, self.send_away)
+
+    def send_away(self) -> None:
+        """The next leader is known, or has not shown itself in time: the clients of this one go and look for it."""
+        if self._send_away_at is not None:
+            self._send_away_at.cancel()
+            self._send_away_at = None
+        leaving, self._leaving = self._leaving, []
+        for connection in leaving:
+            connection.refuse(NotLeader(self._directory.leader_address()))
 
     def sweep(self) -> None:
         """Called on every tick: propose the end of sessions not heard of within their timeout."""
@@ -301,6 +317,7 @@ class Server(Outlets):
     def close(self, error: DisheapError) -> None:
         """Say goodbye to everyone."""
         self.leads = False
+        self.send_away()
         for task in self._tasks:
             task.cancel()
         for connection in list(self._connections):

@@ -1,0 +1,314 @@
+"""Sessions (Raft dissertation §6.3): each command is applied once, however often it is sent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from disheap.errors import VersionUnsupported
+from disheap.interfaces import MachineContext
+from disheap.kernel.types import Entry, EntryKind, Index, Term
+from disheap.protocol import frames
+from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
+from disheap.runtime.sessions import OPENED, Outlets, SessionLimits, Sessions
+from tests.support.counter import CounterMachine, CounterSettings
+
+
+class Recorder(Outlets):
+    """Keeps everything; a session that attaches gets a queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers: dict[int, tuple[int, bytes]] = {}
+        self.ended: list[int] = []
+
+    def attach(self, session: int, attachment: int) -> None:
+        self.of_session[session] = []
+
+    def detach(self, session: int, attachment: int) -> None:
+        self.of_session.pop(session, None)
+        self.ended.append(session)
+
+    def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
+        self.answers[attachment] = (status, body)
+
+    def replies(self, session: int) -> list[tuple[int, int, bytes]]:
+        """(seq, status, body), taken out."""
+        found = [frames.open_reply(f) for f in self.of_session[session] if f[4] == Kind.REPLY]
+        self.of_session[session] = [f for f in self.of_session[session] if f[4] != Kind.REPLY]
+        return [(seq, status, body) for status, seq, _, body in found]
+
+    def pushes(self, session: int) -> list[bytes]:
+        found = [frames.open_numbered(f)[1] for f in self.of_session[session] if f[4] == Kind.PUSH]
+        self.of_session[session] = [f for f in self.of_session[session] if f[4] != Kind.PUSH]
+        return found
+
+
+class Replica:
+    """Sessions over a counter, fed with entries by hand."""
+
+    def __init__(self, limits: SessionLimits | None = None) -> None:
+        self.outlets = Recorder()
+        self.limits = limits or SessionLimits(window=8)
+        self.sessions = Sessions(CounterMachine(CounterSettings(), MachineContext()), self.limits, self.outlets)
+        self.index = 0
+        self.term = 1
+        self.time_ms = 1000
+
+    def entry(self, *envelopes: bytes, term: int | None = None) -> Entry:
+        self.index += 1
+        self.term = term or self.term
+        return Entry(Term(self.term), Index(self.index), EntryKind.COMMANDS, self.time_ms, b"".join(envelopes))
+
+    def apply(self, *envelopes: bytes, term: int | None = None) -> None:
+        self.sessions.apply(self.entry(*envelopes, term=term))
+
+    def open(self, attachment: int = 77, timeout_ms: int = 5000) -> int:
+        self.apply(frames.envelope(Kind.OPEN, 0, 0, attachment, 0, msgspec.msgpack.encode(SessionOptions(timeout_ms))))
+        status, body = self.outlets.answers[attachment]
+        assert status == Status.OK
+        session, _ = OPENED.unpack(body)
+        return int(session)
+
+    @property
+    def total(self) -> int:
+        machine = self.sessions.machine
+        assert isinstance(machine, CounterMachine)
+        return machine.total
+
+
+def command(session: int, seq: int, body: bytes = b"+1", confirmed: int = 0) -> bytes:
+    return frames.envelope(Kind.COMMAND, 0, session, seq, confirmed, body)
+
+
+def test_a_command_sent_twice_is_applied_once_and_answered_twice_alike() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 1, b"+5"), command(session, 1, b"+5"))
+    assert replica.total == 5
+    assert replica.outlets.replies(session) == [(1, Status.OK, b"5"), (1, Status.OK, b"5")]
+
+
+def test_a_refusal_is_kept_and_repeated_like_any_reply() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 1, b"x"))
+    replica.apply(command(session, 1, b"+9"))
+    first, second = replica.outlets.replies(session)
+    assert first == second
+    assert first[1] == Status.ERROR
+    assert replica.total == 0
+
+
+def test_a_command_at_or_below_the_confirmed_number_is_a_duplicate_and_not_answered() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 1), command(session, 2, confirmed=1))
+    replica.outlets.replies(session)
+    replica.apply(command(session, 1))
+    assert replica.outlets.replies(session) == []
+    assert replica.total == 2
+
+
+def test_confirmed_replies_are_forgotten_and_the_others_kept() -> None:
+    replica = Replica()
+    session = replica.open()
+    for seq in range(1, 6):
+        replica.apply(command(session, seq))
+    replica.apply(command(session, 6, confirmed=4))
+    assert list(replica.sessions.table[session].replies) == [5, 6]
+
+
+def test_holes_are_allowed_up_to_the_window_and_a_number_beyond_it_is_left_unused() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 8))
+    replica.apply(command(session, 9))
+    (_, ok, _), (seq, refused, body) = replica.outlets.replies(session)
+    assert (ok, refused, seq) == (Status.OK, Status.ERROR, 9)
+    assert msgspec.msgpack.decode(body, type=Fault).code == "window-exceeded"
+    replica.apply(command(session, 9, confirmed=1))
+    assert replica.outlets.replies(session) == [(9, Status.OK, b"2")]
+
+
+def test_a_transient_command_is_applied_each_time_and_never_answered() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 0), command(session, 0))
+    assert replica.total == 2
+    assert replica.outlets.replies(session) == []
+
+
+def test_a_reply_goes_before_the_pushes_of_its_command() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 1), command(session, 2))
+    assert [frame[4] for frame in replica.outlets.of_session[session]] == [Kind.REPLY, Kind.PUSH] * 2
+
+
+def test_a_bug_in_the_machine_becomes_a_fixed_reply_and_the_next_command_goes_on() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 1, b"boom"), command(session, 2, b"+3"))
+    (_, failed, body), (_, ok, _) = replica.outlets.replies(session)
+    fault = msgspec.msgpack.decode(body, type=Fault)
+    assert (failed, ok, fault.code) == (Status.ERROR, Status.OK, "internal-error")
+    assert "a bug" not in fault.message, "the text is the same on every replica, whatever its release"
+    assert replica.total == 3
+
+
+def test_a_machine_out_of_memory_stops_the_replica() -> None:
+    replica = Replica()
+    session = replica.open()
+
+    def starve(*_: object) -> None:
+        raise MemoryError
+
+    replica.sessions.machine.apply = starve  # type: ignore[method-assign,assignment]
+    with pytest.raises(MemoryError):
+        replica.apply(command(session, 1))
+
+
+def test_a_command_of_a_session_that_has_ended_does_nothing() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(frames.envelope(Kind.EXPIRE, 0, session, 77, 0))
+    replica.apply(command(session, 1))
+    assert replica.total == 0
+    assert replica.outlets.ended == [session]
+
+
+def test_an_expiry_proposed_before_the_client_came_back_does_nothing() -> None:
+    replica = Replica()
+    session = replica.open(attachment=1)
+    replica.apply(frames.envelope(Kind.ATTACH, 0, session, 2, 0, b""))
+    replica.apply(frames.envelope(Kind.EXPIRE, 0, session, 1, 0))
+    assert session in replica.sessions.table
+
+
+def test_a_detach_of_an_earlier_connection_does_nothing() -> None:
+    replica = Replica()
+    session = replica.open(attachment=1)
+    replica.apply(frames.envelope(Kind.ATTACH, 0, session, 2, 0, b""))
+    replica.apply(frames.envelope(Kind.DETACH, 0, session, 1, 0))
+    assert replica.sessions.table[session].attachment == 2
+
+
+def test_attaching_a_lapsed_session_is_refused_with_its_reason() -> None:
+    replica = Replica()
+    replica.apply(frames.envelope(Kind.ATTACH, 0, 99, 5, 0, b""))
+    status, body = replica.outlets.answers[5]
+    assert status == Status.ERROR
+    assert msgspec.msgpack.decode(body, type=Fault).code == "session-expired"
+
+
+def test_a_new_term_ends_every_attachment() -> None:
+    replica = Replica()
+    session = replica.open()
+    machine = replica.sessions.machine
+    assert isinstance(machine, CounterMachine)
+    assert machine.attached == [session]
+    replica.apply(term=2)
+    assert replica.sessions.table[session].attachment == 0
+    assert machine.attached == []
+
+
+def test_one_session_too_many_is_refused_and_the_others_go_on() -> None:
+    replica = Replica(SessionLimits(sessions=1))
+    session = replica.open(attachment=1)
+    replica.apply(frames.envelope(Kind.OPEN, 0, 0, 2, 0, msgspec.msgpack.encode(SessionOptions(5000))))
+    status, body = replica.outlets.answers[2]
+    assert status == Status.ERROR
+    assert msgspec.msgpack.decode(body, type=Fault).code == "overloaded"
+    replica.apply(command(session, 1))
+    assert replica.total == 1
+
+
+@pytest.mark.parametrize(("asked", "granted"), [(1, 1000), (5000, 5000), (10**12, 86_400_000)])
+def test_a_session_timeout_is_kept_within_the_bounds(asked: int, granted: int) -> None:
+    replica = Replica()
+    session = replica.open(timeout_ms=asked)
+    assert replica.sessions.table[session].timeout_ms == granted
+
+
+def test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied() -> None:
+    replica = Replica()
+    with pytest.raises(VersionUnsupported, match="machine_version 9"):
+        replica.apply(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, b"\x09"))
+    assert replica.sessions.machine_version == 1
+
+
+def test_time_passes_before_the_commands_of_an_entry() -> None:
+    replica = Replica()
+    session = replica.open()
+    replica.apply(command(session, 1, b"@50"))
+    replica.time_ms += 50
+    replica.apply(command(session, 2, b"+1"))
+    assert replica.outlets.pushes(session) == [b"ring", b"1"]
+
+
+Step = tuple[str, int, int, bytes]
+
+_steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("command"), st.integers(1, 3), st.integers(0, 12), st.sampled_from([b"+1", b"-2", b"x"])),
+        st.tuples(st.just("confirm"), st.integers(1, 3), st.integers(1, 12), st.just(b"+4")),
+        st.tuples(st.just("attach"), st.integers(1, 4), st.integers(1, 9), st.just(b"")),
+        st.tuples(st.just("detach"), st.integers(1, 3), st.integers(1, 9), st.just(b"")),
+        st.tuples(st.just("expire"), st.integers(1, 3), st.integers(1, 9), st.just(b"")),
+        st.tuples(st.just("term"), st.just(0), st.integers(2, 9), st.just(b"")),
+    ),
+    max_size=30,
+)
+
+
+def _carry_out(replica: Replica, steps: Sequence[Step]) -> None:
+    kinds = {"attach": Kind.ATTACH, "detach": Kind.DETACH, "expire": Kind.EXPIRE}
+    for what, session, number, body in steps:
+        if what == "term":
+            replica.apply(term=max(number, replica.term))
+        elif what in kinds:
+            replica.apply(frames.envelope(kinds[what], 0, session, number, 0, body))
+        elif what == "confirm":
+            replica.apply(command(session, number, body, confirmed=number - 1))
+        else:
+            replica.apply(command(session, number, body))
+
+
+@given(_steps, st.integers(0, 30), st.randoms(use_true_random=False))
+def test_a_snapshot_at_any_moment_goes_on_exactly_as_the_original(
+    steps: list[Step], cut: int, random: random.Random
+) -> None:
+    replica = Replica()
+    for attachment in (1, 2, 3):
+        replica.open(attachment)
+    _carry_out(replica, steps[:cut])
+    view = replica.sessions.snapshot()
+    copy = Replica()
+    stream = b"".join(view)
+    size = random.randint(1, 40)
+    copy.sessions.restore(iter([stream[at : at + size] for at in range(0, len(stream), size)]))
+    copy.index, copy.term = replica.index, replica.term
+    assert copy.sessions.state_hash() == replica.sessions.state_hash()
+    _carry_out(replica, steps[cut:])
+    _carry_out(copy, steps[cut:])
+    assert copy.sessions.state_hash() == replica.sessions.state_hash()
+    assert copy.total == replica.total
+
+
+@given(_steps)
+def test_a_snapshot_does_not_show_what_was_applied_after_it_was_taken(steps: list[Step]) -> None:
+    replica = Replica()
+    session = replica.open(1)
+    replica.apply(command(session, 1))
+    before = replica.sessions.state_hash()
+    view = replica.sessions.snapshot()
+    _carry_out(replica, steps)
+    copy = Replica()
+    copy.sessions.restore(view)
+    assert copy.sessions.state_hash() == before
