@@ -43,12 +43,15 @@ class Link(asyncio.Protocol):
         settings: TcpSettings,
         remote: str = "",
         explain: Explain = explain,
+        silence: str = "",
     ) -> None:
+        """`silence` is what it means when the other end closes before it has said anything, where that is an error."""
         self.remote = remote
         self._loop = loop
         self._accept = accept
         self._settings = settings
         self._explain = explain
+        self._silence = silence
         self.certificate_name: str | None = None
         self._transport: asyncio.Transport | None = None
         self._gathered: list[bytes] = []
@@ -126,6 +129,7 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if not self._closing:
+            self._silence = ""
             self._receiver.data_received(data)
 
     def pause_writing(self) -> None:
@@ -135,12 +139,13 @@ class Link(asyncio.Protocol):
         self._receiver.writing_resumed()
 
     def connection_lost(self, error: Exception | None) -> None:
+        reason = self._explain(error) if error else "" if self._closing else self._silence
         self._closing = True
         self._gathered.clear()
         self._gathered_bytes = 0
         if not hasattr(self, "_receiver"):
             return  # lost before anybody was there to be told
-        lost = ConnectionLost(f"the connection to {self.remote} ended: {self._explain(error)}") if error else None
+        lost = ConnectionLost(f"the connection to {self.remote} ended: {reason}") if reason else None
         self._receiver.connection_lost(lost)
 
 

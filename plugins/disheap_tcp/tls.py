@@ -53,7 +53,7 @@ class TlsTransport:
 
     async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> Link:
         remote = parse_remote(address)
-        link = Link(self._loop, lambda: receiver, self._settings, address, trust.explain_lost)
+        link = Link(self._loop, lambda: receiver, self._settings, address, trust.explain_lost, trust.SILENCE)
         return await sockets.connect(
             self._loop,
             remote,

@@ -102,8 +102,12 @@ def explain(error: BaseException) -> str:
     return link.explain(error)
 
 
+SILENCE = "it closed before it said anything; it may have refused this side's certificate, and its log says why"
+"""In TLS 1.3 a client is through before the server has judged its certificate, and asyncio sends no alert."""
+
+
 def explain_lost(error: BaseException) -> str:
-    """The same once both are through: in TLS 1.3 a client hears that it was refused only after its handshake."""
+    """The same for a connection that was made; for a client, that is before the server has judged it."""
     if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return f"{link.explain(error)}; right after connecting it means that this side's certificate was refused"
     return explain(error)

@@ -1,0 +1,333 @@
+"""Transport `tls`: both ends prove who they are; who cannot is refused, with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wires import Door, Wire
+
+from disheap.errors import ConfigError, ConnectionLost
+from disheap.interfaces import TransportContext
+from disheap.testing.certificates import Authority
+from disheap_tcp.options import TcpSettings
+from disheap_tcp.tcp import TcpTransport
+from disheap_tcp.tls import TlsTransport
+from disheap_tcp.trust import TlsSettings, explain, explain_lost
+
+WAIT_S = 10.0
+EXPIRED = timedelta(days=-1)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("stranger"), "another authority")
+
+
+def transport(files: dict[str, str], **settings: Any) -> TlsTransport:
+    return TlsTransport(TlsSettings(**{**files, **settings}), TransportContext(asyncio.get_running_loop()))
+
+
+async def wait(event: asyncio.Event) -> None:
+    await asyncio.wait_for(event.wait(), WAIT_S)
+
+
+async def wait_refusal(caplog: pytest.LogCaptureFixture) -> str:
+    async with asyncio.timeout(WAIT_S):
+        while not caplog.messages:
+            await asyncio.sleep(0.001)
+    return caplog.messages[0]
+
+
+async def test_both_ends_know_the_name_that_the_other_proved(authority: Authority) -> None:
+    door, wire = Door(echo=True), Wire()
+    listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", door)
+    connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
+    connection.write(b"hello")
+    await wait(wire.got)
+    assert connection.certificate_name == "n1"
+    assert door.wires[0].connection.certificate_name == "n2"
+    connection.close()
+    await wait(door.wires[0].lost)
+    await listener.close()
+
+
+async def test_a_certificate_without_dns_names_goes_by_its_common_name(authority: Authority) -> None:
+    wire = Wire()
+    listener = await transport(authority.issue("", ["127.0.0.1"])).listen("127.0.0.1:0", Door())
+    connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
+    assert connection.certificate_name == "nobody"
+    connection.close()
+    await listener.close()
+
+
+# --- servers that a client refuses -----------------------------------------------------------------------------------
+
+
+async def refused_server(server: dict[str, str], client: dict[str, str], said: str, **settings: Any) -> None:
+    door, wire = Door(), Wire()
+    listener = await transport(server).listen("127.0.0.1:0", door)
+    with pytest.raises(ConnectionLost, match=said):
+        await transport(client, **settings).connect(listener.address, wire, WAIT_S)
+    with pytest.raises(ConnectionLost, match=said):
+        await asyncio.to_thread(
+            TlsTransport.connect_blocking, TlsSettings(**{**client, **settings}), listener.address, WAIT_S
+        )
+    assert not wire.made.is_set()
+    assert door.wires == []
+    await listener.close()
+
+
+async def test_a_client_refuses_a_server_of_an_unknown_authority(authority: Authority, stranger: Authority) -> None:
+    said = r"certificate is refused: .*authority is unknown here; compare cafile"
+    await refused_server(stranger.issue("n1"), authority.issue("n2"), said)
+
+
+async def test_a_client_refuses_an_expired_server(authority: Authority) -> None:
+    said = r"certificate is refused: certificate has expired; renew it"
+    await refused_server(authority.issue("n1", valid_for=EXPIRED), authority.issue("n2"), said)
+
+
+async def test_a_client_refuses_a_server_of_another_name(authority: Authority) -> None:
+    said = r"certificate is refused: .*connect by a name in it, or set server_name"
+    await refused_server(authority.issue("n1", ["10.9.8.7"]), authority.issue("n2"), said)
+    await refused_server(authority.issue("n1"), authority.issue("n2"), said, server_name="n9")
+
+
+async def test_server_name_stands_in_for_the_host_of_the_address(authority: Authority) -> None:
+    wire = Wire()
+    listener = await transport(authority.issue("n1", ["10.9.8.7"])).listen("127.0.0.1:0", Door())
+    client = transport(authority.issue("n2"), server_name="n1")
+    connection = await client.connect(listener.address, wire, WAIT_S)
+    assert connection.certificate_name == "n1"
+    connection.close()
+    await listener.close()
+
+
+async def test_a_client_says_when_the_server_speaks_no_tls(authority: Authority) -> None:
+    context = TransportContext(asyncio.get_running_loop())
+    listener = await TcpTransport(TcpSettings(), context).listen("127.0.0.1:0", Door(echo=True))
+    with pytest.raises(ConnectionLost, match="the other side does not speak TLS; both sides need transport tls"):
+        await transport(authority.issue("n2")).connect(listener.address, Wire(), WAIT_S)
+    await listener.close()
+
+
+async def test_a_client_gives_up_on_a_server_that_says_nothing(authority: Authority) -> None:
+    context = TransportContext(asyncio.get_running_loop())
+    door, wire = Door(), Wire()
+    listener = await TcpTransport(TcpSettings(), context).listen("127.0.0.1:0", door)
+    client = authority.issue("n2")
+    with pytest.raises(ConnectionLost, match=r"did not answer within 0\.2 s|handshake is taking longer"):
+        await transport(client).connect(listener.address, wire, 0.2)
+    with pytest.raises(ConnectionLost, match="timed out"):
+        await asyncio.to_thread(TlsTransport.connect_blocking, TlsSettings(**client), listener.address, 0.2)
+    assert not wire.made.is_set()
+    await wait(door.wires[0].lost)
+    await listener.close()
+
+
+# --- clients that a server refuses -----------------------------------------------------------------------------------
+
+
+async def refused_client(
+    server: dict[str, str], client: dict[str, str], caplog: pytest.LogCaptureFixture, said: str
+) -> None:
+    door, wire = Door(), Wire()
+    listener = await transport(server).listen("127.0.0.1:0", door)
+    with caplog.at_level(logging.WARNING, "disheap.tls"):
+        await transport(client).connect(listener.address, wire, WAIT_S)  # TLS 1.3: through before it is judged
+        await wait(wire.lost)
+        assert said in await wait_refusal(caplog)
+    assert isinstance(wire.error, ConnectionLost)
+    assert "certificate" in str(wire.error)
+    assert door.wires == []
+    await listener.close()
+
+
+async def test_a_server_refuses_a_client_of_an_unknown_authority(
+    authority: Authority, stranger: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = {**stranger.issue("n2"), "cafile": str(authority.cafile)}
+    await refused_client(authority.issue("n1"), client, caplog, "its authority is unknown here; compare cafile")
+
+
+async def test_a_server_refuses_an_expired_client(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    client = authority.issue("n2", valid_for=EXPIRED)
+    await refused_client(authority.issue("n1"), client, caplog, "certificate has expired; renew it")
+
+
+async def talk(address: str, sent: bytes) -> bytes:
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(sent)
+    async with asyncio.timeout(WAIT_S):
+        try:
+            answer = await reader.read()
+        except ConnectionResetError:
+            answer = b""
+    writer.close()
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"\x00\x01\x00\x00not tls", "does not speak TLS"),
+        (b"GET / HTTP/1.1\r\n\r\n", "speaks HTTP; this port needs TLS"),
+    ],
+)
+async def test_a_plain_client_on_a_tls_port_is_refused_and_said(
+    authority: Authority, caplog: pytest.LogCaptureFixture, sent: bytes, said: str
+) -> None:
+    door = Door()
+    listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", door)
+    with caplog.at_level(logging.WARNING, "disheap.tls"):
+        await talk(listener.address, sent)
+        assert said in await wait_refusal(caplog)
+    assert door.wires == []
+    await listener.close()
+
+
+async def test_a_client_without_a_certificate_is_refused(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    door = Door()
+    listener = await transport(authority.issue("n1")).listen("localhost:0", door)
+    context = ssl.create_default_context(cafile=str(authority.cafile))
+    host, _, port = listener.address.rpartition(":")
+    with caplog.at_level(logging.WARNING, "disheap.tls"):
+        _, writer = await asyncio.open_connection(host, int(port), ssl=context)
+        assert "the client has no certificate" in await wait_refusal(caplog)
+        writer.transport.abort()
+    assert door.wires == []
+    await listener.close()
+
+
+async def test_tls_1_2_is_refused(authority: Authority, caplog: pytest.LogCaptureFixture) -> None:
+    listener = await transport(authority.issue("n1")).listen("localhost:0", Door())
+    context = ssl.create_default_context(cafile=str(authority.cafile))
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    host, _, port = listener.address.rpartition(":")
+    with caplog.at_level(logging.WARNING, "disheap.tls"):
+        with pytest.raises(OSError):  # a reset, or TLS's own alert
+            await asyncio.open_connection(host, int(port), ssl=context)
+        assert "speaks no TLS 1.3" in await wait_refusal(caplog)
+    await listener.close()
+
+
+# --- bounds ----------------------------------------------------------------------------------------------------------
+
+
+async def test_who_says_nothing_is_closed_after_the_handshake_timeout(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = await transport(authority.issue("n1"), handshake_timeout_s=0.1).listen("127.0.0.1:0", Door())
+    with caplog.at_level(logging.WARNING, "disheap.tls"):
+        assert await talk(listener.address, b"") == b""
+        assert "refused 127.0.0.1:" in await wait_refusal(caplog)
+    await listener.close()
+
+
+async def test_more_handshakes_than_allowed_wait_their_turn(authority: Authority) -> None:
+    door, wire = Door(), Wire()
+    server = transport(authority.issue("n1"), handshakes=1, handshake_timeout_s=0.2)
+    listener = await server.listen("127.0.0.1:0", door)
+    host, _, port = listener.address.rpartition(":")
+    _, silent = await asyncio.open_connection(host, int(port))
+    started = asyncio.get_running_loop().time()
+    connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
+    assert asyncio.get_running_loop().time() - started >= 0.1
+    connection.close()
+    silent.close()
+    await listener.close()
+
+
+async def test_closing_a_listener_ends_the_handshakes_under_way(authority: Authority) -> None:
+    listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", Door())
+    host, _, port = listener.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    await asyncio.sleep(0)
+    await listener.close()
+    async with asyncio.timeout(WAIT_S):
+        try:
+            assert await reader.read() == b""
+        except ConnectionResetError:
+            pass
+    writer.close()
+    assert [task for task in asyncio.all_tasks() if "_shake" in repr(task) or "_accept" in repr(task)] == []
+
+
+async def test_running_out_of_descriptors_is_waited_out(
+    authority: Authority, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    accept, failures = loop.sock_accept, [OSError(24, "Too many open files")]
+
+    async def short_of_descriptors(sock: socket.socket) -> Any:
+        if failures:
+            raise failures.pop()
+        return await accept(sock)
+
+    monkeypatch.setattr(loop, "sock_accept", short_of_descriptors)
+    monkeypatch.setattr("disheap_tcp.tls.ACCEPT_RETRY_S", 0.01)
+    wire = Wire()
+    with caplog.at_level(logging.ERROR, "disheap.tls"):
+        listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", Door())
+        connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
+    assert "Too many open files" in caplog.text
+    connection.close()
+    await listener.close()
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+async def test_files_that_cannot_be_used_are_named_before_anything_starts(
+    authority: Authority, stranger: Authority, tmp_path: Path
+) -> None:
+    good = authority.issue("n1")
+    junk = tmp_path / "junk.pem"
+    junk.write_text("this is no certificate")
+    for changed, said in (
+        ({"cafile": "/nowhere/ca.pem"}, r"cafile = /nowhere/ca\.pem cannot be used: no such file"),
+        ({"certfile": "/nowhere/n1.pem"}, r"certfile = /nowhere/n1\.pem .* cannot be used: no such file"),
+        ({"cafile": str(junk)}, r"cafile = .*junk\.pem cannot be used: it is not PEM, or damaged"),
+        ({"certfile": str(junk)}, r"certfile = .*junk\.pem .* cannot be used: it is not PEM, or damaged"),
+        ({"keyfile": stranger.issue("x")["keyfile"]}, r"the key does not belong to the certificate"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            transport({**good, **changed})
+
+
+async def test_an_encrypted_key_is_refused_and_never_asks_at_the_terminal(authority: Authority, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives import serialization
+
+    good = authority.issue("n1")
+    key = serialization.load_pem_private_key(Path(good["keyfile"]).read_bytes(), None)
+    sealed = tmp_path / "sealed.key"
+    sealed.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+    )
+    with pytest.raises(ConfigError, match="keyfile is encrypted"):
+        transport({**good, "keyfile": str(sealed)})
+
+
+def test_errors_that_are_not_of_tls_are_the_operating_systems_words() -> None:
+    assert explain(OSError(113, "No route to host")) == "no route to host"
+    assert "may speak no TLS" in explain(ConnectionResetError(104, "Connection reset by peer"))
+    assert explain_lost(BrokenPipeError(32, "Broken pipe")).startswith("broken pipe; right after connecting")
