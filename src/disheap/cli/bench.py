@@ -1,0 +1,264 @@
+"""`disheap bench`: how fast it is here. Owns the command, the cluster to measure and the topics; the workloads are in
+`bench_native` and `bench_kombu`, the arithmetic in `bench_figures`.
+
+The client is this process, and has the machine's cores in common with the nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import platform
+import uuid
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+import msgspec
+
+from disheap.cli.options import URL_VARIABLE, Invocation, client_options, pass_invocation
+
+if TYPE_CHECKING:
+    from disheap.cli.bench_figures import Meter, Result
+    from disheap.client.asynchronous import Client
+
+PAYLOAD_BYTES = 256
+WINDOW = 2000
+SECONDS = 5.0
+PAYLOAD_MAX_BYTES = 1 << 20
+WINDOW_MAX = 8192  # a session's, by default
+SECONDS_MAX = 3600.0
+FILL_PER_SECOND = {"pop": 70_000, "kombu-consume": 25_000}
+"""Messages put there before, for each second and for one node: above the fastest that was seen, for two cores. More
+nodes share the cores, so they need no more. A run that empties the topic earlier is measured up to there."""
+WARM = 1.2
+UNUSED_S = 600
+"""A topic that is not deleted goes so long after the last use that it could have had."""
+
+
+class Run(NamedTuple):
+    """What is measured, on what."""
+
+    url: str
+    payload: bytes
+    window: int
+    seconds: float
+
+    def waiting(self, workload: str) -> int:
+        return int(FILL_PER_SECOND[workload] * self.seconds * WARM)
+
+
+T = TypeVar("T")
+Workload = Callable[[Run, str], "tuple[Meter, int]"]
+"""Given a topic; returns the meter, and the most that was under way at once."""
+
+
+@click.command()
+@click.option(
+    "--workload",
+    type=click.Choice(("all", "enqueue", "pop", "round-trip", "kombu-publish", "kombu-consume")),
+    default="all",
+    show_default=True,
+    help="What to do, again and again.",
+)
+@click.option("--nodes", type=click.Choice(("1", "3")), default="1", show_default=True, help="Of the cluster to start.")
+@click.option(
+    "--payload",
+    type=click.IntRange(0, PAYLOAD_MAX_BYTES),
+    default=PAYLOAD_BYTES,
+    show_default=True,
+    metavar="BYTES",
+    help="Of one message.",
+)
+@click.option(
+    "--window",
+    type=click.IntRange(1, WINDOW_MAX),
+    default=WINDOW,
+    show_default=True,
+    metavar="COUNT",
+    help="Unanswered enqueues at once (workload enqueue).",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.1, SECONDS_MAX),
+    default=SECONDS,
+    show_default=True,
+    help="Measured, for each workload, after a warm-up.",
+)
+@client_options
+@pass_invocation
+def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, window: int, seconds: float) -> None:
+    """Measure throughput and latency.
+
+    On nodes of its own, on loopback, storage `file`, every commit fsynced on a majority; or with --url on a cluster
+    that runs, in topics of its own that are deleted afterwards. Say --url: DISHEAP_URL alone loads no cluster.
+
+    Example: disheap bench --workload enqueue --nodes 3 --json
+    """
+    names = list(WORKLOADS) if workload == "all" else [workload]
+    url = invocation.url if invocation.url != os.environ.get(URL_VARIABLE) else None
+    with _cluster(url, int(nodes)) as (broker_url, count):
+        run = Run(broker_url, os.urandom(payload), window, seconds)
+        if not invocation.json:
+            click.echo(_heading(run, count))
+        for name in names:
+            result = measure(name, run, count)
+            click.echo(msgspec.json.encode(result) if invocation.json else _line(result))
+
+
+def measure(name: str, run: Run, nodes: int) -> Result:
+    """One workload, from its warm-up on. The collector is off meanwhile: its pauses would be the client's own."""
+    from disheap.cli.bench_figures import Result
+
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        with _topic(run) as topic:
+            meter, window = WORKLOADS[name](run, topic)
+    finally:
+        gc.enable()
+    return Result(
+        workload=name,
+        nodes=nodes,
+        payload_bytes=len(run.payload),
+        window=window,
+        cores=os.cpu_count() or 0,
+        python=platform.python_version(),
+        uvloop=_uvloop_version(),
+        **meter.figures(),  # type: ignore[arg-type]
+    )
+
+
+# --- the workloads ---------------------------------------------------------------------------------------------------
+
+
+def _enqueue(run: Run, topic: str) -> tuple[Meter, int]:
+    from disheap.cli import bench_native
+
+    return _with_client(run, lambda c: bench_native.enqueue(c, topic, run.payload, run.window, run.seconds)), run.window
+
+
+def _pop(run: Run, topic: str) -> tuple[Meter, int]:
+    from disheap.cli import bench_native
+
+    async def go(client: Client) -> Meter:
+        await bench_native.fill(client, topic, run.payload, run.waiting("pop"))
+        return await bench_native.pop(client, topic, run.waiting("pop"), run.seconds)
+
+    return _with_client(run, go), bench_native.CREDIT
+
+
+def _round_trip(run: Run, topic: str) -> tuple[Meter, int]:
+    from disheap.cli import bench_native
+
+    return _with_client(run, lambda client: bench_native.round_trip(client, topic, run.payload, run.seconds)), 1
+
+
+def _kombu_publish(run: Run, topic: str) -> tuple[Meter, int]:
+    from disheap.cli import bench_kombu
+
+    return bench_kombu.publish(run.url, topic, run.payload, run.seconds), 1
+
+
+def _kombu_consume(run: Run, topic: str) -> tuple[Meter, int]:
+    """The queue is filled with copies of one message that came through kombu: the same bytes, only sooner."""
+    from disheap.cli import bench_kombu, bench_native
+
+    messages = run.waiting("kombu-consume")
+    bench_kombu.publish_sample(run.url, topic, run.payload)
+
+    async def go(client: Client) -> None:
+        (sample,) = await client.topic(topic).peek()
+        await bench_native.fill(client, topic, sample.payload, messages - 1)
+
+    _with_client(run, go)
+    return bench_kombu.consume(run.url, topic, messages, run.seconds), bench_kombu.PREFETCH
+
+
+WORKLOADS: dict[str, Workload] = {
+    "enqueue": _enqueue,
+    "pop": _pop,
+    "round-trip": _round_trip,
+    "kombu-publish": _kombu_publish,
+    "kombu-consume": _kombu_consume,
+}
+
+
+def _with_client(run: Run, go: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
+    """On uvloop where it is installed: this process is our own."""
+    import disheap
+
+    async def run_it() -> T:
+        async with disheap.connect(run.url) as client:
+            return await go(client)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(run_it())
+
+
+# --- what is measured ------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _cluster(url: str | None, nodes: int) -> Iterator[tuple[str, int]]:
+    """(URL, number of nodes): the one that was given, or one of our own."""
+    import disheap.sync
+    from disheap.cli.local_cluster import local_cluster
+
+    if url is not None:
+        with disheap.sync.connect(url, observer=True) as client:
+            count = len(client.status()["members"])
+        yield url, count
+        return
+    with local_cluster(nodes, prefix="disheap-bench-") as cluster:
+        yield cluster.url, nodes
+
+
+@contextmanager
+def _topic(run: Run) -> Iterator[str]:
+    """The name of a topic that nobody else has, for as long as it is needed. It goes by itself if we are killed."""
+    import disheap.sync
+
+    name = f"disheap-bench-{uuid.uuid4().hex}"
+    with disheap.sync.connect(run.url) as client:
+        client.create_topic(name, expires_ms=int((run.seconds * 3 + UNUSED_S) * 1000))
+    try:
+        yield name
+    finally:
+        with disheap.sync.connect(run.url) as client:
+            client.delete_topic(name)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
+    return factory
+
+
+def _uvloop_version() -> str:
+    try:
+        return version("uvloop")
+    except PackageNotFoundError:
+        return ""
+
+
+# --- for people ------------------------------------------------------------------------------------------------------
+
+
+def _heading(run: Run, nodes: int) -> str:
+    uvloop = f"uvloop {_uvloop_version()}" if _uvloop_version() else "no uvloop"
+    machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {uvloop}, {platform.system()}"
+    columns = f"{'workload':<14} {'operations/s':>12} {'p50 µs':>10} {'p99 µs':>10} {'p99.9 µs':>10} {'window':>7}"
+    return f"{nodes} node{'s' * (nodes > 1)}, {len(run.payload)} bytes; {machine}\n\n{columns}"
+
+
+def _line(result: Result) -> str:
+    latencies = f"{result.p50_us:>10,.0f} {result.p99_us:>10,.0f} {result.p999_us:>10,.0f}"
+    return f"{result.workload:<14} {result.operations_per_second:>12,.0f} {latencies} {result.window:>7}"
