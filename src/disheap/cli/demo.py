@@ -96,7 +96,9 @@ def _print_table(figures: Figures) -> None:
         table.add_row(label, value, want, style="" if good else "bold red")
     console = Console()
     console.print(table)
-    console.print("everything held" if figures.passed else "NOT everything held: see the rows in red, and the log above")
+    console.print(
+        "everything held" if figures.passed else "NOT everything held: see the rows in red, and the log above"
+    )
 
 
 def _rows(figures: Figures) -> list[tuple[str, str, str, bool]]:

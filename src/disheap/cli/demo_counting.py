@@ -50,17 +50,15 @@ class Figures(msgspec.Struct, frozen=True):
     disk_bytes: int
     nodes: int
     state_hashes_equal: bool
-    passed: bool
     seconds: float
+    passed: bool = False
 
 
-def passed(
-    *, executed_twice: int, lost: int, priority_inversions: int, urgent_wait_tasks: int, state_hashes_equal: bool
-) -> bool:
+def passed(figures: Figures) -> bool:
     """Nothing lost, doubled, out of order or unequal. An urgent task that waited for more than prefetch explains was
     overtaken: out of order. Speed is shown, and fails nothing: it is the machine's as much as ours."""
-    in_order = priority_inversions == 0 and urgent_wait_tasks <= URGENT_WAIT_MAX
-    return executed_twice == 0 and lost == 0 and in_order and state_hashes_equal
+    in_order = figures.priority_inversions == 0 and figures.urgent_wait_tasks <= URGENT_WAIT_MAX
+    return figures.executed_twice == 0 and figures.lost == 0 and in_order and figures.state_hashes_equal
 
 
 def read_record(text: str) -> list[Execution]:

@@ -13,8 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 import disheap.sync
 from disheap.cli import demo_counting as counting
@@ -162,8 +163,8 @@ class Demo:
     # --- watching ---
 
     def _wait(self, done: Callable[[], bool], what: str, within_s: float = STALL_S) -> None:
-        """Until `done`, or nothing has moved for so long: then `DemoFailed` says `what`, or without it the wait is over,
-        and the counting says what is missing. A worker that ended is never waited for."""
+        """Until `done`, or until nothing has moved for so long: then `DemoFailed` says `what`; without it the wait is
+        over, and the counting says what is missing. A worker that ended is never waited for."""
         ran, moved_at = self._ran(), time.monotonic()
         while not done():
             if (code := self.worker.exit_code()) is not None:
@@ -195,26 +196,23 @@ class Demo:
 
 def count(evidence: Evidence, seconds: float) -> Figures:
     published, executions = evidence.published, evidence.executions
-    verdict = {
-        "executed_twice": counting.executed_twice(executions),
-        "lost": counting.lost(published, executions),
-        "priority_inversions": counting.priority_inversions(evidence.waiting, executions),
-        "urgent_wait_tasks": counting.urgent_wait_tasks(published, executions),
-        "state_hashes_equal": bool(counting.hashes_equal(evidence.hashes, NODES)),
-    }
-    return Figures(
+    figures = Figures(
         published=len(published),
         confirmed=sum(bool(task.confirmed_ns) for task in published),
         executed=len(counting.first_starts(executions)),
+        executed_twice=counting.executed_twice(executions),
+        lost=counting.lost(published, executions),
+        priority_inversions=counting.priority_inversions(evidence.waiting, executions),
         urgent_tasks=sum(task.urgent for task in published),
+        urgent_wait_tasks=counting.urgent_wait_tasks(published, executions),
         leaderless_seconds=round(counting.leaderless_seconds(published, evidence.killed_ns), 3),
         tasks_per_second=round(counting.tasks_per_second(executions), 1),
         disk_bytes=evidence.disk_bytes,
         nodes=NODES,
-        passed=counting.passed(**verdict),
+        state_hashes_equal=bool(counting.hashes_equal(evidence.hashes, NODES)),
         seconds=round(seconds, 2),
-        **verdict,
     )
+    return replace(figures, passed=counting.passed(figures))
 
 
 def application(url: str = "") -> tuple[Any, Any, str]:
@@ -238,5 +236,3 @@ def _open_producer(app: Any) -> Any:
 
 def _is_empty(topic: Any) -> bool:
     return not (topic.ready or topic.delayed or topic.leased)
-
-

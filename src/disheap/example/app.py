@@ -33,7 +33,7 @@ app.conf.update(
 )
 
 
-@app.task
+@app.task  # type: ignore[untyped-decorator]
 def work(number: int, priority: int) -> None:
     """A little work, and a line in the record."""
     started_ns = time.monotonic_ns()
