@@ -31,6 +31,7 @@ from disheap.runtime.state_format import Head, Row
 log = structlog.get_logger()
 
 OPENED = Struct("<QI")  # the reply to an OPEN: session, timeout_ms
+SESSION_TIME_SHIFT = 16  # session numbers: milliseconds, and room for 65,536 in each before they run ahead of time
 _encode = msgspec.msgpack.encode
 _options = msgspec.msgpack.Decoder(SessionOptions)
 
@@ -126,7 +127,7 @@ class Sessions:
             start, position = position + header, position + 4 + length
             body = data[start:position]
             if kind != command:
-                self._control(kind, index, number, seq, body)
+                self._control(kind, index, time_ms, number, seq, body)
                 continue
             session = table.get(number)
             if session is None:
@@ -193,10 +194,10 @@ class Sessions:
                 session.attachment = 0
                 self._push(index, self.machine.session_detached(session.id))
 
-    def _control(self, kind: int, index: int, number: int, seq: int, body: bytes) -> None:
+    def _control(self, kind: int, index: int, time_ms: int, number: int, seq: int, body: bytes) -> None:
         match kind:
             case Kind.OPEN:
-                self._open(index, seq, body)
+                self._open(index, time_ms, seq, body)
             case Kind.ATTACH:
                 self._attach(index, number, seq, body)
             case Kind.CLOSE:
@@ -213,15 +214,18 @@ class Sessions:
             case _:
                 pass  # CONTINUE: the time of its entry was all there is to it
 
-    def _open(self, index: int, attachment: int, body: bytes) -> None:
+    def _open(self, index: int, time_ms: int, attachment: int, body: bytes) -> None:
         if len(self.table) >= self._limits.sessions:
             refusal = Overloaded(f"the cluster has its limit of {self._limits.sessions} sessions; close some")
             self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         options = _options.decode(body)
         timeout_ms = min(max(options.timeout_ms, self._limits.timeout_min_ms), self._limits.timeout_max_ms)
-        session = Session(self._next_session, timeout_ms, options.label)
-        self._next_session += 1
+        # Out of the entry's time, so that a node in memory that starts anew never gives out a number that a client of
+        # its earlier life still holds: that client would attach to a stranger's session, and take its deliveries.
+        number = max(self._next_session, time_ms << SESSION_TIME_SHIFT)
+        session = Session(number, timeout_ms, options.label)
+        self._next_session = number + 1
         self.table[session.id] = session
         session.attachment = attachment
         self.machine.session_opened(session.id)
