@@ -1,0 +1,109 @@
+"""Questions: answers are bounded and change nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from disheap.errors import InvalidArgument, TopicNotFound
+from disheap.protocol.broker import (
+    Bind,
+    CreateExchange,
+    CreateTopic,
+    DescribeTopic,
+    Enqueue,
+    EnqueueMany,
+    GetStats,
+    ListExchanges,
+    ListTopics,
+    Nack,
+    NewMessage,
+    Peek,
+    Pop,
+    Subscribe,
+)
+from disheap_heap.queries import BINDINGS_TOLD
+from disheap_heap.settings import ANSWER_BYTES
+
+from .driver import Driver, token
+
+
+@pytest.fixture
+def jobs() -> Driver:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    return driver
+
+
+def test_a_peek_shows_messages_in_order_of_delivery_and_takes_none(jobs: Driver) -> None:
+    for priority in (1, 3, 2):
+        jobs.do(Enqueue("jobs", b"x", priority))
+    before = jobs.machine.state_hash()
+    assert [one.priority for one in jobs.ask(Peek("jobs", 2)).messages] == [3, 2]
+    assert jobs.machine.state_hash() == before
+
+
+def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones_when_asked(jobs: Driver) -> None:
+    jobs.wait(3)
+    jobs.do(Enqueue("jobs", b"leased", 9))
+    jobs.do(Pop("jobs"))
+    (one,) = jobs.deliveries()
+    jobs.do(Nack([token(one)]))
+    jobs.do(Pop("jobs"))
+    jobs.do(Enqueue("jobs", b"ready"))
+    jobs.do(Enqueue("jobs", b"delayed", delay_ms=40))
+    messages = jobs.ask(Peek("jobs", 10, delayed=True, leased=True)).messages
+    assert [(one.state, one.attempts, one.due_ms, one.enqueued_ms) for one in messages] == [
+        ("ready", 0, 0, 3),
+        ("delayed", 0, 43, 3),
+        ("leased", 2, 0, 3),
+    ]
+    assert len(jobs.ask(Peek("jobs", 10)).messages) == 1
+
+
+def test_a_peek_at_large_messages_stops_where_the_answer_would_not_fit(jobs: Driver) -> None:
+    jobs.do(EnqueueMany("jobs", [NewMessage(b"x" * (ANSWER_BYTES // 3))] * 5))
+    assert len(jobs.ask(Peek("jobs", 5)).messages) == 2
+    jobs.do(Enqueue("jobs", b"x" * ANSWER_BYTES, 9))
+    assert len(jobs.ask(Peek("jobs", 5)).messages) == 1
+
+
+def test_a_topic_is_described(jobs: Driver) -> None:
+    jobs.do(Enqueue("jobs", b"abc"))
+    jobs.do(Subscribe("jobs", 1))
+    jobs.wait(7)
+    jobs.do(Enqueue("jobs", b"de"))
+    info = jobs.info()
+    assert (info.ready, info.leased, info.consumers, info.ready_bytes, info.oldest_enqueued_ms) == (1, 1, 1, 2, 7)
+    with pytest.raises(TopicNotFound):
+        jobs.ask(DescribeTopic("nope"))
+
+
+def test_topics_are_listed_by_name_in_pages() -> None:
+    driver = Driver()
+    for name in ("b2", "a", "b1", "c", "b3"):
+        driver.do(CreateTopic(name))
+    first = driver.ask(ListTopics("b", limit=2))
+    assert ([one.topic for one in first.topics], first.total) == (["b1", "b2"], 3)
+    assert [one.topic for one in driver.ask(ListTopics("b", after="b2")).topics] == ["b3"]
+    assert [one.topic for one in driver.ask(ListTopics(after="b3")).topics] == ["c"]
+
+
+def test_stats_count_over_all_topics(jobs: Driver) -> None:
+    jobs.wait(9)
+    jobs.do(CreateTopic("more"))
+    jobs.do(CreateExchange("e"))
+    jobs.do(Bind("e", "more", "k"))
+    jobs.do(EnqueueMany("jobs", [NewMessage(b"abc"), NewMessage(b"abc"), NewMessage(b"abc", 0, 50)]))
+    jobs.do(Subscribe("jobs", 1))
+    stats = jobs.ask(GetStats())
+    assert (stats.topics, stats.exchanges, stats.bindings, stats.consumers) == (2, 1, 1, 1)
+    assert (stats.ready, stats.delayed, stats.leased, stats.message_bytes, stats.time_ms) == (1, 1, 1, 9, 9)
+
+
+def test_too_many_bindings_for_one_answer_are_refused_with_a_way_out(jobs: Driver) -> None:
+    jobs.do(CreateExchange("e"))
+    for number in range(BINDINGS_TOLD):
+        jobs.do(Bind("e", "jobs", str(number)))
+    with pytest.raises(InvalidArgument, match="name an exchange"):
+        jobs.ask(ListExchanges())
+    assert len(jobs.ask(ListExchanges("e")).bindings) == BINDINGS_TOLD

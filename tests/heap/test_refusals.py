@@ -1,0 +1,194 @@
+"""Bad input (issue: each gets a typed, clear error). Whatever is refused leaves the state as it was, to the last bit."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+
+from disheap import errors
+from disheap.protocol import broker
+from disheap.protocol.broker import (
+    CREDIT_MAX,
+    DURATION_MAX_MS,
+    Ack,
+    Bind,
+    Cancel,
+    CreateExchange,
+    CreateTopic,
+    DeleteTopic,
+    Enqueue,
+    EnqueueMany,
+    Nack,
+    NewMessage,
+    Pop,
+    Publish,
+    Purge,
+    Recover,
+    SetCredit,
+    Subscribe,
+    TopicSettings,
+    Unbind,
+)
+
+from .driver import Driver
+
+
+@pytest.fixture
+def busy() -> Driver:
+    """A machine at some of its limits, with a message in every state."""
+    driver = Driver(payload_bytes=100, topics=4, consumers=3, exchanges=1, bindings=1)
+    driver.do(CreateTopic("jobs"))
+    driver.do(CreateTopic("full", TopicSettings(max_messages=2)))
+    driver.do(CreateTopic("empty"))
+    driver.do(CreateExchange("e", "fanout"))
+    driver.do(Bind("e", "full", ""))
+    for delay in (0, 0, 100):
+        driver.do(Enqueue("jobs", b"x", delay_ms=delay))
+    driver.do(EnqueueMany("full", [NewMessage(b"x"), NewMessage(b"x")]))
+    driver.do(Subscribe("jobs", 1))
+    driver.taken()
+    return driver
+
+
+REFUSALS: list[tuple[Any, type[errors.CommandRefused], str]] = [
+    (Enqueue("nope", b"x"), errors.TopicNotFound, "disheap topic create"),
+    (EnqueueMany("nope", [NewMessage(b"x")]), errors.TopicNotFound, "'nope'"),
+    (Subscribe("nope", 1), errors.TopicNotFound, "'nope'"),
+    (Pop("nope"), errors.TopicNotFound, "'nope'"),
+    (Purge("nope"), errors.TopicNotFound, "'nope'"),
+    (DeleteTopic("nope"), errors.TopicNotFound, "'nope'"),
+    (Enqueue("jobs", b"x", (1 << 63)), errors.PriorityOutOfRange, f"priority {1 << 63} is not between {-(1 << 63)}"),
+    (Publish("", "jobs", b"x", (1 << 64) - 1), errors.PriorityOutOfRange, "64-bit"),
+    (Enqueue("jobs", b"x" * 101), errors.PayloadTooLarge, "101 bytes is over the limit of 100"),
+    (EnqueueMany("jobs", [NewMessage(b"x"), NewMessage(b"x" * 101)]), errors.PayloadTooLarge, "101"),
+    (Publish("e", "", b"x" * 101), errors.PayloadTooLarge, "101"),
+    (Enqueue("jobs", b"x", delay_ms=-1), errors.InvalidArgument, "delay_ms"),
+    (Enqueue("jobs", b"x", delay_ms=DURATION_MAX_MS + 1), errors.InvalidArgument, "delay_ms"),
+    (Enqueue("jobs", b"x", expires_ms=-1), errors.InvalidArgument, "expires_ms"),
+    (Nack([(1, 1)], delay_ms=-1), errors.InvalidArgument, "Nack"),
+    (Enqueue("full", b"x"), errors.TopicFull, "2 of at most 2"),
+    (EnqueueMany("full", [NewMessage(b"x")]), errors.TopicFull, "cannot take 1 more"),
+    (Publish("e", "", b"x"), errors.TopicFull, "'full'"),
+    (Publish("nope", "", b"x"), errors.ExchangeNotFound, "'nope'"),
+    (Publish("e", "k" * 256, b"x"), errors.InvalidArgument, "255 characters"),
+    (Subscribe("jobs", 0), errors.InvalidArgument, f"1 to {CREDIT_MAX}"),
+    (Subscribe("jobs", CREDIT_MAX + 1), errors.InvalidArgument, f"1 to {CREDIT_MAX}"),
+    (Subscribe("jobs", 1, credit_bytes=-1), errors.InvalidArgument, "credit_bytes"),
+    (Subscribe("jobs", 1, lease_ms=-1), errors.InvalidArgument, "Subscribe"),
+    (SetCredit(1, 0), errors.InvalidArgument, "credit"),
+    (SetCredit(99, 1), errors.ConsumerNotFound, "99"),
+    (Cancel(99), errors.ConsumerNotFound, "99"),
+    (Recover([1, 99]), errors.ConsumerNotFound, "99"),
+    (Pop("jobs", 0), errors.InvalidArgument, "1 to 10000"),
+    (Pop("jobs", 10_001), errors.InvalidArgument, "1 to 10000"),
+    (Ack([]), errors.InvalidArgument, "Ack"),
+    (CreateTopic(""), errors.InvalidArgument, "CreateTopic"),
+    (CreateTopic("n" * 256), errors.InvalidArgument, "CreateTopic"),
+    (CreateTopic("a\nb"), errors.InvalidArgument, "control characters"),
+    (CreateTopic("new", TopicSettings(mode="sideways")), errors.InvalidArgument, "'sideways'"),
+    (CreateTopic("jobs", TopicSettings(expires_ms=5)), errors.TopicMismatch, "expires_ms is 0, not 5"),
+    (DeleteTopic("jobs", if_unused=True), errors.TopicInUse, "consumers"),
+    (CreateExchange("x\x00"), errors.InvalidArgument, "control characters"),
+    (CreateExchange("x", "headers"), errors.InvalidArgument, "direct, topic, fanout"),
+    (CreateExchange("e", "direct"), errors.ExchangeMismatch, "fanout"),
+    (CreateExchange("another"), errors.InvalidArgument, "1 exchanges"),
+    (Bind("nope", "jobs"), errors.ExchangeNotFound, "'nope'"),
+    (Bind("", "jobs"), errors.InvalidArgument, "takes no bindings"),
+    (Bind("e", "nope"), errors.TopicNotFound, "'nope'"),
+    (Bind("e", "jobs", "k" * 256), errors.InvalidArgument, "255 characters"),
+    (Bind("e", "jobs"), errors.InvalidArgument, "1 bindings"),
+    (Unbind("nope", "jobs"), errors.ExchangeNotFound, "'nope'"),
+    (Unbind("e", "nope"), errors.TopicNotFound, "'nope'"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "error", "words"), REFUSALS, ids=[f"{type(row[0]).__name__}-{row[2]}"[:50] for row in REFUSALS]
+)
+def test_a_refused_command_changes_nothing(
+    busy: Driver, command: Any, error: type[errors.CommandRefused], words: str
+) -> None:
+    before = busy.machine.state_hash()
+    with pytest.raises(error, match=re.escape(words)) as caught:
+        busy.do(command)
+    assert type(caught.value) is error
+    assert busy.machine.state_hash() == before
+    assert busy.taken() == []
+
+
+def test_topics_and_consumers_have_bounds_that_are_named(busy: Driver) -> None:
+    busy.do(CreateTopic("fourth"))
+    with pytest.raises(errors.InvalidArgument, match="`topics` in"):
+        busy.do(CreateTopic("fifth"))
+    busy.do(Subscribe("empty", 1))
+    busy.do(Pop("empty", wait_ms=5))
+    for command in (Subscribe("empty", 1), Pop("empty")):
+        with pytest.raises(errors.InvalidArgument, match="`consumers` in"):
+            busy.do(command)
+
+
+@pytest.mark.parametrize("command", [Subscribe("jobs", 1), Pop("jobs"), CreateTopic("x", TopicSettings(exclusive=True))])
+def test_only_an_open_session_can_hold_or_own(busy: Driver, command: Any) -> None:
+    with pytest.raises(errors.InvalidArgument, match="session 77 is not open"):
+        busy.do(command, session=77)
+
+
+GARBAGE = [
+    (b"", errors.UnknownCommand, "no tag"),
+    (b"\xc1", errors.UnknownCommand, "no tag"),
+    (b"\x90", errors.UnknownCommand, "no tag"),
+    (b"\xa5hello", errors.UnknownCommand, "no tag"),
+    (msgspec.msgpack.encode([200, 1]), errors.UnknownCommand, "tag 200"),
+    (msgspec.msgpack.encode(["1", 1]), errors.UnknownCommand, "tag '1'"),
+    (broker.encode(broker.Done()), errors.UnknownCommand, "tag 64"),
+    (msgspec.msgpack.encode([1, 5, b"x"]), errors.InvalidArgument, "Enqueue does not fit: Expected `str`, got `int`"),
+    (msgspec.msgpack.encode([1, "jobs"]), errors.InvalidArgument, "Enqueue"),
+    (msgspec.msgpack.encode([8, [[1, "x"]]]), errors.InvalidArgument, "$[1][0][1]"),
+    (broker.encode(Enqueue("jobs", b"x")) + b"\x00", errors.UnknownCommand, "tag"),
+    (broker.encode(Enqueue("jobs", b"x"))[:-1], errors.UnknownCommand, "tag"),
+]
+
+
+@pytest.mark.parametrize(("body", "error", "words"), GARBAGE, ids=[str(row[0])[:30] for row in GARBAGE])
+def test_garbage_is_refused_by_name_and_changes_nothing(
+    busy: Driver, body: bytes, error: type[errors.CommandRefused], words: str
+) -> None:
+    before = busy.machine.state_hash()
+    with pytest.raises(error, match=re.escape(words)):
+        busy.machine.apply(99, 50, 1, body)
+    with pytest.raises(errors.CommandRefused):
+        busy.machine.query(50, 1, body)
+    assert busy.machine.state_hash() == before
+
+
+def test_an_attach_that_cannot_be_read_is_refused(busy: Driver) -> None:
+    before = busy.machine.state_hash()
+    with pytest.raises(errors.InvalidArgument, match="ATTACH"):
+        busy.machine.session_attached(1, b"\xc1")
+    assert busy.machine.state_hash() == before
+
+
+def test_a_version_beyond_the_machines_own_is_refused(busy: Driver) -> None:
+    busy.machine.set_version(1)
+    with pytest.raises(errors.VersionTooOld, match="1 to 1, not 2"):
+        busy.machine.set_version(2)
+
+
+def test_a_publish_that_one_full_topic_refuses_reaches_no_other(busy: Driver) -> None:
+    busy.do(Unbind("e", "full"))
+    busy.do(CreateTopic("fourth"))
+    busy.machine._state.settings = msgspec.structs.replace(busy.machine._settings, bindings=5)
+    busy.do(Bind("e", "fourth"))
+    busy.do(Bind("e", "full"))
+    with pytest.raises(errors.TopicFull):
+        busy.do(Publish("e", "", b"x"))
+    assert busy.info("fourth").ready == 0
+
+
+def test_a_field_from_a_later_version_is_passed_over(busy: Driver) -> None:
+    body = msgspec.msgpack.encode([1, "jobs", b"x", 0, 0, 0, "a field to come"])
+    reply, _ = busy.machine.apply(99, 0, 1, body)
+    assert isinstance(broker.decode_reply.decode(reply), broker.Enqueued)

@@ -1,0 +1,99 @@
+"""The heap below a topic: strict order, removal by key, and memory that follows what is alive."""
+
+from __future__ import annotations
+
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from disheap_heap import timers
+from disheap_heap.heap import GARBAGE_MIN, StrictHeap
+from disheap_heap.timers import Timers
+
+Item = tuple[int, int]
+
+
+def filled(ranks: list[int]) -> StrictHeap[Item]:
+    heap: StrictHeap[Item] = StrictHeap()
+    for key, rank in enumerate(ranks):
+        heap.push((rank, key))
+    return heap
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["push", "push", "pop", "remove"]), st.integers(0, 50)), max_size=300))
+def test_it_gives_what_a_sorted_list_gives(steps: list[tuple[str, int]]) -> None:
+    heap: StrictHeap[Item] = StrictHeap()
+    plain: list[Item] = []
+    for key, (step, value) in enumerate(steps):
+        if step == "push":
+            heap.push((value, key))
+            plain.append((value, key))
+        elif plain:
+            record = min(plain) if step == "pop" else plain[value % len(plain)]
+            assert (heap.pop() if step == "pop" else heap.remove(record[1])) == record
+            plain.remove(record)
+        assert heap.first() == (min(plain) if plain else None)
+        assert heap.smallest(5) == sorted(plain)[:5]
+        heap.check()
+
+
+def test_removals_leave_no_more_garbage_than_there_are_records() -> None:
+    heap = filled(random.Random(7).choices(range(1000), k=20_000))
+    for key in random.Random(8).sample(range(20_000), 19_000):
+        assert heap.remove(key) is not None
+        assert heap.entries() <= 3 * len(heap.records) + 2 * GARBAGE_MIN
+    heap.check()
+
+
+def test_a_key_pushed_again_counts_once_and_at_its_new_place() -> None:
+    heap = filled([5, 6])
+    heap.remove(0)
+    heap.push((9, 0))
+    assert [heap.pop(), heap.pop(), heap.first()] == [(6, 1), (9, 0), None]
+
+
+def test_a_missing_key_is_removed_without_a_word() -> None:
+    assert filled([1]).remove(77) is None
+
+
+def test_a_walk_for_the_smallest_changes_nothing_and_skips_garbage() -> None:
+    heap = filled([3, 1, 2, 1])
+    heap.remove(1)
+    assert heap.smallest(2) == [(1, 3), (2, 2)]
+    assert heap.smallest(10) == [(1, 3), (2, 2), (3, 0)]
+
+
+def test_draining_takes_everything_out() -> None:
+    heap = filled(list(range(500)))
+    for key in range(200):
+        heap.remove(key)
+    while heap.drain() is not None:
+        pass
+    assert heap.records == {}
+    assert heap.entries() == 0
+
+
+def test_timers_fall_due_by_deadline_and_then_by_id() -> None:
+    clock = Timers()
+    clock.arm(timers.LEASE, 9, 50)
+    clock.arm(timers.EXPIRY, 3, 50, topic=1)
+    clock.arm(timers.DUE, 3, 50, topic=1)
+    clock.arm(timers.POP, 99, 10)
+    assert clock.next_deadline() == 10
+    assert [clock.pop() for _ in range(4)] == [
+        (timers.POP, 99, 0),
+        (timers.DUE, 3, 1),
+        (timers.EXPIRY, 3, 1),
+        (timers.LEASE, 9, 0),
+    ]
+    assert clock.next_deadline() is None
+
+
+def test_a_timer_armed_again_replaces_the_earlier_one_and_keeps_memory_bounded() -> None:
+    clock = Timers()
+    for deadline in range(10_000):
+        clock.arm(timers.LEASE, 1, 20_000 - deadline)
+    assert clock._heap.entries() <= 3 + 2 * GARBAGE_MIN
+    assert (clock.next_deadline(), len(clock)) == (10_001, 1)

@@ -1,0 +1,199 @@
+"""Topics: idempotent creation, exclusive ownership and take-over, and the ways in which a topic deletes itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from disheap.errors import TopicInUse, TopicLocked, TopicMismatch
+from disheap.protocol.broker import (
+    Ack,
+    Cancel,
+    ConsumerEnded,
+    CreateTopic,
+    DeleteTopic,
+    Enqueue,
+    Pop,
+    Purge,
+    Subscribe,
+    TopicSettings,
+)
+
+from .driver import Driver, token
+
+EXCLUSIVE = TopicSettings(exclusive=True)
+
+
+def topics(driver: Driver) -> list[str]:
+    return list(driver.machine._state.topics)
+
+
+def test_creating_a_topic_again_with_the_same_settings_tells_that_it_was_there() -> None:
+    driver = Driver()
+    assert driver.do(CreateTopic("jobs")).created
+    driver.do(Enqueue("jobs", b"x"))
+    again = driver.do(CreateTopic("jobs"))
+    assert (again.created, again.ready, again.oldest_enqueued_ms) == (False, 1, 0)
+
+
+def test_creating_a_topic_with_other_settings_names_what_differs() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    with pytest.raises(TopicMismatch, match="mode is 'max', not 'min'"):
+        driver.do(CreateTopic("jobs", TopicSettings(mode="min")))
+
+
+def test_an_exclusive_topic_is_locked_while_its_owner_is_connected() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("mine", EXCLUSIVE))
+    for command in (CreateTopic("mine", EXCLUSIVE), Subscribe("mine", 1), Pop("mine")):
+        with pytest.raises(TopicLocked):
+            driver.do(command, session=2)
+    assert not driver.do(CreateTopic("mine", EXCLUSIVE)).created
+    assert driver.do(Enqueue("mine", b"anybody may put something in"), session=2).id == 1
+
+
+def test_an_exclusive_topic_is_taken_over_when_its_owner_has_no_connection() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("mine", EXCLUSIVE))
+    driver.do(Enqueue("mine", b"a"))
+    driver.do(Enqueue("mine", b"b"))
+    consumer = driver.do(Subscribe("mine", 1)).consumer
+    (held,) = driver.deliveries()
+    driver.detach(1)
+    info = driver.do(CreateTopic("mine", EXCLUSIVE), session=2)
+    assert (info.ready, info.leased, info.consumers) == (2, 0, 0)
+    driver.do(Subscribe("mine", 2), session=2)
+    assert driver.payloads(2) == [b"a", b"b"]
+    resumed = driver.attach(1, token(held), consumers=[consumer])
+    assert [type(one) for one in resumed.ended] == [ConsumerEnded]
+    assert driver.do(Ack([token(held)])).stale == [token(held)]
+    driver.expire(1)
+    assert topics(driver) == ["mine"]
+
+
+def test_a_take_over_with_other_settings_is_refused() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("mine", EXCLUSIVE))
+    driver.detach(1)
+    with pytest.raises(TopicMismatch):
+        driver.do(CreateTopic("mine", TopicSettings(exclusive=True, mode="min")), session=2)
+
+
+def test_an_auto_delete_topic_goes_with_its_last_consumer_and_not_before_its_first() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("auto", TopicSettings(auto_delete=True)))
+    driver.do(Pop("auto"))
+    assert topics(driver) == ["auto"]
+    first, second = (driver.do(Subscribe("auto", 1), session).consumer for session in (1, 2))
+    driver.do(Cancel(first))
+    assert topics(driver) == ["auto"]
+    driver.do(Cancel(second), session=2)
+    assert topics(driver) == []
+
+
+def test_an_auto_delete_topic_takes_its_leased_messages_along() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("auto", TopicSettings(auto_delete=True)))
+    driver.do(Enqueue("auto", b"x"))
+    driver.do(Subscribe("auto", 1))
+    (held,) = driver.deliveries()
+    driver.do(Cancel(1))
+    assert driver.do(Ack([token(held)])).stale == [token(held)]
+    assert driver.machine.stats()["message_bytes"] == 0
+
+
+def test_an_unused_topic_goes_when_its_time_is_over() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("brief", TopicSettings(expires_ms=100)))
+    driver.wait(99)
+    driver.do(CreateTopic("brief", TopicSettings(expires_ms=100)))
+    driver.wait(99)
+    driver.do(Pop("brief"))
+    driver.wait(99)
+    assert topics(driver) == ["brief"]
+    driver.wait(1)
+    assert topics(driver) == []
+
+
+def test_a_topic_with_a_consumer_or_a_waiting_pop_is_in_use() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("brief", TopicSettings(expires_ms=100)))
+    consumer = driver.do(Subscribe("brief", 1)).consumer
+    driver.wait(1000)
+    driver.do(Pop("brief", wait_ms=500))
+    driver.do(Cancel(consumer))
+    driver.wait(500)
+    driver.wait(99)
+    assert topics(driver) == ["brief"]
+    driver.wait(1)
+    assert topics(driver) == []
+
+
+def test_deleting_a_topic_ends_its_consumers_and_counts_its_messages() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    for delay in (0, 0, 50):
+        driver.do(Enqueue("jobs", b"x", delay_ms=delay))
+    consumer = driver.do(Subscribe("jobs", 1), session=2).consumer
+    (held,) = driver.deliveries(2)
+    assert driver.do(DeleteTopic("jobs")).count == 3
+    assert [(type(one), one.consumer) for one in driver.taken(2)] == [(ConsumerEnded, consumer)]
+    assert driver.do(Ack([token(held)]), session=2).stale == [token(held)]
+    driver.work_off(100)
+    assert {key: driver.machine.stats()[key] for key in ("message_bytes", "timers", "consumers", "leased")} == {
+        "message_bytes": 0,
+        "timers": 0,
+        "consumers": 0,
+        "leased": 0,
+    }
+
+
+def test_a_topic_made_again_under_its_name_knows_nothing_of_the_first() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    driver.do(Enqueue("jobs", b"x", delay_ms=10))
+    driver.do(DeleteTopic("jobs"))
+    driver.do(CreateTopic("jobs", TopicSettings(mode="min")))
+    driver.wait(10)
+    assert (driver.info().ready, driver.info().delayed) == (0, 0)
+
+
+def test_a_topic_is_deleted_only_if_unused_and_only_if_empty_where_that_is_asked() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    consumer = driver.do(Subscribe("jobs", 1)).consumer
+    with pytest.raises(TopicInUse, match="consumers"):
+        driver.do(DeleteTopic("jobs", if_unused=True))
+    driver.do(Cancel(consumer))
+    driver.do(Enqueue("jobs", b"x"))
+    with pytest.raises(TopicInUse, match="messages"):
+        driver.do(DeleteTopic("jobs", if_unused=True, if_empty=True))
+    driver.do(Purge("jobs"))
+    driver.do(DeleteTopic("jobs", if_unused=True, if_empty=True))
+    assert topics(driver) == []
+
+
+def test_a_purge_drops_what_waits_and_leaves_what_is_leased() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    for delay in (0, 0, 50):
+        driver.do(Enqueue("jobs", b"x", delay_ms=delay))
+    driver.do(Pop("jobs"))
+    assert driver.do(Purge("jobs")).count == 2
+    info = driver.info()
+    assert (info.ready, info.delayed, info.leased, info.ready_bytes) == (0, 0, 1, 0)
+    driver.wait(100)
+    assert driver.info().ready == 0
+
+
+def test_an_exclusive_consumer_is_the_only_one() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    alone = driver.do(Subscribe("jobs", 1, exclusive=True)).consumer
+    for command in (Subscribe("jobs", 1), Subscribe("jobs", 1, exclusive=True), Pop("jobs")):
+        with pytest.raises(TopicInUse):
+            driver.do(command, session=2)
+    driver.do(Cancel(alone))
+    driver.do(Subscribe("jobs", 1), session=2)
+    with pytest.raises(TopicInUse):
+        driver.do(Subscribe("jobs", 1, exclusive=True))

@@ -1,0 +1,227 @@
+"""The work limit (design.md, section 4): no call does more than its share, and postponed work is state like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from disheap.protocol.broker import (
+    Ack,
+    Cancel,
+    CreateTopic,
+    DeleteTopic,
+    Deliver,
+    Enqueue,
+    EnqueueMany,
+    NewMessage,
+    Pop,
+    PopDone,
+    Purge,
+    Recover,
+    Subscribe,
+    TopicSettings,
+)
+from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE
+
+from .driver import PLENTY, Driver, token
+
+MANY = 3 * max(SERVE_AT_ONCE, RETURN_AT_ONCE)
+
+
+def filled(count: int = MANY, delay_ms: int = 0, expires_ms: int = 0) -> Driver:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    driver.do(EnqueueMany("jobs", [NewMessage(b"x", number % 3, delay_ms, expires_ms) for number in range(count)]))
+    return driver
+
+
+def test_a_subscription_is_served_in_slices() -> None:
+    driver = filled()
+    driver.do(Subscribe("jobs", MANY))
+    first = driver.deliveries()
+    assert len(first) == SERVE_AT_ONCE
+    driver.work_off(100)
+    rest = driver.deliveries()
+    assert len(first) + len(rest) == MANY
+    assert [(-one.priority, one.id) for one in first + rest] == sorted((-one.priority, one.id) for one in first + rest)
+
+
+def test_a_no_ack_subscription_is_served_in_slices() -> None:
+    driver = filled()
+    driver.do(Subscribe("jobs", 1, no_ack=True))
+    assert len(driver.deliveries()) == SERVE_AT_ONCE
+    assert driver.work_off(PLENTY) == 1
+    assert (len(driver.deliveries()), driver.info().ready) == (MANY - SERVE_AT_ONCE, 0)
+
+
+def test_a_large_pop_is_served_whole_before_it_ends() -> None:
+    driver = filled()
+    driver.do(Pop("jobs", MANY))
+    *deliveries, done = driver.taken()
+    assert done == PopDone(1, MANY)
+    assert len(deliveries) == MANY
+
+
+def test_messages_that_fall_due_together_take_as_many_advances_as_their_number_needs() -> None:
+    driver = filled(1000, delay_ms=50)
+    assert driver.wait(50, limit=0) == 0
+    assert driver.work_off(100) == 10
+    assert driver.info().ready == 1000
+    assert driver.machine.next_deadline() is None
+
+
+def test_due_and_expired_messages_share_the_limit_in_order_of_their_deadlines() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    driver.do(EnqueueMany("jobs", [NewMessage(b"x", 0, 10), NewMessage(b"x", 0, 0, 20), NewMessage(b"x", 0, 30)]))
+    assert driver.wait(30, limit=2) == 2
+    assert (driver.info().ready, driver.info().delayed) == (1, 1)
+    assert driver.machine.backlog()
+    assert driver.wait(0) == 1
+    assert not driver.machine.backlog()
+
+
+def test_an_expired_session_gives_back_in_slices_the_oldest_lease_first() -> None:
+    driver = filled()
+    driver.do(Subscribe("jobs", MANY))
+    driver.work_off(PLENTY)
+    held = [one.id for one in driver.deliveries()]
+    driver.expire(1)
+    assert driver.info().ready == RETURN_AT_ONCE
+    driver.wait(0, limit=10)
+    assert driver.info().ready == RETURN_AT_ONCE + 10
+    back = sorted(driver.machine._state.topics["jobs"].ready.records)
+    assert back == sorted(held[: RETURN_AT_ONCE + 10])
+    driver.work_off(100)
+    assert (driver.info().ready, driver.info().leased) == (MANY, 0)
+    assert driver.machine.stats()["consumers"] == 0
+
+
+def test_a_recovering_consumer_gets_nothing_new_before_it_has_given_everything_back() -> None:
+    driver = filled(MANY + 5)
+    driver.do(Subscribe("jobs", MANY))
+    driver.work_off(PLENTY)
+    driver.taken()
+    driver.do(Recover([1]))
+    driver.wait(0, limit=10)
+    assert driver.deliveries() == []
+    driver.work_off(100)
+    again = driver.deliveries()
+    assert len(again) == MANY
+    assert {one.epoch for one in again} == {2}
+
+
+def test_a_lease_may_be_settled_while_it_waits_to_be_given_back() -> None:
+    driver = filled()
+    driver.do(Subscribe("jobs", MANY))
+    driver.work_off(PLENTY)
+    last = driver.deliveries()[-1]
+    driver.do(Recover([1]))
+    assert driver.do(Ack([token(last)])).count == 1
+    driver.work_off(1000)
+    assert last.id not in [one.id for one in driver.deliveries()]
+
+
+@pytest.mark.parametrize("command", [Purge("jobs"), DeleteTopic("jobs")])
+def test_what_is_thrown_away_is_gone_at_once_and_freed_in_slices(command: Purge | DeleteTopic) -> None:
+    driver = filled(1000, expires_ms=50)
+    driver.do(EnqueueMany("jobs", [NewMessage(b"x", 0, 70, 90)] * 500))
+    assert driver.do(command).count == 1500
+    assert driver.machine.stats()["message_bytes"] == 0
+    assert driver.machine.backlog()
+    assert driver.work_off(100) >= 15
+    assert driver.machine.stats()["timers"] == 0
+
+
+def test_timers_of_thrown_away_messages_find_nothing() -> None:
+    driver = filled(100, delay_ms=50, expires_ms=60)
+    driver.do(Purge("jobs"))
+    driver.do(Enqueue("jobs", b"kept"))
+    assert driver.wait(100, limit=1) == 0
+    assert driver.info().ready == 1
+
+
+def test_topics_that_wait_to_be_served_take_turns() -> None:
+    driver = Driver()
+    for name in ("a", "b"):
+        driver.do(CreateTopic(name))
+        driver.do(EnqueueMany(name, [NewMessage(b"x")] * MANY))
+        driver.do(Subscribe(name, MANY))
+    driver.taken()
+    driver.wait(0, limit=2 * SERVE_AT_ONCE)
+    consumers = [one.consumer for one in driver.deliveries()]
+    assert (consumers.count(1), consumers.count(2)) == (SERVE_AT_ONCE, SERVE_AT_ONCE)
+
+
+def test_advancing_when_nothing_is_due_does_nothing() -> None:
+    driver = filled(10, delay_ms=50)
+    before = driver.machine.stats()
+    assert driver.wait(49) == 0
+    assert driver.machine.stats() == before
+
+
+def subscribe(driver: Driver) -> None:
+    driver.do(Subscribe("jobs", MANY))
+
+
+def lose_a_session(driver: Driver) -> None:
+    driver.do(Subscribe("jobs", MANY), session=2)
+    driver.work_off(PLENTY)
+    driver.do(Subscribe("jobs", 7))
+    driver.expire(2)
+
+
+def cancel(driver: Driver) -> None:
+    driver.do(Subscribe("jobs", MANY))
+    driver.work_off(PLENTY)
+    driver.do(Cancel(1, give_back=True))
+
+
+def delete(driver: Driver) -> None:
+    driver.do(Subscribe("jobs", MANY))
+    driver.work_off(PLENTY)
+    driver.do(DeleteTopic("jobs"))
+
+
+def recover(driver: Driver) -> None:
+    driver.do(Subscribe("jobs", MANY))
+    driver.work_off(PLENTY)
+    driver.do(Recover([1]))
+
+
+def fall_due(driver: Driver) -> None:
+    driver.do(CreateTopic("later", TopicSettings(message_ttl_ms=30)))
+    driver.do(Subscribe("later", 40))
+    driver.do(EnqueueMany("later", [NewMessage(b"x", number % 5, 10 + number % 7) for number in range(200)]))
+    driver.wait(40, limit=1)
+
+
+@pytest.mark.parametrize("start", [subscribe, lose_a_session, cancel, delete, recover, fall_due])
+def test_a_replica_restored_amid_postponed_work_goes_on_in_step(start: Callable[[Driver], None]) -> None:
+    driver = filled()
+    start(driver)
+    assert driver.machine.backlog()
+    twin = driver.restored()
+    driver.taken()
+    for step in range(400):
+        if step % 20 == 0:
+            twin = driver.restored()
+        units = [one.wait(0, limit=37) for one in (driver, twin)]
+        assert units[0] == units[1] <= 37
+        assert driver.taken() == twin.taken()
+        assert driver.machine.state_hash() == twin.machine.state_hash()
+        if not driver.machine.backlog():
+            break
+    assert not driver.machine.backlog()
+    assert not twin.machine.backlog()
+
+
+def test_a_dead_leader_of_deliveries_loses_none() -> None:
+    """Schedule: half of a slice was delivered when the session expired; every message is ready again."""
+    driver = filled()
+    driver.do(Subscribe("jobs", MANY))
+    assert all(isinstance(one, Deliver) for one in driver.taken())
+    driver.expire(1)
+    driver.work_off(50)
+    assert driver.info().ready == MANY
