@@ -154,6 +154,12 @@ class HeapMachine:
     def state_hash(self) -> bytes:
         return snapshot.state_hash(self._state)
 
+    def sample_commands(self) -> list[bytes]:
+        """For the conformance suite: commands of every kind."""
+        from disheap_heap.samples import sample_commands
+
+        return sample_commands()
+
     def stats(self) -> dict[str, int]:
         state = self._state
         topics = state.topics.values()

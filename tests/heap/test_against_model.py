@@ -1,7 +1,7 @@
 """The heap machine against a model of plain lists: order, turns, leases, credit, attempts, expiry, sessions.
 
-Every call goes to two machines. The second is made anew from a snapshot of the first at moments that hypothesis chooses,
-so that a restored replica must give the same replies, the same pushes and the same hash as one that never stopped.
+Every call goes to two machines. The second is made anew from a snapshot of the first at moments that hypothesis
+chooses, so that a restored replica must give the same replies, the same pushes and the same hash as one that never stopped.
 """
 
 from __future__ import annotations
@@ -147,9 +147,7 @@ class HeapAgainstModel(RuleBasedStateMachine):
         assert answer.consumer == self.model.subscribe(session, shelf, **shape).number
         self.expect_pushes()
 
-    @rule(
-        name=names, session=sessions, count=st.integers(1, 4), wait=delays, lease=lease_times, no_ack=st.booleans()
-    )
+    @rule(name=names, session=sessions, count=st.integers(1, 4), wait=delays, lease=lease_times, no_ack=st.booleans())
     def pop(self, name: str, session: int, count: int, wait: int, lease: int, no_ack: bool) -> None:
         shelf = self.model.shelf(name)
         if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
@@ -192,7 +190,9 @@ class HeapAgainstModel(RuleBasedStateMachine):
             self.model.recover([reader])
             self.expect_pushes()
 
-    @rule(session=sessions, pick=picks, count=st.integers(1, 3), how=st.sampled_from(["ack", "nack", "drop"]), by=delays)
+    @rule(
+        session=sessions, pick=picks, count=st.integers(1, 3), how=st.sampled_from(["ack", "nack", "drop"]), by=delays
+    )
     def settle(self, session: int, pick: int, count: int, how: str, by: int) -> None:
         tokens = self.some_tokens(session, pick, count)
         command = broker.Ack(tokens) if how == "ack" else broker.Nack(tokens, by, how == "drop")
@@ -240,7 +240,9 @@ class HeapAgainstModel(RuleBasedStateMachine):
         tokens = self.some_tokens(session, pick, share)
         numbers = [one.number for one in self.model.readers if one.session == session][-5:]
         held = broker.Held(tokens, numbers[::2], numbers[1::2])
-        answer = self.both(lambda driver: driver.attach(session, *tokens, tickets=held.tickets, consumers=held.consumers))
+        answer = self.both(
+            lambda driver: driver.attach(session, *tokens, tickets=held.tickets, consumers=held.consumers)
+        )
         deliveries, ended = self.model.attach(session, held)
         assert answer.deliveries == deliveries
         assert answer.ended == ended

@@ -1,4 +1,4 @@
-"""Bad input (issue: each gets a typed, clear error). Whatever is refused leaves the state as it was, to the last bit."""
+"""Bad input: each gets a typed, clear error. Whatever is refused leaves the state as it was, to the last bit."""
 
 from __future__ import annotations
 
@@ -130,7 +130,9 @@ def test_topics_and_consumers_have_bounds_that_are_named(busy: Driver) -> None:
             busy.do(command)
 
 
-@pytest.mark.parametrize("command", [Subscribe("jobs", 1), Pop("jobs"), CreateTopic("x", TopicSettings(exclusive=True))])
+@pytest.mark.parametrize(
+    "command", [Subscribe("jobs", 1), Pop("jobs"), CreateTopic("x", TopicSettings(exclusive=True))]
+)
 def test_only_an_open_session_can_hold_or_own(busy: Driver, command: Any) -> None:
     with pytest.raises(errors.InvalidArgument, match="session 77 is not open"):
         busy.do(command, session=77)

@@ -199,7 +199,7 @@ def test_a_snapshot_that_makes_no_sense_is_refused(blocks: list[bytes]) -> None:
 
 
 def test_a_lease_of_a_deleted_topic_and_a_lost_session_survives_a_snapshot() -> None:
-    """Schedule: a session with more leases than go back at once expires with its topic; the replica restarts amid it."""
+    """Schedule: a session with many leases expires, its topic with it; the replica restarts before all went back."""
     driver = Driver()
     driver.do(CreateTopic("mine", TopicSettings(exclusive=True)))
     driver.do(EnqueueMany("mine", [NewMessage(b"x")] * 5000))

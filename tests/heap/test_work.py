@@ -1,4 +1,4 @@
-"""The work limit (design.md, section 4): no call does more than its share, and postponed work is state like any other."""
+"""The work limit: no call does more than its share, and what it puts off is state like any other."""
 
 from __future__ import annotations
 

@@ -1,0 +1,83 @@
+"""Commands of every kind, for whoever tries a machine without knowing what it does: the conformance suite, a simulator.
+
+Sent in any order, by several sessions, some are refused and most do something; together they reach each state of a
+message.
+"""
+
+from __future__ import annotations
+
+from disheap.protocol.broker import (
+    Ack,
+    Bind,
+    Cancel,
+    Command,
+    CreateExchange,
+    CreateTopic,
+    DeleteExchange,
+    DeleteTopic,
+    Enqueue,
+    EnqueueMany,
+    Extend,
+    Nack,
+    NewMessage,
+    Pop,
+    Publish,
+    Purge,
+    Recover,
+    SetCredit,
+    Subscribe,
+    TopicSettings,
+    Unbind,
+)
+from disheap_heap.words import encode
+
+_TOPICS: list[Command] = [
+    CreateTopic("t"),
+    CreateTopic("t"),
+    CreateTopic("least", TopicSettings("min", 50, 400)),
+    CreateTopic("brief", TopicSettings(expires_ms=300, auto_delete=True)),
+    CreateTopic("mine", TopicSettings(exclusive=True)),
+    DeleteTopic("brief", if_unused=True),
+    Purge("least"),
+    CreateExchange("e", "topic"),
+    CreateExchange("f", "fanout", auto_delete=True),
+    DeleteExchange("f", if_unused=True),
+    Bind("e", "t", "a.*"),
+    Bind("e", "least", "#"),
+    Bind("f", "mine"),
+    Unbind("f", "mine"),
+]
+
+_MESSAGES: list[Command] = [
+    Enqueue("t", b"plain", 3),
+    Enqueue("t", b"urgent", 1 << 40),
+    Enqueue("t", b"delayed", 1, delay_ms=120),
+    Enqueue("brief", b"short-lived", 0, expires_ms=60),
+    EnqueueMany("t", [NewMessage(b"one", -1), NewMessage(b"two", 5, 80, 500), NewMessage(b"three" * 100, 5)]),
+    Publish("e", "a.b", b"routed", 2),
+    Publish("f", "", b"to all", -2),
+    Publish("", "mine", b"direct"),
+]
+
+_CONSUMERS: list[Command] = [
+    Subscribe("t", 3, lease_ms=90),
+    Subscribe("t", 2, 10),
+    Subscribe("least", 1, no_ack=True),
+    Subscribe("brief", 5),
+    Pop("t", 2, wait_ms=200),
+    Pop("mine", 1),
+    *(SetCredit(number, 1 + number % 3) for number in range(1, 4)),
+    *(Cancel(number, give_back=number % 2 == 0) for number in range(3, 6)),
+    Recover([1, 2]),
+]
+
+_SETTLING: list[Command] = [
+    *(Ack([(number, epoch)]) for number in range(1, 12) for epoch in (1, 2)),
+    *(Nack([(number, 1)], delay_ms=40 * (number % 2)) for number in range(1, 12)),
+    Nack([(4, 1), (5, 1), (6, 2)], discard=True),
+    Extend([(1, 1), (2, 1), (3, 2)], 250),
+]
+
+
+def sample_commands() -> list[bytes]:
+    return [encode(command) for command in (*_TOPICS, *_MESSAGES, *_CONSUMERS, *_SETTLING)]

@@ -1,0 +1,269 @@
+"""What every state machine holds to: `interfaces.StateMachine`. Run over each machine by the pytest plugin.
+
+What a command means is the machine's own business, so the suite sends garbage, sessions and time. Where the machine has
+a method `sample_commands() -> Sequence[bytes]` (optional), it sends a few hundred of those as well, from several sessions
+and in an order drawn from a fixed seed. The better the samples, the more the suite can find.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+from disheap.errors import CommandRefused, SnapshotDamaged
+from disheap.interfaces import API, StateMachine
+
+Factory = Callable[[], StateMachine]
+
+SESSIONS = (1, 2, 3)
+STEPS = 400
+SEEDS = range(6)
+PLENTY = 10_000
+"""A work limit beyond what the samples can set off."""
+PIECE_BYTES = 1 << 20
+HASH_BYTES = 16
+
+GARBAGE = [b"", b"\x00", b"\xff" * 9, b"\xc1\xc1", b"no such command", bytes(range(256)), b"\x93" + b"\x7f" * 30]
+
+
+class Step(NamedTuple):
+    """One call of the machine, as the runtime makes it."""
+
+    method: str
+    session: int
+    time_ms: int
+    body: bytes
+
+
+@pytest.fixture
+def machine_commands(machine_factory: Factory) -> list[bytes]:
+    """Commands that mean something to the machine, where it offers any."""
+    offered: Any = getattr(machine_factory(), "sample_commands", None)
+    samples: Sequence[bytes] = offered() if offered is not None else ()
+    return list(samples)
+
+
+def script(commands: list[bytes], seed: int, steps: int = STEPS) -> list[Step]:
+    """Sessions come and go, time passes, commands good and bad are sent. An expired session opens again."""
+    source = random.Random(seed)
+    time_ms = 1000
+    calls = [Step("session_opened", session, time_ms, b"") for session in SESSIONS]
+    for _ in range(steps):
+        session = source.choice(SESSIONS)
+        time_ms += source.choice((0, 0, 1, 7, 40))
+        chance = source.random()
+        if chance < 0.03:
+            calls += [Step("session_detached", session, time_ms, b""), Step("session_attached", session, time_ms, b"")]
+        elif chance < 0.05:
+            calls += [Step("session_expired", session, time_ms, b""), Step("session_opened", session, time_ms, b"")]
+        elif chance < 0.08:
+            calls.append(Step("apply", session, time_ms, source.choice(GARBAGE)))
+        elif chance < 0.2 or not commands:
+            calls.append(Step("advance", 0, time_ms, b""))
+        else:
+            calls.append(Step("apply", session, time_ms, source.choice(commands)))
+    return calls
+
+
+def play(machine: StateMachine, step: Step, index: int = 1) -> Any:
+    """Everything that comes out of one call, in a form that can be compared. Time passes first, as in an entry."""
+    passed = machine.advance(step.time_ms, PLENTY)
+    outcome = (passed[0], list(passed[1]))
+    try:
+        return outcome, _call(machine, step, index)
+    except CommandRefused as refusal:
+        return outcome, (type(refusal), str(refusal))
+
+
+def _call(machine: StateMachine, step: Step, index: int) -> Any:
+    match step.method:
+        case "apply":
+            reply, effects = machine.apply(index, step.time_ms, step.session, step.body)
+            return reply, list(effects)
+        case "session_attached":
+            reply, effects = machine.session_attached(step.session, b"")
+            return reply, list(effects)
+        case "session_opened":
+            return machine.session_opened(step.session)
+        case "session_detached":
+            return list(machine.session_detached(step.session))
+        case "session_expired":
+            return list(machine.session_expired(step.session))
+        case _:
+            return None
+
+
+def played(machine_factory: Factory, commands: list[bytes], seed: int = 0, steps: int = STEPS) -> StateMachine:
+    machine = machine_factory()
+    for index, step in enumerate(script(commands, seed, steps)):
+        play(machine, step, index)
+    return machine
+
+
+def restored(machine_factory: Factory, pieces: Sequence[bytes]) -> StateMachine:
+    machine = machine_factory()
+    machine.restore(pieces)
+    return machine
+
+
+def test_it_says_what_it_is(machine_factory: Factory) -> None:
+    machine = machine_factory()
+    lowest, highest = machine.versions
+    assert machine.name
+    assert machine.api == API
+    assert 1 <= lowest <= highest
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_the_same_calls_give_the_same_replies_effects_and_hash(
+    machine_factory: Factory, machine_commands: list[bytes], seed: int
+) -> None:
+    first, second = machine_factory(), machine_factory()
+    for index, step in enumerate(script(machine_commands, seed)):
+        assert play(first, step, index) == play(second, step, index), step
+        assert first.next_deadline() == second.next_deadline()
+        assert first.backlog() == second.backlog()
+    assert first.state_hash() == second.state_hash()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_restored_replica_goes_on_in_step(machine_factory: Factory, machine_commands: list[bytes], seed: int) -> None:
+    original = machine_factory()
+    replica = restored(machine_factory, list(original.snapshot()))
+    for index, step in enumerate(script(machine_commands, seed)):
+        assert play(original, step, index) == play(replica, step, index), step
+        if index % 25 == 0:
+            assert original.state_hash() == replica.state_hash()
+            replica = restored(machine_factory, list(original.snapshot()))
+            assert original.state_hash() == replica.state_hash()
+    assert original.state_hash() == replica.state_hash()
+
+
+def test_the_hash_has_16_bytes_and_looking_changes_nothing(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    before = machine.state_hash()
+    assert len(before) == HASH_BYTES
+    for look in (machine.stats, machine.backlog, machine.next_deadline, machine.snapshot, machine.state_hash):
+        look()
+    assert machine.state_hash() == before
+    assert all(isinstance(name, str) and isinstance(count, int) for name, count in machine.stats().items())
+
+
+def test_an_index_and_a_time_alone_do_not_change_a_refusal(machine_factory: Factory) -> None:
+    outcomes = []
+    for index, time_ms in ((1, 1000), (7, 9000)):
+        machine = machine_factory()
+        outcomes.append([play(machine, Step("apply", 1, time_ms, body), index)[1] for body in GARBAGE])
+    assert outcomes[0] == outcomes[1]
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=[repr(body[:12]) for body in GARBAGE])
+def test_garbage_is_refused_and_changes_nothing(
+    machine_factory: Factory, machine_commands: list[bytes], body: bytes
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    before = machine.state_hash()
+    with pytest.raises(CommandRefused) as caught:
+        machine.apply(9999, 1_000_000, 1, body)
+    assert str(caught.value)
+    assert machine.state_hash() == before
+
+
+@pytest.mark.parametrize("body", GARBAGE, ids=[repr(body[:12]) for body in GARBAGE])
+def test_a_query_answers_or_is_refused_and_changes_nothing(
+    machine_factory: Factory, machine_commands: list[bytes], body: bytes
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    before = machine.state_hash()
+    try:
+        assert isinstance(machine.query(1_000_000, 1, body), bytes)
+    except CommandRefused as refusal:
+        assert str(refusal)
+    assert machine.state_hash() == before
+
+
+def test_a_snapshot_comes_in_pieces_that_may_be_cut_elsewhere(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    pieces = list(machine.snapshot())
+    assert max(map(len, pieces)) <= PIECE_BYTES
+    whole = b"".join(pieces)
+    for size in (1, 13, len(whole)):
+        cut = [whole[start : start + size] for start in range(0, len(whole), size)]
+        assert restored(machine_factory, cut).state_hash() == machine.state_hash()
+
+
+def test_a_view_is_of_the_moment_it_was_taken(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    machine = played(machine_factory, machine_commands)
+    then, view = machine.state_hash(), machine.snapshot()
+    pieces = [next(view)]
+    for index, step in enumerate(script(machine_commands, 99, 100)):
+        play(machine, step._replace(time_ms=step.time_ms + 1_000_000), index)
+        pieces += [piece for piece in [next(view, None)] if piece is not None]
+    assert restored(machine_factory, [*pieces, *view]).state_hash() == then
+
+
+def test_a_restore_replaces_the_whole_state(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    empty = machine_factory()
+    machine = played(machine_factory, machine_commands)
+    machine.restore(list(empty.snapshot()))
+    assert machine.state_hash() == empty.state_hash()
+    assert machine.next_deadline() == empty.next_deadline()
+
+
+def test_a_damaged_snapshot_is_refused_and_leaves_the_state(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    whole, before = b"".join(machine.snapshot()), machine.state_hash()
+    for damaged in (b"", b"\xff" * 100, whole[:-1], whole[: len(whole) // 2], whole + b"\x00"):
+        with pytest.raises(SnapshotDamaged):
+            machine.restore([damaged])
+    assert machine.state_hash() == before
+
+
+@pytest.mark.parametrize("limit", [1, 3, 50])
+def test_advancing_does_no_more_than_it_may_and_comes_to_an_end(
+    machine_factory: Factory, machine_commands: list[bytes], limit: int
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    for session in SESSIONS:
+        machine.session_expired(session)
+    calls = 0
+    while calls == 0 or machine.backlog():
+        units, _ = machine.advance(10_000_000, limit)
+        assert 0 <= units <= limit
+        calls += 1
+        assert calls < PLENTY
+    deadline = machine.next_deadline()
+    assert deadline is None or deadline > 10_000_000
+
+
+def test_however_the_work_is_cut_the_end_is_the_same_on_every_replica(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    replica = restored(machine_factory, list(machine.snapshot()))
+    while True:
+        outcomes = [(units, list(effects)) for units, effects in (one.advance(50_000, 2) for one in (machine, replica))]
+        assert outcomes[0] == outcomes[1]
+        assert machine.state_hash() == replica.state_hash()
+        replica = restored(machine_factory, list(machine.snapshot()))
+        if not machine.backlog():
+            break
+
+
+def test_it_runs_every_version_that_it_says(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    machine = machine_factory()
+    lowest, highest = machine.versions
+    for version in range(lowest, highest + 1):
+        machine.set_version(version)
+        for index, step in enumerate(script(machine_commands, version, 50)):
+            play(machine, step, index)
+    assert len(machine.state_hash()) == HASH_BYTES
