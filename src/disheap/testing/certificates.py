@@ -15,6 +15,18 @@ from cryptography.x509.oid import NameOID
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 VALID_FOR = timedelta(days=1)
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
 
 class Authority:
     """Issues certificates into a directory. Two authorities do not trust each other."""
@@ -23,8 +35,9 @@ class Authority:
         self._directory = directory
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _name(name)
-        usage = x509.BasicConstraints(ca=True, path_length=0)
-        unsigned = _builder(self._name, self._name, self._key, VALID_FOR).add_extension(usage, critical=True)
+        constraint = x509.BasicConstraints(ca=True, path_length=0)
+        unsigned = _builder(self._name, self._name, self._key, self._key, VALID_FOR)
+        unsigned = unsigned.add_extension(constraint, critical=True).add_extension(_SIGNS, critical=True)
         self.certificate = unsigned.sign(self._key, hashes.SHA256())
         self.cafile = directory / f"{self.certificate.serial_number:x}-ca.pem"
         self.cafile.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
@@ -34,7 +47,7 @@ class Authority:
         expired. Where `name` is not "", it is the first name in the certificate."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [_general_name(host) for host in ([name] if name else []) + list(hosts)]
-        unsigned = _builder(_name(name or "nobody"), self._name, key, valid_for).add_extension(
+        unsigned = _builder(_name(name or "nobody"), self._name, key, self._key, valid_for).add_extension(
             x509.SubjectAlternativeName(names), critical=False
         )
         certificate = unsigned.sign(self._key, hashes.SHA256())
@@ -46,8 +59,13 @@ class Authority:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, valid_for: timedelta
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    signer: ec.EllipticCurvePrivateKey,
+    valid_for: timedelta,
 ) -> x509.CertificateBuilder:
+    """With the key identifiers that Python 3.13 looks for by default (RFC 5280 §4.2.1.1)."""
     now = datetime.now(UTC)
     end = now + valid_for
     builder = x509.CertificateBuilder().subject_name(subject).issuer_name(issuer).public_key(key.public_key())
@@ -55,6 +73,8 @@ def _builder(
         builder.serial_number(x509.random_serial_number())
         .not_valid_before(min(now, end) - VALID_FOR)
         .not_valid_after(end)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
     )
 
 
