@@ -193,7 +193,7 @@ class RaftMachine(RuleBasedStateMachine):
 
 
 BOUNDED = settings(
-    max_examples=60,
+    max_examples=150,
     stateful_step_count=50,
     deadline=None,
     print_blob=True,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from disheap.errors import InvalidArgument, NotLeader, Overloaded, ProtocolError
-from disheap.kernel.membership import decode, encode
-from disheap.kernel.types import AppendRequest, Membership, Role, VoteRequest
+from disheap.kernel.membership import Memberships, decode, encode
+from disheap.kernel.raft import Raft
+from disheap.kernel.types import AppendRequest, Index, Membership, Role, SnapshotMeta, Term, TermRun, VoteRequest
 
-from .harness import ELECTION_TICKS, Cluster, group, refused
+from .harness import ELECTION_TICKS, Cluster, blank, config, group, refused
 from .solo import Solo, only
 
 
@@ -178,3 +181,24 @@ def test_the_membership_at_an_index_is_the_one_in_force_there() -> None:
     raft = cluster[1].raft
     assert raft.membership_at(index - 1) == group([1, 2, 3])  # type: ignore[arg-type]
     assert raft.membership_at(index) == group([1, 2, 3], [4])
+
+
+def test_a_snapshots_membership_replaces_those_before_it() -> None:
+    """A log that reaches back before its snapshot may hold older ones."""
+    restored = blank(
+        group([1, 2]),
+        snapshot=SnapshotMeta(Index(2), Term(1), 0, group([1, 2])),
+        last_index=Index(2),
+        runs=(TermRun(Index(1), Term(1)),),
+        memberships=((Index(1), encode(group([9]))), (Index(7), encode(group([8])))),
+    )
+    assert Raft(config(1), restored, random.Random(1)).membership == group([1, 2])
+
+
+def test_forgetting_keeps_what_was_in_force_at_the_snapshot() -> None:
+    history = Memberships(Index(0), group([1]))
+    history.append(Index(5), group([1, 2]))
+    history.forget_before(Index(4))
+    assert (history.at(Index(4)), history.at(Index(5))) == (group([1]), group([1, 2]))
+    history.forget_before(Index(5))
+    assert history.at(Index(5)) == history.current == group([1, 2])

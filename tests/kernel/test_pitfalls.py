@@ -626,3 +626,13 @@ def test_a_read_that_waits_for_the_no_op_is_answered_when_leadership_is_lost() -
     node.tick(ELECTION_TICKS)
     assert node.raft.role is not Role.LEADER
     assert node.reads == [Read(1, Index(0), False)]
+
+
+def test_entries_that_replace_durable_ones_are_not_durable_yet() -> None:
+    """12."""
+    node = Solo((1, 1, 1))
+    node.raft.step(append(3, 2, (1, 1), log_of(2, 2, first=2), commit=3))
+    node.ready()
+    assert [entry.index for entry in node.applied] == [1]
+    node.persist()
+    assert [(entry.index, entry.term) for entry in node.applied] == [(1, 1), (2, 2), (3, 2)]

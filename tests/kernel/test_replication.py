@@ -347,3 +347,14 @@ def test_a_cluster_that_lost_everything_but_its_disks_goes_on() -> None:
         cluster.restart(node)
     cluster.check_liveness()
     assert cluster.data_applied(2)[:8] == [b"%d" % number for number in range(8)]
+
+
+def test_entries_from_storage_that_are_of_another_history_are_not_sent() -> None:
+    """Asked for in an earlier leadership, and overwritten since."""
+    node = Solo((1,) * 9)
+    node.lead()
+    node.hear(append_refusal(2, 2, 9, (2, 1)))
+    node.acknowledge(2, 2)
+    node.raft.fetched(NodeId(2), log_of(9, 9, first=3))
+    assert only(AppendRequest, node.run()) == []
+    assert [fetch.first for fetch in only(Fetch, node.requests)] == [3, 3], "asked again"

@@ -6,16 +6,19 @@ from disheap.kernel.types import (
     AppendReply,
     ChunkRead,
     ChunkWrite,
+    Fetch,
     Index,
     Message,
     NodeId,
+    Role,
     SnapshotMeta,
     SnapshotReply,
     SnapshotRequest,
     Term,
+    VoteRequest,
 )
 
-from .harness import Cluster, group, log_of
+from .harness import ELECTION_TICKS, Cluster, group, log_of
 from .solo import Solo, append, append_refusal, heartbeat, heartbeat_reply, only
 
 META = SnapshotMeta(Index(10), Term(2), 50, group([1, 2, 3]))
@@ -136,6 +139,7 @@ def test_nothing_touches_the_log_while_a_snapshot_is_being_installed() -> None:
     node = Solo((1, 1), term=3)
     node.hear(request(0, b"abc", True))
     assert only(AppendReply, node.hear(append(2, 3, (2, 1), log_of(3, first=3), commit=3))) == []
+    assert (node.raft.last_index, node.raft.commit) == (2, 0)
     node.raft.step(heartbeat(2, 4, commit=2))
     assert node.ready() == []
     assert node.pending is None, "the new term waits too"
@@ -208,3 +212,46 @@ def test_an_unreadable_snapshot_is_tried_again_when_the_peer_is_heard() -> None:
     assert len(node.requests) == before, "not in a circle"
     node.hear(heartbeat_reply(2, node.raft.term))
     assert node.requests[before:] == [ChunkRead(NodeId(2), Index(4), 0)]
+
+
+def test_a_last_chunk_that_the_log_overtook_is_not_installed() -> None:
+    """It waits for a write; by the time that is done, the log holds more than the snapshot."""
+    node = Solo((1, 1), term=3)
+    meta = META._replace(index=Index(4), term=Term(3))
+    node.raft.step(append(2, 3, (2, 1), log_of(3, first=3)))
+    node.ready()
+    node.raft.step(request(0, b"abc", True, meta=meta))
+    node.raft.step(append(2, 3, (3, 3), log_of(3, 3, first=4)))
+    node.run()
+    assert node.requests == []
+    assert node.raft.last_index == 5
+    (reply,) = only(SnapshotReply, node.hear(request(0, b"abc", True, meta=meta)))
+    assert reply.installed
+
+
+def test_a_node_does_not_campaign_while_it_installs_a_snapshot() -> None:
+    """It would lead with a log that is about to be replaced."""
+    node = Solo((1, 1), term=3)
+    node.hear(request(0, b"abc", True))
+    assert node.tick(6 * ELECTION_TICKS) == []
+    assert node.raft.role is Role.FOLLOWER
+    node.raft.chunk_written(META, 0, False)
+    assert only(VoteRequest, node.time_out())
+
+
+def test_entries_that_storage_read_before_the_installation_are_not_applied_after_it() -> None:
+    node = Solo((1,) * 9, term=3)
+    node.hear(heartbeat(2, 3, commit=5))
+    (fetch,) = only(Fetch, node.requests)
+    node.hear(request(0, b"abc", True))
+    node.raft.fetched(NodeId(1), node.disk.read(fetch.first, fetch.last, fetch.max_bytes))
+    node.run()
+    assert node.applied == []
+
+
+def test_a_chunk_is_never_written_while_another_is() -> None:
+    """Not even one of another snapshot: the answer could not be told apart."""
+    node = Solo(term=3)
+    node.hear(request(0, b"abc", False))
+    assert node.hear(request(0, b"xyz", False, source=3)) == []
+    assert node.requests == [ChunkWrite(META, 0, b"abc", False)]
