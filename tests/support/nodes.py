@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,10 @@ from tests.support.counter import CounterMachine
 from tests.support.wire import WireClient, wait_until
 
 FAST = RaftConfig(tick_ms=10, heartbeat_ms=20, election_timeout_ms=150, commit_timeout_ms=10)
+
+
+Tables = dict[str, dict[str, dict[str, Any]]]
+"""kind -> plugin -> settings."""
 
 
 class TestRegistry(Registry):
@@ -44,7 +49,7 @@ class Cluster:
         machine: str = "counter",
         raft: RaftConfig = FAST,
         limits: Limits | None = None,
-        tables: dict[str, dict[str, dict[str, Any]]] | None = None,
+        tables: Tables | Callable[[str], Tables] | None = None,
         addresses: list[tuple[str, str]] | None = None,
         registry: Registry | None = None,
     ) -> None:
@@ -66,7 +71,7 @@ class Cluster:
                 machine=machine,
                 raft=raft,
                 limits=limits or Limits(),
-                plugins=tables or {},
+                plugins=(tables(member.name) if callable(tables) else tables) or {},
             )
             for member in members
         }
