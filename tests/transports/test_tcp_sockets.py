@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import doctest
 import errno
+import os
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +15,7 @@ from wires import Door, Wire
 
 from disheap.errors import AddressInUse, ConfigError, ConnectionLost
 from disheap.interfaces import TransportContext
-from disheap_tcp import sockets
+from disheap_tcp import address, sockets
 from disheap_tcp.address import Address, parse, parse_remote
 from disheap_tcp.link import GATHER_BYTES, Link
 from disheap_tcp.options import TcpSettings, tune
@@ -60,6 +63,10 @@ def test_an_unreadable_address_says_how_to_write_one(text: str) -> None:
 def test_one_cannot_connect_to_everywhere_or_to_port_zero(text: str) -> None:
     with pytest.raises(ConfigError, match="needs a host and a port"):
         parse_remote(text)
+
+
+def test_the_examples_of_addresses_are_true() -> None:
+    assert doctest.testmod(address) == (0, 2)
 
 
 async def test_ipv6_in_brackets_works_at_both_ends() -> None:
@@ -126,7 +133,7 @@ async def test_a_host_that_does_not_exist_is_said_at_both_ends() -> None:
 )
 async def test_other_refusals_are_said_too(monkeypatch: pytest.MonkeyPatch, number: int, said: str) -> None:
     def refuse(*_: object, **__: object) -> socket.socket:
-        raise OSError(number, __import__("os").strerror(number))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(sockets, "_bind", refuse)
     with pytest.raises(ConfigError, match=said):
@@ -145,9 +152,9 @@ async def test_nobody_who_accepts_is_a_timeout_that_says_how_long() -> None:
             filler.connect_ex(full.getsockname())
         wire = Wire()
         with pytest.raises(ConnectionLost, match=r"did not answer within 0\.2 s"):
-            await transport().connect(address, wire, 0.2)
+            await transport().connect(target, wire, 0.2)
         with pytest.raises(ConnectionLost, match=r"did not answer within 0\.2 s"):
-            TcpTransport.connect_blocking(TcpSettings(), address, 0.2)
+            TcpTransport.connect_blocking(TcpSettings(), target, 0.2)
         assert not wire.made.is_set()
         for filler in fillers:
             filler.close()
@@ -187,7 +194,7 @@ class FakeTransport(asyncio.Transport):
         self.high = high
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return socket.socket(socket.AF_UNIX) if name == "socket" else default
+        return SimpleNamespace(family=socket.AF_UNIX) if name == "socket" else default
 
     def close(self) -> None: ...
 
