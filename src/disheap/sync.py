@@ -12,12 +12,13 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from disheap import __version__
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.client.consuming import DEFAULT_CREDIT
 from disheap.client.dialing import Dial
 from disheap.client.url import BrokerUrl, parse
-from disheap.errors import LeaseLost, RequestTimeout, SessionExpired
+from disheap.errors import LeaseLost, OutcomeUnknown, RequestTimeout, SessionExpired
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 
@@ -29,13 +30,14 @@ def connect(
     timeout_s: float | None = None,
     label: str | None = None,
     observer: bool = False,
+    opaque: bool = False,
     dial: Dial | None = None,
 ) -> Client:
     """A client with a session; a context manager that ends it. See `disheap.connect` for the keywords and errors."""
     parsed = parse(url) if isinstance(url, str) else url
     given: dict[str, Any] = {"session_timeout_ms": session_timeout_ms, "timeout_s": timeout_s, "label": label}
     parsed = replace(parsed, **{key: value for key, value in given.items() if value is not None})
-    client = Client(parsed, dial=dial, observer=observer, client="disheap sync")
+    client = Client(parsed, dial=dial, observer=observer, opaque=opaque, client=f"disheap {__version__}")
     try:
         client.connect()
     except BaseException:
@@ -131,8 +133,15 @@ class Client(BlockingClient):
         return self.admin({"op": "hash"})
 
     def transfer(self, node: str) -> dict[str, Any]:
-        """Hand leadership over. Raises `OutcomeUnknown` when the connection ends meanwhile, which it may well do."""
-        return self.admin({"op": "transfer", "target": node})
+        """Hand leadership over. Our own connection may end with it: then the next leader is asked who it is. Raises
+        `OutcomeUnknown` when it is another."""
+        try:
+            return self.admin({"op": "transfer", "target": node})
+        except OutcomeUnknown:
+            leader = self.status()["leader"]
+            if leader != node:
+                raise
+            return {"leader": leader}
 
     def __enter__(self) -> Client:
         return self

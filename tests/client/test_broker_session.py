@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from disheap.client.broker_session import Arrived, BrokerSession, Replied, SessionLost
-from disheap.client.events import Event, Moved, Ready
+from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Replied, SessionLost
+from disheap.client.events import Broken, Event, Moved, Ready
 from disheap.errors import MalformedFrame, OutcomeUnknown
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Flags, Kind, SessionOptions
@@ -207,6 +207,22 @@ def test_what_gives_room_back_is_flagged(talk: Talk, command: Any, flags: int) -
     assert frames.open_envelope(talk.session.session.take_output()).flags == flags
 
 
-def test_a_body_that_this_version_cannot_read_is_the_nodes_fault(talk: Talk) -> None:
-    with pytest.raises(MalformedFrame, match="cannot read"):
-        talk.session.receive(frames.push(1, b"\x91\xcc\xff"))
+def test_a_push_that_this_version_cannot_read_ends_it_after_what_was_answered(talk: Talk) -> None:
+    talk.session.send(broker.Bind("x", "jobs"), "bind")
+    reply = frames.reply(Kind.REPLY, 0, 1, 1, broker.encode(broker.Done()))
+    answered, broken = talk.session.receive(frames.push(1, b"\x91\xcc\xff") + reply)
+    assert answered == Replied("bind", broker.Done())
+    assert isinstance(broken, Broken) and isinstance(broken.error, MalformedFrame)
+
+
+def test_a_reply_that_this_version_cannot_read_is_an_unknown_outcome(talk: Talk) -> None:
+    talk.session.send(broker.Ack([(1, 1)]), "ack")
+    (replied,) = talk.session.receive(frames.reply(Kind.REPLY, 0, 1, 1, b"\x91\xcc\xff"))
+    assert isinstance(replied, Replied) and isinstance(replied.result, OutcomeUnknown)
+
+
+def test_another_machines_pushes_come_as_they_are() -> None:
+    talk = Talk()
+    talk.session = BrokerSession(SessionOptions(9000), opaque=True)
+    talk.connect()
+    assert talk.session.receive(frames.push(1, b"anything")) == [Foreign(b"anything")]

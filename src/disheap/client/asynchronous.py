@@ -15,6 +15,7 @@ from disheap.client.consuming import DEFAULT_CREDIT, Consumer, Delivery, Popping
 from disheap.client.dialing import open_transport
 from disheap.client.driver import Driver
 from disheap.client.url import BrokerUrl, parse
+from disheap.errors import OutcomeUnknown
 from disheap.interfaces import Transport
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
@@ -27,25 +28,27 @@ def connect(
     timeout_s: float | None = None,
     label: str | None = None,
     observer: bool = False,
+    opaque: bool = False,
     transport: Callable[[], Transport] | None = None,
 ) -> Connecting:
     """A client, by `await connect(url)` (then `close` it) or `async with connect(url) as client`.
 
     `timeout_s` is every request's where it says none, and the first connection's. The keywords override the URL's
-    parameters. `observer` asks whichever node answers and opens no session: for `status` alone. Raises `UrlError` here,
+    parameters. `observer` asks whichever node answers and opens no session: for `status` alone.
+    `opaque`: the machine is one's own and no broker; use `call`, and `driver.on_push`. Raises `UrlError` here,
     `ConnectionLost` and `WrongCluster` when awaited.
     """
     parsed = parse(url) if isinstance(url, str) else url
     given: dict[str, Any] = {"session_timeout_ms": session_timeout_ms, "timeout_s": timeout_s, "label": label}
     parsed = replace(parsed, **{key: value for key, value in given.items() if value is not None})
-    return Connecting(parsed, observer, transport)
+    return Connecting(parsed, transport, observer, opaque)
 
 
 class Connecting:
     """What `connect` returns: to be awaited, or entered."""
 
-    def __init__(self, url: BrokerUrl, observer: bool, transport: Callable[[], Transport] | None) -> None:
-        self._url, self._observer, self._transport = url, observer, transport
+    def __init__(self, url: BrokerUrl, transport: Callable[[], Transport] | None, observer: bool, opaque: bool) -> None:
+        self._url, self._transport, self._observer, self._opaque = url, transport, observer, opaque
         self._client: Client | None = None
 
     def __await__(self) -> Generator[Any, None, Client]:
@@ -61,7 +64,9 @@ class Connecting:
 
     async def _open(self) -> Client:
         transport = self._transport() if self._transport else open_transport(self._url)
-        driver = Driver(self._url, transport, observer=self._observer, client=f"disheap {_version()}")
+        driver = Driver(
+            self._url, transport, observer=self._observer, opaque=self._opaque, client=f"disheap {_version()}"
+        )
         try:
             await driver.open()
         except BaseException:
@@ -162,8 +167,15 @@ class Client:
         return await self.driver.admin({"op": "hash"})
 
     async def transfer(self, node: str) -> dict[str, Any]:
-        """Hand leadership over. Raises `OutcomeUnknown` when the connection ends meanwhile, which it may well do."""
-        return await self.driver.admin({"op": "transfer", "target": node})
+        """Hand leadership over. Our own connection may end with it: then the next leader is asked who it is. Raises
+        `OutcomeUnknown` when it is another."""
+        try:
+            return await self.driver.admin({"op": "transfer", "target": node})
+        except OutcomeUnknown:
+            leader = (await self.status())["leader"]
+            if leader != node:
+                raise
+            return {"leader": leader}
 
     async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """One opaque command, for a state machine of one's own."""

@@ -21,13 +21,13 @@ from typing import Any
 import msgspec
 
 from disheap.client import settings
-from disheap.client.broker_session import Arrived, BrokerSession, Opaque, Replied, SessionLost
+from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Opaque, Replied, SessionLost
 from disheap.client.dialing import Dial, blocking_dial
-from disheap.client.events import Alive, Closed, Event, Moved, Postponed, Ready
+from disheap.client.events import Alive, Broken, Closed, Event, Moved, Postponed, Ready
 from disheap.client.route import Route
 from disheap.client.session import State
 from disheap.client.url import BrokerUrl, parse
-from disheap.errors import ConnectionLost, DisheapError, ProtocolError, RequestError, RequestTimeout, WindowExceeded
+from disheap.errors import ConnectionLost, DisheapError, RequestError, RequestTimeout, WindowExceeded
 from disheap.interfaces import BlockingSocket
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import SessionOptions
@@ -59,6 +59,7 @@ class BlockingClient:
         dial: Dial | None = None,
         observer: bool = False,
         client: str = "",
+        opaque: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         generator: random.Random | None = None,
@@ -66,7 +67,8 @@ class BlockingClient:
         self.url = parse(url) if isinstance(url, str) else url
         options = None if observer else SessionOptions(self.url.session_timeout_ms, self.url.label)
         self.on_socket_change: Callable[[int | None, int | None], None] | None = None
-        self._broker = BrokerSession(options, client)
+        self.on_push: Callable[[bytes], None] | None = None  # of a machine that is no broker
+        self._broker = BrokerSession(options, client, opaque=opaque)
         self._session = self._broker.session
         self._route = Route(self.url.addresses, generator or random.Random())
         self._dial = dial
@@ -80,7 +82,6 @@ class BlockingClient:
         self._retry_at: float | None = None
         self._retry_s = settings.RETRY_FIRST_S
         self._pushes: deque[Pushed] = deque()
-        self._unflushed = 0
         self._broken: DisheapError | None = None
 
     # --- requests ---
@@ -122,7 +123,6 @@ class BlockingClient:
                 raise WindowExceeded(f"{self._session.window} commands are unanswered; poll for replies first")
             self._wait_room(self._deadline(None))
         self._broker.send(command, on_reply, flags)
-        self._unflushed += 1
         if self._session.output_bytes > FLUSH_BYTES:
             self.flush()
 
@@ -152,7 +152,6 @@ class BlockingClient:
 
     def flush(self) -> None:
         """Hand everything pipelined to the socket. Without a connection it waits for the next one."""
-        self._unflushed = 0
         if self._socket is not None and self._session.has_output:
             self._write()
 
@@ -196,6 +195,10 @@ class BlockingClient:
     @property
     def session_timeout_ms(self) -> int:
         return self._session.timeout_ms
+
+    @property
+    def session_id(self) -> int:
+        return self._session.id
 
     @property
     def ready(self) -> bool:
@@ -402,14 +405,7 @@ class BlockingClient:
     # --- events ---
 
     def _take(self, data: bytes) -> None:
-        try:
-            events = self._broker.receive(data)
-        except ProtocolError as error:
-            self._broken = error
-            self._drop(str(error))
-            self._handle(self._broker.abandon(ConnectionLost(str(error))))
-            raise
-        self._handle(events)
+        self._handle(self._broker.receive(data))
         if self._session.has_output and self._session.state is not State.READY:
             self._write()  # the handshake goes on
 
@@ -439,6 +435,14 @@ class BlockingClient:
                 if self._retry_at is None:
                     self._retry_at = self._clock() + self._retry_s
                     self._retry_s = min(self._retry_s * 2, settings.RETRY_MAX_S)
+            case Foreign():
+                if self.on_push is not None:
+                    self.on_push(event.body)
+            case Broken():
+                self._broken = event.error
+                self._drop(str(event.error))
+                self._handle(self._broker.abandon(ConnectionLost(str(event.error))))
+                raise event.error
             case Closed():
                 self._drop("closed")
             case Alive():

@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 
 from disheap.client.deliveries import Deliveries
-from disheap.client.events import Answered, Event, Lapsed, Pushed, Ready
+from disheap.client.events import Answered, Broken, Event, Lapsed, Pushed, Ready
 from disheap.client.session import Session
-from disheap.errors import MalformedFrame, RequestError
+from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, RequestError
 from disheap.protocol import broker
 from disheap.protocol.frames import Flags, Kind, SessionOptions
 
@@ -55,6 +55,12 @@ class Arrived(Event, frozen=True):
     push: broker.Push
 
 
+class Foreign(Event, frozen=True):
+    """A push of a machine that is no broker."""
+
+    body: bytes
+
+
 class SessionLost(Event, frozen=True):
     """The session lapsed: consumers are gone, and what was held went back to its topics."""
 
@@ -73,9 +79,14 @@ class _Raw(msgspec.Struct, frozen=True, gc=False):
 
 
 class BrokerSession:
-    def __init__(self, options: SessionOptions | None, client: str = "", cluster_id: str = "") -> None:
+    """`opaque`: the machine is another one, reached by `call` alone. Its pushes come as `Foreign`."""
+
+    def __init__(
+        self, options: SessionOptions | None, client: str = "", cluster_id: str = "", opaque: bool = False
+    ) -> None:
         self.held = Deliveries()
-        self.session = Session(options, self.held, client, cluster_id)
+        self.session = Session(options, None if opaque else self.held, client, cluster_id)
+        self._opaque = opaque
         self._connection = 0
         self._in_doubt = False  # a pop's end may have been missed
 
@@ -124,29 +135,41 @@ class BrokerSession:
 
     def _translate(self, events: list[Event]) -> list[Event]:
         out: list[Event] = []
+        broken: ProtocolError | None = None
         for event in events:
-            if type(event) is Answered:
-                out.append(self._answered(event))
-            elif type(event) is Pushed:
-                self._pushed(_decode(broker.decode_push, event.body), out)
-            elif type(event) is Ready:
-                out.append(event)
-                self._resumed(event, out)
-            else:
-                out.append(SessionLost() if type(event) is Lapsed else event)
-        if self._in_doubt:
+            try:
+                self._translate_one(event, out)
+            except ProtocolError as error:
+                broken = error
+        if broken is not None:
+            out.append(Broken(broken))
+        elif self._in_doubt:
             self._in_doubt = False
             out.extend(self.session.attach_again())
         return out
+
+    def _translate_one(self, event: Event, out: list[Event]) -> None:
+        if type(event) is Answered:
+            out.append(self._answered(event))
+        elif type(event) is Pushed:
+            if self._opaque:
+                out.append(Foreign(event.body))
+            else:
+                self._pushed(_decode(broker.decode_push, event.body), out)
+        elif type(event) is Ready:
+            out.append(event)
+            self._resumed(event, out)
+        else:
+            out.append(SessionLost() if type(event) is Lapsed else event)
 
     def _answered(self, event: Answered) -> Event:
         waiter = event.waiter
         if type(waiter) is _Raw:
             return Opaque(waiter.waiter, event.error or event.body)
-        result: Any = event.error or _decode(broker.decode_reply, event.body)
+        result: Any = event.error or _read_reply(event.body)
         if type(waiter) is not _Note:
             return Replied(waiter, result)
-        if event.error is None:
+        if not isinstance(result, RequestError):
             self._note(waiter, result)
         return Replied(waiter.waiter, result)
 
@@ -159,7 +182,7 @@ class BrokerSession:
             out.append(Arrived(push))
 
     def _resumed(self, event: Ready, out: list[Event]) -> None:
-        if not event.resumed or not event.body:
+        if not event.resumed or not event.body or self._opaque:
             return
         reply = _decode(broker.decode_reply, event.body)
         if not isinstance(reply, broker.Resumed):
@@ -209,3 +232,11 @@ def _decode(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:
         return decoder.decode(body)
     except msgspec.DecodeError as error:
         raise MalformedFrame(f"the node sent a body that this version cannot read: {error}") from error
+
+
+def _read_reply(body: bytes) -> broker.Reply | RequestError:
+    """A reply that cannot be read says that the command was carried out, but not with what result."""
+    try:
+        return broker.decode_reply.decode(body)
+    except msgspec.DecodeError as error:
+        return OutcomeUnknown(f"the reply cannot be read by this version: {error}")

@@ -20,8 +20,8 @@ import msgspec
 
 from disheap.client import settings
 from disheap.client.acks import Acks
-from disheap.client.broker_session import Arrived, BrokerSession, Opaque, Replied, SessionLost
-from disheap.client.events import Closed, Event, Moved, Postponed, Ready
+from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Opaque, Replied, SessionLost
+from disheap.client.events import Broken, Closed, Event, Moved, Postponed, Ready
 from disheap.client.link import Link
 from disheap.client.route import Route
 from disheap.client.session import State
@@ -31,7 +31,6 @@ from disheap.errors import (
     ConnectionLost,
     DisheapError,
     LeaseLost,
-    ProtocolError,
     RequestError,
     RequestTimeout,
     SessionExpired,
@@ -51,7 +50,8 @@ Waiter = tuple["asyncio.Future[Any]", Pick | None, float]
 
 
 class Driver:
-    """`observer` asks whatever node answers, and has no session."""
+    """`observer` asks whatever node answers, and has no session. `opaque`: the machine is no broker; its pushes go to
+    `on_push`."""
 
     def __init__(
         self,
@@ -60,13 +60,15 @@ class Driver:
         *,
         observer: bool = False,
         client: str = "",
+        opaque: bool = False,
         generator: random.Random | None = None,
     ) -> None:
         self.url = url
         self.loop = asyncio.get_running_loop()
         self.paused = False
         options = None if observer else SessionOptions(url.session_timeout_ms, url.label)
-        self._broker = BrokerSession(options, client)
+        self.on_push: Callable[[bytes], None] | None = None  # of a machine that is no broker
+        self._broker = BrokerSession(options, client, opaque=opaque)
         self._session = self._broker.session
         self._transport = transport
         self._route = Route(url.addresses, generator or random.Random())
@@ -298,12 +300,7 @@ class Driver:
         if link is not self._link:
             return
         self._heard_at = self.loop.time()
-        try:
-            events = self._broker.receive(data)
-        except ProtocolError as error:
-            self._break(error)
-            return
-        self._handle(events)
+        self._handle(self._broker.receive(data))
         if self._room:
             self.wake()
         if self._session.has_output:
@@ -377,6 +374,11 @@ class Driver:
                 if self._retrying is None:
                     self._retrying = self.loop.call_later(self._retry_s, self._retry)
                     self._retry_s = min(self._retry_s * 2, settings.RETRY_MAX_S)
+            case Foreign():
+                if self.on_push is not None:
+                    self.on_push(event.body)
+            case Broken():
+                self._break(event.error)
             case Closed():
                 if self._link is not None:
                     self.unlink(self._link, "closed")

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from disheap.errors import RequestError
+from disheap.errors import ProtocolError, RequestError
 
 
 class Event(msgspec.Struct, frozen=True, gc=False):
@@ -54,6 +54,12 @@ class Lapsed(Event, frozen=True):
 
 class Alive(Event, frozen=True):
     """A PONG."""
+
+
+class Broken(Event, frozen=True):
+    """The other side is no node, not ours, or speaks otherwise: nothing more can be done with it. Always the last."""
+
+    error: ProtocolError
 
 
 class Closed(Event, frozen=True):

@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 import msgspec
 
 from disheap.client import faults
-from disheap.client.events import Alive, Answered, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
+from disheap.client.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
 from disheap.client.holdings import Holdings, NoHoldings
-from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, RequestError
+from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, ProtocolError, RequestError
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind, SessionOptions
 
@@ -212,8 +212,17 @@ class Session:
         return output[0] if len(output) == 1 else b"".join(output)
 
     def receive(self, data: bytes) -> list[Event]:
-        """Raises a `ProtocolError` for a node that is not one, or not ours; the session is then of no more use."""
+        """Never raises: a node that is none, or not ours, is `Broken`, after all that was answered before."""
         events: list[Event] = []
+        try:
+            self._frames(data, events)
+        except ProtocolError as error:
+            self._part(Broken(error), events)
+        return events
+
+    # --- frames ---
+
+    def _frames(self, data: bytes, events: list[Event]) -> None:
         buffer, spans = self._reader.feed(data)
         for start, end in spans:
             kind = buffer[start + frames.LENGTH_BYTES]
@@ -225,9 +234,6 @@ class Session:
                 self._control(kind, buffer[start:end], events)
             if self.state is State.OFFLINE:
                 break
-        return events
-
-    # --- frames ---
 
     def _reply(self, buffer: bytes, start: int, end: int, events: list[Event]) -> None:
         if end - start < frames.REPLY.size:

@@ -1,0 +1,165 @@
+"""Both clients against clusters of real nodes: what a failover looks like from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import disheap
+from disheap import sync
+from disheap.client.asynchronous import Client
+from disheap.client.url import BrokerUrl
+from disheap.errors import LeaseLost, TopicNotFound
+from tests.support.nodes import Cluster
+
+
+def free_addresses(nodes: int) -> list[tuple[str, str]]:
+    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(2 * nodes)]
+    try:
+        names = [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]
+    finally:
+        for each in taken:
+            each.close()
+    return list(zip(names[::2], names[1::2], strict=True))
+
+
+def url(cluster: Cluster, transport: str = "inproc", **changes: Any) -> BrokerUrl:
+    addresses = tuple(config.client_listen for config in cluster.configs.values())
+    return BrokerUrl(addresses, transport, timeout_s=20.0, **changes)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with Cluster(tmp_path, machine="heap", storage="file") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def client(cluster: Cluster) -> AsyncIterator[Client]:
+    async with disheap.connect(url(cluster)) as client:
+        yield client
+
+
+async def fail_over(cluster: Cluster, hand_over: bool = False) -> None:
+    """The leader goes, another leads, and the old one comes back."""
+    old = (await cluster.wait_leader()).name
+    await cluster.stop(old, hand_over)
+    await cluster.wait_leader()
+    await cluster.start(old)
+
+
+@pytest.mark.parametrize("hand_over", [False, True])
+async def test_pipelined_enqueues_over_a_failover_are_each_there_once(
+    cluster: Cluster, client: Client, hand_over: bool
+) -> None:
+    topic = await client.create_topic("jobs")
+    ids = await asyncio.gather(*(topic.enqueue(b"%d" % n) for n in range(50)))
+    moving = asyncio.ensure_future(fail_over(cluster, hand_over))
+    while not moving.done():
+        ids += await asyncio.gather(*(topic.enqueue(b"%d" % (len(ids) + n)) for n in range(50)))
+    await moving
+    assert len(set(ids)) == len(ids) > 50
+    assert (await topic.stats()).ready == len(ids)
+    await cluster.wait_equal()
+
+
+async def test_a_consumer_over_a_failover_sees_every_message_once_and_in_order(
+    cluster: Cluster, client: Client
+) -> None:
+    topic = await client.create_topic("jobs")
+    await topic.enqueue_many([b"%d" % n for n in range(600)])
+    got: list[bytes] = []
+    moving: asyncio.Future[None] | None = None
+    async with topic.consume(credit=16) as consumer:
+        async for delivery in consumer:
+            got.append(delivery.payload)
+            assert delivery.attempts == 1
+            delivery.ack_nowait()
+            if len(got) == 100:
+                moving = asyncio.ensure_future(fail_over(cluster))
+            if len(got) == 600:
+                break
+    assert got == [b"%d" % n for n in range(600)]
+    assert moving is not None
+    await moving
+    stats = await topic.stats()
+    assert (stats.ready, stats.leased) == (0, 0)
+
+
+async def test_a_lease_taken_before_a_failover_is_acked_after_it(cluster: Cluster, client: Client) -> None:
+    topic = await client.create_topic("jobs")
+    await topic.enqueue(b"x")
+    (delivery,) = await topic.pop()
+    await fail_over(cluster)
+    await delivery.ack()
+    with pytest.raises(LeaseLost):
+        await delivery.ack()
+    assert (await topic.stats()).leased == 0
+
+
+async def test_a_pop_waits_through_a_failover(cluster: Cluster, client: Client) -> None:
+    topic = await client.create_topic("jobs")
+    popping = asyncio.ensure_future(topic.pop(1, 15_000))
+    await asyncio.sleep(0)
+    await fail_over(cluster)
+    await topic.enqueue(b"x")
+    (delivery,) = await popping
+    assert delivery.payload == b"x"
+
+
+async def test_refusals_come_as_their_own_errors(client: Client) -> None:
+    with pytest.raises(TopicNotFound, match="missing"):
+        await client.topic("missing").enqueue(b"x")
+
+
+async def test_a_transfer_moves_the_leader_and_the_client_with_it(cluster: Cluster, client: Client) -> None:
+    topic = await client.create_topic("jobs")
+    target = cluster.followers()[0]
+    assert await client.transfer(target.name) == {"leader": target.name}
+    assert await topic.enqueue(b"x") == 1
+    assert target.group.leads
+
+
+async def test_a_machine_of_ones_own_is_called_in_bytes_over_a_failover(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, machine="counter") as cluster, disheap.connect(url(cluster), opaque=True) as client:
+        pushed: list[bytes] = []
+        client.driver.on_push = pushed.append
+        assert await client.call(b"+2") == b"2"
+        await fail_over(cluster)
+        assert await client.call(b"+3") == b"5"
+        assert pushed == [b"2", b"5"]
+
+
+async def test_the_blocking_client_goes_through_a_failover(tmp_path: Path) -> None:
+    addresses = free_addresses(3)
+    async with Cluster(tmp_path, machine="heap", storage="file", transport="tcp", addresses=addresses) as cluster:
+        enqueued = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def work() -> list[bytes]:
+            got = []
+            with sync.connect(url(cluster, "tcp")) as client:
+                topic = client.create_topic("jobs")
+                for number in range(300):
+                    topic.enqueue(b"%d" % number)
+                    if number == 50:
+                        loop.call_soon_threadsafe(enqueued.set)
+                with topic.consume(credit=8) as consumer:
+                    for delivery in consumer:
+                        got.append(delivery.payload)
+                        delivery.ack_nowait()
+                        if len(got) == 300:
+                            break
+                stats = topic.stats()
+                assert (stats.ready, stats.leased) == (0, 0)
+            return got
+
+        working = asyncio.ensure_future(asyncio.to_thread(work))
+        await enqueued.wait()
+        await fail_over(cluster)
+        assert await working == [b"%d" % number for number in range(300)]
