@@ -125,7 +125,7 @@ class _Scan:
         number = self._segment.count
         if number >= self._slots.count or self._slots.contradicts(number, block):
             raise self._damaged(block.offset, "the block is a good one, and not the one that its identity names")
-        if self._found and block.first > self._index.last + 1:
+        if block.first > self._index.last + 1:
             raise self._damaged(block.offset, f"entries {self._index.last + 1} to {block.first - 1} are missing")
         needs_entries = block.flags & (SEVERAL_TERMS | HAS_MEMBERSHIP)
         entries = self._segment.decode_block(block, stored) if needs_entries else ()

@@ -34,7 +34,7 @@ region is written once when the segment is made, so that slots never change the 
 
 **A new segment** is begun when one is full, and whenever a log is opened: so nothing is ever cut off or written twice
 at one position (a codec may use the position as a nonce), and a torn tail stays where it is, as evidence, behind the
-end that the next segment's head records. The order is: identities of the old, fsync; the new under a temporary name,
+end that the next segment's head records. The order is: the new under a temporary name,
 fsync, rename, fsync of the directory; the seal of the old, fsync. A sealed segment that is the last one says that a
 file is missing.
 """
@@ -171,9 +171,10 @@ class Segment:
             self._file.write(self._file.read(block.end - block.offset, block.offset), block.offset)
         self._file.sync()
         self._unidentified = found
-        self.identify()
 
     def seal(self, next_number: int) -> None:
+        """Another segment follows, and says where this one ends. The identities that are due ride along."""
+        self._write_identities()
         body = _SEAL.pack(b"DHE1", next_number)
         self._file.write(body + _CHECKSUM.pack(crc32(body)), SEAL_AT)
         self._file.sync()

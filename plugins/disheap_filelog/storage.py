@@ -47,7 +47,7 @@ _log = structlog.get_logger(__name__)
 class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     segment_bytes: Annotated[int, msgspec.Meta(ge=64 << 10, le=1 << 30)] = 64 << 20
     """Bytes after which a new file is begun. Whole files are deleted, so this is what is kept beyond need; and a new
-    file costs four fsyncs."""
+    file costs three fsyncs."""
 
     block_bytes: Annotated[int, msgspec.Meta(ge=4 << 10, le=16 << 20)] = 1 << 20
     """A larger append becomes several blocks with one fsync: to read one entry its whole block is decoded."""
@@ -316,7 +316,6 @@ class FileStorage:
 
     def _rotate(self) -> None:
         old = self._segments[-1]
-        old.identify()
         self._segments.append(self._new_segment(old.number + 1, Index(self._index.last + 1), old))
         old.seal(old.number + 1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from disheap.errors import CodecError, LogDamaged, SnapshotDamaged, StorageError
 from disheap.interfaces import Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk
+from tests.storage.crashing_disk import CrashingDisk, PowerCut
 from tests.storage.parts import (
     DIRECTORY,
     IDENTITY,
@@ -113,6 +114,43 @@ def test_a_second_doubt_lies_behind_the_first() -> None:
     disk = disk.copy()
     damage_last_byte(disk, LOG_2)
     assert reopen(disk)[1].ambiguous_after == 6
+
+
+def behind_its_snapshot() -> CrashingDisk:
+    """A leader applies and snapshots what others made durable; its own last block was torn."""
+    disk = CrashingDisk()
+    storage = opened(disk)
+    storage.append(entries(1, 3))
+    storage.append(entries(4, 5))
+    write_snapshot(storage, 5, b"state")
+    disk = disk.copy()
+    damage_last_byte(disk)
+    return disk.copy()
+
+
+def test_a_log_that_ends_before_its_snapshot_goes_on_behind_it() -> None:
+    disk = behind_its_snapshot()
+    storage, recovered = reopen(disk)
+    assert (recovered.first_index, recovered.last_index, recovered.ambiguous_after) == (6, 5, 5)
+    storage.append(entries(6, 7))
+    storage.close()
+    storage, recovered = reopen(disk)
+    assert (recovered.first_index, recovered.last_index, recovered.ambiguous_after) == (6, 7, 5)
+    assert read_snapshot(storage) == b"state"
+
+
+def test_the_power_may_go_while_such_a_log_is_put_right() -> None:
+    for cut_after in range(1, 30):
+        for seed in range(10):
+            disk = behind_its_snapshot()
+            disk.cut_after = cut_after
+            with contextlib.suppress(PowerCut):
+                storage, _ = reopen(disk)
+                storage.append(entries(6, 7))
+            storage, recovered = reopen(disk.after_power_cut(random.Random(seed)))
+            assert recovered.ambiguous_after in (5, 7)
+            assert (recovered.first_index, recovered.last_index in (5, 6, 7)) == (6, True)
+            assert read_snapshot(storage) == b"state"
 
 
 def test_nothing_of_a_torn_tail_is_cut_off() -> None:
