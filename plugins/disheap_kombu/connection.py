@@ -20,7 +20,7 @@ from threading import RLock, get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from amqp.exceptions import RecoverableConnectionError
+from amqp.exceptions import NotFound, RecoverableConnectionError
 
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
@@ -48,6 +48,7 @@ class Connection:
         self.client = owner  # kombu's Connection; the name is kombu's
         self.wire = client
         self.connected = True
+        self._session = client.session_id  # in which kombu declares what it then takes for granted
         self._lock = RLock()
         self._channels: dict[int, Channel] = {}
         self._channel_ids = count(1)
@@ -95,8 +96,25 @@ class Connection:
             self._notice()
 
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
-        reply: broker.Published = self.call(command, timeout_s, publishing=True)
+        """kombu remembers for each connection what it has declared, and does not declare it again. Where a message
+        finds no queue, and the session is not the one of those declarations, the broker may have lost them (a node in
+        memory that was started anew): the error makes kombu connect, declare and publish again, instead of losing the
+        message."""
+        try:
+            reply: broker.Published = self.call(command, timeout_s, publishing=True)
+        except NotFound as error:
+            self._mistrust(error)
+            raise
+        if not reply.routed:
+            self._mistrust(None)
         return reply
+
+    def _mistrust(self, error: NotFound | None) -> None:
+        if self.wire.session_id != self._session:
+            self.collect()
+            raise RecoverableConnectionError(
+                "the message found no queue, and what was declared before the session lapsed may be gone: declare again"
+            ) from error
 
     def query(self, query: broker.Query) -> Any:
         self._check()

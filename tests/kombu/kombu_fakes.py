@@ -14,6 +14,7 @@ from disheap_kombu import messages
 class FakeWire:
     heartbeat_s = 5.0
     ready = True
+    session_id = 1
 
     def __init__(self) -> None:
         self.url = BrokerUrl(timeout_s=1.0)

@@ -19,7 +19,7 @@ from amqp.exceptions import (
 from kombu_fakes import delivery
 
 from disheap.client.broker_session import SessionLost
-from disheap.errors import OutcomeUnknown, TopicLocked, TopicNotFound
+from disheap.errors import ExchangeNotFound, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
 from disheap_kombu.failures import PublishOutcomeUnknown
 
@@ -75,6 +75,15 @@ def test_an_unknown_outcome_is_said_to_be_unknown(channel, wire):
     wire.answers[broker.Publish] = OutcomeUnknown("lost")
     with pytest.raises(PublishOutcomeUnknown):
         channel.basic_publish(channel.prepare_message("x"), routing_key="q")
+
+
+@pytest.mark.parametrize("answer", [broker.Published(0), ExchangeNotFound("e")])
+def test_a_broker_that_lost_the_declarations_is_a_recoverable_error(connection, channel, wire, answer):
+    wire.answers[broker.Publish] = answer
+    wire.session_id = 2  # the first one lapsed
+    with pytest.raises(RecoverableConnectionError, match="declare again"):
+        channel.basic_publish(channel.prepare_message("x"), exchange="e", routing_key="q")
+    assert not connection.connected
 
 
 # --- consuming ---

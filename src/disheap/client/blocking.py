@@ -249,8 +249,7 @@ class BlockingClient:
         return self._awake() + (self.url.timeout_s if timeout_s is None else timeout_s)
 
     def _awake(self) -> float:
-        """The time. Where nobody called for a while, hear first whether the session still stands: what is sent into one
-        that lapsed meanwhile would be of unknown outcome, or lost."""
+        """The time. After a silence, hear first whether the session stands: what goes into a lapsed one may be lost."""
         self._check()
         now = self._clock()
         if self._socket is not None and now - self._heard_at > self.heartbeat_s:

@@ -1,0 +1,163 @@
+"""A real `celery worker` against a real node."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from kombu_app import app, note, note_late
+from kombu_cluster import NodeProcess, Worker, command, until
+
+import disheap.sync
+
+
+@pytest.fixture
+def node(tmp_path):
+    node = NodeProcess(tmp_path / "data")
+    yield node
+    node.kill()
+
+
+@pytest.fixture
+def durable_node(tmp_path):
+    node = NodeProcess(tmp_path / "data", storage="file")
+    yield node
+    node.kill()
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Start workers that end with the test."""
+    workers = []
+
+    def start(node, *options, session_timeout_ms=4000):
+        worker = Worker(f"{node.url}?session_timeout_ms={session_timeout_ms}", tmp_path / "worker.log", *options)
+        workers.append(worker)
+        return worker
+
+    yield start
+    for worker in workers:
+        if not worker.ended:
+            worker.kill()
+
+
+@pytest.fixture
+def trace(tmp_path):
+    """Where tasks leave their names, and how to read it."""
+    path = tmp_path / "trace"
+    path.touch()
+
+    def lines():
+        return path.read_text().split()
+
+    lines.path = str(path)
+    return lines
+
+
+def publish(node, task, trace, *texts, pause_s=0.0, **options):
+    with app.connection_for_write(node.url) as connection:
+        for text in texts:
+            task.apply_async((trace.path, str(text), pause_s), connection=connection, **options)
+
+
+def topics(node):
+    with disheap.sync.connect(node.url) as client:
+        return sorted(info.topic for info in client.topics())
+
+
+def test_a_worker_runs_tasks_answers_remote_control_and_leaves_no_topic_behind(node, run, trace):
+    worker = run(node, "-n", "w1@here")
+    worker.wait_ready()
+    publish(node, note, trace, *range(20))
+    until(lambda: len(trace()) == 20, "20 tasks ran")
+    assert sorted(trace(), key=int) == [str(n) for n in range(20)]
+    publish(node, note, trace, "long", pause_s=3)
+    until(lambda: "received" in worker.said().rpartition("succeeded")[2], "the long task is under way")
+    assert "pong" in command(node.url, "inspect", "ping")
+    assert "kombu_app.note" in command(node.url, "inspect", "active")
+    assert "new rate limit set" in command(node.url, "control", "rate_limit", "kombu_app.note", "100/s")
+    assert [t for t in topics(node) if "reply" in t] == []
+    command(node.url, "control", "shutdown")
+    assert worker.wait() == 0
+    assert "long" in trace()  # a warm shutdown lets it end
+    assert topics(node) == ["celery"]
+
+
+def test_waiting_tasks_run_by_priority(node, run, trace):
+    with app.connection_for_write(node.url) as connection:
+        for priority in (0, 9, -5, 1000, 4):
+            note.apply_async((trace.path, str(priority)), connection=connection, priority=priority)
+    run(node, "-n", "w1@here")
+    until(lambda: len(trace()) == 5, "5 tasks ran")
+    assert trace() == ["1000", "9", "4", "0", "-5"]
+
+
+def test_a_killed_worker_starts_again_under_its_name_at_once(node, run, trace):
+    first = run(node, "-n", "w1@here")
+    first.wait_ready()
+    publish(node, note_late, trace, "held", pause_s=1)
+    until(lambda: "received" in first.said(), "the task is in the worker's hands")
+    first.kill()
+    second = run(node, "-n", "w1@here")
+    second.wait_ready(times=2)
+    assert "Unrecoverable" not in second.said() and "already using this process mailbox" not in second.said()
+    publish(node, note, trace, "next")
+    until(lambda: "next" in trace() and "held" in trace(), "what the dead one held came back")
+    assert second.stop() == 0
+    until(lambda: topics(node) == ["celery"], "what the dead one owned is gone with its session")
+
+
+def test_a_node_that_is_killed_and_comes_back_shows_to_the_worker_as_a_pause(durable_node, run, trace):
+    node = durable_node
+    worker = run(node, "-n", "w1@here")
+    worker.wait_ready()
+    publish(node, note_late, trace, *range(30), pause_s=0.05)
+    until(lambda: len(trace()) >= 5, "some tasks ran")
+    node.kill()
+    node.start()
+    until(lambda: len(set(trace())) == 30, "all tasks ran")
+    assert "Connection to broker lost" not in worker.said()
+    publish(node, note, trace, "after")
+    until(lambda: "after" in trace(), "the worker goes on")
+    assert sorted(trace(), key=str) == sorted([*(str(n) for n in range(30)), "after"], key=str)  # none twice
+    assert worker.stop() == 0
+
+
+def test_a_long_task_under_the_solo_pool_keeps_its_session(node, run, trace):
+    worker = run(node, "-n", "w1@here", "-P", "solo", session_timeout_ms=2000)
+    worker.wait_ready()
+    publish(node, note_late, trace, "long", pause_s=3)  # half as long again as the session's timeout
+    publish(node, note_late, trace, "next")
+    until(lambda: len(trace()) >= 2, "both ran")
+    assert trace() == ["long", "next"]
+    assert "Connection to broker lost" not in worker.said()
+    assert worker.stop() == 0
+
+
+def test_a_lapsed_session_makes_the_worker_start_its_consumer_anew(node, run, trace):
+    worker = run(node, "-n", "w1@here")
+    worker.wait_ready()
+    node.kill()
+    node.start()  # in memory: a new cluster, that knows neither the session nor the queues
+    publish_when_there(node, trace)
+    until(lambda: "Connection to broker lost" in worker.said(), "the worker heard of it")
+    until(lambda: trace() == ["anew"], "and works again")
+    assert worker.stop() == 0
+
+
+def publish_when_there(node, trace):
+    with app.connection_for_write(node.url) as connection:
+        note.apply_async((trace.path, "anew"), connection=connection)
+
+
+def test_threads_acknowledge_late(node, run, trace):
+    worker = run(node, "-n", "w1@here", "-P", "threads", "-c", "4")
+    worker.wait_ready()
+    started = time.monotonic()
+    publish(node, note_late, trace, *range(8), pause_s=0.2)
+    until(lambda: len(trace()) == 8, "8 tasks ran")
+    assert time.monotonic() - started < 5
+    assert worker.stop() == 0
+    with disheap.sync.connect(node.url) as client:
+        stats = client.topic("celery").stats()
+    assert (stats.ready, stats.leased) == (0, 0)
