@@ -145,7 +145,7 @@ async def test_nobody_who_accepts_is_a_timeout_that_says_how_long() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
-        address = f"127.0.0.1:{full.getsockname()[1]}"
+        target = f"127.0.0.1:{full.getsockname()[1]}"
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
             filler.setblocking(False)
