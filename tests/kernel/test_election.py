@@ -196,7 +196,9 @@ def test_a_node_whose_log_may_have_lost_its_end_takes_no_part_until_it_is_past_i
     assert only(VoteRequest, node.tick(4 * ELECTION_TICKS)) == []
     node.hear(append(2, 4, (2, 1), log_of(4, first=3), commit=4))
     assert only(VoteRequest, node.tick(4 * ELECTION_TICKS)) == [], "the leader has committed more than that"
+    assert node.raft.is_ambiguous
     node.hear(append(2, 4, (3, 4), log_of(4, first=4), commit=4))
+    assert not node.raft.is_ambiguous
     assert only(VoteRequest, node.tick(2 * ELECTION_TICKS + 1))
 
 

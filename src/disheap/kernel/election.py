@@ -15,7 +15,7 @@ from disheap.kernel.types import NOBODY, HardState, NodeId, Role, Term, TimeoutN
 def tick(state: State) -> None:
     """A follower's or candidate's clock. A node that is the only voter has nobody to wait for."""
     state.elapsed += 1
-    is_alone = state.role is Role.FOLLOWER and state.members.voters == (state.id,)
+    is_alone = state.role is Role.FOLLOWER and state.leader == NOBODY and state.members.voters == (state.id,)
     if (state.elapsed >= state.timeout or is_alone) and state.may_campaign:
         campaign(state)
 
