@@ -10,8 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from disheap.announce import announce as _announce
-
-__version__ = "0.1.0"
+from disheap.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from disheap import errors as errors

@@ -1,4 +1,5 @@
-"""A cluster over the plugins under test: `--disheap-transport`, `--disheap-storage`, `--disheap-codec`; all by default."""
+"""A cluster over the plugins under test: `--disheap-transport`, `--disheap-storage`, `--disheap-codec`; all by
+default."""
 
 from __future__ import annotations
 
@@ -6,12 +7,12 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from tests.support.nodes import Cluster, Tables
+from tests.support.ports import free_ports
 
 from disheap.client.url import BrokerUrl
 from disheap.config import RaftConfig
 from disheap.testing.certificates import Authority
-from tests.support.nodes import Cluster, Tables
-from tests.support.ports import free_ports
 
 TEMPO = RaftConfig(
     tick_ms=10,

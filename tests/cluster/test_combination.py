@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from tests.support.nodes import Cluster
 
 import disheap
 from disheap.client.url import BrokerUrl
 from disheap.errors import LeaseLost, PayloadTooLarge, PriorityOutOfRange, TopicNotFound, UnknownCommand
-from tests.support.nodes import Cluster
 
 
 async def test_messages_come_out_by_priority_then_in_order(cluster: Cluster, url: BrokerUrl) -> None:

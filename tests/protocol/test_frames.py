@@ -35,7 +35,9 @@ times = st.integers(-(1 << 63), (1 << 63) - 1)
 data = st.binary(max_size=100)
 route = (numbers, numbers, numbers)
 entries = st.builds(Entry, numbers, numbers, st.sampled_from(EntryKind), times, data)
-members = st.lists(st.builds(Member, st.integers(1, 1 << 32), st.booleans(), data), max_size=4, unique_by=lambda m: m.id)
+members = st.lists(
+    st.builds(Member, st.integers(1, 1 << 32), st.booleans(), data), max_size=4, unique_by=lambda m: m.id
+)
 snapshots = st.builds(
     SnapshotMeta,
     numbers,

@@ -9,13 +9,13 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.nodes import Cluster
+from tests.support.wire import WireClient, wait_until
 
 from disheap.config import Limits
 from disheap.errors import AddressInUse, UnsafeListen
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Flags, Hello, Kind, SessionOptions, Status
-from tests.support.nodes import Cluster
-from tests.support.wire import WireClient, wait_until
 
 SMALL = Limits(frame_bytes=65_536, entry_bytes=16_384, gather_bytes=131_072, handshake_timeout_s=0.2, connections=8)
 

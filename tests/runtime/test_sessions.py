@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.counter import CounterMachine, CounterSettings
 
 from disheap.errors import VersionUnsupported
 from disheap.interfaces import MachineContext
@@ -16,7 +17,6 @@ from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
 from disheap.runtime.sessions import OPENED, Outlets, SessionLimits, Sessions
-from tests.support.counter import CounterMachine, CounterSettings
 
 
 class Recorder(Outlets):

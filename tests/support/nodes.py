@@ -1,4 +1,5 @@
-"""A cluster in one event loop: real nodes over any plugins, with short timings, that can be stopped, cut and restarted."""
+"""A cluster in one event loop: real nodes over any plugins, with short timings, that can be stopped, cut and
+restarted."""
 
 from __future__ import annotations
 

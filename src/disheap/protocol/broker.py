@@ -23,7 +23,8 @@ BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
 Duration = Annotated[int, Meta(ge=0, le=DURATION_MAX_MS)]
 Token = tuple[int, int]
-"""A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is stale."""
+"""A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is
+stale."""
 
 
 class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -73,9 +74,9 @@ class Publish(Record, tag=3, frozen=True):
 
 class Subscribe(Record, tag=4, frozen=True):
     """A consumer of a topic for this session. `credit`: most unacknowledged deliveries (1 to CREDIT_MAX).
-    `credit_bytes`: the same in payload bytes, 0 for the machine's bound; one message always passes. `no_ack`: deliveries
-    are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives. `exclusive`: no other consumer.
-    Reply: `Subscribed`."""
+    `credit_bytes`: the same in payload bytes, 0 for the machine's bound; one message always passes. `no_ack`:
+    deliveries are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives. `exclusive`: no other
+    consumer. Reply: `Subscribed`."""
 
     topic: str
     credit: int
@@ -135,9 +136,10 @@ class Extend(Record, tag=10, frozen=True):
 
 
 class TopicSettings(Record, frozen=True):
-    """`mode` "max": the largest priority first; "min": the smallest. 0 means no limit. `message_ttl_ms` is the expiry of
-    messages that bring none. `expires_ms`: deleted after so long without consumers, pops or re-declaration.
-    `auto_delete`: deleted when the last consumer that it had is gone. `exclusive`: owned by the creating session, deleted with it."""
+    """`mode` "max": the largest priority first; "min": the smallest. 0 means no limit. `message_ttl_ms` is the expiry
+    of messages that bring none. `expires_ms`: deleted after so long without consumers, pops or re-declaration.
+    `auto_delete`: deleted when the last consumer that it had is gone. `exclusive`: owned by the creating session,
+    deleted with it."""
 
     mode: str = "max"
     max_messages: Annotated[int, Meta(ge=0)] = 0
@@ -148,8 +150,9 @@ class TopicSettings(Record, frozen=True):
 
 
 class CreateTopic(Record, tag=11, frozen=True):
-    """Idempotent: the same settings again are fine (and for an exclusive topic whose owner has no live connection: it is
-    taken over); others are `TopicMismatch`; owned by another connected session: `TopicLocked`. Reply: `TopicInfo`."""
+    """Idempotent: the same settings again are fine (and for an exclusive topic whose owner has no live connection: it
+    is taken over); others are `TopicMismatch`; owned by another connected session: `TopicLocked`.
+    Reply: `TopicInfo`."""
 
     topic: Name
     settings: TopicSettings = TopicSettings()
@@ -170,8 +173,8 @@ class Purge(Record, tag=13, frozen=True):
 
 
 class CreateExchange(Record, tag=14, frozen=True):
-    """`kind`: "direct", "topic" or "fanout". Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted with
-    its last binding. Reply: `Done`."""
+    """`kind`: "direct", "topic" or "fanout". Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted
+    with its last binding. Reply: `Done`."""
 
     exchange: Name
     kind: str = "direct"
@@ -423,8 +426,8 @@ Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges
 
 
 class Held(Record, frozen=True):
-    """The body of an ATTACH: the tokens that the client holds, the tickets of pops that it waits for, and its consumers;
-    those of the latter two that are no more come back in `Resumed.ended`."""
+    """The body of an ATTACH: the tokens that the client holds, the tickets of pops that it waits for, and its
+    consumers; those of the latter two that are no more come back in `Resumed.ended`."""
 
     tokens: list[Token]
     tickets: list[int] = []

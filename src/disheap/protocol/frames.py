@@ -1,7 +1,7 @@
 """Frames: what travels between a client and a node, and what of it goes into the log (design.md, section 4).
 
-A frame is opaque bytes in a small header. A *command envelope* is a frame that goes into the log exactly as it came from
-the socket: leader and followers store and send it without decoding its body. This module knows nothing of brokers.
+A frame is opaque bytes in a small header. A *command envelope* is a frame that goes into the log exactly as it came
+from the socket: leader and followers store and send it without decoding its body. This module knows nothing of brokers.
 
 Every frame (all integers little-endian, unsigned unless said otherwise):
 
@@ -20,8 +20,8 @@ Envelope (`COMMAND` to `RAISE_VERSION`), header of 30 bytes, then the body:
 | 22-29 | confirmed | every reply up to this seq has been received                           |
 
 `REPLY` (to an envelope) and `ANSWER` (to a query or admin request), header of 22 bytes: 6-13 seq or request number,
-14-21 log index, then the body. `PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then the
-body. `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6; of a HELLO it is 7 bytes of magic, the
+14-21 log index, then the body. `PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then
+the body. `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6; of a HELLO it is 7 bytes of magic, the
 protocol version in 2 bytes, and msgpack.
 """
 
@@ -109,8 +109,8 @@ class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Welcome(msgspec.Struct, frozen=True):
-    """The answer. `leads` says whether commands can go here; otherwise `leader` is the client address to go to ("" while
-    there is none)."""
+    """The answer. `leads` says whether commands can go here; otherwise `leader` is the client address to go to (""
+    while there is none)."""
 
     cluster_id: str
     node: str
@@ -178,7 +178,8 @@ def hello(kind: int, content: msgspec.Struct) -> bytes:
 
 
 def open_hello(body: bytes) -> bytes:
-    """The msgpack part of a hello's body. Raises `MalformedFrame` for a stranger, `WrongVersion` for another version."""
+    """The msgpack part of a hello's body. Raises `MalformedFrame` for a stranger, `WrongVersion` for another
+    version."""
     if body[: len(MAGIC)] != MAGIC or len(body) < len(MAGIC) + 2:
         raise MalformedFrame("the other side does not speak the disheap protocol; check the address and the port")
     (version,) = _VERSION.unpack_from(body, len(MAGIC))
@@ -192,8 +193,8 @@ def open_hello(body: bytes) -> bytes:
 class FrameReader:
     """Cuts a stream into frames. Feed it bytes as they come; it keeps what is incomplete.
 
-    `limit` bounds a frame (bytes after the length field) and may be raised after the handshake. Errors are raised as soon
-    as a header shows them, before the body has arrived; the reader is of no use afterwards.
+    `limit` bounds a frame (bytes after the length field) and may be raised after the handshake. Errors are raised as
+    soon as a header shows them, before the body has arrived; the reader is of no use afterwards.
     """
 
     __slots__ = ("_rest", "limit")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-import disheap
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
 from disheap.kernel.types import NOBODY
+from disheap.version import __version__
 
 if TYPE_CHECKING:
     from disheap.runtime.node import Node
@@ -44,7 +44,7 @@ async def status(node: Node) -> dict[str, Any]:
         "cluster_id": node.cluster_id,
         "node": node.name,
         "node_id": raft.id,
-        "version": disheap.__version__,
+        "version": __version__,
         "role": raft.role.value,
         "term": raft.term,
         "leader": node.book.name(group.leader),

@@ -61,13 +61,13 @@ class AddressBook:
             self._records = _records(members)
 
     def learn(self, node: NodeId, hello: PeerHello) -> None:
-        """What a peer says of itself at a handshake. Raises `WrongCluster` for one that has lost its data since the last:
-        it would vote a second time in terms that it has forgotten (storage-rules 11)."""
+        """What a peer says of itself at a handshake. Raises `WrongCluster` for one that has lost its data since the
+        last: it would vote a second time in terms that it has forgotten (storage-rules 11)."""
         known = self._learned.get(node)
         if known is not None and known.incarnation != hello.incarnation:
             raise WrongCluster(
-                f"node {node} ({hello.name}) comes back without the data that it had; under its old identity it must not "
-                "vote. Give it back its data directory, or start all nodes anew"
+                f"node {node} ({hello.name}) comes back without the data that it had; under its old identity it must "
+                "not vote. Give it back its data directory, or start all nodes anew"
             )
         self._learned[node] = hello
 

@@ -216,7 +216,8 @@ class ClientConnection:
     # --- what goes out -----------------------------------------------------------------------------------------------
 
     def answer(self, status: int, number: int, index: int, body: bytes) -> None:
-        """A REPLY to an OPEN, ATTACH or CLOSE keeps its place among the frames of the session; an ANSWER goes at once."""
+        """A REPLY to an OPEN, ATTACH or CLOSE keeps its place among the frames of the session; an ANSWER goes at
+        once."""
         if self.closed:
             return
         self.queue.append(frames.reply(Kind.ANSWER, status, number, index, body))
@@ -235,7 +236,9 @@ class ClientConnection:
             return
         self._connection.write(data)
         if self._connection.buffered() > self._server.limits.write_buffer_bytes:
-            log.warning("a client does not read what it is sent; its connection is closed", remote=self._connection.remote)
+            log.warning(
+                "a client does not read what it is sent; its connection is closed", remote=self._connection.remote
+            )
             self.closed = True
             self._connection.abort()
 

@@ -40,7 +40,7 @@ from disheap.runtime.disk import Disk
 from disheap.runtime.installing import Installer
 from disheap.runtime.reads import Answer, Reads
 from disheap.runtime.sessions import Sessions
-from disheap.runtime.snapshots import Snapshotter, SnapshotPolicy
+from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
 
 log = structlog.get_logger()
 
@@ -66,7 +66,8 @@ class Counters(msgspec.Struct):
 
 class Group:
     """`send` takes a message to a peer; `on_lead` is told when this node starts (True) and stops leading, `on_leader`
-    when another node leads, or nobody is known to; `on_applied` is called after each batch is applied; `on_failure` once, with the error that ends the node."""
+    when another node leads, or nobody is known to; `on_applied` is called after each batch is applied; `on_failure`
+    once, with the error that ends the node."""
 
     def __init__(
         self,

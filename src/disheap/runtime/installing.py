@@ -1,8 +1,8 @@
 """Snapshots between nodes: the pieces a leader reads and a follower writes (Raft §7).
 
 Runs on the disk's thread. A received snapshot is written under a temporary name; with the last piece it becomes durable
-together with the drop of the log that it replaces, and is read back into a new state beside the old one, so that the loop
-never stops for it.
+together with the drop of the log that it replaces, and is read back into a new state beside the old one, so that the
+loop never stops for it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Connections between nodes (storage-rules 13 and 18). Owns dialling, the handshake and what a slow or absent peer costs.
+"""Connections between nodes (storage-rules 13 and 18). Owns dialling, the handshake and what a slow or absent peer
+costs.
 
 A node sends on connections that it dialled and receives on those that were dialled to it. Before the first Raft message
 both ends check protocol version, cluster, ids, incarnation and machine. A message that cannot be sent is dropped: the

@@ -1,4 +1,5 @@
-"""A session inside the node's own process, for `Node.apply`. Takes the same way as a client's: frames in, frames out."""
+"""A session inside the node's own process, for `Node.apply`. Takes the same way as a client's: frames in, frames
+out."""
 
 from __future__ import annotations
 

@@ -354,7 +354,9 @@ class Node:
     def _dial(self, transport: Transport) -> None:
         for node in self.book.ids():
             if node != self._id:
-                link = OutgoingLink(self, tuning.peer_frame_bytes(self.config), node, self._peer_address(node), transport)
+                link = OutgoingLink(
+                    self, tuning.peer_frame_bytes(self.config), node, self._peer_address(node), transport
+                )
                 self._links[node] = link
                 self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {node}"))
 

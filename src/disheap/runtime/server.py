@@ -42,8 +42,8 @@ log = structlog.get_logger()
 SWEEP_S = 0.25
 """How often the leader looks for sessions that lapsed; the shortest session timeout is 1 s."""
 SEND_AWAY_S = 0.5
-"""A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in the
-meantime is not read; they send it again to the next leader."""
+"""A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in
+the meantime is not read; they send it again to the next leader."""
 STALL_S = 1.0
 """A sweep this late means that the process itself stood still (a pause, a swap storm): every session gets its full time
 again, since what its clients sent in the meantime is still unread."""
@@ -118,7 +118,8 @@ class Server(Outlets):
         mine = self._directory.cluster_id
         if hello.cluster_id not in ("", mine):
             raise WrongCluster(
-                f"this node belongs to cluster {mine}, the client asks for {hello.cluster_id}; check the addresses in its URL"
+                f"this node belongs to cluster {mine}, the client asks for {hello.cluster_id}; check the addresses in "
+                "its URL"
             )
         leader = "" if self.leads else self._directory.leader_address()
         content = Welcome(
@@ -191,7 +192,9 @@ class Server(Outlets):
                 connection.answer(Status.ERROR, number, group.applied.index, _fault(error))
             except Exception:
                 log.exception("a query failed")
-                connection.answer(Status.ERROR, number, 0, _fault(OutcomeUnknown("the query failed; see the node's log")))
+                connection.answer(
+                    Status.ERROR, number, 0, _fault(OutcomeUnknown("the query failed; see the node's log"))
+                )
 
         self.group.read(answer)
 

@@ -1,0 +1,37 @@
+"""The project holds together: what is shipped, what is promised in the README, and which way imports run."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def test_every_plugin_in_the_tree_is_in_the_wheel() -> None:
+    shipped = {Path(package).name for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
+    there = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
+    assert shipped == there | {"disheap"}
+
+
+def test_every_plugin_in_the_tree_is_among_the_roots_that_import_linter_checks() -> None:
+    there = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
+    assert set(PROJECT["tool"]["importlinter"]["root_packages"]) == there | {"disheap"}
+
+
+def test_every_hooks_module_is_an_entry_point() -> None:
+    announced = set(PROJECT["project"]["entry-points"]["disheap"].values())
+    there = {f"{path.parent.name}.hooks" for path in (ROOT / "plugins").glob("*/hooks.py")}
+    assert announced == there
+
+
+def test_the_readme_shows_the_two_commands_on_its_first_screen() -> None:
+    first_screen = "\n".join((ROOT / "README.md").read_text().splitlines()[:40])
+    assert "python3 -m venv .venv && .venv/bin/pip install '.[celery]' && .venv/bin/disheap demo" in first_screen
+    assert "python3 -m venv .venv && .venv/bin/pip install tox tox-uv && .venv/bin/tox" in first_screen
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert "python3 -m venv .venv && .venv/bin/pip install --quiet tox tox-uv && .venv/bin/tox" in script
