@@ -11,7 +11,7 @@ from typing import Any
 from disheap.errors import ConsumerNotFound
 from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
 from disheap_heap import timers
-from disheap_heap.delivery import give_back, give_back_all, release, serve, serve_all
+from disheap_heap.delivery import give_back, give_back_all, release, serve, serve_all, serve_later
 from disheap_heap.settings import RETURN_AT_ONCE
 from disheap_heap.state import Consumer, Lease, State, Topic
 from disheap_heap.words import DONE, SETTLED_ONE, encode
@@ -90,14 +90,9 @@ def recover(state: State, session: int, command: Recover) -> bytes:
     return DONE
 
 
-def expire_lease(state: State, number: int) -> bool:
-    """Its time is over: the message goes back, and the consumer may take another. False when there is no such lease."""
-    lease = state.leases.get(number)
-    if lease is None:
-        return False
-    topic = give_back(state, lease)
-    serve(state, topic, 0)
-    return True
+def expire_lease(state: State, number: int) -> None:
+    """Its time is over: the message goes back, and the consumer may take another."""
+    serve_later(state, give_back(state, state.leases[number]))
 
 
 def find_consumer(state: State, session: int, number: int) -> Consumer | None:

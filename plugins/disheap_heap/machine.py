@@ -186,10 +186,9 @@ class HeapMachine:
 
 def _unreadable(body: bytes, error: msgspec.DecodeError, tags: dict[Any, str], what: str) -> CommandRefused:
     """What is wrong with a body that does not decode, as precisely as can be told."""
+    if not isinstance(error, msgspec.ValidationError):
+        return UnknownCommand(f"a {what} that is not one whole msgpack value: {error}")
     tag = broker.known_tag(body)
-    if not isinstance(tag, int) or tag not in tags:
-        told = f"tag {tag!r}" if tag is not None else "no tag"
-        return UnknownCommand(f"a {what} with {told} is not known to this version; upgrade the nodes")
-    if isinstance(error, msgspec.ValidationError):
+    if isinstance(tag, int) and tag in tags:
         return InvalidArgument(f"a field of {tags[tag]} does not fit: {error}")
-    return UnknownCommand(f"a {what} that is no whole {tags[tag]}: {error}")
+    return UnknownCommand(f"a {what} with the tag {tag!r} is not known to this version; upgrade the nodes")

@@ -65,11 +65,13 @@ def _fire_due(state: State, limit: int) -> int:
 
 
 def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
-    """Carry out one timer. False when its cause is gone."""
+    """Carry out one timer. False when the message it was for was thrown away."""
     if kind == timers.LEASE:
-        return expire_lease(state, number)
+        expire_lease(state, number)
+        return True
     if kind == timers.POP:
-        return _end_pop(state, number)
+        finish_ticket(state, state.consumers[number])
+        return True
     topic = state.numbers.get(topic_number)
     if topic is None:
         return False
@@ -86,14 +88,6 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
     topic.delayed_bytes -= len(due[1].payload)
     make_ready(topic, due[1])
     serve_later(state, topic)
-    return True
-
-
-def _end_pop(state: State, number: int) -> bool:
-    ticket = state.consumers.get(number)
-    if ticket is None or ticket.ended:
-        return False
-    finish_ticket(state, ticket)
     return True
 
 

@@ -1,7 +1,8 @@
 """The heap machine against a model of plain lists: order, turns, leases, credit, attempts, expiry, sessions.
 
 Every call goes to two machines. The second is made anew from a snapshot of the first at moments that hypothesis
-chooses, so that a restored replica must give the same replies, the same pushes and the same hash as one that never stopped.
+chooses, so that a restored replica must give the same replies, the same pushes and the same hash as one that never
+stopped.
 """
 
 from __future__ import annotations

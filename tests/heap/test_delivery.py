@@ -231,6 +231,18 @@ def test_a_leased_message_does_not_expire_but_does_not_come_back_either(jobs: Dr
     assert (jobs.info().leased, jobs.info().ready) == (0, 0)
 
 
+def test_a_message_that_comes_back_in_time_still_expires_in_time(jobs: Driver) -> None:
+    jobs.do(Enqueue("jobs", b"x", expires_ms=10))
+    jobs.do(Pop("jobs", 1))
+    (delivery,) = jobs.deliveries()
+    jobs.wait(5)
+    jobs.do(Nack([token(delivery)]))
+    jobs.wait(4)
+    assert jobs.info().ready == 1
+    jobs.wait(1)
+    assert jobs.info().ready == 0
+
+
 def test_messages_due_together_are_delivered_by_priority(jobs: Driver) -> None:
     jobs.do(Subscribe("jobs", 2))
     for priority in (1, 9, 5):

@@ -49,6 +49,7 @@ def busy() -> Driver:
         driver.do(Enqueue("jobs", b"x", delay_ms=delay))
     driver.do(EnqueueMany("full", [NewMessage(b"x"), NewMessage(b"x")]))
     driver.do(Subscribe("jobs", 1))
+    driver.do(Pop("empty", wait_ms=1000))
     driver.taken()
     return driver
 
@@ -80,6 +81,7 @@ REFUSALS: list[tuple[Any, type[errors.CommandRefused], str]] = [
     (Subscribe("jobs", 1, lease_ms=-1), errors.InvalidArgument, "Subscribe"),
     (SetCredit(1, 0), errors.InvalidArgument, "credit"),
     (SetCredit(99, 1), errors.ConsumerNotFound, "99"),
+    (SetCredit(2, 1), errors.ConsumerNotFound, "has ended, or is a pop"),
     (Cancel(99), errors.ConsumerNotFound, "99"),
     (Recover([1, 99]), errors.ConsumerNotFound, "99"),
     (Pop("jobs", 0), errors.InvalidArgument, "1 to 10000"),
@@ -124,7 +126,6 @@ def test_topics_and_consumers_have_bounds_that_are_named(busy: Driver) -> None:
     with pytest.raises(errors.InvalidArgument, match="`topics` in"):
         busy.do(CreateTopic("fifth"))
     busy.do(Subscribe("empty", 1))
-    busy.do(Pop("empty", wait_ms=5))
     for command in (Subscribe("empty", 1), Pop("empty")):
         with pytest.raises(errors.InvalidArgument, match="`consumers` in"):
             busy.do(command)
@@ -139,18 +140,18 @@ def test_only_an_open_session_can_hold_or_own(busy: Driver, command: Any) -> Non
 
 
 GARBAGE = [
-    (b"", errors.UnknownCommand, "no tag"),
-    (b"\xc1", errors.UnknownCommand, "no tag"),
-    (b"\x90", errors.UnknownCommand, "no tag"),
-    (b"\xa5hello", errors.UnknownCommand, "no tag"),
+    (b"", errors.UnknownCommand, "not one whole msgpack value"),
+    (b"\xc1", errors.UnknownCommand, "not one whole msgpack value"),
+    (b"\x90", errors.UnknownCommand, "tag None"),
+    (b"\xa5hello", errors.UnknownCommand, "tag None"),
     (msgspec.msgpack.encode([200, 1]), errors.UnknownCommand, "tag 200"),
     (msgspec.msgpack.encode(["1", 1]), errors.UnknownCommand, "tag '1'"),
     (broker.encode(broker.Done()), errors.UnknownCommand, "tag 64"),
     (msgspec.msgpack.encode([1, 5, b"x"]), errors.InvalidArgument, "Enqueue does not fit: Expected `str`, got `int`"),
     (msgspec.msgpack.encode([1, "jobs"]), errors.InvalidArgument, "Enqueue"),
     (msgspec.msgpack.encode([8, [[1, "x"]]]), errors.InvalidArgument, "$[1][0][1]"),
-    (broker.encode(Enqueue("jobs", b"x")) + b"\x00", errors.UnknownCommand, "tag"),
-    (broker.encode(Enqueue("jobs", b"x"))[:-1], errors.UnknownCommand, "tag"),
+    (broker.encode(Enqueue("jobs", b"x")) + b"\x00", errors.UnknownCommand, "whole"),
+    (broker.encode(Enqueue("jobs", b"x"))[:-1], errors.UnknownCommand, "whole"),
 ]
 
 

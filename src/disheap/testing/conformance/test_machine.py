@@ -1,8 +1,8 @@
 """What every state machine holds to: `interfaces.StateMachine`. Run over each machine by the pytest plugin.
 
 What a command means is the machine's own business, so the suite sends garbage, sessions and time. Where the machine has
-a method `sample_commands() -> Sequence[bytes]` (optional), it sends a few hundred of those as well, from several sessions
-and in an order drawn from a fixed seed. The better the samples, the more the suite can find.
+a method `sample_commands() -> Sequence[bytes]` (optional), it sends some hundreds of those as well, from several
+sessions and in an order drawn from a fixed seed. The better the samples, the more the suite can find.
 """
 
 from __future__ import annotations
