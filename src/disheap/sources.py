@@ -31,8 +31,9 @@ _SEED_NAMES = {
     "RAFT_JOIN_ADDRESSES": "join_addresses",
 }
 _NOT_SETTINGS = frozenset({"DISHEAP_CONFIG", "DISHEAP_URL", "DISHEAP_REQUIRE_ALL"})  # read by the CLI and the tests
-_SERVICE_LINKS = re.compile(r"DISHEAP_(\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-"""What Kubernetes and container links put into the environment beside a service that is called disheap."""
+_OF_OTHERS = re.compile(r"DISHEAP_((\w+_)?(SERVICE_(HOST|PORT\w*)|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)|EXAMPLE_\w+)")
+"""What Kubernetes and container links put into the environment beside a service that is called disheap, and what the
+example applications read."""
 
 
 def collect(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def _from_environment(environ: Mapping[str, str]) -> list[Given]:
     """The names without a prefix first, so that `DISHEAP_NAME` wins over `NODE_ID`."""
     names: dict[str, tuple[str, ...]] = {name: (field,) for name, field in _SEED_NAMES.items()}
     for name in sorted(environ):
-        if name.startswith(_PREFIX) and name not in _NOT_SETTINGS and not _SERVICE_LINKS.fullmatch(name):
+        if name.startswith(_PREFIX) and name not in _NOT_SETTINGS and not _OF_OTHERS.fullmatch(name):
             names[name] = tuple(name.removeprefix(_PREFIX).lower().split("__"))
     return [(path, Text(environ[name], name)) for name, path in names.items() if environ.get(name)]
 

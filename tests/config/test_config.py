@@ -155,6 +155,7 @@ def test_variables_of_others_are_left_alone() -> None:
         "DISHEAP_PORT": "tcp://10.96.0.7:8400",
         "DISHEAP_PORT_8400_TCP_ADDR": "10.96.0.7",
         "DISHEAP_ENGINE_1_PORT_8300_TCP": "tcp://10.96.0.8:8300",
+        "DISHEAP_EXAMPLE_BROKER": "disheap://somewhere",
         "PATH": "/bin",
     }
     assert load(None, environ, {}) == NodeConfig()
