@@ -41,8 +41,14 @@ def line(error: BaseException) -> str:
     if not isinstance(error, DisheapError):
         return f"internal error: {type(error).__name__}: {one_line(str(error))}; report what -v shows"
     message = one_line(str(error)).rstrip(".") or type(error).__name__
-    way_out = next((text for kind, text in _WAYS_OUT if isinstance(error, kind)), "")
+    way_out = _way_out(error)
     return f"{joined(message)}{way_out}" if way_out else message
+
+
+def _way_out(error: DisheapError) -> str:
+    if isinstance(error, errors.ConnectionLost) and errors.NotLeader.code in str(error):
+        return "nodes answer, and none leads: `disheap status` shows which are missing"
+    return next((text for kind, text in _WAYS_OUT if isinstance(error, kind)), "")
 
 
 def code(error: BaseException) -> str:

@@ -107,18 +107,18 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 async def _watch_leader(node: Node) -> None:
-    """Say who leads whenever that changes, and say so when nobody can."""
-    leader, silent = "", False
+    """Say so when nobody can lead, and when somebody can again."""
+    silent = False
     while True:
         try:
-            now = await node.wait_for_leader(NO_LEADER_AGAIN_S if silent else NO_LEADER_S)
+            leader = await node.wait_for_leader(NO_LEADER_AGAIN_S if silent else NO_LEADER_S)
         except RequestTimeout:
             await _warn_of_no_leader(node)
-            leader, silent = "", True
+            silent = True
             continue
-        if now != leader:
-            log.info("a majority is found again" if silent else "leader", leader=now, here=now == node.name)
-        leader, silent = now, False
+        if silent:
+            log.info("a majority is found again", leader=leader)
+        silent = False
         await asyncio.sleep(LEADER_LOOK_S)
 
 

@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -56,6 +57,12 @@ class LazyGroup(click.Group):
             ctx.fail(f"there is no command {args[0]!r}.{f' Did you mean {near[0]!r}?' if near else ''}")
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            return _nobody_reads()
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -86,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return failures.EXIT_INTERRUPTED
     except click.ClickException as error:
         return _complain(failures.USAGE, _usage(error), error.exit_code, _as_json(invocation, words))
-    except BrokenPipeError:
-        return _nobody_reads()
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else failures.EXIT_BUG
     except Exception as error:
         if invocation.verbose:
             traceback.print_exc()

@@ -34,7 +34,13 @@ PREVIEW_CHARACTERS = 60  # of a payload in a table
 @click.command()
 @click.argument("topic")
 @click.argument("payload", required=False)
-@click.option("--priority", type=click.IntRange(PRIORITY_MIN, PRIORITY_MAX), default=0, show_default=True, metavar="N")
+@click.option(
+    "--priority",
+    type=click.IntRange(PRIORITY_MIN, PRIORITY_MAX),
+    default=0,
+    metavar="N",
+    help="A signed 64-bit number; the largest goes first, unless the topic's mode is min.",
+)
 @click.option("--delay", type=duration, default=0, metavar="TIME", help="Not to be delivered before.")
 @click.option("--expires", type=duration, default=0, metavar="TIME", help="Dropped when not delivered within.")
 @click.option("--count", type=click.IntRange(1), default=1, metavar="N", help="The same message N times.")

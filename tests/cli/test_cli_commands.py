@@ -1,0 +1,280 @@
+"""The commands of a client, against a node that runs in a process of its own."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sys
+
+import pytest
+
+from disheap.cli import messages
+from disheap.cli.options import DURATION_MAX_MS
+from disheap.protocol import broker
+from tests.cli.command_line import run
+from tests.cli.conftest import Ask
+
+TOPIC_KEYS = [
+    "topic", "mode", "max_messages", "message_ttl_ms", "expires_ms", "auto_delete", "exclusive",
+    "ready", "delayed", "leased", "consumers", "ready_bytes", "oldest_enqueued_ms",
+]  # fmt: skip
+
+
+# --- topics ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_topic_is_created_once_and_found_again(ask: Ask) -> None:
+    words = (
+        "topic",
+        "create",
+        "mail",
+        "--mode",
+        "min",
+        "--max-messages",
+        "7",
+        "--message-ttl",
+        "1h",
+        "--expires",
+        "2d",
+    )
+    first = ask(*words, "--auto-delete", "--json").json
+    assert list(first) == [*TOPIC_KEYS, "created"]
+    assert first["created"] and not ask(*words, "--auto-delete", "--json").json["created"]
+    found = ask("topic", "info", "mail", "--json").json
+    assert (found["mode"], found["max_messages"], found["auto_delete"]) == ("min", 7, True)
+    assert (found["message_ttl_ms"], found["expires_ms"]) == (3_600_000, 172_800_000)
+    assert ask(*words, "--auto-delete").text == "topic mail was there already\n"
+
+
+def test_a_topic_with_other_settings_is_a_mismatch(ask: Ask, topic: str) -> None:
+    ended = ask("topic", "create", topic, "--mode", "min", "--json")
+    assert ended.code == 5 and json.loads(ended.err)["error"] == "topic-mismatch"
+
+
+def test_topics_are_listed_by_name_and_prefix(ask: Ask) -> None:
+    for name in ("list.b", "list.a", "other"):
+        ask("topic", "create", name)
+    listed = ask("topic", "ls", "--prefix", "list.", "--json").json["topics"]
+    assert [each["topic"] for each in listed] == ["list.a", "list.b"]
+    assert all(list(each) == TOPIC_KEYS for each in listed)
+    lines = ask("topic", "ls", "--prefix", "list.").text.splitlines()
+    assert lines[0].split() == ["TOPIC", "MODE", "READY", "DELAYED", "LEASED", "CONSUMERS", "BYTES"]
+    assert [line.split()[0] for line in lines[1:]] == ["list.a", "list.b"]
+
+
+def test_a_topic_is_described_for_people(ask: Ask, topic: str) -> None:
+    text = ask("topic", "info", topic).text
+    assert "message ttl   none" in text and "max messages  no limit" in text
+
+
+def test_an_empty_topic_is_removed_without_a_question(ask: Ask, topic: str) -> None:
+    assert ask("topic", "rm", topic, "--json").json == {"topic": topic, "removed_messages": 0}
+    ended = ask("topic", "info", topic)
+    assert ended.code == 5 and "disheap topic create" in ended.err
+
+
+def test_a_topic_with_messages_is_not_removed_where_nobody_can_be_asked(ask: Ask, topic: str) -> None:
+    ask("enqueue", topic, "x")
+    ended = ask("topic", "rm", topic)
+    assert ended.code == 2 and f"{topic} holds 1 message, which would be lost; insist with --yes" in ended.err
+    assert ask("topic", "rm", topic, "--if-empty").code == 5
+    assert ask("topic", "rm", topic, "--yes").text == f"topic {topic} is removed, and 1 message with it\n"
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 130, 5), (b"y\n", 0, 0)])
+def test_at_a_terminal_the_loss_has_to_be_agreed_to(ask: Ask, topic: str, answer: bytes, code: int, left: int) -> None:
+    ask("enqueue", topic, "x", "--count", "5")
+    ended = ask("purge", topic, stdin=answer, terminal=True)
+    assert ended.code == code and "holds 5 messages, which will be lost. Go on?" in ended.err
+    assert ask("topic", "info", topic, "--json").json["ready"] == left
+
+
+def test_purge_drops_what_waits(ask: Ask, topic: str) -> None:
+    ask("enqueue", topic, "now", "--count", "2")
+    ask("enqueue", topic, "later", "--delay", "1h")
+    assert ask("purge", topic).code == 2
+    assert ask("purge", topic, "--yes", "--json").json == {"topic": topic, "purged_messages": 3}
+    assert ask("purge", topic).text == f"0 messages purged from {topic}\n"
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+
+def test_messages_come_out_by_priority_and_then_in_order(ask: Ask, topic: str) -> None:
+    for payload, priority in (("low", "-5"), ("first", "0"), ("second", "0"), ("urgent", "9")):
+        ask("enqueue", topic, payload, "--priority", priority)
+    assert ask("pop", topic, "--count", "4").out == b"urgent\nfirst\nsecond\nlow\n"
+    assert ask("topic", "info", topic, "--json").json["leased"] == 0
+
+
+def test_what_enqueue_says_is_what_was_done(ask: Ask, topic: str) -> None:
+    one = ask("enqueue", topic, "x", "--json").json
+    assert one == {"topic": topic, "enqueued": 1, "first_id": one["last_id"], "last_id": one["first_id"]}
+    many = ask("enqueue", topic, "x", "--count", "3", "--json").json
+    assert many["enqueued"] == 3 and many["last_id"] == many["first_id"] + 2 > one["last_id"]
+    nothing = ask("enqueue", topic, "--lines", "--json").json
+    assert nothing == {"topic": topic, "enqueued": 0, "first_id": None, "last_id": None}
+
+
+def test_payloads_are_bytes_from_end_to_end(ask: Ask, topic: str) -> None:
+    raw = bytes(range(256))
+    ask("enqueue", topic, "-", stdin=raw)
+    ask("enqueue", topic, stdin=raw)
+    ask("enqueue", topic, raw[1:].decode(sys.getfilesystemencoding(), "surrogateescape"))
+    assert ask("pop", topic, "--count", "3").out == raw + b"\n" + raw + b"\n" + raw[1:] + b"\n"
+
+
+def test_json_has_text_where_it_is_text_and_base64_where_it_is_not(ask: Ask, topic: str) -> None:
+    ask("enqueue", topic, "--lines", stdin="größer\n".encode() + b"\xff\xfe")
+    for verb in ("peek", "pop"):
+        text, binary = ask(verb, topic, "--count", "2", "--json").json["messages"]
+        assert text["payload"] == "größer" and "payload_base64" not in text
+        assert base64.b64decode(binary["payload_base64"]) == b"\xff\xfe" and "payload" not in binary
+
+
+def test_each_line_is_a_message_however_many_batches_they_fill(ask: Ask, topic: str) -> None:
+    lines = [b"%d" % number for number in range(2 * messages.BATCH_MESSAGES + 1)]
+    assert ask("enqueue", topic, "--lines", "--json", stdin=b"\n".join(lines)).json["enqueued"] == len(lines)
+    assert ask("pop", topic, "--count", "10000").out.splitlines() == lines
+
+
+def test_batches_are_bounded_in_messages_and_bytes() -> None:
+    half = b"x" * (messages.BATCH_BYTES // 2)
+    assert [len(batch) for batch in messages._batches([half, half, half, b""])] == [2, 2]
+    assert [len(batch) for batch in messages._batches([half * 3, b"", half * 3])] == [1, 1, 1]
+    assert [len(batch) for batch in messages._batches([b""] * (messages.BATCH_MESSAGES + 1))] == [1000, 1]
+
+
+def test_a_delayed_message_is_seen_only_on_request(ask: Ask, topic: str) -> None:
+    ask("enqueue", topic, "later", "--delay", "1h")
+    ended = ask("peek", topic)
+    assert (ended.code, ended.err) == (9, f"disheap: nothing waits in {topic}\n")
+    (message,) = ask("peek", topic, "--delayed", "--json").json["messages"]
+    assert message["state"] == "delayed" and message["due_ms"] - message["enqueued_ms"] == 3_600_000
+
+
+def test_a_message_that_is_given_back_keeps_its_place(ask: Ask, topic: str) -> None:
+    ask("enqueue", topic, "--lines", stdin=b"one\ntwo")
+    assert ask("pop", topic, "--nack").out == b"one\n"
+    (again,) = ask("pop", topic, "--json").json["messages"]
+    assert (again["payload"], again["attempts"]) == ("one", 2)
+    assert list(again) == ["id", "priority", "attempts", "enqueued_ms", "payload"]
+
+
+def test_nothing_to_pop_has_an_exit_code_of_its_own(ask: Ask, topic: str) -> None:
+    ended = ask("pop", topic, "--wait", "10")
+    assert (ended.code, ended.out, ended.err) == (9, b"", f"disheap: nothing to pop from {topic}\n")
+    assert ask("pop", topic, "--json").json == {"topic": topic, "messages": []}
+
+
+def test_peek_shows_what_cannot_be_printed(ask: Ask, topic: str) -> None:
+    ask("enqueue", topic, "-", stdin=b"a\n\x1b[31m\xff" + b"x" * 100)
+    row = ask("peek", topic).text.splitlines()[1]
+    assert "a\\n\\x1b[31m\\xff" in row and row.endswith("…") and len(row.split()[-1]) == messages.PREVIEW_CHARACTERS
+
+
+def test_a_missing_topic_is_told_with_the_way_to_create_it(ask: Ask) -> None:
+    for words in (
+        ("enqueue", "nope", "x"),
+        ("pop", "nope"),
+        ("peek", "nope"),
+        ("purge", "nope"),
+        ("topic", "rm", "nope"),
+    ):
+        ended = ask(*words, "--json")
+        told = json.loads(ended.err)
+        assert (ended.code, told["error"]) == (5, "topic-not-found") and "disheap topic create" in told["message"]
+
+
+def test_an_oversize_payload_is_refused_by_name(ask: Ask, topic: str) -> None:
+    ended = ask("enqueue", topic, "-", "--json", stdin=b"x" * (4 << 20))
+    assert (ended.code, json.loads(ended.err)["error"]) == (5, "payload-too-large")
+    assert ask("topic", "info", topic, "--json").json["ready"] == 0
+
+
+# --- the cluster and the plugins -------------------------------------------------------------------------------------
+
+
+def test_status_shows_the_node_and_its_counters(ask: Ask, url: str) -> None:
+    shown = ask("status", "--json").json
+    (node,) = shown["nodes"]
+    assert (shown["leader"], node["node"], node["role"]) == ("dev", "dev", "leader")
+    assert node["client_address"].rpartition(":")[2] == url.rpartition(":")[2]
+    assert node["counters"]["raft_cluster_size"] == 1 and node["machine_stats"].keys() >= {"ready", "delayed", "leased"}
+    text = ask("status").text
+    assert text.splitlines()[0].split()[:2] == ["NODE", "ROLE"] and "raft_applied_entries_total" in text
+
+
+def test_a_node_that_does_not_answer_is_shown_beside_one_that_does(ask: Ask, url: str) -> None:
+    ended = run("status", "--url", f"{url},127.0.0.1:1")
+    assert ended.code == 0 and ended.text.splitlines()[1].startswith("dev ")
+
+
+def test_leadership_has_to_go_to_somebody(ask: Ask) -> None:
+    assert "no other voter" in ask("transfer").err
+    ended = ask("transfer", "n9", "--json")
+    assert (ended.code, json.loads(ended.err)["error"]) == (5, "invalid-argument")
+
+
+def test_plugins_are_listed_with_their_origin() -> None:
+    rows = {(row["kind"], row["name"]): row for row in run("plugins", "--json").json["plugins"]}
+    shipped = [("transport", "tcp"), ("transport", "tls"), ("transport", "inproc"), ("storage", "file"),
+               ("storage", "memory"), ("codec", "none"), ("codec", "zstd"), ("machine", "heap")]  # fmt: skip
+    for key in shipped:
+        assert rows[key]["distribution"] == "disheap" and rows[key]["error"] is None
+    text = run("plugins").text
+    assert text.splitlines()[0].split() == ["KIND", "NAME", "DISTRIBUTION", "VERSION", "ENTRY_POINT"]
+    assert all(f"{kind:<9}  {name}" in text for kind, name in shipped)
+
+
+def test_a_plugins_settings_come_with_type_default_and_bounds() -> None:
+    (plugin,) = run("plugins", "storage.file", "--json").json["plugins"]
+    settings = {setting["name"]: setting for setting in plugin["settings"]}
+    assert list(settings["segment_bytes"]) == ["name", "type", "default", "bounds", "description"]
+    assert settings["segment_bytes"]["type"] == "int" and settings["segment_bytes"]["bounds"].startswith(">= ")
+    assert run("plugins", "file").text.startswith("storage file, from disheap ")
+    assert "It has no settings." in run("plugins", "codec.none").text
+
+
+def test_a_broken_plugin_is_listed_with_its_reason(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    from disheap.interfaces import Provenance
+    from disheap.plugins import Listed, Registry
+
+    broken = Listed("", "", Provenance("acme", "1.0", "acme"), None, "plugin 'acme' of acme 1.0 cannot be\nloaded")
+    monkeypatch.setattr(Registry, "listing", lambda self: (broken,))
+    ended = run("plugins")
+    assert ended.code == 0 and "broken: plugin 'acme' of acme 1.0 cannot be loaded" in ended.text
+    assert run("plugins", "--json").json["plugins"][0]["error"] == broken.error
+
+
+# --- what people write -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("500", 500),
+        ("250ms", 250),
+        ("10s", 10_000),
+        ("1.5s", 1500),
+        ("5m", 300_000),
+        ("2h", 7_200_000),
+        ("1 d", 86_400_000),
+    ],
+)
+def test_a_duration_has_a_unit_or_is_in_milliseconds(text: str, milliseconds: int) -> None:
+    from disheap.cli.options import duration
+
+    assert duration(text) == milliseconds
+
+
+def test_bounds_are_those_of_the_protocol() -> None:
+    assert DURATION_MAX_MS == broker.DURATION_MAX_MS
+    assert (messages.PRIORITY_MIN, messages.PRIORITY_MAX) == (broker.PRIORITY_MIN, broker.PRIORITY_MAX)
+    assert messages.POP_MAX == broker.BATCH_MAX
+    assert run("enqueue", "x", "y", "--delay", f"{DURATION_MAX_MS + 1}").code == 2
+
+
+def test_without_a_payload_a_terminal_is_not_waited_for() -> None:
+    ended = run("enqueue", "jobs", terminal=True)
+    assert ended.code == 2 and "give one, or - to type it" in ended.err

@@ -1,0 +1,157 @@
+"""Each error is one line that says what happened and what to do next, and has a documented exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import click
+import pytest
+
+from disheap import errors
+from disheap.cli import failures
+from disheap.cli.main import COMMANDS
+from disheap.errors import DisheapError
+from tests.cli.command_line import COMMAND, environment, run
+
+NOBODY = "disheap://127.0.0.1:1?timeout_s=0.01"
+
+BAD_LINES = [
+    # words, exit code, what has to be said
+    (["serv"], 2, "Did you mean 'serve'? `disheap --help`"),
+    (["topic", "creat"], 2, "`disheap topic --help`"),
+    (["topic"], 2, "missing command"),
+    (["enqueue"], 2, "missing argument 'TOPIC'"),
+    (["pop", "jobs", "--cuont", "3"], 2, "--count"),
+    (["pop", "jobs", "--count", "0"], 2, "1<=x<=10000"),
+    (["pop", "jobs", "--wait", "5 years"], 2, "'5 years' is not a duration; write milliseconds, or 250ms"),
+    (["enqueue", "jobs", "x", "--priority", str(1 << 63)], 2, "--priority"),
+    (["enqueue", "jobs", "x", "--priority", str(-(1 << 63) - 1)], 2, "--priority"),
+    (["enqueue", "jobs", "x", "--lines"], 2, "leave PAYLOAD and --count out"),
+    (["topic", "create", "jobs", "--mode", "mid"], 2, "'max', 'min'"),
+    (["topic", "ls", "--url", "http://localhost"], 2, "starts with disheap://"),
+    (["topic", "ls", "--url", "disheap://localhost:x"], 2, "'x' is not a port"),
+    (["status", "--url", "disheap://localhost?nope=1"], 2, "unknown parameter 'nope'"),
+    (["status", "--url", "disheap://me:secret@localhost"], 2, "disheaps:// with a client certificate"),
+    (["status", "--url", NOBODY], 6, "`disheap dev` starts one"),
+    (["pop", "jobs", "--url", NOBODY], 6, "`disheap dev` starts one"),
+    (["plugins", "nope"], 2, "installed are"),
+    (["plugins", "storage.nope"], 2, "Installed: "),
+    (["plugins", "nope.file"], 2, "there are no plugins of kind 'nope'; the kinds are"),
+    (["serve", "--set", "heartbeat"], 2, "KEY=VALUE"),
+    (["serve", "--nmae", "n1"], 2, "--name"),
+    (["serve", "--name", "n1", "--set", "raft.heartbaet_ms=1"], 2, "Did you mean heartbeat_ms?"),
+    (["serve", "--name", "n1", "--set", "raft.heartbeat_ms=fast"], 2, "heartbeat_ms = fast"),
+    (["serve", "--name", "n1", "--set", "raft.heartbeat_ms=0"], 2, ">= 1"),
+    (["serve", "--name", "n9", "--member", "n1=127.0.0.1:1/127.0.0.1:2"], 2, "--name"),
+    (["serve", "--name", "n1", "--member", "n1"], 2, "NAME=PEER/CLIENT"),
+    (["serve", "--name", "n1", "--log-level", "loud"], 2, "'warning'"),
+    (["serve", "--name", "n1", "--storage", "tape"], 2, "there is no storage 'tape'. Installed: "),
+    (["serve", "--name", "n1", "--codec", "zstd+rot13"], 2, "there is no codec 'rot13'"),
+    (["serve", "--config", "nowhere.toml"], 2, "nowhere.toml: cannot be read"),
+    (["dev", "--port", "65536"], 2, "0<=x<=65535"),
+]
+
+
+@pytest.mark.parametrize(("words", "code", "said"), BAD_LINES, ids=[" ".join(words) for words, _, _ in BAD_LINES])
+def test_a_bad_command_line_is_answered_in_one_line(
+    words: list[str], code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = run(*words)
+    assert (ended.code, ended.out) == (code, b"")
+    assert ended.err.startswith("disheap: ") and ended.err.count("\n") == 1 and ended.err.endswith("\n")
+    assert said in ended.err
+    assert list(tmp_path.iterdir()) == [], "nothing was started, so nothing is left behind"
+
+
+@pytest.mark.parametrize(("words", "code", "said"), BAD_LINES, ids=[" ".join(words) for words, _, _ in BAD_LINES])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_with_json_the_same_is_an_object(
+    words: list[str], code: int, said: str, place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = run("--json", *words) if place == "before" else run(*words, "--json")
+    assert (ended.code, ended.out) == (code, b"")
+    told = json.loads(ended.err)
+    assert list(told) == ["error", "message"] and said in told["message"]
+
+
+def test_a_password_in_a_url_is_never_repeated() -> None:
+    assert "secret" not in run("status", "--url", "disheap://me:secret@localhost").err
+
+
+def every_error(root: type[DisheapError] = DisheapError) -> Iterator[type[DisheapError]]:
+    yield root
+    for child in root.__subclasses__():
+        if child.__module__ == errors.__name__:
+            yield from every_error(child)
+
+
+def made(kind: type[DisheapError], message: str) -> DisheapError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, message)
+    return error
+
+
+@pytest.mark.parametrize("kind", list(every_error()), ids=lambda kind: kind.__name__)
+def test_every_error_of_the_tree_is_one_line_and_its_own_exit_code(kind: type[DisheapError]) -> None:
+    ended = failing_with(made(kind, "it broke.\nAnd how:\n  badly."))
+    assert ended.code == kind.exit_code
+    assert ended.err.startswith("disheap: it broke. And how: badly") and ended.err.count("\n") == 1
+
+
+def test_errors_have_words_of_their_own_for_programs() -> None:
+    words = {failures.code(made(kind, "")) for kind in every_error()}
+    assert len(words) == len(list(every_error()))
+    assert {"config-error", "topic-not-found", "address-in-use", "disk-failed"} <= words
+
+
+def test_a_cluster_without_a_leader_is_told_apart_from_one_that_is_not_there() -> None:
+    said = failing_with(made(errors.ConnectionLost, "no node takes a session: 10.0.0.1:8400: not-leader")).err
+    assert "nodes answer, and none leads" in said and "disheap dev" not in said
+
+
+def test_a_bug_is_exit_code_1_and_asks_for_a_report() -> None:
+    ended = failing_with(RuntimeError("a\nb"))
+    assert ended.code == 1
+    assert ended.err == "disheap: internal error: RuntimeError: a b; report what -v shows\n"
+
+
+def test_verbose_shows_the_traceback() -> None:
+    ended = failing_with(errors.TopicNotFound("no such topic"), "-v")
+    assert "Traceback" in ended.err and ended.err.splitlines()[-1] == "disheap: no such topic"
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, click.Abort])
+def test_ctrl_c_is_quiet(interruption: type[BaseException]) -> None:
+    ended = failing_with(interruption())
+    assert (ended.code, ended.out, ended.err.strip()) == (130, b"", ""), "at most the line feed after ^C"
+
+
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as gone:
+        done = subprocess.run([*COMMAND, "plugins"], stdout=gone, stderr=subprocess.PIPE, env=environment(), timeout=30)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def failing_with(error: BaseException, *words: str) -> Any:
+    """What comes of a command that raises `error`."""
+
+    @click.command()
+    def failing() -> None:
+        raise error
+
+    home = mock.Mock(failing=failing)
+    with (
+        mock.patch.dict(COMMANDS, failing=("disheap.cli.failing:failing", "")),
+        mock.patch.dict("sys.modules", {"disheap.cli.failing": home}),
+    ):
+        return run(*words, "failing")

@@ -1,0 +1,294 @@
+"""`serve` and `dev` as processes: what they say, how they end, and what keeps them from starting."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from disheap import errors
+from disheap.cli import hosting
+from disheap.config import NodeConfig
+from tests.cli.command_line import COMMAND, environment, logged, ready, run, run_process, running, serve_alone
+
+BOOT = 3.0
+"""Seconds on a machine that others use too; an idle one takes a fifth of a second."""
+
+
+# --- dev -------------------------------------------------------------------------------------------------------------
+
+
+def test_dev_prints_the_url_to_paste_and_ctrl_c_ends_it_quietly() -> None:
+    with running("dev", "--port", "0") as node:
+        lines = [node.out.next() for _ in range(5)]
+        assert lines[0] == "disheap is ready (in memory, gone when it stops)." and lines[4] == "Ctrl-C stops it."
+        url = lines[2].partition("broker_url = ")[2].strip('"')
+        assert run("topic", "create", "jobs", "--url", url).code == 0
+        node.signal(signal.SIGINT)
+        assert (node.wait(), node.out.rest(), node.err.rest()) == (0, [], [])
+
+
+def test_dev_leads_as_soon_as_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running("dev", "--port", "0", "--json") as node:
+        told = json.loads(node.out.next())
+        assert list(told) == ["broker_url", "client_address", "data_dir"] and told["data_dir"] is None
+        (status,) = run("status", "--json", "--url", told["broker_url"]).json["nodes"]
+        assert status["role"] == "leader" and status["uptime_s"] < BOOT
+
+
+def test_dev_listens_where_nobody_else_can_reach_it() -> None:
+    with running("dev", "--port", "0", "--json", environ={"DISHEAP_CLIENT_LISTEN": "0.0.0.0:0"}) as node:
+        assert json.loads(node.out.next())["client_address"].startswith("127.0.0.1:")
+
+
+def test_dev_keeps_what_it_is_given_a_directory_for(tmp_path: Path) -> None:
+    for expected in (0, 1):
+        with running("dev", "--port", "0", "--data", str(tmp_path / "d"), "--json") as node:
+            url = json.loads(node.out.next())["broker_url"]
+            assert run("topic", "create", "jobs", "--url", url).code == 0
+            assert run("topic", "info", "jobs", "--json", "--url", url).json["ready"] == expected
+            assert run("enqueue", "jobs", "x", "--url", url).code == 0
+            node.signal(signal.SIGTERM)
+            assert node.wait() == 0
+
+
+# --- serve -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_node_says_ready_and_a_signal_ends_it_with_0(number: signal.Signals, tmp_path: Path) -> None:
+    with running(*serve_alone(tmp_path / "n1")) as node:
+        said = ready(node)
+        assert said["node"] == "n1" and int(said["clients"].rpartition(":")[2]) > 0
+        node.signal(number)
+        assert logged(node, "stopping")["signal"] == number.name
+        assert logged(node, "node stopped")["node"] == "n1"
+        assert (node.wait(), node.out.rest()) == (0, [])
+
+
+def test_the_log_is_for_people_unless_json_is_asked_for(tmp_path: Path) -> None:
+    words = [word for word in serve_alone(tmp_path / "n1") if word != "--log-json"]
+    with running(*words) as node:
+        line = node.err.next()
+        assert "[info" in line and "node started" in line and "\x1b" not in line
+
+
+def test_file_environment_and_flags_are_read_in_this_order(tmp_path: Path) -> None:
+    file = tmp_path / "disheap.toml"
+    file.write_text(
+        'name = "file"\ncluster = "file"\nclient_listen = "127.0.0.1:1"\nstorage = "memory"\nlog_json = true\n'
+    )
+    environ = {"DISHEAP_CONFIG": str(file), "NODE_ID": "environment", "DISHEAP_CLUSTER": "environment"}
+    with running("serve", "--client-listen", "127.0.0.1:0", "--cluster", "flag", environ=environ) as node:
+        said = logged(node, "node started")
+    expected = NodeConfig(name="environment", cluster="flag").cluster_id()
+    assert (said["node"], said["cluster"]) == ("environment", expected)
+
+
+def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(hosting.os, "_exit", ended.append)
+
+    async def main() -> None:
+        stopping = hosting._stop_on_signals()
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(stopping.wait(), 10)
+        assert ended == []
+        os.kill(os.getpid(), signal.SIGINT)
+        while not ended:
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert ended == [128 + signal.SIGINT]
+
+
+def test_a_signal_while_a_node_starts_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+
+    class SlowNode:
+        def __init__(self, config: NodeConfig) -> None: ...
+
+        async def start(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                log.append("cancelled")
+                raise
+
+    monkeypatch.setattr(hosting, "Node", SlowNode)
+
+    async def announce(node: object) -> None:
+        log.append("announced")
+
+    hosting.host(NodeConfig(name="n1"), announce)
+    assert log == ["cancelled"]
+
+
+# --- what keeps it from starting -------------------------------------------------------------------------------------
+
+
+def refused(*words: str, code: int, error: str, environ: dict[str, str] | None = None) -> str:
+    """The one line with which a node does not start."""
+    ended = run_process(*words, environ=environ)
+    lines = [line for line in ended.err.splitlines() if not line.startswith('{"')]
+    assert (ended.code, ended.out, len(lines)) == (code, b"", 1), ended.err
+    assert lines[0].startswith("disheap: ") and "Traceback" not in ended.err
+    told = json.loads(run_process("--json", *words, environ=environ).err.splitlines()[-1])
+    assert told["error"] == error
+    return lines[0]
+
+
+def test_a_port_that_is_taken_is_named_with_a_way_to_find_who_has_it(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refused("dev", "--port", str(port), code=2, error="address-in-use")
+        assert f"127.0.0.1:{port}" in line and "choose another port" in line
+        words = (*serve_alone(tmp_path / "n1"), "--client-listen", f"127.0.0.1:{port}")
+        assert "choose another port" in refused(*words, code=2, error="address-in-use")
+
+
+def test_a_directory_that_is_in_use_is_left_alone(tmp_path: Path) -> None:
+    with running(*serve_alone(tmp_path / "n1")) as node:
+        ready(node)
+        line = refused(*serve_alone(tmp_path / "n1"), code=3, error="storage-locked")
+        assert str(tmp_path / "n1") in line and "Stop that node first" in line
+        node.signal(signal.SIGTERM)
+        assert node.wait() == 0
+
+
+def test_a_directory_of_another_node_is_left_alone(tmp_path: Path) -> None:
+    with running(*serve_alone(tmp_path / "n1")) as node:
+        ready(node)
+        node.signal(signal.SIGTERM)
+        node.wait()
+    line = refused(*serve_alone(tmp_path / "n1", name="n2"), code=3, error="wrong-directory")
+    assert "belongs to node 1 (n1)" in line and "nothing was changed" in line
+
+
+def test_a_damaged_log_is_told_with_file_and_way_out(tmp_path: Path) -> None:
+    with running(*serve_alone(tmp_path / "n1")) as node:
+        ready(node)
+        node.signal(signal.SIGTERM)
+        node.wait()
+    (meta,) = tmp_path.rglob("meta")
+    meta.write_bytes(b"\xff" * meta.stat().st_size)
+    line = refused(*serve_alone(tmp_path / "n1"), code=3, error="log-damaged")
+    assert str(meta) in line and "Restore" in line
+
+
+def test_a_setting_that_nobody_reads_is_named_with_its_source(tmp_path: Path) -> None:
+    file = tmp_path / "disheap.toml"
+    file.write_text("[raft]\nheartbeet_ms = 100\n")
+    line = refused("serve", "--config", str(file), code=2, error="config-error")
+    assert str(file) in line and "Did you mean heartbeat_ms?" in line
+    environ = {"DISHEAP_RAFT__HEARTBEET_MS": "1"}
+    assert "DISHEAP_RAFT__HEARTBEET_MS" in refused("serve", code=2, error="config-error", environ=environ)
+
+
+def test_a_plugins_setting_that_nobody_reads_is_named(tmp_path: Path) -> None:
+    words = (*serve_alone(tmp_path / "n1"), "--set", "storage.file.segment_size=1")
+    assert "segment_bytes" in refused(*words, code=2, error="config-error")
+
+
+def test_listening_to_the_world_in_the_clear_has_to_be_insisted_on(tmp_path: Path) -> None:
+    words = (*serve_alone(tmp_path / "n1"), "--client-listen", "0.0.0.0:0")
+    assert "--insecure" in refused(*words, code=2, error="unsafe-listen")
+    with running(*words, environ={"DISHEAP_INSECURE": "1"}) as node:
+        assert ready(node)["clients"]
+
+
+# --- what ends it ----------------------------------------------------------------------------------------------------
+
+
+def test_a_disk_that_fails_ends_the_node_with_its_own_exit_code(tmp_path: Path) -> None:
+    limit = 2 << 20  # bytes of a file: a write past it fails as one on a full disk does
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    node = subprocess.Popen(
+        [*COMMAND, *serve_alone(tmp_path / "n1"), "--codec", "none"],
+        stderr=subprocess.PIPE, text=True, env=environment(), preexec_fn=limited,
+    )  # fmt: skip
+    try:
+        assert node.stderr is not None
+        said = next(json.loads(line) for line in node.stderr if '"ready"' in line)
+        url = f"disheap://{said['clients']}?timeout_s=5"
+        run("topic", "create", "jobs", "--url", url)
+        for _ in range(2 * limit // (1 << 19)):
+            if run("enqueue", "jobs", "-", "--url", url, stdin=bytes(1 << 19)).code:
+                break
+        rest = node.stderr.read()
+        assert node.wait(30) == errors.DiskFailed.exit_code
+        line = rest.splitlines()[-1]
+        assert line.startswith("disheap: ") and "Traceback" not in rest
+    finally:
+        node.kill()
+        node.wait()
+        assert node.stderr is not None
+        node.stderr.close()
+
+
+# --- three nodes -----------------------------------------------------------------------------------------------------
+
+
+def test_a_node_says_that_it_sees_no_majority_and_when_it_does_again(tmp_path: Path) -> None:
+    ports = free_ports(6)
+    members = [f"n{n}=127.0.0.1:{ports[2 * n - 2]}/127.0.0.1:{ports[2 * n - 1]}" for n in (1, 2, 3)]
+    url = f"disheap://127.0.0.1:{ports[1]}"
+
+    def words(number: int) -> tuple[str, ...]:
+        peer, _, client = members[number - 1].partition("=")[2].partition("/")
+        listen = ("--peer-listen", peer, "--client-listen", client, *(f"--member={member}" for member in members))
+        return (
+            *serve_alone(tmp_path / f"n{number}", name=f"n{number}"),
+            *listen,
+            "--set",
+            "raft.election_timeout_ms=300",
+        )
+
+    with running(*words(1)) as first:
+        assert ready(first)["peers"] == f"127.0.0.1:{ports[0]}"
+        warned = next(said for said in iter(lambda: json.loads(first.err.next()), None) if "no leader" in said["event"])
+        assert (warned["reached"], warned["missing"], warned["level"]) == (["n1"], ["n2", "n3"], "warning")
+        assert_no_leader(url)
+        with running(*words(2)) as second:
+            assert logged(first, "a majority is found again")["leader"] in ("n1", "n2")
+            assert_handed_over(url)
+            second.signal(signal.SIGTERM)
+            assert second.wait() == 0
+        first.signal(signal.SIGTERM)
+        assert first.wait() == 0
+
+
+def assert_no_leader(url: str) -> None:
+    ended = run("status", "--json", "--url", url)
+    assert ended.code == 8 and ended.json["leader"] is None
+    assert [node.get("error") for node in ended.json["nodes"]] == [None, "connection refused", "connection refused"]
+    text = run("status", "--url", url).text
+    assert "There is no leader" in text and "n3 does not answer: connection refused" in text
+    refused = run("topic", "ls", "--url", f"{url}?timeout_s=0.5")
+    assert refused.code == 6 and "nodes answer, and none leads" in refused.err
+
+
+def assert_handed_over(url: str) -> None:
+    for target in ("n1", "n2", "n1"):
+        assert run("transfer", target, "--json", "--url", url).json == {"leader": target}
+        assert run("status", "--json", "--url", url).json["leader"] == target
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago: members have to know each other's before any of them listens."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
