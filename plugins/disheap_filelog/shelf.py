@@ -27,6 +27,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Bad(NamedTuple):
+    name: str
     at: Index
     term: int
     error: SnapshotDamaged
@@ -66,11 +67,14 @@ class Shelf:
             _log.warning("a snapshot is damaged; the one before it and the log hold the same", error=str(bad.error))
 
     def add(self, stored: Stored) -> None:
-        """A new one is durable; what is beyond two generations goes."""
+        """A new one is durable; damaged ones go, and what is beyond two generations."""
         name = snapshot.file_name(stored.meta)
         self._loaded[name] = self.newest = stored
         self._sizes = dict(sorted({**self._sizes, name: stored.file_bytes}.items()))
-        surplus = list(self._sizes)[:-GENERATIONS]
+        bad = [item.name for item in self._bad if item.name != name]
+        good = [held for held in self._sizes if held not in bad]
+        surplus = [*bad, *good[:-GENERATIONS]]
+        self._bad = []
         for old in surplus:
             self._filesystem.remove(f"{self._directory}/{old}")
             del self._sizes[old]
@@ -96,7 +100,7 @@ class Shelf:
                 return
             except SnapshotDamaged as error:
                 index, term = snapshot.parse_name(name) or (0, 0)
-                self._bad.append(Bad(Index(index), term, error))
+                self._bad.append(Bad(name, Index(index), term, error))
 
     def _load(self, name: str) -> Stored:
         if name not in self._loaded:

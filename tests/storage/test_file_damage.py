@@ -392,6 +392,10 @@ def test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_r
     assert recovered.snapshot == meta(50)
     assert read_snapshot(storage) == b"state at 50"
     assert any(snapshot_path(100) in line.get("error", "") for line in logs)
+    write_snapshot(storage, 120, b"state at 120")
+    assert [name[:29] for name in disk.list(DIRECTORY) if "snapshot" in name] == [
+        f"snapshot-{index:020d}" for index in (50, 120)
+    ]
 
 
 def test_a_damaged_snapshot_that_nothing_makes_up_for_stops_the_node() -> None:
