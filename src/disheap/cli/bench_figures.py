@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 
 import msgspec
@@ -39,15 +39,15 @@ class Result(msgspec.Struct, frozen=True):
 class Meter:
     """Counts from the end of the warm-up to `due`. The caller says when an operation began and ended."""
 
-    def __init__(self, seconds: float) -> None:
-        """Starts now."""
+    def __init__(self, seconds: float, clock: Callable[[], int] = perf_counter_ns) -> None:
+        """Starts now. `clock` counts ns."""
         self.seconds = seconds + min(seconds * WARM_UP_PART, WARM_UP_MAX_S)
         self._latencies_ns = array("q")
-        begun = perf_counter_ns()
+        begun = clock()
         self._warm_ns = begun + int(min(seconds * WARM_UP_PART, WARM_UP_MAX_S) * 1e9)
         self._end_ns = self._warm_ns + int(seconds * 1e9)
         self._skipped = -1
-        self._counted = 0
+        self._counted = -1
         self._first_ns = self._last_ns = begun
         self.add = self._latencies_ns.append
         """One latency in ns. Bound once: it is called for every operation."""
@@ -56,12 +56,14 @@ class Meter:
         """Whether the time is up. To be asked every few operations: it also notes when the warm-up was over."""
         if self._skipped < 0 and now_ns >= self._warm_ns:
             self._skipped, self._first_ns = len(self._latencies_ns), now_ns
-        if not self._counted and now_ns >= self._end_ns:
+        if now_ns >= self._end_ns:
             self.stop(now_ns)
-        return bool(self._counted)
+        return self._counted >= 0
 
     def stop(self, now_ns: int) -> None:
-        """The last counted moment: the time is up, or there is nothing left to do."""
+        """The last counted moment: the time is up, or there is nothing left to do. The first call counts."""
+        if self._counted >= 0:
+            return
         self._skipped = max(self._skipped, 0)
         self._counted, self._last_ns = len(self._latencies_ns), now_ns
 

@@ -65,9 +65,9 @@ def _in_cluster(cluster: LocalCluster, tasks: int, shown: Show, began: float) ->
     from disheap.cli import demo_run
 
     shown.stage(f"starting {demo_run.NODES} nodes")
-    shown.note(f"{cluster.wait_ready()} leads; broker_url = {cluster.url!r}")
     demo = demo_run.Demo(cluster, tasks, shown)
     try:
+        shown.note(f"{cluster.wait_ready()} leads; broker_url = {cluster.url!r}")
         figures = demo_run.count(demo.run(), time.monotonic() - began)
     except Exception:
         _show_logs(demo, cluster)

@@ -21,7 +21,7 @@ import disheap.sync
 from disheap.cli import demo_counting as counting
 from disheap.cli.children import Child
 from disheap.cli.demo_counting import Execution, Figures, Published
-from disheap.cli.local_cluster import LocalCluster, environment
+from disheap.cli.local_cluster import LocalCluster
 from disheap.cli.progress import Show
 from disheap.errors import ConfigError, DisheapError
 from disheap.protocol.broker import PRIORITY_MAX
@@ -67,8 +67,9 @@ class Demo:
     def run(self) -> Evidence:
         waiting = self._publish()
         self._start_worker()
+        producers = [_open_producer(self._app) for _ in range(URGENT_TASKS)]
         self._watch("running tasks", self._tasks // 2)
-        killed, killed_ns, urgent = self._kill_leader()
+        killed, killed_ns, urgent = self._kill_leader(producers)
         self._bring_back(killed)
         published = waiting + urgent
         self._finish(published)
@@ -105,9 +106,8 @@ class Demo:
         self._show.stage(title, self._tasks + URGENT_TASKS)
         self._wait(lambda: self._ran() >= until, "the worker stopped running tasks")
 
-    def _kill_leader(self) -> tuple[str, int, list[Published]]:
+    def _kill_leader(self, producers: list[Any]) -> tuple[str, int, list[Published]]:
         """The urgent tasks are under way before there is anyone to take them, each from a producer of its own."""
-        producers = [_open_producer(self._app) for _ in range(URGENT_TASKS)]
         leader = self._cluster.leader()
         killed_ns = self._cluster.kill(leader)
         self._show.note(f"{leader}, the leader, was killed (SIGKILL) after {self._ran()} tasks")
@@ -190,8 +190,9 @@ class Demo:
 
         extra = {example.BROKER_VARIABLE: self._cluster.url, example.RECORD_VARIABLE: str(self._record)}
         options = ("--pool", "prefork", "--concurrency", "1", "--prefetch-multiplier", "1", "--loglevel", "WARNING")
-        command = (sys.executable, "-m", "celery", "-A", example.__name__, "worker", *options)
-        return Child("worker", command, self._cluster.directory / "worker.log", environment(extra))
+        name = f"{self._cluster.directory.name}@localhost"  # of its own, as is all else here
+        command = (sys.executable, "-m", "celery", "-A", example.__name__, "worker", "--hostname", name, *options)
+        return Child("worker", command, self._cluster.directory / "worker.log", self._cluster.environment(extra))
 
 
 def count(evidence: Evidence, seconds: float) -> Figures:

@@ -104,6 +104,12 @@ class LocalCluster:
         """What a client or a Celery application is given."""
         return "disheap://" + ",".join(place.client for place in self.places.values())
 
+    def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
+        """For a child: this process's, without settings that were meant for another node. What a child puts into the
+        temporary directory lies in ours, for one that is killed (a Celery worker) does not tidy up."""
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(OURS) and key not in OURS_TOO}
+        return {**kept, "TMPDIR": str(self.directory), **(extra or {})}
+
     # --- nodes ---
 
     def start(self, name: str) -> None:
@@ -113,7 +119,7 @@ class LocalCluster:
         file = place.directory / "disheap.toml"
         file.write_text(_toml(place, list(self.places.values())))
         command = (*self._serve, "--config", str(file))
-        self._nodes[name] = Child(name, command, place.directory / "node.log", environment())
+        self._nodes[name] = Child(name, command, place.directory / "node.log", self.environment())
         self.children.start(self._nodes[name])
 
     def kill(self, name: str) -> int:
@@ -123,12 +129,12 @@ class LocalCluster:
         return at_ns
 
     def wait_ready(self, within_s: float = READY_S) -> str:
-        """Until every node answers and all name the same leader: its name. Raises `ClusterFailed` with the log."""
+        """Until every node answers and all name the same leader: its name. Raises `ClusterFailed`."""
         deadline = time.monotonic() + within_s
         while not (leader := self._agreed_leader()):
             self._check_alive()
             if time.monotonic() > deadline:
-                raise ClusterFailed(f"the nodes agreed on no leader within {within_s:g} s\n{self.logs()}")
+                raise ClusterFailed(f"the nodes agreed on no leader within {within_s:g} s")
             time.sleep(POLL_S)
         return leader
 
@@ -140,7 +146,7 @@ class LocalCluster:
                 if status.get("role") == "leader":
                     return name
             time.sleep(POLL_S)
-        raise ClusterFailed(f"no node led within {within_s:g} s\n{self.logs()}")
+        raise ClusterFailed(f"no node led within {within_s:g} s")
 
     # --- questions ---
 
@@ -177,7 +183,7 @@ class LocalCluster:
     def _check_alive(self) -> None:
         for name, node in self._nodes.items():
             if (code := node.exit_code()) is not None:
-                raise ClusterFailed(f"node {name} ended with exit code {code}\n{node.tail(LOG_LINES)}")
+                raise ClusterFailed(f"node {name} ended with exit code {code}; it said: {node.tail(1)}")
 
     def _clear(self) -> None:
         with self._interrupts.held():
@@ -189,16 +195,14 @@ class LocalCluster:
 
 @contextmanager
 def local_cluster(nodes: int, *, prefix: str, serve: Sequence[str] = SERVE) -> Iterator[LocalCluster]:
-    """A cluster that is ready, in a command that knows how to be interrupted."""
+    """A cluster that is ready, in a command that knows how to be interrupted. Shows the logs of one that is not."""
     with Interrupts() as interrupts, LocalCluster(nodes, interrupts, serve=serve, prefix=prefix) as cluster:
-        cluster.wait_ready()
+        try:
+            cluster.wait_ready()
+        except ClusterFailed:
+            print(cluster.logs(), file=sys.stderr)
+            raise
         yield cluster
-
-
-def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """This process's, without settings that were meant for another node."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(OURS) and key not in OURS_TOO}
-    return kept | dict(extra or {})
 
 
 def free_ports(count: int, generator: random.Random | None = None) -> list[int]:
