@@ -78,6 +78,7 @@ class Meta:
 
     @classmethod
     def peek(cls, filesystem: Filesystem, directory: str) -> HardState:
+        """What a directory that is not known to be this node's says."""
         meta = cls.load(filesystem, directory)
         meta.close()
         return meta.state.hard_state

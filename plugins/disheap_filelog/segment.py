@@ -34,9 +34,9 @@ region is written once when the segment is made, so that slots never change the 
 
 **A new segment** is begun when one is full, and whenever a log is opened: so nothing is ever cut off or written twice
 at one position (a codec may use the position as a nonce), and a torn tail stays where it is, as evidence, behind the
-end that the next segment's head records. The order is: the new under a temporary name,
-fsync, rename, fsync of the directory; the seal of the old, fsync. A sealed segment that is the last one says that a
-file is missing.
+end that the next segment's head records. The order is: the new one under a temporary name, fsync, rename, fsync of the
+directory; then seal and last identities of the old one, fsync. A sealed segment that is the last one says that a file
+is missing.
 """
 
 from __future__ import annotations

@@ -93,8 +93,8 @@ class Stored(NamedTuple):
 
 
 class FileSnapshotWriter:
-    """`finish` is called before the trailer is written and tells the oldest segment that counts; `commit` after the
-    snapshot is durable."""
+    """`oldest_segment` is asked when the trailer is written, for a segment may have been begun since the snapshot was;
+    `committed` is called when it is durable."""
 
     def __init__(
         self, filesystem: Filesystem, guard: Guard, directory: str, codec: Codec, codec_name: str, meta: SnapshotMeta,

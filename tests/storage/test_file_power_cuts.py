@@ -17,7 +17,7 @@ from disheap_filelog.storage import FileStorage
 from tests.storage.crashing_disk import CrashingDisk, PowerCut
 from tests.storage.parts import IDENTITY, build, entry, meta, read_log, read_snapshot
 
-LIVES = 400
+LIVES = 320
 RUNS = 6
 
 
