@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import disheap.sync
+
 HERE = Path(__file__).parent
 PATIENCE_S = 30.0
 
@@ -30,9 +32,14 @@ def until(condition: Callable[[], object], what: str, patience_s: float = PATIEN
 
 
 class NodeProcess:
-    def __init__(self, directory: Path, storage: str = "memory") -> None:
-        self.directory, self.storage = directory, storage
-        self.address = f"127.0.0.1:{free_port()}"
+    """One node; alone unless it is given the names and addresses of others."""
+
+    def __init__(
+        self, directory: Path, storage: str = "memory", name: str = "n1", members: tuple[str, ...] = ()
+    ) -> None:
+        self.directory, self.storage, self.name = directory, storage, name
+        self.members = members or (describe(name),)
+        self.address = next(text.split("=")[2] for text in self.members if text.startswith(name + "="))
         self._process: subprocess.Popen[str] | None = None
         self.start()
 
@@ -41,8 +48,11 @@ class NodeProcess:
         return f"disheap://{self.address}"
 
     def start(self) -> None:
-        arguments = [sys.executable, str(HERE / "kombu_node.py"), self.storage, str(self.directory), self.address]
-        self._process = subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        program = [sys.executable, str(HERE / "kombu_node.py")]
+        arguments = [self.storage, str(self.directory / self.name), self.name, *self.members]
+        self._process = subprocess.Popen(
+            [*program, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         assert self._process.stdout is not None
         for line in self._process.stdout:
             if line.strip() == self.address:
@@ -55,6 +65,32 @@ class NodeProcess:
         self._process.wait(10)
         self._process.stdout.close()
         self._process.stdin.close()
+
+
+class Cluster:
+    """Three nodes."""
+
+    def __init__(self, directory: Path, storage: str = "memory") -> None:
+        members = tuple(describe(name) for name in ("n1", "n2", "n3"))
+        self.nodes = [NodeProcess(directory, storage, name, members) for name in ("n1", "n2", "n3")]
+
+    @property
+    def url(self) -> str:
+        return "disheap://" + ",".join(node.address for node in self.nodes)
+
+    def leader(self) -> NodeProcess:
+        with disheap.sync.connect(self.url) as client:
+            client.connect()
+            name = client.status()["leader"]
+        return next(node for node in self.nodes if node.name == name)
+
+    def kill(self) -> None:
+        for node in self.nodes:
+            node.kill()
+
+
+def describe(name: str) -> str:
+    return f"{name}=127.0.0.1:{free_port()}=127.0.0.1:{free_port()}"
 
 
 class Worker:

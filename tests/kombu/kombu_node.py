@@ -1,4 +1,7 @@
-"""One node in a process of its own, for tests: says its client address, and ends when its standard input does."""
+"""One node in a process of its own, for tests: says its client address, and ends when its standard input does.
+
+Arguments: storage, data directory, this node's name, and `name=peer address=client address` of each member.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,25 @@ import asyncio
 import sys
 
 import disheap
-from disheap.config import NodeConfig
+from disheap.config import MemberConfig, NodeConfig
 
 
-async def main(storage: str, directory: str, listen: str) -> None:
+async def main(storage: str, directory: str, name: str, *described: str) -> None:
+    members = tuple(MemberConfig(*text.split("=")) for text in described)
+    own = next(member for member in members if member.name == name)
     config = NodeConfig(
-        name="n1",
+        name=name,
+        members=members if len(members) > 1 else (),
         storage=storage,
         data_dir=directory,
-        client_listen=listen,
-        peer_listen="127.0.0.1:0",
+        peer_listen=own.peer,
+        client_listen=own.client,
         log_level="error",
     )
     async with disheap.Node(config) as node:
-        await node.wait_for_leader(timeout_s=20)
         print(node.client_address, flush=True)
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:4]))
+    asyncio.run(main(*sys.argv[1:]))

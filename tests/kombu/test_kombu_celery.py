@@ -6,7 +6,7 @@ import time
 
 import pytest
 from kombu_app import app, note, note_late
-from kombu_cluster import NodeProcess, Worker, command, until
+from kombu_cluster import Cluster, NodeProcess, Worker, command, until
 
 import disheap.sync
 
@@ -121,6 +121,27 @@ def test_a_node_that_is_killed_and_comes_back_shows_to_the_worker_as_a_pause(dur
     until(lambda: "after" in trace(), "the worker goes on")
     assert sorted(trace(), key=str) == sorted([*(str(n) for n in range(30)), "after"], key=str)  # none twice
     assert worker.stop() == 0
+
+
+def test_a_failover_is_invisible_to_the_worker(tmp_path, run, trace):
+    cluster = Cluster(tmp_path / "data", storage="file")
+    try:
+        worker = run(cluster, "-n", "w1@here")
+        worker.wait_ready()
+        publish(cluster, note_late, trace, *range(60), pause_s=0.03)
+        until(lambda: len(trace()) >= 10, "some tasks ran")
+        dead = cluster.leader()
+        dead.kill()
+        publish(cluster, note_late, trace, "urgent", priority=9)  # waits for the new leader
+        until(lambda: len(set(trace())) == 61, "all tasks ran")
+        dead.start()
+        assert "Connection to broker lost" not in worker.said()
+        assert len(trace()) == 61  # none twice
+        assert trace().index("urgent") < 60
+        assert "pong" in command(cluster.url, "inspect", "ping")
+        assert worker.stop() == 0
+    finally:
+        cluster.kill()
 
 
 def test_a_long_task_under_the_solo_pool_keeps_its_session(node, run, trace):
