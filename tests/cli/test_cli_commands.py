@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from unittest import mock
 
 import pytest
 
-from disheap.cli import messages
+from disheap.cli import cluster, messages
 from disheap.cli.options import DURATION_MAX_MS
 from disheap.protocol import broker
 from tests.cli.command_line import run
@@ -208,6 +209,12 @@ def test_status_shows_the_node_and_its_counters(ask: Ask, url: str) -> None:
 def test_a_node_that_does_not_answer_is_shown_beside_one_that_does(ask: Ask, url: str) -> None:
     ended = run("status", "--url", f"{url},127.0.0.1:1")
     assert ended.code == 0 and ended.text.splitlines()[1].startswith("dev ")
+
+
+def test_a_node_that_refuses_is_not_waited_for() -> None:
+    with mock.patch.object(cluster, "NODE_TIMEOUT_S", 3600.0):
+        ended = run("status", "--url", "disheap://127.0.0.1:1,127.0.0.1:2")
+    assert ended.code == 6 and ended.err.startswith("disheap: 127.0.0.1:1: connection refused; 127.0.0.1:2: ")
 
 
 def test_leadership_has_to_go_to_somebody(ask: Ask) -> None:

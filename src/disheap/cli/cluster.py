@@ -20,7 +20,9 @@ from disheap.cli.output import emit_json, emit_table, size
 from disheap.errors import ConnectionLost, OutcomeUnknown, RequestError
 
 if TYPE_CHECKING:
+    from disheap.client.dialing import Dial
     from disheap.client.url import BrokerUrl
+    from disheap.interfaces import BlockingSocket
 
 NODE_TIMEOUT_S = 2.0
 """For one node's answer: a node that takes longer is not in a state to lead anything."""
@@ -104,17 +106,31 @@ def _ask(url: BrokerUrl, address: str) -> Row:
 
     alone = replace(url, addresses=(address,), connect_timeout_s=min(url.connect_timeout_s, NODE_TIMEOUT_S))
     try:
-        with sync.connect(alone, observer=True, timeout_s=NODE_TIMEOUT_S) as client:
+        with sync.connect(alone, observer=True, timeout_s=NODE_TIMEOUT_S, dial=_dial_once(alone)) as client:
             answer = client.status()
-            own = next(member for member in answer["members"] if member["name"] == answer["node"])
-            return answer | {"client_address": own["client_address"] or address}
-    except RequestError as error:
-        return {"error": _reason(error, address)}
+    except (RequestError, _NoAnswer) as error:
+        return {"error": str(error).rpartition(f"{address}: ")[2]}  # without what the row says already
+    own = next(member for member in answer["members"] if member["name"] == answer["node"])
+    return answer | {"client_address": own["client_address"] or address}
 
 
-def _reason(error: RequestError, address: str) -> str:
-    """What the address said, without what everybody knows."""
-    return str(error).rpartition(f"{address}: ")[2]
+class _NoAnswer(Exception):
+    """Nobody listens there. Not a `ConnectionLost`, after which a client would try again."""
+
+
+def _dial_once(url: BrokerUrl) -> Dial:
+    """A status is of this moment: a node that refuses now is not waited for."""
+    from disheap.client.dialing import blocking_dial
+
+    dial = blocking_dial(url)
+
+    def once(address: str, timeout_s: float) -> BlockingSocket:
+        try:
+            return dial(address, timeout_s)
+        except (ConnectionLost, OSError) as error:
+            raise _NoAnswer(str(error)) from None
+
+    return once
 
 
 def _absent(name: str, address: str, asked: dict[str, Row]) -> Row:
