@@ -18,7 +18,7 @@ from disheap.client.broker_session import SessionLost
 from disheap.client.consuming import DEFAULT_CREDIT
 from disheap.client.dialing import Dial
 from disheap.client.url import BrokerUrl, parse
-from disheap.errors import LeaseLost, OutcomeUnknown, RequestTimeout, SessionExpired
+from disheap.errors import ConsumerNotFound, LeaseLost, OutcomeUnknown, RequestTimeout, SessionExpired
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 
@@ -290,7 +290,10 @@ class Consumer:
             self._over = True
             return
         self._over = True
-        self._client.call(broker.Cancel(self._number))
+        try:
+            self._client.call(broker.Cancel(self._number))
+        except ConsumerNotFound:
+            pass  # it is gone, as was wanted
         _give_back(self._client, self._client.forget(self._number))
 
     def __enter__(self) -> Consumer:
@@ -382,6 +385,6 @@ class Delivery:
 
 def _give_back(client: Client, tokens: list[broker.Token]) -> None:
     mine = [token for token in tokens if client.holds(token)]
-    if mine:
-        client.send(broker.Nack(mine))
-        client.flush()
+    for start in range(0, len(mine), broker.BATCH_MAX):
+        client.send(broker.Nack(mine[start : start + broker.BATCH_MAX]))
+    client.flush()

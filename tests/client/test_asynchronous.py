@@ -10,7 +10,6 @@ import pytest
 
 import disheap
 from disheap.client import driver as driver_module
-from disheap.client import settings
 from disheap.client.asynchronous import Client
 from disheap.client.dialing import open_transport
 from disheap.client.url import BrokerUrl
@@ -223,10 +222,12 @@ async def test_a_cancelled_request_is_forgotten_quietly(node: Wax, client: Clien
 
 async def test_a_silent_node_is_left(node: Wax, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = client.driver
-    now = driver.loop.time() + settings.silence_s(driver.session_timeout_ms) + 0.1
+    now = driver.loop.time() + driver._pulse.every_s
     link = driver._link
     assert link is not None
     driver._watch(link, now)
+    assert not link.gone.done(), "it was not asked yet"
+    driver._watch(link, now + driver._pulse.patience_s + 0.1)
     assert link.gone.done()
     assert await client.topic("jobs").enqueue(b"x") == 1
 
@@ -238,7 +239,7 @@ async def test_a_ping_goes_out_every_third_of_the_session_timeout(node: Wax, cli
     driver._watch(link, driver.loop.time() + 1.0)
     await asyncio.sleep(0)
     assert node.cluster.pings == 0
-    driver._watch(link, driver.loop.time() + settings.ping_every_s(driver.session_timeout_ms))
+    driver._watch(link, driver.loop.time() + driver._pulse.every_s)
     await until(lambda: node.cluster.pings == 1)
 
 

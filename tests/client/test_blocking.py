@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from disheap import sync
-from disheap.client import settings
+from disheap.client import pulse
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.client.url import BrokerUrl
@@ -198,11 +198,25 @@ def test_a_node_that_never_lets_the_client_in_is_left() -> None:
 
     client = BlockingClient(url("a", "b"), dial=connect, clock=clock, sleep=clock.sleep, generator=random.Random(1))
     client.poll()
-    clock.now += settings.ENTRY_TIMEOUT_S + 0.1
+    clock.now += pulse.ENTRY_TIMEOUT_S + 0.1
     client.heartbeat()
     assert wires[0].closed
     client.heartbeat()
     assert len(wires) == 2
+
+
+def test_a_client_that_said_nothing_for_long_attaches_again_before_it_sends() -> None:
+    """Its session may have lapsed, and the node would not say so by itself."""
+    clock, wires = Clock(), [Canned(canned_node()), Canned([])]
+    left = iter(wires)
+    client = BlockingClient(url("n"), dial=lambda *_: next(left), clock=clock, sleep=clock.sleep)
+    client.connect()
+    said = len(wires[0].sent)
+    clock.now += 6.1
+    client.send(broker.Enqueue("jobs", b"x"))
+    client.flush()
+    assert wires[0].closed and len(wires[0].sent) == said
+    assert wires[1].sent[0][4] == Kind.HELLO
 
 
 def test_a_poll_without_a_timeout_never_sleeps_while_there_is_no_connection() -> None:

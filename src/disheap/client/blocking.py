@@ -20,13 +20,14 @@ from typing import Any
 
 import msgspec
 
-from disheap.client import settings
+from disheap.client import pulse
 from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Opaque, Replied, SessionLost
 from disheap.client.dialing import Dial, blocking_dial
 from disheap.client.events import Alive, Broken, Closed, Event, Moved, Postponed, Ready
 from disheap.client.route import Route
 from disheap.client.session import State
 from disheap.client.url import BrokerUrl, parse
+from disheap.client.wire import Wire
 from disheap.errors import ConnectionLost, DisheapError, RequestError, RequestTimeout, WindowExceeded
 from disheap.interfaces import BlockingSocket
 from disheap.protocol import broker, frames
@@ -34,7 +35,6 @@ from disheap.protocol.frames import SessionOptions
 
 FLUSH_BYTES = 64 << 10
 """Pipelined commands are handed to the socket when so many bytes wait, or at the next read."""
-READ_BYTES = 64 << 10
 READS_PER_POLL = 16
 """Reads in one poll: a flood from the node must not keep the owner's loop from its other work."""
 POLL_CONNECT_S = 0.25
@@ -42,8 +42,6 @@ POLL_CONNECT_S = 0.25
 
 OnReply = Callable[[Any], None]
 Pushed = broker.Push | SessionLost
-
-_NOTHING_YET = (BlockingIOError, TimeoutError, InterruptedError)
 
 
 class BlockingClient:
@@ -73,14 +71,14 @@ class BlockingClient:
         self._route = Route(self.url.addresses, generator or random.Random())
         self._dial = dial
         self._clock, self._sleep = clock, sleep
-        self._socket: BlockingSocket | None = None
-        self._socket_timeout: float | None = None
-        self._address = ""
+        self._wire: Wire | None = None
         self._target: str | None = None
         self._not_before = 0.0
-        self._connected_at = self._heard_at = self._pinged_at = 0.0
+        self._connected_at = 0.0
+        self._pulse = pulse.Pulse(self.url.session_timeout_ms, 0.0)
+        self._unread = False  # more may lie in the socket, or in what decrypts it
         self._retry_at: float | None = None
-        self._retry_s = settings.RETRY_FIRST_S
+        self._retry_s = pulse.RETRY_FIRST_S
         self._pushes: deque[Pushed] = deque()
         self._broken: DisheapError | None = None
 
@@ -151,8 +149,8 @@ class BlockingClient:
     # --- for an event hub ---
 
     def flush(self) -> None:
-        """Hand everything pipelined to the socket. Without a connection it waits for the next one."""
-        if self._socket is not None and self._session.has_output:
+        """Hand everything pipelined to the socket. Without a connection it stays for the next one."""
+        if self._wire is not None and self._session.has_output:
             self._write()
 
     def poll(self, timeout_s: float | None = 0.0) -> list[Pushed]:
@@ -174,7 +172,7 @@ class BlockingClient:
 
     def fileno(self) -> int:
         """-1 while there is no connection."""
-        return self._socket.fileno() if self._socket is not None else -1
+        return self._wire.fileno() if self._wire is not None else -1
 
     def heartbeat(self) -> None:
         """Read, ping when due, and give a dead connection up. Call it every `heartbeat_s` or oftener."""
@@ -183,13 +181,15 @@ class BlockingClient:
 
     @property
     def heartbeat_s(self) -> float:
-        return settings.ping_every_s(self._session.timeout_ms or self.url.session_timeout_ms)
+        return self._pulse.every_s
 
     @property
     def wants_poll_in(self) -> float | None:
         """Seconds until `heartbeat` has work that no descriptor will announce; None where there is none."""
+        if self._unread:
+            return 0.0
         now = self._clock()
-        due = [at for at in (self._retry_at, None if self._socket is not None else self._not_before) if at is not None]
+        due = [at for at in (self._retry_at, None if self._wire is not None else self._not_before) if at is not None]
         return max(0.0, min(due) - now) if due else None
 
     @property
@@ -233,14 +233,14 @@ class BlockingClient:
     def collect(self) -> None:
         """Drop the socket without a word, as a forked child must: the session is the parent's."""
         self._broken = ConnectionLost("this client was left to the parent process")
-        connection, self._socket = self._socket, None
-        if connection is not None:
-            connection.close()
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            wire.close()
 
     def _end_session(self) -> None:
-        deadline = self._clock() + settings.CLOSE_TIMEOUT_S
+        deadline = self._clock() + pulse.CLOSE_TIMEOUT_S
         self._session.close()
-        while self._session.state is State.CLOSING and self._socket is not None and self._clock() < deadline:
+        while self._session.state is State.CLOSING and self._wire is not None and self._clock() < deadline:
             self._step(deadline)
 
     # --- waiting ---
@@ -252,7 +252,7 @@ class BlockingClient:
         """The time. After a silence, hear first whether the session stands: what goes into a lapsed one may be lost."""
         self._check()
         now = self._clock()
-        if self._socket is not None and now - self._heard_at > self.heartbeat_s:
+        if self._wire is not None and self._pulse.quiet_s(now) > self.heartbeat_s:
             self._step_now()
         return now
 
@@ -277,13 +277,13 @@ class BlockingClient:
         return result
 
     def _why_late(self, request: Any) -> str:
-        state = "" if self._socket is not None and self.ready else f" (no session: {self._route.why()})"
+        state = "" if self._wire is not None and self.ready else f" (no session: {self._route.why()})"
         return f"{type(request).__name__} was not answered in time{state}; it may still be carried out"
 
     def _step(self, deadline: float) -> None:
         """Wait once: for bytes, for the next attempt to connect, or until a timer of ours."""
         now = self._clock()
-        if self._socket is None:
+        if self._wire is None:
             self._advance(now, deadline)
             return
         if self._session.has_output:
@@ -291,33 +291,35 @@ class BlockingClient:
         wait_s = min(self.heartbeat_s, deadline - now)
         if self._retry_at is not None:
             wait_s = min(wait_s, self._retry_at - now)
-        if self._socket is not None and not self._read(max(wait_s, 0.001)):
+        if self._wire is not None and not self._read(max(wait_s, 0.001)):
             self._timers()
 
     def _step_now(self) -> None:
         """The same without waiting."""
-        if self._socket is None:
+        if self._wire is not None and self._pulse.doubtful(self._clock()):
+            self._drop("nothing was said for too long: whether the session stands is found out by attaching again")
+        if self._wire is None:
             self._advance(self._clock(), 0.0)
         if self._session.has_output:
             self._write()
-        for _ in range(READS_PER_POLL):
-            if self._socket is None or not self._read(0.0):
-                break
+        reads = 0
+        while self._wire is not None and reads < READS_PER_POLL and self._read(0.0):
+            reads += 1
+        self._unread = reads == READS_PER_POLL
         self._timers()
 
     def _timers(self) -> None:
         now = self._clock()
-        if self._socket is None:
+        if self._wire is None:
             return
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._session.retry()
-        if self._session.state is not State.READY and now - self._connected_at > settings.ENTRY_TIMEOUT_S:
+        if self._session.state is not State.READY and now - self._connected_at > pulse.ENTRY_TIMEOUT_S:
             self._drop("the node did not let us in in time")
-        elif now - self._heard_at > settings.silence_s(self._session.timeout_ms or self.url.session_timeout_ms):
+        elif self._pulse.dead(now):
             self._drop("the node has fallen silent")
-        elif now - self._pinged_at >= self.heartbeat_s:
-            self._pinged_at = now
+        elif self._pulse.due(now):
             self._session.ping()
         if self._session.has_output:
             self._write()
@@ -345,8 +347,9 @@ class BlockingClient:
             self._route.failed(address, str(error))
 
     def _adopt(self, connection: BlockingSocket, address: str) -> None:
-        self._socket, self._socket_timeout, self._address = connection, None, address
-        self._connected_at = self._heard_at = self._pinged_at = self._clock()
+        self._wire = Wire(connection, address)
+        self._connected_at = self._clock()
+        self._pulse = pulse.Pulse(self._session.timeout_ms or self.url.session_timeout_ms, self._connected_at)
         self._broker.connected()
         if self.on_socket_change is not None:
             self.on_socket_change(None, connection.fileno())
@@ -354,52 +357,38 @@ class BlockingClient:
 
     def _drop(self, reason: str) -> None:
         """The one door out of a connection."""
-        connection, self._socket = self._socket, None
-        if connection is None:
+        wire, self._wire = self._wire, None
+        if wire is None:
             return
-        self._route.failed(self._address, reason)
+        self._route.failed(wire.address, reason)
         self._target, self._not_before, self._retry_at = None, self._clock(), None
         if self.on_socket_change is not None:
-            self.on_socket_change(connection.fileno(), None)
-        connection.close()
+            self.on_socket_change(wire.fileno(), None)
+        wire.close()
         self._handle(self._broker.disconnected())
 
     def _write(self) -> None:
-        connection = self._socket
-        if connection is None:
+        if self._wire is None:
             return
+        self._pulse.spoke(self._clock())
         try:
-            if not self._socket_timeout:
-                self._set_timeout(connection, self.heartbeat_s)
-            connection.sendall(self._session.take_output())
+            self._wire.write(self._session.take_output(), self.heartbeat_s)
         except OSError as error:
             self._drop(str(error))
 
     def _read(self, timeout_s: float) -> bool:
         """Whether anything came. 0.0 does not wait."""
-        connection = self._socket
-        assert connection is not None
+        assert self._wire is not None
         try:
-            if self._socket_timeout != timeout_s:
-                self._set_timeout(connection, timeout_s)
-            data = connection.recv(READ_BYTES)
-        except _NOTHING_YET:
-            return False
+            data = self._wire.read(timeout_s)
         except OSError as error:
-            if type(error).__name__ in ("SSLWantReadError", "SSLWantWriteError"):
-                return False
             self._drop(str(error))
             return False
-        if not data:
-            self._drop("the node closed the connection")
+        if data is None:
             return False
-        self._heard_at = self._clock()
+        self._pulse.heard()
         self._take(data)
         return True
-
-    def _set_timeout(self, connection: BlockingSocket, seconds: float) -> None:
-        connection.settimeout(seconds)
-        self._socket_timeout = seconds
 
     # --- events ---
 
@@ -424,7 +413,8 @@ class BlockingClient:
                 self._pushes.append(event)
             case Ready():
                 self._route.arrived()
-                self._retry_s = settings.RETRY_FIRST_S
+                self._pulse.set_timeout(self._session.timeout_ms or self.url.session_timeout_ms)
+                self._retry_s = pulse.RETRY_FIRST_S
                 if self._session.welcome is not None:
                     self._route.learned(self._session.welcome.members)
             case Moved():
@@ -433,7 +423,7 @@ class BlockingClient:
             case Postponed():
                 if self._retry_at is None:
                     self._retry_at = self._clock() + self._retry_s
-                    self._retry_s = min(self._retry_s * 2, settings.RETRY_MAX_S)
+                    self._retry_s = min(self._retry_s * 2, pulse.RETRY_MAX_S)
             case Foreign():
                 if self.on_push is not None:
                     self.on_push(event.body)
@@ -445,4 +435,4 @@ class BlockingClient:
             case Closed():
                 self._drop("closed")
             case Alive():
-                self._retry_s = settings.RETRY_FIRST_S
+                self._retry_s = pulse.RETRY_FIRST_S

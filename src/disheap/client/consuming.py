@@ -11,7 +11,7 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from disheap.errors import DisheapError, LeaseLost, RequestTimeout, SessionExpired
+from disheap.errors import ConsumerNotFound, DisheapError, LeaseLost, RequestTimeout, SessionExpired
 from disheap.protocol import broker
 
 if TYPE_CHECKING:
@@ -139,9 +139,11 @@ class Consumer:
         self._finish()
         queued, self._queue = self._queue, deque()
         if self._number is not None:
-            self._driver.unsubscribe(self._number)
-            self._driver.give_back([(push.id, push.epoch) for push in queued if push.epoch])
-            await self._driver.request(broker.Cancel(self._number))
+            self._driver.unsubscribe(self._number, queued)
+            try:
+                await self._driver.request(broker.Cancel(self._number))
+            except (ConsumerNotFound, SessionExpired):
+                pass  # it is gone, as was wanted
 
     def __aiter__(self) -> Consumer:
         return self
@@ -161,10 +163,7 @@ class Consumer:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        try:
-            await self.aclose()
-        except SessionExpired:
-            pass  # the consumer is gone, as was wanted
+        await self.aclose()
 
     # --- Sink ---
 
@@ -218,17 +217,12 @@ class Popping:
             async with asyncio.timeout(self._command.wait_ms / 1000 + self._driver.url.timeout_s):
                 await self._done
         except TimeoutError:
-            self._forsake(number)
+            self._driver.forsake(number, self._pushes)
             raise RequestTimeout("the pop did not end in time; what had come was given back") from None
         except asyncio.CancelledError:
-            self._forsake(number)
+            self._driver.forsake(number, self._pushes)
             raise
         return [Delivery(self._driver, push) for push in self._pushes]
-
-    def _forsake(self, number: int) -> None:
-        self._driver.unsubscribe(number)
-        self._driver.give_back([(push.id, push.epoch) for push in self._pushes if push.epoch])
-        self._driver.send(broker.Cancel(number, give_back=True)).add_done_callback(_ignore)
 
     def take(self, push: broker.Deliver) -> None:
         self._pushes.append(push)
@@ -240,8 +234,3 @@ class Popping:
     def lost(self, error: DisheapError) -> None:
         if not self._done.done():
             self._done.set_exception(error)
-
-
-def _ignore(future: asyncio.Future[object]) -> None:
-    if not future.cancelled():
-        future.exception()

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
 
-from disheap.client import settings
+from disheap.client import pulse
 from disheap.client.acks import Acks
 from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Opaque, Replied, SessionLost
 from disheap.client.events import Broken, Closed, Event, Moved, Postponed, Ready
+from disheap.client.gate import Gate
 from disheap.client.link import Link
 from disheap.client.route import Route
 from disheap.client.session import State
@@ -76,13 +76,14 @@ class Driver:
         self._runner: asyncio.Task[None] | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._flushing = False
-        self._connected_at = self._heard_at = self._pinged_at = 0.0
-        self._retry_s = settings.RETRY_FIRST_S
+        self._connected_at = 0.0
+        self._pulse = pulse.Pulse(url.session_timeout_ms, 0.0)
+        self._retry_s = pulse.RETRY_FIRST_S
         self._retrying: asyncio.TimerHandle | None = None
         self._acks = Acks()
         self._sinks = Sinks(self.give_back)
-        self._room: deque[asyncio.Future[None]] = deque()
-        self._changed: list[asyncio.Future[None]] = []  # those who wait for READY or the end
+        self._room = Gate(self.loop)
+        self._changed = Gate(self.loop)  # for those who wait for READY or the end
         self._broken: DisheapError | None = None
 
     # --- the owner's ---
@@ -94,7 +95,7 @@ class Driver:
         deadline = self.loop.time() + (self.url.timeout_s if timeout_s is None else timeout_s)
         while self._session.state is not State.READY:
             self._check()
-            if not await self._wait_change(deadline):
+            if not await self._changed.wait_until(deadline):
                 raise ConnectionLost(f"no node takes a session: {self._route.why()}")
 
     async def close(self, end_session: bool = True) -> None:
@@ -103,8 +104,8 @@ class Driver:
             self._flush()
             self._session.close()
             self._flush()
-            deadline = self.loop.time() + settings.CLOSE_TIMEOUT_S
-            while self._session.id and await self._wait_change(deadline):
+            deadline = self.loop.time() + pulse.CLOSE_TIMEOUT_S
+            while self._session.id and await self._changed.wait_until(deadline):
                 pass
         self._break(ConnectionLost("this client is closed"))
         if self._runner is not None:
@@ -177,9 +178,7 @@ class Driver:
         """Wait until a command fits the session's window."""
         while self._session.room <= 0 or self.paused:
             self._check()
-            future = self.loop.create_future()
-            self._room.append(future)
-            await future
+            await self._room.wait()
 
     @property
     def has_room(self) -> bool:
@@ -196,9 +195,17 @@ class Driver:
         self._sinks.expect(future)
         return future
 
-    def unsubscribe(self, number: int) -> None:
-        """What still comes for it is given back."""
+    def unsubscribe(self, number: int, queued: Iterable[broker.Deliver]) -> None:
+        """What was not taken, and what still comes, is given back. The node is not told."""
         self._sinks.forget(number)
+        self.give_back([(push.id, push.epoch) for push in queued if push.epoch])
+
+    def forsake(self, number: int, queued: Iterable[broker.Deliver]) -> None:
+        """The same, and the node is told; nobody waits for its answer."""
+        self.unsubscribe(number, queued)
+        if self._broken is None:
+            self._broker.send(broker.Cancel(number, give_back=True))
+            self._schedule_flush()
 
     def ack(self, token: broker.Token) -> asyncio.Future[None]:
         """Together with all acks of this turn of the loop. `LeaseLost` when the lease is not ours any more."""
@@ -221,8 +228,9 @@ class Driver:
     def give_back(self, tokens: list[broker.Token]) -> None:
         """Nack leases that nobody waits for."""
         mine = [token for token in tokens if token in self._broker.held.tokens]
-        if mine and self._broken is None:
-            self._broker.send(broker.Nack(mine))
+        if self._broken is None:
+            for start in range(0, len(mine), broker.BATCH_MAX):
+                self._broker.send(broker.Nack(mine[start : start + broker.BATCH_MAX]))
             self._schedule_flush()
 
     # --- sending ---
@@ -248,8 +256,15 @@ class Driver:
         self._flushing = False
         if self._acks:
             self._send_acks()
-        if self._link is not None and self._link.connection is not None and self._session.has_output:
-            self._link.connection.write(self._session.take_output())
+        link = self._link
+        if link is None or link.connection is None or not self._session.has_output:
+            return
+        now = self.loop.time()
+        if self._pulse.doubtful(now):  # the loop stood still: what goes into a session that lapsed may be lost
+            self.unlink(link, "nothing was said for too long: attaching again")
+            return
+        self._pulse.spoke(now)
+        link.connection.write(self._session.take_output())
 
     def _send_acks(self) -> None:
         for command, acked in self._acks.take():
@@ -273,10 +288,14 @@ class Driver:
                     self._route.failed(address, str(error))
         except DisheapError as error:
             self._break(error)
+        except Exception as error:
+            self._break(ConnectionLost(f"the transport failed: {type(error).__name__}: {error}"))
+            raise
 
     def linked(self, link: Link) -> None:
         self._link, self.paused = link, False
-        self._connected_at = self._heard_at = self._pinged_at = self.loop.time()
+        self._connected_at = self.loop.time()
+        self._pulse = pulse.Pulse(self._session.timeout_ms or self.url.session_timeout_ms, self._connected_at)
         self._broker.connected()
         self._flush()
 
@@ -294,12 +313,12 @@ class Driver:
             self._retrying.cancel()
             self._retrying = None
         self._handle(self._broker.disconnected())
-        self._notify()
+        self._changed.open()
 
     def received(self, link: Link, data: bytes) -> None:
         if link is not self._link:
             return
-        self._heard_at = self.loop.time()
+        self._pulse.heard()
         self._handle(self._broker.receive(data))
         if self._room:
             self.wake()
@@ -308,12 +327,7 @@ class Driver:
 
     def wake(self) -> None:
         """Let as many go on as there is room for."""
-        room = 0 if self.paused else self._session.room
-        while self._room and room > 0:
-            future = self._room.popleft()
-            if not future.done():
-                future.set_result(None)
-                room -= 1
+        self._room.open(0 if self.paused else max(0, self._session.room))
 
     def _break(self, error: DisheapError) -> None:
         """The end: everybody who waits hears of it."""
@@ -329,9 +343,8 @@ class Driver:
         self._handle(self._broker.abandon(ConnectionLost(f"no answer came: {error}")))
         self._acks.fail(error)
         self._sinks.lose(error)
-        while self._room:
-            _finish(self._room.popleft())
-        self._notify()
+        self._room.open()
+        self._changed.open()
 
     # --- events ---
 
@@ -354,16 +367,22 @@ class Driver:
                 self._broker.send(broker.Cancel(result.consumer, give_back=True))  # nobody waits for it any more
         elif isinstance(result, RequestError):
             future.set_exception(result)
+        elif pick is None:
+            future.set_result(result)
         else:
-            future.set_result(result if pick is None else pick(result))
+            try:
+                future.set_result(pick(result))
+            except Exception as error:
+                future.set_exception(error)
 
     def _controlled(self, event: Event) -> None:
         match event:
             case Ready():
                 self._route.arrived()
+                self._pulse.set_timeout(self._session.timeout_ms or self.url.session_timeout_ms)
                 if self._session.welcome is not None:
                     self._route.learned(self._session.welcome.members)
-                self._notify()
+                self._changed.open()
             case Moved():
                 if self._link is not None:
                     self.unlink(self._link, event.message or event.code)
@@ -373,7 +392,7 @@ class Driver:
             case Postponed():
                 if self._retrying is None:
                     self._retrying = self.loop.call_later(self._retry_s, self._retry)
-                    self._retry_s = min(self._retry_s * 2, settings.RETRY_MAX_S)
+                    self._retry_s = min(self._retry_s * 2, pulse.RETRY_MAX_S)
             case Foreign():
                 if self.on_push is not None:
                     self.on_push(event.body)
@@ -397,41 +416,22 @@ class Driver:
             if waiter is not None and waiter[2] <= now:
                 _expire(waiter[0])
         if self._retrying is None:
-            self._retry_s = settings.RETRY_FIRST_S
+            self._retry_s = pulse.RETRY_FIRST_S
         if self._link is not None:
             self._watch(self._link, now)
 
     def _watch(self, link: Link, now: float) -> None:
-        timeout_ms = self._session.timeout_ms or self.url.session_timeout_ms
-        if self._session.state is not State.READY and now - self._connected_at > settings.ENTRY_TIMEOUT_S:
+        if self._session.state is not State.READY and now - self._connected_at > pulse.ENTRY_TIMEOUT_S:
             self.unlink(link, "the node did not let us in in time")
-        elif now - self._heard_at > settings.silence_s(timeout_ms):
+        elif self._pulse.dead(now):
             self.unlink(link, "the node has fallen silent")
-        elif now - self._pinged_at >= settings.ping_every_s(timeout_ms) - TICK_S:
-            self._pinged_at = now
+        elif self._pulse.due(now):
             self._session.ping()
             self._flush()
-
-    async def _wait_change(self, deadline: float) -> bool:
-        """False when nothing has changed by `deadline`."""
-        future = self.loop.create_future()
-        self._changed.append(future)
-        done, _ = await asyncio.wait([future], timeout=max(0.0, deadline - self.loop.time()))
-        return bool(done)
-
-    def _notify(self) -> None:
-        changed, self._changed = self._changed, []
-        for future in changed:
-            _finish(future)
 
     def _check(self) -> None:
         if self._broken is not None:
             raise self._broken
-
-
-def _finish(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _expire(future: asyncio.Future[Any]) -> None:

@@ -1,0 +1,49 @@
+"""A blocking socket with one timeout, set anew only when it changes: a system call saved on every round trip."""
+
+from __future__ import annotations
+
+from disheap.interfaces import BlockingSocket
+
+READ_BYTES = 64 << 10
+
+_NOTHING_YET = (BlockingIOError, TimeoutError, InterruptedError)
+_TLS_NOTHING_YET = ("SSLWantReadError", "SSLWantWriteError")  # by name: ssl need not be loaded
+
+
+class Wire:
+    def __init__(self, connection: BlockingSocket, address: str) -> None:
+        self.address = address
+        self._socket = connection
+        self._timeout_s: float | None = None
+
+    def write(self, data: bytes, timeout_s: float) -> None:
+        """All of it. A shorter timeout, of a read before, is lifted to `timeout_s`. Raises `OSError`."""
+        if (self._timeout_s or 0.0) < timeout_s:
+            self._set(timeout_s)
+        self._socket.sendall(data)
+
+    def read(self, timeout_s: float) -> bytes | None:
+        """None when nothing came; 0.0 does not wait. Raises `OSError` at the end of the connection."""
+        if self._timeout_s != timeout_s:
+            self._set(timeout_s)
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except _NOTHING_YET:
+            return None
+        except OSError as error:
+            if type(error).__name__ in _TLS_NOTHING_YET:
+                return None
+            raise
+        if not data:
+            raise ConnectionResetError("the node closed the connection")
+        return data
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def _set(self, timeout_s: float) -> None:
+        self._socket.settimeout(timeout_s)
+        self._timeout_s = timeout_s
