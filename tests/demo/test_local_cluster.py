@@ -82,9 +82,9 @@ def test_a_killed_node_comes_back_with_its_data_and_everything_goes_at_the_end(
 
 def test_a_node_that_ends_at_once_is_reported_with_its_log(own_tmp: Path, interrupts: Interrupts) -> None:
     ends = (sys.executable, "-c", "print('no such thing'); raise SystemExit(3)")
-    with pytest.raises(ClusterFailed, match="n1 ended with exit code 3; it said: no such thing"):
-        with LocalCluster(1, interrupts, serve=ends) as cluster:
-            cluster.wait_ready()
+    said = "n1 ended with exit code 3; it said: no such thing"
+    with pytest.raises(ClusterFailed, match=said), LocalCluster(1, interrupts, serve=ends) as cluster:
+        cluster.wait_ready()
     assert list(own_tmp.iterdir()) == []
 
 
