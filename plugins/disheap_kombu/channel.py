@@ -30,7 +30,7 @@ from kombu.transport import base
 
 from disheap.protocol import broker
 from disheap_kombu import messages
-from disheap_kombu.messages import Incoming, Outgoing
+from disheap_kombu.messages import Outgoing
 from disheap_kombu.queues import EXCHANGE_TYPES, topic_settings
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Subscription:
         self,
         channel: Channel,
         tag: str,
-        callback: Callable[[Incoming], Any],
+        callback: Callable[[Message], Any],
         no_ack: bool,
         on_cancel: Callable[[str], Any] | None,
     ) -> None:
@@ -147,7 +147,7 @@ class Channel(base.StdChannel):
         no_ack: bool = False,
         exclusive: bool = False,
         nowait: bool = False,
-        callback: Callable[[Incoming], Any] | None = None,
+        callback: Callable[[Message], Any] | None = None,
         arguments: dict[str, Any] | None = None,
         on_cancel: Callable[[str], Any] | None = None,
         **_: Any,
@@ -169,18 +169,19 @@ class Channel(base.StdChannel):
         if subscription is not None:
             self._wire.unsubscribe(subscription)
 
-    def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> Incoming | None:
+    def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> Message | None:
         push = self._wire.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))
         return None if push is None else self.incoming(push, None)
 
-    def incoming(self, push: broker.Deliver, consumer_tag: str | None) -> Incoming:
+    def incoming(self, push: broker.Deliver, consumer_tag: str | None) -> Message:
         delivery_tag = next(self._tags)
         if push.epoch:  # not of a no-ack consumer, whose messages are gone already
             self._unacked[delivery_tag] = (push.id, push.epoch)
-        return Incoming(push, delivery_tag, consumer_tag)
+        return messages.to_message(push, delivery_tag, consumer_tag, self)
 
-    def message_to_python(self, raw_message: Incoming) -> Message:
-        return messages.to_message(raw_message, self)
+    def message_to_python(self, raw_message: Message) -> Message:
+        """What callbacks get is kombu's message already."""
+        return raw_message
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False, **_: Any) -> None:
         """Pipelined: returns at once. From any thread."""
@@ -340,5 +341,5 @@ class Channel(base.StdChannel):
         return self.connection
 
 
-def _ignore(_: Incoming) -> None:
+def _ignore(_: Message) -> None:
     """A consumer without a callback."""

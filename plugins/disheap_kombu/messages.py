@@ -20,7 +20,7 @@ there by a client that does not speak kombu; its bytes become the body of a mess
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from amqp.exceptions import PreconditionFailed
@@ -63,14 +63,6 @@ class Outgoing:
         self.content_encoding = content_encoding
         self.headers = headers or {}
         self.properties = properties or {}
-
-
-class Incoming(NamedTuple):
-    """A delivery as a consumer's callback gets it, before `message_to_python`."""
-
-    push: broker.Deliver
-    delivery_tag: int
-    consumer_tag: str | None
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -117,8 +109,8 @@ def decode(payload: bytes) -> Payload:
         return Payload(payload, PLAIN_TYPE, PLAIN_ENCODING, "", "", {}, {})
 
 
-def to_message(incoming: Incoming, channel: Any) -> Message:
-    push, delivery_tag, consumer_tag = incoming
+def to_message(push: broker.Deliver, delivery_tag: int, consumer_tag: str | None, channel: Any) -> Message:
+    """A delivery as kombu's own message. `consumer_tag` is None for one that was asked for (basic.get)."""
     payload = decode(push.payload)
     properties = payload.properties
     properties["priority"] = push.priority

@@ -26,9 +26,7 @@ from disheap_kombu.failures import PublishOutcomeUnknown
 
 def consume(channel, **options):
     got = []
-    channel.basic_consume(
-        "q", consumer_tag="c", callback=lambda raw: got.append(channel.message_to_python(raw)), **options
-    )
+    channel.basic_consume("q", consumer_tag="c", callback=got.append, **options)
     return got
 
 
@@ -197,7 +195,7 @@ def test_get_takes_one_message_and_leaves_other_deliveries_in_their_turn(connect
         return broker.Subscribed(99)
 
     wire.answers[broker.Pop] = pop
-    message = channel.message_to_python(channel.basic_get("q"))
+    message = channel.basic_get("q")
     assert message.body == b"popped" and got == []
     message.ack()
     connection.drain_events(timeout=0)

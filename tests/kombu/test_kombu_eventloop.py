@@ -30,7 +30,7 @@ def hub(connection):
 @pytest.fixture
 def got(channel):
     got = []
-    channel.basic_consume("q", consumer_tag="c", callback=lambda raw: got.append(channel.message_to_python(raw)))
+    channel.basic_consume("q", consumer_tag="c", callback=got.append)
     return got
 
 
@@ -66,9 +66,9 @@ def test_a_long_callback_lets_the_loop_have_its_turn(hub, wire, channel):
     order = []
 
     def work(raw):
-        order.append(f"run {raw.push.id}")
+        order.append(f"run {raw.delivery_tag}")
         time.sleep(0.005)
-        hub.call_soon(lambda: order.append(f"ack {raw.push.id}"))
+        hub.call_soon(lambda: order.append(f"ack {raw.delivery_tag}"))
 
     channel.basic_consume("q", consumer_tag="slow", callback=work)
     wire.arrive(delivery(1, 1), delivery(1, 2))

@@ -13,7 +13,7 @@ from kombu.exceptions import EncodeError
 
 from disheap.protocol import broker
 from disheap_kombu import messages
-from disheap_kombu.messages import Incoming, Outgoing
+from disheap_kombu.messages import Outgoing
 
 plain = st.recursive(
     st.none()
@@ -30,7 +30,7 @@ tables = st.dictionaries(st.text(max_size=8), plain, max_size=4)
 
 def through(message: Outgoing, priority: int = 0, epoch: int = 1):
     payload = messages.encode(message, "ex", "key")
-    return messages.to_message(Incoming(broker.Deliver(1, 7, epoch, priority, 0, payload), 42, "tag"), None)
+    return messages.to_message(broker.Deliver(1, 7, epoch, priority, 0, payload), 42, "tag", None)
 
 
 @given(st.binary(max_size=200), tables, tables)
