@@ -10,6 +10,7 @@ from disheap.kernel.types import (
     AppendRequest,
     HardState,
     HeartbeatReply,
+    NodeId,
     Role,
     VoteReply,
     VoteRequest,
@@ -209,3 +210,40 @@ def test_a_new_leader_appends_an_entry_of_its_own_term_with_the_time_of_the_last
     assert {request.target for request in requests} == {2, 3}
     (noop,) = requests[0].entries
     assert (noop.term, noop.index, noop.kind.name, noop.time_ms) == (2, 3, "NOOP", 0)
+
+
+def test_a_follower_that_lost_the_leaders_connection_asks_the_others_within_half_an_election_timeout() -> None:
+    """A process that dies closes its connections: waiting out the silence would only cost time."""
+    node = Solo((1,))
+    node.hear(heartbeat(2, 1))
+    node.raft.unreachable(NodeId(2))
+    requests = only(VoteRequest, node.tick(ELECTION_TICKS // 2))
+    assert {request.target for request in requests} == {2, 3}
+    assert all(request.pre for request in requests)
+    assert (node.raft.term, node.raft.leader) == (1, NOBODY)
+
+
+def test_a_follower_whose_connection_alone_broke_follows_again_and_disturbs_nobody() -> None:
+    """Dissertation §9.6: the others hear the leader and refuse the pre-vote."""
+    node = Solo((1,))
+    node.hear(heartbeat(2, 1))
+    node.raft.unreachable(NodeId(2))
+    node.tick(ELECTION_TICKS // 2)
+    node.hear(vote_reply(3, 1, granted=False, pre=True))
+    node.hear(heartbeat(2, 1))
+    assert (node.raft.role, node.raft.leader, node.raft.term) == (Role.FOLLOWER, 2, 1)
+
+
+def test_without_pre_vote_a_lost_connection_starts_no_election() -> None:
+    node = Solo((1,), pre_vote=False)
+    node.hear(heartbeat(2, 1))
+    node.raft.unreachable(NodeId(2))
+    assert only(VoteRequest, node.tick(ELECTION_TICKS - 1)) == []
+    assert node.raft.leader == 2
+
+
+def test_the_loss_of_a_peer_that_does_not_lead_changes_nothing_for_a_follower() -> None:
+    node = Solo((1,))
+    node.hear(heartbeat(2, 1))
+    node.raft.unreachable(NodeId(3))
+    assert node.raft.leader == 2

@@ -358,3 +358,15 @@ def test_entries_from_storage_that_are_of_another_history_are_not_sent() -> None
     node.raft.fetched(NodeId(2), log_of(9, 9, first=3))
     assert only(AppendRequest, node.run()) == []
     assert [fetch.first for fetch in only(Fetch, node.requests)] == [3, 3], "asked again"
+
+
+def test_an_idle_follower_hears_of_a_commit_after_commit_ticks() -> None:
+    """Between two heartbeats nothing else would tell it (§5.3)."""
+    node = Solo((1,), heartbeat_ticks=8, commit_ticks=3)
+    node.lead()
+    index = node.raft.last_index
+    node.acknowledge(2, index)
+    assert node.raft.commit == index
+    told = [only(Heartbeat, node.tick(1)) for _ in range(3)]
+    assert [len(messages) for messages in told] == [0, 0, 2]
+    assert {message.target: message.commit for message in told[2]} == {2: index, 3: 0}

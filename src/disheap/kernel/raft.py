@@ -348,8 +348,10 @@ def _tick_leader(state: State) -> None:
             state.become_follower(state.term, NOBODY)
             return
     state.heartbeat_elapsed += 1
-    is_due = state.heartbeat_elapsed >= state.config.heartbeat_ticks
-    if is_due or state.announced < state.log.commit:  # an idle follower hears of a commit within one tick
+    if state.announced < state.log.commit:
+        state.commit_elapsed += 1
+    is_commit_due = state.commit_elapsed >= state.config.commit_ticks
+    if is_commit_due or state.heartbeat_elapsed >= state.config.heartbeat_ticks:
         replication.broadcast_heartbeats(state)
 
 

@@ -98,6 +98,7 @@ def broadcast_heartbeats(state: State) -> None:
         bounded = min(log.commit, progress.match)
         state.send(Heartbeat(state.id, peer, state.term, bounded, reads.round))
     state.heartbeat_elapsed = 0
+    state.commit_elapsed = 0
     state.announced = log.commit
 
 
@@ -106,6 +107,8 @@ def on_unreachable(state: State, peer: NodeId) -> None:
     progress = state.progress.get(peer)
     if progress is not None:
         progress.become_probe()
+    elif peer == state.leader and state.config.pre_vote:
+        state.lose_leader()
 
 
 def _send_next(state: State, peer: NodeId, progress: Progress) -> None:

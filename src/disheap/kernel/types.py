@@ -283,6 +283,7 @@ class KernelConfig:
     id: NodeId
     election_ticks: int = 20  # the shortest election timeout; the longest is twice this
     heartbeat_ticks: int = 2
+    commit_ticks: int = 1  # how long an idle follower may lag in hearing of a commit
     pre_vote: bool = True
     check_quorum: bool = True
     append_bytes: int = 1 << 20  # entries in one AppendRequest: what a 1 Gbit/s link takes in about 8 ms

@@ -23,6 +23,7 @@ def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:
         id=node,
         election_ticks=max(2, raft.election_timeout_ms // raft.tick_ms),
         heartbeat_ticks=max(1, raft.heartbeat_ms // raft.tick_ms),
+        commit_ticks=max(1, raft.commit_timeout_ms // raft.tick_ms),
         append_bytes=raft.append_bytes,
         inflight_messages=raft.inflight_messages,
         inflight_bytes=raft.inflight_bytes,
