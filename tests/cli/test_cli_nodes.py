@@ -292,3 +292,17 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted", "expected"),
+    [((1024, 8192), 4352, (4352, 8192)), ((1024, 2048), 4352, (2048, 2048)), ((8192, 8192), 4352, None)],
+)
+def test_as_many_files_may_be_open_as_there_may_be_connections(
+    limits: tuple[int, int], wanted: int, expected: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: given.append(pair))
+    hosting.allow_open_files(wanted)
+    assert given == ([expected] if expected else [])

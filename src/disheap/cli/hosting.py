@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -30,6 +31,8 @@ NO_LEADER_AGAIN_S = 30.0
 """Between two such lines."""
 LEADER_LOOK_S = 0.5
 """Between two looks at who leads."""
+OTHER_OPEN_FILES = 256
+"""Beside clients' connections: peers, segments, snapshots, the interpreter's own."""
 SWITCH_INTERVAL_S = 0.0005
 """How long the loop may keep the interpreter from the disk's thread (Python's own 5 ms is ten times an fsync)."""
 
@@ -39,8 +42,19 @@ Announce = Callable[[Node], Awaitable[None]]
 def host(config: NodeConfig, announce: Announce) -> None:
     """Run until a signal. `announce` is called when clients can connect. Raises what stopped the node."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    allow_open_files(config.limits.connections + OTHER_OPEN_FILES)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(_host(config, announce))
+
+
+def allow_open_files(wanted: int) -> None:
+    """Raise the soft limit towards `wanted`; the hard one is the administrator's word."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < reachable:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+    if reachable < wanted:
+        log.warning("fewer open files than limits.connections asks for; raise the hard limit", wanted=wanted, hard=hard)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
