@@ -225,7 +225,7 @@ def test_a_leased_message_does_not_expire_but_does_not_come_back_either(jobs: Dr
     jobs.do(Enqueue("jobs", b"x", expires_ms=10))
     jobs.do(Pop("jobs", 1))
     (delivery,) = jobs.deliveries()
-    jobs.wait(20)
+    jobs.wait(10)
     assert jobs.info().leased == 1
     jobs.do(Nack([token(delivery)]))
     assert (jobs.info().leased, jobs.info().ready) == (0, 0)

@@ -54,6 +54,15 @@ def test_a_token_of_an_earlier_epoch_is_stale(jobs: Driver) -> None:
     assert jobs.do(Ack([token(again)])).count == 1
 
 
+def test_in_a_batch_each_token_counts_for_itself(jobs: Driver) -> None:
+    first, second, third = held(jobs, 3)
+    jobs.do(Nack([token(second)]))
+    (again,) = jobs.deliveries()
+    settled = jobs.do(Ack([token(first), token(second), (99, 1), token(third), token(third)]))
+    assert (settled.count, settled.stale) == (2, [token(second), (99, 1), token(third)])
+    assert jobs.do(Nack([token(again), token(second), token(again)])).stale == [token(second), token(again)]
+
+
 def test_a_discarded_message_is_gone(jobs: Driver) -> None:
     (one,) = held(jobs)
     assert jobs.do(Nack([token(one)], discard=True)).count == 1

@@ -161,6 +161,18 @@ def test_advancing_when_nothing_is_due_does_nothing() -> None:
     assert driver.machine.stats() == before
 
 
+@pytest.mark.parametrize("command", [Purge("jobs"), DeleteTopic("jobs")])
+def test_a_topic_that_waited_to_be_served_no_longer_waits_when_its_messages_are_thrown_away(
+    command: Purge | DeleteTopic,
+) -> None:
+    driver = filled()
+    driver.do(Subscribe("jobs", MANY))
+    assert driver.machine._state.unserved
+    driver.do(command)
+    assert not driver.machine._state.unserved
+    assert driver.restored().machine.state_hash() == driver.machine.state_hash()
+
+
 def subscribe(driver: Driver) -> None:
     driver.do(Subscribe("jobs", MANY))
 
