@@ -14,7 +14,8 @@ import disheap
 from disheap import sync
 from disheap.client.asynchronous import Client
 from disheap.client.url import BrokerUrl
-from disheap.errors import LeaseLost, TopicNotFound
+from disheap.errors import ConfigError, LeaseLost, TopicNotFound
+from disheap.testing.certificates import Authority
 from tests.support.nodes import Cluster
 
 
@@ -133,6 +134,34 @@ async def test_a_machine_of_ones_own_is_called_in_bytes_over_a_failover(tmp_path
         await fail_over(cluster)
         assert await client.call(b"+3") == b"5"
         assert pushed == [b"2", b"5"]
+
+
+async def test_both_clients_speak_tls_by_a_disheaps_url(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("node")
+    addresses = free_addresses(1)
+    async with Cluster(
+        tmp_path, 1, machine="heap", transport="tls", addresses=addresses, tables={"transport": {"tls": dict(files)}}
+    ):
+        text = f"disheaps://{addresses[0][1]}?" + "&".join(f"{key}={value}" for key, value in files.items())
+        async with disheap.connect(text) as client:
+            assert await (await client.create_topic("jobs")).enqueue(b"x" * 100_000) == 1
+
+        def work() -> bytes:
+            with sync.connect(text) as client:
+                (delivery,) = client.topic("jobs").pop()
+                delivery.ack()
+                return delivery.payload
+
+        assert await asyncio.to_thread(work) == b"x" * 100_000
+
+
+async def test_settings_of_a_transport_come_typed_from_the_url(tmp_path: Path) -> None:
+    addresses = free_addresses(1)
+    async with Cluster(tmp_path, 1, machine="heap", transport="tcp", addresses=addresses):
+        async with disheap.connect(f"disheap://{addresses[0][1]}?transport.keepalive_probes=2") as client:
+            assert (await client.stats()).topics == 0
+        with pytest.raises(ConfigError, match="keepalive_probes"):
+            await disheap.connect(f"disheap://{addresses[0][1]}?transport.keepalive_probes=some")
 
 
 async def test_the_blocking_client_goes_through_a_failover(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from disheap.client.url import BrokerUrl
+from disheap.client.url import TLS_FILES, BrokerUrl
 from disheap.errors import ConfigError
 from disheap.interfaces import BlockingConnect, BlockingSocket, Transport, TransportContext
 from disheap.plugins import Registry
@@ -38,6 +38,16 @@ def _plugin(url: BrokerUrl, registry: Registry | None) -> tuple[type[Any], Any]:
 
 
 def _typed(table: dict[str, str]) -> dict[str, Any]:
-    """Parameters of a URL are text, settings have types: whole numbers and true/false are read as such."""
-    words = {"true": True, "false": False}
-    return {key: int(value) if value.isdecimal() else words.get(value, value) for key, value in table.items()}
+    """Parameters of a URL are text, settings have types: what looks like a number or a truth is one, but for names."""
+    return {key: value if key in TLS_FILES else _value(value) for key, value in table.items()}
+
+
+def _value(text: str) -> Any:
+    if text in ("true", "false"):
+        return text == "true"
+    for convert in (int, float):
+        try:
+            return convert(text)
+        except ValueError:
+            continue
+    return text
