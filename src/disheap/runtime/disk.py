@@ -22,7 +22,7 @@ class Disk(Protocol):
         """Run `work` after all work submitted before, then `done(result, error)` on the loop; on an error the result is
         None."""
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Finish what was submitted, then end. `done` is called for none of it afterwards."""
 
 
@@ -37,10 +37,10 @@ class DiskThread:
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
         self._jobs.put((work, done))
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._closed = True
         self._jobs.put(None)
-        self._thread.join()
+        await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

@@ -316,7 +316,7 @@ class Node:
                 await run_on(disk, storage.close)
             except DisheapError as error:
                 log.error("the storage could not be closed cleanly", reason=str(error))
-        await asyncio.to_thread(disk.close)
+        await disk.close()
 
     def _draw(self) -> int:
         return self._random.getrandbits(63) | 1
