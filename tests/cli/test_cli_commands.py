@@ -9,10 +9,10 @@ from unittest import mock
 
 import pytest
 
-from disheap.cli import cluster, messages
+from disheap.cli import cluster, messages, output
 from disheap.cli.options import DURATION_MAX_MS
 from disheap.protocol import broker
-from tests.cli.command_line import run
+from tests.cli.command_line import run, run_process
 from tests.cli.conftest import Ask
 
 TOPIC_KEYS = [
@@ -285,3 +285,49 @@ def test_bounds_are_those_of_the_protocol() -> None:
 def test_without_a_payload_a_terminal_is_not_waited_for() -> None:
     ended = run("enqueue", "jobs", terminal=True)
     assert ended.code == 2 and "give one, or - to type it" in ended.err
+
+
+def test_a_name_that_is_no_text_is_refused_before_it_is_sent() -> None:
+    for words in (("topic", "info", "\udcff"), ("enqueue", "\udcff", "x"), ("transfer", "\udcff")):
+        ended = run(*words)
+        assert ended.code == 2 and "is not UTF-8 text" in ended.err
+
+
+def test_a_terminal_that_lacks_a_character_gets_an_escape(ask: Ask, topic: str, url: str) -> None:
+    ask("enqueue", topic, "\u20ac \U0001f600")
+    latin = {"PYTHONIOENCODING": "latin-1", "DISHEAP_URL": url}
+    assert b"\\u20ac \\U0001f600" in run_process("peek", topic, environ=latin).out
+    assert run_process("peek", topic, "--json", environ=latin).json["messages"][0]["payload"] == "\u20ac \U0001f600"
+
+
+# --- how it looks ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("columns", "drawn"), [(200, True), (20, False)])
+def test_a_table_is_drawn_where_it_fits_and_is_never_cut(columns: int, drawn: bool) -> None:
+    import io
+
+    screen = io.StringIO()
+    screen.isatty = lambda: True  # type: ignore[method-assign]
+    with mock.patch.object(sys, "stdout", screen), mock.patch.dict("os.environ", {"COLUMNS": str(columns)}):
+        output.emit_table(["node", "client address"], [("n1", "10.0.0.1:8400"), ("n2", "-")])
+    assert "10.0.0.1:8400" in screen.getvalue()
+    assert ("client address" in screen.getvalue()) is drawn
+    assert ("CLIENT_ADDRESS" in screen.getvalue()) is not drawn
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"), [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (1 << 20, "1.0 MiB"), (1 << 52, "4096.0 TiB")]
+)
+def test_sizes_are_in_binary_units(count: int, shown: str) -> None:
+    assert output.size(count) == shown
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "shown"),
+    [(0, "0"), (250, "250ms"), (1500, "1500ms"), (90_000, "90s"), (5_400_000, "90m"), (86_400_000, "1d")],
+)
+def test_a_period_can_be_typed_again(milliseconds: int, shown: str) -> None:
+    from disheap.cli.options import duration
+
+    assert output.period(milliseconds) == shown and duration(shown) == milliseconds

@@ -15,7 +15,7 @@ import click
 
 from disheap.cli.asking import connect
 from disheap.cli.failures import EXIT_NO_LEADER, EXIT_OK
-from disheap.cli.options import Invocation, client_options, pass_invocation
+from disheap.cli.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, size
 from disheap.errors import ConnectionLost, OutcomeUnknown, RequestError
 
@@ -55,7 +55,7 @@ def status(invocation: Invocation, /) -> int:
 
 
 @click.command()
-@click.argument("node", required=False, default="")
+@click.argument("node", type=text, required=False, default="")
 @client_options
 @pass_invocation
 def transfer(invocation: Invocation, /, node: str) -> None:

@@ -34,7 +34,8 @@ LEADER_LOOK_S = 0.5
 OTHER_OPEN_FILES = 256
 """Beside clients' connections: peers, segments, snapshots, the interpreter's own."""
 SWITCH_INTERVAL_S = 0.0005
-"""How long the loop may keep the interpreter from the disk's thread (Python's own 5 ms is ten times an fsync)."""
+"""How long the loop may keep the interpreter from the disk's thread; Python's own 5 ms is ten times an fsync. On one
+loaded node it brought the p99 of a synchronous enqueue from some 4 ms to 0.7 ms, and cost no throughput."""
 
 Announce = Callable[[Node], Awaitable[None]]
 

@@ -7,6 +7,7 @@ below is therefore also what the help shows.
 from __future__ import annotations
 
 import difflib
+import io
 import os
 import sys
 import traceback
@@ -84,6 +85,8 @@ def cli(context: click.Context, /) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Never raises."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
     invocation = Invocation(url=os.environ.get(URL_VARIABLE) or None)
     try:
         result = cli.main(words, prog_name="disheap", standalone_mode=False, obj=invocation)

@@ -16,7 +16,7 @@ import click
 
 from disheap.cli.asking import connect
 from disheap.cli.failures import EXIT_EMPTY
-from disheap.cli.options import Invocation, client_options, duration, pass_invocation
+from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, payload_fields
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ BATCH_BYTES = 256 << 10
 POP_MAX = 10_000  # what one acknowledgement may name
 PEEK_MAX = 1000
 PREVIEW_CHARACTERS = 60  # of a payload in a table
+UTF8_BYTES = 4  # of one character, at most
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", type=text)
 @click.argument("payload", required=False)
 @click.option(
     "--priority",
@@ -81,7 +82,7 @@ def enqueue(
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", type=text)
 @click.option(
     "--count", type=click.IntRange(1, POP_MAX), default=1, show_default=True, metavar="N", help="At most so many."
 )
@@ -104,7 +105,7 @@ def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bo
 
 
 @click.command()
-@click.argument("topic")
+@click.argument("topic", type=text)
 @click.option(
     "--count", type=click.IntRange(1, PEEK_MAX), default=10, show_default=True, metavar="N", help="At most so many."
 )
@@ -213,6 +214,6 @@ def _peeked(message: Any) -> dict[str, Any]:
 
 
 def _preview(payload: bytes) -> str:
-    text = payload.decode(errors="backslashreplace")
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return text if len(text) <= PREVIEW_CHARACTERS else text[: PREVIEW_CHARACTERS - 1] + "…"
+    shown = payload[: PREVIEW_CHARACTERS * UTF8_BYTES].decode(errors="backslashreplace")
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    return shown if len(shown) <= PREVIEW_CHARACTERS else shown[: PREVIEW_CHARACTERS - 1] + "…"

@@ -87,3 +87,12 @@ def duration(text: str | int) -> int:
     if milliseconds > DURATION_MAX_MS:
         raise click.BadParameter(f"{text!r} is over the limit of {DURATION_MAX_MS} ms.")
     return milliseconds
+
+
+def text(words: str) -> str:
+    """A name. What is not UTF-8 on the command line comes in as lone surrogates, which no name may have."""
+    try:
+        words.encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter(f"{words!a} is not UTF-8 text.") from None
+    return words

@@ -1,13 +1,14 @@
 """What is printed: tables for a terminal, columns for a pipe, one JSON document for a program.
 
-Owns how things look; refuses to know where they came from. rich draws on a terminal only: in a pipe a table is plain
-columns as wide as they need to be, for nothing is worse in a script than a value that was cut to 80 characters.
+Owns how things look; refuses to know where they came from. rich draws on a terminal that is wide enough; anywhere else
+a table is plain columns as wide as they need to be, for nothing is worse than an address that was cut to fit.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -17,20 +18,23 @@ import click
 Rows = Sequence[Sequence[object]]
 
 GAP = "  "
+FRAME = 3  # what a drawn column is wider than its words
 _BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 
 def emit_json(value: Any) -> None:
     """One document on one line, snake_case keys, units last."""
-    click.echo(json.dumps(value, ensure_ascii=False))
+    click.echo(json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
 
 
 def emit_table(headers: Sequence[str], rows: Rows, title: str = "") -> None:
+    """Drawn where it fits a terminal, in plain columns elsewhere."""
     cells = [[str(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
+    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    if sys.stdout.isatty() and sum(widths) + FRAME * len(widths) <= shutil.get_terminal_size().columns:
         _draw(headers, cells, title)
     else:
-        _columns(headers, cells)
+        _columns(headers, cells, widths)
 
 
 def emit_pairs(pairs: Sequence[tuple[str, object]]) -> None:
@@ -76,8 +80,7 @@ def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> 
     Console().print(table)
 
 
-def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
     lines = [[header.upper().replace(" ", "_") for header in headers], *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headers))]
     for line in lines:
         click.echo(GAP.join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import connect
-from disheap.cli.options import Invocation, client_options, duration, pass_invocation, shared_options
+from disheap.cli.options import Invocation, client_options, duration, pass_invocation, shared_options, text
 from disheap.cli.output import emit_json, emit_pairs, emit_table, period, size
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def topic() -> None:
 
 
 @topic.command()
-@click.argument("name")
+@click.argument("name", type=text)
 @click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True, help="Which goes first.")
 @click.option("--max-messages", type=click.IntRange(0), default=0, metavar="N", help="Refuse more; 0: no limit.")
 @click.option("--message-ttl", type=duration, default=0, metavar="TIME", help="Drop messages not delivered within.")
@@ -56,7 +56,7 @@ def create(
 
 
 @topic.command()
-@click.option("--prefix", default="", help="Only names that begin so.")
+@click.option("--prefix", type=text, default="", help="Only names that begin so.")
 @client_options
 @pass_invocation
 def ls(invocation: Invocation, /, prefix: str) -> None:
@@ -77,7 +77,7 @@ def ls(invocation: Invocation, /, prefix: str) -> None:
 
 
 @topic.command()
-@click.argument("name")
+@click.argument("name", type=text)
 @client_options
 @pass_invocation
 def info(invocation: Invocation, /, name: str) -> None:
@@ -94,7 +94,7 @@ def info(invocation: Invocation, /, name: str) -> None:
 
 
 @topic.command()
-@click.argument("name")
+@click.argument("name", type=text)
 @click.option("--if-empty", is_flag=True, help="Refuse when it holds messages.")
 @click.option("--if-unused", is_flag=True, help="Refuse when it has consumers.")
 @click.option("--yes", is_flag=True, help="Do not ask, though it holds messages.")
@@ -117,7 +117,7 @@ def rm(invocation: Invocation, /, name: str, if_empty: bool, if_unused: bool, ye
 
 
 @click.command()
-@click.argument("name", metavar="TOPIC")
+@click.argument("name", type=text, metavar="TOPIC")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @client_options
 @pass_invocation
