@@ -416,6 +416,7 @@ def test_a_consumer_iterates_and_gives_back_what_was_not_taken(client: sync.Clie
             with delivery:
                 assert delivery.payload == b"a"
             break
+    client.stats()  # the node has heard all that was said before
     assert [push.payload for push in cluster.topics["jobs"]] == [b"b", b"c"]
 
 
