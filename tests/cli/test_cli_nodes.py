@@ -221,7 +221,7 @@ def test_a_disk_that_fails_ends_the_node_with_its_own_exit_code(tmp_path: Path) 
     try:
         assert node.stderr is not None
         said = next(json.loads(line) for line in node.stderr if '"ready"' in line)
-        url = f"disheap://{said['clients']}?timeout_s=5"
+        url = f"disheap://{said['clients']}?timeout_s=2"
         run("topic", "create", "jobs", "--url", url)
         for _ in range(2 * limit // (1 << 19)):
             if run("enqueue", "jobs", "-", "--url", url, stdin=bytes(1 << 19)).code:
