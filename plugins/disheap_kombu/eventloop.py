@@ -1,4 +1,4 @@
-"""A connection on kombu's event loop (the one a Celery worker runs), and the keepalive thread of the solo pool.
+"""A connection on kombu's event loop (the one a Celery worker runs), and the keepalive thread of pools that block it.
 
 Owns readers, timers and wake-ups; refuses to know what a delivery is. The loop has its own ways, and this is why it
 looks as it does: it runs what `call_soon` gave it, then timers, then `on_tick`, and then sleeps in poll for up to a
@@ -145,9 +145,9 @@ class Bond:
 
 
 class Keepalive:
-    """Under the solo pool a task runs on the loop's own thread, and nobody else would answer for the session. This
-    thread reads and pings, under the connection's lock; it runs no callback. There is none under any pool that
-    forks."""
+    """Under the solo pool a task runs on the loop's own thread, and under the threads pool that thread waits for the
+    last tasks at a shutdown: nobody else would answer for the session. This thread reads and pings, under the
+    connection's lock; it runs no callback. There is none under any pool that forks."""
 
     def __init__(self, keep: Callable[[], bool], every_s: float) -> None:
         self._stopped = Event()

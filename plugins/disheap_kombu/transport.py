@@ -28,8 +28,9 @@ from disheap_kombu.queues import EXCHANGE_TYPES
 DRIVER = "disheap"
 NEIGHBOURLY = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}
 """Celery's steps that ask for the transport by name; told only where Celery has loaded them."""
-SOLO_POOL = "celery.concurrency.solo"
-"""Celery loads this module where a worker runs under that pool, and nowhere else."""
+BUSY_POOLS = ("celery.concurrency.solo", "celery.concurrency.thread")
+"""Pools that keep the loop's own thread busy: solo with every task, threads while a warm shutdown waits for the last.
+Neither forks. Celery loads such a module where a worker runs under that pool, and nowhere else."""
 TLS_OPTIONS = {"ca_certs": "cafile", "certfile": "certfile", "keyfile": "keyfile", "server_hostname": "server_name"}
 """`broker_use_ssl` in Celery's words, and in a broker URL's."""
 
@@ -93,7 +94,7 @@ class Transport(base.Transport):
         connection.drain_events(timeout)
 
     def register_with_event_loop(self, connection: Connection, loop: Any) -> None:
-        Bond(connection, loop, keepalive=SOLO_POOL in sys.modules)
+        Bond(connection, loop, keepalive=any(pool in sys.modules for pool in BUSY_POOLS))
 
     def unregister_from_event_loop(self, connection: Connection, loop: Any) -> None:
         connection.unbind()

@@ -155,6 +155,19 @@ def test_a_long_task_under_the_solo_pool_keeps_its_session(node, run, trace):
     assert worker.stop() == 0
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
+def test_a_warm_shutdown_waits_for_a_long_task_and_acknowledges_it(node, run, trace, pool):
+    worker = run(node, "-n", "w1@here", "-P", pool, session_timeout_ms=2000)
+    worker.wait_ready()
+    publish(node, note_late, trace, "long", pause_s=3.5)
+    until(lambda: "received" in worker.said(), "the task is under way")
+    assert worker.stop() == 0
+    assert trace() == ["long"]
+    with disheap.sync.connect(node.url) as client:
+        stats = client.topic("celery").stats()
+    assert (stats.ready, stats.leased) == (0, 0)  # or another worker would run it again
+
+
 def test_a_lapsed_session_makes_the_worker_start_its_consumer_anew(node, run, trace):
     worker = run(node, "-n", "w1@here")
     worker.wait_ready()
