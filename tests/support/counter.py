@@ -1,16 +1,18 @@
-"""A state machine that counts, to prove that the runtime knows no heaps.
+"""A state machine that knows no heaps: it adds, and proves that nothing in the runtime knows them either.
 
-    b"+N"    adds N (a decimal number, perhaps negative): replies the total and pushes it to the session
-    any query is answered with the total
-
-The total is decimal text, everywhere.
+| command   | what it does                                                                    |
+|-----------|---------------------------------------------------------------------------------|
+| `+N` `-N` | adds; the reply is the total, which is also pushed to the session               |
+| `@MS`     | pushes `ring` to the session, MS milliseconds from now                          |
+| `wN`      | postpones N units of work                                                       |
+| `boom`    | fails as a bug would                                                            |
+| others    | are refused                                                                     |
 """
 
 from __future__ import annotations
 
-import re
+import hashlib
 from collections.abc import Iterable, Iterator
-from hashlib import blake2b
 from typing import ClassVar
 
 import msgspec
@@ -18,8 +20,9 @@ import msgspec
 from disheap.errors import SnapshotDamaged, UnknownCommand
 from disheap.interfaces import Effects, MachineContext
 
-_ADD = re.compile(rb"\+(-?[0-9]{1,18})")
-_SNAPSHOT = re.compile(rb"counter (-?[0-9]{1,40});")
+
+State = tuple[int, int, int, list[tuple[int, int]], list[int]]
+"""total, time_ms, work, timers, attached sessions"""
 
 
 class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,63 +32,97 @@ class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class CounterMachine:
     name: ClassVar[str] = "counter"
     api: ClassVar[int] = 1
-    versions: ClassVar[tuple[int, int]] = (1, 1)
     Settings: ClassVar[type[msgspec.Struct]] = CounterSettings
+    versions: ClassVar[tuple[int, int]] = (1, 1)
 
     def __init__(self, settings: CounterSettings, context: MachineContext) -> None:
-        self._total = 0
+        self.version = 1
+        self.total = 0
+        self.time_ms = 0
+        self.work = 0
+        self.timers: list[tuple[int, int]] = []  # (due, session), sorted
+        self.attached: list[int] = []
 
     def set_version(self, version: int) -> None:
-        pass
+        self.version = version
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
-        found = _ADD.fullmatch(command)
-        if found is None:
-            raise UnknownCommand("the counter knows +N alone")
-        self._total += int(found.group(1))
-        return self._text(), ((session, self._text()),)
+        text = command.decode("ascii", "replace")
+        if text == "boom":
+            raise RuntimeError("a bug")
+        number = _number(text)
+        match text[:1]:
+            case "+" | "-":
+                self.total += number
+                return b"%d" % self.total, [(session, b"%d" % self.total)]
+            case "@":
+                self.timers = sorted([*self.timers, (time_ms + number, session)])
+                return b"set", ()
+            case "w":
+                self.work += number
+                return b"postponed", ()
+        raise UnknownCommand(f"{text[:20]!r} is no command of a counter")
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
-        return 0, ()
+        self.time_ms = time_ms
+        due = [timer for timer in self.timers if timer[0] <= time_ms][:limit]
+        self.timers = self.timers[len(due) :]
+        done = min(self.work, limit - len(due))
+        self.work -= done
+        return len(due) + done, [(session, b"ring") for _, session in due]
 
     def backlog(self) -> bool:
-        return False
+        return self.work > 0 or (bool(self.timers) and self.timers[0][0] <= self.time_ms)
 
     def next_deadline(self) -> int | None:
-        return None
+        return self.timers[0][0] if self.timers else None
 
     def session_opened(self, session: int) -> None:
-        pass
+        self.attached.append(session)
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
-        return b"", ()
+        self.attached = [*(s for s in self.attached if s != session), session]
+        return b"welcome back " + held, ()
 
     def session_detached(self, session: int) -> Effects:
+        self.attached = [s for s in self.attached if s != session]
         return ()
 
     def session_expired(self, session: int) -> Effects:
+        self.attached = [s for s in self.attached if s != session]
+        self.timers = [timer for timer in self.timers if timer[1] != session]
         return ()
 
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
-        return self._text()
+        if request != b"total":
+            raise UnknownCommand(f"{request[:20]!r} is no query of a counter")
+        return b"%d" % self.total
 
     def snapshot(self) -> Iterator[bytes]:
-        return iter([b"counter %d;" % self._total])
+        return iter([msgspec.msgpack.encode(self._state())])
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        found = _SNAPSHOT.fullmatch(b"".join(chunks))
-        if found is None:
-            raise SnapshotDamaged("not a counter's snapshot")
-        self._total = int(found.group(1))
+        try:
+            state = msgspec.msgpack.decode(b"".join(chunks), type=State)
+        except msgspec.DecodeError as error:
+            raise SnapshotDamaged(f"not a counter's snapshot: {error}") from error
+        self.total, self.time_ms, self.work, self.timers, self.attached = state
 
     def state_hash(self) -> bytes:
-        return blake2b(self._text(), digest_size=16).digest()
+        return hashlib.blake2b(msgspec.msgpack.encode(self._state()), digest_size=16).digest()
 
     def stats(self) -> dict[str, int]:
-        return {"total": self._total}
+        return {"total": self.total}
 
     def sample_commands(self) -> list[bytes]:
-        return [b"+1", b"+-20", b"+300"]
+        return [b"+1", b"-20", b"@300", b"w7"]
 
-    def _text(self) -> bytes:
-        return b"%d" % self._total
+    def _state(self) -> State:
+        return self.total, self.time_ms, self.work, list(self.timers), list(self.attached)
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text[1:])
+    except ValueError:
+        raise UnknownCommand(f"{text[:20]!r} is no command of a counter") from None

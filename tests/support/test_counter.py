@@ -19,6 +19,6 @@ def machine_factory() -> Callable[[], CounterMachine]:
 
 def test_the_counter_adds_replies_and_pushes() -> None:
     counter = CounterMachine(CounterSettings(), MachineContext())
-    assert counter.apply(1, 0, 5, b"+3") == (b"3", ((5, b"3"),))
-    assert counter.apply(2, 0, 6, b"+-10") == (b"-7", ((6, b"-7"),))
-    assert counter.query(0, 5, b"") == b"-7"
+    assert counter.apply(1, 0, 5, b"+3") == (b"3", [(5, b"3")])
+    assert counter.apply(2, 0, 6, b"+-10") == (b"-7", [(6, b"-7")])
+    assert counter.query(0, 5, b"total") == b"-7"
