@@ -243,6 +243,19 @@ def test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied() 
     assert replica.sessions.machine_version == 1
 
 
+def test_the_hash_does_not_depend_on_how_a_refusal_is_worded() -> None:
+    one, other = Replica(), Replica()
+    for replica, text in ((one, "no such command"), (other, "unknown command")):
+        session = replica.open()
+        replica.apply(command(session, 1, b"x"))
+        index, status, _ = replica.sessions.table[session].replies[1]
+        kept = (index, status, msgspec.msgpack.encode(Fault("unknown-command", text)))
+        replica.sessions.table[session].replies[1] = kept
+    assert one.sessions.state_hash() == other.sessions.state_hash()
+    other.sessions.table[session].replies[1] = (index, status, msgspec.msgpack.encode(Fault("lease-lost", text)))
+    assert one.sessions.state_hash() != other.sessions.state_hash()
+
+
 def test_time_passes_before_the_commands_of_an_entry() -> None:
     replica = Replica()
     session = replica.open()

@@ -20,7 +20,6 @@ import msgspec
 from disheap.errors import SnapshotDamaged, UnknownCommand
 from disheap.interfaces import Effects, MachineContext
 
-
 State = tuple[int, int, int, list[tuple[int, int]], list[int]]
 """total, time_ms, work, timers, attached sessions"""
 

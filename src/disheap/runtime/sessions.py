@@ -302,13 +302,22 @@ class Sessions:
         self.table = table
 
     def state_hash(self) -> bytes:
-        """16 bytes; equal at equal index on all replicas."""
+        """16 bytes; equal at equal index on all replicas. Of a refusal only the code counts: its text may come from a
+        library, whose next release may word it differently."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(_encode((self.machine_version, self._next_session, self._term)))
         for row in self._rows():
+            row.replies[:] = [(seq, _without_text(kept)) for seq, kept in row.replies]
             digest.update(_encode(row))
         digest.update(self.machine.state_hash())
         return digest.digest()
+
+
+def _without_text(kept: Kept) -> Kept:
+    index, status, body = kept
+    if status == Status.OK:
+        return kept
+    return index, status, msgspec.msgpack.decode(body, type=Fault).code.encode()
 
 
 def fault(error: CommandRefused | Overloaded | SessionExpired | WindowExceeded) -> bytes:
