@@ -1,12 +1,14 @@
 """One node in a process of its own, for tests: says its client address, and ends when its standard input does.
 
-Arguments: storage, data directory, this node's name, and `name=peer address=client address` of each member.
+Arguments: storage, data directory, this node's name, and `name=peer address=client address` of each member. Where the
+data directory's parent has a `tls` directory with ca.pem, cert.pem and key.pem, clients come by mutual TLS.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from pathlib import Path
 
 import disheap
 from disheap.config import MemberConfig, NodeConfig
@@ -15,7 +17,11 @@ from disheap.config import MemberConfig, NodeConfig
 async def main(storage: str, directory: str, name: str, *described: str) -> None:
     members = tuple(MemberConfig(*text.split("=")) for text in described)
     own = next(member for member in members if member.name == name)
+    tls = Path(directory).parent / "tls"
+    files = {"cafile": str(tls / "ca.pem"), "certfile": str(tls / "cert.pem"), "keyfile": str(tls / "key.pem")}
     config = NodeConfig(
+        client_transport="tls" if tls.is_dir() else "",
+        plugins={"transport": {"tls": files}} if tls.is_dir() else {},
         name=name,
         members=members if len(members) > 1 else (),
         storage=storage,
