@@ -15,9 +15,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from disheap.errors import CommandRefused, TopicInUse, TopicLocked, TopicMismatch
 from disheap.protocol import broker
+from disheap.testing.heap_model import Model, Reader, Shelf
 
 from .driver import Driver
-from .model import Model, Reader, Shelf
 
 SESSIONS = (1, 2, 3)
 NAMES = ("a", "b", "c")
