@@ -37,7 +37,7 @@ ACK_BATCH = 64
 """Acks sent as one command. More would leave the broker idle meanwhile: credit comes back with the ack."""
 ACK_DELAY_S = 0.001
 """The longest that an ack waits for company while callbacks follow each other."""
-COME_BACK_S = 0.25
+COME_BACK_S = 0.5
 """The longest that a transient publish spends on a connection that is not there: enough for one that is to be had."""
 WAIT_S = 3600.0
 """drain_events without a timeout looks around once an hour, and on every event."""
