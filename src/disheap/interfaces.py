@@ -1,8 +1,8 @@
 """The four contracts: Transport, Storage, Codec, StateMachine.
 
-A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds, filled from its own table of the
-configuration; it is built as `cls(settings, context)`. Plugins are given values and return values: they never call back
-into the kernel. A class with the right methods fits; nothing needs to be inherited.
+A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds, filled from its own table of
+the configuration; it is built as `cls(settings, context)`. Plugins are given values and return values: they never call
+back into the kernel. A class with the right methods fits; nothing needs to be inherited.
 
 An optional power is an interface of its own (`BlockingConnect`, `Screening`), found with `isinstance`, never a flag.
 """
@@ -233,8 +233,8 @@ class StorageContext(NamedTuple):
 
 
 class Storage(Plugin, Protocol):
-    """Blocking, and called from one thread at a time. Any error from write, fsync or close is a `DiskFailed`, after which
-    every call raises: an fsync that failed is never tried again."""
+    """Blocking, and called from one thread at a time. Any error from write, fsync or close is a `DiskFailed`, after
+    which every call raises: an fsync that failed is never tried again."""
 
     durable: ClassVar[bool]  # survives the end of the process
 
@@ -268,8 +268,8 @@ class Storage(Plugin, Protocol):
         """The snapshot at `index`, or the newest; None where there is none. Raises `SnapshotDamaged`."""
 
     def clear_ambiguity(self) -> None:
-        """The node has caught up past `Recovered.ambiguous_after`: forget it, durably. Until this is called, every `open`
-        reports it again, so that a second crash does not hide what the first one may have lost."""
+        """The node has caught up past `Recovered.ambiguous_after`: forget it, durably. Until this is called, every
+        `open` reports it again, so that a second crash does not hide what the first one may have lost."""
 
     def flush(self) -> None:
         """Called after 100 ms without an append: write down what may ride along with an idle disk."""
@@ -318,7 +318,8 @@ class StateMachine(Plugin, Protocol):
         """Whether due timers or postponed work remain from the last `advance`; the leader then proposes a Continue."""
 
     def next_deadline(self) -> int | None:
-        """`time_ms` of the earliest timer, so that the leader can propose the passing of time when nothing else does."""
+        """`time_ms` of the earliest timer, so that the leader can propose the passing of time when nothing else
+        does."""
 
     def session_opened(self, session: int) -> None: ...
 
@@ -340,7 +341,8 @@ class StateMachine(Plugin, Protocol):
         about 2 ms, while `apply` goes on and does not show in it."""
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the whole state by what `snapshot` wrote; the pieces may be cut elsewhere. Raises `SnapshotDamaged`."""
+        """Replace the whole state by what `snapshot` wrote; the pieces may be cut elsewhere. Raises
+        `SnapshotDamaged`."""
 
     def state_hash(self) -> bytes:
         """Of the whole state in a canonical order; 16 bytes. Equal at equal index on all replicas."""
