@@ -71,11 +71,11 @@ class Bars:
 
     def __init__(self, stream: TextIO) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[count]}"))
         self._progress = Progress(*columns, TimeElapsedColumn(), console=Console(file=stream))
-        self._task = self._progress.add_task("", start=False, visible=False)
+        self._task = self._progress.add_task("", start=False, visible=False, count="")
         self._total: int | None = None
 
     def __enter__(self) -> Bars:
@@ -89,13 +89,16 @@ class Bars:
     def stage(self, title: str, total: int = 0) -> None:
         self._end_stage()
         self._total = total or None
-        self._task = self._progress.add_task(title, total=self._total)
+        self._task = self._progress.add_task(title, total=self._total, count=self._count(0))
 
     def at(self, done: int) -> None:
-        self._progress.update(self._task, completed=done)
+        self._progress.update(self._task, completed=done, count=self._count(done))
 
     def note(self, text: str) -> None:
         self._progress.console.print(f"  {text}", highlight=False, markup=False)
+
+    def _count(self, done: int) -> str:
+        return f"{done}/{self._total}" if self._total else ""
 
     def _end_stage(self) -> None:
         if self._total is None:  # a bar that only pulsed is full when its stage is over
