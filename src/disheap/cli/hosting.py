@@ -17,13 +17,12 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-import structlog
-
 from disheap.config import NodeConfig
 from disheap.errors import RequestTimeout
+from disheap.logs import get_logger
 from disheap.runtime.node import Node, freeze_garbage
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 NO_LEADER_S = 3.0
 """Longer than an election takes (twice the shortest timeout, and a vote); then a missing leader is worth a line."""

@@ -1,7 +1,6 @@
 """A node's log: structured lines on standard error, for people or, as JSON, for programs.
 
-One event a line. The time is UTC with milliseconds; the level and the event come first, so that a line can be read from
-the left. Nothing else of disheap configures structlog: a library leaves that to its owner.
+One event a line. The time is UTC; the level and the event come first, so that a line can be read from the left.
 """
 
 from __future__ import annotations
@@ -17,17 +16,19 @@ LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNI
 
 def configure(level: str, as_json: bool) -> None:
     """For this process, from here on."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
-            *_renderers(as_json),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(LEVELS[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(as_json)],
+            foreign_pre_chain=[  # for what others log through `logging`; our own events bring these along
+                structlog.stdlib.add_log_level,
+                structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
+            ],
+        )
     )
-    logging.basicConfig(level=LEVELS[level], stream=sys.stderr, format="%(asctime)s [%(levelname)s] %(message)s")
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(LEVELS[level])
 
 
 def _renderers(as_json: bool) -> list[Any]:

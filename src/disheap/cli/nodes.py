@@ -128,11 +128,11 @@ def dev(invocation: Invocation, /, port: int, data: str | None, settings: tuple[
 
 
 async def _say_ready(node: Node) -> None:
-    import structlog
+    from disheap.logs import get_logger
 
     config = node.config
     peers = {"peers": config.advertised_peer()} if len(config.member_list()) > 1 else {}
-    structlog.get_logger().info("ready", node=node.name, clients=node.client_address, **peers)
+    get_logger(__name__).info("ready", node=node.name, clients=node.client_address, **peers)
 
 
 def _dev_ready(address: str, data: str | None, as_json: bool) -> str:

@@ -10,7 +10,6 @@ import asyncio
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from disheap.errors import (
     DisheapError,
@@ -22,13 +21,14 @@ from disheap.errors import (
     SessionExpired,
 )
 from disheap.interfaces import Connection
+from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, SessionOptions
 
 if TYPE_CHECKING:
     from disheap.runtime.server import Server
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 _COMMAND_REST = ENVELOPE.size - frames.LENGTH_BYTES
 _PONG = frames.plain(Kind.PONG)

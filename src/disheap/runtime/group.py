@@ -14,7 +14,6 @@ from collections import deque
 from collections.abc import Callable
 
 import msgspec
-import structlog
 
 from disheap.errors import DiskFailed, Overloaded, StorageError
 from disheap.interfaces import Clock, Storage
@@ -33,6 +32,7 @@ from disheap.kernel.types import (
     SnapshotMeta,
     Write,
 )
+from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.runtime.clocks import LogClock
@@ -42,7 +42,7 @@ from disheap.runtime.reads import Answer, Reads
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 IDLE_FLUSH_S = 0.1
 """After so long without an append, storage writes down what would have ridden on the next (design.md, section 6)."""

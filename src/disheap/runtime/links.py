@@ -13,16 +13,16 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-import structlog
 
 from disheap.errors import DisheapError, MalformedFrame, ProtocolError, WrongCluster
 from disheap.interfaces import Connection, Transport
 from disheap.kernel.types import Message, NodeId
+from disheap.logs import get_logger
 from disheap.protocol import frames, peers
 from disheap.protocol.frames import FrameReader, Goodbye, Kind
 from disheap.protocol.peers import PeerHello
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 GROUP = 0
 """The only group there is for now; its number is in every frame."""

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from disheap.config import NodeConfig, check_listen
 from disheap.errors import DisheapError, NotLeader, RequestTimeout, WrongCluster
 from disheap.interfaces import (
@@ -32,6 +30,7 @@ from disheap.interfaces import (
 )
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Message, NodeId
+from disheap.logs import get_logger
 from disheap.plugins import Registry
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
@@ -47,7 +46,7 @@ from disheap.runtime.recovery import Found, recover
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 REFUSALS_REMEMBERED = 100
 """Reasons already logged for refusing peers: each is said once."""

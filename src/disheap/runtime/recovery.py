@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-import structlog
-
 from disheap.errors import LogDamaged, SnapshotDamaged, VersionTooOld
 from disheap.interfaces import Identity, Recovered, Storage
 from disheap.kernel.types import Restored, SnapshotMeta
+from disheap.logs import get_logger
 from disheap.runtime.installing import pieces
 from disheap.runtime.sessions import Sessions
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 class Found(NamedTuple):

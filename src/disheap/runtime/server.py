@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-import structlog
 
 from disheap.errors import (
     DisheapError,
@@ -29,6 +28,7 @@ from disheap.errors import (
     WrongCluster,
 )
 from disheap.interfaces import Screening
+from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Goodbye, Kind, Status, Welcome
 from disheap.runtime.connections import ClientConnection
@@ -37,7 +37,7 @@ from disheap.runtime.sessions import Outlets
 if TYPE_CHECKING:
     from disheap.runtime.group import Group
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 SWEEP_S = 0.25
 """How often the leader looks for sessions that lapsed; the shortest session timeout is 1 s."""

@@ -18,17 +18,17 @@ from collections.abc import Iterator
 from struct import Struct
 
 import msgspec
-import structlog
 
 from disheap.errors import CommandRefused, InternalError, Overloaded, SessionExpired, VersionUnsupported, WindowExceeded
 from disheap.interfaces import Effects, StateMachine
 from disheap.kernel.types import Entry
+from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import ENVELOPE, Fault, Kind, SessionOptions, Status
 from disheap.runtime import state_format
 from disheap.runtime.state_format import Head, Row
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 OPENED = Struct("<QI")  # the reply to an OPEN: session, timeout_ms
 SESSION_TIME_SHIFT = 16  # session numbers: milliseconds, and room for 65,536 in each before they run ahead of time

@@ -14,16 +14,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from disheap.interfaces import SnapshotWriter, Storage
 from disheap.kernel.types import Entry, Index, SnapshotMeta
+from disheap.logs import get_logger
 from disheap.runtime.disk import Disk
 
 if TYPE_CHECKING:
     from disheap.runtime.group import Group
 
-log = structlog.get_logger()
+log = get_logger(__name__)
 
 
 class SnapshotPolicy(msgspec.Struct, frozen=True):
