@@ -38,6 +38,7 @@ class Reader:
     no_ack: bool = False
     lease_ms: int = 0
     limit: int = 0
+    exclusive: bool = False
     until_ms: int = 0
     delivered: int = 0
     ended: bool = False

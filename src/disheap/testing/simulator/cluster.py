@@ -1,0 +1,307 @@
+"""Machines with nodes on them, and everything that can be done to them.
+
+A host outlives the processes on it: its files, its name in the network, its place in the cluster. What happens to a
+node is told to the trace; a node that ends by itself is a violation, unless its disk was made to fail.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+import msgspec
+
+from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
+from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged
+from disheap.kernel.types import NodeId
+from disheap.plugins import Registry
+from disheap.runtime.cluster import first_membership
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.disk import SimDisk
+from disheap.testing.simulator.filesystem import Crash, Platter, SimFilesystem
+from disheap.testing.simulator.history import History
+from disheap.testing.simulator.loop import OWNER, Process, SimLoop
+from disheap.testing.simulator.network import Network, SimTransport
+from disheap.testing.simulator.nodes import SimClock, SimNode, SimRegistry, watched_storage
+from disheap.testing.simulator.safety import Ledger, Mirror, Violation
+from disheap.testing.simulator.trace import Trace
+
+DRIFT = 0.02
+"""Clocks run fast or slow by up to this share: far more than any clock that keeps time."""
+DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
+
+
+class DiskFaults:
+    """What one host's disk does wrong. Counts down operations."""
+
+    def __init__(self) -> None:
+        self.crash_in = -1  # operations until the process ends in the middle of one
+        self.error_in = -1  # syncs until one fails
+        self.full = False
+
+    def happens(self, operation: str, path: str) -> None:
+        if self.crash_in == 0:
+            raise Crash(operation, path)
+        self.crash_in -= self.crash_in > 0
+        if operation in ("sync", "sync_directory"):
+            if self.error_in == 0:
+                raise OSError(errno.EIO, "Input/output error", path)
+            self.error_in -= self.error_in > 0
+        elif self.full and operation in ("write", "create"):
+            raise OSError(errno.ENOSPC, "No space left on device", path)
+
+    def clear(self) -> None:
+        self.crash_in = self.error_in = -1
+        self.full = False
+
+
+class Host:
+    """`state`: "down", "up" (also while it starts), "frozen"; "lost" when its node refuses its damaged files."""
+
+    def __init__(self, number: int, config: NodeConfig, dice: Dice) -> None:
+        self.number = number
+        self.name = config.name
+        self.config = config
+        self.dice = dice
+        self.platter = Platter()
+        self.faults = DiskFaults()
+        self.state = "down"
+        self.lives = 0
+        self.wiped = False
+        self.uncertain = False  # its newest writes may be torn; until it votes again
+        self.cut_power_on_crash = False
+        self.slowness = 1.0
+        self.wall_off_s = 0.0
+        self.process: Process
+        self.node: SimNode
+        self.disk: SimDisk
+        self.clock: SimClock
+        self.filesystem: SimFilesystem
+
+    @property
+    def is_up(self) -> bool:
+        return self.state == "up"
+
+    @property
+    def has_group(self) -> bool:
+        return self.state in ("up", "frozen") and hasattr(self.node, "group")
+
+    @property
+    def votes(self) -> bool:
+        """Running, and certain of its own log."""
+        return self.is_up and not self.wiped and self.has_group and not self.node.group.raft.is_ambiguous
+
+
+class Cluster:
+    def __init__(self, dice: Dice, registry: Registry, count: int, *, keep_trace: bool = False) -> None:
+        self.loop = SimLoop()
+        self.trace = Trace(self.loop, keep_trace)
+        self.dice = dice
+        self.network = Network(self.loop, dice.fork())
+        configs = _configs(count, dice.fork())
+        self.ledger = Ledger(self.fail, first_membership(configs[0].member_list()))
+        self.history = History(lambda: self.ledger.last_committed, self.fail)
+        self.hosts = [Host(number, config, dice.fork()) for number, config in enumerate(configs, 1)]
+        for host in self.hosts:
+            self.ledger.mirrors[host.number] = Mirror()
+        self.failure: Violation | None = None
+        self._registry = registry
+        self._storage = watched_storage(registry.get("storage", "file"))
+
+    # --- judging ---
+
+    def fail(self, what: str) -> None:
+        """The first violation ends the run."""
+        if self.failure is None:
+            self.failure = self.loop.stopping = Violation(what)
+            self.trace.add("CHECK", f"VIOLATION: {what}")
+        raise self.failure
+
+    def say(self, host: Host, what: str) -> None:
+        self.trace.add(host.name, what)
+
+    # --- a node's life ---
+
+    def start(self, host: Host) -> None:
+        """Boot the machine where it is off, and start the node on it."""
+        assert host.state in ("down", "lost")
+        host.lives += 1
+        dice = host.dice.fork()
+        rate = 1.0 + dice.seconds(-DRIFT, DRIFT)
+        process = host.process = Process(self.loop, host.name, rate, dice.seconds(0.0, 1000.0))
+        host.clock = SimClock(process)
+        host.clock.wall_off_s = host.wall_off_s
+        host.filesystem = SimFilesystem(host.platter, host.faults)
+        host.disk = SimDisk(process, dice.fork(), lambda: self._crashed(host, process))
+        host.disk.slowness = host.slowness
+        host.state = "up"
+        self.network.started(host.name)
+        self.say(host, "starts")
+        registry = self._registry_of(host, process)
+        host.node = SimNode(
+            host.config, registry, process, host.clock, dice, host.disk, self.ledger, lambda what: self.say(host, what)
+        )
+        process.start(self._live(host, process))
+
+    def kill(self, host: Host, power: bool = False) -> None:
+        """SIGKILL, or the power goes: then what was not synced may be lost."""
+        assert host.state in ("up", "frozen")
+        self._end(host, silently=power)
+        if power:
+            host.platter.cut_power(self.dice)
+
+    def stop(self, host: Host) -> None:
+        """SIGTERM."""
+        process = host.process
+
+        async def leave() -> None:
+            await host.node.stop()
+            if process.alive:
+                self.say(host, "has stopped")
+                self._end(host, silently=False)
+
+        process.start(leave())
+
+    def freeze(self, host: Host) -> None:
+        host.state = "frozen"
+        host.process.freeze()
+
+    def thaw(self, host: Host) -> None:
+        host.state = "up"
+        host.process.thaw()
+
+    def wipe(self, host: Host) -> None:
+        """Its files are gone. It comes back as somebody who must not vote, and stays outside."""
+        assert host.state in ("down", "lost")
+        host.platter.wipe()
+        host.wiped = True
+        self.ledger.wiped(host.number)
+
+    def damage(self, host: Host) -> str:
+        """Spoil a log file or a snapshot of a host that is down. Returns what was done."""
+        done = host.platter.damage(self.dice, lambda path: not path.endswith(("/lock", "/identity")))
+        if done:
+            self.ledger.mirrors[host.number].damaged = True
+        return done
+
+    def _registry_of(self, host: Host, process: Process) -> Registry:
+        def storage(settings: Any, context: Any) -> Any:
+            return self._storage(settings, context, host.filesystem, self.ledger, host.number)
+
+        def transport(settings: Any, context: Any) -> Any:
+            return SimTransport(self.network, process, host.name)
+
+        return SimRegistry(self._registry, {("storage", "file"): storage, ("transport", "sim"): transport})
+
+    async def _live(self, host: Host, process: Process) -> None:
+        try:
+            await host.node.start()
+            self.say(host, "is up")
+            error = await host.node.wait_failed()
+        except Exception as failure:
+            error = failure
+        if process.alive:
+            self._failed(host, error)
+
+    def _failed(self, host: Host, error: BaseException) -> None:
+        """The node ends by itself."""
+        self.say(host, f"ends: {type(error).__name__}")
+        self.trace.note(host.name, str(error))
+        mirror = self.ledger.mirrors[host.number]
+        self._end(host, silently=False)
+        if isinstance(error, DiskFailed) and (host.faults.full or host.faults.error_in == 0):
+            return
+        if isinstance(error, DAMAGE_ERRORS) and mirror.damaged:
+            host.state = "lost"
+            return
+        if self.failure is None:
+            self.trace.note(host.name, repr(error))
+            self.fail(f"{host.name} ends by itself: {type(error).__name__}: {error}")
+
+    def _crashed(self, host: Host, process: Process) -> None:
+        """In the middle of a write."""
+        if process.alive:
+            self.say(host, "dies in the middle of a write")
+            self.kill(host, power=host.cut_power_on_crash)
+
+    def _end(self, host: Host, silently: bool) -> None:
+        host.process.kill()
+        host.filesystem.died()
+        host.faults.crash_in = -1
+        host.state = "down"
+        self.network.killed(host.process, host.name, silently)
+
+    # --- looking ---
+
+    def leader(self) -> Host | None:
+        """The one that leads in the newest term."""
+        leaders = [host for host in self.hosts if host.is_up and host.has_group and host.node.group.leads]
+        return max(leaders, key=lambda host: host.node.group.raft.term, default=None)
+
+    def voters(self) -> list[Host]:
+        return [host for host in self.hosts if host.votes]
+
+    @property
+    def majority(self) -> int:
+        return len(self.hosts) // 2 + 1
+
+    def addresses(self) -> tuple[str, ...]:
+        return tuple(host.config.client_listen for host in self.hosts)
+
+    def node_id(self, host: Host) -> NodeId:
+        return NodeId(host.number)
+
+    def client_process(self, name: str) -> tuple[Process, SimTransport]:
+        process = Process(self.loop, name)
+        return process, SimTransport(self.network, process, name, self.history.tap)
+
+    def end_client(self, process: Process) -> None:
+        process.kill()
+        self.network.killed(process, process.name, silently=False)
+
+    def check_errors(self) -> None:
+        """Whatever a callback raised, or nobody looked at, is a bug."""
+        for context in self.loop.errors:
+            error = context.get("exception")
+            if isinstance(error, Violation) or OWNER.get() is not None:
+                continue
+            self.fail(f"{context.get('message')}: {error!r}")
+        self.loop.errors.clear()
+
+
+def _configs(count: int, dice: Dice) -> list[NodeConfig]:
+    """Bounds far below the defaults, so that a few hundred commands reach them."""
+    members = tuple(MemberConfig(f"n{number}", f"n{number}:8300", f"n{number}:8400") for number in range(1, count + 1))
+    raft = RaftConfig(
+        tick_ms=100,
+        heartbeat_ms=200,
+        election_timeout_ms=dice.pick((1000, 1500)),
+        commit_timeout_ms=100,
+        snapshot_log_bytes=dice.pick((8 << 10, 32 << 10, 1 << 20)),
+        snapshot_threshold=dice.pick((40, 100, 400)),
+        trailing_entries=dice.pick((0, 5, 40)),
+        trailing_bytes=dice.pick((0, 2 << 10, 64 << 10)),
+        append_bytes=dice.pick((4 << 10, 64 << 10)),
+        inflight_messages=dice.pick((1, 4, 16)),
+        inflight_bytes=64 << 10,
+        log_cache_bytes=dice.pick((4 << 10, 64 << 10)),
+        chunk_bytes=4 << 10,
+    )
+    limits = Limits(
+        frame_bytes=64 << 10, entry_bytes=dice.pick((4 << 10, 64 << 10)), session_window=dice.pick((16, 256))
+    )
+    first = NodeConfig(
+        name="n1",
+        members=members,
+        data_dir="/disk",
+        transport="sim",
+        storage="file",
+        codec=dice.pick(("none", "none", "zstd")),
+        raft=raft,
+        limits=limits,
+        plugins={"storage": {"file": {"segment_bytes": 64 << 10, "block_bytes": dice.pick((4 << 10, 64 << 10))}}},
+    )
+    return [
+        msgspec.structs.replace(first, name=member.name, peer_listen=member.peer, client_listen=member.client)
+        for member in members
+    ]

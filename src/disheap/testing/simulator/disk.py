@@ -1,0 +1,66 @@
+"""What takes the place of a node's disk thread: a job runs when virtual time says so, or never, where the node dies first.
+
+A job's operations happen at one moment, at its end; what lies between is the `Crash` that a fault may raise at any of
+its operations. That is all a crash can do to a sequence of writes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.filesystem import Crash
+from disheap.testing.simulator.loop import Process
+
+Done = Callable[[Any, BaseException | None], None]
+
+
+class SimDisk:
+    """Implements `runtime.disk.Disk`. `slowness` multiplies the time of each job, and can be changed meanwhile."""
+
+    def __init__(self, process: Process, dice: Dice, on_crash: Callable[[], None]) -> None:
+        self.slowness = 1.0
+        self.jobs_done = 0
+        self._process = process
+        self._dice = dice
+        self._on_crash = on_crash
+        self._jobs: deque[tuple[Callable[[], Any], Done]] = deque()
+        self._busy = False
+        self._closed = False
+
+    def submit(self, work: Callable[[], Any], done: Done) -> None:
+        self._jobs.append((work, done))
+        if not self._busy:
+            self._begin()
+
+    async def close(self) -> None:
+        while self._jobs:
+            self._run_one()
+        self._closed = True
+
+    def _begin(self) -> None:
+        self._busy = True
+        self._process.later(self._dice.seconds(0.0002, 0.003) * self.slowness, self._due)
+
+    def _due(self) -> None:
+        if self._closed:
+            return
+        self._busy = False
+        if self._jobs:
+            self._run_one()
+        if self._jobs and not self._busy:
+            self._begin()
+
+    def _run_one(self) -> None:
+        work, done = self._jobs.popleft()
+        self.jobs_done += 1
+        try:
+            result, error = work(), None
+        except Crash:
+            self._on_crash()
+            return
+        except BaseException as failure:
+            result, error = None, failure
+        self._process.soon(done, result, error)

@@ -1,0 +1,327 @@
+"""What goes wrong, and when: one fault after another from the dice, each undone after a while.
+
+Every run draws which kinds of faults it has (swarm testing: a run with few kinds goes deeper into each). One bound is
+kept: hosts that may have lost part of their newest writes, or all of their data, are a minority. Beyond it a cluster
+has to wait for people, and rightly makes no progress.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.workload import Worker
+
+Undo = Callable[[], None]
+
+
+class Mischief:
+    def __init__(self, cluster: Cluster, workers: list[Worker], dice: Dice, pace_s: float) -> None:
+        self.cluster = cluster
+        self.workers = workers
+        self.dice = dice
+        self._pace_s = pace_s
+        self._kinds = self._choose_kinds()
+        self._lossy = False
+
+    async def make(self, duration_s: float) -> None:
+        """Faults for so long. What is still broken at the end is healed by `heal_all`."""
+        loop = self.cluster.loop
+        over_at = loop.now + duration_s
+        while loop.now < over_at:
+            await asyncio.sleep(self._pace_s * self.dice.seconds(0.1, 2.0))
+            fault = self.dice.weighted(self._kinds)
+            fault()
+
+    def heal_all(self) -> None:
+        """Everything works again, and everybody who can be started is."""
+        cluster = self.cluster
+        cluster.trace.add("FAULTS", "all is healed")
+        cluster.network.heal_all()
+        for host in cluster.hosts:
+            host.faults.clear()
+            self._set_slowness(host, 1.0)
+            if host.state == "frozen":
+                cluster.thaw(host)
+            if host.state == "down":
+                cluster.start(host)
+
+    # --- kinds ---
+
+    def _choose_kinds(self) -> list[tuple[Callable[[], None], int]]:
+        kinds: list[tuple[Callable[[], None], int]] = [
+            (self._kill, 4),
+            (self._cut_power, 4),
+            (self._die_writing, 5),
+            (self._stop, 2),
+            (self._kill_all, 1),
+            (self._freeze, 3),
+            (self._partition, 4),
+            (self._one_way, 3),
+            (self._bridge, 1),
+            (self._slow_link, 3),
+            (self._lossy_links, 2),
+            (self._reset, 4),
+            (self._disk_error, 1),
+            (self._disk_full, 1),
+            (self._slow_disk, 2),
+            (self._damage, 1),
+            (self._wipe, 1),
+            (self._jump_clock, 2),
+            (self._kill_client, 3),
+            (self._cut_client, 3),
+            (self._freeze_client, 2),
+        ]
+        chosen = [kind for kind in kinds if self.dice.chance(0.6)]
+        return chosen or kinds[:1]
+
+    def _later(self, least_s: float, most_s: float, undo: Undo) -> None:
+        loop = self.cluster.loop
+        loop.at(loop.now + self.dice.seconds(least_s, most_s), undo, ())
+
+    def _said(self, kind: str, host: Host | None = None, what: str = "") -> None:
+        self.cluster.trace.fault(kind, host.name if host else "FAULTS", what)
+
+    def _some(self, fits: Callable[[Host], bool]) -> Host | None:
+        """Often the leader, which has most to lose."""
+        leader = self.cluster.leader()
+        if leader is not None and fits(leader) and self.dice.chance(0.4):
+            return leader
+        fitting = [host for host in self.cluster.hosts if fits(host)]
+        return self.dice.pick(fitting) if fitting else None
+
+    def _may_lose_writes(self, host: Host) -> bool:
+        """Whether the others are a majority that is certain of its logs, counting those that are only down."""
+        certain = [
+            one for one in self.cluster.hosts
+            if one is not host and not one.wiped and one.state != "lost" and not self._is_uncertain(one)
+        ]  # fmt: skip
+        return len(certain) >= self.cluster.majority
+
+    def _is_uncertain(self, host: Host) -> bool:
+        if host.uncertain and host.votes:
+            host.uncertain = False
+        return host.uncertain
+
+    # --- nodes ---
+
+    def _start(self, host: Host) -> Undo:
+        def start() -> None:
+            if host.state == "down":
+                self.cluster.start(host)
+
+        return start
+
+    def _kill(self) -> None:
+        host = self._some(lambda host: host.state in ("up", "frozen"))
+        if host is not None:
+            self._said("kill", host)
+            self.cluster.kill(host)
+            self._later(0.05, 6.0, self._start(host))
+
+    def _cut_power(self) -> None:
+        host = self._some(lambda host: host.state in ("up", "frozen") and self._may_lose_writes(host))
+        if host is not None:
+            self._said("power cut", host)
+            host.uncertain = True
+            self.cluster.kill(host, power=True)
+            self._later(0.5, 6.0, self._start(host))
+
+    def _die_writing(self) -> None:
+        host = self._some(lambda host: host.is_up and self._may_lose_writes(host))
+        if host is not None:
+            host.uncertain = True
+            host.cut_power_on_crash = self.dice.chance(0.6)
+            host.faults.crash_in = self.dice.below(self.dice.pick((3, 12, 60)))
+            self._said("crash in a write", host, f"in {host.faults.crash_in}, power {host.cut_power_on_crash}")
+            self._later(2.0, 8.0, self._start(host))
+
+    def _stop(self) -> None:
+        host = self._some(lambda host: host.is_up and host.has_group)
+        if host is not None:
+            self._said("stop", host)
+            self.cluster.stop(host)
+            self._later(3.0, 8.0, self._start(host))
+
+    def _kill_all(self) -> None:
+        self._said("kill all")
+        for host in self.cluster.hosts:
+            if host.state in ("up", "frozen"):
+                self.cluster.kill(host)
+                self._later(0.1, 4.0, self._start(host))
+
+    def _freeze(self) -> None:
+        """SIGSTOP, often beyond every timeout."""
+        host = self._some(lambda host: host.is_up)
+        if host is not None:
+            self._said("freeze", host)
+            process = host.process
+            self.cluster.freeze(host)
+
+            def thaw() -> None:
+                if host.process is process and host.state == "frozen":
+                    self.cluster.say(host, "goes on")
+                    self.cluster.thaw(host)
+
+            self._later(0.2, 12.0, thaw)
+
+    def _wipe(self) -> None:
+        host = self._some(lambda host: host.state == "down" and self._may_lose_writes(host) and not host.wiped)
+        if host is not None and host.lives > 0:
+            self._said("wipe", host)
+            self.cluster.wipe(host)
+
+    def _damage(self) -> None:
+        host = self._some(lambda host: host.state == "down" and self._may_lose_writes(host) and not host.wiped)
+        if host is not None:
+            host.uncertain = True
+            self._said("damage", host, self.cluster.damage(host))
+
+    # --- disks and clocks ---
+
+    def _disk_error(self) -> None:
+        host = self._some(lambda host: host.is_up and self._may_lose_writes(host))
+        if host is not None:
+            host.uncertain = True
+            host.faults.error_in = self.dice.below(20)
+            self._said("fsync error", host, f"in {host.faults.error_in}")
+            self._later(2.0, 6.0, self._mend(host))
+
+    def _disk_full(self) -> None:
+        host = self._some(lambda host: host.is_up and self._may_lose_writes(host))
+        if host is not None:
+            host.uncertain = True
+            host.faults.full = True
+            self._said("disk full", host)
+            self._later(1.0, 6.0, self._mend(host))
+
+    def _mend(self, host: Host) -> Undo:
+        def mend() -> None:
+            host.faults.clear()
+            self._start(host)()
+
+        return mend
+
+    def _slow_disk(self) -> None:
+        host = self._some(lambda host: host.is_up)
+        if host is not None:
+            factor = self.dice.pick((10.0, 100.0, 500.0))
+            self._said("slow disk", host, f"{factor:g} times")
+            self._set_slowness(host, factor)
+            self._later(1.0, 8.0, lambda: self._set_slowness(host, 1.0))
+
+    def _set_slowness(self, host: Host, factor: float) -> None:
+        host.slowness = factor
+        if host.state != "down" and host.lives:
+            host.disk.slowness = factor
+
+    def _jump_clock(self) -> None:
+        host = self._some(lambda host: host.is_up)
+        if host is not None:
+            host.wall_off_s += self.dice.seconds(-30.0, 30.0)
+            host.clock.wall_off_s = host.wall_off_s
+            self._said("clock jump", host, f"{host.wall_off_s:.3f} s off")
+
+    # --- the network ---
+
+    def _cut(self, pairs: list[tuple[str, str]], most_s: float = 8.0) -> None:
+        for source, target in pairs:
+            self.cluster.network.cut(source, target)
+
+        def heal() -> None:
+            for source, target in pairs:
+                self.cluster.network.heal(source, target)
+
+        self._later(0.2, most_s, heal)
+
+    def _partition(self) -> None:
+        """Two sides; clients may be on either."""
+        names = [host.name for host in self.cluster.hosts]
+        shuffled = self.dice.shuffled(names)
+        split = self.dice.between(1, len(names) - 1)
+        left = shuffled[:split] + [worker.name for worker in self.workers if self.dice.chance(0.3)]
+        right = [name for name in shuffled if name not in left]
+        self._said("partition", what=f"{sorted(left)} | {sorted(right)}")
+        self._cut([pair for one in left for other in right for pair in ((one, other), (other, one))])
+
+    def _one_way(self) -> None:
+        one, other = self.dice.shuffled([host.name for host in self.cluster.hosts])[:2]
+        self._said("one-way cut", what=f"{one} to {other}")
+        self._cut([(one, other)])
+
+    def _bridge(self) -> None:
+        """One node hears everybody, the others only it (or their own half)."""
+        middle, *rest = self.dice.shuffled([host.name for host in self.cluster.hosts])
+        half = len(rest) // 2 or 1
+        self._said("bridge", what=f"{middle} between {sorted(rest[:half])} and {sorted(rest[half:])}")
+        self._cut([pair for one in rest[:half] for other in rest[half:] for pair in ((one, other), (other, one))])
+
+    def _slow_link(self) -> None:
+        one, other = self.dice.shuffled([host.name for host in self.cluster.hosts])[:2]
+        link = self.cluster.network.link(one, other)
+        before = (link.least, link.most)
+        link.least, link.most = 0.01, self.dice.pick((0.1, 0.5, 2.0))
+        self._said("slow link", what=f"{one} to {other}, up to {link.most:g} s")
+
+        def heal() -> None:
+            link.least, link.most = 0.0002, 0.002
+
+        self._later(1.0, 8.0, heal)
+        del before
+
+    def _lossy_links(self) -> None:
+        names = [host.name for host in self.cluster.hosts]
+        drop, double, reorder = (self.dice.pick((0.0, 0.02, 0.1)) for _ in range(3))
+        self._said("lossy links", what=f"drop {drop:g}, double {double:g}, reorder {reorder:g}")
+        links = [self.cluster.network.link(one, other) for one in names for other in names if one != other]
+        for link in links:
+            link.drop, link.double, link.reorder = drop, double, reorder
+
+        def heal() -> None:
+            for link in links:
+                link.drop = link.double = link.reorder = 0.0
+
+        self._later(1.0, 8.0, heal)
+
+    def _reset(self) -> None:
+        connections = self.cluster.network.connections()
+        if connections:
+            end = self.dice.pick(connections)
+            self._said("reset", what=f"{end.host} and {end.other.host}")
+            self.cluster.network.break_connection(end)
+
+    # --- clients ---
+
+    def _kill_client(self) -> None:
+        worker = self.dice.pick(self.workers)
+        if worker.process.alive and not worker.process.frozen:
+            self.cluster.trace.fault("kill client", worker.name)
+            worker.kill()
+
+            def start() -> None:
+                if not worker.process.alive:
+                    worker.start()
+
+            self._later(0.1, 3.0, start)
+
+    def _cut_client(self) -> None:
+        worker = self.dice.pick(self.workers)
+        hosts = [host.name for host in self.cluster.hosts if self.dice.chance(0.7)]
+        self.cluster.trace.fault("cut client", worker.name, " ".join(hosts))
+        pairs = [pair for host in hosts for pair in ((worker.name, host), (host, worker.name)) if self.dice.chance(0.8)]
+        self._cut(pairs)
+
+    def _freeze_client(self) -> None:
+        worker = self.dice.pick(self.workers)
+        process = worker.process
+        if process.alive and not process.frozen:
+            self.cluster.trace.fault("freeze client", worker.name)
+            process.freeze()
+
+            def thaw() -> None:
+                if process.alive and process.frozen:
+                    process.thaw()
+
+            self._later(0.5, 10.0, thaw)

@@ -1,0 +1,203 @@
+"""A simulated disk under the real file storage: what is not synced may be lost, in any part.
+
+After a power cut, what was synced is there; of everything else any part may be. A write is torn at sectors, and each
+sector arrives or does not, in any order; where a size arrived and its data did not, there are zeros. Names change
+independently of each other, a rename as a whole; `sync_directory` makes them durable. A process that is killed loses
+nothing that it had written, but may be killed between any two writes.
+
+`Platter` is what outlives processes; `SimFilesystem` is one process's way to it, and dies with the process.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Protocol
+
+from disheap.testing.simulator.dice import Dice
+
+SECTOR = 512
+
+
+class Crash(BaseException):
+    """The process ends inside this call. Not an Exception: nothing may catch it and go on."""
+
+
+class Inode:
+    __slots__ = ("durable", "holder", "now", "pending")
+
+    def __init__(self) -> None:
+        self.now = bytearray()
+        self.durable = b""
+        self.pending: list[tuple[int, bytes]] = []
+        self.holder: SimFilesystem | None = None  # of a lock
+
+
+Change = Callable[[dict[str, Inode]], None]
+
+
+class Platter:
+    """The files of one machine."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, Inode] = {}
+        self.durable: dict[str, Inode] = {}
+        self.pending: list[Change] = []
+
+    @property
+    def is_dirty(self) -> bool:
+        return bool(self.pending) or any(inode.pending for inode in self.names.values())
+
+    def cut_power(self, dice: Dice) -> None:
+        """What is found when the power is back."""
+        names = dict(self.durable)
+        for change in self.pending:
+            if dice.chance(0.5):
+                change(names)
+        for inode in {id(inode): inode for inode in names.values()}.values():
+            inode.now = _survivor(inode, dice)
+            inode.durable, inode.pending = bytes(inode.now), []
+        self.names, self.durable, self.pending = names, dict(names), []
+
+    def wipe(self) -> None:
+        self.names, self.durable, self.pending = {}, {}, []
+
+    def damage(self, dice: Dice, choose: Callable[[str], bool]) -> str:
+        """Spoil one place of one file that `choose` agrees to. Returns what was done, or "" where there is nothing."""
+        paths = sorted(path for path, inode in self.names.items() if choose(path) and inode.now)
+        if not paths:
+            return ""
+        path = dice.pick(paths)
+        inode = self.names[path]
+        place = dice.below(len(inode.now))
+        how = dice.pick(("a bit flipped", "a sector zeroed"))
+        if how == "a bit flipped":
+            inode.now[place] ^= 1 << dice.below(8)
+        else:
+            start = place - place % SECTOR
+            end = min(start + SECTOR, len(inode.now))
+            inode.now[start:end] = bytes(end - start)
+        inode.durable = bytes(inode.now)
+        return f"{how} at byte {place} of {path}"
+
+
+class Faults(Protocol):
+    """Asked before each operation; may raise `OSError` or `Crash`."""
+
+    def happens(self, operation: str, path: str) -> None: ...
+
+
+class NoFaults:
+    def happens(self, operation: str, path: str) -> None: ...
+
+
+class SimFilesystem:
+    """Implements the file storage's `Filesystem`."""
+
+    def __init__(self, platter: Platter, faults: Faults) -> None:
+        self.platter = platter
+        self.operations = 0
+        self._faults = faults
+
+    def happens(self, operation: str, path: str) -> None:
+        self.operations += 1
+        self._faults.happens(operation, path)
+
+    def make_directory(self, path: str) -> None: ...
+
+    def list(self, path: str) -> list[str]:
+        start = f"{path}/"
+        return sorted(name.removeprefix(start) for name in self.platter.names if name.startswith(start))
+
+    def open(self, path: str) -> SimFile:
+        inode = self.platter.names.get(path)
+        if inode is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        return SimFile(self, inode, path)
+
+    def create(self, path: str) -> SimFile:
+        inode = Inode()
+        self._change("create", path, lambda names: names.update({path: inode}))
+        return SimFile(self, inode, path)
+
+    def rename(self, source: str, target: str) -> None:
+        inode = self.platter.names[source]
+
+        def change(names: dict[str, Inode]) -> None:
+            names.pop(source, None)
+            names[target] = inode
+
+        self._change("rename", target, change)
+
+    def remove(self, path: str) -> None:
+        if path not in self.platter.names:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
+        self._change("remove", path, lambda names: names.pop(path, None) and None)
+
+    def sync_directory(self, path: str) -> None:
+        self.happens("sync_directory", path)
+        self.platter.durable, self.platter.pending = dict(self.platter.names), []
+
+    def lock(self, path: str) -> SimFile | None:
+        inode = self.platter.names.get(path)
+        if inode is None:
+            inode = self.platter.names[path] = self.platter.durable[path] = Inode()
+        if inode.holder is not None and inode.holder is not self:
+            return None
+        inode.holder = self
+        return SimFile(self, inode, path, is_lock=True)
+
+    def died(self) -> None:
+        """The process is gone: its locks are free."""
+        for inode in self.platter.names.values():
+            if inode.holder is self:
+                inode.holder = None
+
+    def _change(self, operation: str, path: str, change: Change) -> None:
+        self.happens(operation, path)
+        change(self.platter.names)
+        self.platter.pending.append(change)
+
+
+class SimFile:
+    __slots__ = ("_filesystem", "_inode", "_is_lock", "_path")
+
+    def __init__(self, filesystem: SimFilesystem, inode: Inode, path: str, is_lock: bool = False) -> None:
+        self._filesystem, self._inode, self._path, self._is_lock = filesystem, inode, path, is_lock
+
+    def read(self, size: int, offset: int) -> bytes:
+        return bytes(self._inode.now[offset : offset + size])
+
+    def write(self, data: bytes, offset: int) -> None:
+        self._filesystem.happens("write", self._path)
+        inode, now = self._inode, self._inode.now
+        if offset > len(now):
+            now.extend(bytes(offset - len(now)))
+        now[offset : offset + len(data)] = data
+        inode.pending.append((offset, bytes(data)))
+
+    def sync(self) -> None:
+        self._filesystem.happens("sync", self._path)
+        self._inode.durable, self._inode.pending = bytes(self._inode.now), []
+
+    def size(self) -> int:
+        return len(self._inode.now)
+
+    def close(self) -> None:
+        if self._is_lock and self._inode.holder is self._filesystem:
+            self._inode.holder = None
+
+
+def _survivor(inode: Inode, dice: Dice) -> bytearray:
+    content = bytearray(inode.durable)
+    for offset, data in inode.pending:
+        chance = dice.pick((0.0, 0.5, 0.9, 1.0))
+        for start in range(offset - offset % SECTOR, offset + len(data), SECTOR):
+            if dice.chance(chance):
+                low, high = max(start, offset), min(start + SECTOR, offset + len(data))
+                if low > len(content):
+                    content.extend(bytes(low - len(content)))
+                content[low:high] = data[low - offset : high - offset]
+    if len(inode.now) > len(content) and dice.chance(0.3):
+        content.extend(bytes(dice.below(len(inode.now) - len(content) + 1)))
+    return content

@@ -1,0 +1,240 @@
+"""What clients saw, taken from the wire of their connections, and what must hold of it.
+
+Two judgements, independent of each other. At once: real time. Whatever is asked now is answered from a place in the log
+behind everything that was committed when it was asked (linearizability: for commands strictly behind, for reads at
+least there). At the end: content. Each reply, each answer and each push is compared with what the sequential reference
+says at its index, and the pushes of a connection are the reference's pushes of that session, in order, without a gap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from struct import Struct
+from typing import NamedTuple
+
+import msgspec
+
+from disheap.kernel.types import Entry
+from disheap.protocol import broker, frames
+from disheap.protocol.frames import Fault, FrameReader, Kind, Status
+from disheap.testing.simulator.reference import Refused
+from disheap.testing.simulator.replay import Replay
+
+ENTRY_NUMBER = 1 << 62
+"""OPEN, ATTACH and CLOSE are numbered from here."""
+NODE_FRAME_BYTES = 1 << 28
+_GRANT = Struct("<QI")
+
+Fail = Callable[[str], None]
+
+
+class Reply(NamedTuple):
+    session: int
+    seq: int
+    status: int
+    index: int  # type: ignore[assignment]  # a field; tuple.index is not used
+    body: bytes
+
+
+class Entered(NamedTuple):
+    """A connection got its session: by an OPEN (no `body` to compare) or an ATTACH."""
+
+    session: int
+    index: int  # type: ignore[assignment]  # a field; tuple.index is not used
+    status: int
+    body: bytes
+    opened: bool
+    pushes: list[tuple[int, bytes]]  # what came on this connection
+
+
+class Asked(NamedTuple):
+    session: int
+    body: bytes
+    status: int
+    index: int  # type: ignore[assignment]  # a field; tuple.index is not used
+    answer: bytes
+
+
+class History:
+    def __init__(self, last_committed: Callable[[], int], fail: Fail) -> None:
+        self.replies: list[Reply] = []
+        self.entered: list[Entered] = []
+        self.asked: list[Asked] = []
+        self.sent: dict[tuple[int, int], int] = {}  # (session, seq) -> what was committed when it was first sent
+        self.bodies: dict[tuple[int, int], bytes] = {}
+        self.deliveries = 0
+        self.last_committed = last_committed
+        self.fail = fail
+
+    def tap(self, address: str) -> ClientTap:
+        return ClientTap(self)
+
+    # --- the judgement in real time ---
+
+    def commands_sent(self, session: int, seq: int, body: bytes) -> None:
+        key = (session, seq)
+        known = self.bodies.setdefault(key, body)
+        if known != body:
+            self.fail(f"a client sends two commands under seq {seq} of session {session}")
+        self.sent.setdefault(key, self.last_committed())
+
+    def replied(self, reply: Reply) -> None:
+        self.replies.append(reply)
+        floor = self.sent.get((reply.session, reply.seq))
+        if floor is None:
+            self.fail(f"a reply to seq {reply.seq} of session {reply.session}, which nobody sent")
+        elif reply.index <= floor:
+            self.fail(
+                f"seq {reply.seq} of session {reply.session} took place at {reply.index}; entry {floor} was committed "
+                "before it was sent"
+            )
+
+    def answered(self, asked: Asked, floor: int) -> None:
+        self.asked.append(asked)
+        if asked.index < floor and asked.index:
+            self.fail(f"a stale read: answered from entry {asked.index}, and {floor} was committed when it was asked")
+
+    # --- the judgement of content ---
+
+    def check(self, log: list[Entry], replay: Replay) -> None:
+        """Replay the log and compare. `replay` is fresh."""
+        by_index: dict[int, list[Asked]] = {}
+        for asked in self.asked:
+            if asked.index:
+                by_index.setdefault(asked.index, []).append(asked)
+        for entry in log:
+            replay.feed(entry)
+            for asked in by_index.get(entry.index, ()):
+                self._check_answer(replay, asked)
+        for key, times in replay.applied.items():
+            if times != 1:
+                self.fail(f"seq {key[1]} of session {key[0]} was carried out {times} times")
+        for reply in self.replies:
+            self._check_reply(replay, reply)
+        for entered in self.entered:
+            self._check_entered(replay, entered)
+
+    def _check_reply(self, replay: Replay, reply: Reply) -> None:
+        expected = replay.answers.get((reply.session, reply.seq))
+        what = f"seq {reply.seq} of session {reply.session}"
+        if expected is None:
+            self.fail(f"{what} was answered at {reply.index}, and is not in the log")
+        elif expected.index != reply.index or expected.body != _content(reply.status, reply.body):
+            self.fail(f"{what} was answered {_show(reply.status, reply.body)} at {reply.index}, not {expected}")
+
+    def _check_answer(self, replay: Replay, asked: Asked) -> None:
+        query = broker.decode_query.decode(asked.body)
+        try:
+            expected: bytes | str = broker.encode(replay.machine.ask(query, replay.now_ms))
+        except Refused as refusal:
+            expected = str(refusal)
+        if expected != _content(asked.status, asked.answer):
+            shown = broker.decode_reply.decode(expected) if isinstance(expected, bytes) else expected
+            said = _show(asked.status, asked.answer)
+            self.fail(f"{query} after entry {asked.index} was answered {said}, not {shown}")
+
+    def _check_entered(self, replay: Replay, entered: Entered) -> None:
+        what = f"the connection that entered session {entered.session} at {entered.index}"
+        known = replay.attached.get((entered.session, entered.index))
+        if known is None:
+            self.fail(f"{what}: nothing of it is in the log")
+            return
+        start, expected = known
+        if not entered.opened and expected.body != _content(entered.status, entered.body):
+            self.fail(f"{what} was answered {_show(entered.status, entered.body)}, not {expected}")
+        pushes = replay.pushes.get(entered.session, [])[start : start + len(entered.pushes)]
+        if pushes != entered.pushes:
+            self.fail(f"{what}: {_first_difference(pushes, entered.pushes)}")
+
+
+class ClientTap:
+    """One connection, from the client's side."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._out = FrameReader(NODE_FRAME_BYTES)
+        self._in = FrameReader(NODE_FRAME_BYTES)
+        self._session = 0
+        self._entering = (0, 0)  # number, session asked for
+        self._entered: Entered | None = None
+        self._questions: dict[int, tuple[bytes, int]] = {}
+        self._over = False
+
+    def sent(self, data: bytes) -> None:
+        for kind, frame in self._out.frames(data):
+            if kind == Kind.COMMAND:
+                envelope = frames.open_envelope(frame)
+                if envelope.seq:
+                    self._history.commands_sent(envelope.session, envelope.seq, envelope.body)
+            elif kind in (Kind.OPEN, Kind.ATTACH):
+                envelope = frames.open_envelope(frame)
+                self._entering = (envelope.seq, envelope.session)
+            elif kind == Kind.QUERY:
+                number, body = frames.open_numbered(frame)
+                self._questions.setdefault(number, (body, self._history.last_committed()))
+
+    def received(self, data: bytes) -> None:
+        if self._over:
+            return
+        for kind, frame in self._in.frames(data):
+            if kind == Kind.REPLY:
+                self._reply(*frames.open_reply(frame))
+            elif kind == Kind.PUSH and self._entered is not None:
+                self._history.deliveries += 1
+                self._entered.pushes.append(frames.open_numbered(frame))
+            elif kind == Kind.ANSWER:
+                status, number, index, body = frames.open_reply(frame)
+                asked = self._questions.get(number)
+                if asked is not None:
+                    self._history.answered(Asked(self._session, asked[0], status, index, body), asked[1])
+            elif kind == Kind.GOODBYE:
+                self._over = True
+
+    def _reply(self, status: int, seq: int, index: int, body: bytes) -> None:
+        if seq < ENTRY_NUMBER:
+            self._history.replied(Reply(self._session, seq, status, index, body))
+        elif seq == self._entering[0]:
+            self._enter(status, index, body)
+
+    def _enter(self, status: int, index: int, body: bytes) -> None:
+        number, session = self._entering
+        if not session and status == Status.OK:
+            session = _GRANT.unpack_from(body)[0]
+            self._entered = Entered(session, index, status, body, True, [])
+        elif session:
+            self._entered = Entered(session, index, status, body, False, [])
+        else:
+            return  # no room for another session: nothing is in the state
+        if status == Status.OK:
+            self._session = session
+        self._history.entered.append(self._entered)
+
+
+def _content(status: int, body: bytes) -> bytes | str:
+    return body if status == Status.OK else msgspec.msgpack.decode(body, type=Fault).code
+
+
+def _show(status: int, body: bytes) -> str:
+    content = _content(status, body)
+    return repr(broker.decode_reply.decode(content)) if isinstance(content, bytes) and content else repr(content)
+
+
+def _first_difference(expected: list[tuple[int, bytes]], seen: list[tuple[int, bytes]]) -> str:
+    for place, (one, other) in enumerate(_together(expected, seen)):
+        if one != other:
+            return f"push {place} was {_push(other)}, not {_push(one)}"
+    return "the pushes differ"
+
+
+def _together(
+    expected: list[tuple[int, bytes]], seen: list[tuple[int, bytes]]
+) -> Iterator[tuple[tuple[int, bytes] | None, tuple[int, bytes] | None]]:
+    for place in range(max(len(expected), len(seen))):
+        yield (
+            expected[place] if place < len(expected) else None,
+            seen[place] if place < len(seen) else None,
+        )
+
+
+def _push(push: tuple[int, bytes] | None) -> str:
+    return "nothing" if push is None else f"{broker.decode_push.decode(push[1])} at {push[0]}"

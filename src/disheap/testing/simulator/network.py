@@ -1,0 +1,386 @@
+"""A simulated network, and the transport `sim` over it.
+
+A connection is an ordered stream, as TCP gives it: what is written arrives in order, later, cut anywhere, or the
+connection breaks. Between connections there is no order. While a direction is cut, what was written waits (TCP would
+send it again), and arrives long after it was true, or the connection breaks. A machine that loses power says nothing:
+its peers hold connections that nobody answers.
+
+Raft promises to bear more than TCP does to it, so a link may be lossy: whole messages between nodes (and no other
+frames) are then dropped, doubled and reordered within their connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import ClassVar, Protocol
+
+import msgspec
+
+from disheap.errors import AddressInUse, ConnectionLost
+from disheap.interfaces import Receiver
+from disheap.protocol.frames import Kind
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.loop import Process, SimLoop
+
+STALL_S = 12.0
+"""Data that could not be delivered for so long break the connection (a TCP user timeout)."""
+SILENCE_S = 20.0
+"""After so long somebody notices that a machine without power does not answer."""
+WRITE_BUFFER_BYTES = 4 << 20
+
+
+class Link(msgspec.Struct):
+    """One direction between two hosts. Delays in seconds."""
+
+    least: float = 0.0002
+    most: float = 0.002
+    cut: bool = False
+    drop: float = 0.0  # chances for a message between nodes
+    double: float = 0.0
+    reorder: float = 0.0
+
+
+class Tap(Protocol):
+    """Sees one client connection from the client's side."""
+
+    def sent(self, data: bytes) -> None: ...
+    def received(self, data: bytes) -> None: ...
+
+
+class Network:
+    def __init__(self, loop: SimLoop, dice: Dice) -> None:
+        self.loop = loop
+        self.dice = dice
+        self.listeners: dict[str, SimListener] = {}
+        self.powered: dict[str, bool] = {}
+        self.frames = self.dropped = self.doubled = self.reordered = 0
+        self._links: dict[tuple[str, str], Link] = {}
+        self._ends: dict[SimConnection, None] = {}
+
+    def link(self, source: str, target: str) -> Link:
+        link = self._links.get((source, target))
+        if link is None:
+            link = self._links[source, target] = Link()
+        return link
+
+    # --- faults ---
+
+    def cut(self, source: str, target: str, reset: float = 0.3) -> None:
+        """One way. Some connections break at once, the others stall."""
+        self.link(source, target).cut = True
+        for end in [end for end in self._ends if (end.host, end.other.host) == (source, target)]:
+            if self.dice.chance(reset):
+                self.break_connection(end)
+
+    def heal(self, source: str, target: str) -> None:
+        link = self.link(source, target)
+        if link.cut:
+            link.cut = False
+            for end in [end for end in self._ends if (end.host, end.other.host) == (source, target)]:
+                end.send_held()
+
+    def heal_all(self) -> None:
+        for (source, target), link in list(self._links.items()):
+            self.heal(source, target)
+            link.drop = link.double = link.reorder = 0.0
+            link.least, link.most = Link().least, Link().most
+
+    def connections(self) -> list[SimConnection]:
+        return list(self._ends)
+
+    def break_connection(self, end: SimConnection) -> None:
+        """A reset in the middle: both ends hear of it, and what was under way is lost."""
+        error = ConnectionLost("the connection was reset by the network")
+        for one in (end, end.other):
+            one.drop_held()
+            one.generation += 1
+            one.process.soon(one.lose, error)
+
+    def killed(self, process: Process, host: str, silently: bool) -> None:
+        """A process is gone. Its machine says so (a reset), or, without power, nothing."""
+        for address in [address for address, listener in self.listeners.items() if listener.process is process]:
+            del self.listeners[address]
+        self.powered[host] = not silently
+        for end in [end for end in self._ends if end.process is process]:
+            self._ends.pop(end, None)
+            end.lost = True
+            if not silently:
+                end.other.process.later(self.delay(host, end.other.host), end.other.lose, _GONE)
+            else:
+                end.other.drop_held()
+                end.other.process.later(self.dice.seconds(SILENCE_S / 2, SILENCE_S), end.other.lose, _GONE)
+
+    def started(self, host: str) -> None:
+        """The machine is back, and resets what it does not know."""
+        self.powered[host] = True
+        for end in [end for end in self._ends if end.other.host == host and end.other.lost]:
+            end.process.later(self.dice.seconds(0.001, 2.0), end.lose, _GONE)
+
+    # --- what connections ask ---
+
+    def delay(self, source: str, target: str) -> float:
+        link = self.link(source, target)
+        return self.dice.seconds(link.least, link.most)
+
+    def opened(self, end: SimConnection) -> None:
+        self._ends[end] = None
+
+    def closed(self, end: SimConnection) -> None:
+        self._ends.pop(end, None)
+
+
+_GONE = ConnectionLost("the other side is gone")
+
+
+class SimListener:
+    def __init__(self, network: Network, process: Process, host: str, address: str, accept: Callable[[], Receiver]):
+        self.address = address
+        self.process = process
+        self.host = host
+        self.accept = accept
+        self._network = network
+
+    async def close(self) -> None:
+        if self._network.listeners.get(self.address) is self:
+            del self._network.listeners[self.address]
+
+
+class SimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class SimTransport:
+    """One process's way to the network."""
+
+    name: ClassVar[str] = "sim"
+    api: ClassVar[int] = 1
+    secure: ClassVar[bool] = True
+    Settings: ClassVar[type[msgspec.Struct]] = SimSettings
+
+    def __init__(self, network: Network, process: Process, host: str, tap: Callable[[str], Tap] | None = None) -> None:
+        self._network, self._process, self._host, self._tap = network, process, host, tap
+
+    async def listen(self, address: str, accept: Callable[[], Receiver]) -> SimListener:
+        if address in self._network.listeners:
+            raise AddressInUse(f"{address} is in use in this simulation")
+        listener = SimListener(self._network, self._process, self._host, address, accept)
+        self._network.listeners[address] = listener
+        return listener
+
+    async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> SimConnection:
+        network, here = self._network, self._host
+        there = address.partition(":")[0]
+        way = network.delay(here, there) + network.delay(there, here)
+        if self._is_silent(there) or way > timeout_s:
+            await asyncio.sleep(timeout_s)
+            raise ConnectionLost(f"{address} did not answer within {timeout_s} s")
+        await asyncio.sleep(way)
+        listener = network.listeners.get(address)
+        if listener is None or self._is_silent(there):
+            raise ConnectionLost(f"nobody listens on {address}")
+        near = SimConnection(network, self._process, here, address)
+        far = SimConnection(network, listener.process, there, f"{here} in the simulation")
+        near.other, far.other = far, near
+        near.tap = self._tap(address) if self._tap else None
+        network.opened(far)
+        listener.process.soon(far.accepted, listener)
+        near.open(receiver)
+        return near
+
+    def _is_silent(self, there: str) -> bool:
+        network, here = self._network, self._host
+        return network.link(here, there).cut or network.link(there, here).cut or not network.powered.get(there, True)
+
+
+class SimConnection:
+    """One end. Implements `interfaces.Connection`."""
+
+    other: SimConnection
+
+    def __init__(self, network: Network, process: Process, host: str, remote: str) -> None:
+        self.remote = remote
+        self.certificate_name: str | None = None
+        self.process = process
+        self.host = host
+        self.tap: Tap | None = None
+        self.lost = False
+        self.generation = 0  # what was under way before a reset does not arrive
+        self._network = network
+        self._receiver: Receiver | None = None
+        self._reading = True
+        self._inbox: deque[bytes] = deque()
+        self._ended = False  # the other end has written its last
+        self._closing = False
+        self._held: list[bytes | None] = []  # written while the way was cut; None is the end of the stream
+        self._arrives_at = 0.0  # the last that was written does
+        self._under_way = 0
+        self._writer_paused = False
+
+    def open(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._network.opened(self)
+        receiver.connection_made(self)
+        self._deliver()
+
+    def accepted(self, listener: SimListener) -> None:
+        if self._network.listeners.get(listener.address) is not listener:
+            self.abort()
+        elif not self.lost:
+            self.open(listener.accept())
+
+    # --- Connection ---
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing or self.lost or not data:
+            return
+        if self.tap is not None:
+            self.tap.sent(bytes(data))
+        self._under_way += len(data)
+        self._send(bytes(data))
+        if not self._writer_paused and self._under_way > WRITE_BUFFER_BYTES and self._receiver is not None:
+            self._writer_paused = True
+            self._receiver.writing_paused()
+
+    def buffered(self) -> int:
+        return self._under_way
+
+    def pause_reading(self) -> None:
+        self._reading = False
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self.process.soon(self._deliver)
+
+    def close(self) -> None:
+        if not (self._closing or self.lost):
+            self._closing = True
+            self._send(None)
+            self.process.soon(self.lose, None)
+
+    def abort(self) -> None:
+        if self.lost:
+            return
+        self._closing = True
+        self.drop_held()
+        self._send(None)
+        self.process.soon(self.lose, None)
+
+    # --- the way of the bytes ---
+
+    def _send(self, data: bytes | None) -> None:
+        link = self._network.link(self.host, self.other.host)
+        if link.cut or self._held:
+            if not self._held:
+                self._network.loop.at(self._network.loop.now + STALL_S, self._stalled, (self.generation,))
+            self._held.append(data)
+            return
+        if data is not None and (link.drop or link.double or link.reorder) and _is_peer_message(data):
+            self._send_lossy(link, data)
+            return
+        self._schedule(data, self._network.delay(self.host, self.other.host))
+
+    def _send_lossy(self, link: Link, data: bytes) -> None:
+        network, dice = self._network, self._network.dice
+        network.frames += 1
+        if dice.chance(link.drop):
+            network.dropped += 1
+            self._under_way -= len(data)
+            return
+        if dice.chance(link.double):
+            network.doubled += 1
+            self._under_way += len(data)
+            self._schedule(data, network.delay(self.host, self.other.host) * dice.between(1, 20), in_order=False)
+        late = dice.chance(link.reorder)
+        network.reordered += late
+        factor = dice.between(2, 30) if late else 1
+        self._schedule(data, network.delay(self.host, self.other.host) * factor, in_order=not late)
+
+    def _schedule(self, data: bytes | None, delay_s: float, in_order: bool = True) -> None:
+        loop, other = self._network.loop, self.other
+        arrives_at = loop.now + delay_s
+        if in_order:
+            arrives_at = self._arrives_at = max(arrives_at, self._arrives_at)
+        other.process.later(arrives_at - loop.now, other.arrive, data, self.generation)
+
+    def _stalled(self, generation: int) -> None:
+        if self._held and generation == self.generation:
+            self._network.break_connection(self)
+
+    def send_held(self) -> None:
+        held, self._held = self._held, []
+        for data in held:
+            self._send(data)
+        self._forget_if_lost()
+
+    def drop_held(self) -> None:
+        self._held = []
+        self._forget_if_lost()
+
+    def _forget_if_lost(self) -> None:
+        if self.lost:
+            self._network.closed(self)
+
+    def arrive(self, data: bytes | None, generation: int) -> None:
+        """At the receiving end."""
+        if generation != self.other.generation:
+            return
+        if self.lost:
+            if data is not None and self.process.alive:  # nobody reads here any more: a reset says so
+                self.other.process.later(self._network.delay(self.host, self.other.host), self.other.lose, _GONE)
+            return
+        if data is None:
+            self._ended = True
+        else:
+            self._inbox.append(data)
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self.lost or self._receiver is None:
+            return
+        while self._inbox and self._reading and not self.lost:
+            data = self._inbox.popleft()
+            self.other.taken(len(data))
+            self._hand_over(self._receiver, data)
+        if self._ended and not self._inbox and not self.lost:
+            self._closing = True
+            self.lose(None)
+
+    def _hand_over(self, receiver: Receiver, data: bytes) -> None:
+        if self.tap is not None:
+            self.tap.received(data)
+        dice = self._network.dice
+        if len(data) > 1 and dice.chance(0.02):  # bytes may be cut anywhere
+            place = dice.between(1, len(data) - 1)
+            receiver.data_received(data[:place])
+            if self.lost or not self._reading:
+                self._inbox.appendleft(data[place:])
+                self.other._under_way += len(data) - place
+                return
+            data = data[place:]
+        receiver.data_received(data)
+
+    def taken(self, size: int) -> None:
+        self._under_way -= size
+        if self._writer_paused and self._under_way <= WRITE_BUFFER_BYTES // 4:
+            self._writer_paused = False
+            if self._receiver is not None and not self.lost:
+                self.process.soon(self._receiver.writing_resumed)
+
+    def lose(self, error: Exception | None) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        self._inbox.clear()
+        if not self._held:  # else the machine goes on trying, for a while
+            self._network.closed(self)
+        if not self._closing and not self.other.lost:
+            self.other.process.later(self._network.delay(self.host, self.other.host), self.other.lose, _GONE)
+        if self._receiver is not None:
+            self._receiver.connection_lost(error)
+
+
+def _is_peer_message(data: bytes) -> bool:
+    return data[4] == Kind.PEER_MESSAGE and int.from_bytes(data[:4], "little") + 4 == len(data)

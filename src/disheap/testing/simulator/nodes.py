@@ -1,0 +1,167 @@
+"""The real node, wired to a simulated machine and watched by the ledger.
+
+Nothing of the product is replaced: its plugins are built here with a simulated filesystem and transport, and the few
+places where a step ends are wrapped so that the ledger can look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from disheap.config import NodeConfig
+from disheap.interfaces import Identity, Recovered
+from disheap.kernel.types import Entry, HardState, Message, SnapshotMeta
+from disheap.plugins import Registry
+from disheap.runtime.group import Group
+from disheap.runtime.node import Node
+from disheap.runtime.recovery import Found
+from disheap.runtime.sessions import Sessions
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.disk import SimDisk
+from disheap.testing.simulator.filesystem import SimFilesystem
+from disheap.testing.simulator.loop import Process
+from disheap.testing.simulator.network import SimTransport
+from disheap.testing.simulator.safety import Ledger, Watched
+
+EPOCH_S = 1_700_000_000
+"""Where every simulation's wall clock begins."""
+HASH_EVERY = 8
+"""Entries between two looks at the state's hash."""
+
+
+class SimClock:
+    """A process's clock, and a wall clock that may be wrong."""
+
+    def __init__(self, process: Process) -> None:
+        self.wall_off_s = 0.0
+        self._process = process
+
+    def monotonic(self) -> float:
+        return self._process.clock()
+
+    def wall_ms(self) -> int:
+        return int((EPOCH_S + self._process.clock() - self._process.skew_s + self.wall_off_s) * 1000)
+
+
+class SimRegistry(Registry):
+    """The installed plugins, with what touches the outside replaced by what is given here."""
+
+    def __init__(self, installed: Registry, made: dict[tuple[str, str], Callable[[Any, Any], Any]]) -> None:
+        super().__init__()
+        self._installed = installed
+        self._made = made
+
+    def get(self, kind: str, name: str) -> type[Any]:  # type: ignore[override]
+        return SimTransport if (kind, name) == ("transport", "sim") else self._installed.get(kind, name)
+
+    def build(self, kind: str, name: str, tables: Any, context: Any, origin: str = "the simulation") -> Any:
+        make = self._made.get((kind, name))
+        if make is None:
+            return super().build(kind, name, tables, context, origin)
+        return make(self.settings(kind, name, tables.get(name, {}), origin), context)
+
+
+def watched_storage(file_storage: type[Any]) -> type[Any]:
+    """The storage class, telling the ledger what is durable. Built as `cls(settings, context, filesystem, ledger,
+    node)`."""
+
+    class WatchedStorage(file_storage):  # type: ignore[misc]
+        def __init__(self, settings: Any, context: Any, filesystem: SimFilesystem, ledger: Ledger, node: int) -> None:
+            super().__init__(settings, context, filesystem)
+            self._ledger, self._node = ledger, node
+
+        def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+            found: Recovered = super().open(identity, tail_bytes, alone)
+            self._ledger.recovered(self._node, found)
+            return found
+
+        def save_hard_state(self, state: HardState) -> None:
+            self._ledger.saving(self._node, state)
+            super().save_hard_state(state)
+            self._ledger.saved(self._node, state)
+
+        def append(self, entries: Sequence[Entry]) -> None:
+            self._ledger.appending(self._node, entries)
+            super().append(entries)
+            self._ledger.appended(self._node, entries)
+
+        def read(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:
+            entries: tuple[Entry, ...] = super().read(first, last, max_bytes)
+            self._ledger.read(self._node, entries)
+            return entries
+
+        def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> Any:
+            writer = super().begin_snapshot(meta, replaces_log)
+            if replaces_log:
+                commit = writer.commit
+
+                def committed() -> None:
+                    self._ledger.installing(self._node, meta)
+                    commit()
+                    self._ledger.installed(self._node, meta)
+
+                writer.commit = committed
+            return writer
+
+    return WatchedStorage
+
+
+class SimNode(Node):
+    """`ledger` sees each step; `said` is told what is worth a line of the trace."""
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        registry: Registry,
+        process: Process,
+        clock: SimClock,
+        dice: Dice,
+        disk: SimDisk,
+        ledger: Ledger,
+        said: Callable[[str], None],
+    ) -> None:
+        super().__init__(config, registry=registry, clock=clock, random_generator=dice.generator, disk=lambda _: disk)
+        self._ledger = ledger
+        self._said = said
+        self._watched: Watched
+
+    def _make_group(self, found: Found) -> Group:
+        group = super()._make_group(found)
+        self._watched = Watched(int(self._id), group.raft)
+        self._watch(group)
+        return group
+
+    def _watch(self, group: Group) -> None:
+        pump, apply, ledger = group._pump, group._apply, self._ledger
+
+        def watched_pump() -> None:
+            pump()
+            ledger.look(self._watched)
+
+        def watched_apply(entries: tuple[Entry, ...]) -> None:
+            ledger.applied(self._watched, entries, group.applied.index)
+            apply(entries)
+
+        group._pump = watched_pump  # type: ignore[method-assign]
+        group._apply = watched_apply  # type: ignore[method-assign]
+
+    def _fresh_sessions(self) -> Sessions:
+        sessions = super()._fresh_sessions()
+        apply, ledger, name = sessions.apply, self._ledger, self.name
+
+        def watched_apply(entry: Entry) -> None:
+            apply(entry)
+            if entry.index % HASH_EVERY == 0:
+                ledger.hashed(name, entry.index, sessions.state_hash())
+
+        sessions.apply = watched_apply  # type: ignore[method-assign]
+        return sessions
+
+    def _send(self, message: Message) -> None:
+        self._ledger.sent(int(self._id), message)
+        super()._send(message)
+
+    def _on_lead(self, leads: bool) -> None:
+        self._said(f"{'leads' if leads else 'leads no more'}, term {self.group.raft.term}")
+        super()._on_lead(leads)

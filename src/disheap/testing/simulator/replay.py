@@ -1,0 +1,152 @@
+"""The sequential reference: the committed log, carried out one entry after another by plain lists.
+
+Owns what should have been answered and pushed at each place in the log: replies by (session, seq), pushes by session in
+order, answers to queries after a given index. It shares the wire's words with the product and nothing else: sessions
+are written down here once more (Raft dissertation §6.3), the machine is `testing.heap_model`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from disheap.kernel.types import Entry, EntryKind
+from disheap.protocol import broker
+from disheap.protocol.frames import ENVELOPE, Kind
+from disheap.testing.simulator.reference import Reference, Refused
+
+PRUNE_EVERY = 32
+
+
+class Answer(NamedTuple):
+    """What was replied: `body` is the encoded reply, or the code of the refusal."""
+
+    index: int  # type: ignore[assignment]  # a field; tuple.index is not used
+    ok: bool
+    body: bytes | str
+
+
+class Standing:
+    """One session."""
+
+    def __init__(self, number: int, attachment: int) -> None:
+        self.number = number
+        self.attachment = attachment
+        self.confirmed = 0
+        self.answers: dict[int, Answer] = {}
+
+
+class Replay:
+    """Feed it entries in order. Afterwards `answers`, `pushes` and `attached` say what clients may have seen."""
+
+    def __init__(self, session_shift: int, window: int) -> None:
+        self.index = 0
+        self.now_ms = 0
+        self.machine = Reference()
+        self.model = self.machine.model
+        self.answers: dict[tuple[int, int], Answer] = {}
+        self.applied: dict[tuple[int, int], int] = {}  # how often each command was carried out
+        self.pushes: dict[int, list[tuple[int, bytes]]] = {}
+        self.attached: dict[tuple[int, int], tuple[int, Answer]] = {}  # (session, index) -> (pushes before, reply)
+        self.opened: dict[int, list[int]] = {}  # index -> sessions opened there
+        self.commands = 0
+        self._standings: dict[int, Standing] = {}
+        self._next_session = 1
+        self._term = 0
+        self._shift, self._window = session_shift, window
+
+    # --- entries ---
+
+    def feed(self, entry: Entry) -> None:
+        assert entry.index == self.index + 1
+        self.index = entry.index
+        if entry.term != self._term:
+            self._begin_term(entry.term)
+        self.now_ms = max(self.now_ms, entry.time_ms)
+        self.model.advance(self.now_ms)
+        self._collect()
+        data, position = entry.data if entry.kind == EntryKind.COMMANDS else b"", 0
+        while position < len(data):
+            length, kind, _, number, seq, confirmed = ENVELOPE.unpack_from(data, position)
+            body = data[position + ENVELOPE.size : position + 4 + length]
+            position += 4 + length
+            if kind == Kind.COMMAND:
+                self._command(number, seq, confirmed, body)
+            else:
+                self._control(kind, number, seq, body)
+            self._collect()
+        if self.index % PRUNE_EVERY == 0:
+            self.machine.prune()
+
+    def _begin_term(self, term: int) -> None:
+        self._term = term
+        for standing in self._standings.values():
+            if standing.attachment:
+                standing.attachment = 0
+                self.model.detach(standing.number)
+
+    def _collect(self) -> None:
+        for session, push in self.model.pushed:
+            self.pushes.setdefault(session, []).append((self.index, broker.encode(push)))
+        self.model.pushed = []
+
+    # --- sessions ---
+
+    def _command(self, number: int, seq: int, confirmed: int, body: bytes) -> None:
+        standing = self._standings.get(number)
+        if standing is None:
+            return
+        if confirmed > standing.confirmed:
+            standing.confirmed = confirmed
+            standing.answers = {known: kept for known, kept in standing.answers.items() if known > confirmed}
+        if seq and (seq in standing.answers or seq <= standing.confirmed):
+            return
+        answer = self._carry_out(standing, seq, body)
+        self.commands += 1
+        if seq:
+            standing.answers[seq] = answer
+            self.answers[number, seq] = answer
+            self.applied[number, seq] = self.applied.get((number, seq), 0) + 1
+
+    def _carry_out(self, standing: Standing, seq: int, body: bytes) -> Answer:
+        if seq - standing.confirmed > self._window:
+            return Answer(self.index, False, "window-exceeded")
+        try:
+            reply = self.machine.do(broker.decode_command.decode(body), standing.number)
+        except Refused as refusal:
+            return Answer(self.index, False, str(refusal))
+        return Answer(self.index, True, broker.encode(reply))
+
+    def _control(self, kind: int, number: int, seq: int, body: bytes) -> None:
+        standing = self._standings.get(number)
+        if kind == Kind.OPEN:
+            self._open(seq)
+        elif kind == Kind.ATTACH:
+            self._attach(number, standing, seq, body)
+        elif kind == Kind.CLOSE or (kind == Kind.EXPIRE and standing is not None and standing.attachment == seq):
+            self._end(number)
+        elif kind == Kind.DETACH and standing is not None and standing.attachment == seq:
+            standing.attachment = 0
+            self.model.detach(number)
+
+    def _open(self, attachment: int) -> None:
+        number = max(self._next_session, self.now_ms << self._shift)
+        self._next_session = number + 1
+        self._standings[number] = Standing(number, attachment)
+        self.model.attached[number] = True
+        self.opened.setdefault(self.index, []).append(number)
+        self.attached[number, self.index] = (0, Answer(self.index, True, b""))
+
+    def _attach(self, number: int, standing: Standing | None, attachment: int, body: bytes) -> None:
+        so_far = len(self.pushes.get(number, ()))
+        if standing is None:
+            self.attached[number, self.index] = (so_far, Answer(self.index, False, "session-expired"))
+            return
+        standing.attachment = attachment
+        held = broker.decode_held.decode(body) if body else broker.Held([])
+        deliveries, ended = self.model.attach(number, held)
+        reply = broker.encode(broker.Resumed(deliveries, ended))
+        self.attached[number, self.index] = (so_far, Answer(self.index, True, reply))
+
+    def _end(self, number: int) -> None:
+        if self._standings.pop(number, None) is not None:
+            self.model.expire(number)

@@ -1,0 +1,232 @@
+"""One run: a cluster, its clients, faults, healing, progress, judgement. All of it follows from the seed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+
+from disheap.client.asynchronous import Client
+from disheap.client.driver import Driver
+from disheap.client.url import BrokerUrl
+from disheap.errors import RequestError
+from disheap.plugins import Registry
+from disheap.protocol import broker
+from disheap.runtime.sessions import SESSION_TIME_SHIFT
+from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.faults import Mischief
+from disheap.testing.simulator.loop import Livelock
+from disheap.testing.simulator.replay import Replay
+from disheap.testing.simulator.safety import Violation
+from disheap.testing.simulator.workload import Promises, Worker
+
+LEADER_BOUND_S = 60.0
+"""Virtual time after healing within which a leader has committed in its own term."""
+DRAIN_BOUND_S = 120.0
+"""And every topic is empty."""
+
+
+class Plan(msgspec.Struct, frozen=True):
+    seed: int
+    nodes: int = 0  # 0: the seed says 3 or 5
+    keep_trace: bool = False
+
+
+class Result(msgspec.Struct):
+    seed: int
+    nodes: int = 0
+    violation: str = ""
+    lines: list[str] = []
+    digest: str = ""
+    simulated_s: float = 0.0
+    real_s: float = 0.0
+    operations: int = 0
+    failed_operations: int = 0
+    by_kind: dict[str, int] = {}
+    faults: dict[str, int] = {}
+    entries: int = 0
+    elections: int = 0
+    commands: int = 0
+    deliveries: int = 0
+    checks: int = 0
+    steps: int = 0
+
+
+class Run:
+    def __init__(self, plan: Plan, registry: Registry) -> None:
+        self.plan = plan
+        dice = Dice(plan.seed)
+        count = plan.nodes or dice.pick((3, 3, 5))
+        self.cluster = Cluster(dice.fork(), registry, count, keep_trace=plan.keep_trace)
+        self.promises = Promises()
+        pace_s = dice.pick((0.1, 0.3, 0.6))
+        self.workers = [
+            Worker(self.cluster, self.promises, f"c{number}", dice.fork(), pace_s)
+            for number in range(1, dice.between(2, 4) + 1)
+        ]
+        self.mischief = Mischief(self.cluster, self.workers, dice.fork(), dice.pick((0.5, 1.5, 4.0)))
+        self.duration_s = dice.seconds(15.0, 45.0)
+        self._dice = dice
+
+    def carry_out(self) -> Result:
+        started = time.perf_counter()
+        cluster = self.cluster
+        task = cluster.loop.create_task(self._whole())
+        violation = ""
+        try:
+            cluster.loop.run_until(task.done)
+            task.result()
+            cluster.check_errors()
+            self._judge()
+        except Violation as found:
+            violation = str(found)
+        except Livelock as found:
+            violation = f"livelock: {found}"
+        finally:
+            cluster.loop.close()
+        return self._result(violation, time.perf_counter() - started)
+
+    async def _whole(self) -> None:
+        cluster = self.cluster
+        for host in cluster.hosts:
+            cluster.start(host)
+        for worker in self.workers:
+            worker.start()
+        await self.mischief.make(self.duration_s)
+        self.mischief.heal_all()
+        cluster.check_errors()
+        await self._wait(self._leads, LEADER_BOUND_S, "no leader although all is healed")
+        for worker in self.workers:
+            worker.stop()
+        await self._drain()
+        await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up although all is healed")
+
+    async def _wait(self, holds: Any, bound_s: float, otherwise: str) -> None:
+        loop = self.cluster.loop
+        over_at = loop.now + bound_s
+        while not holds():
+            if loop.now > over_at:
+                self.cluster.fail(f"{otherwise}: {self._standing()}")
+            self._restart_the_fallen()
+            await asyncio.sleep(0.1)
+
+    def _restart_the_fallen(self) -> None:
+        """A supervisor would."""
+        for host in self.cluster.hosts:
+            if host.state == "down":
+                self.cluster.start(host)
+        for worker in self.workers:
+            if worker.process.frozen:
+                worker.process.thaw()
+            if not worker.process.alive and not worker.stopped:
+                worker.start()
+
+    def _leads(self) -> bool:
+        leader = self.cluster.leader()
+        if leader is None:
+            return False
+        group = leader.node.group
+        return group.applied.term == group.raft.term
+
+    def _all_equal(self) -> bool:
+        hosts = [host for host in self.cluster.hosts if host.state == "up" and not host.wiped]
+        if not all(host.has_group for host in hosts):
+            return False
+        return len({host.node.group.applied.index for host in hosts}) == 1
+
+    def _standing(self) -> str:
+        words = []
+        for host in self.cluster.hosts:
+            if host.has_group:
+                raft = host.node.group.raft
+                words.append(
+                    f"{host.name} {host.state} {raft.role.value} term {raft.term} last {raft.last_index} commit "
+                    f"{raft.commit} applied {host.node.group.applied.index}{' ambiguous' if raft.is_ambiguous else ''}"
+                    f"{' wiped' if host.wiped else ''}"
+                )
+            else:
+                words.append(f"{host.name} {host.state}")
+        return "; ".join(words)
+
+    # --- the end ---
+
+    async def _drain(self) -> None:
+        """A client of its own takes everything out of every topic."""
+        cluster = self.cluster
+        process, transport = cluster.client_process("drain")
+        done = process.start(self._take_everything(transport))
+        await self._wait(done.done, DRAIN_BOUND_S, "the topics are not empty although all is healed")
+        done.result()
+
+    async def _take_everything(self, transport: Any) -> None:
+        url = BrokerUrl(self.cluster.addresses(), "sim", 5000, 2.0, DRAIN_BOUND_S, "drain")
+        driver = Driver(url, transport, client="drain", generator=self._dice.fork().generator)
+        client = Client(driver)
+        await driver.open()
+        while True:
+            infos = await client.topics()
+            left = [info for info in infos if info.ready or info.delayed or info.leased]
+            if not left:
+                break
+            for info in left:
+                await self._empty(client, info)
+            await asyncio.sleep(0.5)
+        self.cluster.trace.add("drain", "all topics are empty")
+        await driver.close()
+
+    async def _empty(self, client: Client, info: broker.TopicInfo) -> None:
+        try:
+            for delivery in await client.topic(info.topic).pop(50):
+                await delivery.ack()
+        except RequestError as error:  # another session's own, or deleted meanwhile
+            self.cluster.trace.add("drain", f"{info.topic}: {type(error).__name__}")
+
+    def _judge(self) -> None:
+        cluster = self.cluster
+        replay = Replay(SESSION_TIME_SHIFT, cluster.hosts[0].config.limits.session_window)
+        cluster.history.check(cluster.ledger.log, replay)
+        messages = replay.machine.messages
+        for number, payload in self.promises.enqueued.items():
+            if messages.get(number, ("", b""))[1] != payload:
+                cluster.fail(f"message {number} was confirmed as {payload[:40]!r}, and is {messages.get(number)}")
+        present = {payload for _, payload in messages.values()}
+        for payload, code in self.promises.refused.items():
+            if payload in present:
+                cluster.fail(f"{payload[:40]!r} was refused ({code}), and is there")
+        self._check_twice(replay)
+
+    def _check_twice(self, replay: Replay) -> None:
+        """One command, one message in a topic."""
+        seen: dict[tuple[str, bytes], int] = {}
+        for number, key in replay.machine.messages.items():
+            if key in seen:
+                self.cluster.fail(f"{key[1][:40]!r} is in {key[0]!r} twice: messages {seen[key]} and {number}")
+            seen[key] = number
+
+    def _result(self, violation: str, real_s: float) -> Result:
+        cluster, promises = self.cluster, self.promises
+        return Result(
+            seed=self.plan.seed,
+            nodes=len(cluster.hosts),
+            violation=violation,
+            lines=list(cluster.trace.lines),
+            digest=cluster.trace.digest(),
+            simulated_s=cluster.loop.now,
+            real_s=real_s,
+            operations=promises.operations,
+            failed_operations=promises.failed,
+            by_kind=promises.by_kind,
+            faults=cluster.trace.counts,
+            entries=len(cluster.ledger.log),
+            elections=cluster.ledger.elections,
+            deliveries=cluster.history.deliveries,
+            checks=cluster.ledger.checks,
+            steps=cluster.loop.steps,
+        )
+
+
+def simulate(plan: Plan, registry: Registry | None = None) -> Result:
+    return Run(plan, registry or Registry.load()).carry_out()

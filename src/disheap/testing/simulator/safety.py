@@ -1,0 +1,346 @@
+"""What must hold of the kernels and their disks, after every step (Raft Figure 3; dissertation §4, §6.4).
+
+The ledger sees every entry that is written, every commit, every message, and what each disk has made durable: a mirror
+of each disk is kept here, moved only when a write of the storage has returned. It judges by Raft's own rules and by
+nothing that the product says of itself:
+
+- election safety: one leader a term; a leader never cuts or overwrites its own log
+- log matching: an entry's index and term say what it holds, and what came before it
+- leader completeness: a new leader has every entry committed in an earlier term
+- state-machine safety: one entry an index is applied, committed first; commit and applied indexes never go back
+- committed means durable with a majority; term and vote are durable before a message speaks of them
+- after a restart, everything that was durable is there, or the damage is told
+- one voter at most changes between two memberships; equal state at equal index
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from disheap.interfaces import Recovered
+from disheap.kernel import membership as memberships
+from disheap.kernel.raft import Raft
+from disheap.kernel.types import (
+    NOBODY,
+    AppendReply,
+    Entry,
+    EntryKind,
+    HardState,
+    Index,
+    Membership,
+    Message,
+    SnapshotMeta,
+    Term,
+    VoteReply,
+    VoteRequest,
+)
+
+
+class Violation(BaseException):
+    """A property does not hold. Not an Exception: nothing may catch it and go on."""
+
+
+Where = tuple[int, int]
+"""(index, term) of an entry."""
+
+
+class Mirror:
+    """What one node's disk has made durable, as far as its storage has said so."""
+
+    def __init__(self) -> None:
+        self.hard_state = HardState(Term(0), NOBODY)
+        self.base = 0  # a snapshot stands for everything up to here
+        self.base_term = 0
+        self.terms: list[int] = []  # of base + 1, base + 2, ...
+        self.saving: HardState | None = None
+        self.writing: tuple[Entry, ...] = ()
+        self.installing: SnapshotMeta | None = None
+        self.damaged = False  # somebody spoilt its files
+
+    @property
+    def last(self) -> int:
+        return self.base + len(self.terms)
+
+    def term_at(self, index: int) -> int | None:
+        if index <= self.base:
+            return self.base_term if index == self.base else None
+        return self.terms[index - self.base - 1] if index <= self.last else None
+
+    def holds(self, index: int, term: int) -> bool:
+        """A snapshot beyond it holds it too."""
+        return index <= self.base or self.term_at(index) == term
+
+    def appended(self, entries: Sequence[Entry]) -> None:
+        first = entries[0].index
+        terms = [int(entry.term) for entry in entries if entry.index > self.base]
+        del self.terms[max(0, first - self.base - 1) :]
+        self.terms += terms
+
+    def reset(self, meta: SnapshotMeta) -> None:
+        self.base, self.base_term, self.terms = meta.index, meta.term, []
+
+    def recovered(self, found: Recovered) -> None:
+        """What the disk says after a restart is what is durable."""
+        self.hard_state = found.hard_state
+        self.base, self.base_term = (found.snapshot.index, found.snapshot.term) if found.snapshot else (0, 0)
+        terms = [0] * (found.last_index - found.first_index + 1)
+        for run in found.runs:
+            for index in range(max(run.first, found.first_index), found.last_index + 1):
+                terms[index - found.first_index] = run.term
+        self.terms = terms[max(0, self.base + 1 - found.first_index) :]
+
+
+class Watched:
+    """What the ledger knows of one incarnation of one node."""
+
+    def __init__(self, node: int, raft: Raft) -> None:
+        self.node = node
+        self.raft = raft
+        self.commit = int(raft.commit)
+        self.applied = int(raft.applied)
+        self.led_term = 0
+        self.led_to: Where = (0, 0)
+
+
+class Ledger:
+    """`fail` is told what does not hold, and does not return."""
+
+    def __init__(self, fail: Callable[[str], None], first: Membership) -> None:
+        self.entries: dict[Where, Entry] = {}
+        self.before: dict[Where, int] = {}  # the term of the entry before
+        self.committed: dict[int, tuple[int, int]] = {}  # index -> (term, term in which it was seen committed)
+        self.log: list[Entry] = []  # the committed entries, from 1 on
+        self.leaders: dict[int, int] = {}
+        self.votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
+        self.mirrors: dict[int, Mirror] = {}
+        self.hashes: dict[int, tuple[bytes, str]] = {}  # index -> (hash, who said so first)
+        self.elections = 0
+        self.checks = 0
+        self._fail = fail
+        self._memberships: list[tuple[int, Membership]] = [(0, first)]
+
+    def require(self, holds: bool, otherwise: str) -> None:
+        self.checks += 1
+        if not holds:
+            self._fail(otherwise)
+
+    @property
+    def last_committed(self) -> int:
+        return len(self.log)
+
+    # --- disks ---
+
+    def saving(self, node: int, state: HardState) -> None:
+        mirror = self.mirrors[node]
+        known = mirror.hard_state
+        self.require(state.term >= known.term, f"node {node}: the term on disk goes back to {state.term}")
+        if state.term == known.term:
+            self.require(known.vote in (0, state.vote), f"node {node}: the vote of term {state.term} changes on disk")
+        mirror.saving = state
+
+    def saved(self, node: int, state: HardState) -> None:
+        mirror = self.mirrors[node]
+        mirror.hard_state, mirror.saving = state, None
+
+    def appending(self, node: int, entries: Sequence[Entry]) -> None:
+        """Before the write: log matching, and nothing committed is overwritten."""
+        mirror = self.mirrors[node]
+        mirror.writing = tuple(entries)
+        before = mirror.term_at(entries[0].index - 1)
+        for entry in entries:
+            where = (int(entry.index), int(entry.term))
+            known = self.entries.setdefault(where, entry)
+            self.require(known == entry, f"node {node}: two entries of index {where[0]} and term {where[1]}")
+            if before is not None:
+                first_said = self.before.setdefault(where, before)
+                self.require(first_said == before, f"node {node}: two histories before entry {where}")
+            before = entry.term
+            self.require(entry.term <= mirror.hard_state.term, f"node {node}: entry {where} before its term is durable")
+            committed = self.committed.get(entry.index)
+            self.require(
+                committed is None or committed[0] == entry.term,
+                f"node {node}: overwrites the committed entry {entry.index} of term {committed and committed[0]}",
+            )
+
+    def appended(self, node: int, entries: Sequence[Entry]) -> None:
+        mirror = self.mirrors[node]
+        mirror.writing = ()
+        mirror.appended(entries)
+
+    def installing(self, node: int, meta: SnapshotMeta) -> None:
+        self.mirrors[node].installing = meta
+
+    def installed(self, node: int, meta: SnapshotMeta) -> None:
+        self.mirrors[node].installing = None
+        self.mirrors[node].reset(meta)
+
+    def read(self, node: int, entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            known = self.entries.get((int(entry.index), int(entry.term)))
+            self.require(known == entry, f"node {node}: its disk gives another entry {entry.index} than was written")
+
+    def recovered(self, node: int, found: Recovered) -> None:
+        """Everything that was durable is there, except what a write in flight may have superseded."""
+        mirror = self.mirrors[node]
+        self.require(
+            found.hard_state in (mirror.hard_state, mirror.saving),
+            f"node {node}: comes back with {found.hard_state}, durable was {mirror.hard_state}",
+        )
+        self.read(node, found.tail)
+        if found.snapshot is not None:
+            self._check_snapshot(node, found.snapshot)
+        now = Mirror()
+        now.recovered(found)
+        for index in range(mirror.base + 1, self._certain_up_to(mirror, found) + 1):
+            term = mirror.term_at(index)
+            self.require(
+                now.holds(index, term or 0), f"node {node}: entry {index} of term {term} was durable, and is lost"
+            )
+        self.mirrors[node] = now
+
+    def _certain_up_to(self, mirror: Mirror, found: Recovered) -> int:
+        """A write in flight may have superseded what lies behind its first entry, a snapshot from the leader all that
+        it does not stand for. Damage that looks like a torn tail is told as ambiguous, and may cost entries."""
+        certain = mirror.last
+        if mirror.writing:
+            certain = min(certain, mirror.writing[0].index - 1)
+        if mirror.installing is not None and found.snapshot and found.snapshot.index == mirror.installing.index:
+            certain = min(certain, found.snapshot.index)
+        if mirror.damaged and found.ambiguous_after is not None:
+            certain = min(certain, found.ambiguous_after)
+        return certain
+
+    def wiped(self, node: int) -> None:
+        self.mirrors[node] = Mirror()
+
+    def _check_snapshot(self, node: int, meta: SnapshotMeta) -> None:
+        committed = self.committed.get(meta.index)
+        self.require(
+            committed is None or committed[0] == meta.term,
+            f"node {node}: a snapshot of entry {meta.index} that is not committed",
+        )
+
+    # --- messages ---
+
+    def sent(self, node: int, message: Message) -> None:
+        """Stable storage comes before the answer (§5.1, Figure 2)."""
+        mirror = self.mirrors[node]
+        if isinstance(message, VoteRequest | VoteReply) and message.pre:
+            return
+        durable = mirror.hard_state
+        self.require(
+            durable.term >= message.term,
+            f"node {node}: {type(message).__name__} of term {message.term} before it is durable",
+        )
+        if isinstance(message, VoteReply) and message.granted and durable.term == message.term:
+            self.require(durable.vote == message.target, f"node {node}: a vote goes out before it is durable")
+            candidate = self.votes.setdefault((node, message.term), message.target)
+            self.require(candidate == message.target, f"node {node}: votes twice in term {message.term}")
+        if isinstance(message, AppendReply) and message.success:
+            self.require(
+                message.index <= mirror.last, f"node {node}: acknowledges entry {message.index} before it is durable"
+            )
+
+    # --- kernels ---
+
+    def look(self, watched: Watched) -> None:
+        """After a step of its kernel."""
+        raft = watched.raft
+        commit = raft.commit
+        if commit != watched.commit:
+            self._commit_moved(watched, commit)
+        if raft.is_leader:
+            self._check_leader(watched)
+
+    def _commit_moved(self, watched: Watched, commit: int) -> None:
+        raft, node = watched.raft, watched.node
+        self.require(commit > watched.commit, f"node {node}: its commit index goes back to {commit}")
+        self.require(commit <= raft.last_index, f"node {node}: commits {commit}, and its log ends at {raft.last_index}")
+        first_new = self.last_committed + 1
+        for index in range(watched.commit + 1, commit + 1):
+            term = raft.term_at(Index(index))
+            if term is None:
+                continue  # a snapshot stands for it
+            known = self.committed.get(index)
+            if known is not None:
+                self.require(
+                    known[0] == term, f"node {node}: entry {index} of term {term} committed, was of {known[0]}"
+                )
+            else:
+                self.require(index >= first_new, f"node {node}: entry {index} committed out of turn")
+                self._newly_committed(watched, index, int(term))
+        watched.commit = commit
+
+    def _newly_committed(self, watched: Watched, index: int, term: int) -> None:
+        raft, node = watched.raft, watched.node
+        voters = [int(member.id) for member in raft.membership.members if member.voter]
+        durable = [voter for voter in voters if self.mirrors[voter].holds(index, term)]
+        self.require(
+            2 * len(durable) > len(voters),
+            f"node {node}: commits entry {index} that is durable on {durable} of {voters} only",
+        )
+        if raft.is_leader:
+            self.require(
+                int(raft.term_at(raft.commit) or 0) == raft.term, f"node {node}: commits an old term by counting"
+            )
+        self.committed[index] = (term, int(raft.term))
+        entry = self.entries.get((index, term))
+        self.require(entry is not None, f"entry {index} of term {term} is committed, and nobody wrote it")
+        assert entry is not None
+        self.require(len(self.log) == index - 1, f"entry {index} is committed before {len(self.log) + 1}")
+        self.log.append(entry)
+        if entry.kind == EntryKind.MEMBERSHIP:
+            self._change_membership(index, memberships.decode(entry.data))
+
+    def _change_membership(self, index: int, new: Membership) -> None:
+        old = self._memberships[-1][1]
+        before = {member.id for member in old.members if member.voter}
+        after = {member.id for member in new.members if member.voter}
+        self.require(
+            len(before ^ after) <= 1, f"entry {index} changes voters {sorted(before)} to {sorted(after)} at once"
+        )
+        self._memberships.append((index, new))
+
+    def _check_leader(self, watched: Watched) -> None:
+        raft, node = watched.raft, watched.node
+        term, last = int(raft.term), raft.last_index
+        if watched.led_term != term:
+            self._new_leader(watched, term)
+        index, entry_term = watched.led_to
+        if index:
+            self.require(last >= index, f"node {node}: a leader cuts its own log from {index} to {last}")
+            if last > index:
+                now = raft.term_at(Index(index))
+                self.require(now in (entry_term, None), f"node {node}: a leader overwrites its entry {index}")
+        watched.led_to = (int(last), int(raft.term_at(last) or 0))
+
+    def _new_leader(self, watched: Watched, term: int) -> None:
+        raft, node = watched.raft, watched.node
+        self.elections += 1
+        leader = self.leaders.setdefault(term, node)
+        self.require(leader == node, f"term {term} has two leaders, {leader} and {node}")
+        watched.led_term, watched.led_to = term, (0, 0)
+        for index in range(max(1, raft.first_index), self.last_committed + 1):
+            held, committed_in = self.committed[index]
+            if committed_in < term:
+                found = raft.term_at(Index(index))
+                self.require(found == held, f"node {node} leads term {term} without the committed entry {index}")
+
+    def applied(self, watched: Watched, entries: Sequence[Entry], applied: int) -> None:
+        """Before they are applied."""
+        node = watched.node
+        self.require(entries[0].index <= applied + 1, f"node {node}: applies {entries[0].index} after {applied}")
+        for entry in entries:
+            known = self.committed.get(entry.index)
+            if known is None:
+                self.look(watched)
+                known = self.committed.get(entry.index)
+            self.require(
+                known is not None and known[0] == entry.term, f"node {node}: applies entry {entry.index}, not committed"
+            )
+            same = self.log[entry.index - 1] == entry
+            self.require(same, f"node {node}: applies another entry {entry.index} than was committed")
+
+    def hashed(self, who: str, index: int, digest: bytes) -> None:
+        known, first = self.hashes.setdefault(index, (digest, who))
+        self.require(known == digest, f"{who} has another state after entry {index} than {first}")

@@ -1,0 +1,374 @@
+"""Clients of all kinds: every command there is, through the real asyncio client, over whatever happens to the cluster.
+
+Each client is a process with a program: it does one thing after another, drawn from its own dice, and takes every
+refusal that the product may give. Payloads are unique, so that a message can be told from its repetition. What a client
+was promised is written down: an enqueue that was confirmed, an ack that was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from disheap.client.asynchronous import Client
+from disheap.client.consuming import Consumer, Delivery
+from disheap.client.driver import Driver
+from disheap.client.url import BrokerUrl
+from disheap.errors import (
+    CommandRefused,
+    DisheapError,
+    InternalError,
+    InvalidArgument,
+    ProtocolError,
+    RequestError,
+    UnknownCommand,
+)
+from disheap.protocol import broker
+from disheap.protocol.broker import NewMessage, TopicSettings
+from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.loop import Process
+
+TOPICS: dict[str, TopicSettings] = {
+    "jobs": TopicSettings(),
+    "least": TopicSettings(mode="min"),
+    "brief": TopicSettings(message_ttl_ms=1500),
+    "small": TopicSettings(max_messages=12),
+    "passing": TopicSettings(expires_ms=4000),
+    "fleeting": TopicSettings(auto_delete=True),
+}
+EXCHANGES = {"direct": "direct", "words": "topic", "all": "fanout", "gone": "direct"}
+KEYS = ("a", "a.b", "a.b.c", "b")
+PATTERNS = ("a", "a.*", "#", "*.b.#")
+NEVER = (InvalidArgument, UnknownCommand, InternalError)
+"""Refusals that a correct client never gets from a correct node."""
+
+
+class Promises:
+    """What the product has promised to its clients."""
+
+    def __init__(self) -> None:
+        self.enqueued: dict[int, bytes] = {}
+        self.refused: dict[bytes, str] = {}  # payloads of commands that were refused: nothing of them is there
+        self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
+        self.operations = 0
+        self.failed = 0
+        self.by_kind: dict[str, int] = {}
+
+
+class Worker:
+    """One client process."""
+
+    def __init__(self, cluster: Cluster, promises: Promises, name: str, dice: Dice, pace_s: float) -> None:
+        self.name = name
+        self.cluster = cluster
+        self.promises = promises
+        self.dice = dice
+        self.process: Process
+        self.stopped = False
+        self._pace_s = pace_s
+        self._client: Client
+        self._consumers: list[Consumer] = []
+        self._readers: list[asyncio.Task[None]] = []
+        self._deliveries: list[Delivery] = []
+        self._old_tokens: list[broker.Token] = []
+        self._numbers: list[int] = []
+        self._made = 0
+        self._lives = 0
+
+    def start(self) -> None:
+        self._lives += 1
+        self.process, transport = self.cluster.client_process(self.name)
+        timeout_ms = self.dice.pick((1000, 2000, 5000, 15000))
+        addresses = tuple(self.dice.shuffled(self.cluster.addresses()))
+        url = BrokerUrl(addresses, "sim", timeout_ms, 2.0, self.dice.pick((3.0, 8.0, 30.0)), self.name)
+        self._consumers, self._readers, self._deliveries, self._numbers = [], [], [], []
+        self.process.start(self._live(url, transport, self.dice.fork()))
+
+    def kill(self) -> None:
+        self.cluster.end_client(self.process)
+
+    def stop(self) -> None:
+        """Finish what it is at, and close."""
+        self.stopped = True
+
+    # --- its life ---
+
+    async def _live(self, url: BrokerUrl, transport: Any, dice: Dice) -> None:
+        try:
+            await self._work(url, transport, dice)
+        except Exception as error:
+            self.cluster.trace.note(self.name, repr(error))
+            self.cluster.fail(f"client {self.name} fails: {type(error).__name__}: {error}")
+
+    async def _work(self, url: BrokerUrl, transport: Any, dice: Dice) -> None:
+        while not self.stopped:
+            driver = Driver(url, transport, client="simulated", generator=dice.generator)
+            self._client = Client(driver)
+            try:
+                await driver.open(timeout_s=20.0)
+            except RequestError as error:
+                self._say("cannot connect", error)
+                await driver.close(end_session=False)
+                continue
+            await self._session()
+            await self._end_readers()
+            await driver.close(end_session=self.dice.chance(0.7))
+
+    async def _session(self) -> None:
+        """One client's whole life, of some operations."""
+        for _ in range(self.dice.between(20, 120)):
+            if self.stopped:
+                return
+            await asyncio.sleep(self._pace_s * self.dice.seconds(0.1, 2.0))
+            operation = self.dice.weighted(self._operations())
+            kind = operation.__name__.strip("_")
+            await self._try(kind, operation)
+
+    async def _try(self, kind: str, operation: Callable[[], Awaitable[None]]) -> None:
+        promises = self.promises
+        promises.operations += 1
+        promises.by_kind[kind] = promises.by_kind.get(kind, 0) + 1
+        try:
+            await operation()
+        except NEVER as error:
+            self.cluster.fail(f"client {self.name}: {kind} is refused: {type(error).__name__}: {error}")
+        except ProtocolError as error:
+            self.cluster.fail(f"client {self.name}: {kind}: {type(error).__name__}: {error}")
+        except DisheapError as error:
+            promises.failed += 1
+            self._say(kind, error)
+
+    def _say(self, what: str, error: DisheapError) -> None:
+        self.cluster.trace.add(self.name, f"{what}: {type(error).__name__}")
+        self.cluster.trace.note(self.name, str(error))
+
+    def _operations(self) -> list[tuple[Callable[[], Awaitable[None]], int]]:
+        return [
+            (self._enqueue, 20),
+            (self._enqueue_many, 4),
+            (self._pipeline, 4),
+            (self._publish, 6),
+            (self._cast, 2),
+            (self._pop, 8),
+            (self._subscribe, 4),
+            (self._settle, 20),
+            (self._settle_stale, 2),
+            (self._extend, 3),
+            (self._set_credit, 2),
+            (self._recover, 1),
+            (self._cancel, 3),
+            (self._create_topic, 5),
+            (self._delete_topic, 1),
+            (self._purge, 1),
+            (self._exclusive_topic, 1),
+            (self._exchange, 2),
+            (self._bind, 3),
+            (self._unbind, 1),
+            (self._peek, 3),
+            (self._ask, 3),
+            (self._status, 1),
+            (self._transfer, 1),
+        ]
+
+    # --- what it does ---
+
+    def _payload(self) -> bytes:
+        self._made += 1
+        size = self.dice.weighted(((0, 12), (200, 4), (3000, 1)))
+        return f"{self.name}.{self._lives}.{self._made}.".encode() + b"x" * size
+
+    def _topic(self) -> str:
+        return self.dice.weighted(
+            (("jobs", 8), ("least", 4), ("brief", 2), ("small", 2), ("passing", 1), ("fleeting", 1))
+        )
+
+    def _message(self) -> NewMessage:
+        dice = self.dice
+        priority = dice.pick((0, 1, 5, -3, broker.PRIORITY_MAX, broker.PRIORITY_MIN))
+        delay_ms = dice.weighted(((0, 8), (dice.between(1, 3000), 1)))
+        expires_ms = dice.weighted(((0, 10), (dice.between(1, 4000), 1)))
+        return NewMessage(self._payload(), priority, delay_ms, expires_ms)
+
+    async def _enqueue(self) -> None:
+        one, topic = self._message(), self._topic()
+        command = broker.Enqueue(topic, one.payload, one.priority, one.delay_ms, one.expires_ms)
+        try:
+            reply = await self._client.driver.request(command)
+        except CommandRefused as refusal:
+            self.promises.refused[one.payload] = refusal.code
+            raise
+        self.promises.enqueued[reply.id] = one.payload
+
+    async def _enqueue_many(self) -> None:
+        batch = [self._message() for _ in range(self.dice.between(1, 6))]
+        topic = self._client.topic(self._topic())
+        try:
+            numbers = await topic.enqueue_many(batch)
+        except CommandRefused as refusal:
+            self.promises.refused.update({one.payload: refusal.code for one in batch})
+            raise
+        self.promises.enqueued.update({number: one.payload for number, one in zip(numbers, batch, strict=True)})
+
+    async def _pipeline(self) -> None:
+        topic = self._client.topic("jobs")
+        payloads = [self._payload() for _ in range(self.dice.between(2, 12))]
+        results = await asyncio.gather(*(topic.enqueue(one) for one in payloads), return_exceptions=True)
+        for payload, result in zip(payloads, results, strict=True):
+            if isinstance(result, int):
+                self.promises.enqueued[result] = payload
+            elif not isinstance(result, RequestError):
+                raise result
+
+    async def _publish(self) -> None:
+        dice = self.dice
+        exchange = dice.pick(("", *EXCHANGES))
+        key = dice.pick(("jobs", "least", "small")) if not exchange else dice.pick(KEYS)
+        await self._client.publish(
+            exchange, key, self._payload(), priority=dice.between(-2, 2), mandatory=dice.chance(0.3)
+        )
+
+    async def _cast(self) -> None:
+        self._client.driver.cast(broker.Enqueue(self._topic(), self._payload()))
+
+    async def _pop(self) -> None:
+        dice = self.dice
+        topic = self._client.topic(self._topic())
+        no_ack = dice.chance(0.15)
+        deliveries = await topic.pop(
+            dice.between(1, 4), dice.pick((0, 300, 2000)), dice.pick((0, 800, 4000)), no_ack=no_ack
+        )
+        self._took(deliveries)
+
+    def _took(self, deliveries: list[Delivery]) -> None:
+        for delivery in deliveries:
+            settled = self.promises.settled.get(delivery.id)
+            if settled is not None and delivery.attempts > settled:
+                self.cluster.fail(f"message {delivery.id} is delivered again after its ack under epoch {settled}")
+            if not delivery.settled:
+                self._deliveries.append(delivery)
+
+    async def _subscribe(self) -> None:
+        if len(self._consumers) >= 3:
+            return
+        dice = self.dice
+        consumer = self._client.topic(self._topic()).consume(
+            credit=dice.between(1, 6), credit_bytes=dice.pick((0, 0, 500)), lease_ms=dice.pick((0, 0, 1500, 6000)),
+            no_ack=dice.chance(0.15), exclusive=dice.chance(0.1),
+        )  # fmt: skip
+        await consumer.__aenter__()
+        self._consumers.append(consumer)
+        self._numbers.append(consumer._number or 0)
+        self._readers.append(self.process.start(self._read(consumer)))
+
+    async def _read(self, consumer: Consumer) -> None:
+        try:
+            async for delivery in consumer:
+                self._took([delivery])
+        except RequestError as error:
+            self._say("consumer", error)
+
+    async def _settle(self) -> None:
+        if not self._deliveries:
+            return
+        dice = self.dice
+        for _ in range(dice.between(1, 4)):
+            if not self._deliveries:
+                return
+            delivery = self._deliveries.pop(dice.below(len(self._deliveries)))
+            self._old_tokens = [*self._old_tokens[-10:], delivery.token]
+            how = dice.weighted((("ack", 10), ("nack", 3), ("discard", 1), ("forget", 1)))
+            if how == "ack":
+                await delivery.ack()
+                self.promises.settled[delivery.id] = delivery.attempts
+            elif how != "forget":
+                delay_ms = dice.pick((0, 0, 500)) if how == "nack" else 0
+                await delivery.nack(delay_ms=delay_ms, discard=how == "discard")
+
+    async def _settle_stale(self) -> None:
+        """Tokens of leases that are over, or never were ours."""
+        strange = [(self.dice.between(1, 50), self.dice.between(1, 3)) for _ in range(2)]
+        tokens = [*self._old_tokens[-3:], *strange]
+        command = broker.Ack(tokens) if self.dice.chance(0.5) else broker.Nack(tokens)
+        await self._client.driver.request(command)
+
+    async def _extend(self) -> None:
+        if self._deliveries:
+            await self.dice.pick(self._deliveries).extend(self.dice.pick((0, 1000, 5000)))
+
+    async def _set_credit(self) -> None:
+        if self._consumers:
+            await self.dice.pick(self._consumers).set_credit(self.dice.between(1, 8))
+
+    async def _recover(self) -> None:
+        if self._numbers:
+            await self._client.driver.request(broker.Recover([self.dice.pick(self._numbers)]))
+
+    async def _cancel(self) -> None:
+        if self._consumers:
+            consumer = self._consumers.pop(self.dice.below(len(self._consumers)))
+            if self.dice.chance(0.3):
+                await self._client.driver.request(broker.Cancel(consumer._number or 0, give_back=True))
+            await consumer.aclose()
+
+    async def _create_topic(self) -> None:
+        name = self.dice.pick(list(TOPICS))
+        settings = TOPICS[name] if self.dice.chance(0.9) else TopicSettings(mode="min", max_messages=3)
+        await self._client.driver.request(broker.CreateTopic(name, settings))
+
+    async def _delete_topic(self) -> None:
+        name = self.dice.pick(("passing", "fleeting", "small"))
+        await self._client.delete_topic(name, if_unused=self.dice.chance(0.3), if_empty=self.dice.chance(0.3))
+
+    async def _purge(self) -> None:
+        await self._client.topic(self.dice.pick(("small", "brief"))).purge()
+
+    async def _exclusive_topic(self) -> None:
+        name = f"own-{self.dice.between(1, 2)}"
+        await self._client.create_topic(name, exclusive=True)
+        await self._client.topic(name).enqueue(self._payload())
+        self._took(await self._client.topic(name).pop(1, 0))
+
+    async def _exchange(self) -> None:
+        name = self.dice.pick(list(EXCHANGES))
+        if self.dice.chance(0.2):
+            await self._client.delete_exchange(name, if_unused=self.dice.chance(0.5))
+        else:
+            await self._client.create_exchange(name, kind=EXCHANGES[name], auto_delete=name == "gone")
+
+    async def _bind(self) -> None:
+        exchange = self.dice.pick(list(EXCHANGES))
+        await self._client.bind(exchange, self._topic(), self.dice.pick(PATTERNS))
+
+    async def _unbind(self) -> None:
+        exchange = self.dice.pick(list(EXCHANGES))
+        await self._client.unbind(exchange, self._topic(), self.dice.pick(PATTERNS))
+
+    async def _peek(self) -> None:
+        await self._client.topic(self._topic()).peek(self.dice.between(1, 5))
+
+    async def _ask(self) -> None:
+        kind = self.dice.below(4)
+        if kind == 0:
+            await self._client.stats()
+        elif kind == 1:
+            await self._client.topics()
+        elif kind == 2:
+            await self._client.exchanges()
+        else:
+            await self._client.topic(self._topic()).stats()
+
+    async def _status(self) -> None:
+        await self._client.status()
+
+    async def _transfer(self) -> None:
+        if self.dice.chance(0.5):
+            await self._client.transfer(self.dice.pick(self.cluster.hosts).name)
+        else:
+            await self._client.driver.admin({"op": "snapshot"})
+
+    async def _end_readers(self) -> None:
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
