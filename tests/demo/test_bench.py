@@ -28,7 +28,7 @@ def invoke(*arguments: str, environment_url: str | None = None) -> Result:
     return CliRunner().invoke(
         bench,
         ["--seconds", "0.3", *arguments],
-        obj=Invocation(url=environment_url),
+        obj=Invocation(environment_url=environment_url),
         env={"DISHEAP_URL": environment_url},
         catch_exceptions=False,
     )
@@ -63,6 +63,15 @@ def test_a_cluster_named_by_the_environment_alone_is_not_loaded(url: str) -> Non
     assert json.loads(done.output)["operations"] > 0
     with disheap.sync.connect(url, observer=True) as client:
         assert client.status()["last_index"] <= before + 4  # that client's own session
+
+
+def test_a_cluster_that_is_named_is_measured_though_the_environment_names_it_too(url: str) -> None:
+    with disheap.sync.connect(url) as client:
+        before = client.status()["last_index"]
+    done = invoke("--url", url, "--workload", "round-trip", "--json", environment_url=url)
+    assert json.loads(done.output)["operations"] > 0
+    with disheap.sync.connect(url, observer=True) as client:
+        assert client.status()["last_index"] > before + 4
 
 
 @pytest.mark.timeout(120)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 import msgspec
 
-from disheap.cli.options import URL_VARIABLE, Invocation, client_options, pass_invocation
+from disheap.cli.options import Invocation, pass_invocation, url_option
 
 if TYPE_CHECKING:
     from disheap.cli.bench_figures import Meter, Result
@@ -86,9 +86,10 @@ Workload = Callable[[Run, str], "tuple[Meter, int]"]
     type=click.FloatRange(0.1, SECONDS_MAX),
     default=SECONDS,
     show_default=True,
+    metavar="N",
     help="Measured, for each workload, after a warm-up.",
 )
-@client_options
+@url_option("A cluster that runs, disheap://HOST,HOST. Without it: nodes of its own.")
 @pass_invocation
 def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, window: int, seconds: float) -> None:
     """Measure throughput and latency.
@@ -99,8 +100,7 @@ def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, wi
     Example: disheap bench --workload enqueue --nodes 3 --json
     """
     names = list(WORKLOADS) if workload == "all" else [workload]
-    url = invocation.url if invocation.url != os.environ.get(URL_VARIABLE) else None
-    with _cluster(url, int(nodes)) as (broker_url, count):
+    with _cluster(invocation.url, int(nodes)) as (broker_url, count):
         run = Run(broker_url, os.urandom(payload), window, seconds)
         if not invocation.json:
             click.echo(_heading(run, count))

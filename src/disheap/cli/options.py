@@ -28,15 +28,17 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 
 @dataclass
 class Invocation:
-    """What holds for the whole command line. `url` is None where neither an option nor the environment said one."""
+    """What holds for the whole command line. `url` is None where no option said one: not every command is content with
+    what the environment says."""
 
     url: str | None = None
+    environment_url: str | None = None
     json: bool = False
     verbose: bool = False
 
     @property
     def broker_url(self) -> str:
-        return self.url or DEFAULT_URL
+        return self.url or self.environment_url or DEFAULT_URL
 
 
 pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
@@ -54,16 +56,18 @@ def shared_options(command: F) -> F:
 
 def client_options(command: F) -> F:
     """The shared ones and `--url`."""
-    return shared_options(
-        click.option(
-            "--url",
-            metavar="URL",
-            expose_value=False,
-            is_eager=True,
-            callback=_keep("url"),
-            help=f"The cluster, disheap://HOST,HOST; else {URL_VARIABLE}, else {DEFAULT_URL}.",
-        )(command)
-    )
+    return url_option(f"The cluster, disheap://HOST,HOST; else {URL_VARIABLE}, else {DEFAULT_URL}.")(command)
+
+
+def url_option(text: str) -> Callable[[F], F]:
+    """`--url` with another explanation, and the shared ones."""
+
+    def decorate(command: F) -> F:
+        keep = _keep("url")
+        option = click.option("--url", metavar="URL", expose_value=False, is_eager=True, callback=keep, help=text)
+        return shared_options(option(command))
+
+    return decorate
 
 
 _VERBOSE = "Log more, and show the traceback of an error."
