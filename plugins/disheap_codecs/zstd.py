@@ -46,10 +46,10 @@ GAIN = 16
 
 
 class ZstdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    level: Annotated[int, msgspec.Meta(ge=1, le=19)] = 1
+    level: Annotated[int, msgspec.Meta(ge=1, le=19, description="of zstd; more is smaller and slower")] = 1
     """Compression stands between a command and its fsync; level 1 takes about as long as the fsync of a fast disk."""
 
-    plain_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 20)] = 256
+    plain_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 20, description="blocks under it are not compressed")] = 256
     """Blocks under this many bytes are stored plain: a frame's header eats what it saves."""
 
 

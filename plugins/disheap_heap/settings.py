@@ -26,15 +26,18 @@ POP_MAX = BATCH_MAX
 
 
 class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    payload_bytes: Annotated[int, Meta(ge=1, le=64 << 20)] = 1 << 20
+    payload_bytes: Annotated[int, Meta(ge=1, le=64 << 20, description="of one message, at most")] = 1 << 20
     """The largest payload. A message is copied through log, network and disk as one piece; 1 MiB is some 8 ms of it."""
-    topics: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    topics: Annotated[int, Meta(ge=1, le=10_000_000, description="that exist at once")] = 100_000
     """An empty topic takes about 2 KB, so the default is some 200 MB at worst."""
-    consumers: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    consumers: Annotated[int, Meta(ge=1, le=10_000_000, description="and waiting pops, over all topics")] = 100_000
     """Consumers and waiting pops, over all topics; about 1 KB each."""
-    exchanges: Annotated[int, Meta(ge=1, le=1_000_000)] = 10_000
+    exchanges: Annotated[int, Meta(ge=1, le=1_000_000, description="that exist at once")] = 10_000
     """Far beyond any routing that people draw up by hand."""
-    bindings: Annotated[int, Meta(ge=1, le=10_000_000)] = 100_000
+    bindings: Annotated[int, Meta(ge=1, le=10_000_000, description="over all exchanges")] = 100_000
     """A publish to a topic exchange whose key was not seen lately looks at each of its bindings."""
-    credit_bytes: Annotated[int, Meta(ge=1, le=1 << 40)] = 16 << 20
+    credit_bytes: Annotated[
+        int,
+        Meta(ge=1, le=1 << 40, description="of payload that a consumer holds, where it names no bound"),
+    ] = 16 << 20
     """Payload bytes that a consumer may hold where it names no bound of its own."""
