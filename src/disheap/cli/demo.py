@@ -24,7 +24,12 @@ TASKS_MAX = 100_000
 
 @click.command()
 @click.option(
-    "--tasks", type=click.IntRange(2, TASKS_MAX), default=TASKS, show_default=True, help="How many to publish."
+    "--tasks",
+    type=click.IntRange(2, TASKS_MAX),
+    default=TASKS,
+    show_default=True,
+    metavar="N",
+    help="How many to publish.",
 )
 @shared_options
 @pass_invocation

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that lacks a character is no reason to fail
-    invocation = Invocation(url=os.environ.get(URL_VARIABLE) or None)
+    invocation = Invocation(environment_url=os.environ.get(URL_VARIABLE) or None)
     try:
         result = cli.main(words, prog_name="disheap", standalone_mode=False, obj=invocation)
         sys.stdout.flush()
@@ -116,10 +116,16 @@ def _complain(code: str, text: str, exit_code: int, as_json: bool) -> int:
     return exit_code
 
 
+_PLAINER = {"a valid integer range": "a whole number", "a valid float range": "a number"}
+"""What click calls the types of values, and what people do."""
+
+
 def _usage(error: click.ClickException) -> str:
     """What click found, with the way to the help where the message has no better one."""
     message = failures.one_line(error.format_message()).rstrip(".")
     message = message[:1].lower() + message[1:]
+    for clicks, plain in _PLAINER.items():
+        message = message.replace(clicks, plain)
     if "; " in message:
         return message
     context = error.ctx if isinstance(error, click.UsageError) else None

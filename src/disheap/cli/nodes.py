@@ -96,7 +96,14 @@ def serve(
 
 
 @click.command()
-@click.option("--port", type=click.IntRange(0, 65535), default=DEV_PORT, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=DEV_PORT,
+    show_default=True,
+    metavar="N",
+    help="The port for clients; 0 takes a free one.",
+)
 @click.option("--data", metavar="DIR", help="Keep everything in DIR; without it, in memory.")
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any setting: raft.heartbeat_ms=100.")
 @shared_options

@@ -131,7 +131,7 @@ def _with_parameters(url: BrokerUrl, query: str, shown: str) -> BrokerUrl:
         elif key in _PARAMETERS:
             changes[key] = _read(key, value, shown)
         else:
-            known = ", ".join([*_PARAMETERS, *TLS_FILES, PLUGIN_PREFIX + "..."])
+            known = ", ".join([*_PARAMETERS, *TLS_FILES, PLUGIN_PREFIX + "KEY"])
             raise UrlError(f"{shown}: unknown parameter {key!r}; known are {known}")
     return replace(url, transport_table=table, **changes)
 
