@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, RequestTimeout, request_error
+from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, request_error
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, FrameReader, Goodbye, Hello, Kind, SessionOptions, Status
 from disheap.runtime.connections import ClientConnection
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SESSION_TIMEOUT_MS = 60_000
 """Its connection cannot break while the node leads; after that the session ends by itself, this much later."""
 OPEN_SEQ = 1
+REPLY_BYTES = 1 << 28
+"""The longest reply taken. It is in memory already; the limits of clients' frames say nothing of what nodes send."""
 
 
 class LocalSession:
@@ -29,9 +31,9 @@ class LocalSession:
     certificate_name: str | None = None
 
     def __init__(self, server: Server) -> None:
-        self.ended = False
-        self._reader = FrameReader(server.limits.frame_bytes)
-        self._limit = server.limits.frame_bytes
+        self.ended = False  # it is of no use any more
+        self._closed = False
+        self._reader = FrameReader(REPLY_BYTES)
         self._session = 0
         self._seq = 0
         self._confirmed = 0
@@ -56,10 +58,7 @@ class LocalSession:
         answer: asyncio.Future[bytes] = self._server.loop.create_future()
         self._answers[seq] = answer
         self._port.data_received(frames.envelope(Kind.COMMAND, 0, self._session, seq, self._confirmed, command))
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            raise RequestTimeout("no reply in time; the command may still be carried out") from None
+        return await answer
 
     # --- Connection --------------------------------------------------------------------------------------------------
 
@@ -78,8 +77,9 @@ class LocalSession:
     def resume_reading(self) -> None: ...
 
     def close(self) -> None:
-        if not self.ended:
-            self.ended = True
+        self.ended = True
+        if not self._closed:
+            self._closed = True
             self._server.loop.call_soon(self._port.connection_lost, None)
 
     def abort(self) -> None:

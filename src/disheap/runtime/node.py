@@ -99,6 +99,7 @@ class Node:
         self._ticker: asyncio.TimerHandle | None = None
         self._started_at = 0.0
         self._local: LocalSession | None = None
+        self._opening = asyncio.Lock()  # one session for all that call at once
         self._leader_changed = asyncio.Event()
         self._failed: asyncio.Event = asyncio.Event()
         self._serving = False
@@ -474,12 +475,21 @@ class Node:
         return self._clock.monotonic() - self._started_at
 
     async def _local_session(self) -> LocalSession:
-        if self._local is None or self._local.ended:
-            if not self.group.leads:
-                raise NotLeader(self.leader_address())
-            self._local = LocalSession(self._outlets())
-            await self._local.open()
-        return self._local
+        async with self._opening:
+            if self._local is None or self._local.ended:
+                self._local = await self._open_local_session()
+            return self._local
+
+    async def _open_local_session(self) -> LocalSession:
+        if not self.group.leads:
+            raise NotLeader(self.leader_address())
+        session = LocalSession(self._outlets())
+        try:
+            await session.open()
+        except BaseException:
+            session.close()
+            raise
+        return session
 
 
 def freeze_garbage() -> None:
