@@ -26,6 +26,27 @@ class Disk(Protocol):
         """Finish what was submitted, then end. `done` is called for none of it afterwards."""
 
 
+class WatchedDisk:
+    """A disk whose callers' mistakes are heard of: what `done` raises goes to `fail`, and not only to the loop's log
+    while the node goes on without what should have been done."""
+
+    def __init__(self, disk: Disk, fail: Callable[[BaseException], None]) -> None:
+        self._disk = disk
+        self._fail = fail
+
+    def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        def watched(result: T, error: BaseException | None) -> None:
+            try:
+                done(result, error)
+            except BaseException as failure:
+                self._fail(failure)
+
+        self._disk.submit(work, watched)
+
+    async def close(self) -> None:
+        await self._disk.close()
+
+
 class DiskThread:
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str = "disheap-disk") -> None:
         self._loop = loop

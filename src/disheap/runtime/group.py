@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from disheap.errors import DiskFailed, Overloaded, StorageError
+from disheap.errors import DiskFailed, Overloaded, ProtocolError, StorageError
 from disheap.interfaces import Clock, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
@@ -36,7 +36,7 @@ from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.runtime.clocks import LogClock
-from disheap.runtime.disk import Disk
+from disheap.runtime.disk import Disk, WatchedDisk
 from disheap.runtime.installing import Installer
 from disheap.runtime.reads import Answer, Reads
 from disheap.runtime.sessions import Sessions
@@ -96,7 +96,7 @@ class Group:
         self.failure: BaseException | None = None
         self._storage = storage
         self._loop = loop
-        self._disk = disk
+        self._disk = disk = WatchedDisk(disk, self.fail)
         self._clock = clock
         self._limits = limits
         self._send = send
@@ -150,7 +150,13 @@ class Group:
         self._wake()
 
     def step(self, message: Message) -> None:
-        self.raft.step(message)
+        """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
+        try:
+            self.raft.step(message)
+        except ProtocolError:
+            raise
+        except BaseException as error:
+            self.fail(error)
         self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
@@ -169,7 +175,10 @@ class Group:
 
     def tick(self) -> None:
         """Every `tick_ms`."""
-        self.raft.tick()
+        try:
+            self.raft.tick()
+        except BaseException as error:
+            self.fail(error)
         if self._append_at is not None and self._clock.monotonic() - self._append_at > IDLE_FLUSH_S:
             self._append_at = None
             self._disk.submit(self._storage.flush, self._flushed)
