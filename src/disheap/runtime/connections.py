@@ -43,6 +43,8 @@ class ClientConnection:
         self.asked: list[int] = []
         self.queue: list[bytes] = []
         self.heard = 0.0
+        self.crowded = False  # not read from: too much waits for the log
+        self.clogged = False  # not read from: it does not read what it is sent
         self.paused = False
         self.closed = False
         self.deaf = False  # what it sends is of no use here any more; it will be told where to go
@@ -54,6 +56,7 @@ class ClientConnection:
         self._rest = b""
         self._greeted = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._unsent = 0
 
     # --- Receiver ----------------------------------------------------------------------------------------------------
 
@@ -80,10 +83,12 @@ class ClientConnection:
 
     def writing_paused(self) -> None:
         """It does not read what it is sent: its next commands wait until it does."""
-        self.pause()
+        self.clogged = True
+        self._settle_reading()
 
     def writing_resumed(self) -> None:
-        self.resume()
+        self.clogged = False
+        self._settle_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.closed = True
@@ -207,7 +212,7 @@ class ClientConnection:
             raise MalformedFrame(f"a command of session {envelope.session}, which is not attached to this connection")
         if not envelope.flags & Flags.TRANSIENT or envelope.seq != 0:
             raise MalformedFrame("sequence numbers begin at 1; only transient commands carry 0")
-        self._server.submit_transient(envelope.body, frame)
+        self._server.submit_transient(self, envelope.body, frame)
 
     def _need_leader(self) -> None:
         if not self._server.leads:
@@ -254,12 +259,23 @@ class ClientConnection:
         self.closed = True
         self._connection.close()
 
-    def pause(self) -> None:
-        if not self.paused and not self.closed:
-            self.paused = True
-            self._connection.pause_reading()
+    def crowd(self, crowded: bool) -> None:
+        """Whether there is no room for its commands now."""
+        self.crowded = crowded
+        self._settle_reading()
 
-    def resume(self) -> None:
-        if self.paused:
-            self.paused = False
+    def takes(self) -> bool:
+        """Whether it took anything of what it is sent since the last call."""
+        before, self._unsent = self._unsent, self._connection.buffered()
+        return self._unsent < before
+
+    def _settle_reading(self) -> None:
+        """It is read from when there is neither reason against it."""
+        paused = self.crowded or self.clogged
+        if paused == self.paused or self.closed:
+            return
+        self.paused = paused
+        if paused:
+            self._connection.pause_reading()
+        else:
             self._connection.resume_reading()

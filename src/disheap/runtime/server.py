@@ -91,7 +91,7 @@ class Server(Outlets):
         self._asking: dict[int, tuple[ClientConnection, int]] = {}  # attachment -> who asked, and its number there
         self._heard: dict[int, float] = {}  # of sessions without a connection
         self._swept_at = 0.0
-        self._paused: list[ClientConnection] = []
+        self._crowded: list[ClientConnection] = []
         self._leaving: list[ClientConnection] = []
         self._send_away_at: asyncio.TimerHandle | None = None
         self._queries = 0
@@ -155,15 +155,15 @@ class Server(Outlets):
 
     def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
         self.group.submit(envelopes)
-        if self.group.full() and not connection.paused:
-            connection.pause()
-            self._paused.append(connection)
+        if self.group.full() and not connection.crowded:
+            connection.crowd(True)
+            self._crowded.append(connection)
 
-    def submit_transient(self, body: bytes, frame: bytes) -> None:
+    def submit_transient(self, connection: ClientConnection, body: bytes, frame: bytes) -> None:
         """A command that nobody waits for: not logged where it would do nothing."""
         machine = self.group.sessions.machine
         if not isinstance(machine, Screening) or machine.admits(body):
-            self.group.submit(frame)
+            self.submit(connection, frame)
 
     def ask(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
         """An OPEN, ATTACH or CLOSE: logged under an attachment number drawn here, answered under the client's."""
@@ -256,10 +256,10 @@ class Server(Outlets):
         for connection in self._attached.values():
             if connection.queue:
                 connection.flush()
-        if self._paused and not self.group.full():
-            paused, self._paused = self._paused, []
-            for connection in paused:
-                connection.resume()
+        if self._crowded and not self.group.full():
+            crowded, self._crowded = self._crowded, []
+            for connection in crowded:
+                connection.crowd(False)
 
     # --- leadership and liveness -------------------------------------------------------------------------------------
 
@@ -275,9 +275,9 @@ class Server(Outlets):
         self.of_session.clear()
         self._attached.clear()
         self._asking.clear()
-        self._paused.clear()
+        self._crowded.clear()
         for connection in list(self._connections):
-            connection.resume()
+            connection.crowd(False)
             if connection.session or connection.asked:
                 connection.session = 0
                 connection.deaf = True
@@ -313,8 +313,10 @@ class Server(Outlets):
         connection = self._attached.get(session)
         if connection is None:
             return self._heard.setdefault(session, now)
-        if connection.paused or connection.is_local:
+        if connection.crowded or connection.is_local:
             return now  # it is we who do not listen, or it lives as long as this process
+        if connection.clogged and connection.takes():
+            connection.heard = now  # its pings wait with the rest, but it reads
         return max(connection.heard, self._heard.get(session, 0.0))
 
     def close(self, error: DisheapError) -> None:
