@@ -16,6 +16,7 @@ import msgspec
 
 from disheap.errors import LogDamaged, WrongDirectory
 from disheap.interfaces import Identity
+from disheap.protocol.frames import UNREADABLE
 from disheap_filelog.filesystem import Filesystem, write_file
 
 NAME = "identity"
@@ -41,13 +42,21 @@ def read(filesystem: Filesystem, directory: str) -> Identity:
         file.close()
     body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
     sound = len(data) >= _HEAD.size + _CHECKSUM.size and _CHECKSUM.pack(crc32(body)) == checksum
-    if not sound or body[:4] != MAGIC:
+    fields = _fields(body[_HEAD.size :]) if sound and body[:4] == MAGIC else None
+    if fields is None:
         raise LogDamaged(
             path, 0, "the file that says whose data these are cannot be read",
             "Restore it from a copy, or remove the data directory and let the node join again as a new one; "
             "nothing was changed",
         )  # fmt: skip
-    return Identity(*msgspec.msgpack.decode(body[_HEAD.size :], type=tuple[str, int, str, int]))
+    return Identity(*fields)
+
+
+def _fields(packed: bytes) -> tuple[str, int, str, int] | None:
+    try:
+        return msgspec.msgpack.decode(packed, type=tuple[str, int, str, int])
+    except UNREADABLE:
+        return None
 
 
 def check(stored: Identity, given: Identity, directory: str) -> None:

@@ -280,7 +280,7 @@ def _read_head(file: File, path: str) -> tuple[Stored, int]:
     except ProtocolError as error:
         raise damaged(path, str(error)) from error
     meta = SnapshotMeta(Index(index), Term(term), time_ms, members)
-    codec = data[_HEAD.size : codec_end].decode()
+    codec = data[_HEAD.size : codec_end].decode(errors="replace")
     return Stored(path, meta, codec, data[members_end:size], (), 0, 0, b"", file.size()), size + _CHECKSUM.size
 
 

@@ -15,9 +15,11 @@ import msgspec
 from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionTooOld
 from disheap.interfaces import Effects, MachineContext
 from disheap.protocol import broker
+from disheap.protocol.frames import UNREADABLE
 from disheap_heap import consumers, enqueue, exchanges, leases, queries, snapshot, topics, work
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
+from disheap_heap.words import known_tag
 
 Handler = Callable[[State, int, Any], bytes]
 """(state, session, command) -> reply"""
@@ -80,7 +82,7 @@ class HeapMachine:
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
         try:
             decoded = broker.decode_command.decode(command)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise _unreadable(command, error, COMMAND_TAGS, "command") from None
         state = self._state
         if time_ms > state.now_ms:
@@ -101,7 +103,7 @@ class HeapMachine:
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
         try:
             named = broker.decode_held.decode(held) if held else broker.Held([])
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise InvalidArgument(f"an ATTACH that does not say what is held: {error}") from None
         effects = self._state.start()
         return consumers.attached(self._state, session, named), effects
@@ -127,7 +129,7 @@ class HeapMachine:
         """A transient message that no topic waits for is not worth the log; nor is one that would be refused."""
         try:
             decoded = broker.decode_command.decode(command)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return False
         if isinstance(decoded, broker.Publish):
             exchange = self._state.exchanges.get(decoded.exchange)
@@ -141,7 +143,7 @@ class HeapMachine:
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
         try:
             decoded = broker.decode_query.decode(request)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise _unreadable(request, error, QUERY_TAGS, "query") from None
         return QUERIES[type(decoded)](self._state, decoded)
 
@@ -184,11 +186,11 @@ class HeapMachine:
         }
 
 
-def _unreadable(body: bytes, error: msgspec.DecodeError, tags: dict[Any, str], what: str) -> CommandRefused:
+def _unreadable(body: bytes, error: Exception, tags: dict[Any, str], what: str) -> CommandRefused:
     """What is wrong with a body that does not decode, as precisely as can be told."""
     if not isinstance(error, msgspec.ValidationError):
         return UnknownCommand(f"a {what} that is not one whole msgpack value: {error}")
-    tag = broker.known_tag(body)
-    if isinstance(tag, int) and tag in tags:
+    tag = known_tag(body)
+    if tag in tags:
         return InvalidArgument(f"a field of {tags[tag]} does not fit: {error}")
     return UnknownCommand(f"a {what} with the tag {tag!r} is not known to this version; upgrade the nodes")

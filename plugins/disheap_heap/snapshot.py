@@ -29,6 +29,7 @@ import msgspec
 
 from disheap.errors import SnapshotDamaged
 from disheap.protocol.broker import TopicSettings
+from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
 from disheap_heap.exchanges import Exchange
 from disheap_heap.messages import Message
@@ -82,7 +83,7 @@ def restore(settings: HeapSettings, chunks: Iterable[bytes]) -> State:
     """Raises `SnapshotDamaged`."""
     try:
         return _Restorer(settings).read(_blocks(chunks))
-    except (msgspec.MsgspecError, KeyError, IndexError, TypeError, ValueError) as error:
+    except (*UNREADABLE, KeyError, IndexError, TypeError, ValueError) as error:
         raise SnapshotDamaged(f"the snapshot cannot be read: {type(error).__name__}: {error}") from error
 
 

@@ -15,7 +15,7 @@ from disheap.client.events import Answered, Broken, Event, Lapsed, Pushed, Ready
 from disheap.client.session import Session
 from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, RequestError
 from disheap.protocol import broker
-from disheap.protocol.frames import Flags, Kind, SessionOptions
+from disheap.protocol.frames import UNREADABLE, Flags, Kind, SessionOptions
 
 _RELIEF = frozenset(
     {broker.Ack, broker.Nack, broker.Cancel, broker.Purge, broker.Recover, broker.DeleteTopic}
@@ -230,7 +230,7 @@ class BrokerSession:
 def _decode(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:
     try:
         return decoder.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise MalformedFrame(f"the node sent a body that this version cannot read: {error}") from error
 
 
@@ -238,5 +238,5 @@ def _read_reply(body: bytes) -> broker.Reply | RequestError:
     """A reply that cannot be read says that the command was carried out, but not with what result."""
     try:
         return broker.decode_reply.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         return OutcomeUnknown(f"the reply cannot be read by this version: {error}")

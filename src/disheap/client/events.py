@@ -56,8 +56,10 @@ class Alive(Event, frozen=True):
     """A PONG."""
 
 
-class Broken(Event, frozen=True):
-    """The other side is no node, not ours, or speaks otherwise: nothing more can be done with it. Always the last."""
+class Broken(Event, frozen=True, gc=True):
+    """The other side is no node, not ours, or speaks otherwise: nothing more can be done with it. Always the last.
+
+    Its error remembers the frames that it came through, and they this event: a cycle, for the collector to find."""
 
     error: ProtocolError
 

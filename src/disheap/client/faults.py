@@ -35,7 +35,7 @@ FATAL: dict[str, type[ProtocolError]] = {
 def read_fault(body: bytes) -> RequestError:
     try:
         fault = msgspec.msgpack.decode(body, type=frames.Fault)
-    except msgspec.DecodeError as error:
+    except frames.UNREADABLE as error:
         raise MalformedFrame(f"the node's refusal cannot be read: {error}") from error
     return request_error(fault.code, fault.message)
 
@@ -44,7 +44,7 @@ def read_goodbye(body: bytes) -> frames.Goodbye:
     """Raises the `ProtocolError` that the node says we made."""
     try:
         goodbye = msgspec.msgpack.decode(body, type=frames.Goodbye)
-    except msgspec.DecodeError as error:
+    except frames.UNREADABLE as error:
         raise MalformedFrame(f"the node's goodbye cannot be read: {error}") from error
     if (fatal := FATAL.get(goodbye.code)) is not None:
         raise fatal(goodbye.message)
@@ -55,7 +55,7 @@ def read_welcome(body: bytes, cluster_id: str) -> frames.Welcome:
     """Raises `WrongCluster` where `cluster_id` is known and another."""
     try:
         welcome = msgspec.msgpack.decode(body, type=frames.Welcome)
-    except msgspec.DecodeError as error:
+    except frames.UNREADABLE as error:
         raise MalformedFrame(f"the node's welcome cannot be read: {error}") from error
     if cluster_id and welcome.cluster_id != cluster_id:
         raise WrongCluster(

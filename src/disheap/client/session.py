@@ -316,6 +316,8 @@ class Session:
         elif self.id:
             self._go(Ready(True, index, body), events)
         else:
+            if len(body) < _GRANT.size:
+                raise MalformedFrame(f"a session was granted in {len(body)} bytes; a grant has {_GRANT.size}")
             self.id, self.timeout_ms = _GRANT.unpack_from(body)
             self._go(Ready(False), events)
 

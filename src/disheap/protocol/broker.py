@@ -9,7 +9,7 @@ characters without control characters.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -31,10 +31,16 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What everything here is: an immutable array."""
 
 
+class Exact(Record, frozen=True, forbid_unknown_fields=True):
+    """What goes into the log, with no field more than this version knows. Fields read over could be nested so deep that
+    one replica has the stack for it and another has not, and they would part; and a field that only some replicas
+    understand parts them anyway, which is what `machine_version` is for."""
+
+
 # --- commands (into the log) -----------------------------------------------------------------------------------------
 
 
-class Enqueue(Record, tag=1, frozen=True):
+class Enqueue(Exact, tag=1, frozen=True):
     """Put one message into a topic. `priority` is checked by the machine (`PriorityOutOfRange`). `delay_ms`: not to be
     delivered before. `expires_ms`: dropped when not delivered within (0: never). Reply: `Enqueued`."""
 
@@ -45,21 +51,21 @@ class Enqueue(Record, tag=1, frozen=True):
     expires_ms: int = 0
 
 
-class NewMessage(Record, frozen=True):
+class NewMessage(Exact, frozen=True):
     payload: bytes
     priority: int = 0
     delay_ms: int = 0
     expires_ms: int = 0
 
 
-class EnqueueMany(Record, tag=2, frozen=True):
+class EnqueueMany(Exact, tag=2, frozen=True):
     """All or none. Reply: `EnqueuedMany`."""
 
     topic: str
     messages: Annotated[list[NewMessage], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
-class Publish(Record, tag=3, frozen=True):
+class Publish(Exact, tag=3, frozen=True):
     """Route one message through an exchange ("" is the default exchange: the routing key is the topic's name). Reply:
     `Published`; with `mandatory`, nothing matched is `TopicNotFound`."""
 
@@ -72,7 +78,7 @@ class Publish(Record, tag=3, frozen=True):
     mandatory: bool = False
 
 
-class Subscribe(Record, tag=4, frozen=True):
+class Subscribe(Exact, tag=4, frozen=True):
     """A consumer of a topic for this session. `credit`: most unacknowledged deliveries (1 to CREDIT_MAX).
     `credit_bytes`: the same in payload bytes, 0 for the machine's bound; one message always passes. `no_ack`:
     deliveries are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives. `exclusive`: no other
@@ -86,7 +92,7 @@ class Subscribe(Record, tag=4, frozen=True):
     exclusive: bool = False
 
 
-class SetCredit(Record, tag=5, frozen=True):
+class SetCredit(Exact, tag=5, frozen=True):
     """Reply: `Done`."""
 
     consumer: int
@@ -94,7 +100,7 @@ class SetCredit(Record, tag=5, frozen=True):
     credit_bytes: int = 0
 
 
-class Cancel(Record, tag=6, frozen=True):
+class Cancel(Exact, tag=6, frozen=True):
     """End a consumer (or a Pop's ticket). `give_back`: what it holds goes back at once; otherwise it keeps its leases
     until each is settled (AMQP's rule). Reply: `Done`."""
 
@@ -102,7 +108,7 @@ class Cancel(Record, tag=6, frozen=True):
     give_back: bool = False
 
 
-class Pop(Record, tag=7, frozen=True):
+class Pop(Exact, tag=7, frozen=True):
     """Up to `count` messages: those that are there, then those that come within `wait_ms`. Reply: `Subscribed` (the
     ticket); `Deliver` pushes; `PopDone`."""
 
@@ -113,13 +119,13 @@ class Pop(Record, tag=7, frozen=True):
     no_ack: bool = False
 
 
-class Ack(Record, tag=8, frozen=True):
+class Ack(Exact, tag=8, frozen=True):
     """Settle leases of this session. Stale tokens do nothing. Reply: `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
-class Nack(Record, tag=9, frozen=True):
+class Nack(Exact, tag=9, frozen=True):
     """Give leases back: to their old place, or after `delay_ms`; with `discard` the messages are dropped (later:
     dead-lettered). Reply: `Settled`."""
 
@@ -128,14 +134,14 @@ class Nack(Record, tag=9, frozen=True):
     discard: bool = False
 
 
-class Extend(Record, tag=10, frozen=True):
+class Extend(Exact, tag=10, frozen=True):
     """Leases end `lease_ms` from now (0: with the session). Reply: `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
     lease_ms: Duration = 0
 
 
-class TopicSettings(Record, frozen=True):
+class TopicSettings(Exact, frozen=True):
     """`mode` "max": the largest priority first; "min": the smallest. 0 means no limit. `message_ttl_ms` is the expiry
     of messages that bring none. `expires_ms`: deleted after so long without consumers, pops or re-declaration.
     `auto_delete`: deleted when the last consumer that it had is gone. `exclusive`: owned by the creating session,
@@ -149,7 +155,7 @@ class TopicSettings(Record, frozen=True):
     exclusive: bool = False
 
 
-class CreateTopic(Record, tag=11, frozen=True):
+class CreateTopic(Exact, tag=11, frozen=True):
     """Idempotent: the same settings again are fine (and for an exclusive topic whose owner has no live connection: it
     is taken over); others are `TopicMismatch`; owned by another connected session: `TopicLocked`.
     Reply: `TopicInfo`."""
@@ -158,7 +164,7 @@ class CreateTopic(Record, tag=11, frozen=True):
     settings: TopicSettings = TopicSettings()
 
 
-class DeleteTopic(Record, tag=12, frozen=True):
+class DeleteTopic(Exact, tag=12, frozen=True):
     """Its consumers get `ConsumerEnded`. Reply: `Removed`."""
 
     topic: str
@@ -166,13 +172,13 @@ class DeleteTopic(Record, tag=12, frozen=True):
     if_empty: bool = False
 
 
-class Purge(Record, tag=13, frozen=True):
+class Purge(Exact, tag=13, frozen=True):
     """Drop every ready and delayed message; leased ones stay. Reply: `Removed`."""
 
     topic: str
 
 
-class CreateExchange(Record, tag=14, frozen=True):
+class CreateExchange(Exact, tag=14, frozen=True):
     """`kind`: "direct", "topic" or "fanout". Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted
     with its last binding. Reply: `Done`."""
 
@@ -181,14 +187,14 @@ class CreateExchange(Record, tag=14, frozen=True):
     auto_delete: bool = False
 
 
-class DeleteExchange(Record, tag=15, frozen=True):
+class DeleteExchange(Exact, tag=15, frozen=True):
     """Bindings go with it. No such exchange is fine. Reply: `Done`."""
 
     exchange: str
     if_unused: bool = False
 
 
-class Bind(Record, tag=16, frozen=True):
+class Bind(Exact, tag=16, frozen=True):
     """Reply: `Done`."""
 
     exchange: str
@@ -196,7 +202,7 @@ class Bind(Record, tag=16, frozen=True):
     routing_key: str = ""
 
 
-class Unbind(Record, tag=17, frozen=True):
+class Unbind(Exact, tag=17, frozen=True):
     """Reply: `Done`."""
 
     exchange: str
@@ -204,7 +210,7 @@ class Unbind(Record, tag=17, frozen=True):
     routing_key: str = ""
 
 
-class Recover(Record, tag=18, frozen=True):
+class Recover(Exact, tag=18, frozen=True):
     """Give back everything that these consumers hold (AMQP's basic.recover with requeue). Reply: `Done`."""
 
     consumers: list[int]
@@ -274,9 +280,17 @@ class Removed(Record, tag=70, frozen=True):
     count: int
 
 
+if TYPE_CHECKING:
+    SeenSettings = TopicSettings
+else:
+
+    class SeenSettings(TopicSettings, frozen=True, forbid_unknown_fields=False):
+        """The settings in a reply: a client reads over what nodes of a later version add."""
+
+
 class TopicInfo(Record, tag=71, frozen=True):
     topic: str
-    settings: TopicSettings
+    settings: SeenSettings
     ready: int
     delayed: int
     leased: int
@@ -425,7 +439,7 @@ class ListExchanges(Record, tag=132, frozen=True):
 Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges
 
 
-class Held(Record, frozen=True):
+class Held(Exact, frozen=True):
     """The body of an ATTACH: the tokens that the client holds, the tickets of pops that it waits for, and its
     consumers; those of the latter two that are no more come back in `Resumed.ended`."""
 
@@ -441,12 +455,3 @@ decode_query: msgspec.msgpack.Decoder[Query] = msgspec.msgpack.Decoder(Query)
 decode_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 decode_push: msgspec.msgpack.Decoder[Push] = msgspec.msgpack.Decoder(Push)
 decode_held: msgspec.msgpack.Decoder[Held] = msgspec.msgpack.Decoder(Held)
-
-
-def known_tag(body: bytes) -> Any:
-    """The tag of a body, for an error about one that does not decode; None where it has none."""
-    try:
-        value = msgspec.msgpack.decode(body)
-    except msgspec.DecodeError:
-        return None
-    return value[0] if isinstance(value, list) and value else None

@@ -80,6 +80,10 @@ class Kind(IntEnum):
     PEER_MESSAGE = 34
 
 
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What decoding rubbish raises: msgspec's own errors, and two that it lets through (a text that is no UTF-8, arrays in
+arrays beyond what the stack holds)."""
+
 CLIENT_ENVELOPES = frozenset({Kind.COMMAND, Kind.OPEN, Kind.ATTACH, Kind.CLOSE})
 
 

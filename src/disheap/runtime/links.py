@@ -62,18 +62,24 @@ class _Handshaking:
     def _greeting(self, kind: int, expected: Kind, frame: bytes) -> NodeId:
         assert self._connection is not None
         if kind == Kind.GOODBYE:
-            goodbye = msgspec.msgpack.decode(frames.open_plain(frame), type=Goodbye)
-            raise WrongCluster(f"the other node refused the connection: {goodbye.message}")
+            raise WrongCluster(f"the other node refused the connection: {_reason(frame)}")
         if kind != expected:
             raise MalformedFrame(f"the first frame is of kind {kind}, not {expected.name}; is this a client's port?")
         try:
             hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=PeerHello)
-        except msgspec.MsgspecError as error:
+        except frames.UNREADABLE as error:
             raise MalformedFrame(f"a node's hello cannot be read: {error}") from error
         peer = self._owner.check_hello(hello, self._connection.certificate_name)
         self._greeted = True
         self._reader.limit = self._frame_bytes
         return peer
+
+
+def _reason(frame: bytes) -> str:
+    try:
+        return msgspec.msgpack.decode(frames.open_plain(frame), type=Goodbye).message
+    except frames.UNREADABLE:
+        return "it gave no reason that could be read"
 
 
 class IncomingLink(_Handshaking):
@@ -194,7 +200,7 @@ class OutgoingLink(_Handshaking):
                 if peer != self.peer:
                     raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
                 self._reason = ""
-        except (ProtocolError, msgspec.MsgspecError) as error:
+        except ProtocolError as error:
             self._say(str(error))
             self._connection.abort()
 

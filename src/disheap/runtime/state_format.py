@@ -13,6 +13,7 @@ from typing import TypeVar
 import msgspec
 
 from disheap.errors import SnapshotDamaged
+from disheap.protocol.frames import UNREADABLE
 
 _LENGTH = Struct("<I")
 RECORD_BYTES = 256 << 20  # no record of ours comes near; a larger length is damage
@@ -62,7 +63,7 @@ class Reader:
             raise SnapshotDamaged(f"a record of {length} bytes stands in the snapshot's session table; none is so long")
         try:
             return msgspec.msgpack.decode(self._take(length), type=kind)
-        except msgspec.DecodeError as error:
+        except UNREADABLE as error:
             raise SnapshotDamaged(f"the snapshot's session table cannot be read: {error}") from error
 
     def rest(self) -> Iterator[bytes]:

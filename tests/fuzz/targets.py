@@ -1,0 +1,372 @@
+"""The entry points. A target takes any bytes and returns; whatever else it does is a bug.
+
+Each knows which errors its parser may raise, and asks a little more than that nothing breaks: that what was cut can be
+put together again, that what was decoded says the same when encoded, that a refusal changed nothing, that what goes
+into the log can be applied. `seeds` are good inputs, from which mutations start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import msgspec
+
+from disheap.client.broker_session import Arrived, BrokerSession, Opaque, Replied
+from disheap.client.session import State
+from disheap.client.url import parse
+from disheap.errors import (
+    CodecError,
+    CommandRefused,
+    FrameTooLarge,
+    MalformedFrame,
+    ProtocolError,
+    SnapshotDamaged,
+    UrlError,
+    VersionTooOld,
+)
+from disheap.interfaces import CodecContext, MachineContext
+from disheap.kernel import membership
+from disheap.kernel.types import (
+    AppendReply,
+    AppendRequest,
+    Entry,
+    EntryKind,
+    Heartbeat,
+    HeartbeatReply,
+    Index,
+    Member,
+    Membership,
+    Message,
+    NodeId,
+    SnapshotMeta,
+    SnapshotReply,
+    SnapshotRequest,
+    Term,
+    TimeoutNow,
+    VoteReply,
+    VoteRequest,
+)
+from disheap.protocol import broker, frames, peers
+from disheap.protocol.frames import FrameReader, Kind, SessionOptions, Status
+from disheap.protocol.peers import PeerHello
+from disheap.runtime.links import IncomingLink, OutgoingLink
+from disheap_codecs.zstd import ZstdCodec, ZstdSettings
+from disheap_heap.machine import HeapMachine
+from disheap_heap.samples import sample_commands
+from disheap_heap.settings import HeapSettings
+from tests.fuzz.doubles import CLUSTER, Owner, ServedNode, StillLoop, Wire
+from tests.fuzz.files import FILE_SEEDS, open_mangled
+
+RAW_LIMIT = 1 << 16
+CUTS = (1, 3, 7, 64, 1 << 20)
+
+
+@dataclass(frozen=True)
+class Target:
+    run: Callable[[bytes], None]
+    seeds: Sequence[bytes]
+
+
+def pieces(data: bytes) -> tuple[bytes, list[bytes]]:
+    """The first byte says into how large pieces the rest is cut, as a socket might."""
+    step, rest = CUTS[data[0] % len(CUTS)] if data else 1, data[1:]
+    return rest, [rest[at : at + step] for at in range(0, len(rest), step)]
+
+
+# --- frames and messages between nodes ---
+
+
+def frame_reader(data: bytes) -> None:
+    whole, chunks = pieces(data)
+    reader, got = FrameReader(), b""
+    try:
+        for chunk in chunks:
+            got += b"".join(frame for _, frame in reader.frames(chunk))
+            assert len(reader._rest) <= frames.LENGTH_BYTES + reader.limit, "more is kept than the limit allows"
+    except (MalformedFrame, FrameTooLarge):
+        return
+    assert got + reader._rest == whole, "what was cut does not make up what came"
+
+
+def peer_message(data: bytes) -> None:
+    try:
+        group, message = peers.decode(data)
+    except ProtocolError:
+        return
+    assert peers.decode(peers.encode(group, message)) == (group, message), "it says something else when sent on"
+
+
+def members(data: bytes) -> None:
+    try:
+        found = membership.decode(data)
+    except ProtocolError:
+        return
+    assert membership.decode(membership.encode(found)) == found
+
+
+MEMBERS = Membership((Member(NodeId(1), True, b"n1"), Member(NodeId(2), True, b"n2"), Member(NodeId(3), False, b"")))
+_ENVELOPE = frames.envelope(Kind.COMMAND, 0, 7, 1, 0, b"body")
+_ENDS = (NodeId(2), NodeId(1), Term(3))
+MESSAGES: list[Message] = [
+    VoteRequest(*_ENDS, Index(4), Term(2), True, False),
+    VoteReply(*_ENDS, True, False),
+    AppendRequest(*_ENDS, Index(4), Term(2), (), Index(3)),
+    AppendRequest(
+        *_ENDS, Index(4), Term(2),
+        (Entry(Term(3), Index(5), EntryKind.COMMANDS, 9, _ENVELOPE), Entry(Term(3), Index(6), EntryKind.NOOP, 9, b"")),
+        Index(4),
+    ),
+    AppendReply(*_ENDS, False, Index(4), Index(2), Term(1)),
+    Heartbeat(*_ENDS, Index(4), 17),
+    HeartbeatReply(*_ENDS, 17),
+    SnapshotRequest(*_ENDS, SnapshotMeta(Index(9), Term(3), 99, MEMBERS), 64, b"piece", True),
+    SnapshotReply(*_ENDS, Index(9), 69, True, False),
+    TimeoutNow(*_ENDS),
+]  # fmt: skip
+HELLO = PeerHello(CLUSTER, 2, "n2", 5, 1, "n2:8400", "heap", (1, 1))
+
+
+def incoming_link(data: bytes) -> None:
+    """What a peer sends, before and after its hello. One byte says whether it greets first."""
+    link = IncomingLink(Owner(), 1 << 16, StillLoop())
+    _receive(link, data, frames.hello(Kind.PEER_HELLO, HELLO))
+
+
+def outgoing_link(data: bytes) -> None:
+    link = OutgoingLink(Owner(), 1 << 16, NodeId(2), lambda: "n2:8300", None)  # type: ignore[arg-type]
+    _receive(link, data, frames.hello(Kind.PEER_WELCOME, HELLO))
+
+
+def _receive(link: Any, data: bytes, greeting: bytes) -> None:
+    """A bad frame ends its own connection; until then nothing but `data_received` is called."""
+    wire = Wire()
+    link.connection_made(wire)
+    if data[:1] > b"\x40":
+        link.data_received(greeting)
+    for chunk in pieces(data)[1]:
+        if wire.closed:
+            break
+        link.data_received(chunk)
+    link.connection_lost(None)
+
+
+# --- what clients send ---
+
+
+def client_connection(data: bytes) -> None:
+    """To a node that leads: what is taken goes into the log, and everything in the log can be applied."""
+    node = ServedNode()
+    wire = node.connect()
+    if data[:1] > b"\x40":
+        node.greet(wire)
+    if data[:1] > b"\x80":
+        node.open(wire)
+    for chunk in pieces(data)[1]:
+        if wire.closed:
+            break
+        wire.receiver.data_received(chunk)
+    wire.receiver.connection_lost(None)
+    node.check_bystander()
+
+
+def heap_command(data: bytes) -> None:
+    """A command of one session in a machine where something is in every state."""
+    machine = _busy_machine()
+    before = machine.state_hash()
+    try:
+        machine.apply(1000, 1000, 1, data)
+    except CommandRefused:
+        assert machine.state_hash() == before, "refused, and the state is another"
+        return
+    restored = HeapMachine(HeapSettings(), MachineContext())
+    restored.restore(iter([b"".join(machine.snapshot())]))
+    assert restored.state_hash() == machine.state_hash(), "its snapshot is another state"
+
+
+def heap_query(data: bytes) -> None:
+    machine = _busy_machine()
+    before = machine.state_hash()
+    try:
+        broker.decode_reply.decode(machine.query(5000, 1, data))
+    except CommandRefused:
+        pass
+    assert machine.state_hash() == before
+
+
+def heap_attach(data: bytes) -> None:
+    try:
+        reply, _ = _busy_machine().session_attached(1, data)
+    except CommandRefused:
+        return
+    broker.decode_reply.decode(reply)
+
+
+def _busy_machine() -> HeapMachine:
+    machine = HeapMachine(HeapSettings(), MachineContext())
+    machine.restore(iter([BUSY]))
+    return machine
+
+
+def _busy_snapshot() -> bytes:
+    machine = HeapMachine(HeapSettings(), MachineContext())
+    for session in (1, 2):
+        machine.session_opened(session)
+        machine.session_attached(session, b"")
+    for index, command in enumerate(sample_commands(), 1):
+        try:
+            machine.apply(index, 1000, 1 + index % 2, command)
+        except CommandRefused:
+            pass
+        machine.advance(1000, 10_000)
+    return b"".join(machine.snapshot())
+
+
+BUSY = _busy_snapshot()
+_QUERIES = [broker.Peek("t", 10, True, True), broker.DescribeTopic("t"), broker.ListTopics(), broker.GetStats()]
+_HELD = [broker.Held([(1, 1), (2, 1)], [1], [1, 2]), broker.Held([])]
+
+
+# --- what a node sends to clients ---
+
+
+def client_session(data: bytes) -> None:
+    """`receive` never raises, and no waiter is answered twice."""
+    session = BrokerSession(SessionOptions(5000))
+    session.connected()
+    number = (1 << 62) + 1
+    if data[:1] > b"\x40":
+        session.receive(frames.plain(Kind.WELCOME, msgspec.msgpack.encode(_WELCOME)))
+    if data[:1] > b"\x80":
+        session.receive(frames.reply(Kind.REPLY, Status.OK, number, 1, (7).to_bytes(8, "little") + bytes(4)))
+        session.send(broker.Enqueue("t", b"x"), "enqueue")
+        session.send(broker.Subscribe("t", 5), "subscribe")
+        session.send(broker.Pop("t"), "pop")
+        session.query(broker.GetStats(), "stats")
+        session.admin({"op": "status"}, "status")
+    answered: list[Any] = []
+    for chunk in pieces(data)[1]:
+        if session.session.state is State.OFFLINE:
+            break  # it has said that nothing more is to be taken from this connection
+        for event in session.receive(chunk):
+            if isinstance(event, Replied | Opaque):
+                answered.append(event.waiter)
+            if isinstance(event, Arrived):
+                assert isinstance(event.push, broker.Deliver | broker.PopDone | broker.ConsumerEnded)
+    session.disconnected()
+    assert len(answered) == len(set(answered)), "one request, two answers"
+
+
+_WELCOME = frames.Welcome(CLUSTER, "n1", True, "", ["n1:8400"], "heap", 1, 1 << 20, 64)
+_RESUMED = broker.Resumed([broker.Deliver(1, 1, 1, 0, 9, b"x")], [broker.PopDone(3, 0)])
+_FROM_NODE = [
+    frames.plain(Kind.WELCOME, msgspec.msgpack.encode(_WELCOME)),
+    frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(frames.Goodbye("not-leader", "go", "n2:8400"))),
+    frames.plain(Kind.PING),
+    frames.plain(Kind.PONG),
+    frames.reply(Kind.REPLY, Status.OK, (1 << 62) + 1, 1, (7).to_bytes(8, "little") + (5000).to_bytes(4, "little")),
+    frames.reply(Kind.REPLY, Status.OK, 1, 5, broker.encode(broker.Enqueued(1))),
+    frames.reply(Kind.REPLY, Status.OK, 2, 6, broker.encode(broker.Subscribed(2))),
+    frames.reply(Kind.REPLY, Status.OK, 3, 7, broker.encode(broker.Subscribed(3))),
+    frames.reply(Kind.REPLY, Status.ERROR, 1, 5, msgspec.msgpack.encode(frames.Fault("overloaded", "later"))),
+    frames.reply(Kind.ANSWER, Status.OK, 1, 5, broker.encode(broker.Stats(*range(9)))),
+    frames.reply(Kind.ANSWER, Status.OK, 2, 5, msgspec.msgpack.encode({"role": "leader"})),
+    frames.push(8, broker.encode(broker.Deliver(2, 1, 1, -3, 99, b"payload", 500))),
+    frames.push(9, broker.encode(broker.PopDone(3, 1))),
+    frames.push(9, broker.encode(broker.ConsumerEnded(2, "deleted"))),
+    frames.reply(Kind.REPLY, Status.OK, (1 << 62) + 2, 1, broker.encode(_RESUMED)),
+]
+
+
+def url(data: bytes) -> None:
+    try:
+        found = parse(data.decode("utf-8", "replace"))
+    except UrlError:
+        return
+    assert found.addresses
+    assert all(address.rpartition(":")[2].isdigit() for address in found.addresses)
+
+
+# --- what lies on the disk ---
+
+
+def heap_snapshot(data: bytes) -> None:
+    machine = HeapMachine(HeapSettings(), MachineContext())
+    try:
+        machine.restore(iter([data[at : at + 100] for at in range(0, len(data), 100)]))
+    except SnapshotDamaged:
+        pass
+
+
+def session_table(data: bytes) -> None:
+    """The whole state, as it comes out of a snapshot."""
+    try:
+        ServedNode().sessions.restore(iter([data]))
+    except (SnapshotDamaged, VersionTooOld):
+        pass
+
+
+def zstd(data: bytes) -> None:
+    try:
+        raw = _ZSTD.open_stream(b"\x01", None).decode(data, 0, RAW_LIMIT)  # type: ignore[arg-type]
+    except CodecError:
+        return
+    assert len(raw) <= RAW_LIMIT
+
+
+_ZSTD = ZstdCodec(ZstdSettings(), CodecContext(Random(1)))
+_COMPRESSED = [
+    ZstdCodec(ZstdSettings(level=level, plain_bytes=0), CodecContext(Random(1))).new_stream(None)[1].encode(raw, 0)  # type: ignore[arg-type]
+    for level in (1, 19)
+    for raw in (b"", b"a" * 5000, bytes(range(256)) * 40)
+]
+
+
+def _streams(*found: bytes) -> list[bytes]:
+    """Each alone and all in a row, behind the byte that says how they are cut and what was said before."""
+    return [bytes([first]) + data for first in (4, 0x54, 0x92) for data in (*found, b"".join(found))]
+
+
+_HELLO_FRAME = frames.hello(Kind.PEER_HELLO, HELLO)
+_PEER_FRAMES = [peers.encode(0, message) for message in MESSAGES]
+_CLIENT_FRAMES = [
+    frames.hello(Kind.HELLO, frames.Hello(CLUSTER, "fuzz")),
+    frames.envelope(Kind.OPEN, 0, 0, 1, 0, msgspec.msgpack.encode(SessionOptions(5000, "label"))),
+    frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION, 1, 0, broker.encode(_HELD[0])),
+    *(frames.envelope(Kind.COMMAND, 0, ServedNode.SESSION, 1 + n, n, c) for n, c in enumerate(sample_commands())),
+    frames.envelope(Kind.COMMAND, 2, ServedNode.SESSION, 0, 0, broker.encode(broker.Enqueue("t", b"transient"))),
+    *(frames.request(Kind.QUERY, 5, broker.encode(query)) for query in _QUERIES),
+    frames.request(Kind.ADMIN, 6, msgspec.msgpack.encode({"op": "status"})),
+    frames.plain(Kind.PING),
+    frames.envelope(Kind.CLOSE, 1, ServedNode.SESSION, 9, 0),
+]
+_STATE = b"".join(ServedNode().sessions.snapshot())
+
+TARGETS: dict[str, Target] = {
+    "frame_reader": Target(frame_reader, _streams(*_PEER_FRAMES[:4], frames.plain(Kind.PING))),
+    "peer_message": Target(peer_message, _PEER_FRAMES),
+    "members": Target(members, [membership.encode(MEMBERS), membership.encode(Membership(()))]),
+    "incoming_link": Target(incoming_link, _streams(_HELLO_FRAME, *_PEER_FRAMES)),
+    "outgoing_link": Target(
+        outgoing_link, _streams(frames.hello(Kind.PEER_WELCOME, HELLO), _FROM_NODE[1], frames.plain(Kind.PING))
+    ),
+    "client_connection": Target(client_connection, _streams(*_CLIENT_FRAMES)),
+    "heap_command": Target(heap_command, sample_commands()),
+    "heap_query": Target(heap_query, [broker.encode(query) for query in _QUERIES]),
+    "heap_attach": Target(heap_attach, [broker.encode(held) for held in _HELD]),
+    "client_session": Target(client_session, _streams(*_FROM_NODE)),
+    "url": Target(
+        url,
+        [
+            b"disheap://a,b:8400?session_timeout_ms=5000&label=x",
+            b"disheaps://[::1]:1/?cafile=/a;disheaps://h",
+            b"disheap://",
+        ],
+    ),
+    "heap_snapshot": Target(heap_snapshot, [BUSY, BUSY[: len(BUSY) // 2]]),
+    "session_table": Target(session_table, [_STATE, _STATE[:20]]),
+    "zstd": Target(zstd, _COMPRESSED),
+    "files": Target(open_mangled, FILE_SEEDS),
+}
