@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 import subprocess
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -306,3 +307,34 @@ def test_as_many_files_may_be_open_as_there_may_be_connections(
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: given.append(pair))
     hosting.allow_open_files(wanted)
     assert given == ([expected] if expected else [])
+
+
+def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_node_id(tmp_path: Path) -> None:
+    """With RAFT_JOIN_ADDRESSES members are addresses; people know them by NODE_ID all the same."""
+    ports = free_ports(6)
+    peers, clients = (sorted(f"127.0.0.1:{port}" for port in half) for half in (ports[:3], ports[3:]))
+
+    def environ(number: int) -> dict[str, str]:
+        return {
+            "NODE_ID": f"n{number}",
+            "RAFT_BIND": peers[number - 1],
+            "RAFT_ADVERTISE": peers[number - 1],
+            "BOOTSTRAP": "true",
+            "RAFT_JOIN_ADDRESSES": ",".join(peer for peer in peers if peer != peers[number - 1]),
+            "DISHEAP_CLIENT_LISTEN": clients[number - 1],
+            "DISHEAP_DATA_DIR": str(tmp_path / f"n{number}"),
+            "DISHEAP_LOG_JSON": "true",
+        }
+
+    with ExitStack() as stack:
+        nodes = [stack.enter_context(running("serve", environ=environ(number))) for number in (1, 2, 3)]
+        for node in nodes:
+            logged(node, "leader")
+        url = f"disheap://{clients[0]}"
+        assert run("transfer", "n2", "--url", f"disheap://{','.join(clients)}").text == "n2 leads\n"
+        shown = run("status", "--json", "--url", url).json
+        assert (shown["leader"], [row["node"] for row in shown["nodes"]]) == ("n2", ["n1", "n2", "n3"])
+        assert [row["client_address"] for row in shown["nodes"]] == clients
+        nodes[2].stop()
+        rows = run("status", "--json", "--url", url).json["nodes"]
+        assert [(row["node"], "error" in row) for row in rows] == [("n1", False), ("n2", False), ("n3", True)]

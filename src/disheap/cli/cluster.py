@@ -85,14 +85,14 @@ def transfer(invocation: Invocation, /, node: str) -> None:
 def _ask_all(url: BrokerUrl) -> list[Row]:
     """First the addresses of the URL, then those that the nodes name. Raises `ConnectionLost` when nobody answers."""
     answers = _ask_each(url, url.addresses)
-    found = {row["node"]: row for row in answers.values() if "error" not in row}
+    found = {row["node_id"]: row for row in answers.values() if "error" not in row}
     if not found:
         raise ConnectionLost("; ".join(f"{address}: {row['error']}" for address, row in answers.items()))
-    members = {member["name"]: member for row in found.values() for member in row["members"]}
-    missing = {name: member["client_address"] for name, member in members.items() if name not in found}
-    asked = _ask_each(url, [address for address in missing.values() if address])
-    found |= {row["node"]: row for row in asked.values() if "error" not in row and row["node"] in missing}
-    return [found[name] if name in found else _absent(name, missing[name], asked) for name in members]
+    members = {member["id"]: member for row in found.values() for member in row["members"]}
+    missing = {number: member for number, member in members.items() if number not in found}
+    asked = _ask_each(url, [member["client_address"] for member in missing.values() if member["client_address"]])
+    found |= {row["node_id"]: row for row in asked.values() if "error" not in row and row["node_id"] in missing}
+    return [found[number] if number in found else _absent(members[number], asked) for number in members]
 
 
 def _ask_each(url: BrokerUrl, addresses: Iterable[str]) -> dict[str, Row]:
@@ -110,7 +110,7 @@ def _ask(url: BrokerUrl, address: str) -> Row:
             answer = client.status()
     except (RequestError, _NoAnswer) as error:
         return {"error": str(error).rpartition(f"{address}: ")[2]}  # without what the row says already
-    own = next(member for member in answer["members"] if member["name"] == answer["node"])
+    own = next(member for member in answer["members"] if member["id"] == answer["node_id"])
     return answer | {"client_address": own["client_address"] or address}
 
 
@@ -133,9 +133,10 @@ def _dial_once(url: BrokerUrl) -> Dial:
     return once
 
 
-def _absent(name: str, address: str, asked: dict[str, Row]) -> Row:
+def _absent(member: Row, asked: dict[str, Row]) -> Row:
+    address = member["client_address"]
     error = asked.get(address, {}).get("error", "its client address is not known" if not address else "another answers")
-    return {"node": name, "client_address": address, "error": error}
+    return {"node": member["name"], "client_address": address, "error": error}
 
 
 def _leader(rows: list[Row]) -> str | None:

@@ -47,7 +47,7 @@ async def status(node: Node) -> dict[str, Any]:
         "version": __version__,
         "role": raft.role.value,
         "term": raft.term,
-        "leader": node.book.name(group.leader),
+        "leader": node.book.label(group.leader),
         "leader_address": node.client_address_of(group.leader),
         "commit_index": raft.commit,
         "applied_index": group.applied.index,
@@ -79,7 +79,7 @@ def _members(node: Node) -> list[dict[str, Any]]:
         rows.append(
             {
                 "id": member,
-                "name": node.book.name(member),
+                "name": node.book.label(member),
                 "peer_address": node.book.peer(member),
                 "client_address": node.client_address_of(member),
                 "connected": node.is_connected(member),
@@ -104,7 +104,7 @@ async def _transfer(node: Node, target: str) -> dict[str, Any]:
             await node.wait_for_another_leader()
     except TimeoutError:
         raise Overloaded("the transfer was given up: the target did not catch up or did not answer") from None
-    return {"leader": node.book.name(node.group.leader)}
+    return {"leader": node.book.label(node.group.leader)}
 
 
 def _need_leader(node: Node) -> None:

@@ -12,7 +12,7 @@ import msgspec
 
 from disheap.config import MemberConfig
 from disheap.errors import ConfigError, WrongCluster
-from disheap.kernel.types import Index, Member, Membership, NodeId, SnapshotMeta, Term
+from disheap.kernel.types import NOBODY, Index, Member, Membership, NodeId, SnapshotMeta, Term
 from disheap.protocol.peers import PeerHello
 
 
@@ -50,7 +50,8 @@ def own_id(members: Sequence[MemberConfig], name: str, peer: str) -> NodeId:
 class AddressBook:
     """Members by id. Changes with the membership in force and with what peers say of themselves."""
 
-    def __init__(self, members: Membership) -> None:
+    def __init__(self, members: Membership, own: NodeId = NOBODY, own_name: str = "") -> None:
+        self._own, self._own_name = own, own_name
         self._members = members
         self._records = _records(members)
         self._learned: dict[NodeId, PeerHello] = {}
@@ -83,6 +84,17 @@ class AddressBook:
         record = self._records.get(node)
         return record.name if record else ""
 
+    def label(self, node: NodeId) -> str:
+        """What people call it: the name in its record or, where that is only its address, what it calls itself. Proves
+        nothing, and is not known before the handshake."""
+        name = self.name(node)
+        if name != self.peer(node):
+            return name
+        if node == self._own:
+            return self._own_name or name
+        learned = self._learned.get(node)
+        return (learned.name if learned else "") or name
+
     def peer(self, node: NodeId) -> str:
         record = self._records.get(node)
         return record.peer if record else ""
@@ -92,11 +104,14 @@ class AddressBook:
         return (record.client if record else "") or (learned.client_address if learned else "")
 
     def find(self, name: str) -> NodeId:
-        """Raises `ConfigError` for a name that no member has."""
+        """By name, by id, or by a label that one of them alone has. Raises `ConfigError` for what nobody is called."""
         for node, record in self._records.items():
             if record.name == name or str(node) == name:
                 return node
-        raise ConfigError(f"no member is called {name!r}; the members are {', '.join(map(self.name, self._records))}")
+        labelled = [node for node in self._records if self.label(node) == name]
+        if len(labelled) == 1:
+            return labelled[0]
+        raise ConfigError(f"no member is called {name!r}; the members are {', '.join(map(self.label, self._records))}")
 
 
 def _records(members: Membership) -> dict[NodeId, MemberRecord]:

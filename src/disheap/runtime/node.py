@@ -181,7 +181,7 @@ class Node:
                     await self._leader_changed.wait()
         except TimeoutError:
             raise RequestTimeout(f"no leader within {timeout_s} s; is a majority of the members running?") from None
-        return self.book.name(self.group.leader)
+        return self.book.label(self.group.leader)
 
     async def wait_for_another_leader(self) -> None:
         """Returns when another node leads, however long that takes."""
@@ -213,7 +213,7 @@ class Node:
         self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
         found = await self._recover()
         self._identity = found.identity
-        self.book = AddressBook(found.applied.membership)
+        self.book = AddressBook(found.applied.membership, self._id, self.name)
         self.group = self._make_group(found)
         self._server.serve(self.group)
         if len(self._members) > 1:
