@@ -208,7 +208,7 @@ class Server(Outlets):
             request = msgspec.msgpack.decode(body, type=dict[str, Any])
             result = await self._directory.admin(request)
             connection.answer(Status.OK, number, 0, msgspec.msgpack.encode(result))
-        except msgspec.MsgspecError as error:
+        except frames.UNREADABLE as error:
             refusal = InvalidArgument(f"an admin request is a map with an op: {error}")
             connection.answer(Status.ERROR, number, 0, _fault(refusal))
         except RequestError as error:
