@@ -144,13 +144,13 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def advertised_peer(self) -> str:
         """Where peers reach this node."""
-        return self.peer_advertise or _reachable(self.peer_listen, self.name)
+        return self.peer_advertise or reachable(self.peer_listen, self.name)
 
     def advertised_client(self) -> str:
         """Where clients reach this node; "" where the port is chosen when it listens."""
         if self.client_listen.endswith(":0") and not self.client_advertise:
             return ""
-        return self.client_advertise or _reachable(self.client_listen, self.name)
+        return self.client_advertise or reachable(self.client_listen, self.name)
 
     def member_list(self) -> tuple[MemberConfig, ...]:
         """The cluster's first members; ids are 1..n by position, the same on every node.
@@ -228,6 +228,12 @@ def is_loopback(address: str) -> bool:
         return False
 
 
+def reachable(listen: str, name: str) -> str:
+    """An address to give to others; every interface is reached by the node's name."""
+    host, _, port = listen.rpartition(":")
+    return f"{name}:{port}" if host in ("", "0.0.0.0", "[::]") and port else listen
+
+
 def _looks_like_a_host(address: str) -> bool:
     return not address or "." in address
 
@@ -285,7 +291,3 @@ def _members(text: Text) -> list[dict[str, str]]:
     return members
 
 
-def _reachable(listen: str, name: str) -> str:
-    """An address to give to others; every interface is reached by the node's name."""
-    host, _, port = listen.rpartition(":")
-    return f"{name}:{port}" if host in ("", "0.0.0.0", "[::]") and port else listen

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from disheap.config import NodeConfig, check_listen
+from disheap.config import NodeConfig, check_listen, reachable
 from disheap.errors import DisheapError, NotLeader, RequestTimeout, WrongCluster
 from disheap.interfaces import (
     Clock,
@@ -216,11 +216,11 @@ class Node:
         self.book = AddressBook(found.applied.membership, self._id, self.name)
         self.group = self._make_group(found)
         self._server.serve(self.group)
+        listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
+        self._client_address = listener.address  # before peers are told of it
         if len(self._members) > 1:
             await self._listen(transport, self.config.peer_listen, self._accept_peer)
             self._dial(transport)
-        listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
-        self._client_address = listener.address
         self._serving = True
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
@@ -388,7 +388,7 @@ class Node:
             name=self.name,
             incarnation=self._identity.incarnation,
             target=target,
-            client_address=self.config.client_advertise or self._client_address,
+            client_address=self._own_client_address(),
             machine=self.machine_name,
             machine_versions=self.group.sessions.machine.versions,
         )
@@ -457,7 +457,8 @@ class Node:
         return self._own_client_address() if node == self._id else self.book.client(node)
 
     def _own_client_address(self) -> str:
-        return self.config.client_advertise or self.book.client(self._id) or self._client_address
+        told = self.config.client_advertise or self.book.client(self._id)
+        return told or reachable(self._client_address, self.name)
 
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]:
         """An operator's request. Raises `RequestError`."""
