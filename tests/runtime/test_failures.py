@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from tests.support.nodes import FAST, Cluster, TestRegistry
+from tests.support.wire import WireClient
 
-from disheap.errors import StorageError
+from disheap.errors import DiskFailed, NotLeader, StorageError
 from disheap.kernel.types import Entry, Index
 from disheap.plugins import Registry
 
@@ -59,3 +62,53 @@ async def test_a_mistake_of_ours_in_a_peers_message_ends_the_node(
         monkeypatch.setattr(follower.group.raft, "step", step)
         error = await asyncio.wait_for(follower.wait_failed(), PATIENCE_S)
         assert isinstance(error, AssertionError)
+
+
+async def test_a_failed_node_sends_its_clients_away_and_takes_no_more(tmp_path: Path) -> None:
+    from disheap_memory.storage import MemoryStorage
+
+    class Failing(MemoryStorage):
+        broken = False
+
+        def append(self, entries: Sequence[Entry]) -> None:
+            if self.broken:
+                raise DiskFailed("the disk is gone")
+            super().append(entries)
+
+    async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(Failing)) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        await client.call(b"+1")
+        Failing.broken = True
+        client.send(b"+1")
+        assert (await client.goodbye()).code == "not-leader"
+        with pytest.raises(NotLeader):
+            await node.apply(b"+1")
+        later = await WireClient.connected(cluster.transport, node.client_address)
+        assert not later.welcome.leads
+
+
+async def test_a_node_stops_though_its_disk_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from disheap_memory.storage import MemoryStorage
+
+    before, answer = threading.enumerate(), threading.Event()
+
+    class Hanging(MemoryStorage):
+        def close(self) -> None:
+            answer.wait(PATIENCE_S)
+
+    monkeypatch.setattr("disheap.runtime.node.DISK_PATIENCE_S", 0.05)
+    async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(Hanging)) as cluster:
+        async with asyncio.timeout(PATIENCE_S / 2):
+            await cluster.stop("n1")
+    (thread,) = [thread for thread in threading.enumerate() if thread not in before]
+    answer.set()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive(), "it ends as soon as the disk answers"
+
+
+async def test_the_disks_thread_ends_with_the_node(tmp_path: Path) -> None:
+    before = threading.enumerate()
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        (thread,) = [thread for thread in threading.enumerate() if thread not in before]
+        await cluster.stop("n1")
+        assert not thread.is_alive()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -52,6 +53,7 @@ class DiskThread:
         self._loop = loop
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._closed = False
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -61,7 +63,8 @@ class DiskThread:
     async def close(self) -> None:
         self._closed = True
         self._jobs.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._ended.wait()
+        self._thread.join()
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
@@ -71,7 +74,12 @@ class DiskThread:
             except BaseException as failure:
                 result, error = None, failure
             if not self._closed:
-                self._loop.call_soon_threadsafe(done, result, error)
+                self._tell(done, result, error)
+        self._tell(self._ended.set)
+
+    def _tell(self, callback: Callable[..., None], *outcome: Any) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the node has stopped without waiting for us
+            self._loop.call_soon_threadsafe(callback, *outcome)
 
 
 async def run_on(disk: Disk, work: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ import gc
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ from disheap.runtime.sessions import Sessions
 
 log = get_logger(__name__)
 
+DISK_PATIENCE_S = 10.0
+"""A node that stops waits so long for its disk: far longer than any sync, shorter than service managers kill after."""
 REFUSALS_REMEMBERED = 100
 """Reasons already logged for refusing peers: each is said once."""
 
@@ -311,12 +314,19 @@ class Node:
         self._disk = self._storage = None
         if disk is None:
             return
-        if storage is not None:
-            try:
-                await run_on(disk, storage.close)
-            except DisheapError as error:
-                log.error("the storage could not be closed cleanly", reason=str(error))
-        await disk.close()
+        patience_s = DISK_PATIENCE_S
+        try:
+            if storage is not None:
+                async with asyncio.timeout(patience_s):
+                    await run_on(disk, storage.close)
+        except TimeoutError:
+            log.error("the disk does not answer; it is left to itself", seconds=patience_s)
+            patience_s = 0.0
+        except Exception as error:
+            log.error("the storage could not be closed cleanly", reason=str(error))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await disk.close()
 
     def _draw(self) -> int:
         return self._random.getrandbits(63) | 1
@@ -441,6 +451,7 @@ class Node:
     def _on_failure(self, error: BaseException) -> None:
         log.error("the node stops", reason=str(error), exc_info=None if isinstance(error, DisheapError) else error)
         self._failed.set()
+        self._outlets().close(NotLeader())  # they look for a node that can go on
 
     # --- what the server asks ----------------------------------------------------------------------------------------
 
