@@ -247,7 +247,7 @@ async def disk_full(scene: Scene) -> None:
     try:
         await _ended(node, DISK_EXIT)
     finally:
-        filler.unlink()
+        filler.unlink(missing_ok=True)
     check_last_words(node, os.strerror(errno.ENOSPC))
 
 

@@ -1,7 +1,7 @@
 """What clients saw, and whether it can have been a broker that keeps its word. Knows nothing of nodes and faults.
 
-Each operation is noted with the time before it was sent and the time after it was answered; an answer that never came
-is *unknown*, and may have happened at any time from then on, or never. A lease is (message id, epoch), and epochs of one
+Each operation is noted with the time before it was sent and the time after it was answered; one without an answer is
+*unknown*, and may have happened at any time from then on, or never. A lease is (message id, epoch), and the epochs of a
 message grow. From that alone follows what must never be seen:
 
 - **lost**: an enqueue was acknowledged, nobody ever tried to acknowledge or discard the message, and it is not there
@@ -10,10 +10,10 @@ message grow. From that alone follows what must never be seen:
   and came out under two ids;
 - **two leases**: one (id, epoch) was given to two sessions; or an ack was confirmed for an epoch although a later
   one had been delivered before that ack was sent;
-- **order**: ids do not follow the real time of enqueues (one was answered before the other was sent); or the drain, which
-  is alone with the topic, does not come by priority, then id;
-- **wrong**: a delivery has another priority or payload than what its id was enqueued with, or an enqueue that was refused
-  was delivered.
+- **order**: ids do not follow the real time of enqueues (one was answered before the other was sent); or the drain,
+  which is alone with the topic, does not come by priority, then id;
+- **wrong**: a delivery has another priority or payload than what its id was enqueued with, or an enqueue that was
+  refused was delivered.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import pairwise
 
 
 class Outcome(Enum):
@@ -79,7 +80,7 @@ class History:
         answered = [entry.answered for entry in self.enqueues if entry.outcome is Outcome.OK]
         answered += [entry.answered for entry in self.settles if entry.outcome is Outcome.OK]
         times = sorted([begin, *(at for at in answered if begin <= at <= end), end])
-        return max((after - before, before) for before, after in zip(times, times[1:], strict=False))
+        return max((after - before, before) for before, after in pairwise(times))
 
 
 @dataclass(slots=True)
@@ -159,7 +160,7 @@ def _check_enqueue_order(history: History, verdict: Verdict) -> None:
 
 def _check_drain_order(history: History, verdict: Verdict) -> None:
     drained = sorted((got for got in history.deliveries if got.place >= 0), key=lambda got: got.place)
-    for before, after in zip(drained, drained[1:], strict=False):
+    for before, after in pairwise(drained):
         if (-before.priority, before.id) >= (-after.priority, after.id):
             verdict.order.append(
                 f"the drain gave message {before.id} of priority {before.priority} before {after.id} of "

@@ -4,8 +4,8 @@ A *road* leads from one party to one node; all that is said on connections diall
 it. Nodes send to each other only on connections that they dialled, so a road that is blocked one way is a one-way cut.
 The members' list names the proxies, the same on every node; who dials is read from the first frame.
 
-On roads between nodes whole frames may be lost, doubled or overtaken, for consensus must stand that. What goes between a
-client and a node is a stream, and only late, or cut off.
+On roads between nodes whole frames may be lost, doubled or overtaken, for consensus must stand that. What goes between
+a client and a node is a stream, and only late, or cut off.
 """
 
 from __future__ import annotations

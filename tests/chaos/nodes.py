@@ -1,5 +1,5 @@
-"""Nodes as processes. Each is started with its own configuration, hears of the others by the addresses of proxies, and is
-gone when the `with` block ends, however it ends."""
+"""Nodes as processes. Each is started with its own configuration, hears of the others by the addresses of proxies, and
+is gone when the `with` block ends, however it ends."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class ChaosNode:
 
 
 class ChaosCluster:
-    """`with ChaosCluster(3) as cluster`: started, not yet led. With `tmpfs`, the last node's data lie on a small one."""
+    """`with ChaosCluster(3) as cluster`: started, not yet led. With `tmpfs`, the last node's data lie on one."""
 
     def __init__(self, count: int, *, tmpfs: bool = False, settings: str = SETTINGS) -> None:
         self._count, self._tmpfs, self._settings = count, tmpfs, settings
@@ -218,15 +218,12 @@ class ChaosCluster:
         shutil.rmtree(self.directory, ignore_errors=True)
 
 
-def fill(path: Path, keep: int = 0) -> Path:
-    """A file that takes all room but `keep` bytes."""
+def fill(path: Path) -> Path:
+    """A file that takes all room there is, which may be none."""
     filler = path / "filler"
-    with filler.open("wb") as file, suppress(OSError):
+    with suppress(OSError), filler.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
-            file.flush()
-    if keep:
-        os.truncate(filler, max(0, filler.stat().st_size - keep))
     return filler
 
 

@@ -215,9 +215,7 @@ class Workload:
 
     def _note(self, delivery: Delivery, holder: str, place: int = -1) -> None:
         self.history.deliveries.append(
-            Delivered(
-                holder, delivery.id, delivery.attempts, delivery.priority, delivery.payload, self._now, place
-            )  # fmt: skip
+            Delivered(holder, delivery.id, delivery.attempts, delivery.priority, delivery.payload, self._now, place)
         )
 
     async def _handle(self, delivery: Delivery) -> None:
