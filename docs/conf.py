@@ -1,4 +1,4 @@
-"""Sphinx settings: `sphinx-build -W docs docs/_build`."""
+"""Sphinx settings. `tox -e docs` builds the pages into `docs/_build`."""
 
 from disheap.version import __version__
 
@@ -7,6 +7,8 @@ author = "The disheap developers"
 release = version = __version__
 extensions = ["myst_parser"]
 html_theme = "furo"
+html_title = f"disheap {version}"
+html_show_copyright = False
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
