@@ -18,13 +18,14 @@ Undo = Callable[[], None]
 
 
 class Mischief:
-    def __init__(self, cluster: Cluster, workers: list[Worker], dice: Dice, pace_s: float) -> None:
+    def __init__(
+        self, cluster: Cluster, workers: list[Worker], dice: Dice, pace_s: float, *, wipes: bool = False
+    ) -> None:
         self.cluster = cluster
         self.workers = workers
         self.dice = dice
         self._pace_s = pace_s
-        self._kinds = self._choose_kinds()
-        self._lossy = False
+        self._kinds = self._choose_kinds(wipes)
 
     async def make(self, duration_s: float) -> None:
         """Faults for so long. What is still broken at the end is healed by `heal_all`."""
@@ -50,7 +51,7 @@ class Mischief:
 
     # --- kinds ---
 
-    def _choose_kinds(self) -> list[tuple[Callable[[], None], int]]:
+    def _choose_kinds(self, wipes: bool) -> list[tuple[Callable[[], None], int]]:
         kinds: list[tuple[Callable[[], None], int]] = [
             (self._kill, 4),
             (self._cut_power, 4),
@@ -68,13 +69,15 @@ class Mischief:
             (self._disk_full, 1),
             (self._slow_disk, 2),
             (self._damage, 1),
-            (self._wipe, 1),
             (self._jump_clock, 2),
             (self._kill_client, 3),
             (self._cut_client, 3),
             (self._freeze_client, 2),
         ]
-        chosen = [kind for kind in kinds if self.dice.chance(0.6)]
+        if wipes:
+            kinds.append((self._wipe, 1))
+        share = self.dice.pick((0.2, 0.5, 0.8))
+        chosen = [kind for kind in kinds if self.dice.chance(share)]
         return chosen or kinds[:1]
 
     def _later(self, least_s: float, most_s: float, undo: Undo) -> None:
@@ -261,7 +264,6 @@ class Mischief:
     def _slow_link(self) -> None:
         one, other = self.dice.shuffled([host.name for host in self.cluster.hosts])[:2]
         link = self.cluster.network.link(one, other)
-        before = (link.least, link.most)
         link.least, link.most = 0.01, self.dice.pick((0.1, 0.5, 2.0))
         self._said("slow link", what=f"{one} to {other}, up to {link.most:g} s")
 
@@ -269,7 +271,6 @@ class Mischief:
             link.least, link.most = 0.0002, 0.002
 
         self._later(1.0, 8.0, heal)
-        del before
 
     def _lossy_links(self) -> None:
         names = [host.name for host in self.cluster.hosts]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
@@ -21,6 +23,7 @@ from disheap.testing.simulator.faults import Mischief
 from disheap.testing.simulator.loop import Livelock
 from disheap.testing.simulator.replay import Replay
 from disheap.testing.simulator.safety import Violation
+from disheap.testing.simulator.trace import product_logs_in
 from disheap.testing.simulator.workload import Promises, Worker
 
 LEADER_BOUND_S = 60.0
@@ -33,6 +36,7 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     nodes: int = 0  # 0: the seed says 3 or 5
     keep_trace: bool = False
+    wipes: bool = False  # machines may come back without their files
 
 
 class Result(msgspec.Struct):
@@ -67,27 +71,34 @@ class Run:
             Worker(self.cluster, self.promises, f"c{number}", dice.fork(), pace_s)
             for number in range(1, dice.between(2, 4) + 1)
         ]
-        self.mischief = Mischief(self.cluster, self.workers, dice.fork(), dice.pick((0.5, 1.5, 4.0)))
+        self.mischief = Mischief(
+            self.cluster, self.workers, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)), wipes=plan.wipes
+        )
         self.duration_s = dice.seconds(15.0, 45.0)
         self._dice = dice
 
     def carry_out(self) -> Result:
         started = time.perf_counter()
+        with product_logs_in(self.cluster.trace) if self.plan.keep_trace else nullcontext():
+            violation = self._violation()
+        return self._result(violation, time.perf_counter() - started)
+
+    def _violation(self) -> str:
         cluster = self.cluster
         task = cluster.loop.create_task(self._whole())
-        violation = ""
         try:
             cluster.loop.run_until(task.done)
             task.result()
             cluster.check_errors()
             self._judge()
+            cluster.trace.add("LEDGER", self._log_digest())
         except Violation as found:
-            violation = str(found)
+            return str(found)
         except Livelock as found:
-            violation = f"livelock: {found}"
+            return f"livelock: {found}"
         finally:
             cluster.loop.close()
-        return self._result(violation, time.perf_counter() - started)
+        return ""
 
     async def _whole(self) -> None:
         cluster = self.cluster
@@ -197,6 +208,13 @@ class Run:
             if payload in present:
                 cluster.fail(f"{payload[:40]!r} was refused ({code}), and is there")
         self._check_twice(replay)
+
+    def _log_digest(self) -> str:
+        """Everything that was committed, in one word: the runs of one seed have the same log, byte by byte."""
+        digest = hashlib.blake2b(digest_size=16)
+        for entry in self.cluster.ledger.log:
+            digest.update(f"{entry.term} {entry.index} {entry.kind} {entry.time_ms} ".encode() + entry.data)
+        return digest.hexdigest()
 
     def _check_twice(self, replay: Replay) -> None:
         """One command, one message in a topic."""

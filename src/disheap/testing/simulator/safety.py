@@ -156,11 +156,14 @@ class Ledger:
                 self.require(first_said == before, f"node {node}: two histories before entry {where}")
             before = entry.term
             self.require(entry.term <= mirror.hard_state.term, f"node {node}: entry {where} before its term is durable")
-            committed = self.committed.get(entry.index)
-            self.require(
-                committed is None or committed[0] == entry.term,
-                f"node {node}: overwrites the committed entry {entry.index} of term {committed and committed[0]}",
-            )
+            self._check_kept(node, entry)
+
+    def _check_kept(self, node: int, entry: Entry) -> None:
+        """What is committed and was here is not overwritten. (An old leader may still write what never will be.)"""
+        committed = self.committed.get(entry.index)
+        if committed is not None and committed[0] != entry.term:
+            held = self.mirrors[node].term_at(entry.index) == committed[0]
+            self.require(not held, f"node {node}: overwrites the committed entry {entry.index} of term {committed[0]}")
 
     def appended(self, node: int, entries: Sequence[Entry]) -> None:
         mirror = self.mirrors[node]

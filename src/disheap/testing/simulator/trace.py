@@ -6,9 +6,12 @@ Logical events only: times, names, indexes, outcomes; no object ids, no hash ord
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from disheap.testing.simulator.loop import SimLoop
+from disheap.testing.simulator.loop import OWNER, SimLoop
 
 KEPT = 4000
 """Lines that a failure shows at most; all of them count for the hash."""
@@ -37,3 +40,28 @@ class Trace:
 
     def digest(self) -> str:
         return self._hash.hexdigest()
+
+
+@contextmanager
+def product_logs_in(trace: Trace) -> Iterator[None]:
+    """What the product logs meanwhile stands in the trace, at its place and under its node's name."""
+
+    class Into(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            owner = OWNER.get()
+            said = record.msg if isinstance(record.msg, dict) else {"event": record.getMessage()}
+            words = [str(said.get("event"))] + [f"{key}={said[key]}" for key in said if key not in _NOT_SHOWN]
+            trace.note(owner.name if owner else "", " ".join(words))
+
+    logger, handler = logging.getLogger("disheap"), Into()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
+
+
+_NOT_SHOWN = ("event", "level", "timestamp", "exc_info")

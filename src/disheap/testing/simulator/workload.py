@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from disheap.client.asynchronous import Client
@@ -118,6 +119,8 @@ class Worker:
 
     async def _session(self) -> None:
         """One client's whole life, of some operations."""
+        for topic in ("jobs", "least"):
+            await self._try("create_topic", partial(self._client.create_topic, topic, mode=TOPICS[topic].mode))
         for _ in range(self.dice.between(20, 120)):
             if self.stopped:
                 return
@@ -126,7 +129,7 @@ class Worker:
             kind = operation.__name__.strip("_")
             await self._try(kind, operation)
 
-    async def _try(self, kind: str, operation: Callable[[], Awaitable[None]]) -> None:
+    async def _try(self, kind: str, operation: Callable[[], Awaitable[Any]]) -> None:
         promises = self.promises
         promises.operations += 1
         promises.by_kind[kind] = promises.by_kind.get(kind, 0) + 1
@@ -144,7 +147,7 @@ class Worker:
         self.cluster.trace.add(self.name, f"{what}: {type(error).__name__}")
         self.cluster.trace.note(self.name, str(error))
 
-    def _operations(self) -> list[tuple[Callable[[], Awaitable[None]], int]]:
+    def _operations(self) -> list[tuple[Callable[[], Awaitable[Any]], int]]:
         return [
             (self._enqueue, 20),
             (self._enqueue_many, 4),

@@ -1,0 +1,111 @@
+"""The simulated disk loses what may be lost, and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.filesystem import SECTOR, NoFaults, Platter, SimFilesystem
+
+SEEDS = range(60)
+
+
+def new_disk() -> tuple[Platter, SimFilesystem]:
+    platter = Platter()
+    return platter, SimFilesystem(platter, NoFaults())
+
+
+def content(platter: Platter, path: str) -> bytes | None:
+    inode = platter.names.get(path)
+    return bytes(inode.now) if inode is not None else None
+
+
+def test_what_was_synced_survives_every_power_cut() -> None:
+    for seed in SEEDS:
+        platter, disk = new_disk()
+        file = disk.create("/d/log")
+        file.write(b"a" * 2000, 0)
+        file.sync()
+        disk.sync_directory("/d")
+        file.write(b"b" * 2000, 2000)
+        platter.cut_power(Dice(seed))
+        assert (content(platter, "/d/log") or b"")[:2000] == b"a" * 2000
+
+
+def test_an_unsynced_write_comes_in_part_in_whole_or_not_at_all_torn_at_sectors() -> None:
+    found: dict[bytes, None] = {}
+    for seed in SEEDS:
+        platter, disk = new_disk()
+        file = disk.create("/d/log")
+        file.write(b"a" * 4 * SECTOR, 0)
+        file.sync()
+        disk.sync_directory("/d")
+        file.write(b"b" * 4 * SECTOR, 0)
+        platter.cut_power(Dice(seed))
+        data = content(platter, "/d/log") or b""
+        sectors = [data[at : at + SECTOR] for at in range(0, len(data), SECTOR)]
+        assert all(sector in (b"a" * SECTOR, b"b" * SECTOR) for sector in sectors)
+        found[b"".join(sector[:1] for sector in sectors)] = None
+    assert b"aaaa" in found
+    assert b"bbbb" in found
+    assert len(found) > 4
+
+
+def test_a_rename_that_was_not_synced_happens_whole_or_not() -> None:
+    outcomes: dict[tuple[bytes | None, bytes | None], None] = {}
+    for seed in SEEDS:
+        platter, disk = new_disk()
+        file = disk.create("/d/x.tmp")
+        file.write(b"data", 0)
+        file.sync()
+        disk.sync_directory("/d")
+        disk.rename("/d/x.tmp", "/d/x")
+        platter.cut_power(Dice(seed))
+        outcomes[content(platter, "/d/x.tmp"), content(platter, "/d/x")] = None
+    assert sorted(outcomes, key=str) == sorted([(b"data", None), (None, b"data")], key=str)
+
+
+def test_a_size_may_come_without_its_data() -> None:
+    found = []
+    for seed in SEEDS:
+        platter, disk = new_disk()
+        file = disk.create("/d/log")
+        disk.sync_directory("/d")
+        file.write(b"x" * 100, 0)
+        platter.cut_power(Dice(seed))
+        found.append(content(platter, "/d/log") or b"")
+    assert any(data and not any(data) for data in found)
+    assert all(data in (b"x" * 100, bytes(len(data))) for data in found)
+
+
+def test_a_killed_process_leaves_what_it_wrote_and_no_lock() -> None:
+    platter, disk = new_disk()
+    disk.create("/d/log").write(b"unsynced", 0)
+    assert disk.lock("/d/lock") is not None
+    other = SimFilesystem(platter, NoFaults())
+    assert other.lock("/d/lock") is None
+    disk.died()
+    assert other.lock("/d/lock") is not None
+    assert other.open("/d/log").read(100, 0) == b"unsynced"
+
+
+def test_a_missing_file_is_an_oserror() -> None:
+    _, disk = new_disk()
+    with pytest.raises(FileNotFoundError):
+        disk.open("/d/none")
+    with pytest.raises(FileNotFoundError):
+        disk.remove("/d/none")
+
+
+def test_damage_changes_one_place_of_a_file_that_was_chosen() -> None:
+    for seed in SEEDS:
+        platter, disk = new_disk()
+        for name in ("log", "meta"):
+            file = disk.create(f"/d/{name}")
+            file.write(bytes(range(256)) * 8, 0)
+            file.sync()
+        assert platter.damage(Dice(seed), lambda path: path.endswith("log")).endswith("/d/log")
+        assert content(platter, "/d/meta") == bytes(range(256)) * 8
+        differing = [at for at, byte in enumerate(content(platter, "/d/log") or b"") if byte != at % 256]
+        assert differing
+        assert differing[-1] - differing[0] < SECTOR

@@ -1,0 +1,60 @@
+"""Runs of the whole product: a few seeds at every test run, and those that once found something."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from disheap.plugins import Registry
+from disheap.testing.simulator.run import Plan, simulate
+
+FRESH = range(1, 31)
+REGRESSIONS: dict[int, str] = {}
+"""seed -> what it found; docs/explanation/how-it-is-tested.md has the fixes."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.load()
+
+
+@pytest.mark.parametrize("first", FRESH[::10])
+def test_nothing_is_found_in_ten_seeds_from(first: int, registry: Registry) -> None:
+    for seed in range(first, first + 10):
+        result = simulate(Plan(seed), registry)
+        assert not result.violation, f"seed {seed}: {result.violation}"
+        assert result.entries
+
+
+@pytest.mark.parametrize("seed", REGRESSIONS)
+def test_a_seed_that_once_found_something_finds_nothing(seed: int, registry: Registry) -> None:
+    result = simulate(Plan(seed), registry)
+    assert not result.violation, f"seed {seed} ({REGRESSIONS[seed]}): {result.violation}"
+
+
+def test_a_seed_has_one_hash_whatever_the_order_of_hashes_is() -> None:
+    """In processes of their own: a set iterated in hash order anywhere in the product would show."""
+    assert len({_hash_of(seed=11, hash_seed=hash_seed) for hash_seed in (0, 1)}) == 1
+
+
+def test_seeds_differ(registry: Registry) -> None:
+    assert simulate(Plan(1), registry).digest != simulate(Plan(2), registry).digest
+
+
+def test_the_same_seed_in_one_process_has_one_hash(registry: Registry) -> None:
+    assert simulate(Plan(3), registry).digest == simulate(Plan(3), registry).digest
+
+
+def _hash_of(seed: int, hash_seed: int) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "disheap.testing.simulate", "--seed", str(seed)],
+        env={**os.environ, "PYTHONHASHSEED": str(hash_seed)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=True,
+    )
+    return next(line for line in done.stdout.splitlines() if line.startswith("hash "))
