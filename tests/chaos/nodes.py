@@ -177,6 +177,10 @@ class ChaosCluster:
         self.nodes[name] = node = ChaosNode(name, ports, directory, ())
         if self._library is not None:
             node.control = Control(directory / "control")
+        self.placed(node)
+
+    def placed(self, node: ChaosNode) -> None:
+        """For whoever puts nodes elsewhere."""
 
     def _environment(self, node: ChaosNode) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith(OURS) and key not in OURS_TOO}
