@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.counter import CounterMachine, CounterSettings
 
-from disheap.errors import VersionUnsupported
-from disheap.interfaces import MachineContext
+from disheap.errors import VersionTooOld, VersionUnsupported
+from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
@@ -325,3 +325,43 @@ def test_a_snapshot_does_not_show_what_was_applied_after_it_was_taken(steps: lis
     copy = Replica()
     copy.sessions.restore(view)
     assert copy.sessions.state_hash() == before
+
+
+def test_an_envelope_of_a_kind_that_this_release_does_not_know_stops_the_replica() -> None:
+    """To pass over what another release carries out would make the replicas differ (pitfall 30)."""
+    replica = Replica()
+    with pytest.raises(VersionUnsupported, match="kind 15"):
+        replica.apply(frames.envelope(15, 0, 0, 0, 0))
+
+
+def test_a_snapshot_of_a_later_machine_version_is_not_restored() -> None:
+    replica = Replica()
+    replica.sessions.machine_version = 9
+    with pytest.raises(VersionUnsupported, match="machine_version 9"):
+        Replica().sessions.restore(replica.sessions.snapshot())
+
+
+def test_a_command_that_the_clusters_version_does_not_know_is_refused_as_such() -> None:
+    replica = Replica()
+    session = replica.open()
+
+    def apply(*_: object) -> tuple[bytes, Effects]:
+        raise VersionTooOld("not before machine_version 2")
+
+    replica.sessions.machine.apply = apply  # type: ignore[method-assign, assignment]
+    replica.apply(command(session, 1))
+    ((_, status, body),) = replica.outlets.replies(session)
+    assert (status, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, "version-too-old")
+
+
+def test_no_piece_of_a_snapshot_is_longer_than_a_storage_has_to_take_however_much_is_unconfirmed() -> None:
+    replica = Replica(SessionLimits(window=8192))
+    session = replica.open()
+    table = replica.sessions.table[session]
+    table.replies = {seq: (1, Status.OK, bytes(1000 if seq else 3_000_000)) for seq in range(2000)}
+    pieces = list(replica.sessions.snapshot())
+    assert max(map(len, pieces)) <= 1 << 20
+    assert len(pieces) < 30, "small records go together"
+    copy = Replica()
+    copy.sessions.restore(iter(pieces))
+    assert copy.sessions.table[session].replies == table.replies

@@ -30,8 +30,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from enum import IntEnum
 from struct import Struct
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from disheap.errors import FrameTooLarge, MalformedFrame, WrongVersion
 
@@ -139,7 +141,7 @@ class SessionOptions(msgspec.Struct, frozen=True):
     """The body of an OPEN: how long (ms) the session outlives its connection."""
 
     timeout_ms: int
-    label: str = ""
+    label: Annotated[str, Meta(max_length=255)] = ""  # for people to read; kept with the session on every node
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):

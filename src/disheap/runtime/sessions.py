@@ -19,7 +19,16 @@ from struct import Struct
 
 import msgspec
 
-from disheap.errors import CommandRefused, InternalError, Overloaded, SessionExpired, VersionUnsupported, WindowExceeded
+from disheap.errors import (
+    CommandRefused,
+    InternalError,
+    Overloaded,
+    RequestError,
+    SessionExpired,
+    VersionTooOld,
+    VersionUnsupported,
+    WindowExceeded,
+)
 from disheap.interfaces import Effects, StateMachine
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
@@ -158,7 +167,7 @@ class Sessions:
             reply, effects = self.machine.apply(index, time_ms, session.id, body)
             kept: Kept = (index, Status.OK, reply)
             self.applied_commands += 1
-        except CommandRefused as refusal:
+        except (CommandRefused, VersionTooOld) as refusal:
             kept = (index, Status.ERROR, fault(refusal))
             self.failed_commands += 1
         except MemoryError:
@@ -211,8 +220,13 @@ class Sessions:
                     self._end(index, number)
             case Kind.RAISE_VERSION:
                 self._raise_version(body[0])
+            case Kind.CONTINUE:
+                pass  # the time of its entry was all there is to it
             case _:
-                pass  # CONTINUE: the time of its entry was all there is to it
+                raise VersionUnsupported(
+                    f"entry {index} holds an envelope of kind {kind}, which this release does not know; install the "
+                    "release that the other nodes run and start again"
+                )
 
     def _open(self, index: int, time_ms: int, attachment: int, body: bytes) -> None:
         if len(self.table) >= self._limits.sessions:
@@ -262,6 +276,12 @@ class Sessions:
             self._push(index, effects)
 
     def _raise_version(self, version: int) -> None:
+        self._check_version(version)
+        if version > self.machine_version:
+            self.machine_version = version
+            self.machine.set_version(version)
+
+    def _check_version(self, version: int) -> None:
         """Raises `VersionUnsupported` before anything of it is applied: the node stops, the others go on."""
         highest = self.machine.versions[1]
         if version > highest:
@@ -269,9 +289,6 @@ class Sessions:
                 f"the cluster goes on to machine_version {version}, this release runs up to {highest}; install the "
                 "release that the other nodes run and start again"
             )
-        if version > self.machine_version:
-            self.machine_version = version
-            self.machine.set_version(version)
 
     # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
 
@@ -287,12 +304,14 @@ class Sessions:
         ]
 
     def restore(self, chunks: Iterator[bytes]) -> None:
-        """Replace the whole state. Raises `SnapshotDamaged`, after which this object is of no use."""
+        """Replace the whole state. Raises `SnapshotDamaged`, after which this object is of no use, and
+        `VersionUnsupported`."""
         reader = state_format.Reader(chunks)
         head = reader.record(Head)
+        self._check_version(head.machine_version)
         table: dict[int, Session] = {}
         for _ in range(head.sessions):
-            row = reader.record(Row)
+            row = reader.row()
             session = table[row.id] = Session(row.id, row.timeout_ms, row.label)
             session.attachment, session.confirmed = row.attachment, row.confirmed
             session.replies = dict(row.replies)
@@ -320,5 +339,5 @@ def _without_text(kept: Kept) -> Kept:
     return index, status, msgspec.msgpack.decode(body, type=Fault).code.encode()
 
 
-def fault(error: CommandRefused | Overloaded | SessionExpired | WindowExceeded) -> bytes:
+def fault(error: RequestError) -> bytes:
     return _encode(Fault(error.code, str(error)))

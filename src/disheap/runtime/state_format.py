@@ -1,7 +1,8 @@
 """The session table in a snapshot, before the machine's own bytes.
 
 A snapshot is a stream of bytes. It begins with records, each a length (4 bytes, little-endian) and msgpack: one `Head`,
-then `Head.sessions` rows. All that follows is the machine's. Pieces may be cut anywhere by whoever stores them.
+then for each of `Head.sessions` a `Start` and its `Start.replies` replies, (seq, (index, status, body)). All that
+follows is the machine's. Pieces may be cut anywhere by whoever stores them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ from disheap.protocol.frames import UNREADABLE
 
 _LENGTH = Struct("<I")
 RECORD_BYTES = 256 << 20  # no record of ours comes near; a larger length is damage
+PIECE_BYTES = 256 << 10  # small records are gathered to pieces of this, so that the disk is not asked for each
+MOST_PIECE_BYTES = 1 << 20  # what a storage has to take at once
 T = TypeVar("T")
+Reply = tuple[int, tuple[int, int, bytes]]
+"""(seq, (index, status, body))."""
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
@@ -27,25 +32,51 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
     sessions: int
 
 
-class Row(msgspec.Struct, array_like=True, frozen=True):
-    """One session. `replies`: (seq, (index, status, body)) in the order of application."""
+class Start(msgspec.Struct, array_like=True, frozen=True):
+    """What stands before a session's replies, and how many there are."""
 
     id: int
     timeout_ms: int
     label: str
     attachment: int
     confirmed: int
-    replies: list[tuple[int, tuple[int, int, bytes]]]
+    replies: int
+
+
+class Row(msgspec.Struct, array_like=True, frozen=True):
+    """One session, with its replies in the order of application."""
+
+    id: int
+    timeout_ms: int
+    label: str
+    attachment: int
+    confirmed: int
+    replies: list[Reply]
 
 
 def write(head: Head, rows: Iterable[Row], machine: Iterator[bytes]) -> Iterator[bytes]:
-    yield _record(head)
-    for row in rows:
-        yield _record(row)
+    gathered = bytearray()
+    for record in _records(head, rows):
+        gathered += record
+        while len(gathered) > MOST_PIECE_BYTES:
+            yield bytes(gathered[:MOST_PIECE_BYTES])
+            del gathered[:MOST_PIECE_BYTES]
+        if len(gathered) >= PIECE_BYTES:
+            yield bytes(gathered)
+            gathered.clear()
+    yield bytes(gathered)
     yield from machine
 
 
-def _record(value: Head | Row) -> bytes:
+def _records(head: Head, rows: Iterable[Row]) -> Iterator[bytes]:
+    yield _record(head)
+    for row in rows:
+        yield _record(Start(row.id, row.timeout_ms, row.label, row.attachment, row.confirmed, len(row.replies)))
+        for reply in row.replies:
+            yield _record(reply)
+
+
+def _record(value: Head | Start | Reply) -> bytes:
     body = msgspec.msgpack.encode(value)
     return _LENGTH.pack(len(body)) + body
 
@@ -56,6 +87,12 @@ class Reader:
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
         self._buffer = b""
+        self._at = 0
+
+    def row(self) -> Row:
+        start = self.record(Start)
+        replies = [self.record(Reply) for _ in range(start.replies)]
+        return Row(start.id, start.timeout_ms, start.label, start.attachment, start.confirmed, replies)
 
     def record(self, kind: type[T]) -> T:
         (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
@@ -67,15 +104,15 @@ class Reader:
             raise SnapshotDamaged(f"the snapshot's session table cannot be read: {error}") from error
 
     def rest(self) -> Iterator[bytes]:
-        if self._buffer:
-            yield self._buffer
+        if self._at < len(self._buffer):
+            yield self._buffer[self._at :]
         yield from self._pieces
 
     def _take(self, size: int) -> bytes:
-        while len(self._buffer) < size:
+        while len(self._buffer) - self._at < size:
             piece = next(self._pieces, None)
             if piece is None:
                 raise SnapshotDamaged("the snapshot ends within its session table")
-            self._buffer += piece
-        taken, self._buffer = self._buffer[:size], self._buffer[size:]
-        return taken
+            self._buffer, self._at = self._buffer[self._at :] + piece, 0
+        self._at += size
+        return self._buffer[self._at - size : self._at]
