@@ -248,6 +248,8 @@ def _decode_head(file: File, path: str, number: int) -> tuple[Head, int]:
     if head is None or head[0].number != number:
         reason = "the segment's head cannot be read" if head is None else f"this is segment {head[0].number}"
         raise LogDamaged(path, 0, reason, RESTORE)
+    if data_start(head[0].slots) > file.size():  # before memory is taken for them
+        raise LogDamaged(path, 0, f"the file ends before the {head[0].slots} identity slots of its head do", RESTORE)
     return head
 
 
@@ -259,6 +261,6 @@ def _parse_head(data: bytes) -> tuple[Head, int] | None:
     size = _HEAD.size + codec_length + preamble_length
     if size + _CHECKSUM.size > len(data) or _CHECKSUM.unpack_from(data, size)[0] != crc32(data[:size]):
         return None
-    codec = data[_HEAD.size : _HEAD.size + codec_length].decode()
+    codec = data[_HEAD.size : _HEAD.size + codec_length].decode(errors="replace")
     preamble = data[_HEAD.size + codec_length : size]
     return Head._make((bool(fields[2]), *fields[4:-1], codec, preamble)), crc32(data[:size])

@@ -164,7 +164,7 @@ def _checksums(path: str, good: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _of_segment(good: bytes) -> Iterator[tuple[int, int, int]]:
-    head = 60 + int.from_bytes(good[6:8], "big") + int.from_bytes(good[56:60], "big")
+    head = segment._HEAD.size + int.from_bytes(good[6:8], "big") + int.from_bytes(good[56:60], "big")
     yield 0, head, head
     yield segment.SEAL_AT, segment.SEAL_AT + 12, segment.SEAL_AT + 12
     offset = segment.data_start(int.from_bytes(good[52:56], "big"))
