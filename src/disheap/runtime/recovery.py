@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from disheap.errors import LogDamaged, SnapshotDamaged, VersionTooOld
 from disheap.interfaces import Identity, Recovered, Storage
-from disheap.kernel.types import Restored, SnapshotMeta
+from disheap.kernel.types import Entry, Restored, SnapshotMeta
 from disheap.logs import get_logger
 from disheap.runtime.installing import pieces
 from disheap.runtime.sessions import Sessions
@@ -44,6 +44,7 @@ def recover(
     _check_reach(recovered, applied)
     if not recovered.fresh:
         log.info("recovered", snapshot=applied.index, first=recovered.first_index, last=recovered.last_index)
+    tail = recovered.tail or _last_entry(storage, recovered)
     restored = Restored(
         hard_state=recovered.hard_state,
         snapshot=applied,
@@ -51,12 +52,19 @@ def recover(
         last_index=recovered.last_index,
         runs=recovered.runs,
         memberships=recovered.memberships,
-        tail=recovered.tail,
+        tail=tail,
         ambiguous_after=recovered.ambiguous_after,
         applied=applied.index,
     )
-    last_time_ms = recovered.tail[-1].time_ms if recovered.tail else applied.time_ms
+    last_time_ms = tail[-1].time_ms if tail else applied.time_ms
     return Found(recovered.identity, restored, sessions, applied, last_time_ms)
+
+
+def _last_entry(storage: Storage, recovered: Recovered) -> tuple[Entry, ...]:
+    """However large it is: a leader's time starts from it, and must not go back."""
+    if recovered.last_index < recovered.first_index:
+        return ()
+    return storage.read(recovered.last_index, recovered.last_index, 0)
 
 
 def _restore(storage: Storage, meta: SnapshotMeta, sessions: Sessions, chunk_bytes: int) -> None:

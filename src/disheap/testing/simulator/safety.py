@@ -291,6 +291,8 @@ class Ledger:
         self.require(entry is not None, f"entry {index} of term {term} is committed, and nobody wrote it")
         assert entry is not None
         self.require(len(self.log) == index - 1, f"entry {index} is committed before {len(self.log) + 1}")
+        if self.log:
+            self.require(entry.time_ms >= self.log[-1].time_ms, f"the log's time goes back at entry {index}")
         self.log.append(entry)
         if entry.kind == EntryKind.MEMBERSHIP:
             self._change_membership(index, memberships.decode(entry.data))
