@@ -289,5 +289,3 @@ def _members(text: Text) -> list[dict[str, str]]:
             raise ConfigError(f"{text.origin}: {item!r} is not NAME=PEER/CLIENT, such as {example}.")
         members.append({"name": name, "peer": peer, "client": client})
     return members
-
-

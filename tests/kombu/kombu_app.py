@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 from celery import Celery
 
@@ -13,10 +14,20 @@ app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=1, worker_di
 
 @app.task
 def note(path: str, text: str, pause_s: float = 0.0) -> None:
-    """Leaves a trace that any number of workers may add to."""
+    """Leaves a trace that any number of workers may add to, and before it a sign that it has begun."""
+    Path(f"{path}.{text}").touch()
     time.sleep(pause_s)
     with open(path, "a") as file:  # noqa: PTH123
         file.write(text + "\n")
+
+
+@app.task
+def note_when_let_go(path: str, text: str) -> None:
+    """Runs until the file `<path>.go` is there."""
+    Path(f"{path}.{text}").touch()
+    while not Path(f"{path}.go").exists():
+        time.sleep(0.01)
+    note.run(path, text)
 
 
 @app.task(acks_late=True)

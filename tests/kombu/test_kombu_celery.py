@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from kombu_app import app, note, note_late
+from kombu_app import app, note, note_late, note_when_let_go
 from kombu_cluster import Cluster, NodeProcess, Worker, command, until
 
 import disheap.sync
@@ -53,13 +53,16 @@ def trace(tmp_path):
         return path.read_text().split()
 
     lines.path = str(path)
+    lines.has_begun = lambda text: (tmp_path / f"trace.{text}").exists()
+    lines.let_go = (tmp_path / "trace.go").touch
     return lines
 
 
 def publish(node, task, trace, *texts, pause_s=0.0, **options):
     with app.connection_for_write(node.url) as connection:
         for text in texts:
-            task.apply_async((trace.path, str(text), pause_s), connection=connection, **options)
+            pause = (pause_s,) if pause_s else ()
+            task.apply_async((trace.path, str(text), *pause), connection=connection, **options)
 
 
 def topics(node):
@@ -73,13 +76,14 @@ def test_a_worker_runs_tasks_answers_remote_control_and_leaves_no_topic_behind(n
     publish(node, note, trace, *range(20))
     until(lambda: len(trace()) == 20, "20 tasks ran")
     assert sorted(trace(), key=int) == [str(n) for n in range(20)]
-    publish(node, note, trace, "long", pause_s=3)
-    until(lambda: "received" in worker.said().rpartition("succeeded")[2], "the long task is under way")
+    publish(node, note_when_let_go, trace, "long")
+    until(lambda: trace.has_begun("long"), "the long task is under way")
     assert "pong" in command(node.url, "inspect", *PATIENTLY, "ping")
-    assert "kombu_app.note" in command(node.url, "inspect", *PATIENTLY, "active")
+    assert "kombu_app.note_when_let_go" in command(node.url, "inspect", *PATIENTLY, "active")
     assert "new rate limit set" in command(node.url, "control", *PATIENTLY, "rate_limit", "kombu_app.note", "100/s")
     assert [t for t in topics(node) if "reply" in t] == []
     command(node.url, "control", "shutdown")
+    trace.let_go()
     assert worker.wait() == 0
     assert "long" in trace()  # a warm shutdown lets it end
     assert topics(node) == ["celery"]
@@ -162,7 +166,9 @@ def test_a_warm_shutdown_waits_for_a_long_task_and_acknowledges_it(node, run, tr
     worker = run(node, "-n", "w1@here", "-P", pool, session_timeout_ms=2000)
     worker.wait_ready()
     publish(node, note_late, trace, "long", pause_s=3.5)
-    until(lambda: "received" in worker.said(), "the task is under way")
+    until(
+        lambda: trace.has_begun("long"), "the task is under way"
+    )  # one that a worker has received and not begun, it gives back
     assert worker.stop() == 0
     assert trace() == ["long"]
     with disheap.sync.connect(node.url) as client:

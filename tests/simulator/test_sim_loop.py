@@ -106,7 +106,7 @@ def test_callbacks_without_end_are_a_livelock() -> None:
         loop.call_soon(again)
 
     again()
-    with pytest.raises(Livelock, match="callbacks at 0.0"):
+    with pytest.raises(Livelock, match=r"callbacks at 0\.0"):
         loop.run_until(lambda: False)
 
 

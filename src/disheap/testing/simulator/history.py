@@ -197,7 +197,7 @@ class ClientTap:
             self._enter(status, index, body)
 
     def _enter(self, status: int, index: int, body: bytes) -> None:
-        number, session = self._entering
+        _, session = self._entering
         if not session and status == Status.OK:
             session = _GRANT.unpack_from(body)[0]
             self._entered = Entered(session, index, status, body, True, [])

@@ -36,6 +36,7 @@ class Process:
         self.skew_s = skew_s
         self.tasks: list[asyncio.Task[Any]] = []  # kept: a dead task must not be collected, and so run, at some moment
         self._loop = loop
+        loop.processes.append(self)
         self._kept: deque[_Handle] = deque()
         self._context = contextvars.Context()
         self._context.run(OWNER.set, self)
@@ -52,7 +53,8 @@ class Process:
         self._loop.at(self._loop.now + delay_s, call, args, self._context)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        return self._loop.create_task(work, context=self._context)
+        task: asyncio.Task[Any] = self._loop.create_task(work, context=self._context)
+        return task
 
     def clock(self) -> float:
         return self.skew_s + self.rate * self._loop.now
@@ -88,12 +90,13 @@ class _Handle(asyncio.TimerHandle):
 
 
 class SimLoop(asyncio.AbstractEventLoop):
-    """`after_step`, where given, is called behind every callback."""
+    """Everything of one simulation runs on it, and nothing else does."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.steps = 0
         self.errors: list[dict[str, Any]] = []
+        self.processes: list[Process] = []
         self.stopping: BaseException | None = None  # raised out of the loop before the next callback
         self._ready: deque[_Handle] = deque()
         self._timers: list[tuple[float, int, _Handle]] = []
@@ -208,7 +211,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         return self._closed
 
     def close(self) -> None:
+        """Nothing runs any more; what was in the middle of something is thrown away."""
         self._closed = True
+        for process in self.processes:
+            for task in process.tasks:
+                _throw_away(task)
+            process.tasks.clear()
         self._ready.clear()
         self._timers.clear()
 
@@ -229,3 +237,17 @@ def _remember(owner: Process, task: asyncio.Task[Any]) -> None:
     owner.tasks.append(task)
     if len(owner.tasks) > 256:
         owner.tasks[:] = [one for one in owner.tasks if not one.done()]
+
+
+def _throw_away(task: asyncio.Task[Any]) -> None:
+    """One that cleans up after itself with an `await` is told more than once."""
+    coroutine = task.get_coro()
+    for _ in range(THROWN_AWAY_AT_MOST):
+        try:
+            coroutine.close()  # type: ignore[union-attr]
+        except Exception:
+            continue
+        return
+
+
+THROWN_AWAY_AT_MOST = 5
