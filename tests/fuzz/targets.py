@@ -26,6 +26,7 @@ from disheap.errors import (
     SnapshotDamaged,
     UrlError,
     VersionTooOld,
+    VersionUnsupported,
 )
 from disheap.interfaces import CodecContext, MachineContext
 from disheap.kernel import membership
@@ -304,7 +305,7 @@ def session_table(data: bytes) -> None:
     """The whole state, as it comes out of a snapshot."""
     try:
         ServedNode().sessions.restore(iter([data]))
-    except (SnapshotDamaged, VersionTooOld):
+    except (SnapshotDamaged, VersionTooOld, VersionUnsupported):
         pass
 
 
