@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -70,6 +70,14 @@ class Directory(Protocol):
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
 
+class _Asking(NamedTuple):
+    """Who asked under an attachment: the connection, its own number there, and the session if there is one yet."""
+
+    connection: ClientConnection
+    number: int
+    session: int
+
+
 class Server(Outlets):
     def __init__(
         self,
@@ -88,14 +96,14 @@ class Server(Outlets):
         self._draw = draw  # a 63-bit number that no one draws twice
         self._connections: dict[ClientConnection, None] = {}
         self._attached: dict[int, ClientConnection] = {}
-        self._asking: dict[int, tuple[ClientConnection, int]] = {}  # attachment -> who asked, and its number there
+        self._asking: dict[int, _Asking] = {}  # by attachment
         self._heard: dict[int, float] = {}  # of sessions without a connection
         self._swept_at = 0.0
         self._crowded: list[ClientConnection] = []
         self._leaving: list[ClientConnection] = []
         self._send_away_at: asyncio.TimerHandle | None = None
         self._queries = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], None] = {}
 
     def serve(self, group: Group) -> None:
         """The group there is from now on."""
@@ -143,8 +151,11 @@ class Server(Outlets):
             del self._attached[session]
             self.of_session.pop(session, None)
             self._heard[session] = self.loop.time()
-            if self.leads:
-                self.group.submit(frames.envelope(Kind.DETACH, 0, session, connection.attachment, 0))
+            self._detach(session, connection.attachment)
+
+    def _detach(self, session: int, attachment: int) -> None:
+        if self.leads:
+            self.group.submit(frames.envelope(Kind.DETACH, 0, session, attachment, 0))
 
     def goodbye(self, error: DisheapError) -> bytes:
         code = error.code if isinstance(error, RequestError) else _CODES.get(type(error), "malformed-frame")
@@ -168,14 +179,12 @@ class Server(Outlets):
     def ask(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
         """An OPEN, ATTACH or CLOSE: logged under an attachment number drawn here, answered under the client's."""
         attachment = self._draw()
-        self._asking[attachment] = (connection, envelope.seq)
+        self._asking[attachment] = _Asking(connection, envelope.seq, envelope.session)
         connection.asked.append(attachment)
         self.group.submit(frames.envelope(envelope.kind, 0, envelope.session, attachment, 0, envelope.body))
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
-        if self._queries >= self.limits.queries:
-            refusal = Overloaded(f"the node has its limit of {self.limits.queries} queries under way; ask again")
-            connection.answer(Status.ERROR, number, 0, _fault(refusal))
+        if not self._takes_one_more(connection, number, self._queries):
             return
         self._queries += 1
 
@@ -198,10 +207,18 @@ class Server(Outlets):
 
         self.group.read(answer)
 
+    def _takes_one_more(self, connection: ClientConnection, number: int, there: int) -> bool:
+        if there < self.limits.queries:
+            return True
+        refusal = Overloaded(f"the node has its limit of {self.limits.queries} queries under way; ask again")
+        connection.answer(Status.ERROR, number, 0, _fault(refusal))
+        return False
+
     def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
-        task = self.loop.create_task(self._admin(connection, number, body))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        if self._takes_one_more(connection, number, len(self._tasks)):
+            task = self.loop.create_task(self._admin(connection, number, body))
+            self._tasks[task] = None
+            task.add_done_callback(self._tasks.pop)
 
     async def _admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
         try:
@@ -213,6 +230,9 @@ class Server(Outlets):
             connection.answer(Status.ERROR, number, 0, _fault(refusal))
         except RequestError as error:
             connection.answer(Status.ERROR, number, 0, _fault(error))
+        except Exception as error:
+            log.exception("an admin request failed")
+            connection.answer(Status.ERROR, number, 0, _fault(OutcomeUnknown(f"the request failed: {error}")))
 
     # --- outlets: called while entries are applied -------------------------------------------------------------------
 
@@ -220,12 +240,14 @@ class Server(Outlets):
         asking = self._asking.get(attachment)
         before = self._attached.pop(session, None)
         self.of_session.pop(session, None)
-        if before is not None and (asking is None or before is not asking[0]):
+        if before is not None and (asking is None or before is not asking.connection):
             before.session = 0
             before.refuse(SessionExpired(f"session {session} is attached to another connection now"))
-        if asking is None or asking[0].closed:
-            return  # who asked is gone, or asked another leader: the next attach or the timeout settles it
-        connection = asking[0]
+        if asking is None or asking.connection.closed:
+            if asking is not None:
+                self._detach(session, attachment)
+            return  # who asked is gone, or asked another leader
+        connection = asking.connection
         connection.session, connection.attachment = session, attachment
         self._attached[session] = connection
         self._heard.pop(session, None)
@@ -242,14 +264,15 @@ class Server(Outlets):
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
         asking = self._asking.pop(attachment, None)
         if asking is not None:
-            connection, number = asking
-            connection.asked.remove(attachment)
-            connection.reply(status, number, index, body)
+            asking.connection.asked.remove(attachment)
+            asking.connection.reply(status, asking.number, index, body)
 
     def forget(self, attachments: list[int]) -> None:
-        """Whoever asked is gone."""
+        """Whoever asked is gone. A session that it would have been attached to is told so, behind the ATTACH."""
         for attachment in attachments:
-            self._asking.pop(attachment, None)
+            asking = self._asking.pop(attachment, None)
+            if asking is not None and asking.session:
+                self._detach(asking.session, attachment)
 
     def flush(self) -> None:
         """After a batch was applied: one write for each connection that has something."""

@@ -1,0 +1,123 @@
+"""What an operator asks of a node, what it counts, and what it does by itself."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.support.nodes import Cluster
+from tests.support.wire import WireClient, wait_until
+
+from disheap.config import Limits, NodeConfig, RaftConfig
+from disheap.errors import DiskFailed
+from disheap.interfaces import Connection, Receiver, Transport
+from disheap.kernel.types import NodeId
+from disheap.protocol import frames
+from disheap.protocol.frames import Fault, Kind, Status
+from disheap.runtime import tuning
+from disheap.runtime.node import Node
+
+
+async def test_an_admin_request_that_fails_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+
+        async def usage() -> None:
+            raise DiskFailed("the disk is gone")
+
+        monkeypatch.setattr(node, "storage_usage", usage)
+        status, body = await client.query(msgspec.msgpack.encode({"op": "status"}), Kind.ADMIN)
+        assert status == Status.ERROR
+        assert "the disk is gone" in msgspec.msgpack.decode(body, type=Fault).message
+
+
+async def test_admin_requests_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster(tmp_path, nodes=1, limits=Limits(queries=2)) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        go_on = asyncio.Event()
+
+        async def admin(request: dict[str, object]) -> dict[str, object]:
+            await go_on.wait()
+            return {}
+
+        monkeypatch.setattr(node, "admin", admin)
+        for number in range(3):
+            client.connection.write(frames.request(Kind.ADMIN, number, msgspec.msgpack.encode({"op": "status"})))
+        status, number, _, body = frames.open_reply(await client.frame(Kind.ANSWER))
+        assert (status, number, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, 2, "overloaded")
+        go_on.set()
+        answers = [frames.open_reply(await client.frame(Kind.ANSWER))[:2] for _ in range(2)]
+        assert answers == [(Status.OK, 0), (Status.OK, 1)]
+
+
+async def test_counters_count_what_their_names_say(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        client, leader = await cluster.client(), await cluster.wait_leader()
+        await client.call(b"+1")
+        before = leader.group.counters.raft_failed_entries_total
+        await client.call(b"not a command")
+        assert leader.group.counters.raft_failed_entries_total == before + 1
+        changes = leader.group.counters.raft_leader_changes_total
+        await leader.admin({"op": "transfer"})
+        await wait_until(lambda: leader.group.leader != 0, "it follows the next")
+        assert leader.group.counters.raft_leader_changes_total == changes + 1
+
+
+async def test_a_client_that_is_gone_before_it_was_attached_is_detached(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the machine would go on giving it messages until its session lapses."""
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        session = node.group.sessions.table[client.session]
+        client.close()
+        await wait_until(lambda: session.attachment == 0, "the first connection is gone")
+        kinds: list[int] = []
+        submit = node.group.submit
+
+        def watched(envelopes: bytes) -> None:
+            kinds.append(frames.open_envelope(envelopes).kind)
+            submit(envelopes)
+
+        monkeypatch.setattr(node.group, "submit", watched)
+        again = await WireClient.connected(cluster.transport, node.client_address)
+        again.connection.write(frames.envelope(Kind.ATTACH, 0, client.session, 1, 0))
+        again.close()
+        await wait_until(lambda: kinds == [Kind.ATTACH, Kind.DETACH], "both are in the log")
+        await wait_idle(node)
+        assert session.attachment == 0
+
+
+async def wait_idle(node: Node) -> None:
+    group = node.group
+    await wait_until(lambda: not group.gathered_bytes and group.applied.index == group.raft.last_index, "all applied")
+
+
+async def test_a_transport_that_fails_in_an_unforeseen_way_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = Cluster(tmp_path)
+    transport = cluster.registry.get("transport", "inproc")
+    connect = transport.connect
+    failures: list[str] = []
+
+    async def flaky(self: Transport, address: str, receiver: Receiver, timeout_s: float) -> Connection:
+        if len(failures) < 6:
+            failures.append(address)
+            raise OSError("no route to host")
+        connection: Connection = await connect(self, address, receiver, timeout_s)
+        return connection
+
+    monkeypatch.setattr(transport, "connect", flaky)
+    async with cluster:
+        await wait_until(
+            lambda: all(node.is_connected(NodeId(n)) for node in cluster.nodes.values() for n in (1, 2, 3)), "all meet"
+        )
+
+
+def test_a_chunk_of_a_snapshot_is_waited_for_as_long_whatever_a_tick_is() -> None:
+    for tick_ms in (1, 10, 50, 100):
+        config = NodeConfig(name="n1", raft=RaftConfig(tick_ms=tick_ms))
+        assert tuning.kernel_config(config, NodeId(1)).chunk_timeout_ticks * tick_ms == 3000
