@@ -20,6 +20,7 @@ from disheap.interfaces import Clock, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import (
+    NOBODY,
     ChunkRead,
     Entry,
     EntryKind,
@@ -59,9 +60,9 @@ class Counters(msgspec.Struct):
     """The seed's metric names; counted from the first day, shown by `disheap status`."""
 
     raft_applied_entries_total: int = 0
-    raft_failed_entries_total: int = 0
+    raft_failed_entries_total: int = 0  # with a command that was refused, or failed
     raft_snapshots_total: int = 0
-    raft_leader_changes_total: int = 0
+    raft_leader_changes_total: int = 0  # to a node; not to nobody in between
 
 
 class Group:
@@ -328,7 +329,7 @@ class Group:
             if entry.index <= self.applied.index:
                 continue  # the snapshot that was installed meanwhile holds it
             if entry.kind == EntryKind.COMMANDS:
-                self.sessions.apply(entry)
+                self._apply_commands(entry)
             else:
                 self._apply_own(entry)
             self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
@@ -339,6 +340,13 @@ class Group:
         self._on_applied()
         self.snapshotter.applied(entries)
         self._schedule_time()
+
+    def _apply_commands(self, entry: Entry) -> None:
+        sessions = self.sessions
+        failed_before = sessions.failed_commands
+        sessions.apply(entry)
+        if sessions.failed_commands > failed_before:
+            self.counters.raft_failed_entries_total += 1
 
     def _apply_own(self, entry: Entry) -> None:
         """An entry that is the kernel's; to the machine only its time matters."""
@@ -392,7 +400,7 @@ class Group:
         changed = raft.leader != self._leader
         if changed:
             self._leader = raft.leader
-            self.counters.raft_leader_changes_total += 1
+            self.counters.raft_leader_changes_total += raft.leader != NOBODY
             log.info("leader", node=raft.id, term=raft.term, leader=raft.leader)
         if raft.is_leader != self._leads:
             self._leads = raft.is_leader

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import msgspec
 
-from disheap.errors import DisheapError, MalformedFrame, ProtocolError, WrongCluster
+from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
 from disheap.interfaces import Connection, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
@@ -180,8 +180,8 @@ class OutgoingLink(_Handshaking):
             try:
                 await self._transport.connect(self._address(), self, DIAL_TIMEOUT_S)
                 await self._down.wait()
-            except DisheapError as error:
-                self._say(str(error))
+            except Exception as error:  # whatever a transport has not foreseen: the peer is dialled again
+                self._say(str(error) or type(error).__name__)
             wait_s = RETRY_FIRST_S if self._was_up else min(wait_s * 2, RETRY_MOST_S)
             await asyncio.sleep(wait_s)
 

@@ -352,7 +352,7 @@ class Node:
         if others is None:
             return
         common = min([mine, *(highest for _, highest in others)])
-        if common > sessions.machine_version:
+        if common > max(sessions.machine_version, self._raised_to):  # asked for once a term
             self._raised_to = common
             self.group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, bytes([common])))
 

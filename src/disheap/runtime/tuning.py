@@ -11,6 +11,8 @@ from disheap.runtime.snapshots import SnapshotPolicy
 
 APPLY_BYTES = 1 << 20
 """Entries applied between two looks at the sockets: some 3,000 messages of 256 bytes, 15 ms."""
+CHUNK_TIMEOUT_MS = 3000
+"""A snapshot's chunk unanswered for so long is sent again: the last one is answered when it is durable and restored."""
 PEER_FRAME_SLACK = 1 << 20
 """A frame between nodes holds `append_bytes` of entries, or one entry however large, and their headers."""
 STAGGER_NODES, STAGGER_SHARE = 5, 0.1
@@ -30,6 +32,7 @@ def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:
         uncommitted_bytes=config.limits.uncommitted_bytes,
         log_cache_bytes=raft.log_cache_bytes,
         apply_bytes=APPLY_BYTES,
+        chunk_timeout_ticks=max(2, CHUNK_TIMEOUT_MS // raft.tick_ms),
     )
 
 
