@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from struct import Struct
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -91,7 +91,8 @@ class Reader:
 
     def row(self) -> Row:
         start = self.record(Start)
-        replies = [self.record(Reply) for _ in range(start.replies)]
+        reply: Any = Reply  # a type, as msgspec sees it
+        replies = [self.record(reply) for _ in range(start.replies)]
         return Row(start.id, start.timeout_ms, start.label, start.attachment, start.confirmed, replies)
 
     def record(self, kind: type[T]) -> T:
