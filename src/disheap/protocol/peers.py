@@ -22,7 +22,7 @@ from struct import error as StructError
 
 import msgspec
 
-from disheap.errors import MalformedFrame
+from disheap.errors import MalformedFrame, ProtocolError
 from disheap.kernel import membership
 from disheap.kernel.types import (
     AppendReply,
@@ -98,7 +98,7 @@ def decode(frame: bytes) -> tuple[int, Message]:
     try:
         _, _, number, group, source, target, term = _HEADER.unpack_from(frame)
         message = _message(number, NodeId(source), NodeId(target), Term(term), frame, _HEADER.size)
-    except (StructError, ValueError) as error:
+    except (StructError, ValueError, ProtocolError) as error:
         raise MalformedFrame(f"a message between nodes cannot be read: {error}") from error
     return group, message
 
