@@ -11,11 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 from tests.support.nodes import FAST, Cluster, TestRegistry
-from tests.support.wire import WireClient
+from tests.support.wire import WireClient, wait_until
 
 from disheap.errors import DiskFailed, NotLeader, StorageError
 from disheap.kernel.types import Entry, Index
 from disheap.plugins import Registry
+from disheap.protocol.frames import Status
 
 PATIENCE_S = 10.0
 
@@ -112,3 +113,32 @@ async def test_the_disks_thread_ends_with_the_node(tmp_path: Path) -> None:
         (thread,) = [thread for thread in threading.enumerate() if thread not in before]
         await cluster.stop("n1")
         assert not thread.is_alive()
+
+
+async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is committed without it is not applied there, and nobody else answers while it leads (pitfall 26)."""
+    from disheap_memory.storage import MemoryStorage
+
+    answer = threading.Event()
+    hung: list[object] = []
+
+    class Hanging(MemoryStorage):
+        def append(self, entries: Sequence[Entry]) -> None:
+            if self in hung:
+                answer.wait(PATIENCE_S)
+            super().append(entries)
+
+    monkeypatch.setattr("disheap.runtime.group.WRITE_PATIENCE_S", 0.2)
+    async with Cluster(tmp_path, registry=registry_with_storage(Hanging)) as cluster:
+        client, leader = await cluster.client(), await cluster.wait_leader()
+        assert leader._storage is not None
+        hung.append(leader._storage)
+        client.send(b"+1", seq=1)
+        try:
+            await wait_until(lambda: not leader.group.leads, "it leads no longer", PATIENCE_S / 2)
+            next_leader = await cluster.wait_leader()
+            again = await WireClient.connected(cluster.transport, next_leader.client_address)
+            assert (await again.attach(client.session))[0] == Status.OK
+            assert await again.call(b"+1", seq=1) == (Status.OK, b"1")
+        finally:
+            answer.set()

@@ -49,6 +49,10 @@ IDLE_FLUSH_S = 0.1
 """After so long without an append, storage writes down what would have ridden on the next (design.md, section 6)."""
 
 
+WRITE_PATIENCE_S = 5.0
+"""A leader's write in flight for longer is no slow sync any more."""
+
+
 class GroupLimits(msgspec.Struct, frozen=True):
     entry_bytes: int
     gather_bytes: int
@@ -112,6 +116,7 @@ class Group:
         self._gathered: deque[bytes] = deque()
         self.gathered_bytes = 0
         self._write: Write | None = None
+        self._write_at = 0.0
         self._held: tuple[Message, ...] = ()
         self._ambiguous = raft.is_ambiguous
         self._pump_due = False
@@ -180,10 +185,21 @@ class Group:
             self.raft.tick()
         except BaseException as error:
             self.fail(error)
+        self._leave_a_hung_disk()
         if self._append_at is not None and self._clock.monotonic() - self._append_at > IDLE_FLUSH_S:
             self._append_at = None
             self._disk.submit(self._storage.flush, self._flushed)
         self._wake()
+
+    def _leave_a_hung_disk(self) -> None:
+        """A leader applies and answers only what is durable here: with a disk that hangs it would hold up everyone, and
+        no error would end it (pitfall 26). The followers have the log; one of them is asked to lead."""
+        if not self._leads or self._write is None or self.raft.transferee != NOBODY:
+            return
+        waited_s = self._clock.monotonic() - self._write_at
+        if waited_s > WRITE_PATIENCE_S and len(self.raft.membership.members) > 1:
+            log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
+            self.raft.transfer_leadership(NOBODY)
 
     def now_ms(self) -> int:
         """Log time: the leader's own; elsewhere that of the last entry applied."""
@@ -282,7 +298,7 @@ class Group:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def _start_write(self, write: Write, held: tuple[Message, ...]) -> None:
-        self._write, self._held = write, held
+        self._write, self._held, self._write_at = write, held, self._clock.monotonic()
         if write.entries:
             self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
         storage = self._storage
