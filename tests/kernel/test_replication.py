@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from disheap.errors import InvalidArgument, NotLeader, Overloaded
+from disheap.kernel.log import size_of
 from disheap.kernel.types import (
     AppendReply,
     AppendRequest,
@@ -232,6 +233,23 @@ def test_storage_is_asked_for_what_memory_no_longer_holds() -> None:
     node.raft.fetched(NodeId(2), node.disk.read(3, 6, 1 << 20))
     sent = [request for request in only(AppendRequest, node.run()) if request.entries]
     assert [(request.previous_index, len(request.entries)) for request in sent[:2]] == [(2, 4), (6, 4)]
+
+
+def test_entries_from_storage_go_out_as_many_as_a_message_holds_and_the_rest_is_asked_for_again() -> None:
+    """Storage counts data alone: of very small entries it gives more than a frame between nodes can take."""
+    node = Solo((1,) * 9, append_bytes=200, log_cache_bytes=1)
+    node.lead()
+    node.hear(append_refusal(2, 2, 9, (2, 1)))
+    node.acknowledge(2, 2)
+    (fetch,) = only(Fetch, node.requests)
+    node.requests.clear()
+    entries = node.disk.read(fetch.first, fetch.last, 1 << 20)
+    node.raft.fetched(NodeId(2), entries)
+    sent = only(AppendRequest, node.ready())
+    assert 0 < len(sent[0].entries) < len(entries)
+    assert sum(map(size_of, sent[0].entries)) <= 200
+    (again,) = only(Fetch, node.requests)
+    assert again.first == sent[0].entries[-1].index + 1
 
 
 def test_entries_from_storage_that_are_no_longer_wanted_are_dropped() -> None:

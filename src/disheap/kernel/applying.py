@@ -6,7 +6,7 @@ One batch is out at a time. Only what is durable here is handed out, so that no 
 from __future__ import annotations
 
 from disheap.errors import StorageError
-from disheap.kernel.log import size_of
+from disheap.kernel.log import within
 from disheap.kernel.state import State
 from disheap.kernel.types import Entry, Fetch, Index
 
@@ -34,7 +34,7 @@ def on_fetched(state: State, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
         return ()
     if not entries:
         raise StorageError(f"storage lost entry {first}, which is committed and not yet applied. Restart the node")
-    return _hand_out(state, _within(entries, state.config.apply_bytes, _last(state)))
+    return _hand_out(state, within(entries, state.config.apply_bytes, _last(state)))
 
 
 def on_applied(state: State, index: Index) -> None:
@@ -48,13 +48,4 @@ def _last(state: State) -> Index:
 
 def _hand_out(state: State, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     state.log.handed = entries[-1].index
-    return entries
-
-
-def _within(entries: tuple[Entry, ...], max_bytes: int, last: Index) -> tuple[Entry, ...]:
-    size = 0
-    for position, entry in enumerate(entries):
-        size += size_of(entry)
-        if position and (size > max_bytes or entry.index > last):
-            return entries[:position]
     return entries

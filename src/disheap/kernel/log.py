@@ -23,6 +23,16 @@ def size_of(entry: Entry) -> int:
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
 
 
+def within(entries: tuple[Entry, ...], max_bytes: int, last: Index) -> tuple[Entry, ...]:
+    """As many as fit, one at least, none behind `last`. Storage counts data alone, and may have given more."""
+    size = 0
+    for position, entry in enumerate(entries):
+        size += size_of(entry)
+        if position and (size > max_bytes or entry.index > last):
+            return entries[:position]
+    return entries
+
+
 class Log:
     def __init__(self, restored: Restored, cache_bytes: int) -> None:
         self._cache_limit = cache_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from disheap.errors import InvalidArgument, NotLeader, Overloaded
 from disheap.kernel import membership, quorum, snapshots
-from disheap.kernel.log import size_of
+from disheap.kernel.log import size_of, within
 from disheap.kernel.progress import Phase, Progress
 from disheap.kernel.state import State
 from disheap.kernel.types import (
@@ -86,6 +86,7 @@ def on_fetched(state: State, peer: NodeId, entries: tuple[Entry, ...]) -> None:
         snapshots.begin(state, peer)
     elif entries[0].index == progress.fetching:
         progress.fetching = Index(0)
+        entries = within(entries, state.config.append_bytes, state.log.last_index)
         last = entries[-1]
         if entries[0].index == progress.next and state.log.term_at(last.index) == last.term:
             _send_entries(state, peer, progress, entries)
