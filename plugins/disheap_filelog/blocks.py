@@ -8,11 +8,11 @@ new one. All numbers are big-endian; checksums are CRC-32.
     0       4     magic, "DHB1"
     4       1     version, 1
     5       1     type, 1: entries
-    6       2     flags: 1 the last block of its append, 2 entries of several terms, 4 holds a membership entry
+    6       2     flags: 1 the last block of its append, 4 holds a membership entry
     8       8     segment id
     16      8     append number: grows by one with each append, over all segments
     24      8     index of the first entry
-    32      8     term of the last entry
+    32      8     term of its entries: a block has one, so that a damaged one's are known
     40      4     number of entries
     44      4     raw length of the payload
     48      4     stored length of the payload
@@ -47,7 +47,6 @@ VERSION = 1
 ENTRIES = 1
 
 LAST_OF_APPEND = 1
-SEVERAL_TERMS = 2
 HAS_MEMBERSHIP = 4
 
 _HEADER = struct.Struct(">4sBBHQQQQIIIIII")
@@ -88,8 +87,6 @@ def build(
     raw = encode_entries(entries)
     stored = stream.encode(raw, offset)
     flags = LAST_OF_APPEND if is_last else 0
-    if entries[0].term != entries[-1].term:
-        flags |= SEVERAL_TERMS
     if any(entry.kind == EntryKind.MEMBERSHIP for entry in entries):
         flags |= HAS_MEMBERSHIP
     first, term, count, payload_checksum = entries[0].index, entries[-1].term, len(entries), crc32(stored)
@@ -157,13 +154,13 @@ def _decode_each(raw: bytes, first: int, count: int) -> Iterator[Entry]:
 
 
 def split(entries: Sequence[Entry], block_bytes: int) -> list[Sequence[Entry]]:
-    """Runs of entries of at most `block_bytes` each; one that is larger alone has a block to itself."""
-    if sum(len(entry.data) for entry in entries) <= block_bytes:
+    """Runs of entries of one term and at most `block_bytes` each; one that is larger alone has a block to itself."""
+    if entries[0].term == entries[-1].term and sum(len(entry.data) for entry in entries) <= block_bytes:
         return [entries]
     groups, start, size = [], 0, 0
     for position, entry in enumerate(entries):
         size += len(entry.data)
-        if size > block_bytes and position > start:
+        if position > start and (size > block_bytes or entry.term != entries[start].term):
             groups.append(entries[start:position])
             start, size = position, len(entry.data)
     groups.append(entries[start:])

@@ -8,7 +8,7 @@ with block n + 1, and shares its fsync; a power cut may persist the two in any o
 One slot, 32 bytes, so that none lies across two sectors:
 
     offset  size
-    0       8     term of the block's last entry
+    0       8     term of the block's entries
     8       8     index of its first entry
     16      4     number of entries
     20      4     offset of the block in the segment
@@ -56,7 +56,22 @@ class Slots:
 
     def is_sound(self, number: int) -> bool:
         slot = self.get(number)
-        return slot != EMPTY and _CHECKSUM.unpack_from(slot, _SLOT.size)[0] == crc32(slot[: _SLOT.size])
+        return (
+            len(slot) == SLOT_BYTES
+            and slot != EMPTY
+            and _CHECKSUM.unpack_from(slot, _SLOT.size)[0] == crc32(slot[: _SLOT.size])
+        )
+
+    def block(self, number: int, offset: int, segment_id: int, previous: int) -> Block | None:
+        """Block `number` as far as its slot tells: of the payload, and how long it is, the slot says nothing."""
+        if not self.is_sound(number):
+            return None
+        term, first, entries, at, checksum = _SLOT.unpack_from(self.get(number))
+        return Block(at, 0, segment_id, 0, first, term, entries, 0, 0, 0, previous, checksum) if at == offset else None
+
+    def offset(self, number: int) -> int | None:
+        """Where block `number` lies, if its slot says so."""
+        return int(_SLOT.unpack_from(self.get(number))[3]) if self.is_sound(number) else None
 
     def contradicts(self, number: int, block: Block) -> bool:
         """A sound slot that speaks of another block than the one found."""

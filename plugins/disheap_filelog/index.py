@@ -18,6 +18,7 @@ from disheap_filelog.segment import Segment
 class Located(NamedTuple):
     segment: Segment
     block: Block
+    is_damaged: bool = False  # it was durable, its range and term are known, and it cannot be read
 
 
 class LogIndex:
@@ -33,7 +34,7 @@ class LogIndex:
         self._firsts: list[int] = []
 
     def add(self, located: Located, entries: Sequence[Entry]) -> None:
-        """`entries` are the block's, or none where its header says that they have one term and no membership."""
+        """`entries` are the block's, or none where its header says that it holds no membership."""
         block = located.block
         self._supersede(block.first)
         if not self._located:
@@ -41,10 +42,8 @@ class LogIndex:
         self._located.append(located)
         self._firsts.append(block.first)
         self.last = Index(block.last)
-        if not entries:
-            self._add_run(block.first, block.term)
+        self._add_run(block.first, block.term)
         for entry in entries:
-            self._add_run(entry.index, entry.term)
             if entry.kind == EntryKind.MEMBERSHIP:
                 self.memberships.append((entry.index, entry.data))
 
@@ -63,6 +62,31 @@ class LogIndex:
         for position in range(len(self._located) - 1, -1, -1):
             yield self._located[position], self._live_last(position)
 
+    def damaged(self, after: int) -> list[tuple[Located, int, int]]:
+        """The damaged blocks that hold live entries behind `after`, each with the first and the last of those."""
+        found = []
+        for position, located in enumerate(self._located):
+            first, last = max(located.block.first, after + 1), self._live_last(position)
+            if located.is_damaged and first <= last:
+                found.append((located, first, last))
+        return found
+
+    def live_in(self, segment: Segment) -> list[tuple[Located, int]]:
+        """The live blocks of one segment, each with its last live index."""
+        return [
+            (located, self._live_last(position))
+            for position, located in enumerate(self._located)
+            if located.segment is segment
+        ]
+
+    def replace(self, segment: Segment, blocks: Sequence[Located], below: int) -> None:
+        """The segment was written anew, with only its live entries below `below` in it; nothing lives from there on."""
+        self._supersede(below)
+        positions = [position for position, located in enumerate(self._located) if located.segment is segment]
+        if positions:
+            place = slice(positions[0], positions[-1] + 1)
+            self._located[place], self._firsts[place] = blocks, [located.block.first for located in blocks]
+
     def oldest_needed(self, first_index: Index) -> Segment | None:
         """The segment of the first block that holds an entry from `first_index` on."""
         if not self.first <= first_index <= self.last:
@@ -75,7 +99,21 @@ class LogIndex:
         while count < len(self._located) and self._located[count].segment.number < segment.number:
             count += 1
         del self._located[:count], self._firsts[:count]
-        self.first = Index(self._firsts[0] if self._firsts else self.last + 1)
+        self._begin_at(self._firsts[0] if self._firsts else self.last + 1)
+
+    def forget_damaged(self, through: int) -> None:
+        """What is damaged at or before `through` is held elsewhere: the log begins behind it."""
+        ends = [min(last, through) for located, _, last in self.damaged(0) if located.block.first <= through]
+        if not ends:
+            return
+        count = 0
+        while count < len(self._located) and self._live_last(count) <= ends[-1]:
+            count += 1
+        del self._located[:count], self._firsts[:count]
+        self._begin_at(ends[-1] + 1)
+
+    def _begin_at(self, first: int) -> None:
+        self.first = Index(first)
         runs = [run for run in self.runs if run.first > self.first]
         term = next((run.term for run in reversed(self.runs) if run.first <= self.first <= self.last), None)
         self.runs = runs if term is None else [TermRun(self.first, term), *runs]

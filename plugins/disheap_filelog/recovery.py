@@ -3,23 +3,26 @@ acts on it. So a log that is refused is left exactly as it was.
 
 A block that cannot be read, or bytes that are no block, mean one of two things. **Damaged**: the block was durable.
 That is certain if its identity (or a later block's) is written, if a block of a later append follows, or if a later
-segment exists; then nothing may be cut off, and `LogDamaged` says which file. **Ambiguous**: it is the last append,
-and it was torn by the crash or was durable and is lost, and nothing tells which. Zeros are no exception.
+segment exists; then nothing may be cut off. **Ambiguous**: it is the last append, and it was torn by the crash or was
+durable and is lost, and nothing tells which. Zeros are no exception.
+
+Where other nodes may hold the same entries (`salvage`), a damaged block whose range and term are known, from its header
+or from its identity, is stepped over: it keeps its place in the index, marked, until good entries are put there. The
+last block is treated so too where its header shows all that may be lost. What cannot be placed is `LogDamaged`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from zlib import crc32
-
-import structlog
 
 from disheap.errors import LogDamaged
 from disheap.interfaces import Codec
 from disheap.kernel.types import Index
+from disheap.logs import get_logger
 from disheap_filelog import blocks
-from disheap_filelog.blocks import HAS_MEMBERSHIP, HEADER_BYTES, LAST_OF_APPEND, SEVERAL_TERMS, Block
+from disheap_filelog.blocks import HAS_MEMBERSHIP, HEADER_BYTES, LAST_OF_APPEND, Block
 from disheap_filelog.filesystem import Filesystem
 from disheap_filelog.identities import Slots
 from disheap_filelog.index import Located, LogIndex
@@ -28,7 +31,7 @@ from disheap_filelog.segment import PREFIX, RESTORE, Segment, file_name
 WINDOW_BYTES = 1 << 20
 """Read at once while scanning."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Tail(NamedTuple):
@@ -50,7 +53,13 @@ class Found(NamedTuple):
 
 
 def scan(
-    filesystem: Filesystem, directory: str, codec: Codec, codec_name: str, names: Sequence[str], oldest: int
+    filesystem: Filesystem,
+    directory: str,
+    codec: Codec,
+    codec_name: str,
+    names: Sequence[str],
+    oldest: int,
+    salvage: bool,
 ) -> Found:
     """Segments below number `oldest` are void: a snapshot replaced them."""
     numbers = [int(name[len(PREFIX) :]) for name in names if name.startswith(PREFIX) and name[len(PREFIX) :].isdigit()]
@@ -62,25 +71,28 @@ def scan(
             segments.insert(0, Segment.load(filesystem, directory, codec, codec_name, number))
             if segments[0].head.starts_anew:
                 break
-        return _scan_all(segments, numbers)
+        return _scan_all(segments, numbers, salvage)
     except BaseException:
         for segment in segments:
             segment.close()
         raise
 
 
-def _scan_all(segments: list[Segment], numbers: list[int]) -> Found:
+def _scan_all(segments: list[Segment], numbers: list[int], salvage: bool) -> Found:
     in_force = {segment.number for segment in segments}
     index, tail = LogIndex(), None
     found: list[Block] = []
+    damaged: list[Block] = []
     append = segments[0].head.append - 1 if segments else 0
     if segments:
         index.reset(Index(segments[0].head.first))
     for position, segment in enumerate(segments):
         following = segments[position + 1] if position + 1 < len(segments) else None
-        found, tail = _Scan(segment, following, index).run()
-        append = found[-1].append if found else append
+        scan = _Scan(segment, following, index, salvage)
+        found, tail = scan.run()
+        append, damaged = max(append, scan.append), scan.damaged
     unidentified = _without_identity(segments[-1].slots(), found) if segments else []
+    unidentified = [] if any(block in damaged for block in unidentified) else unidentified
     void = [file_name(number) for number in sorted(numbers) if number not in in_force]
     return Found(segments, index, append, unidentified, tail, void)
 
@@ -88,17 +100,23 @@ def _scan_all(segments: list[Segment], numbers: list[int]) -> Found:
 class _Scan:
     """One segment, front to back. `following` says where it ends; the last segment ends where its file does."""
 
-    def __init__(self, segment: Segment, following: Segment | None, index: LogIndex) -> None:
-        self._segment, self._following, self._index = segment, following, index
+    def __init__(self, segment: Segment, following: Segment | None, index: LogIndex, salvage: bool) -> None:
+        self._segment, self._following, self._index, self._salvage = segment, following, index, salvage
+        self.append = segment.head.append - 1  # number of the last one seen
+        self._is_append_whole = True  # its last block was seen
         self._slots = segment.slots()
         self._size = segment.size()
-        self._limit = following.head.previous_end if following else self._size
+        is_limited = following is not None and not segment.head.is_repaired
+        self._limit = following.head.previous_end if following and is_limited else self._size
         self._window = (0, b"")
-        self._found: list[Block] = []
+        self._found: list[Block] = []  # damaged ones too
+        self.damaged: list[Block] = []
 
     def run(self) -> tuple[list[Block], Tail | None]:
-        segment, reason = self._segment, ""
-        while not reason and segment.end < self._limit:
+        reason = self._next()
+        while not reason or self._step_over(reason):
+            if not reason and self._is_at_end:
+                break
             reason = self._next()
         if self._following:
             self._check_end(self._following, reason)
@@ -108,6 +126,9 @@ class _Scan:
     def _next(self) -> str:
         """Take the block at the segment's end; a reason if there is no good one."""
         offset = self._segment.end
+        if self._is_at_end:
+            missing = self._salvage and self._slots.proves(self._segment.count)
+            return "blocks that were durable are missing" if missing else ""
         block = blocks.parse_header(self._read(HEADER_BYTES, offset), offset)
         if block is None:
             return "the block's header cannot be read"
@@ -127,17 +148,76 @@ class _Scan:
             raise self._damaged(block.offset, "the block is a good one, and not the one that its identity names")
         if block.first > self._index.last + 1:
             raise self._damaged(block.offset, f"entries {self._index.last + 1} to {block.first - 1} are missing")
-        needs_entries = block.flags & (SEVERAL_TERMS | HAS_MEMBERSHIP)
-        entries = self._segment.decode_block(block, stored) if needs_entries else ()
+        entries = self._segment.decode_block(block, stored) if block.flags & HAS_MEMBERSHIP else ()
         self._segment.accept(block)
         self._index.add(Located(self._segment, block), entries)
+        self._note(block)
+
+    def _note(self, block: Block) -> None:
         self._found.append(block)
+        self.append, self._is_append_whole = block.append, bool(block.flags & LAST_OF_APPEND)
+
+    # --- damage ---
+
+    def _step_over(self, reason: str) -> bool:
+        """Whether the damaged block at the end of what was read is known well enough to leave it where it is."""
+        segment = self._segment
+        if not self._salvage:
+            return False
+        block = self._known_by_header()
+        is_told = block is not None and bool(block.flags & LAST_OF_APPEND)  # all that may be lost is known
+        if not is_told and not self._was_durable():
+            return False
+        block = block or self._known_by_identity()
+        if block is None or block.first > self._index.last + 1:
+            return False
+        _log.warning(
+            "a block of the log is damaged", file=segment.path, offset=block.offset, reason=reason,
+            first=block.first, last=block.last, term=block.term,
+        )  # fmt: skip
+        segment.skip(block, self._end_of(block))
+        self._index.add(Located(segment, block, is_damaged=True), ())
+        self.damaged.append(block)
+        self._note(block)
+        return True
+
+    def _known_by_header(self) -> Block | None:
+        offset = self._segment.end
+        block = blocks.parse_header(self._read(HEADER_BYTES, offset), offset)
+        is_ours = block is not None and block.segment_id == self._segment.head.id
+        if block is None or not is_ours or block.previous != self._segment.checksum:
+            return None
+        return None if self._slots.contradicts(self._segment.count, block) else block
+
+    def _known_by_identity(self) -> Block | None:
+        """The slot does not say which append: the next one after the last that was seen whole."""
+        segment = self._segment
+        block = self._slots.block(segment.count, segment.end, segment.head.id, segment.checksum)
+        return block and block._replace(append=self.append + self._is_append_whole, flags=LAST_OF_APPEND)
+
+    def _end_of(self, block: Block) -> int:
+        """Where the block behind a damaged one begins: its own header says so, or the next identity, or the next header
+        that names this block as the one before it."""
+        if block.stored_bytes:
+            return min(block.end, self._limit)
+        following = self._slots.offset(self._segment.count + 1)
+        return following if following is not None else self._find(lambda later: later.previous == block.checksum)
+
+    def _was_durable(self) -> bool:
+        segment, slots = self._segment, self._slots
+        is_proven = slots.proves(segment.count) or (not self._is_at_end and slots.hints(segment.count))
+        return bool(self._following) or is_proven or self._later_append_follows()
+
+    @property
+    def _is_at_end(self) -> bool:
+        return self._segment.end >= self._limit
 
     def _check_end(self, following: Segment, reason: str) -> None:
         segment = self._segment
         if reason:
             raise self._damaged(segment.end, reason)
-        if segment.end != self._limit or segment.checksum != following.head.previous_checksum:
+        named = (following.head.previous_end, following.head.previous_checksum)
+        if segment.end != self._limit or segment.known_end != named:
             raise self._damaged(segment.end, f"this is not the end that {following.path} follows")
 
     def _judge(self, reason: str) -> Tail | None:
@@ -157,20 +237,22 @@ class _Scan:
 
     def _later_append_follows(self) -> bool:
         """A later append was begun only after the one in doubt was durable."""
-        expected = self._segment.head.append
-        if self._found:
-            expected = self._found[-1].append + (self._found[-1].flags & LAST_OF_APPEND)
+        expected = self.append + self._is_append_whole
+        return self._find(lambda later: later.append > expected) < self._size
+
+    def _find(self, wanted: Callable[[Block], bool]) -> int:
+        """Offset of the next header in this segment that is wanted; the file's size where there is none."""
         offset = self._segment.end
         while offset < self._size:
             data = self._read(WINDOW_BYTES + HEADER_BYTES, offset)
             at = data.find(blocks.MAGIC)
             while at >= 0:
                 block = blocks.parse_header(data[at : at + HEADER_BYTES], offset + at)
-                if block and block.segment_id == self._segment.head.id and block.append > expected:
-                    return True
+                if block and block.segment_id == self._segment.head.id and wanted(block):
+                    return offset + at
                 at = data.find(blocks.MAGIC, at + 1)
             offset += WINDOW_BYTES
-        return False
+        return self._size
 
     def _read(self, size: int, offset: int) -> bytes:
         start, data = self._window

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import structlog
-
 from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Codec
 from disheap.kernel.types import Index, SnapshotMeta
+from disheap.logs import get_logger
 from disheap_filelog import snapshot
 from disheap_filelog.filesystem import Filesystem
 from disheap_filelog.guard import Guard
@@ -23,7 +22,7 @@ from disheap_filelog.snapshot import FileSnapshotReader, Stored
 
 GENERATIONS = 2
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class Bad(NamedTuple):
@@ -58,13 +57,14 @@ class Shelf:
     def oldest_segment(self) -> int:
         return self.newest.oldest_segment if self.newest else 0
 
-    def check_cover(self, index: LogIndex) -> None:
-        """Raises `SnapshotDamaged` if one is, and the log does not make up for it."""
+    def uncovered(self, index: LogIndex) -> Bad | None:
+        """A damaged snapshot that the one before it and the log do not make up for."""
         for bad in self._bad:
             is_covered = self.newest is not None and index.first <= self.index + 1
             if not is_covered or index.term_at(bad.at) != bad.term:
-                raise bad.error
+                return bad
             _log.warning("a snapshot is damaged; the one before it and the log hold the same", error=str(bad.error))
+        return None
 
     def add(self, stored: Stored) -> None:
         """A new one is durable; damaged ones go, and what is beyond two generations."""

@@ -21,16 +21,17 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
-import structlog
 
 from disheap.errors import LogDamaged, StorageLocked, WrongDirectory
-from disheap.interfaces import Identity, Recovered, StorageContext, StorageUsage
-from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta
+from disheap.interfaces import Damage, Holding, Identity, LostSnapshot, Recovered, StorageContext, StorageUsage
+from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
+from disheap.logs import get_logger
 from disheap_filelog import blocks, meta, owner, recovery, segment, snapshot
-from disheap_filelog.blocks import HAS_MEMBERSHIP, SEVERAL_TERMS
+from disheap_filelog.blocks import HAS_MEMBERSHIP
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
 from disheap_filelog.index import Located, LogIndex
+from disheap_filelog.mending import Mending
 from disheap_filelog.meta import Meta
 from disheap_filelog.recovery import Found
 from disheap_filelog.segment import Head, Segment
@@ -41,7 +42,7 @@ LOCK = "lock"
 READ_BLOCKS = 8
 """Blocks kept decoded: one for each of a few followers that catch up in sequence."""
 
-_log = structlog.get_logger(__name__)
+_log = get_logger(__name__)
 
 
 class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -71,6 +72,8 @@ class FileStorage:
         self._index = LogIndex()
         self._append = 0  # number of the last
         self._bytes_since_snapshot = 0
+        self._lost: LostSnapshot | None = None
+        self._mending: Mending
         self._decoded: OrderedDict[tuple[int, int], tuple[Entry, ...]] = OrderedDict()
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
@@ -147,6 +150,29 @@ class FileStorage:
         with self._guard:
             self._meta.save_ambiguity(None)
 
+    def holding(self) -> Holding:
+        with self._guard:
+            index, newest, state = self._index, self._shelf.meta, self._meta.state
+            return Holding(
+                state.hard_state, newest.index if newest else Index(0), newest.term if newest else Term(0),
+                index.first, index.last, tuple(index.runs), self._damage(), state.ambiguous_after is not None,
+                self._lost,
+            )  # fmt: skip
+
+    def mend(self, entries: Sequence[Entry]) -> None:
+        with self._guard:
+            self._mending.put(entries)
+            self._decoded.clear()
+
+    def cut(self, first: Index) -> None:
+        """While it lasts the end of the log is in doubt: what was superseded before may show again after a crash."""
+        with self._guard:
+            doubt = self._meta.state.ambiguous_after
+            self._meta.save_ambiguity(Index(min(first - 1, doubt if doubt is not None else first)))
+            self._mending.cut(first)
+            self._meta.save_ambiguity(doubt)
+            self._decoded.clear()
+
     def flush(self) -> None:
         with self._guard:
             self._segments[-1].identify()
@@ -183,8 +209,11 @@ class FileStorage:
             names = self._filesystem.list(self._directory)
         own = owner.read(self._filesystem, self._directory)
         owner.check(own, identity, self._directory)
-        found = self._load(names)
-        self._repair(found, names, alone)
+        found = self._load(names, alone)
+        self._settle_tail(found, alone)
+        if self._lost or self._index.damaged(0):
+            return self._recovered(own, fresh, -1)
+        self._put_right(found, names)
         return self._recovered(own, fresh, tail_bytes)
 
     def _initialise(self, identity: Identity, names: Sequence[str]) -> None:
@@ -206,7 +235,7 @@ class FileStorage:
         self._new_segment(1, Index(1), None).close()
         owner.write(self._filesystem, self._directory, identity)
 
-    def _load(self, names: Sequence[str]) -> Found:
+    def _load(self, names: Sequence[str], alone: bool) -> Found:
         """Read everything, change nothing."""
         if meta.NAME not in names:
             raise LogDamaged(
@@ -220,25 +249,42 @@ class FileStorage:
             self._filesystem, self._guard, self._directory, context.codec, context.codec_name, names
         )  # fmt: skip
         oldest = self._shelf.oldest_segment
-        found = recovery.scan(self._filesystem, self._directory, context.codec, context.codec_name, names, oldest)
+        found = recovery.scan(
+            self._filesystem, self._directory, context.codec, context.codec_name, names, oldest, salvage=not alone
+        )
         self._segments, self._index, self._append = found.segments, found.log, found.append
-        self._shelf.check_cover(found.log)
+        self._check_snapshot(found, alone)
         self._check_log(found, oldest)
+        self._index.forget_damaged(self._shelf.index)
+        self._mending = Mending(
+            self._filesystem, self._directory, context, self._segments, self._index
+        )  # fmt: skip
         return found
+
+    def _check_snapshot(self, found: Found, alone: bool) -> None:
+        """A damaged one is made up for by the one before it and the log, or by other nodes; else the node says so."""
+        bad = self._shelf.uncovered(found.log)
+        self._lost = None
+        if bad is None:
+            return
+        if alone or not found.segments:
+            raise bad.error
+        needed = max(found.log.first - 1, 0 if found.log.last >= bad.at else bad.at)
+        self._lost = LostSnapshot(Index(needed), str(bad.error))
 
     def _check_log(self, found: Found, oldest: int) -> None:
         """The log must go on where the snapshot ends, and agree with it."""
         after, snapshot_meta, reason = self._shelf.index, self._shelf.meta, ""
         if not found.segments and not oldest:
             reason = "every file of the log is missing"
-        elif found.segments and found.log.first > after + 1:
+        elif self._lost is None and found.segments and found.log.first > after + 1:
             reason = f"the log begins at entry {found.log.first}, entries from {after + 1} on are missing"
         elif snapshot_meta and found.log.term_at(snapshot_meta.index) not in (None, snapshot_meta.term):
             reason = f"entry {after} has another term than in the snapshot that stands for it"
         if reason:
             raise LogDamaged(self._directory, 0, reason, segment.RESTORE)
 
-    def _repair(self, found: Found, names: Sequence[str], alone: bool) -> None:
+    def _put_right(self, found: Found, names: Sequence[str]) -> None:
         """The directory is sound. From here on it is changed."""
         leftovers = [name for name in names if name.endswith(TEMPORARY)] + found.void
         for name in leftovers:
@@ -246,20 +292,20 @@ class FileStorage:
         if leftovers:
             self._filesystem.sync_directory(self._directory)
         self._meta.repair()
-        self._settle_tail(found, alone)
         if found.unidentified:
             self._segments[-1].rewrite_unidentified(found.unidentified)
         if self._index.last < self._shelf.index or not self._segments:
             number = self._segments[-1].number + 1 if self._segments else self._shelf.oldest_segment
             self._begin_anew(Index(self._shelf.index + 1), number)
-        elif self._segments[-1].count or found.tail:
+        elif self._segments[-1].count or found.tail or self._segments[-1].head.is_repaired:
             self._rotate()
         elif len(self._segments) > 1 and not self._segments[-2].is_sealed():
             self._segments[-2].seal(self._segments[-1].number)
         self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
 
     def _settle_tail(self, found: Found, alone: bool) -> None:
-        """A doubt outlives the opening: it is recorded before anything is written behind the doubtful place."""
+        """A doubt outlives the opening: it is recorded before anything is written behind the doubtful place, and
+        before its file is repaired."""
         after = self._meta.state.ambiguous_after
         if found.tail:
             after = Index(max(after or 0, self._index.last, self._shelf.index))
@@ -280,8 +326,16 @@ class FileStorage:
             last_index=self._index.last,
             runs=tuple(self._index.runs),
             memberships=tuple(item for item in self._index.memberships if item[0] > self._shelf.index),
-            tail=self._tail(tail_bytes),
+            tail=self._tail(tail_bytes) if tail_bytes >= 0 else (),
             ambiguous_after=self._meta.state.ambiguous_after,
+            damaged=self._damage(),
+            lost_snapshot=self._lost,
+        )
+
+    def _damage(self) -> tuple[Damage, ...]:
+        return tuple(
+            Damage(Index(first), Index(last), Term(located.block.term), located.segment.path, located.block.offset)
+            for located, first, last in self._index.damaged(0)
         )
 
     def _tail(self, tail_bytes: int) -> tuple[Entry, ...]:
@@ -312,7 +366,7 @@ class FileStorage:
         self._append += 1
         self._bytes_since_snapshot += active.end - before
         for block, group in zip(written, groups, strict=True):
-            self._index.add(Located(active, block), group if block.flags & (SEVERAL_TERMS | HAS_MEMBERSHIP) else ())
+            self._index.add(Located(active, block), group if block.flags & HAS_MEMBERSHIP else ())
 
     def _rotate(self) -> None:
         old = self._segments[-1]
@@ -334,8 +388,8 @@ class FileStorage:
             id=self._context.random.getrandbits(48) << 16 | number & 0xFFFF,  # distinct even if a seed repeats
             first=first,
             append=self._append + 1,
-            previous_end=previous.end if previous else 0,
-            previous_checksum=previous.checksum if previous else 0,
+            previous_end=previous.known_end[0] if previous else 0,
+            previous_checksum=previous.known_end[1] if previous else 0,
             slots=self._slots,
             codec=self._context.codec_name,
             preamble=b"",

@@ -10,6 +10,7 @@ An optional power is an interface of its own (`BlockingConnect`, `Screening`), f
 from __future__ import annotations
 
 import asyncio
+import bisect
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
-from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, TermRun
+from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term, TermRun
 
 API = 1
 """The version of the contracts. A plugin that says another is refused."""
@@ -180,6 +181,23 @@ class Identity(msgspec.Struct, frozen=True):
     incarnation: int
 
 
+class Damage(NamedTuple):
+    """Entries that were durable, or may have been, and cannot be read: all of one term, in one place of one file."""
+
+    first: Index
+    last: Index
+    term: Term
+    file: str
+    offset: int  # bytes
+
+
+class LostSnapshot(NamedTuple):
+    """No snapshot can be read that the log goes on from. One at `needed` or later makes up for it."""
+
+    needed: Index
+    reason: str
+
+
 class Recovered(NamedTuple):
     """What `Storage.open` found. Field by field as `kernel.types.Restored`; `snapshot` is None where there is none."""
 
@@ -193,6 +211,37 @@ class Recovered(NamedTuple):
     memberships: tuple[tuple[Index, bytes], ...]
     tail: tuple[Entry, ...]
     ambiguous_after: Index | None
+    damaged: tuple[Damage, ...] = ()  # by index; only from a `Repairable` storage that is not alone
+    lost_snapshot: LostSnapshot | None = None
+
+    @property
+    def is_damaged(self) -> bool:
+        """Then `tail` and `memberships` say nothing, and the storage takes no entries before it is repaired and opened
+        anew."""
+        return bool(self.damaged) or self.lost_snapshot is not None
+
+
+class Holding(NamedTuple):
+    """What a node's storage holds, readable or not: the terms are known of damaged entries too."""
+
+    hard_state: HardState
+    snapshot: Index
+    snapshot_term: Term
+    first: Index
+    last: Index  # first - 1 when the log is empty
+    runs: tuple[TermRun, ...]
+    damaged: tuple[Damage, ...]
+    ambiguous: bool  # entries behind `last` may have been lost
+    lost_snapshot: LostSnapshot | None
+
+    def term_at(self, index: int) -> Term | None:
+        """None where the log does not reach."""
+        if not self.first <= index <= self.last:
+            return None
+        return self.runs[bisect.bisect_right(self.runs, index, key=lambda run: run.first) - 1].term
+
+    def is_damaged_at(self, index: int) -> bool:
+        return any(place.first <= index <= place.last for place in self.damaged)
 
 
 class SnapshotWriter(Protocol):
@@ -242,7 +291,8 @@ class Storage(Plugin, Protocol):
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
         """Lock, check and recover. An empty storage takes `identity` for its own. `tail_bytes` bounds `Recovered.tail`.
-        `alone`: the cluster has no other voter, so an ambiguous last block is dropped. Raises `StorageLocked`,
+        `alone`: the cluster has no other voter, so an ambiguous last block is dropped, and damage is refused. Raises
+        `StorageLocked`,
         `WrongDirectory` (cluster, node id or name differ; the incarnation given is ignored where one is stored),
         `LogDamaged`, `SnapshotDamaged`."""
 
@@ -278,6 +328,21 @@ class Storage(Plugin, Protocol):
 
     def close(self) -> None:
         """Flush and unlock. May be called twice, and after an error."""
+
+
+@runtime_checkable
+class Repairable(Protocol):
+    """Optional power of a storage: damage is told instead of refused, and good entries can be put in its place. After
+    an `open` that found damage, nothing but these, `read`, `save_hard_state`, snapshots and `close` is called."""
+
+    def holding(self) -> Holding: ...
+
+    def mend(self, entries: Sequence[Entry]) -> None:
+        """Good entries in the place of damaged ones, of the same index and term. Durable when all of a file's are
+        there; nothing that is good is ever cut off."""
+
+    def cut(self, first: Index) -> None:
+        """Entries from `first` on never were a majority's: drop them, durably. All damage before it is mended."""
 
 
 # --- state machine ---------------------------------------------------------------------------------------------------

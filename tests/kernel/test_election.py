@@ -203,6 +203,18 @@ def test_a_node_whose_log_may_have_lost_its_end_takes_no_part_until_it_is_past_i
     assert only(VoteRequest, node.tick(2 * ELECTION_TICKS + 1))
 
 
+def test_a_new_leader_that_has_not_committed_in_its_term_cannot_say_that_nothing_is_missing() -> None:
+    """Entries 3 to 5 were committed with our acknowledgement and lost. The leader was restarted, knows of commit 3 by
+    its snapshot, and sends 3 and 4 first: were the doubt over then, we would vote for a node that has none of them."""
+    node = Solo((1, 1), ambiguous_after=2)
+    node.hear(append(2, 4, (2, 1), log_of(1, 1, first=3), commit=3))
+    assert node.raft.is_ambiguous
+    node.hear(append(2, 4, (4, 1), log_of(1, 4, first=5), commit=3))
+    assert node.raft.is_ambiguous, "it holds all that there is, and has not heard so"
+    node.hear(append(2, 4, (6, 4), commit=6))
+    assert not node.raft.is_ambiguous
+
+
 def test_a_new_leader_appends_an_entry_of_its_own_term_with_the_time_of_the_last() -> None:
     """§8."""
     node = Solo((1, 1))

@@ -34,6 +34,9 @@ class Model:
     def last(self) -> int:
         return max([*self.log, self.snapshot.index if self.snapshot else 0])
 
+    def without(self, index: int) -> Model:
+        return replace(self, log={held: item for held, item in self.log.items() if held != index})
+
     def appended(self, new: list[Entry]) -> Model:
         log = {index: old for index, old in self.log.items() if index < new[0].index}
         return replace(self, log=log | {item.index: item for item in new})
@@ -53,7 +56,10 @@ class Life:
         self.disk.cut_after = self.random.choice((-1, self.random.randint(1, 12), self.random.randint(1, 150)))
         storage = build(self.disk, seed=self.random.getrandbits(30))
         try:
-            self.check(storage, storage.open(IDENTITY, 3000, alone=False))
+            recovered = storage.open(IDENTITY, 3000, alone=False)
+            if recovered.damaged:
+                storage, recovered = self.drop(storage, recovered)
+            self.check(storage, recovered)
             self.fresh = False
             for _ in range(self.random.randint(1, 40)):
                 self.act(storage)
@@ -62,6 +68,17 @@ class Life:
         except PowerCut:
             pass
         self.disk = self.disk.after_power_cut(self.random)
+
+    def drop(self, storage: FileStorage, recovered: Recovered) -> tuple[FileStorage, Recovered]:
+        """A torn append whose header is whole: nobody else has it, so the node is told to do without."""
+        assert self.under_way, "what was acknowledged is damaged"
+        assert recovered.lost_snapshot is None
+        first = recovered.damaged[0].first
+        self.under_way.append(self.model.appended([entry(first)]).without(first))
+        storage.cut(first)
+        storage.close()
+        storage = build(self.disk, seed=self.random.getrandbits(30))
+        return storage, storage.open(IDENTITY, 3000, alone=False)
 
     def act(self, storage: FileStorage) -> None:
         kind = self.random.choices(

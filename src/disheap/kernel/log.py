@@ -90,6 +90,13 @@ class Log:
             return runs[-1].term
         return runs[bisect_right(runs, Index(index), key=_first_of) - 1].term
 
+    @property
+    def runs(self) -> tuple[TermRun, ...]:
+        """The terms of the entries that storage holds or will hold, `first_index` to `last_index`."""
+        later = [run for run in self._runs if self.first_index < run.first <= self.last_index]
+        term = self.term_at(self.first_index)
+        return () if term is None else (TermRun(self.first_index, term), *later)
+
     def backtrack(self, index: int, term: Term) -> tuple[Index, Term]:
         """The last place at or before `index` whose term is not over `term`: where two logs may agree (§5.3). Term 0
         when that lies before everything known here."""

@@ -34,6 +34,7 @@ from disheap.kernel.types import (
     SnapshotReply,
     SnapshotRequest,
     Term,
+    TermRun,
     TimeoutNow,
     VoteReply,
     VoteRequest,
@@ -235,6 +236,16 @@ class Raft:
 
     def term_at(self, index: Index) -> Term | None:
         return self._state.log.term_at(index)
+
+    @property
+    def snapshot_index(self) -> Index:
+        """Of our newest snapshot in storage."""
+        return self._state.log.snapshot.index
+
+    @property
+    def runs(self) -> tuple[TermRun, ...]:
+        """The terms of the whole log, `first_index` to `last_index`."""
+        return self._state.log.runs
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """Empty on a node that does not lead."""

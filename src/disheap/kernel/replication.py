@@ -224,9 +224,11 @@ def refuse_stale(state: State, source: NodeId) -> None:
 
 
 def resolve_ambiguity(state: State) -> None:
-    """The end of our log was in doubt. Past that point, and with all that the leader called committed, it is not."""
-    after = state.ambiguous_after
-    if after is not None and state.log.stable > after and state.log.stable >= state.commit_heard > 0:
+    """The end of our log was in doubt. Past that point, and with all that the leader called committed, it is not: but
+    only of a leader that has committed in its own term. Before, it may know less than what we acknowledged and lost."""
+    after, heard = state.ambiguous_after, state.commit_heard
+    is_past = after is not None and state.log.stable > after and state.log.stable >= heard
+    if is_past and heard > 0 and state.log.term_at(heard) == state.term:
         state.ambiguous_after = None
 
 

@@ -80,6 +80,8 @@ class Kind(IntEnum):
     PEER_HELLO = 32
     PEER_WELCOME = 33
     PEER_MESSAGE = 34
+    REPAIR_ASK = 35
+    REPAIR_ANSWER = 36
 
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

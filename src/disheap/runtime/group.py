@@ -72,7 +72,8 @@ class Counters(msgspec.Struct):
 class Group:
     """`send` takes a message to a peer; `on_lead` is told when this node starts (True) and stops leading, `on_leader`
     when another node leads, or nobody is known to; `on_applied` is called after each batch is applied; `on_failure`
-    once, with the error that ends the node."""
+    once, with the error that ends it. A group that is `asleep` takes no part in anything: its log is being repaired,
+    and another group takes its place when that is done."""
 
     def __init__(
         self,
@@ -93,8 +94,10 @@ class Group:
         on_leader: Callable[[], None],
         on_applied: Callable[[], None],
         on_failure: Callable[[BaseException], None],
+        asleep: bool = False,
     ) -> None:
         self.raft = raft
+        self.asleep = asleep
         self.sessions = sessions
         self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
         self.counters = Counters()
@@ -152,11 +155,16 @@ class Group:
     def read(self, answer: Answer) -> None:
         """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
         when leadership was lost first."""
+        if self.asleep:
+            answer(False)
+            return
         self._reads.add(answer)
         self._wake()
 
     def step(self, message: Message) -> None:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
+        if self.asleep:
+            return
         try:
             self.raft.step(message)
         except ProtocolError:
@@ -166,6 +174,8 @@ class Group:
         self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
+        if self.asleep:
+            return
         self.raft.unreachable(peer)
         self._wake()
 
@@ -181,6 +191,8 @@ class Group:
 
     def tick(self) -> None:
         """Every `tick_ms`."""
+        if self.asleep:
+            return
         try:
             self.raft.tick()
         except BaseException as error:
@@ -212,10 +224,14 @@ class Group:
             self._timer.cancel()
         self._reads.end()
 
+    def close_files(self) -> None:
+        """Before the storage is closed, on the disk's thread."""
+        self._installer.close()
+
     # --- the one line of thought -------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if not self._pump_due and self.failure is None:
+        if not self._pump_due and self.failure is None and not self.asleep:
             self._pump_due = True
             self._loop.call_soon(self._pump)
 

@@ -35,6 +35,12 @@ class Installer:
 
         self._disk.submit(lambda: self._write(chunk), finished)
 
+    def close(self) -> None:
+        """Before the storage is closed, on the disk's thread."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.close()
+
     def _write(self, chunk: ChunkWrite) -> Sessions | None:
         if chunk.offset == 0:
             if self._writer is not None:

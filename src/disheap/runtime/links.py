@@ -18,9 +18,10 @@ from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
 from disheap.interfaces import Connection, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
-from disheap.protocol import frames, peers
+from disheap.protocol import frames, peers, repair
 from disheap.protocol.frames import FrameReader, Goodbye, Kind
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.repair import Answer, Ask
 
 log = get_logger(__name__)
 
@@ -39,6 +40,7 @@ class LinkOwner(Protocol):
     def hello_to(self, target: NodeId) -> PeerHello: ...
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId: ...
     def received(self, message: Message) -> None: ...
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
     def refused(self, remote: str, reason: str) -> None: ...
     def dialled(self, link: IncomingLink) -> None: ...
@@ -130,6 +132,12 @@ class IncomingLink(_Handshaking):
         self._connection.write(frames.hello(Kind.PEER_WELCOME, self._owner.hello_to(self._peer)))
 
     def _message(self, kind: int, frame: bytes) -> None:
+        if kind in (Kind.REPAIR_ASK, Kind.REPAIR_ANSWER):
+            about = repair.decode(kind, frame)
+            if about.group != GROUP:
+                raise MalformedFrame(f"a question about repair of group {about.group}")
+            self._owner.received_repair(self._peer, about)
+            return
         if kind != Kind.PEER_MESSAGE:
             raise MalformedFrame(f"a frame of kind {kind} between nodes")
         group, message = peers.decode(frame)
@@ -162,13 +170,19 @@ class OutgoingLink(_Handshaking):
         return self._greeted
 
     def send(self, message: Message) -> None:
+        self._write(lambda: peers.encode(GROUP, message))
+
+    def send_repair(self, message: Ask | Answer) -> None:
+        self._write(lambda: repair.encode(message))
+
+    def _write(self, encode: Callable[[], bytes]) -> None:
         connection = self._connection
         if not self._greeted or connection is None:
             return
         if connection.buffered() > SEND_BUFFER_BYTES:
             self._owner.unreachable(self.peer)
             return
-        connection.write(peers.encode(GROUP, message))
+        connection.write(encode())
 
     async def keep_up(self) -> None:
         """Dial, wait until the connection is lost, dial again. Never ends by itself."""

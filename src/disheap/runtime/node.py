@@ -36,6 +36,7 @@ from disheap.plugins import Registry
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
@@ -44,6 +45,7 @@ from disheap.runtime.group import Group
 from disheap.runtime.links import GROUP, IncomingLink, OutgoingLink
 from disheap.runtime.local import LocalSession
 from disheap.runtime.recovery import Found, recover
+from disheap.runtime.repairing import Repairing
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
 
@@ -105,6 +107,7 @@ class Node:
         self._opening = asyncio.Lock()  # one session for all that call at once
         self._leader_changed = asyncio.Event()
         self._failed: asyncio.Event = asyncio.Event()
+        self.failure: BaseException | None = None
         self._serving = False
         self._client_address = ""
         self._refusals: dict[str, None] = {}
@@ -140,6 +143,8 @@ class Node:
         self._listeners.clear()
         if self._server is not None:
             self._server.close(NotLeader(self.leader_address()))
+        if hasattr(self, "_repairing"):
+            await self._repairing.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -195,8 +200,8 @@ class Node:
     async def wait_failed(self) -> BaseException:
         """Returns the error that ended the node, when one does."""
         await self._failed.wait()
-        assert self.group.failure is not None
-        return self.group.failure
+        assert self.failure is not None
+        return self.failure
 
     @property
     def client_address(self) -> str:
@@ -214,17 +219,22 @@ class Node:
         self._started_at = self._clock.monotonic()
         transport, client_transport = self._transport("transport"), self._transport("client_transport")
         self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
-        found = await self._recover()
+        self._disk = self._make_disk(self._loop)
+        raft = self.config.raft
+        self._repairing = Repairing(
+            self, self._id, loop=self._loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
+        )
+        found = await self._recover(follow=False)
         self._identity = found.identity
         self.book = AddressBook(found.applied.membership, self._id, self.name)
-        self.group = self._make_group(found)
-        self._server.serve(self.group)
+        self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
         if len(self._members) > 1:
             await self._listen(transport, self.config.peer_listen, self._accept_peer)
             self._dial(transport)
         self._serving = True
+        self._repairing.begin(found)
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
 
@@ -235,17 +245,16 @@ class Node:
             "transport", name, config.table("transport"), TransportContext(self._loop), config.source
         )
 
-    async def _recover(self) -> Found:
+    async def _recover(self, follow: bool) -> Found:
         config, registry = self.config, self._registry
         codec = registry.codec(config.codec, config.table("codec"), CodecContext(self._random), config.source)
         directory = str(Path(config.data_dir) / "groups" / str(GROUP))
         context = StorageContext(directory, codec, config.codec, self._clock, self._random)
         storage = registry.build("storage", config.storage, config.table("storage"), context, config.source)
         identity = Identity(self.cluster_id, self._id, self.name, self._draw())
-        disk = self._disk = self._make_disk(self._loop)
         self._storage = storage
         return await run_on(
-            disk,
+            self.disk(),
             lambda: recover(
                 storage,
                 identity,
@@ -253,8 +262,30 @@ class Node:
                 self._fresh_sessions,
                 tail_bytes=config.raft.log_cache_bytes,
                 chunk_bytes=config.raft.chunk_bytes,
+                follow=follow,
             ),
         )
+
+    def _take_up(self, found: Found) -> None:
+        self.group = self._make_group(found)
+        self._outlets().serve(self.group)
+
+    async def recover_again(self, follow: bool) -> Found:
+        """The storage closed and opened anew, and a group that goes on from what is found."""
+        if self.group.leads:
+            self._on_lead(False)
+        self.group.close()
+        self._local = None
+        await run_on(self.disk(), self._close_files)
+        found = await self._recover(follow)
+        self._take_up(found)
+        return found
+
+    def _close_files(self) -> None:
+        assert self._storage is not None
+        self._repairing.close_reader()
+        self.group.close_files()
+        self._storage.close()
 
     def _fresh_sessions(self) -> Sessions:
         """An empty state: at start, and beside the present one while a leader's snapshot is read."""
@@ -288,6 +319,7 @@ class Node:
             on_leader=self._on_leader,
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
+            asleep=found.needs_repair,
         )
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
@@ -339,6 +371,7 @@ class Node:
         tick_s = self.config.raft.tick_ms / 1000
         self._ticker = self._loop.call_later(tick_s, self._tick)
         self.group.tick()
+        self._repairing.tick(self.config.raft.election_timeout_ms // self.config.raft.tick_ms)
         self._outlets().sweep()
         self._raise_version()
 
@@ -386,6 +419,17 @@ class Node:
 
     def received(self, message: Message) -> None:
         self.group.step(message)
+
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        self._repairing.received(peer, message)
+
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        link = self._links.get(target)
+        if link is not None:
+            link.send_repair(message)
+
+    def member_name(self, node: NodeId) -> str:
+        return self.book.label(node)
 
     def unreachable(self, peer: NodeId) -> None:
         if self._serving:
@@ -449,6 +493,11 @@ class Node:
             self._outlets().send_away()
 
     def _on_failure(self, error: BaseException) -> None:
+        if not self._repairing.take_back(error):
+            self.failed(error)
+
+    def failed(self, error: BaseException) -> None:
+        self.failure = error
         log.error("the node stops", reason=str(error), exc_info=None if isinstance(error, DisheapError) else error)
         self._failed.set()
         self._outlets().close(NotLeader())  # they look for a node that can go on
@@ -476,8 +525,18 @@ class Node:
         return await admin.admin(self, request)
 
     async def storage_usage(self) -> StorageUsage:
-        assert self._disk is not None and self._storage is not None
-        return await run_on(self._disk, self._storage.usage)
+        return await run_on(self.disk(), self.storage().usage)
+
+    def storage(self) -> Storage:
+        assert self._storage is not None
+        return self._storage
+
+    def disk(self) -> Disk:
+        assert self._disk is not None
+        return self._disk
+
+    def repair_status(self) -> dict[str, Any]:
+        return self._repairing.status()
 
     def is_connected(self, node: NodeId) -> bool:
         link = self._links.get(node)

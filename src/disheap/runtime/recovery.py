@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from disheap.errors import LogDamaged, SnapshotDamaged, VersionTooOld
-from disheap.interfaces import Identity, Recovered, Storage
-from disheap.kernel.types import Entry, Restored, SnapshotMeta
+from disheap.interfaces import Identity, Recovered, Repairable, Storage
+from disheap.kernel import membership
+from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
 from disheap.logs import get_logger
 from disheap.runtime.installing import pieces
 from disheap.runtime.sessions import Sessions
@@ -24,6 +25,8 @@ class Found(NamedTuple):
     sessions: Sessions
     applied: SnapshotMeta
     log_time_ms: int
+    needs_repair: bool = False  # then the rest is empty, and the group sleeps
+    voters: tuple[NodeId, ...] = ()
 
 
 def recover(
@@ -34,10 +37,19 @@ def recover(
     *,
     tail_bytes: int,
     chunk_bytes: int,
+    follow: bool = False,
 ) -> Found:
-    """Raises what `Storage.open` raises, `SnapshotDamaged`, and `VersionTooOld` for a state of a newer release."""
+    """`follow`: an end of the log in doubt is for a leader to settle, not for a repair before. Raises what
+    `Storage.open` raises, `SnapshotDamaged`, and `VersionTooOld` for a state of a newer release."""
     recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
     sessions = fresh_sessions()
+    voters = membership.voters_of((recovered.snapshot or first_state).membership)
+    if recovered.memberships:
+        voters = membership.voters_of(membership.decode(recovered.memberships[-1][1]))
+    in_doubt = recovered.ambiguous_after is not None and not follow
+    if isinstance(storage, Repairable) and (recovered.is_damaged or in_doubt):
+        nothing = Restored(recovered.hard_state, first_state, Index(1), Index(0), (), (), ())
+        return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters)
     if recovered.snapshot is not None:
         _restore(storage, recovered.snapshot, sessions, chunk_bytes)
     applied = recovered.snapshot or first_state
@@ -57,7 +69,7 @@ def recover(
         applied=applied.index,
     )
     last_time_ms = tail[-1].time_ms if tail else applied.time_ms
-    return Found(recovered.identity, restored, sessions, applied, last_time_ms)
+    return Found(recovered.identity, restored, sessions, applied, last_time_ms, voters=voters)
 
 
 def _last_entry(storage: Storage, recovered: Recovered) -> tuple[Entry, ...]:

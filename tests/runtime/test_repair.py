@@ -1,0 +1,243 @@
+"""Three nodes on damaged disks: what one node has, another gets; what nobody can be sure of is waited for
+(storage-rules 4).
+
+Whole nodes over the real file storage; and the rules alone, over every combination of damage in a small cluster.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.support.nodes import Cluster
+from tests.support.wire import wait_until
+
+from disheap.interfaces import Damage, Holding
+from disheap.kernel.types import HardState, Index, NodeId, Term, TermRun
+from disheap.protocol.repair import Standing
+from disheap.runtime import repair
+
+# --- the rules -----------------------------------------------------------------------------------------------------
+
+LAST = 3
+WHOLE = frozenset(range(1, LAST + 1))
+STATES = [
+    (last, frozenset(damaged), is_torn)
+    for last in range(LAST + 1)
+    for size in range(last + 1)
+    for damaged in itertools.combinations(range(1, last + 1), size)
+    for is_torn in (False, True)
+]
+"""(end of the log, damaged entries, whether more may be lost behind it), of one node."""
+
+
+class Disk:
+    """One node's log of one term, and what has become of it."""
+
+    def __init__(self, state: tuple[int, frozenset[int], bool]) -> None:
+        self.last, damaged, self.is_torn = state
+        self.damaged = set(damaged)
+        self.ever = self.last + 1 if self.is_torn and self.last < LAST else self.last  # what it may have acknowledged
+
+    def holding(self) -> Holding:
+        places = tuple(Damage(Index(i), Index(i), Term(1), "log", i) for i in sorted(self.damaged))
+        runs = (TermRun(Index(1), Term(1)),) if self.last else ()
+        state = HardState(Term(1), NodeId(0))
+        return Holding(state, Index(0), Term(0), Index(1), Index(self.last), runs, places, self.is_torn, None)
+
+    def standing(self) -> Standing:
+        own = self.holding()
+        return Standing(
+            0, 1, False, 0, 0, 0, 0, 1, self.last,
+            tuple((int(run.first), int(run.term)) for run in own.runs),
+            tuple((i, i) for i in sorted(self.damaged)), self.is_torn,
+        )  # fmt: skip
+
+
+def settle(disks: list[Disk]) -> list[repair.Step]:
+    """All nodes go on until none can. Returns where each stands."""
+    steps: list[repair.Step] = [repair.Done()] * len(disks)
+    for _ in range(40):
+        changed = False
+        for number, disk in enumerate(disks):
+            others = [NodeId(n) for n in range(len(disks)) if n != number]
+            step = steps[number] = repair.decide(disk.holding(), others, {n: disks[n].standing() for n in others})
+            match step:
+                case repair.Take(source, first, last):
+                    assert all(
+                        i <= disks[source].last and i not in disks[source].damaged for i in range(first, last + 1)
+                    )
+                    disk.damaged -= set(range(first, last + 1))
+                case repair.Cut(first):
+                    disk.last, disk.damaged = first - 1, {i for i in disk.damaged if i < first}
+                case repair.Adopt(source, first, last):
+                    assert all(
+                        i <= disks[source].last and i not in disks[source].damaged for i in range(first, last + 1)
+                    )
+                    disk.last = last
+                case repair.Settled():
+                    disk.is_torn = False
+            changed = changed or not isinstance(step, repair.Done | repair.Wait)
+        if not changed:
+            return steps
+    raise AssertionError("they go round in a circle")
+
+
+def test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is() -> None:
+    seen = {"recovered": 0, "waits": 0, "dropped": 0}
+    for states in itertools.product(STATES, repeat=3):
+        disks = [Disk(state) for state in states]
+        ever = sorted((disk.ever for disk in disks), reverse=True)
+        committed = ever[1]  # at most: a majority may have acknowledged it
+        good = {i for i in WHOLE if any(i <= disk.last and i not in disk.damaged for disk in disks)}
+        steps = settle(disks)
+        for state, disk, step in zip(states, disks, steps, strict=True):
+            assert disk.last >= min(state[0], committed), f"{states}: an acknowledged entry is dropped"
+            assert not disk.damaged & good, f"{states}: a good copy was there, and was not taken"
+            if isinstance(step, repair.Wait):
+                assert step.missing, "it says for what it waits"
+                assert step.on, "and for whom"
+                seen["waits"] += 1
+            else:
+                assert not disk.damaged
+                assert not disk.is_torn
+                seen["recovered" if disk.last >= state[0] else "dropped"] += 1
+        held = [disk for disk, step in zip(disks, steps, strict=True) if isinstance(step, repair.Done)]
+        if len(held) >= 2 and set(range(1, committed + 1)) <= good:
+            assert max(disk.last for disk in held) >= committed, f"{states}: a majority goes on without it"
+    assert min(seen.values()) > 1000, seen
+
+
+def holding(last: int, term: int, damaged: list[int], ambiguous: bool = False) -> Holding:
+    places = tuple(Damage(Index(i), Index(i), Term(term), "log", 0) for i in damaged)
+    runs = (TermRun(Index(1), Term(term)),)
+    return Holding(
+        HardState(Term(term), NodeId(0)), Index(0), Term(0), Index(1), Index(last), runs, places, ambiguous, None
+    )
+
+
+def standing(
+    term: int, last: int, runs: tuple[tuple[int, int], ...], commit: int = 0, commit_term: int = 0
+) -> Standing:
+    return Standing(0, term, False, commit, commit_term, 0, 0, 1, last, runs, (), False)
+
+
+OTHERS = [NodeId(n) for n in (2, 3, 4, 5)]
+
+
+def test_a_majority_without_the_entry_is_not_enough_while_its_old_leader_may_still_count_us() -> None:
+    """Nodes 3 to 5 never had entry 4. Node 2 has it, leads in term 1, and cannot be asked."""
+    answers = {node: standing(1, 3, ((1, 1),)) for node in OTHERS[1:]}
+    step = repair.decide(holding(4, 1, [4]), OTHERS, answers)
+    assert isinstance(step, repair.Wait)
+    assert step.on == (NodeId(2),)
+
+
+def test_a_majority_of_a_later_term_without_the_entry_is_enough() -> None:
+    answers = {node: standing(2, 3, ((1, 1),)) for node in OTHERS[1:]}
+    assert repair.decide(holding(4, 1, [4]), OTHERS, answers) == repair.Cut(Index(4))
+
+
+def test_one_node_that_knows_another_entry_to_be_committed_there_is_enough() -> None:
+    answers = {NodeId(5): standing(2, 6, ((1, 1), (4, 2)), commit=5, commit_term=2)}
+    assert repair.decide(holding(4, 1, [4]), OTHERS, answers) == repair.Cut(Index(4))
+
+
+def test_an_end_in_doubt_is_left_to_a_leader_that_there_is() -> None:
+    led = msgspec.structs.replace(standing(1, 3, ((1, 1),)), has_leader=True)
+    assert repair.decide(holding(3, 1, [], ambiguous=True), OTHERS, {NodeId(2): led}) == repair.Follow()
+
+
+# --- whole nodes -----------------------------------------------------------------------------------------------------
+
+
+async def written(cluster: Cluster, count: int = 5) -> bytes:
+    leader = await cluster.wait_leader()
+    for number in range(count):
+        await leader.apply(b"+%d" % (number + 1))
+    return await cluster.wait_equal()
+
+
+def log_of(cluster: Cluster, name: str) -> Path:
+    """The file with the most in it."""
+    files = sorted((Path(cluster.configs[name].data_dir) / "groups" / "0").glob("log-*"))
+    return max(files, key=lambda path: path.stat().st_size)
+
+
+def spoil(path: Path, number: int = -2) -> None:
+    """A bit of the payload of one block."""
+    data = bytearray(path.read_bytes())
+    block = [match.start() for match in re.finditer(b"DHB1", data)][number]
+    data[block + 70] ^= 1
+    path.write_bytes(data)
+
+
+async def test_a_damaged_block_is_repaired_from_the_other_nodes(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, storage="file") as cluster:
+        expected = await written(cluster)
+        victim = cluster.followers()[0].name
+        await cluster.stop(victim)
+        spoil(log_of(cluster, victim))
+        await cluster.start(victim)
+        await wait_until(lambda: not cluster.nodes[victim].group.asleep, "the node is repaired")
+        assert await cluster.wait_equal() == expected
+
+
+async def test_every_node_may_have_lost_another_entry(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, storage="file") as cluster:
+        await written(cluster)
+        names = list(cluster.nodes)
+        for name in names:
+            await cluster.stop(name)
+        for number, name in enumerate(names):
+            spoil(log_of(cluster, name), -1 - number)
+        for name in names:
+            node = await cluster.start(name)
+            assert (await node.status())["role"] == "repairing"
+        await (await cluster.wait_leader()).apply(b"+0")
+        await cluster.wait_equal()
+        assert {node.group.sessions.machine.query(0, 0, b"total") for node in cluster.nodes.values()} == {b"15"}
+
+
+async def test_what_two_nodes_lost_and_the_third_never_answers_for_is_waited_for_and_said(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, storage="file") as cluster:
+        await written(cluster)
+        names = list(cluster.nodes)
+        for name in names:
+            await cluster.stop(name)
+        for name in names[:2]:
+            spoil(log_of(cluster, name))
+            await cluster.start(name)
+        node = cluster.nodes[names[0]]
+
+        await wait_until(lambda: bool(node.repair_status().get("missing")), "it says what it waits for")
+        status = await node.status()
+        assert "entries" in status["repair"]["missing"]
+        assert names[2] in status["repair"]["waiting_for"]
+        await cluster.start(names[2])
+        await cluster.wait_leader()
+        await cluster.wait_equal()
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+async def test_a_damaged_snapshot_is_fetched_from_the_others(tmp_path: Path, compacted: bool) -> None:
+    async with Cluster(tmp_path, storage="file") as cluster:
+        await written(cluster)
+        for node in cluster.nodes.values():
+            node.group.snapshotter.take()
+        await wait_until(lambda: all(n.group.raft.snapshot_index > 0 for n in cluster.nodes.values()), "snapshots")
+        victim = cluster.followers()[0].name
+        await cluster.stop(victim)
+        directory = Path(cluster.configs[victim].data_dir) / "groups" / "0"
+        (path,) = directory.glob("snapshot-*")
+        data = bytearray(path.read_bytes())
+        data[-80] ^= 1
+        path.write_bytes(data)
+        if compacted:
+            spoil(log_of(cluster, victim))
+        await cluster.start(victim)
+        await wait_until(lambda: not cluster.nodes[victim].group.asleep, "the node is repaired")
+        await cluster.wait_equal()
