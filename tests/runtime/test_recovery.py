@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from tests.support.counter import CounterMachine
+
 from disheap.config import MemberConfig
 from disheap.interfaces import Identity, MachineContext, StorageContext
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term
@@ -12,7 +14,6 @@ from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import first_state
 from disheap.runtime.recovery import Found, recover
 from disheap.runtime.sessions import Outlets, SessionLimits, Sessions
-from tests.support.counter import CounterMachine
 
 TAIL_BYTES = 4096
 IDENTITY = Identity("cluster", 1, "n1", 7)

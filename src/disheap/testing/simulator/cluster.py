@@ -94,7 +94,7 @@ class Host:
 
 class Cluster:
     def __init__(self, dice: Dice, registry: Registry, count: int, *, keep_trace: bool = False) -> None:
-        self.loop = SimLoop()
+        self.loop = SimLoop()  # type: ignore[abstract]
         self.trace = Trace(self.loop, keep_trace)
         self.dice = dice
         self.network = Network(self.loop, dice.fork())
@@ -267,6 +267,11 @@ class Cluster:
                 continue
             self.fail(f"{context.get('message')}: {error!r}")
         self.loop.errors.clear()
+
+    def forget(self) -> None:
+        """Let go of everything big, whoever still holds an end of this cluster (an exception's traceback, say)."""
+        for holder in (*self.loop.processes, *self.hosts, self.ledger, self.history, self.network, self.loop, self):
+            holder.__dict__.clear()
 
 
 def _configs(count: int, dice: Dice) -> list[NodeConfig]:

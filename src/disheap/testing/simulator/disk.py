@@ -37,7 +37,7 @@ class SimDisk:
             self._begin()
 
     async def close(self) -> None:
-        while self._jobs:
+        while self._jobs and self._process.alive:
             self._run_one()
         self._closed = True
 

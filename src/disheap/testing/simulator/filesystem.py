@@ -132,7 +132,7 @@ class SimFilesystem:
     def remove(self, path: str) -> None:
         if path not in self.platter.names:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
-        self._change("remove", path, lambda names: names.pop(path, None) and None)
+        self._change("remove", path, lambda names: _forget(names, path))
 
     def sync_directory(self, path: str) -> None:
         self.happens("sync_directory", path)
@@ -186,6 +186,10 @@ class SimFile:
     def close(self) -> None:
         if self._is_lock and self._inode.holder is self._filesystem:
             self._inode.holder = None
+
+
+def _forget(names: dict[str, Inode], path: str) -> None:
+    names.pop(path, None)
 
 
 def _survivor(inode: Inode, dice: Dice) -> bytearray:

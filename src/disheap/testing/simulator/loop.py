@@ -21,6 +21,10 @@ STEPS_PER_INSTANT = 200_000
 """Callbacks at one moment of virtual time, after which something is turning in circles."""
 
 
+THROWN_AWAY_AT_MOST = 5
+"""Times that a coroutine is told to end, when everything is over."""
+
+
 class Livelock(BaseException):
     """Callbacks without end, and time does not move; or nothing left to do while somebody waits."""
 
@@ -111,18 +115,24 @@ class SimLoop(asyncio.AbstractEventLoop):
         owner = OWNER.get()
         return self.now if owner is None else owner.skew_s + owner.rate * self.now
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
         handle = _Handle(0.0, callback, args, self, context)
         self._ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: Any = None
+    ) -> Any:
         owner = OWNER.get()
         return self.at(self.now + max(0.0, delay) / (1.0 if owner is None else owner.rate), callback, args, context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> Any:
         owner = OWNER.get()
         return self.at(when if owner is None else (when - owner.skew_s) / owner.rate, callback, args, context)
 
@@ -175,7 +185,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             self._advance()
             return
         handle = ready.popleft()
-        if handle._cancelled:  # type: ignore[attr-defined]
+        if handle._cancelled:
             return
         owner = handle._context.get(OWNER)  # type: ignore[attr-defined]
         if owner is not None:
@@ -244,10 +254,7 @@ def _throw_away(task: asyncio.Task[Any]) -> None:
     coroutine = task.get_coro()
     for _ in range(THROWN_AWAY_AT_MOST):
         try:
-            coroutine.close()  # type: ignore[union-attr]
+            coroutine.close()
         except Exception:
             continue
         return
-
-
-THROWN_AWAY_AT_MOST = 5

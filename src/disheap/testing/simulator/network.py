@@ -107,16 +107,16 @@ class Network:
             self._ends.pop(end, None)
             end.lost = True
             if not silently:
-                end.other.process.later(self.delay(host, end.other.host), end.other.lose, _GONE)
+                end.other.process.later(self.delay(host, end.other.host), end.other.lose, _gone())
             else:
                 end.other.drop_held()
-                end.other.process.later(self.dice.seconds(SILENCE_S / 2, SILENCE_S), end.other.lose, _GONE)
+                end.other.process.later(self.dice.seconds(SILENCE_S / 2, SILENCE_S), end.other.lose, _gone())
 
     def started(self, host: str) -> None:
         """The machine is back, and resets what it does not know."""
         self.powered[host] = True
         for end in [end for end in self._ends if end.other.host == host and end.other.lost]:
-            end.process.later(self.dice.seconds(0.001, 2.0), end.lose, _GONE)
+            end.process.later(self.dice.seconds(0.001, 2.0), end.lose, _gone())
 
     # --- what connections ask ---
 
@@ -131,7 +131,8 @@ class Network:
         self._ends.pop(end, None)
 
 
-_GONE = ConnectionLost("the other side is gone")
+def _gone() -> ConnectionLost:
+    return ConnectionLost("the other side is gone")
 
 
 class SimListener:
@@ -329,7 +330,7 @@ class SimConnection:
             return
         if self.lost:
             if data is not None and self.process.alive:  # nobody reads here any more: a reset says so
-                self.other.process.later(self._network.delay(self.host, self.other.host), self.other.lose, _GONE)
+                self.other.process.later(self._network.delay(self.host, self.other.host), self.other.lose, _gone())
             return
         if data is None:
             self._ended = True
@@ -377,7 +378,7 @@ class SimConnection:
         if not self._held:  # else the machine goes on trying, for a while
             self._network.closed(self)
         if not self._closing and not self.other.lost:
-            self.other.process.later(self._network.delay(self.host, self.other.host), self.other.lose, _GONE)
+            self.other.process.later(self._network.delay(self.host, self.other.host), self.other.lose, _gone())
         if self._receiver is not None:
             self._receiver.connection_lost(error)
 

@@ -52,7 +52,7 @@ class SimRegistry(Registry):
         self._installed = installed
         self._made = made
 
-    def get(self, kind: str, name: str) -> type[Any]:  # type: ignore[override]
+    def get(self, kind: str, name: str) -> type[Any]:
         return SimTransport if (kind, name) == ("transport", "sim") else self._installed.get(kind, name)
 
     def build(self, kind: str, name: str, tables: Any, context: Any, origin: str = "the simulation") -> Any:

@@ -243,7 +243,8 @@ class Reference:
         if not exchange:
             shelf = self.model.shelf(key)
             return [] if shelf is None else [shelf]
-        junction, found = self._junction(exchange), {}
+        junction = self._junction(exchange)
+        found: dict[int, Shelf] = {}
         for binding in junction.bindings:
             if junction.leads(binding.key, key):
                 found.setdefault(id(binding.shelf), binding.shelf)

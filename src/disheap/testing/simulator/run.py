@@ -81,7 +81,9 @@ class Run:
         started = time.perf_counter()
         with product_logs_in(self.cluster.trace) if self.plan.keep_trace else nullcontext():
             violation = self._violation()
-        return self._result(violation, time.perf_counter() - started)
+        result = self._result(violation, time.perf_counter() - started)
+        self.cluster.forget()
+        return result
 
     def _violation(self) -> str:
         cluster = self.cluster
