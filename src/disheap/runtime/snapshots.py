@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 
+MARKS = 64
+"""Into so many parts the trailing margin is divided: it is kept to within a sixty-fourth."""
+
+
 class SnapshotPolicy(msgspec.Struct, frozen=True):
     log_bytes: int
     entries: int
@@ -46,6 +50,7 @@ class Snapshotter:
         self._bytes_applied = 0
         self._bytes_at_snapshot = 0
         self._index_at_snapshot: int = group.applied.index
+        self._first = Index(1)  # the oldest entry to keep behind the snapshot that is being written
         self._last_size = 0
         self._size = 0
         self._sizes: deque[tuple[Index, int]] = deque()  # (index, bytes applied up to it), for the trailing margin
@@ -58,9 +63,17 @@ class Snapshotter:
         """Count what was applied; start when one is due."""
         for entry in entries:
             self._bytes_applied += len(entry.data)
-        self._sizes.append((entries[-1].index, self._bytes_applied))
+        self._note_size(entries[-1].index)
         if self._pieces is None and self._due(entries[-1].index):
             self.take()
+
+    def _note_size(self, index: Index) -> None:
+        """A mark in the log for every part of the margin, and none older than the margin needs."""
+        sizes, margin = self._sizes, self._policy.trailing_bytes
+        if not sizes or self._bytes_applied - sizes[-1][1] >= margin // MARKS:
+            sizes.append((index, self._bytes_applied))
+        while len(sizes) > 1 and self._bytes_applied - sizes[1][1] > margin:
+            sizes.popleft()
 
     def _due(self, index: int) -> bool:
         factor = 1.0 + self._policy.stagger
@@ -77,6 +90,7 @@ class Snapshotter:
         self._pieces = self._group.sessions.snapshot()
         self._size = 0
         self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, self._meta.index
+        self._first = self._trailing_index()
         meta = self._meta
         self._disk.submit(lambda: self._storage.begin_snapshot(meta, replaces_log=False), self._begun)
 
@@ -107,7 +121,7 @@ class Snapshotter:
             self._size += len(piece)
             self._disk.submit(lambda: writer.write(piece), self._piece_written)
             return
-        first = self._trailing_index()
+        first = self._first
         self._disk.submit(lambda: self._commit(writer, first), self._committed)
 
     def _piece_written(self, _: None, error: BaseException | None) -> None:
@@ -128,8 +142,9 @@ class Snapshotter:
     def _trailing_index(self) -> Index:
         """The oldest entry to keep: the margin saves a follower that lags a little from a whole snapshot."""
         keep = max(0, self._meta.index - self._policy.trailing_entries)
-        while len(self._sizes) > 1 and self._bytes_at_snapshot - self._sizes[0][1] > self._policy.trailing_bytes:
-            keep = max(keep, self._sizes.popleft()[0])
+        for index, size in self._sizes:
+            if self._bytes_applied - size > self._policy.trailing_bytes:
+                keep = max(keep, index)
         return Index(min(keep, self._meta.index) + 1)
 
     def _aborted(self, _: None, error: BaseException | None) -> None:
