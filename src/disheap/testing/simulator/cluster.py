@@ -270,7 +270,8 @@ class Cluster:
 
     def forget(self) -> None:
         """Let go of everything big, whoever still holds an end of this cluster (an exception's traceback, say)."""
-        for holder in (*self.loop.processes, *self.hosts, self.ledger, self.history, self.network, self.loop, self):
+        processes, self.loop.processes = self.loop.processes, []
+        for holder in (*processes, *self.hosts, self.ledger, self.history, self.network, self):
             holder.__dict__.clear()
 
 

@@ -229,6 +229,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             process.tasks.clear()
         self._ready.clear()
         self._timers.clear()
+        self.errors.clear()
 
     def get_debug(self) -> bool:
         return False

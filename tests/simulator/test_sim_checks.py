@@ -1,0 +1,176 @@
+"""The checks are worth something: bugs put into the product on purpose are found, each within a few seeds.
+
+Each bug is a function replaced by a wrong one. The catalogue of all bugs, class by class, is `tests/mutants`; these few
+hold each kind of check to account.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import disheap_filelog.meta
+import disheap_filelog.segment
+import disheap_heap.delivery
+import disheap_heap.leases
+import pytest
+
+from disheap.client.session import Session as ClientSession
+from disheap.client.session import State as ClientState
+from disheap.kernel.state import State
+from disheap.kernel.types import NOBODY, HardState, Role
+from disheap.plugins import Registry
+from disheap.runtime.group import Group
+from disheap.runtime.reads import Reads
+from disheap.runtime.sessions import Session, Sessions
+from disheap.testing.simulator.run import Plan, simulate
+
+SEEDS = range(1, 31)
+"""More than any of these bugs needs."""
+
+
+@pytest.fixture(scope="module")
+def registry() -> Registry:
+    return Registry.load()
+
+
+def found(registry: Registry) -> str:
+    for seed in SEEDS:
+        violation = simulate(Plan(seed), registry).violation
+        if violation:
+            return violation
+    return ""
+
+
+def test_messages_sent_before_the_write_is_durable(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    start_write = Group._start_write
+
+    def too_early(self: Group, write: Any, held: Any) -> None:
+        for message in held:
+            self._send(message)
+        start_write(self, write, ())
+
+    monkeypatch.setattr(Group, "_start_write", too_early)
+    assert "before it is durable" in found(registry)
+
+
+def test_a_log_that_is_not_synced(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    append = disheap_filelog.segment.Segment.append
+
+    class Unsynced:
+        def __init__(self, file: Any) -> None:
+            self._file = file
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._file, name)
+
+        def sync(self) -> None: ...
+
+    def lazy(self: Any, *arguments: Any) -> Any:
+        file, self._file = self._file, Unsynced(self._file)
+        try:
+            return append(self, *arguments)
+        finally:
+            self._file = file
+
+    monkeypatch.setattr(disheap_filelog.segment.Segment, "append", lazy)
+    assert found(registry)
+
+
+def test_a_vote_that_is_not_saved(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget(self: Any, state: HardState) -> None:
+        self.state = self.state._replace(hard_state=state)
+
+    monkeypatch.setattr(disheap_filelog.meta.Meta, "save_hard_state", forget)
+    assert "comes back with" in found(registry)
+
+
+def test_a_vote_forgotten_within_its_term(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 3."""
+
+    def become_follower(self: State, term: Any, leader: Any) -> None:
+        self.outbox.set_hard_state(term, NOBODY)
+        self._leave_role()
+        self.role, self.leader = Role.FOLLOWER, leader
+        self.restart_timer()
+
+    monkeypatch.setattr(State, "become_follower", become_follower)
+    assert "vote" in found(registry)
+
+
+def test_reads_without_a_quorum(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 16."""
+
+    def at_once(self: Reads) -> None:
+        answers, self._new = self._new, []
+        for answer in answers:
+            answer(True)
+
+    monkeypatch.setattr(Reads, "ask", at_once)
+    assert "stale read" in found(registry)
+
+
+def test_commands_carried_out_twice(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute = Sessions._execute
+
+    def forgetful(self: Sessions, session: Session, index: int, time_ms: int, seq: int, body: bytes) -> Any:
+        done = execute(self, session, index, time_ms, seq, body)
+        session.replies.pop(seq, None)
+        return done
+
+    monkeypatch.setattr(Sessions, "_execute", forgetful)
+    assert found(registry)
+
+
+def test_a_snapshot_of_live_state(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pitfall 29: the view is taken when the first piece is asked for."""
+    snapshot = Sessions.snapshot
+
+    def late(self: Sessions) -> Iterator[bytes]:
+        yield from snapshot(self)
+
+    monkeypatch.setattr(Sessions, "snapshot", late)
+    assert "another state after entry" in found(registry)
+
+
+def test_acks_of_an_older_epoch(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    leases = disheap_heap.leases
+
+    def careless(state: Any, session: int, token: Any) -> bytes:
+        lease = state.leases.get(token[0])
+        if lease is None or lease.consumer.session.number != session:
+            return leases.encode(leases.Settled(0, [token]))
+        topic = leases.release(state, lease)
+        state.message_bytes -= len(lease.message.payload)
+        leases.serve(state, topic)
+        return leases.SETTLED_ONE
+
+    monkeypatch.setattr(leases, "_ack_one", careless)
+    assert found(registry)
+
+
+def test_messages_that_come_back_to_another_place(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_ready = disheap_heap.delivery.make_ready
+
+    def at_the_back(topic: Any, message: Any) -> None:
+        make_ready(topic, message._replace(rank=message.rank + 1) if message.attempts else message)
+
+    monkeypatch.setattr(disheap_heap.delivery, "make_ready", at_the_back)
+    assert "not Deliver" in found(registry) or "was answered" in found(registry)
+
+
+def test_a_client_that_repeats_a_command_under_a_new_number(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = ClientSession._go
+
+    def anew(self: ClientSession, event: Any, events: Any) -> None:
+        if self.state is not ClientState.READY and event.resumed and self._commands:
+            seq, command = next(iter(self._commands.items()))
+            del self._commands[seq]
+            self._commands[self._next_seq] = command
+            self._next_seq += 1
+        go(self, event, events)
+
+    monkeypatch.setattr(ClientSession, "_go", anew)
+    assert found(registry)
