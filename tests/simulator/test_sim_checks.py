@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 import disheap_filelog.meta
 import disheap_filelog.segment
 import disheap_heap.delivery
 import disheap_heap.leases
-import pytest
-
 from disheap.client.session import Session as ClientSession
 from disheap.client.session import State as ClientState
 from disheap.kernel.state import State
