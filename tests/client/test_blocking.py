@@ -13,7 +13,7 @@ import pytest
 
 from disheap import sync
 from disheap.client import pulse
-from disheap.client.blocking import BlockingClient
+from disheap.client.blocking import LISTEN_AFTER_S, BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.client.url import BrokerUrl
 from disheap.errors import (
@@ -289,6 +289,23 @@ def test_an_overloaded_node_is_asked_again(client: sync.Client, cluster: FakeClu
 def test_a_transient_command_is_not_waited_for(client: sync.Client, cluster: FakeCluster) -> None:
     client.send_transient(broker.Publish("", "events", b"x"))
     client.call(broker.Enqueue("jobs", b"x"))
+    assert [command.routing_key for command in cluster.transients] == ["events"]
+
+
+def test_a_transient_command_after_a_pause_is_not_written_to_a_connection_that_was_closed_meanwhile(
+    node: SocketNode, cluster: FakeCluster
+) -> None:
+    """The reply of a Celery worker to the first `inspect ping` after a failover went there."""
+    clock = Clock()
+    client = BlockingClient(url(node.address), dial=dial, clock=clock)
+    client.connect()
+    node.drop_all()
+    assert select.select([client.fileno()], [], [], 10)[0], "the end of the connection has come"
+    clock.now += LISTEN_AFTER_S * 1.1
+    client.send_transient(broker.Publish("", "events", b"x"))
+    client.connect()
+    client.close(end_session=False)
+    node.close()  # it has read everything then
     assert [command.routing_key for command in cluster.transients] == ["events"]
 
 

@@ -37,6 +37,9 @@ FLUSH_BYTES = 64 << 10
 """Pipelined commands are handed to the socket when so many bytes wait, or at the next read."""
 READS_PER_POLL = 16
 """Reads in one poll: a flood from the node must not keep the owner's loop from its other work."""
+LISTEN_AFTER_S = 0.1
+"""The pause before a transient command, after which a look at the socket comes first. In a stream of them it costs
+nothing, and what is lost is what was sent within this time of a node's death."""
 POLL_CONNECT_S = 0.25
 """The longest that `poll(0)` and `heartbeat` spend on one attempt to connect; a dead host refuses at once."""
 
@@ -85,12 +88,14 @@ class BlockingClient:
     # --- requests ---
 
     def connect(self, timeout_s: float | None = None) -> None:
-        """Wait until a session stands. Raises `ConnectionLost` with what each address said."""
+        """Wait until a session stands; what waited for it is on its way then. Raises `ConnectionLost` with what each
+        address said."""
         deadline = self._deadline(timeout_s)
         while self._session.state is not State.READY:
             if self._clock() >= deadline:
                 raise ConnectionLost(f"no node takes a session: {self._route.why()}")
             self._step(deadline)
+        self.flush()
 
     def call(self, command: broker.Command, *, flags: int = 0, timeout_s: float | None = None) -> Any:
         """One confirmed round trip: the command's `broker.Reply`. Raises the `RequestError` of a refusal, or
@@ -125,8 +130,10 @@ class BlockingClient:
             self.flush()
 
     def send_transient(self, command: broker.Command) -> None:
-        """At most once, without an answer; never waits."""
-        self._awake()
+        """At most once, without an answer; never waits. After a pause it is heard first whether the node has gone: what
+        is written to a connection that the other end has closed is lost, and no error says so."""
+        if self._pulse.quiet_s(self._awake()) > LISTEN_AFTER_S and self._wire is not None:
+            self._step_now()
         self._broker.cast(command)
         if self._session.output_bytes > FLUSH_BYTES:
             self.flush()
