@@ -10,11 +10,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from disheap.errors import RequestError
+from disheap.kernel.types import Membership
 from disheap.testing.simulator.cluster import Cluster, Host
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.workload import Worker
 
 Undo = Callable[[], None]
+
+CHANGEABLE = 5
+"""Nodes from which on one may lose its vote: four voters still bear one that is uncertain."""
 
 
 class Mischief:
@@ -25,6 +30,7 @@ class Mischief:
         self.workers = workers
         self.dice = dice
         self._pace_s = pace_s
+        self._learner = 0  # the one whose vote was taken, and may not be back
         self._kinds = self._choose_kinds(wipes)
 
     async def make(self, duration_s: float) -> None:
@@ -70,6 +76,7 @@ class Mischief:
             (self._slow_disk, 2),
             (self._damage, 1),
             (self._jump_clock, 2),
+            (self._change_voters, 2),
             (self._kill_client, 3),
             (self._cut_client, 3),
             (self._freeze_client, 2),
@@ -96,12 +103,14 @@ class Mischief:
         return self.dice.pick(fitting) if fitting else None
 
     def _may_lose_writes(self, host: Host) -> bool:
-        """Whether the others are a majority that is certain of its logs, counting those that are only down."""
-        certain = [
-            one for one in self.cluster.hosts
-            if one is not host and not one.wiped and one.state != "lost" and not self._is_uncertain(one)
-        ]  # fmt: skip
+        """Whether the others are a majority that votes and is certain of its logs, counting those that are only
+        down."""
+        certain = [one for one in self.cluster.hosts if one is not host and self._counts(one)]
         return len(certain) >= self.cluster.majority
+
+    def _counts(self, host: Host) -> bool:
+        is_gone = host.wiped or host.state == "lost" or host.number == self._learner
+        return not is_gone and not self._is_uncertain(host)
 
     def _is_uncertain(self, host: Host) -> bool:
         if host.uncertain and host.votes:
@@ -175,6 +184,47 @@ class Mischief:
         if host is not None and host.lives > 0:
             self._said("wipe", host)
             self.cluster.wipe(host)
+
+    def _change_voters(self) -> None:
+        """A single-server change, at the kernel's level: one of five becomes a learner, or gets its vote back. Joining
+        and leaving at run time have their place here."""
+        if len(self.cluster.hosts) < CHANGEABLE:
+            return
+        if self._learner:
+            self.give_vote_back()
+            return
+        host = self._some(lambda host: self._may_lose_writes(host))
+        if host is not None and self._propose_vote(host.number, False):
+            self._learner = host.number
+            self._said("vote taken", host)
+
+    def give_vote_back(self) -> None:
+        """For as long as it takes: a leader may be gone before the change is committed."""
+        leader = self.cluster.leader()
+        if leader is None or not self._learner:
+            return
+        members = leader.node.group.applied.membership.members
+        if any(member.id == self._learner and member.voter for member in members):
+            self._learner = 0
+        elif self._propose_vote(self._learner, True):
+            self._said("vote given back", self.cluster.hosts[self._learner - 1])
+
+    def _propose_vote(self, node: int, voter: bool) -> bool:
+        leader = self.cluster.leader()
+        if leader is None:
+            return False
+        group = leader.node.group
+        members = group.raft.membership.members
+        if any(member.id == node and member.voter == voter for member in members):
+            return False
+        new = tuple(member._replace(voter=voter) if member.id == node else member for member in members)
+        try:
+            group.raft.propose_change(Membership(new), group.now_ms())
+        except RequestError as error:
+            self.cluster.trace.add(leader.name, f"no change: {type(error).__name__}")
+            return False
+        group.tick()
+        return True
 
     def _damage(self) -> None:
         host = self._some(lambda host: host.state == "down" and self._may_lose_writes(host) and not host.wiped)

@@ -128,6 +128,7 @@ class Run:
 
     def _restart_the_fallen(self) -> None:
         """A supervisor would."""
+        self.mischief.give_vote_back()
         for host in self.cluster.hosts:
             if host.state == "down":
                 self.cluster.start(host)
