@@ -278,7 +278,7 @@ async def test_nodes_that_were_told_different_members_do_not_mix(tmp_path: Path)
         )
         await cluster.stop("n2")
         async with Node(other, registry=TestRegistry.load()) as stranger:
-            await wait_until(lambda: any("belongs to cluster" in r for r in cluster.nodes["n1"]._refusals), "refused")
+            await wait_until(lambda: any("belongs to cluster" in r for r in cluster.nodes["n1"].refusals()), "refused")
             assert not stranger.group.leads
 
 
@@ -287,8 +287,8 @@ async def test_a_node_that_lost_its_data_is_not_let_back_under_its_old_identity(
         away = cluster.followers()[0].name
         await cluster.restart(away)
         others = [node for name, node in cluster.nodes.items() if name != away]
-        await wait_until(lambda: all(node._refusals for node in others), "both refuse it")
-        assert all("without the data" in reason for node in others for reason in node._refusals)
+        await wait_until(lambda: all(node.refusals() for node in others), "both refuse it")
+        assert all("without the data" in reason for node in others for reason in node.refusals())
         client = await cluster.client()
         assert await client.call(b"+1") == (Status.OK, b"1")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from disheap.config import NodeConfig, check_listen, reachable
-from disheap.errors import DisheapError, NotLeader, RequestTimeout, WrongCluster
+from disheap.errors import DisheapError, NotLeader, RequestTimeout
 from disheap.interfaces import (
     Clock,
     CodecContext,
@@ -35,15 +35,15 @@ from disheap.logs import get_logger
 from disheap.plugins import Registry
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
-from disheap.protocol.peers import PeerHello
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
 from disheap.runtime.disk import Disk, DiskThread, run_on
 from disheap.runtime.group import Group
-from disheap.runtime.links import GROUP, IncomingLink, OutgoingLink
+from disheap.runtime.links import GROUP
 from disheap.runtime.local import LocalSession
+from disheap.runtime.peering import Peering
 from disheap.runtime.recovery import Found, recover
 from disheap.runtime.repairing import Repairing
 from disheap.runtime.server import Server
@@ -53,8 +53,6 @@ log = get_logger(__name__)
 
 DISK_PATIENCE_S = 10.0
 """A node that stops waits so long for its disk: far longer than any sync, shorter than service managers kill after."""
-REFUSALS_REMEMBERED = 100
-"""Reasons already logged for refusing peers: each is said once."""
 
 
 class Node:
@@ -94,12 +92,10 @@ class Node:
         self._loop: asyncio.AbstractEventLoop
         self._disk: Disk | None = None
         self._storage: Storage | None = None
-        self._identity: Identity
         self.book: AddressBook
         self._server: Server | None = None
-        self._links: dict[NodeId, OutgoingLink] = {}
-        self._incoming: dict[IncomingLink, None] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._peering: Peering
+        self._repairing: Repairing
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._started_at = 0.0
@@ -110,7 +106,6 @@ class Node:
         self.failure: BaseException | None = None
         self._serving = False
         self._client_address = ""
-        self._refusals: dict[str, None] = {}
         self._raised_to = 0  # asked of the log already in this term
 
     # --- for those who use a node as a library -----------------------------------------------------------------------
@@ -145,15 +140,8 @@ class Node:
             self._server.close(NotLeader(self.leader_address()))
         if hasattr(self, "_repairing"):
             await self._repairing.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
-        for link in self._links.values():
-            link.close()
-        self._links.clear()
-        for incoming in list(self._incoming):
-            incoming.close()
+        if hasattr(self, "_peering"):
+            await self._peering.close()
         if self._storage is not None and hasattr(self, "group"):
             self.group.close()
         await self._close_storage()
@@ -225,14 +213,14 @@ class Node:
             self, self._id, loop=self._loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
         )
         found = await self._recover(follow=False)
-        self._identity = found.identity
         self.book = AddressBook(found.applied.membership, self._id, self.name)
+        self._peering = Peering(self, self._id, found.identity.incarnation, self._loop)
         self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
         if len(self._members) > 1:
-            await self._listen(transport, self.config.peer_listen, self._accept_peer)
-            self._dial(transport)
+            await self._listen(transport, self.config.peer_listen, self._peering.accept)
+            self._peering.dial(transport)
         self._serving = True
         self._repairing.begin(found)
         self._tick()
@@ -391,95 +379,28 @@ class Node:
 
     # --- peers -------------------------------------------------------------------------------------------------------
 
-    def _accept_peer(self) -> IncomingLink:
-        return IncomingLink(self, tuning.peer_frame_bytes(self.config), self._loop)
-
-    def _dial(self, transport: Transport) -> None:
-        for node in self.book.ids():
-            if node != self._id:
-                link = OutgoingLink(
-                    self, tuning.peer_frame_bytes(self.config), node, self._peer_address(node), transport
-                )
-                self._links[node] = link
-                self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {node}"))
-
-    def _peer_address(self, node: NodeId) -> Callable[[], str]:
-        return lambda: self.book.peer(node)
-
     def _send(self, message: Message) -> None:
-        link = self._links.get(message.target)
-        if link is not None:
-            link.send(message)
+        self._peering.send(message)
 
-    def dialled(self, link: IncomingLink) -> None:
-        self._incoming[link] = None
-
-    def hung_up(self, link: IncomingLink) -> None:
-        self._incoming.pop(link, None)
-
-    def received(self, message: Message) -> None:
-        self.group.step(message)
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        self._peering.send_repair(target, message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self._repairing.received(peer, message)
-
-    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
-        link = self._links.get(target)
-        if link is not None:
-            link.send_repair(message)
-
-    def member_name(self, node: NodeId) -> str:
-        return self.book.label(node)
 
     def unreachable(self, peer: NodeId) -> None:
         if self._serving:
             self.group.unreachable(peer)
 
-    def hello_to(self, target: NodeId) -> PeerHello:
-        return PeerHello(
-            cluster_id=self.cluster_id,
-            node_id=self._id,
-            name=self.name,
-            incarnation=self._identity.incarnation,
-            target=target,
-            client_address=self._own_client_address(),
-            machine=self.machine_name,
-            machine_versions=self.group.sessions.machine.versions,
-        )
+    def is_connected(self, node: NodeId) -> bool:
+        return node == self._id or self._peering.is_connected(node)
 
-    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
-        """Who a peer is. Raises `WrongCluster` for one that does not belong here."""
-        node = NodeId(hello.node_id)
-        if hello.cluster_id != self.cluster_id:
-            raise WrongCluster(
-                f"{hello.name} belongs to cluster {hello.cluster_id}, this node to {self.cluster_id}: the nodes were "
-                "given different member lists or cluster names"
-            )
-        if hello.target != self._id:
-            raise WrongCluster(f"{hello.name} looks for node {hello.target} here, but this is node {self._id}")
-        if node not in self.book.ids() or node == self._id:
-            raise WrongCluster(f"{hello.name} says it is node {node}, which is not one of the other members")
-        if hello.machine != self.machine_name:
-            raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {self.machine_name!r}")
-        self._check_certificate(node, certificate_name)
-        self.book.learn(node, hello)
-        return node
+    def refusals(self) -> list[str]:
+        """Why peers were turned away since the start."""
+        return list(self._peering.refusals)
 
-    def _check_certificate(self, node: NodeId, certificate_name: str | None) -> None:
-        """The name that was proved has to be the member's, or the host in its peer address (storage-rules 18)."""
-        if certificate_name is None:
-            return
-        host = self.book.peer(node).rpartition(":")[0].strip("[]")
-        if certificate_name not in (self.book.name(node), host):
-            raise WrongCluster(
-                f"the certificate is for {certificate_name!r}, node {node} is {self.book.name(node)!r} at {host!r}"
-            )
-
-    def refused(self, remote: str, reason: str) -> None:
-        """A peer keeps dialling; its reason is logged once."""
-        if reason not in self._refusals and len(self._refusals) < REFUSALS_REMEMBERED:
-            self._refusals[reason] = None
-            log.warning("a peer's connection is refused", remote=remote, reason=reason)
+    def member_name(self, node: NodeId) -> str:
+        return self.book.label(node)
 
     # --- what the group tells ----------------------------------------------------------------------------------------
 
@@ -537,10 +458,6 @@ class Node:
 
     def repair_status(self) -> dict[str, Any]:
         return self._repairing.status()
-
-    def is_connected(self, node: NodeId) -> bool:
-        link = self._links.get(node)
-        return node == self._id or (link is not None and link.up)
 
     def uptime_s(self) -> float:
         return self._clock.monotonic() - self._started_at

@@ -1,0 +1,149 @@
+"""A node among its peers: the links to them, and who is let in (design.md, section 4, "Identity").
+
+Owns dialling every other member and accepting those that dial; decides at the handshake whether the other side belongs
+here. What arrives goes to the group or, before a node is whole, to its repair. Refuses to know Raft.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from disheap.errors import WrongCluster
+from disheap.interfaces import Transport
+from disheap.kernel.types import Message, NodeId
+from disheap.logs import get_logger
+from disheap.protocol.peers import PeerHello
+from disheap.protocol.repair import Answer, Ask
+from disheap.runtime import tuning
+from disheap.runtime.links import IncomingLink, OutgoingLink
+
+if TYPE_CHECKING:
+    from disheap.runtime.node import Node
+
+log = get_logger(__name__)
+
+REFUSALS_REMEMBERED = 100
+"""Reasons already logged for refusing peers: each is said once."""
+
+
+class Peering:
+    """The owner of all links. `incarnation` is that of this node's own data."""
+
+    def __init__(self, node: Node, own_id: NodeId, incarnation: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.refusals: dict[str, None] = {}
+        self._node = node
+        self._id = own_id
+        self._incarnation = incarnation
+        self._loop = loop
+        self._frame_bytes = tuning.peer_frame_bytes(node.config)
+        self._outgoing: dict[NodeId, OutgoingLink] = {}
+        self._incoming: dict[IncomingLink, None] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- for the node ------------------------------------------------------------------------------------------------
+
+    def accept(self) -> IncomingLink:
+        return IncomingLink(self, self._frame_bytes, self._loop)
+
+    def dial(self, transport: Transport) -> None:
+        """Every other member, again and again, until `close`."""
+        for peer in self._node.book.ids():
+            if peer != self._id:
+                link = OutgoingLink(self, self._frame_bytes, peer, self._address_of(peer), transport)
+                self._outgoing[peer] = link
+                self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {peer}"))
+
+    def send(self, message: Message) -> None:
+        link = self._outgoing.get(message.target)
+        if link is not None:
+            link.send(message)
+
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        link = self._outgoing.get(target)
+        if link is not None:
+            link.send_repair(message)
+
+    def is_connected(self, peer: NodeId) -> bool:
+        link = self._outgoing.get(peer)
+        return link is not None and link.up
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        for link in self._outgoing.values():
+            link.close()
+        self._outgoing.clear()
+        for incoming in list(self._incoming):
+            incoming.close()
+
+    def _address_of(self, peer: NodeId) -> Callable[[], str]:
+        return lambda: self._node.book.peer(peer)
+
+    # --- for the links -----------------------------------------------------------------------------------------------
+
+    def dialled(self, link: IncomingLink) -> None:
+        self._incoming[link] = None
+
+    def hung_up(self, link: IncomingLink) -> None:
+        self._incoming.pop(link, None)
+
+    def received(self, message: Message) -> None:
+        self._node.group.step(message)
+
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        self._node.received_repair(peer, message)
+
+    def unreachable(self, peer: NodeId) -> None:
+        self._node.unreachable(peer)
+
+    def hello_to(self, target: NodeId) -> PeerHello:
+        node = self._node
+        return PeerHello(
+            cluster_id=node.cluster_id,
+            node_id=self._id,
+            name=node.name,
+            incarnation=self._incarnation,
+            target=target,
+            client_address=node.client_address_of(self._id),
+            machine=node.machine_name,
+            machine_versions=node.group.sessions.machine.versions,
+        )
+
+    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
+        """Who a peer is. Raises `WrongCluster` for one that does not belong here."""
+        here, peer = self._node, NodeId(hello.node_id)
+        if hello.cluster_id != here.cluster_id:
+            raise WrongCluster(
+                f"{hello.name} belongs to cluster {hello.cluster_id}, this node to {here.cluster_id}: the nodes were "
+                "given different member lists or cluster names"
+            )
+        if hello.target != self._id:
+            raise WrongCluster(f"{hello.name} looks for node {hello.target} here, but this is node {self._id}")
+        if peer not in here.book.ids() or peer == self._id:
+            raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")
+        if hello.machine != here.machine_name:
+            raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {here.machine_name!r}")
+        self._check_certificate(peer, certificate_name)
+        here.book.learn(peer, hello)
+        return peer
+
+    def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
+        """The name that was proved has to be the member's, or the host in its peer address (storage-rules 18)."""
+        if certificate_name is None:
+            return
+        book = self._node.book
+        host = book.peer(peer).rpartition(":")[0].strip("[]")
+        if certificate_name not in (book.name(peer), host):
+            raise WrongCluster(
+                f"the certificate is for {certificate_name!r}, node {peer} is {book.name(peer)!r} at {host!r}"
+            )
+
+    def refused(self, remote: str, reason: str) -> None:
+        """A peer keeps dialling; its reason is logged once."""
+        if reason not in self.refusals and len(self.refusals) < REFUSALS_REMEMBERED:
+            self.refusals[reason] = None
+            log.warning("a peer's connection is refused", remote=remote, reason=reason)
