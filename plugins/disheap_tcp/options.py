@@ -20,14 +20,20 @@ class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keepalive_s: Annotated[
         int, Meta(ge=0, le=32767, description="silence before the first keepalive probe, and between probes; 0: none")
     ] = 15  # finds a vanished host behind an idle connection in a minute; heartbeats find a busy one sooner
+    unanswered_ms: Annotated[
+        int, Meta(ge=0, le=3_600_000, description="bytes unacknowledged for so long end a connection; 0: the system's")
+    ] = 10_000  # without it a cut link is tried ever more rarely, and heals long after the network does
     keepalive_probes: Annotated[int, Meta(ge=1, le=127, description="unanswered probes that end a connection")] = 3
 
 
 def tune(sock: Any, settings: TcpSettings) -> None:
-    """Frames are small and somebody waits for each (TCP_NODELAY); a host that vanished is noticed (keepalive)."""
+    """Frames are small and somebody waits for each (TCP_NODELAY); a host that vanished is noticed (keepalive), and
+    so is one that vanished with bytes on their way."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if settings.unanswered_ms and hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, settings.unanswered_ms)
     if not settings.keepalive_s:
         return
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -115,7 +115,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_listen: Name = "127.0.0.1:8400"
     client_advertise: Name = ""
     members: tuple[MemberConfig, ...] = ()  # ids are 1..n in this order: the same list, in the same order, on each node
-    bootstrap: bool = False
+    bootstrap: bool = False  # understood and of no effect: a static list of members needs no first node
     join_addresses: tuple[str, ...] = ()
     transport: Name = "tcp"
     client_transport: Name = ""  # "" is the same as `transport`

@@ -282,6 +282,15 @@ async def test_nodes_that_were_told_different_members_do_not_mix(tmp_path: Path)
             assert not stranger.group.leads
 
 
+async def test_nodes_with_other_bounds_in_the_machine_do_not_mix(tmp_path: Path) -> None:
+    """What bounds a command decides its reply; replicas that answer differently are no replicas."""
+    async with Cluster(tmp_path, nodes=2) as cluster:
+        await cluster.stop("n2")
+        await cluster.start("n2", limits=Limits(session_window=17))
+        one = cluster.nodes["n1"]
+        await wait_until(lambda: any("all nodes need the same" in reason for reason in one.refusals()), "refused")
+
+
 async def test_a_node_that_lost_its_data_is_not_let_back_under_its_old_identity(tmp_path: Path) -> None:
     async with Cluster(tmp_path, storage="memory") as cluster:
         away = cluster.followers()[0].name

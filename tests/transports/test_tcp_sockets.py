@@ -173,6 +173,13 @@ def test_small_frames_leave_at_once_and_a_vanished_host_is_noticed() -> None:
             assert [sock.getsockopt(socket.IPPROTO_TCP, option) for option in options] == [7, 7, 4]
 
 
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="only Linux has this option")
+def test_a_link_on_which_bytes_vanish_ends_in_time() -> None:
+    with socket.socket() as sock:
+        tune(sock, TcpSettings(unanswered_ms=7000))
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 7000
+
+
 def test_keepalive_can_be_turned_off() -> None:
     with socket.socket() as sock:
         tune(sock, TcpSettings(keepalive_s=0))

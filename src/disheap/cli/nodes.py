@@ -43,7 +43,7 @@ _FLAGS = (
     (("--log-level",), "LEVEL", "debug, info, warning or error."),
 )
 _SWITCHES = (
-    ("--bootstrap", "Begin a cluster; ignored where there are data."),
+    ("--bootstrap", "Understood, of no effect: members are a static list."),
     ("--insecure", "Listen beyond loopback without TLS, knowing what it means."),
     ("--log-json", "Log in JSON."),
 )

@@ -69,7 +69,8 @@ _TYPES = {
 
 
 class PeerHello(msgspec.Struct, frozen=True):
-    """Both sides' first frame. Checked before the first Raft message: cluster, ids, incarnation, machine."""
+    """Both sides' first frame. Checked before the first Raft message: cluster, ids, incarnation, machine, and
+    that both were given the same settings where these decide what a replica does."""
 
     cluster_id: str
     node_id: int
@@ -79,6 +80,7 @@ class PeerHello(msgspec.Struct, frozen=True):
     client_address: str
     machine: str
     machine_versions: tuple[int, int]
+    settings_digest: str = ""  # of the settings that every replica must share
 
 
 def encode(group: int, message: Message) -> bytes:

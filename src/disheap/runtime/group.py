@@ -433,7 +433,6 @@ class Group:
         if changed:
             self._leader = raft.leader
             self.counters.raft_leader_changes_total += raft.leader != NOBODY
-            log.info("leader", node=raft.id, term=raft.term, leader=raft.leader)
         if raft.is_leader != self._leads:
             self._leads = raft.is_leader
             if self._leads:

@@ -47,6 +47,12 @@ class LinkOwner(Protocol):
     def hung_up(self, link: IncomingLink) -> None: ...
 
 
+def _stranger(kind: int, expected: Kind) -> str:
+    if kind == Kind.HELLO:
+        return "this port is for nodes; clients have one of their own (`client_listen`, 8400 unless told otherwise)"
+    return f"the first frame is of kind {kind}, not {expected.name}; is this a client's port?"
+
+
 class _Handshaking:
     """What both ends share: a frame reader, and a first frame that is a hello."""
 
@@ -66,7 +72,7 @@ class _Handshaking:
         if kind == Kind.GOODBYE:
             raise WrongCluster(f"the other node refused the connection: {_reason(frame)}")
         if kind != expected:
-            raise MalformedFrame(f"the first frame is of kind {kind}, not {expected.name}; is this a client's port?")
+            raise MalformedFrame(_stranger(kind, expected))
         try:
             hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=PeerHello)
         except frames.UNREADABLE as error:

@@ -214,7 +214,7 @@ class Node:
         )
         found = await self._recover(follow=False)
         self.book = AddressBook(found.applied.membership, self._id, self.name)
-        self._peering = Peering(self, self._id, found.identity.incarnation, self._loop)
+        self._peering = Peering(self, self._id, found.identity.incarnation, self._settings_digest(), self._loop)
         self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
@@ -282,6 +282,12 @@ class Node:
             "machine", config.machine, config.table("machine"), MachineContext(), config.source
         )
         return Sessions(machine, tuning.session_limits(config), self._outlets())
+
+    def _settings_digest(self) -> str:
+        config = self.config
+        table = config.table("machine").get(config.machine, {})
+        settings = self._registry.settings("machine", config.machine, table, config.source)
+        return tuning.shared_settings_digest(config, settings)
 
     def _outlets(self) -> Server:
         assert self._server is not None, "the server is made before anything else"
@@ -410,6 +416,8 @@ class Node:
 
     def _on_leader(self) -> None:
         self._leader_changed.set()
+        leader = self.group.leader
+        log.info("leader", node=self.name, term=self.group.raft.term, leader=self.book.label(leader) or None)
         if self.leader_address():
             self._outlets().send_away()
 

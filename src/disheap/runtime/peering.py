@@ -31,11 +31,19 @@ REFUSALS_REMEMBERED = 100
 class Peering:
     """The owner of all links. `incarnation` is that of this node's own data."""
 
-    def __init__(self, node: Node, own_id: NodeId, incarnation: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        node: Node,
+        own_id: NodeId,
+        incarnation: int,
+        settings_digest: str,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
         self.refusals: dict[str, None] = {}
         self._node = node
         self._id = own_id
         self._incarnation = incarnation
+        self._settings_digest = settings_digest
         self._loop = loop
         self._frame_bytes = tuning.peer_frame_bytes(node.config)
         self._outgoing: dict[NodeId, OutgoingLink] = {}
@@ -111,6 +119,7 @@ class Peering:
             client_address=node.client_address_of(self._id),
             machine=node.machine_name,
             machine_versions=node.group.sessions.machine.versions,
+            settings_digest=self._settings_digest,
         )
 
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
@@ -127,6 +136,11 @@ class Peering:
             raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")
         if hello.machine != here.machine_name:
             raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {here.machine_name!r}")
+        if hello.settings_digest != self._settings_digest:
+            raise WrongCluster(
+                f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] for "
+                "sessions and apply_work_limit: they decide what every replica does, so all nodes need the same"
+            )
         self._check_certificate(peer, certificate_name)
         here.book.learn(peer, hello)
         return peer

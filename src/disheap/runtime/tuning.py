@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
+import msgspec
+
 from disheap.config import NodeConfig
 from disheap.kernel.types import KernelConfig, NodeId
 from disheap.runtime.group import GroupLimits
@@ -66,6 +70,12 @@ def session_limits(config: NodeConfig) -> SessionLimits:
         timeout_max_ms=limits.session_timeout_max_ms,
         work=limits.apply_work_limit,
     )
+
+
+def shared_settings_digest(config: NodeConfig, machine_settings: msgspec.Struct) -> str:
+    """16 hex digits. What bounds a command decides its reply, so replicas with different bounds would part."""
+    shared = [msgspec.to_builtins(session_limits(config)), msgspec.to_builtins(machine_settings)]
+    return blake2b(msgspec.json.encode(shared, order="sorted"), digest_size=8).hexdigest()
 
 
 def server_limits(config: NodeConfig) -> ServerLimits:
