@@ -138,8 +138,8 @@ class Peering:
             raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {here.machine_name!r}")
         if hello.settings_digest != self._settings_digest:
             raise WrongCluster(
-                f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] for "
-                "sessions and apply_work_limit: they decide what every replica does, so all nodes need the same"
+                f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] "
+                "for sessions and apply_work_limit: they decide what every replica does, so all nodes need the same"
             )
         self._check_certificate(peer, certificate_name)
         here.book.learn(peer, hello)
