@@ -53,8 +53,8 @@ QUERIES: dict[type, Callable[[State, Any], bytes]] = {
     broker.ListExchanges: queries.list_exchanges,
 }
 
-COMMAND_TAGS = {kind.__struct_config__.tag: kind.__name__ for kind in get_args(broker.Command)}
-QUERY_TAGS = {kind.__struct_config__.tag: kind.__name__ for kind in get_args(broker.Query)}
+COMMAND_TAGS = {kind.__struct_config__.tag: kind for kind in get_args(broker.Command)}
+QUERY_TAGS = {kind.__struct_config__.tag: kind for kind in get_args(broker.Query)}
 
 NOTHING: Effects = ()
 
@@ -186,11 +186,22 @@ class HeapMachine:
         }
 
 
-def _unreadable(body: bytes, error: Exception, tags: dict[Any, str], what: str) -> CommandRefused:
+def _unreadable(body: bytes, error: Exception, tags: dict[Any, Any], what: str) -> CommandRefused:
     """What is wrong with a body that does not decode, as precisely as can be told."""
     if not isinstance(error, msgspec.ValidationError):
         return UnknownCommand(f"a {what} that is not one whole msgpack value: {error}")
     tag = known_tag(body)
     if tag in tags:
-        return InvalidArgument(f"a field of {tags[tag]} does not fit: {error}")
+        return InvalidArgument(_misfit(tags[tag], str(error)))
     return UnknownCommand(f"a {what} with the tag {tag!r} is not known to this version; upgrade the nodes")
+
+
+def _misfit(kind: Any, error: str) -> str:
+    """msgspec tells the place by number, after the tag; people know the field by its name."""
+    reason, _, place = error.partition(" - at `$[")
+    number = place.partition("]")[0]
+    fields = kind.__struct_fields__
+    if number.isdigit() and 0 < int(number) <= len(fields):
+        rest = place.partition("]")[2].rstrip("`")
+        return f"{fields[int(number) - 1]}{rest} of {kind.__name__} does not fit: {reason}"
+    return f"a field of {kind.__name__} does not fit: {error}"
