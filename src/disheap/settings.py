@@ -102,6 +102,7 @@ def _convert_value(kind: Any, value: Any, key: str, where: str, origin: str) -> 
         source = origin_of(value, origin)
         bare = _bare(inspect.type_info(kind))
         choice = f"; one of {_type_name(bare)}" if isinstance(bare, inspect.LiteralType | inspect.EnumType) else ""
+        choice = "; true or false" if isinstance(bare, inspect.BoolType) else choice
         raise ConfigError(f"{source}: {_path(where, key)} = {shown} does not fit: {error}{choice}.") from None
 
 

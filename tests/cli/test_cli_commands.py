@@ -243,7 +243,9 @@ def test_a_plugins_settings_come_with_type_default_and_bounds() -> None:
     assert "It has no settings." in run("plugins", "codec.none").text
 
 
-@pytest.mark.parametrize("name", ["transport.tcp", "transport.tls", "transport.inproc", "codec.zstd", "machine.heap"])
+@pytest.mark.parametrize(
+    "name", ["transport.tcp", "transport.tls", "transport.inproc", "storage.file", "codec.zstd", "machine.heap"]
+)
 def test_each_setting_of_a_shipped_plugin_says_what_it_is(name: str) -> None:
     (plugin,) = run("plugins", name, "--json").json["plugins"]
     assert [setting["name"] for setting in plugin["settings"] if not setting["description"]] == []
