@@ -329,12 +329,13 @@ def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_
     with ExitStack() as stack:
         nodes = [stack.enter_context(running("serve", environ=environ(number))) for number in (1, 2, 3)]
         for node in nodes:
-            logged(node, "leader")
+            assert logged(node, "leader")["leader"] in ("n1", "n2", "n3")
         url = f"disheap://{clients[0]}"
         assert run("transfer", "n2", "--url", f"disheap://{','.join(clients)}").text == "n2 leads\n"
         shown = run("status", "--json", "--url", url).json
         assert (shown["leader"], [row["node"] for row in shown["nodes"]]) == ("n2", ["n1", "n2", "n3"])
         assert [row["client_address"] for row in shown["nodes"]] == clients
+        assert "this port is for nodes" in run("status", "--url", f"disheap://{peers[0]}").err
         nodes[2].stop()
         rows = run("status", "--json", "--url", url).json["nodes"]
         assert [(row["node"], "error" in row) for row in rows] == [("n1", False), ("n2", False), ("n3", True)]
