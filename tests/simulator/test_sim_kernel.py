@@ -19,7 +19,7 @@ STEPS = 1200
 SEEDS = range(1, 13)
 KNOWN = {
     1: "44a8241e805d8e4c",
-    2: "102160449dca5af0",
+    2: "7c2064299167e660",
     3: "8071d0d1e8ae9763",
 }
 """Of these seeds on every supported Python. They change with the kernel, and with nothing else."""
