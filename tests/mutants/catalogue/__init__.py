@@ -1,0 +1,20 @@
+"""The planted bugs, a module for each part of the product. A name says what is wrong, and is used once."""
+
+from __future__ import annotations
+
+from tests.mutants.catalogue import client, elections, heap, kombu, membership, replication, runtime, sessions, storage
+from tests.mutants.mutant import Mutant
+
+CATALOGUE: tuple[Mutant, ...] = (
+    *elections.MUTANTS,
+    *replication.MUTANTS,
+    *membership.MUTANTS,
+    *runtime.MUTANTS,
+    *sessions.MUTANTS,
+    *storage.MUTANTS,
+    *heap.MUTANTS,
+    *client.MUTANTS,
+    *kombu.MUTANTS,
+)
+
+BY_NAME: dict[str, Mutant] = {mutant.name: mutant for mutant in CATALOGUE}

@@ -1,0 +1,166 @@
+"""The client: at most once over any number of connections, and never an ack for what it does not hold."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+SESSION = "tests/client/test_session.py::"
+BROKER = "tests/client/test_broker_session.py::"
+MODULE = "disheap.client.session"
+
+MUTANTS = (
+    Mutant(
+        "client-repeats-under-new-numbers",
+        "after a lost connection unanswered commands are sent again under new numbers, and carried out twice",
+        (
+            Patch(
+                MODULE,
+                "        self._asked = set()\n        return events\n",
+                "        self._asked = set()\n"
+                "        self._commands = dict(enumerate(self._commands.values(), self._next_seq))\n"
+                "        self.confirmed = self._next_seq - 1\n"
+                "        self._next_seq += len(self._commands)\n"
+                "        return events\n",
+            ),
+        ),
+        (SESSION + "test_an_unanswered_command_is_sent_again_with_its_seq_and_applied_once",),
+    ),
+    Mutant(
+        "client-repeats-nothing",
+        "commands that were under way when the connection was lost are never answered",
+        (
+            Patch(
+                MODULE,
+                "            self._cursor = self.confirmed + 1\n",
+                "            self._cursor = max(self._ever_sent, self.confirmed) + 1\n",
+            ),
+        ),
+        (SESSION + "test_an_unanswered_command_is_sent_again_with_its_seq_and_applied_once",),
+    ),
+    Mutant(
+        "confirmed-over-holes",
+        "the client confirms a reply that it has not got, and the nodes forget it",
+        (
+            Patch(
+                MODULE,
+                "            self._ahead.add(seq)\n            return\n",
+                "            self.confirmed = max(self.confirmed, seq)\n            return\n",
+            ),
+        ),
+        (
+            SESSION + "test_confirmed_grows_only_over_a_contiguous_prefix",
+            SESSION + "test_confirmed_is_the_length_of_the_answered_prefix_in_any_order",
+        ),
+    ),
+    Mutant(
+        "client-ignores-the-window",
+        "the client has more commands unanswered than the nodes keep replies for",
+        (
+            Patch(
+                MODULE,
+                "if self.state is _READY and self._cursor == seq and seq - self.confirmed <= self.window:",
+                "if self.state is _READY and self._cursor == seq:",
+            ),
+        ),
+        (SESSION + "test_the_window_holds_back_what_would_exceed_it",),
+        simulated=False,
+    ),
+    Mutant(
+        "replies-taken-before-the-attach",
+        "what a connection says before it carries the session is taken for the session's",
+        (
+            Patch(
+                MODULE,
+                "if command is None or self.state is _ENTERING:",
+                "if command is None:",
+            ),
+        ),
+        (SESSION + "test_replies_before_the_attach_are_answered_are_not_taken",),
+        simulated=False,
+    ),
+    Mutant(
+        "frames-heard-after-goodbye",
+        "what follows a goodbye on a connection that is over is still acted upon",
+        (
+            Patch(
+                MODULE,
+                "            if self.state is _OFFLINE:\n                break\n",
+                "",
+            ),
+        ),
+        (SESSION + "test_a_goodbye_moves_the_client_and_what_follows_it_is_not_heard",),
+        simulated=False,
+    ),
+    Mutant(
+        "unknown-outcome-tried-again",
+        "commands that a lapsed session may have carried out are sent again in the next",
+        (
+            Patch(
+                MODULE,
+                "for seq, command in self._commands.items() if seq <= self._ever_sent]",
+                "for seq, command in self._commands.items() if seq < 0]",
+            ),
+            Patch(
+                MODULE,
+                "for seq, command in self._commands.items() if seq > self._ever_sent]",
+                "for seq, command in self._commands.items() if seq > 0]",
+            ),
+        ),
+        (SESSION + "test_a_lapsed_session_reports_what_was_sent_as_unknown_and_keeps_what_was_not",),
+    ),
+    Mutant(
+        "lapse-is-silent",
+        "a session that held leases lapses, and its client is not told",
+        (
+            Patch(
+                MODULE,
+                "silent = not sent and self._holdings.idle()",
+                "silent = not sent",
+            ),
+        ),
+        (SESSION + "test_a_lapsed_session_that_held_something_says_so",),
+    ),
+    Mutant(
+        "lease-let-go-with-its-ack",
+        "a lease counts as settled when its ack is sent: an attach in between brings the message back",
+        (
+            Patch(
+                "disheap.client.broker_session",
+                "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def cast",
+                "        if isinstance(command, broker.Ack):\n            self.held.settled(command.tokens)\n"
+                "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def cast",
+            ),
+        ),
+        (
+            BROKER + "test_a_delivery_is_held_until_the_reply_to_its_ack",
+            BROKER + "test_an_ack_that_never_arrived_does_not_bring_the_message_back_either",
+        ),
+    ),
+    Mutant(
+        "delivery-told-twice",
+        "a delivery that an attach repeats is handed to the application a second time",
+        (
+            Patch(
+                "disheap.client.deliveries",
+                "        if token in self.tokens:\n            return False\n",
+                "",
+            ),
+        ),
+        ("tests/client/test_session_machine.py", BROKER + "test_a_delivery_that_is_held_is_not_delivered_again"),
+    ),
+    Mutant(
+        "stale-lease-kept",
+        "the client goes on claiming a lease that it was told it has lost",
+        (
+            Patch(
+                "disheap.client.broker_session",
+                "        held.settled(note.tokens)\n        if isinstance(reply, broker.Settled):\n"
+                "            held.settled(reply.stale)\n",
+                "        if isinstance(reply, broker.Settled):\n"
+                "            held.settled([token for token in note.tokens if token not in reply.stale])\n",
+            ),
+        ),
+        (BROKER + "test_a_stale_token_is_let_go",),
+        simulated=False,
+    ),
+)

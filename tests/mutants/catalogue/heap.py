@@ -1,0 +1,323 @@
+"""The heap machine: order, leases, credit, turns, time, and snapshots of one moment (class 29)."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+DELIVERY = "tests/heap/test_delivery.py::"
+LEASES = "tests/heap/test_leases.py::"
+SESSIONS = "tests/heap/test_sessions.py::"
+SNAPSHOTS = "tests/heap/test_snapshots.py::"
+WORK = "tests/heap/test_work.py::"
+
+MUTANTS = (
+    Mutant(
+        "smallest-priority-first",
+        "the sign of the priority is lost: mode max is served like mode min",
+        (Patch("disheap_heap.state", 'self.sign = -1 if settings.mode == "max" else 1', "self.sign = 1"),),
+        (DELIVERY + "test_the_largest_priority_comes_first_and_equals_come_in_order_of_enqueueing",),
+    ),
+    Mutant(
+        "returned-message-loses-its-place",
+        "a message that comes back goes behind those of its priority",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "    message = lease.message.after(lease.epoch)\n",
+                "    message = lease.message.after(lease.epoch)._replace(rank=lease.message.rank + 1)\n",
+            ),
+        ),
+        (DELIVERY + "test_a_message_that_comes_back_keeps_its_place",),
+    ),
+    Mutant(
+        "delivered-before-all-of-a-batch-is-in-place",
+        "the first message of a batch goes out before a better one of the same batch is there",
+        (
+            Patch(
+                "disheap_heap.enqueue",
+                "        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)\n",
+                "        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)\n"
+                "        serve(state, topic)\n",
+            ),
+        ),
+        (DELIVERY + "test_a_batch_is_in_place_before_any_of_it_is_delivered",),
+    ),
+    Mutant(
+        "delayed-message-ready-at-once",
+        "a delay is forgotten",
+        (Patch("disheap_heap.delivery", "    due_ms = state.now_ms + delay_ms\n", "    due_ms = state.now_ms\n"),),
+        (DELIVERY + "test_a_delayed_message_waits_and_then_ranks_by_when_it_was_enqueued",),
+    ),
+    Mutant(
+        "expired-message-delivered",
+        "a message that nobody took in time is delivered all the same",
+        (
+            Patch(
+                "disheap_heap.work",
+                "        dropped = drop_waiting(state, topic, number)\n",
+                "        dropped = False\n",
+            ),
+        ),
+        (DELIVERY + "test_a_message_not_delivered_in_time_is_dropped",),
+    ),
+    Mutant(
+        "stale-token-acks",
+        "an ack from before an expiry settles the lease of who holds the message now",
+        (
+            Patch(
+                "disheap_heap.leases",
+                "    lease = state.leases.get(token[0])\n"
+                "    if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:\n",
+                "    lease = state.leases.get(token[0])\n"
+                "    if lease is None or lease.consumer.session.number != session:\n",
+            ),
+        ),
+        (LEASES + "test_a_token_of_an_earlier_epoch_is_stale",),
+    ),
+    Mutant(
+        "another-sessions-token-acks",
+        "a session settles what another one holds",
+        (
+            Patch(
+                "disheap_heap.leases",
+                "    lease = state.leases.get(token[0])\n"
+                "    if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:\n",
+                "    lease = state.leases.get(token[0])\n    if lease is None or lease.epoch != token[1]:\n",
+            ),
+        ),
+        (LEASES + "test_a_token_is_good_for_the_session_that_holds_the_lease_alone",),
+    ),
+    Mutant(
+        "epoch-not-bumped",
+        "a message that is leased again has the token it had before",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "    message = lease.message.after(lease.epoch)\n",
+                "    message = lease.message\n",
+            ),
+        ),
+        (
+            LEASES + "test_a_token_of_an_earlier_epoch_is_stale",
+            LEASES + "test_attempts_count_leases_granted",
+        ),
+    ),
+    Mutant(
+        "lease-never-ends",
+        "a lease has no deadline: what a hanging consumer holds never comes back",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "    if until_ms:\n        state.timers.arm(timers.LEASE, number, until_ms)\n",
+                "",
+            ),
+        ),
+        (LEASES + "test_a_lease_ends_at_its_deadline_and_the_message_goes_to_whoever_is_next",),
+    ),
+    Mutant(
+        "extension-forgotten",
+        "a lease that was extended ends when it would have ended before",
+        (
+            Patch(
+                "disheap_heap.leases",
+                "            state.timers.arm(timers.LEASE, number, until_ms)\n",
+                "            pass\n",
+            ),
+        ),
+        (LEASES + "test_an_extended_lease_ends_later_and_one_extended_to_zero_with_the_session",),
+    ),
+    Mutant(
+        "lease-survives-its-session",
+        "what a session held when it ended is never given back",
+        (
+            Patch(
+                "disheap_heap.consumers",
+                "            budget -= give_back_all(state, consumer, budget)\n",
+                "            pass\n",
+            ),
+        ),
+        (SESSIONS + "test_an_expired_session_gives_back_what_it_held_in_order",),
+    ),
+    Mutant(
+        "resumed-session-gets-what-it-holds",
+        "a client that resumes its session is delivered again what it said that it holds",
+        (
+            Patch(
+                "disheap_heap.consumers",
+                "            if (lease.message.id, lease.epoch) in known:\n                continue\n",
+                "",
+            ),
+        ),
+        (SESSIONS + "test_a_resumed_session_is_told_the_leases_it_does_not_hold_and_what_waits_flows",),
+    ),
+    Mutant(
+        "detached-session-is-served",
+        "messages are leased to a session that has no connection",
+        (
+            Patch(
+                "disheap_heap.state",
+                "if self.ended or self.returning or not self.session.attached:",
+                "if self.ended or self.returning:",
+            ),
+            Patch(
+                "disheap_heap.consumers",
+                "    for consumer in session.consumers.values():\n"
+                "        consumer.topic.ring.pop(consumer.number, None)\n",
+                "",
+            ),
+        ),
+        (
+            SESSIONS + "test_a_detached_session_keeps_its_leases_and_gets_nothing_new",
+            SESSIONS + "test_while_one_session_is_away_the_others_are_served",
+        ),
+    ),
+    Mutant(
+        "credit-not-given-back",
+        "a consumer whose credit was used up once gets nothing more, whatever it settles",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "    if consumer.number not in topic.ring and consumer.hungry():\n"
+                "        topic.ring[consumer.number] = consumer\n    elif",
+                "    if",
+            ),
+        ),
+        (DELIVERY + "test_credit_bounds_what_a_consumer_holds", LEASES + "test_an_expired_lease_gives_its_credit_back"),
+    ),
+    Mutant(
+        "credit-in-bytes-not-given-back",
+        "the bytes of a settled delivery count against its consumer for ever",
+        (Patch("disheap_heap.delivery", "    consumer.held_bytes -= len(message.payload)\n", ""),),
+        (DELIVERY + "test_credit_in_bytes_stops_at_the_bound_and_lets_one_large_message_pass",),
+    ),
+    Mutant(
+        "expired-lease-keeps-its-credit",
+        "a lease that ran out still counts against its consumer",
+        (
+            Patch(
+                "disheap_heap.leases",
+                "    serve_later(state, give_back(state, state.leases[number]))\n",
+                "    lease = state.leases[number]\n    serve_later(state, give_back(state, lease))\n"
+                "    lease.consumer.credit -= 1\n",
+            ),
+        ),
+        (LEASES + "test_an_expired_lease_gives_its_credit_back",),
+    ),
+    Mutant(
+        "one-delivery-over-the-credit",
+        "a consumer is given one message more than it asked for",
+        (Patch("disheap_heap.state", "(len(self.leases) < self.credit and", "(len(self.leases) <= self.credit and"),),
+        (DELIVERY + "test_credit_bounds_what_a_consumer_holds",),
+    ),
+    Mutant(
+        "first-consumer-takes-all",
+        "whose turn it is does not move on: one consumer gets everything",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "        topic.ring.move_to_end(consumer.number)\n",
+                "        pass\n",
+            ),
+        ),
+        (DELIVERY + "test_consumers_take_turns",),
+    ),
+    Mutant(
+        "pop-takes-too-much",
+        "a pop with a limit is served beyond it",
+        (
+            Patch(
+                "disheap_heap.state",
+                "        if self.limit and self.delivered >= self.limit:\n            return False\n",
+                "",
+            ),
+            Patch(
+                "disheap_heap.delivery", "consumer.delivered >= consumer.limit", "consumer.delivered > consumer.limit"
+            ),
+        ),
+        (
+            DELIVERY + "test_a_pop_that_waits_takes_what_comes_until_it_has_enough",
+            DELIVERY + "test_a_pop_that_does_not_wait_ends_at_once_with_what_there_is",
+        ),
+    ),
+    Mutant(
+        "postponed-deliveries-forgotten",
+        "what is put off because there is too much of it is never taken up again",
+        (Patch("disheap_heap.work", "    if state.unserved and left > 0:\n", "    if state.unserved and left < 0:\n"),),
+        (WORK + "test_a_subscription_is_served_in_slices",),
+        simulated=False,
+    ),
+    Mutant(
+        "work-limit-ignored",
+        "a million delays that fall due together hold up the node in one entry",
+        (
+            Patch(
+                "disheap_heap.work",
+                "            left -= 1\n    return left\n\n\ndef _fire",
+                "            pass\n    return left\n\n\ndef _fire",
+            ),
+        ),
+        (WORK + "test_messages_that_fall_due_together_take_as_many_advances_as_their_number_needs",),
+        simulated=False,
+    ),
+    Mutant(
+        "snapshot-reads-the-live-queue",
+        "a snapshot shows messages that came or went while it was written",
+        (
+            Patch(
+                "disheap_heap.snapshot",
+                "ready = [(one.number, one.ready.records.copy()) for one in topics if one.ready.records]",
+                "ready = [(one.number, one.ready.records) for one in topics if one.ready.records]",
+            ),
+        ),
+        (SNAPSHOTS + "test_a_view_does_not_show_what_happens_while_it_is_written",),
+        pitfall=29,
+    ),
+    Mutant(
+        "snapshot-reads-the-live-leases",
+        "a snapshot shows leases that were granted or settled while it was written",
+        (Patch("disheap_heap.snapshot", "leases = state.leases.copy()", "leases = state.leases"),),
+        (SNAPSHOTS + "test_a_view_does_not_show_what_happens_while_it_is_written",),
+        pitfall=29,
+    ),
+    Mutant(
+        "snapshot-without-postponed-work",
+        "a restored node forgets which topics wait to be served, and falls out of step",
+        (
+            Patch(
+                "disheap_heap.snapshot",
+                '("unserved", [(number,) for number in state.unserved])',
+                '("unserved", [(number,) for number in ()])',
+            ),
+        ),
+        (WORK + "test_a_replica_restored_amid_postponed_work_goes_on_in_step",),
+        simulated=False,
+    ),
+    Mutant(
+        "snapshot-without-turns",
+        "a restored node does not know whose turn it is, and assigns messages to others than the rest does",
+        (
+            Patch(
+                "disheap_heap.snapshot",
+                '("rings", [(one.number, number) for one in topics for number in one.ring])',
+                '("rings", [(one.number, number) for one in topics for number in sorted(one.ring)])',
+            ),
+        ),
+        (
+            "tests/heap/test_against_model.py",
+            SNAPSHOTS + "test_a_restored_replica_is_the_same_to_the_last_bit",
+            SNAPSHOTS + "test_a_restored_replica_goes_on_in_step",
+        ),
+    ),
+    Mutant(
+        "lease-timers-not-armed-again",
+        "leases that a node restored from a snapshot never end there",
+        (
+            Patch(
+                "disheap_heap.snapshot",
+                "            state.timers.arm(timers.LEASE, message.id, until_ms)\n",
+                "            pass\n",
+            ),
+        ),
+        (SNAPSHOTS + "test_a_restored_replica_goes_on_in_step",),
+    ),
+)

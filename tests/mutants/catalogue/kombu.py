@@ -1,0 +1,138 @@
+"""Kombu: when a message counts as acknowledged, and what becomes of it otherwise. The simulator has no kombu in it."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+CHANNEL = "tests/kombu/test_kombu_channel.py::"
+LOOP = "tests/kombu/test_kombu_eventloop.py::"
+CONNECTION_MODULE = "disheap_kombu.connection"
+CHANNEL_MODULE = "disheap_kombu.channel"
+
+MUTANTS = (
+    Mutant(
+        "acknowledged-before-the-callback",
+        "a message is acknowledged when it is handed over: a worker that dies loses it",
+        (
+            Patch(
+                CHANNEL_MODULE,
+                "            self._unacked[delivery_tag] = (push.id, push.epoch)\n",
+                "            self._unacked[delivery_tag] = (push.id, push.epoch)\n"
+                "            self._wire.ack([(push.id, push.epoch)])\n",
+            ),
+        ),
+        (CHANNEL + "test_a_message_is_not_acknowledged_before_somebody_says_so",),
+        simulated=False,
+    ),
+    Mutant(
+        "ack-lost-at-the-close",
+        "acks that wait for company are dropped when the connection closes: those messages come again",
+        (
+            Patch(
+                CONNECTION_MODULE,
+                "                self.flush()\n                self._forget()\n                self.wire.close()\n",
+                "                self._forget()\n                self.wire.close()\n",
+            ),
+        ),
+        (CHANNEL + "test_closing_the_connection_sends_the_acks_that_wait",),
+        simulated=False,
+    ),
+    Mutant(
+        "acks-wait-for-ever",
+        "acks that gather are not sent before the event loop sleeps",
+        (
+            Patch(
+                CONNECTION_MODULE,
+                "        with self._lock:\n            self._send_acks()\n            self._hand_over()\n",
+                "        with self._lock:\n            self._hand_over()\n",
+            ),
+        ),
+        (
+            CHANNEL + "test_acks_inside_a_callback_go_together",
+            LOOP + "test_acks_of_one_turn_go_together_and_before_the_loop_sleeps",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "reject-drops-what-should-come-back",
+        "a reject with requeue throws the message away",
+        (Patch(CHANNEL_MODULE, "discard=not requeue)", "discard=True)"),),
+        (CHANNEL + "test_reject_gives_back_or_drops",),
+        simulated=False,
+    ),
+    Mutant(
+        "multiple-acknowledges-one-too-many",
+        "an ack of everything up to a tag takes a later message along",
+        (
+            Patch(
+                CHANNEL_MODULE,
+                "            if delivery_tag and tag > delivery_tag:\n",
+                "            if delivery_tag and tag > delivery_tag + 1:\n",
+            ),
+        ),
+        (CHANNEL + "test_multiple_acknowledges_everything_up_to_the_tag",),
+        simulated=False,
+    ),
+    Mutant(
+        "multiple-is-ignored",
+        "an ack of everything up to a tag settles that one alone",
+        (Patch(CHANNEL_MODULE, "        if multiple:\n", "        if multiple and not delivery_tag:\n"),),
+        (CHANNEL + "test_multiple_acknowledges_everything_up_to_the_tag",),
+        simulated=False,
+    ),
+    Mutant(
+        "delivery-after-a-cancel-vanishes",
+        "a message that was on its way when its consumer was cancelled is held by nobody and never given back",
+        (
+            Patch(
+                CONNECTION_MODULE,
+                "                self.nack([(push.id, push.epoch)], discard=False)\n",
+                "                pass\n",
+            ),
+        ),
+        (CHANNEL + "test_what_was_under_way_when_its_consumer_ended_goes_back_unseen",),
+        simulated=False,
+    ),
+    Mutant(
+        "closed-channel-keeps-its-messages",
+        "what a channel held when it was closed stays leased until the session ends",
+        (
+            Patch(
+                CONNECTION_MODULE,
+                "            self.nack(tokens, discard=False)\n            self.flush()\n",
+                "            self.flush()\n",
+            ),
+        ),
+        (CHANNEL + "test_a_closed_channel_gives_back_what_it_held",),
+        simulated=False,
+    ),
+    Mutant(
+        "publish-not-confirmed",
+        "a publish returns before the message is on any disk",
+        (
+            Patch(
+                CHANNEL_MODULE,
+                'if message.properties.get("delivery_mode") == TRANSIENT:',
+                'if message.properties.get("delivery_mode") != 0:',
+            ),
+        ),
+        (CHANNEL + "test_a_publish_waits_for_its_confirm",),
+        simulated=False,
+    ),
+    Mutant(
+        "lapsed-session-goes-unnoticed",
+        "a session lapses, and the worker goes on waiting for deliveries that cannot come",
+        (
+            Patch(
+                CONNECTION_MODULE,
+                "        elif type(push) is SessionLost:\n            self._lose()\n",
+                "        elif type(push) is SessionLost:\n            pass\n",
+            ),
+        ),
+        (
+            CHANNEL + "test_a_lapsed_session_is_a_recoverable_error_and_ends_the_connection",
+            LOOP + "test_a_lapsed_session_leaves_the_loop_with_a_recoverable_error",
+        ),
+        simulated=False,
+    ),
+)

@@ -1,0 +1,255 @@
+"""The log between nodes: what is sent, accepted, counted, and replaced by snapshots (classes 4, 9 to 13, 17, 18)."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+PITFALLS = "tests/kernel/test_pitfalls.py::"
+SNAPSHOTS = "tests/kernel/test_snapshots.py::"
+
+MUTANTS = (
+    Mutant(
+        "earlier-terms-committed-by-counting",
+        "a leader counts replicas of an earlier leader's entry, which a third may still overwrite (Figure 8)",
+        (
+            Patch(
+                "disheap.kernel.replication",
+                "if state.log.term_at(index) != state.term or not state.log.commit_to(index):",
+                "if not state.log.commit_to(index):",
+            ),
+        ),
+        (PITFALLS + "test_an_entry_of_an_earlier_term_is_not_committed_by_counting",),
+        pitfall=4,
+    ),
+    Mutant(
+        "append-truncates-without-a-conflict",
+        "a delayed append cuts off what came after it, though it conflicts with nothing",
+        (
+            Patch(
+                "disheap.kernel.log",
+                "if entry.index > self.last_index or self.term_at(entry.index) != entry.term:",
+                "if entry.index > self.commit:",
+            ),
+        ),
+        (
+            PITFALLS + "test_a_delayed_append_does_not_cut_off_what_came_after_it",
+            "tests/kernel/test_log.py::test_what_is_there_already_is_not_new",
+        ),
+        pitfall=9,
+    ),
+    Mutant(
+        "append-accepted-over-a-gap",
+        "a follower takes entries although the one before them differs from the leader's",
+        (
+            Patch(
+                "disheap.kernel.replication",
+                "elif log.term_at(previous) != message.previous_term:",
+                "elif log.term_at(previous) is None:",
+            ),
+        ),
+        ("tests/kernel/test_replication.py::test_a_follower_accepts_only_what_continues_its_log",),
+        pitfall=9,
+    ),
+    Mutant(
+        "commit-beyond-what-was-verified",
+        "a follower commits to the leader's index over entries that this message said nothing of",
+        (
+            Patch(
+                "disheap.kernel.replication",
+                "log.commit_to(min(message.commit, verified))",
+                "log.commit_to(min(message.commit, log.last_index))",
+            ),
+        ),
+        (PITFALLS + "test_a_follower_commits_no_further_than_the_message_verified",),
+        pitfall=10,
+    ),
+    Mutant(
+        "commit-index-goes-back",
+        "a message that was overtaken moves the commit index back",
+        (Patch("disheap.kernel.log", "if index <= self.commit:", "if index == self.commit:"),),
+        (PITFALLS + "test_the_commit_index_never_goes_back",),
+        pitfall=10,
+    ),
+    Mutant(
+        "heartbeat-promises-the-leaders-commit",
+        "a heartbeat carries a commit index over entries that the follower may hold otherwise",
+        (Patch("disheap.kernel.replication", "bounded = min(log.commit, progress.match)", "bounded = log.commit"),),
+        (PITFALLS + "test_a_heartbeat_promises_no_more_than_the_follower_is_known_to_hold",),
+        pitfall=10,
+    ),
+    Mutant(
+        "late-reply-moves-match-back",
+        "an acknowledgement that was overtaken makes the leader forget a later one",
+        (Patch("disheap.kernel.progress", "self.match = max(self.match, index)", "self.match = index"),),
+        (PITFALLS + "test_late_replies_move_nothing_back",),
+        pitfall=11,
+    ),
+    Mutant(
+        "reply-of-an-earlier-term-counts",
+        "an acknowledgement given to this node's earlier leadership counts for this one",
+        (
+            Patch(
+                "disheap.kernel.raft",
+                "        if message.term < state.term:\n",
+                "        if message.term < state.term and not isinstance(message, AppendReply):\n",
+            ),
+        ),
+        (PITFALLS + "test_a_reply_of_an_earlier_term_moves_nothing_forward",),
+        pitfall=11,
+    ),
+    Mutant(
+        "late-fsync-counts-overwritten-entries",
+        "the end of a write counts entries that took the place of those it wrote",
+        (Patch("disheap.kernel.log", "        self.written = min(self.written, self.last_index)\n", ""),),
+        (
+            PITFALLS + "test_a_late_confirmation_does_not_count_entries_that_were_overwritten",
+            PITFALLS + "test_entries_that_replace_durable_ones_are_not_durable_yet",
+        ),
+        pitfall=12,
+    ),
+    Mutant(
+        "held-acknowledgement-survives-its-term",
+        "an acknowledgement that waited for the disk goes out after its entries were overwritten",
+        (
+            Patch(
+                "disheap.kernel.outbox",
+                "            self._held.clear()\n            self._waiting.clear()\n",
+                "            pass\n",
+            ),
+        ),
+        (PITFALLS + "test_an_acknowledgement_held_for_overwritten_entries_is_never_sent",),
+        pitfall=12,
+    ),
+    Mutant(
+        "leader-counts-its-own-disk-early",
+        "a leader counts entries of its own that are not durable yet; alone, it acknowledges before its fsync",
+        (Patch("disheap.kernel.replication", "return state.log.stable\n", "return state.log.last_index\n"),),
+        (
+            PITFALLS + "test_a_single_node_commits_only_after_its_own_fsync",
+            "tests/kernel/test_machine.py",
+        ),
+        pitfall=13,
+    ),
+    Mutant(
+        "acknowledged-before-the-fsync",
+        "a follower acknowledges entries that are still on the way to its disk",
+        (
+            Patch(
+                "disheap.kernel.replication",
+                "state.send(AppendReply(state.id, leader, state.term, True, index, Index(0), Term(0)), claims=index)",
+                "state.send(AppendReply(state.id, leader, state.term, True, index, Index(0), Term(0)))",
+            ),
+        ),
+        (PITFALLS + "test_an_acknowledgement_leaves_only_when_its_entries_are_durable",),
+        pitfall=1,
+    ),
+    Mutant(
+        "applied-before-it-is-committed",
+        "entries are applied and answered as soon as they are in the log",
+        (
+            Patch(
+                "disheap.kernel.applying",
+                "return min(state.log.commit, state.log.stable)",
+                "return state.log.stable",
+            ),
+        ),
+        ("tests/kernel/test_machine.py", "tests/kernel/test_replication.py"),
+    ),
+    Mutant(
+        "applied-before-it-is-durable-here",
+        "a node applies what it does not hold yet: its snapshot can say more than its log",
+        (
+            Patch(
+                "disheap.kernel.applying",
+                "return min(state.log.commit, state.log.stable)",
+                "return state.log.commit",
+            ),
+        ),
+        ("tests/kernel/test_replication.py", "tests/kernel/test_snapshots.py", "tests/kernel/test_machine.py"),
+    ),
+    Mutant(
+        "snapshot-leaves-a-conflicting-tail",
+        "a log left over from before an installed snapshot is taken for its continuation",
+        (
+            Patch(
+                "disheap.kernel.log",
+                "return runs[bisect_right(runs, snapshot.index, key=_first_of) - 1].term == snapshot.term",
+                "return True",
+            ),
+        ),
+        (PITFALLS + "test_a_conflicting_tail_on_the_disk_is_not_restored",),
+        pitfall=17,
+    ),
+    Mutant(
+        "old-snapshot-cuts-off-a-good-log",
+        "a snapshot of what the log holds already replaces the log with what it held back then",
+        (
+            Patch(
+                "disheap.kernel.snapshots",
+                "return meta.index <= state.log.commit or state.log.term_at(meta.index) == meta.term",
+                "return False",
+            ),
+        ),
+        (PITFALLS + "test_an_old_snapshot_cuts_nothing_off_a_good_log",),
+        pitfall=17,
+    ),
+    Mutant(
+        "snapshot-without-its-membership",
+        "a node that installed a snapshot goes on with the membership it had before",
+        (
+            Patch(
+                "disheap.kernel.state",
+                "self.members.reset(meta.index, meta.membership)",
+                "self.members.reset(meta.index, self.members.current)",
+            ),
+        ),
+        (SNAPSHOTS + "test_the_membership_comes_with_the_snapshot",),
+        pitfall=17,
+        simulated=False,
+    ),
+    Mutant(
+        "failed-installation-is-not-told",
+        "the sender of a snapshot never learns that the receiver could not take it",
+        (
+            Patch(
+                "disheap.kernel.snapshots",
+                "        _reply(state, receiving.source, meta, failed=True)\n",
+                "        pass\n",
+            ),
+        ),
+        (
+            SNAPSHOTS + "test_an_installation_that_fails_is_said_and_changes_nothing",
+            PITFALLS + "test_the_sender_learns_of_every_end",
+        ),
+        pitfall=18,
+    ),
+    Mutant(
+        "lost-chunk-is-not-sent-again",
+        "a snapshot whose chunk got lost is on its way for ever",
+        (
+            Patch(
+                "disheap.kernel.snapshots",
+                "if sending.elapsed >= state.config.chunk_timeout_ticks:",
+                "if sending.elapsed < 0:",
+            ),
+        ),
+        (
+            SNAPSHOTS + "test_a_chunk_that_nobody_answers_is_sent_again",
+            SNAPSHOTS + "test_a_transfer_goes_on_after_a_lost_chunk",
+        ),
+        pitfall=18,
+    ),
+    Mutant(
+        "chunks-of-two-snapshots-mixed",
+        "the rest of a snapshot is taken from another sender, whose bytes need not be the same",
+        (
+            Patch(
+                "disheap.kernel.snapshots",
+                "if receiving is None or (receiving.meta, receiving.source) != (meta, message.source):",
+                "if receiving is None or receiving.meta != meta:",
+            ),
+        ),
+        (SNAPSHOTS + "test_chunks_of_two_senders_are_never_mixed",),
+        pitfall=17,
+    ),
+)

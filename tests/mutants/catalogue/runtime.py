@@ -1,0 +1,204 @@
+"""The order of things in a node: disk, machine, time, and what happens when leadership or the disk is lost (classes 2,
+15, 16, 25, 26, 28, 30)."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+CLUSTER = "tests/runtime/test_cluster.py::"
+CLOCKS = "tests/runtime/test_clocks.py::"
+SESSIONS = "tests/runtime/test_sessions.py::"
+GROUP = "tests/runtime/test_group.py::"
+
+MUTANTS = (
+    Mutant(
+        "hard-state-after-entries",
+        "entries reach the disk before the term that they belong to",
+        (
+            Patch(
+                "disheap.runtime.group",
+                "            if write.hard_state is not None:\n"
+                "                storage.save_hard_state(write.hard_state)\n"
+                "            if write.entries:\n"
+                "                storage.append(write.entries)\n",
+                "            if write.entries:\n"
+                "                storage.append(write.entries)\n"
+                "            if write.hard_state is not None:\n"
+                "                storage.save_hard_state(write.hard_state)\n",
+            ),
+        ),
+        (GROUP + "test_term_and_vote_are_saved_before_the_entries_of_their_write",),
+        pitfall=2,
+    ),
+    Mutant(
+        "held-messages-leave-with-the-write",
+        "messages that wait for a write are sent when it is begun",
+        (
+            Patch(
+                "disheap.runtime.group",
+                "        self._write, self._held = write, held\n        if write.entries:",
+                "        self._write, self._held = write, ()\n"
+                "        for message in held:\n            self._send(message)\n        if write.entries:",
+            ),
+        ),
+        (GROUP + "test_messages_that_wait_for_a_write_leave_when_it_is_durable_and_not_before",),
+        pitfall=1,
+    ),
+    Mutant(
+        "failed-write-counts-as-done",
+        "a write that failed is reported to the kernel as durable, and the node goes on",
+        (
+            Patch(
+                "disheap.runtime.group",
+                "        if error is not None:\n            self.fail(error)\n"
+                "        return self.failure is not None\n",
+                "        return self.failure is not None\n",
+            ),
+        ),
+        (GROUP + "test_a_leader_whose_disk_fails_is_at_its_end_and_acknowledges_nothing",),
+        pitfall=26,
+    ),
+    Mutant(
+        "snapshot-filed-under-an-earlier-index",
+        "a snapshot holds one entry more than the index it is filed under: after a restart that entry is applied twice",
+        (
+            Patch(
+                "disheap.runtime.snapshots",
+                "        self._meta = self._group.applied\n        self._pieces",
+                "        self._meta = self._group.applied._replace(index=Index(self._group.applied.index - 1))\n"
+                "        self._pieces",
+            ),
+        ),
+        (GROUP + "test_a_snapshot_is_of_the_state_at_its_index",),
+        pitfall=15,
+    ),
+    Mutant(
+        "log-trimmed-before-the-snapshot-is-durable",
+        "the log is cut off while the snapshot that stands for it may still be lost",
+        (
+            Patch(
+                "disheap.runtime.snapshots",
+                "        writer.commit()\n        return self._storage.compact(first)\n",
+                "        kept = self._storage.compact(first)\n        writer.commit()\n        return kept\n",
+            ),
+        ),
+        (GROUP + "test_the_log_is_trimmed_only_behind_a_durable_snapshot",),
+    ),
+    Mutant(
+        "read-answered-before-it-is-applied",
+        "a read that is confirmed is answered from a state that lacks what it has to show",
+        (
+            Patch(
+                "disheap.runtime.reads",
+                "if not read.ok or read.index <= applied:",
+                "if not read.ok or read.index >= 0:",
+            ),
+        ),
+        ("tests/runtime/test_reads.py::test_a_read_waits_until_the_machine_has_applied_its_index",),
+        pitfall=16,
+    ),
+    Mutant(
+        "reads-forgotten-with-the-leadership",
+        "whoever waits for a read when leadership is lost waits for ever",
+        (
+            Patch(
+                "disheap.runtime.reads",
+                "        for group in answers:\n            _answer(group, False)\n",
+                "        del answers\n",
+            ),
+        ),
+        ("tests/runtime/test_reads.py::test_every_read_is_answered_when_leadership_is_lost",),
+        pitfall=28,
+    ),
+    Mutant(
+        "clients-kept-by-a-former-leader",
+        "a node that lost its leadership neither answers its clients nor sends them away",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "        self._send_away_at = self.loop.call_later(SEND_AWAY_S, self.send_away)\n",
+                "        self._leaving = []\n",
+            ),
+        ),
+        (
+            CLUSTER + "test_requests_under_way_end_as_unknown_when_leadership_is_lost",
+            CLUSTER + "test_the_leader_sends_its_clients_to_the_next_one_when_it_hands_over",
+        ),
+        pitfall=28,
+    ),
+    Mutant(
+        "log-time-is-the-wall-clock",
+        "a wall clock that is set takes every deadline with it",
+        (
+            Patch(
+                "disheap.runtime.clocks",
+                "self._time_ms += elapsed_ms + min(max(behind_ms, -most), most)",
+                "self._time_ms += elapsed_ms + max(behind_ms, -elapsed_ms)",
+            ),
+        ),
+        (
+            CLOCKS + "test_a_wall_clock_that_jumps_ahead_is_followed_by_a_tenth_at_most",
+            CLOCKS + "test_log_time_keeps_within_a_tenth_of_the_monotonic_clock",
+        ),
+        pitfall=25,
+    ),
+    Mutant(
+        "log-time-goes-back-with-a-new-leader",
+        "a leader whose clock is behind begins its term before the end of the log",
+        (
+            Patch(
+                "disheap.runtime.clocks",
+                "self._time_ms = float(max(last_time_ms, wall_ms))",
+                "self._time_ms = float(wall_ms)",
+            ),
+        ),
+        (CLOCKS + "test_a_term_begins_at_the_wall_clock_or_the_log_whichever_is_later",),
+        pitfall=25,
+    ),
+    Mutant(
+        "time-stands-still-without-commands",
+        "nobody proposes that time passes: leases and delays end with the next command, if one comes",
+        (
+            Patch(
+                "disheap.runtime.group",
+                "            self._timer = self._loop.call_later(wait_s, self._timer_due)\n",
+                "            del wait_s\n",
+            ),
+        ),
+        (CLUSTER + "test_a_timer_rings_though_nobody_sends_anything",),
+    ),
+    Mutant(
+        "no-grace-from-a-new-leader",
+        "a new leader counts the silence before its election, and ends sessions that it never heard of",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "            self._heard = dict.fromkeys(self.group.sessions.table, now)\n",
+                "            self._heard = dict.fromkeys(self.group.sessions.table, 0.0)\n",
+            ),
+        ),
+        (CLUSTER + "test_a_new_leader_gives_every_session_a_full_period_of_grace",),
+    ),
+    Mutant(
+        "machine-bug-ends-every-replica",
+        "a command that the machine cannot carry out crashes each node, again at each start",
+        (
+            Patch(
+                "disheap.runtime.sessions",
+                "        except Exception:\n            log.exception(",
+                "        except ArithmeticError:\n            log.exception(",
+            ),
+        ),
+        (SESSIONS + "test_a_bug_in_the_machine_becomes_a_fixed_reply_and_the_next_command_goes_on",),
+        pitfall=30,
+        simulated=False,
+    ),
+    Mutant(
+        "unknown-version-applied",
+        "a node goes on under a machine version that it does not know",
+        (Patch("disheap.runtime.sessions", "if version > highest:", "if version > highest + 100:"),),
+        (SESSIONS + "test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied",),
+        pitfall=30,
+        simulated=False,
+    ),
+)

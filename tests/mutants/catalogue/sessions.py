@@ -1,0 +1,191 @@
+"""Sessions: each command applied once, each reply kept as long as it is wanted, each attachment the newest."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+TESTS = "tests/runtime/test_sessions.py::"
+CLUSTER = "tests/runtime/test_cluster.py::"
+MODULE = "disheap.runtime.sessions"
+
+MUTANTS = (
+    Mutant(
+        "duplicate-applied-twice",
+        "a command that is sent again is carried out again",
+        (Patch(MODULE, "kept = session.replies.get(seq)\n", "kept = None\n"),),
+        (TESTS + "test_a_command_sent_twice_is_applied_once_and_answered_twice_alike",),
+    ),
+    Mutant(
+        "refusal-is-not-kept",
+        "a command that was refused and is sent again may be carried out, and answered otherwise",
+        (
+            Patch(
+                MODULE,
+                "        if seq:\n            session.replies[seq] = kept\n",
+                "        if seq and kept[1] == Status.OK:\n            session.replies[seq] = kept\n",
+            ),
+        ),
+        (TESTS + "test_a_refusal_is_kept_and_repeated_like_any_reply",),
+    ),
+    Mutant(
+        "confirmed-command-applied-again",
+        "a late copy of a command whose reply is confirmed is carried out a second time",
+        (Patch(MODULE, "elif seq and seq <= session.confirmed:", "elif seq and seq < 0:"),),
+        (TESTS + "test_a_command_at_or_below_the_confirmed_number_is_a_duplicate_and_not_answered",),
+    ),
+    Mutant(
+        "confirmed-prunes-too-much",
+        "a reply that the client has not confirmed is forgotten with those before it",
+        (
+            Patch(
+                MODULE,
+                "for seq in range(self.confirmed + 1, confirmed + 1):",
+                "for seq in range(self.confirmed + 1, confirmed + 2):",
+            ),
+        ),
+        (TESTS + "test_confirmed_replies_are_forgotten_and_the_others_kept",),
+    ),
+    Mutant(
+        "confirmed-prunes-nothing",
+        "replies are kept for ever, in memory and in every snapshot",
+        (Patch(MODULE, "                replies.pop(seq, None)\n", "                pass\n"),),
+        (TESTS + "test_confirmed_replies_are_forgotten_and_the_others_kept",),
+    ),
+    Mutant(
+        "window-ignored",
+        "a client may leave any number of replies unconfirmed",
+        (Patch(MODULE, "if seq - session.confirmed > self._limits.window:", "if seq < 0:"),),
+        (TESTS + "test_holes_are_allowed_up_to_the_window_and_a_number_beyond_it_is_left_unused",),
+        simulated=False,
+    ),
+    Mutant(
+        "expiry-ignores-a-later-attach",
+        "an expiry that was proposed before the client came back ends its session under its hands",
+        (
+            Patch(
+                MODULE,
+                "if session is not None and session.attachment == seq:\n                    self._end",
+                "if session is not None:\n                    self._end",
+            ),
+        ),
+        (TESTS + "test_an_expiry_proposed_before_the_client_came_back_does_nothing",),
+    ),
+    Mutant(
+        "detach-of-an-earlier-connection-counts",
+        "the end of an old connection takes a session off its new one",
+        (
+            Patch(
+                MODULE,
+                "if session is not None and session.attachment == attachment:\n            session.attachment = 0",
+                "if session is not None:\n            session.attachment = 0",
+            ),
+        ),
+        (TESTS + "test_a_detach_of_an_earlier_connection_does_nothing",),
+    ),
+    Mutant(
+        "attachment-is-not-recorded",
+        "an attach is answered and is not in the replicated state: an older expiry or detach still finds its mark",
+        (
+            Patch(
+                MODULE,
+                "        session.attachment = attachment\n        self._outlets.attach(number, attachment)\n",
+                "        self._outlets.attach(number, attachment)\n",
+            ),
+        ),
+        (
+            TESTS + "test_an_expiry_proposed_before_the_client_came_back_does_nothing",
+            TESTS + "test_a_detach_of_an_earlier_connection_does_nothing",
+        ),
+    ),
+    Mutant(
+        "attachments-outlive-their-term",
+        "after a failover, messages are assigned to sessions whose connections went with the leader",
+        (
+            Patch(
+                MODULE,
+                "                self._push(index, self.machine.session_detached(session.id))\n\n    def _control",
+                "\n    def _control",
+            ),
+        ),
+        (TESTS + "test_a_new_term_ends_every_attachment",),
+    ),
+    Mutant(
+        "attach-lists-no-leases",
+        "deliveries that were lost with a connection are not told again to who resumes its session",
+        (
+            Patch(
+                "disheap_heap.consumers",
+                "                deliveries.append(_delivery(lease))\n",
+                "                pass\n",
+            ),
+        ),
+        (
+            "tests/heap/test_sessions.py::test_a_resumed_session_is_told_the_leases_it_does_not_hold_and_what_waits_flows",
+        ),
+    ),
+    Mutant(
+        "pushes-to-the-connection-before",
+        "a session that was attached elsewhere is still pushed to where it was",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "        before = self._attached.pop(session, None)\n        self.of_session.pop(session, None)\n",
+                "        before = self._attached.pop(session, None)\n",
+            ),
+            Patch(
+                "disheap.runtime.server",
+                "        self.of_session[session] = connection.queue\n",
+                "        self.of_session.setdefault(session, connection.queue)\n",
+            ),
+        ),
+        ("tests/runtime/test_bad_input.py::test_a_session_attached_elsewhere_leaves_its_first_connection",),
+    ),
+    Mutant(
+        "push-before-the-reply",
+        "a push that names a consumer arrives before the reply that tells its number",
+        (
+            Patch(
+                MODULE,
+                "            if seq:\n                queue = queues.get(number)\n",
+                "            if effects:\n                self._push(index, effects)\n                effects = ()\n"
+                "            if seq:\n                queue = queues.get(number)\n",
+            ),
+        ),
+        (TESTS + "test_a_reply_goes_before_the_pushes_of_its_command",),
+        simulated=False,
+    ),
+    Mutant(
+        "snapshot-without-replies",
+        "a node that starts from a snapshot carries out again what is sent to it again",
+        (Patch(MODULE, "            session.replies = dict(row.replies)\n", "            session.replies = {}\n"),),
+        (TESTS + "test_a_snapshot_at_any_moment_goes_on_exactly_as_the_original",),
+    ),
+    Mutant(
+        "session-number-used-twice",
+        "a cluster in memory that starts anew gives out a number that an older client still holds",
+        (
+            Patch(
+                MODULE,
+                "number = max(self._next_session, time_ms << SESSION_TIME_SHIFT)",
+                "number = self._next_session",
+            ),
+        ),
+        (TESTS + "test_a_cluster_that_starts_anew_gives_out_no_number_of_its_earlier_life",),
+    ),
+    Mutant(
+        "time-passes-after-the-commands",
+        "a lease that is over when a command comes is still settled by it",
+        (
+            Patch(
+                MODULE,
+                "        _, effects = self.machine.advance(entry.time_ms, self._limits.work)\n"
+                "        if effects:\n            self._push(index, effects)\n"
+                "        if entry.data:\n            self._apply_commands(index, entry.time_ms, entry.data)\n",
+                "        if entry.data:\n            self._apply_commands(index, entry.time_ms, entry.data)\n"
+                "        _, effects = self.machine.advance(entry.time_ms, self._limits.work)\n"
+                "        if effects:\n            self._push(index, effects)\n",
+            ),
+        ),
+        (TESTS + "test_time_passes_before_the_commands_of_an_entry",),
+    ),
+)

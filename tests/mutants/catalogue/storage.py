@@ -1,0 +1,258 @@
+"""The disk: what is durable when, and what is believed of what is found there (class 14, and storage's own rules)."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+DAMAGE = "tests/storage/test_file_damage.py::"
+FAILURES = "tests/storage/test_file_failures.py::"
+POWER = "tests/storage/test_file_power_cuts.py"
+SEGMENT = "disheap_filelog.segment"
+
+MUTANTS = (
+    Mutant(
+        "no-fsync-of-the-directory",
+        "a new segment's name is lost with the power, and every entry in it",
+        (
+            Patch(
+                SEGMENT,
+                '        filesystem.rename(f"{directory}/{name}{TEMPORARY}", f"{directory}/{name}")\n'
+                "        filesystem.sync_directory(directory)\n",
+                '        filesystem.rename(f"{directory}/{name}{TEMPORARY}", f"{directory}/{name}")\n',
+            ),
+        ),
+        (POWER,),
+        pitfall=14,
+        fast=False,
+    ),
+    Mutant(
+        "append-without-fsync",
+        "an append returns while its block is in the page cache alone",
+        (
+            Patch(
+                SEGMENT,
+                '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
+                '        self._file.write(b"".join(parts), self.end)\n',
+            ),
+        ),
+        (
+            "tests/storage/test_file_directory.py::test_an_append_is_one_write_of_blocks_and_one_fsync",
+            POWER,
+        ),
+        pitfall=14,
+    ),
+    Mutant(
+        "torn-tail-taken-for-damage",
+        "a node whose last append was torn by a power cut refuses to start",
+        (
+            Patch(
+                "disheap_filelog.recovery",
+                "        return Tail(segment.path, segment.end, self._size - segment.end, reason)\n",
+                "        raise self._damaged(segment.end, reason)\n",
+            ),
+        ),
+        (
+            DAMAGE + "test_a_member_of_a_cluster_reports_an_ambiguous_tail_until_told_otherwise",
+            DAMAGE + "test_a_single_node_drops_an_ambiguous_tail_and_says_so",
+        ),
+        pitfall=14,
+    ),
+    Mutant(
+        "damage-taken-for-a-torn-tail",
+        "a block that was durable and rotted is cut off, with the acknowledged entries in it",
+        (
+            Patch(
+                "disheap_filelog.identities",
+                "        return any(self.is_sound(later) for later in range(number, self.used))\n",
+                "        return False\n",
+            ),
+            Patch(
+                "disheap_filelog.identities",
+                "        return self.used > number\n",
+                "        return False\n",
+            ),
+        ),
+        (
+            DAMAGE + "test_a_damaged_block_with_an_identity_stops_the_node_and_changes_nothing",
+            DAMAGE + "test_a_missing_end_that_was_durable_is_damage",
+        ),
+        pitfall=14,
+    ),
+    Mutant(
+        "doubt-forgotten-at-a-restart",
+        "a member whose last block was torn votes as if its log were whole",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "        self._meta.save_ambiguity(None if alone else after)\n",
+                "        self._meta.save_ambiguity(None)\n",
+            ),
+        ),
+        (
+            DAMAGE + "test_a_member_of_a_cluster_reports_an_ambiguous_tail_until_told_otherwise",
+            DAMAGE + "test_a_second_doubt_lies_behind_the_first",
+        ),
+        pitfall=14,
+    ),
+    Mutant(
+        "identity-before-the-fsync",
+        "a block is said to be durable in the very write that makes it so: a torn one is then taken for damage",
+        (
+            Patch(
+                SEGMENT,
+                '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
+                "        self._file.write(identities.encode(written), SLOTS_AT + self.count * SLOT_BYTES)\n"
+                '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
+            ),
+        ),
+        (DAMAGE + "test_identities_are_written_only_after_the_fsync_of_their_block",),
+    ),
+    Mutant(
+        "found-blocks-are-believed",
+        "a block that may be in the page cache alone, after a failed fsync, is not written again at open",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "            self._segments[-1].rewrite_unidentified(found.unidentified)\n",
+                "            pass\n",
+            ),
+        ),
+        (DAMAGE + "test_good_blocks_without_identity_are_written_again_at_open",),
+    ),
+    Mutant(
+        "checksum-not-verified-at-open",
+        "a block that rotted is taken as it is",
+        (
+            Patch(
+                "disheap_filelog.recovery",
+                "        if crc32(stored) != block.payload_checksum:\n"
+                '            return "the block\'s checksum does not match"\n',
+                "",
+            ),
+        ),
+        (
+            DAMAGE + "test_a_damaged_block_with_an_identity_stops_the_node_and_changes_nothing",
+            DAMAGE + "test_no_flipped_bit_ever_leads_to_wrong_data",
+        ),
+    ),
+    Mutant(
+        "checksum-not-verified-at-read",
+        "a block that rots while the node runs is sent to other nodes",
+        (
+            Patch(
+                SEGMENT,
+                "if len(stored) != block.stored_bytes or crc32(stored) != block.payload_checksum:",
+                "if len(stored) != block.stored_bytes:",
+            ),
+        ),
+        (DAMAGE + "test_a_block_that_rots_while_the_node_runs_is_noticed_by_read",),
+    ),
+    Mutant(
+        "one-copy-of-the-hard-state",
+        "one rotten sector takes the term and the vote along",
+        (Patch("disheap_filelog.meta", "for number in self._order:", "for number in self._order[:1]:"),),
+        (DAMAGE + "test_either_copy_of_the_hard_state_may_rot",),
+    ),
+    Mutant(
+        "hard-state-without-fsync",
+        "a vote is given while it is in the page cache alone",
+        (
+            Patch(
+                "disheap_filelog.meta",
+                "            self._file.write(_encode(state), SLOT_AT[number])\n            self._file.sync()\n",
+                "            self._file.write(_encode(state), SLOT_AT[number])\n",
+            ),
+        ),
+        (DAMAGE + "test_hard_state_is_durable_before_any_block_of_its_term", POWER),
+        pitfall=1,
+    ),
+    Mutant(
+        "older-hard-state-wins",
+        "after a restart a node goes by the vote before its last",
+        (
+            Patch(
+                "disheap_filelog.meta",
+                "self.state = max(found, key=lambda slot: slot.generation)",
+                "self.state = min(found, key=lambda slot: slot.generation)",
+            ),
+        ),
+        (POWER,),
+        pitfall=1,
+    ),
+    Mutant(
+        "snapshot-without-fsync",
+        "a snapshot has its name before its bytes, and the log before it is dropped",
+        (
+            Patch(
+                "disheap_filelog.snapshot",
+                "            self._file.sync()\n            self._file.close()\n            self._is_done = True\n",
+                "            self._file.close()\n            self._is_done = True\n",
+            ),
+        ),
+        (POWER,),
+        fast=False,
+    ),
+    Mutant(
+        "log-cut-beyond-the-snapshot",
+        "compaction drops entries that no snapshot stands for",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "self._index.oldest_needed(Index(min(first_index, self._shelf.index + 1)))",
+                "self._index.oldest_needed(first_index)",
+            ),
+        ),
+        (FAILURES + "test_compaction_never_goes_beyond_the_newest_snapshot",),
+        simulated=False,
+    ),
+    Mutant(
+        "log-kept-behind-a-leaders-snapshot",
+        "a snapshot from the leader is taken in, and the log that it replaces stays",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "            if replaces_log:\n                self._begin_anew(",
+                "            if replaces_log and self._index.last < meta.index:\n                self._begin_anew(",
+            ),
+        ),
+        (
+            "src/disheap/testing/conformance/test_storage.py"
+            "::test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it",
+        ),
+        pitfall=17,
+    ),
+    Mutant(
+        "damaged-snapshot-is-an-empty-one",
+        "a node whose snapshot rotted starts with what is left, and says nothing",
+        (
+            Patch(
+                "disheap_filelog.shelf",
+                "                self._bad.append(Bad(name, Index(index), term, error))\n",
+                "                del index, term, error\n",
+            ),
+        ),
+        (DAMAGE + "test_a_damaged_snapshot_that_nothing_makes_up_for_stops_the_node",),
+    ),
+    Mutant(
+        "one-snapshot-kept",
+        "the snapshot that a follower is still fetching goes when a newer one comes",
+        (Patch("disheap_filelog.shelf", "GENERATIONS = 2", "GENERATIONS = 1"),),
+        (
+            "src/disheap/testing/conformance/test_storage.py::test_two_snapshots_are_kept_and_the_newest_counts",
+            DAMAGE + "test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_rest",
+        ),
+    ),
+    Mutant(
+        "failed-fsync-tried-again",
+        "after an error of the disk the next append is accepted, on pages that the kernel has marked clean",
+        (
+            Patch(
+                "disheap_filelog.guard",
+                "        if self._failure:\n            raise DiskFailed(self._failure)\n        if self._is_closed:",
+                "        if self._is_closed:",
+            ),
+        ),
+        (FAILURES + "test_after_an_error_every_call_raises_and_nothing_is_written",),
+        pitfall=26,
+    ),
+)
