@@ -123,6 +123,16 @@ def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire)
         channel.basic_ack(got[0].delivery_tag)
 
 
+def test_a_message_is_not_acknowledged_before_somebody_says_so(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(delivery(1, 10))
+    connection.drain_events(timeout=1)
+    connection.flush()
+    assert wire.told(broker.Ack) == []
+    channel.basic_ack(got[0].delivery_tag)
+    assert [ack.tokens for ack in wire.told(broker.Ack)] == [[(10, 1)]]
+
+
 def test_acks_inside_a_callback_go_together(connection, channel, wire):
     channel.basic_consume("q", consumer_tag="c", callback=lambda raw: channel.basic_ack(raw.delivery_tag))
     wire.arrive(*(delivery(1, number) for number in range(5)))

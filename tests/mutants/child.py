@@ -73,7 +73,7 @@ def run_tests(targets: list[str]) -> Seen:
     """Rewriting of assertions would go past the planter: pytest finds modules for itself then."""
     _quiet_hypothesis()
     watch = _Watch()
-    options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-o", f"timeout={TEST_TIMEOUT_S}"]
+    options = ["-x", "-q", "--pyargs", "--assert=plain", "-p", "no:cacheprovider", "-o", f"timeout={TEST_TIMEOUT_S}"]
     code = pytest.main([*options, "--hypothesis-profile=mutants", *targets], plugins=[watch])
     seen = watch.seen._replace(ran=watch.passed + bool(watch.seen.by))
     if seen.by or seen.broken:

@@ -218,6 +218,14 @@ def test_a_new_term_ends_every_attachment() -> None:
     assert machine.attached == []
 
 
+def test_a_cluster_that_starts_anew_gives_out_no_number_of_its_earlier_life() -> None:
+    """In memory nothing is left of the first life, and a client of it still holds its number."""
+    earlier, later = Replica(), Replica()
+    numbers = {earlier.open(attachment=number) for number in range(1, 5)}
+    later.time_ms = earlier.time_ms + 1
+    assert not numbers & {later.open(attachment=number) for number in range(1, 5)}
+
+
 def test_one_session_too_many_is_refused_and_the_others_go_on() -> None:
     replica = Replica(SessionLimits(sessions=1))
     session = replica.open(attachment=1)

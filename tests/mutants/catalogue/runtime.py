@@ -8,7 +8,7 @@ from tests.mutants.mutant import Mutant, Patch
 CLUSTER = "tests/runtime/test_cluster.py::"
 CLOCKS = "tests/runtime/test_clocks.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
-GROUP = "tests/runtime/test_group.py::"
+GROUP = "tests/runtime/test_order.py::"
 
 MUTANTS = (
     Mutant(

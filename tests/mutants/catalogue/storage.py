@@ -202,7 +202,7 @@ MUTANTS = (
                 "self._index.oldest_needed(first_index)",
             ),
         ),
-        (FAILURES + "test_compaction_never_goes_beyond_the_newest_snapshot",),
+        ("tests/storage/test_file_compaction.py::test_compaction_never_goes_beyond_the_newest_snapshot",),
         simulated=False,
     ),
     Mutant(
@@ -215,10 +215,7 @@ MUTANTS = (
                 "            if replaces_log and self._index.last < meta.index:\n                self._begin_anew(",
             ),
         ),
-        (
-            "src/disheap/testing/conformance/test_storage.py"
-            "::test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it",
-        ),
+        ("disheap.testing.conformance.test_storage::test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it",),
         pitfall=17,
     ),
     Mutant(
@@ -238,7 +235,7 @@ MUTANTS = (
         "the snapshot that a follower is still fetching goes when a newer one comes",
         (Patch("disheap_filelog.shelf", "GENERATIONS = 2", "GENERATIONS = 1"),),
         (
-            "src/disheap/testing/conformance/test_storage.py::test_two_snapshots_are_kept_and_the_newest_counts",
+            "disheap.testing.conformance.test_storage::test_two_snapshots_are_kept_and_the_newest_counts",
             DAMAGE + "test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_rest",
         ),
     ),
