@@ -19,7 +19,7 @@ def test_compaction_never_goes_beyond_the_newest_snapshot() -> None:
     storage = build(disk)
     recovered = storage.open(IDENTITY, 0, alone=False)
     assert recovered.first_index <= 101
-    assert read_log(storage, 101, 200) == tuple(entries(101, 200, size=2000))
+    assert read_log(storage, 101, 200) == entries(101, 200, size=2000)
 
 
 def test_without_a_snapshot_compaction_takes_nothing() -> None:
