@@ -109,6 +109,7 @@ def test_an_extended_lease_ends_later_and_one_extended_to_zero_with_the_session(
     jobs.do(Extend([token(second)], 0))
     jobs.wait(60)
     assert jobs.info().leased == 2
+    assert jobs.deliveries() == []
     jobs.wait(40)
     assert [one.id for one in jobs.deliveries()] == [first.id]
     jobs.wait(10_000)

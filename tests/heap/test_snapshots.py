@@ -74,6 +74,19 @@ def test_a_restored_replica_goes_on_in_step(busy: Driver) -> None:
         assert busy.machine.state_hash() == twin.machine.state_hash()
 
 
+def test_a_restored_replica_knows_whose_turn_it_is() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    consumers = [driver.do(Subscribe("jobs", 9)).consumer for _ in range(3)]
+    driver.do(Enqueue("jobs", b"one"))
+    driver.do(Enqueue("jobs", b"two"))
+    twin = driver.restored()
+    driver.taken()
+    for replica in (driver, twin):
+        replica.do(EnqueueMany("jobs", [NewMessage(b"three"), NewMessage(b"four")]))
+        assert [one.consumer for one in replica.deliveries()] == [consumers[2], consumers[0]]
+
+
 def test_a_view_does_not_show_what_happens_while_it_is_written(busy: Driver) -> None:
     before = busy.machine.state_hash()
     view = busy.machine.snapshot()

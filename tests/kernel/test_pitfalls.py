@@ -547,9 +547,9 @@ def test_a_rejected_append_restarts_the_timer() -> None:
     node = Solo((1,))
     for _ in range(4 * ELECTION_TICKS):
         node.tick(1)
+        assert node.raft.role is Role.FOLLOWER
         (reply,) = only(AppendReply, node.hear(append(2, 1, (9, 1))))
         assert not reply.success
-    assert node.raft.role is Role.FOLLOWER
 
 
 def test_the_mark_of_a_transfer_does_not_outlive_it() -> None:

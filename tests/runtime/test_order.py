@@ -125,7 +125,9 @@ async def test_term_and_vote_are_saved_before_the_entries_of_their_write(
 ) -> None:
     """Raft Figure 2; pitfall 2."""
     async with Follower(tmp_path, registry) as follower:
-        await wait_until(lambda: bool(follower.replies), "the entry is acknowledged")
+        group = follower.node.group
+        await wait_until(lambda: bool(follower.replies or group.failure), "the entry is acknowledged")
+        assert group.failure is None
     kinds = [kind for kind, _ in witness.calls]
     assert kinds[: kinds.index("append begins")] == ["hard state"]
     assert witness.calls[0][1].term == TERM
@@ -138,8 +140,10 @@ async def test_messages_that_wait_for_a_write_leave_when_it_is_durable_and_not_b
     witness.gate.clear()
     async with Follower(tmp_path, registry) as follower:
         await wait_until(lambda: "append begins" in [kind for kind, _ in witness.calls], "the write is under way")
-        assert follower.replies == []
-        witness.gate.set()
+        try:
+            assert follower.replies == []
+        finally:
+            witness.gate.set()
         await wait_until(lambda: bool(follower.replies), "the entry is acknowledged")
         assert follower.replies[0].success
 
@@ -163,8 +167,10 @@ async def test_a_leader_whose_disk_fails_is_at_its_end_and_acknowledges_nothing(
         await client.call(b"+1")
         before, witness.broken = node.group.applied.index, True
         client.send(b"+1")
-        assert isinstance(await node.wait_failed(), DiskFailed)
-        assert node.group.applied.index == before
+        group = node.group
+        await wait_until(lambda: group.failure is not None or group.applied.index > before, "the write ends")
+        assert isinstance(group.failure, DiskFailed)
+        assert group.applied.index == before
 
 
 async def test_a_snapshot_is_of_the_state_at_its_index(

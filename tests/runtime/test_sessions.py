@@ -288,9 +288,11 @@ _steps = st.lists(
 )
 
 
-def _carry_out(replica: Replica, steps: Sequence[Step]) -> None:
+def _carry_out(replica: Replica, steps: Sequence[Step], opened: Sequence[int]) -> None:
+    """Steps count sessions from 1; one beyond those opened is a session that nobody knows."""
     kinds = {"attach": Kind.ATTACH, "detach": Kind.DETACH, "expire": Kind.EXPIRE}
-    for what, session, number, body in steps:
+    for what, position, number, body in steps:
+        session = opened[position - 1] if position <= len(opened) else 4
         if what == "term":
             replica.apply(term=max(number, replica.term))
         elif what in kinds:
@@ -306,9 +308,8 @@ def test_a_snapshot_at_any_moment_goes_on_exactly_as_the_original(
     steps: list[Step], cut: int, random: random.Random
 ) -> None:
     replica = Replica()
-    for attachment in (1, 2, 3):
-        replica.open(attachment)
-    _carry_out(replica, steps[:cut])
+    opened = [replica.open(attachment) for attachment in (1, 2, 3)]
+    _carry_out(replica, steps[:cut], opened)
     view = replica.sessions.snapshot()
     copy = Replica()
     stream = b"".join(view)
@@ -316,8 +317,8 @@ def test_a_snapshot_at_any_moment_goes_on_exactly_as_the_original(
     copy.sessions.restore(iter([stream[at : at + size] for at in range(0, len(stream), size)]))
     copy.index, copy.term = replica.index, replica.term
     assert copy.sessions.state_hash() == replica.sessions.state_hash()
-    _carry_out(replica, steps[cut:])
-    _carry_out(copy, steps[cut:])
+    _carry_out(replica, steps[cut:], opened)
+    _carry_out(copy, steps[cut:], opened)
     assert copy.sessions.state_hash() == replica.sessions.state_hash()
     assert copy.total == replica.total
 
@@ -329,7 +330,7 @@ def test_a_snapshot_does_not_show_what_was_applied_after_it_was_taken(steps: lis
     replica.apply(command(session, 1))
     before = replica.sessions.state_hash()
     view = replica.sessions.snapshot()
-    _carry_out(replica, steps)
+    _carry_out(replica, steps, [session])
     copy = Replica()
     copy.sessions.restore(view)
     assert copy.sessions.state_hash() == before

@@ -125,6 +125,7 @@ MUTANTS = (
             CLUSTER + "test_the_leader_sends_its_clients_to_the_next_one_when_it_hands_over",
         ),
         pitfall=28,
+        fast=False,
     ),
     Mutant(
         "log-time-is-the-wall-clock",
@@ -166,6 +167,7 @@ MUTANTS = (
             ),
         ),
         (CLUSTER + "test_a_timer_rings_though_nobody_sends_anything",),
+        fast=False,
     ),
     Mutant(
         "no-grace-from-a-new-leader",
@@ -177,7 +179,10 @@ MUTANTS = (
                 "            self._heard = dict.fromkeys(self.group.sessions.table, 0.0)\n",
             ),
         ),
-        (CLUSTER + "test_a_new_leader_gives_every_session_a_full_period_of_grace",),
+        (
+            "tests/runtime/test_liveness.py"
+            "::test_a_new_leader_gives_every_session_its_whole_timeout_from_its_election_on",
+        ),
     ),
     Mutant(
         "machine-bug-ends-every-replica",

@@ -139,6 +139,7 @@ MUTANTS = (
             ),
         ),
         ("tests/runtime/test_bad_input.py::test_a_session_attached_elsewhere_leaves_its_first_connection",),
+        fast=False,
     ),
     Mutant(
         "push-before-the-reply",

@@ -35,10 +35,7 @@ MUTANTS = (
                 '        self._file.write(b"".join(parts), self.end)\n',
             ),
         ),
-        (
-            "tests/storage/test_file_directory.py::test_an_append_is_one_write_of_blocks_and_one_fsync",
-            POWER,
-        ),
+        ("tests/storage/test_file_directory.py::test_an_append_is_one_write_of_blocks_and_one_fsync",),
         pitfall=14,
     ),
     Mutant(
@@ -163,20 +160,7 @@ MUTANTS = (
                 "            self._file.write(_encode(state), SLOT_AT[number])\n",
             ),
         ),
-        (DAMAGE + "test_hard_state_is_durable_before_any_block_of_its_term", POWER),
-        pitfall=1,
-    ),
-    Mutant(
-        "older-hard-state-wins",
-        "after a restart a node goes by the vote before its last",
-        (
-            Patch(
-                "disheap_filelog.meta",
-                "self.state = max(found, key=lambda slot: slot.generation)",
-                "self.state = min(found, key=lambda slot: slot.generation)",
-            ),
-        ),
-        (POWER,),
+        (DAMAGE + "test_hard_state_is_durable_before_any_block_of_its_term",),
         pitfall=1,
     ),
     Mutant(

@@ -403,6 +403,7 @@ def test_a_snapshot_from_the_leader_replaces_the_log(node: Node) -> None:
 def test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it(node: Node) -> None:
     node.storage.append(entries(1, 30))
     node.snapshot(20, term=5, replaces_log=True)
+    assert node.storage.read(Index(21), Index(30), 1 << 20) == ()
     assert node.again().last_index == 20
     node.storage.append(entries(21, 21, term=6))
     assert node.read(21, 99) == entries(21, 21, term=6)
