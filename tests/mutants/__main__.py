@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.mutants import harness, report
 from tests.mutants.catalogue import BY_NAME, CATALOGUE
-from tests.mutants.mutant import Mutant
+from tests.mutants.mutant import Mutant, Unplantable
 from tests.mutants.verdict import Verdict
 
 
@@ -21,8 +21,9 @@ def main() -> int:
         return 0
     plan = harness.Plan(0 if options.fast else options.seeds, options.seconds, options.first_seed, options.jobs)
     started = time.monotonic()
-    for mutant in chosen:
-        mutant.check()
+    if moved := _unplantable(chosen):
+        print("\n".join(moved))
+        return 1
     for seen in harness.control(chosen, plan):
         if seen.by or seen.broken:
             print(f"no bug is planted, and {seen.by or 'nothing can be said'}: {seen.says or seen.broken}")
@@ -36,6 +37,17 @@ def main() -> int:
         options.markdown.write_text(report.markdown(verdicts) + "\n")
     print(f"{report.summary(verdicts)} ({time.monotonic() - started:.0f} s)")
     return 0 if all(verdict.caught for verdict in verdicts) else 1
+
+
+def _unplantable(mutants: list[Mutant]) -> list[str]:
+    """What is wrong with the catalogue: the code has moved since."""
+    found = []
+    for mutant in mutants:
+        try:
+            mutant.check()
+        except (Unplantable, SyntaxError) as error:
+            found.append(f"{mutant.name}: {error}")
+    return found
 
 
 def _chosen(options: argparse.Namespace) -> list[Mutant]:

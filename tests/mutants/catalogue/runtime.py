@@ -36,9 +36,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap.runtime.group",
-                "        self._write, self._held = write, held\n        if write.entries:",
-                "        self._write, self._held = write, ()\n"
-                "        for message in held:\n            self._send(message)\n        if write.entries:",
+                "        if write.entries:\n            self._log_time_ms =",
+                "        for message in held:\n            self._send(message)\n        self._held = ()\n"
+                "        if write.entries:\n            self._log_time_ms =",
             ),
         ),
         (GROUP + "test_messages_that_wait_for_a_write_leave_when_it_is_durable_and_not_before",),
