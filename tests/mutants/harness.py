@@ -24,8 +24,8 @@ CONTROL_LIMIT_S = 900.0
 class Plan(NamedTuple):
     """`seeds`: how many the simulator runs against each mutant, 0 for none; `seconds`: or as many as fit."""
 
-    seeds: int = 40
-    seconds: float = 45.0
+    seeds: int = 30
+    seconds: float = 30.0
     first_seed: int = 1
     jobs: int = 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from disheap.kernel.types import (
     NodeId,
     SnapshotMeta,
     Term,
+    VoteRequest,
 )
 from disheap.plugins import Registry
 from disheap.runtime.node import Node
@@ -156,6 +158,29 @@ async def test_a_follower_whose_disk_fails_acknowledges_nothing_and_is_at_its_en
         await wait_until(lambda: follower.node.group.failure is not None, "the node ends")
         assert isinstance(follower.node.group.failure, DiskFailed)
         assert follower.replies == []
+
+
+async def test_a_node_in_repair_neither_votes_nor_accepts(
+    tmp_path: Path, registry: Registry, witness: type[Witness]
+) -> None:
+    """Storage rule 4: nothing new is accepted before what is damaged is resolved."""
+    async with Follower(tmp_path, registry) as follower:
+        await wait_until(lambda: bool(follower.replies), "the entry is acknowledged")
+        group, written = follower.node.group, len(witness.calls)
+        raft = group.raft
+        group.asleep = True
+        follower.sent.clear()
+        entry = Entry(TERM, Index(raft.last_index + 1), EntryKind.NOOP, 2000, b"")
+        group.step(AppendRequest(LEADER, raft.id, TERM, raft.last_index, TERM, (entry,), Index(0)))
+        group.step(VoteRequest(NodeId(3), raft.id, Term(TERM + 1), Index(99), TERM, pre=False, transfer=True))
+        told: list[bool] = []
+        group.read(told.append)
+        assert told == [False]
+        group._wake()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert (raft.term, raft.last_index, raft.has_ready()) == (TERM, entry.index - 1, False)
+        assert (follower.sent, len(witness.calls)) == ([], written)
 
 
 async def test_a_leader_whose_disk_fails_is_at_its_end_and_acknowledges_nothing(

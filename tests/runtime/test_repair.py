@@ -151,6 +151,19 @@ def test_an_end_in_doubt_is_left_to_a_leader_that_there_is() -> None:
     assert repair.decide(holding(3, 1, [], ambiguous=True), OTHERS, {NodeId(2): led}) == repair.Follow()
 
 
+def test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_answer() -> None:
+    """Node 3 may hold what we acknowledged last, or be in the same doubt."""
+    alike = standing(1, 3, ((1, 1),))
+    doubtful = msgspec.structs.replace(alike, ambiguous=True)
+    voters = [NodeId(2), NodeId(3)]
+    for answers in ({NodeId(2): alike}, {NodeId(2): alike, NodeId(3): doubtful}):
+        step = repair.decide(holding(3, 1, [], ambiguous=True), voters, answers)
+        assert isinstance(step, repair.Wait)
+        assert step.on == (NodeId(3),)
+    step = repair.decide(holding(3, 1, [], ambiguous=True), voters, {NodeId(2): alike, NodeId(3): alike})
+    assert step == repair.Settled()
+
+
 # --- whole nodes -----------------------------------------------------------------------------------------------------
 
 

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from tests.mutants.catalogue import client, elections, heap, kombu, membership, replication, runtime, sessions, storage
+from tests.mutants.catalogue import (
+    client,
+    elections,
+    heap,
+    kombu,
+    membership,
+    repair,
+    replication,
+    runtime,
+    sessions,
+    storage,
+)
 from tests.mutants.mutant import Mutant
 
 CATALOGUE: tuple[Mutant, ...] = (
@@ -12,6 +23,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *runtime.MUTANTS,
     *sessions.MUTANTS,
     *storage.MUTANTS,
+    *repair.MUTANTS,
     *heap.MUTANTS,
     *client.MUTANTS,
     *kombu.MUTANTS,

@@ -59,6 +59,20 @@ MUTANTS = (
         pitfall=26,
     ),
     Mutant(
+        "leader-keeps-a-disk-that-hangs",
+        "a leader whose disk does not answer, and reports no error, holds everyone up for ever",
+        (
+            Patch(
+                "disheap.runtime.group",
+                "            self.raft.transfer_leadership(NOBODY)\n",
+                "            return\n",
+            ),
+        ),
+        ("tests/runtime/test_failures.py::test_a_leader_whose_disk_hangs_hands_leadership_over",),
+        pitfall=26,
+        fast=False,
+    ),
+    Mutant(
         "snapshot-filed-under-an-earlier-index",
         "a snapshot holds one entry more than the index it is filed under: after a restart that entry is applied twice",
         (

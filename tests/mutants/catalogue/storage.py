@@ -70,7 +70,7 @@ MUTANTS = (
             ),
         ),
         (
-            DAMAGE + "test_a_damaged_block_with_an_identity_stops_the_node_and_changes_nothing",
+            DAMAGE + "test_a_damaged_block_with_an_identity_stops_a_single_node_and_changes_nothing",
             DAMAGE + "test_a_missing_end_that_was_durable_is_damage",
         ),
         pitfall=14,
@@ -128,7 +128,7 @@ MUTANTS = (
             ),
         ),
         (
-            DAMAGE + "test_a_damaged_block_with_an_identity_stops_the_node_and_changes_nothing",
+            DAMAGE + "test_a_damaged_block_with_an_identity_stops_a_single_node_and_changes_nothing",
             DAMAGE + "test_no_flipped_bit_ever_leads_to_wrong_data",
         ),
     ),
@@ -212,7 +212,7 @@ MUTANTS = (
                 "                del index, term, error\n",
             ),
         ),
-        (DAMAGE + "test_a_damaged_snapshot_that_nothing_makes_up_for_stops_the_node",),
+        (DAMAGE + "test_a_damaged_snapshot_that_nothing_makes_up_for_stops_a_single_node_and_is_told_in_a_cluster",),
     ),
     Mutant(
         "one-snapshot-kept",
