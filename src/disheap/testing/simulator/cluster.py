@@ -29,6 +29,7 @@ from disheap.testing.simulator.trace import Trace
 DRIFT = 0.02
 """Clocks run fast or slow by up to this share: far more than any clock that keeps time."""
 DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
+"""What a node may end with, if somebody spoilt its files."""
 
 
 class DiskFaults:
@@ -89,7 +90,9 @@ class Host:
     @property
     def votes(self) -> bool:
         """Running, and certain of its own log."""
-        return self.is_up and not self.wiped and self.has_group and not self.node.group.raft.is_ambiguous
+        if not self.is_up or self.wiped or not self.has_group:
+            return False
+        return not self.node.group.asleep and not self.node.group.raft.is_ambiguous
 
 
 class Cluster:

@@ -11,7 +11,7 @@ from typing import Any
 
 from disheap.config import NodeConfig
 from disheap.interfaces import Identity, Recovered
-from disheap.kernel.types import Entry, HardState, Message, SnapshotMeta
+from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
 from disheap.plugins import Registry
 from disheap.runtime.group import Group
 from disheap.runtime.node import Node
@@ -90,6 +90,15 @@ def watched_storage(file_storage: type[Any]) -> type[Any]:
             entries: tuple[Entry, ...] = super().read(first, last, max_bytes)
             self._ledger.read(self._node, entries)
             return entries
+
+        def mend(self, entries: Sequence[Entry]) -> None:
+            self._ledger.read(self._node, entries)
+            super().mend(entries)
+
+        def cut(self, first: Index) -> None:
+            self._ledger.cutting(self._node, first)
+            super().cut(first)
+            self._ledger.cut(self._node, first)
 
         def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> Any:
             writer = super().begin_snapshot(meta, replaces_log)

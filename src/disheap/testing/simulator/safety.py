@@ -55,6 +55,7 @@ class Mirror:
         self.saving: HardState | None = None
         self.writing: tuple[Entry, ...] = ()
         self.installing: SnapshotMeta | None = None
+        self.cut_from = 0  # entries from there on are being dropped
         self.damaged = False  # somebody spoilt its files
 
     @property
@@ -83,6 +84,8 @@ class Mirror:
         """What the disk says after a restart is what is durable."""
         self.hard_state = found.hard_state
         self.base, self.base_term = (found.snapshot.index, found.snapshot.term) if found.snapshot else (0, 0)
+        if found.lost_snapshot is not None and found.lost_snapshot.needed > self.base:
+            self.base, self.base_term = found.lost_snapshot.needed, 0
         terms = [0] * (found.last_index - found.first_index + 1)
         for run in found.runs:
             for index in range(max(run.first, found.first_index), found.last_index + 1):
@@ -170,6 +173,20 @@ class Ledger:
         mirror.writing = ()
         mirror.appended(entries)
 
+    def cutting(self, node: int, first: int) -> None:
+        """A repair found that a majority never had what it drops."""
+        mirror = self.mirrors[node]
+        mirror.cut_from = first
+        for index in range(max(first, mirror.base + 1), mirror.last + 1):
+            committed = self.committed.get(index)
+            held = committed is not None and committed[0] == mirror.term_at(index)
+            self.require(not held, f"node {node}: a repair drops the committed entry {index}")
+
+    def cut(self, node: int, first: int) -> None:
+        mirror = self.mirrors[node]
+        mirror.cut_from = 0
+        del mirror.terms[max(0, first - mirror.base - 1) :]
+
     def installing(self, node: int, meta: SnapshotMeta) -> None:
         self.mirrors[node].installing = meta
 
@@ -207,6 +224,8 @@ class Ledger:
         certain = mirror.last
         if mirror.writing:
             certain = min(certain, mirror.writing[0].index - 1)
+        if mirror.cut_from:
+            certain = min(certain, mirror.cut_from - 1)
         if mirror.installing is not None and found.snapshot and found.snapshot.index == mirror.installing.index:
             certain = min(certain, found.snapshot.index)
         if mirror.damaged and found.ambiguous_after is not None:
