@@ -164,6 +164,22 @@ def test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_an
     assert step == repair.Settled()
 
 
+def test_what_was_taken_already_is_not_damaged_any_more() -> None:
+    places = (
+        Damage(Index(2), Index(5), Term(1), "log-1", 100),
+        Damage(Index(6), Index(6), Term(1), "log-1", 300),
+        Damage(Index(7), Index(7), Term(1), "log-1", 400),
+    )
+    own = holding(9, 1, [])._replace(damaged=places)
+    left = repair.without(own, {3, 6})
+    assert [(place.first, place.last, place.offset) for place in left.damaged] == [
+        (2, 2, 100),
+        (4, 5, 100),
+        (7, 7, 400),
+    ]
+    assert repair.without(own, set()) == own
+
+
 # --- whole nodes -----------------------------------------------------------------------------------------------------
 
 
@@ -194,6 +210,20 @@ async def test_a_damaged_block_is_repaired_from_the_other_nodes(tmp_path: Path) 
         victim = cluster.followers()[0].name
         await cluster.stop(victim)
         spoil(log_of(cluster, victim))
+        await cluster.start(victim)
+        await wait_until(lambda: not cluster.nodes[victim].group.asleep, "the node is repaired")
+        assert await cluster.wait_equal() == expected
+
+
+async def test_two_damaged_blocks_of_one_file_are_repaired(tmp_path: Path) -> None:
+    """The file is written anew when both are there; the first was asked for again and again (found by the
+    simulator)."""
+    async with Cluster(tmp_path, storage="file") as cluster:
+        expected = await written(cluster)
+        victim = cluster.followers()[0].name
+        await cluster.stop(victim)
+        for number in (-2, -4):
+            spoil(log_of(cluster, victim), number)
         await cluster.start(victim)
         await wait_until(lambda: not cluster.nodes[victim].group.asleep, "the node is repaired")
         assert await cluster.wait_equal() == expected

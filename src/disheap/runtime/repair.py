@@ -20,7 +20,7 @@ leads (§5.4.1): it is taken over. Where somebody leads already, that leader's l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from disheap.interfaces import Damage, Holding
@@ -85,6 +85,21 @@ def decide(own: Holding, others: Sequence[NodeId], standings: Standings) -> Step
     if own.ambiguous:
         return _settle(own, others, standings)
     return Done()
+
+
+def without(own: Holding, taken: Container[int]) -> Holding:
+    """The same, less the damaged entries that were taken already: a file is written anew when all of its are there, and
+    until then storage still counts them as damaged."""
+    left: list[Damage] = []
+    for place in own.damaged:
+        for index in range(place.first, place.last + 1):
+            if index in taken:
+                continue
+            if left and left[-1].file == place.file and left[-1].offset == place.offset and left[-1].last == index - 1:
+                left[-1] = left[-1]._replace(last=Index(index))
+            else:
+                left.append(place._replace(first=Index(index), last=Index(index)))
+    return own._replace(damaged=tuple(left))
 
 
 # --- damaged entries -------------------------------------------------------------------------------------------------

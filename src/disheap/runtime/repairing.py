@@ -159,8 +159,9 @@ class Repairing:
         storage = self._host.storage()
         assert isinstance(storage, Repairable)
         others = [voter for voter in self._voters if voter != self._own]
+        taken: set[int] = set()  # indexes of damaged entries that storage was given; only ever looked up
         while True:
-            own = await self._on_disk(storage.holding)
+            own = repair.without(await self._on_disk(storage.holding), taken)
             await self._ask_all(others)
             match repair.decide(own, others, self._trusted()):
                 case repair.Done():
@@ -178,7 +179,7 @@ class Repairing:
                     if await self._take_snapshot(own, source, needed):
                         return False
                 case repair.Take(source, first, last):
-                    await self._take(storage, own, source, first, last)
+                    taken.update(await self._take(storage, own, source, first, last))
                 case repair.Adopt(source, first, last):
                     await self._adopt(own, source, first, last)
                 case repair.Cut(first):
@@ -216,15 +217,17 @@ class Repairing:
             self._said_at = now
         self._waiting = wait
 
-    async def _take(self, storage: Repairable, own: Holding, source: NodeId, first: Index, last: Index) -> None:
+    async def _take(self, storage: Repairable, own: Holding, source: NodeId, first: Index, last: Index) -> list[Index]:
+        """Returns what was taken."""
         answer = await self._ask(source, AskEntries(GROUP, first, last))
         entries = answer.decoded() if isinstance(answer, Entries) else ()
         good = [entry for entry in entries if first <= entry.index <= last and own.term_at(entry.index) == entry.term]
         if not good:
             self._useless.setdefault(source, []).append((first, last))
-            return
+            return []
         log.info("entries repaired", first=good[0].index, last=good[-1].index, source=self._host.member_name(source))
         await self._on_disk(lambda: storage.mend(good))
+        return [entry.index for entry in good]
 
     async def _adopt(self, own: Holding, source: NodeId, first: Index, last: Index) -> None:
         """Their term comes before them, as with any entries."""
