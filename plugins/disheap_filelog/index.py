@@ -66,7 +66,7 @@ class LogIndex:
         """The damaged blocks that hold live entries behind `after`, each with the first and the last of those."""
         found = []
         for position, located in enumerate(self._located):
-            first, last = max(located.block.first, after + 1), self._live_last(position)
+            first, last = max(located.block.first, after + 1, self.first), self._live_last(position)
             if located.is_damaged and first <= last:
                 found.append((located, first, last))
         return found

@@ -84,6 +84,27 @@ TOLD = ("a damaged block", "a block cut short")
 """The header is whole, so it is known what may be lost."""
 
 
+def test_of_a_damaged_block_only_what_the_snapshot_does_not_stand_for_is_damage() -> None:
+    """The rest was asked of nodes that had compacted it, in vain (found by the simulator)."""
+    disk = CrashingDisk()
+    storage = opened(disk)
+    storage.append(entries(1, 2))
+    storage.append(entries(3, 6))
+    storage.append([entry(7)])
+    write_snapshot(storage, 4, b"state")
+    storage.close()
+    data = content(disk, LOG_1)
+    block = [at for at in range(len(data)) if data[at : at + 4] == b"DHB1"][1]
+    data[block + 80] ^= 1
+    storage, recovered = reopen(disk)
+    assert [(place.first, place.last) for place in recovered.damaged] == [(5, 6)]
+    storage.mend(entries(5, 6))
+    storage.close()
+    storage, recovered = reopen(disk)
+    assert not recovered.is_damaged
+    assert read_log(storage, 5, 7) == [entry(5), entry(6), entry(7)]
+
+
 @pytest.mark.parametrize("tail", TOLD)
 def test_a_member_of_a_cluster_reports_a_torn_block_whose_header_is_whole_as_damage(tail: str) -> None:
     disk = killed(entries(1, 3), [entry(4)])

@@ -74,7 +74,7 @@ class Mischief:
             (self._disk_error, 1),
             (self._disk_full, 1),
             (self._slow_disk, 2),
-            (self._damage, 2),
+            (self._damage, self.dice.pick((1, 6))),
             (self._jump_clock, 2),
             (self._change_voters, 2),
             (self._kill_client, 3),
