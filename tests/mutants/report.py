@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from tests.mutants.mutant import Mutant
 from tests.mutants.verdict import Seen, Verdict
 
+CELL = 70
+"""Characters of a violation in the table of the documentation."""
+
 
 def listed(mutant: Mutant) -> str:
     pitfall = f"class {mutant.pitfall}" if mutant.pitfall else "-"
@@ -26,11 +29,17 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     rows = ["| planted bug | class | what it breaks | caught by the test | by the simulator |", "|---|---|---|---|---|"]
     for verdict in verdicts:
         mutant, tests, seeds = verdict
-        simulator = "not asked" if seeds is None else _simulator(seeds).replace("|", "\\|")
+        simulator = "not asked" if seeds is None else _cell(_simulator(seeds))
         rows.append(
             f"| `{mutant.name}` | {mutant.pitfall or ''} | {mutant.breaks} | `{_test_name(tests)}` | {simulator} |"
         )
     return "\n".join(rows)
+
+
+def _cell(text: str) -> str:
+    """Fit for a table, and short: what a violation says of one run is in the run's own output."""
+    words = text if len(text) <= CELL else text[: text.rindex(" ", 0, CELL)] + " ..."
+    return words.replace("|", "/").replace("`", "'").replace("<", "(").replace(">", ")")
 
 
 def summary(verdicts: Sequence[Verdict]) -> str:

@@ -415,6 +415,16 @@ def test_hard_state_is_durable_before_any_block_of_its_term() -> None:
     storage.append([entry(1, term=4)])
 
 
+def test_a_hard_state_that_was_saved_survives_a_power_cut() -> None:
+    """Raft Figure 2: it is durable when the call returns, whatever the disk makes of what was not synced."""
+    for seed in range(20):
+        disk = CrashingDisk()
+        opened(disk, term=3).save_hard_state(HardState(Term(4), NodeId(2)))
+        left = disk.after_power_cut(random.Random(seed))
+        _, recovered = reopen(left)
+        assert recovered.hard_state == HardState(Term(4), NodeId(2)), f"seed {seed}"
+
+
 # --- snapshots ----------------------------------------------------------------------------------------------------
 
 

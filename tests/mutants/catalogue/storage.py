@@ -160,7 +160,7 @@ MUTANTS = (
                 "            self._file.write(_encode(state), SLOT_AT[number])\n",
             ),
         ),
-        (DAMAGE + "test_hard_state_is_durable_before_any_block_of_its_term",),
+        (DAMAGE + "test_a_hard_state_that_was_saved_survives_a_power_cut",),
         pitfall=1,
     ),
     Mutant(
