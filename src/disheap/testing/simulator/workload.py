@@ -170,8 +170,8 @@ class Worker:
             (self._exchange, 2),
             (self._bind, 3),
             (self._unbind, 1),
-            (self._peek, 3),
-            (self._ask, 3),
+            (self._peek, 5),
+            (self._ask, 6),
             (self._status, 1),
             (self._transfer, 1),
         ]
