@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("disheap").setLevel(logging.CRITICAL)
     if options.seed is not None:
         return _one(Plan(options.seed, options.nodes, options.trace, options.wipes), options.trace)
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    first = int(time.time()) if options.fresh else options.first_seed
+    print(f"seeds from {first}", flush=True)
+    seeds = range(first, first + options.seeds)
     return _many((Plan(seed, options.nodes, wipes=options.wipes) for seed in seeds), options.minutes)
 
 
@@ -42,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m disheap.testing.simulate", description="Simulate whole clusters.")
     parser.add_argument("--seeds", type=int, default=1000, help="how many, at most")
     parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--fresh", action="store_true", help="seeds that nobody has run: the first is the time of day")
     parser.add_argument("--minutes", type=float, default=5.0, help="of real time, at most")
     parser.add_argument("--nodes", type=int, choices=(0, 3, 5), default=0, help="0: the seed chooses")
     parser.add_argument("--wipes", action="store_true", help="let machines come back without their files, too")
