@@ -16,6 +16,7 @@ from disheap import __version__
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.client.consuming import DEFAULT_CREDIT
+from disheap.client.delivered import Delivered
 from disheap.client.dialing import Dial
 from disheap.client.url import BrokerUrl, parse
 from disheap.errors import ConsumerNotFound, LeaseLost, OutcomeUnknown, RequestTimeout, SessionExpired
@@ -303,38 +304,14 @@ class Consumer:
         self.close()
 
 
-class Delivery:
+class Delivery(Delivered):
     """One message under one lease. `with` acks it on success and gives it back on an exception."""
 
-    __slots__ = ("_client", "_push", "settled")
+    __slots__ = ("_client",)
 
     def __init__(self, client: Client, push: broker.Deliver) -> None:
-        self._client, self._push = client, push
-        self.settled = not push.epoch
-
-    @property
-    def id(self) -> int:
-        return self._push.id
-
-    @property
-    def payload(self) -> bytes:
-        return self._push.payload
-
-    @property
-    def priority(self) -> int:
-        return self._push.priority
-
-    @property
-    def attempts(self) -> int:
-        return self._push.epoch
-
-    @property
-    def enqueued_ms(self) -> int:
-        return self._push.enqueued_ms
-
-    @property
-    def token(self) -> broker.Token:
-        return (self._push.id, self._push.epoch)
+        super().__init__(push)
+        self._client = client
 
     def ack(self) -> None:
         """Done with it. Raises `LeaseLost` when the lease was not ours any more."""
@@ -362,8 +339,7 @@ class Delivery:
             return
         if not self._client.holds(self.token):
             raise LeaseLost(f"the lease on message {self.id} was lost, or given back before")
-        if self.token in self._client.call(command).stale:
-            raise LeaseLost(f"the lease on message {self.id} was no longer ours; nothing was changed")
+        self._check(self._client.call(command))
 
     def __enter__(self) -> Delivery:
         return self
@@ -378,9 +354,6 @@ class Delivery:
         else:
             self.settled = True
             _give_back(self._client, [self.token])
-
-    def __repr__(self) -> str:
-        return f"<Delivery {self.id} priority={self.priority} attempts={self.attempts} {len(self.payload)} bytes>"
 
 
 def _give_back(client: Client, tokens: list[broker.Token]) -> None:

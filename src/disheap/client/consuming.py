@@ -11,7 +11,8 @@ from collections import deque
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from disheap.errors import ConsumerNotFound, DisheapError, LeaseLost, RequestTimeout, SessionExpired
+from disheap.client.delivered import Delivered
+from disheap.errors import ConsumerNotFound, DisheapError, RequestTimeout, SessionExpired
 from disheap.protocol import broker
 
 if TYPE_CHECKING:
@@ -20,47 +21,14 @@ if TYPE_CHECKING:
 DEFAULT_CREDIT = 64
 
 
-class Delivery:
-    """One message under one lease. `async with` acks it on success and gives it back on an exception.
+class Delivery(Delivered):
+    """One message under one lease. `async with` acks it on success and gives it back on an exception."""
 
-    `attempts` counts the leases granted on the message, this one included; 0 for a consumer without acks.
-    """
-
-    __slots__ = ("_driver", "_push", "settled")
+    __slots__ = ("_driver",)
 
     def __init__(self, driver: Driver, push: broker.Deliver) -> None:
+        super().__init__(push)
         self._driver = driver
-        self._push = push
-        self.settled = not push.epoch
-
-    @property
-    def id(self) -> int:
-        return self._push.id
-
-    @property
-    def payload(self) -> bytes:
-        return self._push.payload
-
-    @property
-    def priority(self) -> int:
-        return self._push.priority
-
-    @property
-    def attempts(self) -> int:
-        return self._push.epoch
-
-    @property
-    def enqueued_ms(self) -> int:
-        return self._push.enqueued_ms
-
-    @property
-    def lease_until_ms(self) -> int:
-        """In the cluster's time; 0 when the lease ends with the session."""
-        return self._push.lease_until_ms
-
-    @property
-    def token(self) -> broker.Token:
-        return (self._push.id, self._push.epoch)
 
     def ack(self) -> asyncio.Future[None]:
         """Done with it. Await it to know; raises `LeaseLost` when the lease was not ours any more."""
@@ -87,10 +55,6 @@ class Delivery:
         if self._push.epoch:
             self._check(await self._driver.request(broker.Extend([self.token], lease_ms)))
 
-    def _check(self, reply: broker.Settled) -> None:
-        if self.token in reply.stale:
-            raise LeaseLost(f"the lease on message {self.id} was no longer ours; nothing was changed")
-
     async def __aenter__(self) -> Delivery:
         return self
 
@@ -104,9 +68,6 @@ class Delivery:
         else:
             self.settled = True
             self._driver.give_back([self.token])
-
-    def __repr__(self) -> str:
-        return f"<Delivery {self.id} priority={self.priority} attempts={self.attempts} {len(self.payload)} bytes>"
 
 
 class Consumer:

@@ -1,0 +1,55 @@
+"""A delivered message as both drivers show it: what it is, and whether it is settled. How to settle it is theirs."""
+
+from __future__ import annotations
+
+from disheap.errors import LeaseLost
+from disheap.protocol import broker
+
+
+class Delivered:
+    """One message under one lease. `settled` is true once this side has acknowledged it or given it back, and from the
+    start where nothing has to be acknowledged."""
+
+    __slots__ = ("_push", "settled")
+
+    def __init__(self, push: broker.Deliver) -> None:
+        self._push = push
+        self.settled = not push.epoch
+
+    @property
+    def id(self) -> int:
+        return self._push.id
+
+    @property
+    def payload(self) -> bytes:
+        return self._push.payload
+
+    @property
+    def priority(self) -> int:
+        return self._push.priority
+
+    @property
+    def attempts(self) -> int:
+        """Leases granted on the message, this one included; 0 for a consumer without acks."""
+        return self._push.epoch
+
+    @property
+    def enqueued_ms(self) -> int:
+        """In the cluster's time."""
+        return self._push.enqueued_ms
+
+    @property
+    def lease_until_ms(self) -> int:
+        """In the cluster's time; 0 when the lease ends with the session."""
+        return self._push.lease_until_ms
+
+    @property
+    def token(self) -> broker.Token:
+        return (self._push.id, self._push.epoch)
+
+    def _check(self, reply: broker.Settled) -> None:
+        if self.token in reply.stale:
+            raise LeaseLost(f"the lease on message {self.id} was no longer ours; nothing was changed")
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.id} priority={self.priority} attempts={self.attempts} {len(self.payload)} bytes>"
