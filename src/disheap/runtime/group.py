@@ -36,12 +36,12 @@ from disheap.kernel.types import (
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
-from disheap.runtime.clocks import LogClock
 from disheap.runtime.disk import Disk, WatchedDisk
 from disheap.runtime.installing import Installer
 from disheap.runtime.reads import Answer, Reads
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
+from disheap.runtime.timekeeping import Timekeeper
 
 log = get_logger(__name__)
 
@@ -112,7 +112,7 @@ class Group:
         self._on_leader = on_leader
         self._on_applied = on_applied
         self._on_failure = on_failure
-        self._log_clock = LogClock(clock)
+        self._time = Timekeeper(clock, loop, self._continue)
         self._log_time_ms = log_time_ms
         self._leader = NodeId(0)
         self._leads = False
@@ -125,9 +125,6 @@ class Group:
         self._pump_due = False
         self._append_at: float | None = None
         self._reads = Reads(raft)
-        self._continue_due = False
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_ms: int | None = None
         self.snapshotter = Snapshotter(self, storage, disk, policy)
         self._installer = Installer(storage, disk, limits.chunk_bytes, fresh_sessions)
 
@@ -186,7 +183,7 @@ class Group:
 
     def mark_snapshot(self) -> None:
         """Have every node snapshot the same index. Raises `NotLeader`, `Overloaded`."""
-        self.raft.propose(EntryKind.SNAPSHOT_MARK, self._log_clock.now_ms(), b"")
+        self.raft.propose(EntryKind.SNAPSHOT_MARK, self._time.now_ms(), b"")
         self._wake()
 
     def tick(self) -> None:
@@ -215,13 +212,12 @@ class Group:
 
     def now_ms(self) -> int:
         """Log time: the leader's own; elsewhere that of the last entry applied."""
-        return self._log_clock.now_ms() if self._leads else self.applied.time_ms
+        return self._time.now_ms() if self._leads else self.applied.time_ms
 
     def close(self) -> None:
         """Nothing more is done. Reads that wait are answered with False."""
         self.failure = self.failure or DiskFailed("the node was stopped")
-        if self._timer is not None:
-            self._timer.cancel()
+        self._time.end()
         self._reads.end()
 
     def close_files(self) -> None:
@@ -287,7 +283,7 @@ class Group:
         if not self._leads:
             self._drop_gathered()
             return
-        time_ms = self._log_clock.now_ms()
+        time_ms = self._time.now_ms()
         while self._gathered:
             batch, size = self._next_batch()
             try:
@@ -356,7 +352,6 @@ class Group:
     # --- applying ----------------------------------------------------------------------------------------------------
 
     def _apply(self, entries: tuple[Entry, ...]) -> None:
-        self._continue_due = False
         for entry in entries:
             if entry.index <= self.applied.index:
                 continue  # the snapshot that was installed meanwhile holds it
@@ -371,7 +366,7 @@ class Group:
         self._reads.applied(self.applied.index)
         self._on_applied()
         self.snapshotter.applied(entries)
-        self._schedule_time()
+        self._time.applied(self.sessions.machine)
 
     def _apply_commands(self, entry: Entry) -> None:
         sessions = self.sessions
@@ -392,37 +387,8 @@ class Group:
     def _set_membership(self, members: Membership) -> None:
         self.applied = self.applied._replace(membership=members)
 
-    def _schedule_time(self) -> None:
-        """The leader proposes that time passes when nothing else says so: for postponed work at once, for a timer when
-        it is due."""
-        if not self._leads:
-            return
-        machine = self.sessions.machine
-        if machine.backlog():
-            self._continue()
-            return
-        deadline = machine.next_deadline()
-        if deadline == self._timer_ms:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_ms = None, deadline
-        if deadline is not None:
-            wait_s = max(0.0, (deadline - self._log_clock.now_ms()) / 1000)
-            self._timer = self._loop.call_later(wait_s, self._timer_due)
-
-    def _timer_due(self) -> None:
-        deadline, self._timer, self._timer_ms = self._timer_ms, None, None
-        if not self._leads or deadline is None or self.failure is not None:
-            return
-        if self._log_clock.now_ms() < deadline:  # log time is slewed and may run a little behind the loop's
-            self._schedule_time()
-        else:
-            self._continue()
-
     def _continue(self) -> None:
-        if not self._continue_due:
-            self._continue_due = True
+        if self.failure is None:
             self.submit(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
 
     # --- leadership --------------------------------------------------------------------------------------------------
@@ -444,17 +410,14 @@ class Group:
             self._on_leader()
 
     def _begin_leading(self) -> None:
-        jump_ms = self._log_clock.begin_term(self._log_time_ms)
+        jump_ms = self._time.begin(self._log_time_ms)
         if jump_ms > self._limits.max_clock_jump_ms:
             log.warning("log time jumps: the cluster was down, or a clock is wrong", jump_ms=jump_ms)
-        self._continue_due = False
 
     def _end_leading(self) -> None:
         self._drop_gathered()
         self._reads.end()
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer, self._timer_ms = None, None
+        self._time.end()
 
     # --- slow peers and snapshots ------------------------------------------------------------------------------------
 

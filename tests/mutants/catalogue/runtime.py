@@ -175,8 +175,8 @@ MUTANTS = (
         "nobody proposes that time passes: leases and delays end with the next command, if one comes",
         (
             Patch(
-                "disheap.runtime.group",
-                "            self._timer = self._loop.call_later(wait_s, self._timer_due)\n",
+                "disheap.runtime.timekeeping",
+                "            self._timer = self._loop.call_later(wait_s, self._due)\n",
                 "            del wait_s\n",
             ),
         ),
