@@ -1,8 +1,8 @@
 """The snapshots of a directory: which one counts, and how many are kept.
 
 Two generations, because a follower may still be fetching the older one and because the newer may rot. But an older
-snapshot takes the place of a damaged one only where the log holds every entry from it up to the damaged one:
-otherwise acknowledged entries would be gone, and the node says so instead.
+snapshot, or the empty state, takes the place of a damaged one only where the log holds every entry from it up to the
+damaged one: otherwise acknowledged entries would be gone, and the node says so instead.
 """
 
 from __future__ import annotations
@@ -58,12 +58,11 @@ class Shelf:
         return self.newest.oldest_segment if self.newest else 0
 
     def uncovered(self, index: LogIndex) -> Bad | None:
-        """A damaged snapshot that the one before it and the log do not make up for."""
+        """A damaged snapshot that the log does not make up for, from the one before it or from the first entry on."""
         for bad in self._bad:
-            is_covered = self.newest is not None and index.first <= self.index + 1
-            if not is_covered or index.term_at(bad.at) != bad.term:
+            if index.first > self.index + 1 or index.term_at(bad.at) != bad.term:
                 return bad
-            _log.warning("a snapshot is damaged; the one before it and the log hold the same", error=str(bad.error))
+            _log.warning("a snapshot is damaged; the log and what is before it hold the same", error=str(bad.error))
         return None
 
     def add(self, stored: Stored) -> None:

@@ -273,7 +273,8 @@ class FileStorage:
             return
         if alone or not found.segments:
             raise bad.error
-        needed = max(found.log.first - 1, 0 if found.log.last >= bad.at else bad.at)
+        is_in_log = found.log.term_at(bad.at) == bad.term
+        needed = max(found.log.first - 1, 0 if is_in_log else bad.at)
         self._lost = LostSnapshot(Index(needed), str(bad.error))
 
     def _check_log(self, found: Found, oldest: int) -> None:

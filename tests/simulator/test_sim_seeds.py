@@ -14,6 +14,7 @@ from disheap.testing.simulator.run import Plan, simulate
 FRESH = range(1, 21)
 REGRESSIONS = {
     497: "two damaged blocks of one file were asked for again and again",
+    1795511207: "a node took 'I have no snapshot' for a snapshot, and ended",
 }
 """seed -> what it found; docs/explanation/how-it-is-tested.md has the fixes."""
 

@@ -460,8 +460,18 @@ def test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_r
     ]
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_damaged_snapshot_gives_way_to_a_log_that_holds_everything_from_the_first_entry_on(alone: bool) -> None:
+    disk = with_snapshots(140)
+    content(disk, snapshot_path(140))[-80] ^= 1
+    storage, recovered = reopen(disk, alone=alone)
+    assert recovered.snapshot is None and recovered.lost_snapshot is None
+    assert (recovered.first_index, recovered.last_index) == (1, 149)
+    assert storage.read(Index(1), Index(149), 1 << 20) == tuple(entry(index) for index in range(1, 150))
+
+
 def test_a_damaged_snapshot_that_nothing_makes_up_for_stops_a_single_node_and_is_told_in_a_cluster() -> None:
-    for disk in (with_snapshots(50, 140, compacted=True), with_snapshots(140), with_snapshots(140, compacted=True)):
+    for disk in (with_snapshots(50, 140, compacted=True), with_snapshots(140, compacted=True)):
         content(disk, snapshot_path(140))[-80] ^= 1
         with pytest.raises(SnapshotDamaged) as caught:
             reopen(disk, alone=True)
@@ -527,8 +537,12 @@ def small_log(codec_name: str, is_closed: bool) -> CrashingDisk:
     storage.open(IDENTITY, 0, alone=False)
     storage.save_hard_state(HardState(Term(9), NodeId(1)))
     storage.append(entries(1, 2))
+    storage.close()
+    storage = build(disk, codec_name=codec_name)
+    storage.open(IDENTITY, 0, alone=False)
     storage.append([entry(3, kind=3)])  # type: ignore[arg-type]
     write_snapshot(storage, 2, b"the state" * 40)
+    assert storage.compact(Index(3)) == 3  # so that nothing makes up for the snapshot
     storage.append(entries(3, 5, term=2, size=300))
     storage.close()
     storage = build(disk, codec_name=codec_name)

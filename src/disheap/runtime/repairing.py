@@ -248,7 +248,7 @@ class Repairing:
     async def _take_snapshot(self, own: Holding, source: NodeId, needed: Index) -> bool:
         """Whether one is in place. Our log is kept where it goes on from there."""
         piece = await self._ask(source, AskSnapshot(GROUP, 0, 0, needed))
-        if not isinstance(piece, SnapshotPiece) or piece.index < needed:
+        if not isinstance(piece, SnapshotPiece) or piece.index < max(needed, 1):  # 0: there is none
             await asyncio.sleep(ANSWER_S)  # it is being made
             return False
         meta = SnapshotMeta(Index(piece.index), Term(piece.term), piece.time_ms, membership.decode(piece.membership))
