@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import msgspec
 
-from disheap.errors import CodecError
+from disheap.errors import CodecError, WrongCodec
 from disheap.interfaces import CodecContext, StreamContext
 
 
@@ -42,7 +42,7 @@ class NoneCodec:
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> PlainStream:
         if preamble:
-            raise CodecError(
+            raise WrongCodec(
                 f"{context.label}: a preamble of {len(preamble)} bytes is not of codec 'none', which writes none; "
                 "configure the codec that wrote it"
             )

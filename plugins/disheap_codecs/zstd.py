@@ -27,7 +27,7 @@ from typing import Annotated, ClassVar
 import msgspec
 import zstandard
 
-from disheap.errors import CodecError
+from disheap.errors import CodecError, WrongCodec
 from disheap.interfaces import CodecContext, StreamContext
 
 PREAMBLE = b"\x01"
@@ -66,7 +66,7 @@ class ZstdCodec:
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> ZstdStream:
         if preamble != PREAMBLE:
-            raise CodecError(
+            raise WrongCodec(
                 f"{context.label}: the preamble {preamble[:8].hex() or '(empty)'} is not of codec 'zstd', version 1; "
                 "configure the codec that wrote it"
             )

@@ -15,7 +15,7 @@ from disheap.interfaces import StorageContext
 from disheap.kernel.types import Entry
 from disheap_filelog.filesystem import Filesystem
 from disheap_filelog.index import Located, LogIndex
-from disheap_filelog.segment import RESTORE, Segment
+from disheap_filelog.segment import DURABLE, Segment
 
 NOWHERE = 1 << 64
 """Above every index."""
@@ -92,5 +92,5 @@ class Mending:
         entry = self._put.get(index)
         if entry is None:
             reason = f"entry {index} is to be kept, and is neither readable nor repaired"
-            raise LogDamaged(located.segment.path, located.block.offset, reason, RESTORE)
+            raise LogDamaged(located.segment.path, located.block.offset, reason, DURABLE)
         return entry

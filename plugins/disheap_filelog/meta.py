@@ -24,7 +24,7 @@ import struct
 from typing import NamedTuple
 from zlib import crc32
 
-from disheap.errors import LogDamaged
+from disheap.errors import RESTORE, LogDamaged
 from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap_filelog.filesystem import File, Filesystem, write_file
 
@@ -54,8 +54,7 @@ class Meta:
         if not found:
             raise LogDamaged(
                 path, 0, "neither copy of the term and the vote can be read",
-                "Without them the node could vote twice in one term. Restore the file, or remove the data directory "
-                "and let the node join again as a new one; nothing was changed",
+                f"Without them the node could vote twice in one term. {RESTORE}",
             )  # fmt: skip
         self.state = max(found, key=lambda slot: slot.generation)
         self.is_whole = all(slot == self.state for slot in slots)

@@ -14,7 +14,7 @@ from zlib import crc32
 
 import msgspec
 
-from disheap.errors import LogDamaged, WrongDirectory
+from disheap.errors import RESTORE, LogDamaged, WrongDirectory
 from disheap.interfaces import Identity
 from disheap.protocol.frames import UNREADABLE
 from disheap_filelog.filesystem import Filesystem, write_file
@@ -46,8 +46,7 @@ def read(filesystem: Filesystem, directory: str) -> Identity:
     if fields is None:
         raise LogDamaged(
             path, 0, "the file that says whose data these are cannot be read",
-            "Restore it from a copy, or remove the data directory and let the node join again as a new one; "
-            "nothing was changed",
+            RESTORE,
         )  # fmt: skip
     return Identity(*fields)
 

@@ -26,7 +26,7 @@ from disheap_filelog.blocks import HAS_MEMBERSHIP, HEADER_BYTES, LAST_OF_APPEND,
 from disheap_filelog.filesystem import Filesystem
 from disheap_filelog.identities import Slots
 from disheap_filelog.index import Located, LogIndex
-from disheap_filelog.segment import PREFIX, RESTORE, Segment, file_name
+from disheap_filelog.segment import DURABLE, PREFIX, Segment, file_name
 
 WINDOW_BYTES = 1 << 20
 """Read at once while scanning."""
@@ -262,7 +262,7 @@ class _Scan:
         return data[offset - start : offset - start + size]
 
     def _damaged(self, offset: int, reason: str) -> LogDamaged:
-        return LogDamaged(self._segment.path, offset, reason, RESTORE)
+        return LogDamaged(self._segment.path, offset, reason, DURABLE)
 
 
 def _without_identity(slots: Slots, found: list[Block]) -> list[Block]:

@@ -51,7 +51,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
-from disheap.errors import CodecError, LogDamaged
+from disheap.errors import RESTORE, CodecError, LogDamaged, WrongCodec
 from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel.types import Entry
 from disheap_filelog import blocks, identities
@@ -69,10 +69,7 @@ SLOT_SHARE = 4096
 """One identity slot for so many bytes of segment: a segment of blocks smaller than this is full when its slots are."""
 SLOTS_MIN = 64
 
-RESTORE = (
-    "This block was durable before. Restore this file from a copy, or remove the data directory and let the node "
-    "catch up from the others; nothing was changed"
-)
+DURABLE = f"This was durable before. {RESTORE}"
 
 _HEAD = struct.Struct(">4sBBHQQQQQIIIQI")
 _SEAL = struct.Struct(">4sQ")
@@ -134,7 +131,7 @@ class Segment:
         try:
             head, checksum = _decode_head(file, path, number)
             if head.codec != codec_name:
-                raise CodecError(
+                raise WrongCodec(
                     f"{path} was written with codec '{head.codec}', and the configuration says '{codec_name}'. "
                     f"Set codec back to '{head.codec}'; nothing was changed"
                 )
@@ -253,7 +250,7 @@ class Segment:
         """Raises `LogDamaged`: this block was good before."""
         stored = self._file.read(block.stored_bytes, block.end - block.stored_bytes)
         if len(stored) != block.stored_bytes or crc32(stored) != block.payload_checksum:
-            raise LogDamaged(self.path, block.offset, "the block's checksum does not match any more", RESTORE)
+            raise LogDamaged(self.path, block.offset, "the block's checksum does not match any more", DURABLE)
         return self.decode_block(block, stored)
 
     def decode_block(self, block: Block, stored: bytes) -> tuple[Entry, ...]:
@@ -263,7 +260,7 @@ class Segment:
             return blocks.decode_entries(raw, block.first, block.entries)
         except CodecError as error:
             reason = f"the checksum matches, but codec '{self.head.codec}' cannot read the block ({error})"
-            raise LogDamaged(self.path, block.offset, reason, RESTORE) from error
+            raise LogDamaged(self.path, block.offset, reason, DURABLE) from error
 
     def close(self) -> None:
         self._file.close()

@@ -45,7 +45,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
 
-from disheap.errors import CodecError, ProtocolError, SnapshotDamaged
+from disheap.errors import RESTORE, CodecError, ProtocolError, SnapshotDamaged, WrongCodec
 from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel import membership
 from disheap.kernel.types import Index, SnapshotMeta, Term
@@ -229,10 +229,7 @@ def parse_name(name: str) -> tuple[int, int] | None:
 
 
 def damaged(path: str, reason: str) -> SnapshotDamaged:
-    return SnapshotDamaged(
-        f"{path}: the snapshot is damaged: {reason}. It is not taken for an empty state. Restore this file from a "
-        "copy, or remove the data directory and let the node catch up from the others; nothing was changed"
-    )
+    return SnapshotDamaged(f"{path}: the snapshot is damaged: {reason}. It is not taken for an empty state. {RESTORE}")
 
 
 def load(filesystem: Filesystem, directory: str, name: str, codec_name: str) -> Stored:
@@ -242,7 +239,7 @@ def load(filesystem: Filesystem, directory: str, name: str, codec_name: str) -> 
     try:
         stored, position = _read_head(file, path)
         if stored.codec != codec_name:
-            raise CodecError(
+            raise WrongCodec(
                 f"{path} was written with codec '{stored.codec}', and the configuration says '{codec_name}'. "
                 f"Set codec back to '{stored.codec}'; nothing was changed"
             )

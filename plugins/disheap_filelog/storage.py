@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from disheap.errors import LogDamaged, StorageLocked, WrongDirectory
+from disheap.errors import RESTORE, LogDamaged, StorageLocked, WrongDirectory
 from disheap.interfaces import Damage, Holding, Identity, LostSnapshot, Recovered, StorageContext, StorageUsage
 from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
 from disheap.logs import get_logger
@@ -244,8 +244,7 @@ class FileStorage:
         if meta.NAME not in names:
             raise LogDamaged(
                 f"{self._directory}/{meta.NAME}", 0, "the file with the term and the vote is missing",
-                "Without them the node could vote twice in one term. Restore the file, or remove the data directory "
-                "and let the node join again as a new one; nothing was changed",
+                f"Without them the node could vote twice in one term. {RESTORE}",
             )  # fmt: skip
         self._meta = Meta.load(self._filesystem, self._directory)
         context = self._context
@@ -287,7 +286,7 @@ class FileStorage:
         elif snapshot_meta and found.log.term_at(snapshot_meta.index) not in (None, snapshot_meta.term):
             reason = f"entry {after} has another term than in the snapshot that stands for it"
         if reason:
-            raise LogDamaged(self._directory, 0, reason, segment.RESTORE)
+            raise LogDamaged(self._directory, 0, reason, RESTORE)
 
     def _put_right(self, found: Found, names: Sequence[str]) -> None:
         """The directory is sound. From here on it is changed."""

@@ -28,6 +28,14 @@ def find_topic(state: State, name: str) -> Topic:
     return topic
 
 
+def find_existing(state: State, name: str) -> Topic:
+    """For what is asked of a topic that is taken to be there; nobody would create it for that."""
+    topic = state.topics.get(name)
+    if topic is None:
+        raise TopicNotFound(f"there is no topic {name!r}; `disheap topic ls` shows those that there are")
+    return topic
+
+
 def require_access(topic: Topic, session: int, attached_only: bool = False) -> None:
     """Raises `TopicLocked` for a stranger at an exclusive topic."""
     owner = topic.owner

@@ -19,7 +19,7 @@ from disheap.protocol.broker import (
     Stats,
     TopicInfos,
 )
-from disheap_heap.checks import find_topic
+from disheap_heap.checks import find_existing
 from disheap_heap.exchanges import Exchange, find_exchange
 from disheap_heap.messages import Message
 from disheap_heap.settings import ANSWER_BYTES
@@ -33,7 +33,7 @@ BINDINGS_TOLD = 1000
 
 def peek(state: State, query: Peek) -> bytes:
     """Delayed and leased messages come in the order in which they became so."""
-    topic = find_topic(state, query.topic)
+    topic = find_existing(state, query.topic)
     messages: list[PeekedMessage] = []
     room = ANSWER_BYTES
     for message in islice(_waiting(topic, query), query.count):
@@ -45,7 +45,7 @@ def peek(state: State, query: Peek) -> bytes:
 
 
 def describe_topic(state: State, query: DescribeTopic) -> bytes:
-    return encode(describe(state, find_topic(state, query.topic)))
+    return encode(describe(state, find_existing(state, query.topic)))
 
 
 def list_topics(state: State, query: ListTopics) -> bytes:

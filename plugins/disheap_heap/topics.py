@@ -18,7 +18,7 @@ from disheap.protocol.broker import (
     TopicSettings,
 )
 from disheap_heap import timers
-from disheap_heap.checks import check_name, find_topic, no_room, require_access
+from disheap_heap.checks import check_name, find_existing, no_room, require_access
 from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
 from disheap_heap.exchanges import unbind_all
 from disheap_heap.settings import RETURN_AT_ONCE
@@ -46,7 +46,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
 
 
 def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
-    topic = find_topic(state, command.topic)
+    topic = find_existing(state, command.topic)
     if command.if_unused and topic.active:
         raise TopicInUse(f"topic {topic.name!r} has {topic.active} consumers; cancel those first")
     if command.if_empty and topic.messages():
@@ -55,7 +55,7 @@ def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
 
 
 def purge(state: State, session: int, command: Purge) -> bytes:
-    return encode(Removed(throw_away(state, find_topic(state, command.topic))))
+    return encode(Removed(throw_away(state, find_existing(state, command.topic))))
 
 
 def delete(state: State, topic: Topic, reason: str) -> int:

@@ -28,6 +28,7 @@ from kombu.exceptions import EncodeError
 from kombu.message import Message
 
 from disheap.protocol import broker
+from disheap.protocol.frames import UNREADABLE
 
 PLAIN_TYPE, PLAIN_ENCODING = "application/data", "binary"
 
@@ -86,7 +87,7 @@ def encode(message: Outgoing, exchange: str, routing_key: str) -> bytes:
                 message.properties,
             )
         )
-    except (TypeError, OverflowError, ValueError, msgspec.MsgspecError) as error:
+    except (TypeError, OverflowError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise EncodeError(f"headers and properties must be plain data: {error}") from error
 
 
@@ -105,7 +106,7 @@ def decode(payload: bytes) -> Payload:
     """Never raises: what is not ours is the body."""
     try:
         return _decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return Payload(payload, PLAIN_TYPE, PLAIN_ENCODING, "", "", {}, {})
 
 

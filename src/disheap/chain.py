@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from struct import Struct
 from typing import TYPE_CHECKING
 
-from disheap.errors import CodecError
+from disheap.errors import CodecError, WrongCodec
 
 if TYPE_CHECKING:
     from disheap.interfaces import Codec, Stream, StreamContext
@@ -66,7 +66,7 @@ class ChainedCodec:
         return preamble[start:end], end
 
     def _foreign(self) -> CodecError:
-        return CodecError(f"the stream was not written by codec {self.name!r}; set the codec that wrote it")
+        return WrongCodec(f"the stream was not written by codec {self.name!r}; set the codec that wrote it")
 
 
 class ChainedStream:

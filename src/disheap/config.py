@@ -204,6 +204,13 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 _KEYS = tuple(field for field in NodeConfig.__struct_fields__ if field not in ("plugins", "source"))
 
 
+def check_listening(config: NodeConfig, peers_secure: bool, clients_secure: bool) -> None:
+    """Raises `UnsafeListen`. A node alone does not listen for peers."""
+    check_listen(config.client_listen, clients_secure, config.insecure)
+    if len(config.member_list()) > 1:
+        check_listen(config.peer_listen, peers_secure, config.insecure)
+
+
 def check_listen(address: str, secure: bool, insecure: bool) -> None:
     """Raises `UnsafeListen` for an address beyond loopback where the transport is not `secure` and nobody insisted."""
     if secure or insecure or is_loopback(address):

@@ -50,6 +50,13 @@ class VersionUnsupported(ConfigError):
 
 # --- whoever owns the disk -------------------------------------------------------------------------------------------
 
+RESTORE = (
+    "Restore it from a copy of this node's own directory, made after the node last ran. Do not start it on an empty "
+    "directory: it would have forgotten its votes and its data, and other nodes refuse it and go on without it. "
+    "Nothing was changed"
+)
+"""The way out where a file is lost for good. A node whose disk was wiped must not vote under its old identity."""
+
 
 class StorageError(DisheapError):
     """The storage cannot be used. The node stops; nothing is retried after a failed fsync."""
@@ -109,6 +116,14 @@ class WrongCluster(ProtocolError):
 
 class CodecError(DisheapError):
     """Stored bytes that a codec cannot decode, or that exceed the raw limit."""
+
+    exit_code = 3
+
+
+class WrongCodec(CodecError):
+    """The data were written with another codec than the one that is set. Nothing was changed."""
+
+    exit_code = 2
 
 
 # --- whoever sent a request ------------------------------------------------------------------------------------------

@@ -174,17 +174,24 @@ def test_peek_shows_what_cannot_be_printed(ask: Ask, topic: str) -> None:
     assert "a\\n\\x1b[31m\\xff" in row and row.endswith("…") and len(row.split()[-1]) == messages.PREVIEW_CHARACTERS
 
 
-def test_a_missing_topic_is_told_with_the_way_to_create_it(ask: Ask) -> None:
-    for words in (
-        ("enqueue", "nope", "x"),
-        ("pop", "nope"),
-        ("peek", "nope"),
-        ("purge", "nope"),
-        ("topic", "rm", "nope"),
-    ):
-        ended = ask(*words, "--json")
-        told = json.loads(ended.err)
-        assert (ended.code, told["error"]) == (5, "topic-not-found") and "disheap topic create" in told["message"]
+@pytest.mark.parametrize("words", [("enqueue", "nope", "x"), ("pop", "nope")], ids=" ".join)
+def test_a_missing_topic_is_told_with_the_way_to_create_it(ask: Ask, words: tuple[str, ...]) -> None:
+    ended = ask(*words, "--json")
+    told = json.loads(ended.err)
+    assert (ended.code, told["error"]) == (5, "topic-not-found") and "disheap topic create" in told["message"]
+
+
+LOOKS = [("peek",), ("purge",), ("purge", "--yes"), ("topic", "info"), ("topic", "rm"), ("topic", "rm", "--yes")]
+
+
+@pytest.mark.parametrize("words", LOOKS, ids=" ".join)
+def test_nobody_is_told_to_create_a_topic_in_order_to_look_at_it_or_to_remove_it(
+    ask: Ask, words: tuple[str, ...]
+) -> None:
+    ended = ask(*words, "nope", "--json")
+    told = json.loads(ended.err)
+    assert (ended.code, told["error"]) == (5, "topic-not-found")
+    assert "disheap topic ls" in told["message"] and "create" not in told["message"]
 
 
 def test_an_oversize_payload_is_refused_by_name(ask: Ask, topic: str) -> None:

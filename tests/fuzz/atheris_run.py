@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 CASES = Path(__file__).parent / "cases"
-PACKAGES = ["disheap", "disheap_heap", "disheap_filelog", "disheap_codecs"]
+PACKAGES = ["disheap", "disheap_heap", "disheap_filelog", "disheap_codecs", "disheap_kombu"]
 LONGEST_BYTES = 8192
 MEMORY_MB = 1024
 TIMEOUT_S = 20

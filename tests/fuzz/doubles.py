@@ -14,6 +14,7 @@ from disheap.kernel.types import Entry, EntryKind, Index, Message, NodeId, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Hello, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.repair import Answer, Ask
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.server import Server, ServerLimits
 from disheap.runtime.sessions import SessionLimits, Sessions
@@ -82,6 +83,7 @@ class Owner:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
+        self.repairs: list[Ask | Answer] = []
 
     def hello_to(self, target: NodeId) -> PeerHello:
         return PeerHello(CLUSTER, 1, "n1", 4, target, "n1:8400", "heap", (1, 1))
@@ -91,6 +93,9 @@ class Owner:
 
     def received(self, message: Message) -> None:
         self.messages.append(message)
+
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        self.repairs.append(message)
 
     def unreachable(self, peer: NodeId) -> None: ...
 

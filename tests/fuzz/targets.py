@@ -28,13 +28,14 @@ from disheap.errors import (
     VersionTooOld,
     VersionUnsupported,
 )
-from disheap.interfaces import CodecContext, MachineContext
+from disheap.interfaces import CodecContext, Damage, Holding, LostSnapshot, MachineContext
 from disheap.kernel import membership
 from disheap.kernel.types import (
     AppendReply,
     AppendRequest,
     Entry,
     EntryKind,
+    HardState,
     Heartbeat,
     HeartbeatReply,
     Index,
@@ -46,18 +47,21 @@ from disheap.kernel.types import (
     SnapshotReply,
     SnapshotRequest,
     Term,
+    TermRun,
     TimeoutNow,
     VoteReply,
     VoteRequest,
 )
-from disheap.protocol import broker, frames, peers
+from disheap.protocol import broker, frames, peers, repair
 from disheap.protocol.frames import FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
+from disheap.runtime import repair as decisions
 from disheap.runtime.links import IncomingLink, OutgoingLink
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
 from disheap_heap.machine import HeapMachine
 from disheap_heap.samples import sample_commands
 from disheap_heap.settings import HeapSettings
+from disheap_kombu import messages
 from tests.fuzz.doubles import CLUSTER, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled
 
@@ -100,6 +104,61 @@ def peer_message(data: bytes) -> None:
     assert peers.decode(peers.encode(group, message)) == (group, message), "it says something else when sent on"
 
 
+def repair_message(data: bytes) -> None:
+    """The first byte says whether it is a question. Whatever is taken can be acted on: a next step is found for every
+    state of our own log, in bounded time, and answers to it are entries and members that can be stored."""
+    kind = Kind.REPAIR_ASK if data[:1] < b"\x80" else Kind.REPAIR_ANSWER
+    try:
+        message = repair.decode(kind, data[1:])
+    except ProtocolError:
+        return
+    assert repair.decode(kind, repair.encode(message)) == message, "it says something else when sent on"
+    match message:
+        case repair.Standing():
+            for own in _HOLDINGS:
+                for others in ({NodeId(2): message}, {NodeId(2): message, NodeId(3): _STANDINGS[0]}):
+                    decisions.decide(own, [NodeId(2), NodeId(3)], others)
+        case repair.Entries():
+            for entry in message.decoded():
+                if entry.kind is EntryKind.MEMBERSHIP:
+                    membership.decode(entry.data)
+        case repair.SnapshotPiece() if message.index:
+            membership.decode(message.membership)
+
+
+_STANDINGS = [
+    repair.Standing(0, 3, False, 4, 2, 0, 0, 1, 6, ((1, 1), (4, 2), (6, 3)), ((2, 3), (5, 5)), False),
+    repair.Standing(0, 3, True, 0, 0, 4, 2, 5, 4, (), (), True),
+]
+_PLACES = (Damage(Index(3), Index(4), Term(2), "log", 100),)
+_HOLDINGS = [
+    Holding(
+        HardState(Term(3), NodeId(0)),
+        Index(first - 1),
+        Term(min(first - 1, 1)),
+        Index(first),
+        Index(last),
+        runs,
+        places,
+        doubt,
+        lost,
+    )
+    for first, last, runs in ((1, 6, (TermRun(Index(1), Term(1)), TermRun(Index(3), Term(2)))), (3, 2, ()))
+    for places in ((), _PLACES)
+    for doubt in (False, True)
+    for lost in (None, LostSnapshot(Index(2), "bad"))
+    if last > 2 or not places
+]
+_ABOUT_REPAIR: list[repair.Ask | repair.Answer] = [
+    repair.AskStanding(0),
+    repair.AskEntries(0, 3, 5),
+    repair.AskSnapshot(0, 9, 64, 3),
+    *_STANDINGS,
+    repair.Entries(0, 5, ((3, 5, 1, 9, b"data"), (3, 6, 2, 9, b""))),
+    repair.SnapshotPiece(0, 0, 0, 0, b"", 0, b"", True),
+]
+
+
 def members(data: bytes) -> None:
     try:
         found = membership.decode(data)
@@ -127,6 +186,10 @@ MESSAGES: list[Message] = [
     SnapshotReply(*_ENDS, Index(9), 69, True, False),
     TimeoutNow(*_ENDS),
 ]  # fmt: skip
+_ABOUT_REPAIR += [
+    repair.Entries(0, 5, ((3, 5, EntryKind.MEMBERSHIP, 9, membership.encode(MEMBERS)),)),
+    repair.SnapshotPiece(0, 9, 3, 99, membership.encode(MEMBERS), 64, b"piece", False),
+]
 HELLO = PeerHello(CLUSTER, 2, "n2", 5, 1, "n2:8400", "heap", (1, 1))
 
 
@@ -281,6 +344,17 @@ _FROM_NODE = [
 ]
 
 
+def kombu_payload(data: bytes) -> None:
+    """Whatever another client has put into a topic."""
+    found = messages.decode(data)
+    assert found.body == data or messages.decode(msgspec.msgpack.encode(found)) == found
+
+
+_KOMBU = messages.encode(
+    messages.Outgoing(b"body", 3, "application/json", "utf-8", {"id": "1"}, {"reply_to": "q"}), "", "q"
+)
+
+
 def url(data: bytes) -> None:
     try:
         found = parse(data.decode("utf-8", "replace"))
@@ -332,6 +406,7 @@ def _streams(*found: bytes) -> list[bytes]:
 
 _HELLO_FRAME = frames.hello(Kind.PEER_HELLO, HELLO)
 _PEER_FRAMES = [peers.encode(0, message) for message in MESSAGES]
+_REPAIR_FRAMES = [repair.encode(message) for message in _ABOUT_REPAIR]
 _CLIENT_FRAMES = [
     frames.hello(Kind.HELLO, frames.Hello(CLUSTER, "fuzz")),
     frames.envelope(Kind.OPEN, 0, 0, 1, 0, msgspec.msgpack.encode(SessionOptions(5000, "label"))),
@@ -348,8 +423,12 @@ _STATE = b"".join(ServedNode().sessions.snapshot())
 TARGETS: dict[str, Target] = {
     "frame_reader": Target(frame_reader, _streams(*_PEER_FRAMES[:4], frames.plain(Kind.PING))),
     "peer_message": Target(peer_message, _PEER_FRAMES),
+    "repair_message": Target(
+        repair_message, [b"\xff"[: n > 2] + b"\0"[: n < 3] + f for n, f in enumerate(_REPAIR_FRAMES)]
+    ),
+    "kombu_payload": Target(kombu_payload, [_KOMBU, _KOMBU[:-4], b"hello"]),
     "members": Target(members, [membership.encode(MEMBERS), membership.encode(Membership(()))]),
-    "incoming_link": Target(incoming_link, _streams(_HELLO_FRAME, *_PEER_FRAMES)),
+    "incoming_link": Target(incoming_link, _streams(_HELLO_FRAME, *_PEER_FRAMES, *_REPAIR_FRAMES)),
     "outgoing_link": Target(
         outgoing_link, _streams(frames.hello(Kind.PEER_WELCOME, HELLO), _FROM_NODE[1], frames.plain(Kind.PING))
     ),

@@ -79,6 +79,12 @@ def test_no_payload_makes_decoding_fail(payload):
     assert isinstance(messages.decode(payload), messages.Payload)
 
 
+def test_arrays_in_arrays_beyond_any_stack_are_the_body_too():
+    whole = msgspec.msgpack.encode(["k1", b"body", None, None, "", "q", {"h": 0}, {}])
+    deep = whole.replace(msgspec.msgpack.encode({"h": 0}), b"\x81\xa1h" + b"\x91" * 100_000)
+    assert messages.decode(deep).body == deep
+
+
 @pytest.mark.parametrize("value", [object(), 1 << 70, {"deep": [object()]}])
 def test_what_msgpack_cannot_say_is_an_encode_error(value):
     with pytest.raises(EncodeError, match="plain data"):

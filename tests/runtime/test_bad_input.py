@@ -16,6 +16,7 @@ from disheap.config import Limits
 from disheap.errors import AddressInUse, UnsafeListen
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Flags, Hello, Kind, SessionOptions, Status
+from disheap.runtime.node import Node
 
 SMALL = Limits(frame_bytes=65_536, entry_bytes=16_384, gather_bytes=131_072, handshake_timeout_s=0.2, connections=8)
 
@@ -215,3 +216,15 @@ async def test_listening_beyond_loopback_in_the_clear_is_refused(tmp_path: Path)
     addresses = [("0.0.0.0:0", "0.0.0.0:0")]
     with pytest.raises(UnsafeListen, match="insist with --insecure"):
         await Cluster(tmp_path, nodes=1, transport="tcp", addresses=addresses).__aenter__()
+
+
+@pytest.mark.parametrize(
+    "addresses", [[("127.0.0.1:0", "0.0.0.0:0")], [("0.0.0.0:0", "127.0.0.1:0"), ("127.0.0.1:3", "127.0.0.1:4")]]
+)
+async def test_an_unsafe_address_is_refused_before_anything_is_made(
+    tmp_path: Path, addresses: list[tuple[str, str]]
+) -> None:
+    config = Cluster(tmp_path, nodes=len(addresses), transport="tcp", storage="file", addresses=addresses).configs["n1"]
+    with pytest.raises(UnsafeListen):
+        await Node(config).start()
+    assert list(tmp_path.iterdir()) == []

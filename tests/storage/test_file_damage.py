@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from disheap.errors import CodecError, LogDamaged, SnapshotDamaged, StorageError, WrongDirectory
+from disheap.errors import RESTORE, CodecError, LogDamaged, SnapshotDamaged, StorageError, WrongCodec, WrongDirectory
 from disheap.interfaces import Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
 from disheap_filelog.storage import FileStorage
@@ -233,7 +233,7 @@ def test_a_damaged_block_with_an_identity_stops_a_single_node_and_changes_nothin
         reopen(disk, alone=True)
     assert caught.value.file == LOG_1
     assert at - 200 < caught.value.offset < at
-    for words in ("was durable before", "Restore this file from a copy", "catch up from the others", "nothing was"):
+    for words in ("was durable before", RESTORE, "forgotten its votes", "Nothing was changed"):
         assert words in str(caught.value)
     storage, recovered = reopen(disk)
     storage.close()
@@ -373,7 +373,7 @@ def test_a_damaged_identity_file_is_not_taken_for_a_fresh_directory() -> None:
 def test_a_log_of_another_codec_is_refused_with_the_way_back() -> None:
     disk = rotated()
     with pytest.raises(
-        CodecError, match=r"written with codec 'none'.*configuration says 'zstd'.*Set codec back to 'none'"
+        WrongCodec, match=r"written with codec 'none'.*configuration says 'zstd'.*Set codec back to 'none'"
     ):
         build(disk, codec_name="zstd").open(IDENTITY, 0, alone=False)
     storage, recovered = reopen(disk)
@@ -482,8 +482,7 @@ def test_a_damaged_snapshot_that_nothing_makes_up_for_stops_a_single_node_and_is
         for words in (
             snapshot_path(140),
             "not taken for an empty state",
-            "Restore this file",
-            "catch up from the others",
+            RESTORE,
         ):
             assert words in str(caught.value)
 

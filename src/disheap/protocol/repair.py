@@ -7,17 +7,26 @@ in the body of a `REPAIR_ASK` or `REPAIR_ANSWER` frame, the first element being 
 
 from __future__ import annotations
 
+import bisect
+from collections.abc import Iterable
 from enum import Enum
 
 import msgspec
 
-from disheap.errors import MalformedFrame
+from disheap.errors import MalformedFrame, ProtocolError
+from disheap.kernel import membership
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 
 RUNS_MOST = 10_000
 """Term runs told of one log; of a log with more, the oldest are left out and count as not known."""
+
+
+PLACES_MOST = 10_000
+"""Damaged places told of one log; of a log with more, everything from the last of these on counts as damaged."""
+NUMBER_MOST = (1 << 63) - 1
+"""Of terms, indexes, offsets and milliseconds: what the formats on disk hold."""
 
 
 class Verdict(Enum):
@@ -69,7 +78,8 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, tag=1):
     def term_at(self, index: int) -> int | None:
         if not self.first <= index <= self.last:
             return None
-        return next((term for first, term in reversed(self.runs) if first <= index), None)
+        at = bisect.bisect_right(self.runs, index, key=lambda run: run[0])
+        return self.runs[at - 1][1] if at else None
 
     def verdict(self, index: int, term: int) -> Verdict:
         if index < self.first:
@@ -130,11 +140,86 @@ def decode(kind: int, frame: bytes) -> Ask | Answer:
         decoder: msgspec.msgpack.Decoder[Ask] | msgspec.msgpack.Decoder[Answer]
         decoder = _ask if kind == Kind.REPAIR_ASK else _answer
         message = decoder.decode(frames.open_plain(frame))
-        if isinstance(message, Entries):
-            message.decoded()
-    except (*frames.UNREADABLE, ValueError) as error:
+        _check(message)
+    except (*frames.UNREADABLE, ProtocolError, ValueError) as error:
         raise MalformedFrame(f"a question or an answer about repair cannot be read: {error}") from error
     return message
+
+
+def _check(message: Ask | Answer) -> None:
+    """Everything that whoever acts on it takes for granted. Raises `ValueError` or `ProtocolError`."""
+    match message:
+        case AskStanding(group):
+            _check_numbers(group)
+        case AskEntries(group, first, last):
+            _check_numbers(group, first, last)
+            _hold(1 <= first <= last, "it asks for no entries")
+        case AskSnapshot(group, index, offset, needed):
+            _check_numbers(group, index, offset, needed)
+        case Standing():
+            _check_standing(message)
+        case Entries():
+            _check_entries(message)
+        case SnapshotPiece():
+            _check_numbers(message.group, message.index, message.term, abs(message.time_ms), message.offset)
+            _hold(message.done or bool(message.data), "a piece of nothing, and more to come")
+            if message.index:
+                membership.decode(message.membership)
+
+
+def _check_standing(told: Standing) -> None:
+    runs, damaged = told.runs, told.damaged
+    _check_numbers(told.group, told.term, told.commit, told.commit_term, told.snapshot, told.snapshot_term)
+    _check_numbers(told.first, told.last, *(number for pair in (*runs, *damaged) for number in pair))
+    _hold(len(runs) <= RUNS_MOST, f"{len(runs)} term runs are more than {RUNS_MOST}")
+    _hold(len(damaged) <= PLACES_MOST, f"{len(damaged)} damaged places are more than {PLACES_MOST}")
+    _hold(1 <= told.first <= told.last + 1, f"a log from {told.first} to {told.last}")
+    _hold(bool(runs) == (told.first <= told.last), "the terms of its entries are missing")
+    if runs:
+        _hold(runs[0][0] == told.first and runs[-1][0] <= told.last, "its term runs are of another log")
+    firsts, terms = [first for first, _ in runs], [term for _, term in runs]
+    _hold(firsts == sorted(set(firsts)) and terms == sorted(terms), "its term runs do not rise")
+    _hold(all(1 <= first <= last for first, last in damaged), "a damaged place ends before it begins")
+
+
+def _check_entries(told: Entries) -> None:
+    entries = told.decoded()
+    _check_numbers(told.group, told.first)
+    terms = [entry.term for entry in entries]
+    _check_numbers(*terms, *(abs(entry.time_ms) for entry in entries))
+    _hold(terms == sorted(terms), "the terms of its entries go back")
+    _hold(all(entry.index == told.first + at for at, entry in enumerate(entries)), "its entries have gaps")
+    for entry in entries:
+        if entry.kind is EntryKind.MEMBERSHIP:
+            membership.decode(entry.data)
+
+
+def _check_numbers(*numbers: int) -> None:
+    _hold(all(0 <= number <= NUMBER_MOST for number in numbers), f"a number is not between 0 and {NUMBER_MOST}")
+
+
+def _hold(is_so: bool, otherwise: str) -> None:
+    if not is_so:
+        raise ValueError(otherwise)
+
+
+def joined(places: Iterable[tuple[int, int]], log_end: int) -> tuple[tuple[int, int], ...]:
+    """Damaged places by index, neighbours as one, and no more than may be told."""
+    found: list[tuple[int, int]] = []
+    for first, last in places:
+        if found and first <= found[-1][1] + 1:
+            found[-1] = (found[-1][0], max(last, found[-1][1]))
+        elif len(found) == PLACES_MOST:
+            found[-1] = (found[-1][0], max(log_end, found[-1][1]))
+            break
+        else:
+            found.append((first, last))
+    return tuple(found)
+
+
+def without_snapshot(standing: Standing) -> Standing:
+    """The same from a node that was asked for its snapshot, and did not deliver: it counts for none."""
+    return msgspec.structs.replace(standing, snapshot=0, snapshot_term=0, commit=0, commit_term=0)
 
 
 def with_damage(standing: Standing, damaged: tuple[tuple[int, int], ...]) -> Standing:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from disheap.config import NodeConfig, check_listen, reachable
+from disheap.config import NodeConfig, check_listening, reachable
 from disheap.errors import DisheapError, NotLeader, RequestTimeout
 from disheap.interfaces import (
     Clock,
@@ -206,6 +206,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._clock.monotonic()
         transport, client_transport = self._transport("transport"), self._transport("client_transport")
+        check_listening(self.config, transport.secure, client_transport.secure)  # before there is a data directory
         self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
         self._disk = self._make_disk(self._loop)
         raft = self.config.raft
@@ -317,7 +318,6 @@ class Node:
         )
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
-        check_listen(address, transport.secure, self.config.insecure)
         listener = await transport.listen(address, accept)
         self._listeners.append(listener)
         return listener

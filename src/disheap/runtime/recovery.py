@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from disheap.errors import LogDamaged, SnapshotDamaged, VersionTooOld
+from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged, VersionTooOld
 from disheap.interfaces import Identity, Recovered, Repairable, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
@@ -98,5 +98,5 @@ def _check_reach(recovered: Recovered, applied: SnapshotMeta) -> None:
             "the log",
             0,
             f"it begins at entry {recovered.first_index}, but the newest snapshot ends at {applied.index}",
-            "Restore the data directory from a copy, or remove it and let the node catch up from the others.",
+            RESTORE,
         )

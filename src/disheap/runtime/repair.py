@@ -30,6 +30,9 @@ from disheap.protocol.repair import Standing, Verdict
 
 Standings = Mapping[NodeId, Standing]
 
+ADOPT_MOST = 1000
+"""Entries taken over in one step; an answer holds fewer, and whoever says that it has 2⁶⁰ costs nobody's time."""
+
 
 class Take(NamedTuple):
     """Entries in the place of damaged ones."""
@@ -202,10 +205,11 @@ def _agreed(own: Holding, other: Standing) -> int | None:
 
 def _adopt(first: int, best: Standing, others: Sequence[NodeId], standings: Standings) -> Step:
     term = best.term_at(first)
-    assert term is not None, "the more up-to-date log goes on where the two agree"
+    if term is None:  # the more up-to-date log goes on where the two agree, unless it is not as it was told
+        return Wait(f"a log that goes on from entry {first}, where one was promised", tuple(others))
     for node, standing in standings.items():
-        last = first - 1
-        while last < best.last and standing.verdict(last + 1, best.term_at(last + 1) or 0) is Verdict.HAVE:
+        last, reach = first - 1, min(best.last, first + ADOPT_MOST)
+        while last < reach and standing.verdict(last + 1, best.term_at(last + 1) or 0) is Verdict.HAVE:
             last += 1
         if last >= first:
             return Adopt(node, Index(first), Index(last))

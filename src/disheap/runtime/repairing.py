@@ -46,6 +46,9 @@ SAY_AGAIN_S = 30.0
 """Between two log lines about the same thing that is waited for."""
 DOUBT_TIMEOUTS = 6
 """A node in doubt that has known no leader for so many election timeouts asks the others about its end again."""
+SNAPSHOT_ROUNDS_MOST = 60
+"""A source that has said so often that the snapshot is being made counts as none: half a minute, and others may have
+one."""
 ROUNDS_MOST = 3
 """Damage that shows at run time and is not found when the log is read anew: after so many times the node stops."""
 
@@ -76,6 +79,7 @@ class Repairing:
         self._voters: tuple[NodeId, ...] = ()
         self._standings: dict[NodeId, Standing] = {}
         self._useless: dict[NodeId, list[tuple[int, int]]] = {}  # said to be held, and not delivered
+        self._no_snapshot: dict[NodeId, int] = {}  # how often one was promised, and did not come
         self._answers: dict[NodeId, asyncio.Future[Entries | SnapshotPiece]] = {}
         self._heard = asyncio.Event()
         self._waiting: repair.Wait | None = None
@@ -143,7 +147,7 @@ class Repairing:
                 follow = await self._repair()
                 found = await self._host.recover_again(follow)
             self._waiting = None
-        except DisheapError as error:
+        except Exception as error:  # nobody else would ever hear of it, and the group sleeps
             self._host.failed(error)
 
     async def _again(self) -> None:
@@ -152,6 +156,8 @@ class Repairing:
         except DisheapError as error:
             self._host.failed(error)
         else:
+            if found.needs_repair:
+                self._relapses = 0  # the damage is found, and can be mended
             await self._run(found)
 
     async def _repair(self) -> bool:
@@ -174,6 +180,7 @@ class Repairing:
                 case repair.Wait() as wait:
                     self._say(wait)
                     self._useless.clear()
+                    self._no_snapshot.clear()
                     await asyncio.sleep(ANSWER_S)
                 case repair.TakeSnapshot(source, needed):
                     if await self._take_snapshot(own, source, needed):
@@ -204,8 +211,19 @@ class Repairing:
         trusted = {}
         for node, standing in sorted(self._standings.items()):
             damaged = (*standing.damaged, *self._useless.get(node, ()))
-            trusted[node] = wire.with_damage(standing, damaged)
+            standing = wire.with_damage(standing, damaged)
+            is_tried = self._no_snapshot.get(node, 0) >= SNAPSHOT_ROUNDS_MOST
+            trusted[node] = wire.without_snapshot(standing) if is_tried else standing
         return trusted
+
+    def _is_useless(self, source: NodeId, first: Index, last: Index) -> None:
+        name = self._host.member_name(source)
+        log.warning("entries that a node said to have did not come", source=name, first=first, last=last)
+        self._useless.setdefault(source, []).append((first, last))
+
+    def _has_no_snapshot(self, source: NodeId) -> None:
+        log.warning("a node's snapshot did not come, or not whole", source=self._host.member_name(source))
+        self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST
 
     def _say(self, wait: repair.Wait) -> None:
         now = self._loop.time()
@@ -223,7 +241,7 @@ class Repairing:
         entries = answer.decoded() if isinstance(answer, Entries) else ()
         good = [entry for entry in entries if first <= entry.index <= last and own.term_at(entry.index) == entry.term]
         if not good:
-            self._useless.setdefault(source, []).append((first, last))
+            self._is_useless(source, first, last)
             return []
         log.info("entries repaired", first=good[0].index, last=good[-1].index, source=self._host.member_name(source))
         await self._on_disk(lambda: storage.mend(good))
@@ -233,8 +251,8 @@ class Repairing:
         """Their term comes before them, as with any entries."""
         answer = await self._ask(source, AskEntries(GROUP, first, last))
         entries = answer.decoded() if isinstance(answer, Entries) else ()
-        if [entry.index for entry in entries] != list(range(first, first + len(entries))) or not entries:
-            self._useless.setdefault(source, []).append((first, last))
+        if not entries or entries[0].index != first or entries[0].term < self._term_before(own, first):
+            self._is_useless(source, first, last)
             return
         storage = self._host.storage()
         if entries[-1].term > own.hard_state.term:
@@ -243,13 +261,21 @@ class Repairing:
         log.info("entries taken over", first=first, last=entries[-1].index, source=self._host.member_name(source))
         await self._on_disk(lambda: storage.append(entries))
 
+    def _term_before(self, own: Holding, first: Index) -> Term:
+        return own.term_at(first - 1) or own.snapshot_term
+
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     async def _take_snapshot(self, own: Holding, source: NodeId, needed: Index) -> bool:
         """Whether one is in place. Our log is kept where it goes on from there."""
         piece = await self._ask(source, AskSnapshot(GROUP, 0, 0, needed))
-        if not isinstance(piece, SnapshotPiece) or piece.index < max(needed, 1):  # 0: there is none
-            await asyncio.sleep(ANSWER_S)  # it is being made
+        if not isinstance(piece, SnapshotPiece):
+            self._has_no_snapshot(source)
+            return False
+        if piece.index < max(needed, 1):  # 0: there is none
+            self._no_snapshot[source] = self._no_snapshot.get(source, 0) + 1
+            self._say(repair.Wait(f"a snapshot at {needed} or later, which is being made", (source,)))
+            await asyncio.sleep(ANSWER_S)
             return False
         meta = SnapshotMeta(Index(piece.index), Term(piece.term), piece.time_ms, membership.decode(piece.membership))
         goes_on = own.first == meta.index + 1 or own.term_at(meta.index) == meta.term
@@ -270,6 +296,7 @@ class Repairing:
             self._host.disk().submit(writer.abort, lambda _, error: None)
             raise
         await self._on_disk(writer.abort)
+        self._has_no_snapshot(source)
         return False
 
     # --- questions and answers ---------------------------------------------------------------------------------------
@@ -341,7 +368,7 @@ class Repairing:
             first=runs[0].first if runs else first,
             last=last,
             runs=tuple((int(run.first), int(run.term)) for run in runs),
-            damaged=tuple((int(place.first), int(place.last)) for place in holding.damaged),
+            damaged=wire.joined(((int(place.first), int(place.last)) for place in holding.damaged), last),
             ambiguous=ambiguous,
         )
 
