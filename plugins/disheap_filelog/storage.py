@@ -2,6 +2,7 @@
 
     lock                     held while open
     identity                 whose data these are (`owner`); written last, so a directory without it was never finished
+    members                  whom this node has met (`members`)
     meta                     term and vote (`meta`)
     log-<number>             segments (`segment`) of blocks (`blocks`) with their identities (`identities`)
     snapshot-<index>-<term>  snapshots (`snapshot`), two generations (`shelf`)
@@ -23,14 +24,24 @@ from typing import Annotated, ClassVar
 import msgspec
 
 from disheap.errors import RESTORE, LogDamaged, StorageLocked, WrongDirectory
-from disheap.interfaces import Damage, Holding, Identity, LostSnapshot, Recovered, StorageContext, StorageUsage
+from disheap.interfaces import (
+    Acquaintances,
+    Damage,
+    Holding,
+    Identity,
+    LostSnapshot,
+    Recovered,
+    StorageContext,
+    StorageUsage,
+)
 from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
 from disheap.logs import get_logger
-from disheap_filelog import blocks, meta, owner, recovery, segment, snapshot
+from disheap_filelog import blocks, members, meta, owner, recovery, segment, snapshot
 from disheap_filelog.blocks import HAS_MEMBERSHIP
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
 from disheap_filelog.index import Located, LogIndex
+from disheap_filelog.members import Members
 from disheap_filelog.mending import Mending
 from disheap_filelog.meta import Meta
 from disheap_filelog.recovery import Found
@@ -71,6 +82,7 @@ class FileStorage:
         self._guard = Guard(self._directory)
         self._lock: File | None = None
         self._meta: Meta
+        self._members: Members
         self._shelf: Shelf
         self._segments: list[Segment] = []
         self._index = LogIndex()
@@ -177,6 +189,13 @@ class FileStorage:
             self._meta.save_ambiguity(doubt)
             self._decoded.clear()
 
+    def acquaintances(self) -> Acquaintances:
+        return self._members.state
+
+    def remember(self, acquaintances: Acquaintances) -> None:
+        with self._guard:
+            self._members.save(acquaintances)
+
     def flush(self) -> None:
         with self._guard:
             self._segments[-1].identify()
@@ -236,6 +255,7 @@ class FileStorage:
                 "that file from a copy, or point data_dir at an empty directory; nothing was changed"
             )
         Meta.create(self._filesystem, self._directory)
+        members.write(self._filesystem, self._directory, Acquaintances(False, ()))
         self._new_segment(1, Index(1), None).close()
         owner.write(self._filesystem, self._directory, identity)
 
@@ -246,6 +266,7 @@ class FileStorage:
                 f"{self._directory}/{meta.NAME}", 0, "the file with the term and the vote is missing",
                 f"Without them the node could vote twice in one term. {RESTORE}",
             )  # fmt: skip
+        self._members = Members.load(self._filesystem, self._directory, names)
         self._meta = Meta.load(self._filesystem, self._directory)
         context = self._context
         self._shelf = Shelf(
@@ -296,6 +317,7 @@ class FileStorage:
         if leftovers:
             self._filesystem.sync_directory(self._directory)
         self._meta.repair()
+        self._members.repair()
         if found.unidentified:
             self._segments[-1].rewrite_unidentified(found.unidentified)
         if self._index.last < self._shelf.index or not self._segments:

@@ -181,6 +181,13 @@ class Identity(msgspec.Struct, frozen=True):
     incarnation: int
 
 
+class Acquaintances(NamedTuple):
+    """Which members a node has met, and whether it has taken part since its directory was made."""
+
+    takes_part: bool
+    incarnations: tuple[tuple[int, int], ...]  # (member, incarnation), by member
+
+
 class Damage(NamedTuple):
     """Entries that were durable, or may have been, and cannot be read: all of one term, in one place of one file."""
 
@@ -343,6 +350,17 @@ class Repairable(Protocol):
 
     def cut(self, first: Index) -> None:
         """Entries from `first` on never were a majority's: drop them, durably. All damage before it is mended."""
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """Optional power of a storage that is durable: it keeps whom its node has met, so that a member that was wiped is
+    known by its new incarnation. A storage that was just made has met nobody and takes no part."""
+
+    def acquaintances(self) -> Acquaintances: ...
+
+    def remember(self, acquaintances: Acquaintances) -> None:
+        """Durable when it returns, as a whole. Allowed while the storage is damaged."""
 
 
 # --- state machine ---------------------------------------------------------------------------------------------------

@@ -256,6 +256,9 @@ def test_a_node_says_that_it_sees_no_majority_and_when_it_does_again(tmp_path: P
             "raft.election_timeout_ms=300",
         )
 
+    with running(*words(1)) as first, running(*words(2)) as second, running(*words(3)) as third:
+        for node in (first, second, third):
+            assert logged(node, "every other member has welcomed this node: it takes part from now on")
     with running(*words(1)) as first:
         assert ready(first)["peers"] == f"127.0.0.1:{ports[0]}"
         warned = next(said for said in iter(lambda: json.loads(first.err.next()), None) if "no leader" in said["event"])

@@ -91,6 +91,12 @@ class Owner:
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
         return NodeId(hello.node_id)
 
+    def meet(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None:
+        done(True)
+
+    def welcomed(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None:
+        done(True)
+
     def received(self, message: Message) -> None:
         self.messages.append(message)
 

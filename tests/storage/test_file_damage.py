@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from disheap.errors import RESTORE, CodecError, LogDamaged, SnapshotDamaged, StorageError, WrongCodec, WrongDirectory
-from disheap.interfaces import Recovered
+from disheap.interfaces import Acquaintances, Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
 from disheap_filelog.storage import FileStorage
 from tests.storage.crashing_disk import CrashingDisk, PowerCut
@@ -404,6 +404,47 @@ def test_a_lost_hard_state_stops_the_node(loss: str) -> None:
         content(disk, f"{DIRECTORY}/meta")[20] ^= 1
         content(disk, f"{DIRECTORY}/meta")[4096 + 20] ^= 1
     with pytest.raises(LogDamaged, match="vote twice in one term"):
+        reopen(disk)
+
+
+# --- whom the node has met -----------------------------------------------------------------------------------------
+
+MET = Acquaintances(True, ((2, 5), (3, 6)))
+
+
+def test_either_copy_of_the_members_met_may_rot() -> None:
+    for copy in (0, 4096):
+        disk = rotated()
+        storage = reopen(disk)[0]
+        storage.remember(MET)
+        storage.close()
+        content(disk, f"{DIRECTORY}/members")[copy + 10] ^= 1
+        storage = reopen(disk)[0]
+        assert storage.acquaintances() == MET
+        storage.close()
+        content(disk, f"{DIRECTORY}/members")[4096 - copy + 10] ^= 1
+        storage = reopen(disk)[0]
+        assert storage.acquaintances() == MET, "the rotten copy was repaired"
+        storage.close()
+
+
+def test_no_byte_of_the_members_met_can_rot_into_others() -> None:
+    disk = rotated()
+    storage = reopen(disk)[0]
+    storage.remember(MET)
+    storage.close()
+    for place in range(len(content(disk, f"{DIRECTORY}/members"))):
+        content(disk, f"{DIRECTORY}/members")[place] ^= 0x41
+        storage = reopen(disk)[0]
+        assert storage.acquaintances() == MET
+        storage.close()
+
+
+def test_a_node_that_cannot_know_whom_it_has_met_does_not_start() -> None:
+    disk = rotated()
+    for copy in (0, 4096):
+        content(disk, f"{DIRECTORY}/members")[copy + 5] ^= 0xFF
+    with pytest.raises(LogDamaged, match="neither copy of the list of members"):
         reopen(disk)
 
 

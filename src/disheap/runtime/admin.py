@@ -45,7 +45,7 @@ async def status(node: Node) -> dict[str, Any]:
         "node": node.name,
         "node_id": raft.id,
         "version": __version__,
-        "role": "repairing" if group.asleep else raft.role.value,
+        "role": _role(node),
         "term": raft.term,
         "leader": node.book.label(group.leader),
         "leader_address": node.client_address_of(group.leader),
@@ -70,6 +70,12 @@ async def status(node: Node) -> dict[str, Any]:
             "disheap_commands_refused_total": group.sessions.failed_commands,
         },
     }
+
+
+def _role(node: Node) -> str:
+    if node.group.asleep:
+        return "repairing" if node.introductions.takes_part else "new"
+    return node.group.raft.role.value
 
 
 def _members(node: Node) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 
 from disheap.config import MemberConfig
-from disheap.errors import ConfigError, WrongCluster
+from disheap.errors import ConfigError
 from disheap.kernel.types import NOBODY, Index, Member, Membership, NodeId, SnapshotMeta, Term
 from disheap.protocol.peers import PeerHello
 
@@ -62,14 +62,7 @@ class AddressBook:
             self._records = _records(members)
 
     def learn(self, node: NodeId, hello: PeerHello) -> None:
-        """What a peer says of itself at a handshake. Raises `WrongCluster` for one that has lost its data since the
-        last: it would vote a second time in terms that it has forgotten (storage-rules 11)."""
-        known = self._learned.get(node)
-        if known is not None and known.incarnation != hello.incarnation:
-            raise WrongCluster(
-                f"node {node} ({hello.name}) comes back without the data that it had; under its old identity it must "
-                "not vote. Give it back its data directory, or start all nodes anew"
-            )
+        """What a peer says of itself at a handshake."""
         self._learned[node] = hello
 
     def versions(self, own: NodeId) -> list[tuple[int, int]] | None:

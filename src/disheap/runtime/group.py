@@ -210,6 +210,11 @@ class Group:
             log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
             self.raft.transfer_leadership(NOBODY)
 
+    def wake_up(self) -> None:
+        """The end of `asleep`, where nothing had to be repaired."""
+        self.asleep = False
+        self._wake()
+
     def now_ms(self) -> int:
         """Log time: the leader's own; elsewhere that of the last entry applied."""
         return self._time.now_ms() if self._leads else self.applied.time_ms

@@ -39,6 +39,8 @@ class LinkOwner(Protocol):
 
     def hello_to(self, target: NodeId) -> PeerHello: ...
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId: ...
+    def meet(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None: ...
+    def welcomed(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None: ...
     def received(self, message: Message) -> None: ...
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
@@ -62,6 +64,7 @@ class _Handshaking:
         self._frame_bytes = frame_bytes
         self._connection: Connection | None = None
         self._greeted = False
+        self._incarnation = 0  # the other side's
 
     def writing_paused(self) -> None: ...
 
@@ -78,7 +81,7 @@ class _Handshaking:
         except frames.UNREADABLE as error:
             raise MalformedFrame(f"a node's hello cannot be read: {error}") from error
         peer = self._owner.check_hello(hello, self._connection.certificate_name)
-        self._greeted = True
+        self._greeted, self._incarnation = True, hello.incarnation
         self._reader.limit = self._frame_bytes
         return peer
 
@@ -97,6 +100,7 @@ class IncomingLink(_Handshaking):
         super().__init__(owner, frame_bytes)
         self._loop = loop
         self._peer = NodeId(0)
+        self._is_welcome = False
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, connection: Connection) -> None:
@@ -133,11 +137,23 @@ class IncomingLink(_Handshaking):
     def _greet(self, kind: int, frame: bytes) -> None:
         assert self._connection is not None
         self._peer = self._greeting(kind, Kind.PEER_HELLO, frame)
+        self._owner.meet(self._peer, self._incarnation, self._welcome)
+
+    def _welcome(self, is_kept: bool) -> None:
+        """A member is welcomed when it is remembered, whatever happens to this node from here on."""
+        if self._connection is None:
+            return
+        if not is_kept:
+            self.close()
+            return
         if self._deadline is not None:
             self._deadline.cancel()
+        self._is_welcome = True
         self._connection.write(frames.hello(Kind.PEER_WELCOME, self._owner.hello_to(self._peer)))
 
     def _message(self, kind: int, frame: bytes) -> None:
+        if not self._is_welcome:
+            raise MalformedFrame(f"a frame of kind {kind} before the welcome")
         if kind in (Kind.REPAIR_ASK, Kind.REPAIR_ANSWER):
             about = repair.decode(kind, frame)
             if about.group != GROUP:
@@ -220,6 +236,7 @@ class OutgoingLink(_Handshaking):
                 if peer != self.peer:
                     raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
                 self._reason = ""
+                self._owner.welcomed(peer, self._incarnation, self._is_kept)
         except ProtocolError as error:
             self._say(str(error))
             self._connection.abort()
@@ -234,6 +251,11 @@ class OutgoingLink(_Handshaking):
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
+
+    def _is_kept(self, is_kept: bool) -> None:
+        """Else the two meet again."""
+        if not is_kept:
+            self.close()
 
     def _say(self, reason: str) -> None:
         """Once a reason, not once a second."""

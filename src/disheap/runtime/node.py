@@ -33,14 +33,13 @@ from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Message, NodeId
 from disheap.logs import get_logger
 from disheap.plugins import Registry
-from disheap.protocol import frames
-from disheap.protocol.frames import Kind
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
 from disheap.runtime.disk import Disk, DiskThread, run_on
 from disheap.runtime.group import Group
+from disheap.runtime.introductions import Introductions
 from disheap.runtime.links import GROUP
 from disheap.runtime.local import LocalSession
 from disheap.runtime.peering import Peering
@@ -48,6 +47,7 @@ from disheap.runtime.recovery import Found, recover
 from disheap.runtime.repairing import Repairing
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
+from disheap.runtime.versions import Versions
 
 log = get_logger(__name__)
 
@@ -96,6 +96,8 @@ class Node:
         self._server: Server | None = None
         self._peering: Peering
         self._repairing: Repairing
+        self.introductions: Introductions
+        self._is_whole = False  # nothing has to be repaired before the group may take part
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._started_at = 0.0
@@ -106,7 +108,7 @@ class Node:
         self.failure: BaseException | None = None
         self._serving = False
         self._client_address = ""
-        self._raised_to = 0  # asked of the log already in this term
+        self._versions = Versions(self)
 
     # --- for those who use a node as a library -----------------------------------------------------------------------
 
@@ -215,6 +217,8 @@ class Node:
         )
         found = await self._recover(follow=False)
         self.book = AddressBook(found.applied.membership, self._id, self.name)
+        others = [node for node in self.book.ids() if node != self._id]
+        self.introductions = Introductions(self, others, found.met if others else None, self._loop)
         self._peering = Peering(self, self._id, found.identity.incarnation, self._settings_digest(), self._loop)
         self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
@@ -224,6 +228,7 @@ class Node:
             self._peering.dial(transport)
         self._serving = True
         self._repairing.begin(found)
+        self.introductions.say()
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
 
@@ -256,6 +261,7 @@ class Node:
         )
 
     def _take_up(self, found: Found) -> None:
+        self._is_whole = not found.needs_repair
         self.group = self._make_group(found)
         self._outlets().serve(self.group)
 
@@ -314,7 +320,7 @@ class Node:
             on_leader=self._on_leader,
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
-            asleep=found.needs_repair,
+            asleep=found.needs_repair or not self.introductions.takes_part,
         )
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
@@ -366,22 +372,9 @@ class Node:
         self._ticker = self._loop.call_later(tick_s, self._tick)
         self.group.tick()
         self._repairing.tick(self.config.raft.election_timeout_ms // self.config.raft.tick_ms)
+        self.introductions.tick()
         self._outlets().sweep()
-        self._raise_version()
-
-    def _raise_version(self) -> None:
-        """Once every member can run a newer machine_version, the leader has the log say so."""
-        sessions = self.group.sessions
-        mine = sessions.machine.versions[1]
-        if not self.group.leads or mine <= sessions.machine_version or self._raised_to == mine:
-            return
-        others = self.book.versions(self._id)
-        if others is None:
-            return
-        common = min([mine, *(highest for _, highest in others)])
-        if common > max(sessions.machine_version, self._raised_to):  # asked for once a term
-            self._raised_to = common
-            self.group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, bytes([common])))
+        self._versions.raise_if_due()
 
     # --- peers -------------------------------------------------------------------------------------------------------
 
@@ -411,7 +404,7 @@ class Node:
     # --- what the group tells ----------------------------------------------------------------------------------------
 
     def _on_lead(self, leads: bool) -> None:
-        self._raised_to = 0
+        self._versions.new_term()
         self._outlets().lead(leads)
 
     def _on_leader(self) -> None:
@@ -465,7 +458,11 @@ class Node:
         return self._disk
 
     def repair_status(self) -> dict[str, Any]:
-        return self._repairing.status()
+        return self._repairing.status() if not self._is_whole else self.introductions.status()
+
+    def introduced(self) -> None:
+        if self._is_whole:
+            self.group.wake_up()
 
     def uptime_s(self) -> float:
         return self._clock.monotonic() - self._started_at

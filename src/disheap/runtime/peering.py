@@ -17,6 +17,7 @@ from disheap.logs import get_logger
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import tuning
+from disheap.runtime.introductions import Done
 from disheap.runtime.links import IncomingLink, OutgoingLink
 
 if TYPE_CHECKING:
@@ -142,8 +143,15 @@ class Peering:
                 "for sessions and apply_work_limit: they decide what every replica does, so all nodes need the same"
             )
         self._check_certificate(peer, certificate_name)
+        here.introductions.check(peer, hello)
         here.book.learn(peer, hello)
         return peer
+
+    def meet(self, peer: NodeId, incarnation: int, done: Done) -> None:
+        self._node.introductions.meet(peer, incarnation, done)
+
+    def welcomed(self, peer: NodeId, incarnation: int, done: Done) -> None:
+        self._node.introductions.welcomed(peer, incarnation, done)
 
     def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
         """The name that was proved has to be the member's, or the host in its peer address (storage-rules 18)."""

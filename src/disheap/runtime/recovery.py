@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged, VersionTooOld
-from disheap.interfaces import Identity, Recovered, Repairable, Storage
+from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Repairable, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
 from disheap.logs import get_logger
@@ -27,6 +27,7 @@ class Found(NamedTuple):
     log_time_ms: int
     needs_repair: bool = False  # then the rest is empty, and the group sleeps
     voters: tuple[NodeId, ...] = ()
+    met: Acquaintances | None = None  # where storage keeps it
 
 
 def recover(
@@ -43,13 +44,14 @@ def recover(
     `Storage.open` raises, `SnapshotDamaged`, and `VersionTooOld` for a state of a newer release."""
     recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
     sessions = fresh_sessions()
+    met = storage.acquaintances() if isinstance(storage, Remembering) else None
     voters = membership.voters_of((recovered.snapshot or first_state).membership)
     if recovered.memberships:
         voters = membership.voters_of(membership.decode(recovered.memberships[-1][1]))
     in_doubt = recovered.ambiguous_after is not None and not follow
     if isinstance(storage, Repairable) and (recovered.is_damaged or in_doubt):
         nothing = Restored(recovered.hard_state, first_state, Index(1), Index(0), (), (), ())
-        return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters)
+        return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters, met)
     if recovered.snapshot is not None:
         _restore(storage, recovered.snapshot, sessions, chunk_bytes)
     applied = recovered.snapshot or first_state
@@ -69,7 +71,7 @@ def recover(
         applied=applied.index,
     )
     last_time_ms = tail[-1].time_ms if tail else applied.time_ms
-    return Found(recovered.identity, restored, sessions, applied, last_time_ms, voters=voters)
+    return Found(recovered.identity, restored, sessions, applied, last_time_ms, voters=voters, met=met)
 
 
 def _last_entry(storage: Storage, recovered: Recovered) -> tuple[Entry, ...]:

@@ -33,11 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     logging.getLogger("disheap").setLevel(logging.CRITICAL)
     if options.seed is not None:
-        return _one(Plan(options.seed, options.nodes, options.trace, options.wipes), options.trace)
+        return _one(Plan(options.seed, options.nodes, options.trace), options.trace)
     first = int(time.time()) if options.fresh else options.first_seed
     print(f"seeds from {first}", flush=True)
     seeds = range(first, first + options.seeds)
-    return _many((Plan(seed, options.nodes, wipes=options.wipes) for seed in seeds), options.minutes)
+    return _many((Plan(seed, options.nodes) for seed in seeds), options.minutes)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,7 +47,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fresh", action="store_true", help="seeds that nobody has run: the first is the time of day")
     parser.add_argument("--minutes", type=float, default=5.0, help="of real time, at most")
     parser.add_argument("--nodes", type=int, choices=(0, 3, 5), default=0, help="0: the seed chooses")
-    parser.add_argument("--wipes", action="store_true", help="let machines come back without their files, too")
     parser.add_argument("--seed", type=int, help="one seed alone")
     parser.add_argument("--trace", action="store_true", help="with --seed: every line of what happened")
     return parser

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import StorageError, StorageLocked, WrongDirectory
-from disheap.interfaces import Identity, Recovered, SnapshotReader, Storage
+from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, SnapshotReader, Storage
 from disheap.kernel.types import (
     Entry,
     EntryKind,
@@ -461,3 +461,23 @@ def test_the_storage_survives_many_restarts(node: Node) -> None:
         node.storage.append(entries(index, index))
         assert node.again().last_index == index
     assert node.read(1, 12) == entries(1, 12)
+
+
+# --- whom a node has met ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_storage_that_remembers_members_has_met_nobody(node: Node) -> None:
+    assert isinstance(node.storage, Remembering) == node.storage.durable
+    if isinstance(node.storage, Remembering):
+        assert node.storage.acquaintances() == Acquaintances(False, ())
+
+
+def test_members_that_were_remembered_are_known_when_the_storage_is_opened_again(node: Node) -> None:
+    met = Acquaintances(True, ((2, (1 << 63) - 1), (3, 7)))
+    if isinstance(node.storage, Remembering):
+        node.storage.remember(Acquaintances(False, met.incarnations[:1]))
+        node.storage.remember(met)
+        assert node.storage.acquaintances() == met
+    node.again()
+    if isinstance(node.storage, Remembering):
+        assert node.storage.acquaintances() == met

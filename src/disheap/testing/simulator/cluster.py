@@ -39,6 +39,7 @@ class DiskFaults:
         self.crash_in = -1  # operations until the process ends in the middle of one
         self.error_in = -1  # syncs until one fails
         self.full = False
+        self.has_failed = False  # in this life of the node; it may be well again before the node has ended
 
     def happens(self, operation: str, path: str) -> None:
         if self.crash_in == 0:
@@ -46,9 +47,11 @@ class DiskFaults:
         self.crash_in -= self.crash_in > 0
         if operation in ("sync", "sync_directory"):
             if self.error_in == 0:
+                self.has_failed = True
                 raise OSError(errno.EIO, "Input/output error", path)
             self.error_in -= self.error_in > 0
         elif self.full and operation in ("write", "create"):
+            self.has_failed = True
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
     def clear(self) -> None:
@@ -69,6 +72,7 @@ class Host:
         self.state = "down"
         self.lives = 0
         self.wiped = False
+        self.has_taken_part = False
         self.uncertain = False  # its newest writes may be torn; until it votes again
         self.cut_power_on_crash = False
         self.slowness = 1.0
@@ -129,6 +133,7 @@ class Cluster:
         """Boot the machine where it is off, and start the node on it."""
         assert host.state in ("down", "lost")
         host.lives += 1
+        host.faults.has_failed = False
         dice = host.dice.fork()
         rate = 1.0 + dice.seconds(-DRIFT, DRIFT)
         process = host.process = Process(self.loop, host.name, rate, dice.seconds(0.0, 1000.0))
@@ -212,7 +217,7 @@ class Cluster:
         self.trace.note(host.name, str(error))
         mirror = self.ledger.mirrors[host.number]
         self._end(host, silently=False)
-        if isinstance(error, DiskFailed) and (host.faults.full or host.faults.error_in == 0):
+        if isinstance(error, DiskFailed) and host.faults.has_failed:
             return
         if isinstance(error, DAMAGE_ERRORS) and mirror.damaged:
             host.state = "lost"

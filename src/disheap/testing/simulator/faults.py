@@ -23,15 +23,14 @@ CHANGEABLE = 5
 
 
 class Mischief:
-    def __init__(
-        self, cluster: Cluster, workers: list[Worker], dice: Dice, pace_s: float, *, wipes: bool = False
-    ) -> None:
+    def __init__(self, cluster: Cluster, workers: list[Worker], dice: Dice, pace_s: float) -> None:
         self.cluster = cluster
         self.workers = workers
         self.dice = dice
         self._pace_s = pace_s
         self._learner = 0  # the one whose vote was taken, and may not be back
-        self._kinds = self._choose_kinds(wipes)
+        self._has_changed = False  # somebody's log may hold a change of voters, committed or not
+        self._kinds = self._choose_kinds()
 
     async def make(self, duration_s: float) -> None:
         """Faults for so long. What is still broken at the end is healed by `heal_all`."""
@@ -57,7 +56,7 @@ class Mischief:
 
     # --- kinds ---
 
-    def _choose_kinds(self, wipes: bool) -> list[tuple[Callable[[], None], int]]:
+    def _choose_kinds(self) -> list[tuple[Callable[[], None], int]]:
         kinds: list[tuple[Callable[[], None], int]] = [
             (self._kill, 4),
             (self._cut_power, 4),
@@ -80,9 +79,8 @@ class Mischief:
             (self._kill_client, 3),
             (self._cut_client, 3),
             (self._freeze_client, 2),
+            (self._wipe, self.dice.pick((1, 3))),
         ]
-        if wipes:
-            kinds.append((self._wipe, 1))
         share = self.dice.pick((0.2, 0.5, 0.8))
         chosen = [kind for kind in kinds if self.dice.chance(share)]
         return chosen or kinds[:1]
@@ -180,22 +178,36 @@ class Mischief:
             self._later(0.2, 12.0, thaw)
 
     def _wipe(self) -> None:
-        host = self._some(lambda host: host.state == "down" and self._may_lose_writes(host) and not host.wiped)
-        if host is not None and host.lives > 0:
+        """After the first start: before it, a cluster starts anew, from empty directories all. Not where voters have
+        changed: what is left may be a minority of those whom an uncommitted change made voters."""
+        if self._has_changed or not self._have_started():
+            return
+        host = self._some(lambda host: host.state != "lost" and self._may_lose_writes(host) and not host.wiped)
+        if host is not None:
             self._said("wipe", host)
+            if host.state != "down":
+                self.cluster.kill(host)
+                self._later(0.1, 6.0, self._start(host))
             self.cluster.wipe(host)
+
+    def _have_started(self) -> bool:
+        """Whether every node has taken part. Before it has, a member that is lost for good keeps them all waiting."""
+        for host in self.cluster.hosts:
+            if host.has_group and host.node.introductions.takes_part:
+                host.has_taken_part = True
+        return all(host.has_taken_part for host in self.cluster.hosts)
 
     def _change_voters(self) -> None:
         """A single-server change, at the kernel's level: one of five becomes a learner, or gets its vote back. Joining
         and leaving at run time have their place here."""
-        if len(self.cluster.hosts) < CHANGEABLE:
+        if len(self.cluster.hosts) < CHANGEABLE or any(host.wiped for host in self.cluster.hosts):
             return
         if self._learner:
             self.give_vote_back()
             return
         host = self._some(lambda host: self._may_lose_writes(host))
         if host is not None and self._propose_vote(host.number, False):
-            self._learner = host.number
+            self._learner, self._has_changed = host.number, True
             self._said("vote taken", host)
 
     def give_vote_back(self) -> None:
@@ -228,7 +240,7 @@ class Mischief:
 
     def _damage(self) -> None:
         host = self._some(lambda host: host.state == "down" and self._may_lose_writes(host) and not host.wiped)
-        if host is not None:
+        if host is not None and self._have_started():
             host.uncertain = True
             self._said("damage", host, self.cluster.damage(host))
 

@@ -137,9 +137,16 @@ class SimNode(Node):
 
     def _make_group(self, found: Found) -> Group:
         group = super()._make_group(found)
+        if not group.asleep:
+            self._ledger.takes_part(int(self._id))
         self._watched = Watched(int(self._id), group.raft)
         self._watch(group)
         return group
+
+    def introduced(self) -> None:
+        self._said("takes part")
+        self._ledger.takes_part(int(self._id))
+        super().introduced()
 
     def _watch(self, group: Group) -> None:
         pump, apply, ledger = group._pump, group._apply, self._ledger

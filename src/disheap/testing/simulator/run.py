@@ -36,7 +36,6 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     nodes: int = 0  # 0: the seed says 3 or 5
     keep_trace: bool = False
-    wipes: bool = False  # machines may come back without their files
 
 
 class Result(msgspec.Struct):
@@ -71,9 +70,7 @@ class Run:
             Worker(self.cluster, self.promises, f"c{number}", dice.fork(), pace_s)
             for number in range(1, dice.between(2, 4) + 1)
         ]
-        self.mischief = Mischief(
-            self.cluster, self.workers, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)), wipes=plan.wipes
-        )
+        self.mischief = Mischief(self.cluster, self.workers, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
         self.duration_s = dice.seconds(15.0, 45.0)
         self._dice = dice
 

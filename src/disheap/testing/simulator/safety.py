@@ -117,6 +117,7 @@ class Ledger:
         self.votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
         self.mirrors: dict[int, Mirror] = {}
         self.hashes: dict[int, tuple[bytes, str]] = {}  # index -> (hash, who said so first)
+        self.gone: list[int] = []  # members that were wiped
         self.elections = 0
         self.checks = 0
         self._fail = fail
@@ -202,6 +203,9 @@ class Ledger:
     def recovered(self, node: int, found: Recovered) -> None:
         """Everything that was durable is there, except what a write in flight may have superseded."""
         mirror = self.mirrors[node]
+        if node in self.gone:
+            self.require(found.last_index == 0, f"node {node}: was wiped, and has written")
+            return
         self.require(
             found.hard_state in (mirror.hard_state, mirror.saving),
             f"node {node}: comes back with {found.hard_state}, durable was {mirror.hard_state}",
@@ -233,7 +237,13 @@ class Ledger:
         return certain
 
     def wiped(self, node: int) -> None:
-        self.mirrors[node] = Mirror()
+        """It is gone for good, as a minority may be; what was acknowledged before it went still counts. Its mirror
+        stays as it was, since it writes nothing more."""
+        self.gone.append(node)
+
+    def takes_part(self, node: int) -> None:
+        """A member whose files were wiped has forgotten its votes (storage-rules 11)."""
+        self.require(node not in self.gone, f"node {node}: takes part under its old identity, without its data")
 
     def _check_snapshot(self, node: int, meta: SnapshotMeta) -> None:
         committed = self.committed.get(meta.index)

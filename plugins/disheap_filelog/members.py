@@ -1,0 +1,91 @@
+"""Whom this node has met: the file `members` (storage-rules 11). A node that lost its data is known by it, for ever.
+
+Owns the file and nothing else; what it means is the runtime's. Written anew at each change: temporary name, fsync,
+rename, so that it is never half of two. It holds the same twice, so that no single damage makes it unreadable; and
+without it an old acquaintance would pass for a new one, so a file of which neither copy can be read is refused.
+
+offset   size  each copy; the second one at 4096
+0        4     magic, "DHA1"
+4        4     length of the rest without the checksum
+8        n     MessagePack of (whether this node takes part, ((member, incarnation), ...)), by member
+8 + n    4     checksum of all before it
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from zlib import crc32
+
+import msgspec
+
+from disheap.errors import RESTORE, LogDamaged
+from disheap.interfaces import Acquaintances
+from disheap.protocol.frames import UNREADABLE
+from disheap_filelog.filesystem import Filesystem, write_file
+
+NAME = "members"
+MAGIC = b"DHA1"
+COPY_AT = (0, 4096)
+"""More than two hundred members fit."""
+
+_HEAD = struct.Struct(">4sI")
+_CHECKSUM = struct.Struct(">I")
+_decode = msgspec.msgpack.Decoder(tuple[bool, tuple[tuple[int, int], ...]]).decode
+
+
+class Members:
+    """`state` is what is durable."""
+
+    def __init__(self, filesystem: Filesystem, directory: str, state: Acquaintances, is_whole: bool) -> None:
+        self._filesystem, self._directory = filesystem, directory
+        self.state, self._is_whole = state, is_whole
+
+    @classmethod
+    def load(cls, filesystem: Filesystem, directory: str, names: Sequence[str]) -> Members:
+        """A directory that has no such file was written by an earlier release: its node has taken part already."""
+        if NAME not in names:
+            return cls(filesystem, directory, Acquaintances(True, ()), True)
+        path = f"{directory}/{NAME}"
+        file = filesystem.open(path)
+        try:
+            copies = [_read(file.read(COPY_AT[1], offset)) for offset in COPY_AT]
+        finally:
+            file.close()
+        found = [copy for copy in copies if copy is not None]
+        if not found:
+            raise LogDamaged(
+                path, 0, "neither copy of the list of members that this node has met can be read",
+                f"Without it a node that has lost its data, and with them its votes, could vote again. {RESTORE}",
+            )  # fmt: skip
+        return cls(filesystem, directory, found[0], len(found) == len(COPY_AT))
+
+    def save(self, state: Acquaintances) -> None:
+        write(self._filesystem, self._directory, state)
+        self.state, self._is_whole = state, True
+
+    def repair(self) -> None:
+        """Make both copies say the same again."""
+        if not self._is_whole:
+            self.save(self.state)
+
+
+def write(filesystem: Filesystem, directory: str, state: Acquaintances) -> None:
+    body = msgspec.msgpack.encode((state.takes_part, state.incarnations))
+    copy = _HEAD.pack(MAGIC, len(body)) + body
+    copy += _CHECKSUM.pack(crc32(copy))
+    assert len(copy) <= COPY_AT[1], "more members than there can be"
+    write_file(filesystem, directory, NAME, copy.ljust(COPY_AT[1], b"\0") + copy)
+
+
+def _read(data: bytes) -> Acquaintances | None:
+    if len(data) < _HEAD.size:
+        return None
+    magic, length = _HEAD.unpack_from(data)
+    end = _HEAD.size + length
+    if magic != MAGIC or data[end : end + _CHECKSUM.size] != _CHECKSUM.pack(crc32(data[:end])):
+        return None
+    try:
+        return Acquaintances(*_decode(data[_HEAD.size : end]))
+    except UNREADABLE:
+        return None

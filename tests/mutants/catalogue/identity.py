@@ -1,0 +1,76 @@
+"""Who a member is (storage's rules 10 and 11): one that lost its data, or differs from the others, is no member."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+INTRODUCTIONS = "tests/runtime/test_introductions.py::"
+DAMAGE = "tests/storage/test_file_damage.py::"
+RUNTIME = "disheap.runtime.introductions"
+
+MUTANTS = (
+    Mutant(
+        "wiped-node-votes",
+        "a node with a new data directory takes part at once, under an identity that may have voted",
+        (
+            Patch(
+                RUNTIME,
+                "self.takes_part = kept is None or kept.takes_part",
+                "self.takes_part = True",
+            ),
+        ),
+        (INTRODUCTIONS + "test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile",),
+    ),
+    Mutant(
+        "incarnation-forgotten-at-restart",
+        "a node that was restarted takes a wiped member for the one that it was",
+        (
+            Patch(
+                RUNTIME,
+                "            self._known = dict(self._durable)\n",
+                "",
+            ),
+        ),
+        (INTRODUCTIONS + "test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile",),
+    ),
+    Mutant(
+        "welcome-before-it-is-durable",
+        "a member is welcomed before its incarnation is on disk, and can be forgotten by a crash",
+        (
+            Patch(
+                RUNTIME,
+                "            self._save(self.takes_part, done)\n",
+                "            self._save(self.takes_part, lambda _: None)\n            done(True)\n",
+            ),
+        ),
+        (INTRODUCTIONS + "test_a_member_is_welcomed_when_it_is_on_disk_and_not_before",),
+    ),
+    Mutant(
+        "first-welcome-is-enough",
+        "a new node takes part when one member has welcomed it; another one may know it as somebody else",
+        (
+            Patch(
+                RUNTIME,
+                "                del self._missing[node]\n",
+                "                self._missing.clear()\n",
+            ),
+        ),
+        (
+            INTRODUCTIONS + "test_a_first_start_waits_for_every_member_and_says_for_whom",
+            INTRODUCTIONS + "test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it",
+        ),
+    ),
+    Mutant(
+        "members-met-in-one-copy",
+        "one rotten byte makes the list of the members met unreadable",
+        (
+            Patch(
+                "disheap_filelog.members",
+                "        if not found:\n",
+                "        if len(found) < len(COPY_AT):\n",
+            ),
+        ),
+        (DAMAGE + "test_either_copy_of_the_members_met_may_rot",),
+        simulated=False,
+    ),
+)
