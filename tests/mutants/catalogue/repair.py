@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 REPAIR = "tests/runtime/test_repair.py::"
 SWEEP = REPAIR + "test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is"
+REPAIRING = "tests/runtime/test_repairing.py::"
 DECISIONS = "disheap.runtime.repair"
 
 MUTANTS = (
@@ -76,5 +77,45 @@ MUTANTS = (
             Patch("disheap.runtime.group", "self.failure is None and not self.asleep:", "self.failure is None:"),
         ),
         ("tests/runtime/test_order.py::test_a_node_in_repair_neither_votes_nor_accepts",),
+    ),
+    Mutant(
+        "answers-about-repair-believed-unread",
+        "a peer's answer is acted on before anybody has looked whether it makes sense",
+        (Patch("disheap.protocol.repair", "        _check(message)\n", ""),),
+        ("tests/protocol/test_repair_messages.py",),
+        simulated=False,
+    ),
+    Mutant(
+        "undelivered-snapshot-asked-for-for-ever",
+        "a node asks one source again and again for a snapshot that never comes, and never another",
+        (Patch("disheap.runtime.repairing", "self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST", "pass"),),
+        (REPAIRING + "test_a_source_whose_snapshot_does_not_come_whole_is_passed_over",),
+        simulated=False,
+    ),
+    Mutant(
+        "bug-in-repair-unheard-of",
+        "an exception nobody foresaw leaves the node asleep, and no line in the log",
+        (
+            Patch(
+                "disheap.runtime.repairing",
+                "        except Exception as error:  # nobody else would ever hear of it, and the group sleeps\n",
+                "        except DisheapError as error:\n",
+            ),
+        ),
+        (REPAIRING + "test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_asleep",),
+        simulated=False,
+    ),
+    Mutant(
+        "damaged-snapshot-repaired-with-nothing",
+        "a node that lost its snapshot says it is whole, and goes on from an empty state",
+        (
+            Patch(
+                DECISIONS,
+                "    if own.lost_snapshot is not None:\n",
+                "    if own.lost_snapshot is not None and own.lost_snapshot.needed < 0:\n",
+            ),
+        ),
+        ("tests/simulator/test_sim_damage.py",),
+        simulated=False,
     ),
 )
