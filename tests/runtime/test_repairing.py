@@ -275,4 +275,7 @@ async def test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_asleep() -> N
     paper = Paper(holding(3, damaged=(2,)))
     paper.holding = None  # type: ignore[assignment, method-assign]
     await paper.repaired()
-    assert isinstance(paper.failures[0], TypeError)
+    paper.recover_again = None  # type: ignore[assignment, method-assign]
+    assert paper.repairing.take_back(DAMAGE)
+    await paper.ended()
+    assert [type(failure) for failure in paper.failures] == [TypeError, TypeError]

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from disheap.errors import DisheapError, DiskFailed, LogDamaged, SnapshotDamaged, StorageError
+from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageError
 from disheap.interfaces import Holding, Repairable, SnapshotReader, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
@@ -153,7 +153,7 @@ class Repairing:
     async def _again(self) -> None:
         try:
             found = await self._host.recover_again(follow=False)
-        except DisheapError as error:
+        except Exception as error:
             self._host.failed(error)
         else:
             if found.needs_repair:

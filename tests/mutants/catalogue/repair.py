@@ -99,7 +99,7 @@ MUTANTS = (
             Patch(
                 "disheap.runtime.repairing",
                 "        except Exception as error:  # nobody else would ever hear of it, and the group sleeps\n",
-                "        except DisheapError as error:\n",
+                "        except StorageError as error:\n",
             ),
         ),
         (REPAIRING + "test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_asleep",),
