@@ -23,6 +23,9 @@ class File(Protocol):
     def sync(self) -> None:
         """Contents and size are durable when it returns; the name is not (`Filesystem.sync_directory`)."""
 
+    def drop_cached(self, size: int, offset: int) -> None:
+        """The next read of these bytes comes from the disk, where the system can be told so."""
+
     def size(self) -> int: ...
 
     def close(self) -> None: ...
@@ -70,6 +73,10 @@ class OsFile:
 
     def sync(self) -> None:
         _sync(self.descriptor)
+
+    def drop_cached(self, size: int, offset: int) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size

@@ -248,10 +248,21 @@ class Segment:
 
     def read_block(self, block: Block) -> tuple[Entry, ...]:
         """Raises `LogDamaged`: this block was good before."""
+        return self.decode_block(block, self._stored(block))
+
+    def check_block(self, block: Block) -> None:
+        """What is on the disk itself, header and payload. Raises `LogDamaged`."""
+        self._file.drop_cached(block.end - block.offset, block.offset)
+        header = self._file.read(blocks.HEADER_BYTES, block.offset)
+        if blocks.parse_header(header, block.offset) is None:
+            raise LogDamaged(self.path, block.offset, "the block's header cannot be read any more", DURABLE)
+        self._stored(block)
+
+    def _stored(self, block: Block) -> bytes:
         stored = self._file.read(block.stored_bytes, block.end - block.stored_bytes)
         if len(stored) != block.stored_bytes or crc32(stored) != block.payload_checksum:
             raise LogDamaged(self.path, block.offset, "the block's checksum does not match any more", DURABLE)
-        return self.decode_block(block, stored)
+        return stored
 
     def decode_block(self, block: Block, stored: bytes) -> tuple[Entry, ...]:
         """Checksums hold: what fails now was written so, or the codec's key is not the one it was written with."""

@@ -89,6 +89,26 @@ class Shelf:
                 return FileSnapshotReader(self._filesystem, self._guard, self._codec, self._load(name))
         return None
 
+    def held(self) -> list[int]:
+        """The indexes of those that are not known to be damaged."""
+        bad = [item.name for item in self._bad]
+        return [(snapshot.parse_name(name) or (0, 0))[0] for name in self._sizes if name not in bad]
+
+    def check(self, index: int, position: int, max_bytes: int) -> tuple[int, int]:
+        """(where to go on, or 0; bytes read). Raises `SnapshotDamaged`."""
+        return snapshot.check(self._filesystem, f"{self._directory}/{self._name_of(index)}", position, max_bytes)
+
+    def drop(self, index: Index) -> None:
+        """One that is not the newest."""
+        name = self._name_of(index)
+        self._filesystem.remove(f"{self._directory}/{name}")
+        del self._sizes[name]
+        self._loaded.pop(name, None)
+        self._filesystem.sync_directory(self._directory)
+
+    def _name_of(self, index: int) -> str:
+        return next(name for name in self._sizes if (snapshot.parse_name(name) or (0, 0))[0] == index)
+
     def usage(self) -> int:
         return sum(self._sizes.values())
 

@@ -248,6 +248,26 @@ def load(filesystem: Filesystem, directory: str, name: str, codec_name: str) -> 
         file.close()
 
 
+def check(filesystem: Filesystem, path: str, position: int, max_bytes: int) -> tuple[int, int]:
+    """Compare checksums from byte `position` on, 0 for the beginning: (where to go on, or 0 at the end; bytes read).
+    Raises `SnapshotDamaged`."""
+    file = filesystem.open(path)
+    try:
+        file.drop_cached(max_bytes if position else 0, position)  # 0 bytes: all of it
+        stored, first = _read_head(file, path)
+        start = position = position or first
+        end = stored.file_bytes - _TRAILER_BYTES
+        while position < end and position - start < max_bytes:
+            chunk = _read_chunk_header(file, path, position)
+            _read_stored(file, stored, chunk)
+            position += _CHUNK_BYTES + chunk.stored_bytes
+        if position >= end:
+            _read_trailer(file, stored, position)
+        return (position if position < end else 0), position - start
+    finally:
+        file.close()
+
+
 def open_stream(codec: Codec, stored: Stored) -> Stream:
     return codec.open_stream(stored.preamble, StreamContext("snapshot", file_name(stored.meta)))
 
@@ -283,10 +303,7 @@ def _read_head(file: File, path: str) -> tuple[Stored, int]:
 
 def _read_chunks(file: File, stored: Stored, position: int) -> Stored:
     end = stored.file_bytes - _TRAILER_BYTES
-    trailer = file.read(_TRAILER_BYTES, end) if end >= position else b""
-    if trailer[:4] != b"DHT1" or _CHECKSUM.unpack_from(trailer, _TRAILER.size)[0] != crc32(trailer[: _TRAILER.size]):
-        raise damaged(stored.path, "its end is missing or cannot be read")
-    _, count, raw_bytes, oldest, digest = _TRAILER.unpack_from(trailer)
+    _, count, raw_bytes, oldest, digest = _TRAILER.unpack_from(_read_trailer(file, stored, position))
     chunks: list[Chunk] = []
     raw_offset = 0
     while position < end:
@@ -300,6 +317,14 @@ def _read_chunks(file: File, stored: Stored, position: int) -> Stored:
     if len(chunks) != count or raw_offset != raw_bytes:
         raise damaged(stored.path, f"it has {len(chunks)} chunks and says {count}")
     return stored._replace(chunks=tuple(chunks), raw_bytes=raw_bytes, oldest_segment=oldest, digest=digest)
+
+
+def _read_trailer(file: File, stored: Stored, position: int) -> bytes:
+    end = stored.file_bytes - _TRAILER_BYTES
+    trailer = file.read(_TRAILER_BYTES, end) if end >= position else b""
+    if trailer[:4] != b"DHT1" or _CHECKSUM.unpack_from(trailer, _TRAILER.size)[0] != crc32(trailer[: _TRAILER.size]):
+        raise damaged(stored.path, "its end is missing or cannot be read")
+    return trailer
 
 
 def _read_chunk_header(file: File, path: str, position: int) -> Chunk:

@@ -31,12 +31,13 @@ from disheap.interfaces import (
     Identity,
     LostSnapshot,
     Recovered,
+    Scrubbed,
     StorageContext,
     StorageUsage,
 )
 from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
 from disheap.logs import get_logger
-from disheap_filelog import blocks, members, meta, owner, recovery, segment, snapshot
+from disheap_filelog import blocks, members, meta, owner, recovery, scrub, segment, snapshot
 from disheap_filelog.blocks import HAS_MEMBERSHIP
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
@@ -195,6 +196,10 @@ class FileStorage:
     def remember(self, acquaintances: Acquaintances) -> None:
         with self._guard:
             self._members.save(acquaintances)
+
+    def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
+        with self._guard:
+            return scrub.step(self._index, self._shelf, cursor, max_bytes)
 
     def flush(self) -> None:
         with self._guard:

@@ -73,6 +73,8 @@ class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     inflight_bytes: WireBytes = 8 * MIB  # the same in bytes; bounds what a slow peer makes the leader hold
     log_cache_bytes: Bytes = 16 * MIB  # tail of the log in memory: peers in step never cost a read from disk
     chunk_bytes: Annotated[int, Meta(ge=4 * KIB, le=1 * MIB)] = 256 * KIB  # of a snapshot; 2 ms of a 1 Gbit/s link
+    scrub_bytes_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 4 * MIB  # read to find rot; 0: off. 350 GB a day
+    scrub_interval_s: Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400.0  # between the beginnings of two passes
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

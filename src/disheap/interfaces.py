@@ -352,6 +352,24 @@ class Repairable(Protocol):
         """Entries from `first` on never were a majority's: drop them, durably. All damage before it is mended."""
 
 
+class Scrubbed(NamedTuple):
+    """One piece was read. `cursor` is where to go on, () at the end; `dropped` says what was damaged and not needed."""
+
+    cursor: tuple[int, ...]
+    bytes: int
+    dropped: str = ""
+
+
+@runtime_checkable
+class Scrubbable(Protocol):
+    """Optional power of a storage: what it holds can be read and compared with its checksums, a piece at a time."""
+
+    def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
+        """From `cursor` on, () for the beginning, about `max_bytes`, from the disk itself where that is possible. A
+        cursor stays good while the log grows and is trimmed. Raises `LogDamaged`, `SnapshotDamaged` for what is
+        needed."""
+
+
 @runtime_checkable
 class Remembering(Protocol):
     """Optional power of a storage that is durable: it keeps whom its node has met, so that a member that was wiped is

@@ -36,6 +36,8 @@ class MemoryFile:
 
     def sync(self) -> None: ...
 
+    def drop_cached(self, size: int, offset: int) -> None: ...
+
     def size(self) -> int:
         return len(self._data)
 

@@ -48,6 +48,8 @@ class MemoryFile:
         self.inode.durable, self.inode.pending = bytearray(self.inode.now), []
         self.disk.happened()
 
+    def drop_cached(self, size: int, offset: int) -> None: ...
+
     def size(self) -> int:
         return len(self.inode.now)
 

@@ -54,6 +54,7 @@ async def status(node: Node) -> dict[str, Any]:
         "first_index": raft.first_index,
         "last_index": raft.last_index,
         "repair": node.repair_status(),
+        "scrub": node.scrub_status(),
         "members": members,
         "sessions": len(group.sessions.table),
         "machine": node.machine_name,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from disheap.config import NodeConfig, check_listening, reachable
-from disheap.errors import DisheapError, NotLeader, RequestTimeout
+from disheap.errors import DisheapError, NotLeader, RequestTimeout, StorageError
 from disheap.interfaces import (
     Clock,
     CodecContext,
@@ -45,6 +45,7 @@ from disheap.runtime.local import LocalSession
 from disheap.runtime.peering import Peering
 from disheap.runtime.recovery import Found, recover
 from disheap.runtime.repairing import Repairing
+from disheap.runtime.scrubbing import Scrubbing
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.versions import Versions
@@ -97,6 +98,7 @@ class Node:
         self._peering: Peering
         self._repairing: Repairing
         self.introductions: Introductions
+        self._scrubbing: Scrubbing
         self._is_whole = False  # nothing has to be repaired before the group may take part
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
@@ -220,6 +222,7 @@ class Node:
         others = [node for node in self.book.ids() if node != self._id]
         self.introductions = Introductions(self, others, found.met if others else None, self._loop)
         self._peering = Peering(self, self._id, found.identity.incarnation, self._settings_digest(), self._loop)
+        self._scrubbing = Scrubbing(self, raft.scrub_bytes_per_s, raft.scrub_interval_s, self._loop)
         self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
@@ -373,6 +376,7 @@ class Node:
         self.group.tick()
         self._repairing.tick(self.config.raft.election_timeout_ms // self.config.raft.tick_ms)
         self.introductions.tick()
+        self._scrubbing.tick()
         self._outlets().sweep()
         self._versions.raise_if_due()
 
@@ -459,6 +463,16 @@ class Node:
 
     def repair_status(self) -> dict[str, Any]:
         return self._repairing.status() if not self._is_whole else self.introductions.status()
+
+    def scrub_status(self) -> dict[str, Any]:
+        return self._scrubbing.status()
+
+    def is_alone(self) -> bool:
+        return len(self._members) == 1
+
+    def damage_found(self, error: StorageError) -> None:
+        self._repairing.pardon()
+        self.group.fail(error)
 
     def introduced(self) -> None:
         if self._is_whole:

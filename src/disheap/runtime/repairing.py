@@ -109,6 +109,10 @@ class Repairing:
         self._task = self._loop.create_task(self._again(), name="repair")
         return True
 
+    def pardon(self) -> None:
+        """What a scrub has found is no relapse: it does not look again for long."""
+        self._relapses = 0
+
     def tick(self, election_ticks: int) -> None:
         """In doubt and without a leader: the others may be in the same place, so they are asked again."""
         raft = self._host.group.raft

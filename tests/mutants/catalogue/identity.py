@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 INTRODUCTIONS = "tests/runtime/test_introductions.py::"
+SCRUB = "tests/storage/test_file_scrub.py::"
 DAMAGE = "tests/storage/test_file_damage.py::"
 RUNTIME = "disheap.runtime.introductions"
 
@@ -72,5 +73,43 @@ MUTANTS = (
         ),
         (DAMAGE + "test_either_copy_of_the_members_met_may_rot",),
         simulated=False,
+    ),
+    Mutant(
+        "scrub-skips-snapshots",
+        "a scrub reads the log alone: a snapshot rots until somebody needs it",
+        (
+            Patch(
+                "disheap_filelog.scrub",
+                "if at <= index.last else (SNAPSHOTS, 0, 0), done)",
+                "if at <= index.last else (), done)",
+            ),
+        ),
+        (SCRUB + "test_rot_in_the_newest_snapshot_is_found",),
+        simulated=False,
+    ),
+    Mutant(
+        "scrub-skips-headers",
+        "a scrub compares payloads alone: a header rots until the node is started again",
+        (
+            Patch(
+                "disheap_filelog.segment",
+                "        if blocks.parse_header(header, block.offset) is None:\n",
+                "        if not header:\n",
+            ),
+        ),
+        (SCRUB + "test_rot_in_any_block_is_found",),
+        simulated=False,
+    ),
+    Mutant(
+        "scrub-finds-and-forgets",
+        "a scrub counts what it found, and nobody repairs it",
+        (
+            Patch(
+                "disheap.runtime.scrubbing",
+                "            self._host.damage_found(error)\n",
+                "            pass\n",
+            ),
+        ),
+        ("tests/runtime/test_scrub.py::test_a_block_that_rots_while_the_node_runs_is_repaired",),
     ),
 )

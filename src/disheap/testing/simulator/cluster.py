@@ -192,6 +192,17 @@ class Cluster:
             self.ledger.mirrors[host.number].damaged = True
         return done
 
+    def rot(self, host: Host) -> str:
+        """Spoil a file that is not being written, of a host that is up: a log file that was left for another one, or a
+        snapshot. Returns what was done."""
+        paths = sorted(host.platter.names)
+        newest = max((path for path in paths if "/log-" in path), default="")
+        spared = ("/lock", "/identity", "/meta", "/members", ".tmp")
+        done = host.platter.damage(self.dice, lambda path: not path.endswith(spared) and path != newest)
+        if done:
+            self.ledger.mirrors[host.number].damaged = True
+        return done
+
     def _registry_of(self, host: Host, process: Process) -> Registry:
         def storage(settings: Any, context: Any) -> Any:
             return self._storage(settings, context, host.filesystem, self.ledger, host.number)
@@ -300,6 +311,7 @@ def _configs(count: int, dice: Dice) -> list[NodeConfig]:
         inflight_bytes=64 << 10,
         log_cache_bytes=dice.pick((4 << 10, 64 << 10)),
         chunk_bytes=4 << 10,
+        scrub_interval_s=dice.pick((2.0, 10.0, 1000.0)),
     )
     limits = Limits(
         frame_bytes=64 << 10, entry_bytes=dice.pick((4 << 10, 64 << 10)), session_window=dice.pick((16, 256))

@@ -74,6 +74,7 @@ class Mischief:
             (self._disk_full, 1),
             (self._slow_disk, 2),
             (self._damage, self.dice.pick((1, 6))),
+            (self._rot, self.dice.pick((1, 4))),
             (self._jump_clock, 2),
             (self._change_voters, 2),
             (self._kill_client, 3),
@@ -243,6 +244,15 @@ class Mischief:
         if host is not None and self._have_started():
             host.uncertain = True
             self._said("damage", host, self.cluster.damage(host))
+
+    def _rot(self) -> None:
+        """Under a node that runs: a scrub, or whoever reads the place next, finds it."""
+        host = self._some(lambda host: host.votes and self._may_lose_writes(host))
+        if host is not None and self._have_started():
+            done = self.cluster.rot(host)
+            if done:
+                host.uncertain = True
+                self._said("rot", host, done)
 
     # --- disks and clocks ---
 

@@ -180,6 +180,8 @@ class SimFile:
         self._filesystem.happens("sync", self._path)
         self._inode.durable, self._inode.pending = bytes(self._inode.now), []
 
+    def drop_cached(self, size: int, offset: int) -> None: ...
+
     def size(self) -> int:
         return len(self._inode.now)
 

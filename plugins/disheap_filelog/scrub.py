@@ -1,0 +1,48 @@
+"""A look at what lies on the disk, a piece at a time (storage-rules 10): the log's live blocks, then snapshots.
+
+Owns the order, and where the next piece begins. Compares checksums and decodes nothing. A block or the newest snapshot
+that does not match is the caller's to repair; an older snapshot is dropped here, since the newest stands for it.
+"""
+
+from __future__ import annotations
+
+from disheap.errors import SnapshotDamaged
+from disheap.interfaces import Scrubbed
+from disheap.kernel.types import Index
+from disheap_filelog.index import LogIndex
+from disheap_filelog.shelf import Shelf
+
+LOG, SNAPSHOTS = 0, 1
+"""The first number of a cursor: (LOG, index, 0) or (SNAPSHOTS, index of the snapshot, byte)."""
+
+
+def step(index: LogIndex, shelf: Shelf, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
+    """Raises `LogDamaged`, `SnapshotDamaged`."""
+    stage, place, position = cursor or (LOG, 0, 0)
+    if stage == LOG:
+        return _log(index, place, max_bytes)
+    return _snapshots(shelf, place, position, max_bytes)
+
+
+def _log(index: LogIndex, place: int, max_bytes: int) -> Scrubbed:
+    at, done = max(place, index.first), 0
+    while at <= index.last and done < max_bytes:
+        located, live_last = index.find(at)
+        located.segment.check_block(located.block)
+        done += located.block.stored_bytes
+        at = live_last + 1
+    return Scrubbed((LOG, at, 0) if at <= index.last else (SNAPSHOTS, 0, 0), done)
+
+
+def _snapshots(shelf: Shelf, place: int, position: int, max_bytes: int) -> Scrubbed:
+    at = next((held for held in shelf.held() if held >= place), None)
+    if at is None:
+        return Scrubbed((), 0)
+    try:
+        position, done = shelf.check(at, position if at == place else 0, max_bytes)
+    except SnapshotDamaged as error:
+        if at == shelf.index:
+            raise
+        shelf.drop(Index(at))
+        return Scrubbed((SNAPSHOTS, at + 1, 0), 0, str(error))
+    return Scrubbed((SNAPSHOTS, at, position) if position else (SNAPSHOTS, at + 1, 0), done)
