@@ -1,16 +1,23 @@
 """The few things a log asks of a disk, so that a simulator can take its place.
 
 Owns system calls and nothing else: no retries (a failed fsync is never tried again; the kernel marks the pages clean,
-Rebello et al., ATC'20), no formats, no translation of errors (an `OSError` passes through; the storage decides).
+Rebello et al., ATC'20), no formats, no translation of errors (an `OSError` passes through; the storage decides, and
+has `needs_room` for the one that can be survived).
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
+
+from disheap.errors import StorageFull
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class File(Protocol):
@@ -27,6 +34,9 @@ class File(Protocol):
         """The next read of these bytes comes from the disk, where the system can be told so."""
 
     def size(self) -> int: ...
+
+    def truncate(self, size: int) -> None:
+        """Cut off what is behind `size`. Durable with what is synced next."""
 
     def close(self) -> None: ...
 
@@ -51,6 +61,9 @@ class Filesystem(Protocol):
     def remove(self, path: str) -> None: ...
 
     def sync_directory(self, path: str) -> None: ...
+
+    def free_bytes(self, path: str) -> int:
+        """What this process may still write to the filesystem that holds the directory."""
 
     def lock(self, path: str) -> File | None:
         """Hold `path` (created if need be) against everybody else until the file is closed; None if somebody does."""
@@ -80,6 +93,9 @@ class OsFile:
 
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
+
+    def truncate(self, size: int) -> None:
+        os.ftruncate(self.descriptor, size)
 
     def close(self) -> None:
         if self.descriptor >= 0:
@@ -119,6 +135,10 @@ class OsFilesystem:
         finally:
             os.close(descriptor)
 
+    def free_bytes(self, path: str) -> int:
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
     def lock(self, path: str) -> OsFile | None:
         """flock belongs to the open file, not to the process: two openings in one process conflict as well."""
         file = OsFile(path, os.O_RDWR | os.O_CREAT)
@@ -141,6 +161,23 @@ def write_file(filesystem: Filesystem, directory: str, name: str, data: bytes) -
         file.close()
     filesystem.rename(temporary, f"{directory}/{name}")
     filesystem.sync_directory(directory)
+
+
+@contextlib.contextmanager
+def needs_room(path: str, undo: Callable[[], None]) -> Iterator[None]:
+    """Around writes that make a file grow. Where there is no room for them, `undo` leaves nothing of them, and
+    `StorageFull` says that they may be tried again. A sync has no place in here: what it could not write is lost
+    (storage-rules 6)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        undo()
+        raise StorageFull(
+            f"{path}: the disk is full. Nothing is lost, and nothing is confirmed that is not on it; free space on its "
+            "filesystem, and the node goes on by itself"
+        ) from error
 
 
 TEMPORARY = ".tmp"

@@ -56,7 +56,7 @@ from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel.types import Entry
 from disheap_filelog import blocks, identities
 from disheap_filelog.blocks import Block
-from disheap_filelog.filesystem import TEMPORARY, File, Filesystem
+from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, needs_room
 from disheap_filelog.identities import SLOT_BYTES, Slots
 
 MAGIC = b"DHL1"
@@ -115,10 +115,12 @@ class Segment:
         preamble, stream = codec.new_stream(StreamContext("segment", name))
         head = head._replace(preamble=preamble)
         data = _encode_head(head)
-        file = filesystem.create(f"{directory}/{name}{TEMPORARY}")
-        file.write(data.ljust(data_start(head.slots), b"\0"), 0)
+        temporary = f"{directory}/{name}{TEMPORARY}"
+        file = _create(filesystem, temporary)
+        with needs_room(temporary, lambda: _discard(filesystem, file, temporary)):
+            file.write(data.ljust(data_start(head.slots), b"\0"), 0)
         file.sync()
-        filesystem.rename(f"{directory}/{name}{TEMPORARY}", f"{directory}/{name}")
+        filesystem.rename(temporary, f"{directory}/{name}")
         filesystem.sync_directory(directory)
         return cls(file, f"{directory}/{name}", head, stream, crc32(data[: -_CHECKSUM.size]))
 
@@ -154,10 +156,11 @@ class Segment:
         preamble, stream = codec.new_stream(StreamContext("segment", name))
         head = head._replace(preamble=preamble)
         data = _encode_head(head)
-        file = filesystem.create(temporary)
-        file.write(data.ljust(data_start(head.slots), b"\0"), 0)
+        file = _create(filesystem, temporary)
         segment = cls(file, f"{directory}/{name}", head, stream, crc32(data[: -_CHECKSUM.size]))
-        written = [segment._put(group, append) for append, group in groups]
+        with needs_room(temporary, lambda: _discard(filesystem, file, temporary)):
+            file.write(data.ljust(data_start(head.slots), b"\0"), 0)
+            written = [segment._put(group, append) for append, group in groups]
         segment._unidentified = written
         if next_number:
             segment.seal(next_number)
@@ -176,7 +179,8 @@ class Segment:
         return block
 
     def append(self, groups: Sequence[Sequence[Entry]], append: int) -> list[Block]:
-        """Write each group as a block, all of them with one write, and sync once. Durable when it returns."""
+        """Write each group as a block, all of them with one write, and sync once. Durable when it returns. Raises
+        `StorageFull`, with the file as long as it was."""
         written: list[Block] = []
         parts: list[bytes] = []
         offset, checksum = self.end, self.checksum
@@ -187,7 +191,8 @@ class Segment:
             parts += (header, stored)
             offset, checksum = block.end, block.checksum
         self._write_identities()
-        self._file.write(b"".join(parts), self.end)
+        with needs_room(self.path, lambda: self._file.truncate(self.end)):
+            self._file.write(b"".join(parts), self.end)
         self._file.sync()
         for block in written:
             self.accept(block)
@@ -217,6 +222,7 @@ class Segment:
         if self._unidentified:
             self._write_identities()
             self._file.sync()
+            self._unidentified = []
 
     def rewrite_unidentified(self, found: list[Block]) -> None:
         """Good blocks that the last run may not have made durable: after a failed fsync they can be in the page cache
@@ -232,6 +238,7 @@ class Segment:
         body = _SEAL.pack(b"DHE1", next_number)
         self._file.write(body + _CHECKSUM.pack(crc32(body)), SEAL_AT)
         self._file.sync()
+        self._unidentified = []
 
     def is_sealed(self) -> bool:
         data = self._file.read(_SEAL.size + _CHECKSUM.size, SEAL_AT)
@@ -277,10 +284,20 @@ class Segment:
         self._file.close()
 
     def _write_identities(self) -> None:
+        """They are due until a sync has returned."""
         if self._unidentified:
             number = self.count - len(self._unidentified)
             self._file.write(identities.encode(self._unidentified), SLOTS_AT + number * SLOT_BYTES)
-            self._unidentified = []
+
+
+def _create(filesystem: Filesystem, path: str) -> File:
+    with needs_room(path, lambda: None):
+        return filesystem.create(path)
+
+
+def _discard(filesystem: Filesystem, file: File, path: str) -> None:
+    file.close()
+    filesystem.remove(path)
 
 
 def file_name(number: int) -> str:

@@ -49,7 +49,7 @@ from disheap.errors import RESTORE, CodecError, ProtocolError, SnapshotDamaged, 
 from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel import membership
 from disheap.kernel.types import Index, SnapshotMeta, Term
-from disheap_filelog.filesystem import TEMPORARY, File, Filesystem
+from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, needs_room
 from disheap_filelog.guard import Guard
 
 PREFIX = "snapshot-"
@@ -111,8 +111,11 @@ class FileSnapshotWriter:
         self._raw_bytes = self._end = self._synced = 0
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._is_done = False
-        self._file = filesystem.create(self._stored.path + TEMPORARY)
-        self._put(_encode_head(self._stored))
+        path = self._stored.path + TEMPORARY
+        with needs_room(path, lambda: None):
+            self._file = filesystem.create(path)
+        with needs_room(path, self._discard):
+            self._put(_encode_head(self._stored))
 
     def write(self, chunk: bytes) -> None:
         with self._guard:
@@ -128,7 +131,8 @@ class FileSnapshotWriter:
             oldest = self._oldest_segment()
             digest = self._hash.digest()
             body = _TRAILER.pack(b"DHT1", len(self._chunks), self._raw_bytes, oldest, digest)
-            self._put(body + _CHECKSUM.pack(crc32(body)))
+            with needs_room(self._stored.path, self._discard):
+                self._put(body + _CHECKSUM.pack(crc32(body)))
             self._file.sync()
             self._file.close()
             self._is_done = True
@@ -149,6 +153,10 @@ class FileSnapshotWriter:
         if self._is_done or self._guard.has_failed:
             return
         with self._guard:
+            self._discard()
+
+    def _discard(self) -> None:
+        if not self._is_done:
             self._is_done = True
             self._file.close()
             self._filesystem.remove(self._stored.path + TEMPORARY)
@@ -162,7 +170,8 @@ class FileSnapshotWriter:
         body = _CHUNK.pack(b"DHC1", len(raw), self._raw_bytes, len(stored), chunk.checksum)
         self._chunks.append(chunk)
         self._raw_bytes += len(raw)
-        self._put(b"".join((body, _CHECKSUM.pack(crc32(body)), stored)))
+        with needs_room(self._stored.path, self._discard):
+            self._put(b"".join((body, _CHECKSUM.pack(crc32(body)), stored)))
         if self._end - self._synced >= SYNC_BYTES:
             self._file.sync()
             self._synced = self._end

@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-from disheap.errors import RESTORE, LogDamaged, StorageLocked, WrongDirectory
+from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked, WrongDirectory
 from disheap.interfaces import (
     Acquaintances,
     Damage,
@@ -150,7 +150,7 @@ class FileStorage:
         def committed(stored: Stored) -> None:
             self._shelf.add(stored)
             if replaces_log:
-                self._begin_anew(Index(meta.index + 1), stored.oldest_segment)
+                self._replace_log(stored)
             self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
 
         with self._guard:
@@ -208,7 +208,8 @@ class FileStorage:
     def usage(self) -> StorageUsage:
         with self._guard:
             log_bytes = sum(segment.end for segment in self._segments)
-            return StorageUsage(log_bytes, self._shelf.usage(), self._bytes_since_snapshot)
+            free_bytes = self._filesystem.free_bytes(self._directory)
+            return StorageUsage(log_bytes, self._shelf.usage(), self._bytes_since_snapshot, free_bytes)
 
     def close(self) -> None:
         if self._lock is None:
@@ -403,6 +404,13 @@ class FileStorage:
         old = self._segments[-1]
         self._segments.append(self._new_segment(old.number + 1, Index(self._index.last + 1), old))
         old.seal(old.number + 1)
+
+    def _replace_log(self, stored: Stored) -> None:
+        """The snapshot is durable, and says that the log is void: there is no way back."""
+        try:
+            self._begin_anew(Index(stored.meta.index + 1), stored.oldest_segment)
+        except StorageFull as error:
+            raise OSError(str(error)) from error
 
     def _begin_anew(self, first: Index, number: int) -> None:
         """The log so far is void. The new file says so before the old ones go."""

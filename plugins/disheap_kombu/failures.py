@@ -42,6 +42,12 @@ class QueueFull(IrrecoverableChannelError):  # type: ignore[misc]
     code = 311
 
 
+class BrokerFull(IrrecoverableChannelError):  # type: ignore[misc]
+    """The broker's disks are nearly full; the message was not taken. Trying again at once would not help."""
+
+    code = 506
+
+
 _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
     errors.TopicNotFound: NotFound,
     errors.ExchangeNotFound: NotFound,
@@ -51,6 +57,7 @@ _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
     errors.TopicInUse: PreconditionFailed,
     errors.ConsumerNotFound: NotFound,
     errors.TopicFull: QueueFull,
+    errors.DiskFull: BrokerFull,
     errors.InternalError: InternalError,
     errors.VersionTooOld: AccessRefused,
     errors.CommandRefused: PreconditionFailed,

@@ -96,6 +96,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     session_timeout_max_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 86_400_000  # a day: leases come back
     max_clock_jump_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 60_000  # over it a new leader's clock is logged
     queries: Count = 1024  # reads waiting for their index, per node
+    min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 128 * MIB  # on the disk; below it nothing new is taken
 
 
 class MemberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -85,6 +85,10 @@ class DiskFailed(StorageError):
     """A write, an fsync or a close failed; what is on the disk is unknown until the node is restarted."""
 
 
+class StorageFull(StorageError):
+    """There was no room for a write. Nothing of it is left, and the same call may be made again when there is."""
+
+
 class SnapshotDamaged(StorageError):
     """A snapshot's checksum does not match. A bad snapshot never means an empty state."""
 
@@ -258,6 +262,12 @@ class Overloaded(RequestError):
     """The node takes no more for now. Nothing was done; repeat under the same sequence number."""
 
     code = "overloaded"
+
+
+class DiskFull(RequestError):
+    """The nodes' disks are nearly full, and the command would add to them. Nothing was done; make room, then repeat."""
+
+    code = "disk-full"
 
 
 class VersionTooOld(RequestError):

@@ -34,6 +34,8 @@ snapshot_threshold = 3000
 trailing_entries = 300
 trailing_bytes = 65536
 chunk_bytes = 8192
+[limits]
+min_free_bytes = 1048576
 [storage.file]
 segment_bytes = 131072
 """

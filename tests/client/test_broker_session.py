@@ -199,10 +199,10 @@ def test_an_ack_that_was_under_way_when_the_session_lapsed_is_unknown(talk: Talk
         (broker.Cancel(1), Flags.RELIEF),
         (broker.Purge("jobs"), Flags.RELIEF),
         (broker.Enqueue("jobs", b""), Flags.NONE),
-        (broker.Subscribe("jobs", 1), Flags.NONE),
+        (broker.Subscribe("jobs", 1), Flags.RELIEF),
     ],
 )
-def test_what_gives_room_back_is_flagged(talk: Talk, command: Any, flags: int) -> None:
+def test_what_brings_nothing_in_is_flagged(talk: Talk, command: Any, flags: int) -> None:
     talk.session.send(command)
     assert frames.open_envelope(talk.session.session.take_output()).flags == flags
 

@@ -13,6 +13,7 @@ from disheap.client.events import Answered, Broken, Closed, Event, Lapsed, Moved
 from disheap.client.session import ENTRY_NUMBER, TRANSIENTS_KEPT, Session, State
 from disheap.errors import (
     ConnectionLost,
+    DiskFull,
     FrameTooLarge,
     MalformedFrame,
     OutcomeUnknown,
@@ -236,6 +237,31 @@ def test_an_overloaded_node_gets_the_same_seq_again(talk: Talk) -> None:
         (2, opaque(2)),
     ]
     assert talk.session.confirmed == 3
+
+
+def test_a_refusal_for_want_of_room_is_final_for_what_was_sent_once(talk: Talk) -> None:
+    seq = talk.call(1)
+    talk.session.take_output()
+    fault = msgspec.msgpack.encode(frames.Fault("disk-full", "make room"))
+    (event,) = talk.hear(frames.reply(Kind.REPLY, 1, seq, 0, fault))
+    assert isinstance(event, Answered) and isinstance(event.error, DiskFull)
+    assert talk.session.unanswered == 0 and talk.session.confirmed == seq
+
+
+def test_a_refusal_for_want_of_room_says_nothing_of_what_was_sent_before_on_another_connection(talk: Talk) -> None:
+    """It may have been carried out then: the command is sent again until it is answered."""
+    seq = talk.call(1)
+    talk.session.take_output()
+    talk.disconnect()
+    talk.cluster.overloaded = 1
+    talk.connect()
+    talk.session.retry()
+    talk.session.take_output()
+    fault = msgspec.msgpack.encode(frames.Fault("disk-full", "make room"))
+    assert [type(event) for event in talk.hear(frames.reply(Kind.REPLY, 1, seq, 0, fault))] == [Postponed]
+    assert talk.session.unanswered == 1
+    talk.session.retry()
+    assert frames.open_envelope(talk.session.take_output()).seq == seq
 
 
 def test_what_was_postponed_is_not_sent_twice_after_a_reconnection(talk: Talk) -> None:

@@ -41,6 +41,9 @@ class MemoryFile:
     def size(self) -> int:
         return len(self._data)
 
+    def truncate(self, size: int) -> None:
+        del self._data[size:]
+
     def close(self) -> None: ...
 
 
@@ -67,6 +70,9 @@ class MemoryFilesystem:
 
     def remove(self, path: str) -> None:
         del self.files[path]
+
+    def free_bytes(self, path: str) -> int:
+        return 1 << 50
 
     def sync_directory(self, path: str) -> None: ...
 

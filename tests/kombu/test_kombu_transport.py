@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 import pytest
-from amqp.exceptions import ChannelError, RecoverableConnectionError
+from amqp.exceptions import ChannelError, RecoverableChannelError, RecoverableConnectionError
 from kombu.exceptions import OperationalError
 
 from disheap import errors
@@ -79,11 +79,14 @@ def test_what_is_promised_to_celery():
         (errors.ExchangeMismatch("x"), 406),
         (errors.TopicInUse("x"), 406),
         (errors.PayloadTooLarge("x"), 406),
+        (errors.TopicFull("x"), 311),
+        (errors.DiskFull("x"), 506),
     ],
 )
 def test_refusals_are_channel_errors_with_amqps_numbers(error, code):
     translated = failures.translated(error)
     assert isinstance(translated, ChannelError)
+    assert isinstance(translated, RecoverableChannelError) == (code == 405)
     assert (translated.code, translated.reply_code) == (code, code)
 
 

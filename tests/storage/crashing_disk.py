@@ -7,6 +7,7 @@ there are zeros. Names change independently of each other; a rename is whole or 
 
 from __future__ import annotations
 
+import errno
 import random
 from collections.abc import Callable
 
@@ -21,7 +22,7 @@ class Inode:
     def __init__(self) -> None:
         self.now = bytearray()
         self.durable = bytearray()
-        self.pending: list[tuple[int, bytes]] = []
+        self.pending: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None) of a truncation
         self.lock_held = False
 
 
@@ -35,8 +36,14 @@ class MemoryFile:
 
     def write(self, data: bytes, offset: int) -> None:
         assert self.is_open, f"{self.path}: write after close"
+        now, room = self.inode.now, self.disk.room
+        grows = offset + len(data) - len(now)
+        if grows > room >= 0:
+            if room:
+                self.write(data[: len(data) - grows + room], offset)
+            raise OSError(errno.ENOSPC, "No space left on device", self.path)
+        self.disk.room -= max(0, grows) if room > 0 else 0
         self.disk.happens("write", self.path, offset)
-        now = self.inode.now
         now.extend(bytes(max(0, offset + len(data) - len(now))))
         now[offset : offset + len(data)] = data
         self.inode.pending.append((offset, bytes(data)))
@@ -53,6 +60,12 @@ class MemoryFile:
     def size(self) -> int:
         return len(self.inode.now)
 
+    def truncate(self, size: int) -> None:
+        self.disk.happens("truncate", self.path, size)
+        del self.inode.now[size:]
+        self.inode.pending.append((size, None))
+        self.disk.happened()
+
     def close(self) -> None:
         if self.is_open:
             self.disk.happens("close", self.path, 0)
@@ -68,6 +81,7 @@ class CrashingDisk:
         self.durable: dict[str, Inode] = dict(names or {})
         self.pending: list[Callable[[dict[str, Inode]], None]] = []
         self.cut_after = -1  # changes until the power goes; -1: never
+        self.room = -1  # bytes by which files may still grow; -1: without bound
         self.watch: Callable[[str, str, int], None] = lambda operation, path, offset: None
 
     def happens(self, operation: str, path: str, offset: int) -> None:
@@ -110,6 +124,9 @@ class CrashingDisk:
             raise FileNotFoundError(2, "No such file or directory", path)
         return MemoryFile(self, self.now[path], path)
 
+    def free_bytes(self, path: str) -> int:
+        return self.room if self.room >= 0 else 1 << 50
+
     def create(self, path: str) -> MemoryFile:
         inode = Inode()
         self._change("create", path, lambda names: names.update({path: inode}))
@@ -151,6 +168,10 @@ def _survivor(inode: Inode, generator: random.Random) -> Inode:
     content = bytearray(inode.durable)
     for offset, data in inode.pending:
         chance = generator.choice((0.0, 0.5, 0.9, 1.0))
+        if data is None:
+            if generator.random() < chance:
+                del content[offset:]
+            continue
         for start in range(offset - offset % SECTOR, offset + len(data), SECTOR):
             if generator.random() < chance:
                 low, high = max(start, offset), min(start + SECTOR, offset + len(data))

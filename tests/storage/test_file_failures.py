@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import random
 from collections.abc import Callable
 
 import pytest
 
-from disheap.errors import DiskFailed, StorageError
+from disheap.errors import DiskFailed, StorageError, StorageFull
 from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap_filelog.storage import FileStorage
 from tests.storage.crashing_disk import CrashingDisk
@@ -91,12 +92,92 @@ def test_a_failed_close_is_an_error_and_unlocks_all_the_same() -> None:
     assert build(disk).open(IDENTITY, 0, alone=False).last_index == 3
 
 
-def test_a_full_disk_is_an_error_like_any_other() -> None:
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT])
+def test_no_room_at_an_fsync_is_an_error_like_any_other(error: int) -> None:
+    """What it could not write is lost, and marked clean."""
     disk = CrashingDisk()
     storage = opened(disk)
-    fail_at(disk, "write", errno.ENOSPC)
+    fail_at(disk, "sync", error)
     with pytest.raises(DiskFailed, match="free space"):
         storage.append([entry(1)])
+
+
+def test_an_append_that_finds_no_room_leaves_nothing_and_works_when_there_is_some() -> None:
+    for room in range(0, 2000, 111):
+        disk = CrashingDisk()
+        storage = opened(disk)
+        storage.append(entries(1, 3))
+        before = {path: bytes(inode.now) for path, inode in disk.now.items()}
+        disk.room = room
+        with pytest.raises(StorageFull, match="free space"):
+            storage.append(entries(4, 6, size=800))
+        assert {path: len(inode.now) for path, inode in disk.now.items()} == {p: len(d) for p, d in before.items()}
+        storage.save_hard_state(HardState(Term(10), NodeId(3)))  # elections need no room
+        killed = build(disk.copy())
+        recovered = killed.open(IDENTITY, 0, alone=False)
+        assert (recovered.last_index, recovered.ambiguous_after) == (3, None)
+        assert recovered.hard_state == HardState(Term(10), NodeId(3))
+        disk.room = -1
+        storage.append(entries(4, 6, size=800))
+        storage = build(disk.copy())
+        assert storage.open(IDENTITY, 0, alone=False).last_index == 6
+        assert read_log(storage, 1, 6) == [*entries(1, 3), *entries(4, 6, size=800)]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_after_a_power_cut_an_append_that_found_no_room_is_gone_or_known_to_be_torn(seed: int) -> None:
+    disk = CrashingDisk()
+    storage = opened(disk)
+    storage.append(entries(1, 3))
+    disk.room = 1000
+    with pytest.raises(StorageFull):
+        storage.append(entries(4, 6, size=800))
+    left = disk.after_power_cut(random.Random(seed))
+    recovered = build(left.copy()).open(IDENTITY, 0, alone=False)
+    assert recovered.last_index == 3 or [place.first for place in recovered.damaged] == [4]
+    storage = build(left)
+    assert storage.open(IDENTITY, 0, alone=True).last_index == 3
+    assert read_log(storage, 1, 3) == entries(1, 3)
+
+
+def test_a_life_on_a_disk_that_fills_up_again_and_again_loses_nothing() -> None:
+    """Each step is repeated when there is room: appends, new files of the log, snapshots."""
+    disk = CrashingDisk()
+    storage = opened(disk)
+    full = 0
+
+    def insist(step: Callable[[], None]) -> None:
+        nonlocal full
+        disk.room = generator.randrange(0, 6000)
+        while True:
+            try:
+                return step()
+            except StorageFull:
+                full += 1
+                disk.room += 20_000
+
+    generator = random.Random(4)
+    for first in range(1, 400, 4):
+        batch = entries(first, first + 3, size=700)
+        insist(lambda batch=batch: storage.append(batch))  # type: ignore[misc]
+        if first % 40 == 1:
+            insist(lambda at=first: write_snapshot(storage, at, bytes(9000)))  # type: ignore[misc]
+            storage.compact(Index(first - 20))
+    assert full > 50
+    first = storage.holding().first
+    assert first > 1
+    assert [name for name in disk.list("/data/groups/0") if name.endswith(".tmp")] == []
+    storage = build(disk.copy())
+    recovered = storage.open(IDENTITY, 0, alone=False)
+    assert (recovered.first_index, recovered.last_index, recovered.ambiguous_after) == (first, 400, None)
+    assert read_log(storage, first, 400) == entries(first, 400, size=700)
+
+
+def test_how_much_room_is_left_is_part_of_the_usage() -> None:
+    disk = CrashingDisk()
+    storage = opened(disk)
+    disk.room = 12345
+    assert storage.usage().free_bytes == 12345
 
 
 def test_a_failure_while_opening_unlocks() -> None:

@@ -17,9 +17,8 @@ from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, Reques
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE, Flags, Kind, SessionOptions
 
-_RELIEF = frozenset(
-    {broker.Ack, broker.Nack, broker.Cancel, broker.Purge, broker.Recover, broker.DeleteTopic}
-)  # they give room back, and pass when the disk is full
+_BRINGS_IN = frozenset({broker.Enqueue, broker.EnqueueMany, broker.Publish})
+"""Commands with payloads. All others pass when the disk is short of room: without them no queue could be drained."""
 _NOTED = frozenset(
     {
         broker.Ack,
@@ -92,14 +91,14 @@ class BrokerSession:
 
     def send(self, command: broker.Command, waiter: Any = None, flags: int = Flags.NONE) -> int:
         kind = type(command)
-        if kind in _RELIEF:
+        if kind not in _BRINGS_IN:
             flags |= Flags.RELIEF
         if kind in _NOTED:
             waiter = _Note(command, waiter, self._connection, self._gives_back(command))
         return self.session.call(broker.encode(command), waiter, flags)
 
     def cast(self, command: broker.Command) -> None:
-        self.session.cast(broker.encode(command), Flags.RELIEF if type(command) in _RELIEF else Flags.NONE)
+        self.session.cast(broker.encode(command), Flags.NONE if type(command) in _BRINGS_IN else Flags.RELIEF)
 
     def query(self, query: broker.Query, waiter: Any = None) -> int:
         return self.session.ask(Kind.QUERY, broker.encode(query), waiter)

@@ -93,6 +93,7 @@ class Session:
         self._next_seq = 1
         self._cursor = 1  # the next seq to be sent on this connection
         self._ever_sent = 0  # the newest seq that any node may have seen
+        self._sent_before = 0  # the newest that was sent on an earlier connection
         self._ahead: set[int] = set()  # answered out of turn; only ever looked up
         self._commands: dict[int, _Command] = {}  # unanswered, in seq order
         self._questions: dict[int, _Question] = {}
@@ -254,7 +255,8 @@ class Session:
         error = None
         if status:
             error = faults.read_fault(body)
-            if self._put_off(error, seq, self._postponed, events):
+            later = error.code == faults.SHORT and seq <= self._sent_before
+            if self._put_off(error, seq, self._postponed, events, later):
                 return
         del self._commands[seq]
         events.append(Answered(command.waiter, index, body, error))
@@ -345,6 +347,7 @@ class Session:
         """The one door to READY."""
         if self.state is not _READY:
             self.state = _READY
+            self._sent_before = self._ever_sent
             self._cursor = self.confirmed + 1
             for flags, body in self._transients:
                 self._envelope(Kind.COMMAND, flags, 0, body)
@@ -384,9 +387,11 @@ class Session:
         if self._cursor < self._next_seq:
             self._pump()
 
-    def _put_off(self, error: RequestError, number: int, postponed: list[int], events: list[Event]) -> bool:
+    def _put_off(
+        self, error: RequestError, number: int, postponed: list[int], events: list[Event], later: bool = False
+    ) -> bool:
         """Whether the request was not looked at and keeps its number."""
-        if error.code in faults.LATER:
+        if later or error.code in faults.LATER:
             postponed.append(number)
             events.append(Postponed())
             return True

@@ -82,6 +82,7 @@ class Kind(IntEnum):
     PEER_MESSAGE = 34
     REPAIR_ASK = 35
     REPAIR_ANSWER = 36
+    NOTICE = 37
 
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
@@ -93,7 +94,7 @@ CLIENT_ENVELOPES = frozenset({Kind.COMMAND, Kind.OPEN, Kind.ATTACH, Kind.CLOSE})
 
 class Flags:
     NONE = 0
-    RELIEF = 1  # gives room back (ack, cancel, purge): passes when the disk is full
+    RELIEF = 1  # brings nothing in (ack, pop, purge, ...): passes when the disk is short of room
     TRANSIENT = 2  # seq 0: never answered, dropped by the leader where the machine does not admit it
 
 
@@ -243,6 +244,16 @@ def open_envelope(frame: bytes) -> Envelope:
         raise MalformedFrame(f"an envelope of {len(frame)} bytes is shorter than its header of {ENVELOPE.size}")
     _, kind, flags, session, seq, confirmed = ENVELOPE.unpack_from(frame)
     return Envelope(kind, flags, session, seq, confirmed, frame[ENVELOPE.size :])
+
+
+def spans(envelopes: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """(start, end, flags, seq) of each in a run of whole envelopes."""
+    position = 0
+    while position < len(envelopes):
+        length, _, flags, _, seq, _ = ENVELOPE.unpack_from(envelopes, position)
+        end = position + LENGTH_BYTES + length
+        yield position, end, flags, seq
+        position = end
 
 
 def open_reply(frame: bytes) -> tuple[int, int, int, bytes]:

@@ -62,6 +62,7 @@ async def status(node: Node) -> dict[str, Any]:
         "machine_stats": group.sessions.machine.stats(),
         "log_bytes": usage.log_bytes,
         "snapshot_bytes": usage.snapshot_bytes,
+        "disk": node.room_status(),
         "log_time_ms": group.now_ms(),
         "uptime_s": round(node.uptime_s(), 3),
         "counters": {

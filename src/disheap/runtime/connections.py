@@ -169,7 +169,10 @@ class ClientConnection:
         if not self._server.leads:
             raise NotLeader
         whole = start == 0 and end == len(buffer)
-        self._server.submit(self, buffer if whole else buffer[start:end])
+        envelopes = buffer if whole else buffer[start:end]
+        if self._server.short is not None and not (envelopes := self._server.sift(self, envelopes)):
+            return
+        self._server.submit(self, envelopes)
 
     def _other(self, kind: int, frame: bytes) -> None:
         if len(frame) < 6:
@@ -209,7 +212,7 @@ class ClientConnection:
             raise MalformedFrame(f"a command of session {envelope.session}, which is not attached to this connection")
         if not envelope.flags & Flags.TRANSIENT or envelope.seq != 0:
             raise MalformedFrame("sequence numbers begin at 1; only transient commands carry 0")
-        self._server.submit_transient(self, envelope.body, frame)
+        self._server.submit_transient(self, envelope.body, envelope.flags, frame)
 
     def _need_leader(self) -> None:
         if not self._server.leads:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from disheap.errors import DiskFailed, Overloaded, ProtocolError, StorageError
+from disheap.errors import DiskFailed, Overloaded, ProtocolError, StorageError, StorageFull
 from disheap.interfaces import Clock, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
@@ -42,6 +42,7 @@ from disheap.runtime.reads import Answer, Reads
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
 from disheap.runtime.timekeeping import Timekeeper
+from disheap.runtime.writing import Writer
 
 log = get_logger(__name__)
 
@@ -118,9 +119,7 @@ class Group:
         self._leads = False
         self._gathered: deque[bytes] = deque()
         self.gathered_bytes = 0
-        self._write: Write | None = None
-        self._write_at = 0.0
-        self._held: tuple[Message, ...] = ()
+        self._writer = Writer(storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail)
         self._ambiguous = raft.is_ambiguous
         self._pump_due = False
         self._append_at: float | None = None
@@ -203,9 +202,9 @@ class Group:
     def _leave_a_hung_disk(self) -> None:
         """A leader applies and answers only what is durable here: with a disk that hangs it would hold up everyone, and
         no error would end it (pitfall 26). The followers have the log; one of them is asked to lead."""
-        if not self._leads or self._write is None or self.raft.transferee != NOBODY:
+        if not self._leads or self.raft.transferee != NOBODY:
             return
-        waited_s = self._clock.monotonic() - self._write_at
+        waited_s = self._writer.busy_s()
         if waited_s > WRITE_PATIENCE_S and len(self.raft.membership.members) > 1:
             log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
             self.raft.transfer_leadership(NOBODY)
@@ -224,6 +223,7 @@ class Group:
         self.failure = self.failure or DiskFailed("the node was stopped")
         self._time.end()
         self._reads.end()
+        self._writer.close()
 
     def close_files(self) -> None:
         """Before the storage is closed, on the disk's thread."""
@@ -259,7 +259,7 @@ class Group:
         for message in ready.messages:
             send(message)
         if ready.write is not None:
-            self._start_write(ready.write, ready.held)
+            self._write(ready.write, ready.held)
         for fetch in ready.fetches:
             self._fetch(fetch)
         for chunk_read in ready.chunk_reads:
@@ -283,7 +283,7 @@ class Group:
     # --- proposing ---------------------------------------------------------------------------------------------------
 
     def _propose(self) -> None:
-        if not self._gathered or self._write is not None:
+        if not self._gathered or self._writer.is_busy:
             return
         if not self._leads:
             self._drop_gathered()
@@ -314,26 +314,14 @@ class Group:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def _start_write(self, write: Write, held: tuple[Message, ...]) -> None:
-        self._write, self._held, self._write_at = write, held, self._clock.monotonic()
+    def _write(self, write: Write, held: tuple[Message, ...]) -> None:
         if write.entries:
             self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
-        storage = self._storage
+        self._writer.start(write, held)
 
-        def work() -> None:
-            if write.hard_state is not None:
-                storage.save_hard_state(write.hard_state)
-            if write.entries:
-                storage.append(write.entries)
-
-        self._disk.submit(work, self._written)
-
-    def _written(self, _: None, error: BaseException | None) -> None:
-        if self._failed(error):
+    def _written(self, write: Write, held: tuple[Message, ...]) -> None:
+        if self.failure is not None:
             return
-        write, held = self._write, self._held
-        assert write is not None
-        self._write, self._held = None, ()
         if write.entries:
             self._append_at = self._clock.monotonic()
         self.raft.persisted(write.number)
@@ -455,6 +443,11 @@ class Group:
     def _chunk_written(
         self, meta: SnapshotMeta, offset: int, sessions: Sessions | None, error: BaseException | None
     ) -> None:
+        if isinstance(error, StorageFull):
+            log.error("a snapshot of the leader is given up", index=meta.index, reason=str(error))
+            self.raft.chunk_written(meta, offset, False)
+            self._wake()
+            return
         if self._failed(error):
             return
         if sessions is not None:

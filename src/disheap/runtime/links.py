@@ -18,8 +18,9 @@ from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
 from disheap.interfaces import Connection, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
-from disheap.protocol import frames, peers, repair
+from disheap.protocol import frames, notices, peers, repair
 from disheap.protocol.frames import FrameReader, Goodbye, Kind
+from disheap.protocol.notices import Notice
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.repair import Answer, Ask
 
@@ -43,6 +44,7 @@ class LinkOwner(Protocol):
     def welcomed(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None: ...
     def received(self, message: Message) -> None: ...
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
+    def received_notice(self, peer: NodeId, notice: Notice) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
     def refused(self, remote: str, reason: str) -> None: ...
     def dialled(self, link: IncomingLink) -> None: ...
@@ -160,6 +162,12 @@ class IncomingLink(_Handshaking):
                 raise MalformedFrame(f"a question about repair of group {about.group}")
             self._owner.received_repair(self._peer, about)
             return
+        if kind == Kind.NOTICE:
+            notice = notices.decode(frame)
+            if notice.group != GROUP:
+                raise MalformedFrame(f"a notice about group {notice.group}")
+            self._owner.received_notice(self._peer, notice)
+            return
         if kind != Kind.PEER_MESSAGE:
             raise MalformedFrame(f"a frame of kind {kind} between nodes")
         group, message = peers.decode(frame)
@@ -196,6 +204,9 @@ class OutgoingLink(_Handshaking):
 
     def send_repair(self, message: Ask | Answer) -> None:
         self._write(lambda: repair.encode(message))
+
+    def send_notice(self, notice: Notice) -> None:
+        self._write(lambda: notices.encode(notice))
 
     def _write(self, encode: Callable[[], bytes]) -> None:
         connection = self._connection

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from disheap.config import NodeConfig, check_listening, reachable
-from disheap.errors import DisheapError, NotLeader, RequestTimeout, StorageError
+from disheap.errors import DisheapError, DiskFailed, DiskFull, NotLeader, RequestTimeout, StorageError
 from disheap.interfaces import (
     Clock,
     CodecContext,
@@ -33,6 +33,7 @@ from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Message, NodeId
 from disheap.logs import get_logger
 from disheap.plugins import Registry
+from disheap.protocol.notices import Notice
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
@@ -45,6 +46,7 @@ from disheap.runtime.local import LocalSession
 from disheap.runtime.peering import Peering
 from disheap.runtime.recovery import Found, recover
 from disheap.runtime.repairing import Repairing
+from disheap.runtime.room import Room
 from disheap.runtime.scrubbing import Scrubbing
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
@@ -100,6 +102,7 @@ class Node:
         self.introductions: Introductions
         self._scrubbing: Scrubbing
         self._is_whole = False  # nothing has to be repaired before the group may take part
+        self._room: Room
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._started_at = 0.0
@@ -217,6 +220,7 @@ class Node:
         self._repairing = Repairing(
             self, self._id, loop=self._loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
         )
+        self._room = Room(self, self._id, self.config.limits.min_free_bytes, self._clock)
         found = await self._recover(follow=False)
         self.book = AddressBook(found.applied.membership, self._id, self.name)
         others = [node for node in self.book.ids() if node != self._id]
@@ -377,6 +381,7 @@ class Node:
         self._repairing.tick(self.config.raft.election_timeout_ms // self.config.raft.tick_ms)
         self.introductions.tick()
         self._scrubbing.tick()
+        self._room.tick()
         self._outlets().sweep()
         self._versions.raise_if_due()
 
@@ -390,6 +395,12 @@ class Node:
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self._repairing.received(peer, message)
+
+    def tell(self, notice: Notice) -> None:
+        self._peering.tell(notice)
+
+    def received_notice(self, peer: NodeId, notice: Notice) -> None:
+        self._room.heard(peer, notice)
 
     def unreachable(self, peer: NodeId) -> None:
         if self._serving:
@@ -449,6 +460,23 @@ class Node:
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]:
         """An operator's request. Raises `RequestError`."""
         return await admin.admin(self, request)
+
+    # --- room on the disks -------------------------------------------------------------------------------------------
+
+    def look_at_disk(self) -> None:
+        def seen(usage: StorageUsage, error: BaseException | None) -> None:
+            if isinstance(error, DiskFailed):
+                self.group.fail(error)
+            elif error is None and self._serving:
+                self._room.seen(usage)
+
+        self.disk().submit(lambda: self.storage().usage(), seen)
+
+    def refuse(self, reason: DiskFull | None) -> None:
+        self._outlets().short = reason
+
+    def room_status(self) -> dict[str, Any]:
+        return self._room.status()
 
     async def storage_usage(self) -> StorageUsage:
         return await run_on(self.disk(), self.storage().usage)

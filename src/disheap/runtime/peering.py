@@ -14,6 +14,7 @@ from disheap.errors import WrongCluster
 from disheap.interfaces import Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
+from disheap.protocol.notices import Notice
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import tuning
@@ -74,6 +75,11 @@ class Peering:
         if link is not None:
             link.send_repair(message)
 
+    def tell(self, notice: Notice) -> None:
+        """Whoever can be reached now."""
+        for link in self._outgoing.values():
+            link.send_notice(notice)
+
     def is_connected(self, peer: NodeId) -> bool:
         link = self._outgoing.get(peer)
         return link is not None and link.up
@@ -105,6 +111,9 @@ class Peering:
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self._node.received_repair(peer, message)
+
+    def received_notice(self, peer: NodeId, notice: Notice) -> None:
+        self._node.received_notice(peer, notice)
 
     def unreachable(self, peer: NodeId) -> None:
         self._node.unreachable(peer)

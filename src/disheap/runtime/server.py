@@ -18,6 +18,7 @@ import msgspec
 
 from disheap.errors import (
     DisheapError,
+    DiskFull,
     InvalidArgument,
     NotLeader,
     OutcomeUnknown,
@@ -30,7 +31,7 @@ from disheap.errors import (
 from disheap.interfaces import Screening
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import Fault, Goodbye, Kind, Status, Welcome
+from disheap.protocol.frames import Fault, Flags, Goodbye, Kind, Status, Welcome
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.sessions import Outlets
 
@@ -91,6 +92,7 @@ class Server(Outlets):
         self.limits = limits
         self.loop = loop
         self.leads = False
+        self.short: DiskFull | None = None  # why commands that bring something in are refused now
         self.group: Group
         self._directory = directory
         self._draw = draw  # a 63-bit number that no one draws twice
@@ -170,8 +172,25 @@ class Server(Outlets):
             connection.crowd(True)
             self._crowded.append(connection)
 
-    def submit_transient(self, connection: ClientConnection, body: bytes, frame: bytes) -> None:
-        """A command that nobody waits for: not logged where it would do nothing."""
+    def sift(self, connection: ClientConnection, envelopes: bytes) -> bytes:
+        """What of a run of commands may go into the log while there is no room for more. The rest is answered, and its
+        numbers stay unused; one that was used already is let through, to the reply that is kept for it."""
+        assert self.short is not None
+        refusal, kept = _fault(self.short), []
+        session = self.group.sessions.table.get(connection.session)
+        for start, end, flags, seq in frames.spans(envelopes):
+            if flags & Flags.RELIEF or (session is not None and session.knows(seq)):
+                kept.append(envelopes[start:end])
+            else:
+                connection.queue.append(frames.reply(Kind.REPLY, Status.ERROR, seq, 0, refusal))
+        if connection.queue:
+            connection.flush()
+        return b"".join(kept)
+
+    def submit_transient(self, connection: ClientConnection, body: bytes, flags: int, frame: bytes) -> None:
+        """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it."""
+        if self.short is not None and not flags & Flags.RELIEF:
+            return
         machine = self.group.sessions.machine
         if not isinstance(machine, Screening) or machine.admits(body):
             self.submit(connection, frame)

@@ -63,6 +63,10 @@ class Session:
         self.confirmed = 0
         self.replies: dict[int, Kept] = {}
 
+    def knows(self, seq: int) -> bool:
+        """Whether the command was carried out."""
+        return seq <= self.confirmed or seq in self.replies
+
     def confirm(self, confirmed: int) -> None:
         """Forget the replies that the client has."""
         replies = self.replies

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from disheap.errors import StorageFull
 from disheap.interfaces import SnapshotWriter, Storage
 from disheap.kernel.types import Entry, Index, SnapshotMeta
 from disheap.logs import get_logger
@@ -104,7 +105,7 @@ class Snapshotter:
         self._sizes.clear()
 
     def _begun(self, writer: SnapshotWriter, error: BaseException | None) -> None:
-        if self._stopped(error):
+        if self._stopped(error) or self._is_given_up(error):
             return
         if self._pieces is None:
             self._disk.submit(writer.abort, self._aborted)
@@ -125,7 +126,7 @@ class Snapshotter:
         self._disk.submit(lambda: self._commit(writer, first), self._committed)
 
     def _piece_written(self, _: None, error: BaseException | None) -> None:
-        if not self._stopped(error):
+        if not self._stopped(error) and not self._is_given_up(error):
             self._next()
 
     def _commit(self, writer: SnapshotWriter, first: Index) -> Index:
@@ -133,7 +134,7 @@ class Snapshotter:
         return self._storage.compact(first)
 
     def _committed(self, first_index: Index, error: BaseException | None) -> None:
-        if self._stopped(error) or self._pieces is None:
+        if self._stopped(error) or self._is_given_up(error) or self._pieces is None:
             return
         self._pieces, self._writer, self._last_size = None, None, self._size
         log.info("snapshot taken", index=self._meta.index, bytes=self._size, log_from=first_index)
@@ -150,7 +151,15 @@ class Snapshotter:
     def _aborted(self, _: None, error: BaseException | None) -> None:
         self._stopped(error)
 
+    def _is_given_up(self, error: BaseException | None) -> bool:
+        """A disk without room for it keeps the snapshot before and the whole log. The next is tried when it is due."""
+        if error is None:
+            return False
+        log.error("a snapshot is given up", index=self._meta.index, reason=str(error))
+        self._pieces = self._writer = None
+        return True
+
     def _stopped(self, error: BaseException | None) -> bool:
-        if error is not None:
+        if error is not None and not isinstance(error, StorageFull):
             self._group.fail(error)
         return self._group.failure is not None

@@ -9,6 +9,7 @@ CLUSTER = "tests/runtime/test_cluster.py::"
 CLOCKS = "tests/runtime/test_clocks.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
 GROUP = "tests/runtime/test_order.py::"
+ROOM = "tests/runtime/test_room.py::"
 
 MUTANTS = (
     Mutant(
@@ -16,7 +17,7 @@ MUTANTS = (
         "entries reach the disk before the term that they belong to",
         (
             Patch(
-                "disheap.runtime.group",
+                "disheap.runtime.writing",
                 "            if write.hard_state is not None:\n"
                 "                storage.save_hard_state(write.hard_state)\n"
                 "            if write.entries:\n"
@@ -219,5 +220,70 @@ MUTANTS = (
         (SESSIONS + "test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied",),
         pitfall=30,
         simulated=False,
+    ),
+    Mutant(
+        "full-disk-refuses-acks",
+        "a broker that is short of room takes no acknowledgements either, and stays so",
+        (Patch("disheap.runtime.server", "flags & Flags.RELIEF or (session", "(session"),),
+        (ROOM + "test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refused_with_its_number_unused",),
+    ),
+    Mutant(
+        "refused-though-carried-out",
+        "a command that was carried out is refused when it is sent again, because the disk filled up meanwhile",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "flags & Flags.RELIEF or (session is not None and session.knows(seq))",
+                "flags & Flags.RELIEF",
+            ),
+        ),
+        (ROOM + "test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refused_with_its_number_unused",),
+    ),
+    Mutant(
+        "refusal-of-a-repetition-is-final",
+        "a client reports a command as refused that an earlier leader may have carried out",
+        (
+            Patch(
+                "disheap.client.session",
+                "later = error.code == faults.SHORT and seq <= self._sent_before",
+                "later = False",
+            ),
+        ),
+        (
+            "tests/client/test_session.py::"
+            "test_a_refusal_for_want_of_room_says_nothing_of_what_was_sent_before_on_another_connection",
+        ),
+    ),
+    Mutant(
+        "full-disk-ends-the-node",
+        "a write that finds no room ends the node, instead of waiting for some",
+        (Patch("disheap.runtime.writing", "if isinstance(error, StorageFull):", "if False:"),),
+        (ROOM + "test_a_node_whose_disk_is_full_confirms_nothing_and_goes_on_when_there_is_room",),
+    ),
+    Mutant(
+        "partial-append-kept",
+        "what a full disk took of an append stays behind the log, and a smaller one does not cover it",
+        (
+            Patch(
+                "disheap_filelog.segment",
+                "with needs_room(self.path, lambda: self._file.truncate(self.end)):",
+                "with needs_room(self.path, lambda: None):",
+            ),
+        ),
+        (
+            "tests/storage/test_file_failures.py::test_an_append_that_finds_no_room_leaves_nothing_and_works_when_there_is_some",
+        ),
+    ),
+    Mutant(
+        "failed-fsync-counts-as-no-room",
+        "an fsync that found no room is tried again, though what it could not write is gone from the cache",
+        (
+            Patch(
+                "disheap_filelog.segment",
+                '            self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
+                '            self._file.write(b"".join(parts), self.end)\n            self._file.sync()\n',
+            ),
+        ),
+        ("tests/storage/test_file_failures.py::test_no_room_at_an_fsync_is_an_error_like_any_other",),
     ),
 )

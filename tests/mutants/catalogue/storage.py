@@ -16,9 +16,9 @@ MUTANTS = (
         (
             Patch(
                 SEGMENT,
-                '        filesystem.rename(f"{directory}/{name}{TEMPORARY}", f"{directory}/{name}")\n'
+                '        filesystem.rename(temporary, f"{directory}/{name}")\n'
                 "        filesystem.sync_directory(directory)\n",
-                '        filesystem.rename(f"{directory}/{name}{TEMPORARY}", f"{directory}/{name}")\n',
+                '        filesystem.rename(temporary, f"{directory}/{name}")\n',
             ),
         ),
         (POWER,),
@@ -195,8 +195,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_filelog.storage",
-                "            if replaces_log:\n                self._begin_anew(",
-                "            if replaces_log and self._index.last < meta.index:\n                self._begin_anew(",
+                "            if replaces_log:\n                self._replace_log(",
+                "            if replaces_log and self._index.last < meta.index:\n                self._replace_log(",
             ),
         ),
         ("disheap.testing.conformance.test_storage::test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it",),

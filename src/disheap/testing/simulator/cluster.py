@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
-from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged
+from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageFull
 from disheap.kernel.types import NodeId
 from disheap.plugins import Registry
 from disheap.runtime.cluster import first_membership
@@ -28,6 +28,9 @@ from disheap.testing.simulator.trace import Trace
 
 DRIFT = 0.02
 """Clocks run fast or slow by up to this share: far more than any clock that keeps time."""
+PLENTY_BYTES = 1 << 40
+"""Free on a disk that has room."""
+MIN_FREE_BYTES = 1 << 20
 DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
 """What a node may end with, if somebody spoilt its files."""
 
@@ -40,6 +43,8 @@ class DiskFaults:
         self.error_in = -1  # syncs until one fails
         self.full = False
         self.has_failed = False  # in this life of the node; it may be well again before the node has ended
+        self.has_been_full = False  # likewise
+        self.free_bytes = PLENTY_BYTES
 
     def happens(self, operation: str, path: str) -> None:
         if self.crash_in == 0:
@@ -50,13 +55,14 @@ class DiskFaults:
                 self.has_failed = True
                 raise OSError(errno.EIO, "Input/output error", path)
             self.error_in -= self.error_in > 0
-        elif self.full and operation in ("write", "create"):
-            self.has_failed = True
+        elif self.full and operation in ("extend", "create"):
+            self.has_been_full = True
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
     def clear(self) -> None:
         self.crash_in = self.error_in = -1
         self.full = False
+        self.free_bytes = PLENTY_BYTES
 
 
 class Host:
@@ -133,7 +139,7 @@ class Cluster:
         """Boot the machine where it is off, and start the node on it."""
         assert host.state in ("down", "lost")
         host.lives += 1
-        host.faults.has_failed = False
+        host.faults.has_failed = host.faults.has_been_full = False
         dice = host.dice.fork()
         rate = 1.0 + dice.seconds(-DRIFT, DRIFT)
         process = host.process = Process(self.loop, host.name, rate, dice.seconds(0.0, 1000.0))
@@ -230,6 +236,8 @@ class Cluster:
         self._end(host, silently=False)
         if isinstance(error, DiskFailed) and host.faults.has_failed:
             return
+        if isinstance(error, StorageFull | DiskFailed) and host.faults.has_been_full:
+            return  # it was starting, or had taken in a snapshot in the place of its log: there is no way back then
         if isinstance(error, DAMAGE_ERRORS) and mirror.damaged:
             host.state = "lost"
             return
@@ -314,7 +322,10 @@ def _configs(count: int, dice: Dice) -> list[NodeConfig]:
         scrub_interval_s=dice.pick((2.0, 10.0, 1000.0)),
     )
     limits = Limits(
-        frame_bytes=64 << 10, entry_bytes=dice.pick((4 << 10, 64 << 10)), session_window=dice.pick((16, 256))
+        frame_bytes=64 << 10,
+        entry_bytes=dice.pick((4 << 10, 64 << 10)),
+        session_window=dice.pick((16, 256)),
+        min_free_bytes=MIN_FREE_BYTES,
     )
     first = NodeConfig(
         name="n1",

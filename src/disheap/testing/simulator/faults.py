@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from disheap.errors import RequestError
 from disheap.kernel.types import Membership
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.cluster import MIN_FREE_BYTES, PLENTY_BYTES, Cluster, Host
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.workload import Worker
 
@@ -72,6 +72,7 @@ class Mischief:
             (self._reset, 4),
             (self._disk_error, 1),
             (self._disk_full, 1),
+            (self._short_of_room, 1),
             (self._slow_disk, 2),
             (self._damage, self.dice.pick((1, 6))),
             (self._rot, self.dice.pick((1, 4))),
@@ -269,8 +270,22 @@ class Mischief:
         if host is not None:
             host.uncertain = True
             host.faults.full = True
+            host.faults.free_bytes = 0
             self._said("disk full", host)
             self._later(1.0, 6.0, self._mend(host))
+
+    def _short_of_room(self) -> None:
+        """Below the mark on some nodes, or on all."""
+        hosts = [host for host in self.cluster.hosts if self.dice.chance(0.5)]
+        for host in hosts:
+            host.faults.free_bytes = MIN_FREE_BYTES - 1
+        self._said("short of room", what=" ".join(host.name for host in hosts))
+
+        def make_room() -> None:
+            for host in hosts:
+                host.faults.free_bytes = PLENTY_BYTES
+
+        self._later(1.0, 10.0, make_room)
 
     def _mend(self, host: Host) -> Undo:
         def mend() -> None:

@@ -29,7 +29,7 @@ class Inode:
     def __init__(self) -> None:
         self.now = bytearray()
         self.durable = b""
-        self.pending: list[tuple[int, bytes]] = []
+        self.pending: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None) of a truncation
         self.holder: SimFilesystem | None = None  # of a lock
 
 
@@ -84,10 +84,14 @@ class Platter:
 class Faults(Protocol):
     """Asked before each operation; may raise `OSError` or `Crash`."""
 
+    free_bytes: int
+
     def happens(self, operation: str, path: str) -> None: ...
 
 
 class NoFaults:
+    free_bytes = 1 << 50
+
     def happens(self, operation: str, path: str) -> None: ...
 
 
@@ -138,6 +142,9 @@ class SimFilesystem:
         self.happens("sync_directory", path)
         self.platter.durable, self.platter.pending = dict(self.platter.names), []
 
+    def free_bytes(self, path: str) -> int:
+        return self._faults.free_bytes
+
     def lock(self, path: str) -> SimFile | None:
         inode = self.platter.names.get(path)
         if inode is None:
@@ -169,7 +176,16 @@ class SimFile:
         return bytes(self._inode.now[offset : offset + size])
 
     def write(self, data: bytes, offset: int) -> None:
-        self._filesystem.happens("write", self._path)
+        """On a full disk what makes the file grow arrives in part."""
+        grows = offset + len(data) > len(self._inode.now)
+        try:
+            self._filesystem.happens("extend" if grows else "write", self._path)
+        except OSError:
+            self._put(data[: len(data) // 2], offset)
+            raise
+        self._put(data, offset)
+
+    def _put(self, data: bytes, offset: int) -> None:
         inode, now = self._inode, self._inode.now
         if offset > len(now):
             now.extend(bytes(offset - len(now)))
@@ -185,6 +201,11 @@ class SimFile:
     def size(self) -> int:
         return len(self._inode.now)
 
+    def truncate(self, size: int) -> None:
+        self._filesystem.happens("truncate", self._path)
+        del self._inode.now[size:]
+        self._inode.pending.append((size, None))
+
     def close(self) -> None:
         if self._is_lock and self._inode.holder is self._filesystem:
             self._inode.holder = None
@@ -198,6 +219,10 @@ def _survivor(inode: Inode, dice: Dice) -> bytearray:
     content = bytearray(inode.durable)
     for offset, data in inode.pending:
         chance = dice.pick((0.0, 0.5, 0.9, 1.0))
+        if data is None:
+            if dice.chance(chance):
+                del content[offset:]
+            continue
         for start in range(offset - offset % SECTOR, offset + len(data), SECTOR):
             if dice.chance(chance):
                 low, high = max(start, offset), min(start + SECTOR, offset + len(data))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from disheap.errors import DiskFull
 from disheap.kernel.types import Entry
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Fault, FrameReader, Kind, Status
@@ -61,6 +62,8 @@ class History:
         self.entered: list[Entered] = []
         self.asked: list[Asked] = []
         self.sent: dict[tuple[int, int], int] = {}  # (session, seq) -> what was committed when it was first sent
+        self.sendings: dict[tuple[int, int], int] = {}
+        self.refused: list[tuple[int, int]] = []  # for want of room, before the log; in the order of the refusals
         self.bodies: dict[tuple[int, int], bytes] = {}
         self.deliveries = 0
         self.last_committed = last_committed
@@ -77,8 +80,12 @@ class History:
         if known != body:
             self.fail(f"a client sends two commands under seq {seq} of session {session}")
         self.sent.setdefault(key, self.last_committed())
+        self.sendings[key] = self.sendings.get(key, 0) + 1
 
     def replied(self, reply: Reply) -> None:
+        if reply.status == Status.ERROR and _content(reply.status, reply.body) == DiskFull.code:
+            self._refused(reply)
+            return
         self.replies.append(reply)
         floor = self.sent.get((reply.session, reply.seq))
         if floor is None:
@@ -88,6 +95,11 @@ class History:
                 f"seq {reply.seq} of session {reply.session} took place at {reply.index}; entry {floor} was committed "
                 "before it was sent"
             )
+
+    def _refused(self, reply: Reply) -> None:
+        self.refused.append((reply.session, reply.seq))
+        if reply.index:
+            self.fail(f"seq {reply.seq} of session {reply.session} is refused for want of room, at {reply.index}")
 
     def answered(self, asked: Asked, floor: int) -> None:
         self.asked.append(asked)
@@ -111,6 +123,9 @@ class History:
                 self.fail(f"seq {key[1]} of session {key[0]} was carried out {times} times")
         for reply in self.replies:
             self._check_reply(replay, reply)
+        for key in self.refused:
+            if self.sendings[key] == 1 and key in replay.answers:
+                self.fail(f"seq {key[1]} of session {key[0]} was refused for want of room, and is in the log")
         for entered in self.entered:
             self._check_entered(replay, entered)
 

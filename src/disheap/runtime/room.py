@@ -1,0 +1,129 @@
+"""Whether there is room on the disks, and what is refused while there is not (storage-rules 9).
+
+Owns the low-water mark. Each node looks at its own disk and tells the others. A leader refuses commands that bring
+something in while its own disk is short of room, or while so many disks are short that the rest is no majority;
+everything else goes on: acknowledgements, deliveries, leases, elections. So the queues can be drained, which is what
+makes room. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
+
+What the mark leaves free is what the node itself still needs: the log of the acknowledgements, a snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from disheap.errors import DisheapError, DiskFull
+from disheap.interfaces import Clock, StorageUsage
+from disheap.kernel.membership import voters_of
+from disheap.kernel.quorum import majority
+from disheap.kernel.types import NOBODY, NodeId
+from disheap.logs import get_logger
+from disheap.protocol.notices import Notice
+from disheap.runtime.group import Group
+from disheap.runtime.links import GROUP
+
+log = get_logger(__name__)
+
+LOOK_S = 1.0
+"""Between two looks at the disk: at 100 MB/s a tenth of a second of writes is a tenth of the default mark."""
+LEAVE_SHARE = 1 / 8
+"""The mark and so much more has to be free before commands are taken again, so that it does not change all the time."""
+HAND_OVER_S = 30.0
+"""Between two attempts to hand leadership over: commands wait while one lasts."""
+MIB = 1 << 20
+
+
+class Host(Protocol):
+    """What the watch asks of its node."""
+
+    name: str
+    group: Group
+
+    def look_at_disk(self) -> None: ...
+    def tell(self, notice: Notice) -> None: ...
+    def refuse(self, reason: DiskFull | None) -> None: ...
+    def is_connected(self, node: NodeId) -> bool: ...
+    def member_name(self, node: NodeId) -> str: ...
+
+
+class Room:
+    """`tick` asks for a look; the host answers with `seen`."""
+
+    def __init__(self, host: Host, own: NodeId, min_free_bytes: int, clock: Clock) -> None:
+        self.is_short = False
+        self._host = host
+        self._own = own
+        self._mark = min_free_bytes
+        self._clock = clock
+        self._free: int | None = None
+        self._looked_at = float("-inf")
+        self._handed_over_at = float("-inf")
+        self._short: dict[NodeId, int] = {}  # others that said so, and what is free there
+        self._reason = ""
+
+    def tick(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            self._host.look_at_disk()
+
+    def seen(self, usage: StorageUsage) -> None:
+        """How the disk is."""
+        self._free = free = usage.free_bytes
+        needed = self._mark + (int(self._mark * LEAVE_SHARE) if self.is_short else 0)
+        was_short, self.is_short = self.is_short, free is not None and free < needed
+        if self.is_short and not was_short:
+            log.error("the disk is short of room", free_bytes=free, min_free_bytes=self._mark)
+        elif was_short and not self.is_short:
+            log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
+        self._host.tell(Notice(GROUP, self.is_short, free or 0))
+        self._settle()
+
+    def heard(self, peer: NodeId, notice: Notice) -> None:
+        """What another node says of itself."""
+        if notice.is_short:
+            self._short[peer] = notice.free_bytes
+        else:
+            self._short.pop(peer, None)
+        self._settle()
+
+    def status(self) -> dict[str, Any]:
+        return {"free_bytes": self._free, "is_short": self.is_short, "refuses": self._reason}
+
+    def _settle(self) -> None:
+        """What follows, where this node leads. A node that does not lead takes no commands anyway."""
+        voters = voters_of(self._host.group.raft.membership)
+        short = [voter for voter in voters if self._is_short(voter)]
+        with_room = [voter for voter in voters if voter not in short]
+        can_go_on = len(with_room) >= majority(len(voters))
+        refuses = self.is_short or not can_go_on
+        reason = self._told(short or [self._own]) if refuses else ""
+        if reason != self._reason:
+            self._reason = reason
+            self._host.refuse(DiskFull(reason) if reason else None)
+        if self.is_short and can_go_on and self._host.group.leads:
+            self._hand_over(with_room)
+
+    def _is_short(self, node: NodeId) -> bool:
+        return self.is_short if node == self._own else node in self._short
+
+    def _told(self, short: Sequence[NodeId]) -> str:
+        """Without figures, which change all the time."""
+        names = ", ".join(self._host.member_name(node) for node in short)
+        return (
+            f"less than {self._mark / MIB:.4g} MiB (limits.min_free_bytes) are free on the disk of {names}: nothing "
+            "new is taken until there is more. Drain or purge topics, or free space there"
+        )
+
+    def _hand_over(self, others: Sequence[NodeId]) -> None:
+        now, group = self._clock.monotonic(), self._host.group
+        target = next((voter for voter in others if self._host.is_connected(voter)), NOBODY)
+        if target == NOBODY or now - self._handed_over_at < HAND_OVER_S:
+            return
+        self._handed_over_at = now
+        log.warning("leadership is handed to a node with room", target=self._host.member_name(target))
+        try:
+            group.transfer(target)
+        except DisheapError as error:
+            log.warning("leadership is not handed over", reason=str(error))

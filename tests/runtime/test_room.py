@@ -1,0 +1,233 @@
+"""The low-water mark: what is refused while disks are short of room, and what goes on (storage-rules 9)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.support.nodes import Cluster
+from tests.support.wire import WireClient, wait_until
+
+from disheap.errors import DiskFull, InvalidArgument, StorageFull
+from disheap.interfaces import StorageUsage
+from disheap.kernel.types import Member, Membership, NodeId
+from disheap.protocol.frames import Fault, Flags, Status
+from disheap.protocol.notices import Notice
+from disheap.runtime.node import Node
+from disheap.runtime.room import HAND_OVER_S, LOOK_S, Room
+
+MARK = 1000
+
+
+def usage(free_bytes: int | None) -> StorageUsage:
+    return StorageUsage(0, 0, 0, free_bytes)
+
+
+class Host:
+    """A node of three, as the watch sees it."""
+
+    def __init__(self, leads: bool = True) -> None:
+        self.name = "n1"
+        self.now = 0.0
+        self.looks = 0
+        self.told: list[Notice] = []
+        self.refusal: DiskFull | None = None
+        self.transfers: list[int] = []
+        self.connected = {2, 3}
+        self.leads = leads
+        self.error: Exception | None = None
+        self.membership = Membership(tuple(Member(NodeId(number), True, b"") for number in (1, 2, 3)))
+        self.group: Any = self
+        self.raft = self
+        self.room = Room(self, NodeId(1), MARK, self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def look_at_disk(self) -> None:
+        self.looks += 1
+
+    def tell(self, notice: Notice) -> None:
+        self.told.append(notice)
+
+    def refuse(self, reason: DiskFull | None) -> None:
+        self.refusal = reason
+
+    def is_connected(self, node: NodeId) -> bool:
+        return node in self.connected
+
+    def member_name(self, node: NodeId) -> str:
+        return f"n{node}"
+
+    def transfer(self, target: NodeId) -> None:
+        if self.error:
+            raise self.error
+        self.transfers.append(target)
+
+    def others_short(self, short: Iterable[int]) -> None:
+        for node in (2, 3):
+            self.room.heard(NodeId(node), Notice(0, node in set(short), 10))
+
+
+def test_the_disk_is_looked_at_once_in_a_while() -> None:
+    host = Host()
+    for _ in range(10):
+        host.room.tick()
+    assert host.looks == 1
+    host.now += LOOK_S
+    host.room.tick()
+    assert host.looks == 2
+
+
+def test_below_the_mark_a_leader_refuses_says_why_and_tells_the_others() -> None:
+    host = Host()
+    host.room.seen(usage(MARK))
+    assert host.refusal is None
+    host.room.seen(usage(MARK - 1))
+    assert host.refusal is not None
+    for words in ("limits.min_free_bytes", "disk of n1", "Drain or purge"):
+        assert words in str(host.refusal)
+    assert [notice.is_short for notice in host.told] == [False, True]
+    assert host.room.status() == {"free_bytes": MARK - 1, "is_short": True, "refuses": str(host.refusal)}
+
+
+def test_a_little_more_than_the_mark_is_needed_before_commands_are_taken_again() -> None:
+    host = Host()
+    host.room.seen(usage(MARK - 1))
+    host.room.seen(usage(MARK + 10))
+    assert host.refusal is not None
+    host.room.seen(usage(MARK + MARK // 8))
+    assert host.refusal is None
+
+
+def test_a_mark_of_nothing_and_a_storage_without_a_disk_refuse_nothing() -> None:
+    host = Host()
+    host.room.seen(usage(None))
+    assert host.refusal is None
+    host.room = Room(host, NodeId(1), 0, host)
+    host.room.seen(usage(0))
+    assert host.refusal is None
+
+
+@pytest.mark.parametrize(("short", "refuses"), [((), False), ((2,), False), ((2, 3), True)])
+def test_a_leader_with_room_refuses_when_those_with_room_are_no_majority(short: tuple[int, ...], refuses: bool) -> None:
+    host = Host()
+    host.room.seen(usage(MARK * 9))
+    host.others_short(short)
+    assert (host.refusal is not None) == refuses
+    if refuses:
+        assert "n2, n3" in str(host.refusal)
+        host.others_short([3])
+        assert host.refusal is None
+
+
+def test_a_leader_that_is_short_hands_over_to_one_that_is_connected_and_is_not() -> None:
+    host = Host()
+    host.others_short([2])
+    host.room.seen(usage(0))
+    assert host.transfers == [], "a majority would be short all the same"
+    host.others_short([])
+    assert host.transfers == [2]
+    host.room.seen(usage(0))
+    assert host.transfers == [2], "not again at once"
+    host.connected = {3}
+    host.now += HAND_OVER_S
+    host.room.seen(usage(0))
+    assert host.transfers == [2, 3]
+
+
+def test_a_handover_that_is_refused_and_a_node_that_does_not_lead_change_nothing() -> None:
+    host = Host()
+    host.error = InvalidArgument("no")
+    host.room.seen(usage(0))
+    assert host.refusal is not None
+    follower = Host(leads=False)
+    follower.room.seen(usage(0))
+    assert follower.transfers == []
+
+
+# --- through a node --------------------------------------------------------------------------------------------------
+
+
+async def short(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, names: Iterable[str], free_bytes: int) -> None:
+    """These nodes look at a disk with so much left."""
+    for name in names:
+        node = cluster.nodes[name]
+        monkeypatch.setattr(node.storage(), "usage", lambda: usage(free_bytes), raising=False)
+        node.look_at_disk()
+        is_short = free_bytes < node.config.limits.min_free_bytes
+        await wait_until(lambda node=node, is_short=is_short: node._room.is_short == is_short, "the disk was looked at")
+
+
+def refuses(node: Node) -> bool:
+    assert node._server is not None
+    return node._server.short is not None
+
+
+async def fault_of(client: WireClient, seq: int) -> Fault:
+    index, status, body = await client.reply_to(seq)
+    assert (index, status) == (0, Status.ERROR)
+    return msgspec.msgpack.decode(body, type=Fault)
+
+
+async def test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refused_with_its_number_unused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        assert await client.call(b"+1", seq=1) == (Status.OK, b"1")
+        await short(cluster, monkeypatch, ["n1"], 5)
+        assert refuses(node)
+        client.send(b"+10", seq=2)
+        client.send(b"+100", seq=3, flags=Flags.RELIEF)
+        client.send(b"+1", seq=1)
+        fault = await fault_of(client, 2)
+        assert fault.code == "disk-full" and "n1" in fault.message
+        assert (await client.reply_to(3))[1:] == (Status.OK, b"101")
+        assert (await client.reply_to(1))[1:] == (Status.OK, b"1"), "it had been carried out: its reply was kept"
+        client.send(b"+1000", seq=0, flags=Flags.TRANSIENT)
+        assert (await client.call(b"+0", seq=2))[0] == Status.ERROR
+        await short(cluster, monkeypatch, ["n1"], 1 << 40)
+        assert await client.call(b"+10", seq=2) == (Status.OK, b"111"), "the same number again"
+        assert (await node.status())["disk"] == {"free_bytes": 1 << 40, "is_short": False, "refuses": ""}
+
+
+async def test_a_leader_hears_that_the_others_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster(tmp_path, nodes=3) as cluster:
+        leader = await cluster.wait_leader()
+        others = [node.name for node in cluster.followers()]
+        await short(cluster, monkeypatch, others, 5)
+        await wait_until(lambda: refuses(leader), "the leader refuses")
+        await short(cluster, monkeypatch, others[:1], 1 << 40)
+        await wait_until(lambda: not refuses(leader), "the leader takes commands again")
+
+
+async def test_leadership_goes_to_a_node_with_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Cluster(tmp_path, nodes=3) as cluster:
+        leader = await cluster.wait_leader()
+        await short(cluster, monkeypatch, [leader.name], 5)
+        await wait_until(lambda: not leader.group.leads, "it hands over")
+        after = await cluster.wait_leader()
+        assert after.name != leader.name and not refuses(after)
+
+
+async def test_a_node_whose_disk_is_full_confirms_nothing_and_goes_on_when_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        tries: list[int] = []
+
+        def no_room(entries: object) -> None:
+            tries.append(1)
+            raise StorageFull("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(node.storage(), "append", no_room)
+            client.send(b"+1", seq=1)
+            await wait_until(lambda: len(tries) > 1, "the write is tried again")
+            assert node.failure is None and not client.inbox
+        assert (await client.reply_to(1))[1:] == (Status.OK, b"1")
