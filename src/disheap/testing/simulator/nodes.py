@@ -161,6 +161,28 @@ class SimNode(Node):
 
         group._pump = watched_pump  # type: ignore[method-assign]
         group._apply = watched_apply  # type: ignore[method-assign]
+        self._watch_snapshots(group)
+
+    def _watch_snapshots(self, group: Group) -> None:
+        """What is restored, from whoever's snapshot, is what was there when the snapshot was taken."""
+        take, installed = group.snapshotter.take, group.snapshotter.installed
+
+        def hashed() -> None:
+            self._ledger.hashed(self.name, group.applied.index, group.sessions.state_hash())
+
+        def watched_take() -> None:
+            if not group.snapshotter.running:
+                hashed()
+            take()
+
+        def watched_installed(meta: SnapshotMeta) -> None:
+            installed(meta)
+            hashed()
+
+        group.snapshotter.take = watched_take  # type: ignore[method-assign]
+        group.snapshotter.installed = watched_installed  # type: ignore[method-assign]
+        if not group.asleep:
+            hashed()
 
     def _fresh_sessions(self) -> Sessions:
         sessions = super()._fresh_sessions()
