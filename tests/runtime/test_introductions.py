@@ -233,6 +233,16 @@ def test_a_storage_that_is_being_opened_anew_makes_them_meet_again() -> None:
     assert host.events == [False, True]
 
 
+def test_a_node_that_has_stopped_begins_nothing_when_its_last_write_returns() -> None:
+    host = Host()
+    for node in (TWO, THREE):
+        host.introductions.welcomed(node, 7, host.events.append)
+    host.thread.go_on()
+    host.introductions.end()
+    host.thread.go_on()
+    assert host.thread.jobs == [] and host.events == [True]
+
+
 def test_a_disk_that_fails_ends_the_node() -> None:
     host = Host()
     host.error = DiskFailed("no")

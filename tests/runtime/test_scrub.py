@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from tests.support.nodes import FAST, Cluster
 from tests.support.wire import wait_until
 
+from disheap.interfaces import Scrubbed
 from disheap.runtime.node import Node
 
 SCRUBBED = msgspec.structs.replace(FAST, scrub_interval_s=0.2, snapshot_threshold=1000)
@@ -82,6 +84,35 @@ async def test_a_node_that_is_alone_goes_on_with_the_state_that_it_has_in_memory
         await wait_until(lambda: damaged(node) > 0 and node.group.raft.snapshot_index > 0, "a snapshot is taken")
         assert await node.apply(b"+1") == b"16"
         assert node.failure is None
+
+
+async def test_a_node_that_stops_in_the_middle_of_a_piece_stops(tmp_path: Path) -> None:
+    """What comes back from the disk afterwards asks for nothing (found by the simulator, seed 5202)."""
+    async with Cluster(tmp_path, nodes=1, storage="file", raft=SCRUBBED) as cluster:
+        node = cluster.nodes["n1"]
+        jobs: list[Any] = []
+        node._scrubbing._host = Held(node, jobs)  # type: ignore[assignment]
+        await wait_until(lambda: bool(jobs), "a piece is asked for")
+        await cluster.stop("n1")
+        for _, done in jobs:
+            done(Scrubbed((), 1), None)
+        assert node.scrub_status()["passes"] == 0
+
+
+class Held:
+    """A node whose disk keeps a scrub's piece for itself."""
+
+    def __init__(self, node: Node, jobs: list[Any]) -> None:
+        self._node, self._jobs = node, jobs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._node, name)
+
+    def disk(self) -> Held:
+        return self
+
+    def submit(self, work: Any, done: Any) -> None:
+        self._jobs.append((work, done))
 
 
 async def test_a_rate_of_zero_reads_nothing(tmp_path: Path) -> None:

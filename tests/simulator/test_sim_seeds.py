@@ -13,6 +13,7 @@ from disheap.testing.simulator.run import Plan, simulate
 
 FRESH = range(1, 21)
 REGRESSIONS = {
+    5202: "a scrub's piece came back to a node that had stopped",
     497: "two damaged blocks of one file were asked for again and again",
     1795511207: "a node took 'I have no snapshot' for a snapshot, and ended",
 }

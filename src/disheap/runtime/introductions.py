@@ -63,6 +63,11 @@ class Introductions:
         self.takes_part = kept is None or kept.takes_part
         self._missing: dict[NodeId, None] = {} if self.takes_part else dict.fromkeys(others)
         self._said_at = loop.time()
+        self._has_ended = False
+
+    def end(self) -> None:
+        """Before the storage is closed for good: what is being written is of no consequence any more."""
+        self._has_ended = True
 
     def check(self, node: NodeId, hello: PeerHello) -> None:
         """Raises `WrongCluster` for a member that has been somebody else: it has lost its data."""
@@ -133,6 +138,8 @@ class Introductions:
         state = Acquaintances(takes_part, tuple(sorted((int(node), self._known[node]) for node in self._known)))
 
         def written(_: None, error: BaseException | None) -> None:
+            if self._has_ended:
+                return
             if error is None:
                 self._durable.update((NodeId(node), incarnation) for node, incarnation in state.incarnations)
             elif isinstance(error, DiskFailed) or not isinstance(error, StorageError):

@@ -145,7 +145,10 @@ class Node:
         self._listeners.clear()
         if self._server is not None:
             self._server.close(NotLeader(self.leader_address()))
+        if hasattr(self, "introductions"):
+            self.introductions.end()
         if hasattr(self, "_repairing"):
+            self._scrubbing.let_go()
             await self._repairing.stop()
         if hasattr(self, "_peering"):
             await self._peering.close()
@@ -221,12 +224,12 @@ class Node:
             self, self._id, loop=self._loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
         )
         self._room = Room(self, self._id, self.config.limits.min_free_bytes, self._clock)
+        self._scrubbing = Scrubbing(self, raft.scrub_bytes_per_s, raft.scrub_interval_s, self._loop)
         found = await self._recover(follow=False)
         self.book = AddressBook(found.applied.membership, self._id, self.name)
         others = [node for node in self.book.ids() if node != self._id]
         self.introductions = Introductions(self, others, found.met if others else None, self._loop)
         self._peering = Peering(self, self._id, found.identity.incarnation, self._settings_digest(), self._loop)
-        self._scrubbing = Scrubbing(self, raft.scrub_bytes_per_s, raft.scrub_interval_s, self._loop)
         self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
@@ -277,6 +280,7 @@ class Node:
         if self.group.leads:
             self._on_lead(False)
         self.group.close()
+        self._scrubbing.let_go()
         self._local = None
         await run_on(self.disk(), self._close_files)
         found = await self._recover(follow)

@@ -63,13 +63,21 @@ class Scrubbing:
         if not self._cursor:
             self._began_at = self._loop.time()
         self._reading, cursor = storage, self._cursor
-        self._host.disk().submit(lambda: storage.scrub(cursor, PIECE_BYTES), self._read)
+
+        def done(result: Scrubbed | None, error: BaseException | None) -> None:
+            if self._reading is storage:
+                self._reading = None
+                self._read(result, error)
+
+        self._host.disk().submit(lambda: storage.scrub(cursor, PIECE_BYTES), done)
+
+    def let_go(self) -> None:
+        """The storage is closed, or was opened anew and read: what is being read says nothing any more."""
+        self._reading = None
+        self._begin_anew()
 
     def _read(self, result: Scrubbed | None, error: BaseException | None) -> None:
-        storage, self._reading = self._reading, None
-        if storage is not self._host.storage():
-            self._begin_anew()  # it was opened anew meanwhile, and read
-        elif isinstance(error, LogDamaged | SnapshotDamaged):
+        if isinstance(error, LogDamaged | SnapshotDamaged):
             self._damaged(error)
         elif result is None:
             self._failed(error)
