@@ -24,11 +24,12 @@ class Crash(BaseException):
 
 
 class Inode:
-    __slots__ = ("durable", "holder", "now", "pending")
+    __slots__ = ("before", "durable", "holder", "now", "pending")
 
     def __init__(self) -> None:
         self.now = bytearray()
         self.durable = b""
+        self.before = b""  # what was durable before the last sync
         self.pending: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None) of a truncation
         self.holder: SimFilesystem | None = None  # of a lock
 
@@ -70,13 +71,15 @@ class Platter:
         path = dice.pick(paths)
         inode = self.names[path]
         place = dice.below(len(inode.now))
-        how = dice.pick(("a bit flipped", "a sector zeroed"))
+        start = place - place % SECTOR
+        end = min(start + SECTOR, len(inode.now))
+        how = dice.pick(("a bit flipped", "a sector zeroed", "a sector stale"))
         if how == "a bit flipped":
             inode.now[place] ^= 1 << dice.below(8)
-        else:
-            start = place - place % SECTOR
-            end = min(start + SECTOR, len(inode.now))
+        elif how == "a sector zeroed":
             inode.now[start:end] = bytes(end - start)
+        else:  # its last write went nowhere
+            inode.now[start:end] = inode.before[start:end].ljust(end - start, b"\0")
         inode.durable = bytes(inode.now)
         return f"{how} at byte {place} of {path}"
 
@@ -194,7 +197,8 @@ class SimFile:
 
     def sync(self) -> None:
         self._filesystem.happens("sync", self._path)
-        self._inode.durable, self._inode.pending = bytes(self._inode.now), []
+        inode = self._inode
+        inode.before, inode.durable, inode.pending = inode.durable, bytes(inode.now), []
 
     def drop_cached(self, size: int, offset: int) -> None: ...
 
