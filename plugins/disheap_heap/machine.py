@@ -156,6 +156,9 @@ class HeapMachine:
     def state_hash(self) -> bytes:
         return snapshot.state_hash(self._state)
 
+    def hashing(self) -> Iterator[bytes]:
+        return snapshot.take(self._state)
+
     def sample_commands(self) -> list[bytes]:
         """For the conformance suite: commands of every kind."""
         from disheap_heap.samples import sample_commands

@@ -75,6 +75,7 @@ class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     chunk_bytes: Annotated[int, Meta(ge=4 * KIB, le=1 * MIB)] = 256 * KIB  # of a snapshot; 2 ms of a 1 Gbit/s link
     scrub_bytes_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 4 * MIB  # read to find rot; 0: off. 350 GB a day
     scrub_interval_s: Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400.0  # between the beginnings of two passes
+    compare_interval_s: Annotated[int, Meta(ge=0, le=31_536_000)] = 600  # of log time between two state hashes; 0: off
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

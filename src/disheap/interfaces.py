@@ -461,6 +461,15 @@ class Screening(Protocol):
         """False when the command would do nothing in the present state, such as a message that nobody is bound for."""
 
 
+@runtime_checkable
+class Hashing(Protocol):
+    """Optional power of a machine: its state is hashed without a pause."""
+
+    def hashing(self) -> Iterator[bytes]:
+        """All that decides what it will reply, of this moment, in an order that is the same on every replica and after
+        any restore. The view is taken now, each slice is made as it is asked for, in at most 2 ms."""
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a plugin came from, for `disheap plugins` and for error messages."""

@@ -39,6 +39,7 @@ class Paper:
         self.sent: list[tuple[NodeId, Any]] = []
         self.done: list[Any] = []
         self.failures: list[BaseException] = []
+        self.quarantined = ""
         self.damaged_again = 0
         self.answers: Callable[[NodeId, Ask], Answer | None] = lambda node, question: None
         self.raft = Thing(is_ambiguous=False, leader=NodeId(0), snapshot_index=0)

@@ -33,7 +33,7 @@ class Host:
         self.name = "n1"
         self.now = 0.0
         self.looks = 0
-        self.told: list[Notice] = []
+        self.told: list[bool] = []
         self.refusal: DiskFull | None = None
         self.transfers: list[int] = []
         self.connected = {2, 3}
@@ -50,8 +50,8 @@ class Host:
     def look_at_disk(self) -> None:
         self.looks += 1
 
-    def tell(self, notice: Notice) -> None:
-        self.told.append(notice)
+    def tell(self, is_short: bool, free_bytes: int) -> None:
+        self.told.append(is_short)
 
     def refuse(self, reason: DiskFull | None) -> None:
         self.refusal = reason
@@ -90,7 +90,7 @@ def test_below_the_mark_a_leader_refuses_says_why_and_tells_the_others() -> None
     assert host.refusal is not None
     for words in ("limits.min_free_bytes", "disk of n1", "Drain or purge"):
         assert words in str(host.refusal)
-    assert [notice.is_short for notice in host.told] == [False, True]
+    assert host.told == [False, True]
     assert host.room.status() == {"free_bytes": MARK - 1, "is_short": True, "refuses": str(host.refusal)}
 
 

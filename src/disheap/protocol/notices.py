@@ -12,11 +12,15 @@ from disheap.errors import MalformedFrame
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 
+HASH_BYTES_MOST = 64
+
 
 class Notice(msgspec.Struct, array_like=True, frozen=True):
     group: int
     is_short: bool  # of room on its disk
     free_bytes: int  # there; 0 where it is not known
+    hashed_index: int = 0  # the newest entry behind which the state was hashed; 0 where none was
+    state_hash: bytes = b""  # there, 16 bytes
 
 
 _notice = msgspec.msgpack.Decoder(Notice)
@@ -30,6 +34,9 @@ def encode(notice: Notice) -> bytes:
 def decode(frame: bytes) -> Notice:
     """Raises `MalformedFrame`."""
     try:
-        return _notice.decode(frames.open_plain(frame))
+        notice = _notice.decode(frames.open_plain(frame))
     except frames.UNREADABLE as error:
         raise MalformedFrame(f"a notice cannot be read: {error}") from error
+    if not 0 <= notice.hashed_index < 1 << 64 or len(notice.state_hash) > HASH_BYTES_MOST or notice.free_bytes < 0:
+        raise MalformedFrame(f"a notice that cannot be: {notice}")
+    return notice

@@ -63,6 +63,8 @@ async def status(node: Node) -> dict[str, Any]:
         "log_bytes": usage.log_bytes,
         "snapshot_bytes": usage.snapshot_bytes,
         "disk": node.room_status(),
+        "quarantine": node.quarantined,
+        "comparison": node.comparing.status(),
         "log_time_ms": group.now_ms(),
         "uptime_s": round(node.uptime_s(), 3),
         "counters": {
@@ -75,6 +77,8 @@ async def status(node: Node) -> dict[str, Any]:
 
 
 def _role(node: Node) -> str:
+    if node.quarantined:
+        return "quarantined"
     if node.group.asleep:
         return "repairing" if node.introductions.takes_part else "new"
     return node.group.raft.role.value

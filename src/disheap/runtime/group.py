@@ -36,6 +36,7 @@ from disheap.kernel.types import (
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
+from disheap.runtime.comparing import Comparing
 from disheap.runtime.disk import Disk, WatchedDisk
 from disheap.runtime.installing import Installer
 from disheap.runtime.reads import Answer, Reads
@@ -95,10 +96,12 @@ class Group:
         on_leader: Callable[[], None],
         on_applied: Callable[[], None],
         on_failure: Callable[[BaseException], None],
+        comparing: Comparing,
         asleep: bool = False,
     ) -> None:
         self.raft = raft
         self.asleep = asleep
+        self._comparing = comparing
         self.sessions = sessions
         self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
         self.counters = Counters()
@@ -225,6 +228,11 @@ class Group:
         self._reads.end()
         self._writer.close()
 
+    def rest(self) -> None:
+        """Take no part from here on, and lead nobody."""
+        self.close()
+        self.asleep, self._leads = True, False
+
     def close_files(self) -> None:
         """Before the storage is closed, on the disk's thread."""
         self._installer.close()
@@ -345,6 +353,7 @@ class Group:
     # --- applying ----------------------------------------------------------------------------------------------------
 
     def _apply(self, entries: tuple[Entry, ...]) -> None:
+        comparing = self._comparing
         for entry in entries:
             if entry.index <= self.applied.index:
                 continue  # the snapshot that was installed meanwhile holds it
@@ -353,6 +362,8 @@ class Group:
             else:
                 self._apply_own(entry)
             self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
+            if entry.time_ms >= comparing.due_ms:
+                comparing.begin(self.applied, self.sessions)
         last = entries[-1]
         self.counters.raft_applied_entries_total += len(entries)
         self.raft.applied_to(last.index)
@@ -454,6 +465,7 @@ class Group:
             self.sessions, self.applied = sessions, meta
             self._log_time_ms = max(self._log_time_ms, meta.time_ms)
             self.snapshotter.installed(meta)
+            self._comparing.moved(meta.time_ms)
             log.info("snapshot installed", index=meta.index, term=meta.term)
         self.raft.chunk_written(meta, offset, True)
         self._reads.applied(self.applied.index)

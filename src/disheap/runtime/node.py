@@ -29,6 +29,7 @@ from disheap.interfaces import (
     Transport,
     TransportContext,
 )
+from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Message, NodeId
 from disheap.logs import get_logger
@@ -38,6 +39,7 @@ from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
+from disheap.runtime.comparing import Comparing
 from disheap.runtime.disk import Disk, DiskThread, run_on
 from disheap.runtime.group import Group
 from disheap.runtime.introductions import Introductions
@@ -103,6 +105,8 @@ class Node:
         self._scrubbing: Scrubbing
         self._is_whole = False  # nothing has to be repaired before the group may take part
         self._room: Room
+        self.comparing: Comparing
+        self.quarantined = ""  # why
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._started_at = 0.0
@@ -147,6 +151,7 @@ class Node:
             self._server.close(NotLeader(self.leader_address()))
         if hasattr(self, "introductions"):
             self.introductions.end()
+            self.comparing.end()
         if hasattr(self, "_repairing"):
             self._scrubbing.let_go()
             await self._repairing.stop()
@@ -224,6 +229,7 @@ class Node:
             self, self._id, loop=self._loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
         )
         self._room = Room(self, self._id, self.config.limits.min_free_bytes, self._clock)
+        self.comparing = Comparing(self, self._id, raft.compare_interval_s, self._loop)
         self._scrubbing = Scrubbing(self, raft.scrub_bytes_per_s, raft.scrub_interval_s, self._loop)
         found = await self._recover(follow=False)
         self.book = AddressBook(found.applied.membership, self._id, self.name)
@@ -273,6 +279,7 @@ class Node:
     def _take_up(self, found: Found) -> None:
         self._is_whole = not found.needs_repair
         self.group = self._make_group(found)
+        self.comparing.moved(found.applied.time_ms)
         self._outlets().serve(self.group)
 
     async def recover_again(self, follow: bool) -> Found:
@@ -331,7 +338,8 @@ class Node:
             on_leader=self._on_leader,
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
-            asleep=found.needs_repair or not self.introductions.takes_part,
+            comparing=self.comparing,
+            asleep=found.needs_repair or not self.introductions.takes_part or bool(self.quarantined),
         )
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
@@ -400,11 +408,25 @@ class Node:
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self._repairing.received(peer, message)
 
-    def tell(self, notice: Notice) -> None:
-        self._peering.tell(notice)
+    def tell(self, is_short: bool, free_bytes: int) -> None:
+        self._peering.tell(Notice(GROUP, is_short, free_bytes, *self.comparing.newest))
 
     def received_notice(self, peer: NodeId, notice: Notice) -> None:
         self._room.heard(peer, notice)
+        self.comparing.heard(peer, notice.hashed_index, notice.state_hash)
+
+    def voters(self) -> tuple[NodeId, ...]:
+        return voters_of(self.group.applied.membership)
+
+    def quarantine(self, reason: str) -> None:
+        """This node's state is wrong. It takes no part any more, until it is started anew."""
+        if self.quarantined:
+            return
+        self.quarantined = reason
+        log.error("this node is in quarantine: it serves nothing until it is started anew", reason=reason)
+        if self.group.leads:
+            self._on_lead(False)
+        self.group.rest()
 
     def unreachable(self, peer: NodeId) -> None:
         if self._serving:
@@ -470,7 +492,7 @@ class Node:
     def look_at_disk(self) -> None:
         def seen(usage: StorageUsage, error: BaseException | None) -> None:
             if isinstance(error, DiskFailed):
-                self.group.fail(error)
+                self.failed(error)
             elif error is None and self._serving:
                 self._room.seen(usage)
 

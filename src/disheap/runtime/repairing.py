@@ -59,6 +59,7 @@ class Host(Protocol):
 
     name: str
     group: Group
+    quarantined: str
 
     def storage(self) -> Storage: ...
     def disk(self) -> Disk: ...
@@ -407,6 +408,8 @@ class Repairing:
 
     def _piece(self, ask: AskSnapshot) -> SnapshotPiece:
         nothing = SnapshotPiece(GROUP, 0, 0, 0, b"", 0, b"", True)
+        if self._host.quarantined:
+            return nothing
         reader = self._reader
         if reader is None or not ask.index or reader.meta.index != ask.index:
             if reader is not None:

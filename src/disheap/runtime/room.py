@@ -21,7 +21,6 @@ from disheap.kernel.types import NOBODY, NodeId
 from disheap.logs import get_logger
 from disheap.protocol.notices import Notice
 from disheap.runtime.group import Group
-from disheap.runtime.links import GROUP
 
 log = get_logger(__name__)
 
@@ -41,7 +40,7 @@ class Host(Protocol):
     group: Group
 
     def look_at_disk(self) -> None: ...
-    def tell(self, notice: Notice) -> None: ...
+    def tell(self, is_short: bool, free_bytes: int) -> None: ...
     def refuse(self, reason: DiskFull | None) -> None: ...
     def is_connected(self, node: NodeId) -> bool: ...
     def member_name(self, node: NodeId) -> str: ...
@@ -77,7 +76,7 @@ class Room:
             log.error("the disk is short of room", free_bytes=free, min_free_bytes=self._mark)
         elif was_short and not self.is_short:
             log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
-        self._host.tell(Notice(GROUP, self.is_short, free or 0))
+        self._host.tell(self.is_short, free or 0)
         self._settle()
 
     def heard(self, peer: NodeId, notice: Notice) -> None:

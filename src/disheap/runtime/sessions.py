@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from itertools import chain
 from struct import Struct
 
 import msgspec
@@ -29,7 +30,7 @@ from disheap.errors import (
     VersionUnsupported,
     WindowExceeded,
 )
-from disheap.interfaces import Effects, StateMachine
+from disheap.interfaces import Effects, Hashing, StateMachine
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
@@ -328,12 +329,25 @@ class Sessions:
         """16 bytes; equal at equal index on all replicas. Of a refusal only the code counts: its text may come from a
         library, whose next release may word it differently."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(_encode((self.machine_version, self._next_session, self._term)))
+        digest.update(self._head())
         for row in self._rows():
-            row.replies[:] = [(seq, _without_text(kept)) for seq, kept in row.replies]
-            digest.update(_encode(row))
+            digest.update(_hashed(row))
         digest.update(self.machine.state_hash())
         return digest.digest()
+
+    def hashing(self) -> Iterator[bytes]:
+        """The same in slices, of this moment. Another hash comes of it: of the machine's slices where it has them."""
+        machine = self.machine
+        slices = machine.hashing() if isinstance(machine, Hashing) else iter((machine.state_hash(),))
+        return chain((self._head(),), map(_hashed, self._rows()), slices)
+
+    def _head(self) -> bytes:
+        return _encode((self.machine_version, self._next_session, self._term))
+
+
+def _hashed(row: Row) -> bytes:
+    row.replies[:] = [(seq, _without_text(kept)) for seq, kept in row.replies]
+    return _encode(row)
 
 
 def _without_text(kept: Kept) -> Kept:

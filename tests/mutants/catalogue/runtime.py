@@ -10,6 +10,7 @@ CLOCKS = "tests/runtime/test_clocks.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
 GROUP = "tests/runtime/test_order.py::"
 ROOM = "tests/runtime/test_room.py::"
+COMPARING = "tests/runtime/test_comparing.py::"
 
 MUTANTS = (
     Mutant(
@@ -285,5 +286,23 @@ MUTANTS = (
             ),
         ),
         ("tests/storage/test_file_failures.py::test_no_room_at_an_fsync_is_an_error_like_any_other",),
+    ),
+    Mutant(
+        "quarantined-node-leads",
+        "a node that knows its state to be wrong goes on serving it",
+        (Patch("disheap.runtime.node", "        self.group.rest()\n", ""),),
+        (COMPARING + "test_a_replica_whose_state_rots_serves_nothing_and_the_others_go_on",),
+    ),
+    Mutant(
+        "quarantine-of-the-many",
+        "one node with another state is enough to put a sound one in quarantine",
+        (Patch("disheap.runtime.comparing", "agreeing >= majority(len(voters))", "agreeing"),),
+        (COMPARING + "test_a_node_takes_itself_out_where_a_majority_agrees_on_another_state",),
+    ),
+    Mutant(
+        "quarantined-node-hands-out-snapshots",
+        "a state that is known to be wrong is given to others that ask for a snapshot",
+        (Patch("disheap.runtime.repairing", "if self._host.quarantined:", "if False:"),),
+        (COMPARING + "test_a_quarantined_node_hands_out_no_snapshot",),
     ),
 )

@@ -319,6 +319,7 @@ def _configs(count: int, dice: Dice) -> list[NodeConfig]:
         inflight_bytes=64 << 10,
         log_cache_bytes=dice.pick((4 << 10, 64 << 10)),
         chunk_bytes=4 << 10,
+        compare_interval_s=dice.pick((1, 5)),
         scrub_interval_s=dice.pick((2.0, 10.0, 1000.0)),
     )
     limits = Limits(

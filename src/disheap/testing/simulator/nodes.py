@@ -196,6 +196,9 @@ class SimNode(Node):
         sessions.apply = watched_apply  # type: ignore[method-assign]
         return sessions
 
+    def quarantine(self, reason: str) -> None:
+        self._ledger.require(False, f"{self.name} puts itself in quarantine: {reason}")
+
     def _send(self, message: Message) -> None:
         self._ledger.sent(int(self._id), message)
         super()._send(message)
