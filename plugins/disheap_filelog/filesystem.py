@@ -105,9 +105,13 @@ class OsFile:
 
 class OsFilesystem:
     def make_directory(self, path: str) -> None:
-        if Path(path).is_dir():
-            return
+        """One that is there may have been made by a run that ended before it was durable. So its name is synced, too,
+        unless it lies where this process has no business."""
         parent = str(Path(path).absolute().parent)
+        if Path(path).is_dir():
+            with contextlib.suppress(PermissionError):
+                self.sync_directory(parent)
+            return
         self.make_directory(parent)
         with contextlib.suppress(FileExistsError):
             Path(path).mkdir(mode=0o700)

@@ -10,6 +10,7 @@ offset  size
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from zlib import crc32
 
 import msgspec
@@ -17,7 +18,9 @@ import msgspec
 from disheap.errors import RESTORE, LogDamaged, WrongDirectory
 from disheap.interfaces import Identity
 from disheap.protocol.frames import UNREADABLE
-from disheap_filelog.filesystem import Filesystem, write_file
+from disheap_filelog import meta, segment, snapshot
+from disheap_filelog.filesystem import TEMPORARY, Filesystem, write_file
+from disheap_filelog.meta import Meta
 
 NAME = "identity"
 MAGIC = b"DHI1"
@@ -49,6 +52,25 @@ def read(filesystem: Filesystem, directory: str) -> Identity:
             RESTORE,
         )  # fmt: skip
     return Identity(*fields)
+
+
+def check_unused(filesystem: Filesystem, directory: str, names: Sequence[str], empty_bytes: int) -> None:
+    """Raises `WrongDirectory` where there is no identity and yet somebody's data: a term, a snapshot, a file of the log
+    beyond the first, or a first one larger than an empty one."""
+    first = segment.file_name(1)
+    kept = (segment.PREFIX, snapshot.PREFIX)
+    held = [name for name in names if name.startswith(kept) and name != first and not name.endswith(TEMPORARY)]
+    if meta.NAME in names and Meta.peek(filesystem, directory).term:
+        held.append(meta.NAME)
+    if first in names:
+        file = filesystem.open(f"{directory}/{first}")
+        held += [first] if file.size() > empty_bytes else []
+        file.close()
+    if held:
+        raise WrongDirectory(
+            f"{directory} holds {held[0]} and no file '{NAME}' that says whose data these are. Restore that file from "
+            "a copy, or point data_dir at an empty directory; nothing was changed"
+        )
 
 
 def _fields(packed: bytes) -> tuple[str, int, str, int] | None:

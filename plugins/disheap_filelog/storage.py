@@ -19,11 +19,9 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import msgspec
-
-from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked, WrongDirectory
+from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked
 from disheap.interfaces import (
     Acquaintances,
     Damage,
@@ -37,7 +35,7 @@ from disheap.interfaces import (
 )
 from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
 from disheap.logs import get_logger
-from disheap_filelog import blocks, members, meta, owner, recovery, scrub, segment, snapshot
+from disheap_filelog import blocks, members, meta, owner, recovery, scrub, segment
 from disheap_filelog.blocks import HAS_MEMBERSHIP
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
@@ -47,6 +45,7 @@ from disheap_filelog.mending import Mending
 from disheap_filelog.meta import Meta
 from disheap_filelog.recovery import Found
 from disheap_filelog.segment import Head, Segment
+from disheap_filelog.settings import FileSettings
 from disheap_filelog.shelf import Shelf
 from disheap_filelog.snapshot import FileSnapshotReader, FileSnapshotWriter, Stored
 
@@ -55,19 +54,6 @@ READ_BLOCKS = 8
 """Blocks kept decoded: one for each of a few followers that catch up in sequence."""
 
 _log = get_logger(__name__)
-
-
-class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    segment_bytes: Annotated[
-        int, msgspec.Meta(ge=64 << 10, le=1 << 30, description="after which a new file is begun")
-    ] = 64 << 20
-    """Bytes after which a new file is begun. Whole files are deleted, so this is what is kept beyond need; and a new
-    file costs three fsyncs."""
-
-    block_bytes: Annotated[
-        int, msgspec.Meta(ge=4 << 10, le=16 << 20, description="a larger append becomes several blocks, with one fsync")
-    ] = 1 << 20
-    """A larger append becomes several blocks with one fsync: to read one entry its whole block is decoded."""
 
 
 class FileStorage:
@@ -191,7 +177,8 @@ class FileStorage:
             self._decoded.clear()
 
     def acquaintances(self) -> Acquaintances:
-        return self._members.state
+        with self._guard:
+            return self._members.state
 
     def remember(self, acquaintances: Acquaintances) -> None:
         with self._guard:
@@ -239,6 +226,7 @@ class FileStorage:
         own = owner.read(self._filesystem, self._directory)
         owner.check(own, identity, self._directory)
         found = self._load(names, alone)
+        self._filesystem.sync_directory(self._directory)  # the last run may have ended between a rename and its sync
         self._settle_tail(found, alone)
         if self._lost or self._index.damaged(0):
             return self._recovered(own, fresh, -1)
@@ -247,19 +235,7 @@ class FileStorage:
 
     def _initialise(self, identity: Identity, names: Sequence[str]) -> None:
         """Make the files, the identity last; what an earlier attempt left behind without entries is made anew."""
-        first = segment.file_name(1)
-        held = [name for name in names if name.startswith((segment.PREFIX, snapshot.PREFIX)) and name != first]
-        if meta.NAME in names and Meta.peek(self._filesystem, self._directory).term:
-            held.append(meta.NAME)
-        if first in names:
-            file = self._filesystem.open(f"{self._directory}/{first}")
-            held += [first] if file.size() > segment.data_start(self._slots) else []
-            file.close()
-        if [name for name in held if not name.endswith(TEMPORARY)]:
-            raise WrongDirectory(
-                f"{self._directory} holds {held[0]} and no file '{owner.NAME}' that says whose data these are. Restore "
-                "that file from a copy, or point data_dir at an empty directory; nothing was changed"
-            )
+        owner.check_unused(self._filesystem, self._directory, names, segment.data_start(self._slots))
         Meta.create(self._filesystem, self._directory)
         members.write(self._filesystem, self._directory, Acquaintances(False, ()))
         self._new_segment(1, Index(1), None).close()

@@ -3,15 +3,22 @@
 What was synced is there after the crash; of everything else any part may be. A write is torn at sectors; each of its
 sectors, and each change of a file's size, arrives or does not, in any order; where a size arrived and its data did not,
 there are zeros. Names change independently of each other; a rename is whole or not at all.
+
+A write that fails may have written a part. After an fsync that failed, what it should have written passes for written,
+and no later one writes it (Rebello et al., ATC'20).
 """
 
 from __future__ import annotations
 
+import copy
 import errno
 import random
 from collections.abc import Callable
 
 SECTOR = 512
+
+Change = tuple[tuple[str, "Inode | None"], ...]
+"""Names, and what each stands for from then on."""
 
 
 class PowerCut(BaseException):
@@ -19,9 +26,9 @@ class PowerCut(BaseException):
 
 
 class Inode:
-    def __init__(self) -> None:
-        self.now = bytearray()
-        self.durable = bytearray()
+    def __init__(self, content: bytes = b"") -> None:
+        self.now = bytearray(content)
+        self.durable = bytearray(content)
         self.pending: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None) of a truncation
         self.lock_held = False
 
@@ -32,6 +39,7 @@ class MemoryFile:
 
     def read(self, size: int, offset: int) -> bytes:
         assert self.is_open, f"{self.path}: read after close"
+        self.disk.look("read", self.path)
         return bytes(self.inode.now[offset : offset + size])
 
     def write(self, data: bytes, offset: int) -> None:
@@ -43,21 +51,38 @@ class MemoryFile:
                 self.write(data[: len(data) - grows + room], offset)
             raise OSError(errno.ENOSPC, "No space left on device", self.path)
         self.disk.room -= max(0, grows) if room > 0 else 0
-        self.disk.happens("write", self.path, offset)
-        now.extend(bytes(max(0, offset + len(data) - len(now))))
-        now[offset : offset + len(data)] = data
-        self.inode.pending.append((offset, bytes(data)))
+        try:
+            self.disk.happens("write", self.path, offset)
+        except OSError:
+            self._put(data[: len(data) // 2], offset)
+            raise
+        self._put(data, offset)
         self.disk.happened()
+
+    def _put(self, data: bytes, offset: int) -> None:
+        _write(self.inode.now, data, offset)
+        self.inode.pending.append((offset, bytes(data)))
 
     def sync(self) -> None:
         assert self.is_open, f"{self.path}: sync after close"
-        self.disk.happens("sync", self.path, 0)
-        self.inode.durable, self.inode.pending = bytearray(self.inode.now), []
+        inode = self.inode
+        try:
+            self.disk.happens("sync", self.path, 0)
+        except OSError:
+            inode.durable, inode.pending = _survivor(inode, self.disk.generator), []
+            raise
+        for offset, data in inode.pending:
+            if data is None:
+                del inode.durable[offset:]
+            else:
+                _write(inode.durable, data, offset)
+        inode.pending = []
         self.disk.happened()
 
     def drop_cached(self, size: int, offset: int) -> None: ...
 
     def size(self) -> int:
+        self.disk.look("size", self.path)
         return len(self.inode.now)
 
     def truncate(self, size: int) -> None:
@@ -74,15 +99,18 @@ class MemoryFile:
 
 
 class CrashingDisk:
-    """A `Filesystem`. `watch(operation, path, offset)` sees each change before it happens, and may raise."""
+    """A `Filesystem`. `watch(operation, path, offset)` sees each change before it happens, `look(operation, path)` sees
+    what changes nothing; both may raise."""
 
     def __init__(self, names: dict[str, Inode] | None = None) -> None:
         self.now: dict[str, Inode] = dict(names or {})
         self.durable: dict[str, Inode] = dict(names or {})
-        self.pending: list[Callable[[dict[str, Inode]], None]] = []
+        self.pending: list[Change] = []
         self.cut_after = -1  # changes until the power goes; -1: never
         self.room = -1  # bytes by which files may still grow; -1: without bound
         self.watch: Callable[[str, str, int], None] = lambda operation, path, offset: None
+        self.look: Callable[[str, str], None] = lambda operation, path: None
+        self.generator = random.Random(1)  # decides what a failed fsync has made durable all the same
 
     def happens(self, operation: str, path: str, offset: int) -> None:
         if self.cut_after == 0:
@@ -100,50 +128,51 @@ class CrashingDisk:
         names = dict(self.durable)
         for change in self.pending:
             if generator.random() < 0.5:
-                change(names)
-        return CrashingDisk({name: _survivor(inode, generator) for name, inode in names.items()})
+                _rename(names, change)
+        return CrashingDisk({name: Inode(_survivor(inode, generator)) for name, inode in names.items()})
+
+    def killed(self) -> CrashingDisk:
+        """What the next process finds when this one has ended, with all that is not durable yet."""
+        disk = CrashingDisk()
+        disk.now, disk.durable, disk.pending = copy.deepcopy((self.now, self.durable, self.pending))
+        for inode in disk.now.values():
+            inode.lock_held = False
+        return disk
 
     def copy(self) -> CrashingDisk:
         """What a process that is killed leaves behind: all that was written."""
-        copies = {}
-        for name, inode in self.now.items():
-            copies[name] = Inode()
-            copies[name].now, copies[name].durable = bytearray(inode.now), bytearray(inode.now)
-        return CrashingDisk(copies)
+        return CrashingDisk({name: Inode(inode.now) for name, inode in self.now.items()})
 
     # --- Filesystem ---
 
     def make_directory(self, path: str) -> None:
-        pass
+        self.look("make_directory", path)
 
     def list(self, path: str) -> list[str]:
+        self.look("list", path)
         return sorted(name.removeprefix(f"{path}/") for name in self.now if name.startswith(f"{path}/"))
 
     def open(self, path: str) -> MemoryFile:
+        self.look("open", path)
         if path not in self.now:
             raise FileNotFoundError(2, "No such file or directory", path)
         return MemoryFile(self, self.now[path], path)
 
     def free_bytes(self, path: str) -> int:
+        self.look("free_bytes", path)
         return self.room if self.room >= 0 else 1 << 50
 
     def create(self, path: str) -> MemoryFile:
         inode = Inode()
-        self._change("create", path, lambda names: names.update({path: inode}))
+        self._change("create", path, ((path, inode),))
         return MemoryFile(self, inode, path)
 
     def rename(self, source: str, target: str) -> None:
-        inode = self.now[source]
-
-        def change(names: dict[str, Inode]) -> None:
-            names.pop(source, None)
-            names[target] = inode
-
-        self._change("rename", target, change)
+        self._change("rename", target, ((source, None), (target, self.now[source])))
 
     def remove(self, path: str) -> None:
         assert path in self.now, f"{path}: removed and not there"
-        self._change("remove", path, lambda names: names.pop(path, None) and None)
+        self._change("remove", path, ((path, None),))
 
     def sync_directory(self, path: str) -> None:
         self.happens("sync_directory", path, 0)
@@ -151,20 +180,34 @@ class CrashingDisk:
         self.happened()
 
     def lock(self, path: str) -> MemoryFile | None:
+        self.look("lock", path)
         inode = self.now.setdefault(path, Inode())
         if inode.lock_held:
             return None
         inode.lock_held = True
         return MemoryFile(self, inode, path, is_lock=True)
 
-    def _change(self, operation: str, path: str, change: Callable[[dict[str, Inode]], None]) -> None:
+    def _change(self, operation: str, path: str, change: Change) -> None:
         self.happens(operation, path, 0)
-        change(self.now)
+        _rename(self.now, change)
         self.pending.append(change)
         self.happened()
 
 
-def _survivor(inode: Inode, generator: random.Random) -> Inode:
+def _rename(names: dict[str, Inode], change: Change) -> None:
+    for name, inode in change:
+        if inode is None:
+            names.pop(name, None)
+        else:
+            names[name] = inode
+
+
+def _write(content: bytearray, data: bytes, offset: int) -> None:
+    content.extend(bytes(max(0, offset - len(content))))
+    content[offset : offset + len(data)] = data
+
+
+def _survivor(inode: Inode, generator: random.Random) -> bytearray:
     content = bytearray(inode.durable)
     for offset, data in inode.pending:
         chance = generator.choice((0.0, 0.5, 0.9, 1.0))
@@ -175,10 +218,7 @@ def _survivor(inode: Inode, generator: random.Random) -> Inode:
         for start in range(offset - offset % SECTOR, offset + len(data), SECTOR):
             if generator.random() < chance:
                 low, high = max(start, offset), min(start + SECTOR, offset + len(data))
-                content.extend(bytes(max(0, high - len(content))))
-                content[low:high] = data[low - offset : high - offset]
+                _write(content, data[low - offset : high - offset], low)
     if len(inode.now) > len(content) and generator.random() < 0.3:
         content.extend(bytes(generator.randint(0, len(inode.now) - len(content))))
-    found = Inode()
-    found.now, found.durable = bytearray(content), bytearray(content)
-    return found
+    return content

@@ -10,7 +10,8 @@ from disheap.kernel.types import Entry, EntryKind, HardState, Index, Member, Mem
 from disheap_codecs.plain import NoneCodec, NoneSettings
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
 from disheap_filelog.filesystem import Filesystem
-from disheap_filelog.storage import FileSettings, FileStorage
+from disheap_filelog.settings import FileSettings
+from disheap_filelog.storage import FileStorage
 
 IDENTITY = Identity("c0ffee", 1, "n1", 42)
 DIRECTORY = "/data/groups/0"

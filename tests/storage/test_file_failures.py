@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from disheap.errors import DiskFailed, StorageError, StorageFull
+from disheap.interfaces import Acquaintances
 from disheap.kernel.types import HardState, Index, NodeId, Term
+from disheap_filelog.filesystem import OsFilesystem
 from disheap_filelog.storage import FileStorage
 from tests.storage.crashing_disk import CrashingDisk
 from tests.storage.parts import IDENTITY, build, entries, entry, meta, opened, read_log, write_snapshot
@@ -188,6 +191,62 @@ def test_a_failure_while_opening_unlocks() -> None:
     with pytest.raises(DiskFailed):
         build(disk).open(IDENTITY, 0, alone=False)
     assert build(disk).open(IDENTITY, 0, alone=False).hard_state == (9, 1)
+
+
+def test_what_open_finds_is_durable_when_it_returns() -> None:
+    """A run that ended between a rename and the sync of its directory leaves a name that the next power cut takes back,
+    after the node has acted on what it found."""
+    met = Acquaintances(True, ((2, 77),))
+    for seed in range(10):
+        disk = CrashingDisk()
+        storage = opened(disk)
+        fail_at(disk, "sync_directory")
+        with pytest.raises(DiskFailed):
+            storage.remember(met)
+        disk = disk.killed()
+        again = build(disk)
+        again.open(IDENTITY, 0, alone=False)
+        assert again.acquaintances() == met
+        found = build(disk.after_power_cut(random.Random(seed)))
+        found.open(IDENTITY, 0, alone=False)
+        assert found.acquaintances() == met
+
+
+class FailingOnce(OsFilesystem):
+    """The `at`-th sync of a directory fails."""
+
+    def __init__(self, at: int = -1) -> None:
+        self.synced: list[str] = []
+        self._left = at
+
+    def sync_directory(self, path: str) -> None:
+        self._left -= 1
+        if self._left == -1:
+            raise OSError(errno.EIO, "the disk says no", path)
+        self.synced.append(path)
+
+
+def test_a_directory_whose_name_was_not_made_durable_is_synced_at_the_next_start(tmp_path: Path) -> None:
+    for at, directory in enumerate(("a", "a/b", "a/b/c")):
+        base = tmp_path / str(at)
+        base.mkdir()
+        wanted = str(base / "a/b/c")
+        with pytest.raises(OSError, match="says no"):
+            FailingOnce(at + 1).make_directory(wanted)
+        assert (base / directory).is_dir()
+        again = FailingOnce()
+        again.make_directory(wanted)
+        assert str((base / directory).parent) in again.synced
+
+
+def test_a_directory_that_lies_where_the_node_may_not_look_is_no_error(tmp_path: Path) -> None:
+    class Refusing(OsFilesystem):
+        def sync_directory(self, path: str) -> None:
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    Refusing().make_directory(str(tmp_path))
+    with pytest.raises(PermissionError):
+        Refusing().make_directory(str(tmp_path / "new"))
 
 
 def test_an_aborted_snapshot_leaves_no_file() -> None:

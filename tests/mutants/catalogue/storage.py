@@ -236,4 +236,50 @@ MUTANTS = (
         (FAILURES + "test_after_an_error_every_call_raises_and_nothing_is_written",),
         pitfall=26,
     ),
+    Mutant(
+        "names-found-at-open-are-believed",
+        "what the last run renamed and could not make durable is acted upon, and the next power cut takes it back",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "        self._filesystem.sync_directory(self._directory)  # the last run may have ended between a "
+                "rename and its sync\n",
+                "",
+            ),
+        ),
+        (FAILURES + "test_what_open_finds_is_durable_when_it_returns",),
+        pitfall=14,
+        simulated=False,
+    ),
+    Mutant(
+        "directory-that-is-there-is-believed",
+        "a data directory whose name never became durable is lost with everything in it",
+        (
+            Patch(
+                "disheap_filelog.filesystem",
+                "            with contextlib.suppress(PermissionError):\n                self.sync_directory(parent)\n",
+                "",
+            ),
+        ),
+        (FAILURES + "test_a_directory_whose_name_was_not_made_durable_is_synced_at_the_next_start",),
+        pitfall=14,
+        simulated=False,
+    ),
+    Mutant(
+        "failed-close-is-nothing",
+        "an error of close, which may be the first word of a lost write, is passed over",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "                failure = failure or error\n",
+                "                _log.warning('not closed', reason=str(error))\n",
+            ),
+        ),
+        (
+            FAILURES + "test_a_failed_close_is_an_error_and_unlocks_all_the_same",
+            "tests/storage/test_file_fail_stop.py",
+        ),
+        pitfall=26,
+        simulated=False,
+    ),
 )
