@@ -59,6 +59,11 @@ class DiskFaults:
             self.has_been_full = True
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
+    @property
+    def are_due(self) -> bool:
+        """Whether one is still to come."""
+        return self.crash_in >= 0 or self.error_in >= 0 or self.full
+
     def clear(self) -> None:
         self.crash_in = self.error_in = -1
         self.full = False

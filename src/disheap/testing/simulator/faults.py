@@ -113,7 +113,7 @@ class Mischief:
         return not is_gone and not self._is_uncertain(host)
 
     def _is_uncertain(self, host: Host) -> bool:
-        if host.uncertain and host.votes:
+        if host.uncertain and host.votes and not host.faults.are_due:
             host.uncertain = False
         return host.uncertain
 
