@@ -12,12 +12,13 @@ from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
 from disheap.errors import DiskFull, InvalidArgument, StorageFull
-from disheap.interfaces import StorageUsage
+from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
 from disheap.protocol.notices import Notice
 from disheap.runtime.node import Node
 from disheap.runtime.room import HAND_OVER_S, LOOK_S, Room
+from disheap_filelog.storage import FileStorage
 
 MARK = 1000
 
@@ -231,3 +232,24 @@ async def test_a_node_whose_disk_is_full_confirms_nothing_and_goes_on_when_there
             await wait_until(lambda: len(tries) > 1, "the write is tried again")
             assert node.failure is None and not client.inbox
         assert (await client.reply_to(1))[1:] == (Status.OK, b"1")
+
+
+async def test_a_node_that_starts_on_a_full_disk_waits_for_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, nodes=1, storage="file") as cluster:
+        await cluster.nodes["n1"].apply(b"+1")
+        await cluster.stop("n1")
+        opened = FileStorage.open
+        tries: list[int] = []
+
+        def no_room(self: FileStorage, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+            tries.append(1)
+            if len(tries) < 3:
+                raise StorageFull("no room")
+            return opened(self, identity, tail_bytes, alone)
+
+        monkeypatch.setattr(FileStorage, "open", no_room)
+        node = await cluster.start("n1")
+        await cluster.wait_leader()
+        assert len(tries) == 3 and await node.apply(b"+1") == b"2"

@@ -53,6 +53,7 @@ from disheap.runtime.scrubbing import Scrubbing
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.versions import Versions
+from disheap.runtime.writing import with_room
 
 log = get_logger(__name__)
 
@@ -231,7 +232,7 @@ class Node:
         self._room = Room(self, self._id, self.config.limits.min_free_bytes, self._clock)
         self.comparing = Comparing(self, self._id, raft.compare_interval_s, self._loop)
         self._scrubbing = Scrubbing(self, raft.scrub_bytes_per_s, raft.scrub_interval_s, self._loop)
-        found = await self._recover(follow=False)
+        found = await with_room(lambda: self._recover(follow=False))
         self.book = AddressBook(found.applied.membership, self._id, self.name)
         others = [node for node in self.book.ids() if node != self._id]
         self.introductions = Introductions(self, others, found.met if others else None, self._loop)

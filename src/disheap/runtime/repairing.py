@@ -10,10 +10,10 @@ After each repair the storage is closed and opened anew, so that what goes on is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageError, StorageFull
+from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageError
 from disheap.interfaces import Holding, Repairable, SnapshotReader, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
@@ -34,7 +34,7 @@ from disheap.runtime.disk import Disk, run_on
 from disheap.runtime.group import Group
 from disheap.runtime.links import GROUP
 from disheap.runtime.recovery import Found
-from disheap.runtime.writing import ROOM_RETRY_S
+from disheap.runtime.writing import with_room
 
 T = TypeVar("T")
 log = get_logger(__name__)
@@ -150,27 +150,15 @@ class Repairing:
     async def _run(self, found: Found) -> None:
         try:
             while found.needs_repair:
-                follow = await self._with_room(self._repair)
-                found = await self._with_room(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
+                follow = await with_room(self._repair)
+                found = await with_room(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
             self._waiting = None
         except Exception as error:  # nobody else would ever hear of it, and the group sleeps
             self._host.failed(error)
 
-    async def _with_room(self, step: Callable[[], Awaitable[T]]) -> T:
-        """A disk that is full is waited for: what is repaired needs room too."""
-        is_said = False
-        while True:
-            try:
-                return await step()
-            except StorageFull as error:
-                if not is_said:
-                    log.error("the repair waits for room on the disk", reason=str(error))
-                    is_said = True
-                await asyncio.sleep(ROOM_RETRY_S)
-
     async def _again(self) -> None:
         try:
-            found = await self._with_room(lambda: self._host.recover_again(follow=False))
+            found = await with_room(lambda: self._host.recover_again(follow=False))
         except Exception as error:
             self._host.failed(error)
         else:

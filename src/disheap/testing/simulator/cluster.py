@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
-from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageFull
+from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged
 from disheap.kernel.types import NodeId
 from disheap.plugins import Registry
 from disheap.runtime.cluster import first_membership
@@ -241,8 +241,8 @@ class Cluster:
         self._end(host, silently=False)
         if isinstance(error, DiskFailed) and host.faults.has_failed:
             return
-        if isinstance(error, StorageFull | DiskFailed) and host.faults.has_been_full:
-            return  # it was starting, or had taken in a snapshot in the place of its log: there is no way back then
+        if isinstance(error, DiskFailed) and host.faults.has_been_full:
+            return  # it was making its directory, or had taken in a snapshot in the place of its log: no way back then
         if isinstance(error, DAMAGE_ERRORS) and mirror.damaged:
             host.state = "lost"
             return
