@@ -97,7 +97,7 @@ async def test_a_node_stops_though_its_disk_does_not_answer(tmp_path: Path, monk
         def close(self) -> None:
             answer.wait(PATIENCE_S)
 
-    monkeypatch.setattr("disheap.runtime.node.DISK_PATIENCE_S", 0.05)
+    monkeypatch.setattr("disheap.runtime.disk.PATIENCE_S", 0.05)
     async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(Hanging)) as cluster:
         async with asyncio.timeout(PATIENCE_S / 2):
             await cluster.stop("n1")

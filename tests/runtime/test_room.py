@@ -48,8 +48,17 @@ class Host:
     def monotonic(self) -> float:
         return self.now
 
-    def look_at_disk(self) -> None:
+    def disk(self) -> Any:
+        return self
+
+    def storage(self) -> Any:
+        return self
+
+    def submit(self, work: object, done: object) -> None:
         self.looks += 1
+
+    def failed(self, error: BaseException) -> None:
+        raise error
 
     def tell(self, is_short: bool, free_bytes: int) -> None:
         self.told.append(is_short)
@@ -158,7 +167,7 @@ async def short(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, names: Iterab
     for name in names:
         node = cluster.nodes[name]
         monkeypatch.setattr(node.storage(), "usage", lambda: usage(free_bytes), raising=False)
-        node.look_at_disk()
+        node._room.look()
         is_short = free_bytes < node.config.limits.min_free_bytes
         await wait_until(lambda node=node, is_short=is_short: node._room.is_short == is_short, "the disk was looked at")
 

@@ -14,6 +14,14 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from disheap.interfaces import Storage
+from disheap.logs import get_logger
+
+log = get_logger(__name__)
+
+PATIENCE_S = 10.0
+"""A node that stops waits so long for its disk: far longer than any sync, shorter than service managers kill after."""
+
 T = TypeVar("T")
 Job = tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]
 
@@ -96,3 +104,20 @@ async def run_on(disk: Disk, work: Callable[[], T]) -> T:
 
     disk.submit(work, done)
     return await future
+
+
+async def close_patiently(disk: Disk, storage: Storage | None) -> None:
+    """Close both, but do not wait for ever: a disk that hangs must not keep the process."""
+    patience_s = PATIENCE_S
+    try:
+        if storage is not None:
+            async with asyncio.timeout(patience_s):
+                await run_on(disk, storage.close)
+    except TimeoutError:
+        log.error("the disk does not answer; it is left to itself", seconds=patience_s)
+        patience_s = 0.0
+    except Exception as error:
+        log.error("the storage could not be closed cleanly", reason=str(error))
+    with suppress(TimeoutError):
+        async with asyncio.timeout(patience_s):
+            await disk.close()

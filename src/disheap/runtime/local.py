@@ -4,6 +4,7 @@ out."""
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -115,3 +116,35 @@ def _settle(answer: asyncio.Future[bytes], status: int, body: bytes) -> None:
     else:
         fault = msgspec.msgpack.decode(body, type=Fault)
         answer.set_exception(request_error(fault.code, fault.message))
+
+
+class LocalSessions:
+    """One session for all that call at once, and another when it has ended. `server` is there once the node starts."""
+
+    def __init__(self, leader_address: Callable[[], str]) -> None:
+        self.server: Server
+        self._leader_address = leader_address
+        self._session: LocalSession | None = None
+        self._opening = asyncio.Lock()
+
+    async def session(self) -> LocalSession:
+        """Raises `NotLeader`."""
+        async with self._opening:
+            if self._session is None or self._session.ended:
+                self._session = await self._open()
+            return self._session
+
+    def forget(self) -> None:
+        """The node goes on with another group."""
+        self._session = None
+
+    async def _open(self) -> LocalSession:
+        if not self.server.leads:
+            raise NotLeader(self._leader_address())
+        session = LocalSession(self.server)
+        try:
+            await session.open()
+        except BaseException:
+            session.close()
+            raise
+        return session

@@ -11,23 +11,17 @@ import gc
 import os
 import random
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from disheap.config import NodeConfig, check_listening, reachable
-from disheap.errors import DisheapError, DiskFailed, DiskFull, NotLeader, RequestTimeout, StorageError
+from disheap.errors import DisheapError, DiskFull, NotLeader, RequestTimeout, StorageError
 from disheap.interfaces import (
     Clock,
-    CodecContext,
     Identity,
     Listener,
-    MachineContext,
     Storage,
-    StorageContext,
     StorageUsage,
     Transport,
-    TransportContext,
 )
 from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
@@ -40,11 +34,12 @@ from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
 from disheap.runtime.comparing import Comparing
-from disheap.runtime.disk import Disk, DiskThread, run_on
+from disheap.runtime.disk import Disk, DiskThread, close_patiently, run_on
 from disheap.runtime.group import Group
 from disheap.runtime.introductions import Introductions
 from disheap.runtime.links import GROUP
-from disheap.runtime.local import LocalSession
+from disheap.runtime.local import LocalSessions
+from disheap.runtime.parts import Parts
 from disheap.runtime.peering import Peering
 from disheap.runtime.recovery import Found, recover
 from disheap.runtime.repairing import Repairing
@@ -56,9 +51,6 @@ from disheap.runtime.versions import Versions
 from disheap.runtime.writing import with_room
 
 log = get_logger(__name__)
-
-DISK_PATIENCE_S = 10.0
-"""A node that stops waits so long for its disk: far longer than any sync, shorter than service managers kill after."""
 
 
 class Node:
@@ -89,9 +81,9 @@ class Node:
         self.name = config.name
         self.machine_name = config.machine
         self.group: Group
-        self._registry = registry or Registry.load()
         self._clock = clock or SystemClock()
         self._random = random_generator or random.Random(os.urandom(16))
+        self._parts = Parts(config, registry or Registry.load(), self._clock, self._random)
         self._make_disk = disk
         self._members = config.member_list()
         self._id = own_id(self._members, config.name, config.advertised_peer())
@@ -111,8 +103,7 @@ class Node:
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._started_at = 0.0
-        self._local: LocalSession | None = None
-        self._opening = asyncio.Lock()  # one session for all that call at once
+        self._local = LocalSessions(self.leader_address)
         self._leader_changed = asyncio.Event()
         self._failed: asyncio.Event = asyncio.Event()
         self.failure: BaseException | None = None
@@ -153,6 +144,7 @@ class Node:
         if hasattr(self, "introductions"):
             self.introductions.end()
             self.comparing.end()
+            self._room.end()
         if hasattr(self, "_repairing"):
             self._scrubbing.let_go()
             await self._repairing.stop()
@@ -160,14 +152,17 @@ class Node:
             await self._peering.close()
         if self._storage is not None and hasattr(self, "group"):
             self.group.close()
-        await self._close_storage()
+        disk, storage = self._disk, self._storage
+        self._disk = self._storage = None
+        if disk is not None:
+            await close_patiently(disk, storage)
 
     async def apply(self, command: bytes, timeout_s: float = 10.0) -> bytes:
         """One command through the log, in a session of this node's own. Returns the machine's reply; raises what the
         machine refused, `NotLeader` (nothing was done), `OutcomeUnknown` or `RequestTimeout`."""
         try:
             async with asyncio.timeout(timeout_s):
-                return await (await self._local_session()).call(command)
+                return await (await self._local.session()).call(command)
         except TimeoutError:
             raise RequestTimeout(f"no reply within {timeout_s} s; the command may still be carried out") from None
 
@@ -221,9 +216,11 @@ class Node:
     async def _start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._started_at = self._clock.monotonic()
-        transport, client_transport = self._transport("transport"), self._transport("client_transport")
+        transport = self._parts.transport("transport", self._loop)
+        client_transport = self._parts.transport("client_transport", self._loop)
         check_listening(self.config, transport.secure, client_transport.secure)  # before there is a data directory
         self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
+        self._local.server = self._server
         self._disk = self._make_disk(self._loop)
         raft = self.config.raft
         self._repairing = Repairing(
@@ -236,7 +233,7 @@ class Node:
         self.book = AddressBook(found.applied.membership, self._id, self.name)
         others = [node for node in self.book.ids() if node != self._id]
         self.introductions = Introductions(self, others, found.met if others else None, self._loop)
-        self._peering = Peering(self, self._id, found.identity.incarnation, self._settings_digest(), self._loop)
+        self._peering = Peering(self, self._id, found.identity.incarnation, self._parts.settings_digest(), self._loop)
         self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
@@ -249,19 +246,9 @@ class Node:
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
 
-    def _transport(self, use: str) -> Transport:
-        config = self.config
-        name = (config.client_transport if use == "client_transport" else "") or config.transport
-        return self._registry.build(  # type: ignore[no-any-return]
-            "transport", name, config.table("transport"), TransportContext(self._loop), config.source
-        )
-
     async def _recover(self, follow: bool) -> Found:
-        config, registry = self.config, self._registry
-        codec = registry.codec(config.codec, config.table("codec"), CodecContext(self._random), config.source)
-        directory = str(Path(config.data_dir) / "groups" / str(GROUP))
-        context = StorageContext(directory, codec, config.codec, self._clock, self._random)
-        storage = registry.build("storage", config.storage, config.table("storage"), context, config.source)
+        config = self.config
+        storage = self._parts.storage()
         identity = Identity(self.cluster_id, self._id, self.name, self._draw())
         self._storage = storage
         return await run_on(
@@ -289,7 +276,7 @@ class Node:
             self._on_lead(False)
         self.group.close()
         self._scrubbing.let_go()
-        self._local = None
+        self._local.forget()
         await run_on(self.disk(), self._close_files)
         found = await self._recover(follow)
         self._take_up(found)
@@ -303,17 +290,7 @@ class Node:
 
     def _fresh_sessions(self) -> Sessions:
         """An empty state: at start, and beside the present one while a leader's snapshot is read."""
-        config = self.config
-        machine = self._registry.build(
-            "machine", config.machine, config.table("machine"), MachineContext(), config.source
-        )
-        return Sessions(machine, tuning.session_limits(config), self._outlets())
-
-    def _settings_digest(self) -> str:
-        config = self.config
-        table = config.table("machine").get(config.machine, {})
-        settings = self._registry.settings("machine", config.machine, table, config.source)
-        return tuning.shared_settings_digest(config, settings)
+        return Sessions(self._parts.machine(), tuning.session_limits(self.config), self._outlets())
 
     def _outlets(self) -> Server:
         assert self._server is not None, "the server is made before anything else"
@@ -360,25 +337,6 @@ class Node:
             log.warning("leadership was not taken over in time; the others will elect")
         except DisheapError as error:
             log.warning("leadership cannot be handed over; the others will elect", reason=str(error))
-
-    async def _close_storage(self) -> None:
-        disk, storage = self._disk, self._storage
-        self._disk = self._storage = None
-        if disk is None:
-            return
-        patience_s = DISK_PATIENCE_S
-        try:
-            if storage is not None:
-                async with asyncio.timeout(patience_s):
-                    await run_on(disk, storage.close)
-        except TimeoutError:
-            log.error("the disk does not answer; it is left to itself", seconds=patience_s)
-            patience_s = 0.0
-        except Exception as error:
-            log.error("the storage could not be closed cleanly", reason=str(error))
-        with suppress(TimeoutError):
-            async with asyncio.timeout(patience_s):
-                await disk.close()
 
     def _draw(self) -> int:
         return self._random.getrandbits(63) | 1
@@ -490,15 +448,6 @@ class Node:
 
     # --- room on the disks -------------------------------------------------------------------------------------------
 
-    def look_at_disk(self) -> None:
-        def seen(usage: StorageUsage, error: BaseException | None) -> None:
-            if isinstance(error, DiskFailed):
-                self.failed(error)
-            elif error is None and self._serving:
-                self._room.seen(usage)
-
-        self.disk().submit(lambda: self.storage().usage(), seen)
-
     def refuse(self, reason: DiskFull | None) -> None:
         self._outlets().short = reason
 
@@ -535,23 +484,6 @@ class Node:
 
     def uptime_s(self) -> float:
         return self._clock.monotonic() - self._started_at
-
-    async def _local_session(self) -> LocalSession:
-        async with self._opening:
-            if self._local is None or self._local.ended:
-                self._local = await self._open_local_session()
-            return self._local
-
-    async def _open_local_session(self) -> LocalSession:
-        if not self.group.leads:
-            raise NotLeader(self.leader_address())
-        session = LocalSession(self._outlets())
-        try:
-            await session.open()
-        except BaseException:
-            session.close()
-            raise
-        return session
 
 
 def freeze_garbage() -> None:

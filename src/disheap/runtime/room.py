@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from disheap.errors import DisheapError, DiskFull
-from disheap.interfaces import Clock, StorageUsage
+from disheap.errors import DisheapError, DiskFailed, DiskFull
+from disheap.interfaces import Clock, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.quorum import majority
 from disheap.kernel.types import NOBODY, NodeId
 from disheap.logs import get_logger
 from disheap.protocol.notices import Notice
+from disheap.runtime.disk import Disk
 from disheap.runtime.group import Group
 
 log = get_logger(__name__)
@@ -39,7 +40,9 @@ class Host(Protocol):
     name: str
     group: Group
 
-    def look_at_disk(self) -> None: ...
+    def disk(self) -> Disk: ...
+    def storage(self) -> Storage: ...
+    def failed(self, error: BaseException) -> None: ...
     def tell(self, is_short: bool, free_bytes: int) -> None: ...
     def refuse(self, reason: DiskFull | None) -> None: ...
     def is_connected(self, node: NodeId) -> bool: ...
@@ -47,7 +50,7 @@ class Host(Protocol):
 
 
 class Room:
-    """`tick` asks for a look; the host answers with `seen`."""
+    """`tick` looks once in a while."""
 
     def __init__(self, host: Host, own: NodeId, min_free_bytes: int, clock: Clock) -> None:
         self.is_short = False
@@ -60,12 +63,26 @@ class Room:
         self._handed_over_at = float("-inf")
         self._short: dict[NodeId, int] = {}  # others that said so, and what is free there
         self._reason = ""
+        self._has_ended = False
 
     def tick(self) -> None:
         now = self._clock.monotonic()
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
-            self._host.look_at_disk()
+            self.look()
+
+    def look(self) -> None:
+        """At the disk, on its own thread."""
+        self._host.disk().submit(lambda: self._host.storage().usage(), self._looked)
+
+    def end(self) -> None:
+        self._has_ended = True
+
+    def _looked(self, usage: StorageUsage, error: BaseException | None) -> None:
+        if isinstance(error, DiskFailed):
+            self._host.failed(error)
+        elif error is None and not self._has_ended:
+            self.seen(usage)
 
     def seen(self, usage: StorageUsage) -> None:
         """How the disk is."""

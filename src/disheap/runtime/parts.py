@@ -1,0 +1,65 @@
+"""From a node's settings to its parts: each plugin found, given its table of settings and what it may touch.
+
+Owns nothing that runs. A storage is made anew each time it is opened, a machine for each state that there is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from pathlib import Path
+
+from disheap.config import NodeConfig
+from disheap.interfaces import (
+    Clock,
+    CodecContext,
+    MachineContext,
+    StateMachine,
+    Storage,
+    StorageContext,
+    Transport,
+    TransportContext,
+)
+from disheap.plugins import Registry
+from disheap.runtime import tuning
+from disheap.runtime.links import GROUP
+
+
+class Parts:
+    def __init__(self, config: NodeConfig, registry: Registry, clock: Clock, random_generator: random.Random) -> None:
+        self._config = config
+        self._registry = registry
+        self._clock = clock
+        self._random = random_generator
+
+    def transport(self, use: str, loop: asyncio.AbstractEventLoop) -> Transport:
+        """`use` is "transport", between nodes, or "client_transport", which is the same unless it is set."""
+        config = self._config
+        name = (config.client_transport if use == "client_transport" else "") or config.transport
+        return self._registry.build(  # type: ignore[no-any-return]
+            "transport", name, config.table("transport"), TransportContext(loop), config.source
+        )
+
+    def storage(self) -> Storage:
+        """Not opened yet."""
+        config, registry = self._config, self._registry
+        codec = registry.codec(config.codec, config.table("codec"), CodecContext(self._random), config.source)
+        directory = str(Path(config.data_dir) / "groups" / str(GROUP))
+        context = StorageContext(directory, codec, config.codec, self._clock, self._random)
+        return registry.build(  # type: ignore[no-any-return]
+            "storage", config.storage, config.table("storage"), context, config.source
+        )
+
+    def machine(self) -> StateMachine:
+        """In its first state."""
+        config = self._config
+        return self._registry.build(  # type: ignore[no-any-return]
+            "machine", config.machine, config.table("machine"), MachineContext(), config.source
+        )
+
+    def settings_digest(self) -> str:
+        """Of all settings that decide replies."""
+        config = self._config
+        table = config.table("machine").get(config.machine, {})
+        settings = self._registry.settings("machine", config.machine, table, config.source)
+        return tuning.shared_settings_digest(config, settings)
