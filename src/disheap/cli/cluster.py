@@ -6,7 +6,7 @@ does not answer is shown as such. It opens no session, so that it works where no
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -172,10 +172,29 @@ def _print(rows: list[Row], leader: str | None) -> None:
     emit_table(_COLUMNS, [_cells(row, commit) for row in rows], title=f"cluster {_cluster_id(rows)}")
     _print_counters([row for row in rows if "error" not in row])
     for row in rows:
-        if "error" in row:
-            click.echo(f"\n{row['node']} does not answer: {row['error']}")
+        for line in _troubles(row):
+            click.echo(f"\n{row['node']} {line}")
     if leader is None:
         click.echo("\nThere is no leader: start the missing nodes, or wait for the election to end.")
+
+
+def _troubles(row: Row) -> Iterator[str]:
+    """What keeps a node from doing its part, in words."""
+    if "error" in row:
+        yield f"does not answer: {row['error']}"
+        return
+    repair, disk, differs_from = row["repair"], row["disk"], row["comparison"]["differs_from"]
+    if repair.get("missing"):
+        waiting_for = ", ".join(repair["waiting_for"]) or "nobody"
+        yield f"takes no part: it waits for {waiting_for}; missing: {repair['missing']}"
+    if row["quarantine"]:
+        yield f"is in quarantine: {row['quarantine']}; start it anew"
+    if differs_from:
+        yield f"holds another state than {', '.join(differs_from)}, and no majority says whose is right"
+    if disk["is_short"]:
+        yield f"is short of room: {size(disk['free_bytes'])} are free on its disk"
+    if row["role"] == "leader" and disk["refuses"]:
+        yield f"refuses new messages: {disk['refuses']}"
 
 
 def _cells(row: Row, commit: int) -> list[object]:
