@@ -53,7 +53,7 @@ class Damaged(Cluster):
         self.slept: dict[str, None] = {}
         for host in self.hosts:
             host.config = msgspec.structs.replace(host.config, raft=RAFT, codec=codec)
-            self.ledger.mirrors[host.number].damaged = True
+            self.ledger.mirrors[host.number].spoil()
             if disks is not None:
                 host.platter = platter(disks[host.number - 1])
 

@@ -21,9 +21,10 @@ from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import Crash, Platter, SimFilesystem
 from disheap.testing.simulator.history import History
 from disheap.testing.simulator.loop import OWNER, Process, SimLoop
+from disheap.testing.simulator.mirror import Mirror
 from disheap.testing.simulator.network import Network, SimTransport
 from disheap.testing.simulator.nodes import SimClock, SimNode, SimRegistry, watched_storage
-from disheap.testing.simulator.safety import Ledger, Mirror, Violation
+from disheap.testing.simulator.safety import Ledger, Violation
 from disheap.testing.simulator.trace import Trace
 
 DRIFT = 0.02
@@ -200,7 +201,7 @@ class Cluster:
         """Spoil a log file or a snapshot of a host that is down. Returns what was done."""
         done = host.platter.damage(self.dice, lambda path: not path.endswith(("/lock", "/identity")))
         if done:
-            self.ledger.mirrors[host.number].damaged = True
+            self.ledger.mirrors[host.number].spoil()
         return done
 
     def rot(self, host: Host) -> str:
@@ -211,7 +212,7 @@ class Cluster:
         spared = ("/lock", "/identity", "/meta", "/members", ".tmp")
         done = host.platter.damage(self.dice, lambda path: not path.endswith(spared) and path != newest)
         if done:
-            self.ledger.mirrors[host.number].damaged = True
+            self.ledger.mirrors[host.number].spoil()
         return done
 
     def _registry_of(self, host: Host, process: Process) -> Registry:

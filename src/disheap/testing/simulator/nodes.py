@@ -20,6 +20,7 @@ from disheap.runtime.sessions import Sessions
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import SimFilesystem
+from disheap.testing.simulator.listening import Listener
 from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.network import SimTransport
 from disheap.testing.simulator.safety import Ledger, Watched
@@ -102,16 +103,28 @@ def watched_storage(file_storage: type[Any]) -> type[Any]:
 
         def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> Any:
             writer = super().begin_snapshot(meta, replaces_log)
-            if replaces_log:
-                commit = writer.commit
+            commit = writer.commit
 
-                def committed() -> None:
+            def committed() -> None:
+                if replaces_log:
                     self._ledger.installing(self._node, meta)
-                    commit()
+                commit()
+                if replaces_log:
                     self._ledger.installed(self._node, meta)
+                else:
+                    self._ledger.snapshot_taken(self._node, meta)
 
-                writer.commit = committed
+            writer.commit = committed
             return writer
+
+        def compact(self, first_index: Index) -> Index:
+            self._ledger.compacting(self._node, first_index)
+            kept: Index = super().compact(first_index)
+            return kept
+
+        def clear_ambiguity(self) -> None:
+            self._ledger.doubt_ends(self._node)
+            super().clear_ambiguity()
 
     return WatchedStorage
 
@@ -139,7 +152,9 @@ class SimNode(Node):
         group = super()._make_group(found)
         if not group.asleep:
             self._ledger.takes_part(int(self._id))
-        self._watched = Watched(int(self._id), group.raft)
+        config = group.raft._state.config
+        listener = Listener(int(self._id), group.raft, config.election_ticks, self._ledger.require)
+        self._watched = Watched(int(self._id), group.raft, listener)
         self._watch(group)
         return group
 
@@ -162,6 +177,24 @@ class SimNode(Node):
         group._pump = watched_pump  # type: ignore[method-assign]
         group._apply = watched_apply  # type: ignore[method-assign]
         self._watch_snapshots(group)
+        self._watch_messages(group, self._watched.listener)
+
+    def _watch_messages(self, group: Group, listener: Listener) -> None:
+        step, tick = group.step, group.tick
+
+        def watched_step(message: Message) -> None:
+            before = listener.before(message)
+            step(message)
+            if not group.asleep and group.failure is None:
+                listener.after(message, before, self._ledger.sound_mirror(int(message.source)))
+
+        def watched_tick() -> None:
+            tick()
+            if not group.asleep and group.failure is None:
+                listener.ticked()
+
+        group.step = watched_step  # type: ignore[method-assign]
+        group.tick = watched_tick  # type: ignore[method-assign]
 
     def _watch_snapshots(self, group: Group) -> None:
         """What is restored, from whoever's snapshot, is what was there when the snapshot was taken."""

@@ -9,7 +9,9 @@ nothing that the product says of itself:
 - leader completeness: a new leader has every entry committed in an earlier term
 - state-machine safety: one entry an index is applied, committed first; commit and applied indexes never go back
 - committed means durable with a majority; term and vote are durable before a message speaks of them
-- after a restart, everything that was durable is there, or the damage is told
+- after a restart, everything that was durable is there, or the damage is told (`mirror`)
+- what is applied is durable here too; the log is trimmed behind durable snapshots alone
+- an acknowledgement is true of the leader's log that it answers; what each kernel makes of a message is in `listening`
 - one voter at most changes between two memberships; equal state at equal index
 """
 
@@ -21,7 +23,6 @@ from disheap.interfaces import Recovered
 from disheap.kernel import membership as memberships
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import (
-    NOBODY,
     AppendReply,
     Entry,
     EntryKind,
@@ -30,10 +31,12 @@ from disheap.kernel.types import (
     Membership,
     Message,
     SnapshotMeta,
-    Term,
+    TermRun,
     VoteReply,
     VoteRequest,
 )
+from disheap.testing.simulator.listening import Listener
+from disheap.testing.simulator.mirror import Mirror
 
 
 class Violation(BaseException):
@@ -44,61 +47,13 @@ Where = tuple[int, int]
 """(index, term) of an entry."""
 
 
-class Mirror:
-    """What one node's disk has made durable, as far as its storage has said so."""
-
-    def __init__(self) -> None:
-        self.hard_state = HardState(Term(0), NOBODY)
-        self.base = 0  # a snapshot stands for everything up to here
-        self.base_term = 0
-        self.terms: list[int] = []  # of base + 1, base + 2, ...
-        self.saving: HardState | None = None
-        self.writing: tuple[Entry, ...] = ()
-        self.installing: SnapshotMeta | None = None
-        self.cut_from = 0  # entries from there on are being dropped
-        self.damaged = False  # somebody spoilt its files
-
-    @property
-    def last(self) -> int:
-        return self.base + len(self.terms)
-
-    def term_at(self, index: int) -> int | None:
-        if index <= self.base:
-            return self.base_term if index == self.base else None
-        return self.terms[index - self.base - 1] if index <= self.last else None
-
-    def holds(self, index: int, term: int) -> bool:
-        """A snapshot beyond it holds it too."""
-        return index <= self.base or self.term_at(index) == term
-
-    def appended(self, entries: Sequence[Entry]) -> None:
-        first = entries[0].index
-        terms = [int(entry.term) for entry in entries if entry.index > self.base]
-        del self.terms[max(0, first - self.base - 1) :]
-        self.terms += terms
-
-    def reset(self, meta: SnapshotMeta) -> None:
-        self.base, self.base_term, self.terms = meta.index, meta.term, []
-
-    def recovered(self, found: Recovered) -> None:
-        """What the disk says after a restart is what is durable."""
-        self.hard_state = found.hard_state
-        self.base, self.base_term = (found.snapshot.index, found.snapshot.term) if found.snapshot else (0, 0)
-        if found.lost_snapshot is not None and found.lost_snapshot.needed > self.base:
-            self.base, self.base_term = found.lost_snapshot.needed, 0
-        terms = [0] * (found.last_index - found.first_index + 1)
-        for run in found.runs:
-            for index in range(max(run.first, found.first_index), found.last_index + 1):
-                terms[index - found.first_index] = run.term
-        self.terms = terms[max(0, self.base + 1 - found.first_index) :]
-
-
 class Watched:
     """What the ledger knows of one incarnation of one node."""
 
-    def __init__(self, node: int, raft: Raft) -> None:
+    def __init__(self, node: int, raft: Raft, listener: Listener) -> None:
         self.node = node
         self.raft = raft
+        self.listener = listener
         self.commit = int(raft.commit)
         self.applied = int(raft.applied)
         self.led_term = 0
@@ -114,6 +69,7 @@ class Ledger:
         self.committed: dict[int, tuple[int, int]] = {}  # index -> (term, term in which it was seen committed)
         self.log: list[Entry] = []  # the committed entries, from 1 on
         self.leaders: dict[int, int] = {}
+        self.led: dict[int, tuple[int, tuple[TermRun, ...]]] = {}  # by term: its leader's log when it began
         self.votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
         self.mirrors: dict[int, Mirror] = {}
         self.hashes: dict[int, tuple[bytes, str]] = {}  # index -> (hash, who said so first)
@@ -133,6 +89,11 @@ class Ledger:
         return len(self.log)
 
     # --- disks ---
+
+    def sound_mirror(self, node: int) -> Mirror | None:
+        """None of a disk that may have lost something."""
+        mirror = self.mirrors.get(node)
+        return None if mirror is None or mirror.spoilt or node in self.gone else mirror
 
     def saving(self, node: int, state: HardState) -> None:
         mirror = self.mirrors[node]
@@ -188,6 +149,21 @@ class Ledger:
         mirror.cut_from = 0
         del mirror.terms[max(0, first - mirror.base - 1) :]
 
+    def snapshot_taken(self, node: int, meta: SnapshotMeta) -> None:
+        """It is durable."""
+        mirror = self.mirrors[node]
+        mirror.snapshot = max(mirror.snapshot, int(meta.index))
+
+    def compacting(self, node: int, first: int) -> None:
+        behind = self.mirrors[node].snapshot
+        self.require(first <= behind + 1, f"node {node}: trims its log to {first}, and its snapshot is of {behind}")
+
+    def doubt_ends(self, node: int) -> None:
+        self.mirrors[node].in_doubt = False
+
+    def writes_after_failure(self, node: int, operation: str, path: str) -> None:
+        self.require(False, f"node {node}: {operation} of {path} after its disk has failed")
+
     def installing(self, node: int, meta: SnapshotMeta) -> None:
         self.mirrors[node].installing = meta
 
@@ -206,35 +182,12 @@ class Ledger:
         if node in self.gone:
             self.require(found.last_index == 0, f"node {node}: was wiped, and has written")
             return
-        self.require(
-            found.hard_state in (mirror.hard_state, mirror.saving),
-            f"node {node}: comes back with {found.hard_state}, durable was {mirror.hard_state}",
-        )
         self.read(node, found.tail)
         if found.snapshot is not None:
             self._check_snapshot(node, found.snapshot)
-        now = Mirror()
-        now.recovered(found)
-        for index in range(mirror.base + 1, self._certain_up_to(mirror, found) + 1):
-            term = mirror.term_at(index)
-            self.require(
-                now.holds(index, term or 0), f"node {node}: entry {index} of term {term} was durable, and is lost"
-            )
-        self.mirrors[node] = now
-
-    def _certain_up_to(self, mirror: Mirror, found: Recovered) -> int:
-        """A write in flight may have superseded what lies behind its first entry, a snapshot from the leader all that
-        it does not stand for. Damage that looks like a torn tail is told as ambiguous, and may cost entries."""
-        certain = mirror.last
-        if mirror.writing:
-            certain = min(certain, mirror.writing[0].index - 1)
-        if mirror.cut_from:
-            certain = min(certain, mirror.cut_from - 1)
-        if mirror.installing is not None and found.snapshot and found.snapshot.index == mirror.installing.index:
-            certain = min(certain, found.snapshot.index)
-        if mirror.damaged and found.ambiguous_after is not None:
-            certain = min(certain, found.ambiguous_after)
-        return certain
+        for holds, otherwise in mirror.judge(found):
+            self.require(holds, f"node {node}: {otherwise}")
+        self.mirrors[node] = mirror.after(found)
 
     def wiped(self, node: int) -> None:
         """It is gone for good, as a minority may be; what was acknowledged before it went still counts. Its mirror
@@ -257,9 +210,12 @@ class Ledger:
     def sent(self, node: int, message: Message) -> None:
         """Stable storage comes before the answer (§5.1, Figure 2)."""
         mirror = self.mirrors[node]
-        if isinstance(message, VoteRequest | VoteReply) and message.pre:
-            return
         durable = mirror.hard_state
+        if isinstance(message, VoteRequest | VoteReply) and message.pre:
+            is_refusal = isinstance(message, VoteReply) and not message.granted
+            told = not is_refusal or message.term >= durable.term
+            self.require(told, f"node {node}: refuses a pre-vote in term {message.term}, and is in {durable.term}")
+            return
         self.require(
             durable.term >= message.term,
             f"node {node}: {type(message).__name__} of term {message.term} before it is durable",
@@ -272,6 +228,20 @@ class Ledger:
             self.require(
                 message.index <= mirror.last, f"node {node}: acknowledges entry {message.index} before it is durable"
             )
+            asked = self._led_term_at(int(message.term), int(message.index))
+            self.require(
+                asked is None or mirror.holds(message.index, asked),
+                f"node {node}: acknowledges entry {message.index} to the leader of term {message.term}, and has another",
+            )
+
+    def _led_term_at(self, term: int, index: int) -> int | None:
+        """Of the entry at `index` in the log of the leader of `term`; None where that is not known (any more)."""
+        last, runs = self.led.get(term, (0, ()))
+        if not runs or index < runs[0].first:
+            return None
+        if index > last:
+            return term
+        return next(int(run.term) for run in reversed(runs) if run.first <= index)
 
     # --- kernels ---
 
@@ -353,6 +323,8 @@ class Ledger:
         self.elections += 1
         leader = self.leaders.setdefault(term, node)
         self.require(leader == node, f"term {term} has two leaders, {leader} and {node}")
+        self.led[term] = (int(raft.last_index), tuple(raft.runs))
+        self._check_votes(raft, node, term)
         watched.led_term, watched.led_to = term, (0, 0)
         for index in range(max(1, raft.first_index), self.last_committed + 1):
             held, committed_in = self.committed[index]
@@ -360,10 +332,19 @@ class Ledger:
                 found = raft.term_at(Index(index))
                 self.require(found == held, f"node {node} leads term {term} without the committed entry {index}")
 
+    def _check_votes(self, raft: Raft, node: int, term: int) -> None:
+        """A majority's votes are durable. Of one that has gone on to a later term nobody knows any more."""
+        voters = [int(member.id) for member in raft.membership.members if member.voter]
+        states = [self.mirrors[voter].hard_state for voter in voters]
+        votes = [state for state in states if state.term > term or (state.term == term and state.vote == node)]
+        self.require(2 * len(votes) > len(voters), f"node {node} leads term {term} with {len(votes)} durable votes")
+
     def applied(self, watched: Watched, entries: Sequence[Entry], applied: int) -> None:
         """Before they are applied."""
         node = watched.node
         self.require(entries[0].index <= applied + 1, f"node {node}: applies {entries[0].index} after {applied}")
+        last = int(entries[-1].index)
+        self.require(last <= self.mirrors[node].last, f"node {node}: applies entry {last} before it is durable here")
         for entry in entries:
             known = self.committed.get(entry.index)
             if known is None:

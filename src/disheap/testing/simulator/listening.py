@@ -1,0 +1,112 @@
+"""What a kernel makes of the messages that it hears, looked at one by one (Raft Figure 2; dissertation §6.2, §9.6).
+
+The rules for all servers and for leaders that a wrong kernel may break for a long time before anybody sees a wrong log:
+
+- a later term is entered, and an answer of an earlier one changes nothing
+- any message of this term's leader starts the follower's timer again; under a live leader nobody else raises the term
+- what a leader believes of a peer's log is on that peer's disk
+- a leader that no majority was heard by, or is heard from, for two election timeouts leads no more
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from disheap.kernel.raft import Raft
+from disheap.kernel.types import (
+    AppendReply,
+    AppendRequest,
+    Heartbeat,
+    HeartbeatReply,
+    Message,
+    Role,
+    SnapshotReply,
+    SnapshotRequest,
+    VoteReply,
+    VoteRequest,
+)
+from disheap.testing.simulator.mirror import Mirror
+
+Require = Callable[[bool, str], None]
+_FROM_A_LEADER = (AppendRequest, Heartbeat, SnapshotRequest)
+_TO_A_LEADER = (AppendReply, HeartbeatReply, SnapshotReply)
+
+
+class Before(NamedTuple):
+    """How a kernel stood when a message came."""
+
+    term: int
+    match: int  # what a leader believes the sender to hold
+    led_by_another: bool  # it follows somebody, and heard of it within the least election timeout
+
+
+class Listener:
+    """For one incarnation of one node. `before` and `after` each message, `ticked` after each tick."""
+
+    def __init__(self, node: int, raft: Raft, election_ticks: int, require: Require) -> None:
+        self._node = node
+        self._raft = raft
+        self._election_ticks = election_ticks
+        self._require = require
+        self._ticks = 0
+        self._leader_heard_at = -election_ticks
+        self._heard: dict[int, int] = {}  # by peer, in ticks: an answer in this term
+        self._led_since = 0
+        self._led: tuple[int, list[int]] = (0, [])  # (term, voters) since then
+
+    def before(self, message: Message) -> Before:
+        raft = self._raft
+        match = _match(raft, message.source) if isinstance(message, AppendReply) else 0
+        fresh = self._ticks - self._leader_heard_at < self._election_ticks
+        return Before(int(raft.term), match, raft.role is Role.FOLLOWER and raft.leader != 0 and fresh)
+
+    def after(self, message: Message, before: Before, mirror: Mirror | None) -> None:
+        """`mirror` is of the sender's disk; None where it may have lost something."""
+        raft, what = self._raft, f"node {self._node}: {type(message).__name__} of term {message.term}"
+        if isinstance(message, VoteRequest):
+            if before.led_by_another and not message.transfer and not message.pre:
+                self._require(int(raft.term) == before.term, f"{what} raises its term under a live leader")
+            return
+        if not (isinstance(message, VoteReply) and message.pre):
+            self._require(raft.term >= message.term, f"{what} leaves it in term {raft.term}")
+        if isinstance(message, _FROM_A_LEADER) and message.term == raft.term and raft.role is Role.FOLLOWER:
+            self._leader_heard_at = self._ticks
+            self._require(raft._state.elapsed == 0, f"{what} does not start its timer again")
+        elif isinstance(message, _TO_A_LEADER) and message.term == raft.term:
+            self._heard[message.source] = self._ticks
+        if isinstance(message, AppendReply):
+            self._check_match(message, before, mirror, what)
+
+    def _check_match(self, message: AppendReply, before: Before, mirror: Mirror | None, what: str) -> None:
+        raft = self._raft
+        match = _match(raft, message.source)
+        if message.term < before.term:
+            self._require(match == before.match, f"{what} counts in term {before.term}")
+        elif message.success and before.term == raft.term and raft.is_leader:
+            self._require(match >= before.match, f"{what} moves what it knows of the sender back to {match}")
+        term = raft.term_at(match) if match and raft.is_leader else None  # type: ignore[arg-type]
+        if mirror is not None and term is not None:
+            self._require(mirror.holds(match, term), f"{what}: believes the sender to hold {match}, which it does not")
+
+    def ticked(self) -> None:
+        raft = self._raft
+        self._ticks += 1
+        if not raft.is_leader:
+            return
+        voters = [int(member.id) for member in raft.membership.members if member.voter]
+        if self._led != (raft.term, voters):
+            self._led, self._led_since = (int(raft.term), voters), self._ticks
+        recently = self._ticks - 2 * self._election_ticks - 1
+        if recently < self._led_since:
+            return
+        heard = [one for one in voters if one == self._node or self._heard.get(one, 0) >= recently]
+        self._require(
+            2 * len(heard) > len(voters),
+            f"node {self._node}: leads term {raft.term}, and has heard {heard} of {voters} only for two timeouts",
+        )
+
+
+def _match(raft: Raft, peer: int) -> int:
+    progress = raft._state.progress.get(peer)  # type: ignore[call-overload]
+    return int(progress.match) if progress is not None else 0
