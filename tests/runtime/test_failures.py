@@ -14,7 +14,7 @@ from tests.support.nodes import FAST, Cluster, TestRegistry
 from tests.support.wire import WireClient, wait_until
 
 from disheap.errors import DiskFailed, NotLeader, StorageError
-from disheap.kernel.types import Entry, Index
+from disheap.kernel.types import NOBODY, Entry, Index
 from disheap.plugins import Registry
 from disheap.protocol.frames import Status
 
@@ -113,6 +113,23 @@ async def test_the_disks_thread_ends_with_the_node(tmp_path: Path) -> None:
         (thread,) = [thread for thread in threading.enumerate() if thread not in before]
         await cluster.stop("n1")
         assert not thread.is_alive()
+
+
+async def test_a_leader_that_steps_down_in_the_same_tick_hands_nothing_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its disk hangs, and with this tick it also finds that no majority hears it."""
+    monkeypatch.setattr("disheap.runtime.group.WRITE_PATIENCE_S", -1.0)
+    async with Cluster(tmp_path) as cluster:
+        group = (await cluster.wait_leader()).group
+        state = group.raft._state
+        for progress in state.progress.values():
+            progress.active = False
+        state.transferee = NOBODY
+        state.elapsed = state.config.election_ticks - 1
+        group.tick()
+        assert not group.raft.is_leader
+        assert group.failure is None
 
 
 async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -205,7 +205,7 @@ class Group:
     def _leave_a_hung_disk(self) -> None:
         """A leader applies and answers only what is durable here: with a disk that hangs it would hold up everyone, and
         no error would end it (pitfall 26). The followers have the log; one of them is asked to lead."""
-        if not self._leads or self.raft.transferee != NOBODY:
+        if not self.raft.is_leader or self.raft.transferee != NOBODY:
             return
         waited_s = self._writer.busy_s()
         if waited_s > WRITE_PATIENCE_S and len(self.raft.membership.members) > 1:

@@ -7,6 +7,8 @@ node is told to the trace; a node that ends by itself is a violation, unless its
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -46,8 +48,11 @@ class DiskFaults:
         self.has_failed = False  # in this life of the node; it may be well again before the node has ended
         self.has_been_full = False  # likewise
         self.free_bytes = PLENTY_BYTES
+        self.late: Callable[[str, str], None] = lambda operation, path: None  # told of what is done after a failure
 
     def happens(self, operation: str, path: str) -> None:
+        if self.has_failed and operation != "remove":
+            self.late(operation, path)
         if self.crash_in == 0:
             raise Crash(operation, path)
         self.crash_in -= self.crash_in > 0
@@ -123,8 +128,10 @@ class Cluster:
         self.hosts = [Host(number, config, dice.fork()) for number, config in enumerate(configs, 1)]
         for host in self.hosts:
             self.ledger.mirrors[host.number] = Mirror()
+            host.faults.late = partial(self.ledger.writes_after_failure, host.number)
         self.failure: Violation | None = None
         self._registry = registry
+        self._segment_bytes = dice.pick((20 << 10, 20 << 10, 64 << 10))  # less than the product allows
         self._storage = watched_storage(registry.get("storage", "file"))
 
     # --- judging ---
@@ -217,6 +224,7 @@ class Cluster:
 
     def _registry_of(self, host: Host, process: Process) -> Registry:
         def storage(settings: Any, context: Any) -> Any:
+            settings = msgspec.structs.replace(settings, segment_bytes=self._segment_bytes)
             return self._storage(settings, context, host.filesystem, self.ledger, host.number)
 
         def transport(settings: Any, context: Any) -> Any:

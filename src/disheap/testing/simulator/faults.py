@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 
 from disheap.errors import RequestError
 from disheap.kernel.types import Membership
@@ -70,7 +71,7 @@ class Mischief:
             (self._slow_link, 3),
             (self._lossy_links, 2),
             (self._reset, 4),
-            (self._disk_error, 1),
+            (self._disk_error, 2),
             (self._disk_full, 1),
             (self._short_of_room, 1),
             (self._slow_disk, 2),
@@ -136,10 +137,7 @@ class Mischief:
     def _cut_power(self) -> None:
         host = self._some(lambda host: host.state in ("up", "frozen") and self._may_lose_writes(host))
         if host is not None:
-            self._said("power cut", host)
-            host.uncertain = True
-            self.cluster.kill(host, power=True)
-            self._later(0.5, 6.0, self._start(host))
+            self._lose_power(host)
 
     def _die_writing(self) -> None:
         host = self._some(lambda host: host.is_up and self._may_lose_writes(host))
@@ -264,6 +262,15 @@ class Mischief:
             host.faults.error_in = self.dice.below(20)
             self._said("fsync error", host, f"in {host.faults.error_in}")
             self._later(2.0, 6.0, self._mend(host))
+            if self.dice.chance(0.6):  # what the disk did not take shows only without power
+                self._later(6.0, 10.0, partial(self._lose_power, host))
+
+    def _lose_power(self, host: Host) -> None:
+        if host.state in ("up", "frozen") and self._may_lose_writes(host):
+            self._said("power cut", host)
+            host.uncertain = True
+            self.cluster.kill(host, power=True)
+            self._later(0.5, 6.0, self._start(host))
 
     def _disk_full(self) -> None:
         host = self._some(lambda host: host.is_up and self._may_lose_writes(host))

@@ -24,14 +24,30 @@ class Crash(BaseException):
 
 
 class Inode:
-    __slots__ = ("before", "durable", "holder", "now", "pending")
+    __slots__ = ("before", "durable", "forgotten", "holder", "now", "pending")
 
     def __init__(self) -> None:
         self.now = bytearray()
         self.durable = b""
         self.before = b""  # what was durable before the last sync
         self.pending: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None) of a truncation
+        self.forgotten: list[tuple[int, bytes | None]] = []  # of `pending`, what a sync failed for: it is marked clean
         self.holder: SimFilesystem | None = None  # of a lock
+
+    def synced(self) -> None:
+        """What was written since a sync failed is durable; what that one was to write no sync will write any more."""
+        self.before = self.durable
+        self.durable = _applied(self.durable, self.pending) if self.forgotten else bytes(self.now)
+        self.pending = []
+
+    def sync_failed(self) -> None:
+        self.forgotten += self.pending
+        self.pending = []
+
+    def found(self, content: bytearray) -> None:
+        """After the power was gone."""
+        self.now, self.durable = content, bytes(content)
+        self.pending, self.forgotten = [], []
 
 
 Change = Callable[[dict[str, Inode]], None]
@@ -56,8 +72,7 @@ class Platter:
             if dice.chance(0.5):
                 change(names)
         for inode in {id(inode): inode for inode in names.values()}.values():
-            inode.now = _survivor(inode, dice)
-            inode.durable, inode.pending = bytes(inode.now), []
+            inode.found(_survivor(inode, dice))
         self.names, self.durable, self.pending = names, dict(names), []
 
     def wipe(self) -> None:
@@ -70,17 +85,20 @@ class Platter:
             return ""
         path = dice.pick(paths)
         inode = self.names[path]
-        place = dice.below(len(inode.now))
-        start = place - place % SECTOR
-        end = min(start + SECTOR, len(inode.now))
+        place = _telling_place(inode.now, dice)
         how = dice.pick(("a bit flipped", "a sector zeroed", "a sector stale"))
-        if how == "a bit flipped":
-            inode.now[place] ^= 1 << dice.below(8)
-        elif how == "a sector zeroed":
-            inode.now[start:end] = bytes(end - start)
-        else:  # its last write went nowhere
-            inode.now[start:end] = inode.before[start:end].ljust(end - start, b"\0")
-        inode.durable = bytes(inode.now)
+        bit = 1 << dice.below(8)
+        start = place - place % SECTOR
+        durable = bytearray(inode.durable)
+        for content in (inode.now, durable):
+            end = min(start + SECTOR, len(content))
+            if how == "a bit flipped":
+                content[place : place + 1] = bytes(byte ^ bit for byte in content[place : place + 1])
+            elif how == "a sector zeroed" and end > start:
+                content[start:end] = bytes(end - start)
+            elif end > start:  # its last write went nowhere
+                content[start:end] = inode.before[start:end].ljust(end - start, b"\0")
+        inode.durable = bytes(durable)
         return f"{how} at byte {place} of {path}"
 
 
@@ -196,9 +214,13 @@ class SimFile:
         inode.pending.append((offset, bytes(data)))
 
     def sync(self) -> None:
-        self._filesystem.happens("sync", self._path)
-        inode = self._inode
-        inode.before, inode.durable, inode.pending = inode.durable, bytes(inode.now), []
+        """After an error the pages are marked clean: no later sync writes them (Rebello et al., ATC'20)."""
+        try:
+            self._filesystem.happens("sync", self._path)
+        except OSError:
+            self._inode.sync_failed()
+            raise
+        self._inode.synced()
 
     def drop_cached(self, size: int, offset: int) -> None: ...
 
@@ -219,9 +241,26 @@ def _forget(names: dict[str, Inode], path: str) -> None:
     names.pop(path, None)
 
 
+def _telling_place(content: bytearray, dice: Dice) -> int:
+    """Mostly a byte that is not zero: most of a small log is room for more."""
+    telling = [place for place, byte in enumerate(content) if byte] if dice.chance(0.8) else []
+    return dice.pick(telling) if telling else dice.below(len(content))
+
+
+def _applied(content: bytes, writes: list[tuple[int, bytes | None]]) -> bytes:
+    now = bytearray(content)
+    for offset, data in writes:
+        if data is None:
+            del now[offset:]
+            continue
+        now.extend(bytes(max(0, offset - len(now))))
+        now[offset : offset + len(data)] = data
+    return bytes(now)
+
+
 def _survivor(inode: Inode, dice: Dice) -> bytearray:
     content = bytearray(inode.durable)
-    for offset, data in inode.pending:
+    for offset, data in (*inode.forgotten, *inode.pending):
         chance = dice.pick((0.0, 0.5, 0.9, 1.0))
         if data is None:
             if dice.chance(chance):

@@ -231,7 +231,7 @@ class Ledger:
             asked = self._led_term_at(int(message.term), int(message.index))
             self.require(
                 asked is None or mirror.holds(message.index, asked),
-                f"node {node}: acknowledges entry {message.index} to the leader of term {message.term}, and has another",
+                f"node {node}: acknowledges entry {message.index} of the leader of {message.term}, and has another",
             )
 
     def _led_term_at(self, term: int, index: int) -> int | None:
