@@ -123,7 +123,7 @@ class Cluster:
         self.dice = dice
         self.network = Network(self.loop, dice.fork())
         configs = _configs(count, dice.fork())
-        self.ledger = Ledger(self.fail, first_membership(configs[0].member_list()))
+        self.ledger = Ledger(self.fail, first_membership(configs[0].member_list()), lambda: self.loop.now)
         self.history = History(lambda: self.ledger.last_committed, self.fail)
         self.hosts = [Host(number, config, dice.fork()) for number, config in enumerate(configs, 1)]
         for host in self.hosts:

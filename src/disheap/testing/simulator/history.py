@@ -27,6 +27,8 @@ NODE_FRAME_BYTES = 1 << 28
 _GRANT = Struct("<QI")
 
 Fail = Callable[[str], None]
+Tables = dict[int, dict[int, tuple[int, list[int]]]]
+"""By index of the log, then by session: what is confirmed, and which replies are kept."""
 
 
 class Reply(NamedTuple):
@@ -46,6 +48,7 @@ class Entered(NamedTuple):
     body: bytes
     opened: bool
     pushes: list[tuple[int, bytes]]  # what came on this connection
+    heard: list[int]  # the index of the newest reply that did: what was pushed before it has come too
 
 
 class Asked(NamedTuple):
@@ -65,6 +68,8 @@ class History:
         self.sendings: dict[tuple[int, int], int] = {}
         self.refused: list[tuple[int, int]] = []  # for want of room, before the log; in the order of the refusals
         self.bodies: dict[tuple[int, int], bytes] = {}
+        self.had: dict[tuple[int, int], None] = {}  # commands that were answered in some way
+        self.prefixes: dict[int, int] = {}  # session -> up to here every command was answered
         self.deliveries = 0
         self.last_committed = last_committed
         self.fail = fail
@@ -82,7 +87,17 @@ class History:
         self.sent.setdefault(key, self.last_committed())
         self.sendings[key] = self.sendings.get(key, 0) + 1
 
+    def confirms(self, session: int, confirmed: int) -> None:
+        """A client tells up to where it has every reply, and the nodes forget those."""
+        prefix = self.prefixes.get(session, 0)
+        while (session, prefix + 1) in self.had:
+            prefix += 1
+        self.prefixes[session] = prefix
+        if confirmed > prefix:
+            self.fail(f"a client confirms {confirmed} of session {session}, and {prefix + 1} was not answered")
+
     def replied(self, reply: Reply) -> None:
+        self.had[reply.session, reply.seq] = None
         if reply.status == Status.ERROR and _content(reply.status, reply.body) == DiskFull.code:
             self._refused(reply)
             return
@@ -108,14 +123,18 @@ class History:
 
     # --- the judgement of content ---
 
-    def check(self, log: list[Entry], replay: Replay) -> None:
-        """Replay the log and compare. `replay` is fresh."""
+    def check(self, log: list[Entry], replay: Replay, tables: Tables) -> None:
+        """Replay the log and compare. `replay` is fresh; `tables` are session tables as nodes had them."""
         by_index: dict[int, list[Asked]] = {}
         for asked in self.asked:
             if asked.index:
                 by_index.setdefault(asked.index, []).append(asked)
         for entry in log:
             replay.feed(entry)
+            if replay.objection:
+                self.fail(replay.objection)
+            if tables.get(entry.index, replay.table) != replay.table:
+                self.fail(f"sessions after entry {entry.index} are {tables[entry.index]}, not {replay.table}")
             for asked in by_index.get(entry.index, ()):
                 self._check_answer(replay, asked)
         for key, times in replay.applied.items():
@@ -158,7 +177,7 @@ class History:
         if not entered.opened and expected.body != _content(entered.status, entered.body):
             self.fail(f"{what} was answered {_show(entered.status, entered.body)}, not {expected}")
         pushes = replay.pushes.get(entered.session, [])[start:]
-        if not _agree(pushes, entered.pushes):
+        if not _agree(pushes, entered.pushes, entered.heard[0]):
             self.fail(f"{what}: {_first_difference(pushes, entered.pushes)}")
 
 
@@ -179,6 +198,7 @@ class ClientTap:
         for kind, frame in self._out.frames(data):
             if kind == Kind.COMMAND:
                 envelope = frames.open_envelope(frame)
+                self._history.confirms(envelope.session, envelope.confirmed)
                 if envelope.seq:
                     self._history.commands_sent(envelope.session, envelope.seq, envelope.body)
             elif kind in (Kind.OPEN, Kind.ATTACH):
@@ -208,6 +228,8 @@ class ClientTap:
     def _reply(self, status: int, seq: int, index: int, body: bytes) -> None:
         if seq < ENTRY_NUMBER:
             self._history.replied(Reply(self._session, seq, status, index, body))
+            if self._entered is not None:
+                self._entered.heard[0] = max(self._entered.heard[0], index)
         elif seq == self._entering[0]:
             self._enter(status, index, body)
 
@@ -215,9 +237,9 @@ class ClientTap:
         _, session = self._entering
         if not session and status == Status.OK:
             session = _GRANT.unpack_from(body)[0]
-            self._entered = Entered(session, index, status, body, True, [])
+            self._entered = Entered(session, index, status, body, True, [], [0])
         elif session:
-            self._entered = Entered(session, index, status, body, False, [])
+            self._entered = Entered(session, index, status, body, False, [], [0])
         else:
             return  # no room for another session: nothing is in the state
         if status == Status.OK:
@@ -234,11 +256,11 @@ def _show(status: int, body: bytes) -> str:
     return repr(broker.decode_reply.decode(content)) if isinstance(content, bytes) and content else repr(content)
 
 
-def _agree(expected: list[tuple[int, bytes]], seen: list[tuple[int, bytes]]) -> bool:
-    """Whether what was seen is a beginning of what was expected. Within one index the order is promised to each
-    consumer by itself: which of two topics is served first, when timers of both fall due together, is nobody's
-    business."""
-    last = seen[-1][0] if seen else 0
+def _agree(expected: list[tuple[int, bytes]], seen: list[tuple[int, bytes]], heard: int) -> bool:
+    """Whether what was seen begins what was expected, and is whole up to the reply that was heard. Within one index the
+    order is promised to each consumer by itself: which of two topics is served first, when timers of both fall due
+    together, is nobody's business."""
+    last = max(seen[-1][0] if seen else 0, heard)
     wanted, found = _by_consumer(expected, last), _by_consumer(seen, last)
     if any(key[0] < last and wanted[key] != found.get(key) for key in wanted):
         return False

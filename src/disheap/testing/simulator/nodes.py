@@ -225,6 +225,9 @@ class SimNode(Node):
             apply(entry)
             if entry.index % HASH_EVERY == 0:
                 ledger.hashed(name, entry.index, sessions.state_hash())
+                if entry.index not in ledger.tables:
+                    rows = sessions.table.items()
+                    ledger.tables[entry.index] = {one: (row.confirmed, sorted(row.replies)) for one, row in rows}
 
         sessions.apply = watched_apply  # type: ignore[method-assign]
         return sessions

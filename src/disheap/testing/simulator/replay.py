@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from disheap.kernel.types import Entry, EntryKind
 from disheap.protocol import broker
-from disheap.protocol.frames import ENVELOPE, Kind
+from disheap.protocol.frames import ENVELOPE, Kind, SessionOptions
 from disheap.testing.simulator.reference import Reference, Refused
 
 PRUNE_EVERY = 32
+GRACE = 0.8
+"""Of a session's timeout: log time is not the leader's clock, but keeps within a tenth of it."""
 
 
 class Answer(NamedTuple):
@@ -28,8 +32,9 @@ class Answer(NamedTuple):
 class Standing:
     """One session."""
 
-    def __init__(self, number: int, attachment: int) -> None:
+    def __init__(self, number: int, attachment: int, timeout_ms: int) -> None:
         self.number = number
+        self.timeout_ms = timeout_ms
         self.attachment = attachment
         self.confirmed = 0
         self.answers: dict[int, Answer] = {}
@@ -49,19 +54,26 @@ class Replay:
         self.attached: dict[tuple[int, int], tuple[int, Answer]] = {}  # (session, index) -> (pushes before, reply)
         self.opened: dict[int, list[int]] = {}  # index -> sessions opened there
         self.commands = 0
+        self.objection = ""  # to what a leader put into the log
         self._standings: dict[int, Standing] = {}
         self._next_session = 1
         self._term = 0
+        self._term_began_ms = 0
         self._shift, self._window = session_shift, window
+
+    @property
+    def table(self) -> dict[int, tuple[int, list[int]]]:
+        """By session: what is confirmed, and which replies are kept."""
+        return {number: (one.confirmed, sorted(one.answers)) for number, one in self._standings.items()}
 
     # --- entries ---
 
     def feed(self, entry: Entry) -> None:
         assert entry.index == self.index + 1
         self.index = entry.index
+        self.now_ms = max(self.now_ms, entry.time_ms)
         if entry.term != self._term:
             self._begin_term(entry.term)
-        self.now_ms = max(self.now_ms, entry.time_ms)
         self.model.advance(self.now_ms)
         self._collect()
         data, position = entry.data if entry.kind == EntryKind.COMMANDS else b"", 0
@@ -118,8 +130,10 @@ class Replay:
 
     def _control(self, kind: int, number: int, seq: int, body: bytes) -> None:
         standing = self._standings.get(number)
+        if kind == Kind.EXPIRE and standing is not None and standing.attachment == seq:
+            self._check_grace(standing)
         if kind == Kind.OPEN:
-            self._open(seq)
+            self._open(seq, body)
         elif kind == Kind.ATTACH:
             self._attach(number, standing, seq, body)
         elif kind == Kind.CLOSE or (kind == Kind.EXPIRE and standing is not None and standing.attachment == seq):
@@ -128,10 +142,18 @@ class Replay:
             standing.attachment = 0
             self.model.detach(number)
 
-    def _open(self, attachment: int) -> None:
+    def _check_grace(self, standing: Standing) -> None:
+        """A leader has heard nothing of what was before its term: everybody gets a whole timeout from there on."""
+        passed_ms = self.now_ms - self._term_began_ms
+        if passed_ms < GRACE * standing.timeout_ms:
+            self.objection = f"session {standing.number} ends {passed_ms} ms after its leader began, at {self.index}"
+
+    def _open(self, attachment: int, body: bytes) -> None:
         number = max(self._next_session, self.now_ms << self._shift)
         self._next_session = number + 1
-        self._standings[number] = Standing(number, attachment)
+        self._standings[number] = Standing(
+            number, attachment, msgspec.msgpack.decode(body, type=SessionOptions).timeout_ms
+        )
         self.model.attached[number] = True
         self.opened.setdefault(self.index, []).append(number)
         self.attached[number, self.index] = (0, Answer(self.index, True, b""))

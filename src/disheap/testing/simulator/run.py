@@ -199,7 +199,7 @@ class Run:
     def _judge(self) -> None:
         cluster = self.cluster
         replay = Replay(SESSION_TIME_SHIFT, cluster.hosts[0].config.limits.session_window)
-        cluster.history.check(cluster.ledger.log, replay)
+        cluster.history.check(cluster.ledger.log, replay, cluster.ledger.tables)
         messages = replay.machine.messages
         for number, payload in self.promises.enqueued.items():
             if messages.get(number, ("", b""))[1] != payload:

@@ -43,6 +43,9 @@ class Violation(BaseException):
     """A property does not hold. Not an Exception: nothing may catch it and go on."""
 
 
+PACE_MOST = 1.15
+"""A tenth, and the drift of the simulated clocks."""
+PACE_SLACK_MS = 200
 Where = tuple[int, int]
 """(index, term) of an entry."""
 
@@ -63,7 +66,7 @@ class Watched:
 class Ledger:
     """`fail` is told what does not hold, and does not return."""
 
-    def __init__(self, fail: Callable[[str], None], first: Membership) -> None:
+    def __init__(self, fail: Callable[[str], None], first: Membership, now_s: Callable[[], float]) -> None:
         self.entries: dict[Where, Entry] = {}
         self.before: dict[Where, int] = {}  # the term of the entry before
         self.committed: dict[int, tuple[int, int]] = {}  # index -> (term, term in which it was seen committed)
@@ -73,10 +76,14 @@ class Ledger:
         self.votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
         self.mirrors: dict[int, Mirror] = {}
         self.hashes: dict[int, tuple[bytes, str]] = {}  # index -> (hash, who said so first)
+        self.tables: dict[int, dict[int, tuple[int, list[int]]]] = {}  # index -> session -> (confirmed, replies kept)
         self.gone: list[int] = []  # members that were wiped
         self.elections = 0
         self.checks = 0
         self._fail = fail
+        self._now_s = now_s
+        self._elected_s: dict[int, float] = {}
+        self._began_ms: dict[int, int] = {}  # by term: log time of its first command
         self._memberships: list[tuple[int, Membership]] = [(0, first)]
 
     def require(self, holds: bool, otherwise: str) -> None:
@@ -122,6 +129,18 @@ class Ledger:
             before = entry.term
             self.require(entry.term <= mirror.hard_state.term, f"node {node}: entry {where} before its term is durable")
             self._check_kept(node, entry)
+            if entry.kind == EntryKind.COMMANDS and self.leaders.get(entry.term) == node:
+                self._check_pace(node, entry)
+
+    def _check_pace(self, node: int, entry: Entry) -> None:
+        """Within a term log time runs by the leader's monotonic clock, faster by a tenth at most."""
+        term = int(entry.term)
+        began_ms = self._began_ms.setdefault(term, entry.time_ms)
+        passed_s = self._now_s() - self._elected_s[term]
+        self.require(
+            entry.time_ms - began_ms <= PACE_MOST * passed_s * 1000 + PACE_SLACK_MS,
+            f"node {node}: {entry.time_ms - began_ms} ms of log time in {passed_s:.3f} s of term {term}",
+        )
 
     def _check_kept(self, node: int, entry: Entry) -> None:
         """What is committed and was here is not overwritten. (An old leader may still write what never will be.)"""
@@ -324,6 +343,7 @@ class Ledger:
         leader = self.leaders.setdefault(term, node)
         self.require(leader == node, f"term {term} has two leaders, {leader} and {node}")
         self.led[term] = (int(raft.last_index), tuple(raft.runs))
+        self._elected_s.setdefault(term, self._now_s())
         self._check_votes(raft, node, term)
         watched.led_term, watched.led_to = term, (0, 0)
         for index in range(max(1, raft.first_index), self.last_committed + 1):
