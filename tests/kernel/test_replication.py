@@ -334,6 +334,16 @@ def test_a_lost_connection_makes_the_leader_ask_again() -> None:
     node.raft.unreachable(NodeId(9))
 
 
+def test_a_lost_connection_before_the_first_answer_starts_no_snapshot() -> None:
+    """A new leader knows nothing of the peer yet: it asks again where it asked, and not at entry 1."""
+    node = Solo((1,) * 9, log_cache_bytes=1 << 20)
+    node.lead()
+    node.raft.unreachable(NodeId(2))
+    node.raft.unreachable(NodeId(2))
+    (probe,) = only(AppendRequest, node.ready())
+    assert (probe.target, probe.previous_index) == (2, 9)
+
+
 def test_messages_for_others_are_ignored() -> None:
     node = Solo()
     assert node.hear(heartbeat(2, 5, target=3)) == []

@@ -40,6 +40,7 @@ class Unwatched:
     def __init__(self, mirrors: Any) -> None:
         self.mirrors = mirrors
         self.last_committed = 0
+        self.tables: dict[int, Any] = {}
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None

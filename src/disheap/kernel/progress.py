@@ -58,6 +58,13 @@ class Progress:
         self.next = Index(self.match + 1)
         self._enter(Phase.PROBE)
 
+    def lost_touch(self) -> None:
+        """A probe that nobody answered is asked again where it was: that the peer holds nothing is not known."""
+        if self.phase is Phase.PROBE:
+            self._enter(Phase.PROBE)
+        else:
+            self.become_probe()
+
     def become_replicate(self) -> None:
         self.next = Index(self.match + 1)
         self._enter(Phase.REPLICATE)

@@ -107,7 +107,7 @@ def on_unreachable(state: State, peer: NodeId) -> None:
     """What was in flight to the peer is lost, and where it stands has to be asked again."""
     progress = state.progress.get(peer)
     if progress is not None:
-        progress.become_probe()
+        progress.lost_touch()
     elif peer == state.leader and state.config.pre_vote:
         state.lose_leader()
 

@@ -130,6 +130,7 @@ class Cluster:
             self.ledger.mirrors[host.number] = Mirror()
             host.faults.late = partial(self.ledger.writes_after_failure, host.number)
         self.failure: Violation | None = None
+        self.on_lead: Callable[[Host], None] = lambda host: None  # told of each election
         self._registry = registry
         self._segment_bytes = dice.pick((20 << 10, 20 << 10, 64 << 10))  # less than the product allows
         self._storage = watched_storage(registry.get("storage", "file"))
@@ -166,8 +167,9 @@ class Cluster:
         self.say(host, "starts")
         registry = self._registry_of(host, process)
         host.node = SimNode(
-            host.config, registry, process, host.clock, dice, host.disk, self.ledger, lambda what: self.say(host, what)
-        )
+            host.config, registry, process, host.clock, dice, host.disk, self.ledger, lambda what: self.say(host, what),
+            lambda: self.on_lead(host),
+        )  # fmt: skip
         process.start(self._live(host, process))
 
     def kill(self, host: Host, power: bool = False) -> None:

@@ -15,6 +15,7 @@ from disheap.errors import RequestError
 from disheap.kernel.types import Membership
 from disheap.testing.simulator.cluster import MIN_FREE_BYTES, PLENTY_BYTES, Cluster, Host
 from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.workload import Worker
 
 Undo = Callable[[], None]
@@ -24,8 +25,9 @@ CHANGEABLE = 5
 
 
 class Mischief:
-    def __init__(self, cluster: Cluster, workers: list[Worker], dice: Dice, pace_s: float) -> None:
+    def __init__(self, cluster: Cluster, workers: list[Worker], probes: Probes, dice: Dice, pace_s: float) -> None:
         self.cluster = cluster
+        self.probes = probes
         self.workers = workers
         self.dice = dice
         self._pace_s = pace_s
@@ -169,6 +171,7 @@ class Mischief:
             self._said("freeze", host)
             process = host.process
             self.cluster.freeze(host)
+            self.probes.ask(host)  # the first that it sees when it goes on, whoever leads by then
 
             def thaw() -> None:
                 if host.process is process and host.state == "frozen":

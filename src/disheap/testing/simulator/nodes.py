@@ -142,10 +142,12 @@ class SimNode(Node):
         disk: SimDisk,
         ledger: Ledger,
         said: Callable[[str], None],
+        elected: Callable[[], None],
     ) -> None:
         super().__init__(config, registry=registry, clock=clock, random_generator=dice.generator, disk=lambda _: disk)
         self._ledger = ledger
         self._said = said
+        self._elected = elected
         self._watched: Watched
 
     def _make_group(self, found: Found) -> Group:
@@ -242,3 +244,5 @@ class SimNode(Node):
     def _on_lead(self, leads: bool) -> None:
         self._said(f"{'leads' if leads else 'leads no more'}, term {self.group.raft.term}")
         super()._on_lead(leads)
+        if leads:
+            self._elected()

@@ -19,8 +19,10 @@ from disheap.protocol import broker
 from disheap.runtime.sessions import SESSION_TIME_SHIFT
 from disheap.testing.simulator.cluster import Cluster
 from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.drills import Drills
 from disheap.testing.simulator.faults import Mischief
 from disheap.testing.simulator.loop import Livelock
+from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.replay import Replay
 from disheap.testing.simulator.safety import Violation
 from disheap.testing.simulator.trace import product_logs_in
@@ -30,6 +32,9 @@ LEADER_BOUND_S = 60.0
 """Virtual time after healing within which a leader has committed in its own term."""
 DRAIN_BOUND_S = 120.0
 """And every topic is empty."""
+
+DRILL_BOUND_S = 200.0
+"""All drills have ended; each has a bound of its own."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -70,7 +75,9 @@ class Run:
             Worker(self.cluster, self.promises, f"c{number}", dice.fork(), pace_s)
             for number in range(1, dice.between(2, 4) + 1)
         ]
-        self.mischief = Mischief(self.cluster, self.workers, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
+        self.probes = Probes(self.cluster, dice.fork(), dice.pick((0.05, 0.5, 2.0)))
+        self.cluster.on_lead = self.probes.ask
+        self.mischief = Mischief(self.cluster, self.workers, self.probes, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
         self.duration_s = dice.seconds(15.0, 45.0)
         self._dice = dice
 
@@ -105,6 +112,7 @@ class Run:
             cluster.start(host)
         for worker in self.workers:
             worker.start()
+        probing = cluster.loop.create_task(self.probes.make())
         await self.mischief.make(self.duration_s)
         self.mischief.heal_all()
         cluster.check_errors()
@@ -113,6 +121,9 @@ class Run:
             worker.stop()
         await self._drain()
         await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up although all is healed")
+        probing.cancel()
+        await self._drill()
+        self.probes.check()
 
     async def _wait(self, holds: Any, bound_s: float, otherwise: str) -> None:
         loop = self.cluster.loop
@@ -162,6 +173,14 @@ class Run:
             else:
                 words.append(f"{host.name} {host.state}")
         return "; ".join(words)
+
+    async def _drill(self) -> None:
+        """What a healthy cluster can do."""
+        process, transport = self.cluster.client_process("drill")
+        done = process.start(Drills(self.cluster, self._dice.fork()).run(transport))
+        await self._wait(done.done, DRILL_BOUND_S, "the drills do not end")
+        done.result()
+        await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up after the drills")
 
     # --- the end ---
 

@@ -1,0 +1,152 @@
+"""What a healthy cluster must be able to do, tried when everything is healed and quiet.
+
+Faults alone never show that something stopped working for good, as long as the next fault starts it again. So each run
+ends with some of these, drawn from its dice: leadership is handed over when that is asked, and not held back by a node
+that does not take it; a leader whose disk hangs makes way; time passes though nobody sends anything; a former leader
+keeps no client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from disheap.client.asynchronous import Client
+from disheap.client.driver import Driver
+from disheap.client.url import BrokerUrl
+from disheap.errors import RequestError
+from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.dice import Dice
+
+BOUND_S = 20.0
+"""Virtual time for each step."""
+PATIENCE_S = 60.0
+"""Of the drill's own client: longer than any step, so that the drill decides and not a timeout."""
+DELAY_MS = 700
+HUNG = 1e9
+"""A job of such a disk ends after the simulation does."""
+AGAIN_S = 2.0
+"""Between two requests to hand over; each is given up after an election timeout."""
+AWAY_S = 3.0
+"""Within which a former leader has sent its clients away."""
+
+
+class Drills:
+    def __init__(self, cluster: Cluster, dice: Dice) -> None:
+        self.cluster = cluster
+        self._dice = dice
+        self._client: Client
+        self._made = 0
+
+    async def run(self, transport: Any) -> None:
+        """As a client's process."""
+        url = BrokerUrl(self.cluster.addresses(), "sim", 30_000, 2.0, PATIENCE_S, "drill")
+        driver = Driver(url, transport, client="drill", generator=self._dice.fork().generator)
+        self._client = Client(driver)
+        await driver.open()
+        await self._client.create_topic("drill")
+        drills = [self._time_passes, self._hand_over, self._hand_over_to_nobody, self._disk_hangs]
+        for drill in self._dice.shuffled(drills):
+            if self._dice.chance(0.4):
+                self.cluster.trace.add("DRILL", drill.__name__.strip("_"))
+                await drill()
+        await driver.close()
+
+    # --- the drills ---
+
+    async def _time_passes(self) -> None:
+        """A delayed message becomes ready, and is delivered to who waits, without another command."""
+        topic = self._client.topic("drill")
+        await topic.enqueue(self._payload(), delay_ms=DELAY_MS)
+
+        async def arrives() -> None:
+            for delivery in await topic.pop(1, int(BOUND_S * 2000)):
+                await delivery.ack()
+
+        await self._within(arrives, "a delayed message does not come although time passes")
+
+    async def _hand_over(self) -> None:
+        """To a voter that has everything; and the old leader's clients are told."""
+        old, target = self._leader(), self._another()
+        if old is None or target is None:
+            return
+        over_at = self.cluster.loop.now + BOUND_S
+        while self.cluster.leader() is not target:
+            if self.cluster.loop.now > over_at:
+                self.cluster.fail(f"{target.name} does not lead, as it was asked to")
+            self._transfer(self.cluster.leader() or old, target)
+            await asyncio.sleep(AGAIN_S)  # it may have to catch up first, and then it is asked once more
+        await asyncio.sleep(AWAY_S)
+        if self.cluster.leader() is target and self._clients_of(old):
+            self.cluster.fail(f"{old.name} leads no more, and keeps {self._clients_of(old)} clients")
+        await self._command("no command is carried out after leadership was handed over")
+
+    async def _hand_over_to_nobody(self) -> None:
+        """The one that is to lead stands still. The old leader goes on, or another one does."""
+        leader, target = self._leader(), self._another()
+        if leader is None or target is None or len(self.cluster.voters()) <= self.cluster.majority:
+            return
+        self.cluster.freeze(target)
+        self._transfer(leader, target)
+        try:
+            await self._command("no command is carried out although only the one that was to lead stands still")
+        finally:
+            self.cluster.thaw(target)
+
+    async def _disk_hangs(self) -> None:
+        """Without an error. Another node leads, and carries out what is sent."""
+        leader = self._leader()
+        if leader is None or len(self.cluster.voters()) <= self.cluster.majority:
+            return
+        leader.disk.slowness = HUNG
+        await self._command("no command is carried out since the leader's disk hangs")
+        self.cluster.kill(leader)
+        self.cluster.start(leader)
+
+    # --- what they need ---
+
+    async def _command(self, otherwise: str) -> None:
+        async def done() -> None:
+            await self._client.topic("drill").enqueue(self._payload())
+            for delivery in await self._client.topic("drill").pop(10):
+                await delivery.ack()
+
+        await self._within(done, otherwise)
+
+    async def _within(self, work: Callable[[], Awaitable[None]], otherwise: str) -> None:
+        try:
+            await asyncio.wait_for(work(), BOUND_S)
+        except TimeoutError:
+            self.cluster.fail(otherwise)
+        except RequestError as error:
+            self.cluster.fail(f"{otherwise}: {type(error).__name__}: {error}")
+
+    def _transfer(self, leader: Host, target: Host) -> None:
+        def ask() -> None:
+            with contextlib.suppress(RequestError):  # another one leads by now
+                leader.node.group.transfer(self.cluster.node_id(target))
+
+        leader.process.soon(ask)
+
+    def _leader(self) -> Host | None:
+        return self.cluster.leader()
+
+    def _another(self) -> Host | None:
+        """A voter that could lead."""
+        leader = self.cluster.leader()
+        if leader is None:
+            return None
+        members = leader.node.group.raft.membership.members
+        voters = [int(member.id) for member in members if member.voter]
+        able = [host for host in self.cluster.voters() if host is not leader and host.number in voters]
+        return self._dice.pick(able) if able else None
+
+    def _clients_of(self, host: Host) -> int:
+        """Whom a node that does not lead still carries, as if it did."""
+        return sum(connection.session != 0 or connection.deaf for connection in host.node._outlets()._connections)
+
+    def _payload(self) -> bytes:
+        self._made += 1
+        return f"drill.{self._made}".encode()
