@@ -6,17 +6,19 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
 from tests.support.nodes import FAST, Cluster, TestRegistry
 from tests.support.wire import WireClient, wait_until
 
-from disheap.errors import DiskFailed, NotLeader, StorageError
-from disheap.kernel.types import NOBODY, Entry, Index
+from disheap.errors import DiskFailed, LogDamaged, NotLeader, StorageError
+from disheap.interfaces import Identity, Recovered, StorageUsage
+from disheap.kernel.types import NOBODY, Entry, Index, NodeId
 from disheap.plugins import Registry
 from disheap.protocol.frames import Status
+from disheap.runtime.disk import DiskThread, FailStopDisk, run_on
 
 PATIENCE_S = 10.0
 
@@ -159,3 +161,128 @@ async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, m
             assert await again.call(b"+1", seq=1) == (Status.OK, b"1")
         finally:
             answer.set()
+
+
+# --- storage-rules 6: an error of the disk is the end, whoever asked -------------------------------------------------
+
+
+def failing_storage() -> type[Any]:
+    """In memory. `broken` holds the names of the calls that fail; `gate` holds an append up."""
+    from disheap_memory.storage import MemoryStorage
+
+    class Failing(MemoryStorage):
+        broken: ClassVar[set[str]] = set()
+        gate: ClassVar[threading.Event] = threading.Event()
+        waits: ClassVar[bool] = False  # an append, at the gate
+        opened: ClassVar[int] = 0
+
+        def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+            type(self).opened += 1
+            return super().open(identity, tail_bytes, alone)
+
+        def append(self, entries: Sequence[Entry]) -> None:
+            type(self).waits = not self.gate.is_set()
+            assert self.gate.wait(PATIENCE_S)
+            self._say("append")
+            super().append(entries)
+
+        def usage(self) -> StorageUsage:
+            self._say("usage")
+            return super().usage()
+
+        def close(self) -> None:
+            super().close()
+            self._say("close")
+
+        def _say(self, call: str) -> None:
+            if call in self.broken:
+                raise DiskFailed(f"{call}: the disk is gone")
+
+    Failing.gate.set()
+    return Failing
+
+
+async def test_a_disk_that_fails_is_heard_of_though_nobody_waits_for_the_answer() -> None:
+    heard: list[BaseException] = []
+    began, gate = threading.Event(), threading.Event()
+
+    def work() -> None:
+        began.set()
+        assert gate.wait(PATIENCE_S)
+        raise DiskFailed("gone")
+
+    disk = FailStopDisk(DiskThread(asyncio.get_running_loop()), heard.append)
+    asking = asyncio.ensure_future(run_on(disk, work))
+    await asyncio.to_thread(began.wait, PATIENCE_S)
+    asking.cancel()
+    gate.set()
+    await wait_until(lambda: bool(heard), "the failure is told")
+    await disk.close()
+    assert [str(error) for error in heard] == ["gone"]
+    assert asking.cancelled()
+
+
+async def test_a_question_that_hits_a_failed_disk_ends_the_node_and_not_only_the_question(tmp_path: Path) -> None:
+    storage = failing_storage()
+    async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(storage)) as cluster:
+        node = cluster.nodes["n1"]
+        storage.broken.add("usage")
+        with pytest.raises(DiskFailed, match="usage"):
+            await node.storage_usage()
+        assert isinstance(node.failure, DiskFailed)
+
+
+async def test_an_error_of_closing_is_raised_by_stop_once_and_everything_is_closed(tmp_path: Path) -> None:
+    before, storage = threading.enumerate(), failing_storage()
+    async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(storage)) as cluster:
+        node = cluster.nodes["n1"]
+        storage.broken.add("close")
+        with pytest.raises(DiskFailed, match="close"):
+            await node.stop()
+        assert threading.enumerate() == before
+        assert str(await node.wait_failed()) == "close: the disk is gone"
+
+
+async def test_an_error_of_a_write_that_is_under_way_while_the_node_stops_is_raised_by_stop(tmp_path: Path) -> None:
+    storage = failing_storage()
+    async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(storage)) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        storage.gate.clear()
+        storage.broken.add("append")
+        client.send(b"+1")
+        await wait_until(lambda: storage.waits, "the write is under way")
+        stopping = asyncio.ensure_future(node.stop())
+        await asyncio.sleep(0)
+        storage.gate.set()
+        with pytest.raises(DiskFailed, match="append"):
+            await stopping
+
+
+async def test_after_an_error_of_the_disk_the_log_is_not_opened_anew(tmp_path: Path) -> None:
+    """A repair under way would close the storage, open it again, and go on as if nothing had been."""
+    storage = failing_storage()
+    async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(storage)) as cluster:
+        node = cluster.nodes["n1"]
+        node.group.fail(LogDamaged("log", 0, "bad", "mend it"))
+        assert isinstance(node.failure, LogDamaged)
+        node.failure = None  # as where others have the entry, and the repair begins
+        storage.broken.add("usage")
+        node.disk().submit(node.storage().usage, lambda usage, error: None)
+        with pytest.raises(DiskFailed, match="usage"):
+            await node.recover_again(follow=False)
+        assert storage.opened == 1
+
+
+async def test_the_first_failure_counts_and_a_node_that_failed_hands_nothing_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path) as cluster:
+        node = await cluster.wait_leader()
+        transferred: list[NodeId] = []
+        monkeypatch.setattr(node.group, "transfer", transferred.append)
+        first = DiskFailed("first")
+        node.failed(first)
+        node.failed(DiskFailed("second"))
+        await node.stop()
+        assert node.failure is first
+        assert transferred == []

@@ -75,8 +75,7 @@ async def _host(config: NodeConfig, announce: Announce) -> None:
     watch = asyncio.ensure_future(_watch_leader(node))
     try:
         freeze_garbage()
-        await announce(node)
-        await _first(_failure(node), stopping)
+        await _first(_serve(node, announce), stopping)
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
@@ -84,8 +83,19 @@ async def _host(config: NodeConfig, announce: Announce) -> None:
     log.info("node stopped", node=node.name)
 
 
-async def _failure(node: Node) -> None:
-    raise await node.wait_failed()
+async def _serve(node: Node, announce: Announce) -> None:
+    """Announced, for as long as the node lasts. What ended it is raised, also while it is being announced."""
+    announced = asyncio.ensure_future(announce(node))
+    failed = asyncio.ensure_future(node.wait_failed())
+    try:
+        await asyncio.wait([announced, failed], return_when=asyncio.FIRST_COMPLETED)
+        if not failed.done():
+            await announced
+        raise await failed
+    finally:
+        for task in (announced, failed):
+            task.cancel()
+        await asyncio.gather(announced, failed, return_exceptions=True)
 
 
 async def _first(work: Awaitable[None], stopping: asyncio.Event) -> bool:

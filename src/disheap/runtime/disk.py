@@ -1,7 +1,10 @@
 """The one thread that storage runs on. Owns ordering of blocking work; refuses to know what the work is.
 
 Jobs run one after another in the order given. Each ends in a call on the loop's thread, so that the node keeps one line
-of thought. A plain queue and a thread cost half of what an executor's futures do, and this hop is in every commit.
+of thought. A disk that fails is the end of the node, whoever asked and whether or not anybody still waits for the
+answer (storage-rules 6): `FailStopDisk` sees to that, in the one place that every job goes through.
+
+A plain queue and a thread cost half of what an executor's futures do, and this hop is in every commit.
 A simulator replaces this class by one that runs the job when virtual time says so.
 """
 
@@ -14,6 +17,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
+from disheap.errors import DiskFailed
 from disheap.interfaces import Storage
 from disheap.logs import get_logger
 
@@ -33,6 +37,25 @@ class Disk(Protocol):
 
     async def close(self) -> None:
         """Finish what was submitted, then end. `done` is called for none of it afterwards."""
+
+
+class FailStopDisk:
+    """A disk whose failure is told to `failed`, before and besides the one who gave the job."""
+
+    def __init__(self, disk: Disk, failed: Callable[[DiskFailed], None]) -> None:
+        self._disk = disk
+        self._failed = failed
+
+    def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        def heard(result: T, error: BaseException | None) -> None:
+            if isinstance(error, DiskFailed):
+                self._failed(error)
+            done(result, error)
+
+        self._disk.submit(work, heard)
+
+    async def close(self) -> None:
+        await self._disk.close()
 
 
 class WatchedDisk:
@@ -106,8 +129,9 @@ async def run_on(disk: Disk, work: Callable[[], T]) -> T:
     return await future
 
 
-async def close_patiently(disk: Disk, storage: Storage | None) -> None:
-    """Close both, but do not wait for ever: a disk that hangs must not keep the process."""
+async def close_patiently(disk: Disk, storage: Storage | None, failed: Callable[[BaseException], None]) -> None:
+    """Close both, but do not wait for ever: a disk that hangs must not keep the process. What goes wrong in closing is
+    told to `failed`: it may be the first word of a write that is lost."""
     patience_s = PATIENCE_S
     try:
         if storage is not None:
@@ -117,7 +141,7 @@ async def close_patiently(disk: Disk, storage: Storage | None) -> None:
         log.error("the disk does not answer; it is left to itself", seconds=patience_s)
         patience_s = 0.0
     except Exception as error:
-        log.error("the storage could not be closed cleanly", reason=str(error))
+        failed(error)
     with suppress(TimeoutError):
         async with asyncio.timeout(patience_s):
             await disk.close()

@@ -34,7 +34,7 @@ from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
 from disheap.runtime.comparing import Comparing
-from disheap.runtime.disk import Disk, DiskThread, close_patiently, run_on
+from disheap.runtime.disk import Disk, DiskThread, FailStopDisk, close_patiently, run_on
 from disheap.runtime.group import Group
 from disheap.runtime.introductions import Introductions
 from disheap.runtime.links import GROUP
@@ -130,8 +130,10 @@ class Node:
             raise
 
     async def stop(self, hand_over: bool = True) -> None:
-        """Hand leadership over where there is someone to take it, say goodbye, flush and close. May be called twice."""
-        if self._serving and hand_over:
+        """Hand leadership over where there is someone to take it, say goodbye, flush and close. May be called twice.
+        Raises what failed meanwhile, a disk above all, when all is closed; not what `failure` said before."""
+        failed_before = self.failure is not None
+        if self._serving and hand_over and not failed_before:
             await self._hand_over()
         self._serving = False
         if self._ticker is not None:
@@ -155,7 +157,9 @@ class Node:
         disk, storage = self._disk, self._storage
         self._disk = self._storage = None
         if disk is not None:
-            await close_patiently(disk, storage)
+            await close_patiently(disk, storage, self.failed)
+        if not failed_before:
+            self._raise_failure()
 
     async def apply(self, command: bytes, timeout_s: float = 10.0) -> bytes:
         """One command through the log, in a session of this node's own. Returns the machine's reply; raises what the
@@ -221,7 +225,7 @@ class Node:
         check_listening(self.config, transport.secure, client_transport.secure)  # before there is a data directory
         self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
         self._local.server = self._server
-        self._disk = self._make_disk(self._loop)
+        self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
         raft = self.config.raft
         self._repairing = Repairing(
             self, self._id, loop=self._loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
@@ -278,9 +282,15 @@ class Node:
         self._scrubbing.let_go()
         self._local.forget()
         await run_on(self.disk(), self._close_files)
+        self._raise_failure()  # opened anew, it would be tried again
         found = await self._recover(follow)
+        self._raise_failure()
         self._take_up(found)
         return found
+
+    def _raise_failure(self) -> None:
+        if self.failure is not None:
+            raise self.failure
 
     def _close_files(self) -> None:
         assert self._storage is not None
@@ -344,7 +354,7 @@ class Node:
     # --- the tick ----------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        if not self._serving:
+        if not self._serving or self.failure is not None:
             return
         tick_s = self.config.raft.tick_ms / 1000
         self._ticker = self._loop.call_later(tick_s, self._tick)
@@ -419,7 +429,12 @@ class Node:
             self.failed(error)
 
     def failed(self, error: BaseException) -> None:
+        """The first of them counts."""
+        if self.failure is not None:
+            return
         self.failure = error
+        if hasattr(self, "group"):
+            self.group.close()
         log.error("the node stops", reason=str(error), exc_info=None if isinstance(error, DisheapError) else error)
         self._failed.set()
         self._outlets().close(NotLeader())  # they look for a node that can go on

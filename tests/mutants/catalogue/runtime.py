@@ -10,6 +10,7 @@ CLOCKS = "tests/runtime/test_clocks.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
 GROUP = "tests/runtime/test_order.py::"
 ROOM = "tests/runtime/test_room.py::"
+FAILURES = "tests/runtime/test_failures.py::"
 COMPARING = "tests/runtime/test_comparing.py::"
 
 MUTANTS = (
@@ -304,5 +305,51 @@ MUTANTS = (
         "a state that is known to be wrong is given to others that ask for a snapshot",
         (Patch("disheap.runtime.repairing", "if self._host.quarantined:", "if False:"),),
         (COMPARING + "test_a_quarantined_node_hands_out_no_snapshot",),
+    ),
+    Mutant(
+        "disk-failure-told-to-the-asker-alone",
+        "a failed disk is heard of by whoever asked, and the node goes on where nobody waits for the answer any more",
+        (
+            Patch(
+                "disheap.runtime.disk",
+                "            if isinstance(error, DiskFailed):\n                self._failed(error)\n",
+                "",
+            ),
+        ),
+        (
+            FAILURES + "test_a_disk_that_fails_is_heard_of_though_nobody_waits_for_the_answer",
+            FAILURES + "test_a_question_that_hits_a_failed_disk_ends_the_node_and_not_only_the_question",
+        ),
+        pitfall=26,
+    ),
+    Mutant(
+        "error-of-closing-passed-over",
+        "a node whose disk fails while it stops ends as if all were well, with exit code 0",
+        (
+            Patch(
+                "disheap.runtime.node",
+                "        if not failed_before:\n            self._raise_failure()\n",
+                "",
+            ),
+        ),
+        (
+            FAILURES + "test_an_error_of_closing_is_raised_by_stop_once_and_everything_is_closed",
+            "tests/cli/test_hosting.py::test_an_error_of_closing_after_a_signal_is_the_processs_error",
+            "tests/simulator/test_sim_fail_stop.py",
+        ),
+        pitfall=26,
+    ),
+    Mutant(
+        "log-opened-anew-after-a-failed-disk",
+        "a repair under way closes the storage that has failed, opens it again, and the node goes on",
+        (
+            Patch(
+                "disheap.runtime.node",
+                "        self._raise_failure()  # opened anew, it would be tried again\n",
+                "",
+            ),
+        ),
+        (FAILURES + "test_after_an_error_of_the_disk_the_log_is_not_opened_anew",),
+        pitfall=26,
     ),
 )

@@ -65,6 +65,8 @@ class DiskFaults:
             self.has_been_full = True
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
+    def closes(self, path: str) -> None: ...
+
     @property
     def are_due(self) -> bool:
         """Whether one is still to come."""
@@ -184,7 +186,12 @@ class Cluster:
         process = host.process
 
         async def leave() -> None:
-            await host.node.stop()
+            try:
+                await host.node.stop()
+            except Exception as error:
+                if process.alive:
+                    self._failed(host, error)
+                return
             if process.alive:
                 self.say(host, "has stopped")
                 self._end(host, silently=False)

@@ -108,12 +108,15 @@ class Faults(Protocol):
     free_bytes: int
 
     def happens(self, operation: str, path: str) -> None: ...
+    def closes(self, path: str) -> None:
+        """Apart from the others: nothing changes on the disk, and no crash makes a difference there."""
 
 
 class NoFaults:
     free_bytes = 1 << 50
 
     def happens(self, operation: str, path: str) -> None: ...
+    def closes(self, path: str) -> None: ...
 
 
 class SimFilesystem:
@@ -127,6 +130,9 @@ class SimFilesystem:
     def happens(self, operation: str, path: str) -> None:
         self.operations += 1
         self._faults.happens(operation, path)
+
+    def closes(self, path: str) -> None:
+        self._faults.closes(path)
 
     def make_directory(self, path: str) -> None: ...
 
@@ -235,6 +241,7 @@ class SimFile:
     def close(self) -> None:
         if self._is_lock and self._inode.holder is self._filesystem:
             self._inode.holder = None
+        self._filesystem.closes(self._path)
 
 
 def _forget(names: dict[str, Inode], path: str) -> None:

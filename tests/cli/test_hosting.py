@@ -1,0 +1,92 @@
+"""What ends a node's process: what it raises becomes the exit code (`disheap.cli.main`)."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disheap.cli import hosting
+from disheap.config import NodeConfig
+from disheap.errors import DiskFailed, RequestTimeout
+from disheap.plugins import Registry
+from disheap.runtime.node import Node
+from disheap_memory.storage import MemoryStorage
+
+CONFIG = NodeConfig(name="n1", storage="memory", transport="inproc", client_listen="n1:8400")
+
+
+class FailsToClose(MemoryStorage):
+    def close(self) -> None:
+        super().close()
+        raise DiskFailed("close: the disk is gone")
+
+
+class Replaced(Registry):
+    def get(self, kind: str, name: str) -> type[Any]:
+        return FailsToClose if (kind, name) == ("storage", "memory") else super().get(kind, name)
+
+
+@pytest.fixture(autouse=True)
+def process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(hosting, "freeze_garbage", lambda: None)
+    interval = sys.getswitchinterval()
+    yield
+    sys.setswitchinterval(interval)
+
+
+def with_storage_that_fails_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting, "Node", lambda config: Node(config, registry=Replaced.load()))
+
+
+async def stop_by_signal(node: Node) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_ends_a_node_without_an_error() -> None:
+    hosting.host(CONFIG, stop_by_signal)
+
+
+def test_an_error_of_closing_after_a_signal_is_the_processs_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    with_storage_that_fails_to_close(monkeypatch)
+    with pytest.raises(DiskFailed, match="close: the disk is gone"):
+        hosting.host(CONFIG, stop_by_signal)
+
+
+def test_a_signal_while_a_node_starts_hides_no_error_of_its_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with_storage_that_fails_to_close(monkeypatch)
+    recover = Node._recover
+
+    async def recover_and_stop(node: Node, follow: bool) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return await recover(node, follow)
+
+    monkeypatch.setattr(Node, "_recover", recover_and_stop)
+    with pytest.raises(DiskFailed, match="close: the disk is gone"):
+        hosting.host(CONFIG, stop_by_signal)
+
+
+def test_what_ends_the_node_is_raised_also_while_it_is_being_announced() -> None:
+    """And not what the announcement makes of it: that there is no leader, say."""
+
+    async def announce(node: Node) -> None:
+        node.failed(DiskFailed("append: the disk is gone"))
+        await node.wait_for_another_leader()
+
+    with pytest.raises(DiskFailed, match="append: the disk is gone"):
+        hosting.host(CONFIG, announce)
+
+
+def test_an_error_of_announcing_is_raised_and_the_node_stopped() -> None:
+    async def announce(node: Node) -> None:
+        raise RequestTimeout("no leader")
+
+    with pytest.raises(RequestTimeout, match="no leader"):
+        hosting.host(CONFIG, announce)
