@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -79,6 +80,16 @@ def test_what_ends_the_node_is_raised_also_while_it_is_being_announced() -> None
     async def announce(node: Node) -> None:
         node.failed(DiskFailed("append: the disk is gone"))
         await node.wait_for_another_leader()
+
+    with pytest.raises(DiskFailed, match="append: the disk is gone"):
+        hosting.host(CONFIG, announce)
+
+
+def test_a_node_that_fails_and_is_told_to_stop_at_the_same_time_has_failed() -> None:
+    async def announce(node: Node) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await asyncio.sleep(0)
+        node.failed(DiskFailed("append: the disk is gone"))
 
     with pytest.raises(DiskFailed, match="append: the disk is gone"):
         hosting.host(CONFIG, announce)

@@ -87,6 +87,7 @@ class Ailing(Damaged):
         """Sees the node end, and starts it again."""
         await self.wait(lambda: bool(self.faults.failed), "", 1e9)
         await self.wait(lambda: self.host.state == "down", f"{self.faults.failed} failed, and the node goes on", END_S)
+        assert self.ends, f"{self.faults.failed} failed, and the node ended as if it had not"
         assert self.faults.after == [], f"{self.faults.failed} failed, and then {self.faults.after}"
         if self.cuts_power:
             self.host.platter.cut_power(self.dice)

@@ -70,8 +70,14 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 async def _host(config: NodeConfig, announce: Announce) -> None:
     stopping = _stop_on_signals()
     node = Node(config)
-    if not await _first(node.start(), stopping):
-        return
+    if await _first(node.start(), stopping):
+        await _serve_until(stopping, node, announce)
+    if node.failure is not None:
+        raise node.failure  # it failed and was told to stop at the same time
+    log.info("node stopped", node=node.name)
+
+
+async def _serve_until(stopping: asyncio.Event, node: Node, announce: Announce) -> None:
     watch = asyncio.ensure_future(_watch_leader(node))
     try:
         freeze_garbage()
@@ -80,7 +86,6 @@ async def _host(config: NodeConfig, announce: Announce) -> None:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await node.stop()
-    log.info("node stopped", node=node.name)
 
 
 async def _serve(node: Node, announce: Announce) -> None:

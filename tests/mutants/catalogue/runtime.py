@@ -352,4 +352,19 @@ MUTANTS = (
         (FAILURES + "test_after_an_error_of_the_disk_the_log_is_not_opened_anew",),
         pitfall=26,
     ),
+    Mutant(
+        "signal-hides-a-failure",
+        "a node that fails in the moment in which it is told to stop ends with exit code 0",
+        (
+            Patch(
+                "disheap.cli.hosting",
+                "    if node.failure is not None:\n"
+                "        raise node.failure  # it failed and was told to stop at the same time\n",
+                "",
+            ),
+        ),
+        ("tests/cli/test_hosting.py::test_a_node_that_fails_and_is_told_to_stop_at_the_same_time_has_failed",),
+        pitfall=26,
+        simulated=False,
+    ),
 )

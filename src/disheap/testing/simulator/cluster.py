@@ -90,6 +90,7 @@ class Host:
         self.faults = DiskFaults()
         self.state = "down"
         self.lives = 0
+        self.is_stopping = False  # told to: from then on nobody waits for the node to fail, and its `stop` has to tell
         self.wiped = False
         self.has_taken_part = False
         self.uncertain = False  # its newest writes may be torn; until it votes again
@@ -155,6 +156,7 @@ class Cluster:
         """Boot the machine where it is off, and start the node on it."""
         assert host.state in ("down", "lost")
         host.lives += 1
+        host.is_stopping = False
         host.faults.has_failed = host.faults.has_been_full = False
         dice = host.dice.fork()
         rate = 1.0 + dice.seconds(-DRIFT, DRIFT)
@@ -184,6 +186,7 @@ class Cluster:
     def stop(self, host: Host) -> None:
         """SIGTERM."""
         process = host.process
+        host.is_stopping = host.node.failure is None
 
         async def leave() -> None:
             try:
@@ -246,6 +249,8 @@ class Cluster:
             await host.node.start()
             self.say(host, "is up")
             error = await host.node.wait_failed()
+            if host.is_stopping:
+                return
         except Exception as failure:
             error = failure
         if process.alive:
