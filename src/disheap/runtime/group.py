@@ -438,7 +438,8 @@ class Group:
             if self.failure is not None:
                 return
             if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
-                log.error("a snapshot cannot be read and will not be sent", index=read.index, error=str(error))
+                log.error("a snapshot cannot be read; another is taken", index=read.index, error=str(error))
+                self.snapshotter.take()  # of the state in memory, which is whole: else the peer would wait for ever
                 result, error = None, None
             if self._failed(error):
                 return

@@ -94,6 +94,7 @@ class Host:
         self.wiped = False
         self.has_taken_part = False
         self.uncertain = False  # its newest writes may be torn; until it votes again
+        self.rotten = False  # its files were spoilt while it runs; until it starts anew
         self.cut_power_on_crash = False
         self.slowness = 1.0
         self.wall_off_s = 0.0
@@ -156,6 +157,8 @@ class Cluster:
         """Boot the machine where it is off, and start the node on it."""
         assert host.state in ("down", "lost")
         host.lives += 1
+        if host.rotten:  # now it reads all that it has
+            host.rotten, host.uncertain = False, True
         host.is_stopping = False
         host.faults.has_failed = host.faults.has_been_full = False
         dice = host.dice.fork()

@@ -112,7 +112,7 @@ class Mischief:
         return len(certain) >= self.cluster.majority
 
     def _counts(self, host: Host) -> bool:
-        is_gone = host.wiped or host.state == "lost" or host.number == self._learner
+        is_gone = host.wiped or host.rotten or host.state == "lost" or host.number == self._learner
         return not is_gone and not self._is_uncertain(host)
 
     def _is_uncertain(self, host: Host) -> bool:
@@ -253,7 +253,7 @@ class Mischief:
         if host is not None and self._have_started():
             done = self.cluster.rot(host)
             if done:
-                host.uncertain = True
+                host.rotten = True
                 self._said("rot", host, done)
 
     # --- disks and clocks ---
