@@ -114,6 +114,8 @@ def test_a_signal_while_a_node_starts_ends_the_start(monkeypatch: pytest.MonkeyP
     log: list[str] = []
 
     class SlowNode:
+        name, failure = "n1", None
+
         def __init__(self, config: NodeConfig) -> None: ...
 
         async def start(self) -> None:
