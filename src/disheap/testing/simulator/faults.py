@@ -171,7 +171,8 @@ class Mischief:
             self._said("freeze", host)
             process = host.process
             self.cluster.freeze(host)
-            self.probes.ask(host)  # the first that it sees when it goes on, whoever leads by then
+            if host.has_group:  # else it still starts
+                self.probes.ask(host)  # the first that it sees when it goes on, whoever leads by then
 
             def thaw() -> None:
                 if host.process is process and host.state == "frozen":
