@@ -31,6 +31,8 @@ from disheap.testing.simulator.trace import Trace
 
 DRIFT = 0.02
 """Clocks run fast or slow by up to this share: far more than any clock that keeps time."""
+EMPTY_LOG_BYTES = 16 << 10
+"""A log file of the smallest kind without entries."""
 PLENTY_BYTES = 1 << 40
 """Free on a disk that has room."""
 MIN_FREE_BYTES = 1 << 20
@@ -43,6 +45,7 @@ class DiskFaults:
 
     def __init__(self) -> None:
         self.crash_in = -1  # operations until the process ends in the middle of one
+        self.crash_near = ""  # counted from the first operation on such a path
         self.error_in = -1  # syncs until one fails
         self.full = False
         self.has_failed = False  # in this life of the node; it may be well again before the node has ended
@@ -53,9 +56,11 @@ class DiskFaults:
     def happens(self, operation: str, path: str) -> None:
         if self.has_failed and operation != "remove":
             self.late(operation, path)
-        if self.crash_in == 0:
-            raise Crash(operation, path)
-        self.crash_in -= self.crash_in > 0
+        if self.crash_near in path:
+            self.crash_near = ""
+            if self.crash_in == 0:
+                raise Crash(operation, path)
+            self.crash_in -= self.crash_in > 0
         if operation in ("sync", "sync_directory"):
             if self.error_in == 0:
                 self.has_failed = True
@@ -74,6 +79,7 @@ class DiskFaults:
 
     def clear(self) -> None:
         self.crash_in = self.error_in = -1
+        self.crash_near = ""
         self.full = False
         self.free_bytes = PLENTY_BYTES
 
@@ -226,6 +232,15 @@ class Cluster:
             self.ledger.mirrors[host.number].spoil()
         return done
 
+    def damage_end(self, host: Host) -> str:
+        """The same, at the end of the newest log file that has entries."""
+        sizes = {path: len(inode.now) for path, inode in host.platter.names.items() if "/log-" in path}
+        newest = max((path for path, size in sizes.items() if size > EMPTY_LOG_BYTES), default="")
+        done = host.platter.damage(self.dice, lambda path: path == newest, at_end=True)
+        if done:
+            self.ledger.mirrors[host.number].spoil()
+        return done
+
     def rot(self, host: Host) -> str:
         """Spoil a file that is not being written, of a host that is up: a log file that was left for another one, or a
         snapshot. Returns what was done."""
@@ -285,7 +300,7 @@ class Cluster:
     def _end(self, host: Host, silently: bool) -> None:
         host.process.kill()
         host.filesystem.died()
-        host.faults.crash_in = -1
+        host.faults.crash_in, host.faults.crash_near = -1, ""
         host.state = "down"
         self.network.killed(host.process, host.name, silently)
 

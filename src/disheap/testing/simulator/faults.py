@@ -13,6 +13,7 @@ from functools import partial
 
 from disheap.errors import RequestError
 from disheap.kernel.types import Membership
+from disheap.testing.simulator.ambushes import Ambushes
 from disheap.testing.simulator.cluster import MIN_FREE_BYTES, PLENTY_BYTES, Cluster, Host
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.probes import Probes
@@ -33,6 +34,7 @@ class Mischief:
         self._pace_s = pace_s
         self._learner = 0  # the one whose vote was taken, and may not be back
         self._has_changed = False  # somebody's log may hold a change of voters, committed or not
+        self.ambushes = Ambushes(self)
         self._kinds = self._choose_kinds()
 
     async def make(self, duration_s: float) -> None:
@@ -85,19 +87,20 @@ class Mischief:
             (self._cut_client, 3),
             (self._freeze_client, 2),
             (self._wipe, self.dice.pick((1, 3))),
+            *self.ambushes.kinds(),
         ]
         share = self.dice.pick((0.2, 0.5, 0.8))
         chosen = [kind for kind in kinds if self.dice.chance(share)]
         return chosen or kinds[:1]
 
-    def _later(self, least_s: float, most_s: float, undo: Undo) -> None:
+    def later(self, least_s: float, most_s: float, undo: Undo) -> None:
         loop = self.cluster.loop
         loop.at(loop.now + self.dice.seconds(least_s, most_s), undo, ())
 
-    def _said(self, kind: str, host: Host | None = None, what: str = "") -> None:
+    def said(self, kind: str, host: Host | None = None, what: str = "") -> None:
         self.cluster.trace.fault(kind, host.name if host else "FAULTS", what)
 
-    def _some(self, fits: Callable[[Host], bool]) -> Host | None:
+    def some(self, fits: Callable[[Host], bool]) -> Host | None:
         """Often the leader, which has most to lose."""
         leader = self.cluster.leader()
         if leader is not None and fits(leader) and self.dice.chance(0.4):
@@ -105,7 +108,7 @@ class Mischief:
         fitting = [host for host in self.cluster.hosts if fits(host)]
         return self.dice.pick(fitting) if fitting else None
 
-    def _may_lose_writes(self, host: Host) -> bool:
+    def may_lose_writes(self, host: Host) -> bool:
         """Whether the others are a majority that votes and is certain of its logs, counting those that are only
         down."""
         certain = [one for one in self.cluster.hosts if one is not host and self._counts(one)]
@@ -122,7 +125,7 @@ class Mischief:
 
     # --- nodes ---
 
-    def _start(self, host: Host) -> Undo:
+    def starting(self, host: Host) -> Undo:
         def start() -> None:
             if host.state == "down":
                 self.cluster.start(host)
@@ -130,71 +133,81 @@ class Mischief:
         return start
 
     def _kill(self) -> None:
-        host = self._some(lambda host: host.state in ("up", "frozen"))
+        host = self.some(lambda host: host.state in ("up", "frozen"))
         if host is not None:
-            self._said("kill", host)
-            self.cluster.kill(host)
-            self._later(0.05, 6.0, self._start(host))
+            self.kill(host)
+
+    def kill(self, host: Host) -> None:
+        self.said("kill", host)
+        self.cluster.kill(host)
+        self.later(0.05, 6.0, self.starting(host))
 
     def _cut_power(self) -> None:
-        host = self._some(lambda host: host.state in ("up", "frozen") and self._may_lose_writes(host))
+        host = self.some(lambda host: host.state in ("up", "frozen") and self.may_lose_writes(host))
         if host is not None:
-            self._lose_power(host)
+            self.lose_power(host)
 
     def _die_writing(self) -> None:
-        host = self._some(lambda host: host.is_up and self._may_lose_writes(host))
+        host = self.some(lambda host: host.is_up and self.may_lose_writes(host))
         if host is not None:
-            host.uncertain = True
-            host.cut_power_on_crash = self.dice.chance(0.6)
-            host.faults.crash_in = self.dice.below(self.dice.pick((3, 12, 60)))
-            self._said("crash in a write", host, f"in {host.faults.crash_in}, power {host.cut_power_on_crash}")
-            self._later(2.0, 8.0, self._start(host))
+            self.dies_writing(host, self.dice.below(self.dice.pick((3, 12, 60))))
+
+    def dies_writing(self, host: Host, in_operations: int, near: str = "") -> None:
+        """`near`: counted from the first operation on such a path."""
+        host.uncertain = True
+        host.cut_power_on_crash = self.dice.chance(0.6)
+        host.faults.crash_in, host.faults.crash_near = in_operations, near
+        self.said("crash in a write", host, f"in {in_operations} {near}, power {host.cut_power_on_crash}")
+        self.later(2.0, 8.0, self.starting(host))
 
     def _stop(self) -> None:
-        host = self._some(lambda host: host.is_up and host.has_group)
+        host = self.some(lambda host: host.is_up and host.has_group)
         if host is not None:
-            self._said("stop", host)
+            self.said("stop", host)
             self.cluster.stop(host)
-            self._later(3.0, 8.0, self._start(host))
+            self.later(3.0, 8.0, self.starting(host))
 
     def _kill_all(self) -> None:
-        self._said("kill all")
+        self.said("kill all")
         for host in self.cluster.hosts:
             if host.state in ("up", "frozen"):
                 self.cluster.kill(host)
-                self._later(0.1, 4.0, self._start(host))
+                self.later(0.1, 4.0, self.starting(host))
 
     def _freeze(self) -> None:
         """SIGSTOP, often beyond every timeout."""
-        host = self._some(lambda host: host.is_up)
+        host = self.some(lambda host: host.is_up)
         if host is not None:
-            self._said("freeze", host)
-            process = host.process
-            self.cluster.freeze(host)
-            if host.has_group:  # else it still starts
-                self.probes.ask(host)  # the first that it sees when it goes on, whoever leads by then
+            self.freeze(host)
 
-            def thaw() -> None:
-                if host.process is process and host.state == "frozen":
-                    self.cluster.say(host, "goes on")
-                    self.cluster.thaw(host)
+    def freeze(self, host: Host) -> None:
+        self.said("freeze", host)
+        process = host.process
+        self.cluster.freeze(host)
+        if host.has_group:  # else it still starts
+            self.probes.ask(host)  # the first that it sees when it goes on, whoever leads by then
 
-            self._later(0.2, 12.0, thaw)
+        def thaw() -> None:
+            if host.process is process and host.state == "frozen":
+                self.cluster.say(host, "goes on")
+                self.cluster.thaw(host)
+
+        self.later(0.2, 12.0, thaw)
 
     def _wipe(self) -> None:
         """After the first start: before it, a cluster starts anew, from empty directories all. Not where voters have
         changed: what is left may be a minority of those whom an uncommitted change made voters."""
-        if self._has_changed or not self._have_started():
+        if self._has_changed or not self.have_started():
             return
-        host = self._some(lambda host: host.state != "lost" and self._may_lose_writes(host) and not host.wiped)
+        host = self.some(lambda host: host.state != "lost" and self.may_lose_writes(host) and not host.wiped)
         if host is not None:
-            self._said("wipe", host)
+            self.said("wipe", host)
             if host.state != "down":
                 self.cluster.kill(host)
-                self._later(0.1, 6.0, self._start(host))
+                self.later(0.1, 6.0, self.starting(host))
             self.cluster.wipe(host)
 
-    def _have_started(self) -> bool:
+    def have_started(self) -> bool:
         """Whether every node has taken part. Before it has, a member that is lost for good keeps them all waiting."""
         for host in self.cluster.hosts:
             if host.has_group and host.node.introductions.takes_part:
@@ -209,10 +222,10 @@ class Mischief:
         if self._learner:
             self.give_vote_back()
             return
-        host = self._some(lambda host: self._may_lose_writes(host))
+        host = self.some(lambda host: self.may_lose_writes(host))
         if host is not None and self._propose_vote(host.number, False):
             self._learner, self._has_changed = host.number, True
-            self._said("vote taken", host)
+            self.said("vote taken", host)
 
     def give_vote_back(self) -> None:
         """For as long as it takes: a leader may be gone before the change is committed."""
@@ -223,7 +236,7 @@ class Mischief:
         if any(member.id == self._learner and member.voter for member in members):
             self._learner = 0
         elif self._propose_vote(self._learner, True):
-            self._said("vote given back", self.cluster.hosts[self._learner - 1])
+            self.said("vote given back", self.cluster.hosts[self._learner - 1])
 
     def _propose_vote(self, node: int, voter: bool) -> bool:
         leader = self.cluster.leader()
@@ -243,75 +256,77 @@ class Mischief:
         return True
 
     def _damage(self) -> None:
-        host = self._some(lambda host: host.state == "down" and self._may_lose_writes(host) and not host.wiped)
-        if host is not None and self._have_started():
+        host = self.some(lambda host: host.state == "down" and self.may_lose_writes(host) and not host.wiped)
+        if host is not None and self.have_started():
             host.uncertain = True
-            self._said("damage", host, self.cluster.damage(host))
+            self.said("damage", host, self.cluster.damage(host))
 
     def _rot(self) -> None:
         """Under a node that runs: a scrub, or whoever reads the place next, finds it."""
-        host = self._some(lambda host: host.votes and self._may_lose_writes(host))
-        if host is not None and self._have_started():
+        host = self.some(lambda host: host.votes and self.may_lose_writes(host))
+        if host is not None and self.have_started():
             done = self.cluster.rot(host)
             if done:
                 host.rotten = True
-                self._said("rot", host, done)
+                self.said("rot", host, done)
 
     # --- disks and clocks ---
 
     def _disk_error(self) -> None:
-        host = self._some(lambda host: host.is_up and self._may_lose_writes(host))
+        host = self.some(lambda host: host.is_up and self.may_lose_writes(host))
         if host is not None:
             host.uncertain = True
             host.faults.error_in = self.dice.below(20)
-            self._said("fsync error", host, f"in {host.faults.error_in}")
-            self._later(2.0, 6.0, self._mend(host))
+            self.said("fsync error", host, f"in {host.faults.error_in}")
+            self.later(2.0, 6.0, self._mend(host))
             if self.dice.chance(0.6):  # what the disk did not take shows only without power
-                self._later(6.0, 10.0, partial(self._lose_power, host))
+                self.later(6.0, 10.0, partial(self.lose_power, host))
 
-    def _lose_power(self, host: Host) -> None:
-        if host.state in ("up", "frozen") and self._may_lose_writes(host):
-            self._said("power cut", host)
+    def lose_power(self, host: Host) -> None:
+        if host.state in ("up", "frozen") and self.may_lose_writes(host):
+            self.said("power cut", host)
             host.uncertain = True
             self.cluster.kill(host, power=True)
-            self._later(0.5, 6.0, self._start(host))
+            self.later(0.5, 6.0, self.starting(host))
 
     def _disk_full(self) -> None:
-        host = self._some(lambda host: host.is_up and self._may_lose_writes(host))
+        host = self.some(lambda host: host.is_up and self.may_lose_writes(host))
         if host is not None:
             host.uncertain = True
             host.faults.full = True
             host.faults.free_bytes = 0
-            self._said("disk full", host)
-            self._later(1.0, 6.0, self._mend(host))
+            self.said("disk full", host)
+            self.later(1.0, 6.0, self._mend(host))
 
     def _short_of_room(self) -> None:
         """Below the mark on some nodes, or on all."""
         hosts = [host for host in self.cluster.hosts if self.dice.chance(0.5)]
         for host in hosts:
             host.faults.free_bytes = MIN_FREE_BYTES - 1
-        self._said("short of room", what=" ".join(host.name for host in hosts))
+        self.said("short of room", what=" ".join(host.name for host in hosts))
 
         def make_room() -> None:
             for host in hosts:
                 host.faults.free_bytes = PLENTY_BYTES
 
-        self._later(1.0, 10.0, make_room)
+        self.later(1.0, 10.0, make_room)
 
     def _mend(self, host: Host) -> Undo:
         def mend() -> None:
             host.faults.clear()
-            self._start(host)()
+            self.starting(host)()
 
         return mend
 
     def _slow_disk(self) -> None:
-        host = self._some(lambda host: host.is_up)
+        host = self.some(lambda host: host.is_up)
         if host is not None:
-            factor = self.dice.pick((10.0, 100.0, 500.0))
-            self._said("slow disk", host, f"{factor:g} times")
-            self._set_slowness(host, factor)
-            self._later(1.0, 8.0, lambda: self._set_slowness(host, 1.0))
+            self.slow_disk(host, self.dice.pick((10.0, 100.0, 500.0)))
+
+    def slow_disk(self, host: Host, factor: float) -> None:
+        self.said("slow disk", host, f"{factor:g} times")
+        self._set_slowness(host, factor)
+        self.later(1.0, 8.0, lambda: self._set_slowness(host, 1.0))
 
     def _set_slowness(self, host: Host, factor: float) -> None:
         host.slowness = factor
@@ -319,23 +334,23 @@ class Mischief:
             host.disk.slowness = factor
 
     def _jump_clock(self) -> None:
-        host = self._some(lambda host: host.is_up)
+        host = self.some(lambda host: host.is_up)
         if host is not None:
             host.wall_off_s += self.dice.seconds(-30.0, 30.0)
             host.clock.wall_off_s = host.wall_off_s
-            self._said("clock jump", host, f"{host.wall_off_s:.3f} s off")
+            self.said("clock jump", host, f"{host.wall_off_s:.3f} s off")
 
     # --- the network ---
 
-    def _cut(self, pairs: list[tuple[str, str]], most_s: float = 8.0) -> None:
+    def cut(self, pairs: list[tuple[str, str]], least_s: float = 0.2, most_s: float = 8.0, reset: float = 0.3) -> None:
         for source, target in pairs:
-            self.cluster.network.cut(source, target)
+            self.cluster.network.cut(source, target, reset)
 
         def heal() -> None:
             for source, target in pairs:
                 self.cluster.network.heal(source, target)
 
-        self._later(0.2, most_s, heal)
+        self.later(least_s, most_s, heal)
 
     def _partition(self) -> None:
         """Two sides; clients may be on either."""
@@ -344,36 +359,36 @@ class Mischief:
         split = self.dice.between(1, len(names) - 1)
         left = shuffled[:split] + [worker.name for worker in self.workers if self.dice.chance(0.3)]
         right = [name for name in shuffled if name not in left]
-        self._said("partition", what=f"{sorted(left)} | {sorted(right)}")
-        self._cut([pair for one in left for other in right for pair in ((one, other), (other, one))])
+        self.said("partition", what=f"{sorted(left)} | {sorted(right)}")
+        self.cut([pair for one in left for other in right for pair in ((one, other), (other, one))])
 
     def _one_way(self) -> None:
         one, other = self.dice.shuffled([host.name for host in self.cluster.hosts])[:2]
-        self._said("one-way cut", what=f"{one} to {other}")
-        self._cut([(one, other)])
+        self.said("one-way cut", what=f"{one} to {other}")
+        self.cut([(one, other)])
 
     def _bridge(self) -> None:
         """One node hears everybody, the others only it (or their own half)."""
         middle, *rest = self.dice.shuffled([host.name for host in self.cluster.hosts])
         half = len(rest) // 2 or 1
-        self._said("bridge", what=f"{middle} between {sorted(rest[:half])} and {sorted(rest[half:])}")
-        self._cut([pair for one in rest[:half] for other in rest[half:] for pair in ((one, other), (other, one))])
+        self.said("bridge", what=f"{middle} between {sorted(rest[:half])} and {sorted(rest[half:])}")
+        self.cut([pair for one in rest[:half] for other in rest[half:] for pair in ((one, other), (other, one))])
 
     def _slow_link(self) -> None:
         one, other = self.dice.shuffled([host.name for host in self.cluster.hosts])[:2]
         link = self.cluster.network.link(one, other)
         link.least, link.most = 0.01, self.dice.pick((0.1, 0.5, 2.0))
-        self._said("slow link", what=f"{one} to {other}, up to {link.most:g} s")
+        self.said("slow link", what=f"{one} to {other}, up to {link.most:g} s")
 
         def heal() -> None:
             link.least, link.most = 0.0002, 0.002
 
-        self._later(1.0, 8.0, heal)
+        self.later(1.0, 8.0, heal)
 
     def _lossy_links(self) -> None:
         names = [host.name for host in self.cluster.hosts]
         drop, double, reorder = (self.dice.pick((0.0, 0.02, 0.1)) for _ in range(3))
-        self._said("lossy links", what=f"drop {drop:g}, double {double:g}, reorder {reorder:g}")
+        self.said("lossy links", what=f"drop {drop:g}, double {double:g}, reorder {reorder:g}")
         links = [self.cluster.network.link(one, other) for one in names for other in names if one != other]
         for link in links:
             link.drop, link.double, link.reorder = drop, double, reorder
@@ -382,13 +397,13 @@ class Mischief:
             for link in links:
                 link.drop = link.double = link.reorder = 0.0
 
-        self._later(1.0, 8.0, heal)
+        self.later(1.0, 8.0, heal)
 
     def _reset(self) -> None:
         connections = self.cluster.network.connections()
         if connections:
             end = self.dice.pick(connections)
-            self._said("reset", what=f"{end.host} and {end.other.host}")
+            self.said("reset", what=f"{end.host} and {end.other.host}")
             self.cluster.network.break_connection(end)
 
     # --- clients ---
@@ -403,14 +418,14 @@ class Mischief:
                 if not worker.process.alive:
                     worker.start()
 
-            self._later(0.1, 3.0, start)
+            self.later(0.1, 3.0, start)
 
     def _cut_client(self) -> None:
         worker = self.dice.pick(self.workers)
         hosts = [host.name for host in self.cluster.hosts if self.dice.chance(0.7)]
         self.cluster.trace.fault("cut client", worker.name, " ".join(hosts))
         pairs = [pair for host in hosts for pair in ((worker.name, host), (host, worker.name)) if self.dice.chance(0.8)]
-        self._cut(pairs)
+        self.cut(pairs)
 
     def _freeze_client(self) -> None:
         worker = self.dice.pick(self.workers)
@@ -423,4 +438,4 @@ class Mischief:
                 if process.alive and process.frozen:
                     process.thaw()
 
-            self._later(0.5, 10.0, thaw)
+            self.later(0.5, 10.0, thaw)

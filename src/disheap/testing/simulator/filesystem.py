@@ -78,14 +78,14 @@ class Platter:
     def wipe(self) -> None:
         self.names, self.durable, self.pending = {}, {}, []
 
-    def damage(self, dice: Dice, choose: Callable[[str], bool]) -> str:
+    def damage(self, dice: Dice, choose: Callable[[str], bool], at_end: bool = False) -> str:
         """Spoil one place of one file that `choose` agrees to. Returns what was done, or "" where there is nothing."""
         paths = sorted(path for path, inode in self.names.items() if choose(path) and inode.now)
         if not paths:
             return ""
         path = dice.pick(paths)
         inode = self.names[path]
-        place = _telling_place(inode.now, dice)
+        place = _telling_place(inode.now, dice, at_end)
         how = dice.pick(("a bit flipped", "a sector zeroed", "a sector stale"))
         bit = 1 << dice.below(8)
         start = place - place % SECTOR
@@ -248,9 +248,11 @@ def _forget(names: dict[str, Inode], path: str) -> None:
     names.pop(path, None)
 
 
-def _telling_place(content: bytearray, dice: Dice) -> int:
+def _telling_place(content: bytearray, dice: Dice, at_end: bool) -> int:
     """Mostly a byte that is not zero: most of a small log is room for more."""
-    telling = [place for place, byte in enumerate(content) if byte] if dice.chance(0.8) else []
+    telling = [place for place, byte in enumerate(content) if byte] if at_end or dice.chance(0.8) else []
+    if at_end:
+        telling = telling[-max(1, len(telling) // 4) :]
     return dice.pick(telling) if telling else dice.below(len(content))
 
 

@@ -90,13 +90,15 @@ class Network:
     def connections(self) -> list[SimConnection]:
         return list(self._ends)
 
-    def break_connection(self, end: SimConnection) -> None:
-        """A reset in the middle: both ends hear of it, and what was under way is lost."""
+    def break_connection(self, end: SimConnection, late_s: float = 0.0) -> None:
+        """A reset in the middle: both ends hear of it, the other one perhaps later, and what was under way is lost."""
         error = ConnectionLost("the connection was reset by the network")
         for one in (end, end.other):
             one.drop_held()
             one.generation += 1
-            one.process.soon(one.lose, error)
+        end.is_deaf = end.other.is_deaf = late_s > 0
+        end.process.soon(end.lose, error)
+        end.other.process.later(late_s, end.other.lose, error)
 
     def killed(self, process: Process, host: str, silently: bool) -> None:
         """A process is gone. Its machine says so (a reset), or, without power, nothing."""
@@ -207,6 +209,7 @@ class SimConnection:
         self.host = host
         self.tap: Tap | None = None
         self.lost = False
+        self.is_deaf = False  # broken, and one end does not know it yet
         self.generation = 0  # what was under way before a reset does not arrive
         self._network = network
         self._receiver: Receiver | None = None
@@ -326,7 +329,7 @@ class SimConnection:
 
     def arrive(self, data: bytes | None, generation: int) -> None:
         """At the receiving end."""
-        if generation != self.other.generation:
+        if generation != self.other.generation or self.is_deaf:
             return
         if self.lost:
             if data is not None and self.process.alive:  # nobody reads here any more: a reset says so
@@ -377,7 +380,7 @@ class SimConnection:
         self._inbox.clear()
         if not self._held:  # else the machine goes on trying, for a while
             self._network.closed(self)
-        if not self._closing and not self.other.lost:
+        if not self._closing and not self.other.lost and not self.is_deaf:
             self.other.process.later(self._network.delay(self.host, self.other.host), self.other.lose, _gone())
         if self._receiver is not None:
             self._receiver.connection_lost(error)

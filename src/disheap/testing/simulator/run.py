@@ -17,7 +17,7 @@ from disheap.errors import RequestError
 from disheap.plugins import Registry
 from disheap.protocol import broker
 from disheap.runtime.sessions import SESSION_TIME_SHIFT
-from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.cluster import Cluster, Host
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.drills import Drills
 from disheap.testing.simulator.faults import Mischief
@@ -76,10 +76,14 @@ class Run:
             for number in range(1, dice.between(2, 4) + 1)
         ]
         self.probes = Probes(self.cluster, dice.fork(), dice.pick((0.05, 0.5, 2.0)))
-        self.cluster.on_lead = self.probes.ask
+        self.cluster.on_lead = self._elected
         self.mischief = Mischief(self.cluster, self.workers, self.probes, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
         self.duration_s = dice.seconds(15.0, 45.0)
         self._dice = dice
+
+    def _elected(self, host: Host) -> None:
+        self.probes.ask(host)
+        self.mischief.ambushes.elected(host)
 
     def carry_out(self) -> Result:
         started = time.perf_counter()

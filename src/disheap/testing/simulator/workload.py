@@ -43,6 +43,13 @@ TOPICS: dict[str, TopicSettings] = {
 EXCHANGES = {"direct": "direct", "words": "topic", "all": "fanout", "gone": "direct"}
 KEYS = ("a", "a.b", "a.b.c", "b")
 PATTERNS = ("a", "a.*", "#", "*.b.#")
+READING = frozenset({"_peek", "_ask"})
+TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_settle_stale"})
+BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
+PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
+"""What a client does five times as often as others; the first ones, nothing."""
+TOLD_S = 5.0
+"""Within which a lapsed session's consumers hear of it."""
 NEVER = (InvalidArgument, UnknownCommand, InternalError)
 """Refusals that a correct client never gets from a correct node."""
 
@@ -54,6 +61,7 @@ class Promises:
         self.enqueued: dict[int, bytes] = {}
         self.refused: dict[bytes, str] = {}  # payloads of commands that were refused: nothing of them is there
         self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
+        self.handed: dict[broker.Token, str] = {}  # leases whose delivery somebody was given
         self.operations = 0
         self.failed = 0
         self.by_kind: dict[str, int] = {}
@@ -70,9 +78,16 @@ class Worker:
         self.process: Process
         self.stopped = False
         self._pace_s = pace_s
+        profile = dice.pick(PROFILES)
+        self._operations = [
+            (do, weight * (5 if do.__name__ in profile else 1)) for do, weight in self._all_operations()
+        ]
+        self._lanes = dice.pick((1, 1, 1, 3, 6))  # so many things at a time
         self._client: Client
         self._consumers: list[Consumer] = []
         self._readers: list[asyncio.Task[None]] = []
+        self._reading_for: dict[asyncio.Task[None], int] = {}  # the session that it subscribed in
+        self._lapsed_at: dict[int, float] = {}
         self._deliveries: list[Delivery] = []
         self._old_tokens: list[broker.Token] = []
         self._numbers: list[int] = []
@@ -86,6 +101,7 @@ class Worker:
         addresses = tuple(self.dice.shuffled(self.cluster.addresses()))
         url = BrokerUrl(addresses, "sim", timeout_ms, 2.0, self.dice.pick((3.0, 8.0, 30.0)), self.name)
         self._consumers, self._readers, self._deliveries, self._numbers = [], [], [], []
+        self._reading_for = {}
         self.process.start(self._live(url, transport, self.dice.fork()))
 
     def kill(self) -> None:
@@ -122,13 +138,28 @@ class Worker:
         """One client's whole life, of some operations."""
         for topic in ("jobs", "least"):
             await self._try("create_topic", partial(self._client.create_topic, topic, mode=TOPICS[topic].mode))
-        for _ in range(self.dice.between(20, 120)):
+        count = self.dice.between(20, 120)
+        await asyncio.gather(*(self._lane(count) for _ in range(self._lanes)))
+
+    async def _lane(self, count: int) -> None:
+        """One thing after another."""
+        for _ in range(count):
             if self.stopped:
                 return
-            await asyncio.sleep(self._pace_s * self.dice.seconds(0.1, 2.0))
-            operation = self.dice.weighted(self._operations())
+            await asyncio.sleep(max(1, self._lanes // 2) * self._pace_s * self.dice.seconds(0.1, 2.0))
+            operation = self.dice.weighted(self._operations)
             kind = operation.__name__.strip("_")
             await self._try(kind, operation)
+            self._check_told()
+
+    def _check_told(self) -> None:
+        """Whoever reads for a session that is over hears of that."""
+        session, now = self._client.driver._session.id, self.cluster.loop.now
+        for reader, known in list(self._reading_for.items()):
+            if reader.done():
+                del self._reading_for[reader]
+            elif session not in (0, known) and now - self._lapsed_at.setdefault(known, now) > TOLD_S:
+                self.cluster.fail(f"client {self.name}: session {known} is over, and its consumers are not told")
 
     async def _try(self, kind: str, operation: Callable[[], Awaitable[Any]]) -> None:
         promises = self.promises
@@ -148,7 +179,7 @@ class Worker:
         self.cluster.trace.add(self.name, f"{what}: {type(error).__name__}")
         self.cluster.trace.note(self.name, str(error))
 
-    def _operations(self) -> list[tuple[Callable[[], Awaitable[Any]], int]]:
+    def _all_operations(self) -> list[tuple[Callable[[], Awaitable[Any]], int]]:
         return [
             (self._enqueue, 20),
             (self._enqueue_many, 4),
@@ -250,8 +281,19 @@ class Worker:
             settled = self.promises.settled.get(delivery.id)
             if settled is not None and delivery.attempts > settled:
                 self.cluster.fail(f"message {delivery.id} is delivered again after its ack under epoch {settled}")
+            if delivery.token[1]:
+                self._check_handed_once(delivery.token)
             if not delivery.settled:
                 self._deliveries.append(delivery)
+
+    def _check_handed_once(self, token: broker.Token) -> None:
+        """A lease is one delivery to one application, however often a connection broke meanwhile."""
+        before = self.promises.handed.setdefault(token, "")
+        if before:
+            self.cluster.fail(
+                f"client {self.name}: message {token[0]} under epoch {token[1]} was given to {before} before"
+            )
+        self.promises.handed[token] = self.name
 
     async def _subscribe(self) -> None:
         if len(self._consumers) >= 3:
@@ -265,6 +307,7 @@ class Worker:
         self._consumers.append(consumer)
         self._numbers.append(consumer._number or 0)
         self._readers.append(self.process.start(self._read(consumer)))
+        self._reading_for[self._readers[-1]] = self._client.driver._session.id
 
     async def _read(self, consumer: Consumer) -> None:
         try:
@@ -293,7 +336,8 @@ class Worker:
     async def _settle_stale(self) -> None:
         """Tokens of leases that are over, or never were ours."""
         strange = [(self.dice.between(1, 50), self.dice.between(1, 3)) for _ in range(2)]
-        tokens = [*self._old_tokens[-3:], *strange]
+        others = [token for token, name in self.promises.handed.items() if name != self.name][-6:]
+        tokens = [*self._old_tokens[-3:], *strange, *others]
         command = broker.Ack(tokens) if self.dice.chance(0.5) else broker.Nack(tokens)
         await self._client.driver.request(command)
 

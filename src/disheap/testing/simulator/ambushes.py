@@ -1,0 +1,131 @@
+"""Faults aimed at a moment, or made of several that belong together.
+
+Most faults come by chance, and what takes three of them in a row comes seldom. These wait for the moment that matters
+(an election, a snapshot about to have its name), or build a situation on purpose: a leader that is cut off together
+with its clients, an entry of which one good copy is left while its holders come back one by one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from disheap.testing.simulator.cluster import Host
+
+if TYPE_CHECKING:
+    from disheap.testing.simulator.faults import Mischief
+
+Kind = tuple[Callable[[], None], int]
+
+
+class Ambushes:
+    def __init__(self, mischief: Mischief) -> None:
+        self._mischief = mischief
+        self._cluster = mischief.cluster
+        self._dice = mischief.dice
+        self._armed: Callable[[Host], None] | None = None  # for who is elected next
+
+    def kinds(self) -> list[Kind]:
+        return [
+            (self._isolate_leader, 3),
+            (self._wait_for_election, 3),
+            (self._slow_election, 2),
+            (self._die_in_a_snapshot, 2),
+            (self._leave_one_copy, self._dice.pick((1, 5))),
+            (self._half_open, 3),
+        ]
+
+    def elected(self, host: Host) -> None:
+        """Of whoever is elected, at once."""
+        armed, self._armed = self._armed, None
+        if armed is not None:
+            loop = self._cluster.loop
+            loop.at(loop.now + self._dice.pick((0.0, 0.002, 0.02, 0.2)), self._if_up, (armed, host, host.process))
+
+    def _if_up(self, call: Callable[[Host], None], host: Host, process: object) -> None:
+        if host.is_up and host.process is process:
+            call(host)
+
+    # --- elections ---
+
+    def _wait_for_election(self) -> None:
+        mischief = self._mischief
+        self._armed = self._dice.pick((mischief.kill, mischief.freeze, mischief.lose_power, self._isolate, self._slow))
+
+    def _isolate_leader(self) -> None:
+        leader = self._cluster.leader()
+        if leader is not None:
+            self._isolate(leader)
+
+    def _isolate(self, host: Host) -> None:
+        """With some clients, which go on talking to it. Often without a reset that would tell."""
+        mischief, dice = self._mischief, self._dice
+        others = [one.name for one in self._cluster.hosts if one is not host]
+        clients = [worker.name for worker in mischief.workers if dice.chance(0.6)]
+        far = others + [worker.name for worker in mischief.workers if worker.name not in clients]
+        near = [host.name, *clients]
+        mischief.said("isolated", host, f"with {clients}")
+        reset = dice.pick((0.0, 0.0, 0.3))
+        mischief.cut([pair for one in near for other in far for pair in ((one, other), (other, one))], reset=reset)
+
+    def _slow_election(self) -> None:
+        """The leader dies, and who comes after it has a slow disk."""
+        leader = self._cluster.leader()
+        if leader is not None:
+            self._slow(self._dice.pick([host for host in self._cluster.hosts if host is not leader]))
+            self._mischief.kill(leader)
+
+    def _slow(self, host: Host) -> None:
+        self._mischief.slow_disk(host, self._dice.pick((30.0, 100.0, 300.0)))
+
+    # --- disks ---
+
+    def _die_in_a_snapshot(self) -> None:
+        mischief = self._mischief
+        host = mischief.some(lambda host: host.is_up and mischief.may_lose_writes(host))
+        if host is not None:
+            mischief.dies_writing(host, self._dice.below(8), near="/snapshot-")
+
+    def _leave_one_copy(self) -> None:
+        """The newest entries are on a bare majority; all of it goes down, one of it with a spoilt log, and only that
+        one comes back at first. What it lost it may neither deny nor do without."""
+        mischief, hosts = self._mischief, self._dice.shuffled(self._cluster.hosts)
+        late = self._cluster.majority - 1
+        victim, keepers, laggards = hosts[0], hosts[1 : len(hosts) - late], hosts[len(hosts) - late :]
+        if len(hosts) < 3 or not mischief.have_started() or not mischief.may_lose_writes(victim):
+            return
+        if all(host.is_up and host.has_group for host in hosts):
+            mischief.said("one copy left", victim, f"{[host.name for host in keepers]} keep it")
+            self._cluster.loop.create_task(self._leave_copies(victim, keepers, laggards))
+
+    async def _leave_copies(self, victim: Host, keepers: list[Host], laggards: list[Host]) -> None:
+        mischief, dice = self._mischief, self._dice
+        names = [host.name for host in laggards]
+        others = [host.name for host in (victim, *keepers)]
+        lag_s = dice.seconds(0.5, 3.0)
+        pairs = [pair for one in names for other in others for pair in ((one, other), (other, one))]
+        mischief.cut(pairs, lag_s, lag_s, reset=0.0)
+        await asyncio.sleep(lag_s * 0.9)
+        if not mischief.may_lose_writes(victim):
+            return
+        for host in (victim, *keepers):
+            if host.state == "up":
+                self._cluster.kill(host)
+        if victim.state == "down":
+            victim.uncertain = True
+            mischief.said("damage", victim, self._cluster.damage_end(victim))
+        mischief.later(lag_s, lag_s + 1.0, mischief.starting(victim))
+        for host in keepers:
+            mischief.later(lag_s + 2.0, lag_s + 9.0, mischief.starting(host))
+
+    # --- connections ---
+
+    def _half_open(self) -> None:
+        """A client's end is gone, and the node does not hear of it for a while; the client comes back at once."""
+        names = [worker.name for worker in self._mischief.workers]
+        ends = [end for end in self._cluster.network.connections() if end.host in names]
+        if ends:
+            end = self._dice.pick(ends)
+            self._mischief.said("half open", what=f"{end.host} and {end.other.host}")
+            self._cluster.network.break_connection(end, self._dice.seconds(0.0, 3.0))
