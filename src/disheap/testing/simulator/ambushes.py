@@ -24,6 +24,7 @@ class Ambushes:
         self._mischief = mischief
         self._cluster = mischief.cluster
         self._dice = mischief.dice
+        self._is_over = False
         self._armed: Callable[[Host], None] | None = None  # for who is elected next
 
     def kinds(self) -> list[Kind]:
@@ -36,6 +37,11 @@ class Ambushes:
             (self._half_open, 3),
         ]
 
+    def over(self) -> None:
+        """Nothing more is begun."""
+        self._armed = None
+        self._is_over = True
+
     def elected(self, host: Host) -> None:
         """Of whoever is elected, at once."""
         armed, self._armed = self._armed, None
@@ -44,7 +50,7 @@ class Ambushes:
             loop.at(loop.now + self._dice.pick((0.0, 0.002, 0.02, 0.2)), self._if_up, (armed, host, host.process))
 
     def _if_up(self, call: Callable[[Host], None], host: Host, process: object) -> None:
-        if host.is_up and host.process is process:
+        if host.is_up and host.process is process and not self._is_over:
             call(host)
 
     # --- elections ---
@@ -107,7 +113,7 @@ class Ambushes:
         pairs = [pair for one in names for other in others for pair in ((one, other), (other, one))]
         mischief.cut(pairs, lag_s, lag_s, reset=0.0)
         await asyncio.sleep(lag_s * 0.9)
-        if not mischief.may_lose_writes(victim):
+        if self._is_over or not mischief.may_lose_writes(victim):
             return
         for host in (victim, *keepers):
             if host.state == "up":

@@ -50,6 +50,7 @@ class Mischief:
         """Everything works again, and everybody who can be started is."""
         cluster = self.cluster
         cluster.trace.add("FAULTS", "all is healed")
+        self.ambushes.over()
         cluster.network.heal_all()
         for host in cluster.hosts:
             host.faults.clear()

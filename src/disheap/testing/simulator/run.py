@@ -75,7 +75,7 @@ class Run:
             Worker(self.cluster, self.promises, f"c{number}", dice.fork(), pace_s)
             for number in range(1, dice.between(2, 4) + 1)
         ]
-        self.probes = Probes(self.cluster, dice.fork(), dice.pick((0.05, 0.5, 2.0)))
+        self.probes = Probes(self.cluster, dice.fork(), dice.pick((0.2, 1.0, 3.0)))
         self.cluster.on_lead = self._elected
         self.mischief = Mischief(self.cluster, self.workers, self.probes, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
         self.duration_s = dice.seconds(15.0, 45.0)

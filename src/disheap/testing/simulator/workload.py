@@ -48,6 +48,9 @@ TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_settle_stale"})
 BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
 PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
 """What a client does five times as often as others; the first ones, nothing."""
+BROUGHT = BRINGING | {"_publish", "_cast", "_exclusive_topic"}
+BROUGHT_MOST = 480
+"""Messages of one run: one command sets off 512 deliveries at most, and the rest later; the reference does all at once."""
 TOLD_S = 5.0
 """Within which a lapsed session's consumers hear of it."""
 NEVER = (InvalidArgument, UnknownCommand, InternalError)
@@ -62,6 +65,7 @@ class Promises:
         self.refused: dict[bytes, str] = {}  # payloads of commands that were refused: nothing of them is there
         self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
         self.handed: dict[broker.Token, str] = {}  # leases whose delivery somebody was given
+        self.brought = 0
         self.operations = 0
         self.failed = 0
         self.by_kind: dict[str, int] = {}
@@ -148,6 +152,8 @@ class Worker:
                 return
             await asyncio.sleep(max(1, self._lanes // 2) * self._pace_s * self.dice.seconds(0.1, 2.0))
             operation = self.dice.weighted(self._operations)
+            if operation.__name__ in BROUGHT and self.promises.brought >= BROUGHT_MOST:
+                continue
             kind = operation.__name__.strip("_")
             await self._try(kind, operation)
             self._check_told()
@@ -211,6 +217,7 @@ class Worker:
 
     def _payload(self) -> bytes:
         self._made += 1
+        self.promises.brought += 1
         size = self.dice.weighted(((0, 12), (200, 4), (3000, 1)))
         return f"{self.name}.{self._lives}.{self._made}.".encode() + b"x" * size
 
