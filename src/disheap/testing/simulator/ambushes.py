@@ -78,8 +78,9 @@ class Ambushes:
     def _slow_election(self) -> None:
         """The leader dies, and who comes after it has a slow disk."""
         leader = self._cluster.leader()
-        if leader is not None:
-            self._slow(self._dice.pick([host for host in self._cluster.hosts if host is not leader]))
+        others = [host for host in self._cluster.hosts if host is not leader]
+        if leader is not None and others:
+            self._slow(self._dice.pick(others))
             self._mischief.kill(leader)
 
     def _slow(self, host: Host) -> None:
@@ -89,7 +90,7 @@ class Ambushes:
 
     def _die_in_a_snapshot(self) -> None:
         mischief = self._mischief
-        host = mischief.some(lambda host: host.is_up and mischief.may_lose_writes(host))
+        host = mischief.some(lambda host: host.is_up and mischief.may_lose_power(host))
         if host is not None:
             mischief.dies_writing(host, self._dice.below(8), near="/snapshot-")
 

@@ -90,6 +90,9 @@ class Mischief:
             (self._wipe, self.dice.pick((1, 3))),
             *self.ambushes.kinds(),
         ]
+        if len(self.cluster.hosts) == 1:
+            between_nodes = (self._partition, self._one_way, self._bridge, self._slow_link, self._lossy_links)
+            kinds = [kind for kind in kinds if kind[0] not in between_nodes]
         share = self.dice.pick((0.2, 0.5, 0.8))
         chosen = [kind for kind in kinds if self.dice.chance(share)]
         return chosen or kinds[:1]
@@ -114,6 +117,10 @@ class Mischief:
         down."""
         certain = [one for one in self.cluster.hosts if one is not host and self._counts(one)]
         return len(certain) >= self.cluster.majority
+
+    def may_lose_power(self, host: Host) -> bool:
+        """Likewise; and a node that is alone knows that what was torn was never acknowledged."""
+        return len(self.cluster.hosts) == 1 or self.may_lose_writes(host)
 
     def _counts(self, host: Host) -> bool:
         is_gone = host.wiped or host.rotten or host.state == "lost" or host.number == self._learner
@@ -144,12 +151,12 @@ class Mischief:
         self.later(0.05, 6.0, self.starting(host))
 
     def _cut_power(self) -> None:
-        host = self.some(lambda host: host.state in ("up", "frozen") and self.may_lose_writes(host))
+        host = self.some(lambda host: host.state in ("up", "frozen") and self.may_lose_power(host))
         if host is not None:
             self.lose_power(host)
 
     def _die_writing(self) -> None:
-        host = self.some(lambda host: host.is_up and self.may_lose_writes(host))
+        host = self.some(lambda host: host.is_up and self.may_lose_power(host))
         if host is not None:
             self.dies_writing(host, self.dice.below(self.dice.pick((3, 12, 60))))
 
@@ -274,7 +281,7 @@ class Mischief:
     # --- disks and clocks ---
 
     def _disk_error(self) -> None:
-        host = self.some(lambda host: host.is_up and self.may_lose_writes(host))
+        host = self.some(lambda host: host.is_up and self.may_lose_power(host))
         if host is not None:
             host.uncertain = True
             host.faults.error_in = self.dice.below(20)
@@ -284,14 +291,14 @@ class Mischief:
                 self.later(6.0, 10.0, partial(self.lose_power, host))
 
     def lose_power(self, host: Host) -> None:
-        if host.state in ("up", "frozen") and self.may_lose_writes(host):
+        if host.state in ("up", "frozen") and self.may_lose_power(host):
             self.said("power cut", host)
             host.uncertain = True
             self.cluster.kill(host, power=True)
             self.later(0.5, 6.0, self.starting(host))
 
     def _disk_full(self) -> None:
-        host = self.some(lambda host: host.is_up and self.may_lose_writes(host))
+        host = self.some(lambda host: host.is_up and self.may_lose_power(host))
         if host is not None:
             host.uncertain = True
             host.faults.full = True

@@ -50,7 +50,7 @@ PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKIN
 """What a client does five times as often as others; the first ones, nothing."""
 BROUGHT = BRINGING | {"_publish", "_cast", "_exclusive_topic"}
 BROUGHT_MOST = 480
-"""Messages of one run: one command sets off 512 deliveries at most, and the rest later; the reference does all at once."""
+"""Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
 TOLD_S = 5.0
 """Within which a lapsed session's consumers hear of it."""
 NEVER = (InvalidArgument, UnknownCommand, InternalError)
