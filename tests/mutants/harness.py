@@ -24,8 +24,8 @@ CONTROL_LIMIT_S = 900.0
 class Plan(NamedTuple):
     """`seeds`: how many the simulator runs against each mutant, 0 for none; `seconds`: or as many as fit."""
 
-    seeds: int = 30
-    seconds: float = 30.0
+    seeds: int = 80
+    seconds: float = 60.0
     first_seed: int = 1
     jobs: int = 1
 
@@ -34,7 +34,7 @@ def control(mutants: Sequence[Mutant], plan: Plan) -> list[Seen]:
     """Every target once and the same seeds, no bug planted."""
     targets = sorted({target for mutant in mutants for target in mutant.tests})
     seen = [_child(CONTROL_LIMIT_S, "tests", CONTROL, *targets)]
-    if plan.seeds and any(mutant.simulated for mutant in mutants):
+    if plan.seeds and any(mutant.is_asked for mutant in mutants):
         seen.append(_seeds(CONTROL, plan))
     return seen
 
@@ -45,7 +45,7 @@ def verdicts(mutants: Sequence[Mutant], plan: Plan, told: Callable[[Mutant], Non
     def judge(mutant: Mutant) -> Verdict:
         told(mutant)
         tests = _child(TESTS_LIMIT_S, "tests", mutant.name, *mutant.tests)
-        return Verdict(mutant, tests, _seeds(mutant.name, plan) if mutant.simulated and plan.seeds else None)
+        return Verdict(mutant, tests, _seeds(mutant.name, plan) if mutant.is_asked and plan.seeds else None)
 
     with ThreadPoolExecutor(plan.jobs) as pool:
         yield from pool.map(judge, mutants)

@@ -33,7 +33,8 @@ class Patch(NamedTuple):
 class Mutant(NamedTuple):
     """`breaks`: one line, what is wrong with it. `tests`: pytest targets that have to notice. `pitfall`: the number of
     the bug class among those other implementations had, 0 for none. `fast`: those tests take seconds. `simulated`: the
-    simulator runs the code in question, and is asked too."""
+    simulator runs the code in question, and is asked too; unless `masked` says why no run of the whole product can tell
+    this bug from none."""
 
     name: str
     breaks: str
@@ -42,6 +43,11 @@ class Mutant(NamedTuple):
     pitfall: int = NO_PITFALL
     fast: bool = True
     simulated: bool = True
+    masked: str = ""
+
+    @property
+    def is_asked(self) -> bool:
+        return self.simulated and not self.masked
 
     @property
     def modules(self) -> tuple[str, ...]:

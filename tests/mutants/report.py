@@ -29,7 +29,8 @@ def markdown(verdicts: Sequence[Verdict]) -> str:
     rows = ["| planted bug | class | what it breaks | caught by the test | by the simulator |", "|---|---|---|---|---|"]
     for verdict in verdicts:
         mutant, tests, seeds = verdict
-        simulator = "not asked" if seeds is None else _cell(_simulator(seeds))
+        not_asked = f"not asked: {mutant.masked}" if mutant.masked else "not asked"
+        simulator = not_asked if seeds is None else _cell(_simulator(seeds))
         rows.append(
             f"| `{mutant.name}` | {mutant.pitfall or ''} | {mutant.breaks} | `{_test_name(tests)}` | {simulator} |"
         )

@@ -171,6 +171,7 @@ MUTANTS = (
         ),
         (PITFALLS + "test_a_leader_steps_down_at_a_later_term_in_a_heartbeats_reply",),
         pitfall=20,
+        masked="a stale heartbeat is refused with an append's refusal, so no node sends such a reply",
     ),
     Mutant(
         "leader-without-a-quorum-stays",
@@ -307,5 +308,6 @@ MUTANTS = (
             PITFALLS + "test_a_read_that_waits_for_the_no_op_is_answered_when_leadership_is_lost",
         ),
         pitfall=28,
+        masked="the runtime answers every read itself when leadership is lost",
     ),
 )

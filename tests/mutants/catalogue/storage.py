@@ -222,6 +222,7 @@ MUTANTS = (
             "disheap.testing.conformance.test_storage::test_two_snapshots_are_kept_and_the_newest_counts",
             DAMAGE + "test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_rest",
         ),
+        masked="it costs a second transfer, and nothing else",
     ),
     Mutant(
         "failed-fsync-tried-again",

@@ -28,14 +28,16 @@ class Ambushes:
         self._armed: Callable[[Host], None] | None = None  # for who is elected next
 
     def kinds(self) -> list[Kind]:
-        return [
+        kinds: list[Kind] = [
             (self._isolate_leader, 3),
             (self._wait_for_election, 3),
             (self._slow_election, 2),
+            (self._isolate_two, 4 if len(self._cluster.hosts) >= 5 else 0),
             (self._die_in_a_snapshot, 2),
             (self._leave_one_copy, self._dice.pick((1, 5))),
             (self._half_open, 3),
         ]
+        return [(call, weight) for call, weight in kinds if weight]
 
     def over(self) -> None:
         """Nothing more is begun."""
@@ -74,6 +76,27 @@ class Ambushes:
         mischief.said("isolated", host, f"with {clients}")
         reset = dice.pick((0.0, 0.0, 0.3))
         mischief.cut([pair for one in near for other in far for pair in ((one, other), (other, one))], reset=reset)
+
+    def _isolate_two(self) -> None:
+        """The leader and one that follows it, slowly: what that one writes and still has to acknowledge is of a leader
+        that nobody else hears. It hears of the next one as soon as there is one."""
+        leader, mischief, dice = self._cluster.leader(), self._mischief, self._dice
+        others = [host for host in self._cluster.hosts if host is not leader and host.is_up]
+        if leader is None or not others:
+            return
+        slow, *rest = dice.shuffled(others)
+        near = [leader.name, slow.name, *(worker.name for worker in mischief.workers if dice.chance(0.7))]
+        far = [host.name for host in rest]
+        mischief.slow_disk(slow, dice.pick((300.0, 1500.0)))
+        mischief.said("isolated", slow, f"with {near}")
+        mischief.cut([pair for one in near for other in far for pair in ((one, other), (other, one))], 4.0, 8.0, 0.0)
+
+        def rejoin(_: Host) -> None:
+            for other in far:
+                self._cluster.network.heal(other, slow.name)
+                self._cluster.network.heal(slow.name, other)
+
+        self._armed = rejoin
 
     def _slow_election(self) -> None:
         """The leader dies, and who comes after it has a slow disk."""
