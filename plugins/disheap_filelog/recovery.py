@@ -6,9 +6,11 @@ That is certain if its identity (or a later block's) is written, if a block of a
 segment exists; then nothing may be cut off. **Ambiguous**: it is the last append, and it was torn by the crash or was
 durable and is lost, and nothing tells which. Zeros are no exception.
 
-Where other nodes may hold the same entries (`salvage`), a damaged block whose range and term are known, from its header
-or from its identity, is stepped over: it keeps its place in the index, marked, until good entries are put there. The
-last block is treated so too where its header shows all that may be lost. What cannot be placed is `LogDamaged`.
+Where other nodes may hold the same entries (`salvage`), a damaged block whose range and term are known, from its
+header or from its identity, is stepped over: it keeps its place in the index, marked, until good entries are put
+there. The last block is treated so too where its header shows all that may be lost. What cannot be placed is
+`LogDamaged`. Where a block is known by its identity alone, and nothing that can be read follows, nobody knows how long
+it was: one more append may have stood behind it, and the end of the log is in doubt.
 """
 
 from __future__ import annotations
@@ -109,6 +111,7 @@ class _Scan:
         is_limited = following is not None and not segment.head.is_repaired
         self._limit = following.head.previous_end if following and is_limited else self._size
         self._window = (0, b"")
+        self._unknown_from: int | None = None  # a damaged block begins here, and nothing tells where it ends
         self._found: list[Block] = []  # damaged ones too
         self.damaged: list[Block] = []
 
@@ -175,7 +178,10 @@ class _Scan:
             "a block of the log is damaged", file=segment.path, offset=block.offset, reason=reason,
             first=block.first, last=block.last, term=block.term,
         )  # fmt: skip
-        segment.skip(block, self._end_of(block))
+        end = self._end_of(block)
+        if not block.stored_bytes and end >= self._size:
+            self._unknown_from = block.offset
+        segment.skip(block, end)
         self._index.add(Located(segment, block, is_damaged=True), ())
         self.damaged.append(block)
         self._note(block)
@@ -228,6 +234,9 @@ class _Scan:
         if self._slots.proves(segment.count) or (reason and self._slots.hints(segment.count)):
             raise self._damaged(segment.end, missing)
         if not reason:
+            if self._unknown_from is not None:
+                size = self._size - self._unknown_from
+                return Tail(segment.path, self._unknown_from, size, "a block may have followed the damaged one")
             if self._slots.hints(segment.count):
                 _log.warning("an unused block identity is damaged; the log is whole", file=segment.path)
             return None

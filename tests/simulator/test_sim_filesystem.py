@@ -109,3 +109,41 @@ def test_damage_changes_one_place_of_a_file_that_was_chosen() -> None:
         differing = [at for at, byte in enumerate(content(platter, "/d/log") or b"") if byte != at % 256]
         assert differing
         assert differing[-1] - differing[0] < SECTOR
+
+
+class Failing:
+    """A sync that fails, once."""
+
+    free_bytes = 1 << 50
+
+    def __init__(self) -> None:
+        self.fails = False
+
+    def happens(self, operation: str, path: str) -> None:
+        if self.fails and operation == "sync":
+            self.fails = False
+            raise OSError(5, "Input/output error", path)
+
+
+def test_what_a_failed_sync_was_to_write_no_later_one_does() -> None:
+    """The page cache shows it, and the disk has it or not (Rebello et al., ATC'20)."""
+    found: dict[bytes, None] = {}
+    for seed in SEEDS:
+        platter, faults = Platter(), Failing()
+        disk = SimFilesystem(platter, faults)
+        file = disk.create("/d/log")
+        file.write(b"a" * SECTOR, 0)
+        file.sync()
+        disk.sync_directory("/d")
+        file.write(b"b" * SECTOR, 0)
+        faults.fails = True
+        with pytest.raises(OSError, match="Input/output"):
+            file.sync()
+        file.write(b"c" * SECTOR, SECTOR)
+        file.sync()
+        assert file.read(SECTOR, 0) == b"b" * SECTOR
+        platter.cut_power(Dice(seed))
+        data = content(platter, "/d/log") or b""
+        assert data[SECTOR : 2 * SECTOR] == b"c" * SECTOR
+        found[data[:1]] = None
+    assert sorted(found) == [b"a", b"b"]

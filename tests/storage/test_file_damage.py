@@ -274,6 +274,25 @@ def test_a_bad_block_with_a_later_append_behind_it_is_damage_even_without_identi
         reopen(disk, alone=True)
 
 
+@pytest.mark.parametrize("broken", ["the headers", "all of it"])
+def test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_in_doubt(broken: str) -> None:
+    """One bad sector takes the last two blocks: of the first its identity is left, of the last one nothing at all."""
+    disk = killed(entries(1, 3), entries(4, 4), entries(5, 5))
+    data = content(disk, LOG_1)
+    last = data.rindex(b"DHB1")
+    first = data.rindex(b"DHB1", 0, last)
+    if broken == "all of it":
+        data[first:] = bytes(len(data) - first)
+    else:
+        data[first] ^= 1
+        data[last] ^= 1
+    storage, recovered = reopen(disk)
+    assert [(damage.first, damage.last) for damage in recovered.damaged] == [(4, 4)]
+    assert recovered.last_index == 4
+    assert recovered.ambiguous_after == 4
+    assert storage.holding().ambiguous
+
+
 def test_identities_are_written_only_after_the_fsync_of_their_block() -> None:
     """A power cut may persist two writes of one fsync in any order."""
     disk = CrashingDisk()

@@ -76,6 +76,13 @@ MUTANTS = (
         pitfall=14,
     ),
     Mutant(
+        "end-behind-a-damaged-block-believed",
+        "nothing tells how long the damaged block was, and the log is taken for whole behind it",
+        (Patch("disheap_filelog.recovery", "if self._unknown_from is not None:", "if self._size < 0:"),),
+        (DAMAGE + "test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_in_doubt",),
+        pitfall=14,
+    ),
+    Mutant(
         "doubt-forgotten-at-a-restart",
         "a member whose last block was torn votes as if its log were whole",
         (
