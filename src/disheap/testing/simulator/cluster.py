@@ -33,6 +33,8 @@ DRIFT = 0.02
 """Clocks run fast or slow by up to this share: far more than any clock that keeps time."""
 EMPTY_LOG_BYTES = 16 << 10
 """A log file of the smallest kind without entries."""
+COPIED = ("/meta", "/members")
+"""Files that hold what they say twice."""
 PLENTY_BYTES = 1 << 40
 """Free on a disk that has room."""
 MIN_FREE_BYTES = 1 << 20
@@ -100,6 +102,7 @@ class Host:
         self.wiped = False
         self.has_taken_part = False
         self.uncertain = False  # its newest writes may be torn; until it votes again
+        self.has_lost_a_copy = False  # of two; until it votes again
         self.rotten = False  # its files were spoilt while it runs; until it starts anew
         self.cut_power_on_crash = False
         self.slowness = 1.0
@@ -226,10 +229,13 @@ class Cluster:
         self.ledger.wiped(host.number)
 
     def damage(self, host: Host) -> str:
-        """Spoil a log file or a snapshot of a host that is down. Returns what was done."""
-        done = host.platter.damage(self.dice, lambda path: not path.endswith(("/lock", "/identity")))
+        """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies one at most, until
+        the host was whole again: who loses one and has an old state in the other cannot know."""
+        spared = ("/lock", "/identity", *(COPIED if host.has_lost_a_copy else ()))
+        done = host.platter.damage(self.dice, lambda path: not path.endswith(spared))
         if done:
             self.ledger.mirrors[host.number].spoil()
+            host.has_lost_a_copy |= done.endswith(COPIED)
         return done
 
     def damage_end(self, host: Host) -> str:

@@ -128,7 +128,7 @@ class Mischief:
 
     def _is_uncertain(self, host: Host) -> bool:
         if host.uncertain and host.votes and not host.faults.are_due:
-            host.uncertain = False
+            host.uncertain = host.has_lost_a_copy = False
         return host.uncertain
 
     # --- nodes ---
