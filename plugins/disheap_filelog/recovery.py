@@ -235,7 +235,7 @@ class _Scan:
             raise self._damaged(segment.end, missing)
         if not reason:
             if self._unknown_from is not None:
-                size = self._size - self._unknown_from
+                size = max(0, self._size - self._unknown_from)
                 return Tail(segment.path, self._unknown_from, size, "a block may have followed the damaged one")
             if self._slots.hints(segment.count):
                 _log.warning("an unused block identity is damaged; the log is whole", file=segment.path)

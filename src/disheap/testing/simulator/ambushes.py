@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from disheap.testing.simulator.cluster import Host
+from disheap.testing.simulator.network import SimConnection
 
 if TYPE_CHECKING:
     from disheap.testing.simulator.faults import Mischief
@@ -34,7 +35,7 @@ class Ambushes:
             (self._slow_election, 2),
             (self._isolate_two, 4 if len(self._cluster.hosts) >= 5 else 0),
             (self._die_in_a_snapshot, 2),
-            (self._leave_one_copy, self._dice.pick((1, 5))),
+            (self._leave_one_copy, self._dice.pick((2, 8))),
             (self._half_open, 3),
         ]
         return [(call, weight) for call, weight in kinds if weight]
@@ -120,10 +121,12 @@ class Ambushes:
     def _leave_one_copy(self) -> None:
         """The newest entries are on a bare majority; all of it goes down, one of it with a spoilt log, and only that
         one comes back at first. What it lost it may neither deny nor do without."""
-        mischief, hosts = self._mischief, self._dice.shuffled(self._cluster.hosts)
-        late = self._cluster.majority - 1
-        victim, keepers, laggards = hosts[0], hosts[1 : len(hosts) - late], hosts[len(hosts) - late :]
-        if len(hosts) < 3 or not mischief.have_started() or not mischief.may_lose_writes(victim):
+        mischief, leader, late = self._mischief, self._cluster.leader(), self._cluster.majority - 1
+        hosts = self._dice.shuffled(self._cluster.hosts)
+        hosts.sort(key=lambda host: host is not leader)  # which goes on while the others lag behind
+        laggards, rest = hosts[len(hosts) - late :], self._dice.shuffled(hosts[: len(hosts) - late])
+        victim, keepers = rest[0], rest[1:]
+        if len(hosts) < 3 or leader is None or not mischief.have_started() or not mischief.may_lose_writes(victim):
             return
         if all(host.is_up and host.has_group for host in hosts):
             mischief.said("one copy left", victim, f"{[host.name for host in keepers]} keep it")
@@ -153,9 +156,19 @@ class Ambushes:
 
     def _half_open(self) -> None:
         """A client's end is gone, and the node does not hear of it for a while; the client comes back at once."""
-        names = [worker.name for worker in self._mischief.workers]
-        ends = [end for end in self._cluster.network.connections() if end.host in names]
+        ends = self._clients_ends()
         if ends:
-            end = self._dice.pick(ends)
-            self._mischief.said("half open", what=f"{end.host} and {end.other.host}")
-            self._cluster.network.break_connection(end, self._dice.seconds(0.0, 3.0))
+            self._break(self._dice.pick(ends))
+
+    def half_open_all(self) -> None:
+        """The last thing that goes wrong, when all else is healed."""
+        for end in self._clients_ends():
+            self._break(end)
+
+    def _clients_ends(self) -> list[SimConnection]:
+        names = [worker.name for worker in self._mischief.workers]
+        return [end for end in self._cluster.network.connections() if end.host in names]
+
+    def _break(self, end: SimConnection) -> None:
+        self._mischief.said("half open", what=f"{end.host} and {end.other.host}")
+        self._cluster.network.break_connection(end, self._dice.seconds(0.0, 3.0))

@@ -17,6 +17,11 @@ from typing import Protocol
 from disheap.testing.simulator.dice import Dice
 
 SECTOR = 512
+ANYWHERE = ("a bit flipped", "a sector zeroed", "a sector stale")
+AT_END = ("a bit flipped", "zeros to the end", "the end lost")
+"""How a file is spoilt."""
+END_BYTES = 250
+"""What counts as the end of a file: a small block or two."""
 
 
 class Crash(BaseException):
@@ -86,13 +91,17 @@ class Platter:
         path = dice.pick(paths)
         inode = self.names[path]
         place = _telling_place(inode.now, dice, at_end)
-        how = dice.pick(("a bit flipped", "a sector zeroed", "a sector stale"))
+        how = dice.pick(AT_END if at_end else ANYWHERE)
         bit = 1 << dice.below(8)
         start = place - place % SECTOR
         durable = bytearray(inode.durable)
         for content in (inode.now, durable):
             end = min(start + SECTOR, len(content))
-            if how == "a bit flipped":
+            if how == "the end lost":
+                del content[place:]
+            elif how == "zeros to the end":
+                content[place:] = bytes(max(0, len(content) - place))
+            elif how == "a bit flipped":
                 content[place : place + 1] = bytes(byte ^ bit for byte in content[place : place + 1])
             elif how == "a sector zeroed" and end > start:
                 content[start:end] = bytes(end - start)
@@ -250,9 +259,9 @@ def _forget(names: dict[str, Inode], path: str) -> None:
 
 def _telling_place(content: bytearray, dice: Dice, at_end: bool) -> int:
     """Mostly a byte that is not zero: most of a small log is room for more."""
-    telling = [place for place, byte in enumerate(content) if byte] if at_end or dice.chance(0.8) else []
     if at_end:
-        telling = telling[-max(1, len(telling) // 4) :]
+        return max(0, len(content) - dice.between(1, END_BYTES))
+    telling = [place for place, byte in enumerate(content) if byte] if dice.chance(0.8) else []
     return dice.pick(telling) if telling else dice.below(len(content))
 
 

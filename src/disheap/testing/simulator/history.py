@@ -26,6 +26,7 @@ ENTRY_NUMBER = 1 << 62
 NODE_FRAME_BYTES = 1 << 28
 _GRANT = Struct("<QI")
 
+UNKNOWN_S = 1e9
 Fail = Callable[[str], None]
 Tables = dict[int, dict[int, tuple[int, list[int]]]]
 """By index of the log, then by session: what is confirmed, and which replies are kept."""
@@ -123,14 +124,15 @@ class History:
 
     # --- the judgement of content ---
 
-    def check(self, log: list[Entry], replay: Replay, tables: Tables) -> None:
-        """Replay the log and compare. `replay` is fresh; `tables` are session tables as nodes had them."""
+    def check(self, log: list[Entry], replay: Replay, tables: Tables, led_s: dict[tuple[int, int], float]) -> None:
+        """Replay the log and compare. `replay` is fresh; `tables` are session tables as nodes had them, `led_s` says of
+        an entry (index, term) for how long its leader had led."""
         by_index: dict[int, list[Asked]] = {}
         for asked in self.asked:
             if asked.index:
                 by_index.setdefault(asked.index, []).append(asked)
         for entry in log:
-            replay.feed(entry)
+            replay.feed(entry, led_s.get((entry.index, entry.term), UNKNOWN_S))
             if replay.objection:
                 self.fail(replay.objection)
             if tables.get(entry.index, replay.table) != replay.table:

@@ -18,7 +18,7 @@ from disheap.testing.simulator.reference import Reference, Refused
 
 PRUNE_EVERY = 32
 GRACE = 0.8
-"""Of a session's timeout: log time is not the leader's clock, but keeps within a tenth of it."""
+"""Of a session's timeout: its leader's clock may be a little fast."""
 
 
 class Answer(NamedTuple):
@@ -58,7 +58,7 @@ class Replay:
         self._standings: dict[int, Standing] = {}
         self._next_session = 1
         self._term = 0
-        self._term_began_ms = 0
+        self._led_s = 0.0
         self._shift, self._window = session_shift, window
 
     @property
@@ -68,9 +68,10 @@ class Replay:
 
     # --- entries ---
 
-    def feed(self, entry: Entry) -> None:
+    def feed(self, entry: Entry, led_s: float = 1e9) -> None:
+        """`led_s`: for how long its leader had led when it was written."""
         assert entry.index == self.index + 1
-        self.index = entry.index
+        self.index, self._led_s = entry.index, led_s
         self.now_ms = max(self.now_ms, entry.time_ms)
         if entry.term != self._term:
             self._begin_term(entry.term)
@@ -144,9 +145,10 @@ class Replay:
 
     def _check_grace(self, standing: Standing) -> None:
         """A leader has heard nothing of what was before its term: everybody gets a whole timeout from there on."""
-        passed_ms = self.now_ms - self._term_began_ms
-        if passed_ms < GRACE * standing.timeout_ms:
-            self.objection = f"session {standing.number} ends {passed_ms} ms after its leader began, at {self.index}"
+        if self._led_s * 1000 < GRACE * standing.timeout_ms:
+            self.objection = (
+                f"session {standing.number} ends {self._led_s:.3f} s after its leader began, at {self.index}"
+            )
 
     def _open(self, attachment: int, body: bytes) -> None:
         number = max(self._next_session, self.now_ms << self._shift)

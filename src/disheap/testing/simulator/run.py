@@ -30,6 +30,8 @@ from disheap.testing.simulator.workload import Promises, Worker
 
 LEADER_BOUND_S = 60.0
 """Virtual time after healing within which a leader has committed in its own term."""
+SERVED_BOUND_S = 60.0
+"""Each client has had an answer from the log."""
 DRAIN_BOUND_S = 120.0
 """And every topic is empty."""
 
@@ -121,6 +123,15 @@ class Run:
         self.mischief.heal_all()
         cluster.check_errors()
         await self._wait(self._leads, LEADER_BOUND_S, "no leader although all is healed")
+        if self._dice.chance(0.5):
+            await asyncio.sleep(1.0)
+            self.mischief.ambushes.half_open_all()
+            healed_at = cluster.loop.now
+            await self._wait(
+                lambda: all(worker.served_at > healed_at for worker in self.workers),
+                SERVED_BOUND_S,
+                "a client is not served although all is healed",
+            )
         for worker in self.workers:
             worker.stop()
         await self._drain()
@@ -222,7 +233,8 @@ class Run:
     def _judge(self) -> None:
         cluster = self.cluster
         replay = Replay(SESSION_TIME_SHIFT, cluster.hosts[0].config.limits.session_window)
-        cluster.history.check(cluster.ledger.log, replay, cluster.ledger.tables)
+        ledger = cluster.ledger
+        cluster.history.check(ledger.log, replay, ledger.tables, ledger.led_s)
         messages = replay.machine.messages
         for number, payload in self.promises.enqueued.items():
             if messages.get(number, ("", b""))[1] != payload:

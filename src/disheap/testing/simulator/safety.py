@@ -82,6 +82,7 @@ class Ledger:
         self.checks = 0
         self._fail = fail
         self._now_s = now_s
+        self.led_s: dict[Where, float] = {}  # for how long its leader had led when an entry was written
         self._elected_s: dict[int, float] = {}
         self._began_ms: dict[int, int] = {}  # by term: log time of its first command
         self._memberships: list[tuple[int, Membership]] = [(0, first)]
@@ -137,6 +138,7 @@ class Ledger:
         term = int(entry.term)
         began_ms = self._began_ms.setdefault(term, entry.time_ms)
         passed_s = self._now_s() - self._elected_s[term]
+        self.led_s.setdefault((int(entry.index), term), passed_s)
         self.require(
             entry.time_ms - began_ms <= PACE_MOST * passed_s * 1000 + PACE_SLACK_MS,
             f"node {node}: {entry.time_ms - began_ms} ms of log time in {passed_s:.3f} s of term {term}",
@@ -232,8 +234,8 @@ class Ledger:
         durable = mirror.hard_state
         if isinstance(message, VoteRequest | VoteReply) and message.pre:
             is_refusal = isinstance(message, VoteReply) and not message.granted
-            told = not is_refusal or message.term >= durable.term
-            self.require(told, f"node {node}: refuses a pre-vote in term {message.term}, and is in {durable.term}")
+            is_own = not is_refusal or message.term <= durable.term
+            self.require(is_own, f"node {node}: refuses a pre-vote in term {message.term}, and is in {durable.term}")
             return
         self.require(
             durable.term >= message.term,

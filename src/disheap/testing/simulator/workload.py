@@ -51,6 +51,8 @@ PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKIN
 BROUGHT = BRINGING | {"_publish", "_cast", "_exclusive_topic"}
 BROUGHT_MOST = 480
 """Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
+LOGGED = frozenset({"pop", "create_topic", "bind", "exchange", "enqueue", "publish"})
+"""What is answered from the log: who gets such an answer is served."""
 TOLD_S = 5.0
 """Within which a lapsed session's consumers hear of it."""
 NEVER = (InvalidArgument, UnknownCommand, InternalError)
@@ -81,6 +83,7 @@ class Worker:
         self.dice = dice
         self.process: Process
         self.stopped = False
+        self.served_at = 0.0
         self._pace_s = pace_s
         profile = dice.pick(PROFILES)
         self._operations = [
@@ -173,6 +176,7 @@ class Worker:
         promises.by_kind[kind] = promises.by_kind.get(kind, 0) + 1
         try:
             await operation()
+            self._served(kind)
         except NEVER as error:
             self.cluster.fail(f"client {self.name}: {kind} is refused: {type(error).__name__}: {error}")
         except ProtocolError as error:
@@ -180,6 +184,12 @@ class Worker:
         except DisheapError as error:
             promises.failed += 1
             self._say(kind, error)
+            if isinstance(error, CommandRefused):
+                self._served(kind)
+
+    def _served(self, kind: str) -> None:
+        if kind in LOGGED:
+            self.served_at = self.cluster.loop.now
 
     def _say(self, what: str, error: DisheapError) -> None:
         self.cluster.trace.add(self.name, f"{what}: {type(error).__name__}")
