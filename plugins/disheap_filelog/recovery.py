@@ -111,7 +111,7 @@ class _Scan:
         is_limited = following is not None and not segment.head.is_repaired
         self._limit = following.head.previous_end if following and is_limited else self._size
         self._window = (0, b"")
-        self._unknown_from: int | None = None  # a damaged block begins here, and nothing tells where it ends
+        self._unknown_from: int | None = None  # a damaged block begins here, behind which another one may be lost
         self._found: list[Block] = []  # damaged ones too
         self.damaged: list[Block] = []
 
@@ -179,13 +179,19 @@ class _Scan:
             first=block.first, last=block.last, term=block.term,
         )  # fmt: skip
         end = self._end_of(block)
-        if not block.stored_bytes and end >= self._size:
+        if end >= self._size and self._may_be_followed(block):
             self._unknown_from = block.offset
         segment.skip(block, end)
         self._index.add(Located(segment, block, is_damaged=True), ())
         self.damaged.append(block)
         self._note(block)
         return True
+
+    def _may_be_followed(self, block: Block) -> bool:
+        """By an append of which nothing is left: the block's length is not known; or the file ends inside it, though it
+        was durable, and the next append may have said so."""
+        is_cut_short = block.end > self._size and self._slots.hints(self._segment.count)
+        return not block.stored_bytes or is_cut_short
 
     def _known_by_header(self) -> Block | None:
         offset = self._segment.end

@@ -293,6 +293,16 @@ def test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_in_doubt(bro
     assert storage.holding().ambiguous
 
 
+def test_what_lay_behind_a_durable_block_in_which_the_file_ends_is_in_doubt() -> None:
+    """Its identity was written, and that is done together with the next append."""
+    disk = killed(entries(1, 3), entries(4, 4), entries(5, 5))
+    data = content(disk, LOG_1)
+    del data[data.rindex(b"DHB1") - 5 :]
+    _, recovered = reopen(disk)
+    assert [(damage.first, damage.last) for damage in recovered.damaged] == [(4, 4)]
+    assert (recovered.last_index, recovered.ambiguous_after) == (4, 4)
+
+
 def test_identities_are_written_only_after_the_fsync_of_their_block() -> None:
     """A power cut may persist two writes of one fsync in any order."""
     disk = CrashingDisk()

@@ -258,7 +258,6 @@ MUTANTS = (
             PITFALLS + "test_half_of_an_even_cluster_commits_nothing",
         ),
         pitfall=24,
-        simulated=False,
     ),
     Mutant(
         "learners-counted",

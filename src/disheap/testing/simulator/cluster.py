@@ -232,7 +232,10 @@ class Cluster:
         """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies one at most, until
         the host was whole again: who loses one and has an old state in the other cannot know."""
         spared = ("/lock", "/identity", *(COPIED if host.has_lost_a_copy else ()))
-        done = host.platter.damage(self.dice, lambda path: not path.endswith(spared))
+        small = self.dice.chance(0.4)  # what is no log: of that there are many files
+        done = host.platter.damage(
+            self.dice, lambda path: not path.endswith(spared) and not (small and "/log-" in path)
+        )
         if done:
             self.ledger.mirrors[host.number].spoil()
             host.has_lost_a_copy |= done.endswith(COPIED)

@@ -67,6 +67,7 @@ class Promises:
         self.refused: dict[bytes, str] = {}  # payloads of commands that were refused: nothing of them is there
         self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
         self.handed: dict[broker.Token, str] = {}  # leases whose delivery somebody was given
+        self.holding: dict[str, list[Delivery]] = {}  # by client: what it was given and has not settled
         self.brought = 0
         self.operations = 0
         self.failed = 0
@@ -109,6 +110,7 @@ class Worker:
         url = BrokerUrl(addresses, "sim", timeout_ms, 2.0, self.dice.pick((3.0, 8.0, 30.0)), self.name)
         self._consumers, self._readers, self._deliveries, self._numbers = [], [], [], []
         self._reading_for = {}
+        self.promises.holding[self.name] = self._deliveries
         self.process.start(self._live(url, transport, self.dice.fork()))
 
     def kill(self) -> None:
@@ -353,8 +355,12 @@ class Worker:
     async def _settle_stale(self) -> None:
         """Tokens of leases that are over, or never were ours."""
         strange = [(self.dice.between(1, 50), self.dice.between(1, 3)) for _ in range(2)]
-        others = [token for token, name in self.promises.handed.items() if name != self.name][-6:]
+        others = [
+            held.token for name, those in self.promises.holding.items() if name != self.name for held in those[-3:]
+        ]
         tokens = [*self._old_tokens[-3:], *strange, *others]
+        if self.dice.chance(0.5):  # one alone goes another way through the machine
+            tokens = [self.dice.pick(others or tokens)]
         command = broker.Ack(tokens) if self.dice.chance(0.5) else broker.Nack(tokens)
         await self._client.driver.request(command)
 
