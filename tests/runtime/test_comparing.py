@@ -112,6 +112,23 @@ async def test_the_slices_and_not_how_they_are_cut_decide() -> None:
     assert digests[0] == digests[1] != digests[2]
 
 
+async def test_a_state_that_cannot_be_hashed_is_not_compared_and_the_next_is_tried(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken() -> Iterator[bytes]:
+        yield b"a"
+        raise RuntimeError("a bug")
+
+    states = States()
+    states.hashing = broken  # type: ignore[method-assign]
+    comparing = Comparing(Host(3), NodeId(1), 10, asyncio.get_running_loop())
+    comparing.begin(at(7, 1), states)  # type: ignore[arg-type]
+    await wait_until(lambda: "cannot be hashed" in caplog.text, "it is said")
+    assert comparing.newest[0] == 0
+    comparing.begin(at(9, 20_000), States(b"a"))  # type: ignore[arg-type]
+    await wait_until(lambda: comparing.newest[0] == 9, "the next is hashed")
+
+
 async def test_few_hashes_are_kept_and_an_interval_of_nothing_is_never_due() -> None:
     comparing = Comparing(Host(3), NodeId(1), 0, asyncio.get_running_loop())
     comparing.moved(1 << 50)

@@ -159,7 +159,7 @@ class Host:
         return self
 
     def disk(self) -> Disk:
-        return self.thread
+        return FailStopDisk(self.thread, self.failed)
 
     def member_name(self, node: NodeId) -> str:
         return f"n{node}"

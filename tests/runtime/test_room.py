@@ -57,9 +57,6 @@ class Host:
     def submit(self, work: object, done: object) -> None:
         self.looks += 1
 
-    def failed(self, error: BaseException) -> None:
-        raise error
-
     def tell(self, is_short: bool, free_bytes: int) -> None:
         self.told.append(is_short)
 

@@ -68,6 +68,11 @@ class Comparing:
             self._slices = sessions.hashing()
             self._step(applied.index, blake2b(digest_size=DIGEST_BYTES))
 
+    def _give_up(self, index: Index) -> None:
+        """A machine that cannot hash its state is not compared; it may be sound all the same."""
+        log.exception("the state cannot be hashed, and is not compared", index=index)
+        self._slices = self._timer = None
+
     def heard(self, peer: NodeId, index: int, digest: bytes) -> None:
         """What another node found behind entry `index`; nothing yet where that is 0."""
         if index and self._keep(peer, Index(index), digest):
@@ -86,7 +91,11 @@ class Comparing:
 
     def _step(self, index: Index, digest: Any) -> None:
         assert self._slices is not None
-        piece = next(self._slices, None)
+        try:
+            piece = next(self._slices, None)
+        except Exception:
+            self._give_up(index)
+            return
         if piece is not None:
             digest.update(piece)
             self._timer = self._loop.call_later(PAUSE_S, self._step, index, digest)

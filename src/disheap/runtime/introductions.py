@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from disheap.errors import DiskFailed, StorageError, WrongCluster
+from disheap.errors import StorageError, WrongCluster
 from disheap.interfaces import Acquaintances, Remembering, Storage
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
@@ -142,7 +142,7 @@ class Introductions:
                 return
             if error is None:
                 self._durable.update((NodeId(node), incarnation) for node, incarnation in state.incarnations)
-            elif isinstance(error, DiskFailed) or not isinstance(error, StorageError):
+            elif not isinstance(error, StorageError):
                 self._host.failed(error)
             done(error is None)  # else: the storage is being opened anew
 

@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageError
+from disheap.errors import LogDamaged, SnapshotDamaged, StorageError
 from disheap.interfaces import Holding, Repairable, SnapshotReader, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
@@ -341,7 +341,7 @@ class Repairing:
         def done(result: T, error: BaseException | None) -> None:
             if error is None:
                 self._host.send_repair(node, to_answer(result))
-            elif isinstance(error, DiskFailed) or (isinstance(error, StorageError) and not self._host.group.asleep):
+            elif not (isinstance(error, StorageError) and self._host.group.asleep):
                 self._host.group.fail(error)
 
         if isinstance(self._host.storage(), Repairable):

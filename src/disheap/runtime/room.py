@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from disheap.errors import DisheapError, DiskFailed, DiskFull
+from disheap.errors import DisheapError, DiskFull
 from disheap.interfaces import Clock, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.quorum import majority
@@ -42,7 +42,6 @@ class Host(Protocol):
 
     def disk(self) -> Disk: ...
     def storage(self) -> Storage: ...
-    def failed(self, error: BaseException) -> None: ...
     def tell(self, is_short: bool, free_bytes: int) -> None: ...
     def refuse(self, reason: DiskFull | None) -> None: ...
     def is_connected(self, node: NodeId) -> bool: ...
@@ -79,9 +78,7 @@ class Room:
         self._has_ended = True
 
     def _looked(self, usage: StorageUsage, error: BaseException | None) -> None:
-        if isinstance(error, DiskFailed):
-            self._host.failed(error)
-        elif error is None and not self._has_ended:
+        if error is None and not self._has_ended:
             self.seen(usage)
 
     def seen(self, usage: StorageUsage) -> None:

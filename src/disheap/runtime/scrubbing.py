@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageError
+from disheap.errors import LogDamaged, SnapshotDamaged, StorageError
 from disheap.interfaces import Scrubbable, Scrubbed, Storage
 from disheap.logs import get_logger
 from disheap.runtime.disk import Disk
@@ -110,7 +110,7 @@ class Scrubbing:
             self._host.damage_found(error)
 
     def _failed(self, error: BaseException | None) -> None:
-        if error is not None and (isinstance(error, DiskFailed) or not isinstance(error, StorageError)):
+        if error is not None and not isinstance(error, StorageError):
             self._host.group.fail(error)
         self._begin_anew()
 

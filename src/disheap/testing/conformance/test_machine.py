@@ -8,13 +8,13 @@ sessions and in an order drawn from a fixed seed. The better the samples, the mo
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pytest
 
 from disheap.errors import CommandRefused, SnapshotDamaged
-from disheap.interfaces import API, StateMachine
+from disheap.interfaces import API, Hashing, StateMachine
 
 Factory = Callable[[], StateMachine]
 
@@ -152,6 +152,31 @@ def test_the_hash_has_16_bytes_and_looking_changes_nothing(
         look()
     assert machine.state_hash() == before
     assert all(isinstance(name, str) and isinstance(count, int) for name, count in machine.stats().items())
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_what_is_hashed_in_slices_is_of_one_moment_and_the_same_on_every_replica(
+    machine_factory: Factory, machine_commands: list[bytes], seed: int
+) -> None:
+    """Of a machine without the power `Hashing`, `state_hash` is what replicas compare."""
+    original = machine_factory()
+    replica = restored(machine_factory, list(original.snapshot()))
+    slices, before = hashing(original), hashed(replica)
+    for index, step in enumerate(script(machine_commands, seed)):
+        play(original, step, index)
+        play(replica, step, index)
+        if index % 25 == 0:
+            assert b"".join(slices) == before, "an earlier view has changed"
+            slices, before = hashing(original), hashed(restored(machine_factory, list(replica.snapshot())))
+    assert hashed(original) == hashed(replica)
+
+
+def hashing(machine: StateMachine) -> Iterator[bytes]:
+    return machine.hashing() if isinstance(machine, Hashing) else iter((machine.state_hash(),))
+
+
+def hashed(machine: StateMachine) -> bytes:
+    return b"".join(hashing(machine))
 
 
 def test_an_index_and_a_time_alone_do_not_change_a_refusal(machine_factory: Factory) -> None:
