@@ -17,6 +17,7 @@ from disheap.errors import DiskFailed, StorageError, WrongCluster
 from disheap.interfaces import Acquaintances
 from disheap.kernel.types import NodeId
 from disheap.protocol.peers import PeerHello
+from disheap.runtime.disk import FailStopDisk
 from disheap.runtime.introductions import Introductions
 
 TWO, THREE = NodeId(2), NodeId(3)

@@ -60,14 +60,11 @@ class Writer:
         self._held: tuple[Message, ...] = ()
         self._since = 0.0
         self._again: asyncio.TimerHandle | None = None
+        self._is_closed = False
 
     @property
     def is_busy(self) -> bool:
         return self._write is not None
-
-    @property
-    def waits_for_room(self) -> bool:
-        return self._again is not None
 
     def busy_s(self) -> float:
         """For how long the present write has been under way; 0 without one."""
@@ -80,6 +77,8 @@ class Writer:
         self._submit(write)
 
     def close(self) -> None:
+        """What is under way is of no consequence any more, and is not tried again."""
+        self._is_closed = True
         if self._again is not None:
             self._again.cancel()
 
@@ -97,6 +96,8 @@ class Writer:
     def _finished(self, _: None, error: BaseException | None) -> None:
         write, held = self._write, self._held
         assert write is not None
+        if self._is_closed:
+            return
         if isinstance(error, StorageFull):
             self._wait_for_room(write, error)
         elif error is not None:
