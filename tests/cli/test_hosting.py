@@ -69,9 +69,12 @@ def test_a_signal_while_a_node_starts_hides_no_error_of_its_disk(
         os.kill(os.getpid(), signal.SIGTERM)
         return await recover(node, follow)
 
+    async def announce(node: Node) -> None:
+        """It may have started before the signal is seen. A second one would end this process."""
+
     monkeypatch.setattr(Node, "_recover", recover_and_stop)
     with pytest.raises(DiskFailed, match="close: the disk is gone"):
-        hosting.host(CONFIG, stop_by_signal)
+        hosting.host(CONFIG, announce)
 
 
 def test_what_ends_the_node_is_raised_also_while_it_is_being_announced() -> None:
