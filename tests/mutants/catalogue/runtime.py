@@ -52,10 +52,14 @@ MUTANTS = (
         "a write that failed is reported to the kernel as durable, and the node goes on",
         (
             Patch(
-                "disheap.runtime.group",
-                "        if error is not None:\n            self.fail(error)\n"
-                "        return self.failure is not None\n",
-                "        return self.failure is not None\n",
+                "disheap.runtime.disk",
+                "                self._failed(error)\n",
+                "                pass\n",
+            ),
+            Patch(
+                "disheap.runtime.writing",
+                "        elif error is not None:\n            self._failed(error)\n        else:\n",
+                "        else:\n",
             ),
         ),
         (GROUP + "test_a_leader_whose_disk_fails_is_at_its_end_and_acknowledges_nothing",),
