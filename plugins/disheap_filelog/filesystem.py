@@ -154,17 +154,38 @@ class OsFilesystem:
         return file
 
 
+def create_file(filesystem: Filesystem, path: str) -> File:
+    """Raises `StorageFull`."""
+    with needs_room(path, lambda: None):
+        return filesystem.create(path)
+
+
 def write_file(filesystem: Filesystem, directory: str, name: str, data: bytes) -> None:
-    """A whole small file that is either there with its contents or not there: temporary name, sync, rename, sync."""
+    """A whole small file that is either there with its contents or not there: temporary name, sync, rename, sync.
+    Raises `StorageFull`, and what was there stays."""
     temporary = f"{directory}/{name}{TEMPORARY}"
-    file = filesystem.create(temporary)
+    file = create_file(filesystem, temporary)
     try:
-        file.write(data, 0)
+        with needs_room(temporary, lambda: filesystem.remove(temporary)):
+            file.write(data, 0)
         file.sync()
     finally:
         file.close()
     filesystem.rename(temporary, f"{directory}/{name}")
     filesystem.sync_directory(directory)
+
+
+def read_file(filesystem: Filesystem, directory: str, name: str, limit_bytes: int) -> bytes:
+    """The same from the disk itself, as far as `limit_bytes`; nothing where it is gone."""
+    try:
+        file = filesystem.open(f"{directory}/{name}")
+    except FileNotFoundError:
+        return b""
+    try:
+        file.drop_cached(0, 0)
+        return file.read(limit_bytes, 0)
+    finally:
+        file.close()
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ import msgspec
 from disheap.errors import RESTORE, LogDamaged
 from disheap.interfaces import Acquaintances
 from disheap.protocol.frames import UNREADABLE
-from disheap_filelog.filesystem import Filesystem, write_file
+from disheap_filelog.filesystem import Filesystem, read_file, write_file
 
 NAME = "members"
 MAGIC = b"DHA1"
@@ -46,16 +46,11 @@ class Members:
         """A directory that has no such file was written by an earlier release: its node has taken part already."""
         if NAME not in names:
             return cls(filesystem, directory, Acquaintances(True, ()), True)
-        path = f"{directory}/{NAME}"
-        file = filesystem.open(path)
-        try:
-            copies = [_read(file.read(COPY_AT[1], offset)) for offset in COPY_AT]
-        finally:
-            file.close()
+        copies = _copies(filesystem, directory)
         found = [copy for copy in copies if copy is not None]
         if not found:
             raise LogDamaged(
-                path, 0, "neither copy of the list of members that this node has met can be read",
+                f"{directory}/{NAME}", 0, "neither copy of the list of members that this node has met can be read",
                 f"Without it a node that has lost its data, and with them its votes, could vote again. {RESTORE}",
             )  # fmt: skip
         return cls(filesystem, directory, found[0], len(found) == len(COPY_AT))
@@ -69,6 +64,13 @@ class Members:
         if not self._is_whole:
             self.save(self.state)
 
+    def renew(self) -> str:
+        """What a scrub asks (`scrub.Small`)."""
+        if all(copy == self.state for copy in _copies(self._filesystem, self._directory)):
+            return ""
+        self.save(self.state)
+        return f"{self._directory}/{NAME}: a copy of whom this node has met had rotted; written again"
+
 
 def write(filesystem: Filesystem, directory: str, state: Acquaintances) -> None:
     body = msgspec.msgpack.encode((state.takes_part, state.incarnations))
@@ -76,6 +78,11 @@ def write(filesystem: Filesystem, directory: str, state: Acquaintances) -> None:
     copy += _CHECKSUM.pack(crc32(copy))
     assert len(copy) <= COPY_AT[1], "more members than there can be"
     write_file(filesystem, directory, NAME, copy.ljust(COPY_AT[1], b"\0") + copy)
+
+
+def _copies(filesystem: Filesystem, directory: str) -> list[Acquaintances | None]:
+    data = read_file(filesystem, directory, NAME, COPY_AT[1] * len(COPY_AT))
+    return [_read(data[offset : offset + COPY_AT[1]]) for offset in COPY_AT]
 
 
 def _read(data: bytes) -> Acquaintances | None:

@@ -48,8 +48,8 @@ class Meta:
     """The open file. `state` is what is durable."""
 
     def __init__(self, file: File, path: str) -> None:
-        self._file = file
-        slots = [_decode(file.read(_SLOT_BYTES, offset)) for offset in SLOT_AT]
+        self._file, self._path = file, path
+        slots = self._read()
         found = [slot for slot in slots if slot is not None]
         if not found:
             raise LogDamaged(
@@ -57,8 +57,7 @@ class Meta:
                 f"Without them the node could vote twice in one term. {RESTORE}",
             )  # fmt: skip
         self.state = max(found, key=lambda slot: slot.generation)
-        self.is_whole = all(slot == self.state for slot in slots)
-        self._order = (1, 0) if slots[0] == self.state else (0, 1)  # the only good slot is never written first
+        self._compare(slots)
 
     @classmethod
     def create(cls, filesystem: Filesystem, directory: str) -> None:
@@ -87,6 +86,15 @@ class Meta:
         if not self.is_whole:
             self._write(self.state.hard_state, self.state.ambiguous_after)
 
+    def renew(self) -> str:
+        """What a scrub asks (`scrub.Small`)."""
+        self._file.drop_cached(0, 0)
+        self._compare(self._read())
+        if self.is_whole:
+            return ""
+        self.repair()
+        return f"{self._path}: a copy of the term and the vote had rotted; written again"
+
     def save_hard_state(self, hard_state: HardState) -> None:
         self._write(hard_state, self.state.ambiguous_after)
 
@@ -96,6 +104,13 @@ class Meta:
 
     def close(self) -> None:
         self._file.close()
+
+    def _read(self) -> list[State | None]:
+        return [_decode(self._file.read(_SLOT_BYTES, offset)) for offset in SLOT_AT]
+
+    def _compare(self, slots: list[State | None]) -> None:
+        self.is_whole = all(slot == self.state for slot in slots)
+        self._order = (1, 0) if slots[0] == self.state else (0, 1)  # the only good slot is never written first
 
     def _write(self, hard_state: HardState, ambiguous_after: Index | None) -> None:
         state = State(self.state.generation + 1, hard_state, ambiguous_after)

@@ -19,7 +19,7 @@ from disheap.errors import RESTORE, LogDamaged, WrongDirectory
 from disheap.interfaces import Identity
 from disheap.protocol.frames import UNREADABLE
 from disheap_filelog import meta, segment, snapshot
-from disheap_filelog.filesystem import TEMPORARY, Filesystem, write_file
+from disheap_filelog.filesystem import TEMPORARY, Filesystem, read_file, write_file
 from disheap_filelog.meta import Meta
 
 NAME = "identity"
@@ -29,20 +29,28 @@ _CHECKSUM = struct.Struct(">I")
 _LIMIT_BYTES = 64 << 10  # a name and a cluster id are short
 
 
+class Owner:
+    """`identity` is what the file said when the directory was opened."""
+
+    def __init__(self, filesystem: Filesystem, directory: str) -> None:
+        self._filesystem, self._directory = filesystem, directory
+        self.identity = read(filesystem, directory)
+
+    def renew(self) -> str:
+        """What a scrub asks (`scrub.Small`)."""
+        if read_file(self._filesystem, self._directory, NAME, _LIMIT_BYTES) == _encode(self.identity):
+            return ""
+        write(self._filesystem, self._directory, self.identity)
+        return f"{self._directory}/{NAME}: what says whose data these are had rotted; written again"
+
+
 def write(filesystem: Filesystem, directory: str, identity: Identity) -> None:
-    fields = (identity.cluster_id, identity.node_id, identity.name, identity.incarnation)
-    body = msgspec.msgpack.encode(fields)
-    data = _HEAD.pack(MAGIC, len(body)) + body
-    write_file(filesystem, directory, NAME, data + _CHECKSUM.pack(crc32(data)))
+    write_file(filesystem, directory, NAME, _encode(identity))
 
 
 def read(filesystem: Filesystem, directory: str) -> Identity:
     path = f"{directory}/{NAME}"
-    file = filesystem.open(path)
-    try:
-        data = file.read(_LIMIT_BYTES, 0)
-    finally:
-        file.close()
+    data = read_file(filesystem, directory, NAME, _LIMIT_BYTES)
     body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]
     sound = len(data) >= _HEAD.size + _CHECKSUM.size and _CHECKSUM.pack(crc32(body)) == checksum
     fields = _fields(body[_HEAD.size :]) if sound and body[:4] == MAGIC else None
@@ -71,6 +79,13 @@ def check_unused(filesystem: Filesystem, directory: str, names: Sequence[str], e
             f"{directory} holds {held[0]} and no file '{NAME}' that says whose data these are. Restore that file from "
             "a copy, or point data_dir at an empty directory; nothing was changed"
         )
+
+
+def _encode(identity: Identity) -> bytes:
+    fields = (identity.cluster_id, identity.node_id, identity.name, identity.incarnation)
+    body = msgspec.msgpack.encode(fields)
+    data = _HEAD.pack(MAGIC, len(body)) + body
+    return data + _CHECKSUM.pack(crc32(data))
 
 
 def _fields(packed: bytes) -> tuple[str, int, str, int] | None:

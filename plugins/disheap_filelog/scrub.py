@@ -1,10 +1,15 @@
-"""A look at what lies on the disk, a piece at a time (storage-rules 10): the log's live blocks, then snapshots.
+"""A look at what lies on the disk, a piece at a time (storage-rules 10): the log's live blocks, then snapshots,
+then the small files.
 
 Owns the order, and where the next piece begins. Compares checksums and decodes nothing. A block or the newest snapshot
-that does not match is the caller's to repair; an older snapshot is dropped here, since the newest stands for it.
+that does not match is the caller's to repair; an older snapshot is dropped here, since the newest stands for it; a
+small file is written again here, since this process knows what it says.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
 
 from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Scrubbed
@@ -12,16 +17,26 @@ from disheap.kernel.types import Index
 from disheap_filelog.index import LogIndex
 from disheap_filelog.shelf import Shelf
 
-LOG, SNAPSHOTS = 0, 1
-"""The first number of a cursor: (LOG, index, 0) or (SNAPSHOTS, index of the snapshot, byte)."""
+LOG, SNAPSHOTS, SMALL = 0, 1, 2
+"""The first number of a cursor: (LOG, index, 0), (SNAPSHOTS, index of the snapshot, byte) or (SMALL, number, 0)."""
 
 
-def step(index: LogIndex, shelf: Shelf, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
-    """Raises `LogDamaged`, `SnapshotDamaged`."""
+class Small(Protocol):
+    """A file that is held in memory, too."""
+
+    def renew(self) -> str:
+        """Compare what is on the disk with what should be there, and write it again where it differs: what was wrong,
+        or ""."""
+
+
+def step(index: LogIndex, shelf: Shelf, small: Sequence[Small], cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
+    """Raises `LogDamaged`, `SnapshotDamaged`, and `StorageFull` where a small file cannot be written again now."""
     stage, place, position = cursor or (LOG, 0, 0)
     if stage == LOG:
         return _log(index, place, max_bytes)
-    return _snapshots(shelf, place, position, max_bytes)
+    if stage == SNAPSHOTS:
+        return _snapshots(shelf, place, position, max_bytes)
+    return Scrubbed((SMALL, place + 1, 0) if place + 1 < len(small) else (), 0, small[place].renew())
 
 
 def _log(index: LogIndex, place: int, max_bytes: int) -> Scrubbed:
@@ -37,7 +52,7 @@ def _log(index: LogIndex, place: int, max_bytes: int) -> Scrubbed:
 def _snapshots(shelf: Shelf, place: int, position: int, max_bytes: int) -> Scrubbed:
     at = next((held for held in shelf.held() if held >= place), None)
     if at is None:
-        return Scrubbed((), 0)
+        return Scrubbed((SMALL, 0, 0), 0)
     try:
         position, done = shelf.check(at, position if at == place else 0, max_bytes)
     except SnapshotDamaged as error:

@@ -56,7 +56,7 @@ from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel.types import Entry
 from disheap_filelog import blocks, identities
 from disheap_filelog.blocks import Block
-from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, needs_room
+from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, create_file, needs_room
 from disheap_filelog.identities import SLOT_BYTES, Slots
 
 MAGIC = b"DHL1"
@@ -116,7 +116,7 @@ class Segment:
         head = head._replace(preamble=preamble)
         data = _encode_head(head)
         temporary = f"{directory}/{name}{TEMPORARY}"
-        file = _create(filesystem, temporary)
+        file = create_file(filesystem, temporary)
         with needs_room(temporary, lambda: _discard(filesystem, file, temporary)):
             file.write(data.ljust(data_start(head.slots), b"\0"), 0)
         file.sync()
@@ -156,7 +156,7 @@ class Segment:
         preamble, stream = codec.new_stream(StreamContext("segment", name))
         head = head._replace(preamble=preamble)
         data = _encode_head(head)
-        file = _create(filesystem, temporary)
+        file = create_file(filesystem, temporary)
         segment = cls(file, f"{directory}/{name}", head, stream, crc32(data[: -_CHECKSUM.size]))
         with needs_room(temporary, lambda: _discard(filesystem, file, temporary)):
             file.write(data.ljust(data_start(head.slots), b"\0"), 0)
@@ -288,11 +288,6 @@ class Segment:
         if self._unidentified:
             number = self.count - len(self._unidentified)
             self._file.write(identities.encode(self._unidentified), SLOTS_AT + number * SLOT_BYTES)
-
-
-def _create(filesystem: Filesystem, path: str) -> File:
-    with needs_room(path, lambda: None):
-        return filesystem.create(path)
 
 
 def _discard(filesystem: Filesystem, file: File, path: str) -> None:

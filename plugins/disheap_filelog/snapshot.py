@@ -49,7 +49,7 @@ from disheap.errors import RESTORE, CodecError, ProtocolError, SnapshotDamaged, 
 from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel import membership
 from disheap.kernel.types import Index, SnapshotMeta, Term
-from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, needs_room
+from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, create_file, needs_room
 from disheap_filelog.guard import Guard
 
 PREFIX = "snapshot-"
@@ -112,8 +112,7 @@ class FileSnapshotWriter:
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._is_done = False
         path = self._stored.path + TEMPORARY
-        with needs_room(path, lambda: None):
-            self._file = filesystem.create(path)
+        self._file = create_file(filesystem, path)
         with needs_room(path, self._discard):
             self._put(_encode_head(self._stored))
 

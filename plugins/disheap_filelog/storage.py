@@ -43,6 +43,7 @@ from disheap_filelog.index import Located, LogIndex
 from disheap_filelog.members import Members
 from disheap_filelog.mending import Mending
 from disheap_filelog.meta import Meta
+from disheap_filelog.owner import Owner
 from disheap_filelog.recovery import Found
 from disheap_filelog.segment import Head, Segment
 from disheap_filelog.settings import FileSettings
@@ -68,6 +69,7 @@ class FileStorage:
         self._filesystem: Filesystem = filesystem or OsFilesystem()
         self._guard = Guard(self._directory)
         self._lock: File | None = None
+        self._owner: Owner
         self._meta: Meta
         self._members: Members
         self._shelf: Shelf
@@ -186,7 +188,8 @@ class FileStorage:
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
         with self._guard:
-            return scrub.step(self._index, self._shelf, cursor, max_bytes)
+            small = (self._meta, self._members, self._owner)
+            return scrub.step(self._index, self._shelf, small, cursor, max_bytes)
 
     def flush(self) -> None:
         with self._guard:
@@ -223,7 +226,8 @@ class FileStorage:
         if fresh:
             self._initialise(identity, names)
             names = self._filesystem.list(self._directory)
-        own = owner.read(self._filesystem, self._directory)
+        self._owner = Owner(self._filesystem, self._directory)
+        own = self._owner.identity
         owner.check(own, identity, self._directory)
         found = self._load(names, alone)
         self._filesystem.sync_directory(self._directory)  # the last run may have ended between a rename and its sync

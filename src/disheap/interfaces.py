@@ -354,11 +354,12 @@ class Repairable(Protocol):
 
 
 class Scrubbed(NamedTuple):
-    """One piece was read. `cursor` is where to go on, () at the end; `dropped` says what was damaged and not needed."""
+    """One piece was read. `cursor` is where to go on, () at the end; `mended` says what was damaged and needs nobody's
+    help: it was written again from memory, or removed because something newer stands for it."""
 
     cursor: tuple[int, ...]
     bytes: int
-    dropped: str = ""
+    mended: str = ""
 
 
 @runtime_checkable

@@ -13,7 +13,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until
 
-from disheap.errors import DiskFailed, StorageError, WrongCluster
+from disheap.errors import DiskFailed, StorageError, StorageFull, WrongCluster
 from disheap.interfaces import Acquaintances
 from disheap.kernel.types import NodeId
 from disheap.protocol.peers import PeerHello
@@ -232,6 +232,26 @@ def test_a_storage_that_is_being_opened_anew_makes_them_meet_again() -> None:
     host.introductions.welcomed(TWO, 7, host.events.append)
     host.thread.go_on()
     assert host.events == [False, True]
+
+
+@pytest.mark.parametrize("error", [StorageError("closed"), StorageFull("full")])
+def test_what_could_not_be_written_at_the_last_welcome_is_written_later(error: StorageError) -> None:
+    """Nobody welcomes it a second time: without another attempt it would stay outside for ever."""
+    host = Host()
+    for node in (TWO, THREE):
+        host.introductions.welcomed(node, 7, host.events.append)
+    host.thread.go_on()
+    host.thread.go_on()
+    host.error = error
+    host.thread.go_on()
+    assert not host.introductions.takes_part
+    host.error = None
+    host.introductions.tick()
+    host.introductions.tick()
+    host.thread.go_on()
+    assert host.thread.jobs == []
+    assert host.events == [True, True, "takes part"]
+    assert host.kept == Acquaintances(True, ((2, 7), (3, 7)))
 
 
 def test_a_node_that_has_stopped_begins_nothing_when_its_last_write_returns() -> None:

@@ -90,7 +90,7 @@ class Ailing(Damaged):
         assert self.ends, f"{self.faults.failed} failed, and the node ended as if it had not"
         assert self.faults.after == [], f"{self.faults.failed} failed, and then {self.faults.after}"
         if self.cuts_power:
-            self.host.platter.cut_power(self.dice)
+            self.host.platter.cut_power()
         await asyncio.sleep(DOWN_S)
         self.start(self.host)
 

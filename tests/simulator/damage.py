@@ -204,7 +204,7 @@ def is_documented(refusal: str) -> bool:
 
 
 def platter(files: Files) -> Platter:
-    found = Platter()
+    found = Platter(Dice(1))
     for path, data in files.items():
         inode = found.names[path] = Inode()
         inode.now, inode.durable = bytearray(data), data

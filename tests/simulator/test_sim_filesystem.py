@@ -10,8 +10,8 @@ from disheap.testing.simulator.filesystem import SECTOR, NoFaults, Platter, SimF
 SEEDS = range(60)
 
 
-def new_disk() -> tuple[Platter, SimFilesystem]:
-    platter = Platter()
+def new_disk(seed: int = 1) -> tuple[Platter, SimFilesystem]:
+    platter = Platter(Dice(seed))
     return platter, SimFilesystem(platter, NoFaults())
 
 
@@ -22,26 +22,26 @@ def content(platter: Platter, path: str) -> bytes | None:
 
 def test_what_was_synced_survives_every_power_cut() -> None:
     for seed in SEEDS:
-        platter, disk = new_disk()
+        platter, disk = new_disk(seed)
         file = disk.create("/d/log")
         file.write(b"a" * 2000, 0)
         file.sync()
         disk.sync_directory("/d")
         file.write(b"b" * 2000, 2000)
-        platter.cut_power(Dice(seed))
+        platter.cut_power()
         assert (content(platter, "/d/log") or b"")[:2000] == b"a" * 2000
 
 
 def test_an_unsynced_write_comes_in_part_in_whole_or_not_at_all_torn_at_sectors() -> None:
     found: dict[bytes, None] = {}
     for seed in SEEDS:
-        platter, disk = new_disk()
+        platter, disk = new_disk(seed)
         file = disk.create("/d/log")
         file.write(b"a" * 4 * SECTOR, 0)
         file.sync()
         disk.sync_directory("/d")
         file.write(b"b" * 4 * SECTOR, 0)
-        platter.cut_power(Dice(seed))
+        platter.cut_power()
         data = content(platter, "/d/log") or b""
         sectors = [data[at : at + SECTOR] for at in range(0, len(data), SECTOR)]
         assert all(sector in (b"a" * SECTOR, b"b" * SECTOR) for sector in sectors)
@@ -54,13 +54,13 @@ def test_an_unsynced_write_comes_in_part_in_whole_or_not_at_all_torn_at_sectors(
 def test_a_rename_that_was_not_synced_happens_whole_or_not() -> None:
     outcomes: dict[tuple[bytes | None, bytes | None], None] = {}
     for seed in SEEDS:
-        platter, disk = new_disk()
+        platter, disk = new_disk(seed)
         file = disk.create("/d/x.tmp")
         file.write(b"data", 0)
         file.sync()
         disk.sync_directory("/d")
         disk.rename("/d/x.tmp", "/d/x")
-        platter.cut_power(Dice(seed))
+        platter.cut_power()
         outcomes[content(platter, "/d/x.tmp"), content(platter, "/d/x")] = None
     assert sorted(outcomes, key=str) == sorted([(b"data", None), (None, b"data")], key=str)
 
@@ -68,11 +68,11 @@ def test_a_rename_that_was_not_synced_happens_whole_or_not() -> None:
 def test_a_size_may_come_without_its_data() -> None:
     found = []
     for seed in SEEDS:
-        platter, disk = new_disk()
+        platter, disk = new_disk(seed)
         file = disk.create("/d/log")
         disk.sync_directory("/d")
         file.write(b"x" * 100, 0)
-        platter.cut_power(Dice(seed))
+        platter.cut_power()
         found.append(content(platter, "/d/log") or b"")
     assert any(data and not any(data) for data in found)
     assert all(data in (b"x" * 100, bytes(len(data))) for data in found)
@@ -99,12 +99,12 @@ def test_a_missing_file_is_an_oserror() -> None:
 
 def test_damage_changes_one_place_of_a_file_that_was_chosen() -> None:
     for seed in SEEDS:
-        platter, disk = new_disk()
+        platter, disk = new_disk(seed)
         for name in ("log", "meta"):
             file = disk.create(f"/d/{name}")
             file.write(bytes(range(256)) * 8, 0)
             file.sync()
-        assert platter.damage(Dice(seed), lambda path: path.endswith("log")).endswith("/d/log")
+        assert platter.damage(lambda path: path.endswith("log")).endswith("/d/log")
         assert content(platter, "/d/meta") == bytes(range(256)) * 8
         differing = [at for at, byte in enumerate(content(platter, "/d/log") or b"") if byte != at % 256]
         assert differing
@@ -129,7 +129,7 @@ def test_what_a_failed_sync_was_to_write_no_later_one_does() -> None:
     """The page cache shows it, and the disk has it or not (Rebello et al., ATC'20)."""
     found: dict[bytes, None] = {}
     for seed in SEEDS:
-        platter, faults = Platter(), Failing()
+        platter, faults = Platter(Dice(seed)), Failing()
         disk = SimFilesystem(platter, faults)
         file = disk.create("/d/log")
         file.write(b"a" * SECTOR, 0)
@@ -142,8 +142,27 @@ def test_what_a_failed_sync_was_to_write_no_later_one_does() -> None:
         file.write(b"c" * SECTOR, SECTOR)
         file.sync()
         assert file.read(SECTOR, 0) == b"b" * SECTOR
-        platter.cut_power(Dice(seed))
+        platter.cut_power()
         data = content(platter, "/d/log") or b""
         assert data[SECTOR : 2 * SECTOR] == b"c" * SECTOR
         found[data[:1]] = None
     assert sorted(found) == [b"a", b"b"]
+
+
+def test_what_is_written_again_after_a_failed_sync_and_synced_stays() -> None:
+    """What that sync was to write does not come back over it (found by seed 3005402)."""
+    for seed in SEEDS:
+        platter, faults = Platter(Dice(seed)), Failing()
+        disk = SimFilesystem(platter, faults)
+        file = disk.create("/d/meta")
+        file.write(b"a" * SECTOR, 0)
+        file.sync()
+        disk.sync_directory("/d")
+        file.write(b"b" * SECTOR, 0)
+        faults.fails = True
+        with pytest.raises(OSError, match="Input/output"):
+            file.sync()
+        file.write(b"c" * SECTOR, 0)
+        file.sync()
+        platter.cut_power()
+        assert content(platter, "/d/meta") == b"c" * SECTOR

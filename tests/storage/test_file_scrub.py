@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
-from disheap.errors import LogDamaged, SnapshotDamaged
+from disheap.errors import LogDamaged, SnapshotDamaged, StorageFull
+from disheap.interfaces import Acquaintances
+from disheap.kernel.types import HardState, NodeId, Term
+from disheap_filelog.filesystem import TEMPORARY
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk
-from tests.storage.parts import DIRECTORY, entries, meta, opened
+from tests.storage.crashing_disk import CrashingDisk, PowerCut
+from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, meta, opened
 
 PIECE = 4 << 10
 
@@ -30,26 +35,32 @@ def content(disk: CrashingDisk, path: str) -> bytearray:
     return disk.now[path].now
 
 
+def rot(disk: CrashingDisk, name: str, place: int) -> None:
+    inode = disk.now[f"{DIRECTORY}/{name}"]
+    inode.now[place] ^= 1
+    inode.durable[place] ^= 1
+
+
 def a_pass(storage: FileStorage) -> tuple[int, int, list[str]]:
-    """Bytes read, the most of them at once, and what was dropped."""
+    """Bytes read, the most of them at once, and what was mended."""
     cursor: tuple[int, ...] = ()
     sizes: list[int] = []
-    dropped: list[str] = []
+    mended: list[str] = []
     while True:
         done = storage.scrub(cursor, PIECE)
         sizes.append(done.bytes)
-        dropped += [done.dropped] if done.dropped else []
+        mended += [done.mended] if done.mended else []
         cursor = done.cursor
         if not cursor:
-            return sum(sizes), max(sizes), dropped
+            return sum(sizes), max(sizes), mended
 
 
 def test_a_pass_reads_log_and_snapshots_in_pieces() -> None:
     _, storage = filled()
-    total, most, dropped = a_pass(storage)
+    total, most, mended = a_pass(storage)
     assert total >= 60 * 300 + 2 * 4 * 3000
     assert most < 5 * PIECE
-    assert dropped == []
+    assert mended == []
     storage.close()
 
 
@@ -85,12 +96,75 @@ def test_rot_in_the_newest_snapshot_is_found(place: int) -> None:
     storage.close()
 
 
-def test_an_older_snapshot_that_has_rotted_is_dropped_and_said() -> None:
+def test_an_older_snapshot_that_has_rotted_is_mended_and_said() -> None:
     disk, storage = filled()
     older = next(name for name in disk.list(DIRECTORY) if name.startswith("snapshot-"))
     content(disk, f"{DIRECTORY}/{older}")[60] ^= 1
-    _, _, dropped = a_pass(storage)
-    assert len(dropped) == 1 and older in dropped[0]
+    _, _, mended = a_pass(storage)
+    assert len(mended) == 1 and older in mended[0]
     assert older not in disk.list(DIRECTORY)
     assert a_pass(storage)[2] == []
     storage.close()
+
+
+SMALL_FILES = [
+    ("meta", (5,)),
+    ("meta", (4096 + 5,)),
+    ("meta", (5, 4096 + 5)),
+    ("members", (5,)),
+    ("members", (4096 + 5,)),
+    ("members", (5, 4096 + 5)),
+    ("identity", (5,)),
+]
+
+
+@pytest.mark.parametrize(("name", "places"), SMALL_FILES)
+def test_a_small_file_that_has_rotted_is_written_again(name: str, places: tuple[int, ...]) -> None:
+    """This process knows what it says, though both copies may be gone."""
+    disk, storage = filled()
+    storage.remember(Acquaintances(True, ((2, 77),)))
+    for place in places:
+        rot(disk, name, place)
+    mended = a_pass(storage)[2]
+    assert len(mended) == 1 and f"{DIRECTORY}/{name}" in mended[0]
+    assert a_pass(storage)[2] == []
+    storage.close()
+    again = build(disk.after_power_cut(random.Random(1)), DIRECTORY)
+    assert again.open(IDENTITY, 0, alone=False).hard_state == HardState(Term(9), NodeId(1))
+    assert again.acquaintances() == Acquaintances(True, ((2, 77),))
+
+
+@pytest.mark.parametrize("name", ["members", "identity"])
+def test_a_small_file_that_is_gone_is_written_again(name: str) -> None:
+    disk, storage = filled()
+    disk.remove(f"{DIRECTORY}/{name}")
+    disk.sync_directory(DIRECTORY)
+    assert len(a_pass(storage)[2]) == 1
+    assert name in disk.after_power_cut(random.Random(1)).list(DIRECTORY)
+
+
+@pytest.mark.parametrize("name", ["members", "identity"])
+def test_without_room_a_small_file_is_left_as_it_is_and_written_again_later(name: str) -> None:
+    disk, storage = filled()
+    content(disk, f"{DIRECTORY}/{name}")[5] ^= 1
+    disk.room = 10
+    with pytest.raises(StorageFull, match=name):
+        a_pass(storage)
+    assert not any(found.endswith(TEMPORARY) for found in disk.list(DIRECTORY))
+    disk.room = -1
+    assert len(a_pass(storage)[2]) == 1
+    storage.close()
+
+
+@pytest.mark.parametrize("slot", [0, 4096])
+@pytest.mark.parametrize("cut_after", range(1, 5))
+def test_a_power_cut_while_the_term_is_written_again_leaves_it_readable(slot: int, cut_after: int) -> None:
+    """Whichever slot has rotted, the other one is not written before it is whole again."""
+    for seed in range(16):
+        disk, storage = filled()
+        rot(disk, "meta", slot + 5)
+        disk.cut_after = cut_after
+        with pytest.raises(PowerCut):
+            a_pass(storage)
+        found = build(disk.after_power_cut(random.Random(seed))).open(IDENTITY, 0, alone=False)
+        assert found.hard_state == HardState(Term(9), NodeId(1))

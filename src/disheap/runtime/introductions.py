@@ -21,7 +21,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from disheap.errors import StorageError, WrongCluster
+from disheap.errors import StorageError, StorageFull, WrongCluster
 from disheap.interfaces import Acquaintances, Remembering, Storage
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
@@ -63,6 +63,7 @@ class Introductions:
         self.takes_part = kept is None or kept.takes_part
         self._missing: dict[NodeId, None] = {} if self.takes_part else dict.fromkeys(others)
         self._said_at = loop.time()
+        self._is_recording = False
         self._has_ended = False
 
     def end(self) -> None:
@@ -100,6 +101,7 @@ class Introductions:
         self.meet(node, incarnation, met)
 
     def tick(self) -> None:
+        self._take_part_if_all_met()
         if self._missing and self._loop.time() - self._said_at > SAY_AGAIN_S:
             self.say()
 
@@ -123,11 +125,13 @@ class Introductions:
         return [self._host.member_name(node) for node in self._missing]
 
     def _take_part_if_all_met(self) -> None:
-        if not self._missing:
-            self._save(True, lambda is_kept: self._begin() if is_kept else None)
+        if not (self._missing or self.takes_part or self._is_recording):
+            self._is_recording = True
+            self._save(True, self._recorded)
 
-    def _begin(self) -> None:
-        if not self.takes_part:
+    def _recorded(self, is_kept: bool) -> None:
+        self._is_recording = False
+        if is_kept:
             self.takes_part = True
             log.info("every other member has welcomed this node: it takes part from now on")
             self._host.introduced()
@@ -142,8 +146,10 @@ class Introductions:
                 return
             if error is None:
                 self._durable.update((NodeId(node), incarnation) for node, incarnation in state.incarnations)
+            elif isinstance(error, StorageFull):
+                log.warning("the node waits for room on its disk", reason=str(error))
             elif not isinstance(error, StorageError):
                 self._host.failed(error)
-            done(error is None)  # else: the storage is being opened anew
+            done(error is None)  # else later: there is no room, or the storage is being opened anew
 
         self._host.disk().submit(lambda: storage.remember(state), written)

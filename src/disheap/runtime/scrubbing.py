@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from disheap.errors import LogDamaged, SnapshotDamaged, StorageError
+from disheap.errors import LogDamaged, SnapshotDamaged, StorageError, StorageFull
 from disheap.interfaces import Scrubbable, Scrubbed, Storage
 from disheap.logs import get_logger
 from disheap.runtime.disk import Disk
@@ -87,9 +87,9 @@ class Scrubbing:
     def _go_on(self, result: Scrubbed) -> None:
         self._done["bytes"] += result.bytes
         self._cursor = result.cursor
-        if result.dropped:
+        if result.mended:
             self._done["damaged"] += 1
-            log.warning("an older snapshot is damaged and was removed; the newest stands for it", reason=result.dropped)
+            log.warning("the disk had lost what is held elsewhere, too: nothing is missing", reason=result.mended)
         if result.cursor:
             self._next_at = self._loop.time() + result.bytes / self._bytes_per_s
         else:
@@ -110,7 +110,10 @@ class Scrubbing:
             self._host.damage_found(error)
 
     def _failed(self, error: BaseException | None) -> None:
-        if error is not None and not isinstance(error, StorageError):
+        if isinstance(error, StorageFull):
+            self._done["damaged"] += 1
+            log.warning("what the disk has lost is written again when there is room", reason=str(error))
+        elif error is not None and not isinstance(error, StorageError):
             self._host.group.fail(error)
         self._begin_anew()
 

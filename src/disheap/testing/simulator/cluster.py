@@ -94,7 +94,7 @@ class Host:
         self.name = config.name
         self.config = config
         self.dice = dice
-        self.platter = Platter()
+        self.platter = Platter(dice)
         self.faults = DiskFaults()
         self.state = "down"
         self.lives = 0
@@ -193,7 +193,7 @@ class Cluster:
         assert host.state in ("up", "frozen")
         self._end(host, silently=power)
         if power:
-            host.platter.cut_power(self.dice)
+            host.platter.cut_power()
 
     def stop(self, host: Host) -> None:
         """SIGTERM."""
@@ -233,9 +233,7 @@ class Cluster:
         the host was whole again: who loses one and has an old state in the other cannot know."""
         spared = ("/lock", "/identity", *(COPIED if host.has_lost_a_copy else ()))
         small = self.dice.chance(0.4)  # what is no log: of that there are many files
-        done = host.platter.damage(
-            self.dice, lambda path: not path.endswith(spared) and not (small and "/log-" in path)
-        )
+        done = host.platter.damage(lambda path: not path.endswith(spared) and not (small and "/log-" in path))
         if done:
             self.ledger.mirrors[host.number].spoil()
             host.has_lost_a_copy |= done.endswith(COPIED)
@@ -245,20 +243,21 @@ class Cluster:
         """The same, at the end of the newest log file that has entries."""
         sizes = {path: len(inode.now) for path, inode in host.platter.names.items() if "/log-" in path}
         newest = max((path for path, size in sizes.items() if size > EMPTY_LOG_BYTES), default="")
-        done = host.platter.damage(self.dice, lambda path: path == newest, at_end=True)
+        done = host.platter.damage(lambda path: path == newest, at_end=True)
         if done:
             self.ledger.mirrors[host.number].spoil()
         return done
 
     def rot(self, host: Host) -> str:
-        """Spoil a file that is not being written, of a host that is up: a log file that was left for another one, or a
-        snapshot. Returns what was done."""
+        """Spoil a file that is not being written, of a host that is up: a log file that was left for another one, a
+        snapshot, or one of two copies. Returns what was done."""
         paths = sorted(host.platter.names)
         newest = max((path for path in paths if "/log-" in path), default="")
-        spared = ("/lock", "/identity", "/meta", "/members", ".tmp")
-        done = host.platter.damage(self.dice, lambda path: not path.endswith(spared) and path != newest)
+        spared = ("/lock", "/identity", ".tmp", *(COPIED if host.has_lost_a_copy else ()))
+        done = host.platter.damage(lambda path: not path.endswith(spared) and path != newest)
         if done:
             self.ledger.mirrors[host.number].spoil()
+            host.has_lost_a_copy |= done.endswith(COPIED)
         return done
 
     def _registry_of(self, host: Host, process: Process) -> Registry:

@@ -29,39 +29,41 @@ class Crash(BaseException):
 
 
 class Inode:
-    __slots__ = ("before", "durable", "forgotten", "holder", "now", "pending")
+    __slots__ = ("before", "durable", "holder", "is_forgetful", "now", "pending")
 
     def __init__(self) -> None:
         self.now = bytearray()
         self.durable = b""
         self.before = b""  # what was durable before the last sync
         self.pending: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None) of a truncation
-        self.forgotten: list[tuple[int, bytes | None]] = []  # of `pending`, what a sync failed for: it is marked clean
+        self.is_forgetful = False  # a sync has failed: `now` shows what is not durable and passes for clean
         self.holder: SimFilesystem | None = None  # of a lock
 
     def synced(self) -> None:
         """What was written since a sync failed is durable; what that one was to write no sync will write any more."""
         self.before = self.durable
-        self.durable = _applied(self.durable, self.pending) if self.forgotten else bytes(self.now)
+        self.durable = _applied(self.durable, self.pending) if self.is_forgetful else bytes(self.now)
         self.pending = []
 
-    def sync_failed(self) -> None:
-        self.forgotten += self.pending
-        self.pending = []
+    def sync_failed(self, dice: Dice) -> None:
+        """Any part of it is durable."""
+        self.durable = bytes(_survivor(self, dice))
+        self.pending, self.is_forgetful = [], True
 
     def found(self, content: bytearray) -> None:
         """After the power was gone."""
         self.now, self.durable = content, bytes(content)
-        self.pending, self.forgotten = [], []
+        self.pending, self.is_forgetful = [], False
 
 
 Change = Callable[[dict[str, Inode]], None]
 
 
 class Platter:
-    """The files of one machine."""
+    """The files of one machine. The dice decide what chance does to them."""
 
-    def __init__(self) -> None:
+    def __init__(self, dice: Dice) -> None:
+        self.dice = dice
         self.names: dict[str, Inode] = {}
         self.durable: dict[str, Inode] = {}
         self.pending: list[Change] = []
@@ -70,24 +72,25 @@ class Platter:
     def is_dirty(self) -> bool:
         return bool(self.pending) or any(inode.pending for inode in self.names.values())
 
-    def cut_power(self, dice: Dice) -> None:
+    def cut_power(self) -> None:
         """What is found when the power is back."""
         names = dict(self.durable)
         for change in self.pending:
-            if dice.chance(0.5):
+            if self.dice.chance(0.5):
                 change(names)
         for inode in {id(inode): inode for inode in names.values()}.values():
-            inode.found(_survivor(inode, dice))
+            inode.found(_survivor(inode, self.dice))
         self.names, self.durable, self.pending = names, dict(names), []
 
     def wipe(self) -> None:
         self.names, self.durable, self.pending = {}, {}, []
 
-    def damage(self, dice: Dice, choose: Callable[[str], bool], at_end: bool = False) -> str:
+    def damage(self, choose: Callable[[str], bool], at_end: bool = False) -> str:
         """Spoil one place of one file that `choose` agrees to. Returns what was done, or "" where there is nothing."""
         paths = sorted(path for path, inode in self.names.items() if choose(path) and inode.now)
         if not paths:
             return ""
+        dice = self.dice
         path = dice.pick(paths)
         inode = self.names[path]
         place = _telling_place(inode.now, dice, at_end)
@@ -233,7 +236,7 @@ class SimFile:
         try:
             self._filesystem.happens("sync", self._path)
         except OSError:
-            self._inode.sync_failed()
+            self._inode.sync_failed(self._filesystem.platter.dice)
             raise
         self._inode.synced()
 
@@ -278,7 +281,7 @@ def _applied(content: bytes, writes: list[tuple[int, bytes | None]]) -> bytes:
 
 def _survivor(inode: Inode, dice: Dice) -> bytearray:
     content = bytearray(inode.durable)
-    for offset, data in (*inode.forgotten, *inode.pending):
+    for offset, data in inode.pending:
         chance = dice.pick((0.0, 0.5, 0.9, 1.0))
         if data is None:
             if dice.chance(chance):

@@ -77,7 +77,7 @@ class Mirror:
         yield not is_forgotten, "its log may lack its end, and a restart made it forget that"
         if not self.spoilt:
             yield from self._judge_a_good_disk(found, now)
-        elif self.spoilt == 1 and found.ambiguous_after is not None and not self.in_doubt:
+        elif self.spoilt == 1 and found.ambiguous_after is not None and not self.in_doubt and not self.cut_from:
             after = int(found.ambiguous_after)
             yield after >= min(self.settled, self.last), f"takes damage behind {after} for a torn end"
 
