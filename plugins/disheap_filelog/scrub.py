@@ -1,9 +1,9 @@
 """A look at what lies on the disk, a piece at a time (storage-rules 10): the log's live blocks, then snapshots,
-then the small files.
+then the small files and the heads of the log's.
 
 Owns the order, and where the next piece begins. Compares checksums and decodes nothing. A block or the newest snapshot
-that does not match is the caller's to repair; an older snapshot is dropped here, since the newest stands for it; a
-small file is written again here, since this process knows what it says.
+that does not match is the caller's to repair; an older snapshot is dropped here, since the newest stands for it; the
+rest is written again here, since this process knows what it says.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ LOG, SNAPSHOTS, SMALL = 0, 1, 2
 
 
 class Small(Protocol):
-    """A file that is held in memory, too."""
+    """A file, or the head of one, that is held in memory, too."""
 
     def renew(self) -> str:
         """Compare what is on the disk with what should be there, and write it again where it differs: what was wrong,
@@ -36,7 +36,9 @@ def step(index: LogIndex, shelf: Shelf, small: Sequence[Small], cursor: tuple[in
         return _log(index, place, max_bytes)
     if stage == SNAPSHOTS:
         return _snapshots(shelf, place, position, max_bytes)
-    return Scrubbed((SMALL, place + 1, 0) if place + 1 < len(small) else (), 0, small[place].renew())
+    if place < len(small):
+        return Scrubbed((SMALL, place + 1, 0), 0, small[place].renew())
+    return Scrubbed((), 0)
 
 
 def _log(index: LogIndex, place: int, max_bytes: int) -> Scrubbed:

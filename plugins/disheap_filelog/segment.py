@@ -257,6 +257,16 @@ class Segment:
         """Raises `LogDamaged`: this block was good before."""
         return self.decode_block(block, self._stored(block))
 
+    def renew(self) -> str:
+        """What a scrub asks (`scrub.Small`), of the head."""
+        head = _encode_head(self.head)
+        self._file.drop_cached(len(head), 0)
+        if self._file.read(len(head), 0) == head:
+            return ""
+        self._file.write(head, 0)
+        self._file.sync()
+        return f"{self.path}: the head had rotted; written again"
+
     def check_block(self, block: Block) -> None:
         """What is on the disk itself, header and payload. Raises `LogDamaged`."""
         self._file.drop_cached(block.end - block.offset, block.offset)

@@ -188,7 +188,7 @@ class FileStorage:
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
         with self._guard:
-            small = (self._meta, self._members, self._owner)
+            small: list[scrub.Small] = [self._meta, self._members, self._owner, *self._segments]
             return scrub.step(self._index, self._shelf, small, cursor, max_bytes)
 
     def flush(self) -> None:

@@ -90,7 +90,9 @@ async def test_a_failed_node_sends_its_clients_away_and_takes_no_more(tmp_path: 
         assert not later.welcome.leads
 
 
-async def test_a_node_stops_though_its_disk_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_disk_that_does_not_answer_is_left_to_itself_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from disheap_memory.storage import MemoryStorage
 
     before, answer = threading.enumerate(), threading.Event()
@@ -102,7 +104,8 @@ async def test_a_node_stops_though_its_disk_does_not_answer(tmp_path: Path, monk
     monkeypatch.setattr("disheap.runtime.disk.PATIENCE_S", 0.05)
     async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(Hanging)) as cluster:
         async with asyncio.timeout(PATIENCE_S / 2):
-            await cluster.stop("n1")
+            with pytest.raises(DiskFailed, match="has not answered"):
+                await cluster.stop("n1")
     (thread,) = [thread for thread in threading.enumerate() if thread not in before]
     answer.set()
     thread.join(PATIENCE_S)

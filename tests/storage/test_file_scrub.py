@@ -6,13 +6,14 @@ import random
 
 import pytest
 
-from disheap.errors import LogDamaged, SnapshotDamaged, StorageFull
+from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageFull
 from disheap.interfaces import Acquaintances
-from disheap.kernel.types import HardState, NodeId, Term
+from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap_filelog.filesystem import TEMPORARY
+from disheap_filelog.scrub import SMALL
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk, PowerCut
-from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, meta, opened
+from tests.storage.crashing_disk import CrashingDisk
+from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, meta, opened, write_snapshot
 
 PIECE = 4 << 10
 
@@ -134,6 +135,34 @@ def test_a_small_file_that_has_rotted_is_written_again(name: str, places: tuple[
     assert again.acquaintances() == Acquaintances(True, ((2, 77),))
 
 
+@pytest.mark.parametrize("place", [0, 20, 70])
+@pytest.mark.parametrize("newest", [False, True])
+def test_a_head_that_has_rotted_is_written_again(newest: bool, place: int) -> None:
+    disk, storage = filled()
+    for first in range(61, 400, 20):
+        storage.append(entries(first, first + 19, size=300))
+    names = [segment.path.rsplit("/", 1)[1] for segment in storage._segments]
+    assert len(names) > 1
+    name = names[-1] if newest else names[0]
+    rot(disk, name, place)
+    assert [name in reason for reason in a_pass(storage)[2]] == [True]
+    assert a_pass(storage)[2] == []
+    storage.close()
+    found = build(disk.after_power_cut(random.Random(1)), DIRECTORY).open(IDENTITY, 0, alone=False)
+    assert found.last_index == 400 and not found.is_damaged
+
+
+def test_a_pass_ends_though_files_of_the_log_go_meanwhile() -> None:
+    _, storage = filled()
+    for first in range(61, 400, 20):
+        storage.append(entries(first, first + 19, size=300))
+    cursor = (SMALL, 3 + len(storage._segments), 0)
+    write_snapshot(storage, 400, b"state")
+    storage.compact(Index(400))
+    assert storage.scrub(cursor, PIECE).cursor == ()
+    storage.close()
+
+
 @pytest.mark.parametrize("name", ["members", "identity"])
 def test_a_small_file_that_is_gone_is_written_again(name: str) -> None:
     disk, storage = filled()
@@ -157,14 +186,23 @@ def test_without_room_a_small_file_is_left_as_it_is_and_written_again_later(name
 
 
 @pytest.mark.parametrize("slot", [0, 4096])
-@pytest.mark.parametrize("cut_after", range(1, 5))
-def test_a_power_cut_while_the_term_is_written_again_leaves_it_readable(slot: int, cut_after: int) -> None:
-    """Whichever slot has rotted, the other one is not written before it is whole again."""
-    for seed in range(16):
-        disk, storage = filled()
-        rot(disk, "meta", slot + 5)
-        disk.cut_after = cut_after
-        with pytest.raises(PowerCut):
-            a_pass(storage)
-        found = build(disk.after_power_cut(random.Random(seed))).open(IDENTITY, 0, alone=False)
-        assert found.hard_state == HardState(Term(9), NodeId(1))
+@pytest.mark.parametrize("failing", range(4))
+def test_a_term_that_can_only_be_written_in_part_stays_readable(slot: int, failing: int) -> None:
+    """Whichever copy has rotted, the other one is not written before it is whole again."""
+    disk, storage = filled()
+    rot(disk, "meta", slot + 5)
+    seen: list[str] = []
+
+    def watch(operation: str, path: str, offset: int) -> None:
+        if not path.endswith("meta"):
+            return
+        seen.append(operation)
+        if len(seen) == failing + 1:
+            raise OSError(5, "Input/output error", path)
+
+    disk.watch = watch
+    with pytest.raises(DiskFailed):
+        a_pass(storage)
+    assert seen == ["write", "sync", "write", "sync"][: failing + 1]
+    for found in (disk.killed(), *(disk.after_power_cut(random.Random(seed)) for seed in range(16))):
+        assert build(found).open(IDENTITY, 0, alone=False).hard_state == HardState(Term(9), NodeId(1))

@@ -19,9 +19,6 @@ from typing import Any, Protocol, TypeVar
 
 from disheap.errors import DiskFailed
 from disheap.interfaces import Storage
-from disheap.logs import get_logger
-
-log = get_logger(__name__)
 
 PATIENCE_S = 10.0
 """A node that stops waits so long for its disk: far longer than any sync, shorter than service managers kill after."""
@@ -138,7 +135,12 @@ async def close_patiently(disk: Disk, storage: Storage | None, failed: Callable[
             async with asyncio.timeout(patience_s):
                 await run_on(disk, storage.close)
     except TimeoutError:
-        log.error("the disk does not answer; it is left to itself", seconds=patience_s)
+        failed(
+            DiskFailed(
+                f"the disk has not answered for {patience_s:g} s, and the node stops without closing its files. What "
+                "was acknowledged is on it; look at the disk (the kernel's log) before the node is started again"
+            )
+        )
         patience_s = 0.0
     except Exception as error:
         failed(error)

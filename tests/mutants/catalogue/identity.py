@@ -101,6 +101,42 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "scrub-skips-small-files",
+        "a copy of the term and the vote rots, and nobody knows before the other one has rotted, too",
+        (
+            Patch(
+                "disheap_filelog.scrub",
+                "        return Scrubbed((SMALL, 0, 0), 0)\n",
+                "        return Scrubbed((), 0)\n",
+            ),
+        ),
+        (SCRUB + "test_a_small_file_that_has_rotted_is_written_again",),
+    ),
+    Mutant(
+        "good-copy-written-first",
+        "the only good copy of the term and the vote is overwritten before the other one is whole",
+        (
+            Patch(
+                "disheap_filelog.meta",
+                "self._order = (1, 0) if slots[0] == self.state else (0, 1)",
+                "self._order = (0, 1) if slots[0] == self.state else (1, 0)",
+            ),
+        ),
+        (SCRUB + "test_a_term_that_can_only_be_written_in_part_stays_readable",),
+    ),
+    Mutant(
+        "last-welcome-lost",
+        "a node that could not write down its last welcome stays outside, for nobody welcomes it again",
+        (
+            Patch(
+                RUNTIME,
+                "        self._take_part_if_all_met()\n        if self._missing and",
+                "        if self._missing and",
+            ),
+        ),
+        (INTRODUCTIONS + "test_what_could_not_be_written_at_the_last_welcome_is_written_later",),
+    ),
+    Mutant(
         "scrub-finds-and-forgets",
         "a scrub counts what it found, and nobody repairs it",
         (
