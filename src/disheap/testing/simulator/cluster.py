@@ -42,13 +42,18 @@ DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
 """What a node may end with, if somebody spoilt its files."""
 
 
+SYNCS = ("sync", "sync_directory")
+CHANGES = (*SYNCS, "write", "extend", "create", "rename", "remove", "truncate")
+
+
 class DiskFaults:
     """What one host's disk does wrong. Counts down operations."""
 
     def __init__(self) -> None:
         self.crash_in = -1  # operations until the process ends in the middle of one
         self.crash_near = ""  # counted from the first operation on such a path
-        self.error_in = -1  # syncs until one fails
+        self.error_in = -1  # operations, of the kinds below, until they fail
+        self.error_on: tuple[str, ...] = SYNCS
         self.full = False
         self.has_failed = False  # in this life of the node; it may be well again before the node has ended
         self.has_been_full = False  # likewise
@@ -63,12 +68,12 @@ class DiskFaults:
             if self.crash_in == 0:
                 raise Crash(operation, path)
             self.crash_in -= self.crash_in > 0
-        if operation in ("sync", "sync_directory"):
+        if operation in self.error_on:
             if self.error_in == 0:
                 self.has_failed = True
                 raise OSError(errno.EIO, "Input/output error", path)
             self.error_in -= self.error_in > 0
-        elif self.full and operation in ("extend", "create"):
+        if self.full and operation in ("extend", "create"):
             self.has_been_full = True
             raise OSError(errno.ENOSPC, "No space left on device", path)
 

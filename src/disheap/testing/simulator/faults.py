@@ -14,7 +14,7 @@ from functools import partial
 from disheap.errors import RequestError
 from disheap.kernel.types import Membership
 from disheap.testing.simulator.ambushes import Ambushes
-from disheap.testing.simulator.cluster import MIN_FREE_BYTES, PLENTY_BYTES, Cluster, Host
+from disheap.testing.simulator.cluster import CHANGES, MIN_FREE_BYTES, PLENTY_BYTES, SYNCS, Cluster, Host
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.workload import Worker
@@ -285,7 +285,9 @@ class Mischief:
         if host is not None:
             host.uncertain = True
             host.faults.error_in = self.dice.below(20)
-            self.said("fsync error", host, f"in {host.faults.error_in}")
+            host.faults.error_on = self.dice.pick((SYNCS, SYNCS, CHANGES))
+            kind = "fsync error" if host.faults.error_on is SYNCS else "disk error"
+            self.said(kind, host, f"in {host.faults.error_in}")
             self.later(2.0, 6.0, self._mend(host))
             if self.dice.chance(0.6):  # what the disk did not take shows only without power
                 self.later(6.0, 10.0, partial(self.lose_power, host))
