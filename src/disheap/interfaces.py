@@ -217,7 +217,7 @@ class Recovered(NamedTuple):
     runs: tuple[TermRun, ...]
     memberships: tuple[tuple[Index, bytes], ...]
     tail: tuple[Entry, ...]
-    ambiguous_after: Index | None
+    ambiguous_after: Index | None  # entries behind it may be lost; what those superseded, before it, shows again
     damaged: tuple[Damage, ...] = ()  # by index; only from a `Repairable` storage that is not alone
     lost_snapshot: LostSnapshot | None = None
 

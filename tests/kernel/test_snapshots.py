@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from disheap.kernel.types import (
     AppendReply,
+    AppendRequest,
     ChunkRead,
     ChunkWrite,
     Fetch,
@@ -121,6 +122,32 @@ def test_a_receiver_says_which_byte_it_wants() -> None:
     assert reply.offset == 3
     (reply,) = only(SnapshotReply, node.hear(request(0, b"abc", False)))
     assert reply.offset == 3
+
+
+def test_a_snapshot_beyond_a_doubtful_end_does_not_end_the_doubt() -> None:
+    """We acknowledged entries 3 to 12, which are committed so, and lost them. The leader's snapshot stands for ten of
+    them; were the doubt over then, we could elect a node that has neither 11 nor 12."""
+    node = Solo((1, 1), term=3, ambiguous_after=2)
+    node.hear(request(0, b"abc", True))
+    node.raft.chunk_written(META, 0, True)
+    (reply,) = only(SnapshotReply, node.run())
+    assert reply.installed and node.raft.last_index == 10
+    node.disk.install(META)
+    assert node.raft.is_ambiguous
+    assert only(VoteRequest, node.tick(4 * ELECTION_TICKS)) == []
+    node.hear(append(2, 3, (10, 2), log_of(3, first=11), commit=12))
+    assert node.raft.is_ambiguous, "the leader has committed more than that"
+    node.hear(append(2, 3, (11, 3), log_of(3, first=12), commit=12))
+    assert not node.raft.is_ambiguous
+
+
+def test_a_peer_that_has_installed_a_snapshot_is_told_what_is_committed_though_nothing_follows() -> None:
+    node = sender()
+    node.raft.chunk_read(NodeId(2), Index(4), 0, b"abc", True)
+    node.run()
+    commit, last = node.raft.commit, node.raft.last_index
+    reply = SnapshotReply(NodeId(2), NodeId(1), node.raft.term, Index(last), 0, True, False)
+    assert [message.commit for message in only(AppendRequest, node.hear(reply))] == [commit]
 
 
 def test_the_last_chunk_waits_until_the_disk_is_idle() -> None:

@@ -100,6 +100,7 @@ class Progress:
         is_installed = self.sending is not None and self.match >= self.sending.meta.index
         if is_found or is_installed:
             self.become_replicate()
+            self.poke = is_installed  # it cannot know what else is committed, and perhaps there is nothing to send
         self.next = max(self.next, Index(self.match + 1))
         return moved
 

@@ -178,8 +178,6 @@ class State:
         self.members.reset(meta.index, meta.membership)
         self.applying = Index(0)
         self.receiving = None
-        if self.ambiguous_after is not None and meta.index > self.ambiguous_after:
-            self.ambiguous_after = None
 
     # --- helpers -----------------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ class Restored(NamedTuple):
     runs: tuple[TermRun, ...]
     memberships: tuple[tuple[Index, bytes], ...]
     tail: tuple[Entry, ...]
-    ambiguous_after: Index | None = None  # the log may have lost entries behind this index: neither vote nor count
+    ambiguous_after: Index | None = None  # entries behind it may be lost, some before it superseded: no vote meanwhile
     applied: Index = Index(0)  # what the machine already holds: the snapshot's index
 
 

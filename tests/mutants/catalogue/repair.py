@@ -64,6 +64,20 @@ MUTANTS = (
         pitfall=14,
     ),
     Mutant(
+        "doubt-ends-with-a-snapshot",
+        "a node in doubt that installs a snapshot votes, though it may have acknowledged more than that stands for",
+        (
+            Patch(
+                "disheap.kernel.state",
+                "        self.applying = Index(0)\n        self.receiving = None\n",
+                "        self.applying = Index(0)\n        self.receiving = None\n"
+                "        if self.ambiguous_after is not None and meta.index > self.ambiguous_after:\n"
+                "            self.ambiguous_after = None\n",
+            ),
+        ),
+        ("tests/kernel/test_snapshots.py::test_a_snapshot_beyond_a_doubtful_end_does_not_end_the_doubt",),
+    ),
+    Mutant(
         "node-in-repair-takes-part",
         "a node follows and acknowledges while its log is being repaired",
         (

@@ -68,8 +68,9 @@ class Mirror:
             f"comes back with {found.hard_state}, durable was {self.hard_state}",
         )
         for index in range(self.base + 1, self._certain_up_to(found) + 1):
-            term = self.term_at(index)
-            yield now.holds(index, term or 0), f"entry {index} of term {term} was durable, and is lost"
+            term = self.term_at(index) or 0
+            is_there = now.holds(index, term) or self._may_be_what_it_superseded(found, index, now.term_at(index), term)
+            yield is_there, f"entry {index} of term {term} was durable, and is lost"
         begins = found.snapshot.index + 1 if found.snapshot else 1
         is_told = found.lost_snapshot is not None
         yield is_told or found.first_index <= begins, f"its log begins at {found.first_index}, and says nothing"
@@ -95,6 +96,11 @@ class Mirror:
             return
         for index in range(max(self.last, now.base) + 1, now.last + 1):
             yield now.term_at(index) == under_way.get(index), f"comes back with entry {index}, which it had dropped"
+
+    def _may_be_what_it_superseded(self, found: Recovered, index: int, now: int | None, term: int) -> bool:
+        """Where the end of a log is lost and that is told, what its last write had superseded shows again."""
+        is_told = self.damaged and found.ambiguous_after is not None
+        return is_told and index > self.settled and now is not None and now < term
 
     def _certain_up_to(self, found: Recovered) -> int:
         """A write in flight may have superseded what lies behind its first entry, a snapshot from the leader all that
