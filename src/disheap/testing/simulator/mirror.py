@@ -113,7 +113,7 @@ class Mirror:
         if self.installing is not None and found.snapshot and found.snapshot.index == self.installing.index:
             certain = min(certain, found.snapshot.index)
         if self.damaged and found.ambiguous_after is not None:
-            certain = min(certain, found.ambiguous_after)
+            certain = min(certain, found.ambiguous_after, found.last_index)  # it may have been in doubt further on
         return certain
 
     def after(self, found: Recovered) -> Mirror:
