@@ -68,7 +68,9 @@ class Shelf:
     def add(self, stored: Stored) -> None:
         """A new one is durable; damaged ones go, and what is beyond two generations."""
         name = snapshot.file_name(stored.meta)
-        self._loaded[name] = self.newest = stored
+        self._loaded[name] = stored
+        if stored.meta.index >= self.index:  # one that was begun before a leader's was taken in may end behind it
+            self.newest = stored
         self._sizes = dict(sorted({**self._sizes, name: stored.file_bytes}.items()))
         bad = [item.name for item in self._bad if item.name != name]
         good = [held for held in self._sizes if held not in bad]

@@ -93,12 +93,13 @@ class Stored(NamedTuple):
 
 
 class FileSnapshotWriter:
-    """`oldest_segment` is asked when the trailer is written, for a segment may have been begun since the snapshot was;
+    """`number` tells it from others that are under way: a node's own and its leader's may be of the same entry.
+    `oldest_segment` is asked when the trailer is written, for a segment may have been begun since the snapshot was;
     `committed` is called when it is durable."""
 
     def __init__(
         self, filesystem: Filesystem, guard: Guard, directory: str, codec: Codec, codec_name: str, meta: SnapshotMeta,
-        oldest_segment: Callable[[], int], committed: Callable[[Stored], None],
+        number: int, oldest_segment: Callable[[], int], committed: Callable[[Stored], None],
     ) -> None:  # fmt: skip
         self._filesystem, self._guard, self._directory = filesystem, guard, directory
         self._oldest_segment, self._committed = oldest_segment, committed
@@ -111,9 +112,9 @@ class FileSnapshotWriter:
         self._raw_bytes = self._end = self._synced = 0
         self._hash = hashlib.blake2b(digest_size=DIGEST_BYTES)
         self._is_done = False
-        path = self._stored.path + TEMPORARY
-        self._file = create_file(filesystem, path)
-        with needs_room(path, self._discard):
+        self._temporary = f"{self._stored.path}.{number}{TEMPORARY}"
+        self._file = create_file(filesystem, self._temporary)
+        with needs_room(self._temporary, self._discard):
             self._put(_encode_head(self._stored))
 
     def write(self, chunk: bytes) -> None:
@@ -135,7 +136,7 @@ class FileSnapshotWriter:
             self._file.sync()
             self._file.close()
             self._is_done = True
-            self._filesystem.rename(self._stored.path + TEMPORARY, self._stored.path)
+            self._filesystem.rename(self._temporary, self._stored.path)
             self._filesystem.sync_directory(self._directory)
             self._committed(
                 self._stored._replace(
@@ -154,11 +155,21 @@ class FileSnapshotWriter:
         with self._guard:
             self._discard()
 
+    @property
+    def is_done(self) -> bool:
+        return self._is_done
+
+    def close(self) -> None:
+        """The storage goes, and what was not committed with it: its name says that it is not true."""
+        if not self._is_done:
+            self._is_done = True
+            self._file.close()
+
     def _discard(self) -> None:
         if not self._is_done:
             self._is_done = True
             self._file.close()
-            self._filesystem.remove(self._stored.path + TEMPORARY)
+            self._filesystem.remove(self._temporary)
 
     def _write_chunk(self) -> None:
         raw = b"".join(self._gathered)

@@ -79,6 +79,8 @@ class FileStorage:
         self._bytes_since_snapshot = 0
         self._lost: LostSnapshot | None = None
         self._mending: Mending
+        self._writers: list[FileSnapshotWriter] = []
+        self._writers_begun = 0
         self._decoded: OrderedDict[tuple[int, int], tuple[Entry, ...]] = OrderedDict()
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
@@ -142,10 +144,13 @@ class FileStorage:
             self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
 
         with self._guard:
-            return FileSnapshotWriter(
+            self._writers_begun += 1
+            writer = FileSnapshotWriter(
                 self._filesystem, self._guard, self._directory, self._context.codec, self._context.codec_name, meta,
-                oldest_segment, committed,
+                self._writers_begun, oldest_segment, committed,
             )  # fmt: skip
+            self._writers = [*(known for known in self._writers if not known.is_done), writer]
+            return writer
 
     def open_snapshot(self, index: Index | None = None) -> FileSnapshotReader | None:
         with self._guard:
@@ -438,8 +443,9 @@ class FileStorage:
 
     def _release(self) -> None:
         """Close every file and unlock, whatever happened before."""
-        files: list[Segment | Meta | File | None] = [*self._segments, getattr(self, "_meta", None), self._lock]
-        self._segments, self._lock = [], None
+        files: list[Segment | Meta | FileSnapshotWriter | File | None]
+        files = [*self._segments, *self._writers, getattr(self, "_meta", None), self._lock]
+        self._segments, self._writers, self._lock = [], [], None
         self._guard.closed()
         failure: OSError | None = None
         for file in files:

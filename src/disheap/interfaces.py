@@ -241,6 +241,10 @@ class Holding(NamedTuple):
     ambiguous: bool  # entries behind `last` may have been lost
     lost_snapshot: LostSnapshot | None
 
+    @property
+    def is_damaged(self) -> bool:
+        return bool(self.damaged) or self.lost_snapshot is not None
+
     def term_at(self, index: int) -> Term | None:
         """None where the log does not reach."""
         if not self.first <= index <= self.last:

@@ -200,7 +200,7 @@ def incoming_link(data: bytes) -> None:
 
 
 def outgoing_link(data: bytes) -> None:
-    link = OutgoingLink(Owner(), 1 << 16, NodeId(2), lambda: "n2:8300", None)  # type: ignore[arg-type]
+    link = OutgoingLink(Owner(), 1 << 16, 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
     _receive(link, data, frames.hello(Kind.PEER_WELCOME, HELLO))
 
 

@@ -35,6 +35,21 @@ def test_nobody_in_particular_is_the_most_caught_up_voter() -> None:
     assert cluster[3].raft.is_leader
 
 
+def test_nobody_in_particular_is_another_one_after_a_transfer_that_came_to_nothing() -> None:
+    """One that is in doubt about its log is up to date, and may not lead."""
+    node = Solo()
+    node.lead()
+    asked = []
+    for _ in range(3):
+        node.raft.transfer_leadership(NOBODY)
+        asked.append(node.raft.transferee)
+        while node.raft.transferee != NOBODY:
+            node.tick(1)
+            for peer in (2, 3):
+                node.acknowledge(peer, node.raft.last_index)
+    assert asked == [2, 3, 2]
+
+
 def test_a_target_that_lags_is_brought_up_to_date_first() -> None:
     cluster = Cluster()
     cluster.elect(1)

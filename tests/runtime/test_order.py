@@ -20,6 +20,7 @@ from disheap.kernel.types import (
     Entry,
     EntryKind,
     HardState,
+    Heartbeat,
     Index,
     Message,
     NodeId,
@@ -223,3 +224,18 @@ async def test_the_log_is_trimmed_only_behind_a_durable_snapshot(
         await wait_until(lambda: group.counters.raft_snapshots_total == 1, "the snapshot is durable")
     kinds = [kind for kind, _ in witness.calls]
     assert [kind for kind in kinds if kind in ("snapshot is durable", "compact")] == ["snapshot is durable", "compact"]
+
+
+async def test_a_group_that_is_at_its_end_takes_nothing_in(tmp_path: Path) -> None:
+    """Its storage may wait for room for hours before it is opened anew; nobody carries out what its kernel wants."""
+    async with Cluster(tmp_path) as cluster:
+        leader, follower = (await cluster.wait_leader()).group.raft, cluster.followers()[0].group
+        follower.close()
+        follower.raft.ready()
+        follower.step(Heartbeat(leader.id, follower.raft.id, leader.term, Index(0), 0))
+        follower.tick()
+        follower.unreachable(leader.id)
+        assert not follower.raft.has_ready()
+        answers: list[bool] = []
+        follower.read(answers.append)
+        assert answers == [False]

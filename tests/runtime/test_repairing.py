@@ -188,6 +188,14 @@ async def test_neither_a_failed_disk_nor_a_node_alone_is_taken_back() -> None:
     assert not paper.repairing.take_back(DAMAGE)
 
 
+async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled() -> None:
+    """Nothing is appended to files that were not put right, nor over what they may hold behind their end."""
+    paper = Paper(holding(3, damaged=(3,), ambiguous=True))
+    paper.answers = lambda node, question: standing(5) if isinstance(question, AskStanding) else entries(3, 3)
+    await paper.repaired()
+    assert paper.done == [("mended", [3]), "read anew"]
+
+
 async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -> None:
     paper = Paper(holding(3))
     paper.group.asleep, paper.raft.is_ambiguous = False, True

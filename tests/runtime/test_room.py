@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -38,6 +39,7 @@ class Host:
         self.refusal: DiskFull | None = None
         self.transfers: list[int] = []
         self.connected = {2, 3}
+        self.silent: set[int] = set()
         self.leads = leads
         self.error: Exception | None = None
         self.membership = Membership(tuple(Member(NodeId(number), True, b"") for number in (1, 2, 3)))
@@ -73,6 +75,9 @@ class Host:
         if self.error:
             raise self.error
         self.transfers.append(target)
+
+    def peers(self) -> list[Any]:
+        return [SimpleNamespace(id=node, recently_active=node not in self.silent) for node in (2, 3)]
 
     def others_short(self, short: Iterable[int]) -> None:
         for node in (2, 3):
@@ -144,6 +149,21 @@ def test_a_leader_that_is_short_hands_over_to_one_that_is_connected_and_is_not()
     host.now += HAND_OVER_S
     host.room.seen(usage(0))
     assert host.transfers == [2, 3]
+
+
+def test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked() -> None:
+    """It may be in quarantine, in repair or in doubt: its link is up all the same."""
+    host = Host()
+    for _ in range(3):
+        host.room.seen(usage(0))
+        host.now += HAND_OVER_S
+    assert host.transfers == [2, 3, 2]
+    silent = Host()
+    silent.silent = {2}
+    for _ in range(3):
+        silent.room.seen(usage(0))
+        silent.now += HAND_OVER_S
+    assert silent.transfers == [3, 3, 3]
 
 
 def test_a_handover_that_is_refused_and_a_node_that_does_not_lead_change_nothing() -> None:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
+import pytest
+from tests.storage.crashing_disk import CrashingDisk
+from tests.storage.parts import entries, meta, opened, write_snapshot
 from tests.support.nodes import FAST, Cluster
 from tests.support.wire import wait_until
 
-from disheap.kernel.types import ChunkRead, Entry, NodeId
+from disheap.errors import SnapshotDamaged
+from disheap.kernel.types import ChunkRead, ChunkWrite, Entry, Index, NodeId, SnapshotMeta
+from disheap.runtime.installing import Installer
+from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
 
 
 async def test_the_record_of_sizes_stays_small_however_long_no_snapshot_is_due(tmp_path: Path) -> None:
@@ -20,7 +28,8 @@ async def test_the_record_of_sizes_stays_small_however_long_no_snapshot_is_due(t
         snapshotter = node.group.snapshotter
         assert len(snapshotter._sizes) < 100
         snapshotter.take()
-        kept = snapshotter._storage.read(snapshotter._first, node.group.applied.index, 1 << 20)
+        assert snapshotter._run is not None
+        kept = snapshotter._storage.read(snapshotter._run.first, node.group.applied.index, 1 << 20)
         assert 4096 <= _bytes_of(kept) <= 4096 * 1.1, "and is exact enough for the margin"
 
 
@@ -40,8 +49,8 @@ async def test_a_snapshot_that_rotted_under_its_leader_is_replaced_by_a_new_one_
         content = bytearray(path.read_bytes())
         content[-90] ^= 1
         path.write_bytes(content)
-        for entries in (0, 1):  # at the same entry, and behind another
-            for _ in range(entries):
+        for more in (0, 1):  # at the same entry, and behind another
+            for _ in range(more):
                 await node.apply(b"+1")
             taken = node.group.counters.raft_snapshots_total
             node.group._read_chunk(ChunkRead(NodeId(2), node.group.raft.snapshot_index, 0))
@@ -51,3 +60,105 @@ async def test_a_snapshot_that_rotted_under_its_leader_is_replaced_by_a_new_one_
             content[-90] ^= 1
             newest.write_bytes(content)
         await cluster.stop("n1")
+
+
+# --- the order of things ---------------------------------------------------------------------------------------------
+
+
+class Steps:
+    """A disk whose thread does the next job when the test says so, and whose loop hears of it when it says so."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = []
+
+    def submit(self, work: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        self.jobs.append((work, done))
+
+    def do(self) -> Callable[[], None]:
+        """The next job; what is returned tells the loop."""
+        work, done = self.jobs.pop(0)
+        try:
+            result, error = work(), None
+        except Exception as failure:
+            result, error = None, failure
+        return lambda: done(result, error)
+
+
+class State:
+    """Sessions of which only the snapshot matters."""
+
+    def snapshot(self) -> Iterator[bytes]:
+        return iter([b"state"])
+
+    def restore(self, pieces: Iterator[bytes]) -> None:
+        b"".join(pieces)
+
+
+class Place:
+    """A group at entry 5 that takes a snapshot while its leader's, of entry 10, comes in."""
+
+    failure = None
+
+    def __init__(self) -> None:
+        self.disk = CrashingDisk()
+        self.storage = opened(self.disk)
+        self.storage.append(entries(1, 5))
+        self.applied, self.sessions = meta(5), State()
+        self.taken: list[int] = []
+        self.steps = Steps()
+        self.snapshotter = Snapshotter(cast("Any", self), self.storage, self.steps, SnapshotPolicy(1, 1, 0, 0))
+        self.installer = Installer(self.storage, self.steps, 1 << 16, cast("Any", State))
+
+    def snapshot_taken(self, snapshot: SnapshotMeta, first_index: Index) -> None:
+        self.taken.append(snapshot.index)
+
+    def fail(self, error: BaseException) -> None:
+        raise error
+
+    def install(self) -> None:
+        def written(snapshot: SnapshotMeta, offset: int, sessions: object, error: BaseException | None) -> None:
+            assert error is None and sessions is not None
+            self.applied = snapshot
+            self.snapshotter.installed(snapshot)
+
+        self.installer.write(ChunkWrite(meta(10), 0, b"leader", True), written)
+
+    def finish(self) -> None:
+        while self.steps.jobs:
+            self.steps.do()()
+
+
+@pytest.mark.parametrize("again", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_snapshot_that_ends_behind_an_installed_one_is_nobodys(begun: bool, again: bool) -> None:
+    """Its last piece was written, or it was just begun, when the leader's was taken in on the disk's thread; the loop
+    hears of that later, and may have begun another."""
+    place = Place()
+    place.snapshotter.take()
+    if begun:
+        place.steps.do()()
+    place.install()
+    told = place.steps.do()
+    installed = place.steps.do()
+    told()
+    installed()
+    if again:
+        place.snapshotter.take()
+    place.finish()
+    assert place.taken == [10] * again
+    assert not place.snapshotter.running
+    assert place.storage.holding().snapshot == 10
+    newest = place.storage.open_snapshot()
+    assert newest is not None and newest.meta.index == 10
+
+
+def test_a_snapshot_that_is_taken_again_under_its_name_is_read() -> None:
+    """The one before it rotted while a peer was sent it."""
+    place = Place()
+    write_snapshot(place.storage, 5, b"the state" * 100)
+    (path,) = (path for path in place.disk.now if "snapshot-" in path)
+    place.disk.now[path].now[-90] ^= 1
+    with pytest.raises(SnapshotDamaged):
+        place.installer.read(Index(5), 0)
+    write_snapshot(place.storage, 5, b"the state" * 100)
+    assert place.installer.read(Index(5), 0) == (b"the state" * 100, True)

@@ -163,6 +163,11 @@ class CrashingDisk:
         return self.room if self.room >= 0 else 1 << 50
 
     def create(self, path: str) -> MemoryFile:
+        """A file that is there is emptied, under whoever has it open."""
+        if path in self.now:
+            file = MemoryFile(self, self.now[path], path)
+            file.truncate(0)
+            return file
         inode = Inode()
         self._change("create", path, ((path, inode),))
         return MemoryFile(self, inode, path)

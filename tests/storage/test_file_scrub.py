@@ -13,7 +13,7 @@ from disheap_filelog.filesystem import TEMPORARY
 from disheap_filelog.scrub import SMALL
 from disheap_filelog.storage import FileStorage
 from tests.storage.crashing_disk import CrashingDisk
-from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, meta, opened, write_snapshot
+from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, meta, opened, read_snapshot, write_snapshot
 
 PIECE = 4 << 10
 
@@ -206,3 +206,43 @@ def test_a_term_that_can_only_be_written_in_part_stays_readable(slot: int, faili
     assert seen == ["write", "sync", "write", "sync"][: failing + 1]
     for found in (disk.killed(), *(disk.after_power_cut(random.Random(seed)) for seed in range(16))):
         assert build(found).open(IDENTITY, 0, alone=False).hard_state == HardState(Term(9), NodeId(1))
+
+
+def test_a_snapshot_that_ends_behind_a_newer_one_is_the_older_of_the_two() -> None:
+    """A node's own, while its leader's is taken in. The log begins behind the leader's: when that one has rotted the
+    node needs another, and does not drop it."""
+    disk, storage = filled()
+    own = storage.begin_snapshot(meta(60), False)
+    own.write(b"own")
+    write_snapshot(storage, 80, b"the leader's", replaces_log=True)
+    own.commit()
+    assert storage.holding().snapshot == 80
+    newest = max(name for name in disk.list(DIRECTORY) if name.startswith("snapshot-"))
+    content(disk, f"{DIRECTORY}/{newest}")[60] ^= 1
+    with pytest.raises(SnapshotDamaged, match=newest):
+        a_pass(storage)
+
+
+@pytest.mark.parametrize("end", ["commit", "abort"])
+def test_two_snapshots_of_one_entry_do_not_disturb_each_other(end: str) -> None:
+    """A node's own, and its leader's, which is given up or taken in (found by the simulator, seed 7006629)."""
+    disk, storage = filled()
+    own, leaders = storage.begin_snapshot(meta(60), False), storage.begin_snapshot(meta(60), True)
+    own.write(b"o" * 5000)
+    leaders.write(b"l" * 3000)
+    own.commit()
+    assert read_snapshot(storage) == b"o" * 5000
+    getattr(leaders, end)()
+    assert read_snapshot(storage) == (b"l" * 3000 if end == "commit" else b"o" * 5000)
+    storage.close()
+    found = build(disk.after_power_cut(random.Random(1))).open(IDENTITY, 0, alone=False)
+    assert found.snapshot == meta(60)
+
+
+def test_a_snapshot_under_way_is_closed_with_its_storage() -> None:
+    disk, storage = filled()
+    storage.begin_snapshot(meta(60), False).write(b"own")
+    closed: list[str] = []
+    disk.watch = lambda operation, path, offset: closed.append(path) if operation == "close" else None
+    storage.close()
+    assert sum(path.endswith(TEMPORARY) for path in closed) == 1

@@ -195,6 +195,7 @@ class State:
         self.uncommitted: deque[tuple[Index, int]] = deque()
         self.uncommitted_bytes = 0
         self.transferee = NOBODY
+        self.transfer_failed = NOBODY  # the last one that was asked to lead and did not
         self.transfer_elapsed = 0
         self.transfer_sent = False
 

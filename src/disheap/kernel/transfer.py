@@ -32,6 +32,7 @@ def tick(state: State) -> None:
         return
     state.transfer_elapsed += 1
     if state.transfer_elapsed >= state.config.election_ticks:
+        state.transfer_failed = state.transferee
         state.transferee = NOBODY
 
 
@@ -39,4 +40,10 @@ def _most_caught_up(state: State) -> NodeId:
     others = [voter for voter in state.members.voters if voter != state.id]
     if not others:
         raise InvalidArgument("there is no other voter to hand leadership to")
-    return max(others, key=lambda voter: (state.progress[voter].active, state.progress[voter].match, -voter))
+    return max(others, key=lambda voter: _fitness(state, voter))
+
+
+def _fitness(state: State, voter: NodeId) -> tuple[bool, bool, int, int]:
+    """Who did not take leadership when asked comes after those who may: a node can be up to date and not be able to."""
+    progress = state.progress[voter]
+    return progress.active, voter != state.transfer_failed, progress.match, -voter

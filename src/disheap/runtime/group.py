@@ -140,6 +140,11 @@ class Group:
     def leader(self) -> NodeId:
         return self.raft.leader
 
+    @property
+    def _is_out(self) -> bool:
+        """It takes no part, for now or for good: nobody would carry out what the kernel wants."""
+        return self.asleep or self.failure is not None
+
     def submit(self, envelopes: bytes) -> None:
         """One or more whole envelopes for the log. They are dropped when this node does not lead (any more); clients
         find out as their connections are closed, and send them again under the same numbers."""
@@ -154,7 +159,7 @@ class Group:
     def read(self, answer: Answer) -> None:
         """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
         when leadership was lost first."""
-        if self.asleep:
+        if self._is_out:
             answer(False)
             return
         self._reads.add(answer)
@@ -162,7 +167,7 @@ class Group:
 
     def step(self, message: Message) -> None:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
-        if self.asleep:
+        if self._is_out:
             return
         try:
             self.raft.step(message)
@@ -173,7 +178,7 @@ class Group:
         self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
-        if self.asleep:
+        if self._is_out:
             return
         self.raft.unreachable(peer)
         self._wake()
@@ -190,7 +195,7 @@ class Group:
 
     def tick(self) -> None:
         """Every `tick_ms`."""
-        if self.asleep:
+        if self._is_out:
             return
         try:
             self.raft.tick()
@@ -240,7 +245,7 @@ class Group:
     # --- the one line of thought -------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if not self._pump_due and self.failure is None and not self.asleep:
+        if not self._pump_due and not self._is_out:
             self._pump_due = True
             self._loop.call_soon(self._pump)
 

@@ -36,7 +36,7 @@ class Installer:
         self._disk.submit(lambda: self._write(chunk), finished)
 
     def close(self) -> None:
-        """Before the storage is closed, on the disk's thread."""
+        """What is being read is let go. Before the storage is closed, on the disk's thread."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
@@ -69,17 +69,24 @@ class Installer:
     def read(self, index: Index, offset: int) -> tuple[bytes, bool] | None:
         """(data, whether it is the last piece) of our snapshot at `index`; None when it is gone."""
         if self._reader is None or self._reader.meta.index != index:
-            if self._reader is not None:
-                self._reader.close()
+            self.close()
             self._reader = self._storage.open_snapshot(index)
         if self._reader is None:
             return None
+        try:
+            data, is_last = self._piece(self._reader, offset)
+        except BaseException:
+            self.close()  # it may be taken again, and have the same name
+            raise
+        if is_last:
+            self.close()
+        return data, is_last
+
+    def _piece(self, reader: SnapshotReader, offset: int) -> tuple[bytes, bool]:
         data = b""
         while len(data) < self._chunk_bytes:
-            piece = self._reader.read(offset + len(data), self._chunk_bytes - len(data))
+            piece = reader.read(offset + len(data), self._chunk_bytes - len(data))
             if not piece:
-                self._reader.close()
-                self._reader = None
                 return data, True
             data += piece
         return data, False

@@ -31,8 +31,6 @@ GROUP = 0
 DIAL_TIMEOUT_S = 2.0
 HANDSHAKE_TIMEOUT_S = 5.0
 RETRY_FIRST_S, RETRY_MOST_S = 0.05, 1.0  # between dials; the most is well below the longest election timeout
-SEND_BUFFER_BYTES = 32 << 20
-"""Queued for one peer; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
 
 
 class LinkOwner(Protocol):
@@ -48,6 +46,7 @@ class LinkOwner(Protocol):
     def unreachable(self, peer: NodeId) -> None: ...
     def refused(self, remote: str, reason: str) -> None: ...
     def dialled(self, link: IncomingLink) -> None: ...
+    def welcomes(self, link: IncomingLink, peer: NodeId) -> None: ...
     def hung_up(self, link: IncomingLink) -> None: ...
 
 
@@ -58,15 +57,32 @@ def _stranger(kind: int, expected: Kind) -> str:
 
 
 class _Handshaking:
-    """What both ends share: a frame reader, and a first frame that is a hello."""
+    """What both ends share: a frame reader, and a first frame that is a hello and has to come in time."""
 
-    def __init__(self, owner: LinkOwner, frame_bytes: int) -> None:
+    def __init__(self, owner: LinkOwner, frame_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
+        self._loop = loop
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
         self._frame_bytes = frame_bytes
         self._connection: Connection | None = None
         self._greeted = False
         self._incarnation = 0  # the other side's
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def _expect_hello(self, connection: Connection) -> None:
+        self._connection = connection
+        self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self._late)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _late(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        if self._connection is not None:
+            self._connection.abort()
 
     def writing_paused(self) -> None: ...
 
@@ -99,16 +115,13 @@ class IncomingLink(_Handshaking):
     """A connection that a peer dialled: its messages arrive here."""
 
     def __init__(self, owner: LinkOwner, frame_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(owner, frame_bytes)
-        self._loop = loop
+        super().__init__(owner, frame_bytes, loop)
         self._peer = NodeId(0)
         self._is_welcome = False
-        self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, connection: Connection) -> None:
-        self._connection = connection
+        self._expect_hello(connection)
         self._owner.dialled(self)
-        self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, connection.abort)
 
     def data_received(self, data: bytes) -> None:
         if self._connection is None:
@@ -126,8 +139,7 @@ class IncomingLink(_Handshaking):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._expect_nothing()
         self._connection = None
         self._owner.hung_up(self)
 
@@ -135,6 +147,10 @@ class IncomingLink(_Handshaking):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    @property
+    def remote(self) -> str:
+        return self._connection.remote if self._connection is not None else ""
 
     def _greet(self, kind: int, frame: bytes) -> None:
         assert self._connection is not None
@@ -148,9 +164,9 @@ class IncomingLink(_Handshaking):
         if not is_kept:
             self.close()
             return
-        if self._deadline is not None:
-            self._deadline.cancel()
+        self._expect_nothing()
         self._is_welcome = True
+        self._owner.welcomes(self, self._peer)
         self._connection.write(frames.hello(Kind.PEER_WELCOME, self._owner.hello_to(self._peer)))
 
     def _message(self, kind: int, frame: bytes) -> None:
@@ -183,12 +199,16 @@ class OutgoingLink(_Handshaking):
         self,
         owner: LinkOwner,
         frame_bytes: int,
+        buffer_bytes: int,
         peer: NodeId,
         address: Callable[[], str],
         transport: Transport,
+        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(owner, frame_bytes)
+        super().__init__(owner, frame_bytes, loop)
         self.peer = peer
+        self._buffer_bytes = buffer_bytes
+        self._is_full = False
         self._address = address
         self._transport = transport
         self._down = asyncio.Event()
@@ -212,10 +232,17 @@ class OutgoingLink(_Handshaking):
         connection = self._connection
         if not self._greeted or connection is None:
             return
-        if connection.buffered() > SEND_BUFFER_BYTES:
-            self._owner.unreachable(self.peer)
+        if connection.buffered() > (self._buffer_bytes // 2 if self._is_full else self._buffer_bytes):
+            self._drop()
             return
+        self._is_full = False
         connection.write(encode())
+
+    def _drop(self) -> None:
+        """Told once, and not from in here: whoever is told sends a message at once, which would be dropped, too."""
+        if not self._is_full:
+            self._is_full = True
+            self._loop.call_soon(self._owner.unreachable, self.peer)
 
     async def keep_up(self) -> None:
         """Dial, wait until the connection is lost, dial again. Never ends by itself."""
@@ -233,7 +260,8 @@ class OutgoingLink(_Handshaking):
             await asyncio.sleep(wait_s)
 
     def connection_made(self, connection: Connection) -> None:
-        self._connection = connection
+        self._expect_hello(connection)
+        self._is_full = False
         connection.write(frames.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer)))
 
     def data_received(self, data: bytes) -> None:
@@ -247,12 +275,14 @@ class OutgoingLink(_Handshaking):
                 if peer != self.peer:
                     raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
                 self._reason = ""
+                self._expect_nothing()
                 self._owner.welcomed(peer, self._incarnation, self._is_kept)
         except ProtocolError as error:
             self._say(str(error))
             self._connection.abort()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._expect_nothing()
         greeted, self._greeted, self._connection = self._greeted, False, None
         self._was_up = greeted
         self._down.set()
@@ -262,6 +292,10 @@ class OutgoingLink(_Handshaking):
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
+
+    def _late(self) -> None:
+        self._say(f"no welcome within {HANDSHAKE_TIMEOUT_S:g} s")
+        super()._late()
 
     def _is_kept(self, is_kept: bool) -> None:
         """Else the two meet again."""

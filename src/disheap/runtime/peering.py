@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
+STRANGERS_MOST = 64
+"""Connections that have not said whose they are. Members need one each, for milliseconds."""
 REFUSALS_REMEMBERED = 100
 """Reasons already logged for refusing peers: each is said once."""
 
@@ -47,21 +49,25 @@ class Peering:
         self._incarnation = incarnation
         self._settings_digest = settings_digest
         self._loop = loop
-        self._frame_bytes = tuning.peer_frame_bytes(node.config)
+        self._buffer_bytes = tuning.send_buffer_bytes(node.config)
         self._outgoing: dict[NodeId, OutgoingLink] = {}
         self._incoming: dict[IncomingLink, None] = {}
+        self._welcome: dict[NodeId, IncomingLink] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
     # --- for the node ------------------------------------------------------------------------------------------------
 
     def accept(self) -> IncomingLink:
-        return IncomingLink(self, self._frame_bytes, self._loop)
+        return IncomingLink(self, tuning.PEER_FRAME_BYTES, self._loop)
 
     def dial(self, transport: Transport) -> None:
         """Every other member, again and again, until `close`."""
         for peer in self._node.book.ids():
             if peer != self._id:
-                link = OutgoingLink(self, self._frame_bytes, peer, self._address_of(peer), transport)
+                link = OutgoingLink(
+                    self, tuning.PEER_FRAME_BYTES, self._buffer_bytes, peer, self._address_of(peer), transport,
+                    self._loop,
+                )  # fmt: skip
                 self._outgoing[peer] = link
                 self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {peer}"))
 
@@ -101,10 +107,27 @@ class Peering:
     # --- for the links -----------------------------------------------------------------------------------------------
 
     def dialled(self, link: IncomingLink) -> None:
+        """Of those who have not said who they are, the oldest goes when there are too many: a member needs no time."""
         self._incoming[link] = None
+        welcome = self._welcome.values()
+        strangers = [known for known in self._incoming if known not in welcome]
+        if len(strangers) > STRANGERS_MOST:
+            oldest = strangers[0]
+            self.refused(oldest.remote, "too many connections wait here without a word; the oldest was closed")
+            oldest.abort()
+            self.hung_up(oldest)
+
+    def welcomes(self, link: IncomingLink, peer: NodeId) -> None:
+        """A member has one: an earlier one is broken, though we have not heard so."""
+        earlier, self._welcome[peer] = self._welcome.get(peer), link
+        if earlier is not None:
+            earlier.close()
 
     def hung_up(self, link: IncomingLink) -> None:
         self._incoming.pop(link, None)
+        for peer, known in list(self._welcome.items()):
+            if known is link:
+                del self._welcome[peer]
 
     def received(self, message: Message) -> None:
         self._node.group.step(message)

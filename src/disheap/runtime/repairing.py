@@ -172,8 +172,13 @@ class Repairing:
         assert isinstance(storage, Repairable)
         others = [voter for voter in self._voters if voter != self._own]
         taken: set[int] = set()  # indexes of damaged entries that storage was given; only ever looked up
+        was_damaged = False
         while True:
-            own = repair.without(await self._on_disk(storage.holding), taken)
+            held = await self._on_disk(storage.holding)
+            if was_damaged and not held.is_damaged:
+                return False  # a doubt is settled when the files were opened anew: until then nothing is appended
+            was_damaged = held.is_damaged
+            own = repair.without(held, taken)
             await self._ask_all(others)
             match repair.decide(own, others, self._trusted()):
                 case repair.Done():

@@ -17,7 +17,7 @@ from disheap.errors import DisheapError, DiskFull
 from disheap.interfaces import Clock, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.quorum import majority
-from disheap.kernel.types import NOBODY, NodeId
+from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
 from disheap.protocol.notices import Notice
 from disheap.runtime.disk import Disk
@@ -60,6 +60,7 @@ class Room:
         self._free: int | None = None
         self._looked_at = float("-inf")
         self._handed_over_at = float("-inf")
+        self._asked: dict[NodeId, int] = {}  # to lead, how often since there was room
         self._short: dict[NodeId, int] = {}  # others that said so, and what is free there
         self._reason = ""
         self._has_ended = False
@@ -89,6 +90,7 @@ class Room:
         if self.is_short and not was_short:
             log.error("the disk is short of room", free_bytes=free, min_free_bytes=self._mark)
         elif was_short and not self.is_short:
+            self._asked.clear()
             log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
         self._host.tell(self.is_short, free or 0)
         self._settle()
@@ -131,9 +133,12 @@ class Room:
 
     def _hand_over(self, others: Sequence[NodeId]) -> None:
         now, group = self._clock.monotonic(), self._host.group
-        target = next((voter for voter in others if self._host.is_connected(voter)), NOBODY)
-        if target == NOBODY or now - self._handed_over_at < HAND_OVER_S:
+        connected = [voter for voter in others if self._host.is_connected(voter)]
+        if not connected or now - self._handed_over_at < HAND_OVER_S:
             return
+        active = {peer.id for peer in group.raft.peers() if peer.recently_active}
+        target = min(connected, key=lambda voter: (voter not in active, self._asked.get(voter, 0), voter))
+        self._asked[target] = self._asked.get(target, 0) + 1
         self._handed_over_at = now
         log.warning("leadership is handed to a node with room", target=self._host.member_name(target))
         try:

@@ -39,33 +39,41 @@ class SnapshotPolicy(msgspec.Struct, frozen=True):
     stagger: float = 0.0  # adds this share to the thresholds, so that the nodes do not all write at once
 
 
+class _Run:
+    """One snapshot on its way to the disk. What comes back for one that is void is of no consequence."""
+
+    def __init__(self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index) -> None:
+        self.meta = meta
+        self.pieces = pieces
+        self.first = first  # the oldest entry to keep behind it
+        self.size = 0
+        self.writer: SnapshotWriter | None = None
+        self.is_void = False  # the state that it is of was replaced
+
+
 class Snapshotter:
     def __init__(self, group: Group, storage: Storage, disk: Disk, policy: SnapshotPolicy) -> None:
         self._group = group
         self._storage = storage
         self._disk = disk
         self._policy = policy
-        self._pieces: Iterator[bytes] | None = None
-        self._meta: SnapshotMeta = group.applied
-        self._writer: SnapshotWriter | None = None
+        self._run: _Run | None = None
         self._bytes_applied = 0
         self._bytes_at_snapshot = 0
         self._index_at_snapshot: int = group.applied.index
-        self._first = Index(1)  # the oldest entry to keep behind the snapshot that is being written
         self._last_size = 0
-        self._size = 0
         self._sizes: deque[tuple[Index, int]] = deque()  # (index, bytes applied up to it), for the trailing margin
 
     @property
     def running(self) -> bool:
-        return self._pieces is not None
+        return self._run is not None
 
     def applied(self, entries: tuple[Entry, ...]) -> None:
         """Count what was applied; start when one is due."""
         for entry in entries:
             self._bytes_applied += len(entry.data)
         self._note_size(entries[-1].index)
-        if self._pieces is None and self._due(entries[-1].index):
+        if self._run is None and self._due(entries[-1].index):
             self.take()
 
     def _note_size(self, index: Index) -> None:
@@ -85,78 +93,83 @@ class Snapshotter:
 
     def take(self) -> None:
         """Take a view of this moment and write it out. Nothing if one is being written."""
-        if self._pieces is not None:
+        if self._run is not None:
             return
-        self._meta = self._group.applied
-        self._pieces = self._group.sessions.snapshot()
-        self._size = 0
-        self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, self._meta.index
-        self._first = self._trailing_index()
-        meta = self._meta
-        self._disk.submit(lambda: self._storage.begin_snapshot(meta, replaces_log=False), self._begun)
+        meta = self._group.applied
+        run = self._run = _Run(meta, self._group.sessions.snapshot(), self._trailing_index(meta.index))
+        self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, meta.index
+        self._disk.submit(
+            lambda: self._storage.begin_snapshot(meta, replaces_log=False),
+            lambda writer, error: self._begun(run, writer, error),
+        )
 
     def installed(self, meta: SnapshotMeta) -> None:
         """The state was replaced by a leader's snapshot: a view of the old one is of no use."""
-        self._pieces = None
-        writer, self._writer = self._writer, None
-        if writer is not None:
-            self._disk.submit(writer.abort, self._aborted)
+        run, self._run = self._run, None
+        if run is not None:
+            run.is_void = True
+            self._abort(run)
         self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, meta.index
         self._sizes.clear()
 
-    def _begun(self, writer: SnapshotWriter, error: BaseException | None) -> None:
-        if self._stopped(error) or self._is_given_up(error):
+    def _begun(self, run: _Run, writer: SnapshotWriter, error: BaseException | None) -> None:
+        if self._is_over(run, error):
             return
-        if self._pieces is None:
-            self._disk.submit(writer.abort, self._aborted)
-            return
-        self._writer = writer
-        self._next()
+        run.writer = writer
+        if run.is_void:
+            self._abort(run)
+        else:
+            self._next(run, writer)
 
-    def _next(self) -> None:
-        pieces, writer = self._pieces, self._writer
-        if pieces is None or writer is None:
+    def _next(self, run: _Run, writer: SnapshotWriter) -> None:
+        piece = next(run.pieces, None)
+        if piece is None:
+            self._disk.submit(
+                lambda: self._commit(writer, run.first), lambda first, error: self._committed(run, first, error)
+            )
             return
-        piece = next(pieces, None)
-        if piece is not None:
-            self._size += len(piece)
-            self._disk.submit(lambda: writer.write(piece), self._piece_written)
-            return
-        first = self._first
-        self._disk.submit(lambda: self._commit(writer, first), self._committed)
+        run.size += len(piece)
+        self._disk.submit(lambda: writer.write(piece), lambda _, error: self._piece_written(run, writer, error))
 
-    def _piece_written(self, _: None, error: BaseException | None) -> None:
-        if not self._stopped(error) and not self._is_given_up(error):
-            self._next()
+    def _piece_written(self, run: _Run, writer: SnapshotWriter, error: BaseException | None) -> None:
+        if not self._is_over(run, error) and not run.is_void:
+            self._next(run, writer)
 
     def _commit(self, writer: SnapshotWriter, first: Index) -> Index:
         writer.commit()
         return self._storage.compact(first)
 
-    def _committed(self, first_index: Index, error: BaseException | None) -> None:
-        if self._stopped(error) or self._is_given_up(error) or self._pieces is None:
+    def _committed(self, run: _Run, first_index: Index, error: BaseException | None) -> None:
+        if self._is_over(run, error) or run.is_void:
             return
-        self._pieces, self._writer, self._last_size = None, None, self._size
-        log.info("snapshot taken", index=self._meta.index, bytes=self._size, log_from=first_index)
-        self._group.snapshot_taken(self._meta, first_index)
+        self._run, self._last_size = None, run.size
+        log.info("snapshot taken", index=run.meta.index, bytes=run.size, log_from=first_index)
+        self._group.snapshot_taken(run.meta, first_index)
 
-    def _trailing_index(self) -> Index:
-        """The oldest entry to keep: the margin saves a follower that lags a little from a whole snapshot."""
-        keep = max(0, self._meta.index - self._policy.trailing_entries)
-        for index, size in self._sizes:
-            if self._bytes_applied - size > self._policy.trailing_bytes:
-                keep = max(keep, index)
-        return Index(min(keep, self._meta.index) + 1)
+    def _abort(self, run: _Run) -> None:
+        if run.writer is not None:
+            self._disk.submit(run.writer.abort, self._aborted)
 
     def _aborted(self, _: None, error: BaseException | None) -> None:
         self._stopped(error)
 
-    def _is_given_up(self, error: BaseException | None) -> bool:
+    def _trailing_index(self, at: Index) -> Index:
+        """The oldest entry to keep: the margin saves a follower that lags a little from a whole snapshot."""
+        keep = max(0, at - self._policy.trailing_entries)
+        for index, size in self._sizes:
+            if self._bytes_applied - size > self._policy.trailing_bytes:
+                keep = max(keep, index)
+        return Index(min(keep, at) + 1)
+
+    def _is_over(self, run: _Run, error: BaseException | None) -> bool:
         """A disk without room for it keeps the snapshot before and the whole log. The next is tried when it is due."""
+        if self._stopped(error):
+            return True
         if error is None:
             return False
-        log.error("a snapshot is given up", index=self._meta.index, reason=str(error))
-        self._pieces = self._writer = None
+        log.error("a snapshot is given up", index=run.meta.index, reason=str(error))
+        if self._run is run:
+            self._run = None
         return True
 
     def _stopped(self, error: BaseException | None) -> bool:

@@ -17,8 +17,11 @@ APPLY_BYTES = 1 << 20
 """Entries applied between two looks at the sockets: some 3,000 messages of 256 bytes, 15 ms."""
 CHUNK_TIMEOUT_MS = 3000
 """A snapshot's chunk unanswered for so long is sent again: the last one is answered when it is durable and restored."""
-PEER_FRAME_SLACK = 1 << 20
-"""A frame between nodes holds `append_bytes` of entries, or one entry however large, and their headers."""
+PEER_FRAME_BYTES = (1 << 30) + (1 << 20)
+"""A frame between nodes holds entries and their headers. An entry outlives the limits that it was taken under, and
+another node's may be wider, so any that a configuration allows is read."""
+SEND_BUFFER_BYTES = 32 << 20
+"""Queued for one peer, at least; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
 STAGGER_NODES, STAGGER_SHARE = 5, 0.1
 """Nodes snapshot at thresholds a tenth apart, so that not all of them write at once."""
 
@@ -90,6 +93,6 @@ def server_limits(config: NodeConfig) -> ServerLimits:
     )
 
 
-def peer_frame_bytes(config: NodeConfig) -> int:
+def send_buffer_bytes(config: NodeConfig) -> int:
     raft, limits = config.raft, config.limits
-    return max(raft.append_bytes, limits.frame_bytes, limits.entry_bytes, raft.chunk_bytes) + PEER_FRAME_SLACK
+    return max(SEND_BUFFER_BYTES, 2 * max(raft.inflight_bytes, raft.append_bytes, limits.frame_bytes))

@@ -137,6 +137,33 @@ MUTANTS = (
         (INTRODUCTIONS + "test_what_could_not_be_written_at_the_last_welcome_is_written_later",),
     ),
     Mutant(
+        "snapshots-of-one-entry-share-a-file",
+        "a node's own snapshot and its leader's of the same entry are written into one file",
+        (
+            Patch(
+                "disheap_filelog.snapshot",
+                'f"{self._stored.path}.{number}{TEMPORARY}"',
+                'f"{self._stored.path}{TEMPORARY}"',
+            ),
+        ),
+        (SCRUB + "test_two_snapshots_of_one_entry_do_not_disturb_each_other",),
+    ),
+    Mutant(
+        "last-snapshot-to-end-counts-as-newest",
+        "a node's own snapshot that ends behind its leader's stands for the state, and the leader's is dropped as old",
+        (
+            Patch(
+                "disheap_filelog.shelf",
+                "        if stored.meta.index >= self.index:",
+                "        if stored:",
+            ),
+        ),
+        (
+            SCRUB + "test_a_snapshot_that_ends_behind_a_newer_one_is_the_older_of_the_two",
+            "tests/runtime/test_snapshots.py::test_a_snapshot_that_ends_behind_an_installed_one_is_nobodys",
+        ),
+    ),
+    Mutant(
         "scrub-finds-and-forgets",
         "a scrub counts what it found, and nobody repairs it",
         (

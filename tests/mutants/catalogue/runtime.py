@@ -80,14 +80,54 @@ MUTANTS = (
         fast=False,
     ),
     Mutant(
+        "void-snapshot-is-told-to-the-kernel",
+        "what comes back for a snapshot that was given up is taken for the one that was begun after it",
+        (
+            Patch(
+                "disheap.runtime.snapshots",
+                "        if self._is_over(run, error) or run.is_void:\n            return\n        self._run,",
+                "        if self._is_over(run, error):\n            return\n        self._run,",
+            ),
+        ),
+        ("tests/runtime/test_snapshots.py::test_a_snapshot_that_ends_behind_an_installed_one_is_nobodys",),
+    ),
+    Mutant(
+        "full-buffer-told-from-within-a-send",
+        "a leader whose peer takes nothing in sends to it for ever, and does nothing else",
+        (
+            Patch(
+                "disheap.runtime.links",
+                "            self._loop.call_soon(self._owner.unreachable, self.peer)\n",
+                "            self._owner.unreachable(self.peer)\n",
+            ),
+        ),
+        (
+            "tests/runtime/test_links.py::test_a_peer_that_takes_nothing_in_is_told_of_once_and_never_from_within_a_send",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "one-node-is-asked-to-lead-for-ever",
+        "a leader without room hands over to the same node again and again, though it cannot lead",
+        (
+            Patch(
+                "disheap.runtime.room",
+                "(voter not in active, self._asked.get(voter, 0), voter)",
+                "voter",
+            ),
+        ),
+        (ROOM + "test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked",),
+        simulated=False,
+    ),
+    Mutant(
         "snapshot-filed-under-an-earlier-index",
         "a snapshot holds one entry more than the index it is filed under: after a restart that entry is applied twice",
         (
             Patch(
                 "disheap.runtime.snapshots",
-                "        self._meta = self._group.applied\n        self._pieces",
-                "        self._meta = self._group.applied._replace(index=Index(self._group.applied.index - 1))\n"
-                "        self._pieces",
+                "        meta = self._group.applied\n        run =",
+                "        meta = self._group.applied._replace(index=Index(self._group.applied.index - 1))\n"
+                "        run =",
             ),
         ),
         (GROUP + "test_a_snapshot_is_of_the_state_at_its_index",),

@@ -159,6 +159,12 @@ class SimFilesystem:
         return SimFile(self, inode, path)
 
     def create(self, path: str) -> SimFile:
+        """A file that is there is emptied, under whoever has it open."""
+        known = self.platter.names.get(path)
+        if known is not None:
+            file = SimFile(self, known, path)
+            file.truncate(0)
+            return file
         inode = Inode()
         self._change("create", path, lambda names: names.update({path: inode}))
         return SimFile(self, inode, path)

@@ -1,0 +1,193 @@
+"""The connections between nodes, where one side is slow, silent, a stranger, or was configured otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from tests.support.nodes import FAST, Cluster
+from tests.support.wire import wait_until
+
+from disheap.config import GIB, Limits
+from disheap.interfaces import Connection
+from disheap.kernel.types import Heartbeat, Index, NodeId, Term
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
+from disheap.protocol.peers import PeerHello
+from disheap.runtime import links, peering, tuning
+from disheap.runtime.links import OutgoingLink
+
+BUFFER_BYTES = 1000
+HELLO = PeerHello("c", 2, "n2", 5, 1, "", "heap", (1, 1))
+MESSAGE = Heartbeat(NodeId(1), NodeId(2), Term(1), Index(0), 0)
+MIB = 1 << 20
+
+
+class Wire:
+    """A `Connection` with as much unsent as the test says."""
+
+    remote = "test"
+    certificate_name = None
+
+    def __init__(self) -> None:
+        self.unsent = 0
+        self.sent: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def buffered(self) -> int:
+        return self.unsent
+
+
+class Owner:
+    """Sends at once to whoever it is told of, as a kernel that probes does."""
+
+    def __init__(self) -> None:
+        self.link = OutgoingLink(
+            self,  # type: ignore[arg-type]
+            MIB,
+            BUFFER_BYTES,
+            NodeId(2),
+            lambda: "n2:8300",
+            None,  # type: ignore[arg-type]
+            asyncio.get_running_loop(),
+        )
+        self.wire = Wire()
+        self.told: list[NodeId] = []
+        self.link.connection_made(self.wire)  # type: ignore[arg-type]
+        self.link.data_received(frames.hello(Kind.PEER_WELCOME, HELLO))
+        self.wire.sent.clear()
+
+    def hello_to(self, target: NodeId) -> PeerHello:
+        return HELLO
+
+    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
+        return NodeId(hello.node_id)
+
+    def welcomed(self, peer: NodeId, incarnation: int, done: Any) -> None:
+        done(True)
+
+    def unreachable(self, peer: NodeId) -> None:
+        self.told.append(peer)
+        self.link.send(MESSAGE)
+
+
+async def test_a_peer_that_takes_nothing_in_is_told_of_once_and_never_from_within_a_send() -> None:
+    """A kernel that hears of it within its own sending sends another message at once, for ever."""
+    owner = Owner()
+    owner.wire.unsent = BUFFER_BYTES + 1
+    owner.link.send(MESSAGE)
+    assert owner.told == []
+    for _ in range(3):
+        owner.link.send(MESSAGE)
+        await asyncio.sleep(0)
+    assert owner.told == [2]
+    assert owner.wire.sent == []
+
+
+async def test_what_is_sent_flows_again_when_half_of_the_buffer_is_gone() -> None:
+    owner = Owner()
+    owner.wire.unsent = BUFFER_BYTES + 1
+    owner.link.send(MESSAGE)
+    owner.wire.unsent = BUFFER_BYTES // 2 + 1
+    owner.link.send(MESSAGE)
+    assert owner.wire.sent == []
+    owner.wire.unsent = BUFFER_BYTES // 2
+    owner.link.send(MESSAGE)
+    assert len(owner.wire.sent) == 1
+    owner.wire.unsent = BUFFER_BYTES + 1
+    owner.link.send(MESSAGE)
+    await asyncio.sleep(0)
+    assert owner.told == [2, 2], "it is a new time"
+
+
+def test_the_buffer_for_a_peer_holds_what_the_kernel_may_have_under_way() -> None:
+    class Config:
+        raft = msgspec.structs.replace(FAST, inflight_bytes=GIB)
+        limits = Limits()
+
+    assert tuning.send_buffer_bytes(Config()) > GIB  # type: ignore[arg-type]
+
+
+class Mute:
+    """Somebody who says nothing."""
+
+    def __init__(self) -> None:
+        self.connection: Connection
+        self.is_lost = False
+
+    def connection_made(self, connection: Connection) -> None:
+        self.connection = connection
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def writing_paused(self) -> None: ...
+
+    def writing_resumed(self) -> None: ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = True
+
+
+async def test_a_connection_on_which_nobody_answers_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else listens where a member should: it is dialled again when the member is back."""
+    monkeypatch.setattr(links, "HANDSHAKE_TIMEOUT_S", 0.3)
+    async with Cluster(tmp_path, storage="file") as cluster:
+        await cluster.stop("n3")
+        mutes: list[Mute] = []
+        listener = await cluster.transport.listen("n3:8300", lambda: mutes.append(Mute()) or mutes[-1])
+        await wait_until(lambda: len(mutes) >= 2, "both dial it")
+        await listener.close()
+        await cluster.start("n3")
+        others = [cluster.nodes[name] for name in ("n1", "n2")]
+        await wait_until(lambda: all(node.is_connected(NodeId(3)) for node in others), "both have found it")
+
+
+async def test_strangers_do_not_take_the_peers_port(tmp_path: Path) -> None:
+    """The oldest of them goes; members are let in as before."""
+    async with Cluster(tmp_path, storage="file") as cluster:
+        strangers = [Mute() for _ in range(3 * peering.STRANGERS_MOST)]
+        for stranger in strangers:
+            await cluster.transport.connect("n1:8300", stranger, 1.0)
+        await wait_until(
+            lambda: sum(not one.is_lost for one in strangers) <= peering.STRANGERS_MOST, "the others are closed"
+        )
+        assert not strangers[-1].is_lost
+        await cluster.stop("n3")
+        await cluster.start("n3")
+        await wait_until(lambda: cluster.nodes["n3"].is_connected(NodeId(1)), "a member is let in")
+        assert any("too many connections" in reason for reason in cluster.nodes["n1"].refusals())
+
+
+async def test_a_member_has_one_connection(tmp_path: Path) -> None:
+    """Its second one tells that the first is broken."""
+    async with Cluster(tmp_path) as cluster:
+        one, two = cluster.nodes["n1"], cluster.nodes["n2"]
+        await wait_until(lambda: two.is_connected(NodeId(1)), "it is connected")
+
+        class Again(Mute):
+            def connection_made(self, connection: Connection) -> None:
+                connection.write(frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1))))
+
+        again = Again()
+        await cluster.transport.connect("n1:8300", again, 1.0)
+        await wait_until(lambda: again.is_lost, "the node itself has dialled again, and this one is the broken one")
+        assert len(one._peering._welcome) == 2
+
+
+async def test_an_entry_that_is_larger_than_this_nodes_own_limit_is_taken(tmp_path: Path) -> None:
+    """The limit was raised on the others, or lowered here after the entry was taken."""
+    async with Cluster(tmp_path, storage="file", limits=Limits(frame_bytes=8 * MIB)) as cluster:
+        name = cluster.followers()[0].name
+        await cluster.stop(name)
+        await cluster.start(name, limits=Limits())
+        leader = await cluster.wait_leader()
+        assert leader.name != name
+        await leader.apply(b"+1" + b" " * 5 * MIB)
+        await cluster.wait_equal()
