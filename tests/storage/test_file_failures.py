@@ -14,7 +14,7 @@ from disheap.interfaces import Acquaintances
 from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap_filelog.filesystem import OsFilesystem
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk
+from tests.storage.crashing_disk import CrashingDisk, PowerCut
 from tests.storage.parts import IDENTITY, build, entries, entry, meta, opened, read_log, write_snapshot
 
 
@@ -289,3 +289,25 @@ def test_a_storage_that_was_never_opened_says_so() -> None:
     with pytest.raises(StorageError, match=r"not open; call open\(\) first"):
         storage.append([entry(1)])
     storage.close()
+
+
+def test_a_term_that_a_damaged_directory_tells_of_is_durable() -> None:
+    """The process died between the write and its sync: the cache shows a term that the disk may not have. Others decide
+    by it what can never be committed (found by the simulator, seed 154)."""
+    disk = CrashingDisk()
+    storage = opened(disk)
+    for first in (1, 2, 3):
+        storage.append(entries(first, first))
+    (place,) = (located.block.end - 5 for located, last in storage._index.backwards() if last == 2)
+    log = disk.now[storage._segments[-1].path]
+    log.now[place] ^= 1
+    log.durable[place] ^= 1
+    disk.cut_after = 1
+    with pytest.raises(PowerCut):
+        storage.save_hard_state(HardState(Term(10), NodeId(2)))
+    found = disk.killed()
+    told = build(found).open(IDENTITY, 0, alone=False)
+    assert told.is_damaged and told.hard_state == HardState(Term(10), NodeId(2))
+    for seed in range(16):
+        again = build(found.after_power_cut(random.Random(seed))).open(IDENTITY, 0, alone=False)
+        assert again.hard_state == told.hard_state

@@ -34,6 +34,7 @@ class Mischief:
         self._pace_s = pace_s
         self._learner = 0  # the one whose vote was taken, and may not be back
         self._has_changed = False  # somebody's log may hold a change of voters, committed or not
+        self._is_over = False
         self.ambushes = Ambushes(self)
         self._kinds = self._choose_kinds()
 
@@ -50,6 +51,7 @@ class Mischief:
         """Everything works again, and everybody who can be started is."""
         cluster = self.cluster
         cluster.trace.add("FAULTS", "all is healed")
+        self._is_over = True
         self.ambushes.over()
         cluster.network.heal_all()
         for host in cluster.hosts:
@@ -293,7 +295,7 @@ class Mischief:
                 self.later(6.0, 10.0, partial(self.lose_power, host))
 
     def lose_power(self, host: Host) -> None:
-        if host.state in ("up", "frozen") and self.may_lose_power(host):
+        if host.state in ("up", "frozen") and self.may_lose_power(host) and not self._is_over:
             self.said("power cut", host)
             host.uncertain = True
             self.cluster.kill(host, power=True)

@@ -145,10 +145,12 @@ class Ledger:
         )
 
     def _check_kept(self, node: int, entry: Entry) -> None:
-        """What is committed and was here is not overwritten. (An old leader may still write what never will be.)"""
+        """What is committed and was here is not overwritten. An old leader may still write what never will be, and
+        that over what was committed in a term that this node has not heard of."""
         committed = self.committed.get(entry.index)
         if committed is not None and committed[0] != entry.term:
-            held = self.mirrors[node].term_at(entry.index) == committed[0]
+            mirror = self.mirrors[node]
+            held = mirror.term_at(entry.index) == committed[0] and mirror.hard_state.term >= committed[1]
             self.require(not held, f"node {node}: overwrites the committed entry {entry.index} of term {committed[0]}")
 
     def appended(self, node: int, entries: Sequence[Entry]) -> None:
