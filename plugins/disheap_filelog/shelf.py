@@ -66,7 +66,8 @@ class Shelf:
         return None
 
     def add(self, stored: Stored) -> None:
-        """A new one is durable; damaged ones go, and what is beyond two generations."""
+        """A new one is durable; damaged ones go, what is beyond two generations, and the older one where it is larger
+        than what is free: nobody could write another of its size."""
         name = snapshot.file_name(stored.meta)
         self._loaded[name] = stored
         if stored.meta.index >= self.index:  # one that was begun before a leader's was taken in may end behind it
@@ -74,7 +75,10 @@ class Shelf:
         self._sizes = dict(sorted({**self._sizes, name: stored.file_bytes}.items()))
         bad = [item.name for item in self._bad if item.name != name]
         good = [held for held in self._sizes if held not in bad]
-        surplus = [*bad, *good[:-GENERATIONS]]
+        generations = GENERATIONS
+        if len(good) > 1 and self._sizes[good[-GENERATIONS]] > self._filesystem.free_bytes(self._directory):
+            generations = 1
+        surplus = [*bad, *good[:-generations]]
         self._bad = []
         for old in surplus:
             self._filesystem.remove(f"{self._directory}/{old}")

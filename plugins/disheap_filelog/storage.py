@@ -51,6 +51,8 @@ from disheap_filelog.shelf import Shelf
 from disheap_filelog.snapshot import FileSnapshotReader, FileSnapshotWriter, Stored
 
 LOCK = "lock"
+ROTATE_SHARE = 8
+"""A file of the log that is filled by this part is ended when a snapshot begins."""
 READ_BLOCKS = 8
 """Blocks kept decoded: one for each of a few followers that catch up in sequence."""
 
@@ -144,6 +146,9 @@ class FileStorage:
             self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
 
         with self._guard:
+            active = self._segments[-1]
+            if not replaces_log and active.end - active.start >= self._settings.segment_bytes // ROTATE_SHARE:
+                self._rotate()  # so that what the snapshot stands for is in files that can go
             self._writers_begun += 1
             writer = FileSnapshotWriter(
                 self._filesystem, self._guard, self._directory, self._context.codec, self._context.codec_name, meta,

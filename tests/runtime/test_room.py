@@ -18,7 +18,7 @@ from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
 from disheap.protocol.notices import Notice
 from disheap.runtime.node import Node
-from disheap.runtime.room import HAND_OVER_S, LOOK_S, Room
+from disheap.runtime.room import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, Room
 from disheap_filelog.storage import FileStorage
 
 MARK = 1000
@@ -40,6 +40,8 @@ class Host:
         self.transfers: list[int] = []
         self.connected = {2, 3}
         self.silent: set[int] = set()
+        self.made_room: list[int] = []
+        self.snapshotter = SimpleNamespace(make_room=self.made_room.append)
         self.leads = leads
         self.error: Exception | None = None
         self.membership = Membership(tuple(Member(NodeId(number), True, b"") for number in (1, 2, 3)))
@@ -166,6 +168,35 @@ def test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked(
     assert silent.transfers == [3, 3, 3]
 
 
+def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_state_much_smaller_than_what_it_replaces() -> None:
+    host = Host()
+    host.room = Room(host, NodeId(1), 128 << 20, host)
+    host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 200 << 20))
+    assert host.made_room == [], "there is room"
+    host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 100 << 20))
+    assert host.made_room == [20 << 20]
+    host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 100 << 20))
+    assert host.made_room == [20 << 20], "not again at once"
+    host.now += MAKE_ROOM_S
+    host.room.seen(StorageUsage(1 << 20, 30 << 20, 0, 10 << 20))
+    assert host.made_room == [20 << 20, 5 << 20], "no more than half of what is free is written"
+    host.now += MAKE_ROOM_S
+    host.room.seen(StorageUsage(1 << 20, 600 << 10, 0, 10 << 20))
+    assert len(host.made_room) == 2, "there is nothing to gain"
+
+
+def test_attempts_to_make_room_that_come_to_nothing_grow_rare() -> None:
+    host = Host()
+    host.room = Room(host, NodeId(1), 128 << 20, host)
+    times = []
+    for second in range(1000):
+        host.now = float(second)
+        before = len(host.made_room)
+        host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 100 << 20))
+        times += [second] * (len(host.made_room) - before)
+    assert times == [0, 10, 30, 70, 150, 310, 630, 950]
+
+
 def test_a_handover_that_is_refused_and_a_node_that_does_not_lead_change_nothing() -> None:
     host = Host()
     host.error = InvalidArgument("no")
@@ -279,3 +310,32 @@ async def test_a_node_that_starts_on_a_full_disk_waits_for_room(
         node = await cluster.start("n1")
         await cluster.wait_leader()
         assert len(tries) == 3 and await node.apply(b"+1") == b"2"
+
+
+async def test_a_full_disk_gets_room_when_the_state_has_shrunk_though_no_snapshot_is_due(tmp_path: Path) -> None:
+    """Nothing large comes in any more, so the log would never grow to where one is due."""
+    tables = {"storage": {"file": {"segment_bytes": 64 << 10}}}
+    async with Cluster(tmp_path, nodes=1, storage="file", tables=tables) as cluster:
+        node = cluster.nodes["n1"]
+        for _ in range(8):
+            await node.apply(b"+1" + b" " * (256 << 10))
+        assert (await node.storage_usage()).log_bytes > 2 << 20
+        node._room._mark = 1 << 60
+        node._room.look()
+        await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "a snapshot is taken")
+        assert (await node.storage_usage()).log_bytes < 1 << 20
+
+
+async def test_a_state_that_is_not_smaller_than_its_log_is_not_written_to_make_room(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, nodes=1, storage="file") as cluster:
+        node = cluster.nodes["n1"]
+        await node.apply(b"+1")
+        log_bytes = (await node.storage_usage()).log_bytes
+        node.group.snapshotter.make_room(0)
+        await node.apply(b"+1")
+        await wait_until(lambda: not node.group.snapshotter.running, "it is given up")
+        assert node.group.counters.raft_snapshots_total == 0
+        assert (await node.storage_usage()).log_bytes >= log_bytes
+        assert not list((tmp_path / "n1").glob("groups/0/snapshot-*")), "and what was written of it is gone"
+        node.group.snapshotter.take()
+        await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "another is taken when it is due")

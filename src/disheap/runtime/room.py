@@ -3,7 +3,8 @@
 Owns the low-water mark. Each node looks at its own disk and tells the others. A leader refuses commands that bring
 something in while its own disk is short of room, or while so many disks are short that the rest is no majority;
 everything else goes on: acknowledgements, deliveries, leases, elections. So the queues can be drained, which is what
-makes room. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
+makes room: a node that is short takes a snapshot as soon as the state is much smaller than what is on its disk, and the
+log goes. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
 
 What the mark leaves free is what the node itself still needs: the log of the acknowledgements, a snapshot.
 """
@@ -31,6 +32,10 @@ LEAVE_SHARE = 1 / 8
 """The mark and so much more has to be free before commands are taken again, so that it does not change all the time."""
 HAND_OVER_S = 30.0
 """Between two attempts to hand leadership over: commands wait while one lasts."""
+MAKE_ROOM_S, MAKE_ROOM_MOST_S = 10.0, 320.0
+"""Between two attempts to make room by a snapshot; each that comes to nothing doubles it. It reads the state."""
+GAIN_SHARE, GAIN_LEAST = 3, 256 << 10
+"""A state of a third of what is on the disk is worth writing, unless there is next to nothing to gain."""
 MIB = 1 << 20
 
 
@@ -61,6 +66,9 @@ class Room:
         self._looked_at = float("-inf")
         self._handed_over_at = float("-inf")
         self._asked: dict[NodeId, int] = {}  # to lead, how often since there was room
+        self._made_room_at = float("-inf")
+        self._make_room_s = MAKE_ROOM_S
+        self._held_bytes = 0  # on the disk, at the last attempt
         self._short: dict[NodeId, int] = {}  # others that said so, and what is free there
         self._reason = ""
         self._has_ended = False
@@ -91,9 +99,22 @@ class Room:
             log.error("the disk is short of room", free_bytes=free, min_free_bytes=self._mark)
         elif was_short and not self.is_short:
             self._asked.clear()
+            self._make_room_s, self._held_bytes = MAKE_ROOM_S, 0
             log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
+        if self.is_short:
+            self._make_room(usage)
         self._host.tell(self.is_short, free or 0)
         self._settle()
+
+    def _make_room(self, usage: StorageUsage) -> None:
+        now, held = self._clock.monotonic(), usage.log_bytes + usage.snapshot_bytes
+        most = min((usage.free_bytes or 0) // 2, (usage.log_bytes_since_snapshot + usage.snapshot_bytes) // GAIN_SHARE)
+        if most < GAIN_LEAST or now - self._made_room_at < self._make_room_s:
+            return
+        was_in_vain = 0 < self._held_bytes * 7 // 8 < held
+        self._make_room_s = min(2 * self._make_room_s, MAKE_ROOM_MOST_S) if was_in_vain else MAKE_ROOM_S
+        self._made_room_at, self._held_bytes = now, held
+        self._host.group.snapshotter.make_room(most)
 
     def heard(self, peer: NodeId, notice: Notice) -> None:
         """What another node says of itself."""

@@ -42,10 +42,11 @@ class SnapshotPolicy(msgspec.Struct, frozen=True):
 class _Run:
     """One snapshot on its way to the disk. What comes back for one that is void is of no consequence."""
 
-    def __init__(self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index) -> None:
+    def __init__(self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, most_bytes: int | None) -> None:
         self.meta = meta
         self.pieces = pieces
         self.first = first  # the oldest entry to keep behind it
+        self.most_bytes = most_bytes  # given up beyond it
         self.size = 0
         self.writer: SnapshotWriter | None = None
         self.is_void = False  # the state that it is of was replaced
@@ -93,10 +94,17 @@ class Snapshotter:
 
     def take(self) -> None:
         """Take a view of this moment and write it out. Nothing if one is being written."""
+        self._take(self._trailing_index(self._group.applied.index), None)
+
+    def make_room(self, most_bytes: int) -> None:
+        """Likewise, so that the log can go, all of it; not if the state turns out to be larger than that."""
+        self._take(Index(self._group.applied.index + 1), most_bytes)
+
+    def _take(self, first: Index, most_bytes: int | None) -> None:
         if self._run is not None:
             return
         meta = self._group.applied
-        run = self._run = _Run(meta, self._group.sessions.snapshot(), self._trailing_index(meta.index))
+        run = self._run = _Run(meta, self._group.sessions.snapshot(), first, most_bytes)
         self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, meta.index
         self._disk.submit(
             lambda: self._storage.begin_snapshot(meta, replaces_log=False),
@@ -105,10 +113,8 @@ class Snapshotter:
 
     def installed(self, meta: SnapshotMeta) -> None:
         """The state was replaced by a leader's snapshot: a view of the old one is of no use."""
-        run, self._run = self._run, None
-        if run is not None:
-            run.is_void = True
-            self._abort(run)
+        if self._run is not None:
+            self._void(self._run)
         self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, meta.index
         self._sizes.clear()
 
@@ -129,6 +135,10 @@ class Snapshotter:
             )
             return
         run.size += len(piece)
+        if run.most_bytes is not None and run.size > run.most_bytes:
+            log.info("no snapshot makes room yet: the state is not much smaller than what it would replace")
+            self._void(run)
+            return
         self._disk.submit(lambda: writer.write(piece), lambda _, error: self._piece_written(run, writer, error))
 
     def _piece_written(self, run: _Run, writer: SnapshotWriter, error: BaseException | None) -> None:
@@ -145,6 +155,10 @@ class Snapshotter:
         self._run, self._last_size = None, run.size
         log.info("snapshot taken", index=run.meta.index, bytes=run.size, log_from=first_index)
         self._group.snapshot_taken(run.meta, first_index)
+
+    def _void(self, run: _Run) -> None:
+        self._run, run.is_void = None, True
+        self._abort(run)
 
     def _abort(self, run: _Run) -> None:
         if run.writer is not None:
