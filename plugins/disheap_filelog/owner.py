@@ -97,9 +97,15 @@ def _fields(packed: bytes) -> tuple[str, int, str, int] | None:
 
 def check(stored: Identity, given: Identity, directory: str) -> None:
     """The incarnation given is ignored: it was drawn for a directory that turned out to exist."""
-    if (stored.cluster_id, stored.node_id, stored.name) != (given.cluster_id, given.node_id, given.name):
-        raise WrongDirectory(
-            f"{directory} belongs to node {stored.node_id} ({stored.name}) of cluster {stored.cluster_id}, and this is "
-            f"node {given.node_id} ({given.name}) of cluster {given.cluster_id}. Point data_dir at this node's own "
-            "directory, or at an empty one; nothing was changed"
+    if (stored.cluster_id, stored.node_id, stored.name) == (given.cluster_id, given.node_id, given.name):
+        return
+    remedy = "Point data_dir at this node's own directory"
+    if (stored.node_id, stored.name) == (given.node_id, given.name):
+        remedy = (
+            "The cluster's name, or the names, the peer addresses or the order of its members, are not those that the "
+            "directory was made with: set them back, here and on the other nodes"
         )
+    raise WrongDirectory(
+        f"{directory} belongs to node {stored.node_id} ({stored.name}) of cluster {stored.cluster_id}, and this is "
+        f"node {given.node_id} ({given.name}) of cluster {given.cluster_id}. {remedy}; nothing was changed"
+    )

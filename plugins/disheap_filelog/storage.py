@@ -17,11 +17,12 @@ Nothing is changed before the whole directory was read and found sound; so a dir
 
 from __future__ import annotations
 
+import errno
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import ClassVar
 
-from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked
+from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked, WrongDirectory
 from disheap.interfaces import (
     Acquaintances,
     Damage,
@@ -53,6 +54,10 @@ from disheap_filelog.snapshot import FileSnapshotReader, FileSnapshotWriter, Sto
 LOCK = "lock"
 ROTATE_SHARE = 8
 """A file of the log that is filled by this part is ended when a snapshot begins."""
+UNUSABLE = frozenset(
+    {errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
+)
+"""Why a path is no place for data, which is another thing than a disk that fails."""
 READ_BLOCKS = 8
 """Blocks kept decoded: one for each of a few followers that catch up in sequence."""
 
@@ -224,8 +229,16 @@ class FileStorage:
     # --- opening ---
 
     def _open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
-        self._filesystem.make_directory(self._directory)
-        self._lock = self._filesystem.lock(f"{self._directory}/{LOCK}")
+        try:
+            self._filesystem.make_directory(self._directory)
+            self._lock = self._filesystem.lock(f"{self._directory}/{LOCK}")
+        except OSError as error:
+            if error.errno not in UNUSABLE:
+                raise
+            raise WrongDirectory(
+                f"{self._directory} cannot be this node's data directory ({error.strerror}). Point data_dir (--data) "
+                "at a directory that this user may make and write to"
+            ) from error
         if self._lock is None:
             raise StorageLocked(
                 f"{self._directory} is in use by another process (it holds {self._directory}/{LOCK}). Stop that node "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import random
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from disheap.errors import DiskFailed, StorageLocked, WrongDirectory
+from disheap.errors import StorageLocked, WrongDirectory
 from disheap.interfaces import Identity
 from disheap.kernel.types import Index
 from disheap_filelog.filesystem import OsFilesystem
@@ -55,9 +56,17 @@ def test_a_refused_directory_is_unlocked_again(tmp_path: Path) -> None:
         build(None, str(tmp_path)).open(Identity("decaf", 2, "n2", 1), 0, alone=False)
     assert str(caught.value) == (
         f"{tmp_path} belongs to node 1 (n1) of cluster c0ffee, and this is node 2 (n2) of cluster decaf. Point "
-        "data_dir at this node's own directory, or at an empty one; nothing was changed"
+        "data_dir at this node's own directory; nothing was changed"
     )
     build(None, str(tmp_path)).open(IDENTITY, 0, alone=False)
+
+
+def test_a_list_of_members_that_changed_is_not_taken_for_another_nodes_directory(tmp_path: Path) -> None:
+    """The way out is the old list, and never an empty directory: its node would be refused, or the messages gone."""
+    opened(None, str(tmp_path)).close()
+    with pytest.raises(WrongDirectory, match="set them back, here and on the other nodes") as caught:
+        build(None, str(tmp_path)).open(Identity("decaf", 1, "n1", 1), 0, alone=False)
+    assert "data_dir" not in str(caught.value)
 
 
 def test_only_the_owner_may_read(tmp_path: Path) -> None:
@@ -67,10 +76,31 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()} == {0o600}
 
 
-def test_a_directory_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_made_is_not_a_failed_disk(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(DiskFailed, match="file"):
+    with pytest.raises(WrongDirectory, match="file/data cannot be this node's data directory"):
         build(None, f"{tmp_path}/file/data").open(IDENTITY, 0, alone=False)
+
+
+def test_each_reason_to_refuse_a_directory_has_a_way_out_in_the_docs() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs/how-to/recover-a-node.md").read_text()
+    reasons: list[str] = []
+    for path in sorted((root / "plugins/disheap_filelog").glob("*.py")):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+            place = {"LogDamaged": 2, "_damaged": 1}.get(name)
+            if place is not None and len(call.args) > place:
+                reasons += _said(call.args[place])
+    assert len(reasons) >= 8
+    assert {reason for reason in reasons if reason not in page} == set()
+
+
+def _said(reason: ast.expr) -> list[str]:
+    """The longest part that is always the same."""
+    parts = reason.values if isinstance(reason, ast.JoinedStr) else [reason]
+    texts = [str(part.value).strip(" ,").removesuffix(" any more") for part in parts if isinstance(part, ast.Constant)]
+    return [max(texts, key=len)] if any(texts) else []
 
 
 def test_an_append_is_one_write_of_blocks_and_one_fsync() -> None:

@@ -24,7 +24,11 @@ USAGE = "usage"
 INTERNAL = "internal"
 
 _WAYS_OUT: tuple[tuple[type[DisheapError], str], ...] = (
-    (errors.ConnectionLost, "is a node running there? `disheap dev` starts one; --url or DISHEAP_URL name another"),
+    (
+        errors.ConnectionLost,
+        "is a node running there, and does it want TLS (disheaps://)? `disheap dev` starts one; --url or DISHEAP_URL "
+        "name another",
+    ),
     (errors.RequestTimeout, "`disheap status` shows whether the cluster has a leader; look before repeating it"),
     (errors.OutcomeUnknown, "look with `disheap peek` or `disheap status` before repeating it"),
     (errors.NotLeader, "try again in a moment; `disheap status` shows who leads"),

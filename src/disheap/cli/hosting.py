@@ -153,8 +153,10 @@ async def _watch_leader(node: Node) -> None:
 
 async def _warn_of_no_leader(node: Node) -> None:
     members: list[dict[str, Any]] = (await node.status())["members"]
-    log.warning(
-        "no leader: this node cannot see a majority; start the missing nodes or check the network between them",
-        reached=[member["name"] for member in members if member["connected"]],
-        missing=[member["name"] for member in members if not member["connected"]],
-    )
+    reached = [member["name"] for member in members if member["connected"]]
+    missing = [member["name"] for member in members if not member["connected"]]
+    if missing:
+        text = "no leader: start the missing nodes, or look above for why they are not reached, or refuse this one"
+    else:
+        text = "no leader yet: all nodes are reached, and one will be elected"
+    log.warning(text, reached=reached, missing=missing)

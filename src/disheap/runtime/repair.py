@@ -117,7 +117,8 @@ def _mend(own: Holding, others: Sequence[NodeId], standings: Standings) -> Step:
     place = own.damaged[0]
     if _never_committed(place.first, place.term, others, standings):
         return Cut(place.first)
-    missing = f"entries {place.first} to {place.last} of term {place.term} ({place.file}, byte {place.offset})"
+    which = f"entries {place.first} to {place.last}" if place.last > place.first else f"entry {place.first}"
+    missing = f"{which} of term {place.term} ({place.file}, byte {place.offset})"
     if any(_verdict(place, standing) is Verdict.COMPACTED for standing in standings.values()):
         return _find_snapshot(place.first, missing, own, others, standings)
     return Wait(missing, tuple(node for node in others if not _denies(place, standings.get(node))))

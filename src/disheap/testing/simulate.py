@@ -30,10 +30,13 @@ COLLECT_EVERY = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     logging.getLogger("disheap").setLevel(logging.CRITICAL)
     if options.seed is not None:
         return _one(Plan(options.seed, options.nodes, options.trace), options.trace)
+    if options.trace:
+        parser.error("--trace is of one run: say which with --seed")
     first = int(time.time()) if options.fresh else options.first_seed
     print(f"seeds from {first}", flush=True)
     seeds = range(first, first + options.seeds)
