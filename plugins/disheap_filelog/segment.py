@@ -214,6 +214,10 @@ class Segment:
         head = self.head
         return (head.replaced_end, head.replaced_checksum) if head.is_repaired else (self.end, self.checksum)
 
+    def holds(self, least_bytes: int) -> bool:
+        """So much of blocks."""
+        return self.end - self.start >= least_bytes
+
     def has_room(self, groups: int, segment_bytes: int) -> bool:
         return self.end < segment_bytes and self.count + groups <= self.head.slots
 

@@ -62,7 +62,10 @@ class Shelf:
         for bad in self._bad:
             if index.first > self.index + 1 or index.term_at(bad.at) != bad.term:
                 return bad
-            _log.warning("a snapshot is damaged; the log and what is before it hold the same", file=bad.name)
+            _log.warning(
+                "a snapshot is damaged; the log and what is before it hold the same",
+                file=f"{self._directory}/{bad.name}",
+            )
         return None
 
     def add(self, stored: Stored) -> None:

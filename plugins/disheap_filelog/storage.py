@@ -86,6 +86,7 @@ class FileStorage:
         self._bytes_since_snapshot = 0
         self._lost: LostSnapshot | None = None
         self._mending: Mending
+        self._is_right = False  # nothing is damaged, and the files are as they should be: they may be written to
         self._writers: list[FileSnapshotWriter] = []
         self._writers_begun = 0
         self._decoded: OrderedDict[tuple[int, int], tuple[Entry, ...]] = OrderedDict()
@@ -151,8 +152,8 @@ class FileStorage:
             self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
 
         with self._guard:
-            active = self._segments[-1]
-            if not replaces_log and active.end - active.start >= self._settings.segment_bytes // ROTATE_SHARE:
+            share = self._settings.segment_bytes // ROTATE_SHARE
+            if not replaces_log and self._is_right and self._segments[-1].holds(share):
                 self._rotate()  # so that what the snapshot stands for is in files that can go
             self._writers_begun += 1
             writer = FileSnapshotWriter(
@@ -337,6 +338,7 @@ class FileStorage:
         elif len(self._segments) > 1 and not self._segments[-2].is_sealed():
             self._segments[-2].seal(self._segments[-1].number)
         self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
+        self._is_right = True
 
     def _settle_tail(self, found: Found, alone: bool) -> None:
         """A doubt outlives the opening: it is recorded before anything is written behind the doubtful place, and
@@ -464,6 +466,7 @@ class FileStorage:
         files: list[Segment | Meta | FileSnapshotWriter | File | None]
         files = [*self._segments, *self._writers, getattr(self, "_meta", None), self._lock]
         self._segments, self._writers, self._lock = [], [], None
+        self._is_right = False
         self._guard.closed()
         failure: OSError | None = None
         for file in files:

@@ -107,6 +107,9 @@ class Room:
         self._settle()
 
     def _make_room(self, usage: StorageUsage) -> None:
+        group = self._host.group
+        if group.asleep or group.failure is not None:
+            return  # what it holds is not whole
         now, held = self._clock.monotonic(), usage.log_bytes + usage.snapshot_bytes
         most = min((usage.free_bytes or 0) // 2, (usage.log_bytes_since_snapshot + usage.snapshot_bytes) // GAIN_SHARE)
         if most < GAIN_LEAST or now - self._made_room_at < self._make_room_s:
@@ -114,7 +117,7 @@ class Room:
         was_in_vain = 0 < self._held_bytes * 7 // 8 < held
         self._make_room_s = min(2 * self._make_room_s, MAKE_ROOM_MOST_S) if was_in_vain else MAKE_ROOM_S
         self._made_room_at, self._held_bytes = now, held
-        self._host.group.snapshotter.make_room(most)
+        group.snapshotter.make_room(most)
 
     def heard(self, peer: NodeId, notice: Notice) -> None:
         """What another node says of itself."""
