@@ -33,6 +33,8 @@ DRIFT = 0.02
 """Clocks run fast or slow by up to this share: far more than any clock that keeps time."""
 EMPTY_LOG_BYTES = 16 << 10
 """A log file of the smallest kind without entries."""
+BLOCK_MAGIC = b"DHB1"
+"""With which its blocks begin."""
 COPIED = ("/meta", "/members")
 """Files that hold what they say twice."""
 PLENTY_BYTES = 1 << 40
@@ -248,7 +250,7 @@ class Cluster:
         """The same, at the end of the newest log file that has entries."""
         sizes = {path: len(inode.now) for path, inode in host.platter.names.items() if "/log-" in path}
         newest = max((path for path, size in sizes.items() if size > EMPTY_LOG_BYTES), default="")
-        done = host.platter.damage(lambda path: path == newest, at_end=True)
+        done = host.platter.damage(lambda path: path == newest, at_end=True, begins=BLOCK_MAGIC)
         if done:
             self.ledger.mirrors[host.number].spoil()
         return done

@@ -85,7 +85,7 @@ class Platter:
     def wipe(self) -> None:
         self.names, self.durable, self.pending = {}, {}, []
 
-    def damage(self, choose: Callable[[str], bool], at_end: bool = False) -> str:
+    def damage(self, choose: Callable[[str], bool], at_end: bool = False, begins: bytes = b"") -> str:
         """Spoil one place of one file that `choose` agrees to. Returns what was done, or "" where there is nothing."""
         paths = sorted(path for path, inode in self.names.items() if choose(path) and inode.now)
         if not paths:
@@ -95,6 +95,8 @@ class Platter:
         inode = self.names[path]
         place = _telling_place(inode.now, dice, at_end)
         how = dice.pick(AT_END if at_end else ANYWHERE)
+        if how == "the end lost" and begins and inode.now.startswith(begins, place):
+            place += 1  # where a record begins: without it the file would look as if it had never been written
         bit = 1 << dice.below(8)
         start = place - place % SECTOR
         durable = bytearray(inode.durable)

@@ -30,6 +30,8 @@ from disheap.testing.simulator.workload import Promises, Worker
 
 LEADER_BOUND_S = 60.0
 """Virtual time after healing within which a leader has committed in its own term."""
+ROOM_BOUND_S = 10.0
+"""Each node has looked at its disk."""
 SERVED_BOUND_S = 60.0
 """Each client has had an answer from the log."""
 DRAIN_BOUND_S = 120.0
@@ -136,6 +138,7 @@ class Run:
             worker.stop()
         await self._drain()
         await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up although all is healed")
+        await self._wait(self._have_room, ROOM_BOUND_S, "a node is short of room although there is some")
         probing.cancel()
         await self._drill()
         self.probes.check()
@@ -173,6 +176,9 @@ class Run:
         if not all(host.has_group for host in hosts):
             return False
         return len({host.node.group.applied.index for host in hosts}) == 1
+
+    def _have_room(self) -> bool:
+        return not any(host.node.room_status()["is_short"] for host in self.cluster.hosts if host.has_group)
 
     def _standing(self) -> str:
         words = []
