@@ -256,7 +256,6 @@ class FileStorage:
         found = self._load(names, alone)
         self._filesystem.sync_directory(self._directory)  # the last run may have ended between a rename and its sync
         self._meta.repair()  # or in the middle of a save: others will decide by what is told of it, damaged or not
-        self._members.repair()
         self._settle_tail(found, alone)
         if self._lost or self._index.damaged(0):
             return self._recovered(own, fresh, -1)
@@ -328,6 +327,7 @@ class FileStorage:
             self._filesystem.remove(f"{self._directory}/{name}")
         if leftovers:
             self._filesystem.sync_directory(self._directory)
+        self._members.repair()
         if found.unidentified:
             self._segments[-1].rewrite_unidentified(found.unidentified)
         if self._index.last < self._shelf.index or not self._segments:

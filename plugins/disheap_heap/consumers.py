@@ -106,6 +106,8 @@ def attached(state: State, number: int, held: Held) -> bytes:
     deliveries: list[Deliver] = []
     room = ANSWER_BYTES
     for consumer in session.consumers.values():
+        if consumer.returning:
+            continue  # they are on their way back, and will be delivered under another epoch
         for lease in consumer.leases.values():
             if (lease.message.id, lease.epoch) in known:
                 continue

@@ -135,7 +135,10 @@ class HeapMachine:
             exchange = self._state.exchanges.get(decoded.exchange)
             if exchange is None and decoded.exchange:
                 return False
-            return bool(enqueue.routed(self._state, decoded))
+            try:
+                return bool(enqueue.routed(self._state, decoded))
+            except CommandRefused:
+                return False
         if isinstance(decoded, broker.Enqueue | broker.EnqueueMany):
             return decoded.topic in self._state.topics
         return True

@@ -74,6 +74,7 @@ class Connection:
         """A channel was closed: its consumers end, what they and it held goes back."""
         self._channels.pop(channel.channel_id, None)
         with self._lock:
+            self._send_acks()  # before what goes back: it is acknowledged, and still gathered
             for subscription in subscriptions:
                 self._subscriptions.pop(subscription.number, None)
                 self._enqueue(broker.Cancel(subscription.number, give_back=True))
@@ -161,7 +162,7 @@ class Connection:
             return self._collect_pop(ticket, monotonic() + self.wire.url.timeout_s)
 
     def _collect_pop(self, ticket: int, deadline: float) -> broker.Deliver | None:
-        found = None
+        found, is_over = None, False
         while (left_s := deadline - monotonic()) > 0:
             for push in self._poll(left_s):
                 if isinstance(push, SessionLost) or push.consumer != ticket:
@@ -169,7 +170,9 @@ class Connection:
                 elif type(push) is broker.Deliver:
                     found = push
                 else:
-                    return found
+                    is_over = True
+            if is_over:
+                return found
             if any(type(push) is SessionLost for push in self._arrived):
                 self._lose()
         self._enqueue(broker.Cancel(ticket, give_back=True))
@@ -187,11 +190,13 @@ class Connection:
         self.send(broker.Cancel(subscription.number))
 
     def ack(self, tokens: list[broker.Token]) -> None:
-        """Inside a callback, or on the event loop's thread, acks gather and go together, soon; otherwise at once. Where
-        another thread has the lock, it is told to send them when it is done."""
+        """Inside a callback while more waits for one, or on the event loop's thread, acks gather and go together, soon;
+        otherwise at once: a callback may work for long. Where another thread has the lock, it is told to send them when
+        it is done."""
         self._acks.extend(tokens)
         thread = get_ident()
-        gathering = self._dispatching == thread or (self._bond is not None and self._bond.thread == thread)
+        more = self._dispatching == thread and (self._bond is not None or bool(self._arrived))
+        gathering = more or (self._bond is not None and self._bond.thread == thread)
         if gathering and len(self._acks) < ACK_BATCH:
             return
         if self._lock.acquire(blocking=False):

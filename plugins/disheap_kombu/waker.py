@@ -32,11 +32,14 @@ class Waker:
 
     def wait(self, descriptor: int, seconds: float) -> None:
         """Until `descriptor` (unless negative) is readable, somebody wakes us, or time is up."""
-        poller = select.poll()
-        poller.register(self._reader, select.POLLIN)
-        if descriptor >= 0:
-            poller.register(descriptor, select.POLLIN)
-        poller.poll(seconds * 1000)
+        descriptors = [self._reader.fileno(), *([descriptor] if descriptor >= 0 else [])]
+        if hasattr(select, "poll"):
+            poller = select.poll()
+            for known in descriptors:
+                poller.register(known, select.POLLIN)
+            poller.poll(seconds * 1000)
+        else:  # eventlet takes it away
+            select.select(descriptors, [], [], seconds)
         if self._rung:
             self.quiet()
 

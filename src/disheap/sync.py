@@ -19,7 +19,7 @@ from disheap.client.consuming import DEFAULT_CREDIT
 from disheap.client.delivered import Delivered
 from disheap.client.dialing import Dial
 from disheap.client.url import BrokerUrl, parse
-from disheap.errors import ConsumerNotFound, LeaseLost, OutcomeUnknown, RequestTimeout, SessionExpired
+from disheap.errors import ConsumerNotFound, LeaseLost, OutcomeUnknown, RequestError, RequestTimeout, SessionExpired
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 
@@ -165,6 +165,18 @@ class Client(BlockingClient):
             raise SessionExpired("the session lapsed; what it held went back to its topics")
         return push
 
+    def begin(self, command: broker.Subscribe | broker.Pop) -> int:
+        """The number of a consumer. What was said before the reply is not for it: an earlier session's end, say."""
+
+        def begun(reply: broker.Reply | RequestError) -> None:
+            if isinstance(reply, broker.Subscribed):
+                pushes = list(self._pushes)
+                self._pushes.clear()
+                self._sort(pushes)
+                self._queues[reply.consumer] = deque()
+
+        return int(self.call(command, on_reply=begun).consumer)
+
     def forget(self, consumer: int) -> list[broker.Token]:
         """No more is wanted for a consumer: the leases that were queued for it."""
         self._sort(self.poll())
@@ -212,7 +224,7 @@ class Topic:
     def pop(self, count: int = 1, wait_ms: int = 0, lease_ms: int = 0, *, no_ack: bool = False) -> list[Delivery]:
         """Up to `count` messages: those that are there, then those that come within `wait_ms`."""
         client = self._client
-        ticket = client.call(broker.Pop(self.name, count, wait_ms, lease_ms, no_ack)).consumer
+        ticket = client.begin(broker.Pop(self.name, count, wait_ms, lease_ms, no_ack))
         got: list[Delivery] = []
         done = False
         try:
@@ -227,6 +239,7 @@ class Topic:
         finally:
             tokens = client.forget(ticket)
             if not done:
+                client.send(broker.Cancel(ticket, give_back=True))
                 _give_back(client, tokens + [delivery.token for delivery in got if not delivery.settled])
         return got
 
@@ -276,8 +289,12 @@ class Consumer:
         if self._over:
             raise StopIteration
         if self._number is None:
-            self._number = self._client.call(self._command).consumer
-        push = self._client.next_push(self._number, self._idle_s)
+            self._number = self._client.begin(self._command)
+        try:
+            push = self._client.next_push(self._number, self._idle_s)
+        except SessionExpired:
+            self._over = True
+            raise
         if isinstance(push, broker.Deliver):
             return Delivery(self._client, push)
         self._over = push is not None

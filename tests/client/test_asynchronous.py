@@ -425,3 +425,40 @@ async def test_topics_exchanges_and_the_cluster_have_their_words(client: Client)
     assert await client.transfer("n2") == {"said": {"op": "transfer", "target": "n2"}}
     assert await client.call(b"\xc1mine") == b"echo \xc1mine"
     assert await client.send(broker.Bind("x", "jobs")) == broker.Done()
+
+
+async def test_a_window_that_stays_full_is_waited_for_no_longer_than_was_asked_for() -> None:
+    """Commands that have timed out keep their places: a cluster without a leader fills the window."""
+    node = await wax()
+    node.cluster.window = 2
+    async with disheap.connect(url(node.address, timeout_s=0.3)) as client:
+        topic = await client.create_topic("jobs")
+        node.cluster.hold_replies = True
+        late = await asyncio.gather(*(topic.enqueue(b"x") for _ in range(2)), return_exceptions=True)
+        assert all(isinstance(error, RequestTimeout) for error in late)
+        async with asyncio.timeout(10):
+            with pytest.raises(RequestTimeout, match="window of 2"):
+                await topic.enqueue(b"y")
+        node.cluster.hold_replies = False
+
+
+async def test_a_consumer_that_is_closed_while_it_is_opened_takes_nothing(node: Wax, client: Client) -> None:
+    consumer = (await client.create_topic("jobs")).consume()
+    first = asyncio.ensure_future(consumer.__anext__())
+    await asyncio.sleep(0)
+    await consumer.aclose()
+    with pytest.raises(StopAsyncIteration):
+        await first
+    await until(lambda: not any(session.consumers for session in node.cluster.sessions.values()))
+
+
+async def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_client_is_closed(node: Wax) -> None:
+    async with disheap.connect(url(node.address)) as client:
+        topic = await client.create_topic("jobs")
+        await topic.enqueue(b"a")
+        (delivery,) = await topic.pop()
+        delivery.ack_nowait()
+        node.drop_all()
+        await until(lambda: client.driver._link is None)
+    assert [command for _, _, command in node.cluster.applied if isinstance(command, broker.Ack)]
+    assert not node.cluster.sessions

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import select
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -473,3 +474,70 @@ def test_topics_exchanges_and_the_cluster_have_their_words(client: sync.Client) 
     assert client.status() == {"said": {"op": "status"}}
     assert client.transfer("n2") == {"said": {"op": "transfer", "target": "n2"}}
     assert client.call_opaque(b"\xc1mine") == b"echo \xc1mine"
+
+
+# --- what becomes of work when sessions, connections and waits end ---
+
+
+def interrupted(work: Callable[[], object], seconds: float) -> None:
+    """Ctrl-C after a while."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_an_interrupted_pop_takes_nothing_more(cluster: FakeCluster, client: sync.Client) -> None:
+    """Its ticket would go on taking messages for nobody."""
+    topic = client.create_topic("jobs")
+    interrupted(lambda: topic.pop(3, wait_ms=60_000), 0.3)
+    client.call(broker.SetCredit(1, 1))
+    assert [command for _, _, command in cluster.applied if isinstance(command, broker.Cancel)]
+
+
+def test_a_pop_after_a_lapse_is_the_new_sessions(cluster: FakeCluster, client: sync.Client) -> None:
+    topic = client.create_topic("jobs")
+    topic.enqueue(b"held")
+    (held,) = topic.pop()
+    cluster.expire(client.session_id)
+    client._drop("the connection is lost")
+    with pytest.raises(LeaseLost):
+        held.ack()
+    topic.enqueue(b"new", 9)
+    assert topic.pop()
+
+
+def test_a_consumer_whose_session_has_lapsed_is_at_its_end(cluster: FakeCluster, client: sync.Client) -> None:
+    topic = client.create_topic("jobs")
+    consumer = topic.consume()
+    topic.enqueue(b"a")
+    next(consumer)
+    cluster.expire(client.session_id)
+    client._drop("the connection is lost")
+    with pytest.raises(SessionExpired):
+        next(consumer)
+    with pytest.raises(StopIteration):
+        next(consumer)
+
+
+def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_client_is_closed(
+    cluster: FakeCluster, node: SocketNode
+) -> None:
+    """It is done: with the session's lapse it would be delivered, and done, again."""
+    client = sync.connect(url(node.address), dial=dial)
+    topic = client.create_topic("jobs")
+    topic.enqueue(b"a")
+    (delivery,) = topic.pop()
+    delivery.ack_nowait()
+    node.drop_all()
+    client.close()
+    assert [command for _, _, command in cluster.applied if isinstance(command, broker.Ack)]
+    assert not cluster.sessions

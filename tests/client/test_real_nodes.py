@@ -14,7 +14,8 @@ import disheap
 from disheap import sync
 from disheap.client.asynchronous import Client
 from disheap.client.url import BrokerUrl
-from disheap.errors import ConfigError, LeaseLost, TopicNotFound
+from disheap.errors import ConfigError, LeaseLost, SessionExpired, TopicNotFound
+from disheap.protocol import broker
 from disheap.testing.certificates import Authority
 from tests.support.nodes import Cluster
 
@@ -192,3 +193,31 @@ async def test_the_blocking_client_goes_through_a_failover(tmp_path: Path) -> No
         await enqueued.wait()
         await fail_over(cluster)
         assert await working == [b"%d" % number for number in range(300)]
+
+
+async def test_who_only_listens_hears_that_its_session_is_over(cluster: Cluster) -> None:
+    """The node let it lapse while the connection stood (a machine whose clock stood still): a ping is not answered as
+    if nothing had happened."""
+    async with disheap.connect(url(cluster, session_timeout_ms=1500)) as client:
+        consumer = (await client.create_topic("jobs")).consume()
+        waiting = asyncio.ensure_future(consumer.__anext__())
+        server = (await cluster.wait_leader())._server
+        assert server is not None
+        connection = server._attached[client.driver._session.id]
+        async with asyncio.timeout(10):
+            while connection.session:
+                connection.heard -= 100
+                await asyncio.sleep(0.02)
+            with pytest.raises(SessionExpired):
+                await waiting
+
+
+async def test_a_transient_publish_that_would_be_refused_costs_nobody_the_connection(
+    cluster: Cluster, client: Client
+) -> None:
+    await client.create_exchange("e")
+    await client.create_topic("jobs")
+    link = client.driver._link
+    client.driver.cast(broker.Publish("e", "k" * 300, b"x"))
+    await client.stats()
+    assert client.driver._link is link

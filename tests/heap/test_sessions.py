@@ -10,9 +10,12 @@ from disheap.protocol.broker import (
     CreateTopic,
     DeleteTopic,
     Enqueue,
+    EnqueueMany,
     Nack,
+    NewMessage,
     Pop,
     PopDone,
+    Recover,
     Subscribe,
     TopicSettings,
 )
@@ -136,3 +139,18 @@ def test_a_topic_without_its_owners_session_outlives_the_leases_of_others(jobs: 
     (one,) = jobs.deliveries(2)
     jobs.expire(1)
     assert jobs.do(Nack([token(one)]), session=2).count == 1
+
+
+def test_what_is_on_its_way_back_is_not_repeated_to_whoever_attaches() -> None:
+    """The client has let go of it all when it was told so; it comes again under another epoch."""
+    driver = Driver(sessions=1)
+    driver.do(CreateTopic("jobs"))
+    driver.do(EnqueueMany("jobs", [NewMessage(b"x")] * 1500))
+    consumer = driver.do(Subscribe("jobs", 1500)).consumer
+    while driver.machine.backlog():
+        driver.wait(0)
+    first = {token(push) for push in driver.deliveries()}
+    assert len(first) == 1500
+    driver.do(Recover([consumer]))
+    repeated = driver.attach(1, consumers=[consumer]).deliveries
+    assert not first & {token(push) for push in repeated}

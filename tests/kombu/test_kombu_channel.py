@@ -359,3 +359,36 @@ def test_a_forked_child_drops_the_socket_without_a_word(connection, channel, wir
         assert said.read() == "collected False"
     os.waitpid(child, 0)
     assert connection.connected and wire.closed is None
+
+
+def test_a_get_keeps_what_comes_behind_its_answer(connection, channel, wire):
+    got = consume(channel)
+    wire.read_meanwhile(delivery(2, 10), broker.PopDone(2, 1), delivery(1, 11))
+    assert channel.basic_get("other") is not None
+    connection.drain_events(timeout=1)
+    assert len(got) == 1
+
+
+def test_what_a_callback_acknowledged_before_it_closed_its_channel_does_not_come_back(connection, channel, wire):
+    def callback(raw):
+        channel.basic_ack(raw.delivery_tag)
+        channel.close()
+
+    channel.basic_consume("q", consumer_tag="c", callback=callback)
+    wire.arrive(delivery(1, 10), delivery(1, 11))
+    connection.drain_events(timeout=1)
+    kinds = [type(command) for command in wire.said if isinstance(command, broker.Ack | broker.Cancel)]
+    assert kinds[:2] == [broker.Ack, broker.Cancel]
+
+
+def test_the_only_message_is_acknowledged_before_its_callback_goes_on_working(connection, channel, wire):
+    told = []
+
+    def callback(raw):
+        channel.basic_ack(raw.delivery_tag)
+        told.append(len(wire.told(broker.Ack)))
+
+    channel.basic_consume("q", consumer_tag="c", callback=callback)
+    wire.arrive(delivery(1, 10))
+    connection.drain_events(timeout=1)
+    assert told == [1]

@@ -97,13 +97,26 @@ class BlockingClient:
             self._step(deadline)
         self.flush()
 
-    def call(self, command: broker.Command, *, flags: int = 0, timeout_s: float | None = None) -> Any:
+    def call(
+        self,
+        command: broker.Command,
+        *,
+        flags: int = 0,
+        timeout_s: float | None = None,
+        on_reply: OnReply | None = None,
+    ) -> Any:
         """One confirmed round trip: the command's `broker.Reply`. Raises the `RequestError` of a refusal, or
-        `RequestTimeout`; the command then stays under way."""
+        `RequestTimeout`; the command then stays under way. `on_reply` hears of it before whatever comes next."""
         deadline = self._deadline(timeout_s)
         self._wait_room(deadline)
         box: list[Any] = []
-        self._broker.send(command, box.append, flags)
+
+        def replied(reply: broker.Reply | RequestError) -> None:
+            box.append(reply)
+            if on_reply is not None:
+                on_reply(reply)
+
+        self._broker.send(command, replied if on_reply is not None else box.append, flags)
         return self._answer(box, deadline, command)
 
     def call_opaque(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
@@ -231,7 +244,7 @@ class BlockingClient:
         """End the session, so that what it holds goes back at once, and the connection. May be called twice."""
         if self._broken is not None:
             return
-        if end_session and self._session.state is State.READY:
+        if end_session and (self._session.state is State.READY or self._broker.owes):
             self._end_session()
         self._drop("closed")
         self._broken = ConnectionLost("this client is closed")
@@ -245,9 +258,11 @@ class BlockingClient:
             wire.close()
 
     def _end_session(self) -> None:
+        """On another connection, if this one breaks: what was acknowledged is done, and must not come again."""
         deadline = self._clock() + pulse.CLOSE_TIMEOUT_S
-        self._session.close()
-        while self._session.state is State.CLOSING and self._wire is not None and self._clock() < deadline:
+        while self._session.id and self._clock() < deadline:
+            if self._session.state is State.READY:
+                self._session.close()
             self._step(deadline)
 
     # --- waiting ---

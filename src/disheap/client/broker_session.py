@@ -112,6 +112,11 @@ class BrokerSession:
         body = msgspec.msgpack.encode(request)
         return self.session.ask(Kind.ADMIN, body, _Raw(waiter), repeat=request.get("op") in ("status", "hash"))
 
+    @property
+    def owes(self) -> bool:
+        """The session carries something whose end the node should hear of: commands without an answer, leases."""
+        return bool(self.session.id) and (self.session.unanswered > 0 or not self.held.idle())
+
     def waiters(self) -> Iterator[Any]:
         for waiter in self.session.waiters():
             yield waiter.waiter if isinstance(waiter, (_Note, _Raw)) else waiter

@@ -154,6 +154,8 @@ class Consumer:
             if self._number is None and not self._over:
                 await self._driver.room()
                 self._number = await self._driver.subscribe(self._command, self)
+                if self._over:  # closed meanwhile: nobody takes what it gets
+                    self._driver.forsake(self._number, self._queue)
 
     async def _wait(self) -> None:
         if self._waiting is None or self._waiting.done():

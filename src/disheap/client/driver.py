@@ -100,16 +100,22 @@ class Driver:
 
     async def close(self, end_session: bool = True) -> None:
         """End the session, so that what it holds goes back at once, and the connection. May be called twice."""
-        if self._broken is None and end_session and self._session.state is State.READY:
-            self._flush()
-            self._session.close()
-            self._flush()
-            deadline = self.loop.time() + pulse.CLOSE_TIMEOUT_S
-            while self._session.id and await self._changed.wait_until(deadline):
-                pass
+        if self._broken is None and end_session and (self._session.state is State.READY or self._broker.owes):
+            await self._end_session()
         self._break(ConnectionLost("this client is closed"))
         if self._runner is not None:
             await asyncio.gather(self._runner, return_exceptions=True)
+
+    async def _end_session(self) -> None:
+        """On another connection, if this one breaks: what was acknowledged is done, and must not come again."""
+        deadline = self.loop.time() + pulse.CLOSE_TIMEOUT_S
+        while self._session.id and self._broken is None:
+            if self._session.state is State.READY:
+                self._flush()
+                self._session.close()
+                self._flush()
+            if not await self._changed.wait_until(deadline):
+                return
 
     @property
     def welcome(self) -> Welcome | None:
@@ -139,7 +145,7 @@ class Driver:
 
     async def request(self, command: broker.Command, pick: Pick | None = None, timeout_s: float | None = None) -> Any:
         """`send` when there is room."""
-        await self.room()
+        await self.room(timeout_s)
         return await self.send(command, pick, timeout_s=timeout_s)
 
     def cast(self, command: broker.Command) -> None:
@@ -150,7 +156,7 @@ class Driver:
 
     async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """One opaque command for a state machine of one's own."""
-        await self.room()
+        await self.room(timeout_s)
         waiter = self._waiter(None, timeout_s)
         self._broker.call(body, waiter, flags)
         self._schedule_flush()
@@ -174,11 +180,15 @@ class Driver:
         answer: dict[str, Any] = await waiter[0]
         return answer
 
-    async def room(self) -> None:
-        """Wait until a command fits the session's window."""
-        while self._session.room <= 0 or self.paused:
+    async def room(self, timeout_s: float | None = None) -> None:
+        """Wait until a command fits the session's window. Raises `RequestTimeout`."""
+        if self.has_room:
+            return
+        deadline = self.loop.time() + (self.url.timeout_s if timeout_s is None else timeout_s)
+        while not self.has_room:
             self._check()
-            await self._room.wait()
+            if not await self._room.wait(deadline):
+                raise RequestTimeout(f"the session's window of {self._session.window} commands stayed full")
 
     @property
     def has_room(self) -> bool:
@@ -415,6 +425,7 @@ class Driver:
         for waiter in self._broker.waiters():
             if waiter is not None and waiter[2] <= now:
                 _expire(waiter[0])
+        self._room.expire(now)
         if self._retrying is None:
             self._retry_s = pulse.RETRY_FIRST_S
         if self._link is not None:

@@ -178,6 +178,7 @@ class ClientConnection:
         if len(frame) < 6:
             raise MalformedFrame(f"a frame of {len(frame)} bytes is too short to be one")
         if kind == Kind.PING:
+            self._need_session()
             self._connection.write(_PONG)
         elif kind in CLIENT_ENVELOPES:
             self._envelope(frames.open_envelope(frame), frame)
@@ -196,6 +197,8 @@ class ClientConnection:
         if envelope.kind == Kind.COMMAND:
             self._odd_command(envelope, frame)
             return
+        if envelope.kind == Kind.CLOSE:
+            self._need_session()
         if self.asked or (self.session != 0) != (envelope.kind == Kind.CLOSE):
             raise MalformedFrame("a connection carries one session: OPEN or ATTACH it once, then CLOSE it once")
         if envelope.kind == Kind.CLOSE and envelope.session != self.session:
@@ -204,10 +207,14 @@ class ClientConnection:
             envelope = msgspec.structs.replace(envelope, body=_checked_options(envelope.body))
         self._server.ask(self, envelope)
 
-    def _odd_command(self, envelope: frames.Envelope, frame: bytes) -> None:
-        """A command that the fast path did not take: transient, or not of the session attached here."""
+    def _need_session(self) -> None:
+        """Where it has lapsed, whoever speaks is told: nothing would come to it any more."""
         if self.session == 0 and self.ended:
             raise SessionExpired("the session lapsed; what it held went back to its topics")
+
+    def _odd_command(self, envelope: frames.Envelope, frame: bytes) -> None:
+        """A command that the fast path did not take: transient, or not of the session attached here."""
+        self._need_session()
         if envelope.session != self.session or self.session == 0:
             raise MalformedFrame(f"a command of session {envelope.session}, which is not attached to this connection")
         if not envelope.flags & Flags.TRANSIENT or envelope.seq != 0:
