@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 TRANSIENT = 1  # AMQP's delivery mode
 NO_ROUTE = 312
+NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES = 1000, 4 << 20
+"""What may be on its way to a consumer without acks. It takes leases all the same, and acknowledges each message before
+its callback: the broker's own no-ack consumers are sent everything at once, however slowly they read."""
 
 
 class Subscription:
@@ -63,7 +66,7 @@ class Subscription:
         self.number = 0
 
     def deliver(self, push: broker.Deliver) -> None:
-        self.callback(self.channel.incoming(push, self.tag))
+        self.callback(self.channel.incoming(push, self.tag, self.no_ack))
 
     def ended(self, reason: str) -> None:
         """The queue is gone or has another owner (AMQP's basic.cancel from the server)."""
@@ -157,8 +160,8 @@ class Channel(base.StdChannel):
         if tag in self._consumers:
             raise PreconditionFailed(f"consumer tag {tag!r} is in use on this channel")
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
-        credit = broker.CREDIT_MAX if no_ack else self._credit
-        command = broker.Subscribe(queue, credit, self._prefetch_bytes, bool(no_ack), 0, bool(exclusive))
+        credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else (self._credit, self._prefetch_bytes)
+        command = broker.Subscribe(queue, *credit, False, 0, bool(exclusive))
         self._wire.subscribe(command, subscription)
         self._consumers[tag] = subscription
         return tag
@@ -173,9 +176,11 @@ class Channel(base.StdChannel):
         push = self._wire.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))
         return None if push is None else self.incoming(push, None)
 
-    def incoming(self, push: broker.Deliver, consumer_tag: str | None) -> Message:
+    def incoming(self, push: broker.Deliver, consumer_tag: str | None, no_ack: bool = False) -> Message:
         delivery_tag = next(self._tags)
-        if push.epoch:  # not of a no-ack consumer, whose messages are gone already
+        if no_ack and push.epoch:
+            self._wire.ack([(push.id, push.epoch)])
+        elif push.epoch:  # not of a no-ack get, whose message is gone already
             self._unacked[delivery_tag] = (push.id, push.epoch)
         return messages.to_message(push, delivery_tag, consumer_tag, self)
 

@@ -116,9 +116,11 @@ def test_prefetch_is_credit_and_none_is_a_named_bound(channel, wire):
 
 def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire):
     got = consume(channel, no_ack=True)
-    wire.arrive(delivery(1, 10, epoch=0))
+    wire.arrive(delivery(1, 10))
     connection.drain_events(timeout=1)
-    assert wire.told(broker.Subscribe)[0].no_ack
+    assert [ack.tokens for ack in wire.told(broker.Ack)] == [[(10, 1)]]
+    (subscribed,) = wire.told(broker.Subscribe)
+    assert not subscribed.no_ack and subscribed.credit_bytes, "no more is on its way than it can take"
     with pytest.raises(PreconditionFailed):
         channel.basic_ack(got[0].delivery_tag)
 
