@@ -53,3 +53,9 @@ def test_no_bug_is_planted_twice() -> None:
 def test_code_that_has_moved_makes_the_catalogue_fail(source: str) -> None:
     with pytest.raises(Unplantable, match="not once"):
         Patch("somewhere", "there = 1", "there = 2").apply(source)
+
+
+def test_the_page_in_the_docs_has_a_row_for_each() -> None:
+    page = (ROOT / "docs/explanation/planted-bugs.md").read_text()
+    rows = {line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")}
+    assert rows == {mutant.name for mutant in CATALOGUE}
