@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from disheap.testing.simulator.dice import Dice
-from disheap.testing.simulator.filesystem import SECTOR, NoFaults, Platter, SimFilesystem
+from disheap.testing.simulator.filesystem import SECTOR, NoFaults, Platter, SimFile, SimFilesystem
 
 SEEDS = range(60)
 
@@ -125,20 +125,26 @@ class Failing:
             raise OSError(5, "Input/output error", path)
 
 
+def after_a_failed_sync(seed: int) -> tuple[Platter, SimFile]:
+    """A file of one sector that is durable, and over it another one that a sync failed for."""
+    platter, faults = Platter(Dice(seed)), Failing()
+    disk = SimFilesystem(platter, faults)
+    file = disk.create("/d/log")
+    file.write(b"a" * SECTOR, 0)
+    file.sync()
+    disk.sync_directory("/d")
+    file.write(b"b" * SECTOR, 0)
+    faults.fails = True
+    with pytest.raises(OSError, match="Input/output"):
+        file.sync()
+    return platter, file
+
+
 def test_what_a_failed_sync_was_to_write_no_later_one_does() -> None:
     """The page cache shows it, and the disk has it or not (Rebello et al., ATC'20)."""
     found: dict[bytes, None] = {}
     for seed in SEEDS:
-        platter, faults = Platter(Dice(seed)), Failing()
-        disk = SimFilesystem(platter, faults)
-        file = disk.create("/d/log")
-        file.write(b"a" * SECTOR, 0)
-        file.sync()
-        disk.sync_directory("/d")
-        file.write(b"b" * SECTOR, 0)
-        faults.fails = True
-        with pytest.raises(OSError, match="Input/output"):
-            file.sync()
+        platter, file = after_a_failed_sync(seed)
         file.write(b"c" * SECTOR, SECTOR)
         file.sync()
         assert file.read(SECTOR, 0) == b"b" * SECTOR
@@ -152,17 +158,8 @@ def test_what_a_failed_sync_was_to_write_no_later_one_does() -> None:
 def test_what_is_written_again_after_a_failed_sync_and_synced_stays() -> None:
     """What that sync was to write does not come back over it (found by seed 3005402)."""
     for seed in SEEDS:
-        platter, faults = Platter(Dice(seed)), Failing()
-        disk = SimFilesystem(platter, faults)
-        file = disk.create("/d/meta")
-        file.write(b"a" * SECTOR, 0)
-        file.sync()
-        disk.sync_directory("/d")
-        file.write(b"b" * SECTOR, 0)
-        faults.fails = True
-        with pytest.raises(OSError, match="Input/output"):
-            file.sync()
+        platter, file = after_a_failed_sync(seed)
         file.write(b"c" * SECTOR, 0)
         file.sync()
         platter.cut_power()
-        assert content(platter, "/d/meta") == b"c" * SECTOR
+        assert content(platter, "/d/log") == b"c" * SECTOR
