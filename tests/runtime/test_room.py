@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.support.nodes import Cluster
+from tests.support.nodes import FAST, Cluster
 from tests.support.wire import WireClient, wait_until
 
 from disheap.errors import DiskFull, InvalidArgument, StorageFull
@@ -343,3 +343,16 @@ async def test_a_state_that_is_not_smaller_than_its_log_is_not_written_to_make_r
         assert not list((tmp_path / "n1").glob("groups/0/snapshot-*")), "and what was written of it is gone"
         node.group.snapshotter.take()
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "another is taken when it is due")
+
+
+async def test_an_attempt_to_make_room_that_is_given_up_puts_no_snapshot_off_that_is_due(
+    tmp_path: Path,
+) -> None:
+    raft = msgspec.structs.replace(FAST, snapshot_threshold=6)
+    async with Cluster(tmp_path, nodes=1, raft=raft) as cluster:
+        node = cluster.nodes["n1"]
+        for _ in range(8):
+            node.group.snapshotter.make_room(0)
+            await wait_until(lambda: not node.group.snapshotter.running, "it is given up")
+            await node.apply(b"+1")
+        await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "one is due, and taken")

@@ -42,10 +42,13 @@ class SnapshotPolicy(msgspec.Struct, frozen=True):
 class _Run:
     """One snapshot on its way to the disk. What comes back for one that is void is of no consequence."""
 
-    def __init__(self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, most_bytes: int | None) -> None:
+    def __init__(
+        self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, at_bytes: int, most_bytes: int | None
+    ) -> None:
         self.meta = meta
         self.pieces = pieces
         self.first = first  # the oldest entry to keep behind it
+        self.at_bytes = at_bytes  # applied when it was begun
         self.most_bytes = most_bytes  # given up beyond it
         self.size = 0
         self.writer: SnapshotWriter | None = None
@@ -94,18 +97,22 @@ class Snapshotter:
 
     def take(self) -> None:
         """Take a view of this moment and write it out. Nothing if one is being written."""
-        self._take(self._trailing_index(self._group.applied.index), None)
+        if self._run is None:
+            self._count_from(self._bytes_applied, self._group.applied.index)
+            self._take(self._trailing_index(self._group.applied.index), None)
 
     def make_room(self, most_bytes: int) -> None:
-        """Likewise, so that the log can go, all of it; not if the state turns out to be larger than that."""
-        self._take(Index(self._group.applied.index + 1), most_bytes)
+        """Likewise, so that the log can go, all of it; not if the state turns out to be larger than that. The next is
+        due when it would have been, unless this one is taken."""
+        if self._run is None:
+            self._take(Index(self._group.applied.index + 1), most_bytes)
+
+    def _count_from(self, bytes_applied: int, index: Index) -> None:
+        self._bytes_at_snapshot, self._index_at_snapshot = bytes_applied, index
 
     def _take(self, first: Index, most_bytes: int | None) -> None:
-        if self._run is not None:
-            return
         meta = self._group.applied
-        run = self._run = _Run(meta, self._group.sessions.snapshot(), first, most_bytes)
-        self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, meta.index
+        run = self._run = _Run(meta, self._group.sessions.snapshot(), first, self._bytes_applied, most_bytes)
         self._disk.submit(
             lambda: self._storage.begin_snapshot(meta, replaces_log=False),
             lambda writer, error: self._begun(run, writer, error),
@@ -115,7 +122,7 @@ class Snapshotter:
         """The state was replaced by a leader's snapshot: a view of the old one is of no use."""
         if self._run is not None:
             self._void(self._run)
-        self._bytes_at_snapshot, self._index_at_snapshot = self._bytes_applied, meta.index
+        self._count_from(self._bytes_applied, meta.index)
         self._sizes.clear()
 
     def _begun(self, run: _Run, writer: SnapshotWriter, error: BaseException | None) -> None:
@@ -153,6 +160,7 @@ class Snapshotter:
         if self._is_over(run, error) or run.is_void:
             return
         self._run, self._last_size = None, run.size
+        self._count_from(run.at_bytes, run.meta.index)
         log.info("snapshot taken", index=run.meta.index, bytes=run.size, log_from=first_index)
         self._group.snapshot_taken(run.meta, first_index)
 
