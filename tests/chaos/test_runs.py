@@ -16,14 +16,15 @@ from pathlib import Path
 
 import pytest
 
+import disheap
 from tests.chaos import faults
 from tests.chaos.faults import DISK_EXIT, check_last_words
-from tests.chaos.history import judge
+from tests.chaos.history import Enqueue, Outcome, judge
 from tests.chaos.namespaces import Namespaces, SpreadCluster
 from tests.chaos.network import Network
 from tests.chaos.nodes import ChaosCluster, ChaosNode, fill, wait_ended
 from tests.chaos.run import READY_S, new_seed, run, say_to_stderr
-from tests.chaos.workload import Workload
+from tests.chaos.workload import TOPIC, Workload
 
 pytestmark = pytest.mark.timeout(0)
 ENDS_S = 30.0
@@ -147,6 +148,28 @@ async def _until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert loop.time() < deadline, f"not within {ENDS_S} s: {what}"
         await asyncio.sleep(0.05)
+
+
+def test_the_drain_takes_what_is_still_delayed() -> None:
+    """A message that a nack holds back while the drain begins is not lost."""
+
+    async def hold_back(cluster: ChaosCluster) -> Workload:
+        load = Workload(cluster.url, random.Random(1))
+        async with disheap.connect(cluster.url, timeout_s=READY_S) as client:
+            await client.create_topic(TOPIC)
+            entry = Enqueue(b"late", 0, 0.0, outcome=Outcome.OK, id=await client.topic(TOPIC).enqueue(b"late", 0))
+            load.history.enqueues.append(entry)
+            (delivery,) = await client.topic(TOPIC).pop()
+            await delivery.nack(delay_ms=500)
+        await load.drain()
+        return load
+
+    with ChaosCluster(1) as cluster:
+        address = cluster.nodes["n1"]
+        address.members_client = f"{address.host}:{address.client_port}"
+        load = asyncio.run(hold_back(cluster))
+    assert judge(load.history).complaints() == []
+    assert [got.payload for got in load.history.deliveries] == [b"late"]
 
 
 @pytest.mark.parametrize("jump_ms", [86_400_000, -86_400_000])

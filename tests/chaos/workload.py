@@ -87,10 +87,10 @@ class Workload:
                     return
 
     async def drain(self) -> None:
-        """Alone with the topic: wait until no lease is live, then take everything in its order."""
+        """Alone with the topic: wait until nothing is leased or delayed, then take everything in its order."""
         async with asyncio.timeout(DRAIN_S), self._client("drain", timeout_s=60) as (client, holder):
             topic = client.topic(TOPIC)
-            while (await topic.stats()).leased:
+            while (seen := await topic.stats()).leased or seen.delayed:
                 await asyncio.sleep(0.2)
             place = 0
             while got := await topic.pop(BATCH, lease_ms=600_000):
