@@ -165,14 +165,14 @@ async def drive(cluster: Cluster, until: Any) -> None:
 
 
 def compared(node: Node) -> int:
-    return int(node.comparing.status()["compared"])
+    return int(node.upkeep.comparing.status()["compared"])
 
 
 async def test_sound_replicas_compare_and_stay(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=3, raft=HASTY) as cluster:
         await drive(cluster, lambda: all(compared(node) > 1 for node in cluster.nodes.values()))
         assert not any(node.quarantined for node in cluster.nodes.values())
-        assert all(node.comparing.status()["differs_from"] == [] for node in cluster.nodes.values())
+        assert all(node.upkeep.comparing.status()["differs_from"] == [] for node in cluster.nodes.values())
 
 
 @pytest.mark.parametrize("wrong_one_leads", [False, True])
@@ -202,7 +202,7 @@ async def test_a_quarantined_node_hands_out_no_snapshot(tmp_path: Path) -> None:
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "a snapshot is taken")
 
         def index() -> int:
-            return node._repairing._piece(AskSnapshot(0, 0, 0, 1)).index
+            return node.upkeep.repairing._piece(AskSnapshot(0, 0, 0, 1)).index
 
         assert index() > 0
         node.quarantine("the test says so")

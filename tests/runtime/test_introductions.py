@@ -75,20 +75,24 @@ async def test_a_first_start_waits_for_every_member_and_says_for_whom(tmp_path: 
     cluster = Cluster(tmp_path, storage="file")
     try:
         one, two = await cluster.start("n1"), await cluster.start("n2")
-        await wait_until(lambda: one.repair_status().get("waiting_for") == ["n3"], "it waits for the third")
+        await wait_until(lambda: one.upkeep.repair_status().get("waiting_for") == ["n3"], "it waits for the third")
         assert one.group.asleep and two.group.asleep
         assert (await one.status())["role"] == "new"
         await cluster.start("n3")
         async with asyncio.timeout(20):
             await wait_until(lambda: any(node.group.leads for node in cluster.nodes.values()), "one leads")
-        await wait_until(lambda: not any(node.repair_status() for node in cluster.nodes.values()), "all take part")
+        await wait_until(
+            lambda: not any(node.upkeep.repair_status() for node in cluster.nodes.values()), "all take part"
+        )
     finally:
         await stopped(cluster)
 
 
 async def test_two_of_three_start_without_the_third_when_all_have_met_once(tmp_path: Path) -> None:
     async with Cluster(tmp_path, storage="file") as cluster:
-        await wait_until(lambda: not any(node.repair_status() for node in cluster.nodes.values()), "all take part")
+        await wait_until(
+            lambda: not any(node.upkeep.repair_status() for node in cluster.nodes.values()), "all take part"
+        )
         await stopped(cluster)
         await cluster.start("n1")
         await cluster.start("n2")
@@ -146,7 +150,8 @@ class Host:
         self.error: Exception | None = None
         self.events: list[object] = []
         self.thread = Disk()
-        self.introductions = Introductions(self, [TWO, THREE], kept, asyncio.new_event_loop())  # type: ignore[arg-type]
+        self.introductions = Introductions(self, asyncio.new_event_loop())  # type: ignore[arg-type]
+        self.introductions.recall([TWO, THREE], kept)
 
     def acquaintances(self) -> Acquaintances:
         return self.kept

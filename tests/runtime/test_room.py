@@ -219,9 +219,11 @@ async def short(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, names: Iterab
     for name in names:
         node = cluster.nodes[name]
         monkeypatch.setattr(node.storage(), "usage", lambda: usage(free_bytes), raising=False)
-        node._room.look()
+        node.upkeep.room.look()
         is_short = free_bytes < node.config.limits.min_free_bytes
-        await wait_until(lambda node=node, is_short=is_short: node._room.is_short == is_short, "the disk was looked at")
+        await wait_until(
+            lambda node=node, is_short=is_short: node.upkeep.room.is_short == is_short, "the disk was looked at"
+        )
 
 
 def refuses(node: Node) -> bool:
@@ -324,8 +326,8 @@ async def test_a_full_disk_gets_room_when_the_state_has_shrunk_though_no_snapsho
         for _ in range(8):
             await node.apply(b"+1" + b" " * (256 << 10))
         assert (await node.storage_usage()).log_bytes > 2 << 20
-        node._room._mark = 1 << 60
-        node._room.look()
+        node.upkeep.room._mark = 1 << 60
+        node.upkeep.room.look()
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "a snapshot is taken")
         assert (await node.storage_usage()).log_bytes < 1 << 20
 

@@ -53,8 +53,8 @@ async def status(node: Node) -> dict[str, Any]:
         "applied_index": group.applied.index,
         "first_index": raft.first_index,
         "last_index": raft.last_index,
-        "repair": node.repair_status(),
-        "scrub": node.scrub_status(),
+        "repair": node.upkeep.repair_status(),
+        "scrub": node.upkeep.scrubbing.status(),
         "members": members,
         "sessions": len(group.sessions.table),
         "machine": node.machine_name,
@@ -62,9 +62,9 @@ async def status(node: Node) -> dict[str, Any]:
         "machine_stats": group.sessions.machine.stats(),
         "log_bytes": usage.log_bytes,
         "snapshot_bytes": usage.snapshot_bytes,
-        "disk": node.room_status(),
+        "disk": node.upkeep.room.status(),
         "quarantine": node.quarantined,
-        "comparison": node.comparing.status(),
+        "comparison": node.upkeep.comparing.status(),
         "log_time_ms": group.now_ms(),
         "uptime_s": round(node.uptime_s(), 3),
         "counters": {
@@ -80,7 +80,7 @@ def _role(node: Node) -> str:
     if node.quarantined:
         return "quarantined"
     if node.group.asleep or node.group.failure is not None:
-        return "repairing" if node.introductions.takes_part else "new"
+        return "repairing" if node.upkeep.introductions.takes_part else "new"
     return node.group.raft.role.value
 
 

@@ -18,7 +18,7 @@ Storage that does not outlive its process (`memory`) cannot keep the rule: there
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from disheap.errors import StorageError, StorageFull, WrongCluster
@@ -47,24 +47,28 @@ class Host(Protocol):
 
 
 class Introductions:
-    """`kept` is what storage remembers; None where it cannot, and in a cluster of one."""
+    """`recall` first."""
 
-    def __init__(
-        self, host: Host, others: list[NodeId], kept: Acquaintances | None, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+        self.takes_part = False
         self._host = host
         self._loop = loop
-        self._keeps = kept is not None
+        self._keeps = False
         self._known: dict[NodeId, int] = {}
         self._durable: dict[NodeId, int] = {}
+        self._missing: dict[NodeId, None] = {}
+        self._said_at = loop.time()
+        self._is_recording = False
+        self._has_ended = False
+
+    def recall(self, others: Sequence[NodeId], kept: Acquaintances | None) -> None:
+        """`kept` is what storage remembers; None where it cannot, and in a cluster of one."""
+        self._keeps = kept is not None
         if kept is not None:
             self._durable = {NodeId(node): incarnation for node, incarnation in kept.incarnations}
             self._known = dict(self._durable)
         self.takes_part = kept is None or kept.takes_part
-        self._missing: dict[NodeId, None] = {} if self.takes_part else dict.fromkeys(others)
-        self._said_at = loop.time()
-        self._is_recording = False
-        self._has_ended = False
+        self._missing = {} if self.takes_part else dict.fromkeys(others)
 
     def end(self) -> None:
         """Before the storage is closed for good: what is being written is of no consequence any more."""

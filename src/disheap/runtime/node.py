@@ -33,20 +33,16 @@ from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
-from disheap.runtime.comparing import Comparing
 from disheap.runtime.disk import Disk, DiskThread, FailStopDisk, close_patiently, run_on
 from disheap.runtime.group import Group
-from disheap.runtime.introductions import Introductions
 from disheap.runtime.links import GROUP
 from disheap.runtime.local import LocalSessions
 from disheap.runtime.parts import Parts
 from disheap.runtime.peering import Peering
 from disheap.runtime.recovery import Found, recover
-from disheap.runtime.repairing import Repairing
-from disheap.runtime.room import Room
-from disheap.runtime.scrubbing import Scrubbing
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
+from disheap.runtime.upkeep import Upkeep
 from disheap.runtime.versions import Versions
 from disheap.runtime.writing import with_room
 
@@ -93,12 +89,8 @@ class Node:
         self.book: AddressBook
         self._server: Server | None = None
         self._peering: Peering
-        self._repairing: Repairing
-        self.introductions: Introductions
-        self._scrubbing: Scrubbing
-        self._is_whole = False  # nothing has to be repaired before the group may take part
-        self._room: Room
-        self.comparing: Comparing
+        self.upkeep: Upkeep
+        self.incarnation = 0  # of the data directory, when it was opened
         self.quarantined = ""  # why
         self._listeners: list[Listener] = []
         self._ticker: asyncio.TimerHandle | None = None
@@ -143,17 +135,11 @@ class Node:
         self._listeners.clear()
         if self._server is not None:
             self._server.close(NotLeader(self.leader_address()))
-        if hasattr(self, "introductions"):
-            self.introductions.end()
-            self.comparing.end()
-            self._room.end()
-        if hasattr(self, "_repairing"):
-            self._scrubbing.let_go()
-            await self._repairing.stop()
-        if hasattr(self, "_peering"):
+        if self._disk is not None:  # made together with the next two
+            await self.upkeep.end()
             await self._peering.close()
-        if self._storage is not None and hasattr(self, "group"):
-            self.group.close()
+            if self.has_group:
+                self.group.close()
         disk, storage = self._disk, self._storage
         self._disk = self._storage = None
         if disk is not None:
@@ -215,6 +201,11 @@ class Node:
         """What an operator wants to know; the keys are those of `disheap status --json`."""
         return await admin.status(self)
 
+    @property
+    def has_group(self) -> bool:
+        """Whether recovery came so far that there is one."""
+        return hasattr(self, "group")
+
     # --- starting and stopping ---------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
@@ -225,19 +216,13 @@ class Node:
         check_listening(self.config, transport.secure, client_transport.secure)  # before there is a data directory
         self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
         self._local.server = self._server
+        self._peering = Peering(self, self._id, self._parts.settings_digest(), self._loop)
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
-        raft = self.config.raft
-        self._repairing = Repairing(
-            self, self._id, loop=self._loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
-        )
-        self._room = Room(self, self._id, self.config.limits.min_free_bytes, self._clock)
-        self.comparing = Comparing(self, self._id, raft.compare_interval_s, self._loop)
-        self._scrubbing = Scrubbing(self, raft.scrub_bytes_per_s, raft.scrub_interval_s, self._loop)
+        self.upkeep = Upkeep(self, self._id, self.config, self._clock, self._loop)
         found = await with_room(lambda: self._recover(follow=False))
         self.book = AddressBook(found.applied.membership, self._id, self.name)
-        others = [node for node in self.book.ids() if node != self._id]
-        self.introductions = Introductions(self, others, found.met if others else None, self._loop)
-        self._peering = Peering(self, self._id, found.identity.incarnation, self._parts.settings_digest(), self._loop)
+        self.upkeep.recovered(found, [node for node in self.book.ids() if node != self._id])
+        self.incarnation = found.identity.incarnation
         self._take_up(found)
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
@@ -245,8 +230,7 @@ class Node:
             await self._listen(transport, self.config.peer_listen, self._peering.accept)
             self._peering.dial(transport)
         self._serving = True
-        self._repairing.begin(found)
-        self.introductions.say()
+        self.upkeep.begin(found)
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
 
@@ -269,9 +253,8 @@ class Node:
         )
 
     def _take_up(self, found: Found) -> None:
-        self._is_whole = not found.needs_repair
+        self.upkeep.found(found)
         self.group = self._make_group(found)
-        self.comparing.moved(found.applied.time_ms)
         self._outlets().serve(self.group)
 
     async def recover_again(self, follow: bool) -> Found:
@@ -279,7 +262,7 @@ class Node:
         if self.group.leads:
             self._on_lead(False)
         self.group.close()
-        self._scrubbing.let_go()
+        self.upkeep.scrubbing.let_go()
         self._local.forget()
         await run_on(self.disk(), self._close_files)
         self._raise_failure()  # opened anew, it would be tried again
@@ -294,7 +277,7 @@ class Node:
 
     def _close_files(self) -> None:
         assert self._storage is not None
-        self._repairing.close_reader()
+        self.upkeep.repairing.close_reader()
         self.group.close_files()
         self._storage.close()
 
@@ -326,8 +309,8 @@ class Node:
             on_leader=self._on_leader,
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
-            comparing=self.comparing,
-            asleep=found.needs_repair or not self.introductions.takes_part or bool(self.quarantined),
+            comparing=self.upkeep.comparing,
+            asleep=bool(self.quarantined) or not self.upkeep.may_take_part,
         )
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
@@ -356,13 +339,9 @@ class Node:
     def _tick(self) -> None:
         if not self._serving or self.failure is not None:
             return
-        tick_s = self.config.raft.tick_ms / 1000
-        self._ticker = self._loop.call_later(tick_s, self._tick)
+        self._ticker = self._loop.call_later(self.config.raft.tick_ms / 1000, self._tick)
         self.group.tick()
-        self._repairing.tick(self.config.raft.election_timeout_ms // self.config.raft.tick_ms)
-        self.introductions.tick()
-        self._scrubbing.tick()
-        self._room.tick()
+        self.upkeep.tick()
         self._outlets().sweep()
         self._versions.raise_if_due()
 
@@ -375,14 +354,13 @@ class Node:
         self._peering.send_repair(target, message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
-        self._repairing.received(peer, message)
+        self.upkeep.repairing.received(peer, message)
 
     def tell(self, is_short: bool, free_bytes: int) -> None:
-        self._peering.tell(Notice(GROUP, is_short, free_bytes, *self.comparing.newest))
+        self._peering.tell(Notice(GROUP, is_short, free_bytes, *self.upkeep.comparing.newest))
 
     def received_notice(self, peer: NodeId, notice: Notice) -> None:
-        self._room.heard(peer, notice)
-        self.comparing.heard(peer, notice.hashed_index, notice.state_hash)
+        self.upkeep.received_notice(peer, notice)
 
     def voters(self) -> tuple[NodeId, ...]:
         return voters_of(self.group.applied.membership)
@@ -425,7 +403,7 @@ class Node:
             self._outlets().send_away()
 
     def _on_failure(self, error: BaseException) -> None:
-        if not self._repairing.take_back(error):
+        if not self.upkeep.repairing.take_back(error):
             self.failed(error)
 
     def failed(self, error: BaseException) -> None:
@@ -433,7 +411,7 @@ class Node:
         if self.failure is not None:
             return
         self.failure = error
-        if hasattr(self, "group"):
+        if self.has_group:
             self.group.close()
         log.error("the node stops", reason=str(error), exc_info=None if isinstance(error, DisheapError) else error)
         self._failed.set()
@@ -442,7 +420,7 @@ class Node:
     # --- what the server asks ----------------------------------------------------------------------------------------
 
     def leader_address(self) -> str:
-        if not hasattr(self, "group") or self.group.leader in (NOBODY, self._id):
+        if not self.has_group or self.group.leader in (NOBODY, self._id):
             return ""
         return self.book.client(self.group.leader)
 
@@ -466,9 +444,6 @@ class Node:
     def refuse(self, reason: DiskFull | None) -> None:
         self._outlets().short = reason
 
-    def room_status(self) -> dict[str, Any]:
-        return self._room.status()
-
     async def storage_usage(self) -> StorageUsage:
         return await run_on(self.disk(), self.storage().usage)
 
@@ -480,21 +455,15 @@ class Node:
         assert self._disk is not None
         return self._disk
 
-    def repair_status(self) -> dict[str, Any]:
-        return self._repairing.status() if not self._is_whole else self.introductions.status()
-
-    def scrub_status(self) -> dict[str, Any]:
-        return self._scrubbing.status()
-
     def is_alone(self) -> bool:
         return len(self._members) == 1
 
     def damage_found(self, error: StorageError) -> None:
-        self._repairing.pardon()
+        self.upkeep.repairing.pardon()
         self.group.fail(error)
 
     def introduced(self) -> None:
-        if self._is_whole:
+        if self.upkeep.is_whole:
             self.group.wake_up()
 
     def uptime_s(self) -> float:

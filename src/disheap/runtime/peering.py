@@ -33,20 +33,18 @@ REFUSALS_REMEMBERED = 100
 
 
 class Peering:
-    """The owner of all links. `incarnation` is that of this node's own data."""
+    """The owner of all links."""
 
     def __init__(
         self,
         node: Node,
         own_id: NodeId,
-        incarnation: int,
         settings_digest: str,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.refusals: dict[str, None] = {}
         self._node = node
         self._id = own_id
-        self._incarnation = incarnation
         self._settings_digest = settings_digest
         self._loop = loop
         self._buffer_bytes = tuning.send_buffer_bytes(node.config)
@@ -147,7 +145,7 @@ class Peering:
             cluster_id=node.cluster_id,
             node_id=self._id,
             name=node.name,
-            incarnation=self._incarnation,
+            incarnation=node.incarnation,
             target=target,
             client_address=node.client_address_of(self._id),
             machine=node.machine_name,
@@ -175,15 +173,15 @@ class Peering:
                 "for sessions and apply_work_limit: they decide what every replica does, so all nodes need the same"
             )
         self._check_certificate(peer, certificate_name)
-        here.introductions.check(peer, hello)
+        here.upkeep.introductions.check(peer, hello)
         here.book.learn(peer, hello)
         return peer
 
     def meet(self, peer: NodeId, incarnation: int, done: Done) -> None:
-        self._node.introductions.meet(peer, incarnation, done)
+        self._node.upkeep.introductions.meet(peer, incarnation, done)
 
     def welcomed(self, peer: NodeId, incarnation: int, done: Done) -> None:
-        self._node.introductions.welcomed(peer, incarnation, done)
+        self._node.upkeep.introductions.welcomed(peer, incarnation, done)
 
     def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
         """The name that was proved has to be the member's, or the host in its peer address (storage-rules 18)."""

@@ -126,7 +126,7 @@ class Host:
 
     @property
     def has_group(self) -> bool:
-        return self.state in ("up", "frozen") and hasattr(self.node, "group")
+        return self.state in ("up", "frozen") and self.node.has_group
 
     @property
     def votes(self) -> bool:

@@ -178,7 +178,7 @@ class Run:
         return len({host.node.group.applied.index for host in hosts}) == 1
 
     def _have_room(self) -> bool:
-        return not any(host.node.room_status()["is_short"] for host in self.cluster.hosts if host.has_group)
+        return not any(host.node.upkeep.room.status()["is_short"] for host in self.cluster.hosts if host.has_group)
 
     def _standing(self) -> str:
         words = []
