@@ -3,7 +3,7 @@
 Owns the order of things: what has arrived and waits for its callback, the acks that wait to be sent together, the
 lock that lets other threads acknowledge. It refuses to know AMQP's verbs (`channel.py`) and event loops
 (`eventloop.py`). Reconnecting is the client's business, below: a failover shows here as a pause. Only a session that
-lapsed, and took its leases with it, is an error, and one that makes a Celery worker start its consumer anew.
+lapsed, and took its leases with it, is an error, and one that makes a Celery worker restart its consumer.
 
 Callbacks run outside the lock: one may take an hour, while another thread acknowledges or keeps the session alive.
 """
@@ -99,7 +99,7 @@ class Connection:
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
         """kombu remembers for each connection what it has declared, and does not declare it again. Where a message
         finds no queue, and the session is not the one of those declarations, the broker may have lost them (a node in
-        memory that was started anew): the error makes kombu connect, declare and publish again, instead of losing the
+        memory that was restarted): the error makes kombu connect, declare and publish again, instead of losing the
         message."""
         try:
             reply: broker.Published = self.call(command, timeout_s, publishing=True)

@@ -1,6 +1,6 @@
 """disheap's errors in kombu's words.
 
-kombu and Celery act by class: a *recoverable* connection error makes a worker start its consumer anew and a producer
+kombu and Celery act by class: a *recoverable* connection error makes a worker restart its consumer and a producer
 publish again; a recoverable channel error makes a producer try again at once; anything else reaches the application.
 So the table below decides who does what. One rule stands out: a publish whose outcome is not known is **not**
 repeated on its own, because that could run a task twice. It reaches the caller as `PublishOutcomeUnknown`.

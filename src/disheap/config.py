@@ -274,7 +274,7 @@ def _check_members(config: NodeConfig) -> None:
         values = [value for member in config.members if (value := getattr(member, what))]
         twice = sorted({value for value in values if values.count(value) > 1})
         if twice:
-            raise ConfigError(f"members: {what} {twice[0]!r} is there twice; each node has its own.")
+            raise ConfigError(f"members: {what} {twice[0]!r} is used twice; each node has its own.")
     names = [member.name for member in config.members]
     if config.name not in names:
         raise ConfigError(

@@ -33,7 +33,7 @@ class UrlError(ConfigError):
 
 
 class PluginError(ConfigError):
-    """A plugin is unknown, broken or there twice; says which, and from which distribution."""
+    """A plugin is unknown, broken or registered twice; says which, and from which distribution."""
 
 
 class AddressInUse(ConfigError):
@@ -247,7 +247,7 @@ class OutcomeUnknown(RequestError):
 
 
 class SessionExpired(RequestError):
-    """The session lapsed; what it held went back to its topics."""
+    """The session lapsed; what it held was given back."""
 
     code = "session-expired"
 

@@ -80,7 +80,7 @@ class Registry:
     @overload
     def get(self, kind: str, name: str) -> type[Any]: ...
     def get(self, kind: str, name: str) -> type[Any]:
-        """The class. Raises `PluginError` when it is unknown, broken, or there twice."""
+        """The class. Raises `PluginError` when it is unknown, broken, or registered twice."""
         named = [row for row in self._rows(kind) if row.name == name]
         if len(named) > 1:
             raise PluginError(_duplicate(kind, name, named))

@@ -162,7 +162,7 @@ class Client(BlockingClient):
             self._sort(self.poll(left_s))
         push = mine.popleft()
         if isinstance(push, SessionLost):
-            raise SessionExpired("the session lapsed; what it held went back to its topics")
+            raise SessionExpired("the session lapsed; what it held was given back")
         return push
 
     def begin(self, command: broker.Subscribe | broker.Pop) -> int:

@@ -136,7 +136,7 @@ def test_a_node_on_a_full_disk_waits_for_room_and_goes_on_without_a_restart(need
         filler.unlink()
         await _until(lambda: "the node goes on" in node.said(50), "the node goes on")
         after = await cluster.status(node.name)
-        assert before and after and after["uptime_s"] > before["uptime_s"], "it was not started anew"
+        assert before and after and after["uptime_s"] > before["uptime_s"], "it was not restarted"
 
     with ChaosCluster(3, tmpfs=True) as cluster:
         asyncio.run(with_load(cluster, fill_up))

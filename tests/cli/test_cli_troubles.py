@@ -30,7 +30,7 @@ def test_a_node_that_is_well_has_none() -> None:
             {"repair": {"missing": "the welcome of every other member", "waiting_for": ["n2", "n3"]}},
             "takes no part: it waits for n2, n3; missing: the welcome of every other member",
         ),
-        ({"quarantine": "its state is wrong"}, "is in quarantine: its state is wrong; start it anew"),
+        ({"quarantine": "its state is wrong"}, "is in quarantine: its state is wrong; restart it"),
         (
             {"comparison": {"index": 5, "compared": 1, "differs_from": ["n2"]}},
             "holds another state than n2, and no majority says whose is right",

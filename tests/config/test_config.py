@@ -184,9 +184,9 @@ def test_variables_of_others_are_left_alone() -> None:
         ({"DISHEAP_STORAGE__FILE": "1"}, r"DISHEAP_STORAGE__FILE: \[storage\] file is not a table"),
         ({"DISHEAP_MEMBERS": "n1"}, r"DISHEAP_MEMBERS: 'n1' is not NAME=PEER/CLIENT"),
         ({"DISHEAP_MEMBERS": THREE, "NODE_ID": "n4"}, r"'n4' is not among the members \(n1, n2, n3\)"),
-        ({"DISHEAP_MEMBERS": "n1=a:1,n1=b:1", "NODE_ID": "n1"}, r"members: name 'n1' is there twice"),
-        ({"DISHEAP_MEMBERS": "n1=a:1,n2=a:1", "NODE_ID": "n1"}, r"members: peer 'a:1' is there twice"),
-        ({"DISHEAP_MEMBERS": "n1=a:1/c:1,n2=b:1/c:1", "NODE_ID": "n1"}, r"members: client 'c:1' is there twice"),
+        ({"DISHEAP_MEMBERS": "n1=a:1,n1=b:1", "NODE_ID": "n1"}, r"members: name 'n1' is used twice"),
+        ({"DISHEAP_MEMBERS": "n1=a:1,n2=a:1", "NODE_ID": "n1"}, r"members: peer 'a:1' is used twice"),
+        ({"DISHEAP_MEMBERS": "n1=a:1/c:1,n2=b:1/c:1", "NODE_ID": "n1"}, r"members: client 'c:1' is used twice"),
         (
             {"DISHEAP_LIMITS__SESSION_TIMEOUT_MIN_MS": "2000", "DISHEAP_LIMITS__SESSION_TIMEOUT_MAX_MS": "1000"},
             r"session_timeout_min_ms is over",

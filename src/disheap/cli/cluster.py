@@ -188,7 +188,7 @@ def _troubles(row: Row) -> Iterator[str]:
         waiting_for = ", ".join(repair["waiting_for"]) or "nobody"
         yield f"takes no part: it waits for {waiting_for}; missing: {repair['missing']}"
     if row["quarantine"]:
-        yield f"is in quarantine: {row['quarantine']}; start it anew"
+        yield f"is in quarantine: {row['quarantine']}; restart it"
     if differs_from:
         yield f"holds another state than {', '.join(differs_from)}, and no majority says whose is right"
     if disk["is_short"]:

@@ -61,7 +61,7 @@ class Foreign(Event, frozen=True):
 
 
 class SessionLost(Event, frozen=True):
-    """The session lapsed: consumers are gone, and what was held went back to its topics."""
+    """The session lapsed: consumers are gone, and what it held was given back."""
 
 
 class _Note(msgspec.Struct, frozen=True, gc=False):

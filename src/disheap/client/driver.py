@@ -398,7 +398,7 @@ class Driver:
                     self.unlink(self._link, event.message or event.code)
                 self._route.moved(event.leader)
             case SessionLost():
-                self._sinks.lose(SessionExpired("the session lapsed; what it held went back to its topics"))
+                self._sinks.lose(SessionExpired("the session lapsed; what it held was given back"))
             case Postponed():
                 if self._retrying is None:
                     self._retrying = self.loop.call_later(self._retry_s, self._retry)

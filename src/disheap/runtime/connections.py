@@ -210,7 +210,7 @@ class ClientConnection:
     def _need_session(self) -> None:
         """Where it has lapsed, whoever speaks is told: nothing would come to it any more."""
         if self.session == 0 and self.ended:
-            raise SessionExpired("the session lapsed; what it held went back to its topics")
+            raise SessionExpired("the session lapsed; what it held was given back")
 
     def _odd_command(self, envelope: frames.Envelope, frame: bytes) -> None:
         """A command that the fast path did not take: transient, or not of the session attached here."""

@@ -366,11 +366,11 @@ class Node:
         return voters_of(self.group.applied.membership)
 
     def quarantine(self, reason: str) -> None:
-        """This node's state is wrong. It takes no part any more, until it is started anew."""
+        """This node's state is wrong. It takes no part any more, until it is restarted."""
         if self.quarantined:
             return
         self.quarantined = reason
-        log.error("this node is in quarantine: it serves nothing until it is started anew", reason=reason)
+        log.error("this node is in quarantine: it serves nothing until it is restarted", reason=reason)
         if self.group.leads:
             self._on_lead(False)
         self.group.rest()

@@ -152,7 +152,7 @@ class Room:
         names = ", ".join(self._host.member_name(node) for node in short)
         return (
             f"less than {self._mark / MIB:.4g} MiB (limits.min_free_bytes) are free on the disk of {names}: nothing "
-            "new is taken until there is more. Drain or purge topics, or free space there"
+            "new is taken until there is more. Have what is stored consumed or removed, or free space there"
         )
 
     def _hand_over(self, others: Sequence[NodeId]) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 SWEEP_S = 0.25
-"""How often the leader looks for sessions that lapsed; the shortest session timeout is 1 s."""
+"""How often the leader looks for sessions that lapsed; by default no session timeout is below 1 s."""
 SEND_AWAY_S = 0.5
 """A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in
 the meantime is not read; they send it again to the next leader."""

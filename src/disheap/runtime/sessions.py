@@ -254,7 +254,7 @@ class Sessions:
     def _attach(self, index: int, number: int, attachment: int, held: bytes) -> None:
         session = self.table.get(number)
         if session is None:
-            refusal = SessionExpired(f"session {number} lapsed; what it held went back to its topics")
+            refusal = SessionExpired(f"session {number} lapsed; what it held was given back")
             self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         try:
