@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import tomllib
+from importlib.resources import files
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = [Path(package).name for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]]
 
 
 def test_every_plugin_in_the_tree_is_in_the_wheel() -> None:
-    shipped = {Path(package).name for package in PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]}
     there = {path.parent.name for path in (ROOT / "plugins").glob("*/__init__.py")}
-    assert shipped == there | {"disheap"}
+    assert set(PACKAGES) == there | {"disheap"}
 
 
 def test_every_plugin_in_the_tree_is_among_the_roots_that_import_linter_checks() -> None:
@@ -35,3 +38,9 @@ def test_the_readme_shows_the_two_commands_on_its_first_screen() -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "python3 -m venv .venv && .venv/bin/pip install --quiet tox tox-uv && .venv/bin/tox" in script
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_types_are_for_whoever_uses_them(package: str) -> None:
+    """PEP 561; installed from the wheel, as CI does, it must hold there too."""
+    assert (files(package) / "py.typed").is_file()

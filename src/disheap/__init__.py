@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from disheap.client.asynchronous import Topic as Topic
     from disheap.client.asynchronous import connect as connect
     from disheap.client.consuming import Delivery as Delivery
+    from disheap.config import NodeConfig as NodeConfig
     from disheap.protocol.broker import NewMessage as NewMessage
+    from disheap.runtime.node import Node as Node
 
 _HOMES = {
     "Client": "disheap.client.asynchronous",
@@ -32,7 +34,7 @@ _HOMES = {
 }
 _MODULES = ("errors", "sync")
 
-__all__ = ["Client", "Delivery", "NewMessage", "Topic", "connect", "errors", "sync"]
+__all__ = ["Client", "Delivery", "NewMessage", "Node", "NodeConfig", "Topic", "connect", "errors", "sync"]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
-from disheap import __version__
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.client.consuming import DEFAULT_CREDIT
@@ -22,6 +21,7 @@ from disheap.client.url import BrokerUrl, parse
 from disheap.errors import ConsumerNotFound, LeaseLost, OutcomeUnknown, RequestError, RequestTimeout, SessionExpired
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
+from disheap.version import __version__
 
 
 def connect(

@@ -61,6 +61,7 @@ def test_importing_disheap_loads_next_to_nothing() -> None:
 def test_the_exports_are_there_and_others_are_not() -> None:
     import disheap
 
+    assert set(disheap.__all__) == {*disheap._HOMES, *disheap._MODULES}
     for name in disheap.__all__:
         assert getattr(disheap, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

@@ -19,6 +19,7 @@ from disheap.errors import OutcomeUnknown
 from disheap.interfaces import Transport
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
+from disheap.version import __version__
 
 
 def connect(
@@ -65,7 +66,7 @@ class Connecting:
     async def _open(self) -> Client:
         transport = self._transport() if self._transport else open_transport(self._url)
         driver = Driver(
-            self._url, transport, observer=self._observer, opaque=self._opaque, client=f"disheap {_version()}"
+            self._url, transport, observer=self._observer, opaque=self._opaque, client=f"disheap {__version__}"
         )
         try:
             await driver.open()
@@ -270,9 +271,3 @@ class Topic:
 
 def _id(reply: broker.Enqueued) -> int:
     return reply.id
-
-
-def _version() -> str:
-    from disheap import __version__
-
-    return __version__
