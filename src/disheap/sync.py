@@ -12,6 +12,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
+from disheap.client import faults
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.client.consuming import DEFAULT_CREDIT
@@ -133,16 +134,16 @@ class Client(BlockingClient):
         """The state's hash at the node at the other end, with the index it stands for."""
         return self.admin({"op": "hash"})
 
-    def transfer(self, node: str) -> dict[str, Any]:
-        """Hand leadership over. Our own connection may end with it: then the next leader is asked who it is. Raises
-        `OutcomeUnknown` when it is another."""
+    def transfer(self, node: str = "") -> dict[str, Any]:
+        """Hand leadership to `node`, or to whichever node is best up to date; {"leader": name} when another leads. Our
+        own connection may end with it: then the next leader is asked. Raises `OutcomeUnknown` when that is another than
+        was asked for, `InvalidArgument` for a node that is none, `Overloaded` when the transfer was given up."""
+        before = self.welcome.node if self.welcome is not None else ""
         try:
-            return self.admin({"op": "transfer", "target": node})
+            answer = self.admin({"op": "transfer", "target": node})
         except OutcomeUnknown:
-            leader = self.status()["leader"]
-            if leader != node:
-                raise
-            return {"leader": leader}
+            answer = self.status()
+        return faults.transferred(node, before, answer["leader"] or "")
 
     def __enter__(self) -> Client:
         return self

@@ -36,6 +36,8 @@ class FakeCluster:
         self.frame_bytes = 1 << 16
         self.leads = True
         self.leader = ""
+        self.name = "wax"  # of the node that leads
+        self.hands_over_to: str | None = None  # a transfer ends the connection, and this one leads then
         self.members = ["wax:1"]
         self.overloaded = 0  # so many envelopes are put off
         self.sessions: dict[int, FakeSession] = {}
@@ -195,6 +197,9 @@ class FakePeer:
             case Kind.PING:
                 cluster.pings += 1
                 out.append(frames.plain(Kind.PONG))
+            case Kind.ADMIN if cluster.hands_over_to is not None and cluster.name != cluster.hands_over_to:
+                cluster.name = cluster.hands_over_to
+                out.append(self.goodbye())
             case Kind.QUERY | Kind.ADMIN:
                 number, body = frames.open_numbered(frame)
                 self._say(frames.reply(Kind.ANSWER, Status.OK, number, cluster.index, self._answer(kind, body)), out)
@@ -211,7 +216,7 @@ class FakePeer:
             return self.goodbye("wrong-cluster")
         content = frames.Welcome(
             cluster.cluster_id,
-            "wax",
+            cluster.name,
             cluster.leads,
             cluster.leader,
             cluster.members,
@@ -224,7 +229,11 @@ class FakePeer:
 
     def _answer(self, kind: int, body: bytes) -> bytes:
         if kind == Kind.ADMIN:
-            return msgspec.msgpack.encode({"said": msgspec.msgpack.decode(body)})
+            request = msgspec.msgpack.decode(body)
+            if request["op"] == "transfer":
+                return msgspec.msgpack.encode({"leader": request.get("target", "")})
+            leads = {} if self.cluster.hands_over_to is None else {"leader": self.cluster.name}
+            return msgspec.msgpack.encode({"said": request, **leads})
         match broker.decode_query.decode(body):
             case broker.ListTopics():
                 return broker.encode(broker.TopicInfos([], 0))

@@ -422,9 +422,23 @@ async def test_topics_exchanges_and_the_cluster_have_their_words(client: Client)
     await client.bind("x", "jobs")
     await client.unbind("x", "jobs")
     await client.delete_exchange("x")
-    assert await client.transfer("n2") == {"said": {"op": "transfer", "target": "n2"}}
+    assert await client.transfer("n2") == {"leader": "n2"}
     assert await client.call(b"\xc1mine") == b"echo \xc1mine"
     assert await client.send(broker.Bind("x", "jobs")) == broker.Done()
+
+
+@pytest.mark.parametrize("asked_for", ["wick", ""])
+async def test_a_transfer_that_ends_the_connection_is_found_out_afterwards(
+    node: Wax, client: Client, asked_for: str
+) -> None:
+    node.cluster.hands_over_to = "wick"
+    assert await client.transfer(asked_for) == {"leader": "wick"}
+
+
+async def test_a_transfer_after_which_another_leads_is_unknown(node: Wax, client: Client) -> None:
+    node.cluster.hands_over_to = "wick"
+    with pytest.raises(OutcomeUnknown, match="wick leads, and not tallow"):
+        await client.transfer("tallow")
 
 
 async def test_a_window_that_stays_full_is_waited_for_no_longer_than_was_asked_for() -> None:

@@ -472,8 +472,22 @@ def test_topics_exchanges_and_the_cluster_have_their_words(client: sync.Client) 
     client.unbind("x", "jobs")
     client.delete_exchange("x")
     assert client.status() == {"said": {"op": "status"}}
-    assert client.transfer("n2") == {"said": {"op": "transfer", "target": "n2"}}
+    assert client.transfer("n2") == {"leader": "n2"}
     assert client.call_opaque(b"\xc1mine") == b"echo \xc1mine"
+
+
+@pytest.mark.parametrize("asked_for", ["wick", ""])
+def test_a_transfer_that_ends_the_connection_is_found_out_afterwards(
+    client: sync.Client, cluster: FakeCluster, asked_for: str
+) -> None:
+    cluster.hands_over_to = "wick"
+    assert client.transfer(asked_for) == {"leader": "wick"}
+
+
+def test_a_transfer_after_which_another_leads_is_unknown(client: sync.Client, cluster: FakeCluster) -> None:
+    cluster.hands_over_to = "wick"
+    with pytest.raises(OutcomeUnknown, match="wick leads, and not tallow"):
+        client.transfer("tallow")
 
 
 # --- what becomes of work when sessions, connections and waits end ---

@@ -17,7 +17,7 @@ from disheap.cli.asking import connect
 from disheap.cli.failures import EXIT_NO_LEADER, EXIT_OK
 from disheap.cli.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, size
-from disheap.errors import ConnectionLost, OutcomeUnknown, RequestError
+from disheap.errors import ConnectionLost, RequestError
 
 if TYPE_CHECKING:
     from disheap.client.dialing import Dial
@@ -64,15 +64,7 @@ def transfer(invocation: Invocation, /, node: str) -> None:
     Example: disheap transfer n2
     """
     with connect(invocation) as client:
-        try:
-            leader = str(client.transfer(node)["leader"])
-        except OutcomeUnknown:  # the old leader closes its connections when it steps down
-            client.connect()
-            leader = str(client.status()["node"])
-        except ConnectionLost:
-            leader = ""
-    if node and leader != node:
-        raise OutcomeUnknown(f"{leader or 'nobody'} leads, and not {node}")
+        leader = str(client.transfer(node)["leader"])
     if invocation.json:
         emit_json({"leader": leader})
     else:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from disheap.client import faults
 from disheap.client.consuming import DEFAULT_CREDIT, Consumer, Delivery, Popping
 from disheap.client.dialing import open_transport
 from disheap.client.driver import Driver
@@ -167,16 +168,16 @@ class Client:
         """The state's hash at the node at the other end, with the index it stands for."""
         return await self.driver.admin({"op": "hash"})
 
-    async def transfer(self, node: str) -> dict[str, Any]:
-        """Hand leadership over. Our own connection may end with it: then the next leader is asked who it is. Raises
-        `OutcomeUnknown` when it is another."""
+    async def transfer(self, node: str = "") -> dict[str, Any]:
+        """Hand leadership to `node`, or to whichever node is best up to date; {"leader": name} when another leads. Our
+        own connection may end with it: then the next leader is asked. Raises `OutcomeUnknown` when that is another than
+        was asked for, `InvalidArgument` for a node that is none, `Overloaded` when the transfer was given up."""
+        before = self.driver.welcome.node if self.driver.welcome is not None else ""
         try:
-            return await self.driver.admin({"op": "transfer", "target": node})
+            answer = await self.driver.admin({"op": "transfer", "target": node})
         except OutcomeUnknown:
-            leader = (await self.status())["leader"]
-            if leader != node:
-                raise
-            return {"leader": leader}
+            answer = await self.status()
+        return faults.transferred(node, before, answer["leader"] or "")
 
     async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """One opaque command, for a state machine of one's own."""

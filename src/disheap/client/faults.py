@@ -67,9 +67,20 @@ def read_welcome(body: bytes, cluster_id: str) -> frames.Welcome:
     return welcome
 
 
-def unknown(waiter: Any) -> Answered:
-    text = "the connection was lost before the answer came, and the session did not outlive it: look before repeating"
-    return Answered(waiter, 0, b"", OutcomeUnknown(text))
+def unknown(waiter: Any, why: str) -> Answered:
+    return Answered(waiter, 0, b"", OutcomeUnknown(f"the connection was lost before the answer came, {why}"))
+
+
+SESSION_ENDED = "and the session did not outlive it: look before repeating"
+NOT_REPEATED = "and such a request is not repeated by itself: look before repeating"
+
+
+def transferred(node: str, before: str, leader: str) -> dict[str, Any]:
+    """What a transfer to `node` ("": to any) came to, where `before` led and now `leader` does. Raises
+    `OutcomeUnknown`."""
+    if leader and (leader == node if node else leader != before):
+        return {"leader": leader}
+    raise OutcomeUnknown(f"{leader or 'nobody'} leads{f', and not {node}' if node else ' as before'}: look again")
 
 
 def too_large(body: bytes, limit: int) -> str:

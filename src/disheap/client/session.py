@@ -198,7 +198,7 @@ class Session:
         self._postponed, self._postponed_questions = [], []
         events: list[Event] = []
         for number in [n for n, question in self._questions.items() if n in self._asked and not question.repeat]:
-            events.append(faults.unknown(self._questions.pop(number).waiter))
+            events.append(faults.unknown(self._questions.pop(number).waiter, faults.NOT_REPEATED))
         self._asked = set()
         return events
 
@@ -335,7 +335,7 @@ class Session:
         sent = [command for seq, command in self._commands.items() if seq <= self._ever_sent]
         kept = [command for seq, command in self._commands.items() if seq > self._ever_sent]
         silent = not sent and self._holdings.idle()
-        events.extend(faults.unknown(command.waiter) for command in sent)
+        events.extend(faults.unknown(command.waiter, faults.SESSION_ENDED) for command in sent)
         self._holdings.lapsed()
         if not silent:
             events.append(Lapsed())
