@@ -103,6 +103,9 @@ class Owner:
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self.repairs.append(message)
 
+    def member_name(self, node: NodeId) -> str:
+        return f"n{node}"
+
     def unreachable(self, peer: NodeId) -> None: ...
 
     def refused(self, remote: str, reason: str) -> None: ...

@@ -98,8 +98,13 @@ def test_a_reader_gives_whole_frames_wherever_the_stream_is_cut(bodies: list[byt
 
 
 def test_a_frame_over_the_limit_is_refused_by_its_header_alone() -> None:
-    with pytest.raises(FrameTooLarge, match="5000 bytes is over the limit of 4096"):
-        FrameReader(4096).feed((5000).to_bytes(4, "little"))
+    with pytest.raises(FrameTooLarge, match="5000 bytes is over the limit of 4000"):
+        FrameReader(4000).feed((5000).to_bytes(4, "little"))
+
+
+def test_a_stranger_is_told_to_look_at_the_port_whatever_length_its_first_bytes_make() -> None:
+    with pytest.raises(FrameTooLarge, match="does not speak the disheap protocol; check the address and the port"):
+        FrameReader().feed(b"GET / HTTP/1.1")
 
 
 def test_a_hello_of_another_version_says_both_versions() -> None:

@@ -50,12 +50,12 @@ OTHER_VERSION = frames.plain(Kind.HELLO, b"disheap" + (999).to_bytes(2, "little"
 @pytest.mark.parametrize(
     ("sent", "code", "says"),
     [
-        (HTTP, "frame-too-large", "over the limit"),
+        (HTTP, "frame-too-large", "does not speak the disheap protocol"),
         (frames.plain(Kind.HELLO, b"HTTP/1.1 and so on"), "malformed-frame", "does not speak the disheap protocol"),
         (OTHER_VERSION, "wrong-version", "protocol version 999"),
         (frames.plain(Kind.PING), "malformed-frame", "not a HELLO"),
         (b"\x00\x00\x00\x00", "malformed-frame", "too short"),
-        (b"\xff\xff\xff\xff", "frame-too-large", "4294967295"),
+        (b"\xff\xff\xff\xff", "frame-too-large", "at most 4096 bytes"),
         (frames.hello(Kind.HELLO, Hello(cluster_id="f" * 16)), "wrong-cluster", "belongs to cluster"),
         (frames.plain(Kind.HELLO, b"disheap\x01\x00\xc1\xc1"), "malformed-frame", "cannot be read"),
     ],

@@ -71,6 +71,9 @@ class Owner:
     def welcomed(self, peer: NodeId, incarnation: int, done: Any) -> None:
         done(True)
 
+    def member_name(self, node: NodeId) -> str:
+        return f"n{node}"
+
     def unreachable(self, peer: NodeId) -> None:
         self.told.append(peer)
         self.link.send(MESSAGE)
@@ -163,6 +166,17 @@ async def test_strangers_do_not_take_the_peers_port(tmp_path: Path) -> None:
         await cluster.start("n3")
         await wait_until(lambda: cluster.nodes["n3"].is_connected(NodeId(1)), "a member is let in")
         assert any("too many connections" in reason for reason in cluster.nodes["n1"].refusals())
+
+
+async def test_a_reason_is_said_however_many_others_were_before_it(tmp_path: Path) -> None:
+    """Whoever knocks with rubbish does not hide from an operator why a real node is turned away."""
+    async with Cluster(tmp_path) as cluster:
+        node = cluster.nodes["n1"]
+        for number in range(2 * peering.REFUSALS_REMEMBERED):
+            node._peering.refused("remote", f"rubbish {number}")
+        node._peering.refused("remote", "another cluster")
+        assert node.refusals()[-1] == "another cluster"
+        assert len(node.refusals()) == peering.REFUSALS_REMEMBERED
 
 
 async def test_a_member_has_one_connection(tmp_path: Path) -> None:

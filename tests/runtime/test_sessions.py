@@ -16,7 +16,7 @@ from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
-from disheap.runtime.sessions import OPENED, Outlets, SessionLimits, Sessions
+from disheap.runtime.sessions import Outlets, SessionLimits, Sessions
 
 
 class Recorder(Outlets):
@@ -30,7 +30,7 @@ class Recorder(Outlets):
     def attach(self, session: int, attachment: int) -> None:
         self.of_session[session] = []
 
-    def detach(self, session: int, attachment: int) -> None:
+    def detach(self, session: int) -> None:
         self.of_session.pop(session, None)
         self.ended.append(session)
 
@@ -72,7 +72,7 @@ class Replica:
         self.apply(frames.envelope(Kind.OPEN, 0, 0, attachment, 0, msgspec.msgpack.encode(SessionOptions(timeout_ms))))
         status, body = self.outlets.answers[attachment]
         assert status == Status.OK
-        session, _ = OPENED.unpack(body)
+        session, _ = frames.GRANT.unpack(body)
         return int(session)
 
     @property

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from struct import Struct
 from typing import Any, NamedTuple
 
 import msgspec
@@ -37,9 +36,6 @@ TRANSIENTS_KEPT = 256
 """Transient commands kept while there is no connection; beyond it the oldest goes, as they may."""
 ENTRY_NUMBER = 1 << 62
 """OPEN, ATTACH and CLOSE are numbered from here, apart from the commands' seqs."""
-
-_REST = frames.ENVELOPE.size - frames.LENGTH_BYTES
-_GRANT = Struct("<QI")  # the reply to an OPEN: session, timeout (ms)
 
 
 class State(Enum):
@@ -318,9 +314,9 @@ class Session:
         elif self.id:
             self._go(Ready(True, index, body), events)
         else:
-            if len(body) < _GRANT.size:
-                raise MalformedFrame(f"a session was granted in {len(body)} bytes; a grant has {_GRANT.size}")
-            self.id, self.timeout_ms = _GRANT.unpack_from(body)
+            if len(body) < frames.GRANT.size:
+                raise MalformedFrame(f"a session was granted in {len(body)} bytes; a grant has {frames.GRANT.size}")
+            self.id, self.timeout_ms = frames.GRANT.unpack_from(body)
             self._go(Ready(False), events)
 
     def _refused(self, error: RequestError, events: list[Event]) -> None:
@@ -402,7 +398,9 @@ class Session:
 
     def _transmit(self, seq: int, command: _Command) -> None:
         self._output.append(
-            frames.ENVELOPE.pack(_REST + len(command.body), _COMMAND, command.flags, self.id, seq, self.confirmed)
+            frames.ENVELOPE.pack(
+                frames.ENVELOPE_REST + len(command.body), _COMMAND, command.flags, self.id, seq, self.confirmed
+            )
         )
         self._output.append(command.body)
         self.output_bytes += len(command.body)

@@ -20,9 +20,10 @@ Envelope (`COMMAND` to `RAISE_VERSION`), header of 30 bytes, then the body:
 | 22-29 | confirmed | every reply up to this seq has been received                           |
 
 `REPLY` (to an envelope) and `ANSWER` (to a query or admin request), header of 22 bytes: 6-13 seq or request number,
-14-21 log index, then the body. `PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then
-the body. `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6; of a HELLO it is 7 bytes of magic, the
-protocol version in 2 bytes, and msgpack.
+14-21 log index, then the body; that of an OPEN is a `GRANT`: the session in 8 bytes, its timeout in ms in 4.
+`PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then the body.
+`HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6; of a HELLO it is 7 bytes of magic, the protocol
+version in 2 bytes, and msgpack.
 """
 
 from __future__ import annotations
@@ -41,16 +42,19 @@ PROTOCOL_VERSION = 1
 MAGIC = b"disheap"
 
 LENGTH_BYTES = 4
+SHORTEST = 2  # kind and flags
+NOT_OURS = "the other side does not speak the disheap protocol; check the address and the port"
 HANDSHAKE_FRAME_BYTES = 4096  # storage-rules 13: small until the other side has said who it is
 FRAME_BYTES = 2 << 20  # default limit of a client frame: a 1 MiB payload, or a batch of them, with room to spare
 
 _PREFIX = Struct("<IBB")
 ENVELOPE = Struct("<IBBQQQ")  # length, kind, flags, session, seq, confirmed
-_ENVELOPE_REST = ENVELOPE.size - LENGTH_BYTES
+ENVELOPE_REST = ENVELOPE.size - LENGTH_BYTES  # what `length` counts besides the body
 REPLY = Struct("<IBBQQ")  # length, kind, status, seq, index
 NUMBERED = Struct("<IBBQ")  # length, kind, flags, number
-REPLY_REST = REPLY.size - LENGTH_BYTES  # what `length` counts besides the body
+REPLY_REST = REPLY.size - LENGTH_BYTES
 NUMBERED_REST = NUMBERED.size - LENGTH_BYTES
+GRANT = Struct("<QI")  # session, timeout_ms
 _VERSION = Struct("<H")
 
 
@@ -159,7 +163,7 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 def envelope(kind: int, flags: int, session: int, seq: int, confirmed: int, body: bytes = b"") -> bytes:
-    return ENVELOPE.pack(_ENVELOPE_REST + len(body), kind, flags, session, seq, confirmed) + body
+    return ENVELOPE.pack(ENVELOPE_REST + len(body), kind, flags, session, seq, confirmed) + body
 
 
 def reply(kind: int, status: int, seq: int, index: int, body: bytes) -> bytes:
@@ -190,13 +194,27 @@ def open_hello(body: bytes) -> bytes:
     """The msgpack part of a hello's body. Raises `MalformedFrame` for a stranger, `WrongVersion` for another
     version."""
     if body[: len(MAGIC)] != MAGIC or len(body) < len(MAGIC) + 2:
-        raise MalformedFrame("the other side does not speak the disheap protocol; check the address and the port")
+        raise MalformedFrame(NOT_OURS)
     (version,) = _VERSION.unpack_from(body, len(MAGIC))
     if version != PROTOCOL_VERSION:
         raise WrongVersion(
             f"the other side speaks protocol version {version}, this one {PROTOCOL_VERSION}; use the same release"
         )
     return body[len(MAGIC) + 2 :]
+
+
+def checked_length(buffer: bytes, position: int, limit: int, setting: str = "") -> int:
+    """What the frame at `position` says of its length. Raises `FrameTooLarge` over `limit`, which `setting` sets, and
+    `MalformedFrame`."""
+    length = int.from_bytes(buffer[position : position + LENGTH_BYTES], "little")
+    if length > limit == HANDSHAKE_FRAME_BYTES:
+        raise FrameTooLarge(f"what came first is no frame of at most {limit} bytes: {NOT_OURS}")
+    if length > limit:
+        origin = f" ({setting})" if setting else ""
+        raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {limit}{origin}")
+    if length < SHORTEST:
+        raise MalformedFrame(f"a frame of {length} bytes is too short to be one")
+    return length
 
 
 class FrameReader:
@@ -218,12 +236,7 @@ class FrameReader:
         frames: list[tuple[int, int]] = []
         position, size = 0, len(buffer)
         while size - position >= LENGTH_BYTES:
-            length = int.from_bytes(buffer[position : position + LENGTH_BYTES], "little")
-            if length > self.limit:
-                raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {self.limit}")
-            if length < 2:
-                raise MalformedFrame(f"a frame of {length} bytes is too short to be one")
-            end = position + LENGTH_BYTES + length
+            end = position + LENGTH_BYTES + checked_length(buffer, position, self.limit)
             if end > size:
                 break
             frames.append((position, end))

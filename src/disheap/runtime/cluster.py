@@ -48,18 +48,12 @@ def own_id(members: Sequence[MemberConfig], name: str, peer: str) -> NodeId:
 
 
 class AddressBook:
-    """Members by id. Changes with the membership in force and with what peers say of themselves."""
+    """Members by id; what peers say of themselves is added."""
 
     def __init__(self, members: Membership, own: NodeId = NOBODY, own_name: str = "") -> None:
         self._own, self._own_name = own, own_name
-        self._members = members
         self._records = _records(members)
         self._learned: dict[NodeId, PeerHello] = {}
-
-    def update(self, members: Membership) -> None:
-        if members is not self._members:
-            self._members = members
-            self._records = _records(members)
 
     def learn(self, node: NodeId, hello: PeerHello) -> None:
         """What a peer says of itself at a handshake."""

@@ -13,7 +13,6 @@ import msgspec
 
 from disheap.errors import (
     DisheapError,
-    FrameTooLarge,
     MalformedFrame,
     NotLeader,
     Overloaded,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
 log = get_logger(__name__)
 
-_COMMAND_REST = ENVELOPE.size - frames.LENGTH_BYTES
+_LIMIT = "limits.frame_bytes"
 _PONG = frames.plain(Kind.PONG)
 
 
@@ -130,12 +129,12 @@ class ClientConnection:
         limit, session, unpack = self._server.limits.frame_bytes, self.session, ENVELOPE.unpack_from
         position = run = 0
         size = len(buffer)
-        command, transient, least = Kind.COMMAND, Flags.TRANSIENT, _COMMAND_REST
+        command, transient, least = Kind.COMMAND, Flags.TRANSIENT, frames.ENVELOPE_REST
         while size - position >= ENVELOPE.size:
             length, kind, flags, number, seq, _ = unpack(buffer, position)
             if length > limit:
                 self._hand_on(buffer, run, position)
-                raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {limit} (limits.frame_bytes)")
+                frames.checked_length(buffer, position, limit, _LIMIT)
             end = position + 4 + length
             if end > size:
                 break
@@ -150,12 +149,7 @@ class ClientConnection:
     def _short_frames(self, rest: bytes) -> bytes:
         """Frames shorter than an envelope at the end of a chunk. Returns what is incomplete."""
         while len(rest) >= frames.LENGTH_BYTES:
-            length = int.from_bytes(rest[: frames.LENGTH_BYTES], "little")
-            if length > self._server.limits.frame_bytes:
-                raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {self._server.limits.frame_bytes}")
-            if length < 2:
-                raise MalformedFrame(f"a frame of {length} bytes is too short to be one")
-            end = frames.LENGTH_BYTES + length
+            end = frames.LENGTH_BYTES + frames.checked_length(rest, 0, self._server.limits.frame_bytes, _LIMIT)
             if end > len(rest):
                 break
             self._other(rest[4], rest[:end])
@@ -227,17 +221,10 @@ class ClientConnection:
 
     # --- what goes out -----------------------------------------------------------------------------------------------
 
-    def answer(self, status: int, number: int, index: int, body: bytes) -> None:
-        """A REPLY to an OPEN, ATTACH or CLOSE keeps its place among the frames of the session; an ANSWER goes at
-        once."""
-        if self.closed:
-            return
-        self.queue.append(frames.reply(Kind.ANSWER, status, number, index, body))
-        self.flush()
-
-    def reply(self, status: int, number: int, index: int, body: bytes) -> None:
+    def send(self, kind: Kind, status: int, number: int, index: int, body: bytes) -> None:
+        """A REPLY or an ANSWER: behind what was queued before, and out at once."""
         if not self.closed:
-            self.queue.append(frames.reply(Kind.REPLY, status, number, index, body))
+            self.queue.append(frames.reply(kind, status, number, index, body))
             self.flush()
 
     def flush(self) -> None:

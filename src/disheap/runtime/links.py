@@ -48,6 +48,7 @@ class LinkOwner(Protocol):
     def dialled(self, link: IncomingLink) -> None: ...
     def welcomes(self, link: IncomingLink, peer: NodeId) -> None: ...
     def hung_up(self, link: IncomingLink) -> None: ...
+    def member_name(self, node: NodeId) -> str: ...
 
 
 def _stranger(kind: int, expected: Kind) -> str:
@@ -306,4 +307,7 @@ class OutgoingLink(_Handshaking):
         """Once a reason, not once a second."""
         if reason != self._reason:
             self._reason = reason
-            log.warning("a peer cannot be reached", peer=self.peer, address=self._address(), reason=reason)
+            log.warning(
+                "a peer cannot be reached",
+                peer=self._owner.member_name(self.peer), address=self._address(), reason=reason,
+            )  # fmt: skip

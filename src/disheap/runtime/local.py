@@ -13,7 +13,6 @@ from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, request_er
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, FrameReader, Goodbye, Hello, Kind, SessionOptions, Status
 from disheap.runtime.connections import ClientConnection
-from disheap.runtime.sessions import OPENED
 
 if TYPE_CHECKING:
     from disheap.runtime.server import Server
@@ -50,7 +49,7 @@ class LocalSession:
         self._port.data_received(frames.hello(Kind.HELLO, Hello(client="library")))
         options = msgspec.msgpack.encode(SessionOptions(SESSION_TIMEOUT_MS, "library"))
         self._port.data_received(frames.envelope(Kind.OPEN, 0, 0, OPEN_SEQ, 0, options))
-        self._session, _ = OPENED.unpack(await self._opened)
+        self._session, _ = frames.GRANT.unpack(await self._opened)
 
     async def call(self, command: bytes) -> bytes:
         """The machine's reply. Raises what the machine refused, `OutcomeUnknown` when leadership is lost meanwhile."""

@@ -29,7 +29,7 @@ log = get_logger(__name__)
 STRANGERS_MOST = 64
 """Connections that have not said whose they are. Members need one each, for milliseconds."""
 REFUSALS_REMEMBERED = 100
-"""Reasons already logged for refusing peers: each is said once."""
+"""The newest reasons for refusing peers: each is logged once while it is among them."""
 
 
 class Peering:
@@ -136,6 +136,9 @@ class Peering:
     def received_notice(self, peer: NodeId, notice: Notice) -> None:
         self._node.received_notice(peer, notice)
 
+    def member_name(self, node: NodeId) -> str:
+        return self._node.member_name(node)
+
     def unreachable(self, peer: NodeId) -> None:
         self._node.unreachable(peer)
 
@@ -195,7 +198,11 @@ class Peering:
             )
 
     def refused(self, remote: str, reason: str) -> None:
-        """A peer keeps dialling; its reason is logged once."""
-        if reason not in self.refusals and len(self.refusals) < REFUSALS_REMEMBERED:
-            self.refusals[reason] = None
+        """A peer keeps dialling; its reason is logged once, and again when as many others came since."""
+        is_known = reason in self.refusals
+        self.refusals.pop(reason, None)
+        self.refusals[reason] = None  # the newest
+        if not is_known:
             log.warning("a peer's connection is refused", remote=remote, reason=reason)
+        if len(self.refusals) > REFUSALS_REMEMBERED:
+            del self.refusals[next(iter(self.refusals))]

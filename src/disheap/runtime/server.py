@@ -215,13 +215,13 @@ class Server(Outlets):
             group = self.group
             try:
                 result = group.sessions.machine.query(group.now_ms(), connection.session, body)
-                connection.answer(Status.OK, number, group.applied.index, result)
+                connection.send(Kind.ANSWER, Status.OK, number, group.applied.index, result)
             except RequestError as error:
-                connection.answer(Status.ERROR, number, group.applied.index, _fault(error))
+                connection.send(Kind.ANSWER, Status.ERROR, number, group.applied.index, _fault(error))
             except Exception:
                 log.exception("a query failed")
-                connection.answer(
-                    Status.ERROR, number, 0, _fault(OutcomeUnknown("the query failed; see the node's log"))
+                connection.send(
+                    Kind.ANSWER, Status.ERROR, number, 0, _fault(OutcomeUnknown("the query failed; see the node's log"))
                 )
 
         self.group.read(answer)
@@ -230,7 +230,7 @@ class Server(Outlets):
         if there < self.limits.queries:
             return True
         refusal = Overloaded(f"the node has its limit of {self.limits.queries} queries under way; ask again")
-        connection.answer(Status.ERROR, number, 0, _fault(refusal))
+        connection.send(Kind.ANSWER, Status.ERROR, number, 0, _fault(refusal))
         return False
 
     def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
@@ -243,15 +243,17 @@ class Server(Outlets):
         try:
             request = msgspec.msgpack.decode(body, type=dict[str, Any])
             result = await self._directory.admin(request)
-            connection.answer(Status.OK, number, 0, msgspec.msgpack.encode(result))
+            connection.send(Kind.ANSWER, Status.OK, number, 0, msgspec.msgpack.encode(result))
         except frames.UNREADABLE as error:
             refusal = InvalidArgument(f"an admin request is a map with an op: {error}")
-            connection.answer(Status.ERROR, number, 0, _fault(refusal))
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, _fault(refusal))
         except RequestError as error:
-            connection.answer(Status.ERROR, number, 0, _fault(error))
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, _fault(error))
         except Exception as error:
             log.exception("an admin request failed")
-            connection.answer(Status.ERROR, number, 0, _fault(OutcomeUnknown(f"the request failed: {error}")))
+            connection.send(
+                Kind.ANSWER, Status.ERROR, number, 0, _fault(OutcomeUnknown(f"the request failed: {error}"))
+            )
 
     # --- outlets: called while entries are applied -------------------------------------------------------------------
 
@@ -272,7 +274,7 @@ class Server(Outlets):
         self._heard.pop(session, None)
         self.of_session[session] = connection.queue
 
-    def detach(self, session: int, attachment: int) -> None:
+    def detach(self, session: int) -> None:
         self._heard.pop(session, None)
         self.of_session.pop(session, None)
         connection = self._attached.pop(session, None)
@@ -284,7 +286,7 @@ class Server(Outlets):
         asking = self._asking.pop(attachment, None)
         if asking is not None:
             asking.connection.asked.remove(attachment)
-            asking.connection.reply(status, asking.number, index, body)
+            asking.connection.send(Kind.REPLY, status, asking.number, index, body)
 
     def forget(self, attachments: list[int]) -> None:
         """Whoever asked is gone. A session that it would have been attached to is told so, behind the ATTACH."""

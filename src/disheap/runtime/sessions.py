@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from itertools import chain
-from struct import Struct
 
 import msgspec
 
@@ -40,7 +39,6 @@ from disheap.runtime.state_format import Head, Row
 
 log = get_logger(__name__)
 
-OPENED = Struct("<QI")  # the reply to an OPEN: session, timeout_ms
 SESSION_TIME_SHIFT = 16  # session numbers: milliseconds, and room for 65,536 in each before they run ahead of time
 _encode = msgspec.msgpack.encode
 _options = msgspec.msgpack.Decoder(SessionOptions)
@@ -88,7 +86,7 @@ class Outlets:
     def attach(self, session: int, attachment: int) -> None:
         """From here on the session's frames go to the connection that asked under the number `attachment`."""
 
-    def detach(self, session: int, attachment: int) -> None:
+    def detach(self, session: int) -> None:
         """The session has ended or lost its attachment."""
 
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
@@ -249,7 +247,7 @@ class Sessions:
         session.attachment = attachment
         self.machine.session_opened(session.id)
         self._outlets.attach(session.id, attachment)
-        self._outlets.answer(attachment, Status.OK, index, OPENED.pack(session.id, timeout_ms))
+        self._outlets.answer(attachment, Status.OK, index, frames.GRANT.pack(session.id, timeout_ms))
 
     def _attach(self, index: int, number: int, attachment: int, held: bytes) -> None:
         session = self.table.get(number)
@@ -277,7 +275,7 @@ class Sessions:
         session = self.table.pop(number, None)
         if session is not None:
             effects = self.machine.session_expired(number)
-            self._outlets.detach(number, session.attachment)
+            self._outlets.detach(number)
             self._push(index, effects)
 
     def _raise_version(self, version: int) -> None:

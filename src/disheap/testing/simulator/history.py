@@ -9,7 +9,6 @@ says at its index, and the pushes of a connection are the reference's pushes of 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from struct import Struct
 from typing import NamedTuple
 
 import msgspec
@@ -24,7 +23,6 @@ from disheap.testing.simulator.replay import Replay
 ENTRY_NUMBER = 1 << 62
 """OPEN, ATTACH and CLOSE are numbered from here."""
 NODE_FRAME_BYTES = 1 << 28
-_GRANT = Struct("<QI")
 
 UNKNOWN_S = 1e9
 Fail = Callable[[str], None]
@@ -238,7 +236,7 @@ class ClientTap:
     def _enter(self, status: int, index: int, body: bytes) -> None:
         _, session = self._entering
         if not session and status == Status.OK:
-            session = _GRANT.unpack_from(body)[0]
+            session = frames.GRANT.unpack_from(body)[0]
             self._entered = Entered(session, index, status, body, True, [], [0])
         elif session:
             self._entered = Entered(session, index, status, body, False, [], [0])
