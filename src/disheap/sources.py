@@ -80,7 +80,7 @@ def _from_flags(flags: Mapping[str, Any]) -> list[Given]:
 
 
 def _flag(name: str, value: Any) -> Any:
-    if not isinstance(value, str | int | float):
+    if isinstance(value, Text) or not isinstance(value, str | int | float):
         return value
     words = str(value).lower() if isinstance(value, bool) else str(value)
     return Text(words, f"--set {name}" if "." in name else "--" + name.replace("_", "-"))

@@ -56,8 +56,13 @@ BAD_LINES = [
     (["serve", "--name", "n1", "--log-level", "loud"], 2, "'warning'"),
     (["serve", "--name", "n1", "--storage", "tape"], 2, "there is no storage 'tape'. Installed: "),
     (["serve", "--name", "n1", "--codec", "zstd+rot13"], 2, "there is no codec 'rot13'"),
+    (["serve", "--set", "foo=1"], 2, "--set foo: unknown setting"),
     (["serve", "--config", "nowhere.toml"], 2, "nowhere.toml: cannot be read"),
     (["dev", "--port", "65536"], 2, "0<=x<=65535"),
+    (["dev", "--set", "storage=file"], 2, "say where with --data DIR"),
+    (["--url", "nonsense", "dev"], 2, "`dev` talks to no cluster; leave --url out"),
+    (["--url", "nonsense", "plugins"], 2, "`plugins` talks to no cluster; leave --url out"),
+    (["topic", "--url", "http://localhost", "ls"], 2, "starts with disheap://"),
 ]
 
 

@@ -60,6 +60,26 @@ def test_dev_keeps_what_it_is_given_a_directory_for(tmp_path: Path) -> None:
             assert node.wait() == 0
 
 
+def test_dev_logs_as_it_is_told() -> None:
+    with running("dev", "--port", "0", "--set", "log_level=debug", "--set", "log_json=true") as node:
+        assert logged(node, "node started")["node"] == "dev"
+    with running("dev", "--port", "0", "--json", "-v") as node:
+        assert logged(node, "node started")["node"] == "dev"
+
+
+def test_dev_takes_a_directory_as_a_setting_too_and_says_so(tmp_path: Path) -> None:
+    set_data_dir = ("--set", f"data_dir={tmp_path}")
+    with running("dev", "--port", "0", "--json", "--set", "storage=file", *set_data_dir) as node:
+        assert json.loads(node.out.next())["data_dir"] == str(tmp_path)
+    with running("dev", "--port", "0", "--json", *set_data_dir) as node:
+        assert json.loads(node.out.next())["data_dir"] is None, "nothing is kept"
+
+
+def test_a_url_in_the_environment_keeps_no_node_from_starting() -> None:
+    with running("dev", "--port", "0", "--json", environ={"DISHEAP_URL": "nonsense"}) as node:
+        assert json.loads(node.out.next())["client_address"]
+
+
 # --- serve -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,6 @@ same wherever it is typed.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,9 +14,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from disheap.cli.options import Invocation, pass_invocation, shared_options
+from disheap.cli.output import emit_json
 
 if TYPE_CHECKING:
+    from disheap.config import NodeConfig
     from disheap.runtime.node import Node
+    from disheap.settings import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -84,14 +86,13 @@ def serve(
 
     Example: disheap serve --config /etc/disheap/disheap.toml --name n1
     """
-    from disheap.cli import hosting, logs
+    from disheap.cli import hosting
     from disheap.config import load
 
     if members:
         flags["members"] = ",".join(members)
     config = load(file, os.environ, {**flags, **_settings(settings)})
-    level = "debug" if invocation.verbose else config.log_level
-    logs.configure(level, config.log_json or invocation.json)
+    _log(config, invocation)
     hosting.host(config, _say_ready)
 
 
@@ -113,10 +114,11 @@ def dev(invocation: Invocation, /, port: int, data: str | None, settings: tuple[
 
     Example: disheap dev
     """
-    from disheap.cli import hosting, logs
+    from disheap.cli import hosting
     from disheap.config import load
 
     flags: dict[str, Any] = {
+        "log_level": "warning",
         "cluster": "dev",
         "name": "dev",
         "client_listen": f"{DEV_HOST}:{port}",
@@ -125,13 +127,21 @@ def dev(invocation: Invocation, /, port: int, data: str | None, settings: tuple[
         "data_dir": data or "",
     }
     config = load(None, {}, {**flags, **_settings(settings)})
-    logs.configure("info" if invocation.verbose else "warning", invocation.json)
+    if config.storage == "file" and not config.data_dir:
+        raise click.UsageError("storage `file` keeps everything in a directory; say where with --data DIR.")
+    _log(config, invocation)
 
     async def announce(node: Node) -> None:
         await node.wait_for_leader(READY_TIMEOUT_S)
-        click.echo(_dev_ready(node.client_address, data, invocation.json))
+        _say_dev_ready(node.client_address, config.data_dir if config.storage != "memory" else "", invocation.json)
 
     hosting.host(config, announce)
+
+
+def _log(config: NodeConfig, invocation: Invocation) -> None:
+    from disheap.cli import logs
+
+    logs.configure("debug" if invocation.verbose else config.log_level, config.log_json or invocation.json)
 
 
 async def _say_ready(node: Node) -> None:
@@ -142,20 +152,24 @@ async def _say_ready(node: Node) -> None:
     get_logger(__name__).info("ready", node=node.name, clients=node.client_address, **peers)
 
 
-def _dev_ready(address: str, data: str | None, as_json: bool) -> str:
+def _say_dev_ready(address: str, data_dir: str, as_json: bool) -> None:
     host, _, port = address.rpartition(":")
     url = f"disheap://{'localhost' if host == DEV_HOST else host}:{port}"
     if as_json:
-        return json.dumps({"broker_url": url, "client_address": address, "data_dir": data})
-    kept = f"kept in {data}" if data else "in memory, gone when it stops"
-    return f'disheap is ready ({kept}).\n\n    broker_url = "{url}"\n\nCtrl-C stops it.'
+        emit_json({"broker_url": url, "client_address": address, "data_dir": data_dir or None})
+        return
+    kept = f"kept in {data_dir}" if data_dir else "in memory, gone when it stops"
+    click.echo(f'disheap is ready ({kept}).\n\n    broker_url = "{url}"\n\nCtrl-C stops it.')
 
 
-def _settings(pairs: tuple[str, ...]) -> dict[str, str]:
+def _settings(pairs: tuple[str, ...]) -> dict[str, Text]:
+    from disheap.settings import Text
+
     settings = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals):
             raise click.BadParameter(f"{pair!r} is not KEY=VALUE, such as raft.heartbeat_ms=100.", param_hint="--set")
-        settings[key.strip()] = value
+        key = key.strip()
+        settings[key] = Text(value, f"--set {key}")
     return settings

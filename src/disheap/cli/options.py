@@ -1,8 +1,8 @@
 """Options that every command has, and the types of values that people write.
 
-`--json`, `--verbose` and `--url` may stand before the command or after it: `disheap --json status` and `disheap status
---json` are one. What was given is kept in one `Invocation`, made by `main` before anything is parsed, so that an error
-in the parsing itself is already told the way it was asked for.
+`--json`, `--verbose` and `--url` may stand before the command or after it, and between `topic` and its verb: `disheap
+--json status` and `disheap status --json` are one. What was given is kept in one `Invocation`, made by `main` before
+anything is parsed, so that an error in the parsing itself is already told the way it was asked for.
 """
 
 from __future__ import annotations

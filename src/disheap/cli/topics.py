@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import connect
-from disheap.cli.options import Invocation, client_options, duration, pass_invocation, shared_options, text
+from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.output import emit_json, emit_pairs, emit_table, period, size
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @click.group(no_args_is_help=False)
-@shared_options
+@client_options
 def topic() -> None:
     """Create, list, show and remove topics."""
 
