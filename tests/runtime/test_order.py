@@ -129,8 +129,8 @@ async def test_term_and_vote_are_saved_before_the_entries_of_their_write(
     """Raft Figure 2; pitfall 2."""
     async with Follower(tmp_path, registry) as follower:
         group = follower.node.group
-        await wait_until(lambda: bool(follower.replies or group.failure), "the entry is acknowledged")
-        assert group.failure is None
+        await wait_until(lambda: bool(follower.replies) or group.has_ended, "the entry is acknowledged")
+        assert not group.has_ended
     kinds = [kind for kind, _ in witness.calls]
     assert kinds[: kinds.index("append begins")] == ["hard state"]
     assert witness.calls[0][1].term == TERM
@@ -156,8 +156,8 @@ async def test_a_follower_whose_disk_fails_acknowledges_nothing_and_is_at_its_en
 ) -> None:
     witness.broken = True
     async with Follower(tmp_path, registry) as follower:
-        await wait_until(lambda: follower.node.group.failure is not None, "the node ends")
-        assert isinstance(follower.node.group.failure, DiskFailed)
+        await wait_until(lambda: follower.node.group.has_ended, "the node ends")
+        assert isinstance(follower.node.failure, DiskFailed)
         assert follower.replies == []
 
 
@@ -194,8 +194,8 @@ async def test_a_leader_whose_disk_fails_is_at_its_end_and_acknowledges_nothing(
         before, witness.broken = node.group.applied.index, True
         client.send(b"+1")
         group = node.group
-        await wait_until(lambda: group.failure is not None or group.applied.index > before, "the write ends")
-        assert isinstance(group.failure, DiskFailed)
+        await wait_until(lambda: group.has_ended or group.applied.index > before, "the write ends")
+        assert isinstance(node.failure, DiskFailed)
         assert group.applied.index == before
 
 

@@ -97,7 +97,7 @@ class State:
 class Place:
     """A group at entry 5 that takes a snapshot while its leader's, of entry 10, comes in."""
 
-    failure = None
+    has_ended = False
 
     def __init__(self) -> None:
         self.disk = CrashingDisk()

@@ -7,7 +7,7 @@ peers dialled. After `PEER_HELLO` and `PEER_WELCOME` every frame is a `PEER_MESS
 |-------|--------|---------------------------------------------------------------|
 | 0-3   | length | of all that follows                                           |
 | 4     | kind   | `Kind.PEER_MESSAGE`                                           |
-| 5     | type   | which message, the numbers of `_TYPES`                        |
+| 5     | type   | which message: `Type`                                         |
 | 6-9   | group  | the Raft instance                                             |
 | 10-33 | source, target, term | 8 bytes each                                    |
 | 34-   | the message's own fields in the order of `kernel.types`; flags are one byte each |
@@ -17,6 +17,7 @@ Entries: term 8, index 8, kind 1, time_ms 8 (signed), length 4, data. A snapshot
 
 from __future__ import annotations
 
+from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
 
@@ -55,16 +56,31 @@ _HEARTBEAT_REPLY = Struct("<Q")
 _SNAPSHOT = Struct("<QQqQ?II")  # index, term, time_ms, offset, done, membership bytes, data bytes
 _SNAPSHOT_REPLY = Struct("<QQ??")
 
+
+class Type(IntEnum):
+    """Which message it is, on the wire."""
+
+    VOTE_REQUEST = 1
+    VOTE_REPLY = 2
+    APPEND_REQUEST = 3
+    APPEND_REPLY = 4
+    HEARTBEAT = 5
+    HEARTBEAT_REPLY = 6
+    SNAPSHOT_REQUEST = 7
+    SNAPSHOT_REPLY = 8
+    TIMEOUT_NOW = 9
+
+
 _TYPES = {
-    VoteRequest: 1,
-    VoteReply: 2,
-    AppendRequest: 3,
-    AppendReply: 4,
-    Heartbeat: 5,
-    HeartbeatReply: 6,
-    SnapshotRequest: 7,
-    SnapshotReply: 8,
-    TimeoutNow: 9,
+    VoteRequest: Type.VOTE_REQUEST,
+    VoteReply: Type.VOTE_REPLY,
+    AppendRequest: Type.APPEND_REQUEST,
+    AppendReply: Type.APPEND_REPLY,
+    Heartbeat: Type.HEARTBEAT,
+    HeartbeatReply: Type.HEARTBEAT_REPLY,
+    SnapshotRequest: Type.SNAPSHOT_REQUEST,
+    SnapshotReply: Type.SNAPSHOT_REPLY,
+    TimeoutNow: Type.TIMEOUT_NOW,
 }
 
 
@@ -145,27 +161,27 @@ def _snapshot_body(message: SnapshotRequest) -> bytes:
 
 
 def _message(number: int, source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -> Message:
-    match number:
-        case 3:
+    match number:  # the most frequent first
+        case Type.APPEND_REQUEST:
             return _append(source, target, term, frame, at)
-        case 4:
+        case Type.APPEND_REPLY:
             success, index, hint_index, hint_term = _APPEND_REPLY.unpack_from(frame, at)
             return AppendReply(source, target, term, success, index, hint_index, hint_term)
-        case 5:
+        case Type.HEARTBEAT:
             commit, read = _HEARTBEAT.unpack_from(frame, at)
             return Heartbeat(source, target, term, commit, read)
-        case 6:
+        case Type.HEARTBEAT_REPLY:
             return HeartbeatReply(source, target, term, *_HEARTBEAT_REPLY.unpack_from(frame, at))
-        case 1:
+        case Type.VOTE_REQUEST:
             last_index, last_term, pre, transfer = _VOTE_REQUEST.unpack_from(frame, at)
             return VoteRequest(source, target, term, last_index, last_term, pre, transfer)
-        case 2:
+        case Type.VOTE_REPLY:
             return VoteReply(source, target, term, *_VOTE_REPLY.unpack_from(frame, at))
-        case 7:
+        case Type.SNAPSHOT_REQUEST:
             return _snapshot(source, target, term, frame, at)
-        case 8:
+        case Type.SNAPSHOT_REPLY:
             return SnapshotReply(source, target, term, *_SNAPSHOT_REPLY.unpack_from(frame, at))
-        case 9:
+        case Type.TIMEOUT_NOW:
             return TimeoutNow(source, target, term)
         case _:
             raise ValueError(f"type {number} is not known")

@@ -79,7 +79,7 @@ async def status(node: Node) -> dict[str, Any]:
 def _role(node: Node) -> str:
     if node.quarantined:
         return "quarantined"
-    if node.group.asleep or node.group.failure is not None:
+    if not node.group.takes_part:
         return "repairing" if node.upkeep.introductions.takes_part else "new"
     return node.group.raft.role.value
 

@@ -106,6 +106,7 @@ class Group:
         self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
         self.counters = Counters()
         self.failure: BaseException | None = None
+        self._is_closed = False
         self._storage = storage
         self._loop = loop
         self._disk = disk = WatchedDisk(disk, self.fail)
@@ -141,9 +142,14 @@ class Group:
         return self.raft.leader
 
     @property
-    def _is_out(self) -> bool:
-        """It takes no part, for now or for good: nobody would carry out what the kernel wants."""
-        return self.asleep or self.failure is not None
+    def takes_part(self) -> bool:
+        """Else, for now or for good, nobody would carry out what the kernel wants."""
+        return not (self.asleep or self.has_ended)
+
+    @property
+    def has_ended(self) -> bool:
+        """It has failed, or was closed."""
+        return self._is_closed or self.failure is not None
 
     def submit(self, envelopes: bytes) -> None:
         """One or more whole envelopes for the log. They are dropped when this node does not lead (any more); clients
@@ -159,7 +165,7 @@ class Group:
     def read(self, answer: Answer) -> None:
         """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
         when leadership was lost first."""
-        if self._is_out:
+        if not self.takes_part:
             answer(False)
             return
         self._reads.add(answer)
@@ -167,7 +173,7 @@ class Group:
 
     def step(self, message: Message) -> None:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
-        if self._is_out:
+        if not self.takes_part:
             return
         try:
             self.raft.step(message)
@@ -178,7 +184,7 @@ class Group:
         self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
-        if self._is_out:
+        if not self.takes_part:
             return
         self.raft.unreachable(peer)
         self._wake()
@@ -195,7 +201,7 @@ class Group:
 
     def tick(self) -> None:
         """Every `tick_ms`."""
-        if self._is_out:
+        if not self.takes_part:
             return
         try:
             self.raft.tick()
@@ -228,7 +234,7 @@ class Group:
 
     def close(self) -> None:
         """Nothing more is done. Reads that wait are answered with False."""
-        self.failure = self.failure or DiskFailed("the node was stopped")
+        self._is_closed = True
         self._time.end()
         self._reads.end()
         self._writer.close()
@@ -245,13 +251,13 @@ class Group:
     # --- the one line of thought -------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if not self._pump_due and not self._is_out:
+        if self.takes_part and not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pump_due = False
-        if self.failure is not None:
+        if self.has_ended:
             return
         try:
             self._note_role()
@@ -287,7 +293,7 @@ class Group:
 
     def fail(self, error: BaseException) -> None:
         """The end of the node: a disk that failed, a state that cannot go on, or a bug of ours."""
-        if self.failure is not None:
+        if self.has_ended:
             return
         self.failure = error
         self._reads.end()
@@ -333,7 +339,7 @@ class Group:
         self._writer.start(write, held)
 
     def _written(self, write: Write, held: tuple[Message, ...]) -> None:
-        if self.failure is not None:
+        if self.has_ended:
             return
         if write.entries:
             self._append_at = self._clock.monotonic()
@@ -353,7 +359,7 @@ class Group:
     def _failed(self, error: BaseException | None) -> bool:
         if error is not None:
             self.fail(error)
-        return self.failure is not None
+        return self.has_ended
 
     # --- applying ----------------------------------------------------------------------------------------------------
 
@@ -397,7 +403,7 @@ class Group:
         self.applied = self.applied._replace(membership=members)
 
     def _continue(self) -> None:
-        if self.failure is None:
+        if not self.has_ended:
             self.submit(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
 
     # --- leadership --------------------------------------------------------------------------------------------------
@@ -440,7 +446,7 @@ class Group:
 
     def _read_chunk(self, read: ChunkRead) -> None:
         def done(result: tuple[bytes, bool] | None, error: BaseException | None) -> None:
-            if self.failure is not None:
+            if self.has_ended:
                 return
             if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
                 log.error("a snapshot cannot be read; another is taken", index=read.index, error=str(error))

@@ -108,7 +108,7 @@ class Room:
 
     def _make_room(self, usage: StorageUsage) -> None:
         group = self._host.group
-        if group.asleep or group.failure is not None:
+        if not group.takes_part:
             return  # what it holds is not whole
         now, held = self._clock.monotonic(), usage.log_bytes + usage.snapshot_bytes
         most = min((usage.free_bytes or 0) // 2, (usage.log_bytes_since_snapshot + usage.snapshot_bytes) // GAIN_SHARE)

@@ -58,7 +58,7 @@ class Scrubbing:
         if self._reading is not None or self._loop.time() < self._next_at or not self._bytes_per_s:
             return
         storage = self._host.storage()
-        if not isinstance(storage, Scrubbable) or group.asleep or group.failure is not None:
+        if not isinstance(storage, Scrubbable) or not group.takes_part:
             return
         if not self._cursor:
             self._began_at = self._loop.time()

@@ -197,4 +197,4 @@ class Snapshotter:
     def _stopped(self, error: BaseException | None) -> bool:
         if error is not None and not isinstance(error, StorageFull):
             self._group.fail(error)
-        return self._group.failure is not None
+        return self._group.has_ended

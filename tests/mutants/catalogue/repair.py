@@ -83,8 +83,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap.runtime.group",
-                "        return self.asleep or self.failure is not None\n",
-                "        return self.failure is not None\n",
+                "        return not (self.asleep or self.has_ended)\n",
+                "        return not self.has_ended\n",
             ),
         ),
         ("tests/runtime/test_order.py::test_a_node_in_repair_neither_votes_nor_accepts",),

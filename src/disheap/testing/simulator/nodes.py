@@ -187,12 +187,12 @@ class SimNode(Node):
         def watched_step(message: Message) -> None:
             before = listener.before(message)
             step(message)
-            if not group.asleep and group.failure is None:
+            if group.takes_part:
                 listener.after(message, before, self._ledger.sound_mirror(int(message.source)))
 
         def watched_tick() -> None:
             tick()
-            if not group.asleep and group.failure is None:
+            if group.takes_part:
                 listener.ticked()
 
         group.step = watched_step  # type: ignore[method-assign]

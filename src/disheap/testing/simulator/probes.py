@@ -53,7 +53,7 @@ class Probes:
         host.process.soon(self._ask, probe)
 
     def _ask(self, probe: Probe) -> None:
-        if probe.group.failure is not None:
+        if probe.group.has_ended:
             return
         probe.asked_at, probe.floor = self.cluster.loop.now, self.cluster.ledger.last_committed
         self._waiting[probe] = None
