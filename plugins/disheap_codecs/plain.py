@@ -5,7 +5,7 @@ The raw limit is checked all the same, so that whoever reads through a codec nev
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -32,7 +32,7 @@ class PlainStream:
 class NoneCodec:
     name: ClassVar[str] = "none"
     api: ClassVar[int] = 1
-    Settings: ClassVar[type[NoneSettings]] = NoneSettings
+    Settings: ClassVar[type[msgspec.Struct]] = NoneSettings
 
     def __init__(self, settings: NoneSettings, context: CodecContext) -> None:
         self._stream = PlainStream()
@@ -47,3 +47,9 @@ class NoneCodec:
                 "configure the codec that wrote it"
             )
         return self._stream
+
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Codec
+
+    _fits: type[Codec] = NoneCodec

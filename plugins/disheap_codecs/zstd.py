@@ -22,7 +22,7 @@ threads at once is undefined (zstandard releases the interpreter's lock).
 from __future__ import annotations
 
 import threading
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 import zstandard
@@ -56,7 +56,7 @@ class ZstdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class ZstdCodec:
     name: ClassVar[str] = "zstd"
     api: ClassVar[int] = 1
-    Settings: ClassVar[type[ZstdSettings]] = ZstdSettings
+    Settings: ClassVar[type[msgspec.Struct]] = ZstdSettings
 
     def __init__(self, settings: ZstdSettings, context: CodecContext) -> None:
         self._stream = ZstdStream(settings)
@@ -136,3 +136,9 @@ class _Contexts(threading.local):
 def _check_size(size: int, raw_limit: int) -> None:
     if size > raw_limit:
         raise CodecError(f"block of {size} raw bytes exceeds the limit of {raw_limit}")
+
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Codec
+
+    _fits: type[Codec] = ZstdCodec

@@ -20,7 +20,9 @@ from __future__ import annotations
 import errno
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
 
 from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked, WrongDirectory
 from disheap.interfaces import (
@@ -67,7 +69,7 @@ _log = get_logger(__name__)
 class FileStorage:
     name: ClassVar[str] = "file"
     api: ClassVar[int] = 1
-    Settings: ClassVar[type[FileSettings]] = FileSettings
+    Settings: ClassVar[type[msgspec.Struct]] = FileSettings
     durable: ClassVar[bool] = True
 
     def __init__(self, settings: FileSettings, context: StorageContext, filesystem: Filesystem | None = None) -> None:
@@ -477,3 +479,12 @@ class FileStorage:
                 failure = failure or error
         if failure and not self._guard.has_failed:
             raise self._guard.fail(failure) from failure
+
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Remembering, Repairable, Scrubbable, Storage
+
+    _fits: type[Storage] = FileStorage
+    _repairs: type[Repairable] = FileStorage
+    _scrubs: type[Scrubbable] = FileStorage
+    _remembers: type[Remembering] = FileStorage

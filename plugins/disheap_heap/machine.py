@@ -8,7 +8,7 @@ A handler checks first and changes after, so that a command that is refused has 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import msgspec
 
@@ -211,3 +211,11 @@ def _misfit(kind: Any, error: str) -> str:
         rest = place.partition("]")[2].rstrip("`")
         return f"{fields[int(number) - 1]}{rest} of {kind.__name__} does not fit: {reason}"
     return f"a field of {kind.__name__} does not fit: {error}"
+
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Hashing, Screening, StateMachine
+
+    _fits: type[StateMachine] = HeapMachine
+    _screens: type[Screening] = HeapMachine
+    _hashes: type[Hashing] = HeapMachine

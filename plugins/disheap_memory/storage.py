@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import msgspec
 
@@ -50,7 +50,7 @@ class Snapshot(NamedTuple):
 class MemoryStorage:
     name: ClassVar[str] = "memory"
     api: ClassVar[int] = 1
-    Settings: ClassVar[type[MemorySettings]] = MemorySettings
+    Settings: ClassVar[type[msgspec.Struct]] = MemorySettings
     durable: ClassVar[bool] = False
 
     def __init__(self, settings: MemorySettings, context: StorageContext) -> None:
@@ -272,3 +272,9 @@ class MemorySnapshotReader:
 
     def close(self) -> None:
         self._snapshot = None
+
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Storage
+
+    _fits: type[Storage] = MemoryStorage

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 from made_plugins import BROKEN_HOOK, MakeDistribution, codec_source
 
+from disheap import interfaces
 from disheap.errors import ConfigError, PluginError
 from disheap.interfaces import CodecContext, Provenance
 from disheap.plugins import Registry, describe_plugin
@@ -32,6 +35,22 @@ def test_the_shipped_plugins_are_found_through_entry_points() -> None:
         assert rows[identity].error == ""
         assert rows[identity].provenance.distribution == "disheap"
         assert rows[identity].provenance.entry_point == entry_point
+
+
+CONTRACTS = {"transport": "Transport", "storage": "Storage", "codec": "Codec", "machine": "StateMachine"}
+POWERS = [
+    power
+    for power in vars(interfaces).values()
+    if getattr(power, "_is_runtime_protocol", False) and power.__module__ == interfaces.__name__
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), sorted(SHIPPED))
+def test_mypy_holds_a_shipped_plugin_to_its_contract_and_to_its_optional_powers(kind: str, name: str) -> None:
+    plugin = Registry.load().get(kind, name)
+    source = inspect.getsource(inspect.getmodule(plugin))
+    for contract in [CONTRACTS[kind], *(power.__name__ for power in POWERS if issubclass(plugin, power))]:
+        assert re.search(rf"^    _\w+: type\[{contract}\] = {plugin.__name__}$", source, re.MULTILINE), contract
 
 
 def test_a_plugin_keeps_where_it_came_from(make_distribution: MakeDistribution) -> None:
