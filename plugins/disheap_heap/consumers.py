@@ -25,7 +25,7 @@ from disheap_heap import timers
 from disheap_heap.checks import find_topic, no_room, require_access
 from disheap_heap.delivery import end, finish_ticket, give_back_all, serve, watch_unused
 from disheap_heap.leases import find_consumer
-from disheap_heap.settings import ANSWER_BYTES, POP_MAX, RETURN_AT_ONCE, SERVE_AT_ONCE
+from disheap_heap.settings import ANSWER_BYTES, POP_MAX
 from disheap_heap.state import Consumer, Lease, Session, State, Topic
 from disheap_heap.topics import delete
 from disheap_heap.words import DONE, encode
@@ -38,7 +38,7 @@ def subscribe(state: State, session: int, command: Subscribe) -> bytes:
         raise TopicInUse(f"topic {topic.name!r} has other consumers; cancel them before one can have it to itself")
     consumer = _new_consumer(state, session, topic, command.credit, credit_bytes)
     consumer.no_ack, consumer.lease_ms, consumer.exclusive = command.no_ack, command.lease_ms, command.exclusive
-    _start(state, consumer, SERVE_AT_ONCE)
+    _start(state, consumer)
     return encode(Subscribed(consumer.number))
 
 
@@ -48,12 +48,13 @@ def pop(state: State, session: int, command: Pop) -> bytes:
         raise InvalidArgument(f"a pop takes 1 to {POP_MAX} messages, not {command.count}")
     ticket = _new_consumer(state, session, topic, command.count, state.settings.credit_bytes)
     ticket.no_ack, ticket.lease_ms, ticket.limit = command.no_ack, command.lease_ms, command.count
-    _start(state, ticket, max(SERVE_AT_ONCE, command.count))
+    _start(state, ticket)
+    served_later = topic.number in state.unserved and ticket.number in topic.ring
     if ticket.ended:
         pass
-    elif not command.wait_ms:
+    elif not command.wait_ms and not served_later:
         finish_ticket(state, ticket)
-    else:
+    else:  # without a wait, the time is over at once: a timer fires when what was put off before it is done
         ticket.until_ms = state.now_ms + command.wait_ms
         state.timers.arm(timers.POP, ticket.number, ticket.until_ms)
     return encode(Subscribed(ticket.number))
@@ -138,13 +139,12 @@ def expired(state: State, number: int) -> None:
     session.attached = False
     for topic_number in sorted(session.owned):
         delete(state, session.owned[topic_number], "its owner's session is over")
-    budget = RETURN_AT_ONCE
     for consumer in list(session.consumers.values()):
         if not consumer.ended:
             end(state, consumer)
             left(state, consumer)
         if consumer.leases:
-            budget -= give_back_all(state, consumer, budget)
+            give_back_all(state, consumer)
         serve(state, consumer.topic)
 
 
@@ -206,7 +206,7 @@ def _new_consumer(state: State, session: int, topic: Topic, credit: int, credit_
     return Consumer(state.last_consumer, state.sessions[session], topic, credit, credit_bytes)
 
 
-def _start(state: State, consumer: Consumer, limit: int) -> None:
+def _start(state: State, consumer: Consumer) -> None:
     topic = consumer.topic
     state.consumers[consumer.number] = consumer
     consumer.session.consumers[consumer.number] = topic.consumers[consumer.number] = consumer
@@ -215,4 +215,4 @@ def _start(state: State, consumer: Consumer, limit: int) -> None:
     watch_unused(state, topic)
     if consumer.hungry():
         topic.ring[consumer.number] = consumer
-    serve(state, topic, limit)
+    serve(state, topic)

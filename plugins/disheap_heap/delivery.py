@@ -1,8 +1,8 @@
 """How messages move: into a topic, to a consumer, back to their place, and out.
 
-One door for each change of state: `add`, `_make_ready`, `_delay`, `_hand_over`, `release`, `give_back`, `drop`. Between
-calls a topic never has both a ready message and a hungry consumer, unless it waits in `State.unserved`: whoever makes
-one or the other calls `serve`.
+One door for each change of state: `add`, `make_ready`, `_delay`, `_hand_over`, `release`, `give_back`, `drop_waiting`,
+`throw_away`. Between calls a topic never has both a ready message and a hungry consumer, unless it waits in
+`State.unserved`: whoever makes one or the other calls `serve`.
 
 Turns: the consumer next in the ring gets the first message, and goes to the ring's end if it is still hungry. One that
 becomes hungry again joins at the end.
@@ -16,7 +16,6 @@ from itertools import islice
 from disheap.protocol.broker import Deliver, PopDone
 from disheap_heap import timers
 from disheap_heap.messages import Message
-from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE
 from disheap_heap.state import Consumer, Lease, State, Topic, Trash
 from disheap_heap.words import encode
 
@@ -38,8 +37,13 @@ def add(state: State, topic: Topic, payload: bytes, priority: int, delay_ms: int
     return number
 
 
-def serve(state: State, topic: Topic, limit: int = SERVE_AT_ONCE) -> int:
-    """Let ready messages and hungry consumers meet, at most `limit` times; the rest is postponed. Returns how often."""
+def serve(state: State, topic: Topic) -> None:
+    """Let ready messages and hungry consumers meet, as often as the call may still do that; the rest is postponed."""
+    state.may_serve -= serve_some(state, topic, state.may_serve)
+
+
+def serve_some(state: State, topic: Topic, limit: int) -> int:
+    """The same, at most `limit` times. Returns how often."""
     ready, ring, done = topic.ready, topic.ring, 0
     while ring and ready.records:
         if done >= limit:
@@ -133,9 +137,14 @@ def give_back(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
     return topic
 
 
-def give_back_all(state: State, consumer: Consumer, limit: int = RETURN_AT_ONCE) -> int:
-    """Everything that the consumer holds goes back, the oldest lease first, at most `limit`; the rest is postponed, and
-    the consumer gets nothing new before that is done. Returns how many went; the caller serves the topic."""
+def give_back_all(state: State, consumer: Consumer) -> None:
+    """Everything that the consumer holds goes back, the oldest lease first, as far as the call may still do that; the
+    rest is postponed, and the consumer gets nothing new before that is done. The caller serves the topic."""
+    state.may_return -= give_back_some(state, consumer, state.may_return)
+
+
+def give_back_some(state: State, consumer: Consumer, limit: int) -> int:
+    """The same, at most `limit` leases. Returns how many went."""
     leases = list(islice(consumer.leases.values(), limit))
     consumer.returning = len(leases) < len(consumer.leases)
     if consumer.returning:
@@ -198,7 +207,7 @@ def finish_ticket(state: State, consumer: Consumer) -> None:
 
 
 def end(state: State, consumer: Consumer) -> None:
-    """Nothing more comes for the consumer; its leases stay. `topics.left` decides what that means for its topic."""
+    """Nothing more comes for the consumer; its leases stay. `consumers.left` decides what that means for its topic."""
     topic = consumer.topic
     consumer.ended = True
     topic.ring.pop(consumer.number, None)

@@ -12,7 +12,6 @@ from disheap.errors import ConsumerNotFound
 from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
 from disheap_heap import timers
 from disheap_heap.delivery import give_back, give_back_all, release, serve, serve_all, serve_later
-from disheap_heap.settings import RETURN_AT_ONCE
 from disheap_heap.state import Consumer, Lease, State, Topic
 from disheap_heap.words import DONE, SETTLED_ONE, encode
 
@@ -81,10 +80,10 @@ def extend(state: State, session: int, command: Extend) -> bytes:
 
 def recover(state: State, session: int, command: Recover) -> bytes:
     consumers = [find_consumer(state, session, number) for number in dict.fromkeys(command.consumers)]
-    left, touched = RETURN_AT_ONCE, {}
+    touched: dict[int, Topic] = {}
     for consumer in consumers:
         if consumer is not None:
-            left -= give_back_all(state, consumer, left)
+            give_back_all(state, consumer)
             touched[consumer.topic.number] = consumer.topic
     serve_all(state, touched.values())
     return DONE

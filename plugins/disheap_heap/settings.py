@@ -13,10 +13,10 @@ from msgspec import Meta
 from disheap.protocol.broker import BATCH_MAX
 
 SERVE_AT_ONCE = 512
-"""Deliveries that one command may set off; the rest is postponed. About a millisecond."""
+"""Deliveries that one call may set off, over all topics; the rest is postponed. About two milliseconds."""
 
 RETURN_AT_ONCE = 1000
-"""Leases that one command may give back; the rest is postponed. About two milliseconds."""
+"""Leases that one call may give back, over all consumers; the rest is postponed. About two milliseconds."""
 
 ANSWER_BYTES = 1 << 20
 """Payload bytes in one reply or answer: half a client's frame, so that it always fits."""

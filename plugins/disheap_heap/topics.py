@@ -21,7 +21,6 @@ from disheap_heap import timers
 from disheap_heap.checks import check_name, find_existing, no_room, require_access
 from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
 from disheap_heap.exchanges import unbind_all
-from disheap_heap.settings import RETURN_AT_ONCE
 from disheap_heap.state import Session, State, Topic
 from disheap_heap.words import encode
 
@@ -115,13 +114,12 @@ def _take_over(state: State, topic: Topic, owner: Session) -> None:
 
 
 def _end_consumers(state: State, topic: Topic, reason: str) -> None:
-    left = RETURN_AT_ONCE
     for consumer in list(topic.consumers.values()):
         if not consumer.ended:
             state.push(consumer.session, encode(ConsumerEnded(consumer.number, reason)))
             end(state, consumer)
         if consumer.leases:
-            left -= give_back_all(state, consumer, left)
+            give_back_all(state, consumer)
 
 
 def _difference(topic: Topic, wanted: TopicSettings) -> str:

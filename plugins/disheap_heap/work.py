@@ -18,10 +18,10 @@ from disheap_heap import timers
 from disheap_heap.delivery import (
     drop_waiting,
     finish_ticket,
-    give_back_all,
+    give_back_some,
     make_ready,
-    serve,
     serve_later,
+    serve_some,
 )
 from disheap_heap.leases import expire_lease
 from disheap_heap.settings import SERVE_AT_ONCE
@@ -96,7 +96,7 @@ def _serve_waiting(state: State, limit: int) -> int:
     done = 0
     while state.unserved and done < limit:
         number, topic = next(iter(state.unserved.items()))
-        done += serve(state, topic, min(SERVE_AT_ONCE, limit - done))
+        done += serve_some(state, topic, min(SERVE_AT_ONCE, limit - done))
         if number in state.unserved:
             state.unserved.move_to_end(number)
     return done
@@ -106,7 +106,7 @@ def _give_back_waiting(state: State, limit: int) -> int:
     done = 0
     while state.returning and done < limit:
         consumer = next(iter(state.returning.values()))
-        done += give_back_all(state, consumer, limit - done)
+        done += give_back_some(state, consumer, limit - done)
         serve_later(state, consumer.topic)
     return done
 

@@ -92,7 +92,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # a stranger holds a connection no longer
     write_buffer_bytes: WireBytes = 16 * MIB  # unsent to one connection before the node stops producing for it
-    apply_work_limit: Count = 10_000  # units of work per entry: about 10 ms, so that heartbeats are never late
+    apply_work_limit: Count = 10_000  # units of work per entry: 10 to 40 ms, so that heartbeats are never late
     session_timeout_min_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 1000  # under it a pause expires sessions
     session_timeout_max_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 86_400_000  # a day: leases come back
     max_clock_jump_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 60_000  # over it a new leader's clock is logged

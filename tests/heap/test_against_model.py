@@ -8,6 +8,7 @@ stopped.
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -16,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from disheap.errors import CommandRefused, TopicInUse, TopicLocked, TopicMismatch
 from disheap.protocol import broker
 from disheap.testing.heap_model import Model, Reader, Shelf
+from disheap_heap import state
 
 from .driver import Driver
 
@@ -36,6 +38,7 @@ picks = st.integers(0, 1 << 30)
 priorities = st.integers(-2, 2) | st.sampled_from([broker.PRIORITY_MIN, broker.PRIORITY_MAX])
 delays = st.sampled_from([0, 0, 0, 5, 20])
 lease_times = st.sampled_from([0, 0, 10, 25])
+seldom = st.sampled_from([False, False, False, True])  # what leaves nothing behind would leave nothing to see
 payloads = st.sampled_from([b"", b"x", b"y" * 10])
 
 
@@ -65,6 +68,7 @@ class HeapAgainstModel(RuleBasedStateMachine):
                 answers.append((call(driver), None))
             except CommandRefused as error:
                 answers.append((None, (type(error), str(error))))
+            self.work_off(driver)
         assert answers[0] == answers[1]
         self.compare_pushes()
         return answers[0][0] if answers[0][1] is None else answers[0][1][0]
@@ -83,6 +87,9 @@ class HeapAgainstModel(RuleBasedStateMachine):
     def expect_pushes(self) -> None:
         assert self.seen == self.model.pushed
         self.model.pushed = []
+
+    def work_off(self, driver: Driver) -> None:
+        """What was put off; here nothing is."""
 
     def live_session(self, session: int) -> bool:
         return bool(self.model.attached.get(session))
@@ -104,6 +111,9 @@ class HeapAgainstModel(RuleBasedStateMachine):
             model.watch(shelf)
         self.expect_pushes()
 
+    def some_shelf(self, pick: int) -> Shelf | None:
+        return self.model.shelves[pick % len(self.model.shelves)] if self.model.shelves else None
+
     def some_tokens(self, session: int, pick: int, count: int) -> list[tuple[int, int]]:
         mine = [(number, epoch) for owner, number, epoch in self.tokens if owner == session or pick % 7 == 0]
         return list(dict.fromkeys(mine[(pick + step) % len(mine)] for step in range(count))) if mine else [(9999, 1)]
@@ -120,40 +130,41 @@ class HeapAgainstModel(RuleBasedStateMachine):
         if self.live_session(session):
             self.make(name, shape, session)
 
-    @rule(name=names, payload=payloads, priority=priorities, delay=delays, expires=delays, session=sessions)
-    def enqueue(self, name: str, payload: bytes, priority: int, delay: int, expires: int, session: int) -> None:
-        shelf = self.model.shelf(name)
+    @rule(pick=picks, payload=payloads, some=st.lists(priorities, min_size=1, max_size=4), delay=delays, expires=delays)
+    def enqueue(self, pick: int, payload: bytes, some: list[int], delay: int, expires: int) -> None:
+        shelf = self.some_shelf(pick)
         if shelf is None:
             return
-        answer = self.do(broker.Enqueue(name, payload, priority, delay, expires), session)
-        assert answer.id == self.model.enqueue(shelf, payload, priority, delay, expires)
-        self.expect_pushes()
+        for priority in some:
+            answer = self.do(broker.Enqueue(shelf.name, payload, priority, delay, expires), 1)
+            assert answer.id == self.model.enqueue(shelf, payload, priority, delay, expires)
+            self.expect_pushes()
 
     @rule(
-        name=names,
+        pick=picks,
         session=sessions,
         credit=st.integers(1, 4),
         size=st.sampled_from([0, 1, 15]),
         no_ack=st.sampled_from([False, False, True]),
         lease=lease_times,
     )
-    def subscribe(self, name: str, session: int, credit: int, size: int, no_ack: bool, lease: int) -> None:
-        shelf = self.model.shelf(name)
+    def subscribe(self, pick: int, session: int, credit: int, size: int, no_ack: bool, lease: int) -> None:
+        shelf = self.some_shelf(pick)
         if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
             return
-        answer = self.do(broker.Subscribe(name, credit, size, no_ack, lease), session)
+        answer = self.do(broker.Subscribe(shelf.name, credit, size, no_ack, lease), session)
         if self.refused_as_locked(answer, shelf, session):
             return
         shape = {"credit": credit, "credit_bytes": size or 1 << 24, "no_ack": no_ack, "lease_ms": lease}
         assert answer.consumer == self.model.subscribe(session, shelf, **shape).number
         self.expect_pushes()
 
-    @rule(name=names, session=sessions, count=st.integers(1, 4), wait=delays, lease=lease_times, no_ack=st.booleans())
-    def pop(self, name: str, session: int, count: int, wait: int, lease: int, no_ack: bool) -> None:
-        shelf = self.model.shelf(name)
+    @rule(pick=picks, session=sessions, count=st.integers(1, 4), wait=delays, lease=lease_times, no_ack=st.booleans())
+    def pop(self, pick: int, session: int, count: int, wait: int, lease: int, no_ack: bool) -> None:
+        shelf = self.some_shelf(pick)
         if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
             return
-        answer = self.do(broker.Pop(name, count, wait, lease, no_ack), session)
+        answer = self.do(broker.Pop(shelf.name, count, wait, lease, no_ack), session)
         if self.refused_as_locked(answer, shelf, session):
             return
         shape = {"credit": count, "credit_bytes": 1 << 24, "limit": count, "no_ack": no_ack, "lease_ms": lease}
@@ -208,16 +219,16 @@ class HeapAgainstModel(RuleBasedStateMachine):
         assert self.do(broker.Extend(tokens, by), session).stale == self.model.settle(session, tokens, "extend", by)
         self.expect_pushes()
 
-    @rule(name=names)
-    def purge(self, name: str) -> None:
+    @rule(name=names, now=seldom)
+    def purge(self, name: str, now: bool) -> None:
         shelf = self.model.shelf(name)
-        if shelf is not None:
+        if now and shelf is not None:
             assert self.do(broker.Purge(name), 1).count == self.model.purge(shelf)
 
-    @rule(name=names, unused=st.booleans(), empty=st.booleans())
-    def delete_topic(self, name: str, unused: bool, empty: bool) -> None:
+    @rule(name=names, unused=st.booleans(), empty=st.booleans(), now=seldom)
+    def delete_topic(self, name: str, unused: bool, empty: bool, now: bool) -> None:
         shelf = self.model.shelf(name)
-        if shelf is None:
+        if not now or shelf is None:
             return
         answer = self.do(broker.DeleteTopic(name, unused, empty), 1)
         filled = any(one.topic is shelf for one in self.model.items)
@@ -227,9 +238,9 @@ class HeapAgainstModel(RuleBasedStateMachine):
             assert answer.count == self.model.delete(shelf, "the topic was deleted")
         self.expect_pushes()
 
-    @rule(session=sessions)
-    def detach(self, session: int) -> None:
-        if self.live_session(session):
+    @rule(session=sessions, now=seldom)
+    def detach(self, session: int, now: bool) -> None:
+        if now and self.live_session(session):
             self.both(lambda driver: driver.detach(session))
             self.model.detach(session)
             self.expect_pushes()
@@ -249,9 +260,9 @@ class HeapAgainstModel(RuleBasedStateMachine):
         assert answer.ended == ended
         self.expect_pushes()
 
-    @rule(session=sessions)
-    def expire(self, session: int) -> None:
-        if session in self.model.attached:
+    @rule(session=sessions, now=seldom)
+    def expire(self, session: int, now: bool) -> None:
+        if now and session in self.model.attached:
             self.both(lambda driver: driver.expire(session))
             self.model.expire(session)
             self.expect_pushes()
@@ -303,7 +314,25 @@ class HeapAgainstModel(RuleBasedStateMachine):
         assert self.driver.machine.next_deadline() == (min(deadlines) if deadlines else None)
 
 
+class HeapInSlicesAgainstModel(HeapAgainstModel):
+    """Each call delivers one message and puts the rest off, which is then worked off, a unit at a time."""
+
+    expire = None  # type: ignore[assignment]  # its consumers' messages come back one by one, and so do deliveries
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch = patch.object(state, "SERVE_AT_ONCE", 1)
+        self.patch.start()
+
+    def teardown(self) -> None:
+        self.patch.stop()
+
+    def work_off(self, driver: Driver) -> None:
+        driver.work_off(1)
+
+
 TestHeapAgainstModel = HeapAgainstModel.TestCase
-TestHeapAgainstModel.settings = settings(
-    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+TestHeapInSlicesAgainstModel = HeapInSlicesAgainstModel.TestCase
+TestHeapAgainstModel.settings = TestHeapInSlicesAgainstModel.settings = settings(
+    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -8,7 +8,9 @@ import pytest
 
 from disheap.protocol.broker import (
     Ack,
+    Bind,
     Cancel,
+    CreateExchange,
     CreateTopic,
     DeleteTopic,
     Deliver,
@@ -17,6 +19,7 @@ from disheap.protocol.broker import (
     NewMessage,
     Pop,
     PopDone,
+    Publish,
     Purge,
     Recover,
     Subscribe,
@@ -55,12 +58,62 @@ def test_a_no_ack_subscription_is_served_in_slices() -> None:
     assert (len(driver.deliveries()), driver.info().ready) == (MANY - SERVE_AT_ONCE, 0)
 
 
-def test_a_large_pop_is_served_whole_before_it_ends() -> None:
+@pytest.mark.parametrize("asked", [MANY - 1, MANY, MANY + 1])
+@pytest.mark.parametrize("limit", [100, PLENTY])
+def test_a_large_pop_is_served_in_slices_and_ends_when_it_has_what_there_was(asked: int, limit: int) -> None:
     driver = filled()
-    driver.do(Pop("jobs", MANY))
-    *deliveries, done = driver.taken()
-    assert done == PopDone(1, MANY)
-    assert len(deliveries) == MANY
+    driver.wait(1)
+    driver.do(Pop("jobs", asked))
+    assert len(driver.taken()) == SERVE_AT_ONCE
+    twin = driver.restored()
+    for one in (driver, twin):
+        one.work_off(limit)
+        *deliveries, done = one.taken()
+        assert len(deliveries) == min(asked, MANY) - SERVE_AT_ONCE
+        assert done == PopDone(1, min(asked, MANY))
+    assert driver.machine.next_deadline() is None
+    assert driver.machine.state_hash() == twin.machine.state_hash()
+
+
+def fan_out(driver: Driver) -> None:
+    driver.do(CreateExchange("all", "fanout"))
+    for number in range(MANY):
+        driver.do(CreateTopic(f"topic-{number}"))
+        driver.do(Bind("all", f"topic-{number}"))
+        driver.do(Subscribe(f"topic-{number}", 1))
+
+
+def test_a_message_for_many_topics_is_delivered_in_slices() -> None:
+    driver = Driver()
+    fan_out(driver)
+    driver.do(Publish("all", "", b"x"))
+    assert len(driver.deliveries()) == SERVE_AT_ONCE
+    driver.work_off(100)
+    assert len(driver.deliveries()) == MANY - SERVE_AT_ONCE
+
+
+def test_a_session_that_comes_back_is_served_in_slices() -> None:
+    driver = Driver()
+    fan_out(driver)
+    driver.detach(1)
+    driver.do(Publish("all", "", b"x"), session=2)
+    driver.attach(1)
+    assert len(driver.deliveries()) == SERVE_AT_ONCE
+    driver.work_off(100)
+    assert len(driver.deliveries()) == MANY - SERVE_AT_ONCE
+
+
+def test_an_expired_session_gives_back_in_slices_over_all_that_it_owned() -> None:
+    driver = Driver()
+    for name in ("a", "b"):
+        driver.do(CreateTopic(name, TopicSettings(exclusive=True)))
+        driver.do(EnqueueMany(name, [NewMessage(b"x")] * RETURN_AT_ONCE))
+        driver.do(Subscribe(name, RETURN_AT_ONCE))
+        driver.work_off(PLENTY)
+    driver.expire(1)
+    assert driver.machine.stats()["leased"] == RETURN_AT_ONCE
+    driver.work_off(100)
+    assert driver.machine.stats()["leased"] == 0
 
 
 def test_messages_that_fall_due_together_take_as_many_advances_as_their_number_needs() -> None:

@@ -132,7 +132,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.consumers",
-                "            budget -= give_back_all(state, consumer, budget)\n",
+                "            give_back_all(state, consumer)\n",
                 "            pass\n",
             ),
         ),
