@@ -240,6 +240,8 @@ class FakePeer:
             case broker.DescribeTopic() as query:
                 ready = len(self.cluster.topics.get(query.topic, ()))
                 return broker.encode(broker.TopicInfo(query.topic, broker.TopicSettings(), ready, 0, 0, 0, 0))
+            case broker.ListExchanges() as query:
+                return broker.encode(broker.ExchangeInfos([(query.exchange, "fanout")], []))
             case broker.Peek() as query:
                 ready_now = self.cluster.topics.get(query.topic, [])[: query.count]
                 return broker.encode(

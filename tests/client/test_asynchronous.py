@@ -420,6 +420,7 @@ async def test_topics_exchanges_and_the_cluster_have_their_words(client: Client)
     assert await client.publish("x", "k", b"p") == 1
     await client.create_exchange("x", kind="fanout")
     await client.bind("x", "jobs")
+    assert (await client.exchanges("x")).exchanges == [("x", "fanout")]
     await client.unbind("x", "jobs")
     await client.delete_exchange("x")
     assert await client.transfer("n2") == {"leader": "n2"}
@@ -456,11 +457,34 @@ async def test_a_window_that_stays_full_is_waited_for_no_longer_than_was_asked_f
         node.cluster.hold_replies = False
 
 
+async def test_a_consumer_ends_when_nothing_comes_for_as_long_as_was_said(node: Wax, client: Client) -> None:
+    topic = client.topic("jobs")
+    await topic.enqueue(b"a")
+    got = []
+    async for delivery in topic.consume(idle_s=0.05):
+        got.append(delivery.payload)
+        await delivery.ack()
+    assert got == [b"a"]
+    assert not any(session.consumers for session in node.cluster.sessions.values())
+
+
+async def test_a_consumer_whose_session_has_lapsed_is_at_its_end(node: Wax, client: Client) -> None:
+    consumer = client.topic("jobs").consume()
+    await client.topic("jobs").enqueue(b"a")
+    await anext(consumer)
+    node.expire()
+    node.drop_all()
+    with pytest.raises(SessionExpired):
+        await anext(consumer)
+    with pytest.raises(StopAsyncIteration):
+        await anext(consumer)
+
+
 async def test_a_consumer_that_is_closed_while_it_is_opened_takes_nothing(node: Wax, client: Client) -> None:
     consumer = (await client.create_topic("jobs")).consume()
     first = asyncio.ensure_future(consumer.__anext__())
     await asyncio.sleep(0)
-    await consumer.aclose()
+    await consumer.close()
     with pytest.raises(StopAsyncIteration):
         await first
     await until(lambda: not any(session.consumers for session in node.cluster.sessions.values()))

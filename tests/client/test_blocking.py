@@ -76,10 +76,10 @@ def test_a_call_survives_a_connection_that_is_cut_and_is_applied_once(
 ) -> None:
     cluster.hold_replies = True
     got: list[Any] = []
-    client.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
-    client.flush()
+    client.driver.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+    client.driver.flush()
     with pytest.raises(RequestTimeout):
-        client.query(broker.GetStats(), timeout_s=0.05)
+        client.driver.query(broker.GetStats(), timeout_s=0.05)
     cluster.hold_replies = False
     node.drop_all()
     assert client.topic("jobs").enqueue(b"y") == 2
@@ -116,7 +116,7 @@ def test_another_cluster_is_refused(node: SocketNode, cluster: FakeCluster, clie
     with pytest.raises(WrongCluster):
         client.topic("jobs").enqueue(b"x")
     with pytest.raises(WrongCluster):
-        client.poll()
+        client.driver.poll()
 
 
 def test_a_port_that_speaks_something_else_is_a_clear_error(node: SocketNode) -> None:
@@ -243,11 +243,11 @@ def test_a_poll_without_a_timeout_never_sleeps_while_there_is_no_connection() ->
 
 def test_the_hub_hears_of_every_change_of_the_descriptor(node: SocketNode, client: sync.Client) -> None:
     changes: list[tuple[int | None, int | None]] = []
-    client.on_socket_change = lambda old, new: changes.append((old, new))
-    first = client.fileno()
+    client.driver.on_socket_change = lambda old, new: changes.append((old, new))
+    first = client.driver.fileno()
     node.drop_all()
     client.topic("jobs").enqueue(b"x")
-    assert changes == [(first, None), (None, client.fileno())]
+    assert changes == [(first, None), (None, client.driver.fileno())]
 
 
 # --- pipelining ---
@@ -256,28 +256,28 @@ def test_the_hub_hears_of_every_change_of_the_descriptor(node: SocketNode, clien
 def test_pipelined_commands_are_buffered_until_they_are_flushed(client: sync.Client, cluster: FakeCluster) -> None:
     got: list[Any] = []
     for _ in range(3):
-        client.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+        client.driver.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
     assert cluster.applied == []
-    client.flush()
-    while client.unanswered:
-        client.poll(1.0 if not got else 0.01)
+    client.driver.flush()
+    while client.driver.unanswered:
+        client.driver.poll(1.0 if not got else 0.01)
     assert got == [broker.Enqueued(1), broker.Enqueued(2), broker.Enqueued(3)]
 
 
 def test_much_is_handed_over_without_a_flush(client: sync.Client, cluster: FakeCluster) -> None:
     for _ in range(40):
-        client.send(broker.Enqueue("jobs", b"x" * 2000))
-    client.call(broker.Enqueue("jobs", b"last"))
+        client.driver.send(broker.Enqueue("jobs", b"x" * 2000))
+    client.driver.call(broker.Enqueue("jobs", b"last"))
     assert len(cluster.applied) == 41
 
 
 def test_a_full_window_waits_for_replies_or_refuses(client: sync.Client, cluster: FakeCluster) -> None:
     for _ in range(cluster.window):
-        client.send(broker.Enqueue("jobs", b"x"))
+        client.driver.send(broker.Enqueue("jobs", b"x"))
     with pytest.raises(WindowExceeded):
-        client.send(broker.Enqueue("jobs", b"x"), wait=False)
+        client.driver.send(broker.Enqueue("jobs", b"x"), wait=False)
     for _ in range(3 * cluster.window):
-        client.send(broker.Enqueue("jobs", b"x"))
+        client.driver.send(broker.Enqueue("jobs", b"x"))
     assert client.topic("jobs").enqueue(b"last") == 4 * cluster.window + 1
 
 
@@ -288,8 +288,8 @@ def test_an_overloaded_node_is_asked_again(client: sync.Client, cluster: FakeClu
 
 
 def test_a_transient_command_is_not_waited_for(client: sync.Client, cluster: FakeCluster) -> None:
-    client.send_transient(broker.Publish("", "events", b"x"))
-    client.call(broker.Enqueue("jobs", b"x"))
+    client.driver.send_transient(broker.Publish("", "events", b"x"))
+    client.driver.call(broker.Enqueue("jobs", b"x"))
     assert [command.routing_key for command in cluster.transients] == ["events"]
 
 
@@ -314,45 +314,45 @@ def test_a_transient_command_after_a_pause_is_not_written_to_a_connection_that_w
 
 
 def test_pushes_that_come_during_a_call_are_queued_for_the_next_poll(client: sync.Client) -> None:
-    consumer = client.call(broker.Subscribe("jobs", 10)).consumer
-    client.call(broker.Enqueue("jobs", b"x"))
-    client.call(broker.Enqueue("jobs", b"y"))
-    assert client.pending_pushes()
-    assert [(push.consumer, push.payload) for push in client.poll()] == [(consumer, b"x"), (consumer, b"y")]
-    assert client.poll() == [] and not client.pending_pushes()
+    consumer = client.driver.call(broker.Subscribe("jobs", 10)).consumer
+    client.driver.call(broker.Enqueue("jobs", b"x"))
+    client.driver.call(broker.Enqueue("jobs", b"y"))
+    assert client.driver.pending_pushes()
+    assert [(push.consumer, push.payload) for push in client.driver.poll()] == [(consumer, b"x"), (consumer, b"y")]
+    assert client.driver.poll() == [] and not client.driver.pending_pushes()
 
 
 def test_a_hub_sees_the_descriptor_readable_and_poll_takes_the_push(client: sync.Client, node: SocketNode) -> None:
     push = broker.Deliver(5, 1, 0, 0, 5, b"x")
     node.say(frames.push(1, broker.encode(push)))
-    assert select.select([client.fileno()], [], [], 5)[0]
-    assert client.poll() == [push]
+    assert select.select([client.driver.fileno()], [], [], 5)[0]
+    assert client.driver.poll() == [push]
 
 
 def test_a_delivery_lost_with_the_connection_comes_with_the_next(
     client: sync.Client, node: SocketNode, cluster: FakeCluster
 ) -> None:
-    consumer = client.call(broker.Subscribe("jobs", 10)).consumer
+    consumer = client.driver.call(broker.Subscribe("jobs", 10)).consumer
     session = cluster.sessions[next(iter(cluster.sessions))]
     cluster._back("jobs", broker.Deliver(0, 50, 0, 0, 5, b"x"))
     cluster._feed(session, "jobs")  # pushed to nobody
     node.drop_all()
-    (push,) = client.poll(5.0)
+    (push,) = client.driver.poll(5.0)
     assert isinstance(push, broker.Deliver) and (push.consumer, push.payload) == (consumer, b"x")
-    client.call(broker.Ack([(push.id, push.epoch)]))
+    client.driver.call(broker.Ack([(push.id, push.epoch)]))
     assert session.leases == {}
 
 
 def test_a_lapsed_session_is_told_in_its_place_among_the_pushes(
     client: sync.Client, node: SocketNode, cluster: FakeCluster
 ) -> None:
-    client.call(broker.Subscribe("jobs", 10))
-    client.call(broker.Enqueue("jobs", b"x"))
-    (push,) = client.poll()
+    client.driver.call(broker.Subscribe("jobs", 10))
+    client.driver.call(broker.Enqueue("jobs", b"x"))
+    (push,) = client.driver.poll()
     cluster.expire(next(iter(cluster.sessions)))
     node.drop_all()
-    assert client.poll(5.0) == [SessionLost()]
-    assert isinstance(push, broker.Deliver) and not client.holds((push.id, push.epoch))
+    assert client.driver.poll(5.0) == [SessionLost()]
+    assert isinstance(push, broker.Deliver) and not client.driver.holds((push.id, push.epoch))
     assert client.topic("jobs").enqueue(b"y") == 3
 
 
@@ -361,13 +361,13 @@ def test_a_command_in_flight_when_the_session_lapsed_has_an_unknown_outcome(
 ) -> None:
     cluster.hold_replies = True
     got: list[Any] = []
-    client.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+    client.driver.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
     with pytest.raises(RequestTimeout):
-        client.query(broker.GetStats(), timeout_s=0.05)
+        client.driver.query(broker.GetStats(), timeout_s=0.05)
     cluster.hold_replies = False
     cluster.expire(next(iter(cluster.sessions)))
     node.drop_all()
-    assert client.poll(5.0) == [SessionLost()]
+    assert client.driver.poll(5.0) == [SessionLost()]
     assert isinstance(got[0], OutcomeUnknown)
     assert client.topic("jobs").enqueue(b"y") == 2
 
@@ -469,11 +469,12 @@ def test_topics_exchanges_and_the_cluster_have_their_words(client: sync.Client) 
     assert client.publish("x", "k", b"p") == 1
     client.create_exchange("x", kind="fanout")
     client.bind("x", "jobs")
+    assert client.exchanges("x").exchanges == [("x", "fanout")]
     client.unbind("x", "jobs")
     client.delete_exchange("x")
     assert client.status() == {"said": {"op": "status"}}
     assert client.transfer("n2") == {"leader": "n2"}
-    assert client.call_opaque(b"\xc1mine") == b"echo \xc1mine"
+    assert client.call(b"\xc1mine") == b"echo \xc1mine"
 
 
 @pytest.mark.parametrize("asked_for", ["wick", ""])
@@ -488,6 +489,58 @@ def test_a_transfer_after_which_another_leads_is_unknown(client: sync.Client, cl
     cluster.hands_over_to = "wick"
     with pytest.raises(OutcomeUnknown, match="wick leads, and not tallow"):
         client.transfer("tallow")
+
+
+def test_a_consumer_subscribes_on_entering_and_can_be_told_another_credit(
+    client: sync.Client, cluster: FakeCluster
+) -> None:
+    with client.topic("jobs").consume(credit=2) as consumer:
+        assert [type(command) for _, _, command in cluster.applied] == [broker.Subscribe]
+        consumer.set_credit(5, 100)
+        assert cluster.applied[-1][2] == broker.SetCredit(1, 5, 100)
+
+
+def test_a_consumer_says_why_it_ended(client: sync.Client) -> None:
+    with client.topic("jobs").consume() as consumer:
+        client.topic("jobs").enqueue(b"a")
+        client.delete_topic("jobs")
+        assert [delivery.payload for delivery in consumer] == [b"a"]
+        assert consumer.reason == "the topic was deleted"
+
+
+def test_commands_are_pipelined_and_their_results_asked_for_later(client: sync.Client, cluster: FakeCluster) -> None:
+    topic = client.topic("jobs")
+    first, second = topic.enqueue_nowait(b"a", 1), topic.enqueue_nowait(b"b")
+    bound = client.send(broker.Bind("x", "jobs"))
+    assert cluster.applied == [] and not first.done()
+    assert (first.result(), second.result(), bound.result()) == (1, 2, broker.Done())
+    assert first.done() and second.done()
+
+
+def test_a_pipelined_command_over_the_window_is_refused_until_there_is_room(
+    client: sync.Client, cluster: FakeCluster
+) -> None:
+    pending = [client.send(broker.Enqueue("jobs", b"x")) for _ in range(cluster.window)]
+    with pytest.raises(WindowExceeded):
+        client.send(broker.Enqueue("jobs", b"x"))
+    client.room()
+    pending.append(client.send(broker.Enqueue("jobs", b"x")))
+    assert [each.result().id for each in pending] == list(range(1, cluster.window + 2))
+
+
+def test_a_pipelined_command_that_is_not_answered_is_late_and_one_of_a_closed_client_has_no_answer(
+    node: SocketNode, cluster: FakeCluster
+) -> None:
+    silent = sync.connect(url(node.address), dial=dial)
+    cluster.hold_replies = True
+    late = silent.send(broker.Enqueue("jobs", b"x"), timeout_s=0.05)
+    with pytest.raises(RequestTimeout, match="Enqueue was not answered in time"):
+        late.result()
+    with pytest.raises(RequestTimeout, match="status was not answered"):
+        silent.driver.admin({"op": "status"}, timeout_s=0.05)
+    silent.driver.close(end_session=False)
+    with pytest.raises(ConnectionLost):
+        late.result()
 
 
 # --- what becomes of work when sessions, connections and waits end ---
@@ -513,7 +566,7 @@ def test_an_interrupted_pop_takes_nothing_more(cluster: FakeCluster, client: syn
     """Its ticket would go on taking messages for nobody."""
     topic = client.create_topic("jobs")
     interrupted(lambda: topic.pop(3, wait_ms=60_000), 0.3)
-    client.call(broker.SetCredit(1, 1))
+    client.driver.call(broker.SetCredit(1, 1))
     assert [command for _, _, command in cluster.applied if isinstance(command, broker.Cancel)]
 
 
@@ -521,8 +574,8 @@ def test_a_pop_after_a_lapse_is_the_new_sessions(cluster: FakeCluster, client: s
     topic = client.create_topic("jobs")
     topic.enqueue(b"held")
     (held,) = topic.pop()
-    cluster.expire(client.session_id)
-    client._drop("the connection is lost")
+    cluster.expire(client.driver.session_id)
+    client.driver._drop("the connection is lost")
     with pytest.raises(LeaseLost):
         held.ack()
     topic.enqueue(b"new", 9)
@@ -534,8 +587,8 @@ def test_a_consumer_whose_session_has_lapsed_is_at_its_end(cluster: FakeCluster,
     consumer = topic.consume()
     topic.enqueue(b"a")
     next(consumer)
-    cluster.expire(client.session_id)
-    client._drop("the connection is lost")
+    cluster.expire(client.driver.session_id)
+    client.driver._drop("the connection is lost")
     with pytest.raises(SessionExpired):
         next(consumer)
     with pytest.raises(StopIteration):

@@ -80,7 +80,6 @@ class Cluster:
 
     def leader(self) -> NodeProcess:
         with disheap.sync.connect(self.url) as client:
-            client.connect()
             name = client.status()["leader"]
         return next(node for node in self.nodes if node.name == name)
 

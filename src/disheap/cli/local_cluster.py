@@ -251,4 +251,4 @@ def _toml(place: Place, places: Sequence[Place]) -> str:
 
 def _ask(place: Place, op: str) -> dict[str, Any]:
     with disheap.sync.connect(place.url, observer=True, timeout_s=ASK_S) as client:
-        return client.admin({"op": op})
+        return client.driver.admin({"op": op})

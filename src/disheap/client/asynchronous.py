@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from dataclasses import replace
 from typing import Any
 
 from disheap.client import faults
 from disheap.client.consuming import DEFAULT_CREDIT, Consumer, Delivery, Popping
 from disheap.client.dialing import open_transport
 from disheap.client.driver import Driver
-from disheap.client.url import BrokerUrl, parse
+from disheap.client.url import BrokerUrl, resolve
 from disheap.errors import OutcomeUnknown
 from disheap.interfaces import Transport
 from disheap.protocol import broker
@@ -40,10 +39,8 @@ def connect(
     `opaque`: the machine is one's own and no broker; use `call`, and `driver.on_push`. Raises `UrlError` here,
     `ConnectionLost` and `WrongCluster` when awaited.
     """
-    parsed = parse(url) if isinstance(url, str) else url
-    given: dict[str, Any] = {"session_timeout_ms": session_timeout_ms, "timeout_s": timeout_s, "label": label}
-    parsed = replace(parsed, **{key: value for key, value in given.items() if value is not None})
-    return Connecting(parsed, transport, observer, opaque)
+    resolved = resolve(url, session_timeout_ms=session_timeout_ms, timeout_s=timeout_s, label=label)
+    return Connecting(resolved, transport, observer, opaque)
 
 
 class Connecting:
@@ -106,7 +103,8 @@ class Client:
         return self.topic(name)
 
     async def delete_topic(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
-        """How many messages went with it."""
+        """How many messages went with it. Raises `TopicNotFound`, and `TopicInUse` for consumers or messages that it
+        must not have."""
         reply = await self.driver.request(broker.DeleteTopic(name, if_unused, if_empty))
         return int(reply.count)
 
@@ -122,18 +120,26 @@ class Client:
     # --- exchanges ---
 
     async def create_exchange(self, name: str, *, kind: str = "direct", auto_delete: bool = False) -> None:
+        """`kind` is direct, topic or fanout. Idempotent; another kind raises `ExchangeMismatch`. With `auto_delete` it
+        goes with its last binding."""
         await self.driver.request(broker.CreateExchange(name, kind, auto_delete))
 
     async def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
+        """Its bindings go with it; one that is not there is fine. With `if_unused`, bindings raise `TopicInUse`."""
         await self.driver.request(broker.DeleteExchange(name, if_unused))
 
     async def bind(self, exchange: str, topic: str, routing_key: str = "") -> None:
+        """What is published to the exchange by `routing_key` goes into the topic. Idempotent. For a topic exchange the
+        key is a pattern: `*` is one word, `#` any number. Raises `ExchangeNotFound` and `TopicNotFound`."""
         await self.driver.request(broker.Bind(exchange, topic, routing_key))
 
     async def unbind(self, exchange: str, topic: str, routing_key: str = "") -> None:
+        """No longer. Idempotent. Raises `ExchangeNotFound` and `TopicNotFound`."""
         await self.driver.request(broker.Unbind(exchange, topic, routing_key))
 
     async def exchanges(self, name: str = "") -> broker.ExchangeInfos:
+        """All exchanges and bindings, or those of one. Raises `ExchangeNotFound`, and `InvalidArgument` where
+        they are too many for one answer."""
         infos: broker.ExchangeInfos = await self.driver.query(broker.ListExchanges(name))
         return infos
 
@@ -149,7 +155,7 @@ class Client:
         mandatory: bool = False,
         timeout_s: float | None = None,
     ) -> int:
-        """Into how many topics it went."""
+        """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`."""
         command = broker.Publish(exchange, routing_key, payload, priority, delay_ms, expires_ms, mandatory)
         reply = await self.driver.request(command, timeout_s=timeout_s)
         return int(reply.routed)
@@ -157,6 +163,8 @@ class Client:
     # --- the cluster ---
 
     async def stats(self) -> broker.Stats:
+        """Counts over the whole cluster, of topics, consumers and messages by state; `message_bytes`; `time_ms`, the
+        cluster's time."""
         stats: broker.Stats = await self.driver.query(broker.GetStats())
         return stats
 
@@ -212,7 +220,9 @@ class Topic:
         *,
         timeout_s: float | None = None,
     ) -> Awaitable[int]:
-        """The message's id, once a majority has it on disk."""
+        """The message's id, once a majority has it on disk. `priority` is a signed 64-bit number. Not delivered before
+        `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). Raises `TopicNotFound`, `TopicFull`,
+        `DiskFull`, `PriorityOutOfRange` and `PayloadTooLarge`."""
         command = broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms)
         if self._driver.has_room:
             return self._driver.send(command, _id, timeout_s=timeout_s)
@@ -227,7 +237,7 @@ class Topic:
     async def enqueue_many(
         self, messages: Sequence[bytes | NewMessage], *, priority: int = 0, timeout_s: float | None = None
     ) -> range:
-        """All or none, in one command of at most `broker.BATCH_MAX`; their ids."""
+        """All or none, in one command of at most `broker.BATCH_MAX`; their ids. `priority` is that of bare bytes."""
         batch = [m if isinstance(m, NewMessage) else NewMessage(m, priority) for m in messages]
         if not batch:
             return range(0)
@@ -235,7 +245,8 @@ class Topic:
         return range(reply.first, reply.first + reply.count)
 
     async def pop(self, count: int = 1, wait_ms: int = 0, lease_ms: int = 0, *, no_ack: bool = False) -> list[Delivery]:
-        """Up to `count` messages: those that are there, then those that come within `wait_ms`."""
+        """Up to `count` messages: those that are there, then those that come within `wait_ms`. A lease lasts
+        `lease_ms`, or with 0 as long as the session; with `no_ack` they are settled already. Raises `TopicNotFound`."""
         return await Popping(self._driver, broker.Pop(self.name, count, wait_ms, lease_ms, no_ack)).wait_deliveries()
 
     def consume(
@@ -246,23 +257,29 @@ class Topic:
         lease_ms: int = 0,
         no_ack: bool = False,
         exclusive: bool = False,
+        idle_s: float | None = None,
     ) -> Consumer:
-        """`async for delivery in topic.consume()`. `credit` bounds the deliveries not yet settled."""
+        """`async for delivery in topic.consume()`. `credit` bounds the deliveries not yet settled, `credit_bytes` their
+        payloads (0: the machine's bound); a lease lasts `lease_ms`, or with 0 as long as the session; with `no_ack` a
+        delivery is settled before it comes; with `exclusive` nobody else may consume. The iteration ends after `idle_s`
+        without a message (None: never). Raises `TopicNotFound` and `TopicInUse` when it is begun."""
         command = broker.Subscribe(self.name, credit, credit_bytes, no_ack, lease_ms, exclusive)
-        return Consumer(self._driver, command)
+        return Consumer(self._driver, command, idle_s)
 
     async def peek(self, count: int = 1, *, delayed: bool = False, leased: bool = False) -> list[broker.PeekedMessage]:
-        """What would be delivered next; nothing changes."""
+        """What would be delivered next, up to 1000; then, where asked for, what is delayed and what is leased. Nothing
+        changes. Raises `TopicNotFound`."""
         answer = await self._driver.query(broker.Peek(self.name, count, delayed, leased))
         messages: list[broker.PeekedMessage] = answer.messages
         return messages
 
     async def stats(self) -> broker.TopicInfo:
+        """Its settings, messages by state, `consumers` and `ready_bytes`. Raises `TopicNotFound`."""
         info: broker.TopicInfo = await self._driver.query(broker.DescribeTopic(self.name))
         return info
 
     async def purge(self) -> int:
-        """How many ready and delayed messages went."""
+        """How many ready and delayed messages went. Raises `TopicNotFound`."""
         reply = await self._driver.request(broker.Purge(self.name))
         return int(reply.count)
 

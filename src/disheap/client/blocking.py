@@ -15,7 +15,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -50,7 +50,7 @@ Pushed = broker.Push | SessionLost
 class BlockingClient:
     """Cheap to build: the first call connects. `url` may be text; `dial` opens sockets (None: the URL's transport).
 
-    `observer` asks whatever node answers, and has no session.
+    `observer` asks whatever node answers, and has no session. `clock` counts seconds.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class BlockingClient:
         self._session = self._broker.session
         self._route = Route(self.url.addresses, generator or random.Random())
         self._dial = dial
-        self._clock, self._sleep = clock, sleep
+        self.clock, self._sleep = clock, sleep
         self._wire: Wire | None = None
         self._target: str | None = None
         self._not_before = 0.0
@@ -90,9 +90,9 @@ class BlockingClient:
     def connect(self, timeout_s: float | None = None) -> None:
         """Wait until a session stands; what waited for it is on its way then. Raises `ConnectionLost` with what each
         address said."""
-        deadline = self._deadline(timeout_s)
+        deadline = self.deadline(timeout_s)
         while self._session.state is not State.READY:
-            if self._clock() >= deadline:
+            if self.clock() >= deadline:
                 raise ConnectionLost(f"no node takes a session: {self._route.why()}")
             self._step(deadline)
         self.flush()
@@ -107,7 +107,7 @@ class BlockingClient:
     ) -> Any:
         """One confirmed round trip: the command's `broker.Reply`. Raises the `RequestError` of a refusal, or
         `RequestTimeout`; the command then stays under way. `on_reply` hears of it before whatever comes next."""
-        deadline = self._deadline(timeout_s)
+        deadline = self.deadline(timeout_s)
         self._wait_room(deadline)
         box: list[Any] = []
 
@@ -117,15 +117,15 @@ class BlockingClient:
                 on_reply(reply)
 
         self._broker.send(command, replied if on_reply is not None else box.append, flags)
-        return self._answer(box, deadline, command)
+        return self.wait_answer(box, deadline, type(command).__name__)
 
     def call_opaque(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """The same for a state machine of one's own."""
-        deadline = self._deadline(timeout_s)
+        deadline = self.deadline(timeout_s)
         self._wait_room(deadline)
         box: list[Any] = []
         self._broker.call(body, box.append, flags)
-        answer: bytes = self._answer(box, deadline, body)
+        answer: bytes = self.wait_answer(box, deadline, "the command")
         return answer
 
     def send(
@@ -137,7 +137,7 @@ class BlockingClient:
         if self._session.room <= 0:
             if not wait:
                 raise WindowExceeded(f"{self._session.window} commands are unanswered; poll for replies first")
-            self._wait_room(self._deadline(None))
+            self._wait_room(self.deadline(None))
         self._broker.send(command, on_reply, flags)
         if self._session.output_bytes > FLUSH_BYTES:
             self.flush()
@@ -153,18 +153,45 @@ class BlockingClient:
 
     def query(self, query: broker.Query, timeout_s: float | None = None) -> Any:
         """A linearizable read: its `broker.Reply`."""
-        deadline = self._deadline(timeout_s)
+        deadline = self.deadline(timeout_s)
         box: list[Any] = []
         self._broker.query(query, box.append)
-        return self._answer(box, deadline, query)
+        return self.wait_answer(box, deadline, type(query).__name__)
 
     def admin(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """{"op": "status" | "hash" | "transfer", ...} to the node at the other end."""
-        deadline = self._deadline(timeout_s)
+        deadline = self.deadline(timeout_s)
         box: list[Any] = []
         self._broker.admin(request, box.append)
-        answer: dict[str, Any] = msgspec.msgpack.decode(self._answer(box, deadline, request))
+        answer: dict[str, Any] = msgspec.msgpack.decode(self.wait_answer(box, deadline, str(request["op"])))
         return answer
+
+    def room(self, timeout_s: float | None = None) -> None:
+        """Wait until a command fits the session's window. Raises `RequestTimeout`."""
+        self._wait_room(self.deadline(timeout_s))
+
+    def give_back(self, tokens: Iterable[broker.Token]) -> None:
+        """Nack leases that nobody waits for."""
+        mine = [token for token in tokens if self.holds(token)]
+        for start in range(0, len(mine), broker.BATCH_MAX):
+            self.send(broker.Nack(mine[start : start + broker.BATCH_MAX]))
+        self.flush()
+
+    def deadline(self, timeout_s: float | None) -> float:
+        """`timeout_s` from now (None: the URL's), by `clock`."""
+        return self._awake() + (self.url.timeout_s if timeout_s is None else timeout_s)
+
+    def wait_answer(self, box: list[Any], deadline: float, request: str) -> Any:
+        """What `on_reply` puts into `box`; an error is raised. Raises `RequestTimeout`, which names the request."""
+        while not box:
+            self._check()
+            if self.clock() >= deadline:
+                raise RequestTimeout(self._why_late(request))
+            self._step(deadline)
+        result = box[0]
+        if isinstance(result, RequestError):
+            raise result
+        return result
 
     # --- for an event hub ---
 
@@ -177,11 +204,15 @@ class BlockingClient:
         """Read what is there, handle replies, reconnect where needed; the pushes so far, in order. Waits up to
         `timeout_s` (None: for ever) for the first one. Raises a `ProtocolError` only."""
         self._check()
-        deadline = float("inf") if timeout_s is None else self._clock() + timeout_s
+        deadline = float("inf") if timeout_s is None else self.clock() + timeout_s
         if self._pushes or not timeout_s:
             self._step_now()
-        while not self._pushes and self._clock() < deadline:
+        while not self._pushes and self.clock() < deadline:
             self._step(deadline)
+        return self.take_pushes()
+
+    def take_pushes(self) -> list[Pushed]:
+        """What `poll` would return now, without touching the socket."""
         pushes = list(self._pushes)
         self._pushes.clear()
         return pushes
@@ -208,7 +239,7 @@ class BlockingClient:
         """Seconds until `heartbeat` has work that no descriptor will announce; None where there is none."""
         if self._unread:
             return 0.0
-        now = self._clock()
+        now = self.clock()
         due = [at for at in (self._retry_at, None if self._wire is not None else self._not_before) if at is not None]
         return max(0.0, min(due) - now) if due else None
 
@@ -259,21 +290,18 @@ class BlockingClient:
 
     def _end_session(self) -> None:
         """On another connection, if this one breaks: what was acknowledged is done, and must not come again."""
-        deadline = self._clock() + pulse.CLOSE_TIMEOUT_S
-        while self._session.id and self._clock() < deadline:
+        deadline = self.clock() + pulse.CLOSE_TIMEOUT_S
+        while self._session.id and self.clock() < deadline:
             if self._session.state is State.READY:
                 self._session.close()
             self._step(deadline)
 
     # --- waiting ---
 
-    def _deadline(self, timeout_s: float | None) -> float:
-        return self._awake() + (self.url.timeout_s if timeout_s is None else timeout_s)
-
     def _awake(self) -> float:
         """The time. After a silence, hear first whether the session stands: what goes into a lapsed one may be lost."""
         self._check()
-        now = self._clock()
+        now = self.clock()
         if self._wire is not None and self._pulse.quiet_s(now) > self.heartbeat_s:
             self._step_now()
         return now
@@ -284,27 +312,17 @@ class BlockingClient:
 
     def _wait_room(self, deadline: float) -> None:
         while self._session.room <= 0:
-            if self._clock() >= deadline:
+            if self.clock() >= deadline:
                 raise RequestTimeout(f"the session's window of {self._session.window} commands stayed full")
             self._step(deadline)
 
-    def _answer(self, box: list[Any], deadline: float, request: Any) -> Any:
-        while not box:
-            if self._clock() >= deadline:
-                raise RequestTimeout(self._why_late(request))
-            self._step(deadline)
-        result = box[0]
-        if isinstance(result, RequestError):
-            raise result
-        return result
-
-    def _why_late(self, request: Any) -> str:
+    def _why_late(self, request: str) -> str:
         state = "" if self._wire is not None and self.ready else f" (no session: {self._route.why()})"
-        return f"{type(request).__name__} was not answered in time{state}; it may still be carried out"
+        return f"{request} was not answered in time{state}; it may still be carried out"
 
     def _step(self, deadline: float) -> None:
         """Wait once: for bytes, for the next attempt to connect, or until a timer of ours."""
-        now = self._clock()
+        now = self.clock()
         if self._wire is None:
             self._advance(now, deadline)
             return
@@ -318,10 +336,10 @@ class BlockingClient:
 
     def _step_now(self) -> None:
         """The same without waiting."""
-        if self._wire is not None and self._pulse.doubtful(self._clock()):
+        if self._wire is not None and self._pulse.doubtful(self.clock()):
             self._drop("nothing was said for too long: whether the session stands is found out by attaching again")
         if self._wire is None:
-            self._advance(self._clock(), 0.0)
+            self._advance(self.clock(), 0.0)
         if self._session.has_output:
             self._write()
         reads = 0
@@ -331,7 +349,7 @@ class BlockingClient:
         self._timers()
 
     def _timers(self) -> None:
-        now = self._clock()
+        now = self.clock()
         if self._wire is None:
             return
         if self._retry_at is not None and now >= self._retry_at:
@@ -360,7 +378,7 @@ class BlockingClient:
             if deadline < self._not_before:
                 return
         address, self._target = self._target, None
-        budget_s = min(self.url.connect_timeout_s, max(deadline - self._clock(), POLL_CONNECT_S))
+        budget_s = min(self.url.connect_timeout_s, max(deadline - self.clock(), POLL_CONNECT_S))
         if self._dial is None:
             self._dial = blocking_dial(self.url)
         try:
@@ -370,7 +388,7 @@ class BlockingClient:
 
     def _adopt(self, connection: BlockingSocket, address: str) -> None:
         self._wire = Wire(connection, address)
-        self._connected_at = self._clock()
+        self._connected_at = self.clock()
         self._pulse = pulse.Pulse(self._session.timeout_ms or self.url.session_timeout_ms, self._connected_at)
         self._broker.connected()
         if self.on_socket_change is not None:
@@ -383,7 +401,7 @@ class BlockingClient:
         if wire is None:
             return
         self._route.failed(wire.address, reason)
-        self._target, self._not_before, self._retry_at = None, self._clock(), None
+        self._target, self._not_before, self._retry_at = None, self.clock(), None
         if self.on_socket_change is not None:
             self.on_socket_change(wire.fileno(), None)
         wire.close()
@@ -392,7 +410,7 @@ class BlockingClient:
     def _write(self) -> None:
         if self._wire is None:
             return
-        self._pulse.spoke(self._clock())
+        self._pulse.spoke(self.clock())
         try:
             self._wire.write(self._session.take_output(), self.heartbeat_s)
         except OSError as error:
@@ -444,7 +462,7 @@ class BlockingClient:
                 self._route.moved(event.leader)
             case Postponed():
                 if self._retry_at is None:
-                    self._retry_at = self._clock() + self._retry_s
+                    self._retry_at = self.clock() + self._retry_s
                     self._retry_s = min(self._retry_s * 2, pulse.RETRY_MAX_S)
             case Foreign():
                 if self.on_push is not None:

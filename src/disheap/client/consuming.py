@@ -70,35 +70,89 @@ class Delivery(Delivered):
             self._driver.give_back([self.token])
 
 
+class Inbox:
+    """The deliveries of one consumer, in order: what the node pushed and the application did not take yet."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.queue: deque[broker.Deliver] = deque()
+        self.over = False
+        self.reason = ""
+        self._driver = driver
+        self._error: DisheapError | None = None
+        self._waiting: asyncio.Future[None] | None = None
+
+    async def wait(self, timeout_s: float | None) -> None:
+        """Until something has changed, or `timeout_s` are over."""
+        if self._waiting is None or self._waiting.done():
+            self._waiting = self._driver.loop.create_future()
+        if timeout_s is None:
+            await asyncio.shield(self._waiting)
+        else:
+            await asyncio.wait([self._waiting], timeout=timeout_s)
+
+    def finish(self) -> None:
+        self.over = True
+        self._wake()
+
+    def check(self) -> None:
+        """Raises why it ended, once."""
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
+
+    # --- Sink ---
+
+    def take(self, push: broker.Deliver) -> None:
+        self.queue.append(push)
+        self._wake()
+
+    def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None:
+        self.reason = push.reason if isinstance(push, broker.ConsumerEnded) else ""
+        self.finish()
+
+    def lost(self, error: DisheapError) -> None:
+        self._error = error
+        self.queue.clear()
+        self.finish()
+
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+
 class Consumer:
     """An iterator over deliveries, and an async context manager that ends it.
 
     It subscribes at the first `__anext__` or on entering. When it is closed, deliveries that were not taken from it are
-    given back; those taken keep their leases. It ends when the topic is deleted, and raises `SessionExpired` when the
-    session lapsed.
+    given back; those taken keep their leases. It ends when the topic is deleted or nothing came for `idle_s`, and
+    raises `SessionExpired` when the session lapsed.
     """
 
-    def __init__(self, driver: Driver, command: broker.Subscribe) -> None:
+    def __init__(self, driver: Driver, command: broker.Subscribe, idle_s: float | None = None) -> None:
         self._driver = driver
-        self._command = command
+        self._command, self._idle_s = command, idle_s
         self._number: int | None = None
-        self._queue: deque[broker.Deliver] = deque()
-        self._waiting: asyncio.Future[None] | None = None
-        self._over = False
-        self._error: DisheapError | None = None
+        self._inbox = Inbox(driver)
         self._opening: asyncio.Lock = asyncio.Lock()
-        self.reason = ""  # why it ended, for people
+
+    @property
+    def reason(self) -> str:
+        """Why it ended, for people."""
+        return self._inbox.reason
 
     async def set_credit(self, credit: int, credit_bytes: int = 0) -> None:
+        """From now on at most `credit` deliveries not yet settled, and `credit_bytes` of their payloads (0: the
+        machine's bound). What is out already stays. Raises `InvalidArgument`, and `ConsumerNotFound` at its end."""
         await self._open()
         await self._driver.request(broker.SetCredit(self._number or 0, credit, credit_bytes))
 
-    async def aclose(self) -> None:
+    async def close(self) -> None:
         """End the consumer. May be called twice."""
-        if self._over:
+        inbox = self._inbox
+        if inbox.over:
             return
-        self._finish()
-        queued, self._queue = self._queue, deque()
+        inbox.finish()
+        queued, inbox.queue = inbox.queue, deque()
         if self._number is not None:
             self._driver.unsubscribe(self._number, queued)
             try:
@@ -110,57 +164,33 @@ class Consumer:
         return self
 
     async def __anext__(self) -> Delivery:
-        while not self._queue:
-            if self._over:
-                raise self._error or StopAsyncIteration
+        inbox = self._inbox
+        while not inbox.queue:
+            if inbox.over:
+                inbox.check()
+                raise StopAsyncIteration
             if self._number is None:
                 await self._open()
-            else:
-                await self._wait()
-        return Delivery(self._driver, self._queue.popleft())
+                continue
+            await inbox.wait(self._idle_s)
+            if self._idle_s is not None and not (inbox.queue or inbox.over):
+                await self.close()
+        return Delivery(self._driver, inbox.queue.popleft())
 
     async def __aenter__(self) -> Consumer:
         await self._open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
-
-    # --- Sink ---
-
-    def take(self, push: broker.Deliver) -> None:
-        self._queue.append(push)
-        self._wake()
-
-    def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None:
-        self.reason = push.reason if isinstance(push, broker.ConsumerEnded) else ""
-        self._finish()
-
-    def lost(self, error: DisheapError) -> None:
-        self._error = error
-        self._queue.clear()
-        self._finish()
-
-    def _finish(self) -> None:
-        self._over = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
+        await self.close()
 
     async def _open(self) -> None:
         async with self._opening:
-            if self._number is None and not self._over:
+            if self._number is None and not self._inbox.over:
                 await self._driver.room()
-                self._number = await self._driver.subscribe(self._command, self)
-                if self._over:  # closed meanwhile: nobody takes what it gets
-                    self._driver.forsake(self._number, self._queue)
-
-    async def _wait(self) -> None:
-        if self._waiting is None or self._waiting.done():
-            self._waiting = self._driver.loop.create_future()
-        await asyncio.shield(self._waiting)
+                self._number = await self._driver.subscribe(self._command, self._inbox)
+                if self._inbox.over:  # closed meanwhile: nobody takes what it gets
+                    self._driver.forsake(self._number, self._inbox.queue)
 
 
 class Popping:

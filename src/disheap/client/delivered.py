@@ -18,14 +18,17 @@ class Delivered:
 
     @property
     def id(self) -> int:
+        """The message's number, the same at every delivery."""
         return self._push.id
 
     @property
     def payload(self) -> bytes:
+        """The bytes that were enqueued."""
         return self._push.payload
 
     @property
     def priority(self) -> int:
+        """As it was enqueued: a signed 64-bit number."""
         return self._push.priority
 
     @property
@@ -45,6 +48,7 @@ class Delivered:
 
     @property
     def token(self) -> broker.Token:
+        """(id, attempts): what names the lease in a command of one's own, such as `broker.Ack`."""
         return (self._push.id, self._push.epoch)
 
     def _check(self, reply: broker.Settled) -> None:

@@ -65,6 +65,16 @@ def parse(text: str) -> BrokerUrl:
     return replace(first, addresses=addresses)
 
 
+def resolve(
+    url: str | BrokerUrl, *, session_timeout_ms: int | None, timeout_s: float | None, label: str | None
+) -> BrokerUrl:
+    """A URL with the keywords of `connect` over it, where they are not None. Raises `UrlError`."""
+    given = {"session_timeout_ms": session_timeout_ms, "timeout_s": timeout_s, "label": label}
+    parsed = parse(url) if isinstance(url, str) else url
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    return replace(parsed, **changes)
+
+
 def redact(text: str) -> str:
     """The URL without whatever stands before its last `@`."""
     return _CREDENTIALS.sub("***@", text)

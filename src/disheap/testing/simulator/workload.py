@@ -382,7 +382,7 @@ class Worker:
             consumer = self._consumers.pop(self.dice.below(len(self._consumers)))
             if self.dice.chance(0.3):
                 await self._client.driver.request(broker.Cancel(consumer._number or 0, give_back=True))
-            await consumer.aclose()
+            await consumer.close()
 
     async def _create_topic(self) -> None:
         name = self.dice.pick(list(TOPICS))
