@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import msgspec
 
-from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionTooOld
+from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
@@ -60,7 +60,7 @@ NOTHING: Effects = ()
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine` and `Screening`."""
+    """Implements `disheap.interfaces.StateMachine`, `Screening` and `Hashing`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -74,7 +74,10 @@ class HeapMachine:
     def set_version(self, version: int) -> None:
         lowest, highest = self.versions
         if not lowest <= version <= highest:
-            raise VersionTooOld(f"this node runs machine versions {lowest} to {highest}, not {version}; upgrade it")
+            raise VersionUnsupported(
+                f"the state is of machine_version {version}, this release runs {lowest} to {highest}; install one that "
+                "runs it and start again"
+            )
         self._state.version = version
 
     # --- what changes the state ---

@@ -45,7 +45,8 @@ class UnsafeListen(ConfigError):
 
 
 class VersionUnsupported(ConfigError):
-    """The cluster runs a `machine_version` that this release does not know. The node stops, nothing is changed."""
+    """The cluster, or a stored state, is of a `machine_version` that this release does not run. The node stops, nothing
+    is changed."""
 
 
 # --- whoever owns the disk -------------------------------------------------------------------------------------------

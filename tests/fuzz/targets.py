@@ -25,7 +25,6 @@ from disheap.errors import (
     ProtocolError,
     SnapshotDamaged,
     UrlError,
-    VersionTooOld,
     VersionUnsupported,
 )
 from disheap.interfaces import CodecContext, Damage, Holding, LostSnapshot, MachineContext
@@ -379,7 +378,7 @@ def session_table(data: bytes) -> None:
     """The whole state, as it comes out of a snapshot."""
     try:
         ServedNode().sessions.restore(iter([data]))
-    except (SnapshotDamaged, VersionTooOld, VersionUnsupported):
+    except (SnapshotDamaged, VersionUnsupported):
         pass
 
 

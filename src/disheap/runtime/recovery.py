@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged, VersionTooOld
+from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged
 from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Repairable, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
@@ -41,7 +41,7 @@ def recover(
     follow: bool = False,
 ) -> Found:
     """`follow`: an end of the log in doubt is for a leader to settle, not for a repair before. Raises what
-    `Storage.open` raises, `SnapshotDamaged`, and `VersionTooOld` for a state of a newer release."""
+    `Storage.open` raises, `SnapshotDamaged`, and `VersionUnsupported` for a state that this release does not run."""
     recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
     sessions = fresh_sessions()
     met = storage.acquaintances() if isinstance(storage, Remembering) else None
@@ -87,8 +87,6 @@ def _restore(storage: Storage, meta: SnapshotMeta, sessions: Sessions, chunk_byt
         raise SnapshotDamaged(f"the snapshot at index {meta.index} is named in the log and cannot be found")
     try:
         sessions.restore(pieces(reader, chunk_bytes))
-    except VersionTooOld as error:
-        raise SnapshotDamaged(f"the snapshot at index {meta.index} was made by a newer release: {error}") from error
     finally:
         reader.close()
 
