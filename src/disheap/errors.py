@@ -4,13 +4,14 @@ The tree has four branches, because four kinds of people act on an error: whoeve
 whoever owns its disk (`StorageError`), whoever wrote the peer (`ProtocolError`) and whoever sent a request
 (`RequestError`). A message says what happened, what it means, and what to do next.
 
-`RequestError`s travel: a node sends `(code, message)` and the client raises the class that owns the code. The text is
-part of the replicated reply, so it is built from the command and the state alone, never from a clock or a node.
+`RequestError`s travel: a node sends `(code, message)` and the client raises the class that owns the code. The text of a
+`CommandRefused` is part of the replicated reply, so it is built from the command and the state alone, never from a
+clock or a node.
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class DisheapError(Exception):
@@ -94,41 +95,54 @@ class SnapshotDamaged(StorageError):
     """A snapshot's checksum does not match. A bad snapshot never means an empty state."""
 
 
-# --- whoever wrote the peer ------------------------------------------------------------------------------------------
-
-
-class ProtocolError(DisheapError):
-    """The other side broke the protocol. Its own connection is closed, and nothing else."""
-
-    exit_code = 4
-
-
-class MalformedFrame(ProtocolError):
-    """A frame that cannot be read."""
-
-
-class FrameTooLarge(ProtocolError):
-    """A frame over the limit; refused before memory is taken for it."""
-
-
-class WrongVersion(ProtocolError):
-    """The two sides speak different versions of the protocol."""
-
-
-class WrongCluster(ProtocolError):
-    """The other side belongs to a different cluster."""
-
-
-class CodecError(DisheapError):
+class CodecError(StorageError):
     """Stored bytes that a codec cannot decode, or that exceed the raw limit."""
-
-    exit_code = 3
 
 
 class WrongCodec(CodecError):
     """The data were written with another codec than the one that is set. Nothing was changed."""
 
     exit_code = 2
+
+
+# --- whoever wrote the peer ------------------------------------------------------------------------------------------
+
+
+class ProtocolError(DisheapError):
+    """The other side broke the protocol. Its own connection is closed, and nothing else. `code` is what it is told."""
+
+    exit_code = 4
+    code: ClassVar[str] = "protocol-error"
+
+
+class MalformedFrame(ProtocolError):
+    """A frame that cannot be read."""
+
+    code = "malformed-frame"
+
+
+class FrameTooLarge(ProtocolError):
+    """A frame over the limit; refused before memory is taken for it."""
+
+    code = "frame-too-large"
+
+
+class WrongVersion(ProtocolError):
+    """The two sides speak different versions of the protocol."""
+
+    code = "wrong-version"
+
+
+class WrongCluster(ProtocolError):
+    """The other side belongs to a different cluster."""
+
+    code = "wrong-cluster"
+
+
+def protocol_error(code: str, message: str) -> ProtocolError | None:
+    """The exception that owns `code`, with the text a node sent; None for the code of no `ProtocolError`."""
+    owner = _owners(ProtocolError).get(code)
+    return None if owner is None else owner(message)
 
 
 # --- whoever sent a request ------------------------------------------------------------------------------------------
@@ -291,9 +305,12 @@ class RequestTimeout(RequestError):
     exit_code = 7
 
 
+Coded = TypeVar("Coded", RequestError, ProtocolError)
+
+
 def request_error(code: str, message: str) -> RequestError:
     """The exception that owns `code`, with the text a node sent; `RequestError` itself for a code not known here."""
-    owner = _owners().get(code)
+    owner = _owners(RequestError).get(code)
     if owner is None:
         return RequestError(f"{code}: {message}")
     error = owner.__new__(owner)
@@ -303,7 +320,7 @@ def request_error(code: str, message: str) -> RequestError:
     return error
 
 
-def _owners(root: type[RequestError] = RequestError) -> dict[str, type[RequestError]]:
+def _owners(root: type[Coded]) -> dict[str, type[Coded]]:
     owners = {root.code: root}
     for child in root.__subclasses__():
         owners |= _owners(child)

@@ -18,8 +18,8 @@ from disheap.errors import (
     MalformedFrame,
     OutcomeUnknown,
     PayloadTooLarge,
+    ProtocolError,
     WrongCluster,
-    WrongVersion,
 )
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Goodbye, Kind, SessionOptions
@@ -140,7 +140,10 @@ def stranger_welcome(cluster_id: str) -> bytes:
         (frames.plain(Kind.WELCOME, b"\xc1"), MalformedFrame),
         (frames.plain(Kind.GOODBYE, b"\xc1"), MalformedFrame),
         (frames.plain(Kind.HELLO, b""), MalformedFrame),
-        (frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye("wrong-version", "v9"))), WrongVersion),
+        *(
+            (frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye(kind.code, "no"))), kind)
+            for kind in (ProtocolError, *ProtocolError.__subclasses__())
+        ),
     ],
 )
 def test_a_node_that_is_none_is_an_error(said: bytes, error: type[Exception]) -> None:

@@ -11,7 +11,7 @@ import json
 import re
 
 from disheap import errors
-from disheap.errors import DisheapError, RequestError
+from disheap.errors import DisheapError, ProtocolError, RequestError
 
 EXIT_OK = 0
 EXIT_BUG = 1  # anything nobody foresaw
@@ -57,7 +57,7 @@ def _way_out(error: DisheapError) -> str:
 
 def code(error: BaseException) -> str:
     """A word for programs: what travels on the wire where there is such a word."""
-    if isinstance(error, RequestError):
+    if isinstance(error, RequestError | ProtocolError):
         return error.code
     return kebab(type(error).__name__) if isinstance(error, DisheapError) else INTERNAL
 

@@ -10,10 +10,9 @@ from disheap.client.events import Answered
 from disheap.errors import (
     MalformedFrame,
     OutcomeUnknown,
-    ProtocolError,
     RequestError,
     WrongCluster,
-    WrongVersion,
+    protocol_error,
     request_error,
 )
 from disheap.protocol import frames
@@ -24,14 +23,6 @@ SHORT = "disk-full"
 """Nothing was done with *this* sending. Of a request that was sent before, on another connection, that says nothing."""
 ELSEWHERE = frozenset({"not-leader", "session-expired"})
 """Not at this node, or not any more: look for the leader, which knows about the session."""
-FATAL: dict[str, type[ProtocolError]] = {
-    "wrong-cluster": WrongCluster,
-    "wrong-version": WrongVersion,
-    "malformed-frame": MalformedFrame,
-    "frame-too-large": MalformedFrame,
-    "protocol-error": ProtocolError,
-}
-"""Goodbyes that would come again at every attempt."""
 
 
 def read_fault(body: bytes) -> RequestError:
@@ -43,13 +34,13 @@ def read_fault(body: bytes) -> RequestError:
 
 
 def read_goodbye(body: bytes) -> frames.Goodbye:
-    """Raises the `ProtocolError` that the node says we made."""
+    """Raises the `ProtocolError` that the node says we made: it would come again at every attempt."""
     try:
         goodbye = msgspec.msgpack.decode(body, type=frames.Goodbye)
     except frames.UNREADABLE as error:
         raise MalformedFrame(f"the node's goodbye cannot be read: {error}") from error
-    if (fatal := FATAL.get(goodbye.code)) is not None:
-        raise fatal(goodbye.message)
+    if (fatal := protocol_error(goodbye.code, goodbye.message)) is not None:
+        raise fatal
     return goodbye
 
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from disheap.errors import (
-    DisheapError,
     MalformedFrame,
     NotLeader,
     Overloaded,
     ProtocolError,
+    RequestError,
     SessionExpired,
 )
 from disheap.interfaces import Connection
@@ -241,7 +241,7 @@ class ClientConnection:
             self.closed = True
             self._connection.abort()
 
-    def refuse(self, error: DisheapError) -> None:
+    def refuse(self, error: RequestError | ProtocolError) -> None:
         """Say why, and close. What was queued before goes out first."""
         if self.closed:
             return

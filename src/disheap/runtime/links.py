@@ -135,7 +135,7 @@ class IncomingLink(_Handshaking):
                     self._greet(kind, frame)
         except ProtocolError as error:
             self._owner.refused(self._connection.remote, str(error))
-            goodbye = Goodbye(type(error).__name__, str(error))
+            goodbye = Goodbye(error.code, str(error))
             self._connection.write(frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(goodbye)))
             self.close()
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from disheap.errors import (
-    DisheapError,
     DiskFull,
     InvalidArgument,
     NotLeader,
@@ -159,10 +158,9 @@ class Server(Outlets):
         if self.leads:
             self.group.submit(frames.envelope(Kind.DETACH, 0, session, attachment, 0))
 
-    def goodbye(self, error: DisheapError) -> bytes:
-        code = error.code if isinstance(error, RequestError) else _CODES.get(type(error), "malformed-frame")
+    def goodbye(self, error: RequestError | ProtocolError) -> bytes:
         leader = self._directory.leader_address() if isinstance(error, NotLeader) else ""
-        return frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye(code, str(error), leader)))
+        return frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye(error.code, str(error), leader)))
 
     # --- what clients send -------------------------------------------------------------------------------------------
 
@@ -363,7 +361,7 @@ class Server(Outlets):
             connection.heard = now  # its pings wait with the rest, but it reads
         return max(connection.heard, self._heard.get(session, 0.0))
 
-    def close(self, error: DisheapError) -> None:
+    def close(self, error: RequestError) -> None:
         """Say goodbye to everyone."""
         self.leads = False
         self.send_away()
@@ -371,18 +369,6 @@ class Server(Outlets):
             task.cancel()
         for connection in list(self._connections):
             connection.refuse(error)
-
-
-_CODES: dict[type[DisheapError], str] = {}
-
-
-def _name_codes() -> None:
-    for kind in ProtocolError.__subclasses__():
-        name = kind.__name__
-        _CODES[kind] = "".join("-" + c.lower() if c.isupper() else c for c in name).lstrip("-")
-
-
-_name_codes()
 
 
 def _fault(error: RequestError) -> bytes:
