@@ -321,7 +321,7 @@ def request_error(code: str, message: str) -> RequestError:
 
 
 def _owners(root: type[Coded]) -> dict[str, type[Coded]]:
-    owners = {root.code: root}
+    owners = {root.code: root} if "code" in vars(root) else {}  # an heir without a code of its own owns none
     for child in root.__subclasses__():
         owners |= _owners(child)
     return owners

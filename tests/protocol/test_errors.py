@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from disheap.cli import failures
-from disheap.errors import DisheapError, ProtocolError, RequestError, protocol_error, request_error
+from disheap.errors import DisheapError, OutcomeUnknown, ProtocolError, RequestError, protocol_error, request_error
 from disheap.kernel.types import NodeId
 from disheap.protocol import frames
 from disheap.protocol.frames import Goodbye, Kind
@@ -17,7 +17,9 @@ from disheap.runtime.links import IncomingLink
 
 
 def tree(root: type[Any]) -> list[type[Any]]:
-    return [root, *(kind for child in root.__subclasses__() for kind in tree(child))]
+    """Without what others derive from it."""
+    kinds = [root, *(kind for child in root.__subclasses__() for kind in tree(child))]
+    return [kind for kind in kinds if kind.__module__ == DisheapError.__module__]
 
 
 def test_every_code_is_one_classs_own() -> None:
@@ -30,6 +32,13 @@ def test_an_error_is_found_again_by_its_code(kind: type[RequestError | ProtocolE
     lookup = request_error if issubclass(kind, RequestError) else protocol_error
     found = lookup(kind.code, "why")
     assert type(found) is kind and "why" in str(found)
+
+
+def test_who_derives_from_an_error_does_not_take_its_code_over() -> None:
+    class Mine(OutcomeUnknown):
+        pass
+
+    assert type(request_error(Mine.code, "why")) is OutcomeUnknown
 
 
 def test_a_code_that_is_nobodys_is_a_refusal_that_says_it_and_no_protocol_error() -> None:
