@@ -258,6 +258,26 @@ def test_a_heartbeat_promises_no_more_than_the_follower_is_known_to_hold() -> No
     assert beats == {2: 3, 3: 0}
 
 
+def test_in_doubt_a_follower_commits_nothing_that_this_leader_has_not_sent() -> None:
+    """10: it acknowledged entries 4 and 5 of term 3, lost them with its last write, and holds again what these had
+    superseded. The leader still counts it to 5."""
+    node = Solo((1, 1, 1, 2, 2, 2), term=3, ambiguous_after=6)
+    node.hear(heartbeat(2, 3, commit=5))
+    assert node.raft.commit == 0
+    node.hear(append(2, 3, (3, 1), log_of(3, first=4), commit=5))
+    assert node.raft.commit == 4
+    node.hear(heartbeat(2, 3, commit=5))
+    assert (node.raft.commit, node.raft.last_index) == (4, 4)
+
+
+def test_what_one_leader_sent_says_nothing_about_the_log_of_the_next() -> None:
+    """10, in doubt: entry 4 came from the leader of term 3, and may be another one in the log of term 4's."""
+    node = Solo((1, 1, 1), term=3, ambiguous_after=9)
+    node.hear(append(2, 3, (3, 1), log_of(3, first=4)))
+    node.hear(heartbeat(3, 4, commit=4))
+    assert node.raft.commit == 0
+
+
 def test_late_replies_move_nothing_back() -> None:
     """11."""
     node = Solo((1, 1, 1))
@@ -290,6 +310,22 @@ def test_a_peer_that_lost_the_end_of_its_log_is_sent_it_again() -> None:
     (again,) = only(AppendRequest, node.hear(append_refusal(2, node.raft.term, 3, (1, 1))))
     assert (again.previous_index, len(again.entries)) == (1, 2)
     assert next(peer for peer in node.raft.peers() if peer.id == 2).match == 1
+
+
+def test_a_peer_that_lost_its_end_is_asked_again_though_nothing_is_proposed() -> None:
+    """11, the other way: the one question was lost with the link, and the leader has nothing else to send."""
+    cluster = Cluster((1, 2, 3))
+    cluster.elect(1)
+    for number in range(5):
+        cluster.propose(1, b"%d" % number)
+    last = cluster[1].raft.last_index
+    cluster.crash(3)
+    del cluster[3].disk.entries[-3:]
+    cluster[1].raft.unreachable(NodeId(3))
+    cluster[1].pump()
+    cluster.network = [message for message in cluster.network if message.target != 3]
+    cluster.restart(3, ambiguous_after=Index(last - 3))
+    cluster.tick_until(lambda: cluster[3].raft.last_index == last, 20)
 
 
 def test_a_late_confirmation_does_not_count_entries_that_were_overwritten() -> None:

@@ -116,8 +116,9 @@ class Progress:
             self.poke = True
 
     def heard(self, last_index: Index) -> None:
-        """A heartbeat was answered: a message that got lost is made up for."""
-        if self.match < last_index:
+        """A heartbeat was answered: a message that got lost is made up for. In PROBE the peer may hold less than
+        `match` says: it may have lost the end of its log with its process."""
+        if self.match < last_index or self.phase is Phase.PROBE:
             self.paused = False
             self.poke = True
 

@@ -206,14 +206,17 @@ def on_append(state: State, message: AppendRequest) -> None:
     new = log.new_in(entries)
     if new:
         state.append(new)
+    state.verified = max(state.verified, verified)
     log.commit_to(min(message.commit, verified))
     _acknowledge(state, message.source, verified)
 
 
 def on_heartbeat(state: State, message: Heartbeat) -> None:
-    """The commit index is one that this node is known to hold, in this leader's log."""
+    """The commit index is one that this node is known to hold, in this leader's log. In doubt about the end of its log
+    it may have lost that, and hold there what had been superseded: then only what this leader has sent counts."""
     if not state.is_installing:
-        state.log.commit_to(min(message.commit, state.log.last_index))
+        known = state.log.last_index if state.ambiguous_after is None else state.verified
+        state.log.commit_to(min(message.commit, known))
     state.send(HeartbeatReply(state.id, message.source, state.term, message.read))
 
 

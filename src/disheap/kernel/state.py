@@ -67,6 +67,9 @@ class State:
         self.receiving: SnapshotReceive | None = None
         self.ambiguous_after = restored.ambiguous_after
         self.commit_heard = Index(0)  # the leader's commit index, however short our own log is
+        self.verified = Index(
+            0
+        )  # up to here our log is that of this term's leader, by what it sent us since we started
         self.reads = ReadRounds()
         self._clear_leadership()
         self.restart_timer()
@@ -104,7 +107,7 @@ class State:
         """A vote is forgotten only with its term (pitfall 3). The timer of a follower that merely learns of a term
         goes on: a candidate nobody wants must not keep the others from campaigning."""
         if term > self.term:
-            self.outbox.set_hard_state(term, NOBODY)
+            self._enter_term(term, NOBODY)
         if self.role is not Role.FOLLOWER or leader != NOBODY:
             self.restart_timer()
         self._leave_role()
@@ -133,7 +136,7 @@ class State:
     def become_candidate(self) -> None:
         """A new term, with our own vote in it (§5.2). The vote counts when it is durable."""
         self._leave_role()
-        self.outbox.set_hard_state(Term(self.term + 1), self.id)
+        self._enter_term(Term(self.term + 1), self.id)
         self.role = Role.CANDIDATE
         self.restart_timer()
 
@@ -180,6 +183,10 @@ class State:
         self.receiving = None
 
     # --- helpers -----------------------------------------------------------------------------------------------------
+
+    def _enter_term(self, term: Term, vote: NodeId) -> None:
+        self.outbox.set_hard_state(term, vote)
+        self.verified = Index(0)
 
     def _leave_role(self) -> None:
         self.leader = NOBODY

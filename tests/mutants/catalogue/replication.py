@@ -78,6 +78,39 @@ MUTANTS = (
         pitfall=10,
     ),
     Mutant(
+        "heartbeat-trusted-in-doubt",
+        "a follower that may have lost its end commits there what its lost write had superseded",
+        (
+            Patch(
+                "disheap.kernel.replication",
+                "state.log.last_index if state.ambiguous_after is None else state.verified",
+                "state.log.last_index",
+            ),
+        ),
+        (PITFALLS + "test_in_doubt_a_follower_commits_nothing_that_this_leader_has_not_sent",),
+        pitfall=10,
+    ),
+    Mutant(
+        "verified-by-an-earlier-leader",
+        "what one leader has sent counts, in doubt, as the log of the next",
+        (Patch("disheap.kernel.state", "        self.verified = Index(0)\n\n    def _leave", "\n    def _leave"),),
+        (PITFALLS + "test_what_one_leader_sent_says_nothing_about_the_log_of_the_next",),
+        pitfall=10,
+    ),
+    Mutant(
+        "idle-leader-asks-once",
+        "a peer that lost the end of its log stays short and in doubt until somebody proposes",
+        (
+            Patch(
+                "disheap.kernel.progress",
+                "if self.match < last_index or self.phase is Phase.PROBE:",
+                "if self.match < last_index:",
+            ),
+        ),
+        (PITFALLS + "test_a_peer_that_lost_its_end_is_asked_again_though_nothing_is_proposed",),
+        pitfall=11,
+    ),
+    Mutant(
         "late-reply-moves-match-back",
         "an acknowledgement that was overtaken makes the leader forget a later one",
         (Patch("disheap.kernel.progress", "self.match = max(self.match, index)", "self.match = index"),),

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 Kind = tuple[Callable[[], None], int]
 
+LOOK_S = 0.002
+"""How often a node is looked at that is about to do what an ambush waits for."""
+PATIENCE_S = 3.0
+
 
 class Ambushes:
     def __init__(self, mischief: Mischief) -> None:
@@ -36,6 +40,7 @@ class Ambushes:
             (self._isolate_two, 4 if len(self._cluster.hosts) >= 5 else 0),
             (self._die_in_a_snapshot, 2),
             (self._leave_one_copy, self._dice.pick((2, 8))),
+            (self._lose_what_superseded, 2),
             (self._half_open, 3),
         ]
         return [(call, weight) for call, weight in kinds if weight]
@@ -151,6 +156,33 @@ class Ambushes:
         mischief.later(lag_s, lag_s + 1.0, mischief.starting(victim))
         for host in keepers:
             mischief.later(lag_s + 2.0, lag_s + 9.0, mischief.starting(host))
+
+    def _lose_what_superseded(self) -> None:
+        """A leader that is cut off with some clients goes on writing. When it is back its entries are superseded, and
+        the write that does so is lost at once: what it holds then was never committed."""
+        mischief, leader = self._mischief, self._cluster.leader()
+        if leader is None or len(self._cluster.hosts) < 3 or not mischief.may_lose_writes(leader):
+            return
+        cut_s = self._dice.seconds(2.0, 4.0)
+        others = [host.name for host in self._cluster.hosts if host is not leader]
+        near = [leader.name, *(worker.name for worker in mischief.workers if self._dice.chance(0.5))]
+        mischief.said("superseded", leader, f"with {near}")
+        mischief.cut([pair for one in near for other in others for pair in ((one, other), (other, one))], cut_s, cut_s)
+        self._cluster.loop.create_task(self._lose_the_newest_write(leader, leader.process, cut_s))
+
+    async def _lose_the_newest_write(self, host: Host, process: object, cut_s: float) -> None:
+        mischief, loop, durable = self._mischief, self._cluster.loop, self._cluster.ledger.mirrors[host.number]
+        deadline = loop.now + cut_s + PATIENCE_S
+        own = host.node.group.raft.term
+        while (durable.term_at(durable.last) or 0) <= own:
+            await asyncio.sleep(LOOK_S)
+            is_late = self._is_over or loop.now > deadline
+            if is_late or host.process is not process or not host.is_up or not mischief.may_lose_writes(host):
+                return
+        self._cluster.kill(host)
+        host.uncertain = True
+        mischief.said("damage", host, self._cluster.damage_end(host))
+        mischief.later(0.05, 1.0, mischief.starting(host))
 
     # --- connections ---
 
