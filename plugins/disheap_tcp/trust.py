@@ -61,7 +61,7 @@ def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    raise ConfigError("[transport.tls] keyfile is encrypted; a node has nobody to ask for its password. Decrypt it.")
+    raise ConfigError("keyfile is encrypted; a node has nobody to ask for its password. Decrypt it.")
 
 
 def _unusable(key: str, file: str, error: OSError) -> str:
@@ -71,7 +71,7 @@ def _unusable(key: str, file: str, error: OSError) -> str:
         )
     else:
         reason = (error.strerror or str(error)).lower()
-    return f"[transport.tls] {key} = {file} cannot be used: {reason}."
+    return f"{key} = {file} cannot be used: {reason}."
 
 
 _REASONS = (

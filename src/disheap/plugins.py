@@ -97,9 +97,15 @@ class Registry:
         return convert(settings, table, f"{kind}.{name}", origin)
 
     def build(self, kind: str, name: str, tables: Tables, context: Any, origin: str = "the configuration") -> Any:
-        """An instance, with the settings of its own table among `tables`."""
+        """An instance, with the settings of its own table among `tables`. Raises `ConfigError`."""
         plugin = self.get(kind, name)
-        return plugin(self.settings(kind, name, tables.get(name, {}), origin), context)
+        settings = self.settings(kind, name, tables.get(name, {}), origin)
+        try:
+            return plugin(settings, context)
+        except ConfigError as error:  # it knows its settings, and not where they stood
+            if type(error) is not ConfigError:
+                raise
+            raise ConfigError(f"{origin}: [{kind}.{name}] {error}") from error
 
     def codec(self, spec: str, tables: Tables, context: CodecContext, origin: str = "the configuration") -> Codec:
         """One codec, or a chain of them spelled `zstd+aesgcm`, each with its own table."""

@@ -137,6 +137,14 @@ async def test_a_machine_of_ones_own_is_called_in_bytes_over_a_failover(tmp_path
         assert pushed == [b"2", b"5"]
 
 
+async def test_certificates_that_cannot_be_read_are_the_urls_fault() -> None:
+    broken = "disheaps://localhost?cafile=/no&certfile=/no&keyfile=/no"
+    with pytest.raises(ConfigError, match=r"^the broker URL: cafile = /no cannot be used: no such file"):
+        await disheap.connect(broken)
+    with pytest.raises(ConfigError, match=r"^the broker URL: cafile = /no cannot be used: no such file"):
+        disheap.sync.connect(broken)
+
+
 async def test_both_clients_speak_tls_by_a_disheaps_url(tmp_path: Path) -> None:
     files = Authority(tmp_path).issue("node")
     addresses = free_addresses(1)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from disheap.client.route import FAULTS_KEPT, PAUSE_FIRST_S, PAUSE_MAX_S, Route
 
 
@@ -59,6 +61,13 @@ def test_a_session_that_stands_ends_the_search() -> None:
     search.arrived()
     assert search.next() == ("a", 0.0)
     assert search.why() == "no answer yet"
+
+
+@pytest.mark.parametrize("said", ["cannot connect to a:1: refused", "a:1: refused", "refused"])
+def test_an_address_is_told_once(said: str) -> None:
+    search = route("a:1")
+    search.failed("a:1", said)
+    assert search.why() == "a:1: refused"
 
 
 def test_the_reasons_are_told_by_address_up_to_a_bound() -> None:

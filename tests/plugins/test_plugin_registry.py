@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import random
 import re
@@ -14,7 +15,7 @@ from made_plugins import BROKEN_HOOK, MakeDistribution, codec_source
 
 from disheap import interfaces
 from disheap.errors import ConfigError, PluginError
-from disheap.interfaces import CodecContext, Provenance
+from disheap.interfaces import CodecContext, Provenance, TransportContext
 from disheap.plugins import Registry, describe_plugin
 
 SHIPPED = {
@@ -159,6 +160,13 @@ def test_settings_come_from_the_plugins_own_table(make_distribution: MakeDistrib
     built = registry.build("codec", "red", {"red": {"level": 7}, "blue": {"level": 1}}, context)
     assert built.settings.level == 7
     assert registry.build("codec", "red", {}, context).settings.level == 3
+
+
+async def test_what_a_plugin_says_of_its_settings_is_said_of_its_table() -> None:
+    loop = asyncio.get_running_loop()
+    tables = {"tls": {"cafile": "/no", "certfile": "/no", "keyfile": "/no"}}
+    with pytest.raises(ConfigError, match=r"my\.toml: \[transport\.tls\] cafile = /no cannot be used: no such file"):
+        Registry.load().build("transport", "tls", tables, TransportContext(loop), "my.toml")
 
 
 def test_a_wrong_setting_names_key_table_and_file(make_distribution: MakeDistribution) -> None:

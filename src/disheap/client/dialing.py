@@ -3,43 +3,60 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from disheap.client.url import TLS_FILES, BrokerUrl
+from disheap.client.url import TLS_KEYS, BrokerUrl
 from disheap.errors import ConfigError
 from disheap.interfaces import BlockingConnect, BlockingSocket, Transport, TransportContext
 from disheap.plugins import Registry
 
 Dial = Callable[[str, float], BlockingSocket]
 """(address, timeout in seconds) -> a connected socket."""
+ORIGIN = "the broker URL"
 
 
-def blocking_dial(url: BrokerUrl, registry: Registry | None = None) -> Dial:
-    """Raises `ConfigError` for a transport that has no blocking sockets."""
-    plugin, settings = _plugin(url, registry)
+def blocking_dial(url: BrokerUrl) -> Dial:
+    """Raises `ConfigError` for a transport without blocking sockets; the dial does for settings that are of no use."""
+    plugin, settings = _plugin(url)
     if not issubclass(plugin, BlockingConnect):
         raise ConfigError(f"the transport {url.transport!r} has no blocking sockets; use the asyncio client with it")
     connect = plugin.connect_blocking
-    return lambda address, timeout_s: connect(settings, address, timeout_s)
+
+    def dial(address: str, timeout_s: float) -> BlockingSocket:
+        with _of_the_url():
+            return connect(settings, address, timeout_s)
+
+    return dial
 
 
-def open_transport(url: BrokerUrl, registry: Registry | None = None) -> Transport:
-    """For the running loop."""
-    plugin, settings = _plugin(url, registry)
-    transport: Transport = plugin(settings, TransportContext(asyncio.get_running_loop()))
+def open_transport(url: BrokerUrl) -> Transport:
+    """For the running loop. Raises `ConfigError`."""
+    plugin, settings = _plugin(url)
+    with _of_the_url():
+        transport: Transport = plugin(settings, TransportContext(asyncio.get_running_loop()))
     return transport
 
 
-def _plugin(url: BrokerUrl, registry: Registry | None) -> tuple[type[Any], Any]:
-    registry = registry or Registry.load()
-    settings = registry.settings("transport", url.transport, _typed(url.transport_table), "the broker URL")
+def _plugin(url: BrokerUrl) -> tuple[type[Any], Any]:
+    registry = Registry.load()
+    settings = registry.settings("transport", url.transport, _typed(url.transport_table), ORIGIN)
     return registry.get("transport", url.transport), settings
+
+
+@contextmanager
+def _of_the_url() -> Iterator[None]:
+    """A plugin knows its settings, and not where they stood."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{ORIGIN}: {error}") from error
 
 
 def _typed(table: dict[str, str]) -> dict[str, Any]:
     """Parameters of a URL are text, settings have types: what looks like a number or a truth is one, but for names."""
-    return {key: value if key in TLS_FILES else _value(value) for key, value in table.items()}
+    return {key: value if key in TLS_KEYS else _value(value) for key, value in table.items()}
 
 
 def _value(text: str) -> Any:

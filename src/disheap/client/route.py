@@ -57,6 +57,8 @@ class Route:
             self._leader = leader
 
     def failed(self, address: str, reason: str) -> None:
+        """Transports name the address in their errors; here it stands before each."""
+        reason = reason.removeprefix(f"cannot connect to {address}: ").removeprefix(f"{address}: ")
         self._faults.pop(address, None)
         self._faults[address] = reason
         while len(self._faults) > FAULTS_KEPT:

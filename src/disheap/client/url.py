@@ -23,7 +23,7 @@ DEFAULT_HOST = "localhost"
 HOSTS_MAX = 64
 """Hosts in one URL; a cluster has a handful, and each is tried in turn."""
 SCHEMES = {"disheap": "tcp", "disheaps": "tls"}
-TLS_FILES = ("cafile", "certfile", "keyfile", "server_name")
+TLS_KEYS = ("cafile", "certfile", "keyfile", "server_name")
 PLUGIN_PREFIX = "transport."
 
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::(.*))?")
@@ -111,20 +111,23 @@ def _port(text: str | None, shown: str) -> int:
     return int(text)
 
 
-def _number(convert: Callable[[str], Any], low: float, high: float) -> Callable[[str], Any]:
+def _number(convert: Callable[[str], Any], low: float, high: float, what: str) -> Callable[[str], Any]:
     def read(text: str) -> Any:
-        value = convert(text)
+        try:
+            value = convert(text)
+        except ValueError:
+            raise ValueError(f"is not {what}") from None
         if not low <= value <= high:
-            raise ValueError(f"must be from {low:g} to {high:g}")
+            raise ValueError(f"must be from {low} to {high}")
         return value
 
     return read
 
 
 _PARAMETERS: dict[str, Callable[[str], Any]] = {
-    "session_timeout_ms": _number(int, 100, 86_400_000),
-    "connect_timeout_s": _number(float, 0.01, 3600),
-    "timeout_s": _number(float, 0.01, 86_400),
+    "session_timeout_ms": _number(int, 100, 86_400_000, "a whole number of milliseconds"),
+    "connect_timeout_s": _number(float, 0.01, 3600, "a number of seconds"),
+    "timeout_s": _number(float, 0.01, 86_400, "a number of seconds"),
     "label": str,
     "transport": str,
 }
@@ -134,14 +137,14 @@ def _with_parameters(url: BrokerUrl, query: str, shown: str) -> BrokerUrl:
     changes: dict[str, Any] = {}
     table: dict[str, str] = {}
     for key, value in parse_qsl(query, keep_blank_values=True):
-        if key in TLS_FILES:
+        if key in TLS_KEYS:
             table[key] = value
         elif key.startswith(PLUGIN_PREFIX):
             table[key.removeprefix(PLUGIN_PREFIX)] = value
         elif key in _PARAMETERS:
             changes[key] = _read(key, value, shown)
         else:
-            known = ", ".join([*_PARAMETERS, *TLS_FILES, PLUGIN_PREFIX + "KEY"])
+            known = ", ".join([*_PARAMETERS, *TLS_KEYS, PLUGIN_PREFIX + "KEY"])
             raise UrlError(f"{shown}: unknown parameter {key!r}; known are {known}")
     return replace(url, transport_table=table, **changes)
 
@@ -150,4 +153,4 @@ def _read(key: str, value: str, shown: str) -> Any:
     try:
         return _PARAMETERS[key](value)
     except ValueError as error:
-        raise UrlError(f"{shown}: {key}={value!r}: {error}") from None
+        raise UrlError(f"{shown}: {key}={value!r} {error}") from None
