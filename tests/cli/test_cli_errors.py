@@ -35,6 +35,8 @@ BAD_LINES = [
     (["enqueue", "jobs", "x", "--priority", str(1 << 63)], 2, "--priority"),
     (["enqueue", "jobs", "x", "--priority", str(-(1 << 63) - 1)], 2, "--priority"),
     (["enqueue", "jobs", "x", "--lines"], 2, "leave PAYLOAD and --count out"),
+    (["topic", "create", ""], 2, "a topic's name has 1 to 255 characters, not 0"),
+    (["topic", "create", "x" * 256], 2, "a topic's name has 1 to 255 characters, not 256"),
     (["topic", "create", "jobs", "--mode", "mid"], 2, "'max', 'min'"),
     (["topic", "ls", "--url", "http://localhost"], 2, "starts with disheap://"),
     (["topic", "ls", "--url", "disheap://localhost:x"], 2, "'x' is not a port"),

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 import msgspec
 
+from disheap.cli.loops import loop_factory
 from disheap.cli.options import Invocation, pass_invocation, url_option
+from disheap.cli.output import emit_json
 
 if TYPE_CHECKING:
     from disheap.cli.bench_figures import Meter, Result
@@ -106,7 +108,10 @@ def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, wi
             click.echo(_heading(run, count))
         for name in names:
             result = measure(name, run, count)
-            click.echo(msgspec.json.encode(result) if invocation.json else _line(result))
+            if invocation.json:
+                emit_json(msgspec.to_builtins(result))
+            else:
+                click.echo(_line(result))
 
 
 def measure(name: str, run: Run, nodes: int) -> Result:
@@ -196,7 +201,7 @@ def _with_client(run: Run, go: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
         async with disheap.connect(run.url) as client:
             return await go(client)
 
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         return runner.run(run_it())
 
 
@@ -231,15 +236,6 @@ def _topic(run: Run) -> Iterator[str]:
     finally:
         with disheap.sync.connect(run.url) as client:
             client.delete_topic(name)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 def _uvloop_version() -> str:

@@ -204,4 +204,4 @@ def _print_counters(rows: list[Row]) -> None:
     click.echo()
     names = list(dict.fromkeys(name for row in rows for name in row["counters"]))
     cells = [[name, *(row["counters"].get(name, "-") for row in rows)] for name in names]
-    emit_table(["counter", *(row["node"] for row in rows)], cells)
+    emit_table(["counter"], cells, names=[row["node"] for row in rows])

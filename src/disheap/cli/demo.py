@@ -10,6 +10,7 @@ import click
 import msgspec
 
 from disheap.cli.options import Invocation, pass_invocation, shared_options
+from disheap.cli.output import emit_json
 
 if TYPE_CHECKING:
     from disheap.cli.demo_counting import Figures
@@ -44,7 +45,7 @@ def demo(invocation: Invocation, /, tasks: int) -> int:
     """
     figures = _run(tasks)
     if invocation.json:
-        click.echo(msgspec.json.encode(figures))
+        emit_json(msgspec.to_builtins(figures))
     else:
         _print_table(figures)
     return 0 if figures.passed else 1

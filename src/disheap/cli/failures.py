@@ -15,7 +15,6 @@ from disheap.errors import DisheapError, ProtocolError, RequestError
 
 EXIT_OK = 0
 EXIT_BUG = 1  # anything nobody foresaw
-EXIT_USAGE = 2  # what `ConfigError` ends with, too
 EXIT_NO_LEADER = 8  # `status`: the cluster answers, and has no leader
 EXIT_EMPTY = 9  # `pop`, `peek`: nothing was there
 EXIT_INTERRUPTED = 130

@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
+from disheap.cli.loops import loop_factory
 from disheap.config import NodeConfig
 from disheap.errors import RequestTimeout
 from disheap.logs import get_logger
@@ -43,7 +44,7 @@ def host(config: NodeConfig, announce: Announce) -> None:
     """Run until a signal. `announce` is called when clients can connect. Raises what stopped the node."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     allow_open_files(config.limits.connections + OTHER_OPEN_FILES)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(_host(config, announce))
 
 
@@ -55,16 +56,6 @@ def allow_open_files(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
     if reachable < wanted:
         log.warning("fewer open files than limits.connections asks for; raise the hard limit", wanted=wanted, hard=hard)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed (the extra `uvloop`)."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _host(config: NodeConfig, announce: Announce) -> None:

@@ -18,15 +18,15 @@ from disheap.cli.asking import connect
 from disheap.cli.failures import EXIT_EMPTY
 from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, payload_fields
+from disheap.protocol.broker import BATCH_MAX, PRIORITY_MAX, PRIORITY_MIN
 
 if TYPE_CHECKING:
     from disheap.sync import Client, Delivery
 
-PRIORITY_MIN, PRIORITY_MAX = -(1 << 63), (1 << 63) - 1
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 256 << 10
 """One command holds as much of a stream: a round trip pays for many lines, and stays far below a node's frame limit."""
-POP_MAX = 10_000  # what one acknowledgement may name
+POP_MAX = BATCH_MAX  # what one acknowledgement may name
 PEEK_MAX = 1000
 PREVIEW_CHARACTERS = 60  # of a payload in a table
 UTF8_BYTES = 4  # of one character, at most
@@ -74,7 +74,7 @@ def enqueue(
             ids = client.topic(topic).enqueue_many([NewMessage(body, priority, delay, expires) for body in batch])
             total, first, last = total + len(ids), ids[0] if first is None else first, ids[-1]
     if invocation.json:
-        emit_json({"topic": topic, "enqueued": total, "first_id": first, "last_id": last})
+        emit_json({"topic": topic, "enqueued_messages": total, "first_id": first, "last_id": last})
     elif total == 1:
         click.echo(f"message {first} is in {topic}")
     else:

@@ -27,14 +27,16 @@ def emit_json(value: Any) -> None:
     click.echo(json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
 
 
-def emit_table(headers: Sequence[str], rows: Rows, title: str = "") -> None:
-    """Drawn where it fits a terminal, in plain columns elsewhere."""
+def emit_table(headers: Sequence[str], rows: Rows, title: str = "", names: Sequence[str] = ()) -> None:
+    """Drawn where it fits a terminal, in plain columns elsewhere. `names` head further columns, and are somebody's own:
+    they are written as they are."""
+    words, headers = headers, [*headers, *names]
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
     if sys.stdout.isatty() and sum(widths) + FRAME * len(widths) <= shutil.get_terminal_size().columns:
         _draw(headers, cells, title)
     else:
-        _columns(headers, cells, widths)
+        _columns([*(word.upper().replace(" ", "_") for word in words), *names], cells, widths)
 
 
 def emit_pairs(pairs: Sequence[tuple[str, object]]) -> None:
@@ -81,6 +83,5 @@ def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> 
 
 
 def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
-    lines = [[header.upper().replace(" ", "_") for header in headers], *rows]
-    for line in lines:
+    for line in [headers, *rows]:
         click.echo(GAP.join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -10,6 +10,7 @@ import click
 from disheap.cli.asking import connect
 from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.output import emit_json, emit_pairs, emit_table, period, size
+from disheap.protocol.broker import NAME_CHARACTERS
 
 if TYPE_CHECKING:
     from disheap.protocol.broker import TopicInfo
@@ -21,8 +22,15 @@ def topic() -> None:
     """Create, list, show and remove topics."""
 
 
+def new_name(words: str) -> str:
+    """Use it as `type=new_name`. Of a topic that must be there, the nodes say that there is none."""
+    if not 1 <= len(text(words)) <= NAME_CHARACTERS:
+        raise click.BadParameter(f"a topic's name has 1 to {NAME_CHARACTERS} characters, not {len(words)}.")
+    return words
+
+
 @topic.command()
-@click.argument("name", type=text)
+@click.argument("name", type=new_name)
 @click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True, help="Which goes first.")
 @click.option("--max-messages", type=click.IntRange(0), default=0, metavar="N", help="Refuse more; 0: no limit.")
 @click.option("--message-ttl", type=duration, default=0, metavar="TIME", help="Drop messages not delivered within.")
