@@ -60,7 +60,7 @@ NOTHING: Effects = ()
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine`, `Screening` and `Hashing`."""
+    """Implements `disheap.interfaces.StateMachine`, `Screening`, `Hashing` and `Sampling`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -166,7 +166,6 @@ class HeapMachine:
         return snapshot.take(self._state)
 
     def sample_commands(self) -> list[bytes]:
-        """For the conformance suite: commands of every kind."""
         from disheap_heap.samples import sample_commands
 
         return sample_commands()
@@ -217,8 +216,9 @@ def _misfit(kind: Any, error: str) -> str:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import Hashing, Screening, StateMachine
+    from disheap.interfaces import Hashing, Sampling, Screening, StateMachine
 
     _fits: type[StateMachine] = HeapMachine
     _screens: type[Screening] = HeapMachine
     _hashes: type[Hashing] = HeapMachine
+    _samples: type[Sampling] = HeapMachine

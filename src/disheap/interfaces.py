@@ -297,7 +297,7 @@ class Storage(Plugin, Protocol):
     """Blocking, and called from one thread at a time. Any error from write, fsync or close is a `DiskFailed`, after
     which every call raises: an fsync that failed is never tried again."""
 
-    durable: ClassVar[bool]  # survives the end of the process
+    durable: ClassVar[bool]  # survives the end of the process; a member of a cluster says so where it does not
 
     def __init__(self, settings: Any, context: StorageContext) -> None: ...
 
@@ -474,6 +474,14 @@ class Hashing(Protocol):
     def hashing(self) -> Iterator[bytes]:
         """All that decides what it will reply, of this moment, in an order that is the same on every replica and after
         any restore. The view is taken now, each slice is made as it is asked for, in at most 2 ms."""
+
+
+@runtime_checkable
+class Sampling(Protocol):
+    """Optional power of a machine, for tests: it names commands that mean something to it."""
+
+    def sample_commands(self) -> Sequence[bytes]:
+        """Of every kind, good ones first and foremost; sent again and again, in any order and from several sessions."""
 
 
 @dataclass(frozen=True, slots=True)

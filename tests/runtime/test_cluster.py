@@ -42,6 +42,16 @@ async def test_one_node_serves_within_moments(tmp_path: Path) -> None:
         assert await client.query(b"total") == (Status.OK, b"5")
 
 
+@pytest.mark.parametrize(("nodes", "storage", "warnings"), [(2, "memory", 2), (2, "file", 0), (1, "memory", 0)])
+async def test_a_member_whose_storage_forgets_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, nodes: int, storage: str, warnings: int
+) -> None:
+    async with Cluster(tmp_path, nodes=nodes, storage=storage):
+        said = [text for text in caplog.messages if "keeps nothing beyond this process" in text]
+    assert len(said) == warnings
+    assert all(f"'storage': '{storage}'" in text for text in said)
+
+
 async def test_three_nodes_hold_the_same_state(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         client = await cluster.client()

@@ -224,6 +224,7 @@ class Node:
         self.upkeep.recovered(found, [node for node in self.book.ids() if node != self._id])
         self.incarnation = found.identity.incarnation
         self._take_up(found)
+        self._warn_if_forgetful()
         listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
         self._client_address = listener.address  # before peers are told of it
         if len(self._members) > 1:
@@ -233,6 +234,15 @@ class Node:
         self.upkeep.begin(found)
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
+
+    def _warn_if_forgetful(self) -> None:
+        assert self._storage is not None
+        if len(self._members) > 1 and not self._storage.durable:
+            log.warning(
+                "the storage keeps nothing beyond this process: with it go what this node acknowledged and its votes, "
+                "and the other nodes do not take it back",
+                storage=self.config.storage,
+            )
 
     async def _recover(self, follow: bool) -> Found:
         config = self.config

@@ -1,8 +1,8 @@
 """What every state machine holds to: `interfaces.StateMachine`. Run over each machine by the pytest plugin.
 
-What a command means is the machine's own business, so the suite sends garbage, sessions and time. Where the machine has
-a method `sample_commands() -> Sequence[bytes]` (optional), it sends some hundreds of those as well, from several
-sessions and in an order drawn from a fixed seed. The better the samples, the more the suite can find.
+What a command means is the machine's own business, so the suite sends garbage, sessions and time. To a machine that is
+`interfaces.Sampling` it sends some hundreds of its samples as well, from several sessions and in an order drawn from a
+fixed seed. The better the samples, the more the suite can find.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from disheap.errors import CommandRefused, SnapshotDamaged
-from disheap.interfaces import API, Hashing, StateMachine
+from disheap.interfaces import API, Hashing, Sampling, StateMachine
 
 Factory = Callable[[], StateMachine]
 
@@ -41,9 +41,8 @@ class Step(NamedTuple):
 @pytest.fixture
 def machine_commands(machine_factory: Factory) -> list[bytes]:
     """Commands that mean something to the machine, where it offers any."""
-    offered: Any = getattr(machine_factory(), "sample_commands", None)
-    samples: Sequence[bytes] = offered() if offered is not None else ()
-    return list(samples)
+    machine = machine_factory()
+    return list(machine.sample_commands()) if isinstance(machine, Sampling) else []
 
 
 def script(commands: list[bytes], seed: int, steps: int = STEPS) -> list[Step]:
