@@ -10,9 +10,7 @@ Callbacks run outside the lock: one may take an hour, while another thread ackno
 
 from __future__ import annotations
 
-import os
 import socket
-import weakref
 from collections import deque
 from collections.abc import Iterable
 from itertools import count
@@ -22,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import NotFound, RecoverableConnectionError
 
+from disheap.client import forked
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.errors import ConnectionLost, DisheapError, RequestError
@@ -60,7 +59,7 @@ class Connection:
         self._waiting = False
         self._waker: Waker | None = None
         self._bond: Bond | None = None
-        _forked.watch(self)
+        forked.watch(self)
 
     # --- channels ---
 
@@ -407,25 +406,3 @@ class Connection:
                 self._waker.wait(self.wire.fileno(), limit_s)
         finally:
             self._waiting = False
-
-
-class _Forked:
-    """A child of a fork inherits the sockets of its parent: it must close them unread, and without a word. Left open
-    they would also keep the session of a killed parent looking alive, and its exclusive queues locked. The list has
-    to be the process's own, as the fork is; it holds nothing alive."""
-
-    def __init__(self) -> None:
-        self._numbers = count()
-        self._connections: weakref.WeakValueDictionary[int, Connection] = weakref.WeakValueDictionary()
-        os.register_at_fork(after_in_child=self._collect)
-
-    def watch(self, connection: Connection) -> None:
-        self._connections[next(self._numbers)] = connection
-
-    def _collect(self) -> None:
-        for connection in list(self._connections.values()):
-            connection.collect_in_child()
-        self._connections.clear()
-
-
-_forked = _Forked()

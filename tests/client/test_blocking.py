@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import select
 import signal
@@ -608,3 +609,57 @@ def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_client
     client.close()
     assert [command for _, _, command in cluster.applied if isinstance(command, broker.Ack)]
     assert not cluster.sessions
+
+
+# --- a fork ---
+
+
+def in_child(work: Callable[[], object]) -> str:
+    """What `work` raises in the child of a fork, or returns, as text."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(work())
+        except BaseException as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writing, said.encode())
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        said = pipe.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def test_a_child_of_a_fork_does_not_use_its_parents_session(
+    client: sync.Client, node: SocketNode, cluster: FakeCluster
+) -> None:
+    jobs = client.topic("jobs")
+    jobs.enqueue(b"parent-0")
+    assert in_child(lambda: jobs.enqueue(b"child")).startswith("ConnectionLost: this client was opened before a fork")
+    jobs.enqueue(b"parent-1")
+    assert [command.payload for _, _, command in cluster.applied] == [b"parent-0", b"parent-1"]
+
+
+def test_a_child_that_leaves_its_parents_client_does_not_end_the_session(
+    client: sync.Client, cluster: FakeCluster
+) -> None:
+    def leave() -> None:
+        with client:
+            pass
+
+    client.topic("jobs").enqueue(b"x")
+    assert in_child(leave) == "None"
+    assert list(cluster.sessions) == [client.driver.session_id]
+    client.topic("jobs").enqueue(b"y")
+
+
+def test_a_child_opens_a_client_of_its_own(client: sync.Client, node: SocketNode) -> None:
+    def enqueue() -> int:
+        with sync.connect(url(node.address), dial=dial) as own:
+            return own.topic("jobs").enqueue(b"child")
+
+    client.topic("jobs").enqueue(b"x")
+    assert in_child(enqueue) == "2"
+    assert client.topic("jobs").enqueue(b"y") == 3

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from disheap.client import pulse
+from disheap.client import forked, pulse
 from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Opaque, Replied, SessionLost
 from disheap.client.dialing import Dial, blocking_dial
 from disheap.client.events import Alive, Broken, Closed, Event, Moved, Postponed, Ready
@@ -49,6 +49,8 @@ Pushed = broker.Push | SessionLost
 
 class BlockingClient:
     """Cheap to build: the first call connects. `url` may be text; `dial` opens sockets (None: the URL's transport).
+    It belongs to the process that built it: in the child of a fork every call raises `ConnectionLost`, and `close` does
+    nothing.
 
     `observer` asks whatever node answers, and has no session. `clock` counts seconds.
     """
@@ -84,6 +86,7 @@ class BlockingClient:
         self._retry_s = pulse.RETRY_FIRST_S
         self._pushes: deque[Pushed] = deque()
         self._broken: DisheapError | None = None
+        forked.watch(self)
 
     # --- requests ---
 
@@ -282,8 +285,17 @@ class BlockingClient:
         self._handle(self._broker.abandon(ConnectionLost("the client was closed before an answer came")))
 
     def collect(self) -> None:
-        """Drop the socket without a word, as a forked child must: the session is the parent's."""
-        self._broken = ConnectionLost("this client was left to the parent process")
+        """Drop the socket without a word, and be of no more use: the session is left to its timeout."""
+        self._leave(ConnectionLost("this client was left without closing it"))
+
+    def collect_in_child(self) -> None:
+        """The session is the parent's, who goes on with it."""
+        self._leave(
+            ConnectionLost("this client was opened before a fork, and is the parent process's: open one in the child")
+        )
+
+    def _leave(self, error: DisheapError) -> None:
+        self._broken = error
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()

@@ -1,0 +1,40 @@
+"""What a fork leaves to its child.
+
+A child inherits its parent's sockets and all that is known of the session on them. If both went on with it, they would
+give the same numbers to different commands, and all but one of each would be taken for a repetition: confirmed, and
+lost. So whoever has a connection is told in the child, before any code of the application runs there. Left open, an
+inherited socket would also keep the session of a killed parent looking alive.
+
+The list has to be the process's own, as the fork is; it holds nothing alive.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from itertools import count
+from typing import Protocol
+
+
+class Inherited(Protocol):
+    def collect_in_child(self) -> None:
+        """Close the socket without a word, and be of no more use. Locks may be held by threads that are not here."""
+
+
+_numbers = count()
+_watched: weakref.WeakValueDictionary[int, Inherited] = weakref.WeakValueDictionary()
+
+
+def watch(inherited: Inherited) -> None:
+    """Tell `inherited` when it finds itself in a child."""
+    _watched[next(_numbers)] = inherited
+
+
+def _collect() -> None:
+    for inherited in list(_watched.values()):
+        inherited.collect_in_child()
+    _watched.clear()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_collect)
