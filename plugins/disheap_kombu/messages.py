@@ -20,6 +20,7 @@ there by a client that does not speak kombu; its bytes become the body of a mess
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -71,7 +72,11 @@ _decode = msgspec.msgpack.Decoder(Payload).decode
 
 
 def encode(message: Outgoing, exchange: str, routing_key: str) -> bytes:
-    """Raises kombu's `EncodeError` for what msgpack has no form for."""
+    """Raises kombu's `EncodeError` for what msgpack has no form for, and for what `decode` would take for another
+    client's payload: a worker drops a message that it cannot read."""
+    _check_texts(message.headers, "a header's name")
+    _check_texts(message.properties, "a property's name")
+    _check_texts((message.content_type or "", message.content_encoding or ""), "a content type or encoding")
     body = message.body
     if type(body) is not bytes:
         body = _as_bytes(body, message.content_encoding)
@@ -89,6 +94,12 @@ def encode(message: Outgoing, exchange: str, routing_key: str) -> bytes:
         )
     except (TypeError, OverflowError, ValueError, RecursionError, msgspec.MsgspecError) as error:
         raise EncodeError(f"headers and properties must be plain data: {error}") from error
+
+
+def _check_texts(given: Iterable[Any], what: str) -> None:
+    for text in given:
+        if not isinstance(text, str):
+            raise EncodeError(f"{what} is text, not {text!r}")
 
 
 def _as_bytes(body: Any, encoding: str | None) -> bytes:

@@ -91,6 +91,18 @@ def test_what_msgpack_cannot_say_is_an_encode_error(value):
         messages.encode(Outgoing(b"", headers={"x": value}), "", "q")
 
 
+@pytest.mark.parametrize(
+    "given", [{"headers": {1: 2}}, {"headers": {None: 2}}, {"properties": {b"x": 1}}, {"content_type": 5}]
+)
+def test_what_could_not_be_read_back_is_an_encode_error(given):
+    with pytest.raises(EncodeError, match="is text"):
+        messages.encode(Outgoing(b"", **given), "", "q")
+
+
+def test_maps_inside_headers_may_have_other_keys():
+    assert through(Outgoing(b"", headers={"x": {1: 2, None: 3}})).headers == {"x": {1: 2, None: 3}}
+
+
 def test_a_body_that_is_neither_text_nor_bytes_is_an_encode_error():
     with pytest.raises(EncodeError, match="dict"):
         messages.encode(Outgoing({}), "", "q")
