@@ -91,7 +91,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         4096  # below the usual limit of open files, with rlimit raised
     )
     handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # a stranger holds a connection no longer
-    write_buffer_bytes: WireBytes = 16 * MIB  # unsent to one connection before the node stops producing for it
+    write_buffer_bytes: WireBytes = (
+        16 * MIB
+    )  # unsent to one connection: over it, a client that reads nothing is cut off
     apply_work_limit: Count = 10_000  # units of work per entry: 10 to 40 ms, so that heartbeats are never late
     session_timeout_min_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 1000  # under it a pause expires sessions
     session_timeout_max_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 86_400_000  # a day: leases come back

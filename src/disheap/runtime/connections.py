@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = get_logger(__name__)
 
 _LIMIT = "limits.frame_bytes"
+UNREAD_S = 5.0
+"""A client may take nothing for so long although more than `write_buffer_bytes` wait for it."""
 _PONG = frames.plain(Kind.PONG)
 
 
@@ -56,6 +58,7 @@ class ClientConnection:
         self._greeted = False
         self._deadline: asyncio.TimerHandle | None = None
         self._unsent = 0
+        self._took_at = 0.0
 
     # --- Receiver ----------------------------------------------------------------------------------------------------
 
@@ -83,6 +86,7 @@ class ClientConnection:
     def writing_paused(self) -> None:
         """It does not read what it is sent: its next commands wait until it does."""
         self.clogged = True
+        self._watch()
         self._settle_reading()
 
     def writing_resumed(self) -> None:
@@ -235,11 +239,7 @@ class ClientConnection:
             return
         self._connection.write(data)
         if self._connection.buffered() > self._server.limits.write_buffer_bytes:
-            log.warning(
-                "a client does not read what it is sent; its connection is closed", remote=self._connection.remote
-            )
-            self.closed = True
-            self._connection.abort()
+            self._watch()
 
     def refuse(self, error: RequestError | ProtocolError) -> None:
         """Say why, and close. What was queued before goes out first."""
@@ -258,13 +258,28 @@ class ClientConnection:
         self.crowded = crowded
         self._settle_reading()
 
-    def takes(self) -> bool:
-        """Whether it took anything of what it is sent since the last call."""
+    def _watch(self) -> None:
+        if self not in self._server.slow:
+            self._server.slow[self] = None
+            self._unsent, self._took_at = self._connection.buffered(), self._server.loop.time()
+
+    def look(self, now: float) -> bool:
+        """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest; one that
+        takes nothing, and for which too much waits, is given up."""
         before, self._unsent = self._unsent, self._connection.buffered()
-        return self._unsent < before
+        if self._unsent < before:
+            self.heard = self._took_at = now
+        too_much = self._unsent > self._server.limits.write_buffer_bytes
+        if too_much and now - self._took_at > UNREAD_S and not self.closed:
+            log.warning(
+                "a client does not read what it is sent; its connection is closed", remote=self._connection.remote
+            )
+            self.closed = True
+            self._connection.abort()
+        return (too_much or self.clogged) and not self.closed
 
     def _settle_reading(self) -> None:
-        """It is read from when there is neither reason against it."""
+        """It is read from when there is neither reason against it; it has not been silent before that."""
         paused = self.crowded or self.clogged
         if paused == self.paused or self.closed:
             return
@@ -272,6 +287,7 @@ class ClientConnection:
         if paused:
             self._connection.pause_reading()
         else:
+            self.heard = self._server.loop.time()
             self._connection.resume_reading()
 
 

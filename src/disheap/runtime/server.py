@@ -91,6 +91,7 @@ class Server(Outlets):
         self.limits = limits
         self.loop = loop
         self.leads = False
+        self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self.short: DiskFull | None = None  # why commands that bring something in are refused now
         self.group: Group
         self._directory = directory
@@ -336,12 +337,18 @@ class Server(Outlets):
             connection.refuse(NotLeader(self._directory.leader_address()))
 
     def sweep(self) -> None:
-        """Called on every tick: propose the end of sessions not heard of within their timeout."""
+        """Called on every tick: look after those that do not read, and propose the end of sessions not heard of within
+        their timeout."""
         now = self.loop.time()
         late = now - self._swept_at
-        if not self.leads or late < SWEEP_S:
+        if late < SWEEP_S:
             return
         self._swept_at = now
+        for connection in list(self.slow):
+            if not connection.look(now):
+                del self.slow[connection]
+        if not self.leads:
+            return
         if late > STALL_S + SWEEP_S:
             for connection in self._connections:
                 connection.heard = now
@@ -357,8 +364,6 @@ class Server(Outlets):
             return self._heard.setdefault(session, now)
         if connection.crowded or connection.is_local:
             return now  # it is we who do not listen, or it lives as long as this process
-        if connection.clogged and connection.takes():
-            connection.heard = now  # its pings wait with the rest, but it reads
         return max(connection.heard, self._heard.get(session, 0.0))
 
     def close(self, error: RequestError) -> None:

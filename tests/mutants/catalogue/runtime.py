@@ -246,6 +246,35 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "deafness-of-our-own-counts-as-silence",
+        "a client that was not read from while the log was full is taken for dead as soon as there is room",
+        (
+            Patch(
+                "disheap.runtime.connections",
+                "            self.heard = self._server.loop.time()\n            self._connection.resume_reading()\n",
+                "            self._connection.resume_reading()\n",
+            ),
+        ),
+        ("tests/runtime/test_liveness.py::test_a_client_that_was_not_listened_to_has_its_whole_timeout_from_then_on",),
+        simulated=False,
+    ),
+    Mutant(
+        "reader-cut-off-for-what-waits",
+        "a client that reads loses its connection, and with each new one again, because much waits for it",
+        (
+            Patch(
+                "disheap.runtime.connections",
+                "if too_much and now - self._took_at > UNREAD_S and not self.closed:",
+                "if too_much and not self.closed:",
+            ),
+        ),
+        (
+            "tests/runtime/test_liveness.py"
+            "::test_a_client_that_reads_keeps_its_connection_and_its_session_however_much_waits_for_it",
+        ),
+        simulated=False,
+    ),
+    Mutant(
         "machine-bug-ends-every-replica",
         "a command that the machine cannot carry out crashes each node, again at each start",
         (
