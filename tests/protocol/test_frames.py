@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.memory import peak_bytes
 
 from disheap.errors import FrameTooLarge, MalformedFrame, WrongVersion
 from disheap.kernel.types import (
@@ -95,6 +96,16 @@ def test_a_reader_gives_whole_frames_wherever_the_stream_is_cut(bodies: list[byt
         read.extend(frame for _, frame in reader.frames(stream[:size]))
         stream = stream[size:]
     assert read == sent
+
+
+def test_a_piece_of_a_long_frame_costs_no_copy_of_the_pieces_before_it() -> None:
+    size, piece = 32 << 20, bytes(64 << 10)
+    reader = FrameReader(size)
+    reader.feed(size.to_bytes(4, "little") + bytes(size // 2))
+    reader.feed(piece)
+    assert peak_bytes(lambda: reader.feed(piece)) < size // 8
+    (frame,) = (frame for _, frame in reader.frames(bytes(size // 2 - 2 * len(piece))))
+    assert len(frame) == size + 4
 
 
 def test_a_frame_over_the_limit_is_refused_by_its_header_alone() -> None:

@@ -9,7 +9,8 @@ from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
 from disheap.config import Limits
-from disheap.protocol.frames import Flags, Status
+from disheap.protocol import frames
+from disheap.protocol.frames import Flags, Kind, Status
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.node import Node
 
@@ -34,6 +35,22 @@ async def test_a_client_of_transient_commands_is_not_read_from_either_while_too_
             await wait_until(lambda: port.paused, "the client is not read from")
         await node.apply(b"+1")
         assert await client.call(b"+1", seq=1) == (Status.OK, b"3"), "it is read from again"
+
+
+async def test_a_client_that_attaches_is_not_read_from_either_while_too_much_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says that it holds goes into the log like everything else, a frame full of it."""
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        node = cluster.nodes["n1"]
+        client = await WireClient.connected(cluster.transport, node.client_address)
+        (port,) = node._outlets()._connections
+        with monkeypatch.context() as patch:
+            patch.setattr(node.group, "full", lambda: True)
+            client.connection.write(frames.envelope(Kind.ATTACH, 0, 4711, 1, 0, b"held"))
+            await wait_until(lambda: port.paused, "the client is not read from")
+        await node.apply(b"+1")
+        assert not port.paused
 
 
 async def test_a_client_that_does_not_read_is_not_read_from_because_there_is_room_again(

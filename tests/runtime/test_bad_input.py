@@ -9,6 +9,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.memory import peak_bytes
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
@@ -125,6 +126,22 @@ async def test_a_command_with_a_number_that_does_not_fit_its_flags_is_refused(
     assert says in (await client.goodbye()).message
 
 
+async def test_a_command_that_confirms_itself_is_refused(cluster: Cluster, bystander: WireClient) -> None:
+    """It would count as one that was answered before, and with a large enough number every later one, too."""
+    client = await cluster.client()
+    client.send(b"+1", seq=2, confirmed=2)
+    assert "its own among them" in (await client.goodbye()).message
+
+
+@pytest.mark.parametrize("confirmed", [5, (1 << 64) - 1])
+async def test_a_transient_command_confirms_no_command_that_is_still_to_come(
+    cluster: Cluster, bystander: WireClient, confirmed: int
+) -> None:
+    client = await cluster.client()
+    client.send(b"+1", seq=0, flags=Flags.TRANSIENT, confirmed=confirmed)
+    assert (await client.call(b"+1", seq=1))[0] == Status.OK
+
+
 async def test_a_second_session_on_one_connection_is_refused(cluster: Cluster, bystander: WireClient) -> None:
     client = await cluster.client()
     client.connection.write(frames.envelope(Kind.OPEN, 0, 0, 2, 0, _options()))
@@ -171,6 +188,19 @@ async def test_frames_cut_at_every_byte_are_put_together_again(cluster: Cluster,
         client.connection.write(bytes([byte]))
     await client.frame(Kind.PONG)
     assert (await client.reply_to(2))[1] == Status.OK
+
+
+async def test_a_piece_of_a_long_command_costs_no_copy_of_the_pieces_before_it(tmp_path: Path) -> None:
+    size, piece = 32 << 20, bytes(64 << 10)
+    async with Cluster(tmp_path, nodes=1, limits=Limits(frame_bytes=2 * size, gather_bytes=2 * size)) as cluster:
+        client = await cluster.client()
+        (port,) = cluster.nodes["n1"]._outlets()._connections
+        command = frames.envelope(Kind.COMMAND, 0, client.session, 1, 0, b"+1" + bytes(size))
+        port.data_received(command[: size // 2])
+        port.data_received(piece)
+        assert peak_bytes(lambda: port.data_received(piece)) < size // 8
+        port.data_received(command[size // 2 + 2 * len(piece) :])
+        assert (await client.reply_to(1))[1] == Status.ERROR, "the machine, which knows no such command, was given it"
 
 
 async def test_a_session_attached_elsewhere_leaves_its_first_connection(cluster: Cluster) -> None:

@@ -17,7 +17,7 @@ Envelope (`COMMAND` to `RAISE_VERSION`), header of 30 bytes, then the body:
 |-------|-----------|------------------------------------------------------------------------|
 | 6-13  | session   | 0 where there is none yet                                              |
 | 14-21 | seq       | of the command in its session; 0 for a transient one: at most once, unanswered |
-| 22-29 | confirmed | every reply up to this seq has been received                           |
+| 22-29 | confirmed | every reply up to this seq has been received; below the seq of a command     |
 
 `REPLY` (to an envelope) and `ANSWER` (to a query or admin request), header of 22 bytes: 6-13 seq or request number,
 14-21 log index, then the body; that of an OPEN is a `GRANT`: the session in 8 bytes, its timeout in ms in 4.
@@ -217,6 +217,37 @@ def checked_length(buffer: bytes, position: int, limit: int, setting: str = "") 
     return length
 
 
+class Partial:
+    """The beginning of a frame, until all of it is there. What follows is gathered, and copied once when the frame is
+    whole: copied for every piece, a frame of 60 MiB would hold up the loop for longer than an election."""
+
+    __slots__ = ("_held", "_needed")
+
+    def __init__(self) -> None:
+        self._held: bytes | bytearray = b""
+        self._needed = 0
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def keep(self, held: bytes, needed: int) -> None:
+        """`held` is of use again together with what makes it `needed` bytes."""
+        self._held, self._needed = held, needed
+
+    def join(self, data: bytes) -> bytes:
+        """Everything from the beginning of the frame on, of which nothing is held any more; b"" until it is whole."""
+        held = self._held
+        if not held:
+            return data
+        if len(held) + len(data) >= self._needed:
+            self._held = b""
+            return b"".join((held, data))
+        if type(held) is bytes:
+            self._held = held = bytearray(held)
+        held += data
+        return b""
+
+
 class FrameReader:
     """Cuts a stream into frames. Feed it bytes as they come; it keeps what is incomplete.
 
@@ -224,24 +255,26 @@ class FrameReader:
     soon as a header shows them, before the body has arrived; the reader is of no use afterwards.
     """
 
-    __slots__ = ("_rest", "limit")
+    __slots__ = ("_partial", "limit")
 
     def __init__(self, limit: int = HANDSHAKE_FRAME_BYTES) -> None:
-        self._rest = b""
+        self._partial = Partial()
         self.limit = limit
 
     def feed(self, data: bytes) -> tuple[bytes, list[tuple[int, int]]]:
         """Returns the buffer and the frames whole in it, as (start, end) with the length field included."""
-        buffer = self._rest + data if self._rest else data
         frames: list[tuple[int, int]] = []
-        position, size = 0, len(buffer)
+        buffer = self._partial.join(data)
+        position, size, needed = 0, len(buffer), LENGTH_BYTES
         while size - position >= LENGTH_BYTES:
             end = position + LENGTH_BYTES + checked_length(buffer, position, self.limit)
             if end > size:
+                needed = end - position
                 break
             frames.append((position, end))
             position = end
-        self._rest = buffer[position:]
+        if position < size:
+            self._partial.keep(buffer[position:], needed)
         return buffer, frames
 
     def frames(self, data: bytes) -> Iterator[tuple[int, bytes]]:

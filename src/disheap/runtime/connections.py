@@ -22,7 +22,7 @@ from disheap.errors import (
 from disheap.interfaces import Connection
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, SessionOptions
+from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
 
 if TYPE_CHECKING:
     from disheap.runtime.server import Server
@@ -33,6 +33,9 @@ _LIMIT = "limits.frame_bytes"
 UNREAD_S = 5.0
 """A client may take nothing for so long although more than `write_buffer_bytes` wait for it."""
 _PONG = frames.plain(Kind.PONG)
+_CONFIRMS_ITSELF = (
+    "command {} says that every reply up to {} has been received, its own among them; it would never be carried out"
+)
 
 
 class ClientConnection:
@@ -54,7 +57,7 @@ class ClientConnection:
         self._server = server
         self._connection: Connection
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
-        self._rest = b""
+        self._partial = Partial()
         self._greeted = False
         self._deadline: asyncio.TimerHandle | None = None
         self._unsent = 0
@@ -129,36 +132,45 @@ class ClientConnection:
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def _frames(self, data: bytes) -> None:
-        buffer = self._rest + data if self._rest else data
+        buffer = self._partial.join(data)
         limit, session, unpack = self._server.limits.frame_bytes, self.session, ENVELOPE.unpack_from
         position = run = 0
         size = len(buffer)
         command, transient, least = Kind.COMMAND, Flags.TRANSIENT, frames.ENVELOPE_REST
         while size - position >= ENVELOPE.size:
-            length, kind, flags, number, seq, _ = unpack(buffer, position)
+            length, kind, flags, number, seq, confirmed = unpack(buffer, position)
             if length > limit:
                 self._hand_on(buffer, run, position)
                 frames.checked_length(buffer, position, limit, _LIMIT)
             end = position + 4 + length
             if end > size:
                 break
-            if kind != command or number != session or not number or not seq or flags & transient or length < least:
+            if (
+                kind != command
+                or number != session
+                or not number
+                or confirmed >= seq  # and so every seq of 0
+                or flags & transient
+                or length < least
+            ):
                 self._hand_on(buffer, run, position)
                 self._other(kind, buffer[position:end])
                 run = end
             position = end
         self._hand_on(buffer, run, position)
-        self._rest = self._short_frames(buffer[position:]) if position < size else b""
+        if position < size:
+            self._short_frames(buffer[position:])
 
-    def _short_frames(self, rest: bytes) -> bytes:
-        """Frames shorter than an envelope at the end of a chunk. Returns what is incomplete."""
+    def _short_frames(self, rest: bytes) -> None:
+        """Frames shorter than an envelope at the end of a chunk. What is incomplete is kept."""
+        needed = frames.LENGTH_BYTES
         while len(rest) >= frames.LENGTH_BYTES:
-            end = frames.LENGTH_BYTES + frames.checked_length(rest, 0, self._server.limits.frame_bytes, _LIMIT)
-            if end > len(rest):
+            needed = frames.LENGTH_BYTES + frames.checked_length(rest, 0, self._server.limits.frame_bytes, _LIMIT)
+            if needed > len(rest):
                 break
-            self._other(rest[4], rest[:end])
-            rest = rest[end:]
-        return rest
+            self._other(rest[4], rest[:needed])
+            rest, needed = rest[needed:], frames.LENGTH_BYTES
+        self._partial.keep(rest, needed)
 
     def _hand_on(self, buffer: bytes, start: int, end: int) -> None:
         """A run of commands of the attached session, checked: into the log with it."""
@@ -179,7 +191,7 @@ class ClientConnection:
             self._need_session()
             self._connection.write(_PONG)
         elif kind in CLIENT_ENVELOPES:
-            self._envelope(frames.open_envelope(frame), frame)
+            self._envelope(frames.open_envelope(frame))
         elif kind == Kind.QUERY:
             self._need_leader()
             self._server.query(self, *frames.open_numbered(frame))
@@ -190,10 +202,10 @@ class ClientConnection:
         else:
             raise MalformedFrame(f"frames of kind {kind} do not come from clients")
 
-    def _envelope(self, envelope: frames.Envelope, frame: bytes) -> None:
+    def _envelope(self, envelope: frames.Envelope) -> None:
         self._need_leader()
         if envelope.kind == Kind.COMMAND:
-            self._odd_command(envelope, frame)
+            self._odd_command(envelope)
             return
         if envelope.kind == Kind.CLOSE:
             self._need_session()
@@ -210,14 +222,16 @@ class ClientConnection:
         if self.session == 0 and self.ended:
             raise SessionExpired("the session lapsed; what it held was given back")
 
-    def _odd_command(self, envelope: frames.Envelope, frame: bytes) -> None:
+    def _odd_command(self, envelope: frames.Envelope) -> None:
         """A command that the fast path did not take: transient, or not of the session attached here."""
         self._need_session()
         if envelope.session != self.session or self.session == 0:
             raise MalformedFrame(f"a command of session {envelope.session}, which is not attached to this connection")
         if not envelope.flags & Flags.TRANSIENT or envelope.seq != 0:
+            if envelope.confirmed >= envelope.seq > 0:
+                raise MalformedFrame(_CONFIRMS_ITSELF.format(envelope.seq, envelope.confirmed))
             raise MalformedFrame("sequence numbers begin at 1; only transient commands carry 0")
-        self._server.submit_transient(self, envelope.body, envelope.flags, frame)
+        self._server.submit_transient(self, envelope)
 
     def _need_leader(self) -> None:
         if not self._server.leads:

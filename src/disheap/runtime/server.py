@@ -166,6 +166,7 @@ class Server(Outlets):
     # --- what clients send -------------------------------------------------------------------------------------------
 
     def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
+        """For the log. While too much waits for it, the connection is not read from."""
         self.group.submit(envelopes)
         if self.group.full() and not connection.crowded:
             connection.crowd(True)
@@ -186,20 +187,28 @@ class Server(Outlets):
             connection.flush()
         return b"".join(kept)
 
-    def submit_transient(self, connection: ClientConnection, body: bytes, flags: int, frame: bytes) -> None:
-        """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it."""
-        if self.short is not None and not flags & Flags.RELIEF:
+    def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
+        """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it. It
+        has no number that what it confirms would have to stay below; so that no later command is taken for a repeated
+        one, it confirms what was carried out, or nothing."""
+        if self.short is not None and not envelope.flags & Flags.RELIEF:
             return
         machine = self.group.sessions.machine
-        if not isinstance(machine, Screening) or machine.admits(body):
-            self.submit(connection, frame)
+        if isinstance(machine, Screening) and not machine.admits(envelope.body):
+            return
+        session = self.group.sessions.table.get(envelope.session)
+        confirmed = envelope.confirmed if session is not None and session.knows(envelope.confirmed) else 0
+        self.submit(
+            connection,
+            frames.envelope(envelope.kind, envelope.flags, envelope.session, envelope.seq, confirmed, envelope.body),
+        )
 
     def ask(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
         """An OPEN, ATTACH or CLOSE: logged under an attachment number drawn here, answered under the client's."""
         attachment = self._draw()
         self._asking[attachment] = _Asking(connection, envelope.seq, envelope.session)
         connection.asked.append(attachment)
-        self.group.submit(frames.envelope(envelope.kind, 0, envelope.session, attachment, 0, envelope.body))
+        self.submit(connection, frames.envelope(envelope.kind, 0, envelope.session, attachment, 0, envelope.body))
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
         if not self._takes_one_more(connection, number, self._queries):

@@ -14,6 +14,7 @@ from tests.mutants.catalogue import (
     runtime,
     sessions,
     storage,
+    wire,
 )
 from tests.mutants.mutant import Mutant
 
@@ -29,6 +30,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *heap.MUTANTS,
     *client.MUTANTS,
     *kombu.MUTANTS,
+    *wire.MUTANTS,
 )
 
 BY_NAME: dict[str, Mutant] = {mutant.name: mutant for mutant in CATALOGUE}

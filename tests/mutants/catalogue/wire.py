@@ -1,0 +1,52 @@
+"""What comes over the wire, and from whom: frames, what they may say, and who is let in."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+FRAMES = "disheap.protocol.frames"
+CONNECTIONS = "disheap.runtime.connections"
+SERVER = "disheap.runtime.server"
+BAD_INPUT = "tests/runtime/test_bad_input.py::"
+
+MUTANTS = (
+    Mutant(
+        "long-frame-copied-for-every-piece",
+        "a long frame is copied whole for each piece of it that is read, and holds up the loop for seconds",
+        (
+            Patch(
+                FRAMES,
+                "        if type(held) is bytes:\n"
+                "            self._held = held = bytearray(held)\n"
+                "        held += data\n"
+                '        return b""\n',
+                '        self._held = b"".join((held, data))\n        return b""\n',
+            ),
+        ),
+        (
+            "tests/protocol/test_frames.py::test_a_piece_of_a_long_frame_costs_no_copy_of_the_pieces_before_it",
+            BAD_INPUT + "test_a_piece_of_a_long_command_costs_no_copy_of_the_pieces_before_it",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "command-that-confirms-itself-is-taken",
+        "a command that says its own reply has come, and every later one, is dropped without a word",
+        (Patch(CONNECTIONS, "or confirmed >= seq  #", "or not seq  #"),),
+        (BAD_INPUT + "test_a_command_that_confirms_itself_is_refused",),
+        simulated=False,
+    ),
+    Mutant(
+        "transient-command-confirms-what-it-likes",
+        "after one transient command, those that follow in its session count as answered and are dropped",
+        (
+            Patch(
+                SERVER,
+                "confirmed = envelope.confirmed if session is not None and session.knows(envelope.confirmed) else 0",
+                "confirmed = envelope.confirmed",
+            ),
+        ),
+        (BAD_INPUT + "test_a_transient_command_confirms_no_command_that_is_still_to_come",),
+        simulated=False,
+    ),
+)
