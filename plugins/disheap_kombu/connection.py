@@ -38,6 +38,9 @@ ACK_DELAY_S = 0.001
 """The longest that an ack waits for company while callbacks follow each other."""
 COME_BACK_S = 0.5
 """The longest that a transient publish spends on a connection that is not there: enough for one that is to be had."""
+CAST_BYTES = 64 << 10
+"""The largest payload that is sent and forgotten. A larger one waits for its confirm, transient or not: only the answer
+tells whether the node takes so large a one, and next to moving it the wait is little."""
 WAIT_S = 3600.0
 """drain_events without a timeout looks around once an hour, and on every event."""
 
@@ -135,8 +138,11 @@ class Connection:
             self.flush()
 
     def cast(self, command: broker.Publish) -> None:
-        """At most once; never waits. Without a connection it is kept for a while, and dropped when there are too
-        many."""
+        """At most once; never waits, unless it is large. Without a connection it is kept for a while, and dropped when
+        there are too many."""
+        if len(command.payload) > CAST_BYTES:
+            self.call(command, publishing=True)
+            return
         self._check()
         try:
             with self._lock:

@@ -318,6 +318,12 @@ def test_a_transient_command_is_sent_once_and_never_answered(talk: Talk) -> None
     assert talk.cluster.applied == [] and talk.cluster.transients == []
 
 
+def test_a_transient_command_over_the_nodes_frame_is_refused_and_not_kept(talk: Talk) -> None:
+    with pytest.raises(PayloadTooLarge, match="frame"):
+        talk.session.cast(bytes(frames.FRAME_BYTES))
+    assert talk.session.take_output() == b""
+
+
 def test_transients_without_a_connection_are_kept_up_to_a_bound() -> None:
     session = Session(SessionOptions(9000))
     for number in range(TRANSIENTS_KEPT + 5):

@@ -113,6 +113,17 @@ def test_a_priority_out_of_range_raises_and_nothing_is_queued(connection, name):
     assert queue.queue_declare(passive=True).message_count == 0
 
 
+@pytest.mark.parametrize("size", [1_100_000, 3_000_000])
+def test_a_transient_message_that_is_too_large_raises_and_the_next_one_passes(connection, name, size):
+    queue = declared(connection, name)
+    producer = Producer(connection)
+    with pytest.raises(PreconditionFailed, match="limit"):
+        producer.publish(b"x" * size, routing_key=name, delivery_mode=1)
+    producer.publish(b"x" * 900_000, routing_key=name, delivery_mode=1)
+    producer.publish(b"small", routing_key=name)
+    assert [len(message.body) for message in receive(connection, [queue], 2)] == [900_000, 5]
+
+
 def test_no_more_than_the_prefetch_count_is_in_hand(connection, other, name):
     queue = declared(connection, name)
     for number in range(10):

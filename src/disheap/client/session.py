@@ -104,8 +104,7 @@ class Session:
 
     def call(self, body: bytes, waiter: Any = None, flags: int = Flags.NONE) -> int:
         """Send a command; its seq. Answered exactly once. Raises `PayloadTooLarge`. Over the window it waits here."""
-        if len(body) + frames.ENVELOPE.size > self._frame_bytes:
-            raise PayloadTooLarge(faults.too_large(body, self._frame_bytes))
+        self._check_size(body)
         seq = self._next_seq
         self._next_seq = seq + 1
         self._commands[seq] = command = _Command(flags, body, waiter)
@@ -115,7 +114,8 @@ class Session:
         return seq
 
     def cast(self, body: bytes, flags: int = Flags.NONE) -> None:
-        """Send a command at most once, without an answer."""
+        """Send a command at most once, without an answer. Raises `PayloadTooLarge`."""
+        self._check_size(body)
         flags |= Flags.TRANSIENT
         if self.state is _READY:
             self._envelope(Kind.COMMAND, flags, 0, body)
@@ -363,6 +363,11 @@ class Session:
         self._part(Moved(goodbye.leader, goodbye.code, goodbye.message), events)
 
     # --- sending ---
+
+    def _check_size(self, body: bytes) -> None:
+        """The node would close the connection, and not this command alone would suffer."""
+        if len(body) + frames.ENVELOPE.size > self._frame_bytes:
+            raise PayloadTooLarge(faults.too_large(body, self._frame_bytes))
 
     def _pump(self) -> None:
         """Send what the window lets through, in order."""
