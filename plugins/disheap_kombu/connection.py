@@ -231,9 +231,12 @@ class Connection:
         """Wait for a delivery and dispatch all that have come. Raises `socket.timeout` when none comes in time.
 
         kombu's own loops count calls, not messages (`for _ in range(3): drain_events()`), so each message dispatched
-        beyond the first lets one later call return at once."""
+        beyond the first lets one later call return without waiting. It looks at the socket all the same: Celery's loop
+        for green pools waits elsewhere between two calls, and what is urgent would come after all of them."""
         if self._ahead:
             self._ahead -= 1
+            self.read()
+            self._ahead += self.dispatch()
             return
         deadline = monotonic() + (WAIT_S if timeout is None else timeout)
         self.read()

@@ -105,6 +105,19 @@ def test_each_message_dispatched_ahead_answers_one_later_call(connection, channe
         connection.drain_events(timeout=0.01)
 
 
+def test_what_comes_after_a_batch_is_dispatched_by_the_next_call_and_counted(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(*(delivery(1, number) for number in range(3)))
+    connection.drain_events(timeout=0)
+    wire.arrive(delivery(1, 3, body="urgent"))
+    connection.drain_events(timeout=0)
+    assert got[-1].body == b"urgent"
+    for _ in range(2):
+        connection.drain_events(timeout=0)
+    with pytest.raises(socket.timeout):
+        connection.drain_events(timeout=0.01)
+
+
 def test_prefetch_is_credit_and_none_is_a_named_bound(channel, wire):
     consume(channel)
     channel.basic_qos(0, 8, True)
