@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from disheap.errors import ConsumerNotFound, InvalidArgument, TopicInUse
 from disheap.protocol.broker import (
+    CREDIT_BYTES_MAX,
     CREDIT_MAX,
     Cancel,
     ConsumerEnded,
@@ -196,8 +197,8 @@ def _checked_credit(state: State, credit: int, credit_bytes: int) -> int:
     """The bound in bytes that holds. Raises `InvalidArgument`."""
     if not 1 <= credit <= CREDIT_MAX:
         raise InvalidArgument(f"credit is 1 to {CREDIT_MAX} messages, not {credit}")
-    if not 0 <= credit_bytes <= 1 << 40:
-        raise InvalidArgument(f"credit_bytes is 0 (the machine's bound) to {1 << 40}, not {credit_bytes}")
+    if not 0 <= credit_bytes <= CREDIT_BYTES_MAX:
+        raise InvalidArgument(f"credit_bytes is 0 (the machine's bound) to {CREDIT_BYTES_MAX}, not {credit_bytes}")
     return credit_bytes or state.settings.credit_bytes
 
 

@@ -6,7 +6,7 @@ what it stands for is (message id, lease epoch), which any leader knows, so an a
 before it.
 
 Prefetch is credit, and credit is each consumer's own: a worker that takes from three queues has up to three times the
-count in hand. Without one (0) a consumer has `CREDIT_MAX`, never infinity.
+count in hand, whatever they weigh. Without one (0) a consumer has `CREDIT_MAX` and `ENDLESS_BYTES`, never infinity.
 """
 
 from __future__ import annotations
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
 
 TRANSIENT = 1  # AMQP's delivery mode
 NO_ROUTE = 312
+ENDLESS_BYTES = 256 << 20
+"""Payload in the hands of a consumer that asked for no bound; the leader may have to keep as much for a socket that
+nobody reads."""
 NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES = 1000, 4 << 20
 """What may be on its way to a consumer without acks. It takes leases all the same, and acknowledges each message before
 its callback: the broker's own no-ack consumers are sent everything at once, however slowly they read."""
@@ -160,7 +163,7 @@ class Channel(base.StdChannel):
         if tag in self._consumers:
             raise PreconditionFailed(f"consumer tag {tag!r} is in use on this channel")
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
-        credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else (self._credit, self._prefetch_bytes)
+        credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else self._credit
         command = broker.Subscribe(queue, *credit, False, 0, bool(exclusive))
         self._wire.subscribe(command, subscription)
         self._consumers[tag] = subscription
@@ -211,15 +214,19 @@ class Channel(base.StdChannel):
         self._prefetch, self._prefetch_bytes = prefetch_count, prefetch_size
         for subscription in self._consumers.values():
             if not subscription.no_ack:
-                self._wire.send(broker.SetCredit(subscription.number, self._credit, self._prefetch_bytes))
+                self._wire.send(broker.SetCredit(subscription.number, *self._credit))
 
     def flow(self, active: bool = True) -> None:
         """Stop and go on with deliveries: not supported (nor by RabbitMQ); cancel the consumer instead."""
         raise AMQPNotImplementedError("channel.flow is not supported; cancel the consumer instead")
 
     @property
-    def _credit(self) -> int:
-        return min(self._prefetch or broker.CREDIT_MAX, broker.CREDIT_MAX)
+    def _credit(self) -> tuple[int, int]:
+        """Messages and bytes. Whoever counts messages gets so many: a worker whose prefetch count grows with each task
+        that waits for its time must not stop at a bound that it never named."""
+        messages = min(self._prefetch or broker.CREDIT_MAX, broker.CREDIT_MAX)
+        size = self._prefetch_bytes or (broker.CREDIT_BYTES_MAX if self._prefetch else ENDLESS_BYTES)
+        return messages, min(size, broker.CREDIT_BYTES_MAX)
 
     def _take(self, delivery_tag: int) -> broker.Token:
         try:

@@ -21,6 +21,7 @@ from kombu_fakes import delivery
 from disheap.client.broker_session import SessionLost
 from disheap.errors import ExchangeNotFound, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
+from disheap_kombu.channel import ENDLESS_BYTES
 from disheap_kombu.failures import PublishOutcomeUnknown
 
 
@@ -122,9 +123,15 @@ def test_prefetch_is_credit_and_none_is_a_named_bound(channel, wire):
     consume(channel)
     channel.basic_qos(0, 8, True)
     channel.basic_consume("other", consumer_tag="d")
+    channel.basic_qos(1000, 8, True)
     first, second = wire.told(broker.Subscribe)
-    assert (first.credit, second.credit) == (broker.CREDIT_MAX, 8)
-    assert wire.told(broker.SetCredit) == [broker.SetCredit(1, 8)]
+    assert (first.credit, first.credit_bytes) == (broker.CREDIT_MAX, ENDLESS_BYTES)
+    assert (second.credit, second.credit_bytes) == (8, broker.CREDIT_BYTES_MAX), "the count alone decides"
+    assert wire.told(broker.SetCredit) == [
+        broker.SetCredit(1, 8, broker.CREDIT_BYTES_MAX),
+        broker.SetCredit(1, 8, 1000),
+        broker.SetCredit(2, 8, 1000),
+    ]
 
 
 def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire):

@@ -124,6 +124,19 @@ def test_a_transient_message_that_is_too_large_raises_and_the_next_one_passes(co
     assert [len(message.body) for message in receive(connection, [queue], 2)] == [900_000, 5]
 
 
+@pytest.mark.parametrize("prefetch", [None, 30])
+def test_more_than_the_machines_own_bytes_are_in_hand_where_messages_are_counted(connection, name, prefetch):
+    queue = declared(connection, name)
+    for _ in range(20):
+        Producer(connection).publish(b"x" * 900_000, routing_key=name)
+    got = []
+    with Consumer(connection, [queue], on_message=got.append, prefetch_count=prefetch):
+        while len(got) < 20:
+            connection.drain_events(timeout=10)
+    for message in got:
+        message.ack()
+
+
 def test_no_more_than_the_prefetch_count_is_in_hand(connection, other, name):
     queue = declared(connection, name)
     for number in range(10):

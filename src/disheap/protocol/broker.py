@@ -18,6 +18,7 @@ PRIORITY_MIN, PRIORITY_MAX = -(1 << 63), (1 << 63) - 1
 DURATION_MAX_MS = (1 << 47) - 1
 NAME_CHARACTERS = 255
 CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
+CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload: no bound, for whoever counts messages alone
 BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
@@ -80,9 +81,9 @@ class Publish(Exact, tag=3, frozen=True):
 
 class Subscribe(Exact, tag=4, frozen=True):
     """A consumer of a topic for this session. `credit`: most unacknowledged deliveries (1 to CREDIT_MAX).
-    `credit_bytes`: the same in payload bytes, 0 for the machine's bound; one message always passes. `no_ack`:
-    deliveries are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives. `exclusive`: no other
-    consumer. Reply: `Subscribed`."""
+    `credit_bytes`: the same in payload bytes (up to CREDIT_BYTES_MAX), 0 for the machine's bound; one message always
+    passes. `no_ack`: deliveries are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives.
+    `exclusive`: no other consumer. Reply: `Subscribed`."""
 
     topic: str
     credit: int
