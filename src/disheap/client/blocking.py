@@ -16,14 +16,23 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
 from disheap.client import forked, pulse
-from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Opaque, Replied, SessionLost
+from disheap.client.broker_session import (
+    Arrived,
+    BrokerEvent,
+    BrokerSession,
+    Control,
+    Foreign,
+    Opaque,
+    Replied,
+    SessionLost,
+)
 from disheap.client.dialing import Dial, blocking_dial
-from disheap.client.events import Alive, Broken, Closed, Event, Moved, Postponed, Ready
+from disheap.client.events import Alive, Broken, Closed, Moved, Postponed, Ready
 from disheap.client.route import Route
 from disheap.client.session import State
 from disheap.client.url import BrokerUrl, parse
@@ -449,7 +458,7 @@ class BlockingClient:
         if self._session.has_output and self._session.state is not State.READY:
             self._write()  # the handshake goes on
 
-    def _handle(self, events: list[Event]) -> None:
+    def _handle(self, events: list[BrokerEvent]) -> None:
         for event in events:
             if type(event) is Replied or type(event) is Opaque:
                 if event.waiter is not None:
@@ -459,7 +468,7 @@ class BlockingClient:
             else:
                 self._controlled(event)
 
-    def _controlled(self, event: Event) -> None:
+    def _controlled(self, event: Control) -> None:
         match event:
             case SessionLost():
                 self._pushes.append(event)
@@ -488,3 +497,5 @@ class BlockingClient:
                 self._drop("closed")
             case Alive():
                 self._retry_s = pulse.RETRY_FIRST_S
+            case _:
+                assert_never(event)

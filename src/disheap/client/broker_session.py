@@ -6,12 +6,12 @@ Owns the decoding, and which lease is held when. It refuses to know how anybody 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, final
 
 import msgspec
 
 from disheap.client.deliveries import Deliveries
-from disheap.client.events import Answered, Broken, Event, Lapsed, Pushed, Ready
+from disheap.client.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready, Said
 from disheap.client.session import Session
 from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, RequestError
 from disheap.protocol import broker
@@ -34,34 +34,42 @@ _NOTED = frozenset(
 )
 
 
-class Replied(Event, frozen=True):
+@final
+class Replied(Said, frozen=True):
     """`result` is a `broker.Reply`, or the `RequestError` that says why there is none."""
 
     waiter: Any
     result: Any
 
 
-class Opaque(Event, frozen=True):
+@final
+class Opaque(Said, frozen=True):
     """The answer to an admin request or an opaque call: bytes, or a `RequestError`."""
 
     waiter: Any
     result: bytes | RequestError
 
 
-class Arrived(Event, frozen=True):
+@final
+class Arrived(Said, frozen=True):
     """A push. A `Deliver` comes once, however often the node says it."""
 
     push: broker.Push
 
 
-class Foreign(Event, frozen=True):
+class Foreign(Said, frozen=True):
     """A push of a machine that is no broker."""
 
     body: bytes
 
 
-class SessionLost(Event, frozen=True):
+class SessionLost(Said, frozen=True):
     """The session lapsed: consumers are gone, and what it held was given back."""
+
+
+Control = Ready | Moved | Postponed | Alive | Broken | Closed | Foreign | SessionLost
+BrokerEvent = Replied | Opaque | Arrived | Control
+"""What a driver hears: an answer for a waiter, a push, or `Control` for itself."""
 
 
 class _Note(msgspec.Struct, frozen=True, gc=False):
@@ -80,11 +88,9 @@ class _Raw(msgspec.Struct, frozen=True, gc=False):
 class BrokerSession:
     """`opaque`: the machine is another one, reached by `call` alone. Its pushes come as `Foreign`."""
 
-    def __init__(
-        self, options: SessionOptions | None, client: str = "", cluster_id: str = "", opaque: bool = False
-    ) -> None:
+    def __init__(self, options: SessionOptions | None, client: str = "", opaque: bool = False) -> None:
         self.held = Deliveries()
-        self.session = Session(options, None if opaque else self.held, client, cluster_id)
+        self.session = Session(options, None if opaque else self.held, client)
         self._opaque = opaque
         self._connection = 0
         self._in_doubt = False  # a pop's end may have been missed
@@ -125,20 +131,20 @@ class BrokerSession:
         self._connection += 1
         self.session.connected()
 
-    def disconnected(self) -> list[Event]:
+    def disconnected(self) -> list[BrokerEvent]:
         return self._translate(self.session.disconnected())
 
-    def abandon(self, error: RequestError) -> list[Event]:
+    def abandon(self, error: RequestError) -> list[BrokerEvent]:
         return self._translate(self.session.abandon(error))
 
-    def receive(self, data: bytes) -> list[Event]:
+    def receive(self, data: bytes) -> list[BrokerEvent]:
         """`Replied`, `Opaque`, `Arrived`, `SessionLost`, and the session's own events about the connection."""
         return self._translate(self.session.receive(data))
 
     # --- events ---
 
-    def _translate(self, events: list[Event]) -> list[Event]:
-        out: list[Event] = []
+    def _translate(self, events: list[Event]) -> list[BrokerEvent]:
+        out: list[BrokerEvent] = []
         broken: ProtocolError | None = None
         for event in events:
             try:
@@ -149,10 +155,11 @@ class BrokerSession:
             out.append(Broken(broken))
         elif self._in_doubt:
             self._in_doubt = False
-            out.extend(self.session.attach_again())
+            for event in self.session.attach_again():
+                self._translate_one(event, out)
         return out
 
-    def _translate_one(self, event: Event, out: list[Event]) -> None:
+    def _translate_one(self, event: Event, out: list[BrokerEvent]) -> None:
         if type(event) is Answered:
             out.append(self._answered(event))
         elif type(event) is Pushed:
@@ -166,7 +173,7 @@ class BrokerSession:
         else:
             out.append(SessionLost() if type(event) is Lapsed else event)
 
-    def _answered(self, event: Answered) -> Event:
+    def _answered(self, event: Answered) -> Replied | Opaque:
         waiter = event.waiter
         if type(waiter) is _Raw:
             return Opaque(waiter.waiter, event.error or event.body)
@@ -177,7 +184,7 @@ class BrokerSession:
             self._note(waiter, result)
         return Replied(waiter.waiter, result)
 
-    def _pushed(self, push: broker.Push, out: list[Event]) -> None:
+    def _pushed(self, push: broker.Push, out: list[BrokerEvent]) -> None:
         if type(push) is broker.Deliver:
             if self.held.delivered(push):
                 out.append(Arrived(push))
@@ -185,7 +192,7 @@ class BrokerSession:
             self.held.ended(push.consumer)
             out.append(Arrived(push))
 
-    def _resumed(self, event: Ready, out: list[Event]) -> None:
+    def _resumed(self, event: Ready, out: list[BrokerEvent]) -> None:
         if not event.resumed or not event.body or self._opaque:
             return
         reply = _decode(broker.decode_reply, event.body)

@@ -13,14 +13,23 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, assert_never
 
 import msgspec
 
 from disheap.client import pulse
 from disheap.client.acks import Acks
-from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Opaque, Replied, SessionLost
-from disheap.client.events import Broken, Closed, Event, Moved, Postponed, Ready
+from disheap.client.broker_session import (
+    Arrived,
+    BrokerEvent,
+    BrokerSession,
+    Control,
+    Foreign,
+    Opaque,
+    Replied,
+    SessionLost,
+)
+from disheap.client.events import Alive, Broken, Closed, Moved, Postponed, Ready
 from disheap.client.gate import Gate
 from disheap.client.link import Link
 from disheap.client.route import Route
@@ -358,13 +367,12 @@ class Driver:
 
     # --- events ---
 
-    def _handle(self, events: list[Event]) -> None:
+    def _handle(self, events: list[BrokerEvent]) -> None:
         for event in events:
-            kind = type(event)
-            if kind is Replied or kind is Opaque:
-                self._resolve(event.waiter, event.result)  # type: ignore[attr-defined]
-            elif kind is Arrived:
-                self._sinks.arrived(event.push)  # type: ignore[attr-defined]
+            if type(event) is Replied or type(event) is Opaque:
+                self._resolve(event.waiter, event.result)
+            elif type(event) is Arrived:
+                self._sinks.arrived(event.push)
             else:
                 self._controlled(event)
 
@@ -385,7 +393,7 @@ class Driver:
             except Exception as error:
                 future.set_exception(error)
 
-    def _controlled(self, event: Event) -> None:
+    def _controlled(self, event: Control) -> None:
         match event:
             case Ready():
                 self._route.arrived()
@@ -411,6 +419,10 @@ class Driver:
             case Closed():
                 if self._link is not None:
                     self.unlink(self._link, "closed")
+            case Alive():
+                pass  # `received` has noted that something was heard
+            case _:
+                assert_never(event)
 
     def _retry(self) -> None:
         self._retrying = None

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, final
 
 import msgspec
 
 from disheap.errors import ProtocolError, RequestError
 
 
-class Event(msgspec.Struct, frozen=True, gc=False):
+class Said(msgspec.Struct, frozen=True, gc=False):
     """Something that a driver acts upon, in the order given."""
 
 
-class Ready(Event, frozen=True):
+@final
+class Ready(Said, frozen=True):
     """The session is attached to this connection: commands flow. `resumed` tells an old session from a new one; `body`
     is then the machine's answer to what the client holds."""
 
@@ -22,7 +23,7 @@ class Ready(Event, frozen=True):
     body: bytes = b""
 
 
-class Moved(Event, frozen=True):
+class Moved(Said, frozen=True):
     """Nothing more comes from this connection: close it and go to `leader`, or look for it where that is ""."""
 
     leader: str
@@ -30,7 +31,8 @@ class Moved(Event, frozen=True):
     message: str = ""
 
 
-class Answered(Event, frozen=True):
+@final
+class Answered(Said, frozen=True):
     """`waiter` is what was given with the request; `body` is the answer, unless `error` says why there is none."""
 
     waiter: Any
@@ -39,24 +41,26 @@ class Answered(Event, frozen=True):
     error: RequestError | None = None
 
 
-class Pushed(Event, frozen=True):
+@final
+class Pushed(Said, frozen=True):
     index: int
     body: bytes
 
 
-class Postponed(Event, frozen=True):
+class Postponed(Said, frozen=True):
     """The node takes no more for now: call `Session.retry()` after a short while."""
 
 
-class Lapsed(Event, frozen=True):
+@final
+class Lapsed(Said, frozen=True):
     """The old session is over, and what it held went back; a new one is on its way."""
 
 
-class Alive(Event, frozen=True):
+class Alive(Said, frozen=True):
     """A PONG."""
 
 
-class Broken(Event, frozen=True, gc=True):
+class Broken(Said, frozen=True, gc=True):
     """The other side is no node, not ours, or speaks otherwise: nothing more can be done with it. Always the last.
 
     Its error remembers the frames that it came through, and they this event: a cycle, for the collector to find."""
@@ -64,5 +68,9 @@ class Broken(Event, frozen=True, gc=True):
     error: ProtocolError
 
 
-class Closed(Event, frozen=True):
+class Closed(Said, frozen=True):
     """The session has ended of our own will."""
+
+
+Event = Ready | Moved | Answered | Pushed | Postponed | Lapsed | Alive | Broken | Closed
+"""What the opaque session says."""
