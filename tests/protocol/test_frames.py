@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.memory import peak_bytes
 
-from disheap.errors import FrameTooLarge, MalformedFrame, WrongVersion
+from disheap.errors import FrameTooLarge, InvalidArgument, MalformedFrame, WrongVersion
 from disheap.kernel.types import (
     AppendReply,
     AppendRequest,
@@ -140,3 +141,10 @@ def test_a_frame_shorter_than_its_header_is_refused(opener: object) -> None:
 def test_an_envelope_comes_back_as_it_was(session: int, seq: int, confirmed: int, body: bytes) -> None:
     read = frames.open_envelope(frames.envelope(Kind.COMMAND, 3, session, seq, confirmed, body))
     assert read == frames.Envelope(Kind.COMMAND, 3, session, seq, confirmed, body)
+
+
+def test_a_refusal_repeats_the_beginning_of_a_long_text() -> None:
+    error = InvalidArgument("no topic " + "x" * 1_000_000)
+    said = msgspec.msgpack.decode(frames.fault(error), type=frames.Fault)
+    assert (said.code, len(said.message)) == (error.code, frames.FAULT_CHARACTERS)
+    assert said.message.startswith("no topic xxx") and said.message.endswith(" ...")

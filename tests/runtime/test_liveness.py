@@ -10,7 +10,7 @@ import pytest
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.runtime.connections import UNREAD_S, ClientConnection
-from disheap.runtime.server import SWEEP_S, Server, ServerLimits
+from disheap.runtime.server import EXPIRIES_AT_ONCE, SWEEP_S, Server, ServerLimits
 from disheap.runtime.sessions import Session
 
 LIMITS = ServerLimits(
@@ -66,12 +66,13 @@ class Node:
     def __init__(self) -> None:
         self.loop: Any = Loop()
         self.session = Session(7, TIMEOUT_MS, "")
+        self.table = {7: self.session}
         self.proposed: list[frames.Envelope] = []
         self.server = Server(SimpleNamespace(), LIMITS, loop=self.loop, draw=lambda: 1)  # type: ignore[arg-type]
         self.is_full = False
         self.server.serve(
             SimpleNamespace(  # type: ignore[arg-type]
-                sessions=SimpleNamespace(table={7: self.session}),
+                sessions=SimpleNamespace(table=self.table),
                 submit=lambda envelope: self.proposed.append(frames.open_envelope(envelope)),
                 full=lambda: self.is_full,
             )
@@ -119,6 +120,18 @@ def test_a_node_that_stood_still_itself_gives_everybody_their_time_again(node: N
     node.server.sweep()
     node.silence(TIMEOUT_MS / 1000 - SWEEP_S)
     assert node.proposed == []
+
+
+def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node) -> None:
+    """What one sweep proposes is one entry, and every replica applies it in one piece."""
+    node.table.update({number: Session(number, TIMEOUT_MS, "") for number in range(100, 100 + 3 * EXPIRIES_AT_ONCE)})
+    node.server.lead(True)
+    node.silence(TIMEOUT_MS / 1000)
+    for sweep in range(1, 4):
+        node.silence(SWEEP_S)
+        assert len(node.proposed) == sweep * EXPIRIES_AT_ONCE
+    node.silence(SWEEP_S)
+    assert {envelope.session for envelope in node.proposed} == set(node.table)
 
 
 def test_only_a_leader_ends_sessions(node: Node) -> None:

@@ -36,13 +36,14 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from disheap.errors import FrameTooLarge, MalformedFrame, WrongVersion
+from disheap.errors import FrameTooLarge, MalformedFrame, RequestError, WrongVersion
 
 PROTOCOL_VERSION = 1
 MAGIC = b"disheap"
 
 LENGTH_BYTES = 4
 SHORTEST = 2  # kind and flags
+FAULT_CHARACTERS = 1000
 NOT_OURS = "the other side does not speak the disheap protocol; check the address and the port"
 HANDSHAKE_FRAME_BYTES = 4096  # storage-rules 13: small until the other side has said who it is
 FRAME_BYTES = 2 << 20  # default limit of a client frame: a 1 MiB payload, or a batch of them, with room to spare
@@ -112,6 +113,15 @@ class Fault(msgspec.Struct, array_like=True, frozen=True):
 
     code: str
     message: str
+
+
+def fault(error: RequestError) -> bytes:
+    """What a reply says of an error. It is kept for each command that was refused, and the text may repeat what the
+    client sent: of a long one, the beginning."""
+    text = str(error)
+    if len(text) > FAULT_CHARACTERS:
+        text = text[: FAULT_CHARACTERS - 4] + " ..."
+    return msgspec.msgpack.encode(Fault(error.code, text))
 
 
 class Hello(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -30,7 +30,7 @@ from disheap.errors import (
 from disheap.interfaces import Screening
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import Fault, Flags, Goodbye, Kind, Status, Welcome
+from disheap.protocol.frames import Flags, Goodbye, Kind, Status, Welcome, fault
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.sessions import Outlets
 
@@ -41,6 +41,8 @@ log = get_logger(__name__)
 
 SWEEP_S = 0.25
 """How often the leader looks for sessions that lapsed; by default no session timeout is below 1 s."""
+EXPIRIES_AT_ONCE = 64
+"""Sessions that one sweep ends, at most. All of them are in one entry, and what each holds may be much."""
 SEND_AWAY_S = 0.5
 """A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in
 the meantime is not read; they send it again to the next leader."""
@@ -176,7 +178,7 @@ class Server(Outlets):
         """What of a run of commands may go into the log while there is no room for more. The rest is answered, and its
         numbers stay unused; one that was used already is let through, to the reply that is kept for it."""
         assert self.short is not None
-        refusal, kept = _fault(self.short), []
+        refusal, kept = fault(self.short), []
         session = self.group.sessions.table.get(connection.session)
         for start, end, flags, seq in frames.spans(envelopes):
             if flags & Flags.RELIEF or (session is not None and session.knows(seq)):
@@ -225,11 +227,11 @@ class Server(Outlets):
                 result = group.sessions.machine.query(group.now_ms(), connection.session, body)
                 connection.send(Kind.ANSWER, Status.OK, number, group.applied.index, result)
             except RequestError as error:
-                connection.send(Kind.ANSWER, Status.ERROR, number, group.applied.index, _fault(error))
+                connection.send(Kind.ANSWER, Status.ERROR, number, group.applied.index, fault(error))
             except Exception:
                 log.exception("a query failed")
                 connection.send(
-                    Kind.ANSWER, Status.ERROR, number, 0, _fault(OutcomeUnknown("the query failed; see the node's log"))
+                    Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown("the query failed; see the node's log"))
                 )
 
         self.group.read(answer)
@@ -238,7 +240,7 @@ class Server(Outlets):
         if there < self.limits.queries:
             return True
         refusal = Overloaded(f"the node has its limit of {self.limits.queries} queries under way; ask again")
-        connection.send(Kind.ANSWER, Status.ERROR, number, 0, _fault(refusal))
+        connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(refusal))
         return False
 
     def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
@@ -254,14 +256,12 @@ class Server(Outlets):
             connection.send(Kind.ANSWER, Status.OK, number, 0, msgspec.msgpack.encode(result))
         except frames.UNREADABLE as error:
             refusal = InvalidArgument(f"an admin request is a map with an op: {error}")
-            connection.send(Kind.ANSWER, Status.ERROR, number, 0, _fault(refusal))
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(refusal))
         except RequestError as error:
-            connection.send(Kind.ANSWER, Status.ERROR, number, 0, _fault(error))
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(error))
         except Exception as error:
             log.exception("an admin request failed")
-            connection.send(
-                Kind.ANSWER, Status.ERROR, number, 0, _fault(OutcomeUnknown(f"the request failed: {error}"))
-            )
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown(f"the request failed: {error}")))
 
     # --- outlets: called while entries are applied -------------------------------------------------------------------
 
@@ -362,10 +362,14 @@ class Server(Outlets):
             for connection in self._connections:
                 connection.heard = now
             self._heard = dict.fromkeys(self._heard, now)
-        for session in self.group.sessions.table.values():
-            if now - self._last_heard(session.id, now) > session.timeout_ms / 1000:
-                self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
-                self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
+        lapsed = [
+            session
+            for session in self.group.sessions.table.values()
+            if now - self._last_heard(session.id, now) > session.timeout_ms / 1000
+        ]
+        for session in lapsed[:EXPIRIES_AT_ONCE]:
+            self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
+            self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
 
     def _last_heard(self, session: int, now: float) -> float:
         connection = self._attached.get(session)
@@ -383,7 +387,3 @@ class Server(Outlets):
             task.cancel()
         for connection in list(self._connections):
             connection.refuse(error)
-
-
-def _fault(error: RequestError) -> bytes:
-    return msgspec.msgpack.encode(Fault(error.code, str(error)))

@@ -23,7 +23,6 @@ from disheap.errors import (
     CommandRefused,
     InternalError,
     Overloaded,
-    RequestError,
     SessionExpired,
     VersionTooOld,
     VersionUnsupported,
@@ -33,7 +32,7 @@ from disheap.interfaces import Effects, Hashing, StateMachine
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import ENVELOPE, Fault, Kind, SessionOptions, Status
+from disheap.protocol.frames import ENVELOPE, Fault, Kind, SessionOptions, Status, fault
 from disheap.runtime import state_format
 from disheap.runtime.state_format import Head, Row
 
@@ -177,7 +176,7 @@ class Sessions:
             raise  # this replica alone is short of memory: going on would make it differ from the others
         except Exception:
             log.exception("the state machine failed on a command", index=index, session=session.id)
-            kept = (index, Status.ERROR, _encode(Fault(InternalError.code, INTERNAL_ERROR)))
+            kept = (index, Status.ERROR, fault(InternalError(INTERNAL_ERROR)))
             self.failed_commands += 1
         if seq:
             session.replies[seq] = kept
@@ -353,7 +352,3 @@ def _without_text(kept: Kept) -> Kept:
     if status == Status.OK:
         return kept
     return index, status, msgspec.msgpack.decode(body, type=Fault).code.encode()
-
-
-def fault(error: RequestError) -> bytes:
-    return _encode(Fault(error.code, str(error)))
