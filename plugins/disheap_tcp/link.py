@@ -8,6 +8,7 @@ million, and 0.26 to 1.8). A single write waits for the next round of the loop, 
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -157,9 +158,12 @@ def _peer_name(transport: asyncio.BaseTransport) -> str:
 
 
 def _certificate_name(certificate: dict[str, Any] | None) -> str | None:
-    """The first DNS name that the other end proved, or its common name."""
-    if not certificate:
+    """The first DNS name that the other end proved, else its common name, else its first IP address; "" where it has
+    none of them, and None without TLS."""
+    if certificate is None:
         return None
-    names = [value for kind, value in certificate.get("subjectAltName", ()) if kind == "DNS"]
+    others = certificate.get("subjectAltName", ())
+    names = [value for kind, value in others if kind == "DNS"]
     common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
-    return next(iter(names + common), None)
+    addresses = [str(ipaddress.ip_address(value.strip())) for kind, value in others if kind == "IP Address"]
+    return next(iter(names + common + addresses), "")

@@ -55,7 +55,9 @@ class Connection(Protocol):
     """
 
     remote: str  # the other end, for people to read
-    certificate_name: str | None  # the name the other end proved, where the transport authenticates
+    certificate_name: str | None
+    """The name that the other end proved; "" where it proved to belong here and has none, and None where the transport
+    does not authenticate."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queue bytes in order; never blocks, never raises. After `close` they are dropped."""

@@ -12,6 +12,7 @@ from tests.support.nodes import FAST, Cluster
 from tests.support.wire import wait_until
 
 from disheap.config import GIB, Limits
+from disheap.errors import WrongCluster
 from disheap.interfaces import Connection
 from disheap.kernel.types import Heartbeat, Index, NodeId, Term
 from disheap.protocol import frames
@@ -177,6 +178,29 @@ async def test_a_reason_is_said_however_many_others_were_before_it(tmp_path: Pat
         node._peering.refused("remote", "another cluster")
         assert node.refusals()[-1] == "another cluster"
         assert len(node.refusals()) == peering.REFUSALS_REMEMBERED
+
+
+@pytest.mark.parametrize(
+    ("certificate_name", "refusal"),
+    [
+        (None, ""),
+        ("n2", ""),
+        ("worker", "the certificate is for 'worker', node 2 is 'n2'"),
+        ("", "has no name, neither a DNS name nor a common name nor an IP address"),
+    ],
+)
+async def test_a_member_proves_its_name_where_anything_is_proved(
+    tmp_path: Path, certificate_name: str | None, refusal: str
+) -> None:
+    """A worker's certificate is of the same authority, and may have no name at all."""
+    async with Cluster(tmp_path) as cluster:
+        one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
+        hello = two.hello_to(NodeId(1))
+        if refusal:
+            with pytest.raises(WrongCluster, match=refusal):
+                one.check_hello(hello, certificate_name)
+        else:
+            assert one.check_hello(hello, certificate_name) == 2
 
 
 async def test_a_member_has_one_connection(tmp_path: Path) -> None:

@@ -72,6 +72,21 @@ async def test_a_certificate_without_dns_names_goes_by_its_common_name(authority
     await listener.close()
 
 
+@pytest.mark.parametrize(("hosts", "name"), [([], ""), (["::1", "10.0.0.1"], "::1")])
+async def test_a_certificate_without_a_name_goes_by_its_address_and_else_by_none(
+    authority: Authority, hosts: list[str], name: str
+) -> None:
+    """Which is not the same as no certificate."""
+    door, wire = Door(echo=True), Wire()
+    listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", door)
+    connection = await transport(authority.issue_nameless(hosts)).connect(listener.address, wire, WAIT_S)
+    connection.write(b"hello")
+    await wait(wire.got)
+    assert door.wires[0].connection.certificate_name == name
+    connection.close()
+    await listener.close()
+
+
 # --- servers that a client refuses -----------------------------------------------------------------------------------
 
 

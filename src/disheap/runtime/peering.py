@@ -191,6 +191,11 @@ class Peering:
         if certificate_name is None:
             return
         book = self._node.book
+        if not certificate_name:
+            raise WrongCluster(
+                f"the certificate of node {peer} has no name, neither a DNS name nor a common name nor an IP address: "
+                f"any member could be its holder. Issue one for {book.name(peer)!r}"
+            )
         host = book.peer(peer).rpartition(":")[0].strip("[]")
         if certificate_name not in (book.name(peer), host):
             raise WrongCluster(

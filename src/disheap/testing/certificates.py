@@ -45,9 +45,18 @@ class Authority:
     def issue(self, name: str, hosts: Sequence[str] = LOOPBACK, valid_for: timedelta = VALID_FOR) -> dict[str, str]:
         """A `[transport.tls]` table for somebody called `name`, who is reached as `hosts`. A negative `valid_for` has
         expired. Where `name` is not "", it is the first name in the certificate."""
-        key = ec.generate_private_key(ec.SECP256R1())
         names = [_general_name(host) for host in ([name] if name else []) + list(hosts)]
-        unsigned = _builder(_name(name or "nobody"), self._name, key, self._key, valid_for).add_extension(
+        return self._issue(_name(name or "nobody"), names, valid_for)
+
+    def issue_nameless(self, hosts: Sequence[str] = ()) -> dict[str, str]:
+        """The same with neither a DNS name nor a common name in the certificate; `hosts` are IP addresses."""
+        organization = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "somebody's")])
+        names: list[x509.GeneralName] = [x509.RFC822Name("somebody@example.org"), *map(_general_name, hosts)]
+        return self._issue(organization, names, VALID_FOR)
+
+    def _issue(self, subject: x509.Name, names: Sequence[x509.GeneralName], valid_for: timedelta) -> dict[str, str]:
+        key = ec.generate_private_key(ec.SECP256R1())
+        unsigned = _builder(subject, self._name, key, self._key, valid_for).add_extension(
             x509.SubjectAlternativeName(names), critical=False
         )
         certificate = unsigned.sign(self._key, hashes.SHA256())

@@ -7,6 +7,8 @@ from tests.mutants.mutant import Mutant, Patch
 FRAMES = "disheap.protocol.frames"
 CONNECTIONS = "disheap.runtime.connections"
 SERVER = "disheap.runtime.server"
+PEERING = "disheap.runtime.peering"
+LINKS = "tests/runtime/test_links.py::"
 BAD_INPUT = "tests/runtime/test_bad_input.py::"
 
 MUTANTS = (
@@ -47,6 +49,19 @@ MUTANTS = (
             ),
         ),
         (BAD_INPUT + "test_a_transient_command_confirms_no_command_that_is_still_to_come",),
+        simulated=False,
+    ),
+    Mutant(
+        "nameless-certificate-is-any-member",
+        "whoever has a certificate of the authority without a name in it may say that it is any member",
+        (
+            Patch(
+                PEERING,
+                "        if certificate_name is None:\n            return\n",
+                "        if not certificate_name:\n            return\n",
+            ),
+        ),
+        (LINKS + "test_a_member_proves_its_name_where_anything_is_proved",),
         simulated=False,
     ),
 )
