@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from disheap.protocol.repair import Answer, Ask, AskEntries, AskSnapshot, AskSta
 from disheap.runtime import repairing
 from disheap.runtime.recovery import Found
 from disheap.runtime.repairing import Repairing
+from disheap.testing.simulator.loop import SimLoop
 
 OWN, SECOND, THIRD = NodeId(1), NodeId(2), NodeId(3)
 MEMBERS = membership.encode(Membership(tuple(Member(node, True, b"") for node in (OWN, SECOND, THIRD))))
@@ -61,7 +63,7 @@ class Paper:
     async def ended(self) -> None:
         task = self.repairing._task
         assert task is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(3600):
             await task
 
     # the node
@@ -133,10 +135,14 @@ class Paper:
         return None
 
 
-@pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repairing, "ANSWER_S", 0.001)
-    monkeypatch.setattr(repairing, "PIECE_S", 0.01)
+def virtual_time(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    """Who does not answer is waited for in no time; and who answers is in time, on a machine that is busy too."""
+
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        SimLoop().run_until_complete(test(*args, **kwargs))
+
+    return run
 
 
 def holding(last: int, *, damaged: tuple[int, ...] = (), ambiguous: bool = False, lost: int = 0) -> Holding:
@@ -159,6 +165,7 @@ def piece(index: int, *, data: bytes = b"", done: bool = True, offset: int = 0) 
     return SnapshotPiece(0, index, 1, 9, MEMBERS, offset, data, done)
 
 
+@virtual_time
 async def test_damage_that_shows_at_run_time_brings_the_node_back_into_repair_and_not_for_ever() -> None:
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
@@ -169,6 +176,7 @@ async def test_damage_that_shows_at_run_time_brings_the_node_back_into_repair_an
     assert not paper.repairing.take_back(DAMAGE), "read three times, nothing found, and still it cannot be read"
 
 
+@virtual_time
 async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end() -> None:
     paper = Paper(holding(3))
     paper.answers = lambda node, question: standing(3)
@@ -180,6 +188,7 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
     assert paper.failures == []
 
 
+@virtual_time
 async def test_neither_a_failed_disk_nor_a_node_alone_is_taken_back() -> None:
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
@@ -188,6 +197,7 @@ async def test_neither_a_failed_disk_nor_a_node_alone_is_taken_back() -> None:
     assert not paper.repairing.take_back(DAMAGE)
 
 
+@virtual_time
 async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled() -> None:
     """Nothing is appended to files that were not put right, nor over what they may hold behind their end."""
     paper = Paper(holding(3, damaged=(3,), ambiguous=True))
@@ -196,6 +206,7 @@ async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled()
     assert paper.done == [("mended", [3]), "read anew"]
 
 
+@virtual_time
 async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -> None:
     paper = Paper(holding(3))
     paper.group.asleep, paper.raft.is_ambiguous = False, True
@@ -210,6 +221,7 @@ async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -
     assert paper.done == ["read anew"]
 
 
+@virtual_time
 async def test_what_others_have_behind_a_doubtful_end_is_taken_over_their_term_first() -> None:
     paper = Paper(holding(3, ambiguous=True))
     paper.answers = lambda node, question: (
@@ -222,6 +234,7 @@ async def test_what_others_have_behind_a_doubtful_end_is_taken_over_their_term_f
 
 
 @pytest.mark.parametrize("bad", [None, entries(2, 2, term=7), Entries(0, 2, ())], ids=["none", "foreign", "empty"])
+@virtual_time
 async def test_a_source_that_does_not_deliver_an_entry_is_passed_over(bad: Answer | None) -> None:
     paper = Paper(holding(3, damaged=(2,)))
 
@@ -240,6 +253,7 @@ async def test_a_source_that_does_not_deliver_an_entry_is_passed_over(bad: Answe
 @pytest.mark.parametrize(
     "bad", [None, piece(9, data=b"x", done=False)], ids=["no answer", "the first piece again and again"]
 )
+@virtual_time
 async def test_a_source_whose_snapshot_does_not_come_whole_is_passed_over(bad: Answer | None) -> None:
     paper = Paper(holding(3, lost=4))
 
@@ -253,6 +267,7 @@ async def test_a_source_whose_snapshot_does_not_come_whole_is_passed_over(bad: A
     assert paper.done[-3:] == [("snapshot begun", 5), "committed", "read anew"]
 
 
+@virtual_time
 async def test_a_snapshot_that_is_being_made_is_said_to_be_waited_for_and_not_for_ever() -> None:
     paper = Paper(holding(3, lost=4))
 
@@ -269,6 +284,7 @@ async def test_a_snapshot_that_is_being_made_is_said_to_be_waited_for_and_not_fo
     assert tries == [SECOND] * repairing.SNAPSHOT_ROUNDS_MOST + [THIRD]
 
 
+@virtual_time
 async def test_a_snapshot_is_taken_for_whoever_asks_when_there_is_none_that_would_do() -> None:
     paper = Paper(holding(3))
     paper.group.asleep = False
@@ -280,6 +296,7 @@ async def test_a_snapshot_is_taken_for_whoever_asks_when_there_is_none_that_woul
     assert [answer.index for _, answer in paper.sent] == [0, 0, 0], "and meanwhile that there is none yet"
 
 
+@virtual_time
 async def test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_asleep() -> None:
     paper = Paper(holding(3, damaged=(2,)))
     paper.holding = None  # type: ignore[assignment, method-assign]
