@@ -173,7 +173,7 @@ class Channel(base.StdChannel):
         """No more deliveries; those in hand may still be acknowledged. An unknown tag is fine."""
         subscription = self.forget(consumer_tag)
         if subscription is not None:
-            self._wire.unsubscribe(subscription)
+            self._wire.unsubscribe(subscription, wait=not nowait)
 
     def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> Message | None:
         push = self._wire.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from itertools import count
 from threading import RLock, get_ident
 from time import monotonic
@@ -23,7 +24,7 @@ from amqp.exceptions import NotFound, RecoverableConnectionError
 from disheap.client import forked
 from disheap.client.blocking import BlockingClient
 from disheap.client.broker_session import SessionLost
-from disheap.errors import ConnectionLost, DisheapError, RequestError
+from disheap.errors import ConnectionLost, DisheapError, RequestError, RequestTimeout
 from disheap.protocol import broker
 from disheap_kombu.channel import Channel, Subscription
 from disheap_kombu.failures import translated
@@ -41,6 +42,8 @@ COME_BACK_S = 0.5
 CAST_BYTES = 64 << 10
 """The largest payload that is sent and forgotten. A larger one waits for its confirm, transient or not: only the answer
 tells whether the node takes so large a one, and next to moving it the wait is little."""
+DONE_S = 2.0
+"""The longest that the end of a consumer or a channel waits for the broker, who is told already."""
 WAIT_S = 3600.0
 """drain_events without a timeout looks around once an hour, and on every event."""
 
@@ -57,6 +60,7 @@ class Connection:
         self._subscriptions: dict[int, Subscription] = {}
         self._arrived: deque[broker.Push | SessionLost] = deque()
         self._acks: list[broker.Token] = []
+        self._has_cast = False  # since the last query
         self._ahead = 0  # deliveries dispatched before they were asked for
         self._dispatching = 0  # the thread that runs callbacks, or 0
         self._waiting = False
@@ -82,6 +86,7 @@ class Connection:
                 self._enqueue(broker.Cancel(subscription.number, give_back=True))
             self.nack(tokens, discard=False)
             self.flush()
+            self._wait_done()
 
     # --- commands ---
 
@@ -120,10 +125,16 @@ class Connection:
             ) from error
 
     def query(self, query: broker.Query) -> Any:
+        """It sees all that this connection did before: reads have a way of their own past the log, and would overtake
+        what is still under way to it."""
         self._check()
         try:
             with self._lock:
                 self._send_acks()
+                if self._has_cast:
+                    self._enqueue(broker.Ack([]))  # transient commands have no answer; this comes after them
+                    self._has_cast = False
+                self.wire.wait_answers()
                 return self.wire.query(query)
         except DisheapError as error:
             raise translated(error) from error
@@ -147,6 +158,7 @@ class Connection:
         try:
             with self._lock:
                 self.wire.send_transient(command)
+                self._has_cast = True
                 self.wire.flush()
                 if self._bond is None and not self.wire.ready:
                     self._come_back()
@@ -171,7 +183,7 @@ class Connection:
         while (left_s := deadline - monotonic()) > 0:
             for push in self._poll(left_s):
                 if isinstance(push, SessionLost) or push.consumer != ticket:
-                    self._arrived.append(push)
+                    self._keep([push])
                 elif type(push) is broker.Deliver:
                     found = push
                 else:
@@ -190,9 +202,33 @@ class Connection:
             subscription.number = self.call(command).consumer
             self._subscriptions[subscription.number] = subscription
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        self._subscriptions.pop(subscription.number, None)
-        self.send(broker.Cancel(subscription.number))
+    def unsubscribe(self, subscription: Subscription, wait: bool) -> None:
+        """What came for it, and waits for its callback, goes back unseen; so does what is still on its way."""
+        with self._lock:
+            self._subscriptions.pop(subscription.number, None)
+            self.send(broker.Cancel(subscription.number))
+            waiting = [push for push in list(self._arrived) if self._is_stray(push)]
+            for push in waiting:
+                with suppress(ValueError):  # another thread is at its callback
+                    self._arrived.remove(push)
+            self._keep(waiting)
+            if wait:
+                self._wait_done()
+
+    def _wait_done(self) -> None:
+        """Where no event loop has other things to do: until the broker has done all that it was told, so that whoever
+        looks next, on whatever connection, sees it, and what was on its way has come, and goes back too."""
+        if self._bond is None and self.wire.ready:
+            self._wait_answers()
+            self.read()
+            self._wait_answers()  # for what has just gone back
+
+    def _wait_answers(self) -> None:
+        try:
+            with suppress(RequestTimeout):
+                self.wire.wait_answers(DONE_S)
+        except DisheapError as error:
+            raise translated(error) from error
 
     def ack(self, tokens: list[broker.Token]) -> None:
         """Inside a callback while more waits for one, or on the event loop's thread, acks gather and go together, soon;
@@ -253,7 +289,22 @@ class Connection:
         self._check()
         with self._lock:
             self._send_acks()
-            self._arrived.extend(self._poll(0.0))
+            self._keep(self._poll(0.0))
+
+    def _keep(self, pushes: list[broker.Push | SessionLost]) -> None:
+        """For their callbacks. Deliveries to a consumer that is no more go back: there may never be a callback again to
+        look at them."""
+        strays = []
+        for push in pushes:
+            if not self._is_stray(push):
+                self._arrived.append(push)
+            elif type(push) is broker.Deliver and push.epoch:
+                strays.append((push.id, push.epoch))
+        if strays:
+            self.nack(strays, discard=False)
+
+    def _is_stray(self, push: broker.Push | SessionLost) -> bool:
+        return not isinstance(push, SessionLost) and push.consumer not in self._subscriptions
 
     def dispatch(self, until: float = float("inf")) -> int:
         """Run callbacks for what has arrived, until that time; returns how many ran."""
@@ -289,8 +340,8 @@ class Connection:
             subscription = self._subscriptions.get(push.consumer)
             if subscription is not None:
                 subscription.deliver(push)
-            elif push.epoch:  # cancelled while it was on its way: nobody saw it
-                self.nack([(push.id, push.epoch)], discard=False)
+            else:
+                self._keep([push])  # cancelled by another thread, just now
         elif type(push) is broker.ConsumerEnded:
             subscription = self._subscriptions.pop(push.consumer, None)
             if subscription is not None:

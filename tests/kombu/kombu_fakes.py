@@ -23,6 +23,7 @@ class FakeWire:
         self.said: list[Any] = []
         self.flushed = 0
         self.beats = 0
+        self.waited = 0
         self.closed: str | None = None
         self.answers: dict[type, Any] = {}
         self._pushes: deque[Any] = deque()
@@ -86,6 +87,9 @@ class FakeWire:
 
     def send_transient(self, command: Any) -> None:
         self.said.append(("transient", command))
+
+    def wait_answers(self, timeout_s: float | None = None) -> None:
+        self.waited += 1
 
     def flush(self) -> None:
         self.flushed = len(self.said)

@@ -249,8 +249,37 @@ def test_what_was_under_way_when_its_consumer_ended_goes_back_unseen(connection,
     wire.read_meanwhile(delivery(1, 10))
     channel.basic_cancel("c")
     assert wire.told(broker.Cancel) == [broker.Cancel(1, False)]
-    connection.drain_events(timeout=0)
     assert got == [] and wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
+
+
+def test_what_comes_for_a_cancelled_consumer_goes_back_though_nobody_drains(connection, channel, wire):
+    got = consume(channel)
+    wire.arrive(delivery(1, 10))
+    connection.read()  # it waits for its callback
+    channel.basic_cancel("c", nowait=True)
+    assert wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
+    wire.arrive(delivery(1, 11))
+    connection.beat()
+    assert got == [] and wire.told(broker.Nack)[1:] == [broker.Nack([(11, 1)])]
+
+
+def test_the_end_of_a_consumer_and_of_a_channel_waits_for_the_broker_unless_told_not_to(channel, wire):
+    consume(channel)
+    channel.basic_cancel("c", nowait=True)
+    assert wire.waited == 0
+    consume(channel)
+    channel.basic_cancel("c")
+    waited = wire.waited
+    assert waited
+    channel.close()
+    assert wire.waited > waited
+
+
+def test_a_query_comes_after_what_was_said_before_it(channel, wire):
+    wire.answers[broker.ListExchanges] = broker.ExchangeInfos([("e", "direct")], [])
+    channel.basic_publish(channel.prepare_message("x", properties={"delivery_mode": 1}), routing_key="q")
+    channel.exchange_declare("e", passive=True)
+    assert wire.said[-2:] == [broker.Ack([]), broker.ListExchanges("e")] and wire.waited == 1
 
 
 def test_a_consumer_that_the_broker_ended_is_told(connection, channel, wire):

@@ -137,6 +137,24 @@ def test_more_than_the_machines_own_bytes_are_in_hand_where_messages_are_counted
         message.ack()
 
 
+def test_what_was_on_its_way_to_a_cancelled_consumer_is_back_when_the_cancel_returns(connection, other, name):
+    queue = declared(connection, name)
+    for number in range(10):
+        Producer(connection).publish(number, routing_key=name)
+    with connection.channel() as channel, Consumer(channel, [queue], on_message=pytest.fail):
+        pass
+    found = other.default_channel.queue_declare(name, passive=True)
+    assert (found.message_count, found.consumer_count) == (10, 0)
+
+
+def test_a_passive_declare_sees_what_its_connection_did_before(connection, name):
+    queue = declared(connection, name)
+    Producer(connection).publish("x", routing_key=name, delivery_mode=1)
+    assert queue.queue_declare(passive=True).message_count == 1
+    queue.get().reject(requeue=True)
+    assert queue.queue_declare(passive=True).message_count == 1
+
+
 def test_no_more_than_the_prefetch_count_is_in_hand(connection, other, name):
     queue = declared(connection, name)
     for number in range(10):

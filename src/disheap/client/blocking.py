@@ -182,6 +182,15 @@ class BlockingClient:
         """Wait until a command fits the session's window. Raises `RequestTimeout`."""
         self._wait_room(self.deadline(timeout_s))
 
+    def wait_answers(self, timeout_s: float | None = None) -> None:
+        """Wait until every command so far is answered. Raises `RequestTimeout`."""
+        deadline = self.deadline(timeout_s)
+        while self._session.under_way:
+            self._check()
+            if self.clock() >= deadline:
+                raise RequestTimeout(self._why_late("a command before"))
+            self._step(deadline)
+
     def give_back(self, tokens: Iterable[broker.Token]) -> None:
         """Nack leases that nobody waits for."""
         mine = [token for token in tokens if self.holds(token)]

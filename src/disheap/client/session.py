@@ -171,6 +171,11 @@ class Session:
     def unanswered(self) -> int:
         return len(self._commands) + len(self._questions)
 
+    @property
+    def under_way(self) -> int:
+        """Commands without an answer."""
+        return len(self._commands)
+
     def waiters(self) -> Iterator[Any]:
         """Of everything unanswered, oldest first."""
         for command in self._commands.values():

@@ -86,8 +86,8 @@ MUTANTS = (
         (
             Patch(
                 CONNECTION_MODULE,
-                "                self.nack([(push.id, push.epoch)], discard=False)\n",
-                "                pass\n",
+                "            self.nack(strays, discard=False)\n",
+                "            pass\n",
             ),
         ),
         (CHANNEL + "test_what_was_under_way_when_its_consumer_ended_goes_back_unseen",),
