@@ -26,7 +26,16 @@ from disheap.interfaces import API, KINDS, Provenance
 from disheap.settings import Setting, convert, describe
 
 if TYPE_CHECKING:
-    from disheap.interfaces import Codec, CodecContext, StateMachine, Storage, Transport
+    from disheap.interfaces import (
+        Codec,
+        CodecContext,
+        MachineContext,
+        StateMachine,
+        Storage,
+        StorageContext,
+        Transport,
+        TransportContext,
+    )  # fmt: skip
 
 __all__ = ["Listed", "Registry", "describe_plugin"]
 
@@ -96,6 +105,24 @@ class Registry:
         settings: type[msgspec.Struct] = self.get(kind, name).Settings
         return convert(settings, table, f"{kind}.{name}", origin)
 
+    @overload
+    def build(
+        self, kind: Literal["transport"], name: str, tables: Tables, context: TransportContext, origin: str = ...
+    ) -> Transport: ...
+    @overload
+    def build(
+        self, kind: Literal["storage"], name: str, tables: Tables, context: StorageContext, origin: str = ...
+    ) -> Storage: ...
+    @overload
+    def build(
+        self, kind: Literal["codec"], name: str, tables: Tables, context: CodecContext, origin: str = ...
+    ) -> Codec: ...
+    @overload
+    def build(
+        self, kind: Literal["machine"], name: str, tables: Tables, context: MachineContext, origin: str = ...
+    ) -> StateMachine: ...
+    @overload
+    def build(self, kind: str, name: str, tables: Tables, context: Any, origin: str = ...) -> Any: ...
     def build(self, kind: str, name: str, tables: Tables, context: Any, origin: str = "the configuration") -> Any:
         """An instance, with the settings of its own table among `tables`. Raises `ConfigError`."""
         plugin = self.get(kind, name)

@@ -54,7 +54,7 @@ from disheap.kernel.types import (
 from disheap.protocol import broker, frames, peers, repair
 from disheap.protocol.frames import FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
-from disheap.runtime import repair as decisions
+from disheap.runtime import repair_plan
 from disheap.runtime.links import IncomingLink, OutgoingLink
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
 from disheap_heap.machine import HeapMachine
@@ -116,7 +116,7 @@ def repair_message(data: bytes) -> None:
         case repair.Standing():
             for own in _HOLDINGS:
                 for others in ({NodeId(2): message}, {NodeId(2): message, NodeId(3): _STANDINGS[0]}):
-                    decisions.decide(own, [NodeId(2), NodeId(3)], others)
+                    repair_plan.decide(own, [NodeId(2), NodeId(3)], others)
         case repair.Entries():
             for entry in message.decoded():
                 if entry.kind is EntryKind.MEMBERSHIP:

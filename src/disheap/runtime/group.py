@@ -39,7 +39,7 @@ from disheap.protocol.frames import Kind
 from disheap.runtime.comparing import Comparing
 from disheap.runtime.disk import Disk, WatchedDisk
 from disheap.runtime.installing import Installer
-from disheap.runtime.reads import Answer, Reads
+from disheap.runtime.reads import OnRead, Reads
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
 from disheap.runtime.timekeeping import Timekeeper
@@ -162,7 +162,7 @@ class Group:
         """Whether the server should stop reading from clients for now."""
         return self.gathered_bytes > self._limits.gather_bytes
 
-    def read(self, answer: Answer) -> None:
+    def read(self, answer: OnRead) -> None:
         """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
         when leadership was lost first."""
         if not self.takes_part:
@@ -219,7 +219,7 @@ class Group:
         if not self.raft.is_leader or self.raft.transferee != NOBODY:
             return
         waited_s = self._writer.busy_s()
-        if waited_s > WRITE_PATIENCE_S and len(self.raft.membership.members) > 1:
+        if waited_s > WRITE_PATIENCE_S and len(membership.voters_of(self.raft.membership)) > 1:
             log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
             self.raft.transfer_leadership(NOBODY)
 

@@ -36,9 +36,7 @@ class Parts:
         """`use` is "transport", between nodes, or "client_transport", which is the same unless it is set."""
         config = self._config
         name = (config.client_transport if use == "client_transport" else "") or config.transport
-        return self._registry.build(  # type: ignore[no-any-return]
-            "transport", name, config.table("transport"), TransportContext(loop), config.source
-        )
+        return self._registry.build("transport", name, config.table("transport"), TransportContext(loop), config.source)
 
     def storage(self) -> Storage:
         """Not opened yet."""
@@ -46,16 +44,12 @@ class Parts:
         codec = registry.codec(config.codec, config.table("codec"), CodecContext(self._random), config.source)
         directory = str(Path(config.data_dir) / "groups" / str(GROUP))
         context = StorageContext(directory, codec, config.codec, self._clock, self._random)
-        return registry.build(  # type: ignore[no-any-return]
-            "storage", config.storage, config.table("storage"), context, config.source
-        )
+        return registry.build("storage", config.storage, config.table("storage"), context, config.source)
 
     def machine(self) -> StateMachine:
         """In its first state."""
         config = self._config
-        return self._registry.build(  # type: ignore[no-any-return]
-            "machine", config.machine, config.table("machine"), MachineContext(), config.source
-        )
+        return self._registry.build("machine", config.machine, config.table("machine"), MachineContext(), config.source)
 
     def settings_digest(self) -> str:
         """Of all settings that decide replies."""

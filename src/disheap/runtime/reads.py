@@ -13,7 +13,7 @@ from disheap.errors import NotLeader
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import Index, Read
 
-Answer = Callable[[bool], None]
+OnRead = Callable[[bool], None]
 """Called once: True when the state is new enough, False when leadership was lost first."""
 
 
@@ -21,11 +21,11 @@ class Reads:
     def __init__(self, raft: Raft) -> None:
         self._raft = raft
         self._number = 0
-        self._new: list[Answer] = []
-        self._asked: dict[int, list[Answer]] = {}
-        self._waiting: list[tuple[Index, int, list[Answer]]] = []
+        self._new: list[OnRead] = []
+        self._asked: dict[int, list[OnRead]] = {}
+        self._waiting: list[tuple[Index, int, list[OnRead]]] = []
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: OnRead) -> None:
         self._new.append(answer)
 
     def ask(self) -> None:
@@ -62,6 +62,6 @@ class Reads:
             _answer(group, False)
 
 
-def _answer(answers: list[Answer], ok: bool) -> None:
+def _answer(answers: list[OnRead], ok: bool) -> None:
     for answer in answers:
         answer(ok)

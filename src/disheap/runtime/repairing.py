@@ -1,6 +1,6 @@
 """A node repairs what its disk has lost, from the other nodes, before it takes part (storage-rules 4).
 
-Owns the repair phase: ask all voters what they hold, let `repair.decide` say what to do next, do it, ask again. While
+Owns the repair phase: ask all voters what they hold, let `repair_plan.decide` say what to do next, do it, ask again. While
 it lasts the node's group sleeps: nothing is voted, accepted, applied or served. Owns also what others are answered, by
 a node that is whole and by one that is in repair itself, and the way back into the phase when damage shows later.
 
@@ -29,7 +29,7 @@ from disheap.protocol.repair import (
     SnapshotPiece,
     Standing,
 )
-from disheap.runtime import repair
+from disheap.runtime import repair_plan
 from disheap.runtime.disk import Disk, run_on
 from disheap.runtime.group import Group
 from disheap.runtime.links import GROUP
@@ -84,7 +84,7 @@ class Repairing:
         self._no_snapshot: dict[NodeId, int] = {}  # how often one was promised, and did not come
         self._answers: dict[NodeId, asyncio.Future[Entries | SnapshotPiece]] = {}
         self._heard = asyncio.Event()
-        self._waiting: repair.Wait | None = None
+        self._waiting: repair_plan.Wait | None = None
         self._said_at = 0.0
         self._reader: SnapshotReader | None = None
         self._ticks_in_doubt = 0
@@ -178,29 +178,29 @@ class Repairing:
             if was_damaged and not held.is_damaged:
                 return False  # a doubt is settled when the files were opened anew: until then nothing is appended
             was_damaged = held.is_damaged
-            own = repair.without(held, taken)
+            own = repair_plan.without(held, taken)
             await self._ask_all(others)
-            match repair.decide(own, others, self._trusted()):
-                case repair.Done():
+            match repair_plan.decide(own, others, self._trusted()):
+                case repair_plan.Done():
                     return False
-                case repair.Follow():
+                case repair_plan.Follow():
                     return True
-                case repair.Settled():
+                case repair_plan.Settled():
                     await self._on_disk(self._host.storage().clear_ambiguity)
                     return False
-                case repair.Wait() as wait:
+                case repair_plan.Wait() as wait:
                     self._say(wait)
                     self._useless.clear()
                     self._no_snapshot.clear()
                     await asyncio.sleep(ANSWER_S)
-                case repair.TakeSnapshot(source, needed):
+                case repair_plan.TakeSnapshot(source, needed):
                     if await self._take_snapshot(own, source, needed):
                         return False
-                case repair.Take(source, first, last):
+                case repair_plan.Take(source, first, last):
                     taken.update(await self._take(storage, own, source, first, last))
-                case repair.Adopt(source, first, last):
+                case repair_plan.Adopt(source, first, last):
                     await self._adopt(own, source, first, last)
-                case repair.Cut(first):
+                case repair_plan.Cut(first):
                     log.warning("entries that no majority ever had are dropped", first=first, last=own.last)
                     await self._on_disk(lambda: storage.cut(first))
 
@@ -236,7 +236,7 @@ class Repairing:
         log.warning("a node's snapshot did not come, or not whole", source=self._host.member_name(source))
         self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST
 
-    def _say(self, wait: repair.Wait) -> None:
+    def _say(self, wait: repair_plan.Wait) -> None:
         now = self._loop.time()
         if wait != self._waiting or now - self._said_at > SAY_AGAIN_S:
             names = [self._host.member_name(node) for node in wait.on]
@@ -285,7 +285,7 @@ class Repairing:
             return False
         if piece.index < max(needed, 1):  # 0: there is none
             self._no_snapshot[source] = self._no_snapshot.get(source, 0) + 1
-            self._say(repair.Wait(f"a snapshot at {needed} or later, which is being made", (source,)))
+            self._say(repair_plan.Wait(f"a snapshot at {needed} or later, which is being made", (source,)))
             await asyncio.sleep(ANSWER_S)
             return False
         meta = SnapshotMeta(Index(piece.index), Term(piece.term), piece.time_ms, membership.decode(piece.membership))

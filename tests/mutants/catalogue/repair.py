@@ -8,7 +8,7 @@ from tests.mutants.mutant import Mutant, Patch
 REPAIR = "tests/runtime/test_repair.py::"
 SWEEP = REPAIR + "test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is"
 REPAIRING = "tests/runtime/test_repairing.py::"
-DECISIONS = "disheap.runtime.repair"
+DECISIONS = "disheap.runtime.repair_plan"
 
 MUTANTS = (
     Mutant(
