@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from disheap.client.asynchronous import Client as Client
     from disheap.client.asynchronous import Topic as Topic
     from disheap.client.asynchronous import connect as connect
+    from disheap.client.consuming import Consumer as Consumer
     from disheap.client.consuming import Delivery as Delivery
     from disheap.config import NodeConfig as NodeConfig
     from disheap.protocol.broker import NewMessage as NewMessage
@@ -27,6 +28,7 @@ _HOMES = {
     "Client": "disheap.client.asynchronous",
     "Topic": "disheap.client.asynchronous",
     "connect": "disheap.client.asynchronous",
+    "Consumer": "disheap.client.consuming",
     "Delivery": "disheap.client.consuming",
     "NewMessage": "disheap.protocol.broker",
     "Node": "disheap.runtime.node",
@@ -34,7 +36,7 @@ _HOMES = {
 }
 _MODULES = ("errors", "sync")
 
-__all__ = ["Client", "Delivery", "NewMessage", "Node", "NodeConfig", "Topic", "connect", "errors", "sync"]
+__all__ = ["Client", "Consumer", "Delivery", "NewMessage", "Node", "NodeConfig", "Topic", "connect", "errors", "sync"]
 
 
 def __getattr__(name: str) -> Any:

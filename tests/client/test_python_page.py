@@ -14,13 +14,12 @@ import pytest
 
 import disheap
 from disheap import errors
-from disheap.client import consuming
 from tests.cli.command_line import running
 
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "python.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 SHOWN_URL = "disheap://host1,host2,host3"
-KINDS = [disheap.Client, disheap.Topic, consuming.Consumer, disheap.Delivery]
+KINDS = [disheap.Client, disheap.Topic, disheap.Consumer, disheap.Delivery]
 
 
 @pytest.fixture(scope="module")

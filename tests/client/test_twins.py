@@ -10,12 +10,11 @@ import pytest
 
 import disheap
 from disheap import sync
-from disheap.client import consuming
 
 TWINS = [
     (disheap.Client, sync.Client),
     (disheap.Topic, sync.Topic),
-    (consuming.Consumer, sync.Consumer),
+    (disheap.Consumer, sync.Consumer),
     (disheap.Delivery, sync.Delivery),
 ]
 METHODS = [(ours, theirs, name) for ours, theirs in TWINS for name in dir(ours) if not name.startswith("_")]

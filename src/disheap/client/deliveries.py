@@ -52,7 +52,7 @@ class Deliveries:
         self.tokens[token] = push.consumer
         return True
 
-    def ended(self, consumer: int) -> bool:
+    def ended(self, consumer: int) -> None:
         """No more comes for a consumer or ticket. Its leases stay until each is settled."""
         known = consumer in self.consumers or consumer in self.tickets
         self.consumers.pop(consumer, None)
@@ -61,7 +61,6 @@ class Deliveries:
             self._ended_early[consumer] = None
             if len(self._ended_early) > ENDED_EARLY_KEPT:
                 del self._ended_early[next(iter(self._ended_early))]
-        return known
 
     def subscribed(self, consumer: int, pop: bool) -> None:
         if consumer in self._ended_early:

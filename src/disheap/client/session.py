@@ -69,10 +69,8 @@ class _Question(NamedTuple):
 class Session:
     """`options` None makes an observer: it asks (`ask`) whatever node it is connected to, and has no session."""
 
-    def __init__(
-        self, options: SessionOptions | None, holdings: Holdings | None = None, client: str = "", cluster_id: str = ""
-    ) -> None:
-        self.cluster_id = cluster_id
+    def __init__(self, options: SessionOptions | None, holdings: Holdings | None = None, client: str = "") -> None:
+        self.cluster_id = ""  # pinned by the first welcome
         self.id = 0
         self.timeout_ms = options.timeout_ms if options else 0
         self.state = State.OFFLINE
