@@ -59,7 +59,7 @@ class Disk:
 
 def settle(disks: list[Disk]) -> list[repair_plan.Step]:
     """All nodes go on until none can. Returns where each stands."""
-    steps: list[repair_plan.Step] = [repair.Done()] * len(disks)
+    steps: list[repair_plan.Step] = [repair_plan.Done()] * len(disks)
     for _ in range(40):
         changed = False
         for number, disk in enumerate(disks):

@@ -1,8 +1,9 @@
 """A node repairs what its disk has lost, from the other nodes, before it takes part (storage-rules 4).
 
-Owns the repair phase: ask all voters what they hold, let `repair_plan.decide` say what to do next, do it, ask again. While
-it lasts the node's group sleeps: nothing is voted, accepted, applied or served. Owns also what others are answered, by
-a node that is whole and by one that is in repair itself, and the way back into the phase when damage shows later.
+Owns the repair phase: ask all voters what they hold, let `repair_plan.decide` say what to do next, do it, ask again.
+While it lasts the node's group sleeps: nothing is voted, accepted, applied or served. Owns also what others are
+answered, by a node that is whole and by one that is in repair itself, and the way back into the phase when damage shows
+later.
 
 After each repair the storage is closed and opened anew, so that what goes on is what a restart would find.
 """
