@@ -142,6 +142,8 @@ class Canned:
             raise TimeoutError
         return self.says.pop(0)
 
+    def setblocking(self, flag: bool) -> None: ...
+
     def settimeout(self, seconds: float | None) -> None: ...
 
     def fileno(self) -> int:
@@ -609,6 +611,26 @@ def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_client
     client.close()
     assert [command for _, _, command in cluster.applied if isinstance(command, broker.Ack)]
     assert not cluster.sessions
+
+
+# --- for a long time ---
+
+
+def test_nothing_is_kept_of_what_was_answered(client: sync.Client) -> None:
+    jobs = client.topic("jobs")
+    jobs.enqueue(b"x")
+
+    def kept() -> dict[str, int]:
+        session = vars(client.driver._session)
+        return {name: len(value) for name, value in session.items() if isinstance(value, dict | list | set)}
+
+    before = kept()
+    for _ in range(3):
+        client.driver.query(broker.GetStats())
+        client.status()
+        jobs.enqueue(b"x")
+        client.driver.poll()
+    assert kept() == before
 
 
 # --- a fork ---

@@ -266,6 +266,7 @@ class Session:
         question = self._questions.get(number)
         if question is None:
             return
+        self._asked.discard(number)
         error = faults.read_fault(body) if status else None
         if error is not None and self._put_off(error, number, self._postponed_questions, events):
             return

@@ -45,5 +45,9 @@ class Wire:
         self._socket.close()
 
     def _set(self, timeout_s: float) -> None:
-        self._socket.settimeout(timeout_s)
+        """Both calls are needed: eventlet's TLS socket takes a timeout of 0.0 for one that waits for ever."""
+        if (self._timeout_s != 0.0) != (timeout_s != 0.0):
+            self._socket.setblocking(timeout_s != 0.0)
+        if timeout_s != 0.0:
+            self._socket.settimeout(timeout_s)
         self._timeout_s = timeout_s
