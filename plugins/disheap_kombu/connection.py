@@ -174,9 +174,12 @@ class Connection:
 
     def pop(self, command: broker.Pop) -> broker.Deliver | None:
         """One message that is there now. Other pushes that come meanwhile wait for their turn."""
-        with self._lock:
-            ticket: int = self.call(command).consumer
-            return self._collect_pop(ticket, monotonic() + self.wire.url.timeout_s)
+        try:
+            with self._lock:
+                ticket: int = self.call(command).consumer
+                return self._collect_pop(ticket, monotonic() + self.wire.url.timeout_s)
+        finally:
+            self._notice()
 
     def _collect_pop(self, ticket: int, deadline: float) -> broker.Deliver | None:
         found, is_over = None, False
@@ -222,6 +225,7 @@ class Connection:
             self._wait_answers()
             self.read()
             self._wait_answers()  # for what has just gone back
+            self._notice()
 
     def _wait_answers(self) -> None:
         try:
@@ -361,6 +365,7 @@ class Connection:
     def beat(self) -> None:
         """Ping when due; give a dead connection up, come back on another. Call it every second or so."""
         self.read()
+        self._notice()
 
     def bind(self, bond: Bond) -> None:
         """An event loop takes over the waiting."""
@@ -443,9 +448,9 @@ class Connection:
             raise translated(error) from error
 
     def _notice(self) -> None:
-        """A round trip of one thread may have read what another waits for."""
+        """What one thread has read another may be waiting for, at a socket that has nothing left."""
         elsewhere = self._bond is not None and self._bond.thread != get_ident()
-        if (elsewhere or self._waiting) and self.wire.pending_pushes():
+        if (elsewhere or self._waiting) and self.pending:
             self._wake()
 
     def _wake(self) -> None:
@@ -462,7 +467,7 @@ class Connection:
         limit_s = min(seconds, self.wire.heartbeat_s, seconds if wants_s is None else wants_s)
         self._waiting = True
         try:
-            if not (self._acks or self.wire.pending_pushes()):
+            if not (self._acks or self.pending):
                 self._waker.wait(self.wire.fileno(), limit_s)
         finally:
             self._waiting = False

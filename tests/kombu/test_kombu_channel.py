@@ -23,6 +23,7 @@ from disheap.errors import ExchangeNotFound, OutcomeUnknown, TopicLocked, TopicN
 from disheap.protocol import broker
 from disheap_kombu.channel import ENDLESS_BYTES
 from disheap_kombu.failures import PublishOutcomeUnknown
+from disheap_kombu.waker import Waker
 
 
 def consume(channel, **options):
@@ -443,3 +444,20 @@ def test_the_only_message_is_acknowledged_before_its_callback_goes_on_working(co
     wire.arrive(delivery(1, 10))
     connection.drain_events(timeout=1)
     assert told == [1]
+
+
+@pytest.mark.parametrize("reads", ["beat", "get"])
+def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, wire, monkeypatch, reads):
+    """The one is about to sleep when the other takes its delivery out of the socket."""
+    got = consume(channel)
+    other = connection.channel()
+    woken = []
+
+    def wait(waker, descriptor, seconds):
+        wire.arrive(delivery(1, 10), broker.PopDone(2, 0))
+        _elsewhere(connection.beat if reads == "beat" else lambda: other.basic_get("other"))
+        woken.append(waker._rung)
+
+    monkeypatch.setattr(Waker, "wait", wait)
+    connection.drain_events(timeout=1)
+    assert len(got) == 1 and woken == [True]
