@@ -51,11 +51,12 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 from zlib import crc32
 
-from disheap.errors import RESTORE, CodecError, LogDamaged, WrongCodec
+from disheap.errors import RESTORE, CodecError, LogDamaged
 from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel.types import Entry
 from disheap_filelog import blocks, identities
 from disheap_filelog.blocks import Block
+from disheap_filelog.codec import check_codec
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, create_file, needs_room
 from disheap_filelog.identities import SLOT_BYTES, Slots
 
@@ -132,11 +133,7 @@ class Segment:
         file = filesystem.open(path)
         try:
             head, checksum = _decode_head(file, path, number)
-            if head.codec != codec_name:
-                raise WrongCodec(
-                    f"{path} was written with codec '{head.codec}', and the configuration says '{codec_name}'. "
-                    f"Set codec back to '{head.codec}'; nothing was changed"
-                )
+            check_codec(path, head.codec, codec_name)
             stream = codec.open_stream(head.preamble, StreamContext("segment", name))
         except BaseException:
             file.close()

@@ -45,10 +45,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 from zlib import crc32
 
-from disheap.errors import RESTORE, CodecError, ProtocolError, SnapshotDamaged, WrongCodec
+from disheap.errors import RESTORE, CodecError, ProtocolError, SnapshotDamaged
 from disheap.interfaces import Codec, Stream, StreamContext
 from disheap.kernel import membership
 from disheap.kernel.types import Index, SnapshotMeta, Term
+from disheap_filelog.codec import check_codec
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, create_file, needs_room
 from disheap_filelog.guard import Guard
 
@@ -257,11 +258,7 @@ def load(filesystem: Filesystem, directory: str, name: str, codec_name: str) -> 
     file = filesystem.open(path)
     try:
         stored, position = _read_head(file, path)
-        if stored.codec != codec_name:
-            raise WrongCodec(
-                f"{path} was written with codec '{stored.codec}', and the configuration says '{codec_name}'. "
-                f"Set codec back to '{stored.codec}'; nothing was changed"
-            )
+        check_codec(path, stored.codec, codec_name)
         return _read_chunks(file, stored, position)
     finally:
         file.close()

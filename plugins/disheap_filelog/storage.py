@@ -78,6 +78,7 @@ class FileStorage:
         self._filesystem: Filesystem = filesystem or OsFilesystem()
         self._guard = Guard(self._directory)
         self._lock: File | None = None
+        self._metas: list[Meta] = []  # open: one, or none
         self._owner: Owner
         self._meta: Meta
         self._members: Members
@@ -281,6 +282,7 @@ class FileStorage:
             )  # fmt: skip
         self._members = Members.load(self._filesystem, self._directory, names)
         self._meta = Meta.load(self._filesystem, self._directory)
+        self._metas.append(self._meta)
         context = self._context
         self._shelf = Shelf(
             self._filesystem, self._guard, self._directory, context.codec, context.codec_name, names
@@ -466,8 +468,8 @@ class FileStorage:
     def _release(self) -> None:
         """Close every file and unlock, whatever happened before."""
         files: list[Segment | Meta | FileSnapshotWriter | File | None]
-        files = [*self._segments, *self._writers, getattr(self, "_meta", None), self._lock]
-        self._segments, self._writers, self._lock = [], [], None
+        files = [*self._segments, *self._writers, *self._metas, self._lock]
+        self._segments, self._writers, self._metas, self._lock = [], [], [], None
         self._is_right = False
         self._guard.closed()
         failure: OSError | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from disheap.errors import TopicNotFound
 from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, Publish, Published
-from disheap_heap.checks import check_message, check_room, find_topic, not_found
+from disheap_heap.checks import check_message, check_room, find_topic
 from disheap_heap.delivery import add, serve
 from disheap_heap.exchanges import check_key, find_exchange
 from disheap_heap.state import State, Topic
@@ -12,9 +12,7 @@ from disheap_heap.words import PUBLISHED, encode
 
 
 def enqueue(state: State, session: int, command: Enqueue) -> bytes:
-    topic = state.topics.get(command.topic)
-    if topic is None:
-        raise not_found(command.topic)
+    topic = find_topic(state, command.topic)
     check_message(state, command)
     if topic.settings.max_messages:
         check_room(topic, 1)

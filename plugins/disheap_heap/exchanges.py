@@ -11,14 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, TopicInUse
-from disheap.protocol.broker import NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
+from disheap.protocol.broker import EXCHANGE_KINDS, NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
 from disheap_heap.checks import check_name, find_topic, no_room
 from disheap_heap.words import DONE
 
 if TYPE_CHECKING:
     from disheap_heap.state import State, Topic
-
-KINDS = ("direct", "topic", "fanout")
 
 ROUTES_REMEMBERED = 1024
 """Keys per exchange; then the memory starts afresh. Task queues use a handful."""
@@ -97,8 +95,8 @@ def _skip(pattern: list[str], reached: list[bool]) -> list[bool]:
 
 def create_exchange(state: State, session: int, command: CreateExchange) -> bytes:
     check_name("exchange", command.exchange)
-    if command.kind not in KINDS:
-        raise InvalidArgument(f"an exchange is one of {', '.join(KINDS)}, not {command.kind!r}")
+    if command.kind not in EXCHANGE_KINDS:
+        raise InvalidArgument(f"an exchange is one of {', '.join(EXCHANGE_KINDS)}, not {command.kind!r}")
     exchange = state.exchanges.get(command.exchange)
     if exchange is None:
         if len(state.exchanges) >= state.settings.exchanges:

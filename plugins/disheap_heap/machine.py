@@ -172,7 +172,6 @@ class HeapMachine:
 
     def stats(self) -> dict[str, int]:
         state = self._state
-        topics = state.topics.values()
         return {
             "enqueued": state.last_message,
             "delivered": state.delivered,
@@ -180,15 +179,8 @@ class HeapMachine:
             "returned": state.returned,
             "expired": state.expired,
             "dropped": state.dropped,
-            "topics": len(topics),
-            "exchanges": len(state.exchanges),
-            "bindings": state.bindings,
-            "consumers": len(state.consumers),
+            **queries.counted(state),
             "sessions": len(state.sessions),
-            "ready": sum(len(topic.ready.records) for topic in topics),
-            "delayed": sum(len(topic.delayed) for topic in topics),
-            "leased": len(state.leases),
-            "message_bytes": state.message_bytes,
             "timers": len(state.timers),
             "postponed": len(state.unserved) + len(state.returning) + len(state.trash),
         }

@@ -32,7 +32,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
     topic = state.topics.get(command.topic)
     if topic is None:
         topic = _create(state, session, command)
-        return encode(describe(state, topic, created=True))
+        return encode(describe(topic, created=True))
     taken = topic.owner is not None and topic.owner.number != session
     if taken:
         require_access(topic, session, attached_only=True)
@@ -41,7 +41,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
     if taken:
         _take_over(state, topic, _owner(state, session))
     watch_unused(state, topic)
-    return encode(describe(state, topic))
+    return encode(describe(topic))
 
 
 def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
@@ -71,7 +71,7 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     return count
 
 
-def describe(state: State, topic: Topic, created: bool = False) -> TopicInfo:
+def describe(topic: Topic, created: bool = False) -> TopicInfo:
     first = topic.ready.first()
     return TopicInfo(
         topic.name,

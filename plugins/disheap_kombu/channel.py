@@ -31,7 +31,7 @@ from kombu.transport import base
 from disheap.protocol import broker
 from disheap_kombu import messages
 from disheap_kombu.messages import Outgoing
-from disheap_kombu.queues import EXCHANGE_TYPES, topic_settings
+from disheap_kombu.queues import topic_settings
 
 if TYPE_CHECKING:
     from kombu.message import Message
@@ -129,9 +129,9 @@ class Channel(base.StdChannel):
             messages.expires_ms(message.properties),
         )
         if message.properties.get("delivery_mode") == TRANSIENT:
-            self._wire.cast(command)
+            self._open_connection.cast(command)
             return
-        reply = self._wire.publish(command, confirm_timeout or timeout)
+        reply = self._open_connection.publish(command, confirm_timeout or timeout)
         if mandatory and not reply.routed:
             self._returned(message, exchange, routing_key)
 
@@ -165,7 +165,7 @@ class Channel(base.StdChannel):
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
         credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else self._credit
         command = broker.Subscribe(queue, *credit, False, 0, bool(exclusive))
-        self._wire.subscribe(command, subscription)
+        self._open_connection.subscribe(command, subscription)
         self._consumers[tag] = subscription
         return tag
 
@@ -173,16 +173,16 @@ class Channel(base.StdChannel):
         """No more deliveries; those in hand may still be acknowledged. An unknown tag is fine."""
         subscription = self.forget(consumer_tag)
         if subscription is not None:
-            self._wire.unsubscribe(subscription, wait=not nowait)
+            self._open_connection.unsubscribe(subscription, wait=not nowait)
 
     def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> Message | None:
-        push = self._wire.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))
+        push = self._open_connection.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))
         return None if push is None else self.incoming(push, None)
 
     def incoming(self, push: broker.Deliver, consumer_tag: str | None, no_ack: bool = False) -> Message:
         delivery_tag = next(self._tags)
         if no_ack and push.epoch:
-            self._wire.ack([(push.id, push.epoch)])
+            self._open_connection.ack([(push.id, push.epoch)])
         elif push.epoch:  # not of a no-ack get, whose message is gone already
             self._unacked[delivery_tag] = (push.id, push.epoch)
         return messages.to_message(push, delivery_tag, consumer_tag, self)
@@ -193,28 +193,28 @@ class Channel(base.StdChannel):
 
     def basic_ack(self, delivery_tag: int, multiple: bool = False, **_: Any) -> None:
         """Pipelined: returns at once. From any thread."""
-        wire = self._wire
+        connection = self._open_connection
         if multiple:
-            wire.ack(list(self._take_up_to(delivery_tag)))
+            connection.ack(list(self._take_up_to(delivery_tag)))
         else:
-            wire.ack([self._take(delivery_tag)])
+            connection.ack([self._take(delivery_tag)])
 
     def basic_reject(self, delivery_tag: int, requeue: bool = False, **_: Any) -> None:
         """`requeue`: back to its old place in the queue, which it keeps; otherwise dropped."""
-        self._wire.nack([self._take(delivery_tag)], discard=not requeue)
+        self._open_connection.nack([self._take(delivery_tag)], discard=not requeue)
 
     def basic_recover(self, requeue: bool = False, **_: Any) -> None:
         """Everything unacknowledged goes back to its place, and is delivered again."""
         tokens = list(self._take_up_to(0))
         if tokens:
-            self._wire.nack(tokens, discard=False)
+            self._open_connection.nack(tokens, discard=False)
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, a_global: bool = False, **_: Any) -> None:
         """Holds for consumers to come, and at once for those that are there."""
         self._prefetch, self._prefetch_bytes = prefetch_count, prefetch_size
         for subscription in self._consumers.values():
             if not subscription.no_ack:
-                self._wire.send(broker.SetCredit(subscription.number, *self._credit))
+                self._open_connection.send(broker.SetCredit(subscription.number, *self._credit))
 
     def flow(self, active: bool = True) -> None:
         """Stop and go on with deliveries: not supported (nor by RabbitMQ); cancel the consumer instead."""
@@ -258,16 +258,16 @@ class Channel(base.StdChannel):
     ) -> None:
         """404 for a passive declaration of what is not there, 406 where it has another type."""
         if passive:
-            found = self._wire.query(broker.ListExchanges(exchange))
+            found = self._open_connection.query(broker.ListExchanges(exchange))
             if not any(name == exchange for name, _kind in found.exchanges):
                 raise NotFound(f"no exchange {exchange!r}")
             return
-        if type not in EXCHANGE_TYPES:
+        if type not in broker.EXCHANGE_KINDS:
             raise AMQPNotImplementedError(f"exchange type {type!r} is not supported; use direct, topic or fanout")
-        self._wire.call(broker.CreateExchange(exchange, type, bool(auto_delete)))
+        self._open_connection.call(broker.CreateExchange(exchange, type, bool(auto_delete)))
 
     def exchange_delete(self, exchange: str = "", if_unused: bool = False, nowait: bool = False, **_: Any) -> None:
-        self._wire.call(broker.DeleteExchange(exchange, bool(if_unused)))
+        self._open_connection.call(broker.DeleteExchange(exchange, bool(if_unused)))
 
     def exchange_bind(self, *_: Any, **__: Any) -> None:
         raise AMQPNotImplementedError("bindings between exchanges are not supported; bind the queue to both")
@@ -294,22 +294,22 @@ class Channel(base.StdChannel):
         """(queue, messages, consumers). 404: passive and not there; 405: exclusive to a connected owner; 406: there
         with other arguments. Every queue is durable."""
         if passive:
-            info = self._wire.query(broker.DescribeTopic(queue))
+            info = self._open_connection.query(broker.DescribeTopic(queue))
         else:
             settings = topic_settings(arguments or {}, bool(exclusive), bool(auto_delete))
-            info = self._wire.call(broker.CreateTopic(queue or f"amq.gen-{uuid.uuid4().hex}", settings))
+            info = self._open_connection.call(broker.CreateTopic(queue or f"amq.gen-{uuid.uuid4().hex}", settings))
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
         if exchange:  # every queue is bound to the default exchange, by its name
-            self._wire.call(broker.Bind(exchange, queue, routing_key or ""))
+            self._open_connection.call(broker.Bind(exchange, queue, routing_key or ""))
 
     def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *_: Any, **__: Any) -> None:
-        self._wire.call(broker.Unbind(exchange, queue, routing_key or ""))
+        self._open_connection.call(broker.Unbind(exchange, queue, routing_key or ""))
 
     def queue_purge(self, queue: str = "", nowait: bool = False, **_: Any) -> int:
         """How many messages were dropped; those in somebody's hands stay."""
-        count: int = self._wire.call(broker.Purge(queue)).count
+        count: int = self._open_connection.call(broker.Purge(queue)).count
         return count
 
     def queue_delete(
@@ -317,7 +317,7 @@ class Channel(base.StdChannel):
     ) -> int:
         """How many messages went with it. Deleting what is not there is fine, as in RabbitMQ."""
         try:
-            count: int = self._wire.call(broker.DeleteTopic(queue, bool(if_unused), bool(if_empty))).count
+            count: int = self._open_connection.call(broker.DeleteTopic(queue, bool(if_unused), bool(if_empty))).count
         except NotFound:
             return 0
         return count
@@ -347,7 +347,7 @@ class Channel(base.StdChannel):
         """Nothing: reply queues are exclusive, and end with their owner."""
 
     @property
-    def _wire(self) -> Connection:
+    def _open_connection(self) -> Connection:
         if self.connection is None:
             raise RecoverableConnectionError("the channel is closed")
         return self.connection

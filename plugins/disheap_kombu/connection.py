@@ -51,7 +51,7 @@ WAIT_S = 3600.0
 class Connection:
     def __init__(self, client: BlockingClient, owner: Any) -> None:
         self.client = owner  # kombu's Connection; the name is kombu's
-        self.wire = client
+        self.driver = client
         self.connected = True
         self._session = client.session_id  # in which kombu declares what it then takes for granted
         self._lock = RLock()
@@ -97,7 +97,7 @@ class Connection:
             with self._lock:
                 if self._acks:
                     self._send_acks()
-                return self.wire.call(command, timeout_s=timeout_s)
+                return self.driver.call(command, timeout_s=timeout_s)
         except DisheapError as error:
             raise translated(error, publishing) from error
         finally:
@@ -118,7 +118,7 @@ class Connection:
         return reply
 
     def _mistrust(self, error: NotFound | None) -> None:
-        if self.wire.session_id != self._session:
+        if self.driver.session_id != self._session:
             self.collect()
             raise RecoverableConnectionError(
                 "the message found no queue, and what was declared before the session lapsed may be gone: declare again"
@@ -134,8 +134,8 @@ class Connection:
                 if self._has_cast:
                     self._enqueue(broker.Ack([]))  # transient commands have no answer; this comes after them
                     self._has_cast = False
-                self.wire.wait_answers()
-                return self.wire.query(query)
+                self.driver.wait_answers()
+                return self.driver.query(query)
         except DisheapError as error:
             raise translated(error) from error
         finally:
@@ -157,10 +157,10 @@ class Connection:
         self._check()
         try:
             with self._lock:
-                self.wire.send_transient(command)
+                self.driver.send_transient(command)
                 self._has_cast = True
-                self.wire.flush()
-                if self._bond is None and not self.wire.ready:
+                self.driver.flush()
+                if self._bond is None and not self.driver.ready:
                     self._come_back()
         except DisheapError as error:
             raise translated(error) from error
@@ -168,7 +168,7 @@ class Connection:
     def _come_back(self) -> None:
         """An idle producer's session has lapsed, and no event loop is there to open the next."""
         try:
-            self.wire.connect(COME_BACK_S)
+            self.driver.connect(COME_BACK_S)
         except ConnectionLost:
             pass  # it goes with what is published next
 
@@ -177,7 +177,7 @@ class Connection:
         try:
             with self._lock:
                 ticket: int = self.call(command).consumer
-                return self._collect_pop(ticket, monotonic() + self.wire.url.timeout_s)
+                return self._collect_pop(ticket, monotonic() + self.driver.url.timeout_s)
         finally:
             self._notice()
 
@@ -221,7 +221,7 @@ class Connection:
     def _wait_done(self) -> None:
         """Where no event loop has other things to do: until the broker has done all that it was told, so that whoever
         looks next, on whatever connection, sees it, and what was on its way has come, and goes back too."""
-        if self._bond is None and self.wire.ready:
+        if self._bond is None and self.driver.ready:
             self._wait_answers()
             self.read()
             self._wait_answers()  # for what has just gone back
@@ -230,7 +230,7 @@ class Connection:
     def _wait_answers(self) -> None:
         try:
             with suppress(RequestTimeout):
-                self.wire.wait_answers(DONE_S)
+                self.driver.wait_answers(DONE_S)
         except DisheapError as error:
             raise translated(error) from error
 
@@ -333,7 +333,7 @@ class Connection:
     @property
     def pending(self) -> bool:
         """Something waits for `dispatch`."""
-        return bool(self._arrived) or self.wire.pending_pushes()
+        return bool(self._arrived) or self.driver.pending_pushes()
 
     @property
     def unsent(self) -> bool:
@@ -371,11 +371,11 @@ class Connection:
         """An event loop takes over the waiting."""
         self.unbind()
         self._bond = bond
-        self.wire.on_socket_change = bond.socket_changed
+        self.driver.on_socket_change = bond.socket_changed
 
     def unbind(self) -> None:
         bond, self._bond = self._bond, None
-        self.wire.on_socket_change = None
+        self.driver.on_socket_change = None
         if bond is not None:
             bond.loosen()
 
@@ -389,14 +389,14 @@ class Connection:
             try:
                 self.flush()
                 self._forget()
-                self.wire.close()
+                self.driver.close()
             except DisheapError as error:
                 raise translated(error) from error
 
     def collect(self) -> None:
         """Drop the socket without speaking the protocol."""
         self._forget()
-        self.wire.collect()
+        self.driver.collect()
 
     def collect_in_child(self) -> None:
         """After a fork: the socket and the event loop are the parent's, and so may be whoever holds the lock."""
@@ -425,13 +425,13 @@ class Connection:
 
     def _poll(self, timeout_s: float) -> list[broker.Push | SessionLost]:
         try:
-            return self.wire.poll(timeout_s)
+            return self.driver.poll(timeout_s)
         except DisheapError as error:
             raise translated(error) from error
 
     def _enqueue(self, command: broker.Command) -> None:
         try:
-            self.wire.send(command)
+            self.driver.send(command)
         except DisheapError as error:
             raise translated(error) from error
 
@@ -443,7 +443,7 @@ class Connection:
 
     def _hand_over(self) -> None:
         try:
-            self.wire.flush()
+            self.driver.flush()
         except RequestError as error:
             raise translated(error) from error
 
@@ -463,11 +463,11 @@ class Connection:
         """Until the socket has something, somebody wakes us, the client wants to do something, or time is up."""
         if self._waker is None:
             self._waker = Waker()
-        wants_s = self.wire.wants_poll_in
-        limit_s = min(seconds, self.wire.heartbeat_s, seconds if wants_s is None else wants_s)
+        wants_s = self.driver.wants_poll_in
+        limit_s = min(seconds, self.driver.heartbeat_s, seconds if wants_s is None else wants_s)
         self._waiting = True
         try:
             if not (self._acks or self.pending):
-                self._waker.wait(self.wire.fileno(), limit_s)
+                self._waker.wait(self.driver.fileno(), limit_s)
         finally:
             self._waiting = False

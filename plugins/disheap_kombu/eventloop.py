@@ -42,9 +42,9 @@ class Bond:
         connection.bind(self)
         hub.add_reader(self._waker.fileno(), self._woken)
         hub.on_tick.add(self._on_tick)
-        self._beat = hub.call_repeatedly(min(BEAT_S, connection.wire.heartbeat_s), self._on_beat)
+        self._beat = hub.call_repeatedly(min(BEAT_S, connection.driver.heartbeat_s), self._on_beat)
         self._follow()
-        self._keeper = Keepalive(self._keep, connection.wire.heartbeat_s / 2) if keepalive else None
+        self._keeper = Keepalive(self._keep, connection.driver.heartbeat_s / 2) if keepalive else None
 
     # --- called by the connection ---
 
@@ -98,7 +98,7 @@ class Bond:
             connection.flush()
         if connection.pending:
             self._waker.wake()
-        if self._retry is None and (wants_s := connection.wire.wants_poll_in) is not None:
+        if self._retry is None and (wants_s := connection.driver.wants_poll_in) is not None:
             self._retry = self._hub.call_later(wants_s, self._on_retry)
 
     def _on_retry(self) -> None:
@@ -111,7 +111,7 @@ class Bond:
     # --- readers ---
 
     def _follow(self) -> None:
-        self._descriptor = self._connection.wire.fileno()
+        self._descriptor = self._connection.driver.fileno()
         if self._descriptor >= 0:
             self._hub.add_reader(self._descriptor, self._on_readable)
 

@@ -15,8 +15,6 @@ from amqp.exceptions import PreconditionFailed
 from disheap.protocol import broker
 from disheap_kombu.messages import duration_ms
 
-EXCHANGE_TYPES = ("direct", "topic", "fanout")
-
 
 def topic_settings(arguments: dict[str, Any], exclusive: bool, auto_delete: bool) -> broker.TopicSettings:
     """Raises 406 for an argument that is no whole number. A full queue refuses (RabbitMQ's `reject-publish`): a

@@ -19,11 +19,11 @@ import disheap
 from disheap.client import url as urls
 from disheap.client.blocking import BlockingClient
 from disheap.errors import DisheapError
+from disheap.protocol.broker import EXCHANGE_KINDS
 from disheap_kombu import failures
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.eventloop import Bond
-from disheap_kombu.queues import EXCHANGE_TYPES
 
 DRIVER = "disheap"
 NEIGHBOURLY = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}
@@ -47,7 +47,7 @@ class Transport(base.Transport):
     recoverable_connection_errors = failures.RECOVERABLE_CONNECTION_ERRORS
     recoverable_channel_errors = failures.RECOVERABLE_CHANNEL_ERRORS
     implements = base.Transport.implements.extend(
-        asynchronous=True, heartbeats=True, exchange_type=frozenset(EXCHANGE_TYPES)
+        asynchronous=True, heartbeats=True, exchange_type=frozenset(EXCHANGE_KINDS)
     )
 
     def __init__(self, client: Any, **_: Any) -> None:
@@ -105,7 +105,7 @@ class Transport(base.Transport):
 
     def get_heartbeat_interval(self, connection: Connection) -> float:
         """Seconds. Whatever was asked for: the session's timeout decides."""
-        return connection.wire.heartbeat_s
+        return connection.driver.heartbeat_s
 
     def heartbeat_check(self, connection: Connection, rate: float = 2) -> None:
         connection.beat()

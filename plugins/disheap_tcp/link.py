@@ -35,8 +35,6 @@ def explain(error: BaseException) -> str:
 class Link(asyncio.Protocol):
     """Both the protocol that asyncio calls and the `Connection` that the receiver holds."""
 
-    _receiver: Receiver  # there from `connection_made` on: with TLS, a stranger who fails gets none
-
     def __init__(
         self,
         loop: asyncio.AbstractEventLoop,
@@ -55,6 +53,7 @@ class Link(asyncio.Protocol):
         self._silence = silence
         self.certificate_name: str | None = None
         self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None  # with TLS, a stranger who fails gets none
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
         self._closing = False
@@ -122,29 +121,31 @@ class Link(asyncio.Protocol):
         self.remote = self.remote or _peer_name(transport)
         self.certificate_name = _certificate_name(transport.get_extra_info("peercert"))
         try:
-            self._receiver = self._accept()
+            receiver = self._receiver = self._accept()
         except BaseException:
             self.abort()
             raise
-        self._receiver.connection_made(self)
+        receiver.connection_made(self)
 
     def data_received(self, data: bytes) -> None:
-        if not self._closing:
+        if self._receiver is not None and not self._closing:
             self._silence = ""
             self._receiver.data_received(data)
 
     def pause_writing(self) -> None:
-        self._receiver.writing_paused()
+        if self._receiver is not None:
+            self._receiver.writing_paused()
 
     def resume_writing(self) -> None:
-        self._receiver.writing_resumed()
+        if self._receiver is not None:
+            self._receiver.writing_resumed()
 
     def connection_lost(self, error: Exception | None) -> None:
         reason = self._explain(error) if error else "" if self._closing else self._silence
         self._closing = True
         self._gathered.clear()
         self._gathered_bytes = 0
-        if not hasattr(self, "_receiver"):
+        if self._receiver is None:
             return  # lost before anybody was there to be told
         lost = ConnectionLost(f"the connection to {self.remote} ended: {reason}") if reason else None
         self._receiver.connection_lost(lost)

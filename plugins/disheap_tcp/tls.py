@@ -8,7 +8,6 @@ proved who it is, and not before.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import ssl
 from collections.abc import Callable, Coroutine
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from disheap.logs import get_logger
 from disheap_tcp import sockets, trust
 from disheap_tcp.address import Address, parse_remote
 from disheap_tcp.link import Link
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ACCEPT_RETRY_S = 1.0
 """Out of descriptors or memory: those who could free some need time, and the backlog holds the callers."""
 
-_log = logging.getLogger("disheap.tls")
+log = get_logger(__name__)
 
 
 class TlsTransport:
@@ -122,7 +122,7 @@ class TlsListener:
                 accepted, peer = await self._loop.sock_accept(listening)
             except OSError as error:
                 self._free.release()
-                _log.error("cannot accept on %s: %s; trying again", self.address, error)
+                log.error("cannot accept a connection; trying again", address=self.address, reason=str(error))
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             link = self._link()
@@ -135,7 +135,7 @@ class TlsListener:
             )
         except OSError as error:
             accepted.close()
-            _log.warning("refused %s on %s: %s", peer, self.address, trust.explain(error))
+            log.warning("a TLS handshake is refused", remote=peer, address=self.address, reason=trust.explain(error))
         except asyncio.CancelledError:
             accepted.close()
             raise

@@ -7,6 +7,7 @@ import pytest
 from disheap.errors import InvalidArgument, TopicNotFound
 from disheap.protocol.broker import (
     Bind,
+    Cancel,
     CreateExchange,
     CreateTopic,
     DescribeTopic,
@@ -98,6 +99,18 @@ def test_stats_count_over_all_topics(jobs: Driver) -> None:
     stats = jobs.ask(GetStats())
     assert (stats.topics, stats.exchanges, stats.bindings, stats.consumers) == (2, 1, 1, 1)
     assert (stats.ready, stats.delayed, stats.leased, stats.message_bytes, stats.time_ms) == (1, 1, 1, 9, 9)
+
+
+def test_consumers_and_waiting_pops_are_counted_apart_and_the_same_everywhere(jobs: Driver) -> None:
+    jobs.do(Subscribe("jobs", 1))
+    jobs.do(Subscribe("jobs", 1))
+    jobs.do(EnqueueMany("jobs", [NewMessage(b"x")] * 2))
+    jobs.do(Cancel(2))  # ended, and holds a message still
+    jobs.do(Pop("jobs", 1, 1000))
+    stats, counters = jobs.ask(GetStats()), jobs.machine.stats()
+    assert (stats.consumers, stats.pops, stats.leased) == (1, 1, 2)
+    assert jobs.info().consumers == 1
+    assert {key: counters[key] for key in ("consumers", "pops", "leased")} == {"consumers": 1, "pops": 1, "leased": 2}
 
 
 def test_too_many_bindings_for_one_answer_are_refused_with_a_way_out(jobs: Driver) -> None:

@@ -160,7 +160,7 @@ async def refused_client(
 ) -> None:
     door, wire = Door(), Wire()
     listener = await transport(server).listen("127.0.0.1:0", door)
-    with caplog.at_level(logging.WARNING, "disheap.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
         await transport(client).connect(listener.address, wire, WAIT_S)  # TLS 1.3: through before it is judged
         await wait(wire.lost)
         assert said in await wait_refusal(caplog)
@@ -207,7 +207,7 @@ async def test_a_plain_client_on_a_tls_port_is_refused_and_said(
 ) -> None:
     door = Door()
     listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", door)
-    with caplog.at_level(logging.WARNING, "disheap.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
         await talk(listener.address, sent)
         assert said in await wait_refusal(caplog)
     assert door.wires == []
@@ -221,7 +221,7 @@ async def test_a_client_without_a_certificate_is_refused(
     listener = await transport(authority.issue("n1")).listen("localhost:0", door)
     context = ssl.create_default_context(cafile=str(authority.cafile))
     host, _, port = listener.address.rpartition(":")
-    with caplog.at_level(logging.WARNING, "disheap.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
         _, writer = await asyncio.open_connection(host, int(port), ssl=context)
         assert "the client has no certificate" in await wait_refusal(caplog)
         writer.transport.abort()
@@ -234,7 +234,7 @@ async def test_tls_1_2_is_refused(authority: Authority, caplog: pytest.LogCaptur
     context = ssl.create_default_context(cafile=str(authority.cafile))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     host, _, port = listener.address.rpartition(":")
-    with caplog.at_level(logging.WARNING, "disheap.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
         with pytest.raises(OSError):  # a reset, or TLS's own alert
             await asyncio.open_connection(host, int(port), ssl=context)
         assert "speaks no TLS 1.3" in await wait_refusal(caplog)
@@ -248,9 +248,9 @@ async def test_who_says_nothing_is_closed_after_the_handshake_timeout(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = await transport(authority.issue("n1"), handshake_timeout_s=0.1).listen("127.0.0.1:0", Door())
-    with caplog.at_level(logging.WARNING, "disheap.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
         assert await talk(listener.address, b"") == b""
-        assert "refused 127.0.0.1:" in await wait_refusal(caplog)
+        assert "'remote': '127.0.0.1:" in await wait_refusal(caplog)
     await listener.close()
 
 
@@ -297,7 +297,7 @@ async def test_running_out_of_descriptors_is_waited_out(
     monkeypatch.setattr(loop, "sock_accept", short_of_descriptors)
     monkeypatch.setattr("disheap_tcp.tls.ACCEPT_RETRY_S", 0.01)
     wire = Wire()
-    with caplog.at_level(logging.ERROR, "disheap.tls"):
+    with caplog.at_level(logging.ERROR, "disheap.disheap_tcp.tls"):
         listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", Door())
         connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
     assert "Too many open files" in caplog.text

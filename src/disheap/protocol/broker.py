@@ -17,6 +17,7 @@ from msgspec import Meta
 PRIORITY_MIN, PRIORITY_MAX = -(1 << 63), (1 << 63) - 1
 DURATION_MAX_MS = (1 << 47) - 1
 NAME_CHARACTERS = 255
+EXCHANGE_KINDS = ("direct", "topic", "fanout")
 CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
 CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload: no bound, for whoever counts messages alone
 BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
@@ -180,7 +181,7 @@ class Purge(Exact, tag=13, frozen=True):
 
 
 class CreateExchange(Exact, tag=14, frozen=True):
-    """`kind`: "direct", "topic" or "fanout". Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted
+    """`kind`: one of `EXCHANGE_KINDS`. Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted
     with its last binding. Reply: `Done`."""
 
     exchange: Name
@@ -323,7 +324,7 @@ class PeekedMessage(Record, frozen=True):
 
 
 class Stats(Record, tag=74, frozen=True):
-    """Counts over the whole machine."""
+    """Counts over the whole machine. `consumers` are subscriptions, `pops` those that wait."""
 
     topics: int
     exchanges: int
@@ -334,6 +335,7 @@ class Stats(Record, tag=74, frozen=True):
     leased: int
     message_bytes: int
     time_ms: int
+    pops: int = 0
 
 
 class ExchangeInfos(Record, tag=75, frozen=True):

@@ -18,7 +18,7 @@ MUTANTS = (
                 CHANNEL_MODULE,
                 "            self._unacked[delivery_tag] = (push.id, push.epoch)\n",
                 "            self._unacked[delivery_tag] = (push.id, push.epoch)\n"
-                "            self._wire.ack([(push.id, push.epoch)])\n",
+                "            self._open_connection.ack([(push.id, push.epoch)])\n",
             ),
         ),
         (CHANNEL + "test_a_message_is_not_acknowledged_before_somebody_says_so",),
@@ -30,8 +30,8 @@ MUTANTS = (
         (
             Patch(
                 CONNECTION_MODULE,
-                "                self.flush()\n                self._forget()\n                self.wire.close()\n",
-                "                self._forget()\n                self.wire.close()\n",
+                "                self.flush()\n                self._forget()\n                self.driver.close()\n",
+                "                self._forget()\n                self.driver.close()\n",
             ),
         ),
         (CHANNEL + "test_closing_the_connection_sends_the_acks_that_wait",),

@@ -316,6 +316,7 @@ class Reference:
             leased=sum(item.holder is not None for item in live),
             message_bytes=sum(len(item.payload) for item in model.items),
             time_ms=now_ms,
+            pops=sum(bool(one.limit) for shelf in model.shelves for one in model.active(shelf)),
         )
 
     def _list_exchanges(self, query: broker.ListExchanges) -> broker.Reply:
