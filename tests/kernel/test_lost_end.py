@@ -1,6 +1,8 @@
-"""One node loses the last write that it acknowledged, and is told that it may have (storage-rules 4): what that write had
-superseded shows again. Random schedules in which leaders are cut off and written to, so that writes supersede; every
-invariant of `Ledger` holds after each step, and the cluster goes on at the end."""
+"""One node loses the last write that it acknowledged, and is told that it may have (storage-rules 4).
+
+What that write had superseded shows again. Random schedules in which leaders are cut off and written to, so that writes
+supersede; every invariant of `Ledger` holds after each step, and the cluster goes on at the end.
+"""
 
 from __future__ import annotations
 
