@@ -1,4 +1,4 @@
-"""A strict heap: records in order, each removable by its key (design.md, section 7).
+"""A strict heap: records in order, each removable by its key.
 
 A dict says what is there; a binary heap over the same records says what is next. Removing a record leaves its entry in
 the heap as garbage, found when it comes up and swept away before it outweighs what is alive. The sweep is incremental:

@@ -1,4 +1,4 @@
-"""Settling leases: ack, nack, extend, recover (design.md, section 7).
+"""Settling leases: ack, nack, extend, recover (docs/reference/topics-and-messages.md).
 
 A token is good for the session that holds the lease, and for that lease alone: its epoch grows with each one granted,
 so a token from before an expiry names nothing. A stale token does nothing and is told.

@@ -1,4 +1,4 @@
-"""The state machine `heap`: topics of messages in strict priority order, leases, consumers, exchanges (design.md, 7).
+"""The state machine `heap`: topics of messages in strict priority order, leases, consumers, exchanges.
 
 This class is the door. It decodes a command, finds who carries it out, and collects what is to be pushed; the work lies
 in the modules beside it, one per concern, as functions over one `State`. Deterministic: no clock, no entropy, no files.

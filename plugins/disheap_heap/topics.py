@@ -2,7 +2,7 @@
 
 A topic deletes itself when its last consumer leaves (`auto_delete`), when nobody has used it for `expires_ms`, or with
 the session that owns it (`exclusive`). An exclusive topic whose owner has no live connection belongs to whoever creates
-it next: a worker that was killed starts again under its name at once (design.md, section 8).
+it next: a worker that was killed starts again under its name at once.
 """
 
 from __future__ import annotations

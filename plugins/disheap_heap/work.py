@@ -1,4 +1,4 @@
-"""The passing of time, and what was put off (design.md, section 4: the work limit).
+"""The passing of time, and what was put off (`limits.apply_work_limit`).
 
 `advance` does at most `limit` units: due timers in order of their deadlines, and behind each deadline the deliveries
 that it made possible, before the next one's timers; then leases to be given back, in slices; then the freeing of what a

@@ -1,4 +1,4 @@
-"""What a client holds, and how it comes through a lost connection (design.md, section 4)."""
+"""What a client holds, and how it comes through a lost connection (docs/explanation/sessions.md)."""
 
 from __future__ import annotations
 

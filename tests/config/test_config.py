@@ -1,4 +1,4 @@
-"""A node's settings: where they come from, which source wins, and what has to fit together (design.md, section 9)."""
+"""A node's settings: where they come from, which source wins, what has to fit (docs/reference/configuration.md)."""
 
 from __future__ import annotations
 

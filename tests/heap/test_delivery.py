@@ -1,4 +1,4 @@
-"""Order, turns and credit (design.md, section 7): which message goes to whom, and when."""
+"""Order, turns and credit (docs/reference/topics-and-messages.md): which message goes to whom, and when."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases: tokens, epochs, attempts, and what settles them (design.md, section 7)."""
+"""Leases: tokens, epochs, attempts, and what settles them (docs/reference/topics-and-messages.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Discovery: what is found, where it came from, and what a broken plugin says (design.md, section 5)."""
+"""Discovery: what is found, where it came from, and what a broken plugin says (docs/how-to/write-a-plugin.md)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One client session, without I/O (Raft dissertation §6.3; design.md, section 4).
+"""One client session, without I/O (Raft dissertation §6.3; docs/explanation/sessions.md).
 
 Owns the sequence numbers, what is unanswered, and the way from HELLO to an attached session. Bytes go in by `receive`,
 events come out; bytes to be sent are fetched with `take_output`. It refuses to know sockets, clocks and what a body

@@ -1,4 +1,4 @@
-"""The broker's vocabulary: what the `heap` machine and its clients say to each other (design.md, section 7).
+"""The broker's vocabulary: what `heap` and its clients say to each other (docs/reference/topics-and-messages.md).
 
 Each command, reply, push and query is a msgspec struct, encoded as a msgpack array whose first element is its tag. New
 fields go to the end with a default; tags are never used again. The runtime never imports this module.

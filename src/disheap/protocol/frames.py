@@ -1,4 +1,4 @@
-"""Frames: what travels between a client and a node, and what of it goes into the log (design.md, section 4).
+"""Frames: what travels between a client and a node, and what of it goes into the log (docs/reference/wire-protocol.md).
 
 A frame is opaque bytes in a small header. A *command envelope* is a frame that goes into the log exactly as it came
 from the socket: leader and followers store and send it without decoding its body. This module knows nothing of brokers.

@@ -1,4 +1,4 @@
-"""Time: the machine's own clock, and the time that goes into the log (design.md, section 4).
+"""Time: the machine's own clock, and the time that goes into the log (docs/explanation/architecture.md, "Time").
 
 Every replica must agree on every deadline, so time is in the entries. Within a term it follows the leader's monotonic
 clock from `max(last time in the log, wall clock)` at its election, is slewed towards the wall clock by at most a tenth,

@@ -1,4 +1,4 @@
-"""Who the members are: their records, the first membership, and where clients find them (design.md, section 4).
+"""Who the members are: their records, the first membership, and where clients find them.
 
 The kernel knows ids and who votes; the rest of a member is an opaque record in its membership: name, incarnation, the
 addresses for peers and for clients. A client address that the configuration did not give is learned at the handshake.

@@ -1,4 +1,4 @@
-"""A group: one kernel, one storage and one replicated state, kept in step (design.md, section 4).
+"""A group: one kernel, one storage and one replicated state, kept in step (docs/explanation/architecture.md).
 
 Owns the order of things: what is proposed, written, sent, applied and answered, all on the loop's thread in `_pump`.
 Refuses to know sockets (it is given `send`), clients (it is given envelopes) and the machine's vocabulary.
@@ -48,7 +48,7 @@ from disheap.runtime.writing import Writer
 log = get_logger(__name__)
 
 IDLE_FLUSH_S = 0.1
-"""After so long without an append, storage writes down what would have ridden on the next (design.md, section 6)."""
+"""After so long without an append, storage writes down what would have ridden on the next."""
 
 
 WRITE_PATIENCE_S = 5.0

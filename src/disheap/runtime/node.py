@@ -1,7 +1,7 @@
-"""A node: transport, storage and machine put together around one group (design.md, sections 2 and 4). The only loop.
+"""A node: transport, storage and machine put together around one group (docs/explanation/architecture.md).
 
-Owns starting and stopping, the tick, the links to peers and what an operator can ask. Everything that could surprise is
-given from outside: the loop, the clock, the random generator, the disk, the plugins.
+The only loop. Owns starting and stopping, the tick, the links to peers and what an operator can ask. Everything that
+could surprise is given from outside: the loop, the clock, the random generator, the disk, the plugins.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A node among its peers: the links to them, and who is let in (design.md, section 4, "Identity").
+"""A node among its peers: the links to them, and who is let in.
 
 Owns dialling every other member and accepting those that dial; decides at the handshake whether the other side belongs
 here. What arrives goes to the group or, before a node is whole, to its repair. Refuses to know Raft.

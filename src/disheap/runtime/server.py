@@ -1,4 +1,4 @@
-"""The client side of a node: connections, attachments, and who is still alive (design.md, section 4).
+"""The client side of a node: connections, attachments, and who is still alive (docs/explanation/sessions.md).
 
 Owns what only the leader's process knows: which connection a session is attached to, and when it was last heard of.
 Refuses to know what a command says: runs of envelopes go from the socket into the log as they came, a slice a chunk.

@@ -1,4 +1,4 @@
-"""When a node snapshots its state, and how it goes on meanwhile (Raft §7; design.md, section 6).
+"""When a node snapshots its state, and how it goes on meanwhile (Raft §7).
 
 A snapshot is due when the log since the last outweighs `max(snapshot_log_bytes, size of the last snapshot)`, or after
 `raft.snapshot_threshold` entries: write amplification stays near two however large the backlog. The view is taken

@@ -1,4 +1,4 @@
-"""The passing of time, as a leader has the log say it (design.md, section 4, "Time").
+"""The passing of time, as a leader has the log say it (docs/explanation/architecture.md, "Time").
 
 Entries carry time with them. When nothing else is proposed, the leader proposes a Continue: at once while the machine
 has postponed work, and when its earliest timer is due. One is under way at most.

@@ -1,0 +1,98 @@
+"""What the source cites is there: the numbered rules, the pages, and in the pages the modules and planted bugs."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.mutants.catalogue import CATALOGUE
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(path for top in ("src", "plugins", "tests") for path in (ROOT / top).rglob("*.py"))
+PAGES = sorted([*ROOT.glob("*.md"), *(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)])
+RULES = {"raft-pitfalls": 30, "storage-rules": 18}
+MODULES_OF = (ROOT / "src/disheap", ROOT / "plugins", ROOT)
+"""What a path in a page of rules may be below."""
+
+NUMBERS = r"((?:\d+(?:, | and | to )?)+)"
+CITED = {
+    "raft-pitfalls": re.compile(rf"(?:[Pp]itfalls?|\bclass(?:es)?) {NUMBERS}"),
+    "storage-rules": re.compile(rf"storage-rules {NUMBERS}"),
+}
+ROW = re.compile(r"^\| (\d+) \|(.*)\|$", re.MULTILINE)
+PAGE = re.compile(r"[\w/.-]*\w\.md\b")
+DANGEROUS = {"pickle", "marshal", "shelve", "yaml", "eval", "exec"}
+
+
+def rows(page: str) -> dict[int, str]:
+    return {int(number): row for number, row in ROW.findall((ROOT / f"docs/explanation/{page}.md").read_text())}
+
+
+def flowing(path: Path) -> str:
+    """Without the ends of lines, and without what begins a comment."""
+    return re.sub(r"\s*\n\s*(?:# )?", " ", path.read_text())
+
+
+def cited(page: str, path: Path) -> Iterator[int]:
+    for found in CITED[page].findall(flowing(path)):
+        for part in re.split(r", | and ", found.rstrip(", adnto")):
+            first, _, last = part.partition(" to ")
+            yield from range(int(first), int(last or first) + 1)
+
+
+@pytest.mark.parametrize("page", RULES)
+def test_the_rows_are_numbered_without_a_gap(page: str) -> None:
+    assert list(rows(page)) == list(range(1, RULES[page] + 1))
+
+
+@pytest.mark.parametrize("page", RULES)
+def test_every_number_that_the_source_cites_is_a_row(page: str) -> None:
+    used = {(str(path.relative_to(ROOT)), number) for path in SOURCES for number in cited(page, path)}
+    assert len(used) > 10, "the pattern finds nothing"
+    assert {one for one in used if one[1] not in rows(page)} == set()
+
+
+@pytest.mark.parametrize("page", RULES)
+def test_what_a_row_names_is_there(page: str) -> None:
+    """Modules and tests by path, planted bugs by name; a pitfall's bugs are of its class."""
+    classes = {bug.name: bug.pitfall for bug in CATALOGUE}
+    for number, row in rows(page).items():
+        where = row.rsplit("|", 2)[-2:]
+        for name in re.findall(r"`([^`]+)`", " ".join(where)):
+            if name.endswith(".py"):
+                assert any((top / name).is_file() for top in MODULES_OF), f"{page} {number}: {name}"
+            else:
+                assert name in classes, f"{page} {number}: {name}"
+                assert page != "raft-pitfalls" or classes[name] == number, f"{page} {number}: {name}"
+
+
+def test_every_page_that_is_cited_is_there() -> None:
+    there = [str(page.relative_to(ROOT)) for page in PAGES]
+    missing = {
+        (str(path.relative_to(ROOT)), name)
+        for path in [*SOURCES, *PAGES]
+        for name in PAGE.findall(path.read_text())
+        if not any(page == name or page.endswith("/" + name.removeprefix("../").removeprefix("../")) for page in there)
+    }
+    assert missing == set()
+
+
+def dangerous(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        match node:
+            case ast.Import():
+                names = [alias.name.partition(".")[0] for alias in node.names]
+            case ast.ImportFrom():
+                names = [(node.module or "").partition(".")[0]]
+            case ast.Call(func=ast.Name(id=name)):
+                names = [name]
+        yield from (f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)}" for name in names if name in DANGEROUS)
+
+
+def test_nothing_that_comes_in_can_be_run() -> None:
+    """storage-rules 16."""
+    assert [place for path in SOURCES if "tests" not in path.parts for place in dangerous(path)] == []
