@@ -8,7 +8,7 @@ into the log can be applied. `seeds` are good inputs, from which mutations start
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -63,6 +63,7 @@ from disheap_heap.settings import HeapSettings
 from disheap_kombu import messages
 from tests.fuzz.doubles import CLUSTER, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled
+from tests.kernel.solo import Solo
 
 RAW_LIMIT = 1 << 16
 CUTS = (1, 3, 7, 64, 1 << 20)
@@ -96,11 +97,28 @@ def frame_reader(data: bytes) -> None:
 
 
 def peer_message(data: bytes) -> None:
+    """Whatever is taken can be acted on: by a follower and by a leader, who write it down and apply what is
+    committed."""
     try:
         group, message = peers.decode(data)
     except ProtocolError:
         return
     assert peers.decode(peers.encode(group, message)) == (group, message), "it says something else when sent on"
+    for leads in (False, True):
+        node = Solo((1, 1, 2, 2), term=2)
+        if leads:
+            node.lead()
+        node.hear(replace(message, source=NodeId(2), target=NodeId(1)))
+        for each in node.applied:
+            if each.kind is EntryKind.COMMANDS and each.data:
+                _apply(each)
+
+
+def _apply(entry: Entry) -> None:
+    try:
+        ServedNode().sessions.apply(entry)
+    except VersionUnsupported:
+        pass  # the node stops, as it should
 
 
 def repair_message(data: bytes) -> None:
@@ -153,7 +171,7 @@ _ABOUT_REPAIR: list[repair.Ask | repair.Answer] = [
     repair.AskEntries(0, 3, 5),
     repair.AskSnapshot(0, 9, 64, 3),
     *_STANDINGS,
-    repair.Entries(0, 5, ((3, 5, 1, 9, b"data"), (3, 6, 2, 9, b""))),
+    repair.Entries(0, 5, ((3, 5, 1, 9, frames.envelope(Kind.COMMAND, 0, 7, 1, 0, b"body")), (3, 6, 2, 9, b""))),
     repair.SnapshotPiece(0, 0, 0, 0, b"", 0, b"", True),
 ]
 

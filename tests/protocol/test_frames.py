@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tests.support.memory import peak_bytes
 
 from disheap.errors import FrameTooLarge, InvalidArgument, MalformedFrame, WrongVersion
+from disheap.kernel import membership
 from disheap.kernel.types import (
     AppendReply,
     AppendRequest,
@@ -32,29 +33,55 @@ from disheap.kernel.types import (
 from disheap.protocol import frames, peers
 from disheap.protocol.frames import FrameReader, Hello, Kind
 
-numbers = st.integers(0, (1 << 64) - 1)
-times = st.integers(-(1 << 63), (1 << 63) - 1)
+numbers = st.integers(0, (1 << 63) - 1)
+times = st.integers(0, peers.TIME_MS_MOST)
 data = st.binary(max_size=100)
 route = (numbers, numbers, numbers)
-entries = st.builds(Entry, numbers, numbers, st.sampled_from(EntryKind), times, data)
 members = st.lists(
     st.builds(Member, st.integers(1, 1 << 32), st.booleans(), data), max_size=4, unique_by=lambda m: m.id
 )
-snapshots = st.builds(
-    SnapshotMeta,
-    numbers,
-    numbers,
-    times,
-    members.map(lambda found: Membership(tuple(sorted(found, key=lambda m: m.id)))),
-)
+memberships = members.map(lambda found: Membership(tuple(sorted(found, key=lambda m: m.id))))
+commands = st.lists(st.builds(frames.envelope, st.just(Kind.COMMAND), st.just(0), *route, data), max_size=3)
+DATA = {
+    EntryKind.COMMANDS: commands.map(b"".join),
+    EntryKind.NOOP: st.just(b""),
+    EntryKind.MEMBERSHIP: memberships.map(membership.encode),
+    EntryKind.SNAPSHOT_MARK: st.just(b""),
+}
+
+
+@st.composite
+def appends(draw: st.DrawFn) -> AppendRequest:
+    """Entries that follow each other, of terms that the leader may have."""
+    terms = sorted(draw(st.lists(st.integers(1, (1 << 63) - 1), min_size=2, max_size=6)))
+    previous, *own, term = [Term(term) for term in terms]
+    first = draw(st.integers(0, 1 << 62))
+    kinds = [draw(st.sampled_from(EntryKind)) for _ in own]
+    entries = tuple(
+        Entry(entry_term, Index(first + at), kind, draw(times), draw(DATA[kind]))
+        for at, (entry_term, kind) in enumerate(zip(own, kinds, strict=True), 1)
+    )
+    ends = (NodeId(draw(numbers)), NodeId(draw(numbers)))
+    return AppendRequest(*ends, term, Index(first), previous, entries, Index(draw(numbers)))
+
+
+@st.composite
+def snapshot_requests(draw: st.DrawFn) -> SnapshotRequest:
+    snapshot_term, term = sorted([draw(st.integers(1, (1 << 63) - 1)), draw(st.integers(1, (1 << 63) - 1))])
+    voters = draw(memberships.filter(membership.voters_of))
+    meta = SnapshotMeta(Index(draw(st.integers(1, (1 << 63) - 1))), Term(snapshot_term), draw(times), voters)
+    piece, is_last = draw(data), draw(st.booleans())
+    return SnapshotRequest(NodeId(2), NodeId(1), Term(term), meta, draw(numbers), piece, is_last or not piece)
+
+
 messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(VoteRequest, *route, numbers, numbers, st.booleans(), st.booleans()),
     st.builds(VoteReply, *route, st.booleans(), st.booleans()),
-    st.builds(AppendRequest, *route, numbers, numbers, st.lists(entries, max_size=4).map(tuple), numbers),
+    appends(),
     st.builds(AppendReply, *route, st.booleans(), numbers, numbers, numbers),
     st.builds(Heartbeat, *route, numbers, numbers),
     st.builds(HeartbeatReply, *route, numbers),
-    st.builds(SnapshotRequest, *route, snapshots, numbers, data, st.booleans()),
+    snapshot_requests(),
     st.builds(SnapshotReply, *route, numbers, numbers, st.booleans(), st.booleans()),
     st.builds(TimeoutNow, *route),
 )
@@ -78,6 +105,66 @@ def test_a_message_cut_short_or_altered_is_read_or_refused_and_never_fails_other
         except MalformedFrame:
             continue
         assert isinstance(read, Message)
+
+
+ENDS = (NodeId(2), NodeId(1), Term(3))
+TOO_MUCH = 1 << 63
+VOTERS = Membership((Member(NodeId(1), True, b""),))
+META = SnapshotMeta(Index(9), Term(3), 99, VOTERS)
+
+
+def entry(index: int, term: int = 3, kind: EntryKind = EntryKind.NOOP, time_ms: int = 9, data: bytes = b"") -> Entry:
+    return Entry(Term(term), Index(index), kind, time_ms, data)
+
+
+def append(*entries: Entry, previous: int = 4) -> AppendRequest:
+    return AppendRequest(*ENDS, Index(previous), Term(2), entries, Index(3))
+
+
+def commands_of(data: bytes) -> AppendRequest:
+    return append(entry(5, kind=EntryKind.COMMANDS, data=data))
+
+
+WRONG: dict[str, Message] = {
+    "a term beyond 63 bits": Heartbeat(NodeId(2), NodeId(1), Term(TOO_MUCH), Index(0), 0),
+    "a node beyond 63 bits": Heartbeat(NodeId(TOO_MUCH), NodeId(1), Term(1), Index(0), 0),
+    "a vote for a log without end": VoteRequest(*ENDS, Index(TOO_MUCH), Term(1), False, False),
+    "a vote for a term without end": VoteRequest(*ENDS, Index(1), Term(TOO_MUCH), False, False),
+    "a commit beyond 63 bits": Heartbeat(*ENDS, Index(TOO_MUCH), 0),
+    "a round beyond 63 bits": HeartbeatReply(*ENDS, TOO_MUCH),
+    "an index beyond 63 bits": AppendReply(*ENDS, True, Index(TOO_MUCH), Index(0), Term(0)),
+    "a hint beyond 63 bits": AppendReply(*ENDS, False, Index(1), Index(TOO_MUCH), Term(0)),
+    "an offset beyond 63 bits": SnapshotReply(*ENDS, Index(9), TOO_MUCH, False, False),
+    "entries that end beyond 63 bits": append(entry(TOO_MUCH), previous=TOO_MUCH - 1),
+    "a hole between entries": append(entry(5), entry(7)),
+    "an index twice": append(entry(5), entry(5)),
+    "entries that do not follow": append(entry(6)),
+    "a term before that of the entry before": append(entry(5, term=1)),
+    "terms that fall": append(entry(5, term=3), entry(6, term=2)),
+    "a term after the leader's": append(entry(5, term=4)),
+    "a time before all": append(entry(5, time_ms=-1)),
+    "a time without end": append(entry(5, time_ms=1 << 47)),
+    "commands that are none": commands_of(b"\xff" * 40),
+    "commands that end early": commands_of(frames.envelope(Kind.COMMAND, 0, 7, 1, 0, b"body")[:-1]),
+    "commands and a little more": commands_of(frames.envelope(Kind.COMMAND, 0, 7, 1, 0, b"body") + b"\x00"),
+    "a command shorter than its header": commands_of((4).to_bytes(4, "little") + bytes(40)),
+    "a version that is not said": commands_of(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0)),
+    "an OPEN of nothing": commands_of(frames.envelope(Kind.OPEN, 0, 0, 1, 0, b"\xc1")),
+    "members that cannot be read": append(entry(5, kind=EntryKind.MEMBERSHIP, data=b"\xff")),
+    "a snapshot of nothing": SnapshotRequest(*ENDS, META._replace(index=Index(0)), 0, b"piece", True),
+    "a snapshot of a later term": SnapshotRequest(*ENDS, META._replace(term=Term(4)), 0, b"piece", True),
+    "a snapshot of nobody": SnapshotRequest(*ENDS, META._replace(membership=Membership(())), 0, b"piece", True),
+    "a snapshot before all time": SnapshotRequest(*ENDS, META._replace(time_ms=-1), 0, b"piece", True),
+    "a snapshot that never ends": SnapshotRequest(*ENDS, META, 0, b"", False),
+}
+
+
+@pytest.mark.parametrize("message", WRONG.values(), ids=WRONG)
+def test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read(message: Message) -> None:
+    """A term of 64 bits ended every node, and again at each start; entries with a hole, and what was no command, the
+    node that took them in."""
+    with pytest.raises(MalformedFrame, match="a message between nodes cannot be read"):
+        peers.decode(peers.encode(0, message))
 
 
 def test_entries_announced_and_not_there_are_refused_before_memory_is_taken() -> None:

@@ -40,6 +40,7 @@ BAD = {
     "entries from elsewhere": Entries(0, 4, ((3, 5, 2, 9, b""),)),
     "an entry of no kind": Entries(0, 5, ((3, 5, 99, 9, b""),)),
     "a membership entry that says nothing": Entries(0, 5, ((3, 5, EntryKind.MEMBERSHIP, 9, b"\xff"),)),
+    "commands that are no envelopes": Entries(0, 5, ((3, 5, EntryKind.COMMANDS, 9, b"\xff" * 40),)),
     "a snapshot without members": changed(PIECE, membership=b"\xff\xff"),
     "a snapshot that never ends": changed(PIECE, data=b""),
 }

@@ -14,8 +14,8 @@ from tests.support.wire import wait_until
 from disheap.config import GIB, Limits
 from disheap.errors import WrongCluster
 from disheap.interfaces import Connection
-from disheap.kernel.types import Heartbeat, Index, NodeId, Term
-from disheap.protocol import frames
+from disheap.kernel.types import AppendRequest, Entry, EntryKind, Heartbeat, Index, Message, NodeId, Term
+from disheap.protocol import frames, peers
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.runtime import links, peering, tuning
@@ -217,6 +217,43 @@ async def test_a_member_has_one_connection(tmp_path: Path) -> None:
         await cluster.transport.connect("n1:8300", again, 1.0)
         await wait_until(lambda: again.is_lost, "the node itself has dialled again, and this one is the broken one")
         assert len(one._peering._welcome) == 2
+
+
+HOLE = (Entry(Term(1), Index(9), EntryKind.NOOP, 1, b""),)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        Heartbeat(NodeId(2), NodeId(1), Term(1 << 63), Index(0), 0),
+        Heartbeat(NodeId(2), NodeId(1), Term(1 << 40), Index(0), 0),
+        AppendRequest(NodeId(2), NodeId(1), Term(1), Index(1), Term(1), HOLE, Index(0)),
+    ],
+)
+async def test_a_message_that_no_member_sends_costs_its_connection_and_nothing_else(
+    tmp_path: Path, message: Message
+) -> None:
+    async with Cluster(tmp_path) as cluster:
+        one, two = cluster.nodes["n1"], cluster.nodes["n2"]
+        await cluster.wait_leader()
+        term = one.group.raft.term
+
+        class Wrong(Mute):
+            def connection_made(self, connection: Connection) -> None:
+                self.connection = connection
+                connection.write(frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1))))
+
+            def data_received(self, data: bytes) -> None:
+                if data[4] == Kind.PEER_WELCOME:
+                    self.connection.write(peers.encode(0, message))
+
+        wrong = Wrong()
+        await cluster.transport.connect("n1:8300", wrong, 1.0)
+        await wait_until(lambda: wrong.is_lost, "it is refused")
+        await wait_until(lambda: bool(one.refusals()), "and said why")
+        assert one.group.raft.term == term
+        await (await cluster.wait_leader()).apply(b"+1")
+        await cluster.wait_equal()
 
 
 async def test_an_entry_that_is_larger_than_this_nodes_own_limit_is_taken(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ REPLY_REST = REPLY.size - LENGTH_BYTES
 NUMBERED_REST = NUMBERED.size - LENGTH_BYTES
 GRANT = Struct("<QI")  # session, timeout_ms
 _VERSION = Struct("<H")
+_LENGTH_AND_KIND = Struct("<IB")
 
 
 class Kind(IntEnum):
@@ -310,6 +311,31 @@ def spans(envelopes: bytes) -> Iterator[tuple[int, int, int, int]]:
         end = position + LENGTH_BYTES + length
         yield position, end, flags, seq
         position = end
+
+
+def check_envelopes(data: bytes) -> None:
+    """That `data` is a run of whole envelopes, of which whoever applies it can read what he has to. Raises
+    `MalformedFrame`. A kind that this release does not know is for whoever applies it to refuse."""
+    position, size, unpack, command = 0, len(data), _LENGTH_AND_KIND.unpack_from, Kind.COMMAND
+    while size - position >= ENVELOPE.size:
+        length, kind = unpack(data, position)
+        if length < ENVELOPE_REST:
+            break
+        if kind != command:
+            _check_control(kind, data[position + ENVELOPE.size : position + LENGTH_BYTES + length])
+        position += LENGTH_BYTES + length
+    if position != size:
+        raise MalformedFrame(f"{size} bytes of commands are no run of whole envelopes")
+
+
+def _check_control(kind: int, body: bytes) -> None:
+    if kind == Kind.RAISE_VERSION and not body:
+        raise MalformedFrame("a machine_version is to be raised, and it is not said to which")
+    if kind == Kind.OPEN:
+        try:
+            msgspec.msgpack.decode(body, type=SessionOptions)
+        except UNREADABLE as error:
+            raise MalformedFrame(f"an OPEN that cannot be read: {error}") from error
 
 
 def open_reply(frame: bytes) -> tuple[int, int, int, bytes]:

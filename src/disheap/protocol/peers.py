@@ -13,6 +13,9 @@ peers dialled. After `PEER_HELLO` and `PEER_WELCOME` every frame is a `PEER_MESS
 | 34-   | the message's own fields in the order of `kernel.types`; flags are one byte each |
 
 Entries: term 8, index 8, kind 1, time_ms 8 (signed), length 4, data. A snapshot's membership is length-prefixed (4).
+
+A message is refused here when no node that does its work sends it, so that one that went wrong costs its connection and
+nobody's log: numbers beyond `NUMBER_MOST`, entries that do not follow each other, commands that are no envelopes.
 """
 
 from __future__ import annotations
@@ -43,7 +46,12 @@ from disheap.kernel.types import (
     VoteReply,
     VoteRequest,
 )
+from disheap.protocol import frames
 from disheap.protocol.frames import Kind
+from disheap.protocol.repair import NUMBER_MOST
+
+TIME_MS_MOST = (1 << 47) - 1
+"""Of log time, in the year 6429: a session's number, which is made of it, has no room for more."""
 
 _HEADER = Struct("<IBBIQQQ")  # length, kind, type, group, source, target, term
 _VOTE_REQUEST = Struct("<QQ??")
@@ -115,6 +123,7 @@ def decode(frame: bytes) -> tuple[int, Message]:
     """(group, message). Raises `MalformedFrame`."""
     try:
         _, _, number, group, source, target, term = _HEADER.unpack_from(frame)
+        _bound(source | target | term)
         message = _message(number, NodeId(source), NodeId(target), Term(term), frame, _HEADER.size)
     except (StructError, ValueError, ProtocolError) as error:
         raise MalformedFrame(f"a message between nodes cannot be read: {error}") from error
@@ -166,21 +175,28 @@ def _message(number: int, source: NodeId, target: NodeId, term: Term, frame: byt
             return _append(source, target, term, frame, at)
         case Type.APPEND_REPLY:
             success, index, hint_index, hint_term = _APPEND_REPLY.unpack_from(frame, at)
+            _bound(index | hint_index | hint_term)
             return AppendReply(source, target, term, success, index, hint_index, hint_term)
         case Type.HEARTBEAT:
             commit, read = _HEARTBEAT.unpack_from(frame, at)
+            _bound(commit | read)
             return Heartbeat(source, target, term, commit, read)
         case Type.HEARTBEAT_REPLY:
-            return HeartbeatReply(source, target, term, *_HEARTBEAT_REPLY.unpack_from(frame, at))
+            (read,) = _HEARTBEAT_REPLY.unpack_from(frame, at)
+            _bound(read)
+            return HeartbeatReply(source, target, term, read)
         case Type.VOTE_REQUEST:
             last_index, last_term, pre, transfer = _VOTE_REQUEST.unpack_from(frame, at)
+            _bound(last_index | last_term)
             return VoteRequest(source, target, term, last_index, last_term, pre, transfer)
         case Type.VOTE_REPLY:
             return VoteReply(source, target, term, *_VOTE_REPLY.unpack_from(frame, at))
         case Type.SNAPSHOT_REQUEST:
             return _snapshot(source, target, term, frame, at)
         case Type.SNAPSHOT_REPLY:
-            return SnapshotReply(source, target, term, *_SNAPSHOT_REPLY.unpack_from(frame, at))
+            index, offset, installed, failed = _SNAPSHOT_REPLY.unpack_from(frame, at)
+            _bound(index | offset)
+            return SnapshotReply(source, target, term, index, offset, installed, failed)
         case Type.TIMEOUT_NOW:
             return TimeoutNow(source, target, term)
         case _:
@@ -188,25 +204,63 @@ def _message(number: int, source: NodeId, target: NodeId, term: Term, frame: byt
 
 
 def _append(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -> AppendRequest:
+    """Its entries follow `previous`, one by one, with terms that never fall and are none after the leader's."""
     previous_index, previous_term, commit, count = _APPEND.unpack_from(frame, at)
+    _bound(previous_index + count | previous_term | commit)
     at += _APPEND.size
     if count * _ENTRY.size > len(frame) - at:
         raise ValueError(f"{count} entries do not fit in a frame of {len(frame)} bytes")
     entries = []
-    for _ in range(count):
+    newest = max(previous_term, 1)
+    for expected in range(previous_index + 1, previous_index + 1 + count):
         entry_term, index, kind, time_ms, length = _ENTRY.unpack_from(frame, at)
+        if index != expected or not newest <= entry_term <= term:
+            raise ValueError(
+                f"entry ({index}, {entry_term}) stands where entry {expected} of a term from {newest} to {term} should"
+            )
+        newest = entry_term
         at += _ENTRY.size
         data = _slice(frame, at, length)
         at += length
-        entries.append(Entry(Term(entry_term), Index(index), EntryKind(kind), time_ms, data))
+        entries.append(_entry(Entry(Term(entry_term), Index(index), EntryKind(kind), time_ms, data)))
     return AppendRequest(source, target, term, previous_index, previous_term, tuple(entries), commit)
+
+
+def _entry(entry: Entry) -> Entry:
+    """One whose time and data can be read when it is applied."""
+    _bound_time(entry.time_ms)
+    if entry.kind is EntryKind.COMMANDS:
+        frames.check_envelopes(entry.data)
+    elif entry.kind is EntryKind.MEMBERSHIP:
+        membership.decode(entry.data)
+    return entry
 
 
 def _snapshot(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -> SnapshotRequest:
     index, snapshot_term, time_ms, offset, done, members, size = _SNAPSHOT.unpack_from(frame, at)
+    _bound(index | offset)
+    _bound_time(time_ms)
+    if not (index and 1 <= snapshot_term <= term):
+        raise ValueError(f"a snapshot of entry ({index}, {snapshot_term}) from a leader of term {term}")
     at += _SNAPSHOT.size
     meta = SnapshotMeta(index, snapshot_term, time_ms, membership.decode(_slice(frame, at, members)))
-    return SnapshotRequest(source, target, term, meta, offset, _slice(frame, at + members, size), done)
+    if not membership.voters_of(meta.membership):
+        raise ValueError("a snapshot of a group in which nobody votes")
+    data = _slice(frame, at + members, size)
+    if not (data or done):
+        raise ValueError("a piece of nothing, and more to come")
+    return SnapshotRequest(source, target, term, meta, offset, data, done)
+
+
+def _bound(numbers: int) -> None:
+    """Of several numbers, what they are with all their bits together."""
+    if numbers > NUMBER_MOST:
+        raise ValueError(f"a number is not between 0 and {NUMBER_MOST}")
+
+
+def _bound_time(time_ms: int) -> None:
+    if not 0 <= time_ms <= TIME_MS_MOST:
+        raise ValueError(f"a log time of {time_ms} ms")
 
 
 def _slice(frame: bytes, at: int, length: int) -> bytes:

@@ -192,6 +192,8 @@ def _check_entries(told: Entries) -> None:
     for entry in entries:
         if entry.kind is EntryKind.MEMBERSHIP:
             membership.decode(entry.data)
+        elif entry.kind is EntryKind.COMMANDS:
+            frames.check_envelopes(entry.data)
 
 
 def _check_numbers(*numbers: int) -> None:

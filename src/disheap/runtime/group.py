@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from disheap.errors import DiskFailed, Overloaded, ProtocolError, StorageError, StorageFull
+from disheap.errors import DiskFailed, MalformedFrame, Overloaded, ProtocolError, StorageError, StorageFull
 from disheap.interfaces import Clock, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
@@ -53,6 +53,9 @@ IDLE_FLUSH_S = 0.1
 
 WRITE_PATIENCE_S = 5.0
 """A leader's write in flight for longer is no slow sync any more."""
+TERM_JUMP_MOST = 1 << 32
+"""So many elections at once, one a second for a century, nobody has missed. A term is never taken back: taken over, one
+close to the largest that there is would leave no room for elections."""
 
 
 class GroupLimits(msgspec.Struct, frozen=True):
@@ -175,6 +178,8 @@ class Group:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
         if not self.takes_part:
             return
+        if message.term - self.raft.term > TERM_JUMP_MOST:
+            raise MalformedFrame(f"a message of term {message.term}, where the term is {self.raft.term}")
         try:
             self.raft.step(message)
         except ProtocolError:

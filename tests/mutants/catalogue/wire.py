@@ -9,6 +9,8 @@ CONNECTIONS = "disheap.runtime.connections"
 SERVER = "disheap.runtime.server"
 PEERING = "disheap.runtime.peering"
 LINKS = "tests/runtime/test_links.py::"
+PEERS = "disheap.protocol.peers"
+WRONG = "tests/protocol/test_frames.py::test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read"
 BAD_INPUT = "tests/runtime/test_bad_input.py::"
 
 MUTANTS = (
@@ -62,6 +64,33 @@ MUTANTS = (
             ),
         ),
         (LINKS + "test_a_member_proves_its_name_where_anything_is_proved",),
+        simulated=False,
+    ),
+    Mutant(
+        "entries-with-a-hole-are-taken",
+        "entries that do not follow each other reach the log, and end the node that applies them",
+        (Patch(PEERS, "if index != expected or not newest", "if not newest"),),
+        (WRONG,),
+        simulated=False,
+    ),
+    Mutant(
+        "what-is-no-command-reaches-the-log",
+        "bytes that are no commands are written down, and end every node that applies them, again at each start",
+        (Patch(PEERS, "        frames.check_envelopes(entry.data)\n", "        pass\n"),),
+        (WRONG,),
+        simulated=False,
+    ),
+    Mutant(
+        "term-without-bounds",
+        "a message with a term close to the largest is believed, and there is no room for another election",
+        (
+            Patch(
+                "disheap.runtime.group",
+                "        if message.term - self.raft.term > TERM_JUMP_MOST:\n",
+                "        if message.term > 1 << 63:\n",
+            ),
+        ),
+        (LINKS + "test_a_message_that_no_member_sends_costs_its_connection_and_nothing_else",),
         simulated=False,
     ),
 )
