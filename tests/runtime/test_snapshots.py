@@ -16,6 +16,7 @@ from tests.support.wire import wait_until
 from disheap.errors import SnapshotDamaged
 from disheap.kernel.types import ChunkRead, ChunkWrite, Entry, Index, NodeId, SnapshotMeta
 from disheap.runtime.installing import Installer
+from disheap.runtime.snapshot_source import SnapshotSource
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
 
 
@@ -158,7 +159,20 @@ def test_a_snapshot_that_is_taken_again_under_its_name_is_read() -> None:
     write_snapshot(place.storage, 5, b"the state" * 100)
     (path,) = (path for path in place.disk.now if "snapshot-" in path)
     place.disk.now[path].now[-90] ^= 1
+    source = SnapshotSource(1 << 16)
     with pytest.raises(SnapshotDamaged):
-        place.installer.read(Index(5), 0)
+        source.read(place.storage, Index(5), 0)
     write_snapshot(place.storage, 5, b"the state" * 100)
-    assert place.installer.read(Index(5), 0) == (b"the state" * 100, True)
+    assert source.read(place.storage, Index(5), 0) == (meta(5), b"the state" * 100, True)
+
+
+def test_a_snapshot_that_was_read_to_its_end_is_let_go() -> None:
+    """An open file keeps its room on the disk after it was removed."""
+    place, source = Place(), SnapshotSource(400)
+    write_snapshot(place.storage, 5, b"the state" * 100)
+    reader = None
+    for offset in (0, 400, 800):
+        piece = source.read(place.storage, None if reader is None else Index(5), offset)
+        assert piece is not None and piece.is_last == (offset == 800)
+        reader = source._reader
+        assert (reader is None) == piece.is_last

@@ -41,6 +41,7 @@ from disheap.runtime.disk import Disk, WatchedDisk
 from disheap.runtime.installing import Installer
 from disheap.runtime.reads import OnRead, Reads
 from disheap.runtime.sessions import Sessions
+from disheap.runtime.snapshot_source import Piece, SnapshotSource
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
 from disheap.runtime.timekeeping import Timekeeper
 from disheap.runtime.writing import Writer
@@ -133,6 +134,7 @@ class Group:
         self._reads = Reads(raft)
         self.snapshotter = Snapshotter(self, storage, disk, policy)
         self._installer = Installer(storage, disk, limits.chunk_bytes, fresh_sessions)
+        self._source = SnapshotSource(limits.chunk_bytes)
 
     # --- what goes in ------------------------------------------------------------------------------------------------
 
@@ -251,7 +253,7 @@ class Group:
 
     def close_files(self) -> None:
         """Before the storage is closed, on the disk's thread."""
-        self._installer.close()
+        self._source.close()
 
     # --- the one line of thought -------------------------------------------------------------------------------------
 
@@ -450,23 +452,22 @@ class Group:
         self._disk.submit(lambda: self._storage.read(fetch.first, fetch.last, fetch.max_bytes), done)
 
     def _read_chunk(self, read: ChunkRead) -> None:
-        def done(result: tuple[bytes, bool] | None, error: BaseException | None) -> None:
+        def done(piece: Piece | None, error: BaseException | None) -> None:
             if self.has_ended:
                 return
             if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
                 log.error("a snapshot cannot be read; another is taken", index=read.index, error=str(error))
                 self.snapshotter.take()  # of the state in memory, which is whole: else the peer would wait for ever
-                result, error = None, None
+                piece, error = None, None
             if self._failed(error):
                 return
-            if result is None:
+            if piece is None:
                 self.raft.chunk_read_failed(read.target, read.index)
             else:
-                data, last = result
-                self.raft.chunk_read(read.target, read.index, read.offset, data, last)
+                self.raft.chunk_read(read.target, read.index, read.offset, piece.data, piece.is_last)
             self._wake()
 
-        self._disk.submit(lambda: self._installer.read(read.index, read.offset), done)
+        self._disk.submit(lambda: self._source.read(self._storage, read.index, read.offset), done)
 
     def _chunk_written(
         self, meta: SnapshotMeta, offset: int, sessions: Sessions | None, error: BaseException | None

@@ -1,19 +1,20 @@
-"""Snapshots between nodes: the pieces a leader reads and a follower writes (Raft §7).
+"""A snapshot of the leader, as a follower writes it (Raft §7).
 
-Runs on the disk's thread. A received snapshot is written under a temporary name; with the last piece it becomes durable
-together with the drop of the log that it replaces, and is read back into a new state beside the old one, so that the
-loop never stops for it.
+Runs on the disk's thread. It is written under a temporary name; with the last piece it becomes durable together with
+the drop of the log that it replaces, and is read back into a new state beside the old one, so that the loop never stops
+for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from disheap.errors import SnapshotDamaged
-from disheap.interfaces import SnapshotReader, SnapshotWriter, Storage
+from disheap.interfaces import SnapshotWriter, Storage
 from disheap.kernel.types import ChunkWrite, Index, SnapshotMeta
 from disheap.runtime.disk import Disk
 from disheap.runtime.sessions import Sessions
+from disheap.runtime.snapshot_source import pieces
 
 Written = Callable[[SnapshotMeta, int, Sessions | None, BaseException | None], None]
 
@@ -25,7 +26,6 @@ class Installer:
         self._chunk_bytes = chunk_bytes
         self._fresh_sessions = fresh_sessions
         self._writer: SnapshotWriter | None = None
-        self._reader: SnapshotReader | None = None
 
     def write(self, chunk: ChunkWrite, done: Written) -> None:
         """Called on the loop; `done(meta, offset, new state after the last piece, error)` too."""
@@ -34,12 +34,6 @@ class Installer:
             done(chunk.snapshot, chunk.offset, sessions, error)
 
         self._disk.submit(lambda: self._write(chunk), finished)
-
-    def close(self) -> None:
-        """What is being read is let go. Before the storage is closed, on the disk's thread."""
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
 
     def _write(self, chunk: ChunkWrite) -> Sessions | None:
         if chunk.offset == 0:
@@ -65,35 +59,3 @@ class Installer:
         finally:
             reader.close()
         return sessions
-
-    def read(self, index: Index, offset: int) -> tuple[bytes, bool] | None:
-        """(data, whether it is the last piece) of our snapshot at `index`; None when it is gone."""
-        if self._reader is None or self._reader.meta.index != index:
-            self.close()
-            self._reader = self._storage.open_snapshot(index)
-        if self._reader is None:
-            return None
-        try:
-            data, is_last = self._piece(self._reader, offset)
-        except BaseException:
-            self.close()  # it may be taken again, and have the same name
-            raise
-        if is_last:
-            self.close()
-        return data, is_last
-
-    def _piece(self, reader: SnapshotReader, offset: int) -> tuple[bytes, bool]:
-        data = b""
-        while len(data) < self._chunk_bytes:
-            piece = reader.read(offset + len(data), self._chunk_bytes - len(data))
-            if not piece:
-                return data, True
-            data += piece
-        return data, False
-
-
-def pieces(reader: SnapshotReader, chunk_bytes: int) -> Iterator[bytes]:
-    offset = 0
-    while piece := reader.read(offset, chunk_bytes):
-        offset += len(piece)
-        yield piece

@@ -13,8 +13,8 @@ from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, 
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
 from disheap.logs import get_logger
-from disheap.runtime.installing import pieces
 from disheap.runtime.sessions import Sessions
+from disheap.runtime.snapshot_source import pieces
 
 log = get_logger(__name__)
 

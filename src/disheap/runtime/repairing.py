@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from disheap.errors import LogDamaged, SnapshotDamaged, StorageError
-from disheap.interfaces import Holding, Repairable, SnapshotReader, Storage
+from disheap.interfaces import Holding, Repairable, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
 from disheap.logs import get_logger
@@ -35,6 +35,7 @@ from disheap.runtime.disk import Disk, run_on
 from disheap.runtime.group import Group
 from disheap.runtime.links import GROUP
 from disheap.runtime.recovery import Found
+from disheap.runtime.snapshot_source import SnapshotSource
 from disheap.runtime.writing import with_room
 
 T = TypeVar("T")
@@ -77,7 +78,7 @@ class Repairing:
         self._host = host
         self._own = own
         self._loop = loop
-        self._entry_bytes, self._chunk_bytes = entry_bytes, chunk_bytes
+        self._entry_bytes = entry_bytes
         self._task: asyncio.Task[None] | None = None
         self._voters: tuple[NodeId, ...] = ()
         self._standings: dict[NodeId, Standing] = {}
@@ -87,7 +88,7 @@ class Repairing:
         self._heard = asyncio.Event()
         self._waiting: repair_plan.Wait | None = None
         self._said_at = 0.0
-        self._reader: SnapshotReader | None = None
+        self._source = SnapshotSource(chunk_bytes)
         self._ticks_in_doubt = 0
         self._relapses = 0
 
@@ -134,9 +135,7 @@ class Repairing:
 
     def close_reader(self) -> None:
         """Before the storage is closed, on the disk's thread."""
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            reader.close()
+        self._source.close()
 
     def status(self) -> dict[str, Any]:
         """Empty where nothing is being repaired."""
@@ -404,17 +403,12 @@ class Repairing:
         nothing = SnapshotPiece(GROUP, 0, 0, 0, b"", 0, b"", True)
         if self._host.quarantined:
             return nothing
-        reader = self._reader
-        if reader is None or not ask.index or reader.meta.index != ask.index:
-            if reader is not None:
-                reader.close()
-            self._reader = reader = self._host.storage().open_snapshot(Index(ask.index) if ask.index else None)
-        if reader is None:
+        piece = self._source.read(self._host.storage(), Index(ask.index) if ask.index else None, ask.offset)
+        if piece is None:
             return nothing
-        data = reader.read(ask.offset, self._chunk_bytes)
-        members = membership.encode(reader.meta.membership)
-        index, term, time_ms, _ = reader.meta
-        return SnapshotPiece(GROUP, index, term, time_ms, members, ask.offset, data, not data)
+        index, term, time_ms, members = piece.meta
+        data, is_last = piece.data, piece.is_last
+        return SnapshotPiece(GROUP, index, term, time_ms, membership.encode(members), ask.offset, data, is_last)
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         return await run_on(self._host.disk(), work)
