@@ -11,8 +11,9 @@ Callbacks run outside the lock: one may take an hour, while another thread ackno
 from __future__ import annotations
 
 import socket
+import weakref
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
 from threading import RLock, get_ident
@@ -28,6 +29,7 @@ from disheap.errors import ConnectionLost, DisheapError, RequestError, RequestTi
 from disheap.protocol import broker
 from disheap_kombu.channel import Channel, Subscription
 from disheap_kombu.failures import translated
+from disheap_kombu.keepalive import Keepalive
 from disheap_kombu.waker import Waker
 
 if TYPE_CHECKING:
@@ -66,6 +68,8 @@ class Connection:
         self._waiting = False
         self._waker: Waker | None = None
         self._bond: Bond | None = None
+        self._keeper: Keepalive | None = None
+        client.on_socket_change = self._socket_changed
         forked.watch(self)
 
     # --- channels ---
@@ -97,7 +101,9 @@ class Connection:
             with self._lock:
                 if self._acks:
                     self._send_acks()
-                return self.driver.call(command, timeout_s=timeout_s)
+                reply = self.driver.call(command, timeout_s=timeout_s)
+                self._guard()
+                return reply
         except DisheapError as error:
             raise translated(error, publishing) from error
         finally:
@@ -356,7 +362,8 @@ class Connection:
     def _lose(self) -> None:
         self.collect()
         raise RecoverableConnectionError(
-            "the session lapsed while no leader could be reached: its consumers are gone, and what they held went back "
+            f"the session lapsed: the broker heard nothing of it for {self.driver.session_timeout_ms / 1000:g} s, as no "
+            "leader could be reached or the process stood still; its consumers are gone, and what they held went back "
             "to its queues"
         )
 
@@ -370,14 +377,39 @@ class Connection:
     def bind(self, bond: Bond) -> None:
         """An event loop takes over the waiting."""
         self.unbind()
+        self._unguard()
         self._bond = bond
         self.driver.on_socket_change = bond.socket_changed
 
     def unbind(self) -> None:
         bond, self._bond = self._bond, None
-        self.driver.on_socket_change = None
+        self.driver.on_socket_change = self._socket_changed
         if bond is not None:
             bond.loosen()
+
+    def _guard(self) -> None:
+        """Nobody may call for long, and there is something to lose: consumers, leases, queues of its own."""
+        if self._keeper is None and self._bond is None and self.driver.has_holdings:
+            self._keeper = Keepalive(_keep(weakref.ref(self)), self.driver.heartbeat_s / 2)
+
+    def _unguard(self) -> None:
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.stop()
+
+    def keep(self) -> bool:
+        """The keeper's call: whether there is still something to keep. What goes wrong shows at the next use."""
+        with self._lock:
+            if self.connected and self._bond is None and self.driver.has_holdings:
+                with suppress(Exception):
+                    self.beat()
+                    return True
+            self._keeper = None
+            return False
+
+    def _socket_changed(self, _old: int | None, _new: int | None) -> None:
+        if self._waiting:
+            self._wake()
 
     # --- the end ---
 
@@ -401,12 +433,13 @@ class Connection:
     def collect_in_child(self) -> None:
         """After a fork: the socket and the event loop are the parent's, and so may be whoever holds the lock."""
         self._lock = RLock()
-        self._bond = None
+        self._bond, self._keeper = None, None
         self.collect()
 
     def _forget(self) -> None:
         self.connected = False
         self.unbind()
+        self._unguard()
         for channel in list(self._channels.values()):
             channel.collect()
         self._channels.clear()
@@ -471,3 +504,13 @@ class Connection:
                 self._waker.wait(self.driver.fileno(), limit_s)
         finally:
             self._waiting = False
+
+
+def _keep(kept: weakref.ref[Connection]) -> Callable[[], bool]:
+    """For a thread that must not hold the connection: one that was dropped without closing it ends as it did."""
+
+    def keep() -> bool:
+        connection = kept()
+        return connection is not None and connection.keep()
+
+    return keep

@@ -1,4 +1,4 @@
-"""A connection on kombu's event loop (the one a Celery worker runs), and the keepalive thread of pools that block it.
+"""A connection on kombu's event loop (the one a Celery worker runs).
 
 Owns readers, timers and wake-ups; refuses to know what a delivery is. The loop has its own ways, and this is why it
 looks as it does: it runs what `call_soon` gave it, then timers, then `on_tick`, and then sleeps in poll for up to a
@@ -11,10 +11,11 @@ are not kept back by a full buffer.
 from __future__ import annotations
 
 from collections.abc import Callable
-from threading import Event, Thread, get_ident
+from threading import get_ident
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from disheap_kombu.keepalive import Keepalive
 from disheap_kombu.waker import Waker
 
 if TYPE_CHECKING:
@@ -142,21 +143,3 @@ class Bond:
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
-
-
-class Keepalive:
-    """Under the solo pool a task runs on the loop's own thread, and under the threads pool that thread waits for the
-    last tasks at a shutdown: nobody else would answer for the session. This thread reads and pings, under the
-    connection's lock; it runs no callback. There is none under any pool that forks."""
-
-    def __init__(self, keep: Callable[[], bool], every_s: float) -> None:
-        self._stopped = Event()
-        self._thread = Thread(target=self._run, args=(keep, every_s), name="disheap-keepalive", daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _run(self, keep: Callable[[], bool], every_s: float) -> None:
-        while not self._stopped.wait(every_s) and keep():
-            pass

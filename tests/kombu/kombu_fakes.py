@@ -15,6 +15,8 @@ class FakeWire:
     heartbeat_s = 5.0
     ready = True
     session_id = 1
+    session_timeout_ms = 15_000
+    has_holdings = False
 
     def __init__(self) -> None:
         self.url = BrokerUrl(timeout_s=1.0)

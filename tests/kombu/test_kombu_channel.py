@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import threading
+from types import SimpleNamespace
 
 import pytest
 from amqp.exceptions import (
@@ -22,6 +24,7 @@ from disheap.client.broker_session import SessionLost
 from disheap.errors import ExchangeNotFound, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
 from disheap_kombu.channel import ENDLESS_BYTES
+from disheap_kombu.connection import Connection
 from disheap_kombu.failures import PublishOutcomeUnknown
 from disheap_kombu.waker import Waker
 
@@ -461,3 +464,71 @@ def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, w
     monkeypatch.setattr(Waker, "wait", wait)
     connection.drain_events(timeout=1)
     assert len(got) == 1 and woken == [True]
+
+
+# --- nobody calls ---
+
+
+def keepers():
+    return [thread for thread in threading.enumerate() if thread.name == "disheap-keepalive"]
+
+
+def test_a_thread_answers_for_a_connection_that_has_something_to_lose_and_ends_with_it(connection, channel, wire):
+    wire.heartbeat_s = 0.01
+    channel.basic_publish(channel.prepare_message("x"), routing_key="q")
+    assert keepers() == []
+    wire.has_holdings = True
+    consume(channel)
+    (keeper,) = keepers()
+    beaten = threading.Event()
+    poll = wire.poll
+    wire.poll = lambda timeout_s: beaten.set() or poll(timeout_s)
+    assert beaten.wait(5)
+    wire.has_holdings = False
+    keeper.join(5)
+    assert not keeper.is_alive()
+    wire.has_holdings = True
+    consume(connection.channel())
+    (keeper,) = keepers()
+    connection.close()
+    keeper.join(5)
+    assert not keeper.is_alive()
+
+
+def test_what_the_thread_reads_wakes_the_wait_for_it(connection, channel, wire, monkeypatch):
+    wire.has_holdings = True
+    got = consume(channel)
+
+    def wait(waker, descriptor, seconds):
+        wire.arrive(delivery(1, 10))
+        _elsewhere(connection.keep)
+        assert waker._rung
+
+    monkeypatch.setattr(Waker, "wait", wait)
+    connection.drain_events(timeout=1)
+    assert len(got) == 1
+
+
+def test_a_connection_that_nobody_has_any_more_is_not_kept(wire):
+    wire.has_holdings = True
+    wire.heartbeat_s = 0.01
+    dropped = Connection(wire, SimpleNamespace(declared_entities=set()))
+    consume(dropped.channel())
+    (keeper,) = keepers()
+    del dropped
+    wire.on_socket_change = None  # a real one would go with it
+    gc.collect()
+    keeper.join(5)
+    assert not keeper.is_alive()
+
+
+def test_an_event_loop_takes_over_from_the_thread(connection, channel, wire):
+    wire.has_holdings = True
+    consume(channel)
+    (keeper,) = keepers()
+    connection.bind(SimpleNamespace(socket_changed=None, loosen=lambda: None, thread=threading.get_ident()))
+    keeper.join(5)
+    assert not keeper.is_alive()
+    channel.basic_qos(0, 1, True)
+    channel.basic_consume("q", consumer_tag="d")
+    assert keepers() == []

@@ -353,6 +353,20 @@ def test_an_idle_producer_publishes_after_its_session_has_lapsed(node, name):
         until(lambda: topic_ready(node, name) == 1, "the transient message came")
 
 
+def test_a_quiet_client_finds_its_answer_however_late_it_looks(node, connection, name):
+    """As `rpc://` does: consume from a queue of one's own, ask, and look for the answer at leisure."""
+    with Connection(f"{node.url}?session_timeout_ms=1000") as quiet:
+        queue, got = declared(quiet, name, auto_delete=True, expires=3600), []
+        with Consumer(quiet, [queue], on_message=got.append):
+            Producer(connection).publish("early", routing_key=name)
+            time.sleep(2.5)  # more than two sessions' time: that nothing happens is what is awaited
+            Producer(connection).publish("late", routing_key=name)
+            while len(got) < 2:
+                quiet.drain_events(timeout=10)
+            for message in got:
+                message.ack()
+
+
 def test_a_native_clients_message_is_readable_and_the_other_way_round(node, connection, name):
     queue = declared(connection, name)
     with disheap.sync.connect(node.url) as client:

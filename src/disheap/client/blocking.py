@@ -286,6 +286,11 @@ class BlockingClient:
         """What the last node said of itself."""
         return self._session.welcome
 
+    @property
+    def has_holdings(self) -> bool:
+        """Something would be lost with the session: consumers, leases, exclusive topics."""
+        return not self._broker.held.idle()
+
     def holds(self, token: broker.Token) -> bool:
         """Whether the lease is still ours to settle, as far as is known here."""
         return token in self._broker.held.tokens
