@@ -55,6 +55,8 @@ Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 Bytes = Annotated[int, Meta(ge=4 * KIB, le=64 * GIB)]
 WireBytes = Annotated[int, Meta(ge=4 * KIB, le=1 * GIB)]
+Many = Annotated[int, Meta(ge=1, le=1 << 20)]
+LongMilliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]  # up to a year
 
 
 class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,19 +87,17 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     entry_bytes: WireBytes = 256 * KIB  # of commands in one entry: one append stays under a few milliseconds
     gather_bytes: WireBytes = 8 * MIB  # commands waiting for the disk; over it clients are not read from
     uncommitted_bytes: Bytes = 64 * MIB  # proposed and not committed: what a leader may lose in a partition
-    session_window: Annotated[int, Meta(ge=1, le=1 << 20)] = 8192  # unanswered commands: 4 windows of 2,000
+    session_window: Many = 8192  # unanswered commands: four clients' pipelines of 2,000
     sessions: Count = 10_000  # replicated state, about 1 KiB each when idle
-    connections: Annotated[int, Meta(ge=1, le=1 << 20)] = (
-        4096  # below the usual limit of open files, with rlimit raised
-    )
+    connections: Many = 4096  # below the usual limit of open files, with rlimit raised
     handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # a stranger holds a connection no longer
     write_buffer_bytes: WireBytes = (
         16 * MIB
     )  # unsent to one connection: over it, a client that reads nothing is cut off
     apply_work_limit: Count = 10_000  # units of work per entry: 10 to 40 ms, so that heartbeats are never late
     session_timeout_min_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 1000  # under it a pause expires sessions
-    session_timeout_max_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 86_400_000  # a day: leases come back
-    max_clock_jump_ms: Annotated[int, Meta(ge=1, le=31_536_000_000)] = 60_000  # over it a new leader's clock is logged
+    session_timeout_max_ms: LongMilliseconds = 86_400_000  # a day; then even a forgotten session's leases come back
+    max_clock_jump_ms: LongMilliseconds = 60_000  # a larger jump of log time at an election is logged
     queries: Count = 1024  # reads waiting for their index, per node
     min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 128 * MIB  # on the disk; below it nothing new is taken
 

@@ -80,6 +80,14 @@ def test_every_page_that_is_cited_is_there() -> None:
     assert missing == set()
 
 
+def test_the_architecture_names_every_module_of_the_runtime() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    section = page.partition("### The runtime")[2].partition("\n## ")[0]
+    named = re.findall(r"`(\w+\.py)`", section)
+    there = {path.name for path in (ROOT / "src/disheap/runtime").glob("*.py")} - {"__init__.py"}
+    assert sorted(named) == sorted(there)
+
+
 def dangerous(path: Path) -> Iterator[str]:
     for node in ast.walk(ast.parse(path.read_text())):
         names: list[str] = []
