@@ -362,9 +362,9 @@ class Connection:
     def _lose(self) -> None:
         self.collect()
         raise RecoverableConnectionError(
-            f"the session lapsed: the broker heard nothing of it for {self.driver.session_timeout_ms / 1000:g} s, as no "
-            "leader could be reached or the process stood still; its consumers are gone, and what they held went back "
-            "to its queues"
+            f"the session lapsed: the broker heard nothing of it for {self.driver.session_timeout_ms / 1000:g} s, as "
+            "no leader could be reached or the process stood still; its consumers are gone, and what they held went "
+            "back to its queues"
         )
 
     # --- keeping alive ---
