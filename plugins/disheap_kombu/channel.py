@@ -298,11 +298,13 @@ class Channel(base.StdChannel):
         else:
             settings = topic_settings(arguments or {}, bool(exclusive), bool(auto_delete))
             info = self._open_connection.call(broker.CreateTopic(queue or f"amq.gen-{uuid.uuid4().hex}", settings))
+            self._open_connection.declared("", info.topic)
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
         if exchange:  # every queue is bound to the default exchange, by its name
             self._open_connection.call(broker.Bind(exchange, queue, routing_key or ""))
+            self._open_connection.declared(exchange)
 
     def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *_: Any, **__: Any) -> None:
         self._open_connection.call(broker.Unbind(exchange, queue, routing_key or ""))

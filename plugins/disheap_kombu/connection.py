@@ -44,6 +44,8 @@ COME_BACK_S = 0.5
 CAST_BYTES = 64 << 10
 """The largest payload that is sent and forgotten. A larger one waits for its confirm, transient or not: only the answer
 tells whether the node takes so large a one, and next to moving it the wait is little."""
+DECLARED_KEPT = 10_000
+"""Declarations remembered, some 1 MB of them; a program that declares a queue for each answer forgets the oldest."""
 DONE_S = 2.0
 """The longest that the end of a consumer or a channel waits for the broker, who is told already."""
 WAIT_S = 3600.0
@@ -62,6 +64,7 @@ class Connection:
         self._subscriptions: dict[int, Subscription] = {}
         self._arrived: deque[broker.Push | SessionLost] = deque()
         self._acks: list[broker.Token] = []
+        self._declared: dict[tuple[str, str], None] = {}
         self._has_cast = False  # since the last query
         self._ahead = 0  # deliveries dispatched before they were asked for
         self._dispatching = 0  # the thread that runs callbacks, or 0
@@ -111,7 +114,7 @@ class Connection:
 
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
         """kombu remembers for each connection what it has declared, and does not declare it again. Where a message
-        finds no queue, and the session is not the one of those declarations, the broker may have lost them (a node in
+        finds none of those, and the session is not the one in which they were made, the broker may have lost them (a node in
         memory that was restarted): the error makes kombu connect, declare and publish again, instead of losing the
         message."""
         try:
@@ -119,9 +122,16 @@ class Connection:
         except NotFound as error:
             self._mistrust(error)
             raise
-        if not reply.routed:
+        if not reply.routed and (command.exchange, "" if command.exchange else command.routing_key) in self._declared:
             self._mistrust(None)
         return reply
+
+    def declared(self, exchange: str, queue: str = "") -> None:
+        """A queue, which the default exchange "" knows by its name, or a binding to an exchange: whoever publishes
+        there may expect to be heard."""
+        self._declared[exchange, queue] = None
+        if len(self._declared) > DECLARED_KEPT:
+            del self._declared[next(iter(self._declared))]
 
     def _mistrust(self, error: NotFound | None) -> None:
         if self.driver.session_id != self._session:

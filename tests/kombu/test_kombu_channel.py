@@ -80,13 +80,25 @@ def test_an_unknown_outcome_is_said_to_be_unknown(channel, wire):
         channel.basic_publish(channel.prepare_message("x"), routing_key="q")
 
 
-@pytest.mark.parametrize("answer", [broker.Published(0), ExchangeNotFound("e")])
-def test_a_broker_that_lost_the_declarations_is_a_recoverable_error(connection, channel, wire, answer):
+@pytest.mark.parametrize(
+    ("exchange", "answer"), [("", broker.Published(0)), ("e", broker.Published(0)), ("e", ExchangeNotFound("e"))]
+)
+def test_a_broker_that_lost_the_declarations_is_a_recoverable_error(connection, channel, wire, exchange, answer):
+    channel.queue_declare("q")
+    channel.queue_bind("q", "e", "q")
     wire.answers[broker.Publish] = answer
     wire.session_id = 2  # the first one lapsed
     with pytest.raises(RecoverableConnectionError, match="declare again"):
-        channel.basic_publish(channel.prepare_message("x"), exchange="e", routing_key="q")
+        channel.basic_publish(channel.prepare_message("x"), exchange=exchange, routing_key="q")
     assert not connection.connected
+
+
+@pytest.mark.parametrize(("exchange", "routing_key"), [("", "another"), ("news", "q")])
+def test_nobody_listens_where_this_connection_never_said_that_somebody_would(channel, wire, exchange, routing_key):
+    channel.queue_declare("q")
+    wire.answers[broker.Publish] = broker.Published(0)
+    wire.session_id = 2
+    channel.basic_publish(channel.prepare_message("x"), exchange=exchange, routing_key=routing_key)
 
 
 # --- consuming ---
