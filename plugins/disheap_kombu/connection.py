@@ -114,9 +114,9 @@ class Connection:
 
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
         """kombu remembers for each connection what it has declared, and does not declare it again. Where a message
-        finds none of those, and the session is not the one in which they were made, the broker may have lost them (a node in
-        memory that was restarted): the error makes kombu connect, declare and publish again, instead of losing the
-        message."""
+        finds none of those, and the session is not the one in which they were made, the broker may have lost them (a
+        node in memory that was restarted): the error makes kombu connect, declare and publish again, instead of losing
+        the message."""
         try:
             reply: broker.Published = self.call(command, timeout_s, publishing=True)
         except NotFound as error:
