@@ -104,6 +104,7 @@ class FileSnapshotWriter:
     ) -> None:  # fmt: skip
         self._filesystem, self._guard, self._directory = filesystem, guard, directory
         self._oldest_segment, self._committed = oldest_segment, committed
+        self._codec = codec
         name = file_name(meta)
         preamble, self._stream = codec.new_stream(StreamContext("snapshot", name))
         self._stored = Stored(f"{directory}/{name}", meta, codec_name, preamble, (), 0, 0, b"", 0)
@@ -124,6 +125,15 @@ class FileSnapshotWriter:
             self._gathered_bytes += len(chunk)
             if self._gathered_bytes >= CHUNK_BYTES:
                 self._write_chunk()
+
+    def reread(self) -> FileSnapshotReader:
+        with self._guard:
+            if self._gathered_bytes:
+                self._write_chunk()
+            written = self._stored._replace(
+                path=self._temporary, chunks=tuple(self._chunks), raw_bytes=self._raw_bytes, digest=self._hash.digest()
+            )
+            return FileSnapshotReader(self._filesystem, self._guard, self._codec, written)
 
     def commit(self) -> None:
         with self._guard:

@@ -244,12 +244,18 @@ class MemorySnapshotWriter:
             self._chunks.append(self._stream.encode(chunk, len(self._chunks)))
             self._starts.append(self._starts[-1] + len(chunk))
 
+    def reread(self) -> MemorySnapshotReader:
+        return MemorySnapshotReader(self._written())
+
     def commit(self) -> None:
-        size = sum(len(chunk) for chunk in self._chunks)
-        self._commit(Snapshot(self._meta, self._stream, tuple(self._chunks), tuple(self._starts), size))
+        self._commit(self._written())
 
     def abort(self) -> None:
         self._chunks, self._starts = [], [0]
+
+    def _written(self) -> Snapshot:
+        size = sum(len(chunk) for chunk in self._chunks)
+        return Snapshot(self._meta, self._stream, tuple(self._chunks), tuple(self._starts), size)
 
 
 class MemorySnapshotReader:

@@ -279,6 +279,15 @@ class SnapshotReader(Protocol):
     def close(self) -> None: ...
 
 
+@runtime_checkable
+class Rereadable(Protocol):
+    """Optional power of a `SnapshotWriter`: a leader's snapshot is tried before it takes the place of a log that was
+    good. Without it, a node that is sent what it cannot read ends, and has neither."""
+
+    def reread(self) -> SnapshotReader:
+        """What was written, before `commit`. Nothing is written until it is closed."""
+
+
 class StorageUsage(NamedTuple):
     log_bytes: int  # on disk, all segments
     snapshot_bytes: int  # on disk, all snapshots

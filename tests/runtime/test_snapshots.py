@@ -13,8 +13,18 @@ from tests.storage.parts import entries, meta, opened, write_snapshot
 from tests.support.nodes import FAST, Cluster
 from tests.support.wire import wait_until
 
-from disheap.errors import SnapshotDamaged
-from disheap.kernel.types import ChunkRead, ChunkWrite, Entry, Index, NodeId, SnapshotMeta
+from disheap.errors import MalformedFrame, SnapshotDamaged
+from disheap.kernel.types import (
+    ChunkRead,
+    ChunkWrite,
+    Entry,
+    Index,
+    Message,
+    NodeId,
+    SnapshotMeta,
+    SnapshotReply,
+    SnapshotRequest,
+)
 from disheap.runtime.installing import Installer
 from disheap.runtime.snapshot_source import SnapshotSource
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
@@ -151,6 +161,46 @@ def test_a_snapshot_that_ends_behind_an_installed_one_is_nobodys(begun: bool, ag
     assert place.storage.holding().snapshot == 10
     newest = place.storage.open_snapshot()
     assert newest is not None and newest.meta.index == 10
+
+
+class Refuses(State):
+    def restore(self, pieces: Iterator[bytes]) -> None:
+        raise SnapshotDamaged(f"{b''.join(pieces)!r} is no state")
+
+
+def test_what_a_leader_sends_as_a_snapshot_and_is_none_costs_neither_log_nor_state() -> None:
+    """It had replaced both before it was read: the node ended, and never started again."""
+    place = Place()
+    place.installer = Installer(place.storage, place.steps, 1 << 16, cast("Any", Refuses))
+    told: list[BaseException | None] = []
+    for piece in (b"rubbish", b"more of it"):
+        place.installer.write(ChunkWrite(meta(10), 0, piece, True), lambda *outcome: told.append(outcome[-1]))
+        place.finish()
+    assert all(isinstance(error, MalformedFrame) and "is none" in str(error) for error in told)
+    assert [entry.index for entry in place.storage.read(Index(1), Index(5), 1 << 20)] == [1, 2, 3, 4, 5]
+    assert place.storage.open_snapshot() is None
+    assert not any("snapshot-" in path for path in place.disk.now)
+
+
+async def test_a_node_that_is_sent_rubbish_as_a_snapshot_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, storage="file") as cluster:
+        leader = await cluster.wait_leader()
+        await leader.apply(b"+1")
+        victim = cluster.followers()[0]
+        rubbish = victim.group.applied._replace(index=Index(99), term=leader.group.raft.term)
+        message = SnapshotRequest(leader._id, victim._id, leader.group.raft.term, rubbish, 0, b"rubbish", True)
+        answers: list[Message] = []
+        monkeypatch.setattr(victim.group, "_send", answers.append)
+        victim._peering.received(message)
+        await wait_until(lambda: any(isinstance(m, SnapshotReply) and m.failed for m in answers), "it is refused")
+        monkeypatch.undo()
+        await leader.apply(b"+1")
+        await cluster.wait_equal()
+        await cluster.stop(victim.name)
+        await cluster.start(victim.name)
+        await cluster.wait_equal()
 
 
 def test_a_snapshot_that_is_taken_again_under_its_name_is_read() -> None:

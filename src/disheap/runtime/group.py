@@ -472,7 +472,7 @@ class Group:
     def _chunk_written(
         self, meta: SnapshotMeta, offset: int, sessions: Sessions | None, error: BaseException | None
     ) -> None:
-        if isinstance(error, StorageFull):
+        if isinstance(error, StorageFull | ProtocolError):  # no room for it, or it is none: log and state are as before
             log.error("a snapshot of the leader is given up", index=meta.index, reason=str(error))
             self.raft.chunk_written(meta, offset, False)
             self._wake()

@@ -1,16 +1,16 @@
 """A snapshot of the leader, as a follower writes it (Raft §7).
 
-Runs on the disk's thread. It is written under a temporary name; with the last piece it becomes durable together with
-the drop of the log that it replaces, and is read back into a new state beside the old one, so that the loop never stops
-for it.
+Runs on the disk's thread. It is written under a temporary name; after the last piece it is read back
+into a new state beside the old one, so that the loop never stops for it, and then becomes durable together with the
+drop of the log that it replaces. One that cannot be read is given up, and log and state are as before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from disheap.errors import SnapshotDamaged
-from disheap.interfaces import SnapshotWriter, Storage
+from disheap.errors import MalformedFrame, SnapshotDamaged
+from disheap.interfaces import Rereadable, SnapshotReader, SnapshotWriter, Storage
 from disheap.kernel.types import ChunkWrite, Index, SnapshotMeta
 from disheap.runtime.disk import Disk
 from disheap.runtime.sessions import Sessions
@@ -45,14 +45,25 @@ class Installer:
             self._writer.write(chunk.data)
         if not chunk.done:
             return None
-        self._writer.commit()
-        self._writer = None
-        return self._restored(chunk.snapshot.index)
+        writer, self._writer = self._writer, None
+        if not isinstance(writer, Rereadable):
+            writer.commit()
+            return self._restored(self._committed(chunk.snapshot.index))
+        try:
+            sessions = self._restored(writer.reread())
+        except SnapshotDamaged as error:
+            writer.abort()
+            raise MalformedFrame(f"the leader's snapshot at index {chunk.snapshot.index} is none: {error}") from error
+        writer.commit()
+        return sessions
 
-    def _restored(self, index: Index) -> Sessions:
+    def _committed(self, index: Index) -> SnapshotReader:
         reader = self._storage.open_snapshot(index)
         if reader is None:
             raise SnapshotDamaged(f"the snapshot at index {index} is gone right after it was written")
+        return reader
+
+    def _restored(self, reader: SnapshotReader) -> Sessions:
         try:
             sessions = self._fresh_sessions()
             sessions.restore(pieces(reader, self._chunk_bytes))

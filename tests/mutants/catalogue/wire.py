@@ -11,6 +11,7 @@ PEERING = "disheap.runtime.peering"
 LINKS = "tests/runtime/test_links.py::"
 PEERS = "disheap.protocol.peers"
 WRONG = "tests/protocol/test_frames.py::test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read"
+SNAPSHOTS = "tests/runtime/test_snapshots.py::"
 BAD_INPUT = "tests/runtime/test_bad_input.py::"
 
 MUTANTS = (
@@ -91,6 +92,19 @@ MUTANTS = (
             ),
         ),
         (LINKS + "test_a_message_that_no_member_sends_costs_its_connection_and_nothing_else",),
+        simulated=False,
+    ),
+    Mutant(
+        "snapshot-tried-after-it-replaced-the-log",
+        "a leader's snapshot that nobody can read takes the place of a good log, and the node never starts again",
+        (
+            Patch(
+                "disheap.runtime.installing",
+                "        if not isinstance(writer, Rereadable):\n",
+                "        if True:\n",
+            ),
+        ),
+        (SNAPSHOTS + "test_what_a_leader_sends_as_a_snapshot_and_is_none_costs_neither_log_nor_state",),
         simulated=False,
     ),
 )

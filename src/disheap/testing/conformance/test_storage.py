@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import StorageError, StorageLocked, WrongDirectory
-from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, SnapshotReader, Storage
+from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Rereadable, SnapshotReader, Storage
 from disheap.kernel.types import (
     Entry,
     EntryKind,
@@ -407,6 +407,22 @@ def test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it(node: Node)
     assert node.again().last_index == 20
     node.storage.append(entries(21, 21, term=6))
     assert node.read(21, 99) == entries(21, 21, term=6)
+
+
+def test_a_snapshot_from_the_leader_is_read_before_it_replaces_anything(node: Node) -> None:
+    """Of a storage that has the power to."""
+    node.storage.append(entries(1, 30))
+    writer = node.storage.begin_snapshot(meta(100), True)
+    raw = bytes(range(256)) * 3000
+    for at in range(0, len(raw), 100_000):
+        writer.write(raw[at : at + 100_000])
+    if isinstance(writer, Rereadable):
+        assert read_all(writer.reread()) == raw
+        assert node.storage.open_snapshot() is None
+        assert node.read(1, 30) == entries(1, 30)
+    writer.commit()
+    assert read_all(node.storage.open_snapshot()) == raw
+    assert node.storage.read(Index(1), Index(30), 1 << 20) == ()
 
 
 def test_an_aborted_snapshot_from_the_leader_leaves_the_log(node: Node) -> None:
