@@ -425,7 +425,7 @@ class StateMachine(Plugin, Protocol):
 
     def set_version(self, version: int) -> None:
         """The cluster runs this version from here on; commands beyond it are refused with `VersionTooOld`. Raises
-        `VersionUnsupported` for a version out of `versions`."""
+        `VersionUnsupported` for one below `versions`: a stored state may be that old."""
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
         """Carry out one command of a session. Work beyond a bound is postponed and done by `advance`."""

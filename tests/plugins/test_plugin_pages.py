@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from disheap import interfaces
+
 ROOT = Path(__file__).parents[2]
 CONFORMANCE_S = 100
 BLOCK = re.compile(r"^```(?:python|toml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -57,6 +59,33 @@ def test_a_plugin_of_the_pages_is_listed_and_passes_conformance(tmp_path: Path, 
     passed = run(site, *suite, "--disheap-codec", name, "--disheap-codec", f"zstd+{name}")
     assert passed.returncode == 0, passed.stdout[-4000:] + passed.stderr[-1000:]
     assert " passed" in passed.stdout
+
+
+def test_the_machine_of_the_page_passes_conformance_and_is_called_as_the_page_says(tmp_path: Path) -> None:
+    site, files = tmp_path / "site", shown("docs/how-to/write-a-plugin.md")
+    files["pyproject.toml"] = files["pyproject.toml"].replace("mask", "tally")
+    install(files, site)
+    suite = ["pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "disheap.testing.conformance.test_machine"]
+    passed = run(site, *suite, "--disheap-machine", "tally")
+    assert passed.returncode == 0, passed.stdout[-4000:] + passed.stderr[-1000:]
+    assert " passed" in passed.stdout
+    said = run(site, "try_tally")
+    assert sorted(said.stdout.splitlines()) == [  # what is heard, and what is returned, come in either order
+        "a name is 1 to 40 letters and digits",
+        "b'2'",
+        "b'apples 1'",
+        "b'apples 2'",
+        "heard b'apples 1'",
+        "heard b'apples 2'",
+    ], said.stderr
+    assert list(tmp_path.iterdir()) == [site]
+
+
+def test_every_optional_power_is_told_of() -> None:
+    page = (ROOT / "docs/how-to/write-a-plugin.md").read_text()
+    powers = [name for name, power in vars(interfaces).items() if getattr(power, "_is_runtime_protocol", False)]
+    assert len(powers) >= 7
+    assert [name for name in powers if f"| `{name}` |" not in page] == []
 
 
 def test_the_readmes_plugin_has_about_twenty_lines() -> None:
