@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from tests.mutants.catalogue import CATALOGUE
 
+from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE
+
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for top in ("src", "plugins", "tests") for path in (ROOT / top).rglob("*.py"))
 PAGES = sorted([*ROOT.glob("*.md"), *(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts)])
@@ -78,6 +80,12 @@ def test_every_page_that_is_cited_is_there() -> None:
         if not any(page == name or page.endswith("/" + name.removeprefix("../").removeprefix("../")) for page in there)
     }
     assert missing == set()
+
+
+def test_the_page_on_topics_says_how_much_one_command_does_at_once() -> None:
+    page = flowing(ROOT / "docs/reference/topics-and-messages.md")
+    assert f"deliveries ({SERVE_AT_ONCE} for one command, over all topics)" in page
+    assert f"leases that go back ({RETURN_AT_ONCE})" in page
 
 
 def test_the_architecture_names_every_module_of_the_runtime() -> None:

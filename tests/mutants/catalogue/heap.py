@@ -241,6 +241,32 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "each-topic-has-a-share-of-its-own",
+        "one command sets off as many deliveries as there are topics that it touches, and holds up the node",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "    state.may_serve -= serve_some(state, topic, state.may_serve)\n",
+                "    serve_some(state, topic, state.may_serve)\n",
+            ),
+        ),
+        (WORK + "test_a_message_for_many_topics_is_delivered_in_slices",),
+        simulated=False,
+    ),
+    Mutant(
+        "large-pop-ends-with-its-first-slice",
+        "a pop that does not wait ends before what there is for it has been worked off",
+        (
+            Patch(
+                "disheap_heap.consumers",
+                "    served_later = topic.number in state.unserved and ticket.number in topic.ring\n",
+                "    served_later = False\n",
+            ),
+        ),
+        (WORK + "test_a_large_pop_is_served_in_slices_and_ends_when_it_has_what_there_was",),
+        simulated=False,
+    ),
+    Mutant(
         "postponed-deliveries-forgotten",
         "what is put off because there is too much of it is never taken up again",
         (Patch("disheap_heap.work", "    if state.unserved and left > 0:\n", "    if state.unserved and left < 0:\n"),),
