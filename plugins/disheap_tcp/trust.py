@@ -29,7 +29,12 @@ class TlsSettings(TcpSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         float, Meta(gt=0, le=600, description="a connection that has not proved itself by then is closed")
     ] = 5.0  # four round trips and a signature, on a slow link with a loss
     handshakes: Annotated[
-        int, Meta(ge=1, le=65535, description="connections in their handshake at a time; more wait in the backlog")
+        int,
+        Meta(
+            ge=1,
+            le=65535,
+            description="connections in their handshake at a time; the oldest that is silent goes, more wait",
+        ),
     ] = 64  # a handshake costs about 1 ms of processor; more at once would only be late together
 
 

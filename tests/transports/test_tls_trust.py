@@ -6,6 +6,7 @@ import asyncio
 import logging
 import socket
 import ssl
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from disheap.interfaces import TransportContext
 from disheap.testing.certificates import Authority
 from disheap_tcp.options import TcpSettings
 from disheap_tcp.tcp import TcpTransport
-from disheap_tcp.tls import TlsTransport
+from disheap_tcp.tls import TlsListener, TlsTransport
 from disheap_tcp.trust import TlsSettings, explain, explain_lost
 
 WAIT_S = 10.0
@@ -41,6 +42,12 @@ def transport(files: dict[str, str], **settings: Any) -> TlsTransport:
 
 async def wait(event: asyncio.Event) -> None:
     await asyncio.wait_for(event.wait(), WAIT_S)
+
+
+async def wait_until(is_so: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not is_so():
+            await asyncio.sleep(0.001)
 
 
 async def wait_refusal(caplog: pytest.LogCaptureFixture) -> str:
@@ -259,12 +266,47 @@ async def test_more_handshakes_than_allowed_wait_their_turn(authority: Authority
     server = transport(authority.issue("n1"), handshakes=1, handshake_timeout_s=0.2)
     listener = await server.listen("127.0.0.1:0", door)
     host, _, port = listener.address.rpartition(":")
-    _, silent = await asyncio.open_connection(host, int(port))
+    _, slow = await asyncio.open_connection(host, int(port))
+    slow.write(b"\x16\x03\x01")  # the first bytes of a handshake, and no more
+    await wait_until(lambda: _handshakes(listener) == 1)
     started = asyncio.get_running_loop().time()
     connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
     assert asyncio.get_running_loop().time() - started >= 0.1
     connection.close()
-    silent.close()
+    slow.close()
+    await listener.close()
+
+
+def _handshakes(listener: TlsListener) -> int:
+    return sum(link is not None for link in listener._tasks.values())
+
+
+async def test_of_more_connections_than_allowed_the_oldest_that_says_nothing_goes(authority: Authority) -> None:
+    """They took every place for as long as a handshake may take, and kept the members out."""
+    wire = Wire()
+    listener = await transport(authority.issue("n1"), handshakes=4).listen("127.0.0.1:0", Door())
+    host, _, port = listener.address.rpartition(":")
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(12)]
+    await wait_until(lambda: len(listener._silent) == 4)
+    connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
+    for reader, _ in silent[:9]:
+        assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+    assert len(listener._silent) == 3, "only as many as there was no place for"
+    connection.close()
+    await listener.close()
+    for reader, writer in silent[9:]:
+        assert await asyncio.wait_for(reader.read(), WAIT_S) == b"", "they go with the listener"
+        writer.close()
+
+
+async def test_many_who_speak_at_once_are_all_let_in(authority: Authority) -> None:
+    """As after a failover: nobody is taken for silent whose first bytes are there."""
+    listener = await transport(authority.issue("n1"), handshakes=2).listen("127.0.0.1:0", Door())
+    client = transport(authority.issue("n2"))
+    links = await asyncio.gather(*(client.connect(listener.address, Wire(), WAIT_S) for _ in range(20)))
+    assert all(link.certificate_name == "n1" for link in links)
+    for link in links:
+        link.close()
     await listener.close()
 
 

@@ -12,6 +12,7 @@ LINKS = "tests/runtime/test_links.py::"
 PEERS = "disheap.protocol.peers"
 WRONG = "tests/protocol/test_frames.py::test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read"
 SNAPSHOTS = "tests/runtime/test_snapshots.py::"
+TRUST = "tests/transports/test_tls_trust.py::"
 BAD_INPUT = "tests/runtime/test_bad_input.py::"
 
 MUTANTS = (
@@ -105,6 +106,19 @@ MUTANTS = (
             ),
         ),
         (SNAPSHOTS + "test_what_a_leader_sends_as_a_snapshot_and_is_none_costs_neither_log_nor_state",),
+        simulated=False,
+    ),
+    Mutant(
+        "silent-sockets-hold-every-place",
+        "as many sockets as there are places for handshakes say nothing, and no member is let in",
+        (
+            Patch(
+                "disheap_tcp.tls",
+                "            while self._is_full() and self._oldest_silent() is None:\n",
+                "            while self._is_full():\n",
+            ),
+        ),
+        (TRUST + "test_of_more_connections_than_allowed_the_oldest_that_says_nothing_goes",),
         simulated=False,
     ),
 )
