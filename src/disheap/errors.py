@@ -298,6 +298,12 @@ class ConnectionLost(RequestError):
     exit_code = 6
 
 
+class NotSent(ConnectionLost):
+    """No node could be reached in time, and the command was taken back: nothing was done, and nothing will be."""
+
+    code = "not-sent"
+
+
 class RequestTimeout(RequestError):
     """No answer within the time given. Like `OutcomeUnknown`, it is not a failure."""
 

@@ -12,10 +12,12 @@ import disheap
 from disheap.client import driver as driver_module
 from disheap.client.asynchronous import Client
 from disheap.client.dialing import open_transport
+from disheap.client.session import State
 from disheap.client.url import BrokerUrl
 from disheap.errors import (
     ConnectionLost,
     LeaseLost,
+    NotSent,
     OutcomeUnknown,
     RequestTimeout,
     SessionExpired,
@@ -198,6 +200,19 @@ async def test_a_timeout_of_ones_own_leaves_the_command_under_way(node: Wax, cli
     receiver = node.connections[0]
     receiver.say(receiver.peer.release())
     await until(lambda: client.driver.unanswered == 0)
+
+
+async def test_what_did_not_leave_in_time_is_taken_back_and_never_carried_out(node: Wax, client: Client) -> None:
+    jobs = client.topic("jobs")
+    await jobs.enqueue(b"before")
+    node.cluster.leads = False
+    node.drop_all()
+    await until(lambda: client.driver._session.state is not State.READY)
+    with pytest.raises(NotSent, match="No node takes it"):
+        await jobs.enqueue(b"ghost", timeout_s=0.01)
+    node.cluster.leads = True
+    assert await jobs.enqueue(b"after") == 2
+    assert [command.payload for _, _, command in node.cluster.applied] == [b"before", b"after"]
 
 
 async def test_the_default_timeout_is_swept(node: Wax, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from disheap.errors import (
     ConnectionLost,
     LeaseLost,
     MalformedFrame,
+    NotSent,
     OutcomeUnknown,
     RequestTimeout,
     SessionExpired,
@@ -611,6 +612,44 @@ def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_client
     client.close()
     assert [command for _, _, command in cluster.applied if isinstance(command, broker.Ack)]
     assert not cluster.sessions
+
+
+def hear_of_it(client: sync.Client) -> None:
+    while client.driver.ready:
+        client.driver.poll(0.02)
+
+
+def test_what_did_not_leave_in_time_is_taken_back_and_never_carried_out(
+    client: sync.Client, node: SocketNode, cluster: FakeCluster
+) -> None:
+    jobs = client.topic("jobs")
+    jobs.enqueue(b"before")
+    cluster.leads = False
+    node.drop_all()
+    hear_of_it(client)
+    for payload in (b"ghost-1", b"ghost-2"):
+        with pytest.raises(NotSent, match=r"Enqueue did not leave.*No node takes it"):
+            client.driver.call(broker.Enqueue("jobs", payload), timeout_s=0.02)
+    cluster.leads = True
+    assert jobs.enqueue(b"after") == 2
+    assert [command.payload for _, _, command in cluster.applied] == [b"before", b"after"]
+    assert client.driver.unanswered == 0
+
+
+def test_an_ack_that_did_not_leave_in_time_goes_out_when_it_can(
+    client: sync.Client, node: SocketNode, cluster: FakeCluster
+) -> None:
+    jobs = client.topic("jobs")
+    jobs.enqueue(b"x")
+    (delivery,) = jobs.pop(1)
+    cluster.leads = False
+    node.drop_all()
+    hear_of_it(client)
+    with pytest.raises(RequestTimeout):
+        client.driver.call(broker.Ack([delivery.token]), timeout_s=0.02)
+    cluster.leads = True
+    client.driver.wait_answers()
+    assert not client.driver.holds(delivery.token)
 
 
 # --- for a long time ---

@@ -1,4 +1,4 @@
-"""Whatever the network does, a command is answered exactly once and applied at most once.
+"""Whatever the network does, a command is answered exactly once and applied at most once; or withdrawn, and never.
 
 A node with the server's dedup rule, and connections that are cut after any byte in either direction.
 """
@@ -40,6 +40,14 @@ class AnySchedule(RuleBasedStateMachine):
         for _ in range(count):
             self.session.call(opaque(self.asked), self.asked)
             self.asked += 1
+
+    @precondition(lambda self: self.asked)
+    @rule(back=st.integers(0, 5))
+    def withdraw(self, back: int) -> None:
+        number = max(0, self.asked - 1 - back)
+        if self.session.withdraw(lambda waiter: waiter == number):
+            assert number not in self.answers
+            self.answers[number] = None
 
     @rule()
     def retry(self) -> None:
@@ -116,7 +124,9 @@ class AnySchedule(RuleBasedStateMachine):
     def every_answer_is_true(self) -> None:
         applied = {body for _, _, body in self.cluster.applied}
         for number, answer in self.answers.items():
-            if isinstance(answer, bytes):
+            if answer is None:
+                assert opaque(number) not in applied, "taken back, and carried out"
+            elif isinstance(answer, bytes):
                 assert answer == b"echo " + opaque(number) and opaque(number) in applied
             else:
                 assert isinstance(answer, OutcomeUnknown)

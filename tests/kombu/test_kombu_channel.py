@@ -21,7 +21,7 @@ from amqp.exceptions import (
 from kombu_fakes import delivery
 
 from disheap.client.broker_session import SessionLost
-from disheap.errors import ExchangeNotFound, OutcomeUnknown, TopicLocked, TopicNotFound
+from disheap.errors import ExchangeNotFound, NotSent, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
 from disheap_kombu.channel import ENDLESS_BYTES
 from disheap_kombu.connection import Connection
@@ -77,6 +77,12 @@ def test_an_unroutable_mandatory_message_is_returned(channel, wire):
 def test_an_unknown_outcome_is_said_to_be_unknown(channel, wire):
     wire.answers[broker.Publish] = OutcomeUnknown("lost")
     with pytest.raises(PublishOutcomeUnknown):
+        channel.basic_publish(channel.prepare_message("x"), routing_key="q")
+
+
+def test_a_publish_that_was_taken_back_may_be_tried_again(channel, wire):
+    wire.answers[broker.Publish] = NotSent("nobody there")
+    with pytest.raises(RecoverableConnectionError, match="nobody there"):
         channel.basic_publish(channel.prepare_message("x"), routing_key="q")
 
 

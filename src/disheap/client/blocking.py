@@ -20,7 +20,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from disheap.client import forked, pulse
+from disheap.client import faults, forked, pulse
 from disheap.client.broker_session import (
     Arrived,
     BrokerEvent,
@@ -117,8 +117,9 @@ class BlockingClient:
         timeout_s: float | None = None,
         on_reply: OnReply | None = None,
     ) -> Any:
-        """One confirmed round trip: the command's `broker.Reply`. Raises the `RequestError` of a refusal, or
-        `RequestTimeout`; the command then stays under way. `on_reply` hears of it before whatever comes next."""
+        """One confirmed round trip: the command's `broker.Reply`. Raises the `RequestError` of a refusal, `NotSent`
+        where it was taken back, or `RequestTimeout`; the command then stays under way. `on_reply` hears of a reply
+        before whatever comes next."""
         deadline = self.deadline(timeout_s)
         self._wait_room(deadline)
         box: list[Any] = []
@@ -128,16 +129,18 @@ class BlockingClient:
             if on_reply is not None:
                 on_reply(reply)
 
-        self._broker.send(command, replied if on_reply is not None else box.append, flags)
-        return self.wait_answer(box, deadline, type(command).__name__)
+        waiter = box.append if on_reply is None else replied
+        self._broker.send(command, waiter, flags)
+        return self.wait_answer(box, deadline, type(command).__name__, waiter)
 
     def call_opaque(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """The same for a state machine of one's own."""
         deadline = self.deadline(timeout_s)
         self._wait_room(deadline)
         box: list[Any] = []
-        self._broker.call(body, box.append, flags)
-        answer: bytes = self.wait_answer(box, deadline, "the command")
+        waiter = box.append
+        self._broker.call(body, waiter, flags)
+        answer: bytes = self.wait_answer(box, deadline, "the command", waiter)
         return answer
 
     def send(
@@ -202,11 +205,14 @@ class BlockingClient:
         """`timeout_s` from now (None: the URL's), by `clock`."""
         return self._awake() + (self.url.timeout_s if timeout_s is None else timeout_s)
 
-    def wait_answer(self, box: list[Any], deadline: float, request: str) -> Any:
-        """What `on_reply` puts into `box`; an error is raised. Raises `RequestTimeout`, which names the request."""
+    def wait_answer(self, box: list[Any], deadline: float, request: str, waiter: Any = None) -> Any:
+        """What `on_reply` puts into `box`; an error is raised. At the deadline the command of `waiter` is taken back
+        where it has not left (`NotSent`). Otherwise raises `RequestTimeout`, which names the request."""
         while not box:
             self._check()
             if self.clock() >= deadline:
+                if waiter is not None and self._broker.withdraw(waiter):
+                    raise faults.not_sent(request, self._route.why())
                 raise RequestTimeout(self._why_late(request))
             self._step(deadline)
         result = box[0]

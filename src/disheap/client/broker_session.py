@@ -32,6 +32,8 @@ _NOTED = frozenset(
         broker.DeleteTopic,
     }
 )
+_SETTLES = frozenset({broker.Ack, broker.Nack, broker.Cancel, broker.Recover})
+"""Commands that are wanted however late they come."""
 
 
 @final
@@ -125,7 +127,12 @@ class BrokerSession:
 
     def waiters(self) -> Iterator[Any]:
         for waiter in self.session.waiters():
-            yield waiter.waiter if isinstance(waiter, (_Note, _Raw)) else waiter
+            yield _carried(waiter)
+
+    def withdraw(self, waiter: Any) -> bool:
+        """Take back the command with that very waiter, where no node can have seen it: whether it was. What gives back
+        goes out nevertheless, whenever it can."""
+        return self.session.withdraw(lambda one: _carried(one) is waiter and not _is_settling(one))
 
     def connected(self) -> None:
         self._connection += 1
@@ -236,6 +243,14 @@ class BrokerSession:
         self.held.subscribed(consumer, pop)
         if pop and note.connection != self._connection and consumer in self.held.tickets:
             self._in_doubt = True
+
+
+def _carried(waiter: Any) -> Any:
+    return waiter.waiter if isinstance(waiter, (_Note, _Raw)) else waiter
+
+
+def _is_settling(waiter: Any) -> bool:
+    return isinstance(waiter, _Note) and type(waiter.command) in _SETTLES
 
 
 def _decode(decoder: msgspec.msgpack.Decoder[Any], body: bytes) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, assert_never
 
 import msgspec
 
-from disheap.client import pulse
+from disheap.client import faults, pulse
 from disheap.client.acks import Acks
 from disheap.client.broker_session import (
     Arrived,
@@ -262,9 +262,10 @@ class Driver:
         future: asyncio.Future[Any] = self.loop.create_future()
         if timeout_s is None:
             return future, pick, self.loop.time() + self.url.timeout_s
-        handle = self.loop.call_later(timeout_s, _expire, future)
+        waiter = (future, pick, float("inf"))
+        handle = self.loop.call_later(timeout_s, self._expire, waiter)
         future.add_done_callback(lambda _: handle.cancel())
-        return future, pick, float("inf")
+        return waiter
 
     def _schedule_flush(self) -> None:
         if not self._flushing:
@@ -434,14 +435,23 @@ class Driver:
     def _ticked(self) -> None:
         self._tick = self.loop.call_later(TICK_S, self._ticked)
         now = self.loop.time()
-        for waiter in self._broker.waiters():
-            if waiter is not None and waiter[2] <= now:
-                _expire(waiter[0])
+        for waiter in [one for one in self._broker.waiters() if one is not None and one[2] <= now]:
+            self._expire(waiter)
         self._room.expire(now)
         if self._retrying is None:
             self._retry_s = pulse.RETRY_FIRST_S
         if self._link is not None:
             self._watch(self._link, now)
+
+    def _expire(self, waiter: Waiter) -> None:
+        """What has not left is taken back: it must not be carried out long after somebody was told that it failed."""
+        future = waiter[0]
+        if future.done():
+            return
+        if self._broker.withdraw(waiter):
+            future.set_exception(faults.not_sent("the request", self._route.why()))
+        else:
+            future.set_exception(RequestTimeout("no answer in time; the request may still be carried out"))
 
     def _watch(self, link: Link, now: float) -> None:
         if self._session.state is not State.READY and now - self._connected_at > pulse.ENTRY_TIMEOUT_S:
@@ -455,8 +465,3 @@ class Driver:
     def _check(self) -> None:
         if self._broken is not None:
             raise self._broken
-
-
-def _expire(future: asyncio.Future[Any]) -> None:
-    if not future.done():
-        future.set_exception(RequestTimeout("no answer in time; the request may still be carried out"))

@@ -9,6 +9,7 @@ import msgspec
 from disheap.client.events import Answered
 from disheap.errors import (
     MalformedFrame,
+    NotSent,
     OutcomeUnknown,
     RequestError,
     WrongCluster,
@@ -76,3 +77,7 @@ def transferred(node: str, before: str, leader: str) -> dict[str, Any]:
 
 def too_large(body: bytes, limit: int) -> str:
     return f"a command of {len(body)} bytes is over the node's limit of {limit} bytes for a frame; send less at once"
+
+
+def not_sent(request: str, why: str) -> NotSent:
+    return NotSent(f"{request} did not leave in time, and was taken back: nothing was done. No node takes it: {why}")

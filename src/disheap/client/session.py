@@ -4,7 +4,8 @@ Owns the sequence numbers, what is unanswered, and the way from HELLO to an atta
 events come out; bytes to be sent are fetched with `take_output`. It refuses to know sockets, clocks and what a body
 means, so that one set of rules serves the asyncio and the blocking driver, and any state machine.
 
-The promise: a command is answered exactly once, by its reply or by `OutcomeUnknown`, and is applied at most once. It
+The promise: a command is answered exactly once, by its reply or by `OutcomeUnknown` (unless it is withdrawn, which
+goes as long as no node can have seen it), and is applied at most once. It
 rests on three rules. A command keeps its seq until it is answered, over any number of connections (the node knows a
 repeated seq). `confirmed` grows only over a contiguous prefix of replies that have come in (or else the node could drop
 a reply that is still wanted). Where the node says that the session is over, what may have reached it is reported as
@@ -15,7 +16,7 @@ unknown, and only what was never sent goes into the next session.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -110,6 +111,19 @@ class Session:
             self._transmit(seq, command)
             self._cursor = seq + 1
         return seq
+
+    def withdraw(self, mine: Callable[[Any], bool]) -> bool:
+        """Take back the command with that waiter, where no node can have seen it: whether it was. It is not answered
+        any more. The number of the newest is given out again, and others count as answered: nobody will send them."""
+        for seq, command in self._commands.items():
+            if seq > self._ever_sent and mine(command.waiter):
+                del self._commands[seq]
+                if seq == self._next_seq - 1:
+                    self._next_seq = seq
+                else:
+                    self._confirm(seq)
+                return True
+        return False
 
     def cast(self, body: bytes, flags: int = Flags.NONE) -> None:
         """Send a command at most once, without an answer. Raises `PayloadTooLarge`."""
@@ -389,7 +403,7 @@ class Session:
             seq += 1
             self._ahead.discard(seq)
         self.confirmed = seq
-        if self._cursor < self._next_seq:
+        if self._cursor < self._next_seq and self.state is _READY:
             self._pump()
 
     def _put_off(
