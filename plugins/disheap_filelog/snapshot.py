@@ -42,7 +42,7 @@ import bisect
 import hashlib
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 from zlib import crc32
 
 from disheap.errors import RESTORE, CodecError, ProtocolError, SnapshotDamaged
@@ -380,3 +380,9 @@ def _read_chunk(file: File, stored: Stored, chunk: Chunk, stream: Stream) -> byt
     if len(raw) != chunk.raw_bytes:
         raise damaged(stored.path, f"the chunk at byte {chunk.offset} has {len(raw)} bytes and says {chunk.raw_bytes}")
     return raw
+
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Rereadable
+
+    _rereads: type[Rereadable] = FileSnapshotWriter

@@ -281,6 +281,7 @@ class MemorySnapshotReader:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import Storage
+    from disheap.interfaces import Rereadable, Storage
 
     _fits: type[Storage] = MemoryStorage
+    _rereads: type[Rereadable] = MemorySnapshotWriter

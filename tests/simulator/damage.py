@@ -196,11 +196,15 @@ def outcome(
         cluster.forget()
 
 
+VARIES = re.compile(r"…|FILE|DIRECTORY|WHAT IS WRONG|\d+|'[^']*'|\([^)]*\)")
+"""What the how-to has only an example of."""
+
+
 def is_documented(refusal: str) -> bool:
     """Whether the how-to says what to do about it."""
     rows = [line.split("|")[1] for line in RECOVER.read_text().splitlines() if line.startswith("| `")]
     phrases = [phrase for row in rows for phrase in re.findall("`([^`]+)`", row)]
-    return any(re.search(".*".join(map(re.escape, phrase.split("…"))), refusal) for phrase in phrases)
+    return any(re.search(".*".join(map(re.escape, VARIES.split(phrase))), refusal) for phrase in phrases)
 
 
 def platter(files: Files) -> Platter:

@@ -83,4 +83,9 @@ def test_a_copy_that_comes_back_ends_the_waiting(registry: Registry) -> None:
 def test_what_a_node_refuses_with_is_looked_for_in_the_how_to() -> None:
     assert damage.is_documented("x/meta: damaged at byte 0: neither copy of the term and the vote can be read. Do it")
     assert damage.is_documented("x: entries 4 to 5 are missing")
+    assert damage.is_documented("/d is in use by another process (it holds /d/lock). Stop that node first")
+    assert damage.is_documented(
+        "/d/f: the snapshot is damaged: its head cannot be read. It is not taken for an empty state."
+    )
+    assert not damage.is_documented("it cannot be done any more")
     assert not damage.is_documented("something else is wrong")
