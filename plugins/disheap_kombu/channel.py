@@ -31,7 +31,7 @@ from kombu.transport import base
 from disheap.protocol import broker
 from disheap_kombu import messages
 from disheap_kombu.messages import Outgoing
-from disheap_kombu.queues import topic_settings
+from disheap_kombu.queues import STANDARD_EXCHANGES, topic_settings, warn_of_ignored
 
 if TYPE_CHECKING:
     from kombu.message import Message
@@ -89,6 +89,7 @@ class Channel(base.StdChannel):
         self._prefetch_bytes = 0
         self._consumers: dict[str, Subscription] = {}
         self._tags = count(1)
+        self._made: set[str] = set()  # of the standard exchanges
         self._unacked: dict[int, broker.Token] = {}  # in the order of delivery
 
     # --- messages out ---
@@ -128,6 +129,7 @@ class Channel(base.StdChannel):
             0,
             messages.expires_ms(message.properties),
         )
+        self._make_standard(command.exchange)
         if message.properties.get("delivery_mode") == TRANSIENT:
             self._open_connection.cast(command)
             return
@@ -258,6 +260,7 @@ class Channel(base.StdChannel):
     ) -> None:
         """404 for a passive declaration of what is not there, 406 where it has another type."""
         if passive:
+            self._make_standard(exchange)
             found = self._open_connection.query(broker.ListExchanges(exchange))
             if not any(name == exchange for name, _kind in found.exchanges):
                 raise NotFound(f"no exchange {exchange!r}")
@@ -265,6 +268,11 @@ class Channel(base.StdChannel):
         if type not in broker.EXCHANGE_KINDS:
             raise AMQPNotImplementedError(f"exchange type {type!r} is not supported; use direct, topic or fanout")
         self._open_connection.call(broker.CreateExchange(exchange, type, bool(auto_delete)))
+
+    def _make_standard(self, exchange: str) -> None:
+        if exchange in STANDARD_EXCHANGES and exchange not in self._made:
+            self._open_connection.call(broker.CreateExchange(exchange, STANDARD_EXCHANGES[exchange]))
+            self._made.add(exchange)
 
     def exchange_delete(self, exchange: str = "", if_unused: bool = False, nowait: bool = False, **_: Any) -> None:
         self._open_connection.call(broker.DeleteExchange(exchange, bool(if_unused)))
@@ -296,6 +304,7 @@ class Channel(base.StdChannel):
         if passive:
             info = self._open_connection.query(broker.DescribeTopic(queue))
         else:
+            warn_of_ignored(queue, arguments or {})
             settings = topic_settings(arguments or {}, bool(exclusive), bool(auto_delete))
             info = self._open_connection.call(broker.CreateTopic(queue or f"amq.gen-{uuid.uuid4().hex}", settings))
             self._open_connection.declared("", info.topic)
@@ -303,6 +312,7 @@ class Channel(base.StdChannel):
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
         if exchange:  # every queue is bound to the default exchange, by its name
+            self._make_standard(exchange)
             self._open_connection.call(broker.Bind(exchange, queue, routing_key or ""))
             self._open_connection.declared(exchange)
 

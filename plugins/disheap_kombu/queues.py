@@ -2,18 +2,38 @@
 
 Owns the translation of AMQP's arguments. Honoured: `x-expires`, `x-message-ttl`, `x-max-length`. Ignored, because
 they ask for what every queue here is already: `durable`, `x-queue-type`, `x-max-priority` (any signed 64-bit priority
-is kept, none is clamped). `x-dead-letter-exchange`, `x-dead-letter-routing-key` and `x-delivery-limit` await dead
-letters.
+is kept, none is clamped). Those that promise what no queue here does yet are ignored with a warning: a program that
+counts on them would lose messages in silence.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from amqp.exceptions import PreconditionFailed
 
 from disheap.protocol import broker
 from disheap_kombu.messages import duration_ms
+
+STANDARD_EXCHANGES = {f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS}
+"""AMQP's own: there without being declared, and kombu declares no name that begins so."""
+NOT_THERE = (
+    "x-dead-letter-exchange",
+    "x-dead-letter-routing-key",
+    "x-delivery-limit",
+    "x-max-length-bytes",
+    "x-single-active-consumer",
+)
+
+
+def warn_of_ignored(queue: str, arguments: dict[str, Any]) -> None:
+    """Once for each queue, as Python's warnings go."""
+    names = [name for name in NOT_THERE if arguments.get(name)]
+    if arguments.get("x-overflow") == "drop-head":
+        names.append("x-overflow")
+    if names:
+        warnings.warn(f"queue {queue!r}: {', '.join(names)} has no effect with disheap yet", stacklevel=2)
 
 
 def topic_settings(arguments: dict[str, Any], exclusive: bool, auto_delete: bool) -> broker.TopicSettings:

@@ -6,6 +6,7 @@ import gc
 import os
 import socket
 import threading
+import warnings
 from types import SimpleNamespace
 
 import pytest
@@ -482,6 +483,26 @@ def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, w
     monkeypatch.setattr(Waker, "wait", wait)
     connection.drain_events(timeout=1)
     assert len(got) == 1 and woken == [True]
+
+
+# --- declaring ---
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"x-dead-letter-exchange": "dlx"}, {"x-delivery-limit": 3}, {"x-overflow": "drop-head"}]
+)
+def test_an_argument_that_promises_what_is_not_there_warns(channel, wire, arguments):
+    with pytest.warns(UserWarning, match=f"'q': {next(iter(arguments))} has no effect"):
+        channel.queue_declare("q", arguments=arguments)
+    assert wire.told(broker.CreateTopic)
+
+
+def test_arguments_that_ask_for_what_every_queue_is_are_taken_without_a_word(channel):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        channel.queue_declare(
+            "q", arguments={"x-queue-type": "quorum", "x-max-priority": 9, "x-overflow": "reject-publish"}
+        )
 
 
 # --- nobody calls ---

@@ -155,6 +155,16 @@ def test_a_passive_declare_sees_what_its_connection_did_before(connection, name)
     assert queue.queue_declare(passive=True).message_count == 1
 
 
+@pytest.mark.parametrize("kind", ["direct", "topic", "fanout"])
+def test_amqps_own_exchanges_are_there(connection, other, name, kind):
+    exchange = Exchange(f"amq.{kind}", type=kind)
+    exchange(other.default_channel).declare(passive=True)
+    Producer(other, exchange=exchange).publish("to nobody", routing_key=name)
+    queue = declared(connection, name, exchange=exchange, routing_key=name)
+    Producer(other, exchange=exchange).publish("to it", routing_key=name)
+    assert queue.get(no_ack=True).payload == "to it"
+
+
 def test_no_more_than_the_prefetch_count_is_in_hand(connection, other, name):
     queue = declared(connection, name)
     for number in range(10):
