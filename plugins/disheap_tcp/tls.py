@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import msgspec
 
-from disheap.logs import get_logger
 from disheap_tcp import sockets, trust
 from disheap_tcp.address import Address, parse_remote
 from disheap_tcp.link import Link
@@ -31,8 +30,6 @@ SILENCE_S = 0.2
 moment."""
 ROUNDING_S = 0.005
 """A loop's timer may fire so much early."""
-
-log = get_logger(__name__)
 
 
 class TlsTransport:
@@ -107,7 +104,10 @@ class TlsListener:
         settings: TlsSettings,
         link: Callable[[], Link],
     ) -> None:
+        from disheap.logs import get_logger  # a client, which never listens, does not load it
+
         self.address = address
+        self._log = get_logger(__name__)
         self._loop = loop
         self._sockets = listening
         self._context = context
@@ -150,7 +150,7 @@ class TlsListener:
             try:
                 accepted, peer = await self._loop.sock_accept(listening)
             except OSError as error:
-                log.error("cannot accept a connection; trying again", address=self.address, reason=str(error))
+                self._log.error("cannot accept a connection; trying again", address=self.address, reason=str(error))
                 await asyncio.sleep(ACCEPT_RETRY_S)
                 continue
             if self._is_full() and (oldest := self._oldest_silent()) is not None:
@@ -180,7 +180,7 @@ class TlsListener:
         peer = self._forget(accepted)
         accepted.close()
         self._moved.set()
-        log.warning("a TLS handshake is refused", remote=peer, address=self.address, reason=reason)
+        self._log.warning("a TLS handshake is refused", remote=peer, address=self.address, reason=reason)
 
     def _forget(self, accepted: socket.socket) -> str:
         peer, _, deadline = self._silent.pop(accepted)
@@ -195,7 +195,9 @@ class TlsListener:
             )
         except OSError as error:
             accepted.close()
-            log.warning("a TLS handshake is refused", remote=peer, address=self.address, reason=trust.explain(error))
+            self._log.warning(
+                "a TLS handshake is refused", remote=peer, address=self.address, reason=trust.explain(error)
+            )
         except asyncio.CancelledError:
             accepted.close()
             raise
