@@ -91,6 +91,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sessions: Count = 10_000  # replicated state, about 1 KiB each when idle
     connections: Many = 4096  # below the usual limit of open files, with rlimit raised
     handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # a stranger holds a connection no longer
+    idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  # without a session and a word; a client pings
     write_buffer_bytes: WireBytes = (
         16 * MIB
     )  # unsent to one connection: over it, a client that reads nothing is cut off

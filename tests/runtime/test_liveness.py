@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from disheap.protocol import frames
-from disheap.protocol.frames import Kind
+from disheap.protocol.frames import Kind, Status
 from disheap.runtime.connections import UNREAD_S, ClientConnection
 from disheap.runtime.server import EXPIRIES_AT_ONCE, SWEEP_S, Server, ServerLimits
 from disheap.runtime.sessions import Session
@@ -18,23 +19,43 @@ LIMITS = ServerLimits(
     session_window=8,
     connections=8,
     handshake_timeout_s=5.0,
+    idle_timeout_s=60.0,
     write_buffer_bytes=1 << 20,
     queries=8,
 )
 TIMEOUT_MS = 2000
 
 
+class Timer:
+    def __init__(self, at: float, call: Callable[[], None]) -> None:
+        self.at, self.call = at, call
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
 class Loop:
-    """A loop of which only the clock is asked."""
+    """A clock, and what is to be done when."""
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.timers: list[Timer] = []
 
     def time(self) -> float:
         return self.now
 
-    def call_later(self, delay_s: float, call: object) -> Any:
-        return SimpleNamespace(cancel=lambda: None)
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> Timer:
+        self.timers.append(Timer(self.now + delay_s, call))
+        return self.timers[-1]
+
+    def move(self, seconds: float) -> None:
+        self.now += seconds
+        due = [timer for timer in self.timers if timer.at <= self.now]
+        self.timers = [timer for timer in self.timers if timer.at > self.now]
+        for timer in due:
+            if not timer.is_cancelled:
+                timer.call()
 
 
 class Wire:
@@ -45,9 +66,12 @@ class Wire:
     def __init__(self) -> None:
         self.unsent = 0
         self.is_aborted = False
+        self.farewell = b""
 
     def write(self, data: bytes) -> None:
         self.unsent += len(data)
+        if data[4] == Kind.GOODBYE:
+            self.farewell = data
 
     def buffered(self) -> int:
         return self.unsent
@@ -56,8 +80,15 @@ class Wire:
 
     def resume_reading(self) -> None: ...
 
+    def close(self) -> None: ...
+
     def abort(self) -> None:
         self.is_aborted = True
+
+
+DIRECTORY = SimpleNamespace(
+    cluster_id="c", name="n1", machine_name="heap", leader_address=lambda: "", client_addresses=list
+)
 
 
 class Node:
@@ -68,20 +99,27 @@ class Node:
         self.session = Session(7, TIMEOUT_MS, "")
         self.table = {7: self.session}
         self.proposed: list[frames.Envelope] = []
-        self.server = Server(SimpleNamespace(), LIMITS, loop=self.loop, draw=lambda: 1)  # type: ignore[arg-type]
+        self.server = Server(DIRECTORY, LIMITS, loop=self.loop, draw=lambda: 1)  # type: ignore[arg-type]
         self.is_full = False
         self.server.serve(
             SimpleNamespace(  # type: ignore[arg-type]
-                sessions=SimpleNamespace(table=self.table),
+                sessions=SimpleNamespace(table=self.table, machine_version=1),
                 submit=lambda envelope: self.proposed.append(frames.open_envelope(envelope)),
                 full=lambda: self.is_full,
             )
         )
 
-    def client(self) -> tuple[ClientConnection, Wire]:
-        """Attached to the session; it says nothing from then on."""
+    def stranger(self) -> tuple[ClientConnection, Wire]:
+        """Greeted, and without a session."""
         connection, wire = self.server.accept(), Wire()
         connection.connection_made(wire)  # type: ignore[arg-type]
+        connection.data_received(frames.hello(Kind.HELLO, frames.Hello()))
+        wire.unsent = 0
+        return connection, wire
+
+    def client(self) -> tuple[ClientConnection, Wire]:
+        """Attached to the session; it says nothing from then on."""
+        connection, wire = self.stranger()
         connection.session = connection.attachment = self.session.attachment = self.session.id
         self.server._attached[self.session.id] = connection
         self.server.of_session[self.session.id] = connection.queue
@@ -91,7 +129,7 @@ class Node:
         """So much time passes, with sweeps as in a node that runs."""
         until = self.loop.now + seconds
         while self.loop.now < until:
-            self.loop.now += SWEEP_S
+            self.loop.move(SWEEP_S)
             self.server.sweep()
 
 
@@ -189,3 +227,44 @@ def test_a_client_for_which_little_waits_is_given_its_time(node: Node) -> None:
     connection.writing_paused()
     node.silence(10 * UNREAD_S)
     assert not wire.is_aborted
+
+
+def test_whoever_has_no_session_and_says_nothing_keeps_no_place(node: Node) -> None:
+    _, wire = node.stranger()
+    node.silence(LIMITS.idle_timeout_s - SWEEP_S)
+    assert not wire.farewell
+    node.silence(2 * SWEEP_S)
+    assert b"not a word for 60 s" in wire.farewell
+    assert not node.loop.timers
+
+
+def test_whoever_has_no_session_and_pings_now_and_then_keeps_its_place(node: Node) -> None:
+    connection, wire = node.stranger()
+    for _ in range(4):
+        node.silence(LIMITS.idle_timeout_s - SWEEP_S)
+        connection.data_received(frames.plain(Kind.PING))
+    assert not wire.farewell
+
+
+def test_whoever_waits_for_an_answer_keeps_its_place_until_it_is_there(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transfer, or the hash of a large state."""
+    connection, wire = node.stranger()
+    monkeypatch.setattr(node.server, "admin", lambda *question: None)
+    connection.data_received(frames.request(Kind.ADMIN, 1, b""))
+    node.silence(3 * LIMITS.idle_timeout_s)
+    assert not wire.farewell
+    connection.send(Kind.ANSWER, Status.OK, 1, 0, b"")
+    node.silence(2 * LIMITS.idle_timeout_s + SWEEP_S)
+    assert wire.farewell
+
+
+def test_a_session_keeps_its_connection_however_long_its_timeout_is(node: Node) -> None:
+    node.session.timeout_ms = 1 << 30
+    connection, wire = node.client()
+    node.silence(3 * LIMITS.idle_timeout_s)
+    assert not wire.farewell
+    connection.session = 0  # and then it ends
+    node.silence(2 * LIMITS.idle_timeout_s)
+    assert wire.farewell

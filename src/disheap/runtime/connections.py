@@ -60,6 +60,7 @@ class ClientConnection:
         self._partial = Partial()
         self._greeted = False
         self._deadline: asyncio.TimerHandle | None = None
+        self._questions = 0  # of its own that are not answered yet
         self._unsent = 0
         self._took_at = 0.0
 
@@ -122,12 +123,26 @@ class ClientConnection:
         self._greeted = True
         if self._deadline is not None:
             self._deadline.cancel()
+        self._expect_a_word(self._server.limits.idle_timeout_s)
         if end < len(buffer):
             self._frames(buffer[end:])
 
     def _handshake_overdue(self) -> None:
         seconds = self._server.limits.handshake_timeout_s
         self.refuse(MalformedFrame(f"no HELLO within {seconds} s; this port speaks the disheap protocol"))
+
+    def _expect_a_word(self, within_s: float) -> None:
+        self._deadline = self._server.loop.call_later(within_s, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        """A session ends in its own time. Without one, whoever is still there asks something now and then, or pings."""
+        idle_s = self._server.limits.idle_timeout_s
+        is_busy = self.session or self.asked or self._questions or self.crowded or self.is_local
+        left_s = idle_s if is_busy else self.heard + idle_s - self._server.loop.time()
+        if left_s > 0:
+            self._expect_a_word(left_s)
+        else:
+            self.refuse(Overloaded(f"without a session, and not a word for {idle_s:g} s: the place is another's"))
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
@@ -194,8 +209,10 @@ class ClientConnection:
             self._envelope(frames.open_envelope(frame))
         elif kind == Kind.QUERY:
             self._need_leader()
+            self._questions += 1
             self._server.query(self, *frames.open_numbered(frame))
         elif kind == Kind.ADMIN:
+            self._questions += 1
             self._server.admin(self, *frames.open_numbered(frame))
         elif kind == Kind.GOODBYE:
             self._connection.close()
@@ -241,6 +258,7 @@ class ClientConnection:
 
     def send(self, kind: Kind, status: int, number: int, index: int, body: bytes) -> None:
         """A REPLY or an ANSWER: behind what was queued before, and out at once."""
+        self._questions -= kind == Kind.ANSWER
         if not self.closed:
             self.queue.append(frames.reply(kind, status, number, index, body))
             self.flush()

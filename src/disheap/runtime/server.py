@@ -56,6 +56,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     session_window: int
     connections: int
     handshake_timeout_s: float
+    idle_timeout_s: float
     write_buffer_bytes: int
     queries: int
 

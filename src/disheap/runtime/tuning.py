@@ -88,6 +88,7 @@ def server_limits(config: NodeConfig) -> ServerLimits:
         session_window=limits.session_window,
         connections=limits.connections,
         handshake_timeout_s=limits.handshake_timeout_s,
+        idle_timeout_s=limits.idle_timeout_s,
         write_buffer_bytes=limits.write_buffer_bytes,
         queries=limits.queries,
     )

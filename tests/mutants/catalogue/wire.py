@@ -13,6 +13,7 @@ PEERS = "disheap.protocol.peers"
 WRONG = "tests/protocol/test_frames.py::test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read"
 SNAPSHOTS = "tests/runtime/test_snapshots.py::"
 TRUST = "tests/transports/test_tls_trust.py::"
+LIVENESS = "tests/runtime/test_liveness.py::"
 BAD_INPUT = "tests/runtime/test_bad_input.py::"
 
 MUTANTS = (
@@ -119,6 +120,20 @@ MUTANTS = (
             ),
         ),
         (TRUST + "test_of_more_connections_than_allowed_the_oldest_that_says_nothing_goes",),
+        simulated=False,
+    ),
+    Mutant(
+        "idle-connections-stay",
+        "whoever greets and then says nothing keeps a place for ever, until no client is let in",
+        (Patch(CONNECTIONS, "        self._expect_a_word(self._server.limits.idle_timeout_s)\n", ""),),
+        (LIVENESS + "test_whoever_has_no_session_and_says_nothing_keeps_no_place",),
+        simulated=False,
+    ),
+    Mutant(
+        "idle-while-it-waits-for-an-answer",
+        "a client is sent away while the node is still at work on what it asked",
+        (Patch(CONNECTIONS, "or self.asked or self._questions or", "or self.asked or"),),
+        (LIVENESS + "test_whoever_waits_for_an_answer_keeps_its_place_until_it_is_there",),
         simulated=False,
     ),
 )
