@@ -14,7 +14,7 @@ This module decides what is replied and pushed; where that goes is the `Outlets`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import chain
 
 import msgspec
@@ -49,17 +49,24 @@ Kept = tuple[int, int, bytes]
 
 
 class Session:
-    """One client's standing. `attachment` is 0 while it has no connection."""
+    """One client's standing. `attachment` is 0 while it has no connection; `view` numbers the newest view of the table
+    that does not hold this object, and so may not see it change."""
 
-    __slots__ = ("attachment", "confirmed", "id", "label", "replies", "timeout_ms")
+    __slots__ = ("attachment", "confirmed", "id", "label", "replies", "timeout_ms", "view")
 
-    def __init__(self, number: int, timeout_ms: int, label: str) -> None:
+    def __init__(self, number: int, timeout_ms: int, label: str, view: int = 0) -> None:
         self.id = number
         self.timeout_ms = timeout_ms
         self.label = label
         self.attachment = 0
         self.confirmed = 0
         self.replies: dict[int, Kept] = {}
+        self.view = view
+
+    def copied(self, view: int) -> Session:
+        copy = Session(self.id, self.timeout_ms, self.label, view)
+        copy.attachment, copy.confirmed, copy.replies = self.attachment, self.confirmed, self.replies.copy()
+        return copy
 
     def knows(self, seq: int) -> bool:
         """Whether the command was carried out."""
@@ -113,6 +120,7 @@ class Sessions:
         self._outlets = outlets
         self._next_session = 1
         self._term = 0
+        self._views = 0  # taken of the table
         machine.set_version(self.machine_version)
 
     # --- applying ----------------------------------------------------------------------------------------------------
@@ -129,7 +137,7 @@ class Sessions:
             self._apply_commands(index, entry.time_ms, entry.data)
 
     def _apply_commands(self, index: int, time_ms: int, data: bytes) -> None:
-        table, queues = self.table, self._outlets.of_session
+        table, queues, views = self.table, self._outlets.of_session, self._views
         unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, frames.REPLY.pack
         command = Kind.COMMAND
         position, size = 0, len(data)
@@ -143,6 +151,8 @@ class Sessions:
             session = table.get(number)
             if session is None:
                 continue  # it ended between the leader's receipt and now; the client learns it when it attaches
+            if session.view != views:
+                session = self._to_change(session)
             if confirmed > session.confirmed:
                 session.confirm(confirmed)
             kept = session.replies.get(seq)
@@ -200,9 +210,9 @@ class Sessions:
 
     def _begin_term(self, term: int, index: int) -> None:
         self._term = term
-        for session in self.table.values():
+        for session in list(self.table.values()):
             if session.attachment:
-                session.attachment = 0
+                self._to_change(session).attachment = 0
                 self._push(index, self.machine.session_detached(session.id))
 
     def _control(self, kind: int, index: int, time_ms: int, number: int, seq: int, body: bytes) -> None:
@@ -240,7 +250,7 @@ class Sessions:
         # Out of the entry's time, so that a node in memory that starts anew never gives out a number that a client of
         # its earlier life still holds: that client would attach to a stranger's session, and take its deliveries.
         number = max(self._next_session, time_ms << SESSION_TIME_SHIFT)
-        session = Session(number, timeout_ms, options.label)
+        session = Session(number, timeout_ms, options.label, self._views)
         self._next_session = number + 1
         self.table[session.id] = session
         session.attachment = attachment
@@ -259,7 +269,7 @@ class Sessions:
         except CommandRefused as refusal:
             self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
             return
-        session.attachment = attachment
+        self._to_change(session).attachment = attachment
         self._outlets.attach(number, attachment)
         self._outlets.answer(attachment, Status.OK, index, reply)
         self._push(index, effects)
@@ -267,7 +277,7 @@ class Sessions:
     def _detach(self, index: int, number: int, attachment: int) -> None:
         session = self.table.get(number)
         if session is not None and session.attachment == attachment:
-            session.attachment = 0
+            self._to_change(session).attachment = 0
             self._push(index, self.machine.session_detached(number))
 
     def _end(self, index: int, number: int) -> None:
@@ -295,15 +305,21 @@ class Sessions:
     # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
 
     def snapshot(self) -> Iterator[bytes]:
-        """A view of this moment: the table is copied now, replies and machine records are immutable."""
+        """A view of this moment, however large it is: a session is copied when it changes for the first time after
+        that; replies and machine records are immutable."""
         head = Head(self.machine_version, self._next_session, self._term, len(self.table))
-        return state_format.write(head, self._rows(), self.machine.snapshot())
+        return state_format.write(head, map(_row, self._view()), self.machine.snapshot())
 
-    def _rows(self) -> list[Row]:
-        return [
-            Row(s.id, s.timeout_ms, s.label, s.attachment, s.confirmed, list(s.replies.items()))
-            for s in self.table.values()
-        ]
+    def _view(self) -> list[Session]:
+        self._views += 1
+        return list(self.table.values())
+
+    def _to_change(self, session: Session) -> Session:
+        """The same, of no view; in its place in the table."""
+        if session.view == self._views:
+            return session
+        mine = self.table[session.id] = session.copied(self._views)
+        return mine
 
     def restore(self, chunks: Iterator[bytes]) -> None:
         """Replace the whole state. Raises `SnapshotDamaged`, after which this object is of no use, and
@@ -327,8 +343,8 @@ class Sessions:
         library, whose next release may word it differently."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self._head())
-        for row in self._rows():
-            digest.update(_hashed(row))
+        for piece in _hashed(self.table.values()):
+            digest.update(piece)
         digest.update(self.machine.state_hash())
         return digest.digest()
 
@@ -336,15 +352,31 @@ class Sessions:
         """The same in slices, of this moment. Another hash comes of it: of the machine's slices where it has them."""
         machine = self.machine
         slices = machine.hashing() if isinstance(machine, Hashing) else iter((machine.state_hash(),))
-        return chain((self._head(),), map(_hashed, self._rows()), slices)
+        return chain((self._head(),), _hashed(self._view()), slices)
 
     def _head(self) -> bytes:
         return _encode((self.machine_version, self._next_session, self._term))
 
 
-def _hashed(row: Row) -> bytes:
-    row.replies[:] = [(seq, _without_text(kept)) for seq, kept in row.replies]
-    return _encode(row)
+def _row(session: Session) -> Row:
+    s = session
+    return Row(s.id, s.timeout_ms, s.label, s.attachment, s.confirmed, s.replies.items())
+
+
+def _hashed(sessions: Iterable[Session]) -> Iterator[bytes]:
+    """In pieces of so many records that each is made in a millisecond."""
+    gathered: list[bytes] = []
+    for s in sessions:
+        gathered.append(_encode((s.id, s.timeout_ms, s.label, s.attachment, s.confirmed, len(s.replies))))
+        for seq, kept in s.replies.items():
+            gathered.append(_encode((seq, _without_text(kept))))
+            if len(gathered) >= state_format.RECORDS_AT_ONCE:
+                yield b"".join(gathered)
+                gathered.clear()
+        if len(gathered) >= state_format.RECORDS_AT_ONCE:
+            yield b"".join(gathered)
+            gathered.clear()
+    yield b"".join(gathered)
 
 
 def _without_text(kept: Kept) -> Kept:

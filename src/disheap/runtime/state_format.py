@@ -7,7 +7,7 @@ follows is the machine's. Pieces may be cut anywhere by whoever stores them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from struct import Struct
 from typing import Any, TypeVar
 
@@ -19,6 +19,7 @@ from disheap.protocol.frames import UNREADABLE
 _LENGTH = Struct("<I")
 RECORD_BYTES = 256 << 20  # no record of ours comes near; a larger length is damage
 PIECE_BYTES = 256 << 10  # small records are gathered to pieces of this, so that the disk is not asked for each
+RECORDS_AT_ONCE = 1000  # or so many, if they are as small as most: made in less than a millisecond
 MOST_PIECE_BYTES = 1 << 20  # what a storage has to take at once
 T = TypeVar("T")
 Reply = tuple[int, tuple[int, int, bytes]]
@@ -51,19 +52,21 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
     label: str
     attachment: int
     confirmed: int
-    replies: list[Reply]
+    replies: Collection[Reply]
 
 
 def write(head: Head, rows: Iterable[Row], machine: Iterator[bytes]) -> Iterator[bytes]:
-    gathered = bytearray()
+    gathered, count = bytearray(), 0
     for record in _records(head, rows):
         gathered += record
+        count += 1
         while len(gathered) > MOST_PIECE_BYTES:
             yield bytes(gathered[:MOST_PIECE_BYTES])
             del gathered[:MOST_PIECE_BYTES]
-        if len(gathered) >= PIECE_BYTES:
+        if len(gathered) >= PIECE_BYTES or count >= RECORDS_AT_ONCE:
             yield bytes(gathered)
             gathered.clear()
+            count = 0
     yield bytes(gathered)
     yield from machine
 

@@ -76,8 +76,8 @@ MUTANTS = (
         (
             Patch(
                 MODULE,
-                "if session is not None and session.attachment == attachment:\n            session.attachment = 0",
-                "if session is not None:\n            session.attachment = 0",
+                "if session is not None and session.attachment == attachment:\n            self._to_change",
+                "if session is not None:\n            self._to_change",
             ),
         ),
         (TESTS + "test_a_detach_of_an_earlier_connection_does_nothing",),
@@ -88,7 +88,8 @@ MUTANTS = (
         (
             Patch(
                 MODULE,
-                "        session.attachment = attachment\n        self._outlets.attach(number, attachment)\n",
+                "        self._to_change(session).attachment = attachment\n"
+                "        self._outlets.attach(number, attachment)\n",
                 "        self._outlets.attach(number, attachment)\n",
             ),
         ),
@@ -188,5 +189,17 @@ MUTANTS = (
             ),
         ),
         (TESTS + "test_time_passes_before_the_commands_of_an_entry",),
+    ),
+    Mutant(
+        "view-of-the-table-changes",
+        "a snapshot holds replies and confirmations from after the entry that it is said to be of",
+        (
+            Patch(
+                MODULE,
+                "            if session.view != views:\n                session = self._to_change(session)\n",
+                "",
+            ),
+        ),
+        (TESTS + "test_a_snapshot_does_not_show_what_was_applied_after_it_was_taken",),
     ),
 )
