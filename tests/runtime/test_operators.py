@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -71,9 +72,9 @@ async def test_a_client_that_is_gone_before_it_was_attached_is_detached(
     """Else the machine would go on giving it messages until its session lapses."""
     async with Cluster(tmp_path, nodes=1) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]
-        session = node.group.sessions.table[client.session]
+        table = node.group.sessions.table
         client.close()
-        await wait_until(lambda: session.attachment == 0, "the first connection is gone")
+        await wait_until(lambda: table[client.session].attachment == 0, "the first connection is gone")
         kinds: list[int] = []
         submit = node.group.submit
 
@@ -87,7 +88,7 @@ async def test_a_client_that_is_gone_before_it_was_attached_is_detached(
         again.close()
         await wait_until(lambda: kinds == [Kind.ATTACH, Kind.DETACH], "both are in the log")
         await wait_idle(node)
-        assert session.attachment == 0
+        assert table[client.session].attachment == 0
 
 
 async def wait_idle(node: Node) -> None:
@@ -121,3 +122,32 @@ def test_a_chunk_of_a_snapshot_is_waited_for_as_long_whatever_a_tick_is() -> Non
     for tick_ms in (1, 10, 50, 100):
         config = NodeConfig(name="n1", raft=RaftConfig(tick_ms=tick_ms))
         assert tuning.kernel_config(config, NodeId(1)).chunk_timeout_ticks * tick_ms == 3000
+
+
+async def test_a_hash_is_of_the_entry_that_it_names_and_commands_go_on_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A million messages stopped the loop for a second."""
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        node = cluster.nodes["n1"]
+        await node.apply(b"+1")
+        before = await node.admin({"op": "hash"})
+        assert before["applied_index"] == node.group.applied.index
+        hashing, told = node.group.sessions.hashing, asyncio.Event()
+
+        def long() -> Iterator[bytes]:
+            slices = hashing()
+            while not told.is_set():
+                yield b""
+            yield from slices
+
+        monkeypatch.setattr(node.group.sessions, "hashing", long)
+        asked = asyncio.ensure_future(node.admin({"op": "hash"}))
+        await asyncio.sleep(0)
+        await node.apply(b"+1")
+        told.set()
+        assert await asked == before
+        monkeypatch.undo()
+        after = await node.admin({"op": "hash"})
+        assert after["applied_index"] > before["applied_index"]
+        assert after["state_hash"] != before["state_hash"]

@@ -9,6 +9,7 @@ import msgspec
 
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
 from disheap.kernel.types import NOBODY
+from disheap.runtime.comparing import hashed
 from disheap.version import __version__
 
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ async def admin(node: Node, request: dict[str, Any]) -> dict[str, Any]:
         case "status":
             return await status(node)
         case "hash":
-            group = node.group
-            return {"applied_index": group.applied.index, "state_hash": group.sessions.state_hash().hex()}
+            index = node.group.applied.index  # of the view that is hashed; commands are applied meanwhile
+            return {"applied_index": index, "state_hash": (await hashed(node.group.sessions)).hex()}
         case "transfer":
             return await _transfer(node, str(request.get("target", "")))
         case "snapshot":

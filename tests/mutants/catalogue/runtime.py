@@ -440,4 +440,18 @@ MUTANTS = (
         pitfall=26,
         simulated=False,
     ),
+    Mutant(
+        "hash-of-another-entry",
+        "a hash is told of an entry that was applied while it was made, and replicas that are equal seem to differ",
+        (
+            Patch(
+                "disheap.runtime.admin",
+                'return {"applied_index": index, "state_hash": (await hashed(node.group.sessions)).hex()}',
+                "found = (await hashed(node.group.sessions)).hex()\n"
+                '            return {"applied_index": node.group.applied.index, "state_hash": found}',
+            ),
+        ),
+        ("tests/runtime/test_operators.py::test_a_hash_is_of_the_entry_that_it_names_and_commands_go_on_meanwhile",),
+        simulated=False,
+    ),
 )
