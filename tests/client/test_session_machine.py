@@ -44,8 +44,8 @@ class AnySchedule(RuleBasedStateMachine):
     @precondition(lambda self: self.asked)
     @rule(back=st.integers(0, 5))
     def withdraw(self, back: int) -> None:
-        number = max(0, self.asked - 1 - back)
-        if self.session.withdraw(lambda waiter: waiter == number):
+        numbers = {max(0, self.asked - 1 - back), self.asked - 1}
+        for number in self.session.withdraw(lambda waiter: waiter in numbers):
             assert number not in self.answers
             self.answers[number] = None
 
@@ -119,6 +119,11 @@ class AnySchedule(RuleBasedStateMachine):
     def nothing_is_applied_twice(self) -> None:
         bodies = [body for _, _, body in self.cluster.applied]
         assert len(bodies) == len(set(bodies))
+
+    @invariant()
+    def nothing_is_confirmed_that_was_not_answered(self) -> None:
+        answered = sum(answer is not None for answer in self.answers.values())
+        assert self.session.confirmed <= answered
 
     @invariant()
     def every_answer_is_true(self) -> None:

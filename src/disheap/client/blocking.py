@@ -211,7 +211,7 @@ class BlockingClient:
         while not box:
             self._check()
             if self.clock() >= deadline:
-                if waiter is not None and self._broker.withdraw(waiter):
+                if waiter is not None and self._broker.withdraw([waiter]):
                     raise faults.not_sent(request, self._route.why())
                 raise RequestTimeout(self._why_late(request))
             self._step(deadline)

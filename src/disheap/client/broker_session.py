@@ -5,7 +5,7 @@ Owns the decoding, and which lease is held when. It refuses to know how anybody 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, final
 
 import msgspec
@@ -129,10 +129,12 @@ class BrokerSession:
         for waiter in self.session.waiters():
             yield _carried(waiter)
 
-    def withdraw(self, waiter: Any) -> bool:
-        """Take back the command with that very waiter, where no node can have seen it: whether it was. What gives back
+    def withdraw(self, waiters: Sequence[Any]) -> list[Any]:
+        """Take back the commands with these very waiters that no node can have seen: their waiters. What gives back
         goes out nevertheless, whenever it can."""
-        return self.session.withdraw(lambda one: _carried(one) is waiter and not _is_settling(one))
+        wanted = {id(waiter) for waiter in waiters}
+        taken = self.session.withdraw(lambda one: id(_carried(one)) in wanted and not _is_settling(one))
+        return [_carried(one) for one in taken]
 
     def connected(self) -> None:
         self._connection += 1

@@ -263,7 +263,7 @@ class Driver:
         if timeout_s is None:
             return future, pick, self.loop.time() + self.url.timeout_s
         waiter = (future, pick, float("inf"))
-        handle = self.loop.call_later(timeout_s, self._expire, waiter)
+        handle = self.loop.call_later(timeout_s, self._expire, [waiter])
         future.add_done_callback(lambda _: handle.cancel())
         return waiter
 
@@ -435,23 +435,21 @@ class Driver:
     def _ticked(self) -> None:
         self._tick = self.loop.call_later(TICK_S, self._ticked)
         now = self.loop.time()
-        for waiter in [one for one in self._broker.waiters() if one is not None and one[2] <= now]:
-            self._expire(waiter)
+        self._expire([waiter for waiter in self._broker.waiters() if waiter is not None and waiter[2] <= now])
         self._room.expire(now)
         if self._retrying is None:
             self._retry_s = pulse.RETRY_FIRST_S
         if self._link is not None:
             self._watch(self._link, now)
 
-    def _expire(self, waiter: Waiter) -> None:
+    def _expire(self, waiters: list[Waiter]) -> None:
         """What has not left is taken back: it must not be carried out long after somebody was told that it failed."""
-        future = waiter[0]
-        if future.done():
-            return
-        if self._broker.withdraw(waiter):
+        late = [waiter for waiter in waiters if not waiter[0].done()]
+        for future, _, _ in self._broker.withdraw(late):
             future.set_exception(faults.not_sent("the request", self._route.why()))
-        else:
-            future.set_exception(RequestTimeout("no answer in time; the request may still be carried out"))
+        for future, _, _ in late:
+            if not future.done():
+                future.set_exception(RequestTimeout("no answer in time; the request may still be carried out"))
 
     def _watch(self, link: Link, now: float) -> None:
         if self._session.state is not State.READY and now - self._connected_at > pulse.ENTRY_TIMEOUT_S:

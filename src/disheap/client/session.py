@@ -112,18 +112,18 @@ class Session:
             self._cursor = seq + 1
         return seq
 
-    def withdraw(self, mine: Callable[[Any], bool]) -> bool:
-        """Take back the command with that waiter, where no node can have seen it: whether it was. It is not answered
-        any more. The number of the newest is given out again, and others count as answered: nobody will send them."""
-        for seq, command in self._commands.items():
-            if seq > self._ever_sent and mine(command.waiter):
+    def withdraw(self, mine: Callable[[Any], bool]) -> list[Any]:
+        """Take back the commands with such waiters that no node can have seen: their waiters. They are not answered any
+        more, and those that wait behind them move up: nothing is confirmed that was not answered."""
+        unsent = [command for seq, command in self._commands.items() if seq > self._ever_sent]
+        taken = [command.waiter for command in unsent if mine(command.waiter)]
+        if taken:
+            for seq in range(self._next_seq - len(unsent), self._next_seq):
                 del self._commands[seq]
-                if seq == self._next_seq - 1:
-                    self._next_seq = seq
-                else:
-                    self._confirm(seq)
-                return True
-        return False
+            kept = [command for command in unsent if not mine(command.waiter)]
+            self._commands.update(enumerate(kept, self._next_seq - len(unsent)))
+            self._next_seq -= len(taken)
+        return taken
 
     def cast(self, body: bytes, flags: int = Flags.NONE) -> None:
         """Send a command at most once, without an answer. Raises `PayloadTooLarge`."""
@@ -403,7 +403,7 @@ class Session:
             seq += 1
             self._ahead.discard(seq)
         self.confirmed = seq
-        if self._cursor < self._next_seq and self.state is _READY:
+        if self._cursor < self._next_seq:
             self._pump()
 
     def _put_off(

@@ -102,8 +102,8 @@ MUTANTS = (
             ),
             Patch(
                 MODULE,
-                "for seq, command in self._commands.items() if seq > self._ever_sent]",
-                "for seq, command in self._commands.items() if seq > 0]",
+                "kept = [command for seq, command in self._commands.items() if seq > self._ever_sent]",
+                "kept = [command for seq, command in self._commands.items() if seq > 0]",
             ),
         ),
         (SESSION + "test_a_lapsed_session_reports_what_was_sent_as_unknown_and_keeps_what_was_not",),
