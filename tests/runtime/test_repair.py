@@ -164,6 +164,18 @@ def test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_an
     assert step == repair_plan.Settled()
 
 
+def test_a_node_in_doubt_denies_nothing_but_what_it_knows_another_entry_to_be_committed_for() -> None:
+    """Node 3 acknowledged entry 4 of term 2, and lost the write, which had superseded what it shows there now. With its
+    denial the entry, which nodes 1 and 2 have, would go; node 2 cannot be asked."""
+    shows = msgspec.structs.replace(standing(3, 6, ((1, 1),)), ambiguous=True)
+    answers = {NodeId(3): shows, NodeId(4): standing(3, 3, ((1, 1),)), NodeId(5): standing(3, 3, ((1, 1),))}
+    step = repair_plan.decide(holding(4, 2, [4]), OTHERS, answers)
+    assert isinstance(step, repair_plan.Wait)
+    assert NodeId(3) in step.on
+    answers[NodeId(3)] = msgspec.structs.replace(shows, commit=4, commit_term=1)
+    assert repair_plan.decide(holding(4, 2, [4]), OTHERS, answers) == repair_plan.Cut(Index(4))
+
+
 def test_what_was_taken_already_is_not_damaged_any_more() -> None:
     places = (
         Damage(Index(2), Index(5), Term(1), "log-1", 100),
@@ -243,6 +255,26 @@ async def test_every_node_may_have_lost_another_entry(tmp_path: Path) -> None:
         await (await cluster.wait_leader()).apply(b"+0")
         await cluster.wait_equal()
         assert {node.group.sessions.machine.query(0, 0, b"total") for node in cluster.nodes.values()} == {b"15"}
+
+
+async def test_a_doubtful_end_is_sure_again_though_nobody_writes(tmp_path: Path) -> None:
+    """Else one more node that is lost would be an outage: a node in doubt has no vote."""
+    async with Cluster(tmp_path, storage="file") as cluster:
+        await written(cluster)
+        leader = await cluster.wait_leader()
+        name = next(name for name in cluster.nodes if name != leader.name)
+        await cluster.stop(name)
+        path = log_of(cluster, name)
+        data = bytearray(path.read_bytes())
+        end = len(data.rstrip(b"\0"))
+        data[end + 64 : end + 16_384] = b"\xff" * 16_320
+        path.write_bytes(data)
+        await cluster.start(name)
+        node = cluster.nodes[name]
+        await wait_until(lambda: node.group.takes_part, "it follows")
+        assert node.group.raft.ambiguous_after == node.group.raft.last_index
+        await wait_until(lambda: not node.group.raft.is_ambiguous, "it is sure of its log")
+        await cluster.wait_equal()
 
 
 async def test_what_two_nodes_lost_and_the_third_never_answers_for_is_waited_for_and_said(tmp_path: Path) -> None:

@@ -227,6 +227,11 @@ class Raft:
         return self._state.ambiguous_after is not None
 
     @property
+    def ambiguous_after(self) -> Index | None:
+        """A doubt about the end of our log ends with entries behind this one."""
+        return self._state.ambiguous_after
+
+    @property
     def transferee(self) -> NodeId:
         return self._state.transferee
 

@@ -21,6 +21,9 @@ class Notice(msgspec.Struct, array_like=True, frozen=True):
     free_bytes: int  # there; 0 where it is not known
     hashed_index: int = 0  # the newest entry behind which the state was hashed; 0 where none was
     state_hash: bytes = b""  # there, 16 bytes
+    doubt_until: int = (
+        0  # in doubt about the end of its log, until entries behind this one are in it; 0 where it is sure
+    )
 
 
 _notice = msgspec.msgpack.Decoder(Notice)
@@ -37,6 +40,7 @@ def decode(frame: bytes) -> Notice:
         notice = _notice.decode(frames.open_plain(frame))
     except frames.UNREADABLE as error:
         raise MalformedFrame(f"a notice cannot be read: {error}") from error
-    if not 0 <= notice.hashed_index < 1 << 64 or len(notice.state_hash) > HASH_BYTES_MOST or notice.free_bytes < 0:
+    numbers = (notice.hashed_index, notice.free_bytes, notice.doubt_until)
+    if not all(0 <= number < 1 << 64 for number in numbers) or len(notice.state_hash) > HASH_BYTES_MOST:
         raise MalformedFrame(f"a notice that cannot be: {notice}")
     return notice

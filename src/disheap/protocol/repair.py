@@ -87,7 +87,9 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, tag=1):
         if index > self.last:
             return Verdict.DAMAGED if self.ambiguous else Verdict.NEVER_HAD
         if self.term_at(index) != term:
-            return Verdict.NEVER_HAD
+            # In doubt, what a lost write had superseded may show again: only what is committed here is no mistake.
+            is_sure = not self.ambiguous or index <= self.commit
+            return Verdict.NEVER_HAD if is_sure else Verdict.DAMAGED
         return Verdict.DAMAGED if self.is_damaged_at(index) else Verdict.HAVE
 
     def is_damaged_at(self, index: int) -> bool:

@@ -12,10 +12,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
-from disheap.errors import DiskFailed, MalformedFrame, Overloaded, ProtocolError, StorageError, StorageFull
+from disheap.errors import (
+    DiskFailed,
+    MalformedFrame,
+    Overloaded,
+    ProtocolError,
+    RequestError,
+    StorageError,
+    StorageFull,
+)
 from disheap.interfaces import Clock, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
@@ -54,6 +63,8 @@ IDLE_FLUSH_S = 0.1
 
 WRITE_PATIENCE_S = 5.0
 """A leader's write in flight for longer is no slow sync any more."""
+EMPTY_AT_ONCE = 256
+"""Empty entries that a leader writes, at most, each time that it is told of a doubt."""
 TERM_JUMP_MOST = 1 << 32
 """So many elections at once, one a second for a century, nobody has missed. A term is never taken back: taken over, one
 close to the largest that there is would leave no room for elections."""
@@ -204,6 +215,17 @@ class Group:
     def mark_snapshot(self) -> None:
         """Have every node snapshot the same index. Raises `NotLeader`, `Overloaded`."""
         self.raft.propose(EntryKind.SNAPSHOT_MARK, self._time.now_ms(), b"")
+        self._wake()
+
+    def lead_past(self, index: int) -> None:
+        """A peer is in doubt about the end of its log until entries behind `index` are in it. Where nobody writes any,
+        we do: it has no vote before."""
+        missing = min(index + 1 - self.raft.last_index, EMPTY_AT_ONCE)
+        if not index or missing <= 0 or not (self._leads and self.takes_part):
+            return
+        with suppress(RequestError):  # leadership is being handed over, or more is under way than may be
+            for _ in range(missing):
+                self.raft.propose(EntryKind.NOOP, self._time.now_ms(), b"")
         self._wake()
 
     def tick(self) -> None:

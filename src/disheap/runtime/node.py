@@ -367,10 +367,12 @@ class Node:
         self.upkeep.repairing.received(peer, message)
 
     def tell(self, is_short: bool, free_bytes: int) -> None:
-        self._peering.tell(Notice(GROUP, is_short, free_bytes, *self.upkeep.comparing.newest))
+        doubt_until = (self.group.raft.ambiguous_after or 0) if self.group.takes_part else 0
+        self._peering.tell(Notice(GROUP, is_short, free_bytes, *self.upkeep.comparing.newest, doubt_until))
 
     def received_notice(self, peer: NodeId, notice: Notice) -> None:
         self.upkeep.received_notice(peer, notice)
+        self.group.lead_past(notice.doubt_until)
 
     def voters(self) -> tuple[NodeId, ...]:
         return voters_of(self.group.applied.membership)

@@ -78,6 +78,25 @@ MUTANTS = (
         ("tests/kernel/test_snapshots.py::test_a_snapshot_beyond_a_doubtful_end_does_not_end_the_doubt",),
     ),
     Mutant(
+        "node-in-doubt-denies-what-it-lost",
+        "what a lost write had superseded counts as proof that the entry never was, and another node cuts its own",
+        (
+            Patch(
+                "disheap.protocol.repair",
+                "is_sure = not self.ambiguous or index <= self.commit",
+                "is_sure = True",
+            ),
+        ),
+        (REPAIR + "test_a_node_in_doubt_denies_nothing_but_what_it_knows_another_entry_to_be_committed_for",),
+    ),
+    Mutant(
+        "doubt-for-ever-where-nobody-writes",
+        "a node in doubt under an idle leader never votes again, and the loss of another is an outage",
+        (Patch("disheap.runtime.node", "        self.group.lead_past(notice.doubt_until)\n", ""),),
+        (REPAIR + "test_a_doubtful_end_is_sure_again_though_nobody_writes",),
+        fast=False,
+    ),
+    Mutant(
         "node-in-repair-takes-part",
         "a node follows and acknowledges while its log is being repaired",
         (

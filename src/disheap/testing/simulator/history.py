@@ -80,6 +80,8 @@ class History:
 
     def commands_sent(self, session: int, seq: int, body: bytes) -> None:
         key = (session, seq)
+        if key not in self.sent and seq <= self.prefixes.get(session, 0):
+            self.fail(f"a client sends seq {seq} of session {session}, which it has told to be over")
         known = self.bodies.setdefault(key, body)
         if known != body:
             self.fail(f"a client sends two commands under seq {seq} of session {session}")
@@ -87,9 +89,10 @@ class History:
         self.sendings[key] = self.sendings.get(key, 0) + 1
 
     def confirms(self, session: int, confirmed: int) -> None:
-        """A client tells up to where it has every reply, and the nodes forget those."""
+        """A client tells up to where it has every reply, and the nodes forget those. A command that it took back it has
+        never sent, and never will."""
         prefix = self.prefixes.get(session, 0)
-        while (session, prefix + 1) in self.had:
+        while (key := (session, prefix + 1)) in self.had or (prefix < confirmed and key not in self.sent):
             prefix += 1
         self.prefixes[session] = prefix
         if confirmed > prefix:
