@@ -89,10 +89,9 @@ class History:
         self.sendings[key] = self.sendings.get(key, 0) + 1
 
     def confirms(self, session: int, confirmed: int) -> None:
-        """A client tells up to where it has every reply, and the nodes forget those. A command that it took back it has
-        never sent, and never will."""
+        """A client tells up to where it has every reply, and the nodes forget those."""
         prefix = self.prefixes.get(session, 0)
-        while (key := (session, prefix + 1)) in self.had or (prefix < confirmed and key not in self.sent):
+        while (session, prefix + 1) in self.had:
             prefix += 1
         self.prefixes[session] = prefix
         if confirmed > prefix:
