@@ -55,6 +55,10 @@ class Witness(MemoryStorage):
             raise DiskFailed("the disk is gone")
         super().append(entries)
 
+    def clear_ambiguity(self) -> None:
+        super().clear_ambiguity()
+        self.calls.append(("the doubt is over", None))
+
     def compact(self, first_index: Index) -> Index:
         self.calls.append(("compact", first_index))
         return super().compact(first_index)
@@ -159,6 +163,20 @@ async def test_a_follower_whose_disk_fails_acknowledges_nothing_and_is_at_its_en
         await wait_until(lambda: follower.node.group.has_ended, "the node ends")
         assert isinstance(follower.node.failure, DiskFailed)
         assert follower.replies == []
+
+
+async def test_a_doubt_that_ends_without_a_write_is_over_on_the_disk_too(
+    tmp_path: Path, registry: Registry, witness: type[Witness]
+) -> None:
+    """Else it comes back with the next start."""
+    async with Follower(tmp_path, registry) as follower:
+        group = follower.node.group
+        raft = group.raft
+        await wait_until(lambda: bool(follower.replies), "the entry is acknowledged")
+        group._ambiguous, raft._state.ambiguous_after = True, Index(0)
+        group.step(AppendRequest(LEADER, raft.id, TERM, raft.last_index, TERM, (), raft.last_index))
+        assert not raft.is_ambiguous
+        await wait_until(lambda: ("the doubt is over", None) in witness.calls, "storage hears of it")
 
 
 async def test_a_node_in_repair_neither_votes_nor_accepts(

@@ -290,6 +290,7 @@ class Group:
             return
         try:
             self._note_role()
+            self._note_certainty()
             self._propose()
             self._reads.ask()
             while self.raft.has_ready():
@@ -327,6 +328,12 @@ class Group:
         self.failure = error
         self._reads.end()
         self._on_failure(error)
+
+    def _note_certainty(self) -> None:
+        """The end of a doubt is for the disk, too: else the doubt is back after a restart."""
+        if self._ambiguous and not self.raft.is_ambiguous:
+            self._ambiguous = False
+            self._disk.submit(self._storage.clear_ambiguity, self._flushed)
 
     # --- proposing ---------------------------------------------------------------------------------------------------
 
@@ -373,9 +380,6 @@ class Group:
         if write.entries:
             self._append_at = self._clock.monotonic()
         self.raft.persisted(write.number)
-        if self._ambiguous and not self.raft.is_ambiguous:
-            self._ambiguous = False
-            self._disk.submit(self._storage.clear_ambiguity, self._flushed)
         for message in held:
             self._send(message)
         if not self._pump_due:
