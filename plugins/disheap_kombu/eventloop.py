@@ -49,11 +49,11 @@ class Bond:
 
     # --- called by the connection ---
 
-    def socket_changed(self, _old: int | None, _new: int | None) -> None:
+    def socket_changed(self, _old: int | None, new: int | None) -> None:
         """The client is about to close its socket, or has a new one. Readers are moved on the loop's own thread."""
         if get_ident() == self.thread:
             self._leave()
-            if _new is not None:
+            if new is not None:
                 self._follow()
         else:
             self._moved = True

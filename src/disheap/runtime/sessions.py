@@ -358,8 +358,7 @@ class Sessions:
         return _encode((self.machine_version, self._next_session, self._term))
 
 
-def _row(session: Session) -> Row:
-    s = session
+def _row(s: Session) -> Row:
     return Row(s.id, s.timeout_ms, s.label, s.attachment, s.confirmed, s.replies.items())
 
 
