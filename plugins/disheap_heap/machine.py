@@ -54,13 +54,18 @@ QUERIES: dict[type, Callable[[State, Any], bytes]] = {
 }
 
 COMMAND_TAGS = {kind.__struct_config__.tag: kind for kind in get_args(broker.Command)}
+BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
+"""Commands with payloads. All others pass while disk or memory is short: workers need them to drain the queues."""
+ALLOWED_WHEN_FULL = frozenset(tag for tag, kind in COMMAND_TAGS.items() if kind not in BRINGS_IN)
+
 QUERY_TAGS = {kind.__struct_config__.tag: kind for kind in get_args(broker.Query)}
 
 NOTHING: Effects = ()
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine`, `Screening`, `Hashing` and `Sampling`."""
+    """Implements `disheap.interfaces.StateMachine`, `Screening`, `AllowedWhenFull`, `Hashing` and
+    `Sampling`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -146,6 +151,9 @@ class HeapMachine:
             return decoded.topic in self._state.topics
         return True
 
+    def allowed_when_full(self, command: bytes) -> bool:
+        return known_tag(command) in ALLOWED_WHEN_FULL
+
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
         try:
             decoded = broker.decode_query.decode(request)
@@ -208,9 +216,10 @@ def _misfit(kind: Any, error: str) -> str:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import Hashing, Sampling, Screening, StateMachine
+    from disheap.interfaces import AllowedWhenFull, Hashing, Sampling, Screening, StateMachine
 
     _fits: type[StateMachine] = HeapMachine
     _screens: type[Screening] = HeapMachine
+    _is_allowed: type[AllowedWhenFull] = HeapMachine
     _hashes: type[Hashing] = HeapMachine
     _samples: type[Sampling] = HeapMachine

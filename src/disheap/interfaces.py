@@ -480,6 +480,16 @@ class Screening(Protocol):
 
 
 @runtime_checkable
+class AllowedWhenFull(Protocol):
+    """Optional power of a machine: it says which commands the leader takes while disk or memory is short. Without it,
+    the leader then refuses every new command."""
+
+    def allowed_when_full(self, command: bytes) -> bool:
+        """Whether the command brings nothing in, such as an acknowledgement. Decided by the kind of the command, never
+        by the state. False for what is no command. Never raises; called for each command while room is short."""
+
+
+@runtime_checkable
 class Hashing(Protocol):
     """Optional power of a machine: its state is hashed without a pause."""
 

@@ -10,7 +10,7 @@ from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Repli
 from disheap.client.events import Broken, Event, Moved, Ready
 from disheap.errors import MalformedFrame, OutcomeUnknown
 from disheap.protocol import broker, frames
-from disheap.protocol.frames import Flags, Kind, SessionOptions
+from disheap.protocol.frames import Kind, SessionOptions
 
 from .fake_node import FakeCluster, FakePeer
 
@@ -189,22 +189,6 @@ def test_an_ack_that_was_under_way_when_the_session_lapsed_is_unknown(talk: Talk
     events = talk.connect()
     assert isinstance(events[0], Replied) and isinstance(events[0].result, OutcomeUnknown)
     assert [type(event) for event in events[1:]] == [SessionLost, Ready]
-
-
-@pytest.mark.parametrize(
-    ("command", "flags"),
-    [
-        (broker.Ack([(1, 1)]), Flags.RELIEF),
-        (broker.Nack([(1, 1)]), Flags.RELIEF),
-        (broker.Cancel(1), Flags.RELIEF),
-        (broker.Purge("jobs"), Flags.RELIEF),
-        (broker.Enqueue("jobs", b""), Flags.NONE),
-        (broker.Subscribe("jobs", 1), Flags.RELIEF),
-    ],
-)
-def test_what_brings_nothing_in_is_flagged(talk: Talk, command: Any, flags: int) -> None:
-    talk.session.send(command)
-    assert frames.open_envelope(talk.session.session.take_output()).flags == flags
 
 
 def test_a_push_that_this_version_cannot_read_ends_it_after_what_was_answered(talk: Talk) -> None:

@@ -205,3 +205,12 @@ def test_a_client_reads_over_what_later_nodes_add_to_a_reply() -> None:
     found = broker.decode_reply.decode(body)
     assert isinstance(found, broker.TopicInfo)
     assert (found.settings.mode, found.oldest_enqueued_ms) == ("max", 6)
+
+
+def test_while_room_is_short_only_commands_with_a_payload_are_refused() -> None:
+    allowed = Driver().machine.allowed_when_full
+    for command in (Enqueue("jobs", b""), EnqueueMany("jobs", []), Publish("e", "k", b"")):
+        assert not allowed(broker.encode(command))
+    for drains in (Ack([(1, 1)]), Nack([(1, 1)]), Cancel(1), Purge("jobs"), Subscribe("jobs", 1), CreateTopic("jobs")):
+        assert allowed(broker.encode(drains))
+    assert not allowed(b"") and not allowed(b"\x91\x7f")

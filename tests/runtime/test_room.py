@@ -246,16 +246,18 @@ async def test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refu
         await short(cluster, monkeypatch, ["n1"], 5)
         assert refuses(node)
         client.send(b"+10", seq=2)
-        client.send(b"+100", seq=3, flags=Flags.RELIEF)
+        client.send(b"-1", seq=3, flags=0xFF & ~Flags.TRANSIENT)
+        client.send(b"+100", seq=4, flags=0xFF & ~Flags.TRANSIENT)
         client.send(b"+1", seq=1)
         fault = await fault_of(client, 2)
         assert fault.code == "disk-full" and "n1" in fault.message
-        assert (await client.reply_to(3))[1:] == (Status.OK, b"101")
+        assert (await client.reply_to(3))[1:] == (Status.OK, b"2")
+        assert (await fault_of(client, 4)).code == "disk-full", "what a client says of its command has no say"
         assert (await client.reply_to(1))[1:] == (Status.OK, b"1"), "it had been carried out: its reply was kept"
         client.send(b"+1000", seq=0, flags=Flags.TRANSIENT)
         assert (await client.call(b"+0", seq=2))[0] == Status.ERROR
         await short(cluster, monkeypatch, ["n1"], 1 << 40)
-        assert await client.call(b"+10", seq=2) == (Status.OK, b"111"), "the same number again"
+        assert await client.call(b"+10", seq=2) == (Status.OK, b"12"), "the same number again"
         assert (await node.status())["disk"] == {"free_bytes": 1 << 40, "is_short": False, "refuses": ""}
 
 

@@ -92,6 +92,9 @@ class CounterMachine:
         self.timers = [timer for timer in self.timers if timer[1] != session]
         return ()
 
+    def allowed_when_full(self, command: bytes) -> bool:
+        return command[:1] == b"-"
+
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
         if request != b"total":
             raise UnknownCommand(f"{request[:20]!r} is no query of a counter")

@@ -17,8 +17,6 @@ from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, Reques
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE, Flags, Kind, SessionOptions
 
-_BRINGS_IN = frozenset({broker.Enqueue, broker.EnqueueMany, broker.Publish})
-"""Commands with payloads. All others pass when the disk is short of room: without them no queue could be drained."""
 _NOTED = frozenset(
     {
         broker.Ack,
@@ -99,14 +97,12 @@ class BrokerSession:
 
     def send(self, command: broker.Command, waiter: Any = None, flags: int = Flags.NONE) -> int:
         kind = type(command)
-        if kind not in _BRINGS_IN:
-            flags |= Flags.RELIEF
         if kind in _NOTED:
             waiter = _Note(command, waiter, self._connection, self._gives_back(command))
         return self.session.call(broker.encode(command), waiter, flags)
 
     def cast(self, command: broker.Command) -> None:
-        self.session.cast(broker.encode(command), Flags.NONE if type(command) in _BRINGS_IN else Flags.RELIEF)
+        self.session.cast(broker.encode(command))
 
     def query(self, query: broker.Query, waiter: Any = None) -> int:
         return self.session.ask(Kind.QUERY, broker.encode(query), waiter)

@@ -437,7 +437,7 @@ class Session:
 
     def _enter(self, kind: int, body: bytes) -> None:
         self._entry_number += 1
-        self._envelope(kind, Flags.RELIEF if kind == Kind.CLOSE else Flags.NONE, self._entry_number, body)
+        self._envelope(kind, Flags.NONE, self._entry_number, body)
 
     def _envelope(self, kind: int, flags: int, seq: int, body: bytes) -> None:
         self._output.append(frames.envelope(kind, flags, self.id, seq, self.confirmed, body))

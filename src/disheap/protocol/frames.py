@@ -100,7 +100,6 @@ CLIENT_ENVELOPES = frozenset({Kind.COMMAND, Kind.OPEN, Kind.ATTACH, Kind.CLOSE})
 
 class Flags:
     NONE = 0
-    RELIEF = 1  # brings nothing in (ack, pop, purge, ...): passes when the disk is short of room
     TRANSIENT = 2  # seq 0: never answered, dropped by the leader where the machine does not admit it
 
 
@@ -303,13 +302,13 @@ def open_envelope(frame: bytes) -> Envelope:
     return Envelope(kind, flags, session, seq, confirmed, frame[ENVELOPE.size :])
 
 
-def spans(envelopes: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """(start, end, flags, seq) of each in a run of whole envelopes."""
+def spans(envelopes: bytes) -> Iterator[tuple[int, int, int]]:
+    """(start, end, seq) of each in a run of whole envelopes."""
     position = 0
     while position < len(envelopes):
-        length, _, flags, _, seq, _ = ENVELOPE.unpack_from(envelopes, position)
+        length, _, _, _, seq, _ = ENVELOPE.unpack_from(envelopes, position)
         end = position + LENGTH_BYTES + length
-        yield position, end, flags, seq
+        yield position, end, seq
         position = end
 
 

@@ -27,10 +27,10 @@ from disheap.errors import (
     SessionExpired,
     WrongCluster,
 )
-from disheap.interfaces import Screening
+from disheap.interfaces import AllowedWhenFull, Screening
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import Flags, Goodbye, Kind, Status, Welcome, fault
+from disheap.protocol.frames import ENVELOPE, Goodbye, Kind, Status, Welcome, fault
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.sessions import Outlets
 
@@ -181,8 +181,9 @@ class Server(Outlets):
         assert self.short is not None
         refusal, kept = fault(self.short), []
         session = self.group.sessions.table.get(connection.session)
-        for start, end, flags, seq in frames.spans(envelopes):
-            if flags & Flags.RELIEF or (session is not None and session.knows(seq)):
+        for start, end, seq in frames.spans(envelopes):
+            is_repeated = session is not None and session.knows(seq)
+            if is_repeated or self._is_allowed_when_full(envelopes[start + ENVELOPE.size : end]):
                 kept.append(envelopes[start:end])
             else:
                 connection.queue.append(frames.reply(Kind.REPLY, Status.ERROR, seq, 0, refusal))
@@ -190,11 +191,16 @@ class Server(Outlets):
             connection.flush()
         return b"".join(kept)
 
+    def _is_allowed_when_full(self, command: bytes) -> bool:
+        """The kind of the command decides, as the machine sees it; what a client says of it has no say."""
+        machine = self.group.sessions.machine
+        return isinstance(machine, AllowedWhenFull) and machine.allowed_when_full(command)
+
     def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
         """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it. It
         has no number that what it confirms would have to stay below; so that no later command is taken for a repeated
         one, it confirms what was carried out, or nothing."""
-        if self.short is not None and not envelope.flags & Flags.RELIEF:
+        if self.short is not None and not self._is_allowed_when_full(envelope.body):
             return
         machine = self.group.sessions.machine
         if isinstance(machine, Screening) and not machine.admits(envelope.body):

@@ -299,8 +299,27 @@ MUTANTS = (
     Mutant(
         "full-disk-refuses-acks",
         "a broker that is short of room takes no acknowledgements either, and stays so",
-        (Patch("disheap.runtime.server", "flags & Flags.RELIEF or (session", "(session"),),
+        (
+            Patch(
+                "disheap.runtime.server",
+                "if is_repeated or self._is_allowed",
+                "if is_repeated or False and self._is_allowed",
+            ),
+        ),
         (ROOM + "test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refused_with_its_number_unused",),
+    ),
+    Mutant(
+        "full-disk-believes-the-client",
+        "a flag that the client sets passes a command by a full disk",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "if is_repeated or self._is_allowed",
+                "if is_repeated or envelopes[start + 5] & 1 or self._is_allowed",
+            ),
+        ),
+        (ROOM + "test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refused_with_its_number_unused",),
+        simulated=False,
     ),
     Mutant(
         "refused-though-carried-out",
@@ -308,8 +327,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap.runtime.server",
-                "flags & Flags.RELIEF or (session is not None and session.knows(seq))",
-                "flags & Flags.RELIEF",
+                "is_repeated = session is not None and session.knows(seq)",
+                "is_repeated = False",
             ),
         ),
         (ROOM + "test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refused_with_its_number_unused",),

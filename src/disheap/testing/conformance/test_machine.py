@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from disheap.errors import CommandRefused, SnapshotDamaged
-from disheap.interfaces import API, Hashing, Sampling, StateMachine
+from disheap.interfaces import API, AllowedWhenFull, Hashing, Sampling, StateMachine
 
 Factory = Callable[[], StateMachine]
 
@@ -208,6 +208,19 @@ def test_a_query_answers_or_is_refused_and_changes_nothing(
         assert isinstance(machine.query(1_000_000, 1, body), bytes)
     except CommandRefused as refusal:
         assert str(refusal)
+    assert machine.state_hash() == before
+
+
+def test_what_is_allowed_when_full_depends_on_the_command_alone(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    empty, machine = machine_factory(), played(machine_factory, machine_commands)
+    if not isinstance(machine, AllowedWhenFull) or not isinstance(empty, AllowedWhenFull):
+        return  # without the power all commands are refused then
+    before = machine.state_hash()
+    for body in machine_commands:
+        assert machine.allowed_when_full(body) is empty.allowed_when_full(body)
+    assert not any(machine.allowed_when_full(body) for body in GARBAGE), "what is no command brings something in"
     assert machine.state_hash() == before
 
 
