@@ -40,11 +40,18 @@ class Ended(NamedTuple):
         return self.out.decode()
 
 
-def run(*words: str, stdin: bytes = b"", environ: Mapping[str, str] | None = None, terminal: bool = False) -> Ended:
-    """One command line in this process. With `terminal` somebody sits at its standard input."""
-    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8"), io.TextIOWrapper(io.BytesIO(), "utf-8")
+def run(
+    *words: str,
+    stdin: bytes | io.RawIOBase = b"",
+    environ: Mapping[str, str] | None = None,
+    terminal: bool = False,
+    screen: bool = False,
+) -> Ended:
+    """One command line in this process. With `terminal` its standard input is one, with `screen` its standard
+    output."""
+    out, err = Stream(b"", screen), Stream(b"", False)
     with (
-        mock.patch.object(sys, "stdin", _Keyboard(stdin, terminal)),
+        mock.patch.object(sys, "stdin", Stream(stdin, terminal)),
         mock.patch.dict(os.environ, environ or {}, clear=True),
         redirect_stdout(out),
         redirect_stderr(err),
@@ -127,9 +134,11 @@ def logged(node: Running, event: str) -> dict[str, Any]:
             return found
 
 
-class _Keyboard(io.TextIOWrapper):
-    def __init__(self, typed: bytes, terminal: bool) -> None:
-        super().__init__(io.BytesIO(typed), "utf-8")
+class Stream(io.TextIOWrapper):
+    """A standard stream in memory."""
+
+    def __init__(self, content: bytes | io.RawIOBase, terminal: bool) -> None:
+        super().__init__(io.BytesIO(content) if isinstance(content, bytes) else content, "utf-8")
         self._terminal = terminal
 
     def isatty(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import sys
 from unittest import mock
@@ -174,6 +175,50 @@ def test_peek_shows_what_cannot_be_printed(ask: Ask, topic: str) -> None:
     assert "a\\n\\x1b[31m\\xff" in row and row.endswith("…") and len(row.split()[-1]) == messages.PREVIEW_CHARACTERS
 
 
+@pytest.mark.parametrize(
+    ("words", "shown"), [((), b"a\\x1b[31m\tb\\u202e\nc\\xff\n"), (("--raw",), b"a\x1b[31m\tb\xe2\x80\xae\nc\xff\n")]
+)
+def test_pop_escapes_what_would_steer_a_terminal(ask: Ask, topic: str, words: tuple[str, ...], shown: bytes) -> None:
+    payload = b"a\x1b[31m\tb\xe2\x80\xae\nc\xff"
+    ask("enqueue", topic, "-", stdin=payload)
+    assert ask("pop", topic, "--nack", *words, screen=True).out == shown
+    assert ask("pop", topic).out == payload + b"\n", "a pipe gets the bytes as they are"
+
+
+def test_standard_input_is_not_read_beyond_what_a_node_takes(ask: Ask, topic: str) -> None:
+    endless = Endless()
+    for words in ((), ("--lines",)):
+        ended = ask("enqueue", topic, *words, "--json", stdin=endless)
+        assert (ended.code, json.loads(ended.err)["error"]) == (5, "payload-too-large")
+    assert endless.read_bytes < 8 << 20
+    assert ask("topic", "info", topic, "--json").json["ready"] == 0
+
+
+class Endless(io.RawIOBase):
+    """A standard input without an end and without a line feed. Counts what was read of it."""
+
+    read_bytes = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 <= size < 1 << 30, "somebody wants to have all of it"
+        self.read_bytes += size
+        return b"x" * size
+
+    def readline(self, size: int | None = -1) -> bytes:
+        return self.read(-1 if size is None else size)
+
+
+def test_a_line_that_is_too_long_is_named_and_so_is_what_went_before(ask: Ask, topic: str) -> None:
+    lines = b"x\n" * messages.BATCH_MESSAGES + b"y" * (4 << 20)
+    ended = ask("enqueue", topic, "--lines", stdin=lines)
+    assert f"line {messages.BATCH_MESSAGES + 1} of standard input" in ended.err
+    assert f"the first {messages.BATCH_MESSAGES} messages are in {topic}" in ended.err
+    assert ask("topic", "info", topic, "--json").json["ready"] == messages.BATCH_MESSAGES
+
+
 @pytest.mark.parametrize("words", [("enqueue", "nope", "x"), ("pop", "nope")], ids=" ".join)
 def test_a_missing_topic_is_told_with_the_way_to_create_it(ask: Ask, words: tuple[str, ...]) -> None:
     ended = ask(*words, "--json")
@@ -318,8 +363,6 @@ def test_a_terminal_that_lacks_a_character_gets_an_escape(ask: Ask, topic: str, 
 
 @pytest.mark.parametrize(("columns", "drawn"), [(200, True), (20, False)])
 def test_a_table_is_drawn_where_it_fits_and_is_never_cut(columns: int, drawn: bool) -> None:
-    import io
-
     screen = io.StringIO()
     screen.isatty = lambda: True  # type: ignore[method-assign]
     with mock.patch.object(sys, "stdout", screen), mock.patch.dict("os.environ", {"COLUMNS": str(columns)}):
@@ -327,6 +370,17 @@ def test_a_table_is_drawn_where_it_fits_and_is_never_cut(columns: int, drawn: bo
     assert "10.0.0.1:8400" in screen.getvalue()
     assert ("client address" in screen.getvalue()) is drawn
     assert ("CLIENT_ADDRESS" in screen.getvalue()) is not drawn
+
+
+def test_columns_line_up_under_wide_and_combining_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_table(["name", "n"], [("待ち行列", 1), ("e\u0301te\u0301", 2), ("plain", 3)])
+    assert capsys.readouterr().out.splitlines() == ["NAME      N", "待ち行列  1", "e\u0301te\u0301       2", "plain     3"]
+
+
+def test_nothing_in_a_table_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    output.emit_table(["name"], [("\x1b[2J\u202eevil\n",)])
+    output.emit_pairs([("name", "\x9b2J")])
+    assert capsys.readouterr().out == "NAME\n\\x1b[2J\\u202eevil\\n\nname  \\x9b2J\n"
 
 
 def test_names_that_head_columns_are_not_changed(ask: Ask) -> None:

@@ -11,6 +11,7 @@ import json
 import re
 
 from disheap import errors
+from disheap.cli.output import printable
 from disheap.errors import DisheapError, ProtocolError, RequestError
 
 EXIT_OK = 0
@@ -66,7 +67,9 @@ def exit_code(error: BaseException) -> int:
 
 
 def told(code: str, text: str, as_json: bool) -> str:
-    return json.dumps({"error": code, "message": text}, ensure_ascii=False) if as_json else f"disheap: {text}"
+    if as_json:
+        return json.dumps({"error": code, "message": text}, ensure_ascii=False)
+    return f"disheap: {printable(text)}"  # it may repeat what a client or a stranger has sent
 
 
 def joined(message: str) -> str:

@@ -1,6 +1,9 @@
 """A node's log: structured lines on standard error, for people or, as JSON, for programs.
 
 One event a line. The time is UTC; the level and the event come first, so that a line can be read from the left.
+
+A traceback names files, lines and functions, and no local variables: these hold payloads and secrets. A text that
+came from outside is written with its control characters escaped, so that it cannot steer a terminal or forge a line.
 """
 
 from __future__ import annotations
@@ -10,6 +13,8 @@ import sys
 from typing import Any
 
 import structlog
+
+from disheap.cli.output import printable
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
@@ -33,5 +38,13 @@ def configure(level: str, as_json: bool) -> None:
 
 def _renderers(as_json: bool) -> list[Any]:
     if as_json:
-        return [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(default=str)]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)]
+        tracebacks = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+        return [structlog.processors.ExceptionRenderer(tracebacks), structlog.processors.JSONRenderer(default=str)]
+    lines = structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+    )
+    return [_escape_controls, lines]
+
+
+def _escape_controls(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {key: printable(value) if isinstance(value, str) else value for key, value in event.items()}

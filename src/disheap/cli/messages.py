@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disheap.cli.asking import connect
+from disheap.cli.asking import CONNECT_TIMEOUT_S, connect
 from disheap.cli.failures import EXIT_EMPTY
 from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
-from disheap.cli.output import emit_json, emit_table, payload_fields
+from disheap.cli.output import emit_json, emit_table, payload_fields, printable, printable_lines
+from disheap.errors import PayloadTooLarge, RequestError
 from disheap.protocol.broker import BATCH_MAX, PRIORITY_MAX, PRIORITY_MIN
 
 if TYPE_CHECKING:
@@ -67,12 +68,17 @@ def enqueue(
     """
     from disheap.protocol.broker import NewMessage
 
-    payloads = _payloads(payload, count, lines)
+    payloads = _payloads(invocation, payload, count, lines)
     total, first, last = 0, None, None
     with connect(invocation) as client:
-        for batch in _batches(payloads):
-            ids = client.topic(topic).enqueue_many([NewMessage(body, priority, delay, expires) for body in batch])
-            total, first, last = total + len(ids), ids[0] if first is None else first, ids[-1]
+        try:
+            for batch in _batches(payloads):
+                ids = client.topic(topic).enqueue_many([NewMessage(body, priority, delay, expires) for body in batch])
+                total, first, last = total + len(ids), ids[0] if first is None else first, ids[-1]
+        except RequestError as error:
+            if total:
+                error.args = (f"{error}; the first {total} messages are in {topic}",)
+            raise
     if invocation.json:
         emit_json({"topic": topic, "enqueued_messages": total, "first_id": first, "last_id": last})
     elif total == 1:
@@ -88,18 +94,20 @@ def enqueue(
 )
 @click.option("--wait", type=duration, default=0, metavar="TIME", help="Wait so long for them to come.")
 @click.option("--ack/--nack", "settle", default=True, help="Take them for good (the default), or give them back.")
+@click.option("--raw", is_flag=True, help="Do not escape control characters, even on a terminal.")
 @client_options
 @pass_invocation
-def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bool) -> int:
+def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bool, raw: bool) -> int:
     """Take the next messages of TOPIC and print each payload with a line feed.
 
-    They are acknowledged after they have been printed. The exit code is 9 when nothing came.
+    They are acknowledged after they have been printed. On a terminal, control characters are escaped; a pipe or a
+    file gets the bytes as they are. The exit code is 9 when nothing came.
 
     Example: disheap pop jobs --count 10 --wait 5s
     """
     with connect(invocation) as client:
         deliveries = client.topic(topic).pop(count, wait)
-        _print_deliveries(invocation, topic, deliveries)
+        _print_deliveries(invocation, topic, deliveries, raw or not sys.stdout.isatty())
         _settle(client, deliveries, settle)
     return 0 if deliveries else EXIT_EMPTY
 
@@ -135,29 +143,65 @@ def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, lease
 # --- in --------------------------------------------------------------------------------------------------------------
 
 
-def _payloads(payload: str | None, count: int, lines: bool) -> Iterable[bytes]:
-    """What to enqueue, read as it is needed."""
+def _payloads(invocation: Invocation, payload: str | None, count: int, lines: bool) -> Iterable[bytes]:
+    """What to enqueue. Standard input is read as it is needed, and never more of it than a node would take."""
     if lines:
         if payload not in (None, "-") or count != 1:
             raise click.UsageError("--lines reads the messages from standard input; leave PAYLOAD and --count out.")
-        return (line.removesuffix(b"\n") for line in sys.stdin.buffer)
+        return _read_lines(_frame_bytes(invocation))
     if payload not in (None, "-"):
         return (os.fsencode(str(payload)) for _ in range(count))
     if payload is None and sys.stdin.isatty():
         raise click.UsageError("there is no PAYLOAD; give one, or - to type it and end it with Ctrl-D.")
-    body = sys.stdin.buffer.read()
+    limit = _frame_bytes(invocation)
+    body = sys.stdin.buffer.read(limit + 1)
+    if len(body) > limit:
+        raise _too_large("standard input holds", limit)
     return (body for _ in range(count))
 
 
+def _read_lines(limit: int) -> Iterator[bytes]:
+    number = 0
+    while line := sys.stdin.buffer.readline(limit + 2):
+        number += 1
+        line = line.removesuffix(b"\n")
+        if len(line) > limit:
+            raise _too_large(f"line {number} of standard input holds", limit)
+        yield line
+
+
+def _frame_bytes(invocation: Invocation) -> int:
+    """The largest frame that the nodes take, which no payload may reach. Asked for before standard input is read."""
+    from disheap import sync
+
+    with sync.connect(invocation.broker_url, observer=True, timeout_s=CONNECT_TIMEOUT_S) as client:
+        welcome = client.driver.welcome
+    assert welcome is not None
+    return welcome.frame_bytes
+
+
+def _too_large(what: str, limit: int) -> PayloadTooLarge:
+    return PayloadTooLarge(
+        f"{what} more than the {limit} bytes that a frame may have (`frame_bytes` in [limits]); --lines makes each "
+        "line a message; keep large data elsewhere and send where it is"
+    )
+
+
 def _batches(payloads: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """What was read before an error of the input still makes a batch: the error then names what follows."""
     batch: list[bytes] = []
     held = 0
-    for payload in payloads:
-        if batch and (len(batch) >= BATCH_MESSAGES or held + len(payload) > BATCH_BYTES):
+    try:
+        for payload in payloads:
+            if batch and (len(batch) >= BATCH_MESSAGES or held + len(payload) > BATCH_BYTES):
+                yield batch
+                batch, held = [], 0
+            batch.append(payload)
+            held += len(payload)
+    except PayloadTooLarge:
+        if batch:
             yield batch
-            batch, held = [], 0
-        batch.append(payload)
-        held += len(payload)
+        raise
     if batch:
         yield batch
 
@@ -165,16 +209,22 @@ def _batches(payloads: Iterable[bytes]) -> Iterator[list[bytes]]:
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
-def _print_deliveries(invocation: Invocation, topic: str, deliveries: list[Delivery]) -> None:
+def _print_deliveries(invocation: Invocation, topic: str, deliveries: list[Delivery], raw: bool) -> None:
     if invocation.json:
         emit_json({"topic": topic, "messages": [_delivered(delivery) for delivery in deliveries]})
     elif not deliveries:
-        click.echo(f"disheap: nothing to pop from {topic}", err=True)
-    out = sys.stdout.buffer
-    if not invocation.json:
+        click.echo(f"disheap: nothing to pop from {printable(topic)}", err=True)
+    else:
         for delivery in deliveries:
-            out.write(delivery.payload + b"\n")
-    out.flush()
+            shown = delivery.payload if raw else _escaped(delivery.payload)
+            sys.stdout.buffer.write(shown + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _escaped(payload: bytes) -> bytes:
+    """For a terminal: what is not text, and what would steer it, is escaped."""
+    text = printable_lines(payload.decode(errors="backslashreplace"))
+    return text.encode(sys.stdout.encoding or "utf-8", "backslashreplace")
 
 
 def _settle(client: Client, deliveries: list[Delivery], ack: bool) -> None:
@@ -215,5 +265,5 @@ def _peeked(message: Any) -> dict[str, Any]:
 
 def _preview(payload: bytes) -> str:
     shown = payload[: PREVIEW_CHARACTERS * UTF8_BYTES].decode(errors="backslashreplace")
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in shown)
+    shown = printable(shown)
     return shown if len(shown) <= PREVIEW_CHARACTERS else shown[: PREVIEW_CHARACTERS - 1] + "…"

@@ -31,8 +31,8 @@ def emit_table(headers: Sequence[str], rows: Rows, title: str = "", names: Seque
     """Drawn where it fits a terminal, in plain columns elsewhere. `names` head further columns, and are somebody's own:
     they are written as they are."""
     words, headers = headers, [*headers, *names]
-    cells = [[str(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(headers, *cells, strict=True)]
+    cells = [[printable(str(cell)) for cell in row] for row in rows]
+    widths = [max(map(_width, column)) for column in zip(headers, *cells, strict=True)]
     if sys.stdout.isatty() and sum(widths) + FRAME * len(widths) <= shutil.get_terminal_size().columns:
         _draw(headers, cells, title)
     else:
@@ -43,7 +43,7 @@ def emit_pairs(pairs: Sequence[tuple[str, object]]) -> None:
     """Names and values, one pair a line."""
     width = max(len(name) for name, _ in pairs)
     for name, value in pairs:
-        click.echo(f"{name:<{width}}{GAP}{value}")
+        click.echo(f"{name:<{width}}{GAP}{printable(str(value))}")
 
 
 def payload_fields(payload: bytes) -> dict[str, str]:
@@ -52,6 +52,21 @@ def payload_fields(payload: bytes) -> dict[str, str]:
         return {"payload": payload.decode()}
     except UnicodeDecodeError:
         return {"payload_base64": base64.b64encode(payload).decode()}
+
+
+def printable(text: str) -> str:
+    """The text with control characters escaped, so that it cannot steer a terminal: ESC becomes `\\x1b`. Invisible
+    ones that change the direction of writing count as well."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """As `printable`, and keeps line feeds and tabs."""
+    return "".join(c if c.isprintable() or c in "\n\t" else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def size(count: int) -> str:
@@ -84,4 +99,14 @@ def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]], title: str) -> 
 
 def _columns(headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
     for line in [headers, *rows]:
-        click.echo(GAP.join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip())
+        padded = (cell + " " * (width - _width(cell)) for cell, width in zip(line, widths, strict=True))
+        click.echo(GAP.join(padded).rstrip())
+
+
+def _width(cell: str) -> int:
+    """In columns of a terminal: an East Asian character takes two, a combining one none."""
+    if cell.isascii():
+        return len(cell)
+    from rich.cells import cell_len
+
+    return cell_len(cell)
