@@ -308,7 +308,9 @@ def assert_no_leader(url: str) -> None:
 def assert_handed_over(url: str) -> None:
     for target in ("n1", "n2", "n1"):
         assert run("transfer", target, "--json", "--url", url).json == {"leader": target}
-        assert run("status", "--json", "--url", url).json["leader"] == target
+        ended = run("status", "--json", "--url", url)
+        assert (ended.code, ended.json["leader"], ended.json["failures_tolerated"]) == (10, target, 0)
+    assert "2 of 3 nodes do their part: when one more fails, no majority is left" in run("status", "--url", url).text
 
 
 def free_ports(count: int) -> list[int]:
@@ -357,7 +359,9 @@ def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_
             assert logged(node, "leader")["leader"] in ("n1", "n2", "n3")
         url = f"disheap://{clients[0]}"
         assert run("transfer", "n2", "--url", f"disheap://{','.join(clients)}").text == "n2 leads\n"
-        shown = run("status", "--json", "--url", url).json
+        ended = run("status", "--json", "--url", url)
+        shown = ended.json
+        assert (ended.code, shown["failures_tolerated"]) == (0, 1)
         assert (shown["leader"], [row["node"] for row in shown["nodes"]]) == ("n2", ["n1", "n2", "n3"])
         assert [row["client_address"] for row in shown["nodes"]] == clients
         assert "this port is for nodes" in run("status", "--url", f"disheap://{peers[0]}").err

@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from disheap.cli.cluster import _troubles
+from disheap.cli.cluster import _margin, _troubles
+from disheap.kernel.types import Role
 
 WELL: dict[str, Any] = {
     "node": "n1",
     "role": "leader",
+    "members": [{"name": "n1", "refusal": ""}, {"name": "n2", "refusal": ""}],
     "repair": {},
     "disk": {"free_bytes": 1 << 40, "is_short": False, "refuses": ""},
     "quarantine": "",
@@ -30,6 +32,17 @@ def test_a_node_that_is_well_has_none() -> None:
             {"repair": {"missing": "the welcome of every other member", "waiting_for": ["n2", "n3"]}},
             "takes no part: it waits for n2, n3; missing: the welcome of every other member",
         ),
+        (
+            {
+                "repair": {"missing": "the welcome of every other member", "waiting_for": ["n2", "n3"]},
+                "members": [{"name": "n2", "refusal": "it comes back without its data"}, {"name": "n3", "refusal": ""}],
+            },
+            "takes no part: n2 refused it: it comes back without its data",
+        ),
+        (
+            {"members": [{"name": "n2", "refusal": "another secret"}, {"name": "n3", "refusal": "another secret"}]},
+            "is not let in everywhere: n2, n3 refused it: another secret",
+        ),
         ({"quarantine": "its state is wrong"}, "is in quarantine: its state is wrong; restart it"),
         (
             {"comparison": {"index": 5, "compared": 1, "differs_from": ["n2"]}},
@@ -47,3 +60,22 @@ def test_a_node_that_is_well_has_none() -> None:
 )
 def test_each_trouble_has_a_line(changed: dict[str, Any], words: str) -> None:
     assert list(_troubles(WELL | changed)) == [words]
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        (["leader", "follower", None], "2 of 3 nodes do their part: when one more fails, no majority is left"),
+        (["leader", "follower", "quarantined"], "2 of 3 nodes do their part: when one more fails"),
+        (["leader", "follower", "new", None], "2 of 4 nodes do their part: when one more fails"),
+        (["leader", "follower", "precandidate", "repairing", "follower"], "4 of 5 nodes do their part: 1 more"),
+    ],
+)
+def test_the_margin_that_is_left_is_said(roles: list[str | None], words: str) -> None:
+    rows = [{"node": "n", "role": role} if role else {"node": "n", "error": "connection refused"} for role in roles]
+    assert _margin(rows).startswith(words)
+
+
+def test_every_role_of_the_kernel_counts_for_the_majority() -> None:
+    for role in Role:
+        assert _margin([{"role": role.value}]).startswith("1 of 1 ")

@@ -13,6 +13,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until
 
+from disheap.cli.cluster import _troubles
 from disheap.errors import DiskFailed, StorageError, StorageFull, WrongCluster
 from disheap.interfaces import Acquaintances
 from disheap.kernel.types import NodeId
@@ -55,6 +56,10 @@ async def test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile(tm
         assert "welcome" in status["repair"]["missing"]
         assert status["repair"]["waiting_for"] == ["n1", "n2"]
         assert wiped.group.raft.term == 0
+        await wait_until(lambda: all(wiped.refusal_by(peer) for peer in wiped.book.ids()[:2]), "it knows that it is")
+        (trouble,) = _troubles(await wiped.status())
+        assert trouble.startswith("takes no part: n1, n2 refused it:") and "without the data that it had" in trouble
+        assert not list(_troubles(await others[0].status()))
 
 
 async def test_a_wiped_node_and_one_that_has_everything_are_no_majority(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import connect
-from disheap.cli.failures import EXIT_NO_LEADER, EXIT_OK
+from disheap.cli.failures import EXIT_DEGRADED, EXIT_NO_LEADER, EXIT_OK
 from disheap.cli.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, size
 from disheap.errors import ConnectionLost, RequestError
@@ -38,7 +38,8 @@ Row = dict[str, Any]
 def status(invocation: Invocation, /) -> int:
     """Show the nodes, who leads, and what they hold.
 
-    The exit code is 0 where there is a leader, 8 where nodes answer and none leads, 6 where nobody answers.
+    The exit code is 0 when all nodes do their part. It is 10 when there is a leader and a node is missing or in
+    trouble, 8 when nodes answer and none leads, 6 when nobody answers.
 
     Example: disheap status --url disheap://10.0.0.1,10.0.0.2,10.0.0.3
     """
@@ -48,10 +49,13 @@ def status(invocation: Invocation, /) -> int:
     rows = _ask_all(url)
     leader = _leader(rows)
     if invocation.json:
-        emit_json({"cluster_id": _cluster_id(rows), "leader": leader, "nodes": rows})
+        tolerated = max(0, _spare(rows)) if leader else 0
+        emit_json({"cluster_id": _cluster_id(rows), "leader": leader, "failures_tolerated": tolerated, "nodes": rows})
     else:
         _print(rows, leader)
-    return EXIT_OK if leader else EXIT_NO_LEADER
+    if leader is None:
+        return EXIT_NO_LEADER
+    return EXIT_DEGRADED if any(True for row in rows for _ in _troubles(row)) else EXIT_OK
 
 
 @click.command()
@@ -168,6 +172,26 @@ def _print(rows: list[Row], leader: str | None) -> None:
             click.echo(f"\n{row['node']} {line}")
     if leader is None:
         click.echo("\nThere is no leader: start the missing nodes, or wait for the election to end.")
+    elif len(rows) > sum(map(_serves, rows)):
+        click.echo(f"\n{_margin(rows)}")
+
+
+def _serves(row: Row) -> bool:
+    """Whether the node counts for the majority now."""
+    return row.get("role") in ("leader", "follower", "candidate", "precandidate")
+
+
+def _spare(rows: list[Row]) -> int:
+    """How many more nodes may fail before no majority is left."""
+    return sum(map(_serves, rows)) - (len(rows) // 2 + 1)
+
+
+def _margin(rows: list[Row]) -> str:
+    serving, spare = sum(map(_serves, rows)), _spare(rows)
+    begin = f"{serving} of {len(rows)} nodes do their part"
+    if spare > 0:
+        return f"{begin}: {spare} more may fail before the cluster stops."
+    return f"{begin}: when one more fails, no majority is left and the cluster stops until one is back."
 
 
 def _troubles(row: Row) -> Iterator[str]:
@@ -176,7 +200,11 @@ def _troubles(row: Row) -> Iterator[str]:
         yield f"does not answer: {row['error']}"
         return
     repair, disk, differs_from = row["repair"], row["disk"], row["comparison"]["differs_from"]
-    if repair.get("missing"):
+    refused_by = {member["name"]: member["refusal"] for member in row["members"] if member["refusal"]}
+    if refused_by:
+        what = "takes no part" if repair.get("missing") else "is not let in everywhere"
+        yield f"{what}: {', '.join(refused_by)} refused it: {next(iter(refused_by.values()))}"
+    elif repair.get("missing"):
         waiting_for = ", ".join(repair["waiting_for"]) or "nobody"
         yield f"takes no part: it waits for {waiting_for}; missing: {repair['missing']}"
     if row["quarantine"]:

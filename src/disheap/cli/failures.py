@@ -18,6 +18,7 @@ EXIT_OK = 0
 EXIT_BUG = 1  # anything nobody foresaw
 EXIT_NO_LEADER = 8  # `status`: the cluster answers, and has no leader
 EXIT_EMPTY = 9  # `pop`, `peek`: nothing was there
+EXIT_DEGRADED = 10  # `status`: there is a leader, and a node is missing or in trouble
 EXIT_INTERRUPTED = 130
 
 USAGE = "usage"

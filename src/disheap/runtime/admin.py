@@ -97,6 +97,7 @@ def _members(node: Node) -> list[dict[str, Any]]:
                 "peer_address": node.book.peer(member),
                 "client_address": node.client_address_of(member),
                 "connected": node.is_connected(member),
+                "refusal": node.refusal_by(member),
                 "match_index": peer.match if peer else None,
                 "progress": peer.state if peer else None,
             }

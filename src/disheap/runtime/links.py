@@ -215,6 +215,8 @@ class OutgoingLink(_Handshaking):
         self._down = asyncio.Event()
         self._was_up = False
         self._reason = ""
+        self.refusal = ""
+        """Why the peer refused the last connection; "" once it has welcomed one."""
 
     @property
     def up(self) -> bool:
@@ -272,10 +274,12 @@ class OutgoingLink(_Handshaking):
             for kind, frame in self._reader.frames(data):
                 if self._greeted:
                     raise MalformedFrame(f"a frame of kind {kind} on a connection that only sends")
+                if kind == Kind.GOODBYE:
+                    self.refusal = _reason(frame)
                 peer = self._greeting(kind, Kind.PEER_WELCOME, frame)
                 if peer != self.peer:
                     raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
-                self._reason = ""
+                self._reason = self.refusal = ""
                 self._expect_nothing()
                 self._owner.welcomed(peer, self._incarnation, self._is_kept)
         except ProtocolError as error:

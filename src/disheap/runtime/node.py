@@ -394,6 +394,10 @@ class Node:
     def is_connected(self, node: NodeId) -> bool:
         return node == self._id or self._peering.is_connected(node)
 
+    def refusal_by(self, node: NodeId) -> str:
+        """Why that member refuses this node; "" where it does not."""
+        return self._peering.refusal_by(node)
+
     def refusals(self) -> list[str]:
         """Why peers were turned away since the start."""
         return list(self._peering.refusals)

@@ -88,6 +88,11 @@ class Peering:
         link = self._outgoing.get(peer)
         return link is not None and link.up
 
+    def refusal_by(self, peer: NodeId) -> str:
+        """Why that member refuses this node; "" where it does not."""
+        link = self._outgoing.get(peer)
+        return link.refusal if link is not None else ""
+
     async def close(self) -> None:
         for task in self._tasks:
             task.cancel()
