@@ -37,7 +37,8 @@ def find_existing(state: State, name: str) -> Topic:
 
 
 def require_access(topic: Topic, session: int, attached_only: bool = False) -> None:
-    """Raises `TopicLocked` for a stranger at an exclusive topic."""
+    """Raises `TopicLocked` unless the topic is shared, or `session` owns it. Putting messages in needs no access, since
+    replies come from others. With `attached_only`, a topic whose owner has no connection is open."""
     owner = topic.owner
     if owner is not None and owner.number != session and (owner.attached or not attached_only):
         raise TopicLocked(f"topic {topic.name!r} is exclusive to another session; it is free when that one ends")

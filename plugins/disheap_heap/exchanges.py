@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, TopicInUse
 from disheap.protocol.broker import EXCHANGE_KINDS, NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
-from disheap_heap.checks import check_name, find_topic, no_room
+from disheap_heap.checks import check_name, find_topic, no_room, require_access
 from disheap_heap.words import DONE
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def delete_exchange(state: State, session: int, command: DeleteExchange) -> byte
 
 def bind(state: State, session: int, command: Bind) -> bytes:
     exchange, topic = find_exchange(state, command.exchange), find_topic(state, command.topic)
+    require_access(topic, session)
     check_key(command.routing_key)
     if (command.routing_key, topic.name) not in exchange.bindings:
         if state.bindings >= state.settings.bindings:
@@ -137,6 +138,7 @@ def bind(state: State, session: int, command: Bind) -> bytes:
 
 def unbind(state: State, session: int, command: Unbind) -> bytes:
     exchange, topic = find_exchange(state, command.exchange), find_topic(state, command.topic)
+    require_access(topic, session)
     if (command.routing_key, topic.name) in exchange.bindings:
         _unbind(state, exchange, topic, command.routing_key)
     return DONE

@@ -45,7 +45,7 @@ HANDLERS: dict[type, Handler] = {
     broker.Unbind: exchanges.unbind,
 }
 
-QUERIES: dict[type, Callable[[State, Any], bytes]] = {
+QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.Peek: queries.peek,
     broker.DescribeTopic: queries.describe_topic,
     broker.ListTopics: queries.list_topics,
@@ -159,7 +159,7 @@ class HeapMachine:
             decoded = broker.decode_query.decode(request)
         except UNREADABLE as error:
             raise _unreadable(request, error, QUERY_TAGS, "query") from None
-        return QUERIES[type(decoded)](self._state, decoded)
+        return QUERIES[type(decoded)](self._state, session, decoded)
 
     def snapshot(self) -> Iterator[bytes]:
         return snapshot.take(self._state)

@@ -19,7 +19,7 @@ from disheap.protocol.broker import (
     Stats,
     TopicInfos,
 )
-from disheap_heap.checks import find_existing
+from disheap_heap.checks import find_existing, require_access
 from disheap_heap.exchanges import Exchange, find_exchange
 from disheap_heap.messages import Message
 from disheap_heap.settings import ANSWER_BYTES
@@ -31,9 +31,10 @@ BINDINGS_TOLD = 1000
 """Bindings in one answer: at most half a megabyte of names."""
 
 
-def peek(state: State, query: Peek) -> bytes:
+def peek(state: State, session: int, query: Peek) -> bytes:
     """Delayed and leased messages come in the order in which they became so."""
     topic = find_existing(state, query.topic)
+    require_access(topic, session)
     messages: list[PeekedMessage] = []
     room = ANSWER_BYTES
     for message in islice(_waiting(topic, query), query.count):
@@ -44,18 +45,18 @@ def peek(state: State, query: Peek) -> bytes:
     return encode(Peeked(messages))
 
 
-def describe_topic(state: State, query: DescribeTopic) -> bytes:
+def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
     return encode(describe(find_existing(state, query.topic)))
 
 
-def list_topics(state: State, query: ListTopics) -> bytes:
+def list_topics(state: State, session: int, query: ListTopics) -> bytes:
     names = sorted(name for name in state.topics if name.startswith(query.prefix))
     start = bisect_right(names, query.after) if query.after else 0
     infos = [describe(state.topics[name]) for name in names[start : start + query.limit]]
     return encode(TopicInfos(infos, len(names)))
 
 
-def get_stats(state: State, query: GetStats) -> bytes:
+def get_stats(state: State, session: int, query: GetStats) -> bytes:
     return encode(Stats(**counted(state), time_ms=state.now_ms))
 
 
@@ -76,7 +77,7 @@ def counted(state: State) -> dict[str, int]:
     }
 
 
-def list_exchanges(state: State, query: ListExchanges) -> bytes:
+def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
     chosen: list[Exchange] = list(state.exchanges.values())
     if query.exchange:
         chosen = [find_exchange(state, query.exchange)]

@@ -46,6 +46,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
 
 def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
     topic = find_existing(state, command.topic)
+    require_access(topic, session)
     if command.if_unused and topic.active:
         raise TopicInUse(f"topic {topic.name!r} has {topic.active} consumers; cancel those first")
     if command.if_empty and topic.messages():
@@ -54,7 +55,9 @@ def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
 
 
 def purge(state: State, session: int, command: Purge) -> bytes:
-    return encode(Removed(throw_away(state, find_existing(state, command.topic))))
+    topic = find_existing(state, command.topic)
+    require_access(topic, session)
+    return encode(Removed(throw_away(state, topic)))
 
 
 def delete(state: State, topic: Topic, reason: str) -> int:

@@ -219,18 +219,23 @@ class HeapAgainstModel(RuleBasedStateMachine):
         assert self.do(broker.Extend(tokens, by), session).stale == self.model.settle(session, tokens, "extend", by)
         self.expect_pushes()
 
-    @rule(name=names, now=seldom)
-    def purge(self, name: str, now: bool) -> None:
-        shelf = self.model.shelf(name)
-        if now and shelf is not None:
-            assert self.do(broker.Purge(name), 1).count == self.model.purge(shelf)
-
-    @rule(name=names, unused=st.booleans(), empty=st.booleans(), now=seldom)
-    def delete_topic(self, name: str, unused: bool, empty: bool, now: bool) -> None:
+    @rule(name=names, session=sessions, now=seldom)
+    def purge(self, name: str, session: int, now: bool) -> None:
         shelf = self.model.shelf(name)
         if not now or shelf is None:
             return
-        answer = self.do(broker.DeleteTopic(name, unused, empty), 1)
+        answer = self.do(broker.Purge(name), session)
+        if not self.refused_as_locked(answer, shelf, session):
+            assert answer.count == self.model.purge(shelf)
+
+    @rule(name=names, session=sessions, unused=st.booleans(), empty=st.booleans(), now=seldom)
+    def delete_topic(self, name: str, session: int, unused: bool, empty: bool, now: bool) -> None:
+        shelf = self.model.shelf(name)
+        if not now or shelf is None:
+            return
+        answer = self.do(broker.DeleteTopic(name, unused, empty), session)
+        if self.refused_as_locked(answer, shelf, session):
+            return
         filled = any(one.topic is shelf for one in self.model.items)
         if (unused and self.model.active(shelf)) or (empty and filled):
             assert answer is TopicInUse
@@ -293,7 +298,7 @@ class HeapAgainstModel(RuleBasedStateMachine):
             assert info.consumers == len(self.model.subscribers(shelf))
             ready = self.model.ready(shelf)
             assert (info.ready, info.ready_bytes) == (len(ready), sum(len(one.payload) for one in ready))
-            peeked = self.driver.ask(broker.Peek(name, 1000)).messages
+            peeked = self.driver.ask(broker.Peek(name, 1000), shelf.owner or 1).messages
             assert [(one.id, one.attempts, one.priority) for one in peeked] == [
                 (one.id, one.attempts, one.priority) for one in ready
             ]

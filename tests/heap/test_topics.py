@@ -7,15 +7,20 @@ import pytest
 from disheap.errors import TopicInUse, TopicLocked, TopicMismatch
 from disheap.protocol.broker import (
     Ack,
+    Bind,
     Cancel,
     ConsumerEnded,
+    CreateExchange,
     CreateTopic,
     DeleteTopic,
     Enqueue,
+    Peek,
     Pop,
+    Publish,
     Purge,
     Subscribe,
     TopicSettings,
+    Unbind,
 )
 
 from .driver import Driver, token
@@ -45,11 +50,27 @@ def test_creating_a_topic_with_other_settings_names_what_differs() -> None:
 def test_an_exclusive_topic_is_locked_while_its_owner_is_connected() -> None:
     driver = Driver()
     driver.do(CreateTopic("mine", EXCLUSIVE))
-    for command in (CreateTopic("mine", EXCLUSIVE), Subscribe("mine", 1), Pop("mine")):
+    driver.do(CreateExchange("e", "fanout"))
+    driver.do(Bind("e", "mine"))
+    for command in (
+        CreateTopic("mine", EXCLUSIVE),
+        Subscribe("mine", 1),
+        Pop("mine"),
+        Purge("mine"),
+        DeleteTopic("mine"),
+        Bind("e", "mine", "other"),
+        Unbind("e", "mine"),
+    ):
         with pytest.raises(TopicLocked):
             driver.do(command, session=2)
+    for stranger in (0, 2):
+        with pytest.raises(TopicLocked):
+            driver.ask(Peek("mine"), session=stranger)
+    assert driver.do(Publish("e", "", b"a reply"), session=2).routed == 1
+    assert [one.payload for one in driver.ask(Peek("mine")).messages] == [b"a reply"]
+    assert driver.do(Purge("mine")).count == 1
     assert not driver.do(CreateTopic("mine", EXCLUSIVE)).created
-    assert driver.do(Enqueue("mine", b"anybody may put something in"), session=2).id == 1
+    assert driver.do(Enqueue("mine", b"anybody may put something in"), session=2).id == 2
 
 
 def test_an_exclusive_topic_is_taken_over_when_its_owner_has_no_connection() -> None:

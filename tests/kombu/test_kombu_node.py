@@ -321,6 +321,11 @@ def test_an_exclusive_queue_is_locked_while_its_owner_is_connected_and_taken_ove
     with pytest.raises(ResourceLocked) as raised:
         declared(other, name, exclusive=True, auto_delete=True, expires=10)
     assert raised.value.code == 405
+    stranger = Queue(name)(other.default_channel)
+    for access in (stranger.purge, stranger.delete, stranger.get):
+        with pytest.raises(ResourceLocked):
+            access()
+    Producer(other).publish("a reply", routing_key=name)
     dying.collect()  # as a process that is killed: no goodbye
 
     def taken_over():

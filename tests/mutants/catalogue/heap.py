@@ -10,7 +10,35 @@ SESSIONS = "tests/heap/test_sessions.py::"
 SNAPSHOTS = "tests/heap/test_snapshots.py::"
 WORK = "tests/heap/test_work.py::"
 
+TOPICS = "tests/heap/test_topics.py::"
+
 MUTANTS = (
+    Mutant(
+        "stranger-reads-an-exclusive-topic",
+        "whoever knows the name of an exclusive topic can look at its messages",
+        (
+            Patch(
+                "disheap_heap.queries",
+                "    require_access(topic, session)\n    messages",
+                "    require_access(topic, topic.owner.number if topic.owner else session)\n    messages",
+            ),
+        ),
+        (TOPICS + "test_an_exclusive_topic_is_locked_while_its_owner_is_connected",),
+        simulated=False,
+    ),
+    Mutant(
+        "stranger-purges-an-exclusive-topic",
+        "whoever knows the name of an exclusive topic can empty it",
+        (
+            Patch(
+                "disheap_heap.topics",
+                "    require_access(topic, session)\n    return encode(Removed(throw_away",
+                "    return encode(Removed(throw_away",
+            ),
+        ),
+        (TOPICS + "test_an_exclusive_topic_is_locked_while_its_owner_is_connected",),
+        simulated=False,
+    ),
     Mutant(
         "smallest-priority-first",
         "the sign of the priority is lost: mode max is served like mode min",

@@ -127,10 +127,15 @@ class Reference:
 
     # --- consumers ---
 
-    def _reading(self, name: str, session: int) -> Shelf:
+    def _own(self, name: str, session: int) -> Shelf:
+        """A shared topic, or one of this session's own."""
         shelf = self._shelf(name)
         if shelf.owner is not None and shelf.owner != session:
             raise Refused("topic-locked")
+        return shelf
+
+    def _reading(self, name: str, session: int) -> Shelf:
+        shelf = self._own(name, session)
         if any(reader.exclusive for reader in self.model.active(shelf)):
             raise Refused("topic-in-use")
         return shelf
@@ -213,7 +218,7 @@ class Reference:
         return self._info(shelf)
 
     def _deletetopic(self, command: broker.DeleteTopic, session: int) -> broker.Reply:
-        shelf = self._shelf(command.topic)
+        shelf = self._own(command.topic, session)
         if command.if_unused and self.model.active(shelf):
             raise Refused("topic-in-use")
         if command.if_empty and self._in(shelf):
@@ -221,7 +226,7 @@ class Reference:
         return broker.Removed(self.model.delete(shelf, "the topic was deleted"))
 
     def _purge(self, command: broker.Purge, session: int) -> broker.Reply:
-        return broker.Removed(self.model.purge(self._shelf(command.topic)))
+        return broker.Removed(self.model.purge(self._own(command.topic, session)))
 
     # --- exchanges ---
 
@@ -266,13 +271,13 @@ class Reference:
         return broker.Done()
 
     def _bind(self, command: broker.Bind, session: int) -> broker.Reply:
-        junction, shelf = self._junction(command.exchange), self._shelf(command.topic)
+        junction, shelf = self._junction(command.exchange), self._own(command.topic, session)
         if not any(one.key == command.routing_key and one.shelf is shelf for one in junction.bindings):
             junction.bindings.append(Binding(command.routing_key, shelf))
         return broker.Done()
 
     def _unbind(self, command: broker.Unbind, session: int) -> broker.Reply:
-        junction, shelf = self._junction(command.exchange), self._shelf(command.topic)
+        junction, shelf = self._junction(command.exchange), self._own(command.topic, session)
         left = [one for one in junction.bindings if one.key != command.routing_key or one.shelf is not shelf]
         if len(left) < len(junction.bindings) and junction.auto_delete and not left:
             del self.exchanges[command.exchange]
