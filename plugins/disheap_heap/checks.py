@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from disheap.errors import (
@@ -18,7 +19,9 @@ from disheap.protocol.broker import DURATION_MAX_MS, PRIORITY_MAX, PRIORITY_MIN,
 if TYPE_CHECKING:
     from disheap_heap.state import State, Topic
 
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+_INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]")
+"""Control characters, and those that show nothing: line separators, zero-width spaces, and what changes the direction
+of writing. A name that holds one looks like another name (Unicode Technical Report 36)."""
 
 
 def find_topic(state: State, name: str) -> Topic:
@@ -72,9 +75,11 @@ def check_room(topic: Topic, count: int) -> None:
 
 
 def check_name(what: str, name: str) -> None:
-    found = _CONTROL.search(name)
+    found = _INVISIBLE.search(name)
     if found is not None:
-        raise InvalidArgument(f"the name of a {what} holds no control characters; this one has {found.group()!r}")
+        raise InvalidArgument(
+            f"the name of a {what} holds no control characters and no invisible ones; this one has {found.group()!a}"
+        )
 
 
 def no_room(what: str, count: int) -> InvalidArgument:
@@ -84,4 +89,8 @@ def no_room(what: str, count: int) -> InvalidArgument:
 
 
 def not_found(name: str) -> TopicNotFound:
-    return TopicNotFound(f"there is no topic {name!r}; create it first: disheap topic create {name!r}")
+    """The command in the message can be pasted into a shell, whatever the name is."""
+    dashes = "-- " if name.startswith("-") else ""
+    return TopicNotFound(
+        f"there is no topic {name!r}; create it first: disheap topic create {dashes}{shlex.quote(name)}"
+    )

@@ -39,6 +39,10 @@ _MODULES = ("errors", "sync")
 __all__ = ["Client", "Consumer", "Delivery", "NewMessage", "Node", "NodeConfig", "Topic", "connect", "errors", "sync"]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(f"disheap.{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shlex
 import sys
 from unittest import mock
 
@@ -224,6 +225,12 @@ def test_a_missing_topic_is_told_with_the_way_to_create_it(ask: Ask, words: tupl
     ended = ask(*words, "--json")
     told = json.loads(ended.err)
     assert (ended.code, told["error"]) == (5, "topic-not-found") and "disheap topic create" in told["message"]
+
+
+@pytest.mark.parametrize("name", ["-dash", "it's; rm"])
+def test_the_way_to_create_a_topic_can_be_pasted(ask: Ask, name: str) -> None:
+    hint = ask("pop", "--", name).err.partition("create it first: disheap ")[2]
+    assert ask("--json", *shlex.split(hint)).json["topic"] == name
 
 
 LOOKS = [("peek",), ("purge",), ("purge", "--yes"), ("topic", "info"), ("topic", "rm"), ("topic", "rm", "--yes")]

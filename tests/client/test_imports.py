@@ -62,6 +62,7 @@ def test_the_exports_are_there_and_others_are_not() -> None:
     import disheap
 
     assert set(disheap.__all__) == {*disheap._HOMES, *disheap._MODULES}
+    assert {*disheap.__all__, "__version__"} <= set(dir(disheap)), "before anything of it has been loaded"
     for name in disheap.__all__:
         assert getattr(disheap, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

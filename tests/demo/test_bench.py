@@ -14,6 +14,7 @@ import disheap.sync
 from disheap.cli.bench import WORKLOADS, bench
 from disheap.cli.local_cluster import local_cluster
 from disheap.cli.options import Invocation
+from disheap.errors import ConfigError
 
 UNDER_WAY = {"enqueue": 100, "pop": 256, "round-trip": 1, "kombu-publish": 1, "kombu-consume": 64}
 
@@ -53,6 +54,18 @@ def test_all_workloads_make_a_table_under_a_line_about_the_machine(url: str) -> 
     lines = invoke("--url", url).output.splitlines()
     assert "cores, Python" in lines[0]
     assert [line.split()[0] for line in lines[3:]] == list(WORKLOADS)
+
+
+def test_without_kombu_the_other_workloads_are_measured_and_its_own_are_named(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("disheap.cli.bench._version", lambda package: "")
+    done = invoke("--url", url)
+    assert done.exit_code == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()[3:]] == ["enqueue", "pop", "round-trip"]
+    assert "kombu is not installed (pip install kombu): kombu-publish, kombu-consume left out" in done.stderr
+    with pytest.raises(ConfigError, match="workload kombu-publish needs kombu, which is not installed"):
+        invoke("--url", "disheap://127.0.0.1:1", "--workload", "kombu-publish")
 
 
 def test_a_cluster_named_by_the_environment_alone_is_not_loaded(url: str) -> None:

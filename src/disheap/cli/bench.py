@@ -22,6 +22,7 @@ import msgspec
 from disheap.cli.loops import loop_factory
 from disheap.cli.options import Invocation, pass_invocation, url_option
 from disheap.cli.output import emit_json
+from disheap.errors import ConfigError
 
 if TYPE_CHECKING:
     from disheap.cli.bench_figures import Meter, Result
@@ -101,7 +102,9 @@ def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, wi
 
     Example: disheap bench --workload enqueue --nodes 3 --json
     """
-    names = list(WORKLOADS) if workload == "all" else [workload]
+    names = _installed(list(WORKLOADS)) if workload == "all" else [workload]
+    if workload != "all" and not _installed(names):
+        raise ConfigError(f"workload {workload} needs kombu, which is not installed; install it: pip install kombu")
     with _cluster(invocation.url, int(nodes)) as (broker_url, count):
         run = Run(broker_url, os.urandom(payload), window, seconds)
         if not invocation.json:
@@ -112,6 +115,16 @@ def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, wi
                 emit_json(msgspec.to_builtins(result))
             else:
                 click.echo(_line(result))
+
+
+def _installed(names: list[str]) -> list[str]:
+    """Those that can run here: without kombu its workloads are left out, and a line on standard error says so."""
+    if _version("kombu"):
+        return names
+    left_out = [name for name in names if name.startswith("kombu-")]
+    if left_out and len(names) > 1:
+        click.echo(f"disheap: kombu is not installed (pip install kombu): {', '.join(left_out)} left out", err=True)
+    return [name for name in names if name not in left_out]
 
 
 def measure(name: str, run: Run, nodes: int) -> Result:
@@ -133,7 +146,7 @@ def measure(name: str, run: Run, nodes: int) -> Result:
         window=window,
         cores=os.cpu_count() or 0,
         python=platform.python_version(),
-        uvloop=_uvloop_version(),
+        uvloop=_version("uvloop"),
         **meter.figures(),  # type: ignore[arg-type]
     )
 
@@ -238,9 +251,10 @@ def _topic(run: Run) -> Iterator[str]:
             client.delete_topic(name)
 
 
-def _uvloop_version() -> str:
+def _version(package: str) -> str:
+    """Of an installed package; "" when it is not there."""
     try:
-        return version("uvloop")
+        return version(package)
     except PackageNotFoundError:
         return ""
 
@@ -249,7 +263,7 @@ def _uvloop_version() -> str:
 
 
 def _heading(run: Run, nodes: int) -> str:
-    uvloop = f"uvloop {_uvloop_version()}" if _uvloop_version() else "no uvloop"
+    uvloop = f"uvloop {_version('uvloop')}" if _version("uvloop") else "no uvloop"
     machine = f"{os.cpu_count()} cores, Python {platform.python_version()}, {uvloop}, {platform.system()}"
     columns = f"{'workload':<14} {'operations/s':>12} {'p50 µs':>10} {'p99 µs':>10} {'p99.9 µs':>10} {'window':>7}"
     return f"{nodes} node{'s' * (nodes > 1)}, {len(run.payload)} bytes; {machine}\n\n{columns}"

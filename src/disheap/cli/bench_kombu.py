@@ -9,7 +9,7 @@ from time import perf_counter_ns
 from typing import Any
 
 from disheap.cli.bench_figures import Meter
-from disheap.errors import ConfigError, RequestTimeout
+from disheap.errors import RequestTimeout
 
 PREFETCH = 64
 DRAIN_S = 10.0
@@ -84,10 +84,8 @@ class Consumption:
 
 
 def _connection(url: str) -> Any:
-    try:
-        from kombu.connection import Connection
-    except ModuleNotFoundError:
-        raise ConfigError("this workload needs kombu: pip install 'disheap[celery]'") from None
+    from kombu.connection import Connection
+
     connect: Any = Connection
     return connect(url)
 

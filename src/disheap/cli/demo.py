@@ -37,8 +37,8 @@ TASKS_MAX = 100_000
 def demo(invocation: Invocation, /, tasks: int) -> int:
     """Three nodes, a Celery worker, and a leader that is killed half-way.
 
-    Everything is on loopback and in a temporary directory, and is gone afterwards. Needs Celery: pip install
-    'disheap[celery]'. Exit code 1 if a task was lost, ran twice or ran out of order, or if the nodes ended with
+    Everything is on loopback and in a temporary directory, and is gone afterwards. Needs Celery (pip install
+    celery). Exit code 1 if a task was lost, ran twice or ran out of order, or if the nodes ended with
     different states.
 
     Example: disheap demo --tasks 500

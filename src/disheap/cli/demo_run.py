@@ -221,7 +221,7 @@ def application(url: str = "") -> tuple[Any, Any, str]:
     try:
         from disheap.example import app as example
     except ModuleNotFoundError as error:
-        raise ConfigError(f"the demo needs Celery ({error}): pip install 'disheap[celery]'") from None
+        raise ConfigError(f"the demo needs Celery ({error}); install it: pip install celery") from None
     if url:
         example.app.conf.broker_url = url
     return example.app, example.work, example.QUEUE

@@ -149,7 +149,7 @@ async def _say_ready(node: Node) -> None:
 
     config = node.config
     peers = {"peers": config.advertised_peer()} if len(config.member_list()) > 1 else {}
-    get_logger(__name__).info("ready", node=node.name, clients=node.client_address, **peers)
+    get_logger(__name__).info("ready", node=node.name, clients=node.client_address, **peers, pid=os.getpid())
 
 
 def _say_dev_ready(address: str, data_dir: str, as_json: bool) -> None:

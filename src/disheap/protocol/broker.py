@@ -4,7 +4,7 @@ Each command, reply, push and query is a msgspec struct, encoded as a msgpack ar
 fields go to the end with a default; tags are never used again. The runtime never imports this module.
 
 Bounds: priorities are signed 64-bit, durations are milliseconds below 2**47 (some 4,400 years), names are 1 to 255
-characters without control characters.
+characters, without control characters and invisible ones.
 """
 
 from __future__ import annotations
