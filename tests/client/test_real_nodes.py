@@ -14,9 +14,10 @@ import disheap
 from disheap import sync
 from disheap.client.asynchronous import Client
 from disheap.client.url import BrokerUrl
-from disheap.errors import ConfigError, LeaseLost, SessionExpired, TopicNotFound
+from disheap.errors import ConfigError, LeaseLost, SessionExpired, TopicNotFound, UnknownCommand
 from disheap.protocol import broker
 from disheap.testing.certificates import Authority
+from tests.cli.command_line import run
 from tests.support.nodes import Cluster
 
 
@@ -171,6 +172,31 @@ async def test_settings_of_a_transport_come_typed_from_the_url(tmp_path: Path) -
             assert (await client.stats()).topics == 0
         with pytest.raises(ConfigError, match="keepalive_probes"):
             await disheap.connect(f"disheap://{addresses[0][1]}?transport.keepalive_probes=some")
+
+
+async def test_both_clients_query_a_machine_of_ones_own_and_status_shows_what_it_counts(tmp_path: Path) -> None:
+    addresses = free_addresses(1)
+    async with Cluster(tmp_path, 1, transport="tcp", addresses=addresses) as cluster:
+        text = f"disheap://{addresses[0][1]}"
+        async with disheap.connect(text, opaque=True) as client:
+            await client.call(b"+5")
+            logged = cluster.nodes["n1"].group.raft.last_index
+            assert await client.query(b"total") == b"5"
+            with pytest.raises(UnknownCommand, match="is no query of a counter"):
+                await client.query(b"nonsense")
+            assert cluster.nodes["n1"].group.raft.last_index == logged, "a read is not logged"
+
+        def ask() -> bytes:
+            with sync.connect(text, opaque=True) as client:
+                with pytest.raises(UnknownCommand, match="is no query of a counter"):
+                    client.query(b"nonsense")
+                return client.query(b"total")
+
+        assert await asyncio.to_thread(ask) == b"5"
+        shown = await asyncio.to_thread(run, "status", "--url", text)
+        lines = [line.split() for line in shown.text.splitlines()]
+        assert lines[0] == ["NODE", "ROLE", "TERM", "COMMIT", "APPLIED", "LAG", "SESSIONS", "DISK", "CLIENTS"]
+        assert lines[lines.index(["MACHINE_STAT", "n1"]) + 1] == ["total", "5"]
 
 
 async def test_the_blocking_client_goes_through_a_failover(tmp_path: Path) -> None:

@@ -37,8 +37,8 @@ SKIPS = """
 """
 
 
-ALONE = ("-p", "disheap.testing.pytest_plugin")
-"""No other plugin of pytest: half a second a run instead of three. One test here leaves it to find ours by itself."""
+ALONE = ("-p", "disheap.testing.fixtures")
+"""No other plugin of pytest: half a second a run instead of three. Some tests here leave it to find ours by itself."""
 
 
 def run(
@@ -60,8 +60,48 @@ def run(
     )
 
 
+OTHERS = """
+    import sys
+
+    def test_nothing_of_disheap_is_there(pytestconfig):
+        assert [name for name in sys.modules if name.startswith("disheap.testing")] == EXPECTED
+        assert not hasattr(pytestconfig.option, "disheap_codec")
+"""
+
+
+def test_a_project_that_asks_for_nothing_gets_no_option_no_fixture_and_no_import(tmp_path: Path) -> None:
+    expected = ["disheap.testing", "disheap.testing.pytest_plugin"]
+    done = run(tmp_path, OTHERS.replace("EXPECTED", repr(expected)), plugins=())
+    assert done.returncode == 0, done.stdout
+
+
+WHAT_THE_ENTRY_POINT_LOADS = """
+import sys
+before = set(sys.modules)
+import disheap.testing.pytest_plugin
+print(*sorted(set(sys.modules) - before))
+"""
+
+
+def test_the_entry_point_imports_nothing_but_the_packages_around_it(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WHAT_THE_ENTRY_POINT_LOADS], capture_output=True, text=True, check=True, timeout=RUN_S
+    )
+    loaded = done.stdout.split()
+    ours = ["disheap", "disheap.announce", "disheap.testing", "disheap.testing.pytest_plugin", "disheap.version"]
+    assert [name for name in loaded if name.startswith("disheap")] == ours
+    assert [name for name in loaded if name.partition(".")[0] in ("pytest", "asyncio", "msgspec", "pluggy")] == []
+
+
+def test_an_option_is_enough_also_for_the_workers_of_xdist(tmp_path: Path) -> None:
+    done = run(tmp_path, USES_FACTORIES, "-n", "1", "--disheap-codec", "none", plugins=())
+    assert done.returncode == 0, done.stdout
+    assert "PASSED test_it.py::test_codec[none]" in done.stdout
+    assert "test_codec[zstd]" not in done.stdout
+
+
 def test_without_options_a_test_runs_over_every_plugin_of_its_kind(tmp_path: Path) -> None:
-    done = run(tmp_path, USES_FACTORIES, plugins=())
+    done = run(tmp_path, USES_FACTORIES)
     assert done.returncode == 0, done.stdout
     for name in ("test_codec[none]", "test_codec[zstd]", "test_machine_name[heap]"):
         assert f"{name} PASSED" in done.stdout

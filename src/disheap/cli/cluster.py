@@ -147,26 +147,18 @@ def _cluster_id(rows: list[Row]) -> str:
 
 # --- showing ---------------------------------------------------------------------------------------------------------
 
-_COLUMNS = (
-    "node",
-    "role",
-    "term",
-    "commit",
-    "applied",
-    "lag",
-    "sessions",
-    "ready",
-    "delayed",
-    "leased",
-    "disk",
-    "clients",
-)
+_BROKER_STATS = ("ready", "delayed", "leased")
+"""Statistics of a machine that have a column of their own, where the machine is a broker."""
 
 
 def _print(rows: list[Row], leader: str | None) -> None:
-    commit = max(row["commit_index"] for row in rows if "error" not in row)
-    emit_table(_COLUMNS, [_cells(row, commit) for row in rows], title=f"cluster {_cluster_id(rows)}")
-    _print_counters([row for row in rows if "error" not in row])
+    answering = [row for row in rows if "error" not in row]
+    commit = max(row["commit_index"] for row in answering)
+    stats = [name for name in _BROKER_STATS if any(name in row["machine_stats"] for row in answering)]
+    columns = ["node", "role", "term", "commit", "applied", "lag", "sessions", *stats, "disk", "clients"]
+    emit_table(columns, [_cells(row, commit, stats) for row in rows], title=f"cluster {_cluster_id(rows)}")
+    _print_by_node("machine stat", answering, "machine_stats", stats)
+    _print_by_node("counter", answering, "counters")
     for row in rows:
         for line in _troubles(row):
             click.echo(f"\n{row['node']} {line}")
@@ -217,19 +209,20 @@ def _troubles(row: Row) -> Iterator[str]:
         yield f"refuses new messages: {disk['refuses']}"
 
 
-def _cells(row: Row, commit: int) -> list[object]:
+def _cells(row: Row, commit: int, stats: list[str]) -> list[object]:
     if "error" in row:
-        return [row["node"], "no answer", *["-"] * 9, row["client_address"] or "-"]
-    machine = row["machine_stats"]
-    held = [machine.get(name, "-") for name in ("ready", "delayed", "leased")]
+        return [row["node"], "no answer", *["-"] * (6 + len(stats)), row["client_address"] or "-"]
+    held = [row["machine_stats"].get(name, "-") for name in stats]
     disk = size(row["log_bytes"] + row["snapshot_bytes"])
     lag = max(0, commit - row["applied_index"])
     indexes = [row["term"], row["commit_index"], row["applied_index"], lag]
     return [row["node"], row["role"], *indexes, row["sessions"], *held, disk, row["client_address"]]
 
 
-def _print_counters(rows: list[Row]) -> None:
-    click.echo()
-    names = list(dict.fromkeys(name for row in rows for name in row["counters"]))
-    cells = [[name, *(row["counters"].get(name, "-") for row in rows)] for name in names]
-    emit_table(["counter"], cells, names=[row["node"] for row in rows])
+def _print_by_node(header: str, rows: list[Row], key: str, shown: Iterable[str] = ()) -> None:
+    """One line for each name under `key` that is not shown above, and one column for each node."""
+    names = [name for name in dict.fromkeys(name for row in rows for name in row[key]) if name not in shown]
+    if names:
+        click.echo()
+        cells = [[name, *(row[key].get(name, "-") for row in rows)] for name in names]
+        emit_table([header], cells, names=[row["node"] for row in rows])

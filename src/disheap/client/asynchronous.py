@@ -36,7 +36,7 @@ def connect(
 
     `timeout_s` is every request's where it says none, and the first connection's. The keywords override the URL's
     parameters. `observer` asks whichever node answers and opens no session: for `status` alone.
-    `opaque`: the machine is one's own and no broker; use `call`, and `driver.on_push`. Raises `UrlError` here,
+    `opaque`: the machine is one's own and no broker; use `call`, `query` and `driver.on_push`. Raises `UrlError` here,
     `ConnectionLost` and `WrongCluster` when awaited.
     """
     resolved = resolve(url, session_timeout_ms=session_timeout_ms, timeout_s=timeout_s, label=label)
@@ -190,6 +190,11 @@ class Client:
     async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """One opaque command, for a state machine of one's own."""
         return await self.driver.call(body, flags=flags, timeout_s=timeout_s)
+
+    async def query(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
+        """One opaque query, for a state machine of one's own: a linearizable read that is not logged. Returns what the
+        machine's `query` returned. Raises the `RequestError` of its refusal."""
+        return await self.driver.query_opaque(request, timeout_s=timeout_s)
 
     def send(self, command: broker.Command, *, timeout_s: float | None = None) -> asyncio.Future[Any]:
         """Pipeline one command: a future of its `broker.Reply`. Raises `WindowExceeded`; `await room()` before."""

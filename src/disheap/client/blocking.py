@@ -173,6 +173,14 @@ class BlockingClient:
         self._broker.query(query, box.append)
         return self.wait_answer(box, deadline, type(query).__name__)
 
+    def query_opaque(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
+        """A linearizable read of a state machine of one's own."""
+        deadline = self.deadline(timeout_s)
+        box: list[Any] = []
+        self._broker.query_opaque(request, box.append)
+        answer: bytes = self.wait_answer(box, deadline, "the query")
+        return answer
+
     def admin(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """{"op": "status" | "hash" | "transfer", ...} to the node at the other end."""
         deadline = self.deadline(timeout_s)

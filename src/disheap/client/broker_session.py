@@ -44,7 +44,7 @@ class Replied(Said, frozen=True):
 
 @final
 class Opaque(Said, frozen=True):
-    """The answer to an admin request or an opaque call: bytes, or a `RequestError`."""
+    """The answer to an admin request, an opaque call or an opaque query: bytes, or a `RequestError`."""
 
     waiter: Any
     result: bytes | RequestError
@@ -86,7 +86,7 @@ class _Raw(msgspec.Struct, frozen=True, gc=False):
 
 
 class BrokerSession:
-    """`opaque`: the machine is another one, reached by `call` alone. Its pushes come as `Foreign`."""
+    """`opaque`: the machine is another one, reached by `call` and `query_opaque`. Its pushes come as `Foreign`."""
 
     def __init__(self, options: SessionOptions | None, client: str = "", opaque: bool = False) -> None:
         self.held = Deliveries()
@@ -106,6 +106,10 @@ class BrokerSession:
 
     def query(self, query: broker.Query, waiter: Any = None) -> int:
         return self.session.ask(Kind.QUERY, broker.encode(query), waiter)
+
+    def query_opaque(self, request: bytes, waiter: Any = None) -> int:
+        """A query of a machine that is no broker; answered by `Opaque`."""
+        return self.session.ask(Kind.QUERY, request, _Raw(waiter))
 
     def call(self, body: bytes, waiter: Any = None, flags: int = Flags.NONE) -> int:
         """An opaque command; answered by `Opaque`."""

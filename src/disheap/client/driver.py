@@ -180,6 +180,15 @@ class Driver:
         self._schedule_flush()
         return await waiter[0]
 
+    async def query_opaque(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
+        """A linearizable read of a state machine of one's own."""
+        self._check()
+        waiter = self._waiter(None, timeout_s, windowed=False)
+        self._broker.query_opaque(request, waiter)
+        self._schedule_flush()
+        answer: bytes = await waiter[0]
+        return answer
+
     async def admin(self, request: dict[str, Any], timeout_s: float | None = None) -> dict[str, Any]:
         """{"op": "status" | "hash" | "transfer", ...} to the node at the other end."""
         self._check()

@@ -161,6 +161,11 @@ class Client:
         """One opaque command, for a state machine of one's own."""
         return self.driver.call_opaque(body, flags=flags, timeout_s=timeout_s)
 
+    def query(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
+        """One opaque query, for a state machine of one's own: a linearizable read that is not logged. Returns what the
+        machine's `query` returned. Raises the `RequestError` of its refusal."""
+        return self.driver.query_opaque(request, timeout_s=timeout_s)
+
     def send(self, command: broker.Command, *, timeout_s: float | None = None) -> Pending[Any]:
         """Pipeline one command: its `broker.Reply` by `result`. Raises `WindowExceeded`; call `room()` before."""
         return Pending(self.driver, command, _same, timeout_s)

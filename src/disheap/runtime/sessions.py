@@ -308,7 +308,7 @@ class Sessions:
         """A view of this moment, however large it is: a session is copied when it changes for the first time after
         that; replies and machine records are immutable."""
         head = Head(self.machine_version, self._next_session, self._term, len(self.table))
-        return state_format.write(head, map(_row, self._view()), self.machine.snapshot())
+        return state_format.write(head, map(_row, self._view()), _begin(self.machine.snapshot()))
 
     def _view(self) -> list[Session]:
         self._views += 1
@@ -351,11 +351,19 @@ class Sessions:
     def hashing(self) -> Iterator[bytes]:
         """The same in slices, of this moment. Another hash comes of it: of the machine's slices where it has them."""
         machine = self.machine
-        slices = machine.hashing() if isinstance(machine, Hashing) else iter((machine.state_hash(),))
+        slices = _begin(machine.hashing()) if isinstance(machine, Hashing) else iter((machine.state_hash(),))
         return chain((self._head(),), _hashed(self._view()), slices)
 
     def _head(self) -> bytes:
         return _encode((self.machine_version, self._next_session, self._term))
+
+
+def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Makes the first piece now. A machine whose method is a generator function takes its view at the first `next`.
+    If that came later, the view would show entries behind the index that it is stored under, and a restart would
+    apply them a second time."""
+    first = next(pieces, None)
+    return iter(()) if first is None else chain((first,), pieces)
 
 
 def _row(s: Session) -> Row:

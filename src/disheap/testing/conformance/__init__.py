@@ -2,6 +2,6 @@
 
     pytest --pyargs disheap.testing.conformance --disheap-transport mine --disheap-set transport.mine.key=value
 
-The fixtures are those of `disheap.testing.pytest_plugin`, which pytest finds by itself where disheap is installed.
-Nothing else is needed: tests that wait run their own event loop.
+The fixtures are those of `disheap.testing.fixtures`. pytest loads them for a command line like this one. Nothing else
+is needed: tests that wait run their own event loop.
 """

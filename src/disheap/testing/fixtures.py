@@ -1,0 +1,222 @@
+"""The pytest plugin: plugin classes as fixtures, so that any combination of plugins runs the same tests.
+
+    pytest --pyargs disheap.testing.conformance --disheap-storage mine --disheap-set storage.mine.url=redis://localhost
+
+`pytest_plugin` loads this module for such a command. A suite of one's own loads it with `-p disheap.testing.fixtures`.
+
+A test asks for a factory; it runs once for each plugin of that kind, or for those that were named by an option:
+
+| fixture             | gives                                                                                |
+|---------------------|--------------------------------------------------------------------------------------|
+| `transport_factory` | `transport_factory(loop) -> Transport`                                               |
+| `storage_factory`   | `storage_factory(directory) -> Storage`, not opened, over each codec as well         |
+| `codec_factory`     | `codec_factory() -> Codec`                                                           |
+| `machine_factory`   | `machine_factory() -> StateMachine`                                                  |
+| `transport_name`, `storage_name`, `codec_name`, `machine_name` | the names, for a test that builds a node whole |
+| `disheap_registry`, `disheap_tables` | the registry, and the plugin tables from `--disheap-set`            |
+
+A storage keeps what it keeps under the directory it is given (a storage elsewhere derives a place from it), so that two
+factories' storages over one directory are the same storage, opened again. Transport `tls` gets certificates of its own
+where none are set; making them needs `disheap[conformance]`. A plugin that is installed and broken is a failing test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    from disheap.interfaces import Codec, StateMachine, Storage, Transport
+    from disheap.plugins import Registry
+
+Tables = dict[str, dict[str, dict[str, Any]]]
+
+SEED = 20_250_101
+"""Of every generator that a factory hands out: a failure is the same the next time."""
+
+_KINDS = ("transport", "storage", "codec", "machine")
+
+
+class SystemClock(NamedTuple):
+    """A `Clock` for storages; conformance does not depend on what time it is."""
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("disheap", "disheap plugins under test")
+    for kind in _KINDS:
+        group.addoption(
+            f"--disheap-{kind}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"run with this {kind}; may be repeated (default: every one installed)",
+        )
+    group.addoption(
+        "--disheap-set",
+        action="append",
+        default=[],
+        metavar="KIND.NAME.KEY=VALUE",
+        help="a plugin's setting, such as storage.redis.url=redis://localhost; may be repeated",
+    )
+    group.addoption(
+        "--disheap-listen",
+        default="127.0.0.1:0",
+        metavar="ADDRESS",
+        help="where the transport under test listens, when its addresses are not host:port",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    for kind in _KINDS:
+        if f"{kind}_name" in metafunc.fixturenames:
+            names = metafunc.config.getoption(f"--disheap-{kind}") or _installed(metafunc.config, kind)
+            metafunc.parametrize(f"{kind}_name", names, scope="session")
+    if "loop_name" in metafunc.fixturenames:
+        loops = ["asyncio", "uvloop"] if find_spec("uvloop") else ["asyncio"]
+        metafunc.parametrize("loop_name", loops, scope="session")
+
+
+_registry_key = pytest.StashKey["Registry"]()
+
+
+def _registry(config: pytest.Config) -> Registry:
+    """Loaded when first asked for: whoever runs pytest for something else pays nothing."""
+    from disheap.plugins import Registry
+
+    if _registry_key not in config.stash:
+        config.stash[_registry_key] = Registry.load()
+    return config.stash[_registry_key]
+
+
+def _installed(config: pytest.Config, kind: str) -> list[str]:
+    """The names, and for each broken plugin a word under which asking for it says what is wrong."""
+    registry = _registry(config)
+    broken = [row for row in registry.listing() if row.plugin is None and row.kind in (kind, "")]
+    return [*registry.names(kind), *(f"broken:{row.provenance.distribution}" for row in broken)]
+
+
+@pytest.fixture(scope="session")
+def disheap_registry(pytestconfig: pytest.Config) -> Registry:
+    return _registry(pytestconfig)
+
+
+@pytest.fixture(scope="session")
+def disheap_tables(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    """The plugin tables, as `Registry.build` takes them: kind -> name -> settings."""
+    from disheap.settings import Text
+
+    tables: Tables = {kind: {} for kind in _KINDS}
+    for item in pytestconfig.getoption("--disheap-set"):
+        path, equals, value = item.partition("=")
+        kind, name, key = [*path.split(".", 2), "", "", ""][:3]
+        if not (equals and key and kind in tables):
+            raise pytest.UsageError(f"--disheap-set {item}: write KIND.NAME.KEY=VALUE, with a KIND of {_KINDS}")
+        tables[kind].setdefault(name, {})[key] = Text(value, f"--disheap-set {path}")
+    if "certfile" not in tables["transport"].get("tls", {}) and find_spec("cryptography"):
+        tables["transport"]["tls"] = _certificates(tmp_path_factory) | tables["transport"].get("tls", {})
+    return tables
+
+
+def _certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    from disheap.testing.certificates import Authority
+
+    return dict(Authority(tmp_path_factory.mktemp("certificates")).issue("node"))
+
+
+@pytest.fixture
+def transport_factory(
+    disheap_registry: Registry, disheap_tables: Tables, transport_name: str
+) -> Callable[[asyncio.AbstractEventLoop], Transport]:
+    from disheap.interfaces import TransportContext
+
+    if transport_name == "tls" and "certfile" not in disheap_tables["transport"].get("tls", {}):
+        pytest.fail(
+            "transport tls needs certificates, and making some needs the library cryptography: install "
+            "disheap[conformance], or give --disheap-set transport.tls.certfile=..., keyfile and cafile",
+            pytrace=False,
+        )
+
+    def build(loop: asyncio.AbstractEventLoop) -> Transport:
+        built: Transport = disheap_registry.build(
+            "transport", transport_name, disheap_tables["transport"], TransportContext(loop), "--disheap-set"
+        )
+        return built
+
+    return build
+
+
+@pytest.fixture
+def listen_address(pytestconfig: pytest.Config) -> str:
+    """Where the transport under test is to listen; port 0 lets it choose."""
+    return str(pytestconfig.getoption("--disheap-listen"))
+
+
+@pytest.fixture
+def codec_factory(disheap_registry: Registry, disheap_tables: Tables, codec_name: str) -> Callable[[], Codec]:
+    """A chain is named as in the settings: `--disheap-codec zstd+mine`."""
+    from disheap.interfaces import CodecContext
+
+    def build() -> Codec:
+        context = CodecContext(random.Random(SEED))
+        return disheap_registry.codec(codec_name, disheap_tables["codec"], context, "--disheap-set")
+
+    return build
+
+
+@pytest.fixture
+def storage_factory(
+    disheap_registry: Registry,
+    disheap_tables: Tables,
+    storage_name: str,
+    codec_name: str,
+    codec_factory: Callable[[], Codec],
+) -> Callable[[Path | str], Storage]:
+    from disheap.interfaces import StorageContext
+
+    def build(directory: Path | str) -> Storage:
+        context = StorageContext(str(directory), codec_factory(), codec_name, SystemClock(), random.Random(SEED))
+        built: Storage = disheap_registry.build(
+            "storage", storage_name, disheap_tables["storage"], context, "--disheap-set"
+        )
+        return built
+
+    return build
+
+
+@pytest.fixture
+def machine_factory(
+    disheap_registry: Registry, disheap_tables: Tables, machine_name: str
+) -> Callable[[], StateMachine]:
+    from disheap.interfaces import MachineContext
+
+    def build() -> StateMachine:
+        tables = disheap_tables["machine"]
+        built: StateMachine = disheap_registry.build("machine", machine_name, tables, MachineContext(), "--disheap-set")
+        return built
+
+    return build
+
+
+@pytest.fixture
+def runner(loop_name: str) -> Iterator[asyncio.Runner]:
+    """Runs a test's coroutines, in asyncio's own loop and in uvloop's. Needs no other pytest plugin."""
+    factory: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+    if loop_name == "uvloop":
+        import uvloop
+
+        factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        yield runner
