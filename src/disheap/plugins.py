@@ -3,8 +3,8 @@
 Owns discovery and what can go wrong in it. It walks the entry points itself, because pluggy's own loader stops at the
 first broken plugin and skips a duplicate in silence; here each is loaded in its own try, and hooks are called one
 implementation at a time, so that it is known which distribution every class and every failure came from. A broken
-plugin hurts only whoever asks for it. Hooks of one kind are called when that kind is first asked for: a client that
-wants `tcp` imports no storage.
+plugin hurts only whoever asks for it. A class that lacks a part of its contract is refused (`contract_check`). Hooks of
+one kind are called when that kind is first asked for: a client that wants `tcp` imports no storage.
 
 Refuses to know any plugin by name: the shipped ones are found as a stranger's are. There is no global registry; who
 needs one loads it.
@@ -21,8 +21,9 @@ import pluggy
 
 from disheap import hookspecs
 from disheap.chain import ChainedCodec
+from disheap.contract_check import find_fault
 from disheap.errors import ConfigError, PluginError
-from disheap.interfaces import API, KINDS, Provenance
+from disheap.interfaces import KINDS, Provenance
 from disheap.settings import Setting, convert, describe
 
 if TYPE_CHECKING:
@@ -229,34 +230,9 @@ def _answers(kind: str, hook: Callable[[], Any], provenance: Provenance) -> Iter
         return
     for plugin in classes:
         name = getattr(plugin, "name", "")
-        fault = _fault(kind, plugin)
-        error_text = _broken(provenance, f"brings a {kind} that does not fit", PluginError(fault)) if fault else ""
+        fault = find_fault(kind, plugin)
+        error_text = _unfit(provenance, kind, fault) if fault else ""
         yield Listed(kind, name if isinstance(name, str) else "", provenance, None if fault else plugin, error_text)
-
-
-def _fault(kind: str, plugin: Any) -> str:
-    """What is wrong with a class, or ""."""
-    if not isinstance(plugin, type):
-        return f"{plugin!r} is not a class"
-    label = f"{plugin.__module__}.{plugin.__qualname__}"
-    name, api, settings = (getattr(plugin, attribute, None) for attribute in ("name", "api", "Settings"))
-    if not isinstance(name, str) or not name or "+" in name or "." in name:
-        return f"{label} has no usable `name`: {name!r} (a word without '+' and '.')"
-    if api != API:
-        return f"{label} says api = {api!r}, and this disheap speaks {API}; install the versions that belong together"
-    if not (isinstance(settings, type) and issubclass(settings, msgspec.Struct)):
-        return f"{label} has no `Settings`, which has to be a msgspec.Struct"
-    missing = [method for method in _METHODS[kind] if not callable(getattr(plugin, method, None))]
-    return f"{label} lacks {', '.join(missing)}" if missing else ""
-
-
-_METHODS = {
-    "transport": ("listen", "connect"),
-    "storage": ("open", "append", "read", "save_hard_state", "begin_snapshot", "open_snapshot", "compact", "close"),
-    "codec": ("new_stream", "open_stream"),
-    "machine": ("apply", "advance", "snapshot", "restore", "state_hash"),
-}
-"""Enough of each contract to tell a class registered under the wrong hook; the conformance suites check the rest."""
 
 
 def _broken(provenance: Provenance, what: str, error: Exception) -> str:
@@ -265,6 +241,14 @@ def _broken(provenance: Provenance, what: str, error: Exception) -> str:
         f"plugin {provenance.entry_point!r} of {provenance.distribution} {provenance.version} {what}: {reason}. "
         f"Reinstall {provenance.distribution} (an editable install too: its entry points are written at install time), "
         "or uninstall it."
+    )
+
+
+def _unfit(provenance: Provenance, kind: str, fault: str) -> str:
+    return (
+        f"plugin {provenance.entry_point!r} of {provenance.distribution} {provenance.version} brings a {kind} that is "
+        f'refused, because it does not fit its contract: {fault}. See "Write a plugin" in the documentation; '
+        f"if {provenance.distribution} is somebody else's, install a version of it that fits, or uninstall it."
     )
 
 

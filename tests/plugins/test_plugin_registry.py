@@ -138,7 +138,7 @@ def test_a_hook_of_an_unknown_name_makes_its_plugin_broken(make_distribution: Ma
         ('"red", 1,', '"", 1,', r"has no usable `name`"),
         ('"red", 1,', '"red+blue", 1,', r"has no usable `name`: 'red\+blue'"),
         ("1, Settings", "1, dict", r"has no `Settings`"),
-        ("def new_stream", "def old_stream", r"lacks new_stream"),
+        ("def new_stream", "def old_stream", r"lacks the method new_stream\(context\)"),
         ("return Mark", "return [Mark(Settings(), None)]", r"is not a class"),
         ("return Mark", "return None", r"not iterable"),
     ],

@@ -8,6 +8,7 @@ from tests.mutants.mutant import Mutant, Patch
 CLUSTER = "tests/runtime/test_cluster.py::"
 CLOCKS = "tests/runtime/test_clocks.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
+CONTRACT = "tests/plugins/test_contract_check.py::"
 GROUP = "tests/runtime/test_order.py::"
 ROOM = "tests/runtime/test_room.py::"
 FAILURES = "tests/runtime/test_failures.py::"
@@ -472,5 +473,29 @@ MUTANTS = (
         ),
         ("tests/runtime/test_operators.py::test_a_hash_is_of_the_entry_that_it_names_and_commands_go_on_meanwhile",),
         simulated=False,
+    ),
+    Mutant(
+        "view-taken-with-its-first-piece",
+        "the view of a machine with a generator function shows entries that were applied after it was asked for",
+        (
+            Patch(
+                "disheap.runtime.sessions",
+                "map(_row, self._view()), _begin(self.machine.snapshot()))",
+                "map(_row, self._view()), self.machine.snapshot())",
+            ),
+        ),
+        (SESSIONS + "test_the_view_of_a_machine_with_generator_functions_is_of_the_call",),
+    ),
+    Mutant(
+        "class-without-a-method-is-registered",
+        "a plugin that lacks a method of its contract is loaded, and raises at every tick of the node",
+        (
+            Patch(
+                "disheap.contract_check",
+                "        if not callable(found) or",
+                "        if False and not callable(found) or",
+            ),
+        ),
+        (CONTRACT + "test_a_method_that_is_missing_is_named[machine-stats]",),
     ),
 )
