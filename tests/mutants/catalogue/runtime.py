@@ -496,6 +496,6 @@ MUTANTS = (
                 "        if False and not callable(found) or",
             ),
         ),
-        (CONTRACT + "test_a_method_that_is_missing_is_named[machine-stats]",),
+        (CONTRACT + "test_a_method_that_is_missing_is_named",),
     ),
 )
