@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from disheap_kombu.connection import Connection
 
 TRANSIENT = 1  # AMQP's delivery mode
+REMOTE_CONTROL = ".pidbox"
+"""The end of the name of the exchanges of kombu's remote control, whose messages are transient whatever they say."""
 NO_ROUTE = 312
 ENDLESS_BYTES = 256 << 20
 """Payload in the hands of a consumer that asked for no bound; the leader may have to keep as much for a socket that
@@ -87,6 +89,7 @@ class Channel(base.StdChannel):
         self.is_open = True
         self._prefetch = 0
         self._prefetch_bytes = 0
+        self.no_ack_consumers: set[str] = set()  # type: ignore[assignment]  # kombu reads it before it acknowledges
         self._consumers: dict[str, Subscription] = {}
         self._tags = count(1)
         self._made: set[str] = set()  # of the standard exchanges
@@ -116,8 +119,9 @@ class Channel(base.StdChannel):
         confirm_timeout: float | None = None,
         **_: Any,
     ) -> None:
-        """Returns when the message is on the disks of a majority. A transient one (`delivery_mode=1`: events,
-        replies) is sent, and never waited for. Unknown exchange: 404; unknown outcome: `PublishOutcomeUnknown`."""
+        """Returns when the message is on the disks of a majority. A transient one (`delivery_mode=1`, like
+        events, and all of remote control) is sent, and never waited for. Unknown exchange: 404. Unknown outcome:
+        `PublishOutcomeUnknown`."""
         if type(message) is not Outgoing:
             message = Outgoing(message, content_type="text/plain", content_encoding="utf-8")
         routing_key = routing_key or ""
@@ -130,7 +134,7 @@ class Channel(base.StdChannel):
             messages.expires_ms(message.properties),
         )
         self._make_standard(command.exchange)
-        if message.properties.get("delivery_mode") == TRANSIENT:
+        if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
             self._open_connection.cast(command)
             return
         reply = self._open_connection.publish(command, confirm_timeout or timeout)
@@ -169,6 +173,8 @@ class Channel(base.StdChannel):
         command = broker.Subscribe(queue, *credit, False, 0, bool(exclusive))
         self._open_connection.subscribe(command, subscription)
         self._consumers[tag] = subscription
+        if no_ack:
+            self.no_ack_consumers.add(tag)
         return tag
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False, **_: Any) -> None:
@@ -349,10 +355,12 @@ class Channel(base.StdChannel):
         """Forget the connection, without a word to the broker."""
         self.connection, self.is_open = None, False
         self._consumers.clear()
+        self.no_ack_consumers.clear()
         self._unacked.clear()
         self.events.clear()
 
     def forget(self, consumer_tag: str) -> Subscription | None:
+        self.no_ack_consumers.discard(consumer_tag)
         return self._consumers.pop(consumer_tag, None)
 
     def after_reply_message_received(self, queue: str) -> None:

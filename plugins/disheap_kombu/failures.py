@@ -2,8 +2,10 @@
 
 kombu and Celery act by class: a *recoverable* connection error makes a worker restart its consumer and a producer
 publish again; a recoverable channel error makes a producer try again at once; anything else reaches the application.
-So the table below decides who does what. One rule stands out: a publish whose outcome is not known is **not**
-repeated on its own, because that could run a task twice. It reaches the caller as `PublishOutcomeUnknown`.
+So the table below decides who does what. A publish whose outcome is not known raises `PublishOutcomeUnknown`. That is
+a recoverable connection error: with `retry=True` (Celery's `task_publish_retry`) kombu publishes again, and the task
+may run twice, as with other brokers. With `retry=False` it reaches the caller. A worker that meets it, or a full disk,
+starts its consumer again.
 """
 
 from __future__ import annotations
@@ -26,11 +28,6 @@ from kombu.exceptions import OperationalError
 
 from disheap import errors
 
-CONNECTION_ERRORS = (ConnectionError, errors.ConnectionLost, errors.SessionExpired, OSError)
-CHANNEL_ERRORS = (ChannelError,)
-RECOVERABLE_CONNECTION_ERRORS = (RecoverableConnectionError, errors.ConnectionLost, errors.SessionExpired, OSError)
-RECOVERABLE_CHANNEL_ERRORS = (RecoverableChannelError,)
-
 
 class PublishOutcomeUnknown(errors.OutcomeUnknown, OperationalError):
     """The message may or may not be in its queue. Look before publishing again."""
@@ -42,10 +39,30 @@ class QueueFull(IrrecoverableChannelError):  # type: ignore[misc]
     code = 311
 
 
-class BrokerFull(IrrecoverableChannelError):  # type: ignore[misc]
-    """The broker's disks are nearly full; the message was not taken. Trying again at once would not help."""
+class BrokerFull(RecoverableChannelError):  # type: ignore[misc]
+    """The broker's disks are nearly full; the message was not taken. There is room again when queues are drained."""
 
     code = 506
+
+
+CONNECTION_ERRORS = (
+    ConnectionError,
+    errors.ConnectionLost,
+    errors.SessionExpired,
+    OSError,
+    PublishOutcomeUnknown,
+    BrokerFull,
+)
+"""What makes a worker start its consumer again. Celery counts no channel error among these, unless it is told to."""
+CHANNEL_ERRORS = (ChannelError,)
+RECOVERABLE_CONNECTION_ERRORS = (
+    RecoverableConnectionError,
+    errors.ConnectionLost,
+    errors.SessionExpired,
+    OSError,
+    PublishOutcomeUnknown,
+)
+RECOVERABLE_CHANNEL_ERRORS = (RecoverableChannelError,)
 
 
 _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {

@@ -67,33 +67,70 @@ class Outgoing:
         self.properties = properties or {}
 
 
+AMQP_PROPERTIES = frozenset(
+    (
+        "app_id",
+        "cluster_id",
+        "correlation_id",
+        "delivery_mode",
+        "expiration",
+        "message_id",
+        "priority",
+        "reply_to",
+        "timestamp",
+        "type",
+        "user_id",
+    )
+)
+"""Properties that somebody reads. Any other option of a publish is kept where it is plain data, and left out where it
+is not, as pyamqp leaves it out."""
+
+UNWRITABLE = (TypeError, OverflowError, ValueError, RecursionError, msgspec.MsgspecError)
+"""What an encoder raises for data that msgpack has no form for."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Payload).decode
 
 
 def encode(message: Outgoing, exchange: str, routing_key: str) -> bytes:
-    """Raises kombu's `EncodeError` for what msgpack has no form for, and for what `decode` would take for another
-    client's payload: a worker drops a message that it cannot read."""
+    """Raises kombu's `EncodeError` for headers and AMQP properties that msgpack has no form for, and for what `decode`
+    would take for another client's payload: a worker drops a message that it cannot read."""
     _check_texts(message.headers, "a header's name")
     _check_texts(message.properties, "a property's name")
     _check_texts((message.content_type or "", message.content_encoding or ""), "a content type or encoding")
     body = message.body
     if type(body) is not bytes:
         body = _as_bytes(body, message.content_encoding)
+    payload = Payload(
+        body,
+        message.content_type,
+        message.content_encoding,
+        exchange,
+        routing_key,
+        message.headers,
+        message.properties,
+    )
     try:
-        return _encode(
-            Payload(
-                body,
-                message.content_type,
-                message.content_encoding,
-                exchange,
-                routing_key,
-                message.headers,
-                message.properties,
-            )
-        )
-    except (TypeError, OverflowError, ValueError, RecursionError, msgspec.MsgspecError) as error:
+        return _encode(payload)
+    except UNWRITABLE:
+        pass
+    try:
+        return _encode(msgspec.structs.replace(payload, properties=_readable(message.properties)))
+    except UNWRITABLE as error:
         raise EncodeError(f"headers and properties must be plain data: {error}") from error
+
+
+def _readable(properties: dict[str, Any]) -> dict[str, Any]:
+    """Without the options that are neither AMQP's properties nor plain data."""
+    return {name: value for name, value in properties.items() if name in AMQP_PROPERTIES or _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        _encode(value)
+    except UNWRITABLE:
+        return False
+    return True
 
 
 def _check_texts(given: Iterable[Any], what: str) -> None:

@@ -1,7 +1,7 @@
 """The transport that kombu and Celery see for `disheap://` and, over TLS, `disheaps://`.
 
-Owns the promises made to them (what is implemented, which errors may be retried) and the way from a kombu connection's
-parameters to a client's URL. Cheap to build: Celery makes one for every publish that has an ETA.
+Owns the promises made to them: what is implemented, which errors may be retried. `options.py` reads a connection's
+parameters. Cheap to build: Celery makes one for every publish that has an ETA.
 
 It stands on `kombu.transport.base`, as pyamqp does, not on `virtual`: routing is the broker's, deliveries are pushed,
 priorities are whole, and nothing polls.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import sys
 from typing import Any
-from urllib.parse import quote
 
 from kombu.transport import base
 
@@ -24,6 +23,7 @@ from disheap_kombu import failures
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.eventloop import Bond
+from disheap_kombu.options import broker_url
 
 DRIVER = "disheap"
 NEIGHBOURLY = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}
@@ -31,8 +31,6 @@ NEIGHBOURLY = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consume
 BUSY_POOLS = ("celery.concurrency.solo", "celery.concurrency.thread")
 """Pools that keep the loop's own thread busy: solo with every task, threads while a warm shutdown waits for the last.
 Neither forks. Celery loads such a module where a worker runs under that pool, and nowhere else."""
-TLS_OPTIONS = {"ca_certs": "cafile", "certfile": "certfile", "keyfile": "keyfile", "server_hostname": "server_name"}
-"""`broker_use_ssl` in Celery's words, and in a broker URL's."""
 
 
 class Transport(base.Transport):
@@ -126,37 +124,6 @@ class Transport(base.Transport):
 
 class TlsTransport(Transport):
     scheme = "disheaps"
-
-
-def broker_url(owner: Any, scheme: str) -> str:
-    """The client's URL from a kombu connection: its host name, which holds a whole URL, its alternates, and what
-    `broker_use_ssl` says. The latter alone is enough for TLS, as with other transports."""
-    parts = [owner.hostname or "", *(part for part in owner.alt or () if part != owner.hostname)]
-    if owner.ssl:
-        parts = [part.replace("disheap://", "disheaps://", 1) for part in parts]
-        scheme = "disheaps"
-    first, *others = ";".join(_whole(part, owner, scheme) for part in parts).split(";")
-    files = _tls_files(owner.ssl)
-    if files:
-        first = f"{first}{'&' if '?' in first else '?'}{files}"
-    return ";".join([first, *others])
-
-
-def _tls_files(ssl: Any) -> str:
-    given = ssl.items() if isinstance(ssl, dict) else ()
-    return "&".join(
-        f"{TLS_OPTIONS[key]}={quote(str(value), safe='')}"
-        for key, value in given
-        if key in TLS_OPTIONS and value is not None
-    )
-
-
-def _whole(part: str, owner: Any, scheme: str) -> str:
-    """A bare host name (`Connection("broker1", transport="disheap")`) becomes a URL."""
-    if "://" in part:
-        return part
-    port = f":{owner.port}" if part and owner.port and ":" not in part and "," not in part else ""
-    return f"{scheme}://{part}{port}"
 
 
 def _tell_celery() -> None:

@@ -203,3 +203,20 @@ def test_threads_acknowledge_late(node, run, trace):
     with disheap.sync.connect(node.url) as client:
         stats = client.topic("celery").stats()
     assert (stats.ready, stats.leased) == (0, 0)
+
+
+def test_workers_outlive_a_node_in_memory_that_is_restarted(node, run, trace):
+    """The node has forgotten everything: sessions, queues and what was under way."""
+    workers = [run(node, "-n", f"w{n}@here") for n in (1, 2)]
+    for worker in workers:
+        worker.wait_ready(times=2)
+    node.kill()
+    node.start()
+    until(
+        lambda: workers[0].said().count("mingle: searching") == 4 or any(w.ended for w in workers), "both mingle again"
+    )
+    publish(node, note, trace, *range(4))
+    until(lambda: len(trace()) == 4, "tasks run on the new node")
+    assert "pong" in command(node.url, "inspect", *PATIENTLY, "ping")
+    assert [worker.stop() for worker in workers] == [0, 0], workers[0].said()
+    assert "Unrecoverable" not in workers[0].said()

@@ -36,6 +36,22 @@ def consume(channel, **options):
     return got
 
 
+def test_acknowledging_a_message_of_a_no_ack_consumer_does_nothing(channel, wire):
+    got = consume(channel, no_ack=True)
+    wire.arrive(delivery(1, 10))
+    channel.connection.drain_events(timeout=1)
+    said = len(wire.said)
+    got[0].ack()
+    assert len(wire.said) == said
+    channel.basic_cancel("c")
+    got = consume(channel)
+    wire.arrive(delivery(2, 11))
+    channel.connection.drain_events(timeout=1)
+    got[0].ack()  # the tag is used again, by a consumer with acks
+    channel.connection.flush()
+    assert wire.told(broker.Ack)[-1].tokens == [(11, 1)]
+
+
 # --- publishing ---
 
 
@@ -51,6 +67,14 @@ def test_a_transient_publish_is_sent_and_never_waited_for(channel, wire):
     ((mark, command),) = wire.said
     assert mark == "transient" and command.expires_ms == 500
     assert wire.flushed == 1
+
+
+@pytest.mark.parametrize("exchange", ["celery.pidbox", "reply.celery.pidbox"])
+def test_remote_control_is_transient_whatever_its_messages_say(channel, wire, exchange):
+    """kombu publishes it as persistent, and a worker that waits for its confirm ends with it."""
+    channel.basic_publish(channel.prepare_message("x", properties={"delivery_mode": 2}), exchange=exchange)
+    ((mark, command),) = wire.said
+    assert mark == "transient" and command.exchange == exchange
 
 
 def test_reply_to_that_kombu_fills_in_late_is_published(channel, wire):

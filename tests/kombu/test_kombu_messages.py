@@ -91,6 +91,17 @@ def test_what_msgpack_cannot_say_is_an_encode_error(value):
         messages.encode(Outgoing(b"", headers={"x": value}), "", "q")
 
 
+def test_an_unknown_option_that_is_no_plain_data_is_left_out_as_with_pyamqp():
+    given = {"shadow": object(), "mine": [1], "correlation_id": "c"}
+    assert through(Outgoing(b"", properties=given)).properties == {"mine": [1], "correlation_id": "c", "priority": 0}
+    assert "shadow" in given  # the dict is the caller's
+
+
+def test_a_property_of_amqp_that_is_no_plain_data_is_an_encode_error():
+    with pytest.raises(EncodeError, match="plain data"):
+        messages.encode(Outgoing(b"", properties={"correlation_id": object()}), "", "q")
+
+
 @pytest.mark.parametrize(
     "given", [{"headers": {1: 2}}, {"headers": {None: 2}}, {"properties": {b"x": 1}}, {"content_type": 5}]
 )

@@ -10,7 +10,8 @@ from kombu.exceptions import OperationalError
 
 from disheap import errors
 from disheap_kombu import failures
-from disheap_kombu.transport import Transport, broker_url
+from disheap_kombu.options import broker_url
+from disheap_kombu.transport import Transport
 from kombu import Connection
 
 
@@ -24,16 +25,79 @@ from kombu import Connection
         ({"hostname": "disheap://h1", "alternates": ["disheap://h4"]}, "disheap://h1;disheap://h4"),
         ({"hostname": "h1", "transport": "disheap"}, "disheap://h1"),
         ({"hostname": "h1", "port": 9000, "transport": "disheaps"}, "disheaps://h1:9000"),
-        ({"hostname": "disheap://h1;disheap://h2", "ssl": True}, "disheaps://h1;disheaps://h2"),
         (
-            {"hostname": "disheaps://h1?label=a", "ssl": {"ca_certs": "/x y/ca.pem", "cert_reqs": 2}},
-            "disheaps://h1?label=a&cafile=%2Fx%20y%2Fca.pem",
+            {"hostname": "disheap://h1?cafile=a&certfile=b&keyfile=c;disheap://h2", "ssl": True},
+            "disheaps://h1?cafile=a&certfile=b&keyfile=c;disheaps://h2",
+        ),
+        (
+            {"hostname": "disheaps://h1?certfile=me&keyfile=k", "ssl": {"ca_certs": "/x y/ca.pem", "cert_reqs": 2}},
+            "disheaps://h1?certfile=me&keyfile=k&cafile=%2Fx%20y%2Fca.pem",
+        ),
+        (
+            {
+                "hostname": "disheap://h1",
+                "ssl": {
+                    "ssl_ca_certs": "a",
+                    "ssl_certfile": "b",
+                    "ssl_keyfile": "c",
+                    "ssl_cert_reqs": "required",
+                    "ssl_check_hostname": True,
+                },
+            },
+            "disheaps://h1?cafile=a&certfile=b&keyfile=c",
+        ),
+        (
+            {"hostname": "disheap://h1,h2;disheap://h3", "transport_options": {"session_timeout_ms": 1000}},
+            "disheap://h1,h2?session_timeout_ms=1000;disheap://h3",
+        ),
+        (
+            {
+                "hostname": "disheap://h1?timeout_s=3",
+                "transport_options": {"timeout_s": 5, "label": "a b", "transport.nodelay": True, "max_retries": 3},
+            },
+            "disheap://h1?timeout_s=3&label=a%20b&transport.nodelay=true",
         ),
     ],
 )
 def test_the_clients_url_is_the_whole_of_what_kombu_was_given(arguments, url):
     owner = Connection(**arguments)
     assert broker_url(owner, owner.transport.scheme) == url
+
+
+@pytest.mark.parametrize(
+    ("ssl", "told"),
+    [
+        (True, r"ca_certs, certfile, keyfile are missing.*\{\"ca_certs\""),
+        ({"ca_certs": "a", "certfile": "b"}, "keyfile is missing"),
+        ({"ssl_ca_certs": "a", "ssl_cert_reqs": 0}, "ssl_cert_reqs = 0 is not possible: .* both ends always prove"),
+        ({"cert_reqs": "optional"}, "cert_reqs = 'optional' is not possible"),
+        ({"ssl_check_hostname": False}, "the name in a node's certificate is always checked"),
+        ({"ca_cert": "a"}, "'ca_cert' is not known. Did you mean 'ca_certs'"),
+    ],
+)
+def test_what_broker_use_ssl_cannot_mean_is_said_in_its_own_words(ssl, told):
+    owner = Connection("disheap://h1", ssl=ssl)
+    with pytest.raises(errors.ConfigError, match=told):
+        broker_url(owner, "disheap")
+
+
+def test_tls_versions_and_ciphers_have_no_effect_and_warn():
+    owner = Connection("disheaps://h1?cafile=a&certfile=b&keyfile=c", ssl={"ssl_version": 2})
+    with pytest.warns(UserWarning, match="'ssl_version' has no effect"):
+        assert broker_url(owner, "disheaps") == "disheaps://h1?cafile=a&certfile=b&keyfile=c"
+
+
+def test_an_unknown_transport_option_warns_and_names_the_nearest():
+    owner = Connection("disheap://h1", transport_options={"session_timeout": 1000})
+    with pytest.warns(
+        UserWarning, match="'session_timeout' has no effect with disheap; did you mean 'session_timeout_"
+    ):
+        assert broker_url(owner, "disheap") == "disheap://h1"
+
+
+def test_a_transport_option_out_of_its_bounds_is_refused():
+    with pytest.raises(errors.UrlError, match="session_timeout_ms='5' must be from 100"):
+        Connection("disheap://h1", transport_options={"session_timeout_ms": 5}).connect()
 
 
 def test_copies_of_a_connection_keep_the_url():
@@ -86,7 +150,7 @@ def test_what_is_promised_to_celery():
 def test_refusals_are_channel_errors_with_amqps_numbers(error, code):
     translated = failures.translated(error)
     assert isinstance(translated, ChannelError)
-    assert isinstance(translated, RecoverableChannelError) == (code == 405)
+    assert isinstance(translated, RecoverableChannelError) == (code in (405, 506))
     assert (translated.code, translated.reply_code) == (code, code)
 
 
@@ -99,8 +163,14 @@ def test_what_a_new_connection_mends_is_recoverable(error):
 
 
 @pytest.mark.parametrize("error", [errors.OutcomeUnknown("x"), errors.RequestTimeout("x")])
-def test_a_publish_of_unknown_outcome_is_never_repeated_on_its_own(error):
+def test_a_publish_of_unknown_outcome_is_recoverable_and_says_what_it_is(error):
     translated = failures.translated(error, publishing=True)
     assert isinstance(translated, OperationalError)
     assert isinstance(translated, errors.OutcomeUnknown)
-    assert not isinstance(translated, failures.RECOVERABLE_CONNECTION_ERRORS + failures.RECOVERABLE_CHANNEL_ERRORS)
+    assert isinstance(translated, Transport.recoverable_connection_errors)
+
+
+@pytest.mark.parametrize("error", [errors.OutcomeUnknown("x"), errors.DiskFull("x")])
+def test_a_worker_starts_its_consumer_again_where_a_publish_failed(error):
+    """Celery ends a worker with "Unrecoverable error" for whatever is none of these."""
+    assert isinstance(failures.translated(error, publishing=True), Transport.connection_errors)

@@ -124,7 +124,7 @@ def _number(convert: Callable[[str], Any], low: float, high: float, what: str) -
     return read
 
 
-_PARAMETERS: dict[str, Callable[[str], Any]] = {
+PARAMETERS: dict[str, Callable[[str], Any]] = {
     "session_timeout_ms": _number(int, 100, 86_400_000, "a whole number of milliseconds"),
     "connect_timeout_s": _number(float, 0.01, 3600, "a number of seconds"),
     "timeout_s": _number(float, 0.01, 86_400, "a number of seconds"),
@@ -141,16 +141,16 @@ def _with_parameters(url: BrokerUrl, query: str, shown: str) -> BrokerUrl:
             table[key] = value
         elif key.startswith(PLUGIN_PREFIX):
             table[key.removeprefix(PLUGIN_PREFIX)] = value
-        elif key in _PARAMETERS:
+        elif key in PARAMETERS:
             changes[key] = _read(key, value, shown)
         else:
-            known = ", ".join([*_PARAMETERS, *TLS_KEYS, PLUGIN_PREFIX + "KEY"])
+            known = ", ".join([*PARAMETERS, *TLS_KEYS, PLUGIN_PREFIX + "KEY"])
             raise UrlError(f"{shown}: unknown parameter {key!r}; known are {known}")
     return replace(url, transport_table=table, **changes)
 
 
 def _read(key: str, value: str, shown: str) -> Any:
     try:
-        return _PARAMETERS[key](value)
+        return PARAMETERS[key](value)
     except ValueError as error:
         raise UrlError(f"{shown}: {key}={value!r} {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 CHANNEL = "tests/kombu/test_kombu_channel.py::"
+TRANSPORT = "tests/kombu/test_kombu_transport.py::"
 LOOP = "tests/kombu/test_kombu_eventloop.py::"
 CONNECTION_MODULE = "disheap_kombu.connection"
 CHANNEL_MODULE = "disheap_kombu.channel"
@@ -112,8 +113,8 @@ MUTANTS = (
         (
             Patch(
                 CHANNEL_MODULE,
-                'if message.properties.get("delivery_mode") == TRANSIENT:',
-                'if message.properties.get("delivery_mode") != 0:',
+                'if message.properties.get("delivery_mode") == TRANSIENT or',
+                'if message.properties.get("delivery_mode") != 0 or',
             ),
         ),
         (CHANNEL + "test_a_publish_waits_for_its_confirm",),
@@ -133,6 +134,46 @@ MUTANTS = (
             CHANNEL + "test_a_lapsed_session_is_a_recoverable_error_and_ends_the_connection",
             LOOP + "test_a_lapsed_session_leaves_the_loop_with_a_recoverable_error",
         ),
+        simulated=False,
+    ),
+    Mutant(
+        "remote-control-waits-for-its-confirm",
+        "remote control is published as persistent: a worker that starts ends with the broker's refusal, or its doubt",
+        (Patch(CHANNEL_MODULE, " or command.exchange.endswith(REMOTE_CONTROL)", ""),),
+        (CHANNEL + "test_remote_control_is_transient_whatever_its_messages_say",),
+        simulated=False,
+    ),
+    Mutant(
+        "no-ack-message-cannot-be-acknowledged",
+        "a program that acknowledges what came from a no-ack consumer is told that the tag is unknown",
+        (Patch(CHANNEL_MODULE, "            self.no_ack_consumers.add(tag)\n", "            pass\n"),),
+        (CHANNEL + "test_acknowledging_a_message_of_a_no_ack_consumer_does_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "unknown-publish-ends-the-worker",
+        "a worker ends for good where the outcome of what it published is not known",
+        (
+            Patch(
+                "disheap_kombu.failures",
+                "    OSError,\n    PublishOutcomeUnknown,\n    BrokerFull,\n",
+                "    OSError,\n",
+            ),
+        ),
+        (TRANSPORT + "test_a_worker_starts_its_consumer_again_where_a_publish_failed",),
+        simulated=False,
+    ),
+    Mutant(
+        "transport-options-ignored",
+        "what `broker_transport_options` say has no effect",
+        (
+            Patch(
+                "disheap_kombu.options",
+                "{**_transport_options(owner.transport_options or {}), **_tls_options(owner.ssl)}",
+                "_tls_options(owner.ssl)",
+            ),
+        ),
+        (TRANSPORT + "test_the_clients_url_is_the_whole_of_what_kombu_was_given",),
         simulated=False,
     ),
 )

@@ -1,0 +1,139 @@
+"""From a kombu connection's parameters to the client's URL.
+
+Owns the names that kombu, Celery, pyamqp and Redis use for what a URL parameter says here. Every option that a broker
+URL takes may stand in `broker_transport_options` too; where both name one, the URL counts. An option that nobody reads
+warns. Refuses to connect.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ssl
+import warnings
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from disheap.client import url as urls
+from disheap.errors import ConfigError
+
+TLS_NAMES = {
+    "ca_certs": "cafile",
+    "cafile": "cafile",
+    "certfile": "certfile",
+    "keyfile": "keyfile",
+    "server_hostname": "server_name",
+    "server_name": "server_name",
+}
+"""`broker_use_ssl` in pyamqp's words and ours, without the prefix `ssl_` that Redis puts before them."""
+TLS_FILES = ("ca_certs", "certfile", "keyfile")
+TLS_FIXED = ("ssl_version", "version", "min_version", "ciphers")
+"""Ignored: both ends speak TLS 1.3, whose ciphers are all sound."""
+KOMBUS_OWN = frozenset(
+    (
+        "max_retries",
+        "interval_start",
+        "interval_step",
+        "interval_max",
+        "retry_errors",
+        "errback",
+        "callback",
+        "timeout",
+        "connect_retries_timeout",
+        "confirm_publish",
+    )
+)
+"""What kombu reads itself, and the retry policy of a publish, which it writes into the transport options. Publishes are
+confirmed always."""
+
+
+def broker_url(owner: Any, scheme: str) -> str:
+    """The URL of a kombu connection: its host name, which holds a whole URL, its alternates, what `broker_use_ssl`
+    says, and its transport options. `broker_use_ssl` alone is enough for TLS, as with other transports. Raises
+    `ConfigError`."""
+    parts = [owner.hostname or "", *(part for part in owner.alt or () if part != owner.hostname)]
+    if owner.ssl:
+        parts = [part.replace("disheap://", "disheaps://", 1) for part in parts]
+        scheme = "disheaps"
+    first, *others = ";".join(_whole(part, owner, scheme) for part in parts).split(";")
+    named = dict(parse_qsl(first.partition("?")[2], keep_blank_values=True))
+    given = {**_transport_options(owner.transport_options or {}), **_tls_options(owner.ssl)}
+    if owner.ssl:
+        _check_files({**given, **named})
+    more = "&".join(f"{key}={quote(str(value), safe='')}" for key, value in given.items() if key not in named)
+    if more:
+        first = f"{first}{'&' if '?' in first else '?'}{more}"
+    return ";".join([first, *others])
+
+
+def _whole(part: str, owner: Any, scheme: str) -> str:
+    """A bare host name (`Connection("broker1", transport="disheap")`) becomes a URL."""
+    if "://" in part:
+        return part
+    port = f":{owner.port}" if part and owner.port and ":" not in part and "," not in part else ""
+    return f"{scheme}://{part}{port}"
+
+
+def _transport_options(options: dict[str, Any]) -> dict[str, Any]:
+    known = (*urls.PARAMETERS, *urls.TLS_KEYS)
+    taken = {}
+    for key, value in options.items():
+        if key in known or key.startswith(urls.PLUGIN_PREFIX):
+            if value is not None:
+                taken[key] = str(value).lower() if isinstance(value, bool) else value
+        elif key not in KOMBUS_OWN:
+            near = difflib.get_close_matches(key, known, n=1)
+            guess = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            warnings.warn(f"broker_transport_options: {key!r} has no effect with disheap{guess}", stacklevel=2)
+    return taken
+
+
+# --- broker_use_ssl ---
+
+
+def _tls_options(given: Any) -> dict[str, Any]:
+    options = {}
+    for key, value in given.items() if isinstance(given, dict) else ():
+        name = key if key in TLS_FIXED else str(key).removeprefix("ssl_")
+        if value is None:
+            continue
+        if name in TLS_NAMES:
+            options[TLS_NAMES[name]] = value
+        elif name == "cert_reqs":
+            _check_is_required(key, value)
+        elif name == "check_hostname":
+            _check_is_on(key, value)
+        elif name in TLS_FIXED:
+            warnings.warn(f"broker_use_ssl: {key!r} has no effect with disheap, which speaks TLS 1.3", stacklevel=2)
+        else:
+            near = difflib.get_close_matches(name, (*TLS_NAMES, "cert_reqs", "check_hostname"), n=1)
+            guess = f" Did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"broker_use_ssl: {key!r} is not known.{guess} Give {', '.join(TLS_FILES)}")
+    return options
+
+
+def _check_is_required(key: str, value: Any) -> None:
+    """Names and numbers of Python's `ssl`, and the words that Redis takes."""
+    text = str(getattr(value, "name", value)).lower().removeprefix("cert_")
+    if text not in ("required", str(int(ssl.CERT_REQUIRED))):
+        raise ConfigError(
+            f"broker_use_ssl: {key} = {value!r} is not possible: with disheap both ends always prove who they are. "
+            f"Leave {key} out, and name the authority of the nodes' certificates in ca_certs"
+        )
+
+
+def _check_is_on(key: str, value: Any) -> None:
+    if not value:
+        raise ConfigError(
+            f"broker_use_ssl: {key} = {value!r} is not possible: the name in a node's certificate is always checked. "
+            "Set server_hostname to the name in the certificate where that is not the host's"
+        )
+
+
+def _check_files(named: dict[str, Any]) -> None:
+    missing = [name for name in TLS_FILES if not named.get(TLS_NAMES[name])]
+    if missing:
+        raise ConfigError(
+            f"broker_use_ssl: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. With disheap both "
+            'ends prove who they are: broker_use_ssl = {"ca_certs": "ca.pem", "certfile": "me.pem", "keyfile": '
+            '"me.key"}. cafile, certfile and keyfile in the URL do the same'
+        )
