@@ -188,8 +188,8 @@ MEMBERS = Membership((Member(NodeId(1), True, b"n1"), Member(NodeId(2), True, b"
 _ENVELOPE = frames.envelope(Kind.COMMAND, 0, 7, 1, 0, b"body")
 _ENDS = (NodeId(2), NodeId(1), Term(3))
 MESSAGES: list[Message] = [
-    VoteRequest(*_ENDS, Index(4), Term(2), True, False),
-    VoteReply(*_ENDS, True, False),
+    VoteRequest(*_ENDS, Index(4), Term(2), True, False, 6),
+    VoteReply(*_ENDS, True, False, 6),
     AppendRequest(*_ENDS, Index(4), Term(2), (), Index(3)),
     AppendRequest(
         *_ENDS, Index(4), Term(2),
@@ -197,7 +197,7 @@ MESSAGES: list[Message] = [
         Index(4),
     ),
     AppendReply(*_ENDS, False, Index(4), Index(2), Term(1)),
-    Heartbeat(*_ENDS, Index(4), 17),
+    Heartbeat(*_ENDS, Index(4), 17, NodeId(3)),
     HeartbeatReply(*_ENDS, 17),
     SnapshotRequest(*_ENDS, SnapshotMeta(Index(9), Term(3), 99, MEMBERS), 64, b"piece", True),
     SnapshotReply(*_ENDS, Index(9), 69, True, False),

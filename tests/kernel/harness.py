@@ -426,6 +426,7 @@ class Cluster:
         **settings: object,
     ) -> None:
         self.seed = seed
+        self.keeps_leases = bool(settings.get("check_quorum", True))
         self.ledger = Ledger()
         self.network: list[Message] = []
         self.delivered: list[Message] = []
@@ -480,8 +481,16 @@ class Cluster:
         node = self.nodes[message.target]
         if node.is_up and not self.cuts.get((message.source, message.target), False):
             self.delivered.append(message)
-            node.raft.step(message)
+            self._step(node, message)
             node.pump()
+
+    def _step(self, node: Node, message: Message) -> None:
+        """A leader that keeps its lease makes way only for the node that it is handing over to."""
+        raft = node.raft
+        term, is_leader, transferee = raft.term, raft.is_leader, raft.transferee
+        raft.step(message)
+        if isinstance(message, VoteRequest) and is_leader and self.keeps_leases and message.source != transferee:
+            assert raft.term == term, f"{message} deposes a leader that does not hand over to its sender"
 
     def inject(self, message: Message) -> None:
         """A message out of nowhere: late, repeated or made up."""

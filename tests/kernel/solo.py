@@ -121,7 +121,7 @@ class Solo:
         return [member.id for member in self.raft.membership.members if member.voter and member.id != self.id]
 
     def _granted(self, voter: int, request: VoteRequest) -> Message:
-        return VoteReply(NodeId(voter), self.id, request.term, True, request.pre)
+        return VoteReply(NodeId(voter), self.id, request.term, True, request.pre, request.round)
 
 
 def append(
@@ -140,8 +140,10 @@ def append_refusal(source: int, term: int, index: int, hint: tuple[int, int], ta
     return AppendReply(NodeId(source), NodeId(target), Term(term), False, Index(index), Index(hint[0]), Term(hint[1]))
 
 
-def heartbeat(source: int, term: int, commit: int = 0, read: int = 0, target: int = 1) -> Heartbeat:
-    return Heartbeat(NodeId(source), NodeId(target), Term(term), Index(commit), read)
+def heartbeat(
+    source: int, term: int, commit: int = 0, read: int = 0, target: int = 1, transferee: int = 0
+) -> Heartbeat:
+    return Heartbeat(NodeId(source), NodeId(target), Term(term), Index(commit), read, NodeId(transferee))
 
 
 def heartbeat_reply(source: int, term: int, read: int = 0, target: int = 1) -> HeartbeatReply:
@@ -161,8 +163,11 @@ def vote_request(
     return VoteRequest(NodeId(source), NodeId(target), Term(term), Index(last[0]), Term(last[1]), pre, transfer)
 
 
-def vote_reply(source: int, term: int, granted: bool, *, pre: bool = False, target: int = 1) -> VoteReply:
-    return VoteReply(NodeId(source), NodeId(target), Term(term), granted, pre)
+def vote_reply(
+    source: int, term: int, granted: bool, *, pre: bool = False, target: int = 1, round: int = 1
+) -> VoteReply:
+    """`round` is of the pre-vote that it answers: the node's first, unless told otherwise."""
+    return VoteReply(NodeId(source), NodeId(target), Term(term), granted, pre, round if pre else 0)
 
 
 def only(kind: type[M], messages: Iterable[object]) -> list[M]:

@@ -10,8 +10,10 @@ from disheap.kernel.types import (
     AppendRequest,
     HardState,
     HeartbeatReply,
+    Index,
     NodeId,
     Role,
+    Term,
     VoteReply,
     VoteRequest,
 )
@@ -259,3 +261,24 @@ def test_the_loss_of_a_peer_that_does_not_lead_changes_nothing_for_a_follower() 
     node.hear(heartbeat(2, 1))
     node.raft.unreachable(NodeId(3))
     assert node.raft.leader == 2
+
+
+def test_an_answer_to_an_earlier_pre_vote_is_not_counted() -> None:
+    """The term is the same, and the leader was heard in between."""
+    node = Solo((1,))
+    (first, _) = only(VoteRequest, node.time_out())
+    node.hear(heartbeat(2, 1))
+    (second, _) = only(VoteRequest, node.time_out())
+    assert first.term == second.term
+    node.hear(vote_reply(3, first.term, True, pre=True, round=first.round))
+    assert node.raft.role is Role.PRECANDIDATE
+    node.hear(vote_reply(3, second.term, True, pre=True, round=second.round))
+    assert node.raft.role is Role.CANDIDATE
+
+
+def test_every_answer_to_a_pre_vote_names_its_round() -> None:
+    node = Solo((1,))
+    for term in (2, 0):
+        request = VoteRequest(NodeId(2), NodeId(1), Term(term), Index(9), Term(9), True, False, 7)
+        (reply,) = only(VoteReply, node.hear(request))
+        assert reply.round == 7

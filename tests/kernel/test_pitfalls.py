@@ -538,7 +538,9 @@ def test_granted_pre_votes_are_no_votes() -> None:
 def test_pre_vote_and_stickiness_do_not_hold_back_a_transfer() -> None:
     """19."""
     node = Solo((1,))
-    node.hear(heartbeat(2, 1))
+    node.hear(heartbeat(2, 1, transferee=3))
+    (reply,) = only(VoteReply, node.hear(vote_request(3, 2, pre=True, transfer=True)))
+    assert reply.granted
     (reply,) = only(VoteReply, node.hear(vote_request(3, 2, transfer=True)))
     assert reply.granted
 

@@ -43,7 +43,7 @@ def behind(**settings: object) -> Cluster:
     return cluster
 
 
-def sender() -> Solo:
+def sender(first_index: int = 5) -> Solo:
     """A leader whose peer 2 needs a snapshot, the first chunk of which has been asked for."""
     node = Solo((1,) * 4)
     node.lead()
@@ -51,7 +51,7 @@ def sender() -> Solo:
     node.raft.fetched(NodeId(1), node.disk.read(1, 4, 1 << 20))
     node.run()
     meta = SnapshotMeta(Index(4), Term(1), 0, group([1, 2, 3]))
-    node.raft.snapshot_taken(meta, Index(5))
+    node.raft.snapshot_taken(meta, Index(first_index))
     node.disk.keep_snapshot(meta)
     node.hear(append_refusal(2, node.raft.term, 4, (0, 0)))
     assert node.requests[-1] == ChunkRead(NodeId(2), Index(4), 0)
@@ -282,3 +282,51 @@ def test_a_chunk_is_never_written_while_another_is() -> None:
     node.hear(request(0, b"abc", False))
     assert node.hear(request(0, b"xyz", False, source=3)) == []
     assert node.requests == [ChunkWrite(META, 0, b"abc", False)]
+
+
+def test_a_snapshot_answered_late_ends_the_one_that_replaced_it() -> None:
+    """The peer has installed entry 3's while entry 4's is on its way, and the log goes on from there."""
+    node = sender(first_index=4)
+    node.raft.chunk_read(NodeId(2), Index(4), 0, b"four", True)
+    node.run()
+    reply = SnapshotReply(NodeId(2), NodeId(1), node.raft.term, Index(3), 0, True, False)
+    sent = only(AppendRequest, node.hear(reply))
+    assert [request.previous_index for request in sent if request.target == 2] == [3]
+    assert {peer.id: peer.state for peer in node.raft.peers()}[NodeId(2)] == "replicate"
+    assert {peer.id: peer.state for peer in node.raft.peers()}[NodeId(2)] == "replicate"
+
+
+def test_a_snapshot_answered_late_changes_nothing_where_the_log_does_not_reach() -> None:
+    node = sender()
+    node.raft.chunk_read(NodeId(2), Index(4), 0, b"four", True)
+    node.run()
+    node.hear(SnapshotReply(NodeId(2), NodeId(1), node.raft.term, Index(2), 0, True, False))
+    assert {peer.id: peer.state for peer in node.raft.peers()}[NodeId(2)] == "snapshot"
+
+
+def test_an_acknowledgement_that_comes_late_ends_a_snapshot_that_is_not_needed() -> None:
+    node = sender()
+    node.acknowledge(2, 4)
+    assert {peer.id: peer.state for peer in node.raft.peers()}[NodeId(2)] == "replicate"
+
+
+def test_an_acknowledgement_that_comes_late_ends_a_probe() -> None:
+    """Probing at entry 5 without an answer: that the peer holds entry 3 is enough to go on from there."""
+    node = Solo((1,) * 4)
+    node.lead()
+    sent = only(AppendRequest, node.acknowledge(2, 3))
+    assert {peer.id: peer.state for peer in node.raft.peers()}[NodeId(2)] == "replicate"
+    assert [request.previous_index for request in sent if request.target == 2] == [3]
+
+
+def test_a_receiver_whose_log_has_caught_up_says_so_at_once() -> None:
+    """The last chunk waits for the disk; meanwhile the log reaches the snapshot by itself."""
+    node = Solo((1,) * 4, term=3)
+    node.hear(heartbeat(2, 3))
+    meta = SnapshotMeta(Index(5), Term(3), 0, group([1, 2, 3]))
+    entries = log_of(3, first=5)
+    node.raft.step(append(2, 3, (4, 1), entries))
+    node.ready()  # the write is in flight
+    node.raft.step(SnapshotRequest(NodeId(2), NodeId(1), Term(3), meta, 0, b"all", True))
+    replies = only(SnapshotReply, [*node.ready(), *node.run()])
+    assert [(reply.index, reply.installed) for reply in replies] == [(5, True)]

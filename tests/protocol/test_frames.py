@@ -75,11 +75,11 @@ def snapshot_requests(draw: st.DrawFn) -> SnapshotRequest:
 
 
 messages: st.SearchStrategy[Message] = st.one_of(
-    st.builds(VoteRequest, *route, numbers, numbers, st.booleans(), st.booleans()),
-    st.builds(VoteReply, *route, st.booleans(), st.booleans()),
+    st.builds(VoteRequest, *route, numbers, numbers, st.booleans(), st.booleans(), numbers),
+    st.builds(VoteReply, *route, st.booleans(), st.booleans(), numbers),
     appends(),
     st.builds(AppendReply, *route, st.booleans(), numbers, numbers, numbers),
-    st.builds(Heartbeat, *route, numbers, numbers),
+    st.builds(Heartbeat, *route, numbers, numbers, numbers),
     st.builds(HeartbeatReply, *route, numbers),
     snapshot_requests(),
     st.builds(SnapshotReply, *route, numbers, numbers, st.booleans(), st.booleans()),

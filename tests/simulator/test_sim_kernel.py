@@ -18,9 +18,9 @@ from tests.kernel.harness import Cluster, group, refused
 STEPS = 1200
 SEEDS = range(1, 13)
 KNOWN = {
-    1: "44a8241e805d8e4c",
-    2: "7c2064299167e660",
-    3: "8071d0d1e8ae9763",
+    1: "ae3de62193d03198",
+    2: "4c293cb3f6e15c68",
+    3: "3eea7064ae6b16e5",
 }
 """Of these seeds on every supported Python. They change with the kernel, and with nothing else."""
 

@@ -22,9 +22,7 @@ def tick(state: State) -> None:
 
 def campaign(state: State) -> None:
     if state.config.pre_vote:
-        state.become_precandidate()
-        _request_votes(state, Term(state.term + 1), pre=True, transfer=False)
-        _count(state, state.id, granted=True)  # it makes no promise, so nothing has to be durable
+        _ask_first(state, transfer=False)
     else:
         _campaign_in_new_term(state, transfer=False)
 
@@ -36,16 +34,19 @@ def on_vote_request(state: State, message: VoteRequest) -> None:
         state.restart_timer()
     # A granted pre-vote answers in the term that was asked for, a refusal in ours, to bring a stale asker up to it.
     term = message.term if granted and message.pre else state.term
-    state.send(VoteReply(state.id, message.source, term, granted, message.pre))
+    state.send(VoteReply(state.id, message.source, term, granted, message.pre, message.round))
 
 
 def refuse_stale(state: State, message: VoteRequest) -> None:
-    state.send(VoteReply(state.id, message.source, state.term, granted=False, pre=message.pre))
+    state.send(VoteReply(state.id, message.source, state.term, granted=False, pre=message.pre, round=message.round))
 
 
 def on_vote_reply(state: State, message: VoteReply) -> None:
+    """A pre-vote does not change the term, so its round tells a late answer from one that is asked for."""
     if message.pre:
-        expected = state.role is Role.PRECANDIDATE and (not message.granted or message.term == state.term + 1)
+        is_current = message.round == state.campaign_round
+        is_for_us = not message.granted or message.term == state.term + 1
+        expected = state.role is Role.PRECANDIDATE and is_current and is_for_us
     else:
         expected = state.role is Role.CANDIDATE
     if expected:
@@ -53,9 +54,14 @@ def on_vote_reply(state: State, message: VoteReply) -> None:
 
 
 def on_timeout_now(state: State, message: TimeoutNow) -> None:
-    """The leader hands over (dissertation §3.10): no pre-vote, and the requests say that it was asked for."""
-    if state.role is Role.FOLLOWER and message.source == state.leader and state.may_campaign:
-        _campaign_in_new_term(state, transfer=True)
+    """The leader hands over (dissertation §3.10).
+
+    The dissertation goes to a new term at once. Here a pre-vote comes first. The schedule that it prevents: the
+    message waits unread, the leader gives the transfer up, and then a target in a new term deposes it. It costs a round
+    trip and no write."""
+    is_voter = state.id in state.members.voters
+    if state.role is Role.FOLLOWER and message.source == state.leader and is_voter and state.may_campaign:
+        _ask_first(state, transfer=True)
 
 
 def on_persisted(state: State) -> None:
@@ -69,6 +75,18 @@ def is_leader_alive(state: State) -> bool:
     return state.config.check_quorum and state.leader != NOBODY and state.elapsed < state.config.election_ticks
 
 
+def is_held_back(state: State, message: VoteRequest) -> bool:
+    """While a leader is alive only the node that it hands over to is let through, and only as long as it does."""
+    return is_leader_alive(state) and not (message.transfer and message.source == _successor(state))
+
+
+def _successor(state: State) -> NodeId:
+    """The node that leadership is handed to, as the leader knows it and as the others heard it last."""
+    if state.role is Role.LEADER:
+        return state.transferee if state.transfer_sent else NOBODY
+    return state.handing_over_to
+
+
 def _may_vote(state: State, message: VoteRequest) -> bool:
     if state.ambiguous_after is not None:
         return False
@@ -76,6 +94,12 @@ def _may_vote(state: State, message: VoteRequest) -> bool:
     if not (state.vote == message.source or is_free or (message.pre and message.term > state.term)):
         return False
     return state.log.is_not_ahead_of(message.last_index, message.last_term)
+
+
+def _ask_first(state: State, transfer: bool) -> None:
+    state.become_precandidate(transfer)
+    _request_votes(state, Term(state.term + 1), pre=True, transfer=transfer)
+    _count(state, state.id, granted=True)  # it makes no promise, so nothing has to be durable
 
 
 def _campaign_in_new_term(state: State, transfer: bool) -> None:
@@ -87,7 +111,8 @@ def _request_votes(state: State, term: Term, pre: bool, transfer: bool) -> None:
     last_index, last_term = state.log.last_index, state.log.last_term
     for voter in state.members.voters:
         if voter != state.id:
-            state.send(VoteRequest(state.id, voter, term, last_index, last_term, pre, transfer))
+            round = state.campaign_round if pre else 0
+            state.send(VoteRequest(state.id, voter, term, last_index, last_term, pre, transfer, round))
 
 
 def _count(state: State, voter: NodeId, granted: bool) -> None:
@@ -95,7 +120,7 @@ def _count(state: State, voter: NodeId, granted: bool) -> None:
     state.votes.setdefault(voter, granted)
     match quorum.outcome(state.members.voter_sets, state.votes):
         case Outcome.WON if state.role is Role.PRECANDIDATE:
-            _campaign_in_new_term(state, transfer=False)
+            _campaign_in_new_term(state, transfer=state.is_asked_to_lead)
         case Outcome.WON:
             state.become_leader()
         case Outcome.LOST:

@@ -90,17 +90,18 @@ class Progress:
             self.inflight.append((last, size))
             self.inflight_bytes += size
 
-    def accepted(self, index: Index) -> bool:
-        """The peer holds all up to `index`. A reply that came late moves nothing back (pitfall 11)."""
+    def accepted(self, index: Index, can_go_on: bool) -> bool:
+        """The peer holds all up to `index`; `can_go_on`: our log reaches back to there. A reply that came late moves
+        nothing back (pitfall 11). It ends a probe, or a snapshot that is not needed any more."""
         while self.inflight and self.inflight[0][0] <= index:
             self.inflight_bytes -= self.inflight.popleft()[1]
         moved = index > self.match
         self.match = max(self.match, index)
-        is_found = self.phase is Phase.PROBE and index >= self.next - 1
-        is_installed = self.sending is not None and self.match >= self.sending.meta.index
-        if is_found or is_installed:
+        is_found = self.phase is Phase.PROBE and (moved or index >= self.next - 1)
+        is_enough = self.phase is Phase.SNAPSHOT and moved and can_go_on
+        if is_found or is_enough:
             self.become_replicate()
-            self.poke = is_installed  # it cannot know what else is committed, and perhaps there is nothing to send
+            self.poke = is_enough  # it cannot know what else is committed, and perhaps there is nothing to send
         self.next = max(self.next, Index(self.match + 1))
         return moved
 

@@ -72,7 +72,7 @@ class Raft:
         if message.target != state.id or message.source == state.id or _is_from_stranger(state, message):
             return
         self._has_input = True
-        if isinstance(message, VoteRequest) and not message.transfer and election.is_leader_alive(state):
+        if isinstance(message, VoteRequest) and election.is_held_back(state, message):
             return  # a live leader is not campaigned away, and its term is not disturbed (pitfall 27)
         if message.term > state.term and not _speaks_of_a_future_term(message):
             state.become_follower(message.term, NOBODY)
@@ -324,7 +324,8 @@ def _dispatch(state: State, message: Message) -> None:
 
 
 def _follow(state: State, message: AppendRequest | Heartbeat | SnapshotRequest) -> None:
-    state.hear_leader(message.source)
+    if not _is_still_asked_to_lead(state, message):
+        state.hear_leader(message.source)
     match message:
         case AppendRequest():
             replication.on_append(state, message)
@@ -335,6 +336,11 @@ def _follow(state: State, message: AppendRequest | Heartbeat | SnapshotRequest) 
             snapshots.on_request(state, message)
         case _:
             assert_never(message)
+
+
+def _is_still_asked_to_lead(state: State, message: AppendRequest | Heartbeat | SnapshotRequest) -> bool:
+    """The leader's heartbeats say that it still hands over to us: they do not end our campaign for it."""
+    return state.is_asked_to_lead and isinstance(message, Heartbeat) and message.transferee == state.id
 
 
 def _lead(state: State, message: AppendReply | HeartbeatReply | SnapshotReply) -> None:

@@ -97,7 +97,8 @@ def broadcast_heartbeats(state: State) -> None:
     log, reads = state.log, state.reads
     for peer, progress in state.progress.items():
         bounded = min(log.commit, progress.match)
-        state.send(Heartbeat(state.id, peer, state.term, bounded, reads.round))
+        successor = state.transferee if state.transfer_sent else NOBODY
+        state.send(Heartbeat(state.id, peer, state.term, bounded, reads.round, successor))
     state.heartbeat_elapsed = 0
     state.commit_elapsed = 0
     state.announced = log.commit
@@ -145,7 +146,8 @@ def on_append_reply(state: State, message: AppendReply) -> None:
     progress = state.progress[message.source]
     progress.active = True
     if message.success:
-        moved = progress.accepted(min(message.index, state.log.last_index))
+        index = min(message.index, state.log.last_index)
+        moved = progress.accepted(index, can_go_on=state.log.term_at(index) is not None)
         if moved and progress.match > state.log.commit:
             commit(state)
     else:
@@ -214,6 +216,7 @@ def on_append(state: State, message: AppendRequest) -> None:
 def on_heartbeat(state: State, message: Heartbeat) -> None:
     """The commit index is one that this node is known to hold, in this leader's log. In doubt about the end of its log
     it may have lost that, and hold there what had been superseded: then only what this leader has sent counts."""
+    state.handing_over_to = message.transferee
     if not state.is_installing:
         known = state.log.last_index if state.ambiguous_after is None else state.verified
         state.log.commit_to(min(message.commit, known))

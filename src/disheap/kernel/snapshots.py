@@ -53,7 +53,8 @@ def on_reply(state: State, message: SnapshotReply) -> None:
     progress.active = True
     sending = _sending(state, message.source, message.index)
     if message.installed:
-        progress.accepted(min(message.index, state.log.last_index))
+        index = min(message.index, state.log.last_index)
+        progress.accepted(index, can_go_on=state.log.term_at(index) is not None)
     elif sending is None:
         return
     elif message.failed:
@@ -99,10 +100,7 @@ def on_request(state: State, message: SnapshotRequest) -> None:
     if receiving is not None and receiving.writing and (receiving.final is None or receiving.installing):
         return  # answered when the outcome is known
     if _is_held(state, meta):
-        # Our log holds it all. Nothing is cut off (pitfall 17); the snapshot only tells that it is committed.
-        state.receiving = None
-        state.log.commit_to(meta.index)
-        _reply(state, message.source, meta, installed=True)
+        _end_as_held(state, message.source, meta)
         return
     if receiving is None or (receiving.meta, receiving.source) != (meta, message.source):
         # Two nodes' snapshots of one index need not be the same bytes: the chunks of one never continue the other's.
@@ -138,11 +136,18 @@ def release_final(state: State) -> None:
     if receiving is None or receiving.final is None or receiving.installing or state.role is not Role.FOLLOWER:
         return
     if _is_held(state, receiving.meta):
-        state.receiving = None  # the log has caught up meanwhile; the sender asks again and is told
+        _end_as_held(state, receiving.source, receiving.meta)  # the log has caught up meanwhile
         return
     if state.outbox.is_settled and state.log.handed == state.log.applied:
         receiving.installing = True
         state.outbox.chunk_writes.append(ChunkWrite(receiving.meta, receiving.offset, receiving.final, done=True))
+
+
+def _end_as_held(state: State, source: NodeId, meta: SnapshotMeta) -> None:
+    """Our log holds it all. Nothing is cut off (pitfall 17); the snapshot only tells that it is committed."""
+    state.receiving = None
+    state.log.commit_to(meta.index)
+    _reply(state, source, meta, installed=True)
 
 
 def _is_held(state: State, meta: SnapshotMeta) -> bool:

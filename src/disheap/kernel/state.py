@@ -61,6 +61,9 @@ class State:
         self.role = Role.FOLLOWER
         self.leader = NOBODY
         self.votes: dict[NodeId, bool] = {}
+        self.campaign_round = 0  # of our last pre-vote; answers to an earlier one are not counted
+        self.is_asked_to_lead = False  # this campaign is for a transfer
+        self.handing_over_to = NOBODY  # what our leader said last of a transfer of leadership
         self.elapsed = 0  # ticks since the leader was heard; for a leader, since it last counted its quorum
         self.timeout = 0
         self.applying = Index(0)  # our own storage was asked for entries to apply from here on
@@ -127,10 +130,12 @@ class State:
         self.become_follower(self.term, NOBODY)
         self.timeout = 1 + below(self.random, max(1, self.config.election_ticks // 2))
 
-    def become_precandidate(self) -> None:
+    def become_precandidate(self, transfer: bool = False) -> None:
         """Neither term nor vote change (dissertation §9.6)."""
         self._leave_role()
         self.role = Role.PRECANDIDATE
+        self.campaign_round += 1
+        self.is_asked_to_lead = transfer
         self.restart_timer()
 
     def become_candidate(self) -> None:
@@ -190,6 +195,8 @@ class State:
 
     def _leave_role(self) -> None:
         self.leader = NOBODY
+        self.handing_over_to = NOBODY
+        self.is_asked_to_lead = False
         self.votes = {}
         self.reads.lose(self.outbox)
         self._clear_leadership()

@@ -1,9 +1,11 @@
 """Leadership transfer (dissertation §3.10). One at a time; lasts an election timeout at most, and then proposals flow
-again (pitfall 23). The target is brought up to date first, and then told to campaign at once."""
+again (pitfall 23). The target is brought up to date first. Then the voters are told of the transfer, and the target is
+told to campaign. Voters let it through only while the leader's last heartbeat names it."""
 
 from __future__ import annotations
 
 from disheap.errors import InvalidArgument
+from disheap.kernel import replication
 from disheap.kernel.state import State
 from disheap.kernel.types import NOBODY, NodeId, TimeoutNow
 
@@ -24,7 +26,8 @@ def send(state: State) -> None:
     progress = state.progress.get(state.transferee)
     if progress is not None and not state.transfer_sent and progress.match == state.log.last_index:
         state.transfer_sent = True
-        state.send(TimeoutNow(state.id, state.transferee, state.term))
+        replication.broadcast_heartbeats(state)
+        _ask(state)
 
 
 def tick(state: State) -> None:
@@ -34,6 +37,14 @@ def tick(state: State) -> None:
     if state.transfer_elapsed >= state.config.election_ticks:
         state.transfer_failed = state.transferee
         state.transferee = NOBODY
+        state.transfer_sent = False
+        replication.broadcast_heartbeats(state)  # nobody is to be let through any more
+    elif state.transfer_sent and state.transfer_elapsed % state.config.heartbeat_ticks == 0:
+        _ask(state)  # a voter may have heard of the target before it heard of the transfer
+
+
+def _ask(state: State) -> None:
+    state.send(TimeoutNow(state.id, state.transferee, state.term))
 
 
 def _most_caught_up(state: State) -> NodeId:

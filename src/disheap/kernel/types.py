@@ -98,7 +98,8 @@ class Restored(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class VoteRequest:
     """RequestVote (§5.2). `pre` asks without consequences (dissertation §9.6); then `term` is the term it would have.
-    `transfer` marks a campaign the leader asked for, which pre-vote and leader leases do not hold back."""
+    `transfer` marks a campaign that the leader asked for. A voter gives up the leader's lease for it only if the leader
+    told it so. `round` numbers the sender's pre-votes; an answer repeats it."""
 
     source: NodeId
     target: NodeId
@@ -107,6 +108,7 @@ class VoteRequest:
     last_term: Term
     pre: bool
     transfer: bool
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class VoteReply:
     term: Term
     granted: bool
     pre: bool
+    round: int = 0  # of the pre-vote that it answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +150,15 @@ class AppendReply:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Carries leadership, the commit index bounded by what the follower is known to hold, and a read's number."""
+    """Carries leadership, the commit index bounded by what the follower is known to hold, a read's number, and the
+    node that the leader is handing over to (`NOBODY` if it is not handing over)."""
 
     source: NodeId
     target: NodeId
     term: Term
     commit: Index
     read: int
+    transferee: NodeId = NOBODY
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +197,8 @@ class SnapshotReply:
 
 @dataclass(frozen=True, slots=True)
 class TimeoutNow:
-    """Leadership transfer (dissertation §3.10): campaign at once."""
+    """Leadership transfer (dissertation §3.10): campaign now. It may be read long after the leader gave the transfer
+    up, so it is no permission: the voters ask what the leader told them last."""
 
     source: NodeId
     target: NodeId

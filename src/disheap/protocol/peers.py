@@ -54,12 +54,12 @@ TIME_MS_MOST = (1 << 47) - 1
 """Of log time, in the year 6429: a session's number, which is made of it, has no room for more."""
 
 _HEADER = Struct("<IBBIQQQ")  # length, kind, type, group, source, target, term
-_VOTE_REQUEST = Struct("<QQ??")
-_VOTE_REPLY = Struct("<??")
+_VOTE_REQUEST = Struct("<QQ??Q")
+_VOTE_REPLY = Struct("<??Q")
 _APPEND = Struct("<QQQI")  # previous index and term, commit, number of entries
 _ENTRY = Struct("<QQBqI")
 _APPEND_REPLY = Struct("<?QQQ")
-_HEARTBEAT = Struct("<QQ")
+_HEARTBEAT = Struct("<QQQ")
 _HEARTBEAT_REPLY = Struct("<Q")
 _SNAPSHOT = Struct("<QQqQ?II")  # index, term, time_ms, offset, done, membership bytes, data bytes
 _SNAPSHOT_REPLY = Struct("<QQ??")
@@ -137,13 +137,15 @@ def _body(message: Message) -> bytes:
         case AppendReply():
             return _APPEND_REPLY.pack(message.success, message.index, message.hint_index, message.hint_term)
         case Heartbeat():
-            return _HEARTBEAT.pack(message.commit, message.read)
+            return _HEARTBEAT.pack(message.commit, message.read, message.transferee)
         case HeartbeatReply():
             return _HEARTBEAT_REPLY.pack(message.read)
         case VoteRequest():
-            return _VOTE_REQUEST.pack(message.last_index, message.last_term, message.pre, message.transfer)
+            return _VOTE_REQUEST.pack(
+                message.last_index, message.last_term, message.pre, message.transfer, message.round
+            )
         case VoteReply():
-            return _VOTE_REPLY.pack(message.granted, message.pre)
+            return _VOTE_REPLY.pack(message.granted, message.pre, message.round)
         case SnapshotRequest():
             return _snapshot_body(message)
         case SnapshotReply():
@@ -178,19 +180,21 @@ def _message(number: int, source: NodeId, target: NodeId, term: Term, frame: byt
             _bound(index | hint_index | hint_term)
             return AppendReply(source, target, term, success, index, hint_index, hint_term)
         case Type.HEARTBEAT:
-            commit, read = _HEARTBEAT.unpack_from(frame, at)
-            _bound(commit | read)
-            return Heartbeat(source, target, term, commit, read)
+            commit, read, transferee = _HEARTBEAT.unpack_from(frame, at)
+            _bound(commit | read | transferee)
+            return Heartbeat(source, target, term, commit, read, NodeId(transferee))
         case Type.HEARTBEAT_REPLY:
             (read,) = _HEARTBEAT_REPLY.unpack_from(frame, at)
             _bound(read)
             return HeartbeatReply(source, target, term, read)
         case Type.VOTE_REQUEST:
-            last_index, last_term, pre, transfer = _VOTE_REQUEST.unpack_from(frame, at)
-            _bound(last_index | last_term)
-            return VoteRequest(source, target, term, last_index, last_term, pre, transfer)
+            last_index, last_term, pre, transfer, round = _VOTE_REQUEST.unpack_from(frame, at)
+            _bound(last_index | last_term | round)
+            return VoteRequest(source, target, term, last_index, last_term, pre, transfer, round)
         case Type.VOTE_REPLY:
-            return VoteReply(source, target, term, *_VOTE_REPLY.unpack_from(frame, at))
+            granted, pre, round = _VOTE_REPLY.unpack_from(frame, at)
+            _bound(round)
+            return VoteReply(source, target, term, granted, pre, round)
         case Type.SNAPSHOT_REQUEST:
             return _snapshot(source, target, term, frame, at)
         case Type.SNAPSHOT_REPLY:

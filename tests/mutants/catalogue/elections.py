@@ -151,11 +151,47 @@ MUTANTS = (
         (
             Patch(
                 "disheap.kernel.raft",
-                "if isinstance(message, VoteRequest) and not message.transfer and election.is_leader_alive(state):",
+                "if isinstance(message, VoteRequest) and election.is_held_back(state, message):",
                 "if isinstance(message, VoteRequest) and election.is_leader_alive(state):",
             ),
         ),
         (PITFALLS + "test_pre_vote_and_stickiness_do_not_hold_back_a_transfer",),
+        pitfall=19,
+    ),
+    Mutant(
+        "timeout-now-is-permission",
+        "whoever says that the leader asked for its campaign is let through, long after the transfer was given up",
+        (
+            Patch(
+                "disheap.kernel.election",
+                "return is_leader_alive(state) and not (message.transfer and message.source == _successor(state))",
+                "return is_leader_alive(state) and not message.transfer",
+            ),
+        ),
+        (
+            TRANSFER + "test_a_removed_member_that_reads_timeout_now_late_deposes_nobody",
+            TRANSFER + "test_a_lease_is_given_up_for_the_named_node_alone",
+        ),
+        pitfall=27,
+    ),
+    Mutant(
+        "transfer-without-a-pre-vote",
+        "the target of a transfer enters a new term at once, and deposes the leader that has given the transfer up",
+        (
+            Patch(
+                "disheap.kernel.election",
+                "        _ask_first(state, transfer=True)\n",
+                "        _campaign_in_new_term(state, transfer=True)\n",
+            ),
+        ),
+        (TRANSFER + "test_a_member_that_reads_timeout_now_late_deposes_nobody",),
+        pitfall=27,
+    ),
+    Mutant(
+        "late-pre-vote-is-counted",
+        "the answer to an earlier pre-vote of the same term counts for a later one",
+        (Patch("disheap.kernel.election", "is_current = message.round == state.campaign_round", "is_current = True"),),
+        (ELECTION + "test_an_answer_to_an_earlier_pre_vote_is_not_counted",),
         pitfall=19,
     ),
     Mutant(

@@ -275,6 +275,20 @@ MUTANTS = (
         pitfall=18,
     ),
     Mutant(
+        "late-answer-leaves-the-snapshot-pending",
+        "a peer whose late answer shows that the log suffices is kept waiting for a snapshot",
+        (
+            Patch(
+                "disheap.kernel.progress",
+                "is_enough = self.phase is Phase.SNAPSHOT and moved and can_go_on",
+                "is_enough = self.sending is not None and self.match >= self.sending.meta.index",
+            ),
+        ),
+        (SNAPSHOTS + "test_a_snapshot_answered_late_ends_the_one_that_replaced_it",),
+        pitfall=18,
+        masked="after three seconds the chunk is sent again, and is answered at once",
+    ),
+    Mutant(
         "chunks-of-two-snapshots-mixed",
         "the rest of a snapshot is taken from another sender, whose bytes need not be the same",
         (

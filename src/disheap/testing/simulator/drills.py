@@ -84,7 +84,8 @@ class Drills:
         await self._command("no command is carried out after leadership was handed over")
 
     async def _hand_over_to_nobody(self) -> None:
-        """The one that is to lead stands still. The old leader goes on, or another one does."""
+        """The one that is to lead stands still. The old leader goes on, or another one does; and whoever leads by then
+        is not deposed when the target reads that it was to lead."""
         leader, target = self._leader(), self._another()
         if leader is None or target is None or len(self.cluster.voters()) <= self.cluster.majority:
             return
@@ -92,8 +93,13 @@ class Drills:
         self._transfer(leader, target)
         try:
             await self._command("no command is carried out although only the one that was to lead stands still")
+            leads = self._leader()
+            term = leads.node.group.raft.term if leads is not None else 0
         finally:
             self.cluster.thaw(target)
+        await asyncio.sleep(AWAY_S)
+        if leads is not None and not (leads.node.group.leads and leads.node.group.raft.term == term):
+            self.cluster.fail(f"{leads.name} led term {term}, until {target.name} read that it was once to lead")
 
     async def _disk_hangs(self) -> None:
         """Without an error. Another node leads, and carries out what is sent."""

@@ -3,7 +3,8 @@
 The rules for all servers and for leaders that a wrong kernel may break for a long time before anybody sees a wrong log:
 
 - a later term is entered, and an answer of an earlier one changes nothing
-- any message of this term's leader starts the follower's timer again; under a live leader nobody else raises the term
+- any message of this term's leader starts the follower's timer again; under a live leader a request for a vote raises
+  the term only if the leader's newest heartbeat said that it hands over to the one who asks
 - what a leader believes of a peer's log is on that peer's disk
 - a leader that no majority was heard by, or is heard from, for two election timeouts leads no more
 """
@@ -39,6 +40,7 @@ class Before(NamedTuple):
     term: int
     match: int  # what a leader believes the sender to hold
     led_by_another: bool  # it follows somebody, and heard of it within the least election timeout
+    leads: bool
 
 
 class Listener:
@@ -51,6 +53,7 @@ class Listener:
         self._require = require
         self._ticks = 0
         self._leader_heard_at = -election_ticks
+        self._successor: tuple[int, int] = (0, 0)  # (term, node that its leader hands over to), by the newest heartbeat
         self._heard: dict[int, int] = {}  # by peer, in ticks: an answer in this term
         self._led_since = 0
         self._led: tuple[int, list[int]] = (0, [])  # (term, voters) since then
@@ -59,15 +62,17 @@ class Listener:
         raft = self._raft
         match = _match(raft, message.source) if isinstance(message, AppendReply) else 0
         fresh = self._ticks - self._leader_heard_at < self._election_ticks
-        return Before(int(raft.term), match, raft.role is Role.FOLLOWER and raft.leader != 0 and fresh)
+        led_by_another = raft.role is Role.FOLLOWER and raft.leader != 0 and fresh
+        return Before(int(raft.term), match, led_by_another, raft.is_leader)
 
     def after(self, message: Message, before: Before, mirror: Mirror | None) -> None:
         """`mirror` is of the sender's disk; None where it may have lost something."""
         raft, what = self._raft, f"node {self._node}: {type(message).__name__} of term {message.term}"
         if isinstance(message, VoteRequest):
-            if before.led_by_another and not message.transfer and not message.pre:
-                self._require(int(raft.term) == before.term, f"{what} raises its term under a live leader")
+            self._check_lease(message, before, what)
             return
+        if isinstance(message, Heartbeat):
+            self._successor = (int(message.term), int(message.transferee))
         if not (isinstance(message, VoteReply) and message.pre):
             self._require(raft.term >= message.term, f"{what} leaves it in term {raft.term}")
         if isinstance(message, _FROM_A_LEADER) and message.term == raft.term and raft.role is Role.FOLLOWER:
@@ -77,6 +82,12 @@ class Listener:
             self._heard[message.source] = self._ticks
         if isinstance(message, AppendReply):
             self._check_match(message, before, mirror, what)
+
+    def _check_lease(self, message: VoteRequest, before: Before, what: str) -> None:
+        """A leader knows by itself whom it hands over to; what it said of it is the least that others know."""
+        is_meant = message.transfer and (before.leads or self._successor == (before.term, message.source))
+        if (before.led_by_another or before.leads) and not is_meant:
+            self._require(int(self._raft.term) == before.term, f"{what} raises its term under a live leader")
 
     def _check_match(self, message: AppendReply, before: Before, mirror: Mirror | None, what: str) -> None:
         raft = self._raft
