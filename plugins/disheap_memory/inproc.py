@@ -148,7 +148,7 @@ class InprocConnection:
             self._receiver.writing_paused()
 
     def buffered(self) -> int:
-        return self.other._inbox_bytes
+        return 0 if self._lost else self.other._inbox_bytes
 
     def pause_reading(self) -> None:
         self._reading = False
@@ -201,8 +201,8 @@ class InprocConnection:
             self._hand_over(self._receiver, data)
             self.other._written()
         if self._ended and not self._inbox:
-            self._lose(None)
             self.other._lose_soon(None)
+            self._lose(None)
         self._schedule()
 
     def _hand_over(self, receiver: Receiver, data: bytes) -> None:
@@ -239,8 +239,10 @@ class InprocConnection:
             return
         self._lost = True
         self._drop_inbox()
-        if self._receiver is not None:
-            self._receiver.connection_lost(error)
+        receiver, self._receiver = self._receiver, None
+        del self.other  # the two ends refer to each other, and a node runs without the garbage collector
+        if receiver is not None:
+            receiver.connection_lost(error)
 
 
 def _answer(listener: InprocListener, connection: InprocConnection) -> None:

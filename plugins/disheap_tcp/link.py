@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -32,6 +33,17 @@ def explain(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Clear the local variables of every frame in the traceback, and in those of its causes.
+
+    A frame of asyncio holds the future that the error came from, and the future holds the error. A node runs without
+    the garbage collector, so that cycle would keep the whole connection in memory.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
+
+
 class Link(asyncio.Protocol):
     """Both the protocol that asyncio calls and the `Connection` that the receiver holds."""
 
@@ -47,7 +59,7 @@ class Link(asyncio.Protocol):
         """`silence` is what it means when the other end closes before it has said anything, where that is an error."""
         self.remote = remote
         self._loop = loop
-        self._accept = accept
+        self._accept: Callable[[], Receiver] | None = accept
         self._settings = settings
         self._explain = explain
         self._silence = silence
@@ -61,7 +73,7 @@ class Link(asyncio.Protocol):
     @property
     def made(self) -> bool:
         """Somebody was given this connection; before that it is a socket whose other end may be anybody."""
-        return self._transport is not None
+        return self._accept is None
 
     # --- Connection ---
 
@@ -120,8 +132,10 @@ class Link(asyncio.Protocol):
         tune(transport.get_extra_info("socket"), self._settings)
         self.remote = self.remote or _peer_name(transport)
         self.certificate_name = _certificate_name(transport.get_extra_info("peercert"))
+        accept, self._accept = self._accept, None
+        assert accept is not None, "asyncio makes a connection once"
         try:
-            receiver = self._receiver = self._accept()
+            receiver = self._receiver = accept()
         except BaseException:
             self.abort()
             raise
@@ -145,10 +159,11 @@ class Link(asyncio.Protocol):
         self._closing = True
         self._gathered.clear()
         self._gathered_bytes = 0
-        if self._receiver is None:
+        receiver, self._receiver = self._receiver, None
+        self._transport = None
+        if receiver is None:
             return  # lost before anybody was there to be told
-        lost = ConnectionLost(f"the connection to {self.remote} ended: {reason}") if reason else None
-        self._receiver.connection_lost(lost)
+        receiver.connection_lost(ConnectionLost(f"the connection to {self.remote} ended: {reason}") if reason else None)
 
 
 def _peer_name(transport: asyncio.BaseTransport) -> str:

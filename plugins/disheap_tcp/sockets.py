@@ -13,7 +13,7 @@ from typing import Any
 
 from disheap.errors import AddressInUse, ConfigError, ConnectionLost, DisheapError
 from disheap_tcp.address import Address, parse
-from disheap_tcp.link import Explain, Link, explain
+from disheap_tcp.link import Explain, Link, explain, forget_frames
 from disheap_tcp.options import TcpSettings, tune
 
 
@@ -61,8 +61,10 @@ async def connect(
             await loop.create_connection(lambda: link, address.host, address.port, **tls)
     except TimeoutError as error:
         link.abort()
+        forget_frames(error)
         raise ConnectionLost(f"{address} did not answer within {timeout_s:g} s{_said(error)}") from error
     except OSError as error:
+        forget_frames(error)
         raise cannot_connect(address, error, explain) from error
     except BaseException:  # cancelled: nobody is left to close it
         link.abort()

@@ -17,7 +17,7 @@ import msgspec
 
 from disheap_tcp import sockets, trust
 from disheap_tcp.address import Address, parse_remote
-from disheap_tcp.link import Link
+from disheap_tcp.link import Link, forget_frames
 from disheap_tcp.trust import TlsSettings
 
 if TYPE_CHECKING:
@@ -195,6 +195,7 @@ class TlsListener:
             )
         except OSError as error:
             accepted.close()
+            forget_frames(error)
             self._log.warning(
                 "a TLS handshake is refused", remote=peer, address=self.address, reason=trust.explain(error)
             )

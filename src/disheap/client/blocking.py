@@ -131,7 +131,7 @@ class BlockingClient:
 
         waiter = box.append if on_reply is None else replied
         self._broker.send(command, waiter, flags)
-        return self.wait_answer(box, deadline, type(command).__name__, waiter)
+        return self._take_answer(box, deadline, type(command).__name__, waiter)
 
     def call_opaque(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """The same for a state machine of one's own."""
@@ -140,7 +140,7 @@ class BlockingClient:
         box: list[Any] = []
         waiter = box.append
         self._broker.call(body, waiter, flags)
-        answer: bytes = self.wait_answer(box, deadline, "the command", waiter)
+        answer: bytes = self._take_answer(box, deadline, "the command", waiter)
         return answer
 
     def send(
@@ -171,7 +171,7 @@ class BlockingClient:
         deadline = self.deadline(timeout_s)
         box: list[Any] = []
         self._broker.query(query, box.append)
-        return self.wait_answer(box, deadline, type(query).__name__)
+        return self._take_answer(box, deadline, type(query).__name__)
 
     def query_opaque(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
         """A linearizable read of a state machine of one's own."""
@@ -186,7 +186,7 @@ class BlockingClient:
         deadline = self.deadline(timeout_s)
         box: list[Any] = []
         self._broker.admin(request, box.append)
-        answer: dict[str, Any] = msgspec.msgpack.decode(self.wait_answer(box, deadline, str(request["op"])))
+        answer: dict[str, Any] = msgspec.msgpack.decode(self._take_answer(box, deadline, str(request["op"])))
         return answer
 
     def room(self, timeout_s: float | None = None) -> None:
@@ -224,9 +224,20 @@ class BlockingClient:
                 raise RequestTimeout(self._why_late(request))
             self._step(deadline)
         result = box[0]
-        if isinstance(result, RequestError):
-            raise result
-        return result
+        try:
+            if isinstance(result, RequestError):
+                raise result
+            return result
+        finally:
+            del result  # the traceback of an error holds this frame
+
+    def _take_answer(self, box: list[Any], deadline: float, request: str, waiter: Any = None) -> Any:
+        """As `wait_answer`, and empties the box: the traceback of an error holds our caller's frame, and that frame
+        holds the box. With the error in it, that would be a cycle."""
+        try:
+            return self.wait_answer(box, deadline, request, waiter)
+        finally:
+            box.clear()
 
     # --- for an event hub ---
 

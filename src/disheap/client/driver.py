@@ -169,8 +169,10 @@ class Driver:
         waiter = self._waiter(None, timeout_s)
         self._broker.call(body, waiter, flags)
         self._schedule_flush()
-        answer: bytes = await waiter[0]
-        return answer
+        try:
+            return bytes(await waiter[0])
+        finally:
+            del waiter  # see `query`
 
     async def query(self, query: broker.Query, timeout_s: float | None = None) -> Any:
         """A linearizable read."""
@@ -178,7 +180,10 @@ class Driver:
         waiter = self._waiter(None, timeout_s, windowed=False)
         self._broker.query(query, waiter)
         self._schedule_flush()
-        return await waiter[0]
+        try:
+            return await waiter[0]
+        finally:
+            del waiter  # the traceback of an error holds this frame, and the future holds the error: a cycle
 
     async def query_opaque(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
         """A linearizable read of a state machine of one's own."""
@@ -195,8 +200,10 @@ class Driver:
         waiter = self._waiter(msgspec.msgpack.decode, timeout_s, windowed=False)
         self._broker.admin(request, waiter)
         self._schedule_flush()
-        answer: dict[str, Any] = await waiter[0]
-        return answer
+        try:
+            return dict(await waiter[0])
+        finally:
+            del waiter  # see `query`
 
     async def room(self, timeout_s: float | None = None) -> None:
         """Wait until a command fits the session's window. Raises `RequestTimeout`."""

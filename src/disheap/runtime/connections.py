@@ -101,6 +101,7 @@ class ClientConnection:
         self.closed = True
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
         self._server.forget(self.asked)
         self._server.lost(self)
 

@@ -77,6 +77,7 @@ class _Handshaking:
     def _expect_nothing(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
+            self._deadline = None
 
     def _late(self) -> None:
         self.abort()

@@ -58,7 +58,10 @@ class LocalSession:
         answer: asyncio.Future[bytes] = self._server.loop.create_future()
         self._answers[seq] = answer
         self._port.data_received(frames.envelope(Kind.COMMAND, 0, self._session, seq, self._confirmed, command))
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # an error's traceback holds this frame, and the future holds the error: a cycle
 
     # --- Connection --------------------------------------------------------------------------------------------------
 

@@ -487,8 +487,8 @@ class Node:
 
 
 def freeze_garbage() -> None:
-    """Automatic collection is off in a node's process: its records are acyclic, and a collection over millions of them
-    stops the loop for hundreds of milliseconds."""
+    """Switch automatic collection off for this process. A collection over millions of records stops the loop for more
+    than a second, and what comes and goes leaves no cycles (docs/explanation/decisions/no-garbage-collector.md)."""
     gc.collect()
     gc.freeze()
     gc.disable()

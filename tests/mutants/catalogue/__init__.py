@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.catalogue import (
     client,
+    connections,
     elections,
     heap,
     identity,
@@ -31,6 +32,7 @@ CATALOGUE: tuple[Mutant, ...] = (
     *client.MUTANTS,
     *kombu.MUTANTS,
     *wire.MUTANTS,
+    *connections.MUTANTS,
 )
 
 BY_NAME: dict[str, Mutant] = {mutant.name: mutant for mutant in CATALOGUE}

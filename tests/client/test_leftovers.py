@@ -1,0 +1,131 @@
+"""What comes and goes within a client frees itself by its reference counts, in both drivers: a worker that lives for
+months in a process without the garbage collector does not grow."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disheap.cli.loops import free_closed_transports
+from disheap.client.asynchronous import Client, connect
+from disheap.client.blocking import BlockingClient
+from disheap.client.url import BrokerUrl
+from disheap.errors import TopicNotFound
+from disheap.protocol import broker
+from tests.support.leftovers import grown_by, grown_by_blocking
+from tests.support.nodes import Cluster
+from tests.support.ports import free_ports
+
+ROUNDS = 500
+
+
+@pytest.fixture(autouse=True)
+def no_log() -> Iterator[None]:
+    """pytest keeps every record."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+class Rounds:
+    def __init__(self, client: Client) -> None:
+        self.client = client
+        self.topic = client.topic("jobs")
+
+    async def message(self) -> None:
+        await self.topic.enqueue(b"job")
+        async with self.topic.consume(credit=1) as consumer:
+            async for delivery in consumer:
+                await delivery.ack()
+                break
+
+    async def query(self) -> None:
+        await self.topic.stats()
+
+    async def refusal(self) -> None:
+        with pytest.raises(TopicNotFound):
+            await self.client.topic("nowhere").stats()
+
+    async def reconnection(self) -> None:
+        driver = self.client.driver
+        link = driver._link
+        assert link is not None
+        driver.unlink(link, "the test wants it")
+        await self.topic.stats()
+
+
+@pytest.mark.parametrize("transport", ["inproc", "tcp"])
+@pytest.mark.parametrize("thing", ["message", "query", "refusal", "reconnection"])
+async def test_what_an_asyncio_client_has_done_leaves_nothing(tmp_path: Path, transport: str, thing: str) -> None:
+    free_closed_transports()
+    ports = free_ports(2)
+    addresses = None if transport == "inproc" else [(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")]
+    async with Cluster(tmp_path, nodes=1, machine="heap", transport=transport, addresses=addresses) as cluster:
+        url = BrokerUrl((cluster.nodes["n1"].client_address,), transport)
+        async with connect(url) as client:
+            await client.create_topic("jobs")
+            assert await grown_by(ROUNDS, getattr(Rounds(client), thing)) == {}
+
+
+class BlockingRounds:
+    def __init__(self, client: BlockingClient) -> None:
+        self.client = client
+
+    def message(self) -> None:
+        client = self.client
+        client.call(broker.Enqueue("jobs", b"job"))
+        consumer = client.call(broker.Subscribe("jobs", 1)).consumer
+        pushes: list[Any] = client.take_pushes()
+        while not pushes:
+            pushes = client.poll(1.0)
+        client.call(broker.Ack([(pushes[0].id, pushes[0].epoch)]))
+        client.call(broker.Cancel(consumer, give_back=True))
+
+    def query(self) -> None:
+        self.client.query(broker.DescribeTopic("jobs"))
+
+    def refusal(self) -> None:
+        with pytest.raises(TopicNotFound):
+            self.client.query(broker.DescribeTopic("nowhere"))
+
+    def reconnection(self) -> None:
+        self.client._drop("the test wants it")
+        self.client.query(broker.DescribeTopic("jobs"))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Of a node in a thread of its own."""
+    free_closed_transports()
+    peer, port = free_ports(2)
+    addresses = [(f"127.0.0.1:{peer}", f"127.0.0.1:{port}")]
+    loop = asyncio.new_event_loop()
+    is_up, stopping = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        directory = tmp_path_factory.mktemp("node")
+        async with Cluster(directory, nodes=1, machine="heap", transport="tcp", addresses=addresses):
+            is_up.set()
+            await stopping.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    assert is_up.wait(10)
+    yield f"127.0.0.1:{port}"
+    loop.call_soon_threadsafe(stopping.set)
+    thread.join()
+    loop.close()
+
+
+@pytest.mark.parametrize("thing", ["message", "query", "refusal", "reconnection"])
+def test_what_a_blocking_client_has_done_leaves_nothing(address: str, thing: str) -> None:
+    client = BlockingClient(BrokerUrl((address,), "tcp"))
+    client.call(broker.CreateTopic("jobs", broker.TopicSettings()))
+    assert grown_by_blocking(ROUNDS, getattr(BlockingRounds(client), thing)) == {}
+    client.close()

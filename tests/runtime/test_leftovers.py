@@ -1,0 +1,275 @@
+"""A node runs without the garbage collector, so whatever comes and goes must free itself by its reference counts.
+
+Each test does one thing many times and counts the objects of every type in the process, at both ends of the connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import uvloop
+from tests.support.leftovers import grown_by
+from tests.support.nodes import Cluster
+from tests.support.ports import free_ports
+from tests.support.wire import WireClient, wait_until
+
+from disheap.cli.loops import free_closed_transports
+from disheap.config import Limits
+from disheap.errors import CommandRefused, ConnectionLost
+from disheap.interfaces import Transport, TransportContext
+from disheap.kernel.types import Index, NodeId
+from disheap.plugins import Registry
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
+from disheap.protocol.repair import AskEntries
+from disheap.runtime.links import GROUP
+from disheap.testing.certificates import Authority
+
+ROUNDS = {"inproc": 1000, "tcp": 1000, "tls": 250}
+"""A TLS handshake at both ends costs some 5 ms."""
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(autouse=True)
+def no_log() -> Iterator[None]:
+    """pytest keeps every record."""
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
+
+
+class Site:
+    """A node that is reached over one transport, and what its tests do to it again and again."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.node = cluster.nodes["n1"]
+        self.address = self.node.client_address
+
+    async def connect(self) -> WireClient:
+        client = WireClient()
+        await self.cluster.transport.connect(self.address, client, 5.0)
+        return client
+
+    async def leave(self, client: WireClient) -> None:
+        client.close()
+        await client.lost.wait()
+
+    async def connection(self) -> None:
+        await self.leave(await self.connect())
+
+    async def greeting(self) -> None:
+        await self.leave(await WireClient.connected(self.cluster.transport, self.address))
+
+    async def session(self) -> None:
+        client = await WireClient.opened(self.cluster.transport, self.address)
+        await client.call(b"+1")
+        client.connection.write(frames.envelope(Kind.CLOSE, 0, client.session, 2, 0))
+        await client.take(lambda kind, frame: kind == Kind.REPLY and frames.open_reply(frame)[1] == 2)
+        await self.leave(client)
+
+    async def garbage(self) -> None:
+        client = await self.connect()
+        client.connection.write(b"GET / HTTP/1.1\r\n\r\n")
+        await client.lost.wait()
+
+    async def questions(self) -> None:
+        client = await WireClient.connected(self.cluster.transport, self.address)
+        await client.query(b"")
+        await client.query(b"wrong")
+        await client.admin(op="status")
+        await client.query(msgspec.msgpack.encode({"op": "wrong"}), Kind.ADMIN)
+        await self.leave(client)
+
+    async def silence(self) -> None:
+        """The node ends it, when its handshake is overdue."""
+        await (await self.connect()).lost.wait()
+
+    def _raw(self) -> socket.socket:
+        host, _, port = self.address.rpartition(":")
+        return socket.create_connection((host, int(port)))
+
+    async def half_open(self) -> None:
+        """With TLS that is a handshake which fails."""
+        with self._raw():
+            await asyncio.sleep(0)
+
+    async def rubbish(self) -> None:
+        with self._raw() as raw:
+            raw.sendall(b"x" * 20)
+            raw.setblocking(False)
+            while True:
+                try:
+                    if not await asyncio.get_running_loop().sock_recv(raw, 4096):
+                        return
+                except OSError:
+                    return
+
+
+Work = Callable[[Site], Coroutine[Any, Any, None]]
+
+
+def run(directory: Path, transport: str, work: Work, *, loop: str = "asyncio", limits: Limits | None = None) -> None:
+    tables = {"transport": {"tls": Authority(directory).issue("n1")}} if transport == "tls" else None
+    addresses = None
+    if transport != "inproc":
+        peer, client = free_ports(2)
+        addresses = [(f"127.0.0.1:{peer}", f"127.0.0.1:{client}")]
+
+    async def main() -> None:
+        async with Cluster(
+            directory, nodes=1, transport=transport, tables=tables, addresses=addresses, limits=limits
+        ) as cluster:
+            await work(Site(cluster))
+
+    free_closed_transports()
+    with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
+        runner.run(main())
+
+
+OVER = [("inproc", "asyncio"), ("tcp", "asyncio"), ("tcp", "uvloop"), ("tls", "asyncio"), ("tls", "uvloop")]
+
+
+@pytest.mark.parametrize(("transport", "loop"), OVER)
+@pytest.mark.parametrize("thing", ["connection", "greeting", "session", "garbage", "questions"])
+def test_a_connection_that_ended_leaves_nothing(tmp_path: Path, transport: str, loop: str, thing: str) -> None:
+    async def work(site: Site) -> None:
+        assert await grown_by(ROUNDS[transport], getattr(site, thing)) == {}
+
+    run(tmp_path, transport, work, loop=loop)
+
+
+@pytest.mark.parametrize(("transport", "loop"), OVER[1:])
+@pytest.mark.parametrize("thing", ["half_open", "rubbish"])
+def test_a_socket_that_never_became_a_connection_leaves_nothing(
+    tmp_path: Path, transport: str, loop: str, thing: str
+) -> None:
+    async def work(site: Site) -> None:
+        assert await grown_by(ROUNDS[transport], getattr(site, thing)) == {}
+
+    run(tmp_path, transport, work, loop=loop)
+
+
+@pytest.mark.parametrize(("transport", "loop"), OVER)
+def test_a_connection_that_the_node_ended_leaves_nothing(tmp_path: Path, transport: str, loop: str) -> None:
+    async def work(site: Site) -> None:
+        assert await grown_by(100, site.silence) == {}
+
+    run(tmp_path, transport, work, loop=loop, limits=Limits(handshake_timeout_s=0.005))
+
+
+@pytest.mark.parametrize(("transport", "loop"), OVER)
+def test_a_connection_that_was_refused_leaves_nothing(tmp_path: Path, transport: str, loop: str) -> None:
+    async def work(site: Site) -> None:
+        first = await site.connect()
+        await wait_until(lambda: len(site.node._outlets()._connections) == 1, "the only place is taken")
+        assert await grown_by(ROUNDS[transport], site.silence) == {}
+        await site.leave(first)
+
+    run(tmp_path, transport, work, loop=loop, limits=Limits(connections=1))
+
+
+def test_questions_on_one_connection_leave_nothing(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        client = await WireClient.connected(site.cluster.transport, site.address)
+
+        async def ask() -> None:
+            await client.query(b"")
+            await client.admin(op="status")
+            await client.admin(op="hash")
+
+        assert await grown_by(1000, ask) == {}
+        await site.leave(client)
+
+    run(tmp_path, "inproc", work)
+
+
+def test_a_command_that_is_refused_in_the_node_s_own_session_leaves_nothing(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        async def refused() -> None:
+            try:
+                await site.node.apply(b"wrong")
+            except CommandRefused:
+                return
+            raise AssertionError("it was carried out")
+
+        assert await grown_by(1000, refused) == {}
+
+    run(tmp_path, "inproc", work)
+
+
+def test_a_snapshot_leaves_nothing(tmp_path: Path) -> None:
+    async def work(site: Site) -> None:
+        async def snapshot() -> None:
+            await site.node.apply(b"+1")
+            site.node.group.snapshotter.take()
+            await wait_until(lambda: not site.node.group.snapshotter.running, "the snapshot is taken")
+
+        assert await grown_by(200, snapshot) == {}
+
+    run(tmp_path, "inproc", work)
+
+
+async def test_a_link_that_broke_and_was_dialled_again_leaves_nothing(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, nodes=3) as cluster:
+        node = cluster.nodes["n1"]
+        outgoing = list(node._peering._outgoing.values())
+
+        async def broken() -> None:
+            for link in outgoing:
+                link.abort()
+            await wait_until(lambda: not any(link.up for link in outgoing), "the links are broken")
+            await wait_until(lambda: all(link.up for link in outgoing), "the peers are dialled again")
+
+        assert await grown_by(100, broken) == {}
+
+
+@pytest.mark.parametrize("transport", ["inproc", "tcp", "tls"])
+async def test_a_peer_that_cannot_be_reached_leaves_nothing(tmp_path: Path, transport: str) -> None:
+    """Two kinds: nobody listens there, and the other end hangs up in the handshake."""
+    free_closed_transports()
+    (closed,) = free_ports(1)
+    table = {"tls": Authority(tmp_path).issue("n1")}
+    dialler: Transport = Registry.load().build(
+        "transport", transport, table if transport == "tls" else {}, TransportContext(asyncio.get_running_loop())
+    )
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    rude = server.sockets[0].getsockname()[1]
+
+    async def dial() -> None:
+        with pytest.raises(ConnectionLost):
+            await dialler.connect(f"127.0.0.1:{closed}", WireClient(), 5.0)
+        client = WireClient()
+        try:
+            await dialler.connect(f"127.0.0.1:{rude}", client, 5.0)
+        except ConnectionLost:
+            return
+        await client.lost.wait()
+
+    assert await grown_by(200, dial) == {}
+    server.close()
+
+
+async def test_what_a_node_asks_of_others_for_its_repair_leaves_nothing(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, storage="file") as cluster:
+        leader = await cluster.wait_leader()
+        await leader.apply(b"+1")
+        await cluster.wait_equal()
+        asking = cluster.followers()[0].upkeep.repairing
+
+        async def ask() -> None:
+            await asking._ask_all([NodeId(leader.group.raft.id)])
+            assert await asking._ask(NodeId(leader.group.raft.id), AskEntries(GROUP, Index(1), Index(2))) is not None
+
+        assert await grown_by(200, ask) == {}
