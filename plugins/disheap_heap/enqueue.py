@@ -6,8 +6,8 @@ from disheap.errors import TopicNotFound
 from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, Publish, Published
 from disheap_heap.checks import check_message, check_room, find_topic
 from disheap_heap.delivery import add, serve
-from disheap_heap.exchanges import check_key, find_exchange
-from disheap_heap.state import State, Topic
+from disheap_heap.exchanges import find_topics
+from disheap_heap.state import State
 from disheap_heap.words import PUBLISHED, encode
 
 
@@ -35,7 +35,7 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
 
 
 def publish(state: State, session: int, command: Publish) -> bytes:
-    topics = routed(state, command)
+    topics = find_topics(state, command.exchange, command.routing_key)
     check_message(state, command)
     if not topics and command.mandatory:
         raise TopicNotFound(
@@ -50,11 +50,3 @@ def publish(state: State, session: int, command: Publish) -> bytes:
         if topic.ring:
             serve(state, topic)
     return PUBLISHED[len(topics)] if len(topics) < 2 else encode(Published(len(topics)))
-
-
-def routed(state: State, command: Publish) -> tuple[Topic, ...]:
-    if not command.exchange:
-        topic = state.topics.get(command.routing_key)
-        return () if topic is None else (topic,)
-    check_key(command.routing_key)
-    return find_exchange(state, command.exchange).route(command.routing_key)

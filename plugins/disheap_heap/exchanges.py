@@ -1,9 +1,11 @@
 """Exchanges and bindings: into which topics a published message goes (AMQP 0-9-1, section 3.1.3).
 
 Kinds: `direct` (the key is equal), `topic` (words between dots; `*` is one word, `#` any number of them) and `fanout`
-(always). The exchange "" is there from the start and routes to the topic that the key names. A topic that
-several bindings lead to gets one message. What a key leads to is remembered, until a binding changes; that memory is
-not state.
+(always). The exchange "" is there from the start and routes to the topic that the key names. A topic that several
+bindings lead to gets one message. What a key leads to is remembered until a binding changes; that memory is not state.
+
+What leads nowhere goes to the exchange's alternate, by the same key, and from there to the next. A chain of alternates
+that is too long or comes back to where it was is an error: the message would be lost.
 """
 
 from __future__ import annotations
@@ -13,99 +15,138 @@ from typing import TYPE_CHECKING
 from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, TopicInUse
 from disheap.protocol.broker import EXCHANGE_KINDS, NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
 from disheap_heap.checks import check_name, find_topic, no_room, require_access
+from disheap_heap.routing import INDEXES, Found, Index, TooManySteps, split
 from disheap_heap.words import DONE
 
 if TYPE_CHECKING:
     from disheap_heap.state import State, Topic
 
 ROUTES_REMEMBERED = 1024
-"""Keys per exchange; then the memory starts afresh. Task queues use a handful."""
+"""Keys that an exchange remembers; then the memory starts afresh. Task queues use a handful."""
+TOPICS_REMEMBERED = 100_000
+"""Topics that the remembered keys of one exchange lead to, in all: 800 KB."""
+MAX_ALTERNATES = 4
+"""Alternates that one publish tries, each at the cost of `routing_steps`. People use one or two."""
 
 
 class Exchange:
-    __slots__ = ("_routes", "auto_delete", "bindings", "kind", "name")
+    __slots__ = (
+        "_order",
+        "_remembered",
+        "_routes",
+        "alive",
+        "alternate",
+        "auto_delete",
+        "bindings",
+        "index",
+        "kind",
+        "name",
+    )
 
-    def __init__(self, name: str, kind: str, auto_delete: bool) -> None:
+    def __init__(self, name: str, kind: str, auto_delete: bool, alternate: str = "") -> None:
         self.name = name
         self.kind = kind
         self.auto_delete = auto_delete
-        self.bindings: dict[tuple[str, str], Topic] = {}  # (routing key, topic's name)
-        self._routes: dict[str, tuple[Topic, ...]] = {}
+        self.alternate = alternate
+        self.alive = True
+        self.bindings: dict[tuple[str, int], Topic] = {}  # (routing key, topic's number), the oldest first
+        self.index: Index = INDEXES[kind]()
+        self._order = 0
+        self._routes: dict[str, Found] = {}
+        self._remembered = 0
 
-    def route(self, key: str) -> tuple[Topic, ...]:
-        """The topics that `key` leads to, in the order in which they were bound."""
+    def route(self, key: str, max_steps: int) -> Found:
+        """The topics that `key` leads to, in the order in which they were bound. Raises `InvalidArgument`."""
         topics = self._routes.get(key)
         if topics is None:
-            if len(self._routes) >= ROUTES_REMEMBERED:
-                self._routes.clear()
-            topics = self._routes[key] = self._find(key)
+            try:
+                topics = self.index.find(key, max_steps)
+            except TooManySteps:
+                raise self._too_many_steps(key, max_steps) from None
+            self._remember(key, topics)
         return topics
 
-    def change(self, key: str, name: str, topic: Topic | None) -> None:
-        """Bind, or with None unbind."""
-        self._routes.clear()
-        if topic is None:
-            del self.bindings[key, name]
-        else:
-            self.bindings[key, name] = topic
+    def add(self, key: str, topic: Topic) -> None:
+        self.forget_routes()
+        self.bindings[key, topic.number] = topic
+        self._order += 1
+        self.index.add(key, topic, self._order)
 
-    def _find(self, key: str) -> tuple[Topic, ...]:
-        words = split(key)
-        found: dict[str, Topic] = {}
-        for (pattern, name), topic in self.bindings.items():
-            if name not in found and self._leads(pattern, key, words):
-                found[name] = topic
-        return tuple(found.values())
+    def remove(self, key: str, topic: Topic) -> None:
+        self.forget_routes()
+        del self.bindings[key, topic.number]
+        self.index.remove(key, topic)
 
-    def _leads(self, pattern: str, key: str, words: list[str]) -> bool:
-        if self.kind == "fanout":
-            return True
-        if self.kind == "direct":
-            return pattern == key
-        return matches(split(pattern), words)
+    def forget_routes(self) -> None:
+        self._routes, self._remembered = {}, 0
 
+    def _remember(self, key: str, topics: Found) -> None:
+        if len(self._routes) >= ROUTES_REMEMBERED or self._remembered + len(topics) > TOPICS_REMEMBERED:
+            self.forget_routes()
+        self._routes[key] = topics
+        self._remembered += len(topics)
 
-def split(key: str) -> list[str]:
-    return key.split(".") if key else []
-
-
-def matches(pattern: list[str], words: list[str]) -> bool:
-    """Walk the words once and keep every place in the pattern that can have been reached: no backtracking, so that a
-    pattern of many `#` costs no more than its length times the key's."""
-    reached = _skip(pattern, [True] + [False] * len(pattern))
-    for word in words:
-        following = [False] * len(reached)
-        for place, part in enumerate(pattern):
-            if reached[place]:
-                if part == "#":
-                    following[place] = True
-                elif part in ("*", word):
-                    following[place + 1] = True
-        reached = _skip(pattern, following)
-    return reached[-1]
+    def _too_many_steps(self, key: str, max_steps: int) -> InvalidArgument:
+        return InvalidArgument(
+            f"routing a key of {len(split(key))} words through the topic exchange {self.name!r} takes more than "
+            f"{max_steps} steps (`routing_steps` in [machine.heap]); use shorter keys, or fewer patterns with wildcards"
+        )
 
 
-def _skip(pattern: list[str], reached: list[bool]) -> list[bool]:
-    """A `#` may stand for no word at all."""
-    for place, part in enumerate(pattern):
-        if part == "#" and reached[place]:
-            reached[place + 1] = True
-    return reached
+def find_topics(state: State, name: str, key: str) -> Found:
+    """Where a message goes that is published by `key`: through the exchange, or through its alternates where that
+    leads nowhere. Raises `ExchangeNotFound` and `InvalidArgument`."""
+    if not name:
+        topic = state.topics.get(key)
+        return () if topic is None else (topic,)
+    check_key(key)
+    max_steps = state.settings.routing_steps
+    exchange = find_exchange(state, name)
+    topics = exchange.route(key, max_steps)
+    if topics or not exchange.alternate:
+        return topics
+    tried = [exchange.name]
+    while not topics and exchange.alternate:
+        exchange = _alternate(state, exchange, tried)
+        tried.append(exchange.name)
+        topics = exchange.route(key, max_steps)
+    return topics
+
+
+def _alternate(state: State, exchange: Exchange, tried: list[str]) -> Exchange:
+    name = exchange.alternate
+    if name in tried or len(tried) > MAX_ALTERNATES:
+        chain = " -> ".join([*tried, name])
+        raise InvalidArgument(
+            f"the message leads nowhere, and the alternates of exchange {tried[0]!r} have no end: {chain}. "
+            f"A chain has at most {MAX_ALTERNATES} alternates and comes back to none; bind a topic to one"
+        )
+    found = state.exchanges.get(name)
+    if found is None:
+        raise ExchangeNotFound(
+            f"the message leads nowhere, and {name!r}, the alternate of exchange {exchange.name!r}, is not there; "
+            "create it first"
+        )
+    return found
 
 
 def create_exchange(state: State, session: int, command: CreateExchange) -> bytes:
     check_name("exchange", command.exchange)
     if command.kind not in EXCHANGE_KINDS:
         raise InvalidArgument(f"an exchange is one of {', '.join(EXCHANGE_KINDS)}, not {command.kind!r}")
+    if command.alternate:
+        check_name("exchange", command.alternate)
+        check_key(command.alternate)
     exchange = state.exchanges.get(command.exchange)
+    wanted = (command.kind, command.auto_delete, command.alternate)
     if exchange is None:
         if len(state.exchanges) >= state.settings.exchanges:
             raise no_room("exchanges", len(state.exchanges))
-        state.exchanges[command.exchange] = Exchange(command.exchange, command.kind, command.auto_delete)
-    elif (exchange.kind, exchange.auto_delete) != (command.kind, command.auto_delete):
+        state.exchanges[command.exchange] = Exchange(command.exchange, *wanted)
+    elif (exchange.kind, exchange.auto_delete, exchange.alternate) != wanted:
         raise ExchangeMismatch(
-            f"exchange {exchange.name!r} exists as {exchange.kind}, auto_delete {exchange.auto_delete}; "
-            "use those, or delete the exchange first"
+            f"exchange {exchange.name!r} exists as {exchange.kind}, auto_delete {exchange.auto_delete}, "
+            f"alternate {exchange.alternate!r}; use those, or delete the exchange first"
         )
     return DONE
 
@@ -116,10 +157,7 @@ def delete_exchange(state: State, session: int, command: DeleteExchange) -> byte
         return DONE
     if command.if_unused and exchange.bindings:
         raise TopicInUse(f"exchange {exchange.name!r} has {len(exchange.bindings)} bindings; unbind those first")
-    del state.exchanges[exchange.name]
-    state.bindings -= len(exchange.bindings)
-    for (key, _), topic in exchange.bindings.items():
-        del topic.bindings[exchange.name, key]
+    _drop(state, exchange)
     return DONE
 
 
@@ -127,34 +165,52 @@ def bind(state: State, session: int, command: Bind) -> bytes:
     exchange, topic = find_exchange(state, command.exchange), find_topic(state, command.topic)
     require_access(topic, session)
     check_key(command.routing_key)
-    if (command.routing_key, topic.name) not in exchange.bindings:
+    if (command.routing_key, topic.number) not in exchange.bindings:
+        if exchange.kind == "topic":
+            _check_pattern(state, command.routing_key)
         if state.bindings >= state.settings.bindings:
             raise no_room("bindings", state.bindings)
-        state.bindings += 1
-        exchange.change(command.routing_key, topic.name, topic)
-        topic.bindings[exchange.name, command.routing_key] = None
+        add_binding(state, exchange, command.routing_key, topic)
     return DONE
 
 
 def unbind(state: State, session: int, command: Unbind) -> bytes:
     exchange, topic = find_exchange(state, command.exchange), find_topic(state, command.topic)
     require_access(topic, session)
-    if (command.routing_key, topic.name) in exchange.bindings:
-        _unbind(state, exchange, topic, command.routing_key)
+    if (command.routing_key, topic.number) in exchange.bindings:
+        remove_binding(state, exchange, command.routing_key, topic)
     return DONE
 
 
-def unbind_all(state: State, topic: Topic) -> None:
-    for name, key in list(topic.bindings):
-        _unbind(state, state.exchanges[name], topic, key)
+def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
+    before = exchange.index.nodes
+    exchange.add(key, topic)
+    topic.bindings[exchange, key] = None
+    state.bindings += 1
+    state.pattern_nodes += exchange.index.nodes - before
 
 
-def _unbind(state: State, exchange: Exchange, topic: Topic, key: str) -> None:
-    exchange.change(key, topic.name, None)
-    del topic.bindings[exchange.name, key]
-    state.bindings -= 1
-    if exchange.auto_delete and not exchange.bindings:
-        del state.exchanges[exchange.name]
+def remove_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
+    """An exchange that is deleted already has left the counts, and is only taken apart."""
+    before = exchange.index.nodes
+    exchange.remove(key, topic)
+    del topic.bindings[exchange, key]
+    if exchange.alive:
+        state.bindings -= 1
+        state.pattern_nodes -= before - exchange.index.nodes
+        if exchange.auto_delete and not exchange.bindings:
+            _drop(state, exchange)
+
+
+def _drop(state: State, exchange: Exchange) -> None:
+    """The exchange is gone at once. Its bindings lead nowhere from here on, and their memory is freed later."""
+    del state.exchanges[exchange.name]
+    exchange.alive = False
+    exchange.forget_routes()
+    state.bindings -= len(exchange.bindings)
+    state.pattern_nodes -= exchange.index.nodes
+    if exchange.bindings:
+        state.trash.append(exchange)
 
 
 def find_exchange(state: State, name: str) -> Exchange:
@@ -169,3 +225,16 @@ def find_exchange(state: State, name: str) -> Exchange:
 def check_key(key: str) -> None:
     if len(key) > NAME_CHARACTERS:
         raise InvalidArgument(f"a routing key has at most {NAME_CHARACTERS} characters, not {len(key)}")
+
+
+def _check_pattern(state: State, pattern: str) -> None:
+    """The bounds on what a binding of a topic exchange takes."""
+    settings = state.settings
+    words, size = len(split(pattern)), len(pattern.encode())
+    if words > settings.pattern_words or size > settings.pattern_bytes:
+        raise InvalidArgument(
+            f"a pattern has at most {settings.pattern_words} words and {settings.pattern_bytes} bytes (`pattern_words` "
+            f"and `pattern_bytes` in [machine.heap]), not {words} words and {size} bytes"
+        )
+    if state.pattern_nodes + words > settings.pattern_nodes:
+        raise no_room("pattern_nodes", state.pattern_nodes)

@@ -140,11 +140,8 @@ class HeapMachine:
         except UNREADABLE:
             return False
         if isinstance(decoded, broker.Publish):
-            exchange = self._state.exchanges.get(decoded.exchange)
-            if exchange is None and decoded.exchange:
-                return False
             try:
-                return bool(enqueue.routed(self._state, decoded))
+                return bool(exchanges.find_topics(self._state, decoded.exchange, decoded.routing_key))
             except CommandRefused:
                 return False
         if isinstance(decoded, broker.Enqueue | broker.EnqueueMany):

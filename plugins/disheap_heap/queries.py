@@ -84,7 +84,7 @@ def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
     count = len(chosen) + sum(len(exchange.bindings) for exchange in chosen)
     if count > BINDINGS_TOLD and not query.exchange:
         raise InvalidArgument(f"{count} exchanges and bindings are too many for one answer; name an exchange")
-    bindings = [(exchange.name, name, key) for exchange in chosen for key, name in exchange.bindings]
+    bindings = [(one.name, topic.name, key) for one in chosen for (key, _), topic in one.bindings.items()]
     return encode(ExchangeInfos([(one.name, one.kind) for one in chosen], bindings[:BINDINGS_TOLD]))
 
 

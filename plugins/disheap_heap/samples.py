@@ -41,6 +41,7 @@ _TOPICS: list[Command] = [
     Purge("least"),
     CreateExchange("e", "topic"),
     CreateExchange("f", "fanout", auto_delete=True),
+    CreateExchange("g", "direct", alternate="e"),
     DeleteExchange("f", if_unused=True),
     Bind("e", "t", "a.*"),
     Bind("e", "least", "#"),
@@ -56,6 +57,7 @@ _MESSAGES: list[Command] = [
     EnqueueMany("t", [NewMessage(b"one", -1), NewMessage(b"two", 5, 80, 500), NewMessage(b"three" * 100, 5)]),
     Publish("e", "a.b", b"routed", 2),
     Publish("f", "", b"to all", -2),
+    Publish("g", "a.b", b"by the alternate", 1),
     Publish("", "mine", b"direct"),
 ]
 

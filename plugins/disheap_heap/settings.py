@@ -36,7 +36,22 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exchanges: Annotated[int, Meta(ge=1, le=1_000_000, description="that exist at once")] = 10_000
     """Far beyond any routing that people draw up by hand."""
     bindings: Annotated[int, Meta(ge=1, le=10_000_000, description="over all exchanges")] = 100_000
-    """A publish to a topic exchange whose key was not seen lately looks at each of its bindings."""
+    """One publish may lead to as many topics as there are bindings, and makes a message of its own in each: some 500
+    bytes, with one payload for all. So it creates at most 50 MB by default."""
+    pattern_words: Annotated[int, Meta(ge=1, le=255, description="in one pattern of a topic exchange")] = 128
+    """As many as fit into AMQP's 255 bytes."""
+    pattern_bytes: Annotated[int, Meta(ge=1, le=1020, description="of one pattern of a topic exchange")] = 255
+    """AMQP's bound on a routing key."""
+    pattern_nodes: Annotated[
+        int, Meta(ge=1, le=100_000_000, description="of the tries that hold the patterns of all topic exchanges")
+    ] = 500_000
+    """Patterns that begin with the same words share those. A node takes up to 350 bytes, so the default is 175 MB at
+    worst."""
+    routing_steps: Annotated[
+        int, Meta(ge=100, le=10_000_000, description="of matching one key against the patterns of a topic exchange")
+    ] = 10_000
+    """About 3 ms. A key of five words takes at most a few hundred, whatever is bound; only long keys and thousands of
+    patterns made of wildcards reach the bound. Such a publish is refused."""
     credit_bytes: Annotated[
         int,
         Meta(ge=1, le=1 << 40, description="of payload that a consumer holds, where it names no bound"),

@@ -31,7 +31,7 @@ from disheap.errors import SnapshotDamaged
 from disheap.protocol.broker import TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
-from disheap_heap.exchanges import Exchange
+from disheap_heap.exchanges import Exchange, add_binding
 from disheap_heap.messages import Message
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Consumer, Lease, Session, State, Topic
@@ -101,8 +101,8 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
         ("machine", [(FORMAT, state.version, state.now_ms, *counters)]),
         ("sessions", [(one.number, one.attached) for one in state.sessions.values()]),
         ("topics", [_topic_row(one) for one in topics]),
-        ("exchanges", [(one.name, one.kind, one.auto_delete) for one in state.exchanges.values()]),
-        ("bindings", [(one.name, key, name) for one in state.exchanges.values() for key, name in one.bindings]),
+        ("exchanges", [(one.name, one.kind, one.auto_delete, one.alternate) for one in state.exchanges.values()]),
+        ("bindings", [(one.name, key, number) for one in state.exchanges.values() for key, number in one.bindings]),
         ("consumers", [_consumer_row(one) for one in consumers]),
         ("rings", [(one.number, number) for one in topics for number in one.ring]),
         ("ready", ((_flat(number, m), len(m.payload)) for number, records in ready for m in records.values())),
@@ -238,14 +238,12 @@ class _Restorer:
         if expires_at_ms:
             state.timers.arm(timers.TOPIC, number, expires_at_ms, number)
 
-    def _exchanges(self, name: str, kind: str, auto_delete: bool) -> None:
-        self._state.exchanges[name] = Exchange(name, kind, auto_delete)
+    def _exchanges(self, name: str, kind: str, auto_delete: bool, alternate: str) -> None:
+        self._state.exchanges[name] = Exchange(name, kind, auto_delete, alternate)
 
-    def _bindings(self, exchange: str, key: str, name: str) -> None:
-        topic = self._state.topics[name]
-        self._state.exchanges[exchange].change(key, name, topic)
-        topic.bindings[exchange, key] = None
-        self._state.bindings += 1
+    def _bindings(self, exchange: str, key: str, topic_number: int) -> None:
+        state = self._state
+        add_binding(state, state.exchanges[exchange], key, state.numbers[topic_number])
 
     def _consumers(
         self, number: int, session: int, topic_number: int, delivered: int, ended: bool, *shape: Any

@@ -130,7 +130,7 @@ class Topic:
         self.active = 0  # consumers and tickets that have not ended
         self.subscribers = 0  # the same without tickets
         self.ring: OrderedDict[int, Consumer] = OrderedDict()  # the hungry ones, next in turn first
-        self.bindings: dict[tuple[str, str], None] = {}  # (exchange, routing key)
+        self.bindings: dict[tuple[Exchange, str], None] = {}  # (exchange, routing key)
         self.expires_at_ms = 0  # when it is deleted as unused; 0 while used
 
     def messages(self) -> int:
@@ -163,10 +163,11 @@ class State:
         self.leases: dict[int, Lease] = {}
         self.exchanges: dict[str, Exchange] = {}
         self.bindings = 0
+        self.pattern_nodes = 0
         self.timers = Timers()
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # have messages and hungry consumers: postponed
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
-        self.trash: list[Trash] = []  # not state: see `work`
+        self.trash: list[Trash | Exchange] = []  # not state: see `work`
         self.effects: list[tuple[int, bytes]] = []
         self.may_serve, self.may_return = SERVE_AT_ONCE, RETURN_AT_ONCE
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state

@@ -20,7 +20,7 @@ from disheap.protocol.broker import (
 from disheap_heap import timers
 from disheap_heap.checks import check_name, find_existing, no_room, require_access
 from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
-from disheap_heap.exchanges import unbind_all
+from disheap_heap.exchanges import remove_binding
 from disheap_heap.state import Session, State, Topic
 from disheap_heap.words import encode
 
@@ -69,7 +69,8 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     if topic.owner is not None:
         topic.owner.owned.pop(topic.number, None)
     throw_away(state, topic)
-    unbind_all(state, topic)
+    for exchange, key in list(topic.bindings):
+        remove_binding(state, exchange, key, topic)
     _end_consumers(state, topic, reason)
     return count
 

@@ -23,9 +23,10 @@ from disheap_heap.delivery import (
     serve_later,
     serve_some,
 )
+from disheap_heap.exchanges import Exchange, remove_binding
 from disheap_heap.leases import expire_lease
 from disheap_heap.settings import SERVE_AT_ONCE
-from disheap_heap.state import State
+from disheap_heap.state import State, Trash
 from disheap_heap.topics import delete
 
 
@@ -115,12 +116,27 @@ def _free(state: State, limit: int) -> None:
     done = 0
     while state.trash and done < limit:
         trash = state.trash[-1]
-        message = trash.ready.drain()
-        if message is None and trash.delayed:
-            message = trash.delayed.popitem()[1][1]
-            state.timers.disarm(timers.DUE, message.id)
-        if message is None:
-            state.trash.pop()
-        elif message.expires_at_ms:
-            state.timers.disarm(timers.EXPIRY, message.id)
         done += 1
+        if not (_take_apart(state, trash) if isinstance(trash, Exchange) else _free_one(state, trash)):
+            state.trash.pop()
+
+
+def _take_apart(state: State, exchange: Exchange) -> bool:
+    """One binding of an exchange that is gone. False when there is none left."""
+    if not exchange.bindings:
+        return False
+    (key, _), topic = next(reversed(exchange.bindings.items()))
+    remove_binding(state, exchange, key, topic)
+    return True
+
+
+def _free_one(state: State, trash: Trash) -> bool:
+    message = trash.ready.drain()
+    if message is None and trash.delayed:
+        message = trash.delayed.popitem()[1][1]
+        state.timers.disarm(timers.DUE, message.id)
+    if message is None:
+        return False
+    if message.expires_at_ms:
+        state.timers.disarm(timers.EXPIRY, message.id)
+    return True

@@ -31,7 +31,7 @@ from kombu.transport import base
 from disheap.protocol import broker
 from disheap_kombu import messages
 from disheap_kombu.messages import Outgoing
-from disheap_kombu.queues import STANDARD_EXCHANGES, topic_settings, warn_of_ignored
+from disheap_kombu.queues import STANDARD_EXCHANGES, alternate_exchange, topic_settings, warn_of_ignored
 
 if TYPE_CHECKING:
     from kombu.message import Message
@@ -273,7 +273,8 @@ class Channel(base.StdChannel):
             return
         if type not in broker.EXCHANGE_KINDS:
             raise AMQPNotImplementedError(f"exchange type {type!r} is not supported; use direct, topic or fanout")
-        self._open_connection.call(broker.CreateExchange(exchange, type, bool(auto_delete)))
+        alternate = alternate_exchange(exchange, arguments or {})
+        self._open_connection.call(broker.CreateExchange(exchange, type, bool(auto_delete), alternate))
 
     def _make_standard(self, exchange: str) -> None:
         if exchange in STANDARD_EXCHANGES and exchange not in self._made:

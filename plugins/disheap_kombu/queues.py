@@ -18,6 +18,7 @@ from disheap_kombu.messages import duration_ms
 
 STANDARD_EXCHANGES = {f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS}
 """AMQP's own: there without being declared, and kombu declares no name that begins so."""
+ALTERNATE = "alternate-exchange"
 NOT_THERE = (
     "x-dead-letter-exchange",
     "x-dead-letter-routing-key",
@@ -46,6 +47,18 @@ def topic_settings(arguments: dict[str, Any], exclusive: bool, auto_delete: bool
         auto_delete=auto_delete,
         exclusive=exclusive,
     )
+
+
+def alternate_exchange(exchange: str, arguments: dict[str, Any]) -> str:
+    """The argument `alternate-exchange`; "" where there is none. Warns of the other arguments, which no exchange here
+    has. Raises 406 where it is no text."""
+    alternate = arguments.get(ALTERNATE) or ""
+    if not isinstance(alternate, str):
+        raise PreconditionFailed(f"{ALTERNATE} is the name of an exchange, not {alternate!r}")
+    ignored = [name for name in arguments if name != ALTERNATE]
+    if ignored:
+        warnings.warn(f"exchange {exchange!r}: {', '.join(ignored)} has no effect with disheap", stacklevel=3)
+    return alternate
 
 
 def _duration(arguments: dict[str, Any], key: str) -> int:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from functools import cache
+from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from disheap.errors import ExchangeNotFound, TopicInUse, TopicNotFound
+from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, TopicInUse, TopicNotFound
 from disheap.protocol import broker
 from disheap.protocol.broker import (
     Bind,
@@ -22,7 +20,7 @@ from disheap.protocol.broker import (
     Subscribe,
     Unbind,
 )
-from disheap_heap.exchanges import ROUTES_REMEMBERED, matches
+from disheap_heap.exchanges import MAX_ALTERNATES, ROUTES_REMEMBERED, TOPICS_REMEMBERED
 
 from .driver import Driver
 
@@ -81,21 +79,6 @@ def test_a_fanout_exchange_routes_to_every_topic() -> None:
 )
 def test_a_topic_exchange_routes_by_words(pattern: str, key: str, leads: bool) -> None:
     assert publish(routed("topic", ("t", pattern)), key) == (["t"] if leads else [])
-
-
-@given(
-    st.lists(st.sampled_from(["a", "b", "*", "#"]), max_size=7), st.lists(st.sampled_from(["a", "b", "c"]), max_size=7)
-)
-def test_matching_agrees_with_its_definition(pattern: list[str], words: list[str]) -> None:
-    @cache
-    def defined(p: int, w: int) -> bool:
-        if p == len(pattern):
-            return w == len(words)
-        if pattern[p] == "#":
-            return any(defined(p + 1, rest) for rest in range(w, len(words) + 1))
-        return w < len(words) and pattern[p] in ("*", words[w]) and defined(p + 1, w + 1)
-
-    assert matches(pattern, words) == defined(0, 0)
 
 
 def test_a_topic_that_several_bindings_lead_to_gets_one_message() -> None:
@@ -205,3 +188,129 @@ def test_a_transient_message_is_admitted_only_where_somebody_is_bound_for_it() -
     assert not admits(broker.encode(Publish("", "nope", b"")))
     assert not admits(broker.encode(broker.Enqueue("nope", b"")))
     assert not admits(b"garbage")
+
+
+# --- alternates ---
+
+
+def with_alternates(*names: str) -> Driver:
+    """Direct exchanges in a chain, each the alternate of the one before it; topic `t` is bound to the last by `k`."""
+    driver = Driver()
+    driver.do(CreateTopic("t"))
+    for name, alternate in zip(names, [*names[1:], ""], strict=True):
+        driver.do(CreateExchange(name, "direct", alternate=alternate))
+    driver.do(Bind(names[-1], "t", "k"))
+    return driver
+
+
+def test_what_leads_nowhere_goes_to_the_alternate() -> None:
+    driver = with_alternates("e", "f", "g")
+    for one in (driver, driver.restored()):
+        assert publish(one, "k") == ["t"]
+        assert one.do(Publish("e", "other", b"x")).routed == 0
+        with pytest.raises(TopicNotFound):
+            one.do(Publish("e", "other", b"x", mandatory=True))
+
+
+def test_what_leads_somewhere_does_not_go_to_the_alternate() -> None:
+    driver = with_alternates("e", "f")
+    driver.do(CreateTopic("here"))
+    driver.do(Bind("e", "here", "k"))
+    assert publish(driver, "k") == ["here"]
+
+
+def test_an_alternate_that_is_not_there_is_an_error_when_the_message_needs_it() -> None:
+    driver = routed("direct", ("t", "k"))
+    driver.do(CreateExchange("f", "direct", alternate="none"))
+    driver.do(Bind("f", "t", "k"))
+    assert publish(driver, "k", "f") == ["t"]
+    with pytest.raises(ExchangeNotFound, match="'none', the alternate of exchange 'f'"):
+        driver.do(Publish("f", "other", b"x"))
+    assert not driver.machine.admits(broker.encode(Publish("f", "other", b"x")))
+
+
+@pytest.mark.parametrize("names", [("e", "e"), ("e", "f", "e"), ("e", "f", "g", "f")])
+def test_alternates_that_go_in_a_circle_are_an_error(names: tuple[str, ...]) -> None:
+    driver = Driver()
+    for name, alternate in pairwise(names):
+        driver.do(CreateExchange(name, "direct", alternate=alternate))
+    with pytest.raises(InvalidArgument, match=" -> ".join(names)):
+        driver.do(Publish("e", "k", b"x"))
+
+
+def test_a_chain_of_alternates_is_bounded() -> None:
+    names = [f"e{number}" for number in range(MAX_ALTERNATES + 1)]
+    assert publish(with_alternates(*names), "k", "e0") == ["t"]
+    with pytest.raises(InvalidArgument, match="have no end"):
+        with_alternates(*names, "last").do(Publish("e0", "k", b"x"))
+
+
+def test_another_alternate_is_another_exchange() -> None:
+    driver = with_alternates("e", "f")
+    driver.do(CreateExchange("e", "direct", alternate="f"))
+    with pytest.raises(ExchangeMismatch, match="alternate 'f'"):
+        driver.do(CreateExchange("e", "direct"))
+
+
+# --- bounds ---
+
+
+def test_the_topics_that_an_exchange_remembers_are_bounded() -> None:
+    driver = routed("topic", *((f"t{number}", "#") for number in range(300)))
+    for number in range(ROUTES_REMEMBERED):
+        driver.do(Publish("e", f"k.{number}", b""))
+        exchange = driver.machine._state.exchanges["e"]
+        assert exchange._remembered == sum(map(len, exchange._routes.values())) <= TOPICS_REMEMBERED
+
+
+@pytest.mark.parametrize(("setting", "pattern"), [("pattern_words", "a.b.#.*"), ("pattern_bytes", "äää")])
+def test_a_pattern_is_bounded_in_words_and_bytes(setting: str, pattern: str) -> None:
+    driver = Driver(pattern_words=3, pattern_bytes=5)
+    driver.do(CreateTopic("t"))
+    driver.do(CreateExchange("e", "topic"))
+    driver.do(CreateExchange("direct"))
+    driver.do(Bind("direct", "t", pattern))
+    with pytest.raises(InvalidArgument, match=setting):
+        driver.do(Bind("e", "t", pattern))
+
+
+def test_the_nodes_of_all_patterns_are_bounded_and_come_back() -> None:
+    driver = Driver(pattern_nodes=6)
+    driver.do(CreateTopic("t"))
+    for name in ("e", "f"):
+        driver.do(CreateExchange(name, "topic"))
+        driver.do(Bind(name, "t", "a.b.c"))
+    for command in (Unbind("f", "t", "a.b.c"), DeleteExchange("e")):
+        with pytest.raises(InvalidArgument, match="pattern_nodes"):
+            driver.do(Bind("f", "t", "d"))
+        driver.do(command)
+        driver.do(CreateExchange("e", "topic"))
+        driver.do(Bind("f", "t", "a.b.c"))
+    driver.do(Bind("f", "t", "d.e.f"))
+    assert driver.machine._state.pattern_nodes == driver.restored().machine._state.pattern_nodes == 6
+
+
+def test_a_key_that_would_cost_too_many_steps_is_refused() -> None:
+    driver = Driver(routing_steps=1000)
+    driver.do(CreateTopic("t"))
+    driver.do(CreateExchange("e", "topic"))
+    for number in range(64):
+        places = ["a" if number >> place & 1 else "*" for place in range(6)]
+        driver.do(Bind("e", "t", ".".join(["#", *places, "a", "#", "b"])))
+    for one in (driver, driver.restored()):
+        with pytest.raises(InvalidArgument, match="routing_steps"):
+            one.do(Publish("e", ".".join(["a"] * 100), b"x"))
+        assert one.do(Publish("e", "a.a.a.a.a.a.a.b", b"x")).routed == 1
+
+
+def test_a_deleted_exchange_is_taken_apart_in_slices() -> None:
+    driver = routed("topic", *((f"t{number}", f"a.{number}.#") for number in range(20)))
+    driver.do(DeleteExchange("e"))
+    state = driver.machine._state
+    assert (state.bindings, state.pattern_nodes) == (0, 0)
+    driver.do(CreateExchange("e", "topic"))
+    driver.do(Bind("e", "t3", "a.#"))
+    driver.do(DeleteTopic("t4"))
+    assert driver.work_off(5) >= 4
+    assert [list(topic.bindings.values()) for topic in state.topics.values() if topic.bindings] == [[None]]
+    assert publish(driver, "a.b") == ["t3"]

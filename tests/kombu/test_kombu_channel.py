@@ -595,3 +595,15 @@ def test_an_event_loop_takes_over_from_the_thread(connection, channel, wire):
     channel.basic_qos(0, 1, True)
     channel.basic_consume("q", consumer_tag="d")
     assert keepers() == []
+
+
+def test_an_exchange_may_have_an_alternate(channel, wire):
+    channel.exchange_declare("e", "direct", auto_delete=False, arguments={"alternate-exchange": "rest"})
+    assert wire.said[-1] == broker.CreateExchange("e", "direct", False, "rest")
+    with pytest.raises(PreconditionFailed, match="alternate-exchange"):
+        channel.exchange_declare("e", arguments={"alternate-exchange": 7})
+
+
+def test_an_argument_of_an_exchange_without_effect_is_warned_of(channel, wire):
+    with pytest.warns(UserWarning, match=r"exchange 'e': x-delayed-type has no effect"):
+        channel.exchange_declare("e", "direct", arguments={"x-delayed-type": "direct"})

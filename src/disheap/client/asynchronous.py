@@ -119,10 +119,12 @@ class Client:
 
     # --- exchanges ---
 
-    async def create_exchange(self, name: str, *, kind: str = "direct", auto_delete: bool = False) -> None:
+    async def create_exchange(
+        self, name: str, *, kind: str = "direct", auto_delete: bool = False, alternate: str = ""
+    ) -> None:
         """`kind` is direct, topic or fanout. Idempotent; another kind raises `ExchangeMismatch`. With `auto_delete` it
-        goes with its last binding."""
-        await self.driver.request(broker.CreateExchange(name, kind, auto_delete))
+        goes with its last binding. What leads nowhere goes to the exchange `alternate`, by the same key."""
+        await self.driver.request(broker.CreateExchange(name, kind, auto_delete, alternate))
 
     async def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Its bindings go with it; one that is not there is fine. With `if_unused`, bindings raise `TopicInUse`."""

@@ -90,10 +90,12 @@ class Client:
 
     # --- exchanges ---
 
-    def create_exchange(self, name: str, *, kind: str = "direct", auto_delete: bool = False) -> None:
+    def create_exchange(
+        self, name: str, *, kind: str = "direct", auto_delete: bool = False, alternate: str = ""
+    ) -> None:
         """`kind` is direct, topic or fanout. Idempotent; another kind raises `ExchangeMismatch`. With `auto_delete` it
-        goes with its last binding."""
-        self.driver.call(broker.CreateExchange(name, kind, auto_delete))
+        goes with its last binding. What leads nowhere goes to the exchange `alternate`, by the same key."""
+        self.driver.call(broker.CreateExchange(name, kind, auto_delete, alternate))
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Its bindings go with it; one that is not there is fine. With `if_unused`, bindings raise `TopicInUse`."""

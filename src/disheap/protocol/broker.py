@@ -182,11 +182,13 @@ class Purge(Exact, tag=13, frozen=True):
 
 class CreateExchange(Exact, tag=14, frozen=True):
     """`kind`: one of `EXCHANGE_KINDS`. Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted
-    with its last binding. Reply: `Done`."""
+    with its last binding. `alternate`: the exchange that gets what leads nowhere here, by the same key. It need not be
+    there yet. Reply: `Done`."""
 
     exchange: Name
     kind: str = "direct"
     auto_delete: bool = False
+    alternate: str = ""
 
 
 class DeleteExchange(Exact, tag=15, frozen=True):
@@ -215,7 +217,7 @@ class Unbind(Exact, tag=17, frozen=True):
 class Recover(Exact, tag=18, frozen=True):
     """Give back everything that these consumers hold (AMQP's basic.recover with requeue). Reply: `Done`."""
 
-    consumers: list[int]
+    consumers: Annotated[list[int], Meta(max_length=BATCH_MAX)]
 
 
 Command = (

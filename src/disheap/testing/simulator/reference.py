@@ -28,9 +28,10 @@ class Binding(NamedTuple):
 class Junction:
     """An exchange."""
 
-    def __init__(self, kind: str, auto_delete: bool) -> None:
+    def __init__(self, kind: str, auto_delete: bool, alternate: str) -> None:
         self.kind = kind
         self.auto_delete = auto_delete
+        self.alternate = alternate
         self.bindings: list[Binding] = []
 
     def leads(self, pattern: str, key: str) -> bool:
@@ -248,18 +249,26 @@ class Reference:
         if not exchange:
             shelf = self.model.shelf(key)
             return [] if shelf is None else [shelf]
-        junction = self._junction(exchange)
         found: dict[int, Shelf] = {}
-        for binding in junction.bindings:
-            if junction.leads(binding.key, key):
-                found.setdefault(id(binding.shelf), binding.shelf)
+        tried: list[str] = []
+        while not found and exchange:
+            if exchange in tried:
+                raise Refused("invalid-argument")
+            tried.append(exchange)
+            junction = self._junction(exchange)
+            for binding in junction.bindings:
+                if junction.leads(binding.key, key):
+                    found.setdefault(id(binding.shelf), binding.shelf)
+            exchange = junction.alternate
         return list(found.values())
 
     def _createexchange(self, command: broker.CreateExchange, session: int) -> broker.Reply:
         known = self.exchanges.get(command.exchange)
         if known is None:
-            self.exchanges[command.exchange] = Junction(command.kind, command.auto_delete)
-        elif (known.kind, known.auto_delete) != (command.kind, command.auto_delete):
+            self.exchanges[command.exchange] = Junction(command.kind, command.auto_delete, command.alternate)
+        elif (known.kind, known.auto_delete, known.alternate) != (
+            command.kind, command.auto_delete, command.alternate,
+        ):  # fmt: skip
             raise Refused("exchange-mismatch")
         return broker.Done()
 
