@@ -15,18 +15,28 @@ from itertools import islice
 
 from disheap.protocol.broker import Deliver, PopDone
 from disheap_heap import timers
+from disheap_heap.footprint import let_go, take_in
 from disheap_heap.messages import Message
 from disheap_heap.state import Consumer, Lease, State, Topic, Trash
 from disheap_heap.words import encode
 
 
-def add(state: State, topic: Topic, payload: bytes, priority: int, delay_ms: int, expires_ms: int) -> int:
+def add(
+    state: State,
+    topic: Topic,
+    payload: bytes,
+    priority: int,
+    delay_ms: int,
+    expires_ms: int,
+    kind: type[Message] = Message,
+) -> int:
     """A new message; returns its id. The caller has checked everything, and serves the topic."""
     state.last_message = number = state.last_message + 1
     state.message_bytes += len(payload)
     now_ms = state.now_ms
     lifetime = expires_ms or topic.settings.message_ttl_ms
-    message = Message(priority * topic.sign, number, 0, now_ms, now_ms + lifetime if lifetime else 0, payload)
+    message = kind(priority * topic.sign, number, 0, now_ms, now_ms + lifetime if lifetime else 0, payload)
+    take_in(state, message)
     if lifetime:
         state.timers.arm(timers.EXPIRY, number, now_ms + lifetime, topic.number)
     if delay_ms:
@@ -73,7 +83,7 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
         state.timers.disarm(timers.EXPIRY, number)
     if consumer.no_ack:
         epoch = until_ms = 0
-        state.message_bytes -= len(payload)
+        drop(state, message)
     else:
         epoch, until_ms = attempts + 1, _lease(state, topic, consumer, message)
     state.delivered += 1
@@ -121,11 +131,11 @@ def give_back(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
     topic = release(state, lease)
     message = lease.message.after(lease.epoch)
     if not topic.alive:
-        state.message_bytes -= len(message.payload)
+        drop(state, message)
         return topic
     if message.expires_at_ms:
         if message.expires_at_ms <= state.now_ms:
-            state.message_bytes -= len(message.payload)
+            drop(state, message)
             state.expired += 1
             return topic
         state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
@@ -183,8 +193,14 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
     else:
         return False
     state.timers.disarm(timers.EXPIRY, number)
-    state.message_bytes -= len(message.payload)
+    drop(state, message)
     return True
+
+
+def drop(state: State, message: Message) -> None:
+    """Nobody holds the message any more."""
+    state.message_bytes -= len(message.payload)
+    let_go(state, message)
 
 
 def throw_away(state: State, topic: Topic) -> int:

@@ -7,6 +7,7 @@ from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany
 from disheap_heap.checks import check_message, check_room, find_topic
 from disheap_heap.delivery import add, serve
 from disheap_heap.exchanges import find_topics
+from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.state import State
 from disheap_heap.words import PUBLISHED, encode
 
@@ -45,8 +46,9 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     for topic in topics:
         if topic.settings.max_messages:
             check_room(topic, 1)
+    kind = SharedMessage if len(topics) > 1 else Message
     for topic in topics:
-        add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms)
+        add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms, kind)
         if topic.ring:
             serve(state, topic)
     return PUBLISHED[len(topics)] if len(topics) < 2 else encode(Published(len(topics)))

@@ -11,7 +11,7 @@ from typing import Any
 from disheap.errors import ConsumerNotFound
 from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
 from disheap_heap import timers
-from disheap_heap.delivery import give_back, give_back_all, release, serve, serve_all, serve_later
+from disheap_heap.delivery import drop, give_back, give_back_all, release, serve, serve_all, serve_later
 from disheap_heap.state import Consumer, Lease, State, Topic
 from disheap_heap.words import DONE, SETTLED_ONE, encode
 
@@ -28,7 +28,7 @@ def ack(state: State, session: int, command: Ack) -> bytes:
             stale.append(token)
             continue
         topic = release(state, lease)
-        state.message_bytes -= len(lease.message.payload)
+        drop(state, lease.message)
         if topic.ready.records:
             waiting[topic.number] = topic
     state.settled += len(tokens) - len(stale)
@@ -42,7 +42,7 @@ def _ack_one(state: State, session: int, token: Token) -> bytes:
     if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:
         return encode(Settled(0, [token]))
     topic = release(state, lease)
-    state.message_bytes -= len(lease.message.payload)
+    drop(state, lease.message)
     state.settled += 1
     if topic.ring and topic.ready.records:
         serve(state, topic)
@@ -56,7 +56,7 @@ def nack(state: State, session: int, command: Nack) -> bytes:
         lease = state.leases[number]
         if command.discard:
             topic = release(state, lease)
-            state.message_bytes -= len(lease.message.payload)
+            drop(state, lease.message)
             state.dropped += 1
         else:
             topic = give_back(state, lease, command.delay_ms)

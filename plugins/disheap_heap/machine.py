@@ -16,7 +16,7 @@ from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, Vers
 from disheap.interfaces import Effects, MachineContext
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
-from disheap_heap import consumers, enqueue, exchanges, leases, queries, snapshot, topics, work
+from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, snapshot, topics, work
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
 from disheap_heap.words import known_tag
@@ -64,8 +64,8 @@ NOTHING: Effects = ()
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine`, `Screening`, `AllowedWhenFull`, `Hashing` and
-    `Sampling`."""
+    """Implements `disheap.interfaces.StateMachine`, `Screening`, `AllowedWhenFull`, `Hashing`,
+    `MemoryEstimating` and `Sampling`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -175,6 +175,9 @@ class HeapMachine:
 
         return sample_commands()
 
+    def memory_bytes(self) -> int:
+        return footprint.memory_bytes(self._state)
+
     def stats(self) -> dict[str, int]:
         state = self._state
         return {
@@ -213,10 +216,11 @@ def _misfit(kind: Any, error: str) -> str:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import AllowedWhenFull, Hashing, Sampling, Screening, StateMachine
+    from disheap.interfaces import AllowedWhenFull, Hashing, MemoryEstimating, Sampling, Screening, StateMachine
 
     _fits: type[StateMachine] = HeapMachine
     _screens: type[Screening] = HeapMachine
     _is_allowed: type[AllowedWhenFull] = HeapMachine
     _hashes: type[Hashing] = HeapMachine
+    _estimates: type[MemoryEstimating] = HeapMachine
     _samples: type[Sampling] = HeapMachine

@@ -19,4 +19,11 @@ class Message(NamedTuple):
 
     def after(self, attempts: int) -> Message:
         """The same message, come back from a lease: same id, same place."""
-        return Message(self.rank, self.id, attempts, self.enqueued_ms, self.expires_at_ms, self.payload)
+        return type(self)(self.rank, self.id, attempts, self.enqueued_ms, self.expires_at_ms, self.payload)
+
+
+class SharedMessage(Message):
+    """A message of a publish that reached several topics: all of them hold one payload object. Which messages are of
+    this class is state, and the same on every replica; it stays so when the others are gone."""
+
+    __slots__ = ()

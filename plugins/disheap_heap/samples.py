@@ -46,6 +46,7 @@ _TOPICS: list[Command] = [
     Bind("e", "t", "a.*"),
     Bind("e", "least", "#"),
     Bind("f", "mine"),
+    Bind("f", "t"),
     Unbind("f", "mine"),
 ]
 

@@ -15,6 +15,16 @@ A snapshot is a row of blocks, and may be cut anywhere:
 
 The tables come in the order of `TABLES`, each in as many blocks as it needs; the last block is `end`, with the number
 of blocks before it. A row's fields stand in `take` and are read in `_Restorer`.
+
+The last field of a message is its payload, which takes one of three forms:
+
+| form            | meaning                                                              |
+|-----------------|----------------------------------------------------------------------|
+| bytes           | the payload of this message alone                                    |
+| [number, bytes] | a payload that messages share: numbered from 0 in the order written   |
+| number          | the payload that was written under that number before                |
+
+So a payload that went to 500 topics is written once, and shared again by the restored messages.
 """
 
 from __future__ import annotations
@@ -32,12 +42,13 @@ from disheap.protocol.broker import TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
 from disheap_heap.exchanges import Exchange, add_binding
-from disheap_heap.messages import Message
+from disheap_heap.footprint import take_in
+from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Consumer, Lease, Session, State, Topic
 from disheap_heap.words import encode
 
-FORMAT = 1
+FORMAT = 2
 PIECE_BYTES = 256 << 10
 """A piece; and what a block's payloads are gathered up to, so that a piece is a fraction of a millisecond."""
 BLOCK_ROWS = 512
@@ -97,6 +108,7 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
     delayed = [(one.number, one.delayed.copy()) for one in topics if one.delayed]
     leases = state.leases.copy()
     counters = (state.last_message, state.last_consumer, state.last_topic)
+    rows = _MessageRows()
     return [
         ("machine", [(FORMAT, state.version, state.now_ms, *counters)]),
         ("sessions", [(one.number, one.attached) for one in state.sessions.values()]),
@@ -105,9 +117,9 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
         ("bindings", [(one.name, key, number) for one in state.exchanges.values() for key, number in one.bindings]),
         ("consumers", [_consumer_row(one) for one in consumers]),
         ("rings", [(one.number, number) for one in topics for number in one.ring]),
-        ("ready", ((_flat(number, m), len(m.payload)) for number, records in ready for m in records.values())),
-        ("delayed", ((_flat(n, m, due), len(m.payload)) for n, records in delayed for due, m in records.values())),
-        ("leases", ((_lease_row(one), len(one.message.payload)) for one in leases.values())),
+        ("ready", (rows.row(m, number) for number, records in ready for m in records.values())),
+        ("delayed", (rows.row(m, number, due) for number, records in delayed for due, m in records.values())),
+        ("leases", (rows.row(one.message, one.consumer.number, one.epoch, one.until_ms) for one in leases.values())),
         ("unserved", [(number,) for number in state.unserved]),
         ("returning", [(number,) for number in state.returning]),
     ]
@@ -124,12 +136,22 @@ def _consumer_row(one: Consumer) -> Row:
     return (one.number, one.session.number, topic, one.delivered, one.ended, *shape)
 
 
-def _flat(number: int, message: Message, *more: int) -> Row:
-    return (number, *more, *message)
+class _MessageRows:
+    """The rows of messages, in the order written. It keeps each shared payload, so that no other takes its address."""
 
+    def __init__(self) -> None:
+        self._shared: dict[int, tuple[int, bytes]] = {}  # by address: (number, payload)
 
-def _lease_row(lease: Lease) -> Row:
-    return (lease.consumer.number, lease.epoch, lease.until_ms, *lease.message)
+    def row(self, message: Message, *place: int) -> tuple[Row, int]:
+        payload = message.payload
+        if type(message) is not SharedMessage:
+            return (*place, *message), len(payload)
+        known = self._shared.get(id(payload))
+        if known is not None:
+            return (*place, *message[:-1], known[0]), 0
+        number = len(self._shared)
+        self._shared[id(payload)] = number, payload
+        return (*place, *message[:-1], (number, payload)), len(payload)
 
 
 def _pieces(view: list[tuple[str, list[Any] | Iterator[tuple[Row, int]]]]) -> Iterator[bytes]:
@@ -193,6 +215,7 @@ class _Restorer:
     def __init__(self, settings: HeapSettings) -> None:
         self._state = State(settings)
         self._gone_sessions: dict[int, Session] = {}
+        self._shared: dict[int, bytes] = {}  # payloads, by number
 
     def read(self, blocks: Iterator[tuple[str, list[list[Any]]]]) -> State:
         count, ended = 0, False
@@ -270,13 +293,13 @@ class _Restorer:
         self._state.numbers[topic].ring[consumer] = self._state.consumers[consumer]
 
     def _ready(self, topic_number: int, *fields: Any) -> None:
-        topic, message = self._state.numbers[topic_number], Message(*fields)
+        topic, message = self._state.numbers[topic_number], self._message(fields)
         topic.ready.records[message.id] = message
         topic.ready_bytes += len(message.payload)
         self._waits(topic, message)
 
     def _delayed(self, topic_number: int, due_ms: int, *fields: Any) -> None:
-        topic, message = self._state.numbers[topic_number], Message(*fields)
+        topic, message = self._state.numbers[topic_number], self._message(fields)
         topic.delayed[message.id] = (due_ms, message)
         topic.delayed_bytes += len(message.payload)
         self._state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
@@ -289,13 +312,28 @@ class _Restorer:
 
     def _leases(self, number: int, epoch: int, until_ms: int, *fields: Any) -> None:
         state = self._state
-        consumer, message = state.consumers[number], Message(*fields)
+        consumer, message = state.consumers[number], self._message(fields)
         state.leases[message.id] = consumer.leases[message.id] = Lease(message, epoch, until_ms, consumer)
         consumer.held_bytes += len(message.payload)
         consumer.topic.leased += 1
         state.message_bytes += len(message.payload)
         if until_ms:
             state.timers.arm(timers.LEASE, message.id, until_ms)
+
+    def _message(self, fields: tuple[Any, ...]) -> Message:
+        *others, payload = fields
+        if isinstance(payload, bytes):
+            message = Message._make((*others, payload))
+        elif isinstance(payload, int):
+            message = SharedMessage._make((*others, self._shared[payload]))
+        else:
+            number, payload = payload
+            if number != len(self._shared) or not isinstance(payload, bytes):
+                raise SnapshotDamaged(f"the snapshot has a shared payload {number!r} after {len(self._shared)} of them")
+            self._shared[number] = payload
+            message = SharedMessage._make((*others, payload))
+        take_in(self._state, message)
+        return message
 
     def _unserved(self, number: int) -> None:
         self._state.unserved[number] = self._state.numbers[number]

@@ -156,6 +156,8 @@ class State:
         self.last_consumer = 0
         self.last_topic = 0
         self.message_bytes = 0
+        self.held_messages = self.held_bytes = 0  # in memory: see `footprint`
+        self.copies: dict[int, int] = {}  # of a shared payload, by its address: likewise
         self.sessions: dict[int, Session] = {}
         self.topics: dict[str, Topic] = {}
         self.numbers: dict[int, Topic] = {}

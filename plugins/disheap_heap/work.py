@@ -24,6 +24,7 @@ from disheap_heap.delivery import (
     serve_some,
 )
 from disheap_heap.exchanges import Exchange, remove_binding
+from disheap_heap.footprint import let_go
 from disheap_heap.leases import expire_lease
 from disheap_heap.settings import SERVE_AT_ONCE
 from disheap_heap.state import State, Trash
@@ -131,6 +132,7 @@ def _take_apart(state: State, exchange: Exchange) -> bool:
 
 
 def _free_one(state: State, trash: Trash) -> bool:
+    count = len(trash.ready.records) + len(trash.delayed)
     message = trash.ready.drain()
     if message is None and trash.delayed:
         message = trash.delayed.popitem()[1][1]
@@ -139,4 +141,6 @@ def _free_one(state: State, trash: Trash) -> bool:
         return False
     if message.expires_at_ms:
         state.timers.disarm(timers.EXPIRY, message.id)
+    if len(trash.ready.records) + len(trash.delayed) < count:
+        let_go(state, message)  # else it was let go before: what came out of the heap was garbage
     return True

@@ -499,6 +499,17 @@ class Hashing(Protocol):
 
 
 @runtime_checkable
+class MemoryEstimating(Protocol):
+    """Optional power of a machine: it knows about how much memory its state takes. Without it, the node relies on the
+    real size of its process, which is late to grow and slow to shrink."""
+
+    def memory_bytes(self) -> int:
+        """About how many bytes of memory the state takes, all overhead included. Grows with every command that stores
+        something, and falls to what an empty state takes when everything is removed and postponed work is done. Asked
+        many times a second: in constant time, without a change. May differ between replicas."""
+
+
+@runtime_checkable
 class Sampling(Protocol):
     """Optional power of a machine, for tests: it names commands that mean something to it."""
 

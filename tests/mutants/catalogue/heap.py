@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 DELIVERY = "tests/heap/test_delivery.py::"
+FOOTPRINT = "tests/heap/test_footprint.py::"
 LEASES = "tests/heap/test_leases.py::"
 SESSIONS = "tests/heap/test_sessions.py::"
 SNAPSHOTS = "tests/heap/test_snapshots.py::"
@@ -371,5 +372,46 @@ MUTANTS = (
             ),
         ),
         (SNAPSHOTS + "test_a_restored_replica_goes_on_in_step",),
+    ),
+    Mutant(
+        "shared-payload-written-for-each-message",
+        "a payload that 500 topics hold is 500 times in the snapshot",
+        (
+            Patch(
+                "disheap_heap.snapshot",
+                "        if type(message) is not SharedMessage:\n",
+                "        if type(message) is not None:\n",
+            ),
+        ),
+        (FOOTPRINT + "test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_after_a_restart",),
+        simulated=False,
+    ),
+    Mutant(
+        "restored-payload-copied",
+        "a node that was restarted holds a copy of a shared payload for each topic",
+        (
+            Patch(
+                "disheap_heap.snapshot",
+                "SharedMessage._make((*others, self._shared[payload]))",
+                "SharedMessage._make((*others, bytes(bytearray(self._shared[payload]))))",
+            ),
+        ),
+        (FOOTPRINT + "test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_after_a_restart",),
+        simulated=False,
+    ),
+    Mutant(
+        "purged-messages-weigh-nothing",
+        "the memory of purged messages is not counted while they are still there",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "        state.trash.append(Trash(topic.ready, topic.delayed))\n",
+                "        state.trash.append(Trash(topic.ready, topic.delayed))\n"
+                "        for gone in topic.ready.records.values():\n"
+                "            let_go(state, gone)\n",
+            ),
+        ),
+        (FOOTPRINT + "test_the_estimate_falls_to_what_an_empty_state_takes",),
+        simulated=False,
     ),
 )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from disheap.errors import CommandRefused, SnapshotDamaged
-from disheap.interfaces import API, AllowedWhenFull, Hashing, Sampling, StateMachine
+from disheap.interfaces import API, AllowedWhenFull, Hashing, MemoryEstimating, Sampling, StateMachine
 
 Factory = Callable[[], StateMachine]
 
@@ -222,6 +222,26 @@ def test_what_is_allowed_when_full_depends_on_the_command_alone(
         assert machine.allowed_when_full(body) is empty.allowed_when_full(body)
     assert not any(machine.allowed_when_full(body) for body in GARBAGE), "what is no command brings something in"
     assert machine.state_hash() == before
+
+
+def test_a_memory_estimate_follows_the_state(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    empty, machine = machine_factory(), machine_factory()
+    if not isinstance(machine, MemoryEstimating) or not isinstance(empty, MemoryEstimating):
+        return  # without the power the node relies on the size of its process
+    estimates = []
+    for index, step in enumerate(script(machine_commands, 0)):
+        play(machine, step, index)
+        before = machine.state_hash()
+        estimates.append(machine.memory_bytes())
+        assert machine.state_hash() == before
+    assert min(estimates) >= empty.memory_bytes() >= 0
+    if machine_commands:
+        assert max(estimates) > empty.memory_bytes(), "what is stored takes memory"
+    replica = restored(machine_factory, list(machine.snapshot()))
+    assert isinstance(replica, MemoryEstimating)
+    assert machine.memory_bytes() / 2 <= replica.memory_bytes() <= machine.memory_bytes() * 2
+    machine.restore(list(empty.snapshot()))
+    assert machine.memory_bytes() == empty.memory_bytes(), "a state that was replaced takes no memory"
 
 
 def test_a_snapshot_comes_in_pieces_that_may_be_cut_elsewhere(
