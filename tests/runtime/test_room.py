@@ -43,6 +43,7 @@ class Host:
         self.takes_part = True
         self.made_room: list[int] = []
         self.snapshotter = SimpleNamespace(make_room=self.made_room.append)
+        self.takes_transient = True
         self.leads = leads
         self.error: Exception | None = None
         self.membership = Membership(tuple(Member(NodeId(number), True, b"") for number in (1, 2, 3)))
@@ -65,8 +66,8 @@ class Host:
     def tell(self, is_short: bool, free_bytes: int) -> None:
         self.told.append(is_short)
 
-    def refuse(self, reason: DiskFull | None) -> None:
-        self.refusal = reason
+    def refuse(self, reason: DiskFull | None, takes_transient: bool) -> None:
+        self.refusal, self.takes_transient = reason, takes_transient
 
     def is_connected(self, node: NodeId) -> bool:
         return node in self.connected
@@ -180,13 +181,28 @@ def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_state_much_smaller_t
     assert host.made_room == [20 << 20], "not again at once"
     host.now += MAKE_ROOM_S
     host.room.seen(StorageUsage(1 << 20, 30 << 20, 0, 10 << 20))
-    assert host.made_room == [20 << 20, 5 << 20], "no more than half of what is free is written"
+    assert host.made_room == [20 << 20, 10 << 18], "below the reserve no more than a quarter of what is free is written"
     host.now += MAKE_ROOM_S
-    host.room.seen(StorageUsage(1 << 20, 600 << 10, 0, 10 << 20))
+    host.room.seen(StorageUsage(1 << 20, 600 << 10, 0, 100 << 20))
     assert len(host.made_room) == 2, "there is nothing to gain"
     host.takes_part = False
     host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 100 << 20))
     assert len(host.made_room) == 2, "what a node in repair holds is not whole"
+
+
+def test_transient_commands_pass_until_the_reserve_is_reached_here_or_on_a_majority() -> None:
+    host = Host()
+    host.room.seen(usage(MARK - 1))
+    assert host.refusal is not None and host.takes_transient
+    host.room.seen(usage(MARK // 2 - 1))
+    assert not host.takes_transient
+    host.room.seen(usage(MARK * 9))
+    assert host.refusal is None and host.takes_transient
+    host.room.heard(NodeId(2), Notice(0, True, 10))
+    host.room.heard(NodeId(3), Notice(0, True, MARK - 1))
+    assert host.refusal is not None and host.takes_transient
+    host.room.heard(NodeId(3), Notice(0, True, 10))
+    assert not host.takes_transient
 
 
 def test_attempts_to_make_room_that_come_to_nothing_grow_rare() -> None:
@@ -347,6 +363,38 @@ async def test_a_state_that_is_not_smaller_than_its_log_is_not_written_to_make_r
         assert not list((tmp_path / "n1").glob("groups/0/snapshot-*")), "and what was written of it is gone"
         node.group.snapshotter.take()
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "another is taken when it is due")
+
+
+async def test_a_snapshot_that_is_due_is_given_up_before_it_takes_the_last_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else no session could open, and nothing could be acknowledged."""
+    async with Cluster(tmp_path, nodes=1, storage="file") as cluster:
+        node = cluster.nodes["n1"]
+        await node.apply(b"+1")
+        with monkeypatch.context() as patch:
+            patch.setattr(node.storage(), "usage", lambda: usage(node.config.limits.min_free_bytes // 2 - 1))
+            node.group.snapshotter.take()
+            await wait_until(lambda: not node.group.snapshotter.running, "it is given up")
+        assert node.group.counters.raft_snapshots_total == 0
+        await wait_until(lambda: not list((tmp_path / "n1").glob("groups/0/snapshot-*")), "what was written is gone")
+        node.group.snapshotter.take()
+        await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "another is taken when there is room")
+
+
+async def test_a_transient_command_passes_while_only_messages_that_stay_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        mark = node.config.limits.min_free_bytes
+        await short(cluster, monkeypatch, ["n1"], mark - 1)
+        client.send(b"+10", seq=0, flags=Flags.TRANSIENT)
+        assert await client.call(b"-1", seq=1) == (Status.OK, b"11")
+        await short(cluster, monkeypatch, ["n1"], mark // 2 - 1)
+        await wait_until(lambda: not node._server.takes_transient, "the reserve is reached")
+        client.send(b"+10", seq=0, flags=Flags.TRANSIENT)
+        assert await client.call(b"-1", seq=2) == (Status.OK, b"12")
 
 
 async def test_an_attempt_to_make_room_that_is_given_up_puts_no_snapshot_off_that_is_due(

@@ -457,8 +457,9 @@ class Node:
 
     # --- room on the disks -------------------------------------------------------------------------------------------
 
-    def refuse(self, reason: DiskFull | None) -> None:
-        self._outlets().short = reason
+    def refuse(self, reason: DiskFull | None, takes_transient: bool) -> None:
+        outlets = self._outlets()
+        outlets.short, outlets.takes_transient = reason, takes_transient
 
     async def storage_usage(self) -> StorageUsage:
         return await run_on(self.disk(), self.storage().usage)

@@ -6,7 +6,9 @@ everything else goes on: acknowledgements, deliveries, leases, elections. So the
 makes room: a node that is short takes a snapshot as soon as the state is much smaller than what is on its disk, and the
 log goes. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
 
-What the mark leaves free is what the node itself still needs: the log of the acknowledgements, a snapshot.
+What the mark leaves free is what the node itself still needs. One half is the reserve: the log of acknowledgements, of
+sessions that open, and of whatever else frees room. No snapshot takes of it, but for a small one that frees more. The
+other half is for snapshots, and for transient commands, which come and go.
 """
 
 from __future__ import annotations
@@ -34,9 +36,18 @@ HAND_OVER_S = 30.0
 """Between two attempts to hand leadership over: commands wait while one lasts."""
 MAKE_ROOM_S, MAKE_ROOM_MOST_S = 10.0, 320.0
 """Between two attempts to make room by a snapshot; each that comes to nothing doubles it. It reads the state."""
+RESERVE_SHARE = 1 / 2
+"""Of the mark: by default 64 MiB, the log of some 500,000 acknowledgements."""
+LAST_SHARE = 4
+"""Below the reserve a snapshot may take a quarter of what is free: where that is enough, the whole log goes for it."""
 GAIN_SHARE, GAIN_LEAST = 3, 256 << 10
 """A state of a third of what is on the disk is worth writing, unless there is next to nothing to gain."""
 MIB = 1 << 20
+
+
+def reserve_bytes(min_free_bytes: int) -> int:
+    """What is kept for what frees room."""
+    return int(min_free_bytes * RESERVE_SHARE)
 
 
 class Host(Protocol):
@@ -48,7 +59,7 @@ class Host(Protocol):
     def disk(self) -> Disk: ...
     def storage(self) -> Storage: ...
     def tell(self, is_short: bool, free_bytes: int) -> None: ...
-    def refuse(self, reason: DiskFull | None) -> None: ...
+    def refuse(self, reason: DiskFull | None, takes_transient: bool) -> None: ...
     def is_connected(self, node: NodeId) -> bool: ...
     def member_name(self, node: NodeId) -> str: ...
 
@@ -61,6 +72,7 @@ class Room:
         self._host = host
         self._own = own
         self._mark = min_free_bytes
+        self._reserve = reserve_bytes(min_free_bytes)
         self._clock = clock
         self._free: int | None = None
         self._looked_at = float("-inf")
@@ -71,6 +83,7 @@ class Room:
         self._held_bytes = 0  # on the disk, at the last attempt
         self._short: dict[NodeId, int] = {}  # others that said so, and what is free there
         self._reason = ""
+        self._takes_transient = True
         self._has_ended = False
 
     def tick(self) -> None:
@@ -106,12 +119,19 @@ class Room:
         self._host.tell(self.is_short, free or 0)
         self._settle()
 
+    def _for_snapshots(self, free: int) -> int:
+        """Bytes that a snapshot may take which makes room."""
+        return max(free - self._reserve, free // LAST_SHARE)
+
     def _make_room(self, usage: StorageUsage) -> None:
         group = self._host.group
         if not group.takes_part:
             return  # what it holds is not whole
         now, held = self._clock.monotonic(), usage.log_bytes + usage.snapshot_bytes
-        most = min((usage.free_bytes or 0) // 2, (usage.log_bytes_since_snapshot + usage.snapshot_bytes) // GAIN_SHARE)
+        most = min(
+            self._for_snapshots(usage.free_bytes or 0),
+            (usage.log_bytes_since_snapshot + usage.snapshot_bytes) // GAIN_SHARE,
+        )
         if most < GAIN_LEAST or now - self._made_room_at < self._make_room_s:
             return
         was_in_vain = 0 < self._held_bytes * 7 // 8 < held
@@ -138,14 +158,21 @@ class Room:
         can_go_on = len(with_room) >= majority(len(voters))
         refuses = self.is_short or not can_go_on
         reason = self._told(short or [self._own]) if refuses else ""
-        if reason != self._reason:
-            self._reason = reason
-            self._host.refuse(DiskFull(reason) if reason else None)
+        takes_transient = not refuses or self._has_reserve(voters)
+        if (reason, takes_transient) != (self._reason, self._takes_transient):
+            self._reason, self._takes_transient = reason, takes_transient
+            self._host.refuse(DiskFull(reason) if reason else None, takes_transient)
         if self.is_short and can_go_on and self._host.group.leads:
             self._hand_over(with_room)
 
     def _is_short(self, node: NodeId) -> bool:
         return self.is_short if node == self._own else node in self._short
+
+    def _has_reserve(self, voters: Sequence[NodeId]) -> bool:
+        """Whether this node, and a majority, have more than the reserve."""
+        free = {**self._short, self._own: self._reserve if self._free is None else self._free}
+        rich = [voter for voter in voters if free.get(voter, self._reserve) >= self._reserve]
+        return free[self._own] >= self._reserve and len(rich) >= majority(len(voters))
 
     def _told(self, short: Sequence[NodeId]) -> str:
         """Without figures, which change all the time."""

@@ -96,6 +96,7 @@ class Server(Outlets):
         self.leads = False
         self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self.short: DiskFull | None = None  # why commands that bring something in are refused now
+        self.takes_transient = True  # though it is short
         self.group: Group
         self._directory = directory
         self._draw = draw  # a 63-bit number that no one draws twice
@@ -200,7 +201,7 @@ class Server(Outlets):
         """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it. It
         has no number that what it confirms would have to stay below; so that no later command is taken for a repeated
         one, it confirms what was carried out, or nothing."""
-        if self.short is not None and not self._is_allowed_when_full(envelope.body):
+        if self.short is not None and not (self.takes_transient or self._is_allowed_when_full(envelope.body)):
             return
         machine = self.group.sessions.machine
         if isinstance(machine, Screening) and not machine.admits(envelope.body):

@@ -36,6 +36,7 @@ class SnapshotPolicy(msgspec.Struct, frozen=True):
     entries: int
     trailing_entries: int
     trailing_bytes: int
+    reserve_bytes: int = 0  # left free on the disk, for what frees room
     stagger: float = 0.0  # adds this share to the thresholds, so that the nodes do not all write at once
 
 
@@ -146,11 +147,25 @@ class Snapshotter:
             log.info("no snapshot makes room yet: the state is not much smaller than what it would replace")
             self._void(run)
             return
-        self._disk.submit(lambda: writer.write(piece), lambda _, error: self._piece_written(run, writer, error))
+        self._disk.submit(
+            lambda: self._write(writer, piece), lambda free, error: self._piece_written(run, writer, free, error)
+        )
 
-    def _piece_written(self, run: _Run, writer: SnapshotWriter, error: BaseException | None) -> None:
-        if not self._is_over(run, error) and not run.is_void:
-            self._next(run, writer)
+    def _write(self, writer: SnapshotWriter, piece: bytes) -> int | None:
+        """Returns what is free on the disk then, in bytes."""
+        writer.write(piece)
+        return self._storage.usage().free_bytes
+
+    def _piece_written(
+        self, run: _Run, writer: SnapshotWriter, free_bytes: int | None, error: BaseException | None
+    ) -> None:
+        if self._is_over(run, error) or run.is_void:
+            return
+        if run.most_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes:
+            log.error("a snapshot is given up: the rest of the disk is kept for what frees room", free_bytes=free_bytes)
+            self._void(run)
+            return
+        self._next(run, writer)
 
     def _commit(self, writer: SnapshotWriter, first: Index) -> Index:
         writer.commit()

@@ -8,6 +8,7 @@ import msgspec
 
 from disheap.config import NodeConfig
 from disheap.kernel.types import KernelConfig, NodeId
+from disheap.runtime import room
 from disheap.runtime.group import GroupLimits
 from disheap.runtime.server import ServerLimits
 from disheap.runtime.sessions import SessionLimits
@@ -60,6 +61,7 @@ def snapshot_policy(config: NodeConfig, node: NodeId) -> SnapshotPolicy:
         entries=raft.snapshot_threshold,
         trailing_entries=raft.trailing_entries,
         trailing_bytes=raft.trailing_bytes,
+        reserve_bytes=room.reserve_bytes(config.limits.min_free_bytes),
         stagger=(node - 1) % STAGGER_NODES * STAGGER_SHARE,
     )
 

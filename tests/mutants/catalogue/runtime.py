@@ -498,4 +498,30 @@ MUTANTS = (
         ),
         (CONTRACT + "test_a_method_that_is_missing_is_named",),
     ),
+    Mutant(
+        "snapshot-takes-the-last-bytes",
+        "a snapshot fills the disk, and nothing is left for the acknowledgements that would free it",
+        (
+            Patch(
+                "disheap.runtime.snapshots",
+                "run.most_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes",
+                "run.most_bytes is None and free_bytes is not None and free_bytes < 0",
+            ),
+        ),
+        ("tests/runtime/test_room.py::test_a_snapshot_that_is_due_is_given_up_before_it_takes_the_last_bytes",),
+        simulated=False,
+    ),
+    Mutant(
+        "short-disk-drops-remote-control",
+        "while a disk is short no remote control passes, though it leaves nothing behind",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "not (self.takes_transient or self._is_allowed_when_full(envelope.body))",
+                "not self._is_allowed_when_full(envelope.body)",
+            ),
+        ),
+        ("tests/runtime/test_room.py::test_a_transient_command_passes_while_only_messages_that_stay_are_refused",),
+        simulated=False,
+    ),
 )
