@@ -33,9 +33,13 @@ class TlsSettings(TcpSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         Meta(
             ge=1,
             le=65535,
-            description="connections in their handshake at a time; the oldest that is silent goes, more wait",
+            description="unfinished handshakes of a port at a time; the oldest that has stalled gives way, more wait",
         ),
-    ] = 64  # a handshake costs about 1 ms of processor; more at once would only be late together
+    ] = 256  # 60 KB and a descriptor each; a thousand strangers a second keep none of their places for long
+    handshakes_per_address: Annotated[
+        int,
+        Meta(ge=1, le=65535, description="of these, how many of one address (IPv6: of one /64) may have stalled"),
+    ] = 64  # a host of workers that is slow to connect; three quarters of the places stay for others
 
 
 def server_context(settings: TlsSettings) -> ssl.SSLContext:

@@ -7,11 +7,19 @@ serve` does so in `cli.logs`, where events become lines for people or JSON for p
 from __future__ import annotations
 
 import logging
-from typing import cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
+if TYPE_CHECKING:
+    import asyncio
+
 ROOT = "disheap"
+LINES_AT_ONCE = 10
+"""Lines about strangers that one interval takes, for each kind: enough to see who they are."""
+INTERVAL_S = 10.0
+"""One line a second on average: a log rotated at 100 MB lasts for a week of it."""
 
 logging.getLogger(ROOT).addHandler(logging.NullHandler())
 
@@ -34,3 +42,31 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
             ],
         ),
     )
+
+
+class LineLimiter:
+    """Bounds how often strangers can make a node write one kind of log line. `loop` is the clock.
+
+    What is left out is counted, and the count is written at the end of the interval.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._written = self._left_out = 0
+        self._ends_at = 0.0
+
+    def write(self, log: Callable[..., Any], event: str, **values: Any) -> None:
+        """`log` is a logger's method, such as `log.warning`."""
+        if self._left_out == 0 and self._loop.time() >= self._ends_at:
+            self._written, self._ends_at = 0, self._loop.time() + INTERVAL_S
+        if self._written < LINES_AT_ONCE:
+            self._written += 1
+            log(event, **values)
+            return
+        if self._left_out == 0:
+            self._loop.call_at(self._ends_at, self._say_how_many, log, event)
+        self._left_out += 1
+
+    def _say_how_many(self, log: Callable[..., Any], event: str) -> None:
+        left_out, self._left_out, self._ends_at = self._left_out, 0, 0.0
+        log(f"{event}: further lines were left out", left_out=left_out)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from tests.support.nodes import FAST, Cluster
+from tests.support.nodes import FAST, Cluster, Tables
+from tests.support.ports import free_ports
 from tests.support.wire import wait_until
 
 from disheap.config import GIB, Limits
@@ -20,6 +22,7 @@ from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.runtime import links, peering, tuning
 from disheap.runtime.links import OutgoingLink
+from disheap.testing.certificates import Authority
 
 BUFFER_BYTES = 1000
 HELLO = PeerHello("c", 2, "n2", 5, 1, "", "heap", (1, 1))
@@ -266,3 +269,37 @@ async def test_an_entry_that_is_larger_than_this_nodes_own_limit_is_taken(tmp_pa
         assert leader.name != name
         await leader.apply(b"+1" + b" " * 5 * MIB)
         await cluster.wait_equal()
+
+
+async def test_a_restarted_follower_reaches_its_peers_while_strangers_knock(tmp_path: Path) -> None:
+    """Thirty connections a second send the first bytes of a TLS handshake to every peer port, and no more."""
+    authority = Authority(tmp_path)
+    ports = free_ports(6)
+    addresses = [
+        (f"127.0.0.1:{peer}", f"127.0.0.1:{client}") for peer, client in zip(ports[:3], ports[3:], strict=True)
+    ]
+    knocking: list[asyncio.StreamWriter] = []
+
+    async def knock() -> None:
+        while True:
+            for port in ports[:3]:
+                with suppress(ConnectionRefusedError):  # the follower is down
+                    _, writer = await asyncio.open_connection("127.0.0.1", port)
+                    writer.write(b"\x16\x03\x01\x02\x00\x01" + bytes(14))
+                    knocking.append(writer)
+            await asyncio.sleep(1 / 30)
+
+    def tables(name: str) -> Tables:
+        return {"transport": {"tls": authority.issue(name)}}
+
+    async with Cluster(tmp_path, transport="tls", tables=tables, addresses=addresses, storage="file") as cluster:
+        flooding = asyncio.create_task(knock())
+        await wait_until(lambda: len(knocking) > 3 * 70, "more than 64 strangers are at each port")
+        node = await cluster.restart(cluster.followers()[0].name)
+        others = [peer for peer in node.book.ids() if node.book.name(peer) != node.name]
+        started = asyncio.get_running_loop().time()
+        await wait_until(lambda: all(node.is_connected(peer) for peer in others), "it has reached its peers")
+        assert asyncio.get_running_loop().time() - started < 2.0
+        flooding.cancel()
+        for writer in knocking:
+            writer.close()

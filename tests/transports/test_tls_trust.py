@@ -17,13 +17,16 @@ from wires import Door, Wire
 from disheap.errors import ConfigError, ConnectionLost
 from disheap.interfaces import TransportContext
 from disheap.testing.certificates import Authority
+from disheap_tcp.listener import TlsListener
 from disheap_tcp.options import TcpSettings
 from disheap_tcp.tcp import TcpTransport
-from disheap_tcp.tls import TlsListener, TlsTransport
+from disheap_tcp.tls import TlsTransport
 from disheap_tcp.trust import TlsSettings, explain, explain_lost
 
 WAIT_S = 10.0
 EXPIRED = timedelta(days=-1)
+TWENTY_BYTES = b"\x16\x03\x01\x02\x00\x01" + bytes(14)
+"""How a handshake begins."""
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +170,7 @@ async def refused_client(
 ) -> None:
     door, wire = Door(), Wire()
     listener = await transport(server).listen("127.0.0.1:0", door)
-    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.listener"):
         await transport(client).connect(listener.address, wire, WAIT_S)  # TLS 1.3: through before it is judged
         await wait(wire.lost)
         assert said in await wait_refusal(caplog)
@@ -214,7 +217,7 @@ async def test_a_plain_client_on_a_tls_port_is_refused_and_said(
 ) -> None:
     door = Door()
     listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", door)
-    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.listener"):
         await talk(listener.address, sent)
         assert said in await wait_refusal(caplog)
     assert door.wires == []
@@ -228,7 +231,7 @@ async def test_a_client_without_a_certificate_is_refused(
     listener = await transport(authority.issue("n1")).listen("localhost:0", door)
     context = ssl.create_default_context(cafile=str(authority.cafile))
     host, _, port = listener.address.rpartition(":")
-    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.listener"):
         _, writer = await asyncio.open_connection(host, int(port), ssl=context)
         assert "the client has no certificate" in await wait_refusal(caplog)
         writer.transport.abort()
@@ -241,7 +244,7 @@ async def test_tls_1_2_is_refused(authority: Authority, caplog: pytest.LogCaptur
     context = ssl.create_default_context(cafile=str(authority.cafile))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     host, _, port = listener.address.rpartition(":")
-    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.listener"):
         with pytest.raises(OSError):  # a reset, or TLS's own alert
             await asyncio.open_connection(host, int(port), ssl=context)
         assert "speaks no TLS 1.3" in await wait_refusal(caplog)
@@ -255,7 +258,7 @@ async def test_who_says_nothing_is_closed_after_the_handshake_timeout(
     authority: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
     listener = await transport(authority.issue("n1"), handshake_timeout_s=0.1).listen("127.0.0.1:0", Door())
-    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.tls"):
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.listener"):
         assert await talk(listener.address, b"") == b""
         assert "'remote': '127.0.0.1:" in await wait_refusal(caplog)
     await listener.close()
@@ -278,7 +281,11 @@ async def test_more_handshakes_than_allowed_wait_their_turn(authority: Authority
 
 
 def _handshakes(listener: TlsListener) -> int:
-    return sum(link is not None for link in listener._tasks.values())
+    return sum(guest.link is not None for guest in listener._guests)
+
+
+def _silent(listener: TlsListener) -> int:
+    return sum(guest.link is None for guest in listener._guests)
 
 
 async def test_of_more_connections_than_allowed_the_oldest_that_says_nothing_goes(authority: Authority) -> None:
@@ -287,16 +294,92 @@ async def test_of_more_connections_than_allowed_the_oldest_that_says_nothing_goe
     listener = await transport(authority.issue("n1"), handshakes=4).listen("127.0.0.1:0", Door())
     host, _, port = listener.address.rpartition(":")
     silent = [await asyncio.open_connection(host, int(port)) for _ in range(12)]
-    await wait_until(lambda: len(listener._silent) == 4)
+    await wait_until(lambda: _silent(listener) == 4)
     connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
     for reader, _ in silent[:9]:
         assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
-    assert len(listener._silent) == 3, "only as many as there was no place for"
+    assert _silent(listener) == 3, "only as many as there was no place for"
     connection.close()
     await listener.close()
     for reader, writer in silent[9:]:
         assert await asyncio.wait_for(reader.read(), WAIT_S) == b"", "they go with the listener"
         writer.close()
+
+
+async def test_a_handshake_that_has_stalled_gives_its_place_to_the_next(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first bytes of a handshake, and no more: they kept the place until the handshake timed out."""
+    monkeypatch.setattr("disheap_tcp.listener.SLOW_S", 0.05)
+    listener = await transport(authority.issue("n1"), handshakes=4).listen("127.0.0.1:0", Door())
+    host, _, port = listener.address.rpartition(":")
+    slow = [await asyncio.open_connection(host, int(port)) for _ in range(12)]
+    for _, writer in slow:
+        writer.write(TWENTY_BYTES)
+    await wait_until(lambda: _handshakes(listener) == 4)
+    async with asyncio.timeout(WAIT_S):  # half of a handshake's own timeout would do
+        connection = await transport(authority.issue("n2")).connect(listener.address, Wire(), WAIT_S)
+    connection.close()
+    for _, writer in slow:
+        writer.close()
+    await listener.close()
+
+
+async def test_thirty_strangers_a_second_keep_no_newcomer_out(authority: Authority) -> None:
+    """With the settings as they are. Each newcomer gets in within a second."""
+    loop = asyncio.get_running_loop()
+    listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", Door())
+    host, _, port = listener.address.rpartition(":")
+    strangers: list[asyncio.StreamWriter] = []
+
+    async def flood() -> None:
+        while True:
+            _, writer = await asyncio.open_connection(host, int(port))
+            writer.write(TWENTY_BYTES)
+            strangers.append(writer)
+            await asyncio.sleep(1 / 30)
+
+    flooding = asyncio.create_task(flood())
+    client = transport(authority.issue("n2"))
+    await wait_until(lambda: len(strangers) > 80)  # 64 were enough
+    for _ in range(5):
+        started = loop.time()
+        connection = await client.connect(listener.address, Wire(), WAIT_S)
+        assert loop.time() - started < 1.0
+        connection.close()
+    flooding.cancel()
+    await listener.close()
+    for writer in strangers:
+        writer.close()
+
+
+async def test_one_address_keeps_few_places_with_handshakes_that_stalled(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("disheap_tcp.listener.SILENCE_S", 0.0)
+    server = transport(authority.issue("n1"), handshakes=100, handshakes_per_address=3)
+    listener = await server.listen("127.0.0.1:0", Door())
+    host, _, port = listener.address.rpartition(":")
+    silent = [await asyncio.open_connection(host, int(port)) for _ in range(10)]
+    for reader, _ in silent[:7]:
+        assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+    assert _silent(listener) == 3
+    for _, writer in silent:
+        writer.close()
+    await listener.close()
+
+
+async def test_refusals_of_a_flood_are_counted_and_few_are_written(
+    authority: Authority, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("disheap.logs.INTERVAL_S", 0.2)
+    listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", Door())
+    with caplog.at_level(logging.WARNING, "disheap.disheap_tcp.listener"):
+        for _ in range(50):
+            await talk(listener.address, b"x" * 20)
+        await wait_until(lambda: "left_out" in caplog.text)
+    await listener.close()
+    assert len(caplog.records) < 50
 
 
 async def test_many_who_speak_at_once_are_all_let_in(authority: Authority) -> None:
@@ -337,9 +420,9 @@ async def test_running_out_of_descriptors_is_waited_out(
         return await accept(sock)
 
     monkeypatch.setattr(loop, "sock_accept", short_of_descriptors)
-    monkeypatch.setattr("disheap_tcp.tls.ACCEPT_RETRY_S", 0.01)
+    monkeypatch.setattr("disheap_tcp.listener.ACCEPT_RETRY_S", 0.01)
     wire = Wire()
-    with caplog.at_level(logging.ERROR, "disheap.disheap_tcp.tls"):
+    with caplog.at_level(logging.ERROR, "disheap.disheap_tcp.listener"):
         listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", Door())
         connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
     assert "Too many open files" in caplog.text

@@ -281,7 +281,9 @@ class ClientConnection:
         if self.queue:
             self.flush()
         if isinstance(error, ProtocolError):
-            log.warning("a connection is refused", remote=self._connection.remote, reason=str(error))
+            self._server.lines.write(
+                log.warning, "a connection is refused", remote=self._connection.remote, reason=str(error)
+            )
         self._connection.write(self._server.goodbye(error))
         self.closed = True
         self._connection.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from disheap.errors import WrongCluster
 from disheap.interfaces import Transport
 from disheap.kernel.types import Message, NodeId
-from disheap.logs import get_logger
+from disheap.logs import LineLimiter, get_logger
 from disheap.protocol.notices import Notice
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.repair import Answer, Ask
@@ -47,6 +47,7 @@ class Peering:
         self._id = own_id
         self._settings_digest = settings_digest
         self._loop = loop
+        self._lines = LineLimiter(loop)
         self._buffer_bytes = tuning.send_buffer_bytes(node.config)
         self._outgoing: dict[NodeId, OutgoingLink] = {}
         self._incoming: dict[IncomingLink, None] = {}
@@ -213,6 +214,6 @@ class Peering:
         self.refusals.pop(reason, None)
         self.refusals[reason] = None  # the newest
         if not is_known:
-            log.warning("a peer's connection is refused", remote=remote, reason=reason)
+            self._lines.write(log.warning, "a peer's connection is refused", remote=remote, reason=reason)
         if len(self.refusals) > REFUSALS_REMEMBERED:
             del self.refusals[next(iter(self.refusals))]

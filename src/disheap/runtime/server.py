@@ -28,7 +28,7 @@ from disheap.errors import (
     WrongCluster,
 )
 from disheap.interfaces import AllowedWhenFull, Screening
-from disheap.logs import get_logger
+from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import ENVELOPE, Goodbye, Kind, Status, Welcome, fault
 from disheap.runtime.connections import ClientConnection
@@ -94,6 +94,7 @@ class Server(Outlets):
         self.limits = limits
         self.loop = loop
         self.leads = False
+        self.lines = LineLimiter(loop)  # about connections that are refused
         self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self.short: DiskFull | None = None  # why commands that bring something in are refused now
         self.takes_transient = True  # though it is short

@@ -114,9 +114,9 @@ MUTANTS = (
         "as many sockets as there are places for handshakes say nothing, and no member is let in",
         (
             Patch(
-                "disheap_tcp.tls",
-                "            while self._is_full() and self._oldest_silent() is None:\n",
-                "            while self._is_full():\n",
+                "disheap_tcp.listener",
+                "        while self._is_full() and self._stalled() is None:\n",
+                "        while self._is_full():\n",
             ),
         ),
         (TRUST + "test_of_more_connections_than_allowed_the_oldest_that_says_nothing_goes",),
