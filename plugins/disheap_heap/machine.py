@@ -65,7 +65,7 @@ NOTHING: Effects = ()
 
 class HeapMachine:
     """Implements `disheap.interfaces.StateMachine`, `Screening`, `AllowedWhenFull`, `Hashing`,
-    `MemoryEstimating` and `Sampling`."""
+    `MemoryEstimating`, `Sampling` and `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -178,6 +178,11 @@ class HeapMachine:
     def memory_bytes(self) -> int:
         return footprint.memory_bytes(self._state)
 
+    def sample_queries(self) -> list[bytes]:
+        from disheap_heap.samples import sample_queries
+
+        return sample_queries()
+
     def stats(self) -> dict[str, int]:
         state = self._state
         return {
@@ -216,7 +221,15 @@ def _misfit(kind: Any, error: str) -> str:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import AllowedWhenFull, Hashing, MemoryEstimating, Sampling, Screening, StateMachine
+    from disheap.interfaces import (
+        AllowedWhenFull,
+        Hashing,
+        MemoryEstimating,
+        Sampling,
+        SamplingQueries,
+        Screening,
+        StateMachine,
+    )
 
     _fits: type[StateMachine] = HeapMachine
     _screens: type[Screening] = HeapMachine
@@ -224,3 +237,4 @@ if TYPE_CHECKING:
     _hashes: type[Hashing] = HeapMachine
     _estimates: type[MemoryEstimating] = HeapMachine
     _samples: type[Sampling] = HeapMachine
+    _samples_queries: type[SamplingQueries] = HeapMachine

@@ -15,14 +15,20 @@ from disheap.protocol.broker import (
     CreateTopic,
     DeleteExchange,
     DeleteTopic,
+    DescribeTopic,
     Enqueue,
     EnqueueMany,
     Extend,
+    GetStats,
+    ListExchanges,
+    ListTopics,
     Nack,
     NewMessage,
+    Peek,
     Pop,
     Publish,
     Purge,
+    Query,
     Recover,
     SetCredit,
     Subscribe,
@@ -84,3 +90,18 @@ _SETTLING: list[Command] = [
 
 def sample_commands() -> list[bytes]:
     return [encode(command) for command in (*_TOPICS, *_MESSAGES, *_CONSUMERS, *_SETTLING)]
+
+
+_QUERIES: list[Query] = [
+    GetStats(),
+    ListTopics(),
+    ListTopics("", "least", 1),
+    DescribeTopic("t"),
+    Peek("t", 5, delayed=True, leased=True),
+    ListExchanges(),
+    ListExchanges("e"),
+]
+
+
+def sample_queries() -> list[bytes]:
+    return [encode(query) for query in _QUERIES]

@@ -517,6 +517,14 @@ class Sampling(Protocol):
         """Of every kind, good ones first and foremost; sent again and again, in any order and from several sessions."""
 
 
+@runtime_checkable
+class SamplingQueries(Protocol):
+    """Optional power of a machine, for tests: it names queries that mean something to it."""
+
+    def sample_queries(self) -> Sequence[bytes]:
+        """Of every kind. They are sent in any state, so some of them may be refused."""
+
+
 @dataclass(frozen=True, slots=True)
 class Provenance:
     """Where a plugin came from, for `disheap plugins` and for error messages."""

@@ -1,0 +1,15 @@
+"""The hooks of a distribution that has nothing but these plugins. `test_wrong_plugins` installs it for its runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from disheap.hookspecs import hookimpl
+from tests.wrong_plugins.names import named
+
+
+@hookimpl
+def disheap_register_machine() -> list[type[Any]]:
+    from tests.wrong_plugins import machines
+
+    return named([machines.RIGHT, *machines.MEANT])

@@ -1,0 +1,74 @@
+"""The conformance suites catch each wrong plugin, in the test that is meant for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.wrong_plugins.selection import meant
+
+ROOT = Path(__file__).parents[2]
+RUN_S = 100
+KINDS = {"machine": "board"}
+"""The plugin that is right, by kind."""
+OPTIONS: dict[str, list[str]] = {}
+WRONG = [(kind, name) for kind in KINDS for name in meant(kind)]
+
+
+@cache
+def outcomes(kind: str) -> dict[tuple[str, str], list[bool]]:
+    """Whether each case of a test passed, by (plugin, test)."""
+    found: dict[tuple[str, str], list[bool]] = {}
+    for name, test, passed in _run(kind):
+        found.setdefault((name, test), []).append(passed)
+    return found
+
+
+def _run(kind: str) -> Iterator[tuple[str, str, bool]]:
+    names = [KINDS[kind], *meant(kind)]
+    with TemporaryDirectory() as place:
+        about = Path(place) / "disheap_wrong-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Name: disheap-wrong\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text("[disheap]\nwrong = tests.wrong_plugins.hooks\n")
+        report = Path(place) / "report.xml"
+        chosen = [word for name in names for word in (f"--disheap-{kind}", name)]
+        plugins = ["-p", "disheap.testing.fixtures", "-p", "tests.wrong_plugins.selection", "-p", "no:cacheprovider"]
+        suite = ["--pyargs", f"disheap.testing.conformance.test_{kind}"]
+        command = [sys.executable, "-m", "pytest", "-q", "--tb=line", f"--junitxml={report}"]
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
+        path = os.pathsep.join([place, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+        done = subprocess.run(
+            [*command, *plugins, *suite, *chosen, *OPTIONS.get(kind, [])],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=place,
+            env=kept | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            timeout=RUN_S,
+        )
+        assert done.returncode == 1, done.stdout[-4000:] + done.stderr[-2000:]
+        for case in ElementTree.parse(report).iter("testcase"):
+            test, _, parameters = case.attrib["name"].rstrip("]").partition("[")
+            name = next(name for name in sorted(names, key=len, reverse=True) if name in parameters.split("-"))
+            yield name, test, case.find("failure") is None and case.find("error") is None
+
+
+@pytest.mark.parametrize(("kind", "name"), WRONG, ids=[f"{kind}-{name}" for kind, name in WRONG])
+def test_the_suite_fails_a_wrong_plugin_in_the_test_that_is_meant_for_it(kind: str, name: str) -> None:
+    cases = outcomes(kind)[name, meant(kind)[name]]
+    assert not all(cases), f"{name} passes {meant(kind)[name]}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_suite_passes_the_plugin_that_the_wrong_ones_are_made_from(kind: str) -> None:
+    failed = [test for (name, test), cases in outcomes(kind).items() if name == KINDS[kind] and not all(cases)]
+    assert failed == []
