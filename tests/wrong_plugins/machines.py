@@ -133,6 +133,9 @@ class Board:
     def allowed_when_full(self, command: bytes) -> bool:
         return command[:1] == b"-"
 
+    def memory_bytes(self) -> int:
+        return 100 * (len(self.counts) + len(self.timers) + len(self.attached))
+
     def stats(self) -> dict[str, int]:
         return {"words": len(self.counts)}
 
@@ -384,6 +387,16 @@ class CleaningStats(Board):
         return super().stats()
 
 
+class RisingEstimate(Board):
+    """Its estimate of the memory never falls."""
+
+    highest = 0
+
+    def memory_bytes(self) -> int:
+        self.highest = max(self.highest, super().memory_bytes())
+        return self.highest
+
+
 class WordyStats(Board):
     """Statistics that are no numbers."""
 
@@ -524,6 +537,7 @@ MEANT: dict[type[Board], str] = {
     PoorHash: "test_states_with_the_same_hash_answer_alike",
     CountedQueries: "test_looking_changes_nothing",
     CleaningStats: "test_looking_changes_nothing",
+    RisingEstimate: "test_a_memory_estimate_follows_the_state",
     WordyStats: "test_statistics_are_numbers_by_name",
     StrictScreening: "test_what_is_not_admitted_would_do_nothing",
     FullByState: "test_what_is_allowed_when_full_depends_on_the_command_alone",

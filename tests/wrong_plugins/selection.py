@@ -1,4 +1,4 @@
-"""A pytest plugin for `test_wrong_plugins`: of a wrong plugin it runs the test that is meant for it, of a right one all."""
+"""A pytest plugin: of a wrong plugin it runs the test that is meant for it, of a right one all tests."""
 
 from __future__ import annotations
 
