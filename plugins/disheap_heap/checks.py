@@ -17,7 +17,7 @@ from disheap.errors import (
 from disheap.protocol.broker import DURATION_MAX_MS, PRIORITY_MAX, PRIORITY_MIN, Enqueue, NewMessage, Publish
 
 if TYPE_CHECKING:
-    from disheap_heap.state import State, Topic
+    from disheap_heap.state import Session, State, Topic
 
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]")
 """Control characters, and those that show nothing: line separators, zero-width spaces, and what changes the direction
@@ -39,12 +39,27 @@ def find_existing(state: State, name: str) -> Topic:
     return topic
 
 
-def require_access(topic: Topic, session: int, attached_only: bool = False) -> None:
+def require_access(topic: Topic, session: int) -> None:
     """Raises `TopicLocked` unless the topic is shared, or `session` owns it. Putting messages in needs no access, since
-    replies come from others. With `attached_only`, a topic whose owner has no connection is open."""
+    replies come from others."""
     owner = topic.owner
-    if owner is not None and owner.number != session and (owner.attached or not attached_only):
-        raise TopicLocked(f"topic {topic.name!r} is exclusive to another session; it is free when that one ends")
+    if owner is not None and owner.number != session:
+        raise _locked(topic, owner)
+
+
+def require_free(state: State, topic: Topic, session: int) -> None:
+    """Raises `TopicLocked` unless the owner of an exclusive topic has no connection and proved the same name as the
+    session that takes the topic over."""
+    owner, taker = topic.owner, state.sessions.get(session)
+    if owner is not None and (owner.attached or taker is None or taker.principal != owner.principal):
+        raise _locked(topic, owner)
+
+
+def _locked(topic: Topic, owner: Session) -> TopicLocked:
+    return TopicLocked(
+        f"topic {topic.name!r} is exclusive to another session, number {owner.number}; it is free when that one ends. "
+        "`disheap session ls` shows whose it is"
+    )
 
 
 def check_message(state: State, message: Enqueue | NewMessage | Publish) -> None:

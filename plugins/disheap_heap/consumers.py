@@ -96,14 +96,14 @@ def left(state: State, consumer: Consumer) -> None:
         delete(state, topic, "its last consumer left")
 
 
-def opened(state: State, number: int) -> None:
-    state.sessions.setdefault(number, Session(number, True)).attached = True
+def opened(state: State, number: int, principal: str) -> None:
+    state.sessions[number] = Session(number, True, principal)
 
 
 def attached(state: State, number: int, held: Held) -> bytes:
     """The leases not named in `held` go into the reply as far as they fit, and after it as pushes."""
-    opened(state, number)
-    session = state.sessions[number]
+    session = state.sessions.setdefault(number, Session(number, True))
+    session.attached = True
     known = {(token[0], token[1]) for token in held.tokens}
     deliveries: list[Deliver] = []
     room = ANSWER_BYTES

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 import msgspec
 
 from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionUnsupported
-from disheap.interfaces import Effects, MachineContext
+from disheap.interfaces import Effects, MachineContext, Principal
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, snapshot, topics, work
@@ -64,7 +64,7 @@ NOTHING: Effects = ()
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine`, `Screening`, `AllowedWhenFull`, `Hashing`,
+    """Implements `disheap.interfaces.StateMachine`, `Screening`, `AllowedWhenFull`, `SessionReporting`, `Hashing`,
     `MemoryEstimating`, `Sampling` and `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
@@ -105,8 +105,8 @@ class HeapMachine:
         effects = state.start()
         return work.advance(state, limit), effects
 
-    def session_opened(self, session: int) -> None:
-        consumers.opened(self._state, session)
+    def session_opened(self, session: int, principal: Principal) -> None:
+        consumers.opened(self._state, session, principal.name)
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
         try:
@@ -157,6 +157,9 @@ class HeapMachine:
         except UNREADABLE as error:
             raise _unreadable(request, error, QUERY_TAGS, "query") from None
         return QUERIES[type(decoded)](self._state, session, decoded)
+
+    def session_stats(self, session: int) -> dict[str, int]:
+        return queries.session_stats(self._state, session)
 
     def snapshot(self) -> Iterator[bytes]:
         return snapshot.take(self._state)
@@ -228,12 +231,14 @@ if TYPE_CHECKING:
         Sampling,
         SamplingQueries,
         Screening,
+        SessionReporting,
         StateMachine,
     )
 
     _fits: type[StateMachine] = HeapMachine
     _screens: type[Screening] = HeapMachine
     _is_allowed: type[AllowedWhenFull] = HeapMachine
+    _reports: type[SessionReporting] = HeapMachine
     _hashes: type[Hashing] = HeapMachine
     _estimates: type[MemoryEstimating] = HeapMachine
     _samples: type[Sampling] = HeapMachine

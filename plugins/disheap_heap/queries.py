@@ -77,6 +77,16 @@ def counted(state: State) -> dict[str, int]:
     }
 
 
+def session_stats(state: State, number: int) -> dict[str, int]:
+    session = state.sessions.get(number)
+    consumers = list(session.consumers.values()) if session is not None else []
+    return {
+        "leases": sum(len(consumer.leases) for consumer in consumers),
+        "consumers": sum(not consumer.ended and not consumer.limit for consumer in consumers),
+        "exclusive_topics": len(session.owned) if session is not None else 0,
+    }
+
+
 def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
     chosen: list[Exchange] = list(state.exchanges.values())
     if query.exchange:

@@ -111,7 +111,7 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
     rows = _MessageRows()
     return [
         ("machine", [(FORMAT, state.version, state.now_ms, *counters)]),
-        ("sessions", [(one.number, one.attached) for one in state.sessions.values()]),
+        ("sessions", [(one.number, one.attached, one.principal) for one in state.sessions.values()]),
         ("topics", [_topic_row(one) for one in topics]),
         ("exchanges", [(one.name, one.kind, one.auto_delete, one.alternate) for one in state.exchanges.values()]),
         ("bindings", [(one.name, key, number) for one in state.exchanges.values() for key, number in one.bindings]),
@@ -247,8 +247,8 @@ class _Restorer:
         state.version, state.now_ms = version, now_ms
         state.last_message, state.last_consumer, state.last_topic = message, consumer, topic
 
-    def _sessions(self, number: int, attached: bool) -> None:
-        self._state.sessions[number] = Session(number, attached)
+    def _sessions(self, number: int, attached: bool, principal: str) -> None:
+        self._state.sessions[number] = Session(number, attached, principal)
 
     def _topics(self, number: int, name: str, settings: Any, owner: int, owned: bool, expires_at_ms: int) -> None:
         state = self._state

@@ -26,12 +26,13 @@ Delayed = tuple[int, Message]
 
 
 class Session:
-    """`attached`: it has a connection, as far as the log knows."""
+    """`attached`: it has a connection, as far as the log knows. `principal`: the name that its client proved."""
 
-    __slots__ = ("attached", "consumers", "number", "owned")
+    __slots__ = ("attached", "consumers", "number", "owned", "principal")
 
-    def __init__(self, number: int, attached: bool) -> None:
+    def __init__(self, number: int, attached: bool, principal: str = "") -> None:
         self.number = number
+        self.principal = principal
         self.attached = attached
         self.consumers: dict[int, Consumer] = {}
         self.owned: dict[int, Topic] = {}

@@ -18,7 +18,7 @@ from disheap.protocol.broker import (
     TopicSettings,
 )
 from disheap_heap import timers
-from disheap_heap.checks import check_name, find_existing, no_room, require_access
+from disheap_heap.checks import check_name, find_existing, no_room, require_access, require_free
 from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
 from disheap_heap.exchanges import remove_binding
 from disheap_heap.state import Session, State, Topic
@@ -35,7 +35,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
         return encode(describe(topic, created=True))
     taken = topic.owner is not None and topic.owner.number != session
     if taken:
-        require_access(topic, session, attached_only=True)
+        require_free(state, topic, session)
     if command.settings != topic.settings:
         raise TopicMismatch(_difference(topic, command.settings))
     if taken:

@@ -89,6 +89,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uncommitted_bytes: Bytes = 64 * MIB  # proposed and not committed: what a leader may lose in a partition
     session_window: Many = 8192  # unanswered commands: four clients' pipelines of 2,000
     sessions: Count = 10_000  # replicated state, about 1 KiB each when idle
+    max_sessions_per_address: Count = 2_500  # a host of 100 worker processes with their producers has some 1,000
+    max_sessions_per_principal: Count = 5_000  # of one certificate name: half of all, a fleet may share one
+    reserved_sessions: Annotated[int, Meta(ge=0, le=1_000_000)] = 500  # the last ones: for clients with less than 10
     connections: Many = 4096  # below the usual limit of open files, with rlimit raised
     handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # a stranger holds a connection no longer
     idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  # without a session and a word; a client pings
@@ -98,6 +101,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     apply_work_limit: Count = 10_000  # units of work per entry: 10 to 40 ms, so that heartbeats are never late
     session_timeout_min_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = 1000  # under it a pause expires sessions
     session_timeout_max_ms: LongMilliseconds = 86_400_000  # a day; then even a forgotten session's leases come back
+    reattach_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = (
+        3000  # after a client closed its connection: an exchange of connections takes less, a killed one's tasks wait
+    )
     max_clock_jump_ms: LongMilliseconds = 60_000  # a larger jump of log time at an election is logged
     queries: Count = 1024  # reads waiting for their index, per node
     min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 128 * MIB  # on the disk; below it nothing new is taken

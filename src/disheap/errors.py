@@ -267,6 +267,13 @@ class SessionExpired(RequestError):
     code = "session-expired"
 
 
+class WrongSecret(RequestError):
+    """The session belongs to another client: it was opened with another secret, or under another certificate name.
+    Nothing was changed."""
+
+    code = "wrong-secret"
+
+
 class WindowExceeded(RequestError):
     """More commands unanswered than `session_window` allows."""
 

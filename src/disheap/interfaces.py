@@ -411,6 +411,12 @@ class MachineContext(NamedTuple):
     """Nothing yet: a machine has no clock, no entropy and no files. All it knows arrives through the log."""
 
 
+class Principal(msgspec.Struct, frozen=True):
+    """Who a client proved to be."""
+
+    name: str = ""  # of its certificate; "" where the transport does not authenticate, or the certificate has no name
+
+
 class StateMachine(Plugin, Protocol):
     """Deterministic: the same calls give the same replies, effects and hash on every replica. No I/O, no clock, no
     entropy, no set in hash order. Time arrives as `time_ms`, which never goes back.
@@ -441,7 +447,8 @@ class StateMachine(Plugin, Protocol):
         """`time_ms` of the earliest timer, so that the leader can propose the passing of time when nothing else
         does."""
 
-    def session_opened(self, session: int) -> None: ...
+    def session_opened(self, session: int, principal: Principal) -> None:
+        """A new session of that client. Whoever attaches to it later has proved the same name and its secret."""
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
         """The session has a new connection and says in `held` which deliveries it holds. The reply carries every lease
@@ -477,6 +484,15 @@ class Screening(Protocol):
 
     def admits(self, command: bytes) -> bool:
         """False when the command would do nothing in the present state, such as a message that nobody is bound for."""
+
+
+@runtime_checkable
+class SessionReporting(Protocol):
+    """Optional power of a machine: `disheap session ls` shows what a session has."""
+
+    def session_stats(self, session: int) -> dict[str, int]:
+        """Few named counts, such as leases; the same names for every session, also for one that it does not know.
+        Called up to 1,000 times for one answer."""
 
 
 @runtime_checkable

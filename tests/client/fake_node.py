@@ -18,7 +18,8 @@ import msgspec
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Fault, Kind, Status
 
-GRANT = Struct("<QI")
+GRANT = Struct("<QI16s")
+SECRET = b"0123456789abcdef"
 
 
 @dataclass
@@ -260,17 +261,19 @@ class FakePeer:
             self.session = next(cluster.session_numbers)
             cluster.sessions[self.session] = FakeSession()
             cluster.attached[self.session] = self
-            self._say(self._reply(envelope, GRANT.pack(self.session, cluster.timeout_ms)), out)
+            self._say(self._reply(envelope, GRANT.pack(self.session, cluster.timeout_ms, SECRET)), out)
         elif envelope.kind == Kind.CLOSE:
             cluster.expire(self.session)
             self.session = 0
             out.append(self._reply(envelope, b""))
         elif envelope.session not in cluster.sessions:
             out.append(self._refusal(envelope.seq, "session-expired"))
+        elif envelope.body[:16] != SECRET:
+            out.append(self._refusal(envelope.seq, "wrong-secret"))
         else:
             self.session = envelope.session
             cluster.attached[self.session] = self
-            self._say(self._reply(envelope, cluster.resumed(self.session, envelope.body)), out)
+            self._say(self._reply(envelope, cluster.resumed(self.session, envelope.body[16:])), out)
 
     def _command(self, envelope: frames.Envelope, out: list[bytes]) -> None:
         cluster = self.cluster

@@ -174,7 +174,7 @@ def canned_node(timeout_ms: int = 9000) -> list[bytes]:
     number = (1 << 62) + 1
     return [
         frames.plain(Kind.WELCOME, msgspec.msgpack.encode(welcome)),
-        frames.reply(Kind.REPLY, 0, number, 1, (7).to_bytes(8, "little") + timeout_ms.to_bytes(4, "little")),
+        frames.reply(Kind.REPLY, 0, number, 1, frames.GRANT.pack(7, timeout_ms, bytes(16))),
     ]
 
 

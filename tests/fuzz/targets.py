@@ -27,7 +27,7 @@ from disheap.errors import (
     UrlError,
     VersionUnsupported,
 )
-from disheap.interfaces import CodecContext, Damage, Holding, LostSnapshot, MachineContext
+from disheap.interfaces import CodecContext, Damage, Holding, LostSnapshot, MachineContext, Principal
 from disheap.kernel import membership
 from disheap.kernel.types import (
     AppendReply,
@@ -52,7 +52,7 @@ from disheap.kernel.types import (
     VoteRequest,
 )
 from disheap.protocol import broker, frames, peers, repair
-from disheap.protocol.frames import FrameReader, Kind, SessionOptions, Status
+from disheap.protocol.frames import SECRET_BYTES, FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
 from disheap.runtime import repair_plan
 from disheap.runtime.links import IncomingLink, OutgoingLink
@@ -294,7 +294,7 @@ def _busy_machine() -> HeapMachine:
 def _busy_snapshot() -> bytes:
     machine = HeapMachine(HeapSettings(), MachineContext())
     for session in (1, 2):
-        machine.session_opened(session)
+        machine.session_opened(session, Principal())
         machine.session_attached(session, b"")
     for index, command in enumerate(sample_commands(), 1):
         try:
@@ -427,7 +427,8 @@ _REPAIR_FRAMES = [repair.encode(message) for message in _ABOUT_REPAIR]
 _CLIENT_FRAMES = [
     frames.hello(Kind.HELLO, frames.Hello(CLUSTER, "fuzz")),
     frames.envelope(Kind.OPEN, 0, 0, 1, 0, msgspec.msgpack.encode(SessionOptions(5000, "label"))),
-    frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION, 1, 0, broker.encode(_HELD[0])),
+    frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION, 1, 0, bytes(SECRET_BYTES) + broker.encode(_HELD[0])),
+    frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION - 1, 1, 0, bytes(SECRET_BYTES) + broker.encode(_HELD[0])),
     *(frames.envelope(Kind.COMMAND, 0, ServedNode.SESSION, 1 + n, n, c) for n, c in enumerate(sample_commands())),
     frames.envelope(Kind.COMMAND, 2, ServedNode.SESSION, 0, 0, broker.encode(broker.Enqueue("t", b"transient"))),
     *(frames.request(Kind.QUERY, 5, broker.encode(query)) for query in _QUERIES),

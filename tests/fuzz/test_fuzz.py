@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from disheap.protocol import broker, frames
-from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
+from disheap.protocol.frames import SECRET_BYTES, Fault, Kind, Status
+from disheap.runtime.session_table import proof_of
 from tests.fuzz.doubles import ServedNode
 from tests.fuzz.mutate import mutate, mutated
 from tests.fuzz.targets import TARGETS
@@ -94,7 +95,7 @@ async def test_an_attach_nested_deeper_than_the_stack_is_refused_and_no_node_fal
     """It was logged, and ended every node that applied it, at every start again."""
     client = await cluster.client()
     other = await WireClient.connected(cluster.transport, cluster.nodes["n1"].client_address)
-    status, body = await other.attach(client.session, b"\x94\x90\x90\x90" + DEEP)
+    status, body = await other.attach(client.session, client.secret, b"\x94\x90\x90\x90" + DEEP)
     assert (status, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, "invalid-argument")
     assert (await client.call(broker.encode(broker.CreateTopic("t"))))[0] == Status.OK
     assert cluster.nodes["n1"].group.failure is None
@@ -125,7 +126,8 @@ def test_what_an_open_says_too_much_does_not_go_into_the_log() -> None:
     node.greet(wire)
     options = msgspec.msgpack.encode({"timeout_ms": 5000, "label": "x", "later": [1, 2, 3]})
     wire.receiver.data_received(frames.envelope(Kind.OPEN, 0, 0, 1, 0, options))
-    assert frames.open_envelope(node.applied.data).body == msgspec.msgpack.encode(SessionOptions(5000, "x"))
+    logged = msgspec.msgpack.decode(frames.open_envelope(node.applied.data).body)
+    assert logged == [5000, "x", "", wire.remote, proof_of(bytes(SECRET_BYTES))]
 
 
 async def test_an_admin_request_that_is_no_text_or_too_deep_is_answered(cluster: Cluster) -> None:

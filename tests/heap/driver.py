@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from disheap.interfaces import MachineContext
+from disheap.interfaces import MachineContext, Principal
 from disheap.protocol import broker
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
@@ -22,7 +22,7 @@ class Driver:
         self.index = 0
         self.pushed: list[tuple[int, Any]] = []
         for session in range(1, sessions + 1):
-            self.machine.session_opened(session)
+            self.machine.session_opened(session, Principal())
 
     def do(self, command: Any, session: int = 1) -> Any:
         self.index += 1

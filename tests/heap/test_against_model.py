@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from disheap.errors import CommandRefused, TopicInUse, TopicLocked, TopicMismatch
+from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap.testing.heap_model import Model, Reader, Shelf
 from disheap_heap import state
@@ -57,7 +58,7 @@ class HeapAgainstModel(RuleBasedStateMachine):
 
     def open(self, session: int) -> None:
         for driver in (self.driver, self.twin):
-            driver.machine.session_opened(session)
+            driver.machine.session_opened(session, Principal())
         self.model.attached[session] = True
 
     def both(self, call: Any) -> Any:

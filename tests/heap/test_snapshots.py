@@ -198,10 +198,10 @@ def block(table: str, *rows: object) -> bytes:
     [
         [block("machine", (99, 1, 0, 0, 0, 0)), block("end", (1,))],
         [block("furniture", (1,)), block("end", (1,))],
-        [block("sessions", (1, True)), block("end", (2,))],
-        [block("end", (0,)), block("sessions", (1, True))],
+        [block("sessions", (1, True, "")), block("end", (2,))],
+        [block("end", (0,)), block("sessions", (1, True, ""))],
         [block("rings", (1, 1)), block("end", (1,))],
-        [block("sessions", (1, True, 5)), block("end", (1,))],
+        [block("sessions", (1, True, "", 5)), block("end", (1,))],
     ],
     ids=["format", "table", "count", "behind the end", "dangling", "fields"],
 )

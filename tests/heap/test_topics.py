@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from disheap.errors import TopicInUse, TopicLocked, TopicMismatch
+from disheap.interfaces import Principal
 from disheap.protocol.broker import (
     Ack,
     Bind,
@@ -90,6 +91,18 @@ def test_an_exclusive_topic_is_taken_over_when_its_owner_has_no_connection() -> 
     assert driver.do(Ack([token(held)])).stale == [token(held)]
     driver.expire(1)
     assert topics(driver) == ["mine"]
+
+
+def test_an_exclusive_topic_is_not_taken_over_by_another_name() -> None:
+    driver = Driver(sessions=0)
+    for session, name in ((1, "w1"), (2, "w2"), (3, "w1")):
+        driver.machine.session_opened(session, Principal(name))
+    driver.do(CreateTopic("mine", EXCLUSIVE))
+    driver.detach(1)
+    driver = driver.restored()
+    with pytest.raises(TopicLocked):
+        driver.do(CreateTopic("mine", EXCLUSIVE), session=2)
+    assert not driver.do(CreateTopic("mine", EXCLUSIVE), session=3).created
 
 
 def test_a_take_over_with_other_settings_is_refused() -> None:

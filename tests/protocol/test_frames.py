@@ -150,6 +150,7 @@ WRONG: dict[str, Message] = {
     "a command shorter than its header": commands_of((4).to_bytes(4, "little") + bytes(40)),
     "a version that is not said": commands_of(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0)),
     "an OPEN of nothing": commands_of(frames.envelope(Kind.OPEN, 0, 0, 1, 0, b"\xc1")),
+    "an ATTACH of nothing": commands_of(frames.envelope(Kind.ATTACH, 0, 1, 1, 0, b"\xc1")),
     "members that cannot be read": append(entry(5, kind=EntryKind.MEMBERSHIP, data=b"\xff")),
     "a snapshot of nothing": SnapshotRequest(*ENDS, META._replace(index=Index(0)), 0, b"piece", True),
     "a snapshot of a later term": SnapshotRequest(*ENDS, META._replace(term=Term(4)), 0, b"piece", True),

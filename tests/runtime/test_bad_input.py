@@ -203,10 +203,23 @@ async def test_a_piece_of_a_long_command_costs_no_copy_of_the_pieces_before_it(t
         assert (await client.reply_to(1))[1] == Status.ERROR, "the machine, which knows no such command, was given it"
 
 
+async def test_a_session_is_attached_with_its_secret_alone(cluster: Cluster) -> None:
+    first, node = await cluster.client(), cluster.nodes["n1"]
+    assert (await first.call(b"+1"))[0] == Status.OK
+    stranger = await WireClient.connected(cluster.transport, node.client_address)
+    for guess in (b"", bytes(16), first.secret[::-1]):
+        status, body = await stranger.attach(first.session, guess)
+        assert (status, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, "wrong-secret")
+    assert (await first.call(b"+1"))[0] == Status.OK, "the first client notices nothing"
+    assert (await node.status())["counters"]["disheap_wrong_secrets_total"] == 3
+    other = await cluster.client()
+    assert other.secret != first.secret
+
+
 async def test_a_session_attached_elsewhere_leaves_its_first_connection(cluster: Cluster) -> None:
     first = await cluster.client()
     second = await WireClient.connected(cluster.transport, cluster.nodes["n1"].client_address)
-    assert (await second.attach(first.session))[0] == Status.OK
+    assert (await second.attach(first.session, first.secret))[0] == Status.OK
     assert (await first.goodbye()).code == "session-expired"
     assert (await second.call(b"+1", seq=1))[0] == Status.OK
 

@@ -82,7 +82,7 @@ async def test_a_session_goes_on_at_the_next_leader_and_nothing_is_applied_twice
         await cluster.stop(old.name)
         leader = await cluster.wait_leader()
         again = await WireClient.connected(cluster.transport, leader.client_address)
-        assert await again.attach(client.session, b"x") == (Status.OK, b"welcome back x")
+        assert await again.attach(client.session, client.secret, b"x") == (Status.OK, b"welcome back x")
         assert await again.call(b"+1", seq=1) == (Status.OK, b"1"), "the kept reply"
         assert await again.call(b"+1", seq=2) == (Status.OK, b"2")
         await cluster.start(old.name)
@@ -214,7 +214,7 @@ async def test_a_new_leader_gives_every_session_a_full_period_of_grace(tmp_path:
         await cluster.stop(old.name)
         leader = await cluster.wait_leader()
         again = await WireClient.connected(cluster.transport, leader.client_address)
-        status, _ = await again.attach(client.session)
+        status, _ = await again.attach(client.session, client.secret)
         assert status == Status.OK
 
 

@@ -160,7 +160,7 @@ async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, m
             await wait_until(lambda: not leader.group.leads, "it leads no longer", PATIENCE_S / 2)
             next_leader = await cluster.wait_leader()
             again = await WireClient.connected(cluster.transport, next_leader.client_address)
-            assert (await again.attach(client.session))[0] == Status.OK
+            assert (await again.attach(client.session, client.secret))[0] == Status.OK
             assert await again.call(b"+1", seq=1) == (Status.OK, b"1")
         finally:
             answer.set()

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
+from disheap.errors import Overloaded
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Status
 from disheap.runtime.connections import UNREAD_S, ClientConnection
 from disheap.runtime.server import EXPIRIES_AT_ONCE, SWEEP_S, Server, ServerLimits
-from disheap.runtime.sessions import Session
+from disheap.runtime.session_table import Session, SessionFacts, proof_of
 
 LIMITS = ServerLimits(
     frame_bytes=1 << 20,
@@ -24,6 +26,8 @@ LIMITS = ServerLimits(
     queries=8,
 )
 TIMEOUT_MS = 2000
+REATTACH_MS = 500
+SECRET = b"sixteen bytes ab"
 
 
 class Timer:
@@ -91,15 +95,19 @@ DIRECTORY = SimpleNamespace(
 )
 
 
+def session(number: int) -> Session:
+    return Session(SessionFacts(number, TIMEOUT_MS, REATTACH_MS, "", "", 0, proof_of(SECRET)))
+
+
 class Node:
     """A server over a session table of one, and what it proposes."""
 
     def __init__(self) -> None:
         self.loop: Any = Loop()
-        self.session = Session(7, TIMEOUT_MS, "")
+        self.session = session(7)
         self.table = {7: self.session}
         self.proposed: list[frames.Envelope] = []
-        self.server = Server(DIRECTORY, LIMITS, loop=self.loop, draw=lambda: 1)  # type: ignore[arg-type]
+        self.server = Server(DIRECTORY, LIMITS, loop=self.loop, draw=lambda: 1, entropy=bytes)  # type: ignore[arg-type]
         self.is_full = False
         self.server.serve(
             SimpleNamespace(  # type: ignore[arg-type]
@@ -146,6 +154,78 @@ def test_a_new_leader_gives_every_session_its_whole_timeout_from_its_election_on
     assert [(envelope.kind, envelope.session) for envelope in node.proposed] == [(Kind.EXPIRE, 7)]
 
 
+def test_a_session_whose_client_closed_its_connection_lapses_soon(node: Node) -> None:
+    """A process that was killed: its kernel closes the connection."""
+    node.server.lead(True)
+    connection, _ = node.client()
+    connection.connection_lost(None)
+    node.proposed.clear()  # its DETACH
+    node.silence(REATTACH_MS / 1000 - SWEEP_S)
+    assert node.proposed == []
+    node.silence(2 * SWEEP_S)
+    assert [(envelope.kind, envelope.session) for envelope in node.proposed] == [(Kind.EXPIRE, 7)]
+
+
+def closed_by_node(connection: ClientConnection) -> None:
+    connection.refuse(Overloaded("no more"))
+
+
+def said_goodbye(connection: ClientConnection) -> None:
+    connection.data_received(frames.plain(Kind.GOODBYE))
+
+
+def read_nothing(connection: ClientConnection) -> None:
+    connection.writing_paused()
+
+
+@pytest.mark.parametrize("before", [closed_by_node, said_goodbye, read_nothing])
+def test_a_closed_connection_that_says_nothing_of_its_client_leaves_the_whole_timeout(
+    node: Node, before: Callable[[ClientConnection], None]
+) -> None:
+    node.server.lead(True)
+    connection, _ = node.client()
+    before(connection)
+    connection.connection_lost(None)
+    node.proposed.clear()
+    node.silence(TIMEOUT_MS / 1000 - SWEEP_S)
+    assert node.proposed == []
+    node.silence(2 * SWEEP_S)
+    assert len(node.proposed) == 1
+
+
+def test_a_client_that_comes_back_in_time_has_its_whole_timeout_again(node: Node) -> None:
+    node.server.lead(True)
+    connection, _ = node.client()
+    connection.connection_lost(None)
+    node.silence(REATTACH_MS / 2000)
+    again, _ = node.stranger()
+    node.server.attach_session(again, 1, 7, SECRET)
+    node.server.attach(7, 1)
+    node.proposed.clear()
+    node.silence(TIMEOUT_MS / 1000 - SWEEP_S)
+    assert node.proposed == []
+
+
+def test_a_new_leader_knows_nothing_of_closed_connections_and_gives_the_whole_timeout(node: Node) -> None:
+    node.server.lead(True)
+    node.client()[0].connection_lost(None)
+    node.server.lead(False)
+    node.server.lead(True)
+    node.proposed.clear()
+    node.silence(TIMEOUT_MS / 1000 - SWEEP_S)
+    assert node.proposed == []
+
+
+def test_a_wrong_secret_is_refused_before_the_log_and_counted(node: Node) -> None:
+    node.server.lead(True)
+    connection, wire = node.stranger()
+    for number in range(20):
+        node.server.attach_session(connection, number, 7, number.to_bytes(frames.SECRET_BYTES, "little"))
+    assert node.server.wrong_secrets == 20
+    assert node.proposed == []
+    assert wire.unsent > 0
+
+
 def test_an_expiry_that_got_lost_is_proposed_again_a_period_later(node: Node) -> None:
     node.server.lead(True)
     node.silence(2.2 * TIMEOUT_MS / 1000)
@@ -162,7 +242,7 @@ def test_a_node_that_stood_still_itself_gives_everybody_their_time_again(node: N
 
 def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node) -> None:
     """What one sweep proposes is one entry, and every replica applies it in one piece."""
-    node.table.update({number: Session(number, TIMEOUT_MS, "") for number in range(100, 100 + 3 * EXPIRIES_AT_ONCE)})
+    node.table.update({number: session(number) for number in range(100, 100 + 3 * EXPIRIES_AT_ONCE)})
     node.server.lead(True)
     node.silence(TIMEOUT_MS / 1000)
     for sweep in range(1, 4):
@@ -220,7 +300,7 @@ def test_a_client_for_which_too_much_waits_and_that_takes_nothing_loses_its_conn
 
 
 def test_a_client_for_which_little_waits_is_given_its_time(node: Node) -> None:
-    node.session.timeout_ms = 1 << 30
+    node.session.facts = msgspec.structs.replace(node.session.facts, timeout_ms=1 << 30)
     connection, wire = node.client()
     connection.queue.append(bytes(LIMITS.write_buffer_bytes // 2))
     node.server.flush()
@@ -261,7 +341,7 @@ def test_whoever_waits_for_an_answer_keeps_its_place_until_it_is_there(
 
 
 def test_a_session_keeps_its_connection_however_long_its_timeout_is(node: Node) -> None:
-    node.session.timeout_ms = 1 << 30
+    node.session.facts = msgspec.structs.replace(node.session.facts, timeout_ms=1 << 30)
     connection, wire = node.client()
     node.silence(3 * LIMITS.idle_timeout_s)
     assert not wire.farewell

@@ -84,7 +84,7 @@ async def test_a_client_that_is_gone_before_it_was_attached_is_detached(
 
         monkeypatch.setattr(node.group, "submit", watched)
         again = await WireClient.connected(cluster.transport, node.client_address)
-        again.connection.write(frames.envelope(Kind.ATTACH, 0, client.session, 1, 0))
+        again.connection.write(frames.envelope(Kind.ATTACH, 0, client.session, 1, 0, client.secret))
         again.close()
         await wait_until(lambda: kinds == [Kind.ATTACH, Kind.DETACH], "both are in the log")
         await wait_idle(node)

@@ -13,7 +13,8 @@ from disheap.plugins import Registry
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import first_state
 from disheap.runtime.recovery import Found, recover
-from disheap.runtime.sessions import Outlets, SessionLimits, Sessions
+from disheap.runtime.session_table import SessionLimits
+from disheap.runtime.sessions import Outlets, Sessions
 
 TAIL_BYTES = 4096
 IDENTITY = Identity("cluster", 1, "n1", 7)

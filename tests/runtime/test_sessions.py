@@ -12,12 +12,15 @@ from hypothesis import strategies as st
 from tests.support.counter import CounterMachine, CounterSettings
 from tests.support.memory import peak_bytes
 
-from disheap.errors import VersionTooOld, VersionUnsupported
+from disheap.errors import SnapshotDamaged, VersionTooOld, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
-from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
-from disheap.runtime.sessions import Outlets, SessionLimits, Sessions
+from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
+from disheap.runtime.session_table import SessionLimits, proof_of
+from disheap.runtime.sessions import Outlets, Sessions
+
+SECRET = b"sixteen bytes ab"
 
 
 class Recorder(Outlets):
@@ -26,6 +29,7 @@ class Recorder(Outlets):
     def __init__(self) -> None:
         super().__init__()
         self.answers: dict[int, tuple[int, bytes]] = {}
+        self.granted: dict[int, int] = {}
         self.ended: list[int] = []
 
     def attach(self, session: int, attachment: int) -> None:
@@ -34,6 +38,9 @@ class Recorder(Outlets):
     def detach(self, session: int) -> None:
         self.of_session.pop(session, None)
         self.ended.append(session)
+
+    def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
+        self.granted[attachment] = session
 
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
         self.answers[attachment] = (status, body)
@@ -70,17 +77,24 @@ class Replica:
         self.sessions.apply(self.entry(*envelopes, term=term))
 
     def open(self, attachment: int = 77, timeout_ms: int = 5000) -> int:
-        self.apply(frames.envelope(Kind.OPEN, 0, 0, attachment, 0, msgspec.msgpack.encode(SessionOptions(timeout_ms))))
-        status, body = self.outlets.answers[attachment]
-        assert status == Status.OK
-        session, _ = frames.GRANT.unpack(body)
-        return int(session)
+        self.apply(opening(attachment, timeout_ms))
+        return self.outlets.granted[attachment]
 
     @property
     def total(self) -> int:
         machine = self.sessions.machine
         assert isinstance(machine, CounterMachine)
         return machine.total
+
+
+def opening(attachment: int, timeout_ms: int = 5000, principal: str = "", address: str = "") -> bytes:
+    content = Opening(timeout_ms, "", principal, address, proof_of(SECRET))
+    return frames.envelope(Kind.OPEN, 0, 0, attachment, 0, msgspec.msgpack.encode(content))
+
+
+def attaching(session: int, attachment: int, secret: bytes = SECRET, principal: str = "", address: str = "") -> bytes:
+    content = msgspec.msgpack.encode(Attaching(principal, address, proof_of(secret)))
+    return frames.envelope(Kind.ATTACH, 0, session, attachment, 0, content)
 
 
 def command(session: int, seq: int, body: bytes = b"+1", confirmed: int = 0) -> bytes:
@@ -187,7 +201,7 @@ def test_a_command_of_a_session_that_has_ended_does_nothing() -> None:
 def test_an_expiry_proposed_before_the_client_came_back_does_nothing() -> None:
     replica = Replica()
     session = replica.open(attachment=1)
-    replica.apply(frames.envelope(Kind.ATTACH, 0, session, 2, 0, b""))
+    replica.apply(attaching(session, 2))
     replica.apply(frames.envelope(Kind.EXPIRE, 0, session, 1, 0))
     assert session in replica.sessions.table
 
@@ -195,17 +209,84 @@ def test_an_expiry_proposed_before_the_client_came_back_does_nothing() -> None:
 def test_a_detach_of_an_earlier_connection_does_nothing() -> None:
     replica = Replica()
     session = replica.open(attachment=1)
-    replica.apply(frames.envelope(Kind.ATTACH, 0, session, 2, 0, b""))
+    replica.apply(attaching(session, 2))
     replica.apply(frames.envelope(Kind.DETACH, 0, session, 1, 0))
     assert replica.sessions.table[session].attachment == 2
 
 
 def test_attaching_a_lapsed_session_is_refused_with_its_reason() -> None:
     replica = Replica()
-    replica.apply(frames.envelope(Kind.ATTACH, 0, 99, 5, 0, b""))
+    replica.apply(attaching(99, 5))
     status, body = replica.outlets.answers[5]
     assert status == Status.ERROR
     assert msgspec.msgpack.decode(body, type=Fault).code == "session-expired"
+
+
+@pytest.mark.parametrize(
+    ("secret", "principal"), [(b"another secret..", "w1"), (b"", "w1"), (SECRET, "w2"), (SECRET, "")]
+)
+def test_an_attach_without_the_secret_or_under_another_name_is_refused_and_changes_nothing(
+    secret: bytes, principal: str
+) -> None:
+    replica = Replica()
+    replica.apply(opening(1, principal="w1"))
+    session = replica.outlets.granted[1]
+    before = replica.sessions.state_hash()
+    replica.apply(attaching(session, 2, secret, principal))
+    status, body = replica.outlets.answers[2]
+    fault = msgspec.msgpack.decode(body, type=Fault)
+    assert (status, fault.code) == (Status.ERROR, "wrong-secret")
+    assert "new session" in fault.message
+    assert replica.sessions.state_hash() == before
+    replica.apply(attaching(session, 3, SECRET, "w1"))
+    assert replica.outlets.answers[3][0] == Status.OK
+
+
+def test_a_snapshot_holds_no_secret() -> None:
+    replica = Replica()
+    replica.open()
+    stream = b"".join(replica.sessions.snapshot())
+    assert SECRET not in stream
+    assert proof_of(SECRET) in stream
+
+
+def test_a_copied_hash_opens_nothing() -> None:
+    """Of a log or a backup: the hash is not the secret."""
+    replica = Replica()
+    session = replica.open()
+    replica.apply(attaching(session, 2, proof_of(SECRET)))
+    assert replica.outlets.answers[2][0] == Status.ERROR
+
+
+def test_sessions_are_counted_by_where_they_attached_last_and_by_name() -> None:
+    replica = Replica()
+    for attachment, address in enumerate(("a", "a", "b"), 1):
+        replica.apply(opening(attachment, principal="w", address=address))
+    counts = replica.sessions.counts
+    assert counts.by_address == {"a": 2, "b": 1}
+    replica.apply(attaching(replica.outlets.granted[1], 4, SECRET, "w", "b"))
+    assert counts.by_address == {"a": 1, "b": 2}
+    replica.apply(frames.envelope(Kind.EXPIRE, 0, replica.outlets.granted[2], 2, 0))
+    copy = Replica()
+    copy.sessions.restore(replica.sessions.snapshot())
+    for sessions in (replica.sessions, copy.sessions):
+        assert (sessions.counts.by_address, sessions.counts.by_principal) == ({"b": 2}, {"w": 2})
+        assert sessions.counts.total() == 2
+
+
+def test_a_snapshot_of_another_format_is_refused() -> None:
+    replica = Replica()
+    stream = b"".join(replica.sessions.snapshot())
+    length = int.from_bytes(stream[:4], "little")
+    head = msgspec.msgpack.encode([9, *msgspec.msgpack.decode(stream[4 : 4 + length])[1:]])
+    with pytest.raises(SnapshotDamaged, match="format 9"):
+        Replica().sessions.restore(iter([stream[:4], head, stream[4 + length :]]))
+
+
+@pytest.mark.parametrize(("timeout_ms", "reattach_ms"), [(60_000, 3000), (2000, 1000), (86_400_000, 3000)])
+def test_a_short_session_timeout_shortens_the_time_for_a_new_attach(timeout_ms: int, reattach_ms: int) -> None:
+    replica = Replica()
+    assert replica.sessions.table[replica.open(timeout_ms=timeout_ms)].facts.reattach_ms == reattach_ms
 
 
 def test_a_new_term_ends_every_attachment() -> None:
@@ -230,7 +311,7 @@ def test_a_cluster_that_starts_anew_gives_out_no_number_of_its_earlier_life() ->
 def test_one_session_too_many_is_refused_and_the_others_go_on() -> None:
     replica = Replica(SessionLimits(sessions=1))
     session = replica.open(attachment=1)
-    replica.apply(frames.envelope(Kind.OPEN, 0, 0, 2, 0, msgspec.msgpack.encode(SessionOptions(5000))))
+    replica.apply(opening(2))
     status, body = replica.outlets.answers[2]
     assert status == Status.ERROR
     assert msgspec.msgpack.decode(body, type=Fault).code == "overloaded"
@@ -242,7 +323,7 @@ def test_one_session_too_many_is_refused_and_the_others_go_on() -> None:
 def test_a_session_timeout_is_kept_within_the_bounds(asked: int, granted: int) -> None:
     replica = Replica()
     session = replica.open(timeout_ms=asked)
-    assert replica.sessions.table[session].timeout_ms == granted
+    assert replica.sessions.table[session].facts.timeout_ms == granted
 
 
 def test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied() -> None:
@@ -280,7 +361,7 @@ _steps = st.lists(
     st.one_of(
         st.tuples(st.just("command"), st.integers(1, 3), st.integers(0, 12), st.sampled_from([b"+1", b"-2", b"x"])),
         st.tuples(st.just("confirm"), st.integers(1, 3), st.integers(1, 12), st.just(b"+4")),
-        st.tuples(st.just("attach"), st.integers(1, 4), st.integers(1, 9), st.just(b"")),
+        st.tuples(st.just("attach"), st.integers(1, 4), st.integers(1, 9), st.sampled_from([b"", b"", b"wrong"])),
         st.tuples(st.just("detach"), st.integers(1, 3), st.integers(1, 9), st.just(b"")),
         st.tuples(st.just("expire"), st.integers(1, 3), st.integers(1, 9), st.just(b"")),
         st.tuples(st.just("term"), st.just(0), st.integers(2, 9), st.just(b"")),
@@ -291,11 +372,13 @@ _steps = st.lists(
 
 def _carry_out(replica: Replica, steps: Sequence[Step], opened: Sequence[int]) -> None:
     """Steps count sessions from 1; one beyond those opened is a session that nobody knows."""
-    kinds = {"attach": Kind.ATTACH, "detach": Kind.DETACH, "expire": Kind.EXPIRE}
+    kinds = {"detach": Kind.DETACH, "expire": Kind.EXPIRE}
     for what, position, number, body in steps:
         session = opened[position - 1] if position <= len(opened) else 4
         if what == "term":
             replica.apply(term=max(number, replica.term))
+        elif what == "attach":
+            replica.apply(attaching(session, number, body or SECRET))
         elif what in kinds:
             replica.apply(frames.envelope(kinds[what], 0, session, number, 0, body))
         elif what == "confirm":

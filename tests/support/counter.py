@@ -18,7 +18,7 @@ from typing import ClassVar
 import msgspec
 
 from disheap.errors import SnapshotDamaged, UnknownCommand
-from disheap.interfaces import Effects, MachineContext
+from disheap.interfaces import Effects, MachineContext, Principal
 
 State = tuple[int, int, int, list[tuple[int, int]], list[int]]
 """total, time_ms, work, timers, attached sessions"""
@@ -76,7 +76,7 @@ class CounterMachine:
     def next_deadline(self) -> int | None:
         return self.timers[0][0] if self.timers else None
 
-    def session_opened(self, session: int) -> None:
+    def session_opened(self, session: int, principal: Principal) -> None:
         self.attached.append(session)
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:

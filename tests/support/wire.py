@@ -24,6 +24,7 @@ class WireClient:
         self._arrived = asyncio.Event()
         self.lost = asyncio.Event()
         self.session = 0
+        self.secret = b""
         self.seq = 0
         self.welcome: Welcome
         self._reader = FrameReader(1 << 26)
@@ -61,12 +62,12 @@ class WireClient:
         client.connection.write(frames.envelope(Kind.OPEN, 0, 0, 1, 0, options))
         status, _, _, body = frames.open_reply(await client.frame(Kind.REPLY))
         assert status == 0, body
-        client.session = int.from_bytes(body[:8], "little")
+        client.session, _, client.secret = frames.GRANT.unpack(body)
         return client
 
-    async def attach(self, session: int, held: bytes = b"") -> tuple[int, bytes]:
+    async def attach(self, session: int, secret: bytes, held: bytes = b"") -> tuple[int, bytes]:
         """(status, body)."""
-        self.connection.write(frames.envelope(Kind.ATTACH, 0, session, 1, 0, held))
+        self.connection.write(frames.envelope(Kind.ATTACH, 0, session, 1, 0, secret + held))
         status, _, _, body = frames.open_reply(await self.frame(Kind.REPLY))
         if status == 0:
             self.session = session

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from disheap.errors import InvalidArgument, SnapshotDamaged, UnknownCommand, VersionTooOld, VersionUnsupported
-from disheap.interfaces import Effects, MachineContext
+from disheap.interfaces import Effects, MachineContext, Principal
 
 _encode = msgspec.msgpack.encode
 Rest = tuple[list[int], list[tuple[int, int]], int, int]
@@ -88,7 +88,7 @@ class Board:
     def next_deadline(self) -> int | None:
         return self.timers[0][0] if self.timers else None
 
-    def session_opened(self, session: int) -> None:
+    def session_opened(self, session: int, principal: Principal) -> None:
         self.attached.append(session)
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
@@ -440,8 +440,8 @@ class GhostTimers(Board):
 class RememberedSessions(Board):
     """Each session that ever opened stays in the state."""
 
-    def session_opened(self, session: int) -> None:
-        super().session_opened(session)
+    def session_opened(self, session: int, principal: Principal) -> None:
+        super().session_opened(session, principal)
         self.counts[f"session{session}"] = 1
 
 

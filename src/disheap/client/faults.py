@@ -24,6 +24,8 @@ SHORT = "disk-full"
 """Nothing was done with *this* sending. Of a request that was sent before, on another connection, that says nothing."""
 ELSEWHERE = frozenset({"not-leader", "session-expired"})
 """Not at this node, or not any more: look for the leader, which knows about the session."""
+SESSION_OVER = frozenset({"session-expired", "wrong-secret"})
+"""Refusals of an ATTACH after which only a new session helps."""
 
 
 def read_fault(body: bytes) -> RequestError:

@@ -52,6 +52,11 @@ _OFFLINE, _ENTERING, _READY = State.OFFLINE, State.ENTERING, State.READY
 _COMMAND, _REPLY, _PUSH = int(Kind.COMMAND), int(Kind.REPLY), int(Kind.PUSH)
 
 
+_LEAVES = frames.plain(
+    Kind.GOODBYE, msgspec.msgpack.encode(frames.Goodbye("leaves", "the client goes on on another connection"))
+)
+
+
 class _Command(msgspec.Struct, frozen=True, gc=False):
     flags: int
     body: bytes
@@ -74,6 +79,7 @@ class Session:
         self.cluster_id = ""  # pinned by the first welcome
         self.id = 0
         self.timeout_ms = options.timeout_ms if options else 0
+        self._secret = b""  # proves to any node that the session is ours
         self.state = State.OFFLINE
         self.welcome: frames.Welcome | None = None
         self.window = WINDOW
@@ -154,6 +160,12 @@ class Session:
         if self.state is _READY and self.welcome is not None:
             self._part(Moved(self.welcome.members[0] if self.welcome.members else "", "attach-again"), events)
         return events
+
+    def leave(self) -> None:
+        """Say on this connection that the session goes on elsewhere. Without it, a node that sees the connection close
+        takes it for the end of the process, and gives back what the session holds after a few seconds."""
+        if self.state in (_READY, _ENTERING):
+            self._output.append(_LEAVES)
 
     def close(self) -> None:
         """End the session; `Closed` follows where a node can be told."""
@@ -312,7 +324,7 @@ class Session:
             self._part(Moved(welcome.leader), events)
         elif self.id:
             self.state = State.ENTERING
-            self._enter(Kind.ATTACH, self._holdings.claim())
+            self._enter(Kind.ATTACH, self._secret + self._holdings.claim())
         else:
             self._open()
 
@@ -334,11 +346,11 @@ class Session:
         else:
             if len(body) < frames.GRANT.size:
                 raise MalformedFrame(f"a session was granted in {len(body)} bytes; a grant has {frames.GRANT.size}")
-            self.id, self.timeout_ms = frames.GRANT.unpack_from(body)
+            self.id, self.timeout_ms, self._secret = frames.GRANT.unpack_from(body)
             self._go(Ready(False), events)
 
     def _refused(self, error: RequestError, events: list[Event]) -> None:
-        if error.code == "session-expired" and self.id:
+        if error.code in faults.SESSION_OVER and self.id:
             self._lapse(events)
             self._open()
         else:

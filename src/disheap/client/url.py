@@ -37,7 +37,7 @@ class BrokerUrl:
 
     addresses: tuple[str, ...] = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
     transport: str = "tcp"
-    session_timeout_ms: int = 15_000
+    session_timeout_ms: int = 60_000
     connect_timeout_s: float = 5.0
     timeout_s: float = 30.0
     label: str = ""

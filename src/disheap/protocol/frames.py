@@ -20,7 +20,11 @@ Envelope (`COMMAND` to `RAISE_VERSION`), header of 30 bytes, then the body:
 | 22-29 | confirmed | every reply up to this seq has been received; below the seq of a command     |
 
 `REPLY` (to an envelope) and `ANSWER` (to a query or admin request), header of 22 bytes: 6-13 seq or request number,
-14-21 log index, then the body; that of an OPEN is a `GRANT`: the session in 8 bytes, its timeout in ms in 4.
+14-21 log index, then the body; that of an OPEN is a `GRANT`: the session in 8 bytes, its timeout in ms in 4, its secret
+in 16. The body of an ATTACH begins with that secret.
+
+An OPEN and an ATTACH are the two envelopes that do not go into the log as they came: the leader puts an `Opening` or an
+`Attaching` in the place of the body, with who the client is and a hash of the secret.
 `PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then the body.
 `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6; of a HELLO it is 7 bytes of magic, the protocol
 version in 2 bytes, and msgpack.
@@ -55,7 +59,9 @@ REPLY = Struct("<IBBQQ")  # length, kind, status, seq, index
 NUMBERED = Struct("<IBBQ")  # length, kind, flags, number
 REPLY_REST = REPLY.size - LENGTH_BYTES
 NUMBERED_REST = NUMBERED.size - LENGTH_BYTES
-GRANT = Struct("<QI")  # session, timeout_ms
+GRANT = Struct("<QI16s")  # session, timeout_ms, secret
+SECRET_BYTES = 16  # 128 bits, drawn by the leader
+PROOF_BYTES = 32
 _VERSION = Struct("<H")
 _LENGTH_AND_KIND = Struct("<IB")
 
@@ -64,8 +70,8 @@ class Kind(IntEnum):
     """What a frame is. The first eight are envelopes and may stand in the log; the client sends the first four."""
 
     COMMAND = 1  # a command of the state machine
-    OPEN = 2  # a new session; body: SessionOptions
-    ATTACH = 3  # a session on this connection from now on; body: what it holds, for the machine
+    OPEN = 2  # a new session; body: SessionOptions from the client, Opening in the log
+    ATTACH = 3  # a session on this connection from now on; body: secret and what it holds, Attaching in the log
     CLOSE = 4  # the session ends of its own will
     DETACH = 5  # the leader lost the session's connection
     EXPIRE = 6  # the leader did not hear of the session in time
@@ -155,10 +161,32 @@ class Goodbye(msgspec.Struct, frozen=True):
 
 
 class SessionOptions(msgspec.Struct, frozen=True):
-    """The body of an OPEN: how long (ms) the session outlives its connection."""
+    """The body of an OPEN from a client."""
+
+    timeout_ms: int  # how long the session may be silent while its connection stands
+    label: Annotated[str, Meta(max_length=255)] = ""  # for people to read; kept with the session on every node
+
+
+class Opening(msgspec.Struct, array_like=True, frozen=True):
+    """The body of an OPEN in the log."""
 
     timeout_ms: int
-    label: Annotated[str, Meta(max_length=255)] = ""  # for people to read; kept with the session on every node
+    label: str
+    principal: str
+    address: str
+    proof: Annotated[bytes, Meta(min_length=PROOF_BYTES, max_length=PROOF_BYTES)]
+
+
+class Attaching(msgspec.Struct, array_like=True, frozen=True):
+    """The body of an ATTACH in the log."""
+
+    principal: str
+    address: str
+    proof: Annotated[bytes, Meta(min_length=PROOF_BYTES, max_length=PROOF_BYTES)]
+    held: bytes = b""
+
+
+_LOGGED_BODIES: dict[int, type[msgspec.Struct]] = {Kind.OPEN: Opening, Kind.ATTACH: Attaching}
 
 
 class Envelope(msgspec.Struct, frozen=True, gc=False):
@@ -330,11 +358,12 @@ def check_envelopes(data: bytes) -> None:
 def _check_control(kind: int, body: bytes) -> None:
     if kind == Kind.RAISE_VERSION and not body:
         raise MalformedFrame("a machine_version is to be raised, and it is not said to which")
-    if kind == Kind.OPEN:
+    content = _LOGGED_BODIES.get(kind)
+    if content is not None:
         try:
-            msgspec.msgpack.decode(body, type=SessionOptions)
+            msgspec.msgpack.decode(body, type=content)
         except UNREADABLE as error:
-            raise MalformedFrame(f"an OPEN that cannot be read: {error}") from error
+            raise MalformedFrame(f"an {Kind(kind).name} that cannot be read: {error}") from error
 
 
 def open_reply(frame: bytes) -> tuple[int, int, int, bytes]:

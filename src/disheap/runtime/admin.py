@@ -73,6 +73,7 @@ async def status(node: Node) -> dict[str, Any]:
             "raft_cluster_size": len(members),
             "disheap_commands_applied_total": group.sessions.applied_commands,
             "disheap_commands_refused_total": group.sessions.failed_commands,
+            "disheap_wrong_secrets_total": node.wrong_secrets,
         },
     }
 

@@ -23,6 +23,7 @@ from disheap.interfaces import Connection
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
+from disheap.runtime.admission import host_of
 
 if TYPE_CHECKING:
     from disheap.runtime.server import Server
@@ -54,11 +55,13 @@ class ClientConnection:
         self.deaf = False  # what it sends is of no use here any more; it will be told where to go
         self.is_local = False  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
+        self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
         self._server = server
         self._connection: Connection
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
         self._partial = Partial()
         self._greeted = False
+        self._has_left = False
         self._deadline: asyncio.TimerHandle | None = None
         self._questions = 0  # of its own that are not answered yet
         self._unsent = 0
@@ -98,12 +101,22 @@ class ClientConnection:
         self._settle_reading()
 
     def connection_lost(self, error: Exception | None) -> None:
+        self.was_dropped = not (self.closed or self._has_left or self.clogged)
         self.closed = True
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
         self._server.forget(self.asked)
         self._server.lost(self)
+
+    @property
+    def address(self) -> str:
+        """The other end without its port, for people to read and for limits."""
+        return host_of(self._connection.remote)
+
+    @property
+    def principal(self) -> str:
+        return self._connection.certificate_name or ""
 
     # --- the handshake -----------------------------------------------------------------------------------------------
 
@@ -215,7 +228,8 @@ class ClientConnection:
         elif kind == Kind.ADMIN:
             self._questions += 1
             self._server.admin(self, *frames.open_numbered(frame))
-        elif kind == Kind.GOODBYE:
+        elif kind == Kind.GOODBYE:  # the client lives, and attaches elsewhere
+            self._has_left = True
             self._connection.close()
         else:
             raise MalformedFrame(f"frames of kind {kind} do not come from clients")
@@ -232,8 +246,11 @@ class ClientConnection:
         if envelope.kind == Kind.CLOSE and envelope.session != self.session:
             raise MalformedFrame(f"a CLOSE of session {envelope.session}, which is not attached to this connection")
         if envelope.kind == Kind.OPEN:
-            envelope = msgspec.structs.replace(envelope, body=_checked_options(envelope.body))
-        self._server.ask(self, envelope)
+            self._server.open_session(self, envelope.seq, _read_options(envelope.body))
+        elif envelope.kind == Kind.ATTACH:
+            self._server.attach_session(self, envelope.seq, envelope.session, envelope.body)
+        else:
+            self._server.close_session(self, envelope.seq)
 
     def _need_session(self) -> None:
         """Where it has lapsed, whoever speaks is told: nothing would come to it any more."""
@@ -326,11 +343,10 @@ class ClientConnection:
             self._connection.resume_reading()
 
 
-def _checked_options(body: bytes) -> bytes:
-    """An OPEN's options as they go into the log: what we have read and nothing besides. Fields that we skip could be
-    nested so deep that one node reads over them and another, called from deeper down, does not."""
+def _read_options(body: bytes) -> SessionOptions:
+    """Only what was read goes into the log. Fields that we skip could be nested so deep that one node reads over them
+    and another, called from deeper down, does not."""
     try:
-        options = msgspec.msgpack.decode(body, type=SessionOptions)
+        return msgspec.msgpack.decode(body, type=SessionOptions)
     except frames.UNREADABLE as error:
         raise MalformedFrame(f"an OPEN that cannot be read: {error}") from error
-    return msgspec.msgpack.encode(options)

@@ -49,7 +49,7 @@ class LocalSession:
         self._port.data_received(frames.hello(Kind.HELLO, Hello(client="library")))
         options = msgspec.msgpack.encode(SessionOptions(SESSION_TIMEOUT_MS, "library"))
         self._port.data_received(frames.envelope(Kind.OPEN, 0, 0, OPEN_SEQ, 0, options))
-        self._session, _ = frames.GRANT.unpack(await self._opened)
+        self._session, _, _ = frames.GRANT.unpack(await self._opened)
 
     async def call(self, command: bytes) -> bytes:
         """The machine's reply. Raises what the machine refused, `OutcomeUnknown` when leadership is lost meanwhile."""

@@ -70,6 +70,7 @@ class Node:
         registry: Registry | None = None,
         clock: Clock | None = None,
         random_generator: random.Random | None = None,
+        entropy: Callable[[int], bytes] = os.urandom,
         disk: Callable[[asyncio.AbstractEventLoop], Disk] = DiskThread,
     ) -> None:
         self.config = config
@@ -79,6 +80,7 @@ class Node:
         self.group: Group
         self._clock = clock or SystemClock()
         self._random = random_generator or random.Random(os.urandom(16))
+        self._entropy = entropy  # for secrets, which the generator's numbers would give away
         self._parts = Parts(config, registry or Registry.load(), self._clock, self._random)
         self._make_disk = disk
         self._members = config.member_list()
@@ -202,6 +204,11 @@ class Node:
         return await admin.status(self)
 
     @property
+    def wrong_secrets(self) -> int:
+        """Attempts to attach to somebody else's session, since this node started."""
+        return self._outlets().wrong_secrets
+
+    @property
     def has_group(self) -> bool:
         """Whether recovery came so far that there is one."""
         return hasattr(self, "group")
@@ -214,7 +221,9 @@ class Node:
         transport = self._parts.transport("transport", self._loop)
         client_transport = self._parts.transport("client_transport", self._loop)
         check_listening(self.config, transport.secure, client_transport.secure)  # before there is a data directory
-        self._server = Server(self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw)
+        self._server = Server(
+            self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw, entropy=self._entropy
+        )
         self._local.server = self._server
         self._peering = Peering(self, self._id, self._parts.settings_digest(), self._loop)
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)

@@ -30,9 +30,21 @@ from disheap.errors import (
 from disheap.interfaces import AllowedWhenFull, Screening
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import ENVELOPE, Goodbye, Kind, Status, Welcome, fault
+from disheap.protocol.frames import (
+    ENVELOPE,
+    Attaching,
+    Goodbye,
+    Kind,
+    Opening,
+    SessionOptions,
+    Status,
+    Welcome,
+    fault,
+)
+from disheap.runtime.admission import AdmissionLimits
 from disheap.runtime.connections import ClientConnection
-from disheap.runtime.sessions import Outlets
+from disheap.runtime.session_table import Session, proof_of
+from disheap.runtime.sessions import Outlets, wrong_secret
 
 if TYPE_CHECKING:
     from disheap.runtime.group import Group
@@ -59,6 +71,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     idle_timeout_s: float
     write_buffer_bytes: int
     queries: int
+    admission: AdmissionLimits = AdmissionLimits()
 
 
 class Directory(Protocol):
@@ -74,11 +87,13 @@ class Directory(Protocol):
 
 
 class _Asking(NamedTuple):
-    """Who asked under an attachment: the connection, its own number there, and the session if there is one yet."""
+    """Who asked under an attachment: the connection, its own number there, and the session if there is one yet.
+    `secret` is that of an OPEN, known here alone until the client has it."""
 
     connection: ClientConnection
     number: int
     session: int
+    secret: bytes = b""
 
 
 class Server(Outlets):
@@ -89,6 +104,7 @@ class Server(Outlets):
         *,
         loop: asyncio.AbstractEventLoop,
         draw: Callable[[], int],
+        entropy: Callable[[int], bytes],
     ) -> None:
         super().__init__()
         self.limits = limits
@@ -101,10 +117,14 @@ class Server(Outlets):
         self.group: Group
         self._directory = directory
         self._draw = draw  # a 63-bit number that no one draws twice
+        self._entropy = entropy  # so many bytes that nobody can guess
+        self.wrong_secrets = 0  # since the node started
         self._connections: dict[ClientConnection, None] = {}
         self._attached: dict[int, ClientConnection] = {}
         self._asking: dict[int, _Asking] = {}  # by attachment
         self._heard: dict[int, float] = {}  # of sessions without a connection
+        self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
+        self._ending: dict[int, list[asyncio.Future[None]]] = {}  # operators who wait for the end of a session
         self._swept_at = 0.0
         self._crowded: list[ClientConnection] = []
         self._leaving: list[ClientConnection] = []
@@ -151,13 +171,16 @@ class Server(Outlets):
         return frames.plain(Kind.WELCOME, msgspec.msgpack.encode(content))
 
     def lost(self, connection: ClientConnection) -> None:
-        """The connection is gone. Its session lives on for its timeout."""
+        """The connection is gone. Its session waits for another, for a short time if the client's process may be gone
+        as well: its kernel closed the connection, and nothing was said before."""
         self._connections.pop(connection, None)
         session = connection.session
         if session and self._attached.get(session) is connection:
             del self._attached[session]
             self.of_session.pop(session, None)
             self._heard[session] = self.loop.time()
+            if connection.was_dropped:
+                self._dropped[session] = None
             self._detach(session, connection.attachment)
 
     def _detach(self, session: int, attachment: int) -> None:
@@ -214,12 +237,44 @@ class Server(Outlets):
             frames.envelope(envelope.kind, envelope.flags, envelope.session, envelope.seq, confirmed, envelope.body),
         )
 
-    def ask(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
-        """An OPEN, ATTACH or CLOSE: logged under an attachment number drawn here, answered under the client's."""
+    def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None:
+        try:
+            self._check_admission(connection)
+        except Overloaded as refusal:
+            connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(refusal))
+            return
+        secret = self._entropy(frames.SECRET_BYTES)
+        opening = Opening(options.timeout_ms, options.label, connection.principal, connection.address, proof_of(secret))
+        self._ask(Kind.OPEN, _Asking(connection, number, 0, secret), msgspec.msgpack.encode(opening))
+
+    def _check_admission(self, connection: ClientConnection) -> None:
+        """Raises `Overloaded`."""
+        if not connection.is_local:
+            counts = self.group.sessions.counts
+            under_way = [one.connection for one in self._asking.values() if one.secret]
+            self.limits.admission.check(counts, under_way, connection.address, connection.principal)
+
+    def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None:
+        """A wrong secret is refused here, so that guesses are not written to the log. A session that is not known here
+        yet may be in the log, so whoever applies the ATTACH decides."""
+        secret, held = body[: frames.SECRET_BYTES], body[frames.SECRET_BYTES :]
+        claim = Attaching(connection.principal, connection.address, proof_of(secret), held)
+        known = self.group.sessions.table.get(session)
+        if known is not None and not known.belongs_to(claim):
+            self.wrong_secrets += 1
+            connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(wrong_secret(session)))
+            return
+        self._ask(Kind.ATTACH, _Asking(connection, number, session), msgspec.msgpack.encode(claim))
+
+    def close_session(self, connection: ClientConnection, number: int) -> None:
+        self._ask(Kind.CLOSE, _Asking(connection, number, connection.session), b"")
+
+    def _ask(self, kind: Kind, asking: _Asking, body: bytes) -> None:
+        """Logged under an attachment number drawn here, answered under the client's."""
         attachment = self._draw()
-        self._asking[attachment] = _Asking(connection, envelope.seq, envelope.session)
-        connection.asked.append(attachment)
-        self.submit(connection, frames.envelope(envelope.kind, 0, envelope.session, attachment, 0, envelope.body))
+        self._asking[attachment] = asking
+        asking.connection.asked.append(attachment)
+        self.submit(asking.connection, frames.envelope(kind, 0, asking.session, attachment, 0, body))
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
         if not self._takes_one_more(connection, number, self._queries):
@@ -289,15 +344,25 @@ class Server(Outlets):
         connection.session, connection.attachment = session, attachment
         self._attached[session] = connection
         self._heard.pop(session, None)
+        self._dropped.pop(session, None)
         self.of_session[session] = connection.queue
 
     def detach(self, session: int) -> None:
+        for waiter in self._ending.pop(session, ()):
+            if not waiter.done():
+                waiter.set_result(None)
         self._heard.pop(session, None)
+        self._dropped.pop(session, None)
         self.of_session.pop(session, None)
         connection = self._attached.pop(session, None)
         if connection is not None:
             connection.session = 0
             connection.ended = True
+
+    def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
+        asking = self._asking.get(attachment)
+        if asking is not None:
+            self.answer(attachment, Status.OK, index, frames.GRANT.pack(session, timeout_ms, asking.secret))
 
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
         asking = self._asking.pop(attachment, None)
@@ -331,8 +396,10 @@ class Server(Outlets):
         if leads:
             self.send_away()
             self._heard = dict.fromkeys(self.group.sessions.table, now)
+            self._dropped.clear()
             self._swept_at = now
             return
+        self._give_up_endings()
         self.of_session.clear()
         self._attached.clear()
         self._asking.clear()
@@ -374,11 +441,46 @@ class Server(Outlets):
         lapsed = [
             session
             for session in self.group.sessions.table.values()
-            if now - self._last_heard(session.id, now) > session.timeout_ms / 1000
+            if now - self._last_heard(session.id, now) > self._allowed_s(session)
         ]
         for session in lapsed[:EXPIRIES_AT_ONCE]:
+            log.info(
+                "a session ends",
+                session=session.id,
+                label=session.facts.label,
+                address=session.address,
+                reason="its client closed the connection" if session.id in self._dropped else "its client is silent",
+            )
             self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
             self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
+
+    def _allowed_s(self, session: Session) -> float:
+        """How long it may be silent now."""
+        facts = session.facts
+        return (facts.reattach_ms if session.id in self._dropped else facts.timeout_ms) / 1000
+
+    # --- for operators -----------------------------------------------------------------------------------------------
+
+    def is_attached(self, session: int) -> bool:
+        return session in self._attached
+
+    def silent_s(self, session: int) -> float:
+        """Since the leader heard of the session, at most the time that it leads."""
+        now = self.loop.time()
+        return now - self._last_heard(session, now)
+
+    async def end_session(self, session: int) -> None:
+        """Returns when the session is over. Raises `NotLeader` if leadership is lost first."""
+        ended: asyncio.Future[None] = self.loop.create_future()
+        self._ending.setdefault(session, []).append(ended)
+        self.group.submit(frames.envelope(Kind.CLOSE, 0, session, 0, 0))
+        await ended
+
+    def _give_up_endings(self) -> None:
+        for waiter in [waiter for waiters in self._ending.values() for waiter in waiters]:
+            if not waiter.done():
+                waiter.set_exception(NotLeader(self._directory.leader_address()))
+        self._ending.clear()
 
     def _last_heard(self, session: int, now: float) -> float:
         connection = self._attached.get(session)

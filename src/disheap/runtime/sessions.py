@@ -27,60 +27,25 @@ from disheap.errors import (
     VersionTooOld,
     VersionUnsupported,
     WindowExceeded,
+    WrongSecret,
 )
-from disheap.interfaces import Effects, Hashing, StateMachine
+from disheap.interfaces import Effects, Hashing, Principal, StateMachine
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import ENVELOPE, Fault, Kind, SessionOptions, Status, fault
+from disheap.protocol.frames import ENVELOPE, Attaching, Fault, Kind, Opening, Status, fault
 from disheap.runtime import state_format
+from disheap.runtime.session_table import Kept, Session, SessionCounts, SessionLimits, granted
 from disheap.runtime.state_format import Head, Row
 
 log = get_logger(__name__)
 
 SESSION_TIME_SHIFT = 16  # session numbers: milliseconds, and room for 65,536 in each before they run ahead of time
 _encode = msgspec.msgpack.encode
-_options = msgspec.msgpack.Decoder(SessionOptions)
+_opening = msgspec.msgpack.Decoder(Opening)
+_attaching = msgspec.msgpack.Decoder(Attaching)
 
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
-
-Kept = tuple[int, int, bytes]
-"""A kept reply: log index, status, body."""
-
-
-class Session:
-    """One client's standing. `attachment` is 0 while it has no connection; `view` numbers the newest view of the table
-    that does not hold this object, and so may not see it change."""
-
-    __slots__ = ("attachment", "confirmed", "id", "label", "replies", "timeout_ms", "view")
-
-    def __init__(self, number: int, timeout_ms: int, label: str, view: int = 0) -> None:
-        self.id = number
-        self.timeout_ms = timeout_ms
-        self.label = label
-        self.attachment = 0
-        self.confirmed = 0
-        self.replies: dict[int, Kept] = {}
-        self.view = view
-
-    def copied(self, view: int) -> Session:
-        copy = Session(self.id, self.timeout_ms, self.label, view)
-        copy.attachment, copy.confirmed, copy.replies = self.attachment, self.confirmed, self.replies.copy()
-        return copy
-
-    def knows(self, seq: int) -> bool:
-        """Whether the command was carried out."""
-        return seq <= self.confirmed or seq in self.replies
-
-    def confirm(self, confirmed: int) -> None:
-        """Forget the replies that the client has."""
-        replies = self.replies
-        if confirmed - self.confirmed > len(replies):
-            self.replies = {seq: kept for seq, kept in replies.items() if seq > confirmed}
-        else:
-            for seq in range(self.confirmed + 1, confirmed + 1):
-                replies.pop(seq, None)
-        self.confirmed = confirmed
 
 
 class Outlets:
@@ -95,16 +60,11 @@ class Outlets:
     def detach(self, session: int) -> None:
         """The session has ended or lost its attachment."""
 
+    def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
+        """The reply to an OPEN that succeeded. The secret is added by who drew it."""
+
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
-        """The reply to an OPEN, ATTACH or CLOSE, which belongs to a connection rather than to a session."""
-
-
-class SessionLimits(msgspec.Struct, frozen=True):
-    window: int = 8192
-    sessions: int = 10_000
-    timeout_min_ms: int = 1_000
-    timeout_max_ms: int = 86_400_000
-    work: int = 10_000
+        """The reply to an ATTACH or CLOSE, or to an OPEN that failed. It belongs to a connection, not to a session."""
 
 
 class Sessions:
@@ -114,6 +74,7 @@ class Sessions:
         self.machine = machine
         self.machine_version = machine.versions[0]
         self.table: dict[int, Session] = {}
+        self.counts = SessionCounts()
         self.applied_commands = 0
         self.failed_commands = 0
         self._limits = limits
@@ -245,31 +206,36 @@ class Sessions:
             refusal = Overloaded(f"the cluster has its limit of {self._limits.sessions} sessions; close some")
             self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
             return
-        options = _options.decode(body)
-        timeout_ms = min(max(options.timeout_ms, self._limits.timeout_min_ms), self._limits.timeout_max_ms)
+        opening = _opening.decode(body)
         # Out of the entry's time, so that a node in memory that starts anew never gives out a number that a client of
         # its earlier life still holds: that client would attach to a stranger's session, and take its deliveries.
         number = max(self._next_session, time_ms << SESSION_TIME_SHIFT)
-        session = Session(number, timeout_ms, options.label, self._views)
+        session = Session(granted(opening, number, time_ms, self._limits), opening.address, self._views)
         self._next_session = number + 1
-        self.table[session.id] = session
+        self.table[number] = session
+        self.counts.opened(session)
         session.attachment = attachment
-        self.machine.session_opened(session.id)
-        self._outlets.attach(session.id, attachment)
-        self._outlets.answer(attachment, Status.OK, index, frames.GRANT.pack(session.id, timeout_ms))
+        self.machine.session_opened(number, Principal(opening.principal))
+        self._outlets.attach(number, attachment)
+        self._outlets.grant(attachment, index, number, session.facts.timeout_ms)
 
-    def _attach(self, index: int, number: int, attachment: int, held: bytes) -> None:
-        session = self.table.get(number)
+    def _attach(self, index: int, number: int, attachment: int, body: bytes) -> None:
+        session, claim = self.table.get(number), _attaching.decode(body)
         if session is None:
             refusal = SessionExpired(f"session {number} lapsed; what it held was given back")
             self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
             return
+        if not session.belongs_to(claim):
+            self._outlets.answer(attachment, Status.ERROR, index, fault(wrong_secret(number)))
+            return
         try:
-            reply, effects = self.machine.session_attached(number, held)
+            reply, effects = self.machine.session_attached(number, claim.held)
         except CommandRefused as refusal:
             self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
             return
-        self._to_change(session).attachment = attachment
+        session = self._to_change(session)
+        self.counts.moved(session, claim.address)
+        session.attachment, session.address = attachment, claim.address
         self._outlets.attach(number, attachment)
         self._outlets.answer(attachment, Status.OK, index, reply)
         self._push(index, effects)
@@ -283,6 +249,7 @@ class Sessions:
     def _end(self, index: int, number: int) -> None:
         session = self.table.pop(number, None)
         if session is not None:
+            self.counts.ended(session)
             effects = self.machine.session_expired(number)
             self._outlets.detach(number)
             self._push(index, effects)
@@ -307,7 +274,7 @@ class Sessions:
     def snapshot(self) -> Iterator[bytes]:
         """A view of this moment, however large it is: a session is copied when it changes for the first time after
         that; replies and machine records are immutable."""
-        head = Head(self.machine_version, self._next_session, self._term, len(self.table))
+        head = Head(state_format.FORMAT, self.machine_version, self._next_session, self._term, len(self.table))
         return state_format.write(head, map(_row, self._view()), _begin(self.machine.snapshot()))
 
     def _view(self) -> list[Session]:
@@ -325,18 +292,18 @@ class Sessions:
         """Replace the whole state. Raises `SnapshotDamaged`, after which this object is of no use, and
         `VersionUnsupported`."""
         reader = state_format.Reader(chunks)
-        head = reader.record(Head)
+        head = reader.head()
         self._check_version(head.machine_version)
         table: dict[int, Session] = {}
         for _ in range(head.sessions):
             row = reader.row()
-            session = table[row.id] = Session(row.id, row.timeout_ms, row.label)
+            session = table[row.facts.id] = Session(row.facts, row.address)
             session.attachment, session.confirmed = row.attachment, row.confirmed
             session.replies = dict(row.replies)
         self.machine.restore(reader.rest())
         self.machine.set_version(head.machine_version)
         self.machine_version, self._next_session, self._term = head.machine_version, head.next_session, head.term
-        self.table = table
+        self.table, self.counts = table, SessionCounts(table.values())
 
     def state_hash(self) -> bytes:
         """16 bytes; equal at equal index on all replicas. Of a refusal only the code counts: its text may come from a
@@ -366,15 +333,22 @@ def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:
     return iter(()) if first is None else chain((first,), pieces)
 
 
+def wrong_secret(number: int) -> WrongSecret:
+    return WrongSecret(
+        f"session {number} was opened with another secret or under another certificate name; it is unchanged. Open a "
+        "new session"
+    )
+
+
 def _row(s: Session) -> Row:
-    return Row(s.id, s.timeout_ms, s.label, s.attachment, s.confirmed, s.replies.items())
+    return Row(s.facts, s.address, s.attachment, s.confirmed, s.replies.items())
 
 
 def _hashed(sessions: Iterable[Session]) -> Iterator[bytes]:
     """In pieces of so many records that each is made in a millisecond."""
     gathered: list[bytes] = []
     for s in sessions:
-        gathered.append(_encode((s.id, s.timeout_ms, s.label, s.attachment, s.confirmed, len(s.replies))))
+        gathered.append(_encode((s.facts, s.address, s.attachment, s.confirmed, len(s.replies))))
         for seq, kept in s.replies.items():
             gathered.append(_encode((seq, _without_text(kept))))
             if len(gathered) >= state_format.RECORDS_AT_ONCE:

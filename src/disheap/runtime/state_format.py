@@ -1,8 +1,8 @@
 """The session table in a snapshot, before the machine's own bytes.
 
-A snapshot is a stream of bytes. It begins with records, each a length (4 bytes, little-endian) and msgpack: one `Head`,
-then for each of `Head.sessions` a `Start` and its `Start.replies` replies, (seq, (index, status, body)). All that
-follows is the machine's. Pieces may be cut anywhere by whoever stores them.
+A snapshot is a stream of bytes. It begins with records, each a length (4 bytes, little-endian) and msgpack. The first
+is a `Head`, which begins with `FORMAT`. For each of `Head.sessions` follow a `Start` and its `Start.replies` replies,
+(seq, (index, status, body)). All that follows is the machine's. Pieces may be cut anywhere by whoever stores them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,10 @@ import msgspec
 
 from disheap.errors import SnapshotDamaged
 from disheap.protocol.frames import UNREADABLE
+from disheap.runtime.session_table import SessionFacts
 
+FORMAT = 2
+"""1 had no secrets, principals and addresses, and no number of its own."""
 _LENGTH = Struct("<I")
 RECORD_BYTES = 256 << 20  # no record of ours comes near; a larger length is damage
 PIECE_BYTES = 256 << 10  # small records are gathered to pieces of this, so that the disk is not asked for each
@@ -27,6 +30,7 @@ Reply = tuple[int, tuple[int, int, bytes]]
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
+    format: int
     machine_version: int
     next_session: int
     term: int
@@ -36,9 +40,8 @@ class Head(msgspec.Struct, array_like=True, frozen=True):
 class Start(msgspec.Struct, array_like=True, frozen=True):
     """What stands before a session's replies, and how many there are."""
 
-    id: int
-    timeout_ms: int
-    label: str
+    facts: SessionFacts
+    address: str
     attachment: int
     confirmed: int
     replies: int
@@ -47,9 +50,8 @@ class Start(msgspec.Struct, array_like=True, frozen=True):
 class Row(msgspec.Struct, array_like=True, frozen=True):
     """One session, with its replies in the order of application."""
 
-    id: int
-    timeout_ms: int
-    label: str
+    facts: SessionFacts
+    address: str
     attachment: int
     confirmed: int
     replies: Collection[Reply]
@@ -74,7 +76,7 @@ def write(head: Head, rows: Iterable[Row], machine: Iterator[bytes]) -> Iterator
 def _records(head: Head, rows: Iterable[Row]) -> Iterator[bytes]:
     yield _record(head)
     for row in rows:
-        yield _record(Start(row.id, row.timeout_ms, row.label, row.attachment, row.confirmed, len(row.replies)))
+        yield _record(Start(row.facts, row.address, row.attachment, row.confirmed, len(row.replies)))
         for reply in row.replies:
             yield _record(reply)
 
@@ -92,11 +94,18 @@ class Reader:
         self._buffer = b""
         self._at = 0
 
+    def head(self) -> Head:
+        """Raises `SnapshotDamaged`, also for another format."""
+        head = self.record(Head)
+        if head.format != FORMAT:
+            raise SnapshotDamaged(f"the snapshot's session table has format {head.format}; this release reads {FORMAT}")
+        return head
+
     def row(self) -> Row:
         start = self.record(Start)
         reply: Any = Reply  # a type, as msgspec sees it
         replies = [self.record(reply) for _ in range(start.replies)]
-        return Row(start.id, start.timeout_ms, start.label, start.attachment, start.confirmed, replies)
+        return Row(start.facts, start.address, start.attachment, start.confirmed, replies)
 
     def record(self, kind: type[T]) -> T:
         (length,) = _LENGTH.unpack(self._take(_LENGTH.size))

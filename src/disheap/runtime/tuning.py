@@ -9,9 +9,10 @@ import msgspec
 from disheap.config import NodeConfig
 from disheap.kernel.types import KernelConfig, NodeId
 from disheap.runtime import room
+from disheap.runtime.admission import AdmissionLimits
 from disheap.runtime.group import GroupLimits
 from disheap.runtime.server import ServerLimits
-from disheap.runtime.sessions import SessionLimits
+from disheap.runtime.session_table import SessionLimits
 from disheap.runtime.snapshots import SnapshotPolicy
 
 APPLY_BYTES = 1 << 20
@@ -23,6 +24,8 @@ PEER_FRAME_BYTES = (1 << 30) + (1 << 20)
 another node's may be wider, so any that a configuration allows is read."""
 SEND_BUFFER_BYTES = 32 << 20
 """Queued for one peer, at least; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
+RESERVE_PARTS = 10
+"""Where few sessions are allowed at all, at most a tenth of them is reserved."""
 STAGGER_NODES, STAGGER_SHARE = 5, 0.1
 """Nodes snapshot at thresholds a tenth apart, so that not all of them write at once."""
 
@@ -73,6 +76,7 @@ def session_limits(config: NodeConfig) -> SessionLimits:
         sessions=limits.sessions,
         timeout_min_ms=limits.session_timeout_min_ms,
         timeout_max_ms=limits.session_timeout_max_ms,
+        reattach_timeout_ms=limits.reattach_timeout_ms,
         work=limits.apply_work_limit,
     )
 
@@ -93,6 +97,12 @@ def server_limits(config: NodeConfig) -> ServerLimits:
         idle_timeout_s=limits.idle_timeout_s,
         write_buffer_bytes=limits.write_buffer_bytes,
         queries=limits.queries,
+        admission=AdmissionLimits(
+            sessions=limits.sessions,
+            max_sessions_per_address=limits.max_sessions_per_address,
+            max_sessions_per_principal=limits.max_sessions_per_principal,
+            reserved_sessions=min(limits.reserved_sessions, limits.sessions // RESERVE_PARTS),
+        ),
     )
 
 

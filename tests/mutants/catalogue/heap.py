@@ -15,6 +15,19 @@ TOPICS = "tests/heap/test_topics.py::"
 
 MUTANTS = (
     Mutant(
+        "topic-taken-over-by-another-name",
+        "a stranger takes an exclusive topic over as soon as its owner has no connection",
+        (
+            Patch(
+                "disheap_heap.checks",
+                "(owner.attached or taker is None or taker.principal != owner.principal)",
+                "(owner.attached or taker is None)",
+            ),
+        ),
+        (TOPICS + "test_an_exclusive_topic_is_not_taken_over_by_another_name",),
+        simulated=False,
+    ),
+    Mutant(
         "stranger-reads-an-exclusive-topic",
         "whoever knows the name of an exclusive topic can look at its messages",
         (

@@ -7,8 +7,73 @@ from tests.mutants.mutant import Mutant, Patch
 TESTS = "tests/runtime/test_sessions.py::"
 CLUSTER = "tests/runtime/test_cluster.py::"
 MODULE = "disheap.runtime.sessions"
+TABLE = "disheap.runtime.session_table"
+SERVER = "disheap.runtime.server"
+LIVENESS = "tests/runtime/test_liveness.py::"
+ADMISSION = "tests/runtime/test_admission.py::"
 
 MUTANTS = (
+    Mutant(
+        "attach-needs-no-secret",
+        "whoever guesses the number of a session takes it over, with what it holds",
+        (Patch(TABLE, "is_secret = hmac.compare_digest(claim.proof, self.facts.proof)", "is_secret = True"),),
+        (TESTS + "test_an_attach_without_the_secret_or_under_another_name_is_refused_and_changes_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "secret-opens-under-any-name",
+        "a secret that was read somewhere is good for another certificate",
+        (Patch(TABLE, "return is_secret and claim.principal == self.facts.principal", "return is_secret"),),
+        (TESTS + "test_an_attach_without_the_secret_or_under_another_name_is_refused_and_changes_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "secret-in-log-and-snapshot",
+        "whoever reads a backup has every session's secret",
+        (
+            Patch(
+                TABLE,
+                "return hashlib.blake2b(secret, digest_size=32, person=_PURPOSE).digest()",
+                'return hashlib.blake2b(secret).digest()[:0] + secret[:32].ljust(32, b"!")',
+            ),
+        ),
+        (TESTS + "test_a_snapshot_holds_no_secret",),
+        simulated=False,
+    ),
+    Mutant(
+        "closed-connection-counts-as-silence",
+        "the tasks of a worker that was killed wait for the whole session timeout",
+        (Patch(SERVER, "            if connection.was_dropped:\n", "            if False:\n"),),
+        (LIVENESS + "test_a_session_whose_client_closed_its_connection_lapses_soon",),
+        simulated=False,
+    ),
+    Mutant(
+        "goodbye-counts-as-death",
+        "a client that goes to another node loses its session if that takes more than a few seconds",
+        (Patch("disheap.runtime.connections", "            self._has_left = True\n", ""),),
+        (LIVENESS + "test_a_closed_connection_that_says_nothing_of_its_client_leaves_the_whole_timeout",),
+        simulated=False,
+    ),
+    Mutant(
+        "new-leader-believes-old-closes",
+        "a leader that leads again ends sessions for connections that were closed in its earlier term",
+        (Patch(SERVER, "            self._dropped.clear()\n", ""),),
+        (LIVENESS + "test_a_new_leader_knows_nothing_of_closed_connections_and_gives_the_whole_timeout",),
+        simulated=False,
+    ),
+    Mutant(
+        "address-without-a-limit",
+        "one client opens all the sessions that there may be, and shuts every other out",
+        (
+            Patch(
+                "disheap.runtime.admission",
+                "if here >= self.max_sessions_per_address:",
+                "if here > 100 * self.max_sessions_per_address:",
+            ),
+        ),
+        (ADMISSION + "test_an_address_has_a_limit_and_the_error_says_what_to_do",),
+        simulated=False,
+    ),
     Mutant(
         "duplicate-applied-twice",
         "a command that is sent again is carried out again",
@@ -38,7 +103,7 @@ MUTANTS = (
         "a reply that the client has not confirmed is forgotten with those before it",
         (
             Patch(
-                MODULE,
+                TABLE,
                 "for seq in range(self.confirmed + 1, confirmed + 1):",
                 "for seq in range(self.confirmed + 1, confirmed + 2):",
             ),
@@ -48,7 +113,7 @@ MUTANTS = (
     Mutant(
         "confirmed-prunes-nothing",
         "replies are kept for ever, in memory and in every snapshot",
-        (Patch(MODULE, "                replies.pop(seq, None)\n", "                pass\n"),),
+        (Patch(TABLE, "                replies.pop(seq, None)\n", "                pass\n"),),
         (TESTS + "test_confirmed_replies_are_forgotten_and_the_others_kept",),
     ),
     Mutant(
@@ -88,9 +153,8 @@ MUTANTS = (
         (
             Patch(
                 MODULE,
-                "        self._to_change(session).attachment = attachment\n"
-                "        self._outlets.attach(number, attachment)\n",
-                "        self._outlets.attach(number, attachment)\n",
+                "        session.attachment, session.address = attachment, claim.address\n",
+                "        session.address = claim.address\n",
             ),
         ),
         (

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from disheap.errors import CommandRefused, VersionTooOld
-from disheap.interfaces import Effects, Hashing, StateMachine
+from disheap.interfaces import Effects, Hashing, Principal, StateMachine
 
 Factory = Callable[[], StateMachine]
 Outcome = tuple[tuple[int, list[Any]], Any]
 """(units, effects) of the passing of time, then what the call itself gave."""
 
 SESSIONS = (1, 2, 3)
+PRINCIPALS = (Principal(), Principal("worker"))
 STEPS = 400
 PLENTY = 10_000
 """A work limit beyond what the samples can set off."""
@@ -32,6 +33,10 @@ class Step(NamedTuple):
     session: int
     time_ms: int
     body: bytes
+
+
+def principal_of(session: int) -> Principal:
+    return PRINCIPALS[session % len(PRINCIPALS)]
 
 
 def script(commands: Sequence[bytes], seed: int, steps: int = STEPS) -> list[Step]:
@@ -82,7 +87,7 @@ def _call(machine: StateMachine, step: Step, index: int) -> Any:
             reply, effects = machine.session_attached(step.session, b"")
             return reply, list(effects)
         case "session_opened":
-            return machine.session_opened(step.session)
+            return machine.session_opened(step.session, principal_of(step.session))
         case "session_detached":
             return list(machine.session_detached(step.session))
         case "session_expired":

@@ -28,6 +28,7 @@ from disheap.interfaces import (
     Sampling,
     SamplingQueries,
     Screening,
+    SessionReporting,
     StateMachine,
 )
 from disheap.plugins import Registry
@@ -44,6 +45,7 @@ from disheap.testing.conformance.machine_calls import (
     more_script,
     play,
     played,
+    principal_of,
     restored,
     script,
 )
@@ -324,6 +326,19 @@ def test_what_is_not_admitted_would_do_nothing(machine_factory: Factory, machine
             assert not effects_of(step, outcome)
 
 
+def test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_nothing(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    machine = played(machine_factory, machine_commands)
+    if not isinstance(machine, SessionReporting):
+        return
+    before = machine.state_hash()
+    stats = [machine.session_stats(session) for session in (*SESSIONS, 999)]
+    assert len({tuple(one) for one in stats}) == 1
+    assert all(isinstance(count, int) for one in stats for count in one.values())
+    assert machine.state_hash() == before
+
+
 def test_what_is_allowed_when_full_depends_on_the_command_alone(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
@@ -370,7 +385,7 @@ def test_a_session_that_did_nothing_leaves_nothing(machine_factory: Factory, mac
         machine.advance(LATER_MS, PLENTY)
     before = machine.state_hash()
     for session in (77, 78):
-        machine.session_opened(session)
+        machine.session_opened(session, principal_of(session))
         machine.session_attached(session, b"")
         machine.session_detached(session)
         machine.session_expired(session)

@@ -144,7 +144,14 @@ class SimNode(Node):
         said: Callable[[str], None],
         elected: Callable[[], None],
     ) -> None:
-        super().__init__(config, registry=registry, clock=clock, random_generator=dice.generator, disk=lambda _: disk)
+        super().__init__(
+            config,
+            registry=registry,
+            clock=clock,
+            random_generator=dice.generator,
+            entropy=dice.generator.randbytes,
+            disk=lambda _: disk,
+        )
         self._ledger = ledger
         self._said = said
         self._elected = elected

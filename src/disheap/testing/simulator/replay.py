@@ -13,10 +13,12 @@ import msgspec
 
 from disheap.kernel.types import Entry, EntryKind
 from disheap.protocol import broker
-from disheap.protocol.frames import ENVELOPE, Kind, SessionOptions
+from disheap.protocol.frames import ENVELOPE, Attaching, Kind, Opening
 from disheap.testing.simulator.reference import Reference, Refused
 
 PRUNE_EVERY = 32
+REATTACH_MS = 3000
+"""`limits.reattach_timeout_ms` as it comes."""
 GRACE = 0.8
 """Of a session's timeout: its leader's clock may be a little fast."""
 
@@ -32,10 +34,12 @@ class Answer(NamedTuple):
 class Standing:
     """One session."""
 
-    def __init__(self, number: int, attachment: int, timeout_ms: int) -> None:
+    def __init__(self, number: int, attachment: int, timeout_ms: int, proof: bytes) -> None:
         self.number = number
         self.timeout_ms = timeout_ms
+        self.proof = proof
         self.attachment = attachment
+        self.left_s: float | None = None  # of its leader's time, when it lost its connection there
         self.confirmed = 0
         self.answers: dict[int, Answer] = {}
 
@@ -93,6 +97,7 @@ class Replay:
     def _begin_term(self, term: int) -> None:
         self._term = term
         for standing in self._standings.values():
+            standing.left_s = None
             if standing.attachment:
                 standing.attachment = 0
                 self.model.detach(standing.number)
@@ -140,22 +145,28 @@ class Replay:
         elif kind == Kind.CLOSE or (kind == Kind.EXPIRE and standing is not None and standing.attachment == seq):
             self._end(number)
         elif kind == Kind.DETACH and standing is not None and standing.attachment == seq:
-            standing.attachment = 0
+            standing.attachment, standing.left_s = 0, self._led_s
             self.model.detach(number)
 
     def _check_grace(self, standing: Standing) -> None:
-        """A leader has heard nothing of what was before its term: everybody gets a whole timeout from there on."""
-        if self._led_s * 1000 < GRACE * standing.timeout_ms:
+        """A leader has heard nothing of what was before its term: everybody gets a whole timeout from there on. Whoever
+        lost its connection in this term has less, from then on."""
+        allowed_ms, since_s = standing.timeout_ms, 0.0
+        if standing.left_s is not None:
+            allowed_ms = min(REATTACH_MS, allowed_ms // 2)
+            since_s = standing.left_s if standing.left_s <= self._led_s else 0.0  # it may not be known
+        waited_s = self._led_s - since_s
+        if waited_s * 1000 < GRACE * allowed_ms:
             self.objection = (
-                f"session {standing.number} ends {self._led_s:.3f} s after its leader began, at {self.index}"
+                f"session {standing.number} ends {self._led_s:.3f} s after its leader began and {waited_s:.3f} s after "
+                f"its last sign, at {self.index}"
             )
 
     def _open(self, attachment: int, body: bytes) -> None:
+        opening = msgspec.msgpack.decode(body, type=Opening)
         number = max(self._next_session, self.now_ms << self._shift)
         self._next_session = number + 1
-        self._standings[number] = Standing(
-            number, attachment, msgspec.msgpack.decode(body, type=SessionOptions).timeout_ms
-        )
+        self._standings[number] = Standing(number, attachment, opening.timeout_ms, opening.proof)
         self.model.attached[number] = True
         self.opened.setdefault(self.index, []).append(number)
         self.attached[number, self.index] = (0, Answer(self.index, True, b""))
@@ -165,8 +176,12 @@ class Replay:
         if standing is None:
             self.attached[number, self.index] = (so_far, Answer(self.index, False, "session-expired"))
             return
-        standing.attachment = attachment
-        held = broker.decode_held.decode(body) if body else broker.Held([])
+        claim = msgspec.msgpack.decode(body, type=Attaching)
+        if claim.proof != standing.proof:
+            self.attached[number, self.index] = (so_far, Answer(self.index, False, "wrong-secret"))
+            return
+        standing.attachment, standing.left_s = attachment, None
+        held = broker.decode_held.decode(claim.held) if claim.held else broker.Held([])
         deliveries, ended = self.model.attach(number, held)
         reply = broker.encode(broker.Resumed(deliveries, ended))
         self.attached[number, self.index] = (so_far, Answer(self.index, True, reply))

@@ -1,0 +1,134 @@
+"""One session as every replica knows it, and how many of them an address and a certificate name have.
+
+Owns the record and what it takes to prove that a client is the session's. Does not decide when a session begins or
+ends: `sessions` does that, as entries are applied. A record is never changed while a view of the table holds it:
+`sessions` copies it first.
+
+The secret itself is in no log and no snapshot. The leader draws it and gives it to the client; the record has its hash.
+So whoever reads a copied log or a backup gets nobody's session.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections import Counter
+from collections.abc import Iterable
+
+import msgspec
+
+from disheap.protocol.frames import Attaching, Opening
+
+Kept = tuple[int, int, bytes]
+"""A kept reply: log index, status, body."""
+
+_PURPOSE = b"disheap session"  # a hash made for anything else is no proof here
+
+
+class SessionLimits(msgspec.Struct, frozen=True):
+    window: int = 8192
+    sessions: int = 10_000
+    timeout_min_ms: int = 1_000
+    timeout_max_ms: int = 86_400_000
+    reattach_timeout_ms: int = 3_000
+    work: int = 10_000
+
+
+def proof_of(secret: bytes) -> bytes:
+    """32 bytes. A secret of 128 random bits cannot be found from it, so no salt and no slow hash are needed."""
+    return hashlib.blake2b(secret, digest_size=32, person=_PURPOSE).digest()
+
+
+class SessionFacts(msgspec.Struct, array_like=True, frozen=True):
+    """What does not change while the session lives."""
+
+    id: int
+    timeout_ms: int  # of silence on a connection that stands
+    reattach_ms: int  # without a connection, after the client closed its last one
+    label: str  # for people to read
+    principal: str  # the name that the client's certificate proved; "" without one
+    opened_ms: int  # log time
+    proof: bytes
+
+
+class Session:
+    """One client's standing. `attachment` is 0 while it has no connection; `address` is where it attached last; `view`
+    numbers the newest view of the table that does not hold this object, and so may not see it change."""
+
+    __slots__ = ("address", "attachment", "confirmed", "facts", "id", "replies", "view")
+
+    def __init__(self, facts: SessionFacts, address: str = "", view: int = 0) -> None:
+        self.id = facts.id
+        self.facts = facts
+        self.address = address
+        self.attachment = 0
+        self.confirmed = 0
+        self.replies: dict[int, Kept] = {}
+        self.view = view
+
+    def copied(self, view: int) -> Session:
+        copy = Session(self.facts, self.address, view)
+        copy.attachment, copy.confirmed, copy.replies = self.attachment, self.confirmed, self.replies.copy()
+        return copy
+
+    def knows(self, seq: int) -> bool:
+        """Whether the command was carried out."""
+        return seq <= self.confirmed or seq in self.replies
+
+    def belongs_to(self, claim: Attaching) -> bool:
+        """Whether the claim proves the secret, under the name that opened the session. Takes the same time for every
+        wrong secret."""
+        is_secret = hmac.compare_digest(claim.proof, self.facts.proof)
+        return is_secret and claim.principal == self.facts.principal
+
+    def confirm(self, confirmed: int) -> None:
+        """Forget the replies that the client has."""
+        replies = self.replies
+        if confirmed - self.confirmed > len(replies):
+            self.replies = {seq: kept for seq, kept in replies.items() if seq > confirmed}
+        else:
+            for seq in range(self.confirmed + 1, confirmed + 1):
+                replies.pop(seq, None)
+        self.confirmed = confirmed
+
+
+def granted(opening: Opening, number: int, opened_ms: int, limits: SessionLimits) -> SessionFacts:
+    """What a client gets of what it asked for. A short session timeout shortens the time for a new attach as well."""
+    timeout_ms = min(max(opening.timeout_ms, limits.timeout_min_ms), limits.timeout_max_ms)
+    reattach_ms = min(limits.reattach_timeout_ms, max(1, timeout_ms // 2))
+    return SessionFacts(number, timeout_ms, reattach_ms, opening.label, opening.principal, opened_ms, opening.proof)
+
+
+class SessionCounts:
+    """How many sessions each address and each principal has. Follows from the table, so it is in no snapshot."""
+
+    def __init__(self, sessions: Iterable[Session] = ()) -> None:
+        self.by_address: Counter[str] = Counter()
+        self.by_principal: Counter[str] = Counter()
+        self._total = 0
+        for session in sessions:
+            self.opened(session)
+
+    def total(self) -> int:
+        return self._total
+
+    def opened(self, session: Session) -> None:
+        self._total += 1
+        self.by_address[session.address] += 1
+        self.by_principal[session.facts.principal] += 1
+
+    def ended(self, session: Session) -> None:
+        self._total -= 1
+        _take_one(self.by_address, session.address)
+        _take_one(self.by_principal, session.facts.principal)
+
+    def moved(self, session: Session, address: str) -> None:
+        """The session attached from `address`."""
+        _take_one(self.by_address, session.address)
+        self.by_address[address] += 1
+
+
+def _take_one(counter: Counter[str], key: str) -> None:
+    counter[key] -= 1
+    if counter[key] <= 0:
+        del counter[key]
