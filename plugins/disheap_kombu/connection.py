@@ -506,8 +506,7 @@ class Connection:
         """Until the socket has something, somebody wakes us, the client wants to do something, or time is up."""
         if self._waker is None:
             self._waker = Waker()
-        wants_s = self.driver.wants_poll_in
-        limit_s = min(seconds, self.driver.heartbeat_s, seconds if wants_s is None else wants_s)
+        limit_s = min(seconds, self.driver.heartbeat_s, self.driver.wants_poll_in)
         self._waiting = True
         try:
             if not (self._acks or self.pending):

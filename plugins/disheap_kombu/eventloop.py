@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 SLICE_S = 0.002
 """Callbacks in one turn of the loop."""
 BEAT_S = 1.0
-"""How often the loop looks after the connection; pings go out at the client's own, slower pace."""
+"""How often the loop looks after the connection, at least."""
+SOONER_S = 0.01
+"""A planned call is moved only when it would come so much too late."""
 
 
 class Bond:
@@ -39,6 +41,7 @@ class Bond:
         self._moved = False
         self._dispatched = False  # in this turn of the loop
         self._retry: Any = None
+        self._retry_at = 0.0
         self._failure: Exception | None = None
         connection.bind(self)
         hub.add_reader(self._waker.fileno(), self._woken)
@@ -99,8 +102,16 @@ class Bond:
             connection.flush()
         if connection.pending:
             self._waker.wake()
-        if self._retry is None and (wants_s := connection.driver.wants_poll_in) is not None:
-            self._retry = self._hub.call_later(wants_s, self._on_retry)
+        self._schedule_retry(connection.driver.wants_poll_in)
+
+    def _schedule_retry(self, wants_s: float) -> None:
+        """A call later, or sooner than was planned."""
+        at = monotonic() + wants_s
+        if self._retry is not None:
+            if at > self._retry_at - SOONER_S:
+                return
+            self._retry.cancel()
+        self._retry, self._retry_at = self._hub.call_later(wants_s, self._on_retry), at
 
     def _on_retry(self) -> None:
         self._retry = None

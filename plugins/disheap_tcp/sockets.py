@@ -14,7 +14,6 @@ from typing import Any
 from disheap.errors import AddressInUse, ConfigError, ConnectionLost, DisheapError
 from disheap_tcp.address import Address, parse
 from disheap_tcp.link import Explain, Link, explain, forget_frames
-from disheap_tcp.options import TcpSettings, tune
 
 
 class SocketListener:
@@ -70,18 +69,6 @@ async def connect(
         link.abort()
         raise
     return link
-
-
-def connect_blocking(settings: TcpSettings, address: Address, timeout_s: float) -> socket.socket:
-    """Raises `ConnectionLost`."""
-    try:
-        connected = socket.create_connection((address.host, address.port), timeout=timeout_s)
-    except TimeoutError as error:
-        raise ConnectionLost(f"{address} did not answer within {timeout_s:g} s") from error
-    except OSError as error:
-        raise cannot_connect(address, error, explain) from error
-    tune(connected, settings)
-    return connected
 
 
 def cannot_connect(address: Address, error: BaseException, explain: Explain) -> DisheapError:

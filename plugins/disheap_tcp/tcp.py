@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,6 +9,7 @@ import msgspec
 
 from disheap_tcp import sockets
 from disheap_tcp.address import parse_remote
+from disheap_tcp.connecting import Connecting
 from disheap_tcp.link import Link, explain
 from disheap_tcp.options import TcpSettings
 from disheap_tcp.sockets import SocketListener
@@ -40,8 +40,8 @@ class TcpTransport:
         return await sockets.connect(self._loop, remote, link, timeout_s, explain)
 
     @classmethod
-    def connect_blocking(cls, settings: TcpSettings, address: str, timeout_s: float) -> socket.socket:
-        return sockets.connect_blocking(settings, parse_remote(address), timeout_s)
+    def start_connecting(cls, settings: TcpSettings, address: str) -> Connecting:
+        return Connecting(settings, parse_remote(address))
 
 
 if TYPE_CHECKING:

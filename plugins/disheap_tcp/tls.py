@@ -16,6 +16,7 @@ import msgspec
 from disheap_tcp import sockets, trust
 from disheap_tcp.address import Address, parse_remote
 from disheap_tcp.link import Link
+from disheap_tcp.tls_connecting import TlsConnecting
 from disheap_tcp.trust import TlsSettings
 
 if TYPE_CHECKING:
@@ -61,15 +62,9 @@ class TlsTransport:
         )
 
     @classmethod
-    def connect_blocking(cls, settings: TlsSettings, address: str, timeout_s: float) -> ssl.SSLSocket:
+    def start_connecting(cls, settings: TlsSettings, address: str) -> TlsConnecting:
         remote = parse_remote(address)
-        context = trust.client_context(settings)
-        plain = sockets.connect_blocking(settings, remote, timeout_s)
-        try:
-            return context.wrap_socket(plain, server_hostname=_server_name(settings, remote))
-        except OSError as error:  # a timeout too
-            plain.close()
-            raise sockets.cannot_connect(remote, error, trust.explain) from error
+        return TlsConnecting(settings, remote, trust.client_context(settings), _server_name(settings, remote))
 
 
 def _server_name(settings: TlsSettings, remote: Address) -> str:

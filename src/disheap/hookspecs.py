@@ -42,7 +42,7 @@ def disheap_register_transport() -> type[Transport] | Sequence[type[Transport]]:
     """Transports: how bytes travel between nodes, and between clients and nodes.
 
     Returns one class, or a sequence of classes, that fit `disheap.interfaces.Transport`; they are built as
-    `cls(settings, TransportContext(loop))`. A class that also has `connect_blocking` (`BlockingConnect`) serves the
+    `cls(settings, TransportContext(loop))`. A class that also has `start_connecting` (`BlockingConnect`) serves the
     blocking client. Chosen by `transport = "NAME"`; settings come from `[transport.NAME]`.
     """
 

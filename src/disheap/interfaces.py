@@ -121,7 +121,7 @@ class Transport(Plugin, Protocol):
 class BlockingSocket(Protocol):
     """The part of a connected `socket.socket` (or `ssl.SSLSocket`) that the blocking client uses."""
 
-    def sendall(self, data: bytes, /) -> None: ...
+    def send(self, data: bytes | memoryview, /) -> int: ...
     def recv(self, size: int, /) -> bytes: ...
     def setblocking(self, flag: bool, /) -> None: ...
     def settimeout(self, seconds: float | None, /) -> None: ...
@@ -129,13 +129,34 @@ class BlockingSocket(Protocol):
     def close(self) -> None: ...
 
 
+class PendingSocket(Protocol):
+    """A connection that is being made. Several may be under way at once, so no method waits."""
+
+    @property
+    def wants_write(self) -> bool:
+        """Wait until `fileno` is ready for writing; otherwise for reading."""
+
+    def fileno(self) -> int:
+        """Another one after each `advance`, perhaps."""
+
+    def advance(self) -> BlockingSocket | None:
+        """The connected socket, which does not block yet; None while more has to come. Raises `ConnectionLost`."""
+
+    def explain(self, error: OSError | None) -> str:
+        """What it means that a connected socket ended (None: was closed) before the node had said anything."""
+
+    def close(self) -> None:
+        """Give up. Not after `advance` has returned the socket: that is the caller's."""
+
+
 @runtime_checkable
 class BlockingConnect(Protocol):
-    """Optional power of a transport: a blocking socket for clients in processes that fork. Needs no loop."""
+    """Optional power of a transport: sockets for clients in processes that fork. Needs no loop."""
 
     @classmethod
-    def connect_blocking(cls, settings: Any, address: str, timeout_s: float) -> BlockingSocket:
-        """Raises as `Transport.connect` does."""
+    def start_connecting(cls, settings: Any, address: str) -> PendingSocket:
+        """Waits for nothing but the resolution of a host's name. Raises `ConnectionLost`, and `ConfigError` for
+        settings or an address that are of no use."""
 
 
 # --- codec -----------------------------------------------------------------------------------------------------------

@@ -412,11 +412,33 @@ def _shut(connection: socket.socket) -> None:
         pass
 
 
-def dial(address: str, timeout_s: float) -> socket.socket:
+class Made:
+    """A connection that is there as soon as somebody asks."""
+
+    wants_write = False
+
+    def __init__(self, connection: Any) -> None:
+        self.connection = connection
+
+    def fileno(self) -> int:
+        return int(self.connection.fileno())
+
+    def advance(self) -> Any:
+        return self.connection
+
+    def explain(self, error: OSError | None) -> str:
+        return str(error or "closed")
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+def dial(address: str) -> Made:
     host, _, port = address.rpartition(":")
-    connection = socket.create_connection((host, int(port)), timeout_s)
+    connection = socket.create_connection((host, int(port)), 5.0)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+    connection.setblocking(False)
+    return Made(connection)
 
 
 async def serve(cluster: FakeCluster, transport: Any, address: str) -> tuple[Any, list[FakeReceiver]]:

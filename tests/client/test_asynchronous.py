@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import disheap
-from disheap.client import driver as driver_module
+from disheap.client import pulse
 from disheap.client.asynchronous import Client
 from disheap.client.dialing import open_transport
 from disheap.client.session import State
@@ -216,7 +216,7 @@ async def test_what_did_not_leave_in_time_is_taken_back_and_never_carried_out(no
 
 
 async def test_the_default_timeout_is_swept(node: Wax, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(driver_module, "TICK_S", 0.01)
+    monkeypatch.setattr(pulse, "LOOK_EVERY_S", 0.01)
     async with disheap.connect(url(node.address), timeout_s=0.02) as client:
         node.cluster.hold_replies = True
         with pytest.raises(RequestTimeout):
@@ -235,26 +235,41 @@ async def test_a_cancelled_request_is_forgotten_quietly(node: Wax, client: Clien
     assert await client.topic("jobs").enqueue(b"y") == 2
 
 
-async def test_a_silent_node_is_left(node: Wax, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_node_is_left(node: Wax, client: Client) -> None:
     driver = client.driver
-    now = driver.loop.time() + driver._pulse.every_s
     link = driver._link
     assert link is not None
+    driver._watch(link, driver._connected_at)
+    now = driver._connected_at + driver._pulse.every_s
     driver._watch(link, now)
-    assert not link.gone.done(), "it was not asked yet"
-    driver._watch(link, now + driver._pulse.patience_s + 0.1)
+    for number in range(1, 4):
+        driver._watch(link, now + number * 0.25)
+    assert not link.gone.done(), "it was asked a moment ago"
+    driver._watch(link, now + 1.0)
     assert link.gone.done()
     assert await client.topic("jobs").enqueue(b"x") == 1
 
 
-async def test_a_ping_goes_out_every_third_of_the_session_timeout(node: Wax, client: Client) -> None:
+async def test_a_loop_that_was_busy_does_not_take_its_own_silence_for_the_nodes(node: Wax, client: Client) -> None:
     driver = client.driver
     link = driver._link
     assert link is not None
-    driver._watch(link, driver.loop.time() + 1.0)
+    driver._watch(link, driver._connected_at)
+    now = driver._connected_at + driver._pulse.every_s
+    driver._watch(link, now)
+    driver._watch(link, now + 10.0)
+    assert not link.gone.done()
+
+
+async def test_a_ping_goes_out_when_nothing_was_heard_for_a_while(node: Wax, client: Client) -> None:
+    driver = client.driver
+    link = driver._link
+    assert link is not None
+    driver._watch(link, driver._connected_at + 0.1)
+    driver._watch(link, driver._connected_at + 0.2)
     await asyncio.sleep(0)
     assert node.cluster.pings == 0
-    driver._watch(link, driver.loop.time() + driver._pulse.every_s)
+    driver._watch(link, driver._connected_at + 0.2 + driver._pulse.every_s)
     await until(lambda: node.cluster.pings == 1)
 
 

@@ -21,7 +21,7 @@ class FakeWire:
     def __init__(self) -> None:
         self.url = BrokerUrl(timeout_s=1.0)
         self.on_socket_change: Any = None
-        self.wants_poll_in: float | None = None
+        self.wants_poll_in = 5.0
         self.said: list[Any] = []
         self.flushed = 0
         self.beats = 0

@@ -22,7 +22,7 @@ from disheap.errors import ConnectionLost, RequestError
 if TYPE_CHECKING:
     from disheap.client.dialing import Dial
     from disheap.client.url import BrokerUrl
-    from disheap.interfaces import BlockingSocket
+    from disheap.interfaces import BlockingSocket, PendingSocket
 
 NODE_TIMEOUT_S = 2.0
 """For one node's answer: a node that takes longer is not in a state to lead anything."""
@@ -120,13 +120,31 @@ def _dial_once(url: BrokerUrl) -> Dial:
 
     dial = blocking_dial(url)
 
-    def once(address: str, timeout_s: float) -> BlockingSocket:
+    def once(address: str) -> PendingSocket:
         try:
-            return dial(address, timeout_s)
+            return _Once(dial(address))
         except (ConnectionLost, OSError) as error:
             raise _NoAnswer(str(error)) from None
 
     return once
+
+
+class _Once:
+    """A connection that is being made, whose failure ends the search."""
+
+    def __init__(self, pending: PendingSocket) -> None:
+        self._pending = pending
+        self.fileno, self.explain, self.close = pending.fileno, pending.explain, pending.close
+
+    @property
+    def wants_write(self) -> bool:
+        return self._pending.wants_write
+
+    def advance(self) -> BlockingSocket | None:
+        try:
+            return self._pending.advance()
+        except (ConnectionLost, OSError) as error:
+            raise _NoAnswer(str(error)) from None
 
 
 def _absent(member: Row, asked: dict[str, Row]) -> Row:

@@ -12,7 +12,7 @@ from typing import Any
 
 from disheap.client import faults
 from disheap.client.consuming import DEFAULT_CREDIT, Consumer, Delivery, Popping
-from disheap.client.dialing import open_transport
+from disheap.client.dialing import LAST_NODES, open_transport
 from disheap.client.driver import Driver
 from disheap.client.url import BrokerUrl, resolve
 from disheap.errors import OutcomeUnknown
@@ -64,7 +64,12 @@ class Connecting:
     async def _open(self) -> Client:
         transport = self._transport() if self._transport else open_transport(self._url)
         driver = Driver(
-            self._url, transport, observer=self._observer, opaque=self._opaque, client=f"disheap {__version__}"
+            self._url,
+            transport,
+            observer=self._observer,
+            opaque=self._opaque,
+            client=f"disheap {__version__}",
+            last_nodes=LAST_NODES,
         )
         try:
             await driver.open()

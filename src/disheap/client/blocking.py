@@ -21,6 +21,7 @@ from typing import Any, assert_never
 import msgspec
 
 from disheap.client import faults, forked, pulse
+from disheap.client.attempt import Attempt
 from disheap.client.broker_session import (
     Arrived,
     BrokerEvent,
@@ -31,14 +32,14 @@ from disheap.client.broker_session import (
     Replied,
     SessionLost,
 )
-from disheap.client.dialing import Dial, blocking_dial
+from disheap.client.dialing import LAST_NODES, Dial, blocking_dial
 from disheap.client.events import Alive, Broken, Closed, Moved, Postponed, Ready
-from disheap.client.route import Route
+from disheap.client.route import LastNodes, Route
 from disheap.client.session import State
 from disheap.client.url import BrokerUrl, parse
+from disheap.client.waiting import Wait, wait_ready
 from disheap.client.wire import Wire
-from disheap.errors import ConnectionLost, DisheapError, RequestError, RequestTimeout, WindowExceeded
-from disheap.interfaces import BlockingSocket
+from disheap.errors import ConnectionLost, DisheapError, ProtocolError, RequestError, RequestTimeout, WindowExceeded
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import SessionOptions
 
@@ -49,8 +50,8 @@ READS_PER_POLL = 16
 LISTEN_AFTER_S = 0.1
 """The pause before a transient command, after which a look at the socket comes first. In a stream of them it costs
 nothing, and what is lost is what was sent within this time of a node's death."""
-POLL_CONNECT_S = 0.25
-"""The longest that `poll(0)` and `heartbeat` spend on one attempt to connect; a dead host refuses at once."""
+ATTEMPT_LOOK_S = 0.02
+"""How often an owner's loop looks after attempts to connect: their descriptors are not its own."""
 
 OnReply = Callable[[Any], None]
 Pushed = broker.Push | SessionLost
@@ -61,7 +62,8 @@ class BlockingClient:
     It belongs to the process that built it: in the child of a fork every call raises `ConnectionLost`, and `close` does
     nothing.
 
-    `observer` asks whatever node answers, and has no session. `clock` counts seconds.
+    `observer` asks whatever node answers, and has no session. `clock` counts seconds. `last_nodes` is shared by the
+    clients of one process.
     """
 
     def __init__(
@@ -73,8 +75,9 @@ class BlockingClient:
         client: str = "",
         opaque: bool = False,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        wait: Wait = wait_ready,
         generator: random.Random | None = None,
+        last_nodes: LastNodes = LAST_NODES,
     ) -> None:
         self.url = parse(url) if isinstance(url, str) else url
         options = None if observer else SessionOptions(self.url.session_timeout_ms, self.url.label)
@@ -82,12 +85,11 @@ class BlockingClient:
         self.on_push: Callable[[bytes], None] | None = None  # of a machine that is no broker
         self._broker = BrokerSession(options, client, opaque=opaque)
         self._session = self._broker.session
-        self._route = Route(self.url.addresses, generator or random.Random())
+        self._route = Route(self.url.addresses, generator or random.Random(), self.url.connect_timeout_s, last_nodes)
         self._dial = dial
-        self.clock, self._sleep = clock, sleep
+        self.clock, self._wait = clock, wait
         self._wire: Wire | None = None
-        self._target: str | None = None
-        self._not_before = 0.0
+        self._attempts: dict[str, Attempt] = {}
         self._connected_at = 0.0
         self._pulse = pulse.Pulse(self.url.session_timeout_ms, 0.0)
         self._unread = False  # more may lie in the socket, or in what decrypts it
@@ -281,13 +283,15 @@ class BlockingClient:
         return self._pulse.every_s
 
     @property
-    def wants_poll_in(self) -> float | None:
-        """Seconds until `heartbeat` has work that no descriptor will announce; None where there is none."""
+    def wants_poll_in(self) -> float:
+        """Seconds until `heartbeat` has work that no descriptor will announce."""
         if self._unread:
             return 0.0
         now = self.clock()
-        due = [at for at in (self._retry_at, None if self._wire is not None else self._not_before) if at is not None]
-        return max(0.0, min(due) - now) if due else None
+        if self._wire is None:
+            return min(self._route.wait_s(now), ATTEMPT_LOOK_S if self._attempts else pulse.PING_EVERY_S)
+        look_s = self._pulse.look_in_s(now)
+        return look_s if self._retry_at is None else max(0.0, min(look_s, self._retry_at - now))
 
     @property
     def session_timeout_ms(self) -> int:
@@ -329,6 +333,7 @@ class BlockingClient:
         if end_session and (self._session.state is State.READY or self._broker.owes):
             self._end_session()
         self._drop("closed")
+        self._end_attempts()
         self._broken = ConnectionLost("this client is closed")
         self._handle(self._broker.abandon(ConnectionLost("the client was closed before an answer came")))
 
@@ -347,6 +352,7 @@ class BlockingClient:
         wire, self._wire = self._wire, None
         if wire is not None:
             wire.close()
+        self._end_attempts()
 
     def _end_session(self) -> None:
         """On another connection, if this one breaks: what was acknowledged is done, and must not come again."""
@@ -382,13 +388,13 @@ class BlockingClient:
 
     def _step(self, deadline: float) -> None:
         """Wait once: for bytes, for the next attempt to connect, or until a timer of ours."""
-        now = self.clock()
         if self._wire is None:
-            self._advance(now, deadline)
+            self._search(deadline)
             return
         if self._session.has_output:
             self._write()
-        wait_s = min(self.heartbeat_s, deadline - now)
+        now = self.clock()
+        wait_s = min(self._pulse.look_every_s, deadline - now)
         if self._retry_at is not None:
             wait_s = min(wait_s, self._retry_at - now)
         if self._wire is not None and not self._read(max(wait_s, 0.001)):
@@ -399,7 +405,7 @@ class BlockingClient:
         if self._wire is not None and self._pulse.doubtful(self.clock()):
             self._drop("nothing was said for too long: whether the session stands is found out by attaching again")
         if self._wire is None:
-            self._advance(self.clock(), 0.0)
+            self._search(0.0)
         if self._session.has_output:
             self._write()
         reads = 0
@@ -415,80 +421,153 @@ class BlockingClient:
         if self._retry_at is not None and now >= self._retry_at:
             self._retry_at = None
             self._session.retry()
-        if self._session.state is not State.READY and now - self._connected_at > pulse.ENTRY_TIMEOUT_S:
+        if self._session.state is not State.READY and now - self._connected_at > self._pulse.entry_s:
             self._drop("the node did not let us in in time")
-        elif self._pulse.dead(now):
-            self._drop("the node has fallen silent")
-        elif self._pulse.due(now):
-            self._session.ping()
+            return
+        match self._pulse.look(now):
+            case pulse.Verdict.SILENT:
+                self._drop("the node has fallen silent")
+            case pulse.Verdict.PING:
+                self._session.ping()
+            case pulse.Verdict.FINE:
+                pass
         if self._session.has_output:
             self._write()
 
     # --- the connection ---
 
-    def _advance(self, now: float, deadline: float) -> None:
-        """One attempt to connect, when its time has come; a wait for that time is cut at `deadline`."""
-        if self._target is None:
-            self._target, pause_s = self._route.next()
-            self._not_before = now + pause_s
-        wait_s = self._not_before - now
-        if wait_s > 0:
-            if deadline > now:
-                self._sleep(min(wait_s, deadline - now))
-            if deadline < self._not_before:
-                return
-        address, self._target = self._target, None
-        budget_s = min(self.url.connect_timeout_s, max(deadline - self.clock(), POLL_CONNECT_S))
+    def _search(self, deadline: float) -> None:
+        """Look after the attempts to connect, then wait for them once, at most until `deadline`."""
+        self._look_after_attempts()
+        now = self.clock()
+        if self._wire is None and deadline > now:
+            wanted = [attempt.wanted for attempt in self._attempts.values()]
+            self._wait(wanted, min(self._route.wait_s(now), deadline - now))
+
+    def _look_after_attempts(self) -> None:
+        """Take what has come, give up what is overdue, start what is due."""
+        for attempt in list(self._attempts.values()):
+            if self._wire is None:
+                self._advance(attempt)
+        if self._wire is not None:
+            return
+        now = self.clock()
+        for address in self._route.overdue(now):
+            self._give_up(self._attempts[address], f"no answer within {self.url.connect_timeout_s:g} s")
+        while self._wire is None and (due := self._route.due(now)) is not None:
+            self._start(due)
+
+    def _start(self, address: str) -> None:
         if self._dial is None:
             self._dial = blocking_dial(self.url)
         try:
-            self._adopt(self._dial(address, budget_s), address)
+            attempt = self._attempts[address] = Attempt(address, self._dial(address), self._broker.greeting())
         except (ConnectionLost, OSError) as error:
-            self._route.failed(address, str(error))
+            self._route.failed(address, str(error), self.clock())
+        else:
+            self._advance(attempt)
 
-    def _adopt(self, connection: BlockingSocket, address: str) -> None:
-        self._wire = Wire(connection, address)
+    def _advance(self, attempt: Attempt) -> None:
+        try:
+            answer = attempt.advance()
+        except (ConnectionLost, OSError) as error:
+            self._give_up(attempt, str(error))
+        except ProtocolError as error:
+            self._controlled(Broken(error))
+        else:
+            if answer is None:
+                return
+            if answer.is_let_in:
+                self._adopt(attempt)
+            else:
+                self._give_up(attempt, answer.reason)
+                self._route.moved(answer.leader, self.clock())
+
+    def _give_up(self, attempt: Attempt, reason: str) -> None:
+        """An attempt is over."""
+        del self._attempts[attempt.address]
+        attempt.close()
+        self._route.failed(attempt.address, reason, self.clock())
+
+    def _end_attempts(self) -> None:
+        attempts, self._attempts = self._attempts, {}
+        for attempt in attempts.values():
+            attempt.close()
+
+    def _adopt(self, attempt: Attempt) -> None:
+        """The one door into a connection: the first attempt that is let in."""
+        del self._attempts[attempt.address]
+        self._end_attempts()
+        self._route.won()
+        assert attempt.wire is not None
+        self._wire = attempt.wire
         self._connected_at = self.clock()
         self._pulse = pulse.Pulse(self._session.timeout_ms or self.url.session_timeout_ms, self._connected_at)
-        self._broker.connected()
         if self.on_socket_change is not None:
-            self.on_socket_change(None, connection.fileno())
-        self._write()
+            self.on_socket_change(None, self._wire.fileno())
+        self._handle(self._broker.connected(attempt.greeting))
+        if self._session.has_output:
+            self._write()  # the handshake goes on
 
     def _drop(self, reason: str) -> None:
         """The one door out of a connection."""
         wire, self._wire = self._wire, None
         if wire is None:
             return
-        self._route.failed(wire.address, reason)
-        self._target, self._not_before, self._retry_at = None, self.clock(), None
+        self._route.lost(wire.address, reason, self.clock())
+        self._retry_at = None
         if self.on_socket_change is not None:
             self.on_socket_change(wire.fileno(), None)
         wire.close()
         self._handle(self._broker.disconnected())
 
     def _write(self) -> None:
+        """All that is to be sent. While the node takes nothing, what it says is read: it may be full of what it has to
+        say to us."""
         if self._wire is None:
             return
-        self._pulse.spoke(self.clock())
+        unsent = memoryview(self._session.take_output())
+        self._pulse.spoke(self.clock(), len(unsent))
+        came: list[bytes] = []
+        while unsent and self._wire is not None:
+            taken = self._send(unsent)
+            unsent = unsent[taken:]
+            if taken:
+                self._pulse.progressed()
+            elif self._wire is not None and (data := self._receive(0.0)) is not None:
+                came.append(data)
+            elif self._wire is not None and self._pulse.is_silent(self.clock()):
+                self._drop("the node has fallen silent, and takes nothing")
+        for data in came:
+            if self._wire is not None:
+                self._take(data)
+
+    def _send(self, data: memoryview) -> int:
+        assert self._wire is not None
         try:
-            self._wire.write(self._session.take_output(), self.heartbeat_s)
+            return self._wire.write(data, self._pulse.look_every_s)
         except OSError as error:
             self._drop(str(error))
+            return 0
 
     def _read(self, timeout_s: float) -> bool:
         """Whether anything came. 0.0 does not wait."""
+        data = self._receive(timeout_s)
+        if data is None:
+            return False
+        self._take(data)
+        return True
+
+    def _receive(self, timeout_s: float) -> bytes | None:
         assert self._wire is not None
         try:
             data = self._wire.read(timeout_s)
         except OSError as error:
             self._drop(str(error))
-            return False
-        if data is None:
-            return False
-        self._pulse.heard()
-        self._take(data)
-        return True
+            return None
+        if data is not None:
+            self._pulse.heard()
+        return data
 
     # --- events ---
 
@@ -512,14 +591,15 @@ class BlockingClient:
             case SessionLost():
                 self._pushes.append(event)
             case Ready():
-                self._route.arrived()
+                assert self._wire is not None
+                self._route.arrived(self._wire.address)
                 self._pulse.set_timeout(self._session.timeout_ms or self.url.session_timeout_ms)
                 self._retry_s = pulse.RETRY_FIRST_S
                 if self._session.welcome is not None:
                     self._route.learned(self._session.welcome.members)
             case Moved():
                 self._drop(event.message or event.code)
-                self._route.moved(event.leader)
+                self._route.moved(event.leader, self.clock())
             case Postponed():
                 if self._retry_at is None:
                     self._retry_at = self.clock() + self._retry_s
@@ -530,6 +610,7 @@ class BlockingClient:
             case Broken():
                 self._broken = event.error
                 self._drop(str(event.error))
+                self._end_attempts()
                 self._handle(self._broker.abandon(ConnectionLost(str(event.error))))
                 raise event.error
             case Closed():

@@ -12,6 +12,7 @@ import msgspec
 
 from disheap.client.deliveries import Deliveries
 from disheap.client.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready, Said
+from disheap.client.greeting import Greeting
 from disheap.client.session import Session
 from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, RequestError
 from disheap.protocol import broker
@@ -136,9 +137,14 @@ class BrokerSession:
         taken = self.session.withdraw(lambda one: id(_carried(one)) in wanted and not _is_settling(one))
         return [_carried(one) for one in taken]
 
-    def connected(self) -> None:
+    def greeting(self) -> Greeting:
+        """For a connection that this session may take over."""
+        return self.session.greeting()
+
+    def connected(self, greeting: Greeting | None = None) -> list[BrokerEvent]:
+        """See `Session.connected`."""
         self._connection += 1
-        self.session.connected()
+        return self._translate(self.session.connected(greeting))
 
     def disconnected(self) -> list[BrokerEvent]:
         return self._translate(self.session.disconnected())

@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from disheap.client.route import LastNodes
 from disheap.client.url import TLS_KEYS, BrokerUrl
 from disheap.errors import ConfigError
-from disheap.interfaces import BlockingConnect, BlockingSocket, Transport, TransportContext
+from disheap.interfaces import BlockingConnect, PendingSocket, Transport, TransportContext
 from disheap.plugins import Registry
 
-Dial = Callable[[str, float], BlockingSocket]
-"""(address, timeout in seconds) -> a connected socket."""
+Dial = Callable[[str], PendingSocket]
+"""address -> a connection that is being made."""
+LAST_NODES = LastNodes()
+"""A process makes many clients for one cluster (kombu makes one for each connection), and each would look for the
+leader anew."""
 ORIGIN = "the broker URL"
 
 
@@ -22,11 +26,11 @@ def blocking_dial(url: BrokerUrl) -> Dial:
     plugin, settings = _plugin(url)
     if not issubclass(plugin, BlockingConnect):
         raise ConfigError(f"the transport {url.transport!r} has no blocking sockets; use the asyncio client with it")
-    connect = plugin.connect_blocking
+    start = plugin.start_connecting
 
-    def dial(address: str, timeout_s: float) -> BlockingSocket:
+    def dial(address: str) -> PendingSocket:
         with _of_the_url():
-            return connect(settings, address, timeout_s)
+            return start(settings, address)
 
     return dial
 

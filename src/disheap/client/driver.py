@@ -32,7 +32,7 @@ from disheap.client.broker_session import (
 from disheap.client.events import Alive, Broken, Closed, Moved, Postponed, Ready
 from disheap.client.gate import Gate
 from disheap.client.link import Link
-from disheap.client.route import Route
+from disheap.client.route import LastNodes, Route
 from disheap.client.session import State
 from disheap.client.sinks import Sink, Sinks
 from disheap.client.url import BrokerUrl
@@ -48,9 +48,6 @@ from disheap.errors import (
 from disheap.interfaces import Transport
 from disheap.protocol import broker
 from disheap.protocol.frames import SessionOptions, Welcome
-
-TICK_S = 0.25
-"""The driver's timer: how exactly silence and default timeouts are kept."""
 
 Pick = Callable[[Any], Any]
 """From a reply to the value of its future; runs while bytes are read, before any push that follows."""
@@ -71,7 +68,9 @@ class Driver:
         client: str = "",
         opaque: bool = False,
         generator: random.Random | None = None,
+        last_nodes: LastNodes | None = None,
     ) -> None:
+        """`last_nodes` is shared by the clients of one process."""
         self.url = url
         self.loop = asyncio.get_running_loop()
         self.paused = False
@@ -80,12 +79,15 @@ class Driver:
         self._broker = BrokerSession(options, client, opaque=opaque)
         self._session = self._broker.session
         self._transport = transport
-        self._route = Route(url.addresses, generator or random.Random())
+        self._route = Route(url.addresses, generator or random.Random(), url.connect_timeout_s, last_nodes)
         self._link: Link | None = None
+        self._attempts: dict[str, Link] = {}
+        self._dialing: dict[asyncio.Task[None], None] = {}
         self._runner: asyncio.Task[None] | None = None
         self._tick: asyncio.TimerHandle | None = None
         self._flushing = False
         self._connected_at = 0.0
+        self._unsent = 0  # bytes, at the last look
         self._pulse = pulse.Pulse(url.session_timeout_ms, 0.0)
         self._retry_s = pulse.RETRY_FIRST_S
         self._retrying: asyncio.TimerHandle | None = None
@@ -93,6 +95,7 @@ class Driver:
         self._sinks = Sinks(self.give_back)
         self._room = Gate(self.loop)
         self._changed = Gate(self.loop)  # for those who wait for READY or the end
+        self._searched = Gate(self.loop)  # an attempt has ended
         self._broken: DisheapError | None = None
 
     # --- the owner's ---
@@ -100,7 +103,7 @@ class Driver:
     async def open(self, timeout_s: float | None = None) -> None:
         """Start, and wait until a session stands. Raises `ConnectionLost` with what each address said."""
         self._runner = self.loop.create_task(self._run(), name="disheap client")
-        self._tick = self.loop.call_later(TICK_S, self._ticked)
+        self._tick = self.loop.call_later(self._pulse.look_every_s, self._ticked)
         deadline = self.loop.time() + (self.url.timeout_s if timeout_s is None else timeout_s)
         while self._session.state is not State.READY:
             self._check()
@@ -113,7 +116,7 @@ class Driver:
             await self._end_session()
         self._break(ConnectionLost("this client is closed"))
         if self._runner is not None:
-            await asyncio.gather(self._runner, return_exceptions=True)
+            await asyncio.gather(self._runner, *self._dialing, return_exceptions=True)
 
     async def _end_session(self) -> None:
         """On another connection, if this one breaks: what was acknowledged is done, and must not come again."""
@@ -299,8 +302,9 @@ class Driver:
         if self._pulse.doubtful(now):  # the loop stood still: what goes into a session that lapsed may be lost
             self.unlink(link, "nothing was said for too long: attaching again")
             return
-        self._pulse.spoke(now)
-        link.connection.write(self._session.take_output())
+        output = self._session.take_output()
+        self._pulse.spoke(now, len(output))
+        link.connection.write(output)
 
     def _send_acks(self) -> None:
         for command, acked in self._acks.take():
@@ -311,40 +315,91 @@ class Driver:
     # --- the connection ---
 
     async def _run(self) -> None:
+        while self._broken is None:
+            link = await self._find()
+            if link is not None:
+                await link.gone
+
+    async def _find(self) -> Link | None:
+        """Attempts until one of them is the connection; None when the driver is broken."""
+        while self._link is None and self._broken is None:
+            now = self.loop.time()
+            for address in self._route.overdue(now):
+                self._give_up(self._attempts[address], f"no answer within {self.url.connect_timeout_s:g} s")
+            while (due := self._route.due(now)) is not None:
+                self._dial(due)
+            await self._searched.wait_until(now + self._route.wait_s(now))
+        return self._link
+
+    def _dial(self, address: str) -> None:
+        link = self._attempts[address] = Link(self, address, self._broker.greeting())
+        link.dialing = self.loop.create_task(self._connect(link), name=f"disheap client to {address}")
+        self._dialing[link.dialing] = None
+        link.dialing.add_done_callback(self._dialing.pop)
+
+    async def _connect(self, link: Link) -> None:
         try:
-            while self._broken is None:
-                address, pause_s = self._route.next()
-                if pause_s:
-                    await asyncio.sleep(pause_s)
-                link = Link(self, address)
-                try:
-                    await self._transport.connect(address, link, self.url.connect_timeout_s)
-                    await link.gone
-                except (ConnectionLost, OSError) as error:
-                    self._route.failed(address, str(error))
+            await self._transport.connect(link.address, link, self.url.connect_timeout_s)
+        except (ConnectionLost, OSError) as error:
+            self.unlink(link, str(error))
         except DisheapError as error:
             self._break(error)
         except Exception as error:
             self._break(ConnectionLost(f"the transport failed: {type(error).__name__}: {error}"))
             raise
+        else:
+            if link.gone.done() and link.connection is not None:
+                link.connection.abort()
 
-    def linked(self, link: Link) -> None:
+    def _give_up(self, link: Link, reason: str, leader: str = "") -> None:
+        """An attempt is over."""
+        if self._attempts.get(link.address) is not link:
+            return
+        del self._attempts[link.address]
+        link.end()
+        now = self.loop.time()
+        self._route.failed(link.address, reason, now)
+        if leader:
+            self._route.moved(leader, now)
+        self._searched.open()
+
+    def _greeted(self, link: Link, data: bytes) -> None:
+        if self._attempts.get(link.address) is not link:
+            return
+        try:
+            answer = link.greeting.receive(data)
+        except DisheapError as error:
+            self._break(error)
+            return
+        if answer is None:
+            return
+        if answer.is_let_in:
+            self._adopt(link)
+        else:
+            self._give_up(link, answer.reason, answer.leader)
+
+    def _adopt(self, link: Link) -> None:
+        """The one door into a connection: the first attempt that is let in."""
+        attempts, self._attempts = self._attempts, {}
+        for other in attempts.values():
+            if other is not link:
+                other.end()
+        self._route.won()
         self._link, self.paused = link, False
         self._connected_at = self.loop.time()
         self._pulse = pulse.Pulse(self._session.timeout_ms or self.url.session_timeout_ms, self._connected_at)
-        self._broker.connected()
+        self._searched.open()
+        self._handle(self._broker.connected(link.greeting))
         self._flush()
 
     def unlink(self, link: Link, reason: str) -> None:
         """The one door out of a connection."""
-        if not link.gone.done():
-            link.gone.set_result(None)
         if link is not self._link:
+            self._give_up(link, reason)
             return
         self._link, self.paused = None, False
-        self._route.failed(link.address, reason)
-        if link.connection is not None:
-            link.connection.abort()
+        link.end()
+        self._route.lost(link.address, reason, self.loop.time())
         if self._retrying is not None:
             self._retrying.cancel()
             self._retrying = None
@@ -353,6 +408,7 @@ class Driver:
 
     def received(self, link: Link, data: bytes) -> None:
         if link is not self._link:
+            self._greeted(link, data)
             return
         self._pulse.heard()
         self._handle(self._broker.receive(data))
@@ -360,6 +416,13 @@ class Driver:
             self.wake()
         if self._session.has_output:
             self._schedule_flush()
+
+    def pause(self, link: Link, paused: bool) -> None:
+        """Whether too much waits to be sent."""
+        if link is self._link:
+            self.paused = paused
+            if not paused:
+                self.wake()
 
     def wake(self) -> None:
         """Let as many go on as there is room for."""
@@ -374,6 +437,8 @@ class Driver:
             self._tick.cancel()
         if self._link is not None:
             self.unlink(self._link, str(error))
+        for attempt in list(self._attempts.values()):
+            self._give_up(attempt, str(error))
         if self._runner is not None:
             self._runner.cancel()
         self._handle(self._broker.abandon(ConnectionLost(f"no answer came: {error}")))
@@ -413,7 +478,8 @@ class Driver:
     def _controlled(self, event: Control) -> None:
         match event:
             case Ready():
-                self._route.arrived()
+                assert self._link is not None
+                self._route.arrived(self._link.address)
                 self._pulse.set_timeout(self._session.timeout_ms or self.url.session_timeout_ms)
                 if self._session.welcome is not None:
                     self._route.learned(self._session.welcome.members)
@@ -421,7 +487,7 @@ class Driver:
             case Moved():
                 if self._link is not None:
                     self.unlink(self._link, event.message or event.code)
-                self._route.moved(event.leader)
+                self._route.moved(event.leader, self.loop.time())
             case SessionLost():
                 self._sinks.lose(SessionExpired("the session lapsed; what it held was given back"))
             case Postponed():
@@ -449,7 +515,7 @@ class Driver:
     # --- time ---
 
     def _ticked(self) -> None:
-        self._tick = self.loop.call_later(TICK_S, self._ticked)
+        self._tick = self.loop.call_later(self._pulse.look_every_s, self._ticked)
         now = self.loop.time()
         self._expire([waiter for waiter in self._broker.waiters() if waiter is not None and waiter[2] <= now])
         self._room.expire(now)
@@ -468,13 +534,20 @@ class Driver:
                 future.set_exception(RequestTimeout("no answer in time; the request may still be carried out"))
 
     def _watch(self, link: Link, now: float) -> None:
-        if self._session.state is not State.READY and now - self._connected_at > pulse.ENTRY_TIMEOUT_S:
+        if self._session.state is not State.READY and now - self._connected_at > self._pulse.entry_s:
             self.unlink(link, "the node did not let us in in time")
-        elif self._pulse.dead(now):
-            self.unlink(link, "the node has fallen silent")
-        elif self._pulse.due(now):
-            self._session.ping()
-            self._flush()
+            return
+        unsent, self._unsent = self._unsent, link.connection.buffered() if link.connection is not None else 0
+        if self._unsent < unsent:
+            self._pulse.progressed()
+        match self._pulse.look(now):
+            case pulse.Verdict.SILENT:
+                self.unlink(link, "the node has fallen silent")
+            case pulse.Verdict.PING:
+                self._session.ping()
+                self._flush()
+            case pulse.Verdict.FINE:
+                pass
 
     def _check(self) -> None:
         if self._broken is not None:

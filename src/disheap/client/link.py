@@ -9,30 +9,44 @@ from disheap.interfaces import Connection
 
 if TYPE_CHECKING:
     from disheap.client.driver import Driver
+    from disheap.client.greeting import Greeting
 
 
 class Link:
-    """The receiver of one connection. What an old one still says is not heard."""
+    """The receiver of one connection: first an attempt, which greets, then perhaps the session's. What an old one
+    still says is not heard."""
 
-    def __init__(self, driver: Driver, address: str) -> None:
+    def __init__(self, driver: Driver, address: str, greeting: Greeting) -> None:
         self.address = address
+        self.greeting = greeting
         self.connection: Connection | None = None
         self.gone: asyncio.Future[None] = driver.loop.create_future()
+        self.dialing: asyncio.Task[None] | None = None
         self._driver = driver
+
+    def end(self) -> None:
+        """Drop the connection, or what would become one."""
+        if not self.gone.done():
+            self.gone.set_result(None)
+        if self.connection is not None:
+            self.connection.abort()
+        elif self.dialing is not None:
+            self.dialing.cancel()
+
+    # --- Receiver ---
 
     def connection_made(self, connection: Connection) -> None:
         self.connection = connection
-        self._driver.linked(self)
+        connection.write(self.greeting.hello)
 
     def data_received(self, data: bytes) -> None:
         self._driver.received(self, data)
 
     def writing_paused(self) -> None:
-        self._driver.paused = True
+        self._driver.pause(self, True)
 
     def writing_resumed(self) -> None:
-        self._driver.paused = False
-        self._driver.wake()
+        self._driver.pause(self, False)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._driver.unlink(self, str(error) if error else "the node closed the connection")

@@ -1,78 +1,173 @@
-"""Where to connect next: the leader that a node named, then everything known, in turn, with a growing pause.
+"""Where to connect, and when: attempts that overlap until one node lets us in (RFC 8305 does the same with addresses).
 
-Owns addresses and the backoff; refuses to know clocks and sockets. Randomness is injected: clients that lost the same
-leader must not come back in step.
+Owns the addresses, the order, the pauses, and which attempts are under way. It knows no clock and no socket: drivers
+give the time, make the attempts it names, and tell it how each ended.
+
+A search goes in rounds. A round tries each address once. The next attempt starts `OVERLAP_S` after the one before, or
+at once when that one has failed; an attempt that hangs is not cancelled by this. A node that names the leader makes
+that the next address. After a round comes a pause, which grows from round to round. An address with an attempt still
+under way is left out of a round: a frozen host gets one connection, however long the search takes.
+
+The first address is the one where this process had its last session for the same URL. The others follow in random
+order, so that clients do not all come to the same node. Nodes that were lost come last.
 """
 
 from __future__ import annotations
 
 import random
 
+OVERLAP_S = 0.25
+"""How long an attempt is alone before the next one starts. RFC 8305 recommends 250 ms: longer than nearly every round
+trip, short enough that three dead hosts cost less than a second."""
 PAUSE_FIRST_S = 0.02
-"""The first pause after every known address has been tried: an election takes a second or two, so be there early."""
+"""The first pause between two rounds: an election takes a second or two, so be there early."""
 PAUSE_MAX_S = 0.5
-"""The longest pause: the price of a dead cluster is two attempts a second."""
-FAULTS_KEPT = 8
+"""The longest pause: the price of a dead cluster is two rounds a second."""
+FAULTS_MAX = 8
 """Reasons kept for the error message."""
+REMEMBERED_MAX = 256
+"""URLs whose last node a process remembers; the oldest is forgotten."""
+
+
+class LastNodes:
+    """For each set of addresses, the one that took the last session. Shared by the clients of one process."""
+
+    def __init__(self) -> None:
+        self._address: dict[frozenset[str], str] = {}
+
+    def get(self, addresses: tuple[str, ...]) -> str:
+        """ "" where there is none."""
+        return self._address.get(frozenset(addresses), "")
+
+    def remember(self, addresses: tuple[str, ...], address: str) -> None:
+        key = frozenset(addresses)
+        self._address.pop(key, None)
+        self._address[key] = address
+        if len(self._address) > REMEMBERED_MAX:
+            self._address.pop(next(iter(self._address)), None)
+
+    def forget(self, addresses: tuple[str, ...], address: str) -> None:
+        if self.get(addresses) == address:
+            self._address.pop(frozenset(addresses), None)
 
 
 class Route:
-    def __init__(self, addresses: tuple[str, ...], generator: random.Random) -> None:
+    """`budget_s` bounds one attempt, from the dialing to the node's answer. Times are the caller's, in seconds."""
+
+    def __init__(
+        self,
+        addresses: tuple[str, ...],
+        generator: random.Random,
+        budget_s: float = 5.0,
+        last_nodes: LastNodes | None = None,
+    ) -> None:
         self._seeds = addresses
         self._known = list(addresses)
         self._random = generator
-        self._turn = 0
-        self._leader = ""
+        self._budget_s = budget_s
+        self._last_nodes = last_nodes or LastNodes()
+        self._under_way: dict[str, float] = {}  # address -> when its attempt is given up
+        self._round: list[str] | None = None  # not tried yet in this round; None before the first
+        self._next_at = float("-inf")
         self._pause_s = 0.0
-        self._tried = 0
         self._hops = 0
+        self._lost: dict[str, None] = {}  # where a session stood and was lost
         self._faults: dict[str, str] = {}
 
-    def next(self) -> tuple[str, float]:
-        """The address to try, and the pause (seconds) to make before."""
-        if self._leader:
-            address, self._leader = self._leader, ""
-            return address, 0.0
-        pause_s = 0.0
-        if self._tried >= len(self._known):
-            self._tried = 0
-            pause_s = self._grow()
-        address = self._known[self._turn % len(self._known)]
-        self._turn += 1
-        self._tried += 1
-        return address, pause_s
+    # --- what to do ---
+
+    def due(self, now: float) -> str | None:
+        """The address of an attempt to start now. It counts as under way from here on. Call it until it is None."""
+        if now < self._next_at:
+            return None
+        if self._round is None:
+            self._round = self._order()
+        elif not self._round:
+            self._round = self._order()
+            self._next_at = now + self._grow_pause()
+            return None
+        if not self._round:
+            return None
+        address = self._round.pop(0)
+        self._under_way[address] = now + self._budget_s
+        self._next_at = now + OVERLAP_S
+        return address
+
+    def overdue(self, now: float) -> list[str]:
+        """The attempts to give up: tell `failed` of each."""
+        return [address for address, until in self._under_way.items() if until <= now]
+
+    def wait_s(self, now: float) -> float:
+        """Seconds until there is something to do, unless an attempt ends before."""
+        return max(0.0, min([self._next_at, *self._under_way.values()]) - now)
+
+    # --- what happened ---
+
+    def failed(self, address: str, reason: str, now: float) -> None:
+        """An attempt did not get a session's connection: the next one may start at once."""
+        self._under_way.pop(address, None)
+        self._note(address, reason)
+        self._next_at = min(self._next_at, now)
+
+    def moved(self, leader: str, now: float) -> None:
+        """A node named the leader. Two that name each other must not keep us hopping without a pause."""
+        self._hops += 1
+        if not leader or leader in self._under_way or self._hops > len(self._known):
+            return
+        waiting = self._order() if self._round is None else self._round
+        self._round = [leader, *(address for address in waiting if address != leader)]
+        self._next_at = min(self._next_at, now)
+
+    def won(self) -> None:
+        """An attempt has become the connection. The others are over."""
+        self._under_way.clear()
+
+    def lost(self, address: str, reason: str, now: float) -> None:
+        """The connection is gone: a search begins, and comes to this address last."""
+        self._note(address, reason)
+        self._lost[address] = None
+        self._last_nodes.forget(self._seeds, address)
+        self._next_at = now
+
+    def arrived(self, address: str) -> None:
+        """A session stands; the next search starts afresh."""
+        self._round, self._pause_s, self._hops = None, 0.0, 0
+        self._faults.clear()
+        self._lost.pop(address, None)
+        self._last_nodes.remember(self._seeds, address)
 
     def learned(self, members: list[str]) -> None:
         """All members' addresses, from a welcome; the URL's stay in, for they may be a name that outlives nodes."""
-        fresh = [address for address in members if address and address not in self._known]
-        self._known += fresh
-        gone = [a for a in self._known if a not in self._seeds and a not in members]
-        for address in gone:
+        self._known += [address for address in dict.fromkeys(members) if address and address not in self._known]
+        for address in [a for a in self._known if a not in self._seeds and a not in members]:
             self._known.remove(address)
+            self._lost.pop(address, None)
 
-    def moved(self, leader: str) -> None:
-        """A node named the leader. Two that name each other must not keep us hopping without a pause."""
-        self._hops += 1
-        if self._hops <= len(self._known):
-            self._leader = leader
+    def why(self) -> str:
+        hanging = {address: "no answer yet" for address in self._under_way if address not in self._faults}
+        reasons = self._faults | hanging
+        return "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) or "no answer yet"
 
-    def failed(self, address: str, reason: str) -> None:
+    # --- below ---
+
+    def _order(self) -> list[str]:
+        addresses = list(self._known)
+        self._random.shuffle(addresses)
+        last = self._last_nodes.get(self._seeds)
+        if last and last not in addresses:  # a member that another client of this process learned
+            addresses.append(last)
+        addresses.sort(key=lambda address: (address in self._lost, address != last))
+        return [address for address in addresses if address not in self._under_way]
+
+    def _note(self, address: str, reason: str) -> None:
         """Transports name the address in their errors; here it stands before each."""
         reason = reason.removeprefix(f"cannot connect to {address}: ").removeprefix(f"{address}: ")
         self._faults.pop(address, None)
         self._faults[address] = reason
-        while len(self._faults) > FAULTS_KEPT:
+        while len(self._faults) > FAULTS_MAX:
             del self._faults[next(iter(self._faults))]
 
-    def arrived(self) -> None:
-        """A session stands; the next search starts afresh."""
-        self._pause_s, self._tried, self._hops = 0.0, 0, 0
-        self._faults.clear()
-
-    def why(self) -> str:
-        return "; ".join(f"{address}: {reason}" for address, reason in self._faults.items()) or "no answer yet"
-
-    def _grow(self) -> float:
+    def _grow_pause(self) -> float:
         self._pause_s = min(PAUSE_MAX_S, self._pause_s * 2 or PAUSE_FIRST_S)
         self._hops = 0
         return self._pause_s * (0.5 + self._random.random() / 2)

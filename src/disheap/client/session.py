@@ -24,6 +24,7 @@ import msgspec
 
 from disheap.client import faults
 from disheap.client.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
+from disheap.client.greeting import Greeting
 from disheap.client.holdings import Holdings, NoHoldings
 from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, ProtocolError, RequestError
 from disheap.protocol import frames
@@ -209,11 +210,17 @@ class Session:
 
     # --- the connection ---
 
-    def connected(self) -> None:
-        """A fresh connection stands: greet."""
+    def greeting(self) -> Greeting:
+        """For a connection that this session may take over."""
+        return Greeting(self.cluster_id, self._client, any_node=self._options is None)
+
+    def connected(self, greeting: Greeting | None = None) -> list[Event]:
+        """A connection stands. Where its `greeting` is over, the session goes on with what was received; otherwise it
+        greets."""
         self._reader = frames.FrameReader()
-        self._output = [frames.hello(Kind.HELLO, frames.Hello(self.cluster_id, self._client))]
+        self._output = [self.greeting().hello] if greeting is None else []
         self.state = State.GREETING
+        return self.receive(greeting.received) if greeting is not None else []
 
     def disconnected(self) -> list[Event]:
         """The connection is gone. Commands and queries wait for the next one; an admin request that was sent is not

@@ -11,16 +11,23 @@ _TLS_NOTHING_YET = ("SSLWantReadError", "SSLWantWriteError")  # by name: ssl nee
 
 
 class Wire:
-    def __init__(self, connection: BlockingSocket, address: str) -> None:
+    def __init__(self, connection: BlockingSocket, address: str, waits: bool = True) -> None:
+        """`waits`: whether the socket blocks as it is given."""
         self.address = address
         self._socket = connection
-        self._timeout_s: float | None = None
+        self._timeout_s: float | None = None if waits else 0.0
 
-    def write(self, data: bytes, timeout_s: float) -> None:
-        """All of it. A shorter timeout, of a read before, is lifted to `timeout_s`. Raises `OSError`."""
+    def write(self, data: bytes | memoryview, timeout_s: float) -> int:
+        """How many bytes were taken; 0 when none were in time. A shorter timeout, of a read before, is lifted to
+        `timeout_s`. Raises `OSError` at the end of the connection."""
         if (self._timeout_s or 0.0) < timeout_s:
             self._set(timeout_s)
-        self._socket.sendall(data)
+        try:
+            return self._socket.send(data)
+        except OSError as error:
+            if _is_not_ready(error):
+                return 0
+            raise
 
     def read(self, timeout_s: float) -> bytes | None:
         """None when nothing came; 0.0 does not wait. Raises `OSError` at the end of the connection."""
@@ -28,10 +35,8 @@ class Wire:
             self._set(timeout_s)
         try:
             data = self._socket.recv(READ_BYTES)
-        except _NOTHING_YET:
-            return None
         except OSError as error:
-            if type(error).__name__ in _TLS_NOTHING_YET:
+            if _is_not_ready(error):
                 return None
             raise
         if not data:
@@ -51,3 +56,7 @@ class Wire:
         if timeout_s != 0.0:
             self._socket.settimeout(timeout_s)
         self._timeout_s = timeout_s
+
+
+def _is_not_ready(error: OSError) -> bool:
+    return isinstance(error, _NOTHING_YET) or type(error).__name__ in _TLS_NOTHING_YET

@@ -14,6 +14,7 @@ import pytest
 
 from disheap.errors import AddressInUse, ConfigError, ConnectionLost
 from disheap.interfaces import BlockingConnect, Connection, Transport
+from disheap.testing.sockets import connected
 
 WAIT_S = 20.0
 CONNECT_S = 5.0
@@ -466,10 +467,11 @@ def test_a_blocking_socket_where_there_is_one_reaches_the_same_listener(
     settings = disheap_registry.settings("transport", transport_name, table, "--disheap-set")
 
     def talk(address: str) -> bytes:
-        sock = plugin.connect_blocking(settings, address, CONNECT_S)
+        sock = connected(plugin.start_connecting(settings, address), CONNECT_S)
         try:
+            sock.setblocking(True)
             sock.settimeout(WAIT_S)
-            sock.sendall(b"ping")
+            assert sock.send(b"ping") == 4
             answer: bytes = sock.recv(4)
             return answer
         finally:
@@ -482,9 +484,9 @@ def test_a_blocking_socket_where_there_is_one_reaches_the_same_listener(
             assert await asyncio.to_thread(talk, pair.listener.address) == b"ping"
             await pair.listener.close()
             with pytest.raises(ConnectionLost):
-                plugin.connect_blocking(settings, pair.listener.address, CONNECT_S)
+                connected(plugin.start_connecting(settings, pair.listener.address), CONNECT_S)
         else:
-            assert not hasattr(plugin, "connect_blocking")
+            assert not hasattr(plugin, "start_connecting")
         await pair.shut()
 
     run(scenario)
