@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -27,8 +28,10 @@ Explain = Callable[[BaseException], str]
 
 
 def explain(error: BaseException) -> str:
-    """What the operating system said."""
+    """What the operating system said. asyncio has words of its own for a refused connection."""
     if isinstance(error, OSError) and error.strerror:
+        if error.errno is not None and error.strerror.startswith("Connect call failed"):
+            return os.strerror(error.errno).lower()
         return error.strerror.lower()
     return str(error) or type(error).__name__
 

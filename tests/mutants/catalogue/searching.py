@@ -1,0 +1,76 @@
+"""How a client finds a node, and when it leaves one."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+ROUTE = "tests/client/test_route.py::"
+PULSE = "tests/client/test_pulse.py::"
+
+MUTANTS = (
+    Mutant(
+        "attempts-do-not-overlap",
+        "a frozen or unreachable host keeps a client out until its whole budget is spent",
+        (
+            Patch(
+                "disheap.client.route",
+                "        self._next_at = now + OVERLAP_S\n",
+                "        self._next_at = now + self._budget_s\n",
+            ),
+        ),
+        (ROUTE + "test_attempts_overlap_and_none_is_cancelled_by_the_next",),
+        simulated=False,
+    ),
+    Mutant(
+        "hanging-host-is-tried-in-each-round",
+        "a search fills the backlog of a frozen host with connections",
+        (
+            Patch(
+                "disheap.client.route",
+                "        return [address for address in addresses if address not in self._under_way]\n",
+                "        return addresses\n",
+            ),
+        ),
+        (ROUTE + "test_a_host_that_hangs_gets_one_attempt_while_the_others_are_tried_again_and_again",),
+        simulated=False,
+    ),
+    Mutant(
+        "lost-node-is-tried-first",
+        "a client that left a silent node comes back to it before it has tried the others",
+        (
+            Patch(
+                "disheap.client.route",
+                "        self._lost[address] = None\n        self._last_nodes.forget(self._seeds, address)\n",
+                "",
+            ),
+        ),
+        (ROUTE + "test_the_node_that_was_lost_comes_last_in_the_next_search",),
+        simulated=False,
+    ),
+    Mutant(
+        "own-busy-time-is-the-nodes-silence",
+        "an application that kept its loop busy loses a connection that was sound",
+        (
+            Patch(
+                "disheap.client.pulse",
+                "        listened_s = min(now - self._looked_at, self.silence_s / 2)\n",
+                "        listened_s = now - self._looked_at\n",
+            ),
+        ),
+        (PULSE + "test_time_in_which_nobody_listened_is_not_the_nodes_silence",),
+        simulated=False,
+    ),
+    Mutant(
+        "silence-does-not-scale-with-the-session",
+        "a session with a short timeout lapses before its client has doubted the node",
+        (
+            Patch(
+                "disheap.client.pulse",
+                "        self.silence_s = min(SILENCE_MAX_S, timeout_s / PARTS_OF_TIMEOUT)\n",
+                "        self.silence_s = SILENCE_MAX_S\n",
+            ),
+        ),
+        (PULSE + "test_a_silent_node_is_doubted_in_a_time_that_scales_with_the_session",),
+        simulated=False,
+    ),
+)
