@@ -128,6 +128,10 @@ class LocalCluster:
         self._nodes[name].kill()
         return at_ns
 
+    def pid(self, name: str) -> int:
+        """Of the node's process."""
+        return self._nodes[name].pid
+
     def wait_ready(self, within_s: float = READY_S) -> str:
         """Until every node answers and all name the same leader: its name. Raises `ClusterFailed`."""
         deadline = time.monotonic() + within_s
