@@ -7,7 +7,6 @@ when a peer has proved who it is, and not before.
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 

@@ -20,9 +20,8 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-import kombu
-
 import disheap
+import kombu
 from disheap.cli.local_cluster import LocalCluster, local_cluster
 from disheap.errors import SessionExpired
 
