@@ -41,10 +41,13 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from disheap.cluster_secret import MAKE_ONE
 from disheap.errors import ConfigError, UnsafeListen
 from disheap.interfaces import KINDS
 from disheap.settings import Text, check_bounds, convert, origin_of, unknown_key
 from disheap.sources import USE, collect
+
+SECRET_VARIABLE = "DISHEAP_CLUSTER_SECRET"
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -136,6 +139,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     codec: Name = "zstd"
     machine: Name = "heap"
     insecure: bool = False
+    cluster_secret: Annotated[str, Meta(max_length=4096)] = ""  # from the environment alone: files and flags are seen
+    cluster_secret_file: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
     raft: RaftConfig = RaftConfig()
@@ -150,6 +155,12 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_bounds(self.raft, "raft")
         check_bounds(self.limits, "limits")
         _check(self)
+
+    def __repr__(self) -> str:
+        """Without the secret, which must not stand in a log or in a traceback."""
+        fields = ((name, getattr(self, name)) for name in self.__struct_fields__)
+        shown = (f"{name}={'...' if name == 'cluster_secret' and value else repr(value)}" for name, value in fields)
+        return f"NodeConfig({', '.join(shown)})"
 
     def table(self, kind: str) -> dict[str, dict[str, Any]]:
         """The plugin tables of one kind, as `Registry.build` and `Registry.codec` want them."""
@@ -204,6 +215,11 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     for key, value in tree.items():
         if key not in _KEYS:
             raise ConfigError(unknown_key(key, "", origin_of(value, source), list(_KEYS)))
+    if "cluster_secret" in tree and origin_of(tree["cluster_secret"], source) != SECRET_VARIABLE:
+        raise ConfigError(
+            f"{origin_of(tree['cluster_secret'], source)}: cluster_secret stands where others read it. Put it into a "
+            f"file of its own and name that (cluster_secret_file), or into the environment ({SECRET_VARIABLE})."
+        )
     plugins = {kind: tree.pop(kind) for kind in KINDS if kind in tree}
     for kind, tables in plugins.items():
         if USE in tables:
@@ -217,11 +233,17 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 _KEYS = tuple(field for field in NodeConfig.__struct_fields__ if field not in ("plugins", "source"))
 
 
-def check_listening(config: NodeConfig, peers_secure: bool, clients_secure: bool) -> None:
+def check_listening(config: NodeConfig, peers_secure: bool, clients_secure: bool, has_secret: bool) -> None:
     """Raises `UnsafeListen`. A node alone does not listen for peers."""
     check_listen(config.client_listen, clients_secure, config.insecure)
-    if len(config.member_list()) > 1:
-        check_listen(config.peer_listen, peers_secure, config.insecure)
+    if len(config.member_list()) == 1:
+        return
+    check_listen(config.peer_listen, peers_secure, config.insecure)
+    if not (peers_secure or has_secret or is_loopback(config.peer_listen)):
+        raise UnsafeListen(
+            f"refusing to listen for nodes on {config.peer_listen or 'every interface'} without a cluster secret: "
+            f'whoever reaches it could say that he is a member. {MAKE_ONE}. Or use transport = "tls".'
+        )
 
 
 def check_listen(address: str, secure: bool, insecure: bool) -> None:

@@ -42,7 +42,8 @@ class AddressInUse(ConfigError):
 
 
 class UnsafeListen(ConfigError):
-    """Listening beyond loopback without TLS and authentication needs an explicit `--insecure`."""
+    """Listening beyond loopback without TLS and authentication needs an explicit `--insecure`, and between nodes the
+    cluster's secret."""
 
 
 class VersionUnsupported(ConfigError):
@@ -137,6 +138,12 @@ class WrongCluster(ProtocolError):
     """The other side belongs to a different cluster."""
 
     code = "wrong-cluster"
+
+
+class NotProved(ProtocolError):
+    """The other node does not know the cluster's secret, or was given none, or another one."""
+
+    code = "not-proved"
 
 
 def protocol_error(code: str, message: str) -> ProtocolError | None:

@@ -20,6 +20,7 @@ from typing import Any
 import disheap
 from disheap.cli.children import Child
 from disheap.cli.local_cluster import OURS, OURS_TOO, free_ports
+from disheap.cluster_secret import write_new
 from disheap.errors import DisheapError
 from tests.chaos import shim
 from tests.chaos.shim import Control
@@ -201,12 +202,20 @@ class ChaosCluster:
             "client_advertise": node.members_client,
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
-        lines.append(f"insecure = {json.dumps(node.host != HOST)}")
+        if node.host != HOST:
+            lines += ["insecure = true", f"cluster_secret_file = {json.dumps(str(self._secret()))}"]
         lines.append(self._settings)
         for other in self.nodes.values():
             member = {"name": other.name, "peer": other.members_peer, "client": other.members_client}
             lines += ["[[members]]", *(f"{key} = {json.dumps(value)}" for key, value in member.items())]
         return "\n".join(lines) + "\n"
+
+    def _secret(self) -> Path:
+        """One file for all nodes: they are on one machine."""
+        path = self.directory / "cluster.secret"
+        if not path.exists():
+            write_new(path)
+        return path
 
     def _mount(self, path: Path) -> None:
         path.mkdir()

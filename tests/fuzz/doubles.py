@@ -14,6 +14,7 @@ from disheap.kernel.types import Entry, EntryKind, Index, Message, NodeId, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Hello, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.proofs import Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.server import Server, ServerLimits
@@ -23,6 +24,7 @@ from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 
 CLUSTER = "c0ffee0123456789"
+NONCE = bytes(32)
 LIMITS = ServerLimits(1 << 16, 64, 8, 5.0, 60.0, 1 << 20, 4)
 
 
@@ -82,7 +84,9 @@ class _Task(_Handle):
 class Owner:
     """A `LinkOwner` that takes everybody of its cluster in."""
 
-    def __init__(self) -> None:
+    def __init__(self, secrets: tuple[bytes, ...] = ()) -> None:
+        self.secrets = secrets
+        self.met: list[NodeId] = []
         self.messages: list[Message] = []
         self.repairs: list[Ask | Answer] = []
 
@@ -92,10 +96,20 @@ class Owner:
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
         return NodeId(hello.node_id)
 
-    def meet(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None:
+    def transcript(self) -> Transcript:
+        return Transcript(self.secrets)
+
+    def challenge(self) -> Challenge:
+        return Challenge(NONCE, 5)
+
+    def answered(self, peer: NodeId, incarnation: int) -> None: ...
+
+    def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Callable[[bool], None]) -> None:
+        self.met.append(peer)
         done(True)
 
-    def welcomed(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None:
+    def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None:
+        self.met.append(peer)
         done(True)
 
     def received(self, message: Message) -> None:

@@ -51,9 +51,10 @@ from disheap.kernel.types import (
     VoteReply,
     VoteRequest,
 )
-from disheap.protocol import broker, frames, peers, repair
+from disheap.protocol import broker, frames, peers, proofs, repair
 from disheap.protocol.frames import SECRET_BYTES, FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.proofs import Challenge
 from disheap.runtime import repair_plan
 from disheap.runtime.links import IncomingLink, OutgoingLink
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
@@ -61,7 +62,7 @@ from disheap_heap.machine import HeapMachine
 from disheap_heap.samples import sample_commands
 from disheap_heap.settings import HeapSettings
 from disheap_kombu import messages
-from tests.fuzz.doubles import CLUSTER, Owner, ServedNode, StillLoop, Wire
+from tests.fuzz.doubles import CLUSTER, NONCE, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled
 from tests.kernel.solo import Solo
 
@@ -207,18 +208,41 @@ _ABOUT_REPAIR += [
     repair.Entries(0, 5, ((3, 5, EntryKind.MEMBERSHIP, 9, membership.encode(MEMBERS)),)),
     repair.SnapshotPiece(0, 9, 3, 99, membership.encode(MEMBERS), 64, b"piece", False),
 ]
-HELLO = PeerHello(CLUSTER, 2, "n2", 5, 1, "n2:8400", "heap", (1, 1))
+HELLO = PeerHello(CLUSTER, 2, "n2", 5, 1, "n2:8400", "heap", (1, 1), nonce=NONCE)
+_HELLO_FRAME = frames.hello(Kind.PEER_HELLO, HELLO)
+_WELCOME_FRAMES = [
+    proofs.challenge(Challenge(NONCE, 5)),
+    frames.hello(Kind.PEER_WELCOME, HELLO),
+    frames.plain(Kind.PEER_PROOF),
+]
+_WRONG_PROOF = frames.plain(Kind.PEER_PROOF, bytes(32))
 
 
 def incoming_link(data: bytes) -> None:
-    """What a peer sends, before and after its hello. One byte says whether it greets first."""
+    """What a peer sends, before and after its handshake. One byte says whether it greets first."""
     link = IncomingLink(Owner(), 1 << 16, StillLoop())
-    _receive(link, data, frames.hello(Kind.PEER_HELLO, HELLO))
+    _receive(link, data, _HELLO_FRAME + frames.plain(Kind.PEER_PROOF))
+
+
+def unproved_link(data: bytes) -> None:
+    """What somebody sends who does not know the cluster's secret: nothing of it is heard."""
+    owner = Owner((b"secret" * 8,))
+    link = IncomingLink(owner, 1 << 16, StillLoop())
+    _receive(link, data, _HELLO_FRAME)
+    assert not (owner.messages or owner.repairs or owner.met)
 
 
 def outgoing_link(data: bytes) -> None:
     link = OutgoingLink(Owner(), 1 << 16, 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
-    _receive(link, data, frames.hello(Kind.PEER_WELCOME, HELLO))
+    _receive(link, data, b"".join(_WELCOME_FRAMES))
+
+
+def undecided_link(data: bytes) -> None:
+    """Somebody answers at a member's address who does not know the cluster's secret: he is not welcomed as it."""
+    owner = Owner((b"secret" * 8,))
+    link = OutgoingLink(owner, 1 << 16, 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
+    _receive(link, data, b"".join(_WELCOME_FRAMES[:2]))
+    assert not owner.met
 
 
 def _receive(link: Any, data: bytes, greeting: bytes) -> None:
@@ -421,7 +445,6 @@ def _streams(*found: bytes) -> list[bytes]:
     return [bytes([first]) + data for first in (4, 0x54, 0x92) for data in (*found, b"".join(found))]
 
 
-_HELLO_FRAME = frames.hello(Kind.PEER_HELLO, HELLO)
 _PEER_FRAMES = [peers.encode(0, message) for message in MESSAGES]
 _REPAIR_FRAMES = [repair.encode(message) for message in _ABOUT_REPAIR]
 _CLIENT_FRAMES = [
@@ -446,10 +469,12 @@ TARGETS: dict[str, Target] = {
     ),
     "kombu_payload": Target(kombu_payload, [_KOMBU, _KOMBU[:-4], b"hello"]),
     "members": Target(members, [membership.encode(MEMBERS), membership.encode(Membership(()))]),
-    "incoming_link": Target(incoming_link, _streams(_HELLO_FRAME, *_PEER_FRAMES, *_REPAIR_FRAMES)),
-    "outgoing_link": Target(
-        outgoing_link, _streams(frames.hello(Kind.PEER_WELCOME, HELLO), _FROM_NODE[1], frames.plain(Kind.PING))
+    "incoming_link": Target(
+        incoming_link, _streams(_HELLO_FRAME, frames.plain(Kind.PEER_PROOF), *_PEER_FRAMES, *_REPAIR_FRAMES)
     ),
+    "unproved_link": Target(unproved_link, _streams(_HELLO_FRAME, _WRONG_PROOF, *_PEER_FRAMES)),
+    "outgoing_link": Target(outgoing_link, _streams(*_WELCOME_FRAMES, _FROM_NODE[1], frames.plain(Kind.PING))),
+    "undecided_link": Target(undecided_link, _streams(*_WELCOME_FRAMES, _WRONG_PROOF)),
     "client_connection": Target(client_connection, _streams(*_CLIENT_FRAMES)),
     "heap_command": Target(heap_command, sample_commands()),
     "heap_query": Target(heap_query, [broker.encode(query) for query in _QUERIES]),

@@ -13,6 +13,7 @@ from disheap.errors import DisheapError, OutcomeUnknown, ProtocolError, RequestE
 from disheap.kernel.types import NodeId
 from disheap.protocol import frames
 from disheap.protocol.frames import Goodbye, Kind
+from disheap.protocol.proofs import Transcript
 from disheap.runtime.links import IncomingLink
 
 
@@ -50,6 +51,9 @@ class Owner:
     def dialled(self, link: IncomingLink) -> None: ...
 
     def refused(self, remote: str, reason: str) -> None: ...
+
+    def transcript(self) -> Transcript:
+        return Transcript(())
 
     def check_hello(self, hello: object, certificate_name: str | None) -> NodeId:
         raise AssertionError("there was no hello")

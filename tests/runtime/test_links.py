@@ -17,9 +17,10 @@ from disheap.config import GIB, Limits
 from disheap.errors import WrongCluster
 from disheap.interfaces import Connection
 from disheap.kernel.types import AppendRequest, Entry, EntryKind, Heartbeat, Index, Message, NodeId, Term
-from disheap.protocol import frames, peers
+from disheap.protocol import frames, peers, proofs
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.proofs import Challenge, Transcript
 from disheap.runtime import links, peering, tuning
 from disheap.runtime.links import OutgoingLink
 from disheap.testing.certificates import Authority
@@ -63,7 +64,8 @@ class Owner:
         self.wire = Wire()
         self.told: list[NodeId] = []
         self.link.connection_made(self.wire)  # type: ignore[arg-type]
-        self.link.data_received(frames.hello(Kind.PEER_WELCOME, HELLO))
+        self.link.data_received(proofs.challenge(Challenge(bytes(32), HELLO.incarnation)))
+        self.link.data_received(frames.hello(Kind.PEER_WELCOME, HELLO) + frames.plain(Kind.PEER_PROOF))
         self.wire.sent.clear()
 
     def hello_to(self, target: NodeId) -> PeerHello:
@@ -72,7 +74,12 @@ class Owner:
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
         return NodeId(hello.node_id)
 
-    def welcomed(self, peer: NodeId, incarnation: int, done: Any) -> None:
+    def transcript(self) -> Transcript:
+        return Transcript(())
+
+    def answered(self, peer: NodeId, incarnation: int) -> None: ...
+
+    def welcomed(self, peer: NodeId, hello: PeerHello, done: Any) -> None:
         done(True)
 
     def member_name(self, node: NodeId) -> str:
@@ -206,6 +213,21 @@ async def test_a_member_proves_its_name_where_anything_is_proved(
             assert one.check_hello(hello, certificate_name) == 2
 
 
+@pytest.mark.parametrize(("certificate_name", "is_taken"), [("n2", True), ("host", False), ("n1", False)])
+async def test_a_certificate_for_the_members_common_host_is_nobodys(
+    tmp_path: Path, certificate_name: str, is_taken: bool
+) -> None:
+    addresses = [(f"host:{8300 + number}", f"host:{8400 + number}") for number in range(3)]
+    async with Cluster(tmp_path, addresses=addresses) as cluster:
+        one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
+        hello = two.hello_to(NodeId(1))
+        if is_taken:
+            assert one.check_hello(hello, certificate_name) == 2
+        else:
+            with pytest.raises(WrongCluster, match=r"any of them could be its holder|node 2 is 'n2'"):
+                one.check_hello(hello, certificate_name)
+
+
 async def test_a_member_has_one_connection(tmp_path: Path) -> None:
     """Its second one tells that the first is broken."""
     async with Cluster(tmp_path) as cluster:
@@ -214,7 +236,8 @@ async def test_a_member_has_one_connection(tmp_path: Path) -> None:
 
         class Again(Mute):
             def connection_made(self, connection: Connection) -> None:
-                connection.write(frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1))))
+                hello = frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1)))
+                connection.write(hello + frames.plain(Kind.PEER_PROOF))
 
         again = Again()
         await cluster.transport.connect("n1:8300", again, 1.0)
@@ -244,10 +267,11 @@ async def test_a_message_that_no_member_sends_costs_its_connection_and_nothing_e
         class Wrong(Mute):
             def connection_made(self, connection: Connection) -> None:
                 self.connection = connection
-                connection.write(frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1))))
+                hello = frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1)))
+                connection.write(hello + frames.plain(Kind.PEER_PROOF))
 
             def data_received(self, data: bytes) -> None:
-                if data[4] == Kind.PEER_WELCOME:
+                if Kind.PEER_WELCOME in [kind for kind, _ in frames.FrameReader().frames(data)]:
                     self.connection.write(peers.encode(0, message))
 
         wrong = Wrong()

@@ -53,6 +53,7 @@ class Cluster:
         tables: Tables | Callable[[str], Tables] | None = None,
         addresses: list[tuple[str, str]] | None = None,
         registry: Registry | None = None,
+        secret: str = "",
     ) -> None:
         self.registry = registry or TestRegistry.load()
         self.nodes: dict[str, Node] = {}
@@ -72,6 +73,7 @@ class Cluster:
                 machine=machine,
                 raft=raft,
                 limits=limits or Limits(),
+                cluster_secret=secret,
                 plugins=(tables(member.name) if callable(tables) else tables) or {},
             )
             for member in members

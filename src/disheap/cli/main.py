@@ -33,6 +33,7 @@ COMMANDS = {
     "pop": ("disheap.cli.messages:pop", "Take messages from a topic."),
     "peek": ("disheap.cli.messages:peek", "Look at the next messages of a topic."),
     "plugins": ("disheap.cli.plugins:plugins", "What is installed, and what can be set."),
+    "secret": ("disheap.cli.secret:secret", "Make the secret that the nodes of a cluster share."),
     "bench": ("disheap.cli.bench:bench", "Measure throughput and latency."),
 }
 

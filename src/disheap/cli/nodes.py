@@ -42,6 +42,7 @@ _FLAGS = (
     (("--transport",), "NAME", "The transport plugin."),
     (("--client-transport",), "NAME", "The transport for clients, where it is another one."),
     (("--machine",), "NAME", "The state machine."),
+    (("--cluster-secret-file",), "FILE", "The secret that the nodes share; see `disheap secret`."),
     (("--log-level",), "LEVEL", "debug, info, warning or error."),
 )
 _SWITCHES = (

@@ -95,6 +95,8 @@ class Kind(IntEnum):
     REPAIR_ASK = 35
     REPAIR_ANSWER = 36
     NOTICE = 37
+    PEER_CHALLENGE = 38
+    PEER_PROOF = 39
 
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)

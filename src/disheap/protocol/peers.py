@@ -1,7 +1,7 @@
 """Messages between nodes: the kernel's vocabulary as bytes.
 
 A node dials each of its peers and sends on the connection it dialled; what it receives arrives on connections that the
-peers dialled. After `PEER_HELLO` and `PEER_WELCOME` every frame is a `PEER_MESSAGE`:
+peers dialled. After the handshake (`proofs`) every frame is a `PEER_MESSAGE`:
 
 | bytes | field  | meaning                                                       |
 |-------|--------|---------------------------------------------------------------|
@@ -105,6 +105,7 @@ class PeerHello(msgspec.Struct, frozen=True):
     machine: str
     machine_versions: tuple[int, int]
     settings_digest: str = ""  # of the settings that every replica must share
+    nonce: bytes = b""  # new for each handshake
 
 
 def encode(group: int, message: Message) -> bytes:

@@ -84,6 +84,10 @@ class Introductions:
                 "directory (docs/how-to/recover-a-node.md)"
             )
 
+    def has_met(self, node: NodeId) -> bool:
+        """Under the incarnation that `check` compares with."""
+        return node in self._known
+
     def meet(self, node: NodeId, incarnation: int, done: Done) -> None:
         """`done(True)` when the incarnation, which was checked, is on disk; `done(False)` where that was not possible
         now, and the two have to meet again."""

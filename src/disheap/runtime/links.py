@@ -2,8 +2,9 @@
 costs.
 
 A node sends on connections that it dialled and receives on those that were dialled to it. Before the first Raft message
-both ends check protocol version, cluster, ids, incarnation and machine. A message that cannot be sent is dropped: the
-kernel is told that the peer is unreachable and finds its way from there.
+both ends prove that they know the cluster's secret, where there is one (`protocol.proofs`), and check protocol version,
+cluster, ids, incarnation and machine. Nothing of a peer is remembered before that. A message that cannot be sent is
+dropped: the kernel is told that the peer is unreachable and finds its way from there.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
 from disheap.interfaces import Connection, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
-from disheap.protocol import frames, notices, peers, repair
+from disheap.protocol import frames, notices, peers, proofs, repair
 from disheap.protocol.frames import FrameReader, Goodbye, Kind
 from disheap.protocol.notices import Notice
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.proofs import Challenge, Part, Transcript
 from disheap.protocol.repair import Answer, Ask
 
 log = get_logger(__name__)
@@ -36,10 +38,13 @@ RETRY_FIRST_S, RETRY_MOST_S = 0.05, 1.0  # between dials; the most is well below
 class LinkOwner(Protocol):
     """What links ask of their node."""
 
+    def transcript(self) -> Transcript: ...
+    def challenge(self) -> Challenge: ...
     def hello_to(self, target: NodeId) -> PeerHello: ...
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId: ...
-    def meet(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None: ...
-    def welcomed(self, peer: NodeId, incarnation: int, done: Callable[[bool], None]) -> None: ...
+    def answered(self, peer: NodeId, incarnation: int) -> None: ...
+    def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Callable[[bool], None]) -> None: ...
+    def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None: ...
     def received(self, message: Message) -> None: ...
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
     def received_notice(self, peer: NodeId, notice: Notice) -> None: ...
@@ -54,11 +59,11 @@ class LinkOwner(Protocol):
 def _stranger(kind: int, expected: Kind) -> str:
     if kind == Kind.HELLO:
         return "this port is for nodes; clients have one of their own (`client_listen`, 8400 unless told otherwise)"
-    return f"the first frame is of kind {kind}, not {expected.name}; is this a client's port?"
+    return f"a frame of kind {kind} came, where {expected.name} should; is this a client's port, or another release?"
 
 
 class _Handshaking:
-    """What both ends share: a frame reader, and a first frame that is a hello and has to come in time."""
+    """What both ends share: a frame reader, and a handshake that has to end in time."""
 
     def __init__(self, owner: LinkOwner, frame_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
@@ -67,11 +72,14 @@ class _Handshaking:
         self._frame_bytes = frame_bytes
         self._connection: Connection | None = None
         self._greeted = False
-        self._incarnation = 0  # the other side's
+        self._transcript: Transcript
+        self._hello: PeerHello | None = None  # the other side's; not proved before `_greeted`
         self._deadline: asyncio.TimerHandle | None = None
 
     def _expect_hello(self, connection: Connection) -> None:
         self._connection = connection
+        self._transcript = self._owner.transcript()
+        self._hello = None
         self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self._late)
 
     def _expect_nothing(self) -> None:
@@ -90,20 +98,30 @@ class _Handshaking:
 
     def writing_resumed(self) -> None: ...
 
-    def _greeting(self, kind: int, expected: Kind, frame: bytes) -> NodeId:
-        assert self._connection is not None
-        if kind == Kind.GOODBYE:
-            raise WrongCluster(f"the other node refused the connection: {_reason(frame)}")
-        if kind != expected:
-            raise MalformedFrame(_stranger(kind, expected))
+    def _hear_hello(self, frame: bytes) -> None:
         try:
-            hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=PeerHello)
+            self._hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=PeerHello)
         except frames.UNREADABLE as error:
             raise MalformedFrame(f"a node's hello cannot be read: {error}") from error
-        peer = self._owner.check_hello(hello, self._connection.certificate_name)
-        self._greeted, self._incarnation = True, hello.incarnation
+        self._transcript.add(frame)
+
+    def _hear_proof(self, part: Part, frame: bytes) -> tuple[NodeId, PeerHello]:
+        """The other side is a member, and knows the secret where there is one."""
+        assert self._connection is not None and self._hello is not None
+        self._transcript.check(part, frame)
+        self._transcript.add(frame)
+        peer = self._owner.check_hello(self._hello, self._connection.certificate_name)
+        self._greeted = True
         self._reader.limit = self._frame_bytes
-        return peer
+        return peer, self._hello
+
+
+def _expect(kind: int, expected: Kind, frame: bytes) -> None:
+    """Raises for a frame that does not come next in a handshake."""
+    if kind == Kind.GOODBYE:
+        raise WrongCluster(f"the other node refused the connection: {_reason(frame)}")
+    if kind != expected:
+        raise MalformedFrame(_stranger(kind, expected))
 
 
 def _reason(frame: bytes) -> str:
@@ -155,11 +173,19 @@ class IncomingLink(_Handshaking):
         return self._connection.remote if self._connection is not None else ""
 
     def _greet(self, kind: int, frame: bytes) -> None:
-        assert self._connection is not None
-        self._peer = self._greeting(kind, Kind.PEER_HELLO, frame)
-        self._owner.meet(self._peer, self._incarnation, self._welcome)
+        connection = self._connection
+        assert connection is not None
+        if self._hello is None:
+            _expect(kind, Kind.PEER_HELLO, frame)
+            self._hear_hello(frame)
+            connection.write(self._transcript.add(proofs.challenge(self._owner.challenge())))
+        else:
+            _expect(kind, Kind.PEER_PROOF, frame)
+            self._peer, hello = self._hear_proof(Part.DIALLER, frame)
+            is_proved = self._transcript.has_secret or connection.certificate_name is not None
+            self._owner.meet(self._peer, hello, is_proved, self.welcome)
 
-    def _welcome(self, is_kept: bool) -> None:
+    def welcome(self, is_kept: bool) -> None:
         """A member is welcomed when it is remembered, whatever happens to this node from here on."""
         if self._connection is None:
             return
@@ -169,7 +195,9 @@ class IncomingLink(_Handshaking):
         self._expect_nothing()
         self._is_welcome = True
         self._owner.welcomes(self, self._peer)
-        self._connection.write(frames.hello(Kind.PEER_WELCOME, self._owner.hello_to(self._peer)))
+        transcript = self._transcript
+        welcome = transcript.add(frames.hello(Kind.PEER_WELCOME, self._owner.hello_to(self._peer)))
+        self._connection.write(welcome + transcript.proof(Part.ACCEPTOR))
 
     def _message(self, kind: int, frame: bytes) -> None:
         if not self._is_welcome:
@@ -214,6 +242,7 @@ class OutgoingLink(_Handshaking):
         self._address = address
         self._transport = transport
         self._down = asyncio.Event()
+        self._has_proved = False  # our part of the handshake
         self._was_up = False
         self._reason = ""
         self.refusal = ""
@@ -265,8 +294,8 @@ class OutgoingLink(_Handshaking):
 
     def connection_made(self, connection: Connection) -> None:
         self._expect_hello(connection)
-        self._is_full = False
-        connection.write(frames.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer)))
+        self._is_full = self._has_proved = False
+        connection.write(self._transcript.add(frames.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer))))
 
     def data_received(self, data: bytes) -> None:
         if self._connection is None:
@@ -277,15 +306,32 @@ class OutgoingLink(_Handshaking):
                     raise MalformedFrame(f"a frame of kind {kind} on a connection that only sends")
                 if kind == Kind.GOODBYE:
                     self.refusal = _reason(frame)
-                peer = self._greeting(kind, Kind.PEER_WELCOME, frame)
-                if peer != self.peer:
-                    raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
-                self._reason = self.refusal = ""
-                self._expect_nothing()
-                self._owner.welcomed(peer, self._incarnation, self._is_kept)
+                self._greet(kind, frame)
         except ProtocolError as error:
             self._say(str(error))
             self._connection.abort()
+
+    def _greet(self, kind: int, frame: bytes) -> None:
+        assert self._connection is not None
+        if not self._has_proved:
+            _expect(kind, Kind.PEER_CHALLENGE, frame)
+            incarnation = proofs.open_challenge(self._transcript.add(frame)).incarnation
+            self._has_proved = True
+            self._connection.write(self._transcript.add(self._transcript.proof(Part.DIALLER)))
+            self._owner.answered(self.peer, incarnation)
+        elif self._hello is None:
+            _expect(kind, Kind.PEER_WELCOME, frame)
+            self._hear_hello(frame)
+        else:
+            _expect(kind, Kind.PEER_PROOF, frame)
+            self._welcomed(*self._hear_proof(Part.ACCEPTOR, frame))
+
+    def _welcomed(self, peer: NodeId, hello: PeerHello) -> None:
+        if peer != self.peer:
+            raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
+        self._reason = self.refusal = ""
+        self._expect_nothing()
+        self._owner.welcomed(peer, hello, self._is_kept)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._expect_nothing()

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+from disheap.cluster_secret import read_secrets
 from disheap.config import NodeConfig, check_listening, reachable
 from disheap.errors import DisheapError, DiskFull, NotLeader, RequestTimeout, StorageError
 from disheap.interfaces import (
@@ -220,12 +221,15 @@ class Node:
         self._started_at = self._clock.monotonic()
         transport = self._parts.transport("transport", self._loop)
         client_transport = self._parts.transport("client_transport", self._loop)
-        check_listening(self.config, transport.secure, client_transport.secure)  # before there is a data directory
+        secrets = read_secrets(self.config.cluster_secret, self.config.cluster_secret_file)
+        # All that is checked here is checked before there is a data directory.
+        check_listening(self.config, transport.secure, client_transport.secure, bool(secrets))
         self._server = Server(
             self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw, entropy=self._entropy
         )
         self._local.server = self._server
-        self._peering = Peering(self, self._id, self._parts.settings_digest(), self._loop)
+        digest = self._parts.settings_digest()
+        self._peering = Peering(self, self._id, digest, secrets, self._entropy, self._loop)
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
         self.upkeep = Upkeep(self, self._id, self.config, self._clock, self._loop)
         found = await with_room(lambda: self._recover(follow=False))

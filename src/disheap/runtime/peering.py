@@ -1,14 +1,18 @@
 """A node among its peers: the links to them, and who is let in.
 
 Owns dialling every other member and accepting those that dial; decides at the handshake whether the other side belongs
-here. What arrives goes to the group or, before a node is whole, to its repair. Refuses to know Raft.
+here. A member that was never met is remembered only when it has proved who it is: by the cluster's secret, by its
+certificate, or by its address, where this node dials it and finds the same incarnation.
+
+What arrives goes to the group or, before a node is whole, to its repair. Refuses to know Raft.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from disheap.errors import WrongCluster
 from disheap.interfaces import Transport
@@ -16,6 +20,7 @@ from disheap.kernel.types import Message, NodeId
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol.notices import Notice
 from disheap.protocol.peers import PeerHello
+from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import tuning
 from disheap.runtime.introductions import Done
@@ -32,6 +37,14 @@ REFUSALS_REMEMBERED = 100
 """The newest reasons for refusing peers: each is logged once while it is among them."""
 
 
+class Unproved(NamedTuple):
+    """A member that was never met, and says who it is. It goes with its connection."""
+
+    peer: NodeId
+    hello: PeerHello
+    done: Done
+
+
 class Peering:
     """The owner of all links."""
 
@@ -40,12 +53,18 @@ class Peering:
         node: Node,
         own_id: NodeId,
         settings_digest: str,
+        secrets: tuple[bytes, ...],
+        entropy: Callable[[int], bytes],
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self.refusals: dict[str, None] = {}
         self._node = node
         self._id = own_id
         self._settings_digest = settings_digest
+        self._secrets = secrets
+        self._entropy = entropy
+        self._at_address: dict[NodeId, int] = {}  # the incarnation that answered last where we dialled the member
+        self._unproved: deque[Unproved] = deque(maxlen=STRANGERS_MOST)
         self._loop = loop
         self._lines = LineLimiter(loop)
         self._buffer_bytes = tuning.send_buffer_bytes(node.config)
@@ -129,6 +148,8 @@ class Peering:
 
     def hung_up(self, link: IncomingLink) -> None:
         self._incoming.pop(link, None)
+        for waiting in [one for one in self._unproved if one.done == link.welcome]:
+            self._unproved.remove(waiting)
         for peer, known in list(self._welcome.items()):
             if known is link:
                 del self._welcome[peer]
@@ -160,7 +181,14 @@ class Peering:
             machine=node.machine_name,
             machine_versions=node.group.sessions.machine.versions,
             settings_digest=self._settings_digest,
+            nonce=self._entropy(NONCE_BYTES),
         )
+
+    def transcript(self) -> Transcript:
+        return Transcript(self._secrets)
+
+    def challenge(self) -> Challenge:
+        return Challenge(self._entropy(NONCE_BYTES), self._node.incarnation)
 
     def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
         """Who a peer is. Raises `WrongCluster` for one that does not belong here."""
@@ -183,17 +211,44 @@ class Peering:
             )
         self._check_certificate(peer, certificate_name)
         here.upkeep.introductions.check(peer, hello)
-        here.book.learn(peer, hello)
         return peer
 
-    def meet(self, peer: NodeId, incarnation: int, done: Done) -> None:
-        self._node.upkeep.introductions.meet(peer, incarnation, done)
+    def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
+        """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,
+        and the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
+        dialled its address and found it there."""
+        introductions = self._node.upkeep.introductions
+        if is_proved or introductions.has_met(peer) or self._at_address.get(peer) == hello.incarnation:
+            self._meet(peer, hello, done)
+        else:
+            self._unproved.append(Unproved(peer, hello, done))
 
-    def welcomed(self, peer: NodeId, incarnation: int, done: Done) -> None:
-        self._node.upkeep.introductions.welcomed(peer, incarnation, done)
+    def answered(self, peer: NodeId, incarnation: int) -> None:
+        """We have dialled the member, and this incarnation is there."""
+        self._at_address[peer] = incarnation
+        for waiting in [one for one in self._unproved if one.peer == peer]:
+            self._unproved.remove(waiting)
+            if waiting.hello.incarnation == incarnation:
+                self._meet(peer, waiting.hello, waiting.done)
+            else:
+                self.refused(
+                    self._node.book.peer(peer),
+                    f"somebody says that it is node {peer} ({self._node.book.name(peer)}), and another process answers "
+                    "at that node's address",
+                )
+                waiting.done(False)
+
+    def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+        self._node.book.learn(peer, hello)
+        self._node.upkeep.introductions.meet(peer, hello.incarnation, done)
+
+    def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+        self._node.book.learn(peer, hello)
+        self._node.upkeep.introductions.welcomed(peer, hello.incarnation, done)
 
     def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
-        """The name that was proved has to be the member's, or the host in its peer address (storage-rules 18)."""
+        """The name that was proved has to be the member's, or the host in its peer address where no other member is at
+        that host (storage-rules 18)."""
         if certificate_name is None:
             return
         book = self._node.book
@@ -202,8 +257,16 @@ class Peering:
                 f"the certificate of node {peer} has no name, neither a DNS name nor a common name nor an IP address: "
                 f"any member could be its holder. Issue one for {book.name(peer)!r}"
             )
-        host = book.peer(peer).rpartition(":")[0].strip("[]")
-        if certificate_name not in (book.name(peer), host):
+        host = _host(book.peer(peer))
+        if certificate_name == book.name(peer):
+            return
+        sharing = [book.name(one) for one in book.ids() if _host(book.peer(one)) == host]
+        if certificate_name == host and len(sharing) > 1:
+            raise WrongCluster(
+                f"the certificate is for {host!r}, and {', '.join(sharing)} are all at that host: any of them could be "
+                f"its holder. Issue one whose first DNS name is {book.name(peer)!r}"
+            )
+        if certificate_name != host:
             raise WrongCluster(
                 f"the certificate is for {certificate_name!r}, node {peer} is {book.name(peer)!r} at {host!r}"
             )
@@ -217,3 +280,7 @@ class Peering:
             self._lines.write(log.warning, "a peer's connection is refused", remote=remote, reason=reason)
         if len(self.refusals) > REFUSALS_REMEMBERED:
             del self.refusals[next(iter(self.refusals))]
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")

@@ -8,6 +8,7 @@ FRAMES = "disheap.protocol.frames"
 CONNECTIONS = "disheap.runtime.connections"
 SERVER = "disheap.runtime.server"
 PEERING = "disheap.runtime.peering"
+SECRET = "tests/runtime/test_cluster_secret.py::"
 LINKS = "tests/runtime/test_links.py::"
 PEERS = "disheap.protocol.peers"
 WRONG = "tests/protocol/test_frames.py::test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read"
@@ -67,6 +68,46 @@ MUTANTS = (
             ),
         ),
         (LINKS + "test_a_member_proves_its_name_where_anything_is_proved",),
+        simulated=False,
+    ),
+    Mutant(
+        "common-hosts-certificate-is-any-member",
+        "whoever has the certificate of the one machine that all members run on may say that it is any of them",
+        (Patch(PEERING, "if certificate_name == host and len(sharing) > 1:", "if len(sharing) < 0:"),),
+        (LINKS + "test_a_certificate_for_the_members_common_host_is_nobodys",),
+        simulated=False,
+    ),
+    Mutant(
+        "unproved-hello-is-remembered",
+        "one forged hello before a member's first start keeps that member outside for ever",
+        (
+            Patch(
+                PEERING,
+                "if is_proved or introductions.has_met(peer) or self._at_address.get(peer) == hello.incarnation:",
+                "if True:",
+            ),
+        ),
+        (SECRET + "test_a_forged_hello_before_a_members_first_start_blocks_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "proof-of-the-acceptor-is-not-looked-at",
+        "whoever binds a stopped member's port is welcomed as that member, without the cluster's secret",
+        (
+            Patch(
+                "disheap.runtime.links",
+                "        self._transcript.check(part, frame)\n",
+                "        if part is Part.DIALLER:\n            self._transcript.check(part, frame)\n",
+            ),
+        ),
+        (SECRET + "test_who_binds_a_stopped_members_port_is_not_welcomed",),
+        simulated=False,
+    ),
+    Mutant(
+        "proof-without-its-role",
+        "a node's own proof, sent back to it, proves that the sender knows the cluster's secret",
+        (Patch("disheap.protocol.proofs", 'part.value + b"\\0" + self._frames', "self._frames"),),
+        ("tests/protocol/test_proofs.py::test_a_proof_sent_back_is_none",),
         simulated=False,
     ),
     Mutant(

@@ -396,6 +396,7 @@ def _configs(count: int, dice: Dice) -> list[NodeConfig]:
         transport="sim",
         storage="file",
         codec=dice.pick(("none", "none", "zstd")),
+        cluster_secret=dice.pick(("", "of a simulated cluster, in the clear".replace(" ", "-"))),
         raft=raft,
         limits=limits,
         plugins={"storage": {"file": {"segment_bytes": 64 << 10, "block_bytes": dice.pick((4 << 10, 64 << 10))}}},
