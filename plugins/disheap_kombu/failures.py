@@ -40,7 +40,8 @@ class QueueFull(IrrecoverableChannelError):  # type: ignore[misc]
 
 
 class BrokerFull(RecoverableChannelError):  # type: ignore[misc]
-    """The broker's disks are nearly full; the message was not taken. There is room again when queues are drained."""
+    """The broker's disks or its memory are nearly full; the message was not taken. There is room again when queues are
+    drained."""
 
     code = 506
 
@@ -75,6 +76,7 @@ _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
     errors.ConsumerNotFound: NotFound,
     errors.TopicFull: QueueFull,
     errors.DiskFull: BrokerFull,
+    errors.MemoryFull: BrokerFull,
     errors.InternalError: InternalError,
     errors.VersionTooOld: AccessRefused,
     errors.CommandRefused: PreconditionFailed,

@@ -91,6 +91,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     gather_bytes: WireBytes = 8 * MIB  # commands waiting for the disk; over it clients are not read from
     uncommitted_bytes: Bytes = 64 * MIB  # proposed and not committed: what a leader may lose in a partition
     session_window: Many = 8192  # unanswered commands: four clients' pipelines of 2,000
+    session_reply_bytes: Bytes = 16 * MIB  # kept until the client confirms them: a full window of 2 KiB each
     sessions: Count = 10_000  # replicated state, about 1 KiB each when idle
     max_sessions_per_address: Count = 2_500  # a host of 100 worker processes with their producers has some 1,000
     max_sessions_per_principal: Count = 5_000  # of one certificate name: half of all, a fleet may share one
@@ -109,6 +110,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     max_clock_jump_ms: LongMilliseconds = 60_000  # a larger jump of log time at an election is logged
     queries: Count = 1024  # reads waiting for their index, per node
+    memory_high_water: Annotated[float, Meta(ge=0, le=1)] = 0.4  # of the memory allowed; above it nothing new is taken
+    memory_high_water_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0  # the same in bytes; 0: the share counts
     min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 128 * MIB  # on the disk; below it nothing new is taken
 
 

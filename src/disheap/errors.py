@@ -299,6 +299,13 @@ class DiskFull(RequestError):
     code = "disk-full"
 
 
+class MemoryFull(RequestError):
+    """A node's memory is used up to its mark, and the command would add to it. Nothing was done; have queues drained,
+    then repeat."""
+
+    code = "memory-full"
+
+
 class VersionTooOld(RequestError):
     """The cluster's `machine_version` does not know this command yet."""
 

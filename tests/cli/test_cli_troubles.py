@@ -15,6 +15,7 @@ WELL: dict[str, Any] = {
     "members": [{"name": "n1", "refusal": ""}, {"name": "n2", "refusal": ""}],
     "repair": {},
     "disk": {"free_bytes": 1 << 40, "is_short": False, "refuses": ""},
+    "memory": {"used_bytes": 50 << 20, "high_water_bytes": 100 << 20, "is_short": False, "refuses": ""},
     "quarantine": "",
     "comparison": {"index": 0, "compared": 0, "differs_from": []},
 }
@@ -55,6 +56,17 @@ def test_a_node_that_is_well_has_none() -> None:
         (
             {"disk": {"free_bytes": 1 << 40, "is_short": False, "refuses": "n2 and n3 are short"}},
             "refuses new messages: n2 and n3 are short",
+        ),
+        (
+            {
+                "role": "follower",
+                "memory": {"used_bytes": 5 << 20, "high_water_bytes": 4 << 20, "is_short": True, "refuses": "why"},
+            },
+            "is short of memory: 5.0 MiB are used, and the mark is 4.0 MiB",
+        ),
+        (
+            {"memory": {"used_bytes": 1, "high_water_bytes": 2, "is_short": False, "refuses": "n2 is short"}},
+            "refuses new messages: n2 is short",
         ),
     ],
 )

@@ -330,3 +330,15 @@ def test_a_receiver_whose_log_has_caught_up_says_so_at_once() -> None:
     node.raft.step(SnapshotRequest(NodeId(2), NodeId(1), Term(3), meta, 0, b"all", True))
     replies = only(SnapshotReply, [*node.ready(), *node.run()])
     assert [(reply.index, reply.installed) for reply in replies] == [(5, True)]
+
+
+def test_a_peer_whose_snapshot_is_installed_gets_a_newer_one_where_the_log_has_gone_on_without_it() -> None:
+    """While entry 4's was on its way, the leader has taken entry 5's and dropped its log up to there."""
+    node = sender()
+    node.raft.chunk_read(NodeId(2), Index(4), 0, b"four", True)
+    node.acknowledge(3, 5)
+    meta = SnapshotMeta(Index(5), node.raft.term, 0, group([1, 2, 3]))
+    node.raft.snapshot_taken(meta, Index(6))
+    node.disk.keep_snapshot(meta)
+    node.hear(SnapshotReply(NodeId(2), NodeId(1), node.raft.term, Index(4), 0, True, False))
+    assert ChunkRead(NodeId(2), Index(5), 0) in node.requests

@@ -145,6 +145,7 @@ def test_what_is_promised_to_celery():
         (errors.PayloadTooLarge("x"), 406),
         (errors.TopicFull("x"), 311),
         (errors.DiskFull("x"), 506),
+        (errors.MemoryFull("x"), 506),
     ],
 )
 def test_refusals_are_channel_errors_with_amqps_numbers(error, code):

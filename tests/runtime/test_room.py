@@ -12,7 +12,7 @@ import pytest
 from tests.support.nodes import FAST, Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.errors import DiskFull, InvalidArgument, StorageFull
+from disheap.errors import DiskFull, InvalidArgument, RequestError, StorageFull
 from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
@@ -36,7 +36,7 @@ class Host:
         self.now = 0.0
         self.looks = 0
         self.told: list[bool] = []
-        self.refusal: DiskFull | None = None
+        self.refusal: RequestError | None = None
         self.transfers: list[int] = []
         self.connected = {2, 3}
         self.silent: set[int] = set()
@@ -63,10 +63,11 @@ class Host:
     def submit(self, work: object, done: object) -> None:
         self.looks += 1
 
-    def tell(self, is_short: bool, free_bytes: int) -> None:
-        self.told.append(is_short)
+    def send_notice(self) -> None:
+        self.told.append(self.room.is_short)
 
-    def refuse(self, reason: DiskFull | None, takes_transient: bool) -> None:
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        assert kind is DiskFull
         self.refusal, self.takes_transient = reason, takes_transient
 
     def is_connected(self, node: NodeId) -> bool:

@@ -17,7 +17,7 @@ from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
-from disheap.runtime.session_table import SessionLimits, proof_of
+from disheap.runtime.session_table import REPLY_BYTES, SessionLimits, proof_of
 from disheap.runtime.sessions import Outlets, Sessions
 
 SECRET = b"sixteen bytes ab"
@@ -149,6 +149,34 @@ def test_holes_are_allowed_up_to_the_window_and_a_number_beyond_it_is_left_unuse
     assert msgspec.msgpack.decode(body, type=Fault).code == "window-exceeded"
     replica.apply(command(session, 9, confirmed=1))
     assert replica.outlets.replies(session) == [(9, Status.OK, b"2")]
+
+
+def test_replies_that_are_not_confirmed_are_bounded_in_bytes_too() -> None:
+    """What is refused leaves its number unused, as beyond the window."""
+    replica = Replica(SessionLimits(window=8, reply_bytes=3 * (REPLY_BYTES + 1)))
+    session = replica.open()
+    replica.apply(*(command(session, seq) for seq in range(1, 5)))
+    *_, (seq, refused, body) = replica.outlets.replies(session)
+    assert (seq, refused) == (4, Status.ERROR)
+    fault = msgspec.msgpack.decode(body, type=Fault)
+    assert fault.code == "window-exceeded" and "limits.session_reply_bytes" in fault.message
+    assert replica.total == 3
+    assert replica.sessions.reply_bytes == 3 * (REPLY_BYTES + 1)
+    replica.apply(command(session, 4, confirmed=2))
+    assert replica.outlets.replies(session) == [(4, Status.OK, b"4")]
+    assert replica.sessions.reply_bytes == 2 * (REPLY_BYTES + 1)
+
+
+def test_what_kept_replies_take_is_known_after_a_restore_and_nothing_when_sessions_end() -> None:
+    replica = Replica()
+    session, other = replica.open(), replica.open()
+    replica.apply(command(session, 1), command(session, 2), command(other, 1))
+    twin = Replica()
+    twin.sessions.restore(replica.sessions.snapshot())
+    assert twin.sessions.reply_bytes == replica.sessions.reply_bytes == 3 * (REPLY_BYTES + 1)
+    for one in (session, other):
+        twin.apply(frames.envelope(Kind.CLOSE, 0, one, 9, 0))
+    assert twin.sessions.reply_bytes == 0
 
 
 def test_a_transient_command_is_applied_each_time_and_never_answered() -> None:

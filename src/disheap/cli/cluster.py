@@ -209,7 +209,8 @@ def _troubles(row: Row) -> Iterator[str]:
     if "error" in row:
         yield f"does not answer: {row['error']}"
         return
-    repair, disk, differs_from = row["repair"], row["disk"], row["comparison"]["differs_from"]
+    repair, disk, memory = row["repair"], row["disk"], row["memory"]
+    differs_from = row["comparison"]["differs_from"]
     refused_by = {member["name"]: member["refusal"] for member in row["members"] if member["refusal"]}
     if refused_by:
         what = "takes no part" if repair.get("missing") else "is not let in everywhere"
@@ -223,8 +224,12 @@ def _troubles(row: Row) -> Iterator[str]:
         yield f"holds another state than {', '.join(differs_from)}, and no majority says whose is right"
     if disk["is_short"]:
         yield f"is short of room: {size(disk['free_bytes'])} are free on its disk"
-    if row["role"] == "leader" and disk["refuses"]:
-        yield f"refuses new messages: {disk['refuses']}"
+    if memory["is_short"]:
+        used, mark = size(memory["used_bytes"]), size(memory["high_water_bytes"])
+        yield f"is short of memory: {used} are used, and the mark is {mark}"
+    for reason in (disk["refuses"], memory["refuses"]):
+        if row["role"] == "leader" and reason:
+            yield f"refuses new messages: {reason}"
 
 
 def _cells(row: Row, commit: int, stats: list[str]) -> list[object]:

@@ -20,7 +20,7 @@ from disheap.protocol import frames
 
 LATER = frozenset({"overloaded", "window-exceeded"})
 """Nothing was done, and the number is still unused: the same request goes out again after a while."""
-SHORT = "disk-full"
+SHORT = frozenset({"disk-full", "memory-full"})
 """Nothing was done with *this* sending. Of a request that was sent before, on another connection, that says nothing."""
 ELSEWHERE = frozenset({"not-leader", "session-expired"})
 """Not at this node, or not any more: look for the leader, which knows about the session."""

@@ -287,7 +287,7 @@ class Session:
         error = None
         if status:
             error = faults.read_fault(body)
-            later = error.code == faults.SHORT and seq <= self._sent_before
+            later = error.code in faults.SHORT and seq <= self._sent_before
             if self._put_off(error, seq, self._postponed, events, later):
                 return
         del self._commands[seq]

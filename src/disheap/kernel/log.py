@@ -143,6 +143,10 @@ class Log:
         return index >= self._cache_first
 
     @property
+    def cache_bytes(self) -> int:
+        return self._cache_bytes
+
+    @property
     def cache_first(self) -> Index:
         return self._cache_first
 

@@ -92,13 +92,15 @@ class Progress:
 
     def accepted(self, index: Index, can_go_on: bool) -> bool:
         """The peer holds all up to `index`; `can_go_on`: our log reaches back to there. A reply that came late moves
-        nothing back (pitfall 11). It ends a probe, or a snapshot that is not needed any more."""
+        nothing back (pitfall 11). It ends a probe, and a snapshot that was installed or is not needed any more. Where
+        our log has been compacted beyond an installed snapshot, another one is sent."""
         while self.inflight and self.inflight[0][0] <= index:
             self.inflight_bytes -= self.inflight.popleft()[1]
         moved = index > self.match
         self.match = max(self.match, index)
         is_found = self.phase is Phase.PROBE and (moved or index >= self.next - 1)
-        is_enough = self.phase is Phase.SNAPSHOT and moved and can_go_on
+        is_installed = self.sending is not None and self.match >= self.sending.meta.index
+        is_enough = is_installed or (self.phase is Phase.SNAPSHOT and moved and can_go_on)
         if is_found or is_enough:
             self.become_replicate()
             self.poke = is_enough  # it cannot know what else is committed, and perhaps there is nothing to send

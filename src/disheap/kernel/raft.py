@@ -232,6 +232,11 @@ class Raft:
         return self._state.ambiguous_after
 
     @property
+    def log_cache_bytes(self) -> int:
+        """Of the entries in memory: the end of the log, and all that is not yet durable."""
+        return self._state.log.cache_bytes
+
+    @property
     def transferee(self) -> NodeId:
         return self._state.transferee
 

@@ -24,6 +24,8 @@ class Notice(msgspec.Struct, array_like=True, frozen=True):
     doubt_until: int = (
         0  # in doubt about the end of its log, until entries behind this one are in it; 0 where it is sure
     )
+    memory_is_short: bool = False  # above its high-water mark
+    memory_is_exhausted: bool = False  # so much above it that transient messages are refused, too
 
 
 _notice = msgspec.msgpack.Decoder(Notice)

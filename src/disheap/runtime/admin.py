@@ -64,6 +64,7 @@ async def status(node: Node) -> dict[str, Any]:
         "log_bytes": usage.log_bytes,
         "snapshot_bytes": usage.snapshot_bytes,
         "disk": node.upkeep.room.status(),
+        "memory": node.upkeep.memory.status(),
         "quarantine": node.quarantined,
         "comparison": node.upkeep.comparing.status(),
         "log_time_ms": group.now_ms(),

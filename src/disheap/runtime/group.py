@@ -174,6 +174,10 @@ class Group:
         self.gathered_bytes += len(envelopes)
         self._wake()
 
+    def log_bytes(self) -> int:
+        """Of commands in memory: those that wait, and the end of the log."""
+        return self.gathered_bytes + self.raft.log_cache_bytes
+
     def full(self) -> bool:
         """Whether the server should stop reading from clients for now."""
         return self.gathered_bytes > self._limits.gather_bytes

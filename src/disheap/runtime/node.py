@@ -15,11 +15,12 @@ from typing import Any
 
 from disheap.cluster_secret import read_secrets
 from disheap.config import NodeConfig, check_listening, reachable
-from disheap.errors import DisheapError, DiskFull, NotLeader, RequestTimeout, StorageError
+from disheap.errors import DisheapError, NotLeader, RequestError, RequestTimeout, StorageError
 from disheap.interfaces import (
     Clock,
     Identity,
     Listener,
+    MemoryEstimating,
     Storage,
     StorageUsage,
     Transport,
@@ -38,8 +39,10 @@ from disheap.runtime.disk import Disk, DiskThread, FailStopDisk, close_patiently
 from disheap.runtime.group import Group
 from disheap.runtime.links import GROUP
 from disheap.runtime.local import LocalSessions
+from disheap.runtime.memory import Estimate
 from disheap.runtime.parts import Parts
 from disheap.runtime.peering import Peering
+from disheap.runtime.process_memory import MemorySource, ProcessMemory
 from disheap.runtime.recovery import Found, recover
 from disheap.runtime.server import Server
 from disheap.runtime.sessions import Sessions
@@ -73,6 +76,7 @@ class Node:
         random_generator: random.Random | None = None,
         entropy: Callable[[int], bytes] = os.urandom,
         disk: Callable[[asyncio.AbstractEventLoop], Disk] = DiskThread,
+        memory: MemorySource | None = None,
     ) -> None:
         self.config = config
         self.cluster_id = config.cluster_id()
@@ -84,6 +88,7 @@ class Node:
         self._entropy = entropy  # for secrets, which the generator's numbers would give away
         self._parts = Parts(config, registry or Registry.load(), self._clock, self._random)
         self._make_disk = disk
+        self._memory = memory or ProcessMemory()
         self._members = config.member_list()
         self._id = own_id(self._members, config.name, config.advertised_peer())
         self._loop: asyncio.AbstractEventLoop
@@ -231,7 +236,7 @@ class Node:
         digest = self._parts.settings_digest()
         self._peering = Peering(self, self._id, digest, secrets, self._entropy, self._loop)
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
-        self.upkeep = Upkeep(self, self._id, self.config, self._clock, self._loop)
+        self.upkeep = Upkeep(self, self._id, self.config, self._clock, self._loop, self._memory)
         found = await with_room(lambda: self._recover(follow=False))
         self.book = AddressBook(found.applied.membership, self._id, self.name)
         self.upkeep.recovered(found, [node for node in self.book.ids() if node != self._id])
@@ -379,9 +384,21 @@ class Node:
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self.upkeep.repairing.received(peer, message)
 
-    def tell(self, is_short: bool, free_bytes: int) -> None:
+    def send_notice(self) -> None:
+        """What this node says of itself, to every peer that can be reached."""
+        upkeep = self.upkeep
         doubt_until = (self.group.raft.ambiguous_after or 0) if self.group.takes_part else 0
-        self._peering.tell(Notice(GROUP, is_short, free_bytes, *self.upkeep.comparing.newest, doubt_until))
+        self._peering.tell(
+            Notice(
+                GROUP,
+                upkeep.room.is_short,
+                upkeep.room.free_bytes or 0,
+                *upkeep.comparing.newest,
+                doubt_until,
+                upkeep.memory.is_short,
+                upkeep.memory.is_exhausted,
+            )
+        )
 
     def received_notice(self, peer: NodeId, notice: Notice) -> None:
         self.upkeep.received_notice(peer, notice)
@@ -468,11 +485,16 @@ class Node:
         """An operator's request. Raises `RequestError`."""
         return await admin.admin(self, request)
 
-    # --- room on the disks -------------------------------------------------------------------------------------------
+    # --- room on the disks and in memory -----------------------------------------------------------------------------
 
-    def refuse(self, reason: DiskFull | None, takes_transient: bool) -> None:
-        outlets = self._outlets()
-        outlets.short, outlets.takes_transient = reason, takes_transient
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        self._outlets().note_shortage(kind, reason, takes_transient)
+
+    def memory_estimate(self) -> Estimate:
+        sessions = self.group.sessions
+        machine = sessions.machine
+        state_bytes = machine.memory_bytes() if isinstance(machine, MemoryEstimating) else None
+        return Estimate((state_bytes or 0) + sessions.reply_bytes + self.group.log_bytes(), state_bytes is not None)
 
     async def storage_usage(self) -> StorageUsage:
         return await run_on(self.disk(), self.storage().usage)

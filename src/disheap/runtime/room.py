@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from disheap.errors import DisheapError, DiskFull
+from disheap.errors import DisheapError, DiskFull, RequestError
 from disheap.interfaces import Clock, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.quorum import majority
@@ -58,8 +58,8 @@ class Host(Protocol):
 
     def disk(self) -> Disk: ...
     def storage(self) -> Storage: ...
-    def tell(self, is_short: bool, free_bytes: int) -> None: ...
-    def refuse(self, reason: DiskFull | None, takes_transient: bool) -> None: ...
+    def send_notice(self) -> None: ...
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None: ...
     def is_connected(self, node: NodeId) -> bool: ...
     def member_name(self, node: NodeId) -> str: ...
 
@@ -69,12 +69,12 @@ class Room:
 
     def __init__(self, host: Host, own: NodeId, min_free_bytes: int, clock: Clock) -> None:
         self.is_short = False
+        self.free_bytes: int | None = None  # at the last look; None where that is not bounded by a disk
         self._host = host
         self._own = own
         self._mark = min_free_bytes
         self._reserve = reserve_bytes(min_free_bytes)
         self._clock = clock
-        self._free: int | None = None
         self._looked_at = float("-inf")
         self._handed_over_at = float("-inf")
         self._asked: dict[NodeId, int] = {}  # to lead, how often since there was room
@@ -105,7 +105,7 @@ class Room:
 
     def seen(self, usage: StorageUsage) -> None:
         """How the disk is."""
-        self._free = free = usage.free_bytes
+        self.free_bytes = free = usage.free_bytes
         needed = self._mark + (int(self._mark * LEAVE_SHARE) if self.is_short else 0)
         was_short, self.is_short = self.is_short, free is not None and free < needed
         if self.is_short and not was_short:
@@ -116,7 +116,7 @@ class Room:
             log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
         if self.is_short:
             self._make_room(usage)
-        self._host.tell(self.is_short, free or 0)
+        self._host.send_notice()
         self._settle()
 
     def _for_snapshots(self, free: int) -> int:
@@ -148,7 +148,7 @@ class Room:
         self._settle()
 
     def status(self) -> dict[str, Any]:
-        return {"free_bytes": self._free, "is_short": self.is_short, "refuses": self._reason}
+        return {"free_bytes": self.free_bytes, "is_short": self.is_short, "refuses": self._reason}
 
     def _settle(self) -> None:
         """What follows, where this node leads. A node that does not lead takes no commands anyway."""
@@ -161,7 +161,7 @@ class Room:
         takes_transient = not refuses or self._has_reserve(voters)
         if (reason, takes_transient) != (self._reason, self._takes_transient):
             self._reason, self._takes_transient = reason, takes_transient
-            self._host.refuse(DiskFull(reason) if reason else None, takes_transient)
+            self._host.refuse(DiskFull, DiskFull(reason) if reason else None, takes_transient)
         if self.is_short and can_go_on and self._host.group.leads:
             self._hand_over(with_room)
 
@@ -170,7 +170,7 @@ class Room:
 
     def _has_reserve(self, voters: Sequence[NodeId]) -> bool:
         """Whether this node, and a majority, have more than the reserve."""
-        free = {**self._short, self._own: self._reserve if self._free is None else self._free}
+        free = {**self._short, self._own: self._reserve if self.free_bytes is None else self.free_bytes}
         rich = [voter for voter in voters if free.get(voter, self._reserve) >= self._reserve]
         return free[self._own] >= self._reserve and len(rich) >= majority(len(voters))
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import msgspec
 
 from disheap.errors import (
-    DiskFull,
     InvalidArgument,
     NotLeader,
     OutcomeUnknown,
@@ -112,8 +111,9 @@ class Server(Outlets):
         self.leads = False
         self.lines = LineLimiter(loop)  # about connections that are refused
         self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
-        self.short: DiskFull | None = None  # why commands that bring something in are refused now
+        self.short: RequestError | None = None  # why commands that bring something in are refused now
         self.takes_transient = True  # though it is short
+        self._shortages: dict[type[RequestError], tuple[RequestError, bool]] = {}
         self.group: Group
         self._directory = directory
         self._draw = draw  # a 63-bit number that no one draws twice
@@ -199,6 +199,15 @@ class Server(Outlets):
         if self.group.full() and not connection.crowded:
             connection.crowd(True)
             self._crowded.append(connection)
+
+    def note_shortage(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        """Refuse commands that bring something in, with this reason; None when that shortage is over."""
+        if reason is None:
+            self._shortages.pop(kind, None)
+        else:
+            self._shortages[kind] = reason, takes_transient
+        self.short = next((reason for reason, _ in self._shortages.values()), None)
+        self.takes_transient = all(takes for _, takes in self._shortages.values())
 
     def sift(self, connection: ClientConnection, envelopes: bytes) -> bytes:
         """What of a run of commands may go into the log while there is no room for more. The rest is answered, and its

@@ -22,11 +22,15 @@ from disheap.protocol.frames import Attaching, Opening
 Kept = tuple[int, int, bytes]
 """A kept reply: log index, status, body."""
 
+REPLY_BYTES = 200
+"""Of memory, for a kept reply besides its body: two tuples, an entry in a dict, a header."""
+
 _PURPOSE = b"disheap session"  # a hash made for anything else is no proof here
 
 
 class SessionLimits(msgspec.Struct, frozen=True):
     window: int = 8192
+    reply_bytes: int = 16 << 20
     sessions: int = 10_000
     timeout_min_ms: int = 1_000
     timeout_max_ms: int = 86_400_000
@@ -55,7 +59,7 @@ class Session:
     """One client's standing. `attachment` is 0 while it has no connection; `address` is where it attached last; `view`
     numbers the newest view of the table that does not hold this object, and so may not see it change."""
 
-    __slots__ = ("address", "attachment", "confirmed", "facts", "id", "replies", "view")
+    __slots__ = ("address", "attachment", "confirmed", "facts", "id", "replies", "reply_bytes", "view")
 
     def __init__(self, facts: SessionFacts, address: str = "", view: int = 0) -> None:
         self.id = facts.id
@@ -64,11 +68,13 @@ class Session:
         self.attachment = 0
         self.confirmed = 0
         self.replies: dict[int, Kept] = {}
+        self.reply_bytes = 0  # of memory, for the replies kept
         self.view = view
 
     def copied(self, view: int) -> Session:
         copy = Session(self.facts, self.address, view)
         copy.attachment, copy.confirmed, copy.replies = self.attachment, self.confirmed, self.replies.copy()
+        copy.reply_bytes = self.reply_bytes
         return copy
 
     def knows(self, seq: int) -> bool:
@@ -81,15 +87,26 @@ class Session:
         is_secret = hmac.compare_digest(claim.proof, self.facts.proof)
         return is_secret and claim.principal == self.facts.principal
 
-    def confirm(self, confirmed: int) -> None:
-        """Forget the replies that the client has."""
-        replies = self.replies
+    def keep(self, seq: int, kept: Kept) -> int:
+        """Keep a reply. Returns the bytes of memory that it takes."""
+        self.replies[seq] = kept
+        size = REPLY_BYTES + len(kept[2])
+        self.reply_bytes += size
+        return size
+
+    def confirm(self, confirmed: int) -> int:
+        """Forget the replies that the client has. Returns the bytes of memory that they took."""
+        replies, before = self.replies, self.reply_bytes
         if confirmed - self.confirmed > len(replies):
             self.replies = {seq: kept for seq, kept in replies.items() if seq > confirmed}
+            self.reply_bytes = sum(REPLY_BYTES + len(kept[2]) for kept in self.replies.values())
         else:
             for seq in range(self.confirmed + 1, confirmed + 1):
-                replies.pop(seq, None)
+                kept = replies.pop(seq, None)
+                if kept is not None:
+                    self.reply_bytes -= REPLY_BYTES + len(kept[2])
         self.confirmed = confirmed
+        return before - self.reply_bytes
 
 
 def granted(opening: Opening, number: int, opened_ms: int, limits: SessionLimits) -> SessionFacts:

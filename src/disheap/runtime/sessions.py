@@ -77,6 +77,7 @@ class Sessions:
         self.counts = SessionCounts()
         self.applied_commands = 0
         self.failed_commands = 0
+        self.reply_bytes = 0  # of memory, for the replies of all sessions
         self._limits = limits
         self._outlets = outlets
         self._next_session = 1
@@ -115,7 +116,7 @@ class Sessions:
             if session.view != views:
                 session = self._to_change(session)
             if confirmed > session.confirmed:
-                session.confirm(confirmed)
+                self.reply_bytes -= session.confirm(confirmed)
             kept = session.replies.get(seq)
             if kept is not None:
                 effects: Effects = ()
@@ -135,6 +136,8 @@ class Sessions:
         """Apply one new command and keep its reply."""
         if seq - session.confirmed > self._limits.window:
             return (index, Status.ERROR, self._window_exceeded), ()
+        if seq and session.reply_bytes >= self._limits.reply_bytes:
+            return (index, Status.ERROR, self._too_many_reply_bytes), ()
         effects: Effects = ()
         try:
             reply, effects = self.machine.apply(index, time_ms, session.id, body)
@@ -150,12 +153,20 @@ class Sessions:
             kept = (index, Status.ERROR, fault(InternalError(INTERNAL_ERROR)))
             self.failed_commands += 1
         if seq:
-            session.replies[seq] = kept
+            self.reply_bytes += session.keep(seq, kept)
         return kept, effects
 
     @property
     def _window_exceeded(self) -> bytes:
         text = f"more than {self._limits.window} commands are unanswered; read replies before sending more"
+        return fault(WindowExceeded(text))
+
+    @property
+    def _too_many_reply_bytes(self) -> bytes:
+        text = (
+            f"the replies that the client has not confirmed take {self._limits.reply_bytes} bytes "
+            "(limits.session_reply_bytes); read replies before sending more"
+        )
         return fault(WindowExceeded(text))
 
     def _push(self, index: int, effects: Effects) -> None:
@@ -250,6 +261,7 @@ class Sessions:
         session = self.table.pop(number, None)
         if session is not None:
             self.counts.ended(session)
+            self.reply_bytes -= session.reply_bytes
             effects = self.machine.session_expired(number)
             self._outlets.detach(number)
             self._push(index, effects)
@@ -295,15 +307,17 @@ class Sessions:
         head = reader.head()
         self._check_version(head.machine_version)
         table: dict[int, Session] = {}
+        reply_bytes = 0
         for _ in range(head.sessions):
             row = reader.row()
             session = table[row.facts.id] = Session(row.facts, row.address)
             session.attachment, session.confirmed = row.attachment, row.confirmed
-            session.replies = dict(row.replies)
+            for seq, kept in row.replies:
+                reply_bytes += session.keep(seq, kept)
         self.machine.restore(reader.rest())
         self.machine.set_version(head.machine_version)
         self.machine_version, self._next_session, self._term = head.machine_version, head.next_session, head.term
-        self.table, self.counts = table, SessionCounts(table.values())
+        self.table, self.counts, self.reply_bytes = table, SessionCounts(table.values()), reply_bytes
 
     def state_hash(self) -> bytes:
         """16 bytes; equal at equal index on all replicas. Of a refusal only the code counts: its text may come from a

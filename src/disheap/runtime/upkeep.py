@@ -1,8 +1,9 @@
 """What keeps a node fit beside its group, under one roof.
 
 What its disk has lost comes back (`repairing`), whom it has met it knows again (`introductions`), what it may need one
-day is read in time (`scrubbing`), there is room for more (`room`), and its state is that of the others (`comparing`).
-Owns what these five have in common: when they begin and tick, when they let go of the storage and when they end.
+day is read in time (`scrubbing`), there is room for more on the disk (`room`) and in memory (`memory`), and its state
+is that of the others (`comparing`). Owns what these six have in common: when they begin and tick, when they let go of
+the storage and when they end.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ from disheap.config import NodeConfig
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 from disheap.protocol.notices import Notice
-from disheap.runtime import comparing, introductions, repairing, room, scrubbing
+from disheap.runtime import comparing, introductions, memory, repairing, room, scrubbing
+from disheap.runtime.process_memory import MemorySource
 from disheap.runtime.recovery import Found
 
 
-class Host(repairing.Host, introductions.Host, scrubbing.Host, room.Host, comparing.Host, Protocol):
-    """What the five ask of their node."""
+class Host(repairing.Host, introductions.Host, scrubbing.Host, room.Host, memory.Host, comparing.Host, Protocol):
+    """What the six ask of their node."""
 
 
 class Upkeep:
     """Made before the storage is opened; `recovered` once, `found` at each opening."""
 
     def __init__(
-        self, host: Host, own: NodeId, config: NodeConfig, clock: Clock, loop: asyncio.AbstractEventLoop
+        self,
+        host: Host,
+        own: NodeId,
+        config: NodeConfig,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        memory_source: MemorySource,
     ) -> None:
-        raft = config.raft
+        raft, limits = config.raft, config.limits
         self._election_ticks = raft.election_timeout_ms // raft.tick_ms
         self.is_whole = False  # nothing has to be repaired before the group may take part
         self.repairing = repairing.Repairing(
@@ -37,7 +45,9 @@ class Upkeep:
         )
         self.introductions = introductions.Introductions(host, loop)
         self.scrubbing = scrubbing.Scrubbing(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)
-        self.room = room.Room(host, own, config.limits.min_free_bytes, clock)
+        self.room = room.Room(host, own, limits.min_free_bytes, clock)
+        mark = memory.mark_bytes(limits.memory_high_water, limits.memory_high_water_bytes, memory_source.limit_bytes())
+        self.memory = memory.MemoryWatch(host, own, mark, clock, memory_source)
         self.comparing = comparing.Comparing(host, own, raft.compare_interval_s, loop)
 
     @property
@@ -63,6 +73,7 @@ class Upkeep:
         self.introductions.tick()
         self.scrubbing.tick()
         self.room.tick()
+        self.memory.tick()
 
     async def end(self) -> None:
         """Before the storage is closed for good."""
@@ -74,6 +85,7 @@ class Upkeep:
 
     def received_notice(self, peer: NodeId, notice: Notice) -> None:
         self.room.heard(peer, notice)
+        self.memory.heard(peer, notice)
         self.comparing.heard(peer, notice.hashed_index, notice.state_hash)
 
     def repair_status(self) -> dict[str, Any]:

@@ -280,13 +280,26 @@ MUTANTS = (
         (
             Patch(
                 "disheap.kernel.progress",
-                "is_enough = self.phase is Phase.SNAPSHOT and moved and can_go_on",
-                "is_enough = self.sending is not None and self.match >= self.sending.meta.index",
+                "is_enough = is_installed or (self.phase is Phase.SNAPSHOT and moved and can_go_on)",
+                "is_enough = is_installed",
             ),
         ),
         (SNAPSHOTS + "test_a_snapshot_answered_late_ends_the_one_that_replaced_it",),
         pitfall=18,
         masked="after three seconds the chunk is sent again, and is answered at once",
+    ),
+    Mutant(
+        "installed-snapshot-stays-pending",
+        "a peer waits for ever: its snapshot is installed, and the leader's log begins behind it",
+        (
+            Patch(
+                "disheap.kernel.progress",
+                "is_enough = is_installed or (self.phase is Phase.SNAPSHOT and moved and can_go_on)",
+                "is_enough = self.phase is Phase.SNAPSHOT and moved and can_go_on",
+            ),
+        ),
+        (SNAPSHOTS + "test_a_peer_whose_snapshot_is_installed_gets_a_newer_one_where_the_log_has_gone_on_without_it",),
+        pitfall=18,
     ),
     Mutant(
         "chunks-of-two-snapshots-mixed",

@@ -10,6 +10,7 @@ CLOCKS = "tests/runtime/test_clocks.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
 CONTRACT = "tests/plugins/test_contract_check.py::"
 GROUP = "tests/runtime/test_order.py::"
+MEMORY = "tests/runtime/test_memory.py::"
 ROOM = "tests/runtime/test_room.py::"
 FAILURES = "tests/runtime/test_failures.py::"
 COMPARING = "tests/runtime/test_comparing.py::"
@@ -340,7 +341,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap.client.session",
-                "later = error.code == faults.SHORT and seq <= self._sent_before",
+                "later = error.code in faults.SHORT and seq <= self._sent_before",
                 "later = False",
             ),
         ),
@@ -348,6 +349,89 @@ MUTANTS = (
             "tests/client/test_session.py::"
             "test_a_refusal_for_want_of_room_says_nothing_of_what_was_sent_before_on_another_connection",
         ),
+    ),
+    Mutant(
+        "full-memory-ignored",
+        "a node takes messages in until the kernel ends it",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "self.short = next((reason for reason, _ in self._shortages.values()), None)",
+                "self.short = self._shortages.get(DiskFull, (None, True))[0]",
+            ),
+            Patch("disheap.runtime.server", "    InvalidArgument,\n", "    DiskFull,\n    InvalidArgument,\n"),
+        ),
+        (MEMORY + "test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_refused",),
+    ),
+    Mutant(
+        "full-memory-never-over",
+        "a node that was short of memory once takes nothing any more",
+        (
+            Patch(
+                "disheap.runtime.memory",
+                "self._open_below() if was_short else self.high_water_bytes",
+                "0 if was_short else self.high_water_bytes",
+            ),
+        ),
+        (MEMORY + "test_commands_are_taken_again_an_eighth_below_the_mark",),
+    ),
+    Mutant(
+        "memory-of-followers-ignored",
+        "a leader with much memory drives a follower with little into its end",
+        (Patch("disheap.runtime.memory", "        if notice.memory_is_short:\n", "        if False:\n"),),
+        (MEMORY + "test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up",),
+    ),
+    Mutant(
+        "silent-node-keeps-the-leader-refusing",
+        "a node that was short of memory and died holds everybody up for ever",
+        (Patch("disheap.runtime.memory", "if now - said[0] < NOTICE_VALID_S}", "if True}"),),
+        (MEMORY + "test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up",),
+    ),
+    Mutant(
+        "real-size-ignored",
+        "what nobody counts takes no memory",
+        (
+            Patch(
+                "disheap.runtime.memory",
+                "return max(self._resident_bytes - self._reusable_bytes, expected)",
+                "return expected",
+            ),
+        ),
+        (MEMORY + "test_a_machine_that_says_nothing_is_believed_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "freed-memory-kept",
+        "freed memory never goes back to the system, and a drained node stays full",
+        (Patch("disheap.runtime.memory", "        self._source.return_free_memory()\n", ""),),
+        (MEMORY + "test_what_was_freed_is_given_back_to_the_system",),
+        simulated=False,
+    ),
+    Mutant(
+        "reusable-memory-without-bound",
+        "all that cannot go back counts as free: the process grows to twice its mark",
+        (
+            Patch(
+                "disheap.runtime.memory",
+                "self._reusable_bytes = min(left, int(self.high_water_bytes * REUSABLE_SHARE))",
+                "self._reusable_bytes = left",
+            ),
+        ),
+        (MEMORY + "test_what_counts_as_reusable_has_a_bound",),
+        simulated=False,
+    ),
+    Mutant(
+        "memory-limit-of-the-parent-ignored",
+        "a limit of a cgroup above the process's own does not count",
+        (
+            Patch(
+                "disheap.runtime.process_memory",
+                "for length in range(len(parts), -1, -1):",
+                "for length in range(len(parts), len(parts) - 1, -1):",
+            ),
+        ),
+        ("tests/runtime/test_process_memory.py::test_the_smallest_limit_holds_wherever_it_is_set",),
+        simulated=False,
     ),
     Mutant(
         "full-disk-ends-the-node",

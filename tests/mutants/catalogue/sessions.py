@@ -86,8 +86,8 @@ MUTANTS = (
         (
             Patch(
                 MODULE,
-                "        if seq:\n            session.replies[seq] = kept\n",
-                "        if seq and kept[1] == Status.OK:\n            session.replies[seq] = kept\n",
+                "        if seq:\n            self.reply_bytes += session.keep(seq, kept)\n",
+                "        if seq and kept[1] == Status.OK:\n            self.reply_bytes += session.keep(seq, kept)\n",
             ),
         ),
         (TESTS + "test_a_refusal_is_kept_and_repeated_like_any_reply",),
@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant(
         "confirmed-prunes-nothing",
         "replies are kept for ever, in memory and in every snapshot",
-        (Patch(TABLE, "                replies.pop(seq, None)\n", "                pass\n"),),
+        (Patch(TABLE, "                kept = replies.pop(seq, None)\n", "                kept = None\n"),),
         (TESTS + "test_confirmed_replies_are_forgotten_and_the_others_kept",),
     ),
     Mutant(
@@ -121,6 +121,13 @@ MUTANTS = (
         "a client may leave any number of replies unconfirmed",
         (Patch(MODULE, "if seq - session.confirmed > self._limits.window:", "if seq < 0:"),),
         (TESTS + "test_holes_are_allowed_up_to_the_window_and_a_number_beyond_it_is_left_unused",),
+        simulated=False,
+    ),
+    Mutant(
+        "kept-replies-without-bound",
+        "a client that confirms nothing has a node keep gigabytes of replies",
+        (Patch(MODULE, "if seq and session.reply_bytes >= self._limits.reply_bytes:", "if seq < 0:"),),
+        (TESTS + "test_replies_that_are_not_confirmed_are_bounded_in_bytes_too",),
         simulated=False,
     ),
     Mutant(
@@ -223,7 +230,7 @@ MUTANTS = (
     Mutant(
         "snapshot-without-replies",
         "a node that starts from a snapshot carries out again what is sent to it again",
-        (Patch(MODULE, "            session.replies = dict(row.replies)\n", "            session.replies = {}\n"),),
+        (Patch(MODULE, "            for seq, kept in row.replies:\n", "            for seq, kept in ():\n"),),
         (TESTS + "test_a_snapshot_at_any_moment_goes_on_exactly_as_the_original",),
     ),
     Mutant(

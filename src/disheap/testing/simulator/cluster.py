@@ -40,6 +40,8 @@ COPIED = ("/meta", "/members")
 PLENTY_BYTES = 1 << 40
 """Free on a disk that has room."""
 MIN_FREE_BYTES = 1 << 20
+MEMORY_MARKS = (1 << 30, 1 << 30, 100 << 10)
+"""High-water marks. The lowest is reached by some hundred messages and an end of the log."""
 DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
 """What a node may end with, if somebody spoilt its files."""
 
@@ -93,6 +95,21 @@ class DiskFaults:
         self.free_bytes = PLENTY_BYTES
 
 
+class SimMemory:
+    """How large a process is, as the faults want it: otherwise its own estimate of its state counts."""
+
+    def __init__(self) -> None:
+        self.resident = 0
+
+    def limit_bytes(self) -> int | None:
+        return None
+
+    def resident_bytes(self) -> int | None:
+        return self.resident
+
+    def return_free_memory(self) -> None: ...
+
+
 class Host:
     """`state`: "down", "up" (also while it starts), "frozen"; "lost" when its node refuses its damaged files."""
 
@@ -103,6 +120,7 @@ class Host:
         self.dice = dice
         self.platter = Platter(dice)
         self.faults = DiskFaults()
+        self.memory = SimMemory()
         self.state = "down"
         self.lives = 0
         self.is_stopping = False  # told to: from then on nobody waits for the node to fail, and its `stop` has to tell
@@ -191,9 +209,17 @@ class Cluster:
         registry = self._registry_of(host, process)
         host.node = SimNode(
             host.config, registry, process, host.clock, dice, host.disk, self.ledger, lambda what: self.say(host, what),
-            lambda: self.on_lead(host),
+            lambda: self.on_lead(host), host.memory,
         )  # fmt: skip
         process.start(self._live(host, process))
+
+    def give_memory(self, host: Host) -> None:
+        """As much as the state may ever need: where nobody consumes, a low mark would be reached for good."""
+        host.memory.resident = 0
+        limits = msgspec.structs.replace(host.config.limits, memory_high_water_bytes=max(MEMORY_MARKS))
+        host.config = msgspec.structs.replace(host.config, limits=limits)
+        if host.state != "down" and hasattr(host.node, "upkeep"):
+            host.node.upkeep.memory.high_water_bytes = max(MEMORY_MARKS)
 
     def kill(self, host: Host, power: bool = False) -> None:
         """SIGKILL, or the power goes: then what was not synced may be lost."""
@@ -388,6 +414,7 @@ def _configs(count: int, dice: Dice) -> list[NodeConfig]:
         entry_bytes=dice.pick((4 << 10, 64 << 10)),
         session_window=dice.pick((16, 256)),
         min_free_bytes=MIN_FREE_BYTES,
+        memory_high_water_bytes=dice.pick(MEMORY_MARKS),
     )
     first = NodeConfig(
         name="n1",

@@ -56,6 +56,7 @@ class Mischief:
         cluster.network.heal_all()
         for host in cluster.hosts:
             host.faults.clear()
+            cluster.give_memory(host)
             self._set_slowness(host, 1.0)
             if host.state == "frozen":
                 cluster.thaw(host)
@@ -81,6 +82,7 @@ class Mischief:
             (self._disk_error, 2),
             (self._disk_full, 1),
             (self._short_of_room, 1),
+            (self._short_of_memory, 1),
             (self._slow_disk, 2),
             (self._damage, self.dice.pick((1, 6))),
             (self._rot, self.dice.pick((1, 4))),
@@ -322,6 +324,19 @@ class Mischief:
                 host.faults.free_bytes = PLENTY_BYTES
 
         self.later(1.0, 10.0, make_room)
+
+    def _short_of_memory(self) -> None:
+        """Above the mark on some nodes, or on all. One is enough for the leader to refuse."""
+        hosts = [host for host in self.cluster.hosts if self.dice.chance(0.5)]
+        for host in hosts:
+            host.memory.resident = host.config.limits.memory_high_water_bytes + 1
+        self.said("short of memory", what=" ".join(host.name for host in hosts))
+
+        def free_memory() -> None:
+            for host in hosts:
+                host.memory.resident = 0
+
+        self.later(1.0, 10.0, free_memory)
 
     def _mend(self, host: Host) -> Undo:
         def mend() -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from disheap.errors import DiskFull
+from disheap.errors import DiskFull, MemoryFull
 from disheap.kernel.types import Entry
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Fault, FrameReader, Kind, Status
@@ -24,6 +24,10 @@ ENTRY_NUMBER = 1 << 62
 """OPEN, ATTACH and CLOSE are numbered from here."""
 NODE_FRAME_BYTES = 1 << 28
 
+REFUSED_EARLY = (DiskFull.code, MemoryFull.code)
+"""Refused before the log, so the sequence number stays unused."""
+BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
+"""Nothing else is refused while there is no room."""
 UNKNOWN_S = 1e9
 Fail = Callable[[str], None]
 Tables = dict[int, dict[int, tuple[int, list[int]]]]
@@ -99,7 +103,7 @@ class History:
 
     def replied(self, reply: Reply) -> None:
         self.had[reply.session, reply.seq] = None
-        if reply.status == Status.ERROR and _content(reply.status, reply.body) == DiskFull.code:
+        if reply.status == Status.ERROR and _content(reply.status, reply.body) in REFUSED_EARLY:
             self._refused(reply)
             return
         self.replies.append(reply)
@@ -114,6 +118,9 @@ class History:
 
     def _refused(self, reply: Reply) -> None:
         self.refused.append((reply.session, reply.seq))
+        body = self.bodies.get((reply.session, reply.seq))
+        if body is not None and not isinstance(broker.decode_command.decode(body), BRINGS_IN):
+            self.fail(f"seq {reply.seq} of session {reply.session} brings nothing in, and is refused for want of room")
         if reply.index:
             self.fail(f"seq {reply.seq} of session {reply.session} is refused for want of room, at {reply.index}")
 

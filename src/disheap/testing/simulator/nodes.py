@@ -15,6 +15,7 @@ from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
 from disheap.plugins import Registry
 from disheap.runtime.group import Group
 from disheap.runtime.node import Node
+from disheap.runtime.process_memory import MemorySource
 from disheap.runtime.recovery import Found
 from disheap.runtime.sessions import Sessions
 from disheap.testing.simulator.dice import Dice
@@ -143,6 +144,7 @@ class SimNode(Node):
         ledger: Ledger,
         said: Callable[[str], None],
         elected: Callable[[], None],
+        memory: MemorySource,
     ) -> None:
         super().__init__(
             config,
@@ -151,6 +153,7 @@ class SimNode(Node):
             random_generator=dice.generator,
             entropy=dice.generator.randbytes,
             disk=lambda _: disk,
+            memory=memory,
         )
         self._ledger = ledger
         self._said = said

@@ -178,7 +178,10 @@ class Run:
         return len({host.node.group.applied.index for host in hosts}) == 1
 
     def _have_room(self) -> bool:
-        return not any(host.node.upkeep.room.status()["is_short"] for host in self.cluster.hosts if host.has_group)
+        """On the disks and in memory; and nobody refuses any more."""
+        kept = [host.node.upkeep for host in self.cluster.hosts if host.has_group]
+        watches = [watch.status() for upkeep in kept for watch in (upkeep.room, upkeep.memory)]
+        return not any(status["is_short"] or status["refuses"] for status in watches)
 
     def _standing(self) -> str:
         words = []

@@ -1,0 +1,112 @@
+"""What the operating system says about the memory of this process: how much it may take, and how much it takes.
+
+Reads cgroups (v2 and v1, up the hierarchy), resource limits and /proc. Decides nothing: that is `memory.MemoryWatch`.
+Where there is no /proc, as on macOS, only the limits are known.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None  # type: ignore[assignment]
+
+UNLIMITED = 1 << 60
+"""Bytes. What is larger means "no limit": cgroup v1 and resource limits write it as a number close to 2^63."""
+
+
+class MemorySource(Protocol):
+    """A constructor argument of the node, so that a test or a simulation says how much memory there is."""
+
+    def limit_bytes(self) -> int | None:
+        """What the process may take; None where that is not known."""
+
+    def resident_bytes(self) -> int | None:
+        """What it takes now; None where that is not known. Cheap: asked ten times a second."""
+
+    def return_free_memory(self) -> None:
+        """Give the operating system back what the process has freed and its allocator keeps."""
+
+
+class ProcessMemory:
+    """`root` is where /proc and /sys are."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._statm = root / "proc/self/statm"
+        self._page_bytes = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+        self._trim = _find_trim()
+
+    def limit_bytes(self) -> int | None:
+        """The smallest of the limits that hold for this process."""
+        limits = [*self._machine(), *self._cgroups(), *_resource_limits()]
+        return min((limit for limit in limits if 0 < limit < UNLIMITED), default=None)
+
+    def resident_bytes(self) -> int | None:
+        try:
+            return int(self._statm.read_bytes().split()[1]) * self._page_bytes
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def return_free_memory(self) -> None:
+        """glibc keeps what lies below a block that is still in use, which is most of a drained queue: measured, of
+        390 MiB it gave back 40 by itself, and 350 when asked. Takes about 0.1 ms for each MiB that goes back."""
+        if self._trim is not None:
+            self._trim(0)
+
+    def _machine(self) -> Iterator[int]:
+        try:
+            yield os.sysconf("SC_PHYS_PAGES") * self._page_bytes
+        except (AttributeError, ValueError, OSError):
+            return
+
+    def _cgroups(self) -> Iterator[int]:
+        """Each line of /proc/self/cgroup is `number:controllers:path`; version 2 has no controllers."""
+        for line in self._text(self._root / "proc/self/cgroup").splitlines():
+            number, _, rest = line.partition(":")
+            controllers, _, path = rest.partition(":")
+            if number == "0" and not controllers:
+                for mount in ("sys/fs/cgroup", "sys/fs/cgroup/unified"):
+                    yield from self._up_the_hierarchy(mount, path, "memory.max", "memory.high")
+            elif "memory" in controllers.split(","):
+                yield from self._up_the_hierarchy("sys/fs/cgroup/memory", path, "memory.limit_in_bytes")
+
+    def _up_the_hierarchy(self, mount: str, path: str, *files: str) -> Iterator[int]:
+        """A group is bound by those above it, too. In a container the path may be one of the host: then the files of
+        the mount itself count."""
+        parts = [part for part in path.split("/") if part not in ("", "..")]
+        for length in range(len(parts), -1, -1):
+            for name in files:
+                text = self._text(self._root.joinpath(mount, *parts[:length], name)).strip()
+                if text.isdigit():  # version 2 writes "max" for none
+                    yield int(text)
+
+    @staticmethod
+    def _text(path: Path) -> str:
+        try:
+            return path.read_text()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+
+def _resource_limits() -> Iterator[int]:
+    """`ulimit -v` and `ulimit -d`."""
+    if resource is None:
+        return
+    for name in ("RLIMIT_AS", "RLIMIT_DATA"):
+        if hasattr(resource, name):
+            yield resource.getrlimit(getattr(resource, name))[0]  # -1 means no limit
+
+
+def _find_trim() -> ctypes._NamedFuncPointer | None:
+    """glibc has it; musl and macOS have not."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None

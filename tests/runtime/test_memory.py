@@ -1,0 +1,354 @@
+"""The high-water mark: what counts as used, what is refused above it, and what goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+import pytest
+from tests.support.nodes import Cluster
+from tests.support.wire import WireClient, wait_until
+
+from disheap.config import Limits
+from disheap.errors import DiskFull, MemoryFull, RequestError
+from disheap.kernel.types import NodeId
+from disheap.protocol import broker, notices
+from disheap.protocol.frames import Fault, Status
+from disheap.protocol.notices import Notice
+from disheap.runtime.memory import (
+    LOOK_S,
+    NOTICE_VALID_S,
+    TRIM_MAX_S,
+    TRIM_S,
+    Estimate,
+    MemoryWatch,
+    mark_bytes,
+)
+from disheap.runtime.node import Node
+
+MIB = 1 << 20
+MARK = 400 * MIB
+BASE = 40 * MIB
+
+
+class Host:
+    """One node of three and its process, as the watch sees them. `free` is what the allocator keeps."""
+
+    def __init__(self, mark: int = MARK, has_state: bool = True) -> None:
+        self.now = 100.0
+        self.has_state = has_state
+        self.state = 0
+        self.free = 0
+        self.weight = 1.0  # of the real size to the estimate
+        self.gives_back = 1.0  # this share of what is free
+        self.measures = True
+        self.looks = self.trims = 0
+        self.told: list[bool] = []
+        self.refusal: RequestError | None = None
+        self.takes_transient = True
+        self.watch = MemoryWatch(self, NodeId(1), mark, self, self)
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def wall_ms(self) -> int:
+        return 0
+
+    def limit_bytes(self) -> int | None:
+        return None
+
+    def resident_bytes(self) -> int | None:
+        return BASE + int(self.state * self.weight) + self.free if self.measures else None
+
+    def return_free_memory(self) -> None:
+        self.trims += 1
+        self.free -= int(self.free * self.gives_back)
+
+    def memory_estimate(self) -> Estimate:
+        self.looks += 1
+        return Estimate(self.state if self.has_state else 0, self.has_state)
+
+    def send_notice(self) -> None:
+        self.told.append(self.watch.is_short)
+
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        assert kind is MemoryFull
+        self.refusal, self.takes_transient = reason, takes_transient
+
+    def member_name(self, node: NodeId) -> str:
+        return f"n{node}"
+
+    def becomes(self, mib: float) -> None:
+        """The state, in steps of a tick; what it loses stays with the allocator."""
+        target = int(mib * MIB)
+        step = 4 * MIB if target > self.state else -4 * MIB
+        while self.state != target:
+            change = step if abs(target - self.state) > abs(step) else target - self.state
+            self.state += change
+            self.free = max(0, self.free - change) if change > 0 else self.free - int(change * self.weight)
+            self.look()
+
+    def look(self, seconds: float = 1.5 * LOOK_S) -> None:
+        self.now += seconds
+        self.watch.tick()
+
+    def hears(self, peer: int, is_short: bool) -> None:
+        self.watch.heard(NodeId(peer), Notice(0, False, 0, memory_is_short=is_short))
+
+
+def test_memory_is_looked_at_once_in_a_while() -> None:
+    host = Host()
+    for _ in range(10):
+        host.watch.tick()
+    assert host.looks == 1
+    host.look()
+    assert host.looks == 2
+
+
+def test_above_the_mark_a_leader_refuses_says_why_and_tells_the_others_at_once() -> None:
+    host = Host()
+    host.becomes(350)
+    assert host.refusal is None and host.told == []
+    host.becomes(362)
+    assert isinstance(host.refusal, MemoryFull)
+    for words in ("limits.memory_high_water", "memory of n1", "consumed or removed"):
+        assert words in str(host.refusal)
+    assert host.told == [True]
+    status = host.watch.status()
+    assert status["is_short"] and status["refuses"] == str(host.refusal) and status["high_water_bytes"] == MARK
+
+
+def test_commands_are_taken_again_an_eighth_below_the_mark() -> None:
+    host = Host()
+    host.becomes(362)
+    host.becomes(330)
+    assert host.refusal is not None
+    host.becomes(300)
+    assert host.refusal is None and host.told == [True, False]
+
+
+def test_the_real_size_counts_where_the_estimate_is_too_small_and_corrects_it() -> None:
+    host = Host()
+    host.weight = 1.5
+    host.becomes(245)
+    assert host.refusal is not None, "245 MiB by the estimate are 367 in truth"
+    host.measures = False
+    host.look()
+    assert host.refusal is not None, "the ratio was learned"
+
+
+def test_the_estimate_counts_where_the_real_size_is_not_known() -> None:
+    host = Host()
+    host.measures = False
+    host.becomes(362)
+    assert host.refusal is not None
+    host.becomes(300)
+    assert host.refusal is None
+
+
+def test_what_was_freed_is_given_back_to_the_system() -> None:
+    host = Host()
+    host.becomes(362)
+    host.becomes(0)
+    for _ in range(20):
+        host.look()
+    assert host.trims > 0 and host.refusal is None
+    assert (host.resident_bytes() or 0) < BASE + 40 * MIB
+
+
+def test_free_memory_that_cannot_go_back_is_used_again_and_closes_nothing_for_ever() -> None:
+    host = Host()
+    host.gives_back = 0.0
+    host.becomes(362)
+    host.becomes(40)
+    for _ in range(20):
+        host.look()
+    assert host.refusal is None, "the process is as large as before, and nine tenths of it are free"
+    host.becomes(362)
+    assert host.refusal is not None
+
+
+def test_what_counts_as_reusable_has_a_bound() -> None:
+    """A purge frees most of the state at once, and what comes then does not fit into what is free."""
+    host = Host()
+    host.gives_back = 0.0
+    host.becomes(362)
+    host.state, host.free = 40 * MIB, 322 * MIB
+    for _ in range(20):
+        host.look()
+    assert host.refusal is None
+    while host.refusal is None:
+        host.state += MIB
+        host.look()
+    assert (host.resident_bytes() or 0) <= MARK + MARK // 4 + 4 * MIB
+
+
+def test_a_machine_that_says_nothing_is_believed_nothing() -> None:
+    host = Host(has_state=False)
+    host.gives_back = 0.0
+    host.becomes(380)
+    assert host.refusal is not None
+    for _ in range(1000):
+        host.look(1.0)
+    assert host.refusal is not None, "its state may be what takes the memory"
+    host.free = 0
+    host.state = 100 * MIB
+    host.look()
+    assert host.refusal is None
+
+
+def test_requests_to_give_memory_back_that_come_to_nothing_become_rare() -> None:
+    host = Host()
+    host.gives_back = 0.0
+    host.free = 200 * MIB
+    for _ in range(600):
+        host.look(1.0)
+    assert 5 < host.trims < 600 * TRIM_S / TRIM_MAX_S + 10
+
+
+def test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up() -> None:
+    host = Host()
+    host.hears(3, True)
+    assert "memory of n3 " in str(host.refusal)
+    host.hears(2, True)
+    assert "memory of n2, n3 " in str(host.refusal)
+    host.hears(2, False)
+    host.look()
+    assert "memory of n3 " in str(host.refusal)
+    host.look(NOTICE_VALID_S)
+    assert host.refusal is None
+    host.hears(3, True)
+    host.hears(3, False)
+    assert host.refusal is None
+
+
+def test_transient_messages_pass_up_to_an_eighth_above_the_mark_of_every_node() -> None:
+    host = Host()
+    host.becomes(365)
+    assert host.refusal is not None and host.takes_transient
+    host.becomes(412)
+    assert not host.takes_transient
+    host.becomes(365)
+    assert host.refusal is not None and host.takes_transient
+    host.watch.heard(NodeId(3), Notice(0, False, 0, memory_is_short=True, memory_is_exhausted=True))
+    assert not host.takes_transient
+    host.hears(3, True)
+    assert host.takes_transient
+
+
+def test_a_node_without_a_mark_still_heeds_the_others() -> None:
+    host = Host(mark=0)
+    host.becomes(5000)
+    assert host.refusal is None
+    host.hears(2, True)
+    assert host.refusal is not None
+
+
+@pytest.mark.parametrize(
+    ("share", "absolute", "limit", "mark"),
+    [(0.4, 0, 1000, 400), (0.4, 7, 1000, 7), (0.4, 0, None, 0), (0.0, 0, 1000, 0), (0.0, 7, None, 7)],
+)
+def test_the_mark_is_a_share_of_what_is_allowed_unless_it_is_set_in_bytes(
+    share: float, absolute: int, limit: int | None, mark: int
+) -> None:
+    assert mark_bytes(share, absolute, limit) == mark
+
+
+def test_a_notice_says_whether_memory_is_short() -> None:
+    for notice in (Notice(0, False, 5), Notice(0, True, 5, 6, b"h", 7, True, True)):
+        assert notices.decode(notices.encode(notice)) == notice
+
+
+# --- through a node --------------------------------------------------------------------------------------------------
+
+
+class Given:
+    """The memory of a node as a test wants it."""
+
+    def __init__(self) -> None:
+        self.resident = 10 * MIB
+
+    def limit_bytes(self) -> int | None:
+        return 1000 * MIB
+
+    def resident_bytes(self) -> int | None:
+        return self.resident
+
+    def return_free_memory(self) -> None: ...
+
+
+def short(cluster: Cluster, names: Iterable[str], resident: int = 500 * MIB) -> None:
+    for name in names:
+        watch = cluster.nodes[name].upkeep.memory
+        source = watch._source
+        if not isinstance(source, Given):
+            source = watch._source = Given()
+            watch.high_water_bytes, watch._base_bytes = 400 * MIB, source.resident
+        source.resident = resident
+
+
+def refuses(node: Node) -> bool:
+    assert node._server is not None
+    return node._server.short is not None
+
+
+async def fault_of(client: WireClient, seq: int) -> Fault:
+    index, status, body = await client.reply_to(seq)
+    assert (index, status) == (0, Status.ERROR)
+    return msgspec.msgpack.decode(body, type=Fault)
+
+
+async def test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_refused(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        short(cluster, ["n1"])
+        await wait_until(lambda: refuses(node), "the node refuses")
+        client.send(b"+10", seq=1)
+        client.send(b"-1", seq=2)
+        fault = await fault_of(client, 1)
+        assert fault.code == "memory-full" and "n1" in fault.message
+        assert (await client.reply_to(2))[1:] == (Status.OK, b"1"), "the counter adds what a minus says"
+        short(cluster, ["n1"], 10 * MIB)
+        await wait_until(lambda: not refuses(node), "there is memory again")
+        assert await client.call(b"+10", seq=1) == (Status.OK, b"11"), "the same number again"
+        status = (await node.status())["memory"]
+        assert not status["is_short"] and status["resident_bytes"] == 10 * MIB
+
+
+async def test_a_leader_hears_that_a_follower_is_short(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, nodes=3) as cluster:
+        leader = await cluster.wait_leader()
+        follower = cluster.followers()[0]
+        short(cluster, [follower.name])
+        await wait_until(lambda: refuses(leader), "the leader refuses")
+        assert follower.name in leader.upkeep.memory.status()["refuses"]
+        short(cluster, [follower.name], 10 * MIB)
+        await wait_until(lambda: not refuses(leader), "the leader takes commands again")
+
+
+async def test_disk_and_memory_may_both_be_short_and_either_alone_refuses(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        node = cluster.nodes["n1"]
+        node.refuse(DiskFull, DiskFull("d"), True)
+        node.refuse(MemoryFull, MemoryFull("m"), False)
+        assert refuses(node) and not node._outlets().takes_transient
+        node.refuse(MemoryFull, None, True)
+        assert refuses(node) and node._outlets().takes_transient
+        node.refuse(DiskFull, None, True)
+        assert not refuses(node)
+
+
+async def test_the_estimate_of_a_node_holds_its_state_its_log_and_the_replies_it_keeps(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, nodes=1, machine="heap", limits=Limits(session_window=100)) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        await client.call(broker.encode(broker.CreateTopic("jobs")), seq=1)
+        before = node.memory_estimate()
+        assert before.has_state
+        for seq in range(2, 52):
+            await client.call(broker.encode(broker.Enqueue("jobs", b"x" * 10_000)), seq=seq)
+        grown = node.memory_estimate().total_bytes - before.total_bytes
+        assert 1_000_000 < grown < 1_100_000, "half of it is state, half is log"
+        assert 50 * 200 < node.group.sessions.reply_bytes < 50 * 300
+        await client.call(broker.encode(broker.Purge("jobs")), seq=52, confirmed=51)
+        assert node.group.sessions.reply_bytes < 2 * 300
