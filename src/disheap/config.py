@@ -110,6 +110,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     )
     max_clock_jump_ms: LongMilliseconds = 60_000  # a larger jump of log time at an election is logged
     queries: Count = 1024  # reads waiting for their index, per node
+    queries_per_connection: Count = 128  # one that does not read its answers leaves the others seven eighths
+    input_bytes: Bytes = 64 * MIB  # of unfinished frames, over all connections: 32 of the largest
+    output_bytes: Bytes = 256 * MIB  # unsent, over all connections: 16 that take nothing, at `write_buffer_bytes`
     memory_high_water: Annotated[float, Meta(ge=0, le=1)] = 0.4  # of the memory allowed; above it nothing new is taken
     memory_high_water_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0  # the same in bytes; 0: the share counts
     min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 128 * MIB  # on the disk; below it nothing new is taken
@@ -299,6 +302,8 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError("limits.session_timeout_min_ms is over limits.session_timeout_max_ms: no session would fit.")
     if limits.gather_bytes < limits.frame_bytes:
         raise ConfigError("limits.gather_bytes is under limits.frame_bytes: the largest frame could never be taken.")
+    if limits.input_bytes < limits.frame_bytes:
+        raise ConfigError("limits.input_bytes is under limits.frame_bytes: the largest frame could never be finished.")
     if config.members:
         _check_members(config)
 

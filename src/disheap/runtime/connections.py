@@ -7,6 +7,8 @@ session) and handed on as one slice; everything else goes through `_other`.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,6 +26,7 @@ from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
 from disheap.runtime.admission import host_of
+from disheap.runtime.buffers import UNCOUNTED_BYTES
 
 if TYPE_CHECKING:
     from disheap.runtime.server import Server
@@ -33,6 +36,8 @@ log = get_logger(__name__)
 _LIMIT = "limits.frame_bytes"
 UNREAD_S = 5.0
 """A client may take nothing for so long although more than `write_buffer_bytes` wait for it."""
+ANSWERS_SHARE = 1 / 4
+"""Answers are made while less than this share of `write_buffer_bytes` is unsent. Where the transport pauses, too."""
 _PONG = frames.plain(Kind.PONG)
 _CONFIRMS_ITSELF = (
     "command {} says that every reply up to {} has been received, its own among them; it would never be carried out"
@@ -63,9 +68,11 @@ class ClientConnection:
         self._greeted = False
         self._has_left = False
         self._deadline: asyncio.TimerHandle | None = None
-        self._questions = 0  # of its own that are not answered yet
-        self._unsent = 0
-        self._took_at = 0.0
+        self.questions = 0  # of its own that are not answered yet
+        self.input_bytes = 0  # of an unfinished frame, as `Buffers` counts it
+        self.unsent_bytes = 0
+        self.took_at = 0.0
+        self._waiting: deque[Callable[[], None]] = deque()  # answers that there was no room for
 
     # --- Receiver ----------------------------------------------------------------------------------------------------
 
@@ -89,6 +96,9 @@ class ClientConnection:
                 self._handshake(data)
         except (ProtocolError, NotLeader, SessionExpired) as error:
             self.refuse(error)
+        held = len(self._partial)
+        if held > UNCOUNTED_BYTES or self.input_bytes:
+            self._server.buffers.hold_input(self, 0 if self.closed else held)
 
     def writing_paused(self) -> None:
         """It does not read what it is sent: its next commands wait until it does."""
@@ -99,10 +109,14 @@ class ClientConnection:
     def writing_resumed(self) -> None:
         self.clogged = False
         self._settle_reading()
+        self._answer_what_waits()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.was_dropped = not (self.closed or self._has_left or self.clogged)
         self.closed = True
+        while self._waiting:
+            self._waiting.popleft()()  # nothing is made for a connection that is closed
+        self._server.buffers.hold_input(self, 0)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -151,7 +165,7 @@ class ClientConnection:
     def _close_if_idle(self) -> None:
         """A session ends in its own time. Without one, whoever is still there asks something now and then, or pings."""
         idle_s = self._server.limits.idle_timeout_s
-        is_busy = self.session or self.asked or self._questions or self.crowded or self.is_local
+        is_busy = self.session or self.asked or self.questions or self.crowded or self.is_local
         left_s = idle_s if is_busy else self.heard + idle_s - self._server.loop.time()
         if left_s > 0:
             self._expect_a_word(left_s)
@@ -223,10 +237,10 @@ class ClientConnection:
             self._envelope(frames.open_envelope(frame))
         elif kind == Kind.QUERY:
             self._need_leader()
-            self._questions += 1
+            self.questions += 1
             self._server.query(self, *frames.open_numbered(frame))
         elif kind == Kind.ADMIN:
-            self._questions += 1
+            self.questions += 1
             self._server.admin(self, *frames.open_numbered(frame))
         elif kind == Kind.GOODBYE:  # the client lives, and attaches elsewhere
             self._has_left = True
@@ -276,10 +290,29 @@ class ClientConnection:
 
     def send(self, kind: Kind, status: int, number: int, index: int, body: bytes) -> None:
         """A REPLY or an ANSWER: behind what was queued before, and out at once."""
-        self._questions -= kind == Kind.ANSWER
+        if kind == Kind.ANSWER:
+            self.questions -= 1
+            self._server.buffers.output_bytes += len(body)
         if not self.closed:
             self.queue.append(frames.reply(kind, status, number, index, body))
             self.flush()
+
+    def answer(self, make: Callable[[], None]) -> None:
+        """Call `make`, which makes an answer and sends it: now, or when there is room for what it sends."""
+        self._waiting.append(make)
+        self._answer_what_waits()
+
+    def _answer_what_waits(self) -> None:
+        """In the order asked. Answers are as large as half a frame, so they are not made before they can go out."""
+        while self._waiting and not self.closed:
+            unsent = self._connection.buffered()
+            if unsent > self._server.limits.write_buffer_bytes * ANSWERS_SHARE:
+                break
+            if unsent and not self._server.buffers.has_room_for_answers():
+                break
+            self._waiting.popleft()()
+        if self._waiting:
+            self._watch()
 
     def flush(self) -> None:
         queue = self.queue
@@ -288,7 +321,7 @@ class ClientConnection:
         if self.closed:
             return
         self._connection.write(data)
-        if self._connection.buffered() > self._server.limits.write_buffer_bytes:
+        if self._connection.buffered() > UNCOUNTED_BYTES:
             self._watch()
 
     def refuse(self, error: RequestError | ProtocolError) -> None:
@@ -313,22 +346,39 @@ class ClientConnection:
     def _watch(self) -> None:
         if self not in self._server.slow:
             self._server.slow[self] = None
-            self._unsent, self._took_at = self._connection.buffered(), self._server.loop.time()
+            self.unsent_bytes, self.took_at = self._connection.buffered(), self._server.loop.time()
 
     def look(self, now: float) -> bool:
         """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest; one that
         takes nothing, and for which too much waits, is given up."""
-        before, self._unsent = self._unsent, self._connection.buffered()
-        if self._unsent < before:
-            self.heard = self._took_at = now
-        too_much = self._unsent > self._server.limits.write_buffer_bytes
-        if too_much and now - self._took_at > UNREAD_S and not self.closed:
-            log.warning(
-                "a client does not read what it is sent; its connection is closed", remote=self._connection.remote
+        before, self.unsent_bytes = self.unsent_bytes, self._connection.buffered()
+        if self.unsent_bytes < before:
+            self.heard = self.took_at = now
+        if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:
+            self._cut_off("a client does not read what it is sent; its connection is closed")
+        self._answer_what_waits()
+        return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.clogged or self._waiting) and not self.closed
+
+    def drop_unsent(self, limit_bytes: int) -> None:
+        self._cut_off(
+            f"over all connections more than {limit_bytes} bytes (limits.output_bytes) are unsent; that of a client "
+            "which reads too little is closed"
+        )
+
+    def drop_unfinished_frame(self, limit_bytes: int) -> None:
+        self._partial.keep(b"", 0)
+        self.refuse(
+            Overloaded(
+                f"over all connections more than {limit_bytes} bytes of unfinished frames (limits.input_bytes) are "
+                "held; the oldest gives way. Connect again and send it faster"
             )
+        )
+
+    def _cut_off(self, why: str) -> None:
+        if not self.closed:
+            self._server.lines.write(log.warning, why, remote=self._connection.remote)
             self.closed = True
             self._connection.abort()
-        return (too_much or self.clogged) and not self.closed
 
     def _settle_reading(self) -> None:
         """It is read from when there is neither reason against it; it has not been silent before that."""

@@ -494,7 +494,9 @@ class Node:
         sessions = self.group.sessions
         machine = sessions.machine
         state_bytes = machine.memory_bytes() if isinstance(machine, MemoryEstimating) else None
-        return Estimate((state_bytes or 0) + sessions.reply_bytes + self.group.log_bytes(), state_bytes is not None)
+        buffers = self._outlets().buffers
+        other_bytes = sessions.reply_bytes + self.group.log_bytes() + buffers.input_bytes + buffers.output_bytes
+        return Estimate((state_bytes or 0) + other_bytes, state_bytes is not None)
 
     async def storage_usage(self) -> StorageUsage:
         return await run_on(self.disk(), self.storage().usage)

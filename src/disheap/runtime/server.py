@@ -41,6 +41,7 @@ from disheap.protocol.frames import (
     fault,
 )
 from disheap.runtime.admission import AdmissionLimits
+from disheap.runtime.buffers import Buffers
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.session_table import Session, proof_of
 from disheap.runtime.sessions import Outlets, wrong_secret
@@ -71,6 +72,9 @@ class ServerLimits(msgspec.Struct, frozen=True):
     write_buffer_bytes: int
     queries: int
     admission: AdmissionLimits = AdmissionLimits()
+    queries_per_connection: int = 128
+    input_bytes: int = 64 << 20
+    output_bytes: int = 256 << 20
 
 
 class Directory(Protocol):
@@ -114,6 +118,7 @@ class Server(Outlets):
         self.short: RequestError | None = None  # why commands that bring something in are refused now
         self.takes_transient = True  # though it is short
         self._shortages: dict[type[RequestError], tuple[RequestError, bool]] = {}
+        self.buffers = Buffers(limits.input_bytes, limits.output_bytes)
         self.group: Group
         self._directory = directory
         self._draw = draw  # a 63-bit number that no one draws twice
@@ -290,9 +295,18 @@ class Server(Outlets):
             return
         self._queries += 1
 
-        def answer(ok: bool) -> None:
+        def is_ready(ok: bool) -> None:
+            if ok:
+                connection.answer(answer)
+                return
             self._queries -= 1
-            if not ok:  # leadership was lost: the client asks the next leader
+            connection.refuse(NotLeader(self._directory.leader_address()))  # the client asks the next leader
+
+        def answer() -> None:
+            self._queries -= 1
+            if connection.closed:
+                return
+            if not self.leads:  # meanwhile: the state may be another's, and older
                 connection.refuse(NotLeader(self._directory.leader_address()))
                 return
             group = self.group
@@ -307,12 +321,16 @@ class Server(Outlets):
                     Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown("the query failed; see the node's log"))
                 )
 
-        self.group.read(answer)
+        self.group.read(is_ready)
 
     def _takes_one_more(self, connection: ClientConnection, number: int, there: int) -> bool:
-        if there < self.limits.queries:
+        limits = self.limits
+        if there < limits.queries and connection.questions <= limits.queries_per_connection:
             return True
-        refusal = Overloaded(f"the node has its limit of {self.limits.queries} queries under way; ask again")
+        refusal = Overloaded(
+            f"the node has its limit of {limits.queries} queries under way, or this connection its limit of "
+            f"{limits.queries_per_connection}; ask again"
+        )
         connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(refusal))
         return False
 
@@ -440,7 +458,8 @@ class Server(Outlets):
         self._swept_at = now
         for connection in list(self.slow):
             if not connection.look(now):
-                del self.slow[connection]
+                self.slow.pop(connection, None)
+        self.buffers.look_at_output(list(self.slow), now)
         if not self.leads:
             return
         if late > STALL_S + SWEEP_S:

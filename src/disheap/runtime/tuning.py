@@ -104,6 +104,9 @@ def server_limits(config: NodeConfig) -> ServerLimits:
             max_sessions_per_principal=limits.max_sessions_per_principal,
             reserved_sessions=min(limits.reserved_sessions, limits.sessions // RESERVE_PARTS),
         ),
+        queries_per_connection=limits.queries_per_connection,
+        input_bytes=limits.input_bytes,
+        output_bytes=limits.output_bytes,
     )
 
 

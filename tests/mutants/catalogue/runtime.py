@@ -10,6 +10,7 @@ CLOCKS = "tests/runtime/test_clocks.py::"
 SESSIONS = "tests/runtime/test_sessions.py::"
 CONTRACT = "tests/plugins/test_contract_check.py::"
 GROUP = "tests/runtime/test_order.py::"
+BUFFERS = "tests/runtime/test_buffers.py::"
 MEMORY = "tests/runtime/test_memory.py::"
 ROOM = "tests/runtime/test_room.py::"
 FAILURES = "tests/runtime/test_failures.py::"
@@ -266,8 +267,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap.runtime.connections",
-                "if too_much and now - self._took_at > UNREAD_S and not self.closed:",
-                "if too_much and not self.closed:",
+                "if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:",
+                "if self.unsent_bytes > self._server.limits.write_buffer_bytes:",
             ),
         ),
         (
@@ -349,6 +350,65 @@ MUTANTS = (
             "tests/client/test_session.py::"
             "test_a_refusal_for_want_of_room_says_nothing_of_what_was_sent_before_on_another_connection",
         ),
+    ),
+    Mutant(
+        "unfinished-frames-without-bound",
+        "a few hundred connections with half a frame each take all memory",
+        (Patch("disheap.runtime.buffers", "while self.input_bytes > self._input_max_bytes:", "while False:"),),
+        (BUFFERS + "test_unfinished_frames_of_many_connections_take_no_more_than_the_limit_and_others_are_served",),
+        simulated=False,
+    ),
+    Mutant(
+        "unfinished-frame-counted-for-ever",
+        "frames that were finished use up the room of those that are not",
+        (
+            Patch(
+                "disheap.runtime.connections",
+                "if held > UNCOUNTED_BYTES or self.input_bytes:",
+                "if held > UNCOUNTED_BYTES:",
+            ),
+        ),
+        (BUFFERS + "test_unfinished_frames_of_many_connections_take_no_more_than_the_limit_and_others_are_served",),
+        simulated=False,
+    ),
+    Mutant(
+        "answers-made-for-whoever-reads-nothing",
+        "a thousand unread answers take a gigabyte",
+        (
+            Patch(
+                "disheap.runtime.connections",
+                "if unsent > self._server.limits.write_buffer_bytes * ANSWERS_SHARE:",
+                "if False:",
+            ),
+        ),
+        (BUFFERS + "test_answers_that_nobody_reads_are_not_made_and_come_in_order_when_they_are_read",),
+        simulated=False,
+    ),
+    Mutant(
+        "answers-of-lost-connections-keep-their-places",
+        "clients that leave before they have read their answers leave no place for other questions",
+        (
+            Patch(
+                "disheap.runtime.connections",
+                "        while self._waiting:\n            self._waiting.popleft()()  # nothing is made for a",
+                "        while False:\n            self._waiting.popleft()()  # nothing is made for a",
+            ),
+        ),
+        (BUFFERS + "test_questions_of_a_connection_that_is_gone_leave_their_places",),
+        simulated=False,
+    ),
+    Mutant(
+        "unread-output-without-bound",
+        "many consumers that read nothing take all memory, each within its own bound",
+        (
+            Patch(
+                "disheap.runtime.buffers",
+                "        if self.output_bytes <= self._output_max_bytes:\n            return\n",
+                "        return\n",
+            ),
+        ),
+        (BUFFERS + "test_over_all_connections_no_more_waits_than_the_limit",),
+        simulated=False,
     ),
     Mutant(
         "full-memory-ignored",

@@ -1,0 +1,66 @@
+"""What a node holds for all its clients' connections together: unfinished frames, and bytes that nobody reads.
+
+Each connection has bounds of its own (`limits.frame_bytes`, `limits.write_buffer_bytes`), and thousands of connections
+may reach them at once. Owns the two totals and decides which connection gives way. What comes in cannot wait: a
+connection that is not read from never finishes its frame. So the oldest unfinished frame goes. Answers can wait: they
+are made when there is room for them. Pushes cannot, so the connection goes that takes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+UNCOUNTED_BYTES = 16 << 10
+"""Less than this of a frame, or unsent to a connection, is not counted: with 4,096 connections 64 MiB."""
+STALLED_S = 1.0
+"""A connection that takes nothing for so long gives way before one that takes something."""
+
+
+class Held(Protocol):
+    """A connection, as the buffers see it."""
+
+    input_bytes: int  # counted here for it, written here alone
+    unsent_bytes: int  # at the last look
+    took_at: float  # when it took something
+
+    def drop_unfinished_frame(self, limit_bytes: int) -> None: ...
+    def drop_unsent(self, limit_bytes: int) -> None: ...
+
+
+class Buffers:
+    def __init__(self, input_max_bytes: int, output_max_bytes: int) -> None:
+        self.input_bytes = 0
+        self.output_bytes = 0  # at the last look, and what answers have added since
+        self._input_max_bytes = input_max_bytes
+        self._output_max_bytes = output_max_bytes
+        self._unfinished: dict[Held, None] = {}  # the oldest first
+
+    def hold_input(self, connection: Held, size: int) -> None:
+        """So much of a frame is there. The oldest unfinished frame gives way where all of them are too much."""
+        before = connection.input_bytes
+        size = size if size > UNCOUNTED_BYTES else 0
+        if size < before:
+            self._unfinished.pop(connection, None)  # that frame is whole; another has begun
+        self.input_bytes += size - before
+        connection.input_bytes = size
+        if size:
+            self._unfinished[connection] = None
+        while self.input_bytes > self._input_max_bytes:
+            oldest = next(iter(self._unfinished))
+            self.hold_input(oldest, 0)
+            oldest.drop_unfinished_frame(self._input_max_bytes)
+
+    def has_room_for_answers(self) -> bool:
+        return self.output_bytes < self._output_max_bytes
+
+    def look_at_output(self, connections: list[Held], now: float) -> None:
+        """`connections` are those that have something unsent. Who takes nothing gives way first, the largest of them;
+        then the largest."""
+        self.output_bytes = sum(one.unsent_bytes for one in connections)
+        if self.output_bytes <= self._output_max_bytes:
+            return
+        for one in sorted(connections, key=lambda one: (now - one.took_at < STALLED_S, -one.unsent_bytes)):
+            self.output_bytes -= one.unsent_bytes
+            one.drop_unsent(self._output_max_bytes)
+            if self.output_bytes <= self._output_max_bytes:
+                break
