@@ -196,6 +196,8 @@ class ServedNode:
 
     # --- a directory ---
 
+    def look_at_memory(self) -> None: ...
+
     def leader_address(self) -> str:
         return "n1:8400"
 

@@ -26,6 +26,7 @@ from disheap.runtime.memory import (
     mark_bytes,
 )
 from disheap.runtime.node import Node
+from disheap.runtime.server import MEMORY_LOOK_BYTES
 
 MIB = 1 << 20
 MARK = 400 * MIB
@@ -243,6 +244,8 @@ def test_a_node_without_a_mark_still_heeds_the_others() -> None:
     assert host.refusal is None
     host.hears(2, True)
     assert host.refusal is not None
+    host.look(NOTICE_VALID_S)
+    assert host.refusal is None
 
 
 @pytest.mark.parametrize(
@@ -314,6 +317,17 @@ async def test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_re
         assert await client.call(b"+10", seq=1) == (Status.OK, b"11"), "the same number again"
         status = (await node.status())["memory"]
         assert not status["is_short"] and status["resident_bytes"] == 10 * MIB
+
+
+async def test_a_leader_that_takes_much_in_looks_before_its_time(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, node = await cluster.client(), cluster.nodes["n1"]
+        node.upkeep.memory._looked_at = float("inf")  # the clock alone asks for no look
+        short(cluster, ["n1"])
+        for seq in range(1, MEMORY_LOOK_BYTES // MIB + 1):
+            assert await client.call(b"+1" + b" " * MIB, seq=seq) == (Status.OK, b"%d" % seq)
+        await client.call(b"-1")
+        assert refuses(node)
 
 
 async def test_a_leader_hears_that_a_follower_is_short(tmp_path: Path) -> None:

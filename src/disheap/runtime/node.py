@@ -490,6 +490,10 @@ class Node:
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
         self._outlets().note_shortage(kind, reason, takes_transient)
 
+    def look_at_memory(self) -> None:
+        """Before its time: much has come in."""
+        self.upkeep.memory.look()
+
     def memory_estimate(self) -> Estimate:
         sessions = self.group.sessions
         machine = sessions.machine

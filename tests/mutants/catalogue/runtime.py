@@ -424,6 +424,13 @@ MUTANTS = (
         (MEMORY + "test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_refused",),
     ),
     Mutant(
+        "memory-looked-at-by-the-clock-alone",
+        "a leader that takes hundreds of megabytes a second is far above its mark before it looks",
+        (Patch("disheap.runtime.server", "            self._directory.look_at_memory()\n", ""),),
+        (MEMORY + "test_a_leader_that_takes_much_in_looks_before_its_time",),
+        simulated=False,
+    ),
+    Mutant(
         "full-memory-never-over",
         "a node that was short of memory once takes nothing any more",
         (
