@@ -353,6 +353,21 @@ async def test_disk_and_memory_may_both_be_short_and_either_alone_refuses(tmp_pa
         assert not refuses(node)
 
 
+async def test_the_estimate_of_a_node_holds_what_waits_on_its_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Cluster(tmp_path, nodes=3) as cluster:
+        node = await cluster.wait_leader()
+        before = node.memory_estimate().total_bytes
+        link = next(iter(node._peering._outgoing.values()))
+        assert link._connection is not None
+        monkeypatch.setattr(link._connection, "buffered", lambda: 50 * MIB)
+        incoming = next(iter(node._peering._incoming))
+        incoming._reader.feed((3 * MIB).to_bytes(4, "little") + bytes(2 * MIB))
+        grown = node.memory_estimate().total_bytes - before
+        assert 51 * MIB < grown < 53 * MIB
+
+
 async def test_the_estimate_of_a_node_holds_its_state_its_log_and_the_replies_it_keeps(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1, machine="heap", limits=Limits(session_window=100)) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]

@@ -301,6 +301,11 @@ class FrameReader:
         self._partial = Partial()
         self.limit = limit
 
+    @property
+    def held_bytes(self) -> int:
+        """Of a frame that is not whole."""
+        return len(self._partial)
+
     def feed(self, data: bytes) -> tuple[bytes, list[tuple[int, int]]]:
         """Returns the buffer and the frames whole in it, as (start, end) with the length field included."""
         frames: list[tuple[int, int]] = []

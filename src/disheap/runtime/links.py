@@ -90,6 +90,11 @@ class _Handshaking:
     def _late(self) -> None:
         self.abort()
 
+    def held_bytes(self) -> int:
+        """Unsent, and of a frame that is not whole."""
+        unsent = self._connection.buffered() if self._connection is not None else 0
+        return unsent + self._reader.held_bytes
+
     def abort(self) -> None:
         if self._connection is not None:
             self._connection.abort()

@@ -104,6 +104,10 @@ class Peering:
         for link in self._outgoing.values():
             link.send_notice(notice)
 
+    def held_bytes(self) -> int:
+        """Unsent to peers, and of frames that peers have not finished."""
+        return sum(link.held_bytes() for link in (*self._outgoing.values(), *self._incoming))
+
     def is_connected(self, peer: NodeId) -> bool:
         link = self._outgoing.get(peer)
         return link is not None and link.up
