@@ -42,7 +42,7 @@ class Host:
         self.silent: set[int] = set()
         self.takes_part = True
         self.made_room: list[int] = []
-        self.snapshotter = SimpleNamespace(make_room=self.made_room.append)
+        self.snapshotter = SimpleNamespace(make_room=self.made_room.append, bytes_applied=0)
         self.takes_transient = True
         self.leads = leads
         self.error: Exception | None = None
@@ -97,6 +97,15 @@ def test_the_disk_is_looked_at_once_in_a_while() -> None:
     host.now += LOOK_S
     host.room.tick()
     assert host.looks == 2
+
+
+def test_the_disk_is_looked_at_again_when_an_eighth_of_the_mark_was_written() -> None:
+    host = Host()
+    host.room.tick()
+    for written, looks in ((MARK // 8, 1), (MARK // 8 + 1, 2), (MARK // 4, 2), (MARK, 3)):
+        host.snapshotter.bytes_applied = written
+        host.room.tick()
+        assert host.looks == looks
 
 
 def test_below_the_mark_a_leader_refuses_says_why_and_tells_the_others() -> None:

@@ -73,6 +73,11 @@ class Snapshotter:
     def running(self) -> bool:
         return self._run is not None
 
+    @property
+    def bytes_applied(self) -> int:
+        """Of commands, since this node started."""
+        return self._bytes_applied
+
     def applied(self, entries: tuple[Entry, ...]) -> None:
         """Count what was applied; start when one is due."""
         for entry in entries:
