@@ -10,6 +10,7 @@ from __future__ import annotations
 from disheap.errors import ConsumerNotFound, InvalidArgument, TopicInUse
 from disheap.protocol.broker import (
     CREDIT_BYTES_MAX,
+    CREDIT_GROUP_CONSUMERS_MAX,
     CREDIT_MAX,
     Cancel,
     ConsumerEnded,
@@ -22,12 +23,12 @@ from disheap.protocol.broker import (
     Subscribe,
     Subscribed,
 )
-from disheap_heap import timers
+from disheap_heap import credit, timers
 from disheap_heap.checks import find_topic, no_room, require_access
 from disheap_heap.delivery import end, finish_ticket, give_back_all, serve, watch_unused
 from disheap_heap.leases import find_consumer
 from disheap_heap.settings import ANSWER_BYTES, POP_MAX
-from disheap_heap.state import Consumer, Lease, Session, State, Topic
+from disheap_heap.state import Consumer, CreditGroup, Lease, Session, State, Topic
 from disheap_heap.topics import delete
 from disheap_heap.words import DONE, encode
 
@@ -37,8 +38,11 @@ def subscribe(state: State, session: int, command: Subscribe) -> bytes:
     credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
     if command.exclusive and topic.active:
         raise TopicInUse(f"topic {topic.name!r} has other consumers; cancel them before one can have it to itself")
+    group = _group(state, session, command, credit_bytes) if command.group else None
     consumer = _new_consumer(state, session, topic, command.credit, credit_bytes)
     consumer.no_ack, consumer.lease_ms, consumer.exclusive = command.no_ack, command.lease_ms, command.exclusive
+    if group is not None:
+        credit.enter(group, consumer)
     _start(state, consumer)
     return encode(Subscribed(consumer.number))
 
@@ -62,9 +66,14 @@ def pop(state: State, session: int, command: Pop) -> bytes:
 
 
 def set_credit(state: State, session: int, command: SetCredit) -> bytes:
+    if command.group:
+        return _set_group_credit(state, session, command)
     consumer = find_consumer(state, session, command.consumer)
     if consumer is None or consumer.ended or consumer.limit:
         raise ConsumerNotFound(f"consumer {command.consumer} has ended, or is a pop; subscribe again")
+    if consumer.group is not None:
+        number = consumer.group.key[1]
+        raise InvalidArgument(f"consumer {consumer.number} shares the credit of group {number}; set that group's")
     consumer.credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
     consumer.credit = command.credit
     if not consumer.hungry():
@@ -73,6 +82,34 @@ def set_credit(state: State, session: int, command: SetCredit) -> bytes:
         consumer.topic.ring.setdefault(consumer.number, consumer)
         serve(state, consumer.topic)
     return DONE
+
+
+def _set_group_credit(state: State, session: int, command: SetCredit) -> bytes:
+    owner = state.sessions.get(session)
+    group = owner.groups.get(command.group) if owner is not None else None
+    if command.consumer:
+        raise InvalidArgument("a credit is set for a consumer or for a group, not for both; consumer is 0 for a group")
+    if group is None:
+        raise ConsumerNotFound(f"no consumer of this session is in group {command.group}; subscribe first")
+    credit.set_credit(state, group, command.credit, _checked_credit(state, command.credit, command.credit_bytes))
+    return DONE
+
+
+def _group(state: State, session: int, command: Subscribe, credit_bytes: int) -> CreditGroup:
+    """The group that a new consumer joins, with the credit that it brings."""
+    if command.no_ack:
+        raise InvalidArgument("a consumer without acknowledgements uses up no credit; it belongs to no group")
+    groups = state.sessions[session].groups
+    group = groups.get(command.group)
+    if group is None:
+        group = groups[command.group] = CreditGroup(session, command.group, command.credit, credit_bytes)
+    elif len(group.consumers) >= CREDIT_GROUP_CONSUMERS_MAX:
+        raise InvalidArgument(
+            f"group {command.group} has {len(group.consumers)} consumers, the most that may share a credit; use another"
+        )
+    else:
+        credit.set_credit(state, group, command.credit, credit_bytes)
+    return group
 
 
 def cancel(state: State, session: int, command: Cancel) -> bytes:
@@ -138,6 +175,7 @@ def expired(state: State, number: int) -> None:
     if session is None:
         return
     session.attached = False
+    credit.dissolve(state, session)
     for topic_number in sorted(session.owned):
         delete(state, session.owned[topic_number], "its owner's session is over")
     for consumer in list(session.consumers.values()):
@@ -152,9 +190,10 @@ def expired(state: State, number: int) -> None:
 def _flow(state: State, session: Session) -> None:
     """Those who may take messages again join their rings, the oldest consumer first."""
     topics: dict[int, Topic] = {}
+    for group in session.groups.values():
+        credit.free(state, group)
     for consumer in session.consumers.values():
-        if consumer.number not in consumer.topic.ring and consumer.hungry():
-            consumer.topic.ring[consumer.number] = consumer
+        if credit.join(state, consumer):
             topics[consumer.topic.number] = consumer.topic
     for topic in topics.values():
         serve(state, topic)
@@ -214,6 +253,5 @@ def _start(state: State, consumer: Consumer) -> None:
     topic.active += 1
     topic.subscribers += not consumer.limit
     watch_unused(state, topic)
-    if consumer.hungry():
-        topic.ring[consumer.number] = consumer
+    credit.join(state, consumer)
     serve(state, topic)

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import islice
 
 from disheap.protocol.broker import Deliver, PopDone
-from disheap_heap import timers
+from disheap_heap import credit, timers
 from disheap_heap.footprint import let_go, take_in
 from disheap_heap.messages import Message
 from disheap_heap.state import Consumer, Lease, State, Topic, Trash
@@ -66,6 +66,21 @@ def serve_some(state: State, topic: Topic, limit: int) -> int:
     return done
 
 
+def serve_freed(state: State) -> None:
+    """The end of a call: groups of consumers that have room again are served, as far as the call may still do that."""
+    while state.freed and state.may_serve > 0:
+        state.may_serve -= serve_freed_one(state)
+
+
+def serve_freed_one(state: State) -> int:
+    """One group. Returns the units of work that its consumers stand for; the deliveries count by themselves."""
+    consumers, units = credit.next_freed(state)
+    for consumer in consumers:
+        if credit.join(state, consumer):
+            serve(state, consumer.topic)
+    return units
+
+
 def serve_all(state: State, topics: Iterable[Topic]) -> None:
     for topic in topics:
         serve(state, topic)
@@ -93,7 +108,7 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
     if consumer.hungry():
         topic.ring.move_to_end(consumer.number)
     else:
-        del topic.ring[consumer.number]
+        topic.ring.pop(consumer.number, None)  # its group may have left all rings
         if consumer.limit and consumer.delivered >= consumer.limit:
             finish_ticket(state, consumer)
 
@@ -103,7 +118,7 @@ def _lease(state: State, topic: Topic, consumer: Consumer, message: Message) -> 
     number = message.id
     until_ms = state.now_ms + consumer.lease_ms if consumer.lease_ms else 0
     state.leases[number] = consumer.leases[number] = Lease(message, message.attempts + 1, until_ms, consumer)
-    consumer.held_bytes += len(message.payload)
+    credit.take(consumer, len(message.payload))
     topic.leased += 1
     if until_ms:
         state.timers.arm(timers.LEASE, number, until_ms)
@@ -115,13 +130,12 @@ def release(state: State, lease: Lease) -> Topic:
     message, _, until_ms, consumer = lease
     topic = consumer.topic
     del state.leases[message.id], consumer.leases[message.id]
-    consumer.held_bytes -= len(message.payload)
+    credit.give(state, consumer, len(message.payload))
     topic.leased -= 1
     if until_ms:
         state.timers.disarm(timers.LEASE, message.id)
-    if consumer.number not in topic.ring and consumer.hungry():
-        topic.ring[consumer.number] = consumer
-    elif consumer.ended and not consumer.leases:
+    credit.join(state, consumer)
+    if consumer.ended and not consumer.leases:
         forget(state, consumer)
     return topic
 
@@ -164,8 +178,7 @@ def give_back_some(state: State, consumer: Consumer, limit: int) -> int:
         state.returning.pop(consumer.number, None)
     for lease in leases:
         give_back(state, lease)
-    if consumer.number not in consumer.topic.ring and consumer.hungry():
-        consumer.topic.ring[consumer.number] = consumer
+    credit.join(state, consumer)
     return len(leases)
 
 
@@ -241,6 +254,7 @@ def forget(state: State, consumer: Consumer) -> None:
     number = consumer.number
     del state.consumers[number], consumer.session.consumers[number], consumer.topic.consumers[number]
     state.returning.pop(number, None)
+    credit.forget(state, consumer)
 
 
 def watch_unused(state: State, topic: Topic) -> None:

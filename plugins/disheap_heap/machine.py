@@ -17,6 +17,7 @@ from disheap.interfaces import Effects, MachineContext, Principal
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, snapshot, topics, work
+from disheap_heap.delivery import serve_freed
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
 from disheap_heap.words import known_tag
@@ -96,7 +97,10 @@ class HeapMachine:
         if time_ms > state.now_ms:
             state.now_ms = time_ms
         effects = state.start()
-        return HANDLERS[type(decoded)](state, session, decoded), effects
+        reply = HANDLERS[type(decoded)](state, session, decoded)
+        if state.freed:
+            serve_freed(state)
+        return reply, effects
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
         state = self._state
@@ -114,7 +118,9 @@ class HeapMachine:
         except UNREADABLE as error:
             raise InvalidArgument(f"an ATTACH that does not say what is held: {error}") from None
         effects = self._state.start()
-        return consumers.attached(self._state, session, named), effects
+        reply = consumers.attached(self._state, session, named)
+        serve_freed(self._state)
+        return reply, effects
 
     def session_detached(self, session: int) -> Effects:
         consumers.detached(self._state, session)
@@ -123,6 +129,7 @@ class HeapMachine:
     def session_expired(self, session: int) -> Effects:
         effects = self._state.start()
         consumers.expired(self._state, session)
+        serve_freed(self._state)
         return effects
 
     # --- what looks at it ---

@@ -45,10 +45,10 @@ from disheap_heap.exchanges import Exchange, add_binding
 from disheap_heap.footprint import take_in
 from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.settings import HeapSettings
-from disheap_heap.state import Consumer, Lease, Session, State, Topic
+from disheap_heap.state import Consumer, CreditGroup, Lease, Session, State, Topic
 from disheap_heap.words import encode
 
-FORMAT = 2
+FORMAT = 3
 PIECE_BYTES = 256 << 10
 """A piece; and what a block's payloads are gathered up to, so that a piece is a fraction of a millisecond."""
 BLOCK_ROWS = 512
@@ -63,12 +63,15 @@ TABLES = (
     "topics",
     "exchanges",
     "bindings",
+    "groups",
     "consumers",
+    "turns",
     "rings",
     "ready",
     "delayed",
     "leases",
     "unserved",
+    "freed",
     "returning",
     "end",
 )
@@ -103,6 +106,7 @@ def restore(settings: HeapSettings, chunks: Iterable[bytes]) -> State:
 
 def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]]]:
     consumers = list(state.consumers.values())
+    groups = _groups(state)
     topics = list(state.topics.values())
     ready = [(one.number, one.ready.records.copy()) for one in topics if one.ready.records]
     delayed = [(one.number, one.delayed.copy()) for one in topics if one.delayed]
@@ -115,14 +119,21 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
         ("topics", [_topic_row(one) for one in topics]),
         ("exchanges", [(one.name, one.kind, one.auto_delete, one.alternate) for one in state.exchanges.values()]),
         ("bindings", [(one.name, key, number) for one in state.exchanges.values() for key, number in one.bindings]),
+        ("groups", [(*one.key, one.credit, one.credit_bytes) for one in groups]),
         ("consumers", [_consumer_row(one) for one in consumers]),
+        ("turns", [(*one.key, number) for one in groups for number in one.consumers]),
         ("rings", [(one.number, number) for one in topics for number in one.ring]),
         ("ready", (rows.row(m, number) for number, records in ready for m in records.values())),
         ("delayed", (rows.row(m, number, due) for number, records in delayed for due, m in records.values())),
         ("leases", (rows.row(one.message, one.consumer.number, one.epoch, one.until_ms) for one in leases.values())),
         ("unserved", [(number,) for number in state.unserved]),
+        ("freed", list(state.freed)),
         ("returning", [(number,) for number in state.returning]),
     ]
+
+
+def _groups(state: State) -> list[CreditGroup]:
+    return [group for session in state.sessions.values() for group in session.groups.values()]
 
 
 def _topic_row(topic: Topic) -> Row:
@@ -133,7 +144,8 @@ def _topic_row(topic: Topic) -> Row:
 def _consumer_row(one: Consumer) -> Row:
     topic = one.topic.number if one.topic.alive else 0
     shape = (one.credit, one.credit_bytes, one.no_ack, one.lease_ms, one.exclusive, one.limit, one.until_ms)
-    return (one.number, one.session.number, topic, one.delivered, one.ended, *shape)
+    group = one.group.key[1] if one.group is not None else 0
+    return (one.number, one.session.number, topic, one.delivered, one.ended, group, *shape)
 
 
 class _MessageRows:
@@ -268,20 +280,30 @@ class _Restorer:
         state = self._state
         add_binding(state, state.exchanges[exchange], key, state.numbers[topic_number])
 
+    def _groups(self, session: int, number: int, credit: int, credit_bytes: int) -> None:
+        self._state.sessions[session].groups[number] = CreditGroup(session, number, credit, credit_bytes)
+
     def _consumers(
-        self, number: int, session: int, topic_number: int, delivered: int, ended: bool, *shape: Any
+        self, number: int, session: int, topic_number: int, delivered: int, ended: bool, group: int, *shape: Any
     ) -> None:
         state = self._state
         credit, credit_bytes, *rest = shape
         topic = state.numbers[topic_number] if topic_number else _gone_topic()
         one = Consumer(number, self._session(session), topic, credit, credit_bytes)
         one.delivered, one.ended = delivered, ended
+        one.group = one.session.groups[group] if group else None
         one.no_ack, one.lease_ms, one.exclusive, one.limit, one.until_ms = rest
         state.consumers[number] = one.session.consumers[number] = topic.consumers[number] = one
         topic.active += not ended
         topic.subscribers += not ended and not one.limit
         if one.until_ms and not ended:
             state.timers.arm(timers.POP, number, one.until_ms)
+
+    def _turns(self, session: int, group: int, consumer: int) -> None:
+        self._state.sessions[session].groups[group].consumers[consumer] = self._state.consumers[consumer]
+
+    def _freed(self, session: int, group: int) -> None:
+        self._state.freed[session, group] = self._state.sessions[session].groups[group]
 
     def _session(self, number: int) -> Session:
         session = self._state.sessions.get(number) or self._gone_sessions.get(number)
@@ -315,6 +337,9 @@ class _Restorer:
         consumer, message = state.consumers[number], self._message(fields)
         state.leases[message.id] = consumer.leases[message.id] = Lease(message, epoch, until_ms, consumer)
         consumer.held_bytes += len(message.payload)
+        if consumer.group is not None:
+            consumer.group.held += 1
+            consumer.group.held_bytes += len(message.payload)
         consumer.topic.leased += 1
         state.message_bytes += len(message.payload)
         if until_ms:

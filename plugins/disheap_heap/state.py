@@ -28,7 +28,7 @@ Delayed = tuple[int, Message]
 class Session:
     """`attached`: it has a connection, as far as the log knows. `principal`: the name that its client proved."""
 
-    __slots__ = ("attached", "consumers", "number", "owned", "principal")
+    __slots__ = ("attached", "consumers", "groups", "number", "owned", "principal")
 
     def __init__(self, number: int, attached: bool, principal: str = "") -> None:
         self.number = number
@@ -36,6 +36,24 @@ class Session:
         self.attached = attached
         self.consumers: dict[int, Consumer] = {}
         self.owned: dict[int, Topic] = {}
+        self.groups: dict[int, CreditGroup] = {}
+
+
+class CreditGroup:
+    """One credit for several consumers of a session. `consumers`: the one whose turn is next comes first."""
+
+    __slots__ = ("consumers", "credit", "credit_bytes", "held", "held_bytes", "key")
+
+    def __init__(self, session: int, number: int, credit: int, credit_bytes: int) -> None:
+        self.key = (session, number)
+        self.credit = credit
+        self.credit_bytes = credit_bytes
+        self.held = 0
+        self.held_bytes = 0
+        self.consumers: OrderedDict[int, Consumer] = OrderedDict()
+
+    def is_full(self) -> bool:
+        return self.held >= self.credit or self.held_bytes >= self.credit_bytes
 
 
 class Consumer:
@@ -47,6 +65,7 @@ class Consumer:
         "delivered",
         "ended",
         "exclusive",
+        "group",
         "held_bytes",
         "lease_ms",
         "leases",
@@ -68,6 +87,7 @@ class Consumer:
         self.no_ack = False
         self.lease_ms = 0
         self.exclusive = False
+        self.group: CreditGroup | None = None  # where it shares its credit, its own does not count
         self.limit = 0  # a ticket's count; 0 for a subscription
         self.until_ms = 0  # when a ticket has waited long enough
         self.delivered = 0
@@ -77,11 +97,13 @@ class Consumer:
         self.leases: dict[int, Lease] = {}
 
     def hungry(self) -> bool:
-        """Would take a message now. Its place in the topic's ring and this answer always agree."""
+        """Would take a message now. Its place in the topic's ring and this answer agree, but for freed groups."""
         if self.ended or self.returning or not self.session.attached:
             return False
         if self.limit and self.delivered >= self.limit:
             return False
+        if self.group is not None:
+            return not self.group.is_full()
         return self.no_ack or (len(self.leases) < self.credit and self.held_bytes < self.credit_bytes)
 
 
@@ -169,6 +191,7 @@ class State:
         self.pattern_nodes = 0
         self.timers = Timers()
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # have messages and hungry consumers: postponed
+        self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have room again: see `credit`
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
         self.trash: list[Trash | Exchange] = []  # not state: see `work`
         self.effects: list[tuple[int, bytes]] = []

@@ -14,7 +14,7 @@ restored one never had it) and not yet on another. Its timers, until swept up, f
 
 from __future__ import annotations
 
-from disheap_heap import timers
+from disheap_heap import credit, timers
 from disheap_heap.delivery import (
     drop_waiting,
     finish_ticket,
@@ -34,7 +34,7 @@ from disheap_heap.topics import delete
 def advance(state: State, limit: int) -> int:
     """Returns the units done, without the freeing, which differs among replicas."""
     left = _fire_due(state, limit)
-    if state.unserved and left > 0:
+    if (state.unserved or state.freed) and left > 0:
         left -= _serve_waiting(state, left)
     if state.returning and left > 0:
         left -= _give_back_waiting(state, left)
@@ -45,7 +45,7 @@ def advance(state: State, limit: int) -> int:
 
 
 def backlog(state: State) -> bool:
-    if state.unserved or state.returning or state.trash:
+    if state.unserved or state.freed or state.returning or state.trash:
         return True
     deadline = state.timers.next_deadline()
     return deadline is not None and deadline <= state.now_ms
@@ -94,13 +94,24 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
 
 
 def _serve_waiting(state: State, limit: int) -> int:
-    """One slice for each topic in turn."""
+    """One slice for each topic in turn; then the groups of consumers that have room again."""
     done = 0
-    while state.unserved and done < limit:
-        number, topic = next(iter(state.unserved.items()))
-        done += serve_some(state, topic, min(SERVE_AT_ONCE, limit - done))
-        if number in state.unserved:
-            state.unserved.move_to_end(number)
+    while done < limit and (state.unserved or state.freed):
+        if state.unserved:
+            number, topic = next(iter(state.unserved.items()))
+            done += serve_some(state, topic, min(SERVE_AT_ONCE, limit - done))
+            if number in state.unserved:
+                state.unserved.move_to_end(number)
+        else:
+            done = min(limit, done + _serve_freed_group(state, limit - done))
+    return done
+
+
+def _serve_freed_group(state: State, limit: int) -> int:
+    consumers, done = credit.next_freed(state)
+    for consumer in consumers:
+        if credit.join(state, consumer):
+            done += serve_some(state, consumer.topic, max(0, limit - done))
     return done
 
 

@@ -5,14 +5,16 @@ sockets and event loops: everything goes through its `Connection`. A delivery ta
 what it stands for is (message id, lease epoch), which any leader knows, so an ack is as good after a failover as
 before it.
 
-Prefetch is credit, and credit is each consumer's own: a worker that takes from three queues has up to three times the
-count in hand, whatever they weigh. Without one (0) a consumer has `CREDIT_MAX` and `ENDLESS_BYTES`, never infinity.
+Prefetch is credit that the consumers of a channel share, whatever `a_global` says (Celery asks for it so): a worker
+that takes from five queues has the count in hand, and not five times as much. Between the queues the one served longest
+ago goes first. Without a count (0) a channel has `CREDIT_MAX` and `ENDLESS_BYTES`, never infinity. Consumers without
+acks have a credit each.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -53,7 +55,7 @@ its callback: the broker's own no-ack consumers are sent everything at once, how
 class Subscription:
     """One consumer: a tag here, a number at the broker."""
 
-    __slots__ = ("callback", "channel", "no_ack", "number", "on_cancel", "tag")
+    __slots__ = ("callback", "channel", "group", "no_ack", "number", "on_cancel", "tag")
 
     def __init__(
         self,
@@ -69,6 +71,7 @@ class Subscription:
         self.no_ack = no_ack
         self.on_cancel = on_cancel
         self.number = 0
+        self.group = 0  # the number under which it shares its credit; 0 for one without acks
 
     def deliver(self, push: broker.Deliver) -> None:
         self.callback(self.channel.incoming(push, self.tag, self.no_ack))
@@ -87,6 +90,7 @@ class Channel(base.StdChannel):
         self.channel_id = channel_id
         self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
         self.is_open = True
+        self._group = 0
         self._prefetch = 0
         self._prefetch_bytes = 0
         self.no_ack_consumers: set[str] = set()  # type: ignore[assignment]  # kombu reads it before it acknowledges
@@ -170,7 +174,8 @@ class Channel(base.StdChannel):
             raise PreconditionFailed(f"consumer tag {tag!r} is in use on this channel")
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
         credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else self._credit
-        command = broker.Subscribe(queue, *credit, False, 0, bool(exclusive))
+        subscription.group = 0 if no_ack else self._group_with_room()
+        command = broker.Subscribe(queue, *credit, False, 0, bool(exclusive), subscription.group)
         self._open_connection.subscribe(command, subscription)
         self._consumers[tag] = subscription
         if no_ack:
@@ -218,11 +223,23 @@ class Channel(base.StdChannel):
             self._open_connection.nack(tokens, discard=False)
 
     def basic_qos(self, prefetch_size: int = 0, prefetch_count: int = 0, a_global: bool = False, **_: Any) -> None:
-        """Holds for consumers to come, and at once for those that are there."""
+        """Holds for all consumers of the channel together: those to come, and at once for those that are there."""
         self._prefetch, self._prefetch_bytes = prefetch_count, prefetch_size
-        for subscription in self._consumers.values():
-            if not subscription.no_ack:
-                self._open_connection.send(broker.SetCredit(subscription.number, *self._credit))
+        for group in self._groups():
+            if group:
+                self._open_connection.send(broker.SetCredit(0, *self._credit, group))
+
+    def _groups(self) -> Counter[int]:
+        """The groups that share a credit, and how many consumers each has."""
+        return Counter(subscription.group for subscription in self._consumers.values())
+
+    def _group_with_room(self) -> int:
+        """The group of the next consumer. There is one for each `CREDIT_GROUP_CONSUMERS_MAX` consumers: so a channel of
+        more queues has the prefetch count for each so many."""
+        counts = self._groups()
+        if counts[self._group] >= broker.CREDIT_GROUP_CONSUMERS_MAX or not self._group:
+            self._group = self._open_connection.next_group()
+        return self._group
 
     def flow(self, active: bool = True) -> None:
         """Stop and go on with deliveries: not supported (nor by RabbitMQ); cancel the consumer instead."""

@@ -61,6 +61,7 @@ class Connection:
         self._lock = RLock()
         self._channels: dict[int, Channel] = {}
         self._channel_ids = count(1)
+        self._groups = count(1)
         self._subscriptions: dict[int, Subscription] = {}
         self._arrived: deque[broker.Push | SessionLost] = deque()
         self._acks: list[broker.Token] = []
@@ -82,6 +83,10 @@ class Connection:
         channel = Channel(self, next(self._channel_ids))
         self._channels[channel.channel_id] = channel
         return channel
+
+    def next_group(self) -> int:
+        """A number under which consumers of this connection's session share a credit."""
+        return next(self._groups)
 
     def release(self, channel: Channel, subscriptions: Iterable[Subscription], tokens: list[broker.Token]) -> None:
         """A channel was closed: its consumers end, what they and it held goes back."""

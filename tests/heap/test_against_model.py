@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from disheap.errors import CommandRefused, TopicInUse, TopicLocked, TopicMismatch
+from disheap.errors import CommandRefused, InvalidArgument, TopicInUse, TopicLocked, TopicMismatch
 from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap.testing.heap_model import Model, Reader, Shelf
@@ -38,12 +38,15 @@ names = st.sampled_from(NAMES)
 picks = st.integers(0, 1 << 30)
 priorities = st.integers(-2, 2) | st.sampled_from([broker.PRIORITY_MIN, broker.PRIORITY_MAX])
 delays = st.sampled_from([0, 0, 0, 5, 20])
+groups = st.sampled_from([0, 1, 1, 2])
 lease_times = st.sampled_from([0, 0, 10, 25])
 seldom = st.sampled_from([False, False, False, True])  # what leaves nothing behind would leave nothing to see
 payloads = st.sampled_from([b"", b"x", b"y" * 10])
 
 
 class HeapAgainstModel(RuleBasedStateMachine):
+    in_slices = False
+
     @initialize()
     def start(self) -> None:
         self.driver = Driver(sessions=0)
@@ -86,6 +89,7 @@ class HeapAgainstModel(RuleBasedStateMachine):
                 self.tokens.append((session, push.id, push.epoch))
 
     def expect_pushes(self) -> None:
+        self.model.settle_groups()
         assert self.seen == self.model.pushed
         self.model.pushed = []
 
@@ -148,16 +152,18 @@ class HeapAgainstModel(RuleBasedStateMachine):
         size=st.sampled_from([0, 1, 15]),
         no_ack=st.sampled_from([False, False, True]),
         lease=lease_times,
+        group=groups,
     )
-    def subscribe(self, pick: int, session: int, credit: int, size: int, no_ack: bool, lease: int) -> None:
+    def subscribe(self, pick: int, session: int, credit: int, size: int, no_ack: bool, lease: int, group: int) -> None:
         shelf = self.some_shelf(pick)
         if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
             return
-        answer = self.do(broker.Subscribe(shelf.name, credit, size, no_ack, lease), session)
+        group = 0 if no_ack or self.in_slices else group
+        answer = self.do(broker.Subscribe(shelf.name, credit, size, no_ack, lease, group=group), session)
         if self.refused_as_locked(answer, shelf, session):
             return
         shape = {"credit": credit, "credit_bytes": size or 1 << 24, "no_ack": no_ack, "lease_ms": lease}
-        assert answer.consumer == self.model.subscribe(session, shelf, **shape).number
+        assert answer.consumer == self.model.subscribe(session, shelf, group, **shape).number
         self.expect_pushes()
 
     @rule(pick=picks, session=sessions, count=st.integers(1, 4), wait=delays, lease=lease_times, no_ack=st.booleans())
@@ -183,8 +189,19 @@ class HeapAgainstModel(RuleBasedStateMachine):
         reader = self.some_reader(pick)
         if reader is None or reader.ended or reader.limit:
             return
+        if reader.group is not None:
+            self.set_group_credit(reader, credit, size)
+            return
         self.do(broker.SetCredit(reader.number, credit, size), reader.session)
         self.model.set_credit(reader, credit, size or 1 << 24)
+        self.expect_pushes()
+
+    def set_group_credit(self, reader: Reader, credit: int, size: int) -> None:
+        number = next(key[1] for key, group in self.model.groups.items() if group is reader.group)
+        assert self.do(broker.SetCredit(reader.number, credit, size), reader.session) is InvalidArgument
+        self.do(broker.SetCredit(0, credit, size, number), reader.session)
+        assert reader.group is not None
+        self.model.set_group_credit(reader.group, credit, size or 1 << 24)
         self.expect_pushes()
 
     @rule(pick=picks, give_back=st.booleans())
@@ -323,6 +340,7 @@ class HeapAgainstModel(RuleBasedStateMachine):
 class HeapInSlicesAgainstModel(HeapAgainstModel):
     """Each call delivers one message and puts the rest off, which is then worked off, a unit at a time."""
 
+    in_slices = True  # in slices the topics of a group are not served one behind the other
     expire = None  # type: ignore[assignment]  # its consumers' messages come back one by one, and so do deliveries
 
     def __init__(self) -> None:

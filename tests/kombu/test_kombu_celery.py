@@ -220,3 +220,21 @@ def test_workers_outlive_a_node_in_memory_that_is_restarted(node, run, trace):
     assert "pong" in command(node.url, "inspect", *PATIENTLY, "ping")
     assert [worker.stop() for worker in workers] == [0, 0], workers[0].said()
     assert "Unrecoverable" not in workers[0].said()
+
+
+def test_a_worker_of_many_queues_takes_one_task_at_a_time_and_leaves_the_rest_to_others(node, run, trace):
+    names = "abcde"
+    first = run(node, "-n", "w1@here", "-Q", ",".join(names))
+    first.wait_ready()
+    for name in names:
+        publish(node, note_when_let_go, trace, name, queue=name)
+    until(lambda: any(trace.has_begun(name) for name in names), "one is under way")
+    with disheap.sync.connect(node.url) as client:
+        leased = [client.topic(name).stats().leased for name in names]
+    assert sum(leased) <= 2, "one runs, and another is taken when Celery has acknowledged it, as it began"
+    second = run(node, "-n", "w2@here", "-Q", ",".join(names))
+    second.wait_ready(times=2)
+    until(lambda: sum(trace.has_begun(name) for name in names) == 2, "another runs in the other worker")
+    trace.let_go()
+    until(lambda: len(trace()) == 5, "all ran")
+    assert [worker.stop() for worker in (first, second)] == [0, 0]

@@ -175,10 +175,30 @@ def test_prefetch_is_credit_and_none_is_a_named_bound(channel, wire):
     assert (first.credit, first.credit_bytes) == (broker.CREDIT_MAX, ENDLESS_BYTES)
     assert (second.credit, second.credit_bytes) == (8, broker.CREDIT_BYTES_MAX), "the count alone decides"
     assert wire.told(broker.SetCredit) == [
-        broker.SetCredit(1, 8, broker.CREDIT_BYTES_MAX),
-        broker.SetCredit(1, 8, 1000),
-        broker.SetCredit(2, 8, 1000),
+        broker.SetCredit(0, 8, broker.CREDIT_BYTES_MAX, 1),
+        broker.SetCredit(0, 8, 1000, 1),
     ]
+
+
+def test_the_consumers_of_a_channel_share_their_prefetch_count(connection, channel, wire):
+    other = connection.channel()
+    for number, one in ((1, channel), (2, channel), (3, other)):
+        one.basic_qos(0, number, False)
+        one.basic_consume("q", consumer_tag=str(number))
+    other.basic_consume("q", no_ack=True)
+    first, second, third, no_ack = wire.told(broker.Subscribe)
+    assert first.group == second.group != third.group
+    assert no_ack.group == 0
+    assert wire.told(broker.SetCredit)[-1] == broker.SetCredit(0, 2, broker.CREDIT_BYTES_MAX, first.group)
+
+
+def test_more_consumers_than_may_share_a_credit_have_another(channel, wire, monkeypatch):
+    monkeypatch.setattr(broker, "CREDIT_GROUP_CONSUMERS_MAX", 2)
+    for number in range(5):
+        channel.basic_consume("q", consumer_tag=str(number))
+    assert [command.group for command in wire.told(broker.Subscribe)] == [1, 1, 2, 2, 3]
+    channel.basic_qos(0, 4, True)
+    assert [command.group for command in wire.told(broker.SetCredit)] == [1, 2, 3]
 
 
 def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire):

@@ -142,9 +142,12 @@ class Consumer:
 
     async def set_credit(self, credit: int, credit_bytes: int = 0) -> None:
         """From now on at most `credit` deliveries not yet settled, and `credit_bytes` of their payloads (0: the
-        machine's bound). What is out already stays. Raises `InvalidArgument`, and `ConsumerNotFound` at its end."""
+        machine's bound). What is out already stays. A shared credit is changed for its group. Raises `InvalidArgument`,
+        and `ConsumerNotFound` at its end."""
         await self._open()
-        await self._driver.request(broker.SetCredit(self._number or 0, credit, credit_bytes))
+        group = self._command.group
+        number = 0 if group else self._number or 0
+        await self._driver.request(broker.SetCredit(number, credit, credit_bytes, group))
 
     async def close(self) -> None:
         """End the consumer. May be called twice."""

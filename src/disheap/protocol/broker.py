@@ -20,10 +20,13 @@ NAME_CHARACTERS = 255
 EXCHANGE_KINDS = ("direct", "topic", "fanout")
 CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
 CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload: no bound, for whoever counts messages alone
+CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that share their credit
+CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
 BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
 Duration = Annotated[int, Meta(ge=0, le=DURATION_MAX_MS)]
+CreditGroup = Annotated[int, Meta(ge=0, le=CREDIT_GROUP_MAX)]
 Token = tuple[int, int]
 """A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is
 stale."""
@@ -84,7 +87,9 @@ class Subscribe(Exact, tag=4, frozen=True):
     """A consumer of a topic for this session. `credit`: most unacknowledged deliveries (1 to CREDIT_MAX).
     `credit_bytes`: the same in payload bytes (up to CREDIT_BYTES_MAX), 0 for the machine's bound; one message always
     passes. `no_ack`: deliveries are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives.
-    `exclusive`: no other consumer. Reply: `Subscribed`."""
+    `exclusive`: no other consumer. `group`: consumers of this session with the same number, 1 or more, share one
+    credit, which is then set to this one. Between their topics the one served longest ago goes first. Reply:
+    `Subscribed`."""
 
     topic: str
     credit: int
@@ -92,14 +97,16 @@ class Subscribe(Exact, tag=4, frozen=True):
     no_ack: bool = False
     lease_ms: Duration = 0
     exclusive: bool = False
+    group: CreditGroup = 0
 
 
 class SetCredit(Exact, tag=5, frozen=True):
-    """Reply: `Done`."""
+    """Of a consumer, or, where `group` is not 0, of that group; `consumer` is 0 then. Reply: `Done`."""
 
     consumer: int
     credit: int
     credit_bytes: int = 0
+    group: CreditGroup = 0
 
 
 class Cancel(Exact, tag=6, frozen=True):

@@ -1,6 +1,7 @@
 """What the heap machine should do, said as plainly as can be: lists that are sorted whenever somebody looks.
 
-Slow, without heaps or timers, and nothing is ever postponed; docs/reference/topics-and-messages.md says it in words.
+Slow, without heaps or timers. Nothing is postponed beyond the call, whose end is `settle_groups`;
+docs/reference/topics-and-messages.md says it in words.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ class Item:
 
 
 @dataclass(eq=False)
+class Group:
+    """Readers of a session that share one credit. `turns`: the one that is next comes first."""
+
+    credit: int
+    credit_bytes: int
+    turns: list[Reader] = field(default_factory=list)
+
+
+@dataclass(eq=False)
 class Reader:
     number: int
     session: int
@@ -39,6 +49,7 @@ class Reader:
     lease_ms: int = 0
     limit: int = 0
     exclusive: bool = False
+    group: Group | None = None
     until_ms: int = 0
     delivered: int = 0
     ended: bool = False
@@ -62,6 +73,8 @@ class Model:
         self.readers: list[Reader] = []
         self.shelves: list[Shelf] = []
         self.attached: dict[int, bool] = {}
+        self.groups: dict[tuple[int, int], Group] = {}  # by session and number
+        self.freed: list[Group] = []  # have room again, in this call
         self.last_item = self.last_reader = self.last_shelf = 0
         self.pushed: list[tuple[int, Any]] = []
         self.order: list[int] = []  # message ids in the order in which their present leases were granted
@@ -89,9 +102,15 @@ class Model:
             return False
         if reader.limit and reader.delivered >= reader.limit:
             return False
+        if reader.group is not None:
+            return not self.is_full(reader.group)
         held = self.held(reader)
         size = sum(len(one.payload) for one in held)
         return reader.no_ack or (len(held) < reader.credit and size < reader.credit_bytes)
+
+    def is_full(self, group: Group) -> bool:
+        held = [one for one in self.items if one.holder is not None and one.holder.group is group]
+        return len(held) >= group.credit or sum(len(one.payload) for one in held) >= group.credit_bytes
 
     def lease(self, session: int, token: tuple[int, int]) -> Item | None:
         return next(
@@ -122,9 +141,17 @@ class Model:
         self.watch(shelf)
         return shelf
 
-    def subscribe(self, session: int, shelf: Shelf, **shape: Any) -> Reader:
+    def subscribe(self, session: int, shelf: Shelf, group: int = 0, **shape: Any) -> Reader:
         self.last_reader += 1
         reader = Reader(self.last_reader, session, shelf, **shape)
+        if group:
+            self.prune_groups()
+            reader.group = self.groups.setdefault((session, group), Group(0, 0))
+            if reader.group.turns:
+                self.set_group_credit(reader.group, reader.credit, reader.credit_bytes)
+            reader.group.credit, reader.group.credit_bytes = reader.credit, reader.credit_bytes
+            fresh = [one for one in reader.group.turns if not one.delivered]
+            reader.group.turns = [*fresh, reader, *(one for one in reader.group.turns if one.delivered)]
         self.readers.append(reader)
         self.watch(shelf)
         self.feed(reader)
@@ -145,6 +172,34 @@ class Model:
             reader.topic.ring.remove(reader)
         self.feed(reader)
         self.serve(reader.topic)
+
+    def set_group_credit(self, group: Group, credit: int, credit_bytes: int) -> None:
+        group.credit, group.credit_bytes = credit, credit_bytes
+        self.leave_or_free(group)
+
+    def leave_or_free(self, group: Group) -> None:
+        if self.is_full(group):
+            self.freed = [one for one in self.freed if one is not group]
+            for reader in group.turns:
+                if reader in reader.topic.ring:
+                    reader.topic.ring.remove(reader)
+        elif group not in self.freed:
+            self.freed.append(group)
+
+    def settle_groups(self) -> None:
+        """The end of a call: the readers of each group that has room again join their rings, each before the next."""
+        while self.freed:
+            for reader in list(self.freed.pop(0).turns):
+                if self.feed(reader):
+                    self.serve(reader.topic)
+
+    def prune_groups(self) -> None:
+        """A group ends with its last reader, which lives as long as it takes messages or holds one."""
+        for key, group in list(self.groups.items()):
+            group.turns = [one for one in group.turns if not one.ended or self.held(one)]
+            if not group.turns:
+                del self.groups[key]
+                self.freed = [one for one in self.freed if one is not group]
 
     def cancel(self, reader: Reader, give_back: bool) -> None:
         if not reader.ended:
@@ -215,6 +270,9 @@ class Model:
         ended: list[Any] = [broker.PopDone(number, 0) for number in held.tickets if number not in live]
         why = "it ended while the session had no connection"
         ended += [broker.ConsumerEnded(number, why) for number in held.consumers if number not in live]
+        for (owner, _), group in self.groups.items():
+            if owner == session and not self.is_full(group):
+                self.leave_or_free(group)
         touched = [one.topic for one in self.readers if one.session == session and self.feed(one)]
         for shelf in dict.fromkeys(touched):
             self.serve(shelf)
@@ -227,6 +285,11 @@ class Model:
 
     def expire(self, session: int) -> None:
         self.attached.pop(session)
+        for reader in self.readers:
+            if reader.session == session and reader.group is not None:
+                self.freed = [one for one in self.freed if one is not reader.group]
+                reader.group = None
+        self.groups = {key: group for key, group in self.groups.items() if key[0] != session}
         for shelf in [one for one in self.shelves if one.owner == session]:
             self.delete(shelf, "its owner's session is over")
         for reader in [one for one in self.readers if one.session == session]:
@@ -252,6 +315,7 @@ class Model:
                 touched += self.fire(due[0][2], due[0][1])
             for shelf in dict.fromkeys(touched):
                 self.serve(shelf)
+            self.settle_groups()
 
     def events(self) -> list[tuple[int, int, int]]:
         """(deadline, number, kind) of everything that has a time."""
@@ -299,6 +363,11 @@ class Model:
             item.holder, item.until_ms = reader, self.now + reader.lease_ms if reader.lease_ms else 0
             self.order = [one for one in self.order if one != item.id] + [item.id]
             message = self.delivery(item, reader)
+        if reader.group is not None:
+            reader.group.turns.remove(reader)
+            reader.group.turns.append(reader)
+            if self.is_full(reader.group):
+                self.leave_or_free(reader.group)
         reader.delivered += 1
         self.pushed.append((reader.session, message))
         self.feed(reader)
@@ -313,7 +382,10 @@ class Model:
     def release(self, item: Item) -> None:
         reader = item.holder
         assert reader is not None
+        was_full = reader.group is not None and self.is_full(reader.group)
         item.holder, item.until_ms = None, 0
+        if reader.group is not None and was_full and not self.is_full(reader.group):
+            self.leave_or_free(reader.group)
         self.feed(reader)
 
     def come_back(self, item: Item, delay_ms: int = 0) -> None:
@@ -325,7 +397,7 @@ class Model:
 
     def feed(self, reader: Reader) -> bool:
         """Join the ring, when hungry and not in it."""
-        joins = reader not in reader.topic.ring and self.hungry(reader)
+        joins = reader not in reader.topic.ring and self.hungry(reader) and reader.group not in self.freed
         if joins:
             reader.topic.ring.append(reader)
         return joins

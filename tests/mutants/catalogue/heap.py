@@ -12,6 +12,7 @@ SNAPSHOTS = "tests/heap/test_snapshots.py::"
 WORK = "tests/heap/test_work.py::"
 
 TOPICS = "tests/heap/test_topics.py::"
+GROUPS = "tests/heap/test_credit_groups.py::"
 
 MUTANTS = (
     Mutant(
@@ -219,9 +220,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.delivery",
-                "    if consumer.number not in topic.ring and consumer.hungry():\n"
-                "        topic.ring[consumer.number] = consumer\n    elif",
-                "    if",
+                "    credit.join(state, consumer)\n    if consumer.ended",
+                "    if consumer.ended",
             ),
         ),
         (DELIVERY + "test_credit_bounds_what_a_consumer_holds", LEASES + "test_an_expired_lease_gives_its_credit_back"),
@@ -229,7 +229,7 @@ MUTANTS = (
     Mutant(
         "credit-in-bytes-not-given-back",
         "the bytes of a settled delivery count against its consumer for ever",
-        (Patch("disheap_heap.delivery", "    consumer.held_bytes -= len(message.payload)\n", ""),),
+        (Patch("disheap_heap.credit", "    consumer.held_bytes -= payload_bytes\n", ""),),
         (DELIVERY + "test_credit_in_bytes_stops_at_the_bound_and_lets_one_large_message_pass",),
     ),
     Mutant(
@@ -311,7 +311,7 @@ MUTANTS = (
     Mutant(
         "postponed-deliveries-forgotten",
         "what is put off because there is too much of it is never taken up again",
-        (Patch("disheap_heap.work", "    if state.unserved and left > 0:\n", "    if state.unserved and left < 0:\n"),),
+        (Patch("disheap_heap.work", "(state.unserved or state.freed) and left > 0", "state.unserved and left < 0"),),
         (WORK + "test_a_subscription_is_served_in_slices",),
         simulated=False,
         fast=False,
@@ -425,6 +425,31 @@ MUTANTS = (
             ),
         ),
         (FOOTPRINT + "test_the_estimate_falls_to_what_an_empty_state_takes",),
+        simulated=False,
+    ),
+    Mutant(
+        "shared-credit-counts-for-each-consumer",
+        "what one consumer of a group holds does not count for the others: a worker of five queues holds five tasks",
+        (
+            Patch(
+                "disheap_heap.credit",
+                "    if group.is_full():\n        _leave_rings(group)\n\n\ndef give",
+                "\n\ndef give",
+            ),
+        ),
+        (GROUPS + "test_a_group_holds_no_more_than_its_credit_over_all_topics",),
+    ),
+    Mutant(
+        "topic-of-the-settled-message-goes-first",
+        "the topics of a group take no turns: as long as one has messages the others get nothing",
+        (Patch("disheap_heap.credit", "    group.consumers.move_to_end(consumer.number)\n    if", "    if"),),
+        (GROUPS + "test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first",),
+    ),
+    Mutant(
+        "snapshot-without-freed-groups",
+        "a restored node forgets which groups wait to be served, and falls out of step",
+        (Patch("disheap_heap.snapshot", '("freed", list(state.freed))', '("freed", [])'),),
+        (GROUPS + "test_many_freed_groups_are_served_in_slices_and_in_step",),
         simulated=False,
     ),
 )

@@ -52,7 +52,9 @@ class Reference:
         """Raises `Refused`."""
         self._sweep()
         carry_out: Callable[[Any, int], broker.Reply] = getattr(self, f"_{type(command).__name__.lower()}")
-        return carry_out(command, session)
+        reply = carry_out(command, session)
+        self.model.settle_groups()
+        return reply
 
     def ask(self, query: broker.Query, now_ms: int) -> broker.Reply:
         """Raises `Refused`."""
@@ -145,9 +147,11 @@ class Reference:
         shelf = self._reading(command.topic, session)
         if command.exclusive and self.model.active(shelf):
             raise Refused("topic-in-use")
+        if command.group and command.no_ack:
+            raise Refused("invalid-argument")
         reader = self.model.subscribe(
             session, shelf, credit=command.credit, credit_bytes=command.credit_bytes or CREDIT_BYTES,
-            no_ack=command.no_ack, lease_ms=command.lease_ms, exclusive=command.exclusive,
+            no_ack=command.no_ack, lease_ms=command.lease_ms, exclusive=command.exclusive, group=command.group,
         )  # fmt: skip
         return broker.Subscribed(reader.number)
 
@@ -171,9 +175,20 @@ class Reference:
         raise Refused("consumer-not-found")
 
     def _setcredit(self, command: broker.SetCredit, session: int) -> broker.Reply:
+        if command.group:
+            self.model.prune_groups()
+            group = self.model.groups.get((session, command.group))
+            if command.consumer:
+                raise Refused("invalid-argument")
+            if group is None:
+                raise Refused("consumer-not-found")
+            self.model.set_group_credit(group, command.credit, command.credit_bytes or CREDIT_BYTES)
+            return broker.Done()
         reader = self._reader(command.consumer, session)
         if reader is None or reader.ended or reader.limit:
             raise Refused("consumer-not-found")
+        if reader.group is not None:
+            raise Refused("invalid-argument")
         self.model.set_credit(reader, command.credit, command.credit_bytes or CREDIT_BYTES)
         return broker.Done()
 

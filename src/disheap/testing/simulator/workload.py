@@ -318,9 +318,10 @@ class Worker:
         if len(self._consumers) >= 3:
             return
         dice = self.dice
+        no_ack = dice.chance(0.15)
         consumer = self._client.topic(self._topic()).consume(
             credit=dice.between(1, 6), credit_bytes=dice.pick((0, 0, 500)), lease_ms=dice.pick((0, 0, 1500, 6000)),
-            no_ack=dice.chance(0.15), exclusive=dice.chance(0.1),
+            no_ack=no_ack, exclusive=dice.chance(0.1), credit_group=0 if no_ack else dice.pick((0, 1)),
         )  # fmt: skip
         await consumer.__aenter__()
         self._consumers.append(consumer)

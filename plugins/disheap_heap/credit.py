@@ -1,0 +1,106 @@
+"""Credit that several consumers of a session share (AMQP's prefetch count of a channel).
+
+Owns who of a group joins the ring of its topic, and in which order the topics of a group are served: the consumer that
+was given a message longest ago comes first. Within a topic the order is the topic's own.
+
+A group that is full is in no ring. One that has room again is *freed*: its consumers join their rings at the end of the
+call, the next in turn first, and each topic is served before the next consumer joins. So the topic whose message was
+settled has no advantage over the others.
+"""
+
+from __future__ import annotations
+
+from disheap_heap.state import Consumer, CreditGroup, Session, State
+
+CONSUMERS_PER_UNIT = 16
+"""Consumers that join their rings for one unit of work: it is a small part of a delivery."""
+
+
+def join(state: State, consumer: Consumer) -> bool:
+    """The consumer joins its topic's ring if it is hungry and not there. One of a freed group joins with the group."""
+    if consumer.group is not None and consumer.group.key in state.freed:
+        return False
+    joins = consumer.number not in consumer.topic.ring and consumer.hungry()
+    if joins:
+        consumer.topic.ring[consumer.number] = consumer
+    return joins
+
+
+def enter(group: CreditGroup, consumer: Consumer) -> None:
+    """A new consumer. Its turn comes behind those that were given nothing yet either, and before all others."""
+    consumer.group = group
+    group.consumers[consumer.number] = consumer
+    for number in [one.number for one in group.consumers.values() if one.delivered]:
+        group.consumers.move_to_end(number)
+
+
+def take(consumer: Consumer, payload_bytes: int) -> None:
+    """The consumer holds one message more."""
+    consumer.held_bytes += payload_bytes
+    group = consumer.group
+    if group is None:
+        return
+    group.held += 1
+    group.held_bytes += payload_bytes
+    group.consumers.move_to_end(consumer.number)
+    if group.is_full():
+        _leave_rings(group)
+
+
+def give(state: State, consumer: Consumer, payload_bytes: int) -> None:
+    """The consumer holds one message less."""
+    consumer.held_bytes -= payload_bytes
+    group = consumer.group
+    if group is None:
+        return
+    was_full = group.is_full()
+    group.held -= 1
+    group.held_bytes -= payload_bytes
+    if was_full:
+        free(state, group)
+
+
+def free(state: State, group: CreditGroup) -> None:
+    """If the group has room, its consumers join their rings at the end of this call."""
+    if not group.is_full():
+        state.freed.setdefault(group.key, group)
+
+
+def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int) -> None:
+    group.credit, group.credit_bytes = credit, credit_bytes
+    if group.is_full():
+        state.freed.pop(group.key, None)
+        _leave_rings(group)
+    else:
+        free(state, group)
+
+
+def forget(state: State, consumer: Consumer) -> None:
+    """The consumer is gone, and its group with the last of them."""
+    group = consumer.group
+    if group is None:
+        return
+    del group.consumers[consumer.number]
+    if not group.consumers:
+        state.freed.pop(group.key, None)
+        consumer.session.groups.pop(group.key[1], None)
+
+
+def dissolve(state: State, session: Session) -> None:
+    """The session is over: nobody is served by its groups any more."""
+    for group in session.groups.values():
+        state.freed.pop(group.key, None)
+        for consumer in group.consumers.values():
+            consumer.group = None
+    session.groups.clear()
+
+
+def next_freed(state: State) -> tuple[list[Consumer], int]:
+    """Takes one freed group: its consumers, the next in turn first, and the units of work that it stands for."""
+    _, group = state.freed.popitem(last=False)
+    return list(group.consumers.values()), 1 + len(group.consumers) // CONSUMERS_PER_UNIT
+
+
+def _leave_rings(group: CreditGroup) -> None:
+    for consumer in group.consumers.values():
+        consumer.topic.ring.pop(consumer.number, None)
