@@ -13,3 +13,10 @@ def disheap_register_machine() -> list[type[Any]]:
     from tests.wrong_plugins import machines
 
     return named([machines.RIGHT, *machines.MEANT])
+
+
+@hookimpl
+def disheap_register_codec() -> list[type[Any]]:
+    from tests.wrong_plugins import codecs
+
+    return named([codecs.RIGHT, *codecs.MEANT])

@@ -17,7 +17,7 @@ from tests.wrong_plugins.selection import meant
 
 ROOT = Path(__file__).parents[2]
 RUN_S = 100
-KINDS = {"machine": "board"}
+KINDS = {"machine": "board", "codec": "seal"}
 """The plugin that is right, by kind."""
 OPTIONS: dict[str, list[str]] = {}
 WRONG = [(kind, name) for kind in KINDS for name in meant(kind)]

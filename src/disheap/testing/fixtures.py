@@ -27,6 +27,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -165,12 +166,12 @@ def listen_address(pytestconfig: pytest.Config) -> str:
 
 
 @pytest.fixture
-def codec_factory(disheap_registry: Registry, disheap_tables: Tables, codec_name: str) -> Callable[[], Codec]:
-    """A chain is named as in the settings: `--disheap-codec zstd+mine`."""
+def codec_factory(disheap_registry: Registry, disheap_tables: Tables, codec_name: str) -> Callable[..., Codec]:
+    """A chain is named as in the settings: `--disheap-codec zstd+mine`. `codec_factory(seed)` draws otherwise."""
     from disheap.interfaces import CodecContext
 
-    def build() -> Codec:
-        context = CodecContext(random.Random(SEED))
+    def build(seed: int = SEED) -> Codec:
+        context = CodecContext(random.Random(seed))
         return disheap_registry.codec(codec_name, disheap_tables["codec"], context, "--disheap-set")
 
     return build
@@ -182,12 +183,15 @@ def storage_factory(
     disheap_tables: Tables,
     storage_name: str,
     codec_name: str,
-    codec_factory: Callable[[], Codec],
+    codec_factory: Callable[..., Codec],
 ) -> Callable[[Path | str], Storage]:
     from disheap.interfaces import StorageContext
 
+    seeds = count(SEED)
+
     def build(directory: Path | str) -> Storage:
-        context = StorageContext(str(directory), codec_factory(), codec_name, SystemClock(), random.Random(SEED))
+        seed = next(seeds)  # a storage that is opened again draws other keys and nonces than before
+        context = StorageContext(str(directory), codec_factory(seed), codec_name, SystemClock(), random.Random(seed))
         built: Storage = disheap_registry.build(
             "storage", storage_name, disheap_tables["storage"], context, "--disheap-set"
         )
