@@ -16,6 +16,13 @@ def disheap_register_machine() -> list[type[Any]]:
 
 
 @hookimpl
+def disheap_register_transport() -> list[type[Any]]:
+    from tests.wrong_plugins import transports
+
+    return named([transports.RIGHT, *transports.MEANT])
+
+
+@hookimpl
 def disheap_register_codec() -> list[type[Any]]:
     from tests.wrong_plugins import codecs
 

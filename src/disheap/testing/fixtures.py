@@ -78,6 +78,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="ADDRESS",
         help="where the transport under test listens, when its addresses are not host:port",
     )
+    group.addoption(
+        "--disheap-wait",
+        default=20.0,
+        type=float,
+        metavar="SECONDS",
+        help="how long a test of a transport waits for what has to come (20)",
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

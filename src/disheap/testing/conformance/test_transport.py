@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,11 +19,15 @@ from disheap.errors import AddressInUse, ConfigError, ConnectionLost
 from disheap.interfaces import BlockingConnect, Connection, Transport
 from disheap.testing.sockets import connected
 
-WAIT_S = 20.0
 CONNECT_S = 5.0
+SETTLE_S = 0.05
+"""For what should not come, such as a second `connection_lost`."""
+BLOCKED_S = 2.0
+"""Beyond the bound of a scenario: then the loop itself stands still."""
 SEED = 6
 PIECES = 400
 FLOOD_PIECE = bytes(64 << 10)
+AFTER_PAUSE_PIECES = 256
 FLOOD_LIMIT = 1 << 30
 """A writer that is not told to pause before this much is never told."""
 
@@ -30,6 +37,7 @@ class Recorder:
 
     def __init__(self, on_data: Callable[[Recorder, bytes], None] | None = None) -> None:
         self.events: list[str] = []
+        self.threads: set[int] = set()
         self.data = bytearray()
         self.error: Exception | None = None
         self.connection: Connection
@@ -59,6 +67,7 @@ class Recorder:
 
     def _note(self, event: str) -> None:
         self.events.append(event)
+        self.threads.add(threading.get_ident())
         self._changed.set()
 
     async def wait(self, condition: Callable[[Recorder], bool]) -> None:
@@ -92,7 +101,9 @@ class Pair:
             return recorder
 
         self.listener = await self.transport.listen(address, accept)
-        await self.transport.connect(self.listener.address, self.near, CONNECT_S)
+        made = await self.transport.connect(self.listener.address, self.near, CONNECT_S)
+        assert self.near.events[:1] == ["made"], "connection_made comes before connect returns"
+        assert made is self.near.connection
         self.far = await self.accepted.get()
         await self.far.wait_for("made")
 
@@ -110,17 +121,45 @@ Run = Callable[[Callable[[Transport], Coroutine[Any, Any, None]]], None]
 
 
 @pytest.fixture
-def run(runner: asyncio.Runner, transport_factory: Build) -> Run:
-    """Builds the transport inside the loop, and bounds the scenario."""
+def wait_s(pytestconfig: pytest.Config) -> float:
+    return float(pytestconfig.getoption("--disheap-wait"))
+
+
+@pytest.fixture
+def run(runner: asyncio.Runner, transport_factory: Build, wait_s: float) -> Run:
+    """Builds the transport inside the loop, and bounds the scenario, also where a call blocks the loop."""
 
     def run(scenario: Callable[[Transport], Coroutine[Any, Any, None]]) -> None:
         async def bounded() -> None:
-            async with asyncio.timeout(WAIT_S):
+            async with asyncio.timeout(wait_s):
                 await scenario(transport_factory(asyncio.get_running_loop()))
 
-        runner.run(bounded())
+        with unblocked(wait_s + BLOCKED_S):
+            runner.run(bounded())
 
     return run
+
+
+@contextmanager
+def unblocked(after_s: float) -> Iterator[None]:
+    """Raises `TimeoutError` in the main thread when the block inside takes longer, whatever it waits for."""
+
+    def interrupt(*_: object) -> None:
+        raise TimeoutError("a call of the transport blocks the loop")
+
+    main = threading.main_thread()
+    if threading.current_thread() is not main or main.ident is None:
+        yield
+        return
+    before = signal.signal(signal.SIGUSR2, interrupt)
+    timer = threading.Timer(after_s, signal.pthread_kill, (main.ident, signal.SIGUSR2))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        signal.signal(signal.SIGUSR2, before)
 
 
 def echo(recorder: Recorder, data: bytes) -> None:
@@ -131,6 +170,8 @@ def echo(recorder: Recorder, data: bytes) -> None:
 
 
 def test_bytes_arrive_whole_and_in_order_in_both_directions(run: Run, listen_address: str) -> None:
+    """Every byte arrives once and in order, on the loop's thread, as `bytes`."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -147,11 +188,14 @@ def test_bytes_arrive_whole_and_in_order_in_both_directions(run: Run, listen_add
         assert bytes(pair.far.data) == b"".join(there)
         assert bytes(pair.near.data) == b"".join(back)
         await pair.shut()
+        assert pair.near.threads | pair.far.threads == {threading.get_ident()}, "calls come on the loop's thread alone"
 
     run(scenario)
 
 
 def test_a_buffer_may_be_used_again_as_soon_as_write_returns(run: Run, listen_address: str) -> None:
+    """The bytes stay the caller's: `write` has copied or sent them when it returns."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -168,6 +212,8 @@ def test_a_buffer_may_be_used_again_as_soon_as_write_returns(run: Run, listen_ad
 
 
 def test_a_receiver_may_write_and_close_from_inside_data_received(run: Run, listen_address: str) -> None:
+    """An answer is often written, and the connection closed, in the callback itself."""
+
     def answer_and_close(recorder: Recorder, data: bytes) -> None:
         recorder.connection.write(b"answer")
         recorder.connection.close()
@@ -184,6 +230,8 @@ def test_a_receiver_may_write_and_close_from_inside_data_received(run: Run, list
 
 
 def test_a_receiver_may_write_from_inside_connection_made(run: Run, listen_address: str) -> None:
+    """A greeting is written when the connection is made, by either end."""
+
     class Eager(Recorder):
         def connection_made(self, connection: Connection) -> None:
             super().connection_made(connection)
@@ -204,6 +252,9 @@ def test_a_receiver_may_write_from_inside_connection_made(run: Run, listen_addre
 
 
 def test_made_comes_first_and_lost_last_and_once_at_both_ends(run: Run, listen_address: str) -> None:
+    """Both ends hear `connection_made` first and `connection_lost` last, once, whoever closes and however often. A
+    connection that is closed in order has no error."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -215,16 +266,18 @@ def test_made_comes_first_and_lost_last_and_once_at_both_ends(run: Run, listen_a
         await pair.near.wait_for("lost")
         pair.far.connection.close()
         pair.far.connection.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(SETTLE_S)
         assert pair.near.events == ["made", "lost"]
         assert pair.far.events == ["made", "data", "lost"]
-        assert pair.near.error is None
+        assert (pair.near.error, pair.far.error) == (None, None)
         await pair.shut()
 
     run(scenario)
 
 
 def test_close_flushes_what_was_written_before(run: Run, listen_address: str) -> None:
+    """The other end gets everything that was written before `close`, however much it is."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -239,6 +292,8 @@ def test_close_flushes_what_was_written_before(run: Run, listen_address: str) ->
 
 
 def test_what_is_written_after_close_is_dropped_without_an_error(run: Run, listen_address: str) -> None:
+    """Nothing of a connection raises after its end; what is written then is dropped."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -257,6 +312,8 @@ def test_what_is_written_after_close_is_dropped_without_an_error(run: Run, liste
 
 
 def test_abort_ends_both_ends_at_once_and_nothing_is_delivered_after_it(run: Run, listen_address: str) -> None:
+    """`abort` ends both ends, and the one that aborted hears no data any more."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -264,13 +321,17 @@ def test_abort_ends_both_ends_at_once_and_nothing_is_delivered_after_it(run: Run
         pair.near.connection.abort()
         await pair.near.wait_for("lost")
         await pair.far.wait_for("lost")
+        await asyncio.sleep(SETTLE_S)
         assert pair.near.events == ["made", "lost"]
+        assert pair.far.events[-1] == "lost" and pair.far.events.count("lost") == 1
         await pair.shut()
 
     run(scenario)
 
 
 def test_no_data_are_delivered_to_who_closed(run: Run, listen_address: str) -> None:
+    """Who has closed hears `connection_lost` next, and no data."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address, echo)
@@ -288,6 +349,8 @@ def test_no_data_are_delivered_to_who_closed(run: Run, listen_address: str) -> N
 
 
 def test_a_paused_reader_pauses_the_writer_and_loses_nothing(run: Run, listen_address: str) -> None:
+    """A reader that pauses makes its writer hear `writing_paused`, while `write` neither blocks nor drops anything."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -300,8 +363,10 @@ def test_a_paused_reader_pauses_the_writer_and_loses_nothing(run: Run, listen_ad
             await asyncio.sleep(0)
         assert pair.near.events == ["made", "paused"]
         assert pair.near.connection.buffered() > 0
+        for _ in range(AFTER_PAUSE_PIECES):
+            pair.near.connection.write(FLOOD_PIECE)
         pair.near.connection.write(b"the end")
-        sent += len(b"the end")
+        sent += AFTER_PAUSE_PIECES * len(FLOOD_PIECE) + len(b"the end")
         pair.far.connection.resume_reading()
         pair.far.connection.resume_reading()
         await pair.far.wait_bytes(sent)
@@ -316,6 +381,8 @@ def test_a_paused_reader_pauses_the_writer_and_loses_nothing(run: Run, listen_ad
 
 
 def test_a_paused_reader_hears_nothing_until_it_resumes(run: Run, listen_address: str) -> None:
+    """No data come between `pause_reading` and `resume_reading`."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address, echo)
@@ -334,6 +401,8 @@ def test_a_paused_reader_hears_nothing_until_it_resumes(run: Run, listen_address
 
 
 def test_a_receiver_that_pauses_inside_data_received_hears_no_more_in_that_call(run: Run, listen_address: str) -> None:
+    """A pause holds from the moment of the call, also inside a callback."""
+
     def pause(recorder: Recorder, data: bytes) -> None:
         recorder.connection.pause_reading()
 
@@ -356,10 +425,33 @@ def test_a_receiver_that_pauses_inside_data_received_hears_no_more_in_that_call(
     run(scenario)
 
 
+def test_a_paused_reader_gets_what_was_written_before_the_other_end_closed(run: Run, listen_address: str) -> None:
+    """The end waits behind the data: it is not heard while reading is paused, and nothing is lost."""
+
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        pair.far.connection.pause_reading()
+        sent = random.Random(SEED).randbytes(100_000)
+        pair.near.connection.write(sent)
+        pair.near.connection.close()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert pair.far.data == b""
+        pair.far.connection.resume_reading()
+        await pair.far.wait_for("lost")
+        assert bytes(pair.far.data) == sent
+        await pair.shut()
+
+    run(scenario)
+
+
 # --- addresses -------------------------------------------------------------------------------------------------------
 
 
 def test_the_listener_tells_the_address_that_it_bound(run: Run, listen_address: str) -> None:
+    """Port 0 is told as the port that was chosen."""
+
     async def scenario(transport: Transport) -> None:
         first = await transport.listen(listen_address, Recorder)
         second = await transport.listen(listen_address, Recorder)
@@ -372,6 +464,8 @@ def test_the_listener_tells_the_address_that_it_bound(run: Run, listen_address: 
 
 
 def test_an_address_in_use_is_said_and_is_free_again_after_close(run: Run, listen_address: str) -> None:
+    """`AddressInUse` names the address, and a listener that is closed has released its own."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -388,6 +482,8 @@ def test_an_address_in_use_is_said_and_is_free_again_after_close(run: Run, liste
 
 
 def test_a_listener_that_closes_leaves_its_connections_alone(run: Run, listen_address: str) -> None:
+    """Connections go on without their listener, and new ones are refused."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address, echo)
@@ -402,6 +498,8 @@ def test_a_listener_that_closes_leaves_its_connections_alone(run: Run, listen_ad
 
 
 def test_connecting_to_nobody_is_a_lost_connection_that_names_the_address(run: Run, listen_address: str) -> None:
+    """A connection that cannot be made is an error that names the address, and the receiver hears nothing."""
+
     async def scenario(transport: Transport) -> None:
         listener = await transport.listen(listen_address, Recorder)
         await listener.close()
@@ -415,6 +513,8 @@ def test_connecting_to_nobody_is_a_lost_connection_that_names_the_address(run: R
 
 
 def test_an_unreadable_address_is_a_configuration_error(run: Run) -> None:
+    """`ConfigError` for what is no address, whether to listen or to connect."""
+
     async def scenario(transport: Transport) -> None:
         with pytest.raises(ConfigError):
             await transport.listen("", Recorder)
@@ -425,6 +525,8 @@ def test_an_unreadable_address_is_a_configuration_error(run: Run) -> None:
 
 
 def test_both_ends_have_names_and_a_secure_transport_proves_them(run: Run, listen_address: str) -> None:
+    """`remote` is for people; `certificate_name` is None where the transport proves nothing."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
@@ -439,6 +541,8 @@ def test_both_ends_have_names_and_a_secure_transport_proves_them(run: Run, liste
 
 
 def test_many_connections_at_once_do_not_mix(run: Run, listen_address: str) -> None:
+    """What belongs to one connection is heard on no other."""
+
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address, echo)
@@ -460,8 +564,9 @@ def test_many_connections_at_once_do_not_mix(run: Run, listen_address: str) -> N
 
 
 def test_a_blocking_socket_where_there_is_one_reaches_the_same_listener(
-    run: Run, listen_address: str, disheap_registry: Any, disheap_tables: Any, transport_name: str
+    run: Run, listen_address: str, disheap_registry: Any, disheap_tables: Any, transport_name: str, wait_s: float
 ) -> None:
+    """Of a transport that is `BlockingConnect`: the socket speaks to the same listener, and refuses alike."""
     plugin = disheap_registry.get("transport", transport_name)
     table = disheap_tables["transport"].get(transport_name, {})
     settings = disheap_registry.settings("transport", transport_name, table, "--disheap-set")
@@ -470,7 +575,7 @@ def test_a_blocking_socket_where_there_is_one_reaches_the_same_listener(
         sock = connected(plugin.start_connecting(settings, address), CONNECT_S)
         try:
             sock.setblocking(True)
-            sock.settimeout(WAIT_S)
+            sock.settimeout(wait_s)
             assert sock.send(b"ping") == 4
             answer: bytes = sock.recv(4)
             return answer
