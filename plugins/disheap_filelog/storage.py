@@ -94,6 +94,10 @@ class FileStorage:
         self._writers_begun = 0
         self._decoded: OrderedDict[tuple[int, int], tuple[Entry, ...]] = OrderedDict()
 
+    @classmethod
+    def on_filesystem(cls, context: StorageContext, filesystem: Filesystem) -> FileStorage:
+        return cls(FileSettings(segment_bytes=64 << 10, block_bytes=4 << 10), context, filesystem)
+
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
         if self._lock is not None:
             raise StorageLocked(f"{self._directory} is open already; close it first")
@@ -484,9 +488,10 @@ class FileStorage:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import Remembering, Repairable, Scrubbable, Storage
+    from disheap.interfaces import OnFilesystem, Remembering, Repairable, Scrubbable, Storage
 
     _fits: type[Storage] = FileStorage
     _repairs: type[Repairable] = FileStorage
     _scrubs: type[Scrubbable] = FileStorage
     _remembers: type[Remembering] = FileStorage
+    _runs_on: type[OnFilesystem] = FileStorage

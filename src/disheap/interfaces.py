@@ -420,6 +420,17 @@ class Remembering(Protocol):
         """Durable when it returns, as a whole. Allowed while the storage is damaged."""
 
 
+@runtime_checkable
+class OnFilesystem(Protocol):
+    """Optional power of a storage, for tests: it runs on a filesystem that it is given. With it the conformance suite
+    can cut the power, fill the disk and let it fail. Without it the suite cannot tell whether the storage syncs."""
+
+    @classmethod
+    def on_filesystem(cls, context: StorageContext, filesystem: Any) -> Storage:
+        """A storage that keeps all its files there; `disheap.testing.crashing_disk` has the methods. It is built with
+        small files, so that a short test sees the storage begin and drop some."""
+
+
 # --- state machine ---------------------------------------------------------------------------------------------------
 
 Effect = tuple[int, bytes]

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from tests.storage.crashing_disk import CrashingDisk
 from tests.storage.parts import entries, meta, opened, write_snapshot
 from tests.support.nodes import FAST, Cluster
 from tests.support.wire import wait_until
@@ -28,6 +27,7 @@ from disheap.kernel.types import (
 from disheap.runtime.installing import Installer
 from disheap.runtime.snapshot_source import SnapshotSource
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
+from disheap.testing.crashing_disk import CrashingDisk
 
 
 async def test_the_record_of_sizes_stays_small_however_long_no_snapshot_is_due(tmp_path: Path) -> None:

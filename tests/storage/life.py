@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator
 
 from disheap.interfaces import Acquaintances, Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
+from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk
 from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, meta, read_log, read_snapshot
 
 Step = Callable[[], None]

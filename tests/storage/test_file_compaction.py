@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from disheap.kernel.types import Index
-from tests.storage.crashing_disk import CrashingDisk
+from disheap.testing.crashing_disk import CrashingDisk
 from tests.storage.parts import IDENTITY, build, entries, meta, opened, read_log, write_snapshot
 
 

@@ -12,8 +12,8 @@ import pytest
 from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged, StorageError, WrongCodec, WrongDirectory
 from disheap.interfaces import Acquaintances, Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
+from disheap.testing.crashing_disk import CrashingDisk, PowerCut
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk, PowerCut
 from tests.storage.parts import (
     DIRECTORY,
     IDENTITY,

@@ -16,8 +16,8 @@ import pytest
 from disheap.errors import StorageLocked, WrongDirectory
 from disheap.interfaces import Identity
 from disheap.kernel.types import Index
+from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.filesystem import OsFilesystem
-from tests.storage.crashing_disk import CrashingDisk
 from tests.storage.parts import IDENTITY, build, entries, entry, opened, read_log
 
 KILLS = 4

@@ -15,8 +15,8 @@ import pytest
 from disheap.errors import DiskFailed
 from disheap.interfaces import Acquaintances
 from disheap.kernel.types import HardState, Index, NodeId, Term
+from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk
 from tests.storage.life import Life, Promises, reopened
 from tests.storage.parts import IDENTITY, entries, meta
 

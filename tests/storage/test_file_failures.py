@@ -12,9 +12,9 @@ import pytest
 from disheap.errors import DiskFailed, StorageError, StorageFull
 from disheap.interfaces import Acquaintances
 from disheap.kernel.types import HardState, Index, NodeId, Term
+from disheap.testing.crashing_disk import CrashingDisk, PowerCut
 from disheap_filelog.filesystem import OsFilesystem
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk, PowerCut
 from tests.storage.parts import IDENTITY, build, entries, entry, meta, opened, read_log, write_snapshot
 
 

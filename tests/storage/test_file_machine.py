@@ -12,8 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from disheap.interfaces import Recovered, Storage, StorageContext
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, SnapshotMeta, Term
+from disheap.testing.crashing_disk import CrashingDisk
 from disheap_memory.storage import MemorySettings, MemoryStorage
-from tests.storage.crashing_disk import CrashingDisk
 from tests.storage.parts import IDENTITY, StillClock, build, codec, entry, meta
 
 KINDS = st.sampled_from([EntryKind.COMMANDS, EntryKind.COMMANDS, EntryKind.NOOP, EntryKind.MEMBERSHIP])

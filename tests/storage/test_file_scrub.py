@@ -9,10 +9,10 @@ import pytest
 from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageFull
 from disheap.interfaces import Acquaintances
 from disheap.kernel.types import HardState, Index, NodeId, Term
+from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.filesystem import TEMPORARY
 from disheap_filelog.scrub import SMALL
 from disheap_filelog.storage import FileStorage
-from tests.storage.crashing_disk import CrashingDisk
 from tests.storage.parts import DIRECTORY, IDENTITY, build, entries, meta, opened, read_snapshot, write_snapshot
 
 PIECE = 4 << 10

@@ -23,6 +23,13 @@ def disheap_register_transport() -> list[type[Any]]:
 
 
 @hookimpl
+def disheap_register_storage() -> list[type[Any]]:
+    from tests.wrong_plugins import storages
+
+    return named(storages.MEANT)  # the right one is the shipped one
+
+
+@hookimpl
 def disheap_register_codec() -> list[type[Any]]:
     from tests.wrong_plugins import codecs
 

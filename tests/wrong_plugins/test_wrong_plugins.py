@@ -17,10 +17,12 @@ from tests.wrong_plugins.selection import meant
 
 ROOT = Path(__file__).parents[2]
 RUN_S = 100
-KINDS = {"machine": "board", "codec": "seal", "transport": "wire"}
+KINDS = {"machine": "board", "codec": "seal", "transport": "wire", "storage": "file"}
 """The plugin that is right, by kind."""
 OPTIONS = {"transport": ["--disheap-wait", "0.5"]}
 """For wrong plugins alone: what they lose need not be waited for."""
+ALWAYS = {"storage": ["--disheap-codec", "none"]}
+SUITES = {kind: [f"test_{kind}"] for kind in KINDS} | {"storage": ["test_storage", "test_storage_faults"]}
 WRONG = [(kind, name) for kind in KINDS for name in meant(kind)]
 
 
@@ -42,12 +44,12 @@ def _run(kind: str, names: list[str], options: list[str]) -> Iterator[tuple[str,
         report = Path(place) / "report.xml"
         chosen = [word for name in names for word in (f"--disheap-{kind}", name)]
         plugins = ["-p", "disheap.testing.fixtures", "-p", "tests.wrong_plugins.selection", "-p", "no:cacheprovider"]
-        suite = ["--pyargs", f"disheap.testing.conformance.test_{kind}"]
+        suite = ["--pyargs", *(f"disheap.testing.conformance.{module}" for module in SUITES[kind])]
         command = [sys.executable, "-m", "pytest", "-q", "--tb=line", f"--junitxml={report}"]
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "COV_"))}
         path = os.pathsep.join([place, str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
         done = subprocess.run(
-            [*command, *plugins, *suite, *chosen, *options],
+            [*command, *plugins, *suite, *chosen, *ALWAYS.get(kind, []), *options],
             capture_output=True,
             text=True,
             check=False,

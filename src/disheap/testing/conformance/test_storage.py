@@ -1,4 +1,6 @@
-"""What every storage holds to: `interfaces.Storage`. Run over each storage and codec by the pytest plugin.
+"""What every storage holds to: `interfaces.Storage`. Run over each storage and codec by `disheap.testing.fixtures`.
+
+What happens when the process is killed, the disk is full or the power goes is in `test_storage_faults`.
 
 "Opened again" is a new object over the same place for a storage that is durable, and the same object for one that is
 not.
@@ -13,38 +15,21 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import StorageError, StorageLocked, WrongDirectory
-from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Rereadable, SnapshotReader, Storage
-from disheap.kernel.types import (
-    Entry,
-    EntryKind,
-    HardState,
-    Index,
-    Member,
-    Membership,
-    NodeId,
-    SnapshotMeta,
-    Term,
-    TermRun,
+from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Rereadable, Storage
+from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term, TermRun
+from disheap.testing.conformance.storage_parts import (
+    IDENTITY,
+    entries,
+    entry,
+    meta,
+    read_all,
+    read_log,
+    write_snapshot,
 )
 
 Factory = Callable[[Path], Storage]
 
-IDENTITY = Identity(cluster_id="c0ffee", node_id=1, name="n1", incarnation=42)
 TAIL_BYTES = 1 << 20
-MEMBERS = Membership((Member(NodeId(1), True, b"one"), Member(NodeId(2), False, b"two")))
-
-
-def entry(index: int, term: int = 1, size: int = 20, kind: EntryKind = EntryKind.COMMANDS) -> Entry:
-    data = f"{term}/{index}:".encode().ljust(size, b".")
-    return Entry(Term(term), Index(index), kind, index * 1000, data)
-
-
-def entries(first: int, last: int, term: int = 1, size: int = 20) -> list[Entry]:
-    return [entry(index, term, size) for index in range(first, last + 1)]
-
-
-def meta(index: int, term: int = 1) -> SnapshotMeta:
-    return SnapshotMeta(Index(index), Term(term), index * 1000, MEMBERS)
 
 
 class Node:
@@ -66,18 +51,10 @@ class Node:
         return self.open(tail_bytes=tail_bytes)
 
     def read(self, first: int, last: int, max_bytes: int = 1 << 30) -> list[Entry]:
-        """All of [first, last], in as many reads as it takes."""
-        found: list[Entry] = []
-        while first <= last and (part := self.storage.read(Index(first), Index(last), max_bytes)):
-            found += part
-            first = part[-1].index + 1
-        return found
+        return read_log(self.storage, first, last, max_bytes)
 
     def snapshot(self, index: int, raw: bytes = b"state", term: int = 1, replaces_log: bool = False) -> None:
-        writer = self.storage.begin_snapshot(meta(index, term), replaces_log)
-        for start in range(0, len(raw), 1 << 20):
-            writer.write(raw[start : start + (1 << 20)])
-        writer.commit()
+        write_snapshot(self.storage, index, raw, term, replaces_log)
 
 
 @pytest.fixture
@@ -93,19 +70,11 @@ def node(storage_factory: Factory, directory: Path) -> Iterator[Node]:
     node.storage.close()
 
 
-def read_all(reader: SnapshotReader | None, size: int = 100_000) -> bytes:
-    assert reader is not None
-    parts: list[bytes] = []
-    while part := reader.read(sum(map(len, parts)), size):
-        parts.append(part)
-    reader.close()
-    return b"".join(parts)
-
-
 # --- opening ------------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_storage_takes_the_identity_and_says_so(storage_factory: Factory, directory: Path) -> None:
+    """A storage that was just made has the identity it was given, and says that it is fresh; once."""
     node = Node(storage_factory, directory)
     assert node.recovered == Recovered(
         IDENTITY, True, HardState(Term(0), NodeId(0)), None, Index(1), Index(0), (), (), (), None
@@ -116,6 +85,7 @@ def test_an_empty_storage_takes_the_identity_and_says_so(storage_factory: Factor
 
 
 def test_the_incarnation_stored_wins_over_the_one_given(node: Node) -> None:
+    """The incarnation is drawn when the storage is made, and never again."""
     node.storage.close()
     node.storage = node.storage if not node.storage.durable else node._factory(node.directory)
     other = Identity(IDENTITY.cluster_id, IDENTITY.node_id, IDENTITY.name, incarnation=777)
@@ -128,6 +98,7 @@ def test_the_incarnation_stored_wins_over_the_one_given(node: Node) -> None:
     ids=["cluster", "node id", "name"],
 )
 def test_data_of_somebody_else_is_refused_with_both_names(node: Node, other: Identity) -> None:
+    """`WrongDirectory` for another cluster, node id or name says what is stored and what was asked. Nothing changes."""
     node.storage.append(entries(1, 3))
     node.storage.close()
     node.storage = node.storage if not node.storage.durable else node._factory(node.directory)
@@ -139,6 +110,7 @@ def test_data_of_somebody_else_is_refused_with_both_names(node: Node, other: Ide
 
 
 def test_a_storage_that_is_open_cannot_be_opened_again(node: Node) -> None:
+    """`StorageLocked` for a second opening, and the first goes on."""
     second = node._factory(node.directory) if node.storage.durable else node.storage
     with pytest.raises(StorageLocked):
         second.open(IDENTITY, TAIL_BYTES, alone=False)
@@ -147,6 +119,7 @@ def test_a_storage_that_is_open_cannot_be_opened_again(node: Node) -> None:
 
 
 def test_a_closed_storage_refuses_everything_but_close(node: Node) -> None:
+    """After `close` every call is a `StorageError`; `close` may be called again."""
     node.storage.close()
     node.storage.close()
     with pytest.raises(StorageError):
@@ -161,12 +134,14 @@ def test_a_closed_storage_refuses_everything_but_close(node: Node) -> None:
 
 
 def test_hard_state_survives(node: Node) -> None:
+    """Term and vote are what was saved last."""
     for term, vote in ((10, 2), (11, 0), (12, 3)):
         node.storage.save_hard_state(HardState(Term(term), NodeId(vote)))
         assert node.again().hard_state == (term, vote)
 
 
 def test_hard_state_survives_what_happens_to_the_log(node: Node) -> None:
+    """Appends, truncations, snapshots and compaction leave term and vote alone."""
     node.storage.append(entries(1, 10))
     node.storage.save_hard_state(HardState(Term(2**40), NodeId(2**33)))
     node.storage.append(entries(3, 4, term=2))
@@ -180,6 +155,7 @@ def test_hard_state_survives_what_happens_to_the_log(node: Node) -> None:
 
 
 def test_entries_come_back_as_they_were(node: Node) -> None:
+    """Every field of every kind of entry comes back, with any bytes, before and after a restart."""
     written = [
         Entry(Term(1), Index(1), EntryKind.NOOP, -5, b""),
         Entry(Term(1), Index(2), EntryKind.COMMANDS, 2**62, bytes(range(256)) * 300),
@@ -194,11 +170,13 @@ def test_entries_come_back_as_they_were(node: Node) -> None:
 
 
 def test_an_append_of_nothing_is_nothing(node: Node) -> None:
+    """An append of no entries changes nothing."""
     node.storage.append([])
     assert node.again().last_index == 0
 
 
 def test_many_appends_are_one_log(node: Node) -> None:
+    """Entries of many appends are contiguous, and the log goes on after a restart."""
     for first in range(1, 200, 4):
         node.storage.append(entries(first, first + 3))
     recovered = node.again()
@@ -209,6 +187,7 @@ def test_many_appends_are_one_log(node: Node) -> None:
 
 
 def test_a_later_append_supersedes_what_is_stored_from_there_on(node: Node) -> None:
+    """An append within the log ends the log behind it; nothing of what was there comes back."""
     node.storage.append(entries(1, 10))
     node.storage.append(entries(11, 20))
     node.storage.append(entries(5, 6, term=2))
@@ -224,6 +203,7 @@ def test_a_later_append_supersedes_what_is_stored_from_there_on(node: Node) -> N
 
 
 def test_the_whole_log_can_be_superseded_again_and_again(node: Node) -> None:
+    """An append at the first index replaces the whole log."""
     for term in range(1, 10):
         node.storage.append(entries(1, 10 - term, term=term))
     assert node.read(1, 100) == entries(1, 1, term=9)
@@ -232,12 +212,14 @@ def test_the_whole_log_can_be_superseded_again_and_again(node: Node) -> None:
 
 
 def test_runs_are_the_table_of_terms(node: Node) -> None:
+    """`Recovered.runs` has one row for each run of entries of one term."""
     node.storage.append(entries(1, 2, term=1) + entries(3, 5, term=4))
     node.storage.append(entries(6, 6, term=4) + entries(7, 7, term=7))
     assert node.again().runs == ((1, 1), (3, 4), (7, 7))
 
 
 def test_memberships_after_the_snapshot_are_found_and_superseded_ones_are_not(node: Node) -> None:
+    """`Recovered.memberships` has those behind the snapshot that are in the log."""
     for index in (2, 5, 8):
         node.storage.append(entries(index - 1, index - 1))
         node.storage.append([entry(index, kind=EntryKind.MEMBERSHIP), entry(index + 1)])
@@ -248,6 +230,7 @@ def test_memberships_after_the_snapshot_are_found_and_superseded_ones_are_not(no
 
 
 def test_the_tail_is_bounded_by_bytes_and_ends_at_the_last_entry(node: Node) -> None:
+    """`Recovered.tail` has the last entries, whole, as many as fit `tail_bytes`."""
     node.storage.append(entries(1, 6, size=100))
     node.storage.append(entries(7, 9, size=100))
     for tail_bytes, first in ((0, 10), (99, 10), (100, 9), (250, 8), (450, 6), (10_000, 1)):
@@ -258,6 +241,7 @@ def test_the_tail_is_bounded_by_bytes_and_ends_at_the_last_entry(node: Node) -> 
 
 
 def test_read_gives_at_least_one_entry_and_else_stays_within_the_bytes(node: Node) -> None:
+    """`read` keeps to `max_bytes`, but gives one entry however large it is."""
     node.storage.append(entries(1, 5, size=1000))
     node.storage.append(entries(6, 9, size=1000))
     assert [len(node.storage.read(Index(1), Index(9), size)) for size in (0, 999, 1000, 1999, 2000, 7000, 9000)] == [
@@ -267,6 +251,7 @@ def test_read_gives_at_least_one_entry_and_else_stays_within_the_bytes(node: Nod
 
 
 def test_read_outside_of_the_log_gives_nothing(node: Node) -> None:
+    """`read` gives () where the log does not reach, and no error."""
     node.storage.append(entries(1, 5))
     assert node.storage.read(Index(6), Index(9), 1 << 20) == ()
     assert node.storage.read(Index(4), Index(3), 1 << 20) == ()
@@ -274,6 +259,7 @@ def test_read_outside_of_the_log_gives_nothing(node: Node) -> None:
 
 
 def test_large_entries_and_large_appends_come_back(node: Node) -> None:
+    """Entries of megabytes come back whole."""
     large = entries(1, 5, size=700_000)
     node.storage.append(large)
     node.storage.append(entries(6, 6, size=3 << 20))
@@ -285,12 +271,14 @@ def test_large_entries_and_large_appends_come_back(node: Node) -> None:
 
 
 def test_there_is_no_snapshot_at_first(node: Node) -> None:
+    """`open_snapshot` gives None where there is none."""
     assert node.storage.open_snapshot() is None
     assert node.storage.open_snapshot(Index(3)) is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 300_000, 3_000_001])
 def test_a_snapshot_comes_back_as_it_was(node: Node, size: int) -> None:
+    """A snapshot of any size comes back with its meta, before and after a restart, by index or as the newest."""
     raw = bytes(index * 7 % 251 for index in range(min(size, 5000))) * (size // 5000 + 1)
     raw = raw[:size]
     node.storage.append(entries(1, 4))
@@ -306,6 +294,7 @@ def test_a_snapshot_comes_back_as_it_was(node: Node, size: int) -> None:
 
 
 def test_a_snapshot_is_read_from_any_offset(node: Node) -> None:
+    """`read` gives exactly `size` bytes from any offset, fewer at the end alone, and b"" behind it."""
     raw = bytes(index % 253 for index in range(10_000)) * 60
     node.storage.append(entries(1, 3))
     node.snapshot(3, raw)
@@ -317,6 +306,7 @@ def test_a_snapshot_is_read_from_any_offset(node: Node) -> None:
 
 
 def test_a_snapshot_that_was_not_committed_never_was(node: Node) -> None:
+    """What was written and not committed is seen by nobody, and is gone after `abort` or a restart."""
     node.storage.append(entries(1, 4))
     writer = node.storage.begin_snapshot(meta(3), False)
     writer.write(b"half" * 100_000)
@@ -329,6 +319,7 @@ def test_a_snapshot_that_was_not_committed_never_was(node: Node) -> None:
 
 
 def test_two_snapshots_are_kept_and_the_newest_counts(node: Node) -> None:
+    """The newest and the one before are kept; older ones go."""
     node.storage.append(entries(1, 9))
     for index in (2, 5, 8):
         node.snapshot(index, b"at %d" % index)
@@ -339,6 +330,7 @@ def test_two_snapshots_are_kept_and_the_newest_counts(node: Node) -> None:
 
 
 def test_a_reader_goes_on_while_newer_snapshots_come(node: Node) -> None:
+    """A reader that is open reads to its end, although its snapshot is removed meanwhile."""
     node.storage.append(entries(1, 9))
     node.snapshot(2, b"old state")
     reader = node.storage.open_snapshot()
@@ -348,6 +340,7 @@ def test_a_reader_goes_on_while_newer_snapshots_come(node: Node) -> None:
 
 
 def test_appending_goes_on_while_a_snapshot_is_written(node: Node) -> None:
+    """A snapshot is written between appends."""
     node.storage.append(entries(1, 4))
     writer = node.storage.begin_snapshot(meta(4), False)
     for index in range(5, 25):
@@ -360,6 +353,7 @@ def test_appending_goes_on_while_a_snapshot_is_written(node: Node) -> None:
 
 
 def test_compaction_keeps_what_is_asked_for_and_tells_what_it_holds(node: Node) -> None:
+    """`compact` returns the oldest index that can be read; that is never beyond the one asked for."""
     for first in range(1, 400, 2):
         node.storage.append(entries(first, first + 1, size=2000))
     node.snapshot(300)
@@ -375,6 +369,7 @@ def test_compaction_keeps_what_is_asked_for_and_tells_what_it_holds(node: Node) 
 
 
 def test_compaction_of_everything_leaves_a_log_that_goes_on(node: Node) -> None:
+    """A log without entries goes on behind its snapshot."""
     node.storage.append(entries(1, 30))
     node.snapshot(30)
     node.storage.compact(Index(31))
@@ -386,6 +381,7 @@ def test_compaction_of_everything_leaves_a_log_that_goes_on(node: Node) -> None:
 
 
 def test_a_snapshot_from_the_leader_replaces_the_log(node: Node) -> None:
+    """With `replaces_log` the commit drops the whole log, which goes on behind the snapshot."""
     node.storage.append(entries(1, 30))
     node.snapshot(100, b"from the leader", term=5, replaces_log=True)
     assert node.storage.read(Index(1), Index(30), 1 << 20) == ()
@@ -401,6 +397,7 @@ def test_a_snapshot_from_the_leader_replaces_the_log(node: Node) -> None:
 
 
 def test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it(node: Node) -> None:
+    """Entries behind such a snapshot were never a majority's: they go with the others."""
     node.storage.append(entries(1, 30))
     node.snapshot(20, term=5, replaces_log=True)
     assert node.storage.read(Index(21), Index(30), 1 << 20) == ()
@@ -426,6 +423,7 @@ def test_a_snapshot_from_the_leader_is_read_before_it_replaces_anything(node: No
 
 
 def test_an_aborted_snapshot_from_the_leader_leaves_the_log(node: Node) -> None:
+    """Before the commit the log is whole."""
     node.storage.append(entries(1, 30))
     writer = node.storage.begin_snapshot(meta(100), True)
     writer.write(b"x")
@@ -438,6 +436,7 @@ def test_an_aborted_snapshot_from_the_leader_leaves_the_log(node: Node) -> None:
 
 
 def test_flush_may_be_called_at_any_time(node: Node) -> None:
+    """`flush` changes nothing that can be seen."""
     node.storage.flush()
     node.storage.append(entries(1, 3))
     node.storage.flush()
@@ -448,6 +447,7 @@ def test_flush_may_be_called_at_any_time(node: Node) -> None:
 
 
 def test_usage_grows_with_the_log_and_counts_from_the_snapshot(node: Node) -> None:
+    """`usage` counts the bytes since the newest snapshot, also after a restart."""
     before = node.storage.usage()
     node.storage.append(entries(1, 50, size=1000))
     grown = node.storage.usage()
@@ -466,11 +466,13 @@ def test_usage_grows_with_the_log_and_counts_from_the_snapshot(node: Node) -> No
 
 
 def test_a_doubt_may_be_cleared_where_there_was_none(node: Node) -> None:
+    """`clear_ambiguity` is allowed at any time."""
     node.storage.clear_ambiguity()
     assert node.again().ambiguous_after is None
 
 
 def test_the_storage_survives_many_restarts(node: Node) -> None:
+    """Each restart adds to the log and loses nothing."""
     numbers = count(1)
     for _ in range(12):
         index = next(numbers)
@@ -483,12 +485,14 @@ def test_the_storage_survives_many_restarts(node: Node) -> None:
 
 
 def test_a_new_storage_that_remembers_members_has_met_nobody(node: Node) -> None:
+    """A durable storage is `Remembering`; a new one has met nobody and takes no part."""
     assert isinstance(node.storage, Remembering) == node.storage.durable
     if isinstance(node.storage, Remembering):
         assert node.storage.acquaintances() == Acquaintances(False, ())
 
 
 def test_members_that_were_remembered_are_known_when_the_storage_is_opened_again(node: Node) -> None:
+    """`remember` replaces what was remembered before, as a whole."""
     met = Acquaintances(True, ((2, (1 << 63) - 1), (3, 7)))
     if isinstance(node.storage, Remembering):
         node.storage.remember(Acquaintances(False, met.incarnations[:1]))

@@ -1,4 +1,19 @@
-"""A disk in memory that loses power on command.
+"""A disk in memory that loses power, has no room, or fails on command.
+
+`CrashingDisk` is a filesystem of few words; `interfaces.OnFilesystem` says which storages run on it:
+
+| method | what it does |
+|---|---|
+| `make_directory(path)` | with its parents |
+| `list(path)` | the names in a directory, sorted |
+| `open(path)`, `create(path)` | a file; `FileNotFoundError`; a file that is created is empty |
+| `rename(source, target)`, `remove(path)` | durable with `sync_directory` |
+| `sync_directory(path)` | names are durable when it returns |
+| `free_bytes(path)` | room left |
+| `lock(path)` | a file that nobody else holds until it is closed, or None |
+
+A file has `read(size, offset)`, `write(data, offset)`, `sync()`, `size()`, `truncate(size)`,
+`drop_cached(size, offset)` and `close()`. Contents and size are durable when `sync` returns. All raise `OSError`.
 
 What was synced is there after the crash; of everything else any part may be. A write is torn at sectors; each of its
 sectors, and each change of a file's size, arrives or does not, in any order; where a size arrived and its data did not,
@@ -26,7 +41,7 @@ class PowerCut(BaseException):
 
 
 class Inode:
-    def __init__(self, content: bytes = b"") -> None:
+    def __init__(self, content: bytes | bytearray = b"") -> None:
         self.now = bytearray(content)
         self.durable = bytearray(content)
         self.pending: list[tuple[int, bytes | None]] = []  # (offset, data), or (size, None) of a truncation
@@ -138,6 +153,10 @@ class CrashingDisk:
         for inode in disk.now.values():
             inode.lock_held = False
         return disk
+
+    def without_unsynced(self) -> CrashingDisk:
+        """The disk after a power cut that lost all that was not synced, names included."""
+        return CrashingDisk({name: Inode(inode.durable) for name, inode in self.durable.items()})
 
     def copy(self) -> CrashingDisk:
         """What a process that is killed leaves behind: all that was written."""

@@ -1,0 +1,52 @@
+"""Appends in a process of its own: `python -m disheap.testing.conformance.storage_child`.
+
+Reads one JSON object from the first line of standard input: `storage`, `codec` and their `tables`, the `directory`,
+the `first` index, and `file_bytes`, the size that no file may grow beyond (0: none). Prints every index once it is
+durable, until it is killed, 2,000 entries are there, or the storage raises; then it prints the name of the error.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import resource
+import sys
+
+from disheap.errors import StorageError
+from disheap.interfaces import CodecContext, StorageContext
+from disheap.kernel.types import HardState, NodeId, Term
+from disheap.plugins import Registry
+from disheap.settings import Text
+from disheap.testing.conformance.storage_parts import IDENTITY, entries
+from disheap.testing.fixtures import SystemClock
+
+ENTRIES = 2000
+ENTRY_BYTES = 300
+
+
+def main() -> None:
+    asked = json.loads(sys.stdin.readline())
+    tables = {kind: {name: _texts(table) for name, table in asked["tables"][kind].items()} for kind in asked["tables"]}
+    registry, seed = Registry.load(), asked["first"]
+    codec = registry.codec(asked["codec"], tables["codec"], CodecContext(random.Random(seed)), "--disheap-set")
+    context = StorageContext(asked["directory"], codec, asked["codec"], SystemClock(), random.Random(seed))
+    storage = registry.build("storage", asked["storage"], tables["storage"], context, "--disheap-set")
+    storage.open(IDENTITY, 0, alone=False)
+    storage.save_hard_state(HardState(Term(9), NodeId(1)))
+    if asked["file_bytes"]:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_bytes"], hard))
+    try:
+        for index in range(asked["first"], asked["first"] + ENTRIES):
+            storage.append(entries(index, index, size=ENTRY_BYTES))
+            print(index, flush=True)
+    except StorageError as error:
+        print(type(error).__name__, flush=True)
+
+
+def _texts(table: dict[str, str]) -> dict[str, Text]:
+    return {key: Text(value, "--disheap-set") for key, value in table.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,510 @@
+"""What every durable storage holds to when its process is killed, its disk is full or spoilt, or the power goes.
+
+There are two kinds of tests. The first kind runs over any durable storage: a child process is killed with SIGKILL while
+it appends, its files may grow no further, and the files in its directory are damaged. These cannot tell whether a
+storage syncs, because what a killed process has written stays in the system's cache.
+
+The second kind needs the power `OnFilesystem`: then the storage runs on a disk in memory, `testing.crashing_disk`, that
+loses power at a random write and keeps any legal part of what was not synced, has no room, or fails. For a storage
+without the power these tests find nothing to do.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from disheap.errors import DiskFailed, StorageError, StorageFull
+from disheap.interfaces import (
+    Acquaintances,
+    Codec,
+    OnFilesystem,
+    Recovered,
+    Remembering,
+    Storage,
+    StorageContext,
+)
+from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
+from disheap.plugins import Registry
+from disheap.testing.conformance.storage_child import ENTRY_BYTES
+from disheap.testing.conformance.storage_life import Life
+from disheap.testing.conformance.storage_parts import (
+    IDENTITY,
+    entries,
+    meta,
+    read_all,
+    read_log,
+    read_snapshot,
+    write_snapshot,
+)
+from disheap.testing.crashing_disk import CrashingDisk
+from disheap.testing.fixtures import SystemClock
+
+Factory = Callable[[Path], Storage]
+Build = Callable[..., Storage]
+
+CHILD_S = 60
+LIVES = 80
+"""Lives of six runs each; a storage that forgets one sync fails within a few."""
+FLIPS = 60
+KILLS = 3
+STATE = HardState(Term(9), NodeId(1))
+MET = Acquaintances(True, ((2, 77),))
+PLACE = "/data/groups/0"
+
+
+# --- any durable storage ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def durable(storage_factory: Factory, tmp_path: Path) -> Iterator[Factory | None]:
+    """The factory; None for a storage that is not durable, which has nothing to lose."""
+    yield storage_factory if storage_factory(tmp_path / "probe").durable else None
+
+
+class Child:
+    """A process that appends to a storage of the kind under test."""
+
+    def __init__(self, asked: dict[str, Any]) -> None:
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "disheap.testing.conformance.storage_child"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(asked) + "\n")
+        self._process.stdin.flush()
+        self._lines = self._process.stdout
+
+    def kill_after(self, count: int) -> list[str]:
+        """What it printed until it was killed."""
+        lines = list(itertools.islice(self._lines, count))
+        self._process.send_signal(signal.SIGKILL)
+        return [line.strip() for line in (*lines, *self._lines)]
+
+    def wait_lines(self) -> list[str]:
+        lines = [line.strip() for line in self._lines]
+        assert self._process.wait(CHILD_S) == 0, "the storage ended the process with another error than StorageError"
+        return lines
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait(CHILD_S)
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def start_child(
+    storage_name: str, codec_name: str, disheap_tables: dict[str, Any], tmp_path: Path
+) -> Iterator[Callable[..., Child]]:
+    children: list[Child] = []
+
+    def start(first: int, file_bytes: int = 0) -> Child:
+        tables = {kind: disheap_tables[kind] for kind in ("storage", "codec")}
+        place = {"storage": storage_name, "codec": codec_name, "tables": tables, "directory": str(tmp_path / "data")}
+        children.append(Child(place | {"first": first, "file_bytes": file_bytes}))
+        return children[-1]
+
+    yield start
+    for child in children:
+        child.close()
+
+
+def test_what_was_acknowledged_survives_a_kill(
+    durable: Factory | None, start_child: Callable[..., Child], tmp_path: Path
+) -> None:
+    """Every entry whose `append` returned is there after SIGKILL, at whatever moment, and no entry is another."""
+    last = 0
+    for number in range(KILLS if durable else 0):
+        printed = start_child(last + 1).kill_after(20 + 37 * number)
+        assert durable is not None
+        storage = durable(tmp_path / "data")
+        recovered = storage.open(IDENTITY, 0, alone=True)
+        assert recovered.hard_state == STATE
+        assert recovered.last_index >= int(printed[-1])
+        last = recovered.last_index
+        assert read_log(storage, 1, last) == entries(1, last, size=ENTRY_BYTES)
+        storage.close()
+
+
+def test_what_was_acknowledged_survives_files_that_cannot_grow(
+    durable: Factory | None, start_child: Callable[..., Child], tmp_path: Path
+) -> None:
+    """A write that fails is an error of the `append` that needed it, and what was acknowledged before it is there."""
+    if durable is None:
+        return
+    printed = start_child(1, file_bytes=100_000).wait_lines()
+    acknowledged = [int(line) for line in printed if line.isdigit()]
+    storage = durable(tmp_path / "data")
+    recovered = storage.open(IDENTITY, 0, alone=True)
+    assert recovered.last_index >= max(acknowledged, default=0)
+    assert read_log(storage, 1, recovered.last_index) == entries(1, recovered.last_index, size=ENTRY_BYTES)
+    storage.append(entries(recovered.last_index + 1, recovered.last_index + 5, size=ENTRY_BYTES))
+    storage.close()
+
+
+class Promised:
+    """A directory that holds a log, a vote, a snapshot and members, and what must be said of it when it is damaged."""
+
+    def __init__(self, factory: Factory, directory: Path) -> None:
+        self._factory, self.directory = factory, directory
+        self.entries = entries(1, 60, size=400)
+        self.raw = random.Random(3).randbytes(50_000)
+        storage = factory(directory)
+        storage.open(IDENTITY, 0, alone=False)
+        storage.save_hard_state(STATE)
+        if isinstance(storage, Remembering):
+            storage.remember(MET)
+        for at in range(0, 60, 5):
+            storage.append(self.entries[at : at + 5])
+        write_snapshot(storage, 20, self.raw)
+        storage.flush()
+        storage.close()
+
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.directory.rglob("*") if path.is_file() and path.stat().st_size)
+
+    def check(self, what: str) -> None:
+        """It is refused, told, or as it was. What is read is never another than what was written."""
+        storage = self._factory(self.directory)
+        try:
+            recovered = storage.open(IDENTITY, 0, alone=False)
+            log = self._read(storage, recovered)
+            assert all(found == self.entries[found.index - 1] for found in log), f"{what}: an entry is another"
+            if recovered.is_damaged:
+                return
+            assert recovered.hard_state == STATE, f"{what}: term or vote is another, and nothing is said"
+            if isinstance(storage, Remembering):
+                assert storage.acquaintances() == MET, f"{what}: the members are others, and nothing is said"
+            if recovered.snapshot is not None:
+                assert read_snapshot(storage) == self.raw, f"{what}: the snapshot is another"
+            assert recovered.snapshot is not None or recovered.first_index == 1, f"{what}: the snapshot is gone"
+            if recovered.last_index < len(self.entries):
+                assert recovered.ambiguous_after is not None, f"{what}: entries are lost, and nothing is said"
+        except StorageError as error:
+            assert str(error)
+        finally:
+            storage.close()
+
+    @staticmethod
+    def _read(storage: Storage, recovered: Recovered) -> list[Entry]:
+        first = recovered.first_index
+        if not recovered.is_damaged:
+            return read_log(storage, first, recovered.last_index)
+        found: list[Entry] = []
+        for index in range(first, recovered.last_index + 1):
+            try:
+                found += storage.read(Index(index), Index(index), 1 << 20)
+            except StorageError:
+                continue
+        return found
+
+
+def test_a_file_with_a_flipped_bit_is_refused_or_told_or_makes_no_difference(
+    durable: Factory | None, tmp_path: Path
+) -> None:
+    """Damage anywhere in any file never changes what is read, and never makes anything vanish in silence."""
+    if durable is None:
+        return
+    promised, generator = Promised(durable, tmp_path / "data"), random.Random(7)
+    files = {path: path.read_bytes() for path in promised.files()}
+    for _ in range(FLIPS if files else 0):
+        path = generator.choice(list(files))
+        spoilt = bytearray(files[path])
+        written = [at for at, byte in enumerate(spoilt) if byte]  # most of a file may be zeros that nobody reads
+        at = generator.choice(written or range(len(spoilt)))
+        spoilt[at] ^= 1 << generator.randrange(8)
+        path.write_bytes(spoilt)
+        promised.check(f"a bit of byte {at} of {path.name}")
+        for other, content in files.items():
+            other.write_bytes(content)
+        for other in set(promised.files()) - set(files):
+            other.unlink()
+
+
+def test_a_file_that_lost_its_end_is_refused_or_told_or_makes_no_difference(
+    durable: Factory | None, tmp_path: Path
+) -> None:
+    """A file whose end is missing, or reads as zeros, is never taken for a shorter one: entries that may be lost are
+    named by `ambiguous_after` or `damaged`."""
+    if durable is None:
+        return
+    promised = Promised(durable, tmp_path / "data")
+    files = {path: path.read_bytes() for path in promised.files()}
+    for path, content in files.items():
+        for lost in sorted({1, 7, 30, len(content) // 3} & set(range(1, len(content)))):
+            for filler in (b"", bytes(lost)):
+                path.write_bytes(content[:-lost] + filler)
+                promised.check(f"the last {lost} bytes of {path.name}, {'zeroed' if filler else 'cut off'}")
+                for other in promised.files():
+                    if other not in files:
+                        other.unlink()
+                for other, whole in files.items():
+                    other.write_bytes(whole)
+
+
+# --- a storage that runs on a given filesystem -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def build(
+    disheap_registry: Registry, storage_name: str, codec_name: str, codec_factory: Callable[..., Codec]
+) -> Build | None:
+    """`build(disk, seed)`; None without the power."""
+    plugin = disheap_registry.get("storage", storage_name)
+    if not issubclass(plugin, OnFilesystem):
+        return None
+
+    def build(disk: CrashingDisk, seed: int = 1) -> Storage:
+        context = StorageContext(PLACE, codec_factory(seed), codec_name, SystemClock(), random.Random(seed))
+        return plugin.on_filesystem(context, disk)
+
+    return build
+
+
+def opened(build: Build, disk: CrashingDisk) -> tuple[Storage, Recovered]:
+    storage = build(disk, 2)
+    return storage, storage.open(IDENTITY, 1 << 20, alone=False)
+
+
+def started(build: Build, disk: CrashingDisk) -> Storage:
+    """With a term beyond those of all entries that are appended here."""
+    storage, _ = opened(build, disk)
+    storage.save_hard_state(HardState(Term(20), NodeId(1)))
+    return storage
+
+
+@pytest.mark.parametrize("block", range(4))
+def test_a_power_cut_at_any_write_loses_nothing_that_was_acknowledged(build: Build | None, block: int) -> None:
+    """Random lives: after each cut the storage holds what it acknowledged, with or without the call that was under way.
+    It holds nothing that nobody wrote."""
+    for seed in range(block * LIVES // 4, (block + 1) * LIVES // 4 if build else 0):
+        assert build is not None
+        try:
+            Life(seed, build).live()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+
+
+def test_an_append_that_returned_is_synced(build: Build | None) -> None:
+    """All that was not synced is lost at once: the entries are there, and so is their file's name."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage = started(build, disk)
+    for first in range(1, 600, 20):
+        storage.append(entries(first, first + 9, size=300))
+        storage.append(entries(first + 10, first + 19, size=300))
+        again, recovered = opened(build, disk.without_unsynced())
+        assert recovered.last_index == first + 19
+        assert read_log(again, 1, first + 19) == entries(1, first + 19, size=300)
+
+
+def test_term_and_vote_and_members_that_were_saved_are_synced(build: Build | None) -> None:
+    """A node that forgets its vote votes twice in one term."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage, _ = opened(build, disk)
+    for term in range(3, 9):
+        storage.save_hard_state(HardState(Term(term), NodeId(term % 3)))
+        met = Acquaintances(True, ((2, term),))
+        if isinstance(storage, Remembering):
+            storage.remember(met)
+        again, recovered = opened(build, disk.without_unsynced())
+        assert recovered.hard_state == (term, term % 3)
+        assert not isinstance(again, Remembering) or again.acquaintances() == met
+
+
+def test_a_snapshot_that_was_committed_is_synced_with_its_name(build: Build | None) -> None:
+    """Also before the log that it stands for is compacted away, and when it replaces the log."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage = started(build, disk)
+    storage.append(entries(1, 100, size=300))
+    write_snapshot(storage, 60, b"first" * 1000)
+    again, recovered = opened(build, disk.without_unsynced())
+    assert recovered.snapshot == meta(60)
+    assert read_all(again.open_snapshot()) == b"first" * 1000
+    storage.compact(Index(61))
+    write_snapshot(storage, 200, b"second" * 1000, replaces_log=True)
+    again, recovered = opened(build, disk.without_unsynced())
+    assert (recovered.snapshot, recovered.first_index, recovered.last_index) == (meta(200), 201, 200)
+    assert read_all(again.open_snapshot()) == b"second" * 1000
+
+
+def test_entries_that_were_superseded_do_not_come_back(build: Build | None) -> None:
+    """What a later append has replaced is gone, whatever of its file is still on the disk."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage = started(build, disk)
+    storage.append(entries(1, 50, size=300))
+    for term in range(2, 12):
+        storage.append(entries(20, 50 - term, term, size=300))
+        again, recovered = opened(build, disk.without_unsynced())
+        assert recovered.last_index == 50 - term
+        assert read_log(again, 1, 99) == entries(1, 19, size=300) + entries(20, 50 - term, term, size=300)
+
+
+def test_a_torn_end_stays_in_doubt_until_it_is_cleared(build: Build | None) -> None:
+    """An end that may have been acknowledged is named by `ambiguous_after` or `damaged`. A doubt is told at every open
+    until `clear_ambiguity`, and no more after that."""
+    if build is None:
+        return
+    disk, doubts = CrashingDisk(), 0
+    storage = started(build, disk)
+    storage.append(entries(1, 19, size=300))
+    before = disk.copy()
+    storage.append(entries(20, 20, size=300))
+    for path, start, end in _changed(before, disk):
+        for size in range(start + 1, end, 3):  # where nothing of it is left, it never was
+            torn = disk.copy()
+            del torn.now[path].now[size:]
+            doubts += _is_in_doubt_until_cleared(build, torn)
+    assert doubts, "the last entry was torn at each of its bytes, and the storage was never in doubt"
+
+
+def _changed(before: CrashingDisk, after: CrashingDisk) -> Iterator[tuple[str, int, int]]:
+    """Files that have grown, and from where to where."""
+    for path, inode in after.now.items():
+        start = len(before.now[path].now) if path in before.now else 0
+        if len(inode.now) > start:
+            yield path, start, len(inode.now)
+
+
+def _is_in_doubt_until_cleared(build: Build, torn: CrashingDisk) -> bool:
+    try:
+        storage, recovered = opened(build, torn)
+    except StorageError:
+        return False
+    if recovered.ambiguous_after is None:
+        assert recovered.last_index == 20 or recovered.is_damaged, "an entry is lost, and nothing is said"
+        return False
+    assert recovered.ambiguous_after <= 19
+    storage.close()
+    storage, recovered = opened(build, torn)
+    assert recovered.ambiguous_after is not None, "the doubt is forgotten before it was cleared"
+    storage.clear_ambiguity()
+    storage.close()
+    assert opened(build, torn)[1].ambiguous_after is None
+    return True
+
+
+@pytest.mark.parametrize("room", [0, 100, 5_000, 40_000, 200_000])
+def test_a_full_disk_is_said_by_the_append_that_needs_room(build: Build | None, room: int) -> None:
+    """`StorageFull` comes from the very call that needs room. Nothing that was acknowledged is lost, nothing that was
+    refused counts, and the storage goes on when there is room again."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage = started(build, disk)
+    storage.append(entries(1, 3, size=3000))
+    disk.room = room
+    last = 3
+    with pytest.raises(StorageFull) as caught:
+        for first in range(4, 20_000, 5):
+            storage.append(entries(first, first + 4, size=3000))
+            last = first + 4
+    assert str(caught.value)
+    assert read_log(storage, 1, last) == entries(1, last, size=3000)
+    _, recovered = opened(build, disk.without_unsynced())
+    assert recovered.last_index == last, "what was acknowledged on a full disk is not on it"
+    disk.room = -1
+    storage.append(entries(last + 1, last + 5, size=3000))
+    again, recovered = opened(build, disk.without_unsynced())
+    assert read_log(again, 1, last + 5) == entries(1, last + 5, size=3000)
+
+
+def test_a_snapshot_without_room_is_given_up_and_leaves_the_one_before(build: Build | None) -> None:
+    """`StorageFull`, then `abort`: the snapshot before counts, the log is whole, and the storage goes on."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage = started(build, disk)
+    storage.append(entries(1, 50))
+    write_snapshot(storage, 20, b"before" * 100)
+    disk.room = 20_000
+    writer = storage.begin_snapshot(meta(40), False)
+    with pytest.raises(StorageFull):
+        for number in range(100):
+            writer.write(random.Random(number).randbytes(10_000))
+        writer.commit()
+    writer.abort()
+    disk.room = -1
+    assert read_all(storage.open_snapshot()) == b"before" * 100
+    storage.append(entries(51, 52))
+    again, recovered = opened(build, disk.without_unsynced())
+    assert (recovered.snapshot, recovered.last_index) == (meta(20), 52)
+    assert read_all(again.open_snapshot()) == b"before" * 100
+
+
+@pytest.mark.parametrize("operation", ["write", "sync"])
+@pytest.mark.parametrize("at", range(4))
+def test_a_disk_that_fails_once_is_not_trusted_again(build: Build | None, operation: str, at: int) -> None:
+    """An error of the disk is a `DiskFailed` of the call it happens in. Every call after it raises `DiskFailed`, and
+    nothing more is written. What was acknowledged before is there."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage = started(build, disk)
+    failing = Failing(disk, operation, at)
+    last = 0
+    with pytest.raises(DiskFailed):
+        for first in range(1, 2000, 5):
+            storage.append(entries(first, first + 4, size=2000))
+            last = first + 4
+    assert failing.has_failed
+    calls: list[Callable[[], object]] = [
+        lambda: storage.append(entries(last + 1, last + 1)),
+        lambda: storage.save_hard_state(HardState(Term(99), NodeId(3))),
+        lambda: storage.begin_snapshot(meta(2), False),
+        lambda: storage.flush(),
+    ]
+    for call in calls:
+        with pytest.raises(DiskFailed):
+            call()
+    storage.close()
+    assert failing.written_after == [], "after an error of the disk something was written"
+    again, recovered = opened(build, disk.killed().after_power_cut(random.Random(at)))
+    if not recovered.is_damaged:
+        assert recovered.last_index >= last
+        assert read_log(again, 1, last) == entries(1, last, size=2000)
+
+
+class Failing:
+    """The `at`-th operation of that kind fails; what is changed after it is noted."""
+
+    def __init__(self, disk: CrashingDisk, operation: str, at: int) -> None:
+        self.has_failed = False
+        self.written_after: list[str] = []
+        self._operation, self._left = operation, at
+        disk.watch = self._watch
+
+    def _watch(self, operation: str, path: str, offset: int) -> None:
+        if self.has_failed:
+            if operation != "close":
+                self.written_after.append(f"{operation} of {path}")
+        elif operation == self._operation:
+            self._left -= 1
+            if self._left < 0:
+                self.has_failed = True
+                raise OSError(errno.EIO, "Input/output error", path)
