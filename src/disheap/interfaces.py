@@ -1,10 +1,15 @@
 """The four contracts: Transport, Storage, Codec, StateMachine.
 
-A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds, filled from its own table of
-the configuration; it is built as `cls(settings, context)`. Plugins are given values and return values: they never call
-back into the kernel. A class with the right methods fits; nothing needs to be inherited.
+A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds. `Settings` is filled from the
+plugin's own table of the configuration. The class is built as `cls(settings, context)`. Plugins take values and return
+values: they never call back into the kernel. A class with the right methods fits; nothing needs to be inherited. The
+registry refuses a class that lacks one.
 
 An optional power is an interface of its own (`BlockingConnect`, `Screening`), found with `isinstance`, never a flag.
+
+Each method says what is durable when it returns, which order it keeps, who owns the bytes, and which errors it raises.
+An error that it does not name is a bug of the plugin, and in most calls the end of the node. The page
+`docs/reference/contracts.md` is made from this module.
 """
 
 from __future__ import annotations
@@ -29,9 +34,9 @@ KINDS = ("transport", "storage", "codec", "machine")
 class Plugin(Protocol):
     """What every plugin class carries."""
 
-    name: ClassVar[str]
-    api: ClassVar[int]
-    Settings: ClassVar[type[msgspec.Struct]]
+    name: ClassVar[str]  # by which the configuration chooses it; without '+' and '.'
+    api: ClassVar[int]  # the version of the contracts that it was written for
+    Settings: ClassVar[type[msgspec.Struct]]  # an empty struct where there is nothing to set
 
 
 class Clock(Protocol):
@@ -60,47 +65,59 @@ class Connection(Protocol):
     does not authenticate."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Queue bytes in order; never blocks, never raises. After `close` they are dropped."""
+        """Queue bytes behind those of earlier calls. Never blocks, and never raises. `data` stays the caller's, who may
+        change it when the call returns. Bytes that are written after `close`, `abort` or the end are dropped."""
 
     def buffered(self) -> int:
-        """Bytes queued and not yet handed to the operating system."""
+        """Bytes queued and not yet handed to the operating system; 0 after the end."""
 
     def pause_reading(self) -> None:
-        """Deliver no more bytes until `resume_reading`; both may be called twice."""
+        """Deliver no bytes from now on until `resume_reading`, also when called inside `data_received`. The end of the
+        connection waits behind bytes that came before it. May be called twice, and after the end."""
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        """Deliver again, beginning with what came meanwhile. May be called twice, and after the end."""
 
     def close(self) -> None:
-        """Flush what is queued, then close. `connection_lost` follows exactly once."""
+        """Flush what is queued, then close. Returns at once; `connection_lost(None)` follows exactly once, and no data
+        before it. May be called twice."""
 
     def abort(self) -> None:
-        """Close at once; what is queued is lost."""
+        """Close at once; what is queued is lost. `connection_lost` follows exactly once, and no data before it."""
 
 
 class Receiver(Protocol):
-    """Whoever owns a connection. Called on the loop's thread, `connection_made` first, `connection_lost` last."""
+    """Whoever owns a connection. The transport calls it on the loop's thread, `connection_made` first, once, and
+    `connection_lost` last, once. It may write, pause and close in each of these calls."""
 
-    def connection_made(self, connection: Connection) -> None: ...
+    def connection_made(self, connection: Connection) -> None:
+        """The connection is there. For the end that connects this comes before `Transport.connect` returns."""
 
     def data_received(self, data: bytes) -> None:
-        """Bytes in order, cut anywhere. The receiver owns `data`."""
+        """Bytes in the order in which they were written, each once, cut anywhere. The receiver owns `data`."""
 
     def writing_paused(self) -> None:
-        """More than `write_buffer_bytes` are queued. Advice: `write` still takes everything."""
+        """More is queued than the transport wants to hold. Advice: `write` still takes everything."""
 
-    def writing_resumed(self) -> None: ...
+    def writing_resumed(self) -> None:
+        """Enough of it has left. Comes after each `writing_paused` of a connection that goes on."""
 
-    def connection_lost(self, error: Exception | None) -> None: ...
+    def connection_lost(self, error: Exception | None) -> None:
+        """The end. `error` is None where either end closed in order. Nothing is called after it."""
 
 
 class Listener(Protocol):
+    """An address that connections come in at."""
+
     address: str  # the address bound, with the port that was chosen where 0 was asked for
 
     async def close(self) -> None:
-        """Stop accepting and release the address; connections already made go on."""
+        """Stop accepting. The address is free when it returns; connections already made go on."""
 
 
 class TransportContext(NamedTuple):
+    """What a transport is built with: the loop that all its calls are made on."""
+
     loop: asyncio.AbstractEventLoop
 
 
@@ -112,21 +129,35 @@ class Transport(Plugin, Protocol):
     def __init__(self, settings: Any, context: TransportContext) -> None: ...
 
     async def listen(self, address: str, accept: Callable[[], Receiver]) -> Listener:
-        """Raises `AddressInUse`, or `ConfigError` for an address that cannot be read or bound."""
+        """Clients can connect when it returns. `accept` is called once for each connection, on the loop's thread.
+        Raises `AddressInUse`, or `ConfigError` for an address that cannot be read or bound."""
 
     async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> Connection:
-        """Raises `ConnectionLost` when nobody answers within `timeout_s`, `ConfigError` for an unreadable address."""
+        """The connection, of which `receiver` has heard `connection_made`. Raises `ConnectionLost` when nobody answers
+        within `timeout_s`, and `ConfigError` for an unreadable address; then `receiver` hears nothing. Both name the
+        address."""
 
 
 class BlockingSocket(Protocol):
     """The part of a connected `socket.socket` (or `ssl.SSLSocket`) that the blocking client uses."""
 
-    def send(self, data: bytes | memoryview, /) -> int: ...
-    def recv(self, size: int, /) -> bytes: ...
-    def setblocking(self, flag: bool, /) -> None: ...
-    def settimeout(self, seconds: float | None, /) -> None: ...
-    def fileno(self) -> int: ...
-    def close(self) -> None: ...
+    def send(self, data: bytes | memoryview, /) -> int:
+        """How many bytes of `data` were taken. Raises `OSError`."""
+
+    def recv(self, size: int, /) -> bytes:
+        """At most `size` bytes; b"" at the end. Raises `OSError`, and `TimeoutError` where a timeout is set."""
+
+    def setblocking(self, flag: bool, /) -> None:
+        """As of `socket.socket`."""
+
+    def settimeout(self, seconds: float | None, /) -> None:
+        """As of `socket.socket`."""
+
+    def fileno(self) -> int:
+        """For `select`; -1 after `close`."""
+
+    def close(self) -> None:
+        """May be called twice."""
 
 
 class PendingSocket(Protocol):
@@ -170,9 +201,14 @@ class StreamContext(NamedTuple):
 
 
 class Stream(Protocol):
-    """One segment, snapshot or connection. `position` is that of the block in it; no position is encoded twice."""
+    """One segment, snapshot or connection. `position` is that of the block in it. It is below 2^62; positions have gaps
+    and come in any order. A position is encoded again when the entries that were there are superseded. So a stream
+    whose secrecy needs a nonce once must not make it of the position alone. Called on the disk's thread, one call at a
+    time."""
 
-    def encode(self, raw: bytes, position: int) -> bytes: ...
+    def encode(self, raw: bytes, position: int) -> bytes:
+        """What is stored: at most a sixty-fourth and 1,024 bytes longer than `raw`. The caller owns the result. Raises
+        nothing."""
 
     def decode(self, stored: bytes, position: int, raw_limit: int) -> bytes:
         """Raises `CodecError` when `stored` is damaged or would exceed `raw_limit` bytes; memory is taken after that
@@ -180,17 +216,23 @@ class Stream(Protocol):
 
 
 class CodecContext(NamedTuple):
+    """What a codec is built with. All its entropy comes from `random`: equal generators give equal bytes, so that a
+    simulated cluster can be run again. A node gives it the system's entropy."""
+
     random: random.Random
 
 
 class Codec(Plugin, Protocol):
+    """What is done to blocks on their way to a storage, such as compression or encryption."""
+
     def __init__(self, settings: Any, context: CodecContext) -> None: ...
 
     def new_stream(self, context: StreamContext) -> tuple[bytes, Stream]:
         """A preamble (what is needed to read the stream again; at most 4 KiB) and the stream."""
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> Stream:
-        """Raises `CodecError` when the preamble is not this codec's."""
+        """The stream again, by its preamble alone: the codec that wrote it may have run in another process, with other
+        settings. Raises `WrongCodec`, a `CodecError`, when the preamble is not this codec's."""
 
 
 # --- storage ---------------------------------------------------------------------------------------------------------
@@ -280,24 +322,31 @@ class Holding(NamedTuple):
 
 
 class SnapshotWriter(Protocol):
+    """A snapshot on its way to the disk. Nobody sees it before `commit` returns. Appends go on between its calls."""
+
     def write(self, chunk: bytes) -> None:
-        """Append raw bytes (at most 1 MiB). Bounded work: it syncs as it goes, so that no call waits long."""
+        """Append raw bytes, at most 1 MiB. Bounded work: it syncs as it goes, so that no call waits long. Raises
+        `StorageFull`, after which only `abort` is called, and `DiskFailed`."""
 
     def commit(self) -> None:
-        """Durable under its name when it returns; older snapshots beyond two are removed."""
+        """Contents and name are durable when it returns. Older snapshots beyond two are removed. Raises `StorageFull`,
+        and `DiskFailed`."""
 
     def abort(self) -> None:
-        """Leaves nothing behind. May be called after a failed `commit`."""
+        """Leaves nothing behind. May be called after a failed `write` or `commit`."""
 
 
 class SnapshotReader(Protocol):
+    """A snapshot that is read. It goes on to its end although newer snapshots remove it meanwhile."""
+
     meta: SnapshotMeta
 
     def read(self, offset: int, size: int) -> bytes:
-        """Raw bytes from raw `offset`, at most `size`; b"" at the end. Sequential offsets are cheap. Raises
-        `SnapshotDamaged`."""
+        """Exactly `size` raw bytes from raw `offset`. Fewer only where the snapshot ends, and b"" behind its end.
+        Sequential offsets are cheap. Raises `SnapshotDamaged`, and `DiskFailed`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """May be called twice. Called before the storage is closed."""
 
 
 @runtime_checkable
@@ -310,6 +359,8 @@ class Rereadable(Protocol):
 
 
 class StorageUsage(NamedTuple):
+    """How much a storage holds, and how much room there is."""
+
     log_bytes: int  # on disk, all segments
     snapshot_bytes: int  # on disk, all snapshots
     log_bytes_since_snapshot: int  # on disk, for deciding when the next is due
@@ -327,52 +378,74 @@ class StorageContext(NamedTuple):
 
 
 class Storage(Plugin, Protocol):
-    """Blocking, and called from one thread at a time. Any error from write, fsync or close is a `DiskFailed`, after
-    which every call raises: an fsync that failed is never tried again."""
+    """Keeps the log, the term and the vote, and the snapshots of one group. Blocking, and called from one thread at a
+    time. What it returns belongs to the caller.
 
-    durable: ClassVar[bool]  # survives the end of the process; a member of a cluster says so where it does not
+    A write for which there is no room raises `StorageFull`: nothing of it counts, and the storage goes on. Any other
+    error of a write, a sync or a close is a `DiskFailed`. After that every call but `close` raises `DiskFailed`, and
+    nothing more is written: a sync that failed is never tried again. Every block passes through the codec of the
+    context; a stream's preamble is kept with it.
+    """
+
+    durable: ClassVar[bool]  # survives the end of the process; then it is `Remembering`, too
 
     def __init__(self, settings: Any, context: StorageContext) -> None: ...
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
-        """Lock, check and recover. An empty storage takes `identity` for its own. `tail_bytes` bounds `Recovered.tail`.
-        `alone`: the cluster has no other voter, so an ambiguous last block is dropped, and damage is refused. Raises
-        `StorageLocked`,
-        `WrongDirectory` (cluster, node id or name differ; the incarnation given is ignored where one is stored),
-        `LogDamaged`, `SnapshotDamaged`."""
+        """Lock, check and recover. An empty storage takes `identity` for its own, durably. The incarnation given is
+        ignored where one is stored. `tail_bytes` bounds the data of `Recovered.tail`. `alone` says that the cluster has
+        no other voter: then an ambiguous last block is dropped, and damage is refused.
+
+        Raises `StorageLocked` when it is open already, here or in another process. Raises `WrongDirectory` when
+        cluster, node id or name are others than those stored, and `WrongCodec` when another codec wrote it. Raises
+        `LogDamaged` and `SnapshotDamaged` for damage that is not told by `Recovered`. Whatever it refuses is as it was
+        before. Raises `StorageFull`, and `DiskFailed`."""
 
     def save_hard_state(self, state: HardState) -> None:
-        """Durable when it returns. Survives any truncation or loss of log files."""
+        """Durable when it returns. Survives any truncation or loss of log files. Called before entries of its term are
+        appended. Raises `DiskFailed`; on a full disk, too, it has the room that it needs, or raises `StorageFull`."""
 
     def append(self, entries: Sequence[Entry]) -> None:
-        """Contiguous entries, durable when it returns. The first index is at most last_index + 1; where it is less, the
-        stored entries from there on are superseded."""
+        """Contiguous entries, all durable when it returns. The first index is at most last_index + 1. Where it is less,
+        the stored entries from there on are superseded, and never come back. A crash inside the call leaves the first
+        entries of it, or none.
+
+        Raises `StorageFull` when there is no room: then nothing of the call counts, what was there before is as it was,
+        and the same call may succeed later. Raises `DiskFailed`."""
 
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
-        """Entries from `first`, at most up to `last` and `max_bytes` of data, at least one; () when `first` has been
-        compacted away. Raises `LogDamaged`."""
+        """Entries from `first` on, in order, up to `last` and `max_bytes` of data, but at least one. () where the log
+        does not hold `first`. The caller owns them. Raises `LogDamaged`, and `DiskFailed`."""
 
     def compact(self, first_index: Index) -> Index:
-        """Entries below `first_index` are no longer needed. Returns the oldest index still held (whole segments go)."""
+        """Entries below `first_index` are no longer needed, and may go when it suits the storage. Returns the oldest
+        index that can still be read, at most `first_index`. Called behind a snapshot that is durable. Raises
+        `DiskFailed`."""
 
     def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> SnapshotWriter:
-        """`replaces_log`: on commit the whole log is dropped, and goes on at meta.index + 1 (a snapshot from the
-        leader). Atomic: after a crash either the old log and no snapshot, or the snapshot and an empty log."""
+        """A writer. With `replaces_log` (a snapshot from the leader) its commit drops the whole log, which goes on at
+        meta.index + 1. That is atomic: after a crash there is either the old log and no snapshot, or the snapshot and
+        an empty log. Raises `StorageFull`, and `DiskFailed`."""
 
     def open_snapshot(self, index: Index | None = None) -> SnapshotReader | None:
-        """The snapshot at `index`, or the newest; None where there is none. Raises `SnapshotDamaged`."""
+        """The snapshot at `index`, or the newest; None where there is none. The caller closes it. Raises
+        `SnapshotDamaged`, and `DiskFailed`."""
 
     def clear_ambiguity(self) -> None:
         """The node has caught up past `Recovered.ambiguous_after`: forget it, durably. Until this is called, every
-        `open` reports it again, so that a second crash does not hide what the first one may have lost."""
+        `open` reports it again, so that a second crash does not hide what the first one may have lost. Raises
+        `DiskFailed`."""
 
     def flush(self) -> None:
-        """Called after 100 ms without an append: write down what may ride along with an idle disk."""
+        """Called after 100 ms without an append: write down what may ride along with an idle disk. Nothing depends on
+        it. Raises `StorageFull`, and `DiskFailed`."""
 
-    def usage(self) -> StorageUsage: ...
+    def usage(self) -> StorageUsage:
+        """Of this moment. Cheap: called many times a second. Raises `DiskFailed`."""
 
     def close(self) -> None:
-        """Flush and unlock. May be called twice, and after an error."""
+        """Flush and unlock. May be called twice, and after an error. After it every other call raises
+        `StorageError`."""
 
 
 @runtime_checkable
@@ -380,14 +453,16 @@ class Repairable(Protocol):
     """Optional power of a storage: damage is told instead of refused, and good entries can be put in its place. After
     an `open` that found damage, nothing but these, `read`, `save_hard_state`, snapshots and `close` is called."""
 
-    def holding(self) -> Holding: ...
+    def holding(self) -> Holding:
+        """What is there, readable or not. Raises `DiskFailed`."""
 
     def mend(self, entries: Sequence[Entry]) -> None:
         """Good entries in the place of damaged ones, of the same index and term. Durable when all of a file's are
-        there; nothing that is good is ever cut off."""
+        there; nothing that is good is ever cut off. Raises `StorageFull`, and `DiskFailed`."""
 
     def cut(self, first: Index) -> None:
-        """Entries from `first` on never were a majority's: drop them, durably. All damage before it is mended."""
+        """Entries from `first` on never were a majority's: drop them, durably. All damage before it is mended.
+        Raises `DiskFailed`."""
 
 
 class Scrubbed(NamedTuple):
@@ -405,19 +480,21 @@ class Scrubbable(Protocol):
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
         """From `cursor` on, () for the beginning, about `max_bytes`, from the disk itself where that is possible. A
-        cursor stays good while the log grows and is trimmed. Raises `LogDamaged`, `SnapshotDamaged` for what is
-        needed."""
+        cursor stays good while the log grows and is trimmed. Raises `LogDamaged` and `SnapshotDamaged` for what is
+        needed, `StorageFull` when there is no room to write something again, and `DiskFailed`."""
 
 
 @runtime_checkable
 class Remembering(Protocol):
-    """Optional power of a storage that is durable: it keeps whom its node has met, so that a member that was wiped is
-    known by its new incarnation. A storage that was just made has met nobody and takes no part."""
+    """Required of a storage whose `durable` is True; no other has it. It keeps whom its node has met, so that a member
+    that was wiped is known by its new incarnation. A storage that was just made has met nobody and takes no part."""
 
-    def acquaintances(self) -> Acquaintances: ...
+    def acquaintances(self) -> Acquaintances:
+        """What was remembered last. Allowed while the storage is damaged. Raises `DiskFailed`."""
 
     def remember(self, acquaintances: Acquaintances) -> None:
-        """Durable when it returns, as a whole. Allowed while the storage is damaged."""
+        """Durable when it returns, as a whole. Allowed while the storage is damaged. Raises `StorageFull`, and
+        `DiskFailed`."""
 
 
 @runtime_checkable
@@ -451,10 +528,12 @@ class Principal(msgspec.Struct, frozen=True):
 
 class StateMachine(Plugin, Protocol):
     """Deterministic: the same calls give the same replies, effects and hash on every replica. No I/O, no clock, no
-    entropy, no set in hash order. Time arrives as `time_ms`, which never goes back.
+    entropy, no set in hash order, no place in memory. Time arrives as `time_ms`, which never goes back.
 
     A call either does all or nothing. It raises `CommandRefused` (or a subclass) for a command that is wrong in itself
-    or does not fit the state, before it has changed anything.
+    or does not fit the state, before it has changed anything. Any other error ends the node. All calls are made on the
+    loop's thread, one at a time, and none may take longer than a few milliseconds. Nothing is durable in a machine: the
+    log is.
     """
 
     versions: ClassVar[tuple[int, int]]  # the lowest and highest `machine_version` it can run
@@ -466,11 +545,14 @@ class StateMachine(Plugin, Protocol):
         `VersionUnsupported` for one below `versions`: a stored state may be that old."""
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
-        """Carry out one command of a session. Work beyond a bound is postponed and done by `advance`."""
+        """Carry out one command of a session: the reply, and what is pushed to whom, in that order. The reply is kept
+        with the session, so that a command that is sent again is answered and not carried out again. Work beyond a
+        bound is postponed and done by `advance`. Raises `CommandRefused`, and `VersionTooOld`."""
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
         """Time has come to `time_ms`: do due timers in order of their deadlines, then postponed work, at most `limit`
-        units of it. Returns the units done. Called before the commands of each entry."""
+        units of it. Returns the units done, and what is pushed. Called before the commands of each entry. Raises
+        nothing."""
 
     def backlog(self) -> bool:
         """Whether due timers or postponed work remain from the last `advance`; the leader then proposes a Continue."""
@@ -484,30 +566,35 @@ class StateMachine(Plugin, Protocol):
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
         """The session has a new connection and says in `held` which deliveries it holds. The reply carries every lease
-        of the session that it does not hold; the effects are for what starts to flow now."""
+        of the session that it does not hold; the effects are for what starts to flow now. Raises `CommandRefused` for a
+        `held` that cannot be read."""
 
     def session_detached(self, session: int) -> Effects:
         """The session has no connection for now; nothing new is assigned to it until `session_attached`."""
 
     def session_expired(self, session: int) -> Effects:
-        """The session is over: what it held goes back, what it owned is deleted."""
+        """The session is over: what it held goes back, what it owned is deleted. Nothing is pushed to it any more, and
+        a session that did nothing leaves the state as it found it. Raises nothing."""
 
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
-        """Read only. Raises `CommandRefused`."""
+        """Read only: it changes nothing that a later call could notice. On the leader alone, when every command that
+        was confirmed before is applied. `session` is 0 for the node itself. Raises `CommandRefused`."""
 
     def snapshot(self) -> Iterator[bytes]:
-        """A view of this moment, cheap to take; iterating it writes it out in pieces of at most 1 MiB, each in at most
-        about 2 ms, while `apply` goes on and does not show in it."""
+        """A view of the moment of this call, cheap to take. Iterating it makes pieces of at most 1 MiB, each in at most
+        about 2 ms. Meanwhile other calls go on, and do not show in it. A generator function takes its view at the first
+        `next`: write a function that takes the view and returns an iterator. The caller owns the pieces."""
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the whole state by what `snapshot` wrote; the pieces may be cut elsewhere. Raises
-        `SnapshotDamaged`."""
+        """Replace the whole state by what `snapshot` wrote. `chunks` can be read once, and may be cut elsewhere. The
+        version is set again after it. Raises `SnapshotDamaged`, and has changed nothing then."""
 
     def state_hash(self) -> bytes:
-        """Of the whole state in a canonical order; 16 bytes. Equal at equal index on all replicas."""
+        """Of all that decides a later reply, in a canonical order; 16 bytes. Equal at equal index on all replicas,
+        whatever of them was restored in between."""
 
     def stats(self) -> dict[str, int]:
-        """Counters for `disheap status`; not part of the state."""
+        """Counters for `disheap status`; not part of the state. Cheap, and without a change."""
 
 
 @runtime_checkable

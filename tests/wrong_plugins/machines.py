@@ -136,6 +136,9 @@ class Board:
     def memory_bytes(self) -> int:
         return 100 * (len(self.counts) + len(self.timers) + len(self.attached))
 
+    def session_stats(self, session: int) -> dict[str, int]:
+        return {"timers": sum(one == session for _, one in self.timers)}
+
     def stats(self) -> dict[str, int]:
         return {"words": len(self.counts)}
 
@@ -397,6 +400,13 @@ class RisingEstimate(Board):
         return self.highest
 
 
+class ShyReports(Board):
+    """Says nothing of a session that it does not know."""
+
+    def session_stats(self, session: int) -> dict[str, int]:
+        return super().session_stats(session) if session in self.attached else {}
+
+
 class WordyStats(Board):
     """Statistics that are no numbers."""
 
@@ -538,6 +548,7 @@ MEANT: dict[type[Board], str] = {
     CountedQueries: "test_looking_changes_nothing",
     CleaningStats: "test_looking_changes_nothing",
     RisingEstimate: "test_a_memory_estimate_follows_the_state",
+    ShyReports: "test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_nothing",
     WordyStats: "test_statistics_are_numbers_by_name",
     StrictScreening: "test_what_is_not_admitted_would_do_nothing",
     FullByState: "test_what_is_allowed_when_full_depends_on_the_command_alone",

@@ -180,8 +180,8 @@ def test_a_block_that_was_cut_is_not_taken_for_whole(codec_factory: Callable[[],
 
 
 def test_a_block_grows_by_little(codec_factory: Callable[[], Codec]) -> None:
-    """A block that cannot be made smaller grows by at most 64 bytes and a sixty-fourth: the codecs before it in a chain
-    are held to that."""
+    """A block that cannot be made smaller grows by at most a sixty-fourth and 1,024 bytes: the codecs before it in a
+    chain are held to that."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     for raw in RAWS:
         assert len(stream.encode(raw, 0)) <= len(raw) + len(raw) // GROWTH_SHARE + GROWTH_BYTES

@@ -329,6 +329,7 @@ def test_what_is_not_admitted_would_do_nothing(machine_factory: Factory, machine
 def test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_nothing(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
+    """Of a machine that is `SessionReporting`: the counts have the same names for every session, known or not."""
     machine = played(machine_factory, machine_commands)
     if not isinstance(machine, SessionReporting):
         return
