@@ -151,3 +151,26 @@ async def test_a_hash_is_of_the_entry_that_it_names_and_commands_go_on_meanwhile
         after = await node.admin({"op": "hash"})
         assert after["applied_index"] > before["applied_index"]
         assert after["state_hash"] != before["state_hash"]
+
+
+async def test_an_operator_ends_a_session_and_its_client_is_told(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        client, operator = await cluster.client(), await cluster.client()
+        (listed,) = (await operator.admin(op="sessions", after=0, limit=1))["sessions"]
+        assert (listed["session"], listed["attached"]) == (client.session, True)
+        ended = await operator.admin(op="end-session", session=client.session)
+        assert ended["session"] == client.session
+        goodbye = await client.goodbye()
+        assert (goodbye.code, "operator" in goodbye.message) == ("session-expired", True)
+        left = (await operator.admin(op="sessions"))["sessions"]
+        assert [row["session"] for row in left] == [operator.session]
+        await cluster.wait_equal()
+
+
+@pytest.mark.parametrize("request_", [{"limit": 0}, {"limit": 501}, {"limit": "x"}, {"after": "x"}, {"label": 5}])
+async def test_a_page_of_sessions_that_makes_no_sense_is_refused(tmp_path: Path, request_: dict[str, object]) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client = await cluster.client()
+        body = msgspec.msgpack.encode({"op": "sessions", **request_})
+        status, answer = await client.query(body, Kind.ADMIN)
+        assert (status, msgspec.msgpack.decode(answer, type=Fault).code) == (Status.ERROR, "invalid-argument")

@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": ("disheap.cli.nodes:serve", "Run a node of a cluster."),
     "status": ("disheap.cli.cluster:status", "The nodes, who leads, and what they hold."),
     "transfer": ("disheap.cli.cluster:transfer", "Hand leadership over."),
+    "session": ("disheap.cli.sessions:session", "List the sessions of clients, and end one."),
     "topic": ("disheap.cli.topics:topic", "Create, list, show and remove topics."),
     "purge": ("disheap.cli.topics:purge", "Drop the waiting messages of a topic."),
     "enqueue": ("disheap.cli.messages:enqueue", "Put messages into a topic."),

@@ -31,6 +31,7 @@ _NOTED = frozenset(
         broker.DeleteTopic,
     }
 )
+_REPEATED_OPS = frozenset({"status", "hash", "sessions"})
 _SETTLES = frozenset({broker.Ack, broker.Nack, broker.Cancel, broker.Recover})
 """Commands that are wanted however late they come."""
 
@@ -118,8 +119,8 @@ class BrokerSession:
 
     def admin(self, request: dict[str, Any], waiter: Any = None) -> int:
         """Answered by `Opaque` with a msgpack map. Only what changes nothing is repeated after a lost connection."""
-        body = msgspec.msgpack.encode(request)
-        return self.session.ask(Kind.ADMIN, body, _Raw(waiter), repeat=request.get("op") in ("status", "hash"))
+        body, repeat = msgspec.msgpack.encode(request), request.get("op") in _REPEATED_OPS
+        return self.session.ask(Kind.ADMIN, body, _Raw(waiter), repeat)
 
     @property
     def owes(self) -> bool:

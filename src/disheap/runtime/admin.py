@@ -10,16 +10,18 @@ import msgspec
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
 from disheap.kernel.types import NOBODY
 from disheap.runtime.comparing import hashed
+from disheap.runtime.session_admin import end_session, list_sessions, read_page
 from disheap.version import __version__
 
 if TYPE_CHECKING:
     from disheap.runtime.node import Node
 
-OPS = ("status", "hash", "transfer", "snapshot")
+OPS = ("status", "hash", "transfer", "snapshot", "sessions", "end-session")
 
 
 async def admin(node: Node, request: dict[str, Any]) -> dict[str, Any]:
-    """`op` is one of OPS; `target` (a name) goes with transfer. Raises `RequestError`."""
+    """`op` is one of OPS; `target` (a name) goes with transfer. `session_admin` reads what goes with the last two.
+    Raises `RequestError`."""
     match request.get("op"):
         case "status":
             return await status(node)
@@ -32,6 +34,12 @@ async def admin(node: Node, request: dict[str, Any]) -> dict[str, Any]:
             _need_leader(node)
             node.group.mark_snapshot()
             return {"index": node.group.raft.last_index}
+        case "sessions":
+            _need_leader(node)
+            return list_sessions(node.group, node.clients, read_page(request))
+        case "end-session":
+            _need_leader(node)
+            return await end_session(node.group, node.clients, request)
         case other:
             raise InvalidArgument(f"no such op: {other!r}; there are {', '.join(OPS)}")
 
@@ -74,7 +82,7 @@ async def status(node: Node) -> dict[str, Any]:
             "raft_cluster_size": len(members),
             "disheap_commands_applied_total": group.sessions.applied_commands,
             "disheap_commands_refused_total": group.sessions.failed_commands,
-            "disheap_wrong_secrets_total": node.wrong_secrets,
+            "disheap_wrong_secrets_total": node.clients.wrong_secrets,
         },
     }
 

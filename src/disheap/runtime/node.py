@@ -210,9 +210,9 @@ class Node:
         return await admin.status(self)
 
     @property
-    def wrong_secrets(self) -> int:
-        """Attempts to attach to somebody else's session, since this node started."""
-        return self._outlets().wrong_secrets
+    def clients(self) -> Server:
+        """The clients' side of the node. There is one once it has started."""
+        return self._outlets()
 
     @property
     def has_group(self) -> bool:

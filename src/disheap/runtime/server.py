@@ -508,11 +508,14 @@ class Server(Outlets):
         return now - self._last_heard(session, now)
 
     async def end_session(self, session: int) -> None:
-        """Returns when the session is over. Raises `NotLeader` if leadership is lost first."""
+        """Returns when the session is over and its client is told. Raises `NotLeader` if leadership is lost first."""
+        connection = self._attached.get(session)
         ended: asyncio.Future[None] = self.loop.create_future()
         self._ending.setdefault(session, []).append(ended)
         self.group.submit(frames.envelope(Kind.CLOSE, 0, session, 0, 0))
         await ended
+        if connection is not None:
+            connection.refuse(SessionExpired(f"an operator ended session {session}; what it held was given back"))
 
     def _give_up_endings(self) -> None:
         for waiter in [waiter for waiters in self._ending.values() for waiter in waiters]:
