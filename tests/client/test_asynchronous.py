@@ -27,6 +27,7 @@ from disheap.errors import (
 )
 from disheap.protocol import broker, frames
 from disheap.protocol.broker import NewMessage
+from disheap.protocol.frames import Kind
 
 from .fake_node import FakeCluster, FakeReceiver, serve
 
@@ -245,8 +246,12 @@ async def test_a_silent_node_is_left(node: Wax, client: Client) -> None:
     for number in range(1, 4):
         driver._watch(link, now + number * 0.25)
     assert not link.gone.done(), "it was asked a moment ago"
+    said: list[bytes] = []
+    assert link.connection is not None
+    link.connection.write = said.append  # type: ignore[method-assign,assignment]
     driver._watch(link, now + 1.0)
     assert link.gone.done()
+    assert [frame[4] for frame in said] == [Kind.GOODBYE], "the node hears that the session goes on elsewhere"
     assert await client.topic("jobs").enqueue(b"x") == 1
 
 

@@ -194,6 +194,16 @@ def test_a_ping_goes_out_after_a_silence_and_one_without_an_answer_ends_the_conn
         clock.now += client.wants_poll_in + 0.001
         client.heartbeat()
     assert wire.closed and pulse.SILENCE_MAX_S <= clock.now - silent_since < 1.5
+    assert wire.sent[-1][4] == Kind.GOODBYE, "the node hears that the session goes on elsewhere"
+
+
+@pytest.mark.parametrize("end", ["collect", "close"])
+def test_a_client_at_its_end_does_not_say_that_it_goes_on(end: str) -> None:
+    clock, wire = Clock(), Canned(canned_node())
+    client = BlockingClient(url("n"), dial=lambda _: Made(wire), clock=clock, wait=clock.wait)
+    client.connect()
+    client.collect() if end == "collect" else client.close(end_session=False)
+    assert wire.closed and Kind.GOODBYE not in [sent[4] for sent in wire.sent]
 
 
 def test_a_busy_application_does_not_take_its_own_silence_for_the_nodes() -> None:
@@ -256,7 +266,7 @@ def test_a_client_that_said_nothing_for_long_attaches_again_before_it_sends() ->
     clock.now += 6.1
     client.send(broker.Enqueue("jobs", b"x"))
     client.flush()
-    assert wires[0].closed and len(wires[0].sent) == said
+    assert wires[0].closed and [sent[4] for sent in wires[0].sent[said:]] == [Kind.GOODBYE]
     assert wires[1].sent[0][4] == Kind.HELLO
 
 

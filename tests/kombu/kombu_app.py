@@ -33,3 +33,8 @@ def note_when_let_go(path: str, text: str) -> None:
 @app.task(acks_late=True)
 def note_late(path: str, text: str, pause_s: float = 0.0) -> None:
     note.run(path, text, pause_s)
+
+
+@app.task(acks_late=True)
+def note_late_when_let_go(path: str, text: str) -> None:
+    note_when_let_go.run(path, text)

@@ -206,6 +206,21 @@ def test_a_client_that_comes_back_in_time_has_its_whole_timeout_again(node: Node
     assert node.proposed == []
 
 
+def test_an_attach_that_was_under_way_on_a_lost_connection_is_a_sign_of_life(node: Node) -> None:
+    """The client came back and lost that connection as well, before the log had the ATTACH."""
+    node.server.lead(True)
+    node.client()[0].connection_lost(None)
+    node.silence(REATTACH_MS / 1000 - SWEEP_S)
+    again, _ = node.stranger()
+    node.server.attach_session(again, 1, 7, SECRET)
+    again.connection_lost(None)
+    node.proposed.clear()
+    node.silence(REATTACH_MS / 1000 - SWEEP_S)
+    assert node.proposed == []
+    node.silence(2 * SWEEP_S)
+    assert [envelope.kind for envelope in node.proposed] == [Kind.EXPIRE]
+
+
 def test_a_new_leader_knows_nothing_of_closed_connections_and_gives_the_whole_timeout(node: Node) -> None:
     node.server.lead(True)
     node.client()[0].connection_lost(None)

@@ -16,6 +16,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any, assert_never
 
 import msgspec
@@ -332,7 +333,7 @@ class BlockingClient:
             return
         if end_session and (self._session.state is State.READY or self._broker.owes):
             self._end_session()
-        self._drop("closed")
+        self._drop("closed", goes_on=False)
         self._end_attempts()
         self._broken = ConnectionLost("this client is closed")
         self._handle(self._broker.abandon(ConnectionLost("the client was closed before an answer came")))
@@ -509,8 +510,8 @@ class BlockingClient:
         if self._session.has_output:
             self._write()  # the handshake goes on
 
-    def _drop(self, reason: str) -> None:
-        """The one door out of a connection."""
+    def _drop(self, reason: str, goes_on: bool = True) -> None:
+        """The one door out of a connection. `goes_on`: the client will look for another."""
         wire, self._wire = self._wire, None
         if wire is None:
             return
@@ -518,6 +519,9 @@ class BlockingClient:
         self._retry_at = None
         if self.on_socket_change is not None:
             self.on_socket_change(wire.fileno(), None)
+        if goes_on and (farewell := self._session.farewell()):
+            with suppress(OSError):  # it may be gone
+                wire.write(farewell, 0.0)
         wire.close()
         self._handle(self._broker.disconnected())
 

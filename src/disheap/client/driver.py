@@ -398,6 +398,8 @@ class Driver:
             self._give_up(link, reason)
             return
         self._link, self.paused = None, False
+        if link.connection is not None and self._broken is None and (farewell := self._session.farewell()):
+            link.connection.write(farewell)
         link.end()
         self._route.lost(link.address, reason, self.loop.time())
         if self._retrying is not None:

@@ -162,11 +162,11 @@ class Session:
             self._part(Moved(self.welcome.members[0] if self.welcome.members else "", "attach-again"), events)
         return events
 
-    def leave(self) -> None:
-        """Say on this connection that the session goes on elsewhere. Without it, a node that sees the connection close
-        takes it for the end of the process, and gives back what the session holds after a few seconds."""
-        if self.state in (_READY, _ENTERING):
-            self._output.append(_LEAVES)
+    def farewell(self) -> bytes:
+        """The last bytes on a connection that is dropped while it stands: the session goes on elsewhere. Without them,
+        the node takes the end of the connection for that of the process, and soon gives back what the session holds.
+        b"" where the node has closed the connection, or the session is being closed."""
+        return _LEAVES if self.state in (_READY, _ENTERING) else b""
 
     def close(self) -> None:
         """End the session; `Closed` follows where a node can be told."""

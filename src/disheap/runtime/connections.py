@@ -120,7 +120,7 @@ class ClientConnection:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._server.forget(self.asked)
+        self._server.forget(self)
         self._server.lost(self)
 
     @property

@@ -189,10 +189,16 @@ class Server(Outlets):
         if session and self._attached.get(session) is connection:
             del self._attached[session]
             self.of_session.pop(session, None)
-            self._heard[session] = self.loop.time()
-            if connection.was_dropped:
-                self._dropped[session] = None
+            self._note_lost(session, connection)
             self._detach(session, connection.attachment)
+
+    def _note_lost(self, session: int, connection: ClientConnection) -> None:
+        """The time until the session lapses begins now: until a moment ago its client was there."""
+        self._heard[session] = self.loop.time()
+        if connection.was_dropped:
+            self._dropped[session] = None
+        else:
+            self._dropped.pop(session, None)
 
     def _detach(self, session: int, attachment: int) -> None:
         if self.leads:
@@ -407,11 +413,12 @@ class Server(Outlets):
             asking.connection.asked.remove(attachment)
             asking.connection.send(Kind.REPLY, status, asking.number, index, body)
 
-    def forget(self, attachments: list[int]) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """Whoever asked is gone. A session that it would have been attached to is told so, behind the ATTACH."""
-        for attachment in attachments:
+        for attachment in connection.asked:
             asking = self._asking.pop(attachment, None)
             if asking is not None and asking.session:
+                self._note_lost(asking.session, connection)
                 self._detach(asking.session, attachment)
 
     def flush(self) -> None:
@@ -487,15 +494,16 @@ class Server(Outlets):
                 session=session.id,
                 label=session.facts.label,
                 address=session.address,
-                reason="its client closed the connection" if session.id in self._dropped else "its client is silent",
+                reason="its connection ended" if session.id in self._dropped else "its client is silent",
             )
             self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
             self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
 
     def _allowed_s(self, session: Session) -> float:
         """How long it may be silent now."""
-        facts = session.facts
-        return (facts.reattach_ms if session.id in self._dropped else facts.timeout_ms) / 1000
+        facts, number = session.facts, session.id
+        is_gone = number in self._dropped and number not in self._attached
+        return (facts.reattach_ms if is_gone else facts.timeout_ms) / 1000
 
     # --- for operators -----------------------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ MUTANTS = (
     Mutant(
         "closed-connection-counts-as-silence",
         "the tasks of a worker that was killed wait for the whole session timeout",
-        (Patch(SERVER, "            if connection.was_dropped:\n", "            if False:\n"),),
+        (Patch(SERVER, "        if connection.was_dropped:\n", "        if False:\n"),),
         (LIVENESS + "test_a_session_whose_client_closed_its_connection_lapses_soon",),
         simulated=False,
     ),
@@ -52,6 +52,23 @@ MUTANTS = (
         "a client that goes to another node loses its session if that takes more than a few seconds",
         (Patch("disheap.runtime.connections", "            self._has_left = True\n", ""),),
         (LIVENESS + "test_a_closed_connection_that_says_nothing_of_its_client_leaves_the_whole_timeout",),
+        simulated=False,
+    ),
+    Mutant(
+        "client-leaves-without-a-word",
+        "a node that a client doubts takes the client for dead, and gives its tasks to others after a few seconds",
+        (
+            Patch(
+                "disheap.client.session",
+                'return _LEAVES if self.state in (_READY, _ENTERING) else b""',
+                'return b""',
+            ),
+        ),
+        (
+            "tests/client/test_blocking.py::"
+            "test_a_ping_goes_out_after_a_silence_and_one_without_an_answer_ends_the_connection",
+            "tests/client/test_asynchronous.py::test_a_silent_node_is_left",
+        ),
         simulated=False,
     ),
     Mutant(
