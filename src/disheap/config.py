@@ -97,6 +97,10 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_sessions_per_principal: Count = 5_000  # of one certificate name: half of all, a fleet may share one
     reserved_sessions: Annotated[int, Meta(ge=0, le=1_000_000)] = 500  # the last ones: for clients with less than 10
     connections: Many = 4096  # below the usual limit of open files, with rlimit raised
+    max_connections_per_address: Many = 1024  # of one IPv4 address or IPv6 /64: a host of workers, and others get in
+    max_connections_per_principal: Many = 2048  # of one certificate name: fleets share one, and others get in
+    reserved_connections: Annotated[int, Meta(ge=0, le=65_536)] = 64  # beside `connections`, for operators; 0: none
+    operator_names: tuple[str, ...] = ()  # certificate names that may use the reserve; this machine always may
     handshake_timeout_s: Annotated[float, Meta(gt=0, le=3600)] = 5.0  # a stranger holds a connection no longer
     idle_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = 60.0  # without a session and a word; a client pings
     write_buffer_bytes: WireBytes = (

@@ -22,7 +22,7 @@ from tests.support.leftovers import grown_by, grown_by_blocking
 from tests.support.nodes import Cluster
 from tests.support.ports import free_ports
 
-ROUNDS = 500
+ROUNDS = 200
 
 
 @pytest.fixture(autouse=True)

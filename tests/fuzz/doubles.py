@@ -25,7 +25,7 @@ from disheap_heap.settings import HeapSettings
 
 CLUSTER = "c0ffee0123456789"
 NONCE = bytes(32)
-LIMITS = ServerLimits(1 << 16, 64, 8, 5.0, 60.0, 1 << 20, 4)
+LIMITS = ServerLimits(1 << 16, 64, 5.0, 60.0, 1 << 20, 4)
 
 
 class Wire:

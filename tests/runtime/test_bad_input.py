@@ -20,7 +20,10 @@ from disheap.protocol.frames import Fault, Flags, Hello, Kind, SessionOptions, S
 from disheap.runtime import connections
 from disheap.runtime.node import Node
 
-SMALL = Limits(frame_bytes=65_536, entry_bytes=16_384, gather_bytes=131_072, handshake_timeout_s=0.2, connections=8)
+SMALL = Limits(
+    frame_bytes=65_536, entry_bytes=16_384, gather_bytes=131_072, handshake_timeout_s=0.2, connections=8,
+    reserved_connections=0,
+)  # fmt: skip
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from disheap.runtime.session_table import Session, SessionFacts, proof_of
 LIMITS = ServerLimits(
     frame_bytes=1 << 20,
     session_window=8,
-    connections=8,
     handshake_timeout_s=5.0,
     idle_timeout_s=60.0,
     write_buffer_bytes=1 << 20,

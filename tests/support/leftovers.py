@@ -19,15 +19,17 @@ LOG = ("disheap.kernel.types.Entry", "disheap_memory.storage.Block")
 """Commands are kept in the node's log until a snapshot is taken."""
 WARM_UP = 20
 """Rounds before the first count: caches and tables reach their size."""
-SHARE = 5
-"""A type may grow by a fifth of the rounds: asyncio keeps cancelled timers until they are half of all timers."""
+SHARE = 0.8
+"""A type that grows by one with each round is found. asyncio keeps up to a hundred cancelled timers, so there are at least
+`ROUNDS_MIN` rounds."""
+ROUNDS_MIN = 150
 LOOK_AGAIN_S = 0.05
 
 
 async def grown_by(
     rounds: int, one_round: Callable[[], Awaitable[object]], ignored: tuple[str, ...] = LOG
 ) -> dict[str, float]:
-    """Objects left by each round, by type, where they are more than `1 / SHARE`. `ignored` are names of types that are
+    """Objects left by each round, by type, where they are more than `SHARE`. `ignored` are names of types that are
     meant to stay."""
     for _ in range(WARM_UP):
         await one_round()
@@ -69,6 +71,7 @@ def _without_collector() -> Iterator[None]:
 class _Count:
     def __init__(self, rounds: int, ignored: tuple[str, ...]) -> None:
         self.left: dict[str, float] = {}
+        assert rounds >= ROUNDS_MIN
         self._rounds, self._ignored = rounds, ignored
         self._looks = int(PATIENCE_S / LOOK_AGAIN_S)
         self._before = _objects()
@@ -79,7 +82,7 @@ class _Count:
         self.left = {
             name: count / self._rounds
             for name, count in grown.items()
-            if count > self._rounds / SHARE and name not in self._ignored
+            if count > self._rounds * SHARE and name not in self._ignored
         }
         self._looks -= 1
         return not self.left or self._looks <= 0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from disheap.addresses import owner_of
 from disheap.errors import (
     MalformedFrame,
     NotLeader,
@@ -27,6 +28,7 @@ from disheap.protocol import frames
 from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
 from disheap.runtime.admission import host_of
 from disheap.runtime.buffers import UNCOUNTED_BYTES
+from disheap.runtime.places import NO_SESSION
 
 if TYPE_CHECKING:
     from disheap.runtime.server import Server
@@ -74,6 +76,10 @@ class ClientConnection:
         self.took_at = 0.0
         self._waiting: deque[Callable[[], None]] = deque()  # answers that there was no room for
 
+    @property
+    def remote(self) -> str:
+        return self._connection.remote
+
     # --- Receiver ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, connection: Connection) -> None:
@@ -81,7 +87,6 @@ class ClientConnection:
         self._connection = connection
         self.heard = server.loop.time()
         if not server.admit(self):
-            self.refuse(Overloaded(f"the node has its limit of {server.limits.connections} connections"))
             return
         self._deadline = server.loop.call_later(server.limits.handshake_timeout_s, self._handshake_overdue)
 
@@ -94,7 +99,7 @@ class ClientConnection:
                 self._frames(data)
             else:
                 self._handshake(data)
-        except (ProtocolError, NotLeader, SessionExpired) as error:
+        except (ProtocolError, NotLeader, SessionExpired, Overloaded) as error:
             self.refuse(error)
         held = len(self._partial)
         if held > UNCOUNTED_BYTES or self.input_bytes:
@@ -125,8 +130,8 @@ class ClientConnection:
 
     @property
     def address(self) -> str:
-        """The other end without its port, for people to read and for limits."""
-        return host_of(self._connection.remote)
+        """The other end without its port, for people to read and for limits; of IPv6, its network."""
+        return owner_of(self._connection.remote) or host_of(self._connection.remote)
 
     @property
     def principal(self) -> str:
@@ -149,6 +154,7 @@ class ClientConnection:
             raise MalformedFrame(f"a HELLO that cannot be read: {error}") from error
         self._connection.write(self._server.welcome(hello))
         self._greeted = True
+        self._server.places.greeted(self)
         if self._deadline is not None:
             self._deadline.cancel()
         self._expect_a_word(self._server.limits.idle_timeout_s)
@@ -255,6 +261,8 @@ class ClientConnection:
             return
         if envelope.kind == Kind.CLOSE:
             self._need_session()
+        if envelope.kind != Kind.CLOSE and self._server.places.is_reserved(self):
+            raise Overloaded(NO_SESSION)
         if self.asked or (self.session != 0) != (envelope.kind == Kind.CLOSE):
             raise MalformedFrame("a connection carries one session: OPEN or ATTACH it once, then CLOSE it once")
         if envelope.kind == Kind.CLOSE and envelope.session != self.session:

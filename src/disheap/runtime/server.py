@@ -43,6 +43,7 @@ from disheap.protocol.frames import (
 from disheap.runtime.admission import AdmissionLimits
 from disheap.runtime.buffers import Buffers
 from disheap.runtime.connections import ClientConnection
+from disheap.runtime.places import PlaceLimits, Places
 from disheap.runtime.session_table import Session, proof_of
 from disheap.runtime.sessions import Outlets, wrong_secret
 
@@ -70,7 +71,6 @@ MEMORY_LOOK_BYTES = 2 << 20
 class ServerLimits(msgspec.Struct, frozen=True):
     frame_bytes: int
     session_window: int
-    connections: int
     handshake_timeout_s: float
     idle_timeout_s: float
     write_buffer_bytes: int
@@ -79,6 +79,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     queries_per_connection: int = 128
     input_bytes: int = 64 << 20
     output_bytes: int = 256 << 20
+    places: PlaceLimits = PlaceLimits()
 
 
 class Directory(Protocol):
@@ -130,6 +131,7 @@ class Server(Outlets):
         self._draw = draw  # a 63-bit number that no one draws twice
         self._entropy = entropy  # so many bytes that nobody can guess
         self.wrong_secrets = 0  # since the node started
+        self.places = Places(limits.places, loop.time)
         self._connections: dict[ClientConnection, None] = {}
         self._attached: dict[int, ClientConnection] = {}
         self._asking: dict[int, _Asking] = {}  # by attachment
@@ -153,9 +155,13 @@ class Server(Outlets):
         return ClientConnection(self)
 
     def admit(self, connection: ClientConnection) -> bool:
-        """Whether there is room for one more."""
-        if len(self._connections) >= self.limits.connections:
-            return False
+        """Whether it has a place now; it is told why, where it has none."""
+        if not connection.is_local:
+            refusal = self.places.enter(connection, connection.remote, connection.principal)
+            if refusal is not None:
+                self.lines.write(log.warning, "a connection is refused", remote=connection.remote, reason=str(refusal))
+                connection.refuse(refusal)
+                return False
         self._connections[connection] = None
         return True
 
@@ -185,6 +191,7 @@ class Server(Outlets):
         """The connection is gone. Its session waits for another, for a short time if the client's process may be gone
         as well: its kernel closed the connection, and nothing was said before."""
         self._connections.pop(connection, None)
+        self.places.leave(connection)
         session = connection.session
         if session and self._attached.get(session) is connection:
             del self._attached[session]

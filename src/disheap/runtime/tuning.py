@@ -11,6 +11,7 @@ from disheap.kernel.types import KernelConfig, NodeId
 from disheap.runtime import room
 from disheap.runtime.admission import AdmissionLimits
 from disheap.runtime.group import GroupLimits
+from disheap.runtime.places import PlaceLimits
 from disheap.runtime.server import ServerLimits
 from disheap.runtime.session_table import SessionLimits
 from disheap.runtime.snapshots import SnapshotPolicy
@@ -93,7 +94,6 @@ def server_limits(config: NodeConfig) -> ServerLimits:
     return ServerLimits(
         frame_bytes=limits.frame_bytes,
         session_window=limits.session_window,
-        connections=limits.connections,
         handshake_timeout_s=limits.handshake_timeout_s,
         idle_timeout_s=limits.idle_timeout_s,
         write_buffer_bytes=limits.write_buffer_bytes,
@@ -107,6 +107,13 @@ def server_limits(config: NodeConfig) -> ServerLimits:
         queries_per_connection=limits.queries_per_connection,
         input_bytes=limits.input_bytes,
         output_bytes=limits.output_bytes,
+        places=PlaceLimits(
+            connections=limits.connections,
+            max_connections_per_address=limits.max_connections_per_address,
+            max_connections_per_principal=limits.max_connections_per_principal,
+            reserved_connections=limits.reserved_connections,
+            operator_names=limits.operator_names,
+        ),
     )
 
 

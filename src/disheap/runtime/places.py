@@ -1,0 +1,141 @@
+"""How many client connections a node holds, and whose they are.
+
+There are places for everybody (`limits.connections`), bounded for each address and for each certificate name. When they
+are taken, the oldest connection without a HELLO gives way. Beside them there is a reserve
+(`limits.reserved_connections`) for operators: a connection from this machine, or with a certificate name among
+`limits.operator_names`, gets a place there when it gets no other. It may ask (`disheap status`), and carries no
+session. When the reserve is full its oldest connection gives way. So an operator always gets in.
+
+Peers have a port of their own, and nothing here counts them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from disheap.addresses import is_loopback, owner_of
+from disheap.errors import Overloaded
+
+SILENCE_S = 0.2
+"""A client speaks as soon as it is connected. One that has not after this time gives way when places are short."""
+NO_SESSION = (
+    "every place for connections is taken. This one has a place of the reserve for operators, and those carry no "
+    "session; try again later, or raise limits.connections"
+)
+
+
+class Guest(Protocol):
+    """What is asked of a connection."""
+
+    def refuse(self, error: Overloaded) -> None:
+        """Say why, and close."""
+
+
+class PlaceLimits(msgspec.Struct, frozen=True):
+    """From `[limits]`."""
+
+    connections: int = 4096
+    max_connections_per_address: int = 1024
+    max_connections_per_principal: int = 2048
+    reserved_connections: int = 64
+    operator_names: tuple[str, ...] = ()
+
+
+class _Place(NamedTuple):
+    owner: str  # of the address; "" where it has none
+    principal: str  # the name that the certificate proves; "" where there is none
+    is_reserved: bool
+
+
+class Places:
+    """`enter` when a connection is made, `greeted` at its HELLO, `leave` when it is lost."""
+
+    def __init__(self, limits: PlaceLimits, now: Callable[[], float]) -> None:
+        self._limits = limits
+        self._now = now
+        self._places: dict[Guest, _Place] = {}
+        self._reserve: dict[Guest, None] = {}  # the oldest first
+        self._silent: dict[Guest, float] = {}  # since when; the oldest first
+        self._owners: Counter[str] = Counter()
+        self._principals: Counter[str] = Counter()
+
+    def enter(self, guest: Guest, remote: str, principal: str) -> Overloaded | None:
+        """None for a guest that has a place now, and else why it gets none."""
+        place = _Place(owner_of(remote), principal, is_reserved=False)
+        refusal = self._refusal(place)
+        if refusal is not None:
+            if not self._is_operator(remote, place.principal):
+                return refusal
+            place = place._replace(is_reserved=True)
+            self._make_room_in_reserve()
+        self._take(guest, place)
+        return None
+
+    def greeted(self, guest: Guest) -> None:
+        self._silent.pop(guest, None)
+
+    def is_reserved(self, guest: Guest) -> bool:
+        return guest in self._reserve
+
+    def leave(self, guest: Guest) -> None:
+        """May be called twice, and for one that has no place."""
+        place = self._places.pop(guest, None)
+        if place is None:
+            return
+        self._silent.pop(guest, None)
+        if place.is_reserved:
+            del self._reserve[guest]
+            return
+        for counter, key in ((self._owners, place.owner), (self._principals, place.principal)):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
+
+    def _refusal(self, place: _Place) -> Overloaded | None:
+        limits = self._limits
+        if place.owner and self._owners[place.owner] >= limits.max_connections_per_address:
+            return _full(f"{place.owner} has", limits.max_connections_per_address, "max_connections_per_address")
+        if place.principal and self._principals[place.principal] >= limits.max_connections_per_principal:
+            who, limit = f"the certificate name {place.principal!r} has", limits.max_connections_per_principal
+            return _full(who, limit, "max_connections_per_principal")
+        if len(self._places) - len(self._reserve) < limits.connections or self._oldest_silent_gives_way():
+            return None
+        return _full("the node has", limits.connections, "connections")
+
+    def _oldest_silent_gives_way(self) -> bool:
+        oldest = next((guest for guest in self._silent if guest not in self._reserve), None)
+        if oldest is None or self._now() - self._silent[oldest] < SILENCE_S:
+            return False
+        self._give_way(oldest, "every place for connections is taken, and this one has sent no HELLO")
+        return True
+
+    def _make_room_in_reserve(self) -> None:
+        if len(self._reserve) >= self._limits.reserved_connections:
+            oldest = next(iter(self._reserve))
+            self._give_way(oldest, "the reserve for operators is full, and this is its oldest connection")
+
+    def _give_way(self, guest: Guest, reason: str) -> None:
+        self.leave(guest)
+        guest.refuse(Overloaded(reason))
+
+    def _is_operator(self, remote: str, principal: str) -> bool:
+        return self._limits.reserved_connections > 0 and (
+            is_loopback(remote) or principal in self._limits.operator_names
+        )
+
+    def _take(self, guest: Guest, place: _Place) -> None:
+        self._places[guest] = place
+        self._silent[guest] = self._now()
+        if place.is_reserved:
+            self._reserve[guest] = None
+            return
+        self._owners[place.owner] += 1
+        self._principals[place.principal] += 1
+
+
+def _full(who: str, limit: int, setting: str) -> Overloaded:
+    return Overloaded(f"{who} its limit of {limit} connections (limits.{setting}); close some, or raise the limit")
