@@ -1,8 +1,9 @@
 """The few things a log asks of a disk, so that a simulator can take its place.
 
-Owns system calls and nothing else: no retries (a failed fsync is never tried again; the kernel marks the pages clean,
-Rebello et al., ATC'20), no formats, no translation of errors (an `OSError` passes through; the storage decides, and
-has `needs_room` for the one that can be survived).
+Owns system calls and nothing else: no formats, no translation of errors (an `OSError` passes through; the storage
+decides, and has `needs_room` for the one that can be survived). One thing is tried again: to open a file or a
+directory while the process or the system has no descriptor left (`descriptors.py`), for nothing has happened then.
+A failed fsync is never tried again: the kernel marks the pages clean (Rebello et al., ATC'20).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from disheap.errors import StorageFull
+from disheap_filelog.descriptors import DESCRIPTORS
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -71,7 +73,7 @@ class Filesystem(Protocol):
 
 class OsFile:
     def __init__(self, path: str, flags: int) -> None:
-        self.descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        self.descriptor = DESCRIPTORS.open(lambda: os.open(path, flags | os.O_CLOEXEC, 0o600))
 
     def read(self, size: int, offset: int) -> bytes:
         data = os.pread(self.descriptor, size, offset)
@@ -100,7 +102,7 @@ class OsFile:
     def close(self) -> None:
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
-            os.close(descriptor)
+            DESCRIPTORS.close(descriptor)
 
 
 class OsFilesystem:
@@ -118,7 +120,7 @@ class OsFilesystem:
         self.sync_directory(parent)
 
     def list(self, path: str) -> list[str]:
-        return sorted(os.listdir(path))  # noqa: PTH208  # names, not paths
+        return sorted(DESCRIPTORS.open(lambda: os.listdir(path)))  # noqa: PTH208  # names, not paths
 
     def open(self, path: str) -> OsFile:
         return OsFile(path, os.O_RDWR)
@@ -133,11 +135,12 @@ class OsFilesystem:
         Path(path).unlink()
 
     def sync_directory(self, path: str) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        descriptor = DESCRIPTORS.open(lambda: os.open(path, flags))
         try:
             os.fsync(descriptor)
         finally:
-            os.close(descriptor)
+            DESCRIPTORS.close(descriptor)
 
     def free_bytes(self, path: str) -> int:
         found = os.statvfs(path)

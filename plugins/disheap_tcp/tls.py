@@ -36,6 +36,12 @@ class TlsTransport:
         self._server = trust.server_context(settings)
         self._client = trust.client_context(settings)
 
+    def reload(self) -> None:
+        """New connections use the files as they are now, on both sides. Raises `ConfigError`, and changes nothing
+        then."""
+        server, client = trust.server_context(self._settings), trust.client_context(self._settings)
+        self._server, self._client = server, client
+
     async def listen(self, address: str, accept: Callable[[], Receiver]) -> TlsListener:
         from disheap_tcp.listener import TlsListener  # a client, which never listens, does not load it
 
@@ -71,7 +77,8 @@ def _server_name(settings: TlsSettings, remote: Address) -> str:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import BlockingConnect, Transport
+    from disheap.interfaces import BlockingConnect, Reloading, Transport
 
     _fits: type[Transport] = TlsTransport
     _blocks: type[BlockingConnect] = TlsTransport
+    _reloads: type[Reloading] = TlsTransport

@@ -6,7 +6,10 @@ client checks that the certificate names the host it meant to reach. TLS 1.3 alo
 
 from __future__ import annotations
 
+import os
 import ssl
+import stat
+from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
@@ -22,6 +25,9 @@ class TlsSettings(TcpSettings, frozen=True, forbid_unknown_fields=True, kw_only=
         str, Meta(min_length=1, max_length=4096, description="PEM: this end's certificate and its chain")
     ]
     keyfile: Annotated[str, Meta(min_length=1, max_length=4096, description="PEM: this end's private key, unencrypted")]
+    shared_keyfile: Annotated[
+        bool, Meta(description="take a key file that others than its owner may read, where something else guards it")
+    ] = False  # whoever reads the key can act as this node; a mounted secret may have no other mode
     server_name: Annotated[
         str, Meta(max_length=253, description="the name a server must prove, where it is not the host of its address")
     ] = ""
@@ -57,6 +63,7 @@ def client_context(settings: TlsSettings) -> ssl.SSLContext:
 def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
+    _check_key_mode(settings)
     try:
         context.load_verify_locations(cafile=settings.cafile)
     except OSError as error:
@@ -67,6 +74,24 @@ def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
         files = f"{settings.certfile} with keyfile {settings.keyfile}"
         raise ConfigError(_unusable("certfile", files, error)) from error
     return context
+
+
+def _check_key_mode(settings: TlsSettings) -> None:
+    """Only its owner may read it. The group may, where the owner is root: so a service reads a key that is not its own.
+    A file that is not there is not refused here."""
+    if settings.shared_keyfile or os.name != "posix":
+        return
+    try:
+        found = Path(settings.keyfile).stat()
+    except OSError:
+        return
+    allowed = 0o640 if found.st_uid == 0 and os.geteuid() != 0 else 0o600
+    if mode := stat.S_IMODE(found.st_mode) & 0o077 & ~allowed:
+        raise ConfigError(
+            f"keyfile = {settings.keyfile} has the mode {stat.S_IMODE(found.st_mode):04o}: others than its owner could "
+            f"{'read' if mode & 0o044 else 'change'} it, and act as its holder. Run `chmod 600 {settings.keyfile}`. "
+            "Where something else keeps them out, set shared_keyfile = true."
+        )
 
 
 def _no_password() -> str:

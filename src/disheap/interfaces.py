@@ -138,6 +138,15 @@ class Transport(Plugin, Protocol):
         address."""
 
 
+@runtime_checkable
+class Reloading(Protocol):
+    """Optional power of a transport: while it runs, it reads the files again that its settings name."""
+
+    def reload(self) -> None:
+        """Connections made from now on use what the files say now; those that stand go on. Raises `ConfigError` for a
+        file that cannot be used, and then everything stays as it was."""
+
+
 class BlockingSocket(Protocol):
     """The part of a connected `socket.socket` (or `ssl.SSLSocket`) that the blocking client uses."""
 

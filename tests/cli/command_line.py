@@ -90,6 +90,10 @@ class Running:
         assert self._process.stdout is not None and self._process.stderr is not None
         self.out, self.err = _Lines(self._process.stdout), _Lines(self._process.stderr)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 

@@ -323,17 +323,28 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("limits", "wanted", "expected"),
-    [((1024, 8192), 4352, (4352, 8192)), ((1024, 2048), 4352, (2048, 2048)), ((8192, 8192), 4352, None)],
+    ("open_files", "raised_to", "connections", "reserved"),
+    [
+        ((1024, 8192), 5184, 4096, 64),
+        ((8192, 8192), None, 4096, 64),
+        ((1024, resource.RLIM_INFINITY), 5184, 4096, 64),
+        ((1024, 2048), 2048, 960, 64),
+        ((128, 128), None, 48, 16),
+    ],
 )
-def test_as_many_files_may_be_open_as_there_may_be_connections(
-    limits: tuple[int, int], wanted: int, expected: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+def test_there_are_as_many_connections_as_files_may_be_open(
+    open_files: tuple[int, int],
+    raised_to: int | None,
+    connections: int,
+    reserved: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given: list[tuple[int, int]] = []
-    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: open_files)
     monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: given.append(pair))
-    hosting.allow_open_files(wanted)
-    assert given == ([expected] if expected else [])
+    limits = hosting.fit_open_files(NodeConfig(name="n1")).limits
+    assert given == ([(raised_to, open_files[1])] if raised_to else [])
+    assert (limits.connections, limits.reserved_connections) == (connections, reserved)
 
 
 def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_node_id(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from disheap.cli import hosting
+from disheap.cli.reloading import Reloading
 from disheap.config import NodeConfig
 from disheap.errors import DiskFailed, RequestTimeout
 from disheap.plugins import Registry
@@ -36,8 +37,9 @@ class Replaced(Registry):
 @pytest.fixture(autouse=True)
 def process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(hosting, "freeze_garbage", lambda: None)
-    interval = sys.getswitchinterval()
+    interval, hang_up = sys.getswitchinterval(), signal.getsignal(signal.SIGHUP)
     yield
+    signal.signal(signal.SIGHUP, hang_up)
     sys.setswitchinterval(interval)
 
 
@@ -104,3 +106,29 @@ def test_an_error_of_announcing_is_raised_and_the_node_stopped() -> None:
 
     with pytest.raises(RequestTimeout, match="no leader"):
         hosting.host(CONFIG, announce)
+
+
+def test_a_sighup_reloads_and_ends_nothing() -> None:
+    read: list[NodeConfig] = []
+    logged: list[NodeConfig] = []
+
+    def read_again() -> NodeConfig:
+        read.append(CONFIG)
+        return CONFIG
+
+    async def announce(node: Node) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while not logged:
+                await asyncio.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    hosting.host(CONFIG, announce, Reloading(CONFIG, read_again, logged.append))
+    assert read == logged == [CONFIG]
+
+
+def test_a_sighup_stops_a_node_that_has_nothing_to_reload() -> None:
+    async def announce(node: Node) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    hosting.host(CONFIG, announce)

@@ -20,6 +20,7 @@ def secured(tmp_path_factory):
     authority = trustme.CA()
     authority.cert_pem.write_to_path(files / "ca.pem")
     certificate = authority.issue_cert("127.0.0.1")
+    (files / "key.pem").touch(mode=0o600)
     certificate.private_key_pem.write_to_path(files / "key.pem")
     certificate.cert_chain_pems[0].write_to_path(files / "cert.pem")
     node = NodeProcess(directory)

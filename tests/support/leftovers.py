@@ -20,9 +20,9 @@ LOG = ("disheap.kernel.types.Entry", "disheap_memory.storage.Block")
 WARM_UP = 20
 """Rounds before the first count: caches and tables reach their size."""
 SHARE = 0.8
-"""A type that grows by one with each round is found. asyncio keeps up to a hundred cancelled timers, so there are at least
-`ROUNDS_MIN` rounds."""
+"""A type that grows by one with each round is found."""
 ROUNDS_MIN = 150
+"""asyncio keeps up to a hundred cancelled timers."""
 LOOK_AGAIN_S = 0.05
 
 

@@ -450,12 +450,52 @@ async def test_files_that_cannot_be_used_are_named_before_anything_starts(
             transport({**good, **changed})
 
 
+@pytest.mark.parametrize(("mode", "word"), [(0o644, "read"), (0o640, "read"), (0o620, "change")])
+async def test_a_key_that_others_can_read_is_refused(authority: Authority, mode: int, word: str) -> None:
+    files = authority.issue("n1")
+    Path(files["keyfile"]).chmod(mode)
+    with pytest.raises(ConfigError, match=rf"{word} it, and act as its holder. Run `chmod 600 {files['keyfile']}`"):
+        transport(files)
+    transport(files, shared_keyfile=True)
+    Path(files["keyfile"]).chmod(0o400)
+    transport(files)
+
+
+async def test_new_connections_use_the_files_as_they_are_after_a_reload(authority: Authority, tmp_path: Path) -> None:
+    used = {key: str(tmp_path / key) for key in ("cafile", "certfile", "keyfile")}
+    Path(used["keyfile"]).touch(mode=0o600)
+
+    def put(files: dict[str, str]) -> None:
+        for key, file in files.items():
+            Path(used[key]).write_bytes(Path(file).read_bytes())
+
+    put(authority.issue("before"))
+    door, server = Door(), transport(used)
+    listener = await server.listen("127.0.0.1:0", door)
+    client = transport(authority.issue("client"))
+    old = await client.connect(listener.address, Wire(), WAIT_S)
+    put(authority.issue("after"))
+    server.reload()
+    new = await client.connect(listener.address, Wire(), WAIT_S)
+    assert (old.certificate_name, new.certificate_name) == ("before", "after")
+    Path(used["certfile"]).write_text("no certificate")
+    with pytest.raises(ConfigError):
+        server.reload()
+    again = await client.connect(listener.address, Wire(), WAIT_S)
+    assert again.certificate_name == "after", "what cannot be used leaves the old one in use"
+    dialled = await server.connect(listener.address, Wire(), WAIT_S)
+    for link in (old, new, again, dialled):
+        link.close()
+    await listener.close()
+
+
 async def test_an_encrypted_key_is_refused_and_never_asks_at_the_terminal(authority: Authority, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives import serialization
 
     good = authority.issue("n1")
     key = serialization.load_pem_private_key(Path(good["keyfile"]).read_bytes(), None)
     sealed = tmp_path / "sealed.key"
+    sealed.touch(mode=0o600)
     sealed.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,

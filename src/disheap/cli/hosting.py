@@ -1,7 +1,8 @@
 """One node in this process, from its configuration to its end: the loop, the signals and the log of what it can see.
 
 The first SIGTERM or SIGINT hands leadership over and stops; the second ends the process at once, which loses nothing
-that was acknowledged. A node that fails ends here with the error that ended it.
+that was acknowledged. SIGHUP reads certificates and log settings again. A node that fails ends here with the error that
+ended it.
 
 Refuses to know where the configuration came from and what is printed for it.
 """
@@ -12,12 +13,17 @@ import asyncio
 import os
 import resource
 import signal
+import stat
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from disheap.cli.loops import loop_factory
+from disheap.cli.reloading import Reloading
 from disheap.config import NodeConfig
 from disheap.errors import RequestTimeout
 from disheap.logs import get_logger
@@ -31,41 +37,85 @@ NO_LEADER_AGAIN_S = 30.0
 """Between two such lines."""
 LEADER_LOOK_S = 0.5
 """Between two looks at who leads."""
-OTHER_OPEN_FILES = 256
-"""Beside clients' connections: peers, segments, snapshots, the interpreter's own."""
+OTHER_OPEN_FILES = 1024
+"""Beside connections that have a place: 512 unfinished TLS handshakes on two ports, a burst of connections that are
+accepted to be refused, peers, segments, snapshots, and the interpreter's own."""
+OF_OTHERS, WRITABLE_BY_OTHERS = 0o077, 0o022
 SWITCH_INTERVAL_S = 0.0005
 """How long the loop may keep the interpreter from the disk's thread; Python's own 5 ms is ten times an fsync. On one
 loaded node it brought the p99 of a synchronous enqueue from some 4 ms to 0.7 ms, and cost no throughput."""
 
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
 Announce = Callable[[Node], Awaitable[None]]
 
 
-def host(config: NodeConfig, announce: Announce) -> None:
-    """Run until a signal. `announce` is called when clients can connect. Raises what stopped the node."""
+def host(config: NodeConfig, announce: Announce, reloading: Reloading | None = None) -> None:
+    """Run until a signal. `announce` is called when clients can connect. SIGHUP is for `reloading`; without one it
+    stops the node as SIGTERM does. Raises what stopped the node."""
+    if reloading is not None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    allow_open_files(config.limits.connections + OTHER_OPEN_FILES)
+    config = fit_open_files(config)
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(_host(config, announce))
+        runner.run(_host(config, announce, reloading))
 
 
-def allow_open_files(wanted: int) -> None:
-    """Raise the soft limit towards `wanted`; the hard one is the administrator's word."""
+def fit_open_files(config: NodeConfig) -> NodeConfig:
+    """Raise the limit of open files as far as the connections need it, and lower the connections to what there is.
+
+    The soft limit is ours to raise, up to the hard one, which is the administrator's. Up to a half of the descriptors
+    is kept for files and for connections that have no place yet.
+    """
+    limits = config.limits
+    wanted = limits.connections + limits.reserved_connections + OTHER_OPEN_FILES
+    allowed = _raise_limit(wanted)
+    if allowed >= wanted:
+        return config
+    places = allowed - min(OTHER_OPEN_FILES, allowed // 2)
+    reserved = min(limits.reserved_connections, places // 4)
+    log.warning(
+        "limits.connections is lowered: the limit of open files allows no more; raise its hard limit",
+        asked_for=limits.connections, connections=places - reserved, open_files=allowed,
+    )  # fmt: skip
+    fitting = msgspec.structs.replace(limits, connections=places - reserved, reserved_connections=reserved)
+    return msgspec.structs.replace(config, limits=fitting)
+
+
+def _raise_limit(wanted: int) -> int:
+    """The soft limit of open files, after it was raised towards `wanted`."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     reachable = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < reachable:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
-    if reachable < wanted:
-        log.warning("fewer open files than limits.connections asks for; raise the hard limit", wanted=wanted, hard=hard)
+    if soft == resource.RLIM_INFINITY or soft >= reachable:
+        return wanted if soft == resource.RLIM_INFINITY else soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (reachable, hard))
+    return reachable
 
 
-async def _host(config: NodeConfig, announce: Announce) -> None:
-    stopping = _stop_on_signals()
+async def _host(config: NodeConfig, announce: Announce, reloading: Reloading | None) -> None:
     node = Node(config)
+    stopping = _stop_on_signals(STOPPING if reloading else (*STOPPING, signal.SIGHUP))
+    if reloading is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)
     if await _first(node.start(), stopping):
+        if node.has_data_directory:
+            _warn_if_open_to_others(Path(config.data_dir))
         await _serve_until(stopping, node, announce)
     if node.failure is not None:
         raise node.failure  # it failed and was told to stop at the same time
     log.info("node stopped", node=node.name)
+
+
+def _warn_if_open_to_others(data_dir: Path) -> None:
+    """A directory that the node makes is its owner's alone, and so is every file. One that was there stays as it is: it
+    may be a directory that others need, such as /srv."""
+    mode = stat.S_IMODE(data_dir.stat().st_mode)
+    if mode & OF_OTHERS:
+        log.warning(
+            "the data directory is open to other users of this machine: its files are not, but their names are"
+            + (", and they can be removed" if mode & WRITABLE_BY_OTHERS else ""),
+            directory=str(data_dir), mode=f"{mode:04o}", remedy=f"chmod 700 {data_dir}",
+        )  # fmt: skip
 
 
 async def _serve_until(stopping: asyncio.Event, node: Node, announce: Announce) -> None:
@@ -111,7 +161,7 @@ async def _first(work: Awaitable[None], stopping: asyncio.Event) -> bool:
                 await task
 
 
-def _stop_on_signals() -> asyncio.Event:
+def _stop_on_signals(numbers: tuple[signal.Signals, ...] = STOPPING) -> asyncio.Event:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -121,7 +171,7 @@ def _stop_on_signals() -> asyncio.Event:
         log.info("stopping", signal=signal.Signals(number).name)
         stopping.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in numbers:
         loop.add_signal_handler(number, stop, number)
     return stopping
 

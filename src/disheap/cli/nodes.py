@@ -83,18 +83,24 @@ def serve(
     """Run a node until SIGTERM or Ctrl-C.
 
     Settings come from FILE, then the environment (DISHEAP_..., NODE_ID, RAFT_BIND and the like), then flags. The first
-    signal hands leadership over and stops; a second one stops at once. The log goes to standard error.
+    signal hands leadership over and stops; a second one stops at once. SIGHUP reads certificates and log settings
+    again. The log goes to standard error.
 
     Example: disheap serve --config /etc/disheap/disheap.toml --name n1
     """
     from disheap.cli import hosting
+    from disheap.cli.reloading import Reloading
     from disheap.config import load
 
     if members:
         flags["members"] = ",".join(members)
-    config = load(file, os.environ, {**flags, **_settings(settings)})
+
+    def read() -> NodeConfig:
+        return load(file, os.environ, {**flags, **_settings(settings)})
+
+    config = read()
     _log(config, invocation)
-    hosting.host(config, _say_ready)
+    hosting.host(config, _say_ready, Reloading(config, read, lambda fresh: _log(fresh, invocation)))
 
 
 @click.command()

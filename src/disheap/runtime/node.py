@@ -11,6 +11,7 @@ import gc
 import os
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from disheap.cluster_secret import read_secrets
@@ -21,6 +22,7 @@ from disheap.interfaces import (
     Identity,
     Listener,
     MemoryEstimating,
+    Reloading,
     Storage,
     StorageUsage,
     Transport,
@@ -101,6 +103,7 @@ class Node:
         self.incarnation = 0  # of the data directory, when it was opened
         self.quarantined = ""  # why
         self._listeners: list[Listener] = []
+        self._transports: list[Transport] = []
         self._ticker: asyncio.TimerHandle | None = None
         self._started_at = 0.0
         self._local = LocalSessions(self.leader_address)
@@ -154,6 +157,13 @@ class Node:
             await close_patiently(disk, storage, self.failed)
         if not failed_before:
             self._raise_failure()
+
+    def reload(self) -> None:
+        """Read the transports' files again, such as certificates. Connections made from now on use them. Raises
+        `ConfigError` for a file that cannot be used: that transport goes on with what it had."""
+        for transport in self._transports:
+            if isinstance(transport, Reloading):
+                transport.reload()
 
     async def apply(self, command: bytes, timeout_s: float = 10.0) -> bytes:
         """One command through the log, in a session of this node's own. Returns the machine's reply; raises what the
@@ -219,6 +229,11 @@ class Node:
         """Whether recovery came so far that there is one."""
         return hasattr(self, "group")
 
+    @property
+    def has_data_directory(self) -> bool:
+        """Whether anything is kept there; a storage may need no directory."""
+        return bool(self.config.data_dir) and Path(self.config.data_dir, "groups").is_dir()
+
     # --- starting and stopping ---------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
@@ -226,6 +241,7 @@ class Node:
         self._started_at = self._clock.monotonic()
         transport = self._parts.transport("transport", self._loop)
         client_transport = self._parts.transport("client_transport", self._loop)
+        self._transports = [transport, client_transport]
         secrets = read_secrets(self.config.cluster_secret, self.config.cluster_secret_file)
         # All that is checked here is checked before there is a data directory.
         check_listening(self.config, transport.secure, client_transport.secure, bool(secrets))

@@ -63,6 +63,7 @@ class Authority:
         certfile = self._directory / f"{certificate.serial_number:x}.pem"
         keyfile = certfile.with_suffix(".key")
         certfile.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        keyfile.touch(mode=0o600)
         keyfile.write_bytes(_private_pem(key))
         return {"cafile": str(self.cafile), "certfile": str(certfile), "keyfile": str(keyfile)}
 

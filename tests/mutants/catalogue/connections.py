@@ -5,6 +5,9 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 TRUST = "tests/transports/test_tls_trust.py::"
+PLACES = "tests/runtime/test_places.py::"
+DESCRIPTORS = "tests/storage/test_descriptors.py::"
+HOSTING = "tests/cli/test_hosting.py::"
 LEFTOVERS = "tests/runtime/test_leftovers.py::"
 
 MUTANTS = (
@@ -52,6 +55,73 @@ MUTANTS = (
         "one address may take every place for handshakes with connections that say nothing",
         (Patch("disheap_tcp.listener", "if owner and self._owners[owner] >= most and", "if False and"),),
         (TRUST + "test_one_address_keeps_few_places_with_handshakes_that_stalled",),
+        simulated=False,
+    ),
+    Mutant(
+        "operators-find-no-place",
+        "clients that take every place for connections keep the operator out",
+        (
+            Patch(
+                "disheap.runtime.places",
+                "            if not self._is_operator(remote, place.principal):\n",
+                "            if True:\n",
+            ),
+        ),
+        (PLACES + "test_an_operator_gets_in_when_every_place_is_taken",),
+        simulated=False,
+    ),
+    Mutant(
+        "full-reserve-keeps-operators-out",
+        "whoever fills the reserve from the node's own machine keeps the operator out",
+        (Patch("disheap.runtime.places", "            self._make_room_in_reserve()\n", ""),),
+        (PLACES + "test_an_operator_gets_in_when_every_place_is_taken",),
+        simulated=False,
+    ),
+    Mutant(
+        "one-address-takes-every-place",
+        "one address may have every connection that there is room for",
+        (
+            Patch(
+                "disheap.runtime.places",
+                "        if place.owner and self._owners",
+                "        if False and self._owners",
+            ),
+        ),
+        (PLACES + "test_an_address_has_a_limit_of_its_own",),
+        simulated=False,
+    ),
+    Mutant(
+        "no-descriptor-ends-the-node",
+        "a node that has no file descriptor left for its log ends as if its disk had failed",
+        (Patch("disheap_filelog.descriptors", "if error.errno not in NO_DESCRIPTOR:", "if True:"),),
+        (DESCRIPTORS + "test_a_file_is_opened_with_a_descriptor_of_the_reserve",),
+        simulated=False,
+    ),
+    Mutant(
+        "reserve-of-descriptors-is-used-up",
+        "the descriptor of a closed file goes to whoever connects next, and the reserve is empty after a while",
+        (Patch("disheap_filelog.descriptors", "if 0 < len(self._spare) < self._wanted:", "if False:"),),
+        (DESCRIPTORS + "test_a_file_is_opened_with_a_descriptor_of_the_reserve",),
+        simulated=False,
+    ),
+    Mutant(
+        "sighup-stops-the-node",
+        "SIGHUP, which log rotation and certificate tools send, stops the node",
+        (
+            Patch(
+                "disheap.cli.hosting",
+                "        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)\n",
+                "        stopping = _stop_on_signals((*STOPPING, signal.SIGHUP))\n",
+            ),
+        ),
+        (HOSTING + "test_a_sighup_reloads_and_ends_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "key-that-everybody-reads-is-taken",
+        "a private key that every user of the machine can read is used without a word",
+        (Patch("disheap_tcp.trust", "    _check_key_mode(settings)\n", ""),),
+        (TRUST + "test_a_key_that_others_can_read_is_refused",),
         simulated=False,
     ),
 )
