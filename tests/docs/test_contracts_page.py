@@ -28,7 +28,8 @@ SUITES = sorted((ROOT / "src/disheap/testing/conformance").glob("test_*.py"))
 
 def test_the_page_is_made_from_the_module() -> None:
     """`python -m tests.docs.contracts_page` makes it anew."""
-    assert PAGE.read_text().partition(MARK)[2].strip() == render().strip()
+    is_made = PAGE.read_text().partition(MARK)[2].strip() == render().strip()
+    assert is_made, "disheap.interfaces has changed: run python -m tests.docs.contracts_page"
 
 
 @pytest.mark.parametrize("contract", CONTRACTS, ids=lambda contract: contract.__name__)

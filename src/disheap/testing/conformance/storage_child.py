@@ -1,8 +1,9 @@
 """Appends in a process of its own: `python -m disheap.testing.conformance.storage_child`.
 
 Reads one JSON object from the first line of standard input: `storage`, `codec` and their `tables`, the `directory`,
-the `first` index, and `file_bytes`, the size that no file may grow beyond (0: none). Prints every index once it is
-durable, until it is killed, 2,000 entries are there, or the storage raises; then it prints the name of the error.
+the `first` index, and `room_bytes`, by which a file may outgrow the largest that is there (0: no limit). Prints every
+index once it is durable, until it is killed, 2,000 entries are there, or the storage raises. Then it prints the name of
+the error.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import random
 import resource
 import sys
+from pathlib import Path
 
 from disheap.errors import StorageError
 from disheap.interfaces import CodecContext, StorageContext
@@ -33,15 +35,19 @@ def main() -> None:
     storage = registry.build("storage", asked["storage"], tables["storage"], context, "--disheap-set")
     storage.open(IDENTITY, 0, alone=False)
     storage.save_hard_state(HardState(Term(9), NodeId(1)))
-    if asked["file_bytes"]:
+    if asked["room_bytes"]:
         hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-        resource.setrlimit(resource.RLIMIT_FSIZE, (asked["file_bytes"], hard))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (_largest(Path(asked["directory"])) + asked["room_bytes"], hard))
     try:
         for index in range(asked["first"], asked["first"] + ENTRIES):
             storage.append(entries(index, index, size=ENTRY_BYTES))
             print(index, flush=True)
     except StorageError as error:
         print(type(error).__name__, flush=True)
+
+
+def _largest(directory: Path) -> int:
+    return max((path.stat().st_size for path in directory.rglob("*") if path.is_file()), default=0)
 
 
 def _texts(table: dict[str, str]) -> dict[str, Text]:

@@ -115,10 +115,10 @@ def start_child(
 ) -> Iterator[Callable[..., Child]]:
     children: list[Child] = []
 
-    def start(first: int, file_bytes: int = 0) -> Child:
+    def start(first: int, room_bytes: int = 0) -> Child:
         tables = {kind: disheap_tables[kind] for kind in ("storage", "codec")}
         place = {"storage": storage_name, "codec": codec_name, "tables": tables, "directory": str(tmp_path / "data")}
-        children.append(Child(place | {"first": first, "file_bytes": file_bytes}))
+        children.append(Child(place | {"first": first, "room_bytes": room_bytes}))
         return children[-1]
 
     yield start
@@ -149,11 +149,12 @@ def test_what_was_acknowledged_survives_files_that_cannot_grow(
     """A write that fails is an error of the `append` that needed it, and what was acknowledged before it is there."""
     if durable is None:
         return
-    printed = start_child(1, file_bytes=100_000).wait_lines()
+    printed = start_child(1, room_bytes=100_000).wait_lines()
     acknowledged = [int(line) for line in printed if line.isdigit()]
+    assert acknowledged, f"the first append failed: {printed}"
     storage = durable(tmp_path / "data")
     recovered = storage.open(IDENTITY, 0, alone=True)
-    assert recovered.last_index >= max(acknowledged, default=0)
+    assert recovered.last_index >= max(acknowledged)
     assert read_log(storage, 1, recovered.last_index) == entries(1, recovered.last_index, size=ENTRY_BYTES)
     storage.append(entries(recovered.last_index + 1, recovered.last_index + 5, size=ENTRY_BYTES))
     storage.close()
