@@ -20,6 +20,7 @@ from disheap.errors import StorageFull
 from disheap_filelog.descriptors import DESCRIPTORS
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+NO_DIRECTORY_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.EOPNOTSUPP})
 
 
 class File(Protocol):
@@ -39,6 +40,9 @@ class File(Protocol):
 
     def truncate(self, size: int) -> None:
         """Cut off what is behind `size`. Durable with what is synced next."""
+
+    def is_linked(self) -> bool:
+        """Whether some name still leads to this file. Of a lock: whether its own name and its directory's name do."""
 
     def close(self) -> None: ...
 
@@ -68,7 +72,8 @@ class Filesystem(Protocol):
         """What this process may still write to the filesystem that holds the directory."""
 
     def lock(self, path: str) -> File | None:
-        """Hold `path` (created if need be) against everybody else until the file is closed; None if somebody does."""
+        """Hold `path` (created if need be) and the directory that it is in against everybody else until the file is
+        closed; None if somebody holds one of them. The file may be removed: the directory is still held then."""
 
 
 class OsFile:
@@ -99,10 +104,45 @@ class OsFile:
     def truncate(self, size: int) -> None:
         os.ftruncate(self.descriptor, size)
 
+    def is_linked(self) -> bool:
+        return os.fstat(self.descriptor).st_nlink > 0
+
     def close(self) -> None:
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
             DESCRIPTORS.close(descriptor)
+
+
+class OsLock(OsFile):
+    """flock belongs to the open file, not to the process: two openings in one process conflict as well."""
+
+    def __init__(self, path: str) -> None:
+        """Raises `BlockingIOError` where somebody else holds the file or its directory."""
+        directory = str(Path(path).parent)
+        super().__init__(path, os.O_RDWR | os.O_CREAT)
+        self._directory = -1
+        try:
+            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._directory = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            _lock_directory(self._directory)
+        except BaseException:
+            self.close()
+            raise
+        held = ((path, self.descriptor), (directory, self._directory))
+        self._places = [(name, _place(os.fstat(descriptor))) for name, descriptor in held]
+
+    def is_linked(self) -> bool:
+        """Not after a directory was moved, removed or covered by a mount, nor when the lock itself was replaced."""
+        try:
+            return all(_place(os.stat(path)) == place for path, place in self._places)  # noqa: PTH116  # each append
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def close(self) -> None:
+        super().close()
+        if self._directory >= 0:
+            descriptor, self._directory = self._directory, -1
+            os.close(descriptor)
 
 
 class OsFilesystem:
@@ -147,14 +187,10 @@ class OsFilesystem:
         return found.f_bavail * found.f_frsize
 
     def lock(self, path: str) -> OsFile | None:
-        """flock belongs to the open file, not to the process: two openings in one process conflict as well."""
-        file = OsFile(path, os.O_RDWR | os.O_CREAT)
         try:
-            fcntl.flock(file.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return OsLock(path)
         except BlockingIOError:
-            file.close()
             return None
-        return file
 
 
 def create_file(filesystem: Filesystem, path: str) -> File:
@@ -210,6 +246,21 @@ def needs_room(path: str, undo: Callable[[], None]) -> Iterator[None]:
 
 TEMPORARY = ".tmp"
 """The end of every name that is not yet true. Files with such names are removed at open."""
+
+
+def _place(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
+
+
+def _lock_directory(descriptor: int) -> None:
+    """NFS has no locks on directories; there the file alone is held."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in NO_DIRECTORY_LOCKS:
+            raise
 
 
 def _sync(descriptor: int) -> None:

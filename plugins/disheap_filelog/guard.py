@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from disheap.errors import DiskFailed, StorageError
+from disheap.errors import DiskFailed, StorageError, StorageGone
 
 
 class Guard:
@@ -47,3 +47,13 @@ class Guard:
             "everything that was acknowledged"
         )
         return DiskFailed(self._failure)
+
+    def lost(self, what: str) -> StorageGone:
+        """A file that this process has open, or its directory, is not at its name any more."""
+        self._failure = (
+            f"{self._directory}: {what} was removed, moved or replaced while the node ran. Nothing more is written or "
+            "confirmed. If the directory was moved, move it back and start the node again. If it was removed, what "
+            "only this node had is lost: restore a copy of it, or leave the node out. A data directory must not be "
+            "changed while its node runs"
+        )
+        return StorageGone(self._failure)

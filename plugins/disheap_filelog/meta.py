@@ -102,6 +102,13 @@ class Meta:
         if after != self.state.ambiguous_after:
             self._write(self.state.hard_state, after)
 
+    @property
+    def path(self) -> str:
+        return self._path
+
+    def is_linked(self) -> bool:
+        return self._file.is_linked()
+
     def close(self) -> None:
         self._file.close()
 

@@ -291,6 +291,9 @@ class Segment:
             reason = f"the checksum matches, but codec '{self.head.codec}' cannot read the block ({error})"
             raise LogDamaged(self.path, block.offset, reason, DURABLE) from error
 
+    def is_linked(self) -> bool:
+        return self._file.is_linked()
+
     def close(self) -> None:
         self._file.close()
 

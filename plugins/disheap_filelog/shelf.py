@@ -118,6 +118,11 @@ class Shelf:
     def _name_of(self, index: int) -> str:
         return next(name for name in self._sizes if (snapshot.parse_name(name) or (0, 0))[0] == index)
 
+    @property
+    def names(self) -> list[str]:
+        """Of the files."""
+        return list(self._sizes)
+
     def usage(self) -> int:
         return sum(self._sizes.values())
 

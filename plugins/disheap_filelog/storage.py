@@ -82,6 +82,7 @@ class FileStorage:
         self._owner: Owner
         self._meta: Meta
         self._members: Members
+        self._has_members = False
         self._shelf: Shelf
         self._segments: list[Segment] = []
         self._index = LogIndex()
@@ -112,6 +113,7 @@ class FileStorage:
     def save_hard_state(self, state: HardState) -> None:
         with self._guard:
             self._meta.save_hard_state(state)
+            self._check_in_place(self._meta)
 
     def append(self, entries: Sequence[Entry]) -> None:
         with self._guard:
@@ -122,6 +124,7 @@ class FileStorage:
             slots = segment.slots_for(self._settings.segment_bytes)
             for start in range(0, len(groups), slots):
                 self._append_groups(groups[start : start + slots])
+            self._check_in_place(self._segments[-1])
 
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
         with self._guard:
@@ -156,6 +159,7 @@ class FileStorage:
             self._shelf.add(stored)
             if replaces_log:
                 self._replace_log(stored)
+            self._check_in_place()
             self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
 
         with self._guard:
@@ -219,7 +223,9 @@ class FileStorage:
             self._segments[-1].identify()
 
     def usage(self) -> StorageUsage:
+        """The node asks once a second. So a file that is gone is noticed here while nothing is written."""
         with self._guard:
+            self._check_all_in_place()
             log_bytes = sum(segment.end for segment in self._segments)
             free_bytes = self._filesystem.free_bytes(self._directory)
             return StorageUsage(log_bytes, self._shelf.usage(), self._bytes_since_snapshot, free_bytes)
@@ -458,6 +464,26 @@ class FileStorage:
     @property
     def _slots(self) -> int:
         return segment.slots_for(self._settings.segment_bytes)
+
+    # --- whether the files are still there ---
+
+    def _check_in_place(self, *files: Segment | Meta) -> None:
+        """After what was written and before it is confirmed: removed files take writes and syncs like any other."""
+        assert self._lock is not None
+        if not self._lock.is_linked():
+            raise self._guard.lost(f"the directory or its file '{LOCK}'")
+        for file in files:
+            if not file.is_linked():
+                raise self._guard.lost(file.path)
+
+    def _check_all_in_place(self) -> None:
+        self._check_in_place(self._meta, *self._segments)
+        names = frozenset(self._filesystem.list(self._directory))
+        self._has_members = self._has_members or members.NAME in names  # a directory of an earlier release has none
+        small = (owner.NAME, members.NAME) if self._has_members else (owner.NAME,)
+        for name in (*small, *self._shelf.names):
+            if name not in names:
+                raise self._guard.lost(f"{self._directory}/{name}")
 
     # --- reading and closing ---
 

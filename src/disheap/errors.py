@@ -88,6 +88,13 @@ class DiskFailed(StorageError):
     """A write, an fsync or a close failed; what is on the disk is unknown until the node is restarted."""
 
 
+class StorageGone(DiskFailed):
+    """The files of a running node were removed, moved or replaced. What it would confirm from here on is in no
+    directory that it finds again."""
+
+    exit_code = 11
+
+
 class StorageFull(StorageError):
     """There was no room for a write. Nothing of it is left, and the same call may be made again when there is."""
 

@@ -394,6 +394,9 @@ class Storage(Plugin, Protocol):
     error of a write, a sync or a close is a `DiskFailed`. After that every call but `close` raises `DiskFailed`, and
     nothing more is written: a sync that failed is never tried again. Every block passes through the codec of the
     context; a stream's preamble is kept with it.
+
+    A storage whose data can be taken away under it (files removed or moved) raises `StorageGone`, a `DiskFailed`, from
+    `append`, `save_hard_state` and the commit of a snapshot instead of confirming them, and from `usage`.
     """
 
     durable: ClassVar[bool]  # survives the end of the process; then it is `Remembering`, too
@@ -450,7 +453,8 @@ class Storage(Plugin, Protocol):
         it. Raises `StorageFull`, and `DiskFailed`."""
 
     def usage(self) -> StorageUsage:
-        """Of this moment. Cheap: called many times a second. Raises `DiskFailed`."""
+        """Of this moment. Cheap: called many times a second. It is also where a storage notices that its data are gone
+        while nothing is written. Raises `DiskFailed`."""
 
     def close(self) -> None:
         """Flush and unlock. May be called twice, and after an error. After it every other call raises

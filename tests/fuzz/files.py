@@ -44,6 +44,9 @@ class MemoryFile:
     def truncate(self, size: int) -> None:
         del self._data[size:]
 
+    def is_linked(self) -> bool:
+        return True
+
     def close(self) -> None: ...
 
 

@@ -106,6 +106,10 @@ class MemoryFile:
         self.inode.pending.append((size, None))
         self.disk.happened()
 
+    def is_linked(self) -> bool:
+        assert self.is_open, f"{self.path}: looked at after close"
+        return any(inode is self.inode for inode in self.disk.now.values())
+
     def close(self) -> None:
         if self.is_open:
             self.disk.happens("close", self.path, 0)

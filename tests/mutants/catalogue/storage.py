@@ -291,4 +291,29 @@ MUTANTS = (
         pitfall=26,
         simulated=False,
     ),
+    Mutant(
+        "writes-to-removed-files-are-confirmed",
+        "a node whose files were removed goes on confirming what no restart will find",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "            self._check_in_place(self._segments[-1])\n",
+                "            pass\n",
+            ),
+        ),
+        ("tests/storage/test_file_gone.py::test_an_append_to_files_that_are_gone_is_not_confirmed",),
+    ),
+    Mutant(
+        "removed-files-are-noticed-at-a-write-alone",
+        "a node that writes nothing never notices that its files were removed",
+        (Patch("disheap_filelog.storage", "            self._check_all_in_place()\n", ""),),
+        ("tests/storage/test_file_gone.py::test_a_node_that_only_looks_notices_it_too",),
+    ),
+    Mutant(
+        "the-lock-is-its-file-alone",
+        "a second node starts on a directory in use, once somebody has removed its lock file",
+        (Patch("disheap_filelog.filesystem", "            _lock_directory(self._directory)\n", ""),),
+        ("tests/storage/test_file_gone.py::test_nobody_else_starts_where_the_lock_was_removed",),
+        simulated=False,
+    ),
 )

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
-from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged
+from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageGone
 from disheap.kernel.types import NodeId
 from disheap.plugins import Registry
 from disheap.runtime.cluster import first_membership
@@ -261,6 +261,12 @@ class Cluster:
         host.wiped = True
         self.ledger.wiped(host.number)
 
+    def remove_files(self, host: Host) -> None:
+        """As `wipe`, of a host that is up."""
+        host.platter.wipe()
+        host.wiped = True
+        self.ledger.wiped(host.number)
+
     def damage(self, host: Host) -> str:
         """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies one at most, until
         the host was whole again: who loses one and has an old state in the other cannot know."""
@@ -321,6 +327,8 @@ class Cluster:
         self.trace.note(host.name, str(error))
         mirror = self.ledger.mirrors[host.number]
         self._end(host, silently=False)
+        if isinstance(error, StorageGone) and host.wiped:
+            return
         if isinstance(error, DiskFailed) and host.faults.has_failed:
             return
         if isinstance(error, DiskFailed) and host.faults.has_been_full:

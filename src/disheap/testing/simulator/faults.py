@@ -16,11 +16,14 @@ from disheap.kernel.types import Membership
 from disheap.testing.simulator.ambushes import Ambushes
 from disheap.testing.simulator.cluster import CHANGES, MIN_FREE_BYTES, PLENTY_BYTES, SYNCS, Cluster, Host
 from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.workload import Worker
 
 Undo = Callable[[], None]
 
+GONE_S = 5.0
+"""Within which a node notices that its files are gone; it looks once a second."""
 CHANGEABLE = 5
 """Nodes from which on one may lose its vote: four voters still bear one that is uncertain."""
 
@@ -92,6 +95,7 @@ class Mischief:
             (self._cut_client, 3),
             (self._freeze_client, 2),
             (self._wipe, self.dice.pick((1, 3))),
+            (self._remove_files, self.dice.pick((1, 3))),
             *self.ambushes.kinds(),
         ]
         if len(self.cluster.hosts) == 1:
@@ -218,6 +222,21 @@ class Mischief:
                 self.cluster.kill(host)
                 self.later(0.1, 6.0, self.starting(host))
             self.cluster.wipe(host)
+
+    def _remove_files(self) -> None:
+        """rm -rf under a node that runs. It ends by itself, and confirms nothing meanwhile."""
+        if self._has_changed or not self.have_started():
+            return
+        host = self.some(lambda host: host.is_up and self.may_lose_writes(host) and not host.wiped)
+        if host is not None:
+            self.said("files removed", host)
+            self.cluster.remove_files(host)
+            self.later(GONE_S, GONE_S, partial(self._check_ended, host, host.process))
+
+    def _check_ended(self, host: Host, process: Process) -> None:
+        if host.process is process and host.is_up and host.slowness == 1.0:
+            self.cluster.fail(f"{host.name} goes on {GONE_S:g} s after its files were removed")
+        self.starting(host)()
 
     def have_started(self) -> bool:
         """Whether every node has taken part. Before it has, a member that is lost for good keeps them all waiting."""

@@ -258,6 +258,9 @@ class SimFile:
         del self._inode.now[size:]
         self._inode.pending.append((size, None))
 
+    def is_linked(self) -> bool:
+        return any(inode is self._inode for inode in self._filesystem.platter.names.values())
+
     def close(self) -> None:
         if self._is_lock and self._inode.holder is self._filesystem:
             self._inode.holder = None

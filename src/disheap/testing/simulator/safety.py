@@ -154,6 +154,7 @@ class Ledger:
             self.require(not held, f"node {node}: overwrites the committed entry {entry.index} of term {committed[0]}")
 
     def appended(self, node: int, entries: Sequence[Entry]) -> None:
+        self.require(node not in self.gone, f"node {node}: confirms a write to files that were removed")
         mirror = self.mirrors[node]
         mirror.writing = ()
         mirror.appended(entries)
