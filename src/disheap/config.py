@@ -141,6 +141,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_listen: Name = "127.0.0.1:8400"
     client_advertise: Name = ""
     members: tuple[MemberConfig, ...] = ()  # ids are 1..n in this order: the same list, in the same order, on each node
+    alone: bool = False  # this node is a cluster of its own; a node is told this or its cluster, never neither
     bootstrap: bool = False  # understood and of no effect: a static list of members needs no first node
     join_addresses: tuple[str, ...] = ()
     transport: Name = "tcp"
@@ -191,7 +192,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         With `members`, that list in its order. With `join_addresses` (RAFT_JOIN_ADDRESSES) instead, the sorted set of
         the advertised address and those: each member's name is then its address, and a node's own `name` (NODE_ID) is
-        what people call it, in logs and in `disheap status`. With neither, this node alone.
+        what people call it, in logs and in `disheap status`. With neither, this node alone (`check_cluster`).
         """
         if self.members:
             return self.members
@@ -241,6 +242,17 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
 
 
 _KEYS = tuple(field for field in NodeConfig.__struct_fields__ if field not in ("plugins", "source"))
+
+
+def check_cluster(config: NodeConfig) -> None:
+    """Raises `ConfigError` for a node that was not told its cluster. The schedule that is prevented: three hosts lose
+    DISHEAP_MEMBERS to sudo or systemd, and become three brokers, each of which confirms messages."""
+    if not (config.alone or config.members or config.join_addresses):
+        raise ConfigError(
+            "this node was not told who is in its cluster. Give it the same list as the other nodes: members "
+            "(DISHEAP_MEMBERS, --member) or join_addresses (RAFT_JOIN_ADDRESSES, --join). If it is a cluster of its "
+            "own, say so: --alone (DISHEAP_ALONE=1)."
+        )
 
 
 def check_listening(config: NodeConfig, peers_secure: bool, clients_secure: bool, has_secret: bool) -> None:
@@ -308,6 +320,8 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError("limits.gather_bytes is under limits.frame_bytes: the largest frame could never be taken.")
     if limits.input_bytes < limits.frame_bytes:
         raise ConfigError("limits.input_bytes is under limits.frame_bytes: the largest frame could never be finished.")
+    if config.alone and (config.members or config.join_addresses):
+        raise ConfigError("alone is set, and so are members or join_addresses. Keep one: a node alone has no others.")
     if config.members:
         _check_members(config)
 

@@ -121,8 +121,13 @@ def running(*words: str, environ: Mapping[str, str] | None = None) -> Iterator[R
 
 def serve_alone(directory: Path, *words: str, name: str = "n1") -> tuple[str, ...]:
     """The words for a node of one, on a free port, that logs in JSON."""
+    return (*serve_member(directory, name), "--alone", *words)
+
+
+def serve_member(directory: Path, name: str) -> tuple[str, ...]:
+    """The words for a node whose cluster is still to be said."""
     listen = ("--client-listen", "127.0.0.1:0")
-    return ("serve", "--name", name, "--data", str(directory), *listen, "--log-json", *words)
+    return ("serve", "--name", name, "--data", str(directory), *listen, "--log-json")
 
 
 def ready(node: Running) -> dict[str, Any]:

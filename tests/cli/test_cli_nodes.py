@@ -17,7 +17,17 @@ import pytest
 from disheap import errors
 from disheap.cli import hosting
 from disheap.config import NodeConfig
-from tests.cli.command_line import COMMAND, environment, logged, ready, run, run_process, running, serve_alone
+from tests.cli.command_line import (
+    COMMAND,
+    environment,
+    logged,
+    ready,
+    run,
+    run_process,
+    running,
+    serve_alone,
+    serve_member,
+)
 
 BOOT = 3.0
 """Seconds on a machine that others use too; an idle one takes a fifth of a second."""
@@ -107,7 +117,7 @@ def test_file_environment_and_flags_are_read_in_this_order(tmp_path: Path) -> No
         'name = "file"\ncluster = "file"\nclient_listen = "127.0.0.1:1"\nstorage = "memory"\nlog_json = true\n'
     )
     environ = {"DISHEAP_CONFIG": str(file), "NODE_ID": "environment", "DISHEAP_CLUSTER": "environment"}
-    with running("serve", "--client-listen", "127.0.0.1:0", "--cluster", "flag", environ=environ) as node:
+    with running("serve", "--alone", "--client-listen", "127.0.0.1:0", "--cluster", "flag", environ=environ) as node:
         said = logged(node, "node started")
     expected = NodeConfig(name="environment", cluster="flag").cluster_id()
     assert (said["node"], said["cluster"]) == ("environment", expected)
@@ -272,7 +282,7 @@ def test_a_node_says_that_it_sees_no_majority_and_when_it_does_again(tmp_path: P
         peer, _, client = members[number - 1].partition("=")[2].partition("/")
         listen = ("--peer-listen", peer, "--client-listen", client, *(f"--member={member}" for member in members))
         return (
-            *serve_alone(tmp_path / f"n{number}", name=f"n{number}"),
+            *serve_member(tmp_path / f"n{number}", name=f"n{number}"),
             *listen,
             "--set",
             "raft.election_timeout_ms=300",

@@ -20,7 +20,7 @@ from disheap.plugins import Registry
 from disheap.runtime.node import Node
 from disheap_memory.storage import MemoryStorage
 
-CONFIG = NodeConfig(name="n1", storage="memory", transport="inproc", client_listen="n1:8400")
+CONFIG = NodeConfig(name="n1", alone=True, storage="memory", transport="inproc", client_listen="n1:8400")
 
 
 class FailsToClose(MemoryStorage):

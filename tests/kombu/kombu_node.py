@@ -24,6 +24,7 @@ async def main(storage: str, directory: str, name: str, *described: str) -> None
         plugins={"transport": {"tls": files}} if tls.is_dir() else {},
         name=name,
         members=members if len(members) > 1 else (),
+        alone=len(members) == 1,
         storage=storage,
         data_dir=directory,
         peer_listen=own.peer,

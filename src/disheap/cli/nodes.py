@@ -46,6 +46,7 @@ _FLAGS = (
     (("--log-level",), "LEVEL", "debug, info, warning or error."),
 )
 _SWITCHES = (
+    ("--alone", "This node is a cluster of its own."),
     ("--bootstrap", "Understood, of no effect: members are a static list."),
     ("--insecure", "Listen beyond loopback without TLS, knowing what it means."),
     ("--log-json", "Log in JSON."),
@@ -128,6 +129,7 @@ def dev(invocation: Invocation, /, port: int, data: str | None, settings: tuple[
         "log_level": "warning",
         "cluster": "dev",
         "name": "dev",
+        "alone": True,
         "client_listen": f"{DEV_HOST}:{port}",
         "storage": "file" if data else "memory",
         "codec": "zstd" if data else "none",

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from disheap.cluster_secret import read_secrets
-from disheap.config import NodeConfig, check_listening, reachable
+from disheap.config import NodeConfig, check_cluster, check_listening, reachable
 from disheap.errors import DisheapError, NotLeader, RequestError, RequestTimeout, StorageError
 from disheap.interfaces import (
     Clock,
+    Connection,
     Identity,
     Listener,
     MemoryEstimating,
@@ -61,7 +62,7 @@ class Node:
     >>> import asyncio, disheap
     >>> from disheap.config import NodeConfig
     >>> async def main():
-    ...     config = NodeConfig(name="n1", storage="memory", transport="inproc", client_listen="doc:8400")
+    ...     config = NodeConfig(name="n1", alone=True, storage="memory", transport="inproc", client_listen="d:1")
     ...     async with disheap.Node(config) as node:
     ...         await node.wait_for_leader(timeout_s=10)
     ...         return (await node.status())["role"]
@@ -80,6 +81,7 @@ class Node:
         disk: Callable[[asyncio.AbstractEventLoop], Disk] = DiskThread,
         memory: MemorySource | None = None,
     ) -> None:
+        check_cluster(config)
         self.config = config
         self.cluster_id = config.cluster_id()
         self.name = config.name
@@ -243,7 +245,6 @@ class Node:
         client_transport = self._parts.transport("client_transport", self._loop)
         self._transports = [transport, client_transport]
         secrets = read_secrets(self.config.cluster_secret, self.config.cluster_secret_file)
-        # All that is checked here is checked before there is a data directory.
         check_listening(self.config, transport.secure, client_transport.secure, bool(secrets))
         self._server = Server(
             self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw, entropy=self._entropy
@@ -251,6 +252,9 @@ class Node:
         self._local.server = self._server
         digest = self._parts.settings_digest()
         self._peering = Peering(self, self._id, digest, secrets, self._entropy, self._loop)
+        self._parts.storage(), self._parts.machine()  # raise for settings that they refuse
+        await self._listen_everywhere(transport, client_transport)
+        # A data directory belongs to one cluster for good. So all that can fail by a mistake has been tried by now.
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
         self.upkeep = Upkeep(self, self._id, self.config, self._clock, self._loop, self._memory)
         found = await with_room(lambda: self._recover(follow=False))
@@ -259,15 +263,12 @@ class Node:
         self.incarnation = found.identity.incarnation
         self._take_up(found)
         self._warn_if_forgetful()
-        listener = await self._listen(client_transport, self.config.client_listen, self._server.accept)
-        self._client_address = listener.address  # before peers are told of it
-        if len(self._members) > 1:
-            await self._listen(transport, self.config.peer_listen, self._peering.accept)
-            self._peering.dial(transport)
         self._serving = True
+        if len(self._members) > 1:
+            self._peering.dial(transport)
         self.upkeep.begin(found)
         self._tick()
-        log.info("node started", node=self.name, cluster=self.cluster_id, clients=listener.address)
+        log.info("node started", node=self.name, cluster=self.cluster_id, clients=self._client_address)
 
     def _warn_if_forgetful(self) -> None:
         assert self._storage is not None
@@ -356,6 +357,17 @@ class Node:
             comparing=self.upkeep.comparing,
             asleep=bool(self.quarantined) or not self.upkeep.may_take_part,
         )
+
+    async def _listen_everywhere(self, peers: Transport, clients: Transport) -> None:
+        """Whoever connects before this node serves is turned away."""
+        server, peering = self._outlets(), self._peering
+        listener = await self._listen(clients, self.config.client_listen, lambda: self._admit(server.accept))
+        self._client_address = listener.address
+        if len(self._members) > 1:
+            await self._listen(peers, self.config.peer_listen, lambda: self._admit(peering.accept))
+
+    def _admit(self, accept: Callable[[], Any]) -> Any:
+        return accept() if self._serving else TurnedAway()
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
         listener = await transport.listen(address, accept)
@@ -543,6 +555,21 @@ class Node:
 
     def uptime_s(self) -> float:
         return self._clock.monotonic() - self._started_at
+
+
+class TurnedAway:
+    """Whoever connects to a node that still recovers its data. It is as if nobody listened yet."""
+
+    def connection_made(self, connection: Connection) -> None:
+        connection.abort()
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def writing_paused(self) -> None: ...
+
+    def writing_resumed(self) -> None: ...
+
+    def connection_lost(self, error: Exception | None) -> None: ...
 
 
 def freeze_garbage() -> None:

@@ -175,4 +175,36 @@ MUTANTS = (
         ),
         ("tests/runtime/test_scrub.py::test_a_block_that_rots_while_the_node_runs_is_repaired",),
     ),
+    Mutant(
+        "node-that-was-told-nothing-is-alone",
+        "three hosts that lose the list of their members become three brokers, each of which confirms messages",
+        (
+            Patch(
+                "disheap.config",
+                "    if not (config.alone or config.members or config.join_addresses):\n",
+                "    if config.alone and config.members:\n",
+            ),
+        ),
+        ("tests/runtime/test_starting.py::test_a_node_is_told_its_cluster_or_that_it_is_alone",),
+        simulated=False,
+    ),
+    Mutant(
+        "directory-bound-before-the-port-is-taken",
+        "a start that fails because of a port in use has bound the directory to a cluster for good",
+        (
+            Patch(
+                "disheap.runtime.node",
+                "        await self._listen_everywhere(transport, client_transport)\n",
+                "",
+            ),
+            Patch(
+                "disheap.runtime.node",
+                "        self._serving = True\n        if len(self._members) > 1:\n",
+                "        await self._listen_everywhere(transport, client_transport)\n"
+                "        self._serving = True\n        if len(self._members) > 1:\n",
+            ),
+        ),
+        ("tests/runtime/test_starting.py::test_a_start_on_a_port_in_use_binds_no_directory",),
+        simulated=False,
+    ),
 )
