@@ -342,3 +342,13 @@ def test_a_peer_whose_snapshot_is_installed_gets_a_newer_one_where_the_log_has_g
     node.disk.keep_snapshot(meta)
     node.hear(SnapshotReply(NodeId(2), NodeId(1), node.raft.term, Index(4), 0, True, False))
     assert ChunkRead(NodeId(2), Index(5), 0) in node.requests
+
+
+def test_a_snapshot_that_the_peer_already_holds_ends_with_its_answer() -> None:
+    """Nothing moves: it was sent because the log had gone that should follow."""
+    node = sender()
+    node.raft._state.progress[NodeId(2)].match = Index(4)
+    node.raft.chunk_read(NodeId(2), Index(4), 0, b"four", True)
+    node.run()
+    node.hear(SnapshotReply(NodeId(2), NodeId(1), node.raft.term, Index(4), 0, True, False))
+    assert {peer.id: peer.state for peer in node.raft.peers()}[NodeId(2)] == "replicate"
