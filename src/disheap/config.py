@@ -61,6 +61,8 @@ WireBytes = Annotated[int, Meta(ge=4 * KIB, le=1 * GIB)]
 Many = Annotated[int, Meta(ge=1, le=1 << 20)]
 LongMilliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]  # up to a year
 
+VeryLongMilliseconds = Annotated[int, Meta(ge=1, le=3_153_600_000_000)]  # up to a century
+
 
 class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[raft]`: the tempo of consensus, and how much log a node keeps."""
@@ -112,7 +114,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reattach_timeout_ms: Annotated[int, Meta(ge=1, le=86_400_000)] = (
         3000  # after a client closed its connection: an exchange of connections takes less, a killed one's tasks wait
     )
-    max_clock_jump_ms: LongMilliseconds = 60_000  # a larger jump of log time at an election is logged
+    max_clock_jump_ms: LongMilliseconds = 60_000  # a clock further ahead of the log needs a majority that agrees
+    max_downtime_ms: VeryLongMilliseconds = 31_536_000_000  # the same of a node alone, which has nobody to ask: a year
     queries: Count = 1024  # reads waiting for their index, per node
     queries_per_connection: Count = 128  # one that does not read its answers leaves the others seven eighths
     input_bytes: Bytes = 64 * MIB  # of unfinished frames, over all connections: 32 of the largest

@@ -14,6 +14,7 @@ from disheap.kernel.types import (
     NodeId,
     Role,
     Term,
+    TimeoutNow,
     VoteReply,
     VoteRequest,
 )
@@ -282,3 +283,15 @@ def test_every_answer_to_a_pre_vote_names_its_round() -> None:
         request = VoteRequest(NodeId(2), NodeId(1), Term(term), Index(9), Term(9), True, False, 7)
         (reply,) = only(VoteReply, node.hear(request))
         assert reply.round == 7
+
+
+def test_a_node_that_is_held_back_votes_and_follows_and_begins_no_campaign() -> None:
+    node = Solo((1,))
+    node.raft.hold_back(True)
+    assert node.tick(4 * ELECTION_TICKS) == []
+    (reply,) = only(VoteReply, node.hear(vote_request(3, 2)))
+    assert reply.granted
+    node.hear(heartbeat(3, 2, transferee=1))
+    assert node.hear(TimeoutNow(NodeId(3), NodeId(1), Term(2))) == []
+    node.raft.hold_back(False)
+    assert only(VoteRequest, node.time_out())

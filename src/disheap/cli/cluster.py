@@ -222,6 +222,8 @@ def _troubles(row: Row) -> Iterator[str]:
         yield f"is in quarantine: {row['quarantine']}; restart it"
     if differs_from:
         yield f"holds another state than {', '.join(differs_from)}, and no majority says whose is right"
+    if row["clock"]["objection"]:
+        yield f"does not ask to lead: {row['clock']['objection']}"
     if disk["is_short"]:
         yield f"is short of room: {size(disk['free_bytes'])} are free on its disk"
     if memory["is_short"]:

@@ -106,6 +106,10 @@ class Raft:
         self._lead()
         transfer.begin(self._state, target)
 
+    def hold_back(self, is_held_back: bool) -> None:
+        """Whether this node shall begin no campaign, though it may. It votes, follows and goes on leading as before."""
+        self._state.is_held_back = is_held_back
+
     def persisted(self, number: int) -> None:
         """The `Write` of that number is durable."""
         state = self._state

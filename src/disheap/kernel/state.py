@@ -63,6 +63,7 @@ class State:
         self.votes: dict[NodeId, bool] = {}
         self.campaign_round = 0  # of our last pre-vote; answers to an earlier one are not counted
         self.is_asked_to_lead = False  # this campaign is for a transfer
+        self.is_held_back = False  # the caller does not want us to lead
         self.handing_over_to = NOBODY  # what our leader said last of a transfer of leadership
         self.elapsed = 0  # ticks since the leader was heard; for a leader, since it last counted its quorum
         self.timeout = 0
@@ -94,7 +95,7 @@ class State:
     @property
     def may_campaign(self) -> bool:
         is_voter = self.members.may_lead(self.id, self.log.commit)
-        return is_voter and self.ambiguous_after is None and not self.is_installing
+        return is_voter and self.ambiguous_after is None and not (self.is_installing or self.is_held_back)
 
     @property
     def has_committed_in_term(self) -> bool:

@@ -26,6 +26,7 @@ class Notice(msgspec.Struct, array_like=True, frozen=True):
     )
     memory_is_short: bool = False  # above its high-water mark
     memory_is_exhausted: bool = False  # so much above it that transient messages are refused, too
+    wall_ms: int = 0  # its wall clock when it said so
 
 
 _notice = msgspec.msgpack.Decoder(Notice)
@@ -42,7 +43,7 @@ def decode(frame: bytes) -> Notice:
         notice = _notice.decode(frames.open_plain(frame))
     except frames.UNREADABLE as error:
         raise MalformedFrame(f"a notice cannot be read: {error}") from error
-    numbers = (notice.hashed_index, notice.free_bytes, notice.doubt_until)
+    numbers = (notice.hashed_index, notice.free_bytes, notice.doubt_until, notice.wall_ms)
     if not all(0 <= number < 1 << 64 for number in numbers) or len(notice.state_hash) > HASH_BYTES_MOST:
         raise MalformedFrame(f"a notice that cannot be: {notice}")
     return notice

@@ -106,6 +106,7 @@ class PeerHello(msgspec.Struct, frozen=True):
     machine_versions: tuple[int, int]
     settings_digest: str = ""  # of the settings that every replica must share
     nonce: bytes = b""  # new for each handshake
+    wall_ms: int = 0  # the sender's wall clock
 
 
 def encode(group: int, message: Message) -> bytes:

@@ -76,6 +76,7 @@ async def status(node: Node) -> dict[str, Any]:
         "quarantine": node.quarantined,
         "comparison": node.upkeep.comparing.status(),
         "log_time_ms": group.now_ms(),
+        "clock": {"wall_ms": node.wall_ms(), "objection": group.clock_objection},
         "uptime_s": round(node.uptime_s(), 3),
         "counters": {
             **msgspec.to_builtins(group.counters),

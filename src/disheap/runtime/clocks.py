@@ -2,7 +2,8 @@
 
 Every replica must agree on every deadline, so time is in the entries. Within a term it follows the leader's monotonic
 clock from `max(last time in the log, wall clock)` at its election, is slewed towards the wall clock by at most a tenth,
-and never stands still. A wall clock that jumps can therefore neither fire timers early nor hold them back.
+and never stands still. A wall clock that is not believed (`clock_check`) moves it neither at the election nor later:
+then it follows the monotonic clock alone.
 """
 
 from __future__ import annotations
@@ -29,13 +30,16 @@ class LogClock:
     """`time_ms` for the entries of one leader. Of no use until `begin_term`."""
 
     def __init__(self, clock: Clock) -> None:
+        self.follows_wall = True
         self._clock = clock
         self._time_ms = 0.0
         self._read_at = 0.0
 
-    def begin_term(self, last_time_ms: int) -> int:
+    def begin_term(self, last_time_ms: int, follows_wall: bool = True) -> int:
         """Start a term as leader after a log that ends at `last_time_ms`. Returns the jump (ms) that the log makes."""
-        wall_ms = self._clock.wall_ms()
+        self.follows_wall = follows_wall
+        starts_at_wall = follows_wall or not last_time_ms  # an empty log has no time to go on from
+        wall_ms = self._clock.wall_ms() if starts_at_wall else 0
         self._time_ms = float(max(last_time_ms, wall_ms))
         self._read_at = self._clock.monotonic()
         return int(self._time_ms) - last_time_ms if last_time_ms else 0
@@ -44,7 +48,7 @@ class LogClock:
         read_at = self._clock.monotonic()
         elapsed_ms = (read_at - self._read_at) * 1000
         self._read_at = read_at
-        behind_ms = self._clock.wall_ms() - (self._time_ms + elapsed_ms)
+        behind_ms = self._clock.wall_ms() - (self._time_ms + elapsed_ms) if self.follows_wall else 0.0
         most = elapsed_ms * SLEW
         self._time_ms += elapsed_ms + min(max(behind_ms, -most), most)
         return int(self._time_ms)

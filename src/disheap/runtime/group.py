@@ -45,6 +45,7 @@ from disheap.kernel.types import (
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
+from disheap.runtime.clock_check import ClockCheck
 from disheap.runtime.comparing import Comparing
 from disheap.runtime.disk import Disk, WatchedDisk
 from disheap.runtime.installing import Installer
@@ -63,6 +64,8 @@ IDLE_FLUSH_S = 0.1
 
 WRITE_PATIENCE_S = 5.0
 """A leader's write in flight for longer is no slow sync any more."""
+OBJECTION_S = 5.0
+"""For so long a node that has just started may not know the others' clocks; then it says so."""
 EMPTY_AT_ONCE = 256
 """Empty entries that a leader writes, at most, each time that it is told of a doubt."""
 TERM_JUMP_MOST = 1 << 32
@@ -112,11 +115,16 @@ class Group:
         on_applied: Callable[[], None],
         on_failure: Callable[[BaseException], None],
         comparing: Comparing,
+        clocks: ClockCheck,
         asleep: bool = False,
     ) -> None:
         self.raft = raft
         self.asleep = asleep
         self._comparing = comparing
+        self._clocks = clocks
+        self.clock_objection = ""  # why this node does not ask to lead, once that has lasted
+        self._believed_at = clock.monotonic()
+        clocks.seen(log_time_ms)
         self.sessions = sessions
         self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
         self.counters = Counters()
@@ -236,6 +244,7 @@ class Group:
         """Every `tick_ms`."""
         if not self.takes_part:
             return
+        self._check_clock()
         try:
             self.raft.tick()
         except BaseException as error:
@@ -245,6 +254,25 @@ class Group:
             self._append_at = None
             self._disk.submit(self._storage.flush, self._flushed)
         self._wake()
+
+    def _check_clock(self) -> None:
+        """A clock that is not believed keeps this node from an election, and log time from following it."""
+        voters = membership.voters_of(self.raft.membership)
+        objection = self._clocks.objection(voters)
+        self.raft.hold_back(bool(objection))
+        if self._leads:
+            self._time.follow_wall(self._clocks.is_right(voters))
+        now = self._clock.monotonic()
+        if not objection:
+            self._believed_at = now
+        elif now - self._believed_at < OBJECTION_S:
+            return
+        if bool(objection) != bool(self.clock_objection):
+            if objection:
+                log.error("this node does not ask to lead", reason=objection)
+            else:
+                log.warning("this node's clock is believed again")
+        self.clock_objection = objection
 
     def _leave_a_hung_disk(self) -> None:
         """A leader applies and answers only what is durable here: with a disk that hangs it would hold up everyone, and
@@ -376,6 +404,7 @@ class Group:
     def _write(self, write: Write, held: tuple[Message, ...]) -> None:
         if write.entries:
             self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
+            self._clocks.seen(self._log_time_ms)
         self._writer.start(write, held)
 
     def _written(self, write: Write, held: tuple[Message, ...]) -> None:
@@ -462,9 +491,10 @@ class Group:
             self._on_leader()
 
     def _begin_leading(self) -> None:
-        jump_ms = self._time.begin(self._log_time_ms)
+        is_believed = not self._clocks.objection(membership.voters_of(self.raft.membership))
+        jump_ms = self._time.begin(self._log_time_ms, is_believed)
         if jump_ms > self._limits.max_clock_jump_ms:
-            log.warning("log time jumps: the cluster was down, or a clock is wrong", jump_ms=jump_ms)
+            log.warning("log time jumps: the cluster was down, or nothing was written for so long", jump_ms=jump_ms)
 
     def _end_leading(self) -> None:
         self._drop_gathered()
@@ -512,6 +542,7 @@ class Group:
         if sessions is not None:
             self.sessions, self.applied = sessions, meta
             self._log_time_ms = max(self._log_time_ms, meta.time_ms)
+            self._clocks.seen(self._log_time_ms)
             self.snapshotter.installed(meta)
             self._comparing.moved(meta.time_ms)
             log.info("snapshot installed", index=meta.index, term=meta.term)

@@ -36,6 +36,7 @@ from disheap.plugins import Registry
 from disheap.protocol.notices import Notice
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
+from disheap.runtime.clock_check import ClockCheck
 from disheap.runtime.clocks import SystemClock
 from disheap.runtime.cluster import AddressBook, first_state, own_id
 from disheap.runtime.disk import Disk, DiskThread, FailStopDisk, close_patiently, run_on
@@ -94,7 +95,11 @@ class Node:
         self._make_disk = disk
         self._memory = memory or ProcessMemory()
         self._members = config.member_list()
+        limits = config.limits
         self._id = own_id(self._members, config.name, config.advertised_peer())
+        self.clocks = ClockCheck(
+            self._clock, self._id, limits.max_clock_jump_ms, limits.max_downtime_ms, self.member_name
+        )
         self._loop: asyncio.AbstractEventLoop
         self._disk: Disk | None = None
         self._storage: Storage | None = None
@@ -355,6 +360,7 @@ class Node:
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
             comparing=self.upkeep.comparing,
+            clocks=self.clocks,
             asleep=bool(self.quarantined) or not self.upkeep.may_take_part,
         )
 
@@ -425,10 +431,12 @@ class Node:
                 doubt_until,
                 upkeep.memory.is_short,
                 upkeep.memory.is_exhausted,
+                self._clock.wall_ms(),
             )
         )
 
     def received_notice(self, peer: NodeId, notice: Notice) -> None:
+        self.clocks.heard(peer, notice.wall_ms)
         self.upkeep.received_notice(peer, notice)
         self.group.lead_past(notice.doubt_until)
 
@@ -552,6 +560,9 @@ class Node:
     def introduced(self) -> None:
         if self.upkeep.is_whole:
             self.group.wake_up()
+
+    def wall_ms(self) -> int:
+        return self._clock.wall_ms()
 
     def uptime_s(self) -> float:
         return self._clock.monotonic() - self._started_at

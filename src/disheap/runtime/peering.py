@@ -186,6 +186,7 @@ class Peering:
             machine_versions=node.group.sessions.machine.versions,
             settings_digest=self._settings_digest,
             nonce=self._entropy(NONCE_BYTES),
+            wall_ms=node.wall_ms(),
         )
 
     def transcript(self) -> Transcript:
@@ -243,11 +244,15 @@ class Peering:
                 waiting.done(False)
 
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
-        self._node.book.learn(peer, hello)
+        self._learn(peer, hello)
         self._node.upkeep.introductions.meet(peer, hello.incarnation, done)
 
-    def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+    def _learn(self, peer: NodeId, hello: PeerHello) -> None:
         self._node.book.learn(peer, hello)
+        self._node.clocks.heard(peer, hello.wall_ms)
+
+    def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+        self._learn(peer, hello)
         self._node.upkeep.introductions.welcomed(peer, hello.incarnation, done)
 
     def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:

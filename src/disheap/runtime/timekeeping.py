@@ -25,10 +25,14 @@ class Timekeeper:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline_ms: int | None = None
 
-    def begin(self, last_time_ms: int) -> int:
+    def begin(self, last_time_ms: int, follows_wall: bool) -> int:
         """This node leads from here on. Returns the jump (ms) that log time makes."""
         self._leads, self._under_way = True, False
-        return self._log_clock.begin_term(last_time_ms)
+        return self._log_clock.begin_term(last_time_ms, follows_wall)
+
+    def follow_wall(self, follows_wall: bool) -> None:
+        """Whether log time is slewed towards the wall clock from now on."""
+        self._log_clock.follows_wall = follows_wall
 
     def end(self) -> None:
         """This node leads no more, or stops."""

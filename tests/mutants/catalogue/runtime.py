@@ -15,6 +15,7 @@ MEMORY = "tests/runtime/test_memory.py::"
 ROOM = "tests/runtime/test_room.py::"
 FAILURES = "tests/runtime/test_failures.py::"
 COMPARING = "tests/runtime/test_comparing.py::"
+CLOCK_CHECK = "tests/runtime/test_clock_check.py::"
 
 MUTANTS = (
     Mutant(
@@ -674,5 +675,45 @@ MUTANTS = (
         ),
         ("tests/runtime/test_room.py::test_a_transient_command_passes_while_only_messages_that_stay_are_refused",),
         simulated=False,
+    ),
+    Mutant(
+        "wrong-clock-may-lead",
+        "a node whose clock is ten years ahead leads, and fires every delay and expiry that there is",
+        (
+            Patch(
+                "disheap.runtime.clock_check",
+                'return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._doubt(voters)',
+                'return ""',
+            ),
+        ),
+        (CLOCK_CHECK + "test_a_node_ten_years_ahead_does_not_lead_and_says_why",),
+        pitfall=25,
+    ),
+    Mutant(
+        "one-clock-that-agrees-is-enough",
+        "two nodes with one wrong clock outvote the others' clocks",
+        (
+            Patch(
+                "disheap.runtime.clock_check",
+                "if len(agreeing) >= majority(len(voters)):",
+                "if len(agreeing) >= 1:",
+            ),
+        ),
+        (CLOCK_CHECK + "test_a_majority_of_the_clocks_decides",),
+        pitfall=25,
+    ),
+    Mutant(
+        "leaders-clock-drags-log-time",
+        "a leader whose clock jumps by years has log time run a tenth too fast for as long as it leads",
+        (
+            Patch(
+                "disheap.runtime.clocks",
+                "if self.follows_wall else 0.0",
+                "if self._time_ms else 0.0",
+            ),
+        ),
+        (CLOCK_CHECK + "test_a_leaders_log_time_keeps_the_pace_of_the_monotonic_clock_when_its_clock_is_not_believed",),
+        pitfall=25,
+        masked="its runs are too short for a tenth to add up to a minute",
     ),
 )

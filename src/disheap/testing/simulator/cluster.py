@@ -39,6 +39,10 @@ COPIED = ("/meta", "/members")
 """Files that hold what they say twice."""
 PLENTY_BYTES = 1 << 40
 """Free on a disk that has room."""
+CLOCK_OFF_S = 25.0
+"""How wrong a clock may be that counts as right: two of them are closer to each other than `max_clock_jump_ms`."""
+WILD_S = 10 * 365 * 86_400.0
+"""How wrong a clock may be."""
 MIN_FREE_BYTES = 1 << 20
 MEMORY_MARKS = (1 << 30, 1 << 30, 100 << 10)
 """High-water marks. The lowest is reached by some hundred messages and an end of the log."""
@@ -260,6 +264,11 @@ class Cluster:
         host.platter.wipe()
         host.wiped = True
         self.ledger.wiped(host.number)
+
+    def set_clock(self, host: Host, off_s: float) -> None:
+        host.wall_off_s = off_s
+        if host.lives:
+            host.clock.wall_off_s = off_s
 
     def remove_files(self, host: Host) -> None:
         """As `wipe`, of a host that is up."""

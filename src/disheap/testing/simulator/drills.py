@@ -17,7 +17,7 @@ from disheap.client.asynchronous import Client
 from disheap.client.driver import Driver
 from disheap.client.url import BrokerUrl
 from disheap.errors import RequestError
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.cluster import WILD_S, Cluster, Host
 from disheap.testing.simulator.dice import Dice
 
 BOUND_S = 20.0
@@ -29,6 +29,8 @@ HUNG = 1e9
 """A job of such a disk ends after the simulation does."""
 AGAIN_S = 2.0
 """Between two requests to hand over; each is given up after an election timeout."""
+SAID_S = 2.0
+"""Within which members have told each other their clocks."""
 AWAY_S = 3.0
 """Within which a former leader has sent its clients away."""
 
@@ -47,7 +49,9 @@ class Drills:
         self._client = Client(driver)
         await driver.open()
         await self._client.create_topic("drill")
-        drills = [self._time_passes, self._hand_over, self._hand_over_to_nobody, self._disk_hangs]
+        drills = [
+            self._time_passes, self._hand_over, self._hand_over_to_nobody, self._disk_hangs, self._clock_is_wrong,
+        ]  # fmt: skip
         for drill in self._dice.shuffled(drills):
             if self._dice.chance(0.4):
                 self.cluster.trace.add("DRILL", drill.__name__.strip("_"))
@@ -110,6 +114,17 @@ class Drills:
         await self._command("no command is carried out since the leader's disk hangs")
         self.cluster.kill(leader)
         self.cluster.start(leader)
+
+    async def _clock_is_wrong(self) -> None:
+        """By ten years, of a node that is to lead. The ledger looks at log time; here others go on."""
+        leader, target = self._leader(), self._another()
+        if leader is None or target is None or len(self.cluster.voters()) <= self.cluster.majority:
+            return
+        self.cluster.set_clock(target, WILD_S)
+        await asyncio.sleep(SAID_S)  # what others say of their clocks is compared with it
+        self._transfer(leader, target)
+        await self._command("no command is carried out although only the one that was to lead has a wrong clock")
+        self.cluster.set_clock(target, 0.0)
 
     # --- what they need ---
 

@@ -14,7 +14,16 @@ from functools import partial
 from disheap.errors import RequestError
 from disheap.kernel.types import Membership
 from disheap.testing.simulator.ambushes import Ambushes
-from disheap.testing.simulator.cluster import CHANGES, MIN_FREE_BYTES, PLENTY_BYTES, SYNCS, Cluster, Host
+from disheap.testing.simulator.cluster import (
+    CHANGES,
+    CLOCK_OFF_S,
+    MIN_FREE_BYTES,
+    PLENTY_BYTES,
+    SYNCS,
+    WILD_S,
+    Cluster,
+    Host,
+)
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.probes import Probes
@@ -60,6 +69,8 @@ class Mischief:
         for host in cluster.hosts:
             host.faults.clear()
             cluster.give_memory(host)
+            if abs(host.wall_off_s) > CLOCK_OFF_S:
+                self._set_clock(host, 0.0)
             self._set_slowness(host, 1.0)
             if host.state == "frozen":
                 cluster.thaw(host)
@@ -380,11 +391,22 @@ class Mischief:
             host.disk.slowness = factor
 
     def _jump_clock(self) -> None:
+        """Mostly by what operators live with; sometimes by days or years, of a minority, for a while."""
         host = self.some(lambda host: host.is_up)
-        if host is not None:
-            host.wall_off_s += self.dice.seconds(-30.0, 30.0)
-            host.clock.wall_off_s = host.wall_off_s
-            self.said("clock jump", host, f"{host.wall_off_s:.3f} s off")
+        if host is None:
+            return
+        wild = [one for one in self.cluster.hosts if one is not host and abs(one.wall_off_s) > CLOCK_OFF_S]
+        if len(wild) + 1 <= len(self.cluster.hosts) - self.cluster.majority and self.dice.chance(0.5):
+            self._set_clock(host, self.dice.pick((-WILD_S, 86_400.0, WILD_S, WILD_S)))
+            self.later(3.0, 20.0, lambda: self._set_clock(host, 0.0))
+            if self.dice.chance(0.5) and host.is_up:
+                self.kill(host)  # it comes back with the wrong clock
+        else:
+            self._set_clock(host, self.dice.seconds(-CLOCK_OFF_S, CLOCK_OFF_S))
+
+    def _set_clock(self, host: Host, off_s: float) -> None:
+        self.cluster.set_clock(host, off_s)
+        self.said("clock jump", host, f"{off_s:.3f} s off")
 
     # --- the network ---
 

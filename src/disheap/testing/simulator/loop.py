@@ -24,6 +24,9 @@ STEPS_PER_INSTANT = 200_000
 THROWN_AWAY_AT_MOST = 5
 """Times that a coroutine is told to end, when everything is over."""
 
+EPOCH_S = 1_700_000_000
+"""Where every simulation's wall clock begins."""
+
 
 class Livelock(BaseException):
     """Callbacks without end, and time does not move; or nothing left to do while somebody waits."""

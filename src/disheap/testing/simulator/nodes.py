@@ -22,12 +22,10 @@ from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import SimFilesystem
 from disheap.testing.simulator.listening import Listener
-from disheap.testing.simulator.loop import Process
+from disheap.testing.simulator.loop import EPOCH_S, Process
 from disheap.testing.simulator.network import SimTransport
 from disheap.testing.simulator.safety import Ledger, Watched
 
-EPOCH_S = 1_700_000_000
-"""Where every simulation's wall clock begins."""
 HASH_EVERY = 8
 """Entries between two looks at the state's hash."""
 

@@ -36,6 +36,7 @@ from disheap.kernel.types import (
     VoteRequest,
 )
 from disheap.testing.simulator.listening import Listener
+from disheap.testing.simulator.loop import EPOCH_S
 from disheap.testing.simulator.mirror import Mirror
 
 
@@ -46,6 +47,8 @@ class Violation(BaseException):
 PACE_MOST = 1.15
 """A tenth, and the drift of the simulated clocks."""
 PACE_SLACK_MS = 200
+EARLY_MS = 60_000
+"""How far log time may be ahead of the true time: `max_clock_jump_ms`. Nothing fires earlier than that."""
 Where = tuple[int, int]
 """(index, term) of an entry."""
 
@@ -316,6 +319,11 @@ class Ledger:
         self.require(len(self.log) == index - 1, f"entry {index} is committed before {len(self.log) + 1}")
         if self.log:
             self.require(entry.time_ms >= self.log[-1].time_ms, f"the log's time goes back at entry {index}")
+        true_ms = (EPOCH_S + self._now_s()) * 1000
+        self.require(
+            entry.time_ms <= true_ms + EARLY_MS,
+            f"entry {index} is {(entry.time_ms - true_ms) / 1000:.0f} s ahead of the true time: what waits fires early",
+        )
         self.log.append(entry)
         if entry.kind == EntryKind.MEMBERSHIP:
             self._change_membership(index, memberships.decode(entry.data))

@@ -1,0 +1,119 @@
+"""Whether this node's wall clock may move log time (docs/explanation/architecture.md, "Time").
+
+Log time that has jumped ahead cannot go back: it fires every delay and expiry on its way, and every later leader starts
+from it. So a node whose clock is far ahead of the log does not lead, unless a majority of the members' clocks agree
+with it. Then the cluster was down, or idle while it was restarted. A node that has run since the newest entry knows how
+much time has passed since, and needs nobody's word.
+
+A node that is alone has nobody to ask. It believes its clock up to `max_downtime_ms` ahead of its log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import NamedTuple
+
+from disheap.interfaces import Clock
+from disheap.kernel.quorum import majority
+from disheap.kernel.types import NodeId
+
+BELIEVED_S = 30.0
+"""How long another node's clock is known after it was heard; members tell each other once a second."""
+
+
+class Heard(NamedTuple):
+    ahead_ms: float  # of our own monotonic clock: so a jump of our wall clock shows
+    at_s: float
+
+
+class ClockCheck:
+    """`seen` each newest entry, `heard` each member's clock; then `objection` and `is_right` judge our own."""
+
+    def __init__(
+        self,
+        clock: Clock,
+        own: NodeId,
+        max_clock_jump_ms: int,
+        max_downtime_ms: int,
+        member_name: Callable[[NodeId], str],
+    ) -> None:
+        self._clock = clock
+        self._own = own
+        self._max_clock_jump_ms = max_clock_jump_ms
+        self._max_downtime_ms = max_downtime_ms
+        self._member_name = member_name
+        self._others: dict[NodeId, Heard] = {}
+        self._seen_ms = 0
+        self._seen_at = clock.monotonic()
+
+    def heard(self, peer: NodeId, wall_ms: int) -> None:
+        """What the member's clock shows now; 0 from a release that does not say."""
+        if wall_ms:
+            now = self._clock.monotonic()
+            self._others[peer] = Heard(wall_ms - now * 1000, now)
+
+    def seen(self, time_ms: int) -> None:
+        """The time of the newest entry that is in the log here."""
+        if time_ms > self._seen_ms:
+            self._seen_ms, self._seen_at = time_ms, self._clock.monotonic()
+
+    def ahead_ms(self) -> int:
+        """How far our clock is ahead of what log time should be now, as far as this node can know."""
+        passed_ms = (self._clock.monotonic() - self._seen_at) * 1000
+        return self._clock.wall_ms() - self._seen_ms - int(passed_ms)
+
+    def is_right(self, voters: Sequence[NodeId]) -> bool:
+        """Whether log time should be brought closer to our clock."""
+        return abs(self.ahead_ms()) <= self._max_clock_jump_ms or not self._doubt(voters)
+
+    def objection(self, voters: Sequence[NodeId]) -> str:
+        """Why this node must not lead now; "" if it may."""
+        return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._doubt(voters)
+
+    def _doubt(self, voters: Sequence[NodeId]) -> str:
+        if len(voters) <= 1:
+            return self._doubt_alone()
+        agreeing = [voter for voter in voters if voter == self._own or self._agrees(voter)]
+        if len(agreeing) >= majority(len(voters)):
+            return ""
+        others = [self._told(voter) for voter in voters if voter not in agreeing]
+        return (
+            f"its clock is {self._ahead()} the log, and no majority of the members' clocks agrees with it "
+            f"({', '.join(others)}). Set the wrong clocks right"
+        )
+
+    def _doubt_alone(self) -> str:
+        if not self._seen_ms or self.ahead_ms() <= self._max_downtime_ms:
+            return ""
+        return (
+            f"its clock is {self._ahead()} the log, more than limits.max_downtime_ms allows. Set the clock right, or "
+            "raise that limit if the node really was off for so long"
+        )
+
+    def _agrees(self, peer: NodeId) -> bool:
+        return abs(self._differs_ms(peer)) <= self._max_clock_jump_ms
+
+    def _differs_ms(self, peer: NodeId) -> float:
+        """How far the member's clock is ahead of ours; infinitely where it is not known."""
+        known, now = self._others.get(peer), self._clock.monotonic()
+        if known is None or now - known.at_s > BELIEVED_S:
+            return float("inf")
+        return known.ahead_ms + now * 1000 - self._clock.wall_ms()
+
+    def _told(self, peer: NodeId) -> str:
+        differs_ms = self._differs_ms(peer)
+        if differs_ms == float("inf"):
+            return f"that of {self._member_name(peer)} is not known"
+        way = "ahead of" if differs_ms > 0 else "behind"
+        return f"that of {self._member_name(peer)} is {_span(abs(differs_ms))} {way} ours"
+
+    def _ahead(self) -> str:
+        if not self._seen_ms:
+            return "to begin"
+        ahead_ms = self.ahead_ms()
+        return f"{_span(abs(ahead_ms))} {'ahead of' if ahead_ms > 0 else 'behind'}"
+
+
+def _span(ms: float) -> str:
+    return str(timedelta(seconds=round(ms / 1000)))
