@@ -389,3 +389,25 @@ def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_
         nodes[2].stop()
         rows = run("status", "--json", "--url", url).json["nodes"]
         assert [(row["node"], "error" in row) for row in rows] == [("n1", False), ("n2", False), ("n3", True)]
+
+
+# --- secret ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_secret_is_written_once_and_starts_a_node_beyond_loopback(tmp_path: Path) -> None:
+    file = tmp_path / "cluster.secret"
+    assert run("secret", "new", str(file)).code == 0
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert run("secret", "new", str(file)).code == 2
+    ports = free_ports(2)
+    words = ("--peer-listen", "0.0.0.0:0", "--insecure", "--member", f"n1=127.0.0.1:{ports[0]}")
+    words = (*serve_member(tmp_path / "n1", "n1"), *words, "--member", f"n2=127.0.0.1:{ports[1]}")
+    assert "disheap secret new" in refused(*words, code=2, error="unsafe-listen")
+    with running(*words, "--cluster-secret-file", str(file)) as node:
+        ready(node)
+
+
+def test_a_new_secret_is_printed_where_no_file_is_named() -> None:
+    printed = run("secret", "new").text.strip()
+    assert len(printed) == 64 and printed != run("secret", "new").text.strip()
+    assert len(run("secret", "new", "--json").json["secret"]) == 64

@@ -141,6 +141,12 @@ class IgnoredLock(Believing):
     lie = OpenLock
 
 
+class BelievesInItsFiles(FileStorage):
+    """Confirms what it writes to files that were removed."""
+
+    def _check_in_place(self, *files: Any) -> None: ...
+
+
 # --- appending -------------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +377,7 @@ MEANT: dict[type[FileStorage], str] = {
     ForgivingStorage: "test_a_disk_that_fails_once_is_not_trusted_again",
     ReusesNames: "test_an_append_that_returned_is_synced",
     IgnoredLock: "test_a_storage_that_is_open_cannot_be_opened_again",
+    BelievesInItsFiles: "test_a_write_to_data_that_were_taken_away_is_not_confirmed",
     Buffered: "test_what_was_acknowledged_survives_a_kill",
     LateFull: "test_a_full_disk_is_said_by_the_append_that_needs_room",
     FatalFull: "test_a_full_disk_is_said_by_the_append_that_needs_room",

@@ -8,13 +8,14 @@ not.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from disheap.errors import StorageError, StorageLocked, WrongDirectory
+from disheap.errors import DiskFailed, StorageError, StorageLocked, WrongDirectory
 from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Rereadable, Storage
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term, TermRun
 from disheap.testing.conformance.storage_parts import (
@@ -128,6 +129,18 @@ def test_a_closed_storage_refuses_everything_but_close(node: Node) -> None:
         node.storage.read(Index(1), Index(1), 100)
     with pytest.raises(StorageError):
         node.storage.save_hard_state(HardState(Term(10), NodeId(0)))
+
+
+def test_a_write_to_data_that_were_taken_away_is_not_confirmed(node: Node) -> None:
+    """When the directory of an open storage is removed, an `append` raises `DiskFailed`, or the next opening finds what
+    it wrote. A storage that keeps nothing there is not concerned."""
+    node.storage.append(entries(1, 3))
+    shutil.rmtree(node.directory, ignore_errors=True)
+    try:
+        node.storage.append([entry(4)])
+    except DiskFailed:
+        return
+    assert node.again().last_index == 4
 
 
 # --- hard state ---------------------------------------------------------------------------------------------------
