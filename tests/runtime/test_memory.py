@@ -148,6 +148,19 @@ def test_the_estimate_counts_where_the_real_size_is_not_known() -> None:
     assert host.refusal is None
 
 
+def test_a_process_that_was_large_when_the_node_started_may_become_small() -> None:
+    """A node in a program of somebody else's."""
+    host = Host()
+    host.free = 500 * MIB
+    host.watch = MemoryWatch(host, NodeId(1), MARK, host, host)
+    host.gives_back = 0.0
+    host.look()
+    assert host.refusal is not None
+    host.free = 0
+    host.look()
+    assert host.refusal is None
+
+
 def test_what_was_freed_is_given_back_to_the_system() -> None:
     host = Host()
     host.becomes(362)

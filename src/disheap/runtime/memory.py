@@ -99,6 +99,8 @@ class MemoryWatch:
             return
         estimate = self._host.memory_estimate()
         self._resident_bytes = self._source.resident_bytes()
+        if self._resident_bytes is not None:
+            self._base_bytes = min(self._base_bytes, self._resident_bytes)  # what the process held has become less
         self._learn(estimate)
         self._estimated_bytes = estimate.total_bytes
         self._trim_if_due(estimate.has_state)

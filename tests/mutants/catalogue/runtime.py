@@ -432,6 +432,18 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "first-size-of-the-process-kept",
+        "a node that started in a large process refuses messages for ever, though the process has become small",
+        (
+            Patch(
+                "disheap.runtime.memory",
+                "self._base_bytes = min(self._base_bytes, self._resident_bytes)",
+                "pass",
+            ),
+        ),
+        (MEMORY + "test_a_process_that_was_large_when_the_node_started_may_become_small",),
+    ),
+    Mutant(
         "full-memory-never-over",
         "a node that was short of memory once takes nothing any more",
         (

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from disheap.config import NodeConfig
+from disheap.errors import RequestError
 from disheap.interfaces import Identity, Recovered
 from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
 from disheap.plugins import Registry
@@ -241,6 +242,11 @@ class SimNode(Node):
 
         sessions.apply = watched_apply  # type: ignore[method-assign]
         return sessions
+
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        super().refuse(kind, reason, takes_transient)
+        refuses = self._outlets().short is not None
+        self._ledger.require(refuses or reason is None, f"{self.name} takes messages although {reason}")
 
     def quarantine(self, reason: str) -> None:
         self._ledger.require(False, f"{self.name} puts itself in quarantine: {reason}")
