@@ -62,16 +62,22 @@ ALLOWED_WHEN_FULL = frozenset(tag for tag, kind in COMMAND_TAGS.items() if kind 
 QUERY_TAGS = {kind.__struct_config__.tag: kind for kind in get_args(broker.Query)}
 
 NOTHING: Effects = ()
+COMMAND_OVERHEAD_BYTES = 16 << 10
+"""Of a command beside its payload: two names of 255 characters, four bytes each at most, and numbers."""
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine`, `Screening`, `AllowedWhenFull`, `SessionReporting`, `Hashing`,
-    `MemoryEstimating`, `Sampling` and `SamplingQueries`."""
+    """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `Screening`, `AllowedWhenFull`,
+    `SessionReporting`, `Hashing`, `MemoryEstimating`, `Sampling` and `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
     versions: ClassVar[tuple[int, int]] = (1, 1)
     Settings: ClassVar[type[msgspec.Struct]] = HeapSettings
+
+    @classmethod
+    def max_command_bytes(cls, settings: HeapSettings) -> int:
+        return settings.payload_bytes + COMMAND_OVERHEAD_BYTES
 
     def __init__(self, settings: HeapSettings, context: MachineContext) -> None:
         self._settings = settings
@@ -233,6 +239,7 @@ def _misfit(kind: Any, error: str) -> str:
 if TYPE_CHECKING:
     from disheap.interfaces import (
         AllowedWhenFull,
+        CommandSizing,
         Hashing,
         MemoryEstimating,
         Sampling,
@@ -243,6 +250,7 @@ if TYPE_CHECKING:
     )
 
     _fits: type[StateMachine] = HeapMachine
+    _sizes: type[CommandSizing] = HeapMachine
     _screens: type[Screening] = HeapMachine
     _is_allowed: type[AllowedWhenFull] = HeapMachine
     _reports: type[SessionReporting] = HeapMachine

@@ -57,6 +57,7 @@ Name = Annotated[str, Meta(max_length=255)]
 Milliseconds = Annotated[int, Meta(ge=1, le=3_600_000)]
 Count = Annotated[int, Meta(ge=1, le=1 << 31)]
 Bytes = Annotated[int, Meta(ge=4 * KIB, le=64 * GIB)]
+FrameBytes = Annotated[int, Meta(ge=0, le=1 * GIB)]
 WireBytes = Annotated[int, Meta(ge=4 * KIB, le=1 * GIB)]
 Many = Annotated[int, Meta(ge=1, le=1 << 20)]
 LongMilliseconds = Annotated[int, Meta(ge=1, le=31_536_000_000)]  # up to a year
@@ -88,9 +89,9 @@ class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[limits]`: what one node holds, at most, for others."""
 
-    frame_bytes: WireBytes = 2 * MIB  # from a client: a 1 MiB payload, or a batch, with room to spare
+    frame_bytes: FrameBytes = 0  # from a client; 0: what the machine's largest command needs, and 2 MiB at least
     entry_bytes: WireBytes = 256 * KIB  # of commands in one entry: one append stays under a few milliseconds
-    gather_bytes: WireBytes = 8 * MIB  # commands waiting for the disk; over it clients are not read from
+    gather_bytes: WireBytes = 8 * MIB  # commands waiting for the disk, or one frame; over it clients are not read from
     uncommitted_bytes: Bytes = 64 * MIB  # proposed and not committed: what a leader may lose in a partition
     session_window: Many = 8192  # unanswered commands: four clients' pipelines of 2,000
     session_reply_bytes: Bytes = 16 * MIB  # kept until the client confirms them: a full window of 2 KiB each
@@ -118,7 +119,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_downtime_ms: VeryLongMilliseconds = 31_536_000_000  # the same of a node alone, which has nobody to ask: a year
     queries: Count = 1024  # reads waiting for their index, per node
     queries_per_connection: Count = 128  # one that does not read its answers leaves the others seven eighths
-    input_bytes: Bytes = 64 * MIB  # of unfinished frames, over all connections: 32 of the largest
+    input_bytes: Bytes = 64 * MIB  # of unfinished frames, over all connections: 8 of the largest
     output_bytes: Bytes = 256 * MIB  # unsent, over all connections: 16 that take nothing, at `write_buffer_bytes`
     memory_high_water: Annotated[float, Meta(ge=0, le=1)] = 0.4  # of the memory allowed; above it nothing new is taken
     memory_high_water_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 0  # the same in bytes; 0: the share counts
@@ -319,12 +320,13 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError(f"raft.tick_ms = {raft.tick_ms} is over raft.heartbeat_ms: heartbeats could not be in time.")
     if limits.session_timeout_min_ms > limits.session_timeout_max_ms:
         raise ConfigError("limits.session_timeout_min_ms is over limits.session_timeout_max_ms: no session would fit.")
-    if limits.gather_bytes < limits.frame_bytes:
-        raise ConfigError("limits.gather_bytes is under limits.frame_bytes: the largest frame could never be taken.")
-    if limits.input_bytes < limits.frame_bytes:
-        raise ConfigError("limits.input_bytes is under limits.frame_bytes: the largest frame could never be finished.")
     if config.alone and (config.members or config.join_addresses):
         raise ConfigError("alone is set, and so are members or join_addresses. Keep one: a node alone has no others.")
+    if 0 < limits.frame_bytes < 4 * KIB:
+        raise ConfigError(
+            f"limits.frame_bytes = {limits.frame_bytes} is under 4096, and no command would fit. Leave it out, or set "
+            "it to 0: then it follows the largest command of the machine."
+        )
     if config.members:
         _check_members(config)
 

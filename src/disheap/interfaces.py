@@ -611,6 +611,16 @@ class StateMachine(Plugin, Protocol):
 
 
 @runtime_checkable
+class CommandSizing(Protocol):
+    """Optional power of a machine: the node's limits grow with the largest command that its settings allow. Without it
+    a command has at most 2 MiB, unless `limits.frame_bytes` says otherwise."""
+
+    @classmethod
+    def max_command_bytes(cls, settings: Any) -> int:
+        """Of one encoded command, with these settings of the machine's own. Called once, before the machine is made."""
+
+
+@runtime_checkable
 class Screening(Protocol):
     """Optional power of a machine: the leader asks before it logs a command flagged TRANSIENT."""
 

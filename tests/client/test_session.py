@@ -309,6 +309,22 @@ def test_a_body_over_the_nodes_limit_is_refused_before_it_is_sent(talk: Talk) ->
     assert talk.session.unanswered == 0
 
 
+def test_what_was_given_before_a_node_said_its_limit_is_refused_when_it_does() -> None:
+    """The session does not know the limit; what waits behind such a command moves up, and nothing is confirmed
+    without an answer."""
+    talk = Talk()
+    talk.call(1)
+    talk.session.call(b"x" * (1 << 16), "large")
+    talk.call(2)
+    talk.session.cast(b"x" * (1 << 16))
+    talk.connect()
+    answers = talk.answers()
+    assert isinstance(answers.pop("large"), PayloadTooLarge)
+    assert answers == {1: b"echo " + opaque(1), 2: b"echo " + opaque(2)}
+    assert (talk.session.confirmed, talk.session.unanswered) == (2, 0)
+    assert talk.cluster.transients == []
+
+
 def test_a_transient_command_is_sent_once_and_never_answered(talk: Talk) -> None:
     talk.session.cast(b"\xc1")
     frame = frames.open_envelope(talk.session.take_output())

@@ -191,7 +191,7 @@ def test_variables_of_others_are_left_alone() -> None:
             {"DISHEAP_LIMITS__SESSION_TIMEOUT_MIN_MS": "2000", "DISHEAP_LIMITS__SESSION_TIMEOUT_MAX_MS": "1000"},
             r"session_timeout_min_ms is over",
         ),
-        ({"DISHEAP_LIMITS__FRAME_BYTES": "16777216"}, r"gather_bytes is under limits.frame_bytes"),
+        ({"DISHEAP_LIMITS__FRAME_BYTES": "4095"}, r"limits.frame_bytes = 4095 is under 4096.*set it to 0"),
     ],
 )
 def test_a_wrong_variable_is_named_with_what_is_wrong(environ: dict[str, str], said: str) -> None:

@@ -88,7 +88,7 @@ class Session:
         self._options = options
         self._holdings = holdings or NoHoldings()
         self._client = client
-        self._frame_bytes = frames.FRAME_BYTES
+        self._frame_bytes = NODE_FRAME_BYTES  # of a frame of ours, until a node has said its own limit
         self._reader = frames.FrameReader()
         self.output_bytes = 0  # of commands, waiting to be taken
         self._output: list[bytes] = []
@@ -122,12 +122,15 @@ class Session:
     def withdraw(self, mine: Callable[[Any], bool]) -> list[Any]:
         """Take back the commands with such waiters that no node can have seen: their waiters. They are not answered any
         more, and those that wait behind them move up: nothing is confirmed that was not answered."""
+        return [command.waiter for command in self._take_back(lambda command: mine(command.waiter))]
+
+    def _take_back(self, is_wanted: Callable[[_Command], bool]) -> list[_Command]:
         unsent = [command for seq, command in self._commands.items() if seq > self._ever_sent]
-        taken = [command.waiter for command in unsent if mine(command.waiter)]
+        taken = [command for command in unsent if is_wanted(command)]
         if taken:
             for seq in range(self._next_seq - len(unsent), self._next_seq):
                 del self._commands[seq]
-            kept = [command for command in unsent if not mine(command.waiter)]
+            kept = [command for command in unsent if not is_wanted(command)]
             self._commands.update(enumerate(kept, self._next_seq - len(unsent)))
             self._next_seq -= len(taken)
         return taken
@@ -324,6 +327,7 @@ class Session:
         welcome = faults.read_welcome(body, self.cluster_id)
         self.cluster_id, self.welcome = welcome.cluster_id, welcome
         self.window, self._frame_bytes = welcome.session_window, welcome.frame_bytes
+        self._refuse_too_large(events)
         self._reader.limit = NODE_FRAME_BYTES
         if self._options is None:
             self._go(Ready(False), events)
@@ -403,8 +407,18 @@ class Session:
 
     def _check_size(self, body: bytes) -> None:
         """The node would close the connection, and not this command alone would suffer."""
-        if len(body) + frames.ENVELOPE.size > self._frame_bytes:
+        if self._is_too_large(body):
             raise PayloadTooLarge(faults.too_large(body, self._frame_bytes))
+
+    def _refuse_too_large(self, events: list[Event]) -> None:
+        """Those that were given before any node had said its limit."""
+        for command in self._take_back(lambda command: self._is_too_large(command.body)):
+            refusal = PayloadTooLarge(faults.too_large(command.body, self._frame_bytes))
+            events.append(Answered(command.waiter, 0, b"", refusal))
+        self._transients = [(flags, body) for flags, body in self._transients if not self._is_too_large(body)]
+
+    def _is_too_large(self, body: bytes) -> bool:
+        return len(body) + frames.ENVELOPE.size > self._frame_bytes
 
     def _pump(self) -> None:
         """Send what the window lets through, in order."""

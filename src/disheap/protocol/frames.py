@@ -50,7 +50,7 @@ SHORTEST = 2  # kind and flags
 FAULT_CHARACTERS = 1000
 NOT_OURS = "the other side does not speak the disheap protocol; check the address and the port"
 HANDSHAKE_FRAME_BYTES = 4096  # storage-rules 13: small until the other side has said who it is
-FRAME_BYTES = 2 << 20  # default limit of a client frame: a 1 MiB payload, or a batch of them, with room to spare
+FRAME_BYTES = 2 << 20  # of a client's frame, at most, until a WELCOME says more: no limit is below it by default
 
 _PREFIX = Struct("<IBB")
 ENVELOPE = Struct("<IBBQQQ")  # length, kind, flags, session, seq, confirmed

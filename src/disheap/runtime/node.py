@@ -251,6 +251,7 @@ class Node:
         self._transports = [transport, client_transport]
         secrets = read_secrets(self.config.cluster_secret, self.config.cluster_secret_file)
         check_listening(self.config, transport.secure, client_transport.secure, bool(secrets))
+        self.config = tuning.fitted(self.config, self._parts.max_command_bytes())
         self._server = Server(
             self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw, entropy=self._entropy
         )

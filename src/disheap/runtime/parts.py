@@ -9,10 +9,13 @@ import asyncio
 import random
 from pathlib import Path
 
+import msgspec
+
 from disheap.config import NodeConfig
 from disheap.interfaces import (
     Clock,
     CodecContext,
+    CommandSizing,
     MachineContext,
     StateMachine,
     Storage,
@@ -51,9 +54,17 @@ class Parts:
         config = self._config
         return self._registry.build("machine", config.machine, config.table("machine"), MachineContext(), config.source)
 
+    def max_command_bytes(self) -> int:
+        """Of the machine's largest command; 0 where it does not say."""
+        plugin = self._registry.get("machine", self._config.machine)
+        return plugin.max_command_bytes(self._machine_settings()) if issubclass(plugin, CommandSizing) else 0
+
     def settings_digest(self) -> str:
         """Of all settings that decide replies."""
+        return tuning.shared_settings_digest(self._config, self._machine_settings())
+
+    def _machine_settings(self) -> msgspec.Struct:
         config = self._config
         table = config.table("machine").get(config.machine, {})
-        settings = self._registry.settings("machine", config.machine, table, config.source)
-        return tuning.shared_settings_digest(config, settings)
+        settings: msgspec.Struct = self._registry.settings("machine", config.machine, table, config.source)
+        return settings

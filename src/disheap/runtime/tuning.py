@@ -8,6 +8,7 @@ import msgspec
 
 from disheap.config import NodeConfig
 from disheap.kernel.types import KernelConfig, NodeId
+from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime import room
 from disheap.runtime.admission import AdmissionLimits
 from disheap.runtime.group import GroupLimits
@@ -25,10 +26,24 @@ PEER_FRAME_BYTES = (1 << 30) + (1 << 20)
 another node's may be wider, so any that a configuration allows is read."""
 SEND_BUFFER_BYTES = 32 << 20
 """Queued for one peer, at least; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
+FRAMES_AT_ONCE = 4
+"""Of the largest frames so many may be on their way at once, at least, over all connections."""
 RESERVE_PARTS = 10
 """Where few sessions are allowed at all, at most a tenth of them is reserved."""
 STAGGER_NODES, STAGGER_SHARE = 5, 0.1
 """Nodes snapshot at thresholds a tenth apart, so that not all of them write at once."""
+
+
+def fitted(config: NodeConfig, max_command_bytes: int) -> NodeConfig:
+    """The limits that follow from the machine's largest command, so that one setting is enough to raise it."""
+    limits = config.limits
+    frame_bytes = limits.frame_bytes or max(FRAME_BYTES, max_command_bytes + ENVELOPE.size)
+    gather_bytes = max(limits.gather_bytes, frame_bytes)
+    input_bytes = max(limits.input_bytes, FRAMES_AT_ONCE * frame_bytes)
+    fitting = msgspec.structs.replace(
+        limits, frame_bytes=frame_bytes, gather_bytes=gather_bytes, input_bytes=input_bytes
+    )
+    return msgspec.structs.replace(config, limits=fitting)
 
 
 def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:

@@ -164,4 +164,11 @@ MUTANTS = (
         (BROKER + "test_a_stale_token_is_let_go",),
         simulated=False,
     ),
+    Mutant(
+        "early-command-over-the-limit-ends-the-connection",
+        "a command that was given before any node said its limit is sent, and the connection is closed over and over",
+        (Patch("disheap.client.session", "        self._refuse_too_large(events)\n", ""),),
+        ("tests/client/test_session.py::test_what_was_given_before_a_node_said_its_limit_is_refused_when_it_does",),
+        simulated=False,
+    ),
 )

@@ -728,4 +728,11 @@ MUTANTS = (
         pitfall=25,
         masked="its runs are too short for a tenth to add up to a minute",
     ),
+    Mutant(
+        "frames-do-not-follow-the-payload",
+        "whoever raises the payload's limit has to know of two more settings, or large messages are refused",
+        (Patch("disheap.runtime.tuning", "max(FRAME_BYTES, max_command_bytes + ENVELOPE.size)", "FRAME_BYTES"),),
+        ("tests/runtime/test_large_commands.py::test_frames_follow_the_machines_largest_command",),
+        simulated=False,
+    ),
 )
