@@ -49,7 +49,9 @@ ENDLESS_BYTES = 256 << 20
 nobody reads."""
 NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES = 1000, 4 << 20
 """What may be on its way to a consumer without acks. It takes leases all the same, and acknowledges each message before
-its callback: the broker's own no-ack consumers are sent everything at once, however slowly they read."""
+its callback: the broker's own no-ack consumers are sent everything at once, however slowly they read, and lose what is
+under way when a connection breaks. Events and remote control are worth neither an acknowledgement in the log nor a
+lease: their queues (`Connection.is_chatter`) are consumed so."""
 
 
 class Subscription:
@@ -173,9 +175,10 @@ class Channel(base.StdChannel):
         if tag in self._consumers:
             raise PreconditionFailed(f"consumer tag {tag!r} is in use on this channel")
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
+        is_chatter = no_ack and self._open_connection.is_chatter(queue)
         credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else self._credit
         subscription.group = 0 if no_ack else self._group_with_room()
-        command = broker.Subscribe(queue, *credit, False, 0, bool(exclusive), subscription.group)
+        command = broker.Subscribe(queue, *credit, is_chatter, 0, bool(exclusive), subscription.group)
         self._open_connection.subscribe(command, subscription)
         self._consumers[tag] = subscription
         if no_ack:
@@ -331,7 +334,7 @@ class Channel(base.StdChannel):
             warn_of_ignored(queue, arguments or {})
             settings = topic_settings(arguments or {}, bool(exclusive), bool(auto_delete))
             info = self._open_connection.call(broker.CreateTopic(queue or f"amq.gen-{uuid.uuid4().hex}", settings))
-            self._open_connection.declared("", info.topic)
+            self._open_connection.declared("", info.topic, is_temporary=bool(exclusive or auto_delete))
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
@@ -339,6 +342,7 @@ class Channel(base.StdChannel):
             self._make_standard(exchange)
             self._open_connection.call(broker.Bind(exchange, queue, routing_key or ""))
             self._open_connection.declared(exchange)
+            self._open_connection.bound(queue)
 
     def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *_: Any, **__: Any) -> None:
         self._open_connection.call(broker.Unbind(exchange, queue, routing_key or ""))

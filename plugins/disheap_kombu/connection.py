@@ -66,6 +66,7 @@ class Connection:
         self._arrived: deque[broker.Push | SessionLost] = deque()
         self._acks: list[broker.Token] = []
         self._declared: dict[tuple[str, str], None] = {}
+        self._temporary: dict[str, bool] = {}  # queues that end with their consumer: whether an exchange leads there
         self._has_cast = False  # since the last query
         self._ahead = 0  # deliveries dispatched before they were asked for
         self._dispatching = 0  # the thread that runs callbacks, or 0
@@ -131,12 +132,22 @@ class Connection:
             self._mistrust(None)
         return reply
 
-    def declared(self, exchange: str, queue: str = "") -> None:
+    def declared(self, exchange: str, queue: str = "", is_temporary: bool = False) -> None:
         """A queue, which the default exchange "" knows by its name, or a binding to an exchange: whoever publishes
         there may expect to be heard."""
-        self._declared[exchange, queue] = None
-        if len(self._declared) > DECLARED_KEPT:
-            del self._declared[next(iter(self._declared))]
+        _remember(self._declared, (exchange, queue), None)
+        if is_temporary:
+            _remember(self._temporary, queue, self._temporary.get(queue, False))
+
+    def bound(self, queue: str) -> None:
+        """The queue gets messages from an exchange."""
+        if queue in self._temporary:
+            self._temporary[queue] = True
+
+    def is_chatter(self, queue: str) -> bool:
+        """Whether the queue ends with its consumer and gets what an exchange spreads: events, remote control and its
+        replies. An `rpc://` result goes straight to its queue, and is worth an acknowledgement."""
+        return self._temporary.get(queue, False)
 
     def _mistrust(self, error: NotFound | None) -> None:
         if self.driver.session_id != self._session:
@@ -518,6 +529,12 @@ class Connection:
                 self._waker.wait(self.driver.fileno(), limit_s)
         finally:
             self._waiting = False
+
+
+def _remember(table: dict[Any, Any], key: Any, value: Any) -> None:
+    table[key] = value
+    if len(table) > DECLARED_KEPT:
+        del table[next(iter(table))]
 
 
 def _keep(kept: weakref.ref[Connection]) -> Callable[[], bool]:

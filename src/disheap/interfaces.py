@@ -449,7 +449,7 @@ class Storage(Plugin, Protocol):
         `DiskFailed`."""
 
     def flush(self) -> None:
-        """Called after 100 ms without an append: write down what may ride along with an idle disk. Nothing depends on
+        """Called after three seconds without an append: write down what may ride along with an idle disk. Nothing depends on
         it. Raises `StorageFull`, and `DiskFailed`."""
 
     def usage(self) -> StorageUsage:

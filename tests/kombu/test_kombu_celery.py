@@ -238,3 +238,29 @@ def test_a_worker_of_many_queues_takes_one_task_at_a_time_and_leaves_the_rest_to
     trace.let_go()
     until(lambda: len(trace()) == 5, "all ran")
     assert [worker.stop() for worker in (first, second)] == [0, 0]
+
+
+def applied_entries(node):
+    with disheap.sync.connect(node.url) as client:
+        return client.status()["counters"]["raft_applied_entries_total"]
+
+
+def test_idle_workers_without_chatter_write_nothing(durable_node, run):
+    quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
+    workers = [run(durable_node, "-n", f"w{n}@here", *quiet) for n in (1, 2)]
+    workers[0].wait_ready(times=2)
+    before = applied_entries(durable_node)
+    time.sleep(5)  # nothing is awaited: nothing may happen
+    own = applied_entries(durable_node) - before
+    assert own <= 4, "the session of whoever counts: opened, closed"
+    assert [worker.stop() for worker in workers] == [0, 0]
+
+
+def test_heartbeats_and_their_listeners_cost_an_entry_each_and_no_acknowledgement(durable_node, run):
+    workers = [run(durable_node, "-n", f"w{n}@here", session_timeout_ms=15_000) for n in (1, 2, 3)]
+    workers[0].wait_ready(times=3)
+    before, started = applied_entries(durable_node), time.monotonic()
+    time.sleep(8)
+    entries, seconds = applied_entries(durable_node) - before, time.monotonic() - started
+    assert entries <= 3 * (seconds / 2 + 1) + 4, "a heartbeat of each worker every two seconds, and the counting"
+    assert [worker.stop() for worker in workers] == [0, 0, 0]

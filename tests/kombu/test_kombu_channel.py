@@ -212,6 +212,37 @@ def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire)
         channel.basic_ack(got[0].delivery_tag)
 
 
+@pytest.mark.parametrize(
+    ("queue", "exchange", "is_chatter"),
+    [
+        ({"auto_delete": True}, "celeryev", True),
+        ({"exclusive": True, "auto_delete": False}, "celery.pidbox", True),
+        ({"auto_delete": True}, "", False),  # an rpc:// result goes to its queue by name
+        ({"auto_delete": False}, "news", False),  # it outlives its consumer
+    ],
+)
+def test_only_chatter_is_consumed_without_leases_and_acks(channel, wire, queue, exchange, is_chatter):
+    channel.queue_declare("q", **queue)
+    channel.queue_bind("q", exchange, "#")
+    channel.basic_consume("q", no_ack=True)
+    channel.basic_consume("q")
+    without, with_acks = wire.told(broker.Subscribe)
+    assert without.no_ack is is_chatter
+    assert with_acks.no_ack is False
+
+
+def test_a_message_without_a_lease_is_not_acknowledged(connection, channel, wire):
+    channel.queue_declare("q", auto_delete=True)
+    channel.queue_bind("q", "celeryev", "#")
+    got = consume(channel, no_ack=True)
+    wire.arrive(delivery(1, 10, epoch=0))
+    connection.drain_events(timeout=1)
+    got[0].ack()
+    connection.flush()
+    assert len(got) == 1
+    assert wire.told(broker.Ack) == []
+
+
 def test_a_message_is_not_acknowledged_before_somebody_says_so(connection, channel, wire):
     got = consume(channel)
     wire.arrive(delivery(1, 10))

@@ -58,8 +58,9 @@ from disheap.runtime.writing import Writer
 
 log = get_logger(__name__)
 
-IDLE_FLUSH_S = 0.1
-"""After so long without an append, storage writes down what would have ridden on the next."""
+IDLE_FLUSH_S = 3.0
+"""After so long without an append, storage writes down what would have ridden on the next. Longer than the two seconds
+between a worker's heartbeats, so that these do not cost a second sync each."""
 
 
 WRITE_PATIENCE_S = 5.0

@@ -176,4 +176,11 @@ MUTANTS = (
         (TRANSPORT + "test_the_clients_url_is_the_whole_of_what_kombu_was_given",),
         simulated=False,
     ),
+    Mutant(
+        "chatter-is-acknowledged-in-the-log",
+        "every heartbeat costs an entry for each worker that hears it",
+        (Patch(CONNECTION_MODULE, "            self._temporary[queue] = True\n", "            pass\n"),),
+        (CHANNEL + "test_only_chatter_is_consumed_without_leases_and_acks",),
+        simulated=False,
+    ),
 )
