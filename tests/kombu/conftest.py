@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -21,6 +22,9 @@ def connection(wire: FakeWire) -> Iterator[Connection]:
     yield connection
     connection.close()
     wire.close()
+    for thread in threading.enumerate():  # the next test counts those that are its own
+        if thread.name == "disheap-keepalive":
+            thread.join(5)
 
 
 @pytest.fixture
