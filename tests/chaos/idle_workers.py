@@ -77,7 +77,7 @@ async def measure(workers: int, options: list[str], start_s: float = START_S, me
     meter = Meter()
     meter.watch_syncs()
     with tempfile.TemporaryDirectory() as directory:
-        config = NodeConfig(name="n1", data_dir=directory, client_listen="127.0.0.1:0", log_level="error")
+        config = NodeConfig(name="n1", alone=True, data_dir=directory, client_listen="127.0.0.1:0", log_level="error")
         async with disheap.Node(config) as node:
             meter.watch_entries(node)
             processes = [_worker(node.client_address, number, options) for number in range(workers)]

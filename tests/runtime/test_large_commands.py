@@ -39,6 +39,7 @@ async def test_a_message_of_the_largest_size_is_stored_and_delivered(tmp_path: P
         name="n1",
         data_dir=str(tmp_path),
         client_listen="127.0.0.1:0",
+        alone=True,
         plugins={"machine": {"heap": table}},
     )
     async with disheap.Node(config) as node, disheap.connect(f"disheap://{node.client_address}") as client:
