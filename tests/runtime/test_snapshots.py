@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
@@ -111,6 +112,7 @@ class Place:
     has_ended = False
 
     def __init__(self) -> None:
+        self.applier = SimpleNamespace(is_midway=False)
         self.disk = CrashingDisk()
         self.storage = opened(self.disk)
         self.storage.append(entries(1, 5))

@@ -9,7 +9,6 @@ import msgspec
 
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
 from disheap.kernel.types import NOBODY
-from disheap.runtime.comparing import hashed
 from disheap.runtime.session_admin import end_session, list_sessions, read_page
 from disheap.version import __version__
 
@@ -26,8 +25,8 @@ async def admin(node: Node, request: dict[str, Any]) -> dict[str, Any]:
         case "status":
             return await status(node)
         case "hash":
-            index = node.group.applied.index  # of the view that is hashed; commands are applied meanwhile
-            return {"applied_index": index, "state_hash": (await hashed(node.group.sessions)).hex()}
+            index, digest = await node.group.hasher.hash_state()
+            return {"applied_index": index, "state_hash": digest.hex()}
         case "transfer":
             return await _transfer(node, str(request.get("target", "")))
         case "snapshot":

@@ -32,15 +32,6 @@ NEVER_MS = 1 << 62
 DIGEST_BYTES = 16
 
 
-async def hashed(sessions: Sessions) -> bytes:
-    """Of this moment, for whoever asks. The loop has its turn between two slices."""
-    digest = blake2b(digest_size=DIGEST_BYTES)
-    for piece in sessions.hashing():
-        digest.update(piece)
-        await asyncio.sleep(0)
-    return digest.digest()
-
-
 class Host(Protocol):
     """What comparing asks of its node."""
 

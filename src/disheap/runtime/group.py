@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
@@ -45,6 +45,7 @@ from disheap.kernel.types import (
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
+from disheap.runtime.applying import Applier
 from disheap.runtime.clock_check import ClockCheck
 from disheap.runtime.comparing import Comparing
 from disheap.runtime.disk import Disk, WatchedDisk
@@ -53,6 +54,7 @@ from disheap.runtime.reads import OnRead, Reads
 from disheap.runtime.sessions import Sessions
 from disheap.runtime.snapshot_source import Piece, SnapshotSource
 from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
+from disheap.runtime.state_hashes import StateHasher
 from disheap.runtime.timekeeping import Timekeeper
 from disheap.runtime.writing import Writer
 
@@ -147,11 +149,14 @@ class Group:
         self._leads = False
         self._gathered: deque[bytes] = deque()
         self.gathered_bytes = 0
+        self._finished: list[Entry] = []  # applied, and not yet told to the kernel
         self._writer = Writer(storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail)
         self._ambiguous = raft.is_ambiguous
         self._pump_due = False
         self._append_at: float | None = None
         self._reads = Reads(raft)
+        self.applier = Applier(clock, self._steps)
+        self.hasher = StateHasher(loop, self._view_state)
         self.snapshotter = Snapshotter(self, storage, disk, policy)
         self._installer = Installer(storage, disk, limits.chunk_bytes, fresh_sessions)
         self._source = SnapshotSource(limits.chunk_bytes)
@@ -299,6 +304,7 @@ class Group:
         self._is_closed = True
         self._time.end()
         self._reads.end()
+        self.hasher.end()
         self._writer.close()
 
     def rest(self) -> None:
@@ -324,6 +330,8 @@ class Group:
         try:
             self._note_role()
             self._note_certainty()
+            if self.applier.is_busy:
+                self._apply_some()
             self._propose()
             self._reads.ask()
             while self.raft.has_ready():
@@ -332,6 +340,8 @@ class Group:
                 if self._carry_out(ready):
                     self._wake()  # the rest after the loop has looked at its sockets
                     break
+            if self.applier.is_busy:
+                self._wake()
         except BaseException as error:
             self.fail(error)
 
@@ -431,31 +441,40 @@ class Group:
     # --- applying ----------------------------------------------------------------------------------------------------
 
     def _apply(self, entries: tuple[Entry, ...]) -> None:
-        comparing = self._comparing
-        for entry in entries:
-            if entry.index <= self.applied.index:
-                continue  # the snapshot that was installed meanwhile holds it
-            if entry.kind == EntryKind.COMMANDS:
-                self._apply_commands(entry)
-            else:
-                self._apply_own(entry)
-            self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
-            if entry.time_ms >= comparing.due_ms:
-                comparing.begin(self.applied, self.sessions)
-        last = entries[-1]
-        self.counters.raft_applied_entries_total += len(entries)
-        self.raft.applied_to(last.index)
-        self._reads.applied(self.applied.index)
+        self.applier.add(entries)
+        self._apply_some()
+
+    def _apply_some(self) -> None:
+        """One slice. What follows from finished entries waits while another is in the midst of being applied."""
+        self._finished += self.applier.run()
         self._on_applied()
+        if self.applier.is_midway or not self._finished:
+            return
+        entries, self._finished = tuple(self._finished), []
+        self.counters.raft_applied_entries_total += len(entries)
+        self.raft.applied_to(entries[-1].index)
+        self._reads.applied(self.applied.index)
         self.snapshotter.applied(entries)
+        self.applier.call_waiting()
         self._time.applied(self.sessions.machine)
 
-    def _apply_commands(self, entry: Entry) -> None:
-        sessions = self.sessions
-        failed_before = sessions.failed_commands
-        sessions.apply(entry)
-        if sessions.failed_commands > failed_before:
-            self.counters.raft_failed_entries_total += 1
+    def _steps(self, entry: Entry) -> Iterator[None]:
+        """Apply one entry, with a pause at each yield."""
+        if entry.index <= self.applied.index:
+            return  # the snapshot that was installed meanwhile holds it
+        if entry.kind == EntryKind.COMMANDS:
+            failed_before = self.sessions.failed_commands
+            yield from self.sessions.applying(entry)
+            if self.sessions.failed_commands > failed_before:
+                self.counters.raft_failed_entries_total += 1
+        else:
+            self._apply_own(entry)
+        self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
+        if entry.time_ms >= self._comparing.due_ms:
+            self._comparing.begin(self.applied, self.sessions)
+
+    def _view_state(self, call: Callable[[Index, Sessions], None]) -> None:
+        self.applier.when_whole(lambda: call(self.applied.index, self.sessions))
 
     def _apply_own(self, entry: Entry) -> None:
         """An entry that is the kernel's; to the machine only its time matters."""
@@ -544,7 +563,9 @@ class Group:
             self.sessions, self.applied = sessions, meta
             self._log_time_ms = max(self._log_time_ms, meta.time_ms)
             self._clocks.seen(self._log_time_ms)
+            self._finished.clear()
             self.snapshotter.installed(meta)
+            self.applier.drop()
             self._comparing.moved(meta.time_ms)
             log.info("snapshot installed", index=meta.index, term=meta.term)
         self.raft.chunk_written(meta, offset, True)

@@ -45,6 +45,9 @@ _encode = msgspec.msgpack.encode
 _opening = msgspec.msgpack.Decoder(Opening)
 _attaching = msgspec.msgpack.Decoder(Attaching)
 
+COMMANDS_AT_ONCE = 8
+"""Commands between two looks at the clock. Each takes microseconds as a rule, and a machine bounds what one takes."""
+
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
 
 
@@ -89,6 +92,12 @@ class Sessions:
 
     def apply(self, entry: Entry) -> None:
         """One committed entry: time first, then its commands in order."""
+        for _ in self.applying(entry):
+            pass
+
+    def applying(self, entry: Entry) -> Iterator[None]:
+        """The same in steps: each yield is a place where the caller may pause. Between two of them lies the passing of
+        time, or a few commands."""
         index = entry.index
         if entry.term != self._term:
             self._begin_term(entry.term, index)
@@ -96,14 +105,18 @@ class Sessions:
         if effects:
             self._push(index, effects)
         if entry.data:
-            self._apply_commands(index, entry.time_ms, entry.data)
+            yield
+            yield from self._apply_commands(index, entry.time_ms, entry.data)
 
-    def _apply_commands(self, index: int, time_ms: int, data: bytes) -> None:
+    def _apply_commands(self, index: int, time_ms: int, data: bytes) -> Iterator[None]:
         table, queues, views = self.table, self._outlets.of_session, self._views
         unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, frames.REPLY.pack
         command = Kind.COMMAND
-        position, size = 0, len(data)
+        position, size, count = 0, len(data), 0
         while position < size:
+            count += 1
+            if count % COMMANDS_AT_ONCE == 0:
+                yield
             length, kind, _, number, seq, confirmed = unpack(data, position)
             start, position = position + header, position + 4 + length
             body = data[start:position]

@@ -102,15 +102,20 @@ class Snapshotter:
         return index - self._index_at_snapshot > self._policy.entries * factor
 
     def take(self) -> None:
-        """Take a view of this moment and write it out. Nothing if one is being written."""
-        if self._run is None:
+        """Take a view of this moment and write it out. Nothing if one is being written. In the midst of an entry, it
+        waits for the end of that."""
+        if self._group.applier.is_midway:
+            self._group.applier.when_whole(self.take)
+        elif self._run is None:
             self._count_from(self._bytes_applied, self._group.applied.index)
             self._take(self._trailing_index(self._group.applied.index), None)
 
     def make_room(self, most_bytes: int) -> None:
         """Likewise, so that the log can go, all of it; not if the state turns out to be larger than that. The next is
         due when it would have been, unless this one is taken."""
-        if self._run is None:
+        if self._group.applier.is_midway:
+            self._group.applier.when_whole(lambda: self.make_room(most_bytes))
+        elif self._run is None:
             self._take(Index(self._group.applied.index + 1), most_bytes)
 
     def _count_from(self, bytes_applied: int, index: Index) -> None:

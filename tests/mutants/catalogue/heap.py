@@ -29,6 +29,20 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "trie-keeps-what-was-unbound",
+        "nodes of patterns that are gone stay, and a restored replica, which has none of them, refuses other keys",
+        (Patch("disheap_heap.routing", "while parts and path.pop().is_unused():", "while parts and not path.pop():"),),
+        ("tests/heap/test_routing.py::test_the_steps_follow_from_the_bindings_alone",),
+        simulated=False,
+    ),
+    Mutant(
+        "routing-without-a-bound",
+        "one publish through thousands of patterns made of wildcards stops every node",
+        (Patch("disheap_heap.routing", "        if left < 0:\n", "        if left < -(1 << 60):\n"),),
+        ("tests/heap/test_exchanges.py::test_a_key_that_would_cost_too_many_steps_is_refused",),
+        simulated=False,
+    ),
+    Mutant(
         "stranger-reads-an-exclusive-topic",
         "whoever knows the name of an exclusive topic can look at its messages",
         (

@@ -625,14 +625,45 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "entry-applied-without-a-pause",
+        "an entry of thousands of commands stops the loop for as long as they take",
+        (
+            Patch(
+                "disheap.runtime.applying",
+                "if self._clock.monotonic() >= until:\n                    return finished",
+                "pass",
+            ),
+        ),
+        ("tests/runtime/test_applying.py::test_a_slice_ends_in_the_midst_of_an_entry_when_its_time_is_over",),
+        simulated=False,
+    ),
+    Mutant(
+        "view-in-the-midst-of-an-entry",
+        "a snapshot holds half of the entry behind the one it names, and that half is applied again after a restart",
+        (
+            Patch(
+                "disheap.runtime.applying",
+                "if self._steps is None:\n            call()",
+                "if True:\n            call()",
+            ),
+        ),
+        ("tests/runtime/test_applying.py::test_who_needs_a_whole_state_waits_for_the_end_of_the_entry",),
+    ),
+    Mutant(
+        "hash-older-than-the-request",
+        "an operator who asks for the hash gets that of a state from before the request",
+        (Patch("disheap.runtime.state_hashes", "future = self._next\n", "future = self._next or self._made\n"),),
+        ("tests/runtime/test_state_hashes.py::test_a_hash_is_never_of_a_state_older_than_the_request",),
+        simulated=False,
+    ),
+    Mutant(
         "hash-of-another-entry",
         "a hash is told of an entry that was applied while it was made, and replicas that are equal seem to differ",
         (
             Patch(
                 "disheap.runtime.admin",
-                'return {"applied_index": index, "state_hash": (await hashed(node.group.sessions)).hex()}',
-                "found = (await hashed(node.group.sessions)).hex()\n"
-                '            return {"applied_index": node.group.applied.index, "state_hash": found}',
+                'return {"applied_index": index, "state_hash": digest.hex()}',
+                'return {"applied_index": node.group.applied.index, "state_hash": digest.hex()}',
             ),
         ),
         ("tests/runtime/test_operators.py::test_a_hash_is_of_the_entry_that_it_names_and_commands_go_on_meanwhile",),

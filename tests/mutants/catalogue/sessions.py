@@ -270,8 +270,10 @@ MUTANTS = (
                 MODULE,
                 "        _, effects = self.machine.advance(entry.time_ms, self._limits.work)\n"
                 "        if effects:\n            self._push(index, effects)\n"
-                "        if entry.data:\n            self._apply_commands(index, entry.time_ms, entry.data)\n",
-                "        if entry.data:\n            self._apply_commands(index, entry.time_ms, entry.data)\n"
+                "        if entry.data:\n            yield\n"
+                "            yield from self._apply_commands(index, entry.time_ms, entry.data)\n",
+                "        if entry.data:\n"
+                "            yield from self._apply_commands(index, entry.time_ms, entry.data)\n"
                 "        _, effects = self.machine.advance(entry.time_ms, self._limits.work)\n"
                 "        if effects:\n            self._push(index, effects)\n",
             ),

@@ -6,7 +6,7 @@ places where a step ends are wrapped so that the ledger can look.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from disheap.config import NodeConfig
@@ -167,6 +167,8 @@ class SimNode(Node):
         listener = Listener(int(self._id), group.raft, config.election_ticks, self._ledger.require)
         self._watched = Watched(int(self._id), group.raft, listener)
         self._watch(group)
+        if self._id % 2 == 0:
+            group.applier.slice_s = 0.0  # every pause that there can be
         return group
 
     def introduced(self) -> None:
@@ -215,7 +217,7 @@ class SimNode(Node):
             self._ledger.hashed(self.name, group.applied.index, group.sessions.state_hash())
 
         def watched_take() -> None:
-            if not group.snapshotter.running:
+            if not group.snapshotter.running and not group.applier.is_midway:
                 hashed()
             take()
 
@@ -230,17 +232,17 @@ class SimNode(Node):
 
     def _fresh_sessions(self) -> Sessions:
         sessions = super()._fresh_sessions()
-        apply, ledger, name = sessions.apply, self._ledger, self.name
+        applying, ledger, name = sessions.applying, self._ledger, self.name
 
-        def watched_apply(entry: Entry) -> None:
-            apply(entry)
+        def watched_applying(entry: Entry) -> Iterator[None]:
+            yield from applying(entry)
             if entry.index % HASH_EVERY == 0:
                 ledger.hashed(name, entry.index, sessions.state_hash())
                 if entry.index not in ledger.tables:
                     rows = sessions.table.items()
                     ledger.tables[entry.index] = {one: (row.confirmed, sorted(row.replies)) for one, row in rows}
 
-        sessions.apply = watched_apply  # type: ignore[method-assign]
+        sessions.applying = watched_applying  # type: ignore[method-assign]
         return sessions
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:

@@ -1,0 +1,80 @@
+"""Committed entries go to the state in slices, so that none of them stops the loop for long.
+
+Owns the batch that the kernel handed out, and how far it is applied. An entry may hold thousands of commands, and a
+batch thousands of entries, above all after a restart. So a slice ends after `SLICE_S`, also in the midst of an entry,
+and the loop has its turn. Only the moment of the pause depends on the clock: what is applied, and in which order, does
+not.
+
+In the midst of an entry the state stands between two indexes. Reads may see it, since each command is whole. Snapshots
+and hashes need a state that belongs to an index; they wait for the end of the entry (`when_whole`).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from disheap.interfaces import Clock
+from disheap.kernel.types import Entry
+
+SLICE_S = 0.01
+"""The loop's other work waits for so long, and for one command more."""
+
+
+class Applier:
+    """`begin` gives the steps of one entry: an iterator that does some of the work each time it is advanced."""
+
+    def __init__(self, clock: Clock, begin: Callable[[Entry], Iterator[None]]) -> None:
+        self.slice_s = SLICE_S
+        self._clock = clock
+        self._begin = begin
+        self._entries: deque[Entry] = deque()
+        self._steps: Iterator[None] | None = None  # of the first entry, when it was begun
+        self._waiting: list[Callable[[], None]] = []
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self._entries)
+
+    @property
+    def is_midway(self) -> bool:
+        """In the midst of an entry."""
+        return self._steps is not None
+
+    def add(self, entries: tuple[Entry, ...]) -> None:
+        self._entries += entries
+
+    def run(self) -> list[Entry]:
+        """Apply entries for one slice. Returns those that were finished."""
+        until = self._clock.monotonic() + self.slice_s
+        finished: list[Entry] = []
+        while self._entries:
+            if self._steps is None:
+                self._steps = self._begin(self._entries[0])
+            for _ in self._steps:
+                if self._clock.monotonic() >= until:
+                    return finished
+            self._steps = None
+            finished.append(self._entries.popleft())
+            if self._clock.monotonic() >= until:
+                break
+        return finished
+
+    def when_whole(self, call: Callable[[], None]) -> None:
+        """Call at once, or at the end of the entry that is being applied."""
+        if self._steps is None:
+            call()
+        else:
+            self._waiting.append(call)
+
+    def call_waiting(self) -> None:
+        """The state belongs to an index: let go on who waited for that."""
+        waiting, self._waiting = self._waiting, []
+        for call in waiting:
+            call()
+
+    def drop(self) -> None:
+        """The state was replaced by a snapshot that holds what was to be applied."""
+        self._entries.clear()
+        self._steps = None
+        self.call_waiting()

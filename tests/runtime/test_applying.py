@@ -1,0 +1,88 @@
+"""Applying in slices: no entry, and no batch of entries, stops the loop for long."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from disheap.kernel.types import Entry, EntryKind, Index, Term
+from disheap.runtime.applying import SLICE_S, Applier
+
+
+class StepClock:
+    """Each look at the clock takes `step_s`."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now_s = 0.0
+        self.step_s = step_s
+
+    def monotonic(self) -> float:
+        self.now_s += self.step_s
+        return self.now_s
+
+    def time_ms(self) -> int:
+        return 0
+
+
+def entries(count: int) -> tuple[Entry, ...]:
+    return tuple(Entry(Term(1), Index(number), EntryKind.COMMANDS, 0, b"") for number in range(1, count + 1))
+
+
+class Steps:
+    """Every entry has so many steps; `done` collects (index, step)."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.done: list[tuple[int, int]] = []
+
+    def begin(self, entry: Entry) -> Iterator[None]:
+        for step in range(self.count):
+            self.done.append((entry.index, step))
+            yield
+
+
+def test_a_slice_ends_in_the_midst_of_an_entry_when_its_time_is_over() -> None:
+    steps = Steps(10)
+    applier = Applier(StepClock(SLICE_S / 4), steps.begin)
+    applier.add(entries(2))
+    finished: list[int] = []
+    slices = 0
+    while applier.is_busy:
+        before = len(steps.done)
+        finished += [entry.index for entry in applier.run()]
+        assert len(steps.done) - before <= 5
+        slices += 1
+    assert finished == [1, 2]
+    assert steps.done == [(index, step) for index in (1, 2) for step in range(10)]
+    assert slices >= 4
+
+
+def test_a_slice_ends_between_two_entries_without_steps() -> None:
+    applier = Applier(StepClock(SLICE_S), Steps(0).begin)
+    applier.add(entries(3))
+    assert [[entry.index for entry in applier.run()] for _ in range(3)] == [[1], [2], [3]]
+
+
+def test_who_needs_a_whole_state_waits_for_the_end_of_the_entry() -> None:
+    applier = Applier(StepClock(SLICE_S), Steps(2).begin)
+    calls: list[str] = []
+    applier.when_whole(lambda: calls.append("idle"))
+    applier.add(entries(1))
+    applier.run()
+    assert applier.is_midway
+    applier.when_whole(lambda: calls.append("midway"))
+    assert calls == ["idle"]
+    while applier.is_busy:
+        applier.run()
+    applier.call_waiting()
+    assert calls == ["idle", "midway"]
+
+
+def test_a_state_that_was_replaced_is_applied_no_further() -> None:
+    steps = Steps(4)
+    applier = Applier(StepClock(SLICE_S), steps.begin)
+    applier.add(entries(2))
+    applier.run()
+    applier.drop()
+    assert not applier.is_busy and not applier.is_midway
+    assert applier.run() == []
+    assert steps.done == [(1, 0)]
