@@ -110,6 +110,7 @@ class Connection:
             with self._lock:
                 if self._acks:
                     self._send_acks()
+                self._wait_leader(timeout_s)
                 reply = self.driver.call(command, timeout_s=timeout_s)
                 self._guard()
                 return reply
@@ -117,6 +118,15 @@ class Connection:
             raise translated(error, publishing) from error
         finally:
             self._notice()
+
+    def _wait_leader(self, timeout_s: float | None) -> None:
+        """Without a session the command cannot leave, so whoever sends it hears of it after the time in which kombu
+        would give up a new connection, and not after that of a whole request. A consumer has leases to lose, and waits
+        on."""
+        self.driver.hear()
+        limit_s = getattr(self.client, "connect_timeout", None)
+        if limit_s and not self.driver.ready and not self._subscriptions:
+            self.driver.connect(min(limit_s, self.driver.url.timeout_s if timeout_s is None else timeout_s))
 
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
         """kombu remembers for each connection what it has declared, and does not declare it again. Where a message

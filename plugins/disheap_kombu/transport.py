@@ -19,7 +19,7 @@ from disheap.client import url as urls
 from disheap.client.blocking import BlockingClient
 from disheap.errors import DisheapError
 from disheap.protocol.broker import EXCHANGE_KINDS
-from disheap_kombu import failures
+from disheap_kombu import failures, places
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.eventloop import Bond
@@ -115,7 +115,7 @@ class Transport(base.Transport):
     # --- words ---
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
-        return uri if include_password else urls.redact(uri)
+        return uri if include_password else places.shown_uri(self.client, uri)
 
     @property
     def default_connection_params(self) -> dict[str, Any]:
@@ -130,3 +130,6 @@ def _tell_celery() -> None:
     for module, step in NEIGHBOURLY.items():
         if (loaded := sys.modules.get(module)) is not None and hasattr(loaded, step):
             getattr(loaded, step).compatible_transports.add(DRIVER)
+
+
+places.install()

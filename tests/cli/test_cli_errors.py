@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -17,7 +18,10 @@ from disheap import errors
 from disheap.cli import failures
 from disheap.cli.main import COMMANDS
 from disheap.errors import DisheapError
+from disheap.testing.certificates import Authority
 from tests.cli.command_line import COMMAND, environment, run
+from tests.support.nodes import Cluster
+from tests.support.ports import free_ports
 
 NOBODY = "disheap://127.0.0.1:1?timeout_s=0.01"
 
@@ -170,3 +174,37 @@ def failing_with(error: BaseException, *words: str) -> Any:
         mock.patch.dict("sys.modules", {"disheap.cli.failing": home}),
     ):
         return run(*words, "failing")
+
+
+# --- while nobody answers ---
+
+
+def test_a_command_says_what_it_waits_for() -> None:
+    ended = run("enqueue", "jobs", "x", "--url", "disheap://127.0.0.1:1?timeout_s=1.2")
+    notice, error = ended.err.splitlines()
+    assert ended.code == errors.ConnectionLost.exit_code
+    assert notice.startswith("disheap: no node takes a session: 127.0.0.1:1: connection refused; trying for 1.2 s")
+    assert "is a node running there" in error
+
+
+def test_with_json_the_error_is_the_only_thing_on_standard_error() -> None:
+    ended = run("--json", "enqueue", "jobs", "x", "--url", "disheap://127.0.0.1:1?timeout_s=1.2")
+    assert json.loads(ended.err)["error"] == "connection-lost"
+
+
+@pytest.mark.parametrize("stranger", ["client", "node"])
+async def test_a_certificate_of_another_authority_is_named_as_the_reason(tmp_path: Path, stranger: str) -> None:
+    for name in ("ours", "theirs"):
+        (tmp_path / name).mkdir()
+    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    client, node = (theirs, ours) if stranger == "client" else (ours, theirs)
+    files = {**client.issue("client"), "cafile": ours.issue("n1")["cafile"]}
+    node_files = {**node.issue("n1"), "cafile": ours.issue("n1")["cafile"]}
+    peer, port = (f"127.0.0.1:{number}" for number in free_ports(2))
+    tables: dict[str, dict[str, dict[str, Any]]] = {"transport": {"tls": dict(node_files)}}
+    async with Cluster(tmp_path, 1, machine="heap", transport="tls", addresses=[(peer, port)], tables=tables):
+        url = f"disheaps://{port}?timeout_s=0.8&" + "&".join(f"{key}={value}" for key, value in files.items())
+        for words in (("topic", "ls"), ("status",)):
+            ended = await asyncio.to_thread(run, *words, "--url", url)
+            assert ended.code == errors.ConnectionLost.exit_code
+            assert "certificate" in ended.err and "is a node running there" not in ended.err, ended.err

@@ -109,6 +109,10 @@ class FakeWire:
     def pending_pushes(self) -> bool:
         return bool(self._pushes)
 
+    def hear(self) -> None: ...
+
+    def connect(self, timeout_s: float | None = None) -> None: ...
+
     def fileno(self) -> int:
         return self._near.fileno()
 

@@ -22,7 +22,7 @@ from amqp.exceptions import (
 from kombu_fakes import delivery
 
 from disheap.client.broker_session import SessionLost
-from disheap.errors import ExchangeNotFound, NotSent, OutcomeUnknown, TopicLocked, TopicNotFound
+from disheap.errors import ConnectionLost, ExchangeNotFound, NotSent, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
 from disheap_kombu.channel import ENDLESS_BYTES
 from disheap_kombu.connection import Connection
@@ -658,3 +658,27 @@ def test_an_exchange_may_have_an_alternate(channel, wire):
 def test_an_argument_of_an_exchange_without_effect_is_warned_of(channel, wire):
     with pytest.warns(UserWarning, match=r"exchange 'e': x-delayed-type has no effect"):
         channel.exchange_declare("e", "direct", arguments={"x-delayed-type": "direct"})
+
+
+def test_without_a_session_a_publish_fails_after_the_time_for_a_connection(connection, channel, wire):
+    waited = []
+
+    def connect(timeout_s=None):
+        waited.append(timeout_s)
+        raise ConnectionLost("no node takes a session")
+
+    channel.queue_declare("q")
+    connection.client.connect_timeout = 0.5
+    wire.ready, wire.connect = False, connect
+    with pytest.raises(RecoverableConnectionError):
+        channel.basic_publish(channel.prepare_message("x"), routing_key="q")
+    assert waited == [0.5]
+    assert not wire.told(broker.Publish)
+
+
+def test_whoever_consumes_waits_for_a_leader_as_long_as_for_a_request(connection, channel, wire):
+    channel.basic_consume("q", "tag", callback=lambda message: None)
+    connection.client.connect_timeout = 0.5
+    wire.ready, wire.connect = False, None
+    channel.basic_publish(channel.prepare_message("x"), routing_key="q")
+    assert wire.told(broker.Publish)

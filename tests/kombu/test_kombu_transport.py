@@ -113,6 +113,47 @@ def test_no_uri_shows_a_password():
     assert "secret" in owner.as_uri(include_password=True)
 
 
+class InUse:
+    """A connection to a node."""
+
+    class driver:
+        address = "h3:8402"
+
+
+@pytest.mark.parametrize(
+    ("url", "port"), [("disheap://h1", 8400), ("disheap://h1:9;disheap://h2:10", 9), ("disheaps://h1:9,h2:10", 9)]
+)
+def test_the_port_is_the_first_urls(url, port):
+    owner = Connection(url)
+    assert owner.port == owner.info()["port"] == port
+    assert owner.clone().port == port
+
+
+def test_a_connection_that_has_switched_shows_the_node_in_use():
+    owner = Connection("disheap://h1:9?label=me;disheap://h3:8402")
+    owner._connection = InUse()
+    assert owner.port == owner.info()["port"] == 8402
+    assert owner.as_uri() == "disheap://h3:8402?label=me"
+
+
+def test_a_node_of_the_first_url_changes_no_port_for_pools_are_keyed_by_it():
+    owner = Connection("disheap://h1:9,h3:8402")
+    before = owner.__eqhash__()
+    owner._connection = InUse()
+    assert owner.port == 9 and owner.__eqhash__() == before
+    assert owner.as_uri() == "disheap://h3:8402"
+
+
+def test_a_port_that_was_given_and_those_of_other_transports_stay():
+    assert Connection("h1", transport="disheap", port=9).port == 9
+    assert Connection("amqp://h1:5673").port == 5673
+    assert Connection("memory://").port is None
+
+
+def test_before_it_is_connected_every_alternate_is_named():
+    assert Connection("disheap://h1:9;disheap://h2:10").as_uri() == "disheap://h1:9;disheap://h2:10"
+
+
 def test_a_dead_address_is_a_connection_error_that_may_be_retried():
     owner = Connection("disheap://127.0.0.1:1", connect_timeout=0.2)
     with pytest.raises(owner.recoverable_connection_errors):

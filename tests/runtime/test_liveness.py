@@ -287,6 +287,23 @@ def test_a_client_that_was_not_listened_to_has_its_whole_timeout_from_then_on(no
     assert [envelope.kind for envelope in node.proposed] == [Kind.EXPIRE]
 
 
+def test_a_client_that_is_not_read_from_hears_that_its_node_lives(node: Node) -> None:
+    """Its pings wait with its commands, and it would look for another node."""
+    node.server.lead(True)
+    connection, wire = node.client()
+    node.is_full = True
+    node.server.submit(connection, frames.envelope(Kind.COMMAND, 0, 7, 1, 0))
+    for _ in range(4):
+        before = wire.unsent
+        node.silence(SWEEP_S)
+        assert wire.unsent - before == len(frames.plain(Kind.PONG))
+    node.is_full = False
+    node.server.flush()
+    before = wire.unsent
+    node.silence(SWEEP_S)
+    assert wire.unsent == before
+
+
 def test_a_client_that_reads_keeps_its_connection_and_its_session_however_much_waits_for_it(node: Node) -> None:
     """Two consumers' credit is more than the buffer of one connection; its pings wait behind what it is sent."""
     node.server.lead(True)

@@ -6,8 +6,12 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from disheap.cli.failures import one_line
 from disheap.cli.options import Invocation
-from disheap.errors import NotLeader
+from disheap.errors import ConnectionLost, NotLeader
+from disheap.version import __version__
 
 if TYPE_CHECKING:
     from disheap.client.url import BrokerUrl
@@ -18,16 +22,38 @@ LOOK_AGAIN_S = 0.2
 
 CONNECT_TIMEOUT_S = 10.0
 """To a session: an election takes two to three seconds, and somebody is waiting at a terminal."""
+NOTICE_S = 1.0
+"""After so long it is said what is waited for. A healthy cluster answers sooner, frozen hosts included."""
 
 
 def connect(invocation: Invocation) -> Client:
-    """A client with a session at the leader. `timeout_s` in the URL has its say over requests and over connecting."""
-    from disheap import sync
+    """A client with a session at the leader. `timeout_s` in the URL has its say over requests and over connecting.
+    Where no node lets it in soon, it says so on standard error (with `--json` the error is the only thing there)."""
     from disheap.client.url import BrokerUrl, parse
 
     url = parse(invocation.broker_url)
-    given = url.timeout_s if url.timeout_s != BrokerUrl().timeout_s else CONNECT_TIMEOUT_S
-    return sync.connect(url, timeout_s=given, label="disheap command")
+    given_s = url.timeout_s if url.timeout_s != BrokerUrl().timeout_s else CONNECT_TIMEOUT_S
+    return _connected(replace(url, timeout_s=given_s, label="disheap command"), given_s, quiet=invocation.json)
+
+
+def _connected(url: BrokerUrl, given_s: float, quiet: bool) -> Client:
+    from disheap import sync
+    from disheap.client.blocking import BlockingClient
+
+    driver = BlockingClient(url, client=f"disheap {__version__}")
+    try:
+        try:
+            driver.connect(min(NOTICE_S, given_s))
+        except ConnectionLost as error:
+            if given_s <= NOTICE_S:
+                raise
+            if not quiet:
+                click.echo(f"disheap: {one_line(str(error))}; trying for {given_s:g} s", err=True)
+            driver.connect(given_s - NOTICE_S)
+    except BaseException:
+        driver.close(end_session=False)
+        raise
+    return sync.Client(driver)
 
 
 def ask_leader(invocation: Invocation, request: dict[str, Any]) -> dict[str, Any]:

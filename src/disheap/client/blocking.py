@@ -274,6 +274,10 @@ class BlockingClient:
         """-1 while there is no connection."""
         return self._wire.fileno() if self._wire is not None else -1
 
+    def hear(self) -> None:
+        """After a pause, find out what became of the connection meanwhile; never waits."""
+        self._awake()
+
     def heartbeat(self) -> None:
         """Read, ping when due, and give a dead connection up. Call it every `heartbeat_s` or oftener."""
         self._check()
@@ -301,6 +305,11 @@ class BlockingClient:
     @property
     def session_id(self) -> int:
         return self._session.id
+
+    @property
+    def address(self) -> str:
+        """Of the node at the other end, or ""."""
+        return self._wire.address if self._wire is not None else ""
 
     @property
     def ready(self) -> bool:

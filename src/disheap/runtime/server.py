@@ -486,6 +486,8 @@ class Server(Outlets):
         self.buffers.look_at_output(list(self.slow), now)
         if not self.leads:
             return
+        for connection in self._crowded:
+            connection.reassure()
         if late > STALL_S + SWEEP_S:
             for connection in self._connections:
                 connection.heard = now

@@ -73,4 +73,30 @@ MUTANTS = (
         (PULSE + "test_a_silent_node_is_doubted_in_a_time_that_scales_with_the_session",),
         simulated=False,
     ),
+    Mutant(
+        "unread-client-hears-nothing",
+        "a client leaves a leader whose log is full for a while, because its pings are not read",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "            connection.reassure()\n",
+                "            pass\n",
+            ),
+        ),
+        ("tests/runtime/test_liveness.py::test_a_client_that_is_not_read_from_hears_that_its_node_lives",),
+        simulated=False,
+    ),
+    Mutant(
+        "publish-without-a-leader-waits-for-a-request",
+        "a publish of kombu without a quorum fails after half a minute",
+        (
+            Patch(
+                "disheap_kombu.connection",
+                "                self._wait_leader(timeout_s)\n",
+                "",
+            ),
+        ),
+        ("tests/kombu/test_kombu_channel.py::test_without_a_session_a_publish_fails_after_the_time_for_a_connection",),
+        simulated=False,
+    ),
 )

@@ -1,0 +1,69 @@
+"""Which node a kombu connection names: its port, and its URL in logs and banners.
+
+kombu leaves a URL that a transport parses itself unread, so its `Connection.port` would be None. There is no hook for
+it: the attribute is set before any transport exists. So `port` becomes a descriptor of kombu's class. It answers for
+disheap URLs alone, and only where nothing was set; every other connection keeps the value that it was given.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.connection import Connection as KombuConnection
+
+from disheap.client import url as urls
+from disheap.errors import UrlError
+
+
+def node_in_use(owner: Any) -> str:
+    """The address of the node that a kombu connection is connected to, or ""."""
+    connection = vars(owner).get("_connection")
+    return str(getattr(getattr(connection, "driver", None), "address", ""))
+
+
+def shown_uri(owner: Any, uri: str) -> str:
+    """Where the connection is: the node in use. Before that, every URL it was given. Without credentials."""
+    address = node_in_use(owner)
+    scheme, separator, rest = urls.redact(uri).partition("://")
+    if not separator:
+        return urls.redact(uri)
+    if not address:
+        return ";".join(urls.redact(part) for part in owner.alt or ()) or f"{scheme}://{rest}"
+    mark = next((mark for mark in "/?" if mark in rest), "")
+    return f"{scheme}://{address}{mark}{rest.partition(mark)[2] if mark else ''}"
+
+
+def port_of(owner: Any) -> int | None:
+    """The first URL's port, until the connection has switched to a host that the first URL does not name."""
+    try:
+        addresses = urls.parse(vars(owner).get("hostname") or "").addresses
+    except UrlError:
+        return None
+    address = node_in_use(owner)
+    shown = address if address and address not in addresses else addresses[0]
+    return int(shown.rpartition(":")[2])
+
+
+class Port:
+    """`Connection.port`."""
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        if owner is None:
+            return None
+        given = vars(owner).get("port")
+        return port_of(owner) if given is None and _is_ours(owner) else given
+
+    def __set__(self, owner: Any, value: Any) -> None:
+        """kombu writes back what it has read (`self.port = port or self.port`); that is not a port it was given."""
+        vars(owner)["port"] = None if _is_ours(owner) and value == port_of(owner) else value
+
+
+def _is_ours(owner: Any) -> bool:
+    hostname = vars(owner).get("hostname")
+    return isinstance(hostname, str) and hostname.startswith(("disheap://", "disheaps://"))
+
+
+def install() -> None:
+    """Not where kombu has come to compute the port itself."""
+    if vars(KombuConnection).get("port", None) is None:
+        KombuConnection.port = Port()
