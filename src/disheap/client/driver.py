@@ -135,6 +135,10 @@ class Driver:
         return self._session.welcome
 
     @property
+    def session_id(self) -> int:
+        return self._session.id
+
+    @property
     def session_timeout_ms(self) -> int:
         return self._session.timeout_ms
 

@@ -409,6 +409,12 @@ class Server(Outlets):
             connection.session = 0
             connection.ended = True
 
+    def detached(self, session: int) -> None:
+        """The time to attach again begins here. A slow disk may have held back the entry, and the client's ATTACH
+        behind it; or the connection ended while its ATTACH was on its way into the log."""
+        if self.leads:
+            self._heard[session] = self.loop.time()
+
     def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
         asking = self._asking.get(attachment)
         if asking is not None:
@@ -427,6 +433,8 @@ class Server(Outlets):
             if asking is not None and asking.session:
                 self._note_lost(asking.session, connection)
                 self._detach(asking.session, attachment)
+                if asking.session in self._heard:  # else an EXPIRE could follow the ATTACH and the DETACH at once
+                    self._heard[asking.session] = self.loop.time()
 
     def flush(self) -> None:
         """After a batch was applied: one write for each connection that has something."""

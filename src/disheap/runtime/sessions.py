@@ -63,6 +63,9 @@ class Outlets:
     def detach(self, session: int) -> None:
         """The session has ended or lost its attachment."""
 
+    def detached(self, session: int) -> None:
+        """The log says that the session's connection has ended."""
+
     def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
         """The reply to an OPEN that succeeded. The secret is added by who drew it."""
 
@@ -268,6 +271,7 @@ class Sessions:
         session = self.table.get(number)
         if session is not None and session.attachment == attachment:
             self._to_change(session).attachment = 0
+            self._outlets.detached(number)
             self._push(index, self.machine.session_detached(number))
 
     def _end(self, index: int, number: int) -> None:

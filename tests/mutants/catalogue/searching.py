@@ -99,4 +99,31 @@ MUTANTS = (
         ("tests/kombu/test_kombu_channel.py::test_without_a_session_a_publish_fails_after_the_time_for_a_connection",),
         simulated=False,
     ),
+    Mutant(
+        "silent-leader-is-trusted-for-long",
+        "a client waits for a silent leader while the others have elected another one",
+        (
+            Patch(
+                "disheap.client.pulse",
+                "        self.every_s = min(PING_EVERY_S, timeout_s / PARTS_OF_TIMEOUT)\n",
+                "        self.every_s = timeout_s / 3\n",
+            ),
+        ),
+        (PULSE + "test_a_silent_node_is_doubted_in_a_time_that_scales_with_the_session",),
+    ),
+    Mutant(
+        "lost-attach-leaves-no-time",
+        "a session ends although its client asked to attach a moment ago, on a connection that broke",
+        (
+            Patch(
+                "disheap.runtime.server",
+                "                    self._heard[asking.session] = self.loop.time()\n",
+                "                    pass\n",
+            ),
+        ),
+        (
+            "tests/runtime/test_liveness.py::"
+            "test_a_client_whose_connection_ended_before_its_attach_was_logged_has_its_whole_timeout",
+        ),
+    ),
 )

@@ -31,6 +31,11 @@ AGAIN_S = 2.0
 """Between two requests to hand over; each is given up after an election timeout."""
 SAID_S = 2.0
 """Within which members have told each other their clocks."""
+SERVICE_BOUND_S = 9.0
+"""Service is back so soon after the leader fell silent: two elections of at most 3 s each, should the first one split
+the votes, the last pause of a client, two commands, and the clocks that drift."""
+IDLE_TIMEOUT_MS = 5000
+"""Of a client's session that pings and asks nothing."""
 AWAY_S = 3.0
 """Within which a former leader has sent its clients away."""
 
@@ -40,18 +45,25 @@ class Drills:
         self.cluster = cluster
         self._dice = dice
         self._client: Client
+        self._transport: Any
         self._made = 0
 
     async def run(self, transport: Any) -> None:
         """As a client's process."""
+        self._transport = transport
         url = BrokerUrl(self.cluster.addresses(), "sim", 30_000, 2.0, PATIENCE_S, "drill")
         driver = Driver(url, transport, client="drill", generator=self._dice.fork().generator)
         self._client = Client(driver)
         await driver.open()
         await self._client.create_topic("drill")
         drills = [
-            self._time_passes, self._hand_over, self._hand_over_to_nobody, self._disk_hangs, self._clock_is_wrong,
-        ]  # fmt: skip
+            self._time_passes,
+            self._hand_over,
+            self._hand_over_to_nobody,
+            self._disk_hangs,
+            self._clock_is_wrong,
+            self._leader_is_silent,
+        ]
         for drill in self._dice.shuffled(drills):
             if self._dice.chance(0.4):
                 self.cluster.trace.add("DRILL", drill.__name__.strip("_"))
@@ -125,6 +137,49 @@ class Drills:
         self._transfer(leader, target)
         await self._command("no command is carried out although only the one that was to lead has a wrong clock")
         self.cluster.set_clock(target, 0.0)
+
+    async def _leader_is_silent(self) -> None:
+        """The leader stands still, and as many others as a majority can do without. Service is back within
+        `SERVICE_BOUND_S`, and no session lapses: not that of a client that asks, nor that of one that is idle."""
+        leader = self._leader()
+        if leader is None:
+            return
+        spare = len(self.cluster.voters()) - self.cluster.majority
+        silent = [leader, *(host for host in self.cluster.voters() if host is not leader)][:spare]
+        if not silent or not self._can_lead_without(silent):
+            return
+        idle = await self._idle_client()
+        sessions = self._client.driver.session_id, idle.session_id
+        for host in silent:
+            self.cluster.freeze(host)
+        began = self.cluster.loop.now
+        try:
+            await self._command("no command is carried out since the leader is silent")
+            took_s = self.cluster.loop.now - began
+            if took_s > SERVICE_BOUND_S:
+                self.cluster.fail(f"service is back {took_s:.1f} s after the leader fell silent")
+            await asyncio.sleep(IDLE_TIMEOUT_MS / 1000 * 2)
+            if (self._client.driver.session_id, idle.session_id) != sessions:
+                self.cluster.fail("a session lapsed while a majority was up")
+        finally:
+            for host in silent:
+                self.cluster.thaw(host)
+            await idle.close()
+
+    async def _idle_client(self) -> Driver:
+        """Holds something, so that it would miss its session, and says nothing."""
+        url = BrokerUrl(self.cluster.addresses(), "sim", IDLE_TIMEOUT_MS, 2.0, PATIENCE_S, "idle")
+        driver = Driver(url, self._transport, client="idle", generator=self._dice.fork().generator)
+        await driver.open()
+        await Client(driver).create_topic("drill-idle", exclusive=True)
+        return driver
+
+    def _can_lead_without(self, silent: list[Host]) -> bool:
+        """The others are voters by the log as well, and a majority of it."""
+        leader = silent[0]
+        voters = [int(member.id) for member in leader.node.group.raft.membership.members if member.voter]
+        left = [host for host in self.cluster.voters() if host not in silent and host.number in voters]
+        return len(left) > len(voters) // 2
 
     # --- what they need ---
 
