@@ -7,6 +7,7 @@ disheap URLs alone, and only where nothing was set; every other connection keeps
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from kombu.connection import Connection as KombuConnection
@@ -29,8 +30,8 @@ def shown_uri(owner: Any, uri: str) -> str:
         return urls.redact(uri)
     if not address:
         return ";".join(urls.redact(part) for part in owner.alt or ()) or f"{scheme}://{rest}"
-    mark = next((mark for mark in "/?" if mark in rest), "")
-    return f"{scheme}://{address}{mark}{rest.partition(mark)[2] if mark else ''}"
+    path_and_query = re.search(r"[/?].*", rest)
+    return f"{scheme}://{address}{path_and_query[0] if path_and_query else ''}"
 
 
 def port_of(owner: Any) -> int | None:

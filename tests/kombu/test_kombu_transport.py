@@ -130,10 +130,10 @@ def test_the_port_is_the_first_urls(url, port):
 
 
 def test_a_connection_that_has_switched_shows_the_node_in_use():
-    owner = Connection("disheap://h1:9?label=me;disheap://h3:8402")
+    owner = Connection("disheap://h1:9?label=/me;disheap://h3:8402")
     owner._connection = InUse()
     assert owner.port == owner.info()["port"] == 8402
-    assert owner.as_uri() == "disheap://h3:8402?label=me"
+    assert owner.as_uri() == "disheap://h3:8402?label=/me"
 
 
 def test_a_node_of_the_first_url_changes_no_port_for_pools_are_keyed_by_it():
