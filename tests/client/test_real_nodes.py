@@ -16,9 +16,11 @@ from disheap.client.asynchronous import Client
 from disheap.client.url import BrokerUrl
 from disheap.errors import ConfigError, LeaseLost, SessionExpired, TopicNotFound, UnknownCommand
 from disheap.protocol import broker
+from disheap.runtime.connections import ClientConnection
 from disheap.testing.certificates import Authority
 from tests.cli.command_line import run
 from tests.support.nodes import Cluster
+from tests.support.wire import wait_until
 
 
 def free_addresses(nodes: int) -> list[tuple[str, str]]:
@@ -255,3 +257,26 @@ async def test_a_transient_publish_that_would_be_refused_costs_nobody_the_connec
     client.driver.cast(broker.Publish("e", "k" * 300, b"x"))
     await client.stats()
     assert client.driver._link is link
+
+
+async def test_a_client_that_leaves_a_node_says_so_over_tcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written just before a connection ends must not be dropped with it."""
+    lost: list[bool] = []
+    connection_lost = ClientConnection.connection_lost
+
+    def note(connection: ClientConnection, error: Exception | None) -> None:
+        lost.append(connection.was_dropped)
+        connection_lost(connection, error)
+
+    monkeypatch.setattr(ClientConnection, "connection_lost", note)
+    addresses = free_addresses(1)
+    async with (
+        Cluster(tmp_path, 1, machine="heap", transport="tcp", addresses=addresses),
+        disheap.connect(f"disheap://{addresses[0][1]}") as client,
+    ):
+        link = client.driver._link
+        assert link is not None
+        client.driver.unlink(link, "the test wants it")
+        await client.create_topic("jobs")
+        await wait_until(lambda: bool(lost), "the node has seen the end of the first connection")
+        assert lost == [False]

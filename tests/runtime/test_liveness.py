@@ -179,20 +179,6 @@ def test_the_time_to_attach_again_begins_when_the_log_has_the_end_of_the_connect
     assert [(envelope.kind, envelope.session) for envelope in node.proposed] == [(Kind.EXPIRE, 7)]
 
 
-def test_a_client_whose_connection_ended_before_its_attach_was_logged_has_its_whole_timeout(node: Node) -> None:
-    """An EXPIRE that is proposed now would end the session behind the ATTACH and the DETACH."""
-    node.server.lead(True)
-    connection, _ = node.stranger()
-    node.silence(TIMEOUT_MS / 1000 - 2 * SWEEP_S)
-    connection.data_received(frames.envelope(Kind.ATTACH, 0, 7, 1, 0, SECRET))
-    connection.connection_lost(None)
-    assert [envelope.kind for envelope in node.proposed] == [Kind.ATTACH, Kind.DETACH]
-    node.silence(TIMEOUT_MS / 1000 - SWEEP_S)
-    assert [envelope.kind for envelope in node.proposed] == [Kind.ATTACH, Kind.DETACH]
-    node.silence(2 * SWEEP_S)
-    assert node.proposed[-1].kind == Kind.EXPIRE
-
-
 def closed_by_node(connection: ClientConnection) -> None:
     connection.refuse(Overloaded("no more"))
 

@@ -402,9 +402,7 @@ class Driver:
             self._give_up(link, reason)
             return
         self._link, self.paused = None, False
-        if link.connection is not None and self._broken is None and (farewell := self._session.farewell()):
-            link.connection.write(farewell)
-        link.end()
+        link.end(self._session.farewell() if self._broken is None else b"")
         self._route.lost(link.address, reason, self.loop.time())
         if self._retrying is not None:
             self._retrying.cancel()

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from disheap.client.greeting import Greeting
 
 
+FAREWELL_BEHIND_BYTES = 64 << 10
+"""A node that takes nothing would keep a longer queue in memory until TCP gives it up."""
+
+
 class Link:
     """The receiver of one connection: first an attempt, which greets, then perhaps the session's. What an old one
     still says is not heard."""
@@ -24,11 +28,14 @@ class Link:
         self.dialing: asyncio.Task[None] | None = None
         self._driver = driver
 
-    def end(self) -> None:
-        """Drop the connection, or what would become one."""
+    def end(self, farewell: bytes = b"") -> None:
+        """Drop the connection, or what would become one; say `farewell` unless too much waits before it."""
         if not self.gone.done():
             self.gone.set_result(None)
-        if self.connection is not None:
+        if self.connection is not None and farewell and self.connection.buffered() < FAREWELL_BEHIND_BYTES:
+            self.connection.write(farewell)
+            self.connection.close()
+        elif self.connection is not None:
             self.connection.abort()
         elif self.dialing is not None:
             self.dialing.cancel()

@@ -433,8 +433,6 @@ class Server(Outlets):
             if asking is not None and asking.session:
                 self._note_lost(asking.session, connection)
                 self._detach(asking.session, attachment)
-                if asking.session in self._heard:  # else an EXPIRE could follow the ATTACH and the DETACH at once
-                    self._heard[asking.session] = self.loop.time()
 
     def flush(self) -> None:
         """After a batch was applied: one write for each connection that has something."""

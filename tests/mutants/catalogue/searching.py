@@ -111,19 +111,4 @@ MUTANTS = (
         ),
         (PULSE + "test_a_silent_node_is_doubted_in_a_time_that_scales_with_the_session",),
     ),
-    Mutant(
-        "lost-attach-leaves-no-time",
-        "a session ends although its client asked to attach a moment ago, on a connection that broke",
-        (
-            Patch(
-                "disheap.runtime.server",
-                "                    self._heard[asking.session] = self.loop.time()\n",
-                "                    pass\n",
-            ),
-        ),
-        (
-            "tests/runtime/test_liveness.py::"
-            "test_a_client_whose_connection_ended_before_its_attach_was_logged_has_its_whole_timeout",
-        ),
-    ),
 )
