@@ -103,7 +103,8 @@ class Receiver(Protocol):
         """Enough of it has left. Comes after each `writing_paused` of a connection that goes on."""
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The end. `error` is None where either end closed in order. Nothing is called after it."""
+        """The end. `error` is None where either end closed in order. Nothing is called after it, and the transport
+        lets go of the receiver: a node has no garbage collector that would free two objects that know each other."""
 
 
 class Listener(Protocol):

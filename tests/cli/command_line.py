@@ -78,9 +78,11 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 class Running:
     """A process whose lines are read as they come."""
 
-    def __init__(self, *words: str, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *words: str, environ: Mapping[str, str] | None = None, open_files: int = 0) -> None:
+        """With `open_files` it may have no more, whatever it does."""
+        limited = ("sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh") if open_files else ()
         self._process = subprocess.Popen(
-            [*COMMAND, *words],
+            [*limited, *COMMAND, *words],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -111,8 +113,8 @@ class Running:
 
 
 @contextmanager
-def running(*words: str, environ: Mapping[str, str] | None = None) -> Iterator[Running]:
-    process = Running(*words, environ=environ)
+def running(*words: str, environ: Mapping[str, str] | None = None, open_files: int = 0) -> Iterator[Running]:
+    process = Running(*words, environ=environ, open_files=open_files)
     try:
         yield process
     finally:

@@ -165,6 +165,27 @@ def _knock(address: tuple[str, int], held: list[socket.socket]) -> None:
         held.pop(0).close()
 
 
+LOWERED = "limits.connections is lowered: the limit of open files allows no more; raise its hard limit"
+
+
+def test_a_small_limit_of_open_files_lowers_the_connections_and_an_operator_gets_in(tmp_path: Path) -> None:
+    held: list[socket.socket] = []
+    with running(*serve_alone(tmp_path / "data"), open_files=128) as node:
+        said = logged(
+            node, "limits.connections is lowered: the limit of open files allows no more; raise its hard limit"
+        )
+        assert (said["asked_for"], said["connections"], said["open_files"]) == (4096, 48, 128)
+        host, _, port = ready(node)["clients"].rpartition(":")
+        for _ in range(100):  # all of them stay connected, or are told to go
+            held.append(socket.create_connection((host, int(port)), timeout=10))
+        ended = run_process("status", "--url", f"disheap://{host}:{port}")
+        assert ended.code == 0, ended.err
+        for raw in held:
+            raw.close()
+        node.signal(signal.SIGTERM)
+        assert node.wait() == 0
+
+
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="the limit of another process can be set on Linux alone")
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_node_without_descriptors_goes_on(tmp_path: Path, loop: str) -> None:

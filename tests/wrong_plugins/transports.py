@@ -13,6 +13,8 @@ from disheap.errors import AddressInUse, ConnectionLost
 from disheap.interfaces import Connection, Listener, Receiver, TransportContext
 from disheap_memory.inproc import InprocSettings, InprocTransport
 
+LET_GO_S = 0.1
+
 
 class End:
     """One end: what the transport says goes through here to the receiver, what the receiver does to the connection."""
@@ -41,6 +43,11 @@ class End:
 
     def connection_lost(self, error: Exception | None) -> None:
         self.receiver.connection_lost(error)
+        self.wire.loop.call_later(LET_GO_S, self.let_go)
+
+    def let_go(self) -> None:
+        """Of the receiver, which knows this end. The wrong ends may still have called it."""
+        self.__dict__.pop("receiver", None)
 
     # --- as the receiver's connection ---
 
@@ -390,6 +397,16 @@ class UnprovedName(Wire):
     end = NamedEnd
 
 
+class KeepingReceiverEnd(End):
+    def let_go(self) -> None: ...
+
+
+class KeptReceiver(Wire):
+    """A connection and its receiver know each other when it is lost, and stay in memory."""
+
+    end = KeepingReceiverEnd
+
+
 RIGHT = Wire
 MEANT: dict[type[Wire], str] = {
     Reordering: "test_bytes_arrive_whole_and_in_order_in_both_directions",
@@ -409,6 +426,7 @@ MEANT: dict[type[Wire], str] = {
     IgnoredPause: "test_a_paused_reader_hears_nothing_until_it_resumes",
     UnboundedWriter: "test_a_paused_reader_pauses_the_writer_and_loses_nothing",
     BlockingWrite: "test_a_paused_reader_pauses_the_writer_and_loses_nothing",
+    KeptReceiver: "test_a_connection_that_was_lost_lets_go_of_its_receiver",
     SilentRefusal: "test_connecting_to_nobody_is_a_lost_connection_that_names_the_address",
     EndlessConnect: "test_connecting_to_nobody_is_a_lost_connection_that_names_the_address",
     TakenAddress: "test_an_address_in_use_is_said_and_is_free_again_after_close",

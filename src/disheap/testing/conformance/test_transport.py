@@ -6,9 +6,11 @@ Whatever is waited for is an event, with a bound on the whole: a transport that 
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import signal
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +18,7 @@ from typing import Any
 import pytest
 
 from disheap.errors import AddressInUse, ConfigError, ConnectionLost
-from disheap.interfaces import BlockingConnect, Connection, Transport
+from disheap.interfaces import BlockingConnect, Connection, Listener, Transport
 from disheap.testing.sockets import connected
 
 CONNECT_S = 5.0
@@ -493,6 +495,43 @@ def test_a_listener_that_closes_leaves_its_connections_alone(run: Run, listen_ad
         pair.near.connection.write(b"still there")
         await pair.near.wait_bytes(len(b"still there"))
         await pair.shut()
+
+    run(scenario)
+
+
+def test_a_connection_that_was_lost_lets_go_of_its_receiver(run: Run, listen_address: str) -> None:
+    """A node runs without the garbage collector: two objects that know each other stay in its memory for ever."""
+
+    async def scenario(transport: Transport) -> None:
+        receivers: list[weakref.ref[Recorder]] = []
+        freed = asyncio.Event()
+
+        def see_who_is_left(_: weakref.ref[Recorder]) -> None:
+            if all(known() is None for known in receivers):
+                freed.set()
+
+        def receiver() -> Recorder:
+            made = Recorder()
+            receivers.append(weakref.ref(made, see_who_is_left))
+            return made
+
+        async def come_and_go(listener: Listener) -> None:
+            near = receiver()
+            await transport.connect(listener.address, near, CONNECT_S)
+            near.connection.write(b"hello")
+            near.connection.close()
+            await near.wait_for("lost")
+
+        listener = await transport.listen(listen_address, receiver)
+        gc.collect()
+        gc.disable()
+        try:
+            await come_and_go(listener)
+            await freed.wait()
+        finally:
+            gc.enable()
+        assert len(receivers) == 2
+        await listener.close()
 
     run(scenario)
 
