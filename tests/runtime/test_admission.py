@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import pytest
@@ -12,10 +12,14 @@ from tests.support.wire import WireClient
 
 from disheap.config import Limits
 from disheap.errors import Overloaded
+from disheap.interfaces import TransportContext
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
-from disheap.runtime.admission import FEW, AdmissionLimits, host_of
+from disheap.runtime.admission import FEW, AdmissionLimits, UnderWay, host_of
 from disheap.runtime.session_table import Session, SessionCounts, SessionFacts
+from disheap.testing.certificates import Authority
+from disheap_tcp.tls import TlsTransport
+from disheap_tcp.trust import TlsSettings
 
 LIMITS = AdmissionLimits(sessions=100, max_sessions_per_address=40, max_sessions_per_principal=60, reserved_sessions=20)
 
@@ -23,9 +27,7 @@ LIMITS = AdmissionLimits(sessions=100, max_sessions_per_address=40, max_sessions
 LOOPBACK = ("127.0.0.1:0", "127.0.0.1:0")
 
 
-class Asking(NamedTuple):
-    address: str
-    principal: str = ""
+NOBODY = UnderWay()
 
 
 def counts(**addresses: int) -> SessionCounts:
@@ -35,30 +37,45 @@ def counts(**addresses: int) -> SessionCounts:
 
 
 def test_an_address_has_a_limit_and_the_error_says_what_to_do() -> None:
-    LIMITS.check(counts(a=39), (), "a", "")
+    LIMITS.check(counts(a=39), NOBODY, "a", "")
     with pytest.raises(Overloaded, match=r"a has 40 sessions.*max_sessions_per_address.*disheap session ls"):
-        LIMITS.check(counts(a=40), (), "a", "")
-    LIMITS.check(counts(a=40), (), "b", "")
+        LIMITS.check(counts(a=40), NOBODY, "a", "")
+    LIMITS.check(counts(a=40), NOBODY, "b", "")
+
+
+def test_a_network_of_ipv6_addresses_is_one_client() -> None:
+    facts = SessionFacts(1, 1000, 500, "", "", 0, bytes(32))
+    there = SessionCounts(Session(facts, f"[2001:db8::{number:x}]") for number in range(1, 41))
+    with pytest.raises(Overloaded, match="2001:db8::/64 has 40 sessions"):
+        LIMITS.check(there, NOBODY, "[2001:db8::ffff]", "")
+    LIMITS.check(there, NOBODY, "[2001:db8:0:1::1]", "")
 
 
 def test_those_that_are_under_way_count() -> None:
+    under_way = UnderWay()
+    for _ in range(10):
+        under_way.add("a", "")
     with pytest.raises(Overloaded):
-        LIMITS.check(counts(a=30), [Asking("a")] * 10, "a", "")
-    LIMITS.check(counts(a=30), [Asking("b")] * 10, "a", "")
+        LIMITS.check(counts(a=30), under_way, "a", "")
+    LIMITS.check(counts(b=30), under_way, "b", "")
+    for _ in range(10):
+        under_way.add("a", "", -1)
+    LIMITS.check(counts(a=30), under_way, "a", "")
+    assert (under_way.total, len(under_way.owners)) == (0, 0)
 
 
 def test_a_certificate_has_a_limit_over_all_addresses() -> None:
     with pytest.raises(Overloaded, match="'fleet' has 60 sessions"):
-        LIMITS.check(counts(a=30, b=30), (), "c", "fleet")
-    LIMITS.check(counts(a=30, b=30), (), "c", "other")
+        LIMITS.check(counts(a=30, b=30), NOBODY, "c", "fleet")
+    LIMITS.check(counts(a=30, b=30), NOBODY, "c", "other")
 
 
 def test_clients_with_many_sessions_do_not_get_the_last_ones() -> None:
     full = counts(a=38, b=32, c=FEW)
     for greedy in ("a", "b", "c"):
         with pytest.raises(Overloaded, match="reserved_sessions"):
-            LIMITS.check(full, (), greedy, "")
-    LIMITS.check(full, (), "an operator", "")
+            LIMITS.check(full, NOBODY, greedy, "")
+    LIMITS.check(full, NOBODY, "an operator", "")
 
 
 @pytest.mark.parametrize(
@@ -87,3 +104,33 @@ async def test_one_client_is_stopped_at_its_own_limit_and_the_node_goes_on(tmp_p
         clients[0].connection.write(frames.envelope(Kind.CLOSE, 0, clients[0].session, 9, 0))
         await clients[0].reply_to(9)
         assert (await cluster.client()).session
+
+
+async def test_a_session_belongs_to_the_name_of_its_certificate(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    tables = {"transport": {"tls": authority.issue("n1")}}
+    limits = Limits(max_sessions_per_principal=2)
+    async with Cluster(
+        tmp_path, nodes=1, transport="tls", tables=tables, addresses=[LOOPBACK], limits=limits
+    ) as cluster:
+        node = cluster.nodes["n1"]
+
+        def over(name: str) -> TlsTransport:
+            return TlsTransport(TlsSettings(**authority.issue(name)), TransportContext(asyncio.get_running_loop()))
+
+        worker = await WireClient.opened(over("worker"), node.client_address)
+        (listed,) = (await worker.admin(op="sessions"))["sessions"]
+        assert (listed["principal"], listed["address"]) == ("worker", "127.0.0.1")
+        thief = await WireClient.connected(over("thief"), node.client_address)
+        status, body = await thief.attach(worker.session, worker.secret)
+        assert (status, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, "wrong-secret")
+        again = await WireClient.connected(over("worker"), node.client_address)
+        assert (await again.attach(worker.session, worker.secret))[0] == Status.OK
+        await WireClient.opened(over("worker"), node.client_address)
+        one_too_many = await WireClient.connected(over("worker"), node.client_address)
+        one_too_many.connection.write(
+            frames.envelope(Kind.OPEN, 0, 0, 1, 0, msgspec.msgpack.encode(SessionOptions(5000)))
+        )
+        _, status, body = await one_too_many.reply_to(1)
+        assert status == Status.ERROR
+        assert "max_sessions_per_principal" in msgspec.msgpack.decode(body, type=Fault).message

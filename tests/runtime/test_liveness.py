@@ -52,6 +52,9 @@ class Loop:
         self.timers.append(Timer(self.now + delay_s, call))
         return self.timers[-1]
 
+    def call_at(self, when: float, call: Callable[..., None], *arguments: object) -> Timer:
+        return self.call_later(when - self.now, lambda: call(*arguments))
+
     def move(self, seconds: float) -> None:
         self.now += seconds
         due = [timer for timer in self.timers if timer.at <= self.now]

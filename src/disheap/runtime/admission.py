@@ -10,26 +10,33 @@ node's own sessions are not asked about.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections import Counter
 
 import msgspec
 
 from disheap.errors import Overloaded
-from disheap.runtime.session_table import SessionCounts
+from disheap.runtime.session_table import SessionCounts, owner_of_address
 
 FEW = 10
 """Sessions of a client that may use the reserve: an operator's commands, and a worker with its producers."""
 HINT = "`disheap session ls` shows them, `disheap session end` ends them"
 
 
-class Client(Protocol):
-    """Who has asked for a session and waits for the answer."""
+class UnderWay:
+    """Who has asked for a session and waits for the answer. Those sessions are not in the table yet."""
 
-    @property
-    def address(self) -> str: ...
-    @property
-    def principal(self) -> str: ...
+    def __init__(self) -> None:
+        self.owners: Counter[str] = Counter()
+        self.principals: Counter[str] = Counter()
+        self.total = 0
+
+    def add(self, address: str, principal: str, count: int = 1) -> None:
+        """With a `count` of -1 one has its answer, or is gone."""
+        self.total += count
+        for counter, key in ((self.owners, owner_of_address(address)), (self.principals, principal)):
+            counter[key] += count
+            if not counter[key]:
+                del counter[key]
 
 
 class AdmissionLimits(msgspec.Struct, frozen=True):
@@ -38,16 +45,17 @@ class AdmissionLimits(msgspec.Struct, frozen=True):
     max_sessions_per_principal: int = 5_000
     reserved_sessions: int = 500
 
-    def check(self, counts: SessionCounts, under_way: Sequence[Client], address: str, principal: str) -> None:
-        """Raises `Overloaded`. `under_way` have asked before, and their sessions are not in `counts` yet."""
-        here = counts.by_address[address] + sum(one.address == address for one in under_way)
+    def check(self, counts: SessionCounts, under_way: UnderWay, address: str, principal: str) -> None:
+        """Raises `Overloaded`."""
+        owner = owner_of_address(address)
+        here = counts.by_address[owner] + under_way.owners[owner]
         if here >= self.max_sessions_per_address:
-            raise _too_many(f"{address} has {here} sessions", "max_sessions_per_address")
+            raise _too_many(f"{owner} has {here} sessions", "max_sessions_per_address")
         if principal:
-            named = counts.by_principal[principal] + sum(one.principal == principal for one in under_way)
+            named = counts.by_principal[principal] + under_way.principals[principal]
             if named >= self.max_sessions_per_principal:
                 raise _too_many(f"the certificate {principal!r} has {named} sessions", "max_sessions_per_principal")
-        total = counts.total() + len(under_way)
+        total = counts.total() + under_way.total
         if total >= self.sessions - self.reserved_sessions and here >= FEW:
             raise _too_many(
                 f"the cluster has {total} sessions, and the rest is for clients with less than {FEW}",

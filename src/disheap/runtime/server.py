@@ -40,7 +40,7 @@ from disheap.protocol.frames import (
     Welcome,
     fault,
 )
-from disheap.runtime.admission import AdmissionLimits
+from disheap.runtime.admission import AdmissionLimits, UnderWay
 from disheap.runtime.buffers import Buffers
 from disheap.runtime.connections import ClientConnection
 from disheap.runtime.places import PlaceLimits, Places
@@ -135,6 +135,7 @@ class Server(Outlets):
         self._connections: dict[ClientConnection, None] = {}
         self._attached: dict[int, ClientConnection] = {}
         self._asking: dict[int, _Asking] = {}  # by attachment
+        self._under_way = UnderWay()  # of those, who asked for a new session
         self._heard: dict[int, float] = {}  # of sessions without a connection
         self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
         self._ending: dict[int, list[asyncio.Future[None]]] = {}  # operators who wait for the end of a session
@@ -288,8 +289,7 @@ class Server(Outlets):
         """Raises `Overloaded`."""
         if not connection.is_local:
             counts = self.group.sessions.counts
-            under_way = [one.connection for one in self._asking.values() if one.secret]
-            self.limits.admission.check(counts, under_way, connection.address, connection.principal)
+            self.limits.admission.check(counts, self._under_way, connection.address, connection.principal)
 
     def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None:
         """A wrong secret is refused here, so that guesses are not written to the log. A session that is not known here
@@ -299,6 +299,9 @@ class Server(Outlets):
         known = self.group.sessions.table.get(session)
         if known is not None and not known.belongs_to(claim):
             self.wrong_secrets += 1
+            self.lines.write(
+                log.warning, "somebody else's session was asked for", session=session, address=connection.address
+            )
             connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(wrong_secret(session)))
             return
         self._ask(Kind.ATTACH, _Asking(connection, number, session), msgspec.msgpack.encode(claim))
@@ -310,6 +313,8 @@ class Server(Outlets):
         """Logged under an attachment number drawn here, answered under the client's."""
         attachment = self._draw()
         self._asking[attachment] = asking
+        if asking.secret:
+            self._under_way.add(asking.connection.address, asking.connection.principal)
         asking.connection.asked.append(attachment)
         self.submit(asking.connection, frames.envelope(kind, 0, asking.session, attachment, 0, body))
 
@@ -421,15 +426,21 @@ class Server(Outlets):
             self.answer(attachment, Status.OK, index, frames.GRANT.pack(session, timeout_ms, asking.secret))
 
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
-        asking = self._asking.pop(attachment, None)
+        asking = self._take_asking(attachment)
         if asking is not None:
             asking.connection.asked.remove(attachment)
             asking.connection.send(Kind.REPLY, status, asking.number, index, body)
 
+    def _take_asking(self, attachment: int) -> _Asking | None:
+        asking = self._asking.pop(attachment, None)
+        if asking is not None and asking.secret:
+            self._under_way.add(asking.connection.address, asking.connection.principal, -1)
+        return asking
+
     def forget(self, connection: ClientConnection) -> None:
         """Whoever asked is gone. A session that it would have been attached to is told so, behind the ATTACH."""
         for attachment in connection.asked:
-            asking = self._asking.pop(attachment, None)
+            asking = self._take_asking(attachment)
             if asking is not None and asking.session:
                 self._note_lost(asking.session, connection)
                 self._detach(asking.session, attachment)
@@ -460,6 +471,7 @@ class Server(Outlets):
         self.of_session.clear()
         self._attached.clear()
         self._asking.clear()
+        self._under_way = UnderWay()
         self._crowded.clear()
         for connection in list(self._connections):
             connection.crowd(False)

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from disheap.addresses import owner_of
 from disheap.protocol.frames import Attaching, Opening
 
 Kept = tuple[int, int, bytes]
@@ -116,8 +117,14 @@ def granted(opening: Opening, number: int, opened_ms: int, limits: SessionLimits
     return SessionFacts(number, timeout_ms, reattach_ms, opening.label, opening.principal, opened_ms, opening.proof)
 
 
+def owner_of_address(address: str) -> str:
+    """Whom sessions of this address count for: an IPv6 client has a whole network of addresses."""
+    return owner_of(f"{address}:0") or address
+
+
 class SessionCounts:
-    """How many sessions each address and each principal has. Follows from the table, so it is in no snapshot."""
+    """How many sessions each owner of an address and each principal has. Follows from the table, so it is in no
+    snapshot."""
 
     def __init__(self, sessions: Iterable[Session] = ()) -> None:
         self.by_address: Counter[str] = Counter()
@@ -131,18 +138,19 @@ class SessionCounts:
 
     def opened(self, session: Session) -> None:
         self._total += 1
-        self.by_address[session.address] += 1
+        self.by_address[owner_of_address(session.address)] += 1
         self.by_principal[session.facts.principal] += 1
 
     def ended(self, session: Session) -> None:
         self._total -= 1
-        _take_one(self.by_address, session.address)
+        _take_one(self.by_address, owner_of_address(session.address))
         _take_one(self.by_principal, session.facts.principal)
 
     def moved(self, session: Session, address: str) -> None:
         """The session attached from `address`."""
-        _take_one(self.by_address, session.address)
-        self.by_address[address] += 1
+        if address != session.address:
+            _take_one(self.by_address, owner_of_address(session.address))
+            self.by_address[owner_of_address(address)] += 1
 
 
 def _take_one(counter: Counter[str], key: str) -> None:
