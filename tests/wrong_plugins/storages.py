@@ -220,6 +220,14 @@ class BareErrors(FileStorage):
             raise OSError(str(error)) from error
 
 
+class UnnoticedLoss(FileStorage):
+    """Writes into files that were removed, and confirms it."""
+
+    def _check_in_place(self, *files: Any) -> None: ...
+
+    def _check_all_in_place(self) -> None: ...
+
+
 class ShowsSuperseded(FileStorage):
     """Goes on behind the end of the log with entries that were superseded."""
 
@@ -382,6 +390,7 @@ MEANT: dict[type[FileStorage], str] = {
     LateFull: "test_a_full_disk_is_said_by_the_append_that_needs_room",
     FatalFull: "test_a_full_disk_is_said_by_the_append_that_needs_room",
     BareErrors: "test_what_was_acknowledged_survives_files_that_cannot_grow",
+    UnnoticedLoss: "test_a_write_to_data_that_were_taken_away_is_not_confirmed",
     ShowsSuperseded: "test_a_later_append_supersedes_what_is_stored_from_there_on",
     ForgottenVote: "test_hard_state_survives",
     NewIncarnation: "test_the_incarnation_stored_wins_over_the_one_given",
