@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -389,6 +390,15 @@ def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_
         nodes[2].stop()
         rows = run("status", "--json", "--url", url).json["nodes"]
         assert [(row["node"], "error" in row) for row in rows] == [("n1", False), ("n2", False), ("n3", True)]
+
+
+def test_a_node_whose_files_are_removed_ends_with_a_code_of_its_own(tmp_path: Path) -> None:
+    with running(*serve_alone(tmp_path / "n1")) as node:
+        address = ready(node)["clients"]
+        assert run("topic", "create", "jobs", "--url", f"disheap://{address}").code == 0
+        shutil.rmtree(tmp_path / "n1")
+        assert node.wait() == 11
+        assert any("was removed, moved or replaced while the node ran" in line for line in node.err.rest())
 
 
 # --- secret ----------------------------------------------------------------------------------------------------------
