@@ -215,6 +215,7 @@ class FileStorage:
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
         with self._guard:
+            self._check_in_place(self._meta)  # else a small file would be written anew where all are gone
             small: list[scrub.Small] = [self._meta, self._members, self._owner, *self._segments]
             return scrub.step(self._index, self._shelf, small, cursor, max_bytes)
 

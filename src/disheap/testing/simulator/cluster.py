@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
-from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageGone
+from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageError, StorageGone
 from disheap.kernel.types import NodeId
 from disheap.plugins import Registry
 from disheap.runtime.cluster import first_membership
@@ -129,6 +129,7 @@ class Host:
         self.lives = 0
         self.is_stopping = False  # told to: from then on nobody waits for the node to fail, and its `stop` has to tell
         self.wiped = False
+        self.lost_files = False  # while it ran
         self.has_taken_part = False
         self.uncertain = False  # its newest writes may be torn; until it votes again
         self.has_lost_a_copy = False  # of two; until it votes again
@@ -273,7 +274,7 @@ class Cluster:
     def remove_files(self, host: Host) -> None:
         """As `wipe`, of a host that is up."""
         host.platter.wipe()
-        host.wiped = True
+        host.wiped = host.lost_files = True
         self.ledger.wiped(host.number)
 
     def damage(self, host: Host) -> str:
@@ -336,7 +337,10 @@ class Cluster:
         self.trace.note(host.name, str(error))
         mirror = self.ledger.mirrors[host.number]
         self._end(host, silently=False)
-        if isinstance(error, StorageGone) and host.wiped:
+        if isinstance(error, StorageGone) and host.lost_files:
+            return
+        if isinstance(error, StorageError) and host.lost_files:
+            host.state = "lost"  # a part of what it was writing then is in its directory: it is refused, and rightly
             return
         if isinstance(error, DiskFailed) and host.faults.has_failed:
             return
