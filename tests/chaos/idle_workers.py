@@ -25,7 +25,7 @@ from disheap.protocol import broker
 from disheap.protocol.frames import ENVELOPE, Flags, Kind
 
 APP = Path(__file__).parents[1] / "kombu"
-START_S, MEASURE_S = 15.0, 30.0
+START_S, MEASURE_S = 25.0, 30.0
 
 
 class Meter:
