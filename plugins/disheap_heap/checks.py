@@ -80,12 +80,23 @@ def check_message(state: State, message: Enqueue | NewMessage | Publish) -> None
 
 
 def check_room(topic: Topic, count: int) -> None:
-    """Raises `TopicFull`. Everything in the topic counts, leased messages too: they may come back."""
+    """Raises `TopicFull`. Everything in the topic counts, leased messages too: they may come back. A topic that drops
+    takes any message that is not delayed."""
     bound = topic.settings.max_messages
-    if bound and topic.messages() + count > bound:
+    if bound and not topic.drops and topic.messages() + count > bound:
         raise TopicFull(
             f"topic {topic.name!r} holds {topic.messages()} of at most {bound} messages and cannot take {count} more; "
             "consume or purge some, or try again later"
+        )
+
+
+def check_delayed_room(topic: Topic, count: int) -> None:
+    """Raises `TopicFull`. A topic that drops only ready messages must not fill up with delayed ones."""
+    bound = topic.settings.max_messages
+    if topic.drops and count and len(topic.delayed) + count > bound:
+        raise TopicFull(
+            f"topic {topic.name!r} holds {len(topic.delayed)} delayed messages of at most {bound} and drops none of "
+            f"those, so it cannot take {count} more; try again when some are due"
         )
 
 

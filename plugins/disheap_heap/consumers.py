@@ -252,6 +252,8 @@ def _start(state: State, consumer: Consumer) -> None:
     consumer.session.consumers[consumer.number] = topic.consumers[consumer.number] = consumer
     topic.active += 1
     topic.subscribers += not consumer.limit
+    state.active += 1
+    state.subscribers += not consumer.limit
     watch_unused(state, topic)
     credit.join(state, consumer)
     serve(state, topic)

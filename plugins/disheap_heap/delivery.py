@@ -16,6 +16,7 @@ from itertools import islice
 from disheap.protocol.broker import Deliver, PopDone
 from disheap_heap import credit, timers
 from disheap_heap.footprint import let_go, take_in
+from disheap_heap.heap import DroppingHeap
 from disheap_heap.messages import Message
 from disheap_heap.state import Consumer, Lease, State, Topic, Trash
 from disheap_heap.words import encode
@@ -42,8 +43,7 @@ def add(
     if delay_ms:
         _delay(state, topic, message, delay_ms)
     else:
-        topic.ready.push(message)
-        topic.ready_bytes += len(payload)
+        make_ready(state, topic, message)
     return number
 
 
@@ -94,6 +94,7 @@ def serve_later(state: State, topic: Topic) -> None:
 def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
     _, number, attempts, enqueued_ms, expires_at_ms, payload = message
     topic.ready_bytes -= len(payload)
+    state.ready -= 1
     if expires_at_ms:
         state.timers.disarm(timers.EXPIRY, number)
     if consumer.no_ack:
@@ -157,7 +158,7 @@ def give_back(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
     if delay_ms:
         _delay(state, topic, message, delay_ms)
     else:
-        make_ready(topic, message)
+        make_ready(state, topic, message)
     return topic
 
 
@@ -182,15 +183,23 @@ def give_back_some(state: State, consumer: Consumer, limit: int) -> int:
     return len(leases)
 
 
-def make_ready(topic: Topic, message: Message) -> None:
+def make_ready(state: State, topic: Topic, message: Message) -> None:
+    """To its place. A topic that drops and is over its bound loses the ready message of the lowest priority, and among
+    equals the oldest."""
     topic.ready.push(message)
     topic.ready_bytes += len(message.payload)
+    state.ready += 1
+    if topic.drops and len(topic.ready.records) > topic.settings.max_messages:
+        assert isinstance(topic.ready, DroppingHeap)
+        drop_waiting(state, topic, topic.ready.least())
+        state.dropped += 1
 
 
 def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
     due_ms = state.now_ms + delay_ms
     topic.delayed[message.id] = (due_ms, message)
     topic.delayed_bytes += len(message.payload)
+    state.delayed += 1
     state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
 
 
@@ -199,9 +208,11 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
     message = topic.ready.remove(number)
     if message is not None:
         topic.ready_bytes -= len(message.payload)
+        state.ready -= 1
     elif number in topic.delayed:
         message = topic.delayed.pop(number)[1]
         topic.delayed_bytes -= len(message.payload)
+        state.delayed -= 1
         state.timers.disarm(timers.DUE, number)
     else:
         return False
@@ -220,6 +231,8 @@ def throw_away(state: State, topic: Topic) -> int:
     """Every ready and delayed message goes. However many: they are gone at once and freed later."""
     count = len(topic.ready.records) + len(topic.delayed)
     if count or topic.ready.entries():
+        state.ready -= len(topic.ready.records)
+        state.delayed -= len(topic.delayed)
         state.trash.append(Trash(topic.ready, topic.delayed))
         state.message_bytes -= topic.ready_bytes + topic.delayed_bytes
         state.dropped += count
@@ -241,10 +254,12 @@ def end(state: State, consumer: Consumer) -> None:
     consumer.ended = True
     topic.ring.pop(consumer.number, None)
     topic.active -= 1
+    state.active -= 1
     if consumer.limit:
         state.timers.disarm(timers.POP, consumer.number)
     else:
         topic.subscribers -= 1
+        state.subscribers -= 1
     watch_unused(state, topic)
     if not consumer.leases:
         forget(state, consumer)

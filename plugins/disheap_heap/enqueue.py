@@ -1,13 +1,15 @@
-"""Messages come in: into a topic by name, or through an exchange. All or none: every check comes before any change."""
+"""Messages come in: into a topic by name, or through an exchange. Every check comes before any change. All messages of
+a batch go in or none. Of the topics that a publish leads to, full ones refuse for themselves alone."""
 
 from __future__ import annotations
 
-from disheap.errors import TopicNotFound
+from disheap.errors import InvalidArgument, TopicFull, TopicNotFound
 from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, Publish, Published
-from disheap_heap.checks import check_message, check_room, find_topic
+from disheap_heap.checks import check_delayed_room, check_message, check_room, find_topic
 from disheap_heap.delivery import add, serve
 from disheap_heap.exchanges import find_topics
 from disheap_heap.messages import Message, SharedMessage
+from disheap_heap.routing import Found
 from disheap_heap.state import State
 from disheap_heap.words import PUBLISHED, encode
 
@@ -17,6 +19,7 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
     check_message(state, command)
     if topic.settings.max_messages:
         check_room(topic, 1)
+        check_delayed_room(topic, command.delay_ms > 0)
     number = add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms)
     if topic.ring:
         serve(state, topic)
@@ -28,6 +31,7 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
     for message in command.messages:
         check_message(state, message)
     check_room(topic, len(command.messages))
+    check_delayed_room(topic, sum(message.delay_ms > 0 for message in command.messages))
     first = state.last_message + 1
     for message in command.messages:
         add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)
@@ -43,12 +47,38 @@ def publish(state: State, session: int, command: Publish) -> bytes:
             f"exchange {command.exchange!r} leads the key {command.routing_key!r} to no topic; bind one, "
             "or publish without mandatory"
         )
-    for topic in topics:
-        if topic.settings.max_messages:
-            check_room(topic, 1)
+    found = len(topics)
+    if found > state.settings.fanout:
+        raise InvalidArgument(
+            f"the message leads to {found} topics, over the limit of {state.settings.fanout} "
+            "(`fanout` in [machine.heap])"
+        )
+    topics = _with_room(topics, command)
     kind = SharedMessage if len(topics) > 1 else Message
     for topic in topics:
         add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms, kind)
         if topic.ring:
             serve(state, topic)
-    return PUBLISHED[len(topics)] if len(topics) < 2 else encode(Published(len(topics)))
+    if len(topics) < found:
+        return encode(Published(len(topics), found - len(topics)))
+    return PUBLISHED[found] if found < 2 else encode(Published(found))
+
+
+def _with_room(topics: Found, command: Publish) -> Found:
+    """Those that take the message. Raises `TopicFull` when there are topics and none of them does."""
+    refusal = None
+    taking = []
+    for topic in topics:
+        try:
+            if topic.settings.max_messages:
+                check_room(topic, 1)
+                check_delayed_room(topic, command.delay_ms > 0)
+        except TopicFull as error:
+            refusal = error
+        else:
+            taking.append(topic)
+    if refusal is None:
+        return topics
+    if not taking:
+        raise refusal
+    return tuple(taking)

@@ -115,3 +115,43 @@ class StrictHeap(Generic[R]):
         """For tests: every record is in a heap exactly once."""
         live = [record[1] for record in chain(self._heap, self._old) if self.records.get(record[1]) is record]
         assert sorted(live) == sorted(self.records)
+
+
+class DroppingHeap(StrictHeap[R]):
+    """Also knows which record is worth the least: the last rank, and in it the lowest key, which is the oldest. A
+    second heap, with the ranks the other way round, tells."""
+
+    __slots__ = ("_worst",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._worst: StrictHeap[tuple[int, int]] = StrictHeap()
+
+    def push(self, record: R) -> None:
+        super().push(record)
+        self._worst.push((-record[0], record[1]))
+
+    def load(self, records: dict[int, R]) -> None:
+        super().load(records)
+        self._worst.load({key: (-record[0], key) for key, record in records.items()})
+
+    def pop(self) -> R:
+        record = super().pop()
+        self._worst.remove(record[1])
+        return record
+
+    def remove(self, key: int) -> R | None:
+        self._worst.remove(key)
+        return super().remove(key)
+
+    def drain(self) -> R | None:
+        record = super().drain()
+        if record is not None:
+            self._worst.remove(record[1])
+        return record
+
+    def least(self) -> int:
+        """Its key. There must be one."""
+        first = self._worst.first()
+        assert first is not None
+        return first[1]

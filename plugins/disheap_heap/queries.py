@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import islice
 
@@ -50,10 +50,12 @@ def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
 
 
 def list_topics(state: State, session: int, query: ListTopics) -> bytes:
-    names = sorted(name for name in state.topics if name.startswith(query.prefix))
-    start = bisect_right(names, query.after) if query.after else 0
-    infos = [describe(state.topics[name]) for name in names[start : start + query.limit]]
-    return encode(TopicInfos(infos, len(names)))
+    names, prefix = state.names, query.prefix
+    first = bisect_left(names, prefix)
+    end = bisect_right(names, prefix, first, key=lambda name: name[: len(prefix)])
+    start = max(first, bisect_right(names, query.after, 0, end)) if query.after else first
+    infos = [describe(state.topics[name]) for name in names[start : min(end, start + query.limit)]]
+    return encode(TopicInfos(infos, end - first))
 
 
 def get_stats(state: State, session: int, query: GetStats) -> bytes:
@@ -62,16 +64,14 @@ def get_stats(state: State, session: int, query: GetStats) -> bytes:
 
 def counted(state: State) -> dict[str, int]:
     """What there is now. A pop counts while it waits; who has ended and still holds something counts nowhere."""
-    topics = state.topics.values()
-    consumers = sum(topic.subscribers for topic in topics)
     return {
-        "topics": len(topics),
+        "topics": len(state.topics),
         "exchanges": len(state.exchanges),
         "bindings": state.bindings,
-        "consumers": consumers,
-        "pops": sum(topic.active for topic in topics) - consumers,
-        "ready": sum(len(topic.ready.records) for topic in topics),
-        "delayed": sum(len(topic.delayed) for topic in topics),
+        "consumers": state.subscribers,
+        "pops": state.active - state.subscribers,
+        "ready": state.ready,
+        "delayed": state.delayed,
         "leased": len(state.leases),
         "message_bytes": state.message_bytes,
     }
@@ -94,8 +94,9 @@ def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
     count = len(chosen) + sum(len(exchange.bindings) for exchange in chosen)
     if count > BINDINGS_TOLD and not query.exchange:
         raise InvalidArgument(f"{count} exchanges and bindings are too many for one answer; name an exchange")
-    bindings = [(one.name, topic.name, key) for one in chosen for (key, _), topic in one.bindings.items()]
-    return encode(ExchangeInfos([(one.name, one.kind) for one in chosen], bindings[:BINDINGS_TOLD]))
+    all_bindings = ((one.name, topic.name, key) for one in chosen for (key, _), topic in one.bindings.items())
+    bindings = list(islice(all_bindings, BINDINGS_TOLD))
+    return encode(ExchangeInfos([(one.name, one.kind) for one in chosen], bindings))
 
 
 def _waiting(topic: Topic, query: Peek) -> Iterator[PeekedMessage]:

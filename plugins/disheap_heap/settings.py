@@ -37,8 +37,10 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     exchanges: Annotated[int, Meta(ge=1, le=1_000_000, description="that exist at once")] = 10_000
     """Far beyond any routing that people draw up by hand."""
     bindings: Annotated[int, Meta(ge=1, le=10_000_000, description="over all exchanges")] = 100_000
-    """One publish may lead to as many topics as there are bindings, and makes a message of its own in each: some 500
-    bytes, with one payload for all. So it creates at most 50 MB by default."""
+    """About 500 bytes each."""
+    fanout: Annotated[int, Meta(ge=1, le=1_000_000, description="that one publish may reach")] = 10_000
+    """A message of its own in each takes 1 to 3 us and 500 bytes: up to 30 ms and 5 MB by default. A publish that leads
+    to more is refused."""
     pattern_words: Annotated[int, Meta(ge=1, le=255, description="in one pattern of a topic exchange")] = 128
     """As many as fit into AMQP's 255 bytes."""
     pattern_bytes: Annotated[int, Meta(ge=1, le=1020, description="of one pattern of a topic exchange")] = 255

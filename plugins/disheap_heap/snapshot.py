@@ -296,6 +296,8 @@ class _Restorer:
         state.consumers[number] = one.session.consumers[number] = topic.consumers[number] = one
         topic.active += not ended
         topic.subscribers += not ended and not one.limit
+        state.active += not ended
+        state.subscribers += not ended and not one.limit
         if one.until_ms and not ended:
             state.timers.arm(timers.POP, number, one.until_ms)
 
@@ -317,12 +319,14 @@ class _Restorer:
     def _ready(self, topic_number: int, *fields: Any) -> None:
         topic, message = self._state.numbers[topic_number], self._message(fields)
         topic.ready.records[message.id] = message
+        self._state.ready += 1
         topic.ready_bytes += len(message.payload)
         self._waits(topic, message)
 
     def _delayed(self, topic_number: int, due_ms: int, *fields: Any) -> None:
         topic, message = self._state.numbers[topic_number], self._message(fields)
         topic.delayed[message.id] = (due_ms, message)
+        self._state.delayed += 1
         topic.delayed_bytes += len(message.payload)
         self._state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
         self._waits(topic, message)
@@ -368,6 +372,7 @@ class _Restorer:
         consumer.returning = True
 
     def _finish(self) -> State:
+        self._state.names = sorted(self._state.topics)
         for topic in self._state.topics.values():
             topic.ready.load(topic.ready.records)
         return self._state

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
 from disheap.protocol.broker import TopicSettings
-from disheap_heap.heap import StrictHeap
+from disheap_heap.heap import DroppingHeap, StrictHeap
 from disheap_heap.messages import Message
 from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, HeapSettings
 from disheap_heap.timers import Timers
@@ -124,6 +124,7 @@ class Topic:
         "consumers",
         "delayed",
         "delayed_bytes",
+        "drops",
         "expires_at_ms",
         "leased",
         "name",
@@ -144,7 +145,8 @@ class Topic:
         self.owner = owner
         self.sign = -1 if settings.mode == "max" else 1
         self.alive = True
-        self.ready: StrictHeap[Message] = StrictHeap()
+        self.drops = settings.overflow == "drop" and settings.max_messages > 0
+        self.ready: StrictHeap[Message] = DroppingHeap() if self.drops else StrictHeap()
         self.ready_bytes = 0
         self.delayed: dict[int, Delayed] = {}
         self.delayed_bytes = 0
@@ -182,7 +184,10 @@ class State:
         self.held_messages = self.held_bytes = 0  # in memory: see `footprint`
         self.copies: dict[int, int] = {}  # of a shared payload, by its address: likewise
         self.sessions: dict[int, Session] = {}
+        self.ready = self.delayed = 0  # messages of all topics that wait so
+        self.active = self.subscribers = 0  # of all topics
         self.topics: dict[str, Topic] = {}
+        self.names: list[str] = []  # of the topics, sorted
         self.numbers: dict[int, Topic] = {}
         self.consumers: dict[int, Consumer] = {}
         self.leases: dict[int, Lease] = {}

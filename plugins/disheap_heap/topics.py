@@ -7,8 +7,11 @@ it next: a worker that was killed starts again under its name at once.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+
 from disheap.errors import InvalidArgument, TopicInUse, TopicMismatch
 from disheap.protocol.broker import (
+    OVERFLOWS,
     ConsumerEnded,
     CreateTopic,
     DeleteTopic,
@@ -29,6 +32,8 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
     check_name("topic", command.topic)
     if command.settings.mode not in ("max", "min"):
         raise InvalidArgument(f"mode is 'max' or 'min', not {command.settings.mode!r}")
+    if command.settings.overflow not in OVERFLOWS:
+        raise InvalidArgument(f"overflow is one of {', '.join(OVERFLOWS)}, not {command.settings.overflow!r}")
     topic = state.topics.get(command.topic)
     if topic is None:
         topic = _create(state, session, command)
@@ -65,6 +70,7 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     count = topic.messages()
     topic.alive = False
     del state.topics[topic.name], state.numbers[topic.number]
+    del state.names[bisect_left(state.names, topic.name)]
     state.timers.disarm(timers.TOPIC, topic.number)
     if topic.owner is not None:
         topic.owner.owned.pop(topic.number, None)
@@ -97,6 +103,7 @@ def _create(state: State, session: int, command: CreateTopic) -> Topic:
     state.last_topic += 1
     topic = Topic(state.last_topic, command.topic, command.settings, owner)
     state.topics[topic.name] = state.numbers[topic.number] = topic
+    insort(state.names, topic.name)
     if owner is not None:
         owner.owned[topic.number] = topic
     watch_unused(state, topic)

@@ -88,7 +88,8 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
     if due is None:
         return False
     topic.delayed_bytes -= len(due[1].payload)
-    make_ready(topic, due[1])
+    state.delayed -= 1
+    make_ready(state, topic, due[1])
     serve_later(state, topic)
     return True
 

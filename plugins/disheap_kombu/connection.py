@@ -28,7 +28,7 @@ from disheap.client.broker_session import SessionLost
 from disheap.errors import ConnectionLost, DisheapError, RequestError, RequestTimeout
 from disheap.protocol import broker
 from disheap_kombu.channel import Channel, Subscription
-from disheap_kombu.failures import translated
+from disheap_kombu.failures import QueueFull, translated
 from disheap_kombu.keepalive import Keepalive
 from disheap_kombu.waker import Waker
 
@@ -138,6 +138,11 @@ class Connection:
         except NotFound as error:
             self._mistrust(error)
             raise
+        if reply.refused:
+            raise QueueFull(
+                f"{reply.refused} of {reply.refused + reply.routed} queues are full and refused the message; "
+                "the others have it"
+            )
         if not reply.routed and (command.exchange, "" if command.exchange else command.routing_key) in self._declared:
             self._mistrust(None)
         return reply

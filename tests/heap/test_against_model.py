@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from disheap.errors import CommandRefused, InvalidArgument, TopicInUse, TopicLocked, TopicMismatch
+from disheap.errors import CommandRefused, InvalidArgument, TopicFull, TopicInUse, TopicLocked, TopicMismatch
 from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap.testing.heap_model import Model, Reader, Shelf
@@ -31,6 +31,7 @@ SHAPES = (
     broker.TopicSettings(auto_delete=True),
     broker.TopicSettings(expires_ms=40),
     broker.TopicSettings(exclusive=True),
+    broker.TopicSettings(max_messages=3, overflow="drop"),
 )
 
 sessions = st.sampled_from(SESSIONS)
@@ -141,7 +142,11 @@ class HeapAgainstModel(RuleBasedStateMachine):
         if shelf is None:
             return
         for priority in some:
+            full = delay and self.model.delayed_full(shelf)
             answer = self.do(broker.Enqueue(shelf.name, payload, priority, delay, expires), 1)
+            if full:
+                assert answer is TopicFull
+                continue
             assert answer.id == self.model.enqueue(shelf, payload, priority, delay, expires)
             self.expect_pushes()
 

@@ -120,3 +120,18 @@ def test_too_many_bindings_for_one_answer_are_refused_with_a_way_out(jobs: Drive
     with pytest.raises(InvalidArgument, match="name an exchange"):
         jobs.ask(ListExchanges())
     assert len(jobs.ask(ListExchanges("e")).bindings) == BINDINGS_TOLD
+
+
+def test_the_counts_of_a_restored_replica_are_the_same(jobs: Driver) -> None:
+    """They are kept as things change, and nobody counts again."""
+    jobs.do(CreateTopic("jobs-more"))
+    jobs.do(CreateTopic("zebra"))
+    for one in (jobs, jobs.restored()):
+        stats, infos = one.ask(GetStats()), one.ask(ListTopics()).topics
+        assert stats.ready == sum(info.ready for info in infos)
+        assert stats.delayed == sum(info.delayed for info in infos)
+        assert stats.consumers == sum(info.consumers for info in infos)
+        assert [info.topic for info in infos] == sorted(info.topic for info in infos)
+        assert one.ask(ListTopics("jobs", "jobs")).total == 2
+        assert [info.topic for info in one.ask(ListTopics("jobs", "jobs")).topics] == ["jobs-more"]
+        assert one.ask(ListTopics("none")).total == 0

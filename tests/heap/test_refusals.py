@@ -187,15 +187,33 @@ def test_a_version_beyond_the_machines_own_is_refused(busy: Driver) -> None:
             busy.machine.set_version(version)
 
 
-def test_a_publish_that_one_full_topic_refuses_reaches_no_other(busy: Driver) -> None:
+def test_a_full_topic_refuses_a_publish_for_itself_alone(busy: Driver) -> None:
     busy.do(Unbind("e", "full"))
     busy.do(CreateTopic("fourth"))
     busy.machine._state.settings = msgspec.structs.replace(busy.machine._settings, bindings=5)
     busy.do(Bind("e", "fourth"))
     busy.do(Bind("e", "full"))
+    reply = busy.do(Publish("e", "", b"x"))
+    assert reply.refused == 1
+    assert busy.info("fourth").ready == 1
+    with pytest.raises(errors.TopicFull, match=f"1 of {reply.routed + 1} topics are full"):
+        broker.check_routed(reply)
+    busy.machine._state.settings = msgspec.structs.replace(busy.machine._settings, bindings=9, exchanges=9)
+    busy.do(CreateExchange("narrow", "fanout"))
+    busy.do(Bind("narrow", "full"))
     with pytest.raises(errors.TopicFull):
-        busy.do(Publish("e", "", b"x"))
-    assert busy.info("fourth").ready == 0
+        busy.do(Publish("narrow", "", b"x"))
+
+
+def test_a_publish_that_leads_to_too_many_topics_is_refused() -> None:
+    driver = Driver(fanout=2)
+    driver.do(CreateExchange("e", "fanout"))
+    for name in ("a", "b", "c"):
+        driver.do(CreateTopic(name))
+        driver.do(Bind("e", name))
+    with pytest.raises(errors.InvalidArgument, match="`fanout`"):
+        driver.do(Publish("e", "", b"x"))
+    assert driver.machine.stats()["ready"] == 0
 
 
 def test_a_command_with_a_field_from_a_later_version_is_refused(busy: Driver) -> None:

@@ -413,7 +413,7 @@ def test_a_queues_arguments_become_its_topics_settings(channel, wire):
     assert declared == ("q", 0, 0)
     (command,) = wire.told(broker.CreateTopic)
     assert command.settings == broker.TopicSettings(
-        max_messages=5, message_ttl_ms=300_000, expires_ms=10_000, auto_delete=True, exclusive=True
+        max_messages=5, message_ttl_ms=300_000, expires_ms=10_000, auto_delete=True, exclusive=True, overflow="drop"
     )
 
 
@@ -563,9 +563,7 @@ def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, w
 # --- declaring ---
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"x-dead-letter-exchange": "dlx"}, {"x-delivery-limit": 3}, {"x-overflow": "drop-head"}]
-)
+@pytest.mark.parametrize("arguments", [{"x-dead-letter-exchange": "dlx"}, {"x-delivery-limit": 3}])
 def test_an_argument_that_promises_what_is_not_there_warns(channel, wire, arguments):
     with pytest.warns(UserWarning, match=f"'q': {next(iter(arguments))} has no effect"):
         channel.queue_declare("q", arguments=arguments)
@@ -682,3 +680,24 @@ def test_whoever_consumes_waits_for_a_leader_as_long_as_for_a_request(connection
     wire.ready, wire.connect = False, None
     channel.basic_publish(channel.prepare_message("x"), routing_key="q")
     assert wire.told(broker.Publish)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "overflow"),
+    [({}, "drop"), ({"x-overflow": "drop-head"}, "drop"), ({"x-overflow": "reject-publish"}, "reject")],
+)
+def test_a_full_queue_drops_unless_it_is_told_to_refuse(channel, wire, arguments, overflow):
+    channel.queue_declare("q", auto_delete=False, arguments={"x-max-length": 5, **arguments})
+    assert wire.said[-1].settings == broker.TopicSettings(max_messages=5, overflow=overflow)
+
+
+def test_an_overflow_that_nobody_knows_is_refused(channel):
+    with pytest.raises(PreconditionFailed, match="x-overflow"):
+        channel.queue_declare("q", arguments={"x-max-length": 5, "x-overflow": "explode"})
+
+
+def test_a_full_queue_that_would_dead_letter_warns_and_refuses(channel, wire):
+    arguments = {"x-max-length": 5, "x-overflow": "reject-publish-dlx"}
+    with pytest.warns(UserWarning, match="nothing is dead-lettered yet"):
+        channel.queue_declare("q", arguments=arguments)
+    assert wire.said[-1].settings.overflow == "reject"

@@ -101,9 +101,11 @@ class Client:
         expires_ms: int = 0,
         auto_delete: bool = False,
         exclusive: bool = False,
+        overflow: str = "reject",
     ) -> Topic:
         """Idempotent for the same settings; others raise `TopicMismatch`. See `broker.TopicSettings`."""
-        settings = broker.TopicSettings(mode, max_messages, message_ttl_ms, expires_ms, auto_delete, exclusive)
+        lifetimes = (message_ttl_ms, expires_ms, auto_delete, exclusive)
+        settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow)
         await self.driver.request(broker.CreateTopic(name, settings))
         return self.topic(name)
 
@@ -162,10 +164,11 @@ class Client:
         mandatory: bool = False,
         timeout_s: float | None = None,
     ) -> int:
-        """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`."""
+        """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`.
+        `TopicFull` also says that some topics refused it and others have it."""
         command = broker.Publish(exchange, routing_key, payload, priority, delay_ms, expires_ms, mandatory)
         reply = await self.driver.request(command, timeout_s=timeout_s)
-        return int(reply.routed)
+        return broker.check_routed(reply)
 
     # --- the cluster ---
 

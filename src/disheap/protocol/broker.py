@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import msgspec
 from msgspec import Meta
 
+from disheap.errors import TopicFull
+
 PRIORITY_MIN, PRIORITY_MAX = -(1 << 63), (1 << 63) - 1
 DURATION_MAX_MS = (1 << 47) - 1
 NAME_CHARACTERS = 255
+OVERFLOWS = ("reject", "drop")  # a new message is refused, or the least of the ready ones goes
 EXCHANGE_KINDS = ("direct", "topic", "fanout")
 CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
 CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload: no bound, for whoever counts messages alone
@@ -154,7 +157,7 @@ class TopicSettings(Exact, frozen=True):
     """`mode` "max": the largest priority first; "min": the smallest. 0 means no limit. `message_ttl_ms` is the expiry
     of messages that bring none. `expires_ms`: deleted after so long without consumers, pops or re-declaration.
     `auto_delete`: deleted when the last consumer that it had is gone. `exclusive`: owned by the creating session,
-    deleted with it."""
+    deleted with it. `overflow`: what a full topic does, one of `OVERFLOWS`."""
 
     mode: str = "max"
     max_messages: Annotated[int, Meta(ge=0)] = 0
@@ -162,6 +165,7 @@ class TopicSettings(Exact, frozen=True):
     expires_ms: Duration = 0
     auto_delete: bool = False
     exclusive: bool = False
+    overflow: str = "reject"
 
 
 class CreateTopic(Exact, tag=11, frozen=True):
@@ -267,9 +271,10 @@ class EnqueuedMany(Record, tag=66, frozen=True):
 
 
 class Published(Record, tag=67, frozen=True):
-    """Into how many topics."""
+    """Into how many topics it went; and how many refused it because they are full, while others took it."""
 
     routed: int
+    refused: int = 0
 
 
 class Subscribed(Record, tag=68, frozen=True):
@@ -467,3 +472,13 @@ decode_query: msgspec.msgpack.Decoder[Query] = msgspec.msgpack.Decoder(Query)
 decode_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 decode_push: msgspec.msgpack.Decoder[Push] = msgspec.msgpack.Decoder(Push)
 decode_held: msgspec.msgpack.Decoder[Held] = msgspec.msgpack.Decoder(Held)
+
+
+def check_routed(reply: Published) -> int:
+    """Into how many topics a publish went. Raises `TopicFull` where some of them refused it."""
+    if reply.refused:
+        raise TopicFull(
+            f"{reply.refused} of {reply.refused + reply.routed} topics are full and refused the message; the others "
+            "have it, and a publish that is tried again goes to those twice"
+        )
+    return reply.routed

@@ -131,6 +131,7 @@ class Model:
         item = Item(self.last_item, shelf, payload, priority, self.now, expires_at_ms)
         item.due_ms = self.now + delay_ms if delay_ms else 0
         self.items.append(item)
+        self.trim(shelf)
         self.serve(shelf)
         return item.id
 
@@ -341,6 +342,7 @@ class Model:
         item = next(one for one in self.items if one.id == number)
         if kind == 0:
             item.due_ms = 0
+            self.trim(item.topic)
         elif kind == 1:
             self.items.remove(item)
         else:
@@ -349,6 +351,16 @@ class Model:
         return [item.topic]
 
     # --- the few things that happen ---
+
+    def trim(self, shelf: Shelf) -> None:
+        """A topic that drops keeps the ready messages of the highest priorities, and the newest among equals."""
+        ready = self.ready(shelf)
+        if shelf.settings.overflow == "drop" and 0 < shelf.settings.max_messages < len(ready):
+            self.items.remove(max(ready, key=lambda one: (one.rank()[0], -one.id)))
+
+    def delayed_full(self, shelf: Shelf) -> bool:
+        count = sum(one.topic is shelf and one.due_ms > 0 for one in self.items)
+        return shelf.settings.overflow == "drop" and 0 < shelf.settings.max_messages <= count
 
     def serve(self, shelf: Shelf) -> None:
         while shelf.ring and self.ready(shelf):
@@ -394,6 +406,8 @@ class Model:
             self.items.remove(item)
         elif delay_ms:
             item.due_ms = self.now + delay_ms
+        else:
+            self.trim(item.topic)
 
     def feed(self, reader: Reader) -> bool:
         """Join the ring, when hungry and not in it."""

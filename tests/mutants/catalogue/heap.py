@@ -29,6 +29,20 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "full-topic-drops-the-most-urgent",
+        "a full topic drops the message of the highest priority",
+        (Patch("disheap_heap.heap", "self._worst.push((-record[0], record[1]))", "self._worst.push(record[:2])"),),
+        ("tests/heap/test_overflow.py::test_the_lowest_priority_is_dropped_first",),
+        simulated=False,
+    ),
+    Mutant(
+        "one-full-topic-refuses-for-all",
+        "a publish to ten topics reaches none of them because one is full",
+        (Patch("disheap_heap.enqueue", "    if not taking:", "    if refusal is not None:"),),
+        ("tests/heap/test_refusals.py::test_a_full_topic_refuses_a_publish_for_itself_alone",),
+        simulated=False,
+    ),
+    Mutant(
         "trie-keeps-what-was-unbound",
         "nodes of patterns that are gone stay, and a restored replica, which has none of them, refuses other keys",
         (Patch("disheap_heap.routing", "while parts and path.pop().is_unused():", "while parts and not path.pop():"),),

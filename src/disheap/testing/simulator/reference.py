@@ -7,6 +7,7 @@ workload stays below those of the machine.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from disheap.protocol import broker
@@ -92,7 +93,7 @@ class Reference:
 
     def _check_room(self, shelf: Shelf, count: int) -> None:
         most = shelf.settings.max_messages
-        if most and len(self._in(shelf)) + count > most:
+        if most and shelf.settings.overflow == "reject" and len(self._in(shelf)) + count > most:
             raise Refused("topic-full")
 
     def _put(self, shelf: Shelf, message: broker.Enqueue | broker.NewMessage | broker.Publish) -> int:
@@ -122,11 +123,19 @@ class Reference:
         shelves = self._routed(command.exchange, command.routing_key)
         if not shelves and command.mandatory:
             raise Refused("topic-not-found")
+        full = 0
         for shelf in shelves:
-            self._check_room(shelf, 1)
+            try:
+                self._check_room(shelf, 1)
+            except Refused:
+                full += 1
+                if full == len(shelves):
+                    raise
         for shelf in shelves:
-            self._put(shelf, command)
-        return broker.Published(len(shelves))
+            with suppress(Refused):
+                self._check_room(shelf, 1)
+                self._put(shelf, command)
+        return broker.Published(len(shelves) - full, full)
 
     # --- consumers ---
 
