@@ -108,8 +108,8 @@ async def test_refusals_are_typed_and_the_session_goes_on(cluster: Cluster, url:
             await client.topic("nowhere").enqueue(b"x")
         with pytest.raises(PriorityOutOfRange, match=str(2**63)):
             await topic.enqueue(b"x", priority=2**63)
-        with pytest.raises(PayloadTooLarge, match="1048577"):
-            await topic.enqueue(bytes((1 << 20) + 1))
+        with pytest.raises(PayloadTooLarge, match="8388609"):
+            await topic.enqueue(bytes((8 << 20) + 1))
         with pytest.raises(UnknownCommand):
             await client.call(b"\xc1")
         assert await topic.enqueue(b"x") > 0
