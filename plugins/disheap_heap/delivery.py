@@ -56,7 +56,7 @@ def serve_some(state: State, topic: Topic, limit: int) -> int:
     """The same, at most `limit` times. Returns how often."""
     ready, ring, done = topic.ready, topic.ring, 0
     while ring and ready.records:
-        if done >= limit:
+        if done >= limit or state.may_push <= 0:
             state.unserved.setdefault(topic.number, topic)
             return done
         _hand_over(state, topic, next(iter(ring.values())), ready.pop())
@@ -106,6 +106,7 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
     consumer.delivered += 1
     deliver = Deliver(consumer.number, number, epoch, message.rank * topic.sign, enqueued_ms, payload, until_ms)
     state.effects.append((consumer.session.number, encode(deliver)))
+    state.may_push -= len(payload)
     if consumer.hungry():
         topic.ring.move_to_end(consumer.number)
     else:

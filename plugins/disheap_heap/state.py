@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from disheap.protocol.broker import TopicSettings
 from disheap_heap.heap import DroppingHeap, StrictHeap
 from disheap_heap.messages import Message
-from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, HeapSettings
+from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES, HeapSettings
 from disheap_heap.timers import Timers
 
 if TYPE_CHECKING:
@@ -170,8 +170,8 @@ class Trash(NamedTuple):
 
 
 class State:
-    """The tables. `effects` is where the call in progress collects its pushes, `may_serve` and `may_return` are what it
-    may still do at once."""
+    """The tables. `effects` is where the call in progress collects its pushes, `may_serve`, `may_return`
+    and `may_push` (bytes) are what it may still do at once."""
 
     def __init__(self, settings: HeapSettings) -> None:
         self.settings = settings
@@ -200,14 +200,14 @@ class State:
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
         self.trash: list[Trash | Exchange] = []  # not state: see `work`
         self.effects: list[tuple[int, bytes]] = []
-        self.may_serve, self.may_return = SERVE_AT_ONCE, RETURN_AT_ONCE
+        self.may_serve, self.may_return, self.may_push = SERVE_AT_ONCE, RETURN_AT_ONCE, SERVE_BYTES
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
 
     def start(self) -> list[tuple[int, bytes]]:
         """A call begins; returns the list that its pushes will be in."""
         effects: list[tuple[int, bytes]] = []
         self.effects = effects
-        self.may_serve, self.may_return = SERVE_AT_ONCE, RETURN_AT_ONCE
+        self.may_serve, self.may_return, self.may_push = SERVE_AT_ONCE, RETURN_AT_ONCE, SERVE_BYTES
         return effects
 
     def push(self, session: Session, body: bytes) -> None:

@@ -54,7 +54,7 @@ def backlog(state: State) -> bool:
 def _fire_due(state: State, limit: int) -> int:
     """Returns what is left of the limit."""
     left, current, now_ms = limit, None, state.now_ms
-    while left > 0:
+    while left > 0 and state.may_push > 0:
         deadline = state.timers.next_deadline()
         if deadline is None or deadline > now_ms:
             break
@@ -97,7 +97,7 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
 def _serve_waiting(state: State, limit: int) -> int:
     """One slice for each topic in turn; then the groups of consumers that have room again."""
     done = 0
-    while done < limit and (state.unserved or state.freed):
+    while done < limit and state.may_push > 0 and (state.unserved or state.freed):
         if state.unserved:
             number, topic = next(iter(state.unserved.items()))
             done += serve_some(state, topic, min(SERVE_AT_ONCE, limit - done))

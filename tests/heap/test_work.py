@@ -25,7 +25,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE
+from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES
 
 from .driver import PLENTY, Driver, token
 
@@ -290,3 +290,32 @@ def test_a_dead_leader_of_deliveries_loses_none() -> None:
     driver.expire(1)
     driver.work_off(50)
     assert driver.info().ready == MANY
+
+
+def test_one_call_pushes_a_bounded_number_of_bytes() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    size = SERVE_BYTES // 8
+    for _ in range(20):
+        driver.do(Enqueue("jobs", b"x" * size))
+    driver.do(Subscribe("jobs", 100, 1 << 40))
+    assert len(driver.deliveries()) == 8
+    twin = driver.restored()
+    for one in (driver, twin):
+        one.wait(0)
+        assert len(one.deliveries()) == 8
+        one.wait(0)
+        assert len(one.deliveries()) == 4
+        assert not one.machine.backlog()
+    assert driver.machine.state_hash() == twin.machine.state_hash()
+
+
+def test_a_pop_gets_what_there_was_although_it_is_many_bytes() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("jobs"))
+    for _ in range(12):
+        driver.do(Enqueue("jobs", b"x" * (SERVE_BYTES // 8)))
+    driver.do(Pop("jobs", 20))
+    driver.work_off(PLENTY)
+    *deliveries, done = driver.taken()
+    assert (len(deliveries), done) == (12, PopDone(1, 12))

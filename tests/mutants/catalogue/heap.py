@@ -43,6 +43,13 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "deliveries-without-a-bound-in-bytes",
+        "one command pushes 512 MiB at once",
+        (Patch("disheap_heap.delivery", "    state.may_push -= len(payload)\n", ""),),
+        ("tests/heap/test_work.py::test_one_call_pushes_a_bounded_number_of_bytes",),
+        simulated=False,
+    ),
+    Mutant(
         "trie-keeps-what-was-unbound",
         "nodes of patterns that are gone stay, and a restored replica, which has none of them, refuses other keys",
         (Patch("disheap_heap.routing", "while parts and path.pop().is_unused():", "while parts and not path.pop():"),),
