@@ -46,7 +46,10 @@ def peek(state: State, session: int, query: Peek) -> bytes:
 
 
 def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
-    return encode(describe(find_existing(state, query.topic)))
+    topic = find_existing(state, query.topic)
+    if query.require_access:
+        require_access(topic, session)
+    return encode(describe(topic))
 
 
 def list_topics(state: State, session: int, query: ListTopics) -> bytes:

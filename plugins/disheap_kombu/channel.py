@@ -326,10 +326,10 @@ class Channel(base.StdChannel):
         arguments: dict[str, Any] | None = None,
         **_: Any,
     ) -> Any:
-        """(queue, messages, consumers). 404: passive and not there; 405: exclusive to a connected owner; 406: there
-        with other arguments. Every queue is durable."""
+        """(queue, messages, consumers). 404: passive and not there; 405: exclusive to another session, and passive or
+        its owner is connected; 406: there with other arguments. Every queue is durable."""
         if passive:
-            info = self._open_connection.query(broker.DescribeTopic(queue))
+            info = self._open_connection.query(broker.DescribeTopic(queue, require_access=True))
         else:
             warn_of_ignored(queue, arguments or {})
             settings = topic_settings(arguments or {}, bool(exclusive), bool(auto_delete))

@@ -608,7 +608,8 @@ class StateMachine(Plugin, Protocol):
         whatever of them was restored in between."""
 
     def stats(self) -> dict[str, int]:
-        """Counters for `disheap status`; not part of the state. Cheap, and without a change."""
+        """Counters for `disheap status`; not part of the state. Cheap, and without a change. When it raises, the status
+        shows the error and no counters."""
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from tests.cli.conftest import Ask
 
 KEYS = [
     "session", "label", "address", "principal", "age_ms", "timeout_ms", "attached", "silent_ms", "unconfirmed_replies",
-    "machine_stats",
+    "machine_stats", "machine_stats_error",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from disheap.protocol.broker import (
     CreateExchange,
     CreateTopic,
     DeleteTopic,
+    DescribeTopic,
     Enqueue,
     Peek,
     Pop,
@@ -67,6 +68,10 @@ def test_an_exclusive_topic_is_locked_while_its_owner_is_connected() -> None:
     for stranger in (0, 2):
         with pytest.raises(TopicLocked):
             driver.ask(Peek("mine"), session=stranger)
+        with pytest.raises(TopicLocked):
+            driver.ask(DescribeTopic("mine", require_access=True), session=stranger)
+        assert driver.ask(DescribeTopic("mine"), session=stranger).topic == "mine"
+    assert driver.ask(DescribeTopic("mine", require_access=True)).topic == "mine"
     assert driver.do(Publish("e", "", b"a reply"), session=2).routed == 1
     assert [one.payload for one in driver.ask(Peek("mine")).messages] == [b"a reply"]
     assert driver.do(Purge("mine")).count == 1

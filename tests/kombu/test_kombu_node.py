@@ -322,7 +322,7 @@ def test_an_exclusive_queue_is_locked_while_its_owner_is_connected_and_taken_ove
         declared(other, name, exclusive=True, auto_delete=True, expires=10)
     assert raised.value.code == 405
     stranger = Queue(name)(other.default_channel)
-    for access in (stranger.purge, stranger.delete, stranger.get):
+    for access in (stranger.purge, stranger.delete, stranger.get, lambda: stranger.queue_declare(passive=True)):
         with pytest.raises(ResourceLocked):
             access()
     Producer(other).publish("a reply", routing_key=name)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -32,6 +33,36 @@ async def test_an_admin_request_that_fails_is_answered(tmp_path: Path, monkeypat
         status, body = await client.query(msgspec.msgpack.encode({"op": "status"}), Kind.ADMIN)
         assert status == Status.ERROR
         assert "the disk is gone" in msgspec.msgpack.decode(body, type=Fault).message
+
+
+def _raise() -> dict[str, int]:
+    raise KeyError("no such table")
+
+
+@pytest.mark.parametrize(
+    ("stats", "error"),
+    [
+        (_raise, "KeyError: 'no such table'"),
+        (list, "it returned list"),
+        (lambda: {"largest": "oak"}, "it returned str under 'largest'"),
+        (lambda: {"largest": 1 << 64}, "it returned int under 'largest'"),
+        (lambda: {5: 5}, "it returned int under 5"),
+        (lambda: {str(number): number for number in range(101)}, "it returned 101 counters"),
+    ],
+)
+async def test_a_machine_that_cannot_count_keeps_no_status_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stats: Callable[[], Any], error: str
+) -> None:
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        client, machine = await cluster.client(), cluster.nodes["n1"].group.sessions.machine
+        monkeypatch.setattr(machine, "stats", stats)
+        monkeypatch.setattr(machine, "session_stats", lambda session: stats(), raising=False)
+        _, body = await client.query(msgspec.msgpack.encode({"op": "status"}), Kind.ADMIN)
+        told = msgspec.msgpack.decode(body)
+        assert told["machine_stats"] == {} and told["machine_stats_error"].startswith(error)
+        _, body = await client.query(msgspec.msgpack.encode({"op": "sessions"}), Kind.ADMIN)
+        (row,) = msgspec.msgpack.decode(body)["sessions"]
+        assert row["machine_stats"] == {} and row["machine_stats_error"].startswith(error)
 
 
 async def test_admin_requests_beyond_the_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,6 +177,9 @@ def _print(rows: list[Row], leader: str | None) -> None:
     emit_table(columns, [_cells(row, commit, stats) for row in rows], title=f"cluster {_cluster_id(rows)}")
     _print_by_node("machine stat", answering, "machine_stats", stats)
     _print_by_node("counter", answering, "counters")
+    for row in answering:
+        if row["machine_stats_error"]:
+            click.echo(f"\n{row['node']} shows no statistics of its machine: {row['machine_stats_error']}")
     for row in rows:
         for line in _troubles(row):
             click.echo(f"\n{row['node']} {line}")

@@ -430,9 +430,10 @@ class Peek(Record, tag=128, frozen=True):
 
 
 class DescribeTopic(Record, tag=129, frozen=True):
-    """Answer: `TopicInfo`."""
+    """Answer: `TopicInfo`. With `require_access` a topic that is exclusive to another session is `TopicLocked`."""
 
     topic: str
+    require_access: bool = False
 
 
 class ListTopics(Record, tag=130, frozen=True):

@@ -9,6 +9,7 @@ import msgspec
 
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
 from disheap.kernel.types import NOBODY
+from disheap.runtime.machine_stats import read_stats
 from disheap.runtime.session_admin import end_session, list_sessions, read_page
 from disheap.version import __version__
 
@@ -47,6 +48,7 @@ async def status(node: Node) -> dict[str, Any]:
     """The keys are those of `disheap status --json`."""
     group, raft = node.group, node.group.raft
     usage = await node.storage_usage()
+    machine_stats, machine_stats_error = read_stats(group.sessions.machine.stats)
     members = _members(node)
     return {
         "cluster_id": node.cluster_id,
@@ -67,7 +69,8 @@ async def status(node: Node) -> dict[str, Any]:
         "sessions": len(group.sessions.table),
         "machine": node.machine_name,
         "machine_version": group.sessions.machine_version,
-        "machine_stats": group.sessions.machine.stats(),
+        "machine_stats": machine_stats,
+        "machine_stats_error": machine_stats_error,
         "log_bytes": usage.log_bytes,
         "snapshot_bytes": usage.snapshot_bytes,
         "disk": node.upkeep.room.status(),

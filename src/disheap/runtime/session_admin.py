@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from disheap.errors import InvalidArgument, Overloaded
 from disheap.interfaces import SessionReporting
 from disheap.runtime.group import Group
+from disheap.runtime.machine_stats import read_stats
 from disheap.runtime.server import Server
 from disheap.runtime.session_table import Session
 
@@ -56,6 +57,10 @@ def list_sessions(group: Group, server: Server, page: Page) -> dict[str, Any]:
 
 def _row(group: Group, server: Server, session: Session) -> dict[str, Any]:
     machine, facts = group.sessions.machine, session.facts
+    machine_stats: dict[str, int] = {}
+    machine_stats_error = ""
+    if isinstance(machine, SessionReporting):
+        machine_stats, machine_stats_error = read_stats(lambda: machine.session_stats(session.id))
     return {
         "session": session.id,
         "label": facts.label,
@@ -66,7 +71,8 @@ def _row(group: Group, server: Server, session: Session) -> dict[str, Any]:
         "attached": server.is_attached(session.id),
         "silent_ms": int(server.silent_s(session.id) * 1000),
         "unconfirmed_replies": len(session.replies),
-        "machine_stats": machine.session_stats(session.id) if isinstance(machine, SessionReporting) else {},
+        "machine_stats": machine_stats,
+        "machine_stats_error": machine_stats_error,
     }
 
 
