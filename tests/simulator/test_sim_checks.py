@@ -152,9 +152,9 @@ def test_acks_of_an_older_epoch(registry: Registry, monkeypatch: pytest.MonkeyPa
 def test_messages_that_come_back_to_another_place(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     make_ready = disheap_heap.delivery.make_ready
 
-    def at_the_back(topic: Any, message: Any) -> None:
+    def at_the_back(state: Any, topic: Any, message: Any) -> None:
         rank = max(message.rank - 1, -(1 << 63) + 1)  # else it is a number that cannot be sent, and found for that
-        make_ready(topic, message._replace(rank=rank) if message.attempts else message)
+        make_ready(state, topic, message._replace(rank=rank) if message.attempts else message)
 
     monkeypatch.setattr(disheap_heap.delivery, "make_ready", at_the_back)
     assert "not Deliver" in found(registry) or "was answered" in found(registry)
