@@ -450,8 +450,9 @@ class Storage(Plugin, Protocol):
         `DiskFailed`."""
 
     def flush(self) -> None:
-        """Called after three seconds without an append: write down what may ride along with an idle disk. Nothing
-        depends on it. Raises `StorageFull`, and `DiskFailed`."""
+        """Called after 100 ms without an append, or after three seconds if the last append held only transient
+        commands. Write down what would otherwise ride on the next append. Nothing depends on it. Raises `StorageFull`,
+        and `DiskFailed`."""
 
     def usage(self) -> StorageUsage:
         """Of this moment. Cheap: called many times a second. It is also where a storage notices that its data are gone

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,15 @@ class Meter:
         os.fdatasync = counted
 
     def watch_entries(self, node: disheap.Node) -> None:
-        applied = node.group.sessions.apply
+        applying = node.group.sessions.applying
 
-        def counted(entry: Entry) -> None:
+        def counted(entry: Entry) -> Iterator[None]:
             if self.is_on:
                 self.entries += 1
                 self.said.update(_told(entry.data))
-            applied(entry)
+            return applying(entry)
 
-        node.group.sessions.apply = counted  # type: ignore[method-assign]
+        node.group.sessions.applying = counted  # type: ignore[method-assign]
 
 
 def _told(data: bytes) -> list[str]:

@@ -432,6 +432,7 @@ class Cluster:
         self.delivered: list[Message] = []
         self.cuts: dict[tuple[int, int], bool] = {}
         self.slow_disks: dict[int, bool] = {}
+        self.frozen: dict[int, list[Message]] = {}  # what waits unread there
         self.filters: list[Callable[[Message], bool]] = []
         membership = group(voters, learners)
         self.nodes: dict[NodeId, Node] = {}
@@ -479,7 +480,9 @@ class Cluster:
         """Deliver one message; with `keep`, it stays in the network and comes again."""
         message = self.network[position] if keep else self.network.pop(position)
         node = self.nodes[message.target]
-        if node.is_up and not self.cuts.get((message.source, message.target), False):
+        if message.target in self.frozen:
+            self.frozen[message.target].append(message)
+        elif node.is_up and not self.cuts.get((message.source, message.target), False):
             self.delivered.append(message)
             self._step(node, message)
             node.pump()
@@ -513,10 +516,20 @@ class Cluster:
     def isolate(self, node: int) -> None:
         self.partition([node], [other for other in self.nodes if other != node])
 
+    def freeze(self, node: int) -> None:
+        """It reads nothing and its clock stands still, until `thaw`; a crash ends that, and loses what waits."""
+        self.frozen.setdefault(node, [])
+
+    def thaw(self, node: int) -> None:
+        """What waits is read next, in its order."""
+        self.network[:0] = self.frozen.pop(node, [])
+
     def heal(self) -> None:
         self.cuts.clear()
         self.filters.clear()
         self.slow_disks.clear()
+        for node in list(self.frozen):
+            self.thaw(node)
 
     def drop(self, drops: Callable[[Message], bool]) -> None:
         """Until `heal`, lose what this is true for."""
@@ -532,7 +545,7 @@ class Cluster:
 
     def tick_one(self, node: int, times: int = 1) -> None:
         for _ in range(times):
-            if self[node].is_up:
+            if self[node].is_up and node not in self.frozen:
                 self[node].raft.tick()
                 self[node].pump()
 
@@ -578,6 +591,7 @@ class Cluster:
 
     def crash(self, node: int, written_entries: int | None = None) -> None:
         self[node].crash(written_entries)
+        self.frozen.pop(node, None)
 
     def restart(self, node: int, ambiguous_after: Index | None = None) -> None:
         if self[node].is_up:
@@ -599,6 +613,7 @@ class Cluster:
         for node in self.nodes.values():
             if not node.is_up:
                 self.restart(node.id)
+            node.raft.hold_back(False)
         self.settle()
         self.tick_until(self._takes_proposals, 30 * ELECTION_TICKS)
         leader = self.leader

@@ -122,6 +122,19 @@ class RaftMachine(RuleBasedStateMachine):
         if self.cluster[node].is_up and not self.cluster[node].jobs:
             self.cluster[node].take_snapshot(trailing)
 
+    @rule(node=NODES, is_held_back=st.booleans())
+    def a_clock_is_doubted_or_believed(self, node: int, is_held_back: bool) -> None:
+        if self.cluster[node].is_up:
+            self.cluster[node].raft.hold_back(is_held_back)
+
+    @rule(node=NODES, is_frozen=st.booleans())
+    def a_node_freezes_or_thaws(self, node: int, is_frozen: bool) -> None:
+        """What is sent to it waits, and comes late."""
+        if is_frozen:
+            self.cluster.freeze(node)
+        else:
+            self.cluster.thaw(node)
+
     @rule(node=NODES, peer=NODES)
     def a_connection_breaks(self, node: int, peer: int) -> None:
         if self.cluster[node].is_up:

@@ -334,6 +334,30 @@ def test_a_lost_connection_makes_the_leader_ask_again() -> None:
     node.raft.unreachable(NodeId(9))
 
 
+def test_a_peer_that_lost_its_end_without_its_connection_is_asked_at_once() -> None:
+    """It refuses exactly where it agreed before. The refusal could also be late, so nothing is concluded from it: the
+    leader asks, and counts the peer less only when that is refused as well."""
+    node = leader(1, 1)
+    end = node.raft.last_index
+    propose(node)
+    refusal = append_refusal(2, node.raft.term, end, (end - 1, 1))
+    asked = [message for message in only(AppendRequest, node.hear(refusal)) if message.target == 2]
+    assert [(message.previous_index, len(message.entries)) for message in asked] == [(end, 1)]
+    assert node.raft.peers()[0].match == end
+    asked = [message for message in only(AppendRequest, node.hear(refusal)) if message.target == 2]
+    assert [(message.previous_index, len(message.entries)) for message in asked] == [(end - 1, 2)]
+    assert node.raft.peers()[0].match == end - 1
+
+
+def test_a_late_refusal_where_the_logs_agree_costs_one_question() -> None:
+    node = leader(1, 1)
+    end = node.raft.last_index
+    node.hear(append_refusal(2, node.raft.term, end, (end - 1, 1)))
+    node.acknowledge(2, end)
+    peer = node.raft.peers()[0]
+    assert (peer.match, peer.state) == (end, "replicate")
+
+
 def test_a_lost_connection_before_the_first_answer_starts_no_snapshot() -> None:
     """A new leader knows nothing of the peer yet: it asks again where it asked, and not at entry 1."""
     node = Solo((1,) * 9, log_cache_bytes=1 << 20)

@@ -262,6 +262,17 @@ def test_the_target_is_asked_again_where_the_voters_had_not_heard_yet() -> None:
     cluster.drop(first_requests)
     hand_over(cluster, 1, 3)
     assert len(lost) == 2
-    cluster[3].raft.step(heartbeat(1, cluster[1].raft.term, target=3))  # it was on its way before the transfer
     cluster.tick(2)
     assert cluster[3].raft.is_leader
+
+
+def test_voters_that_hear_of_the_transfer_late_are_asked_again_in_the_same_round() -> None:
+    """Five voters: the leader's own answer is no majority, and a new round would throw it away each time."""
+    node = Solo((1,), voters=[1, 2, 3, 4, 5])
+    node.hear(heartbeat(2, 1, transferee=1))
+    order = TimeoutNow(NodeId(2), NodeId(1), Term(1))
+    first = only(VoteRequest, node.hear(order))
+    node.hear(vote_reply(2, 2, True, pre=True))
+    assert only(VoteRequest, node.hear(order)) == first
+    node.hear(vote_reply(3, 2, True, pre=True))
+    assert (node.raft.role, node.raft.term) == (Role.CANDIDATE, 2)

@@ -58,7 +58,13 @@ def on_timeout_now(state: State, message: TimeoutNow) -> None:
 
     The dissertation goes to a new term at once. Here a pre-vote comes first. The schedule that it prevents: the
     message waits unread, the leader gives the transfer up, and then a target in a new term deposes it. It costs a round
-    trip and no write."""
+    trip and no write.
+
+    The leader repeats the message, since voters may have heard of the target before they heard of the transfer. Then
+    they are asked again in the same round, so that answers under way still count."""
+    if state.role is Role.PRECANDIDATE and state.is_asked_to_lead:
+        _request_votes(state, Term(state.term + 1), pre=True, transfer=True)
+        return
     is_voter = state.id in state.members.voters
     if state.role is Role.FOLLOWER and message.source == state.leader and is_voter and state.may_campaign:
         _ask_first(state, transfer=True)

@@ -108,8 +108,10 @@ class Progress:
         return moved
 
     def refused(self, index: Index, agreed: Index) -> None:
-        """The peer lacks `index` and may agree at `agreed`. Late refusals are recognized and ignored."""
-        if self.phase is Phase.REPLICATE and index > self.match:
+        """The peer lacks `index` and may agree at `agreed`. Late refusals are recognized and ignored.
+
+        A refusal at `match` may be late, or the peer may have lost the end of its log. The probe there finds out."""
+        if self.phase is Phase.REPLICATE and index >= self.match:
             self.become_probe()
         elif self.phase is Phase.PROBE and index == self.next - 1:
             # Refused where it once agreed: the peer lost the end of its log and says so. It no longer counts there.

@@ -49,6 +49,7 @@ from disheap.runtime.applying import Applier
 from disheap.runtime.clock_check import ClockCheck
 from disheap.runtime.comparing import Comparing
 from disheap.runtime.disk import Disk, WatchedDisk
+from disheap.runtime.idle_flush import IdleFlush
 from disheap.runtime.installing import Installer
 from disheap.runtime.reads import OnRead, Reads
 from disheap.runtime.sessions import Sessions
@@ -59,11 +60,6 @@ from disheap.runtime.timekeeping import Timekeeper
 from disheap.runtime.writing import Writer
 
 log = get_logger(__name__)
-
-IDLE_FLUSH_S = 3.0
-"""After so long without an append, storage writes down what would have ridden on the next. Longer than the two seconds
-between a worker's heartbeats, so that these do not cost a second sync each."""
-
 
 WRITE_PATIENCE_S = 5.0
 """A leader's write in flight for longer is no slow sync any more."""
@@ -153,7 +149,7 @@ class Group:
         self._writer = Writer(storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail)
         self._ambiguous = raft.is_ambiguous
         self._pump_due = False
-        self._append_at: float | None = None
+        self._idle_flush = IdleFlush(clock)
         self._reads = Reads(raft)
         self.applier = Applier(clock, self._steps)
         self.hasher = StateHasher(loop, self._view_state)
@@ -256,8 +252,7 @@ class Group:
         except BaseException as error:
             self.fail(error)
         self._leave_a_hung_disk()
-        if self._append_at is not None and self._clock.monotonic() - self._append_at > IDLE_FLUSH_S:
-            self._append_at = None
+        if self._idle_flush.is_due():
             self._disk.submit(self._storage.flush, self._flushed)
         self._wake()
 
@@ -422,7 +417,7 @@ class Group:
         if self.has_ended:
             return
         if write.entries:
-            self._append_at = self._clock.monotonic()
+            self._idle_flush.appended(write.entries)
         self.raft.persisted(write.number)
         for message in held:
             self._send(message)

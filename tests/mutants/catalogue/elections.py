@@ -62,6 +62,19 @@ MUTANTS = (
         pitfall=2,
     ),
     Mutant(
+        "request-to-lead-is-followed-once",
+        "a transfer comes to nothing where voters hear of the target before they hear of the transfer",
+        (
+            Patch(
+                "disheap.kernel.election",
+                "_request_votes(state, Term(state.term + 1), pre=True, transfer=True)\n        return",
+                "return",
+            ),
+        ),
+        (TRANSFER + "test_voters_that_hear_of_the_transfer_late_are_asked_again_in_the_same_round",),
+        masked="a transfer that comes to nothing is given up after an election timeout",
+    ),
+    Mutant(
         "step-down-forgets-the-vote",
         "a node that steps down within its term votes a second time in it",
         (Patch("disheap.kernel.state", "if term > self.term:", "if term >= self.term:"),),

@@ -275,6 +275,20 @@ MUTANTS = (
         pitfall=18,
     ),
     Mutant(
+        "refusal-where-it-agreed-is-ignored",
+        "a peer that lost the end of its log, and not its connection, counts for what it lost until the next heartbeat",
+        (
+            Patch(
+                "disheap.kernel.progress",
+                "self.phase is Phase.REPLICATE and index >= self.match",
+                "self.phase is Phase.REPLICATE and index > self.match",
+            ),
+        ),
+        ("tests/kernel/test_replication.py::test_a_peer_that_lost_its_end_without_its_connection_is_asked_at_once",),
+        pitfall=11,
+        masked="nodes lose ends only with their connections, and the next message after it is refused as well",
+    ),
+    Mutant(
         "late-answer-leaves-the-snapshot-pending",
         "a peer whose late answer shows that the log suffices is kept waiting for a snapshot",
         (

@@ -760,6 +760,19 @@ MUTANTS = (
         masked="its runs are too short for a tenth to add up to a minute",
     ),
     Mutant(
+        "confirmed-messages-wait-for-the-late-flush",
+        "a crash within seconds of a confirmed message, and damage of its block, drop it as torn",
+        (
+            Patch(
+                "disheap.runtime.idle_flush",
+                "if self._entries and is_transient(self._entries):",
+                "if self._entries:",
+            ),
+        ),
+        ("tests/runtime/test_idle_flush.py",),
+        simulated=False,
+    ),
+    Mutant(
         "frames-do-not-follow-the-payload",
         "whoever raises the payload's limit has to know of two more settings, or large messages are refused",
         (Patch("disheap.runtime.tuning", "max(FRAME_BYTES, max_command_bytes + ENVELOPE.size)", "FRAME_BYTES"),),
