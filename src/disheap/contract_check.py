@@ -1,9 +1,9 @@
 """Whether a plugin class can fit its contract, as far as the class tells without an instance.
 
 Owns the comparison of a class with a Protocol of `interfaces`: methods that are missing, calls that a method cannot
-take, attributes that are missing or of a wrong type. Does not run the plugin: what a method does is for the conformance
-suites. The registry refuses a class that does not fit, because a method that is missing would raise at every tick of a
-node that already serves.
+take, methods that are async and must not be, attributes that are missing or of a wrong type. Does not run the plugin:
+what a method does is for the conformance suites. The registry refuses a class that does not fit, because a method that
+is missing would raise at every tick of a node that already serves.
 """
 
 from __future__ import annotations
@@ -77,12 +77,18 @@ def _method_faults(plugin: type[Any], contract: type[Any]) -> Iterator[str]:
             yield f"lacks the method {call} of {where}; write it"
         elif not _takes(plugin, name, wanted):
             yield f"has a method {name} that cannot be called as {call}, which is how {where} calls it; change it"
+        elif _is_async(found) and not _is_async(wanted):
+            yield f"has a method {name} that is async, and {where} calls it without await; write `def {name}`"
 
 
 def _methods(contract: type[Any]) -> Iterator[tuple[str, Callable[..., Any]]]:
     for name, value in vars(contract).items():
         if inspect.isfunction(value) and (name == "__init__" or not name.startswith("_")):
             yield name, value
+
+
+def _is_async(method: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method)
 
 
 def _parameters(wanted: Callable[..., Any]) -> list[str]:

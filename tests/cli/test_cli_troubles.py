@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from disheap.cli.cluster import _margin, _troubles
+from disheap.cli.cluster import _margin, _troubles, _without_leader
 from disheap.kernel.types import Role
 
 WELL: dict[str, Any] = {
@@ -17,6 +17,7 @@ WELL: dict[str, Any] = {
     "disk": {"free_bytes": 1 << 40, "is_short": False, "refuses": ""},
     "memory": {"used_bytes": 50 << 20, "high_water_bytes": 100 << 20, "is_short": False, "refuses": ""},
     "quarantine": "",
+    "clock": {"wall_ms": 0, "objection": ""},
     "comparison": {"index": 0, "compared": 0, "differs_from": []},
 }
 
@@ -43,6 +44,10 @@ def test_a_node_that_is_well_has_none() -> None:
         (
             {"members": [{"name": "n2", "refusal": "another secret"}, {"name": "n3", "refusal": "another secret"}]},
             "is not let in everywhere: n2, n3 refused it: another secret",
+        ),
+        (
+            {"clock": {"wall_ms": 0, "objection": "its clock is a year ahead"}},
+            "does not ask to lead: its clock is a year ahead",
         ),
         ({"quarantine": "its state is wrong"}, "is in quarantine: its state is wrong; restart it"),
         (
@@ -86,6 +91,18 @@ def test_each_trouble_has_a_line(changed: dict[str, Any], words: str) -> None:
 def test_the_margin_that_is_left_is_said(roles: list[str | None], words: str) -> None:
     rows = [{"node": "n", "role": role} if role else {"node": "n", "error": "connection refused"} for role in roles]
     assert _margin(rows).startswith(words)
+
+
+@pytest.mark.parametrize(
+    ("roles", "words"),
+    [
+        (["new", "new", "follower"], "There is no leader: 1 of 3 nodes do their part, and 2 must."),
+        (["candidate", None, "follower"], "There is no leader: wait for the election to end."),
+    ],
+)
+def test_without_a_leader_it_says_whether_there_can_be_one(roles: list[str | None], words: str) -> None:
+    rows = [{"node": "n", "role": role} if role else {"node": "n", "error": "connection refused"} for role in roles]
+    assert _without_leader(rows) == words
 
 
 def test_every_role_of_the_kernel_counts_for_the_majority() -> None:

@@ -111,6 +111,7 @@ def test_settings_that_cannot_be_read_leave_everything_as_it_was(tmp_path: Path,
         files.config.write_text("log_level = 7\n")
         said = hang_up(node, "the settings cannot be read again; those in use stay")
         assert "log_level" in str(said["reason"])
+        logged(node, "the certificates were read again")
         assert files.name_at(address) == "before.example"
 
 

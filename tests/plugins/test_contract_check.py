@@ -26,6 +26,8 @@ METHODS = [
     if callable(value) and not name.startswith("_") and name != "Settings"
 ]
 
+ASYNC_METHODS = [("transport", "listen"), ("transport", "connect")]
+
 
 def shipped(kind: str) -> type[Any]:
     return Registry.load().get(kind, {"transport": "tcp", "storage": "file", "codec": "none", "machine": "heap"}[kind])
@@ -59,6 +61,21 @@ def test_a_method_that_asks_for_more_than_it_is_given_is_named(kind: str, method
     assert f"has a method {method} that cannot be called as {method}(" in find_fault(
         kind, changed(kind, **{method: greedy})
     )
+
+
+@pytest.mark.parametrize("kind", CONTRACTS)
+def test_a_method_that_is_async_and_must_not_be_is_named(kind: str) -> None:
+    async def late(self: Any, *words: Any, **names: Any) -> None: ...
+
+    async def late_too(self: Any, *words: Any, **names: Any) -> Any:
+        yield
+
+    plain = [name for owner, name in METHODS if owner == kind and (owner, name) not in ASYNC_METHODS]
+    for name in plain:
+        for method in (late, late_too):
+            assert f"has a method {name} that is async" in find_fault(kind, changed(kind, **{name: method}))
+    for owner, name in ASYNC_METHODS:
+        assert find_fault(owner, changed(owner, **{name: late})) == ""
 
 
 def test_a_parameter_that_is_passed_by_keyword_keeps_its_name() -> None:

@@ -184,9 +184,16 @@ def _print(rows: list[Row], leader: str | None) -> None:
         for line in _troubles(row):
             click.echo(f"\n{row['node']} {line}")
     if leader is None:
-        click.echo("\nThere is no leader: start the missing nodes, or wait for the election to end.")
+        click.echo(f"\n{_without_leader(rows)}")
     elif len(rows) > sum(map(_serves, rows)):
         click.echo(f"\n{_margin(rows)}")
+
+
+def _without_leader(rows: list[Row]) -> str:
+    needed, serving = len(rows) // 2 + 1, sum(map(_serves, rows))
+    if serving >= needed:
+        return "There is no leader: wait for the election to end."
+    return f"There is no leader: {serving} of {len(rows)} nodes do their part, and {needed} must."
 
 
 def _serves(row: Row) -> bool:

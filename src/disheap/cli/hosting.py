@@ -197,7 +197,7 @@ async def _warn_of_no_leader(node: Node) -> None:
     reached = [member["name"] for member in members if member["connected"]]
     missing = [member["name"] for member in members if not member["connected"]]
     if missing:
-        text = "no leader: start the missing nodes, or look above for why they are not reached, or refuse this one"
+        text = "no leader: start the missing nodes; if they run, the lines above say why they are not reached"
     else:
         text = "no leader yet: all nodes are reached, and one will be elected"
     log.warning(text, reached=reached, missing=missing)

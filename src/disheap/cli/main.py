@@ -138,7 +138,13 @@ def _usage(error: click.ClickException) -> str:
     if "; " in message:
         return message
     context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.NoSuchOption) and context is not None and _takes_arguments(context.command):
+        message += "; write -- before a name that begins with -"
     return f"{failures.joined(message)}`{context.command_path if context else 'disheap'} --help` shows what there is"
+
+
+def _takes_arguments(command: click.Command) -> bool:
+    return any(isinstance(parameter, click.Argument) for parameter in command.params)
 
 
 def _nobody_reads() -> int:

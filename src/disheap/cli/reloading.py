@@ -33,24 +33,26 @@ class Reloading:
         self._running, self._read, self._set_up_log = running, read, set_up_log
 
     def reload(self, node: Node) -> None:
-        self._reload_settings()
+        read = self._reload_settings()
         try:
             node.reload()
         except ConfigError as error:
             log.error("the certificates cannot be read again; those in use stay", reason=str(error))
         else:
-            log.info("settings and certificates were read again")
+            log.info("settings and certificates were read again" if read else "the certificates were read again")
 
-    def _reload_settings(self) -> None:
+    def _reload_settings(self) -> bool:
+        """Whether they could be read."""
         try:
             fresh = self._read()
         except (ConfigError, OSError) as error:
             log.error("the settings cannot be read again; those in use stay", reason=str(error))
-            return
+            return False
         self._set_up_log(fresh)
         changed = [name for name in _changes(_tree(self._running), _tree(fresh)) if name not in LIVE]
         if changed:
             log.warning("these settings have changed and need a restart", settings=changed)
+        return True
 
 
 def _tree(config: NodeConfig) -> dict[str, Any]:

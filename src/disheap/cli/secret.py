@@ -10,7 +10,8 @@ from disheap.cli.options import Invocation, pass_invocation, shared_options
 from disheap.cli.output import emit_json
 
 
-@click.group()
+@click.group(no_args_is_help=False)
+@shared_options
 def secret() -> None:
     """Make the secret that the nodes of one cluster share."""
 
