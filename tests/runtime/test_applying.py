@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
+from tests.support.wire import wait_until
+
+import disheap
+from disheap.config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.runtime.applying import SLICE_S, Applier
 
@@ -75,6 +80,37 @@ def test_who_needs_a_whole_state_waits_for_the_end_of_the_entry() -> None:
         applier.run()
     applier.call_waiting()
     assert calls == ["idle", "midway"]
+
+
+def test_a_slice_ends_with_the_entry_whose_end_somebody_waits_for() -> None:
+    """However much time is left: the state belongs to this index, and not to the next."""
+    applier = Applier(StepClock(0.0), Steps(2).begin)
+    begin = applier._begin
+
+    def begin_and_wait(entry: Entry) -> Iterator[None]:
+        if entry.index == 2:
+            applier.when_whole(lambda: None)
+        yield from begin(entry)
+
+    applier._begin = begin_and_wait
+    applier.add(entries(4))
+    assert [entry.index for entry in applier.run()] == [1, 2]
+    applier.call_waiting()
+    assert [entry.index for entry in applier.run()] == [3, 4]
+
+
+async def test_a_mark_in_the_log_has_the_state_of_its_own_index_stored(tmp_path: Path) -> None:
+    """On every node the same, whatever else is in the batch."""
+    config = NodeConfig(name="n1", alone=True, data_dir=str(tmp_path), client_listen="127.0.0.1:0", log_level="error")
+    async with disheap.Node(config) as node:
+        group = node.group
+        await wait_until(lambda: group.raft.is_leader and group.raft.applied == group.raft.last_index, "it leads")
+        group.mark_snapshot()
+        marked = group.raft.last_index
+        for _ in range(3):
+            group.raft.propose(EntryKind.NOOP, group.now_ms(), b"")
+        await wait_until(lambda: group.raft.snapshot_index > 0, "a snapshot is there")
+        assert group.raft.snapshot_index == marked
 
 
 def test_a_state_that_was_replaced_is_applied_no_further() -> None:

@@ -45,7 +45,8 @@ class Applier:
         self._entries += entries
 
     def run(self) -> list[Entry]:
-        """Apply entries for one slice. Returns those that were finished."""
+        """Apply entries for one slice. Returns those that were finished. Where somebody waits for a whole state, the
+        slice ends with the entry that is being applied."""
         until = self._clock.monotonic() + self.slice_s
         finished: list[Entry] = []
         while self._entries:
@@ -56,7 +57,7 @@ class Applier:
                     return finished
             self._steps = None
             finished.append(self._entries.popleft())
-            if self._clock.monotonic() >= until:
+            if self._waiting or self._clock.monotonic() >= until:
                 break
         return finished
 

@@ -477,8 +477,7 @@ class Group:
         if entry.kind == EntryKind.MEMBERSHIP:
             self._set_membership(membership.decode(entry.data))
         elif entry.kind == EntryKind.SNAPSHOT_MARK:
-            self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
-            self.snapshotter.take()
+            self.snapshotter.take()  # at the end of this entry, with which the slice ends
 
     def _set_membership(self, members: Membership) -> None:
         self.applied = self.applied._replace(membership=members)

@@ -650,6 +650,22 @@ MUTANTS = (
         ("tests/runtime/test_applying.py::test_who_needs_a_whole_state_waits_for_the_end_of_the_entry",),
     ),
     Mutant(
+        "view-of-a-later-entry",
+        "the nodes store their snapshots of a mark in the log at different indexes, and who waits may wait for a batch",
+        (
+            Patch(
+                "disheap.runtime.applying",
+                "if self._waiting or self._clock.monotonic() >= until:",
+                "if self._clock.monotonic() >= until:",
+            ),
+        ),
+        (
+            "tests/runtime/test_applying.py::test_a_slice_ends_with_the_entry_whose_end_somebody_waits_for",
+            "tests/runtime/test_applying.py::test_a_mark_in_the_log_has_the_state_of_its_own_index_stored",
+        ),
+        simulated=False,
+    ),
+    Mutant(
         "hash-older-than-the-request",
         "an operator who asks for the hash gets that of a state from before the request",
         (Patch("disheap.runtime.state_hashes", "future = self._next\n", "future = self._next or self._made\n"),),
