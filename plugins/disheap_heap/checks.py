@@ -108,9 +108,11 @@ def check_name(what: str, name: str) -> None:
         )
 
 
-def no_room(what: str, count: int) -> InvalidArgument:
+def no_room(what: str, count: int, called: str = "") -> InvalidArgument:
+    """`what` is the setting, `called` what it counts where the setting's name does not say it."""
     return InvalidArgument(
-        f"there are {count} {what}, which is the limit; raise `{what}` in [machine.heap] on every node, or remove some"
+        f"there are {count} {called or what}, which is the limit; raise `{what}` in [machine.heap] on every node, or "
+        "remove some"
     )
 
 

@@ -224,6 +224,11 @@ def _open_topic(state: State, session: int, name: str) -> Topic:
         raise TopicInUse(f"topic {name!r} has a consumer that has it to itself; cancel that one first")
     if len(state.consumers) >= state.settings.consumers:
         raise no_room("consumers", len(state.consumers))
+    if len(topic.consumers) >= state.settings.topic_consumers:
+        raise no_room("topic_consumers", len(topic.consumers), f"consumers of topic {name!r}")
+    of_session = len(state.sessions[session].consumers)
+    if of_session >= state.settings.session_consumers:
+        raise no_room("session_consumers", of_session, f"consumers of session {session}")
     return topic
 
 

@@ -278,6 +278,7 @@ def watch_unused(state: State, topic: Topic) -> None:
     lifetime = topic.settings.expires_ms
     if not lifetime or not topic.alive:
         return
+    topic.row = None
     if topic.active:
         topic.expires_at_ms = 0
         state.timers.disarm(timers.TOPIC, topic.number)

@@ -170,6 +170,8 @@ def bind(state: State, session: int, command: Bind) -> bytes:
             _check_pattern(state, command.routing_key)
         if state.bindings >= state.settings.bindings:
             raise no_room("bindings", state.bindings)
+        if len(topic.bindings) >= state.settings.topic_bindings:
+            raise no_room("topic_bindings", len(topic.bindings), f"bindings of topic {topic.name!r}")
         add_binding(state, exchange, command.routing_key, topic)
     return DONE
 

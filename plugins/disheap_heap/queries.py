@@ -6,7 +6,6 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import islice
 
-from disheap.errors import InvalidArgument
 from disheap.protocol.broker import (
     DescribeTopic,
     ExchangeInfos,
@@ -26,9 +25,6 @@ from disheap_heap.settings import ANSWER_BYTES
 from disheap_heap.state import State, Topic
 from disheap_heap.topics import describe
 from disheap_heap.words import encode
-
-BINDINGS_TOLD = 1000
-"""Bindings in one answer: at most half a megabyte of names."""
 
 
 def peek(state: State, session: int, query: Peek) -> bytes:
@@ -94,12 +90,26 @@ def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
     chosen: list[Exchange] = list(state.exchanges.values())
     if query.exchange:
         chosen = [find_exchange(state, query.exchange)]
-    count = len(chosen) + sum(len(exchange.bindings) for exchange in chosen)
-    if count > BINDINGS_TOLD and not query.exchange:
-        raise InvalidArgument(f"{count} exchanges and bindings are too many for one answer; name an exchange")
-    all_bindings = ((one.name, topic.name, key) for one in chosen for (key, _), topic in one.bindings.items())
-    bindings = list(islice(all_bindings, BINDINGS_TOLD))
-    return encode(ExchangeInfos([(one.name, one.kind) for one in chosen], bindings))
+    infos = ExchangeInfos([], [], len(chosen) + sum(len(exchange.bindings) for exchange in chosen))
+    skip, left = query.skip, query.limit
+    for one in chosen:
+        if not left:
+            break
+        rows = 1 + len(one.bindings)
+        if skip >= rows:
+            skip -= rows
+            continue
+        if not skip:
+            infos.exchanges.append((one.name, one.kind))
+            if one.alternate:
+                infos.alternates[one.name] = one.alternate
+        first = max(0, skip - 1)
+        bindings = islice(one.bindings.items(), first, first + left - (not skip))
+        told = [(one.name, topic.name, key) for (key, _), topic in bindings]
+        infos.bindings.extend(told)
+        left -= len(told) + (not skip)
+        skip = 0
+    return encode(infos)
 
 
 def _waiting(topic: Topic, query: Peek) -> Iterator[PeekedMessage]:

@@ -103,6 +103,7 @@ _QUERIES: list[Query] = [
     Peek("t", 5, delayed=True, leased=True),
     ListExchanges(),
     ListExchanges("e"),
+    ListExchanges("", 1, 2),
 ]
 
 

@@ -108,6 +108,8 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
     consumers = list(state.consumers.values())
     groups = _groups(state)
     topics = list(state.topics.values())
+    topic_rows = [one.row or one.make_row() for one in topics]
+    bindings = [(one.name, list(one.bindings)) for one in state.exchanges.values() if one.bindings]
     ready = [(one.number, one.ready.records.copy()) for one in topics if one.ready.records]
     delayed = [(one.number, one.delayed.copy()) for one in topics if one.delayed]
     leases = state.leases.copy()
@@ -116,13 +118,13 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
     return [
         ("machine", [(FORMAT, state.version, state.now_ms, *counters)]),
         ("sessions", [(one.number, one.attached, one.principal) for one in state.sessions.values()]),
-        ("topics", [_topic_row(one) for one in topics]),
+        ("topics", topic_rows),
         ("exchanges", [(one.name, one.kind, one.auto_delete, one.alternate) for one in state.exchanges.values()]),
-        ("bindings", [(one.name, key, number) for one in state.exchanges.values() for key, number in one.bindings]),
+        ("bindings", (((name, *binding), 0) for name, keys in bindings for binding in keys)),
         ("groups", [(*one.key, one.credit, one.credit_bytes) for one in groups]),
         ("consumers", [_consumer_row(one) for one in consumers]),
         ("turns", [(*one.key, number) for one in groups for number in one.consumers]),
-        ("rings", [(one.number, number) for one in topics for number in one.ring]),
+        ("rings", [(one.number, number) for one in topics if one.ring for number in one.ring]),
         ("ready", (rows.row(m, number) for number, records in ready for m in records.values())),
         ("delayed", (rows.row(m, number, due) for number, records in delayed for due, m in records.values())),
         ("leases", (rows.row(one.message, one.consumer.number, one.epoch, one.until_ms) for one in leases.values())),
@@ -134,11 +136,6 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
 
 def _groups(state: State) -> list[CreditGroup]:
     return [group for session in state.sessions.values() for group in session.groups.values()]
-
-
-def _topic_row(topic: Topic) -> Row:
-    owner = topic.owner.number if topic.owner is not None else 0
-    return (topic.number, topic.name, topic.settings, owner, topic.owner is not None, topic.expires_at_ms)
 
 
 def _consumer_row(one: Consumer) -> Row:
@@ -375,6 +372,7 @@ class _Restorer:
         self._state.names = sorted(self._state.topics)
         for topic in self._state.topics.values():
             topic.ready.load(topic.ready.records)
+            topic.make_row()
         return self._state
 
 

@@ -10,7 +10,7 @@ Every dict is read in its order of insertion, which the log decides; no set is r
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from disheap.protocol.broker import TopicSettings
 from disheap_heap.heap import DroppingHeap, StrictHeap
@@ -133,6 +133,7 @@ class Topic:
         "ready",
         "ready_bytes",
         "ring",
+        "row",
         "settings",
         "sign",
         "subscribers",
@@ -157,6 +158,13 @@ class Topic:
         self.ring: OrderedDict[int, Consumer] = OrderedDict()  # the hungry ones, next in turn first
         self.bindings: dict[tuple[Exchange, str], None] = {}  # (exchange, routing key)
         self.expires_at_ms = 0  # when it is deleted as unused; 0 while used
+        self.row: tuple[Any, ...] | None = None  # in a snapshot; made before one is taken, and None after a change
+
+    def make_row(self) -> tuple[Any, ...]:
+        """Of a topic's own fields. A snapshot's view of many topics would take too long to make them all."""
+        owner = self.owner.number if self.owner is not None else 0
+        self.row = (self.number, self.name, self.settings, owner, self.owner is not None, self.expires_at_ms)
+        return self.row
 
     def messages(self) -> int:
         return len(self.ready.records) + len(self.delayed) + self.leased

@@ -107,6 +107,7 @@ def _create(state: State, session: int, command: CreateTopic) -> Topic:
     if owner is not None:
         owner.owned[topic.number] = topic
     watch_unused(state, topic)
+    topic.make_row()
     return topic
 
 
@@ -119,7 +120,7 @@ def _owner(state: State, session: int) -> Session:
 def _take_over(state: State, topic: Topic, owner: Session) -> None:
     if topic.owner is not None:
         topic.owner.owned.pop(topic.number, None)
-    topic.owner = owner
+    topic.owner, topic.row = owner, None
     owner.owned[topic.number] = topic
     _end_consumers(state, topic, "another session has taken the topic over")
 

@@ -566,11 +566,12 @@ class StateMachine(Plugin, Protocol):
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
         """Time has come to `time_ms`: do due timers in order of their deadlines, then postponed work, at most `limit`
-        units of it. Returns the units done, and what is pushed. Called before the commands of each entry. Raises
-        nothing."""
+        units of it. Returns the units done, and what is pushed. Called before the commands of each entry, and again for
+        the same entry while `backlog` is true and the node's limit lasts. Raises nothing."""
 
     def backlog(self) -> bool:
-        """Whether due timers or postponed work remain from the last `advance`; the leader then proposes a Continue."""
+        """Whether due timers or postponed work remain from the last `advance`; the leader then proposes a Continue.
+        True on one replica and false on another only for work that changes nothing that anybody can notice."""
 
     def next_deadline(self) -> int | None:
         """`time_ms` of the earliest timer, so that the leader can propose the passing of time when nothing else

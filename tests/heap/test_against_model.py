@@ -332,6 +332,7 @@ class HeapAgainstModel(RuleBasedStateMachine):
         state = self.driver.machine._state
         for topic in state.topics.values():
             topic.ready.check()
+            assert topic.row in (None, topic.make_row())
             assert list(topic.ring) == [one.number for one in self.model.shelf(topic.name).ring]  # type: ignore[union-attr]
         assert state.message_bytes == sum(len(one.payload) for one in self.model.items)
 

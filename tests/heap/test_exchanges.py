@@ -172,8 +172,8 @@ def test_exchanges_and_bindings_are_listed() -> None:
     driver = routed("topic", ("a", "x.*"), ("b", "#"))
     driver.do(CreateExchange("f", "fanout"))
     infos = driver.ask(ListExchanges())
-    assert infos == broker.ExchangeInfos([("e", "topic"), ("f", "fanout")], [("e", "a", "x.*"), ("e", "b", "#")])
-    assert driver.ask(ListExchanges("f")) == broker.ExchangeInfos([("f", "fanout")], [])
+    assert infos == broker.ExchangeInfos([("e", "topic"), ("f", "fanout")], [("e", "a", "x.*"), ("e", "b", "#")], 4)
+    assert driver.ask(ListExchanges("f")) == broker.ExchangeInfos([("f", "fanout")], [], 1)
 
 
 def test_a_transient_message_is_admitted_only_where_somebody_is_bound_for_it() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.errors import InvalidArgument, TopicNotFound
+from disheap.errors import TopicNotFound
 from disheap.protocol.broker import (
     Bind,
     Cancel,
@@ -13,6 +13,7 @@ from disheap.protocol.broker import (
     DescribeTopic,
     Enqueue,
     EnqueueMany,
+    ExchangeInfos,
     GetStats,
     ListExchanges,
     ListTopics,
@@ -22,7 +23,6 @@ from disheap.protocol.broker import (
     Pop,
     Subscribe,
 )
-from disheap_heap.queries import BINDINGS_TOLD
 from disheap_heap.settings import ANSWER_BYTES
 
 from .driver import Driver, token
@@ -113,13 +113,25 @@ def test_consumers_and_waiting_pops_are_counted_apart_and_the_same_everywhere(jo
     assert {key: counters[key] for key in ("consumers", "pops", "leased")} == {"consumers": 1, "pops": 1, "leased": 2}
 
 
-def test_too_many_bindings_for_one_answer_are_refused_with_a_way_out(jobs: Driver) -> None:
-    jobs.do(CreateExchange("e"))
-    for number in range(BINDINGS_TOLD):
+@pytest.mark.parametrize("limit", [1, 2, 3, 7, 1000])
+@pytest.mark.parametrize("name", ["", "e"])
+def test_exchanges_and_bindings_are_listed_in_pages(jobs: Driver, name: str, limit: int) -> None:
+    jobs.do(CreateExchange("e", alternate="f"))
+    jobs.do(CreateExchange("f", "fanout"))
+    jobs.do(CreateExchange("g", "topic"))
+    for number in range(4):
         jobs.do(Bind("e", "jobs", str(number)))
-    with pytest.raises(InvalidArgument, match="name an exchange"):
-        jobs.ask(ListExchanges())
-    assert len(jobs.ask(ListExchanges("e")).bindings) == BINDINGS_TOLD
+        jobs.do(Bind("g", "jobs", str(number)))
+    whole = jobs.ask(ListExchanges(name))
+    assert (len(whole.exchanges), len(whole.bindings), whole.total) == ((1, 4, 5) if name else (3, 8, 11))
+    assert whole.alternates == {"e": "f"}
+    found = ExchangeInfos([], [])
+    for skip in range(0, whole.total, limit):
+        page = jobs.ask(ListExchanges(name, skip, limit))
+        assert len(page.exchanges) + len(page.bindings) == min(limit, whole.total - skip)
+        found = found.joined(page)
+    assert found == whole
+    assert jobs.ask(ListExchanges(name, whole.total)) == ExchangeInfos([], [], whole.total)
 
 
 def test_the_counts_of_a_restored_replica_are_the_same(jobs: Driver) -> None:

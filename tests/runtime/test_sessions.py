@@ -18,7 +18,7 @@ from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
 from disheap.runtime.session_table import REPLY_BYTES, SessionLimits, proof_of
-from disheap.runtime.sessions import Outlets, Sessions
+from disheap.runtime.sessions import PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Outlets, Sessions
 
 SECRET = b"sixteen bytes ab"
 
@@ -99,6 +99,41 @@ def attaching(session: int, attachment: int, secret: bytes = SECRET, principal: 
 
 def command(session: int, seq: int, body: bytes = b"+1", confirmed: int = 0) -> bytes:
     return frames.envelope(Kind.COMMAND, 0, session, seq, confirmed, body)
+
+
+def test_postponed_work_is_done_in_portions_between_which_the_loop_has_its_turn() -> None:
+    """10,000 units in one call stopped the loop for 40 ms."""
+    replica = Replica(SessionLimits(work=3 * UNITS_AT_ONCE))
+    session = replica.open()
+    machine, portions = replica.sessions.machine, []
+    replica.apply(command(session, 1, b"w%d" % (5 * UNITS_AT_ONCE)))
+    advance = machine.advance
+
+    def watched(time_ms: int, limit: int) -> tuple[int, Effects]:
+        portions.append(limit)
+        return advance(time_ms, limit)
+
+    machine.advance = watched  # type: ignore[method-assign]
+    steps = replica.sessions.applying(replica.entry(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0)))
+    for expected in (1, 2, 3):
+        next(steps)
+        assert portions == [UNITS_AT_ONCE] * expected
+    assert list(steps) == []
+    assert len(portions) == 3
+    assert machine.backlog()
+
+
+def test_postponed_work_of_one_entry_pushes_a_bounded_number_of_bytes() -> None:
+    replica = Replica()
+    machine, calls = replica.sessions.machine, []
+
+    def advance(time_ms: int, limit: int) -> tuple[int, Effects]:
+        calls.append(limit)
+        return limit, [(1, bytes(PUSH_BYTES_AT_ONCE // 2))]
+
+    machine.advance, machine.backlog = advance, lambda: True  # type: ignore[method-assign]
+    replica.apply(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
+    assert len(calls) == 2
 
 
 def test_a_command_sent_twice_is_applied_once_and_answered_twice_alike() -> None:

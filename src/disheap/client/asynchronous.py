@@ -147,10 +147,15 @@ class Client:
         await self.driver.request(broker.Unbind(exchange, topic, routing_key))
 
     async def exchanges(self, name: str = "") -> broker.ExchangeInfos:
-        """All exchanges and bindings, or those of one. Raises `ExchangeNotFound`, and `InvalidArgument` where
-        they are too many for one answer."""
-        infos: broker.ExchangeInfos = await self.driver.query(broker.ListExchanges(name))
-        return infos
+        """All exchanges, bindings and alternates, or those of one exchange. Asked for in pages of 1,000: what changes
+        meanwhile may be missing or there twice. Raises `ExchangeNotFound`."""
+        found = broker.ExchangeInfos([], [])
+        while True:
+            skip = len(found.exchanges) + len(found.bindings)
+            page = await self.driver.query(broker.ListExchanges(name, skip))
+            found = found.joined(page)
+            if (not page.exchanges and not page.bindings) or skip + broker.PAGE_ROWS >= page.total:
+                return found
 
     async def publish(
         self,

@@ -25,6 +25,7 @@ CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bou
 CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload: no bound, for whoever counts messages alone
 CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that share their credit
 CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
+PAGE_ROWS = 1000  # topics, exchanges or bindings in one answer: at most half a megabyte of names
 BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
@@ -353,10 +354,22 @@ class Stats(Record, tag=74, frozen=True):
 
 
 class ExchangeInfos(Record, tag=75, frozen=True):
-    """(exchange, kind) and (exchange, topic, routing key)."""
+    """(exchange, kind) and (exchange, topic, routing key). `total`: rows of both kinds that there are, over all pages.
+    `alternates`: of the exchanges listed that have one."""
 
     exchanges: list[tuple[str, str]]
     bindings: list[tuple[str, str, str]]
+    total: int = 0
+    alternates: dict[str, str] = {}
+
+    def joined(self, page: ExchangeInfos) -> ExchangeInfos:
+        """This and the page that follows it."""
+        return ExchangeInfos(
+            self.exchanges + page.exchanges,
+            self.bindings + page.bindings,
+            page.total,
+            self.alternates | page.alternates,
+        )
 
 
 class Resumed(Record, tag=76, frozen=True):
@@ -441,7 +454,7 @@ class ListTopics(Record, tag=130, frozen=True):
 
     prefix: str = ""
     after: str = ""
-    limit: Annotated[int, Meta(ge=1, le=1000)] = 1000
+    limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS)] = PAGE_ROWS
 
 
 class GetStats(Record, tag=131, frozen=True):
@@ -449,9 +462,13 @@ class GetStats(Record, tag=131, frozen=True):
 
 
 class ListExchanges(Record, tag=132, frozen=True):
-    """Answer: `ExchangeInfos`."""
+    """All exchanges, or the one named, each followed by its bindings. One row each, the oldest first: `skip` rows are
+    left out, then at most `limit` are told. Pages of different moments may miss or repeat a row. Answer:
+    `ExchangeInfos`."""
 
     exchange: str = ""
+    skip: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS)] = PAGE_ROWS
 
 
 Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges

@@ -48,6 +48,12 @@ _attaching = msgspec.msgpack.Decoder(Attaching)
 COMMANDS_AT_ONCE = 8
 """Commands between two looks at the clock. Each takes microseconds as a rule, and a machine bounds what one takes."""
 
+UNITS_AT_ONCE = 500
+"""Units of postponed work between two looks at the clock: 1 to 5 ms."""
+
+PUSH_BYTES_AT_ONCE = 8 << 20
+"""Of what the postponed work of one entry pushes. The rest is left to the next entry, when these bytes may be sent."""
+
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
 
 
@@ -104,12 +110,24 @@ class Sessions:
         index = entry.index
         if entry.term != self._term:
             self._begin_term(entry.term, index)
-        _, effects = self.machine.advance(entry.time_ms, self._limits.work)
-        if effects:
-            self._push(index, effects)
+        yield from self._pass_time(index, entry.time_ms)
         if entry.data:
-            yield
             yield from self._apply_commands(index, entry.time_ms, entry.data)
+
+    def _pass_time(self, index: int, time_ms: int) -> Iterator[None]:
+        """Due timers and postponed work, in portions. When to stop is decided by what is the same on every replica:
+        the limit, the bytes pushed, and the machine's backlog as far as it can be noticed."""
+        left, pushed = self._limits.work, 0
+        while True:
+            portion = min(left, UNITS_AT_ONCE)
+            _, effects = self.machine.advance(time_ms, portion)
+            if effects:
+                self._push(index, effects)
+                pushed += sum(len(body) for _, body in effects)
+            left -= portion
+            yield
+            if left <= 0 or pushed >= PUSH_BYTES_AT_ONCE or not self.machine.backlog():
+                return
 
     def _apply_commands(self, index: int, time_ms: int, data: bytes) -> Iterator[None]:
         table, queues, views = self.table, self._outlets.of_session, self._views

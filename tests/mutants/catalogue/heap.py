@@ -50,6 +50,26 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "topic-with-any-number-of-bindings",
+        "deleting a topic with 100,000 bindings stops every node for 400 ms",
+        (Patch("disheap_heap.exchanges", "len(topic.bindings) >= state.settings.topic_bindings", "False"),),
+        ("tests/heap/test_refusals.py::test_what_ends_with_a_topic_or_a_session_is_bounded",),
+        simulated=False,
+    ),
+    Mutant(
+        "exchanges-cut-off-after-a-page",
+        "a list of the bindings of an exchange ends after 1,000 of them, and nothing says so",
+        (
+            Patch(
+                "disheap_heap.queries",
+                "first = max(0, skip - 1)",
+                "first = 0",
+            ),
+        ),
+        ("tests/heap/test_queries.py::test_exchanges_and_bindings_are_listed_in_pages",),
+        simulated=False,
+    ),
+    Mutant(
         "trie-keeps-what-was-unbound",
         "nodes of patterns that are gone stay, and a restored replica, which has none of them, refuses other keys",
         (Patch("disheap_heap.routing", "while parts and path.pop().is_unused():", "while parts and not path.pop():"),),
@@ -403,8 +423,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.snapshot",
-                '("rings", [(one.number, number) for one in topics for number in one.ring])',
-                '("rings", [(one.number, number) for one in topics for number in sorted(one.ring)])',
+                '("rings", [(one.number, number) for one in topics if one.ring for number in one.ring])',
+                '("rings", [(one.number, number) for one in topics if one.ring for number in sorted(one.ring)])',
             ),
         ),
         (SNAPSHOTS + "test_a_restored_replica_knows_whose_turn_it_is",),

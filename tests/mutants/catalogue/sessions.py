@@ -268,17 +268,22 @@ MUTANTS = (
         (
             Patch(
                 MODULE,
-                "        _, effects = self.machine.advance(entry.time_ms, self._limits.work)\n"
-                "        if effects:\n            self._push(index, effects)\n"
-                "        if entry.data:\n            yield\n"
+                "        yield from self._pass_time(index, entry.time_ms)\n"
+                "        if entry.data:\n"
                 "            yield from self._apply_commands(index, entry.time_ms, entry.data)\n",
                 "        if entry.data:\n"
                 "            yield from self._apply_commands(index, entry.time_ms, entry.data)\n"
-                "        _, effects = self.machine.advance(entry.time_ms, self._limits.work)\n"
-                "        if effects:\n            self._push(index, effects)\n",
+                "        yield from self._pass_time(index, entry.time_ms)\n",
             ),
         ),
         (TESTS + "test_time_passes_before_the_commands_of_an_entry",),
+    ),
+    Mutant(
+        "postponed-work-in-one-call",
+        "10,000 units of postponed work stop the loop for 40 ms",
+        (Patch(MODULE, "portion = min(left, UNITS_AT_ONCE)", "portion = left"),),
+        (TESTS + "test_postponed_work_is_done_in_portions_between_which_the_loop_has_its_turn",),
+        simulated=False,
     ),
     Mutant(
         "view-of-the-table-changes",

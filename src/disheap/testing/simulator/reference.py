@@ -361,8 +361,17 @@ class Reference:
         chosen = list(self.exchanges.items())
         if query.exchange:
             chosen = [(query.exchange, self._junction(query.exchange))]
-        bindings = [(name, one.shelf.name, one.key) for name, junction in chosen for one in junction.bindings]
-        return broker.ExchangeInfos([(name, junction.kind) for name, junction in chosen], bindings)
+        rows: list[tuple[str, ...]] = []
+        for name, junction in chosen:
+            rows += [(name, junction.kind), *((name, one.shelf.name, one.key) for one in junction.bindings)]
+        page = rows[query.skip : query.skip + query.limit]
+        told = {row[0] for row in page if len(row) == 2}
+        return broker.ExchangeInfos(
+            [row for row in page if len(row) == 2],
+            [row for row in page if len(row) == 3],
+            len(rows),
+            {name: junction.alternate for name, junction in chosen if junction.alternate and name in told},
+        )
 
 
 def _matches(pattern: list[str], words: list[str]) -> bool:
