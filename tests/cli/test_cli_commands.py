@@ -18,7 +18,7 @@ from tests.cli.command_line import run, run_process
 from tests.cli.conftest import Ask
 
 TOPIC_KEYS = [
-    "topic", "mode", "max_messages", "message_ttl_ms", "expires_ms", "auto_delete", "exclusive",
+    "topic", "mode", "max_messages", "overflow", "message_ttl_ms", "expires_ms", "auto_delete", "exclusive",
     "ready", "delayed", "leased", "consumers", "ready_bytes", "oldest_enqueued_ms",
 ]  # fmt: skip
 
@@ -33,6 +33,8 @@ def test_a_topic_is_created_once_and_found_again(ask: Ask) -> None:
         "mail",
         "--mode",
         "min",
+        "--overflow",
+        "drop",
         "--max-messages",
         "7",
         "--message-ttl",
@@ -44,7 +46,7 @@ def test_a_topic_is_created_once_and_found_again(ask: Ask) -> None:
     assert list(first) == [*TOPIC_KEYS, "created"]
     assert first["created"] and not ask(*words, "--auto-delete", "--json").json["created"]
     found = ask("topic", "info", "mail", "--json").json
-    assert (found["mode"], found["max_messages"], found["auto_delete"]) == ("min", 7, True)
+    assert (found["mode"], found["max_messages"], found["overflow"], found["auto_delete"]) == ("min", 7, "drop", True)
     assert (found["message_ttl_ms"], found["expires_ms"]) == (3_600_000, 172_800_000)
     assert ask(*words, "--auto-delete").text == "topic mail was there already\n"
 

@@ -32,7 +32,14 @@ def new_name(words: str) -> str:
 @topic.command()
 @click.argument("name", type=new_name)
 @click.option("--mode", type=click.Choice(["max", "min"]), default="max", show_default=True, help="Which goes first.")
-@click.option("--max-messages", type=click.IntRange(0), default=0, metavar="N", help="Refuse more; 0: no limit.")
+@click.option("--max-messages", type=click.IntRange(0), default=0, metavar="N", help="How many fit; 0: no limit.")
+@click.option(
+    "--overflow",
+    type=click.Choice(["reject", "drop"]),
+    default="reject",
+    show_default=True,
+    help="Whether a full topic refuses the new message or drops its least one.",
+)
 @click.option("--message-ttl", type=duration, default=0, metavar="TIME", help="Drop messages not delivered within.")
 @click.option("--expires", type=duration, default=0, metavar="TIME", help="Delete the topic when unused for so long.")
 @click.option("--auto-delete", is_flag=True, help="Delete it when its last consumer is gone.")
@@ -44,6 +51,7 @@ def create(
     name: str,
     mode: str,
     max_messages: int,
+    overflow: str,
     message_ttl: int,
     expires: int,
     auto_delete: bool,
@@ -54,7 +62,7 @@ def create(
     """
     from disheap.protocol import broker
 
-    settings = broker.TopicSettings(mode, max_messages, message_ttl, expires, auto_delete)
+    settings = broker.TopicSettings(mode, max_messages, message_ttl, expires, auto_delete, overflow=overflow)
     with connect(invocation) as client:
         info: TopicInfo = client.driver.call(broker.CreateTopic(name, settings))
     if invocation.json:
@@ -164,6 +172,7 @@ def _described(info: TopicInfo) -> dict[str, Any]:
         "topic": info.topic,
         "mode": settings.mode,
         "max_messages": settings.max_messages,
+        "overflow": settings.overflow,
         "message_ttl_ms": settings.message_ttl_ms,
         "expires_ms": settings.expires_ms,
         "auto_delete": settings.auto_delete,
@@ -183,6 +192,7 @@ def _pairs(info: TopicInfo) -> list[tuple[str, object]]:
         ("topic", info.topic),
         ("mode", settings.mode),
         ("max messages", settings.max_messages or "no limit"),
+        ("overflow", settings.overflow),
         ("message ttl", period(settings.message_ttl_ms) if settings.message_ttl_ms else "none"),
         ("expires", period(settings.expires_ms) if settings.expires_ms else "never"),
         ("auto delete", "yes" if settings.auto_delete else "no"),
