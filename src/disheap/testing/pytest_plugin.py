@@ -1,7 +1,7 @@
 """What pytest loads in every environment that has disheap: it loads `disheap.testing.fixtures` when a run asks for it.
 
 Owns the question whether a run is about disheap. All else is in `fixtures`, because pytest imports this module for
-every project. It imports nothing, and registers no option and no fixture.
+every project. It imports nothing but the packages that it is in, and registers no option and no fixture.
 
 A run asks with an option `--disheap-...`, or with a test module of `disheap.testing` on the command line. A suite of
 one's own that uses the fixtures asks with `-p disheap.testing.fixtures`, for example in `addopts`.
