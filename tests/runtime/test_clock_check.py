@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.runtime.test_clocks import ManualClock
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until
@@ -208,3 +210,33 @@ async def test_a_node_alone_that_was_off_for_longer_waits_for_its_operator(tmp_p
         node = await start(cluster, "n1", 2 * YEAR_MS, limits=Limits(max_downtime_ms=3 * YEAR_MS))
         assert await (await cluster.wait_leader()).apply(b"+1") == b"2"
         assert abs(node.group.now_ms() - 2 * YEAR_MS - SystemClock().wall_ms()) < MINUTE_MS
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_clusters_of_every_size_elect_where_a_majority_is_right_and_nobody_far_ahead(
+    data: st.DataObject,
+) -> None:
+    """All were off for a week and are up again. Right is whoever is at most half a minute off."""
+    size = data.draw(st.sampled_from([2, 3, 4, 5]))
+    right = data.draw(st.integers(size // 2 + 1, size))
+    off_ms = data.draw(st.lists(st.integers(-MINUTE_MS // 2, MINUTE_MS // 2), min_size=right, max_size=right))
+    wrong = st.integers(2 * MINUTE_MS, 10 * YEAR_MS).flatmap(lambda off: st.sampled_from([off, -off]))
+    off_ms += data.draw(st.lists(wrong, min_size=size - right, max_size=size - right))
+    voters = tuple(NodeId(number) for number in range(1, size + 1))
+    clocks, checks = [], []
+    for number, off in zip(voters, off_ms, strict=True):
+        clock = ManualClock()
+        clock.wall = NOW_MS + off
+        clocks.append(clock)
+        checks.append(ClockCheck(clock, number, MINUTE_MS, YEAR_MS, str))
+        checks[-1].seen(NOW_MS - WEEK_MS)
+    for check in checks:
+        for number, clock in zip(voters, clocks, strict=True):
+            check.heard(number, clock.wall)
+    assert any(not check.objection(voters) for check in checks[:right])
+    for check, clock in zip(checks, clocks, strict=True):
+        if not check.objection(voters):
+            log_clock = LogClock(clock)
+            log_clock.begin_term(NOW_MS - WEEK_MS, True)
+            assert log_clock.now_ms() <= NOW_MS + MINUTE_MS
