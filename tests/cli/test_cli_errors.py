@@ -14,9 +14,11 @@ from unittest import mock
 import click
 import pytest
 
+import disheap
 from disheap import errors
 from disheap.cli import failures
 from disheap.cli.main import COMMANDS
+from disheap.config import Limits
 from disheap.errors import DisheapError
 from disheap.testing.certificates import Authority
 from tests.cli.command_line import COMMAND, environment, run
@@ -194,6 +196,19 @@ def test_a_command_says_what_it_waits_for() -> None:
 def test_with_json_the_error_is_the_only_thing_on_standard_error() -> None:
     ended = run("--json", "enqueue", "jobs", "x", "--url", "disheap://127.0.0.1:1?timeout_s=1.2")
     assert json.loads(ended.err)["error"] == "connection-lost"
+
+
+async def test_a_reached_limit_is_named_as_the_reason(tmp_path: Path) -> None:
+    peer, port = (f"127.0.0.1:{number}" for number in free_ports(2))
+    url, limits = f"disheap://{port}?timeout_s=1.2", Limits(max_sessions_per_address=1)
+    async with (
+        Cluster(tmp_path, 1, machine="heap", transport="tcp", addresses=[(peer, port)], limits=limits),
+        disheap.connect(url, timeout_s=10),
+    ):
+        ended = await asyncio.to_thread(run, "topic", "ls", "--url", url)
+    assert ended.code == errors.ConnectionLost.exit_code
+    assert "limits.max_sessions_per_address" in ended.err and "`disheap session ls`" in ended.err
+    assert "is a node running there" not in ended.err, ended.err
 
 
 @pytest.mark.parametrize("stranger", ["client", "node"])

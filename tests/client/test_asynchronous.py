@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -12,11 +13,14 @@ import disheap
 from disheap.client import pulse
 from disheap.client.asynchronous import Client
 from disheap.client.dialing import open_transport
+from disheap.client.driver import Driver
 from disheap.client.session import State
 from disheap.client.url import BrokerUrl
 from disheap.errors import (
+    ConfigError,
     ConnectionLost,
     LeaseLost,
+    MalformedFrame,
     NotSent,
     OutcomeUnknown,
     RequestTimeout,
@@ -119,13 +123,77 @@ async def test_an_observer_hears_a_follower_out(node: Wax) -> None:
     assert node.cluster.sessions == {}
 
 
-async def test_another_cluster_ends_the_client(node: Wax, client: Client) -> None:
+async def test_another_cluster_ends_the_client(node: Wax) -> None:
+    node.cluster.members = []
+    client = await disheap.connect(url(node.address))
     node.cluster.cluster_id = "clay"
     node.drop_all()
     with pytest.raises(ConnectionLost, match=r"clay|a reason"):
         await client.topic("jobs").enqueue(b"x")
     with pytest.raises(WrongCluster):
         await client.topic("jobs").enqueue(b"x")
+    await client.close()
+
+
+class Stranger:
+    """Speaks first, and not our protocol."""
+
+    def connection_made(self, connection: Any) -> None:
+        connection.write(frames.plain(Kind.HELLO))
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def writing_paused(self) -> None: ...
+
+    def writing_resumed(self) -> None: ...
+
+    def connection_lost(self, error: Exception | None) -> None: ...
+
+
+async def test_a_wrong_address_among_others_does_not_end_a_client(node: Wax) -> None:
+    listener = await open_transport(url("x")).listen("stranger:0", Stranger)
+    for seed in range(4):
+        both = url(listener.address, node.address)
+        driver = Driver(both, open_transport(both), generator=random.Random(seed))
+        await driver.open()
+        await driver.close()
+    await listener.close()
+
+
+async def test_when_every_address_is_wrong_the_error_says_what_each_said() -> None:
+    listeners = [await open_transport(url("x")).listen(f"stranger{n}:0", Stranger) for n in range(2)]
+    with pytest.raises(MalformedFrame) as caught:
+        await disheap.connect(url(*(listener.address for listener in listeners)))
+    assert all(f"{listener.address}: the node" in str(caught.value) for listener in listeners)
+    for listener in listeners:
+        await listener.close()
+
+
+async def test_an_address_that_a_node_names_and_that_is_none_does_not_end_a_client(node: Wax) -> None:
+    followers = FakeCluster()
+    followers.leads, followers.leader = False, "no address"
+    follower = await wax("follower:0", followers)
+    for seed in range(4):
+        both = url(follower.address, node.address)
+        driver = Driver(both, NoSuchAddress(open_transport(both)), generator=random.Random(seed))
+        await driver.open()
+        await driver.close()
+    await follower.listener.close()
+
+
+class NoSuchAddress:
+    """A transport that refuses one address as the transport `tcp` does."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    async def connect(self, address: str, receiver: Any, timeout_s: float) -> None:
+        if address == "no address":
+            raise ConfigError(f"{address!r} is not an address")
+        await self._inner.connect(address, receiver, timeout_s)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
 
 
 # --- commands ---

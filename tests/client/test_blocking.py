@@ -19,6 +19,7 @@ from disheap.client.blocking import LISTEN_AFTER_S, BlockingClient
 from disheap.client.broker_session import SessionLost
 from disheap.client.url import BrokerUrl
 from disheap.errors import (
+    ConfigError,
     ConnectionLost,
     LeaseLost,
     MalformedFrame,
@@ -112,19 +113,60 @@ def test_a_follower_sends_the_client_to_the_leader(node: SocketNode) -> None:
     assert followers.sessions == {}
 
 
-def test_another_cluster_is_refused(node: SocketNode, cluster: FakeCluster, client: sync.Client) -> None:
-    cluster.cluster_id = "clay"
-    node.drop_all()
-    with pytest.raises(WrongCluster):
-        client.topic("jobs").enqueue(b"x")
-    with pytest.raises(WrongCluster):
-        client.driver.poll()
+def test_another_cluster_is_refused(node: SocketNode, cluster: FakeCluster) -> None:
+    cluster.members = []
+    with sync.connect(url(node.address), dial=dial) as client:
+        cluster.cluster_id = "clay"
+        node.drop_all()
+        with pytest.raises(WrongCluster):
+            client.topic("jobs").enqueue(b"x")
+        with pytest.raises(WrongCluster):
+            client.driver.poll()
+
+
+NO_NODE = b"\x03\x00\x00\x00\x63\x00\x00"
 
 
 def test_a_port_that_speaks_something_else_is_a_clear_error(node: SocketNode) -> None:
-    client = BlockingClient(url("x"), dial=lambda _: Made(Canned([b"\x03\x00\x00\x00\x63\x00\x00"])))
+    client = BlockingClient(url("x"), dial=lambda _: Made(Canned([NO_NODE])))
     with pytest.raises(MalformedFrame):
         client.call(broker.Enqueue("jobs", b"x"))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_wrong_address_among_others_does_not_end_a_client(node: SocketNode, seed: int) -> None:
+    def dial_either(address: str) -> Made:
+        return dial(address) if address == node.address else Made(Canned([NO_NODE]))
+
+    client = BlockingClient(url("x", node.address, "y"), dial=dial_either, generator=random.Random(seed))
+    assert client.call(broker.Enqueue("jobs", b"x")) == broker.Enqueued(1)
+    client.close()
+
+
+def test_when_every_address_is_wrong_the_error_says_what_each_said() -> None:
+    client = BlockingClient(url("x", "y"), dial=lambda _: Made(Canned([NO_NODE])), generator=random.Random(1))
+    with pytest.raises(MalformedFrame, match=r"no address is right: [xy]: the node .*; [xy]: the node "):
+        client.call(broker.Enqueue("jobs", b"x"))
+
+
+def test_an_address_that_a_node_names_and_that_is_none_does_not_end_a_client(node: SocketNode) -> None:
+    followers = FakeCluster()
+    followers.leads, followers.leader = False, "no address"
+    follower = SocketNode(followers)
+
+    def dial_named(address: str) -> Made:
+        if address == "no address":
+            raise ConfigError("'no address' is not an address")
+        return dial(address)
+
+    try:
+        for seed in range(4):
+            both = url(follower.address, node.address)
+            client = BlockingClient(both, dial=dial_named, generator=random.Random(seed))
+            client.call(broker.Enqueue("jobs", b"x"))
+            client.close()
+    finally:
+        follower.close()
 
 
 class Canned:

@@ -53,6 +53,8 @@ def line(error: BaseException) -> str:
 def _way_out(error: DisheapError) -> str:
     if isinstance(error, errors.ConnectionLost) and errors.NotLeader.code in str(error):
         return "nodes answer, and none leads: `disheap status` shows which are missing"
+    if isinstance(error, errors.ConnectionLost) and "(limits." in str(error):
+        return ""  # a node answers, and its refusal says which limit is reached and what to do
     if isinstance(error, errors.ConnectionLost) and "certificate" in str(error):
         return "both sides need certificates of an authority that the other one trusts: see cafile and certfile"
     return next((text for kind, text in _WAYS_OUT if isinstance(error, kind)), "")

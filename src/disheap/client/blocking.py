@@ -40,7 +40,15 @@ from disheap.client.session import State
 from disheap.client.url import BrokerUrl, parse
 from disheap.client.waiting import Wait, wait_ready
 from disheap.client.wire import Wire
-from disheap.errors import ConnectionLost, DisheapError, ProtocolError, RequestError, RequestTimeout, WindowExceeded
+from disheap.errors import (
+    ConfigError,
+    ConnectionLost,
+    DisheapError,
+    ProtocolError,
+    RequestError,
+    RequestTimeout,
+    WindowExceeded,
+)
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import SessionOptions
 
@@ -474,6 +482,10 @@ class BlockingClient:
             attempt = self._attempts[address] = Attempt(address, self._dial(address), self._broker.greeting())
         except (ConnectionLost, OSError) as error:
             self._route.failed(address, str(error), self.clock())
+        except ConfigError as error:
+            if address in self.url.addresses:
+                raise
+            self._route.failed(address, str(error), self.clock())  # a node named this address
         else:
             self._advance(attempt)
 
@@ -483,7 +495,7 @@ class BlockingClient:
         except (ConnectionLost, OSError) as error:
             self._give_up(attempt, str(error))
         except ProtocolError as error:
-            self._controlled(Broken(error))
+            self._reject(attempt, error)
         else:
             if answer is None:
                 return
@@ -492,6 +504,13 @@ class BlockingClient:
             else:
                 self._give_up(attempt, answer.reason)
                 self._route.moved(answer.leader, self.clock())
+
+    def _reject(self, attempt: Attempt, error: ProtocolError) -> None:
+        """What answered is no node of ours. The other addresses may be right."""
+        self._give_up(attempt, str(error))
+        fatal = self._route.rejected(attempt.address, error)
+        if fatal is not None:
+            self._controlled(Broken(fatal))
 
     def _give_up(self, attempt: Attempt, reason: str) -> None:
         """An attempt is over."""

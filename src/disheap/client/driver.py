@@ -40,6 +40,7 @@ from disheap.errors import (
     ConnectionLost,
     DisheapError,
     LeaseLost,
+    ProtocolError,
     RequestError,
     RequestTimeout,
     SessionExpired,
@@ -347,7 +348,10 @@ class Driver:
         except (ConnectionLost, OSError) as error:
             self.unlink(link, str(error))
         except DisheapError as error:
-            self._break(error)
+            if link.address in self.url.addresses:
+                self._break(error)
+            else:
+                self.unlink(link, str(error))  # a node named this address
         except Exception as error:
             self._break(ConnectionLost(f"the transport failed: {type(error).__name__}: {error}"))
             raise
@@ -367,13 +371,20 @@ class Driver:
             self._route.moved(leader, now)
         self._searched.open()
 
+    def _reject(self, link: Link, error: ProtocolError) -> None:
+        """What answered is no node of ours. The other addresses may be right."""
+        self._give_up(link, str(error))
+        fatal = self._route.rejected(link.address, error)
+        if fatal is not None:
+            self._break(fatal)
+
     def _greeted(self, link: Link, data: bytes) -> None:
         if self._attempts.get(link.address) is not link:
             return
         try:
             answer = link.greeting.receive(data)
-        except DisheapError as error:
-            self._break(error)
+        except ProtocolError as error:
+            self._reject(link, error)
             return
         if answer is None:
             return

@@ -8,6 +8,9 @@ at once when that one has failed; an attempt that hangs is not cancelled by this
 that the next address. After a round comes a pause, which grows from round to round. An address with an attempt still
 under way is left out of a round: a frozen host gets one connection, however long the search takes.
 
+A wrong address among several does not end a search: what answers there is no node, or a node of another cluster or
+release. Only when every address is wrong, waiting longer is of no use.
+
 The first address is the one where this process had its last session for the same URL. The others follow in random
 order, so that clients do not all come to the same node. Nodes that were lost come last.
 """
@@ -15,6 +18,8 @@ order, so that clients do not all come to the same node. Nodes that were lost co
 from __future__ import annotations
 
 import random
+
+from disheap.errors import ProtocolError
 
 OVERLAP_S = 0.25
 """How long an attempt is alone before the next one starts. RFC 8305 recommends 250 ms: longer than nearly every round
@@ -73,6 +78,7 @@ class Route:
         self._hops = 0
         self._lost: dict[str, None] = {}  # where a session stood and was lost
         self._faults: dict[str, str] = {}
+        self._wrong: set[str] = set()  # where the last attempt found no node of ours
 
     # --- what to do ---
 
@@ -106,8 +112,17 @@ class Route:
     def failed(self, address: str, reason: str, now: float) -> None:
         """An attempt did not get a session's connection: the next one may start at once."""
         self._under_way.pop(address, None)
+        self._wrong.discard(address)
         self._note(address, reason)
         self._next_at = min(self._next_at, now)
+
+    def rejected(self, address: str, error: ProtocolError) -> ProtocolError | None:
+        """Of an attempt that has `failed`: what answered is no node of ours. Returns what ends the client where
+        every address is wrong; otherwise None."""
+        self._wrong.add(address)
+        if not self._wrong.issuperset(self._known):
+            return None
+        return error if len(self._known) == 1 else type(error)(f"no address is right: {self.why()}")
 
     def moved(self, leader: str, now: float) -> None:
         """A node named the leader. Two that name each other must not keep us hopping without a pause."""
@@ -133,6 +148,7 @@ class Route:
         """A session stands; the next search starts afresh."""
         self._round, self._pause_s, self._hops = None, 0.0, 0
         self._faults.clear()
+        self._wrong.clear()
         self._lost.pop(address, None)
         self._last_nodes.remember(self._seeds, address)
 

@@ -35,6 +35,7 @@ from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import ENVELOPE, Attaching, Fault, Kind, Opening, Status, fault
 from disheap.runtime import state_format
+from disheap.runtime.admission import HINT
 from disheap.runtime.session_table import Kept, Session, SessionCounts, SessionLimits, granted
 from disheap.runtime.state_format import Head, Row
 
@@ -248,7 +249,8 @@ class Sessions:
 
     def _open(self, index: int, time_ms: int, attachment: int, body: bytes) -> None:
         if len(self.table) >= self._limits.sessions:
-            refusal = Overloaded(f"the cluster has its limit of {self._limits.sessions} sessions; close some")
+            limit = self._limits.sessions
+            refusal = Overloaded(f"the cluster has {limit} sessions, its limit (limits.sessions); {HINT}")
             self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         opening = _opening.decode(body)

@@ -111,4 +111,33 @@ MUTANTS = (
         ),
         (PULSE + "test_a_silent_node_is_doubted_in_a_time_that_scales_with_the_session",),
     ),
+    Mutant(
+        "wrong-address-ends-the-client",
+        "a client with one wrong host in its URL ends, although the other hosts are right",
+        (
+            Patch(
+                "disheap.client.route",
+                "        if not self._wrong.issuperset(self._known):\n            return None\n",
+                "",
+            ),
+        ),
+        ("tests/client/test_blocking.py::test_a_wrong_address_among_others_does_not_end_a_client",),
+        simulated=False,
+    ),
+    Mutant(
+        "named-address-ends-the-client",
+        "a node that names an unusable address as the leader's ends its clients",
+        (
+            Patch(
+                "disheap.client.driver",
+                "            if link.address in self.url.addresses:\n",
+                "            if True:\n",
+            ),
+        ),
+        (
+            "tests/client/test_asynchronous.py::"
+            "test_an_address_that_a_node_names_and_that_is_none_does_not_end_a_client",
+        ),
+        simulated=False,
+    ),
 )
