@@ -1,10 +1,9 @@
 """What a queue's and an exchange's declaration means here.
 
-Owns the translation of AMQP's arguments. Honoured: `x-expires`, `x-message-ttl`, `x-max-length`,
-`x-overflow`. Ignored, because
-they ask for what every queue here is already: `durable`, `x-queue-type`, `x-max-priority` (any signed 64-bit priority
-is kept, none is clamped). Those that promise what no queue here does yet are ignored with a warning: a program that
-counts on them would lose messages in silence.
+Owns the translation of AMQP's arguments. Honoured: `x-expires`, `x-message-ttl`, `x-max-length`, `x-overflow`. Ignored,
+because they ask for what every queue here is already: `durable`, `x-queue-type`, `x-max-priority` (any signed 64-bit
+priority is kept, none is clamped). Those that promise what no queue here does yet are ignored with a warning: a program
+that counts on them would lose messages in silence.
 """
 
 from __future__ import annotations
