@@ -196,6 +196,25 @@ async def test_a_wiped_member_is_still_refused_where_its_address_is_its_proof(tm
         )
 
 
+async def test_who_waited_for_an_address_is_checked_again_against_whom_was_met_meanwhile(tmp_path: Path) -> None:
+    """n3 is met, wiped and started again, and the hello of its second life is read before the welcome of its first."""
+    cluster = Cluster(tmp_path, storage="file")
+    try:
+        one = await cluster.start("n1")
+        peering, three = one._peering, NodeId(3)
+        first, second = forged(cluster, 3, 1), forged(cluster, 3, 2)
+        outcomes: list[tuple[int, bool]] = []
+        peering.meet(three, second, False, lambda is_kept: outcomes.append((2, is_kept)))
+        peering.welcomed(three, first, lambda is_kept: outcomes.append((1, is_kept)))
+        await wait_until(lambda: outcomes == [(1, True)], "the first life is remembered")
+        peering.answered(three, second.incarnation)
+        assert outcomes == [(1, True), (2, False)]
+        assert "without the data" in one.refusals()[-1]
+        one.upkeep.introductions.check(three, first)
+    finally:
+        await stopped(cluster)
+
+
 # --- configuration ---------------------------------------------------------------------------------------------------
 
 

@@ -244,6 +244,13 @@ class Peering:
                 waiting.done(False)
 
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+        """It may have waited since its hello was checked, and an earlier life of the member been met meanwhile."""
+        try:
+            self._node.upkeep.introductions.check(peer, hello)
+        except WrongCluster as error:
+            self.refused(self._node.book.peer(peer), str(error))
+            done(False)
+            return
         self._learn(peer, hello)
         self._node.upkeep.introductions.meet(peer, hello.incarnation, done)
 

@@ -91,6 +91,19 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "met-without-a-second-look",
+        "a wiped member is welcomed whose hello waited until an earlier life of it was remembered",
+        (
+            Patch(
+                PEERING,
+                "            done(False)\n            return\n        self._learn(peer, hello)",
+                "        self._learn(peer, hello)",
+            ),
+        ),
+        (SECRET + "test_who_waited_for_an_address_is_checked_again_against_whom_was_met_meanwhile",),
+        simulated=False,
+    ),
+    Mutant(
         "proof-of-the-acceptor-is-not-looked-at",
         "whoever binds a stopped member's port is welcomed as that member, without the cluster's secret",
         (
