@@ -35,6 +35,8 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     piece: 8 MiB holds up the loop for some 10 ms, and a 1 Gbit/s link for 70."""
     topics: Annotated[int, Meta(ge=1, le=10_000_000, description="that exist at once")] = 100_000
     """An empty topic takes about 2 KB, so the default is some 200 MB at worst."""
+    session_topics: Annotated[int, Meta(ge=1, le=1_000_000, description="exclusive to one session")] = 1000
+    """They are deleted with it, in 20 ms. A Celery worker and a client that waits for results have one or two."""
     consumers: Annotated[int, Meta(ge=1, le=10_000_000, description="and waiting pops, over all topics")] = 100_000
     """Consumers and waiting pops, over all topics; about 1 KB each."""
     topic_consumers: Annotated[int, Meta(ge=1, le=1_000_000, description="and waiting pops of one topic")] = 10_000

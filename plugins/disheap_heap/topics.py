@@ -44,7 +44,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
     if command.settings != topic.settings:
         raise TopicMismatch(_difference(topic, command.settings))
     if taken:
-        _take_over(state, topic, _owner(state, session))
+        _take_over(state, topic, _owner_with_room(state, session))
     watch_unused(state, topic)
     return encode(describe(topic))
 
@@ -99,7 +99,7 @@ def describe(topic: Topic, created: bool = False) -> TopicInfo:
 def _create(state: State, session: int, command: CreateTopic) -> Topic:
     if len(state.topics) >= state.settings.topics:
         raise no_room("topics", len(state.topics))
-    owner = _owner(state, session) if command.settings.exclusive else None
+    owner = _owner_with_room(state, session) if command.settings.exclusive else None
     state.last_topic += 1
     topic = Topic(state.last_topic, command.topic, command.settings, owner)
     state.topics[topic.name] = state.numbers[topic.number] = topic
@@ -111,10 +111,16 @@ def _create(state: State, session: int, command: CreateTopic) -> Topic:
     return topic
 
 
-def _owner(state: State, session: int) -> Session:
+def _owner_with_room(state: State, session: int) -> Session:
     if session not in state.sessions:
         raise InvalidArgument(f"session {session} is not open; only an open session can own a topic")
-    return state.sessions[session]
+    owner = state.sessions[session]
+    if len(owner.owned) >= state.settings.session_topics:
+        raise InvalidArgument(
+            f"session {session} owns {len(owner.owned)} exclusive topics, which is the limit; delete some, or raise "
+            "`session_topics` in [machine.heap] on every node"
+        )
+    return owner
 
 
 def _take_over(state: State, topic: Topic, owner: Session) -> None:

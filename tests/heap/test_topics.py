@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.errors import TopicInUse, TopicLocked, TopicMismatch
+from disheap.errors import InvalidArgument, TopicInUse, TopicLocked, TopicMismatch
 from disheap.interfaces import Principal
 from disheap.protocol.broker import (
     Ack,
@@ -96,6 +96,23 @@ def test_an_exclusive_topic_is_taken_over_when_its_owner_has_no_connection() -> 
     assert driver.do(Ack([token(held)])).stale == [token(held)]
     driver.expire(1)
     assert topics(driver) == ["mine"]
+
+
+def test_a_session_owns_no_more_topics_than_may_be_deleted_at_its_end() -> None:
+    driver = Driver(session_topics=2)
+    for name in ("a", "b"):
+        driver.do(CreateTopic(name, EXCLUSIVE))
+    driver.do(CreateTopic("c", EXCLUSIVE), session=2)
+    driver.detach(2)
+    for name in ("c", "d"):
+        with pytest.raises(InvalidArgument, match="session_topics"):
+            driver.do(CreateTopic(name, EXCLUSIVE))
+    driver.do(CreateTopic("shared"))
+    assert not driver.do(CreateTopic("a", EXCLUSIVE)).created
+    driver.do(DeleteTopic("a"))
+    assert not driver.do(CreateTopic("c", EXCLUSIVE)).created
+    driver.expire(1)
+    assert list(driver.machine._state.topics) == ["shared"]
 
 
 def test_an_exclusive_topic_is_not_taken_over_by_another_name() -> None:

@@ -29,6 +29,13 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "session-owns-any-number-of-topics",
+        "the end of one session deletes 100,000 topics in one step of two seconds",
+        (Patch("disheap_heap.topics", "if len(owner.owned) >= state.settings.session_topics:", "if False:"),),
+        (TOPICS + "test_a_session_owns_no_more_topics_than_may_be_deleted_at_its_end",),
+        simulated=False,
+    ),
+    Mutant(
         "full-topic-drops-the-most-urgent",
         "a full topic drops the message of the highest priority",
         (Patch("disheap_heap.heap", "self._worst.push((-record[0], record[1]))", "self._worst.push(record[:2])"),),
