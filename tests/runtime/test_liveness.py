@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +11,7 @@ import msgspec
 import pytest
 
 from disheap.errors import Overloaded
+from disheap.logs import LINES_AT_ONCE
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Status
 from disheap.runtime.connections import UNREAD_S, ClientConnection
@@ -271,8 +273,9 @@ def test_a_node_that_stood_still_itself_gives_everybody_their_time_again(node: N
     assert node.proposed == []
 
 
-def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node) -> None:
-    """What one sweep proposes is one entry, and every replica applies it in one piece."""
+def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    """What one sweep proposes is one entry, and every replica applies it in one piece. The log has a line for few."""
+    caplog.set_level(logging.INFO, "disheap.runtime.server")
     node.table.update({number: session(number) for number in range(100, 100 + 3 * EXPIRIES_AT_ONCE)})
     node.server.lead(True)
     node.silence(TIMEOUT_MS / 1000)
@@ -281,6 +284,7 @@ def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node) -> None:
         assert len(node.proposed) == sweep * EXPIRIES_AT_ONCE
     node.silence(SWEEP_S)
     assert {envelope.session for envelope in node.proposed} == set(node.table)
+    assert caplog.text.count("a session ends") == LINES_AT_ONCE
 
 
 def test_only_a_leader_ends_sessions(node: Node) -> None:

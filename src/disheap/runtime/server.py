@@ -120,6 +120,7 @@ class Server(Outlets):
         self.loop = loop
         self.leads = False
         self.lines = LineLimiter(loop)  # about connections that are refused
+        self._endings = LineLimiter(loop)  # about sessions that lapse
         self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self.short: RequestError | None = None  # why commands that bring something in are refused now
         self.takes_transient = True  # though it is short
@@ -516,7 +517,8 @@ class Server(Outlets):
             if now - self._last_heard(session.id, now) > self._allowed_s(session)
         ]
         for session in lapsed[:EXPIRIES_AT_ONCE]:
-            log.info(
+            self._endings.write(
+                log.info,
                 "a session ends",
                 session=session.id,
                 label=session.facts.label,
