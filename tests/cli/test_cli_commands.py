@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from disheap.cli import cluster, messages, output
+from disheap.cli import cluster, failures, messages, output
 from disheap.cli.options import DURATION_MAX_MS
 from disheap.protocol import broker
 from tests.cli.command_line import run, run_process
@@ -391,6 +391,14 @@ def test_nothing_in_a_table_steers_the_terminal(capsys: pytest.CaptureFixture[st
     output.emit_table(["name"], [("\x1b[2J\u202eevil\n",)])
     output.emit_pairs([("name", "\x9b2J")])
     assert capsys.readouterr().out == "NAME\n\\x1b[2J\\u202eevil\\n\nname  \\x9b2J\n"
+
+
+def test_json_steers_no_terminal_and_reads_the_same() -> None:
+    steering = "\x9b2J\x1b[2J\u202eevil\n\U000e0001 été 漢字"
+    told = failures.told("usage", steering, as_json=True)
+    for text in (output.json_text(steering), told):
+        assert text.isprintable() and "été 漢字" in text
+    assert json.loads(output.json_text(steering)) == steering and json.loads(told)["message"] == steering
 
 
 def test_names_that_head_columns_are_not_changed(ask: Ask) -> None:

@@ -7,11 +7,10 @@ not know the command line. Text goes to standard error as `disheap: ...`; with `
 
 from __future__ import annotations
 
-import json
 import re
 
 from disheap import errors
-from disheap.cli.output import printable
+from disheap.cli.output import json_text, printable
 from disheap.errors import DisheapError, ProtocolError, RequestError
 
 EXIT_OK = 0
@@ -73,7 +72,7 @@ def exit_code(error: BaseException) -> int:
 
 def told(code: str, text: str, as_json: bool) -> str:
     if as_json:
-        return json.dumps({"error": code, "message": text}, ensure_ascii=False)
+        return json_text({"error": code, "message": text})
     return f"disheap: {printable(text)}"  # it may repeat what a client or a stranger has sent
 
 

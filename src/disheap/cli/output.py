@@ -24,7 +24,13 @@ _BINARY_UNITS = ("KiB", "MiB", "GiB", "TiB")
 
 def emit_json(value: Any) -> None:
     """One document on one line, snake_case keys, units last."""
-    click.echo(json.dumps(value, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
+    click.echo(json_text(value, ensure_ascii=(sys.stdout.encoding or "").lower() != "utf-8"))
+
+
+def json_text(value: Any, ensure_ascii: bool = False) -> str:
+    """JSON on one line. What `printable` escapes is escaped: no terminal is steered, a program reads the same."""
+    text = json.dumps(value, ensure_ascii=ensure_ascii)
+    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def emit_table(headers: Sequence[str], rows: Rows, title: str = "", names: Sequence[str] = ()) -> None:

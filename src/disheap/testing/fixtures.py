@@ -17,7 +17,7 @@ A test asks for a factory; it runs once for each plugin of that kind, or for tho
 
 A storage keeps what it keeps under the directory it is given (a storage elsewhere derives a place from it), so that two
 factories' storages over one directory are the same storage, opened again. Transport `tls` gets certificates of its own
-where none are set; making them needs `disheap[conformance]`. A plugin that is installed and broken is a failing test.
+where none are set; making them needs `cryptography`. A plugin that is installed and broken is a failing test.
 """
 
 from __future__ import annotations
@@ -152,8 +152,8 @@ def transport_factory(
 
     if transport_name == "tls" and "certfile" not in disheap_tables["transport"].get("tls", {}):
         pytest.fail(
-            "transport tls needs certificates, and making some needs the library cryptography: install "
-            "disheap[conformance], or give --disheap-set transport.tls.certfile=..., keyfile and cafile",
+            "transport tls needs certificates, and making some needs the library cryptography: run `pip "
+            "install cryptography`, or give --disheap-set transport.tls.certfile=..., keyfile and cafile",
             pytrace=False,
         )
 
