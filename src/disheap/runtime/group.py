@@ -463,6 +463,7 @@ class Group:
             if self.sessions.failed_commands > failed_before:
                 self.counters.raft_failed_entries_total += 1
         else:
+            yield from self.sessions.applying(entry._replace(data=b""))  # to the machine only its time matters
             self._apply_own(entry)
         self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
         if entry.time_ms >= self._comparing.due_ms:
@@ -472,8 +473,7 @@ class Group:
         self.applier.when_whole(lambda: call(self.applied.index, self.sessions))
 
     def _apply_own(self, entry: Entry) -> None:
-        """An entry that is the kernel's; to the machine only its time matters."""
-        self.sessions.apply(entry._replace(data=b""))
+        """What an entry that is the kernel's says."""
         if entry.kind == EntryKind.MEMBERSHIP:
             self._set_membership(membership.decode(entry.data))
         elif entry.kind == EntryKind.SNAPSHOT_MARK:
