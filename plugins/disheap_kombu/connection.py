@@ -403,9 +403,9 @@ class Connection:
     def _lose(self) -> None:
         self.collect()
         raise RecoverableConnectionError(
-            f"the session lapsed: the broker heard nothing of it for {self.driver.session_timeout_ms / 1000:g} s, as "
-            "no leader could be reached or the process stood still; its consumers are gone, and what they held went "
-            "back to its queues"
+            "the session lapsed: its consumers are gone, and what they held went back to its queues. The broker heard "
+            f"nothing of this process for too long (session_timeout_ms is {self.driver.session_timeout_ms}), or an "
+            "operator ended the session, or a broker that keeps nothing on disk was started again"
         )
 
     # --- keeping alive ---
