@@ -19,7 +19,7 @@ from disheap_heap.routing import INDEXES, Found, Index, TooManySteps, split
 from disheap_heap.words import DONE
 
 if TYPE_CHECKING:
-    from disheap_heap.state import State, Topic
+    from disheap_heap.state import Session, State, Topic
 
 ROUTES_REMEMBERED = 1024
 """Keys that an exchange remembers; then the memory starts afresh. Task queues use a handful."""
@@ -172,8 +172,18 @@ def bind(state: State, session: int, command: Bind) -> bytes:
             raise no_room("bindings", state.bindings)
         if len(topic.bindings) >= state.settings.topic_bindings:
             raise no_room("topic_bindings", len(topic.bindings), f"bindings of topic {topic.name!r}")
+        if topic.owner is not None:
+            check_bindings_of_owner(state, topic.owner, 1)
         add_binding(state, exchange, command.routing_key, topic)
     return DONE
+
+
+def check_bindings_of_owner(state: State, owner: Session, more: int) -> None:
+    """The exclusive topics of a session end together, so all of them have as many bindings as one topic may have.
+    Raises `InvalidArgument`."""
+    count = sum(len(topic.bindings) for topic in owner.owned.values())
+    if count + more > state.settings.topic_bindings:
+        raise no_room("topic_bindings", count, f"bindings of the exclusive topics of session {owner.number}")
 
 
 def unbind(state: State, session: int, command: Unbind) -> bytes:

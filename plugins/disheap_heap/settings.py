@@ -47,8 +47,11 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Far beyond any routing that people draw up by hand."""
     bindings: Annotated[int, Meta(ge=1, le=10_000_000, description="over all exchanges")] = 100_000
     """About 500 bytes each."""
-    topic_bindings: Annotated[int, Meta(ge=1, le=1_000_000, description="of one topic")] = 5_000
-    """Removing 5,000 takes 20 ms, when the topic is deleted. An exchange may have as many as there are."""
+    topic_bindings: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="of one topic, and of a session's exclusive topics")
+    ] = 5_000
+    """Removing 5,000 takes 20 ms, when the topic is deleted or the session ends. An exchange may have as many as there
+    are."""
     fanout: Annotated[int, Meta(ge=1, le=1_000_000, description="that one publish may reach")] = 10_000
     """A message of its own in each takes 1 to 3 us and 500 bytes: up to 30 ms and 5 MB by default. A publish that leads
     to more is refused."""

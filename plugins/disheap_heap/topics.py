@@ -23,7 +23,7 @@ from disheap.protocol.broker import (
 from disheap_heap import timers
 from disheap_heap.checks import check_name, find_existing, no_room, require_access, require_free
 from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
-from disheap_heap.exchanges import remove_binding
+from disheap_heap.exchanges import check_bindings_of_owner, remove_binding
 from disheap_heap.state import Session, State, Topic
 from disheap_heap.words import encode
 
@@ -44,7 +44,9 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
     if command.settings != topic.settings:
         raise TopicMismatch(_difference(topic, command.settings))
     if taken:
-        _take_over(state, topic, _owner_with_room(state, session))
+        owner = _owner_with_room(state, session)
+        check_bindings_of_owner(state, owner, len(topic.bindings))
+        _take_over(state, topic, owner)
     watch_unused(state, topic)
     return encode(describe(topic))
 

@@ -115,6 +115,26 @@ def test_a_session_owns_no_more_topics_than_may_be_deleted_at_its_end() -> None:
     assert list(driver.machine._state.topics) == ["shared"]
 
 
+def test_the_exclusive_topics_of_a_session_have_bindings_for_one_topic_together() -> None:
+    driver = Driver(topic_bindings=2)
+    driver.do(CreateExchange("e"))
+    for name, session in (("a", 1), ("b", 1), ("c", 2), ("shared", 1)):
+        driver.do(CreateTopic(name, TopicSettings() if name == "shared" else EXCLUSIVE), session)
+    driver.do(Bind("e", "a", "1"))
+    driver.do(Bind("e", "b", "1"))
+    driver.do(Bind("e", "c", "1"), session=2)
+    driver.do(Bind("e", "shared", "1"))
+    driver.do(Bind("e", "b", "1"))
+    for name in ("a", "b"):
+        with pytest.raises(InvalidArgument, match="topic_bindings"):
+            driver.do(Bind("e", name, "2"))
+    driver.detach(2)
+    with pytest.raises(InvalidArgument, match="topic_bindings"):
+        driver.do(CreateTopic("c", EXCLUSIVE))
+    driver.do(Unbind("e", "a", "1"))
+    assert not driver.do(CreateTopic("c", EXCLUSIVE)).created
+
+
 def test_an_exclusive_topic_is_not_taken_over_by_another_name() -> None:
     driver = Driver(sessions=0)
     for session, name in ((1, "w1"), (2, "w2"), (3, "w1")):

@@ -36,6 +36,13 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "bindings-of-a-session-without-a-bound",
+        "the end of one session removes 100,000 bindings in one step",
+        (Patch("disheap_heap.exchanges", "if count + more > state.settings.topic_bindings:", "if False:"),),
+        (TOPICS + "test_the_exclusive_topics_of_a_session_have_bindings_for_one_topic_together",),
+        simulated=False,
+    ),
+    Mutant(
         "full-topic-drops-the-most-urgent",
         "a full topic drops the message of the highest priority",
         (Patch("disheap_heap.heap", "self._worst.push((-record[0], record[1]))", "self._worst.push(record[:2])"),),
