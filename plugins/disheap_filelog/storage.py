@@ -163,6 +163,7 @@ class FileStorage:
             self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
 
         with self._guard:
+            self._check_in_place()
             share = self._settings.segment_bytes // ROTATE_SHARE
             if not replaces_log and self._is_right and self._segments[-1].holds(share):
                 self._rotate()  # so that what the snapshot stands for is in files that can go
@@ -211,6 +212,7 @@ class FileStorage:
 
     def remember(self, acquaintances: Acquaintances) -> None:
         with self._guard:
+            self._check_in_place()
             self._members.save(acquaintances)
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
@@ -421,6 +423,7 @@ class FileStorage:
             self._index.add(Located(active, block), group if block.flags & HAS_MEMBERSHIP else ())
 
     def _rotate(self) -> None:
+        self._check_in_place()
         old = self._segments[-1]
         self._segments.append(self._new_segment(old.number + 1, Index(self._index.last + 1), old))
         old.seal(old.number + 1)
@@ -469,7 +472,8 @@ class FileStorage:
     # --- whether the files are still there ---
 
     def _check_in_place(self, *files: Segment | Meta) -> None:
-        """After what was written and before it is confirmed: removed files take writes and syncs like any other."""
+        """After what was written and before it is confirmed: removed files take writes and syncs like any other. And
+        before a file is made: it would be the only one in a directory that was emptied."""
         assert self._lock is not None
         if not self._lock.is_linked():
             raise self._guard.lost(f"the directory or its file '{LOCK}'")

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import DiskFailed, StorageGone, StorageLocked
+from disheap.interfaces import Acquaintances
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
 from disheap_filelog.storage import FileStorage
 from tests.storage.parts import IDENTITY, MEMBERS, build, entries, entry, opened
@@ -116,6 +117,32 @@ def test_a_node_that_only_looks_notices_it_too(tmp_path: Path, happens: Callable
     with pytest.raises(StorageGone):
         storage.usage()
     storage.close()
+
+
+def begin_snapshot(storage: FileStorage) -> None:
+    storage.begin_snapshot(SnapshotMeta(Index(6), Term(1), 6000, MEMBERS), replaces_log=False)
+
+
+def remember(storage: FileStorage) -> None:
+    storage.remember(Acquaintances(True, ()))
+
+
+def begin_a_segment(storage: FileStorage) -> None:
+    storage.append(entries(7, 70, size=4096))
+
+
+@pytest.mark.parametrize("happens", [remove_all, empty, replace_by_another])
+@pytest.mark.parametrize("makes_a_file", [begin_snapshot, remember, begin_a_segment])
+def test_no_file_is_made_where_the_files_are_gone(
+    tmp_path: Path, happens: Callable[[Path], None], makes_a_file: Callable[[FileStorage], None]
+) -> None:
+    """A file of its own would make the next start fail, and say that others were lost."""
+    storage = filled(tmp_path)
+    happens(data(tmp_path))
+    with pytest.raises(StorageGone):
+        makes_a_file(storage)
+    storage.close()
+    assert not data(tmp_path).exists() or not list(data(tmp_path).iterdir())
 
 
 def test_a_snapshot_into_a_directory_that_is_gone_stands_for_nothing(tmp_path: Path) -> None:

@@ -11,6 +11,19 @@ SEGMENT = "disheap_filelog.segment"
 
 MUTANTS = (
     Mutant(
+        "file-made-where-all-were-removed",
+        "a node whose files were removed makes a new one there, and its next start says that others are lost",
+        (
+            Patch(
+                "disheap_filelog.storage",
+                "        self._check_in_place()\n        old = self._segments[-1]",
+                "        old = self._segments[-1]",
+            ),
+        ),
+        ("tests/storage/test_file_gone.py::test_no_file_is_made_where_the_files_are_gone",),
+        simulated=False,
+    ),
+    Mutant(
         "no-fsync-of-the-directory",
         "a new segment's name is lost with the power, and every entry in it",
         (
