@@ -71,7 +71,7 @@ class Listener:
         if isinstance(message, VoteRequest):
             self._check_lease(message, before, what)
             return
-        if isinstance(message, Heartbeat):
+        if isinstance(message, Heartbeat) and message.term == raft.term:  # an earlier leader's may come late
             self._successor = (int(message.term), int(message.transferee))
         if not (isinstance(message, VoteReply) and message.pre):
             self._require(raft.term >= message.term, f"{what} leaves it in term {raft.term}")
