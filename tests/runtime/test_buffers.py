@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
@@ -188,3 +189,21 @@ async def test_over_all_connections_no_more_waits_than_the_limit(tmp_path: Path)
         await wait_until(lambda: server.buffers.output_bytes <= LIMITS.output_bytes, "what waits is within the limit")
         assert not all(one.lost.is_set() for one in idle)
         assert (await client.call(broker.encode(broker.Purge("jobs"))))[0] == Status.OK
+
+
+async def test_a_question_whose_connection_ends_before_the_leader_may_read_leaves_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader asks a majority whether it still leads. Until then the question waits at the group."""
+    async with Cluster(tmp_path, nodes=1, limits=LIMITS, machine="heap") as cluster:
+        server, waiting = server_of(cluster.nodes["n1"]), []
+        monkeypatch.setattr(server.group, "read", waiting.append)
+        asking = await connected(cluster)
+        (held,) = server._connections
+        asking.connection.write(frames.request(Kind.QUERY, 1, PEEK))
+        await wait_until(lambda: bool(waiting), "the question waits")
+        asking.connection.abort()
+        await wait_until(lambda: held.closed, "its connection is gone")
+        waiting.pop()(True)
+        assert server._queries == 0
+        assert held not in server.slow

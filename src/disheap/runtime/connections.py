@@ -119,8 +119,7 @@ class ClientConnection:
     def connection_lost(self, error: Exception | None) -> None:
         self.was_dropped = not (self.closed or self._has_left or self.clogged)
         self.closed = True
-        while self._waiting:
-            self._waiting.popleft()()  # nothing is made for a connection that is closed
+        self._give_answers_up()
         self._server.buffers.hold_input(self, 0)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -306,9 +305,13 @@ class ClientConnection:
             self.flush()
 
     def answer(self, make: Callable[[], None]) -> None:
-        """Call `make`, which makes an answer and sends it: now, or when there is room for what it sends."""
+        """Call `make`, which makes an answer and sends it: now, or when there is room for what it sends. On a closed
+        connection `make` is called at once, and only gives its place back."""
         self._waiting.append(make)
-        self._answer_what_waits()
+        if self.closed:
+            self._give_answers_up()
+        else:
+            self._answer_what_waits()
 
     def _answer_what_waits(self) -> None:
         """In the order asked. Answers are as large as half a frame, so they are not made before they can go out."""
@@ -321,6 +324,11 @@ class ClientConnection:
             self._waiting.popleft()()
         if self._waiting:
             self._watch()
+
+    def _give_answers_up(self) -> None:
+        """The connection is closed: nothing is made, and each question gives its place back."""
+        while self._waiting:
+            self._waiting.popleft()()
 
     def flush(self) -> None:
         queue = self.queue

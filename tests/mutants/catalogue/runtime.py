@@ -391,11 +391,24 @@ MUTANTS = (
         (
             Patch(
                 "disheap.runtime.connections",
-                "        while self._waiting:\n            self._waiting.popleft()()  # nothing is made for a",
-                "        while False:\n            self._waiting.popleft()()  # nothing is made for a",
+                "        while self._waiting:\n            self._waiting.popleft()()\n",
+                "        while False:\n            self._waiting.popleft()()\n",
             ),
         ),
         (BUFFERS + "test_questions_of_a_connection_that_is_gone_leave_their_places",),
+        simulated=False,
+    ),
+    Mutant(
+        "questions-of-lost-connections-keep-their-places",
+        "clients that leave before the leader may read leave no place for other questions",
+        (
+            Patch(
+                "disheap.runtime.connections",
+                "        if self.closed:\n            self._give_answers_up()\n",
+                "        if False:\n            self._give_answers_up()\n",
+            ),
+        ),
+        (BUFFERS + "test_a_question_whose_connection_ends_before_the_leader_may_read_leaves_its_place",),
         simulated=False,
     ),
     Mutant(

@@ -1,0 +1,226 @@
+"""Credit, rings and counts while work is put off: whatever is done between two slices, the books are right.
+
+Here is no model of the order, as in `test_against_model`. Two replicas get the same calls, and each call may deliver
+and give back next to nothing at once. The second is made anew from a snapshot at any moment, also in the midst of a
+backlog. When the backlog is worked off, nobody who could have a message waits for one: no credit was lost.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest.mock import patch
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from disheap.errors import CommandRefused
+from disheap.interfaces import Principal
+from disheap.protocol import broker
+from disheap_heap import state
+from disheap_heap.state import Consumer, CreditGroup, State
+
+from .driver import Driver
+
+SESSIONS = (1, 2)
+NAMES = ("a", "b", "c")
+SHAPES = (
+    broker.TopicSettings(),
+    broker.TopicSettings(max_messages=3, overflow="drop"),
+    broker.TopicSettings(auto_delete=True),
+    broker.TopicSettings(expires_ms=40),
+    broker.TopicSettings(exclusive=True),
+    broker.TopicSettings(message_ttl_ms=15),
+)
+sessions = st.sampled_from(SESSIONS)
+names = st.sampled_from(NAMES)
+picks = st.integers(0, 1 << 20)
+times = st.sampled_from([0, 0, 5, 20])
+
+
+class HeapInSlices(RuleBasedStateMachine):
+    @initialize(serve=st.integers(1, 3), give_back=st.integers(1, 3))
+    def start(self, serve: int, give_back: int) -> None:
+        self.patches = [patch.object(state, "SERVE_AT_ONCE", serve), patch.object(state, "RETURN_AT_ONCE", give_back)]
+        for one in self.patches:
+            one.start()
+        self.driver, self.tokens = Driver(sessions=0), [(0, 9999, 1)]
+        self.twin = self.driver.restored()
+        for session in SESSIONS:
+            self.open(session)
+        for name, shape in zip(NAMES, SHAPES, strict=False):
+            self.do(broker.CreateTopic(name, shape), 1)
+        for session in SESSIONS:
+            for name in NAMES:
+                self.do(broker.Subscribe(name, 2, group=1), session)
+
+    def teardown(self) -> None:
+        for one in self.patches:
+            one.stop()
+
+    # --- both replicas ---
+
+    def both(self, call: Any) -> None:
+        answers = []
+        for driver in (self.driver, self.twin):
+            try:
+                answers.append(call(driver))
+            except CommandRefused as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1]
+        assert self.driver.pushed == self.twin.pushed
+        for session, push in self.driver.pushed:
+            if isinstance(push, broker.Deliver) and push.epoch:
+                self.tokens.append((session, push.id, push.epoch))
+        self.driver.pushed, self.twin.pushed = [], []
+
+    def do(self, command: Any, session: int) -> None:
+        self.both(lambda driver: driver.do(command, session))
+
+    def open(self, session: int) -> None:
+        for driver in (self.driver, self.twin):
+            driver.machine.session_opened(session, Principal())
+            driver.machine.session_attached(session, b"")
+
+    def some_tokens(self, session: int, pick: int, count: int) -> list[tuple[int, int]]:
+        mine = [(number, epoch) for owner, number, epoch in self.tokens[-20:] if owner == session] or [(9999, 1)]
+        return [mine[(pick + step) % len(mine)] for step in range(count)]
+
+    def some_consumer(self, pick: int) -> Consumer | None:
+        there = list(self.driver.machine._state.consumers.values())
+        return there[pick % len(there)] if there else None
+
+    # --- rules ---
+
+    @rule(name=names, shape=st.sampled_from(SHAPES), session=sessions)
+    def create_topic(self, name: str, shape: broker.TopicSettings, session: int) -> None:
+        self.do(broker.CreateTopic(name, shape), session)
+
+    @rule(name=names, count=st.integers(1, 4), priority=st.integers(-1, 1), delay=times, expires=times)
+    def enqueue(self, name: str, count: int, priority: int, delay: int, expires: int) -> None:
+        messages = [broker.NewMessage(b"x" * (number % 3), priority, delay, expires) for number in range(count)]
+        self.do(broker.EnqueueMany(name, messages), 1)
+
+    @rule(
+        name=names,
+        session=sessions,
+        credit=st.integers(1, 4),
+        size=st.sampled_from([0, 1, 4]),
+        lease=times,
+        group=st.sampled_from([0, 1, 1, 2]),
+        no_ack=st.sampled_from([False, False, False, True]),
+    )
+    def subscribe(self, name: str, session: int, credit: int, size: int, lease: int, group: int, no_ack: bool) -> None:
+        self.do(broker.Subscribe(name, credit, size, no_ack, lease, group=group), session)
+
+    @rule(name=names, session=sessions, count=st.integers(1, 3), wait=times)
+    def pop(self, name: str, session: int, count: int, wait: int) -> None:
+        self.do(broker.Pop(name, count, wait), session)
+
+    @rule(session=sessions, group=st.integers(1, 2), credit=st.integers(1, 4), size=st.sampled_from([0, 2]))
+    def set_group_credit(self, session: int, group: int, credit: int, size: int) -> None:
+        self.do(broker.SetCredit(0, credit, size, group), session)
+
+    @rule(pick=picks, credit=st.integers(1, 4))
+    def set_credit(self, pick: int, credit: int) -> None:
+        if consumer := self.some_consumer(pick):
+            self.do(broker.SetCredit(consumer.number, credit), consumer.session.number)
+
+    @rule(pick=picks, how=st.sampled_from(["cancel", "cancel", "cancel, give back", "recover"]))
+    def leave_or_recover(self, pick: int, how: str) -> None:
+        if consumer := self.some_consumer(pick):
+            number = consumer.number
+            command = broker.Recover([number]) if how == "recover" else broker.Cancel(number, how != "cancel")
+            self.do(command, consumer.session.number)
+
+    @rule(session=sessions, pick=picks, count=st.integers(1, 4), how=st.sampled_from(["ack", "nack", "drop"]), by=times)
+    def settle(self, session: int, pick: int, count: int, how: str, by: int) -> None:
+        tokens = self.some_tokens(session, pick, count)
+        self.do(broker.Ack(tokens) if how == "ack" else broker.Nack(tokens, by, how == "drop"), session)
+
+    @rule(session=sessions, pick=picks, lease=times)
+    def extend(self, session: int, pick: int, lease: int) -> None:
+        self.do(broker.Extend(self.some_tokens(session, pick, 2), lease), session)
+
+    @rule(name=names, session=sessions, deletes=st.booleans())
+    def purge_or_delete(self, name: str, session: int, deletes: bool) -> None:
+        self.do(broker.DeleteTopic(name) if deletes else broker.Purge(name), session)
+
+    @rule(session=sessions)
+    def detach(self, session: int) -> None:
+        self.both(lambda driver: driver.detach(session))
+
+    @rule(session=sessions)
+    def attach(self, session: int) -> None:
+        self.both(lambda driver: driver.attach(session))
+
+    @rule(session=sessions)
+    def expire(self, session: int) -> None:
+        self.both(lambda driver: driver.expire(session))
+        self.open(session)
+
+    @rule(by=times, limit=st.integers(1, 5))
+    def some_work_is_done(self, by: int, limit: int) -> None:
+        self.both(lambda driver: driver.wait(by, limit))
+
+    @rule()
+    def a_replica_is_restored(self) -> None:
+        self.twin = self.driver.restored()
+
+    @rule(limit=st.integers(1, 5))
+    def everything_put_off_is_done(self, limit: int) -> None:
+        for driver in (self.driver, self.twin):
+            driver.work_off(limit)
+        self.both(lambda driver: None)
+        for driver in (self.driver, self.twin):
+            check_nobody_waits(driver.machine._state)
+
+    # --- what always holds ---
+
+    @invariant()
+    def the_replicas_are_equal_and_their_books_are_right(self) -> None:
+        assert self.driver.machine.state_hash() == self.twin.machine.state_hash()
+        for driver in (self.driver, self.twin):
+            check_books(driver.machine._state)
+
+
+def check_books(machine: State) -> None:
+    assert machine.message_bytes == sum(
+        len(message.payload)
+        for topic in machine.topics.values()
+        for message in (*topic.ready.records.values(), *(delayed for _, delayed in topic.delayed.values()))
+    ) + sum(len(lease.message.payload) for lease in machine.leases.values())
+    for topic in machine.topics.values():
+        topic.ready.check()
+        assert not topic.drops or len(topic.ready.records) <= topic.settings.max_messages
+        assert all(one.hungry() for one in topic.ring.values())
+        assert topic.active == sum(not one.ended for one in topic.consumers.values())
+        assert topic.leased == sum(len(one.leases) for one in topic.consumers.values())
+    for session in machine.sessions.values():
+        for group in session.groups.values():
+            check_group(machine, group)
+    for consumer in machine.consumers.values():
+        assert consumer.held_bytes == sum(len(lease.message.payload) for lease in consumer.leases.values())
+        assert consumer.returning == (consumer.number in machine.returning)
+        is_waiting = consumer.group is not None and consumer.group.key in machine.freed
+        assert is_waiting or consumer.hungry() == (consumer.number in consumer.topic.ring)
+
+
+def check_group(machine: State, group: CreditGroup) -> None:
+    assert group.consumers, "a group ends with its last consumer"
+    assert all(one.group is group and one.number in machine.consumers for one in group.consumers.values())
+    assert group.held == sum(len(one.leases) for one in group.consumers.values())
+    assert group.held_bytes == sum(one.held_bytes for one in group.consumers.values())
+
+
+def check_nobody_waits(machine: State) -> None:
+    assert not (machine.freed or machine.unserved or machine.returning)
+    for topic in machine.topics.values():
+        hungry = [one.number for one in topic.consumers.values() if one.hungry()]
+        assert not (hungry and topic.ready.records), f"consumers {hungry} of {topic.name} wait, and messages as well"
+
+
+TestHeapInSlices = HeapInSlices.TestCase
+TestHeapInSlices.settings = settings(
+    max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+)
