@@ -2,7 +2,7 @@
 
 Kinds: `direct` (the key is equal), `topic` (words between dots; `*` is one word, `#` any number of them) and `fanout`
 (always). The exchange "" is there from the start and routes to the topic that the key names. A topic that several
-bindings lead to gets one message. What a key leads to is remembered until a binding changes; that memory is not state.
+bindings lead to gets one message. What a key leads to is remembered until a binding changes (`routing.RouteMemory`).
 
 What leads nowhere goes to the exchange's alternate, by the same key, and from there to the next. A chain of alternates
 that is too long or comes back to where it was is an error: the message would be lost.
@@ -21,10 +21,6 @@ from disheap_heap.words import DONE
 if TYPE_CHECKING:
     from disheap_heap.state import Session, State, Topic
 
-ROUTES_REMEMBERED = 1024
-"""Keys that an exchange remembers; then the memory starts afresh. Task queues use a handful."""
-TOPICS_REMEMBERED = 100_000
-"""Topics that the remembered keys of one exchange lead to, in all: 800 KB."""
 MAX_ALTERNATES = 4
 """Alternates that one publish tries, each at the cost of `routing_steps`. People use one or two."""
 
@@ -32,8 +28,6 @@ MAX_ALTERNATES = 4
 class Exchange:
     __slots__ = (
         "_order",
-        "_remembered",
-        "_routes",
         "alive",
         "alternate",
         "auto_delete",
@@ -52,39 +46,22 @@ class Exchange:
         self.bindings: dict[tuple[str, int], Topic] = {}  # (routing key, topic's number), the oldest first
         self.index: Index = INDEXES[kind]()
         self._order = 0
-        self._routes: dict[str, Found] = {}
-        self._remembered = 0
 
     def route(self, key: str, max_steps: int) -> Found:
         """The topics that `key` leads to, in the order in which they were bound. Raises `InvalidArgument`."""
-        topics = self._routes.get(key)
-        if topics is None:
-            try:
-                topics = self.index.find(key, max_steps)
-            except TooManySteps:
-                raise self._too_many_steps(key, max_steps) from None
-            self._remember(key, topics)
-        return topics
+        try:
+            return self.index.find(key, max_steps)
+        except TooManySteps:
+            raise self._too_many_steps(key, max_steps) from None
 
     def add(self, key: str, topic: Topic) -> None:
-        self.forget_routes()
         self.bindings[key, topic.number] = topic
         self._order += 1
         self.index.add(key, topic, self._order)
 
     def remove(self, key: str, topic: Topic) -> None:
-        self.forget_routes()
         del self.bindings[key, topic.number]
         self.index.remove(key, topic)
-
-    def forget_routes(self) -> None:
-        self._routes, self._remembered = {}, 0
-
-    def _remember(self, key: str, topics: Found) -> None:
-        if len(self._routes) >= ROUTES_REMEMBERED or self._remembered + len(topics) > TOPICS_REMEMBERED:
-            self.forget_routes()
-        self._routes[key] = topics
-        self._remembered += len(topics)
 
     def _too_many_steps(self, key: str, max_steps: int) -> InvalidArgument:
         return InvalidArgument(
@@ -102,14 +79,22 @@ def find_topics(state: State, name: str, key: str) -> Found:
     check_key(key)
     max_steps = state.settings.routing_steps
     exchange = find_exchange(state, name)
-    topics = exchange.route(key, max_steps)
+    topics = _route(state, exchange, key, max_steps)
     if topics or not exchange.alternate:
         return topics
     tried = [exchange.name]
     while not topics and exchange.alternate:
         exchange = _alternate(state, exchange, tried)
         tried.append(exchange.name)
+        topics = _route(state, exchange, key, max_steps)
+    return topics
+
+
+def _route(state: State, exchange: Exchange, key: str, max_steps: int) -> Found:
+    topics = state.routes.find(exchange, key)
+    if topics is None:
         topics = exchange.route(key, max_steps)
+        state.routes.remember(exchange, key, topics)
     return topics
 
 
@@ -196,6 +181,7 @@ def unbind(state: State, session: int, command: Unbind) -> bytes:
 
 def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
     before = exchange.index.nodes
+    state.routes.clear()
     exchange.add(key, topic)
     topic.bindings[exchange, key] = None
     state.bindings += 1
@@ -208,6 +194,7 @@ def remove_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> 
     exchange.remove(key, topic)
     del topic.bindings[exchange, key]
     if exchange.alive:
+        state.routes.clear()
         state.bindings -= 1
         state.pattern_nodes -= before - exchange.index.nodes
         if exchange.auto_delete and not exchange.bindings:
@@ -218,7 +205,7 @@ def _drop(state: State, exchange: Exchange) -> None:
     """The exchange is gone at once. Its bindings lead nowhere from here on, and their memory is freed later."""
     del state.exchanges[exchange.name]
     exchange.alive = False
-    exchange.forget_routes()
+    state.routes.clear()
     state.bindings -= len(exchange.bindings)
     state.pattern_nodes -= exchange.index.nodes
     if exchange.bindings:

@@ -24,6 +24,8 @@ TOPIC_BYTES = 2000
 CONSUMER_BYTES = 1000
 BINDING_BYTES = 400
 """Its entries in the exchange and in the topic, and the key."""
+PATTERN_NODE_BYTES = 350
+"""A node of a trie, with its dicts."""
 
 
 def memory_bytes(state: State) -> int:
@@ -36,6 +38,7 @@ def memory_bytes(state: State) -> int:
         + TOPIC_BYTES * (len(state.topics) + len(state.exchanges))
         + CONSUMER_BYTES * (len(state.consumers) + len(state.sessions))
         + BINDING_BYTES * state.bindings
+        + PATTERN_NODE_BYTES * state.pattern_nodes
     )
 
 

@@ -21,6 +21,40 @@ if TYPE_CHECKING:
 Found = tuple["Topic", ...]
 
 
+KEYS_REMEMBERED = 4096
+"""Keys that all exchanges together remember: 5 MB at worst. Task queues use a handful."""
+TOPICS_REMEMBERED = 100_000
+"""Topics that the remembered keys lead to, in all: 800 KB."""
+
+
+class RouteMemory:
+    """What keys led to, for all exchanges together. When it is full, or a binding changes, it starts afresh. Not state:
+    a replica that was restored remembers nothing, and finds the same."""
+
+    __slots__ = ("_routes", "_topics")
+
+    def __init__(self) -> None:
+        self._routes: dict[tuple[object, str], Found] = {}
+        self._topics = 0
+
+    def find(self, exchange: object, key: str) -> Found | None:
+        return self._routes.get((exchange, key))
+
+    def remember(self, exchange: object, key: str, topics: Found) -> None:
+        if len(self._routes) >= KEYS_REMEMBERED or self._topics + len(topics) > TOPICS_REMEMBERED:
+            self.clear()
+        self._routes[exchange, key] = topics
+        self._topics += len(topics)
+
+    def clear(self) -> None:
+        if self._routes:
+            self._routes, self._topics = {}, 0
+
+    def size(self) -> tuple[int, int]:
+        """Keys, and the topics that they lead to."""
+        return len(self._routes), self._topics
+
+
 class TooManySteps(Exception):
     """The walk was given up: the key would cost more steps than one publish may take."""
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from disheap.protocol.broker import TopicSettings
 from disheap_heap.heap import DroppingHeap, StrictHeap
 from disheap_heap.messages import Message
+from disheap_heap.routing import RouteMemory
 from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES, HeapSettings
 from disheap_heap.timers import Timers
 
@@ -202,6 +203,7 @@ class State:
         self.exchanges: dict[str, Exchange] = {}
         self.bindings = 0
         self.pattern_nodes = 0
+        self.routes = RouteMemory()  # not state
         self.timers = Timers()
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # have messages and hungry consumers: postponed
         self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have room again: see `credit`

@@ -20,7 +20,8 @@ from disheap.protocol.broker import (
     Subscribe,
     Unbind,
 )
-from disheap_heap.exchanges import MAX_ALTERNATES, ROUTES_REMEMBERED, TOPICS_REMEMBERED
+from disheap_heap.exchanges import MAX_ALTERNATES
+from disheap_heap.routing import KEYS_REMEMBERED, TOPICS_REMEMBERED
 
 from .driver import Driver
 
@@ -131,9 +132,9 @@ def test_a_changed_binding_changes_the_next_publish() -> None:
 
 def test_the_memory_of_routes_is_bounded_and_right() -> None:
     driver = routed("topic", ("a", "k.#"))
-    for number in range(2 * ROUTES_REMEMBERED):
+    for number in range(2 * KEYS_REMEMBERED):
         driver.do(Publish("e", f"other.{number}", b""))
-    assert len(driver.machine._state.exchanges["e"]._routes) <= ROUTES_REMEMBERED
+    assert driver.machine._state.routes.size()[0] <= KEYS_REMEMBERED
     assert publish(driver, "k.1") == ["a"]
 
 
@@ -255,12 +256,22 @@ def test_another_alternate_is_another_exchange() -> None:
 # --- bounds ---
 
 
-def test_the_topics_that_an_exchange_remembers_are_bounded() -> None:
+def test_all_exchanges_share_one_memory_of_routes() -> None:
+    driver = Driver()
+    for number in range(50):
+        driver.do(CreateExchange(f"e{number}"))
+        for key in range(KEYS_REMEMBERED // 40):
+            driver.do(Publish(f"e{number}", f"k{key}", b""))
+        assert driver.machine._state.routes.size()[0] <= KEYS_REMEMBERED
+
+
+def test_the_topics_that_remembered_keys_lead_to_are_bounded() -> None:
     driver = routed("topic", *((f"t{number}", "#") for number in range(300)))
-    for number in range(ROUTES_REMEMBERED):
+    for number in range(TOPICS_REMEMBERED // 300 + 5):
         driver.do(Publish("e", f"k.{number}", b""))
-        exchange = driver.machine._state.exchanges["e"]
-        assert exchange._remembered == sum(map(len, exchange._routes.values())) <= TOPICS_REMEMBERED
+        keys, topics = driver.machine._state.routes.size()
+        assert topics == 300 * keys <= TOPICS_REMEMBERED
+
 
 
 @pytest.mark.parametrize(("setting", "pattern"), [("pattern_words", "a.b.#.*"), ("pattern_bytes", "äää")])
