@@ -45,6 +45,7 @@ class HeapInSlices(RuleBasedStateMachine):
         for one in self.patches:
             one.start()
         self.driver, self.tokens = Driver(sessions=0), [(0, 9999, 1)]
+        self.numbers, self.last_session = {}, 0  # a session that is over has a number that never comes again
         self.twin = self.driver.restored()
         for session in SESSIONS:
             self.open(session)
@@ -75,16 +76,20 @@ class HeapInSlices(RuleBasedStateMachine):
         self.driver.pushed, self.twin.pushed = [], []
 
     def do(self, command: Any, session: int) -> None:
-        self.both(lambda driver: driver.do(command, session))
+        """`session` is one of `SESSIONS`, or the number of one that is over."""
+        number = self.numbers.get(session, session)
+        self.both(lambda driver: driver.do(command, number))
 
     def open(self, session: int) -> None:
+        self.last_session += 1
+        number = self.numbers[session] = 10 + self.last_session
         for driver in (self.driver, self.twin):
-            driver.machine.session_opened(session, Principal())
-            driver.machine.session_attached(session, b"")
+            driver.machine.session_opened(number, Principal())
+            driver.machine.session_attached(number, b"")
 
     def some_tokens(self, session: int, pick: int, count: int) -> list[tuple[int, int]]:
-        mine = [(number, epoch) for owner, number, epoch in self.tokens[-20:] if owner == session] or [(9999, 1)]
-        return [mine[(pick + step) % len(mine)] for step in range(count)]
+        mine = [token for owner, *token in self.tokens[-20:] if owner == self.numbers[session]] or [(9999, 1)]
+        return [tuple(mine[(pick + step) % len(mine)]) for step in range(count)]
 
     def some_consumer(self, pick: int) -> Consumer | None:
         there = list(self.driver.machine._state.consumers.values())
@@ -148,15 +153,18 @@ class HeapInSlices(RuleBasedStateMachine):
 
     @rule(session=sessions)
     def detach(self, session: int) -> None:
-        self.both(lambda driver: driver.detach(session))
+        number = self.numbers[session]
+        self.both(lambda driver: driver.detach(number))
 
     @rule(session=sessions)
     def attach(self, session: int) -> None:
-        self.both(lambda driver: driver.attach(session))
+        number = self.numbers[session]
+        self.both(lambda driver: driver.attach(number))
 
     @rule(session=sessions)
     def expire(self, session: int) -> None:
-        self.both(lambda driver: driver.expire(session))
+        number = self.numbers[session]
+        self.both(lambda driver: driver.expire(number))
         self.open(session)
 
     @rule(by=times, limit=st.integers(1, 5))

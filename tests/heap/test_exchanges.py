@@ -273,7 +273,6 @@ def test_the_topics_that_remembered_keys_lead_to_are_bounded() -> None:
         assert topics == 300 * keys <= TOPICS_REMEMBERED
 
 
-
 @pytest.mark.parametrize(("setting", "pattern"), [("pattern_words", "a.b.#.*"), ("pattern_bytes", "äää")])
 def test_a_pattern_is_bounded_in_words_and_bytes(setting: str, pattern: str) -> None:
     driver = Driver(pattern_words=3, pattern_bytes=5)

@@ -515,6 +515,20 @@ MUTANTS = (
         (GROUPS + "test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first",),
     ),
     Mutant(
+        "credit-of-leases-given-back-in-slices-stays-used",
+        "a group whose leases go back in slices gets nothing more",
+        (Patch("disheap_heap.credit", "    if was_full:\n", "    if was_full and not consumer.returning:\n"),),
+        ("tests/heap/test_books.py::TestHeapInSlices::runTest",),
+        simulated=False,
+    ),
+    Mutant(
+        "routes-remembered-without-bound",
+        "publishes that lead nowhere fill the memory with the routes of their keys",
+        (Patch("disheap_heap.routing", "len(self._routes) >= KEYS_REMEMBERED or ", ""),),
+        ("tests/heap/test_exchanges.py::test_all_exchanges_share_one_memory_of_routes",),
+        simulated=False,
+    ),
+    Mutant(
         "snapshot-without-freed-groups",
         "a restored node forgets which groups wait to be served, and falls out of step",
         (Patch("disheap_heap.snapshot", '("freed", list(state.freed))', '("freed", [])'),),
