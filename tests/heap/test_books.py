@@ -39,9 +39,10 @@ times = st.sampled_from([0, 0, 5, 20])
 
 
 class HeapInSlices(RuleBasedStateMachine):
-    @initialize(serve=st.integers(1, 3), give_back=st.integers(1, 3))
-    def start(self, serve: int, give_back: int) -> None:
-        self.patches = [patch.object(state, "SERVE_AT_ONCE", serve), patch.object(state, "RETURN_AT_ONCE", give_back)]
+    @initialize(serve=st.integers(1, 3), push=st.sampled_from([1, 3, 1000]), give_back=st.integers(1, 3))
+    def start(self, serve: int, push: int, give_back: int) -> None:
+        limits = {"SERVE_AT_ONCE": serve, "SERVE_BYTES": push, "RETURN_AT_ONCE": give_back}
+        self.patches = [patch.object(state, name, limit) for name, limit in limits.items()]
         for one in self.patches:
             one.start()
         self.driver, self.tokens = Driver(sessions=0), [(0, 9999, 1)]
