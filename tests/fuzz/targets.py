@@ -58,12 +58,15 @@ from disheap.protocol.proofs import Challenge
 from disheap.runtime import repair_plan
 from disheap.runtime.links import IncomingLink, OutgoingLink
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
+from disheap_heap import routing
 from disheap_heap.machine import HeapMachine
 from disheap_heap.samples import sample_commands
 from disheap_heap.settings import HeapSettings
+from disheap_heap.state import Topic
 from disheap_kombu import messages
 from tests.fuzz.doubles import CLUSTER, NONCE, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled
+from tests.heap.test_books import check_books, check_nobody_waits
 from tests.kernel.solo import Solo
 
 RAW_LIMIT = 1 << 16
@@ -291,6 +294,85 @@ def heap_command(data: bytes) -> None:
     assert restored.state_hash() == machine.state_hash(), "its snapshot is another state"
 
 
+def heap_groups(data: bytes) -> None:
+    """Commands of two sessions whose consumers share their credit: one for each pair of bytes, which say which and with
+    what numbers. Work is put off and carried on in between. No credit is lost, and a restored state goes on as well."""
+    machine = HeapMachine(HeapSettings(), MachineContext())
+    machine.restore(iter([GROUPS]))
+    for index, (which, number) in enumerate(zip(data[::2], data[1::2], strict=False)):
+        kind = _GROUP_STEPS[which % len(_GROUP_STEPS)]
+        try:
+            machine.apply(index, index, 1 + which // 128, broker.encode(kind(number)))
+        except CommandRefused:
+            pass
+        machine.advance(index, number % 4)
+    restored = HeapMachine(HeapSettings(), MachineContext())
+    restored.restore(machine.snapshot())
+    for one in (machine, restored):
+        one.advance(len(data), 3)
+        while one.backlog():
+            one.advance(len(data), 3)
+        check_books(one._state)
+        check_nobody_waits(one._state)
+    assert restored.state_hash() == machine.state_hash()
+
+
+_GROUP_STEPS: tuple[Callable[[int], broker.Command], ...] = (
+    lambda n: broker.Enqueue("tu"[n % 2], b"x" * (n % 5), n % 3, n % 7 // 6, n % 11 // 10),
+    lambda n: broker.Ack([(n % 32, 1 + n // 64)]),
+    lambda n: broker.Nack([(n % 32, 1), (n % 16, 2)], n // 128, n % 3 == 0),
+    lambda n: broker.Subscribe("tu"[n % 2], 1 + n % 4, n % 3, False, n % 5, group=1 + n % 2),
+    lambda n: broker.SetCredit(0, 1 + n % 4, n % 3, 1 + n // 128),
+    lambda n: broker.Cancel(1 + n % 16, n >= 128),
+    lambda n: broker.Recover([1 + n % 8, 1 + n // 16]),
+    lambda n: broker.Purge("tu"[n % 2]),
+)
+
+
+def _groups_snapshot() -> bytes:
+    machine = HeapMachine(HeapSettings(), MachineContext())
+    for session in (1, 2):
+        machine.session_opened(session, Principal())
+        machine.session_attached(session, b"")
+    for name in ("t", "u"):
+        machine.apply(1, 0, 1, broker.encode(broker.CreateTopic(name)))
+        for session in (1, 2):
+            machine.apply(2, 0, session, broker.encode(broker.Subscribe(name, 2, group=1)))
+    return b"".join(machine.snapshot())
+
+
+GROUPS = _groups_snapshot()
+
+
+def trie_patterns(data: bytes) -> None:
+    """Lines: a key, then patterns. The trie finds those that fit, within its stated bound, and is empty when all of
+    them are gone."""
+    key, *found = data.decode("latin-1").split("\n")
+    patterns = list(dict.fromkeys(pattern[:255] for pattern in found[:50]))
+    index = routing.PatternIndex()
+    for order, pattern in enumerate(patterns):
+        index.add(pattern, Topic(order, pattern, broker.TopicSettings(), None), order)
+    words = routing.split(key[:255])
+    fit = [pattern for pattern in patterns if _fits(routing.split(pattern), words)]
+    steps = (len(words) + 1) * (index.nodes + 1)
+    assert [topic.name for topic in index.find(key[:255], steps)] == fit
+    for order, pattern in enumerate(patterns):
+        index.remove(pattern, Topic(order, pattern, broker.TopicSettings(), None))
+    assert index.nodes == 0 and not index.find(key[:255], steps)
+
+
+def _fits(pattern: list[str], words: list[str]) -> bool:
+    """By a table over both, row by row: whether the pattern so far fits the first n words."""
+    row = [True, *(False for _ in words)]
+    for part in pattern:
+        if part == "#":
+            first = row.index(True) if True in row else len(row)
+            row = [place >= first for place in range(len(row))]
+        else:
+            row = [False, *(row[n] and part in ("*", word) for n, word in enumerate(words))]
+    return row[-1]
+
+
 def heap_query(data: bytes) -> None:
     machine = _busy_machine()
     before = machine.state_hash()
@@ -477,6 +559,10 @@ TARGETS: dict[str, Target] = {
     "undecided_link": Target(undecided_link, _streams(*_WELCOME_FRAMES, _WRONG_PROOF)),
     "client_connection": Target(client_connection, _streams(*_CLIENT_FRAMES)),
     "heap_command": Target(heap_command, sample_commands()),
+    "heap_groups": Target(heap_groups, [bytes(range(0, 256, step)) * 2 for step in (3, 7, 11)]),
+    "trie_patterns": Target(
+        trie_patterns, [b"a.b.c\na.*.c\n#\na.#.c\n*.*\n#.*.#\na.b.c", b"\n#\n*\n", b"a.a.a.a\n#.a.#.a\n*.#.a"]
+    ),
     "heap_query": Target(heap_query, [broker.encode(query) for query in _QUERIES]),
     "heap_attach": Target(heap_attach, [broker.encode(held) for held in _HELD]),
     "client_session": Target(client_session, _streams(*_FROM_NODE)),
