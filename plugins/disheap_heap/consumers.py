@@ -7,6 +7,9 @@ says what it has, and is told the difference.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import islice
+
 from disheap.errors import ConsumerNotFound, InvalidArgument, TopicInUse
 from disheap.protocol.broker import (
     CREDIT_BYTES_MAX,
@@ -27,7 +30,7 @@ from disheap_heap import credit, timers
 from disheap_heap.checks import find_topic, no_room, require_access
 from disheap_heap.delivery import end, finish_ticket, give_back_all, serve, watch_unused
 from disheap_heap.leases import find_consumer
-from disheap_heap.settings import ANSWER_BYTES, POP_MAX
+from disheap_heap.settings import ANSWER_BYTES, POP_MAX, RESEND_AT_ONCE
 from disheap_heap.state import Consumer, CreditGroup, Lease, Session, State, Topic
 from disheap_heap.topics import delete
 from disheap_heap.words import DONE, encode
@@ -138,12 +141,13 @@ def opened(state: State, number: int, principal: str) -> None:
 
 
 def attached(state: State, number: int, held: Held) -> bytes:
-    """The leases not named in `held` go into the reply as far as they fit, and after it as pushes."""
+    """The leases not named in `held` go into the reply as far as they fit. The rest is pushed after it, in slices."""
     session = state.sessions.setdefault(number, Session(number, True))
     session.attached = True
     known = {(token[0], token[1]) for token in held.tokens}
     deliveries: list[Deliver] = []
     room = ANSWER_BYTES
+    stop_resending(state, session)
     for consumer in session.consumers.values():
         if consumer.returning:
             continue  # they are on their way back, and will be delivered under another epoch
@@ -151,10 +155,15 @@ def attached(state: State, number: int, held: Held) -> bytes:
             if (lease.message.id, lease.epoch) in known:
                 continue
             room -= len(lease.message.payload) + 64
-            if room >= 0:
+            state.units += 1
+            if room >= 0 and len(deliveries) < RESEND_AT_ONCE:
                 deliveries.append(_delivery(lease))
             else:
-                state.push(session, encode(_delivery(lease)))
+                room = -1
+                session.unsent[lease.message.id] = lease.epoch
+    if session.unsent:
+        state.resending[number] = session
+        state.may_serve -= resend_some(state, session, state.may_serve)
     reply = encode(Resumed(deliveries, _ended(session, held)))
     _flow(state, session)
     return reply
@@ -165,8 +174,37 @@ def detached(state: State, number: int) -> None:
     if session is None:
         return
     session.attached = False
+    stop_resending(state, session)
+    _leave_rings(session)
+
+
+def _leave_rings(session: Session) -> None:
     for consumer in session.consumers.values():
         consumer.topic.ring.pop(consumer.number, None)
+
+
+def stop_resending(state: State, session: Session) -> None:
+    session.unsent = {}
+    state.resending.pop(session.number, None)
+
+
+def resend_some(state: State, session: Session, limit: int) -> int:
+    """Push leases that the client did not name, at most `limit`. Returns how many were looked at: one that was settled,
+    or is on its way back, is passed over."""
+    done = 0
+    for number, epoch in list(islice(session.unsent.items(), limit)):
+        if state.may_push <= 0:
+            break
+        done += 1
+        del session.unsent[number]
+        lease = state.leases.get(number)
+        if lease is not None and lease.epoch == epoch and not lease.consumer.returning:
+            state.push(session, encode(_delivery(lease)))
+            state.may_push -= len(lease.message.payload)
+    if not session.unsent:
+        state.resending.pop(session.number, None)
+    state.units += done
+    return done
 
 
 def expired(state: State, number: int) -> None:
@@ -175,16 +213,41 @@ def expired(state: State, number: int) -> None:
     if session is None:
         return
     session.attached = False
+    stop_resending(state, session)
+    _leave_rings(session)
     credit.dissolve(state, session)
-    for topic_number in sorted(session.owned):
-        delete(state, session.owned[topic_number], "its owner's session is over")
-    for consumer in list(session.consumers.values()):
-        if not consumer.ended:
-            end(state, consumer)
-            left(state, consumer)
-        if consumer.leases:
-            give_back_all(state, consumer)
-        serve(state, consumer.topic)
+    session.owned = dict(sorted(session.owned.items()))
+    state.ending[number] = session
+    state.may_end -= end_some(state, session, state.may_end, serve)
+
+
+def end_some(state: State, session: Session, limit: int, serve: Callable[[State, Topic], None]) -> int:
+    """Delete what the session owned, then end its consumers, at most about `limit` units: one topic or one consumer may
+    take more. Returns the units, `limit` at most. The session lets go of each consumer that is dealt with."""
+    until = state.units + limit
+    for topic in list(islice(session.owned.values(), limit)):
+        if state.units < until:
+            delete(state, topic, "its owner's session is over")
+    for consumer in [] if session.owned else list(islice(session.consumers.values(), limit)):
+        if state.units >= until:
+            break
+        if session.consumers.pop(consumer.number, None) is not None:  # else it went with a topic just now
+            _end_consumer(state, consumer, serve)
+    if not session.owned and not session.consumers:
+        del state.ending[session.number]
+    return min(limit, limit - (until - state.units))
+
+
+def _end_consumer(state: State, consumer: Consumer, serve: Callable[[State, Topic], None]) -> None:
+    if consumer.ended and consumer.returning:
+        return  # a restored replica does not know that the session still has it
+    state.units += 1
+    if not consumer.ended:
+        end(state, consumer)
+        left(state, consumer)
+    if consumer.leases:
+        give_back_all(state, consumer)
+    serve(state, consumer.topic)
 
 
 def _flow(state: State, session: Session) -> None:

@@ -32,6 +32,7 @@ def add(
     kind: type[Message] = Message,
 ) -> int:
     """A new message; returns its id. The caller has checked everything, and serves the topic."""
+    state.units += 1
     state.last_message = number = state.last_message + 1
     state.message_bytes += len(payload)
     now_ms = state.now_ms
@@ -102,6 +103,7 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
         drop(state, message)
     else:
         epoch, until_ms = attempts + 1, _lease(state, topic, consumer, message)
+    state.units += 1
     state.delivered += 1
     consumer.delivered += 1
     deliver = Deliver(consumer.number, number, epoch, message.rank * topic.sign, enqueued_ms, payload, until_ms)
@@ -129,6 +131,7 @@ def _lease(state: State, topic: Topic, consumer: Consumer, message: Message) -> 
 
 def release(state: State, lease: Lease) -> Topic:
     """The lease is over; its consumer has its credit back. What becomes of the message is the caller's business."""
+    state.units += 1
     message, _, until_ms, consumer = lease
     topic = consumer.topic
     del state.leases[message.id], consumer.leases[message.id]
@@ -251,6 +254,7 @@ def finish_ticket(state: State, consumer: Consumer) -> None:
 
 def end(state: State, consumer: Consumer) -> None:
     """Nothing more comes for the consumer; its leases stay. `consumers.left` decides what that means for its topic."""
+    state.units += 1
     topic = consumer.topic
     consumer.ended = True
     topic.ring.pop(consumer.number, None)
@@ -268,7 +272,8 @@ def end(state: State, consumer: Consumer) -> None:
 
 def forget(state: State, consumer: Consumer) -> None:
     number = consumer.number
-    del state.consumers[number], consumer.session.consumers[number], consumer.topic.consumers[number]
+    del state.consumers[number], consumer.topic.consumers[number]
+    consumer.session.consumers.pop(number, None)  # a session that is ending has let go of it
     state.returning.pop(number, None)
     credit.forget(state, consumer)
 

@@ -16,6 +16,7 @@ from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, 
 from disheap.protocol.broker import EXCHANGE_KINDS, NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
 from disheap_heap.checks import check_name, find_topic, no_room, require_access
 from disheap_heap.routing import INDEXES, Found, Index, TooManySteps, split
+from disheap_heap.settings import STEPS_PER_UNIT
 from disheap_heap.words import DONE
 
 if TYPE_CHECKING:
@@ -77,23 +78,26 @@ def find_topics(state: State, name: str, key: str) -> Found:
         topic = state.topics.get(key)
         return () if topic is None else (topic,)
     check_key(key)
-    max_steps = state.settings.routing_steps
     exchange = find_exchange(state, name)
-    topics = _route(state, exchange, key, max_steps)
+    topics = _route(state, exchange, key)
     if topics or not exchange.alternate:
         return topics
     tried = [exchange.name]
     while not topics and exchange.alternate:
         exchange = _alternate(state, exchange, tried)
         tried.append(exchange.name)
-        topics = _route(state, exchange, key, max_steps)
+        topics = _route(state, exchange, key)
     return topics
 
 
-def _route(state: State, exchange: Exchange, key: str, max_steps: int) -> Found:
+def _route(state: State, exchange: Exchange, key: str) -> Found:
+    """The work is counted, also of a key that takes too many steps."""
     topics = state.routes.find(exchange, key)
     if topics is None:
-        topics = exchange.route(key, max_steps)
+        try:
+            topics = exchange.route(key, state.settings.routing_steps)
+        finally:
+            state.units += 1 + exchange.index.steps // STEPS_PER_UNIT
         state.routes.remember(exchange, key, topics)
     return topics
 
@@ -180,6 +184,7 @@ def unbind(state: State, session: int, command: Unbind) -> bytes:
 
 
 def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
+    state.units += 1
     before = exchange.index.nodes
     state.routes.clear()
     exchange.add(key, topic)
@@ -190,6 +195,7 @@ def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> Non
 
 def remove_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
     """An exchange that is deleted already has left the counts, and is only taken apart."""
+    state.units += 1
     before = exchange.index.nodes
     exchange.remove(key, topic)
     del topic.bindings[exchange, key]

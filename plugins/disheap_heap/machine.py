@@ -68,7 +68,7 @@ COMMAND_OVERHEAD_BYTES = 16 << 10
 
 class HeapMachine:
     """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `Screening`, `AllowedWhenFull`,
-    `SessionReporting`, `Hashing`, `MemoryEstimating`, `Sampling` and `SamplingQueries`."""
+    `SessionReporting`, `Hashing`, `MemoryEstimating`, `WorkCounting`, `Sampling` and `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -191,6 +191,9 @@ class HeapMachine:
 
         return sample_commands()
 
+    def work_done(self) -> int:
+        return self._state.units
+
     def memory_bytes(self) -> int:
         return footprint.memory_bytes(self._state)
 
@@ -211,7 +214,7 @@ class HeapMachine:
             **queries.counted(state),
             "sessions": len(state.sessions),
             "timers": len(state.timers),
-            "postponed": len(state.unserved) + len(state.returning) + len(state.trash),
+            "postponed": sum(map(len, work.postponed(state))),
         }
 
 
@@ -247,6 +250,7 @@ if TYPE_CHECKING:
         Screening,
         SessionReporting,
         StateMachine,
+        WorkCounting,
     )
 
     _fits: type[StateMachine] = HeapMachine
@@ -256,5 +260,6 @@ if TYPE_CHECKING:
     _reports: type[SessionReporting] = HeapMachine
     _hashes: type[Hashing] = HeapMachine
     _estimates: type[MemoryEstimating] = HeapMachine
+    _counts_work: type[WorkCounting] = HeapMachine
     _samples: type[Sampling] = HeapMachine
     _samples_queries: type[SamplingQueries] = HeapMachine

@@ -63,6 +63,7 @@ class Index(Protocol):
     """A topic that several bindings lead to is found once, at the place of its oldest one."""
 
     nodes: int  # of a trie: what the index takes of the bound on nodes
+    steps: int  # that the last `find` took, for the count of work; one that found many topics took as many
 
     def add(self, key: str, topic: Topic, order: int) -> None: ...
     def remove(self, key: str, topic: Topic) -> None: ...
@@ -72,11 +73,12 @@ class Index(Protocol):
 class FanoutIndex:
     """Every binding leads to its topic."""
 
-    __slots__ = ("_topics",)
+    __slots__ = ("_topics", "steps")
 
     nodes = 0
 
     def __init__(self) -> None:
+        self.steps = 0
         self._topics: dict[tuple[str, int], Topic] = {}
 
     def add(self, key: str, topic: Topic, order: int) -> None:
@@ -86,17 +88,19 @@ class FanoutIndex:
         del self._topics[key, topic.number]
 
     def find(self, key: str, max_steps: int) -> Found:
+        self.steps = len(self._topics)
         return _once(self._topics.values())
 
 
 class DirectIndex:
     """A binding leads to its topic where the key is equal."""
 
-    __slots__ = ("_topics",)
+    __slots__ = ("_topics", "steps")
 
     nodes = 0
 
     def __init__(self) -> None:
+        self.steps = 0
         self._topics: dict[str, dict[int, Topic]] = {}
 
     def add(self, key: str, topic: Topic, order: int) -> None:
@@ -109,7 +113,9 @@ class DirectIndex:
             del self._topics[key]
 
     def find(self, key: str, max_steps: int) -> Found:
-        return _once(self._topics.get(key, {}).values())
+        topics = self._topics.get(key, {})
+        self.steps = len(topics)
+        return _once(topics.values())
 
 
 class Node:
@@ -151,11 +157,11 @@ class Node:
 class PatternIndex:
     """The patterns of a topic exchange. `nodes` counts the trie's nodes without the root."""
 
-    __slots__ = ("_root", "nodes")
+    __slots__ = ("_root", "nodes", "steps")
 
     def __init__(self) -> None:
         self._root = Node()
-        self.nodes = 0
+        self.nodes = self.steps = 0
 
     def add(self, key: str, topic: Topic, order: int) -> None:
         node = self._root
@@ -189,6 +195,7 @@ class PatternIndex:
         """Raises `TooManySteps`."""
         reached = self.walk(split(key), max_steps)
         ends = [list(node.bindings.values()) for node in reached if node.bindings]
+        self.steps += sum(map(len, ends))
         if len(ends) == 1:
             return _once(topic for _, topic in ends[0])
         bindings = sorted((one for end in ends for one in end), key=_order)
@@ -198,10 +205,10 @@ class PatternIndex:
         """The nodes that are reached when the words are used up. Raises `TooManySteps`."""
         reached: dict[Node, None] = {}
         _reach(reached, self._root)
-        left = max_steps
+        self.steps = 0
         for word in words:
-            left -= len(reached)
-            if left < 0:
+            self.steps += len(reached)
+            if self.steps > max_steps:
                 raise TooManySteps
             following: dict[Node, None] = {}
             for node in reached:

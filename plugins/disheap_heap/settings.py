@@ -22,6 +22,16 @@ RETURN_AT_ONCE = 250
 """Leases that one call may give back, over all consumers; the rest is postponed. About half a millisecond, for many
 sessions may end in one entry."""
 
+RESEND_AT_ONCE = 5_000
+"""Leases in the reply to an ATTACH; the rest is pushed in slices. Five milliseconds."""
+
+END_AT_ONCE = 250
+"""Units of ending a session that one call may do, over all sessions: consumers, their leases, the topics that go. The
+rest is postponed. About a millisecond, and one topic more."""
+
+STEPS_PER_UNIT = 16
+"""Steps of routing that count as one unit of work: 5 us."""
+
 ANSWER_BYTES = 1 << 20
 """Payload bytes in one reply or answer: half a client's frame, so that it always fits."""
 

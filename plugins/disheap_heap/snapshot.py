@@ -48,7 +48,7 @@ from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Consumer, CreditGroup, Lease, Session, State, Topic
 from disheap_heap.words import encode
 
-FORMAT = 3
+FORMAT = 4
 PIECE_BYTES = 256 << 10
 """A piece; and what a block's payloads are gathered up to, so that a piece is a fraction of a millisecond."""
 BLOCK_ROWS = 512
@@ -73,6 +73,8 @@ TABLES = (
     "unserved",
     "freed",
     "returning",
+    "ending",
+    "unsent",
     "end",
 )
 
@@ -113,6 +115,7 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
     ready = [(one.number, one.ready.records.copy()) for one in topics if one.ready.records]
     delayed = [(one.number, one.delayed.copy()) for one in topics if one.delayed]
     leases = state.leases.copy()
+    unsent = [(one.number, one.unsent.copy()) for one in state.resending.values()]
     counters = (state.last_message, state.last_consumer, state.last_topic)
     rows = _MessageRows()
     return [
@@ -131,6 +134,8 @@ def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]
         ("unserved", [(number,) for number in state.unserved]),
         ("freed", list(state.freed)),
         ("returning", [(number,) for number in state.returning]),
+        ("ending", [(one.number, one.principal, list(one.owned)) for one in state.ending.values()]),
+        ("unsent", (((one, *lease), 0) for one, leases in unsent for lease in leases.items())),
     ]
 
 
@@ -261,7 +266,7 @@ class _Restorer:
 
     def _topics(self, number: int, name: str, settings: Any, owner: int, owned: bool, expires_at_ms: int) -> None:
         state = self._state
-        session = state.sessions[owner] if owned else None
+        session = state.sessions.get(owner) if owned else None  # one that is ending comes with its own row
         topic = Topic(number, name, msgspec.convert(settings, TopicSettings), session)
         topic.expires_at_ms = expires_at_ms
         state.topics[name] = state.numbers[number] = topic
@@ -367,6 +372,21 @@ class _Restorer:
     def _returning(self, number: int) -> None:
         consumer = self._state.returning[number] = self._state.consumers[number]
         consumer.returning = True
+
+    def _ending(self, number: int, principal: str, owned: list[int]) -> None:
+        """Its consumers are those of `_gone_sessions`, but for those that are dealt with."""
+        session = self._state.ending[number] = self._session(number)
+        session.principal = principal
+        for topic_number in owned:
+            topic = self._state.numbers[topic_number]
+            topic.owner, session.owned[topic_number] = session, topic
+        for consumer in list(session.consumers.values()):
+            if consumer.ended and consumer.returning:
+                del session.consumers[consumer.number]
+
+    def _unsent(self, session: int, message: int, epoch: int) -> None:
+        one = self._state.resending[session] = self._state.sessions[session]
+        one.unsent[message] = epoch
 
     def _finish(self) -> State:
         self._state.names = sorted(self._state.topics)

@@ -16,7 +16,7 @@ from disheap.protocol.broker import TopicSettings
 from disheap_heap.heap import DroppingHeap, StrictHeap
 from disheap_heap.messages import Message
 from disheap_heap.routing import RouteMemory
-from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES, HeapSettings
+from disheap_heap.settings import END_AT_ONCE, RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES, HeapSettings
 from disheap_heap.timers import Timers
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Delayed = tuple[int, Message]
 class Session:
     """`attached`: it has a connection, as far as the log knows. `principal`: the name that its client proved."""
 
-    __slots__ = ("attached", "consumers", "groups", "number", "owned", "principal")
+    __slots__ = ("attached", "consumers", "groups", "number", "owned", "principal", "unsent")
 
     def __init__(self, number: int, attached: bool, principal: str = "") -> None:
         self.number = number
@@ -37,6 +37,7 @@ class Session:
         self.attached = attached
         self.consumers: dict[int, Consumer] = {}
         self.owned: dict[int, Topic] = {}
+        self.unsent: dict[int, int] = {}  # leases to be sent again, by message: the epoch
         self.groups: dict[int, CreditGroup] = {}
 
 
@@ -179,8 +180,8 @@ class Trash(NamedTuple):
 
 
 class State:
-    """The tables. `effects` is where the call in progress collects its pushes, `may_serve`, `may_return`
-    and `may_push` (bytes) are what it may still do at once."""
+    """The tables. `effects` is where the call in progress collects its pushes, `may_serve`, `may_return`,
+    `may_end` and `may_push` (bytes) are what it may still do at once."""
 
     def __init__(self, settings: HeapSettings) -> None:
         self.settings = settings
@@ -208,9 +209,13 @@ class State:
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # have messages and hungry consumers: postponed
         self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have room again: see `credit`
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
+        self.ending: OrderedDict[int, Session] = OrderedDict()  # are over, with what they leave behind: postponed
+        self.resending: OrderedDict[int, Session] = OrderedDict()  # are sent their leases again: postponed
         self.trash: list[Trash | Exchange] = []  # not state: see `work`
         self.effects: list[tuple[int, bytes]] = []
         self.may_serve, self.may_return, self.may_push = SERVE_AT_ONCE, RETURN_AT_ONCE, SERVE_BYTES
+        self.may_end = END_AT_ONCE
+        self.units = 0  # of work, counted, not state: see `interfaces.WorkCounting`
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
 
     def start(self) -> list[tuple[int, bytes]]:
@@ -218,6 +223,7 @@ class State:
         effects: list[tuple[int, bytes]] = []
         self.effects = effects
         self.may_serve, self.may_return, self.may_push = SERVE_AT_ONCE, RETURN_AT_ONCE, SERVE_BYTES
+        self.may_end = END_AT_ONCE
         return effects
 
     def push(self, session: Session, body: bytes) -> None:

@@ -69,6 +69,7 @@ def purge(state: State, session: int, command: Purge) -> bytes:
 
 def delete(state: State, topic: Topic, reason: str) -> int:
     """The door out. Leases on it end as well, the larger part of them later. Returns how many messages went."""
+    state.units += 1
     count = topic.messages()
     topic.alive = False
     del state.topics[topic.name], state.numbers[topic.number]

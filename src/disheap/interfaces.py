@@ -661,6 +661,16 @@ class Hashing(Protocol):
 
 
 @runtime_checkable
+class WorkCounting(Protocol):
+    """Optional power of a machine: it counts what its calls cost. The node then pauses after costly commands. Without
+    it, the node looks at the clock after eight commands."""
+
+    def work_done(self) -> int:
+        """Units of work of all calls so far, of 1 to 5 us each; only the growth counts. No part of the state. Called
+        after each command."""
+
+
+@runtime_checkable
 class MemoryEstimating(Protocol):
     """Optional power of a machine: it knows about how much memory its state takes. Without it, the node relies on the
     real size of its process, which is late to grow and slow to shrink."""

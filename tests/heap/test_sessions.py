@@ -154,3 +154,14 @@ def test_what_is_on_its_way_back_is_not_repeated_to_whoever_attaches() -> None:
     driver.do(Recover([consumer]))
     repeated = driver.attach(1, consumers=[consumer]).deliveries
     assert not first & {token(push) for push in repeated}
+
+
+def test_a_session_that_expires_is_given_nothing_of_what_it_gives_back(jobs: Driver) -> None:
+    """Its no-ack consumer took the message that its other consumer gave back, and the message was lost."""
+    jobs.do(Subscribe("jobs", 1))
+    jobs.do(Enqueue("jobs", b"x"))
+    jobs.do(Subscribe("jobs", 1, no_ack=True))
+    jobs.taken()
+    jobs.expire(1)
+    jobs.work_off(100)
+    assert (jobs.info().ready, jobs.taken()) == (1, [])

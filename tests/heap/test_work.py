@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from disheap.protocol.broker import (
+    BATCH_MAX,
     Ack,
     Bind,
     Cancel,
@@ -25,7 +26,14 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES
+from disheap_heap.settings import (
+    END_AT_ONCE,
+    RESEND_AT_ONCE,
+    RETURN_AT_ONCE,
+    SERVE_AT_ONCE,
+    SERVE_BYTES,
+    STEPS_PER_UNIT,
+)
 
 from .driver import PLENTY, Driver, token
 
@@ -262,7 +270,41 @@ def fall_due(driver: Driver) -> None:
     driver.wait(40, limit=1)
 
 
-@pytest.mark.parametrize("start", [subscribe, lose_a_session, cancel, delete, recover, fall_due])
+def end_a_session_that_has_much(driver: Driver) -> None:
+    driver.do(CreateExchange("e"), session=2)
+    for number in range(END_AT_ONCE):
+        name = f"own-{number}"
+        driver.do(CreateTopic(name, TopicSettings(exclusive=number % 3 == 0, auto_delete=True)), session=2)
+        driver.do(Bind("e", name, name), session=2)
+        driver.do(Enqueue(name, b"x"), session=2)
+        driver.do(Subscribe(name, 5, group=number % 2), session=2)
+    driver.do(Subscribe("jobs", MANY), session=2)
+    driver.work_off(PLENTY)
+    driver.do(Subscribe("jobs", 7))
+    driver.expire(2)
+
+
+def come_back_with_many_leases(driver: Driver) -> None:
+    driver.do(EnqueueMany("jobs", [NewMessage(b"x")] * (BATCH_MAX - MANY)))
+    driver.do(Subscribe("jobs", BATCH_MAX))
+    driver.work_off(PLENTY)
+    driver.detach(1)
+    driver.attach(1)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        subscribe,
+        lose_a_session,
+        cancel,
+        delete,
+        recover,
+        fall_due,
+        end_a_session_that_has_much,
+        come_back_with_many_leases,
+    ],
+)
 def test_a_replica_restored_amid_postponed_work_goes_on_in_step(start: Callable[[Driver], None]) -> None:
     driver = filled()
     start(driver)
@@ -319,3 +361,91 @@ def test_a_pop_gets_what_there_was_although_it_is_many_bytes() -> None:
     driver.work_off(PLENTY)
     *deliveries, done = driver.taken()
     assert (len(deliveries), done) == (12, PopDone(1, 12))
+
+
+def test_a_session_that_has_much_ends_in_slices() -> None:
+    """A session with 100,000 topics of its own took more than a second."""
+    driver = filled()
+    end_a_session_that_has_much(driver)
+    left = driver.machine.stats()["topics"]
+    assert 1 < left < END_AT_ONCE
+    driver.wait(0, limit=10)
+    assert left - 10 <= driver.machine.stats()["topics"] < left
+    driver.work_off(100)
+    stats = driver.machine.stats()
+    assert (stats["topics"], stats["bindings"], stats["consumers"], stats["leased"]) == (1, 0, 1, 7)
+    assert not driver.machine.backlog()
+
+
+def test_a_topic_of_a_session_that_is_ending_may_be_taken_over() -> None:
+    driver = filled()
+    for number in range(END_AT_ONCE + 10):
+        driver.do(CreateTopic(f"own-{number}", TopicSettings(exclusive=True)), session=2)
+    driver.expire(2)
+    driver.do(CreateTopic(f"own-{END_AT_ONCE + 9}", TopicSettings(exclusive=True)))
+    driver.work_off(100)
+    assert driver.machine.stats()["topics"] == 2
+
+
+def test_an_attach_sends_what_is_held_in_slices_and_each_lease_once() -> None:
+    driver = filled()
+    come_back_with_many_leases(driver)
+    driver.taken()
+    resumed = driver.attach(1)
+    pushed = driver.deliveries()
+    assert (len(resumed.deliveries), len(pushed)) == (RESEND_AT_ONCE, SERVE_AT_ONCE)
+    driver.do(Ack([(BATCH_MAX, 1)]))
+    driver.work_off(100)
+    tokens = [token(one) for one in [*resumed.deliveries, *pushed, *driver.deliveries()]]
+    assert len(tokens) == len(set(tokens)) == BATCH_MAX - 1
+
+
+def test_nothing_is_sent_again_to_a_session_that_is_gone_again() -> None:
+    driver = filled()
+    come_back_with_many_leases(driver)
+    driver.taken()
+    driver.detach(1)
+    driver.work_off(100)
+    assert driver.taken() == []
+
+
+def test_work_that_was_done_is_counted_in_units() -> None:
+    driver = Driver()
+    done = driver.machine.work_done
+    driver.do(CreateTopic("t"))
+    driver.do(CreateExchange("e", "topic"))
+    for number in range(100):
+        driver.do(Bind("e", "t", f"{'*.' * (number % 10)}#.{number}"))
+    assert done() == 100
+    key = ".".join(["a"] * 100)
+    driver.do(Publish("e", key, b"x"))
+    steps = driver.machine._state.exchanges["e"].index.steps
+    assert steps > 900
+    assert done() == 100 + 1 + steps // STEPS_PER_UNIT
+    driver.do(EnqueueMany("t", [NewMessage(b"x")] * 10))
+    before = done()
+    driver.do(Subscribe("t", 10))
+    driver.do(Ack([(number, 1) for number in range(1, 11)]))
+    driver.do(DeleteTopic("t"))
+    assert done() - before == 10 + 10 + 1 + 1 + 100, "deliveries, leases, a topic, a consumer, bindings"
+
+
+def test_a_lease_that_is_on_its_way_back_is_not_sent_again() -> None:
+    driver = filled()
+    come_back_with_many_leases(driver)
+    driver.taken()
+    driver.attach(1)
+    driver.taken()
+    driver.do(Recover([1]))
+    driver.work_off(100)
+    assert {one.epoch for one in driver.deliveries()} == {2}
+
+
+def test_a_pop_that_ends_with_its_topic_amid_the_end_of_its_session_ends_once() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("t", TopicSettings(auto_delete=True)))
+    driver.do(Subscribe("t", 1))
+    driver.do(Pop("t", wait_ms=1000))
+    driver.expire(1)
+    assert (driver.machine.stats()["topics"], driver.machine.stats()["consumers"]) == (0, 0)
+    assert not driver.machine.backlog()

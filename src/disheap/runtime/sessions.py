@@ -14,7 +14,7 @@ This module decides what is replied and pushed; where that goes is the `Outlets`
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 
 import msgspec
@@ -29,7 +29,7 @@ from disheap.errors import (
     WindowExceeded,
     WrongSecret,
 )
-from disheap.interfaces import Effects, Hashing, Principal, StateMachine
+from disheap.interfaces import Effects, Hashing, Principal, StateMachine, WorkCounting
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
@@ -50,7 +50,7 @@ COMMANDS_AT_ONCE = 8
 """Commands between two looks at the clock. Each takes microseconds as a rule, and a machine bounds what one takes."""
 
 UNITS_AT_ONCE = 500
-"""Units of postponed work between two looks at the clock: 1 to 5 ms."""
+"""Units of work between two looks at the clock, of commands or of what was put off: 1 to 5 ms."""
 
 PUSH_BYTES_AT_ONCE = 8 << 20
 """Of what the postponed work of one entry pushes. The rest is left to the next entry, when these bytes may be sent."""
@@ -96,6 +96,7 @@ class Sessions:
         self._next_session = 1
         self._term = 0
         self._views = 0  # taken of the table
+        self._work_done: Callable[[], int] = machine.work_done if isinstance(machine, WorkCounting) else _uncounted
         machine.set_version(self.machine_version)
 
     # --- applying ----------------------------------------------------------------------------------------------------
@@ -134,11 +135,12 @@ class Sessions:
         table, queues, views = self.table, self._outlets.of_session, self._views
         unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, frames.REPLY.pack
         command = Kind.COMMAND
-        position, size, count = 0, len(data), 0
+        position, size, count, worked = 0, len(data), 0, self._work_done()
         while position < size:
             count += 1
-            if count % COMMANDS_AT_ONCE == 0:
+            if count % COMMANDS_AT_ONCE == 0 or self._work_done() - worked >= UNITS_AT_ONCE:
                 yield
+                worked = self._work_done()
             length, kind, _, number, seq, confirmed = unpack(data, position)
             start, position = position + header, position + 4 + length
             body = data[start:position]
@@ -382,6 +384,10 @@ def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:
     apply them a second time."""
     first = next(pieces, None)
     return iter(()) if first is None else chain((first,), pieces)
+
+
+def _uncounted() -> int:
+    return 0
 
 
 def wrong_secret(number: int) -> WrongSecret:

@@ -286,6 +286,8 @@ class Model:
 
     def expire(self, session: int) -> None:
         self.attached.pop(session)
+        for shelf in self.shelves:
+            shelf.ring = [one for one in shelf.ring if one.session != session]
         for reader in self.readers:
             if reader.session == session and reader.group is not None:
                 self.freed = [one for one in self.freed if one is not reader.group]
