@@ -16,7 +16,7 @@ from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, 
 from disheap.protocol.broker import EXCHANGE_KINDS, NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
 from disheap_heap.checks import check_name, find_topic, no_room, require_access
 from disheap_heap.routing import INDEXES, Found, Index, TooManySteps, split
-from disheap_heap.settings import STEPS_PER_UNIT
+from disheap_heap.settings import STEPS_PER_UNIT, WORDS_PER_UNIT
 from disheap_heap.words import DONE
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ def unbind(state: State, session: int, command: Unbind) -> bytes:
 
 
 def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
-    state.units += 1
+    state.units += 1 + key.count(".") // WORDS_PER_UNIT
     before = exchange.index.nodes
     state.routes.clear()
     exchange.add(key, topic)
@@ -195,7 +195,7 @@ def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> Non
 
 def remove_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
     """An exchange that is deleted already has left the counts, and is only taken apart."""
-    state.units += 1
+    state.units += 1 + key.count(".") // WORDS_PER_UNIT
     before = exchange.index.nodes
     exchange.remove(key, topic)
     del topic.bindings[exchange, key]

@@ -32,6 +32,9 @@ rest is postponed. About a millisecond, and one topic more."""
 STEPS_PER_UNIT = 16
 """Steps of routing that count as one unit of work: 5 us."""
 
+WORDS_PER_UNIT = 4
+"""Words of a pattern that count as one unit more of a bind or an unbind: 3 us."""
+
 ANSWER_BYTES = 1 << 20
 """Payload bytes in one reply or answer: half a client's frame, so that it always fits."""
 

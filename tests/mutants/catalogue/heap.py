@@ -116,6 +116,19 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "purge-is-not-counted",
+        "a purge frees every message at once, and one of a million messages stops every node for a second",
+        (
+            Patch(
+                "disheap_heap.delivery",
+                "        state.trash.append(Trash(topic.ready, topic.delayed))\n",
+                "        while topic.ready.drain() is not None:\n            pass\n",
+            ),
+        ),
+        ("tests/fuzz/test_costs.py::test_a_climb_finds_nothing_that_costs_more_than_it_says",),
+        simulated=False,
+    ),
+    Mutant(
         "routing-is-not-counted",
         "an entry of publishes that each take 10,000 steps of routing is applied in one go",
         (Patch("disheap_heap.exchanges", "1 + exchange.index.steps // STEPS_PER_UNIT", "0"),),
