@@ -270,8 +270,8 @@ def test_messages_expire_unless_they_are_taken_in_time(connection, name):
     assert queue.get().payload == "stays"
 
 
-def test_a_full_queue_refuses_and_says_so(connection, name):
-    declared(connection, name, max_length=1)
+def test_a_full_queue_that_refuses_says_so(connection, name):
+    declared(connection, name, max_length=1, queue_arguments={"x-overflow": "reject-publish"})
     Producer(connection).publish(1, routing_key=name)
     with pytest.raises(ChannelError, match="at most 1 messages"):
         Producer(connection).publish(2, routing_key=name)

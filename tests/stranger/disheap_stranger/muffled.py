@@ -93,7 +93,8 @@ class Muffled(asyncio.Protocol):
 
     def connection_lost(self, error):
         self._closed = True
-        self._receiver.connection_lost(error)
+        receiver, self._receiver = self._receiver, None  # the receiver knows this object: a cycle would stay for ever
+        receiver.connection_lost(error)
 
     def write(self, data):
         if not self._closed:
