@@ -25,7 +25,8 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def free_closed_transports() -> None:
     """Break the reference cycle of asyncio's own socket transport when its connection is lost.
 
-    The transport keeps a bound method of itself in `_read_ready_cb`, and asyncio never clears it (Python 3.11 to 3.14).
+    The transport keeps a bound method of itself in `_read_ready_cb`, since Python 3.12 in `_write_ready` too. asyncio
+    never clears the first, and the second only at an orderly close.
     A node runs without the garbage collector, so about 2 KB would stay for every connection. asyncio has no hook for
     this, so its class is changed, for this process. uvloop has no such cycle. May be called twice.
     """
@@ -39,5 +40,6 @@ def free_closed_transports() -> None:
             transport._disheap_lost(error)
         finally:
             transport._read_ready_cb = None  # nothing is read any more
+            vars(transport).pop("_write_ready", None)  # since Python 3.12 another bound method of itself
 
     kind._call_connection_lost = call_connection_lost
