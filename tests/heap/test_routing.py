@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from disheap_heap.routing import INDEXES, PatternIndex, TooManySteps, canonical, split
+from tests.support.calls import CallCounter
 
 PLENTY = 1 << 30
 parts = st.sampled_from(["a", "b", "", "*", "#"])
@@ -111,3 +112,16 @@ def test_short_keys_stay_far_below_the_bound_whatever_is_bound() -> None:
         digits = [number // 3**place % 3 for place in range(9)]
         index.add(".".join("a*#"[digit] for digit in digits), topic(number), number)
     assert steps(index, "a.a.a.a.a") < 1000
+
+
+@pytest.mark.parametrize("pattern", [["#", "a"] * 12, ["a", "#"] * 12, ["#", "*", "a"] * 8])
+@pytest.mark.parametrize("key", ["a" * 40, "a" * 39 + "b", "ab" * 20])
+def test_a_walk_takes_no_more_steps_than_words_times_nodes(pattern: list[str], key: str) -> None:
+    """Nor more calls of functions, which the interpreter counts. A matcher that backtracks takes millions of both."""
+    index, words = PatternIndex(), list(key)
+    for number in range(3):
+        index.add(".".join([*pattern, str(number)[: number % 2]]), topic(number), number)
+    bound = (len(words) + 1) * (index.nodes + 1)
+    with CallCounter(max_calls=4 * bound):
+        index.find(".".join(words), PLENTY)
+    assert index.steps <= bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 
 import pytest
 
@@ -27,10 +28,14 @@ def registry() -> Registry:
 
 @pytest.mark.parametrize("first", FRESH[::10])
 def test_nothing_is_found_in_ten_seeds_from(first: int, registry: Registry) -> None:
+    """And they took the rarer ways through the machine, too."""
+    rare: Counter[str] = Counter()
     for seed in range(first, first + 10):
         result = simulate(Plan(seed), registry)
         assert not result.violation, f"seed {seed}: {result.violation}"
         assert result.entries
+        rare.update(result.rare)
+    assert all(rare[way] for way in ("dropped", "partly refused", "alternate", "long pattern")), rare
 
 
 @pytest.mark.parametrize("seed", REGRESSIONS)

@@ -77,6 +77,7 @@ class Model:
         self.freed: list[Group] = []  # have room again, in this call
         self.last_item = self.last_reader = self.last_shelf = 0
         self.pushed: list[tuple[int, Any]] = []
+        self.dropped = 0  # messages, by topics that were full
         self.order: list[int] = []  # message ids in the order in which their present leases were granted
 
     # --- looking ---
@@ -359,10 +360,12 @@ class Model:
         ready = self.ready(shelf)
         if shelf.settings.overflow == "drop" and 0 < shelf.settings.max_messages < len(ready):
             self.items.remove(max(ready, key=lambda one: (one.rank()[0], -one.id)))
+            self.dropped += 1
 
-    def delayed_full(self, shelf: Shelf) -> bool:
+    def delayed_full(self, shelf: Shelf, more: int = 1) -> bool:
+        """Whether a topic that drops cannot take so many more delayed messages, which it never drops."""
         count = sum(one.topic is shelf and one.due_ms > 0 for one in self.items)
-        return shelf.settings.overflow == "drop" and 0 < shelf.settings.max_messages <= count
+        return shelf.settings.overflow == "drop" and 0 < shelf.settings.max_messages < count + more
 
     def serve(self, shelf: Shelf) -> None:
         while shelf.ring and self.ready(shelf):

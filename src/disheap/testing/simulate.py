@@ -107,6 +107,7 @@ def _report(results: list[Result]) -> str:
         f"{_sum(results, 'deliveries')}, callbacks {_sum(results, 'steps')}, checks {_sum(results, 'checks')}",
         "faults: " + _counts(one.faults for one in results),
         "operations: " + _counts(one.by_kind for one in results),
+        "rarer ways: " + _counts(one.rare for one in results),
     ]
     return "\n".join(rows)
 

@@ -12,6 +12,29 @@ SNAPSHOTS = "tests/heap/test_snapshots.py::"
 WORK = "tests/heap/test_work.py::"
 
 TOPICS = "tests/heap/test_topics.py::"
+ROUTING = "tests/heap/test_routing.py::"
+TRIES_EACH_WAY = """\
+        self.steps = 0
+
+        def ways(node, at):
+            self.steps += 1
+            if self.steps > max_steps:
+                raise TooManySteps
+            if node.any_words is not None:
+                yield from ways(node.any_words, at)
+            if at == len(words):
+                yield node
+                return
+            if node.repeats:
+                yield from ways(node, at + 1)
+            if node.star is not None:
+                yield from ways(node.star, at + 1)
+            if node.words is not None and words[at] in node.words:
+                yield from ways(node.words[words[at]], at + 1)
+
+        return list(dict.fromkeys(ways(self._root, 0)))
+        reached = {}
+"""
 GROUPS = "tests/heap/test_credit_groups.py::"
 
 MUTANTS = (
@@ -47,14 +70,12 @@ MUTANTS = (
         "a full topic drops the message of the highest priority",
         (Patch("disheap_heap.heap", "self._worst.push((-record[0], record[1]))", "self._worst.push(record[:2])"),),
         ("tests/heap/test_overflow.py::test_the_lowest_priority_is_dropped_first",),
-        simulated=False,
     ),
     Mutant(
         "one-full-topic-refuses-for-all",
         "a publish to ten topics reaches none of them because one is full",
         (Patch("disheap_heap.enqueue", "    if not taking:", "    if refusal is not None:"),),
         ("tests/heap/test_refusals.py::test_a_full_topic_refuses_a_publish_for_itself_alone",),
-        simulated=False,
     ),
     Mutant(
         "deliveries-without-a-bound-in-bytes",
@@ -148,6 +169,42 @@ MUTANTS = (
         (Patch("disheap_heap.routing", "if self.steps > max_steps:", "if self.steps > 1 << 60:"),),
         ("tests/heap/test_exchanges.py::test_a_key_that_would_cost_too_many_steps_is_refused",),
         simulated=False,
+    ),
+    Mutant(
+        "trie-backtracks",
+        "one publish tries each way through a pattern of many wildcards by itself, and takes millions of steps",
+        (
+            Patch(
+                "disheap_heap.routing",
+                "        reached: dict[Node, None] = {}\n        _reach(reached, self._root)\n        self.steps = 0\n",
+                TRIES_EACH_WAY,
+            ),
+        ),
+        (ROUTING + "test_a_walk_takes_no_more_steps_than_words_times_nodes",),
+    ),
+    Mutant(
+        "any-words-are-one-word",
+        "a `#` in a pattern stands for one word at most, and a message with a long key goes nowhere",
+        (Patch("disheap_heap.routing", "                if node.repeats:\n", "                if False:\n"),),
+        (ROUTING + "test_an_index_finds_what_the_definition_finds",),
+    ),
+    Mutant(
+        "alternate-is-not-tried",
+        "a message that leads nowhere in an exchange is lost, although the exchange has an alternate",
+        (Patch("disheap_heap.exchanges", "    if topics or not exchange.alternate:\n", "    if True:\n"),),
+        ("tests/heap/test_exchanges.py::test_what_leads_nowhere_goes_to_the_alternate",),
+    ),
+    Mutant(
+        "alternate-of-the-alternate-is-not-tried",
+        "a message that leads nowhere in the alternate either is lost, although that one has an alternate, too",
+        (Patch("disheap_heap.exchanges", "    while not topics and exchange.alternate:\n", "    if True:\n"),),
+        ("tests/heap/test_exchanges.py::test_what_leads_nowhere_goes_to_the_alternate",),
+    ),
+    Mutant(
+        "delayed-messages-fill-a-topic-that-drops",
+        "a topic that drops takes delayed messages without a bound, and drops none of them",
+        (Patch("disheap_heap.checks", "    if topic.drops and count and ", "    if False and "),),
+        ("tests/heap/test_overflow.py::test_delayed_messages_are_bounded_by_themselves",),
     ),
     Mutant(
         "stranger-reads-an-exclusive-topic",

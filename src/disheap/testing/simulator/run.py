@@ -58,6 +58,7 @@ class Result(msgspec.Struct):
     operations: int = 0
     failed_operations: int = 0
     by_kind: dict[str, int] = {}
+    rare: dict[str, int] = {}  # how often the rarer ways through the machine were taken
     faults: dict[str, int] = {}
     entries: int = 0
     elections: int = 0
@@ -83,6 +84,7 @@ class Run:
         self.cluster.on_lead = self._elected
         self.mischief = Mischief(self.cluster, self.workers, self.probes, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
         self.duration_s = dice.seconds(15.0, 45.0)
+        self._rare: dict[str, int] = {}
         self._dice = dice
 
     def _elected(self, host: Host) -> None:
@@ -244,6 +246,7 @@ class Run:
         replay = Replay(SESSION_TIME_SHIFT, cluster.hosts[0].config.limits.session_window)
         ledger = cluster.ledger
         cluster.history.check(ledger.log, replay, ledger.tables, ledger.led_s)
+        self._rare = {**replay.machine.seen, "dropped": replay.model.dropped}
         messages = replay.machine.messages
         for number, payload in self.promises.enqueued.items():
             if messages.get(number, ("", b""))[1] != payload:
@@ -282,6 +285,7 @@ class Run:
             operations=promises.operations,
             failed_operations=promises.failed,
             by_kind=promises.by_kind,
+            rare=self._rare,
             faults=cluster.trace.counts,
             entries=len(cluster.ledger.log),
             elections=cluster.ledger.elections,

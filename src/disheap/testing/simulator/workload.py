@@ -31,24 +31,22 @@ from disheap.protocol.broker import NewMessage, TopicSettings
 from disheap.testing.simulator.cluster import Cluster
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.loop import Process
+from disheap.testing.simulator.shapes import (
+    EXCHANGES,
+    KEYS,
+    LONG_PATTERNS,
+    PATTERNS,
+    RING,
+    TOPIC_WEIGHTS,
+    TOPICS,
+)
 
-TOPICS: dict[str, TopicSettings] = {
-    "jobs": TopicSettings(),
-    "least": TopicSettings(mode="min"),
-    "brief": TopicSettings(message_ttl_ms=1500),
-    "small": TopicSettings(max_messages=12),
-    "passing": TopicSettings(expires_ms=4000),
-    "fleeting": TopicSettings(auto_delete=True),
-}
-EXCHANGES = {"direct": "direct", "words": "topic", "all": "fanout", "gone": "direct"}
-KEYS = ("a", "a.b", "a.b.c", "b")
-PATTERNS = ("a", "a.*", "#", "*.b.#")
 READING = frozenset({"_peek", "_ask"})
 TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_settle_stale"})
 BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
 PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
 """What a client does five times as often as others; the first ones, nothing."""
-BROUGHT = BRINGING | {"_publish", "_cast", "_exclusive_topic"}
+BROUGHT = BRINGING | {"_publish", "_fan_out", "_publish_by_words", "_cast", "_exclusive_topic"}
 BROUGHT_MOST = 480
 """Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
 LOGGED = frozenset({"pop", "create_topic", "bind", "exchange", "enqueue", "publish"})
@@ -203,6 +201,8 @@ class Worker:
             (self._enqueue_many, 4),
             (self._pipeline, 4),
             (self._publish, 6),
+            (self._fan_out, 2),
+            (self._publish_by_words, 2),
             (self._cast, 2),
             (self._pop, 8),
             (self._subscribe, 4),
@@ -216,7 +216,7 @@ class Worker:
             (self._delete_topic, 1),
             (self._purge, 1),
             (self._exclusive_topic, 1),
-            (self._exchange, 2),
+            (self._exchange, 4),
             (self._bind, 3),
             (self._unbind, 1),
             (self._peek, 5),
@@ -234,9 +234,7 @@ class Worker:
         return f"{self.name}.{self._lives}.{self._made}.".encode() + b"x" * size
 
     def _topic(self) -> str:
-        return self.dice.weighted(
-            (("jobs", 8), ("least", 4), ("brief", 2), ("small", 2), ("passing", 1), ("fleeting", 1))
-        )
+        return self.dice.weighted(TOPIC_WEIGHTS)
 
     def _message(self) -> NewMessage:
         dice = self.dice
@@ -278,10 +276,32 @@ class Worker:
     async def _publish(self) -> None:
         dice = self.dice
         exchange = dice.pick(("", *EXCHANGES))
-        key = dice.pick(("jobs", "least", "small")) if not exchange else dice.pick(KEYS)
-        await self._client.publish(
-            exchange, key, self._payload(), priority=dice.between(-2, 2), mandatory=dice.chance(0.3)
-        )
+        key = dice.pick(("jobs", "least", "small", "dropping")) if not exchange else dice.pick(KEYS)
+        with contextlib.suppress(InvalidArgument) if exchange in RING else contextlib.nullcontext():
+            await self._client.publish(
+                exchange, key, self._payload(), priority=dice.between(-2, 2), delay_ms=dice.pick((0, 0, 0, 400)),
+                mandatory=dice.chance(0.3),
+            )  # fmt: skip
+
+    async def _fan_out(self) -> None:
+        """To topics of which some soon refuse and some drop."""
+        await self._make_exchange("all")
+        for topic in ("tiny", "dropping", "jobs"):
+            await self._client.driver.request(broker.CreateTopic(topic, TOPICS[topic]))
+            await self._client.bind("all", topic)
+        delay_ms = self.dice.pick((0, 0, 2000))
+        for _ in range(self.dice.between(1, 5)):
+            priority = self.dice.between(-2, 2)
+            await self._client.publish("all", "", self._payload(), priority=priority, delay_ms=delay_ms)
+
+    async def _publish_by_words(self) -> None:
+        """By long keys and patterns; what leads nowhere goes to the alternates."""
+        for exchange in ("words", "spare", "all"):
+            await self._make_exchange(exchange)
+        await self._client.bind("all", "least")
+        await self._client.bind("words", "jobs", self.dice.pick(LONG_PATTERNS))
+        for _ in range(self.dice.between(1, 3)):
+            await self._client.publish("words", self.dice.pick(KEYS), self._payload())
 
     async def _cast(self) -> None:
         self._client.driver.cast(broker.Enqueue(self._topic(), self._payload()))
@@ -391,7 +411,7 @@ class Worker:
         await self._client.driver.request(broker.CreateTopic(name, settings))
 
     async def _delete_topic(self) -> None:
-        name = self.dice.pick(("passing", "fleeting", "small"))
+        name = self.dice.pick(("passing", "fleeting", "small", "tiny", "dropping"))
         await self._client.delete_topic(name, if_unused=self.dice.chance(0.3), if_empty=self.dice.chance(0.3))
 
     async def _purge(self) -> None:
@@ -408,7 +428,13 @@ class Worker:
         if self.dice.chance(0.2):
             await self._client.delete_exchange(name, if_unused=self.dice.chance(0.5))
         else:
-            await self._client.create_exchange(name, kind=EXCHANGES[name], auto_delete=name == "gone")
+            await self._make_exchange(name)
+
+    async def _make_exchange(self, name: str) -> None:
+        shape = EXCHANGES[name]
+        await self._client.create_exchange(
+            name, kind=shape.kind, auto_delete=shape.auto_delete, alternate=shape.alternate
+        )
 
     async def _bind(self) -> None:
         exchange = self.dice.pick(list(EXCHANGES))

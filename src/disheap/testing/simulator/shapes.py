@@ -1,0 +1,56 @@
+"""The names that simulated clients use: topics with their settings, exchanges, routing keys and patterns.
+
+They are few, so that clients meet. Their bounds are low, so that some messages reach them. Patterns and keys stay far
+below `routing_steps`, because the reference knows no such bound.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from disheap.protocol.broker import TopicSettings
+
+
+class ExchangeShape(NamedTuple):
+    kind: str
+    alternate: str = ""
+    auto_delete: bool = False
+
+
+TOPICS: dict[str, TopicSettings] = {
+    "jobs": TopicSettings(),
+    "least": TopicSettings(mode="min"),
+    "brief": TopicSettings(message_ttl_ms=1500),
+    "small": TopicSettings(max_messages=12),
+    "tiny": TopicSettings(max_messages=2),
+    "dropping": TopicSettings(max_messages=3, overflow="drop"),
+    "passing": TopicSettings(expires_ms=4000),
+    "fleeting": TopicSettings(auto_delete=True),
+}
+TOPIC_WEIGHTS = (
+    ("jobs", 8), ("least", 4), ("brief", 2), ("small", 2), ("tiny", 1), ("dropping", 2), ("passing", 1),
+    ("fleeting", 1),
+)  # fmt: skip
+"""How often clients choose each."""
+EXCHANGES: dict[str, ExchangeShape] = {
+    "direct": ExchangeShape("direct"),
+    "words": ExchangeShape("topic", alternate="spare"),
+    "all": ExchangeShape("fanout"),
+    "gone": ExchangeShape("direct", auto_delete=True),
+    "spare": ExchangeShape("direct", alternate="all"),
+    "lost": ExchangeShape("direct", alternate="nowhere"),
+    "ring-a": ExchangeShape("direct", alternate="ring-b"),
+    "ring-b": ExchangeShape("direct", alternate="ring-a"),
+}
+"""`nowhere` is never made. A message that leads nowhere in `ring-a` and `ring-b` is refused."""
+RING = ("ring-a", "ring-b")
+LONG_KEYS = (".".join("a" * 30), ".".join("ab" * 12), ".".join("a" * 24 + "b"))
+KEYS = ("a", "a.b", "a.b.c", "b", *LONG_KEYS)
+LONG_PATTERNS = (
+    ".".join(["#", "a"] * 12),
+    ".".join(["a", "#"] * 10 + ["b"]),
+    ".".join(["#", "*"] * 12 + ["b"]),
+    ".".join("*" * 30),
+)
+"""A matcher that backtracks takes millions of steps for some of these."""
+PATTERNS = ("a", "a.*", "#", "*.b.#", *LONG_PATTERNS)
