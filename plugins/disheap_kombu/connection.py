@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from amqp.exceptions import NotFound, RecoverableConnectionError
 
-from disheap.client import forked
-from disheap.client.blocking import BlockingClient
-from disheap.client.broker_session import SessionLost
+from disheap.client.core.broker_session import SessionLost
+from disheap.client.io import forked
+from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import ConnectionLost, DisheapError, RequestError, RequestTimeout
 from disheap.protocol import broker
 from disheap_kombu.channel import Channel, Subscription

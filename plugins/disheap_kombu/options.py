@@ -13,7 +13,7 @@ import warnings
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
-from disheap.client import url as urls
+from disheap.client.core import url as urls
 from disheap.errors import ConfigError
 
 TLS_NAMES = {

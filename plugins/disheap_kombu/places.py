@@ -12,7 +12,7 @@ from typing import Any
 
 from kombu.connection import Connection as KombuConnection
 
-from disheap.client import url as urls
+from disheap.client.core import url as urls
 from disheap.errors import UrlError
 
 

@@ -15,8 +15,8 @@ from typing import Any
 from kombu.transport import base
 
 import disheap
-from disheap.client import url as urls
-from disheap.client.blocking import BlockingClient
+from disheap.client.core import url as urls
+from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import DisheapError
 from disheap.protocol.broker import EXCHANGE_KINDS
 from disheap_kombu import failures, places

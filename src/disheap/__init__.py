@@ -15,21 +15,21 @@ from disheap.version import __version__ as __version__
 if TYPE_CHECKING:
     from disheap import errors as errors
     from disheap import sync as sync
-    from disheap.client.asynchronous import Client as Client
-    from disheap.client.asynchronous import Topic as Topic
-    from disheap.client.asynchronous import connect as connect
-    from disheap.client.consuming import Consumer as Consumer
-    from disheap.client.consuming import Delivery as Delivery
+    from disheap.client.api.asynchronous import Client as Client
+    from disheap.client.api.asynchronous import Topic as Topic
+    from disheap.client.api.asynchronous import connect as connect
+    from disheap.client.api.consuming import Consumer as Consumer
+    from disheap.client.api.consuming import Delivery as Delivery
     from disheap.config import NodeConfig as NodeConfig
     from disheap.protocol.broker import NewMessage as NewMessage
     from disheap.runtime.node import Node as Node
 
 _HOMES = {
-    "Client": "disheap.client.asynchronous",
-    "Topic": "disheap.client.asynchronous",
-    "connect": "disheap.client.asynchronous",
-    "Consumer": "disheap.client.consuming",
-    "Delivery": "disheap.client.consuming",
+    "Client": "disheap.client.api.asynchronous",
+    "Topic": "disheap.client.api.asynchronous",
+    "connect": "disheap.client.api.asynchronous",
+    "Consumer": "disheap.client.api.consuming",
+    "Delivery": "disheap.client.api.consuming",
     "NewMessage": "disheap.protocol.broker",
     "Node": "disheap.runtime.node",
     "NodeConfig": "disheap.config",

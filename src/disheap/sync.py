@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disheap.client.receiving import Consumer, Delivery
-from disheap.client.synchronous import Client, Pending, Topic, connect
+from disheap.client.api.receiving import Consumer, Delivery
+from disheap.client.api.synchronous import Client, Pending, Topic, connect
 
 __all__ = ["Client", "Consumer", "Delivery", "Pending", "Topic", "connect"]

@@ -12,8 +12,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import disheap
-from disheap.client.asynchronous import Client, Topic
-from disheap.client.consuming import Delivery
+from disheap.client.api.asynchronous import Client, Topic
+from disheap.client.api.consuming import Delivery
 from disheap.errors import (
     ConnectionLost,
     DisheapError,

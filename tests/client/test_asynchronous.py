@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import disheap
-from disheap.client import pulse
-from disheap.client.asynchronous import Client
-from disheap.client.dialing import open_transport
-from disheap.client.driver import Driver
-from disheap.client.session import State
-from disheap.client.url import BrokerUrl
+from disheap.client.api.asynchronous import Client
+from disheap.client.core import pulse
+from disheap.client.core.session import State
+from disheap.client.core.url import BrokerUrl
+from disheap.client.io.asyncio_driver import Driver
+from disheap.client.io.dialing import open_transport
 from disheap.errors import (
     ConfigError,
     ConnectionLost,

@@ -14,10 +14,10 @@ import msgspec
 import pytest
 
 from disheap import sync
-from disheap.client import pulse
-from disheap.client.blocking import LISTEN_AFTER_S, BlockingClient
-from disheap.client.broker_session import SessionLost
-from disheap.client.url import BrokerUrl
+from disheap.client.core import pulse
+from disheap.client.core.broker_session import SessionLost
+from disheap.client.core.url import BrokerUrl
+from disheap.client.io.blocking_driver import LISTEN_AFTER_S, BlockingClient
 from disheap.errors import (
     ConfigError,
     ConnectionLost,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from disheap.client.broker_session import Arrived, BrokerSession, Foreign, Replied, SessionLost
-from disheap.client.events import Broken, Event, Moved, Ready
+from disheap.client.core.broker_session import Arrived, BrokerSession, Foreign, Replied, SessionLost
+from disheap.client.core.events import Broken, Event, Moved, Ready
 from disheap.errors import MalformedFrame, OutcomeUnknown
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Kind, SessionOptions

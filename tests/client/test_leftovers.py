@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from disheap.cli.loops import free_closed_transports
-from disheap.client.asynchronous import Client, connect
-from disheap.client.blocking import BlockingClient
-from disheap.client.url import BrokerUrl
+from disheap.client.api.asynchronous import Client, connect
+from disheap.client.core.url import BrokerUrl
+from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import TopicNotFound
 from disheap.protocol import broker
 from tests.support.leftovers import grown_by, grown_by_blocking

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.client.pulse import PING_EVERY_S, SILENCE_MAX_S, Pulse, Verdict
+from disheap.client.core.pulse import PING_EVERY_S, SILENCE_MAX_S, Pulse, Verdict
 
 
 def looks(pulse: Pulse, start: float, seconds: float, every_s: float = 0.25) -> list[tuple[float, Verdict]]:

@@ -12,11 +12,11 @@ import pytest
 
 import disheap
 from disheap import sync
-from disheap.client.asynchronous import Client
-from disheap.client.url import BrokerUrl
+from disheap.client.api.asynchronous import Client
+from disheap.client.core.url import BrokerUrl
 from disheap.errors import ConfigError, LeaseLost, SessionExpired, TopicNotFound, UnknownCommand
 from disheap.protocol import broker
-from disheap.runtime.connections import ClientConnection
+from disheap.runtime.clients.connection import ClientConnection
 from disheap.testing.certificates import Authority
 from tests.cli.command_line import run
 from tests.support.nodes import Cluster

@@ -7,7 +7,15 @@ import random
 
 import pytest
 
-from disheap.client.route import FAULTS_MAX, OVERLAP_S, PAUSE_FIRST_S, PAUSE_MAX_S, REMEMBERED_MAX, LastNodes, Route
+from disheap.client.core.route import (
+    FAULTS_MAX,
+    OVERLAP_S,
+    PAUSE_FIRST_S,
+    PAUSE_MAX_S,
+    REMEMBERED_MAX,
+    LastNodes,
+    Route,
+)
 
 ABC = ("a", "b", "c")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disheap.client.events import Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
-from disheap.client.session import ENTRY_NUMBER, TRANSIENTS_KEPT, Session, State
+from disheap.client.core.events import Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
+from disheap.client.core.session import ENTRY_NUMBER, TRANSIENTS_KEPT, Session, State
 from disheap.errors import (
     ConnectionLost,
     DiskFull,

@@ -11,8 +11,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from disheap.client.events import Answered, Event, Moved
-from disheap.client.session import Session, State
+from disheap.client.core.events import Answered, Event, Moved
+from disheap.client.core.session import Session, State
 from disheap.errors import OutcomeUnknown
 from disheap.protocol.frames import SessionOptions
 

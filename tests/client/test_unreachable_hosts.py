@@ -19,8 +19,8 @@ import pytest
 
 import disheap
 from disheap import sync
-from disheap.client.dialing import LAST_NODES
-from disheap.client.url import BrokerUrl
+from disheap.client.core.url import BrokerUrl
+from disheap.client.io.dialing import LAST_NODES
 from disheap.errors import ConnectionLost
 from disheap.testing.certificates import Authority
 from tests.support.nodes import Cluster

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.client.url import BrokerUrl, parse, redact
+from disheap.client.core.url import BrokerUrl, parse, redact
 from disheap.errors import UrlError
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from disheap.client.wire import Wire
+from disheap.client.io.wire import Wire
 
 
 class GreenTls:

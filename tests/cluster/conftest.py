@@ -10,7 +10,7 @@ import pytest
 from tests.support.nodes import Cluster, Tables
 from tests.support.ports import free_ports
 
-from disheap.client.url import BrokerUrl
+from disheap.client.core.url import BrokerUrl
 from disheap.config import RaftConfig
 from disheap.testing.certificates import Authority
 

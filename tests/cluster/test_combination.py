@@ -8,7 +8,7 @@ import pytest
 from tests.support.nodes import Cluster
 
 import disheap
-from disheap.client.url import BrokerUrl
+from disheap.client.core.url import BrokerUrl
 from disheap.errors import LeaseLost, PayloadTooLarge, PriorityOutOfRange, TopicNotFound, UnknownCommand
 
 

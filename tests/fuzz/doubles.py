@@ -16,10 +16,10 @@ from disheap.protocol.frames import Hello, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
-from disheap.runtime.connections import ClientConnection
-from disheap.runtime.server import Server, ServerLimits
-from disheap.runtime.session_table import SessionLimits
-from disheap.runtime.sessions import Sessions
+from disheap.runtime.clients.connection import ClientConnection
+from disheap.runtime.clients.server import Server, ServerLimits
+from disheap.runtime.state.session_table import SessionLimits
+from disheap.runtime.state.sessions import Sessions
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 

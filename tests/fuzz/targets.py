@@ -14,9 +14,9 @@ from typing import Any
 
 import msgspec
 
-from disheap.client.broker_session import Arrived, BrokerSession, Opaque, Replied
-from disheap.client.session import State
-from disheap.client.url import parse
+from disheap.client.core.broker_session import Arrived, BrokerSession, Opaque, Replied
+from disheap.client.core.session import State
+from disheap.client.core.url import parse
 from disheap.errors import (
     CodecError,
     CommandRefused,
@@ -55,8 +55,8 @@ from disheap.protocol import broker, frames, peers, proofs, repair
 from disheap.protocol.frames import SECRET_BYTES, FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge
-from disheap.runtime import repair_plan
-from disheap.runtime.links import IncomingLink, OutgoingLink
+from disheap.runtime.peers.links import IncomingLink, OutgoingLink
+from disheap.runtime.repair import plan
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
 from disheap_heap import routing
 from disheap_heap.machine import HeapMachine
@@ -138,7 +138,7 @@ def repair_message(data: bytes) -> None:
         case repair.Standing():
             for own in _HOLDINGS:
                 for others in ({NodeId(2): message}, {NodeId(2): message, NodeId(3): _STANDINGS[0]}):
-                    repair_plan.decide(own, [NodeId(2), NodeId(3)], others)
+                    plan.decide(own, [NodeId(2), NodeId(3)], others)
         case repair.Entries():
             for entry in message.decoded():
                 if entry.kind is EntryKind.MEMBERSHIP:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import SECRET_BYTES, Fault, Kind, Status
-from disheap.runtime.session_table import proof_of
+from disheap.runtime.state.session_table import proof_of
 from tests.fuzz.doubles import ServedNode
 from tests.fuzz.mutate import mutate, mutated
 from tests.fuzz.targets import TARGETS

@@ -6,7 +6,7 @@ import socket
 from collections import deque
 from typing import Any
 
-from disheap.client.url import BrokerUrl
+from disheap.client.core.url import BrokerUrl
 from disheap.protocol import broker
 from disheap_kombu import messages
 

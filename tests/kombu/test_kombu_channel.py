@@ -21,7 +21,7 @@ from amqp.exceptions import (
 )
 from kombu_fakes import delivery
 
-from disheap.client.broker_session import SessionLost
+from disheap.client.core.broker_session import SessionLost
 from disheap.errors import ConnectionLost, ExchangeNotFound, NotSent, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
 from disheap_kombu.channel import ENDLESS_BYTES

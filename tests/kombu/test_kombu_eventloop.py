@@ -10,7 +10,7 @@ from amqp.exceptions import RecoverableConnectionError
 from kombu.asynchronous import Hub
 from kombu_fakes import delivery
 
-from disheap.client.broker_session import SessionLost
+from disheap.client.core.broker_session import SessionLost
 from disheap.protocol import broker
 from disheap_kombu.eventloop import Bond
 

@@ -14,7 +14,7 @@ from disheap.kernel.types import NodeId
 from disheap.protocol import frames
 from disheap.protocol.frames import Goodbye, Kind
 from disheap.protocol.proofs import Transcript
-from disheap.runtime.links import IncomingLink
+from disheap.runtime.peers.links import IncomingLink
 
 
 def tree(root: type[Any]) -> list[type[Any]]:

@@ -15,8 +15,8 @@ from disheap.errors import Overloaded
 from disheap.interfaces import TransportContext
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
-from disheap.runtime.admission import FEW, AdmissionLimits, UnderWay, host_of
-from disheap.runtime.session_table import Session, SessionCounts, SessionFacts
+from disheap.runtime.clients.admission import FEW, AdmissionLimits, UnderWay, host_of
+from disheap.runtime.state.session_table import Session, SessionCounts, SessionFacts
 from disheap.testing.certificates import Authority
 from disheap_tcp.tls import TlsTransport
 from disheap_tcp.trust import TlsSettings

@@ -10,7 +10,7 @@ from tests.support.wire import wait_until
 import disheap
 from disheap.config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
-from disheap.runtime.applying import SLICE_S, Applier
+from disheap.runtime.replica.applying import SLICE_S, Applier
 
 
 class StepClock:

@@ -11,7 +11,7 @@ from tests.support.wire import WireClient, wait_until
 from disheap.config import Limits
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind, Status
-from disheap.runtime.connections import ClientConnection
+from disheap.runtime.clients.connection import ClientConnection
 from disheap.runtime.node import Node
 
 

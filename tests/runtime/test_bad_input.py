@@ -17,7 +17,7 @@ from disheap.config import Limits
 from disheap.errors import AddressInUse, UnsafeListen
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Flags, Hello, Kind, SessionOptions, Status
-from disheap.runtime import connections
+from disheap.runtime.clients import connection
 from disheap.runtime.node import Node
 
 SMALL = Limits(
@@ -245,7 +245,7 @@ async def test_no_rubbish_ends_the_node(cluster: Cluster, rubbish: bytes, greete
 async def test_a_client_that_does_not_read_is_cut_off_and_costs_bounded_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "UNREAD_S", 0.5)
+    monkeypatch.setattr(connection, "UNREAD_S", 0.5)
     limits = Limits(frame_bytes=65_536, gather_bytes=131_072, write_buffer_bytes=16_384)
     async with Cluster(tmp_path, nodes=1, limits=limits) as cluster:
         client = await cluster.client()

@@ -13,9 +13,9 @@ from tests.support.wire import WireClient, wait_until
 from disheap.config import Limits
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Fault, Kind, Status
-from disheap.runtime.buffers import STALLED_S, UNCOUNTED_BYTES, Buffers
+from disheap.runtime.clients.buffers import STALLED_S, UNCOUNTED_BYTES, Buffers
+from disheap.runtime.clients.server import Server
 from disheap.runtime.node import Node
-from disheap.runtime.server import Server
 
 KIB = 1 << 10
 MIB = 1 << 20

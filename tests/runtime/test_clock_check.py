@@ -16,9 +16,9 @@ from tests.support.wire import wait_until
 
 from disheap.config import Limits
 from disheap.kernel.types import NodeId
-from disheap.runtime import clock_check, group
-from disheap.runtime.clock_check import ClockCheck
-from disheap.runtime.clocks import LogClock, SystemClock
+from disheap.runtime.replica import clock_check, group
+from disheap.runtime.replica.clock_check import ClockCheck
+from disheap.runtime.replica.clocks import LogClock, SystemClock
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
 THREE_VOTERS = (ONE, TWO, THREE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disheap.runtime.clocks import SLEW, LogClock
+from disheap.runtime.replica.clocks import SLEW, LogClock
 
 
 class ManualClock:

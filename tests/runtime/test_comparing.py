@@ -18,8 +18,8 @@ from disheap.protocol import frames, notices
 from disheap.protocol.frames import Kind
 from disheap.protocol.notices import Notice
 from disheap.protocol.repair import AskSnapshot
-from disheap.runtime.comparing import KEPT, NEVER_MS, Comparing
 from disheap.runtime.node import Node
+from disheap.runtime.replica.state_hashes import KEPT, NEVER_MS, Comparing
 
 OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"
 

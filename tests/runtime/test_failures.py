@@ -18,7 +18,7 @@ from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import NOBODY, Entry, Index, NodeId
 from disheap.plugins import Registry
 from disheap.protocol.frames import Status
-from disheap.runtime.disk import DiskThread, FailStopDisk, run_on
+from disheap.runtime.disk.thread import DiskThread, FailStopDisk, run_on
 
 PATIENCE_S = 10.0
 
@@ -101,7 +101,7 @@ async def test_a_disk_that_does_not_answer_is_left_to_itself_and_told(
         def close(self) -> None:
             answer.wait(PATIENCE_S)
 
-    monkeypatch.setattr("disheap.runtime.disk.PATIENCE_S", 0.05)
+    monkeypatch.setattr("disheap.runtime.disk.thread.PATIENCE_S", 0.05)
     async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(Hanging)) as cluster:
         async with asyncio.timeout(PATIENCE_S / 2):
             with pytest.raises(DiskFailed, match="has not answered"):
@@ -124,7 +124,7 @@ async def test_a_leader_that_steps_down_in_the_same_tick_hands_nothing_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk hangs, and with this tick it also finds that no majority hears it."""
-    monkeypatch.setattr("disheap.runtime.group.WRITE_PATIENCE_S", -1.0)
+    monkeypatch.setattr("disheap.runtime.replica.group.WRITE_PATIENCE_S", -1.0)
     async with Cluster(tmp_path) as cluster:
         group = (await cluster.wait_leader()).group
         state = group.raft._state
@@ -150,7 +150,7 @@ async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, m
                 answer.wait(PATIENCE_S)
             super().append(entries)
 
-    monkeypatch.setattr("disheap.runtime.group.WRITE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("disheap.runtime.replica.group.WRITE_PATIENCE_S", 0.2)
     async with Cluster(tmp_path, registry=registry_with_storage(Hanging)) as cluster:
         client, leader = await cluster.client(), await cluster.wait_leader()
         assert leader._storage is not None

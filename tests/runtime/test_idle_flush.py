@@ -13,8 +13,8 @@ from disheap.config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind
-from disheap.runtime import idle_flush
-from disheap.runtime.idle_flush import FLUSH_S, MAX_ENVELOPES, TRANSIENT_FLUSH_S, IdleFlush, is_transient
+from disheap.runtime.replica import idle_flush
+from disheap.runtime.replica.idle_flush import FLUSH_S, MAX_ENVELOPES, TRANSIENT_FLUSH_S, IdleFlush, is_transient
 
 TRANSIENT = frames.envelope(Kind.COMMAND, Flags.TRANSIENT, 7, 0, 0, b"heartbeat")
 CONFIRMED = frames.envelope(Kind.COMMAND, 0, 7, 1, 0, b"enqueue")

@@ -18,8 +18,8 @@ from disheap.errors import DiskFailed, StorageError, StorageFull, WrongCluster
 from disheap.interfaces import Acquaintances
 from disheap.kernel.types import NodeId
 from disheap.protocol.peers import PeerHello
-from disheap.runtime.disk import FailStopDisk
-from disheap.runtime.introductions import Introductions
+from disheap.runtime.disk.thread import FailStopDisk
+from disheap.runtime.membership.incarnations import Introductions
 
 TWO, THREE = NodeId(2), NodeId(3)
 NOBODY_MET = Acquaintances(False, ())

@@ -29,7 +29,7 @@ from disheap.plugins import Registry
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.protocol.repair import AskEntries
-from disheap.runtime.links import GROUP
+from disheap.runtime.peers.links import GROUP
 from disheap.testing.certificates import Authority
 
 ROUNDS = {"inproc": 1000, "tcp": 300, "tls": 150}

@@ -21,8 +21,9 @@ from disheap.protocol import frames, peers, proofs
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
-from disheap.runtime import links, peering, tuning
-from disheap.runtime.links import OutgoingLink
+from disheap.runtime import tuning
+from disheap.runtime.peers import links, peering
+from disheap.runtime.peers.links import OutgoingLink
 from disheap.testing.certificates import Authority
 
 BUFFER_BYTES = 1000

@@ -14,9 +14,9 @@ from disheap.errors import Overloaded
 from disheap.logs import LINES_AT_ONCE
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Status
-from disheap.runtime.connections import UNREAD_S, ClientConnection
-from disheap.runtime.server import EXPIRIES_AT_ONCE, SWEEP_S, Server, ServerLimits
-from disheap.runtime.session_table import Session, SessionFacts, proof_of
+from disheap.runtime.clients.connection import UNREAD_S, ClientConnection
+from disheap.runtime.clients.server import EXPIRIES_AT_ONCE, SWEEP_S, Server, ServerLimits
+from disheap.runtime.state.session_table import Session, SessionFacts, proof_of
 
 LIMITS = ServerLimits(
     frame_bytes=1 << 20,
@@ -275,7 +275,7 @@ def test_a_node_that_stood_still_itself_gives_everybody_their_time_again(node: N
 
 def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node, caplog: pytest.LogCaptureFixture) -> None:
     """What one sweep proposes is one entry, and every replica applies it in one piece. The log has a line for few."""
-    caplog.set_level(logging.INFO, "disheap.runtime.server")
+    caplog.set_level(logging.INFO, "disheap.runtime.clients.server")
     node.table.update({number: session(number) for number in range(100, 100 + 3 * EXPIRIES_AT_ONCE)})
     node.server.lead(True)
     node.silence(TIMEOUT_MS / 1000)

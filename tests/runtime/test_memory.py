@@ -16,7 +16,8 @@ from disheap.kernel.types import NodeId
 from disheap.protocol import broker, notices
 from disheap.protocol.frames import Fault, Status
 from disheap.protocol.notices import Notice
-from disheap.runtime.memory import (
+from disheap.runtime.clients.server import MEMORY_LOOK_BYTES
+from disheap.runtime.memory.watch import (
     LOOK_S,
     NOTICE_VALID_S,
     TRIM_MAX_S,
@@ -26,7 +27,6 @@ from disheap.runtime.memory import (
     mark_bytes,
 )
 from disheap.runtime.node import Node
-from disheap.runtime.server import MEMORY_LOOK_BYTES
 
 MIB = 1 << 20
 MARK = 400 * MIB

@@ -12,7 +12,7 @@ from disheap.config import Limits
 from disheap.errors import Overloaded
 from disheap.protocol import frames
 from disheap.protocol.frames import Hello, Kind, SessionOptions
-from disheap.runtime.places import SILENCE_S, PlaceLimits, Places
+from disheap.runtime.clients.places import SILENCE_S, PlaceLimits, Places
 
 REMOTE = "10.0.0.{}:5000"
 

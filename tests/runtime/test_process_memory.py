@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from disheap.runtime import process_memory
-from disheap.runtime.process_memory import ProcessMemory
+from disheap.runtime.memory import process
+from disheap.runtime.memory.process import ProcessMemory
 
 MIB = 1 << 20
 
@@ -25,7 +25,7 @@ def write(root: Path, files: dict[str, str]) -> ProcessMemory:
 def no_other_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine that runs the tests has none."""
     monkeypatch.setattr(ProcessMemory, "_machine", lambda self: iter([64 << 30]))
-    monkeypatch.setattr(process_memory, "_resource_limits", lambda: iter([-1, (1 << 63) - 1]))
+    monkeypatch.setattr(process, "_resource_limits", lambda: iter([-1, (1 << 63) - 1]))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_smallest_limit_holds_wherever_it_is_set(tmp_path: Path, files: dict
 
 
 def test_ulimit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process_memory, "_resource_limits", lambda: iter([1536 * MIB, -1]))
+    monkeypatch.setattr(process, "_resource_limits", lambda: iter([1536 * MIB, -1]))
     assert ProcessMemory(tmp_path).limit_bytes() == 1536 * MIB
 
 

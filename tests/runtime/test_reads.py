@@ -8,7 +8,7 @@ import pytest
 
 from disheap.errors import NotLeader
 from disheap.kernel.types import Index, Read
-from disheap.runtime.reads import Reads
+from disheap.runtime.replica.reads import Reads
 
 
 class Kernel:

@@ -10,11 +10,11 @@ from disheap.config import MemberConfig
 from disheap.interfaces import Identity, MachineContext, StorageContext
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term
 from disheap.plugins import Registry
-from disheap.runtime.clocks import SystemClock
-from disheap.runtime.cluster import first_state
-from disheap.runtime.recovery import Found, recover
-from disheap.runtime.session_table import SessionLimits
-from disheap.runtime.sessions import Outlets, Sessions
+from disheap.runtime.membership.directory import first_state
+from disheap.runtime.replica.clocks import SystemClock
+from disheap.runtime.replica.recovery import Found, recover
+from disheap.runtime.state.session_table import SessionLimits
+from disheap.runtime.state.sessions import Outlets, Sessions
 
 TAIL_BYTES = 4096
 IDENTITY = Identity("cluster", 1, "n1", 7)

@@ -18,7 +18,7 @@ from tests.support.wire import wait_until
 from disheap.interfaces import Damage, Holding
 from disheap.kernel.types import HardState, Index, NodeId, Term, TermRun
 from disheap.protocol.repair import Standing
-from disheap.runtime import repair_plan
+from disheap.runtime.repair import plan
 
 # --- the rules -----------------------------------------------------------------------------------------------------
 
@@ -57,30 +57,30 @@ class Disk:
         )  # fmt: skip
 
 
-def settle(disks: list[Disk]) -> list[repair_plan.Step]:
+def settle(disks: list[Disk]) -> list[plan.Step]:
     """All nodes go on until none can. Returns where each stands."""
-    steps: list[repair_plan.Step] = [repair_plan.Done()] * len(disks)
+    steps: list[plan.Step] = [plan.Done()] * len(disks)
     for _ in range(40):
         changed = False
         for number, disk in enumerate(disks):
             others = [NodeId(n) for n in range(len(disks)) if n != number]
-            step = steps[number] = repair_plan.decide(disk.holding(), others, {n: disks[n].standing() for n in others})
+            step = steps[number] = plan.decide(disk.holding(), others, {n: disks[n].standing() for n in others})
             match step:
-                case repair_plan.Take(source, first, last):
+                case plan.Take(source, first, last):
                     assert all(
                         i <= disks[source].last and i not in disks[source].damaged for i in range(first, last + 1)
                     )
                     disk.damaged -= set(range(first, last + 1))
-                case repair_plan.Cut(first):
+                case plan.Cut(first):
                     disk.last, disk.damaged = first - 1, {i for i in disk.damaged if i < first}
-                case repair_plan.Adopt(source, first, last):
+                case plan.Adopt(source, first, last):
                     assert all(
                         i <= disks[source].last and i not in disks[source].damaged for i in range(first, last + 1)
                     )
                     disk.last = last
-                case repair_plan.Settled():
+                case plan.Settled():
                     disk.is_torn = False
-            changed = changed or not isinstance(step, repair_plan.Done | repair_plan.Wait)
+            changed = changed or not isinstance(step, plan.Done | plan.Wait)
         if not changed:
             return steps
     raise AssertionError("they go round in a circle")
@@ -97,7 +97,7 @@ def test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_wh
         for state, disk, step in zip(states, disks, steps, strict=True):
             assert disk.last >= min(state[0], committed), f"{states}: an acknowledged entry is dropped"
             assert not disk.damaged & good, f"{states}: a good copy was there, and was not taken"
-            if isinstance(step, repair_plan.Wait):
+            if isinstance(step, plan.Wait):
                 assert step.missing, "it says for what it waits"
                 assert step.on, "and for whom"
                 seen["waits"] += 1
@@ -105,7 +105,7 @@ def test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_wh
                 assert not disk.damaged
                 assert not disk.is_torn
                 seen["recovered" if disk.last >= state[0] else "dropped"] += 1
-        held = [disk for disk, step in zip(disks, steps, strict=True) if isinstance(step, repair_plan.Done)]
+        held = [disk for disk, step in zip(disks, steps, strict=True) if isinstance(step, plan.Done)]
         if len(held) >= 2 and set(range(1, committed + 1)) <= good:
             assert max(disk.last for disk in held) >= committed, f"{states}: a majority goes on without it"
     assert min(seen.values()) > 1000, seen
@@ -131,24 +131,24 @@ OTHERS = [NodeId(n) for n in (2, 3, 4, 5)]
 def test_a_majority_without_the_entry_is_not_enough_while_its_old_leader_may_still_count_us() -> None:
     """Nodes 3 to 5 never had entry 4. Node 2 has it, leads in term 1, and cannot be asked."""
     answers = {node: standing(1, 3, ((1, 1),)) for node in OTHERS[1:]}
-    step = repair_plan.decide(holding(4, 1, [4]), OTHERS, answers)
-    assert isinstance(step, repair_plan.Wait)
+    step = plan.decide(holding(4, 1, [4]), OTHERS, answers)
+    assert isinstance(step, plan.Wait)
     assert step.on == (NodeId(2),)
 
 
 def test_a_majority_of_a_later_term_without_the_entry_is_enough() -> None:
     answers = {node: standing(2, 3, ((1, 1),)) for node in OTHERS[1:]}
-    assert repair_plan.decide(holding(4, 1, [4]), OTHERS, answers) == repair_plan.Cut(Index(4))
+    assert plan.decide(holding(4, 1, [4]), OTHERS, answers) == plan.Cut(Index(4))
 
 
 def test_one_node_that_knows_another_entry_to_be_committed_there_is_enough() -> None:
     answers = {NodeId(5): standing(2, 6, ((1, 1), (4, 2)), commit=5, commit_term=2)}
-    assert repair_plan.decide(holding(4, 1, [4]), OTHERS, answers) == repair_plan.Cut(Index(4))
+    assert plan.decide(holding(4, 1, [4]), OTHERS, answers) == plan.Cut(Index(4))
 
 
 def test_an_end_in_doubt_is_left_to_a_leader_that_there_is() -> None:
     led = msgspec.structs.replace(standing(1, 3, ((1, 1),)), has_leader=True)
-    assert repair_plan.decide(holding(3, 1, [], ambiguous=True), OTHERS, {NodeId(2): led}) == repair_plan.Follow()
+    assert plan.decide(holding(3, 1, [], ambiguous=True), OTHERS, {NodeId(2): led}) == plan.Follow()
 
 
 def test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_answer() -> None:
@@ -157,11 +157,11 @@ def test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_an
     doubtful = msgspec.structs.replace(alike, ambiguous=True)
     voters = [NodeId(2), NodeId(3)]
     for answers in ({NodeId(2): alike}, {NodeId(2): alike, NodeId(3): doubtful}):
-        step = repair_plan.decide(holding(3, 1, [], ambiguous=True), voters, answers)
-        assert isinstance(step, repair_plan.Wait)
+        step = plan.decide(holding(3, 1, [], ambiguous=True), voters, answers)
+        assert isinstance(step, plan.Wait)
         assert step.on == (NodeId(3),)
-    step = repair_plan.decide(holding(3, 1, [], ambiguous=True), voters, {NodeId(2): alike, NodeId(3): alike})
-    assert step == repair_plan.Settled()
+    step = plan.decide(holding(3, 1, [], ambiguous=True), voters, {NodeId(2): alike, NodeId(3): alike})
+    assert step == plan.Settled()
 
 
 def test_a_node_in_doubt_denies_nothing_but_what_it_knows_another_entry_to_be_committed_for() -> None:
@@ -169,11 +169,11 @@ def test_a_node_in_doubt_denies_nothing_but_what_it_knows_another_entry_to_be_co
     denial the entry, which nodes 1 and 2 have, would go; node 2 cannot be asked."""
     shows = msgspec.structs.replace(standing(3, 6, ((1, 1),)), ambiguous=True)
     answers = {NodeId(3): shows, NodeId(4): standing(3, 3, ((1, 1),)), NodeId(5): standing(3, 3, ((1, 1),))}
-    step = repair_plan.decide(holding(4, 2, [4]), OTHERS, answers)
-    assert isinstance(step, repair_plan.Wait)
+    step = plan.decide(holding(4, 2, [4]), OTHERS, answers)
+    assert isinstance(step, plan.Wait)
     assert NodeId(3) in step.on
     answers[NodeId(3)] = msgspec.structs.replace(shows, commit=4, commit_term=1)
-    assert repair_plan.decide(holding(4, 2, [4]), OTHERS, answers) == repair_plan.Cut(Index(4))
+    assert plan.decide(holding(4, 2, [4]), OTHERS, answers) == plan.Cut(Index(4))
 
 
 def test_what_was_taken_already_is_not_damaged_any_more() -> None:
@@ -183,13 +183,13 @@ def test_what_was_taken_already_is_not_damaged_any_more() -> None:
         Damage(Index(7), Index(7), Term(1), "log-1", 400),
     )
     own = holding(9, 1, [])._replace(damaged=places)
-    left = repair_plan.without(own, {3, 6})
+    left = plan.without(own, {3, 6})
     assert [(place.first, place.last, place.offset) for place in left.damaged] == [
         (2, 2, 100),
         (4, 5, 100),
         (7, 7, 400),
     ]
-    assert repair_plan.without(own, set()) == own
+    assert plan.without(own, set()) == own
 
 
 # --- whole nodes -----------------------------------------------------------------------------------------------------

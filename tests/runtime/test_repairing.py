@@ -14,9 +14,9 @@ from disheap.interfaces import Damage, Holding, LostSnapshot
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, HardState, Index, Member, Membership, NodeId, SnapshotMeta, Term, TermRun
 from disheap.protocol.repair import Answer, Ask, AskEntries, AskSnapshot, AskStanding, Entries, SnapshotPiece, Standing
-from disheap.runtime import repairing
-from disheap.runtime.recovery import Found
-from disheap.runtime.repairing import Repairing
+from disheap.runtime.repair import repairer
+from disheap.runtime.repair.repairer import Repairing
+from disheap.runtime.replica.recovery import Found
 from disheap.testing.simulator.loop import SimLoop
 
 OWN, SECOND, THIRD = NodeId(1), NodeId(2), NodeId(3)
@@ -172,7 +172,7 @@ async def test_damage_that_shows_at_run_time_brings_the_node_back_into_repair_an
     for error in (DAMAGE, SnapshotDamaged("bad"), DAMAGE):
         assert paper.repairing.take_back(error)
         await paper.ended()
-    assert paper.done == ["read anew"] * repairing.ROUNDS_MOST
+    assert paper.done == ["read anew"] * repairer.ROUNDS_MOST
     assert not paper.repairing.take_back(DAMAGE), "read three times, nothing found, and still it cannot be read"
 
 
@@ -181,7 +181,7 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
     paper = Paper(holding(3))
     paper.answers = lambda node, question: standing(3)
     paper.repairing.begin(paper.found(needs_repair=False))
-    for _ in range(2 * repairing.ROUNDS_MOST):
+    for _ in range(2 * repairer.ROUNDS_MOST):
         paper.damaged_again = 1
         assert paper.repairing.take_back(DAMAGE)
         await paper.ended()
@@ -210,7 +210,7 @@ async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled()
 async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -> None:
     paper = Paper(holding(3))
     paper.group.asleep, paper.raft.is_ambiguous = False, True
-    enough = repairing.DOUBT_TIMEOUTS * ELECTION_TICKS
+    enough = repairer.DOUBT_TIMEOUTS * ELECTION_TICKS
     for leader, ticks in ((NodeId(0), enough), (SECOND, 1), (NodeId(0), enough)):
         paper.raft.leader = leader
         for _ in range(ticks):
@@ -281,7 +281,7 @@ async def test_a_snapshot_that_is_being_made_is_said_to_be_waited_for_and_not_fo
     paper.answers = answer
     await paper.repaired()
     tries = [node for node, question in paper.asked if isinstance(question, AskSnapshot)]
-    assert tries == [SECOND] * repairing.SNAPSHOT_ROUNDS_MOST + [THIRD]
+    assert tries == [SECOND] * repairer.SNAPSHOT_ROUNDS_MOST + [THIRD]
 
 
 @virtual_time

@@ -17,8 +17,8 @@ from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
 from disheap.protocol.notices import Notice
+from disheap.runtime.disk.free_space import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, Room
 from disheap.runtime.node import Node
-from disheap.runtime.room import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, Room
 from disheap_filelog.storage import FileStorage
 
 MARK = 1000

@@ -17,8 +17,8 @@ from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
-from disheap.runtime.session_table import REPLY_BYTES, SessionLimits, proof_of
-from disheap.runtime.sessions import PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Outlets, Sessions
+from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, proof_of
+from disheap.runtime.state.sessions import PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Outlets, Sessions
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 

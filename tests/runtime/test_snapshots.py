@@ -25,9 +25,9 @@ from disheap.kernel.types import (
     SnapshotReply,
     SnapshotRequest,
 )
-from disheap.runtime.installing import Installer
-from disheap.runtime.snapshot_source import SnapshotSource
-from disheap.runtime.snapshots import SnapshotPolicy, Snapshotter
+from disheap.runtime.replica.snapshots import SnapshotPolicy, Snapshotter
+from disheap.runtime.state.installing import Installer
+from disheap.runtime.state.snapshot_source import SnapshotSource
 from disheap.testing.crashing_disk import CrashingDisk
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from disheap.kernel.types import Index
-from disheap.runtime.state_hashes import OnView, StateHasher
+from disheap.runtime.replica.hash_requests import OnView, StateHasher
 
 
 class CountingSessions:

@@ -10,8 +10,8 @@ import pytest
 
 from disheap.errors import DiskFailed, StorageFull
 from disheap.kernel.types import Entry, HardState, Message, NodeId, Term, Write
-from disheap.runtime import writing
-from disheap.runtime.writing import Writer
+from disheap.runtime.replica import writer
+from disheap.runtime.replica.writer import Writer
 
 WRITE = Write(1, HardState(Term(1), NodeId(1)), ())
 
@@ -48,7 +48,7 @@ class Desk:
         self.jobs.append((work, done))
 
     def call_later(self, seconds: float, callback: Callable[[], None]) -> asyncio.TimerHandle:
-        assert seconds == writing.ROOM_RETRY_S
+        assert seconds == writer.ROOM_RETRY_S
         self.timers.append(callback)
         return self  # type: ignore[return-value]
 

@@ -15,14 +15,14 @@ import disheap_filelog.meta
 import disheap_filelog.segment
 import disheap_heap.delivery
 import disheap_heap.leases
-from disheap.client.session import Session as ClientSession
-from disheap.client.session import State as ClientState
+from disheap.client.core.session import Session as ClientSession
+from disheap.client.core.session import State as ClientState
 from disheap.kernel.state import State
 from disheap.kernel.types import NOBODY, HardState, Role
 from disheap.plugins import Registry
-from disheap.runtime.group import Group
-from disheap.runtime.reads import Reads
-from disheap.runtime.sessions import Session, Sessions
+from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.reads import Reads
+from disheap.runtime.state.sessions import Session, Sessions
 from disheap.testing.simulator.run import Plan, simulate
 
 SEEDS = range(1, 81)

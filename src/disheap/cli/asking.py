@@ -14,7 +14,7 @@ from disheap.errors import ConnectionLost, NotLeader
 from disheap.version import __version__
 
 if TYPE_CHECKING:
-    from disheap.client.url import BrokerUrl
+    from disheap.client.core.url import BrokerUrl
     from disheap.sync import Client
 
 LOOK_AGAIN_S = 0.2
@@ -29,7 +29,7 @@ NOTICE_S = 1.0
 def connect(invocation: Invocation) -> Client:
     """A client with a session at the leader. `timeout_s` in the URL has its say over requests and over connecting.
     Where no node lets it in soon, it says so on standard error (with `--json` the error is the only thing there)."""
-    from disheap.client.url import BrokerUrl, parse
+    from disheap.client.core.url import BrokerUrl, parse
 
     url = parse(invocation.broker_url)
     given_s = url.timeout_s if url.timeout_s != BrokerUrl().timeout_s else CONNECT_TIMEOUT_S
@@ -38,7 +38,7 @@ def connect(invocation: Invocation) -> Client:
 
 def _connected(url: BrokerUrl, given_s: float, quiet: bool) -> Client:
     from disheap import sync
-    from disheap.client.blocking import BlockingClient
+    from disheap.client.io.blocking_driver import BlockingClient
 
     driver = BlockingClient(url, client=f"disheap {__version__}")
     try:
@@ -59,7 +59,7 @@ def _connected(url: BrokerUrl, given_s: float, quiet: bool) -> Client:
 def ask_leader(invocation: Invocation, request: dict[str, Any]) -> dict[str, Any]:
     """The leader's answer to an admin request. Opens no session, so it works when there are too many. Raises what the
     leader refuses, `ConnectionLost`, and `NotLeader` where none is found within `CONNECT_TIMEOUT_S`."""
-    from disheap.client.url import parse
+    from disheap.client.core.url import parse
 
     url = parse(invocation.broker_url)
     deadline = time.monotonic() + CONNECT_TIMEOUT_S

@@ -26,7 +26,7 @@ from disheap.errors import ConfigError
 
 if TYPE_CHECKING:
     from disheap.cli.bench_figures import Meter, Result
-    from disheap.client.asynchronous import Client
+    from disheap.client.api.asynchronous import Client
 
 PAYLOAD_BYTES = 256
 WINDOW = 2000

@@ -12,7 +12,7 @@ from functools import partial
 from time import perf_counter_ns
 
 from disheap.cli.bench_figures import Meter
-from disheap.client.asynchronous import Client
+from disheap.client.api.asynchronous import Client
 from disheap.errors import RequestTimeout
 from disheap.protocol import broker
 

@@ -20,8 +20,8 @@ from disheap.cli.output import emit_json, emit_table, size
 from disheap.errors import ConnectionLost, RequestError
 
 if TYPE_CHECKING:
-    from disheap.client.dialing import Dial
-    from disheap.client.url import BrokerUrl
+    from disheap.client.core.url import BrokerUrl
+    from disheap.client.io.dialing import Dial
     from disheap.interfaces import BlockingSocket, PendingSocket
 
 NODE_TIMEOUT_S = 2.0
@@ -43,7 +43,7 @@ def status(invocation: Invocation, /) -> int:
 
     Example: disheap status --url disheap://10.0.0.1,10.0.0.2,10.0.0.3
     """
-    from disheap.client.url import parse
+    from disheap.client.core.url import parse
 
     url = parse(invocation.broker_url)
     rows = _ask_all(url)
@@ -116,7 +116,7 @@ class _NoAnswer(Exception):
 
 def _dial_once(url: BrokerUrl) -> Dial:
     """A status is of this moment: a node that refuses now is not waited for."""
-    from disheap.client.dialing import blocking_dial
+    from disheap.client.io.dialing import blocking_dial
 
     dial = blocking_dial(url)
 

@@ -1,1 +1,5 @@
-"""Clients: one sans-IO session, an asyncio and a blocking driver over it. Nothing here imports a server part."""
+"""The client side: one session without I/O, two drivers, and the words that applications use.
+
+`core` knows the protocol and does no I/O. `io` waits and moves bytes, once with asyncio and once with blocking sockets.
+`api` is what `disheap.connect` and `disheap.sync.connect` return. Imports run from `api` to `io` to `core`.
+"""

@@ -9,8 +9,8 @@ import msgspec
 
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
 from disheap.kernel.types import NOBODY
-from disheap.runtime.machine_stats import read_stats
-from disheap.runtime.session_admin import end_session, list_sessions, read_page
+from disheap.runtime.clients.session_admin import end_session, list_sessions, read_page
+from disheap.runtime.state.machine_stats import read_stats
 from disheap.version import __version__
 
 if TYPE_CHECKING:

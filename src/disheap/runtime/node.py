@@ -36,23 +36,23 @@ from disheap.plugins import Registry
 from disheap.protocol.notices import Notice
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
-from disheap.runtime.clock_check import ClockCheck
-from disheap.runtime.clocks import SystemClock
-from disheap.runtime.cluster import AddressBook, first_state, own_id
-from disheap.runtime.disk import Disk, DiskThread, FailStopDisk, close_patiently, run_on
-from disheap.runtime.group import Group
-from disheap.runtime.links import GROUP
-from disheap.runtime.local import LocalSessions
-from disheap.runtime.memory import Estimate
+from disheap.runtime.clients.local import LocalSessions
+from disheap.runtime.clients.server import Server
+from disheap.runtime.disk.thread import Disk, DiskThread, FailStopDisk, close_patiently, run_on
+from disheap.runtime.maintenance import Upkeep
+from disheap.runtime.membership.directory import AddressBook, first_state, own_id
+from disheap.runtime.memory.process import MemorySource, ProcessMemory
+from disheap.runtime.memory.watch import Estimate
 from disheap.runtime.parts import Parts
-from disheap.runtime.peering import Peering
-from disheap.runtime.process_memory import MemorySource, ProcessMemory
-from disheap.runtime.recovery import Found, recover
-from disheap.runtime.server import Server
-from disheap.runtime.sessions import Sessions
-from disheap.runtime.upkeep import Upkeep
-from disheap.runtime.versions import Versions
-from disheap.runtime.writing import with_room
+from disheap.runtime.peers.links import GROUP
+from disheap.runtime.peers.peering import Peering
+from disheap.runtime.replica.clock_check import ClockCheck
+from disheap.runtime.replica.clocks import SystemClock
+from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.recovery import Found, recover
+from disheap.runtime.replica.versions import Versions
+from disheap.runtime.replica.writer import with_room
+from disheap.runtime.state.sessions import Sessions
 
 log = get_logger(__name__)
 

@@ -25,7 +25,7 @@ from disheap.interfaces import (
 )
 from disheap.plugins import Registry
 from disheap.runtime import tuning
-from disheap.runtime.links import GROUP
+from disheap.runtime.peers.links import GROUP
 
 
 class Parts:

@@ -9,13 +9,13 @@ import msgspec
 from disheap.config import NodeConfig
 from disheap.kernel.types import KernelConfig, NodeId
 from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
-from disheap.runtime import room
-from disheap.runtime.admission import AdmissionLimits
-from disheap.runtime.group import GroupLimits
-from disheap.runtime.places import PlaceLimits
-from disheap.runtime.server import ServerLimits
-from disheap.runtime.session_table import SessionLimits
-from disheap.runtime.snapshots import SnapshotPolicy
+from disheap.runtime.clients.admission import AdmissionLimits
+from disheap.runtime.clients.places import PlaceLimits
+from disheap.runtime.clients.server import ServerLimits
+from disheap.runtime.disk import free_space
+from disheap.runtime.replica.group import GroupLimits
+from disheap.runtime.replica.snapshots import SnapshotPolicy
+from disheap.runtime.state.session_table import SessionLimits
 
 APPLY_BYTES = 1 << 20
 """Entries applied between two looks at the sockets: some 3,000 messages of 256 bytes, 15 ms."""
@@ -80,7 +80,7 @@ def snapshot_policy(config: NodeConfig, node: NodeId) -> SnapshotPolicy:
         entries=raft.snapshot_threshold,
         trailing_entries=raft.trailing_entries,
         trailing_bytes=raft.trailing_bytes,
-        reserve_bytes=room.reserve_bytes(config.limits.min_free_bytes),
+        reserve_bytes=free_space.reserve_bytes(config.limits.min_free_bytes),
         stagger=(node - 1) % STAGGER_NODES * STAGGER_SHARE,
     )
 

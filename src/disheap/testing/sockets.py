@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from disheap.client.waiting import wait_ready
+from disheap.client.io.waiting import wait_ready
 from disheap.errors import ConnectionLost
 from disheap.interfaces import BlockingSocket, PendingSocket
 

@@ -6,7 +6,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 SESSION = "tests/client/test_session.py::"
 BROKER = "tests/client/test_broker_session.py::"
-MODULE = "disheap.client.session"
+MODULE = "disheap.client.core.session"
 
 MUTANTS = (
     Mutant(
@@ -125,7 +125,7 @@ MUTANTS = (
         "a lease counts as settled when its ack is sent: an attach in between brings the message back",
         (
             Patch(
-                "disheap.client.broker_session",
+                "disheap.client.core.broker_session",
                 "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def cast",
                 "        if isinstance(command, broker.Ack):\n            self.held.settled(command.tokens)\n"
                 "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def cast",
@@ -141,7 +141,7 @@ MUTANTS = (
         "a delivery that an attach repeats is handed to the application a second time",
         (
             Patch(
-                "disheap.client.deliveries",
+                "disheap.client.core.deliveries",
                 "        if token in self.tokens:\n            return False\n",
                 "",
             ),
@@ -154,7 +154,7 @@ MUTANTS = (
         "the client goes on claiming a lease that it was told it has lost",
         (
             Patch(
-                "disheap.client.broker_session",
+                "disheap.client.core.broker_session",
                 "        held.settled(note.tokens)\n        if isinstance(reply, broker.Settled):\n"
                 "            held.settled(reply.stale)\n",
                 "        if isinstance(reply, broker.Settled):\n"
@@ -167,7 +167,7 @@ MUTANTS = (
     Mutant(
         "early-command-over-the-limit-ends-the-connection",
         "a command that was given before any node said its limit is sent, and the connection is closed over and over",
-        (Patch("disheap.client.session", "        self._refuse_too_large(events)\n", ""),),
+        (Patch("disheap.client.core.session", "        self._refuse_too_large(events)\n", ""),),
         ("tests/client/test_session.py::test_what_was_given_before_a_node_said_its_limit_is_refused_when_it_does",),
         simulated=False,
     ),

@@ -62,7 +62,7 @@ MUTANTS = (
         "clients that take every place for connections keep the operator out",
         (
             Patch(
-                "disheap.runtime.places",
+                "disheap.runtime.clients.places",
                 "            if not self._is_operator(remote, place.principal):\n",
                 "            if True:\n",
             ),
@@ -73,7 +73,7 @@ MUTANTS = (
     Mutant(
         "full-reserve-keeps-operators-out",
         "whoever fills the reserve from the node's own machine keeps the operator out",
-        (Patch("disheap.runtime.places", "            self._make_room_in_reserve()\n", ""),),
+        (Patch("disheap.runtime.clients.places", "            self._make_room_in_reserve()\n", ""),),
         (PLACES + "test_an_operator_gets_in_when_every_place_is_taken",),
         simulated=False,
     ),
@@ -82,7 +82,7 @@ MUTANTS = (
         "one address may have every connection that there is room for",
         (
             Patch(
-                "disheap.runtime.places",
+                "disheap.runtime.clients.places",
                 "        if place.owner and self._owners",
                 "        if False and self._owners",
             ),

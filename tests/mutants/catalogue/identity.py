@@ -7,7 +7,7 @@ from tests.mutants.mutant import Mutant, Patch
 INTRODUCTIONS = "tests/runtime/test_introductions.py::"
 SCRUB = "tests/storage/test_file_scrub.py::"
 DAMAGE = "tests/storage/test_file_damage.py::"
-RUNTIME = "disheap.runtime.introductions"
+RUNTIME = "disheap.runtime.membership.incarnations"
 
 MUTANTS = (
     Mutant(
@@ -168,7 +168,7 @@ MUTANTS = (
         "a scrub counts what it found, and nobody repairs it",
         (
             Patch(
-                "disheap.runtime.scrubbing",
+                "disheap.runtime.repair.scrubber",
                 "            self._host.damage_found(error)\n",
                 "            pass\n",
             ),

@@ -8,7 +8,7 @@ from tests.mutants.mutant import Mutant, Patch
 REPAIR = "tests/runtime/test_repair.py::"
 SWEEP = REPAIR + "test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is"
 REPAIRING = "tests/runtime/test_repairing.py::"
-DECISIONS = "disheap.runtime.repair_plan"
+DECISIONS = "disheap.runtime.repair.plan"
 
 MUTANTS = (
     Mutant(
@@ -101,7 +101,7 @@ MUTANTS = (
         "a node follows and acknowledges while its log is being repaired",
         (
             Patch(
-                "disheap.runtime.group",
+                "disheap.runtime.replica.group",
                 "        return not (self.asleep or self.has_ended)\n",
                 "        return not self.has_ended\n",
             ),
@@ -118,7 +118,7 @@ MUTANTS = (
     Mutant(
         "undelivered-snapshot-asked-for-for-ever",
         "a node asks one source again and again for a snapshot that never comes, and never another",
-        (Patch("disheap.runtime.repairing", "self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST", "pass"),),
+        (Patch("disheap.runtime.repair.repairer", "self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST", "pass"),),
         (REPAIRING + "test_a_source_whose_snapshot_does_not_come_whole_is_passed_over",),
         simulated=False,
     ),
@@ -127,7 +127,7 @@ MUTANTS = (
         "an exception nobody foresaw leaves the node asleep, and no line in the log",
         (
             Patch(
-                "disheap.runtime.repairing",
+                "disheap.runtime.repair.repairer",
                 "        except Exception as error:  # nobody else would ever hear of it, and the group sleeps\n",
                 "        except StorageError as error:\n",
             ),

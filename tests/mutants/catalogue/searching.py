@@ -13,7 +13,7 @@ MUTANTS = (
         "a frozen or unreachable host keeps a client out until its whole budget is spent",
         (
             Patch(
-                "disheap.client.route",
+                "disheap.client.core.route",
                 "        self._next_at = now + OVERLAP_S\n",
                 "        self._next_at = now + self._budget_s\n",
             ),
@@ -26,7 +26,7 @@ MUTANTS = (
         "a search fills the backlog of a frozen host with connections",
         (
             Patch(
-                "disheap.client.route",
+                "disheap.client.core.route",
                 "        return [address for address in addresses if address not in self._under_way]\n",
                 "        return addresses\n",
             ),
@@ -39,7 +39,7 @@ MUTANTS = (
         "a client that left a silent node comes back to it before it has tried the others",
         (
             Patch(
-                "disheap.client.route",
+                "disheap.client.core.route",
                 "        self._lost[address] = None\n        self._last_nodes.forget(self._seeds, address)\n",
                 "",
             ),
@@ -52,7 +52,7 @@ MUTANTS = (
         "an application that kept its loop busy loses a connection that was sound",
         (
             Patch(
-                "disheap.client.pulse",
+                "disheap.client.core.pulse",
                 "        listened_s = min(now - self._looked_at, self.silence_s / 2)\n",
                 "        listened_s = now - self._looked_at\n",
             ),
@@ -65,7 +65,7 @@ MUTANTS = (
         "a session with a short timeout lapses before its client has doubted the node",
         (
             Patch(
-                "disheap.client.pulse",
+                "disheap.client.core.pulse",
                 "        self.silence_s = min(SILENCE_MAX_S, timeout_s / PARTS_OF_TIMEOUT)\n",
                 "        self.silence_s = SILENCE_MAX_S\n",
             ),
@@ -78,7 +78,7 @@ MUTANTS = (
         "a client leaves a leader whose log is full for a while, because its pings are not read",
         (
             Patch(
-                "disheap.runtime.server",
+                "disheap.runtime.clients.server",
                 "            connection.reassure()\n",
                 "            pass\n",
             ),
@@ -104,7 +104,7 @@ MUTANTS = (
         "a client waits for a silent leader while the others have elected another one",
         (
             Patch(
-                "disheap.client.pulse",
+                "disheap.client.core.pulse",
                 "        self.every_s = min(PING_EVERY_S, timeout_s / PARTS_OF_TIMEOUT)\n",
                 "        self.every_s = timeout_s / 3\n",
             ),
@@ -116,7 +116,7 @@ MUTANTS = (
         "a client with one wrong host in its URL ends, although the other hosts are right",
         (
             Patch(
-                "disheap.client.route",
+                "disheap.client.core.route",
                 "        if not self._wrong.issuperset(self._known):\n            return None\n",
                 "",
             ),
@@ -129,7 +129,7 @@ MUTANTS = (
         "a node that names an unusable address as the leader's ends its clients",
         (
             Patch(
-                "disheap.client.driver",
+                "disheap.client.io.asyncio_driver",
                 "            if link.address in self.url.addresses:\n",
                 "            if True:\n",
             ),

@@ -6,9 +6,9 @@ from tests.mutants.mutant import Mutant, Patch
 
 TESTS = "tests/runtime/test_sessions.py::"
 CLUSTER = "tests/runtime/test_cluster.py::"
-MODULE = "disheap.runtime.sessions"
-TABLE = "disheap.runtime.session_table"
-SERVER = "disheap.runtime.server"
+MODULE = "disheap.runtime.state.sessions"
+TABLE = "disheap.runtime.state.session_table"
+SERVER = "disheap.runtime.clients.server"
 LIVENESS = "tests/runtime/test_liveness.py::"
 ADMISSION = "tests/runtime/test_admission.py::"
 
@@ -50,7 +50,7 @@ MUTANTS = (
     Mutant(
         "goodbye-counts-as-death",
         "a client that goes to another node loses its session if that takes more than a few seconds",
-        (Patch("disheap.runtime.connections", "            self._has_left = True\n", ""),),
+        (Patch("disheap.runtime.clients.connection", "            self._has_left = True\n", ""),),
         (LIVENESS + "test_a_closed_connection_that_says_nothing_of_its_client_leaves_the_whole_timeout",),
         simulated=False,
     ),
@@ -59,7 +59,7 @@ MUTANTS = (
         "a node that a client doubts takes the client for dead, and gives its tasks to others after a few seconds",
         (
             Patch(
-                "disheap.client.session",
+                "disheap.client.core.session",
                 'return _LEAVES if self.state in (_READY, _ENTERING) else b""',
                 'return b""',
             ),
@@ -83,7 +83,7 @@ MUTANTS = (
         "one client opens all the sessions that there may be, and shuts every other out",
         (
             Patch(
-                "disheap.runtime.admission",
+                "disheap.runtime.clients.admission",
                 "if here >= self.max_sessions_per_address:",
                 "if here > 100 * self.max_sessions_per_address:",
             ),
@@ -217,12 +217,12 @@ MUTANTS = (
         "a session that was attached elsewhere is still pushed to where it was",
         (
             Patch(
-                "disheap.runtime.server",
+                "disheap.runtime.clients.server",
                 "        before = self._attached.pop(session, None)\n        self.of_session.pop(session, None)\n",
                 "        before = self._attached.pop(session, None)\n",
             ),
             Patch(
-                "disheap.runtime.server",
+                "disheap.runtime.clients.server",
                 "        self.of_session[session] = connection.queue\n",
                 "        self.of_session.setdefault(session, connection.queue)\n",
             ),

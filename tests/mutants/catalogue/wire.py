@@ -5,9 +5,9 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 FRAMES = "disheap.protocol.frames"
-CONNECTIONS = "disheap.runtime.connections"
-SERVER = "disheap.runtime.server"
-PEERING = "disheap.runtime.peering"
+CONNECTIONS = "disheap.runtime.clients.connection"
+SERVER = "disheap.runtime.clients.server"
+PEERING = "disheap.runtime.peers.peering"
 SECRET = "tests/runtime/test_cluster_secret.py::"
 LINKS = "tests/runtime/test_links.py::"
 PEERS = "disheap.protocol.peers"
@@ -108,7 +108,7 @@ MUTANTS = (
         "whoever binds a stopped member's port is welcomed as that member, without the cluster's secret",
         (
             Patch(
-                "disheap.runtime.links",
+                "disheap.runtime.peers.links",
                 "        self._transcript.check(part, frame)\n",
                 "        if part is Part.DIALLER:\n            self._transcript.check(part, frame)\n",
             ),
@@ -142,7 +142,7 @@ MUTANTS = (
         "a message with a term close to the largest is believed, and there is no room for another election",
         (
             Patch(
-                "disheap.runtime.group",
+                "disheap.runtime.replica.group",
                 "        if message.term - self.raft.term > TERM_JUMP_MOST:\n",
                 "        if message.term > 1 << 63:\n",
             ),
@@ -155,7 +155,7 @@ MUTANTS = (
         "a leader's snapshot that nobody can read takes the place of a good log, and the node never starts again",
         (
             Patch(
-                "disheap.runtime.installing",
+                "disheap.runtime.state.installing",
                 "        if not isinstance(writer, Rereadable):\n",
                 "        if True:\n",
             ),

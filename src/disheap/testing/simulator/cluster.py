@@ -17,7 +17,7 @@ from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
 from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageError, StorageGone
 from disheap.kernel.types import NodeId
 from disheap.plugins import Registry
-from disheap.runtime.cluster import first_membership
+from disheap.runtime.membership.directory import first_membership
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import Crash, Platter, SimFilesystem

@@ -19,7 +19,7 @@ Done = Callable[[Any, BaseException | None], None]
 
 
 class SimDisk:
-    """Implements `runtime.disk.Disk`. `slowness` multiplies the time of each job, and can be changed meanwhile."""
+    """Implements `disk.thread.Disk`. `slowness` multiplies the time of each job, and can be changed meanwhile."""
 
     def __init__(self, process: Process, dice: Dice, on_crash: Callable[[], None]) -> None:
         self.slowness = 1.0

@@ -13,9 +13,9 @@ import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from disheap.client.asynchronous import Client
-from disheap.client.driver import Driver
-from disheap.client.url import BrokerUrl
+from disheap.client.api.asynchronous import Client
+from disheap.client.core.url import BrokerUrl
+from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
 from disheap.testing.simulator.cluster import WILD_S, Cluster, Host
 from disheap.testing.simulator.dice import Dice

@@ -14,11 +14,11 @@ from disheap.errors import RequestError
 from disheap.interfaces import Identity, Recovered
 from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
 from disheap.plugins import Registry
-from disheap.runtime.group import Group
+from disheap.runtime.memory.process import MemorySource
 from disheap.runtime.node import Node
-from disheap.runtime.process_memory import MemorySource
-from disheap.runtime.recovery import Found
-from disheap.runtime.sessions import Sessions
+from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.recovery import Found
+from disheap.runtime.state.sessions import Sessions
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import SimFilesystem

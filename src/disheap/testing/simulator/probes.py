@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from disheap.testing.simulator.dice import Dice
 
 if TYPE_CHECKING:
-    from disheap.runtime.group import Group
+    from disheap.runtime.replica.group import Group
     from disheap.testing.simulator.cluster import Cluster, Host
     from disheap.testing.simulator.loop import Process
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from disheap.client.asynchronous import Client
-from disheap.client.driver import Driver
-from disheap.client.url import BrokerUrl
+from disheap.client.api.asynchronous import Client
+from disheap.client.core.url import BrokerUrl
+from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
 from disheap.plugins import Registry
 from disheap.protocol import broker
-from disheap.runtime.sessions import SESSION_TIME_SHIFT
+from disheap.runtime.state.sessions import SESSION_TIME_SHIFT
 from disheap.testing.simulator.cluster import Cluster, Host
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.drills import Drills

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from disheap.client.asynchronous import Client
-from disheap.client.consuming import Consumer, Delivery
-from disheap.client.driver import Driver
-from disheap.client.url import BrokerUrl
+from disheap.client.api.asynchronous import Client
+from disheap.client.api.consuming import Consumer, Delivery
+from disheap.client.core.url import BrokerUrl
+from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import (
     CommandRefused,
     DisheapError,

@@ -1,0 +1,313 @@
+"""The asyncio client: `async with disheap.connect("disheap://host1,host2") as client`.
+
+Owns the words that people use: topics, messages, exchanges. Everything else is the driver's, and the driver is at hand
+as `client.driver` for whoever wants to pipeline by himself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Sequence
+from typing import Any
+
+from disheap.client.api.consuming import DEFAULT_CREDIT, Consumer, Delivery, Popping
+from disheap.client.core import faults
+from disheap.client.core.url import BrokerUrl, resolve
+from disheap.client.io.asyncio_driver import Driver
+from disheap.client.io.dialing import LAST_NODES, open_transport
+from disheap.errors import OutcomeUnknown
+from disheap.interfaces import Transport
+from disheap.protocol import broker
+from disheap.protocol.broker import NewMessage
+from disheap.version import __version__
+
+
+def connect(
+    url: str | BrokerUrl = "disheap://",
+    *,
+    session_timeout_ms: int | None = None,
+    timeout_s: float | None = None,
+    label: str | None = None,
+    observer: bool = False,
+    opaque: bool = False,
+    transport: Callable[[], Transport] | None = None,
+) -> Connecting:
+    """A client, by `await connect(url)` (then `close` it) or `async with connect(url) as client`.
+
+    `timeout_s` is every request's where it says none, and the first connection's. The keywords override the URL's
+    parameters. `observer` asks whichever node answers and opens no session: for `status` alone.
+    `opaque`: the machine is one's own and no broker; use `call`, `query` and `driver.on_push`. Raises `UrlError` here,
+    `ConnectionLost` and `WrongCluster` when awaited.
+    """
+    resolved = resolve(url, session_timeout_ms=session_timeout_ms, timeout_s=timeout_s, label=label)
+    return Connecting(resolved, transport, observer, opaque)
+
+
+class Connecting:
+    """What `connect` returns: to be awaited, or entered."""
+
+    def __init__(self, url: BrokerUrl, transport: Callable[[], Transport] | None, observer: bool, opaque: bool) -> None:
+        self._url, self._transport, self._observer, self._opaque = url, transport, observer, opaque
+        self._client: Client | None = None
+
+    def __await__(self) -> Generator[Any, None, Client]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Client:
+        self._client = await self._open()
+        return self._client
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def _open(self) -> Client:
+        transport = self._transport() if self._transport else open_transport(self._url)
+        driver = Driver(
+            self._url,
+            transport,
+            observer=self._observer,
+            opaque=self._opaque,
+            client=f"disheap {__version__}",
+            last_nodes=LAST_NODES,
+        )
+        try:
+            await driver.open()
+        except BaseException:
+            await driver.close(end_session=False)
+            raise
+        return Client(driver)
+
+
+class Client:
+    """A session with a cluster. It outlives connections and leaders; requests wait meanwhile."""
+
+    def __init__(self, driver: Driver) -> None:
+        self.driver = driver
+
+    # --- topics ---
+
+    def topic(self, name: str) -> Topic:
+        """Costs nothing and asks nobody."""
+        return Topic(self.driver, name)
+
+    async def create_topic(
+        self,
+        name: str,
+        *,
+        mode: str = "max",
+        max_messages: int = 0,
+        message_ttl_ms: int = 0,
+        expires_ms: int = 0,
+        auto_delete: bool = False,
+        exclusive: bool = False,
+        overflow: str = "reject",
+    ) -> Topic:
+        """Idempotent for the same settings; others raise `TopicMismatch`. See `broker.TopicSettings`."""
+        lifetimes = (message_ttl_ms, expires_ms, auto_delete, exclusive)
+        settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow)
+        await self.driver.request(broker.CreateTopic(name, settings))
+        return self.topic(name)
+
+    async def delete_topic(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """How many messages went with it. Raises `TopicNotFound`, and `TopicInUse` for consumers or messages that it
+        must not have."""
+        reply = await self.driver.request(broker.DeleteTopic(name, if_unused, if_empty))
+        return int(reply.count)
+
+    async def topics(self, prefix: str = "") -> list[broker.TopicInfo]:
+        """All of them, in name order."""
+        found: list[broker.TopicInfo] = []
+        while True:
+            answer = await self.driver.query(broker.ListTopics(prefix, found[-1].topic if found else ""))
+            found += answer.topics
+            if not answer.topics or len(found) >= answer.total:
+                return found
+
+    # --- exchanges ---
+
+    async def create_exchange(
+        self, name: str, *, kind: str = "direct", auto_delete: bool = False, alternate: str = ""
+    ) -> None:
+        """`kind` is direct, topic or fanout. Idempotent; another kind raises `ExchangeMismatch`. With `auto_delete` it
+        goes with its last binding. What leads nowhere goes to the exchange `alternate`, by the same key."""
+        await self.driver.request(broker.CreateExchange(name, kind, auto_delete, alternate))
+
+    async def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
+        """Its bindings go with it; one that is not there is fine. With `if_unused`, bindings raise `TopicInUse`."""
+        await self.driver.request(broker.DeleteExchange(name, if_unused))
+
+    async def bind(self, exchange: str, topic: str, routing_key: str = "") -> None:
+        """What is published to the exchange by `routing_key` goes into the topic. Idempotent. For a topic exchange the
+        key is a pattern: `*` is one word, `#` any number. Raises `ExchangeNotFound` and `TopicNotFound`."""
+        await self.driver.request(broker.Bind(exchange, topic, routing_key))
+
+    async def unbind(self, exchange: str, topic: str, routing_key: str = "") -> None:
+        """No longer. Idempotent. Raises `ExchangeNotFound` and `TopicNotFound`."""
+        await self.driver.request(broker.Unbind(exchange, topic, routing_key))
+
+    async def exchanges(self, name: str = "") -> broker.ExchangeInfos:
+        """All exchanges, bindings and alternates, or those of one exchange. Asked for in pages of 1,000: what changes
+        meanwhile may be missing or there twice. Raises `ExchangeNotFound`."""
+        found = broker.ExchangeInfos([], [])
+        while True:
+            skip = len(found.exchanges) + len(found.bindings)
+            page = await self.driver.query(broker.ListExchanges(name, skip))
+            found = found.joined(page)
+            if (not page.exchanges and not page.bindings) or skip + broker.PAGE_ROWS >= page.total:
+                return found
+
+    async def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        payload: bytes,
+        *,
+        priority: int = 0,
+        delay_ms: int = 0,
+        expires_ms: int = 0,
+        mandatory: bool = False,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`.
+        `TopicFull` also says that some topics refused it and others have it."""
+        command = broker.Publish(exchange, routing_key, payload, priority, delay_ms, expires_ms, mandatory)
+        reply = await self.driver.request(command, timeout_s=timeout_s)
+        return broker.check_routed(reply)
+
+    # --- the cluster ---
+
+    async def stats(self) -> broker.Stats:
+        """Counts over the whole cluster, of topics, consumers and messages by state; `message_bytes`; `time_ms`, the
+        cluster's time."""
+        stats: broker.Stats = await self.driver.query(broker.GetStats())
+        return stats
+
+    async def status(self) -> dict[str, Any]:
+        """What the node at the other end says of itself and its cluster."""
+        return await self.driver.admin({"op": "status"})
+
+    async def state_hash(self) -> dict[str, Any]:
+        """The state's hash at the node at the other end, with the index it stands for."""
+        return await self.driver.admin({"op": "hash"})
+
+    async def transfer(self, node: str = "") -> dict[str, Any]:
+        """Hand leadership to `node`, or to whichever node is best up to date; {"leader": name} when another leads. Our
+        own connection may end with it: then the next leader is asked. Raises `OutcomeUnknown` when that is another than
+        was asked for, `InvalidArgument` for a node that is none, `Overloaded` when the transfer was given up."""
+        before = self.driver.welcome.node if self.driver.welcome is not None else ""
+        try:
+            answer = await self.driver.admin({"op": "transfer", "target": node})
+        except OutcomeUnknown:
+            answer = await self.status()
+        return faults.transferred(node, before, answer["leader"] or "")
+
+    async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
+        """One opaque command, for a state machine of one's own."""
+        return await self.driver.call(body, flags=flags, timeout_s=timeout_s)
+
+    async def query(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
+        """One opaque query, for a state machine of one's own: a linearizable read that is not logged. Returns what the
+        machine's `query` returned. Raises the `RequestError` of its refusal."""
+        return await self.driver.query_opaque(request, timeout_s=timeout_s)
+
+    def send(self, command: broker.Command, *, timeout_s: float | None = None) -> asyncio.Future[Any]:
+        """Pipeline one command: a future of its `broker.Reply`. Raises `WindowExceeded`; `await room()` before."""
+        return self.driver.send(command, timeout_s=timeout_s)
+
+    async def room(self) -> None:
+        """Wait until a command fits the session's window."""
+        await self.driver.room()
+
+    async def close(self) -> None:
+        """End the session: what it holds goes back at once. May be called twice."""
+        await self.driver.close()
+
+
+class Topic:
+    """One topic. Methods that send may be pipelined: `await asyncio.gather(*(topic.enqueue(p) for p in payloads))`."""
+
+    def __init__(self, driver: Driver, name: str) -> None:
+        self._driver = driver
+        self.name = name
+
+    def enqueue(
+        self,
+        payload: bytes,
+        priority: int = 0,
+        delay_ms: int = 0,
+        expires_ms: int = 0,
+        *,
+        timeout_s: float | None = None,
+    ) -> Awaitable[int]:
+        """The message's id, once a majority has it on disk. `priority` is a signed 64-bit number. Not delivered before
+        `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). Raises `TopicNotFound`, `TopicFull`,
+        `DiskFull`, `PriorityOutOfRange` and `PayloadTooLarge`."""
+        command = broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms)
+        if self._driver.has_room:
+            return self._driver.send(command, _id, timeout_s=timeout_s)
+        return self._driver.request(command, _id, timeout_s)
+
+    def enqueue_nowait(
+        self, payload: bytes, priority: int = 0, delay_ms: int = 0, expires_ms: int = 0
+    ) -> asyncio.Future[int]:
+        """The same as a future at once. Raises `WindowExceeded` when the window is full."""
+        return self._driver.send(broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms), _id)
+
+    async def enqueue_many(
+        self, messages: Sequence[bytes | NewMessage], *, priority: int = 0, timeout_s: float | None = None
+    ) -> range:
+        """All or none, in one command of at most `broker.BATCH_MAX`; their ids. `priority` is that of bare bytes."""
+        batch = [m if isinstance(m, NewMessage) else NewMessage(m, priority) for m in messages]
+        if not batch:
+            return range(0)
+        reply = await self._driver.request(broker.EnqueueMany(self.name, batch), timeout_s=timeout_s)
+        return range(reply.first, reply.first + reply.count)
+
+    async def pop(self, count: int = 1, wait_ms: int = 0, lease_ms: int = 0, *, no_ack: bool = False) -> list[Delivery]:
+        """Up to `count` messages: those that are there, then those that come within `wait_ms`. A lease lasts
+        `lease_ms`, or with 0 as long as the session; with `no_ack` they are settled already. Raises `TopicNotFound`."""
+        return await Popping(self._driver, broker.Pop(self.name, count, wait_ms, lease_ms, no_ack)).wait_deliveries()
+
+    def consume(
+        self,
+        *,
+        credit: int = DEFAULT_CREDIT,
+        credit_bytes: int = 0,
+        lease_ms: int = 0,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        idle_s: float | None = None,
+        credit_group: int = 0,
+    ) -> Consumer:
+        """`async for delivery in topic.consume()`. `credit` bounds the deliveries not yet settled, `credit_bytes` their
+        payloads (0: the machine's bound); a lease lasts `lease_ms`, or with 0 as long as the session; with `no_ack` a
+        delivery is settled before it comes; with `exclusive` nobody else may consume. The iteration ends after `idle_s`
+        without a message (None: never). Consumers of this client with the same `credit_group`, 1 or more, share one
+        credit: the one given last. Raises `TopicNotFound` and `TopicInUse` when it is begun."""
+        command = broker.Subscribe(self.name, credit, credit_bytes, no_ack, lease_ms, exclusive, credit_group)
+        return Consumer(self._driver, command, idle_s)
+
+    async def peek(self, count: int = 1, *, delayed: bool = False, leased: bool = False) -> list[broker.PeekedMessage]:
+        """What would be delivered next, up to 1000; then, where asked for, what is delayed and what is leased. Nothing
+        changes. Raises `TopicNotFound`."""
+        answer = await self._driver.query(broker.Peek(self.name, count, delayed, leased))
+        messages: list[broker.PeekedMessage] = answer.messages
+        return messages
+
+    async def stats(self) -> broker.TopicInfo:
+        """Its settings, messages by state, `consumers` and `ready_bytes`. Raises `TopicNotFound`."""
+        info: broker.TopicInfo = await self._driver.query(broker.DescribeTopic(self.name))
+        return info
+
+    async def purge(self) -> int:
+        """How many ready and delayed messages went. Raises `TopicNotFound`."""
+        reply = await self._driver.request(broker.Purge(self.name))
+        return int(reply.count)
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.name!r}>"
+
+
+def _id(reply: broker.Enqueued) -> int:
+    return reply.id

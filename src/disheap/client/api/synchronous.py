@@ -1,0 +1,324 @@
+"""The blocking client: `with disheap.sync.connect("disheap://host1,host2") as client`. No thread, no loop.
+
+Owns the words that people use, the same as `asynchronous` has; sockets and waiting are the driver's, which is at hand
+as `client.driver`. One client belongs to one thread, and while a consumer waits nothing else of the client moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+from disheap.client.api.consuming import DEFAULT_CREDIT
+from disheap.client.api.receiving import Consumer, Delivery, Inboxes
+from disheap.client.core import faults
+from disheap.client.core.url import BrokerUrl, resolve
+from disheap.client.io.blocking_driver import BlockingClient
+from disheap.client.io.dialing import Dial
+from disheap.errors import OutcomeUnknown, RequestTimeout
+from disheap.protocol import broker
+from disheap.protocol.broker import NewMessage
+from disheap.version import __version__
+
+T = TypeVar("T")
+
+
+def connect(
+    url: str | BrokerUrl = "disheap://",
+    *,
+    session_timeout_ms: int | None = None,
+    timeout_s: float | None = None,
+    label: str | None = None,
+    observer: bool = False,
+    opaque: bool = False,
+    dial: Dial | None = None,
+) -> Client:
+    """A client with a session; a context manager that ends it. See `disheap.connect` for the keywords and errors;
+    `dial` opens the sockets (None: the URL's transport does)."""
+    resolved = resolve(url, session_timeout_ms=session_timeout_ms, timeout_s=timeout_s, label=label)
+    driver = BlockingClient(resolved, dial=dial, observer=observer, opaque=opaque, client=f"disheap {__version__}")
+    try:
+        driver.connect()
+    except BaseException:
+        driver.close(end_session=False)
+        raise
+    return Client(driver)
+
+
+class Client:
+    """A session with a cluster. It outlives connections and leaders; requests wait meanwhile."""
+
+    def __init__(self, driver: BlockingClient) -> None:
+        self.driver = driver
+        self._inboxes = Inboxes(driver)
+
+    # --- topics ---
+
+    def topic(self, name: str) -> Topic:
+        """Costs nothing and asks nobody."""
+        return Topic(self._inboxes, name)
+
+    def create_topic(
+        self,
+        name: str,
+        *,
+        mode: str = "max",
+        max_messages: int = 0,
+        message_ttl_ms: int = 0,
+        expires_ms: int = 0,
+        auto_delete: bool = False,
+        exclusive: bool = False,
+        overflow: str = "reject",
+    ) -> Topic:
+        """Idempotent for the same settings; others raise `TopicMismatch`. See `broker.TopicSettings`."""
+        lifetimes = (message_ttl_ms, expires_ms, auto_delete, exclusive)
+        settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow)
+        self.driver.call(broker.CreateTopic(name, settings))
+        return self.topic(name)
+
+    def delete_topic(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
+        """How many messages went with it. Raises `TopicNotFound`, and `TopicInUse` for consumers or messages that it
+        must not have."""
+        return int(self.driver.call(broker.DeleteTopic(name, if_unused, if_empty)).count)
+
+    def topics(self, prefix: str = "") -> list[broker.TopicInfo]:
+        """All of them, in name order."""
+        found: list[broker.TopicInfo] = []
+        while True:
+            answer = self.driver.query(broker.ListTopics(prefix, found[-1].topic if found else ""))
+            found += answer.topics
+            if not answer.topics or len(found) >= answer.total:
+                return found
+
+    # --- exchanges ---
+
+    def create_exchange(
+        self, name: str, *, kind: str = "direct", auto_delete: bool = False, alternate: str = ""
+    ) -> None:
+        """`kind` is direct, topic or fanout. Idempotent; another kind raises `ExchangeMismatch`. With `auto_delete` it
+        goes with its last binding. What leads nowhere goes to the exchange `alternate`, by the same key."""
+        self.driver.call(broker.CreateExchange(name, kind, auto_delete, alternate))
+
+    def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
+        """Its bindings go with it; one that is not there is fine. With `if_unused`, bindings raise `TopicInUse`."""
+        self.driver.call(broker.DeleteExchange(name, if_unused))
+
+    def bind(self, exchange: str, topic: str, routing_key: str = "") -> None:
+        """What is published to the exchange by `routing_key` goes into the topic. Idempotent. For a topic exchange the
+        key is a pattern: `*` is one word, `#` any number. Raises `ExchangeNotFound` and `TopicNotFound`."""
+        self.driver.call(broker.Bind(exchange, topic, routing_key))
+
+    def unbind(self, exchange: str, topic: str, routing_key: str = "") -> None:
+        """No longer. Idempotent. Raises `ExchangeNotFound` and `TopicNotFound`."""
+        self.driver.call(broker.Unbind(exchange, topic, routing_key))
+
+    def exchanges(self, name: str = "") -> broker.ExchangeInfos:
+        """All exchanges, bindings and alternates, or those of one exchange. Asked for in pages of 1,000: what changes
+        meanwhile may be missing or there twice. Raises `ExchangeNotFound`."""
+        found = broker.ExchangeInfos([], [])
+        while True:
+            skip = len(found.exchanges) + len(found.bindings)
+            page = self.driver.query(broker.ListExchanges(name, skip))
+            found = found.joined(page)
+            if (not page.exchanges and not page.bindings) or skip + broker.PAGE_ROWS >= page.total:
+                return found
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        payload: bytes,
+        *,
+        priority: int = 0,
+        delay_ms: int = 0,
+        expires_ms: int = 0,
+        mandatory: bool = False,
+        timeout_s: float | None = None,
+    ) -> int:
+        """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`.
+        `TopicFull` also says that some topics refused it and others have it."""
+        command = broker.Publish(exchange, routing_key, payload, priority, delay_ms, expires_ms, mandatory)
+        return broker.check_routed(self.driver.call(command, timeout_s=timeout_s))
+
+    # --- the cluster ---
+
+    def stats(self) -> broker.Stats:
+        """Counts over the whole cluster, of topics, consumers and messages by state; `message_bytes`; `time_ms`, the
+        cluster's time."""
+        stats: broker.Stats = self.driver.query(broker.GetStats())
+        return stats
+
+    def status(self) -> dict[str, Any]:
+        """What the node at the other end says of itself and its cluster."""
+        return self.driver.admin({"op": "status"})
+
+    def state_hash(self) -> dict[str, Any]:
+        """The state's hash at the node at the other end, with the index it stands for."""
+        return self.driver.admin({"op": "hash"})
+
+    def transfer(self, node: str = "") -> dict[str, Any]:
+        """Hand leadership to `node`, or to whichever node is best up to date; {"leader": name} when another leads. Our
+        own connection may end with it: then the next leader is asked. Raises `OutcomeUnknown` when that is another than
+        was asked for, `InvalidArgument` for a node that is none, `Overloaded` when the transfer was given up."""
+        before = self.driver.welcome.node if self.driver.welcome is not None else ""
+        try:
+            answer = self.driver.admin({"op": "transfer", "target": node})
+        except OutcomeUnknown:
+            answer = self.status()
+        return faults.transferred(node, before, answer["leader"] or "")
+
+    def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
+        """One opaque command, for a state machine of one's own."""
+        return self.driver.call_opaque(body, flags=flags, timeout_s=timeout_s)
+
+    def query(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
+        """One opaque query, for a state machine of one's own: a linearizable read that is not logged. Returns what the
+        machine's `query` returned. Raises the `RequestError` of its refusal."""
+        return self.driver.query_opaque(request, timeout_s=timeout_s)
+
+    def send(self, command: broker.Command, *, timeout_s: float | None = None) -> Pending[Any]:
+        """Pipeline one command: its `broker.Reply` by `result`. Raises `WindowExceeded`; call `room()` before."""
+        return Pending(self.driver, command, _same, timeout_s)
+
+    def room(self) -> None:
+        """Wait until a command fits the session's window. Raises `RequestTimeout`."""
+        self.driver.room()
+
+    def close(self) -> None:
+        """End the session: what it holds goes back at once. May be called twice."""
+        self.driver.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Topic:
+    """One topic. To pipeline, take `enqueue_nowait`, and ask for the results later."""
+
+    def __init__(self, inboxes: Inboxes, name: str) -> None:
+        self._inboxes, self._driver = inboxes, inboxes.driver
+        self.name = name
+
+    def enqueue(
+        self,
+        payload: bytes,
+        priority: int = 0,
+        delay_ms: int = 0,
+        expires_ms: int = 0,
+        *,
+        timeout_s: float | None = None,
+    ) -> int:
+        """The message's id, once a majority has it on disk. `priority` is a signed 64-bit number. Not delivered before
+        `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). Raises `TopicNotFound`, `TopicFull`,
+        `DiskFull`, `PriorityOutOfRange` and `PayloadTooLarge`."""
+        command = broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms)
+        return int(self._driver.call(command, timeout_s=timeout_s).id)
+
+    def enqueue_nowait(self, payload: bytes, priority: int = 0, delay_ms: int = 0, expires_ms: int = 0) -> Pending[int]:
+        """The same without waiting: the id by `result`. Raises `WindowExceeded` when the window is full."""
+        return Pending(self._driver, broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms), _id, None)
+
+    def enqueue_many(
+        self, messages: Sequence[bytes | NewMessage], *, priority: int = 0, timeout_s: float | None = None
+    ) -> range:
+        """All or none, in one command of at most `broker.BATCH_MAX`; their ids. `priority` is that of bare bytes."""
+        batch = [m if isinstance(m, NewMessage) else NewMessage(m, priority) for m in messages]
+        if not batch:
+            return range(0)
+        reply = self._driver.call(broker.EnqueueMany(self.name, batch), timeout_s=timeout_s)
+        return range(reply.first, reply.first + reply.count)
+
+    def pop(self, count: int = 1, wait_ms: int = 0, lease_ms: int = 0, *, no_ack: bool = False) -> list[Delivery]:
+        """Up to `count` messages: those that are there, then those that come within `wait_ms`. A lease lasts
+        `lease_ms`, or with 0 as long as the session; with `no_ack` they are settled already. Raises `TopicNotFound`."""
+        inboxes, driver = self._inboxes, self._driver
+        ticket = inboxes.begin(broker.Pop(self.name, count, wait_ms, lease_ms, no_ack))
+        got: list[Delivery] = []
+        done = False
+        try:
+            while not done:
+                push = inboxes.wait_push(ticket, wait_ms / 1000 + driver.url.timeout_s)
+                if push is None:
+                    raise RequestTimeout("the pop did not end in time; what had come was given back")
+                if isinstance(push, broker.Deliver):
+                    got.append(Delivery(driver, push))
+                else:
+                    done = True
+        finally:
+            tokens = inboxes.forget(ticket)
+            if not done:
+                driver.send(broker.Cancel(ticket, give_back=True))
+                driver.give_back(tokens + [delivery.token for delivery in got if not delivery.settled])
+        return got
+
+    def consume(
+        self,
+        *,
+        credit: int = DEFAULT_CREDIT,
+        credit_bytes: int = 0,
+        lease_ms: int = 0,
+        no_ack: bool = False,
+        exclusive: bool = False,
+        idle_s: float | None = None,
+        credit_group: int = 0,
+    ) -> Consumer:
+        """`for delivery in topic.consume()`. `credit` bounds the deliveries not yet settled, `credit_bytes` their
+        payloads (0: the machine's bound); a lease lasts `lease_ms`, or with 0 as long as the session; with `no_ack` a
+        delivery is settled before it comes; with `exclusive` nobody else may consume. The iteration ends after `idle_s`
+        without a message (None: never). Consumers of this client with the same `credit_group`, 1 or more, share one
+        credit: the one given last. Raises `TopicNotFound` and `TopicInUse` when it is begun."""
+        command = broker.Subscribe(self.name, credit, credit_bytes, no_ack, lease_ms, exclusive, credit_group)
+        return Consumer(self._inboxes, command, idle_s)
+
+    def peek(self, count: int = 1, *, delayed: bool = False, leased: bool = False) -> list[broker.PeekedMessage]:
+        """What would be delivered next, up to 1000; then, where asked for, what is delayed and what is leased. Nothing
+        changes. Raises `TopicNotFound`."""
+        messages: list[broker.PeekedMessage] = self._driver.query(
+            broker.Peek(self.name, count, delayed, leased)
+        ).messages
+        return messages
+
+    def stats(self) -> broker.TopicInfo:
+        """Its settings, messages by state, `consumers` and `ready_bytes`. Raises `TopicNotFound`."""
+        info: broker.TopicInfo = self._driver.query(broker.DescribeTopic(self.name))
+        return info
+
+    def purge(self) -> int:
+        """How many ready and delayed messages went. Raises `TopicNotFound`."""
+        return int(self._driver.call(broker.Purge(self.name)).count)
+
+    def __repr__(self) -> str:
+        return f"<Topic {self.name!r}>"
+
+
+class Pending(Generic[T]):
+    """A command under way: what an `asyncio.Future` is to the asyncio client."""
+
+    def __init__(
+        self, driver: BlockingClient, command: broker.Command, pick: Callable[[Any], T], timeout_s: float | None
+    ) -> None:
+        self._driver, self._pick = driver, pick
+        self._name = type(command).__name__
+        self._box: list[Any] = []
+        self._deadline = driver.deadline(timeout_s)
+        driver.send(command, on_reply=self._box.append, wait=False)
+
+    def done(self) -> bool:
+        """Whether the answer is there. Does not look for it: whatever else the client waits for does."""
+        return bool(self._box)
+
+    def result(self) -> T:
+        """Wait for the answer. Raises the `RequestError` of a refusal, or `RequestTimeout`: the command is under way
+        still."""
+        return self._pick(self._driver.wait_answer(self._box, self._deadline, self._name))
+
+
+def _id(reply: broker.Enqueued) -> int:
+    return reply.id
+
+
+def _same(reply: Any) -> Any:
+    return reply

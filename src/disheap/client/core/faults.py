@@ -1,0 +1,85 @@
+"""What a node's refusals and goodbyes mean to a client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from disheap.client.core.events import Answered
+from disheap.errors import (
+    MalformedFrame,
+    NotSent,
+    OutcomeUnknown,
+    RequestError,
+    WrongCluster,
+    protocol_error,
+    request_error,
+)
+from disheap.protocol import frames
+
+LATER = frozenset({"overloaded", "window-exceeded"})
+"""Nothing was done, and the number is still unused: the same request goes out again after a while."""
+SHORT = frozenset({"disk-full", "memory-full"})
+"""Nothing was done with *this* sending. Of a request that was sent before, on another connection, that says nothing."""
+ELSEWHERE = frozenset({"not-leader", "session-expired"})
+"""Not at this node, or not any more: look for the leader, which knows about the session."""
+SESSION_OVER = frozenset({"session-expired", "wrong-secret"})
+"""Refusals of an ATTACH after which only a new session helps."""
+
+
+def read_fault(body: bytes) -> RequestError:
+    try:
+        fault = msgspec.msgpack.decode(body, type=frames.Fault)
+    except frames.UNREADABLE as error:
+        raise MalformedFrame(f"the node's refusal cannot be read: {error}") from error
+    return request_error(fault.code, fault.message)
+
+
+def read_goodbye(body: bytes) -> frames.Goodbye:
+    """Raises the `ProtocolError` that the node says we made: it would come again at every attempt."""
+    try:
+        goodbye = msgspec.msgpack.decode(body, type=frames.Goodbye)
+    except frames.UNREADABLE as error:
+        raise MalformedFrame(f"the node's goodbye cannot be read: {error}") from error
+    if (fatal := protocol_error(goodbye.code, goodbye.message)) is not None:
+        raise fatal
+    return goodbye
+
+
+def read_welcome(body: bytes, cluster_id: str) -> frames.Welcome:
+    """Raises `WrongCluster` where `cluster_id` is known and another."""
+    try:
+        welcome = msgspec.msgpack.decode(body, type=frames.Welcome)
+    except frames.UNREADABLE as error:
+        raise MalformedFrame(f"the node's welcome cannot be read: {error}") from error
+    if cluster_id and welcome.cluster_id != cluster_id:
+        raise WrongCluster(
+            f"node {welcome.node} belongs to cluster {welcome.cluster_id}, but this client to {cluster_id}; "
+            "check the hosts in the URL"
+        )
+    return welcome
+
+
+def unknown(waiter: Any, why: str) -> Answered:
+    return Answered(waiter, 0, b"", OutcomeUnknown(f"the connection was lost before the answer came, {why}"))
+
+
+SESSION_ENDED = "and the session did not outlive it: look before repeating"
+NOT_REPEATED = "and such a request is not repeated by itself: look before repeating"
+
+
+def transferred(node: str, before: str, leader: str) -> dict[str, Any]:
+    """What a transfer to `node` ("": to any) came to, where `before` led and now `leader` does. Raises
+    `OutcomeUnknown`."""
+    if leader and (leader == node if node else leader != before):
+        return {"leader": leader}
+    raise OutcomeUnknown(f"{leader or 'nobody'} leads{f', and not {node}' if node else ' as before'}: look again")
+
+
+def too_large(body: bytes, limit: int) -> str:
+    return f"a command of {len(body)} bytes is over the node's limit of {limit} bytes for a frame; send less at once"
+
+
+def not_sent(request: str, why: str) -> NotSent:
+    return NotSent(f"{request} did not leave in time, and was taken back: nothing was done. No node takes it: {why}")

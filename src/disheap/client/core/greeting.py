@@ -1,0 +1,52 @@
+"""The first words on a connection, before it carries a session.
+
+Several attempts to connect may be under way at once, and the session takes over only one of them. So the HELLO and the
+answer to it are handled here, for each attempt by itself. No I/O: bytes go in, an `Answer` comes out.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from disheap.client.core import faults
+from disheap.errors import MalformedFrame
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
+
+
+class Answer(NamedTuple):
+    """What a node said to a HELLO. `leader` is the address it names, or ""; `reason` says why it is not the one."""
+
+    is_let_in: bool
+    leader: str = ""
+    reason: str = ""
+
+
+class Greeting:
+    """`received` keeps every byte, for the session that takes the connection over."""
+
+    def __init__(self, cluster_id: str, client: str, any_node: bool) -> None:
+        """`any_node`: a node that does not lead will do, too."""
+        self.hello = frames.hello(Kind.HELLO, frames.Hello(cluster_id, client))
+        self.received = b""
+        self._cluster_id = cluster_id
+        self._any_node = any_node
+        self._reader = frames.FrameReader()
+
+    def receive(self, data: bytes) -> Answer | None:
+        """None while the answer is incomplete. Raises `ProtocolError`: this is no node, or not of our cluster."""
+        self.received += data
+        for kind, frame in self._reader.frames(data):
+            return self._answer(kind, frames.open_plain(frame))
+        return None
+
+    def _answer(self, kind: int, body: bytes) -> Answer:
+        if kind == Kind.WELCOME:
+            welcome = faults.read_welcome(body, self._cluster_id)
+            if welcome.leads or self._any_node:
+                return Answer(True)
+            return Answer(False, welcome.leader, "not-leader")
+        if kind == Kind.GOODBYE:
+            goodbye = faults.read_goodbye(body)
+            return Answer(False, goodbye.leader, goodbye.message or goodbye.code)
+        raise MalformedFrame(f"the node answered a HELLO with a frame of kind {kind}")

@@ -1,0 +1,476 @@
+"""One client session, without I/O (Raft dissertation §6.3; docs/explanation/sessions.md).
+
+Owns the sequence numbers, what is unanswered, and the way from HELLO to an attached session. Bytes go in by `receive`,
+events come out; bytes to be sent are fetched with `take_output`. It refuses to know sockets, clocks and what a body
+means, so that one set of rules serves the asyncio and the blocking driver, and any state machine.
+
+The promise: a command is answered exactly once, by its reply or by `OutcomeUnknown` (unless it is withdrawn, which
+goes as long as no node can have seen it), and is applied at most once. It
+rests on three rules. A command keeps its seq until it is answered, over any number of connections (the node knows a
+repeated seq). `confirmed` grows only over a contiguous prefix of replies that have come in (or else the node could drop
+a reply that is still wanted). Where the node says that the session is over, what may have reached it is reported as
+unknown, and only what was never sent goes into the next session.
+
+    OFFLINE --connected--> GREETING --WELCOME--> ENTERING --REPLY--> READY --close--> CLOSING
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from disheap.client.core import faults
+from disheap.client.core.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
+from disheap.client.core.greeting import Greeting
+from disheap.client.core.holdings import Holdings, NoHoldings
+from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, ProtocolError, RequestError
+from disheap.protocol import frames
+from disheap.protocol.frames import Flags, Kind, SessionOptions
+
+NODE_FRAME_BYTES = 1 << 28
+"""The longest frame taken from a node. An ATTACH's answer brings back every lease of the session in one piece."""
+WINDOW = 8192
+"""Unanswered commands until a node has said its own `session_window`."""
+TRANSIENTS_KEPT = 256
+"""Transient commands kept while there is no connection; beyond it the oldest goes, as they may."""
+ENTRY_NUMBER = 1 << 62
+"""OPEN, ATTACH and CLOSE are numbered from here, apart from the commands' seqs."""
+
+
+class State(Enum):
+    OFFLINE = "offline"
+    GREETING = "greeting"
+    ENTERING = "entering"
+    READY = "ready"
+    CLOSING = "closing"
+
+
+# Enum members, looked up once: on Python 3.11 each look-up costs as much as packing a header.
+_OFFLINE, _ENTERING, _READY = State.OFFLINE, State.ENTERING, State.READY
+_COMMAND, _REPLY, _PUSH = int(Kind.COMMAND), int(Kind.REPLY), int(Kind.PUSH)
+
+
+_LEAVES = frames.plain(
+    Kind.GOODBYE, msgspec.msgpack.encode(frames.Goodbye("leaves", "the client goes on on another connection"))
+)
+
+
+class _Command(msgspec.Struct, frozen=True, gc=False):
+    flags: int
+    body: bytes
+    waiter: Any
+
+
+class _Question(NamedTuple):
+    """A QUERY or an ADMIN. `repeat`: it changes nothing, and may be asked again."""
+
+    kind: int
+    body: bytes
+    waiter: Any
+    repeat: bool
+
+
+class Session:
+    """`options` None makes an observer: it asks (`ask`) whatever node it is connected to, and has no session."""
+
+    def __init__(self, options: SessionOptions | None, holdings: Holdings | None = None, client: str = "") -> None:
+        self.cluster_id = ""  # pinned by the first welcome
+        self.id = 0
+        self.timeout_ms = options.timeout_ms if options else 0
+        self._secret = b""  # proves to any node that the session is ours
+        self.state = State.OFFLINE
+        self.welcome: frames.Welcome | None = None
+        self.window = WINDOW
+        self.confirmed = 0
+        self._options = options
+        self._holdings = holdings or NoHoldings()
+        self._client = client
+        self._frame_bytes = NODE_FRAME_BYTES  # of a frame of ours, until a node has said its own limit
+        self._reader = frames.FrameReader()
+        self.output_bytes = 0  # of commands, waiting to be taken
+        self._output: list[bytes] = []
+        self._next_seq = 1
+        self._cursor = 1  # the next seq to be sent on this connection
+        self._ever_sent = 0  # the newest seq that any node may have seen
+        self._sent_before = 0  # the newest that was sent on an earlier connection
+        self._ahead: set[int] = set()  # answered out of turn; only ever looked up
+        self._commands: dict[int, _Command] = {}  # unanswered, in seq order
+        self._questions: dict[int, _Question] = {}
+        self._asked: set[int] = set()  # questions sent on this connection; only ever looked up
+        self._next_question = 1
+        self._transients: list[tuple[int, bytes]] = []
+        self._postponed: list[int] = []
+        self._postponed_questions: list[int] = []
+        self._entry_number = ENTRY_NUMBER
+
+    # --- requests ---
+
+    def call(self, body: bytes, waiter: Any = None, flags: int = Flags.NONE) -> int:
+        """Send a command; its seq. Answered exactly once. Raises `PayloadTooLarge`. Over the window it waits here."""
+        self._check_size(body)
+        seq = self._next_seq
+        self._next_seq = seq + 1
+        self._commands[seq] = command = _Command(flags, body, waiter)
+        if self.state is _READY and self._cursor == seq and seq - self.confirmed <= self.window:
+            self._transmit(seq, command)
+            self._cursor = seq + 1
+        return seq
+
+    def withdraw(self, mine: Callable[[Any], bool]) -> list[Any]:
+        """Take back the commands with such waiters that no node can have seen: their waiters. They are not answered any
+        more, and those that wait behind them move up: nothing is confirmed that was not answered."""
+        return [command.waiter for command in self._take_back(lambda command: mine(command.waiter))]
+
+    def _take_back(self, is_wanted: Callable[[_Command], bool]) -> list[_Command]:
+        unsent = [command for seq, command in self._commands.items() if seq > self._ever_sent]
+        taken = [command for command in unsent if is_wanted(command)]
+        if taken:
+            for seq in range(self._next_seq - len(unsent), self._next_seq):
+                del self._commands[seq]
+            kept = [command for command in unsent if not is_wanted(command)]
+            self._commands.update(enumerate(kept, self._next_seq - len(unsent)))
+            self._next_seq -= len(taken)
+        return taken
+
+    def cast(self, body: bytes, flags: int = Flags.NONE) -> None:
+        """Send a command at most once, without an answer. Raises `PayloadTooLarge`."""
+        self._check_size(body)
+        flags |= Flags.TRANSIENT
+        if self.state is _READY:
+            self._envelope(Kind.COMMAND, flags, 0, body)
+            return
+        self._transients.append((flags, body))
+        del self._transients[:-TRANSIENTS_KEPT]
+
+    def ask(self, kind: int, body: bytes, waiter: Any = None, repeat: bool = True) -> int:
+        """Send a QUERY or an ADMIN; its number."""
+        number = self._next_question
+        self._next_question = number + 1
+        self._questions[number] = _Question(kind, body, waiter, repeat)
+        if self.state is _READY:
+            self._put_question(number)
+        return number
+
+    def ping(self) -> None:
+        if self.state in (_READY, State.ENTERING):
+            self._output.append(frames.plain(Kind.PING))
+
+    def attach_again(self) -> list[Event]:
+        """Ask once more what the client should hold. A connection carries one ATTACH, so it takes a new one."""
+        events: list[Event] = []
+        if self.state is _READY and self.welcome is not None:
+            self._part(Moved(self.welcome.members[0] if self.welcome.members else "", "attach-again"), events)
+        return events
+
+    def farewell(self) -> bytes:
+        """The last bytes on a connection that is dropped while it stands: the session goes on elsewhere. Without them,
+        the node takes the end of the connection for that of the process, and soon gives back what the session holds.
+        b"" where the node has closed the connection, or the session is being closed."""
+        return _LEAVES if self.state in (_READY, _ENTERING) else b""
+
+    def close(self) -> None:
+        """End the session; `Closed` follows where a node can be told."""
+        if self.state is _READY and self.id:
+            self.state = State.CLOSING
+            self._enter(Kind.CLOSE, b"")
+
+    def retry(self) -> None:
+        """Send again what was `Postponed`."""
+        seqs, numbers = self._postponed, self._postponed_questions
+        self._postponed, self._postponed_questions = [], []
+        if self.state is not _READY:
+            return
+        for seq in seqs:
+            if (command := self._commands.get(seq)) is not None:
+                self._transmit(seq, command)
+        for number in numbers:
+            if number in self._questions:
+                self._put_question(number)
+
+    @property
+    def room(self) -> int:
+        """How many commands fit the window now."""
+        return self.window - (self._next_seq - 1 - self.confirmed)
+
+    @property
+    def unanswered(self) -> int:
+        return len(self._commands) + len(self._questions)
+
+    @property
+    def under_way(self) -> int:
+        """Commands without an answer."""
+        return len(self._commands)
+
+    def waiters(self) -> Iterator[Any]:
+        """Of everything unanswered, oldest first."""
+        for command in self._commands.values():
+            yield command.waiter
+        for question in self._questions.values():
+            yield question.waiter
+
+    # --- the connection ---
+
+    def greeting(self) -> Greeting:
+        """For a connection that this session may take over."""
+        return Greeting(self.cluster_id, self._client, any_node=self._options is None)
+
+    def connected(self, greeting: Greeting | None = None) -> list[Event]:
+        """A connection stands. Where its `greeting` is over, the session goes on with what was received; otherwise it
+        greets."""
+        self._reader = frames.FrameReader()
+        self._output = [self.greeting().hello] if greeting is None else []
+        self.state = State.GREETING
+        return self.receive(greeting.received) if greeting is not None else []
+
+    def disconnected(self) -> list[Event]:
+        """The connection is gone. Commands and queries wait for the next one; an admin request that was sent is not
+        repeated, for it may have been carried out."""
+        self.state = State.OFFLINE
+        self._output = []
+        self._postponed, self._postponed_questions = [], []
+        events: list[Event] = []
+        for number in [n for n, question in self._questions.items() if n in self._asked and not question.repeat]:
+            events.append(faults.unknown(self._questions.pop(number).waiter, faults.NOT_REPEATED))
+        self._asked = set()
+        return events
+
+    def abandon(self, error: RequestError) -> list[Event]:
+        """Answer everything unanswered with `error`. The session is of no more use for it."""
+        events: list[Event] = [Answered(waiter, 0, b"", error) for waiter in self.waiters()]
+        self._commands, self._questions = {}, {}
+        return events
+
+    @property
+    def has_output(self) -> bool:
+        return bool(self._output)
+
+    def take_output(self) -> bytes:
+        output = self._output
+        self._output, self.output_bytes = [], 0
+        return output[0] if len(output) == 1 else b"".join(output)
+
+    def receive(self, data: bytes) -> list[Event]:
+        """Never raises: a node that is none, or not ours, is `Broken`, after all that was answered before."""
+        events: list[Event] = []
+        try:
+            self._frames(data, events)
+        except ProtocolError as error:
+            self._part(Broken(error), events)
+        return events
+
+    # --- frames ---
+
+    def _frames(self, data: bytes, events: list[Event]) -> None:
+        buffer, spans = self._reader.feed(data)
+        for start, end in spans:
+            kind = buffer[start + frames.LENGTH_BYTES]
+            if kind == _REPLY:
+                self._reply(buffer, start, end, events)
+            elif kind == _PUSH:
+                events.append(Pushed(*frames.open_numbered(buffer[start:end])))
+            else:
+                self._control(kind, buffer[start:end], events)
+            if self.state is _OFFLINE:
+                break
+
+    def _reply(self, buffer: bytes, start: int, end: int, events: list[Event]) -> None:
+        if end - start < frames.REPLY.size:
+            raise MalformedFrame(f"a reply of {end - start} bytes is shorter than its header of {frames.REPLY.size}")
+        _, _, status, seq, index = frames.REPLY.unpack_from(buffer, start)
+        body = buffer[start + frames.REPLY.size : end]
+        if seq >= ENTRY_NUMBER:
+            self._entered(status, seq, index, body, events)
+            return
+        command = self._commands.get(seq)
+        if command is None or self.state is _ENTERING:
+            return  # answered before; a repetition's second answer
+        error = None
+        if status:
+            error = faults.read_fault(body)
+            later = error.code in faults.SHORT and seq <= self._sent_before
+            if self._put_off(error, seq, self._postponed, events, later):
+                return
+        del self._commands[seq]
+        events.append(Answered(command.waiter, index, body, error))
+        self._confirm(seq)
+
+    def _answer(self, frame: bytes, events: list[Event]) -> None:
+        status, number, index, body = frames.open_reply(frame)
+        question = self._questions.get(number)
+        if question is None:
+            return
+        self._asked.discard(number)
+        error = faults.read_fault(body) if status else None
+        if error is not None and self._put_off(error, number, self._postponed_questions, events):
+            return
+        del self._questions[number]
+        events.append(Answered(question.waiter, index, body, error))
+
+    def _control(self, kind: int, frame: bytes, events: list[Event]) -> None:
+        if kind == Kind.ANSWER:
+            self._answer(frame, events)
+        elif kind == Kind.PONG:
+            events.append(Alive())
+        elif kind == Kind.PING:
+            self._output.append(frames.plain(Kind.PONG))
+        elif kind == Kind.WELCOME and self.state is State.GREETING:
+            self._welcomed(frames.open_plain(frame), events)
+        elif kind == Kind.GOODBYE:
+            self._parted(frames.open_plain(frame), events)
+        else:
+            raise MalformedFrame(f"the node sent a frame of kind {kind}, which has no place here")
+
+    def _welcomed(self, body: bytes, events: list[Event]) -> None:
+        welcome = faults.read_welcome(body, self.cluster_id)
+        self.cluster_id, self.welcome = welcome.cluster_id, welcome
+        self.window, self._frame_bytes = welcome.session_window, welcome.frame_bytes
+        self._refuse_too_large(events)
+        self._reader.limit = NODE_FRAME_BYTES
+        if self._options is None:
+            self._go(Ready(False), events)
+        elif not welcome.leads:
+            self._part(Moved(welcome.leader), events)
+        elif self.id:
+            self.state = State.ENTERING
+            self._enter(Kind.ATTACH, self._secret + self._holdings.claim())
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        self.id = 0
+        self.state = State.ENTERING
+        self._enter(Kind.OPEN, msgspec.msgpack.encode(self._options))
+
+    def _entered(self, status: int, number: int, index: int, body: bytes, events: list[Event]) -> None:
+        if number != self._entry_number:
+            return
+        if self.state is State.CLOSING:
+            self.id = 0
+            self._part(Closed(), events)
+        elif status:
+            self._refused(faults.read_fault(body), events)
+        elif self.id:
+            self._go(Ready(True, index, body), events)
+        else:
+            if len(body) < frames.GRANT.size:
+                raise MalformedFrame(f"a session was granted in {len(body)} bytes; a grant has {frames.GRANT.size}")
+            self.id, self.timeout_ms, self._secret = frames.GRANT.unpack_from(body)
+            self._go(Ready(False), events)
+
+    def _refused(self, error: RequestError, events: list[Event]) -> None:
+        if error.code in faults.SESSION_OVER and self.id:
+            self._lapse(events)
+            self._open()
+        else:
+            self._part(Moved(error.leader if isinstance(error, NotLeader) else "", error.code, str(error)), events)
+
+    def _lapse(self, events: list[Event]) -> None:
+        """What was sent is unknown; what was not moves to the next session, which counts from 1 again."""
+        sent = [command for seq, command in self._commands.items() if seq <= self._ever_sent]
+        kept = [command for seq, command in self._commands.items() if seq > self._ever_sent]
+        silent = not sent and self._holdings.idle()
+        events.extend(faults.unknown(command.waiter, faults.SESSION_ENDED) for command in sent)
+        self._holdings.lapsed()
+        if not silent:
+            events.append(Lapsed())
+        self._commands = dict(enumerate(kept, 1))
+        self._next_seq, self._ever_sent, self.confirmed = len(kept) + 1, 0, 0
+        self._ahead = set()
+
+    def _go(self, event: Ready, events: list[Event]) -> None:
+        """The one door to READY."""
+        if self.state is not _READY:
+            self.state = _READY
+            self._sent_before = self._ever_sent
+            self._cursor = self.confirmed + 1
+            for flags, body in self._transients:
+                self._envelope(Kind.COMMAND, flags, 0, body)
+            self._transients = []
+            self._pump()
+            for number in self._questions:
+                self._put_question(number)
+        events.append(event)
+
+    def _part(self, event: Event, events: list[Event]) -> None:
+        """The one door out: whatever follows on this connection is not for us."""
+        self.state = State.OFFLINE
+        events.append(event)
+
+    def _parted(self, body: bytes, events: list[Event]) -> None:
+        goodbye = faults.read_goodbye(body)
+        self._part(Moved(goodbye.leader, goodbye.code, goodbye.message), events)
+
+    # --- sending ---
+
+    def _check_size(self, body: bytes) -> None:
+        """The node would close the connection, and not this command alone would suffer."""
+        if self._is_too_large(body):
+            raise PayloadTooLarge(faults.too_large(body, self._frame_bytes))
+
+    def _refuse_too_large(self, events: list[Event]) -> None:
+        """Those that were given before any node had said its limit."""
+        for command in self._take_back(lambda command: self._is_too_large(command.body)):
+            refusal = PayloadTooLarge(faults.too_large(command.body, self._frame_bytes))
+            events.append(Answered(command.waiter, 0, b"", refusal))
+        self._transients = [(flags, body) for flags, body in self._transients if not self._is_too_large(body)]
+
+    def _is_too_large(self, body: bytes) -> bool:
+        return len(body) + frames.ENVELOPE.size > self._frame_bytes
+
+    def _pump(self) -> None:
+        """Send what the window lets through, in order."""
+        last = min(self._next_seq - 1, self.confirmed + self.window)
+        for seq in range(self._cursor, last + 1):
+            if (command := self._commands.get(seq)) is not None:
+                self._transmit(seq, command)
+        self._cursor = max(self._cursor, last + 1)
+
+    def _confirm(self, seq: int) -> None:
+        if seq != self.confirmed + 1:
+            self._ahead.add(seq)
+            return
+        while seq + 1 in self._ahead:
+            seq += 1
+            self._ahead.discard(seq)
+        self.confirmed = seq
+        if self._cursor < self._next_seq:
+            self._pump()
+
+    def _put_off(
+        self, error: RequestError, number: int, postponed: list[int], events: list[Event], later: bool = False
+    ) -> bool:
+        """Whether the request was not looked at and keeps its number."""
+        if later or error.code in faults.LATER:
+            postponed.append(number)
+            events.append(Postponed())
+            return True
+        if error.code in faults.ELSEWHERE and self._options is not None:
+            self._part(Moved("", error.code, str(error)), events)
+            return True
+        return False
+
+    def _transmit(self, seq: int, command: _Command) -> None:
+        self._output.append(
+            frames.ENVELOPE.pack(
+                frames.ENVELOPE_REST + len(command.body), _COMMAND, command.flags, self.id, seq, self.confirmed
+            )
+        )
+        self._output.append(command.body)
+        self.output_bytes += len(command.body)
+        if seq > self._ever_sent:
+            self._ever_sent = seq
+
+    def _put_question(self, number: int) -> None:
+        question = self._questions[number]
+        self._asked.add(number)
+        self._output.append(frames.request(question.kind, number, question.body))
+
+    def _enter(self, kind: int, body: bytes) -> None:
+        self._entry_number += 1
+        self._envelope(kind, Flags.NONE, self._entry_number, body)
+
+    def _envelope(self, kind: int, flags: int, seq: int, body: bytes) -> None:
+        self._output.append(frames.envelope(kind, flags, self.id, seq, self.confirmed, body))

@@ -1,0 +1,423 @@
+"""One client's connection: its frames, and what state they are allowed in.
+
+`data_received` is the hottest loop of a node that leads. A run of commands is checked header by header (length, kind,
+session) and handed on as one slice; everything else goes through `_other`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from disheap.addresses import owner_of
+from disheap.errors import (
+    MalformedFrame,
+    NotLeader,
+    Overloaded,
+    ProtocolError,
+    RequestError,
+    SessionExpired,
+)
+from disheap.interfaces import Connection
+from disheap.logs import get_logger
+from disheap.protocol import frames
+from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
+from disheap.runtime.clients.admission import host_of
+from disheap.runtime.clients.buffers import UNCOUNTED_BYTES
+from disheap.runtime.clients.places import NO_SESSION
+
+if TYPE_CHECKING:
+    from disheap.runtime.clients.server import Server
+
+log = get_logger(__name__)
+
+_LIMIT = "limits.frame_bytes"
+UNREAD_S = 5.0
+"""A client may take nothing for so long although more than `write_buffer_bytes` wait for it."""
+ANSWERS_SHARE = 1 / 4
+"""Answers are made while less than this share of `write_buffer_bytes` is unsent. Where the transport pauses, too."""
+_PONG = frames.plain(Kind.PONG)
+_CONFIRMS_ITSELF = (
+    "command {} says that every reply up to {} has been received, its own among them; it would never be carried out"
+)
+
+
+class ClientConnection:
+    """A `Receiver`. `session` is 0 until one is attached; `queue` gathers frames while entries are applied."""
+
+    def __init__(self, server: Server) -> None:
+        self.session = 0
+        self.attachment = 0
+        self.asked: list[int] = []
+        self.queue: list[bytes] = []
+        self.heard = 0.0
+        self.crowded = False  # not read from: too much waits for the log
+        self.clogged = False  # not read from: it does not read what it is sent
+        self.paused = False
+        self.closed = False
+        self.deaf = False  # what it sends is of no use here any more; it will be told where to go
+        self.is_local = False  # the other end is in this process
+        self.ended = False  # its session is over, and it has been or is about to be told
+        self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
+        self._server = server
+        self._connection: Connection
+        self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
+        self._partial = Partial()
+        self._greeted = False
+        self._has_left = False
+        self._deadline: asyncio.TimerHandle | None = None
+        self.questions = 0  # of its own that are not answered yet
+        self.input_bytes = 0  # of an unfinished frame, as `Buffers` counts it
+        self.unsent_bytes = 0
+        self.took_at = 0.0
+        self._waiting: deque[Callable[[], None]] = deque()  # answers that there was no room for
+
+    @property
+    def remote(self) -> str:
+        return self._connection.remote
+
+    # --- Receiver ----------------------------------------------------------------------------------------------------
+
+    def connection_made(self, connection: Connection) -> None:
+        server = self._server
+        self._connection = connection
+        self.heard = server.loop.time()
+        if not server.admit(self):
+            return
+        self._deadline = server.loop.call_later(server.limits.handshake_timeout_s, self._handshake_overdue)
+
+    def data_received(self, data: bytes) -> None:
+        if self.closed or self.deaf:
+            return
+        self.heard = self._server.loop.time()
+        try:
+            if self._greeted:
+                self._frames(data)
+            else:
+                self._handshake(data)
+        except (ProtocolError, NotLeader, SessionExpired, Overloaded) as error:
+            self.refuse(error)
+        held = len(self._partial)
+        if held > UNCOUNTED_BYTES or self.input_bytes:
+            self._server.buffers.hold_input(self, 0 if self.closed else held)
+
+    def writing_paused(self) -> None:
+        """It does not read what it is sent: its next commands wait until it does."""
+        self.clogged = True
+        self._watch()
+        self._settle_reading()
+
+    def writing_resumed(self) -> None:
+        self.clogged = False
+        self._settle_reading()
+        self._answer_what_waits()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.was_dropped = not (self.closed or self._has_left or self.clogged)
+        self.closed = True
+        self._give_answers_up()
+        self._server.buffers.hold_input(self, 0)
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._server.forget(self)
+        self._server.lost(self)
+
+    @property
+    def address(self) -> str:
+        """The other end without its port, for people to read and for limits; of IPv6, its network."""
+        return owner_of(self._connection.remote) or host_of(self._connection.remote)
+
+    @property
+    def principal(self) -> str:
+        return self._connection.certificate_name or ""
+
+    # --- the handshake -----------------------------------------------------------------------------------------------
+
+    def _handshake(self, data: bytes) -> None:
+        """Small frames only until the client has said who it is (storage-rules 13)."""
+        buffer, spans = self._reader.feed(data)
+        if not spans:
+            return
+        start, end = spans[0]
+        frame = buffer[start:end]
+        if frame[4] != Kind.HELLO:
+            raise MalformedFrame(f"the first frame is of kind {frame[4]}, not a HELLO")
+        try:
+            hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=Hello)
+        except frames.UNREADABLE as error:
+            raise MalformedFrame(f"a HELLO that cannot be read: {error}") from error
+        self._connection.write(self._server.welcome(hello))
+        self._greeted = True
+        self._server.places.greeted(self)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._expect_a_word(self._server.limits.idle_timeout_s)
+        if end < len(buffer):
+            self._frames(buffer[end:])
+
+    def _handshake_overdue(self) -> None:
+        seconds = self._server.limits.handshake_timeout_s
+        self.refuse(MalformedFrame(f"no HELLO within {seconds} s; this port speaks the disheap protocol"))
+
+    def _expect_a_word(self, within_s: float) -> None:
+        self._deadline = self._server.loop.call_later(within_s, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        """A session ends in its own time. Without one, whoever is still there asks something now and then, or pings."""
+        idle_s = self._server.limits.idle_timeout_s
+        is_busy = self.session or self.asked or self.questions or self.crowded or self.is_local
+        left_s = idle_s if is_busy else self.heard + idle_s - self._server.loop.time()
+        if left_s > 0:
+            self._expect_a_word(left_s)
+        else:
+            self.refuse(Overloaded(f"without a session, and not a word for {idle_s:g} s: the place is another's"))
+
+    # --- frames ------------------------------------------------------------------------------------------------------
+
+    def _frames(self, data: bytes) -> None:
+        buffer = self._partial.join(data)
+        limit, session, unpack = self._server.limits.frame_bytes, self.session, ENVELOPE.unpack_from
+        position = run = 0
+        size = len(buffer)
+        command, transient, least = Kind.COMMAND, Flags.TRANSIENT, frames.ENVELOPE_REST
+        while size - position >= ENVELOPE.size:
+            length, kind, flags, number, seq, confirmed = unpack(buffer, position)
+            if length > limit:
+                self._hand_on(buffer, run, position)
+                frames.checked_length(buffer, position, limit, _LIMIT)
+            end = position + 4 + length
+            if end > size:
+                break
+            if (
+                kind != command
+                or number != session
+                or not number
+                or confirmed >= seq  # and so every seq of 0
+                or flags & transient
+                or length < least
+            ):
+                self._hand_on(buffer, run, position)
+                self._other(kind, buffer[position:end])
+                run = end
+            position = end
+        self._hand_on(buffer, run, position)
+        if position < size:
+            self._short_frames(buffer[position:])
+
+    def _short_frames(self, rest: bytes) -> None:
+        """Frames shorter than an envelope at the end of a chunk. What is incomplete is kept."""
+        needed = frames.LENGTH_BYTES
+        while len(rest) >= frames.LENGTH_BYTES:
+            needed = frames.LENGTH_BYTES + frames.checked_length(rest, 0, self._server.limits.frame_bytes, _LIMIT)
+            if needed > len(rest):
+                break
+            self._other(rest[4], rest[:needed])
+            rest, needed = rest[needed:], frames.LENGTH_BYTES
+        self._partial.keep(rest, needed)
+
+    def _hand_on(self, buffer: bytes, start: int, end: int) -> None:
+        """A run of commands of the attached session, checked: into the log with it."""
+        if end <= start:
+            return
+        if not self._server.leads:
+            raise NotLeader
+        whole = start == 0 and end == len(buffer)
+        envelopes = buffer if whole else buffer[start:end]
+        if self._server.short is not None and not (envelopes := self._server.sift(self, envelopes)):
+            return
+        self._server.submit(self, envelopes)
+
+    def _other(self, kind: int, frame: bytes) -> None:
+        if len(frame) < 6:
+            raise MalformedFrame(f"a frame of {len(frame)} bytes is too short to be one")
+        if kind == Kind.PING:
+            self._need_session()
+            self._connection.write(_PONG)
+        elif kind in CLIENT_ENVELOPES:
+            self._envelope(frames.open_envelope(frame))
+        elif kind == Kind.QUERY:
+            self._need_leader()
+            self.questions += 1
+            self._server.query(self, *frames.open_numbered(frame))
+        elif kind == Kind.ADMIN:
+            self.questions += 1
+            self._server.admin(self, *frames.open_numbered(frame))
+        elif kind == Kind.GOODBYE:  # the client lives, and attaches elsewhere
+            self._has_left = True
+            self._connection.close()
+        else:
+            raise MalformedFrame(f"frames of kind {kind} do not come from clients")
+
+    def _envelope(self, envelope: frames.Envelope) -> None:
+        self._need_leader()
+        if envelope.kind == Kind.COMMAND:
+            self._odd_command(envelope)
+            return
+        if envelope.kind == Kind.CLOSE:
+            self._need_session()
+        if envelope.kind != Kind.CLOSE and self._server.places.is_reserved(self):
+            raise Overloaded(NO_SESSION)
+        if self.asked or (self.session != 0) != (envelope.kind == Kind.CLOSE):
+            raise MalformedFrame("a connection carries one session: OPEN or ATTACH it once, then CLOSE it once")
+        if envelope.kind == Kind.CLOSE and envelope.session != self.session:
+            raise MalformedFrame(f"a CLOSE of session {envelope.session}, which is not attached to this connection")
+        if envelope.kind == Kind.OPEN:
+            self._server.open_session(self, envelope.seq, _read_options(envelope.body))
+        elif envelope.kind == Kind.ATTACH:
+            self._server.attach_session(self, envelope.seq, envelope.session, envelope.body)
+        else:
+            self._server.close_session(self, envelope.seq)
+
+    def _need_session(self) -> None:
+        """Where it has lapsed, whoever speaks is told: nothing would come to it any more."""
+        if self.session == 0 and self.ended:
+            raise SessionExpired("the session lapsed; what it held was given back")
+
+    def _odd_command(self, envelope: frames.Envelope) -> None:
+        """A command that the fast path did not take: transient, or not of the session attached here."""
+        self._need_session()
+        if envelope.session != self.session or self.session == 0:
+            raise MalformedFrame(f"a command of session {envelope.session}, which is not attached to this connection")
+        if not envelope.flags & Flags.TRANSIENT or envelope.seq != 0:
+            if envelope.confirmed >= envelope.seq > 0:
+                raise MalformedFrame(_CONFIRMS_ITSELF.format(envelope.seq, envelope.confirmed))
+            raise MalformedFrame("sequence numbers begin at 1; only transient commands carry 0")
+        self._server.submit_transient(self, envelope)
+
+    def _need_leader(self) -> None:
+        if not self._server.leads:
+            raise NotLeader
+
+    # --- what goes out -----------------------------------------------------------------------------------------------
+
+    def send(self, kind: Kind, status: int, number: int, index: int, body: bytes) -> None:
+        """A REPLY or an ANSWER: behind what was queued before, and out at once."""
+        if kind == Kind.ANSWER:
+            self.questions -= 1
+            self._server.buffers.output_bytes += len(body)
+        if not self.closed:
+            self.queue.append(frames.reply(kind, status, number, index, body))
+            self.flush()
+
+    def answer(self, make: Callable[[], None]) -> None:
+        """Call `make`, which makes an answer and sends it: now, or when there is room for what it sends. On a closed
+        connection `make` is called at once, and only gives its place back."""
+        self._waiting.append(make)
+        if self.closed:
+            self._give_answers_up()
+        else:
+            self._answer_what_waits()
+
+    def _answer_what_waits(self) -> None:
+        """In the order asked. Answers are as large as half a frame, so they are not made before they can go out."""
+        while self._waiting and not self.closed:
+            unsent = self._connection.buffered()
+            if unsent > self._server.limits.write_buffer_bytes * ANSWERS_SHARE:
+                break
+            if unsent and not self._server.buffers.has_room_for_answers():
+                break
+            self._waiting.popleft()()
+        if self._waiting:
+            self._watch()
+
+    def _give_answers_up(self) -> None:
+        """The connection is closed: nothing is made, and each question gives its place back."""
+        while self._waiting:
+            self._waiting.popleft()()
+
+    def flush(self) -> None:
+        queue = self.queue
+        data = queue[0] if len(queue) == 1 else b"".join(queue)
+        queue.clear()
+        if self.closed:
+            return
+        self._connection.write(data)
+        if self._connection.buffered() > UNCOUNTED_BYTES:
+            self._watch()
+
+    def refuse(self, error: RequestError | ProtocolError) -> None:
+        """Say why, and close. What was queued before goes out first."""
+        if self.closed:
+            return
+        if self.queue:
+            self.flush()
+        if isinstance(error, ProtocolError):
+            self._server.lines.write(
+                log.warning, "a connection is refused", remote=self._connection.remote, reason=str(error)
+            )
+        self._connection.write(self._server.goodbye(error))
+        self.closed = True
+        self._connection.close()
+
+    def crowd(self, crowded: bool) -> None:
+        """Whether there is no room for its commands now."""
+        self.crowded = crowded
+        self._settle_reading()
+
+    def reassure(self) -> None:
+        """It is not read from, so its pings are not answered: a PONG says that this node lives."""
+        if not self.closed and not self.clogged:
+            self._connection.write(_PONG)
+
+    def _watch(self) -> None:
+        if self not in self._server.slow:
+            self._server.slow[self] = None
+            self.unsent_bytes, self.took_at = self._connection.buffered(), self._server.loop.time()
+
+    def look(self, now: float) -> bool:
+        """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest; one that
+        takes nothing, and for which too much waits, is given up."""
+        before, self.unsent_bytes = self.unsent_bytes, self._connection.buffered()
+        if self.unsent_bytes < before:
+            self.heard = self.took_at = now
+        if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:
+            self._cut_off("a client does not read what it is sent; its connection is closed")
+        self._answer_what_waits()
+        return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.clogged or self._waiting) and not self.closed
+
+    def drop_unsent(self, limit_bytes: int) -> None:
+        self._cut_off(
+            f"over all connections more than {limit_bytes} bytes (limits.output_bytes) are unsent; that of a client "
+            "which reads too little is closed"
+        )
+
+    def drop_unfinished_frame(self, limit_bytes: int) -> None:
+        self._partial.keep(b"", 0)
+        self.refuse(
+            Overloaded(
+                f"over all connections more than {limit_bytes} bytes of unfinished frames (limits.input_bytes) are "
+                "held; the oldest gives way. Connect again and send it faster"
+            )
+        )
+
+    def _cut_off(self, why: str) -> None:
+        if not self.closed:
+            self._server.lines.write(log.warning, why, remote=self._connection.remote)
+            self.closed = True
+            self._connection.abort()
+
+    def _settle_reading(self) -> None:
+        """It is read from when there is neither reason against it; it has not been silent before that."""
+        paused = self.crowded or self.clogged
+        if paused == self.paused or self.closed:
+            return
+        self.paused = paused
+        if paused:
+            self._connection.pause_reading()
+        else:
+            self.heard = self._server.loop.time()
+            self._connection.resume_reading()
+
+
+def _read_options(body: bytes) -> SessionOptions:
+    """Only what was read goes into the log. Fields that we skip could be nested so deep that one node reads over them
+    and another, called from deeper down, does not."""
+    try:
+        return msgspec.msgpack.decode(body, type=SessionOptions)
+    except frames.UNREADABLE as error:
+        raise MalformedFrame(f"an OPEN that cannot be read: {error}") from error

@@ -1,0 +1,152 @@
+"""A session inside the node's own process, for `Node.apply`. Takes the same way as a client's: frames in, frames
+out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, request_error
+from disheap.protocol import frames
+from disheap.protocol.frames import Fault, FrameReader, Goodbye, Hello, Kind, SessionOptions, Status
+from disheap.runtime.clients.connection import ClientConnection
+
+if TYPE_CHECKING:
+    from disheap.runtime.clients.server import Server
+
+SESSION_TIMEOUT_MS = 60_000
+"""Its connection cannot break while the node leads; after that the session ends by itself, this much later."""
+OPEN_SEQ = 1
+REPLY_BYTES = 1 << 28
+"""The longest reply taken. It is in memory already; the limits of clients' frames say nothing of what nodes send."""
+
+
+class LocalSession:
+    """The other end of a `ClientConnection`, without a socket: it is the connection's `Connection` itself."""
+
+    remote = "this process"
+    certificate_name: str | None = None
+
+    def __init__(self, server: Server) -> None:
+        self.ended = False  # it is of no use any more
+        self._closed = False
+        self._reader = FrameReader(REPLY_BYTES)
+        self._session = 0
+        self._seq = 0
+        self._confirmed = 0
+        self._answers: dict[int, asyncio.Future[bytes]] = {}
+        self._opened: asyncio.Future[bytes] = server.loop.create_future()
+        self._server = server
+        self._port: ClientConnection = server.accept()
+        self._port.is_local = True
+        self._port.connection_made(self)
+
+    async def open(self) -> None:
+        """Raises `NotLeader`."""
+        self._port.data_received(frames.hello(Kind.HELLO, Hello(client="library")))
+        options = msgspec.msgpack.encode(SessionOptions(SESSION_TIMEOUT_MS, "library"))
+        self._port.data_received(frames.envelope(Kind.OPEN, 0, 0, OPEN_SEQ, 0, options))
+        self._session, _, _ = frames.GRANT.unpack(await self._opened)
+
+    async def call(self, command: bytes) -> bytes:
+        """The machine's reply. Raises what the machine refused, `OutcomeUnknown` when leadership is lost meanwhile."""
+        self._seq += 1
+        seq = self._seq
+        answer: asyncio.Future[bytes] = self._server.loop.create_future()
+        self._answers[seq] = answer
+        self._port.data_received(frames.envelope(Kind.COMMAND, 0, self._session, seq, self._confirmed, command))
+        try:
+            return await answer
+        finally:
+            del answer  # an error's traceback holds this frame, and the future holds the error: a cycle
+
+    # --- Connection --------------------------------------------------------------------------------------------------
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        for kind, frame in self._reader.frames(bytes(data)):
+            if kind == Kind.REPLY:
+                self._reply(*frames.open_reply(frame))
+            elif kind == Kind.GOODBYE:
+                self._goodbye(msgspec.msgpack.decode(frames.open_plain(frame), type=Goodbye))
+
+    def buffered(self) -> int:
+        return 0
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+    def close(self) -> None:
+        self.ended = True
+        if not self._closed:
+            self._closed = True
+            self._server.loop.call_soon(self._port.connection_lost, None)
+
+    def abort(self) -> None:
+        self.close()
+
+    # --- what comes back ---------------------------------------------------------------------------------------------
+
+    def _reply(self, status: int, seq: int, _: int, body: bytes) -> None:
+        if not self._opened.done():
+            _settle(self._opened, status, body)
+            return
+        answer = self._answers.pop(seq, None)
+        while self._confirmed < self._seq and self._confirmed + 1 not in self._answers:
+            self._confirmed += 1
+        if answer is not None and not answer.done():
+            _settle(answer, status, body)
+
+    def _goodbye(self, goodbye: Goodbye) -> None:
+        self.ended = True
+        lost = NotLeader(goodbye.leader) if goodbye.code == NotLeader.code else ConnectionLost(goodbye.message)
+        if not self._opened.done():
+            self._opened.set_exception(lost)
+        for answer in self._answers.values():
+            if not answer.done():
+                unknown = OutcomeUnknown(f"{lost}; the command may or may not have been carried out")
+                answer.set_exception(unknown)
+        self._answers.clear()
+
+
+def _settle(answer: asyncio.Future[bytes], status: int, body: bytes) -> None:
+    if status == Status.OK:
+        answer.set_result(body)
+    else:
+        fault = msgspec.msgpack.decode(body, type=Fault)
+        answer.set_exception(request_error(fault.code, fault.message))
+
+
+class LocalSessions:
+    """One session for all that call at once, and another when it has ended. `server` is there once the node starts."""
+
+    def __init__(self, leader_address: Callable[[], str]) -> None:
+        self.server: Server
+        self._leader_address = leader_address
+        self._session: LocalSession | None = None
+        self._opening = asyncio.Lock()
+
+    async def session(self) -> LocalSession:
+        """Raises `NotLeader`."""
+        async with self._opening:
+            if self._session is None or self._session.ended:
+                self._session = await self._open()
+            return self._session
+
+    def forget(self) -> None:
+        """The node goes on with another group."""
+        self._session = None
+
+    async def _open(self) -> LocalSession:
+        if not self.server.leads:
+            raise NotLeader(self._leader_address())
+        session = LocalSession(self.server)
+        try:
+            await session.open()
+        except BaseException:
+            session.close()
+            raise
+        return session

@@ -1,0 +1,578 @@
+"""The client side of a node: connections, attachments, and who is still alive (docs/explanation/sessions.md).
+
+Owns what only the leader's process knows: which connection a session is attached to, and when it was last heard of.
+Refuses to know what a command says: runs of envelopes go from the socket into the log as they came, a slice a chunk.
+
+A bad frame closes its own connection, with the reason, and nothing else. When this node stops leading it says where the
+leader is and closes; the clients send again under the same sequence numbers what has no answer, and the session table
+keeps it from being done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import msgspec
+
+from disheap.errors import (
+    InvalidArgument,
+    NotLeader,
+    OutcomeUnknown,
+    Overloaded,
+    ProtocolError,
+    RequestError,
+    SessionExpired,
+    WrongCluster,
+)
+from disheap.interfaces import AllowedWhenFull, Screening
+from disheap.logs import LineLimiter, get_logger
+from disheap.protocol import frames
+from disheap.protocol.frames import (
+    ENVELOPE,
+    Attaching,
+    Goodbye,
+    Kind,
+    Opening,
+    SessionOptions,
+    Status,
+    Welcome,
+    fault,
+)
+from disheap.runtime.clients.admission import AdmissionLimits, UnderWay
+from disheap.runtime.clients.buffers import Buffers
+from disheap.runtime.clients.connection import ClientConnection
+from disheap.runtime.clients.places import PlaceLimits, Places
+from disheap.runtime.state.session_table import Session, proof_of
+from disheap.runtime.state.sessions import Outlets, wrong_secret
+
+if TYPE_CHECKING:
+    from disheap.runtime.replica.group import Group
+
+log = get_logger(__name__)
+
+SWEEP_S = 0.25
+"""How often the leader looks for sessions that lapsed; by default no session timeout is below 1 s."""
+EXPIRIES_AT_ONCE = 64
+"""Sessions that one sweep ends, at most. All of them are in one entry, and what each holds may be much."""
+SEND_AWAY_S = 0.5
+"""A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in
+the meantime is not read; they send it again to the next leader."""
+STALL_S = 1.0
+"""A sweep this late means that the process itself stood still (a pause, a swap storm): every session gets its full time
+again, since what its clients sent in the meantime is still unread."""
+
+
+MEMORY_LOOK_BYTES = 2 << 20
+"""So much may come in before memory is looked at again, whatever the clock says: at 100 MB/s, 50 looks a second."""
+
+
+class ServerLimits(msgspec.Struct, frozen=True):
+    frame_bytes: int
+    session_window: int
+    handshake_timeout_s: float
+    idle_timeout_s: float
+    write_buffer_bytes: int
+    queries: int
+    admission: AdmissionLimits = AdmissionLimits()
+    queries_per_connection: int = 128
+    input_bytes: int = 64 << 20
+    output_bytes: int = 256 << 20
+    places: PlaceLimits = PlaceLimits()
+
+
+class Directory(Protocol):
+    """What the server asks of its node."""
+
+    cluster_id: str
+    name: str
+    machine_name: str
+
+    def leader_address(self) -> str: ...
+    def look_at_memory(self) -> None: ...
+    def client_addresses(self) -> list[str]: ...
+    async def admin(self, request: dict[str, Any]) -> dict[str, Any]: ...
+
+
+class _Asking(NamedTuple):
+    """Who asked under an attachment: the connection, its own number there, and the session if there is one yet.
+    `secret` is that of an OPEN, known here alone until the client has it."""
+
+    connection: ClientConnection
+    number: int
+    session: int
+    secret: bytes = b""
+
+
+class Server(Outlets):
+    def __init__(
+        self,
+        directory: Directory,
+        limits: ServerLimits,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        draw: Callable[[], int],
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        super().__init__()
+        self.limits = limits
+        self.loop = loop
+        self.leads = False
+        self.lines = LineLimiter(loop)  # about connections that are refused
+        self._endings = LineLimiter(loop)  # about sessions that lapse
+        self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
+        self.short: RequestError | None = None  # why commands that bring something in are refused now
+        self.takes_transient = True  # though it is short
+        self._bytes_since_look = 0  # at memory, on behalf of what comes in
+        self._shortages: dict[type[RequestError], tuple[RequestError, bool]] = {}
+        self.buffers = Buffers(limits.input_bytes, limits.output_bytes)
+        self.group: Group
+        self._directory = directory
+        self._draw = draw  # a 63-bit number that no one draws twice
+        self._entropy = entropy  # so many bytes that nobody can guess
+        self.wrong_secrets = 0  # since the node started
+        self.places = Places(limits.places, loop.time)
+        self._connections: dict[ClientConnection, None] = {}
+        self._attached: dict[int, ClientConnection] = {}
+        self._asking: dict[int, _Asking] = {}  # by attachment
+        self._under_way = UnderWay()  # of those, who asked for a new session
+        self._heard: dict[int, float] = {}  # of sessions without a connection
+        self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
+        self._ending: dict[int, list[asyncio.Future[None]]] = {}  # operators who wait for the end of a session
+        self._swept_at = 0.0
+        self._crowded: list[ClientConnection] = []
+        self._leaving: list[ClientConnection] = []
+        self._send_away_at: asyncio.TimerHandle | None = None
+        self._queries = 0
+        self._tasks: dict[asyncio.Task[None], None] = {}
+
+    def serve(self, group: Group) -> None:
+        """The group there is from now on."""
+        self.group = group
+
+    # --- connections -------------------------------------------------------------------------------------------------
+
+    def accept(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    def admit(self, connection: ClientConnection) -> bool:
+        """Whether it has a place now; it is told why, where it has none."""
+        if not connection.is_local:
+            refusal = self.places.enter(connection, connection.remote, connection.principal)
+            if refusal is not None:
+                self.lines.write(log.warning, "a connection is refused", remote=connection.remote, reason=str(refusal))
+                connection.refuse(refusal)
+                return False
+        self._connections[connection] = None
+        return True
+
+    def welcome(self, hello: frames.Hello) -> bytes:
+        """Raises `WrongCluster`."""
+        mine = self._directory.cluster_id
+        if hello.cluster_id not in ("", mine):
+            raise WrongCluster(
+                f"this node belongs to cluster {mine}, the client asks for {hello.cluster_id}; check the addresses in "
+                "its URL"
+            )
+        leader = "" if self.leads else self._directory.leader_address()
+        content = Welcome(
+            cluster_id=mine,
+            node=self._directory.name,
+            leads=self.leads,
+            leader=leader,
+            members=self._directory.client_addresses(),
+            machine=self._directory.machine_name,
+            machine_version=self.group.sessions.machine_version,
+            frame_bytes=self.limits.frame_bytes,
+            session_window=self.limits.session_window,
+        )
+        return frames.plain(Kind.WELCOME, msgspec.msgpack.encode(content))
+
+    def lost(self, connection: ClientConnection) -> None:
+        """The connection is gone. Its session waits for another, for a short time if the client's process may be gone
+        as well: its kernel closed the connection, and nothing was said before."""
+        self._connections.pop(connection, None)
+        self.places.leave(connection)
+        session = connection.session
+        if session and self._attached.get(session) is connection:
+            del self._attached[session]
+            self.of_session.pop(session, None)
+            self._note_lost(session, connection)
+            self._detach(session, connection.attachment)
+
+    def _note_lost(self, session: int, connection: ClientConnection) -> None:
+        """The time until the session lapses begins now: until a moment ago its client was there."""
+        self._heard[session] = self.loop.time()
+        if connection.was_dropped:
+            self._dropped[session] = None
+        else:
+            self._dropped.pop(session, None)
+
+    def _detach(self, session: int, attachment: int) -> None:
+        if self.leads:
+            self.group.submit(frames.envelope(Kind.DETACH, 0, session, attachment, 0))
+
+    def goodbye(self, error: RequestError | ProtocolError) -> bytes:
+        leader = self._directory.leader_address() if isinstance(error, NotLeader) else ""
+        return frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye(error.code, str(error), leader)))
+
+    # --- what clients send -------------------------------------------------------------------------------------------
+
+    def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
+        """For the log. While too much waits for it, the connection is not read from."""
+        self.group.submit(envelopes)
+        self._bytes_since_look += len(envelopes)
+        if self._bytes_since_look >= MEMORY_LOOK_BYTES:
+            self._bytes_since_look = 0
+            self._directory.look_at_memory()
+        if self.group.full() and not connection.crowded:
+            connection.crowd(True)
+            self._crowded.append(connection)
+
+    def note_shortage(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        """Refuse commands that bring something in, with this reason; None when that shortage is over."""
+        if reason is None:
+            self._shortages.pop(kind, None)
+        else:
+            self._shortages[kind] = reason, takes_transient
+        self.short = next((reason for reason, _ in self._shortages.values()), None)
+        self.takes_transient = all(takes for _, takes in self._shortages.values())
+
+    def sift(self, connection: ClientConnection, envelopes: bytes) -> bytes:
+        """What of a run of commands may go into the log while there is no room for more. The rest is answered, and its
+        numbers stay unused; one that was used already is let through, to the reply that is kept for it."""
+        assert self.short is not None
+        refusal, kept = fault(self.short), []
+        session = self.group.sessions.table.get(connection.session)
+        for start, end, seq in frames.spans(envelopes):
+            is_repeated = session is not None and session.knows(seq)
+            if is_repeated or self._is_allowed_when_full(envelopes[start + ENVELOPE.size : end]):
+                kept.append(envelopes[start:end])
+            else:
+                connection.queue.append(frames.reply(Kind.REPLY, Status.ERROR, seq, 0, refusal))
+        if connection.queue:
+            connection.flush()
+        return b"".join(kept)
+
+    def _is_allowed_when_full(self, command: bytes) -> bool:
+        """The kind of the command decides, as the machine sees it; what a client says of it has no say."""
+        machine = self.group.sessions.machine
+        return isinstance(machine, AllowedWhenFull) and machine.allowed_when_full(command)
+
+    def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
+        """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it. It
+        has no number that what it confirms would have to stay below; so that no later command is taken for a repeated
+        one, it confirms what was carried out, or nothing."""
+        if self.short is not None and not (self.takes_transient or self._is_allowed_when_full(envelope.body)):
+            return
+        machine = self.group.sessions.machine
+        if isinstance(machine, Screening) and not machine.admits(envelope.body):
+            return
+        session = self.group.sessions.table.get(envelope.session)
+        confirmed = envelope.confirmed if session is not None and session.knows(envelope.confirmed) else 0
+        self.submit(
+            connection,
+            frames.envelope(envelope.kind, envelope.flags, envelope.session, envelope.seq, confirmed, envelope.body),
+        )
+
+    def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None:
+        try:
+            self._check_admission(connection)
+        except Overloaded as refusal:
+            connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(refusal))
+            return
+        secret = self._entropy(frames.SECRET_BYTES)
+        opening = Opening(options.timeout_ms, options.label, connection.principal, connection.address, proof_of(secret))
+        self._ask(Kind.OPEN, _Asking(connection, number, 0, secret), msgspec.msgpack.encode(opening))
+
+    def _check_admission(self, connection: ClientConnection) -> None:
+        """Raises `Overloaded`."""
+        if not connection.is_local:
+            counts = self.group.sessions.counts
+            self.limits.admission.check(counts, self._under_way, connection.address, connection.principal)
+
+    def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None:
+        """A wrong secret is refused here, so that guesses are not written to the log. A session that is not known here
+        yet may be in the log, so whoever applies the ATTACH decides."""
+        secret, held = body[: frames.SECRET_BYTES], body[frames.SECRET_BYTES :]
+        claim = Attaching(connection.principal, connection.address, proof_of(secret), held)
+        known = self.group.sessions.table.get(session)
+        if known is not None and not known.belongs_to(claim):
+            self.wrong_secrets += 1
+            self.lines.write(
+                log.warning, "somebody else's session was asked for", session=session, address=connection.address
+            )
+            connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(wrong_secret(session)))
+            return
+        self._ask(Kind.ATTACH, _Asking(connection, number, session), msgspec.msgpack.encode(claim))
+
+    def close_session(self, connection: ClientConnection, number: int) -> None:
+        self._ask(Kind.CLOSE, _Asking(connection, number, connection.session), b"")
+
+    def _ask(self, kind: Kind, asking: _Asking, body: bytes) -> None:
+        """Logged under an attachment number drawn here, answered under the client's."""
+        attachment = self._draw()
+        self._asking[attachment] = asking
+        if asking.secret:
+            self._under_way.add(asking.connection.address, asking.connection.principal)
+        asking.connection.asked.append(attachment)
+        self.submit(asking.connection, frames.envelope(kind, 0, asking.session, attachment, 0, body))
+
+    def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        if not self._takes_one_more(connection, number, self._queries):
+            return
+        self._queries += 1
+
+        def is_ready(ok: bool) -> None:
+            if ok:
+                connection.answer(answer)
+                return
+            self._queries -= 1
+            connection.refuse(NotLeader(self._directory.leader_address()))  # the client asks the next leader
+
+        def answer() -> None:
+            self._queries -= 1
+            if connection.closed:
+                return
+            if not self.leads:  # meanwhile: the state may be another's, and older
+                connection.refuse(NotLeader(self._directory.leader_address()))
+                return
+            group = self.group
+            try:
+                result = group.sessions.machine.query(group.now_ms(), connection.session, body)
+                connection.send(Kind.ANSWER, Status.OK, number, group.applied.index, result)
+            except RequestError as error:
+                connection.send(Kind.ANSWER, Status.ERROR, number, group.applied.index, fault(error))
+            except Exception:
+                log.exception("a query failed")
+                connection.send(
+                    Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown("the query failed; see the node's log"))
+                )
+
+        self.group.read(is_ready)
+
+    def _takes_one_more(self, connection: ClientConnection, number: int, there: int) -> bool:
+        limits = self.limits
+        if there < limits.queries and connection.questions <= limits.queries_per_connection:
+            return True
+        refusal = Overloaded(
+            f"the node has its limit of {limits.queries} queries under way, or this connection its limit of "
+            f"{limits.queries_per_connection}; ask again"
+        )
+        connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(refusal))
+        return False
+
+    def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        if self._takes_one_more(connection, number, len(self._tasks)):
+            task = self.loop.create_task(self._admin(connection, number, body))
+            self._tasks[task] = None
+            task.add_done_callback(self._tasks.pop)
+
+    async def _admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        try:
+            request = msgspec.msgpack.decode(body, type=dict[str, Any])
+            result = await self._directory.admin(request)
+            connection.send(Kind.ANSWER, Status.OK, number, 0, msgspec.msgpack.encode(result))
+        except frames.UNREADABLE as error:
+            refusal = InvalidArgument(f"an admin request is a map with an op: {error}")
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(refusal))
+        except RequestError as error:
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(error))
+        except Exception as error:
+            log.exception("an admin request failed")
+            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown(f"the request failed: {error}")))
+
+    # --- outlets: called while entries are applied -------------------------------------------------------------------
+
+    def attach(self, session: int, attachment: int) -> None:
+        asking = self._asking.get(attachment)
+        before = self._attached.pop(session, None)
+        self.of_session.pop(session, None)
+        if before is not None and (asking is None or before is not asking.connection):
+            before.session = 0
+            before.refuse(SessionExpired(f"session {session} is attached to another connection now"))
+        if asking is None or asking.connection.closed:
+            if asking is not None:
+                self._detach(session, attachment)
+            return  # who asked is gone, or asked another leader
+        connection = asking.connection
+        connection.session, connection.attachment = session, attachment
+        self._attached[session] = connection
+        self._heard.pop(session, None)
+        self._dropped.pop(session, None)
+        self.of_session[session] = connection.queue
+
+    def detach(self, session: int) -> None:
+        for waiter in self._ending.pop(session, ()):
+            if not waiter.done():
+                waiter.set_result(None)
+        self._heard.pop(session, None)
+        self._dropped.pop(session, None)
+        self.of_session.pop(session, None)
+        connection = self._attached.pop(session, None)
+        if connection is not None:
+            connection.session = 0
+            connection.ended = True
+
+    def detached(self, session: int) -> None:
+        """The time to attach again begins here. A slow disk may have held back the entry, and the client's ATTACH
+        behind it; or the connection ended while its ATTACH was on its way into the log."""
+        if self.leads:
+            self._heard[session] = self.loop.time()
+
+    def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
+        asking = self._asking.get(attachment)
+        if asking is not None:
+            self.answer(attachment, Status.OK, index, frames.GRANT.pack(session, timeout_ms, asking.secret))
+
+    def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
+        asking = self._take_asking(attachment)
+        if asking is not None:
+            asking.connection.asked.remove(attachment)
+            asking.connection.send(Kind.REPLY, status, asking.number, index, body)
+
+    def _take_asking(self, attachment: int) -> _Asking | None:
+        asking = self._asking.pop(attachment, None)
+        if asking is not None and asking.secret:
+            self._under_way.add(asking.connection.address, asking.connection.principal, -1)
+        return asking
+
+    def forget(self, connection: ClientConnection) -> None:
+        """Whoever asked is gone. A session that it would have been attached to is told so, behind the ATTACH."""
+        for attachment in connection.asked:
+            asking = self._take_asking(attachment)
+            if asking is not None and asking.session:
+                self._note_lost(asking.session, connection)
+                self._detach(asking.session, attachment)
+
+    def flush(self) -> None:
+        """After a batch was applied: one write for each connection that has something."""
+        for connection in self._attached.values():
+            if connection.queue:
+                connection.flush()
+        if self._crowded and not self.group.full():
+            crowded, self._crowded = self._crowded, []
+            for connection in crowded:
+                connection.crowd(False)
+
+    # --- leadership and liveness -------------------------------------------------------------------------------------
+
+    def lead(self, leads: bool) -> None:
+        """A new leader gives every session a full period of grace; a former one sends its clients away."""
+        self.leads = leads
+        now = self.loop.time()
+        if leads:
+            self.send_away()
+            self._heard = dict.fromkeys(self.group.sessions.table, now)
+            self._dropped.clear()
+            self._swept_at = now
+            return
+        self._give_up_endings()
+        self.of_session.clear()
+        self._attached.clear()
+        self._asking.clear()
+        self._under_way = UnderWay()
+        self._crowded.clear()
+        for connection in list(self._connections):
+            connection.crowd(False)
+            if connection.session or connection.asked:
+                connection.session = 0
+                connection.deaf = True
+                self._leaving.append(connection)
+        self._send_away_at = self.loop.call_later(SEND_AWAY_S, self.send_away)
+
+    def send_away(self) -> None:
+        """The next leader is known, or has not shown itself in time: the clients of this one go and look for it."""
+        if self._send_away_at is not None:
+            self._send_away_at.cancel()
+            self._send_away_at = None
+        leaving, self._leaving = self._leaving, []
+        for connection in leaving:
+            connection.refuse(NotLeader(self._directory.leader_address()))
+
+    def sweep(self) -> None:
+        """Called on every tick: look after those that do not read, and propose the end of sessions not heard of within
+        their timeout."""
+        now = self.loop.time()
+        late = now - self._swept_at
+        if late < SWEEP_S:
+            return
+        self._swept_at = now
+        for connection in list(self.slow):
+            if not connection.look(now):
+                self.slow.pop(connection, None)
+        self.buffers.look_at_output(list(self.slow), now)
+        if not self.leads:
+            return
+        for connection in self._crowded:
+            connection.reassure()
+        if late > STALL_S + SWEEP_S:
+            for connection in self._connections:
+                connection.heard = now
+            self._heard = dict.fromkeys(self._heard, now)
+        lapsed = [
+            session
+            for session in self.group.sessions.table.values()
+            if now - self._last_heard(session.id, now) > self._allowed_s(session)
+        ]
+        for session in lapsed[:EXPIRIES_AT_ONCE]:
+            self._endings.write(
+                log.info,
+                "a session ends",
+                session=session.id,
+                label=session.facts.label,
+                address=session.address,
+                reason="its connection ended" if session.id in self._dropped else "its client is silent",
+            )
+            self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
+            self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
+
+    def _allowed_s(self, session: Session) -> float:
+        """How long it may be silent now."""
+        facts, number = session.facts, session.id
+        is_gone = number in self._dropped and number not in self._attached
+        return (facts.reattach_ms if is_gone else facts.timeout_ms) / 1000
+
+    # --- for operators -----------------------------------------------------------------------------------------------
+
+    def is_attached(self, session: int) -> bool:
+        return session in self._attached
+
+    def silent_s(self, session: int) -> float:
+        """Since the leader heard of the session, at most the time that it leads."""
+        now = self.loop.time()
+        return now - self._last_heard(session, now)
+
+    async def end_session(self, session: int) -> None:
+        """Returns when the session is over and its client is told. Raises `NotLeader` if leadership is lost first."""
+        connection = self._attached.get(session)
+        ended: asyncio.Future[None] = self.loop.create_future()
+        self._ending.setdefault(session, []).append(ended)
+        self.group.submit(frames.envelope(Kind.CLOSE, 0, session, 0, 0))
+        await ended
+        if connection is not None:
+            connection.refuse(SessionExpired(f"an operator ended session {session}; what it held was given back"))
+
+    def _give_up_endings(self) -> None:
+        for waiter in [waiter for waiters in self._ending.values() for waiter in waiters]:
+            if not waiter.done():
+                waiter.set_exception(NotLeader(self._directory.leader_address()))
+        self._ending.clear()
+
+    def _last_heard(self, session: int, now: float) -> float:
+        connection = self._attached.get(session)
+        if connection is None:
+            return self._heard.setdefault(session, now)
+        if connection.crowded or connection.is_local:
+            return now  # it is we who do not listen, or it lives as long as this process
+        return max(connection.heard, self._heard.get(session, 0.0))
+
+    def close(self, error: RequestError) -> None:
+        """Say goodbye to everyone."""
+        self.leads = False
+        self.send_away()
+        for task in self._tasks:
+            task.cancel()
+        for connection in list(self._connections):
+            connection.refuse(error)

@@ -1,0 +1,202 @@
+"""Whether there is room on the disks, and what is refused while there is not (storage-rules 9).
+
+Owns the low-water mark. Each node looks at its own disk and tells the others. A leader refuses commands that bring
+something in while its own disk is short of room, or while so many disks are short that the rest is no majority;
+everything else goes on: acknowledgements, deliveries, leases, elections. So the queues can be drained, which is what
+makes room: a node that is short takes a snapshot as soon as the state is much smaller than what is on its disk, and the
+log goes. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
+
+What the mark leaves free is what the node itself still needs. One half is the reserve: the log of acknowledgements, of
+sessions that open, and of whatever else frees room. No snapshot takes of it, but for a small one that frees more. The
+other half is for snapshots, and for transient commands, which come and go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from disheap.errors import DisheapError, DiskFull, RequestError
+from disheap.interfaces import Clock, Storage, StorageUsage
+from disheap.kernel.membership import voters_of
+from disheap.kernel.quorum import majority
+from disheap.kernel.types import NodeId
+from disheap.logs import get_logger
+from disheap.protocol.notices import Notice
+from disheap.runtime.disk.thread import Disk
+from disheap.runtime.replica.group import Group
+
+log = get_logger(__name__)
+
+LOOK_S = 1.0
+"""Between two looks at the disk, where little is written."""
+LOOKS_PER_MARK = 8
+"""After an eighth of the mark was written the next look comes at once: a fast disk writes it whole in a second."""
+LEAVE_SHARE = 1 / 8
+"""The mark and so much more has to be free before commands are taken again, so that it does not change all the time."""
+HAND_OVER_S = 30.0
+"""Between two attempts to hand leadership over: commands wait while one lasts."""
+MAKE_ROOM_S, MAKE_ROOM_MOST_S = 10.0, 320.0
+"""Between two attempts to make room by a snapshot; each that comes to nothing doubles it. It reads the state."""
+RESERVE_SHARE = 1 / 2
+"""Of the mark: by default 64 MiB, the log of some 500,000 acknowledgements."""
+LAST_SHARE = 4
+"""Below the reserve a snapshot may take a quarter of what is free: where that is enough, the whole log goes for it."""
+GAIN_SHARE, GAIN_LEAST = 3, 256 << 10
+"""A state of a third of what is on the disk is worth writing, unless there is next to nothing to gain."""
+MIB = 1 << 20
+
+
+def reserve_bytes(min_free_bytes: int) -> int:
+    """What is kept for what frees room."""
+    return int(min_free_bytes * RESERVE_SHARE)
+
+
+class Host(Protocol):
+    """What the watch asks of its node."""
+
+    name: str
+    group: Group
+
+    def disk(self) -> Disk: ...
+    def storage(self) -> Storage: ...
+    def send_notice(self) -> None: ...
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None: ...
+    def is_connected(self, node: NodeId) -> bool: ...
+    def member_name(self, node: NodeId) -> str: ...
+
+
+class Room:
+    """`tick` looks once in a while."""
+
+    def __init__(self, host: Host, own: NodeId, min_free_bytes: int, clock: Clock) -> None:
+        self.is_short = False
+        self.free_bytes: int | None = None  # at the last look; None where that is not bounded by a disk
+        self._host = host
+        self._own = own
+        self._mark = min_free_bytes
+        self._reserve = reserve_bytes(min_free_bytes)
+        self._clock = clock
+        self._looked_at = float("-inf")
+        self._written_at_look = 0
+        self._handed_over_at = float("-inf")
+        self._asked: dict[NodeId, int] = {}  # to lead, how often since there was room
+        self._made_room_at = float("-inf")
+        self._make_room_s = MAKE_ROOM_S
+        self._held_bytes = 0  # on the disk, at the last attempt
+        self._short: dict[NodeId, int] = {}  # others that said so, and what is free there
+        self._reason = ""
+        self._takes_transient = True
+        self._has_ended = False
+
+    def tick(self) -> None:
+        now, written = self._clock.monotonic(), self._host.group.snapshotter.bytes_applied
+        is_much = (written - self._written_at_look) * LOOKS_PER_MARK > self._mark > 0
+        if now - self._looked_at >= LOOK_S or is_much:
+            self._looked_at, self._written_at_look = now, written
+            self.look()
+
+    def look(self) -> None:
+        """At the disk, on its own thread."""
+        self._host.disk().submit(lambda: self._host.storage().usage(), self._looked)
+
+    def end(self) -> None:
+        self._has_ended = True
+
+    def _looked(self, usage: StorageUsage, error: BaseException | None) -> None:
+        if error is None and not self._has_ended:
+            self.seen(usage)
+
+    def seen(self, usage: StorageUsage) -> None:
+        """How the disk is."""
+        self.free_bytes = free = usage.free_bytes
+        needed = self._mark + (int(self._mark * LEAVE_SHARE) if self.is_short else 0)
+        was_short, self.is_short = self.is_short, free is not None and free < needed
+        if self.is_short and not was_short:
+            log.error("the disk is short of room", free_bytes=free, min_free_bytes=self._mark)
+        elif was_short and not self.is_short:
+            self._asked.clear()
+            self._make_room_s, self._held_bytes = MAKE_ROOM_S, 0
+            log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
+        if self.is_short:
+            self._make_room(usage)
+        self._host.send_notice()
+        self._settle()
+
+    def _for_snapshots(self, free: int) -> int:
+        """Bytes that a snapshot may take which makes room."""
+        return max(free - self._reserve, free // LAST_SHARE)
+
+    def _make_room(self, usage: StorageUsage) -> None:
+        group = self._host.group
+        if not group.takes_part:
+            return  # what it holds is not whole
+        now, held = self._clock.monotonic(), usage.log_bytes + usage.snapshot_bytes
+        most = min(
+            self._for_snapshots(usage.free_bytes or 0),
+            (usage.log_bytes_since_snapshot + usage.snapshot_bytes) // GAIN_SHARE,
+        )
+        if most < GAIN_LEAST or now - self._made_room_at < self._make_room_s:
+            return
+        was_in_vain = 0 < self._held_bytes * 7 // 8 < held
+        self._make_room_s = min(2 * self._make_room_s, MAKE_ROOM_MOST_S) if was_in_vain else MAKE_ROOM_S
+        self._made_room_at, self._held_bytes = now, held
+        group.snapshotter.make_room(most)
+
+    def heard(self, peer: NodeId, notice: Notice) -> None:
+        """What another node says of itself."""
+        if notice.is_short:
+            self._short[peer] = notice.free_bytes
+        else:
+            self._short.pop(peer, None)
+        self._settle()
+
+    def status(self) -> dict[str, Any]:
+        return {"free_bytes": self.free_bytes, "is_short": self.is_short, "refuses": self._reason}
+
+    def _settle(self) -> None:
+        """What follows, where this node leads. A node that does not lead takes no commands anyway."""
+        voters = voters_of(self._host.group.raft.membership)
+        short = [voter for voter in voters if self._is_short(voter)]
+        with_room = [voter for voter in voters if voter not in short]
+        can_go_on = len(with_room) >= majority(len(voters))
+        refuses = self.is_short or not can_go_on
+        reason = self._told(short or [self._own]) if refuses else ""
+        takes_transient = not refuses or self._has_reserve(voters)
+        if (reason, takes_transient) != (self._reason, self._takes_transient):
+            self._reason, self._takes_transient = reason, takes_transient
+            self._host.refuse(DiskFull, DiskFull(reason) if reason else None, takes_transient)
+        if self.is_short and can_go_on and self._host.group.leads:
+            self._hand_over(with_room)
+
+    def _is_short(self, node: NodeId) -> bool:
+        return self.is_short if node == self._own else node in self._short
+
+    def _has_reserve(self, voters: Sequence[NodeId]) -> bool:
+        """Whether this node, and a majority, have more than the reserve."""
+        free = {**self._short, self._own: self._reserve if self.free_bytes is None else self.free_bytes}
+        rich = [voter for voter in voters if free.get(voter, self._reserve) >= self._reserve]
+        return free[self._own] >= self._reserve and len(rich) >= majority(len(voters))
+
+    def _told(self, short: Sequence[NodeId]) -> str:
+        """Without figures, which change all the time."""
+        names = ", ".join(self._host.member_name(node) for node in short)
+        return (
+            f"less than {self._mark / MIB:.4g} MiB (limits.min_free_bytes) are free on the disk of {names}: nothing "
+            "new is taken until there is more. Have what is stored consumed or removed, or free space there"
+        )
+
+    def _hand_over(self, others: Sequence[NodeId]) -> None:
+        now, group = self._clock.monotonic(), self._host.group
+        connected = [voter for voter in others if self._host.is_connected(voter)]
+        if not connected or now - self._handed_over_at < HAND_OVER_S:
+            return
+        active = {peer.id for peer in group.raft.peers() if peer.recently_active}
+        target = min(connected, key=lambda voter: (voter not in active, self._asked.get(voter, 0), voter))
+        self._asked[target] = self._asked.get(target, 0) + 1
+        self._handed_over_at = now
+        log.warning("leadership is handed to a node with room", target=self._host.member_name(target))
+        try:
+            group.transfer(target)
+        except DisheapError as error:
+            log.warning("leadership is not handed over", reason=str(error))

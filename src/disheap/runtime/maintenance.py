@@ -1,0 +1,97 @@
+"""What keeps a node fit beside its group, under one roof.
+
+What its disk has lost comes back (`repairing`), whom it has met it knows again (`introductions`), what it may need one
+day is read in time (`scrubbing`), there is room for more on the disk (`room`) and in memory (`memory`), and its state
+is that of the others (`comparing`). Owns what these six have in common: when they begin and tick, when they let go of
+the storage and when they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from disheap.config import NodeConfig
+from disheap.interfaces import Clock
+from disheap.kernel.types import NodeId
+from disheap.protocol.notices import Notice
+from disheap.runtime.disk import free_space
+from disheap.runtime.membership import incarnations
+from disheap.runtime.memory import watch
+from disheap.runtime.memory.process import MemorySource
+from disheap.runtime.repair import repairer, scrubber
+from disheap.runtime.replica import state_hashes
+from disheap.runtime.replica.recovery import Found
+
+
+class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, watch.Host, state_hashes.Host, Protocol):
+    """What the six ask of their node."""
+
+
+class Upkeep:
+    """Made before the storage is opened; `recovered` once, `found` at each opening."""
+
+    def __init__(
+        self,
+        host: Host,
+        own: NodeId,
+        config: NodeConfig,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        memory_source: MemorySource,
+    ) -> None:
+        raft, limits = config.raft, config.limits
+        self._election_ticks = raft.election_timeout_ms // raft.tick_ms
+        self.is_whole = False  # nothing has to be repaired before the group may take part
+        self.repairing = repairer.Repairing(
+            host, own, loop=loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
+        )
+        self.introductions = incarnations.Introductions(host, loop)
+        self.scrubbing = scrubber.Scrubbing(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)
+        self.room = free_space.Room(host, own, limits.min_free_bytes, clock)
+        mark = watch.mark_bytes(limits.memory_high_water, limits.memory_high_water_bytes, memory_source.limit_bytes())
+        self.memory = watch.MemoryWatch(host, own, mark, clock, memory_source)
+        self.comparing = state_hashes.Comparing(host, own, raft.compare_interval_s, loop)
+
+    @property
+    def may_take_part(self) -> bool:
+        return self.is_whole and self.introductions.takes_part
+
+    def recovered(self, found: Found, others: Sequence[NodeId]) -> None:
+        """What the storage remembers of the other members, if there are any."""
+        self.introductions.recall(others, found.met if others else None)
+
+    def found(self, found: Found) -> None:
+        """A group is about to go on from there."""
+        self.is_whole = not found.needs_repair
+        self.comparing.moved(found.applied.time_ms)
+
+    def begin(self, found: Found) -> None:
+        """Others can be reached from now on."""
+        self.repairing.begin(found)
+        self.introductions.say()
+
+    def tick(self) -> None:
+        self.repairing.tick(self._election_ticks)
+        self.introductions.tick()
+        self.scrubbing.tick()
+        self.room.tick()
+        self.memory.tick()
+
+    async def end(self) -> None:
+        """Before the storage is closed for good."""
+        self.introductions.end()
+        self.comparing.end()
+        self.room.end()
+        self.scrubbing.let_go()
+        await self.repairing.stop()
+
+    def received_notice(self, peer: NodeId, notice: Notice) -> None:
+        self.room.heard(peer, notice)
+        self.memory.heard(peer, notice)
+        self.comparing.heard(peer, notice.hashed_index, notice.state_hash)
+
+    def repair_status(self) -> dict[str, Any]:
+        """What is missing and who is waited for; empty for a node that takes part."""
+        return self.introductions.status() if self.is_whole else self.repairing.status()

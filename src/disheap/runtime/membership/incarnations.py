@@ -1,0 +1,163 @@
+"""Who the other members are, by incarnation, and whether this node may take part (storage-rules 11).
+
+A node whose disk was wiped has forgotten its votes and its acknowledgements. It must not come back under its old name,
+not even when everybody who remembers it was restarted meanwhile. So each node keeps on disk the incarnation of every
+member that it has met, and never another one; it is written before that member is welcomed. And a node takes part only
+after every other member has welcomed it once.
+
+Why that is enough. Let X have taken part as x1. Then every other member had x1 on disk, before that. Now a minority is
+wiped, X among it. X, as x2, has to be welcomed by every other member; one of them was not wiped and still has x1: X is
+refused, so it never takes part as x2. What was wiped counts as lost for good, which a minority may be (Raft §2).
+
+What it costs: a cluster's very first start needs all its members up at once, in any order; and a directory that was
+removed before that has been seen already, so then all start from empty directories again.
+
+Storage that does not outlive its process (`memory`) cannot keep the rule: there the others remember until they end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from disheap.errors import StorageError, StorageFull, WrongCluster
+from disheap.interfaces import Acquaintances, Remembering, Storage
+from disheap.kernel.types import NodeId
+from disheap.logs import get_logger
+from disheap.protocol.peers import PeerHello
+from disheap.runtime.disk.thread import Disk
+
+log = get_logger(__name__)
+
+SAY_AGAIN_S = 30.0
+"""Between two log lines about the members that are waited for."""
+
+Done = Callable[[bool], None]
+
+
+class Host(Protocol):
+    """What introductions ask of their node."""
+
+    def storage(self) -> Storage: ...
+    def disk(self) -> Disk: ...
+    def member_name(self, node: NodeId) -> str: ...
+    def introduced(self) -> None: ...
+    def failed(self, error: BaseException) -> None: ...
+
+
+class Introductions:
+    """`recall` first."""
+
+    def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
+        self.takes_part = False
+        self._host = host
+        self._loop = loop
+        self._keeps = False
+        self._known: dict[NodeId, int] = {}
+        self._durable: dict[NodeId, int] = {}
+        self._missing: dict[NodeId, None] = {}
+        self._said_at = loop.time()
+        self._is_recording = False
+        self._has_ended = False
+
+    def recall(self, others: Sequence[NodeId], kept: Acquaintances | None) -> None:
+        """`kept` is what storage remembers; None where it cannot, and in a cluster of one."""
+        self._keeps = kept is not None
+        if kept is not None:
+            self._durable = {NodeId(node): incarnation for node, incarnation in kept.incarnations}
+            self._known = dict(self._durable)
+        self.takes_part = kept is None or kept.takes_part
+        self._missing = {} if self.takes_part else dict.fromkeys(others)
+
+    def end(self) -> None:
+        """Before the storage is closed for good: what is being written is of no consequence any more."""
+        self._has_ended = True
+
+    def check(self, node: NodeId, hello: PeerHello) -> None:
+        """Raises `WrongCluster` for a member that has been somebody else: it has lost its data."""
+        known = self._known.get(node)
+        if known is not None and known != hello.incarnation:
+            raise WrongCluster(
+                f"node {node} ({hello.name}) comes back without the data that it had. It has forgotten its votes and "
+                "what it acknowledged, so it must not take part under its old identity. Give it back its data "
+                "directory (docs/how-to/recover-a-node.md)"
+            )
+
+    def has_met(self, node: NodeId) -> bool:
+        """Under the incarnation that `check` compares with."""
+        return node in self._known
+
+    def meet(self, node: NodeId, incarnation: int, done: Done) -> None:
+        """`done(True)` when the incarnation, which was checked, is on disk; `done(False)` where that was not possible
+        now, and the two have to meet again."""
+        self._known[node] = incarnation
+        if not self._keeps or node in self._durable:
+            done(True)
+        else:
+            self._save(self.takes_part, done)
+
+    def welcomed(self, node: NodeId, incarnation: int, done: Done) -> None:
+        """That member has us on its disk. As `meet`, of the member that answered."""
+
+        def met(is_kept: bool) -> None:
+            if is_kept and node in self._missing:
+                del self._missing[node]
+                self._take_part_if_all_met()
+            done(is_kept)
+
+        self.meet(node, incarnation, met)
+
+    def tick(self) -> None:
+        self._take_part_if_all_met()
+        if self._missing and self._loop.time() - self._said_at > SAY_AGAIN_S:
+            self.say()
+
+    def say(self) -> None:
+        """What is waited for, if anything."""
+        if self._missing:
+            self._said_at = self._loop.time()
+            log.warning(
+                "this node's data directory is new: it takes no part before every other member has welcomed it once",
+                waiting_for=self._names(),
+            )
+
+    def status(self) -> dict[str, Any]:
+        """Empty for a node that takes part."""
+        if self.takes_part:
+            return {}
+        missing = "the welcome of every other member, which a node with a new data directory needs once"
+        return {"missing": missing, "waiting_for": self._names()}
+
+    def _names(self) -> list[str]:
+        return [self._host.member_name(node) for node in self._missing]
+
+    def _take_part_if_all_met(self) -> None:
+        if not (self._missing or self.takes_part or self._is_recording):
+            self._is_recording = True
+            self._save(True, self._recorded)
+
+    def _recorded(self, is_kept: bool) -> None:
+        self._is_recording = False
+        if is_kept:
+            self.takes_part = True
+            log.info("every other member has welcomed this node: it takes part from now on")
+            self._host.introduced()
+
+    def _save(self, takes_part: bool, done: Done) -> None:
+        storage = self._host.storage()
+        assert isinstance(storage, Remembering)
+        state = Acquaintances(takes_part, tuple(sorted((int(node), self._known[node]) for node in self._known)))
+
+        def written(_: None, error: BaseException | None) -> None:
+            if self._has_ended:
+                return
+            if error is None:
+                self._durable.update((NodeId(node), incarnation) for node, incarnation in state.incarnations)
+            elif isinstance(error, StorageFull):
+                log.warning("the node waits for room on its disk", reason=str(error))
+            elif not isinstance(error, StorageError):
+                self._host.failed(error)
+            done(error is None)  # else later: there is no room, or the storage is being opened anew
+
+        self._host.disk().submit(lambda: storage.remember(state), written)

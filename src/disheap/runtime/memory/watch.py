@@ -1,0 +1,216 @@
+"""Whether there is memory left, and what is refused while there is not (docs/explanation/decisions/a-full-memory.md).
+
+Owns the high-water mark. Each node compares its use of memory with the mark and tells the others. While any node is
+above its mark, the leader refuses commands that bring something in: the state is the same on all nodes, and a node that
+was killed for want of memory would be killed again when it has restored it. Acknowledgements, deliveries and elections
+go on, so queues can be drained. Does not know how a refusal reaches a client.
+
+Works as `room` does for the disk, with one difference: a node's own estimate and its real size both count, because each
+of them is wrong at times. The real size falls late, the estimate misses what nobody counts.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+from disheap.errors import MemoryFull, RequestError
+from disheap.interfaces import Clock
+from disheap.kernel.types import NodeId
+from disheap.logs import get_logger
+from disheap.protocol.notices import Notice
+from disheap.runtime.memory.process import MemorySource
+
+log = get_logger(__name__)
+
+LOOK_S = 0.1
+"""Between two looks, each of about 20 microseconds. A leader that takes much in looks more often."""
+TRANSIENT_SHARE = 1 / 8
+"""So much above the mark transient messages are still taken: workers need remote control to start, and then drain."""
+LEAVE_SHARE = 1 / 8
+"""So much of the mark has to be free before commands are taken again, so that this does not change all the time."""
+NOTICE_VALID_S = 5.0
+"""A node says once a second how it is. One that is silent for longer is down, and holds nobody up."""
+LEARN_FROM_BYTES = 32 << 20
+"""An estimate below says nothing about the ratio of the real size to it."""
+LEARN_SHARE = 0.1
+"""Each look at a growing state moves the ratio by this share: it follows within a second."""
+RATIO_MIN, RATIO_MAX = 0.8, 2.0
+"""The ratio stays in these bounds. Part of the process may be swapped out, and freed memory counts as used."""
+TRIM_SHARE, TRIM_MAX_BYTES = 1 / 16, 64 << 20
+"""So much of the mark, at most that, is freed and not given back before it is asked for. At 0.1 ms for each MiB the
+loop then stands still for some milliseconds."""
+TRIM_S, TRIM_MAX_S = 1.0, 60.0
+"""Between two requests; each that comes to little doubles it, until the state has become smaller again."""
+REUSABLE_SHARE = 1 / 4
+"""Freed memory that the allocator cannot give back is used again first. At most this share of the mark counts so."""
+MIB = 1 << 20
+
+
+class Estimate(NamedTuple):
+    """`total_bytes`: state, log, kept replies and buffers. `has_state`: the machine said what its state takes."""
+
+    total_bytes: int
+    has_state: bool
+
+
+class Host(Protocol):
+    """What the watch asks of its node."""
+
+    def memory_estimate(self) -> Estimate: ...
+    def send_notice(self) -> None: ...
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None: ...
+    def member_name(self, node: NodeId) -> str: ...
+
+
+class MemoryWatch:
+    """`tick` looks once in a while. A mark of 0 refuses nothing."""
+
+    def __init__(self, host: Host, own: NodeId, mark_bytes: int, clock: Clock, source: MemorySource) -> None:
+        self.is_short = False
+        self.is_exhausted = False  # takes no transient messages either
+        self.used_bytes = 0
+        self._host = host
+        self._own = own
+        self.high_water_bytes = mark_bytes
+        self._clock = clock
+        self._source = source
+        self._base_bytes = source.resident_bytes() or 0  # of the process before it has a state
+        self._resident_bytes: int | None = None
+        self._estimated_bytes = 0
+        self._ratio = 1.0  # of the real growth to the estimate
+        self._reusable_bytes = 0
+        self._looked_at = float("-inf")
+        self._trimmed_at = float("-inf")
+        self._trim_s = TRIM_S
+        self._trimmed_from = 0  # the highest use expected since
+        self._others: dict[NodeId, tuple[float, bool]] = {}  # that are short: when they said so, whether exhausted
+        self._reason = ""
+        self._takes_transient = True
+
+    def tick(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._looked_at >= LOOK_S:
+            self._looked_at = now
+            self.look()
+
+    def look(self) -> None:
+        if not self.high_water_bytes:
+            self.settle()
+            return
+        estimate = self._host.memory_estimate()
+        self._resident_bytes = self._source.resident_bytes()
+        if self._resident_bytes is not None:
+            self._base_bytes = min(self._base_bytes, self._resident_bytes)  # what the process held has become less
+        self._learn(estimate)
+        self._estimated_bytes = estimate.total_bytes
+        self._trim_if_due(estimate.has_state)
+        self.used_bytes = self._used()
+        self._note_shortage()
+        self.settle()
+
+    def heard(self, peer: NodeId, notice: Notice) -> None:
+        """What another node says of itself."""
+        if notice.memory_is_short:
+            self._others[peer] = self._clock.monotonic(), notice.memory_is_exhausted
+        else:
+            self._others.pop(peer, None)
+        self.settle()
+
+    def settle(self) -> None:
+        """Refuse while a node is short. A node that does not lead takes no commands anyway."""
+        now = self._clock.monotonic()
+        self._others = {node: said for node, said in self._others.items() if now - said[0] < NOTICE_VALID_S}
+        short = sorted([*self._others, *([self._own] if self.is_short else [])])
+        reason = self._explain(short) if short else ""
+        takes_transient = not (self.is_exhausted or any(exhausted for _, exhausted in self._others.values()))
+        if (reason, takes_transient) != (self._reason, self._takes_transient):
+            self._reason, self._takes_transient = reason, takes_transient
+            self._host.refuse(MemoryFull, MemoryFull(reason) if reason else None, takes_transient)
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "used_bytes": self.used_bytes,
+            "high_water_bytes": self.high_water_bytes,
+            "resident_bytes": self._resident_bytes,
+            "estimated_bytes": self._estimated_bytes,
+            "is_short": self.is_short,
+            "refuses": self._reason,
+        }
+
+    # --- how much is used ---
+
+    def _expected(self) -> int:
+        """What the process takes, by its own estimate."""
+        return self._base_bytes + int(self._ratio * self._estimated_bytes)
+
+    def _used(self) -> int:
+        """The larger of the real size and what the estimate leads to expect."""
+        expected = self._expected()
+        if self._resident_bytes is None:
+            return expected
+        self._reusable_bytes = min(self._reusable_bytes, max(0, self._resident_bytes - expected))
+        return max(self._resident_bytes - self._reusable_bytes, expected)
+
+    def _learn(self, estimate: Estimate) -> None:
+        """From a state that grows: one that shrinks leaves free memory behind, which says nothing."""
+        if self._resident_bytes is None or estimate.total_bytes < max(LEARN_FROM_BYTES, self._estimated_bytes + 1):
+            return
+        ratio = (self._resident_bytes - self._reusable_bytes - self._base_bytes) / estimate.total_bytes
+        self._ratio += (min(max(ratio, RATIO_MIN), RATIO_MAX) - self._ratio) * LEARN_SHARE
+
+    def _trim_if_due(self, has_state: bool) -> None:
+        """Freed memory goes back to the operating system. What cannot is free for new messages, where the machine says
+        how much its state takes."""
+        now, expected, worth_it = (
+            self._clock.monotonic(),
+            self._expected(),
+            min(self.high_water_bytes * TRIM_SHARE, TRIM_MAX_BYTES),
+        )
+        free = (self._resident_bytes or 0) - self._reusable_bytes - expected
+        self._trimmed_from = max(self._trimmed_from, expected)
+        wait_s = TRIM_S if self._trimmed_from - expected > worth_it else self._trim_s
+        if free < worth_it or now - self._trimmed_at < wait_s:
+            return
+        self._trimmed_at, self._trimmed_from = now, expected
+        self._source.return_free_memory()
+        before, self._resident_bytes = self._resident_bytes or 0, self._source.resident_bytes() or 0
+        went_back = before - self._resident_bytes
+        self._trim_s = TRIM_S if went_back >= free // 4 else min(2 * self._trim_s, TRIM_MAX_S)
+        if self.is_short and has_state and expected < self._open_below():
+            left = max(0, self._resident_bytes - expected)
+            self._reusable_bytes = min(left, int(self.high_water_bytes * REUSABLE_SHARE))
+
+    # --- what follows ---
+
+    def _open_below(self) -> int:
+        return self.high_water_bytes - int(self.high_water_bytes * LEAVE_SHARE)
+
+    def _note_shortage(self) -> None:
+        was_short, was_exhausted = self.is_short, self.is_exhausted
+        self.is_exhausted = self.used_bytes >= self.high_water_bytes * (1 + TRANSIENT_SHARE)
+        self.is_short = self.used_bytes >= (self._open_below() if was_short else self.high_water_bytes)
+        if self.is_exhausted != was_exhausted:
+            self._host.send_notice()
+        if self.is_short == was_short:
+            return
+        figures = {"used_bytes": self.used_bytes, "high_water_bytes": self.high_water_bytes}
+        if self.is_short:
+            self._trim_s = TRIM_S
+            figures |= {"estimated_bytes": self._estimated_bytes, "resident_bytes": self._resident_bytes or 0}
+            log.error("the node is short of memory: nothing new is taken", **figures)
+        else:
+            log.warning("there is memory again", **figures)
+        self._host.send_notice()
+
+    def _explain(self, short: list[NodeId]) -> str:
+        """Without figures, which change all the time."""
+        names = ", ".join(self._host.member_name(node) for node in short)
+        return (
+            f"the memory of {names} is used up to the mark (limits.memory_high_water): nothing new is taken until "
+            "there is more. Have what is stored consumed or removed, or give the node more memory"
+        )
+
+
+def mark_bytes(share: float, absolute_bytes: int, limit_bytes: int | None) -> int:
+    """The mark in bytes: what was set, or that share of the limit. 0, no mark, where the limit is not known."""
+    return absolute_bytes or int(share * (limit_bytes or 0))

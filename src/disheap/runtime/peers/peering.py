@@ -1,0 +1,302 @@
+"""A node among its peers: the links to them, and who is let in.
+
+Owns dialling every other member and accepting those that dial; decides at the handshake whether the other side belongs
+here. A member that was never met is remembered only when it has proved who it is: by the cluster's secret, by its
+certificate, or by its address, where this node dials it and finds the same incarnation.
+
+What arrives goes to the group or, before a node is whole, to its repair. Refuses to know Raft.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from disheap.errors import WrongCluster
+from disheap.interfaces import Transport
+from disheap.kernel.types import Message, NodeId
+from disheap.logs import LineLimiter, get_logger
+from disheap.protocol.notices import Notice
+from disheap.protocol.peers import PeerHello
+from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
+from disheap.protocol.repair import Answer, Ask
+from disheap.runtime import tuning
+from disheap.runtime.membership.incarnations import Done
+from disheap.runtime.peers.links import IncomingLink, OutgoingLink
+
+if TYPE_CHECKING:
+    from disheap.runtime.node import Node
+
+log = get_logger(__name__)
+
+STRANGERS_MOST = 64
+"""Connections that have not said whose they are. Members need one each, for milliseconds."""
+REFUSALS_REMEMBERED = 100
+"""The newest reasons for refusing peers: each is logged once while it is among them."""
+
+
+class Unproved(NamedTuple):
+    """A member that was never met, and says who it is. It goes with its connection."""
+
+    peer: NodeId
+    hello: PeerHello
+    done: Done
+
+
+class Peering:
+    """The owner of all links."""
+
+    def __init__(
+        self,
+        node: Node,
+        own_id: NodeId,
+        settings_digest: str,
+        secrets: tuple[bytes, ...],
+        entropy: Callable[[int], bytes],
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.refusals: dict[str, None] = {}
+        self._node = node
+        self._id = own_id
+        self._settings_digest = settings_digest
+        self._secrets = secrets
+        self._entropy = entropy
+        self._at_address: dict[NodeId, int] = {}  # the incarnation that answered last where we dialled the member
+        self._unproved: deque[Unproved] = deque(maxlen=STRANGERS_MOST)
+        self._loop = loop
+        self._lines = LineLimiter(loop)
+        self._buffer_bytes = tuning.send_buffer_bytes(node.config)
+        self._outgoing: dict[NodeId, OutgoingLink] = {}
+        self._incoming: dict[IncomingLink, None] = {}
+        self._welcome: dict[NodeId, IncomingLink] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # --- for the node ------------------------------------------------------------------------------------------------
+
+    def accept(self) -> IncomingLink:
+        return IncomingLink(self, tuning.PEER_FRAME_BYTES, self._loop)
+
+    def dial(self, transport: Transport) -> None:
+        """Every other member, again and again, until `close`."""
+        for peer in self._node.book.ids():
+            if peer != self._id:
+                link = OutgoingLink(
+                    self, tuning.PEER_FRAME_BYTES, self._buffer_bytes, peer, self._address_of(peer), transport,
+                    self._loop,
+                )  # fmt: skip
+                self._outgoing[peer] = link
+                self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {peer}"))
+
+    def send(self, message: Message) -> None:
+        link = self._outgoing.get(message.target)
+        if link is not None:
+            link.send(message)
+
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        link = self._outgoing.get(target)
+        if link is not None:
+            link.send_repair(message)
+
+    def tell(self, notice: Notice) -> None:
+        """Whoever can be reached now."""
+        for link in self._outgoing.values():
+            link.send_notice(notice)
+
+    def held_bytes(self) -> int:
+        """Unsent to peers, and of frames that peers have not finished."""
+        return sum(link.held_bytes() for link in (*self._outgoing.values(), *self._incoming))
+
+    def is_connected(self, peer: NodeId) -> bool:
+        link = self._outgoing.get(peer)
+        return link is not None and link.up
+
+    def refusal_by(self, peer: NodeId) -> str:
+        """Why that member refuses this node; "" where it does not."""
+        link = self._outgoing.get(peer)
+        return link.refusal if link is not None else ""
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        for link in self._outgoing.values():
+            link.close()
+        self._outgoing.clear()
+        for incoming in list(self._incoming):
+            incoming.close()
+
+    def _address_of(self, peer: NodeId) -> Callable[[], str]:
+        return lambda: self._node.book.peer(peer)
+
+    # --- for the links -----------------------------------------------------------------------------------------------
+
+    def dialled(self, link: IncomingLink) -> None:
+        """Of those who have not said who they are, the oldest goes when there are too many: a member needs no time."""
+        self._incoming[link] = None
+        welcome = self._welcome.values()
+        strangers = [known for known in self._incoming if known not in welcome]
+        if len(strangers) > STRANGERS_MOST:
+            oldest = strangers[0]
+            self.refused(oldest.remote, "too many connections wait here without a word; the oldest was closed")
+            oldest.abort()
+            self.hung_up(oldest)
+
+    def welcomes(self, link: IncomingLink, peer: NodeId) -> None:
+        """A member has one: an earlier one is broken, though we have not heard so."""
+        earlier, self._welcome[peer] = self._welcome.get(peer), link
+        if earlier is not None:
+            earlier.close()
+
+    def hung_up(self, link: IncomingLink) -> None:
+        self._incoming.pop(link, None)
+        for waiting in [one for one in self._unproved if one.done == link.welcome]:
+            self._unproved.remove(waiting)
+        for peer, known in list(self._welcome.items()):
+            if known is link:
+                del self._welcome[peer]
+
+    def received(self, message: Message) -> None:
+        self._node.group.step(message)
+
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        self._node.received_repair(peer, message)
+
+    def received_notice(self, peer: NodeId, notice: Notice) -> None:
+        self._node.received_notice(peer, notice)
+
+    def member_name(self, node: NodeId) -> str:
+        return self._node.member_name(node)
+
+    def unreachable(self, peer: NodeId) -> None:
+        self._node.unreachable(peer)
+
+    def hello_to(self, target: NodeId) -> PeerHello:
+        node = self._node
+        return PeerHello(
+            cluster_id=node.cluster_id,
+            node_id=self._id,
+            name=node.name,
+            incarnation=node.incarnation,
+            target=target,
+            client_address=node.client_address_of(self._id),
+            machine=node.machine_name,
+            machine_versions=node.group.sessions.machine.versions,
+            settings_digest=self._settings_digest,
+            nonce=self._entropy(NONCE_BYTES),
+            wall_ms=node.wall_ms(),
+        )
+
+    def transcript(self) -> Transcript:
+        return Transcript(self._secrets)
+
+    def challenge(self) -> Challenge:
+        return Challenge(self._entropy(NONCE_BYTES), self._node.incarnation)
+
+    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
+        """Who a peer is. Raises `WrongCluster` for one that does not belong here."""
+        here, peer = self._node, NodeId(hello.node_id)
+        if hello.cluster_id != here.cluster_id:
+            raise WrongCluster(
+                f"{hello.name} belongs to cluster {hello.cluster_id}, this node to {here.cluster_id}: the nodes were "
+                "given different member lists or cluster names"
+            )
+        if hello.target != self._id:
+            raise WrongCluster(f"{hello.name} looks for node {hello.target} here, but this is node {self._id}")
+        if peer not in here.book.ids() or peer == self._id:
+            raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")
+        if hello.machine != here.machine_name:
+            raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {here.machine_name!r}")
+        if hello.settings_digest != self._settings_digest:
+            raise WrongCluster(
+                f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] "
+                "for sessions and apply_work_limit: they decide what every replica does, so all nodes need the same"
+            )
+        self._check_certificate(peer, certificate_name)
+        here.upkeep.introductions.check(peer, hello)
+        return peer
+
+    def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
+        """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,
+        and the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
+        dialled its address and found it there."""
+        introductions = self._node.upkeep.introductions
+        if is_proved or introductions.has_met(peer) or self._at_address.get(peer) == hello.incarnation:
+            self._meet(peer, hello, done)
+        else:
+            self._unproved.append(Unproved(peer, hello, done))
+
+    def answered(self, peer: NodeId, incarnation: int) -> None:
+        """We have dialled the member, and this incarnation is there."""
+        self._at_address[peer] = incarnation
+        for waiting in [one for one in self._unproved if one.peer == peer]:
+            self._unproved.remove(waiting)
+            if waiting.hello.incarnation == incarnation:
+                self._meet(peer, waiting.hello, waiting.done)
+            else:
+                self.refused(
+                    self._node.book.peer(peer),
+                    f"somebody says that it is node {peer} ({self._node.book.name(peer)}), and another process answers "
+                    "at that node's address",
+                )
+                waiting.done(False)
+
+    def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+        """It may have waited since its hello was checked, and an earlier life of the member been met meanwhile."""
+        try:
+            self._node.upkeep.introductions.check(peer, hello)
+        except WrongCluster as error:
+            self.refused(self._node.book.peer(peer), str(error))
+            done(False)
+            return
+        self._learn(peer, hello)
+        self._node.upkeep.introductions.meet(peer, hello.incarnation, done)
+
+    def _learn(self, peer: NodeId, hello: PeerHello) -> None:
+        self._node.book.learn(peer, hello)
+        self._node.clocks.heard(peer, hello.wall_ms)
+
+    def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+        self._learn(peer, hello)
+        self._node.upkeep.introductions.welcomed(peer, hello.incarnation, done)
+
+    def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
+        """The name that was proved has to be the member's, or the host in its peer address where no other member is at
+        that host (storage-rules 18)."""
+        if certificate_name is None:
+            return
+        book = self._node.book
+        if not certificate_name:
+            raise WrongCluster(
+                f"the certificate of node {peer} has no name, neither a DNS name nor a common name nor an IP address: "
+                f"any member could be its holder. Issue one for {book.name(peer)!r}"
+            )
+        host = _host(book.peer(peer))
+        if certificate_name == book.name(peer):
+            return
+        sharing = [book.name(one) for one in book.ids() if _host(book.peer(one)) == host]
+        if certificate_name == host and len(sharing) > 1:
+            raise WrongCluster(
+                f"the certificate is for {host!r}, and {', '.join(sharing)} are all at that host: any of them could be "
+                f"its holder. Issue one whose first DNS name is {book.name(peer)!r}"
+            )
+        if certificate_name != host:
+            raise WrongCluster(
+                f"the certificate is for {certificate_name!r}, node {peer} is {book.name(peer)!r} at {host!r}"
+            )
+
+    def refused(self, remote: str, reason: str) -> None:
+        """A peer keeps dialling; its reason is logged once, and again when as many others came since."""
+        is_known = reason in self.refusals
+        self.refusals.pop(reason, None)
+        self.refusals[reason] = None  # the newest
+        if not is_known:
+            self._lines.write(log.warning, "a peer's connection is refused", remote=remote, reason=reason)
+        if len(self.refusals) > REFUSALS_REMEMBERED:
+            del self.refusals[next(iter(self.refusals))]
+
+
+def _host(address: str) -> str:
+    return address.rpartition(":")[0].strip("[]")

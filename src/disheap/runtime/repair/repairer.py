@@ -1,0 +1,414 @@
+"""A node repairs what its disk has lost, from the other nodes, before it takes part (storage-rules 4).
+
+Owns the repair phase: ask all voters what they hold, let `repair_plan.decide` say what to do next, do it, ask again.
+While it lasts the node's group sleeps: nothing is voted, accepted, applied or served. Owns also what others are
+answered, by a node that is whole and by one that is in repair itself, and the way back into the phase when damage shows
+later.
+
+After each repair the storage is closed and opened anew, so that what goes on is what a restart would find.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from disheap.errors import LogDamaged, SnapshotDamaged, StorageError
+from disheap.interfaces import Holding, Repairable, Storage
+from disheap.kernel import membership
+from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
+from disheap.logs import get_logger
+from disheap.protocol import repair as wire
+from disheap.protocol.repair import (
+    Answer,
+    Ask,
+    AskEntries,
+    AskSnapshot,
+    AskStanding,
+    Entries,
+    SnapshotPiece,
+    Standing,
+)
+from disheap.runtime.disk.thread import Disk, run_on
+from disheap.runtime.peers.links import GROUP
+from disheap.runtime.repair import plan
+from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.recovery import Found
+from disheap.runtime.replica.writer import with_room
+from disheap.runtime.state.snapshot_source import SnapshotSource
+
+T = TypeVar("T")
+log = get_logger(__name__)
+
+ANSWER_S = 0.5
+"""A round waits so long for standings, and asks again: several round trips, less than an election takes."""
+PIECE_S = 5.0
+"""For entries or a piece of a snapshot: a node that reads them from a slow disk."""
+SAY_AGAIN_S = 30.0
+"""Between two log lines about the same thing that is waited for."""
+DOUBT_TIMEOUTS = 6
+"""A node in doubt that has known no leader for so many election timeouts asks the others about its end again."""
+SNAPSHOT_ROUNDS_MOST = 60
+"""A source that has said so often that the snapshot is being made counts as none: half a minute, and others may have
+one."""
+ROUNDS_MOST = 3
+"""Damage that shows at run time and is not found when the log is read anew: after so many times the node stops."""
+
+
+class Host(Protocol):
+    """What repairing asks of its node."""
+
+    name: str
+    group: Group
+    quarantined: str
+
+    def storage(self) -> Storage: ...
+    def disk(self) -> Disk: ...
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None: ...
+    def member_name(self, node: NodeId) -> str: ...
+    async def recover_again(self, follow: bool) -> Found: ...
+    def failed(self, error: BaseException) -> None: ...
+
+
+class Repairing:
+    def __init__(
+        self, host: Host, own: NodeId, *, loop: asyncio.AbstractEventLoop, entry_bytes: int, chunk_bytes: int
+    ) -> None:
+        self._host = host
+        self._own = own
+        self._loop = loop
+        self._entry_bytes = entry_bytes
+        self._task: asyncio.Task[None] | None = None
+        self._voters: tuple[NodeId, ...] = ()
+        self._standings: dict[NodeId, Standing] = {}
+        self._useless: dict[NodeId, list[tuple[int, int]]] = {}  # said to be held, and not delivered
+        self._no_snapshot: dict[NodeId, int] = {}  # how often one was promised, and did not come
+        self._answers: dict[NodeId, asyncio.Future[Entries | SnapshotPiece]] = {}
+        self._heard = asyncio.Event()
+        self._waiting: plan.Wait | None = None
+        self._said_at = 0.0
+        self._source = SnapshotSource(chunk_bytes)
+        self._ticks_in_doubt = 0
+        self._relapses = 0
+
+    # --- the node's side ---------------------------------------------------------------------------------------------
+
+    def begin(self, found: Found) -> None:
+        """Repair what `found` lacks, if anything; the group sleeps until then."""
+        self._voters = found.voters
+        if found.needs_repair:
+            self._task = self._loop.create_task(self._run(found), name="repair")
+
+    def take_back(self, error: BaseException) -> bool:
+        """Whether a group that ended with `error` is repaired instead: the log or a snapshot cannot be read (any more),
+        and others may have it."""
+        is_damage = isinstance(error, LogDamaged | SnapshotDamaged)
+        if not is_damage or len(self._voters) < 2 or self._relapses >= ROUNDS_MOST:
+            return False
+        if self._task is not None and not self._task.done():
+            return True
+        self._relapses += 1
+        log.error("the log is read anew and repaired from the other nodes", reason=str(error))
+        self._task = self._loop.create_task(self._again(), name="repair")
+        return True
+
+    def pardon(self) -> None:
+        """What a scrub has found is no relapse: it does not look again for long."""
+        self._relapses = 0
+
+    def tick(self, election_ticks: int) -> None:
+        """In doubt and without a leader: the others may be in the same place, so they are asked again."""
+        raft = self._host.group.raft
+        if not raft.is_ambiguous or raft.leader or self._host.group.asleep:
+            self._ticks_in_doubt = 0
+            return
+        self._ticks_in_doubt += 1
+        if self._ticks_in_doubt > DOUBT_TIMEOUTS * election_ticks and (self._task is None or self._task.done()):
+            self._ticks_in_doubt = 0
+            self._task = self._loop.create_task(self._again(), name="repair")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def close_reader(self) -> None:
+        """Before the storage is closed, on the disk's thread."""
+        self._source.close()
+
+    def status(self) -> dict[str, Any]:
+        """Empty where nothing is being repaired."""
+        if not self._host.group.asleep:
+            return {}
+        waiting = self._waiting
+        names = [self._host.member_name(node) for node in waiting.on] if waiting else []
+        return {"missing": waiting.missing if waiting else "", "waiting_for": names}
+
+    # --- the phase ---------------------------------------------------------------------------------------------------
+
+    async def _run(self, found: Found) -> None:
+        try:
+            while found.needs_repair:
+                follow = await with_room(self._repair)
+                found = await with_room(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
+            self._waiting = None
+        except Exception as error:  # nobody else would ever hear of it, and the group sleeps
+            self._host.failed(error)
+
+    async def _again(self) -> None:
+        try:
+            found = await with_room(lambda: self._host.recover_again(follow=False))
+        except Exception as error:
+            self._host.failed(error)
+        else:
+            if found.needs_repair:
+                self._relapses = 0  # the damage is found, and can be mended
+            await self._run(found)
+
+    async def _repair(self) -> bool:
+        """Until the storage can be opened anew. Returns whether to go on in doubt, under a leader that there is."""
+        storage = self._host.storage()
+        assert isinstance(storage, Repairable)
+        others = [voter for voter in self._voters if voter != self._own]
+        taken: set[int] = set()  # indexes of damaged entries that storage was given; only ever looked up
+        was_damaged = False
+        while True:
+            held = await self._on_disk(storage.holding)
+            if was_damaged and not held.is_damaged:
+                return False  # a doubt is settled when the files were opened anew: until then nothing is appended
+            was_damaged = held.is_damaged
+            own = plan.without(held, taken)
+            await self._ask_all(others)
+            match plan.decide(own, others, self._trusted()):
+                case plan.Done():
+                    return False
+                case plan.Follow():
+                    return True
+                case plan.Settled():
+                    await self._on_disk(self._host.storage().clear_ambiguity)
+                    return False
+                case plan.Wait() as wait:
+                    self._say(wait)
+                    self._useless.clear()
+                    self._no_snapshot.clear()
+                    await asyncio.sleep(ANSWER_S)
+                case plan.TakeSnapshot(source, needed):
+                    if await self._take_snapshot(own, source, needed):
+                        return False
+                case plan.Take(source, first, last):
+                    taken.update(await self._take(storage, own, source, first, last))
+                case plan.Adopt(source, first, last):
+                    await self._adopt(own, source, first, last)
+                case plan.Cut(first):
+                    log.warning("entries that no majority ever had are dropped", first=first, last=own.last)
+                    await self._on_disk(lambda: storage.cut(first))
+
+    async def _ask_all(self, others: list[NodeId]) -> None:
+        """Every round anew: what was said before may not be so any more."""
+        self._standings = {}
+        for node in others:
+            self._host.send_repair(node, AskStanding(GROUP))
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                while len(self._standings) < len(others):
+                    self._heard.clear()
+                    await self._heard.wait()
+        except TimeoutError:
+            pass
+
+    def _trusted(self) -> dict[NodeId, Standing]:
+        """In the order of ids; what a node did not deliver counts as damaged there."""
+        trusted = {}
+        for node, standing in sorted(self._standings.items()):
+            damaged = (*standing.damaged, *self._useless.get(node, ()))
+            standing = wire.with_damage(standing, damaged)
+            is_tried = self._no_snapshot.get(node, 0) >= SNAPSHOT_ROUNDS_MOST
+            trusted[node] = wire.without_snapshot(standing) if is_tried else standing
+        return trusted
+
+    def _is_useless(self, source: NodeId, first: Index, last: Index) -> None:
+        name = self._host.member_name(source)
+        log.warning("entries that a node said to have did not come", source=name, first=first, last=last)
+        self._useless.setdefault(source, []).append((first, last))
+
+    def _has_no_snapshot(self, source: NodeId) -> None:
+        log.warning("a node's snapshot did not come, or not whole", source=self._host.member_name(source))
+        self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST
+
+    def _say(self, wait: plan.Wait) -> None:
+        now = self._loop.time()
+        if wait != self._waiting or now - self._said_at > SAY_AGAIN_S:
+            names = [self._host.member_name(node) for node in wait.on]
+            log.warning(
+                "this node takes no part: it waits for what others hold", missing=wait.missing, waiting_for=names
+            )
+            self._said_at = now
+        self._waiting = wait
+
+    async def _take(self, storage: Repairable, own: Holding, source: NodeId, first: Index, last: Index) -> list[Index]:
+        """Returns what was taken."""
+        answer = await self._ask(source, AskEntries(GROUP, first, last))
+        entries = answer.decoded() if isinstance(answer, Entries) else ()
+        good = [entry for entry in entries if first <= entry.index <= last and own.term_at(entry.index) == entry.term]
+        if not good:
+            self._is_useless(source, first, last)
+            return []
+        log.info("entries repaired", first=good[0].index, last=good[-1].index, source=self._host.member_name(source))
+        await self._on_disk(lambda: storage.mend(good))
+        return [entry.index for entry in good]
+
+    async def _adopt(self, own: Holding, source: NodeId, first: Index, last: Index) -> None:
+        """Their term comes before them, as with any entries."""
+        answer = await self._ask(source, AskEntries(GROUP, first, last))
+        entries = answer.decoded() if isinstance(answer, Entries) else ()
+        if not entries or entries[0].index != first or entries[0].term < self._term_before(own, first):
+            self._is_useless(source, first, last)
+            return
+        storage = self._host.storage()
+        if entries[-1].term > own.hard_state.term:
+            state = HardState(Term(entries[-1].term), NodeId(0))
+            await self._on_disk(lambda: storage.save_hard_state(state))
+        log.info("entries taken over", first=first, last=entries[-1].index, source=self._host.member_name(source))
+        await self._on_disk(lambda: storage.append(entries))
+
+    def _term_before(self, own: Holding, first: Index) -> Term:
+        return own.term_at(first - 1) or own.snapshot_term
+
+    # --- snapshots ---------------------------------------------------------------------------------------------------
+
+    async def _take_snapshot(self, own: Holding, source: NodeId, needed: Index) -> bool:
+        """Whether one is in place. Our log is kept where it goes on from there."""
+        piece = await self._ask(source, AskSnapshot(GROUP, 0, 0, needed))
+        if not isinstance(piece, SnapshotPiece):
+            self._has_no_snapshot(source)
+            return False
+        if piece.index < max(needed, 1):  # 0: there is none
+            self._no_snapshot[source] = self._no_snapshot.get(source, 0) + 1
+            self._say(plan.Wait(f"a snapshot at {needed} or later, which is being made", (source,)))
+            await asyncio.sleep(ANSWER_S)
+            return False
+        meta = SnapshotMeta(Index(piece.index), Term(piece.term), piece.time_ms, membership.decode(piece.membership))
+        goes_on = own.first == meta.index + 1 or own.term_at(meta.index) == meta.term
+        writer = await self._on_disk(lambda: self._host.storage().begin_snapshot(meta, replaces_log=not goes_on))
+        offset = 0
+        try:
+            while isinstance(piece, SnapshotPiece) and piece.index == meta.index and piece.offset == offset:
+                data = piece.data
+                if data:
+                    await self._on_disk(lambda data=data: writer.write(data))  # type: ignore[misc]
+                offset += len(data)
+                if piece.done:
+                    await self._on_disk(writer.commit)
+                    log.info("snapshot taken from another node", index=meta.index, log_kept=goes_on)
+                    return True
+                piece = await self._ask(source, AskSnapshot(GROUP, meta.index, offset, needed))
+        except BaseException:
+            self._host.disk().submit(writer.abort, lambda _, error: None)
+            raise
+        await self._on_disk(writer.abort)
+        self._has_no_snapshot(source)
+        return False
+
+    # --- questions and answers ---------------------------------------------------------------------------------------
+
+    async def _ask(self, node: NodeId, question: Ask) -> Entries | SnapshotPiece | None:
+        answer: asyncio.Future[Entries | SnapshotPiece] = self._loop.create_future()
+        self._answers[node] = answer
+        self._host.send_repair(node, question)
+        try:
+            async with asyncio.timeout(PIECE_S):
+                return await answer
+        except TimeoutError:
+            return None
+        finally:
+            self._answers.pop(node, None)
+
+    def received(self, node: NodeId, message: Ask | Answer) -> None:
+        match message:
+            case Standing():
+                self._standings[node] = message
+                self._heard.set()
+            case Entries() | SnapshotPiece():
+                answer = self._answers.get(node)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+            case AskStanding():
+                self._answer(node, self._holding, self._standing)
+            case AskEntries(_, first, last):
+                self._answer(node, lambda: self._read(first, last), lambda answer: answer)
+            case AskSnapshot():
+                self._answer_snapshot(node, message)
+
+    def _answer(self, node: NodeId, work: Callable[[], T], to_answer: Callable[[T], Answer]) -> None:
+        """What goes wrong in answering is ours to find, when we read the same for ourselves; nobody is told wrong."""
+
+        def done(result: T, error: BaseException | None) -> None:
+            if error is None:
+                self._host.send_repair(node, to_answer(result))
+            elif not (isinstance(error, StorageError) and self._host.group.asleep):
+                self._host.group.fail(error)
+
+        if isinstance(self._host.storage(), Repairable):
+            self._host.disk().submit(work, done)
+
+    def _holding(self) -> Holding:
+        storage = self._host.storage()
+        assert isinstance(storage, Repairable)
+        return storage.holding()
+
+    def _standing(self, holding: Holding) -> Standing:
+        """A node that takes part tells what its kernel holds: the disk may be a write behind."""
+        group = self._host.group
+        raft = group.raft
+        first, last, runs = holding.first, holding.last, holding.runs
+        ambiguous, commit = holding.ambiguous, Index(0)
+        if not group.asleep:
+            commit = min(raft.commit, holding.last)
+            first, last, runs = raft.first_index, raft.last_index, raft.runs
+            ambiguous = raft.is_ambiguous
+        runs = runs[-wire.RUNS_MOST :]
+        return Standing(
+            group=GROUP,
+            term=holding.hard_state.term,
+            has_leader=not group.asleep and bool(raft.leader),
+            commit=commit,
+            commit_term=(raft.term_at(commit) or 0) if commit else 0,
+            snapshot=holding.snapshot,
+            snapshot_term=holding.snapshot_term,
+            first=runs[0].first if runs else first,
+            last=last,
+            runs=tuple((int(run.first), int(run.term)) for run in runs),
+            damaged=wire.joined(((int(place.first), int(place.last)) for place in holding.damaged), last),
+            ambiguous=ambiguous,
+        )
+
+    def _read(self, first: int, last: int) -> Entries:
+        """At run time damage is an error like any other; in repair it is what the others know already."""
+        try:
+            entries = self._host.storage().read(Index(first), Index(last), self._entry_bytes)
+        except LogDamaged:
+            if not self._host.group.asleep:
+                raise
+            entries = ()
+        return Entries(GROUP, first, tuple((e.term, e.index, int(e.kind), e.time_ms, e.data) for e in entries))
+
+    def _answer_snapshot(self, node: NodeId, ask: AskSnapshot) -> None:
+        group = self._host.group
+        if not ask.index and not group.asleep and group.applied.index >= ask.needed > group.raft.snapshot_index:
+            group.snapshotter.take()
+        self._answer(node, lambda: self._piece(ask), lambda answer: answer)
+
+    def _piece(self, ask: AskSnapshot) -> SnapshotPiece:
+        nothing = SnapshotPiece(GROUP, 0, 0, 0, b"", 0, b"", True)
+        if self._host.quarantined:
+            return nothing
+        piece = self._source.read(self._host.storage(), Index(ask.index) if ask.index else None, ask.offset)
+        if piece is None:
+            return nothing
+        index, term, time_ms, members = piece.meta
+        data, is_last = piece.data, piece.is_last
+        return SnapshotPiece(GROUP, index, term, time_ms, membership.encode(members), ask.offset, data, is_last)
+
+    async def _on_disk(self, work: Callable[[], T]) -> T:
+        return await run_on(self._host.disk(), work)

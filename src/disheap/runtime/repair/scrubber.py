@@ -1,0 +1,122 @@
+"""Reads what is on the disk before anybody needs it (storage-rules 10): rot that is found early is still one node's.
+
+Owns the pace: a pass over everything begins `scrub_interval_s` after the last began (the first one so long after the
+start, where all was read anyway), a small piece at a time on the disk's thread, never two at once, and at most
+`scrub_bytes_per_s`. So an append waits for one piece at most, and seldom. Refuses to know files and formats.
+
+What is found goes the way of damage that shows in use: the log is opened anew and repaired from the other nodes. A node
+that is alone has nobody to ask, and would not start again. But its state in memory is whole: it goes on, says so at
+every pass, and takes a snapshot, so that the damaged file is deleted with the log that the snapshot stands for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Protocol
+
+from disheap.errors import LogDamaged, SnapshotDamaged, StorageError, StorageFull
+from disheap.interfaces import Scrubbable, Scrubbed, Storage
+from disheap.logs import get_logger
+from disheap.runtime.disk.thread import Disk
+from disheap.runtime.replica.group import Group
+
+log = get_logger(__name__)
+
+PIECE_BYTES = 256 << 10
+"""Read at once: about 2 ms of a slow disk, which is what an append may have to wait."""
+
+
+class Host(Protocol):
+    """What scrubbing asks of its node."""
+
+    group: Group
+
+    def storage(self) -> Storage: ...
+    def disk(self) -> Disk: ...
+    def is_alone(self) -> bool: ...
+    def damage_found(self, error: StorageError) -> None: ...
+
+
+class Scrubbing:
+    def __init__(self, host: Host, bytes_per_s: int, interval_s: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._host = host
+        self._bytes_per_s, self._interval_s = bytes_per_s, interval_s
+        self._loop = loop
+        self._began_at = loop.time()  # the opening read everything
+        self._next_at = self._began_at + interval_s
+        self._cursor: tuple[int, ...] = ()
+        self._reading: Storage | None = None
+        self._read_bytes = 0
+        self._done: dict[str, Any] = {"passes": 0, "bytes": 0, "damaged": 0}
+
+    def status(self) -> dict[str, Any]:
+        """`passes` that were completed, `bytes` read in all, `damaged` places found; since the start."""
+        return dict(self._done)
+
+    def tick(self) -> None:
+        group = self._host.group
+        if self._reading is not None or self._loop.time() < self._next_at or not self._bytes_per_s:
+            return
+        storage = self._host.storage()
+        if not isinstance(storage, Scrubbable) or not group.takes_part:
+            return
+        if not self._cursor:
+            self._began_at = self._loop.time()
+        self._reading, cursor = storage, self._cursor
+
+        def done(result: Scrubbed | None, error: BaseException | None) -> None:
+            if self._reading is storage:
+                self._reading = None
+                self._read(result, error)
+
+        self._host.disk().submit(lambda: storage.scrub(cursor, PIECE_BYTES), done)
+
+    def let_go(self) -> None:
+        """The storage is closed, or was opened anew and read: what is being read says nothing any more."""
+        self._reading = None
+        self._begin_anew()
+
+    def _read(self, result: Scrubbed | None, error: BaseException | None) -> None:
+        if isinstance(error, LogDamaged | SnapshotDamaged):
+            self._damaged(error)
+        elif result is None:
+            self._failed(error)
+        else:
+            self._go_on(result)
+
+    def _go_on(self, result: Scrubbed) -> None:
+        self._done["bytes"] += result.bytes
+        self._cursor = result.cursor
+        if result.mended:
+            self._done["damaged"] += 1
+            log.warning("the disk had lost what is held elsewhere, too: nothing is missing", reason=result.mended)
+        if result.cursor:
+            self._next_at = self._loop.time() + result.bytes / self._bytes_per_s
+        else:
+            self._done["passes"] += 1
+            self._next_at = max(self._loop.time(), self._began_at + self._interval_s)
+
+    def _damaged(self, error: LogDamaged | SnapshotDamaged) -> None:
+        self._done["damaged"] += 1
+        self._begin_anew()
+        if self._host.is_alone():
+            log.error(
+                "the disk has lost what it held, and no other node has it: this node goes on, takes a snapshot, and "
+                "may not start again before the damaged file is trimmed; let clients take out what waits",
+                reason=str(error),
+            )
+            self._host.group.snapshotter.take()
+        else:
+            self._host.damage_found(error)
+
+    def _failed(self, error: BaseException | None) -> None:
+        if isinstance(error, StorageFull):
+            self._done["damaged"] += 1
+            log.warning("what the disk has lost is written again when there is room", reason=str(error))
+        elif error is not None and not isinstance(error, StorageError):
+            self._host.group.fail(error)
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._cursor = ()
+        self._next_at = self._loop.time() + self._interval_s

@@ -1,0 +1,573 @@
+"""A group: one kernel, one storage and one replicated state, kept in step (docs/explanation/architecture.md).
+
+Owns the order of things: what is proposed, written, sent, applied and answered, all on the loop's thread in `_pump`.
+Refuses to know sockets (it is given `send`), clients (it is given envelopes) and the machine's vocabulary.
+
+Group commit needs no timer. While a write is in flight, commands gather; when it is durable they go into the log
+together. A leader's followers write in parallel with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import msgspec
+
+from disheap.errors import (
+    DiskFailed,
+    MalformedFrame,
+    Overloaded,
+    ProtocolError,
+    RequestError,
+    StorageError,
+    StorageFull,
+)
+from disheap.interfaces import Clock, Storage
+from disheap.kernel import membership
+from disheap.kernel.raft import Raft
+from disheap.kernel.types import (
+    NOBODY,
+    ChunkRead,
+    Entry,
+    EntryKind,
+    Fetch,
+    Index,
+    Membership,
+    Message,
+    NodeId,
+    Ready,
+    SnapshotMeta,
+    Write,
+)
+from disheap.logs import get_logger
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
+from disheap.runtime.disk.thread import Disk, WatchedDisk
+from disheap.runtime.replica.applying import Applier
+from disheap.runtime.replica.clock_check import ClockCheck
+from disheap.runtime.replica.hash_requests import StateHasher
+from disheap.runtime.replica.idle_flush import IdleFlush
+from disheap.runtime.replica.reads import OnRead, Reads
+from disheap.runtime.replica.snapshots import SnapshotPolicy, Snapshotter
+from disheap.runtime.replica.state_hashes import Comparing
+from disheap.runtime.replica.timekeeping import Timekeeper
+from disheap.runtime.replica.writer import Writer
+from disheap.runtime.state.installing import Installer
+from disheap.runtime.state.sessions import Sessions
+from disheap.runtime.state.snapshot_source import Piece, SnapshotSource
+
+log = get_logger(__name__)
+
+WRITE_PATIENCE_S = 5.0
+"""A leader's write in flight for longer is no slow sync any more."""
+OBJECTION_S = 5.0
+"""For so long a node that has just started may not know the others' clocks; then it says so."""
+EMPTY_AT_ONCE = 256
+"""Empty entries that a leader writes, at most, each time that it is told of a doubt."""
+TERM_JUMP_MOST = 1 << 32
+"""So many elections at once, one a second for a century, nobody has missed. A term is never taken back: taken over, one
+close to the largest that there is would leave no room for elections."""
+
+
+class GroupLimits(msgspec.Struct, frozen=True):
+    entry_bytes: int
+    gather_bytes: int
+    max_clock_jump_ms: int
+    chunk_bytes: int
+
+
+class Counters(msgspec.Struct):
+    """The seed's metric names; counted from the first day, shown by `disheap status`."""
+
+    raft_applied_entries_total: int = 0
+    raft_failed_entries_total: int = 0  # with a command that was refused, or failed
+    raft_snapshots_total: int = 0
+    raft_leader_changes_total: int = 0  # to a node; not to nobody in between
+
+
+class Group:
+    """`send` takes a message to a peer; `on_lead` is told when this node starts (True) and stops leading, `on_leader`
+    when another node leads, or nobody is known to; `on_applied` is called after each batch is applied; `on_failure`
+    once, with the error that ends it. A group that is `asleep` takes no part in anything: its log is being repaired,
+    and another group takes its place when that is done."""
+
+    def __init__(
+        self,
+        raft: Raft,
+        storage: Storage,
+        sessions: Sessions,
+        applied: SnapshotMeta,
+        log_time_ms: int,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        disk: Disk,
+        clock: Clock,
+        limits: GroupLimits,
+        policy: SnapshotPolicy,
+        fresh_sessions: Callable[[], Sessions],
+        send: Callable[[Message], None],
+        on_lead: Callable[[bool], None],
+        on_leader: Callable[[], None],
+        on_applied: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
+        comparing: Comparing,
+        clocks: ClockCheck,
+        asleep: bool = False,
+    ) -> None:
+        self.raft = raft
+        self.asleep = asleep
+        self._comparing = comparing
+        self._clocks = clocks
+        self.clock_objection = ""  # why this node does not ask to lead, once that has lasted
+        self._believed_at = clock.monotonic()
+        clocks.seen(log_time_ms)
+        self.sessions = sessions
+        self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
+        self.counters = Counters()
+        self.failure: BaseException | None = None
+        self._is_closed = False
+        self._storage = storage
+        self._loop = loop
+        self._disk = disk = WatchedDisk(disk, self.fail)
+        self._clock = clock
+        self._limits = limits
+        self._send = send
+        self._on_lead = on_lead
+        self._on_leader = on_leader
+        self._on_applied = on_applied
+        self._on_failure = on_failure
+        self._time = Timekeeper(clock, loop, self._continue)
+        self._log_time_ms = log_time_ms
+        self._leader = NodeId(0)
+        self._leads = False
+        self._gathered: deque[bytes] = deque()
+        self.gathered_bytes = 0
+        self._finished: list[Entry] = []  # applied, and not yet told to the kernel
+        self._writer = Writer(storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail)
+        self._ambiguous = raft.is_ambiguous
+        self._pump_due = False
+        self._idle_flush = IdleFlush(clock)
+        self._reads = Reads(raft)
+        self.applier = Applier(clock, self._steps)
+        self.hasher = StateHasher(loop, self._view_state)
+        self.snapshotter = Snapshotter(self, storage, disk, policy)
+        self._installer = Installer(storage, disk, limits.chunk_bytes, fresh_sessions)
+        self._source = SnapshotSource(limits.chunk_bytes)
+
+    # --- what goes in ------------------------------------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        return self._leads
+
+    @property
+    def leader(self) -> NodeId:
+        return self.raft.leader
+
+    @property
+    def takes_part(self) -> bool:
+        """Else, for now or for good, nobody would carry out what the kernel wants."""
+        return not (self.asleep or self.has_ended)
+
+    @property
+    def has_ended(self) -> bool:
+        """It has failed, or was closed."""
+        return self._is_closed or self.failure is not None
+
+    def submit(self, envelopes: bytes) -> None:
+        """One or more whole envelopes for the log. They are dropped when this node does not lead (any more); clients
+        find out as their connections are closed, and send them again under the same numbers."""
+        self._gathered.append(envelopes)
+        self.gathered_bytes += len(envelopes)
+        self._wake()
+
+    def log_bytes(self) -> int:
+        """Of commands in memory: those that wait, and the end of the log."""
+        return self.gathered_bytes + self.raft.log_cache_bytes
+
+    def full(self) -> bool:
+        """Whether the server should stop reading from clients for now."""
+        return self.gathered_bytes > self._limits.gather_bytes
+
+    def read(self, answer: OnRead) -> None:
+        """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
+        when leadership was lost first."""
+        if not self.takes_part:
+            answer(False)
+            return
+        self._reads.add(answer)
+        self._wake()
+
+    def step(self, message: Message) -> None:
+        """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
+        if not self.takes_part:
+            return
+        if message.term - self.raft.term > TERM_JUMP_MOST:
+            raise MalformedFrame(f"a message of term {message.term}, where the term is {self.raft.term}")
+        try:
+            self.raft.step(message)
+        except ProtocolError:
+            raise
+        except BaseException as error:
+            self.fail(error)
+        self._wake()
+
+    def unreachable(self, peer: NodeId) -> None:
+        if not self.takes_part:
+            return
+        self.raft.unreachable(peer)
+        self._wake()
+
+    def transfer(self, target: NodeId) -> None:
+        """Raises `NotLeader`, `InvalidArgument`."""
+        self.raft.transfer_leadership(target)
+        self._wake()
+
+    def mark_snapshot(self) -> None:
+        """Have every node snapshot the same index. Raises `NotLeader`, `Overloaded`."""
+        self.raft.propose(EntryKind.SNAPSHOT_MARK, self._time.now_ms(), b"")
+        self._wake()
+
+    def lead_past(self, index: int) -> None:
+        """A peer is in doubt about the end of its log until entries behind `index` are in it. Where nobody writes any,
+        we do: it has no vote before."""
+        missing = min(index + 1 - self.raft.last_index, EMPTY_AT_ONCE)
+        if not index or missing <= 0 or not (self._leads and self.takes_part):
+            return
+        with suppress(RequestError):  # leadership is being handed over, or more is under way than may be
+            for _ in range(missing):
+                self.raft.propose(EntryKind.NOOP, self._time.now_ms(), b"")
+        self._wake()
+
+    def tick(self) -> None:
+        """Every `tick_ms`."""
+        if not self.takes_part:
+            return
+        self._check_clock()
+        try:
+            self.raft.tick()
+        except BaseException as error:
+            self.fail(error)
+        self._leave_a_hung_disk()
+        if self._idle_flush.is_due():
+            self._disk.submit(self._storage.flush, self._flushed)
+        self._wake()
+
+    def _check_clock(self) -> None:
+        """A clock that is not believed keeps this node from an election, and log time from following it."""
+        voters = membership.voters_of(self.raft.membership)
+        objection = self._clocks.objection(voters)
+        self.raft.hold_back(bool(objection))
+        if self._leads:
+            self._time.follow_wall(self._clocks.is_right(voters))
+        now = self._clock.monotonic()
+        if not objection:
+            self._believed_at = now
+        elif now - self._believed_at < OBJECTION_S:
+            return
+        if bool(objection) != bool(self.clock_objection):
+            if objection:
+                log.error("this node does not ask to lead", reason=objection)
+            else:
+                log.warning("this node's clock is believed again")
+        self.clock_objection = objection
+
+    def _leave_a_hung_disk(self) -> None:
+        """A leader applies and answers only what is durable here: with a disk that hangs it would hold up everyone, and
+        no error would end it (pitfall 26). The followers have the log; one of them is asked to lead."""
+        if not self.raft.is_leader or self.raft.transferee != NOBODY:
+            return
+        waited_s = self._writer.busy_s()
+        if waited_s > WRITE_PATIENCE_S and len(membership.voters_of(self.raft.membership)) > 1:
+            log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
+            self.raft.transfer_leadership(NOBODY)
+
+    def wake_up(self) -> None:
+        """The end of `asleep`, where nothing had to be repaired."""
+        self.asleep = False
+        self._wake()
+
+    def now_ms(self) -> int:
+        """Log time: the leader's own; elsewhere that of the last entry applied."""
+        return self._time.now_ms() if self._leads else self.applied.time_ms
+
+    def close(self) -> None:
+        """Nothing more is done. Reads that wait are answered with False."""
+        self._is_closed = True
+        self._time.end()
+        self._reads.end()
+        self.hasher.end()
+        self._writer.close()
+
+    def rest(self) -> None:
+        """Take no part from here on, and lead nobody."""
+        self.close()
+        self.asleep, self._leads = True, False
+
+    def close_files(self) -> None:
+        """Before the storage is closed, on the disk's thread."""
+        self._source.close()
+
+    # --- the one line of thought -------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        if self.takes_part and not self._pump_due:
+            self._pump_due = True
+            self._loop.call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_due = False
+        if self.has_ended:
+            return
+        try:
+            self._note_role()
+            self._note_certainty()
+            if self.applier.is_busy:
+                self._apply_some()
+            self._propose()
+            self._reads.ask()
+            while self.raft.has_ready():
+                ready = self.raft.ready()
+                self._note_role()
+                if self._carry_out(ready):
+                    self._wake()  # the rest after the loop has looked at its sockets
+                    break
+            if self.applier.is_busy:
+                self._wake()
+        except BaseException as error:
+            self.fail(error)
+
+    def _carry_out(self, ready: Ready) -> bool:
+        """Returns whether entries were applied."""
+        send = self._send
+        for message in ready.messages:
+            send(message)
+        if ready.write is not None:
+            self._write(ready.write, ready.held)
+        for fetch in ready.fetches:
+            self._fetch(fetch)
+        for chunk_read in ready.chunk_reads:
+            self._read_chunk(chunk_read)
+        for chunk in ready.chunk_writes:
+            self._installer.write(chunk, self._chunk_written)
+        for read in ready.reads:
+            self._reads.ready(read, self.applied.index)
+        if ready.committed:
+            self._apply(ready.committed)
+        return bool(ready.committed)
+
+    def fail(self, error: BaseException) -> None:
+        """The end of the node: a disk that failed, a state that cannot go on, or a bug of ours."""
+        if self.has_ended:
+            return
+        self.failure = error
+        self._reads.end()
+        self._on_failure(error)
+
+    def _note_certainty(self) -> None:
+        """The end of a doubt is for the disk, too: else the doubt is back after a restart."""
+        if self._ambiguous and not self.raft.is_ambiguous:
+            self._ambiguous = False
+            self._disk.submit(self._storage.clear_ambiguity, self._flushed)
+
+    # --- proposing ---------------------------------------------------------------------------------------------------
+
+    def _propose(self) -> None:
+        if not self._gathered or self._writer.is_busy:
+            return
+        if not self._leads:
+            self._drop_gathered()
+            return
+        time_ms = self._time.now_ms()
+        while self._gathered:
+            batch, size = self._next_batch()
+            try:
+                self.raft.propose(EntryKind.COMMANDS, time_ms, batch)
+            except Overloaded:  # too much is uncommitted, or leadership is on its way out: they keep their place
+                self._gathered.appendleft(batch)
+                break
+            self.gathered_bytes -= size
+
+    def _next_batch(self) -> tuple[bytes, int]:
+        gathered, limit = self._gathered, self._limits.entry_bytes
+        pieces = [gathered.popleft()]
+        size = len(pieces[0])
+        while gathered and size + len(gathered[0]) <= limit:
+            piece = gathered.popleft()
+            size += len(piece)
+            pieces.append(piece)
+        return (b"".join(pieces) if len(pieces) > 1 else pieces[0]), size
+
+    def _drop_gathered(self) -> None:
+        self._gathered.clear()
+        self.gathered_bytes = 0
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _write(self, write: Write, held: tuple[Message, ...]) -> None:
+        if write.entries:
+            self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
+            self._clocks.seen(self._log_time_ms)
+        self._writer.start(write, held)
+
+    def _written(self, write: Write, held: tuple[Message, ...]) -> None:
+        if self.has_ended:
+            return
+        if write.entries:
+            self._idle_flush.appended(write.entries)
+        self.raft.persisted(write.number)
+        for message in held:
+            self._send(message)
+        if not self._pump_due:
+            self._pump_due = True
+            self._pump()
+
+    def _flushed(self, _: None, error: BaseException | None) -> None:
+        self._failed(error)
+
+    def _failed(self, error: BaseException | None) -> bool:
+        if error is not None:
+            self.fail(error)
+        return self.has_ended
+
+    # --- applying ----------------------------------------------------------------------------------------------------
+
+    def _apply(self, entries: tuple[Entry, ...]) -> None:
+        self.applier.add(entries)
+        self._apply_some()
+
+    def _apply_some(self) -> None:
+        """One slice. What follows from finished entries waits while another is in the midst of being applied."""
+        self._finished += self.applier.run()
+        self._on_applied()
+        if self.applier.is_midway or not self._finished:
+            return
+        entries, self._finished = tuple(self._finished), []
+        self.counters.raft_applied_entries_total += len(entries)
+        self.raft.applied_to(entries[-1].index)
+        self._reads.applied(self.applied.index)
+        self.snapshotter.applied(entries)
+        self.applier.call_waiting()
+        self._time.applied(self.sessions.machine)
+
+    def _steps(self, entry: Entry) -> Iterator[None]:
+        """Apply one entry, with a pause at each yield."""
+        if entry.index <= self.applied.index:
+            return  # the snapshot that was installed meanwhile holds it
+        if entry.kind == EntryKind.COMMANDS:
+            failed_before = self.sessions.failed_commands
+            yield from self.sessions.applying(entry)
+            if self.sessions.failed_commands > failed_before:
+                self.counters.raft_failed_entries_total += 1
+        else:
+            yield from self.sessions.applying(entry._replace(data=b""))  # to the machine only its time matters
+            self._apply_own(entry)
+        self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
+        if entry.time_ms >= self._comparing.due_ms:
+            self._comparing.begin(self.applied, self.sessions)
+
+    def _view_state(self, call: Callable[[Index, Sessions], None]) -> None:
+        self.applier.when_whole(lambda: call(self.applied.index, self.sessions))
+
+    def _apply_own(self, entry: Entry) -> None:
+        """What an entry that is the kernel's says."""
+        if entry.kind == EntryKind.MEMBERSHIP:
+            self._set_membership(membership.decode(entry.data))
+        elif entry.kind == EntryKind.SNAPSHOT_MARK:
+            self.snapshotter.take()  # at the end of this entry, with which the slice ends
+
+    def _set_membership(self, members: Membership) -> None:
+        self.applied = self.applied._replace(membership=members)
+
+    def _continue(self) -> None:
+        if not self.has_ended:
+            self.submit(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
+
+    # --- leadership --------------------------------------------------------------------------------------------------
+
+    def _note_role(self) -> None:
+        raft = self.raft
+        changed = raft.leader != self._leader
+        if changed:
+            self._leader = raft.leader
+            self.counters.raft_leader_changes_total += raft.leader != NOBODY
+        if raft.is_leader != self._leads:
+            self._leads = raft.is_leader
+            if self._leads:
+                self._begin_leading()
+            else:
+                self._end_leading()
+            self._on_lead(self._leads)
+        if changed:
+            self._on_leader()
+
+    def _begin_leading(self) -> None:
+        is_believed = not self._clocks.objection(membership.voters_of(self.raft.membership))
+        jump_ms = self._time.begin(self._log_time_ms, is_believed)
+        if jump_ms > self._limits.max_clock_jump_ms:
+            log.warning("log time jumps: the cluster was down, or nothing was written for so long", jump_ms=jump_ms)
+
+    def _end_leading(self) -> None:
+        self._drop_gathered()
+        self._reads.end()
+        self._time.end()
+
+    # --- slow peers and snapshots ------------------------------------------------------------------------------------
+
+    def _fetch(self, fetch: Fetch) -> None:
+        def done(entries: tuple[Entry, ...], error: BaseException | None) -> None:
+            if not self._failed(error):
+                self.raft.fetched(fetch.reader, entries)
+                self._wake()
+
+        self._disk.submit(lambda: self._storage.read(fetch.first, fetch.last, fetch.max_bytes), done)
+
+    def _read_chunk(self, read: ChunkRead) -> None:
+        def done(piece: Piece | None, error: BaseException | None) -> None:
+            if self.has_ended:
+                return
+            if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
+                log.error("a snapshot cannot be read; another is taken", index=read.index, error=str(error))
+                self.snapshotter.take()  # of the state in memory, which is whole: else the peer would wait for ever
+                piece, error = None, None
+            if self._failed(error):
+                return
+            if piece is None:
+                self.raft.chunk_read_failed(read.target, read.index)
+            else:
+                self.raft.chunk_read(read.target, read.index, read.offset, piece.data, piece.is_last)
+            self._wake()
+
+        self._disk.submit(lambda: self._source.read(self._storage, read.index, read.offset), done)
+
+    def _chunk_written(
+        self, meta: SnapshotMeta, offset: int, sessions: Sessions | None, error: BaseException | None
+    ) -> None:
+        if isinstance(error, StorageFull | ProtocolError):  # no room for it, or it is none: log and state are as before
+            log.error("a snapshot of the leader is given up", index=meta.index, reason=str(error))
+            self.raft.chunk_written(meta, offset, False)
+            self._wake()
+            return
+        if self._failed(error):
+            return
+        if sessions is not None:
+            self.sessions, self.applied = sessions, meta
+            self._log_time_ms = max(self._log_time_ms, meta.time_ms)
+            self._clocks.seen(self._log_time_ms)
+            self._finished.clear()
+            self.snapshotter.installed(meta)
+            self.applier.drop()
+            self._comparing.moved(meta.time_ms)
+            log.info("snapshot installed", index=meta.index, term=meta.term)
+        self.raft.chunk_written(meta, offset, True)
+        self._reads.applied(self.applied.index)
+        self._wake()
+
+    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index) -> None:
+        """The snapshotter is done: our own snapshot is durable, and the log begins at `first_index`."""
+        self.counters.raft_snapshots_total += 1
+        self.raft.snapshot_taken(meta, first_index)
+        self._wake()

@@ -1,0 +1,102 @@
+"""From a data directory to a group that can go on: the newest snapshot restored, the log behind it left to the kernel.
+
+Blocking; runs on the disk's thread at start. What is found is never changed here beyond what `Storage.open` does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged
+from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Repairable, Storage
+from disheap.kernel import membership
+from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
+from disheap.logs import get_logger
+from disheap.runtime.state.sessions import Sessions
+from disheap.runtime.state.snapshot_source import pieces
+
+log = get_logger(__name__)
+
+
+class Found(NamedTuple):
+    identity: Identity
+    restored: Restored
+    sessions: Sessions
+    applied: SnapshotMeta
+    log_time_ms: int
+    needs_repair: bool = False  # then the rest is empty, and the group sleeps
+    voters: tuple[NodeId, ...] = ()
+    met: Acquaintances | None = None  # where storage keeps it
+
+
+def recover(
+    storage: Storage,
+    identity: Identity,
+    first_state: SnapshotMeta,
+    fresh_sessions: Callable[[], Sessions],
+    *,
+    tail_bytes: int,
+    chunk_bytes: int,
+    follow: bool = False,
+) -> Found:
+    """`follow`: an end of the log in doubt is for a leader to settle, not for a repair before. Raises what
+    `Storage.open` raises, `SnapshotDamaged`, and `VersionUnsupported` for a state that this release does not run."""
+    recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
+    sessions = fresh_sessions()
+    met = storage.acquaintances() if isinstance(storage, Remembering) else None
+    voters = membership.voters_of((recovered.snapshot or first_state).membership)
+    if recovered.memberships:
+        voters = membership.voters_of(membership.decode(recovered.memberships[-1][1]))
+    in_doubt = recovered.ambiguous_after is not None and not follow
+    if isinstance(storage, Repairable) and (recovered.is_damaged or in_doubt):
+        nothing = Restored(recovered.hard_state, first_state, Index(1), Index(0), (), (), ())
+        return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters, met)
+    if recovered.snapshot is not None:
+        _restore(storage, recovered.snapshot, sessions, chunk_bytes)
+    applied = recovered.snapshot or first_state
+    _check_reach(recovered, applied)
+    if not recovered.fresh:
+        log.info("recovered", snapshot=applied.index, first=recovered.first_index, last=recovered.last_index)
+    tail = recovered.tail or _last_entry(storage, recovered)
+    restored = Restored(
+        hard_state=recovered.hard_state,
+        snapshot=applied,
+        first_index=recovered.first_index,
+        last_index=recovered.last_index,
+        runs=recovered.runs,
+        memberships=recovered.memberships,
+        tail=tail,
+        ambiguous_after=recovered.ambiguous_after,
+        applied=applied.index,
+    )
+    last_time_ms = tail[-1].time_ms if tail else applied.time_ms
+    return Found(recovered.identity, restored, sessions, applied, last_time_ms, voters=voters, met=met)
+
+
+def _last_entry(storage: Storage, recovered: Recovered) -> tuple[Entry, ...]:
+    """However large it is: a leader's time starts from it, and must not go back."""
+    if recovered.last_index < recovered.first_index:
+        return ()
+    return storage.read(recovered.last_index, recovered.last_index, 0)
+
+
+def _restore(storage: Storage, meta: SnapshotMeta, sessions: Sessions, chunk_bytes: int) -> None:
+    reader = storage.open_snapshot(meta.index)
+    if reader is None:
+        raise SnapshotDamaged(f"the snapshot at index {meta.index} is named in the log and cannot be found")
+    try:
+        sessions.restore(pieces(reader, chunk_bytes))
+    finally:
+        reader.close()
+
+
+def _check_reach(recovered: Recovered, applied: SnapshotMeta) -> None:
+    """The log has to go on where the state ends."""
+    if recovered.first_index > applied.index + 1:
+        raise LogDamaged(
+            "the log",
+            0,
+            f"it begins at entry {recovered.first_index}, but the newest snapshot ends at {applied.index}",
+            RESTORE,
+        )

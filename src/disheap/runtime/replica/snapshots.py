@@ -1,0 +1,225 @@
+"""When a node snapshots its state, and how it goes on meanwhile (Raft §7).
+
+A snapshot is due when the log since the last outweighs `max(snapshot_log_bytes, size of the last snapshot)`, or after
+`raft.snapshot_threshold` entries: write amplification stays near two however large the backlog. The view is taken
+between two entries; its pieces are written one at a time, each handed over when the one before is on its way to the
+disk, so that neither the loop nor the log's fsyncs wait long. Only when the snapshot is durable is the log trimmed,
+behind a margin for slow peers.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from disheap.errors import StorageFull
+from disheap.interfaces import SnapshotWriter, Storage
+from disheap.kernel.types import Entry, Index, SnapshotMeta
+from disheap.logs import get_logger
+from disheap.runtime.disk.thread import Disk
+
+if TYPE_CHECKING:
+    from disheap.runtime.replica.group import Group
+
+log = get_logger(__name__)
+
+
+MARKS = 64
+"""Into so many parts the trailing margin is divided: it is kept to within a sixty-fourth."""
+
+
+class SnapshotPolicy(msgspec.Struct, frozen=True):
+    log_bytes: int
+    entries: int
+    trailing_entries: int
+    trailing_bytes: int
+    reserve_bytes: int = 0  # left free on the disk, for what frees room
+    stagger: float = 0.0  # adds this share to the thresholds, so that the nodes do not all write at once
+
+
+class _Run:
+    """One snapshot on its way to the disk. What comes back for one that is void is of no consequence."""
+
+    def __init__(
+        self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, at_bytes: int, most_bytes: int | None
+    ) -> None:
+        self.meta = meta
+        self.pieces = pieces
+        self.first = first  # the oldest entry to keep behind it
+        self.at_bytes = at_bytes  # applied when it was begun
+        self.most_bytes = most_bytes  # given up beyond it
+        self.size = 0
+        self.writer: SnapshotWriter | None = None
+        self.is_void = False  # the state that it is of was replaced
+
+
+class Snapshotter:
+    def __init__(self, group: Group, storage: Storage, disk: Disk, policy: SnapshotPolicy) -> None:
+        self._group = group
+        self._storage = storage
+        self._disk = disk
+        self._policy = policy
+        self._run: _Run | None = None
+        self._bytes_applied = 0
+        self._bytes_at_snapshot = 0
+        self._index_at_snapshot: int = group.applied.index
+        self._last_size = 0
+        self._sizes: deque[tuple[Index, int]] = deque()  # (index, bytes applied up to it), for the trailing margin
+
+    @property
+    def running(self) -> bool:
+        return self._run is not None
+
+    @property
+    def bytes_applied(self) -> int:
+        """Of commands, since this node started."""
+        return self._bytes_applied
+
+    def applied(self, entries: tuple[Entry, ...]) -> None:
+        """Count what was applied; start when one is due."""
+        for entry in entries:
+            self._bytes_applied += len(entry.data)
+        self._note_size(entries[-1].index)
+        if self._run is None and self._due(entries[-1].index):
+            self.take()
+
+    def _note_size(self, index: Index) -> None:
+        """A mark in the log for every part of the margin, and none older than the margin needs."""
+        sizes, margin = self._sizes, self._policy.trailing_bytes
+        if not sizes or self._bytes_applied - sizes[-1][1] >= margin // MARKS:
+            sizes.append((index, self._bytes_applied))
+        while len(sizes) > 1 and self._bytes_applied - sizes[1][1] > margin:
+            sizes.popleft()
+
+    def _due(self, index: int) -> bool:
+        factor = 1.0 + self._policy.stagger
+        log_bytes = self._bytes_applied - self._bytes_at_snapshot
+        if log_bytes > max(self._policy.log_bytes, self._last_size) * factor:
+            return True
+        return index - self._index_at_snapshot > self._policy.entries * factor
+
+    def take(self) -> None:
+        """Take a view of this moment and write it out. Nothing if one is being written. In the midst of an entry, it
+        waits for the end of that."""
+        if self._group.applier.is_midway:
+            self._group.applier.when_whole(self.take)
+        elif self._run is None:
+            self._count_from(self._bytes_applied, self._group.applied.index)
+            self._take(self._trailing_index(self._group.applied.index), None)
+
+    def make_room(self, most_bytes: int) -> None:
+        """Likewise, so that the log can go, all of it; not if the state turns out to be larger than that. The next is
+        due when it would have been, unless this one is taken."""
+        if self._group.applier.is_midway:
+            self._group.applier.when_whole(lambda: self.make_room(most_bytes))
+        elif self._run is None:
+            self._take(Index(self._group.applied.index + 1), most_bytes)
+
+    def _count_from(self, bytes_applied: int, index: Index) -> None:
+        self._bytes_at_snapshot, self._index_at_snapshot = bytes_applied, index
+
+    def _take(self, first: Index, most_bytes: int | None) -> None:
+        meta = self._group.applied
+        run = self._run = _Run(meta, self._group.sessions.snapshot(), first, self._bytes_applied, most_bytes)
+        self._disk.submit(
+            lambda: self._storage.begin_snapshot(meta, replaces_log=False),
+            lambda writer, error: self._begun(run, writer, error),
+        )
+
+    def installed(self, meta: SnapshotMeta) -> None:
+        """The state was replaced by a leader's snapshot: a view of the old one is of no use."""
+        if self._run is not None:
+            self._void(self._run)
+        self._count_from(self._bytes_applied, meta.index)
+        self._sizes.clear()
+
+    def _begun(self, run: _Run, writer: SnapshotWriter, error: BaseException | None) -> None:
+        if self._is_over(run, error):
+            return
+        run.writer = writer
+        if run.is_void:
+            self._abort(run)
+        else:
+            self._next(run, writer)
+
+    def _next(self, run: _Run, writer: SnapshotWriter) -> None:
+        piece = next(run.pieces, None)
+        if piece is None:
+            self._disk.submit(
+                lambda: self._commit(writer, run.first), lambda first, error: self._committed(run, first, error)
+            )
+            return
+        run.size += len(piece)
+        if run.most_bytes is not None and run.size > run.most_bytes:
+            log.info("no snapshot makes room yet: the state is not much smaller than what it would replace")
+            self._void(run)
+            return
+        self._disk.submit(
+            lambda: self._write(writer, piece), lambda free, error: self._piece_written(run, writer, free, error)
+        )
+
+    def _write(self, writer: SnapshotWriter, piece: bytes) -> int | None:
+        """Returns what is free on the disk then, in bytes."""
+        writer.write(piece)
+        return self._storage.usage().free_bytes
+
+    def _piece_written(
+        self, run: _Run, writer: SnapshotWriter, free_bytes: int | None, error: BaseException | None
+    ) -> None:
+        if self._is_over(run, error) or run.is_void:
+            return
+        if run.most_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes:
+            log.error("a snapshot is given up: the rest of the disk is kept for what frees room", free_bytes=free_bytes)
+            self._void(run)
+            return
+        self._next(run, writer)
+
+    def _commit(self, writer: SnapshotWriter, first: Index) -> Index:
+        writer.commit()
+        return self._storage.compact(first)
+
+    def _committed(self, run: _Run, first_index: Index, error: BaseException | None) -> None:
+        if self._is_over(run, error) or run.is_void:
+            return
+        self._run, self._last_size = None, run.size
+        self._count_from(run.at_bytes, run.meta.index)
+        log.info("snapshot taken", index=run.meta.index, bytes=run.size, log_from=first_index)
+        self._group.snapshot_taken(run.meta, first_index)
+
+    def _void(self, run: _Run) -> None:
+        self._run, run.is_void = None, True
+        self._abort(run)
+
+    def _abort(self, run: _Run) -> None:
+        if run.writer is not None:
+            self._disk.submit(run.writer.abort, self._aborted)
+
+    def _aborted(self, _: None, error: BaseException | None) -> None:
+        self._stopped(error)
+
+    def _trailing_index(self, at: Index) -> Index:
+        """The oldest entry to keep: the margin saves a follower that lags a little from a whole snapshot."""
+        keep = max(0, at - self._policy.trailing_entries)
+        for index, size in self._sizes:
+            if self._bytes_applied - size > self._policy.trailing_bytes:
+                keep = max(keep, index)
+        return Index(min(keep, at) + 1)
+
+    def _is_over(self, run: _Run, error: BaseException | None) -> bool:
+        """A disk without room for it keeps the snapshot before and the whole log. The next is tried when it is due."""
+        if self._stopped(error):
+            return True
+        if error is None:
+            return False
+        log.error("a snapshot is given up", index=run.meta.index, reason=str(error))
+        if self._run is run:
+            self._run = None
+        return True
+
+    def _stopped(self, error: BaseException | None) -> bool:
+        if error is not None and not isinstance(error, StorageFull):
+            self._group.fail(error)
+        return self._group.has_ended

@@ -1,0 +1,115 @@
+"""The write of the log that is under way: one at a time, and again until there is room for it.
+
+Owns what the kernel handed over to be made durable. A disk that is full is waited for (storage-rules 9): storage has
+left nothing of the attempt, so the same write is made again until somebody has freed space. Any other error is the
+node's end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from disheap.errors import StorageFull
+from disheap.interfaces import Clock, Storage
+from disheap.kernel.types import Message, Write
+from disheap.logs import get_logger
+from disheap.runtime.disk.thread import Disk
+
+T = TypeVar("T")
+log = get_logger(__name__)
+
+ROOM_RETRY_S = 0.5
+"""Between two attempts on a full disk."""
+
+
+async def with_room(step: Callable[[], Awaitable[T]]) -> T:
+    """The same for what is opened or repaired: again until there is room for it."""
+    is_said = False
+    while True:
+        try:
+            return await step()
+        except StorageFull as error:
+            if not is_said:
+                log.error("the node waits for room on its disk", reason=str(error))
+                is_said = True
+            await asyncio.sleep(ROOM_RETRY_S)
+
+
+class Writer:
+    """`written(write, held)` is called when a write is durable, `failed(error)` when it cannot be."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        disk: Disk,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
+        written: Callable[[Write, tuple[Message, ...]], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
+        self._storage = storage
+        self._disk = disk
+        self._loop = loop
+        self._clock = clock
+        self._done = written
+        self._failed = failed
+        self._write: Write | None = None
+        self._held: tuple[Message, ...] = ()
+        self._since = 0.0
+        self._again: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    @property
+    def is_busy(self) -> bool:
+        return self._write is not None
+
+    def busy_s(self) -> float:
+        """For how long the present write has been under way; 0 without one."""
+        return self._clock.monotonic() - self._since if self._write is not None else 0.0
+
+    def start(self, write: Write, held: tuple[Message, ...]) -> None:
+        """`held` are the messages that wait for it."""
+        assert self._write is None, "one write at a time"
+        self._write, self._held, self._since = write, held, self._clock.monotonic()
+        self._submit(write)
+
+    def close(self) -> None:
+        """What is under way is of no consequence any more, and is not tried again."""
+        self._is_closed = True
+        if self._again is not None:
+            self._again.cancel()
+
+    def _submit(self, write: Write) -> None:
+        storage = self._storage
+
+        def work() -> None:
+            if write.hard_state is not None:
+                storage.save_hard_state(write.hard_state)
+            if write.entries:
+                storage.append(write.entries)
+
+        self._disk.submit(work, self._finished)
+
+    def _finished(self, _: None, error: BaseException | None) -> None:
+        write, held = self._write, self._held
+        assert write is not None
+        if self._is_closed:
+            return
+        if isinstance(error, StorageFull):
+            self._wait_for_room(write, error)
+        elif error is not None:
+            self._failed(error)
+        else:
+            if self._again is not None:
+                self._again = None
+                log.warning("there is room on the disk again; the node goes on")
+            self._write, self._held = None, ()
+            self._done(write, held)
+
+    def _wait_for_room(self, write: Write, error: StorageFull) -> None:
+        if self._again is None:
+            log.error("the node waits for room on its disk", reason=str(error))
+        self._again = self._loop.call_later(ROOM_RETRY_S, lambda: self._submit(write))

@@ -1,0 +1,72 @@
+"""A snapshot of the leader, as a follower writes it (Raft §7).
+
+Runs on the disk's thread. It is written under a temporary name; after the last piece it is read back
+into a new state beside the old one, so that the loop never stops for it, and then becomes durable together with the
+drop of the log that it replaces. One that cannot be read is given up, and log and state are as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from disheap.errors import MalformedFrame, SnapshotDamaged
+from disheap.interfaces import Rereadable, SnapshotReader, SnapshotWriter, Storage
+from disheap.kernel.types import ChunkWrite, Index, SnapshotMeta
+from disheap.runtime.disk.thread import Disk
+from disheap.runtime.state.sessions import Sessions
+from disheap.runtime.state.snapshot_source import pieces
+
+Written = Callable[[SnapshotMeta, int, Sessions | None, BaseException | None], None]
+
+
+class Installer:
+    def __init__(self, storage: Storage, disk: Disk, chunk_bytes: int, fresh_sessions: Callable[[], Sessions]) -> None:
+        self._storage = storage
+        self._disk = disk
+        self._chunk_bytes = chunk_bytes
+        self._fresh_sessions = fresh_sessions
+        self._writer: SnapshotWriter | None = None
+
+    def write(self, chunk: ChunkWrite, done: Written) -> None:
+        """Called on the loop; `done(meta, offset, new state after the last piece, error)` too."""
+
+        def finished(sessions: Sessions | None, error: BaseException | None) -> None:
+            done(chunk.snapshot, chunk.offset, sessions, error)
+
+        self._disk.submit(lambda: self._write(chunk), finished)
+
+    def _write(self, chunk: ChunkWrite) -> Sessions | None:
+        if chunk.offset == 0:
+            if self._writer is not None:
+                self._writer.abort()
+            self._writer = self._storage.begin_snapshot(chunk.snapshot, replaces_log=True)
+        assert self._writer is not None, "the kernel hands over pieces in order, the first at offset 0"
+        if chunk.data:
+            self._writer.write(chunk.data)
+        if not chunk.done:
+            return None
+        writer, self._writer = self._writer, None
+        if not isinstance(writer, Rereadable):
+            writer.commit()
+            return self._restored(self._committed(chunk.snapshot.index))
+        try:
+            sessions = self._restored(writer.reread())
+        except SnapshotDamaged as error:
+            writer.abort()
+            raise MalformedFrame(f"the leader's snapshot at index {chunk.snapshot.index} is none: {error}") from error
+        writer.commit()
+        return sessions
+
+    def _committed(self, index: Index) -> SnapshotReader:
+        reader = self._storage.open_snapshot(index)
+        if reader is None:
+            raise SnapshotDamaged(f"the snapshot at index {index} is gone right after it was written")
+        return reader
+
+    def _restored(self, reader: SnapshotReader) -> Sessions:
+        try:
+            sessions = self._fresh_sessions()
+            sessions.restore(pieces(reader, self._chunk_bytes))
+        finally:
+            reader.close()
+        return sessions

@@ -1,0 +1,424 @@
+"""Sessions: each command is applied once, however often it is sent (Raft dissertation §6.3).
+
+A layer around any state machine, and part of the replicated state. A command carries (session, seq, confirmed). It is a
+duplicate if `seq <= confirmed` of its session, or if the reply table holds it: then the kept reply is given. Holes are
+allowed. `confirmed` says that the client has every reply up to it, so those are forgotten.
+
+A session outlives its connections. `ATTACH` is logged, so that "from this index on, pushes go to that connection" is a
+place in the log; an attachment is named by a number that the leader drew. A new term ends all attachments, since the
+connections of the leader before are gone.
+
+This module decides what is replied and pushed; where that goes is the `Outlets`' affair, which only a leader has.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+
+import msgspec
+
+from disheap.errors import (
+    CommandRefused,
+    InternalError,
+    Overloaded,
+    SessionExpired,
+    VersionTooOld,
+    VersionUnsupported,
+    WindowExceeded,
+    WrongSecret,
+)
+from disheap.interfaces import Effects, Hashing, Principal, StateMachine, WorkCounting
+from disheap.kernel.types import Entry
+from disheap.logs import get_logger
+from disheap.protocol import frames
+from disheap.protocol.frames import ENVELOPE, Attaching, Fault, Kind, Opening, Status, fault
+from disheap.runtime.clients.admission import HINT
+from disheap.runtime.state import state_format
+from disheap.runtime.state.session_table import Kept, Session, SessionCounts, SessionLimits, granted
+from disheap.runtime.state.state_format import Head, Row
+
+log = get_logger(__name__)
+
+SESSION_TIME_SHIFT = 16  # session numbers: milliseconds, and room for 65,536 in each before they run ahead of time
+_encode = msgspec.msgpack.encode
+_opening = msgspec.msgpack.Decoder(Opening)
+_attaching = msgspec.msgpack.Decoder(Attaching)
+
+COMMANDS_AT_ONCE = 8
+"""Commands between two looks at the clock. Each takes microseconds as a rule, and a machine bounds what one takes."""
+
+UNITS_AT_ONCE = 500
+"""Units of work between two looks at the clock, of commands or of what was put off: 1 to 5 ms."""
+
+PUSH_BYTES_AT_ONCE = 8 << 20
+"""Of what the postponed work of one entry pushes. The rest is left to the next entry, when these bytes may be sent."""
+
+INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
+
+
+class Outlets:
+    """Where replies and pushes go: frames gathered for each attached session. Empty on all nodes but the leader."""
+
+    def __init__(self) -> None:
+        self.of_session: dict[int, list[bytes]] = {}
+
+    def attach(self, session: int, attachment: int) -> None:
+        """From here on the session's frames go to the connection that asked under the number `attachment`."""
+
+    def detach(self, session: int) -> None:
+        """The session has ended or lost its attachment."""
+
+    def detached(self, session: int) -> None:
+        """The log says that the session's connection has ended."""
+
+    def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
+        """The reply to an OPEN that succeeded. The secret is added by who drew it."""
+
+    def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
+        """The reply to an ATTACH or CLOSE, or to an OPEN that failed. It belongs to a connection, not to a session."""
+
+
+class Sessions:
+    """The whole replicated state of a group: session table and machine."""
+
+    def __init__(self, machine: StateMachine, limits: SessionLimits, outlets: Outlets) -> None:
+        self.machine = machine
+        self.machine_version = machine.versions[0]
+        self.table: dict[int, Session] = {}
+        self.counts = SessionCounts()
+        self.applied_commands = 0
+        self.failed_commands = 0
+        self.reply_bytes = 0  # of memory, for the replies of all sessions
+        self._limits = limits
+        self._outlets = outlets
+        self._next_session = 1
+        self._term = 0
+        self._views = 0  # taken of the table
+        self._work_done: Callable[[], int] = machine.work_done if isinstance(machine, WorkCounting) else _uncounted
+        machine.set_version(self.machine_version)
+
+    # --- applying ----------------------------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry) -> None:
+        """One committed entry: time first, then its commands in order."""
+        for _ in self.applying(entry):
+            pass
+
+    def applying(self, entry: Entry) -> Iterator[None]:
+        """The same in steps: each yield is a place where the caller may pause. Between two of them lies the passing of
+        time, or a few commands."""
+        index = entry.index
+        if entry.term != self._term:
+            self._begin_term(entry.term, index)
+        yield from self._pass_time(index, entry.time_ms)
+        if entry.data:
+            yield from self._apply_commands(index, entry.time_ms, entry.data)
+
+    def _pass_time(self, index: int, time_ms: int) -> Iterator[None]:
+        """Due timers and postponed work, in portions. When to stop is decided by what is the same on every replica:
+        the limit, the bytes pushed, and the machine's backlog as far as it can be noticed."""
+        left, pushed = self._limits.work, 0
+        while True:
+            portion = min(left, UNITS_AT_ONCE)
+            _, effects = self.machine.advance(time_ms, portion)
+            if effects:
+                self._push(index, effects)
+                pushed += sum(len(body) for _, body in effects)
+            left -= portion
+            yield
+            if left <= 0 or pushed >= PUSH_BYTES_AT_ONCE or not self.machine.backlog():
+                return
+
+    def _apply_commands(self, index: int, time_ms: int, data: bytes) -> Iterator[None]:
+        table, queues, views = self.table, self._outlets.of_session, self._views
+        unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, frames.REPLY.pack
+        command = Kind.COMMAND
+        position, size, count, worked = 0, len(data), 0, self._work_done()
+        while position < size:
+            count += 1
+            if count % COMMANDS_AT_ONCE == 0 or self._work_done() - worked >= UNITS_AT_ONCE:
+                yield
+                worked = self._work_done()
+            length, kind, _, number, seq, confirmed = unpack(data, position)
+            start, position = position + header, position + 4 + length
+            body = data[start:position]
+            if kind != command:
+                self._control(kind, index, time_ms, number, seq, body)
+                continue
+            session = table.get(number)
+            if session is None:
+                continue  # it ended between the leader's receipt and now; the client learns it when it attaches
+            if session.view != views:
+                session = self._to_change(session)
+            if confirmed > session.confirmed:
+                self.reply_bytes -= session.confirm(confirmed)
+            kept = session.replies.get(seq)
+            if kept is not None:
+                effects: Effects = ()
+            elif seq and seq <= session.confirmed:
+                continue
+            else:
+                kept, effects = self._execute(session, index, time_ms, seq, body)
+            if seq:
+                queue = queues.get(number)
+                if queue is not None:  # the reply goes first: the client then knows the consumer a push names
+                    replied_at, status, text = kept
+                    queue.append(pack_reply(frames.REPLY_REST + len(text), Kind.REPLY, status, seq, replied_at) + text)
+            if effects:
+                self._push(index, effects)
+
+    def _execute(self, session: Session, index: int, time_ms: int, seq: int, body: bytes) -> tuple[Kept, Effects]:
+        """Apply one new command and keep its reply."""
+        if seq - session.confirmed > self._limits.window:
+            return (index, Status.ERROR, self._window_exceeded), ()
+        if seq and session.reply_bytes >= self._limits.reply_bytes:
+            return (index, Status.ERROR, self._too_many_reply_bytes), ()
+        effects: Effects = ()
+        try:
+            reply, effects = self.machine.apply(index, time_ms, session.id, body)
+            kept: Kept = (index, Status.OK, reply)
+            self.applied_commands += 1
+        except (CommandRefused, VersionTooOld) as refusal:
+            kept = (index, Status.ERROR, fault(refusal))
+            self.failed_commands += 1
+        except MemoryError:
+            raise  # this replica alone is short of memory: going on would make it differ from the others
+        except Exception:
+            log.exception("the state machine failed on a command", index=index, session=session.id)
+            kept = (index, Status.ERROR, fault(InternalError(INTERNAL_ERROR)))
+            self.failed_commands += 1
+        if seq:
+            self.reply_bytes += session.keep(seq, kept)
+        return kept, effects
+
+    @property
+    def _window_exceeded(self) -> bytes:
+        text = f"more than {self._limits.window} commands are unanswered; read replies before sending more"
+        return fault(WindowExceeded(text))
+
+    @property
+    def _too_many_reply_bytes(self) -> bytes:
+        text = (
+            f"the replies that the client has not confirmed take {self._limits.reply_bytes} bytes "
+            "(limits.session_reply_bytes); read replies before sending more"
+        )
+        return fault(WindowExceeded(text))
+
+    def _push(self, index: int, effects: Effects) -> None:
+        queues = self._outlets.of_session
+        if not queues:
+            return
+        for number, body in effects:
+            queue = queues.get(number)
+            if queue is not None:
+                queue.append(frames.push(index, body))
+
+    # --- what happens to sessions themselves -------------------------------------------------------------------------
+
+    def _begin_term(self, term: int, index: int) -> None:
+        self._term = term
+        for session in list(self.table.values()):
+            if session.attachment:
+                self._to_change(session).attachment = 0
+                self._push(index, self.machine.session_detached(session.id))
+
+    def _control(self, kind: int, index: int, time_ms: int, number: int, seq: int, body: bytes) -> None:
+        match kind:
+            case Kind.OPEN:
+                self._open(index, time_ms, seq, body)
+            case Kind.ATTACH:
+                self._attach(index, number, seq, body)
+            case Kind.CLOSE:
+                self._end(index, number)
+                self._outlets.answer(seq, Status.OK, index, b"")
+            case Kind.DETACH:
+                self._detach(index, number, seq)
+            case Kind.EXPIRE:
+                session = self.table.get(number)
+                if session is not None and session.attachment == seq:
+                    self._end(index, number)
+            case Kind.RAISE_VERSION:
+                self._raise_version(body[0])
+            case Kind.CONTINUE:
+                pass  # the time of its entry was all there is to it
+            case _:
+                raise VersionUnsupported(
+                    f"entry {index} holds an envelope of kind {kind}, which this release does not know; install the "
+                    "release that the other nodes run and start again"
+                )
+
+    def _open(self, index: int, time_ms: int, attachment: int, body: bytes) -> None:
+        if len(self.table) >= self._limits.sessions:
+            limit = self._limits.sessions
+            refusal = Overloaded(f"the cluster has {limit} sessions, its limit (limits.sessions); {HINT}")
+            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            return
+        opening = _opening.decode(body)
+        # Out of the entry's time, so that a node in memory that starts anew never gives out a number that a client of
+        # its earlier life still holds: that client would attach to a stranger's session, and take its deliveries.
+        number = max(self._next_session, time_ms << SESSION_TIME_SHIFT)
+        session = Session(granted(opening, number, time_ms, self._limits), opening.address, self._views)
+        self._next_session = number + 1
+        self.table[number] = session
+        self.counts.opened(session)
+        session.attachment = attachment
+        self.machine.session_opened(number, Principal(opening.principal))
+        self._outlets.attach(number, attachment)
+        self._outlets.grant(attachment, index, number, session.facts.timeout_ms)
+
+    def _attach(self, index: int, number: int, attachment: int, body: bytes) -> None:
+        session, claim = self.table.get(number), _attaching.decode(body)
+        if session is None:
+            refusal = SessionExpired(f"session {number} lapsed; what it held was given back")
+            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            return
+        if not session.belongs_to(claim):
+            self._outlets.answer(attachment, Status.ERROR, index, fault(wrong_secret(number)))
+            return
+        try:
+            reply, effects = self.machine.session_attached(number, claim.held)
+        except CommandRefused as refusal:
+            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            return
+        session = self._to_change(session)
+        self.counts.moved(session, claim.address)
+        session.attachment, session.address = attachment, claim.address
+        self._outlets.attach(number, attachment)
+        self._outlets.answer(attachment, Status.OK, index, reply)
+        self._push(index, effects)
+
+    def _detach(self, index: int, number: int, attachment: int) -> None:
+        session = self.table.get(number)
+        if session is not None and session.attachment == attachment:
+            self._to_change(session).attachment = 0
+            self._outlets.detached(number)
+            self._push(index, self.machine.session_detached(number))
+
+    def _end(self, index: int, number: int) -> None:
+        session = self.table.pop(number, None)
+        if session is not None:
+            self.counts.ended(session)
+            self.reply_bytes -= session.reply_bytes
+            effects = self.machine.session_expired(number)
+            self._outlets.detach(number)
+            self._push(index, effects)
+
+    def _raise_version(self, version: int) -> None:
+        self._check_version(version)
+        if version > self.machine_version:
+            self.machine_version = version
+            self.machine.set_version(version)
+
+    def _check_version(self, version: int) -> None:
+        """Raises `VersionUnsupported` before anything of it is applied: the node stops, the others go on."""
+        highest = self.machine.versions[1]
+        if version > highest:
+            raise VersionUnsupported(
+                f"the cluster goes on to machine_version {version}, this release runs up to {highest}; install the "
+                "release that the other nodes run and start again"
+            )
+
+    # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
+
+    def snapshot(self) -> Iterator[bytes]:
+        """A view of this moment, however large it is: a session is copied when it changes for the first time after
+        that; replies and machine records are immutable."""
+        head = Head(state_format.FORMAT, self.machine_version, self._next_session, self._term, len(self.table))
+        return state_format.write(head, map(_row, self._view()), _begin(self.machine.snapshot()))
+
+    def _view(self) -> list[Session]:
+        self._views += 1
+        return list(self.table.values())
+
+    def _to_change(self, session: Session) -> Session:
+        """The same, of no view; in its place in the table."""
+        if session.view == self._views:
+            return session
+        mine = self.table[session.id] = session.copied(self._views)
+        return mine
+
+    def restore(self, chunks: Iterator[bytes]) -> None:
+        """Replace the whole state. Raises `SnapshotDamaged`, after which this object is of no use, and
+        `VersionUnsupported`."""
+        reader = state_format.Reader(chunks)
+        head = reader.head()
+        self._check_version(head.machine_version)
+        table: dict[int, Session] = {}
+        reply_bytes = 0
+        for _ in range(head.sessions):
+            row = reader.row()
+            session = table[row.facts.id] = Session(row.facts, row.address)
+            session.attachment, session.confirmed = row.attachment, row.confirmed
+            for seq, kept in row.replies:
+                reply_bytes += session.keep(seq, kept)
+        self.machine.restore(reader.rest())
+        self.machine.set_version(head.machine_version)
+        self.machine_version, self._next_session, self._term = head.machine_version, head.next_session, head.term
+        self.table, self.counts, self.reply_bytes = table, SessionCounts(table.values()), reply_bytes
+
+    def state_hash(self) -> bytes:
+        """16 bytes; equal at equal index on all replicas. Of a refusal only the code counts: its text may come from a
+        library, whose next release may word it differently."""
+        digest = hashlib.blake2b(digest_size=16)
+        digest.update(self._head())
+        for piece in _hashed(self.table.values()):
+            digest.update(piece)
+        digest.update(self.machine.state_hash())
+        return digest.digest()
+
+    def hashing(self) -> Iterator[bytes]:
+        """The same in slices, of this moment. Another hash comes of it: of the machine's slices where it has them."""
+        machine = self.machine
+        slices = _begin(machine.hashing()) if isinstance(machine, Hashing) else iter((machine.state_hash(),))
+        return chain((self._head(),), _hashed(self._view()), slices)
+
+    def _head(self) -> bytes:
+        return _encode((self.machine_version, self._next_session, self._term))
+
+
+def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    """Makes the first piece now. A machine whose method is a generator function takes its view at the first `next`.
+    If that came later, the view would show entries behind the index that it is stored under, and a restart would
+    apply them a second time."""
+    first = next(pieces, None)
+    return iter(()) if first is None else chain((first,), pieces)
+
+
+def _uncounted() -> int:
+    return 0
+
+
+def wrong_secret(number: int) -> WrongSecret:
+    return WrongSecret(
+        f"session {number} was opened with another secret or under another certificate name; it is unchanged. Open a "
+        "new session"
+    )
+
+
+def _row(s: Session) -> Row:
+    return Row(s.facts, s.address, s.attachment, s.confirmed, s.replies.items())
+
+
+def _hashed(sessions: Iterable[Session]) -> Iterator[bytes]:
+    """In pieces of so many records that each is made in a millisecond."""
+    gathered: list[bytes] = []
+    for s in sessions:
+        gathered.append(_encode((s.facts, s.address, s.attachment, s.confirmed, len(s.replies))))
+        for seq, kept in s.replies.items():
+            gathered.append(_encode((seq, _without_text(kept))))
+            if len(gathered) >= state_format.RECORDS_AT_ONCE:
+                yield b"".join(gathered)
+                gathered.clear()
+        if len(gathered) >= state_format.RECORDS_AT_ONCE:
+            yield b"".join(gathered)
+            gathered.clear()
+    yield b"".join(gathered)
+
+
+def _without_text(kept: Kept) -> Kept:
+    index, status, body = kept
+    if status == Status.OK:
+        return kept
+    return index, status, msgspec.msgpack.decode(body, type=Fault).code.encode()
