@@ -1,1 +1,4 @@
+"""The codecs `none` and `zstd`: what a storage does with bytes before they go to disk.
 
+A chain such as `zstd+aesgcm` is spelled with the names of its codecs. Start reading at `hooks`, then `zstd`.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from disheap.hookspecs import hookimpl
+from disheap.plugins import hookimpl
 
 if TYPE_CHECKING:
     from disheap_codecs.plain import NoneCodec

@@ -1,1 +1,5 @@
+"""The storage `file`: a log in segments, snapshots, and small files in two copies.
 
+`storage` is the plugin. `segment` and `blocks` have the log's format, `snapshot` that of snapshots, `recovery` what a
+crash leaves. All of it passes through `filesystem`, so that tests can fail any operation. Start reading at `storage`.
+"""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from disheap.client.api.asynchronous import connect as connect
     from disheap.client.api.consuming import Consumer as Consumer
     from disheap.client.api.consuming import Delivery as Delivery
-    from disheap.config import NodeConfig as NodeConfig
+    from disheap.config.node_config import NodeConfig as NodeConfig
     from disheap.protocol.broker import NewMessage as NewMessage
     from disheap.runtime.node import Node as Node
 
@@ -32,7 +32,7 @@ _HOMES = {
     "Delivery": "disheap.client.api.consuming",
     "NewMessage": "disheap.protocol.broker",
     "Node": "disheap.runtime.node",
-    "NodeConfig": "disheap.config",
+    "NodeConfig": "disheap.config.node_config",
 }
 _MODULES = ("errors", "sync")
 

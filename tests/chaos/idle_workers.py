@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import disheap
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import Entry
 from disheap.protocol import broker
 from disheap.protocol.frames import ENVELOPE, Flags, Kind

@@ -20,7 +20,7 @@ from typing import Any
 import disheap
 from disheap.cli.children import Child
 from disheap.cli.local_cluster import OURS, OURS_TOO, free_ports
-from disheap.cluster_secret import write_new
+from disheap.config.cluster_secret import write_new
 from disheap.errors import DisheapError
 from tests.chaos import shim
 from tests.chaos.shim import Control

@@ -314,7 +314,7 @@ def test_each_setting_of_a_shipped_plugin_says_what_it_is(name: str) -> None:
 
 def test_a_broken_plugin_is_listed_with_its_reason(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     from disheap.interfaces import Provenance
-    from disheap.plugins import Listed, Registry
+    from disheap.plugins.registry import Listed, Registry
 
     broken = Listed("", "", Provenance("acme", "1.0", "acme"), None, "plugin 'acme' of acme 1.0 cannot be\nloaded")
     monkeypatch.setattr(Registry, "listing", lambda self: (broken,))

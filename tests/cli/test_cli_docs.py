@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from disheap.cli import failures
-from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig, load
-from disheap.settings import describe
-from disheap.sources import _SEED_NAMES
+from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig, load
+from disheap.config.sources import _SEED_NAMES
+from disheap.plugins.settings import describe
 from tests.cli.test_cli_errors import every_error
 from tests.cli.test_cli_help import LEAVES
 

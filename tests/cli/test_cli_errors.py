@@ -18,7 +18,7 @@ import disheap
 from disheap import errors
 from disheap.cli import failures
 from disheap.cli.main import COMMANDS
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.errors import DisheapError
 from disheap.testing.certificates import Authority
 from tests.cli.command_line import COMMAND, environment, run

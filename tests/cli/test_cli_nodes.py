@@ -17,7 +17,7 @@ import pytest
 
 from disheap import errors
 from disheap.cli import hosting
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from tests.cli.command_line import (
     COMMAND,
     environment,

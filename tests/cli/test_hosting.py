@@ -14,9 +14,9 @@ import pytest
 
 from disheap.cli import hosting
 from disheap.cli.reloading import Reloading
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.errors import DiskFailed, RequestTimeout
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.node import Node
 from disheap_memory.storage import MemoryStorage
 

@@ -11,7 +11,7 @@ from tests.support.nodes import Cluster, Tables
 from tests.support.ports import free_ports
 
 from disheap.client.core.url import BrokerUrl
-from disheap.config import RaftConfig
+from disheap.config.node_config import RaftConfig
 from disheap.testing.certificates import Authority
 
 TEMPO = RaftConfig(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from disheap.config import (
+from disheap.config.node_config import (
     Limits,
     MemberConfig,
     NodeConfig,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from disheap.cluster_secret import new_secret, read_secrets, write_new
-from disheap.config import NodeConfig, load
+from disheap.config.cluster_secret import new_secret, read_secrets, write_new
+from disheap.config.node_config import NodeConfig, load
 from disheap.errors import ConfigError
 
 SECRET = "0123456789abcdef" * 4

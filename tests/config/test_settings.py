@@ -10,7 +10,7 @@ import pytest
 from msgspec import Meta
 
 from disheap.errors import ConfigError
-from disheap.settings import Text, check_bounds, convert, describe
+from disheap.plugins.settings import Text, check_bounds, convert, describe
 
 
 class Level(Enum):

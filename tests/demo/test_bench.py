@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import disheap.sync
-from disheap.cli.bench import WORKLOADS, bench
+from disheap.cli.bench.command import WORKLOADS, bench
 from disheap.cli.local_cluster import local_cluster
 from disheap.cli.options import Invocation
 from disheap.errors import ConfigError
@@ -59,7 +59,7 @@ def test_all_workloads_make_a_table_under_a_line_about_the_machine(url: str) -> 
 def test_without_kombu_the_other_workloads_are_measured_and_its_own_are_named(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("disheap.cli.bench._version", lambda package: "")
+    monkeypatch.setattr("disheap.cli.bench.command._version", lambda package: "")
     done = invoke("--url", url)
     assert done.exit_code == 0
     assert [line.split()[0] for line in done.stdout.splitlines()[3:]] == ["enqueue", "pop", "round-trip"]

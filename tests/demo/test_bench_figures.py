@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disheap.cli.bench_figures import Meter, percentile_us
+from disheap.cli.bench.figures import Meter, percentile_us
 
 SECOND = 1_000_000_000
 

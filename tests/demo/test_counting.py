@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disheap.cli import demo_counting as counting
-from disheap.cli.demo_counting import Execution, Figures, Published
+from disheap.cli.demo import counting as counting
+from disheap.cli.demo.counting import Execution, Figures, Published
 
 PASSING = Figures(
     published=1,

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from disheap.cli import demo_run
 from disheap.cli.children import Child
-from disheap.cli.demo import demo
+from disheap.cli.demo import run
+from disheap.cli.demo.command import demo
 
 COMMAND = (sys.executable, "-m", "disheap", "demo")
 
@@ -95,13 +95,13 @@ def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.timeout(120)
 def test_a_worker_that_ends_fails_the_demo_and_its_log_is_shown(own_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: demo_run.Demo) -> Child:
+    def broken(self: run.Demo) -> Child:
         command = [sys.executable, "-c", "print('this worker is broken'); raise SystemExit(7)"]
         return Child("worker", command, self._cluster.directory / "worker.log", os.environ)
 
-    monkeypatch.setattr(demo_run.Demo, "_make_worker", broken)
+    monkeypatch.setattr(run.Demo, "_make_worker", broken)
     done = CliRunner().invoke(demo, ["--tasks", "2"])
-    assert isinstance(done.exception, demo_run.DemoFailed)
+    assert isinstance(done.exception, run.DemoFailed)
     assert done.exception.exit_code == 1
     assert "the Celery worker ended with exit code 7" in str(done.exception)
     assert "this worker is broken" in done.output

@@ -15,7 +15,7 @@ import disheap.sync
 from disheap.cli import local_cluster as subject
 from disheap.cli.interrupts import Interrupts
 from disheap.cli.local_cluster import ClusterFailed, LocalCluster, free_ports, local_cluster
-from disheap.config import load
+from disheap.config.node_config import load
 
 
 @pytest.fixture

@@ -89,12 +89,28 @@ def test_the_page_on_topics_says_how_much_one_command_does_at_once() -> None:
     assert f"leases that go back ({RETURN_AT_ONCE})" in page
 
 
-def test_the_architecture_names_every_module_of_the_runtime() -> None:
+@pytest.mark.parametrize("package", ["runtime", "client"])
+def test_the_architecture_names_every_module_in_its_folder(package: str) -> None:
     page = (ROOT / "docs/explanation/architecture.md").read_text()
-    section = page.partition("### The runtime")[2].partition("\n## ")[0]
-    named = re.findall(r"`(\w+\.py)`", section)
-    there = {path.name for path in (ROOT / "src/disheap/runtime").glob("*.py")} - {"__init__.py"}
+    section = page.partition(f"### The {package}\n")[2].partition("\n##")[0]
+    named, folder = [], ""
+    for row in section.splitlines():
+        if not row.startswith("| "):
+            continue
+        first, modules = row.split("|")[1:3]
+        folder = first.strip(" `") or folder
+        named += [folder + module for module in re.findall(r"`(\w+\.py)`", modules)]
+    source = ROOT / "src/disheap"
+    there = [str(path.relative_to(source)) for path in (source / package).rglob("*.py") if path.name != "__init__.py"]
     assert sorted(named) == sorted(there)
+
+
+def test_every_folder_says_what_it_owns_and_where_to_start() -> None:
+    packages = [*(ROOT / "src/disheap").rglob("__init__.py"), *(ROOT / "plugins").rglob("__init__.py")]
+    for path in packages:
+        folder = path.parent
+        text = ast.get_docstring(ast.parse(path.read_text())) or ""
+        assert text.count("\n") >= 2, f"{folder} does not say in its docstring what it owns and who calls it"
 
 
 def dangerous(path: Path) -> Iterator[str]:

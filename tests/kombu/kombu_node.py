@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import disheap
-from disheap.config import MemberConfig, NodeConfig
+from disheap.config.node_config import MemberConfig, NodeConfig
 
 
 async def main(storage: str, directory: str, name: str, *described: str) -> None:

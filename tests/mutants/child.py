@@ -98,7 +98,7 @@ def _quiet_hypothesis() -> None:
 
 def run_seeds(first: int, count: int, seconds: float) -> Seen:
     """As many as fit into the time."""
-    from disheap.plugins import Registry
+    from disheap.plugins.registry import Registry
     from disheap.testing.simulator.run import Plan, simulate
 
     logging.disable(logging.CRITICAL)

@@ -11,7 +11,7 @@ MakeDistribution = Callable[..., metadata.Distribution]
 CODEC_SOURCE = """
     from typing import Annotated
     import msgspec
-    from disheap.hookspecs import hookimpl
+    from disheap.plugins import hookimpl
 
     class Settings(msgspec.Struct, frozen=True):
         level: Annotated[int, msgspec.Meta(ge=1, le=9, description="how much")] = 3

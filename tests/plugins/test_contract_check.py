@@ -11,9 +11,9 @@ import pytest
 from made_plugins import MakeDistribution, codec_source
 from tests.cli.command_line import run_process
 
-from disheap.contract_check import CONTRACTS, find_fault
 from disheap.errors import PluginError
-from disheap.plugins import Registry
+from disheap.plugins.contract_check import CONTRACTS, find_fault
+from disheap.plugins.registry import Registry
 
 SHIPPED = [
     ("transport", "inproc"), ("transport", "tcp"), ("transport", "tls"), ("storage", "memory"), ("storage", "file"),

@@ -7,10 +7,10 @@ import random
 import pytest
 from made_plugins import MakeDistribution, codec_source
 
-from disheap.chain import GROWTH_BYTES, GROWTH_SHARE, PREAMBLE_BYTES, ChainedCodec, ChainedStream
 from disheap.errors import CodecError, PluginError
 from disheap.interfaces import CodecContext, StreamContext
-from disheap.plugins import Registry
+from disheap.plugins.chain import GROWTH_BYTES, GROWTH_SHARE, PREAMBLE_BYTES, ChainedCodec, ChainedStream
+from disheap.plugins.registry import Registry
 
 CONTEXT = CodecContext(random.Random(1))
 SEGMENT = StreamContext("segment", "one")

@@ -16,7 +16,7 @@ from made_plugins import BROKEN_HOOK, MakeDistribution, codec_source
 from disheap import interfaces
 from disheap.errors import ConfigError, PluginError
 from disheap.interfaces import CodecContext, Provenance, TransportContext
-from disheap.plugins import Registry, describe_plugin
+from disheap.plugins.registry import Registry, describe_plugin
 
 SHIPPED = {
     ("transport", "inproc"): "memory",
@@ -197,7 +197,7 @@ def test_every_shipped_plugin_can_be_described(kind: str, name: str) -> None:
 
 LAZY = """
 import sys
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 Registry.load().get("transport", "tcp")
 print(*sorted(name for name in sys.modules if name.startswith("disheap")))
 """

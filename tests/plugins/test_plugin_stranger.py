@@ -17,7 +17,7 @@ import pytest
 
 from disheap.errors import ConfigError
 from disheap.interfaces import CodecContext, Provenance, StreamContext, TransportContext
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 
 CONFORMANCE_S = 100
 CONTEXT = CodecContext(random.Random(1))

@@ -9,7 +9,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient
 
-from disheap.config import MemberConfig
+from disheap.config.node_config import MemberConfig
 
 
 @pytest.mark.parametrize(

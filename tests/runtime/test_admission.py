@@ -10,7 +10,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient
 
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.errors import Overloaded
 from disheap.interfaces import TransportContext
 from disheap.protocol import frames

@@ -8,7 +8,7 @@ from pathlib import Path
 from tests.support.wire import wait_until
 
 import disheap
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.runtime.replica.applying import SLICE_S, Applier
 

@@ -13,7 +13,7 @@ from tests.support.memory import peak_bytes
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.errors import AddressInUse, UnsafeListen
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Flags, Hello, Kind, SessionOptions, Status

@@ -10,7 +10,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Fault, Kind, Status
 from disheap.runtime.clients.buffers import STALLED_S, UNCOUNTED_BYTES, Buffers

@@ -14,7 +14,7 @@ from tests.runtime.test_clocks import ManualClock
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until
 
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.kernel.types import NodeId
 from disheap.runtime.replica import clock_check, group
 from disheap.runtime.replica.clock_check import ClockCheck

@@ -10,7 +10,7 @@ from tests.support.counter import CounterMachine
 from tests.support.nodes import FAST, Cluster, TestRegistry
 from tests.support.wire import WireClient, wait_until
 
-from disheap.config import Limits, NodeConfig, RaftConfig
+from disheap.config.node_config import Limits, NodeConfig, RaftConfig
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, OutcomeUnknown, WrongDirectory
 from disheap.protocol.frames import Kind, Status
 from disheap.runtime.node import Node

@@ -12,7 +12,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until
 
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError, UnsafeListen
 from disheap.interfaces import Connection
 from disheap.kernel.types import Heartbeat, Index, NodeId, Term

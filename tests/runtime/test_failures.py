@@ -16,7 +16,7 @@ from tests.support.wire import WireClient, wait_until
 from disheap.errors import DiskFailed, LogDamaged, NotLeader, StorageError
 from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import NOBODY, Entry, Index, NodeId
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.protocol.frames import Status
 from disheap.runtime.disk.thread import DiskThread, FailStopDisk, run_on
 

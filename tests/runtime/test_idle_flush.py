@@ -9,7 +9,7 @@ import pytest
 from tests.runtime.test_clocks import ManualClock
 
 import disheap
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind

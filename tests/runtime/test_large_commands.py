@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import disheap
-from disheap.config import Limits, NodeConfig
+from disheap.config.node_config import Limits, NodeConfig
 from disheap.errors import PayloadTooLarge
 from disheap.runtime import tuning
 

@@ -21,11 +21,11 @@ from tests.support.ports import free_ports
 from tests.support.wire import WireClient, wait_until
 
 from disheap.cli.loops import free_closed_transports
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.errors import CommandRefused, ConnectionLost
 from disheap.interfaces import Transport, TransportContext
 from disheap.kernel.types import Index, NodeId
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.protocol.repair import AskEntries

@@ -13,7 +13,7 @@ from tests.support.nodes import FAST, Cluster, Tables
 from tests.support.ports import free_ports
 from tests.support.wire import wait_until
 
-from disheap.config import GIB, Limits
+from disheap.config.node_config import GIB, Limits
 from disheap.errors import WrongCluster
 from disheap.interfaces import Connection
 from disheap.kernel.types import AppendRequest, Entry, EntryKind, Heartbeat, Index, Message, NodeId, Term

@@ -11,7 +11,7 @@ from tests.support.counter import CounterMachine
 from tests.support.nodes import Cluster, TestRegistry
 from tests.support.wire import wait_until
 
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.errors import NotLeader
 from disheap.interfaces import Effects
 

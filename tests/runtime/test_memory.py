@@ -10,7 +10,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.errors import DiskFull, MemoryFull, RequestError
 from disheap.kernel.types import NodeId
 from disheap.protocol import broker, notices

@@ -12,7 +12,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.config import Limits, NodeConfig, RaftConfig
+from disheap.config.node_config import Limits, NodeConfig, RaftConfig
 from disheap.errors import DiskFailed
 from disheap.interfaces import Connection, Receiver, Transport
 from disheap.kernel.types import NodeId

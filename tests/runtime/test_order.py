@@ -28,7 +28,7 @@ from disheap.kernel.types import (
     Term,
     VoteRequest,
 )
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.node import Node
 from disheap_memory.storage import MemoryStorage
 

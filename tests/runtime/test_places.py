@@ -8,7 +8,7 @@ import msgspec
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.config import Limits
+from disheap.config.node_config import Limits
 from disheap.errors import Overloaded
 from disheap.protocol import frames
 from disheap.protocol.frames import Hello, Kind, SessionOptions

@@ -6,10 +6,10 @@ import random
 
 from tests.support.counter import CounterMachine
 
-from disheap.config import MemberConfig
+from disheap.config.node_config import MemberConfig
 from disheap.interfaces import Identity, MachineContext, StorageContext
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.membership.directory import first_state
 from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.recovery import Found, recover

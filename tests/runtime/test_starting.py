@@ -13,9 +13,9 @@ import pytest
 from tests.support.nodes import FAST, TestRegistry
 from tests.support.ports import free_ports
 
-from disheap.config import MemberConfig, NodeConfig
+from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.errors import AddressInUse, ConfigError, WrongDirectory
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.node import Node
 from disheap.testing.certificates import Authority
 

@@ -11,7 +11,7 @@ import errno
 from typing import Any
 
 from disheap.errors import DiskFailed
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.testing.simulator.cluster import DiskFaults, Host
 from tests.simulator.damage import TOPIC, Damaged

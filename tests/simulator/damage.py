@@ -16,8 +16,8 @@ from typing import Any
 
 import msgspec
 
-from disheap.config import RaftConfig
-from disheap.plugins import Registry
+from disheap.config.node_config import RaftConfig
+from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.testing.simulator.cluster import Cluster, Host
 from disheap.testing.simulator.dice import Dice

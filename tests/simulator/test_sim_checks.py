@@ -19,7 +19,7 @@ from disheap.client.core.session import Session as ClientSession
 from disheap.client.core.session import State as ClientState
 from disheap.kernel.state import State
 from disheap.kernel.types import NOBODY, HardState, Role
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.reads import Reads
 from disheap.runtime.state.sessions import Session, Sessions

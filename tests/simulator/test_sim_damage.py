@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from tests.simulator import damage
 from tests.simulator.damage import Files
 

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from disheap.errors import DiskFailed
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from tests.simulator.ailing import lived
 
 IS_WHOLE = os.environ.get("DISHEAP_SWEEP") == "whole"

@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.testing.simulator.run import Plan, simulate
 
 FRESH = range(1, 21)

@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
+from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig
 from disheap.interfaces import Transport, TransportContext
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.node import Node
 from tests.support.counter import CounterMachine
 from tests.support.wire import WireClient, wait_until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from disheap.hookspecs import hookimpl
+from disheap.plugins import hookimpl
 from tests.wrong_plugins.names import named
 
 

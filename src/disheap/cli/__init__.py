@@ -1,1 +1,5 @@
-"""The command line: one small file for each family of verbs. Knows clients, runtime and people; nobody imports it."""
+"""The command line: one small file for each family of verbs.
+
+`main` has the table of commands and turns an error into a line and an exit code. The files of verbs use `asking` and
+`output`; `hosting` runs a node. It knows clients, the runtime and people. Nobody imports it. Start reading at `main`.
+"""

@@ -24,7 +24,7 @@ import msgspec
 
 from disheap.cli.loops import loop_factory
 from disheap.cli.reloading import Reloading
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.errors import RequestTimeout
 from disheap.logs import get_logger
 from disheap.runtime.node import Node, freeze_garbage

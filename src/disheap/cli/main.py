@@ -22,7 +22,7 @@ from disheap.cli import failures
 from disheap.cli.options import URL_VARIABLE, Invocation, client_options
 
 COMMANDS = {
-    "demo": ("disheap.cli.demo:demo", "Three nodes, a Celery worker, and a leader that is killed: watch."),
+    "demo": ("disheap.cli.demo.command:demo", "Three nodes, a Celery worker, and a leader that is killed: watch."),
     "dev": ("disheap.cli.nodes:dev", "One node for development, in memory unless --data DIR."),
     "serve": ("disheap.cli.nodes:serve", "Run a node of a cluster."),
     "status": ("disheap.cli.cluster:status", "The nodes, who leads, and what they hold."),
@@ -35,7 +35,7 @@ COMMANDS = {
     "peek": ("disheap.cli.messages:peek", "Look at the next messages of a topic."),
     "plugins": ("disheap.cli.plugins:plugins", "What is installed, and what can be set."),
     "secret": ("disheap.cli.secret:secret", "Make the secret that the nodes of a cluster share."),
-    "bench": ("disheap.cli.bench:bench", "Measure throughput and latency."),
+    "bench": ("disheap.cli.bench.command:bench", "Measure throughput and latency."),
 }
 
 

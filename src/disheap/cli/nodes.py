@@ -17,9 +17,9 @@ from disheap.cli.options import Invocation, pass_invocation, shared_options
 from disheap.cli.output import emit_json
 
 if TYPE_CHECKING:
-    from disheap.config import NodeConfig
+    from disheap.config.node_config import NodeConfig
+    from disheap.plugins.settings import Text
     from disheap.runtime.node import Node
-    from disheap.settings import Text
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -91,7 +91,7 @@ def serve(
     """
     from disheap.cli import hosting
     from disheap.cli.reloading import Reloading
-    from disheap.config import load
+    from disheap.config.node_config import load
 
     if members:
         flags["members"] = ",".join(members)
@@ -123,7 +123,7 @@ def dev(invocation: Invocation, /, port: int, data: str | None, settings: tuple[
     Example: disheap dev
     """
     from disheap.cli import hosting
-    from disheap.config import load
+    from disheap.config.node_config import load
 
     flags: dict[str, Any] = {
         "log_level": "warning",
@@ -172,7 +172,7 @@ def _say_dev_ready(address: str, data_dir: str, as_json: bool) -> None:
 
 
 def _settings(pairs: tuple[str, ...]) -> dict[str, Text]:
-    from disheap.settings import Text
+    from disheap.plugins.settings import Text
 
     settings = {}
     for pair in pairs:

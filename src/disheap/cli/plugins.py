@@ -11,7 +11,7 @@ from disheap.cli.options import Invocation, pass_invocation, shared_options
 from disheap.cli.output import emit_json, emit_table
 
 if TYPE_CHECKING:
-    from disheap.plugins import Listed, Registry
+    from disheap.plugins.registry import Listed, Registry
 
 
 @click.command()
@@ -25,7 +25,7 @@ def plugins(invocation: Invocation, /, name: str | None) -> None:
 
     Example: disheap plugins storage.file
     """
-    from disheap.plugins import Registry
+    from disheap.plugins.registry import Registry
 
     registry = Registry.load()
     if name is None:
@@ -86,7 +86,7 @@ def _show(invocation: Invocation, rows: list[Listed]) -> None:
 
 
 def _settings(row: Listed) -> list[dict[str, str]]:
-    from disheap.plugins import describe_plugin
+    from disheap.plugins.registry import describe_plugin
 
     assert row.plugin is not None, "broken ones have been refused"
     return [

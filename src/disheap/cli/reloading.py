@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError
 from disheap.logs import get_logger
 from disheap.runtime.node import Node

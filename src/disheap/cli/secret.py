@@ -27,7 +27,7 @@ def new(invocation: Invocation, /, file: Path | None) -> None:
 
     Example: disheap secret new cluster.secret
     """
-    from disheap.cluster_secret import new_secret, write_new
+    from disheap.config.cluster_secret import new_secret, write_new
 
     if file is not None:
         write_new(file)

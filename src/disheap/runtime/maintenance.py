@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 from disheap.protocol.notices import Notice

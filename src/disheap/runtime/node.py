@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from disheap.cluster_secret import read_secrets
-from disheap.config import NodeConfig, check_cluster, check_listening, reachable
+from disheap.config.cluster_secret import read_secrets
+from disheap.config.node_config import NodeConfig, check_cluster, check_listening, reachable
 from disheap.errors import DisheapError, NotLeader, RequestError, RequestTimeout, StorageError
 from disheap.interfaces import (
     Clock,
@@ -32,7 +32,7 @@ from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Message, NodeId
 from disheap.logs import get_logger
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.protocol.notices import Notice
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
@@ -61,7 +61,7 @@ class Node:
     """One member of a cluster, in this process.
 
     >>> import asyncio, disheap
-    >>> from disheap.config import NodeConfig
+    >>> from disheap.config.node_config import NodeConfig
     >>> async def main():
     ...     config = NodeConfig(name="n1", alone=True, storage="memory", transport="inproc", client_listen="d:1")
     ...     async with disheap.Node(config) as node:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.interfaces import (
     Clock,
     CodecContext,
@@ -23,7 +23,7 @@ from disheap.interfaces import (
     Transport,
     TransportContext,
 )
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime import tuning
 from disheap.runtime.peers.links import GROUP
 

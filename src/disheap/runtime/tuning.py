@@ -6,7 +6,7 @@ from hashlib import blake2b
 
 import msgspec
 
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import KernelConfig, NodeId
 from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime.clients.admission import AdmissionLimits

@@ -35,7 +35,7 @@ import pytest
 
 if TYPE_CHECKING:
     from disheap.interfaces import Codec, StateMachine, Storage, Transport
-    from disheap.plugins import Registry
+    from disheap.plugins.registry import Registry
 
 Tables = dict[str, dict[str, dict[str, Any]]]
 
@@ -102,7 +102,7 @@ _registry_key = pytest.StashKey["Registry"]()
 
 def _registry(config: pytest.Config) -> Registry:
     """Loaded when first asked for: whoever runs pytest for something else pays nothing."""
-    from disheap.plugins import Registry
+    from disheap.plugins.registry import Registry
 
     if _registry_key not in config.stash:
         config.stash[_registry_key] = Registry.load()
@@ -124,7 +124,7 @@ def disheap_registry(pytestconfig: pytest.Config) -> Registry:
 @pytest.fixture(scope="session")
 def disheap_tables(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Tables:
     """The plugin tables, as `Registry.build` takes them: kind -> name -> settings."""
-    from disheap.settings import Text
+    from disheap.plugins.settings import Text
 
     tables: Tables = {kind: {} for kind in _KINDS}
     for item in pytestconfig.getoption("--disheap-set"):

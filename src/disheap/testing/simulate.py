@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.testing.simulator.run import Plan, Result, simulate
 
 SHOWN = 60

@@ -180,7 +180,7 @@ MUTANTS = (
         "three hosts that lose the list of their members become three brokers, each of which confirms messages",
         (
             Patch(
-                "disheap.config",
+                "disheap.config.node_config",
                 "    if not (config.alone or config.members or config.join_addresses):\n",
                 "    if config.alone and config.members:\n",
             ),

@@ -719,7 +719,7 @@ MUTANTS = (
         "a plugin that lacks a method of its contract is loaded, and raises at every tick of the node",
         (
             Patch(
-                "disheap.contract_check",
+                "disheap.plugins.contract_check",
                 "        if not callable(found) or",
                 "        if False and not callable(found) or",
             ),

@@ -1,6 +1,6 @@
 """What this distribution brings."""
 
-from disheap.hookspecs import hookimpl
+from disheap.plugins import hookimpl
 
 
 @hookimpl

@@ -11,7 +11,7 @@ from disheap.client.core.route import LastNodes
 from disheap.client.core.url import TLS_KEYS, BrokerUrl
 from disheap.errors import ConfigError
 from disheap.interfaces import BlockingConnect, PendingSocket, Transport, TransportContext
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 
 Dial = Callable[[str], PendingSocket]
 """address -> a connection that is being made."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from disheap.config import MemberConfig
+from disheap.config.node_config import MemberConfig
 from disheap.errors import ConfigError
 from disheap.kernel.types import NOBODY, Index, Member, Membership, NodeId, SnapshotMeta, Term
 from disheap.protocol.peers import PeerHello

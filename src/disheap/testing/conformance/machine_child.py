@@ -46,8 +46,8 @@ def _crowd() -> list[object]:
 
 def _digests(name: str, settings: dict[str, str], seed: int) -> list[str]:
     from disheap.interfaces import MachineContext, Sampling
-    from disheap.plugins import Registry
-    from disheap.settings import Text
+    from disheap.plugins.registry import Registry
+    from disheap.plugins.settings import Text
     from disheap.testing.conformance.machine_calls import play, script
 
     tables = {name: {key: Text(value, "--disheap-set") for key, value in settings.items()}}

@@ -17,8 +17,8 @@ from pathlib import Path
 from disheap.errors import StorageError
 from disheap.interfaces import CodecContext, StorageContext
 from disheap.kernel.types import HardState, NodeId, Term
-from disheap.plugins import Registry
-from disheap.settings import Text
+from disheap.plugins.registry import Registry
+from disheap.plugins.settings import Text
 from disheap.testing.conformance.storage_parts import IDENTITY, entries
 from disheap.testing.fixtures import SystemClock
 

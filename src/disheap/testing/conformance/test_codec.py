@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from disheap.chain import GROWTH_BYTES, GROWTH_SHARE
 from disheap.errors import CodecError
 from disheap.interfaces import Codec, StreamContext
+from disheap.plugins.chain import GROWTH_BYTES, GROWTH_SHARE
 
 PREAMBLE_BYTES = 4096
 SEED = 5

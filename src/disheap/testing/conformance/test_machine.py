@@ -31,7 +31,7 @@ from disheap.interfaces import (
     SessionReporting,
     StateMachine,
 )
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.testing.conformance.machine_calls import (
     GARBAGE,
     PLENTY,

@@ -36,7 +36,7 @@ from disheap.interfaces import (
     StorageContext,
 )
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.testing.conformance.storage_child import ENTRY_BYTES
 from disheap.testing.conformance.storage_life import Life
 from disheap.testing.conformance.storage_parts import (

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from disheap.config import Limits, MemberConfig, NodeConfig, RaftConfig
+from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig
 from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageError, StorageGone
 from disheap.kernel.types import NodeId
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.membership.directory import first_membership
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.disk import SimDisk

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from disheap.config import NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.errors import RequestError
 from disheap.interfaces import Identity, Recovered
 from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.runtime.memory.process import MemorySource
 from disheap.runtime.node import Node
 from disheap.runtime.replica.group import Group

@@ -14,7 +14,7 @@ from disheap.client.api.asynchronous import Client
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
-from disheap.plugins import Registry
+from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.runtime.state.sessions import SESSION_TIME_SHIFT
 from disheap.testing.simulator.cluster import Cluster, Host

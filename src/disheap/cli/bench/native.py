@@ -11,7 +11,7 @@ from collections import deque
 from functools import partial
 from time import perf_counter_ns
 
-from disheap.cli.bench_figures import Meter
+from disheap.cli.bench.figures import Meter
 from disheap.client.api.asynchronous import Client
 from disheap.errors import RequestTimeout
 from disheap.protocol import broker

@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 import disheap.sync
-from disheap.cli import demo_counting as counting
 from disheap.cli.children import Child
-from disheap.cli.demo_counting import Execution, Figures, Published
+from disheap.cli.demo import counting as counting
+from disheap.cli.demo.counting import Execution, Figures, Published
 from disheap.cli.local_cluster import LocalCluster
 from disheap.cli.progress import Show
 from disheap.errors import ConfigError, DisheapError

@@ -1,6 +1,6 @@
 """Where settings come from: a TOML file, the environment, flags; merged key by key, the later source winning.
 
-Owns the spelling of names in each source. Refuses to know which keys there are: `config.py` says that. A value out of
+Owns the spelling of names in each source. Refuses to know which keys there are: `node_config` says that. A value out of
 the environment or from a flag is a `Text` that remembers where it stood.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 
 from disheap.errors import ConfigError
 from disheap.interfaces import KINDS
-from disheap.settings import Text, origin_of
+from disheap.plugins.settings import Text, origin_of
 
 USE = "use"
 """The key that chooses a plugin inside its kind's table; `storage = "file"` is short for it."""

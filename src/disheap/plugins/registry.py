@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, overload
 import msgspec
 import pluggy
 
-from disheap import hookspecs
-from disheap.chain import ChainedCodec
-from disheap.contract_check import find_fault
 from disheap.errors import ConfigError, PluginError
 from disheap.interfaces import KINDS, Provenance
-from disheap.settings import Setting, convert, describe
+from disheap.plugins import hookspecs
+from disheap.plugins.chain import ChainedCodec
+from disheap.plugins.contract_check import find_fault
+from disheap.plugins.settings import Setting, convert, describe
 
 if TYPE_CHECKING:
     from disheap.interfaces import (

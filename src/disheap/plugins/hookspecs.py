@@ -8,7 +8,7 @@ A plugin is a distribution with an entry point in the group `disheap` that names
 and that module answers for what it brings. It imports the implementation inside the hook, so that a process pays for
 what it uses: a client asks for transports alone, and loads no storage.
 
-    from disheap.hookspecs import hookimpl
+    from disheap.plugins import hookimpl
 
     @hookimpl
     def disheap_register_storage():
@@ -16,7 +16,7 @@ what it uses: a client asks for transports alone, and loads no storage.
         return MyStorage
 
 Every class carries `name`, `api = 1` and `Settings` (see `disheap.interfaces`). Its identity is the kind, which is the
-hook's, and the name. This module says what is asked; `plugins.py` asks.
+hook's, and the name. This module says what is asked; `registry` asks.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from time import perf_counter_ns
 from typing import Any
 
-from disheap.cli.bench_figures import Meter
+from disheap.cli.bench.figures import Meter
 from disheap.errors import RequestTimeout
 
 PREFETCH = 64

@@ -25,8 +25,8 @@ In the environment a field is `DISHEAP_<FIELD>`, and a table's is nested by a do
 `RAFT_JOIN_ADDRESSES` are `name`, `peer_listen`, `peer_advertise`, `bootstrap` and `join_addresses`. An empty variable
 counts as unset. Flags have the same names with dots: `raft.heartbeat_ms`.
 
-Does not load plugins: their tables stay as they were given until the registry checks them. `sources.py` reads the three
-sources; this module owns what can be set, and what has to fit together.
+Does not load plugins: their tables stay as they were given until the registry checks them. `config.sources` reads the
+three sources; this module owns what can be set, and what has to fit together.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from disheap.cluster_secret import MAKE_ONE
+from disheap.config.cluster_secret import MAKE_ONE
+from disheap.config.sources import USE, collect
 from disheap.errors import ConfigError, UnsafeListen
 from disheap.interfaces import KINDS
-from disheap.settings import Text, check_bounds, convert, origin_of, unknown_key
-from disheap.sources import USE, collect
+from disheap.plugins.settings import Text, check_bounds, convert, origin_of, unknown_key
 
 SECRET_VARIABLE = "DISHEAP_CLUSTER_SECRET"
 

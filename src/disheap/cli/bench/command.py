@@ -25,7 +25,7 @@ from disheap.cli.output import emit_json
 from disheap.errors import ConfigError
 
 if TYPE_CHECKING:
-    from disheap.cli.bench_figures import Meter, Result
+    from disheap.cli.bench.figures import Meter, Result
     from disheap.client.api.asynchronous import Client
 
 PAYLOAD_BYTES = 256
@@ -129,7 +129,7 @@ def _installed(names: list[str]) -> list[str]:
 
 def measure(name: str, run: Run, nodes: int) -> Result:
     """One workload, from its warm-up on. The collector is off meanwhile: its pauses would be the client's own."""
-    from disheap.cli.bench_figures import Result
+    from disheap.cli.bench.figures import Result
 
     gc.collect()
     gc.freeze()
@@ -155,46 +155,46 @@ def measure(name: str, run: Run, nodes: int) -> Result:
 
 
 def _enqueue(run: Run, topic: str) -> tuple[Meter, int]:
-    from disheap.cli import bench_native
+    from disheap.cli.bench import native
 
-    return _with_client(run, lambda c: bench_native.enqueue(c, topic, run.payload, run.window, run.seconds)), run.window
+    return _with_client(run, lambda c: native.enqueue(c, topic, run.payload, run.window, run.seconds)), run.window
 
 
 def _pop(run: Run, topic: str) -> tuple[Meter, int]:
-    from disheap.cli import bench_native
+    from disheap.cli.bench import native
 
     async def go(client: Client) -> Meter:
-        await bench_native.fill(client, topic, run.payload, run.waiting("pop"))
-        return await bench_native.pop(client, topic, run.waiting("pop"), run.seconds)
+        await native.fill(client, topic, run.payload, run.waiting("pop"))
+        return await native.pop(client, topic, run.waiting("pop"), run.seconds)
 
-    return _with_client(run, go), bench_native.CREDIT
+    return _with_client(run, go), native.CREDIT
 
 
 def _round_trip(run: Run, topic: str) -> tuple[Meter, int]:
-    from disheap.cli import bench_native
+    from disheap.cli.bench import native
 
-    return _with_client(run, lambda client: bench_native.round_trip(client, topic, run.payload, run.seconds)), 1
+    return _with_client(run, lambda client: native.round_trip(client, topic, run.payload, run.seconds)), 1
 
 
 def _kombu_publish(run: Run, topic: str) -> tuple[Meter, int]:
-    from disheap.cli import bench_kombu
+    from disheap.cli.bench import with_kombu
 
-    return bench_kombu.publish(run.url, topic, run.payload, run.seconds), 1
+    return with_kombu.publish(run.url, topic, run.payload, run.seconds), 1
 
 
 def _kombu_consume(run: Run, topic: str) -> tuple[Meter, int]:
     """The queue is filled with copies of one message that came through kombu: the same bytes, only sooner."""
-    from disheap.cli import bench_kombu, bench_native
+    from disheap.cli.bench import native, with_kombu
 
     messages = run.waiting("kombu-consume")
-    bench_kombu.publish_sample(run.url, topic, run.payload)
+    with_kombu.publish_sample(run.url, topic, run.payload)
 
     async def go(client: Client) -> None:
         (sample,) = await client.topic(topic).peek()
-        await bench_native.fill(client, topic, sample.payload, messages - 1)
+        await native.fill(client, topic, sample.payload, messages - 1)
 
     _with_client(run, go)
-    return bench_kombu.consume(run.url, topic, messages, run.seconds), bench_kombu.PREFETCH
+    return with_kombu.consume(run.url, topic, messages, run.seconds), with_kombu.PREFETCH
 
 
 WORKLOADS: dict[str, Workload] = {

@@ -13,8 +13,8 @@ from disheap.cli.options import Invocation, pass_invocation, shared_options
 from disheap.cli.output import emit_json
 
 if TYPE_CHECKING:
-    from disheap.cli.demo_counting import Figures
-    from disheap.cli.demo_run import Demo
+    from disheap.cli.demo.counting import Figures
+    from disheap.cli.demo.run import Demo
     from disheap.cli.local_cluster import LocalCluster
     from disheap.cli.progress import Show
 
@@ -52,29 +52,29 @@ def demo(invocation: Invocation, /, tasks: int) -> int:
 
 
 def _run(tasks: int) -> Figures:
-    from disheap.cli import demo_run
+    from disheap.cli.demo import run
     from disheap.cli.interrupts import Interrupts
     from disheap.cli.local_cluster import LocalCluster
     from disheap.cli.progress import show
 
-    demo_run.application()  # without Celery it ends here, before anything was started
+    run.application()  # without Celery it ends here, before anything was started
     began = time.monotonic()
     with (
         Interrupts() as interrupts,
         show(sys.stderr) as shown,
-        LocalCluster(demo_run.NODES, interrupts, prefix="disheap-demo-") as cluster,
+        LocalCluster(run.NODES, interrupts, prefix="disheap-demo-") as cluster,
     ):
         return _in_cluster(cluster, tasks, shown, began)
 
 
 def _in_cluster(cluster: LocalCluster, tasks: int, shown: Show, began: float) -> Figures:
-    from disheap.cli import demo_run
+    from disheap.cli.demo import run
 
-    shown.stage(f"starting {demo_run.NODES} nodes")
-    demo = demo_run.Demo(cluster, tasks, shown)
+    shown.stage(f"starting {run.NODES} nodes")
+    demo = run.Demo(cluster, tasks, shown)
     try:
         shown.note(f"{cluster.wait_ready()} leads; broker_url = {cluster.url!r}")
-        figures = demo_run.count(demo.run(), time.monotonic() - began)
+        figures = run.count(demo.run(), time.monotonic() - began)
     except Exception:
         _show_logs(demo, cluster)
         raise
@@ -84,7 +84,7 @@ def _in_cluster(cluster: LocalCluster, tasks: int, shown: Show, began: float) ->
 
 
 def _show_logs(demo: Demo, cluster: LocalCluster) -> None:
-    from disheap.cli.demo_run import WORKER_LINES
+    from disheap.cli.demo.run import WORKER_LINES
 
     click.echo(f"--- worker\n{demo.worker.tail(WORKER_LINES)}\n{cluster.logs()}", err=True)
 
@@ -109,7 +109,7 @@ def _print_table(figures: Figures) -> None:
 
 def _rows(figures: Figures) -> list[tuple[str, str, str, bool]]:
     """(what, measured, what it should be, whether it is)"""
-    from disheap.cli.demo_counting import LEADERLESS_MAX_S, URGENT_WAIT_MAX
+    from disheap.cli.demo.counting import LEADERLESS_MAX_S, URGENT_WAIT_MAX
 
     all_tasks, f = figures.published, figures
     return [

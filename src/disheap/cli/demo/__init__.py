@@ -1,0 +1,4 @@
+"""`disheap demo`: three nodes, a Celery worker, and a leader that is killed while tasks run.
+
+`command` is the verb, `run` the course of the demo, `counting` what was executed and how often.
+"""
