@@ -33,7 +33,12 @@ from kombu.transport import base
 from disheap.protocol import broker
 from disheap_kombu import messages
 from disheap_kombu.messages import Outgoing
-from disheap_kombu.queues import STANDARD_EXCHANGES, alternate_exchange, topic_settings, warn_of_ignored
+from disheap_kombu.queues import (
+    STANDARD_EXCHANGES,
+    alternate_exchange,
+    topic_settings,
+    warn_of_consumer_arguments,
+)
 
 if TYPE_CHECKING:
     from kombu.message import Message
@@ -127,7 +132,9 @@ class Channel(base.StdChannel):
     ) -> None:
         """Returns when the message is on the disks of a majority. A transient one (`delivery_mode=1`, like
         events, and all of remote control) is sent, and never waited for. Unknown exchange: 404. Unknown outcome:
-        `PublishOutcomeUnknown`."""
+        `PublishOutcomeUnknown`. `immediate` is refused with 540, as RabbitMQ does."""
+        if immediate:
+            raise AMQPNotImplementedError("immediate=True is not supported (nor by RabbitMQ); use expiration instead")
         if type(message) is not Outgoing:
             message = Outgoing(message, content_type="text/plain", content_encoding="utf-8")
         routing_key = routing_key or ""
@@ -174,6 +181,7 @@ class Channel(base.StdChannel):
         tag = consumer_tag or f"ctag.{uuid.uuid4().hex}"
         if tag in self._consumers:
             raise PreconditionFailed(f"consumer tag {tag!r} is in use on this channel")
+        warn_of_consumer_arguments(queue, arguments or {})
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
         is_chatter = no_ack and self._open_connection.is_chatter(queue)
         credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else self._credit
@@ -331,9 +339,9 @@ class Channel(base.StdChannel):
         if passive:
             info = self._open_connection.query(broker.DescribeTopic(queue, require_access=True))
         else:
-            warn_of_ignored(queue, arguments or {})
-            settings = topic_settings(arguments or {}, bool(exclusive), bool(auto_delete))
-            info = self._open_connection.call(broker.CreateTopic(queue or f"amq.gen-{uuid.uuid4().hex}", settings))
+            queue = queue or f"amq.gen-{uuid.uuid4().hex}"
+            settings = topic_settings(queue, arguments or {}, bool(exclusive), bool(auto_delete))
+            info = self._open_connection.call(broker.CreateTopic(queue, settings))
             self._open_connection.declared("", info.topic, is_temporary=bool(exclusive or auto_delete))
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)
 

@@ -191,14 +191,15 @@ def expires_ms(properties: dict[str, Any]) -> int:
     if expiration is None or expiration == "":
         return 0
     try:
-        return max(1, duration_ms(int(expiration)))
+        return max(1, duration_ms(int(expiration), "expiration"))
     except (TypeError, ValueError):
         raise PreconditionFailed(f"expiration {expiration!r} is not a number of milliseconds") from None
 
 
-def duration_ms(value: int) -> int:
+def duration_ms(value: int, name: str) -> int:
+    """Raises 406 with the name of what holds it."""
     if not 0 <= value <= broker.DURATION_MAX_MS:
-        raise PreconditionFailed(f"{value} ms is not a duration between 0 and {broker.DURATION_MAX_MS}")
+        raise PreconditionFailed(f"{name} is {value} ms; a duration is from 0 to {broker.DURATION_MAX_MS} ms")
     return value
 
 

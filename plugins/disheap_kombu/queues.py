@@ -1,9 +1,21 @@
-"""What a queue's and an exchange's declaration means here.
+"""What the arguments of a queue, an exchange and a consumer mean here.
 
-Owns the translation of AMQP's arguments. Honoured: `x-expires`, `x-message-ttl`, `x-max-length`, `x-overflow`. Ignored,
-because they ask for what every queue here is already: `durable`, `x-queue-type`, `x-max-priority` (any signed 64-bit
-priority is kept, none is clamped). Those that promise what no queue here does yet are ignored with a warning: a program
-that counts on them would lose messages in silence.
+Owns the translation of AMQP's arguments. Each is honoured, refused with 406 and a reason, or warned of. None is ignored
+in silence unless every queue here does what it asks for.
+
+| argument                                          | here                                                         |
+|---------------------------------------------------|--------------------------------------------------------------|
+| `x-expires`                                       | honoured, from 1 ms                                          |
+| `x-message-ttl`                                   | honoured; 0 ("at once") is 1 ms                              |
+| `x-max-length`                                    | honoured, from 1                                             |
+| `x-overflow`                                      | honoured; `reject-publish-dlx` refuses and warns             |
+| `x-max-priority`                                  | checked; any signed 64-bit priority is kept, none is clamped |
+| `x-queue-type`                                    | `classic` and `quorum` are what a queue is; others: 406      |
+| `IMPLIED`                                         | where and how RabbitMQ stores a queue: not asked of this one |
+| `NOT_THERE`, and whatever else                    | checked where it is known, and warned of                     |
+
+Zero has no meaning for a length, so it is refused: RabbitMQ's queue of length 0 holds nothing, and a topic's limit of 0
+means that there is none.
 """
 
 from __future__ import annotations
@@ -19,50 +31,79 @@ from disheap_kombu.messages import duration_ms
 STANDARD_EXCHANGES = {f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS}
 """AMQP's own: there without being declared, and kombu declares no name that begins so."""
 OVERFLOWS = {"drop-head": "drop", "reject-publish": "reject", "reject-publish-dlx": "reject"}
+QUEUE_TYPES = ("classic", "quorum")
 ALTERNATE = "alternate-exchange"
-NOT_THERE = (
-    "x-dead-letter-exchange",
-    "x-dead-letter-routing-key",
-    "x-delivery-limit",
-    "x-max-length-bytes",
-    "x-single-active-consumer",
+HONOURED = frozenset(("x-expires", "x-message-ttl", "x-max-length", "x-overflow", "x-max-priority", "x-queue-type"))
+IMPLIED = frozenset(
+    (
+        "x-ha-policy",
+        "x-max-in-memory-bytes",
+        "x-max-in-memory-length",
+        "x-queue-leader-locator",
+        "x-queue-master-locator",
+        "x-queue-mode",
+        "x-queue-version",
+        "x-quorum-initial-group-size",
+    )
 )
+"""Where and how RabbitMQ stores a queue. Every queue here is on the disks of a majority."""
+NOT_THERE: dict[str, tuple[type, str]] = {
+    "x-dead-letter-exchange": (str, "the name of an exchange"),
+    "x-dead-letter-routing-key": (str, "a routing key"),
+    "x-delivery-limit": (int, "a whole number from 0"),
+    "x-max-length-bytes": (int, "a whole number from 1"),
+    "x-single-active-consumer": (bool, "true or false"),
+}
+"""Arguments that promise what no queue here does yet, and what they hold. A program that counts on them would lose
+messages in silence, hence the warning."""
 
 
-def warn_of_ignored(queue: str, arguments: dict[str, Any]) -> None:
-    """Once for each queue, as Python's warnings go."""
-    names = [name for name in NOT_THERE if arguments.get(name)]
-    if arguments.get("x-overflow") == "reject-publish-dlx":
-        warnings.warn(
-            f"queue {queue!r}: with x-overflow=reject-publish-dlx a full queue refuses, as with reject-publish; "
-            "nothing is dead-lettered yet",
-            stacklevel=3,
-        )
-    if names:
-        warnings.warn(f"queue {queue!r}: {', '.join(names)} has no effect with disheap yet", stacklevel=2)
-
-
-def topic_settings(arguments: dict[str, Any], exclusive: bool, auto_delete: bool) -> broker.TopicSettings:
-    """Raises 406 for an argument that has no meaning. A full queue drops (AMQP's `drop-head`, the default) or refuses
-    (`reject-publish`)."""
-    overflow = arguments.get("x-overflow") or "drop-head"
-    if overflow not in OVERFLOWS:
-        raise PreconditionFailed(f"x-overflow is one of {', '.join(OVERFLOWS)}, not {overflow!r}")
-    max_messages = _whole(arguments, "x-max-length")
-    return broker.TopicSettings(
+def topic_settings(queue: str, arguments: dict[str, Any], exclusive: bool, auto_delete: bool) -> broker.TopicSettings:
+    """Raises 406 for an argument that has no meaning, and warns of those without effect. A full queue drops (AMQP's
+    `drop-head`, the default) or refuses (`reject-publish`)."""
+    given = {name: value for name, value in arguments.items() if value is not None}
+    overflow = _one_of(given, "x-overflow", OVERFLOWS, "drop-head")
+    _check_type(given)
+    _count(given, "x-max-priority", 0)
+    max_messages = _count(given, "x-max-length", 1)
+    settings = broker.TopicSettings(
         max_messages=max_messages,
         overflow=OVERFLOWS[overflow] if max_messages else "reject",
-        message_ttl_ms=_duration(arguments, "x-message-ttl"),
-        expires_ms=_duration(arguments, "x-expires"),
+        message_ttl_ms=_ttl_ms(given),
+        expires_ms=duration_ms(_count(given, "x-expires", 1), "x-expires"),
         auto_delete=auto_delete,
         exclusive=exclusive,
     )
+    _warn_of_ignored(queue, given, overflow)
+    return settings
+
+
+def _warn_of_ignored(queue: str, given: dict[str, Any], overflow: str) -> None:
+    """Once for each queue, as Python's warnings go."""
+    if overflow == "reject-publish-dlx":
+        warnings.warn(
+            f"queue {queue!r}: with x-overflow=reject-publish-dlx a full queue refuses, as with reject-publish; "
+            "nothing is dead-lettered yet",
+            stacklevel=4,
+        )
+    for name, (kind, what) in NOT_THERE.items():
+        if name in given and type(given[name]) is not kind:
+            raise PreconditionFailed(f"{name} is {what}, not {given[name]!r}")
+    _count(given, "x-delivery-limit", 0)
+    _count(given, "x-max-length-bytes", 1)
+    if given.get("x-single-active-consumer") is False:
+        del given["x-single-active-consumer"]
+    names = [str(name) for name in given if name not in HONOURED and name not in IMPLIED]
+    if names:
+        warnings.warn(f"queue {queue!r}: {', '.join(names)} has no effect with disheap", stacklevel=4)
 
 
 def alternate_exchange(exchange: str, arguments: dict[str, Any]) -> str:
     """The argument `alternate-exchange`; "" where there is none. Warns of the other arguments, which no exchange here
     has. Raises 406 where it is no text."""
-    alternate = arguments.get(ALTERNATE) or ""
+    alternate = arguments.get(ALTERNATE)
+    if alternate is None:
+        alternate = ""
     if not isinstance(alternate, str):
         raise PreconditionFailed(f"{ALTERNATE} is the name of an exchange, not {alternate!r}")
     ignored = [name for name in arguments if name != ALTERNATE]
@@ -71,15 +112,41 @@ def alternate_exchange(exchange: str, arguments: dict[str, Any]) -> str:
     return alternate
 
 
-def _duration(arguments: dict[str, Any], key: str) -> int:
-    """Milliseconds. AMQP's 0 means at once, ours means never: hence at least one where it was asked for."""
-    return max(1, duration_ms(_whole(arguments, key))) if arguments.get(key) is not None else 0
+def warn_of_consumer_arguments(queue: str, arguments: dict[str, Any]) -> None:
+    """No consumer here has any, a priority among consumers (`x-priority`) included."""
+    if arguments:
+        names = ", ".join(str(name) for name in arguments)
+        warnings.warn(f"consumer of queue {queue!r}: {names} has no effect with disheap", stacklevel=3)
 
 
-def _whole(arguments: dict[str, Any], key: str) -> int:
-    value = arguments.get(key)
-    if value is None:
+def _check_type(given: dict[str, Any]) -> None:
+    if given.get("x-queue-type") == "stream":
+        raise PreconditionFailed(
+            "x-queue-type is stream, which keeps what was read; a queue here does not. Use "
+            f"{' or '.join(QUEUE_TYPES)}, or leave it out"
+        )
+    _one_of(given, "x-queue-type", QUEUE_TYPES, QUEUE_TYPES[0])
+
+
+def _one_of(given: dict[str, Any], key: str, allowed: Any, default: str) -> str:
+    value = given.get(key, default)
+    if not isinstance(value, str) or value not in allowed:
+        raise PreconditionFailed(f"{key} is one of {', '.join(allowed)}, not {value!r}")
+    return value
+
+
+def _ttl_ms(given: dict[str, Any]) -> int:
+    """AMQP's 0 means at once, ours means never: hence at least one where it was asked for."""
+    key = "x-message-ttl"
+    return max(1, duration_ms(_count(given, key, 0), key)) if key in given else 0
+
+
+def _count(given: dict[str, Any], key: str, least: int) -> int:
+    """A whole number of at least `least`; 0 where it is not given."""
+    if key not in given:
         return 0
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise PreconditionFailed(f"{key} is a whole number from 0, not {value!r}")
+    value = given[key]
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        unlimited = "; leave it out for no limit" if least == 1 else ""
+        raise PreconditionFailed(f"{key} is a whole number from {least}, not {value!r}{unlimited}")
     return value

@@ -422,10 +422,38 @@ def test_a_queue_without_a_name_gets_one(channel):
     assert first.startswith("amq.gen-") and first != second
 
 
-@pytest.mark.parametrize("value", ["1000", -1, 1.5, True])
-def test_an_argument_that_is_no_whole_number_is_refused(channel, value):
-    with pytest.raises(PreconditionFailed, match="x-expires"):
-        channel.queue_declare("q", arguments={"x-expires": value})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *[("x-expires", value) for value in ("1000", -1, 1.5, True, 0, 1 << 60)],
+        *[("x-message-ttl", value) for value in ("1", -1, False, 1 << 60)],
+        *[("x-max-length", value) for value in (0, -1, "5", True)],
+        *[("x-max-length-bytes", value) for value in (0, -1, "5")],
+        *[("x-max-priority", value) for value in (-1, "9", True)],
+        *[("x-overflow", value) for value in ("explode", "", 0, ["drop-head"])],
+        *[("x-queue-type", value) for value in ("stream", "quorums", "", 1)],
+        *[("x-delivery-limit", value) for value in (-1, "3")],
+        ("x-dead-letter-exchange", 7),
+        ("x-dead-letter-routing-key", b"key"),
+        ("x-single-active-consumer", 1),
+    ],
+)
+def test_an_argument_without_a_meaning_is_refused_by_its_name(channel, wire, name, value):
+    with pytest.raises(PreconditionFailed, match=name) as raised:
+        channel.queue_declare("q", arguments={name: value})
+    assert raised.value.reply_code == 406
+    assert not wire.told(broker.CreateTopic)
+
+
+def test_a_length_of_zero_is_refused_and_not_taken_for_no_limit(channel, wire):
+    with pytest.raises(PreconditionFailed, match="whole number from 1, not 0; leave it out for no limit"):
+        channel.queue_declare("q", arguments=channel.prepare_queue_arguments({}, max_length=0))
+    assert not wire.told(broker.CreateTopic)
+
+
+def test_a_time_to_live_of_zero_is_at_once(channel, wire):
+    channel.queue_declare("q", auto_delete=False, arguments={"x-message-ttl": 0})
+    assert wire.said[-1].settings == broker.TopicSettings(message_ttl_ms=1)
 
 
 def test_a_passive_declaration_asks_and_creates_nothing(channel, wire):
@@ -563,7 +591,20 @@ def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, w
 # --- declaring ---
 
 
-@pytest.mark.parametrize("arguments", [{"x-dead-letter-exchange": "dlx"}, {"x-delivery-limit": 3}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"x-dead-letter-exchange": "dlx"},
+        {"x-dead-letter-exchange": ""},
+        {"x-dead-letter-routing-key": ""},
+        {"x-delivery-limit": 3},
+        {"x-delivery-limit": 0},
+        {"x-max-length-bytes": 1},
+        {"x-single-active-consumer": True},
+        {"x-message-deduplication": True},
+        {"x-consumer-timeout": 5},
+    ],
+)
 def test_an_argument_that_promises_what_is_not_there_warns(channel, wire, arguments):
     with pytest.warns(UserWarning, match=f"'q': {next(iter(arguments))} has no effect"):
         channel.queue_declare("q", arguments=arguments)
@@ -574,8 +615,28 @@ def test_arguments_that_ask_for_what_every_queue_is_are_taken_without_a_word(cha
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         channel.queue_declare(
-            "q", arguments={"x-queue-type": "quorum", "x-max-priority": 9, "x-overflow": "reject-publish"}
+            "q",
+            arguments={
+                "x-queue-type": "quorum",
+                "x-max-priority": 9,
+                "x-overflow": "reject-publish",
+                "x-queue-mode": "lazy",
+                "x-single-active-consumer": False,
+                "x-dead-letter-exchange": None,
+            },
         )
+
+
+def test_an_argument_of_a_consumer_without_effect_is_warned_of(channel, wire):
+    with pytest.warns(UserWarning, match="consumer of queue 'q': x-priority has no effect"):
+        channel.basic_consume("q", arguments={"x-priority": 5})
+    assert wire.told(broker.Subscribe)
+
+
+def test_an_immediate_publish_is_refused(channel, wire):
+    with pytest.raises(AMQPNotImplementedError, match="immediate"):
+        channel.basic_publish(channel.prepare_message("x"), routing_key="q", immediate=True)
+    assert not wire.told(broker.Publish)
 
 
 # --- nobody calls ---
@@ -689,11 +750,6 @@ def test_whoever_consumes_waits_for_a_leader_as_long_as_for_a_request(connection
 def test_a_full_queue_drops_unless_it_is_told_to_refuse(channel, wire, arguments, overflow):
     channel.queue_declare("q", auto_delete=False, arguments={"x-max-length": 5, **arguments})
     assert wire.said[-1].settings == broker.TopicSettings(max_messages=5, overflow=overflow)
-
-
-def test_an_overflow_that_nobody_knows_is_refused(channel):
-    with pytest.raises(PreconditionFailed, match="x-overflow"):
-        channel.queue_declare("q", arguments={"x-max-length": 5, "x-overflow": "explode"})
 
 
 def test_a_full_queue_that_would_dead_letter_warns_and_refuses(channel, wire):

@@ -183,4 +183,24 @@ MUTANTS = (
         (CHANNEL + "test_only_chatter_is_consumed_without_leases_and_acks",),
         simulated=False,
     ),
+    Mutant(
+        "length-of-zero-is-no-limit",
+        "a queue that shall hold nothing (`x-max-length` 0) holds everything",
+        (Patch("disheap_kombu.queues", '_count(given, "x-max-length", 1)', '_count(given, "x-max-length", 0)'),),
+        (CHANNEL + "test_a_length_of_zero_is_refused_and_not_taken_for_no_limit",),
+        simulated=False,
+    ),
+    Mutant(
+        "argument-of-a-queue-is-ignored-in-silence",
+        "a queue is declared with what no queue here does, and nobody is told",
+        (
+            Patch(
+                "disheap_kombu.queues",
+                "for name in given if name not in HONOURED and name not in IMPLIED]",
+                "for name in given if name in NOT_THERE and given[name]]",
+            ),
+        ),
+        (CHANNEL + "test_an_argument_that_promises_what_is_not_there_warns",),
+        simulated=False,
+    ),
 )
