@@ -14,6 +14,9 @@ from disheap.kernel.types import Entry, EntryKind, Index, Term, TermRun
 from disheap_filelog.blocks import Block
 from disheap_filelog.segment import Segment
 
+BLOCK_MEMORY_BYTES = 400
+"""What the index holds of one block: two tuples, twelve numbers, its entries in two lists."""
+
 
 class Located(NamedTuple):
     segment: Segment
@@ -46,6 +49,9 @@ class LogIndex:
         for entry in entries:
             if entry.kind == EntryKind.MEMBERSHIP:
                 self.memberships.append((entry.index, entry.data))
+
+    def memory_bytes(self) -> int:
+        return BLOCK_MEMORY_BYTES * len(self._located)
 
     def term_at(self, index: Index) -> Term | None:
         if not self.first <= index <= self.last:

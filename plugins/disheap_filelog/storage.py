@@ -183,6 +183,9 @@ class FileStorage:
         with self._guard:
             self._meta.save_ambiguity(None)
 
+    def memory_bytes(self) -> int:
+        return self._index.memory_bytes()
+
     def holding(self) -> Holding:
         with self._guard:
             index, newest, state = self._index, self._shelf.meta, self._meta.state
@@ -519,10 +522,11 @@ class FileStorage:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import OnFilesystem, Remembering, Repairable, Scrubbable, Storage
+    from disheap.interfaces import MemoryEstimating, OnFilesystem, Remembering, Repairable, Scrubbable, Storage
 
     _fits: type[Storage] = FileStorage
     _repairs: type[Repairable] = FileStorage
     _scrubs: type[Scrubbable] = FileStorage
     _remembers: type[Remembering] = FileStorage
+    _estimates: type[MemoryEstimating] = FileStorage
     _runs_on: type[OnFilesystem] = FileStorage

@@ -24,6 +24,9 @@ from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Sna
 SNAPSHOTS = 2
 """Generations kept; a follower may still be fetching the older."""
 
+BLOCK_MEMORY_BYTES = 200
+"""What a block takes besides its bytes: a tuple, three numbers, its place in a list."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[Entry, ...]).decode
 
@@ -37,6 +40,10 @@ class Block(NamedTuple):
     raw_bytes: int
     position: int
     stored: bytes
+
+
+def _memory_of(block: Block) -> int:
+    return len(block.stored) + BLOCK_MEMORY_BYTES
 
 
 class Snapshot(NamedTuple):
@@ -63,6 +70,7 @@ class MemoryStorage:
         self._first, self._last = Index(1), Index(0)
         self._position = 0  # of the next block; never used twice
         self._blocks: list[Block] = []
+        self._blocks_bytes = 0  # of memory
         self._runs: list[TermRun] = []
         self._memberships: list[tuple[Index, bytes]] = []
         self._decoded: tuple[int, tuple[Entry, ...]] = (-1, ())
@@ -104,9 +112,7 @@ class MemoryStorage:
         assert self._first <= first <= self._last + 1, f"append at {first} to a log of {self._first}..{self._last}"
         assert max(entry.term for entry in entries) <= self._hard_state.term, "entries of a term that was not saved"
         self._supersede(first)
-        raw = _encode(entries)
-        self._blocks.append(Block(first, len(raw), self._position, self._stream.encode(raw, self._position)))
-        self._position += 1
+        self._add_block(first, entries)
         for entry in entries:
             if not self._runs or self._runs[-1].term != entry.term:
                 self._runs.append(TermRun(entry.index, entry.term))
@@ -135,6 +141,7 @@ class MemoryStorage:
         if first_index > self._last:
             number = len(self._blocks)
         if number > 0:
+            self._blocks_bytes -= sum(map(_memory_of, self._blocks[:number]))
             del self._blocks[:number]
             self._first = Index(self._blocks[0].first if self._blocks else self._last + 1)
             self._trim_front()
@@ -150,6 +157,7 @@ class MemoryStorage:
             self._snapshots = sorted([*kept, snapshot], key=lambda item: item.meta.index)[-SNAPSHOTS:]
             if replaces_log:
                 self._blocks, self._runs, self._memberships = [], [], []
+                self._blocks_bytes = 0
                 self._first, self._last = Index(meta.index + 1), meta.index
 
         return MemorySnapshotWriter(meta, stream, commit)
@@ -173,6 +181,9 @@ class MemoryStorage:
             snapshot_bytes=sum(snapshot.stored_bytes for snapshot in self._snapshots),
             log_bytes_since_snapshot=sum(len(block.stored) for block in self._blocks if block.first > after),
         )
+
+    def memory_bytes(self) -> int:
+        return self._blocks_bytes + sum(snapshot.stored_bytes for snapshot in self._snapshots)
 
     def close(self) -> None:
         self._is_open = False
@@ -198,7 +209,7 @@ class MemoryStorage:
         if first > self._last:
             return
         while self._blocks and self._blocks[-1].first >= first:
-            self._blocks.pop()
+            self._drop_last_block()
         self._last = Index(first - 1)
         while self._runs and self._runs[-1].first >= first:
             self._runs.pop()
@@ -209,9 +220,19 @@ class MemoryStorage:
 
     def _shorten_last(self, first: int) -> None:
         start = self._blocks[-1].first
-        raw = _encode(self._entries_from(start)[: first - start])
-        self._blocks[-1] = Block(start, len(raw), self._position, self._stream.encode(raw, self._position))
+        kept = self._entries_from(start)[: first - start]
+        self._drop_last_block()
+        self._add_block(start, kept)
+
+    def _add_block(self, first: int, entries: Sequence[Entry]) -> None:
+        raw = _encode(entries)
+        block = Block(first, len(raw), self._position, self._stream.encode(raw, self._position))
+        self._blocks.append(block)
+        self._blocks_bytes += _memory_of(block)
         self._position += 1
+
+    def _drop_last_block(self) -> None:
+        self._blocks_bytes -= _memory_of(self._blocks.pop())
 
     def _trim_front(self) -> None:
         while len(self._runs) > 1 and self._runs[1].first <= self._first:
@@ -281,7 +302,8 @@ class MemorySnapshotReader:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import Rereadable, Storage
+    from disheap.interfaces import MemoryEstimating, Rereadable, Storage
 
     _fits: type[Storage] = MemoryStorage
+    _estimates: type[MemoryEstimating] = MemoryStorage
     _rereads: type[Rereadable] = MemorySnapshotWriter

@@ -672,13 +672,14 @@ class WorkCounting(Protocol):
 
 @runtime_checkable
 class MemoryEstimating(Protocol):
-    """Optional power of a machine: it knows about how much memory its state takes. Without it, the node relies on the
-    real size of its process, which is late to grow and slow to shrink."""
+    """Optional power of a machine or a storage: it knows about how much memory it takes. Without it, the node relies on
+    the real size of its process, which is late to grow and slow to shrink."""
 
     def memory_bytes(self) -> int:
-        """About how many bytes of memory the state takes, all overhead included. Grows with every command that stores
-        something, and falls to what an empty state takes when everything is removed and postponed work is done. Asked
-        many times a second: in constant time, without a change. May differ between replicas."""
+        """About how many bytes of memory it takes, all overhead included. A machine's state grows with every command
+        that stores something, and falls to what an empty state takes when everything is removed and postponed work is
+        done. A storage counts what it holds of the log and of snapshots. Asked many times a second: in constant time,
+        without a change; of a storage also while another thread is in a call. May differ between replicas."""
 
 
 @runtime_checkable

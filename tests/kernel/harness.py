@@ -58,7 +58,7 @@ def config(node: int, **changes: object) -> KernelConfig:
         "inflight_messages": 3,
         "inflight_bytes": 600,
         "uncommitted_bytes": 4000,
-        "log_cache_bytes": 400,
+        "log_cache_bytes": 1500,
         "apply_bytes": 300,
         "chunk_timeout_ticks": 6,
     }

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.support.counter import CounterMachine, CounterSettings
 from tests.support.memory import peak_bytes
 
-from disheap.errors import SnapshotDamaged, VersionTooOld, VersionUnsupported
+from disheap.errors import SnapshotDamaged, UnknownCommand, VersionTooOld, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
-from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, proof_of
+from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, memory_of, proof_of
 from disheap.runtime.state.sessions import PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Outlets, Sessions
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
@@ -215,6 +215,47 @@ def test_replies_that_are_not_confirmed_are_bounded_in_bytes_too() -> None:
     replica.apply(command(session, 4, confirmed=2))
     assert replica.outlets.replies(session) == [(4, Status.OK, b"4")]
     assert replica.sessions.reply_bytes == 2 * (REPLY_BYTES + 1)
+
+
+def test_the_replies_of_all_sessions_together_are_bounded() -> None:
+    """Many sessions within their own bounds filled the memory of every node. A refused command is not applied."""
+    replica = Replica(SessionLimits(window=8, max_reply_bytes=4 * (REPLY_BYTES + 1)))
+    greedy, modest = replica.open(77), replica.open(78)
+    replica.apply(*(command(greedy, seq) for seq in range(1, 6)))
+    *_, (seq, refused, body) = replica.outlets.replies(greedy)
+    fault = msgspec.msgpack.decode(body, type=Fault)
+    assert (seq, refused, fault.code) == (5, Status.ERROR, "window-exceeded")
+    assert "limits.max_reply_bytes" in fault.message and "all clients together" in fault.message
+    assert replica.total == 4
+    replica.apply(command(greedy, 2))
+    assert replica.outlets.replies(greedy) == [(2, Status.OK, b"2")], "a repeated command has its reply"
+    for seq in (1, 2, 3):
+        replica.apply(command(modest, seq, confirmed=seq - 1))
+    assert [status for _, status, _ in replica.outlets.replies(modest)] == [Status.OK] * 3, "who confirms goes on"
+    replica.apply(command(modest, 4, confirmed=2))
+    assert replica.outlets.replies(modest)[0][1] == Status.ERROR, "one reply for each session, no more"
+    replica.apply(command(greedy, 5, confirmed=4), command(modest, 4, confirmed=2))
+    assert replica.outlets.replies(greedy) == [(5, Status.OK, b"8")]
+    assert replica.outlets.replies(modest) == [(4, Status.OK, b"9")]
+
+
+def test_a_refusal_counts_the_same_whatever_its_text_says() -> None:
+    """Another release may word it differently, and the count decides what is applied."""
+    short, long = (frames.fault(UnknownCommand("no" * times)) for times in (1, 100))
+    assert memory_of((1, Status.ERROR, short)) == memory_of((1, Status.ERROR, long))
+
+
+def test_replicas_refuse_the_same_replies_after_a_restore() -> None:
+    limits = SessionLimits(window=8, max_reply_bytes=3 * (REPLY_BYTES + 1))
+    replica, twin = Replica(limits), Replica(limits)
+    session, other = replica.open(77), replica.open(78)
+    replica.apply(command(session, 1), command(session, 2), command(other, 1))
+    twin.sessions.restore(replica.sessions.snapshot())
+    for one in (replica, twin):
+        one.sessions.apply(Entry(Term(1), Index(9), EntryKind.COMMANDS, 1000, command(other, 2) + command(session, 3)))
+        one.sessions.apply(Entry(Term(1), Index(10), EntryKind.COMMANDS, 1000, command(other, 2, confirmed=1)))
+    assert replica.sessions.state_hash() == twin.sessions.state_hash()
+    assert replica.total == twin.total == 4
 
 
 def test_what_kept_replies_take_is_known_after_a_restore_and_nothing_when_sessions_end() -> None:

@@ -79,7 +79,7 @@ class RaftConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     append_bytes: WireBytes = 1 * MIB  # in one AppendEntries: about 8 ms of a 1 Gbit/s link
     inflight_messages: Annotated[int, Meta(ge=1, le=65_536)] = 64  # unanswered per peer: fills 8 ms of delay
     inflight_bytes: WireBytes = 8 * MIB  # the same in bytes; bounds what a slow peer makes the leader hold
-    log_cache_bytes: Bytes = 16 * MIB  # tail of the log in memory: peers in step never cost a read from disk
+    log_cache_bytes: Bytes = 16 * MIB  # of memory, for the tail of the log: peers in step never cost a read
     chunk_bytes: Annotated[int, Meta(ge=4 * KIB, le=1 * MIB)] = 256 * KIB  # of a snapshot; 2 ms of a 1 Gbit/s link
     scrub_bytes_per_s: Annotated[int, Meta(ge=0, le=1 << 40)] = 4 * MIB  # read to find rot; 0: off. 350 GB a day
     scrub_interval_s: Annotated[float, Meta(gt=0, le=31_536_000)] = 86_400.0  # between the beginnings of two passes
@@ -95,6 +95,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     uncommitted_bytes: Bytes = 64 * MIB  # proposed and not committed: what a leader may lose in a partition
     session_window: Many = 8192  # unanswered commands: four clients' pipelines of 2,000
     session_reply_bytes: Bytes = 16 * MIB  # kept until the client confirms them: a full window of 2 KiB each
+    max_reply_bytes: Bytes = 128 * MIB  # kept over all sessions: eight full ones; then one reply for each session
     sessions: Count = 10_000  # replicated state, about 1 KiB each when idle
     max_sessions_per_address: Count = 2_500  # a host of 100 worker processes with their producers has some 1,000
     max_sessions_per_principal: Count = 5_000  # of one certificate name: half of all, a fleet may share one

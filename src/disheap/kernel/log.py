@@ -1,7 +1,8 @@
 """The replicated log, as far as the kernel keeps it (Raft §5.3, §7).
 
-Owns a tail of entries of at most `log_cache_bytes`, a run-length table of the terms of all that storage holds, and the
-marks on the log. Never reads or writes storage: what is not in the tail is asked for with a `Fetch`. In order:
+Owns a tail of entries of at most `log_cache_bytes` of memory, a run-length table of the terms of all that storage
+holds, and the marks on the log. Never reads or writes storage: what is not in the tail is asked for with a `Fetch`. In
+order:
 
     snapshot.index, first_index - 1 <= applied <= handed <= commit;  stable <= written <= last_index
 
@@ -16,11 +17,20 @@ from collections.abc import Iterable, Sequence
 
 from disheap.kernel.types import Entry, Index, Restored, SnapshotMeta, Term, TermRun
 
-ENTRY_OVERHEAD_BYTES = 64  # what an entry without data costs in memory and on the wire, roughly
+ENTRY_OVERHEAD_BYTES = 64
+"""What an entry without data costs on the wire, roughly."""
+ENTRY_MEMORY_BYTES = 245
+"""What an entry without data costs in memory: a tuple, three numbers, the header of its data, an entry in a dict."""
 
 
 def size_of(entry: Entry) -> int:
+    """On the wire, in bytes."""
     return len(entry.data) + ENTRY_OVERHEAD_BYTES
+
+
+def memory_of(entry: Entry) -> int:
+    """In the tail, in bytes."""
+    return len(entry.data) + ENTRY_MEMORY_BYTES
 
 
 def within(entries: tuple[Entry, ...], max_bytes: int, last: Index) -> tuple[Entry, ...]:
@@ -129,7 +139,7 @@ class Log:
             if entry.term != self._runs[-1].term:
                 self._runs.append(TermRun(entry.index, entry.term))
             self._cache[entry.index] = entry
-            self._cache_bytes += size_of(entry)
+            self._cache_bytes += memory_of(entry)
         self.last_index = entries[-1].index
         self.last_time_ms = entries[-1].time_ms
         self._evict()
@@ -144,6 +154,7 @@ class Log:
 
     @property
     def cache_bytes(self) -> int:
+        """Of memory, for the tail."""
         return self._cache_bytes
 
     @property
@@ -171,17 +182,18 @@ class Log:
         self._cache_first = Index(restored.last_index + 1)
         for entry in restored.tail:
             self._cache[entry.index] = entry
-            self._cache_bytes += size_of(entry)
+            self._cache_bytes += memory_of(entry)
         if restored.tail:
             self._cache_first = restored.tail[0].index
             self.last_time_ms = restored.tail[-1].time_ms
         applied = Index(min(max(restored.applied, snapshot.index), restored.last_index))
         self.commit = self.handed = self.applied = applied
+        self._evict()  # storage counted data alone
 
     def _truncate(self, index: Index) -> None:
         assert index > self.commit, "a committed entry is never overwritten"
         for gone in range(max(index, self._cache_first), self.last_index + 1):
-            self._cache_bytes -= size_of(self._cache.pop(gone))
+            self._cache_bytes -= memory_of(self._cache.pop(gone))
         self._cache_first = min(self._cache_first, index)
         while self._runs[-1].first >= index:
             self._runs.pop()
@@ -195,7 +207,7 @@ class Log:
             self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        self._cache_bytes -= size_of(self._cache.pop(self._cache_first))
+        self._cache_bytes -= memory_of(self._cache.pop(self._cache_first))
         self._cache_first = Index(self._cache_first + 1)
 
     def _compact(self, first_index: Index) -> None:

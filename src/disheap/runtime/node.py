@@ -536,7 +536,7 @@ class Node:
         machine = sessions.machine
         state_bytes = machine.memory_bytes() if isinstance(machine, MemoryEstimating) else None
         buffers = self._outlets().buffers
-        other_bytes = sessions.reply_bytes + self.group.log_bytes() + self._peering.held_bytes()
+        other_bytes = sessions.memory_bytes() + self.group.log_bytes() + self._peering.held_bytes()
         other_bytes += buffers.input_bytes + buffers.output_bytes
         return Estimate((state_bytes or 0) + other_bytes, state_bytes is not None)
 

@@ -90,6 +90,7 @@ def session_limits(config: NodeConfig) -> SessionLimits:
     return SessionLimits(
         window=limits.session_window,
         reply_bytes=limits.session_reply_bytes,
+        max_reply_bytes=limits.max_reply_bytes,
         sessions=limits.sessions,
         timeout_min_ms=limits.session_timeout_min_ms,
         timeout_max_ms=limits.session_timeout_max_ms,

@@ -143,7 +143,7 @@ MUTANTS = (
     Mutant(
         "kept-replies-without-bound",
         "a client that confirms nothing has a node keep gigabytes of replies",
-        (Patch(MODULE, "if seq and session.reply_bytes >= self._limits.reply_bytes:", "if seq < 0:"),),
+        (Patch(MODULE, "if session.reply_bytes >= limits.reply_bytes:", "if session.reply_bytes < 0:"),),
         (TESTS + "test_replies_that_are_not_confirmed_are_bounded_in_bytes_too",),
         simulated=False,
     ),

@@ -25,7 +25,7 @@ from disheap.errors import (
     StorageError,
     StorageFull,
 )
-from disheap.interfaces import Clock, Storage
+from disheap.interfaces import Clock, MemoryEstimating, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import (
@@ -185,8 +185,10 @@ class Group:
         self._wake()
 
     def log_bytes(self) -> int:
-        """Of commands in memory: those that wait, and the end of the log."""
-        return self.gathered_bytes + self.raft.log_cache_bytes
+        """Of memory: the commands that wait, the end of the log, and what the storage holds."""
+        storage = self._storage
+        stored = storage.memory_bytes() if isinstance(storage, MemoryEstimating) else 0
+        return self.gathered_bytes + self.raft.log_cache_bytes + stored
 
     def full(self) -> bool:
         """Whether the server should stop reading from clients for now."""

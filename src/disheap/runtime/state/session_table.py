@@ -18,20 +18,34 @@ from collections.abc import Iterable
 import msgspec
 
 from disheap.addresses import owner_of
-from disheap.protocol.frames import Attaching, Opening
+from disheap.protocol.frames import Attaching, Opening, Status
 
 Kept = tuple[int, int, bytes]
 """A kept reply: log index, status, body."""
 
 REPLY_BYTES = 200
-"""Of memory, for a kept reply besides its body: two tuples, an entry in a dict, a header."""
+"""Of memory, for a kept reply besides its body: a tuple, two numbers, an entry in a dict, a header."""
+
+REFUSAL_BYTES = 200
+"""Counted for the body of a refusal, whatever its text says. The text may come from a library, and releases may word it
+differently; the count decides whether a command is applied, so it has to be the same on every replica."""
+
+SESSION_BYTES = 750
+"""Of memory, for a session besides its replies: two objects, a dict, its proof and label, entries in five dicts."""
 
 _PURPOSE = b"disheap session"  # a hash made for anything else is no proof here
+
+
+def memory_of(kept: Kept) -> int:
+    """What a kept reply counts, in bytes."""
+    _, status, body = kept
+    return REPLY_BYTES + (len(body) if status == Status.OK else REFUSAL_BYTES)
 
 
 class SessionLimits(msgspec.Struct, frozen=True):
     window: int = 8192
     reply_bytes: int = 16 << 20
+    max_reply_bytes: int = 128 << 20  # over all sessions; and one reply more for each
     sessions: int = 10_000
     timeout_min_ms: int = 1_000
     timeout_max_ms: int = 86_400_000
@@ -91,7 +105,7 @@ class Session:
     def keep(self, seq: int, kept: Kept) -> int:
         """Keep a reply. Returns the bytes of memory that it takes."""
         self.replies[seq] = kept
-        size = REPLY_BYTES + len(kept[2])
+        size = memory_of(kept)
         self.reply_bytes += size
         return size
 
@@ -100,12 +114,12 @@ class Session:
         replies, before = self.replies, self.reply_bytes
         if confirmed - self.confirmed > len(replies):
             self.replies = {seq: kept for seq, kept in replies.items() if seq > confirmed}
-            self.reply_bytes = sum(REPLY_BYTES + len(kept[2]) for kept in self.replies.values())
+            self.reply_bytes = sum(map(memory_of, self.replies.values()))
         else:
             for seq in range(self.confirmed + 1, confirmed + 1):
                 kept = replies.pop(seq, None)
                 if kept is not None:
-                    self.reply_bytes -= REPLY_BYTES + len(kept[2])
+                    self.reply_bytes -= memory_of(kept)
         self.confirmed = confirmed
         return before - self.reply_bytes
 

@@ -36,7 +36,7 @@ from disheap.protocol import frames
 from disheap.protocol.frames import ENVELOPE, Attaching, Fault, Kind, Opening, Status, fault
 from disheap.runtime.clients.admission import HINT
 from disheap.runtime.state import state_format
-from disheap.runtime.state.session_table import Kept, Session, SessionCounts, SessionLimits, granted
+from disheap.runtime.state.session_table import SESSION_BYTES, Kept, Session, SessionCounts, SessionLimits, granted
 from disheap.runtime.state.state_format import Head, Row
 
 log = get_logger(__name__)
@@ -98,6 +98,10 @@ class Sessions:
         self._views = 0  # taken of the table
         self._work_done: Callable[[], int] = machine.work_done if isinstance(machine, WorkCounting) else _uncounted
         machine.set_version(self.machine_version)
+
+    def memory_bytes(self) -> int:
+        """About what the session table takes, replies included."""
+        return self.reply_bytes + SESSION_BYTES * len(self.table)
 
     # --- applying ----------------------------------------------------------------------------------------------------
 
@@ -173,8 +177,8 @@ class Sessions:
         """Apply one new command and keep its reply."""
         if seq - session.confirmed > self._limits.window:
             return (index, Status.ERROR, self._window_exceeded), ()
-        if seq and session.reply_bytes >= self._limits.reply_bytes:
-            return (index, Status.ERROR, self._too_many_reply_bytes), ()
+        if seq and (refusal := self._refuse_reply(session)):
+            return (index, Status.ERROR, refusal), ()
         effects: Effects = ()
         try:
             reply, effects = self.machine.apply(index, time_ms, session.id, body)
@@ -198,12 +202,18 @@ class Sessions:
         text = f"more than {self._limits.window} commands are unanswered; read replies before sending more"
         return fault(WindowExceeded(text))
 
-    @property
-    def _too_many_reply_bytes(self) -> bytes:
-        text = (
-            f"the replies that the client has not confirmed take {self._limits.reply_bytes} bytes "
-            "(limits.session_reply_bytes); read replies before sending more"
-        )
+    def _refuse_reply(self, session: Session) -> bytes:
+        """Why one more reply of this session cannot be kept; b"" if it can. The command is not applied then, and its
+        number stays unused. When all sessions together reach their limit, each may still have one reply kept: a client
+        that reads its replies goes on, command by command, whatever the others do."""
+        limits = self._limits
+        if session.reply_bytes >= limits.reply_bytes:
+            who, limit, setting = "the client has", limits.reply_bytes, "limits.session_reply_bytes"
+        elif session.replies and self.reply_bytes >= limits.max_reply_bytes:
+            who, limit, setting = "all clients together have", limits.max_reply_bytes, "limits.max_reply_bytes"
+        else:
+            return b""
+        text = f"the replies that {who} not confirmed take {limit} bytes ({setting}); read replies before sending more"
         return fault(WindowExceeded(text))
 
     def _push(self, index: int, effects: Effects) -> None:

@@ -434,6 +434,7 @@ def _configs(count: int, dice: Dice) -> list[NodeConfig]:
         frame_bytes=64 << 10,
         entry_bytes=dice.pick((4 << 10, 64 << 10)),
         session_window=dice.pick((16, 256)),
+        max_reply_bytes=dice.pick((4 << 10, 128 << 20)),
         min_free_bytes=MIN_FREE_BYTES,
         memory_high_water_bytes=dice.pick(MEMORY_MARKS),
     )

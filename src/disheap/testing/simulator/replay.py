@@ -19,6 +19,10 @@ from disheap.testing.simulator.reference import Reference, Refused
 PRUNE_EVERY = 32
 REATTACH_MS = 3000
 """`limits.reattach_timeout_ms` as it comes."""
+REPLY_BYTES = 200
+"""Counted for each reply kept, besides its body."""
+REFUSAL_BYTES = 200
+"""Counted for the body of a refusal."""
 GRACE = 0.8
 """Of a session's timeout: its leader's clock may be a little fast."""
 
@@ -47,12 +51,13 @@ class Standing:
 class Replay:
     """Feed it entries in order. Afterwards `answers`, `pushes` and `attached` say what clients may have seen."""
 
-    def __init__(self, session_shift: int, window: int) -> None:
+    def __init__(self, session_shift: int, window: int, max_reply_bytes: int) -> None:
         self.index = 0
         self.now_ms = 0
         self.machine = Reference()
         self.model = self.machine.model
         self.answers: dict[tuple[int, int], Answer] = {}
+        self.put_off: set[tuple[int, int, int]] = set()  # (session, seq, index) of what was refused for now
         self.applied: dict[tuple[int, int], int] = {}  # how often each command was carried out
         self.pushes: dict[int, list[tuple[int, bytes]]] = {}
         self.attached: dict[tuple[int, int], tuple[int, Answer]] = {}  # (session, index) -> (pushes before, reply)
@@ -63,7 +68,7 @@ class Replay:
         self._next_session = 1
         self._term = 0
         self._led_s = 0.0
-        self._shift, self._window = session_shift, window
+        self._shift, self._window, self._max_reply_bytes = session_shift, window, max_reply_bytes
 
     @property
     def table(self) -> dict[int, tuple[int, list[int]]]:
@@ -119,21 +124,35 @@ class Replay:
             standing.answers = {known: kept for known, kept in standing.answers.items() if known > confirmed}
         if seq and (seq in standing.answers or seq <= standing.confirmed):
             return
-        answer = self._carry_out(standing, seq, body)
+        if self._is_put_off(standing, seq):
+            self.put_off.add((number, seq, self.index))
+            return
+        answer = self._carry_out(standing, body)
         self.commands += 1
         if seq:
             standing.answers[seq] = answer
             self.answers[number, seq] = answer
             self.applied[number, seq] = self.applied.get((number, seq), 0) + 1
 
-    def _carry_out(self, standing: Standing, seq: int, body: bytes) -> Answer:
-        if seq - standing.confirmed > self._window:
-            return Answer(self.index, False, "window-exceeded")
+    def _is_put_off(self, standing: Standing, seq: int) -> bool:
+        """Nothing is done or kept, and the number stays unused."""
+        is_over = bool(seq and standing.answers) and self._reply_bytes() >= self._max_reply_bytes
+        return is_over or seq - standing.confirmed > self._window
+
+    def _carry_out(self, standing: Standing, body: bytes) -> Answer:
         try:
             reply = self.machine.do(broker.decode_command.decode(body), standing.number)
         except Refused as refusal:
             return Answer(self.index, False, str(refusal))
         return Answer(self.index, True, broker.encode(reply))
+
+    def _reply_bytes(self) -> int:
+        """As every node counts the replies that it keeps."""
+        return sum(
+            REPLY_BYTES + (len(answer.body) if answer.ok else REFUSAL_BYTES)
+            for standing in self._standings.values()
+            for answer in standing.answers.values()
+        )
 
     def _control(self, kind: int, number: int, seq: int, body: bytes) -> None:
         standing = self._standings.get(number)

@@ -243,7 +243,8 @@ class Run:
 
     def _judge(self) -> None:
         cluster = self.cluster
-        replay = Replay(SESSION_TIME_SHIFT, cluster.hosts[0].config.limits.session_window)
+        limits = cluster.hosts[0].config.limits
+        replay = Replay(SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes)
         ledger = cluster.ledger
         cluster.history.check(ledger.log, replay, ledger.tables, ledger.led_s)
         self._rare = {**replay.machine.seen, "dropped": replay.model.dropped}

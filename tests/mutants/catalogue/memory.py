@@ -1,0 +1,85 @@
+"""Memory: what is counted, what is bounded, and what goes back when it is no longer needed."""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant, Patch
+
+SESSIONS = "tests/runtime/test_sessions.py::"
+LOG = "tests/kernel/test_log.py::"
+TABLE = "disheap.runtime.state.session_table"
+
+MUTANTS = (
+    Mutant(
+        "replies-of-all-sessions-without-bound",
+        "many sessions, each within its own bound, have every node keep gigabytes of replies",
+        (
+            Patch(
+                "disheap.runtime.state.sessions",
+                "elif session.replies and self.reply_bytes >= limits.max_reply_bytes:",
+                "elif False:",
+            ),
+        ),
+        (SESSIONS + "test_the_replies_of_all_sessions_together_are_bounded",),
+    ),
+    Mutant(
+        "full-replies-stop-everybody",
+        "a few clients that confirm nothing keep all others from doing anything",
+        (
+            Patch(
+                "disheap.runtime.state.sessions",
+                "elif session.replies and self.reply_bytes >= limits.max_reply_bytes:",
+                "elif self.reply_bytes >= limits.max_reply_bytes:",
+            ),
+        ),
+        (SESSIONS + "test_the_replies_of_all_sessions_together_are_bounded",),
+    ),
+    Mutant(
+        "refusals-counted-by-their-text",
+        "two releases word a refusal differently, count it differently, and refuse different commands",
+        (Patch(TABLE, "(len(body) if status == Status.OK else REFUSAL_BYTES)", "len(body)"),),
+        (SESSIONS + "test_a_refusal_counts_the_same_whatever_its_text_says",),
+        simulated=False,
+    ),
+    Mutant(
+        "cache-counts-wire-bytes",
+        "a cache full of small entries takes three times its bound",
+        (
+            Patch(
+                "disheap.kernel.log",
+                "return len(entry.data) + ENTRY_MEMORY_BYTES",
+                "return len(entry.data) + ENTRY_OVERHEAD_BYTES",
+            ),
+        ),
+        (
+            "tests/runtime/test_memory_estimate.py::"
+            "test_the_estimate_of_the_log_in_memory_is_right_for_entries_of_every_size",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "restored-tail-without-bound",
+        "a node that starts holds as many small entries as their data allow, overhead aside",
+        (
+            Patch(
+                "disheap.kernel.log",
+                "        self._evict()  # storage counted data alone\n",
+                "",
+            ),
+        ),
+        (LOG + "test_a_restored_tail_stays_within_its_bound",),
+        simulated=False,
+    ),
+    Mutant(
+        "storage-memory-uncounted",
+        "what the storage holds of the log in memory is counted by nobody",
+        (
+            Patch(
+                "disheap.runtime.replica.group",
+                "stored = storage.memory_bytes() if isinstance(storage, MemoryEstimating) else 0",
+                "stored = 0",
+            ),
+        ),
+        ("tests/runtime/test_memory.py::test_the_estimate_of_a_node_holds_its_state_its_log_and_the_replies_it_keeps",),
+        simulated=False,
+    ),
+)
