@@ -1,0 +1,44 @@
+"""Bounds, field types, and the two base classes of every record.
+
+Bounds: priorities are signed 64-bit, durations are milliseconds below 2**47 (some 4,400 years), names are 1 to 255
+characters, without control characters and invisible ones.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+PRIORITY_MIN, PRIORITY_MAX = -(1 << 63), (1 << 63) - 1
+DURATION_MAX_MS = (1 << 47) - 1
+NAME_CHARACTERS = 255
+OVERFLOWS = ("reject", "drop")  # a new message is refused, or the least of the ready ones goes
+EXCHANGE_KINDS = ("direct", "topic", "fanout")
+CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
+CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload: no bound, for whoever counts messages alone
+CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that share their credit
+CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
+PAGE_ROWS = 1000  # topics, exchanges or bindings in one answer: at most half a megabyte of names
+BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
+
+Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
+Duration = Annotated[int, Meta(ge=0, le=DURATION_MAX_MS)]
+CreditGroup = Annotated[int, Meta(ge=0, le=CREDIT_GROUP_MAX)]
+Token = tuple[int, int]
+"""A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is
+stale."""
+
+
+class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """What everything here is: an immutable array."""
+
+
+class Exact(Record, frozen=True, forbid_unknown_fields=True):
+    """What goes into the log, with no field more than this version knows. Fields read over could be nested so deep that
+    one replica has the stack for it and another has not, and they would part; and a field that only some replicas
+    understand parts them anyway, which is what `machine_version` is for."""
+
+
+encode = msgspec.msgpack.Encoder().encode
