@@ -3,30 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from disheap.client.core.greeting import Greeting
 from disheap.interfaces import Connection
-
-if TYPE_CHECKING:
-    from disheap.client.core.greeting import Greeting
-    from disheap.client.io.asyncio_driver import Driver
-
 
 FAREWELL_BEHIND_BYTES = 64 << 10
 """A node that takes nothing would keep a longer queue in memory until TCP gives it up."""
 
 
-class Link:
-    """The receiver of one connection: first an attempt, which greets, then perhaps the session's. What an old one
-    still says is not heard."""
+class LinkOwner(Protocol):
+    """The driver, as its links see it."""
 
-    def __init__(self, driver: Driver, address: str, greeting: Greeting) -> None:
+    loop: asyncio.AbstractEventLoop
+
+    def received(self, link: Link, data: bytes) -> None: ...
+
+    def pause(self, link: Link, paused: bool) -> None:
+        """Whether too much waits to be sent."""
+
+    def unlink(self, link: Link, reason: str) -> None:
+        """The connection, or the attempt to make one, is over."""
+
+
+class Link:
+    """The receiver of one connection. It begins as an attempt, which greets; one attempt becomes the session's
+    connection. The driver ignores what other links still receive."""
+
+    def __init__(self, owner: LinkOwner, address: str, greeting: Greeting) -> None:
         self.address = address
         self.greeting = greeting
         self.connection: Connection | None = None
-        self.gone: asyncio.Future[None] = driver.loop.create_future()
+        self.gone: asyncio.Future[None] = owner.loop.create_future()
         self.dialing: asyncio.Task[None] | None = None
-        self._driver = driver
+        self._owner = owner
 
     def end(self, farewell: bytes = b"") -> None:
         """Drop the connection, or what would become one; say `farewell` unless too much waits before it."""
@@ -47,13 +57,13 @@ class Link:
         connection.write(self.greeting.hello)
 
     def data_received(self, data: bytes) -> None:
-        self._driver.received(self, data)
+        self._owner.received(self, data)
 
     def writing_paused(self) -> None:
-        self._driver.pause(self, True)
+        self._owner.pause(self, True)
 
     def writing_resumed(self) -> None:
-        self._driver.pause(self, False)
+        self._owner.pause(self, False)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._driver.unlink(self, str(error) if error else "the node closed the connection")
+        self._owner.unlink(self, str(error) if error else "the node closed the connection")
