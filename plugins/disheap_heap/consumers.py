@@ -176,6 +176,7 @@ def detached(state: State, number: int) -> None:
     session.attached = False
     stop_resending(state, session)
     _leave_rings(session)
+    state.units += 1 + len(session.consumers) // credit.CONSUMERS_PER_UNIT
 
 
 def _leave_rings(session: Session) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from disheap_heap.state import Consumer, CreditGroup, Session, State
 
 CONSUMERS_PER_UNIT = 16
-"""Consumers that join their rings for one unit of work: it is a small part of a delivery."""
+"""Consumers that join or leave their rings for one unit of work: it is a small part of a delivery."""
 
 
 def join(state: State, consumer: Consumer) -> bool:

@@ -18,7 +18,8 @@ from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
 from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, memory_of, proof_of
-from disheap.runtime.state.sessions import PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Outlets, Sessions
+from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Outlets, Sessions
+from disheap_heap.credit import CONSUMERS_PER_UNIT
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 
@@ -136,6 +137,30 @@ def test_an_entry_is_left_after_a_costly_command() -> None:
     steps = replica.sessions.applying(replica.entry(*(command(session, seq, many) for seq in range(2, 6))))
     totals = [machine.stats()["ready"] // UNITS_AT_ONCE for _ in steps]
     assert totals == [0, 1, 2, 3]
+
+
+def test_a_new_term_detaches_sessions_in_slices() -> None:
+    """10,000 sessions that each had consumers stopped the loop for 60 ms."""
+    replica = Replica()
+    sessions = [replica.open() for _ in range(3 * DETACHED_AT_ONCE)]
+    steps = replica.sessions.applying(replica.entry(term=2))
+    attached = []
+    for _ in range(3):
+        next(steps)
+        attached.append(sum(replica.sessions.table[number].attachment > 0 for number in sessions))
+    assert attached == [2 * DETACHED_AT_ONCE, DETACHED_AT_ONCE, 0]
+
+
+def test_a_new_term_pauses_after_a_session_with_many_consumers() -> None:
+    machine = HeapMachine(HeapSettings(), MachineContext())
+    replica = Replica()
+    replica.sessions = Sessions(machine, replica.limits, replica.outlets)
+    sessions = [replica.open() for _ in range(3)]
+    replica.apply(command(sessions[0], 1, broker.encode(broker.CreateTopic("t"))))
+    subscribe = broker.encode(broker.Subscribe("t", 1))
+    replica.apply(*[command(sessions[0], 0, subscribe) for _ in range(CONSUMERS_PER_UNIT * UNITS_AT_ONCE)])
+    next(replica.sessions.applying(replica.entry(term=2)))
+    assert [bool(replica.sessions.table[number].attachment) for number in sessions] == [False, True, True]
 
 
 def test_postponed_work_of_one_entry_pushes_a_bounded_number_of_bytes() -> None:

@@ -15,6 +15,7 @@ from disheap.runtime.clients.server import ServerLimits
 from disheap.runtime.disk import free_space
 from disheap.runtime.replica.group import GroupLimits
 from disheap.runtime.replica.snapshots import SnapshotPolicy
+from disheap.runtime.state import sessions
 from disheap.runtime.state.session_table import SessionLimits
 
 APPLY_BYTES = 1 << 20
@@ -100,8 +101,10 @@ def session_limits(config: NodeConfig) -> SessionLimits:
 
 
 def shared_settings_digest(config: NodeConfig, machine_settings: msgspec.Struct) -> str:
-    """16 hex digits. What bounds a command decides its reply, so replicas with different bounds would part."""
-    shared = [msgspec.to_builtins(session_limits(config)), msgspec.to_builtins(machine_settings)]
+    """16 hex digits. What bounds a command decides its reply, so replicas with different bounds would part. The
+    constants of the session layer are part of it."""
+    limits, bounds = msgspec.to_builtins(session_limits(config)), msgspec.to_builtins(machine_settings)
+    shared = [limits, bounds, sessions.DECIDES_REPLIES]
     return blake2b(msgspec.json.encode(shared, order="sorted"), digest_size=8).hexdigest()
 
 

@@ -382,8 +382,8 @@ MUTANTS = (
             ),
             Patch(
                 "disheap_heap.consumers",
-                "    session.attached = False\n    stop_resending(state, session)\n    _leave_rings(session)\n\n",
-                "    session.attached = False\n    stop_resending(state, session)\n\n",
+                "    stop_resending(state, session)\n    _leave_rings(session)\n    state",
+                "    stop_resending(state, session)\n    state",
             ),
         ),
         (

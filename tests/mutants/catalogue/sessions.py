@@ -192,7 +192,7 @@ MUTANTS = (
         (
             Patch(
                 MODULE,
-                "                self._push(index, self.machine.session_detached(session.id))\n\n    def _control",
+                "            self._push(index, self.machine.session_detached(session.id))\n\n    def _control",
                 "\n    def _control",
             ),
         ),
@@ -296,5 +296,31 @@ MUTANTS = (
             ),
         ),
         (TESTS + "test_a_snapshot_does_not_show_what_was_applied_after_it_was_taken",),
+    ),
+    Mutant(
+        "term-detaches-sessions-at-once",
+        "a change of leader stops the loop for as long as the sessions have consumers",
+        (
+            Patch(
+                MODULE,
+                "            if count >= DETACHED_AT_ONCE or self._work_done() - worked >= UNITS_AT_ONCE:\n",
+                "            if count >= DETACHED_AT_ONCE:\n",
+            ),
+        ),
+        (TESTS + "test_a_new_term_pauses_after_a_session_with_many_consumers",),
+        simulated=False,
+    ),
+    Mutant(
+        "constants-outside-the-digest",
+        "nodes of two releases with other fixed bounds form one cluster, and their replicas part",
+        (
+            Patch(
+                "disheap.runtime.tuning",
+                "shared = [limits, bounds, sessions.DECIDES_REPLIES]",
+                "shared = [limits, bounds]",
+            ),
+        ),
+        ("tests/runtime/test_constants.py::test_nodes_with_another_constant_have_another_digest",),
+        simulated=False,
     ),
 )

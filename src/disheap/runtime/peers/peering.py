@@ -212,7 +212,8 @@ class Peering:
         if hello.settings_digest != self._settings_digest:
             raise WrongCluster(
                 f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] "
-                "for sessions and apply_work_limit: they decide what every replica does, so all nodes need the same"
+                "for sessions and apply_work_limit, or it runs a release with other fixed bounds: they decide what "
+                "every replica does, so all nodes need the same"
             )
         self._check_certificate(peer, certificate_name)
         here.upkeep.introductions.check(peer, hello)

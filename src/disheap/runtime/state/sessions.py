@@ -36,7 +36,16 @@ from disheap.protocol import frames
 from disheap.protocol.frames import ENVELOPE, Attaching, Fault, Kind, Opening, Status, fault
 from disheap.runtime.clients.admission import HINT
 from disheap.runtime.state import state_format
-from disheap.runtime.state.session_table import SESSION_BYTES, Kept, Session, SessionCounts, SessionLimits, granted
+from disheap.runtime.state.session_table import (
+    REFUSAL_BYTES,
+    REPLY_BYTES,
+    SESSION_BYTES,
+    Kept,
+    Session,
+    SessionCounts,
+    SessionLimits,
+    granted,
+)
 from disheap.runtime.state.state_format import Head, Row
 
 log = get_logger(__name__)
@@ -54,6 +63,21 @@ UNITS_AT_ONCE = 500
 
 PUSH_BYTES_AT_ONCE = 8 << 20
 """Of what the postponed work of one entry pushes. The rest is left to the next entry, when these bytes may be sent."""
+
+DETACHED_AT_ONCE = 100
+"""Sessions that lose their attachment between two looks at the clock, when a new term begins: 0.5 ms. After a session
+with thousands of consumers, the units of work that the machine counts are the bound."""
+
+DECIDES_REPLIES = {
+    "SESSION_TIME_SHIFT": SESSION_TIME_SHIFT,
+    "UNITS_AT_ONCE": UNITS_AT_ONCE,
+    "PUSH_BYTES_AT_ONCE": PUSH_BYTES_AT_ONCE,
+    "REPLY_BYTES": REPLY_BYTES,
+    "REFUSAL_BYTES": REFUSAL_BYTES,
+}
+"""Constants that decide what a replica does, beside the settings. They are part of the digest that nodes compare, so
+nodes of two releases that differ here refuse each other. `DETACHED_AT_ONCE` and `COMMANDS_AT_ONCE`
+decide pauses only."""
 
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
 
@@ -115,7 +139,7 @@ class Sessions:
         time, or a few commands."""
         index = entry.index
         if entry.term != self._term:
-            self._begin_term(entry.term, index)
+            yield from self._begin_term(entry.term, index)
         yield from self._pass_time(index, entry.time_ms)
         if entry.data:
             yield from self._apply_commands(index, entry.time_ms, entry.data)
@@ -227,12 +251,20 @@ class Sessions:
 
     # --- what happens to sessions themselves -------------------------------------------------------------------------
 
-    def _begin_term(self, term: int, index: int) -> None:
+    def _begin_term(self, term: int, index: int) -> Iterator[None]:
+        """Every session loses its attachment. Yields where the caller may pause: there may be thousands of sessions,
+        each with thousands of consumers."""
         self._term = term
+        count, worked = 0, self._work_done()
         for session in list(self.table.values()):
-            if session.attachment:
-                self._to_change(session).attachment = 0
-                self._push(index, self.machine.session_detached(session.id))
+            if not session.attachment:
+                continue
+            if count >= DETACHED_AT_ONCE or self._work_done() - worked >= UNITS_AT_ONCE:
+                yield
+                count, worked = 0, self._work_done()
+            count += 1
+            self._to_change(session).attachment = 0
+            self._push(index, self.machine.session_detached(session.id))
 
     def _control(self, kind: int, index: int, time_ms: int, number: int, seq: int, body: bytes) -> None:
         match kind:

@@ -1,0 +1,77 @@
+"""Constants of the heap machine that decide what a replica does: they belong to a version of the machine.
+
+A change of one is a change of behaviour, as a new command is. Two nodes that differ would part without a word. So a
+change needs a new `machine_version`, below which the old value stays in use.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+import disheap_heap
+from disheap.protocol import broker
+from disheap_heap.machine import HeapMachine
+from tests.support.constants import int_constants
+
+OF_VERSION = {
+    1: {
+        "ANSWER_BYTES": 1 << 20,
+        "BATCH_MAX": 10_000,
+        "CONSUMERS_PER_UNIT": 16,
+        "CREDIT_BYTES_MAX": 1 << 40,
+        "CREDIT_GROUP_CONSUMERS_MAX": 256,
+        "CREDIT_GROUP_MAX": (1 << 31) - 1,
+        "CREDIT_MAX": 65_535,
+        "DUE": 0,
+        "DURATION_MAX_MS": (1 << 47) - 1,
+        "END_AT_ONCE": 250,
+        "EXPIRY": 1,
+        "LEASE": 2,
+        "MAX_ALTERNATES": 4,
+        "NAME_CHARACTERS": 255,
+        "POP": 3,
+        "POP_MAX": 10_000,
+        "PRIORITY_MAX": (1 << 63) - 1,
+        "PRIORITY_MIN": -(1 << 63),
+        "RESEND_AT_ONCE": 5_000,
+        "RETURN_AT_ONCE": 250,
+        "SERVE_AT_ONCE": 512,
+        "SERVE_BYTES": 8 << 20,
+        "TOPIC": 4,
+        "WORDS_PER_UNIT": 4,
+    }
+}
+"""By version: every constant that decides a reply, a push, or the order of what is done."""
+
+DECIDES_NOTHING = {
+    "BINDING_BYTES",
+    "BLOCK_BYTES_MAX",
+    "BLOCK_ROWS",
+    "COMMAND_OVERHEAD_BYTES",
+    "CONSUMER_BYTES",
+    "FORMAT",
+    "GARBAGE_MIN",
+    "KEYS_REMEMBERED",
+    "LEASE_BYTES",
+    "MESSAGE_BYTES",
+    "PAGE_ROWS",
+    "PATTERN_NODE_BYTES",
+    "PIECE_BYTES",
+    "STEPS_PER_UNIT",
+    "SWEEP",
+    "TIMER_BYTES",
+    "TOPICS_REMEMBERED",
+    "TOPIC_BYTES",
+}
+"""Of estimates, of caches, of pauses, of queries and of files."""
+
+
+def test_constants_that_decide_what_a_replica_does_belong_to_the_version() -> None:
+    modules = [
+        importlib.import_module(one.name) for one in pkgutil.iter_modules(disheap_heap.__path__, "disheap_heap.")
+    ]
+    constants = int_constants(*modules, broker)
+    deciding = {name: value for name, value in constants.items() if name not in DECIDES_NOTHING}
+    assert deciding == OF_VERSION[HeapMachine.versions[1]]
+    assert constants.keys() >= DECIDES_NOTHING
