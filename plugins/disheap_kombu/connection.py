@@ -30,6 +30,7 @@ from disheap.protocol import broker
 from disheap_kombu.channel import Channel, Subscription
 from disheap_kombu.failures import QueueFull, translated
 from disheap_kombu.keepalive import Keepalive
+from disheap_kombu.unconfirmed import Unconfirmed, suspend
 from disheap_kombu.waker import Waker
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ WAIT_S = 3600.0
 
 
 class Connection:
-    def __init__(self, client: BlockingClient, owner: Any) -> None:
+    def __init__(self, client: BlockingClient, owner: Any, unconfirmed: Unconfirmed | None = None) -> None:
+        """`unconfirmed`: the publishes under way in the client's session from before."""
         self.client = owner  # kombu's Connection; the name is kombu's
         self.driver = client
         self.connected = True
@@ -67,6 +69,7 @@ class Connection:
         self._acks: list[broker.Token] = []
         self._declared: dict[tuple[str, str], None] = {}
         self._temporary: dict[str, bool] = {}  # queues that end with their consumer: whether an exchange leads there
+        self._unconfirmed = Unconfirmed() if unconfirmed is None else unconfirmed
         self._has_cast = False  # since the last query
         self._ahead = 0  # deliveries dispatched before they were asked for
         self._dispatching = 0  # the thread that runs callbacks, or 0
@@ -103,19 +106,24 @@ class Connection:
 
     # --- commands ---
 
-    def call(self, command: broker.Command, timeout_s: float | None = None, publishing: bool = False) -> Any:
+    def call(self, command: broker.Command, timeout_s: float | None = None) -> Any:
         """A confirmed round trip. Raises kombu's errors."""
         self._check()
         try:
             with self._lock:
                 if self._acks:
                     self._send_acks()
-                self._wait_leader(timeout_s)
-                reply = self.driver.call(command, timeout_s=timeout_s)
+                limit_s = self._limit_s(timeout_s)
+                if command not in self._unconfirmed:
+                    self._wait_leader(timeout_s)
+                if isinstance(command, broker.Publish):
+                    reply: Any = self._unconfirmed.publish(self.driver, command, limit_s)
+                else:
+                    reply = self.driver.call(command, timeout_s=limit_s)
                 self._guard()
                 return reply
         except DisheapError as error:
-            raise translated(error, publishing) from error
+            raise translated(error, isinstance(command, broker.Publish)) from error
         finally:
             self._notice()
 
@@ -128,13 +136,18 @@ class Connection:
         if limit_s and not self.driver.ready and not self._subscriptions:
             self.driver.connect(min(limit_s, self.driver.url.timeout_s if timeout_s is None else timeout_s))
 
+    def _limit_s(self, timeout_s: float | None) -> float | None:
+        """How long to wait for the answer to a command. A consumer has leases to lose, and waits as long as for any
+        request. Whoever only publishes, and declares what it publishes to, hears sooner that there is no quorum."""
+        return self.driver.url.confirm_s if timeout_s is None and not self._subscriptions else timeout_s
+
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
         """kombu remembers for each connection what it has declared, and does not declare it again. Where a message
         finds none of those, and the session is not the one in which they were made, the broker may have lost them (a
         node in memory that was restarted): the error makes kombu connect, declare and publish again, instead of losing
         the message."""
         try:
-            reply: broker.Published = self.call(command, timeout_s, publishing=True)
+            reply: broker.Published = self.call(command, timeout_s)
         except NotFound as error:
             self._mistrust(error)
             raise
@@ -181,8 +194,8 @@ class Connection:
                 if self._has_cast:
                     self._enqueue(broker.Ack([]))  # transient commands have no answer; this comes after them
                     self._has_cast = False
-                self.driver.wait_answers()
-                return self.driver.query(query)
+                self.driver.wait_answers(self._limit_s(None))
+                return self.driver.query(query, self._limit_s(None))
         except DisheapError as error:
             raise translated(error) from error
         finally:
@@ -199,7 +212,7 @@ class Connection:
         """At most once; never waits, unless it is large. Without a connection it is kept for a while, and dropped when
         there are too many."""
         if len(command.payload) > CAST_BYTES:
-            self.call(command, publishing=True)
+            self.call(command)
             return
         self._check()
         try:
@@ -470,6 +483,15 @@ class Connection:
         """Drop the socket without speaking the protocol."""
         self._forget()
         self.driver.collect()
+
+    def give_up(self) -> None:
+        """kombu wants another connection. What was published and not answered is still under way in this session, so
+        the next connection goes on with it, unless consumers or leases shall be free for others."""
+        if self.connected and self._unconfirmed and not self._subscriptions and not self.driver.has_holdings:
+            self._forget()
+            suspend(self.client, self.driver, self._unconfirmed)
+        else:
+            self.collect()
 
     def collect_in_child(self) -> None:
         """After a fork: the socket and the event loop are the parent's, and so may be whoever holds the lock."""

@@ -24,6 +24,7 @@ from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.eventloop import Bond
 from disheap_kombu.options import broker_url
+from disheap_kombu.unconfirmed import resume, suspend
 
 DRIVER = "disheap"
 NEIGHBOURLY = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}
@@ -61,13 +62,19 @@ class Transport(base.Transport):
         """Waits for a session at the leader, at most `connect_timeout` (Celery: `broker_connection_timeout`)."""
         owner = self.client
         owner.cycle = None  # the alternates are seeds of the one client, and it finds the leader itself
-        client = BlockingClient(broker_url(owner, self.scheme), client=f"kombu/{disheap.__version__}")
+        url = broker_url(owner, self.scheme)
+        kept = resume(owner, url)
+        client = kept.client if kept else BlockingClient(url, client=f"kombu/{disheap.__version__}")
         try:
             client.connect(owner.connect_timeout or None)
         except DisheapError as error:
+            if kept and not client.is_over:
+                suspend(owner, *kept)
+                raise failures.PublishOutcomeUnknown(f"a publish before is still without an answer: {error}") from error
             client.close(end_session=False)
             raise failures.translated(error) from error
-        return Connection(client, owner)
+        client.take_pushes()  # a client that was kept may say here that its session has lapsed; nobody consumes yet
+        return Connection(client, owner, kept.unconfirmed if kept else None)
 
     def close_connection(self, connection: Connection) -> None:
         connection.close()
@@ -78,7 +85,7 @@ class Transport(base.Transport):
     def _collect(self, connection: Connection | None) -> None:
         """kombu's name, for what it calls after a fork and when a connection is beyond saving."""
         if connection is not None:
-            connection.collect()
+            connection.give_up()
 
     def create_channel(self, connection: Connection) -> Channel:
         return connection.channel()

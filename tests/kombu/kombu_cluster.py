@@ -59,6 +59,10 @@ class NodeProcess:
                 return
         raise AssertionError("the node did not start")
 
+    def signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         assert self._process is not None and self._process.stdout is not None and self._process.stdin is not None
         self._process.send_signal(signal.SIGKILL)
@@ -82,6 +86,16 @@ class Cluster:
         with disheap.sync.connect(self.url) as client:
             name = client.status()["leader"]
         return next(node for node in self.nodes if node.name == name)
+
+    def freeze_followers(self) -> None:
+        leader = self.leader()
+        for node in self.nodes:
+            if node is not leader:
+                node.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        for node in self.nodes:
+            node.signal(signal.SIGCONT)
 
     def kill(self) -> None:
         for node in self.nodes:

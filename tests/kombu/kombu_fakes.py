@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 from disheap.client.core.url import BrokerUrl
+from disheap.errors import RequestTimeout
 from disheap.protocol import broker
 from disheap_kombu import messages
 
@@ -17,6 +18,7 @@ class FakeWire:
     session_id = 1
     session_timeout_ms = 15_000
     has_holdings = False
+    is_over = False
 
     def __init__(self) -> None:
         self.url = BrokerUrl(timeout_s=1.0)
@@ -27,6 +29,9 @@ class FakeWire:
         self.beats = 0
         self.waited = 0
         self.closed: str | None = None
+        self.suspended = False
+        self.limits: list[float | None] = []  # of the calls, in seconds
+        self.on_reply: Any = None  # of the last call
         self.answers: dict[type, Any] = {}
         self._pushes: deque[Any] = deque()
         self._numbers = 0
@@ -58,8 +63,10 @@ class FakeWire:
 
     # --- BlockingClient's ---
 
-    def call(self, command: Any, *, flags: int = 0, timeout_s: float | None = None) -> Any:
+    def call(self, command: Any, *, flags: int = 0, timeout_s: float | None = None, on_reply: Any = None) -> Any:
         self.said.append(command)
+        self.limits.append(timeout_s)
+        self.on_reply = on_reply
         answer = self.answers.get(type(command))
         if isinstance(answer, Exception):
             raise answer
@@ -81,7 +88,22 @@ class FakeWire:
         return broker.Done()
 
     def query(self, query: Any, timeout_s: float | None = None) -> Any:
-        return self.call(query)
+        return self.call(query, timeout_s=timeout_s)
+
+    def room(self, timeout_s: float | None = None) -> None: ...
+
+    def deadline(self, timeout_s: float | None) -> float:
+        return 0.0
+
+    def wait_answer(self, box: list[Any], deadline: float, request: str) -> Any:
+        if not box:
+            raise RequestTimeout(f"{request} was not answered in time")
+        if isinstance(box[0], Exception):
+            raise box[0]
+        return box[0]
+
+    def suspend(self) -> None:
+        self.suspended = True
 
     def send(self, command: Any, *, flags: int = 0, on_reply: Any = None, wait: bool = True) -> None:
         self.said.append(command)
@@ -102,6 +124,9 @@ class FakeWire:
             self._near.recv(4096)
         except BlockingIOError:
             pass
+        return self.take_pushes()
+
+    def take_pushes(self) -> list[Any]:
         pushes = list(self._pushes)
         self._pushes.clear()
         return pushes

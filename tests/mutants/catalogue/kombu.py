@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant, Patch
 CHANNEL = "tests/kombu/test_kombu_channel.py::"
 TRANSPORT = "tests/kombu/test_kombu_transport.py::"
 LOOP = "tests/kombu/test_kombu_eventloop.py::"
+UNCONFIRMED = "tests/kombu/test_kombu_unconfirmed.py::"
 CONNECTION_MODULE = "disheap_kombu.connection"
 CHANNEL_MODULE = "disheap_kombu.channel"
 
@@ -201,6 +202,70 @@ MUTANTS = (
             ),
         ),
         (CHANNEL + "test_an_argument_that_promises_what_is_not_there_warns",),
+        simulated=False,
+    ),
+    Mutant(
+        "publish-waits-as-long-as-any-request",
+        "a publish that left and lost its quorum says so after half a minute only",
+        (
+            Patch(
+                CONNECTION_MODULE,
+                "self.driver.url.confirm_s if timeout_s is None and not self._subscriptions else timeout_s",
+                "timeout_s",
+            ),
+        ),
+        (UNCONFIRMED + "test_a_publish_and_what_it_declares_wait_no_longer_than_for_a_confirm",),
+        simulated=False,
+    ),
+    Mutant(
+        "repeated-publish-runs-twice",
+        "a publish without an answer that is said again is sent again: the task runs twice",
+        (
+            Patch(
+                "disheap_kombu.unconfirmed",
+                "                self._add(command, box)\n",
+                "                pass\n",
+            ),
+        ),
+        (UNCONFIRMED + "test_a_repetition_waits_for_the_answer_to_the_first_and_sends_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "new-connection-forgets-the-publish-under-way",
+        "kombu's own retry of a publish opens another session, and the task runs twice",
+        (Patch("disheap_kombu.transport", "            connection.give_up()\n", "            connection.collect()\n"),),
+        (UNCONFIRMED + "test_the_next_connection_goes_on_with_the_session_that_owes_an_answer",),
+        simulated=False,
+    ),
+    Mutant(
+        "lapsed-publish-is-never-sent-again",
+        "a publish whose session is over is refused for ever, however often it is said",
+        (
+            Patch(
+                "disheap_kombu.unconfirmed",
+                "        return None if box and isinstance(box[0], OutcomeUnknown) else box\n",
+                "        return box\n",
+            ),
+        ),
+        (UNCONFIRMED + "test_what_the_session_took_along_is_sent_again",),
+        simulated=False,
+    ),
+    Mutant(
+        "unsent-publish-counts-as-under-way",
+        "a publish that never left is waited for when it is said again: it is lost",
+        (
+            Patch(
+                "disheap_kombu.unconfirmed",
+                "                box = []\n                reply",
+                "                reply",
+            ),
+            Patch(
+                "disheap_kombu.unconfirmed",
+                "            if box is None:\n                driver",
+                "            if box is None:\n                box = []\n                driver",
+            ),
+        ),
+        (UNCONFIRMED + "test_what_never_left_is_sent_by_the_repetition",),
         simulated=False,
     ),
 )

@@ -92,8 +92,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_kombu.connection",
-                "                self._wait_leader(timeout_s)\n",
-                "",
+                "                    self._wait_leader(timeout_s)\n",
+                "                    pass\n",
             ),
         ),
         ("tests/kombu/test_kombu_channel.py::test_without_a_session_a_publish_fails_after_the_time_for_a_connection",),

@@ -26,6 +26,12 @@ SCHEMES = {"disheap": "tcp", "disheaps": "tls"}
 TLS_KEYS = ("cafile", "certfile", "keyfile", "server_name")
 PLUGIN_PREFIX = "transport."
 
+CONFIRM_PARTS = 6
+"""A publish of kombu waits this part of the session timeout for its confirm, unless the URL says otherwise. By default
+that is 10 s: longer than a failover takes (4 s at most), and far shorter than `timeout_s`."""
+CONFIRM_LEAST_S = 4.0
+"""However short the session timeout: the longest failover, and Celery's own time for a connection."""
+
 _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.%]+)\](?::(.*))?")
 _HOST = re.compile(r"[A-Za-z0-9._-]+")
 _CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)  # to the last @: a password may hold any character
@@ -42,6 +48,14 @@ class BrokerUrl:
     timeout_s: float = 30.0
     label: str = ""
     transport_table: dict[str, str] = field(default_factory=dict)
+    confirm_timeout_s: float = 0.0
+
+    @property
+    def confirm_s(self) -> float:
+        """How long a publish of kombu waits for its confirm: `confirm_timeout_s`. If that is 0, a part of the session
+        timeout, and `timeout_s` at most."""
+        scaled_s = max(CONFIRM_LEAST_S, self.session_timeout_ms / 1000 / CONFIRM_PARTS)
+        return self.confirm_timeout_s or min(self.timeout_s, scaled_s)
 
 
 def parse(text: str) -> BrokerUrl:
@@ -128,6 +142,7 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
     "session_timeout_ms": _number(int, 100, 86_400_000, "a whole number of milliseconds"),
     "connect_timeout_s": _number(float, 0.01, 3600, "a number of seconds"),
     "timeout_s": _number(float, 0.01, 86_400, "a number of seconds"),
+    "confirm_timeout_s": _number(float, 0.01, 86_400, "a number of seconds"),
     "label": str,
     "transport": str,
 }

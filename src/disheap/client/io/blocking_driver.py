@@ -356,6 +356,18 @@ class BlockingClient:
         self._broken = ConnectionLost("this client is closed")
         self._handle(self._broker.abandon(ConnectionLost("the client was closed before an answer came")))
 
+    def suspend(self) -> None:
+        """Leave the connection and keep the session, with what is under way in it. The next call finds another
+        connection. Until then nothing keeps the session alive."""
+        self._drop("the session was suspended")
+        for attempt in list(self._attempts.values()):
+            self._give_up(attempt, "no answer yet")
+
+    @property
+    def is_over(self) -> bool:
+        """Closed, or of no more use for another reason."""
+        return self._broken is not None
+
     def collect(self) -> None:
         """Drop the socket without a word, and be of no more use: the session is left to its timeout."""
         self._leave(ConnectionLost("this client was left without closing it"))

@@ -1,0 +1,253 @@
+"""Publishes that get no answer in time: how long they wait, and that a repetition does not run twice."""
+
+from __future__ import annotations
+
+import threading
+from types import SimpleNamespace
+
+import pytest
+from kombu_cluster import Cluster
+from kombu_fakes import FakeWire
+
+import disheap.sync
+from disheap.client.core.url import BrokerUrl
+from disheap.errors import ConnectionLost, OutcomeUnknown, RequestTimeout, TopicFull
+from disheap.protocol import broker
+from disheap_kombu import transport, unconfirmed
+from disheap_kombu.connection import Connection
+from disheap_kombu.failures import PublishOutcomeUnknown, QueueFull
+from kombu import Connection as KombuConnection
+from kombu import Queue
+
+PATIENT = {"max_retries": 60, "interval_start": 0.0, "interval_step": 0.2, "interval_max": 0.2}
+
+
+def publish(channel, text="x", **options):
+    channel.basic_publish(channel.prepare_message(text), routing_key="q", **options)
+
+
+def leave_unanswered(channel, wire, text="x"):
+    """Publishes without an answer; returns what the driver calls when it comes after all."""
+    wire.answers[broker.Publish] = RequestTimeout("not in time")
+    with pytest.raises(PublishOutcomeUnknown):
+        publish(channel, text)
+    del wire.answers[broker.Publish]
+    return wire.on_reply
+
+
+# --- how long ---
+
+
+@pytest.mark.parametrize(
+    ("url", "seconds"),
+    [
+        (BrokerUrl(), 10.0),
+        (BrokerUrl(session_timeout_ms=120_000), 20.0),
+        (BrokerUrl(session_timeout_ms=1000), 4.0),
+        (BrokerUrl(session_timeout_ms=86_400_000), 30.0),
+        (BrokerUrl(timeout_s=2.0), 2.0),
+        (BrokerUrl(confirm_timeout_s=60.0), 60.0),
+    ],
+)
+def test_the_time_for_a_confirm_scales_with_the_session_timeout(url, seconds):
+    assert url.confirm_s == seconds
+
+
+def test_a_publish_and_what_it_declares_wait_no_longer_than_for_a_confirm(channel, wire):
+    wire.url = BrokerUrl(confirm_timeout_s=3.0)
+    channel.queue_declare("q")
+    publish(channel)
+    publish(channel, timeout=1.5)
+    assert wire.limits == [3.0, 3.0, 1.5]
+
+
+def test_a_consumer_waits_for_each_answer_as_long_as_for_any_request(channel, wire):
+    channel.basic_consume("q", "tag")
+    publish(channel)
+    assert wire.limits[-1] is None
+
+
+# --- said again ---
+
+
+def test_a_repetition_waits_for_the_answer_to_the_first_and_sends_nothing(channel, wire):
+    answer = leave_unanswered(channel, wire)
+    with pytest.raises(PublishOutcomeUnknown):
+        publish(channel)  # still none
+    answer(broker.Published(1))
+    publish(channel)
+    assert len(wire.told(broker.Publish)) == 1
+    publish(channel)
+    assert len(wire.told(broker.Publish)) == 2, "the same message once more is another one"
+
+
+def test_another_message_is_sent(channel, wire):
+    leave_unanswered(channel, wire)
+    publish(channel, "y")
+    assert len(wire.told(broker.Publish)) == 2
+
+
+def test_a_refusal_that_comes_late_reaches_the_repetition(channel, wire):
+    answer = leave_unanswered(channel, wire)
+    answer(TopicFull("no room"))
+    with pytest.raises(QueueFull):
+        publish(channel)
+    publish(channel)
+    assert len(wire.told(broker.Publish)) == 2
+
+
+def test_what_the_session_took_along_is_sent_again(channel, wire):
+    answer = leave_unanswered(channel, wire)
+    answer(OutcomeUnknown("the session is over"))
+    publish(channel)
+    assert len(wire.told(broker.Publish)) == 2
+
+
+def test_what_never_left_is_sent_by_the_repetition(channel, wire, monkeypatch):
+    def room(timeout_s):
+        raise RequestTimeout("the window stayed full")
+
+    with monkeypatch.context() as full:
+        full.setattr(wire, "room", room)
+        with pytest.raises(PublishOutcomeUnknown):
+            publish(channel)
+    publish(channel)
+    assert len(wire.told(broker.Publish)) == 1
+
+
+def test_a_repetition_is_not_refused_for_want_of_a_session(channel, wire, connection):
+    answer = leave_unanswered(channel, wire)
+    connection.client.connect_timeout, wire.ready = 0.5, False
+    answer(broker.Published(1))
+    publish(channel)
+    assert len(wire.told(broker.Publish)) == 1
+
+
+def test_no_more_than_a_bound_are_remembered(channel, wire, monkeypatch):
+    monkeypatch.setattr(unconfirmed, "UNCONFIRMED_MAX", 2)
+    for text in ("a", "b", "c"):
+        leave_unanswered(channel, wire, text)
+    publish(channel, "a")
+    assert len(wire.told(broker.Publish)) == 4, "the oldest was forgotten, and is sent"
+    for text in ("b", "c"):
+        with pytest.raises(PublishOutcomeUnknown):
+            publish(channel, text)
+    assert len(wire.told(broker.Publish)) == 4
+
+
+# --- after the connection was given up ---
+
+
+class Owner(SimpleNamespace):
+    """kombu's connection."""
+
+    __hash__ = object.__hash__
+
+    def __init__(self):
+        super().__init__(
+            hostname="disheap://h1", port=None, alt=[], ssl=None, transport_options={}, connect_timeout=1.0, cycle=None
+        )
+        self.declared_entities = set()
+
+
+@pytest.fixture
+def wires(monkeypatch):
+    made = []
+
+    def make(url, client):
+        made.append(FakeWire())
+        made[-1].url = BrokerUrl(("h1:8400",))
+        return made[-1]
+
+    monkeypatch.setattr(transport, "BlockingClient", make)
+    yield made
+    for wire in made:
+        wire.close()
+
+
+def test_the_next_connection_goes_on_with_the_session_that_owes_an_answer(wires):
+    shown = transport.Transport(Owner())
+    first = shown.establish_connection()
+    answer = leave_unanswered(first.channel(), wires[0])
+    shown._collect(first)
+    assert not first.connected and wires[0].suspended and wires[0].closed is None
+    second = shown.establish_connection()
+    answer(broker.Published(1))
+    publish(second.channel())
+    assert len(wires) == 1 and len(wires[0].told(broker.Publish)) == 1
+
+
+def test_a_connection_that_owes_nothing_is_left(wires):
+    shown = transport.Transport(Owner())
+    first = shown.establish_connection()
+    publish(first.channel())
+    shown._collect(first)
+    assert wires[0].closed == "collected"
+    shown.establish_connection()
+    assert len(wires) == 2
+
+
+def test_a_consumers_session_is_left_so_that_others_get_what_it_held(wires):
+    shown = transport.Transport(Owner())
+    first = shown.establish_connection()
+    leave_unanswered(first.channel(), wires[0])
+    wires[0].has_holdings = True
+    shown._collect(first)
+    assert wires[0].closed == "collected"
+
+
+def test_another_kombu_connection_gets_a_session_of_its_own(wires):
+    shown = transport.Transport(Owner())
+    first = shown.establish_connection()
+    leave_unanswered(first.channel(), wires[0])
+    shown._collect(first)
+    transport.Transport(Owner()).establish_connection()
+    assert len(wires) == 2
+
+
+def test_while_no_node_answers_the_outcome_stays_unknown_and_the_session_is_kept(wires):
+    shown = transport.Transport(Owner())
+    first = shown.establish_connection()
+    leave_unanswered(first.channel(), wires[0])
+    shown._collect(first)
+
+    def connect(timeout_s):
+        raise ConnectionLost("no node takes a session")
+
+    wires[0].connect, reachable = connect, wires[0].connect
+    with pytest.raises(PublishOutcomeUnknown, match="no node takes a session"):
+        shown.establish_connection()
+    wires[0].connect = reachable
+    assert isinstance(shown.establish_connection(), Connection)
+    assert len(wires) == 1
+
+
+# --- with nodes ---
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    cluster = Cluster(tmp_path / "data")
+    yield cluster
+    cluster.thaw()
+    cluster.kill()
+
+
+@pytest.mark.parametrize("again", ["kombu", "caller"])
+def test_a_publish_that_lost_its_quorum_is_in_its_queue_once_however_often_it_is_said(cluster, again):
+    with KombuConnection(f"{cluster.url}?confirm_timeout_s=0.5", connect_timeout=0.5) as connection:
+        queue = Queue("q", channel=connection, auto_delete=False)
+        queue.declare()
+        producer = connection.Producer()
+        producer.publish("warm", routing_key="q", retry=False)
+        cluster.freeze_followers()
+        if again == "kombu":
+            threading.Timer(3.0, cluster.thaw).start()
+            producer.publish("x", routing_key="q", retry=True, retry_policy=PATIENT)
+        else:
+            with pytest.raises(PublishOutcomeUnknown):
+                producer.publish("x", routing_key="q", retry=False)
+            cluster.thaw()
+            producer.publish("x", routing_key="q", retry=True, retry_policy=PATIENT)
+    with disheap.sync.connect(cluster.url) as client:
+        assert client.topic("q").stats().ready == 2
