@@ -20,7 +20,7 @@ from zlib import crc32
 import msgspec
 
 from disheap.errors import RESTORE, LogDamaged
-from disheap.interfaces import Acquaintances
+from disheap.interfaces import KnownPeers
 from disheap.protocol.frames import UNREADABLE
 from disheap_filelog.filesystem import Filesystem, read_file, write_file
 
@@ -37,7 +37,7 @@ _decode = msgspec.msgpack.Decoder(tuple[bool, tuple[tuple[int, int], ...]]).deco
 class Members:
     """`state` is what is durable."""
 
-    def __init__(self, filesystem: Filesystem, directory: str, state: Acquaintances, is_whole: bool) -> None:
+    def __init__(self, filesystem: Filesystem, directory: str, state: KnownPeers, is_whole: bool) -> None:
         self._filesystem, self._directory = filesystem, directory
         self.state, self._is_whole = state, is_whole
 
@@ -45,7 +45,7 @@ class Members:
     def load(cls, filesystem: Filesystem, directory: str, names: Sequence[str]) -> Members:
         """A directory that has no such file was written by an earlier release: its node has taken part already."""
         if NAME not in names:
-            return cls(filesystem, directory, Acquaintances(True, ()), True)
+            return cls(filesystem, directory, KnownPeers(True, ()), True)
         copies = _copies(filesystem, directory)
         found = [copy for copy in copies if copy is not None]
         if not found:
@@ -55,7 +55,7 @@ class Members:
             )  # fmt: skip
         return cls(filesystem, directory, found[0], len(found) == len(COPY_AT))
 
-    def save(self, state: Acquaintances) -> None:
+    def save(self, state: KnownPeers) -> None:
         write(self._filesystem, self._directory, state)
         self.state, self._is_whole = state, True
 
@@ -72,7 +72,7 @@ class Members:
         return f"{self._directory}/{NAME}: a copy of whom this node has met had rotted; written again"
 
 
-def write(filesystem: Filesystem, directory: str, state: Acquaintances) -> None:
+def write(filesystem: Filesystem, directory: str, state: KnownPeers) -> None:
     body = msgspec.msgpack.encode((state.takes_part, state.incarnations))
     copy = _HEAD.pack(MAGIC, len(body)) + body
     copy += _CHECKSUM.pack(crc32(copy))
@@ -80,12 +80,12 @@ def write(filesystem: Filesystem, directory: str, state: Acquaintances) -> None:
     write_file(filesystem, directory, NAME, copy.ljust(COPY_AT[1], b"\0") + copy)
 
 
-def _copies(filesystem: Filesystem, directory: str) -> list[Acquaintances | None]:
+def _copies(filesystem: Filesystem, directory: str) -> list[KnownPeers | None]:
     data = read_file(filesystem, directory, NAME, COPY_AT[1] * len(COPY_AT))
     return [_read(data[offset : offset + COPY_AT[1]]) for offset in COPY_AT]
 
 
-def _read(data: bytes) -> Acquaintances | None:
+def _read(data: bytes) -> KnownPeers | None:
     if len(data) < _HEAD.size:
         return None
     magic, length = _HEAD.unpack_from(data)
@@ -93,6 +93,6 @@ def _read(data: bytes) -> Acquaintances | None:
     if magic != MAGIC or data[end : end + _CHECKSUM.size] != _CHECKSUM.pack(crc32(data[:end])):
         return None
     try:
-        return Acquaintances(*_decode(data[_HEAD.size : end]))
+        return KnownPeers(*_decode(data[_HEAD.size : end]))
     except UNREADABLE:
         return None

@@ -26,10 +26,10 @@ import msgspec
 
 from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked, WrongDirectory
 from disheap.interfaces import (
-    Acquaintances,
     Damage,
     Holding,
     Identity,
+    KnownPeers,
     LostSnapshot,
     Recovered,
     Scrubbed,
@@ -209,14 +209,14 @@ class FileStorage:
             self._meta.save_ambiguity(doubt)
             self._decoded.clear()
 
-    def acquaintances(self) -> Acquaintances:
+    def known_peers(self) -> KnownPeers:
         with self._guard:
             return self._members.state
 
-    def remember(self, acquaintances: Acquaintances) -> None:
+    def save_known_peers(self, peers: KnownPeers) -> None:
         with self._guard:
             self._check_in_place()
-            self._members.save(acquaintances)
+            self._members.save(peers)
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
         with self._guard:
@@ -285,7 +285,7 @@ class FileStorage:
         """Make the files, the identity last; what an earlier attempt left behind without entries is made anew."""
         owner.check_unused(self._filesystem, self._directory, names, segment.data_start(self._slots))
         Meta.create(self._filesystem, self._directory)
-        members.write(self._filesystem, self._directory, Acquaintances(False, ()))
+        members.write(self._filesystem, self._directory, KnownPeers(False, ()))
         self._new_segment(1, Index(1), None).close()
         owner.write(self._filesystem, self._directory, identity)
 
@@ -522,11 +522,11 @@ class FileStorage:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import MemoryEstimating, OnFilesystem, Remembering, Repairable, Scrubbable, Storage
+    from disheap.interfaces import MemoryEstimating, OnFilesystem, PeerStore, Repairable, Scrubbable, Storage
 
     _fits: type[Storage] = FileStorage
     _repairs: type[Repairable] = FileStorage
     _scrubs: type[Scrubbable] = FileStorage
-    _remembers: type[Remembering] = FileStorage
+    _remembers: type[PeerStore] = FileStorage
     _estimates: type[MemoryEstimating] = FileStorage
     _runs_on: type[OnFilesystem] = FileStorage

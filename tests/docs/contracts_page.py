@@ -1,36 +1,38 @@
 """Makes the reference page of the contracts from `disheap.interfaces`: `python -m tests.docs.contracts_page`.
 
-The page begins with text of its own. Everything below `MARK` is made from the module; a test holds it against that.
+The page begins with text of its own. Everything below `MARK` is made from the package; a test holds it against that.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from disheap import interfaces
+from disheap.interfaces import codec, machine, plugin, storage, transport
 
 PAGE = Path(__file__).parents[2] / "docs/reference/contracts.md"
-MARK = "<!-- from here on made by `python -m tests.docs.contracts_page` from the module disheap.interfaces -->"
+MARK = "<!-- from here on made by `python -m tests.docs.contracts_page` from the package disheap.interfaces -->"
 
-_SECTION = re.compile(r"^# --- (.*?) -+$")
+MODULES = (plugin, transport, codec, storage, machine)
+"""One for each section of the page, in this order."""
+
 _HIDDEN = ("Provenance",)  # of the registry, and no part of a contract
 
 
 def render() -> str:
-    source = inspect.getsource(interfaces)
-    lines, module = source.splitlines(), ast.parse(source)
-    sections = [(number, found[1]) for number, line in enumerate(lines, 1) if (found := _SECTION.match(line))]
-    out = ["## Every plugin", *_paragraphs(ast.get_docstring(module) or "")]
-    for node in module.body:
-        while sections and sections[0][0] < node.lineno:
-            title = sections.pop(0)[1]
-            out.append(f"## {title[0].upper()}{title[1:]}")
-        if isinstance(node, ast.ClassDef) and node.name not in _HIDDEN:
-            out += _class(node, lines)
+    out = ["## Every plugin", *_paragraphs(inspect.getdoc(interfaces) or "")]
+    for module in MODULES:
+        source = inspect.getsource(module)
+        lines, tree = source.splitlines(), ast.parse(source)
+        if module is not plugin:
+            out += [f"## {module.__name__.rpartition('.')[2].capitalize()}"]
+            out += _paragraphs(ast.get_docstring(tree) or "")
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef) and node.name not in _HIDDEN:
+                out += _class(node, lines)
     return "\n\n".join(out) + "\n"
 
 

@@ -102,7 +102,7 @@ def test_a_parameter_that_is_passed_by_position_may_have_another_name_or_a_defau
         ("machine", {"versions": (3, 2)}, "has no usable `versions`: (3, 2)"),
         ("machine", {"versions": (0, 1)}, "has no usable `versions`: (0, 1)"),
         ("storage", {"durable": None}, "has no `durable`"),
-        ("storage", {"remember": None}, "every durable storage needs it"),
+        ("storage", {"save_known_peers": None}, "every durable storage needs it"),
         ("transport", {"secure": "yes"}, "has no `secure`"),
         ("codec", {"__init__": lambda self: None}, "has a method __init__ that cannot be called as __init__(settings"),
     ],
@@ -112,7 +112,7 @@ def test_an_attribute_that_is_missing_or_wrong_is_named(kind: str, attributes: d
 
 
 def test_a_storage_that_is_not_durable_need_not_remember() -> None:
-    assert find_fault("storage", changed("storage", durable=False, remember=None, acquaintances=None)) == ""
+    assert find_fault("storage", changed("storage", durable=False, remember=None, known_peers=None)) == ""
 
 
 def test_every_fault_of_a_class_is_told_at_once() -> None:

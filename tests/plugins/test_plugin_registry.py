@@ -42,7 +42,7 @@ CONTRACTS = {"transport": "Transport", "storage": "Storage", "codec": "Codec", "
 POWERS = [
     power
     for power in vars(interfaces).values()
-    if getattr(power, "_is_runtime_protocol", False) and power.__module__ == interfaces.__name__
+    if getattr(power, "_is_runtime_protocol", False) and power.__module__.startswith(interfaces.__name__)
 ]
 
 

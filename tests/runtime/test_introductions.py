@@ -15,14 +15,14 @@ from tests.support.wire import wait_until
 
 from disheap.cli.cluster import _troubles
 from disheap.errors import DiskFailed, StorageError, StorageFull, WrongCluster
-from disheap.interfaces import Acquaintances
+from disheap.interfaces import KnownPeers
 from disheap.kernel.types import NodeId
 from disheap.protocol.peers import PeerHello
 from disheap.runtime.disk.thread import FailStopDisk
 from disheap.runtime.membership.incarnations import Introductions
 
 TWO, THREE = NodeId(2), NodeId(3)
-NOBODY_MET = Acquaintances(False, ())
+NOBODY_MET = KnownPeers(False, ())
 
 
 async def stopped(cluster: Cluster) -> list[str]:
@@ -150,7 +150,7 @@ class Disk:
 class Host:
     """A node of two others, and its storage."""
 
-    def __init__(self, kept: Acquaintances = NOBODY_MET) -> None:
+    def __init__(self, kept: KnownPeers = NOBODY_MET) -> None:
         self.kept = kept
         self.error: Exception | None = None
         self.events: list[object] = []
@@ -158,13 +158,13 @@ class Host:
         self.introductions = Introductions(self, asyncio.new_event_loop())  # type: ignore[arg-type]
         self.introductions.recall([TWO, THREE], kept)
 
-    def acquaintances(self) -> Acquaintances:
+    def known_peers(self) -> KnownPeers:
         return self.kept
 
-    def remember(self, acquaintances: Acquaintances) -> None:
+    def save_known_peers(self, peers: KnownPeers) -> None:
         if self.error is not None:
             raise self.error
-        self.kept = acquaintances
+        self.kept = peers
 
     def storage(self) -> Host:
         return self
@@ -194,7 +194,7 @@ def test_a_member_is_welcomed_when_it_is_on_disk_and_not_before() -> None:
     assert host.events == []
     host.thread.go_on()
     assert host.events == [True]
-    assert host.kept == Acquaintances(False, ((2, 7),))
+    assert host.kept == KnownPeers(False, ((2, 7),))
     host.thread.go_on()
     host.introductions.meet(TWO, 7, host.events.append)
     assert host.events == [True, True, True]
@@ -210,7 +210,7 @@ def test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it() -> Non
     assert host.events == [True, True]
     host.thread.go_on()
     assert host.events == [True, True, "takes part"]
-    assert host.kept == Acquaintances(True, ((2, 7), (3, 7)))
+    assert host.kept == KnownPeers(True, ((2, 7), (3, 7)))
 
 
 def test_having_been_met_is_not_having_been_welcomed() -> None:
@@ -225,7 +225,7 @@ def test_having_been_met_is_not_having_been_welcomed() -> None:
 @pytest.mark.parametrize("takes_part", [False, True])
 def test_a_member_has_one_incarnation_for_ever(takes_part: bool) -> None:
     """A node that does not take part yet is no exception: the one that it met may take part already."""
-    host = Host(Acquaintances(takes_part, ((2, 7),)))
+    host = Host(KnownPeers(takes_part, ((2, 7),)))
     host.introductions.check(TWO, hello(2, 7))
     host.introductions.check(THREE, hello(3, 8))
     with pytest.raises(WrongCluster, match="without the data that it had"):
@@ -261,7 +261,7 @@ def test_what_could_not_be_written_at_the_last_welcome_is_written_later(error: S
     host.thread.go_on()
     assert host.thread.jobs == []
     assert host.events == [True, True, "takes part"]
-    assert host.kept == Acquaintances(True, ((2, 7), (3, 7)))
+    assert host.kept == KnownPeers(True, ((2, 7), (3, 7)))
 
 
 def test_a_node_that_has_stopped_begins_nothing_when_its_last_write_returns() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 
-from disheap.interfaces import Acquaintances, Recovered
+from disheap.interfaces import KnownPeers, Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
 from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.storage import FileStorage
@@ -28,7 +28,7 @@ class Promises:
         self.snapshot = 0
         self.snapshots: dict[int, bytes] = {}  # that were asked for
         self.hard_states = [HardState(Term(0), NodeId(0))]  # the one acknowledged, and what was asked for since
-        self.met = [Acquaintances(False, ())]
+        self.met = [KnownPeers(False, ())]
 
     def copy(self) -> Promises:
         return copy.deepcopy(self)
@@ -52,8 +52,8 @@ class Promises:
         """That a directory which was opened holds them, and nothing that nobody asked for. What it was found to hold is
         promised from now on: a node that has been told so has built on it."""
         assert found.hard_state in self.hard_states, f"{found.hard_state}, of {self.hard_states}"
-        assert storage.acquaintances() in self.met, f"{storage.acquaintances()}, of {self.met}"
-        self.hard_states, self.met = [found.hard_state], [storage.acquaintances()]
+        assert storage.known_peers() in self.met, f"{storage.known_peers()}, of {self.met}"
+        self.hard_states, self.met = [found.hard_state], [storage.known_peers()]
         snapshot = found.snapshot.index if found.snapshot else 0
         assert snapshot >= self.snapshot, f"the snapshot at {self.snapshot} is lost; there is {snapshot}"
         assert not snapshot or read_snapshot(storage) == self.snapshots[snapshot]
@@ -132,9 +132,9 @@ class Life:
         self.promises.hard_states = [state]
 
     def _meet(self, takes_part: bool, *incarnations: int) -> None:
-        state = Acquaintances(takes_part, tuple(enumerate(incarnations, 2)))
+        state = KnownPeers(takes_part, tuple(enumerate(incarnations, 2)))
         self.promises.met.append(state)
-        self.storage.remember(state)
+        self.storage.save_known_peers(state)
         self.promises.met = [state]
 
     def _append(self, first: int, last: int, term: int, size: int = 30) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged, StorageError, WrongCodec, WrongDirectory
-from disheap.interfaces import Acquaintances, Recovered
+from disheap.interfaces import KnownPeers, Recovered
 from disheap.kernel.types import Entry, HardState, Index, NodeId, Term
 from disheap.testing.crashing_disk import CrashingDisk, PowerCut
 from disheap_filelog.storage import FileStorage
@@ -453,35 +453,35 @@ def test_a_lost_hard_state_stops_the_node(loss: str) -> None:
 
 # --- whom the node has met -----------------------------------------------------------------------------------------
 
-MET = Acquaintances(True, ((2, 5), (3, 6)))
+MET = KnownPeers(True, ((2, 5), (3, 6)))
 
 
 def test_either_copy_of_the_members_met_may_rot() -> None:
     for copy in (0, 4096):
         disk = rotated()
         storage = reopen(disk)[0]
-        storage.remember(MET)
+        storage.save_known_peers(MET)
         storage.close()
         content(disk, f"{DIRECTORY}/members")[copy + 10] ^= 1
         disk.create(f"{DIRECTORY}/members.tmp")  # what a repair left that did not come to its end
         storage = reopen(disk)[0]
-        assert storage.acquaintances() == MET
+        assert storage.known_peers() == MET
         storage.close()
         content(disk, f"{DIRECTORY}/members")[4096 - copy + 10] ^= 1
         storage = reopen(disk)[0]
-        assert storage.acquaintances() == MET, "the rotten copy was repaired"
+        assert storage.known_peers() == MET, "the rotten copy was repaired"
         storage.close()
 
 
 def test_no_byte_of_the_members_met_can_rot_into_others() -> None:
     disk = rotated()
     storage = reopen(disk)[0]
-    storage.remember(MET)
+    storage.save_known_peers(MET)
     storage.close()
     for place in range(len(content(disk, f"{DIRECTORY}/members"))):
         content(disk, f"{DIRECTORY}/members")[place] ^= 0x41
         storage = reopen(disk)[0]
-        assert storage.acquaintances() == MET
+        assert storage.known_peers() == MET
         storage.close()
 
 

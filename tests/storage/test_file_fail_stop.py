@@ -13,7 +13,7 @@ import random
 import pytest
 
 from disheap.errors import DiskFailed
-from disheap.interfaces import Acquaintances
+from disheap.interfaces import KnownPeers
 from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.storage import FileStorage
@@ -90,9 +90,9 @@ def check_nothing_goes_on(storage: FileStorage, failing: Failing) -> None:
     calls = (
         lambda: storage.append(entries(60, 60)),
         lambda: storage.save_hard_state(HardState(Term(99), NodeId(3))),
-        lambda: storage.remember(Acquaintances(True, ())),
+        lambda: storage.save_known_peers(KnownPeers(True, ())),
         lambda: storage.begin_snapshot(meta(2), False),
-        lambda: storage.acquaintances(),
+        lambda: storage.known_peers(),
         lambda: storage.compact(Index(5)),
         lambda: storage.cut(Index(5)),
         lambda: storage.mend(entries(1, 1)),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import DiskFailed, StorageError, StorageFull
-from disheap.interfaces import Acquaintances
+from disheap.interfaces import KnownPeers
 from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap.testing.crashing_disk import CrashingDisk, PowerCut
 from disheap_filelog.filesystem import OsFilesystem
@@ -196,20 +196,20 @@ def test_a_failure_while_opening_unlocks() -> None:
 def test_what_open_finds_is_durable_when_it_returns() -> None:
     """A run that ended between a rename and the sync of its directory leaves a name that the next power cut takes back,
     after the node has acted on what it found."""
-    met = Acquaintances(True, ((2, 77),))
+    met = KnownPeers(True, ((2, 77),))
     for seed in range(10):
         disk = CrashingDisk()
         storage = opened(disk)
         fail_at(disk, "sync_directory")
         with pytest.raises(DiskFailed):
-            storage.remember(met)
+            storage.save_known_peers(met)
         disk = disk.killed()
         again = build(disk)
         again.open(IDENTITY, 0, alone=False)
-        assert again.acquaintances() == met
+        assert again.known_peers() == met
         found = build(disk.after_power_cut(random.Random(seed)))
         found.open(IDENTITY, 0, alone=False)
-        assert found.acquaintances() == met
+        assert found.known_peers() == met
 
 
 class FailingOnce(OsFilesystem):

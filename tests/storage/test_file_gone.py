@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import DiskFailed, StorageGone, StorageLocked
-from disheap.interfaces import Acquaintances
+from disheap.interfaces import KnownPeers
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
 from disheap_filelog.storage import FileStorage
 from tests.storage.parts import IDENTITY, MEMBERS, build, entries, entry, opened
@@ -124,7 +124,7 @@ def begin_snapshot(storage: FileStorage) -> None:
 
 
 def remember(storage: FileStorage) -> None:
-    storage.remember(Acquaintances(True, ()))
+    storage.save_known_peers(KnownPeers(True, ()))
 
 
 def begin_a_segment(storage: FileStorage) -> None:

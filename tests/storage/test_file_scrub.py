@@ -7,7 +7,7 @@ import random
 import pytest
 
 from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged, StorageFull
-from disheap.interfaces import Acquaintances
+from disheap.interfaces import KnownPeers
 from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.filesystem import TEMPORARY
@@ -123,7 +123,7 @@ SMALL_FILES = [
 def test_a_small_file_that_has_rotted_is_written_again(name: str, places: tuple[int, ...]) -> None:
     """This process knows what it says, though both copies may be gone."""
     disk, storage = filled()
-    storage.remember(Acquaintances(True, ((2, 77),)))
+    storage.save_known_peers(KnownPeers(True, ((2, 77),)))
     for place in places:
         rot(disk, name, place)
     mended = a_pass(storage)[2]
@@ -132,7 +132,7 @@ def test_a_small_file_that_has_rotted_is_written_again(name: str, places: tuple[
     storage.close()
     again = build(disk.after_power_cut(random.Random(1)), DIRECTORY)
     assert again.open(IDENTITY, 0, alone=False).hard_state == HardState(Term(9), NodeId(1))
-    assert again.acquaintances() == Acquaintances(True, ((2, 77),))
+    assert again.known_peers() == KnownPeers(True, ((2, 77),))
 
 
 @pytest.mark.parametrize("place", [0, 20, 70])

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from disheap.errors import DiskFailed, StorageFull
-from disheap.interfaces import Acquaintances, Identity, Recovered, StorageContext, StorageUsage
+from disheap.interfaces import Identity, KnownPeers, Recovered, StorageContext, StorageUsage
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, SnapshotMeta, Term
 from disheap_filelog.filesystem import File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
@@ -359,13 +359,13 @@ class GreedyCompaction(FileStorage):
 class ForgottenMembers(FileStorage):
     """Keeps in memory whom the node has met."""
 
-    met = Acquaintances(False, ())
+    met = KnownPeers(False, ())
 
-    def acquaintances(self) -> Acquaintances:
+    def known_peers(self) -> KnownPeers:
         return self.met
 
-    def remember(self, acquaintances: Acquaintances) -> None:
-        self.met = acquaintances
+    def save_known_peers(self, peers: KnownPeers) -> None:
+        self.met = peers
 
 
 class StillUsage(FileStorage):

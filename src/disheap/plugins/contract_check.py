@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from disheap.interfaces import API, Codec, Remembering, StateMachine, Storage, Transport
+from disheap.interfaces import API, Codec, PeerStore, StateMachine, Storage, Transport
 
 CONTRACTS: dict[str, type[Any]] = {
     "transport": Transport,
@@ -34,7 +34,7 @@ def find_fault(kind: str, plugin: Any) -> str:
     label = f"{plugin.__module__}.{plugin.__qualname__}"
     faults = [*_attribute_faults(kind, plugin), *_method_faults(plugin, CONTRACTS[kind])]
     if kind == "storage" and getattr(plugin, "durable", None) is True:
-        faults += [f"{fault} (every durable storage needs it)" for fault in _method_faults(plugin, Remembering)]
+        faults += [f"{fault} (every durable storage needs it)" for fault in _method_faults(plugin, PeerStore)]
     return f"{label} {'; '.join(faults)}" if faults else ""
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from disheap.errors import StorageError, StorageFull, WrongCluster
-from disheap.interfaces import Acquaintances, Remembering, Storage
+from disheap.interfaces import KnownPeers, PeerStore, Storage
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
 from disheap.protocol.peers import PeerHello
@@ -61,7 +61,7 @@ class Introductions:
         self._is_recording = False
         self._has_ended = False
 
-    def recall(self, others: Sequence[NodeId], kept: Acquaintances | None) -> None:
+    def recall(self, others: Sequence[NodeId], kept: KnownPeers | None) -> None:
         """`kept` is what storage remembers; None where it cannot, and in a cluster of one."""
         self._keeps = kept is not None
         if kept is not None:
@@ -146,8 +146,8 @@ class Introductions:
 
     def _save(self, takes_part: bool, done: Done) -> None:
         storage = self._host.storage()
-        assert isinstance(storage, Remembering)
-        state = Acquaintances(takes_part, tuple(sorted((int(node), self._known[node]) for node in self._known)))
+        assert isinstance(storage, PeerStore)
+        state = KnownPeers(takes_part, tuple(sorted((int(node), self._known[node]) for node in self._known)))
 
         def written(_: None, error: BaseException | None) -> None:
             if self._has_ended:
@@ -160,4 +160,4 @@ class Introductions:
                 self._host.failed(error)
             done(error is None)  # else later: there is no room, or the storage is being opened anew
 
-        self._host.disk().submit(lambda: storage.remember(state), written)
+        self._host.disk().submit(lambda: storage.save_known_peers(state), written)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged
-from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Repairable, Storage
+from disheap.interfaces import Identity, KnownPeers, PeerStore, Recovered, Repairable, Storage
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
 from disheap.logs import get_logger
@@ -27,7 +27,7 @@ class Found(NamedTuple):
     log_time_ms: int
     needs_repair: bool = False  # then the rest is empty, and the group sleeps
     voters: tuple[NodeId, ...] = ()
-    met: Acquaintances | None = None  # where storage keeps it
+    met: KnownPeers | None = None  # where storage keeps it
 
 
 def recover(
@@ -44,7 +44,7 @@ def recover(
     `Storage.open` raises, `SnapshotDamaged`, and `VersionUnsupported` for a state that this release does not run."""
     recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
     sessions = fresh_sessions()
-    met = storage.acquaintances() if isinstance(storage, Remembering) else None
+    met = storage.known_peers() if isinstance(storage, PeerStore) else None
     voters = membership.voters_of((recovered.snapshot or first_state).membership)
     if recovered.memberships:
         voters = membership.voters_of(membership.decode(recovered.memberships[-1][1]))

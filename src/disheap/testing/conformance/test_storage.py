@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import DiskFailed, StorageError, StorageLocked, WrongDirectory
-from disheap.interfaces import Acquaintances, Identity, Recovered, Remembering, Rereadable, Storage
+from disheap.interfaces import Identity, KnownPeers, PeerStore, Recovered, Rereadable, Storage
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term, TermRun
 from disheap.testing.conformance.storage_parts import (
     IDENTITY,
@@ -498,19 +498,19 @@ def test_the_storage_survives_many_restarts(node: Node) -> None:
 
 
 def test_a_new_storage_that_remembers_members_has_met_nobody(node: Node) -> None:
-    """A durable storage is `Remembering`; a new one has met nobody and takes no part."""
-    assert isinstance(node.storage, Remembering) == node.storage.durable
-    if isinstance(node.storage, Remembering):
-        assert node.storage.acquaintances() == Acquaintances(False, ())
+    """A durable storage is `PeerStore`; a new one has met nobody and takes no part."""
+    assert isinstance(node.storage, PeerStore) == node.storage.durable
+    if isinstance(node.storage, PeerStore):
+        assert node.storage.known_peers() == KnownPeers(False, ())
 
 
 def test_members_that_were_remembered_are_known_when_the_storage_is_opened_again(node: Node) -> None:
     """`remember` replaces what was remembered before, as a whole."""
-    met = Acquaintances(True, ((2, (1 << 63) - 1), (3, 7)))
-    if isinstance(node.storage, Remembering):
-        node.storage.remember(Acquaintances(False, met.incarnations[:1]))
-        node.storage.remember(met)
-        assert node.storage.acquaintances() == met
+    met = KnownPeers(True, ((2, (1 << 63) - 1), (3, 7)))
+    if isinstance(node.storage, PeerStore):
+        node.storage.save_known_peers(KnownPeers(False, met.incarnations[:1]))
+        node.storage.save_known_peers(met)
+        assert node.storage.known_peers() == met
     node.again()
-    if isinstance(node.storage, Remembering):
-        assert node.storage.acquaintances() == met
+    if isinstance(node.storage, PeerStore):
+        assert node.storage.known_peers() == met

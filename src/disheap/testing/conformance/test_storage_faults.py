@@ -27,11 +27,11 @@ import pytest
 
 from disheap.errors import DiskFailed, StorageError, StorageFull
 from disheap.interfaces import (
-    Acquaintances,
     Codec,
+    KnownPeers,
     OnFilesystem,
+    PeerStore,
     Recovered,
-    Remembering,
     Storage,
     StorageContext,
 )
@@ -60,7 +60,7 @@ LIVES = 80
 FLIPS = 60
 KILLS = 3
 STATE = HardState(Term(9), NodeId(1))
-MET = Acquaintances(True, ((2, 77),))
+MET = KnownPeers(True, ((2, 77),))
 PLACE = "/data/groups/0"
 
 
@@ -170,8 +170,8 @@ class Promised:
         storage = factory(directory)
         storage.open(IDENTITY, 0, alone=False)
         storage.save_hard_state(STATE)
-        if isinstance(storage, Remembering):
-            storage.remember(MET)
+        if isinstance(storage, PeerStore):
+            storage.save_known_peers(MET)
         for at in range(0, 60, 5):
             storage.append(self.entries[at : at + 5])
         write_snapshot(storage, 20, self.raw)
@@ -191,8 +191,8 @@ class Promised:
             if recovered.is_damaged:
                 return
             assert recovered.hard_state == STATE, f"{what}: term or vote is another, and nothing is said"
-            if isinstance(storage, Remembering):
-                assert storage.acquaintances() == MET, f"{what}: the members are others, and nothing is said"
+            if isinstance(storage, PeerStore):
+                assert storage.known_peers() == MET, f"{what}: the members are others, and nothing is said"
             if recovered.snapshot is not None:
                 assert read_snapshot(storage) == self.raw, f"{what}: the snapshot is another"
             assert recovered.snapshot is not None or recovered.first_index == 1, f"{what}: the snapshot is gone"
@@ -326,12 +326,12 @@ def test_term_and_vote_and_members_that_were_saved_are_synced(build: Build | Non
     storage, _ = opened(build, disk)
     for term in range(3, 9):
         storage.save_hard_state(HardState(Term(term), NodeId(term % 3)))
-        met = Acquaintances(True, ((2, term),))
-        if isinstance(storage, Remembering):
-            storage.remember(met)
+        met = KnownPeers(True, ((2, term),))
+        if isinstance(storage, PeerStore):
+            storage.save_known_peers(met)
         again, recovered = opened(build, disk.without_unsynced())
         assert recovered.hard_state == (term, term % 3)
-        assert not isinstance(again, Remembering) or again.acquaintances() == met
+        assert not isinstance(again, PeerStore) or again.known_peers() == met
 
 
 def test_a_snapshot_that_was_committed_is_synced_with_its_name(build: Build | None) -> None:

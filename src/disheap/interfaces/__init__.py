@@ -1,0 +1,115 @@
+"""The four contracts: Transport, Storage, Codec, StateMachine.
+
+A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds. `Settings` is filled from the
+plugin's own table of the configuration. The class is built as `cls(settings, context)`. Plugins take values and return
+values: they never call back into the kernel. A class with the right methods fits; nothing needs to be inherited. The
+registry refuses a class that lacks one.
+
+An optional power is an interface of its own (`BlockingConnect`, `Screening`), found with `isinstance`, never a flag.
+
+Each method says what is durable when it returns, which order it keeps, who owns the bytes, and which errors it raises.
+An error that it does not name is a bug of the plugin, and in most calls the end of the node. The page
+`docs/reference/contracts.md` is made from this package.
+"""
+
+from __future__ import annotations
+
+from disheap.interfaces.codec import Codec, CodecContext, Stream, StreamContext
+from disheap.interfaces.machine import (
+    AllowedWhenFull,
+    CommandSizing,
+    Effect,
+    Effects,
+    Hashing,
+    MachineContext,
+    Principal,
+    Sampling,
+    SamplingQueries,
+    Screening,
+    SessionReporting,
+    StateMachine,
+    WorkCounting,
+)
+from disheap.interfaces.plugin import API, KINDS, Clock, MemoryEstimating, Plugin, Provenance
+from disheap.interfaces.storage import (
+    Damage,
+    Holding,
+    Identity,
+    KnownPeers,
+    LostSnapshot,
+    OnFilesystem,
+    PeerStore,
+    Recovered,
+    Repairable,
+    Rereadable,
+    Scrubbable,
+    Scrubbed,
+    SnapshotReader,
+    SnapshotWriter,
+    Storage,
+    StorageContext,
+    StorageUsage,
+)
+from disheap.interfaces.transport import (
+    BlockingConnect,
+    BlockingSocket,
+    Connection,
+    Listener,
+    PendingSocket,
+    Receiver,
+    Reloading,
+    Transport,
+    TransportContext,
+)
+
+__all__ = [
+    "API",
+    "KINDS",
+    "AllowedWhenFull",
+    "BlockingConnect",
+    "BlockingSocket",
+    "Clock",
+    "Codec",
+    "CodecContext",
+    "CommandSizing",
+    "Connection",
+    "Damage",
+    "Effect",
+    "Effects",
+    "Hashing",
+    "Holding",
+    "Identity",
+    "KnownPeers",
+    "Listener",
+    "LostSnapshot",
+    "MachineContext",
+    "MemoryEstimating",
+    "OnFilesystem",
+    "PeerStore",
+    "PendingSocket",
+    "Plugin",
+    "Principal",
+    "Provenance",
+    "Receiver",
+    "Recovered",
+    "Reloading",
+    "Repairable",
+    "Rereadable",
+    "Sampling",
+    "SamplingQueries",
+    "Screening",
+    "Scrubbable",
+    "Scrubbed",
+    "SessionReporting",
+    "SnapshotReader",
+    "SnapshotWriter",
+    "StateMachine",
+    "Storage",
+    "StorageContext",
+    "StorageUsage",
+    "Stream",
+    "StreamContext",
+    "Transport",
+    "TransportContext",
+    "WorkCounting",
+]
