@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -78,9 +79,17 @@ def environment(more: Mapping[str, str] | None = None) -> dict[str, str]:
 class Running:
     """A process whose lines are read as they come."""
 
-    def __init__(self, *words: str, environ: Mapping[str, str] | None = None, open_files: int = 0) -> None:
-        """With `open_files` it may have no more, whatever it does."""
-        limited = ("sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh") if open_files else ()
+    def __init__(
+        self,
+        *words: str,
+        environ: Mapping[str, str] | None = None,
+        open_files: int = 0,
+        cgroup: Path | None = None,
+    ) -> None:
+        """With `open_files` it may have no more, whatever it does. It runs in `cgroup`, if that is given."""
+        limits = [f"ulimit -n {open_files}"] * bool(open_files)
+        limits += [f"echo $$ > {shlex.quote(str(cgroup / 'cgroup.procs'))}"] if cgroup else []
+        limited = ("sh", "-c", f'{" && ".join(limits)} && exec "$@"', "sh") if limits else ()
         self._process = subprocess.Popen(
             [*limited, *COMMAND, *words],
             stdin=subprocess.DEVNULL,
@@ -113,8 +122,13 @@ class Running:
 
 
 @contextmanager
-def running(*words: str, environ: Mapping[str, str] | None = None, open_files: int = 0) -> Iterator[Running]:
-    process = Running(*words, environ=environ, open_files=open_files)
+def running(
+    *words: str,
+    environ: Mapping[str, str] | None = None,
+    open_files: int = 0,
+    cgroup: Path | None = None,
+) -> Iterator[Running]:
+    process = Running(*words, environ=environ, open_files=open_files, cgroup=cgroup)
     try:
         yield process
     finally:

@@ -13,7 +13,7 @@ from tests.support.nodes import FAST, Cluster, Tables
 from tests.support.ports import free_ports
 from tests.support.wire import wait_until
 
-from disheap.config.node_config import GIB, Limits
+from disheap.config.node_config import GIB, Limits, NodeConfig
 from disheap.errors import WrongCluster
 from disheap.interfaces import Connection
 from disheap.kernel.types import AppendRequest, Entry, EntryKind, Heartbeat, Index, Message, NodeId, Term
@@ -22,6 +22,7 @@ from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
 from disheap.runtime import tuning
+from disheap.runtime.node import Node
 from disheap.runtime.peers import links, peering
 from disheap.runtime.peers.links import OutgoingLink
 from disheap.testing.certificates import Authority
@@ -55,7 +56,6 @@ class Owner:
     def __init__(self) -> None:
         self.link = OutgoingLink(
             self,  # type: ignore[arg-type]
-            MIB,
             BUFFER_BYTES,
             NodeId(2),
             lambda: "n2:8300",
@@ -294,6 +294,37 @@ async def test_an_entry_that_is_larger_than_this_nodes_own_limit_is_taken(tmp_pa
         assert leader.name != name
         await leader.apply(b"+1" + b" " * 5 * MIB)
         await cluster.wait_equal()
+
+
+async def test_a_frame_of_a_member_over_the_limit_is_refused_and_the_setting_named(tmp_path: Path) -> None:
+    """A member's unfinished frame was counted and had no bound below 1 GiB. The entry waits for a higher limit."""
+    async with Cluster(tmp_path, storage="file", limits=Limits(frame_bytes=16 * MIB)) as cluster:
+        name = cluster.followers()[0].name
+        await cluster.stop(name)
+        await cluster.start(name, limits=Limits(max_peer_frame_bytes=4096))
+        leader = await cluster.wait_leader()
+        await leader.apply(b"+1" + b" " * 9 * MIB)
+        await wait_until(lambda: "limits.max_peer_frame_bytes" in refusal_by(leader, name), "the leader says why")
+        assert any("limits.max_peer_frame_bytes" in reason for reason in cluster.nodes[name].refusals())
+        await cluster.stop(name)
+        await cluster.start(name, limits=Limits())
+        await cluster.wait_equal()
+        await wait_until(lambda: refusal_by(leader, name) == "", "it is no longer refused")
+
+
+def refusal_by(node: Node, name: str) -> str:
+    return node.refusal_by(next(one for one in node.book.ids() if node.book.name(one) == name))
+
+
+def test_a_member_may_send_what_this_node_could_send_and_four_times_that() -> None:
+    def limit(frame_bytes: int, set_bytes: int = 0) -> int:
+        limits = Limits(frame_bytes=frame_bytes, max_peer_frame_bytes=set_bytes)
+        return tuning.fitted(NodeConfig(name="n1", limits=limits), 0).limits.max_peer_frame_bytes
+
+    assert limit(2 * MIB) == 64 * MIB
+    assert limit(32 * MIB) == 128 * MIB
+    assert limit(2 * MIB, 8 * MIB) == 8 * MIB
+    assert 32 * MIB < limit(32 * MIB, 8 * MIB) < 35 * MIB, "what this node may take from its clients"
 
 
 async def test_a_restarted_follower_reaches_its_peers_while_strangers_knock(tmp_path: Path) -> None:

@@ -90,6 +90,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[limits]`: what one node holds, at most, for others."""
 
     frame_bytes: FrameBytes = 0  # from a client; 0: what the machine's largest command needs, and 2 MiB at least
+    max_peer_frame_bytes: FrameBytes = 0  # from a member; 0: four times `frame_bytes`, and 64 MiB at least
     entry_bytes: WireBytes = 256 * KIB  # of commands in one entry: one append stays under a few milliseconds
     gather_bytes: WireBytes = 8 * MIB  # commands waiting for the disk, or one frame; over it clients are not read from
     uncommitted_bytes: Bytes = 64 * MIB  # proposed and not committed: what a leader may lose in a partition

@@ -291,15 +291,17 @@ class Partial:
 class FrameReader:
     """Cuts a stream into frames. Feed it bytes as they come; it keeps what is incomplete.
 
-    `limit` bounds a frame (bytes after the length field) and may be raised after the handshake. Errors are raised as
-    soon as a header shows them, before the body has arrived; the reader is of no use afterwards.
+    `limit` bounds a frame (bytes after the length field), `setting` names what sets it, and both may change after the
+    handshake. Errors are raised as soon as a header shows them, before the body has arrived; the reader is of no use
+    afterwards.
     """
 
-    __slots__ = ("_partial", "limit")
+    __slots__ = ("_partial", "limit", "setting")
 
     def __init__(self, limit: int = HANDSHAKE_FRAME_BYTES) -> None:
         self._partial = Partial()
         self.limit = limit
+        self.setting = ""
 
     @property
     def held_bytes(self) -> int:
@@ -312,7 +314,7 @@ class FrameReader:
         buffer = self._partial.join(data)
         position, size, needed = 0, len(buffer), LENGTH_BYTES
         while size - position >= LENGTH_BYTES:
-            end = position + LENGTH_BYTES + checked_length(buffer, position, self.limit)
+            end = position + LENGTH_BYTES + checked_length(buffer, position, self.limit, self.setting)
             if end > size:
                 needed = end - position
                 break

@@ -22,9 +22,12 @@ APPLY_BYTES = 1 << 20
 """Entries applied between two looks at the sockets: some 3,000 messages of 256 bytes, 15 ms."""
 CHUNK_TIMEOUT_MS = 3000
 """A snapshot's chunk unanswered for so long is sent again: the last one is answered when it is durable and restored."""
-PEER_FRAME_BYTES = (1 << 30) + (1 << 20)
-"""A frame between nodes holds entries and their headers. An entry outlives the limits that it was taken under, and
-another node's may be wider, so any that a configuration allows is read."""
+PEER_FRAME_MIN_BYTES = 64 << 20
+"""A frame between nodes may be as large, whatever the limits say: entries outlive the limits they were taken under."""
+PEER_FRAME_SHARE = 4
+"""It may be so many times a client's largest frame: the limits of another node may be wider while they are raised."""
+PEER_FRAME_ROOM_BYTES = 2 << 20
+"""In a frame between nodes besides one entry: headers, and what one read from a client's socket adds to the entry."""
 SEND_BUFFER_BYTES = 32 << 20
 """Queued for one peer, at least; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
 FRAMES_AT_ONCE = 4
@@ -41,8 +44,14 @@ def fitted(config: NodeConfig, max_command_bytes: int) -> NodeConfig:
     frame_bytes = limits.frame_bytes or max(FRAME_BYTES, max_command_bytes + ENVELOPE.size)
     gather_bytes = max(limits.gather_bytes, frame_bytes)
     input_bytes = max(limits.input_bytes, FRAMES_AT_ONCE * frame_bytes)
+    own_bytes = max(frame_bytes, limits.entry_bytes, config.raft.append_bytes) + PEER_FRAME_ROOM_BYTES
+    wanted_bytes = limits.max_peer_frame_bytes or max(PEER_FRAME_MIN_BYTES, PEER_FRAME_SHARE * frame_bytes)
     fitting = msgspec.structs.replace(
-        limits, frame_bytes=frame_bytes, gather_bytes=gather_bytes, input_bytes=input_bytes
+        limits,
+        frame_bytes=frame_bytes,
+        gather_bytes=gather_bytes,
+        input_bytes=input_bytes,
+        max_peer_frame_bytes=max(own_bytes, wanted_bytes),
     )
     return msgspec.structs.replace(config, limits=fitting)
 

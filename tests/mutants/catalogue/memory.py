@@ -70,6 +70,32 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "frame-of-a-member-without-bound",
+        "one member that has gone wrong has every other node hold gigabytes of a frame that never ends",
+        (
+            Patch(
+                "disheap.runtime.peers.links",
+                "self._reader.limit, self._reader.setting = self._frame_bytes,",
+                "self._reader.limit, self._reader.setting = 1 << 30,",
+            ),
+        ),
+        ("tests/runtime/test_links.py::test_a_frame_of_a_member_over_the_limit_is_refused_and_the_setting_named",),
+        simulated=False,
+    ),
+    Mutant(
+        "refusal-after-the-welcome-unread",
+        "a member that is refused in the middle of its work never learns why",
+        (
+            Patch(
+                "disheap.runtime.peers.links",
+                "                if kind == Kind.GOODBYE:\n",
+                "                if kind == Kind.GOODBYE and not self._greeted:\n",
+            ),
+        ),
+        ("tests/runtime/test_links.py::test_a_frame_of_a_member_over_the_limit_is_refused_and_the_setting_named",),
+        simulated=False,
+    ),
+    Mutant(
         "storage-memory-uncounted",
         "what the storage holds of the log in memory is counted by nobody",
         (

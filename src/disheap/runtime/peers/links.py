@@ -65,11 +65,10 @@ def _stranger(kind: int, expected: Kind) -> str:
 class _Handshaking:
     """What both ends share: a frame reader, and a handshake that has to end in time."""
 
-    def __init__(self, owner: LinkOwner, frame_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, owner: LinkOwner, loop: asyncio.AbstractEventLoop) -> None:
         self._owner = owner
         self._loop = loop
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
-        self._frame_bytes = frame_bytes
         self._connection: Connection | None = None
         self._greeted = False
         self._transcript: Transcript
@@ -117,7 +116,6 @@ class _Handshaking:
         self._transcript.add(frame)
         peer = self._owner.check_hello(self._hello, self._connection.certificate_name)
         self._greeted = True
-        self._reader.limit = self._frame_bytes
         return peer, self._hello
 
 
@@ -140,7 +138,8 @@ class IncomingLink(_Handshaking):
     """A connection that a peer dialled: its messages arrive here."""
 
     def __init__(self, owner: LinkOwner, frame_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(owner, frame_bytes, loop)
+        super().__init__(owner, loop)
+        self._frame_bytes = frame_bytes
         self._peer = NodeId(0)
         self._is_welcome = False
 
@@ -187,6 +186,7 @@ class IncomingLink(_Handshaking):
         else:
             _expect(kind, Kind.PEER_PROOF, frame)
             self._peer, hello = self._hear_proof(Part.DIALLER, frame)
+            self._reader.limit, self._reader.setting = self._frame_bytes, "limits.max_peer_frame_bytes"
             is_proved = self._transcript.has_secret or connection.certificate_name is not None
             self._owner.meet(self._peer, hello, is_proved, self.welcome)
 
@@ -233,14 +233,13 @@ class OutgoingLink(_Handshaking):
     def __init__(
         self,
         owner: LinkOwner,
-        frame_bytes: int,
         buffer_bytes: int,
         peer: NodeId,
         address: Callable[[], str],
         transport: Transport,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(owner, frame_bytes, loop)
+        super().__init__(owner, loop)
         self.peer = peer
         self._buffer_bytes = buffer_bytes
         self._is_full = False
@@ -249,6 +248,7 @@ class OutgoingLink(_Handshaking):
         self._down = asyncio.Event()
         self._has_proved = False  # our part of the handshake
         self._was_up = False
+        self._is_refused_later = False  # the peer refused something after its welcome, such as a frame too large
         self._reason = ""
         self.refusal = ""
         """Why the peer refused the last connection; "" once it has welcomed one."""
@@ -307,10 +307,12 @@ class OutgoingLink(_Handshaking):
             return
         try:
             for kind, frame in self._reader.frames(data):
-                if self._greeted:
-                    raise MalformedFrame(f"a frame of kind {kind} on a connection that only sends")
                 if kind == Kind.GOODBYE:
                     self.refusal = _reason(frame)
+                    self._is_refused_later = self._greeted
+                    raise WrongCluster(f"the other node refused the connection: {self.refusal}")
+                if self._greeted:
+                    raise MalformedFrame(f"a frame of kind {kind} on a connection that only sends")
                 self._greet(kind, frame)
         except ProtocolError as error:
             self._say(str(error))
@@ -334,14 +336,16 @@ class OutgoingLink(_Handshaking):
     def _welcomed(self, peer: NodeId, hello: PeerHello) -> None:
         if peer != self.peer:
             raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
-        self._reason = self.refusal = ""
+        self.refusal = ""
+        if not self._is_refused_later:  # else its reason was logged, and may come again on this connection
+            self._reason = ""
         self._expect_nothing()
         self._owner.welcomed(peer, hello, self._is_kept)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._expect_nothing()
         greeted, self._greeted, self._connection = self._greeted, False, None
-        self._was_up = greeted
+        self._was_up = greeted and not self.refusal
         self._down.set()
         if greeted:
             self._owner.unreachable(self.peer)

@@ -76,14 +76,14 @@ class Peering:
     # --- for the node ------------------------------------------------------------------------------------------------
 
     def accept(self) -> IncomingLink:
-        return IncomingLink(self, tuning.PEER_FRAME_BYTES, self._loop)
+        return IncomingLink(self, self._node.config.limits.max_peer_frame_bytes, self._loop)
 
     def dial(self, transport: Transport) -> None:
         """Every other member, again and again, until `close`."""
         for peer in self._node.book.ids():
             if peer != self._id:
                 link = OutgoingLink(
-                    self, tuning.PEER_FRAME_BYTES, self._buffer_bytes, peer, self._address_of(peer), transport,
+                    self, self._buffer_bytes, peer, self._address_of(peer), transport,
                     self._loop,
                 )  # fmt: skip
                 self._outgoing[peer] = link
