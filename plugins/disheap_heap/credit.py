@@ -18,12 +18,13 @@ CONSUMERS_PER_UNIT = 16
 
 def join(state: State, consumer: Consumer) -> bool:
     """The consumer joins its topic's ring if it is hungry and not there. One of a freed group joins with the group."""
+    ring = consumer.topic.ring
+    if consumer.number in ring or not consumer.hungry():
+        return False
     if consumer.group is not None and consumer.group.key in state.freed:
         return False
-    joins = consumer.number not in consumer.topic.ring and consumer.hungry()
-    if joins:
-        consumer.topic.ring[consumer.number] = consumer
-    return joins
+    ring[consumer.number] = consumer
+    return True
 
 
 def enter(group: CreditGroup, consumer: Consumer) -> None:
@@ -34,12 +35,8 @@ def enter(group: CreditGroup, consumer: Consumer) -> None:
         group.consumers.move_to_end(number)
 
 
-def take(consumer: Consumer, payload_bytes: int) -> None:
-    """The consumer holds one message more."""
-    consumer.held_bytes += payload_bytes
-    group = consumer.group
-    if group is None:
-        return
+def take(group: CreditGroup, consumer: Consumer, payload_bytes: int) -> None:
+    """A consumer of the group holds one message more."""
     group.held += 1
     group.held_bytes += payload_bytes
     group.consumers.move_to_end(consumer.number)
@@ -47,12 +44,8 @@ def take(consumer: Consumer, payload_bytes: int) -> None:
         _leave_rings(group)
 
 
-def give(state: State, consumer: Consumer, payload_bytes: int) -> None:
-    """The consumer holds one message less."""
-    consumer.held_bytes -= payload_bytes
-    group = consumer.group
-    if group is None:
-        return
+def give(state: State, group: CreditGroup, payload_bytes: int) -> None:
+    """A consumer of the group holds one message less."""
     was_full = group.is_full()
     group.held -= 1
     group.held_bytes -= payload_bytes

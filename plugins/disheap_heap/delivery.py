@@ -15,9 +15,9 @@ from itertools import islice
 
 from disheap.protocol.broker import Deliver, PopDone
 from disheap_heap import credit, timers
-from disheap_heap.footprint import let_go, take_in
+from disheap_heap.footprint import share, unshare
 from disheap_heap.heap import DroppingHeap
-from disheap_heap.messages import Message
+from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.state import Consumer, Lease, State, Topic, Trash
 from disheap_heap.words import encode
 
@@ -37,8 +37,10 @@ def add(
     state.message_bytes += len(payload)
     now_ms = state.now_ms
     lifetime = expires_ms or topic.settings.message_ttl_ms
-    message = kind(priority * topic.sign, number, 0, now_ms, now_ms + lifetime if lifetime else 0, payload)
-    take_in(state, message)
+    expires_at_ms = now_ms + lifetime if lifetime else 0
+    message = tuple.__new__(kind, (priority * topic.sign, number, 0, now_ms, expires_at_ms, payload))  # as below
+    if kind is SharedMessage:
+        share(state, payload)
     if lifetime:
         state.timers.arm(timers.EXPIRY, number, now_ms + lifetime, topic.number)
     if delay_ms:
@@ -93,8 +95,9 @@ def serve_later(state: State, topic: Topic) -> None:
 
 
 def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
-    _, number, attempts, enqueued_ms, expires_at_ms, payload = message
-    topic.ready_bytes -= len(payload)
+    rank, number, attempts, enqueued_ms, expires_at_ms, payload = message
+    size = len(payload)
+    topic.ready_bytes -= size
     state.ready -= 1
     if expires_at_ms:
         state.timers.disarm(timers.EXPIRY, number)
@@ -102,13 +105,14 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
         epoch = until_ms = 0
         drop(state, message)
     else:
-        epoch, until_ms = attempts + 1, _lease(state, topic, consumer, message)
+        epoch = attempts + 1
+        until_ms = _lease(state, topic, consumer, message, number, epoch, size)
     state.units += 1
     state.delivered += 1
     consumer.delivered += 1
-    deliver = Deliver(consumer.number, number, epoch, message.rank * topic.sign, enqueued_ms, payload, until_ms)
+    deliver = Deliver(consumer.number, number, epoch, rank * topic.sign, enqueued_ms, payload, until_ms)
     state.effects.append((consumer.session.number, encode(deliver)))
-    state.may_push -= len(payload)
+    state.may_push -= size
     if consumer.hungry():
         topic.ring.move_to_end(consumer.number)
     else:
@@ -117,12 +121,17 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
             finish_ticket(state, consumer)
 
 
-def _lease(state: State, topic: Topic, consumer: Consumer, message: Message) -> int:
+def _lease(
+    state: State, topic: Topic, consumer: Consumer, message: Message, number: int, epoch: int, payload_bytes: int
+) -> int:
     """Returns when the lease ends, 0 for with the session."""
-    number = message.id
     until_ms = state.now_ms + consumer.lease_ms if consumer.lease_ms else 0
-    state.leases[number] = consumer.leases[number] = Lease(message, message.attempts + 1, until_ms, consumer)
-    credit.take(consumer, len(message.payload))
+    # A named tuple's own constructor is a Python function, which takes as long again.
+    lease = tuple.__new__(Lease, (message, epoch, until_ms, consumer))
+    state.leases[number] = consumer.leases[number] = lease
+    consumer.held_bytes += payload_bytes
+    if consumer.group is not None:
+        credit.take(consumer.group, consumer, payload_bytes)
     topic.leased += 1
     if until_ms:
         state.timers.arm(timers.LEASE, number, until_ms)
@@ -133,12 +142,14 @@ def release(state: State, lease: Lease) -> Topic:
     """The lease is over; its consumer has its credit back. What becomes of the message is the caller's business."""
     state.units += 1
     message, _, until_ms, consumer = lease
-    topic = consumer.topic
-    del state.leases[message.id], consumer.leases[message.id]
-    credit.give(state, consumer, len(message.payload))
+    topic, number, payload_bytes = consumer.topic, message.id, len(message.payload)
+    del state.leases[number], consumer.leases[number]
+    consumer.held_bytes -= payload_bytes
+    if consumer.group is not None:
+        credit.give(state, consumer.group, payload_bytes)
     topic.leased -= 1
     if until_ms:
-        state.timers.disarm(timers.LEASE, message.id)
+        state.timers.disarm(timers.LEASE, number)
     credit.join(state, consumer)
     if consumer.ended and not consumer.leases:
         forget(state, consumer)
@@ -228,7 +239,8 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
 def drop(state: State, message: Message) -> None:
     """Nobody holds the message any more."""
     state.message_bytes -= len(message.payload)
-    let_go(state, message)
+    if type(message) is SharedMessage:
+        unshare(state, message.payload)
 
 
 def throw_away(state: State, topic: Topic) -> int:
@@ -239,6 +251,8 @@ def throw_away(state: State, topic: Topic) -> int:
         state.delayed -= len(topic.delayed)
         state.trash.append(Trash(topic.ready, topic.delayed))
         state.message_bytes -= topic.ready_bytes + topic.delayed_bytes
+        state.trash_messages += count
+        state.trash_bytes += topic.ready_bytes + topic.delayed_bytes
         state.dropped += count
         topic.ready, topic.delayed = type(topic.ready)(), {}
         topic.ready_bytes = topic.delayed_bytes = 0

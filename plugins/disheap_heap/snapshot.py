@@ -42,7 +42,7 @@ from disheap.protocol.broker import TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
 from disheap_heap.exchanges import Exchange, add_binding
-from disheap_heap.footprint import take_in
+from disheap_heap.footprint import share
 from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Consumer, CreditGroup, Lease, Session, State, Topic
@@ -356,15 +356,18 @@ class _Restorer:
         if isinstance(payload, bytes):
             message = Message._make((*others, payload))
         elif isinstance(payload, int):
-            message = SharedMessage._make((*others, self._shared[payload]))
+            message = self._shared_message(others, self._shared[payload])
         else:
             number, payload = payload
             if number != len(self._shared) or not isinstance(payload, bytes):
                 raise SnapshotDamaged(f"the snapshot has a shared payload {number!r} after {len(self._shared)} of them")
             self._shared[number] = payload
-            message = SharedMessage._make((*others, payload))
-        take_in(self._state, message)
+            message = self._shared_message(others, payload)
         return message
+
+    def _shared_message(self, others: list[Any], payload: bytes) -> SharedMessage:
+        share(self._state, payload)
+        return SharedMessage._make((*others, payload))
 
     def _unserved(self, number: int) -> None:
         self._state.unserved[number] = self._state.numbers[number]

@@ -191,8 +191,9 @@ class State:
         self.last_consumer = 0
         self.last_topic = 0
         self.message_bytes = 0
-        self.held_messages = self.held_bytes = 0  # in memory: see `footprint`
-        self.copies: dict[int, int] = {}  # of a shared payload, by its address: likewise
+        self.copies: dict[int, int] = {}  # of a shared payload, by its address: see `footprint`
+        self.repeated_bytes = 0  # of shared payloads, for each copy but the first: not state
+        self.trash_messages = self.trash_bytes = 0  # purged and not freed yet: not state
         self.sessions: dict[int, Session] = {}
         self.ready = self.delayed = 0  # messages of all topics that wait so
         self.active = self.subscribers = 0  # of all topics

@@ -28,8 +28,9 @@ from disheap_heap.delivery import (
     serve_some,
 )
 from disheap_heap.exchanges import Exchange, remove_binding
-from disheap_heap.footprint import let_go
+from disheap_heap.footprint import unshare
 from disheap_heap.leases import expire_lease
+from disheap_heap.messages import SharedMessage
 from disheap_heap.settings import SERVE_AT_ONCE
 from disheap_heap.state import State, Trash
 from disheap_heap.topics import delete
@@ -181,5 +182,8 @@ def _free_one(state: State, trash: Trash) -> bool:
     if message.expires_at_ms:
         state.timers.disarm(timers.EXPIRY, message.id)
     if len(trash.ready.records) + len(trash.delayed) < count:
-        let_go(state, message)  # else it was let go before: what came out of the heap was garbage
+        state.trash_messages -= 1  # else it was let go before: what came out of the heap was garbage
+        state.trash_bytes -= len(message.payload)
+        if type(message) is SharedMessage:
+            unshare(state, message.payload)
     return True

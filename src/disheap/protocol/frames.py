@@ -99,6 +99,9 @@ class Kind(IntEnum):
     PEER_PROOF = 39
 
 
+REPLY_KIND, PUSH_KIND = int(Kind.REPLY), int(Kind.PUSH)
+"""For the paths of every command: to name a member of an enum takes 0.1 us under CPython 3.11."""
+
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding rubbish raises: msgspec's own errors, and two that it lets through (a text that is no UTF-8, arrays in
 arrays beyond what the stack holds)."""
@@ -212,7 +215,7 @@ def reply(kind: int, status: int, seq: int, index: int, body: bytes) -> bytes:
 
 
 def push(index: int, body: bytes) -> bytes:
-    return NUMBERED.pack(NUMBERED_REST + len(body), Kind.PUSH, 0, index) + body
+    return NUMBERED.pack(NUMBERED_REST + len(body), PUSH_KIND, 0, index) + body
 
 
 def request(kind: int, number: int, body: bytes) -> bytes:

@@ -111,7 +111,7 @@ class Session:
 
     def confirm(self, confirmed: int) -> int:
         """Forget the replies that the client has. Returns the bytes of memory that they took."""
-        replies, before = self.replies, self.reply_bytes
+        replies, before, freed_bytes = self.replies, self.reply_bytes, 0
         if confirmed - self.confirmed > len(replies):
             self.replies = {seq: kept for seq, kept in replies.items() if seq > confirmed}
             self.reply_bytes = sum(map(memory_of, self.replies.values()))
@@ -119,7 +119,8 @@ class Session:
             for seq in range(self.confirmed + 1, confirmed + 1):
                 kept = replies.pop(seq, None)
                 if kept is not None:
-                    self.reply_bytes -= memory_of(kept)
+                    freed_bytes += memory_of(kept)
+            self.reply_bytes = before - freed_bytes
         self.confirmed = confirmed
         return before - self.reply_bytes
 

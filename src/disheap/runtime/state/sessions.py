@@ -161,14 +161,17 @@ class Sessions:
 
     def _apply_commands(self, index: int, time_ms: int, data: bytes) -> Iterator[None]:
         table, queues, views = self.table, self._outlets.of_session, self._views
-        unpack, header, pack_reply = ENVELOPE.unpack_from, ENVELOPE.size, frames.REPLY.pack
-        command = Kind.COMMAND
-        position, size, count, worked = 0, len(data), 0, self._work_done()
+        unpack, header = ENVELOPE.unpack_from, ENVELOPE.size
+        pack_reply, reply_rest = frames.REPLY.pack, frames.REPLY_REST
+        command, reply_kind = int(Kind.COMMAND), frames.REPLY_KIND
+        work_done, execute = self._work_done, self._execute
+        position, size = 0, len(data)
+        commands_left, pause_at = COMMANDS_AT_ONCE, work_done() + UNITS_AT_ONCE
         while position < size:
-            count += 1
-            if count % COMMANDS_AT_ONCE == 0 or self._work_done() - worked >= UNITS_AT_ONCE:
+            commands_left -= 1
+            if not commands_left or work_done() >= pause_at:
                 yield
-                worked = self._work_done()
+                commands_left, pause_at = COMMANDS_AT_ONCE, work_done() + UNITS_AT_ONCE
             length, kind, _, number, seq, confirmed = unpack(data, position)
             start, position = position + header, position + 4 + length
             body = data[start:position]
@@ -188,12 +191,12 @@ class Sessions:
             elif seq and seq <= session.confirmed:
                 continue
             else:
-                kept, effects = self._execute(session, index, time_ms, seq, body)
+                kept, effects = execute(session, index, time_ms, seq, body)
             if seq:
                 queue = queues.get(number)
                 if queue is not None:  # the reply goes first: the client then knows the consumer a push names
                     replied_at, status, text = kept
-                    queue.append(pack_reply(frames.REPLY_REST + len(text), Kind.REPLY, status, seq, replied_at) + text)
+                    queue.append(pack_reply(reply_rest + len(text), reply_kind, status, seq, replied_at) + text)
             if effects:
                 self._push(index, effects)
 
@@ -201,15 +204,18 @@ class Sessions:
         """Apply one new command and keep its reply."""
         if seq - session.confirmed > self._limits.window:
             return (index, Status.ERROR, self._window_exceeded), ()
-        if seq and (refusal := self._refuse_reply(session)):
-            return (index, Status.ERROR, refusal), ()
+        limits = self._limits
+        if seq and (session.reply_bytes >= limits.reply_bytes or self.reply_bytes >= limits.max_reply_bytes):
+            refusal = self._refuse_reply(session)
+            if refusal:
+                return (index, Status.ERROR, refusal), ()
         effects: Effects = ()
         try:
             reply, effects = self.machine.apply(index, time_ms, session.id, body)
             kept: Kept = (index, Status.OK, reply)
             self.applied_commands += 1
-        except (CommandRefused, VersionTooOld) as refusal:
-            kept = (index, Status.ERROR, fault(refusal))
+        except (CommandRefused, VersionTooOld) as error:
+            kept = (index, Status.ERROR, fault(error))
             self.failed_commands += 1
         except MemoryError:
             raise  # this replica alone is short of memory: going on would make it differ from the others
