@@ -50,7 +50,7 @@ class Paper:
             asleep=True, raft=self.raft, snapshotter=snapshotter, applied=Thing(index=5), fail=self.failures.append
         )
         self.repairing = Repairing(
-            cast("Any", self), OWN, loop=asyncio.get_running_loop(), entry_bytes=1 << 20, chunk_bytes=1 << 20
+            cast("Any", self), 0, OWN, loop=asyncio.get_running_loop(), entry_bytes=1 << 20, chunk_bytes=1 << 20
         )
 
     def found(self, needs_repair: bool = True) -> Found:

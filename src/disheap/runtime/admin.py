@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import msgspec
 
+from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
-from disheap.kernel.types import NOBODY
+from disheap.interfaces import StorageUsage
+from disheap.kernel.types import NOBODY, NodeId
+from disheap.runtime.clients.server import Server
 from disheap.runtime.clients.session_admin import end_session, list_sessions, read_page
+from disheap.runtime.maintenance import Upkeep
+from disheap.runtime.membership.directory import AddressBook
+from disheap.runtime.replica.group import Group
 from disheap.runtime.state.machine_stats import read_stats
 from disheap.version import __version__
-
-if TYPE_CHECKING:
-    from disheap.runtime.node import Node
 
 OPS = ("status", "hash", "transfer", "snapshot", "sessions", "end-session")
 
 
-async def admin(node: Node, request: dict[str, Any]) -> dict[str, Any]:
+class AdminHost(Protocol):
+    """The node that an operator asks."""
+
+    config: NodeConfig
+    cluster_id: str
+    name: str
+    machine_name: str
+    group: Group
+    book: AddressBook
+    upkeep: Upkeep
+    quarantined: str
+
+    @property
+    def clients(self) -> Server: ...
+    async def storage_usage(self) -> StorageUsage: ...
+    async def wait_for_another_leader(self) -> None: ...
+    def leader_address(self) -> str: ...
+    def client_address_of(self, node: NodeId) -> str: ...
+    def is_connected(self, node: NodeId) -> bool: ...
+    def refusal_by(self, node: NodeId) -> str: ...
+    def wall_ms(self) -> int: ...
+    def uptime_s(self) -> float: ...
+
+
+async def admin(node: AdminHost, request: dict[str, Any]) -> dict[str, Any]:
     """`op` is one of OPS; `target` (a name) goes with transfer. `session_admin` reads what goes with the last two.
     Raises `RequestError`."""
     match request.get("op"):
@@ -44,7 +71,7 @@ async def admin(node: Node, request: dict[str, Any]) -> dict[str, Any]:
             raise InvalidArgument(f"no such op: {other!r}; there are {', '.join(OPS)}")
 
 
-async def status(node: Node) -> dict[str, Any]:
+async def status(node: AdminHost) -> dict[str, Any]:
     """The keys are those of `disheap status --json`."""
     group, raft = node.group, node.group.raft
     usage = await node.storage_usage()
@@ -90,7 +117,7 @@ async def status(node: Node) -> dict[str, Any]:
     }
 
 
-def _role(node: Node) -> str:
+def _role(node: AdminHost) -> str:
     if node.quarantined:
         return "quarantined"
     if not node.group.takes_part:
@@ -98,7 +125,7 @@ def _role(node: Node) -> str:
     return node.group.raft.role.value
 
 
-def _members(node: Node) -> list[dict[str, Any]]:
+def _members(node: AdminHost) -> list[dict[str, Any]]:
     peers = {peer.id: peer for peer in node.group.raft.peers()}
     rows: list[dict[str, Any]] = []
     for member in node.book.ids():
@@ -118,7 +145,7 @@ def _members(node: Node) -> list[dict[str, Any]]:
     return rows
 
 
-async def _transfer(node: Node, target: str) -> dict[str, Any]:
+async def _transfer(node: AdminHost, target: str) -> dict[str, Any]:
     _need_leader(node)
     try:
         to = node.book.find(target) if target else NOBODY
@@ -135,6 +162,6 @@ async def _transfer(node: Node, target: str) -> dict[str, Any]:
     return {"leader": node.book.label(node.group.leader)}
 
 
-def _need_leader(node: Node) -> None:
+def _need_leader(node: AdminHost) -> None:
     if not node.group.leads:
         raise NotLeader(node.leader_address())

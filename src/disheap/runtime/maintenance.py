@@ -22,11 +22,15 @@ from disheap.runtime.memory import watch
 from disheap.runtime.memory.process import MemorySource
 from disheap.runtime.repair import repairer, scrubber
 from disheap.runtime.replica import state_hashes
+from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.recovery import Found
 
 
 class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, watch.Host, state_hashes.Host, Protocol):
     """What the six ask of their node."""
+
+    @property
+    def group(self) -> Group: ...
 
 
 class Upkeep:
@@ -35,6 +39,7 @@ class Upkeep:
     def __init__(
         self,
         host: Host,
+        group: int,
         own: NodeId,
         config: NodeConfig,
         clock: Clock,
@@ -45,7 +50,7 @@ class Upkeep:
         self._election_ticks = raft.election_timeout_ms // raft.tick_ms
         self.is_whole = False  # nothing has to be repaired before the group may take part
         self.repairing = repairer.Repairing(
-            host, own, loop=loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
+            host, group, own, loop=loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
         )
         self.introductions = incarnations.Introductions(host, loop)
         self.scrubbing = scrubber.Scrubbing(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)

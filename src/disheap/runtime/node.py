@@ -38,9 +38,10 @@ from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clients.local import LocalSessions
 from disheap.runtime.clients.server import Server
-from disheap.runtime.disk.thread import Disk, DiskThread, FailStopDisk, close_patiently, run_on
+from disheap.runtime.disk.thread import Disk, DiskThread, FailStopDisk, close_patiently, run_on, with_room
 from disheap.runtime.maintenance import Upkeep
 from disheap.runtime.membership.directory import AddressBook, first_state, own_id
+from disheap.runtime.membership.incarnations import Introductions
 from disheap.runtime.memory.process import MemorySource, ProcessMemory
 from disheap.runtime.memory.watch import Estimate
 from disheap.runtime.parts import Parts
@@ -51,7 +52,6 @@ from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.replica.versions import Versions
-from disheap.runtime.replica.writer import with_room
 from disheap.runtime.state.sessions import Sessions
 
 log = get_logger(__name__)
@@ -119,7 +119,7 @@ class Node:
         self.failure: BaseException | None = None
         self._serving = False
         self._client_address = ""
-        self._versions = Versions(self)
+        self._versions = Versions(lambda: self.book.versions(self._id))
 
     # --- for those who use a node as a library -----------------------------------------------------------------------
 
@@ -257,12 +257,15 @@ class Node:
         )
         self._local.server = self._server
         digest = self._parts.settings_digest()
-        self._peering = Peering(self, self._id, digest, secrets, self._entropy, self._loop)
-        self._parts.storage(), self._parts.machine()  # raise for settings that they refuse
+        self._peering = Peering(
+            self, self._id, digest, secrets, self._entropy, self._loop, self.config.limits.max_peer_frame_bytes,
+            tuning.send_buffer_bytes(self.config),
+        )  # fmt: skip
+        self._parts.storage(GROUP), self._parts.machine()  # raise for settings that they refuse
         await self._listen_everywhere(transport, client_transport)
         # A data directory belongs to one cluster for good. So all that can fail by a mistake has been tried by now.
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
-        self.upkeep = Upkeep(self, self._id, self.config, self._clock, self._loop, self._memory)
+        self.upkeep = Upkeep(self, GROUP, self._id, self.config, self._clock, self._loop, self._memory)
         found = await with_room(lambda: self._recover(follow=False))
         self.book = AddressBook(found.applied.membership, self._id, self.name)
         self.upkeep.recovered(found, [node for node in self.book.ids() if node != self._id])
@@ -287,7 +290,7 @@ class Node:
 
     async def _recover(self, follow: bool) -> Found:
         config = self.config
-        storage = self._parts.storage()
+        storage = self._parts.storage(GROUP)
         identity = Identity(self.cluster_id, self._id, self.name, self._draw())
         self._storage = storage
         return await run_on(
@@ -406,9 +409,22 @@ class Node:
         self.group.tick()
         self.upkeep.tick()
         self._outlets().sweep()
-        self._versions.raise_if_due()
+        self._versions.raise_if_due(self.group)
 
     # --- peers -------------------------------------------------------------------------------------------------------
+
+    @property
+    def introductions(self) -> Introductions:
+        return self.upkeep.introductions
+
+    def machine_versions(self) -> tuple[int, int]:
+        return self.group.sessions.machine.versions
+
+    def heard_clock(self, peer: NodeId, wall_ms: int) -> None:
+        self.clocks.heard(peer, wall_ms)
+
+    def received(self, message: Message) -> None:
+        self.group.step(message)
 
     def _send(self, message: Message) -> None:
         self._peering.send(message)

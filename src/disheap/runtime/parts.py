@@ -25,7 +25,6 @@ from disheap.interfaces import (
 )
 from disheap.plugins.registry import Registry
 from disheap.runtime import tuning
-from disheap.runtime.peers.links import GROUP
 
 
 class Parts:
@@ -41,11 +40,11 @@ class Parts:
         name = (config.client_transport if use == "client_transport" else "") or config.transport
         return self._registry.build("transport", name, config.table("transport"), TransportContext(loop), config.source)
 
-    def storage(self) -> Storage:
-        """Not opened yet."""
+    def storage(self, group: int) -> Storage:
+        """The storage of one group. It is not opened yet."""
         config, registry = self._config, self._registry
         codec = registry.codec(config.codec, config.table("codec"), CodecContext(self._random), config.source)
-        directory = str(Path(config.data_dir) / "groups" / str(GROUP))
+        directory = str(Path(config.data_dir) / "groups" / str(group))
         context = StorageContext(directory, codec, config.codec, self._clock, self._random)
         return registry.build("storage", config.storage, config.table("storage"), context, config.source)
 

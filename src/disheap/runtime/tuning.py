@@ -10,8 +10,8 @@ from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import KernelConfig, NodeId
 from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime.clients.admission import AdmissionLimits
+from disheap.runtime.clients.connection import ServerLimits
 from disheap.runtime.clients.places import PlaceLimits
-from disheap.runtime.clients.server import ServerLimits
 from disheap.runtime.disk import free_space
 from disheap.runtime.replica.group import GroupLimits
 from disheap.runtime.replica.snapshots import SnapshotPolicy

@@ -15,11 +15,10 @@ from collections import Counter
 import msgspec
 
 from disheap.errors import Overloaded
-from disheap.runtime.state.session_table import SessionCounts, owner_of_address
+from disheap.runtime.state.session_table import HINT, SessionCounts, owner_of_address
 
 FEW = 10
 """Sessions of a client that may use the reserve: an operator's commands, and a worker with its producers."""
-HINT = "`disheap session ls` shows them, `disheap session end` ends them"
 
 
 class UnderWay:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -23,15 +23,12 @@ from disheap.errors import (
     SessionExpired,
 )
 from disheap.interfaces import Connection
-from disheap.logs import get_logger
+from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
-from disheap.runtime.clients.admission import host_of
-from disheap.runtime.clients.buffers import UNCOUNTED_BYTES
-from disheap.runtime.clients.places import NO_SESSION
-
-if TYPE_CHECKING:
-    from disheap.runtime.clients.server import Server
+from disheap.runtime.clients.admission import AdmissionLimits, host_of
+from disheap.runtime.clients.buffers import UNCOUNTED_BYTES, Buffers
+from disheap.runtime.clients.places import NO_SESSION, PlaceLimits, Places
 
 log = get_logger(__name__)
 
@@ -46,10 +43,51 @@ _CONFIRMS_ITSELF = (
 )
 
 
+class ServerLimits(msgspec.Struct, frozen=True):
+    frame_bytes: int
+    session_window: int
+    handshake_timeout_s: float
+    idle_timeout_s: float
+    write_buffer_bytes: int
+    queries: int
+    admission: AdmissionLimits = AdmissionLimits()
+    queries_per_connection: int = 128
+    input_bytes: int = 64 << 20
+    output_bytes: int = 256 << 20
+    places: PlaceLimits = PlaceLimits()
+
+
+class ConnectionOwner(Protocol):
+    """What a connection asks of the server that accepted it."""
+
+    limits: ServerLimits
+    loop: asyncio.AbstractEventLoop
+    leads: bool
+    lines: LineLimiter
+    slow: dict[ClientConnection, None]
+    short: RequestError | None
+    buffers: Buffers
+    places: Places
+
+    def admit(self, connection: ClientConnection) -> bool: ...
+    def welcome(self, hello: Hello) -> bytes: ...
+    def goodbye(self, error: RequestError | ProtocolError) -> bytes: ...
+    def lost(self, connection: ClientConnection) -> None: ...
+    def forget(self, connection: ClientConnection) -> None: ...
+    def sift(self, connection: ClientConnection, envelopes: bytes) -> bytes: ...
+    def submit(self, connection: ClientConnection, envelopes: bytes) -> None: ...
+    def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None: ...
+    def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None: ...
+    def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None: ...
+    def close_session(self, connection: ClientConnection, number: int) -> None: ...
+    def query(self, connection: ClientConnection, number: int, request: bytes) -> None: ...
+    def admin(self, connection: ClientConnection, number: int, body: bytes) -> None: ...
+
+
 class ClientConnection:
     """A `Receiver`. `session` is 0 until one is attached; `queue` gathers frames while entries are applied."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: ConnectionOwner) -> None:
         self.session = 0
         self.attachment = 0
         self.asked: list[int] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -13,9 +12,7 @@ from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, request_er
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, FrameReader, Goodbye, Hello, Kind, SessionOptions, Status
 from disheap.runtime.clients.connection import ClientConnection
-
-if TYPE_CHECKING:
-    from disheap.runtime.clients.server import Server
+from disheap.runtime.clients.server import Server
 
 SESSION_TIMEOUT_MS = 60_000
 """Its connection cannot break while the node leads; after that the session ends by itself, this much later."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -40,15 +40,13 @@ from disheap.protocol.frames import (
     Welcome,
     fault,
 )
-from disheap.runtime.clients.admission import AdmissionLimits, UnderWay
+from disheap.runtime.clients.admission import UnderWay
 from disheap.runtime.clients.buffers import Buffers
-from disheap.runtime.clients.connection import ClientConnection
-from disheap.runtime.clients.places import PlaceLimits, Places
+from disheap.runtime.clients.connection import ClientConnection, ServerLimits
+from disheap.runtime.clients.places import Places
+from disheap.runtime.replica.group import Group
 from disheap.runtime.state.session_table import Session, proof_of
 from disheap.runtime.state.sessions import Outlets, wrong_secret
-
-if TYPE_CHECKING:
-    from disheap.runtime.replica.group import Group
 
 log = get_logger(__name__)
 
@@ -66,20 +64,6 @@ again, since what its clients sent in the meantime is still unread."""
 
 MEMORY_LOOK_BYTES = 2 << 20
 """So much may come in before memory is looked at again, whatever the clock says: at 100 MB/s, 50 looks a second."""
-
-
-class ServerLimits(msgspec.Struct, frozen=True):
-    frame_bytes: int
-    session_window: int
-    handshake_timeout_s: float
-    idle_timeout_s: float
-    write_buffer_bytes: int
-    queries: int
-    admission: AdmissionLimits = AdmissionLimits()
-    queries_per_connection: int = 128
-    input_bytes: int = 64 << 20
-    output_bytes: int = 256 << 20
-    places: PlaceLimits = PlaceLimits()
 
 
 class Directory(Protocol):

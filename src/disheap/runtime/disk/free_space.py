@@ -20,11 +20,11 @@ from disheap.errors import DisheapError, DiskFull, RequestError
 from disheap.interfaces import Clock, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.quorum import majority
+from disheap.kernel.raft import Raft
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
 from disheap.protocol.notices import Notice
 from disheap.runtime.disk.thread import Disk
-from disheap.runtime.replica.group import Group
 
 log = get_logger(__name__)
 
@@ -52,12 +52,35 @@ def reserve_bytes(min_free_bytes: int) -> int:
     return int(min_free_bytes * RESERVE_SHARE)
 
 
+class RoomMaker(Protocol):
+    """Takes the snapshots of a group."""
+
+    @property
+    def bytes_applied(self) -> int: ...
+    def make_room(self, most_bytes: int) -> None: ...
+
+
+class Group(Protocol):
+    """The group whose storage is on the disk."""
+
+    raft: Raft
+
+    @property
+    def snapshotter(self) -> RoomMaker: ...
+    @property
+    def takes_part(self) -> bool: ...
+    @property
+    def leads(self) -> bool: ...
+    def transfer(self, target: NodeId) -> None: ...
+
+
 class Host(Protocol):
     """What the watch asks of its node."""
 
     name: str
-    group: Group
 
+    @property
+    def group(self) -> Group: ...
     def disk(self) -> Disk: ...
     def storage(self) -> Storage: ...
     def send_notice(self) -> None: ...

@@ -12,17 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from disheap.errors import DiskFailed
+from disheap.errors import DiskFailed, StorageFull
 from disheap.interfaces import Storage
+from disheap.logs import get_logger
 
 PATIENCE_S = 10.0
 """A node that stops waits so long for its disk: far longer than any sync, shorter than service managers kill after."""
 
+ROOM_RETRY_S = 0.5
+"""Between two attempts on a full disk."""
+
+log = get_logger(__name__)
 T = TypeVar("T")
 Job = tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]
 
@@ -124,6 +129,19 @@ async def run_on(disk: Disk, work: Callable[[], T]) -> T:
 
     disk.submit(work, done)
     return await future
+
+
+async def with_room(step: Callable[[], Awaitable[T]]) -> T:
+    """Await `step()`; while the disk is full, try it again until there is room."""
+    is_said = False
+    while True:
+        try:
+            return await step()
+        except StorageFull as error:
+            if not is_said:
+                log.error("the node waits for room on its disk", reason=str(error))
+                is_said = True
+            await asyncio.sleep(ROOM_RETRY_S)
 
 
 async def close_patiently(disk: Disk, storage: Storage | None, failed: Callable[[BaseException], None]) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from disheap.errors import WrongCluster
 from disheap.interfaces import Transport
@@ -22,12 +22,9 @@ from disheap.protocol.notices import Notice
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
-from disheap.runtime import tuning
-from disheap.runtime.membership.incarnations import Done
+from disheap.runtime.membership.directory import AddressBook
+from disheap.runtime.membership.incarnations import Done, Introductions
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
-
-if TYPE_CHECKING:
-    from disheap.runtime.node import Node
 
 log = get_logger(__name__)
 
@@ -45,17 +42,41 @@ class Unproved(NamedTuple):
     done: Done
 
 
+class PeeringHost(Protocol):
+    """The node that is among its peers."""
+
+    cluster_id: str
+    name: str
+    machine_name: str
+    incarnation: int
+    book: AddressBook
+
+    @property
+    def introductions(self) -> Introductions: ...
+    def machine_versions(self) -> tuple[int, int]: ...
+    def client_address_of(self, node: NodeId) -> str: ...
+    def wall_ms(self) -> int: ...
+    def heard_clock(self, peer: NodeId, wall_ms: int) -> None: ...
+    def received(self, message: Message) -> None: ...
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
+    def received_notice(self, peer: NodeId, notice: Notice) -> None: ...
+    def unreachable(self, peer: NodeId) -> None: ...
+    def member_name(self, node: NodeId) -> str: ...
+
+
 class Peering:
-    """The owner of all links."""
+    """The owner of all links. A frame has at most `frame_bytes`; `buffer_bytes` may wait for one peer."""
 
     def __init__(
         self,
-        node: Node,
+        node: PeeringHost,
         own_id: NodeId,
         settings_digest: str,
         secrets: tuple[bytes, ...],
         entropy: Callable[[int], bytes],
         loop: asyncio.AbstractEventLoop,
+        frame_bytes: int,
+        buffer_bytes: int,
     ) -> None:
         self.refusals: dict[str, None] = {}
         self._node = node
@@ -67,7 +88,7 @@ class Peering:
         self._unproved: deque[Unproved] = deque(maxlen=STRANGERS_MOST)
         self._loop = loop
         self._lines = LineLimiter(loop)
-        self._buffer_bytes = tuning.send_buffer_bytes(node.config)
+        self._frame_bytes, self._buffer_bytes = frame_bytes, buffer_bytes
         self._outgoing: dict[NodeId, OutgoingLink] = {}
         self._incoming: dict[IncomingLink, None] = {}
         self._welcome: dict[NodeId, IncomingLink] = {}
@@ -76,7 +97,7 @@ class Peering:
     # --- for the node ------------------------------------------------------------------------------------------------
 
     def accept(self) -> IncomingLink:
-        return IncomingLink(self, self._node.config.limits.max_peer_frame_bytes, self._loop)
+        return IncomingLink(self, self._frame_bytes, self._loop)
 
     def dial(self, transport: Transport) -> None:
         """Every other member, again and again, until `close`."""
@@ -159,7 +180,7 @@ class Peering:
                 del self._welcome[peer]
 
     def received(self, message: Message) -> None:
-        self._node.group.step(message)
+        self._node.received(message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self._node.received_repair(peer, message)
@@ -183,7 +204,7 @@ class Peering:
             target=target,
             client_address=node.client_address_of(self._id),
             machine=node.machine_name,
-            machine_versions=node.group.sessions.machine.versions,
+            machine_versions=node.machine_versions(),
             settings_digest=self._settings_digest,
             nonce=self._entropy(NONCE_BYTES),
             wall_ms=node.wall_ms(),
@@ -216,14 +237,14 @@ class Peering:
                 "every replica does, so all nodes need the same"
             )
         self._check_certificate(peer, certificate_name)
-        here.upkeep.introductions.check(peer, hello)
+        here.introductions.check(peer, hello)
         return peer
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
         """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,
         and the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
         dialled its address and found it there."""
-        introductions = self._node.upkeep.introductions
+        introductions = self._node.introductions
         if is_proved or introductions.has_met(peer) or self._at_address.get(peer) == hello.incarnation:
             self._meet(peer, hello, done)
         else:
@@ -247,21 +268,21 @@ class Peering:
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         """It may have waited since its hello was checked, and an earlier life of the member been met meanwhile."""
         try:
-            self._node.upkeep.introductions.check(peer, hello)
+            self._node.introductions.check(peer, hello)
         except WrongCluster as error:
             self.refused(self._node.book.peer(peer), str(error))
             done(False)
             return
         self._learn(peer, hello)
-        self._node.upkeep.introductions.meet(peer, hello.incarnation, done)
+        self._node.introductions.meet(peer, hello.incarnation, done)
 
     def _learn(self, peer: NodeId, hello: PeerHello) -> None:
         self._node.book.learn(peer, hello)
-        self._node.clocks.heard(peer, hello.wall_ms)
+        self._node.heard_clock(peer, hello.wall_ms)
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         self._learn(peer, hello)
-        self._node.upkeep.introductions.welcomed(peer, hello.incarnation, done)
+        self._node.introductions.welcomed(peer, hello.incarnation, done)
 
     def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
         """The name that was proved has to be the member's, or the host in its peer address where no other member is at

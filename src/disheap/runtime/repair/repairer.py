@@ -17,6 +17,7 @@ from typing import Any, Protocol, TypeVar
 from disheap.errors import LogDamaged, SnapshotDamaged, StorageError
 from disheap.interfaces import Holding, Repairable, Storage
 from disheap.kernel import membership
+from disheap.kernel.raft import Raft
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
 from disheap.logs import get_logger
 from disheap.protocol import repair as wire
@@ -30,12 +31,8 @@ from disheap.protocol.repair import (
     SnapshotPiece,
     Standing,
 )
-from disheap.runtime.disk.thread import Disk, run_on
-from disheap.runtime.peers.links import GROUP
+from disheap.runtime.disk.thread import Disk, run_on, with_room
 from disheap.runtime.repair import plan
-from disheap.runtime.replica.group import Group
-from disheap.runtime.replica.recovery import Found
-from disheap.runtime.replica.writer import with_room
 from disheap.runtime.state.snapshot_source import SnapshotSource
 
 T = TypeVar("T")
@@ -56,12 +53,41 @@ ROUNDS_MOST = 3
 """Damage that shows at run time and is not found when the log is read anew: after so many times the node stops."""
 
 
+class Snapshots(Protocol):
+    """Takes the snapshots of a group."""
+
+    def take(self) -> None: ...
+
+
+class Group(Protocol):
+    """The group whose log is repaired."""
+
+    raft: Raft
+    asleep: bool
+    applied: SnapshotMeta
+
+    @property
+    def snapshotter(self) -> Snapshots: ...
+    def fail(self, error: BaseException) -> None: ...
+
+
+class Found(Protocol):
+    """What was found when the storage was opened."""
+
+    @property
+    def needs_repair(self) -> bool: ...
+    @property
+    def voters(self) -> tuple[NodeId, ...]: ...
+
+
 class Host(Protocol):
     """What repairing asks of its node."""
 
     name: str
-    group: Group
     quarantined: str
+
+    @property
+    def group(self) -> Group: ...
 
     def storage(self) -> Storage: ...
     def disk(self) -> Disk: ...
@@ -73,9 +99,17 @@ class Host(Protocol):
 
 class Repairing:
     def __init__(
-        self, host: Host, own: NodeId, *, loop: asyncio.AbstractEventLoop, entry_bytes: int, chunk_bytes: int
+        self,
+        host: Host,
+        group: int,
+        own: NodeId,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        entry_bytes: int,
+        chunk_bytes: int,
     ) -> None:
         self._host = host
+        self._group = group
         self._own = own
         self._loop = loop
         self._entry_bytes = entry_bytes
@@ -208,7 +242,7 @@ class Repairing:
         """Every round anew: what was said before may not be so any more."""
         self._standings = {}
         for node in others:
-            self._host.send_repair(node, AskStanding(GROUP))
+            self._host.send_repair(node, AskStanding(self._group))
         try:
             async with asyncio.timeout(ANSWER_S):
                 while len(self._standings) < len(others):
@@ -248,7 +282,7 @@ class Repairing:
 
     async def _take(self, storage: Repairable, own: Holding, source: NodeId, first: Index, last: Index) -> list[Index]:
         """Returns what was taken."""
-        answer = await self._ask(source, AskEntries(GROUP, first, last))
+        answer = await self._ask(source, AskEntries(self._group, first, last))
         entries = answer.decoded() if isinstance(answer, Entries) else ()
         good = [entry for entry in entries if first <= entry.index <= last and own.term_at(entry.index) == entry.term]
         if not good:
@@ -260,7 +294,7 @@ class Repairing:
 
     async def _adopt(self, own: Holding, source: NodeId, first: Index, last: Index) -> None:
         """Their term comes before them, as with any entries."""
-        answer = await self._ask(source, AskEntries(GROUP, first, last))
+        answer = await self._ask(source, AskEntries(self._group, first, last))
         entries = answer.decoded() if isinstance(answer, Entries) else ()
         if not entries or entries[0].index != first or entries[0].term < self._term_before(own, first):
             self._is_useless(source, first, last)
@@ -279,7 +313,7 @@ class Repairing:
 
     async def _take_snapshot(self, own: Holding, source: NodeId, needed: Index) -> bool:
         """Whether one is in place. Our log is kept where it goes on from there."""
-        piece = await self._ask(source, AskSnapshot(GROUP, 0, 0, needed))
+        piece = await self._ask(source, AskSnapshot(self._group, 0, 0, needed))
         if not isinstance(piece, SnapshotPiece):
             self._has_no_snapshot(source)
             return False
@@ -302,7 +336,7 @@ class Repairing:
                     await self._on_disk(writer.commit)
                     log.info("snapshot taken from another node", index=meta.index, log_kept=goes_on)
                     return True
-                piece = await self._ask(source, AskSnapshot(GROUP, meta.index, offset, needed))
+                piece = await self._ask(source, AskSnapshot(self._group, meta.index, offset, needed))
         except BaseException:
             self._host.disk().submit(writer.abort, lambda _, error: None)
             raise
@@ -369,7 +403,7 @@ class Repairing:
             ambiguous = raft.is_ambiguous
         runs = runs[-wire.RUNS_MOST :]
         return Standing(
-            group=GROUP,
+            group=self._group,
             term=holding.hard_state.term,
             has_leader=not group.asleep and bool(raft.leader),
             commit=commit,
@@ -391,7 +425,7 @@ class Repairing:
             if not self._host.group.asleep:
                 raise
             entries = ()
-        return Entries(GROUP, first, tuple((e.term, e.index, int(e.kind), e.time_ms, e.data) for e in entries))
+        return Entries(self._group, first, tuple((e.term, e.index, int(e.kind), e.time_ms, e.data) for e in entries))
 
     def _answer_snapshot(self, node: NodeId, ask: AskSnapshot) -> None:
         group = self._host.group
@@ -400,7 +434,7 @@ class Repairing:
         self._answer(node, lambda: self._piece(ask), lambda answer: answer)
 
     def _piece(self, ask: AskSnapshot) -> SnapshotPiece:
-        nothing = SnapshotPiece(GROUP, 0, 0, 0, b"", 0, b"", True)
+        nothing = SnapshotPiece(self._group, 0, 0, 0, b"", 0, b"", True)
         if self._host.quarantined:
             return nothing
         piece = self._source.read(self._host.storage(), Index(ask.index) if ask.index else None, ask.offset)
@@ -408,7 +442,7 @@ class Repairing:
             return nothing
         index, term, time_ms, members = piece.meta
         data, is_last = piece.data, piece.is_last
-        return SnapshotPiece(GROUP, index, term, time_ms, membership.encode(members), ask.offset, data, is_last)
+        return SnapshotPiece(self._group, index, term, time_ms, membership.encode(members), ask.offset, data, is_last)
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         return await run_on(self._host.disk(), work)

@@ -18,7 +18,6 @@ from disheap.errors import LogDamaged, SnapshotDamaged, StorageError, StorageFul
 from disheap.interfaces import Scrubbable, Scrubbed, Storage
 from disheap.logs import get_logger
 from disheap.runtime.disk.thread import Disk
-from disheap.runtime.replica.group import Group
 
 log = get_logger(__name__)
 
@@ -26,11 +25,27 @@ PIECE_BYTES = 256 << 10
 """Read at once: about 2 ms of a slow disk, which is what an append may have to wait."""
 
 
+class Snapshots(Protocol):
+    """Takes the snapshots of a group."""
+
+    def take(self) -> None: ...
+
+
+class Group(Protocol):
+    """The group whose storage is read."""
+
+    @property
+    def snapshotter(self) -> Snapshots: ...
+    @property
+    def takes_part(self) -> bool: ...
+    def fail(self, error: BaseException) -> None: ...
+
+
 class Host(Protocol):
     """What scrubbing asks of its node."""
 
-    group: Group
-
+    @property
+    def group(self) -> Group: ...
     def storage(self) -> Storage: ...
     def disk(self) -> Disk: ...
     def is_alone(self) -> bool: ...

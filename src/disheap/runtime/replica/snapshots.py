@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import msgspec
 
@@ -20,9 +20,8 @@ from disheap.interfaces import SnapshotWriter, Storage
 from disheap.kernel.types import Entry, Index, SnapshotMeta
 from disheap.logs import get_logger
 from disheap.runtime.disk.thread import Disk
-
-if TYPE_CHECKING:
-    from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.applying import Applier
+from disheap.runtime.state.sessions import Sessions
 
 log = get_logger(__name__)
 
@@ -56,8 +55,21 @@ class _Run:
         self.is_void = False  # the state that it is of was replaced
 
 
+class SnapshotHost(Protocol):
+    """The group whose state is snapshotted, as the snapshotter sees it."""
+
+    applied: SnapshotMeta
+    sessions: Sessions
+    applier: Applier
+
+    @property
+    def has_ended(self) -> bool: ...
+    def fail(self, error: BaseException) -> None: ...
+    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index) -> None: ...
+
+
 class Snapshotter:
-    def __init__(self, group: Group, storage: Storage, disk: Disk, policy: SnapshotPolicy) -> None:
+    def __init__(self, group: SnapshotHost, storage: Storage, disk: Disk, policy: SnapshotPolicy) -> None:
         self._group = group
         self._storage = storage
         self._disk = disk

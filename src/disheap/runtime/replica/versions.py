@@ -5,33 +5,43 @@ Owns that decision alone. What a version means is the machine's; that all replic
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
+from disheap.runtime.state.sessions import Sessions
 
-if TYPE_CHECKING:
-    from disheap.runtime.node import Node
+
+class VersionedGroup(Protocol):
+    """The group whose version is raised."""
+
+    sessions: Sessions
+
+    @property
+    def leads(self) -> bool: ...
+    def submit(self, envelopes: bytes) -> None: ...
 
 
 class Versions:
-    def __init__(self, node: Node) -> None:
-        self._node = node
+    """`others` gives the machine versions, lowest and highest, of all other members; None while one is not known."""
+
+    def __init__(self, others: Callable[[], Sequence[tuple[int, int]] | None]) -> None:
+        self._others = others
         self._raised_to = 0  # asked of the log already in this term
 
     def new_term(self) -> None:
         self._raised_to = 0
 
-    def raise_if_due(self) -> None:
-        node = self._node
-        sessions = node.group.sessions
+    def raise_if_due(self, group: VersionedGroup) -> None:
+        sessions = group.sessions
         mine = sessions.machine.versions[1]
-        if not node.group.leads or mine <= sessions.machine_version or self._raised_to == mine:
+        if not group.leads or mine <= sessions.machine_version or self._raised_to == mine:
             return
-        others = node.book.versions(node.group.raft.id)
+        others = self._others()
         if others is None:
             return
         common = min([mine, *(highest for _, highest in others)])
         if common > max(sessions.machine_version, self._raised_to):
             self._raised_to = common
-            node.group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, bytes([common])))
+            group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, bytes([common])))

@@ -8,33 +8,15 @@ node's end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
 
 from disheap.errors import StorageFull
 from disheap.interfaces import Clock, Storage
 from disheap.kernel.types import Message, Write
 from disheap.logs import get_logger
-from disheap.runtime.disk.thread import Disk
+from disheap.runtime.disk.thread import ROOM_RETRY_S, Disk
 
-T = TypeVar("T")
 log = get_logger(__name__)
-
-ROOM_RETRY_S = 0.5
-"""Between two attempts on a full disk."""
-
-
-async def with_room(step: Callable[[], Awaitable[T]]) -> T:
-    """The same for what is opened or repaired: again until there is room for it."""
-    is_said = False
-    while True:
-        try:
-            return await step()
-        except StorageFull as error:
-            if not is_said:
-                log.error("the node waits for room on its disk", reason=str(error))
-                is_said = True
-            await asyncio.sleep(ROOM_RETRY_S)
 
 
 class Writer:

@@ -23,6 +23,7 @@ from disheap.protocol.frames import Attaching, Opening, Status
 Kept = tuple[int, int, bytes]
 """A kept reply: log index, status, body."""
 
+HINT = "`disheap session ls` shows them, `disheap session end` ends them"
 REPLY_BYTES = 200
 """Of memory, for a kept reply besides its body: a tuple, two numbers, an entry in a dict, a header."""
 

@@ -34,9 +34,9 @@ from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import ENVELOPE, Attaching, Fault, Kind, Opening, Status, fault
-from disheap.runtime.clients.admission import HINT
 from disheap.runtime.state import state_format
 from disheap.runtime.state.session_table import (
+    HINT,
     REFUSAL_BYTES,
     REPLY_BYTES,
     SESSION_BYTES,
