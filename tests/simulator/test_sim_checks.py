@@ -15,6 +15,7 @@ import disheap_filelog.meta
 import disheap_filelog.segment
 import disheap_heap.delivery
 import disheap_heap.leases
+from disheap.client.core.pulse import Pulse, Verdict
 from disheap.client.core.session import Session as ClientSession
 from disheap.client.core.session import State as ClientState
 from disheap.kernel.state import State
@@ -23,6 +24,7 @@ from disheap.plugins.registry import Registry
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.reads import Reads
 from disheap.runtime.state.sessions import Session, Sessions
+from disheap.testing.simulator.drills import Drills
 from disheap.testing.simulator.run import Plan, simulate
 
 SEEDS = range(1, 81)
@@ -175,3 +177,15 @@ def test_a_client_that_repeats_a_command_under_a_new_number(
 
     monkeypatch.setattr(ClientSession, "_go", anew)
     assert found(registry)
+
+
+def test_a_session_that_lapses_while_a_majority_is_in_reach(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client that pings nobody. The drills would see it, too; here nothing but the client's own life is left."""
+
+    async def no_drills(self: Drills, transport: Any) -> None: ...
+
+    monkeypatch.setattr(Pulse, "look", lambda self, now: Verdict.FINE)
+    monkeypatch.setattr(Drills, "run", no_drills)
+    assert "had a majority in reach" in found(registry)

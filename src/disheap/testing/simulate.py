@@ -105,6 +105,7 @@ def _report(results: list[Result]) -> str:
         f"operations {_sum(results, 'operations')}, of which without success {_sum(results, 'failed_operations')}",
         f"entries {_sum(results, 'entries')}, elections {_sum(results, 'elections')}, pushes to clients "
         f"{_sum(results, 'deliveries')}, callbacks {_sum(results, 'steps')}, checks {_sum(results, 'checks')}",
+        f"sessions were not allowed to lapse for {sum(one.watched_s for one in results):.0f} s",
         "faults: " + _counts(one.faults for one in results),
         "operations: " + _counts(one.by_kind for one in results),
         "rarer ways: " + _counts(one.rare for one in results),

@@ -61,6 +61,18 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "idle-client-says-nothing",
+        "the session of a client that has nothing to ask lapses, although its node and the way to it are sound",
+        (
+            Patch(
+                "disheap.client.core.pulse",
+                "        if now - self._heard_at >= self.every_s or now - self._spoke_at >= self._keep_s:\n",
+                "        if False:\n",
+            ),
+        ),
+        (PULSE + "test_a_ping_is_due_when_nothing_was_heard_for_a_while",),
+    ),
+    Mutant(
         "silence-does-not-scale-with-the-session",
         "a session with a short timeout lapses before its client has doubted the node",
         (

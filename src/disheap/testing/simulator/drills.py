@@ -103,7 +103,7 @@ class Drills:
         """The one that is to lead stands still. The old leader goes on, or another one does; and whoever leads by then
         is not deposed when the target reads that it was to lead."""
         leader, target = self._leader(), self._another()
-        if leader is None or target is None or len(self.cluster.voters()) <= self.cluster.majority:
+        if leader is None or target is None or not self._can_lead_without([target]):
             return
         self.cluster.freeze(target)
         self._transfer(leader, target)
@@ -120,7 +120,7 @@ class Drills:
     async def _disk_hangs(self) -> None:
         """Without an error. Another node leads, and carries out what is sent."""
         leader = self._leader()
-        if leader is None or len(self.cluster.voters()) <= self.cluster.majority:
+        if leader is None or not self._can_lead_without([leader]):
             return
         leader.disk.slowness = HUNG
         await self._command("no command is carried out since the leader's disk hangs")
@@ -130,7 +130,7 @@ class Drills:
     async def _clock_is_wrong(self) -> None:
         """By ten years, of a node that is to lead. The ledger looks at log time; here others go on."""
         leader, target = self._leader(), self._another()
-        if leader is None or target is None or len(self.cluster.voters()) <= self.cluster.majority:
+        if leader is None or target is None or not self._can_lead_without([target]):
             return
         self.cluster.set_clock(target, WILD_S)
         await asyncio.sleep(SAID_S)  # what others say of their clocks is compared with it
@@ -176,7 +176,8 @@ class Drills:
 
     def _can_lead_without(self, silent: list[Host]) -> bool:
         """The others are voters by the log as well, and a majority of it."""
-        leader = silent[0]
+        leader = self._leader()
+        assert leader is not None
         voters = [int(member.id) for member in leader.node.group.raft.membership.members if member.voter]
         left = [host for host in self.cluster.voters() if host not in silent and host.number in voters]
         return len(left) > len(voters) // 2

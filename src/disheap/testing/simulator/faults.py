@@ -26,6 +26,7 @@ from disheap.testing.simulator.cluster import (
 )
 from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.loop import Process
+from disheap.testing.simulator.network import Link
 from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.workload import Worker
 
@@ -44,7 +45,7 @@ class Mischief:
         self.workers = workers
         self.dice = dice
         self._pace_s = pace_s
-        self._learner = 0  # the one whose vote was taken, and may not be back
+        self.learner = 0  # the one whose vote was taken, and may not be back
         self._has_changed = False  # somebody's log may hold a change of voters, committed or not
         self._is_over = False
         self.ambushes = Ambushes(self)
@@ -142,7 +143,7 @@ class Mischief:
         return len(self.cluster.hosts) == 1 or self.may_lose_writes(host)
 
     def _counts(self, host: Host) -> bool:
-        is_gone = host.wiped or host.rotten or host.state == "lost" or host.number == self._learner
+        is_gone = host.wiped or host.rotten or host.state == "lost" or host.number == self.learner
         return not is_gone and not self._is_uncertain(host)
 
     def _is_uncertain(self, host: Host) -> bool:
@@ -261,24 +262,24 @@ class Mischief:
         and leaving at run time have their place here."""
         if len(self.cluster.hosts) < CHANGEABLE or any(host.wiped for host in self.cluster.hosts):
             return
-        if self._learner:
+        if self.learner:
             self.give_vote_back()
             return
         host = self.some(lambda host: self.may_lose_writes(host))
         if host is not None and self._propose_vote(host.number, False):
-            self._learner, self._has_changed = host.number, True
+            self.learner, self._has_changed = host.number, True
             self.said("vote taken", host)
 
     def give_vote_back(self) -> None:
         """For as long as it takes: a leader may be gone before the change is committed."""
         leader = self.cluster.leader()
-        if leader is None or not self._learner:
+        if leader is None or not self.learner:
             return
         members = leader.node.group.applied.membership.members
-        if any(member.id == self._learner and member.voter for member in members):
-            self._learner = 0
-        elif self._propose_vote(self._learner, True):
-            self.said("vote given back", self.cluster.hosts[self._learner - 1])
+        if any(member.id == self.learner and member.voter for member in members):
+            self.learner = 0
+        elif self._propose_vote(self.learner, True):
+            self.said("vote given back", self.cluster.hosts[self.learner - 1])
 
     def _propose_vote(self, node: int, voter: bool) -> bool:
         leader = self.cluster.leader()
@@ -449,7 +450,7 @@ class Mischief:
         self.said("slow link", what=f"{one} to {other}, up to {link.most:g} s")
 
         def heal() -> None:
-            link.least, link.most = 0.0002, 0.002
+            link.least, link.most = Link().least, Link().most
 
         self.later(1.0, 8.0, heal)
 

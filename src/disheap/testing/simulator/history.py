@@ -30,7 +30,6 @@ BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
 """Nothing else is refused while there is no room."""
 PUT_OFF = "window-exceeded"
 """The code of a refusal after which the same number may be sent again."""
-UNKNOWN_S = 1e9
 Fail = Callable[[str], None]
 Tables = dict[int, dict[int, tuple[int, list[int]]]]
 """By index of the log, then by session: what is confirmed, and which replies are kept."""
@@ -133,15 +132,14 @@ class History:
 
     # --- the judgement of content ---
 
-    def check(self, log: list[Entry], replay: Replay, tables: Tables, led_s: dict[tuple[int, int], float]) -> None:
-        """Replay the log and compare. `replay` is fresh; `tables` are session tables as nodes had them, `led_s` says of
-        an entry (index, term) for how long its leader had led."""
+    def check(self, log: list[Entry], replay: Replay, tables: Tables) -> None:
+        """Replay the log and compare. `replay` is fresh; `tables` are session tables as nodes had them."""
         by_index: dict[int, list[Asked]] = {}
         for asked in self.asked:
             if asked.index:
                 by_index.setdefault(asked.index, []).append(asked)
         for entry in log:
-            replay.feed(entry, led_s.get((entry.index, entry.term), UNKNOWN_S))
+            replay.feed(entry)
             if replay.objection:
                 self.fail(replay.objection)
             if tables.get(entry.index, replay.table) != replay.table:

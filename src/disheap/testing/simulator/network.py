@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import ClassVar, Protocol
 
 import msgspec
@@ -29,17 +29,24 @@ STALL_S = 12.0
 SILENCE_S = 20.0
 """After so long somebody notices that a machine without power does not answer."""
 WRITE_BUFFER_BYTES = 4 << 20
+USUAL_DELAY_S = 0.002
+"""The most that a link takes while nothing is wrong with it."""
 
 
 class Link(msgspec.Struct):
     """One direction between two hosts. Delays in seconds."""
 
     least: float = 0.0002
-    most: float = 0.002
+    most: float = USUAL_DELAY_S
     cut: bool = False
     drop: float = 0.0  # chances for a message between nodes
     double: float = 0.0
     reorder: float = 0.0
+
+    @property
+    def is_poor(self) -> bool:
+        """Slow, or losing what is sent."""
+        return self.most > USUAL_DELAY_S or bool(self.drop or self.double or self.reorder)
 
 
 class Tap(Protocol):
@@ -64,6 +71,11 @@ class Network:
         if link is None:
             link = self._links[source, target] = Link()
         return link
+
+    def links(self) -> Iterator[tuple[str, str, Link]]:
+        """(source, target, link) of all that were ever used."""
+        for (source, target), link in self._links.items():
+            yield source, target, link
 
     # --- faults ---
 

@@ -189,8 +189,18 @@ class SimNode(Node):
 
         group._pump = watched_pump  # type: ignore[method-assign]
         group._apply = watched_apply  # type: ignore[method-assign]
+        self._watch_submissions(group)
         self._watch_snapshots(group)
         self._watch_messages(group, self._watched.listener)
+
+    def _watch_submissions(self, group: Group) -> None:
+        submit = group.submit
+
+        def watched_submit(envelopes: bytes) -> None:
+            self._ledger.submits(int(self._id), int(group.raft.term), envelopes)
+            submit(envelopes)
+
+        group.submit = watched_submit  # type: ignore[method-assign]
 
     def _watch_messages(self, group: Group, listener: Listener) -> None:
         step, tick = group.step, group.tick

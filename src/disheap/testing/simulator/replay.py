@@ -13,8 +13,10 @@ import msgspec
 
 from disheap.kernel.types import Entry, EntryKind
 from disheap.protocol import broker
-from disheap.protocol.frames import ENVELOPE, Attaching, Kind, Opening
+from disheap.protocol.frames import Attaching, Kind, Opening
+from disheap.testing.simulator.envelopes import read_envelopes
 from disheap.testing.simulator.reference import Reference, Refused
+from disheap.testing.simulator.safety import Submitted
 
 PRUNE_EVERY = 32
 REATTACH_MS = 3000
@@ -51,7 +53,10 @@ class Standing:
 class Replay:
     """Feed it entries in order. Afterwards `answers`, `pushes` and `attached` say what clients may have seen."""
 
-    def __init__(self, session_shift: int, window: int, max_reply_bytes: int) -> None:
+    def __init__(
+        self, session_shift: int, window: int, max_reply_bytes: int, submitted: dict[Submitted, float]
+    ) -> None:
+        """`submitted`: when leaders told their logs of the ends of connections and sessions, see `Ledger`."""
         self.index = 0
         self.now_ms = 0
         self.machine = Reference()
@@ -62,12 +67,13 @@ class Replay:
         self.pushes: dict[int, list[tuple[int, bytes]]] = {}
         self.attached: dict[tuple[int, int], tuple[int, Answer]] = {}  # (session, index) -> (pushes before, reply)
         self.opened: dict[int, list[int]] = {}  # index -> sessions opened there
+        self.expired: list[tuple[int, int]] = []  # (index, session) of those that ended because nothing was heard
         self.commands = 0
         self.objection = ""  # to what a leader put into the log
         self._standings: dict[int, Standing] = {}
         self._next_session = 1
         self._term = 0
-        self._led_s = 0.0
+        self._submitted = submitted
         self._shift, self._window, self._max_reply_bytes = session_shift, window, max_reply_bytes
 
     @property
@@ -77,20 +83,17 @@ class Replay:
 
     # --- entries ---
 
-    def feed(self, entry: Entry, led_s: float = 1e9) -> None:
-        """`led_s`: for how long its leader had led when it was written."""
+    def feed(self, entry: Entry) -> None:
         assert entry.index == self.index + 1
-        self.index, self._led_s = entry.index, led_s
+        self.index = entry.index
         self.now_ms = max(self.now_ms, entry.time_ms)
         if entry.term != self._term:
             self._begin_term(entry.term)
         self.model.advance(self.now_ms)
         self._collect()
-        data, position = entry.data if entry.kind == EntryKind.COMMANDS else b"", 0
-        while position < len(data):
-            length, kind, _, number, seq, confirmed = ENVELOPE.unpack_from(data, position)
-            body = data[position + ENVELOPE.size : position + 4 + length]
-            position += 4 + length
+        for kind, number, seq, confirmed, body in read_envelopes(
+            entry.data if entry.kind == EntryKind.COMMANDS else b""
+        ):
             if kind == Kind.COMMAND:
                 self._command(number, seq, confirmed, body)
             else:
@@ -157,7 +160,8 @@ class Replay:
     def _control(self, kind: int, number: int, seq: int, body: bytes) -> None:
         standing = self._standings.get(number)
         if kind == Kind.EXPIRE and standing is not None and standing.attachment == seq:
-            self._check_grace(standing)
+            self.expired.append((self.index, number))
+            self._check_grace(standing, self._submitted_s(kind, number, seq))
         if kind == Kind.OPEN:
             self._open(seq, body)
         elif kind == Kind.ATTACH:
@@ -165,20 +169,29 @@ class Replay:
         elif kind == Kind.CLOSE or (kind == Kind.EXPIRE and standing is not None and standing.attachment == seq):
             self._end(number)
         elif kind == Kind.DETACH and standing is not None and standing.attachment == seq:
-            standing.attachment, standing.left_s = 0, self._led_s
+            standing.attachment, standing.left_s = 0, self._submitted_s(kind, number, seq)
             self.model.detach(number)
 
-    def _check_grace(self, standing: Standing) -> None:
+    def _submitted_s(self, kind: int, number: int, attachment: int) -> float | None:
+        """For how long the leader of this term had led; None if it did not submit that itself."""
+        return self._submitted.get(Submitted(self._term, kind, number, attachment))
+
+    def _check_grace(self, standing: Standing, led_s: float | None) -> None:
         """A leader has heard nothing of what was before its term: everybody gets a whole timeout from there on. Whoever
         lost its connection in this term has less, from then on."""
+        if led_s is None:
+            self.objection = (
+                f"session {standing.number} ends at {self.index}, and no leader of term {self._term} said so"
+            )
+            return
         allowed_ms, since_s = standing.timeout_ms, 0.0
         if standing.left_s is not None:
             allowed_ms = min(REATTACH_MS, allowed_ms // 2)
-            since_s = standing.left_s if standing.left_s <= self._led_s else 0.0  # it may not be known
-        waited_s = self._led_s - since_s
+            since_s = standing.left_s
+        waited_s = led_s - since_s
         if waited_s * 1000 < GRACE * allowed_ms:
             self.objection = (
-                f"session {standing.number} ends {self._led_s:.3f} s after its leader began and {waited_s:.3f} s after "
+                f"session {standing.number} ends {led_s:.3f} s after its leader began and {waited_s:.3f} s after "
                 f"its last sign, at {self.index}"
             )
 

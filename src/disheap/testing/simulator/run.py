@@ -23,6 +23,7 @@ from disheap.testing.simulator.drills import Drills
 from disheap.testing.simulator.faults import Mischief
 from disheap.testing.simulator.loop import Livelock
 from disheap.testing.simulator.probes import Probes
+from disheap.testing.simulator.reach import Reach
 from disheap.testing.simulator.replay import Replay
 from disheap.testing.simulator.safety import Violation
 from disheap.testing.simulator.trace import product_logs_in
@@ -65,6 +66,7 @@ class Result(msgspec.Struct):
     commands: int = 0
     deliveries: int = 0
     checks: int = 0
+    watched_s: float = 0.0  # how long sessions were not allowed to lapse
     steps: int = 0
 
 
@@ -83,6 +85,8 @@ class Run:
         self.probes = Probes(self.cluster, dice.fork(), dice.pick((0.2, 1.0, 3.0)))
         self.cluster.on_lead = self._elected
         self.mischief = Mischief(self.cluster, self.workers, self.probes, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
+        self.reach = Reach(self.cluster, self.workers, lambda: self.mischief.learner)
+        self.cluster.ledger.on_commit = self.reach.committed
         self.duration_s = dice.seconds(15.0, 45.0)
         self._rare: dict[str, int] = {}
         self._dice = dice
@@ -123,6 +127,7 @@ class Run:
         for worker in self.workers:
             worker.start()
         probing = cluster.loop.create_task(self.probes.make())
+        watching = cluster.loop.create_task(self.reach.watch())
         await self.mischief.make(self.duration_s)
         self.mischief.heal_all()
         cluster.check_errors()
@@ -142,6 +147,7 @@ class Run:
         await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up although all is healed")
         await self._wait(self._have_room, ROOM_BOUND_S, "a node is short of room although there is some")
         probing.cancel()
+        watching.cancel()
         await self._drill()
         self.probes.check()
 
@@ -243,10 +249,13 @@ class Run:
 
     def _judge(self) -> None:
         cluster = self.cluster
-        limits = cluster.hosts[0].config.limits
-        replay = Replay(SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes)
         ledger = cluster.ledger
-        cluster.history.check(ledger.log, replay, ledger.tables, ledger.led_s)
+        limits = cluster.hosts[0].config.limits
+        replay = Replay(SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes, ledger.submitted)
+        cluster.history.check(ledger.log, replay, ledger.tables)
+        for expired in replay.expired:
+            if expired in self.reach.objections:
+                cluster.fail(self.reach.objections[expired])
         self._rare = {**replay.machine.seen, "dropped": replay.model.dropped}
         messages = replay.machine.messages
         for number, payload in self.promises.enqueued.items():
@@ -292,6 +301,7 @@ class Run:
             elections=cluster.ledger.elections,
             deliveries=cluster.history.deliveries,
             checks=cluster.ledger.checks,
+            watched_s=self.reach.watched_s,
             steps=cluster.loop.steps,
         )
 

@@ -18,6 +18,7 @@ nothing that the product says of itself:
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from disheap.interfaces import Recovered
 from disheap.kernel import membership as memberships
@@ -35,6 +36,8 @@ from disheap.kernel.types import (
     VoteReply,
     VoteRequest,
 )
+from disheap.protocol.frames import Kind
+from disheap.testing.simulator.envelopes import read_envelopes
 from disheap.testing.simulator.listening import Listener
 from disheap.testing.simulator.loop import EPOCH_S
 from disheap.testing.simulator.mirror import Mirror
@@ -51,6 +54,15 @@ EARLY_MS = 60_000
 """How far log time may be ahead of the true time: `max_clock_jump_ms`. Nothing fires earlier than that."""
 Where = tuple[int, int]
 """(index, term) of an entry."""
+
+
+class Submitted(NamedTuple):
+    """What a leader of `term` tells its log of a session: a DETACH or an EXPIRE (`kind`) of one attachment."""
+
+    term: int
+    kind: int
+    session: int
+    attachment: int
 
 
 class Watched:
@@ -81,11 +93,12 @@ class Ledger:
         self.hashes: dict[int, tuple[bytes, str]] = {}  # index -> (hash, who said so first)
         self.tables: dict[int, dict[int, tuple[int, list[int]]]] = {}  # index -> session -> (confirmed, replies kept)
         self.gone: list[int] = []  # members that were wiped
+        self.on_commit: Callable[[Entry], None] = lambda entry: None  # told of each newly committed entry, in order
         self.elections = 0
         self.checks = 0
         self._fail = fail
         self._now_s = now_s
-        self.led_s: dict[Where, float] = {}  # for how long its leader had led when an entry was written
+        self.submitted: dict[Submitted, float] = {}  # for how long the leader had led when it submitted something
         self._elected_s: dict[int, float] = {}
         self._began_ms: dict[int, int] = {}  # by term: log time of its first command
         self._memberships: list[tuple[int, Membership]] = [(0, first)]
@@ -136,12 +149,20 @@ class Ledger:
             if entry.kind == EntryKind.COMMANDS and self.leaders.get(entry.term) == node:
                 self._check_pace(node, entry)
 
+    def submits(self, node: int, term: int, envelopes: bytes) -> None:
+        """A leader, to its own log. Its disk may be slow, and so the entry may be written much later."""
+        if self.leaders.get(term) != node:
+            return
+        for envelope in read_envelopes(envelopes):
+            if envelope.kind in (Kind.DETACH, Kind.EXPIRE):
+                submitted = Submitted(term, envelope.kind, envelope.session, envelope.seq)
+                self.submitted.setdefault(submitted, self._now_s() - self._elected_s[term])
+
     def _check_pace(self, node: int, entry: Entry) -> None:
         """Within a term log time runs by the leader's monotonic clock, faster by a tenth at most."""
         term = int(entry.term)
         began_ms = self._began_ms.setdefault(term, entry.time_ms)
         passed_s = self._now_s() - self._elected_s[term]
-        self.led_s.setdefault((int(entry.index), term), passed_s)
         self.require(
             entry.time_ms - began_ms <= PACE_MOST * passed_s * 1000 + PACE_SLACK_MS,
             f"node {node}: {entry.time_ms - began_ms} ms of log time in {passed_s:.3f} s of term {term}",
@@ -325,6 +346,7 @@ class Ledger:
             f"entry {index} is {(entry.time_ms - true_ms) / 1000:.0f} s ahead of the true time: what waits fires early",
         )
         self.log.append(entry)
+        self.on_commit(entry)
         if entry.kind == EntryKind.MEMBERSHIP:
             self._change_membership(index, memberships.decode(entry.data))
 

@@ -90,6 +90,7 @@ class Worker:
         ]
         self._lanes = dice.pick((1, 1, 1, 3, 6))  # so many things at a time
         self._client: Client
+        self._driver: Driver | None = None
         self._consumers: list[Consumer] = []
         self._readers: list[asyncio.Task[None]] = []
         self._reading_for: dict[asyncio.Task[None], int] = {}  # the session that it subscribed in
@@ -100,8 +101,15 @@ class Worker:
         self._made = 0
         self._lives = 0
 
+    @property
+    def session_id(self) -> int:
+        """Of the session that it holds and means to keep. 0 without one."""
+        driver = self._driver
+        return 0 if driver is None or driver._broken is not None else driver.session_id
+
     def start(self) -> None:
         self._lives += 1
+        self._driver = None
         self.process, transport = self.cluster.client_process(self.name)
         timeout_ms = self.dice.pick((1000, 2000, 5000, 15000))
         addresses = tuple(self.dice.shuffled(self.cluster.addresses()))
@@ -129,7 +137,7 @@ class Worker:
 
     async def _work(self, url: BrokerUrl, transport: Any, dice: Dice) -> None:
         while not self.stopped:
-            driver = Driver(url, transport, client="simulated", generator=dice.generator)
+            driver = self._driver = Driver(url, transport, client="simulated", generator=dice.generator)
             self._client = Client(driver)
             try:
                 await driver.open(timeout_s=20.0)

@@ -1,0 +1,156 @@
+"""No session lapses while a majority is up and its client can reach it (Raft dissertation §6.3).
+
+A *reachable majority* of a client is a set of hosts that holds at all times: its nodes run, vote and are certain of
+their logs; their disks and links are as fast as usual; each of them reaches each other one and the client, both ways.
+Every other node is down, stands still, is cut off from all of the set, or reaches all of the set and the client. So
+whoever leads is in reach of the client, or is replaced.
+
+A client that had no such majority may have been silent for nearly a whole timeout. It has `GRACE_S` to be heard of
+again, in which a leader may have to be elected first. From there on its session must not end by itself, whatever
+happens to the other nodes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from disheap.kernel.types import Entry, EntryKind
+from disheap.protocol.frames import Kind
+from disheap.testing.simulator.cluster import CLOCK_OFF_S
+from disheap.testing.simulator.envelopes import read_envelopes
+
+if TYPE_CHECKING:
+    from disheap.testing.simulator.cluster import Cluster, Host
+    from disheap.testing.simulator.workload import Worker
+
+LOOK_S = 0.1
+"""Between two looks at what reaches what. Half as long as the shortest cut; a restart is known by its number."""
+GRACE_S = 12.0
+"""Two elections of at most 3 s each, should the first one split the votes, a node that is given up after 2 s, the
+pauses of a client that searches, and an ATTACH."""
+
+
+class Ways(NamedTuple):
+    """What reaches what at one moment. A set of hosts is a number; its lowest bit is the first host."""
+
+    good: int
+    alive: int
+    cut: list[int]  # by host: to or from whom a way is cut
+    severed: list[int]  # by host: to and from whom it is
+    clients: dict[str, int]  # by client: the hosts to or from which a way is cut
+
+    def needed(self, majority: int) -> int:
+        """The hosts that a client must reach, so that this majority is reachable to it. 0 if nobody's is."""
+        if majority & ~self.good or any(self.cut[host] & majority for host in _hosts_of(majority)):
+            return 0
+        needed = majority
+        for host in _hosts_of(self.alive & ~majority):
+            if not self.cut[host] & majority:
+                needed |= 1 << host
+            elif self.severed[host] & majority != majority:
+                return 0
+        return needed
+
+
+class Reach:
+    """Looks from time to time, and remembers since when each client has had each majority in reach."""
+
+    def __init__(self, cluster: Cluster, workers: list[Worker], learner: Callable[[], int]) -> None:
+        self.watched_s = 0.0  # how long sessions were not allowed to lapse, of all clients together
+        self.objections: dict[tuple[int, int], str] = {}  # (index, session): why it must not end there
+        self._cluster = cluster
+        self._workers = workers
+        self._learner = learner  # the number of the host that has lost its vote, or 0
+        count = len(cluster.hosts)
+        self._majorities = [some for some in range(1 << count) if some.bit_count() >= cluster.majority]
+        self._since: dict[tuple[str, int], tuple[object, float]] = {}  # (client, majority) -> (which lives, when)
+
+    async def watch(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            self.look()
+            self.watched_s += LOOK_S * sum(self._must_live(worker) for worker in self._workers)
+
+    def look(self) -> None:
+        ways, hosts, now = self._ways(), self._cluster.hosts, self._cluster.loop.now
+        for majority in self._majorities:
+            needed = ways.needed(majority) if ways is not None else 0
+            lives = tuple(hosts[host].lives for host in _hosts_of(majority))
+            for worker in self._workers:
+                key, which = (worker.name, majority), (worker.process, lives)
+                is_here = worker.process.alive and not worker.process.frozen
+                if ways is None or not needed or not is_here or ways.clients[worker.name] & needed:
+                    self._since.pop(key, None)
+                elif self._since.get(key, (None, 0.0))[0] != which:
+                    self._since[key] = which, now
+
+    def committed(self, entry: Entry) -> None:
+        """A new entry of the log: whose sessions does it end by itself?"""
+        if entry.kind != EntryKind.COMMANDS:
+            return
+        ending = set(_expired(entry.data))
+        holders = [worker for worker in self._workers if worker.session_id in ending] if ending else []
+        if holders:
+            self.look()
+        for worker in holders:
+            if self._must_live(worker):
+                number, passed_s = worker.session_id, self._reachable_s(worker)
+                self.objections[int(entry.index), number] = (
+                    f"session {number} lapses at {entry.index}, and {worker.name} had a majority in reach for the last "
+                    f"{passed_s:.1f} s"
+                )
+                self._cluster.say_check(self.objections[int(entry.index), number])
+
+    def _must_live(self, worker: Worker) -> bool:
+        return worker.session_id != 0 and self._reachable_s(worker) >= GRACE_S
+
+    def _reachable_s(self, worker: Worker) -> float:
+        """For how long one and the same majority has been in reach."""
+        begins = [began for (name, _), (_, began) in self._since.items() if name == worker.name]
+        return self._cluster.loop.now - min(begins, default=self._cluster.loop.now)
+
+    def _ways(self) -> Ways | None:
+        """None while a node or a link between nodes is slow or loses messages: such a one may lead, and badly."""
+        hosts = self._cluster.hosts
+        places = {host.name: place for place, host in enumerate(hosts)}
+        ways = Ways(0, 0, [0] * len(hosts), [0] * len(hosts), {worker.name: 0 for worker in self._workers})
+        good = alive = 0
+        for place, host in enumerate(hosts):
+            if host.is_up:
+                alive |= 1 << place
+                good |= self._is_good(host) << place
+                if host.slowness != 1.0:
+                    return None
+        network = self._cluster.network
+        for source, target, link in network.links():
+            if source in places and target in places:
+                if link.is_poor:
+                    return None
+                if link.cut:
+                    for one, other in ((source, target), (target, source)):
+                        ways.cut[places[one]] |= 1 << places[other]
+                        ways.severed[places[one]] |= network.link(target, source).cut << places[other]
+            elif link.cut:
+                client, host_name = (source, target) if target in places else (target, source)
+                if client in ways.clients and host_name in places:
+                    ways.clients[client] |= 1 << places[host_name]
+        return ways._replace(good=good, alive=alive)
+
+    def _is_good(self, host: Host) -> bool:
+        is_sound = host.votes and not host.faults.full and host.number != self._learner()
+        return is_sound and abs(host.wall_off_s) <= CLOCK_OFF_S
+
+
+def _hosts_of(some: int) -> Iterator[int]:
+    while some:
+        host = some & -some
+        yield host.bit_length() - 1
+        some ^= host
+
+
+def _expired(data: bytes) -> Iterator[int]:
+    """The sessions that an entry ends because nothing was heard of them."""
+    return (envelope.session for envelope in read_envelopes(data) if envelope.kind == Kind.EXPIRE)
