@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutants.catalogue import CATALOGUE
-from tests.mutants.mutant import Mutant, Patch, Unplantable
+from tests.mutants.mutant import Mutant, Patch, Unplantable, path_of
 
 ROOT = Path(__file__).parent.parent.parent
 PITFALLS = range(1, 31)
@@ -53,6 +53,21 @@ def test_no_bug_is_planted_twice() -> None:
 def test_code_that_has_moved_makes_the_catalogue_fail(source: str) -> None:
     with pytest.raises(Unplantable, match="not once"):
         Patch("somewhere", "there = 1", "there = 2").apply(source)
+
+
+def test_a_function_is_found_wherever_it_lies_and_only_it_is_changed() -> None:
+    patch = Patch("disheap:Writer.start", "def start(", "def begin(")
+    source = path_of(patch.module).read_text()
+    assert patch.apply(source) == source.replace("def start(", "def begin(")
+
+
+@pytest.mark.parametrize(
+    ("where", "says"),
+    [("disheap:Writer.nowhere", "no function Writer.nowhere"), ("nothing_such:f", "no module nothing_such")],
+)
+def test_a_function_that_is_not_there_makes_the_catalogue_fail(where: str, says: str) -> None:
+    with pytest.raises(Unplantable, match=says):
+        Patch(where, "1", "2").apply("")
 
 
 def test_the_page_in_the_docs_has_a_row_for_each() -> None:
