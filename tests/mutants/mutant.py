@@ -1,7 +1,7 @@
 """What a planted bug is: a name, what it breaks, and exact snippets of the product's source with what replaces them.
 
-A snippet is looked for in one function or method, wherever that lies, so that code can move between modules. Code outside
-of functions is named by its module. A snippet has to be found once and only once; else nothing is planted.
+A snippet is looked for in one function or method, wherever that lies, so that code can move between modules. Code
+outside of functions is named by its module. A snippet has to be found once and only once; else nothing is planted.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ from tests.mutants.mutant import Mutant, Patch
 
 SESSION = "tests/client/test_session.py::"
 BROKER = "tests/client/test_broker_session.py::"
-MODULE = "disheap.client.core.session"
 
 MUTANTS = (
     Mutant(
@@ -14,7 +13,7 @@ MUTANTS = (
         "after a lost connection unanswered commands are sent again under new numbers, and carried out twice",
         (
             Patch(
-                MODULE,
+                "disheap:Session.disconnected",
                 "        self._asked = set()\n        return events\n",
                 "        self._asked = set()\n"
                 "        self._commands = dict(enumerate(self._commands.values(), self._next_seq))\n"
@@ -30,7 +29,7 @@ MUTANTS = (
         "commands that were under way when the connection was lost are never answered",
         (
             Patch(
-                MODULE,
+                "disheap:Session._go",
                 "            self._cursor = self.confirmed + 1\n",
                 "            self._cursor = max(self._ever_sent, self.confirmed) + 1\n",
             ),
@@ -42,7 +41,7 @@ MUTANTS = (
         "the client confirms a reply that it has not got, and the nodes forget it",
         (
             Patch(
-                MODULE,
+                "disheap:Session._confirm",
                 "            self._ahead.add(seq)\n            return\n",
                 "            self.confirmed = max(self.confirmed, seq)\n            return\n",
             ),
@@ -57,7 +56,7 @@ MUTANTS = (
         "the client has more commands unanswered than the nodes keep replies for",
         (
             Patch(
-                MODULE,
+                "disheap:Session.call",
                 "if self.state is _READY and self._cursor == seq and seq - self.confirmed <= self.window:",
                 "if self.state is _READY and self._cursor == seq:",
             ),
@@ -70,7 +69,7 @@ MUTANTS = (
         "what a connection says before it carries the session is taken for the session's",
         (
             Patch(
-                MODULE,
+                "disheap:Session._reply",
                 "if command is None or self.state is _ENTERING:",
                 "if command is None:",
             ),
@@ -83,7 +82,7 @@ MUTANTS = (
         "what follows a goodbye on a connection that is over is still acted upon",
         (
             Patch(
-                MODULE,
+                "disheap:Session._frames",
                 "            if self.state is _OFFLINE:\n                break\n",
                 "",
             ),
@@ -96,12 +95,12 @@ MUTANTS = (
         "commands that a lapsed session may have carried out are sent again in the next",
         (
             Patch(
-                MODULE,
+                "disheap:Session._lapse",
                 "for seq, command in self._commands.items() if seq <= self._ever_sent]",
                 "for seq, command in self._commands.items() if seq < 0]",
             ),
             Patch(
-                MODULE,
+                "disheap:Session._lapse",
                 "kept = [command for seq, command in self._commands.items() if seq > self._ever_sent]",
                 "kept = [command for seq, command in self._commands.items() if seq > 0]",
             ),
@@ -113,7 +112,7 @@ MUTANTS = (
         "a session that held leases lapses, and its client is not told",
         (
             Patch(
-                MODULE,
+                "disheap:Session._lapse",
                 "silent = not sent and self._holdings.idle()",
                 "silent = not sent",
             ),
@@ -141,7 +140,7 @@ MUTANTS = (
         "a delivery that an attach repeats is handed to the application a second time",
         (
             Patch(
-                "disheap.client.core.deliveries",
+                "disheap:Deliveries.delivered",
                 "        if token in self.tokens:\n            return False\n",
                 "",
             ),
@@ -154,7 +153,7 @@ MUTANTS = (
         "the client goes on claiming a lease that it was told it has lost",
         (
             Patch(
-                "disheap.client.core.broker_session",
+                "disheap:BrokerSession._note",
                 "        held.settled(note.tokens)\n        if isinstance(reply, broker.Settled):\n"
                 "            held.settled(reply.stale)\n",
                 "        if isinstance(reply, broker.Settled):\n"
@@ -167,7 +166,7 @@ MUTANTS = (
     Mutant(
         "early-command-over-the-limit-ends-the-connection",
         "a command that was given before any node said its limit is sent, and the connection is closed over and over",
-        (Patch("disheap.client.core.session", "        self._refuse_too_large(events)\n", ""),),
+        (Patch("disheap:Session._welcomed", "        self._refuse_too_large(events)\n", ""),),
         ("tests/client/test_session.py::test_what_was_given_before_a_node_said_its_limit_is_refused_when_it_does",),
         simulated=False,
     ),

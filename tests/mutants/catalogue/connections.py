@@ -16,7 +16,7 @@ MUTANTS = (
         "a connection that ended and its receiver hold each other in memory for ever",
         (
             Patch(
-                "disheap_tcp.link",
+                "disheap_tcp:Link.connection_lost",
                 "        receiver, self._receiver = self._receiver, None\n",
                 "        receiver = self._receiver\n",
             ),
@@ -29,7 +29,7 @@ MUTANTS = (
         "a TLS handshake that failed stays in memory with its buffers",
         (
             Patch(
-                "disheap_tcp.listener",
+                "disheap_tcp:TlsListener._shake_hands",
                 "            forget_frames(error)\n            self._say(guest, trust.explain(error))\n",
                 "            self._say(guest, trust.explain(error))\n",
             ),
@@ -42,7 +42,7 @@ MUTANTS = (
         "whoever sends the first bytes of a handshake and no more keeps a place until the handshake times out",
         (
             Patch(
-                "disheap_tcp.listener",
+                "disheap_tcp:_Guest.has_stalled",
                 "        return now - self.since >= SLOW_S and not self.link.made\n",
                 "        return False\n",
             ),
@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "one-address-holds-every-handshake",
         "one address may take every place for handshakes with connections that say nothing",
-        (Patch("disheap_tcp.listener", "if owner and self._owners[owner] >= most and", "if False and"),),
+        (Patch("disheap_tcp:TlsListener._make_room", "if owner and self._owners[owner] >= most and", "if False and"),),
         (TRUST + "test_one_address_keeps_few_places_with_handshakes_that_stalled",),
         simulated=False,
     ),
@@ -62,7 +62,7 @@ MUTANTS = (
         "clients that take every place for connections keep the operator out",
         (
             Patch(
-                "disheap.runtime.clients.places",
+                "disheap:Places.enter",
                 "            if not self._is_operator(remote, place.principal):\n",
                 "            if True:\n",
             ),
@@ -73,7 +73,7 @@ MUTANTS = (
     Mutant(
         "full-reserve-keeps-operators-out",
         "whoever fills the reserve from the node's own machine keeps the operator out",
-        (Patch("disheap.runtime.clients.places", "            self._make_room_in_reserve()\n", ""),),
+        (Patch("disheap:Places.enter", "            self._make_room_in_reserve()\n", ""),),
         (PLACES + "test_an_operator_gets_in_when_every_place_is_taken",),
         simulated=False,
     ),
@@ -82,7 +82,7 @@ MUTANTS = (
         "one address may have every connection that there is room for",
         (
             Patch(
-                "disheap.runtime.clients.places",
+                "disheap:Places._refusal",
                 "        if place.owner and self._owners",
                 "        if False and self._owners",
             ),
@@ -93,14 +93,14 @@ MUTANTS = (
     Mutant(
         "no-descriptor-ends-the-node",
         "a node that has no file descriptor left for its log ends as if its disk had failed",
-        (Patch("disheap_filelog.descriptors", "if error.errno not in NO_DESCRIPTOR:", "if True:"),),
+        (Patch("disheap_filelog:Descriptors.open", "if error.errno not in NO_DESCRIPTOR:", "if True:"),),
         (DESCRIPTORS + "test_a_file_is_opened_with_a_descriptor_of_the_reserve",),
         simulated=False,
     ),
     Mutant(
         "reserve-of-descriptors-is-used-up",
         "the descriptor of a closed file goes to whoever connects next, and the reserve is empty after a while",
-        (Patch("disheap_filelog.descriptors", "if 0 < len(self._spare) < self._wanted:", "if False:"),),
+        (Patch("disheap_filelog:Descriptors.close", "if 0 < len(self._spare) < self._wanted:", "if False:"),),
         (DESCRIPTORS + "test_a_file_is_opened_with_a_descriptor_of_the_reserve",),
         simulated=False,
     ),
@@ -109,7 +109,7 @@ MUTANTS = (
         "SIGHUP, which log rotation and certificate tools send, stops the node",
         (
             Patch(
-                "disheap.cli.hosting",
+                "disheap:_host",
                 "        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)\n",
                 "        stopping = _stop_on_signals((*STOPPING, signal.SIGHUP))\n",
             ),
@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant(
         "key-that-everybody-reads-is-taken",
         "a private key that every user of the machine can read is used without a word",
-        (Patch("disheap_tcp.trust", "    _check_key_mode(settings)\n", ""),),
+        (Patch("disheap_tcp:_context", "    _check_key_mode(settings)\n", ""),),
         (TRUST + "test_a_key_that_others_can_read_is_refused",),
         simulated=False,
     ),

@@ -15,12 +15,12 @@ MUTANTS = (
         "a vote is sent while its term is still on the way to the disk",
         (
             Patch(
-                "disheap.kernel.outbox",
+                "disheap:Outbox.send",
                 "if self.hard_state != self._written or claims > self._log.written:",
                 "if claims > self._log.written:",
             ),
             Patch(
-                "disheap.kernel.outbox",
+                "disheap:Outbox.send",
                 "elif self.in_flight and (self._written != self.durable or claims > self._log.stable):",
                 "elif self.in_flight and claims > self._log.stable:",
             ),
@@ -33,7 +33,7 @@ MUTANTS = (
         "a candidate wins with a vote of its own that a power cut takes back",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:_campaign_in_new_term",
                 "_request_votes(state, state.term, pre=False, transfer=transfer)",
                 "_request_votes(state, state.term, pre=False, transfer=transfer)\n"
                 "    _count(state, state.id, granted=True)",
@@ -47,7 +47,7 @@ MUTANTS = (
         "a write carries entries, and the term that they belong to comes with the next write",
         (
             Patch(
-                "disheap.kernel.outbox",
+                "disheap:Outbox.take_write",
                 "changed = self.hard_state if self.hard_state != self._written else None\n"
                 "        self._written = self.hard_state",
                 "behind = self._log.written < self._log.last_index\n"
@@ -66,7 +66,7 @@ MUTANTS = (
         "a transfer comes to nothing where voters hear of the target before they hear of the transfer",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:on_timeout_now",
                 "_request_votes(state, Term(state.term + 1), pre=True, transfer=True)\n        return",
                 "return",
             ),
@@ -77,7 +77,7 @@ MUTANTS = (
     Mutant(
         "step-down-forgets-the-vote",
         "a node that steps down within its term votes a second time in it",
-        (Patch("disheap.kernel.state", "if term > self.term:", "if term >= self.term:"),),
+        (Patch("disheap:State.become_follower", "if term > self.term:", "if term >= self.term:"),),
         (
             PITFALLS + "test_a_candidate_that_steps_down_within_its_term_keeps_its_vote",
             PITFALLS + "test_a_leader_that_loses_its_quorum_keeps_its_vote",
@@ -89,7 +89,7 @@ MUTANTS = (
         "a candidate is elected whose log lacks committed entries",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:_may_vote",
                 "return state.log.is_not_ahead_of(message.last_index, message.last_term)",
                 "return True",
             ),
@@ -101,7 +101,7 @@ MUTANTS = (
         "a fresh leader answers a read before it knows what is committed",
         (
             Patch(
-                "disheap.kernel.raft",
+                "disheap:_send_as_leader",
                 "if state.reads.has_arrived and state.has_committed_in_term:",
                 "if state.reads.has_arrived:",
             ),
@@ -112,7 +112,7 @@ MUTANTS = (
     Mutant(
         "read-confirmed-by-an-old-round",
         "heartbeats that were answered before a read came in confirm it",
-        (Patch("disheap.kernel.reads", "self.round += 1\n", "self.round = self.round or 1\n"),),
+        (Patch("disheap:ReadRounds.open", "self.round += 1\n", "self.round = self.round or 1\n"),),
         (
             READS + "test_an_answer_to_an_earlier_round_confirms_no_later_read",
             PITFALLS + "test_a_reused_context_is_not_confirmed_by_an_old_round",
@@ -124,7 +124,7 @@ MUTANTS = (
         "a leader that was replaced and does not know it answers reads from its old state",
         (
             Patch(
-                "disheap.kernel.raft",
+                "disheap:_confirmed_by",
                 "return progress.read if progress is not None else 0",
                 "return state.reads.round",
             ),
@@ -138,7 +138,7 @@ MUTANTS = (
     Mutant(
         "pre-vote-is-a-vote",
         "a granted pre-vote is recorded as the vote of the term",
-        (Patch("disheap.kernel.election", "if granted and not message.pre:", "if granted:"),),
+        (Patch("disheap:on_vote_request", "if granted and not message.pre:", "if granted:"),),
         (ELECTION + "test_pre_vote_changes_neither_term_nor_vote_on_either_side",),
         pitfall=19,
     ),
@@ -147,7 +147,7 @@ MUTANTS = (
         "the refusal of a pre-vote carries the term asked for, so a stale asker never learns the real one",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:on_vote_request",
                 "term = message.term if granted and message.pre else state.term",
                 "term = message.term if message.pre else state.term",
             ),
@@ -163,7 +163,7 @@ MUTANTS = (
         "followers of a live leader refuse the very candidate that it hands over to",
         (
             Patch(
-                "disheap.kernel.raft",
+                "disheap:Raft.step",
                 "if isinstance(message, VoteRequest) and election.is_held_back(state, message):",
                 "if isinstance(message, VoteRequest) and election.is_leader_alive(state):",
             ),
@@ -176,7 +176,7 @@ MUTANTS = (
         "whoever says that the leader asked for its campaign is let through, long after the transfer was given up",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:is_held_back",
                 "return is_leader_alive(state) and not (message.transfer and message.source == _successor(state))",
                 "return is_leader_alive(state) and not message.transfer",
             ),
@@ -192,7 +192,7 @@ MUTANTS = (
         "the target of a transfer enters a new term at once, and deposes the leader that has given the transfer up",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:on_timeout_now",
                 "        _ask_first(state, transfer=True)\n",
                 "        _campaign_in_new_term(state, transfer=True)\n",
             ),
@@ -203,7 +203,7 @@ MUTANTS = (
     Mutant(
         "late-pre-vote-is-counted",
         "the answer to an earlier pre-vote of the same term counts for a later one",
-        (Patch("disheap.kernel.election", "is_current = message.round == state.campaign_round", "is_current = True"),),
+        (Patch("disheap:on_vote_reply", "is_current = message.round == state.campaign_round", "is_current = True"),),
         (ELECTION + "test_an_answer_to_an_earlier_pre_vote_is_not_counted",),
         pitfall=19,
     ),
@@ -212,7 +212,7 @@ MUTANTS = (
         "a leader that was replaced goes on although its followers tell it of a later term",
         (
             Patch(
-                "disheap.kernel.raft",
+                "disheap:Raft.step",
                 "if message.term > state.term and not _speaks_of_a_future_term(message):",
                 "if (\n            message.term > state.term\n            and not _speaks_of_a_future_term(message)\n"
                 "            and not isinstance(message, HeartbeatReply)\n        ):",
@@ -225,7 +225,7 @@ MUTANTS = (
     Mutant(
         "leader-without-a-quorum-stays",
         "a leader that hears no majority any more never steps down",
-        (Patch("disheap.kernel.raft", "if not state.config.check_quorum:", "if state.config.check_quorum:"),),
+        (Patch("disheap:_keeps_its_quorum", "if not state.config.check_quorum:", "if state.config.check_quorum:"),),
         (
             PITFALLS + "test_a_leader_that_only_one_node_still_hears_makes_way",
             PITFALLS + "test_a_leader_that_hears_nobody_steps_down_though_it_can_send",
@@ -237,7 +237,7 @@ MUTANTS = (
         "a follower that refuses an append does not restart its timer, and campaigns against a live leader",
         (
             Patch(
-                "disheap.kernel.raft",
+                "disheap:_follow",
                 "    state.hear_leader(message.source)\n",
                 "    log = state.log\n"
                 "    known = not isinstance(message, AppendRequest)"
@@ -254,7 +254,7 @@ MUTANTS = (
         "a transfer that fails holds back proposals for ever",
         (
             Patch(
-                "disheap.kernel.transfer",
+                "disheap:tick",
                 "if state.transfer_elapsed >= state.config.election_ticks:",
                 "if state.transfer_elapsed < 0:",
             ),
@@ -270,7 +270,7 @@ MUTANTS = (
         "a leader that comes back still believes that it is handing over",
         (
             Patch(
-                "disheap.kernel.state",
+                "disheap:State._clear_leadership",
                 "        self.transferee = NOBODY\n",
                 '        self.transferee = getattr(self, "transferee", NOBODY)\n',
             ),
@@ -286,7 +286,7 @@ MUTANTS = (
         "leadership is handed to a node that may not lead",
         (
             Patch(
-                "disheap.kernel.transfer",
+                "disheap:begin",
                 "if target not in state.members.voters:",
                 "if target not in state.members.ids:",
             ),
@@ -301,7 +301,7 @@ MUTANTS = (
     Mutant(
         "half-of-an-even-cluster-is-a-majority",
         "two of four nodes commit, and so do the other two",
-        (Patch("disheap.kernel.quorum", "return size // 2 + 1", "return (size + 1) // 2"),),
+        (Patch("disheap:majority", "return size // 2 + 1", "return (size + 1) // 2"),),
         (
             "tests/kernel/test_quorum.py",
             PITFALLS + "test_half_of_an_even_cluster_commits_nothing",
@@ -313,7 +313,7 @@ MUTANTS = (
         "nodes without a vote count towards a majority",
         (
             Patch(
-                "disheap.kernel.membership",
+                "disheap:voters_of",
                 "return tuple(member.id for member in membership.members if member.voter)",
                 "return tuple(member.id for member in membership.members)",
             ),
@@ -330,7 +330,7 @@ MUTANTS = (
         "a node that was removed and still runs raises the term of a cluster that has a live leader",
         (
             Patch(
-                "disheap.kernel.raft",
+                "disheap:Raft.step",
                 "            return  # a live leader is not campaigned away",
                 "            pass  # a live leader is not campaigned away",
             ),
@@ -346,7 +346,7 @@ MUTANTS = (
         "a read that waited when leadership was lost is forgotten",
         (
             Patch(
-                "disheap.kernel.reads",
+                "disheap:ReadRounds.lose",
                 "outbox.reads += [Read(context, Index(0), False) for context in self._arrived]",
                 "pass",
             ),

@@ -43,7 +43,7 @@ MUTANTS = (
         "a stranger takes an exclusive topic over as soon as its owner has no connection",
         (
             Patch(
-                "disheap_heap.checks",
+                "disheap_heap:require_free",
                 "(owner.attached or taker is None or taker.principal != owner.principal)",
                 "(owner.attached or taker is None)",
             ),
@@ -54,40 +54,50 @@ MUTANTS = (
     Mutant(
         "session-owns-any-number-of-topics",
         "the end of one session deletes 100,000 topics in one step of two seconds",
-        (Patch("disheap_heap.topics", "if len(owner.owned) >= state.settings.session_topics:", "if False:"),),
+        (Patch("disheap_heap:_owner_with_room", "if len(owner.owned) >= state.settings.session_topics:", "if False:"),),
         (TOPICS + "test_a_session_owns_no_more_topics_than_may_be_deleted_at_its_end",),
         simulated=False,
     ),
     Mutant(
         "bindings-of-a-session-without-a-bound",
         "the end of one session removes 100,000 bindings in one step",
-        (Patch("disheap_heap.exchanges", "if count + more > state.settings.topic_bindings:", "if False:"),),
+        (
+            Patch(
+                "disheap_heap:check_bindings_of_owner", "if count + more > state.settings.topic_bindings:", "if False:"
+            ),
+        ),
         (TOPICS + "test_the_exclusive_topics_of_a_session_have_bindings_for_one_topic_together",),
         simulated=False,
     ),
     Mutant(
         "full-topic-drops-the-most-urgent",
         "a full topic drops the message of the highest priority",
-        (Patch("disheap_heap.heap", "self._worst.push((-record[0], record[1]))", "self._worst.push(record[:2])"),),
+        (
+            Patch(
+                "disheap_heap:DroppingHeap.push",
+                "self._worst.push((-record[0], record[1]))",
+                "self._worst.push(record[:2])",
+            ),
+        ),
         ("tests/heap/test_overflow.py::test_the_lowest_priority_is_dropped_first",),
     ),
     Mutant(
         "one-full-topic-refuses-for-all",
         "a publish to ten topics reaches none of them because one is full",
-        (Patch("disheap_heap.enqueue", "    if not taking:", "    if refusal is not None:"),),
+        (Patch("disheap_heap:_with_room", "    if not taking:", "    if refusal is not None:"),),
         ("tests/heap/test_refusals.py::test_a_full_topic_refuses_a_publish_for_itself_alone",),
     ),
     Mutant(
         "deliveries-without-a-bound-in-bytes",
         "one command pushes 512 MiB at once",
-        (Patch("disheap_heap.delivery", "    state.may_push -= size\n", ""),),
+        (Patch("disheap_heap:_hand_over", "    state.may_push -= size\n", ""),),
         ("tests/heap/test_work.py::test_one_call_pushes_a_bounded_number_of_bytes",),
         simulated=False,
     ),
     Mutant(
         "topic-with-any-number-of-bindings",
         "deleting a topic with 100,000 bindings stops every node for 400 ms",
-        (Patch("disheap_heap.exchanges", "len(topic.bindings) >= state.settings.topic_bindings", "False"),),
+        (Patch("disheap_heap:bind", "len(topic.bindings) >= state.settings.topic_bindings", "False"),),
         ("tests/heap/test_refusals.py::test_what_ends_with_a_topic_or_a_session_is_bounded",),
         simulated=False,
     ),
@@ -96,7 +106,7 @@ MUTANTS = (
         "a list of the bindings of an exchange ends after 1,000 of them, and nothing says so",
         (
             Patch(
-                "disheap_heap.queries",
+                "disheap_heap:list_exchanges",
                 "first = max(0, skip - 1)",
                 "first = 0",
             ),
@@ -109,7 +119,7 @@ MUTANTS = (
         "a message that a session gives back when it expires goes to a no-ack consumer of that session, and is lost",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap:expired",
                 "    _leave_rings(session)\n    credit.dissolve(state, session)\n",
                 "    credit.dissolve(state, session)\n",
             ),
@@ -119,7 +129,7 @@ MUTANTS = (
     Mutant(
         "session-ends-at-once",
         "the end of a session with 100,000 topics of its own stops every node for a second",
-        (Patch("disheap_heap.consumers", "until = state.units + limit\n", "until = limit = 1 << 30\n"),),
+        (Patch("disheap_heap:end_some", "until = state.units + limit\n", "until = limit = 1 << 30\n"),),
         (WORK + "test_a_session_that_has_much_ends_in_slices",),
         simulated=False,
     ),
@@ -128,7 +138,7 @@ MUTANTS = (
         "a client that came back is sent a message that it has acknowledged since",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap:resend_some",
                 "if lease is not None and lease.epoch == epoch and not lease.consumer.returning:",
                 "if lease is not None:",
             ),
@@ -141,7 +151,7 @@ MUTANTS = (
         "a purge frees every message at once, and one of a million messages stops every node for a second",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:throw_away",
                 "        state.trash.append(Trash(topic.ready, topic.delayed))\n",
                 "        while topic.ready.drain() is not None:\n            pass\n",
             ),
@@ -152,21 +162,27 @@ MUTANTS = (
     Mutant(
         "routing-is-not-counted",
         "an entry of publishes that each take 10,000 steps of routing is applied in one go",
-        (Patch("disheap_heap.exchanges", "1 + exchange.index.steps // STEPS_PER_UNIT", "0"),),
+        (Patch("disheap_heap:_route", "1 + exchange.index.steps // STEPS_PER_UNIT", "0"),),
         (WORK + "test_work_that_was_done_is_counted_in_units",),
         simulated=False,
     ),
     Mutant(
         "trie-keeps-what-was-unbound",
         "nodes of patterns that are gone stay, and a restored replica, which has none of them, refuses other keys",
-        (Patch("disheap_heap.routing", "while parts and path.pop().is_unused():", "while parts and not path.pop():"),),
+        (
+            Patch(
+                "disheap_heap:PatternIndex.remove",
+                "while parts and path.pop().is_unused():",
+                "while parts and not path.pop():",
+            ),
+        ),
         ("tests/heap/test_routing.py::test_the_steps_follow_from_the_bindings_alone",),
         simulated=False,
     ),
     Mutant(
         "routing-without-a-bound",
         "one publish through thousands of patterns made of wildcards stops every node",
-        (Patch("disheap_heap.routing", "if self.steps > max_steps:", "if self.steps > 1 << 60:"),),
+        (Patch("disheap_heap:PatternIndex.walk", "if self.steps > max_steps:", "if self.steps > 1 << 60:"),),
         ("tests/heap/test_exchanges.py::test_a_key_that_would_cost_too_many_steps_is_refused",),
         simulated=False,
     ),
@@ -175,7 +191,7 @@ MUTANTS = (
         "one publish tries each way through a pattern of many wildcards by itself, and takes millions of steps",
         (
             Patch(
-                "disheap_heap.routing",
+                "disheap_heap:PatternIndex.walk",
                 "        reached: dict[Node, None] = {}\n        _reach(reached, self._root)\n        self.steps = 0\n",
                 TRIES_EACH_WAY,
             ),
@@ -185,25 +201,25 @@ MUTANTS = (
     Mutant(
         "any-words-are-one-word",
         "a `#` in a pattern stands for one word at most, and a message with a long key goes nowhere",
-        (Patch("disheap_heap.routing", "                if node.repeats:\n", "                if False:\n"),),
+        (Patch("disheap_heap:PatternIndex.walk", "                if node.repeats:\n", "                if False:\n"),),
         (ROUTING + "test_an_index_finds_what_the_definition_finds",),
     ),
     Mutant(
         "alternate-is-not-tried",
         "a message that leads nowhere in an exchange is lost, although the exchange has an alternate",
-        (Patch("disheap_heap.exchanges", "    if topics or not exchange.alternate:\n", "    if True:\n"),),
+        (Patch("disheap_heap:find_topics", "    if topics or not exchange.alternate:\n", "    if True:\n"),),
         ("tests/heap/test_exchanges.py::test_what_leads_nowhere_goes_to_the_alternate",),
     ),
     Mutant(
         "alternate-of-the-alternate-is-not-tried",
         "a message that leads nowhere in the alternate either is lost, although that one has an alternate, too",
-        (Patch("disheap_heap.exchanges", "    while not topics and exchange.alternate:\n", "    if True:\n"),),
+        (Patch("disheap_heap:find_topics", "    while not topics and exchange.alternate:\n", "    if True:\n"),),
         ("tests/heap/test_exchanges.py::test_what_leads_nowhere_goes_to_the_alternate",),
     ),
     Mutant(
         "delayed-messages-fill-a-topic-that-drops",
         "a topic that drops takes delayed messages without a bound, and drops none of them",
-        (Patch("disheap_heap.checks", "    if topic.drops and count and ", "    if False and "),),
+        (Patch("disheap_heap:check_delayed_room", "    if topic.drops and count and ", "    if False and "),),
         ("tests/heap/test_overflow.py::test_delayed_messages_are_bounded_by_themselves",),
     ),
     Mutant(
@@ -211,7 +227,7 @@ MUTANTS = (
         "whoever knows the name of an exclusive topic can look at its messages",
         (
             Patch(
-                "disheap_heap.queries",
+                "disheap_heap:peek",
                 "    require_access(topic, session)\n    messages",
                 "    require_access(topic, topic.owner.number if topic.owner else session)\n    messages",
             ),
@@ -224,7 +240,7 @@ MUTANTS = (
         "whoever knows the name of an exclusive topic can empty it",
         (
             Patch(
-                "disheap_heap.topics",
+                "disheap_heap:purge",
                 "    require_access(topic, session)\n    return encode(Removed(throw_away",
                 "    return encode(Removed(throw_away",
             ),
@@ -235,7 +251,7 @@ MUTANTS = (
     Mutant(
         "smallest-priority-first",
         "the sign of the priority is lost: mode max is served like mode min",
-        (Patch("disheap_heap.state", 'self.sign = -1 if settings.mode == "max" else 1', "self.sign = 1"),),
+        (Patch("disheap_heap:Topic.__init__", 'self.sign = -1 if settings.mode == "max" else 1', "self.sign = 1"),),
         (DELIVERY + "test_the_largest_priority_comes_first_and_equals_come_in_order_of_enqueueing",),
     ),
     Mutant(
@@ -243,7 +259,7 @@ MUTANTS = (
         "a message that comes back goes behind those of its priority",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:give_back",
                 "    message = lease.message.after(lease.epoch)\n",
                 "    message = lease.message.after(lease.epoch)._replace(rank=lease.message.rank + 1)\n",
             ),
@@ -255,7 +271,7 @@ MUTANTS = (
         "the first message of a batch goes out before a better one of the same batch is there",
         (
             Patch(
-                "disheap_heap.enqueue",
+                "disheap_heap:enqueue_many",
                 "        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)\n",
                 "        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)\n"
                 "        serve(state, topic)\n",
@@ -266,7 +282,7 @@ MUTANTS = (
     Mutant(
         "delayed-message-ready-at-once",
         "a delay is forgotten",
-        (Patch("disheap_heap.delivery", "    due_ms = state.now_ms + delay_ms\n", "    due_ms = state.now_ms\n"),),
+        (Patch("disheap_heap:_delay", "    due_ms = state.now_ms + delay_ms\n", "    due_ms = state.now_ms\n"),),
         (DELIVERY + "test_a_delayed_message_waits_and_then_ranks_by_when_it_was_enqueued",),
     ),
     Mutant(
@@ -274,7 +290,7 @@ MUTANTS = (
         "a message that nobody took in time is delivered all the same",
         (
             Patch(
-                "disheap_heap.work",
+                "disheap_heap:_fire",
                 "        dropped = drop_waiting(state, topic, number)\n",
                 "        dropped = False\n",
             ),
@@ -286,7 +302,7 @@ MUTANTS = (
         "an ack from before an expiry settles the lease of who holds the message now",
         (
             Patch(
-                "disheap_heap.leases",
+                "disheap_heap:_ack_one",
                 "    lease = state.leases.get(token[0])\n"
                 "    if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:\n",
                 "    lease = state.leases.get(token[0])\n"
@@ -300,7 +316,7 @@ MUTANTS = (
         "a session settles what another one holds",
         (
             Patch(
-                "disheap_heap.leases",
+                "disheap_heap:_ack_one",
                 "    lease = state.leases.get(token[0])\n"
                 "    if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:\n",
                 "    lease = state.leases.get(token[0])\n    if lease is None or lease.epoch != token[1]:\n",
@@ -313,7 +329,7 @@ MUTANTS = (
         "a message that is leased again has the token it had before",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:give_back",
                 "    message = lease.message.after(lease.epoch)\n",
                 "    message = lease.message\n",
             ),
@@ -328,7 +344,7 @@ MUTANTS = (
         "a lease has no deadline: what a hanging consumer holds never comes back",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:_lease",
                 "    if until_ms:\n        state.timers.arm(timers.LEASE, number, until_ms)\n",
                 "",
             ),
@@ -340,7 +356,7 @@ MUTANTS = (
         "a lease that was extended ends when it would have ended before",
         (
             Patch(
-                "disheap_heap.leases",
+                "disheap_heap:extend",
                 "            state.timers.arm(timers.LEASE, number, until_ms)\n",
                 "            pass\n",
             ),
@@ -352,7 +368,7 @@ MUTANTS = (
         "what a session held when it ended is never given back",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap:_end_consumer",
                 "    if consumer.leases:\n        give_back_all(state, consumer)\n",
                 "",
             ),
@@ -364,7 +380,7 @@ MUTANTS = (
         "a client that resumes its session is delivered again what it said that it holds",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap:attached",
                 "            if (lease.message.id, lease.epoch) in known:\n                continue\n",
                 "",
             ),
@@ -376,12 +392,12 @@ MUTANTS = (
         "messages are leased to a session that has no connection",
         (
             Patch(
-                "disheap_heap.state",
+                "disheap_heap:Consumer.hungry",
                 "if self.ended or self.returning or not self.session.attached:",
                 "if self.ended or self.returning:",
             ),
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap:detached",
                 "    stop_resending(state, session)\n    _leave_rings(session)\n    state",
                 "    stop_resending(state, session)\n    state",
             ),
@@ -396,7 +412,7 @@ MUTANTS = (
         "a consumer whose credit was used up once gets nothing more, whatever it settles",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:release",
                 "    credit.join(state, consumer)\n    if consumer.ended",
                 "    if consumer.ended",
             ),
@@ -406,7 +422,7 @@ MUTANTS = (
     Mutant(
         "credit-in-bytes-not-given-back",
         "the bytes of a settled delivery count against its consumer for ever",
-        (Patch("disheap_heap.delivery", "    consumer.held_bytes -= payload_bytes\n", ""),),
+        (Patch("disheap_heap:release", "    consumer.held_bytes -= payload_bytes\n", ""),),
         (DELIVERY + "test_credit_in_bytes_stops_at_the_bound_and_lets_one_large_message_pass",),
     ),
     Mutant(
@@ -414,7 +430,7 @@ MUTANTS = (
         "a lease that ran out still counts against its consumer",
         (
             Patch(
-                "disheap_heap.leases",
+                "disheap_heap:expire_lease",
                 "    serve_later(state, give_back(state, state.leases[number]))\n",
                 "    consumer = state.leases[number].consumer\n"
                 "    topic = give_back(state, state.leases[number])\n"
@@ -426,7 +442,13 @@ MUTANTS = (
     Mutant(
         "one-delivery-over-the-credit",
         "a consumer is given one message more than it asked for",
-        (Patch("disheap_heap.state", "(len(self.leases) < self.credit and", "(len(self.leases) <= self.credit and"),),
+        (
+            Patch(
+                "disheap_heap:Consumer.hungry",
+                "(len(self.leases) < self.credit and",
+                "(len(self.leases) <= self.credit and",
+            ),
+        ),
         (DELIVERY + "test_credit_bounds_what_a_consumer_holds",),
     ),
     Mutant(
@@ -434,7 +456,7 @@ MUTANTS = (
         "whose turn it is does not move on: one consumer gets everything",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:_hand_over",
                 "        topic.ring.move_to_end(consumer.number)\n",
                 "        pass\n",
             ),
@@ -446,12 +468,12 @@ MUTANTS = (
         "a pop with a limit is served beyond it",
         (
             Patch(
-                "disheap_heap.state",
+                "disheap_heap:Consumer.hungry",
                 "        if self.limit and self.delivered >= self.limit:\n            return False\n",
                 "",
             ),
             Patch(
-                "disheap_heap.delivery", "consumer.delivered >= consumer.limit", "consumer.delivered > consumer.limit"
+                "disheap_heap:_hand_over", "consumer.delivered >= consumer.limit", "consumer.delivered > consumer.limit"
             ),
         ),
         (
@@ -464,7 +486,7 @@ MUTANTS = (
         "one command sets off as many deliveries as there are topics that it touches, and holds up the node",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:serve",
                 "    state.may_serve -= serve_some(state, topic, state.may_serve)\n",
                 "    serve_some(state, topic, state.may_serve)\n",
             ),
@@ -477,7 +499,7 @@ MUTANTS = (
         "a pop that does not wait ends before what there is for it has been worked off",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap:pop",
                 "    served_later = topic.number in state.unserved and ticket.number in topic.ring\n",
                 "    served_later = False\n",
             ),
@@ -488,7 +510,7 @@ MUTANTS = (
     Mutant(
         "postponed-deliveries-forgotten",
         "what is put off because there is too much of it is never taken up again",
-        (Patch("disheap_heap.work", "(state.unserved or state.freed) and left > 0", "state.unserved and left < 0"),),
+        (Patch("disheap_heap:advance", "(state.unserved or state.freed) and left > 0", "state.unserved and left < 0"),),
         (WORK + "test_a_subscription_is_served_in_slices",),
         simulated=False,
         fast=False,
@@ -511,7 +533,7 @@ MUTANTS = (
         "a snapshot shows messages that came or went while it was written",
         (
             Patch(
-                "disheap_heap.snapshot",
+                "disheap_heap:_view",
                 "ready = [(one.number, one.ready.records.copy()) for one in topics if one.ready.records]",
                 "ready = [(one.number, one.ready.records) for one in topics if one.ready.records]",
             ),
@@ -522,7 +544,7 @@ MUTANTS = (
     Mutant(
         "snapshot-reads-the-live-leases",
         "a snapshot shows leases that were granted or settled while it was written",
-        (Patch("disheap_heap.snapshot", "leases = state.leases.copy()", "leases = state.leases"),),
+        (Patch("disheap_heap:_view", "leases = state.leases.copy()", "leases = state.leases"),),
         (SNAPSHOTS + "test_a_view_does_not_show_what_happens_while_it_is_written",),
         pitfall=29,
     ),
@@ -531,7 +553,7 @@ MUTANTS = (
         "a restored node forgets which topics wait to be served, and falls out of step",
         (
             Patch(
-                "disheap_heap.snapshot",
+                "disheap_heap:_view",
                 '("unserved", [(number,) for number in state.unserved])',
                 '("unserved", [(number,) for number in ()])',
             ),
@@ -544,7 +566,7 @@ MUTANTS = (
         "a restored node does not know whose turn it is, and assigns messages to others than the rest does",
         (
             Patch(
-                "disheap_heap.snapshot",
+                "disheap_heap:_view",
                 '("rings", [(one.number, number) for one in topics if one.ring for number in one.ring])',
                 '("rings", [(one.number, number) for one in topics if one.ring for number in sorted(one.ring)])',
             ),
@@ -556,7 +578,7 @@ MUTANTS = (
         "leases that a node restored from a snapshot never end there",
         (
             Patch(
-                "disheap_heap.snapshot",
+                "disheap_heap:_Restorer._leases",
                 "            state.timers.arm(timers.LEASE, message.id, until_ms)\n",
                 "            pass\n",
             ),
@@ -568,7 +590,7 @@ MUTANTS = (
         "a payload that 500 topics hold is 500 times in the snapshot",
         (
             Patch(
-                "disheap_heap.snapshot",
+                "disheap_heap:_MessageRows.row",
                 "        if type(message) is not SharedMessage:\n",
                 "        if type(message) is not None:\n",
             ),
@@ -581,7 +603,7 @@ MUTANTS = (
         "a node that was restarted holds a copy of a shared payload for each topic",
         (
             Patch(
-                "disheap_heap.snapshot",
+                "disheap_heap:_Restorer._message",
                 "self._shared_message(others, self._shared[payload])",
                 "self._shared_message(others, bytes(bytearray(self._shared[payload])))",
             ),
@@ -594,7 +616,7 @@ MUTANTS = (
         "the memory of purged messages is not counted while they are still there",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap:throw_away",
                 "        state.trash_bytes += topic.ready_bytes + topic.delayed_bytes\n",
                 "        state.trash_messages -= count\n",
             ),
@@ -611,34 +633,38 @@ MUTANTS = (
                 "    if group.is_full():\n        _leave_rings(group)\n\n\ndef give",
                 "\n\ndef give",
             ),
-            Patch("disheap_heap.state", "            return not self.group.is_full()\n", "            return True\n"),
+            Patch(
+                "disheap_heap:Consumer.hungry",
+                "            return not self.group.is_full()\n",
+                "            return True\n",
+            ),
         ),
         (GROUPS + "test_a_group_holds_no_more_than_its_credit_over_all_topics",),
     ),
     Mutant(
         "topic-of-the-settled-message-goes-first",
         "the topics of a group take no turns: as long as one has messages the others get nothing",
-        (Patch("disheap_heap.credit", "    group.consumers.move_to_end(consumer.number)\n    if", "    if"),),
+        (Patch("disheap_heap:take", "    group.consumers.move_to_end(consumer.number)\n    if", "    if"),),
         (GROUPS + "test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first",),
     ),
     Mutant(
         "credit-of-leases-given-back-in-slices-stays-used",
         "a group whose leases go back in slices gets nothing more",
-        (Patch("disheap_heap.credit", "    if was_full:\n", "    if was_full and not consumer.returning:\n"),),
+        (Patch("disheap_heap:give", "    if was_full:\n", "    if was_full and not consumer.returning:\n"),),
         ("tests/heap/test_books.py",),
         simulated=False,
     ),
     Mutant(
         "routes-remembered-without-bound",
         "publishes that lead nowhere fill the memory with the routes of their keys",
-        (Patch("disheap_heap.routing", "len(self._routes) >= KEYS_REMEMBERED or ", ""),),
+        (Patch("disheap_heap:RouteMemory.remember", "len(self._routes) >= KEYS_REMEMBERED or ", ""),),
         ("tests/heap/test_exchanges.py::test_all_exchanges_share_one_memory_of_routes",),
         simulated=False,
     ),
     Mutant(
         "snapshot-without-freed-groups",
         "a restored node forgets which groups wait to be served, and falls out of step",
-        (Patch("disheap_heap.snapshot", '("freed", list(state.freed))', '("freed", [])'),),
+        (Patch("disheap_heap:_view", '("freed", list(state.freed))', '("freed", [])'),),
         (GROUPS + "test_many_freed_groups_are_served_in_slices_and_in_step",),
         simulated=False,
     ),

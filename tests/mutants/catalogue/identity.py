@@ -7,7 +7,6 @@ from tests.mutants.mutant import Mutant, Patch
 INTRODUCTIONS = "tests/runtime/test_introductions.py::"
 SCRUB = "tests/storage/test_file_scrub.py::"
 DAMAGE = "tests/storage/test_file_damage.py::"
-RUNTIME = "disheap.runtime.membership.incarnations"
 
 MUTANTS = (
     Mutant(
@@ -15,7 +14,7 @@ MUTANTS = (
         "a node with a new data directory takes part at once, under an identity that may have voted",
         (
             Patch(
-                RUNTIME,
+                "disheap:Introductions.recall",
                 "self.takes_part = kept is None or kept.takes_part",
                 "self.takes_part = True",
             ),
@@ -27,7 +26,7 @@ MUTANTS = (
         "a node that was restarted takes a wiped member for the one that it was",
         (
             Patch(
-                RUNTIME,
+                "disheap:Introductions.recall",
                 "            self._known = dict(self._durable)\n",
                 "",
             ),
@@ -39,7 +38,7 @@ MUTANTS = (
         "a member is welcomed before its incarnation is on disk, and can be forgotten by a crash",
         (
             Patch(
-                RUNTIME,
+                "disheap:Introductions.meet",
                 "            self._save(self.takes_part, done)\n",
                 "            self._save(self.takes_part, lambda _: None)\n            done(True)\n",
             ),
@@ -51,7 +50,7 @@ MUTANTS = (
         "a new node takes part when one member has welcomed it; another one may know it as somebody else",
         (
             Patch(
-                RUNTIME,
+                "disheap:Introductions.welcomed",
                 "                del self._missing[node]\n",
                 "                self._missing.clear()\n",
             ),
@@ -66,7 +65,7 @@ MUTANTS = (
         "one rotten byte makes the list of the members met unreadable",
         (
             Patch(
-                "disheap_filelog.members",
+                "disheap_filelog:Members.load",
                 "        if not found:\n",
                 "        if len(found) < len(COPY_AT):\n",
             ),
@@ -79,7 +78,7 @@ MUTANTS = (
         "a scrub reads the log alone: a snapshot rots until somebody needs it",
         (
             Patch(
-                "disheap_filelog.scrub",
+                "disheap_filelog:_log",
                 "if at <= index.last else (SNAPSHOTS, 0, 0), done)",
                 "if at <= index.last else (), done)",
             ),
@@ -92,7 +91,7 @@ MUTANTS = (
         "a scrub compares payloads alone: a header rots until the node is started again",
         (
             Patch(
-                "disheap_filelog.segment",
+                "disheap_filelog:Segment.check_block",
                 "        if blocks.parse_header(header, block.offset) is None:\n",
                 "        if not header:\n",
             ),
@@ -105,7 +104,7 @@ MUTANTS = (
         "a copy of the term and the vote rots, and nobody knows before the other one has rotted, too",
         (
             Patch(
-                "disheap_filelog.scrub",
+                "disheap_filelog:_snapshots",
                 "        return Scrubbed((SMALL, 0, 0), 0)\n",
                 "        return Scrubbed((), 0)\n",
             ),
@@ -117,7 +116,7 @@ MUTANTS = (
         "the only good copy of the term and the vote is overwritten before the other one is whole",
         (
             Patch(
-                "disheap_filelog.meta",
+                "disheap_filelog:Meta._compare",
                 "self._order = (1, 0) if slots[0] == self.state else (0, 1)",
                 "self._order = (0, 1) if slots[0] == self.state else (1, 0)",
             ),
@@ -129,7 +128,7 @@ MUTANTS = (
         "a node that could not write down its last welcome stays outside, for nobody welcomes it again",
         (
             Patch(
-                RUNTIME,
+                "disheap:Introductions.tick",
                 "        self._take_part_if_all_met()\n        if self._missing and",
                 "        if self._missing and",
             ),
@@ -141,7 +140,7 @@ MUTANTS = (
         "a node's own snapshot and its leader's of the same entry are written into one file",
         (
             Patch(
-                "disheap_filelog.snapshot",
+                "disheap_filelog:FileSnapshotWriter.__init__",
                 'f"{self._stored.path}.{number}{TEMPORARY}"',
                 'f"{self._stored.path}{TEMPORARY}"',
             ),
@@ -153,7 +152,7 @@ MUTANTS = (
         "a node's own snapshot that ends behind its leader's stands for the state, and the leader's is dropped as old",
         (
             Patch(
-                "disheap_filelog.shelf",
+                "disheap_filelog:Shelf.add",
                 "        if stored.meta.index >= self.index:",
                 "        if stored:",
             ),
@@ -168,7 +167,7 @@ MUTANTS = (
         "a scrub counts what it found, and nobody repairs it",
         (
             Patch(
-                "disheap.runtime.repair.scrubber",
+                "disheap:Scrubbing._damaged",
                 "            self._host.damage_found(error)\n",
                 "            pass\n",
             ),
@@ -180,7 +179,7 @@ MUTANTS = (
         "three hosts that lose the list of their members become three brokers, each of which confirms messages",
         (
             Patch(
-                "disheap.config.node_config",
+                "disheap:check_cluster",
                 "    if not (config.alone or config.members or config.join_addresses):\n",
                 "    if config.alone and config.members:\n",
             ),
@@ -193,12 +192,12 @@ MUTANTS = (
         "a start that fails because of a port in use has bound the directory to a cluster for good",
         (
             Patch(
-                "disheap.runtime.node",
+                "disheap:Node._start",
                 "        await self._listen_everywhere(transport, client_transport)\n",
                 "",
             ),
             Patch(
-                "disheap.runtime.node",
+                "disheap:Node._start",
                 "        self._serving = True\n        if len(self._members) > 1:\n",
                 "        await self._listen_everywhere(transport, client_transport)\n"
                 "        self._serving = True\n        if len(self._members) > 1:\n",

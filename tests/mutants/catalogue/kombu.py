@@ -8,8 +8,6 @@ CHANNEL = "tests/kombu/test_kombu_channel.py::"
 TRANSPORT = "tests/kombu/test_kombu_transport.py::"
 LOOP = "tests/kombu/test_kombu_eventloop.py::"
 UNCONFIRMED = "tests/kombu/test_kombu_unconfirmed.py::"
-CONNECTION_MODULE = "disheap_kombu.connection"
-CHANNEL_MODULE = "disheap_kombu.channel"
 
 MUTANTS = (
     Mutant(
@@ -17,7 +15,7 @@ MUTANTS = (
         "a message is acknowledged when it is handed over: a worker that dies loses it",
         (
             Patch(
-                CHANNEL_MODULE,
+                "disheap_kombu:Channel.incoming",
                 "            self._unacked[delivery_tag] = (push.id, push.epoch)\n",
                 "            self._unacked[delivery_tag] = (push.id, push.epoch)\n"
                 "            self._open_connection.ack([(push.id, push.epoch)])\n",
@@ -31,7 +29,7 @@ MUTANTS = (
         "acks that wait for company are dropped when the connection closes: those messages come again",
         (
             Patch(
-                CONNECTION_MODULE,
+                "disheap_kombu:Connection.close",
                 "                self.flush()\n                self._forget()\n                self.driver.close()\n",
                 "                self._forget()\n                self.driver.close()\n",
             ),
@@ -44,7 +42,7 @@ MUTANTS = (
         "acks that gather are not sent before the event loop sleeps",
         (
             Patch(
-                CONNECTION_MODULE,
+                "disheap_kombu:Connection.flush",
                 "        with self._lock:\n            self._send_acks()\n            self._hand_over()\n",
                 "        with self._lock:\n            self._hand_over()\n",
             ),
@@ -58,7 +56,7 @@ MUTANTS = (
     Mutant(
         "reject-drops-what-should-come-back",
         "a reject with requeue throws the message away",
-        (Patch(CHANNEL_MODULE, "discard=not requeue)", "discard=True)"),),
+        (Patch("disheap_kombu:Channel.basic_reject", "discard=not requeue)", "discard=True)"),),
         (CHANNEL + "test_reject_gives_back_or_drops",),
         simulated=False,
     ),
@@ -67,7 +65,7 @@ MUTANTS = (
         "an ack of everything up to a tag takes a later message along",
         (
             Patch(
-                CHANNEL_MODULE,
+                "disheap_kombu:Channel._take_up_to",
                 "            if delivery_tag and tag > delivery_tag:\n",
                 "            if delivery_tag and tag > delivery_tag + 1:\n",
             ),
@@ -78,7 +76,13 @@ MUTANTS = (
     Mutant(
         "multiple-is-ignored",
         "an ack of everything up to a tag settles that one alone",
-        (Patch(CHANNEL_MODULE, "        if multiple:\n", "        if multiple and not delivery_tag:\n"),),
+        (
+            Patch(
+                "disheap_kombu:Channel.basic_ack",
+                "        if multiple:\n",
+                "        if multiple and not delivery_tag:\n",
+            ),
+        ),
         (CHANNEL + "test_multiple_acknowledges_everything_up_to_the_tag",),
         simulated=False,
     ),
@@ -87,7 +91,7 @@ MUTANTS = (
         "a message that was on its way when its consumer was cancelled is held by nobody and never given back",
         (
             Patch(
-                CONNECTION_MODULE,
+                "disheap_kombu:Connection._keep",
                 "            self.nack(strays, discard=False)\n",
                 "            pass\n",
             ),
@@ -100,7 +104,7 @@ MUTANTS = (
         "what a channel held when it was closed stays leased until the session ends",
         (
             Patch(
-                CONNECTION_MODULE,
+                "disheap_kombu:Connection.release",
                 "            self.nack(tokens, discard=False)\n            self.flush()\n",
                 "            self.flush()\n",
             ),
@@ -113,7 +117,7 @@ MUTANTS = (
         "a publish returns before the message is on any disk",
         (
             Patch(
-                CHANNEL_MODULE,
+                "disheap_kombu:Channel.basic_publish",
                 'if message.properties.get("delivery_mode") == TRANSIENT or',
                 'if message.properties.get("delivery_mode") != 0 or',
             ),
@@ -126,7 +130,7 @@ MUTANTS = (
         "a session lapses, and the worker goes on waiting for deliveries that cannot come",
         (
             Patch(
-                CONNECTION_MODULE,
+                "disheap_kombu:Connection._dispatch",
                 "        elif type(push) is SessionLost:\n            self._lose()\n",
                 "        elif type(push) is SessionLost:\n            pass\n",
             ),
@@ -140,14 +144,20 @@ MUTANTS = (
     Mutant(
         "remote-control-waits-for-its-confirm",
         "remote control is published as persistent: a worker that starts ends with the broker's refusal, or its doubt",
-        (Patch(CHANNEL_MODULE, " or command.exchange.endswith(REMOTE_CONTROL)", ""),),
+        (Patch("disheap_kombu:Channel.basic_publish", " or command.exchange.endswith(REMOTE_CONTROL)", ""),),
         (CHANNEL + "test_remote_control_is_transient_whatever_its_messages_say",),
         simulated=False,
     ),
     Mutant(
         "no-ack-message-cannot-be-acknowledged",
         "a program that acknowledges what came from a no-ack consumer is told that the tag is unknown",
-        (Patch(CHANNEL_MODULE, "            self.no_ack_consumers.add(tag)\n", "            pass\n"),),
+        (
+            Patch(
+                "disheap_kombu:Channel.basic_consume",
+                "            self.no_ack_consumers.add(tag)\n",
+                "            pass\n",
+            ),
+        ),
         (CHANNEL + "test_acknowledging_a_message_of_a_no_ack_consumer_does_nothing",),
         simulated=False,
     ),
@@ -169,7 +179,7 @@ MUTANTS = (
         "what `broker_transport_options` say has no effect",
         (
             Patch(
-                "disheap_kombu.options",
+                "disheap_kombu:broker_url",
                 "{**_transport_options(owner.transport_options or {}), **_tls_options(owner.ssl)}",
                 "_tls_options(owner.ssl)",
             ),
@@ -180,14 +190,18 @@ MUTANTS = (
     Mutant(
         "chatter-is-acknowledged-in-the-log",
         "every heartbeat costs an entry for each worker that hears it",
-        (Patch(CONNECTION_MODULE, "            self._temporary[queue] = True\n", "            pass\n"),),
+        (Patch("disheap_kombu:Connection.bound", "            self._temporary[queue] = True\n", "            pass\n"),),
         (CHANNEL + "test_only_chatter_is_consumed_without_leases_and_acks",),
         simulated=False,
     ),
     Mutant(
         "length-of-zero-is-no-limit",
         "a queue that shall hold nothing (`x-max-length` 0) holds everything",
-        (Patch("disheap_kombu.queues", '_count(given, "x-max-length", 1)', '_count(given, "x-max-length", 0)'),),
+        (
+            Patch(
+                "disheap_kombu:topic_settings", '_count(given, "x-max-length", 1)', '_count(given, "x-max-length", 0)'
+            ),
+        ),
         (CHANNEL + "test_a_length_of_zero_is_refused_and_not_taken_for_no_limit",),
         simulated=False,
     ),
@@ -196,7 +210,7 @@ MUTANTS = (
         "a queue is declared with what no queue here does, and nobody is told",
         (
             Patch(
-                "disheap_kombu.queues",
+                "disheap_kombu:_warn_of_ignored",
                 "for name in given if name not in HONOURED and name not in IMPLIED]",
                 "for name in given if name in NOT_THERE and given[name]]",
             ),
@@ -209,7 +223,7 @@ MUTANTS = (
         "a publish that left and lost its quorum says so after half a minute only",
         (
             Patch(
-                CONNECTION_MODULE,
+                "disheap_kombu:Connection._limit_s",
                 "self.driver.url.confirm_s if timeout_s is None and not self._subscriptions else timeout_s",
                 "timeout_s",
             ),
@@ -222,7 +236,7 @@ MUTANTS = (
         "a publish without an answer that is said again is sent again: the task runs twice",
         (
             Patch(
-                "disheap_kombu.unconfirmed",
+                "disheap_kombu:Unconfirmed.publish",
                 "                self._add(command, box)\n",
                 "                pass\n",
             ),
@@ -233,7 +247,13 @@ MUTANTS = (
     Mutant(
         "new-connection-forgets-the-publish-under-way",
         "kombu's own retry of a publish opens another session, and the task runs twice",
-        (Patch("disheap_kombu.transport", "            connection.give_up()\n", "            connection.collect()\n"),),
+        (
+            Patch(
+                "disheap_kombu:Transport._collect",
+                "            connection.give_up()\n",
+                "            connection.collect()\n",
+            ),
+        ),
         (UNCONFIRMED + "test_the_next_connection_goes_on_with_the_session_that_owes_an_answer",),
         simulated=False,
     ),
@@ -242,7 +262,7 @@ MUTANTS = (
         "a publish whose session is over is refused for ever, however often it is said",
         (
             Patch(
-                "disheap_kombu.unconfirmed",
+                "disheap_kombu:Unconfirmed._take",
                 "        return None if box and isinstance(box[0], OutcomeUnknown) else box\n",
                 "        return box\n",
             ),
@@ -255,12 +275,12 @@ MUTANTS = (
         "a publish that never left is waited for when it is said again: it is lost",
         (
             Patch(
-                "disheap_kombu.unconfirmed",
+                "disheap_kombu:Unconfirmed.publish",
                 "                box = []\n                reply",
                 "                reply",
             ),
             Patch(
-                "disheap_kombu.unconfirmed",
+                "disheap_kombu:Unconfirmed.publish",
                 "            if box is None:\n                driver",
                 "            if box is None:\n                box = []\n                driver",
             ),

@@ -13,7 +13,7 @@ MUTANTS = (
         "a membership is proposed while an earlier leader's may be in the log of others",
         (
             Patch(
-                "disheap.kernel.replication",
+                "disheap:propose_change",
                 "if not state.has_committed_in_term or state.members.index > state.log.commit:",
                 "if state.members.index > state.log.commit:",
             ),
@@ -27,7 +27,7 @@ MUTANTS = (
         "a second change is taken before the first is committed",
         (
             Patch(
-                "disheap.kernel.replication",
+                "disheap:propose_change",
                 "if not state.has_committed_in_term or state.members.index > state.log.commit:",
                 "if not state.has_committed_in_term:",
             ),
@@ -41,7 +41,7 @@ MUTANTS = (
         "a follower goes by the last committed membership instead of the last one in its log",
         (
             Patch(
-                "disheap.kernel.state",
+                "disheap:State.append",
                 "            self.members.append(index, change)\n",
                 "            if self.role is Role.LEADER:\n                self.members.append(index, change)\n",
             ),
@@ -55,7 +55,7 @@ MUTANTS = (
         "a candidate that holds a newer membership asks the voters of the older one",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:_request_votes",
                 "for voter in state.members.voters:",
                 "for voter in [one.id for one in state.members.at(state.log.commit).members if one.voter]:",
             ),
@@ -69,7 +69,7 @@ MUTANTS = (
         "a membership whose entry was truncated is still gone by",
         (
             Patch(
-                "disheap.kernel.state",
+                "disheap:State.append",
                 "        self.members.roll_back(entries[0].index)\n",
                 "        self.members.roll_back(Index(self.log.last_index + 1))\n",
             ),
@@ -83,7 +83,7 @@ MUTANTS = (
         "a membership in the log behind the snapshot is not in force after a restart",
         (
             Patch(
-                "disheap.kernel.state",
+                "disheap:State.__init__",
                 "for index, data in restored.memberships:",
                 "for index, data in restored.memberships[:0]:",
             ),
@@ -100,7 +100,7 @@ MUTANTS = (
         "a voter refuses a candidate that its own, stale, membership does not know",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:on_vote_request",
                 "granted = _may_vote(state, message)",
                 "granted = _may_vote(state, message) and message.source in state.members.ids",
             ),
@@ -115,7 +115,7 @@ MUTANTS = (
     Mutant(
         "two-voters-at-a-time",
         "a change of two voters at once is taken, and two majorities need not share a node",
-        (Patch("disheap.kernel.membership", "if len(changed) > 1:", "if len(changed) > 2:"),),
+        (Patch("disheap:check_change", "if len(changed) > 1:", "if len(changed) > 2:"),),
         (MEMBERSHIP + "test_more_than_one_voter_at_a_time_or_nonsense_is_refused",),
         pitfall=5,
         simulated=False,

@@ -6,7 +6,6 @@ from tests.mutants.mutant import Mutant, Patch
 
 SESSIONS = "tests/runtime/test_sessions.py::"
 LOG = "tests/kernel/test_log.py::"
-TABLE = "disheap.runtime.state.session_table"
 
 MUTANTS = (
     Mutant(
@@ -14,7 +13,7 @@ MUTANTS = (
         "many sessions, each within its own bound, have every node keep gigabytes of replies",
         (
             Patch(
-                "disheap.runtime.state.sessions",
+                "disheap:Sessions._refuse_reply",
                 "elif session.replies and self.reply_bytes >= limits.max_reply_bytes:",
                 "elif False:",
             ),
@@ -26,7 +25,7 @@ MUTANTS = (
         "a few clients that confirm nothing keep all others from doing anything",
         (
             Patch(
-                "disheap.runtime.state.sessions",
+                "disheap:Sessions._refuse_reply",
                 "elif session.replies and self.reply_bytes >= limits.max_reply_bytes:",
                 "elif self.reply_bytes >= limits.max_reply_bytes:",
             ),
@@ -36,7 +35,7 @@ MUTANTS = (
     Mutant(
         "refusals-counted-by-their-text",
         "two releases word a refusal differently, count it differently, and refuse different commands",
-        (Patch(TABLE, "(len(body) if status == Status.OK else REFUSAL_BYTES)", "len(body)"),),
+        (Patch("disheap:memory_of", "(len(body) if status == Status.OK else REFUSAL_BYTES)", "len(body)"),),
         (SESSIONS + "test_a_refusal_counts_the_same_whatever_its_text_says",),
         simulated=False,
     ),
@@ -45,7 +44,7 @@ MUTANTS = (
         "a cache full of small entries takes three times its bound",
         (
             Patch(
-                "disheap.kernel.log",
+                "disheap:memory_of",
                 "return len(entry.data) + ENTRY_MEMORY_BYTES",
                 "return len(entry.data) + ENTRY_OVERHEAD_BYTES",
             ),
@@ -61,7 +60,7 @@ MUTANTS = (
         "a node that starts holds as many small entries as their data allow, overhead aside",
         (
             Patch(
-                "disheap.kernel.log",
+                "disheap:Log._restore",
                 "        self._evict()  # storage counted data alone\n",
                 "",
             ),
@@ -74,7 +73,7 @@ MUTANTS = (
         "one member that has gone wrong has every other node hold gigabytes of a frame that never ends",
         (
             Patch(
-                "disheap.runtime.peers.links",
+                "disheap:IncomingLink._greet",
                 "self._reader.limit, self._reader.setting = self._frame_bytes,",
                 "self._reader.limit, self._reader.setting = 1 << 30,",
             ),
@@ -87,7 +86,7 @@ MUTANTS = (
         "a member that is refused in the middle of its work never learns why",
         (
             Patch(
-                "disheap.runtime.peers.links",
+                "disheap:OutgoingLink.data_received",
                 "                if kind == Kind.GOODBYE:\n",
                 "                if kind == Kind.GOODBYE and not self._greeted:\n",
             ),
@@ -100,7 +99,7 @@ MUTANTS = (
         "what the storage holds of the log in memory is counted by nobody",
         (
             Patch(
-                "disheap.runtime.replica.group",
+                "disheap:Group.log_bytes",
                 "stored = storage.memory_bytes() if isinstance(storage, MemoryEstimating) else 0",
                 "stored = 0",
             ),

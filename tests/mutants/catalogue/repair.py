@@ -8,7 +8,6 @@ from tests.mutants.mutant import Mutant, Patch
 REPAIR = "tests/runtime/test_repair.py::"
 SWEEP = REPAIR + "test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is"
 REPAIRING = "tests/runtime/test_repairing.py::"
-DECISIONS = "disheap.runtime.repair.plan"
 
 MUTANTS = (
     Mutant(
@@ -16,7 +15,7 @@ MUTANTS = (
         "a damaged entry is cut off because one node never had it, though others may have",
         (
             Patch(
-                DECISIONS,
+                "disheap:_never_committed",
                 "return len(denying) == len(others) or moved_on >= majority(len(others) + 1)",
                 "return len(denying) >= 1",
             ),
@@ -28,7 +27,7 @@ MUTANTS = (
         "a damaged entry is cut off while the leader of its term may count the acknowledgement given before",
         (
             Patch(
-                DECISIONS,
+                "disheap:_never_committed",
                 "return len(denying) == len(others) or moved_on >= majority(len(others) + 1)",
                 "return len(denying) >= majority(len(others) + 1) or moved_on >= majority(len(others) + 1)",
             ),
@@ -40,7 +39,7 @@ MUTANTS = (
         "a node takes the end of its log for whole although a node that may know better was not heard",
         (
             Patch(
-                DECISIONS,
+                "disheap:_settle",
                 "    if unsure:\n        return Wait(f",
                 "    if unsure and not standings:\n        return Wait(f",
             ),
@@ -52,7 +51,7 @@ MUTANTS = (
         "a node whose log may have lost its end helps a candidate to win that lacks what was lost",
         (
             Patch(
-                "disheap.kernel.election",
+                "disheap:_may_vote",
                 "    if state.ambiguous_after is not None:\n        return False\n",
                 "",
             ),
@@ -68,7 +67,7 @@ MUTANTS = (
         "a node in doubt that installs a snapshot votes, though it may have acknowledged more than that stands for",
         (
             Patch(
-                "disheap.kernel.state",
+                "disheap:State.install",
                 "        self.applying = Index(0)\n        self.receiving = None\n",
                 "        self.applying = Index(0)\n        self.receiving = None\n"
                 "        if self.ambiguous_after is not None and meta.index > self.ambiguous_after:\n"
@@ -82,7 +81,7 @@ MUTANTS = (
         "what a lost write had superseded counts as proof that the entry never was, and another node cuts its own",
         (
             Patch(
-                "disheap.protocol.repair",
+                "disheap:Standing.verdict",
                 "is_sure = not self.ambiguous or index <= self.commit",
                 "is_sure = True",
             ),
@@ -92,7 +91,7 @@ MUTANTS = (
     Mutant(
         "doubt-for-ever-where-nobody-writes",
         "a node in doubt under an idle leader never votes again, and the loss of another is an outage",
-        (Patch("disheap.runtime.node", "        self.group.lead_past(notice.doubt_until)\n", ""),),
+        (Patch("disheap:Node.received_notice", "        self.group.lead_past(notice.doubt_until)\n", ""),),
         (REPAIR + "test_a_doubtful_end_is_sure_again_though_nobody_writes",),
         fast=False,
     ),
@@ -101,7 +100,7 @@ MUTANTS = (
         "a node follows and acknowledges while its log is being repaired",
         (
             Patch(
-                "disheap.runtime.replica.group",
+                "disheap:Group.takes_part",
                 "        return not (self.asleep or self.has_ended)\n",
                 "        return not self.has_ended\n",
             ),
@@ -111,14 +110,14 @@ MUTANTS = (
     Mutant(
         "answers-about-repair-believed-unread",
         "a peer's answer is acted on before anybody has looked whether it makes sense",
-        (Patch("disheap.protocol.repair", "        _check(message)\n", ""),),
+        (Patch("disheap:decode", "        _check(message)\n", ""),),
         ("tests/protocol/test_repair_messages.py",),
         simulated=False,
     ),
     Mutant(
         "undelivered-snapshot-asked-for-for-ever",
         "a node asks one source again and again for a snapshot that never comes, and never another",
-        (Patch("disheap.runtime.repair.repairer", "self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST", "pass"),),
+        (Patch("disheap:Repairing._has_no_snapshot", "self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST", "pass"),),
         (REPAIRING + "test_a_source_whose_snapshot_does_not_come_whole_is_passed_over",),
         simulated=False,
     ),
@@ -127,7 +126,7 @@ MUTANTS = (
         "an exception nobody foresaw leaves the node asleep, and no line in the log",
         (
             Patch(
-                "disheap.runtime.repair.repairer",
+                "disheap:Repairing._run",
                 "        except Exception as error:  # nobody else would ever hear of it, and the group sleeps\n",
                 "        except StorageError as error:\n",
             ),
@@ -140,7 +139,7 @@ MUTANTS = (
         "a node that lost its snapshot says it is whole, and goes on from an empty state",
         (
             Patch(
-                DECISIONS,
+                "disheap:decide",
                 "    if own.lost_snapshot is not None:\n",
                 "    if own.lost_snapshot is not None and own.lost_snapshot.needed < 0:\n",
             ),

@@ -13,7 +13,7 @@ MUTANTS = (
         "a leader counts replicas of an earlier leader's entry, which a third may still overwrite (Figure 8)",
         (
             Patch(
-                "disheap.kernel.replication",
+                "disheap:commit",
                 "if state.log.term_at(index) != state.term or not state.log.commit_to(index):",
                 "if not state.log.commit_to(index):",
             ),
@@ -26,7 +26,7 @@ MUTANTS = (
         "a delayed append cuts off what came after it, though it conflicts with nothing",
         (
             Patch(
-                "disheap.kernel.log",
+                "disheap:Log.new_in",
                 "if entry.index > self.last_index or self.term_at(entry.index) != entry.term:",
                 "if entry.index > self.commit:",
             ),
@@ -42,7 +42,7 @@ MUTANTS = (
         "a follower takes entries although the one before them differs from the leader's",
         (
             Patch(
-                "disheap.kernel.replication",
+                "disheap:on_append",
                 "elif log.term_at(previous) != message.previous_term:",
                 "elif log.term_at(previous) is None:",
             ),
@@ -55,7 +55,7 @@ MUTANTS = (
         "a follower commits to the leader's index over entries that this message said nothing of",
         (
             Patch(
-                "disheap.kernel.replication",
+                "disheap:on_append",
                 "log.commit_to(min(message.commit, verified))",
                 "log.commit_to(min(message.commit, log.last_index))",
             ),
@@ -66,14 +66,14 @@ MUTANTS = (
     Mutant(
         "commit-index-goes-back",
         "a message that was overtaken moves the commit index back",
-        (Patch("disheap.kernel.log", "if index <= self.commit:", "if index == self.commit:"),),
+        (Patch("disheap:Log.commit_to", "if index <= self.commit:", "if index == self.commit:"),),
         (PITFALLS + "test_the_commit_index_never_goes_back",),
         pitfall=10,
     ),
     Mutant(
         "heartbeat-promises-the-leaders-commit",
         "a heartbeat carries a commit index over entries that the follower may hold otherwise",
-        (Patch("disheap.kernel.replication", "bounded = min(log.commit, progress.match)", "bounded = log.commit"),),
+        (Patch("disheap:broadcast_heartbeats", "bounded = min(log.commit, progress.match)", "bounded = log.commit"),),
         (PITFALLS + "test_a_heartbeat_promises_no_more_than_the_follower_is_known_to_hold",),
         pitfall=10,
     ),
@@ -82,7 +82,7 @@ MUTANTS = (
         "a follower that may have lost its end commits there what its lost write had superseded",
         (
             Patch(
-                "disheap.kernel.replication",
+                "disheap:on_heartbeat",
                 "state.log.last_index if state.ambiguous_after is None else state.verified",
                 "state.log.last_index",
             ),
@@ -102,7 +102,7 @@ MUTANTS = (
         "a peer that lost the end of its log stays short and in doubt until somebody proposes",
         (
             Patch(
-                "disheap.kernel.progress",
+                "disheap:Progress.heard",
                 "if self.match < last_index or self.phase is Phase.PROBE:",
                 "if self.match < last_index:",
             ),
@@ -113,7 +113,7 @@ MUTANTS = (
     Mutant(
         "late-reply-moves-match-back",
         "an acknowledgement that was overtaken makes the leader forget a later one",
-        (Patch("disheap.kernel.progress", "self.match = max(self.match, index)", "self.match = index"),),
+        (Patch("disheap:Progress.accepted", "self.match = max(self.match, index)", "self.match = index"),),
         (PITFALLS + "test_late_replies_move_nothing_back",),
         pitfall=11,
     ),
@@ -122,7 +122,7 @@ MUTANTS = (
         "an acknowledgement given to this node's earlier leadership counts for this one",
         (
             Patch(
-                "disheap.kernel.raft",
+                "disheap:Raft.step",
                 "        if message.term < state.term:\n",
                 "        if message.term < state.term and not isinstance(message, AppendReply):\n",
             ),
@@ -133,7 +133,7 @@ MUTANTS = (
     Mutant(
         "late-fsync-counts-overwritten-entries",
         "the end of a write counts entries that took the place of those it wrote",
-        (Patch("disheap.kernel.log", "        self.written = min(self.written, self.last_index)\n", ""),),
+        (Patch("disheap:Log._truncate", "        self.written = min(self.written, self.last_index)\n", ""),),
         (
             PITFALLS + "test_a_late_confirmation_does_not_count_entries_that_were_overwritten",
             PITFALLS + "test_entries_that_replace_durable_ones_are_not_durable_yet",
@@ -145,7 +145,7 @@ MUTANTS = (
         "an acknowledgement that waited for the disk goes out after its entries were overwritten",
         (
             Patch(
-                "disheap.kernel.outbox",
+                "disheap:Outbox.set_hard_state",
                 "            self._held.clear()\n            self._waiting.clear()\n",
                 "            pass\n",
             ),
@@ -156,7 +156,7 @@ MUTANTS = (
     Mutant(
         "leader-counts-its-own-disk-early",
         "a leader counts entries of its own that are not durable yet; alone, it acknowledges before its fsync",
-        (Patch("disheap.kernel.replication", "return state.log.stable\n", "return state.log.last_index\n"),),
+        (Patch("disheap:_held_by", "return state.log.stable\n", "return state.log.last_index\n"),),
         (
             PITFALLS + "test_a_single_node_commits_only_after_its_own_fsync",
             "tests/kernel/test_machine.py",
@@ -168,7 +168,7 @@ MUTANTS = (
         "a follower acknowledges entries that are still on the way to its disk",
         (
             Patch(
-                "disheap.kernel.replication",
+                "disheap:_acknowledge",
                 "state.send(AppendReply(state.id, leader, state.term, True, index, Index(0), Term(0)), claims=index)",
                 "state.send(AppendReply(state.id, leader, state.term, True, index, Index(0), Term(0)))",
             ),
@@ -181,7 +181,7 @@ MUTANTS = (
         "entries are applied and answered as soon as they are in the log",
         (
             Patch(
-                "disheap.kernel.applying",
+                "disheap:_last",
                 "return min(state.log.commit, state.log.stable)",
                 "return state.log.stable",
             ),
@@ -193,7 +193,7 @@ MUTANTS = (
         "a node applies what it does not hold yet: its snapshot can say more than its log",
         (
             Patch(
-                "disheap.kernel.applying",
+                "disheap:_last",
                 "return min(state.log.commit, state.log.stable)",
                 "return state.log.commit",
             ),
@@ -205,7 +205,7 @@ MUTANTS = (
         "a log left over from before an installed snapshot is taken for its continuation",
         (
             Patch(
-                "disheap.kernel.log",
+                "disheap:_continues",
                 "return runs[bisect_right(runs, snapshot.index, key=_first_of) - 1].term == snapshot.term",
                 "return True",
             ),
@@ -219,7 +219,7 @@ MUTANTS = (
         "a snapshot of what the log holds already replaces the log with what it held back then",
         (
             Patch(
-                "disheap.kernel.snapshots",
+                "disheap:_is_held",
                 "return meta.index <= state.log.commit or state.log.term_at(meta.index) == meta.term",
                 "return False",
             ),
@@ -232,7 +232,7 @@ MUTANTS = (
         "a node that installed a snapshot goes on with the membership it had before",
         (
             Patch(
-                "disheap.kernel.state",
+                "disheap:State.install",
                 "self.members.reset(meta.index, meta.membership)",
                 "self.members.reset(meta.index, self.members.current)",
             ),
@@ -246,7 +246,7 @@ MUTANTS = (
         "the sender of a snapshot never learns that the receiver could not take it",
         (
             Patch(
-                "disheap.kernel.snapshots",
+                "disheap:on_chunk_written",
                 "        _reply(state, receiving.source, meta, failed=True)\n",
                 "        pass\n",
             ),
@@ -263,7 +263,7 @@ MUTANTS = (
         "a snapshot whose chunk got lost is on its way for ever",
         (
             Patch(
-                "disheap.kernel.snapshots",
+                "disheap:tick",
                 "if sending.elapsed >= state.config.chunk_timeout_ticks:",
                 "if sending.elapsed < 0:",
             ),
@@ -279,7 +279,7 @@ MUTANTS = (
         "a peer that lost the end of its log, and not its connection, counts for what it lost until the next heartbeat",
         (
             Patch(
-                "disheap.kernel.progress",
+                "disheap:Progress.refused",
                 "self.phase is Phase.REPLICATE and index >= self.match",
                 "self.phase is Phase.REPLICATE and index > self.match",
             ),
@@ -293,7 +293,7 @@ MUTANTS = (
         "a peer whose late answer shows that the log suffices is kept waiting for a snapshot",
         (
             Patch(
-                "disheap.kernel.progress",
+                "disheap:Progress.accepted",
                 "is_enough = is_installed or (self.phase is Phase.SNAPSHOT and moved and can_go_on)",
                 "is_enough = is_installed",
             ),
@@ -307,7 +307,7 @@ MUTANTS = (
         "a peer waits for ever: its snapshot is installed, and the leader's log begins behind it",
         (
             Patch(
-                "disheap.kernel.progress",
+                "disheap:Progress.accepted",
                 "is_enough = is_installed or (self.phase is Phase.SNAPSHOT and moved and can_go_on)",
                 "is_enough = self.phase is Phase.SNAPSHOT and moved and can_go_on",
             ),
@@ -320,7 +320,7 @@ MUTANTS = (
         "the rest of a snapshot is taken from another sender, whose bytes need not be the same",
         (
             Patch(
-                "disheap.kernel.snapshots",
+                "disheap:on_request",
                 "if receiving is None or (receiving.meta, receiving.source) != (meta, message.source):",
                 "if receiving is None or receiving.meta != meta:",
             ),

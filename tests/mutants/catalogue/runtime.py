@@ -23,7 +23,7 @@ MUTANTS = (
         "entries reach the disk before the term that they belong to",
         (
             Patch(
-                "disheap.runtime.replica.writer",
+                "disheap:Writer._submit",
                 "            if write.hard_state is not None:\n"
                 "                storage.save_hard_state(write.hard_state)\n"
                 "            if write.entries:\n"
@@ -42,7 +42,7 @@ MUTANTS = (
         "messages that wait for a write are sent when it is begun",
         (
             Patch(
-                "disheap.runtime.replica.group",
+                "disheap:Group._write",
                 "        if write.entries:\n            self._log_time_ms =",
                 "        for message in held:\n            self._send(message)\n        self._held = ()\n"
                 "        if write.entries:\n            self._log_time_ms =",
@@ -56,12 +56,12 @@ MUTANTS = (
         "a write that failed is reported to the kernel as durable, and the node goes on",
         (
             Patch(
-                "disheap.runtime.disk.thread",
+                "disheap:FailStopDisk.submit",
                 "                self._failed(error)\n",
                 "                pass\n",
             ),
             Patch(
-                "disheap.runtime.replica.writer",
+                "disheap:Writer._finished",
                 "        elif error is not None:\n            self._failed(error)\n        else:\n",
                 "        else:\n",
             ),
@@ -74,7 +74,7 @@ MUTANTS = (
         "a leader whose disk does not answer, and reports no error, holds everyone up for ever",
         (
             Patch(
-                "disheap.runtime.replica.group",
+                "disheap:Group._leave_a_hung_disk",
                 "            self.raft.transfer_leadership(NOBODY)\n",
                 "            return\n",
             ),
@@ -88,7 +88,7 @@ MUTANTS = (
         "what comes back for a snapshot that was given up is taken for the one that was begun after it",
         (
             Patch(
-                "disheap.runtime.replica.snapshots",
+                "disheap:Snapshotter._committed",
                 "        if self._is_over(run, error) or run.is_void:\n            return\n        self._run,",
                 "        if self._is_over(run, error):\n            return\n        self._run,",
             ),
@@ -100,7 +100,7 @@ MUTANTS = (
         "a leader whose peer takes nothing in sends to it for ever, and does nothing else",
         (
             Patch(
-                "disheap.runtime.peers.links",
+                "disheap:OutgoingLink._drop",
                 "            self._loop.call_soon(self._owner.unreachable, self.peer)\n",
                 "            self._owner.unreachable(self.peer)\n",
             ),
@@ -115,7 +115,7 @@ MUTANTS = (
         "a leader without room hands over to the same node again and again, though it cannot lead",
         (
             Patch(
-                "disheap.runtime.disk.free_space",
+                "disheap:Room._hand_over",
                 "(voter not in active, self._asked.get(voter, 0), voter)",
                 "voter",
             ),
@@ -128,7 +128,7 @@ MUTANTS = (
         "a snapshot holds one entry more than the index it is filed under: after a restart that entry is applied twice",
         (
             Patch(
-                "disheap.runtime.replica.snapshots",
+                "disheap:Snapshotter._take",
                 "        meta = self._group.applied\n        run =",
                 "        meta = self._group.applied._replace(index=Index(self._group.applied.index - 1))\n"
                 "        run =",
@@ -142,7 +142,7 @@ MUTANTS = (
         "the log is cut off while the snapshot that stands for it may still be lost",
         (
             Patch(
-                "disheap.runtime.replica.snapshots",
+                "disheap:Snapshotter._commit",
                 "        writer.commit()\n        return self._storage.compact(first)\n",
                 "        kept = self._storage.compact(first)\n        writer.commit()\n        return kept\n",
             ),
@@ -154,7 +154,7 @@ MUTANTS = (
         "a read that is confirmed is answered from a state that lacks what it has to show",
         (
             Patch(
-                "disheap.runtime.replica.reads",
+                "disheap:Reads.ready",
                 "if not read.ok or read.index <= applied:",
                 "if not read.ok or read.index >= 0:",
             ),
@@ -167,7 +167,7 @@ MUTANTS = (
         "whoever waits for a read when leadership is lost waits for ever",
         (
             Patch(
-                "disheap.runtime.replica.reads",
+                "disheap:Reads.end",
                 "        for group in answers:\n            _answer(group, False)\n",
                 "        del answers\n",
             ),
@@ -180,7 +180,7 @@ MUTANTS = (
         "a node that lost its leadership neither answers its clients nor sends them away",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.lead",
                 "        self._send_away_at = self.loop.call_later(SEND_AWAY_S, self.send_away)\n",
                 "        self._leaving = []\n",
             ),
@@ -197,7 +197,7 @@ MUTANTS = (
         "a wall clock that is set takes every deadline with it",
         (
             Patch(
-                "disheap.runtime.replica.clocks",
+                "disheap:LogClock.now_ms",
                 "self._time_ms += elapsed_ms + min(max(behind_ms, -most), most)",
                 "self._time_ms += elapsed_ms + max(behind_ms, -elapsed_ms)",
             ),
@@ -213,7 +213,7 @@ MUTANTS = (
         "a leader whose clock is behind begins its term before the end of the log",
         (
             Patch(
-                "disheap.runtime.replica.clocks",
+                "disheap:LogClock.begin_term",
                 "self._time_ms = float(max(last_time_ms, wall_ms))",
                 "self._time_ms = float(wall_ms)",
             ),
@@ -226,7 +226,7 @@ MUTANTS = (
         "nobody proposes that time passes: leases and delays end with the next command, if one comes",
         (
             Patch(
-                "disheap.runtime.replica.timekeeping",
+                "disheap:Timekeeper._wait_for",
                 "            self._timer = self._loop.call_later(wait_s, self._due)\n",
                 "            del wait_s\n",
             ),
@@ -239,7 +239,7 @@ MUTANTS = (
         "a new leader counts the silence before its election, and ends sessions that it never heard of",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.lead",
                 "            self._heard = dict.fromkeys(self.group.sessions.table, now)\n",
                 "            self._heard = dict.fromkeys(self.group.sessions.table, 0.0)\n",
             ),
@@ -254,7 +254,7 @@ MUTANTS = (
         "a client that was not read from while the log was full is taken for dead as soon as there is room",
         (
             Patch(
-                "disheap.runtime.clients.connection",
+                "disheap:ClientConnection._settle_reading",
                 "            self.heard = self._server.loop.time()\n            self._connection.resume_reading()\n",
                 "            self._connection.resume_reading()\n",
             ),
@@ -267,7 +267,7 @@ MUTANTS = (
         "a client that reads loses its connection, and with each new one again, because much waits for it",
         (
             Patch(
-                "disheap.runtime.clients.connection",
+                "disheap:ClientConnection.look",
                 "if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:",
                 "if self.unsent_bytes > self._server.limits.write_buffer_bytes:",
             ),
@@ -283,7 +283,7 @@ MUTANTS = (
         "a command that the machine cannot carry out crashes each node, again at each start",
         (
             Patch(
-                "disheap.runtime.state.sessions",
+                "disheap:Sessions._execute",
                 "        except Exception:\n            log.exception(",
                 "        except ArithmeticError:\n            log.exception(",
             ),
@@ -295,7 +295,7 @@ MUTANTS = (
     Mutant(
         "unknown-version-applied",
         "a node goes on under a machine version that it does not know",
-        (Patch("disheap.runtime.state.sessions", "if version > highest:", "if version > highest + 100:"),),
+        (Patch("disheap:Sessions._check_version", "if version > highest:", "if version > highest + 100:"),),
         (SESSIONS + "test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied",),
         pitfall=30,
         simulated=False,
@@ -305,7 +305,7 @@ MUTANTS = (
         "a broker that is short of room takes no acknowledgements either, and stays so",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.sift",
                 "if is_repeated or self._is_allowed",
                 "if is_repeated or False and self._is_allowed",
             ),
@@ -317,7 +317,7 @@ MUTANTS = (
         "a flag that the client sets passes a command by a full disk",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.sift",
                 "if is_repeated or self._is_allowed",
                 "if is_repeated or envelopes[start + 5] & 1 or self._is_allowed",
             ),
@@ -330,7 +330,7 @@ MUTANTS = (
         "a command that was carried out is refused when it is sent again, because the disk filled up meanwhile",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.sift",
                 "is_repeated = session is not None and session.knows(seq)",
                 "is_repeated = False",
             ),
@@ -342,7 +342,7 @@ MUTANTS = (
         "a client reports a command as refused that an earlier leader may have carried out",
         (
             Patch(
-                "disheap.client.core.session",
+                "disheap:Session._reply",
                 "later = error.code in faults.SHORT and seq <= self._sent_before",
                 "later = False",
             ),
@@ -355,7 +355,7 @@ MUTANTS = (
     Mutant(
         "unfinished-frames-without-bound",
         "a few hundred connections with half a frame each take all memory",
-        (Patch("disheap.runtime.clients.buffers", "while self.input_bytes > self._input_max_bytes:", "while False:"),),
+        (Patch("disheap:Buffers.hold_input", "while self.input_bytes > self._input_max_bytes:", "while False:"),),
         (BUFFERS + "test_unfinished_frames_of_many_connections_take_no_more_than_the_limit_and_others_are_served",),
         simulated=False,
     ),
@@ -364,7 +364,7 @@ MUTANTS = (
         "frames that were finished use up the room of those that are not",
         (
             Patch(
-                "disheap.runtime.clients.connection",
+                "disheap:ClientConnection.data_received",
                 "if held > UNCOUNTED_BYTES or self.input_bytes:",
                 "if held > UNCOUNTED_BYTES:",
             ),
@@ -377,7 +377,7 @@ MUTANTS = (
         "a thousand unread answers take a gigabyte",
         (
             Patch(
-                "disheap.runtime.clients.connection",
+                "disheap:ClientConnection._answer_what_waits",
                 "if unsent > self._server.limits.write_buffer_bytes * ANSWERS_SHARE:",
                 "if False:",
             ),
@@ -390,7 +390,7 @@ MUTANTS = (
         "clients that leave before they have read their answers leave no place for other questions",
         (
             Patch(
-                "disheap.runtime.clients.connection",
+                "disheap:ClientConnection._give_answers_up",
                 "        while self._waiting:\n            self._waiting.popleft()()\n",
                 "        while False:\n            self._waiting.popleft()()\n",
             ),
@@ -403,7 +403,7 @@ MUTANTS = (
         "clients that leave before the leader may read leave no place for other questions",
         (
             Patch(
-                "disheap.runtime.clients.connection",
+                "disheap:ClientConnection.answer",
                 "        if self.closed:\n            self._give_answers_up()\n",
                 "        if False:\n            self._give_answers_up()\n",
             ),
@@ -416,7 +416,7 @@ MUTANTS = (
         "many consumers that read nothing take all memory, each within its own bound",
         (
             Patch(
-                "disheap.runtime.clients.buffers",
+                "disheap:Buffers.look_at_output",
                 "        if self.output_bytes <= self._output_max_bytes:\n            return\n",
                 "        return\n",
             ),
@@ -429,7 +429,7 @@ MUTANTS = (
         "a node takes messages in until the kernel ends it",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.note_shortage",
                 "self.short = next((reason for reason, _ in self._shortages.values()), None)",
                 "self.short = self._shortages.get(DiskFull, (None, True))[0]",
             ),
@@ -440,7 +440,7 @@ MUTANTS = (
     Mutant(
         "memory-looked-at-by-the-clock-alone",
         "a leader that takes hundreds of megabytes a second is far above its mark before it looks",
-        (Patch("disheap.runtime.clients.server", "            self._directory.look_at_memory()\n", ""),),
+        (Patch("disheap:Server.submit", "            self._directory.look_at_memory()\n", ""),),
         (MEMORY + "test_a_leader_that_takes_much_in_looks_before_its_time",),
         simulated=False,
     ),
@@ -449,7 +449,7 @@ MUTANTS = (
         "a node that started in a large process refuses messages for ever, though the process has become small",
         (
             Patch(
-                "disheap.runtime.memory.watch",
+                "disheap:MemoryWatch.look",
                 "self._base_bytes = min(self._base_bytes, self._resident_bytes)",
                 "pass",
             ),
@@ -461,7 +461,7 @@ MUTANTS = (
         "a node that was short of memory once takes nothing any more",
         (
             Patch(
-                "disheap.runtime.memory.watch",
+                "disheap:MemoryWatch._note_shortage",
                 "self._open_below() if was_short else self.high_water_bytes",
                 "0 if was_short else self.high_water_bytes",
             ),
@@ -471,13 +471,13 @@ MUTANTS = (
     Mutant(
         "memory-of-followers-ignored",
         "a leader with much memory drives a follower with little into its end",
-        (Patch("disheap.runtime.memory.watch", "        if notice.memory_is_short:\n", "        if False:\n"),),
+        (Patch("disheap:MemoryWatch.heard", "        if notice.memory_is_short:\n", "        if False:\n"),),
         (MEMORY + "test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up",),
     ),
     Mutant(
         "silent-node-keeps-the-leader-refusing",
         "a node that was short of memory and died holds everybody up for ever",
-        (Patch("disheap.runtime.memory.watch", "if now - said[0] < NOTICE_VALID_S}", "if True}"),),
+        (Patch("disheap:MemoryWatch.settle", "if now - said[0] < NOTICE_VALID_S}", "if True}"),),
         (MEMORY + "test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up",),
     ),
     Mutant(
@@ -485,7 +485,7 @@ MUTANTS = (
         "what nobody counts takes no memory",
         (
             Patch(
-                "disheap.runtime.memory.watch",
+                "disheap:MemoryWatch._used",
                 "return max(self._resident_bytes - self._reusable_bytes, expected)",
                 "return expected",
             ),
@@ -496,7 +496,7 @@ MUTANTS = (
     Mutant(
         "freed-memory-kept",
         "freed memory never goes back to the system, and a drained node stays full",
-        (Patch("disheap.runtime.memory.watch", "        self._source.return_free_memory()\n", ""),),
+        (Patch("disheap:MemoryWatch._trim_if_due", "        self._source.return_free_memory()\n", ""),),
         (MEMORY + "test_what_was_freed_is_given_back_to_the_system",),
         simulated=False,
     ),
@@ -505,7 +505,7 @@ MUTANTS = (
         "all that cannot go back counts as free: the process grows to twice its mark",
         (
             Patch(
-                "disheap.runtime.memory.watch",
+                "disheap:MemoryWatch._trim_if_due",
                 "self._reusable_bytes = min(left, int(self.high_water_bytes * REUSABLE_SHARE))",
                 "self._reusable_bytes = left",
             ),
@@ -518,7 +518,7 @@ MUTANTS = (
         "a limit of a cgroup above the process's own does not count",
         (
             Patch(
-                "disheap.runtime.memory.process",
+                "disheap:ProcessMemory._up_the_hierarchy",
                 "for length in range(len(parts), -1, -1):",
                 "for length in range(len(parts), len(parts) - 1, -1):",
             ),
@@ -529,7 +529,7 @@ MUTANTS = (
     Mutant(
         "full-disk-ends-the-node",
         "a write that finds no room ends the node, instead of waiting for some",
-        (Patch("disheap.runtime.replica.writer", "if isinstance(error, StorageFull):", "if False:"),),
+        (Patch("disheap:Writer._finished", "if isinstance(error, StorageFull):", "if False:"),),
         (ROOM + "test_a_node_whose_disk_is_full_confirms_nothing_and_goes_on_when_there_is_room",),
     ),
     Mutant(
@@ -537,7 +537,7 @@ MUTANTS = (
         "what a full disk took of an append stays behind the log, and a smaller one does not cover it",
         (
             Patch(
-                "disheap_filelog.segment",
+                "disheap_filelog:Segment.append",
                 "with needs_room(self.path, lambda: self._file.truncate(self.end)):",
                 "with needs_room(self.path, lambda: None):",
             ),
@@ -551,7 +551,7 @@ MUTANTS = (
         "an fsync that found no room is tried again, though what it could not write is gone from the cache",
         (
             Patch(
-                "disheap_filelog.segment",
+                "disheap_filelog:Segment.append",
                 '            self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
                 '            self._file.write(b"".join(parts), self.end)\n            self._file.sync()\n',
             ),
@@ -561,19 +561,19 @@ MUTANTS = (
     Mutant(
         "quarantined-node-leads",
         "a node that knows its state to be wrong goes on serving it",
-        (Patch("disheap.runtime.node", "        self.group.rest()\n", ""),),
+        (Patch("disheap:Node.quarantine", "        self.group.rest()\n", ""),),
         (COMPARING + "test_a_replica_whose_state_rots_serves_nothing_and_the_others_go_on",),
     ),
     Mutant(
         "quarantine-of-the-many",
         "one node with another state is enough to put a sound one in quarantine",
-        (Patch("disheap.runtime.replica.state_hashes", "agreeing >= majority(len(voters))", "agreeing"),),
+        (Patch("disheap:Comparing._judge", "agreeing >= majority(len(voters))", "agreeing"),),
         (COMPARING + "test_a_node_takes_itself_out_where_a_majority_agrees_on_another_state",),
     ),
     Mutant(
         "quarantined-node-hands-out-snapshots",
         "a state that is known to be wrong is given to others that ask for a snapshot",
-        (Patch("disheap.runtime.repair.repairer", "if self._host.quarantined:", "if False:"),),
+        (Patch("disheap:Repairing._piece", "if self._host.quarantined:", "if False:"),),
         (COMPARING + "test_a_quarantined_node_hands_out_no_snapshot",),
     ),
     Mutant(
@@ -581,7 +581,7 @@ MUTANTS = (
         "a failed disk is heard of by whoever asked, and the node goes on where nobody waits for the answer any more",
         (
             Patch(
-                "disheap.runtime.disk.thread",
+                "disheap:FailStopDisk.submit",
                 "            if isinstance(error, DiskFailed):\n                self._failed(error)\n",
                 "",
             ),
@@ -597,7 +597,7 @@ MUTANTS = (
         "a node whose disk fails while it stops ends as if all were well, with exit code 0",
         (
             Patch(
-                "disheap.runtime.node",
+                "disheap:Node.stop",
                 "        if not failed_before:\n            self._raise_failure()\n",
                 "",
             ),
@@ -614,7 +614,7 @@ MUTANTS = (
         "a repair under way closes the storage that has failed, opens it again, and the node goes on",
         (
             Patch(
-                "disheap.runtime.node",
+                "disheap:Node.recover_again",
                 "        self._raise_failure()  # opened anew, it would be tried again\n",
                 "",
             ),
@@ -627,7 +627,7 @@ MUTANTS = (
         "a node that fails in the moment in which it is told to stop ends with exit code 0",
         (
             Patch(
-                "disheap.cli.hosting",
+                "disheap:_host",
                 "    if node.failure is not None:\n"
                 "        raise node.failure  # it failed and was told to stop at the same time\n",
                 "",
@@ -642,7 +642,7 @@ MUTANTS = (
         "an entry of thousands of commands stops the loop for as long as they take",
         (
             Patch(
-                "disheap.runtime.replica.applying",
+                "disheap:Applier.run",
                 "if self._clock.monotonic() >= until:\n                    return finished",
                 "pass",
             ),
@@ -655,7 +655,7 @@ MUTANTS = (
         "a snapshot holds half of the entry behind the one it names, and that half is applied again after a restart",
         (
             Patch(
-                "disheap.runtime.replica.applying",
+                "disheap:Applier.when_whole",
                 "if self._steps is None:\n            call()",
                 "if True:\n            call()",
             ),
@@ -667,7 +667,7 @@ MUTANTS = (
         "the nodes store their snapshots of a mark in the log at different indexes, and who waits may wait for a batch",
         (
             Patch(
-                "disheap.runtime.replica.applying",
+                "disheap:Applier.run",
                 "if self._waiting or self._clock.monotonic() >= until:",
                 "if self._clock.monotonic() >= until:",
             ),
@@ -681,11 +681,7 @@ MUTANTS = (
     Mutant(
         "hash-older-than-the-request",
         "an operator who asks for the hash gets that of a state from before the request",
-        (
-            Patch(
-                "disheap.runtime.replica.hash_requests", "future = self._next\n", "future = self._next or self._made\n"
-            ),
-        ),
+        (Patch("disheap:StateHasher.hash_state", "future = self._next\n", "future = self._next or self._made\n"),),
         ("tests/runtime/test_state_hashes.py::test_a_hash_is_never_of_a_state_older_than_the_request",),
         simulated=False,
     ),
@@ -694,7 +690,7 @@ MUTANTS = (
         "a hash is told of an entry that was applied while it was made, and replicas that are equal seem to differ",
         (
             Patch(
-                "disheap.runtime.admin",
+                "disheap:admin",
                 'return {"applied_index": index, "state_hash": digest.hex()}',
                 'return {"applied_index": node.group.applied.index, "state_hash": digest.hex()}',
             ),
@@ -707,7 +703,7 @@ MUTANTS = (
         "the view of a machine with a generator function shows entries that were applied after it was asked for",
         (
             Patch(
-                "disheap.runtime.state.sessions",
+                "disheap:Sessions.snapshot",
                 "map(_row, self._view()), _begin(self.machine.snapshot()))",
                 "map(_row, self._view()), self.machine.snapshot())",
             ),
@@ -719,7 +715,7 @@ MUTANTS = (
         "a plugin that lacks a method of its contract is loaded, and raises at every tick of the node",
         (
             Patch(
-                "disheap.plugins.contract_check",
+                "disheap:_method_faults",
                 "        if not callable(found) or",
                 "        if False and not callable(found) or",
             ),
@@ -731,7 +727,7 @@ MUTANTS = (
         "a snapshot fills the disk, and nothing is left for the acknowledgements that would free it",
         (
             Patch(
-                "disheap.runtime.replica.snapshots",
+                "disheap:Snapshotter._piece_written",
                 "run.most_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes",
                 "run.most_bytes is None and free_bytes is not None and free_bytes < 0",
             ),
@@ -744,7 +740,7 @@ MUTANTS = (
         "while a disk is short no remote control passes, though it leaves nothing behind",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.submit_transient",
                 "not (self.takes_transient or self._is_allowed_when_full(envelope.body))",
                 "not self._is_allowed_when_full(envelope.body)",
             ),
@@ -757,7 +753,7 @@ MUTANTS = (
         "a node whose clock is ten years ahead leads, and fires every delay and expiry that there is",
         (
             Patch(
-                "disheap.runtime.replica.clock_check",
+                "disheap:ClockCheck.objection",
                 'return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._doubt(voters)',
                 'return ""',
             ),
@@ -770,7 +766,7 @@ MUTANTS = (
         "two nodes with one wrong clock outvote the others' clocks",
         (
             Patch(
-                "disheap.runtime.replica.clock_check",
+                "disheap:ClockCheck._doubt",
                 "if len(agreeing) >= majority(len(voters)):",
                 "if len(agreeing) >= 1:",
             ),
@@ -783,7 +779,7 @@ MUTANTS = (
         "a leader whose clock jumps by years has log time run a tenth too fast for as long as it leads",
         (
             Patch(
-                "disheap.runtime.replica.clocks",
+                "disheap:LogClock.now_ms",
                 "if self.follows_wall else 0.0",
                 "if self._time_ms else 0.0",
             ),
@@ -797,7 +793,7 @@ MUTANTS = (
         "a crash within seconds of a confirmed message, and damage of its block, drop it as torn",
         (
             Patch(
-                "disheap.runtime.replica.idle_flush",
+                "disheap:IdleFlush.is_due",
                 "if self._entries and is_transient(self._entries):",
                 "if self._entries:",
             ),
@@ -808,7 +804,7 @@ MUTANTS = (
     Mutant(
         "frames-do-not-follow-the-payload",
         "whoever raises the payload's limit has to know of two more settings, or large messages are refused",
-        (Patch("disheap.runtime.tuning", "max(FRAME_BYTES, max_command_bytes + ENVELOPE.size)", "FRAME_BYTES"),),
+        (Patch("disheap:fitted", "max(FRAME_BYTES, max_command_bytes + ENVELOPE.size)", "FRAME_BYTES"),),
         ("tests/runtime/test_large_commands.py::test_frames_follow_the_machines_largest_command",),
         simulated=False,
     ),

@@ -13,7 +13,7 @@ MUTANTS = (
         "a frozen or unreachable host keeps a client out until its whole budget is spent",
         (
             Patch(
-                "disheap.client.core.route",
+                "disheap:Route.due",
                 "        self._next_at = now + OVERLAP_S\n",
                 "        self._next_at = now + self._budget_s\n",
             ),
@@ -26,7 +26,7 @@ MUTANTS = (
         "a search fills the backlog of a frozen host with connections",
         (
             Patch(
-                "disheap.client.core.route",
+                "disheap:Route._order",
                 "        return [address for address in addresses if address not in self._under_way]\n",
                 "        return addresses\n",
             ),
@@ -39,7 +39,7 @@ MUTANTS = (
         "a client that left a silent node comes back to it before it has tried the others",
         (
             Patch(
-                "disheap.client.core.route",
+                "disheap:Route.lost",
                 "        self._lost[address] = None\n        self._last_nodes.forget(self._seeds, address)\n",
                 "",
             ),
@@ -52,7 +52,7 @@ MUTANTS = (
         "an application that kept its loop busy loses a connection that was sound",
         (
             Patch(
-                "disheap.client.core.pulse",
+                "disheap:Pulse.look",
                 "        listened_s = min(now - self._looked_at, self.silence_s / 2)\n",
                 "        listened_s = now - self._looked_at\n",
             ),
@@ -77,7 +77,7 @@ MUTANTS = (
         "a session with a short timeout lapses before its client has doubted the node",
         (
             Patch(
-                "disheap.client.core.pulse",
+                "disheap:Pulse.set_timeout",
                 "        self.silence_s = min(SILENCE_MAX_S, timeout_s / PARTS_OF_TIMEOUT)\n",
                 "        self.silence_s = SILENCE_MAX_S\n",
             ),
@@ -90,7 +90,7 @@ MUTANTS = (
         "a client leaves a leader whose log is full for a while, because its pings are not read",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.sweep",
                 "            connection.reassure()\n",
                 "            pass\n",
             ),
@@ -103,7 +103,7 @@ MUTANTS = (
         "a publish of kombu without a quorum fails after half a minute",
         (
             Patch(
-                "disheap_kombu.connection",
+                "disheap_kombu:Connection.call",
                 "                    self._wait_leader(timeout_s)\n",
                 "                    pass\n",
             ),
@@ -116,7 +116,7 @@ MUTANTS = (
         "a client waits for a silent leader while the others have elected another one",
         (
             Patch(
-                "disheap.client.core.pulse",
+                "disheap:Pulse.set_timeout",
                 "        self.every_s = min(PING_EVERY_S, timeout_s / PARTS_OF_TIMEOUT)\n",
                 "        self.every_s = timeout_s / 3\n",
             ),
@@ -128,7 +128,7 @@ MUTANTS = (
         "a client with one wrong host in its URL ends, although the other hosts are right",
         (
             Patch(
-                "disheap.client.core.route",
+                "disheap:Route.rejected",
                 "        if not self._wrong.issuperset(self._known):\n            return None\n",
                 "",
             ),
@@ -141,7 +141,7 @@ MUTANTS = (
         "a node that names an unusable address as the leader's ends its clients",
         (
             Patch(
-                "disheap.client.io.asyncio_driver",
+                "disheap:Driver._connect",
                 "            if link.address in self.url.addresses:\n",
                 "            if True:\n",
             ),

@@ -7,8 +7,6 @@ from tests.mutants.mutant import Mutant, Patch
 TESTS = "tests/runtime/test_sessions.py::"
 CLUSTER = "tests/runtime/test_cluster.py::"
 MODULE = "disheap.runtime.state.sessions"
-TABLE = "disheap.runtime.state.session_table"
-SERVER = "disheap.runtime.clients.server"
 LIVENESS = "tests/runtime/test_liveness.py::"
 ADMISSION = "tests/runtime/test_admission.py::"
 
@@ -16,14 +14,26 @@ MUTANTS = (
     Mutant(
         "attach-needs-no-secret",
         "whoever guesses the number of a session takes it over, with what it holds",
-        (Patch(TABLE, "is_secret = hmac.compare_digest(claim.proof, self.facts.proof)", "is_secret = True"),),
+        (
+            Patch(
+                "disheap:Session.belongs_to",
+                "is_secret = hmac.compare_digest(claim.proof, self.facts.proof)",
+                "is_secret = True",
+            ),
+        ),
         (TESTS + "test_an_attach_without_the_secret_or_under_another_name_is_refused_and_changes_nothing",),
         simulated=False,
     ),
     Mutant(
         "secret-opens-under-any-name",
         "a secret that was read somewhere is good for another certificate",
-        (Patch(TABLE, "return is_secret and claim.principal == self.facts.principal", "return is_secret"),),
+        (
+            Patch(
+                "disheap:Session.belongs_to",
+                "return is_secret and claim.principal == self.facts.principal",
+                "return is_secret",
+            ),
+        ),
         (TESTS + "test_an_attach_without_the_secret_or_under_another_name_is_refused_and_changes_nothing",),
         simulated=False,
     ),
@@ -32,7 +42,7 @@ MUTANTS = (
         "whoever reads a backup has every session's secret",
         (
             Patch(
-                TABLE,
+                "disheap:proof_of",
                 "return hashlib.blake2b(secret, digest_size=32, person=_PURPOSE).digest()",
                 'return hashlib.blake2b(secret).digest()[:0] + secret[:32].ljust(32, b"!")',
             ),
@@ -43,14 +53,14 @@ MUTANTS = (
     Mutant(
         "closed-connection-counts-as-silence",
         "the tasks of a worker that was killed wait for the whole session timeout",
-        (Patch(SERVER, "        if connection.was_dropped:\n", "        if False:\n"),),
+        (Patch("disheap:Server._note_lost", "        if connection.was_dropped:\n", "        if False:\n"),),
         (LIVENESS + "test_a_session_whose_client_closed_its_connection_lapses_soon",),
         simulated=False,
     ),
     Mutant(
         "goodbye-counts-as-death",
         "a client that goes to another node loses its session if that takes more than a few seconds",
-        (Patch("disheap.runtime.clients.connection", "            self._has_left = True\n", ""),),
+        (Patch("disheap:ClientConnection._other", "            self._has_left = True\n", ""),),
         (LIVENESS + "test_a_closed_connection_that_says_nothing_of_its_client_leaves_the_whole_timeout",),
         simulated=False,
     ),
@@ -59,7 +69,7 @@ MUTANTS = (
         "a node that a client doubts takes the client for dead, and gives its tasks to others after a few seconds",
         (
             Patch(
-                "disheap.client.core.session",
+                "disheap:Session.farewell",
                 'return _LEAVES if self.state in (_READY, _ENTERING) else b""',
                 'return b""',
             ),
@@ -74,7 +84,7 @@ MUTANTS = (
     Mutant(
         "new-leader-believes-old-closes",
         "a leader that leads again ends sessions for connections that were closed in its earlier term",
-        (Patch(SERVER, "            self._dropped.clear()\n", ""),),
+        (Patch("disheap:Server.lead", "            self._dropped.clear()\n", ""),),
         (LIVENESS + "test_a_new_leader_knows_nothing_of_closed_connections_and_gives_the_whole_timeout",),
         simulated=False,
     ),
@@ -83,7 +93,7 @@ MUTANTS = (
         "one client opens all the sessions that there may be, and shuts every other out",
         (
             Patch(
-                "disheap.runtime.clients.admission",
+                "disheap:AdmissionLimits.check",
                 "if here >= self.max_sessions_per_address:",
                 "if here > 100 * self.max_sessions_per_address:",
             ),
@@ -94,7 +104,7 @@ MUTANTS = (
     Mutant(
         "duplicate-applied-twice",
         "a command that is sent again is carried out again",
-        (Patch(MODULE, "kept = session.replies.get(seq)\n", "kept = None\n"),),
+        (Patch("disheap:Sessions._apply_commands", "kept = session.replies.get(seq)\n", "kept = None\n"),),
         (TESTS + "test_a_command_sent_twice_is_applied_once_and_answered_twice_alike",),
     ),
     Mutant(
@@ -102,7 +112,7 @@ MUTANTS = (
         "a command that was refused and is sent again may be carried out, and answered otherwise",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._execute",
                 "        if seq:\n            self.reply_bytes += session.keep(seq, kept)\n",
                 "        if seq and kept[1] == Status.OK:\n            self.reply_bytes += session.keep(seq, kept)\n",
             ),
@@ -112,7 +122,7 @@ MUTANTS = (
     Mutant(
         "confirmed-command-applied-again",
         "a late copy of a command whose reply is confirmed is carried out a second time",
-        (Patch(MODULE, "elif seq and seq <= session.confirmed:", "elif seq and seq < 0:"),),
+        (Patch("disheap:Sessions._apply_commands", "elif seq and seq <= session.confirmed:", "elif seq and seq < 0:"),),
         (TESTS + "test_a_command_at_or_below_the_confirmed_number_is_a_duplicate_and_not_answered",),
     ),
     Mutant(
@@ -120,7 +130,7 @@ MUTANTS = (
         "a reply that the client has not confirmed is forgotten with those before it",
         (
             Patch(
-                TABLE,
+                "disheap:Session.confirm",
                 "for seq in range(self.confirmed + 1, confirmed + 1):",
                 "for seq in range(self.confirmed + 1, confirmed + 2):",
             ),
@@ -130,20 +140,32 @@ MUTANTS = (
     Mutant(
         "confirmed-prunes-nothing",
         "replies are kept for ever, in memory and in every snapshot",
-        (Patch(TABLE, "                kept = replies.pop(seq, None)\n", "                kept = None\n"),),
+        (
+            Patch(
+                "disheap:Session.confirm",
+                "                kept = replies.pop(seq, None)\n",
+                "                kept = None\n",
+            ),
+        ),
         (TESTS + "test_confirmed_replies_are_forgotten_and_the_others_kept",),
     ),
     Mutant(
         "window-ignored",
         "a client may leave any number of replies unconfirmed",
-        (Patch(MODULE, "if seq - session.confirmed > self._limits.window:", "if seq < 0:"),),
+        (Patch("disheap:Sessions._execute", "if seq - session.confirmed > self._limits.window:", "if seq < 0:"),),
         (TESTS + "test_holes_are_allowed_up_to_the_window_and_a_number_beyond_it_is_left_unused",),
         simulated=False,
     ),
     Mutant(
         "kept-replies-without-bound",
         "a client that confirms nothing has a node keep gigabytes of replies",
-        (Patch(MODULE, "if session.reply_bytes >= limits.reply_bytes:", "if session.reply_bytes < 0:"),),
+        (
+            Patch(
+                "disheap:Sessions._refuse_reply",
+                "if session.reply_bytes >= limits.reply_bytes:",
+                "if session.reply_bytes < 0:",
+            ),
+        ),
         (TESTS + "test_replies_that_are_not_confirmed_are_bounded_in_bytes_too",),
         simulated=False,
     ),
@@ -152,7 +174,7 @@ MUTANTS = (
         "an expiry that was proposed before the client came back ends its session under its hands",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._control",
                 "if session is not None and session.attachment == seq:\n                    self._end",
                 "if session is not None:\n                    self._end",
             ),
@@ -164,7 +186,7 @@ MUTANTS = (
         "the end of an old connection takes a session off its new one",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._detach",
                 "if session is not None and session.attachment == attachment:\n            self._to_change",
                 "if session is not None:\n            self._to_change",
             ),
@@ -176,7 +198,7 @@ MUTANTS = (
         "an attach is answered and is not in the replicated state: an older expiry or detach still finds its mark",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._attach",
                 "        session.attachment, session.address = attachment, claim.address\n",
                 "        session.address = claim.address\n",
             ),
@@ -203,7 +225,7 @@ MUTANTS = (
         "deliveries that were lost with a connection are not told again to who resumes its session",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap:attached",
                 "                deliveries.append(_delivery(lease))\n",
                 "                pass\n",
             ),
@@ -217,12 +239,12 @@ MUTANTS = (
         "a session that was attached elsewhere is still pushed to where it was",
         (
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.attach",
                 "        before = self._attached.pop(session, None)\n        self.of_session.pop(session, None)\n",
                 "        before = self._attached.pop(session, None)\n",
             ),
             Patch(
-                "disheap.runtime.clients.server",
+                "disheap:Server.attach",
                 "        self.of_session[session] = connection.queue\n",
                 "        self.of_session.setdefault(session, connection.queue)\n",
             ),
@@ -235,7 +257,7 @@ MUTANTS = (
         "a push that names a consumer arrives before the reply that tells its number",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._apply_commands",
                 "            if seq:\n                queue = queues.get(number)\n",
                 "            if effects:\n                self._push(index, effects)\n                effects = ()\n"
                 "            if seq:\n                queue = queues.get(number)\n",
@@ -247,7 +269,13 @@ MUTANTS = (
     Mutant(
         "snapshot-without-replies",
         "a node that starts from a snapshot carries out again what is sent to it again",
-        (Patch(MODULE, "            for seq, kept in row.replies:\n", "            for seq, kept in ():\n"),),
+        (
+            Patch(
+                "disheap:Sessions.restore",
+                "            for seq, kept in row.replies:\n",
+                "            for seq, kept in ():\n",
+            ),
+        ),
         (TESTS + "test_a_snapshot_at_any_moment_goes_on_exactly_as_the_original",),
     ),
     Mutant(
@@ -255,7 +283,7 @@ MUTANTS = (
         "a cluster in memory that starts anew gives out a number that an older client still holds",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._open",
                 "number = max(self._next_session, time_ms << SESSION_TIME_SHIFT)",
                 "number = self._next_session",
             ),
@@ -267,7 +295,7 @@ MUTANTS = (
         "a lease that is over when a command comes is still settled by it",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions.applying",
                 "        yield from self._pass_time(index, entry.time_ms)\n"
                 "        if entry.data:\n"
                 "            yield from self._apply_commands(index, entry.time_ms, entry.data)\n",
@@ -281,7 +309,7 @@ MUTANTS = (
     Mutant(
         "postponed-work-in-one-call",
         "10,000 units of postponed work stop the loop for 40 ms",
-        (Patch(MODULE, "portion = min(left, UNITS_AT_ONCE)", "portion = left"),),
+        (Patch("disheap:Sessions._pass_time", "portion = min(left, UNITS_AT_ONCE)", "portion = left"),),
         (TESTS + "test_postponed_work_is_done_in_portions_between_which_the_loop_has_its_turn",),
         simulated=False,
     ),
@@ -290,7 +318,7 @@ MUTANTS = (
         "a snapshot holds replies and confirmations from after the entry that it is said to be of",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._apply_commands",
                 "            if session.view != views:\n                session = self._to_change(session)\n",
                 "",
             ),
@@ -302,7 +330,7 @@ MUTANTS = (
         "a change of leader stops the loop for as long as the sessions have consumers",
         (
             Patch(
-                MODULE,
+                "disheap:Sessions._begin_term",
                 "            if count >= DETACHED_AT_ONCE or self._work_done() - worked >= UNITS_AT_ONCE:\n",
                 "            if count >= DETACHED_AT_ONCE:\n",
             ),
@@ -315,7 +343,7 @@ MUTANTS = (
         "nodes of two releases with other fixed bounds form one cluster, and their replicas part",
         (
             Patch(
-                "disheap.runtime.tuning",
+                "disheap:shared_settings_digest",
                 "shared = [limits, bounds, sessions.DECIDES_REPLIES]",
                 "shared = [limits, bounds]",
             ),

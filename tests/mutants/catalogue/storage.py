@@ -7,7 +7,6 @@ from tests.mutants.mutant import Mutant, Patch
 DAMAGE = "tests/storage/test_file_damage.py::"
 FAILURES = "tests/storage/test_file_failures.py::"
 POWER = "tests/storage/test_file_power_cuts.py"
-SEGMENT = "disheap_filelog.segment"
 
 MUTANTS = (
     Mutant(
@@ -15,7 +14,7 @@ MUTANTS = (
         "a node whose files were removed makes a new one there, and its next start says that others are lost",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage._rotate",
                 "        self._check_in_place()\n        old = self._segments[-1]",
                 "        old = self._segments[-1]",
             ),
@@ -28,7 +27,7 @@ MUTANTS = (
         "a new segment's name is lost with the power, and every entry in it",
         (
             Patch(
-                SEGMENT,
+                "disheap_filelog:Segment.create",
                 '        filesystem.rename(temporary, f"{directory}/{name}")\n'
                 "        filesystem.sync_directory(directory)\n",
                 '        filesystem.rename(temporary, f"{directory}/{name}")\n',
@@ -43,7 +42,7 @@ MUTANTS = (
         "an append returns while its block is in the page cache alone",
         (
             Patch(
-                SEGMENT,
+                "disheap_filelog:Segment.append",
                 '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
                 '        self._file.write(b"".join(parts), self.end)\n',
             ),
@@ -56,7 +55,7 @@ MUTANTS = (
         "a node whose last append was torn by a power cut refuses to start",
         (
             Patch(
-                "disheap_filelog.recovery",
+                "disheap_filelog:_Scan._judge",
                 "        return Tail(segment.path, segment.end, self._size - segment.end, reason)\n",
                 "        raise self._damaged(segment.end, reason)\n",
             ),
@@ -72,12 +71,12 @@ MUTANTS = (
         "a block that was durable and rotted is cut off, with the acknowledged entries in it",
         (
             Patch(
-                "disheap_filelog.identities",
+                "disheap_filelog:Slots.proves",
                 "        return any(self.is_sound(later) for later in range(number, self.used))\n",
                 "        return False\n",
             ),
             Patch(
-                "disheap_filelog.identities",
+                "disheap_filelog:Slots.hints",
                 "        return self.used > number\n",
                 "        return False\n",
             ),
@@ -91,7 +90,7 @@ MUTANTS = (
     Mutant(
         "end-behind-a-damaged-block-believed",
         "nothing tells how long the damaged block was, and the log is taken for whole behind it",
-        (Patch("disheap_filelog.recovery", "if self._unknown_from is not None:", "if self._size < 0:"),),
+        (Patch("disheap_filelog:_Scan._judge", "if self._unknown_from is not None:", "if self._size < 0:"),),
         (DAMAGE + "test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_in_doubt",),
         pitfall=14,
     ),
@@ -100,7 +99,7 @@ MUTANTS = (
         "a member whose last block was torn votes as if its log were whole",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage._settle_tail",
                 "        self._meta.save_ambiguity(None if alone else after)\n",
                 "        self._meta.save_ambiguity(None)\n",
             ),
@@ -116,7 +115,7 @@ MUTANTS = (
         "a block is said to be durable in the very write that makes it so: a torn one is then taken for damage",
         (
             Patch(
-                SEGMENT,
+                "disheap_filelog:Segment.append",
                 '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
                 "        self._file.write(identities.encode(written), SLOTS_AT + self.count * SLOT_BYTES)\n"
                 '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
@@ -129,7 +128,7 @@ MUTANTS = (
         "a block that may be in the page cache alone, after a failed fsync, is not written again at open",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage._put_right",
                 "            self._segments[-1].rewrite_unidentified(found.unidentified)\n",
                 "            pass\n",
             ),
@@ -141,7 +140,7 @@ MUTANTS = (
         "a block that rotted is taken as it is",
         (
             Patch(
-                "disheap_filelog.recovery",
+                "disheap_filelog:_Scan._next",
                 "        if crc32(stored) != block.payload_checksum:\n"
                 '            return "the block\'s checksum does not match"\n',
                 "",
@@ -157,7 +156,7 @@ MUTANTS = (
         "a block that rots while the node runs is sent to other nodes",
         (
             Patch(
-                SEGMENT,
+                "disheap_filelog:Segment._stored",
                 "if len(stored) != block.stored_bytes or crc32(stored) != block.payload_checksum:",
                 "if len(stored) != block.stored_bytes:",
             ),
@@ -167,7 +166,7 @@ MUTANTS = (
     Mutant(
         "one-copy-of-the-hard-state",
         "one rotten sector takes the term and the vote along",
-        (Patch("disheap_filelog.meta", "for number in self._order:", "for number in self._order[:1]:"),),
+        (Patch("disheap_filelog:Meta._write", "for number in self._order:", "for number in self._order[:1]:"),),
         (DAMAGE + "test_either_copy_of_the_hard_state_may_rot",),
     ),
     Mutant(
@@ -175,7 +174,7 @@ MUTANTS = (
         "a vote is given while it is in the page cache alone",
         (
             Patch(
-                "disheap_filelog.meta",
+                "disheap_filelog:Meta._write",
                 "            self._file.write(_encode(state), SLOT_AT[number])\n            self._file.sync()\n",
                 "            self._file.write(_encode(state), SLOT_AT[number])\n",
             ),
@@ -188,7 +187,7 @@ MUTANTS = (
         "a snapshot has its name before its bytes, and the log before it is dropped",
         (
             Patch(
-                "disheap_filelog.snapshot",
+                "disheap_filelog:FileSnapshotWriter.commit",
                 "            self._file.sync()\n            self._file.close()\n            self._is_done = True\n",
                 "            self._file.close()\n            self._is_done = True\n",
             ),
@@ -201,7 +200,7 @@ MUTANTS = (
         "compaction drops entries that no snapshot stands for",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage.compact",
                 "self._index.oldest_needed(Index(min(first_index, self._shelf.index + 1)))",
                 "self._index.oldest_needed(first_index)",
             ),
@@ -214,7 +213,7 @@ MUTANTS = (
         "a snapshot from the leader is taken in, and the log that it replaces stays",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage.begin_snapshot",
                 "            if replaces_log:\n                self._replace_log(",
                 "            if replaces_log and self._index.last < meta.index:\n                self._replace_log(",
             ),
@@ -227,7 +226,7 @@ MUTANTS = (
         "a node whose snapshot rotted starts with what is left, and says nothing",
         (
             Patch(
-                "disheap_filelog.shelf",
+                "disheap_filelog:Shelf._choose",
                 "                self._bad.append(Bad(name, Index(index), term, error))\n",
                 "                del index, term, error\n",
             ),
@@ -249,7 +248,7 @@ MUTANTS = (
         "after an error of the disk the next append is accepted, on pages that the kernel has marked clean",
         (
             Patch(
-                "disheap_filelog.guard",
+                "disheap_filelog:Guard.__enter__",
                 "        if self._failure:\n            raise DiskFailed(self._failure)\n        if self._is_closed:",
                 "        if self._is_closed:",
             ),
@@ -263,7 +262,7 @@ MUTANTS = (
         "what the last run renamed and could not make durable is acted upon, and the next power cut takes it back",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage._open",
                 "        self._filesystem.sync_directory(self._directory)  # the last run may have ended between a "
                 "rename and its sync\n",
                 "",
@@ -278,7 +277,7 @@ MUTANTS = (
         "a data directory whose name never became durable is lost with everything in it",
         (
             Patch(
-                "disheap_filelog.filesystem",
+                "disheap_filelog:OsFilesystem.make_directory",
                 "            with contextlib.suppress(PermissionError):\n                self.sync_directory(parent)\n",
                 "",
             ),
@@ -292,7 +291,7 @@ MUTANTS = (
         "an error of close, which may be the first word of a lost write, is passed over",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage._release",
                 "                failure = failure or error\n",
                 "                _log.warning('not closed', reason=str(error))\n",
             ),
@@ -309,7 +308,7 @@ MUTANTS = (
         "a node whose files were removed goes on confirming what no restart will find",
         (
             Patch(
-                "disheap_filelog.storage",
+                "disheap_filelog:FileStorage.append",
                 "            self._check_in_place(self._segments[-1])\n",
                 "            pass\n",
             ),
@@ -319,13 +318,13 @@ MUTANTS = (
     Mutant(
         "removed-files-are-noticed-at-a-write-alone",
         "a node that writes nothing never notices that its files were removed",
-        (Patch("disheap_filelog.storage", "            self._check_all_in_place()\n", ""),),
+        (Patch("disheap_filelog:FileStorage.usage", "            self._check_all_in_place()\n", ""),),
         ("tests/storage/test_file_gone.py::test_a_node_that_only_looks_notices_it_too",),
     ),
     Mutant(
         "the-lock-is-its-file-alone",
         "a second node starts on a directory in use, once somebody has removed its lock file",
-        (Patch("disheap_filelog.filesystem", "            _lock_directory(self._directory)\n", ""),),
+        (Patch("disheap_filelog:OsLock.__init__", "            _lock_directory(self._directory)\n", ""),),
         ("tests/storage/test_file_gone.py::test_nobody_else_starts_where_the_lock_was_removed",),
         simulated=False,
     ),

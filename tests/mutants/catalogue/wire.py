@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant, Patch
 
-FRAMES = "disheap.protocol.frames"
-CONNECTIONS = "disheap.runtime.clients.connection"
-SERVER = "disheap.runtime.clients.server"
-PEERING = "disheap.runtime.peers.peering"
 SECRET = "tests/runtime/test_cluster_secret.py::"
 LINKS = "tests/runtime/test_links.py::"
-PEERS = "disheap.protocol.peers"
 WRONG = "tests/protocol/test_frames.py::test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read"
 SNAPSHOTS = "tests/runtime/test_snapshots.py::"
 TRUST = "tests/transports/test_tls_trust.py::"
@@ -23,7 +18,7 @@ MUTANTS = (
         "a long frame is copied whole for each piece of it that is read, and holds up the loop for seconds",
         (
             Patch(
-                FRAMES,
+                "disheap:Partial.join",
                 "        if type(held) is bytes:\n"
                 "            self._held = held = bytearray(held)\n"
                 "        held += data\n"
@@ -40,7 +35,7 @@ MUTANTS = (
     Mutant(
         "command-that-confirms-itself-is-taken",
         "a command that says its own reply has come, and every later one, is dropped without a word",
-        (Patch(CONNECTIONS, "or confirmed >= seq  #", "or not seq  #"),),
+        (Patch("disheap:ClientConnection._frames", "or confirmed >= seq  #", "or not seq  #"),),
         (BAD_INPUT + "test_a_command_that_confirms_itself_is_refused",),
         simulated=False,
     ),
@@ -49,7 +44,7 @@ MUTANTS = (
         "after one transient command, those that follow in its session count as answered and are dropped",
         (
             Patch(
-                SERVER,
+                "disheap:Server.submit_transient",
                 "confirmed = envelope.confirmed if session is not None and session.knows(envelope.confirmed) else 0",
                 "confirmed = envelope.confirmed",
             ),
@@ -62,7 +57,7 @@ MUTANTS = (
         "whoever has a certificate of the authority without a name in it may say that it is any member",
         (
             Patch(
-                PEERING,
+                "disheap:Peering._check_certificate",
                 "        if certificate_name is None:\n            return\n",
                 "        if not certificate_name:\n            return\n",
             ),
@@ -73,7 +68,13 @@ MUTANTS = (
     Mutant(
         "common-hosts-certificate-is-any-member",
         "whoever has the certificate of the one machine that all members run on may say that it is any of them",
-        (Patch(PEERING, "if certificate_name == host and len(sharing) > 1:", "if len(sharing) < 0:"),),
+        (
+            Patch(
+                "disheap:Peering._check_certificate",
+                "if certificate_name == host and len(sharing) > 1:",
+                "if len(sharing) < 0:",
+            ),
+        ),
         (LINKS + "test_a_certificate_for_the_members_common_host_is_nobodys",),
         simulated=False,
     ),
@@ -82,7 +83,7 @@ MUTANTS = (
         "one forged hello before a member's first start keeps that member outside for ever",
         (
             Patch(
-                PEERING,
+                "disheap:Peering.meet",
                 "if is_proved or introductions.has_met(peer) or self._at_address.get(peer) == hello.incarnation:",
                 "if True:",
             ),
@@ -95,7 +96,7 @@ MUTANTS = (
         "a wiped member is welcomed whose hello waited until an earlier life of it was remembered",
         (
             Patch(
-                PEERING,
+                "disheap:Peering._meet",
                 "            done(False)\n            return\n        self._learn(peer, hello)",
                 "        self._learn(peer, hello)",
             ),
@@ -108,7 +109,7 @@ MUTANTS = (
         "whoever binds a stopped member's port is welcomed as that member, without the cluster's secret",
         (
             Patch(
-                "disheap.runtime.peers.links",
+                "disheap:_Handshaking._hear_proof",
                 "        self._transcript.check(part, frame)\n",
                 "        if part is Part.DIALLER:\n            self._transcript.check(part, frame)\n",
             ),
@@ -119,21 +120,21 @@ MUTANTS = (
     Mutant(
         "proof-without-its-role",
         "a node's own proof, sent back to it, proves that the sender knows the cluster's secret",
-        (Patch("disheap.protocol.proofs", 'part.value + b"\\0" + self._frames', "self._frames"),),
+        (Patch("disheap:Transcript._digest", 'part.value + b"\\0" + self._frames', "self._frames"),),
         ("tests/protocol/test_proofs.py::test_a_proof_sent_back_is_none",),
         simulated=False,
     ),
     Mutant(
         "entries-with-a-hole-are-taken",
         "entries that do not follow each other reach the log, and end the node that applies them",
-        (Patch(PEERS, "if index != expected or not newest", "if not newest"),),
+        (Patch("disheap:_append", "if index != expected or not newest", "if not newest"),),
         (WRONG,),
         simulated=False,
     ),
     Mutant(
         "what-is-no-command-reaches-the-log",
         "bytes that are no commands are written down, and end every node that applies them, again at each start",
-        (Patch(PEERS, "        frames.check_envelopes(entry.data)\n", "        pass\n"),),
+        (Patch("disheap:_entry", "        frames.check_envelopes(entry.data)\n", "        pass\n"),),
         (WRONG,),
         simulated=False,
     ),
@@ -142,7 +143,7 @@ MUTANTS = (
         "a message with a term close to the largest is believed, and there is no room for another election",
         (
             Patch(
-                "disheap.runtime.replica.group",
+                "disheap:Group.step",
                 "        if message.term - self.raft.term > TERM_JUMP_MOST:\n",
                 "        if message.term > 1 << 63:\n",
             ),
@@ -155,7 +156,7 @@ MUTANTS = (
         "a leader's snapshot that nobody can read takes the place of a good log, and the node never starts again",
         (
             Patch(
-                "disheap.runtime.state.installing",
+                "disheap:Installer._write",
                 "        if not isinstance(writer, Rereadable):\n",
                 "        if True:\n",
             ),
@@ -168,7 +169,7 @@ MUTANTS = (
         "as many sockets as there are places for handshakes say nothing, and no member is let in",
         (
             Patch(
-                "disheap_tcp.listener",
+                "disheap_tcp:TlsListener._wait_for_room",
                 "        while self._is_full() and self._stalled() is None:\n",
                 "        while self._is_full():\n",
             ),
@@ -179,14 +180,20 @@ MUTANTS = (
     Mutant(
         "idle-connections-stay",
         "whoever greets and then says nothing keeps a place for ever, until no client is let in",
-        (Patch(CONNECTIONS, "        self._expect_a_word(self._server.limits.idle_timeout_s)\n", ""),),
+        (
+            Patch(
+                "disheap:ClientConnection._handshake",
+                "        self._expect_a_word(self._server.limits.idle_timeout_s)\n",
+                "",
+            ),
+        ),
         (LIVENESS + "test_whoever_has_no_session_and_says_nothing_keeps_no_place",),
         simulated=False,
     ),
     Mutant(
         "idle-while-it-waits-for-an-answer",
         "a client is sent away while the node is still at work on what it asked",
-        (Patch(CONNECTIONS, "or self.asked or self.questions or", "or self.asked or"),),
+        (Patch("disheap:ClientConnection._close_if_idle", "or self.asked or self.questions or", "or self.asked or"),),
         (LIVENESS + "test_whoever_waits_for_an_answer_keeps_its_place_until_it_is_there",),
         simulated=False,
     ),
