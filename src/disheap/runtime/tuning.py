@@ -12,6 +12,7 @@ from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime.clients.admission import AdmissionLimits
 from disheap.runtime.clients.connection import ServerLimits
 from disheap.runtime.clients.places import PlaceLimits
+from disheap.runtime.clients.server import SEND_AWAY_S
 from disheap.runtime.disk import free_space
 from disheap.runtime.replica.group import GroupLimits
 from disheap.runtime.replica.snapshots import SnapshotPolicy
@@ -32,6 +33,8 @@ SEND_BUFFER_BYTES = 32 << 20
 """Queued for one peer, at least; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
 FRAMES_AT_ONCE = 4
 """Of the largest frames so many may be on their way at once, at least, over all connections."""
+SEARCH_S = 1.0
+"""For a client that was sent away: the search for the leader, and an ATTACH in the log."""
 RESERVE_PARTS = 10
 """Where few sessions are allowed at all, at most a tenth of them is reserved."""
 STAGGER_NODES, STAGGER_SHARE = 5, 0.1
@@ -117,6 +120,12 @@ def shared_settings_digest(config: NodeConfig, machine_settings: msgspec.Struct)
     return blake2b(msgspec.json.encode(shared, order="sorted"), digest_size=8).hexdigest()
 
 
+def takeover_s(config: NodeConfig) -> float:
+    """How long a client may stay with a former leader that is cut off and answers its pings: it steps down after two
+    election timeouts at most, and sends its clients away later. They search, and attach to the new leader."""
+    return 2 * config.raft.election_timeout_ms / 1000 + SEND_AWAY_S + SEARCH_S
+
+
 def server_limits(config: NodeConfig) -> ServerLimits:
     limits = config.limits
     return ServerLimits(
@@ -142,6 +151,7 @@ def server_limits(config: NodeConfig) -> ServerLimits:
             reserved_connections=limits.reserved_connections,
             operator_names=limits.operator_names,
         ),
+        takeover_s=takeover_s(config),
     )
 
 

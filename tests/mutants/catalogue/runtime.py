@@ -235,6 +235,21 @@ MUTANTS = (
         fast=False,
     ),
     Mutant(
+        "new-leader-does-not-wait-for-clients-of-the-old",
+        "a short session lapses while its client is still with a leader that was cut off and does not know it yet",
+        (
+            Patch(
+                "disheap.runtime.clients.server",
+                "        return max(facts.timeout_ms / 1000, self.limits.takeover_s)",
+                "        return facts.timeout_ms / 1000",
+            ),
+        ),
+        (
+            "tests/runtime/test_liveness.py::"
+            "test_a_new_leader_waits_for_the_clients_that_a_former_leader_cut_off_still_has",
+        ),
+    ),
+    Mutant(
         "no-grace-from-a-new-leader",
         "a new leader counts the silence before its election, and ends sessions that it never heard of",
         (

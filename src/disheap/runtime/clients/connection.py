@@ -55,6 +55,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     input_bytes: int = 64 << 20
     output_bytes: int = 256 << 20
     places: PlaceLimits = PlaceLimits()
+    takeover_s: float = 0.0  # from the election of a leader until the clients of the one before have come over
 
 
 class ConnectionOwner(Protocol):

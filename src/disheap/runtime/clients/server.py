@@ -125,6 +125,7 @@ class Server(Outlets):
         self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
         self._ending: dict[int, list[asyncio.Future[None]]] = {}  # operators who wait for the end of a session
         self._swept_at = 0.0
+        self._led_since = 0.0
         self._crowded: list[ClientConnection] = []
         self._leaving: list[ClientConnection] = []
         self._send_away_at: asyncio.TimerHandle | None = None
@@ -450,7 +451,7 @@ class Server(Outlets):
             self.send_away()
             self._heard = dict.fromkeys(self.group.sessions.table, now)
             self._dropped.clear()
-            self._swept_at = now
+            self._swept_at = self._led_since = now
             return
         self._give_up_endings()
         self.of_session.clear()
@@ -515,8 +516,13 @@ class Server(Outlets):
     def _allowed_s(self, session: Session) -> float:
         """How long it may be silent now."""
         facts, number = session.facts, session.id
-        is_gone = number in self._dropped and number not in self._attached
-        return (facts.reattach_ms if is_gone else facts.timeout_ms) / 1000
+        if number in self._attached:
+            return facts.timeout_ms / 1000
+        if number in self._dropped:
+            return facts.reattach_ms / 1000
+        if self._heard.get(number, 0.0) > self._led_since:
+            return facts.timeout_ms / 1000
+        return max(facts.timeout_ms / 1000, self.limits.takeover_s)  # the former leader may still have its client
 
     # --- for operators -----------------------------------------------------------------------------------------------
 
