@@ -1,4 +1,8 @@
-"""What every codec holds to: `interfaces.Codec`. Run over each codec by `disheap.testing.fixtures`."""
+"""The conformance suite of codecs (`interfaces.Codec`).
+
+`disheap.testing.fixtures` runs it over each codec. The docstring of each test says what the contract demands, then when
+the test fails.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +37,8 @@ SMALL_BYTES = 4 << 20
 
 
 def is_same(got: object, expected: object) -> bool:
-    """Called in place of `==`: pytest compares two large blocks line by line where `CI` is set, which takes minutes."""
+    """Compares two blocks. The tests use it in place of `==`, because pytest compares large blocks line by line if `CI`
+    is set, which takes minutes."""
     return got == expected
 
 
@@ -41,7 +46,8 @@ def is_same(got: object, expected: object) -> bool:
 def test_what_is_encoded_is_decoded_by_the_same_stream(
     codec_factory: Callable[[], Codec], context: StreamContext
 ) -> None:
-    """A stream gives back what it encoded, for every purpose, also of empty and of large blocks."""
+    """A stream decodes what it encoded, for every purpose, also empty and large blocks. It fails if the codec loses or
+    changes bytes."""
     _, stream = codec_factory().new_stream(context)
     for position, raw in enumerate(RAWS):
         assert is_same(stream.decode(stream.encode(raw, position), position, len(raw)), raw)
@@ -51,7 +57,8 @@ def test_what_is_encoded_is_decoded_by_the_same_stream(
 def test_another_instance_reads_a_stream_by_its_preamble(
     codec_factory: Callable[..., Codec], context: StreamContext
 ) -> None:
-    """The preamble is all that another instance needs: nothing else of the first one is left after a restart."""
+    """Another instance of the codec opens a stream with the preamble alone. It fails if the codec keeps something in
+    the object that belongs into the preamble, because after a restart only the preamble is left."""
     preamble, stream = codec_factory().new_stream(context)
     stored = [stream.encode(raw, position * 1000) for position, raw in enumerate(RAWS)]
     again = codec_factory(SEED + 1).open_stream(preamble, context)
@@ -59,7 +66,8 @@ def test_another_instance_reads_a_stream_by_its_preamble(
 
 
 def test_blocks_are_read_in_any_order(codec_factory: Callable[[], Codec]) -> None:
-    """A block is decoded without those before it: a node reads its log from anywhere."""
+    """A block is decoded without the blocks before it. It fails if the codec carries state from block to block, because
+    a node reads its log from any place."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     stored = {position: stream.encode(raw, position) for position, raw in enumerate(RAWS)}
     for position in sorted(stored, reverse=True):
@@ -67,7 +75,8 @@ def test_blocks_are_read_in_any_order(codec_factory: Callable[[], Codec]) -> Non
 
 
 def test_streams_of_one_codec_do_not_disturb_each_other(codec_factory: Callable[[], Codec]) -> None:
-    """A log, a snapshot and a connection are encoded at the same time."""
+    """Two streams of one codec object are used at the same time. It fails if streams share state, because a node
+    encodes a log, a snapshot and a connection at once."""
     codec = codec_factory()
     first, second = codec.new_stream(CONTEXTS[0])[1], codec.new_stream(CONTEXTS[1])[1]
     one, two = first.encode(RAWS[3], 0), second.encode(RAWS[5], 0)
@@ -76,7 +85,8 @@ def test_streams_of_one_codec_do_not_disturb_each_other(codec_factory: Callable[
 
 
 def test_a_preamble_is_at_most_four_kibibytes(codec_factory: Callable[[], Codec]) -> None:
-    """A storage has 4 KiB for a preamble."""
+    """A preamble has at most 4 KiB, because a storage has no more space for it. It fails if the codec puts too much
+    into it, such as a large dictionary."""
     assert len(codec_factory().new_stream(CONTEXTS[0])[0]) <= PREAMBLE_BYTES
 
 
@@ -84,7 +94,8 @@ def test_a_preamble_is_at_most_four_kibibytes(codec_factory: Callable[[], Codec]
     "raw", [b"a" * 100_000, random.Random(3).randbytes(5000), b"tiny"], ids=["runs", "noise", "tiny"]
 )
 def test_a_block_over_the_raw_limit_is_refused(codec_factory: Callable[[], Codec], raw: bytes) -> None:
-    """One byte over `raw_limit` is a `CodecError` that says so."""
+    """A block that decodes to one byte more than `raw_limit` raises `CodecError`, and the message names the limit. It
+    fails if `decode` ignores `raw_limit`."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     stored = stream.encode(raw, 7)
     with pytest.raises(CodecError, match=r"limit|exceed"):
@@ -92,7 +103,8 @@ def test_a_block_over_the_raw_limit_is_refused(codec_factory: Callable[[], Codec
 
 
 def test_a_preamble_that_is_not_the_codecs_own_is_refused(codec_factory: Callable[[], Codec]) -> None:
-    """Another codec's stream is refused when it is opened, before a block of it is taken for something else."""
+    """`open_stream` raises `CodecError` for the preamble of another codec. It fails if the codec does not check every
+    byte of the preamble, and so decodes a foreign stream to wrong bytes."""
     codec = codec_factory()
     for foreign in (b"\xff" * 40, codec.new_stream(CONTEXTS[0])[0] + b"\x00tail"):
         with pytest.raises(CodecError) as caught:
@@ -101,7 +113,8 @@ def test_a_preamble_that_is_not_the_codecs_own_is_refused(codec_factory: Callabl
 
 
 def test_damage_is_an_error_or_changes_bytes_but_never_exceeds_the_limit(codec_factory: Callable[[], Codec]) -> None:
-    """A storage has checksums of its own. A codec must only not fail otherwise, nor exceed the limit."""
+    """A damaged block raises `CodecError`, or decodes to other bytes within the limit. It fails if `decode` raises
+    another error or exceeds `raw_limit`. (A codec needs no checksums, because a storage has its own.)"""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     raw, generator = RAWS[5], random.Random(4)
     stored = stream.encode(raw, 0)
@@ -117,7 +130,8 @@ def test_damage_is_an_error_or_changes_bytes_but_never_exceeds_the_limit(codec_f
 
 
 def test_nothing_at_all_is_refused_or_decodes_to_nothing(codec_factory: Callable[[], Codec]) -> None:
-    """An empty block is no reason for another error than `CodecError`."""
+    """An empty block decodes to `b""` or raises `CodecError`. It fails if `decode` raises another error, such as
+    `IndexError`."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     try:
         assert stream.decode(b"", 0, 10) == b""
@@ -126,7 +140,8 @@ def test_nothing_at_all_is_refused_or_decodes_to_nothing(codec_factory: Callable
 
 
 def test_what_comes_out_is_bytes(codec_factory: Callable[[], Codec]) -> None:
-    """Preamble, stored block and raw block are `bytes`: their owner keeps them, and nobody changes them later."""
+    """Preamble, stored block and raw block are `bytes`. It fails if the codec returns a `bytearray` or a `memoryview`,
+    which somebody could change later."""
     preamble, stream = codec_factory().new_stream(CONTEXTS[0])
     assert type(preamble) is bytes
     for raw in RAWS:
@@ -136,7 +151,8 @@ def test_what_comes_out_is_bytes(codec_factory: Callable[[], Codec]) -> None:
 
 
 def test_a_position_may_be_any_offset(codec_factory: Callable[[], Codec]) -> None:
-    """Positions grow to 2**62, have gaps, and come in any order. A nonce that is made of one has room for all bits."""
+    """Positions grow beyond 2**62, have gaps, and come in any order. It fails if the codec cuts a position off, for
+    example to make a nonce from it."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     stored = {position: stream.encode(RAWS[5], position) for position in POSITIONS}
     for position in reversed(POSITIONS):
@@ -144,8 +160,9 @@ def test_a_position_may_be_any_offset(codec_factory: Callable[[], Codec]) -> Non
 
 
 def test_a_block_may_be_encoded_again_at_its_position(codec_factory: Callable[[], Codec]) -> None:
-    """Entries that were superseded leave their position to others. Both blocks can be decoded; a codec whose secrecy
-    needs every position once has to add something of its own, such as random bytes in each block."""
+    """Two blocks may be encoded at one position, because superseded entries leave their position to others. It fails if
+    the codec refuses or mixes them. A codec whose secrecy needs every position once must add something of its own, such
+    as random bytes in each block."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     one, other = stream.encode(RAWS[3], 7), stream.encode(RAWS[5], 7)
     assert is_same(stream.decode(one, 7, len(RAWS[3])), RAWS[3])
@@ -153,7 +170,8 @@ def test_a_block_may_be_encoded_again_at_its_position(codec_factory: Callable[[]
 
 
 def test_equal_generators_give_equal_bytes(codec_factory: Callable[[], Codec]) -> None:
-    """All entropy comes from `CodecContext.random`, so that a simulated cluster can be run again from its seed."""
+    """Codecs with equal `CodecContext.random` give equal bytes. It fails if the codec takes entropy from elsewhere,
+    because then a simulated cluster cannot be run again from its seed."""
     written = []
     for _ in range(2):
         preamble, stream = codec_factory().new_stream(CONTEXTS[0])
@@ -162,7 +180,8 @@ def test_equal_generators_give_equal_bytes(codec_factory: Callable[[], Codec]) -
 
 
 def test_a_block_with_something_behind_it_is_refused(codec_factory: Callable[[], Codec]) -> None:
-    """What is behind a block is no part of it, and is not passed over in silence."""
+    """`decode` raises `CodecError` for a block with extra bytes behind it. It fails if the codec ignores these
+    bytes."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     for raw in RAWS:
         stored = stream.encode(raw, 3)
@@ -173,7 +192,8 @@ def test_a_block_with_something_behind_it_is_refused(codec_factory: Callable[[],
 
 
 def test_a_block_that_was_cut_is_not_taken_for_whole(codec_factory: Callable[[], Codec]) -> None:
-    """Where the end of a block is missing, `decode` raises `CodecError` or gives less than there was."""
+    """`decode` raises `CodecError` for a block without its end, or returns less than was encoded. It fails if the codec
+    makes up the missing bytes."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     for raw in RAWS:
         stored = stream.encode(raw, 3)
@@ -185,15 +205,16 @@ def test_a_block_that_was_cut_is_not_taken_for_whole(codec_factory: Callable[[],
 
 
 def test_a_block_grows_by_little(codec_factory: Callable[[], Codec]) -> None:
-    """A block that cannot be made smaller grows by at most a sixty-fourth and 1,024 bytes: the codecs before it in a
-    chain are held to that."""
+    """A block grows by at most a sixty-fourth and 1,024 bytes. It fails if the codec has no way to store a block that
+    it cannot compress. A chain of codecs relies on this bound."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     for raw in RAWS:
         assert len(stream.encode(raw, 0)) <= len(raw) + len(raw) // GROWTH_SHARE + GROWTH_BYTES
 
 
 def test_a_bomb_is_refused_before_it_takes_memory(codec_factory: Callable[[], Codec]) -> None:
-    """A small block that stands for a large one is refused by what it announces, and is not decoded first."""
+    """A small block that stands for a large one is refused without taking memory. It fails if `decode` decodes first
+    and checks `raw_limit` afterwards."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     stored = stream.encode(bytes(BOMB_BYTES), 0)
     tracemalloc.start()
@@ -207,7 +228,8 @@ def test_a_bomb_is_refused_before_it_takes_memory(codec_factory: Callable[[], Co
 
 
 def test_a_stream_keeps_nothing_of_its_blocks(codec_factory: Callable[[], Codec]) -> None:
-    """A segment has hundreds of thousands of blocks: what a stream remembers of each would fill the memory."""
+    """A stream keeps no memory for the blocks that it has handled. It fails if the codec remembers something of each
+    block, because a segment has hundreds of thousands of them."""
     _, stream = codec_factory().new_stream(CONTEXTS[0])
     raw = RAWS[4]
     tracemalloc.start()

@@ -1,9 +1,9 @@
-"""What every state machine holds to: `interfaces.StateMachine`. Run over each machine by `disheap.testing.fixtures`.
+"""The conformance suite of state machines (`interfaces.StateMachine`).
 
-What a command means is the machine's own business, so the suite sends garbage, sessions and time. To a machine that is
-`interfaces.Sampling` it sends some hundreds of its samples as well, from several sessions and in an order drawn from a
-fixed seed; to one that is `interfaces.SamplingQueries` it sends those queries. The better the samples, the more the
-suite can find.
+`disheap.testing.fixtures` runs it over each machine. The suite does not know what a command means. So it sends garbage,
+sessions and time. If the machine is `interfaces.Sampling`, it also sends some hundreds of its samples, from several
+sessions and in an order drawn from a fixed seed. If it is `interfaces.SamplingQueries`, it sends those queries. Better
+samples find more. The docstring of each test says what the contract demands, then when the test fails.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ PAIRS = 40
 def versioned_factory(
     disheap_registry: Registry, disheap_tables: dict[str, Any], machine_name: str
 ) -> Callable[[int], StateMachine]:
-    """Builds the machine as the runtime does: a version is set before anything else is called."""
+    """Builds the machine as the runtime does: it sets a version before it calls anything else."""
 
     def build(version: int) -> StateMachine:
         tables = disheap_tables["machine"]
@@ -77,27 +77,28 @@ def versioned_factory(
 
 @pytest.fixture
 def machine_factory(machine_factory: Factory, versioned_factory: Callable[[int], StateMachine]) -> Factory:
-    """At the highest version, which knows the most commands."""
+    """Builds the machine at its highest version, which knows the most commands."""
     highest = machine_factory().versions[1]
     return lambda: versioned_factory(highest)
 
 
 @pytest.fixture
 def machine_commands(machine_factory: Factory) -> list[bytes]:
-    """Commands that mean something to the machine, where it offers any."""
+    """The machine's sample commands, or none if it offers none."""
     machine = machine_factory()
     return list(machine.sample_commands()) if isinstance(machine, Sampling) else []
 
 
 @pytest.fixture
 def machine_queries(machine_factory: Factory) -> list[bytes]:
-    """Queries that mean something to the machine, where it offers any, and garbage."""
+    """The machine's sample queries if it offers any, and garbage."""
     machine = machine_factory()
     return [*(machine.sample_queries() if isinstance(machine, SamplingQueries) else ()), *GARBAGE]
 
 
 def test_it_says_what_it_is(machine_factory: Factory) -> None:
-    """A machine has a name, the version of the contracts, and the range of versions that it runs."""
+    """A machine has a name, the version of the contracts, and the range of versions that it runs. It fails if one of
+    them is missing, or if `versions` is not (lowest, highest)."""
     machine = machine_factory()
     lowest, highest = machine.versions
     assert machine.name
@@ -112,7 +113,8 @@ def test_it_says_what_it_is(machine_factory: Factory) -> None:
 def test_the_same_calls_give_the_same_replies_effects_and_hash(
     machine_factory: Factory, machine_commands: list[bytes], seed: int
 ) -> None:
-    """Two instances in one process that get the same calls give the same replies, effects, deadlines and hashes."""
+    """Two instances with the same calls give the same replies, effects, deadlines and hashes. It fails if the machine
+    uses randomness, or state that instances share."""
     first, second = machine_factory(), machine_factory()
     for index, step in enumerate(script(machine_commands, seed)):
         assert play(first, step, index) == play(second, step, index), step
@@ -124,8 +126,8 @@ def test_the_same_calls_give_the_same_replies_effects_and_hash(
 def test_another_process_gives_the_same_replies_effects_and_hash(
     machine_name: str, disheap_tables: dict[str, Any]
 ) -> None:
-    """Neither the order of a hash, nor the clock, nor a place in memory, nor the system's entropy has an effect: a
-    process with other hash seeds, other clocks and a crowded memory gives the same."""
+    """A process with another hash seed, clock and memory layout gives the same results. It fails if the machine
+    iterates over a set in hash order, or uses `hash`, `id`, a clock or the system's entropy."""
     asked = {"name": machine_name, "settings": disheap_tables["machine"].get(machine_name, {}), "seeds": list(SEEDS)}
     here = _in_a_process("1", asked | {"shift_s": 0, "disorder": False})
     there = _in_a_process("2", asked | {"shift_s": 86_400 * 400, "disorder": True})
@@ -152,7 +154,8 @@ def _in_a_process(hash_seed: str, asked: dict[str, Any]) -> list[list[str]]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_restored_replica_goes_on_in_step(machine_factory: Factory, machine_commands: list[bytes], seed: int) -> None:
-    """A replica that is restored from a snapshot answers every later call as the original does, in the same order."""
+    """A replica restored from a snapshot answers every later call as the original does. It fails if a part of the state
+    is missing in the snapshot, or if its order is lost."""
     original = machine_factory()
     replica = restored(machine_factory, list(original.snapshot()))
     for index, step in enumerate(script(machine_commands, seed)):
@@ -167,7 +170,8 @@ def test_a_restored_replica_goes_on_in_step(machine_factory: Factory, machine_co
 def test_a_reply_is_bytes_and_an_effect_is_a_session_and_bytes(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
-    """The runtime sends replies and pushes as they are, so they are bytes and nothing else."""
+    """A reply is `bytes`, and an effect is a session's number and `bytes`. It fails if the machine returns text, None
+    or objects, because the runtime sends them unchanged."""
     machine = machine_factory()
     for index, step in enumerate(script(machine_commands, 7)):
         outcome = play(machine, step, index)
@@ -181,8 +185,9 @@ def test_a_reply_is_bytes_and_an_effect_is_a_session_and_bytes(
 def test_what_is_hashed_in_slices_is_of_one_moment_and_the_same_on_every_replica(
     machine_factory: Factory, machine_commands: list[bytes], seed: int
 ) -> None:
-    """The slices show the state of the call, whatever is applied before they are made, and are the same after a
-    restore. Of a machine without the power `Hashing`, `state_hash` is what replicas compare."""
+    """The slices of `hashing` show the state at the moment of the call, and are equal after a restore. It fails if the
+    machine reads the live state while it makes the slices. A machine without `Hashing` is checked by its
+    `state_hash`."""
     original = machine_factory()
     replica = restored(machine_factory, list(original.snapshot()))
     slices, before = hashing(original), hashed(replica)
@@ -199,7 +204,8 @@ def test_what_is_hashed_in_slices_is_of_one_moment_and_the_same_on_every_replica
 def test_states_with_the_same_hash_answer_alike(
     machine_factory: Factory, machine_commands: list[bytes], seed: int
 ) -> None:
-    """The hash covers all that decides a later reply: where two states have the same hash, both go on alike."""
+    """Two states with one hash answer every later call alike. It fails if `state_hash` leaves out a part of the state
+    that decides a reply."""
     machine = machine_factory()
     views: defaultdict[bytes, dict[bytes, None]] = defaultdict(dict)
     for index, step in enumerate(script(machine_commands, seed)):
@@ -216,7 +222,7 @@ def test_states_with_the_same_hash_answer_alike(
 
 
 def test_an_index_and_a_time_alone_do_not_change_a_refusal(machine_factory: Factory) -> None:
-    """What is refused is refused with the same words at any index and time."""
+    """A command is refused with the same error and text at any index and time. It fails if the text contains them."""
     outcomes = []
     for index, time_ms in ((1, 1000), (7, 9000)):
         machine = machine_factory()
@@ -228,7 +234,8 @@ def test_an_index_and_a_time_alone_do_not_change_a_refusal(machine_factory: Fact
 def test_garbage_is_refused_and_changes_nothing(
     machine_factory: Factory, machine_commands: list[bytes], body: bytes
 ) -> None:
-    """Bytes that are no command raise `CommandRefused` with a text, and the hash stays."""
+    """Bytes that are not a command raise `CommandRefused` with a text, and change nothing. It fails if decoding errors
+    leave the machine as another exception."""
     machine = played(machine_factory, machine_commands)
     before = machine.state_hash()
     with pytest.raises(CommandRefused) as caught:
@@ -241,7 +248,8 @@ def test_garbage_is_refused_and_changes_nothing(
 def test_a_command_that_is_refused_changes_nothing(
     machine_factory: Factory, machine_commands: list[bytes], seed: int
 ) -> None:
-    """Whatever a refused command was, the state behind it is the state before it, also for every later call."""
+    """A refused command leaves the state as it was, also for every later call. It fails if the machine changes
+    something before it has checked everything."""
     machine = machine_factory()
     for index, step in enumerate(script(machine_commands, seed)):
         play(machine, step._replace(method="advance"), index)
@@ -266,8 +274,8 @@ def _assert_in_step(factory: Factory, commands: list[bytes], one: list[bytes], o
 def test_looking_changes_nothing(
     machine_factory: Factory, machine_commands: list[bytes], machine_queries: list[bytes], seed: int
 ) -> None:
-    """Queries, statistics, hashes, snapshots that nobody reads and every other look leave no trace: a machine that is
-    looked at answers as one that is not."""
+    """Queries, statistics, hashes and snapshots leave no trace. It fails if a read changes the state, for example by
+    removing expired records."""
     seen, unseen = machine_factory(), machine_factory()
     for index, step in enumerate(script(machine_commands, seed)):
         _look(seen, machine_queries[index % len(machine_queries)], step)
@@ -293,7 +301,7 @@ def _look(machine: StateMachine, query: bytes, step: Step) -> None:
 
 
 def test_statistics_are_numbers_by_name(machine_factory: Factory, machine_commands: list[bytes]) -> None:
-    """`stats` maps names to integers, and the hash has 16 bytes."""
+    """`stats` maps names to integers, and the hash has 16 bytes. It fails if a count is a float, a bool or None."""
     machine = played(machine_factory, machine_commands)
     assert all(type(name) is str and type(count) is int for name, count in machine.stats().items())
     assert len(machine.state_hash()) == HASH_BYTES
@@ -302,7 +310,8 @@ def test_statistics_are_numbers_by_name(machine_factory: Factory, machine_comman
 def test_a_query_answers_with_bytes_or_is_refused(
     machine_factory: Factory, machine_commands: list[bytes], machine_queries: list[bytes]
 ) -> None:
-    """A query returns bytes, or raises `CommandRefused` with a text, and the hash stays."""
+    """A query returns `bytes` or raises `CommandRefused` with a text, and changes nothing. It fails if a query that the
+    machine cannot decode raises another error."""
     machine = played(machine_factory, machine_commands)
     before = machine.state_hash()
     for query in machine_queries:
@@ -314,7 +323,8 @@ def test_a_query_answers_with_bytes_or_is_refused(
 
 
 def test_what_is_not_admitted_would_do_nothing(machine_factory: Factory, machine_commands: list[bytes]) -> None:
-    """Of a machine that is `Screening`: a command that it does not admit changes nothing and pushes nothing."""
+    """A command that a `Screening` machine does not admit would change nothing and push nothing. It fails if `admits`
+    returns False for a command that has an effect, because the leader drops that command."""
     machine = machine_factory()
     for index, step in enumerate(script(machine_commands, 3)):
         play(machine, step._replace(method="advance"), index)
@@ -329,7 +339,8 @@ def test_what_is_not_admitted_would_do_nothing(machine_factory: Factory, machine
 def test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_nothing(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
-    """Of a machine that is `SessionReporting`: the counts have the same names for every session, known or not."""
+    """The counts of a `SessionReporting` machine have the same names for every session, known or not. It fails if a
+    name is missing for a session that has nothing, or if an unknown session raises."""
     machine = played(machine_factory, machine_commands)
     if not isinstance(machine, SessionReporting):
         return
@@ -343,7 +354,8 @@ def test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_not
 def test_what_is_allowed_when_full_depends_on_the_command_alone(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
-    """`allowed_when_full` gives the same answer in any state, and False for what is no command."""
+    """`allowed_when_full` gives one answer for a command in any state, and False for bytes that are not a command. It
+    fails if the answer depends on the state, or if the method raises."""
     empty, machine = machine_factory(), played(machine_factory, machine_commands)
     if not isinstance(machine, AllowedWhenFull) or not isinstance(empty, AllowedWhenFull):
         return  # without the power all commands are refused then
@@ -355,7 +367,8 @@ def test_what_is_allowed_when_full_depends_on_the_command_alone(
 
 
 def test_a_memory_estimate_follows_the_state(machine_factory: Factory, machine_commands: list[bytes]) -> None:
-    """Of a machine that is `MemoryEstimating`: the estimate grows with what is stored and falls with a restore."""
+    """The estimate of a `MemoryEstimating` machine grows with the stored data, and a restore sets it anew. It fails if
+    the machine counts only additions, or does not count again in `restore`."""
     empty, machine = machine_factory(), machine_factory()
     if not isinstance(machine, MemoryEstimating) or not isinstance(empty, MemoryEstimating):
         return  # without the power the node relies on the size of its process
@@ -379,7 +392,8 @@ def test_a_memory_estimate_follows_the_state(machine_factory: Factory, machine_c
 
 
 def test_a_session_that_did_nothing_leaves_nothing(machine_factory: Factory, machine_commands: list[bytes]) -> None:
-    """A session that opens, attaches, detaches and expires without a command leaves the state as it was."""
+    """A session that opens, attaches, detaches and expires without a command leaves the state as it was. It fails if
+    the machine keeps a record of it after `session_expired`."""
     machine = played(machine_factory, machine_commands)
     machine.advance(LATER_MS, PLENTY)
     while machine.backlog():
@@ -399,7 +413,8 @@ def test_a_session_that_did_nothing_leaves_nothing(machine_factory: Factory, mac
 def test_nothing_is_pushed_to_a_session_that_is_over(
     machine_factory: Factory, machine_commands: list[bytes], seed: int
 ) -> None:
-    """After `session_expired` no timer, no postponed work and no other session's command pushes to it."""
+    """No timer, postponed work or other session's command pushes to a session after `session_expired`. It fails if the
+    machine keeps a reference to the session, such as a consumer or a ticket."""
     machine = played(machine_factory, machine_commands, seed)
     machine.advance(LATER_MS, 1)  # leaves most of what is due for later
     machine.session_expired(2)
@@ -415,7 +430,8 @@ def test_nothing_is_pushed_to_a_session_that_is_over(
 def test_a_snapshot_comes_in_pieces_that_may_be_cut_elsewhere(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
-    """Pieces have at most 1 MiB, and `restore` takes the same bytes in any other pieces."""
+    """Pieces of a snapshot have at most 1 MiB, and `restore` takes the same bytes in any other pieces. It fails if the
+    machine decodes piece by piece."""
     machine = played(machine_factory, machine_commands)
     pieces = list(machine.snapshot())
     assert max(map(len, pieces)) <= PIECE_BYTES
@@ -429,8 +445,8 @@ def test_a_snapshot_comes_in_pieces_that_may_be_cut_elsewhere(
 def test_a_view_is_of_the_moment_it_was_taken(
     machine_factory: Factory, machine_commands: list[bytes], first: int
 ) -> None:
-    """Commands that are applied before the first piece is asked for, between two pieces and after the last do not show
-    in the view. A `snapshot` that is a generator function takes its view too late."""
+    """A snapshot shows the state at the moment of the call, whatever is applied later. It fails if `snapshot` is a
+    generator function, or if it reads live containers."""
     machine, twin = played(machine_factory, machine_commands), played(machine_factory, machine_commands)
     then, view = machine.state_hash(), machine.snapshot()
     pieces: list[bytes] = []
@@ -445,7 +461,8 @@ def test_a_view_is_of_the_moment_it_was_taken(
 
 
 def test_two_views_do_not_disturb_each_other(machine_factory: Factory, machine_commands: list[bytes]) -> None:
-    """A view that is taken while another is half written is of its own moment, and so is the other."""
+    """Two snapshots at once each show their own moment. It fails if the machine keeps one copy-on-write view for
+    all."""
     machine = played(machine_factory, machine_commands)
     expected, views = [], []
     for part in range(3):
@@ -461,7 +478,8 @@ def test_two_views_do_not_disturb_each_other(machine_factory: Factory, machine_c
 
 
 def test_a_restore_replaces_the_whole_state(machine_factory: Factory, machine_commands: list[bytes]) -> None:
-    """Nothing of the state before is left after `restore`."""
+    """`restore` leaves nothing of the previous state. It fails if a field is not reset, such as a timer or a
+    counter."""
     empty = machine_factory()
     machine = played(machine_factory, machine_commands)
     machine.restore(list(empty.snapshot()))
@@ -472,7 +490,8 @@ def test_a_restore_replaces_the_whole_state(machine_factory: Factory, machine_co
 def test_a_damaged_snapshot_is_refused_and_leaves_the_state(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
-    """A snapshot that is cut, too long or none at all raises `SnapshotDamaged`, and the state stays as it was."""
+    """A snapshot that is cut, too long or empty raises `SnapshotDamaged`, and the state stays as it was. It fails if
+    the machine changes fields before it has decoded everything, or ignores bytes behind the end."""
     machine = played(machine_factory, machine_commands)
     whole, before = b"".join(machine.snapshot()), machine.state_hash()
     for damaged in (b"", b"\xff" * 100, whole[:-1], whole[: len(whole) // 2], whole + b"\x00"):
@@ -488,7 +507,8 @@ def test_a_damaged_snapshot_is_refused_and_leaves_the_state(
 def test_advancing_does_no_more_than_it_may_and_comes_to_an_end(
     machine_factory: Factory, machine_commands: list[bytes], limit: int
 ) -> None:
-    """`advance` reports at most `limit` units, and repeated calls end the backlog."""
+    """`advance` does at most `limit` units of work, and repeated calls end the backlog. It fails if one call does all
+    work, or if `backlog` stays True."""
     machine = loaded(machine_factory, machine_commands)
     for session in SESSIONS:
         machine.session_expired(session)
@@ -506,8 +526,8 @@ def test_advancing_does_no_more_than_it_may_and_comes_to_an_end(
 def test_a_timer_is_told_by_its_deadline_and_work_by_the_backlog(
     machine_factory: Factory, machine_commands: list[bytes], seed: int
 ) -> None:
-    """`advance` finds nothing to do at a time before `next_deadline` when there was no backlog. Otherwise the leader
-    of an idle cluster would not let the time pass, and the timer would be late."""
+    """`advance` has nothing to do before `next_deadline` if there is no backlog. It fails if the machine hides a timer
+    or postponed work. Then the leader of an idle cluster does not let the time pass, and the timer is late."""
     machine = machine_factory()
     for index, step in enumerate(script(machine_commands, seed)):
         deadline, backlog = machine.next_deadline(), machine.backlog()
@@ -520,7 +540,8 @@ def test_a_timer_is_told_by_its_deadline_and_work_by_the_backlog(
 def test_however_the_work_is_cut_the_end_is_the_same_on_every_replica(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
-    """A replica that is restored in the middle of postponed work does the rest of it alike."""
+    """A replica restored in the middle of postponed work does the rest of it in the same way. It fails if the list of
+    postponed work, or its order, is missing in the snapshot."""
     machine = loaded(machine_factory, machine_commands)
     replica = restored(machine_factory, list(machine.snapshot()))
     while True:
@@ -538,7 +559,8 @@ def test_however_the_work_is_cut_the_end_is_the_same_on_every_replica(
 def test_it_runs_every_version_that_it_says(
     machine_factory: Factory, versioned_factory: Callable[[int], StateMachine], machine_commands: list[bytes]
 ) -> None:
-    """Each version from the lowest to the highest runs, the same on two replicas, one of which was restored."""
+    """Each version from the lowest to the highest runs, and two replicas stay equal, one of them restored. It fails if
+    a version is listed in `versions` and not implemented."""
     lowest, highest = machine_factory().versions
     for version in range(lowest, highest + 1):
         machine, replica = versioned_factory(version), versioned_factory(version)
@@ -552,7 +574,8 @@ def test_it_runs_every_version_that_it_says(
 def test_a_version_below_the_lowest_is_refused(
     machine_factory: Factory, versioned_factory: Callable[[int], StateMachine]
 ) -> None:
-    """A stored state may be older than what this machine runs: `set_version` raises `VersionUnsupported` then."""
+    """`set_version` raises `VersionUnsupported` for a version below the lowest. It fails if the machine accepts an
+    older stored state that it cannot run."""
     for version in range(1, machine_factory().versions[0]):
         with pytest.raises(VersionUnsupported):
             versioned_factory(version)

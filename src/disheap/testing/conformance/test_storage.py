@@ -1,9 +1,8 @@
-"""What every storage holds to: `interfaces.Storage`. Run over each storage and codec by `disheap.testing.fixtures`.
+"""The conformance suite of storages (`interfaces.Storage`).
 
-What happens when the process is killed, the disk is full or the power goes is in `test_storage_faults`.
-
-"Opened again" is a new object over the same place for a storage that is durable, and the same object for one that is
-not.
+`disheap.testing.fixtures` runs it over each storage and codec. `test_storage_faults` tests kills, full disks and power
+cuts. "Opened again" means a new object over the same place if the storage is durable, and else the same object. The
+docstring of each test says what the contract demands, then when the test fails.
 """
 
 from __future__ import annotations
@@ -42,29 +41,35 @@ class Node:
         self.recovered = self.open()
 
     def open(self, identity: Identity = IDENTITY, tail_bytes: int = TAIL_BYTES) -> Recovered:
+        """Opens the storage, and keeps and returns what it recovered."""
         self.recovered = self.storage.open(identity, tail_bytes, alone=False)
         return self.recovered
 
     def again(self, tail_bytes: int = TAIL_BYTES) -> Recovered:
+        """Closes the storage and opens it again, as a restart does."""
         self.storage.close()
         if self.storage.durable:
             self.storage = self._factory(self.directory)
         return self.open(tail_bytes=tail_bytes)
 
     def read(self, first: int, last: int, max_bytes: int = 1 << 30) -> list[Entry]:
+        """Reads the entries from `first` to `last`."""
         return read_log(self.storage, first, last, max_bytes)
 
     def snapshot(self, index: int, raw: bytes = b"state", term: int = 1, replaces_log: bool = False) -> None:
+        """Writes and commits a snapshot of `raw` at `index`."""
         write_snapshot(self.storage, index, raw, term, replaces_log)
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:
+    """The directory that is given to the storage."""
     return tmp_path / "data" / "groups" / "0"
 
 
 @pytest.fixture
 def node(storage_factory: Factory, directory: Path) -> Iterator[Node]:
+    """A node with an open storage in term 9."""
     node = Node(storage_factory, directory)
     node.storage.save_hard_state(HardState(Term(9), NodeId(1)))
     yield node
@@ -75,7 +80,8 @@ def node(storage_factory: Factory, directory: Path) -> Iterator[Node]:
 
 
 def test_an_empty_storage_takes_the_identity_and_says_so(storage_factory: Factory, directory: Path) -> None:
-    """A storage that was just made has the identity it was given, and says that it is fresh; once."""
+    """A new storage takes the identity that it is given, and reports `fresh` at the first opening only. It fails if the
+    identity is not stored, or if `fresh` stays True."""
     node = Node(storage_factory, directory)
     assert node.recovered == Recovered(
         IDENTITY, True, HardState(Term(0), NodeId(0)), None, Index(1), Index(0), (), (), (), None
@@ -86,7 +92,8 @@ def test_an_empty_storage_takes_the_identity_and_says_so(storage_factory: Factor
 
 
 def test_the_incarnation_stored_wins_over_the_one_given(node: Node) -> None:
-    """The incarnation is drawn when the storage is made, and never again."""
+    """A storage keeps the incarnation of its first opening. It fails if a later `open` overwrites it, because then a
+    wiped node is not recognised."""
     node.storage.close()
     node.storage = node.storage if not node.storage.durable else node._factory(node.directory)
     other = Identity(IDENTITY.cluster_id, IDENTITY.node_id, IDENTITY.name, incarnation=777)
@@ -99,7 +106,8 @@ def test_the_incarnation_stored_wins_over_the_one_given(node: Node) -> None:
     ids=["cluster", "node id", "name"],
 )
 def test_data_of_somebody_else_is_refused_with_both_names(node: Node, other: Identity) -> None:
-    """`WrongDirectory` for another cluster, node id or name says what is stored and what was asked. Nothing changes."""
+    """`open` raises `WrongDirectory` for another cluster, node id or name, and the text names both. It fails if the
+    storage compares only a part of the identity, or changes data first."""
     node.storage.append(entries(1, 3))
     node.storage.close()
     node.storage = node.storage if not node.storage.durable else node._factory(node.directory)
@@ -111,7 +119,8 @@ def test_data_of_somebody_else_is_refused_with_both_names(node: Node, other: Ide
 
 
 def test_a_storage_that_is_open_cannot_be_opened_again(node: Node) -> None:
-    """`StorageLocked` for a second opening, and the first goes on."""
+    """A second `open` raises `StorageLocked`, and the first continues to work. It fails if the storage takes no lock,
+    because two processes would then write one log."""
     second = node._factory(node.directory) if node.storage.durable else node.storage
     with pytest.raises(StorageLocked):
         second.open(IDENTITY, TAIL_BYTES, alone=False)
@@ -120,7 +129,8 @@ def test_a_storage_that_is_open_cannot_be_opened_again(node: Node) -> None:
 
 
 def test_a_closed_storage_refuses_everything_but_close(node: Node) -> None:
-    """After `close` every call is a `StorageError`; `close` may be called again."""
+    """After `close` every call raises `StorageError`, and `close` may be called again. It fails if a closed storage
+    still writes."""
     node.storage.close()
     node.storage.close()
     with pytest.raises(StorageError):
@@ -132,8 +142,9 @@ def test_a_closed_storage_refuses_everything_but_close(node: Node) -> None:
 
 
 def test_a_write_to_data_that_were_taken_away_is_not_confirmed(node: Node) -> None:
-    """When the directory of an open storage is removed, an `append` raises `DiskFailed`, or the next opening finds what
-    it wrote. A storage that keeps nothing there is not concerned."""
+    """If the directory of an open storage is removed, `append` raises `DiskFailed`, or the entry is there after a
+    restart. It fails if the storage writes into a file that has no name any more. A storage that keeps nothing in the
+    directory passes."""
     node.storage.append(entries(1, 3))
     shutil.rmtree(node.directory, ignore_errors=True)
     try:
@@ -147,14 +158,15 @@ def test_a_write_to_data_that_were_taken_away_is_not_confirmed(node: Node) -> No
 
 
 def test_hard_state_survives(node: Node) -> None:
-    """Term and vote are what was saved last."""
+    """Term and vote are what was saved last. It fails if `save_hard_state` returns before both are stored."""
     for term, vote in ((10, 2), (11, 0), (12, 3)):
         node.storage.save_hard_state(HardState(Term(term), NodeId(vote)))
         assert node.again().hard_state == (term, vote)
 
 
 def test_hard_state_survives_what_happens_to_the_log(node: Node) -> None:
-    """Appends, truncations, snapshots and compaction leave term and vote alone."""
+    """Appends, truncations, snapshots and compaction do not change term and vote. It fails if the storage keeps them in
+    the log, and drops them with it."""
     node.storage.append(entries(1, 10))
     node.storage.save_hard_state(HardState(Term(2**40), NodeId(2**33)))
     node.storage.append(entries(3, 4, term=2))
@@ -168,7 +180,8 @@ def test_hard_state_survives_what_happens_to_the_log(node: Node) -> None:
 
 
 def test_entries_come_back_as_they_were(node: Node) -> None:
-    """Every field of every kind of entry comes back, with any bytes, before and after a restart."""
+    """Every field of every kind of entry comes back, before and after a restart. It fails if the storage limits a
+    field, such as a negative or large time, or confuses kinds."""
     written = [
         Entry(Term(1), Index(1), EntryKind.NOOP, -5, b""),
         Entry(Term(1), Index(2), EntryKind.COMMANDS, 2**62, bytes(range(256)) * 300),
@@ -183,13 +196,15 @@ def test_entries_come_back_as_they_were(node: Node) -> None:
 
 
 def test_an_append_of_nothing_is_nothing(node: Node) -> None:
-    """An append of no entries changes nothing."""
+    """An append without entries changes nothing. It fails if the storage raises or writes an empty block that it cannot
+    read."""
     node.storage.append([])
     assert node.again().last_index == 0
 
 
 def test_many_appends_are_one_log(node: Node) -> None:
-    """Entries of many appends are contiguous, and the log goes on after a restart."""
+    """The entries of many appends are contiguous, and the log continues after a restart. It fails if a restart loses
+    the end of the log or repeats entries."""
     for first in range(1, 200, 4):
         node.storage.append(entries(first, first + 3))
     recovered = node.again()
@@ -200,7 +215,8 @@ def test_many_appends_are_one_log(node: Node) -> None:
 
 
 def test_a_later_append_supersedes_what_is_stored_from_there_on(node: Node) -> None:
-    """An append within the log ends the log behind it; nothing of what was there comes back."""
+    """An append at an index within the log ends the log behind it. It fails if old entries behind the new ones are read
+    again, at once or after a restart."""
     node.storage.append(entries(1, 10))
     node.storage.append(entries(11, 20))
     node.storage.append(entries(5, 6, term=2))
@@ -216,7 +232,7 @@ def test_a_later_append_supersedes_what_is_stored_from_there_on(node: Node) -> N
 
 
 def test_the_whole_log_can_be_superseded_again_and_again(node: Node) -> None:
-    """An append at the first index replaces the whole log."""
+    """An append at the first index replaces the whole log. It fails if the storage cannot go back to the beginning."""
     for term in range(1, 10):
         node.storage.append(entries(1, 10 - term, term=term))
     assert node.read(1, 100) == entries(1, 1, term=9)
@@ -225,14 +241,16 @@ def test_the_whole_log_can_be_superseded_again_and_again(node: Node) -> None:
 
 
 def test_runs_are_the_table_of_terms(node: Node) -> None:
-    """`Recovered.runs` has one row for each run of entries of one term."""
+    """`Recovered.runs` has one row for each run of entries of one term. It fails if appends of one term give several
+    rows."""
     node.storage.append(entries(1, 2, term=1) + entries(3, 5, term=4))
     node.storage.append(entries(6, 6, term=4) + entries(7, 7, term=7))
     assert node.again().runs == ((1, 1), (3, 4), (7, 7))
 
 
 def test_memberships_after_the_snapshot_are_found_and_superseded_ones_are_not(node: Node) -> None:
-    """`Recovered.memberships` has those behind the snapshot that are in the log."""
+    """`Recovered.memberships` has the membership entries of the log behind the snapshot. It fails if the storage misses
+    one, or reports one that was superseded or is covered by the snapshot."""
     for index in (2, 5, 8):
         node.storage.append(entries(index - 1, index - 1))
         node.storage.append([entry(index, kind=EntryKind.MEMBERSHIP), entry(index + 1)])
@@ -243,7 +261,8 @@ def test_memberships_after_the_snapshot_are_found_and_superseded_ones_are_not(no
 
 
 def test_the_tail_is_bounded_by_bytes_and_ends_at_the_last_entry(node: Node) -> None:
-    """`Recovered.tail` has the last entries, whole, as many as fit `tail_bytes`."""
+    """`Recovered.tail` has as many whole entries from the end of the log as fit into `tail_bytes`. It fails if the tail
+    exceeds the bound or does not end at the last entry."""
     node.storage.append(entries(1, 6, size=100))
     node.storage.append(entries(7, 9, size=100))
     for tail_bytes, first in ((0, 10), (99, 10), (100, 9), (250, 8), (450, 6), (10_000, 1)):
@@ -254,7 +273,8 @@ def test_the_tail_is_bounded_by_bytes_and_ends_at_the_last_entry(node: Node) -> 
 
 
 def test_read_gives_at_least_one_entry_and_else_stays_within_the_bytes(node: Node) -> None:
-    """`read` keeps to `max_bytes`, but gives one entry however large it is."""
+    """`read` stays within `max_bytes`, but returns at least one entry however large it is. It fails if a large entry is
+    never returned, because then a follower never catches up."""
     node.storage.append(entries(1, 5, size=1000))
     node.storage.append(entries(6, 9, size=1000))
     assert [len(node.storage.read(Index(1), Index(9), size)) for size in (0, 999, 1000, 1999, 2000, 7000, 9000)] == [
@@ -264,7 +284,7 @@ def test_read_gives_at_least_one_entry_and_else_stays_within_the_bytes(node: Nod
 
 
 def test_read_outside_of_the_log_gives_nothing(node: Node) -> None:
-    """`read` gives () where the log does not reach, and no error."""
+    """`read` returns `()` if the log does not reach the index. It fails if the storage raises an error instead."""
     node.storage.append(entries(1, 5))
     assert node.storage.read(Index(6), Index(9), 1 << 20) == ()
     assert node.storage.read(Index(4), Index(3), 1 << 20) == ()
@@ -272,7 +292,8 @@ def test_read_outside_of_the_log_gives_nothing(node: Node) -> None:
 
 
 def test_large_entries_and_large_appends_come_back(node: Node) -> None:
-    """Entries of megabytes come back whole."""
+    """Entries of megabytes come back whole. It fails if the storage has a smaller limit, or splits an append
+    wrongly."""
     large = entries(1, 5, size=700_000)
     node.storage.append(large)
     node.storage.append(entries(6, 6, size=3 << 20))
@@ -284,14 +305,15 @@ def test_large_entries_and_large_appends_come_back(node: Node) -> None:
 
 
 def test_there_is_no_snapshot_at_first(node: Node) -> None:
-    """`open_snapshot` gives None where there is none."""
+    """`open_snapshot` returns None if there is no snapshot. It fails if the storage raises."""
     assert node.storage.open_snapshot() is None
     assert node.storage.open_snapshot(Index(3)) is None
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 300_000, 3_000_001])
 def test_a_snapshot_comes_back_as_it_was(node: Node, size: int) -> None:
-    """A snapshot of any size comes back with its meta, before and after a restart, by index or as the newest."""
+    """A snapshot of any size comes back with its meta, by index or as the newest, also after a restart. It fails if the
+    storage loses bytes, or the meta, or cannot store an empty snapshot."""
     raw = bytes(index * 7 % 251 for index in range(min(size, 5000))) * (size // 5000 + 1)
     raw = raw[:size]
     node.storage.append(entries(1, 4))
@@ -307,7 +329,8 @@ def test_a_snapshot_comes_back_as_it_was(node: Node, size: int) -> None:
 
 
 def test_a_snapshot_is_read_from_any_offset(node: Node) -> None:
-    """`read` gives exactly `size` bytes from any offset, fewer at the end alone, and b"" behind it."""
+    """A reader returns `size` bytes from any offset, fewer only at the end, and `b""` behind the end. It fails if the
+    reader returns what one chunk holds, instead of the whole range."""
     raw = bytes(index % 253 for index in range(10_000)) * 60
     node.storage.append(entries(1, 3))
     node.snapshot(3, raw)
@@ -319,7 +342,8 @@ def test_a_snapshot_is_read_from_any_offset(node: Node) -> None:
 
 
 def test_a_snapshot_that_was_not_committed_never_was(node: Node) -> None:
-    """What was written and not committed is seen by nobody, and is gone after `abort` or a restart."""
+    """A snapshot is not visible before `commit`, and is gone after `abort` or a restart. It fails if the storage opens
+    an unfinished file."""
     node.storage.append(entries(1, 4))
     writer = node.storage.begin_snapshot(meta(3), False)
     writer.write(b"half" * 100_000)
@@ -332,7 +356,8 @@ def test_a_snapshot_that_was_not_committed_never_was(node: Node) -> None:
 
 
 def test_two_snapshots_are_kept_and_the_newest_counts(node: Node) -> None:
-    """The newest and the one before are kept; older ones go."""
+    """The storage keeps the newest snapshot and the one before. It fails if it keeps only one, because a damaged
+    snapshot then has no replacement. It also fails if old ones stay."""
     node.storage.append(entries(1, 9))
     for index in (2, 5, 8):
         node.snapshot(index, b"at %d" % index)
@@ -343,7 +368,8 @@ def test_two_snapshots_are_kept_and_the_newest_counts(node: Node) -> None:
 
 
 def test_a_reader_goes_on_while_newer_snapshots_come(node: Node) -> None:
-    """A reader that is open reads to its end, although its snapshot is removed meanwhile."""
+    """An open reader reads to its end, although its snapshot is removed meanwhile. It fails if removing the file breaks
+    the reader."""
     node.storage.append(entries(1, 9))
     node.snapshot(2, b"old state")
     reader = node.storage.open_snapshot()
@@ -353,7 +379,7 @@ def test_a_reader_goes_on_while_newer_snapshots_come(node: Node) -> None:
 
 
 def test_appending_goes_on_while_a_snapshot_is_written(node: Node) -> None:
-    """A snapshot is written between appends."""
+    """Appends and writes of a snapshot may alternate. It fails if one disturbs the other."""
     node.storage.append(entries(1, 4))
     writer = node.storage.begin_snapshot(meta(4), False)
     for index in range(5, 25):
@@ -366,7 +392,8 @@ def test_appending_goes_on_while_a_snapshot_is_written(node: Node) -> None:
 
 
 def test_compaction_keeps_what_is_asked_for_and_tells_what_it_holds(node: Node) -> None:
-    """`compact` returns the oldest index that can be read; that is never beyond the one asked for."""
+    """`compact` returns the oldest index that can still be read, at most the one asked for. It fails if the storage
+    drops entries from that index on, or returns a wrong index."""
     for first in range(1, 400, 2):
         node.storage.append(entries(first, first + 1, size=2000))
     node.snapshot(300)
@@ -382,7 +409,8 @@ def test_compaction_keeps_what_is_asked_for_and_tells_what_it_holds(node: Node) 
 
 
 def test_compaction_of_everything_leaves_a_log_that_goes_on(node: Node) -> None:
-    """A log without entries goes on behind its snapshot."""
+    """A log without entries continues behind its snapshot. It fails if the storage loses its place in the log when all
+    entries are compacted away."""
     node.storage.append(entries(1, 30))
     node.snapshot(30)
     node.storage.compact(Index(31))
@@ -394,7 +422,8 @@ def test_compaction_of_everything_leaves_a_log_that_goes_on(node: Node) -> None:
 
 
 def test_a_snapshot_from_the_leader_replaces_the_log(node: Node) -> None:
-    """With `replaces_log` the commit drops the whole log, which goes on behind the snapshot."""
+    """With `replaces_log` the commit drops the whole log, and the log continues behind the snapshot. It fails if old
+    entries come back after a restart."""
     node.storage.append(entries(1, 30))
     node.snapshot(100, b"from the leader", term=5, replaces_log=True)
     assert node.storage.read(Index(1), Index(30), 1 << 20) == ()
@@ -410,7 +439,8 @@ def test_a_snapshot_from_the_leader_replaces_the_log(node: Node) -> None:
 
 
 def test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it(node: Node) -> None:
-    """Entries behind such a snapshot were never a majority's: they go with the others."""
+    """With `replaces_log` the commit also drops the entries behind the snapshot, because they were never a majority's.
+    It fails if the storage keeps entries with larger indexes."""
     node.storage.append(entries(1, 30))
     node.snapshot(20, term=5, replaces_log=True)
     assert node.storage.read(Index(21), Index(30), 1 << 20) == ()
@@ -420,7 +450,8 @@ def test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it(node: Node)
 
 
 def test_a_snapshot_from_the_leader_is_read_before_it_replaces_anything(node: Node) -> None:
-    """Of a storage that has the power to."""
+    """A `Rereadable` writer returns the written bytes before `commit`, and neither log nor snapshot has changed by
+    then. It fails if the storage drops the log before the commit."""
     node.storage.append(entries(1, 30))
     writer = node.storage.begin_snapshot(meta(100), True)
     raw = bytes(range(256)) * 3000
@@ -436,7 +467,7 @@ def test_a_snapshot_from_the_leader_is_read_before_it_replaces_anything(node: No
 
 
 def test_an_aborted_snapshot_from_the_leader_leaves_the_log(node: Node) -> None:
-    """Before the commit the log is whole."""
+    """`abort` leaves the log whole. It fails if `begin_snapshot` with `replaces_log` already drops entries."""
     node.storage.append(entries(1, 30))
     writer = node.storage.begin_snapshot(meta(100), True)
     writer.write(b"x")
@@ -449,7 +480,8 @@ def test_an_aborted_snapshot_from_the_leader_leaves_the_log(node: Node) -> None:
 
 
 def test_flush_may_be_called_at_any_time(node: Node) -> None:
-    """`flush` changes nothing that can be seen."""
+    """`flush` may be called at any time, and changes no data. It fails if `flush` raises without appends, or leaves a
+    doubt about the end of the log."""
     node.storage.flush()
     node.storage.append(entries(1, 3))
     node.storage.flush()
@@ -460,7 +492,8 @@ def test_flush_may_be_called_at_any_time(node: Node) -> None:
 
 
 def test_usage_grows_with_the_log_and_counts_from_the_snapshot(node: Node) -> None:
-    """`usage` counts the bytes since the newest snapshot, also after a restart."""
+    """`usage` counts the bytes since the newest snapshot, also after a restart. It fails if the count is lost at a
+    restart, because then the next snapshot is due too late."""
     before = node.storage.usage()
     node.storage.append(entries(1, 50, size=1000))
     grown = node.storage.usage()
@@ -479,13 +512,13 @@ def test_usage_grows_with_the_log_and_counts_from_the_snapshot(node: Node) -> No
 
 
 def test_a_doubt_may_be_cleared_where_there_was_none(node: Node) -> None:
-    """`clear_ambiguity` is allowed at any time."""
+    """`clear_ambiguity` may be called at any time. It fails if it raises without a doubt."""
     node.storage.clear_ambiguity()
     assert node.again().ambiguous_after is None
 
 
 def test_the_storage_survives_many_restarts(node: Node) -> None:
-    """Each restart adds to the log and loses nothing."""
+    """Each restart keeps the log and lets it grow. It fails if opening changes or loses entries."""
     numbers = count(1)
     for _ in range(12):
         index = next(numbers)
@@ -498,14 +531,16 @@ def test_the_storage_survives_many_restarts(node: Node) -> None:
 
 
 def test_a_new_storage_that_remembers_members_has_met_nobody(node: Node) -> None:
-    """A durable storage is `PeerStore`; a new one has met nobody and takes no part."""
+    """A durable storage is `PeerStore`. A new one knows no members and takes no part. It fails if a durable storage
+    lacks the power, because then a wiped node may vote again."""
     assert isinstance(node.storage, PeerStore) == node.storage.durable
     if isinstance(node.storage, PeerStore):
         assert node.storage.known_peers() == KnownPeers(False, ())
 
 
 def test_members_that_were_remembered_are_known_when_the_storage_is_opened_again(node: Node) -> None:
-    """`remember` replaces what was remembered before, as a whole."""
+    """`save_known_peers` replaces the known members as a whole, also after a restart. It fails if the storage merges
+    old and new lists, or cuts large numbers off."""
     met = KnownPeers(True, ((2, (1 << 63) - 1), (3, 7)))
     if isinstance(node.storage, PeerStore):
         node.storage.save_known_peers(KnownPeers(False, met.incarnations[:1]))

@@ -1,12 +1,14 @@
-"""What every durable storage holds to when its process is killed, its disk is full or spoilt, or the power goes.
+"""The conformance suite of durable storages under faults: kills, full and damaged disks, power cuts.
 
-There are two kinds of tests. The first kind runs over any durable storage: a child process is killed with SIGKILL while
-it appends, its files may grow no further, and the files in its directory are damaged. These cannot tell whether a
-storage syncs, because what a killed process has written stays in the system's cache.
+There are two kinds of tests. The first kind runs over any durable storage. A child process is killed with SIGKILL while
+it appends, its files may grow no further, and the files in its directory are damaged. These tests cannot tell whether a
+storage syncs, because the data of a killed process stays in the system's cache.
 
-The second kind needs the power `OnFilesystem`: then the storage runs on a disk in memory, `testing.crashing_disk`, that
-loses power at a random write and keeps any legal part of what was not synced, has no room, or fails. For a storage
-without the power these tests find nothing to do.
+The second kind needs the power `OnFilesystem`. Then the storage runs on a disk in memory, `testing.crashing_disk`. That
+disk loses power at a random write and keeps any legal part of the unsynced data, has no free space, or fails. For a
+storage without the power these tests pass without doing anything.
+
+The docstring of each test says what the contract demands, then when the test fails.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ PLACE = "/data/groups/0"
 
 @pytest.fixture
 def durable(storage_factory: Factory, tmp_path: Path) -> Iterator[Factory | None]:
-    """The factory; None for a storage that is not durable, which has nothing to lose."""
+    """The factory of the storage. None if it is not durable, because then it has nothing to lose."""
     yield storage_factory if storage_factory(tmp_path / "probe").durable else None
 
 
@@ -91,17 +93,19 @@ class Child:
         self._lines = self._process.stdout
 
     def kill_after(self, count: int) -> list[str]:
-        """What it printed until it was killed."""
+        """Kills the process after it has printed `count` lines, and returns all lines that it printed."""
         lines = list(itertools.islice(self._lines, count))
         self._process.send_signal(signal.SIGKILL)
         return [line.strip() for line in (*lines, *self._lines)]
 
     def wait_lines(self) -> list[str]:
+        """Returns all lines of a process that ends by itself."""
         lines = [line.strip() for line in self._lines]
         assert self._process.wait(CHILD_S) == 0, "the storage ended the process with another error than StorageError"
         return lines
 
     def close(self) -> None:
+        """Kills the process if it still runs, and closes its pipes."""
         self._process.kill()
         self._process.wait(CHILD_S)
         for stream in (self._process.stdin, self._process.stdout):
@@ -113,6 +117,7 @@ class Child:
 def start_child(
     storage_name: str, codec_name: str, disheap_tables: dict[str, Any], tmp_path: Path
 ) -> Iterator[Callable[..., Child]]:
+    """Starts processes that append to the storage under test, and ends them after the test."""
     children: list[Child] = []
 
     def start(first: int, room_bytes: int = 0) -> Child:
@@ -129,7 +134,8 @@ def start_child(
 def test_what_was_acknowledged_survives_a_kill(
     durable: Factory | None, start_child: Callable[..., Child], tmp_path: Path
 ) -> None:
-    """Every entry whose `append` returned is there after SIGKILL, at whatever moment, and no entry is another."""
+    """Every entry whose `append` returned is there after a SIGKILL at any moment, and no entry is changed. It fails if
+    `append` returns while data is still in a buffer of the process."""
     last = 0
     for number in range(KILLS if durable else 0):
         printed = start_child(last + 1).kill_after(20 + 37 * number)
@@ -146,7 +152,8 @@ def test_what_was_acknowledged_survives_a_kill(
 def test_what_was_acknowledged_survives_files_that_cannot_grow(
     durable: Factory | None, start_child: Callable[..., Child], tmp_path: Path
 ) -> None:
-    """A write that fails is an error of the `append` that needed it, and what was acknowledged before it is there."""
+    """A write that fails raises an error in its `append`, and all earlier entries are there. It fails if the storage
+    ignores a short write, or damages the log with the part that it wrote."""
     if durable is None:
         return
     printed = start_child(1, room_bytes=100_000).wait_lines()
@@ -161,7 +168,8 @@ def test_what_was_acknowledged_survives_files_that_cannot_grow(
 
 
 class Promised:
-    """A directory that holds a log, a vote, a snapshot and members, and what must be said of it when it is damaged."""
+    """A directory with a log, a vote, a snapshot and members, and a check of what a storage says about it when it is
+    damaged."""
 
     def __init__(self, factory: Factory, directory: Path) -> None:
         self._factory, self.directory = factory, directory
@@ -179,10 +187,12 @@ class Promised:
         storage.close()
 
     def files(self) -> list[Path]:
+        """All files of the directory that are not empty."""
         return sorted(path for path in self.directory.rglob("*") if path.is_file() and path.stat().st_size)
 
     def check(self, what: str) -> None:
-        """It is refused, told, or as it was. What is read is never another than what was written."""
+        """Opens the storage. It must refuse, report the damage, or return everything unchanged. It never returns other
+        data than was written."""
         storage = self._factory(self.directory)
         try:
             recovered = storage.open(IDENTITY, 0, alone=False)
@@ -220,7 +230,8 @@ class Promised:
 def test_a_file_with_a_flipped_bit_is_refused_or_told_or_makes_no_difference(
     durable: Factory | None, tmp_path: Path
 ) -> None:
-    """Damage anywhere in any file never changes what is read, and never makes anything vanish in silence."""
+    """A flipped bit in any file never changes what is read, and never makes data vanish silently. It fails if a part of
+    a file has no checksum, or if the storage treats a bad record as the end of the log."""
     if durable is None:
         return
     promised, generator = Promised(durable, tmp_path / "data"), random.Random(7)
@@ -242,8 +253,8 @@ def test_a_file_with_a_flipped_bit_is_refused_or_told_or_makes_no_difference(
 def test_a_file_that_lost_its_end_is_refused_or_told_or_makes_no_difference(
     durable: Factory | None, tmp_path: Path
 ) -> None:
-    """A file whose end is missing, or reads as zeros, is never taken for a shorter one: entries that may be lost are
-    named by `ambiguous_after` or `damaged`."""
+    """Entries that may be lost with the end of a file are reported by `ambiguous_after` or `damaged`. It fails if the
+    storage takes a file with a missing or zeroed end for a complete, shorter one."""
     if durable is None:
         return
     promised = Promised(durable, tmp_path / "data")
@@ -267,7 +278,7 @@ def test_a_file_that_lost_its_end_is_refused_or_told_or_makes_no_difference(
 def build(
     disheap_registry: Registry, storage_name: str, codec_name: str, codec_factory: Callable[..., Codec]
 ) -> Build | None:
-    """`build(disk, seed)`; None without the power."""
+    """Builds the storage on a given disk, as `build(disk, seed)`. None without the power `OnFilesystem`."""
     plugin = disheap_registry.get("storage", storage_name)
     if not issubclass(plugin, OnFilesystem):
         return None
@@ -280,12 +291,13 @@ def build(
 
 
 def opened(build: Build, disk: CrashingDisk) -> tuple[Storage, Recovered]:
+    """Builds the storage on this disk and opens it."""
     storage = build(disk, 2)
     return storage, storage.open(IDENTITY, 1 << 20, alone=False)
 
 
 def started(build: Build, disk: CrashingDisk) -> Storage:
-    """With a term beyond those of all entries that are appended here."""
+    """Opens the storage and saves a term beyond the terms of all entries that these tests append."""
     storage, _ = opened(build, disk)
     storage.save_hard_state(HardState(Term(20), NodeId(1)))
     return storage
@@ -293,8 +305,9 @@ def started(build: Build, disk: CrashingDisk) -> Storage:
 
 @pytest.mark.parametrize("block", range(4))
 def test_a_power_cut_at_any_write_loses_nothing_that_was_acknowledged(build: Build | None, block: int) -> None:
-    """Random lives: after each cut the storage holds what it acknowledged, with or without the call that was under way.
-    It holds nothing that nobody wrote."""
+    """After a power cut the storage holds everything that it acknowledged, with or without the call under way. It fails
+    if a call returns before its data and names are synced. It also fails if the storage returns data that nobody
+    wrote."""
     for seed in range(block * LIVES // 4, (block + 1) * LIVES // 4 if build else 0):
         assert build is not None
         try:
@@ -305,7 +318,8 @@ def test_a_power_cut_at_any_write_loses_nothing_that_was_acknowledged(build: Bui
 
 
 def test_an_append_that_returned_is_synced(build: Build | None) -> None:
-    """All that was not synced is lost at once: the entries are there, and so is their file's name."""
+    """An entry is there after the loss of all unsynced data, once its `append` has returned. It fails if the storage
+    does not sync the file, or not the directory of a new file."""
     if build is None:
         return
     disk = CrashingDisk()
@@ -319,7 +333,8 @@ def test_an_append_that_returned_is_synced(build: Build | None) -> None:
 
 
 def test_term_and_vote_and_members_that_were_saved_are_synced(build: Build | None) -> None:
-    """A node that forgets its vote votes twice in one term."""
+    """Term, vote and members are synced when the call returns. It fails if the storage does not sync them, because a
+    node that forgets its vote votes twice in one term."""
     if build is None:
         return
     disk = CrashingDisk()
@@ -335,7 +350,8 @@ def test_term_and_vote_and_members_that_were_saved_are_synced(build: Build | Non
 
 
 def test_a_snapshot_that_was_committed_is_synced_with_its_name(build: Build | None) -> None:
-    """Also before the log that it stands for is compacted away, and when it replaces the log."""
+    """A snapshot is synced with its name when `commit` returns, also before the log is compacted and when it replaces
+    the log. It fails if the storage renames a file without syncing it, or without syncing the directory."""
     if build is None:
         return
     disk = CrashingDisk()
@@ -353,7 +369,8 @@ def test_a_snapshot_that_was_committed_is_synced_with_its_name(build: Build | No
 
 
 def test_entries_that_were_superseded_do_not_come_back(build: Build | None) -> None:
-    """What a later append has replaced is gone, whatever of its file is still on the disk."""
+    """Superseded entries stay away after the loss of all unsynced data. It fails if the storage finds them again in an
+    old file or behind the new end."""
     if build is None:
         return
     disk = CrashingDisk()
@@ -367,8 +384,8 @@ def test_entries_that_were_superseded_do_not_come_back(build: Build | None) -> N
 
 
 def test_a_torn_end_stays_in_doubt_until_it_is_cleared(build: Build | None) -> None:
-    """An end that may have been acknowledged is named by `ambiguous_after` or `damaged`. A doubt is told at every open
-    until `clear_ambiguity`, and no more after that."""
+    """A torn end that may have been acknowledged is reported by `ambiguous_after` or `damaged` at every opening until
+    `clear_ambiguity`. It fails if the storage cuts the end off silently, or forgets the doubt at the next opening."""
     if build is None:
         return
     disk, doubts = CrashingDisk(), 0
@@ -412,8 +429,9 @@ def _is_in_doubt_until_cleared(build: Build, torn: CrashingDisk) -> bool:
 
 @pytest.mark.parametrize("room", [0, 100, 5_000, 40_000, 200_000])
 def test_a_full_disk_is_said_by_the_append_that_needs_room(build: Build | None, room: int) -> None:
-    """`StorageFull` comes from the very call that needs room. Nothing that was acknowledged is lost, nothing that was
-    refused counts, and the storage goes on when there is room again."""
+    """The `append` that finds no free space raises `StorageFull`. Acknowledged entries stay, refused ones do not count,
+    and the storage continues when there is space. It fails if the storage leaves a part of the refused append behind,
+    or raises only in a later call."""
     if build is None:
         return
     disk = CrashingDisk()
@@ -436,7 +454,8 @@ def test_a_full_disk_is_said_by_the_append_that_needs_room(build: Build | None, 
 
 
 def test_a_snapshot_without_room_is_given_up_and_leaves_the_one_before(build: Build | None) -> None:
-    """`StorageFull`, then `abort`: the snapshot before counts, the log is whole, and the storage goes on."""
+    """A snapshot that finds no free space raises `StorageFull`. After `abort` the previous snapshot and the log are
+    whole. It fails if the storage removes the previous snapshot first, or cannot continue."""
     if build is None:
         return
     disk = CrashingDisk()
@@ -461,8 +480,8 @@ def test_a_snapshot_without_room_is_given_up_and_leaves_the_one_before(build: Bu
 @pytest.mark.parametrize("operation", ["write", "sync"])
 @pytest.mark.parametrize("at", range(4))
 def test_a_disk_that_fails_once_is_not_trusted_again(build: Build | None, operation: str, at: int) -> None:
-    """An error of the disk is a `DiskFailed` of the call it happens in. Every call after it raises `DiskFailed`, and
-    nothing more is written. What was acknowledged before is there."""
+    """An error of the disk raises `DiskFailed` in that call and in every later call, and nothing more is written. It
+    fails if the storage tries again, because a sync after a failed sync succeeds without the data."""
     if build is None:
         return
     disk = CrashingDisk()
@@ -492,7 +511,7 @@ def test_a_disk_that_fails_once_is_not_trusted_again(build: Build | None, operat
 
 
 class Failing:
-    """The `at`-th operation of that kind fails; what is changed after it is noted."""
+    """Makes the `at`-th operation of one kind fail, and notes every change after it."""
 
     def __init__(self, disk: CrashingDisk, operation: str, at: int) -> None:
         self.has_failed = False

@@ -1,6 +1,7 @@
-"""The contract of transports (`disheap.interfaces.Transport`), between two ends of the same plugin in one loop.
+"""The conformance suite of transports (`interfaces.Transport`), between two ends of one plugin in one loop.
 
-Whatever is waited for is an event, with a bound on the whole: a transport that loses something fails here by time.
+Tests wait for events, and each scenario has a bound in time. So a transport that loses something fails by a timeout.
+The docstring of each test says what the contract demands, then when the test fails.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ FLOOD_LIMIT = 1 << 30
 
 
 class Recorder:
-    """A receiver that keeps what it was told, in order, and can be waited for."""
+    """A receiver that keeps all events and data in order, and lets a test wait for them."""
 
     def __init__(self, on_data: Callable[[Recorder, bytes], None] | None = None) -> None:
         self.events: list[str] = []
@@ -47,10 +48,12 @@ class Recorder:
         self._changed = asyncio.Event()
 
     def connection_made(self, connection: Connection) -> None:
+        """Keeps the connection and notes the event."""
         self.connection = connection
         self._note("made")
 
     def data_received(self, data: bytes) -> None:
+        """Appends the data, notes the event, and calls `on_data`."""
         assert type(data) is bytes, "the receiver owns the data, so they are bytes"
         self.data += data
         self._note("data")
@@ -58,12 +61,15 @@ class Recorder:
             self._on_data(self, data)
 
     def writing_paused(self) -> None:
+        """Notes the event."""
         self._note("paused")
 
     def writing_resumed(self) -> None:
+        """Notes the event."""
         self._note("resumed")
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Keeps the error and notes the event."""
         self.error = error
         self._note("lost")
 
@@ -73,17 +79,21 @@ class Recorder:
         self._changed.set()
 
     async def wait(self, condition: Callable[[Recorder], bool]) -> None:
+        """Waits until `condition` holds. Checks it again after each event."""
         while not condition(self):
             self._changed.clear()
             await self._changed.wait()
 
     async def wait_for(self, event: str) -> None:
+        """Waits until the event with this name has come."""
         await self.wait(lambda self: event in self.events)
 
     async def wait_events(self, count: int) -> None:
+        """Waits until at least `count` events have come."""
         await self.wait(lambda self: len(self.events) >= count)
 
     async def wait_bytes(self, count: int) -> None:
+        """Waits until at least `count` bytes have come."""
         await self.wait(lambda self: len(self.data) >= count)
 
 
@@ -97,6 +107,8 @@ class Pair:
         self.far: Recorder
 
     async def open(self, address: str, on_data: Callable[[Recorder, bytes], None] | None = None) -> None:
+        """Listens on `address` and connects to it. Returns when both ends have had `connection_made`."""
+
         def accept() -> Recorder:
             recorder = Recorder(on_data)
             self.accepted.put_nowait(recorder)
@@ -110,6 +122,7 @@ class Pair:
         await self.far.wait_for("made")
 
     async def shut(self) -> None:
+        """Closes both ends, waits until both have had `connection_lost`, and closes the listener."""
         for end in (self.near, self.far):
             end.connection.close()
         for end in (self.near, self.far):
@@ -124,12 +137,13 @@ Run = Callable[[Callable[[Transport], Coroutine[Any, Any, None]]], None]
 
 @pytest.fixture
 def wait_s(pytestconfig: pytest.Config) -> float:
+    """The bound of one scenario in seconds, from the option `--disheap-wait`."""
     return float(pytestconfig.getoption("--disheap-wait"))
 
 
 @pytest.fixture
 def run(runner: asyncio.Runner, transport_factory: Build, wait_s: float) -> Run:
-    """Builds the transport inside the loop, and bounds the scenario, also where a call blocks the loop."""
+    """Builds the transport inside the loop and bounds the scenario in time, also if a call blocks the loop."""
 
     def run(scenario: Callable[[Transport], Coroutine[Any, Any, None]]) -> None:
         async def bounded() -> None:
@@ -144,7 +158,8 @@ def run(runner: asyncio.Runner, transport_factory: Build, wait_s: float) -> Run:
 
 @contextmanager
 def unblocked(after_s: float) -> Iterator[None]:
-    """Raises `TimeoutError` in the main thread when the block inside takes longer, whatever it waits for."""
+    """Raises `TimeoutError` in the main thread if the block inside takes longer than this. Works for a blocking call
+    too."""
 
     def interrupt(*_: object) -> None:
         raise TimeoutError("a call of the transport blocks the loop")
@@ -165,6 +180,7 @@ def unblocked(after_s: float) -> Iterator[None]:
 
 
 def echo(recorder: Recorder, data: bytes) -> None:
+    """Writes the received data back. A callback for `Recorder`."""
     recorder.connection.write(data)
 
 
@@ -172,7 +188,8 @@ def echo(recorder: Recorder, data: bytes) -> None:
 
 
 def test_bytes_arrive_whole_and_in_order_in_both_directions(run: Run, listen_address: str) -> None:
-    """Every byte arrives once and in order, on the loop's thread, as `bytes`."""
+    """Every byte arrives once and in order, on the loop's thread, as `bytes`. It fails if the transport loses, doubles
+    or reorders bytes, or calls the receiver from another thread."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -196,7 +213,8 @@ def test_bytes_arrive_whole_and_in_order_in_both_directions(run: Run, listen_add
 
 
 def test_a_buffer_may_be_used_again_as_soon_as_write_returns(run: Run, listen_address: str) -> None:
-    """The bytes stay the caller's: `write` has copied or sent them when it returns."""
+    """The caller owns the buffer that it passes to `write`. It fails if the transport keeps a reference and sends the
+    bytes later, without a copy."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -214,7 +232,8 @@ def test_a_buffer_may_be_used_again_as_soon_as_write_returns(run: Run, listen_ad
 
 
 def test_a_receiver_may_write_and_close_from_inside_data_received(run: Run, listen_address: str) -> None:
-    """An answer is often written, and the connection closed, in the callback itself."""
+    """A receiver may write an answer and close the connection inside `data_received`. It fails if the transport is not
+    ready for calls from its own callback."""
 
     def answer_and_close(recorder: Recorder, data: bytes) -> None:
         recorder.connection.write(b"answer")
@@ -232,7 +251,8 @@ def test_a_receiver_may_write_and_close_from_inside_data_received(run: Run, list
 
 
 def test_a_receiver_may_write_from_inside_connection_made(run: Run, listen_address: str) -> None:
-    """A greeting is written when the connection is made, by either end."""
+    """Either end may write inside `connection_made`. It fails if the transport calls `connection_made` before the
+    connection can send."""
 
     class Eager(Recorder):
         def connection_made(self, connection: Connection) -> None:
@@ -254,8 +274,8 @@ def test_a_receiver_may_write_from_inside_connection_made(run: Run, listen_addre
 
 
 def test_made_comes_first_and_lost_last_and_once_at_both_ends(run: Run, listen_address: str) -> None:
-    """Both ends hear `connection_made` first and `connection_lost` last, once, whoever closes and however often. A
-    connection that is closed in order has no error."""
+    """Both ends get `connection_made` first and `connection_lost` last, each once, however often a connection is
+    closed. It fails if a callback is missing or comes twice, or if an orderly close has an error."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -278,7 +298,8 @@ def test_made_comes_first_and_lost_last_and_once_at_both_ends(run: Run, listen_a
 
 
 def test_close_flushes_what_was_written_before(run: Run, listen_address: str) -> None:
-    """The other end gets everything that was written before `close`, however much it is."""
+    """The other end gets everything that was written before `close`. It fails if `close` drops bytes that are still in
+    a buffer."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -294,7 +315,8 @@ def test_close_flushes_what_was_written_before(run: Run, listen_address: str) ->
 
 
 def test_what_is_written_after_close_is_dropped_without_an_error(run: Run, listen_address: str) -> None:
-    """Nothing of a connection raises after its end; what is written then is dropped."""
+    """A connection that has ended raises nothing, and drops later writes. It fails if `write` or `close` raises after
+    the end."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -314,7 +336,8 @@ def test_what_is_written_after_close_is_dropped_without_an_error(run: Run, liste
 
 
 def test_abort_ends_both_ends_at_once_and_nothing_is_delivered_after_it(run: Run, listen_address: str) -> None:
-    """`abort` ends both ends, and the one that aborted hears no data any more."""
+    """`abort` ends both ends, and the end that called it gets no more data. It fails if the transport delivers buffered
+    data after it."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -332,7 +355,8 @@ def test_abort_ends_both_ends_at_once_and_nothing_is_delivered_after_it(run: Run
 
 
 def test_no_data_are_delivered_to_who_closed(run: Run, listen_address: str) -> None:
-    """Who has closed hears `connection_lost` next, and no data."""
+    """The end that called `close` gets `connection_lost` next, and no data. It fails if the transport delivers data
+    after `close`."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -351,7 +375,8 @@ def test_no_data_are_delivered_to_who_closed(run: Run, listen_address: str) -> N
 
 
 def test_a_paused_reader_pauses_the_writer_and_loses_nothing(run: Run, listen_address: str) -> None:
-    """A reader that pauses makes its writer hear `writing_paused`, while `write` neither blocks nor drops anything."""
+    """The writer gets `writing_paused` if the reader pauses, while `write` neither blocks nor drops anything. It fails
+    if the transport buffers without a bound, or never tells the writer."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -383,7 +408,8 @@ def test_a_paused_reader_pauses_the_writer_and_loses_nothing(run: Run, listen_ad
 
 
 def test_a_paused_reader_hears_nothing_until_it_resumes(run: Run, listen_address: str) -> None:
-    """No data come between `pause_reading` and `resume_reading`."""
+    """No data come between `pause_reading` and `resume_reading`. It fails if the transport delivers data that it had
+    already read."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -403,7 +429,8 @@ def test_a_paused_reader_hears_nothing_until_it_resumes(run: Run, listen_address
 
 
 def test_a_receiver_that_pauses_inside_data_received_hears_no_more_in_that_call(run: Run, listen_address: str) -> None:
-    """A pause holds from the moment of the call, also inside a callback."""
+    """`pause_reading` takes effect at once, also inside a callback. It fails if the transport goes on delivering pieces
+    of one read."""
 
     def pause(recorder: Recorder, data: bytes) -> None:
         recorder.connection.pause_reading()
@@ -428,7 +455,8 @@ def test_a_receiver_that_pauses_inside_data_received_hears_no_more_in_that_call(
 
 
 def test_a_paused_reader_gets_what_was_written_before_the_other_end_closed(run: Run, listen_address: str) -> None:
-    """The end waits behind the data: it is not heard while reading is paused, and nothing is lost."""
+    """A paused reader gets `connection_lost` only behind the data before it. It fails if the transport reports the end
+    while reading is paused, or drops the data."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -452,7 +480,8 @@ def test_a_paused_reader_gets_what_was_written_before_the_other_end_closed(run: 
 
 
 def test_the_listener_tells_the_address_that_it_bound(run: Run, listen_address: str) -> None:
-    """Port 0 is told as the port that was chosen."""
+    """`Listener.address` names the port that was chosen for port 0. It fails if the transport returns the address that
+    was asked for."""
 
     async def scenario(transport: Transport) -> None:
         first = await transport.listen(listen_address, Recorder)
@@ -466,7 +495,8 @@ def test_the_listener_tells_the_address_that_it_bound(run: Run, listen_address: 
 
 
 def test_an_address_in_use_is_said_and_is_free_again_after_close(run: Run, listen_address: str) -> None:
-    """`AddressInUse` names the address, and a listener that is closed has released its own."""
+    """`listen` raises `AddressInUse` with the address, and a closed listener frees its address. It fails if the
+    transport raises another error, or if `close` leaves the socket bound."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -484,7 +514,8 @@ def test_an_address_in_use_is_said_and_is_free_again_after_close(run: Run, liste
 
 
 def test_a_listener_that_closes_leaves_its_connections_alone(run: Run, listen_address: str) -> None:
-    """Connections go on without their listener, and new ones are refused."""
+    """Connections continue after their listener is closed, and new ones are refused. It fails if closing the listener
+    closes the connections too."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -500,7 +531,8 @@ def test_a_listener_that_closes_leaves_its_connections_alone(run: Run, listen_ad
 
 
 def test_a_connection_that_was_lost_lets_go_of_its_receiver(run: Run, listen_address: str) -> None:
-    """A node runs without the garbage collector: two objects that know each other stay in its memory for ever."""
+    """A transport drops its reference to the receiver after `connection_lost`. It fails if connection and receiver
+    still refer to each other. A node runs without the garbage collector, so they would stay in memory for ever."""
 
     async def scenario(transport: Transport) -> None:
         receivers: list[weakref.ref[Recorder]] = []
@@ -537,7 +569,8 @@ def test_a_connection_that_was_lost_lets_go_of_its_receiver(run: Run, listen_add
 
 
 def test_connecting_to_nobody_is_a_lost_connection_that_names_the_address(run: Run, listen_address: str) -> None:
-    """A connection that cannot be made is an error that names the address, and the receiver hears nothing."""
+    """`connect` raises `ConnectionLost` with the address if no connection can be made, and calls no method of the
+    receiver. It fails if the transport raises another error or calls `connection_lost`."""
 
     async def scenario(transport: Transport) -> None:
         listener = await transport.listen(listen_address, Recorder)
@@ -552,7 +585,8 @@ def test_connecting_to_nobody_is_a_lost_connection_that_names_the_address(run: R
 
 
 def test_an_unreadable_address_is_a_configuration_error(run: Run) -> None:
-    """`ConfigError` for what is no address, whether to listen or to connect."""
+    """`listen` and `connect` raise `ConfigError` for a string that is no address. It fails if the transport raises
+    `ValueError` or `OSError`."""
 
     async def scenario(transport: Transport) -> None:
         with pytest.raises(ConfigError):
@@ -564,7 +598,8 @@ def test_an_unreadable_address_is_a_configuration_error(run: Run) -> None:
 
 
 def test_both_ends_have_names_and_a_secure_transport_proves_them(run: Run, listen_address: str) -> None:
-    """`remote` is for people; `certificate_name` is None where the transport proves nothing."""
+    """`remote` is a text for people. `certificate_name` is None if the transport proves nothing. It fails if a
+    transport that is not `secure` gives a certificate name, or an empty one."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -580,7 +615,7 @@ def test_both_ends_have_names_and_a_secure_transport_proves_them(run: Run, liste
 
 
 def test_many_connections_at_once_do_not_mix(run: Run, listen_address: str) -> None:
-    """What belongs to one connection is heard on no other."""
+    """The bytes of one connection arrive on that connection only. It fails if connections share a buffer."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -605,7 +640,8 @@ def test_many_connections_at_once_do_not_mix(run: Run, listen_address: str) -> N
 def test_a_blocking_socket_where_there_is_one_reaches_the_same_listener(
     run: Run, listen_address: str, disheap_registry: Any, disheap_tables: Any, transport_name: str, wait_s: float
 ) -> None:
-    """Of a transport that is `BlockingConnect`: the socket speaks to the same listener, and refuses alike."""
+    """The socket of a `BlockingConnect` transport speaks to the same listener, and raises `ConnectionLost` too. It
+    fails if the blocking and the asynchronous side differ."""
     plugin = disheap_registry.get("transport", transport_name)
     table = disheap_tables["transport"].get(transport_name, {})
     settings = disheap_registry.settings("transport", transport_name, table, "--disheap-set")
