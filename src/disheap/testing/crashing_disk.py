@@ -41,6 +41,8 @@ class PowerCut(BaseException):
 
 
 class Inode:
+    """The content of a file: what a process sees (`now`), what is durable, and the unsynced changes in between."""
+
     def __init__(self, content: bytes | bytearray = b"") -> None:
         self.now = bytearray(content)
         self.durable = bytearray(content)
@@ -49,15 +51,19 @@ class Inode:
 
 
 class MemoryFile:
+    """An open file of a `CrashingDisk`. The module's docstring lists its methods."""
+
     def __init__(self, disk: CrashingDisk, inode: Inode, path: str, is_lock: bool = False) -> None:
         self.disk, self.inode, self.path, self.is_lock, self.is_open = disk, inode, path, is_lock, True
 
     def read(self, size: int, offset: int) -> bytes:
+        """Returns up to `size` bytes from `offset`, fewer at the end of the file."""
         assert self.is_open, f"{self.path}: read after close"
         self.disk.look("read", self.path)
         return bytes(self.inode.now[offset : offset + size])
 
     def write(self, data: bytes, offset: int) -> None:
+        """Writes `data` at `offset`. Raises ENOSPC if the file cannot grow that far, after it has written what fits."""
         assert self.is_open, f"{self.path}: write after close"
         now, room = self.inode.now, self.disk.room
         grows = offset + len(data) - len(now)
@@ -79,6 +85,7 @@ class MemoryFile:
         self.inode.pending.append((offset, bytes(data)))
 
     def sync(self) -> None:
+        """Makes content and size durable. If it fails, any part is durable, and no later sync writes the rest."""
         assert self.is_open, f"{self.path}: sync after close"
         inode = self.inode
         try:
@@ -94,23 +101,28 @@ class MemoryFile:
         inode.pending = []
         self.disk.happened()
 
-    def drop_cached(self, size: int, offset: int) -> None: ...
+    def drop_cached(self, size: int, offset: int) -> None:
+        """Does nothing: this disk has no cache."""
 
     def size(self) -> int:
+        """The size of the file in bytes."""
         self.disk.look("size", self.path)
         return len(self.inode.now)
 
     def truncate(self, size: int) -> None:
+        """Cuts the file to `size` bytes. Durable with the next `sync`."""
         self.disk.happens("truncate", self.path, size)
         del self.inode.now[size:]
         self.inode.pending.append((size, None))
         self.disk.happened()
 
     def is_linked(self) -> bool:
+        """Whether a name still refers to this file."""
         assert self.is_open, f"{self.path}: looked at after close"
         return any(inode is self.inode for inode in self.disk.now.values())
 
     def close(self) -> None:
+        """Closes the file, and frees the lock if it is one. May be called again."""
         if self.is_open:
             self.disk.happens("close", self.path, 0)
             self.is_open = False
@@ -132,11 +144,13 @@ class CrashingDisk:
         self.generator = random.Random(1)  # decides what a failed fsync has made durable all the same
 
     def happens(self, operation: str, path: str, offset: int) -> None:
+        """Called before each change. Raises `PowerCut` if the power is off, or what `watch` raises."""
         if self.cut_after == 0:
             raise PowerCut(operation, path)
         self.watch(operation, path, offset)
 
     def happened(self) -> None:
+        """Called after each change. Cuts the power if this was the last one before the cut."""
         if self.cut_after > 0:
             self.cut_after -= 1
             if self.cut_after == 0:
@@ -169,19 +183,23 @@ class CrashingDisk:
     # --- Filesystem ---
 
     def make_directory(self, path: str) -> None:
+        """Does nothing but call `look`: directories exist by the names of their files."""
         self.look("make_directory", path)
 
     def list(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
         self.look("list", path)
         return sorted(name.removeprefix(f"{path}/") for name in self.now if name.startswith(f"{path}/"))
 
     def open(self, path: str) -> MemoryFile:
+        """Opens a file. Raises `FileNotFoundError` if there is none."""
         self.look("open", path)
         if path not in self.now:
             raise FileNotFoundError(2, "No such file or directory", path)
         return MemoryFile(self, self.now[path], path)
 
     def free_bytes(self, path: str) -> int:
+        """By how many bytes files may still grow."""
         self.look("free_bytes", path)
         return self.room if self.room >= 0 else 1 << 50
 
@@ -196,18 +214,22 @@ class CrashingDisk:
         return MemoryFile(self, inode, path)
 
     def rename(self, source: str, target: str) -> None:
+        """Renames a file, and replaces the target. Durable with `sync_directory`."""
         self._change("rename", target, ((source, None), (target, self.now[source])))
 
     def remove(self, path: str) -> None:
+        """Removes a name. Durable with `sync_directory`."""
         assert path in self.now, f"{path}: removed and not there"
         self._change("remove", path, ((path, None),))
 
     def sync_directory(self, path: str) -> None:
+        """Makes all names durable."""
         self.happens("sync_directory", path, 0)
         self.durable, self.pending = dict(self.now), []
         self.happened()
 
     def lock(self, path: str) -> MemoryFile | None:
+        """A lock on `path` until it is closed, or None if somebody holds it."""
         self.look("lock", path)
         inode = self.now.setdefault(path, Inode())
         if inode.lock_held:

@@ -49,13 +49,16 @@ class SystemClock(NamedTuple):
     """A `Clock` for storages; conformance does not depend on what time it is."""
 
     def monotonic(self) -> float:
+        """Seconds of the system's monotonic clock."""
         return time.monotonic()
 
     def wall_ms(self) -> int:
+        """Milliseconds since the epoch, by the system's clock."""
         return time.time_ns() // 1_000_000
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the options `--disheap-KIND`, `--disheap-set`, `--disheap-listen` and `--disheap-wait`."""
     group = parser.getgroup("disheap", "disheap plugins under test")
     for kind in _KINDS:
         group.addoption(
@@ -88,6 +91,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Runs a test once for each plugin that its fixtures name, and for each event loop that is installed."""
     for kind in _KINDS:
         if f"{kind}_name" in metafunc.fixturenames:
             names = metafunc.config.getoption(f"--disheap-{kind}") or _installed(metafunc.config, kind)
@@ -118,6 +122,7 @@ def _installed(config: pytest.Config, kind: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def disheap_registry(pytestconfig: pytest.Config) -> Registry:
+    """The registry with all installed plugins."""
     return _registry(pytestconfig)
 
 
@@ -148,6 +153,7 @@ def _certificates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 def transport_factory(
     disheap_registry: Registry, disheap_tables: Tables, transport_name: str
 ) -> Callable[[asyncio.AbstractEventLoop], Transport]:
+    """Builds the transport under test for a loop: `transport_factory(loop)`."""
     from disheap.interfaces import TransportContext
 
     if transport_name == "tls" and "certfile" not in disheap_tables["transport"].get("tls", {}):
@@ -192,6 +198,7 @@ def storage_factory(
     codec_name: str,
     codec_factory: Callable[..., Codec],
 ) -> Callable[[Path | str], Storage]:
+    """Builds the storage under test over a directory, with the codec under test: `storage_factory(directory)`."""
     from disheap.interfaces import StorageContext
 
     seeds = count(SEED)
@@ -211,6 +218,7 @@ def storage_factory(
 def machine_factory(
     disheap_registry: Registry, disheap_tables: Tables, machine_name: str
 ) -> Callable[[], StateMachine]:
+    """Builds the machine under test: `machine_factory()`."""
     from disheap.interfaces import MachineContext
 
     def build() -> StateMachine:

@@ -14,6 +14,8 @@ from disheap.protocol import broker
 
 @dataclass(eq=False)
 class Item:
+    """A message. It is delayed while `due_ms` is set, leased while `holder` is set, and else ready."""
+
     id: int
     topic: Shelf
     payload: bytes
@@ -26,6 +28,7 @@ class Item:
     until_ms: int = 0
 
     def rank(self) -> tuple[int, int]:
+        """The key by which ready messages are sorted: priority, then the order of enqueueing."""
         return (self.priority if self.topic.settings.mode == "min" else -self.priority, self.id)
 
 
@@ -40,6 +43,8 @@ class Group:
 
 @dataclass(eq=False)
 class Reader:
+    """A consumer, or a pop if `limit` is set."""
+
     number: int
     session: int
     topic: Shelf
@@ -57,6 +62,8 @@ class Reader:
 
 @dataclass(eq=False)
 class Shelf:
+    """A topic, with the ring of the readers that can take a message."""
+
     name: str
     number: int
     settings: broker.TopicSettings
@@ -67,6 +74,9 @@ class Shelf:
 
 
 class Model:
+    """The whole state: messages, readers, topics, sessions, groups. Its methods are the commands and events of the
+    machine."""
+
     def __init__(self) -> None:
         self.now = 0
         self.items: list[Item] = []
@@ -83,22 +93,28 @@ class Model:
     # --- looking ---
 
     def shelf(self, name: str) -> Shelf | None:
+        """The topic with this name, or None."""
         return next((one for one in self.shelves if one.name == name), None)
 
     def ready(self, shelf: Shelf) -> list[Item]:
+        """The ready messages of a topic, in the order of delivery."""
         here = [one for one in self.items if one.topic is shelf and not one.due_ms and one.holder is None]
         return sorted(here, key=Item.rank)
 
     def held(self, reader: Reader) -> list[Item]:
+        """The messages that a reader holds."""
         return [one for one in self.items if one.holder is reader]
 
     def active(self, shelf: Shelf) -> list[Reader]:
+        """The readers of a topic that have not ended, pops included."""
         return [one for one in self.readers if one.topic is shelf and not one.ended]
 
     def subscribers(self, shelf: Shelf) -> list[Reader]:
+        """The consumers of a topic that have not ended, without pops."""
         return [one for one in self.active(shelf) if not one.limit]
 
     def hungry(self, reader: Reader) -> bool:
+        """Whether a reader can take another message now."""
         if reader.ended or not self.attached.get(reader.session):
             return False
         if reader.limit and reader.delivered >= reader.limit:
@@ -110,10 +126,12 @@ class Model:
         return reader.no_ack or (len(held) < reader.credit and size < reader.credit_bytes)
 
     def is_full(self, group: Group) -> bool:
+        """Whether a group has used up its credit."""
         held = [one for one in self.items if one.holder is not None and one.holder.group is group]
         return len(held) >= group.credit or sum(len(one.payload) for one in held) >= group.credit_bytes
 
     def lease(self, session: int, token: tuple[int, int]) -> Item | None:
+        """The message that this session holds under this token, or None."""
         return next(
             (
                 one
@@ -126,6 +144,7 @@ class Model:
     # --- commands ---
 
     def enqueue(self, shelf: Shelf, payload: bytes, priority: int, delay_ms: int, expires_ms: int) -> int:
+        """Puts a message into a topic and serves the readers. Returns its id."""
         self.last_item += 1
         lifetime = expires_ms or shelf.settings.message_ttl_ms
         expires_at_ms = self.now + lifetime if lifetime else 0
@@ -137,6 +156,7 @@ class Model:
         return item.id
 
     def create(self, name: str, settings: broker.TopicSettings, session: int) -> Shelf:
+        """Makes a topic."""
         self.last_shelf += 1
         shelf = Shelf(name, self.last_shelf, settings, session if settings.exclusive else None)
         self.shelves.append(shelf)
@@ -144,6 +164,7 @@ class Model:
         return shelf
 
     def subscribe(self, session: int, shelf: Shelf, group: int = 0, **shape: Any) -> Reader:
+        """Makes a reader, in a group if `group` is not 0, and serves the topic."""
         self.last_reader += 1
         reader = Reader(self.last_reader, session, shelf, **shape)
         if group:
@@ -161,6 +182,7 @@ class Model:
         return reader
 
     def pop(self, session: int, shelf: Shelf, wait_ms: int, **shape: Any) -> Reader:
+        """Makes a reader with a limit, which ends at once or after `wait_ms`."""
         reader = self.subscribe(session, shelf, **shape)
         if not reader.ended and wait_ms:
             reader.until_ms = self.now + wait_ms
@@ -169,6 +191,7 @@ class Model:
         return reader
 
     def set_credit(self, reader: Reader, credit: int, credit_bytes: int) -> None:
+        """Changes the credit of a reader."""
         reader.credit, reader.credit_bytes = credit, credit_bytes
         if not self.hungry(reader) and reader in reader.topic.ring:
             reader.topic.ring.remove(reader)
@@ -176,10 +199,12 @@ class Model:
         self.serve(reader.topic)
 
     def set_group_credit(self, group: Group, credit: int, credit_bytes: int) -> None:
+        """Changes the credit of a group."""
         group.credit, group.credit_bytes = credit, credit_bytes
         self.leave_or_free(group)
 
     def leave_or_free(self, group: Group) -> None:
+        """Takes the readers of a full group out of their rings, or notes that the group has credit again."""
         if self.is_full(group):
             self.freed = [one for one in self.freed if one is not group]
             for reader in group.turns:
@@ -204,6 +229,7 @@ class Model:
                 self.freed = [one for one in self.freed if one is not group]
 
     def cancel(self, reader: Reader, give_back: bool) -> None:
+        """Ends a reader. With `give_back` its messages come back."""
         if not reader.ended:
             self.end(reader)
             self.left(reader)
@@ -211,6 +237,7 @@ class Model:
             self.recover([reader])
 
     def recover(self, readers: list[Reader]) -> None:
+        """Takes back all messages that these readers hold."""
         for reader in readers:
             for item in self.held(reader):
                 self.release(item)
@@ -240,11 +267,13 @@ class Model:
         return stale
 
     def purge(self, shelf: Shelf) -> int:
+        """Drops all ready and delayed messages of a topic. Returns how many there were."""
         gone = [one for one in self.items if one.topic is shelf and one.holder is None]
         self.items = [one for one in self.items if one not in gone]
         return len(gone)
 
     def delete(self, shelf: Shelf, reason: str) -> int:
+        """Removes a topic with its messages and readers. Returns how many messages there were."""
         count = sum(one.topic is shelf for one in self.items)
         shelf.alive = False
         self.shelves.remove(shelf)
@@ -253,6 +282,7 @@ class Model:
         return count
 
     def take_over(self, shelf: Shelf, session: int) -> None:
+        """Gives an exclusive topic to another session. Its readers end, and the messages that they hold come back."""
         shelf.owner = session
         self.end_readers(shelf, "another session has taken the topic over")
         self.watch(shelf)
@@ -260,6 +290,8 @@ class Model:
     # --- sessions ---
 
     def attach(self, session: int, held: broker.Held) -> tuple[list[Any], list[Any]]:
+        """Attaches a session. Returns the deliveries that it did not name, and its readers that have ended
+        meanwhile."""
         self.attached[session] = True
         missing = [
             self.delivery(item, reader)
@@ -281,11 +313,13 @@ class Model:
         return missing, ended
 
     def detach(self, session: int) -> None:
+        """Detaches a session. Its readers leave their rings and keep their messages."""
         self.attached[session] = False
         for shelf in self.shelves:
             shelf.ring = [one for one in shelf.ring if one.session != session]
 
     def expire(self, session: int) -> None:
+        """Ends a session: its topics are deleted, its readers end, and its messages come back."""
         self.attached.pop(session)
         for shelf in self.shelves:
             shelf.ring = [one for one in shelf.ring if one.session != session]
@@ -305,6 +339,7 @@ class Model:
     # --- time ---
 
     def advance(self, now: int) -> None:
+        """Lets the time pass up to `now`: fires all timers that are due, in the order of their deadlines."""
         self.now = now
         while True:
             due = [event for event in self.events() if event[0] <= now]
@@ -336,6 +371,7 @@ class Model:
         return events
 
     def fire(self, kind: int, number: int) -> list[Shelf]:
+        """Fires one timer. Returns the topics to serve afterwards."""
         if kind == 4:
             self.delete(next(one for one in self.shelves if one.number == number), "it was unused for too long")
             return []
@@ -368,10 +404,12 @@ class Model:
         return shelf.settings.overflow == "drop" and 0 < shelf.settings.max_messages < count + more
 
     def serve(self, shelf: Shelf) -> None:
+        """Delivers ready messages of a topic while its ring has readers."""
         while shelf.ring and self.ready(shelf):
             self.hand_over(self.ready(shelf)[0], shelf.ring.pop(0))
 
     def hand_over(self, item: Item, reader: Reader) -> None:
+        """Delivers a message to a reader: by a lease, or for good if the reader is no-ack."""
         if reader.no_ack:
             self.items.remove(item)
             message = broker.Deliver(reader.number, item.id, 0, item.priority, item.enqueued_ms, item.payload)
@@ -392,11 +430,13 @@ class Model:
             self.finish(reader)
 
     def delivery(self, item: Item, reader: Reader) -> broker.Deliver:
+        """The push that delivers this message to this reader."""
         return broker.Deliver(
             reader.number, item.id, item.attempts, item.priority, item.enqueued_ms, item.payload, item.until_ms
         )
 
     def release(self, item: Item) -> None:
+        """Ends the lease of a message and frees the credit."""
         reader = item.holder
         assert reader is not None
         was_full = reader.group is not None and self.is_full(reader.group)
@@ -406,6 +446,7 @@ class Model:
         self.feed(reader)
 
     def come_back(self, item: Item, delay_ms: int = 0) -> None:
+        """Puts a released message back to its place, at once or after a delay. Drops it if it has expired."""
         expired = item.expires_at_ms and item.expires_at_ms <= self.now
         if expired or not item.topic.alive:
             self.items.remove(item)
@@ -422,22 +463,26 @@ class Model:
         return joins
 
     def finish(self, reader: Reader) -> None:
+        """Ends a pop and tells its session how many messages came."""
         if self.attached.get(reader.session):
             self.pushed.append((reader.session, broker.PopDone(reader.number, reader.delivered)))
         self.end(reader)
 
     def end(self, reader: Reader) -> None:
+        """Marks a reader as ended and takes it out of the ring."""
         reader.ended = True
         if reader in reader.topic.ring:
             reader.topic.ring.remove(reader)
         self.watch(reader.topic)
 
     def left(self, reader: Reader) -> None:
+        """Deletes an `auto_delete` topic whose last consumer has left."""
         shelf = reader.topic
         if shelf.alive and shelf.settings.auto_delete and not reader.limit and not self.subscribers(shelf):
             self.delete(shelf, "its last consumer left")
 
     def end_readers(self, shelf: Shelf, reason: str) -> None:
+        """Ends all readers of a topic, tells their sessions why, and takes back the messages that they hold."""
         for reader in [one for one in self.readers if one.topic is shelf]:
             if not reader.ended:
                 if self.attached.get(reader.session):
@@ -448,5 +493,6 @@ class Model:
                 self.come_back(item)
 
     def watch(self, shelf: Shelf) -> None:
+        """Starts the expiry timer of a topic, or stops it while the topic has readers."""
         lifetime = shelf.settings.expires_ms
         shelf.expires_at_ms = self.now + lifetime if lifetime and not self.active(shelf) else 0

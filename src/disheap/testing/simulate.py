@@ -30,6 +30,7 @@ COLLECT_EVERY = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the seeds that the command line asks for. Returns the exit code, 1 if a check failed."""
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.getLogger("disheap").setLevel(logging.CRITICAL)

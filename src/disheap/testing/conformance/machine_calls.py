@@ -36,6 +36,7 @@ class Step(NamedTuple):
 
 
 def principal_of(session: int) -> Principal:
+    """The principal with which the suite opens this session."""
     return PRINCIPALS[session % len(PRINCIPALS)]
 
 
@@ -107,6 +108,7 @@ def effects_of(step: Step, outcome: Outcome) -> Effects:
 
 
 def played(machine_factory: Factory, commands: Sequence[bytes], seed: int = 0, steps: int = STEPS) -> StateMachine:
+    """A machine after `steps` steps of the script drawn from `seed`."""
     machine = machine_factory()
     for index, step in enumerate(script(commands, seed, steps)):
         play(machine, step, index)
@@ -139,4 +141,5 @@ def hashing(machine: StateMachine) -> Iterator[bytes]:
 
 
 def hashed(machine: StateMachine) -> bytes:
+    """All slices of `hashing` in one."""
     return b"".join(hashing(machine))

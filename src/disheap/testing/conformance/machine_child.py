@@ -22,6 +22,7 @@ CROWD = 20_000
 
 
 def main() -> None:
+    """Reads the request, shifts the clocks, and prints the digests."""
     asked = json.loads(sys.stdin.read())
     for name, second in _CLOCKS.items():  # before the plugin is imported, which may keep the function itself
         setattr(time, name, _shifted(getattr(time, name), asked["shift_s"] * second))

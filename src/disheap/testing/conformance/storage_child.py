@@ -27,6 +27,7 @@ ENTRY_BYTES = 300
 
 
 def main() -> None:
+    """Reads the request, opens the storage, and appends until it is killed, is done, or the storage raises."""
     asked = json.loads(sys.stdin.readline())
     tables = {kind: {name: _texts(table) for name, table in asked["tables"][kind].items()} for kind in asked["tables"]}
     registry, seed = Registry.load(), asked["first"]

@@ -34,17 +34,22 @@ class Model:
 
     @property
     def last(self) -> int:
+        """The index of the last entry, or of the snapshot if the log ends before it."""
         return max([*self.log, self.snapshot.index if self.snapshot else 0])
 
     def without(self, index: int) -> Model:
+        """A copy of the model without the entry at `index`."""
         return replace(self, log={held: item for held, item in self.log.items() if held != index})
 
     def appended(self, new: list[Entry]) -> Model:
+        """A copy of the model after `new` was appended. Entries from the first new index on are superseded."""
         log = {index: old for index, old in self.log.items() if index < new[0].index}
         return replace(self, log=log | {item.index: item for item in new})
 
 
 class Life:
+    """One life of a storage: several runs on one disk, each ended by a power cut. The seed decides everything."""
+
     def __init__(self, seed: int, build: Build) -> None:
         self.random = random.Random(seed)
         self.disk = CrashingDisk()
@@ -55,6 +60,8 @@ class Life:
         self._build = build
 
     def live(self) -> None:
+        """Runs the whole life. Raises `AssertionError` if a run finds what nobody wrote, or misses what was
+        acknowledged."""
         for _ in range(RUNS):
             self._run()
 

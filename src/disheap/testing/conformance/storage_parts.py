@@ -12,21 +12,25 @@ PIECE_BYTES = 1 << 20
 
 
 def entry(index: int, term: int = 1, size: int = 20, kind: EntryKind = EntryKind.COMMANDS) -> Entry:
+    """An entry whose content follows from its index and term, padded to `size` bytes."""
     data = f"{term}/{index}:".encode().ljust(size, b".")
     return Entry(Term(term), Index(index), kind, index * 1000, data)
 
 
 def entries(first: int, last: int, term: int = 1, size: int = 20) -> list[Entry]:
+    """The entries from `first` to `last`, inclusive."""
     return [entry(index, term, size) for index in range(first, last + 1)]
 
 
 def meta(index: int, term: int = 1) -> SnapshotMeta:
+    """The meta of a snapshot at `index`, with the two members `MEMBERS`."""
     return SnapshotMeta(Index(index), Term(term), index * 1000, MEMBERS)
 
 
 def write_snapshot(
     storage: Storage, index: int, raw: bytes = b"state", term: int = 1, replaces_log: bool = False
 ) -> None:
+    """Writes `raw` in pieces of 1 MiB and commits the snapshot."""
     writer = storage.begin_snapshot(meta(index, term), replaces_log)
     for start in range(0, len(raw), PIECE_BYTES):
         writer.write(raw[start : start + PIECE_BYTES])
@@ -43,6 +47,7 @@ def read_log(storage: Storage, first: int, last: int, max_bytes: int = 1 << 30) 
 
 
 def read_all(reader: SnapshotReader | None, size: int = 100_000) -> bytes:
+    """Reads a snapshot to its end in pieces of `size` bytes, and closes the reader."""
     assert reader is not None
     parts: list[bytes] = []
     while part := reader.read(sum(map(len, parts)), size):
@@ -52,5 +57,6 @@ def read_all(reader: SnapshotReader | None, size: int = 100_000) -> bytes:
 
 
 def read_snapshot(storage: Storage) -> bytes | None:
+    """The bytes of the newest snapshot, or None if there is none."""
     reader = storage.open_snapshot()
     return None if reader is None else read_all(reader, 7000)

@@ -25,6 +25,8 @@ PATIENCE_S = 3.0
 
 
 class Ambushes:
+    """Faults at chosen moments, such as the election of a leader."""
+
     def __init__(self, mischief: Mischief) -> None:
         self._mischief = mischief
         self._cluster = mischief.cluster
@@ -33,6 +35,7 @@ class Ambushes:
         self._armed: Callable[[Host], None] | None = None  # for who is elected next
 
     def kinds(self) -> list[Kind]:
+        """The kinds of faults and the weight of each."""
         kinds: list[Kind] = [
             (self._isolate_leader, 3),
             (self._wait_for_election, 3),

@@ -69,6 +69,7 @@ class DiskFaults:
         self.late: Callable[[str, str], None] = lambda operation, path: None  # told of what is done after a failure
 
     def happens(self, operation: str, path: str) -> None:
+        """Raises the crash or the error that is planned for this operation."""
         if self.has_failed and operation != "remove":
             self.late(operation, path)
         if self.crash_near in path:
@@ -85,7 +86,8 @@ class DiskFaults:
             self.has_been_full = True
             raise OSError(errno.ENOSPC, "No space left on device", path)
 
-    def closes(self, path: str) -> None: ...
+    def closes(self, path: str) -> None:
+        """Does nothing: closing a file never fails here."""
 
     @property
     def are_due(self) -> bool:
@@ -93,6 +95,7 @@ class DiskFaults:
         return self.crash_in >= 0 or self.error_in >= 0 or self.full
 
     def clear(self) -> None:
+        """Ends all planned faults."""
         self.crash_in = self.error_in = -1
         self.crash_near = ""
         self.full = False
@@ -106,12 +109,15 @@ class SimMemory:
         self.resident = 0
 
     def limit_bytes(self) -> int | None:
+        """None: the simulation sets no limit."""
         return None
 
     def resident_bytes(self) -> int | None:
+        """The size of the process that the simulation pretends."""
         return self.resident
 
-    def return_free_memory(self) -> None: ...
+    def return_free_memory(self) -> None:
+        """Does nothing."""
 
 
 class Host:
@@ -145,10 +151,12 @@ class Host:
 
     @property
     def is_up(self) -> bool:
+        """Whether the node runs and is not frozen."""
         return self.state == "up"
 
     @property
     def has_group(self) -> bool:
+        """Whether the node runs, perhaps frozen, and has opened its group."""
         return self.state in ("up", "frozen") and self.node.has_group
 
     @property
@@ -160,6 +168,8 @@ class Host:
 
 
 class Cluster:
+    """All hosts, the network, the clients' processes, and the ledgers that check them."""
+
     def __init__(self, dice: Dice, registry: Registry, count: int, *, keep_trace: bool = False) -> None:
         self.loop = SimLoop()  # type: ignore[abstract]
         self.trace = Trace(self.loop, keep_trace)
@@ -192,6 +202,7 @@ class Cluster:
         self.trace.add("CHECK", what)
 
     def say(self, host: Host, what: str) -> None:
+        """Writes a line about a host into the trace."""
         self.trace.add(host.name, what)
 
     # --- a node's life ---
@@ -256,10 +267,12 @@ class Cluster:
         process.start(leave())
 
     def freeze(self, host: Host) -> None:
+        """Stops a host as SIGSTOP does."""
         host.state = "frozen"
         host.process.freeze()
 
     def thaw(self, host: Host) -> None:
+        """Lets a frozen host go on."""
         host.state = "up"
         host.process.thaw()
 
@@ -271,6 +284,7 @@ class Cluster:
         self.ledger.wiped(host.number)
 
     def set_clock(self, host: Host, off_s: float) -> None:
+        """Puts a host's wall clock `off_s` ahead of the right time."""
         host.wall_off_s = off_s
         if host.lives:
             host.clock.wall_off_s = off_s
@@ -378,23 +392,29 @@ class Cluster:
         return max(leaders, key=lambda host: host.node.group.raft.term, default=None)
 
     def voters(self) -> list[Host]:
+        """The hosts that have a vote."""
         return [host for host in self.hosts if host.votes]
 
     @property
     def majority(self) -> int:
+        """How many of all hosts are a majority."""
         return len(self.hosts) // 2 + 1
 
     def addresses(self) -> tuple[str, ...]:
+        """The addresses for clients, of all hosts."""
         return tuple(host.config.client_listen for host in self.hosts)
 
     def node_id(self, host: Host) -> NodeId:
+        """The node id of a host."""
         return NodeId(host.number)
 
     def client_process(self, name: str) -> tuple[Process, SimTransport]:
+        """A process for a client, and its transport."""
         process = Process(self.loop, name)
         return process, SimTransport(self.network, process, name, self.history.tap)
 
     def end_client(self, process: Process) -> None:
+        """Kills a client's process. Its connections are reset."""
         process.kill()
         self.network.killed(process, process.name, silently=False)
 

@@ -19,9 +19,11 @@ class Dice:
         self._draw = self.generator.getrandbits
 
     def fork(self) -> Dice:
+        """Independent dice, so that one part of the simulation does not change the draws of another."""
         return Dice(self._draw(64))
 
     def bits(self, count: int) -> int:
+        """A number of `count` random bits."""
         return self._draw(count)
 
     def below(self, bound: int) -> int:
@@ -36,12 +38,15 @@ class Dice:
         return low + self.below(high - low + 1)
 
     def chance(self, probability: float) -> bool:
+        """True with this probability."""
         return self._draw(_FINE) < probability * (1 << _FINE)
 
     def seconds(self, low: float, high: float) -> float:
+        """A time between `low` and `high`."""
         return low + (high - low) * (self._draw(_FINE) / (1 << _FINE))
 
     def pick(self, items: Sequence[T]) -> T:
+        """One of the items."""
         return items[self.below(len(items))]
 
     def weighted(self, items: Sequence[tuple[T, int]]) -> T:
@@ -54,6 +59,7 @@ class Dice:
         raise AssertionError("the weights do not add up")
 
     def shuffled(self, items: Sequence[T]) -> list[T]:
+        """The items in a random order, as a new list."""
         rest, out = list(items), []
         while rest:
             out.append(rest.pop(self.below(len(rest))))

@@ -32,11 +32,13 @@ class SimDisk:
         self._closed = False
 
     def submit(self, work: Callable[[], Any], done: Done) -> None:
+        """Queues a job of the storage. `done` gets its outcome later."""
         self._jobs.append((work, done))
         if not self._busy:
             self._begin()
 
     async def close(self) -> None:
+        """Runs the jobs that are queued, then ends."""
         while self._jobs and self._process.alive:
             self._run_one()
         self._closed = True

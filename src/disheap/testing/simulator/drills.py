@@ -41,6 +41,8 @@ AWAY_S = 3.0
 
 
 class Drills:
+    """What a healed cluster must be able to do, asked by a client at the end of a run."""
+
     def __init__(self, cluster: Cluster, dice: Dice) -> None:
         self.cluster = cluster
         self._dice = dice

@@ -39,6 +39,8 @@ CHANGEABLE = 5
 
 
 class Mischief:
+    """Makes faults, and undoes each after a while."""
+
     def __init__(self, cluster: Cluster, workers: list[Worker], probes: Probes, dice: Dice, pace_s: float) -> None:
         self.cluster = cluster
         self.probes = probes
@@ -118,10 +120,12 @@ class Mischief:
         return chosen or kinds[:1]
 
     def later(self, least_s: float, most_s: float, undo: Undo) -> None:
+        """Calls `undo` after a random time between `least_s` and `most_s`."""
         loop = self.cluster.loop
         loop.at(loop.now + self.dice.seconds(least_s, most_s), undo, ())
 
     def said(self, kind: str, host: Host | None = None, what: str = "") -> None:
+        """Writes a fault into the trace and counts it."""
         self.cluster.trace.fault(kind, host.name if host else "FAULTS", what)
 
     def some(self, fits: Callable[[Host], bool]) -> Host | None:
@@ -154,6 +158,8 @@ class Mischief:
     # --- nodes ---
 
     def starting(self, host: Host) -> Undo:
+        """A call that starts the host if it is down by then."""
+
         def start() -> None:
             if host.state == "down":
                 self.cluster.start(host)
@@ -166,6 +172,7 @@ class Mischief:
             self.kill(host)
 
     def kill(self, host: Host) -> None:
+        """Kills a host as SIGKILL does, and starts it again later."""
         self.said("kill", host)
         self.cluster.kill(host)
         self.later(0.05, 6.0, self.starting(host))
@@ -209,6 +216,7 @@ class Mischief:
             self.freeze(host)
 
     def freeze(self, host: Host) -> None:
+        """Stops a host as SIGSTOP does, and lets it go on later."""
         self.said("freeze", host)
         process = host.process
         self.cluster.freeze(host)
@@ -328,6 +336,7 @@ class Mischief:
                 self.later(6.0, 10.0, partial(self.lose_power, host))
 
     def lose_power(self, host: Host) -> None:
+        """Cuts a host's power, if a minority only may then have lost data, and starts it again later."""
         if host.state in ("up", "frozen") and self.may_lose_power(host) and not self._is_over:
             self.said("power cut", host)
             host.uncertain = True
@@ -382,6 +391,7 @@ class Mischief:
             self.slow_disk(host, self.dice.pick((10.0, 100.0, 500.0)))
 
     def slow_disk(self, host: Host, factor: float) -> None:
+        """Makes a disk slower by `factor` for some seconds."""
         self.said("slow disk", host, f"{factor:g} times")
         self._set_slowness(host, factor)
         self.later(1.0, 8.0, lambda: self._set_slowness(host, 1.0))
@@ -412,6 +422,7 @@ class Mischief:
     # --- the network ---
 
     def cut(self, pairs: list[tuple[str, str]], least_s: float = 0.2, most_s: float = 8.0, reset: float = 0.3) -> None:
+        """Cuts the links of these pairs, one way each, and heals them later."""
         for source, target in pairs:
             self.cluster.network.cut(source, target, reset)
 

@@ -29,6 +29,8 @@ class Crash(BaseException):
 
 
 class Inode:
+    """The content of a file: what processes see (`now`), what is durable, and the unsynced changes in between."""
+
     __slots__ = ("before", "durable", "holder", "is_forgetful", "now", "pending")
 
     def __init__(self) -> None:
@@ -70,6 +72,7 @@ class Platter:
 
     @property
     def is_dirty(self) -> bool:
+        """Whether anything is not durable yet."""
         return bool(self.pending) or any(inode.pending for inode in self.names.values())
 
     def cut_power(self) -> None:
@@ -83,6 +86,7 @@ class Platter:
         self.names, self.durable, self.pending = names, dict(names), []
 
     def wipe(self) -> None:
+        """Removes all files, as a new disk."""
         self.names, self.durable, self.pending = {}, {}, []
 
     def damage(self, choose: Callable[[str], bool], at_end: bool = False, begins: bytes = b"") -> str:
@@ -121,16 +125,23 @@ class Faults(Protocol):
 
     free_bytes: int
 
-    def happens(self, operation: str, path: str) -> None: ...
+    def happens(self, operation: str, path: str) -> None:
+        """Called before an operation that changes something."""
+
     def closes(self, path: str) -> None:
         """Apart from the others: nothing changes on the disk, and no crash makes a difference there."""
 
 
 class NoFaults:
+    """A disk that never fails."""
+
     free_bytes = 1 << 50
 
-    def happens(self, operation: str, path: str) -> None: ...
-    def closes(self, path: str) -> None: ...
+    def happens(self, operation: str, path: str) -> None:
+        """Does nothing."""
+
+    def closes(self, path: str) -> None:
+        """Does nothing."""
 
 
 class SimFilesystem:
@@ -142,19 +153,24 @@ class SimFilesystem:
         self._faults = faults
 
     def happens(self, operation: str, path: str) -> None:
+        """Counts an operation, and asks the faults about it."""
         self.operations += 1
         self._faults.happens(operation, path)
 
     def closes(self, path: str) -> None:
+        """Asks the faults about the closing of a file."""
         self._faults.closes(path)
 
-    def make_directory(self, path: str) -> None: ...
+    def make_directory(self, path: str) -> None:
+        """Does nothing: directories exist by the names of their files."""
 
     def list(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
         start = f"{path}/"
         return sorted(name.removeprefix(start) for name in self.platter.names if name.startswith(start))
 
     def open(self, path: str) -> SimFile:
+        """Opens a file. Raises `FileNotFoundError` if there is none."""
         inode = self.platter.names.get(path)
         if inode is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
@@ -172,6 +188,7 @@ class SimFilesystem:
         return SimFile(self, inode, path)
 
     def rename(self, source: str, target: str) -> None:
+        """Renames a file, and replaces the target. Durable with `sync_directory`."""
         inode = self.platter.names[source]
 
         def change(names: dict[str, Inode]) -> None:
@@ -181,18 +198,22 @@ class SimFilesystem:
         self._change("rename", target, change)
 
     def remove(self, path: str) -> None:
+        """Removes a name. Durable with `sync_directory`."""
         if path not in self.platter.names:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         self._change("remove", path, lambda names: _forget(names, path))
 
     def sync_directory(self, path: str) -> None:
+        """Makes all names durable."""
         self.happens("sync_directory", path)
         self.platter.durable, self.platter.pending = dict(self.platter.names), []
 
     def free_bytes(self, path: str) -> int:
+        """How many bytes are free, as the faults say."""
         return self._faults.free_bytes
 
     def lock(self, path: str) -> SimFile | None:
+        """A lock on `path` that this process holds, or None if another one holds it."""
         inode = self.platter.names.get(path)
         if inode is None:
             inode = self.platter.names[path] = self.platter.durable[path] = Inode()
@@ -214,12 +235,15 @@ class SimFilesystem:
 
 
 class SimFile:
+    """An open file."""
+
     __slots__ = ("_filesystem", "_inode", "_is_lock", "_path")
 
     def __init__(self, filesystem: SimFilesystem, inode: Inode, path: str, is_lock: bool = False) -> None:
         self._filesystem, self._inode, self._path, self._is_lock = filesystem, inode, path, is_lock
 
     def read(self, size: int, offset: int) -> bytes:
+        """Returns up to `size` bytes from `offset`, fewer at the end of the file."""
         return bytes(self._inode.now[offset : offset + size])
 
     def write(self, data: bytes, offset: int) -> None:
@@ -248,20 +272,25 @@ class SimFile:
             raise
         self._inode.synced()
 
-    def drop_cached(self, size: int, offset: int) -> None: ...
+    def drop_cached(self, size: int, offset: int) -> None:
+        """Does nothing: the simulation has no cache."""
 
     def size(self) -> int:
+        """The size of the file in bytes."""
         return len(self._inode.now)
 
     def truncate(self, size: int) -> None:
+        """Cuts the file to `size` bytes. Durable with the next `sync`."""
         self._filesystem.happens("truncate", self._path)
         del self._inode.now[size:]
         self._inode.pending.append((size, None))
 
     def is_linked(self) -> bool:
+        """Whether a name still refers to this file."""
         return any(inode is self._inode for inode in self._filesystem.platter.names.values())
 
     def close(self) -> None:
+        """Closes the file, and frees the lock if it is one."""
         if self._is_lock and self._inode.holder is self._filesystem:
             self._inode.holder = None
         self._filesystem.closes(self._path)

@@ -36,6 +36,8 @@ Tables = dict[int, dict[int, tuple[int, list[int]]]]
 
 
 class Reply(NamedTuple):
+    """A reply that a client received."""
+
     session: int
     seq: int
     status: int
@@ -56,6 +58,8 @@ class Entered(NamedTuple):
 
 
 class Asked(NamedTuple):
+    """A query of a client and its answer."""
+
     session: int
     body: bytes
     status: int
@@ -64,6 +68,8 @@ class Asked(NamedTuple):
 
 
 class History:
+    """Everything that clients sent and received, and the checks of it."""
+
     def __init__(self, last_committed: Callable[[], int], fail: Fail) -> None:
         self.replies: list[Reply] = []
         self.entered: list[Entered] = []
@@ -79,11 +85,13 @@ class History:
         self.fail = fail
 
     def tap(self, address: str) -> ClientTap:
+        """A tap for one connection of a client."""
         return ClientTap(self)
 
     # --- the judgement in real time ---
 
     def commands_sent(self, session: int, seq: int, body: bytes) -> None:
+        """Notes a command and the last entry that was committed when it was first sent."""
         key = (session, seq)
         if key not in self.sent and seq <= self.prefixes.get(session, 0):
             self.fail(f"a client sends seq {seq} of session {session}, which it has told to be over")
@@ -103,6 +111,8 @@ class History:
             self.fail(f"a client confirms {confirmed} of session {session}, and {prefix + 1} was not answered")
 
     def replied(self, reply: Reply) -> None:
+        """Notes a reply, and checks that it comes from behind all entries that were committed when the command was
+        sent."""
         self.had[reply.session, reply.seq] = None
         if reply.status == Status.ERROR and _content(reply.status, reply.body) in REFUSED_EARLY:
             self._refused(reply)
@@ -126,6 +136,7 @@ class History:
             self.fail(f"seq {reply.seq} of session {reply.session} is refused for want of room, at {reply.index}")
 
     def answered(self, asked: Asked, floor: int) -> None:
+        """Notes an answer, and checks that it is not older than `floor`, the last entry committed when it was asked."""
         self.asked.append(asked)
         if asked.index < floor and asked.index:
             self.fail(f"a stale read: answered from entry {asked.index}, and {floor} was committed when it was asked")
@@ -208,6 +219,7 @@ class ClientTap:
         self._over = False
 
     def sent(self, data: bytes) -> None:
+        """Reads the frames that the client sends."""
         for kind, frame in self._out.frames(data):
             if kind == Kind.COMMAND:
                 envelope = frames.open_envelope(frame)
@@ -222,6 +234,7 @@ class ClientTap:
                 self._questions.setdefault(number, (body, self._history.last_committed()))
 
     def received(self, data: bytes) -> None:
+        """Reads the frames that the client receives."""
         if self._over:
             return
         for kind, frame in self._in.frames(data):

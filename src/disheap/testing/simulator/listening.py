@@ -59,6 +59,7 @@ class Listener:
         self._led: tuple[int, list[int]] = (0, [])  # (term, voters) since then
 
     def before(self, message: Message) -> Before:
+        """Notes what a message could change, before the kernel takes it."""
         raft = self._raft
         match = _match(raft, message.source) if isinstance(message, AppendReply) else 0
         fresh = self._ticks - self._leader_heard_at < self._election_ticks
@@ -102,6 +103,7 @@ class Listener:
             self._require(mirror.holds(match, term), f"{what}: believes the sender to hold {match}, which it does not")
 
     def ticked(self) -> None:
+        """Checks after each tick that a leader still hears a majority."""
         raft = self._raft
         self._ticks += 1
         if not raft.is_leader:

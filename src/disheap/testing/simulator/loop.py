@@ -53,6 +53,7 @@ class Process:
         return self._context.copy().run(call, *args)
 
     def soon(self, call: Callable[..., Any], *args: Any) -> None:
+        """Calls `call` in this process, in the next turn of the loop."""
         self._loop.call_soon(call, *args, context=self._context)
 
     def later(self, delay_s: float, call: Callable[..., Any], *args: Any) -> None:
@@ -60,25 +61,31 @@ class Process:
         self._loop.at(self._loop.now + delay_s, call, args, self._context)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Starts a task in this process."""
         task: asyncio.Task[Any] = self._loop.create_task(work, context=self._context)
         return task
 
     def clock(self) -> float:
+        """The time in seconds by this process's clock."""
         return self.skew_s + self.rate * self._loop.now
 
     def kill(self) -> None:
+        """Ends the process. Nothing of it runs any more."""
         self.alive = False
         self._kept.clear()
 
     def freeze(self) -> None:
+        """Stops the process. Its calls are kept."""
         self.frozen = True
 
     def thaw(self) -> None:
+        """Lets the process go on with the calls that were kept."""
         self.frozen = False
         kept, self._kept = self._kept, deque()
         self._loop.take_back(kept)
 
     def keep(self, handle: _Handle) -> None:
+        """Keeps a call that came while the process was frozen."""
         self._kept.append(handle)
 
 
@@ -115,12 +122,14 @@ class SimLoop(asyncio.AbstractEventLoop):
     # --- time and callbacks ---
 
     def time(self) -> float:
+        """The time by the clock of the running process."""
         owner = OWNER.get()
         return self.now if owner is None else owner.skew_s + owner.rate * self.now
 
     def call_soon(  # type: ignore[override]
         self, callback: Any, *args: Any, context: contextvars.Context | None = None
     ) -> Any:
+        """Schedules a call for the next turn."""
         handle = _Handle(0.0, callback, args, self, context)
         self._ready.append(handle)
         return handle
@@ -130,12 +139,14 @@ class SimLoop(asyncio.AbstractEventLoop):
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: Any = None
     ) -> Any:
+        """Schedules a call after `delay` seconds of the running process's clock."""
         owner = OWNER.get()
         return self.at(self.now + max(0.0, delay) / (1.0 if owner is None else owner.rate), callback, args, context)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> Any:
+        """Schedules a call for a time of the running process's clock."""
         owner = OWNER.get()
         return self.at(when if owner is None else (when - owner.skew_s) / owner.rate, callback, args, context)
 
@@ -147,14 +158,17 @@ class SimLoop(asyncio.AbstractEventLoop):
         return handle
 
     def take_back(self, handles: deque[_Handle]) -> None:
+        """Schedules the calls that a frozen process has kept."""
         self._ready.extend(handles)
 
     # --- tasks and futures ---
 
     def create_future(self) -> asyncio.Future[Any]:
+        """A future of this loop."""
         return asyncio.Future(loop=self)
 
     def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> Any:
+        """A task of this loop. It ends with its process."""
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name, context=context)
         owner = OWNER.get() if context is None else context.get(OWNER)
         if owner is not None:
@@ -176,6 +190,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             asyncio._set_running_loop(before)
 
     def run_until_complete(self, future: Any) -> Any:
+        """Runs the loop until `future` is done, and returns its result."""
         task = asyncio.ensure_future(future, loop=self)
         self.run_until(task.done)
         return task.result()
@@ -218,9 +233,11 @@ class SimLoop(asyncio.AbstractEventLoop):
     # --- what asyncio asks besides ---
 
     def is_running(self) -> bool:
+        """Whether the loop runs."""
         return self._running
 
     def is_closed(self) -> bool:
+        """Whether the loop is closed."""
         return self._closed
 
     def close(self) -> None:
@@ -235,6 +252,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.errors.clear()
 
     def get_debug(self) -> bool:
+        """False: the loop has no debug mode."""
         return False
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
@@ -243,6 +261,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.errors.append(context)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """Handles an error as `call_exception_handler` does."""
         self.call_exception_handler(context)
 
 

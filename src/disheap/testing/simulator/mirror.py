@@ -32,9 +32,11 @@ class Mirror:
 
     @property
     def last(self) -> int:
+        """The index of the last durable entry."""
         return self.base + len(self.terms)
 
     def term_at(self, index: int) -> int | None:
+        """The term of the durable entry at `index`, or None if there is none."""
         if index <= self.base:
             return self.base_term if index == self.base else None
         return self.terms[index - self.base - 1] if index <= self.last else None
@@ -44,10 +46,12 @@ class Mirror:
         return index <= self.base or self.term_at(index) == term
 
     def spoil(self) -> None:
+        """Notes that the simulation has damaged a file of this node."""
         self.damaged = True
         self.spoilt += 1
 
     def appended(self, entries: Sequence[Entry]) -> None:
+        """Takes in entries whose append has returned. They supersede all entries from the first index on."""
         first = entries[0].index
         self.settled = first - 1
         terms = [int(entry.term) for entry in entries if entry.index > self.base]
@@ -55,6 +59,7 @@ class Mirror:
         self.terms += terms
 
     def reset(self, meta: SnapshotMeta) -> None:
+        """Starts the log anew behind an installed snapshot."""
         self.base, self.base_term, self.terms = meta.index, meta.term, []
         self.snapshot = self.settled = meta.index
 

@@ -52,11 +52,16 @@ class Link(msgspec.Struct):
 class Tap(Protocol):
     """Sees one client connection from the client's side."""
 
-    def sent(self, data: bytes) -> None: ...
-    def received(self, data: bytes) -> None: ...
+    def sent(self, data: bytes) -> None:
+        """The client has written these bytes."""
+
+    def received(self, data: bytes) -> None:
+        """The client gets these bytes."""
 
 
 class Network:
+    """All links and connections between hosts."""
+
     def __init__(self, loop: SimLoop, dice: Dice) -> None:
         self.loop = loop
         self.dice = dice
@@ -67,6 +72,7 @@ class Network:
         self._ends: dict[SimConnection, None] = {}
 
     def link(self, source: str, target: str) -> Link:
+        """The link from `source` to `target`."""
         link = self._links.get((source, target))
         if link is None:
             link = self._links[source, target] = Link()
@@ -87,6 +93,7 @@ class Network:
                 self.break_connection(end)
 
     def heal(self, source: str, target: str) -> None:
+        """Heals a cut link. The data that waited is sent."""
         link = self.link(source, target)
         if link.cut:
             link.cut = False
@@ -94,12 +101,14 @@ class Network:
                 end.send_held()
 
     def heal_all(self) -> None:
+        """Heals all links and ends all their faults."""
         for (source, target), link in list(self._links.items()):
             self.heal(source, target)
             link.drop = link.double = link.reorder = 0.0
             link.least, link.most = Link().least, Link().most
 
     def connections(self) -> list[SimConnection]:
+        """All ends of open connections."""
         return list(self._ends)
 
     def break_connection(self, end: SimConnection, late_s: float = 0.0) -> None:
@@ -135,13 +144,16 @@ class Network:
     # --- what connections ask ---
 
     def delay(self, source: str, target: str) -> float:
+        """A random delay of this link, in seconds."""
         link = self.link(source, target)
         return self.dice.seconds(link.least, link.most)
 
     def opened(self, end: SimConnection) -> None:
+        """Registers an end of a connection."""
         self._ends[end] = None
 
     def closed(self, end: SimConnection) -> None:
+        """Forgets an end of a connection."""
         self._ends.pop(end, None)
 
 
@@ -150,6 +162,8 @@ def _gone() -> ConnectionLost:
 
 
 class SimListener:
+    """A listener of the simulated network."""
+
     def __init__(self, network: Network, process: Process, host: str, address: str, accept: Callable[[], Receiver]):
         self.address = address
         self.process = process
@@ -158,12 +172,13 @@ class SimListener:
         self._network = network
 
     async def close(self) -> None:
+        """Frees the address. Connections go on."""
         if self._network.listeners.get(self.address) is self:
             del self._network.listeners[self.address]
 
 
 class SimSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+    """No settings."""
 
 
 class SimTransport:
@@ -178,6 +193,7 @@ class SimTransport:
         self._network, self._process, self._host, self._tap = network, process, host, tap
 
     async def listen(self, address: str, accept: Callable[[], Receiver]) -> SimListener:
+        """Listens on `address`. Raises `AddressInUse` if somebody does already."""
         if address in self._network.listeners:
             raise AddressInUse(f"{address} is in use in this simulation")
         listener = SimListener(self._network, self._process, self._host, address, accept)
@@ -185,6 +201,7 @@ class SimTransport:
         return listener
 
     async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> SimConnection:
+        """Connects as TCP does: with a delay, and a timeout if the way is cut or the host is silent."""
         network, here = self._network, self._host
         there = address.partition(":")[0]
         way = network.delay(here, there) + network.delay(there, here)
@@ -235,12 +252,14 @@ class SimConnection:
         self._writer_paused = False
 
     def open(self, receiver: Receiver) -> None:
+        """Gives the connection its receiver and calls `connection_made`."""
         self._receiver = receiver
         self._network.opened(self)
         receiver.connection_made(self)
         self._deliver()
 
     def accepted(self, listener: SimListener) -> None:
+        """The listening side takes the connection, or ends it if nobody listens any more."""
         if self._network.listeners.get(listener.address) is not listener:
             self.abort()
         elif not self.lost:
@@ -249,6 +268,7 @@ class SimConnection:
     # --- Connection ---
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Sends a copy of `data`. Tells the receiver to pause if too much is under way."""
         if self._closing or self.lost or not data:
             return
         if self.tap is not None:
@@ -260,23 +280,28 @@ class SimConnection:
             self._receiver.writing_paused()
 
     def buffered(self) -> int:
+        """How many bytes the other end has not taken yet."""
         return self._under_way
 
     def pause_reading(self) -> None:
+        """Holds back arriving data."""
         self._reading = False
 
     def resume_reading(self) -> None:
+        """Delivers what was held back, and what comes."""
         if not self._reading:
             self._reading = True
             self.process.soon(self._deliver)
 
     def close(self) -> None:
+        """Ends the connection behind the data that was written."""
         if not (self._closing or self.lost):
             self._closing = True
             self._send(None)
             self.process.soon(self.lose, None)
 
     def abort(self) -> None:
+        """Ends the connection at once."""
         if self.lost:
             return
         self._closing = True
@@ -326,12 +351,14 @@ class SimConnection:
             self._network.break_connection(self)
 
     def send_held(self) -> None:
+        """Sends what waited while the link was cut."""
         held, self._held = self._held, []
         for data in held:
             self._send(data)
         self._forget_if_lost()
 
     def drop_held(self) -> None:
+        """Drops what waited while the link was cut."""
         self._held = []
         self._forget_if_lost()
 
@@ -379,6 +406,7 @@ class SimConnection:
         receiver.data_received(data)
 
     def taken(self, size: int) -> None:
+        """The other end has taken `size` bytes. Tells the receiver when it may write again."""
         self._under_way -= size
         if self._writer_paused and self._under_way <= WRITE_BUFFER_BYTES // 4:
             self._writer_paused = False
@@ -386,6 +414,7 @@ class SimConnection:
                 self.process.soon(self._receiver.writing_resumed)
 
     def lose(self, error: Exception | None) -> None:
+        """Ends this end and calls `connection_lost`."""
         if self.lost:
             return
         self.lost = True

@@ -39,9 +39,11 @@ class SimClock:
         self._process = process
 
     def monotonic(self) -> float:
+        """Seconds by the clock of the process, which may run fast or slow."""
         return self._process.clock()
 
     def wall_ms(self) -> int:
+        """Milliseconds since the epoch, by the wall clock of the host, which may be wrong."""
         return int((EPOCH_S + self._process.clock() - self._process.skew_s + self.wall_off_s) * 1000)
 
 
@@ -54,9 +56,11 @@ class SimRegistry(Registry):
         self._made = made
 
     def get(self, kind: str, name: str) -> type[Any]:
+        """The simulated transport, or an installed plugin."""
         return SimTransport if (kind, name) == ("transport", "sim") else self._installed.get(kind, name)
 
     def build(self, kind: str, name: str, tables: Any, context: Any, origin: str = "the simulation") -> Any:
+        """Builds a plugin. The simulation makes the parts that it replaces."""
         make = self._made.get((kind, name))
         if make is None:
             return super().build(kind, name, tables, context, origin)
@@ -172,6 +176,7 @@ class SimNode(Node):
         return group
 
     def introduced(self) -> None:
+        """Tells the ledger that this node takes part from now on."""
         self._said("takes part")
         self._ledger.takes_part(int(self._id))
         super().introduced()
@@ -256,11 +261,13 @@ class SimNode(Node):
         return sessions
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        """Checks that a node that is short of space or memory does refuse messages."""
         super().refuse(kind, reason, takes_transient)
         refuses = self._outlets().short is not None
         self._ledger.require(refuses or reason is None, f"{self.name} takes messages although {reason}")
 
     def quarantine(self, reason: str) -> None:
+        """Fails the run: no node may differ from the others."""
         self._ledger.require(False, f"{self.name} puts itself in quarantine: {reason}")
 
     def _send(self, message: Message) -> None:

@@ -32,6 +32,8 @@ class Probe:
 
 
 class Probes:
+    """Asks nodes that believe they lead to read, and checks the answers."""
+
     def __init__(self, cluster: Cluster, dice: Dice, pace_s: float) -> None:
         self.cluster = cluster
         self.made = 0

@@ -22,6 +22,8 @@ class Refused(Exception):
 
 
 class Binding(NamedTuple):
+    """A binding: the key, and the topic to which it routes."""
+
     key: str
     shelf: Shelf
 
@@ -36,6 +38,7 @@ class Junction:
         self.bindings: list[Binding] = []
 
     def leads(self, pattern: str, key: str) -> bool:
+        """Whether a binding with this pattern routes a message with this key."""
         if self.kind == "fanout":
             return True
         if self.kind == "direct":
@@ -44,6 +47,8 @@ class Junction:
 
 
 class Reference:
+    """The machine's commands and queries over a `Model`, and the exchanges."""
+
     def __init__(self) -> None:
         self.model = Model()
         self.exchanges: dict[str, Junction] = {}

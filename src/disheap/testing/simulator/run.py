@@ -43,12 +43,16 @@ DRILL_BOUND_S = 200.0
 
 
 class Plan(msgspec.Struct, frozen=True):
+    """What to simulate: the seed, and what it may not choose itself."""
+
     seed: int
     nodes: int = 0  # 0: the seed says how many
     keep_trace: bool = False
 
 
 class Result(msgspec.Struct):
+    """What a run found, and how much it did. `violation` is empty if all checks held."""
+
     seed: int
     nodes: int = 0
     violation: str = ""
@@ -71,6 +75,8 @@ class Result(msgspec.Struct):
 
 
 class Run:
+    """One simulated run from its seed."""
+
     def __init__(self, plan: Plan, registry: Registry) -> None:
         self.plan = plan
         dice = Dice(plan.seed)
@@ -96,6 +102,7 @@ class Run:
         self.mischief.ambushes.elected(host)
 
     def carry_out(self) -> Result:
+        """Runs the plan to its end and returns the result."""
         started = time.perf_counter()
         with product_logs_in(self.cluster.trace) if self.plan.keep_trace else nullcontext():
             violation = self._violation()
@@ -307,4 +314,5 @@ class Run:
 
 
 def simulate(plan: Plan, registry: Registry | None = None) -> Result:
+    """Runs one plan with the installed plugins."""
     return Run(plan, registry or Registry.load()).carry_out()

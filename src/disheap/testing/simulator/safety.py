@@ -104,12 +104,14 @@ class Ledger:
         self._memberships: list[tuple[int, Membership]] = [(0, first)]
 
     def require(self, holds: bool, otherwise: str) -> None:
+        """Counts a check, and fails the run if it does not hold."""
         self.checks += 1
         if not holds:
             self._fail(otherwise)
 
     @property
     def last_committed(self) -> int:
+        """The index of the last committed entry."""
         return len(self.log)
 
     # --- disks ---
@@ -120,6 +122,8 @@ class Ledger:
         return None if mirror is None or mirror.spoilt or node in self.gone else mirror
 
     def saving(self, node: int, state: HardState) -> None:
+        """A node begins to save term and vote. Checks that the term does not go back and that the vote does not
+        change."""
         mirror = self.mirrors[node]
         known = mirror.hard_state
         self.require(state.term >= known.term, f"node {node}: the term on disk goes back to {state.term}")
@@ -128,6 +132,7 @@ class Ledger:
         mirror.saving = state
 
     def saved(self, node: int, state: HardState) -> None:
+        """Term and vote are durable."""
         mirror = self.mirrors[node]
         mirror.hard_state, mirror.saving = state, None
 
@@ -178,6 +183,7 @@ class Ledger:
             self.require(not held, f"node {node}: overwrites the committed entry {entry.index} of term {committed[0]}")
 
     def appended(self, node: int, entries: Sequence[Entry]) -> None:
+        """An append has returned, so its entries are durable."""
         self.require(node not in self.gone, f"node {node}: confirms a write to files that were removed")
         mirror = self.mirrors[node]
         mirror.writing = ()
@@ -193,6 +199,7 @@ class Ledger:
             self.require(not held, f"node {node}: a repair drops the committed entry {index}")
 
     def cut(self, node: int, first: int) -> None:
+        """A node has cut its log off at `first`."""
         mirror = self.mirrors[node]
         mirror.cut_from = 0
         del mirror.terms[max(0, first - mirror.base - 1) :]
@@ -203,23 +210,29 @@ class Ledger:
         mirror.snapshot = max(mirror.snapshot, int(meta.index))
 
     def compacting(self, node: int, first: int) -> None:
+        """A node trims its log. Checks that a durable snapshot covers what goes."""
         behind = self.mirrors[node].snapshot
         self.require(first <= behind + 1, f"node {node}: trims its log to {first}, and its snapshot is of {behind}")
 
     def doubt_ends(self, node: int) -> None:
+        """A node has cleared the doubt about the end of its log."""
         self.mirrors[node].in_doubt = False
 
     def writes_after_failure(self, node: int, operation: str, path: str) -> None:
+        """Fails the run: a node writes after its disk has failed."""
         self.require(False, f"node {node}: {operation} of {path} after its disk has failed")
 
     def installing(self, node: int, meta: SnapshotMeta) -> None:
+        """A node begins to install a snapshot from its leader."""
         self.mirrors[node].installing = meta
 
     def installed(self, node: int, meta: SnapshotMeta) -> None:
+        """The installed snapshot is durable and has replaced the log."""
         self.mirrors[node].installing = None
         self.mirrors[node].reset(meta)
 
     def read(self, node: int, entries: Sequence[Entry]) -> None:
+        """Checks that entries read from a disk are those that were written."""
         for entry in entries:
             known = self.entries.get((int(entry.index), int(entry.term)))
             self.require(known == entry, f"node {node}: its disk gives another entry {entry.index} than was written")
@@ -412,5 +425,6 @@ class Ledger:
             self.require(same, f"node {node}: applies another entry {entry.index} than was committed")
 
     def hashed(self, who: str, index: int, digest: bytes) -> None:
+        """Checks that all nodes have one state hash at one index."""
         known, first = self.hashes.setdefault(index, (digest, who))
         self.require(known == digest, f"{who} has another state after entry {index} than {first}")

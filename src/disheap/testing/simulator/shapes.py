@@ -12,6 +12,8 @@ from disheap.protocol.broker import TopicSettings
 
 
 class ExchangeShape(NamedTuple):
+    """The settings of an exchange that clients create."""
+
     kind: str
     alternate: str = ""
     auto_delete: bool = False

@@ -18,6 +18,8 @@ KEPT = 4000
 
 
 class Trace:
+    """The lines of a run, their hash, and the number of faults of each kind."""
+
     def __init__(self, loop: SimLoop, keep_all: bool = False) -> None:
         self.lines: deque[str] = deque(maxlen=None if keep_all else KEPT)
         self.counts: dict[str, int] = {}
@@ -25,6 +27,7 @@ class Trace:
         self._hash = hashlib.blake2b(digest_size=16)
 
     def add(self, who: str, what: str) -> None:
+        """Adds a line. It counts for the hash."""
         line = f"{self._loop.now:11.6f} {who:<8} {what}"
         self.lines.append(line)
         self._hash.update(line.encode())
@@ -39,6 +42,7 @@ class Trace:
         self.lines.append(f"{self._loop.now:11.6f} {who:<8}    {what}")
 
     def digest(self) -> str:
+        """The hash of all lines so far. Equal runs have equal hashes."""
         return self._hash.hexdigest()
 
 

@@ -108,6 +108,7 @@ class Worker:
         return 0 if driver is None or driver._broken is not None else driver.session_id
 
     def start(self) -> None:
+        """Starts the client in a new process, with nothing left of its last life."""
         self._lives += 1
         self._driver = None
         self.process, transport = self.cluster.client_process(self.name)
@@ -120,6 +121,7 @@ class Worker:
         self.process.start(self._live(url, transport, self.dice.fork()))
 
     def kill(self) -> None:
+        """Kills the client's process."""
         self.cluster.end_client(self.process)
 
     def stop(self) -> None:
