@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def disheap_register_codec() -> tuple[type[NoneCodec], type[ZstdCodec]]:
+    """The codecs `none` and `zstd`. Loaded when somebody asks for a codec."""
     from disheap_codecs.plain import NoneCodec
     from disheap_codecs.zstd import ZstdCodec
 

@@ -21,15 +21,19 @@ class PlainStream:
     """Hands back what it was given."""
 
     def encode(self, raw: bytes, position: int) -> bytes:
+        """Returns `raw` itself."""
         return raw
 
     def decode(self, stored: bytes, position: int, raw_limit: int) -> bytes:
+        """Returns `stored` itself. Raises `CodecError` above `raw_limit`."""
         if len(stored) > raw_limit:
             raise CodecError(f"block of {len(stored)} bytes exceeds the limit of {raw_limit}")
         return stored
 
 
 class NoneCodec:
+    """The codec `none`: bytes are stored as they are, with an empty preamble."""
+
     name: ClassVar[str] = "none"
     api: ClassVar[int] = 1
     Settings: ClassVar[type[msgspec.Struct]] = NoneSettings
@@ -38,9 +42,11 @@ class NoneCodec:
         self._stream = PlainStream()
 
     def new_stream(self, context: StreamContext) -> tuple[bytes, PlainStream]:
+        """The same stream for everybody: it has no state."""
         return b"", self._stream
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> PlainStream:
+        """Raises `WrongCodec` unless the preamble is empty."""
         if preamble:
             raise WrongCodec(
                 f"{context.label}: a preamble of {len(preamble)} bytes is not of codec 'none', which writes none; "

@@ -46,6 +46,8 @@ GAIN = 16
 
 
 class ZstdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of the codec `zstd`, from the table `[codec.zstd]`."""
+
     level: Annotated[int, msgspec.Meta(ge=1, le=19, description="of zstd; more is smaller and slower")] = 1
     """Compression stands between a command and its fsync; level 1 takes about as long as the fsync of a fast disk."""
 
@@ -54,6 +56,8 @@ class ZstdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ZstdCodec:
+    """The codec `zstd`: each block is one zstd frame, or plain if it would not get smaller."""
+
     name: ClassVar[str] = "zstd"
     api: ClassVar[int] = 1
     Settings: ClassVar[type[msgspec.Struct]] = ZstdSettings
@@ -62,9 +66,11 @@ class ZstdCodec:
         self._stream = ZstdStream(settings)
 
     def new_stream(self, context: StreamContext) -> tuple[bytes, ZstdStream]:
+        """The same stream for everybody, with a preamble of one byte."""
         return PREAMBLE, self._stream
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> ZstdStream:
+        """Raises `WrongCodec` for the preamble of another codec."""
         if preamble != PREAMBLE:
             raise WrongCodec(
                 f"{context.label}: the preamble {preamble[:8].hex() or '(empty)'} is not of codec 'zstd', version 1; "
@@ -81,6 +87,7 @@ class ZstdStream:
         self._contexts = _Contexts(settings.level)
 
     def encode(self, raw: bytes, position: int) -> bytes:
+        """A marker byte, then a frame, or the raw bytes if a frame saves less than it costs to decode."""
         if len(raw) >= self._plain_bytes:
             frame = self._contexts.compressor.compress(raw)
             if len(frame) + len(raw) // GAIN < len(raw):
@@ -88,6 +95,7 @@ class ZstdStream:
         return PLAIN + raw
 
     def decode(self, stored: bytes, position: int, raw_limit: int) -> bytes:
+        """Checks the size that the frame announces against `raw_limit`, then decompresses it."""
         marker = stored[:1]
         if marker == PLAIN:
             _check_size(len(stored) - 1, raw_limit)

@@ -73,10 +73,12 @@ class Block(NamedTuple):
 
     @property
     def last(self) -> int:
+        """The index of the block's last entry."""
         return self.first + self.entries - 1
 
     @property
     def end(self) -> int:
+        """Where the block ends in the file, in bytes."""
         return self.offset + HEADER_BYTES + self.stored_bytes
 
 
@@ -126,6 +128,7 @@ def parse_header(data: bytes, offset: int) -> Block | None:
 
 
 def encode_entries(entries: Sequence[Entry]) -> bytes:
+    """The payload of a block: each entry's header and data, one behind the other."""
     pack, parts = _ENTRY.pack, []
     for term, _, kind, time_ms, data in entries:
         parts.append(pack(term, kind, time_ms, len(data)))

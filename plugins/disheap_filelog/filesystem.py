@@ -24,6 +24,8 @@ NO_DIRECTORY_LOCKS = frozenset({errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.E
 
 
 class File(Protocol):
+    """An open file. All methods raise `OSError`."""
+
     def read(self, size: int, offset: int) -> bytes:
         """At most `size` bytes from `offset`; fewer only at the end of the file."""
 
@@ -36,7 +38,8 @@ class File(Protocol):
     def drop_cached(self, size: int, offset: int) -> None:
         """The next read of these bytes comes from the disk, where the system can be told so."""
 
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """The size in bytes."""
 
     def truncate(self, size: int) -> None:
         """Cut off what is behind `size`. Durable with what is synced next."""
@@ -44,7 +47,8 @@ class File(Protocol):
     def is_linked(self) -> bool:
         """Whether some name still leads to this file. Of a lock: whether its own name and its directory's name do."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Closes the file. May be called again."""
 
 
 class Filesystem(Protocol):
@@ -62,11 +66,14 @@ class Filesystem(Protocol):
     def create(self, path: str) -> File:
         """A new, empty file; one that was there is emptied."""
 
-    def rename(self, source: str, target: str) -> None: ...
+    def rename(self, source: str, target: str) -> None:
+        """Gives a file another name, and replaces a file that has it. Durable with `sync_directory`."""
 
-    def remove(self, path: str) -> None: ...
+    def remove(self, path: str) -> None:
+        """Removes a name. Durable with `sync_directory`."""
 
-    def sync_directory(self, path: str) -> None: ...
+    def sync_directory(self, path: str) -> None:
+        """Makes the names in a directory durable."""
 
     def free_bytes(self, path: str) -> int:
         """What this process may still write to the filesystem that holds the directory."""
@@ -77,37 +84,47 @@ class Filesystem(Protocol):
 
 
 class OsFile:
+    """A file of the operating system."""
+
     def __init__(self, path: str, flags: int) -> None:
         self.descriptor = DESCRIPTORS.open(lambda: os.open(path, flags | os.O_CLOEXEC, 0o600))
 
     def read(self, size: int, offset: int) -> bytes:
+        """Reads with `pread`, and repeats it after a short read."""
         data = os.pread(self.descriptor, size, offset)
         if len(data) in (0, size):
             return data
         return data + self.read(size - len(data), offset + len(data))
 
     def write(self, data: bytes, offset: int) -> None:
+        """Writes with `pwrite`, and repeats it after a short write."""
         written = os.pwrite(self.descriptor, data, offset)
         if written < len(data):
             self.write(data[written:], offset + written)
 
     def sync(self) -> None:
+        """Syncs contents and size."""
         _sync(self.descriptor)
 
     def drop_cached(self, size: int, offset: int) -> None:
+        """Asks the system to drop these bytes from its cache, so that the next read comes from the disk."""
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
     def size(self) -> int:
+        """The size in bytes."""
         return os.fstat(self.descriptor).st_size
 
     def truncate(self, size: int) -> None:
+        """Cuts the file to `size` bytes."""
         os.ftruncate(self.descriptor, size)
 
     def is_linked(self) -> bool:
+        """Whether the file still has a name."""
         return os.fstat(self.descriptor).st_nlink > 0
 
     def close(self) -> None:
+        """Closes the descriptor. May be called again."""
         if self.descriptor >= 0:
             descriptor, self.descriptor = self.descriptor, -1
             DESCRIPTORS.close(descriptor)
@@ -139,6 +156,7 @@ class OsLock(OsFile):
             return False
 
     def close(self) -> None:
+        """Frees the lock on the file and on its directory."""
         super().close()
         if self._directory >= 0:
             descriptor, self._directory = self._directory, -1
@@ -146,6 +164,8 @@ class OsLock(OsFile):
 
 
 class OsFilesystem:
+    """The files of the operating system."""
+
     def make_directory(self, path: str) -> None:
         """One that is there may have been made by a run that ended before it was durable. So its name is synced, too,
         unless it lies where this process has no business."""
@@ -160,21 +180,27 @@ class OsFilesystem:
         self.sync_directory(parent)
 
     def list(self, path: str) -> list[str]:
+        """The names in a directory, sorted."""
         return sorted(DESCRIPTORS.open(lambda: os.listdir(path)))  # noqa: PTH208  # names, not paths
 
     def open(self, path: str) -> OsFile:
+        """Opens a file for reading and writing. Raises `FileNotFoundError` if there is none."""
         return OsFile(path, os.O_RDWR)
 
     def create(self, path: str) -> OsFile:
+        """Creates an empty file, or empties the one that is there."""
         return OsFile(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
     def rename(self, source: str, target: str) -> None:
+        """Renames with `rename(2)`, which replaces the target."""
         Path(source).replace(target)
 
     def remove(self, path: str) -> None:
+        """Removes a name."""
         Path(path).unlink()
 
     def sync_directory(self, path: str) -> None:
+        """Syncs the directory, so that its names are durable."""
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
         descriptor = DESCRIPTORS.open(lambda: os.open(path, flags))
         try:
@@ -183,10 +209,12 @@ class OsFilesystem:
             DESCRIPTORS.close(descriptor)
 
     def free_bytes(self, path: str) -> int:
+        """The space that an ordinary user may still take."""
         found = os.statvfs(path)
         return found.f_bavail * found.f_frsize
 
     def lock(self, path: str) -> OsFile | None:
+        """Locks a file and its directory. Returns None if another process holds the lock."""
         try:
             return OsLock(path)
         except BlockingIOError:

@@ -13,19 +13,24 @@ from disheap.errors import DiskFailed, StorageError, StorageGone
 
 
 class Guard:
+    """Guards each call of a storage: it is refused while the storage is closed, and after an error of the disk."""
+
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._failure = ""
         self._is_closed = True
 
     def opened(self) -> None:
+        """Allows calls from now on."""
         self._is_closed = False
 
     def closed(self) -> None:
+        """Refuses calls from now on with `StorageError`."""
         self._is_closed = True
 
     @property
     def has_failed(self) -> bool:
+        """Whether a call has met an error of the disk."""
         return bool(self._failure)
 
     def __enter__(self) -> None:
@@ -41,6 +46,7 @@ class Guard:
             raise self.fail(error) from error
 
     def fail(self, error: OSError) -> DiskFailed:
+        """Refuses all calls from now on. Returns the error to raise."""
         self._failure = (
             f"{self._directory}: the disk failed ({error}). What was being written may or may not be there, so nothing "
             "more is written. Look at the disk (free space, the kernel's log), then start the node again: it recovers "

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def disheap_register_storage() -> type[FileStorage]:
+    """The storage `file`. Loaded when somebody asks for a storage."""
     from disheap_filelog.storage import FileStorage
 
     return FileStorage

@@ -52,9 +52,11 @@ class Slots:
         self.used = -(-len(region.rstrip(b"\0")) // SLOT_BYTES)  # behind this, all are empty
 
     def get(self, number: int) -> bytes:
+        """The bytes of one slot. Fewer than `SLOT_BYTES` if the file ends in it."""
         return self._region[number * SLOT_BYTES : (number + 1) * SLOT_BYTES]
 
     def is_sound(self, number: int) -> bool:
+        """Whether a slot is written and its checksum holds."""
         slot = self.get(number)
         return (
             len(slot) == SLOT_BYTES

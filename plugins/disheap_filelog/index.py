@@ -19,12 +19,16 @@ BLOCK_MEMORY_BYTES = 400
 
 
 class Located(NamedTuple):
+    """A block and the segment that it is in."""
+
     segment: Segment
     block: Block
     is_damaged: bool = False  # it was durable, its range and term are known, and it cannot be read
 
 
 class LogIndex:
+    """Where each entry of the log is, the terms of the log, and its membership entries. Holds no entries."""
+
     def __init__(self) -> None:
         self.reset(Index(1))
 
@@ -51,9 +55,11 @@ class LogIndex:
                 self.memberships.append((entry.index, entry.data))
 
     def memory_bytes(self) -> int:
+        """An estimate of the memory that the index takes."""
         return BLOCK_MEMORY_BYTES * len(self._located)
 
     def term_at(self, index: Index) -> Term | None:
+        """The term of the entry at `index`, or None if the log does not hold it."""
         if not self.first <= index <= self.last:
             return None
         return self.runs[bisect.bisect_right(self.runs, index, key=lambda run: run.first) - 1].term

@@ -56,6 +56,7 @@ class Members:
         return cls(filesystem, directory, found[0], len(found) == len(COPY_AT))
 
     def save(self, state: KnownPeers) -> None:
+        """Replaces the file with these members. Durable when it returns."""
         write(self._filesystem, self._directory, state)
         self.state, self._is_whole = state, True
 
@@ -73,6 +74,7 @@ class Members:
 
 
 def write(filesystem: Filesystem, directory: str, state: KnownPeers) -> None:
+    """Writes both copies into a new file and renames it into place. Durable when it returns."""
     body = msgspec.msgpack.encode((state.takes_part, state.incarnations))
     copy = _HEAD.pack(MAGIC, len(body)) + body
     copy += _CHECKSUM.pack(crc32(copy))

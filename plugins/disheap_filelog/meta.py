@@ -39,6 +39,8 @@ _SLOT_BYTES = _SLOT.size + _CHECKSUM.size
 
 
 class State(NamedTuple):
+    """What the file `meta` holds."""
+
     generation: int
     hard_state: HardState
     ambiguous_after: Index | None  # kept here because a second crash must not hide what the first may have lost
@@ -61,11 +63,13 @@ class Meta:
 
     @classmethod
     def create(cls, filesystem: Filesystem, directory: str) -> None:
+        """Writes a new file with term 0, no vote and no doubt. Durable when it returns."""
         first = _encode(State(1, HardState(Term(0), NodeId(0)), None))
         write_file(filesystem, directory, NAME, first.ljust(SLOT_AT[1], b"\0") + first)
 
     @classmethod
     def load(cls, filesystem: Filesystem, directory: str) -> Meta:
+        """Opens the file and reads the newer sound slot. Raises `LogDamaged` if neither is sound."""
         path = f"{directory}/{NAME}"
         file = filesystem.open(path)
         try:
@@ -96,20 +100,25 @@ class Meta:
         return f"{self._path}: a copy of the term and the vote had rotted; written again"
 
     def save_hard_state(self, hard_state: HardState) -> None:
+        """Saves term and vote in both slots. Durable when it returns."""
         self._write(hard_state, self.state.ambiguous_after)
 
     def save_ambiguity(self, after: Index | None) -> None:
+        """Saves the last index beyond doubt, or None to end the doubt. Durable when it returns."""
         if after != self.state.ambiguous_after:
             self._write(self.state.hard_state, after)
 
     @property
     def path(self) -> str:
+        """The path of the file, for messages."""
         return self._path
 
     def is_linked(self) -> bool:
+        """Whether the file still has its name."""
         return self._file.is_linked()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def _read(self) -> list[State | None]:

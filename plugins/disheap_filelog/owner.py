@@ -45,10 +45,12 @@ class Owner:
 
 
 def write(filesystem: Filesystem, directory: str, identity: Identity) -> None:
+    """Writes the file `identity`. Durable when it returns."""
     write_file(filesystem, directory, NAME, _encode(identity))
 
 
 def read(filesystem: Filesystem, directory: str) -> Identity:
+    """Reads the file `identity`. Raises `LogDamaged` if its checksum does not hold."""
     path = f"{directory}/{NAME}"
     data = read_file(filesystem, directory, NAME, _LIMIT_BYTES)
     body, checksum = data[: -_CHECKSUM.size], data[-_CHECKSUM.size :]

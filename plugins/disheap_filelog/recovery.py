@@ -46,6 +46,8 @@ class Tail(NamedTuple):
 
 
 class Found(NamedTuple):
+    """What a look through all segments has found."""
+
     segments: list[Segment]  # in force, oldest first
     log: LogIndex
     append: int  # number of the last append

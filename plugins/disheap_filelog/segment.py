@@ -78,6 +78,8 @@ _CHECKSUM = struct.Struct(">I")
 
 
 class Head(NamedTuple):
+    """The fields of a segment's head."""
+
     starts_anew: bool
     number: int
     id: int
@@ -93,6 +95,7 @@ class Head(NamedTuple):
 
     @property
     def is_repaired(self) -> bool:
+        """Whether this segment replaces one that was damaged."""
         return self.replaced_end > 0
 
 
@@ -216,6 +219,7 @@ class Segment:
         return self.end - self.start >= least_bytes
 
     def has_room(self, groups: int, segment_bytes: int) -> bool:
+        """Whether `groups` more blocks fit, by the size of the file and by the number of identity slots."""
         return self.end < segment_bytes and self.count + groups <= self.head.slots
 
     def identify(self) -> None:
@@ -242,16 +246,20 @@ class Segment:
         self._unidentified = []
 
     def is_sealed(self) -> bool:
+        """Whether the seal says that a further segment exists."""
         data = self._file.read(_SEAL.size + _CHECKSUM.size, SEAL_AT)
         return data[_SEAL.size :] == _CHECKSUM.pack(crc32(data[: _SEAL.size]))
 
     def slots(self) -> Slots:
+        """The identity slots as they are on the disk."""
         return Slots(self._file.read(self.head.slots * SLOT_BYTES, SLOTS_AT))
 
     def read_raw(self, size: int, offset: int) -> bytes:
+        """Reads bytes of the file without any check."""
         return self._file.read(size, offset)
 
     def size(self) -> int:
+        """The size of the file in bytes."""
         return self._file.size()
 
     def read_block(self, block: Block) -> tuple[Entry, ...]:
@@ -292,9 +300,11 @@ class Segment:
             raise LogDamaged(self.path, block.offset, reason, DURABLE) from error
 
     def is_linked(self) -> bool:
+        """Whether the file still has its name."""
         return self._file.is_linked()
 
     def close(self) -> None:
+        """Closes the file."""
         self._file.close()
 
     def _write_identities(self) -> None:
@@ -310,14 +320,17 @@ def _discard(filesystem: Filesystem, file: File, path: str) -> None:
 
 
 def file_name(number: int) -> str:
+    """The name of the segment with this number."""
     return f"{PREFIX}{number:020d}"
 
 
 def data_start(slots: int) -> int:
+    """Where the first block is in a segment with this number of identity slots."""
     return SLOTS_AT + -(-slots * SLOT_BYTES // ALIGN) * ALIGN
 
 
 def slots_for(segment_bytes: int) -> int:
+    """How many identity slots a segment of this size has."""
     return max(SLOTS_MIN, segment_bytes // SLOT_SHARE)
 
 

@@ -8,6 +8,8 @@ import msgspec
 
 
 class FileSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of the storage `file`, from the table `[storage.file]`."""
+
     segment_bytes: Annotated[
         int, msgspec.Meta(ge=64 << 10, le=1 << 30, description="after which a new file is begun")
     ] = 64 << 20

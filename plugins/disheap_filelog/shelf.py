@@ -26,6 +26,8 @@ _log = get_logger(__name__)
 
 
 class Bad(NamedTuple):
+    """A snapshot that cannot be read, and why."""
+
     name: str
     at: Index
     term: int
@@ -33,6 +35,8 @@ class Bad(NamedTuple):
 
 
 class Shelf:
+    """The snapshots of a directory: which count, which are read, and which go."""
+
     def __init__(
         self, filesystem: Filesystem, guard: Guard, directory: str, codec: Codec, codec_name: str, names: Sequence[str]
     ) -> None:
@@ -51,10 +55,12 @@ class Shelf:
 
     @property
     def meta(self) -> SnapshotMeta | None:
+        """The meta of the newest snapshot, or None."""
         return self.newest.meta if self.newest else None
 
     @property
     def oldest_segment(self) -> int:
+        """The number of the oldest segment that counts behind the newest snapshot. 0: all do."""
         return self.newest.oldest_segment if self.newest else 0
 
     def uncovered(self, index: LogIndex) -> Bad | None:
@@ -91,6 +97,7 @@ class Shelf:
             self._filesystem.sync_directory(self._directory)
 
     def open(self, index: Index | None) -> FileSnapshotReader | None:
+        """A reader of the snapshot at `index`, or of the newest. None if there is none."""
         if index is None:
             index = Index(self.index)
         for name in reversed(self._sizes):
@@ -124,6 +131,7 @@ class Shelf:
         return list(self._sizes)
 
     def usage(self) -> int:
+        """The size of all snapshots in bytes."""
         return sum(self._sizes.values())
 
     def _choose(self) -> None:

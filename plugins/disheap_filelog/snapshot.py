@@ -72,6 +72,8 @@ _TRAILER_BYTES = _TRAILER.size + _CHECKSUM.size
 
 
 class Chunk(NamedTuple):
+    """Where a chunk is, in the file and in the raw bytes."""
+
     offset: int  # in the file, of the chunk's header
     raw_offset: int
     raw_bytes: int
@@ -120,6 +122,7 @@ class FileSnapshotWriter:
             self._put(_encode_head(self._stored))
 
     def write(self, chunk: bytes) -> None:
+        """Gathers bytes and writes full chunks. Not durable before `commit`."""
         with self._guard:
             self._gathered.append(chunk)
             self._gathered_bytes += len(chunk)
@@ -127,6 +130,7 @@ class FileSnapshotWriter:
                 self._write_chunk()
 
     def reread(self) -> FileSnapshotReader:
+        """A reader of everything that was written so far."""
         with self._guard:
             if self._gathered_bytes:
                 self._write_chunk()
@@ -136,6 +140,7 @@ class FileSnapshotWriter:
             return FileSnapshotReader(self._filesystem, self._guard, self._codec, written)
 
     def commit(self) -> None:
+        """Writes the trailer, syncs the file, renames it into place and syncs the directory."""
         with self._guard:
             if self._gathered_bytes:
                 self._write_chunk()
@@ -160,7 +165,7 @@ class FileSnapshotWriter:
             )
 
     def abort(self) -> None:
-        """What cannot be removed now is removed at the next open: its name says that it is not true."""
+        """Removes the unfinished file."""
         if self._is_done or self._guard.has_failed:
             return
         with self._guard:
@@ -168,6 +173,7 @@ class FileSnapshotWriter:
 
     @property
     def is_done(self) -> bool:
+        """Whether the snapshot was committed or aborted."""
         return self._is_done
 
     def close(self) -> None:
@@ -216,6 +222,8 @@ class FileSnapshotReader:
         self._hashed = 0
 
     def read(self, offset: int, size: int) -> bytes:
+        """Returns up to `size` raw bytes from `offset`, fewer at the end. Raises `SnapshotDamaged` if a checksum does
+        not hold."""
         parts: list[bytes] = []
         with self._guard:
             while size > 0 and offset < self._stored.raw_bytes:
@@ -226,6 +234,7 @@ class FileSnapshotReader:
         return b"".join(parts)
 
     def close(self) -> None:
+        """Closes the file."""
         if self._file is not None and not self._guard.has_failed:
             with self._guard:
                 file, self._file = self._file, None
@@ -249,6 +258,7 @@ class FileSnapshotReader:
 
 
 def file_name(meta: SnapshotMeta) -> str:
+    """The name of the snapshot with this meta."""
     return f"{PREFIX}{meta.index:020d}-{meta.term:020d}"
 
 
@@ -259,6 +269,7 @@ def parse_name(name: str) -> tuple[int, int] | None:
 
 
 def damaged(path: str, reason: str) -> SnapshotDamaged:
+    """The error to raise for a snapshot that cannot be read."""
     return SnapshotDamaged(f"{path}: the snapshot is damaged: {reason}. It is not taken for an empty state. {RESTORE}")
 
 
@@ -295,6 +306,7 @@ def check(filesystem: Filesystem, path: str, position: int, max_bytes: int) -> t
 
 
 def open_stream(codec: Codec, stored: Stored) -> Stream:
+    """Opens the codec's stream of a stored snapshot."""
     return codec.open_stream(stored.preamble, StreamContext("snapshot", file_name(stored.meta)))
 
 

@@ -67,6 +67,9 @@ _log = get_logger(__name__)
 
 
 class FileStorage:
+    """The storage `file`. Each method keeps the contract `disheap.interfaces.Storage`, which says what is durable when
+    it returns."""
+
     name: ClassVar[str] = "file"
     api: ClassVar[int] = 1
     Settings: ClassVar[type[msgspec.Struct]] = FileSettings
@@ -97,9 +100,11 @@ class FileStorage:
 
     @classmethod
     def on_filesystem(cls, context: StorageContext, filesystem: Filesystem) -> FileStorage:
+        """A storage over another filesystem, with small segments and blocks, for tests."""
         return cls(FileSettings(segment_bytes=64 << 10, block_bytes=4 << 10), context, filesystem)
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+        """Takes the lock, reads all files, and repairs what this node may repair by itself."""
         if self._lock is not None:
             raise StorageLocked(f"{self._directory} is open already; close it first")
         self._guard.opened()
@@ -111,11 +116,13 @@ class FileStorage:
             raise
 
     def save_hard_state(self, state: HardState) -> None:
+        """Writes term and vote into both slots of `meta`, with a sync for each."""
         with self._guard:
             self._meta.save_hard_state(state)
             self._check_in_place(self._meta)
 
     def append(self, entries: Sequence[Entry]) -> None:
+        """Splits the entries into blocks and writes them with one sync. Begins a new segment if this one is full."""
         with self._guard:
             if not entries:
                 return
@@ -127,6 +134,7 @@ class FileStorage:
             self._check_in_place(self._segments[-1])
 
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
+        """Decodes the blocks that hold the entries. Superseded entries are never returned."""
         with self._guard:
             entries: list[Entry] = []
             index, size, last = int(first), 0, min(last, self._index.last)
@@ -152,6 +160,8 @@ class FileStorage:
             return self._index.first
 
     def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> FileSnapshotWriter:
+        """Begins a snapshot under a temporary name."""
+
         def oldest_segment() -> int:
             return self._segments[-1].number + 1 if replaces_log else 0
 
@@ -176,17 +186,21 @@ class FileStorage:
             return writer
 
     def open_snapshot(self, index: Index | None = None) -> FileSnapshotReader | None:
+        """Opens the snapshot at `index`, or the newest."""
         with self._guard:
             return self._shelf.open(index)
 
     def clear_ambiguity(self) -> None:
+        """Ends the doubt about the end of the log. Durable when it returns."""
         with self._guard:
             self._meta.save_ambiguity(None)
 
     def memory_bytes(self) -> int:
+        """An estimate of the memory for the index of the log."""
         return self._index.memory_bytes()
 
     def holding(self) -> Holding:
+        """What is here and what is missing, for the other nodes."""
         with self._guard:
             index, newest, state = self._index, self._shelf.meta, self._meta.state
             return Holding(
@@ -196,6 +210,7 @@ class FileStorage:
             )  # fmt: skip
 
     def mend(self, entries: Sequence[Entry]) -> None:
+        """Puts entries of another node in the place of damaged ones."""
         with self._guard:
             self._mending.put(entries)
             self._decoded.clear()
@@ -210,21 +225,25 @@ class FileStorage:
             self._decoded.clear()
 
     def known_peers(self) -> KnownPeers:
+        """The members that this node has met."""
         with self._guard:
             return self._members.state
 
     def save_known_peers(self, peers: KnownPeers) -> None:
+        """Replaces the members that this node has met. Durable when it returns."""
         with self._guard:
             self._check_in_place()
             self._members.save(peers)
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
+        """Reads the next `max_bytes` of what is stored, and checks them."""
         with self._guard:
             self._check_in_place(self._meta)  # else a small file would be written anew where all are gone
             small: list[scrub.Small] = [self._meta, self._members, self._owner, *self._segments]
             return scrub.step(self._index, self._shelf, small, cursor, max_bytes)
 
     def flush(self) -> None:
+        """Writes the identity of the last block, so that a restart has no doubt about it."""
         with self._guard:
             self._segments[-1].identify()
 
@@ -237,6 +256,7 @@ class FileStorage:
             return StorageUsage(log_bytes, self._shelf.usage(), self._bytes_since_snapshot, free_bytes)
 
     def close(self) -> None:
+        """Writes the identity of the last block, closes all files and frees the lock."""
         if self._lock is None:
             return
         try:

@@ -38,15 +38,18 @@ class RouteMemory:
         self._topics = 0
 
     def find(self, exchange: object, key: str) -> Found | None:
+        """The topics for this exchange and key, or None if they are not remembered."""
         return self._routes.get((exchange, key))
 
     def remember(self, exchange: object, key: str, topics: Found) -> None:
+        """Remembers the topics for this exchange and key. Forgets all others first if there are too many."""
         if len(self._routes) >= KEYS_REMEMBERED or self._topics + len(topics) > TOPICS_REMEMBERED:
             self.clear()
         self._routes[exchange, key] = topics
         self._topics += len(topics)
 
     def clear(self) -> None:
+        """Forgets all routes. Called when a binding changes."""
         if self._routes:
             self._routes, self._topics = {}, 0
 
@@ -65,9 +68,14 @@ class Index(Protocol):
     nodes: int  # of a trie: what the index takes of the bound on nodes
     steps: int  # that the last `find` took, for the count of work; one that found many topics took as many
 
-    def add(self, key: str, topic: Topic, order: int) -> None: ...
-    def remove(self, key: str, topic: Topic) -> None: ...
-    def find(self, key: str, max_steps: int) -> Found: ...
+    def add(self, key: str, topic: Topic, order: int) -> None:
+        """Adds a binding. `order` is its place among the bindings of the exchange."""
+
+    def remove(self, key: str, topic: Topic) -> None:
+        """Removes a binding."""
+
+    def find(self, key: str, max_steps: int) -> Found:
+        """The topics to which the bindings route this key. Notes in `steps` how much work it was."""
 
 
 class FanoutIndex:
@@ -82,12 +90,15 @@ class FanoutIndex:
         self._topics: dict[tuple[str, int], Topic] = {}
 
     def add(self, key: str, topic: Topic, order: int) -> None:
+        """Adds a topic. The key does not matter."""
         self._topics[key, topic.number] = topic
 
     def remove(self, key: str, topic: Topic) -> None:
+        """Removes a binding."""
         del self._topics[key, topic.number]
 
     def find(self, key: str, max_steps: int) -> Found:
+        """All topics, each once."""
         self.steps = len(self._topics)
         return _once(self._topics.values())
 
@@ -104,15 +115,18 @@ class DirectIndex:
         self._topics: dict[str, dict[int, Topic]] = {}
 
     def add(self, key: str, topic: Topic, order: int) -> None:
+        """Adds a topic under this key."""
         self._topics.setdefault(key, {})[topic.number] = topic
 
     def remove(self, key: str, topic: Topic) -> None:
+        """Removes a topic from this key."""
         topics = self._topics[key]
         del topics[topic.number]
         if not topics:
             del self._topics[key]
 
     def find(self, key: str, max_steps: int) -> Found:
+        """The topics under exactly this key, each once."""
         topics = self._topics.get(key, {})
         self.steps = len(topics)
         return _once(topics.values())
@@ -131,9 +145,11 @@ class Node:
         self.bindings: dict[tuple[str, int], tuple[int, Topic]] | None = None  # (pattern, topic) -> (order, topic)
 
     def is_unused(self) -> bool:
+        """Whether the node has neither children nor bindings."""
         return not (self.words or self.star or self.any_words or self.bindings)
 
     def child(self, part: str) -> Node | None:
+        """The child for this part of a pattern, or None."""
         if part == "#":
             return self.any_words
         if part == "*":
@@ -141,6 +157,7 @@ class Node:
         return self.words.get(part) if self.words else None
 
     def set_child(self, part: str, child: Node | None) -> None:
+        """Sets or removes the child for this part of a pattern."""
         if part == "#":
             self.any_words = child
         elif part == "*":

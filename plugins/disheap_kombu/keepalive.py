@@ -14,6 +14,8 @@ from threading import Event, Thread
 
 
 class Keepalive:
+    """A thread that keeps a session alive while the program is busy."""
+
     def __init__(self, keep: Callable[[], bool], every_s: float) -> None:
         """`keep` is called every `every_s` until it returns False."""
         self._stopped = Event()

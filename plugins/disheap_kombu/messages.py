@@ -35,6 +35,8 @@ PLAIN_TYPE, PLAIN_ENCODING = "application/data", "binary"
 
 
 class Payload(msgspec.Struct, array_like=True, frozen=True, tag="k1"):
+    """What a message of kombu is in disheap: the payload's bytes are this, in msgpack."""
+
     body: bytes
     content_type: str | None
     content_encoding: str | None

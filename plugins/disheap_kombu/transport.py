@@ -35,6 +35,8 @@ Neither forks. Celery loads such a module where a worker runs under that pool, a
 
 
 class Transport(base.Transport):
+    """The kombu transport `disheap`. kombu calls its methods; the work is in `Connection` and `Channel`."""
+
     client: Any
     scheme = "disheap"
     can_parse_url = True
@@ -54,6 +56,7 @@ class Transport(base.Transport):
         _tell_celery()
 
     def driver_version(self) -> str:
+        """The version of disheap."""
         return disheap.__version__
 
     # --- connections ---
@@ -77,9 +80,11 @@ class Transport(base.Transport):
         return Connection(client, owner, kept.unconfirmed if kept else None)
 
     def close_connection(self, connection: Connection) -> None:
+        """Ends the connection and its session."""
         connection.close()
 
     def verify_connection(self, connection: Connection) -> bool:
+        """Whether the connection still works."""
         return connection.connected
 
     def _collect(self, connection: Connection | None) -> None:
@@ -88,23 +93,30 @@ class Transport(base.Transport):
             connection.give_up()
 
     def create_channel(self, connection: Connection) -> Channel:
+        """A new channel of this connection."""
         return connection.channel()
 
     def close_channel(self, channel: Channel) -> None:
+        """Closes a channel. Its unacknowledged messages go back."""
         channel.close()
 
     # --- events ---
 
     def drain_events(self, connection: Connection, timeout: float | None = None, **_: Any) -> None:
+        """Waits for deliveries and calls their callbacks. Raises `TimeoutError` if none came within `timeout`
+        seconds."""
         connection.drain_events(timeout)
 
     def register_with_event_loop(self, connection: Connection, loop: Any) -> None:
+        """Adds the connection to a Celery worker's event loop."""
         Bond(connection, loop, keepalive=any(pool in sys.modules for pool in BUSY_POOLS))
 
     def unregister_from_event_loop(self, connection: Connection, loop: Any) -> None:
+        """Takes the connection out of the event loop."""
         connection.unbind()
 
     def on_readable(self, connection: Connection, loop: Any) -> None:
+        """Called by the event loop when the socket has data."""
         connection.read()
         connection.dispatch()
 
@@ -113,6 +125,7 @@ class Transport(base.Transport):
         return connection.driver.heartbeat_s
 
     def heartbeat_check(self, connection: Connection, rate: float = 2) -> None:
+        """Called by kombu in intervals, to keep the session alive."""
         connection.beat()
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
@@ -122,14 +135,18 @@ class Transport(base.Transport):
     # --- words ---
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
+        """The URI for logs, with the node in use and without secrets."""
         return uri if include_password else places.shown_uri(self.client, uri)
 
     @property
     def default_connection_params(self) -> dict[str, Any]:
+        """The parameters of a URL that names no host."""
         return {"hostname": f"{self.scheme}://", "port": self.default_port}
 
 
 class TlsTransport(Transport):
+    """The kombu transport `disheaps`: with TLS."""
+
     scheme = "disheaps"
 
 

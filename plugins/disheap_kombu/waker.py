@@ -8,6 +8,8 @@ from contextlib import suppress
 
 
 class Waker:
+    """A pair of sockets that wakes an event loop, so that it calls `dispatch`."""
+
     def __init__(self) -> None:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
@@ -15,6 +17,7 @@ class Waker:
         self._rung = False
 
     def fileno(self) -> int:
+        """The descriptor that becomes readable."""
         return self._reader.fileno()
 
     def wake(self) -> None:
@@ -44,5 +47,6 @@ class Waker:
             self.quiet()
 
     def close(self) -> None:
+        """Closes both sockets."""
         self._reader.close()
         self._writer.close()

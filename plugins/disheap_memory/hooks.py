@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def disheap_register_transport() -> type[InprocTransport]:
+    """The transport `inproc`. Loaded when somebody asks for a transport."""
     from disheap_memory.inproc import InprocTransport
 
     return InprocTransport
@@ -20,6 +21,7 @@ def disheap_register_transport() -> type[InprocTransport]:
 
 @hookimpl
 def disheap_register_storage() -> type[MemoryStorage]:
+    """The storage `memory`. Loaded when somebody asks for a storage."""
     from disheap_memory.storage import MemoryStorage
 
     return MemoryStorage

@@ -36,6 +36,8 @@ RESUME_SHARE = 4
 
 
 class InprocSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of the transport `inproc`, from the table `[transport.inproc]`."""
+
     write_buffer_bytes: Annotated[
         int,
         Meta(ge=1024, le=1 << 30, description="undelivered bytes of a connection before its writer is told to pause"),
@@ -50,9 +52,11 @@ class Hub:
         self._clients = itertools.count(1)
 
     def client_name(self) -> str:
+        """A new name for the end that connects."""
         return f"inproc client {next(self._clients)}"
 
     def free(self, address: str) -> str:
+        """The address itself, or with a free port if it asks for port 0."""
         host, separator, port = address.rpartition(":")
         if not (separator and port == "0"):
             return address
@@ -61,6 +65,8 @@ class Hub:
 
 
 class InprocTransport:
+    """The transport `inproc`: connections within one event loop."""
+
     name: ClassVar[str] = "inproc"
     api: ClassVar[int] = 1
     secure: ClassVar[bool] = True  # the bytes never leave the process
@@ -74,6 +80,7 @@ class InprocTransport:
         self._hub = self.hubs.setdefault(context.loop, Hub())
 
     async def listen(self, address: str, accept: Callable[[], Receiver]) -> InprocListener:
+        """Listens on a name. Raises `AddressInUse` if this loop has such a listener."""
         if not address:
             raise ConfigError("an inproc address is a name; it cannot be empty")
         bound = self._hub.free(address)
@@ -83,6 +90,7 @@ class InprocTransport:
         return listener
 
     async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> InprocConnection:
+        """Connects to a listener of this loop. Raises `ConnectionLost` if there is none."""
         if not address:
             raise ConfigError("an inproc address is a name; it cannot be empty")
         listener = self._hub.listeners.get(address)
@@ -97,6 +105,8 @@ class InprocTransport:
 
 
 class InprocListener:
+    """A name on which a receiver is made for each connection."""
+
     def __init__(self, hub: Hub, address: str, accept: Callable[[], Receiver], limit: int) -> None:
         self.address = address
         self.accept = accept
@@ -105,9 +115,11 @@ class InprocListener:
 
     @property
     def closed(self) -> bool:
+        """Whether the name is free again."""
         return self._hub.listeners.get(self.address) is not self
 
     async def close(self) -> None:
+        """Frees the name. Connections go on."""
         if not self.closed:
             del self._hub.listeners[self.address]
 
@@ -133,6 +145,7 @@ class InprocConnection:
         self._lost = False
 
     def open(self, receiver: Receiver) -> None:
+        """Gives the connection its receiver and calls `connection_made`."""
         self._receiver = receiver
         receiver.connection_made(self)
         self._schedule()
@@ -140,6 +153,7 @@ class InprocConnection:
     # --- Connection ---
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Puts a copy of `data` into the other end's inbox."""
         if self._closing or self._lost or not data:
             return
         self.other._take(bytes(data))
@@ -148,16 +162,20 @@ class InprocConnection:
             self._receiver.writing_paused()
 
     def buffered(self) -> int:
+        """How many bytes the other end has not been given yet."""
         return 0 if self._lost else self.other._inbox_bytes
 
     def pause_reading(self) -> None:
+        """Keeps arriving data in the inbox."""
         self._reading = False
 
     def resume_reading(self) -> None:
+        """Delivers the inbox again."""
         self._reading = True
         self._schedule()
 
     def close(self) -> None:
+        """Ends the connection behind the data that was written. This end gets no more data."""
         if self._closing or self._lost:
             return
         self._closing = True
@@ -165,6 +183,7 @@ class InprocConnection:
         self.other._end()
 
     def abort(self) -> None:
+        """Ends both ends at once, and drops what was not delivered."""
         if self._lost:
             return
         self._closing = True

@@ -36,6 +36,8 @@ class MemorySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Block(NamedTuple):
+    """The encoded entries of one append."""
+
     first: int
     raw_bytes: int
     position: int
@@ -47,6 +49,8 @@ def _memory_of(block: Block) -> int:
 
 
 class Snapshot(NamedTuple):
+    """A committed snapshot, encoded in chunks."""
+
     meta: SnapshotMeta
     stream: Stream
     chunks: tuple[bytes, ...]  # encoded; the position of a chunk is its number
@@ -55,6 +59,9 @@ class Snapshot(NamedTuple):
 
 
 class MemoryStorage:
+    """The storage `memory`. Each method keeps the contract `disheap.interfaces.Storage`, but nothing outlives the
+    object."""
+
     name: ClassVar[str] = "memory"
     api: ClassVar[int] = 1
     Settings: ClassVar[type[msgspec.Struct]] = MemorySettings
@@ -76,6 +83,7 @@ class MemoryStorage:
         self._decoded: tuple[int, tuple[Entry, ...]] = (-1, ())
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+        """Opens the storage. An object that was closed finds everything as it was."""
         if self._is_open:
             raise StorageLocked("this memory storage is open already; close it first")
         fresh, own = self._identity is None, self._identity or identity
@@ -101,10 +109,12 @@ class MemoryStorage:
         )
 
     def save_hard_state(self, state: HardState) -> None:
+        """Keeps term and vote."""
         self._check_open()
         self._hard_state = state
 
     def append(self, entries: Sequence[Entry]) -> None:
+        """Keeps the entries as one encoded block. Drops the entries that they supersede."""
         self._check_open()
         if not entries:
             return
@@ -121,6 +131,7 @@ class MemoryStorage:
         self._last = entries[-1].index
 
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
+        """Decodes the blocks that hold the entries."""
         self._check_open()
         if first < self._first:
             return ()
@@ -136,6 +147,7 @@ class MemoryStorage:
         return tuple(entries)
 
     def compact(self, first_index: Index) -> Index:
+        """Drops whole blocks before `first_index`. Returns the first index that is left."""
         self._check_open()
         number = self._number_of(first_index)
         if first_index > self._last:
@@ -148,6 +160,7 @@ class MemoryStorage:
         return self._first
 
     def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> MemorySnapshotWriter:
+        """Begins a snapshot that becomes visible at its commit."""
         self._check_open()
         stream = self._codec.new_stream(StreamContext("snapshot", f"memory-{meta.index}"))[1]
 
@@ -163,17 +176,21 @@ class MemoryStorage:
         return MemorySnapshotWriter(meta, stream, commit)
 
     def open_snapshot(self, index: Index | None = None) -> MemorySnapshotReader | None:
+        """Opens the snapshot at `index`, or the newest."""
         self._check_open()
         found = [item for item in self._snapshots if index is None or item.meta.index == index]
         return MemorySnapshotReader(found[-1]) if found else None
 
     def flush(self) -> None:
+        """Does nothing: nothing becomes durable here."""
         self._check_open()
 
     def clear_ambiguity(self) -> None:
+        """Does nothing: the end of this log is never in doubt."""
         self._check_open()
 
     def usage(self) -> StorageUsage:
+        """The encoded sizes of log and snapshots."""
         self._check_open()
         after = self._snapshots[-1].meta.index if self._snapshots else 0
         return StorageUsage(
@@ -183,9 +200,11 @@ class MemoryStorage:
         )
 
     def memory_bytes(self) -> int:
+        """An estimate of the memory that log and snapshots take."""
         return self._blocks_bytes + sum(snapshot.stored_bytes for snapshot in self._snapshots)
 
     def close(self) -> None:
+        """Closes the storage. Its data stay in the object."""
         self._is_open = False
 
     def _check_open(self) -> None:
@@ -255,23 +274,29 @@ class MemoryStorage:
 
 
 class MemorySnapshotWriter:
+    """A snapshot that is being written."""
+
     def __init__(self, meta: SnapshotMeta, stream: Stream, commit: Callable[[Snapshot], None]) -> None:
         self._meta, self._stream, self._commit = meta, stream, commit
         self._chunks: list[bytes] = []
         self._starts = [0]
 
     def write(self, chunk: bytes) -> None:
+        """Encodes a piece and keeps it."""
         if chunk:
             self._chunks.append(self._stream.encode(chunk, len(self._chunks)))
             self._starts.append(self._starts[-1] + len(chunk))
 
     def reread(self) -> MemorySnapshotReader:
+        """A reader of everything that was written so far."""
         return MemorySnapshotReader(self._written())
 
     def commit(self) -> None:
+        """Makes the snapshot visible. It may replace the log."""
         self._commit(self._written())
 
     def abort(self) -> None:
+        """Drops what was written."""
         self._chunks, self._starts = [], [0]
 
     def _written(self) -> Snapshot:
@@ -280,11 +305,14 @@ class MemorySnapshotWriter:
 
 
 class MemorySnapshotReader:
+    """Reads one snapshot, also after newer ones have replaced it."""
+
     def __init__(self, snapshot: Snapshot) -> None:
         self.meta = snapshot.meta
         self._snapshot: Snapshot | None = snapshot
 
     def read(self, offset: int, size: int) -> bytes:
+        """Returns up to `size` raw bytes from `offset`, fewer at the end."""
         snapshot = self._snapshot
         if snapshot is None:
             raise SnapshotDamaged("this snapshot reader is closed; open the snapshot again")
@@ -298,6 +326,7 @@ class MemorySnapshotReader:
         return b"".join(parts)
 
     def close(self) -> None:
+        """Closes the reader. Later reads raise `SnapshotDamaged`."""
         self._snapshot = None
 
 

@@ -10,6 +10,8 @@ LAST_PORT = 65535
 
 
 class Address(NamedTuple):
+    """A host and a port."""
+
     host: str  # "" is every interface
     port: int
 

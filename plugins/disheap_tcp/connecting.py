@@ -40,9 +40,11 @@ class Connecting:
         self._next_place(ConnectionLost(f"{remote}: the host's name has no address"))
 
     def fileno(self) -> int:
+        """The descriptor to wait for, or -1 if there is none."""
         return self._socket.fileno() if self._socket is not None else -1
 
     def advance(self) -> Any:
+        """Goes on after the descriptor is writable. Returns the connected socket, or None if it takes longer."""
         assert self._socket is not None
         if error := self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._next_place(self._failure(OSError(error, os.strerror(error))))
@@ -52,9 +54,11 @@ class Connecting:
         return None
 
     def explain(self, error: OSError | None) -> str:
+        """Says in words why the connection failed."""
         return explain(error) if error is not None else "it closed the connection before it said anything"
 
     def close(self) -> None:
+        """Gives the attempt up."""
         if self._socket is not None:
             self._socket.close()
 

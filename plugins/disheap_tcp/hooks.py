@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def disheap_register_transport() -> tuple[type[TcpTransport], type[TlsTransport]]:
+    """The transports `tcp` and `tls`. Loaded when somebody asks for a transport."""
     from disheap_tcp.tcp import TcpTransport
     from disheap_tcp.tls import TlsTransport
 

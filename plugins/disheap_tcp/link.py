@@ -81,6 +81,7 @@ class Link(asyncio.Protocol):
     # --- Connection ---
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Gathers what is written in one turn of the loop, and sends it in one call."""
         if self._closing or not data:
             return
         if not self._gathered:
@@ -91,18 +92,22 @@ class Link(asyncio.Protocol):
             self._flush()
 
     def buffered(self) -> int:
+        """How many bytes are not with the operating system yet."""
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
         return self._gathered_bytes + unsent
 
     def pause_reading(self) -> None:
+        """Stops reading from the socket."""
         if self._transport is not None and not self._closing:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
+        """Reads from the socket again."""
         if self._transport is not None and not self._closing:
             self._transport.resume_reading()
 
     def close(self) -> None:
+        """Sends what was written, then closes the connection. The receiver gets no more data."""
         if self._closing:
             return
         self._flush()
@@ -111,6 +116,7 @@ class Link(asyncio.Protocol):
             self._transport.close()
 
     def abort(self) -> None:
+        """Ends the connection at once, and drops what was not sent."""
         self._closing = True
         self._gathered.clear()
         self._gathered_bytes = 0
@@ -130,6 +136,7 @@ class Link(asyncio.Protocol):
     # --- asyncio.Protocol ---
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio. Sets the socket's options, and tells the receiver."""
         self._transport = cast(asyncio.Transport, transport)  # a uvloop transport is none by inheritance
         self._transport.set_write_buffer_limits(high=self._settings.write_buffer_bytes)
         tune(transport.get_extra_info("socket"), self._settings)
@@ -145,19 +152,23 @@ class Link(asyncio.Protocol):
         receiver.connection_made(self)
 
     def data_received(self, data: bytes) -> None:
+        """Called by asyncio. Passes the data on, unless the connection is being closed."""
         if self._receiver is not None and not self._closing:
             self._silence = ""
             self._receiver.data_received(data)
 
     def pause_writing(self) -> None:
+        """Called by asyncio when too much is unsent."""
         if self._receiver is not None:
             self._receiver.writing_paused()
 
     def resume_writing(self) -> None:
+        """Called by asyncio when enough was sent."""
         if self._receiver is not None:
             self._receiver.writing_resumed()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Called by asyncio. Tells the receiver once, with the reason in words."""
         reason = self._explain(error) if error else "" if self._closing else self._silence
         self._closing = True
         self._gathered.clear()

@@ -10,6 +10,8 @@ from msgspec import Meta
 
 
 class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of the transport `tcp`, from the table `[transport.tcp]`."""
+
     write_buffer_bytes: Annotated[
         int,
         Meta(ge=64 << 10, le=1 << 30, description="unsent bytes of a connection before its writer is told to pause"),

@@ -24,6 +24,7 @@ class SocketListener:
         self._servers = servers
 
     async def close(self) -> None:
+        """Frees the address. Connections go on."""
         for server in self._servers:
             server.close()  # not wait_closed: since 3.12 that waits for the connections too, and they go on
         await asyncio.sleep(0)  # uvloop closes a handle in the next round of the loop
@@ -72,6 +73,7 @@ async def connect(
 
 
 def cannot_connect(address: Address, error: BaseException, explain: Explain) -> DisheapError:
+    """The error to raise for an attempt that failed, with the address and the reason in words."""
     if isinstance(error, socket.gaierror):
         return ConnectionLost(f"{address}: the host's name cannot be resolved: {error.strerror}")
     return ConnectionLost(f"cannot connect to {address}: {explain(error)}")

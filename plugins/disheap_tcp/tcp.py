@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 
 class TcpTransport:
+    """The transport `tcp`: plain sockets."""
+
     name: ClassVar[str] = "tcp"
     api: ClassVar[int] = 1
     secure: ClassVar[bool] = False
@@ -29,18 +31,22 @@ class TcpTransport:
         self._loop = context.loop
 
     async def listen(self, address: str, accept: Callable[[], Receiver]) -> SocketListener:
+        """Listens on `address`. Port 0 takes a free one."""
+
         def link() -> Link:
             return Link(self._loop, accept, self._settings)
 
         return await sockets.listen(self._loop, address, link, self._settings.backlog)
 
     async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> Link:
+        """Connects within `timeout_s`, to any address of the host's name."""
         remote = parse_remote(address)
         link = Link(self._loop, lambda: receiver, self._settings, address)
         return await sockets.connect(self._loop, remote, link, timeout_s, explain)
 
     @classmethod
     def start_connecting(cls, settings: TcpSettings, address: str) -> Connecting:
+        """Begins a connection that blocking code finishes itself."""
         return Connecting(settings, parse_remote(address))
 
 

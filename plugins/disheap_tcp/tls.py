@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 class TlsTransport:
+    """The transport `tls`: TLS from the first byte, with certificates at both ends."""
+
     name: ClassVar[str] = "tls"
     api: ClassVar[int] = 1
     secure: ClassVar[bool] = True
@@ -43,6 +45,7 @@ class TlsTransport:
         self._server, self._client = server, client
 
     async def listen(self, address: str, accept: Callable[[], Receiver]) -> TlsListener:
+        """Listens on `address`, and bounds the handshakes that are under way."""
         from disheap_tcp.listener import TlsListener  # a client, which never listens, does not load it
 
         bound, listening = await sockets.bind(self._loop, address, self._settings.backlog)
@@ -53,6 +56,7 @@ class TlsTransport:
         return TlsListener(self._loop, bound, listening, lambda: self._server, self._settings, link)
 
     async def connect(self, address: str, receiver: Receiver, timeout_s: float) -> Link:
+        """Connects within `timeout_s`, the handshake included."""
         remote = parse_remote(address)
         link = Link(self._loop, lambda: receiver, self._settings, address, trust.explain_lost, trust.SILENCE)
         return await sockets.connect(
@@ -68,6 +72,7 @@ class TlsTransport:
 
     @classmethod
     def start_connecting(cls, settings: TlsSettings, address: str) -> TlsConnecting:
+        """Begins a connection that blocking code finishes itself, the handshake included."""
         remote = parse_remote(address)
         return TlsConnecting(settings, remote, trust.client_context(settings), _server_name(settings, remote))
 

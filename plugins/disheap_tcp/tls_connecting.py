@@ -24,9 +24,11 @@ class TlsConnecting(Connecting):
         super().__init__(settings, remote)
 
     def fileno(self) -> int:
+        """The descriptor to wait for, or -1 if there is none."""
         return self._tls.fileno() if self._tls is not None else super().fileno()
 
     def advance(self) -> Any:
+        """Goes on with the connection, then with the handshake. Returns the socket when both are done."""
         try:
             return self._shake_hands()
         except OSError as error:
@@ -37,6 +39,7 @@ class TlsConnecting(Connecting):
         return trust.explain_lost(error) if error is not None else trust.SILENCE
 
     def close(self) -> None:
+        """Gives the attempt up."""
         if self._tls is not None:
             self._tls.close()
         super().close()

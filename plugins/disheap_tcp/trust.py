@@ -20,6 +20,8 @@ from disheap_tcp.options import TcpSettings
 
 
 class TlsSettings(TcpSettings, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The settings of the transport `tls`, from the table `[transport.tls]`."""
+
     cafile: Annotated[str, Meta(min_length=1, max_length=4096, description="PEM: the authorities that both ends trust")]
     certfile: Annotated[
         str, Meta(min_length=1, max_length=4096, description="PEM: this end's certificate and its chain")
