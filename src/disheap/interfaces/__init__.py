@@ -2,13 +2,13 @@
 
 A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds. `Settings` is filled from the
 plugin's own table of the configuration. The class is built as `cls(settings, context)`. Plugins take values and return
-values: they never call back into the kernel. A class with the right methods fits; nothing needs to be inherited. The
-registry refuses a class that lacks one.
+values. They never call back into the kernel. A class with the right methods fits; it need not inherit anything. The
+registry refuses a class that lacks a method.
 
-An optional power is an interface of its own (`BlockingConnect`, `Screening`), found with `isinstance`, never a flag.
+An optional power is a separate interface (`BlockingConnect`, `Screening`). `isinstance` finds it; there is no flag.
 
 Each method says what is durable when it returns, which order it keeps, who owns the bytes, and which errors it raises.
-An error that it does not name is a bug of the plugin, and in most calls the end of the node. The page
+An error that it does not name is a bug of the plugin. In most calls such an error ends the node. The page
 `docs/reference/contracts.md` is made from this package.
 """
 

@@ -14,7 +14,7 @@ KINDS = ("transport", "storage", "codec", "machine")
 
 
 class Plugin(Protocol):
-    """What every plugin class carries."""
+    """The attributes of every plugin class."""
 
     name: ClassVar[str]  # by which the configuration chooses it; without '+' and '.'
     api: ClassVar[int]  # the version of the contracts that it was written for
@@ -22,7 +22,7 @@ class Plugin(Protocol):
 
 
 class Clock(Protocol):
-    """Time, injected. Nothing reads it behind the owner's back."""
+    """The time, as a constructor argument. Code reads the time only through it."""
 
     def monotonic(self) -> float:
         """Seconds that never go back (pitfall 25: deadlines use this)."""
@@ -33,14 +33,15 @@ class Clock(Protocol):
 
 @runtime_checkable
 class MemoryEstimating(Protocol):
-    """Optional power of a machine or a storage: it knows about how much memory it takes. Without it, the node relies on
-    the real size of its process, which is late to grow and slow to shrink."""
+    """Optional power of a machine or a storage: it estimates how much memory it takes. Without it, the node relies on
+    the real size of its process. That size grows late and shrinks slowly."""
 
     def memory_bytes(self) -> int:
-        """About how many bytes of memory it takes, all overhead included. A machine's state grows with every command
-        that stores something, and falls to what an empty state takes when everything is removed and postponed work is
-        done. A storage counts what it holds of the log and of snapshots. Asked many times a second: in constant time,
-        without a change; of a storage also while another thread is in a call. May differ between replicas."""
+        """About how many bytes of memory it takes, including all overhead. The estimate of a machine grows with every
+        command that stores something. It falls to that of an empty state when everything is removed and postponed work
+        is done. A storage counts its part of the log and of snapshots. The node asks many times a second, so the method
+        takes constant time and changes nothing. A storage is also asked while another thread is in a call. The estimate
+        may differ between replicas."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term, Te
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Whose data these are. `incarnation` is drawn when the data directory is made, and never again."""
+    """The owner of the data. `incarnation` is drawn when the data directory is made, and never again."""
 
     cluster_id: str
     node_id: int
@@ -24,14 +24,15 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class KnownPeers(NamedTuple):
-    """Which members a node has met, and whether it has taken part since its directory was made."""
+    """The members that a node has met, and whether it has taken part since its directory was made."""
 
     takes_part: bool
     incarnations: tuple[tuple[int, int], ...]  # (member, incarnation), by member
 
 
 class Damage(NamedTuple):
-    """Entries that were durable, or may have been, and cannot be read: all of one term, in one place of one file."""
+    """Entries that were durable, or may have been, and cannot be read. They are of one term, in one place of one
+    file."""
 
     first: Index
     last: Index
@@ -41,14 +42,15 @@ class Damage(NamedTuple):
 
 
 class LostSnapshot(NamedTuple):
-    """No snapshot can be read that the log goes on from. One at `needed` or later makes up for it."""
+    """No readable snapshot joins the log. A snapshot at `needed` or later replaces it."""
 
     needed: Index
     reason: str
 
 
 class Recovered(NamedTuple):
-    """What `Storage.open` found. Field by field as `kernel.types.Restored`; `snapshot` is None where there is none."""
+    """What `Storage.open` found. The fields are those of `kernel.types.Restored`. `snapshot` is None if there is
+    none."""
 
     identity: Identity
     fresh: bool  # the storage was empty and is now initialised
@@ -65,13 +67,13 @@ class Recovered(NamedTuple):
 
     @property
     def is_damaged(self) -> bool:
-        """Then `tail` and `memberships` say nothing, and the storage takes no entries before it is repaired and opened
-        anew."""
+        """Whether the storage is damaged. Then `tail` and `memberships` mean nothing. The storage accepts no entries
+        before it is repaired and opened again."""
         return bool(self.damaged) or self.lost_snapshot is not None
 
 
 class Holding(NamedTuple):
-    """What a node's storage holds, readable or not: the terms are known of damaged entries too."""
+    """What a node's storage holds, readable or not. The terms of damaged entries are known too."""
 
     hard_state: HardState
     snapshot: Index
@@ -85,41 +87,43 @@ class Holding(NamedTuple):
 
     @property
     def is_damaged(self) -> bool:
+        """Whether anything is damaged or lost."""
         return bool(self.damaged) or self.lost_snapshot is not None
 
     def term_at(self, index: int) -> Term | None:
-        """None where the log does not reach."""
+        """The term of the entry at `index`. None if the log does not reach it."""
         if not self.first <= index <= self.last:
             return None
         return self.runs[bisect.bisect_right(self.runs, index, key=lambda run: run.first) - 1].term
 
     def is_damaged_at(self, index: int) -> bool:
+        """Whether the entry at `index` is damaged."""
         return any(place.first <= index <= place.last for place in self.damaged)
 
 
 class SnapshotWriter(Protocol):
-    """A snapshot on its way to the disk. Nobody sees it before `commit` returns. Appends go on between its calls."""
+    """A snapshot that is being written. Nobody sees it before `commit` returns. Appends may come between its calls."""
 
     def write(self, chunk: bytes) -> None:
-        """Append raw bytes, at most 1 MiB. Bounded work: it syncs as it goes, so that no call waits long. Raises
-        `StorageFull`, after which only `abort` is called, and `DiskFailed`."""
+        """Appends raw bytes, at most 1 MiB. The work is bounded: the writer syncs from time to time, so that no call
+        waits long. Raises `DiskFailed`, and `StorageFull`. After `StorageFull` only `abort` is called."""
 
     def commit(self) -> None:
         """Contents and name are durable when it returns. Older snapshots beyond two are removed. Raises `StorageFull`,
         and `DiskFailed`."""
 
     def abort(self) -> None:
-        """Leaves nothing behind. May be called after a failed `write` or `commit`."""
+        """Removes everything that was written. May be called after a failed `write` or `commit`."""
 
 
 class SnapshotReader(Protocol):
-    """A snapshot that is read. It goes on to its end although newer snapshots remove it meanwhile."""
+    """A snapshot that is being read. It can be read to its end although newer snapshots remove it meanwhile."""
 
     meta: SnapshotMeta
 
     def read(self, offset: int, size: int) -> bytes:
-        """Exactly `size` raw bytes from raw `offset`. Fewer only where the snapshot ends, and b"" behind its end.
-        Sequential offsets are cheap. Raises `SnapshotDamaged`, and `DiskFailed`."""
+        """Returns exactly `size` raw bytes from raw `offset`. Returns fewer only at the end of the snapshot, and b""
+        behind it. Sequential offsets are cheap. Raises `SnapshotDamaged`, and `DiskFailed`."""
 
     def close(self) -> None:
         """May be called twice. Called before the storage is closed."""
@@ -127,15 +131,15 @@ class SnapshotReader(Protocol):
 
 @runtime_checkable
 class Rereadable(Protocol):
-    """Optional power of a `SnapshotWriter`: a leader's snapshot is tried before it takes the place of a log that was
-    good. Without it, a node that is sent what it cannot read ends, and has neither."""
+    """Optional power of a `SnapshotWriter`: a leader's snapshot is read back before it replaces a good log. Without it,
+    a node that receives an unreadable snapshot ends, and has neither."""
 
     def reread(self) -> SnapshotReader:
-        """What was written, before `commit`. Nothing is written until it is closed."""
+        """Returns a reader of what was written, before `commit`. Nothing is written until the reader is closed."""
 
 
 class StorageUsage(NamedTuple):
-    """How much a storage holds, and how much room there is."""
+    """How much a storage holds, and how much space is free."""
 
     log_bytes: int  # on disk, all segments
     snapshot_bytes: int  # on disk, all snapshots
@@ -144,7 +148,8 @@ class StorageUsage(NamedTuple):
 
 
 class StorageContext(NamedTuple):
-    """`directory` is the group's own: `<data>/groups/<group>`; a storage without files ignores it."""
+    """What a storage is built with. `directory` is the group's own: `<data>/groups/<group>`. A storage without files
+    ignores it."""
 
     directory: str
     codec: Codec
@@ -155,15 +160,16 @@ class StorageContext(NamedTuple):
 
 class Storage(Plugin, Protocol):
     """Keeps the log, the term and the vote, and the snapshots of one group. Blocking, and called from one thread at a
-    time. What it returns belongs to the caller.
+    time. The caller owns what it returns.
 
-    A write for which there is no room raises `StorageFull`: nothing of it counts, and the storage goes on. Any other
+    A write that finds no free space raises `StorageFull`. Nothing of it counts, and the storage continues. Any other
     error of a write, a sync or a close is a `DiskFailed`. After that every call but `close` raises `DiskFailed`, and
-    nothing more is written: a sync that failed is never tried again. Every block passes through the codec of the
-    context; a stream's preamble is kept with it.
+    nothing more is written. A failed sync is never tried again. Every block passes through the codec of the context.
+    The preamble of a stream is kept with it.
 
-    A storage whose data can be taken away under it (files removed or moved) raises `StorageGone`, a `DiskFailed`, from
-    `append`, `save_hard_state` and the commit of a snapshot instead of confirming them, and from `usage`.
+    The data of some storages can be taken away while they are open, for example when files are removed or moved. Such a
+    storage raises `StorageGone`, a `DiskFailed`. It raises it from `append`, `save_hard_state` and the commit of a
+    snapshot, instead of confirming them, and from `usage`.
     """
 
     durable: ClassVar[bool]  # survives the end of the process; then it is `PeerStore`, too
@@ -171,84 +177,85 @@ class Storage(Plugin, Protocol):
     def __init__(self, settings: Any, context: StorageContext) -> None: ...
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
-        """Lock, check and recover. An empty storage takes `identity` for its own, durably. The incarnation given is
-        ignored where one is stored. `tail_bytes` bounds the data of `Recovered.tail`. `alone` says that the cluster has
-        no other voter: then an ambiguous last block is dropped, and damage is refused.
+        """Locks, checks and recovers. An empty storage takes `identity` as its own, durably. The given incarnation is
+        ignored if one is stored. `tail_bytes` bounds the data of `Recovered.tail`. `alone` says that the cluster has no
+        other voter. Then an ambiguous last block is dropped, and damage is refused.
 
-        Raises `StorageLocked` when it is open already, here or in another process. Raises `WrongDirectory` when
-        cluster, node id or name are others than those stored, and `WrongCodec` when another codec wrote it. Raises
-        `LogDamaged` and `SnapshotDamaged` for damage that is not told by `Recovered`. Whatever it refuses is as it was
-        before. Raises `StorageFull`, and `DiskFailed`."""
+        Raises `StorageLocked` when it is already open, here or in another process. Raises `WrongDirectory` when
+        cluster, node id or name differ from those stored, and `WrongCodec` when another codec wrote it. Raises
+        `LogDamaged` and `SnapshotDamaged` for damage that `Recovered` does not report. A refused storage is unchanged.
+        Raises `StorageFull`, and `DiskFailed`."""
 
     def save_hard_state(self, state: HardState) -> None:
-        """Durable when it returns. Survives any truncation or loss of log files. Called before entries of its term are
-        appended. Raises `DiskFailed`; on a full disk, too, it has the room that it needs, or raises `StorageFull`."""
-
-    def append(self, entries: Sequence[Entry]) -> None:
-        """Contiguous entries, all durable when it returns. The first index is at most last_index + 1. Where it is less,
-        the stored entries from there on are superseded, and never come back. A crash inside the call leaves the first
-        entries of it, or none.
-
-        Raises `StorageFull` when there is no room: then nothing of the call counts, what was there before is as it was,
-        and the same call may succeed later. Raises `DiskFailed`."""
-
-    def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
-        """Entries from `first` on, in order, up to `last` and `max_bytes` of data, but at least one. () where the log
-        does not hold `first`. The caller owns them. Raises `LogDamaged`, and `DiskFailed`."""
-
-    def compact(self, first_index: Index) -> Index:
-        """Entries below `first_index` are no longer needed, and may go when it suits the storage. Returns the oldest
-        index that can still be read, at most `first_index`. Called behind a snapshot that is durable. Raises
+        """Saves term and vote. Durable when it returns. Survives any truncation or loss of log files. Called before
+        entries of its term are appended. On a full disk it has the space that it needs, or raises `StorageFull`. Raises
         `DiskFailed`."""
 
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Appends contiguous entries. All are durable when it returns. The first index is at most last_index + 1. If it
+        is less, the stored entries from there on are superseded, and never come back. A crash inside the call leaves
+        the first entries of it, or none.
+
+        Raises `StorageFull` when there is no free space. Then nothing of the call counts, everything before it is
+        unchanged, and the same call may succeed later. Raises `DiskFailed`."""
+
+    def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
+        """Returns entries from `first` on, in order, up to `last` and `max_bytes` of data, but at least one. Returns ()
+        if the log does not hold `first`. The caller owns them. Raises `LogDamaged`, and `DiskFailed`."""
+
+    def compact(self, first_index: Index) -> Index:
+        """Entries below `first_index` are no longer needed. The storage may drop them at any time. Returns the oldest
+        index that can still be read, at most `first_index`. Called behind a durable snapshot. Raises `DiskFailed`."""
+
     def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> SnapshotWriter:
-        """A writer. With `replaces_log` (a snapshot from the leader) its commit drops the whole log, which goes on at
-        meta.index + 1. That is atomic: after a crash there is either the old log and no snapshot, or the snapshot and
-        an empty log. Raises `StorageFull`, and `DiskFailed`."""
+        """Returns a writer. With `replaces_log` (a snapshot from the leader) its commit drops the whole log, which
+        continues at meta.index + 1. That is atomic. After a crash there is either the old log and no snapshot, or the
+        snapshot and an empty log. Raises `StorageFull`, and `DiskFailed`."""
 
     def open_snapshot(self, index: Index | None = None) -> SnapshotReader | None:
-        """The snapshot at `index`, or the newest; None where there is none. The caller closes it. Raises
+        """Opens the snapshot at `index`, or the newest. Returns None if there is none. The caller closes it. Raises
         `SnapshotDamaged`, and `DiskFailed`."""
 
     def clear_ambiguity(self) -> None:
-        """The node has caught up past `Recovered.ambiguous_after`: forget it, durably. Until this is called, every
-        `open` reports it again, so that a second crash does not hide what the first one may have lost. Raises
+        """The node has caught up past `Recovered.ambiguous_after`, so the storage forgets it, durably. Until this call
+        every `open` reports it again. So a second crash does not hide what the first one may have lost. Raises
         `DiskFailed`."""
 
     def flush(self) -> None:
-        """Called after 100 ms without an append, or after three seconds if the last append held only transient
-        commands. Write down what would otherwise ride on the next append. Nothing depends on it. Raises `StorageFull`,
-        and `DiskFailed`."""
+        """Writes down what would otherwise be written with the next append. Called after 100 ms without an append, or
+        after three seconds if the last append held only transient commands. Nothing depends on it. Raises
+        `StorageFull`, and `DiskFailed`."""
 
     def usage(self) -> StorageUsage:
-        """Of this moment. Cheap: called many times a second. It is also where a storage notices that its data are gone
-        while nothing is written. Raises `DiskFailed`."""
+        """The usage at this moment. Cheap, because it is called many times a second. Here a storage also notices that
+        its data are gone while nothing is written. Raises `DiskFailed`."""
 
     def close(self) -> None:
-        """Flush and unlock. May be called twice, and after an error. After it every other call raises
+        """Flushes and unlocks. May be called twice, and after an error. Every other call after it raises
         `StorageError`."""
 
 
 @runtime_checkable
 class Repairable(Protocol):
-    """Optional power of a storage: damage is told instead of refused, and good entries can be put in its place. After
-    an `open` that found damage, nothing but these, `read`, `save_hard_state`, snapshots and `close` is called."""
+    """Optional power of a storage: it reports damage instead of refusing it, and good entries can replace damaged ones.
+    After an `open` that found damage, only these methods, `read`, `save_hard_state`, snapshots and `close` are
+    called."""
 
     def holding(self) -> Holding:
         """What is there, readable or not. Raises `DiskFailed`."""
 
     def mend(self, entries: Sequence[Entry]) -> None:
-        """Good entries in the place of damaged ones, of the same index and term. Durable when all of a file's are
-        there; nothing that is good is ever cut off. Raises `StorageFull`, and `DiskFailed`."""
+        """Replaces damaged entries by good ones of the same index and term. Durable when all entries of a file are
+        there. Good entries are never cut off. Raises `StorageFull`, and `DiskFailed`."""
 
     def cut(self, first: Index) -> None:
-        """Entries from `first` on never were a majority's: drop them, durably. All damage before it is mended.
-        Raises `DiskFailed`."""
+        """Drops the entries from `first` on, durably, because they never were a majority's. All damage before them is
+        mended. Raises `DiskFailed`."""
 
 
 class Scrubbed(NamedTuple):
-    """One piece was read. `cursor` is where to go on, () at the end; `mended` says what was damaged and needs nobody's
-    help: it was written again from memory, or removed because something newer stands for it."""
+    """The result of reading one piece. `cursor` says where to continue, () at the end. `mended` names damage that the
+    storage has repaired itself. It wrote the data again from memory, or removed data that something newer replaces."""
 
     cursor: tuple[int, ...]
     bytes: int
@@ -257,33 +264,34 @@ class Scrubbed(NamedTuple):
 
 @runtime_checkable
 class Scrubbable(Protocol):
-    """Optional power of a storage: what it holds can be read and compared with its checksums, a piece at a time."""
+    """Optional power of a storage: its data can be read and compared with their checksums, one piece at a time."""
 
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
-        """From `cursor` on, () for the beginning, about `max_bytes`, from the disk itself where that is possible. A
-        cursor stays good while the log grows and is trimmed. Raises `LogDamaged` and `SnapshotDamaged` for what is
-        needed, `StorageFull` when there is no room to write something again, and `DiskFailed`."""
+        """Reads about `max_bytes` from `cursor` on, () for the beginning, from the disk itself if possible. A cursor
+        stays valid while the log grows and is trimmed. Raises `LogDamaged` and `SnapshotDamaged` for data that is
+        needed. Raises `StorageFull` when there is no space to write something again, and `DiskFailed`."""
 
 
 @runtime_checkable
 class PeerStore(Protocol):
-    """Required of a storage whose `durable` is True; no other has it. It keeps whom its node has met, so that a member
-    that was wiped is known by its new incarnation. A storage that was just made has met nobody and takes no part."""
+    """Required of a storage whose `durable` is True. No other storage has it. It keeps the members that its node has
+    met, so that a wiped member is recognised by its new incarnation. A new storage has met no members and takes no
+    part."""
 
     def known_peers(self) -> KnownPeers:
-        """What was remembered last. Allowed while the storage is damaged. Raises `DiskFailed`."""
+        """What was saved last. Allowed while the storage is damaged. Raises `DiskFailed`."""
 
     def save_known_peers(self, peers: KnownPeers) -> None:
-        """Durable when it returns, as a whole. Allowed while the storage is damaged. Raises `StorageFull`, and
-        `DiskFailed`."""
+        """Replaces what was saved before, as a whole. Durable when it returns. Allowed while the storage is damaged.
+        Raises `StorageFull`, and `DiskFailed`."""
 
 
 @runtime_checkable
 class OnFilesystem(Protocol):
-    """Optional power of a storage, for tests: it runs on a filesystem that it is given. With it the conformance suite
-    can cut the power, fill the disk and let it fail. Without it the suite cannot tell whether the storage syncs."""
+    """Optional power of a storage, for tests: it runs on a given filesystem. With it the conformance suite can cut the
+    power, fill the disk and make it fail. Without it the suite cannot tell whether the storage syncs."""
 
     @classmethod
     def on_filesystem(cls, context: StorageContext, filesystem: Any) -> Storage:
-        """A storage that keeps all its files there; `disheap.testing.crashing_disk` has the methods. It is built with
-        small files, so that a short test sees the storage begin and drop some."""
+        """Returns a storage that keeps all its files on `filesystem`. `disheap.testing.crashing_disk` has the methods.
+        It is built with small files, so that a short test sees the storage begin and drop some."""
