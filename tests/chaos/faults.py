@@ -17,6 +17,10 @@ from tests.chaos.network import CLIENT, Network, Road
 from tests.chaos.nodes import ChaosCluster, ChaosNode, fill
 
 DISK_EXIT = 3
+GONE_EXIT = 11
+GONE = "was removed, moved or replaced while the node ran"
+NOTICED_S = 5.0
+"""A node looks for its files once a second, and before it confirms anything. The rest is for a busy machine."""
 ENDS_S = 30.0
 FAULT_S = (1.0, 4.0)
 
@@ -252,6 +256,18 @@ async def disk_full(scene: Scene) -> None:
         raise FaultFailed(f"{node.name} ended on a full disk: {node.said()}")
 
 
+async def move_files(scene: Scene) -> None:
+    """The node ends within a second. What was moved back is the whole of what it confirmed."""
+    node = await scene.leader_or_other()
+    files = node.data / "groups"
+    files.rename(files.with_name("moved"))
+    await _ended(node, GONE_EXIT, NOTICED_S)
+    check_last_words(node, GONE)
+    if files.exists():
+        raise FaultFailed(f"{node.name} made files where its own had been moved away: {sorted(files.iterdir())}")
+    files.with_name("moved").rename(files)
+
+
 async def jump_clock(scene: Scene) -> None:
     node = await scene.leader_or_other()
     assert node.control is not None
@@ -288,14 +304,14 @@ async def _disk_error(scene: Scene, node: ChaosNode, what: str, number: int) -> 
     node.control.heal()
 
 
-async def _ended(node: ChaosNode, expected: int) -> None:
+async def _ended(node: ChaosNode, expected: int, within_s: float = ENDS_S) -> None:
     """Within its time, with that exit code."""
     try:
-        async with asyncio.timeout(ENDS_S):
+        async with asyncio.timeout(within_s):
             while (code := node.exit_code) is None:
                 await asyncio.sleep(0.05)
     except TimeoutError:
-        raise FaultFailed(f"{node.name} still runs {ENDS_S} s after the fault; it said: {node.said(3)}") from None
+        raise FaultFailed(f"{node.name} still runs {within_s} s after the fault; it said: {node.said(3)}") from None
     if code != expected:
         raise FaultFailed(f"{node.name} ended with {code}, not {expected}; it said: {node.said(5)}")
 
@@ -334,6 +350,7 @@ PLAIN: tuple[Fault, ...] = (
     garble_frames,
     flap,
     isolate_and_kill,
+    move_files,
 )
 SHIMMED: tuple[Fault, ...] = (fsync_error, write_error, slow_disk, jump_clock, jump_all_clocks)
 

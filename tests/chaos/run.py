@@ -141,7 +141,7 @@ class _Run:
 
     def _check_ended(self, fault: str, ended: list[str]) -> None:
         """Nobody ends on his own account."""
-        expected = ("kill", "error", "restart", "clocks")
+        expected = ("kill", "error", "restart", "clocks", "files")
         if ended and not any(word in fault for word in expected):
             raise FaultFailed(f"{', '.join(ended)} ended during {fault}, which ends nobody")
 

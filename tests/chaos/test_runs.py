@@ -7,18 +7,21 @@ import errno
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import disheap
+from disheap.errors import DisheapError
 from tests.chaos import faults
-from tests.chaos.faults import DISK_EXIT, check_last_words
+from tests.chaos.faults import DISK_EXIT, GONE, GONE_EXIT, NOTICED_S, check_last_words
 from tests.chaos.history import Enqueue, Outcome, judge
 from tests.chaos.namespaces import Namespaces, SpreadCluster
 from tests.chaos.network import Network
@@ -124,6 +127,45 @@ def test_a_node_whose_disk_fails_says_so_in_one_line_and_the_cluster_goes_on(
 
     with ChaosCluster(3) as cluster:
         asyncio.run(with_load(cluster, fail))
+
+
+@pytest.mark.parametrize("who", ["leader", "follower"])
+def test_a_node_whose_files_are_removed_stops_and_comes_back_as_a_stranger(who: str) -> None:
+    """A broker whose files were gone confirmed 200 more messages, and was silently empty after its restart."""
+
+    async def remove(cluster: ChaosCluster, load: Workload, leader: ChaosNode) -> None:
+        followers = [one for one in cluster.nodes.values() if one is not leader]
+        node = leader if who == "leader" else followers[0]
+        shutil.rmtree(node.data / "groups")
+        assert await asyncio.to_thread(wait_ended, node, NOTICED_S) == GONE_EXIT
+        check_last_words(node, GONE)
+        assert not (node.data / "groups").exists(), "it made nothing anew"
+        await load.wait_service(READY_S)
+        cluster.start(node.name)
+        await _until_status(cluster, node.name, _is_refused_by_all, "the others refuse it")
+        found = await cluster.status(node.name)
+        assert found and (found["role"], found["term"], found["applied_index"], found["sessions"]) == ("new", 0, 0, 0)
+        with pytest.raises(DisheapError):
+            async with disheap.connect(f"disheap://{node.host}:{node.client_port}", timeout_s=1.0) as client:
+                await client.topics()
+        await load.wait_service(READY_S)
+
+    with ChaosCluster(3) as cluster:
+        asyncio.run(with_load(cluster, remove))
+
+
+def _is_refused_by_all(status: dict[str, Any]) -> bool:
+    others = [member for member in status["members"] if member["name"] != status["node"]]
+    return len(others) == 2 and all(member["refusal"] for member in others)
+
+
+async def _until_status(
+    cluster: ChaosCluster, name: str, condition: Callable[[dict[str, Any]], bool], what: str
+) -> None:
+    deadline = asyncio.get_running_loop().time() + ENDS_S
+    while (status := await cluster.status(name)) is None or not condition(status):
+        assert asyncio.get_running_loop().time() < deadline, f"not within {ENDS_S} s: {what}"
+        await asyncio.sleep(0.1)
 
 
 def test_a_node_on_a_full_disk_waits_for_room_and_goes_on_without_a_restart(needs_tmpfs: None) -> None:

@@ -401,6 +401,21 @@ def test_a_node_whose_files_are_removed_ends_with_a_code_of_its_own(tmp_path: Pa
         assert any("was removed, moved or replaced while the node ran" in line for line in node.err.rest())
 
 
+def test_no_second_node_starts_on_a_directory_whose_lock_was_removed(tmp_path: Path) -> None:
+    """By no path: with the lock alone, two nodes would each confirm messages in the same files."""
+    (tmp_path / "linked").symlink_to(tmp_path / "n1")
+    with running(*serve_alone(tmp_path / "n1")) as node:
+        ready(node)
+        node.signal(signal.SIGSTOP)  # else it stops as soon as it notices
+        (tmp_path / "n1" / "groups" / "0" / "lock").unlink()
+        for path in ("n1", "linked"):
+            second = run_process(*serve_alone(tmp_path / path))
+            assert second.code == errors.StorageLocked.exit_code
+            assert "is in use by another process" in second.err and "Stop that node first" in second.err
+        node.signal(signal.SIGCONT)
+        assert node.wait() == 11
+
+
 # --- secret ----------------------------------------------------------------------------------------------------------
 
 

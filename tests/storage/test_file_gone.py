@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from disheap.interfaces import KnownPeers
 from disheap.kernel.types import HardState, Index, NodeId, SnapshotMeta, Term
 from disheap_filelog.storage import FileStorage
 from tests.storage.parts import IDENTITY, MEMBERS, build, entries, entry, opened
+from tests.support.mounts import bind_mount, why_no_bind_mounts
+
+NO_MOUNTS = why_no_bind_mounts()
 
 
 def data(tmp_path: Path) -> Path:
@@ -182,6 +186,72 @@ def test_nobody_else_starts_where_the_lock_was_removed(tmp_path: Path, happens: 
         build(None, str(data(tmp_path))).open(IDENTITY, 0, alone=False)
     storage.close()
     build(None, str(data(tmp_path))).open(IDENTITY, 0, alone=False)
+
+
+@contextmanager
+def by_symlink(directory: Path) -> Iterator[Path]:
+    path = directory.with_name("linked")
+    path.symlink_to(directory)
+    yield path
+
+
+@contextmanager
+def by_a_winding_path(directory: Path) -> Iterator[Path]:
+    yield directory / ".." / directory.name / "."
+
+
+@contextmanager
+def by_bind_mount(directory: Path) -> Iterator[Path]:
+    path = directory.with_name("mounted")
+    path.mkdir()
+    with bind_mount(directory, path):
+        yield path
+
+
+MOUNTS = pytest.mark.skipif(bool(NO_MOUNTS), reason=NO_MOUNTS)
+PATHS = [by_symlink, by_a_winding_path, pytest.param(by_bind_mount, marks=MOUNTS)]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("happens", [remove_lock, replace_lock, lambda directory: None])
+def test_nobody_else_starts_there_by_another_path(
+    tmp_path: Path, path: Callable[[Path], AbstractContextManager[Path]], happens: Callable[[Path], None]
+) -> None:
+    storage = filled(tmp_path)
+    happens(data(tmp_path))
+    with path(data(tmp_path)) as other:
+        with pytest.raises(StorageLocked):
+            build(None, str(other)).open(IDENTITY, 0, alone=False)
+        storage.close()
+        second = build(None, str(other))
+        assert second.open(IDENTITY, 0, alone=False).last_index == 6
+        second.close()
+
+
+@MOUNTS
+def test_a_directory_that_is_covered_by_a_mount_is_noticed(tmp_path: Path) -> None:
+    storage = filled(tmp_path)
+    (tmp_path / "other").mkdir()
+    with bind_mount(tmp_path / "other", data(tmp_path)):
+        with pytest.raises(StorageGone):
+            storage.append([entry(7)])
+        assert list((tmp_path / "other").iterdir()) == [], "nothing is written where it does not belong"
+    storage.close()
+    again = build(None, str(data(tmp_path)))
+    assert again.open(IDENTITY, 0, alone=False).last_index >= 6, "what was confirmed"
+    again.close()
+
+
+@MOUNTS
+def test_a_node_that_runs_in_a_bind_mount_notices_that_it_is_unmounted(tmp_path: Path) -> None:
+    """Its files are still there, at a path that nobody told it. What it would write there nobody would find."""
+    (tmp_path / "source").mkdir()
+    data(tmp_path).mkdir()
+    with bind_mount(tmp_path / "source", data(tmp_path)):
+        storage = filled(tmp_path)
+    with pytest.raises(StorageGone):
+        storage.append([entry(7)])
+    storage.close()
 
 
 def test_a_directory_that_was_moved_can_be_opened_where_it_is_now(tmp_path: Path) -> None:
