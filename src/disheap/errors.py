@@ -288,6 +288,12 @@ class WrongSecret(RequestError):
     code = "wrong-secret"
 
 
+class WrongMachine(RequestError):
+    """The cluster runs another state machine than the one that the request is for. Nothing was sent to it."""
+
+    code = "wrong-machine"
+
+
 class WindowExceeded(RequestError):
     """More commands unanswered than `session_window` allows."""
 

@@ -14,7 +14,7 @@ import disheap.sync
 from disheap.cli.bench.command import WORKLOADS, bench
 from disheap.cli.local_cluster import local_cluster
 from disheap.cli.options import Invocation
-from disheap.errors import ConfigError
+from disheap.errors import ConfigError, PayloadTooLarge
 
 UNDER_WAY = {"enqueue": 100, "pop": 256, "round-trip": 1, "kombu-publish": 1, "kombu-consume": 64}
 
@@ -48,6 +48,21 @@ def test_a_workload_is_measured_on_a_given_cluster_and_its_topic_is_gone(url: st
     assert {"python", "uvloop"} <= set(result)
     with disheap.sync.connect(url) as client:
         assert client.topics("disheap-bench-") == []
+
+
+@pytest.mark.parametrize("workload", ["enqueue", "pop", "round-trip"])
+def test_payloads_may_be_as_large_as_the_nodes_take(url: str, workload: str) -> None:
+    """They stopped at 1 MiB. A window of 2,000 of the largest would be 8 GB in this process."""
+    done = invoke("--url", url, "--workload", workload, "--payload", str(4 << 20), "--json", "--seconds", "3")
+    result = json.loads(done.output)
+    assert (result["payload_bytes"], result["operations"] > 0) == (4 << 20, True)
+    if workload == "enqueue":
+        assert result["window"] == 16
+
+
+def test_a_payload_over_the_limit_of_the_nodes_is_refused_before_it_is_measured(url: str) -> None:
+    with pytest.raises(PayloadTooLarge, match="8388608"):
+        invoke("--url", url, "--payload", str((8 << 20) + 1))
 
 
 def test_all_workloads_make_a_table_under_a_line_about_the_machine(url: str) -> None:

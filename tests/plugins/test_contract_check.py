@@ -11,8 +11,9 @@ import pytest
 from made_plugins import MakeDistribution, codec_source
 from tests.cli.command_line import run_process
 
+from disheap import interfaces
 from disheap.errors import PluginError
-from disheap.plugins.contract_check import CONTRACTS, find_fault
+from disheap.plugins.contract_check import CONTRACTS, POWERS, find_fault
 from disheap.plugins.registry import Registry
 
 SHIPPED = [
@@ -25,6 +26,9 @@ METHODS = [
     for name, value in vars(contract).items()
     if callable(value) and not name.startswith("_") and name != "Settings"
 ]
+
+MANY = ("Repairable", "PeerStore")
+"""Powers of more than one method."""
 
 ASYNC_METHODS = [("transport", "listen"), ("transport", "connect")]
 
@@ -112,7 +116,47 @@ def test_an_attribute_that_is_missing_or_wrong_is_named(kind: str, attributes: d
 
 
 def test_a_storage_that_is_not_durable_need_not_remember() -> None:
-    assert find_fault("storage", changed("storage", durable=False, remember=None, known_peers=None)) == ""
+    assert find_fault("storage", changed("storage", durable=False, save_known_peers=None, known_peers=None)) == ""
+
+
+POWER_METHODS = [
+    (kind, power.__name__, name)
+    for kind, powers in POWERS.items()
+    for power in powers
+    for name in vars(power)
+    if not name.startswith("_")
+]
+
+
+def test_every_optional_power_is_looked_at() -> None:
+    powers = {power for power in vars(interfaces).values() if getattr(power, "_is_runtime_protocol", False)}
+    assert powers == {power for kind in POWERS.values() for power in kind} | {interfaces.Rereadable}, (
+        "that of a snapshot's writer, which is no plugin class, is asked of the writer alone"
+    )
+
+
+@pytest.mark.parametrize(("power", "method"), [(power, name) for _, power, name in POWER_METHODS if power in MANY])
+def test_half_of_an_optional_power_is_refused_and_the_rest_named(power: str, method: str) -> None:
+    """The node found no power, and silently did without."""
+    fault = find_fault("storage", changed("storage", durable=False, **{method: None}))
+    assert f"lacks the method {method}(" in fault and f"of disheap.interfaces.{power}" in fault
+    assert f"without it there is no {power}" in fault and "would never be called" in fault
+
+
+@pytest.mark.parametrize(("kind", "power", "method"), POWER_METHODS)
+def test_a_method_of_an_optional_power_that_cannot_be_called_is_named(kind: str, power: str, method: str) -> None:
+    def greedy(self: Any, one: Any, two: Any, three: Any, four: Any, five: Any, six: Any) -> None: ...
+
+    fault = find_fault(kind, changed(kind, **{method: greedy}))
+    assert f"has a method {method} that cannot be called as {method}(" in fault
+    assert f"lacks the method {method}(" in find_fault(kind, changed(kind, **{method: 7}))
+
+
+@pytest.mark.parametrize(("kind", "power"), [(kind, power) for kind, powers in POWERS.items() for power in powers])
+def test_a_class_without_an_optional_power_fits(kind: str, power: type[Any]) -> None:
+    gone = {name: None for name in vars(power) if not name.startswith("_")}
+    durable = {"durable": False} if kind == "storage" else {}
+    assert find_fault(kind, changed(kind, **gone, **durable)) == ""
 
 
 def test_every_fault_of_a_class_is_told_at_once() -> None:

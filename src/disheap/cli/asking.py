@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +11,15 @@ import click
 
 from disheap.cli.failures import one_line
 from disheap.cli.options import Invocation
-from disheap.errors import ConnectionLost, NotLeader
+from disheap.errors import ConnectionLost, MalformedFrame, NotLeader, RequestError, WrongMachine
 from disheap.version import __version__
 
 if TYPE_CHECKING:
     from disheap.client.core.url import BrokerUrl
     from disheap.sync import Client
 
+HEAP = "heap"
+"""The machine whose words `disheap.protocol.broker` has."""
 LOOK_AGAIN_S = 0.2
 """Between two looks for a leader."""
 
@@ -34,6 +37,38 @@ def connect(invocation: Invocation) -> Client:
     url = parse(invocation.broker_url)
     given_s = url.timeout_s if url.timeout_s != BrokerUrl().timeout_s else CONNECT_TIMEOUT_S
     return _connected(replace(url, timeout_s=given_s, label="disheap command"), given_s, quiet=invocation.json)
+
+
+def connect_broker(invocation: Invocation) -> Client:
+    """The same for commands of the machine `heap`. Raises `WrongMachine` before anything is sent to another one, which
+    might take it for a command of its own."""
+    client = connect(invocation)
+    try:
+        check_machine(client)
+    except BaseException:
+        client.close()
+        raise
+    return client
+
+
+def check_machine(client: Client) -> None:
+    """Raises `WrongMachine`. A machine of another name may know what `heap` knows: it is asked with a query, which
+    changes nothing."""
+    from disheap.protocol import broker
+
+    welcome = client.driver.welcome
+    assert welcome is not None, "the client is connected"
+    if welcome.machine == HEAP:
+        return
+    with suppress(RequestError, MalformedFrame):
+        if isinstance(client.driver.query(broker.GetStats()), broker.Stats):
+            return
+    command = click.get_current_context().command_path
+    raise WrongMachine(
+        f"the cluster runs the machine {welcome.machine!r}, and `{command}` speaks to the machine {HEAP!r}; nothing "
+        "was done. Use that machine's own client (disheap.connect(URL, opaque=True)), or name a cluster that runs "
+        f"{HEAP!r} (--url)"
+    )
 
 
 def _connected(url: BrokerUrl, given_s: float, quiet: bool) -> Client:

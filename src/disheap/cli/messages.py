@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disheap.cli.asking import CONNECT_TIMEOUT_S, connect
+from disheap.cli.asking import CONNECT_TIMEOUT_S, check_machine, connect_broker
 from disheap.cli.failures import EXIT_EMPTY
 from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, payload_fields, printable, printable_lines
@@ -70,7 +70,7 @@ def enqueue(
 
     payloads = _payloads(invocation, payload, count, lines)
     total, first, last = 0, None, None
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         try:
             for batch in _batches(payloads):
                 ids = client.topic(topic).enqueue_many([NewMessage(body, priority, delay, expires) for body in batch])
@@ -105,7 +105,7 @@ def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bo
 
     Example: disheap pop jobs --count 10 --wait 5s
     """
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         deliveries = client.topic(topic).pop(count, wait)
         _print_deliveries(invocation, topic, deliveries, raw or not sys.stdout.isatty())
         _settle(client, deliveries, settle)
@@ -128,7 +128,7 @@ def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, lease
 
     Example: disheap peek jobs --count 3 --json
     """
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         found = client.topic(topic).peek(count, delayed=delayed, leased=leased)
     if invocation.json:
         emit_json({"topic": topic, "messages": [_peeked(message) for message in found]})
@@ -175,6 +175,7 @@ def _frame_bytes(invocation: Invocation) -> int:
     from disheap import sync
 
     with sync.connect(invocation.broker_url, observer=True, timeout_s=CONNECT_TIMEOUT_S) as client:
+        check_machine(client)
         welcome = client.driver.welcome
     assert welcome is not None
     return welcome.frame_bytes

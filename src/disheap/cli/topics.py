@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disheap.cli.asking import connect
+from disheap.cli.asking import connect_broker
 from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.output import emit_json, emit_pairs, emit_table, period, size
 from disheap.protocol.broker import NAME_CHARACTERS
@@ -63,7 +63,7 @@ def create(
     from disheap.protocol import broker
 
     settings = broker.TopicSettings(mode, max_messages, message_ttl, expires, auto_delete, overflow=overflow)
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         info: TopicInfo = client.driver.call(broker.CreateTopic(name, settings))
     if invocation.json:
         emit_json(_described(info) | {"created": info.created})
@@ -80,7 +80,7 @@ def ls(invocation: Invocation, /, prefix: str) -> None:
 
     Example: disheap topic ls --prefix mail.
     """
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         topics = client.topics(prefix)
     if invocation.json:
         emit_json({"topics": [_described(info) for info in topics]})
@@ -101,7 +101,7 @@ def info(invocation: Invocation, /, name: str) -> None:
 
     Example: disheap topic info jobs
     """
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         found = client.topic(name).stats()
     if invocation.json:
         emit_json(_described(found))
@@ -121,7 +121,7 @@ def rm(invocation: Invocation, /, name: str, if_empty: bool, if_unused: bool, ye
 
     Example: disheap topic rm jobs --if-empty
     """
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         if not (yes or if_empty):
             found = client.topic(name).stats()
             _confirm(name, found.ready + found.delayed + found.leased)
@@ -142,7 +142,7 @@ def purge(invocation: Invocation, /, name: str, yes: bool) -> None:
 
     Example: disheap purge jobs --yes
     """
-    with connect(invocation) as client:
+    with connect_broker(invocation) as client:
         if not yes:
             found = client.topic(name).stats()
             _confirm(name, found.ready + found.delayed)

@@ -1,9 +1,10 @@
 """Whether a plugin class can fit its contract, as far as the class tells without an instance.
 
 Owns the comparison of a class with a Protocol of `interfaces`: methods that are missing, calls that a method cannot
-take, methods that are async and must not be, attributes that are missing or of a wrong type. Does not run the plugin:
-what a method does is for the conformance suites. The registry refuses a class that does not fit, because a method that
-is missing would raise at every tick of a node that already serves.
+take, methods that are async and must not be, attributes that are missing or of a wrong type. Compares optional powers,
+too: a class with half of one would silently lack it. Does not run the plugin: what a method does is for the conformance
+suites. The registry refuses a class that does not fit, because a method that is missing would raise at every tick of a
+node that already serves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,28 @@ from typing import Any
 
 import msgspec
 
-from disheap.interfaces import API, Codec, PeerStore, StateMachine, Storage, Transport
+from disheap.interfaces import (
+    API,
+    AllowedWhenFull,
+    BlockingConnect,
+    Codec,
+    CommandSizing,
+    Hashing,
+    MemoryEstimating,
+    OnFilesystem,
+    PeerStore,
+    Reloading,
+    Repairable,
+    Sampling,
+    SamplingQueries,
+    Screening,
+    Scrubbable,
+    SessionReporting,
+    StateMachine,
+    Storage,
+    Transport,
+    WorkCounting,
+)
 
 CONTRACTS: dict[str, type[Any]] = {
     "transport": Transport,
@@ -22,6 +44,24 @@ CONTRACTS: dict[str, type[Any]] = {
     "codec": Codec,
     "machine": StateMachine,
 }
+
+POWERS: dict[str, tuple[type[Any], ...]] = {
+    "transport": (Reloading, BlockingConnect),
+    "storage": (Repairable, Scrubbable, PeerStore, OnFilesystem, MemoryEstimating),
+    "codec": (),
+    "machine": (
+        CommandSizing,
+        Screening,
+        SessionReporting,
+        AllowedWhenFull,
+        Hashing,
+        WorkCounting,
+        MemoryEstimating,
+        Sampling,
+        SamplingQueries,
+    ),
+}
+"""The optional powers of each kind. A class with all methods of one has it."""
 
 _BY_KEYWORD = frozenset({"alone", "replaces_log"})
 """Parameters that the runtime passes by keyword. All others are passed by position, and may have another name."""
@@ -35,6 +75,8 @@ def find_fault(kind: str, plugin: Any) -> str:
     faults = [*_attribute_faults(kind, plugin), *_method_faults(plugin, CONTRACTS[kind])]
     if kind == "storage" and getattr(plugin, "durable", None) is True:
         faults += [f"{fault} (every durable storage needs it)" for fault in _method_faults(plugin, PeerStore)]
+    for power in POWERS[kind]:
+        faults += [fault for fault in _power_faults(plugin, power) if not any(fault in known for known in faults)]
     return f"{label} {'; '.join(faults)}" if faults else ""
 
 
@@ -68,6 +110,15 @@ def _version_faults(versions: Any) -> Iterator[str]:
 # --- methods ---------------------------------------------------------------------------------------------------------
 
 
+def _power_faults(plugin: type[Any], power: type[Any]) -> Iterator[str]:
+    """Of a class that has at least one of the power's methods."""
+    there = [name for name, _ in _methods(power) if getattr(plugin, name, None) is not None]
+    if there:
+        whole = f"; without it there is no {power.__name__}, and {', '.join(there)} would never be called"
+        for fault in _method_faults(plugin, power):
+            yield f"{fault}{whole if fault.startswith('lacks') else ''}"
+
+
 def _method_faults(plugin: type[Any], contract: type[Any]) -> Iterator[str]:
     where = f"disheap.interfaces.{contract.__name__}"
     for name, wanted in _methods(contract):
@@ -82,8 +133,10 @@ def _method_faults(plugin: type[Any], contract: type[Any]) -> Iterator[str]:
 
 
 def _methods(contract: type[Any]) -> Iterator[tuple[str, Callable[..., Any]]]:
-    for name, value in vars(contract).items():
-        if inspect.isfunction(value) and (name == "__init__" or not name.startswith("_")):
+    for name, member in vars(contract).items():
+        value = member.__func__ if isinstance(member, classmethod) else member
+        is_own = inspect.isfunction(value) and value.__module__ == contract.__module__  # not what Protocol adds
+        if is_own and (name == "__init__" or not name.startswith("_")):
             yield name, value
 
 

@@ -95,6 +95,26 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "half-a-power-is-no-power",
+        "a plugin with all methods of an optional power but one is loaded, and the node silently does without",
+        (Patch("disheap.plugins.contract_check", "    for power in POWERS[kind]:\n", "    for power in ():\n"),),
+        ("tests/plugins/test_contract_check.py::test_half_of_an_optional_power_is_refused_and_the_rest_named",),
+        simulated=False,
+    ),
+    Mutant(
+        "heap-commands-for-any-machine",
+        "`disheap enqueue` sends a message to a machine that takes it for a command of its own",
+        (
+            Patch(
+                "disheap.cli.asking",
+                "    if welcome.machine == HEAP:\n",
+                "    if welcome.machine:\n",
+            ),
+        ),
+        ("tests/cli/test_other_machines.py::test_a_verb_of_the_heap_says_that_the_cluster_runs_another_machine",),
+        simulated=False,
+    ),
+    Mutant(
         "storage-memory-uncounted",
         "what the storage holds of the log in memory is counted by nobody",
         (

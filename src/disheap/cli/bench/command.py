@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import click
 import msgspec
 
+from disheap.cli.asking import check_machine
 from disheap.cli.loops import loop_factory
 from disheap.cli.options import Invocation, pass_invocation, url_option
 from disheap.cli.output import emit_json
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 PAYLOAD_BYTES = 256
 WINDOW = 2000
 SECONDS = 5.0
-PAYLOAD_MAX_BYTES = 1 << 20
+PAYLOAD_MAX_BYTES = 64 << 20
+"""The most that any cluster may be told to take. What this one takes is asked before anything is measured."""
+UNANSWERED_BYTES = 64 << 20
+"""Of enqueues under way, at most: with large payloads the window is smaller. This process holds all of them."""
+FILL_BYTES = 256 << 20
+"""Put there before, at most: what is stored is in the memory of every node."""
 WINDOW_MAX = 8192  # a session's, by default
 SECONDS_MAX = 3600.0
 FILL_PER_SECOND = {"pop": 70_000, "kombu-consume": 25_000}
@@ -51,7 +57,8 @@ class Run(NamedTuple):
     seconds: float
 
     def waiting(self, workload: str) -> int:
-        return int(FILL_PER_SECOND[workload] * self.seconds * WARM)
+        most = max(1, FILL_BYTES // max(1, len(self.payload)))
+        return min(most, int(FILL_PER_SECOND[workload] * self.seconds * WARM))
 
 
 T = TypeVar("T")
@@ -106,7 +113,8 @@ def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, wi
     if workload != "all" and not _installed(names):
         raise ConfigError(f"workload {workload} needs kombu, which is not installed; install it: pip install kombu")
     with _cluster(invocation.url, int(nodes)) as (broker_url, count):
-        run = Run(broker_url, os.urandom(payload), window, seconds)
+        run = Run(broker_url, os.urandom(payload), min(window, max(1, UNANSWERED_BYTES // max(1, payload))), seconds)
+        _check_payload(run)
         if not invocation.json:
             click.echo(_heading(run, count))
         for name in names:
@@ -229,11 +237,20 @@ def _cluster(url: str | None, nodes: int) -> Iterator[tuple[str, int]]:
 
     if url is not None:
         with disheap.sync.connect(url, observer=True) as client:
+            check_machine(client)
             count = len(client.status()["members"])
         yield url, count
         return
     with local_cluster(nodes, prefix="disheap-bench-") as cluster:
         yield cluster.url, nodes
+
+
+def _check_payload(run: Run) -> None:
+    """Raises `PayloadTooLarge` for more than the nodes take in one message."""
+    import disheap.sync
+
+    with _topic(run) as topic, disheap.sync.connect(run.url) as client:
+        client.topic(topic).enqueue(run.payload)
 
 
 @contextmanager

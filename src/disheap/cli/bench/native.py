@@ -18,6 +18,7 @@ from disheap.protocol import broker
 
 CREDIT = 256
 FILL_BATCH = 500
+FILL_BATCH_BYTES = 128 << 10
 FILL_BATCHES = 8  # under way: about 1 MB
 DRAIN_S = 30.0
 ASK_EVERY = 256
@@ -92,11 +93,12 @@ def _acked(meter: Meter, began_ns: int, future: asyncio.Future[None]) -> None:
 
 async def fill(client: Client, topic: str, payload: bytes, messages: int) -> None:
     """So many, quickly."""
-    batches = iter(range(0, messages, FILL_BATCH))
+    batch = max(1, min(FILL_BATCH, FILL_BATCH_BYTES // max(1, len(payload))))
+    batches = iter(range(0, messages, batch))
 
     async def filler() -> None:
         for start in batches:
-            await client.topic(topic).enqueue_many([payload] * min(FILL_BATCH, messages - start))
+            await client.topic(topic).enqueue_many([payload] * min(batch, messages - start))
 
     await asyncio.gather(*(filler() for _ in range(FILL_BATCHES)))
 
