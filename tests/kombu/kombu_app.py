@@ -9,7 +9,16 @@ from pathlib import Path
 from celery import Celery
 
 app = Celery("kombu_app", broker=os.environ.get("BROKER", "disheap://"))
-app.conf.update(task_ignore_result=True, worker_prefetch_multiplier=1, worker_disable_rate_limits=False)
+RESULTS = os.environ.get("RESULTS")
+"""A result backend, for the tests that want one."""
+
+app.conf.update(
+    result_backend=RESULTS,
+    task_ignore_result=not RESULTS,
+    result_chord_retry_interval=0.2,
+    worker_prefetch_multiplier=1,
+    worker_disable_rate_limits=False,
+)
 
 
 @app.task
@@ -38,3 +47,13 @@ def note_late(path: str, text: str, pause_s: float = 0.0) -> None:
 @app.task(acks_late=True)
 def note_late_when_let_go(path: str, text: str) -> None:
     note_when_let_go.run(path, text)
+
+
+@app.task
+def make(size: int) -> str:
+    return "x" * size
+
+
+@app.task
+def total(texts: list[str]) -> int:
+    return sum(len(text) for text in texts)

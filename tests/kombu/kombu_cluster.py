@@ -107,16 +107,16 @@ def describe(name: str) -> str:
 
 
 class Worker:
-    """`celery -A ... worker` on the app below."""
+    """`celery -A ... worker` on `kombu_app`, with `variables` in its environment."""
 
-    def __init__(self, url: str, log: Path, *options: str) -> None:
+    def __init__(self, url: str, log: Path, *options: str, **variables: str) -> None:
         self.url, self.log = url, log
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [*celery(), "worker", "-l", "INFO", "-c", "1", *options],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment(url),
+                env=environment(url) | variables,
                 cwd=HERE,
                 start_new_session=True,
             )
