@@ -33,6 +33,10 @@ class PublishOutcomeUnknown(errors.OutcomeUnknown, OperationalError):
     """The message may or may not be in its queue. Look before publishing again."""
 
 
+class BrokerUnreachable(RecoverableConnectionError, OSError):  # type: ignore[misc]
+    """No node took a session in time. An `OSError`, as with other transports, for programs that catch that."""
+
+
 class QueueFull(IrrecoverableChannelError):  # type: ignore[misc]
     """The queue is at its `x-max-length`; the message was not taken."""
 
@@ -67,6 +71,7 @@ RECOVERABLE_CHANNEL_ERRORS = (RecoverableChannelError,)
 
 
 _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
+    errors.ConnectionLost: BrokerUnreachable,
     errors.TopicNotFound: NotFound,
     errors.ExchangeNotFound: NotFound,
     errors.TopicLocked: ResourceLocked,

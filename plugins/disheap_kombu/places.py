@@ -8,6 +8,7 @@ disheap URLs alone, and only where nothing was set; every other connection keeps
 from __future__ import annotations
 
 import re
+import weakref
 from typing import Any
 
 from kombu.connection import Connection as KombuConnection
@@ -15,11 +16,19 @@ from kombu.connection import Connection as KombuConnection
 from disheap.client.core import url as urls
 from disheap.errors import UrlError
 
+_last_nodes: weakref.WeakKeyDictionary[Any, tuple[Any, str]] = weakref.WeakKeyDictionary()
+"""For kombu connections: the URL and the node that took the last session."""
+
 
 def node_in_use(owner: Any) -> str:
     """The address of the node that a kombu connection is connected to, or ""."""
     connection = vars(owner).get("_connection")
     return str(getattr(getattr(connection, "driver", None), "address", ""))
+
+
+def note_node(owner: Any, address: str) -> None:
+    """A kombu connection is connected to `address`. Its port stays that node's when it is closed."""
+    _last_nodes[owner] = (vars(owner).get("hostname"), address)
 
 
 def shown_uri(owner: Any, uri: str) -> str:
@@ -35,12 +44,15 @@ def shown_uri(owner: Any, uri: str) -> str:
 
 
 def port_of(owner: Any) -> int | None:
-    """The first URL's port, until the connection has switched to a host that the first URL does not name."""
+    """The first URL's port, until the connection has switched to a host that the first URL does not name. Then that
+    host's, until another URL is set."""
+    hostname = vars(owner).get("hostname") or ""
     try:
-        addresses = urls.parse(vars(owner).get("hostname") or "").addresses
+        addresses = urls.parse(hostname).addresses
     except UrlError:
         return None
-    address = node_in_use(owner)
+    noted_for, noted = _last_nodes.get(owner, ("", ""))
+    address = node_in_use(owner) or (noted if noted_for == hostname else "")
     shown = address if address and address not in addresses else addresses[0]
     return int(shown.rpartition(":")[2])
 

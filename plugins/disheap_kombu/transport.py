@@ -76,6 +76,7 @@ class Transport(base.Transport):
                 raise failures.PublishOutcomeUnknown(f"a publish before is still without an answer: {error}") from error
             client.close(end_session=False)
             raise failures.translated(error) from error
+        places.note_node(owner, client.address)
         client.take_pushes()  # a client that was kept may say here that its session has lapsed; nobody consumes yet
         return Connection(client, owner, kept.unconfirmed if kept else None)
 

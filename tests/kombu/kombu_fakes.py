@@ -19,6 +19,7 @@ class FakeWire:
     session_timeout_ms = 15_000
     has_holdings = False
     is_over = False
+    address = "h1:8400"
 
     def __init__(self) -> None:
         self.url = BrokerUrl(timeout_s=1.0)

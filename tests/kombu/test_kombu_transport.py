@@ -9,7 +9,7 @@ from amqp.exceptions import ChannelError, RecoverableChannelError, RecoverableCo
 from kombu.exceptions import OperationalError
 
 from disheap import errors
-from disheap_kombu import failures
+from disheap_kombu import failures, places
 from disheap_kombu.options import broker_url
 from disheap_kombu.transport import Transport
 from kombu import Connection
@@ -136,6 +136,14 @@ def test_a_connection_that_has_switched_shows_the_node_in_use():
     assert owner.as_uri() == "disheap://h3:8402?label=/me"
 
 
+def test_a_closed_connection_keeps_the_port_it_has_switched_to_until_it_gets_another_url():
+    owner = Connection("disheap://h1:9;disheap://h3:8402")
+    places.note_node(owner, "h3:8402")
+    assert owner.port == 8402
+    owner.switch("disheap://h4:7")
+    assert owner.port == 7
+
+
 def test_a_node_of_the_first_url_changes_no_port_for_pools_are_keyed_by_it():
     owner = Connection("disheap://h1:9,h3:8402")
     before = owner.__eqhash__()
@@ -156,8 +164,10 @@ def test_before_it_is_connected_every_alternate_is_named():
 
 def test_a_dead_address_is_a_connection_error_that_may_be_retried():
     owner = Connection("disheap://127.0.0.1:1", connect_timeout=0.2)
-    with pytest.raises(owner.recoverable_connection_errors):
+    with pytest.raises(owner.recoverable_connection_errors) as raised:
         owner.connect()
+    assert isinstance(raised.value, OSError), "as with other transports"
+    assert "127.0.0.1:1" in str(raised.value)
 
 
 def test_an_unreadable_url_is_not_retried():

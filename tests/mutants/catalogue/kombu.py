@@ -288,4 +288,18 @@ MUTANTS = (
         (UNCONFIRMED + "test_what_never_left_is_sent_by_the_repetition",),
         simulated=False,
     ),
+    Mutant(
+        "closed-connection-forgets-the-node-it-switched-to",
+        "a connection that was closed shows the port of the dead host again",
+        (Patch("disheap_kombu.places", ' or (noted if noted_for == hostname else "")', ""),),
+        (TRANSPORT + "test_a_closed_connection_keeps_the_port_it_has_switched_to_until_it_gets_another_url",),
+        simulated=False,
+    ),
+    Mutant(
+        "unreachable-broker-is-no-oserror",
+        "a program that catches OSError, as it did with other brokers, ends when the broker is down",
+        (Patch("disheap_kombu.failures", "    errors.ConnectionLost: BrokerUnreachable,\n", ""),),
+        (TRANSPORT + "test_a_dead_address_is_a_connection_error_that_may_be_retried",),
+        simulated=False,
+    ),
 )
