@@ -68,13 +68,16 @@ def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int)
         free(state, group)
 
 
+def leave(consumer: Consumer) -> None:
+    """The consumer takes no more messages, so it has no turn and no place any more. What it holds counts on."""
+    if consumer.group is not None:
+        del consumer.group.consumers[consumer.number]
+
+
 def forget(state: State, consumer: Consumer) -> None:
-    """The consumer is gone, and its group with the last of them."""
+    """An ended consumer holds nothing any more. Its group goes with the last that takes or holds messages."""
     group = consumer.group
-    if group is None:
-        return
-    del group.consumers[consumer.number]
-    if not group.consumers:
+    if group is not None and not group.consumers and not group.held:
         state.freed.pop(group.key, None)
         consumer.session.groups.pop(group.key[1], None)
 
@@ -83,8 +86,8 @@ def dissolve(state: State, session: Session) -> None:
     """The session is over: nobody is served by its groups any more."""
     for group in session.groups.values():
         state.freed.pop(group.key, None)
-        for consumer in group.consumers.values():
-            consumer.group = None
+    for consumer in session.consumers.values():
+        consumer.group = None
     session.groups.clear()
 
 

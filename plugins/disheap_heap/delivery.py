@@ -271,6 +271,7 @@ def end(state: State, consumer: Consumer) -> None:
     state.units += 1
     topic = consumer.topic
     consumer.ended = True
+    credit.leave(consumer)
     topic.ring.pop(consumer.number, None)
     topic.active -= 1
     state.active -= 1

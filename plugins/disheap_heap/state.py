@@ -42,7 +42,8 @@ class Session:
 
 
 class CreditGroup:
-    """One credit for several consumers of a session. `consumers`: the one whose turn is next comes first."""
+    """One credit for several consumers of a session. `consumers`: those that take messages, the one whose turn is next
+    first. `held` counts what they and ended ones hold."""
 
     __slots__ = ("consumers", "credit", "credit_bytes", "held", "held_bytes", "key")
 

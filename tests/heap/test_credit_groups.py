@@ -174,6 +174,53 @@ def test_a_group_is_bounded() -> None:
     driver.do(Subscribe("t", 1, group=2))
 
 
+def test_an_ended_consumer_that_holds_something_takes_no_place_in_its_group() -> None:
+    driver = Driver()
+    driver.do(CreateTopic("t"))
+    held = []
+    for _ in range(CREDIT_GROUP_CONSUMERS_MAX):
+        number = driver.do(Subscribe("t", 1000, group=1)).consumer
+        driver.do(Enqueue("t", b"m"))
+        held += driver.deliveries()
+        driver.do(Cancel(number))
+    driver.do(Subscribe("t", CREDIT_GROUP_CONSUMERS_MAX, group=1))
+    driver.do(Enqueue("t", b"next"))
+    assert driver.payloads() == [], "what they hold counts"
+    twin = driver.restored()
+    assert settle_oldest(driver, held) == [b"next"]
+    assert twin.do(Ack([token(held[-1])])) is not None
+
+
+def test_a_group_of_ended_consumers_goes_with_the_last_lease(filled: Driver) -> None:
+    subscribe(filled, 1, names=("a",))
+    (held,) = filled.deliveries()
+    filled.do(Cancel(1))
+    filled.do(SetCredit(0, 3, 0, 1))
+    filled.do(Ack([token(held)]))
+    assert not filled.machine._state.sessions[1].groups
+    assert not filled.machine._state.freed
+
+
+def test_a_group_lasts_as_long_as_an_ended_consumer_of_it_holds_something(filled: Driver) -> None:
+    subscribe(filled, 2, names=("a", "b"))
+    held = filled.deliveries()
+    filled.do(Cancel(1))
+    filled.do(Cancel(2, give_back=True))
+    subscribe(filled, 2, names=("c",))
+    assert len(held) == 2 and filled.payloads() == []
+    assert settle_oldest(filled, held) == [b"c0"]
+
+
+def test_a_session_that_ends_lets_go_of_what_ended_consumers_hold(filled: Driver) -> None:
+    subscribe(filled, 1, names=("a",))
+    filled.deliveries()
+    filled.do(Cancel(1))
+    filled.expire(1)
+    assert not filled.machine._state.freed
+    subscribe(filled, 1, session=2, names=("a",))
+    assert filled.payloads(2) == [b"a0"]
+
+
 def test_many_freed_groups_are_served_in_slices_and_in_step() -> None:
     """Leases of 200 groups end together; a replica restored in between goes on in the same order."""
     driver = Driver()

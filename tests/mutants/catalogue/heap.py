@@ -668,4 +668,24 @@ MUTANTS = (
         (GROUPS + "test_many_freed_groups_are_served_in_slices_and_in_step",),
         simulated=False,
     ),
+    Mutant(
+        "cancelled-consumer-keeps-its-place-in-the-group",
+        "a worker that changes its queues while tasks run is refused a consumer, though it has few",
+        (
+            Patch(
+                "disheap_heap.consumers",
+                "    elif len(group.consumers) >= CREDIT_GROUP_CONSUMERS_MAX:\n",
+                "    elif sum(one.group is group for one in state.sessions[session].consumers.values()) >= 256:\n",
+            ),
+        ),
+        (GROUPS + "test_an_ended_consumer_that_holds_something_takes_no_place_in_its_group",),
+        simulated=False,
+    ),
+    Mutant(
+        "group-of-ended-consumers-is-forgotten-early",
+        "what a cancelled consumer holds no longer counts once its group has no other",
+        (Patch("disheap_heap.credit", " and not group.consumers and not group.held:", " and not group.consumers:"),),
+        (GROUPS + "test_a_group_lasts_as_long_as_an_ended_consumer_of_it_holds_something",),
+        simulated=False,
+    ),
 )
