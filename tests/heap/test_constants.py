@@ -50,6 +50,7 @@ DECIDES_NOTHING = {
     "BLOCK_ROWS",
     "COMMAND_OVERHEAD_BYTES",
     "CONSUMER_BYTES",
+    "EXCHANGE_BYTES",
     "FORMAT",
     "GARBAGE_MIN",
     "KEYS_REMEMBERED",
@@ -58,6 +59,7 @@ DECIDES_NOTHING = {
     "PAGE_ROWS",
     "PATTERN_NODE_BYTES",
     "PIECE_BYTES",
+    "SESSION_BYTES",
     "STEPS_PER_UNIT",
     "SWEEP",
     "TIMER_BYTES",
@@ -69,9 +71,11 @@ DECIDES_NOTHING = {
 
 def test_constants_that_decide_what_a_replica_does_belong_to_the_version() -> None:
     modules = [
-        importlib.import_module(one.name) for one in pkgutil.iter_modules(disheap_heap.__path__, "disheap_heap.")
+        importlib.import_module(one.name)
+        for package in (disheap_heap, broker)
+        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
     ]
-    constants = int_constants(*modules, broker)
+    constants = int_constants(*modules)
     deciding = {name: value for name, value in constants.items() if name not in DECIDES_NOTHING}
     assert deciding == OF_VERSION[HeapMachine.versions[1]]
     assert constants.keys() >= DECIDES_NOTHING
