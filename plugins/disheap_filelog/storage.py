@@ -133,6 +133,9 @@ class FileStorage:
                 self._append_groups(groups[start : start + slots])
             self._check_in_place(self._segments[-1])
 
+    def append_on_loop(self, entries: Sequence[Entry]) -> None:
+        self.append(entries)
+
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
         """Decodes the blocks that hold the entries. Superseded entries are never returned."""
         with self._guard:
@@ -542,11 +545,20 @@ class FileStorage:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import MemoryEstimating, OnFilesystem, PeerStore, Repairable, Scrubbable, Storage
+    from disheap.interfaces import (
+        LoopAppending,
+        MemoryEstimating,
+        OnFilesystem,
+        PeerStore,
+        Repairable,
+        Scrubbable,
+        Storage,
+    )
 
     _fits: type[Storage] = FileStorage
     _repairs: type[Repairable] = FileStorage
     _scrubs: type[Scrubbable] = FileStorage
     _remembers: type[PeerStore] = FileStorage
     _estimates: type[MemoryEstimating] = FileStorage
+    _appends: type[LoopAppending] = FileStorage
     _runs_on: type[OnFilesystem] = FileStorage

@@ -130,6 +130,9 @@ class MemoryStorage:
                 self._memberships.append((entry.index, entry.data))
         self._last = entries[-1].index
 
+    def append_on_loop(self, entries: Sequence[Entry]) -> None:
+        self.append(entries)
+
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
         """Decodes the blocks that hold the entries."""
         self._check_open()
@@ -331,8 +334,9 @@ class MemorySnapshotReader:
 
 
 if TYPE_CHECKING:
-    from disheap.interfaces import MemoryEstimating, Rereadable, Storage
+    from disheap.interfaces import LoopAppending, MemoryEstimating, Rereadable, Storage
 
     _fits: type[Storage] = MemoryStorage
     _estimates: type[MemoryEstimating] = MemoryStorage
+    _appends: type[LoopAppending] = MemoryStorage
     _rereads: type[Rereadable] = MemorySnapshotWriter

@@ -71,6 +71,7 @@ class Link(asyncio.Protocol):
         self._receiver: Receiver | None = None  # with TLS, a stranger who fails gets none
         self._gathered: list[bytes] = []
         self._gathered_bytes = 0
+        self._is_flush_due = False
         self._closing = False
 
     @property
@@ -84,12 +85,13 @@ class Link(asyncio.Protocol):
         """Gathers what is written in one turn of the loop, and sends it in one call."""
         if self._closing or not data:
             return
-        if not self._gathered:
-            self._loop.call_soon(self._flush)
+        if not self._is_flush_due:
+            self._is_flush_due = True
+            self._loop.call_soon(self._flush_due)
         self._gathered.append(data if type(data) is bytes else bytes(data))
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= GATHER_BYTES:
-            self._flush()
+            self.send_queued()
 
     def buffered(self) -> int:
         """How many bytes are not with the operating system yet."""
@@ -106,11 +108,21 @@ class Link(asyncio.Protocol):
         if self._transport is not None and not self._closing:
             self._transport.resume_reading()
 
+    def send_queued(self) -> None:
+        """A second call finds nothing: `write` may have asked for a flush at the end of the turn."""
+        gathered = self._gathered
+        if not gathered or self._transport is None:
+            return
+        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
+        gathered.clear()
+        self._gathered_bytes = 0
+        self._transport.write(data)
+
     def close(self) -> None:
         """Sends what was written, then closes the connection. The receiver gets no more data."""
         if self._closing:
             return
-        self._flush()
+        self.send_queued()
         self._closing = True
         if self._transport is not None:
             self._transport.close()
@@ -123,15 +135,9 @@ class Link(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _flush(self) -> None:
-        """A second call finds nothing: `write` may have flushed before the callback that it had asked for."""
-        gathered = self._gathered
-        if not gathered or self._transport is None:
-            return
-        data = gathered[0] if len(gathered) == 1 else b"".join(gathered)
-        gathered.clear()
-        self._gathered_bytes = 0
-        self._transport.write(data)
+    def _flush_due(self) -> None:
+        self._is_flush_due = False
+        self.send_queued()
 
     # --- asyncio.Protocol ---
 

@@ -130,9 +130,10 @@ POWER_METHODS = [
 
 def test_every_optional_power_is_looked_at() -> None:
     powers = {power for power in vars(interfaces).values() if getattr(power, "_is_runtime_protocol", False)}
-    assert powers == {power for kind in POWERS.values() for power in kind} | {interfaces.Rereadable}, (
-        "that of a snapshot's writer, which is no plugin class, is asked of the writer alone"
-    )
+    assert powers == {power for kind in POWERS.values() for power in kind} | {
+        interfaces.Rereadable,
+        interfaces.Flushing,
+    }, "those of a snapshot's writer and of a connection, which are no plugin classes, are asked of these alone"
 
 
 @pytest.mark.parametrize(("power", "method"), [(power, name) for _, power, name in POWER_METHODS if power in MANY])

@@ -53,6 +53,32 @@ class Believing(FileStorage):
         super().__init__(settings, context, self.lie(filesystem or OsFilesystem()))  # type: ignore[arg-type]
 
 
+class NoSyncOnLoop(LyingFilesystem):
+    on_loop = False
+
+    def __init__(self, inner: Filesystem) -> None:
+        super().__init__(inner)
+        lie = self
+
+        class LoopFile(LyingFile):
+            def sync(self) -> None:
+                if not lie.on_loop:
+                    super().sync()
+
+        self.file = LoopFile  # type: ignore[misc]
+
+
+class UnsyncedOnLoop(Believing):
+    """Syncs on the disk's thread alone."""
+
+    lie = NoSyncOnLoop
+
+    def append_on_loop(self, entries: Sequence[Entry]) -> None:
+        self._filesystem.on_loop = True  # type: ignore[attr-defined]
+        super().append_on_loop(entries)
+        self._filesystem.on_loop = False  # type: ignore[attr-defined]
+
+
 # --- syncs -----------------------------------------------------------------------------------------------------------
 
 
@@ -378,6 +404,7 @@ class StillUsage(FileStorage):
 RIGHT = FileStorage
 MEANT: dict[type[FileStorage], str] = {
     NeverSyncs: "test_an_append_that_returned_is_synced",
+    UnsyncedOnLoop: "test_an_append_on_the_loop_that_returned_is_synced",
     UnsyncedVote: "test_term_and_vote_and_members_that_were_saved_are_synced",
     UnsyncedSnapshot: "test_a_snapshot_that_was_committed_is_synced_with_its_name",
     UnsyncedNames: "test_a_snapshot_that_was_committed_is_synced_with_its_name",

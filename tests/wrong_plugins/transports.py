@@ -407,6 +407,33 @@ class KeptReceiver(Wire):
     end = KeepingReceiverEnd
 
 
+class LateFlushEnd(End):
+    """Gathers until the next turn of the loop, whatever is asked."""
+
+    gathered: bytes = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.gathered += bytes(data)
+        self.wire.loop.call_soon(self.send)
+
+    def send(self) -> None:
+        gathered, self.gathered = self.gathered, b""
+        self.inner.write(gathered)
+
+    def buffered(self) -> int:
+        return len(self.gathered) + self.inner.buffered()
+
+    def close(self) -> None:
+        self.send()
+        super().close()
+
+    def send_queued(self) -> None: ...
+
+
+class LateFlush(Wire):
+    end = LateFlushEnd
+
+
 RIGHT = Wire
 MEANT: dict[type[Wire], str] = {
     Reordering: "test_bytes_arrive_whole_and_in_order_in_both_directions",
@@ -414,6 +441,7 @@ MEANT: dict[type[Wire], str] = {
     MutableData: "test_bytes_arrive_whole_and_in_order_in_both_directions",
     OtherThread: "test_bytes_arrive_whole_and_in_order_in_both_directions",
     KeptBuffer: "test_a_buffer_may_be_used_again_as_soon_as_write_returns",
+    LateFlush: "test_what_is_queued_can_be_sent_at_once",
     LostTail: "test_close_flushes_what_was_written_before",
     SwallowedLoss: "test_made_comes_first_and_lost_last_and_once_at_both_ends",
     LostTwice: "test_made_comes_first_and_lost_last_and_once_at_both_ends",

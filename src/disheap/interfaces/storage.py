@@ -253,6 +253,16 @@ class Repairable(Protocol):
         mended. Raises `DiskFailed`."""
 
 
+@runtime_checkable
+class LoopAppending(Protocol):
+    """Optional power of a storage: entries may be appended on the loop's thread, too. The node does so for a single
+    command while the last writes were quick, because the way to the disk's thread and back takes time of its own."""
+
+    def append_on_loop(self, entries: Sequence[Entry]) -> None:
+        """`append`, with everything that it promises. Called on the loop's thread while no other call is under way.
+        So the storage must not be bound to one thread."""
+
+
 class Scrubbed(NamedTuple):
     """The result of reading one piece. `cursor` says where to continue, () at the end. `mended` names damage that the
     storage has repaired itself. It wrote the data again from memory, or removed data that something newer replaces."""

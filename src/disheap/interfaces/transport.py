@@ -43,6 +43,15 @@ class Connection(Protocol):
         """Closes at once. Queued bytes are lost. `connection_lost` follows exactly once, and no data before it."""
 
 
+@runtime_checkable
+class Flushing(Protocol):
+    """Optional power of a `Connection` that gathers writes, to send many small ones together."""
+
+    def send_queued(self) -> None:
+        """Hand what is queued to the operating system now, as far as it takes that, and not after the loop's present
+        turn. Never blocks, and never raises. May be called after the end."""
+
+
 class Receiver(Protocol):
     """The owner of a connection. The transport calls it on the loop's thread: `connection_made` first, once, and
     `connection_lost` last, once. It may write, pause and close in each of these calls."""

@@ -37,9 +37,12 @@ def on_fetched(state: State, entries: tuple[Entry, ...]) -> tuple[Entry, ...]:
     return _hand_out(state, within(entries, state.config.apply_bytes, _last(state)))
 
 
-def on_applied(state: State, index: Index) -> None:
-    assert index <= state.log.handed, "applied what was not handed out"
-    state.log.applied = max(state.log.applied, index)
+def on_applied(state: State, index: Index) -> bool:
+    """Returns whether something waited for that: more that is committed, or a snapshot that is to be installed."""
+    log = state.log
+    assert index <= log.handed, "applied what was not handed out"
+    log.applied = max(log.applied, index)
+    return log.applied < _last(state) or state.receiving is not None
 
 
 def _last(state: State) -> Index:

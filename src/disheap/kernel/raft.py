@@ -131,8 +131,8 @@ class Raft:
 
     def applied_to(self, index: Index) -> None:
         """The machine has applied up to `index`."""
-        self._has_input = True
-        applying.on_applied(self._state, index)
+        if applying.on_applied(self._state, index):
+            self._has_input = True
 
     def chunk_read(self, target: NodeId, index: Index, offset: int, data: bytes, done: bool) -> None:
         """The answer to a `ChunkRead`."""

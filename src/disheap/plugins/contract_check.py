@@ -22,6 +22,7 @@ from disheap.interfaces import (
     Codec,
     CommandSizing,
     Hashing,
+    LoopAppending,
     MemoryEstimating,
     OnFilesystem,
     PeerStore,
@@ -47,7 +48,7 @@ CONTRACTS: dict[str, type[Any]] = {
 
 POWERS: dict[str, tuple[type[Any], ...]] = {
     "transport": (Reloading, BlockingConnect),
-    "storage": (Repairable, Scrubbable, PeerStore, OnFilesystem, MemoryEstimating),
+    "storage": (Repairable, Scrubbable, PeerStore, OnFilesystem, MemoryEstimating, LoopAppending),
     "codec": (),
     "machine": (
         CommandSizing,

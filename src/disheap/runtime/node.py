@@ -359,6 +359,7 @@ class Node:
             policy=tuning.snapshot_policy(config, self._id),
             fresh_sessions=self._fresh_sessions,
             send=self._send,
+            flush=self._peering.flush,
             on_lead=self._on_lead,
             on_leader=self._on_leader,
             on_applied=self._outlets().flush,

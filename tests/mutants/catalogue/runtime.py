@@ -15,9 +15,77 @@ MEMORY = "tests/runtime/test_memory.py::"
 ROOM = "tests/runtime/test_room.py::"
 FAILURES = "tests/runtime/test_failures.py::"
 COMPARING = "tests/runtime/test_comparing.py::"
+LOOP_WRITES = "tests/runtime/test_loop_writes.py::"
 CLOCK_CHECK = "tests/runtime/test_clock_check.py::"
 
 MUTANTS = (
+    Mutant(
+        "loop-writes-on-a-slow-disk",
+        "a slow disk stops the loop for each command: no ping is answered and no other client is served meanwhile",
+        (Patch("disheap:LoopWrites.took", "        if seconds < QUICK_S:\n", "        if True:\n"),),
+        (LOOP_WRITES + "test_the_loop_writes_after_a_number_of_quick_writes_in_a_row",),
+        simulated=False,
+    ),
+    Mutant(
+        "stall-of-the-loop-is-forgotten",
+        "a disk that is slow now and then stops the loop again and again",
+        (Patch("disheap:LoopWrites.took", "            self._rest()\n", "            pass\n"),),
+        (LOOP_WRITES + "test_a_stall_sends_writes_to_the_thread_for_a_time_that_doubles",),
+        simulated=False,
+    ),
+    Mutant(
+        "batches-written-on-the-loop",
+        "many clients at once wait for the disk one after another, and nobody is read meanwhile",
+        (
+            Patch(
+                "disheap:is_single_command",
+                "    return bool(ENVELOPE.unpack_from(entry.data)[0] + LENGTH_BYTES == size)\n",
+                "    return True\n",
+            ),
+        ),
+        (LOOP_WRITES + "test_only_a_single_command_is_written_on_the_loop",),
+        simulated=False,
+    ),
+    Mutant(
+        "write-on-the-loop-overtakes-the-disk-thread",
+        "an append on the loop runs while the disk's thread is in the middle of another call of the storage",
+        (Patch("disheap:DiskThread.run_now", "if self._under_way or self._closed:", "if self._closed:"),),
+        (LOOP_WRITES + "test_a_job_runs_at_once_only_while_no_other_is_under_way",),
+        simulated=False,
+    ),
+    Mutant(
+        "leader-writes-before-its-messages-leave",
+        "followers are sent an entry after the leader has written it, and every commit waits for two disks in a row",
+        (
+            Patch(
+                "disheap:Group._carry_out",
+                "has_left = not ready.messages or self._flush()",
+                "has_left = True",
+            ),
+        ),
+        (LOOP_WRITES + "test_what_has_not_left_for_the_followers_keeps_the_write_off_the_loop",),
+        simulated=False,
+    ),
+    Mutant(
+        "append-on-the-loop-without-fsync",
+        "a command that is written on the loop is acknowledged while it is in the page cache alone",
+        (
+            Patch(
+                "disheap_filelog:FileStorage.append_on_loop",
+                "        self.append(entries)\n",
+                "        segment = self._segments[-1]\n"
+                "        file = segment._file\n\n"
+                "        class Unsynced:\n"
+                "            def __getattr__(self, name):\n"
+                "                return (lambda: None) if name == 'sync' else getattr(file, name)\n\n"
+                "        segment._file = Unsynced()\n"
+                "        self.append(entries)\n"
+                "        segment._file = file\n",
+            ),
+        ),
+        ("disheap.testing.conformance.test_storage_faults::test_an_append_on_the_loop_that_returned_is_synced",),
+        pitfall=14,
+    ),
     Mutant(
         "hard-state-after-entries",
         "entries reach the disk before the term that they belong to",
@@ -56,7 +124,7 @@ MUTANTS = (
         "a write that failed is reported to the kernel as durable, and the node goes on",
         (
             Patch(
-                "disheap:FailStopDisk.submit",
+                "disheap:FailStopDisk._heard",
                 "                self._failed(error)\n",
                 "                pass\n",
             ),
@@ -596,7 +664,7 @@ MUTANTS = (
         "a failed disk is heard of by whoever asked, and the node goes on where nobody waits for the answer any more",
         (
             Patch(
-                "disheap:FailStopDisk.submit",
+                "disheap:FailStopDisk._heard",
                 "            if isinstance(error, DiskFailed):\n                self._failed(error)\n",
                 "",
             ),

@@ -22,7 +22,7 @@ from disheap.errors import (
     RequestError,
     SessionExpired,
 )
-from disheap.interfaces import Connection
+from disheap.interfaces import Connection, Flushing
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
@@ -104,6 +104,7 @@ class ClientConnection:
         self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
         self._server = server
         self._connection: Connection
+        self._send_queued: Callable[[], None] | None = None  # of a connection that gathers
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
         self._partial = Partial()
         self._greeted = False
@@ -124,6 +125,7 @@ class ClientConnection:
     def connection_made(self, connection: Connection) -> None:
         server = self._server
         self._connection = connection
+        self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
         self.heard = server.loop.time()
         if not server.admit(self):
             return
@@ -376,6 +378,8 @@ class ClientConnection:
         if self.closed:
             return
         self._connection.write(data)
+        if self._send_queued is not None:
+            self._send_queued()
         if self._connection.buffered() > UNCOUNTED_BYTES:
             self._watch()
 

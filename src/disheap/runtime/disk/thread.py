@@ -1,8 +1,10 @@
 """The one thread that storage runs on. Owns ordering of blocking work; refuses to know what the work is.
 
 Jobs run one after another in the order given. Each ends in a call on the loop's thread, so that the node keeps one line
-of thought. A disk that fails is the end of the node, whoever asked and whether or not anybody still waits for the
-answer (storage-rules 6): `FailStopDisk` sees to that, in the one place that every job goes through.
+of thought. A job may run on the loop's thread itself while no other is under way (`run_now`): the way to the thread and
+back costs more than a short write. `loop_writes` says when. A disk that fails is the end of the node, whoever asked and
+whether or not anybody still waits for the answer (storage-rules 6): `FailStopDisk` sees to that, in the one place that
+every job goes through.
 
 A plain queue and a thread cost half of what an executor's futures do, and this hop is in every commit.
 A simulator replaces this class by one that runs the job when virtual time says so.
@@ -37,6 +39,10 @@ class Disk(Protocol):
         """Run `work` after all work submitted before, then `done(result, error)` on the loop; on an error the result is
         None."""
 
+    def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
+        """Run `work` on the loop's thread and call `done`, both before this returns. Returns False, and does neither,
+        while another job is queued or under way, or its `done` has not been called yet."""
+
     async def close(self) -> None:
         """Finish what was submitted, then end. `done` is called for none of it afterwards."""
 
@@ -49,12 +55,18 @@ class FailStopDisk:
         self._failed = failed
 
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        self._disk.submit(work, self._heard(done))
+
+    def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
+        return self._disk.run_now(work, self._heard(done))
+
+    def _heard(self, done: Callable[[T, BaseException | None], None]) -> Callable[[T, BaseException | None], None]:
         def heard(result: T, error: BaseException | None) -> None:
             if isinstance(error, DiskFailed):
                 self._failed(error)
             done(result, error)
 
-        self._disk.submit(work, heard)
+        return heard
 
     async def close(self) -> None:
         await self._disk.close()
@@ -69,13 +81,19 @@ class WatchedDisk:
         self._fail = fail
 
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        self._disk.submit(work, self._watched(done))
+
+    def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
+        return self._disk.run_now(work, self._watched(done))
+
+    def _watched(self, done: Callable[[T, BaseException | None], None]) -> Callable[[T, BaseException | None], None]:
         def watched(result: T, error: BaseException | None) -> None:
             try:
                 done(result, error)
             except BaseException as failure:
                 self._fail(failure)
 
-        self._disk.submit(work, watched)
+        return watched
 
     async def close(self) -> None:
         await self._disk.close()
@@ -85,13 +103,22 @@ class DiskThread:
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str = "disheap-disk") -> None:
         self._loop = loop
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._under_way = 0  # jobs whose `done` was not called yet
         self._closed = False
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        self._under_way += 1
         self._jobs.put((work, done))
+
+    def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
+        if self._under_way or self._closed:
+            return False
+        self._under_way += 1
+        self._finish(done, *_outcome(work))
+        return True
 
     async def close(self) -> None:
         self._closed = True
@@ -102,17 +129,27 @@ class DiskThread:
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:
             work, done = job
-            try:
-                result, error = work(), None
-            except BaseException as failure:
-                result, error = None, failure
+            outcome = _outcome(work)
             if not self._closed:
-                self._tell(done, result, error)
+                self._tell(self._finish, done, *outcome)
         self._tell(self._ended.set)
+
+    def _finish(
+        self, done: Callable[[Any, BaseException | None], None], result: Any, error: BaseException | None
+    ) -> None:
+        self._under_way -= 1
+        done(result, error)
 
     def _tell(self, callback: Callable[..., None], *outcome: Any) -> None:
         with suppress(RuntimeError):  # the loop is closed: the node has stopped without waiting for us
             self._loop.call_soon_threadsafe(callback, *outcome)
+
+
+def _outcome(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    try:
+        return work(), None
+    except BaseException as failure:
+        return None, failure
 
 
 async def run_on(disk: Disk, work: Callable[[], T]) -> T:

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
-from disheap.interfaces import Connection, Transport
+from disheap.interfaces import Connection, Flushing, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
 from disheap.protocol import frames, notices, peers, proofs, repair
@@ -242,6 +242,7 @@ class OutgoingLink(_Handshaking):
         super().__init__(owner, loop)
         self.peer = peer
         self._buffer_bytes = buffer_bytes
+        self._send_queued: Callable[[], None] | None = None  # of a connection that gathers
         self._is_full = False
         self._address = address
         self._transport = transport
@@ -259,6 +260,12 @@ class OutgoingLink(_Handshaking):
 
     def send(self, message: Message) -> None:
         self._write(lambda: peers.encode(GROUP, message))
+
+    def flush(self) -> bool:
+        """Returns whether everything has left that was sent."""
+        if self._send_queued is not None:
+            self._send_queued()
+        return self._connection is None or not self._connection.buffered()
 
     def send_repair(self, message: Ask | Answer) -> None:
         self._write(lambda: repair.encode(message))
@@ -300,6 +307,7 @@ class OutgoingLink(_Handshaking):
     def connection_made(self, connection: Connection) -> None:
         self._expect_hello(connection)
         self._is_full = self._has_proved = False
+        self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
         connection.write(self._transcript.add(frames.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer))))
 
     def data_received(self, data: bytes) -> None:
@@ -344,7 +352,7 @@ class OutgoingLink(_Handshaking):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._expect_nothing()
-        greeted, self._greeted, self._connection = self._greeted, False, None
+        greeted, self._greeted, self._connection, self._send_queued = self._greeted, False, None, None
         self._was_up = greeted and not self.refusal
         self._down.set()
         if greeted:

@@ -115,6 +115,13 @@ class Peering:
         if link is not None:
             link.send(message)
 
+    def flush(self) -> bool:
+        """What was sent goes out now, and not after the loop's present turn. Returns whether all of it has left."""
+        has_left = True
+        for link in self._outgoing.values():
+            has_left = link.flush() and has_left
+        return has_left
+
     def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
         link = self._outgoing.get(target)
         if link is not None:

@@ -89,10 +89,12 @@ class Counters(msgspec.Struct):
 
 
 class Group:
-    """`send` takes a message to a peer; `on_lead` is told when this node starts (True) and stops leading, `on_leader`
-    when another node leads, or nobody is known to; `on_applied` is called after each batch is applied; `on_failure`
-    once, with the error that ends it. A group that is `asleep` takes no part in anything: its log is being repaired,
-    and another group takes its place when that is done."""
+    """`send` takes a message to a peer. `flush` hands to the network what was sent, and returns whether all of it has
+    left. `on_lead` is told when this node starts (True) and stops leading, `on_leader` when another node leads, or
+    nobody is known to. `on_applied` is called after each batch is applied; `on_failure` once, with the error that ends
+    it. A group that is `asleep` takes no part in anything: its log is being repaired, and another group takes its place
+    when that is done.
+    """
 
     def __init__(
         self,
@@ -109,6 +111,7 @@ class Group:
         policy: SnapshotPolicy,
         fresh_sessions: Callable[[], Sessions],
         send: Callable[[Message], None],
+        flush: Callable[[], bool],
         on_lead: Callable[[bool], None],
         on_leader: Callable[[], None],
         on_applied: Callable[[], None],
@@ -135,6 +138,7 @@ class Group:
         self._clock = clock
         self._limits = limits
         self._send = send
+        self._flush = flush
         self._on_lead = on_lead
         self._on_leader = on_leader
         self._on_applied = on_applied
@@ -148,7 +152,7 @@ class Group:
         self._finished: list[Entry] = []  # applied, and not yet told to the kernel
         self._writer = Writer(storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail)
         self._ambiguous = raft.is_ambiguous
-        self._pump_due = False
+        self._pump_due = self._is_pumping = False
         self._idle_flush = IdleFlush(clock)
         self._reads = Reads(raft)
         self.applier = Applier(clock, self._steps)
@@ -324,6 +328,7 @@ class Group:
         self._pump_due = False
         if self.has_ended:
             return
+        self._is_pumping = True
         try:
             self._note_role()
             self._note_certainty()
@@ -335,20 +340,24 @@ class Group:
                 ready = self.raft.ready()
                 self._note_role()
                 if self._carry_out(ready):
-                    self._wake()  # the rest after the loop has looked at its sockets
-                    break
+                    break  # the rest after the loop has looked at its sockets
+            if self.raft.has_ready():
+                self._wake()
             if self.applier.is_busy:
                 self._wake()
         except BaseException as error:
             self.fail(error)
+        finally:
+            self._is_pumping = False
 
     def _carry_out(self, ready: Ready) -> bool:
         """Returns whether entries were applied."""
         send = self._send
         for message in ready.messages:
             send(message)
+        has_left = not ready.messages or self._flush()
         if ready.write is not None:
-            self._write(ready.write, ready.held)
+            self._write(ready.write, ready.held, has_left)
         for fetch in ready.fetches:
             self._fetch(fetch)
         for chunk_read in ready.chunk_reads:
@@ -409,11 +418,12 @@ class Group:
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
-    def _write(self, write: Write, held: tuple[Message, ...]) -> None:
+    def _write(self, write: Write, held: tuple[Message, ...], may_block: bool) -> None:
+        """`may_block`: nothing waits for the loop. A leader's messages have left, so its followers write meanwhile."""
         if write.entries:
             self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
             self._clocks.seen(self._log_time_ms)
-        self._writer.start(write, held)
+        self._writer.start(write, held, may_block)
 
     def _written(self, write: Write, held: tuple[Message, ...]) -> None:
         if self.has_ended:
@@ -423,8 +433,9 @@ class Group:
         self.raft.persisted(write.number)
         for message in held:
             self._send(message)
-        if not self._pump_due:
-            self._pump_due = True
+        if held:
+            self._flush()
+        if not (self._is_pumping or self._pump_due):  # a pump that has written on the loop goes on by itself
             self._pump()
 
     def _flushed(self, _: None, error: BaseException | None) -> None:

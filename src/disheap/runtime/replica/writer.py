@@ -11,9 +11,10 @@ import asyncio
 from collections.abc import Callable
 
 from disheap.errors import StorageFull
-from disheap.interfaces import Clock, Storage
+from disheap.interfaces import Clock, LoopAppending, Storage
 from disheap.kernel.types import Message, Write
 from disheap.logs import get_logger
+from disheap.runtime.disk.loop_writes import LoopWrites
 from disheap.runtime.disk.thread import ROOM_RETRY_S, Disk
 
 log = get_logger(__name__)
@@ -36,6 +37,8 @@ class Writer:
         self._disk = disk
         self._loop = loop
         self._clock = clock
+        self._loop_writes = LoopWrites(clock)
+        self._append_on_loop = storage.append_on_loop if isinstance(storage, LoopAppending) else None
         self._done = written
         self._failed = failed
         self._write: Write | None = None
@@ -52,11 +55,12 @@ class Writer:
         """For how long the present write has been under way; 0 without one."""
         return self._clock.monotonic() - self._since if self._write is not None else 0.0
 
-    def start(self, write: Write, held: tuple[Message, ...]) -> None:
-        """`held` are the messages that wait for it."""
+    def start(self, write: Write, held: tuple[Message, ...], may_block: bool = False) -> None:
+        """`held` are the messages that wait for it. The write may be made on this thread if the loop `may_block`."""
         assert self._write is None, "one write at a time"
         self._write, self._held, self._since = write, held, self._clock.monotonic()
-        self._submit(write)
+        if not (may_block and self._write_on_loop(write)):
+            self._submit(write)
 
     def close(self) -> None:
         """What is under way is of no consequence any more, and is not tried again."""
@@ -65,17 +69,31 @@ class Writer:
             self._again.cancel()
 
     def _submit(self, write: Write) -> None:
-        storage = self._storage
+        storage, clock = self._storage, self._clock
 
-        def work() -> None:
+        def work() -> float:
+            began = clock.monotonic()
             if write.hard_state is not None:
                 storage.save_hard_state(write.hard_state)
             if write.entries:
                 storage.append(write.entries)
+            return clock.monotonic() - began
 
         self._disk.submit(work, self._finished)
 
-    def _finished(self, _: None, error: BaseException | None) -> None:
+    def _write_on_loop(self, write: Write) -> bool:
+        append, clock = self._append_on_loop, self._clock
+        if append is None or write.hard_state is not None or not self._loop_writes.allows(write.entries):
+            return False
+
+        def work() -> float:
+            began = clock.monotonic()
+            append(write.entries)
+            return clock.monotonic() - began
+
+        return self._disk.run_now(work, self._finished)
+
+    def _finished(self, took_s: float | None, error: BaseException | None) -> None:
         write, held = self._write, self._held
         assert write is not None
         if self._is_closed:
@@ -89,6 +107,7 @@ class Writer:
                 self._again = None
                 log.warning("there is room on the disk again; the node goes on")
             self._write, self._held = None, ()
+            self._loop_writes.took(took_s or 0.0)
             self._done(write, held)
 
     def _wait_for_room(self, write: Write, error: StorageFull) -> None:

@@ -22,6 +22,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from disheap.errors import DiskFailed, StorageError, StorageFull
 from disheap.interfaces import (
     Codec,
     KnownPeers,
+    LoopAppending,
     OnFilesystem,
     PeerStore,
     Recovered,
@@ -330,6 +332,24 @@ def test_an_append_that_returned_is_synced(build: Build | None) -> None:
         again, recovered = opened(build, disk.without_unsynced())
         assert recovered.last_index == first + 19
         assert read_log(again, 1, first + 19) == entries(1, first + 19, size=300)
+
+
+def test_an_append_on_the_loop_that_returned_is_synced(build: Build | None) -> None:
+    """`append_on_loop` promises what `append` promises, and the calls may come from different threads. It fails if the
+    storage does not sync there, or is bound to one thread."""
+    if build is None:
+        return
+    disk = CrashingDisk()
+    storage = started(build, disk)
+    if not isinstance(storage, LoopAppending):
+        return
+    with ThreadPoolExecutor(1) as thread:
+        for first in range(1, 100, 2):
+            thread.submit(storage.append, entries(first, first, size=300)).result()
+            storage.append_on_loop(entries(first + 1, first + 1, size=300))
+            again, recovered = opened(build, disk.without_unsynced())
+            assert recovered.last_index == first + 1
+            assert read_log(again, 1, first + 1) == entries(1, first + 1, size=300)
 
 
 def test_term_and_vote_and_members_that_were_saved_are_synced(build: Build | None) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from disheap.errors import AddressInUse, ConfigError, ConnectionLost
-from disheap.interfaces import BlockingConnect, Connection, Listener, Transport
+from disheap.interfaces import BlockingConnect, Connection, Flushing, Listener, Transport
 from disheap.testing.sockets import connected
 
 CONNECT_S = 5.0
@@ -310,6 +310,33 @@ def test_close_flushes_what_was_written_before(run: Run, listen_address: str) ->
         await pair.far.wait_for("lost")
         assert bytes(pair.far.data) == sent
         await pair.shut()
+
+    run(scenario)
+
+
+def test_what_is_queued_can_be_sent_at_once(run: Run, listen_address: str) -> None:
+    """After `send_queued` nothing small is queued any more, and everything arrives once and in order. It fails if it
+    leaves bytes for later, sends them twice, or raises after the end."""
+
+    async def scenario(transport: Transport) -> None:
+        pair = Pair(transport)
+        await pair.open(listen_address)
+        connection = pair.far.connection
+        if not isinstance(connection, Flushing):
+            await pair.shut()
+            return
+        for number in range(50):
+            connection.write(b"%3d," % number)
+            connection.write(b"%3d;" % number)
+            connection.send_queued()
+            assert connection.buffered() == 0, "it hands over what a socket takes at once"
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+        expected = b"".join(b"%3d,%3d;" % (number, number) for number in range(50))
+        await pair.near.wait_bytes(len(expected))
+        assert pair.near.data == expected
+        await pair.shut()
+        connection.send_queued()
 
     run(scenario)
 

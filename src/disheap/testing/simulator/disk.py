@@ -37,6 +37,15 @@ class SimDisk:
         if not self._busy:
             self._begin()
 
+    def run_now(self, work: Callable[[], Any], done: Done) -> bool:
+        """Chance decides whether a job of before is still under way."""
+        if self._jobs or self._busy or self._closed or self._dice.chance(0.5):
+            return False
+        outcome = self._outcome(work)
+        if outcome is not None:
+            done(*outcome)
+        return True
+
     async def close(self) -> None:
         """Runs the jobs that are queued, then ends."""
         while self._jobs and self._process.alive:
@@ -58,12 +67,17 @@ class SimDisk:
 
     def _run_one(self) -> None:
         work, done = self._jobs.popleft()
+        outcome = self._outcome(work)
+        if outcome is not None:
+            self._process.soon(done, *outcome)
+
+    def _outcome(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None] | None:
+        """Result and error; None where the process ended in the middle of it."""
         self.jobs_done += 1
         try:
-            result, error = work(), None
+            return work(), None
         except Crash:
             self._on_crash()
-            return
+            return None
         except BaseException as failure:
-            result, error = None, failure
-        self._process.soon(done, result, error)
+            return None, failure
