@@ -228,6 +228,7 @@ def test_while_no_node_answers_the_outcome_stays_unknown_and_the_session_is_kept
 @pytest.fixture
 def cluster(tmp_path):
     cluster = Cluster(tmp_path / "data")
+    cluster.leader()  # waits for one: the tests' own connections have little time
     yield cluster
     cluster.thaw()
     cluster.kill()
