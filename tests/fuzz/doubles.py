@@ -129,7 +129,7 @@ class Owner:
 
     def welcomes(self, link: Any, peer: NodeId) -> None: ...
 
-    def hung_up(self, link: Any) -> None: ...
+    def link_lost(self, link: Any) -> None: ...
 
 
 class WatchedMachine(HeapMachine):
@@ -196,7 +196,7 @@ class ServedNode:
 
     # --- a directory ---
 
-    def look_at_memory(self) -> None: ...
+    def check_memory(self) -> None: ...
 
     def leader_address(self) -> str:
         return "n1:8400"

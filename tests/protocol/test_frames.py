@@ -34,7 +34,7 @@ from disheap.protocol import frames, peers
 from disheap.protocol.frames import FrameReader, Hello, Kind
 
 numbers = st.integers(0, (1 << 63) - 1)
-times = st.integers(0, peers.TIME_MS_MOST)
+times = st.integers(0, peers.MAX_TIME_MS)
 data = st.binary(max_size=100)
 route = (numbers, numbers, numbers)
 members = st.lists(

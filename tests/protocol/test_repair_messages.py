@@ -34,7 +34,7 @@ BAD = {
     "runs beyond the end": changed(GOOD, runs=((3, 1), (7, 2))),
     "more runs than may be told": changed(GOOD, last=1 << 40, runs=tuple((n, 1) for n in range(3, 10_005))),
     "damage that ends before it begins": changed(GOOD, damaged=((5, 4),)),
-    "more damage than may be told": changed(GOOD, damaged=((4, 4),) * (repair.PLACES_MOST + 1)),
+    "more damage than may be told": changed(GOOD, damaged=((4, 4),) * (repair.MAX_PLACES + 1)),
     "entries with a gap": Entries(0, 5, ((3, 5, 2, 9, b""), (3, 7, 2, 9, b""))),
     "entries of terms that go back": Entries(0, 5, ((3, 5, 2, 9, b""), (2, 6, 2, 9, b""))),
     "entries from elsewhere": Entries(0, 4, ((3, 5, 2, 9, b""),)),
@@ -66,6 +66,6 @@ def test_the_term_of_an_entry_is_that_of_the_run_it_is_in() -> None:
 
 def test_damage_is_told_in_as_few_places_as_it_can_be_and_never_as_less() -> None:
     assert repair.joined([(1, 2), (3, 3), (5, 6)], 9) == ((1, 3), (5, 6))
-    many = [(n, n) for n in range(1, 4 * repair.PLACES_MOST, 2)]
+    many = [(n, n) for n in range(1, 4 * repair.MAX_PLACES, 2)]
     told = repair.joined(many, 99_999)
-    assert len(told) == repair.PLACES_MOST and told[-1][1] == 99_999
+    assert len(told) == repair.MAX_PLACES and told[-1][1] == 99_999

@@ -15,7 +15,7 @@ from disheap.errors import Overloaded
 from disheap.interfaces import TransportContext
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, SessionOptions, Status
-from disheap.runtime.clients.admission import FEW, AdmissionLimits, UnderWay, host_of
+from disheap.runtime.clients.admission import FEW, AdmissionLimits, PendingOpens, host_of
 from disheap.runtime.state.session_table import Session, SessionCounts, SessionFacts
 from disheap.testing.certificates import Authority
 from disheap_tcp.tls import TlsTransport
@@ -27,7 +27,7 @@ LIMITS = AdmissionLimits(sessions=100, max_sessions_per_address=40, max_sessions
 LOOPBACK = ("127.0.0.1:0", "127.0.0.1:0")
 
 
-NOBODY = UnderWay()
+NOBODY = PendingOpens()
 
 
 def counts(**addresses: int) -> SessionCounts:
@@ -52,7 +52,7 @@ def test_a_network_of_ipv6_addresses_is_one_client() -> None:
 
 
 def test_those_that_are_under_way_count() -> None:
-    under_way = UnderWay()
+    under_way = PendingOpens()
     for _ in range(10):
         under_way.add("a", "")
     with pytest.raises(Overloaded):

@@ -67,10 +67,10 @@ def test_who_takes_nothing_gives_way_before_the_largest() -> None:
     now = 10.0
     stalled, small, large = Connection(300, 0.0), Connection(200, now), Connection(900, now - STALLED_S / 2)
     buffers = Buffers(MIB, 1200)
-    buffers.look_at_output([stalled, small, large], now)
+    buffers.check_output([stalled, small, large], now)
     assert [one.dropped for one in (stalled, small, large)] == [["output"], [], []]
     assert buffers.output_bytes == 1100 and buffers.has_room_for_answers()
-    buffers.look_at_output([small, Connection(1100, now)], now)
+    buffers.check_output([small, Connection(1100, now)], now)
     assert small.dropped == [] and buffers.output_bytes == 200
 
 

@@ -157,7 +157,7 @@ async def test_a_forged_hello_before_a_members_first_start_blocks_nothing(tmp_pa
         await cluster.start("n3")
         await cluster.wait_leader()
         await wait_until(
-            lambda: not any(node.upkeep.repair_status() for node in cluster.nodes.values()), "all take part"
+            lambda: not any(node.maintenance.repair_status() for node in cluster.nodes.values()), "all take part"
         )
         assert all(Kind.PEER_WELCOME not in stranger.kinds for stranger in strangers)
         assert one.book.client(NodeId(3)) == "n3:8400"
@@ -210,7 +210,7 @@ async def test_who_waited_for_an_address_is_checked_again_against_whom_was_met_m
         peering.answered(three, second.incarnation)
         assert outcomes == [(1, True), (2, False)]
         assert "without the data" in one.refusals()[-1]
-        one.upkeep.introductions.check(three, first)
+        one.maintenance.incarnation_check.check(three, first)
     finally:
         await stopped(cluster)
 

@@ -14,12 +14,12 @@ from tests.support.wire import wait_until
 
 from disheap.errors import MalformedFrame, RequestError
 from disheap.kernel.types import Index, Membership, NodeId, SnapshotMeta, Term
-from disheap.protocol import frames, notices
+from disheap.protocol import frames, gossip
 from disheap.protocol.frames import Kind
-from disheap.protocol.notices import Notice
+from disheap.protocol.gossip import Gossip
 from disheap.protocol.repair import AskSnapshot
 from disheap.runtime.node import Node
-from disheap.runtime.replica.state_hashes import KEPT, NEVER_MS, Comparing
+from disheap.runtime.replica.state_hashes import KEPT, NEVER_MS, StateComparison
 
 OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"
 
@@ -53,10 +53,10 @@ def at(index: int, time_ms: int) -> SnapshotMeta:
     return SnapshotMeta(Index(index), Term(1), time_ms, Membership(()))
 
 
-def judged(voters: int, heard: dict[int, bytes]) -> tuple[Host, Comparing]:
+def judged(voters: int, heard: dict[int, bytes]) -> tuple[Host, StateComparison]:
     """Of node 1, after it hashed entry 7 and heard the others."""
     host = Host(voters)
-    comparing = Comparing(host, NodeId(1), 10, asyncio.get_running_loop())
+    comparing = StateComparison(host, NodeId(1), 10, asyncio.get_running_loop())
     comparing._keep(NodeId(1), Index(7), OURS)
     for node, digest in heard.items():
         comparing.heard(NodeId(node), 7, digest)
@@ -90,7 +90,7 @@ async def test_a_node_takes_itself_out_where_a_majority_agrees_on_another_state(
 
 async def test_hashes_that_came_before_ours_count() -> None:
     host = Host(3)
-    comparing = Comparing(host, NodeId(1), 10, asyncio.get_running_loop())
+    comparing = StateComparison(host, NodeId(1), 10, asyncio.get_running_loop())
     for node in (2, 3):
         comparing.heard(NodeId(node), 7, THEIRS)
     assert not host.reasons
@@ -105,7 +105,7 @@ async def test_hashes_that_came_before_ours_count() -> None:
 async def test_the_slices_and_not_how_they_are_cut_decide() -> None:
     digests = []
     for slices in ((b"ab", b"c"), (b"a", b"bc"), (b"abd",)):
-        comparing = Comparing(Host(3), NodeId(1), 10, asyncio.get_running_loop())
+        comparing = StateComparison(Host(3), NodeId(1), 10, asyncio.get_running_loop())
         comparing.begin(at(7, 1), States(*slices))  # type: ignore[arg-type]
         await wait_until(lambda comparing=comparing: comparing.newest[0] == 7, "hashed")  # type: ignore[misc]
         digests.append(comparing.newest[1])
@@ -121,7 +121,7 @@ async def test_a_state_that_cannot_be_hashed_is_not_compared_and_the_next_is_tri
 
     states = States()
     states.hashing = broken  # type: ignore[method-assign]
-    comparing = Comparing(Host(3), NodeId(1), 10, asyncio.get_running_loop())
+    comparing = StateComparison(Host(3), NodeId(1), 10, asyncio.get_running_loop())
     comparing.begin(at(7, 1), states)  # type: ignore[arg-type]
     await wait_until(lambda: "cannot be hashed" in caplog.text, "it is said")
     assert comparing.newest[0] == 0
@@ -130,7 +130,7 @@ async def test_a_state_that_cannot_be_hashed_is_not_compared_and_the_next_is_tri
 
 
 async def test_few_hashes_are_kept_and_an_interval_of_nothing_is_never_due() -> None:
-    comparing = Comparing(Host(3), NodeId(1), 0, asyncio.get_running_loop())
+    comparing = StateComparison(Host(3), NodeId(1), 0, asyncio.get_running_loop())
     comparing.moved(1 << 50)
     assert comparing.due_ms == NEVER_MS
     for index in range(1, 100):
@@ -139,11 +139,11 @@ async def test_few_hashes_are_kept_and_an_interval_of_nothing_is_never_due() -> 
 
 
 @pytest.mark.parametrize("content", [b"", b"\xc1", msgspec.msgpack.encode([0, True, 1, -1, b""])])
-def test_a_notice_that_cannot_be_read_is_malformed(content: bytes) -> None:
-    with pytest.raises(MalformedFrame, match="notice"):
-        notices.decode(frames.plain(Kind.NOTICE, content))
-    notice = Notice(0, True, 5, 7, b"h" * 16)
-    assert notices.decode(notices.encode(notice)) == notice
+def test_gossip_that_cannot_be_read_is_malformed(content: bytes) -> None:
+    with pytest.raises(MalformedFrame, match="gossip"):
+        gossip.decode(frames.plain(Kind.GOSSIP, content))
+    sent = Gossip(0, True, 5, 7, b"h" * 16)
+    assert gossip.decode(gossip.encode(sent)) == sent
 
 
 # --- through nodes ---------------------------------------------------------------------------------------------------
@@ -165,14 +165,14 @@ async def drive(cluster: Cluster, until: Any) -> None:
 
 
 def compared(node: Node) -> int:
-    return int(node.upkeep.comparing.status()["compared"])
+    return int(node.maintenance.comparing.status()["compared"])
 
 
 async def test_sound_replicas_compare_and_stay(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=3, raft=HASTY) as cluster:
         await drive(cluster, lambda: all(compared(node) > 1 for node in cluster.nodes.values()))
         assert not any(node.quarantined for node in cluster.nodes.values())
-        assert all(node.upkeep.comparing.status()["differs_from"] == [] for node in cluster.nodes.values())
+        assert all(node.maintenance.comparing.status()["differs_from"] == [] for node in cluster.nodes.values())
 
 
 @pytest.mark.parametrize("wrong_one_leads", [False, True])
@@ -202,7 +202,7 @@ async def test_a_quarantined_node_hands_out_no_snapshot(tmp_path: Path) -> None:
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "a snapshot is taken")
 
         def index() -> int:
-            return node.upkeep.repairing._piece(AskSnapshot(0, 0, 0, 1)).index
+            return node.maintenance.repairing._piece(AskSnapshot(0, 0, 0, 1)).index
 
         assert index() > 0
         node.quarantine("the test says so")

@@ -265,7 +265,7 @@ async def test_what_a_node_asks_of_others_for_its_repair_leaves_nothing(tmp_path
         leader = await cluster.wait_leader()
         await leader.apply(b"+1")
         await cluster.wait_equal()
-        asking = cluster.followers()[0].upkeep.repairing
+        asking = cluster.followers()[0].maintenance.repairing
 
         async def ask() -> None:
             await asking._ask_all([NodeId(leader.group.raft.id)])

@@ -167,11 +167,11 @@ async def test_a_connection_on_which_nobody_answers_is_given_up(
 async def test_strangers_do_not_take_the_peers_port(tmp_path: Path) -> None:
     """The oldest of them goes; members are let in as before."""
     async with Cluster(tmp_path, storage="file") as cluster:
-        strangers = [Mute() for _ in range(3 * peering.STRANGERS_MOST)]
+        strangers = [Mute() for _ in range(3 * peering.MAX_UNIDENTIFIED_LINKS)]
         for stranger in strangers:
             await cluster.transport.connect("n1:8300", stranger, 1.0)
         await wait_until(
-            lambda: sum(not one.is_lost for one in strangers) <= peering.STRANGERS_MOST, "the others are closed"
+            lambda: sum(not one.is_lost for one in strangers) <= peering.MAX_UNIDENTIFIED_LINKS, "the others are closed"
         )
         assert not strangers[-1].is_lost
         await cluster.stop("n3")

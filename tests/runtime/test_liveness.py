@@ -134,7 +134,7 @@ class Node:
         connection, wire = self.stranger()
         connection.session = connection.attachment = self.session.attachment = self.session.id
         self.server._attached[self.session.id] = connection
-        self.server.of_session[self.session.id] = connection.queue
+        self.server.queues[self.session.id] = connection.queue
         return connection, wire
 
     def silence(self, seconds: float) -> None:

@@ -13,13 +13,13 @@ from tests.support.wire import WireClient, wait_until
 from disheap.config.node_config import Limits
 from disheap.errors import DiskFull, MemoryFull, RequestError
 from disheap.kernel.types import NodeId
-from disheap.protocol import broker, notices
+from disheap.protocol import broker, gossip
 from disheap.protocol.frames import Fault, Status
-from disheap.protocol.notices import Notice
-from disheap.runtime.clients.server import MEMORY_LOOK_BYTES
+from disheap.protocol.gossip import Gossip
+from disheap.runtime.clients.server import MEMORY_CHECK_BYTES
 from disheap.runtime.memory.watch import (
+    GOSSIP_VALID_S,
     LOOK_S,
-    NOTICE_VALID_S,
     TRIM_MAX_S,
     TRIM_S,
     Estimate,
@@ -70,7 +70,7 @@ class Host:
         self.looks += 1
         return Estimate(self.state if self.has_state else 0, self.has_state)
 
-    def send_notice(self) -> None:
+    def send_gossip(self) -> None:
         self.told.append(self.watch.is_short)
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
@@ -95,7 +95,7 @@ class Host:
         self.watch.tick()
 
     def hears(self, peer: int, is_short: bool) -> None:
-        self.watch.heard(NodeId(peer), Notice(0, False, 0, memory_is_short=is_short))
+        self.watch.heard(NodeId(peer), Gossip(0, False, 0, memory_is_short=is_short))
 
 
 def test_memory_is_looked_at_once_in_a_while() -> None:
@@ -230,7 +230,7 @@ def test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody
     host.hears(2, False)
     host.look()
     assert "memory of n3 " in str(host.refusal)
-    host.look(NOTICE_VALID_S)
+    host.look(GOSSIP_VALID_S)
     assert host.refusal is None
     host.hears(3, True)
     host.hears(3, False)
@@ -245,7 +245,7 @@ def test_transient_messages_pass_up_to_an_eighth_above_the_mark_of_every_node() 
     assert not host.takes_transient
     host.becomes(365)
     assert host.refusal is not None and host.takes_transient
-    host.watch.heard(NodeId(3), Notice(0, False, 0, memory_is_short=True, memory_is_exhausted=True))
+    host.watch.heard(NodeId(3), Gossip(0, False, 0, memory_is_short=True, memory_is_exhausted=True))
     assert not host.takes_transient
     host.hears(3, True)
     assert host.takes_transient
@@ -257,7 +257,7 @@ def test_a_node_without_a_mark_still_heeds_the_others() -> None:
     assert host.refusal is None
     host.hears(2, True)
     assert host.refusal is not None
-    host.look(NOTICE_VALID_S)
+    host.look(GOSSIP_VALID_S)
     assert host.refusal is None
 
 
@@ -271,9 +271,9 @@ def test_the_mark_is_a_share_of_what_is_allowed_unless_it_is_set_in_bytes(
     assert mark_bytes(share, absolute, limit) == mark
 
 
-def test_a_notice_says_whether_memory_is_short() -> None:
-    for notice in (Notice(0, False, 5), Notice(0, True, 5, 6, b"h", 7, True, True)):
-        assert notices.decode(notices.encode(notice)) == notice
+def test_gossip_says_whether_memory_is_short() -> None:
+    for sent in (Gossip(0, False, 5), Gossip(0, True, 5, 6, b"h", 7, True, True)):
+        assert gossip.decode(gossip.encode(sent)) == sent
 
 
 # --- through a node --------------------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class Given:
 
 def short(cluster: Cluster, names: Iterable[str], resident: int = 500 * MIB) -> None:
     for name in names:
-        watch = cluster.nodes[name].upkeep.memory
+        watch = cluster.nodes[name].maintenance.memory
         source = watch._source
         if not isinstance(source, Given):
             source = watch._source = Given()
@@ -335,9 +335,9 @@ async def test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_re
 async def test_a_leader_that_takes_much_in_looks_before_its_time(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]
-        node.upkeep.memory._looked_at = float("inf")  # the clock alone asks for no look
+        node.maintenance.memory._looked_at = float("inf")  # the clock alone asks for no look
         short(cluster, ["n1"])
-        for seq in range(1, MEMORY_LOOK_BYTES // MIB + 1):
+        for seq in range(1, MEMORY_CHECK_BYTES // MIB + 1):
             assert await client.call(b"+1" + b" " * MIB, seq=seq) == (Status.OK, b"%d" % seq)
         await client.call(b"-1")
         assert refuses(node)
@@ -349,7 +349,7 @@ async def test_a_leader_hears_that_a_follower_is_short(tmp_path: Path) -> None:
         follower = cluster.followers()[0]
         short(cluster, [follower.name])
         await wait_until(lambda: refuses(leader), "the leader refuses")
-        assert follower.name in leader.upkeep.memory.status()["refuses"]
+        assert follower.name in leader.maintenance.memory.status()["refuses"]
         short(cluster, [follower.name], 10 * MIB)
         await wait_until(lambda: not refuses(leader), "the leader takes commands again")
 

@@ -13,7 +13,7 @@ from disheap.kernel.types import Entry, EntryKind, HardState, Index, Membership,
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Opening
 from disheap.runtime.state.session_table import SESSION_BYTES, SessionLimits, proof_of
-from disheap.runtime.state.sessions import Outlets, Sessions
+from disheap.runtime.state.sessions import ReplySink, Sessions
 
 ROUNDS = 4000
 FACTOR = 1.5
@@ -46,7 +46,7 @@ def test_the_estimate_of_the_log_in_memory_is_right_for_entries_of_every_size(si
 
 def sessions() -> Sessions:
     limits = SessionLimits(window=1 << 20, reply_bytes=1 << 30)
-    return Sessions(CounterMachine(CounterSettings(), MachineContext()), limits, Outlets())
+    return Sessions(CounterMachine(CounterSettings(), MachineContext()), limits, ReplySink())
 
 
 def opening(attachment: int) -> bytes:

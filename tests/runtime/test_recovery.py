@@ -14,7 +14,7 @@ from disheap.runtime.membership.directory import first_state
 from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.state.session_table import SessionLimits
-from disheap.runtime.state.sessions import Outlets, Sessions
+from disheap.runtime.state.sessions import ReplySink, Sessions
 
 TAIL_BYTES = 4096
 IDENTITY = Identity("cluster", 1, "n1", 7)
@@ -36,7 +36,7 @@ def recovered(sizes: list[int]) -> Found:
         storage,
         IDENTITY,
         first_state([MemberConfig("n1", "a:1"), MemberConfig("n2", "b:1"), MemberConfig("n3", "c:1")]),
-        lambda: Sessions(CounterMachine(None, MachineContext()), SessionLimits(), Outlets()),  # type: ignore[arg-type]
+        lambda: Sessions(CounterMachine(None, MachineContext()), SessionLimits(), ReplySink()),  # type: ignore[arg-type]
         tail_bytes=TAIL_BYTES,
         chunk_bytes=TAIL_BYTES,
     )

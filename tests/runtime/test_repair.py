@@ -288,7 +288,7 @@ async def test_what_two_nodes_lost_and_the_third_never_answers_for_is_waited_for
             await cluster.start(name)
         node = cluster.nodes[names[0]]
 
-        await wait_until(lambda: bool(node.upkeep.repair_status().get("missing")), "it says what it waits for")
+        await wait_until(lambda: bool(node.maintenance.repair_status().get("missing")), "it says what it waits for")
         status = await node.status()
         assert "entry 6" in status["repair"]["missing"]
         assert names[2] in status["repair"]["waiting_for"]

@@ -15,7 +15,7 @@ from disheap.kernel import membership
 from disheap.kernel.types import Entry, HardState, Index, Member, Membership, NodeId, SnapshotMeta, Term, TermRun
 from disheap.protocol.repair import Answer, Ask, AskEntries, AskSnapshot, AskStanding, Entries, SnapshotPiece, Standing
 from disheap.runtime.repair import repairer
-from disheap.runtime.repair.repairer import Repairing
+from disheap.runtime.repair.repairer import Repairer
 from disheap.runtime.replica.recovery import Found
 from disheap.testing.simulator.loop import SimLoop
 
@@ -49,7 +49,7 @@ class Paper:
         self.group: Any = Thing(
             asleep=True, raft=self.raft, snapshotter=snapshotter, applied=Thing(index=5), fail=self.failures.append
         )
-        self.repairing = Repairing(
+        self.repairing = Repairer(
             cast("Any", self), 0, OWN, loop=asyncio.get_running_loop(), entry_bytes=1 << 20, chunk_bytes=1 << 20
         )
 
@@ -170,10 +170,10 @@ async def test_damage_that_shows_at_run_time_brings_the_node_back_into_repair_an
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
     for error in (DAMAGE, SnapshotDamaged("bad"), DAMAGE):
-        assert paper.repairing.take_back(error)
+        assert paper.repairing.try_repair(error)
         await paper.ended()
-    assert paper.done == ["read anew"] * repairer.ROUNDS_MOST
-    assert not paper.repairing.take_back(DAMAGE), "read three times, nothing found, and still it cannot be read"
+    assert paper.done == ["read anew"] * repairer.MAX_ROUNDS
+    assert not paper.repairing.try_repair(DAMAGE), "read three times, nothing found, and still it cannot be read"
 
 
 @virtual_time
@@ -181,9 +181,9 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
     paper = Paper(holding(3))
     paper.answers = lambda node, question: standing(3)
     paper.repairing.begin(paper.found(needs_repair=False))
-    for _ in range(2 * repairer.ROUNDS_MOST):
+    for _ in range(2 * repairer.MAX_ROUNDS):
         paper.damaged_again = 1
-        assert paper.repairing.take_back(DAMAGE)
+        assert paper.repairing.try_repair(DAMAGE)
         await paper.ended()
     assert paper.failures == []
 
@@ -192,9 +192,9 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
 async def test_neither_a_failed_disk_nor_a_node_alone_is_taken_back() -> None:
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
-    assert not paper.repairing.take_back(DiskFailed("gone"))
+    assert not paper.repairing.try_repair(DiskFailed("gone"))
     paper.repairing.begin(paper.found(needs_repair=False)._replace(voters=(OWN,)))
-    assert not paper.repairing.take_back(DAMAGE)
+    assert not paper.repairing.try_repair(DAMAGE)
 
 
 @virtual_time
@@ -210,7 +210,7 @@ async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled()
 async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -> None:
     paper = Paper(holding(3))
     paper.group.asleep, paper.raft.is_ambiguous = False, True
-    enough = repairer.DOUBT_TIMEOUTS * ELECTION_TICKS
+    enough = repairer.AMBIGUOUS_TIMEOUTS * ELECTION_TICKS
     for leader, ticks in ((NodeId(0), enough), (SECOND, 1), (NodeId(0), enough)):
         paper.raft.leader = leader
         for _ in range(ticks):
@@ -281,7 +281,7 @@ async def test_a_snapshot_that_is_being_made_is_said_to_be_waited_for_and_not_fo
     paper.answers = answer
     await paper.repaired()
     tries = [node for node, question in paper.asked if isinstance(question, AskSnapshot)]
-    assert tries == [SECOND] * repairer.SNAPSHOT_ROUNDS_MOST + [THIRD]
+    assert tries == [SECOND] * repairer.MAX_SNAPSHOT_ROUNDS + [THIRD]
 
 
 @virtual_time
@@ -302,6 +302,6 @@ async def test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_asleep() -> N
     paper.holding = None  # type: ignore[assignment, method-assign]
     await paper.repaired()
     paper.recover_again = None  # type: ignore[assignment, method-assign]
-    assert paper.repairing.take_back(DAMAGE)
+    assert paper.repairing.try_repair(DAMAGE)
     await paper.ended()
     assert [type(failure) for failure in paper.failures] == [TypeError, TypeError]

@@ -36,7 +36,7 @@ async def written(cluster: Cluster) -> None:
 
 
 def damaged(node: Node) -> int:
-    return int(node.upkeep.scrubbing.status()["damaged"])
+    return int(node.maintenance.scrubbing.status()["damaged"])
 
 
 async def test_a_block_that_rots_while_the_node_runs_is_repaired(tmp_path: Path) -> None:
@@ -51,8 +51,8 @@ async def test_a_block_that_rots_while_the_node_runs_is_repaired(tmp_path: Path)
         await (await cluster.wait_leader()).apply(b"+0")
         await cluster.wait_equal()
         assert victim.failure is None
-        passes, found = victim.upkeep.scrubbing.status()["passes"], damaged(victim)
-        await wait_until(lambda: victim.upkeep.scrubbing.status()["passes"] > passes + 1, "whole passes")
+        passes, found = victim.maintenance.scrubbing.status()["passes"], damaged(victim)
+        await wait_until(lambda: victim.maintenance.scrubbing.status()["passes"] > passes + 1, "whole passes")
         assert damaged(victim) == found, "what is on the disk is good again"
 
 
@@ -91,12 +91,12 @@ async def test_a_node_that_stops_in_the_middle_of_a_piece_stops(tmp_path: Path) 
     async with Cluster(tmp_path, nodes=1, storage="file", raft=SCRUBBED) as cluster:
         node = cluster.nodes["n1"]
         jobs: list[Any] = []
-        node.upkeep.scrubbing._host = Held(node, jobs)  # type: ignore[assignment]
+        node.maintenance.scrubbing._host = Held(node, jobs)  # type: ignore[assignment]
         await wait_until(lambda: bool(jobs), "a piece is asked for")
         await cluster.stop("n1")
         for _, done in jobs:
             done(Scrubbed((), 1), None)
-        assert node.upkeep.scrubbing.status()["passes"] == 0
+        assert node.maintenance.scrubbing.status()["passes"] == 0
 
 
 class Held:
@@ -120,8 +120,8 @@ async def test_a_rate_of_zero_reads_nothing(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1, storage="file", raft=raft) as cluster:
         await written(cluster)
         node = cluster.nodes["n1"]
-        node.upkeep.scrubbing._next_at = 0.0
+        node.maintenance.scrubbing._next_at = 0.0
         for _ in range(3):
-            node.upkeep.scrubbing.tick()
+            node.maintenance.scrubbing.tick()
             await node.apply(b"+1")
-        assert node.upkeep.scrubbing.status() == {"passes": 0, "bytes": 0, "damaged": 0}
+        assert node.maintenance.scrubbing.status() == {"passes": 0, "bytes": 0, "damaged": 0}

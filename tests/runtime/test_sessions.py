@@ -18,7 +18,7 @@ from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
 from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, memory_of, proof_of
-from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Outlets, Sessions
+from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, ReplySink, Sessions
 from disheap_heap.credit import CONSUMERS_PER_UNIT
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
@@ -26,7 +26,7 @@ from disheap_heap.settings import HeapSettings
 SECRET = b"sixteen bytes ab"
 
 
-class Recorder(Outlets):
+class Recorder(ReplySink):
     """Keeps everything; a session that attaches gets a queue."""
 
     def __init__(self) -> None:
@@ -36,10 +36,10 @@ class Recorder(Outlets):
         self.ended: list[int] = []
 
     def attach(self, session: int, attachment: int) -> None:
-        self.of_session[session] = []
+        self.queues[session] = []
 
     def detach(self, session: int) -> None:
-        self.of_session.pop(session, None)
+        self.queues.pop(session, None)
         self.ended.append(session)
 
     def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
@@ -50,13 +50,13 @@ class Recorder(Outlets):
 
     def replies(self, session: int) -> list[tuple[int, int, bytes]]:
         """(seq, status, body), taken out."""
-        found = [frames.open_reply(f) for f in self.of_session[session] if f[4] == Kind.REPLY]
-        self.of_session[session] = [f for f in self.of_session[session] if f[4] != Kind.REPLY]
+        found = [frames.open_reply(f) for f in self.queues[session] if f[4] == Kind.REPLY]
+        self.queues[session] = [f for f in self.queues[session] if f[4] != Kind.REPLY]
         return [(seq, status, body) for status, seq, _, body in found]
 
     def pushes(self, session: int) -> list[bytes]:
-        found = [frames.open_numbered(f)[1] for f in self.of_session[session] if f[4] == Kind.PUSH]
-        self.of_session[session] = [f for f in self.of_session[session] if f[4] != Kind.PUSH]
+        found = [frames.open_numbered(f)[1] for f in self.queues[session] if f[4] == Kind.PUSH]
+        self.queues[session] = [f for f in self.queues[session] if f[4] != Kind.PUSH]
         return found
 
 
@@ -64,9 +64,9 @@ class Replica:
     """Sessions over a counter, fed with entries by hand."""
 
     def __init__(self, limits: SessionLimits | None = None) -> None:
-        self.outlets = Recorder()
+        self.reply_sink = Recorder()
         self.limits = limits or SessionLimits(window=8)
-        self.sessions = Sessions(CounterMachine(CounterSettings(), MachineContext()), self.limits, self.outlets)
+        self.sessions = Sessions(CounterMachine(CounterSettings(), MachineContext()), self.limits, self.reply_sink)
         self.index = 0
         self.term = 1
         self.time_ms = 1000
@@ -81,7 +81,7 @@ class Replica:
 
     def open(self, attachment: int = 77, timeout_ms: int = 5000) -> int:
         self.apply(opening(attachment, timeout_ms))
-        return self.outlets.granted[attachment]
+        return self.reply_sink.granted[attachment]
 
     @property
     def total(self) -> int:
@@ -130,7 +130,7 @@ def test_an_entry_is_left_after_a_costly_command() -> None:
     """Eight publishes to 10,000 topics each stopped the loop for 240 ms."""
     machine = HeapMachine(HeapSettings(), MachineContext())
     replica = Replica()
-    replica.sessions = Sessions(machine, replica.limits, replica.outlets)
+    replica.sessions = Sessions(machine, replica.limits, replica.reply_sink)
     session = replica.open()
     many = broker.encode(broker.EnqueueMany("t", [broker.NewMessage(b"x")] * UNITS_AT_ONCE))
     replica.apply(command(session, 1, broker.encode(broker.CreateTopic("t"))))
@@ -154,7 +154,7 @@ def test_a_new_term_detaches_sessions_in_slices() -> None:
 def test_a_new_term_pauses_after_a_session_with_many_consumers() -> None:
     machine = HeapMachine(HeapSettings(), MachineContext())
     replica = Replica()
-    replica.sessions = Sessions(machine, replica.limits, replica.outlets)
+    replica.sessions = Sessions(machine, replica.limits, replica.reply_sink)
     sessions = [replica.open() for _ in range(3)]
     replica.apply(command(sessions[0], 1, broker.encode(broker.CreateTopic("t"))))
     subscribe = broker.encode(broker.Subscribe("t", 1))
@@ -181,7 +181,7 @@ def test_a_command_sent_twice_is_applied_once_and_answered_twice_alike() -> None
     session = replica.open()
     replica.apply(command(session, 1, b"+5"), command(session, 1, b"+5"))
     assert replica.total == 5
-    assert replica.outlets.replies(session) == [(1, Status.OK, b"5"), (1, Status.OK, b"5")]
+    assert replica.reply_sink.replies(session) == [(1, Status.OK, b"5"), (1, Status.OK, b"5")]
 
 
 def test_a_refusal_is_kept_and_repeated_like_any_reply() -> None:
@@ -189,7 +189,7 @@ def test_a_refusal_is_kept_and_repeated_like_any_reply() -> None:
     session = replica.open()
     replica.apply(command(session, 1, b"x"))
     replica.apply(command(session, 1, b"+9"))
-    first, second = replica.outlets.replies(session)
+    first, second = replica.reply_sink.replies(session)
     assert first == second
     assert first[1] == Status.ERROR
     assert replica.total == 0
@@ -199,9 +199,9 @@ def test_a_command_at_or_below_the_confirmed_number_is_a_duplicate_and_not_answe
     replica = Replica()
     session = replica.open()
     replica.apply(command(session, 1), command(session, 2, confirmed=1))
-    replica.outlets.replies(session)
+    replica.reply_sink.replies(session)
     replica.apply(command(session, 1))
-    assert replica.outlets.replies(session) == []
+    assert replica.reply_sink.replies(session) == []
     assert replica.total == 2
 
 
@@ -219,11 +219,11 @@ def test_holes_are_allowed_up_to_the_window_and_a_number_beyond_it_is_left_unuse
     session = replica.open()
     replica.apply(command(session, 8))
     replica.apply(command(session, 9))
-    (_, ok, _), (seq, refused, body) = replica.outlets.replies(session)
+    (_, ok, _), (seq, refused, body) = replica.reply_sink.replies(session)
     assert (ok, refused, seq) == (Status.OK, Status.ERROR, 9)
     assert msgspec.msgpack.decode(body, type=Fault).code == "window-exceeded"
     replica.apply(command(session, 9, confirmed=1))
-    assert replica.outlets.replies(session) == [(9, Status.OK, b"2")]
+    assert replica.reply_sink.replies(session) == [(9, Status.OK, b"2")]
 
 
 def test_replies_that_are_not_confirmed_are_bounded_in_bytes_too() -> None:
@@ -231,14 +231,14 @@ def test_replies_that_are_not_confirmed_are_bounded_in_bytes_too() -> None:
     replica = Replica(SessionLimits(window=8, reply_bytes=3 * (REPLY_BYTES + 1)))
     session = replica.open()
     replica.apply(*(command(session, seq) for seq in range(1, 5)))
-    *_, (seq, refused, body) = replica.outlets.replies(session)
+    *_, (seq, refused, body) = replica.reply_sink.replies(session)
     assert (seq, refused) == (4, Status.ERROR)
     fault = msgspec.msgpack.decode(body, type=Fault)
     assert fault.code == "window-exceeded" and "limits.session_reply_bytes" in fault.message
     assert replica.total == 3
     assert replica.sessions.reply_bytes == 3 * (REPLY_BYTES + 1)
     replica.apply(command(session, 4, confirmed=2))
-    assert replica.outlets.replies(session) == [(4, Status.OK, b"4")]
+    assert replica.reply_sink.replies(session) == [(4, Status.OK, b"4")]
     assert replica.sessions.reply_bytes == 2 * (REPLY_BYTES + 1)
 
 
@@ -247,21 +247,21 @@ def test_the_replies_of_all_sessions_together_are_bounded() -> None:
     replica = Replica(SessionLimits(window=8, max_reply_bytes=4 * (REPLY_BYTES + 1)))
     greedy, modest = replica.open(77), replica.open(78)
     replica.apply(*(command(greedy, seq) for seq in range(1, 6)))
-    *_, (seq, refused, body) = replica.outlets.replies(greedy)
+    *_, (seq, refused, body) = replica.reply_sink.replies(greedy)
     fault = msgspec.msgpack.decode(body, type=Fault)
     assert (seq, refused, fault.code) == (5, Status.ERROR, "window-exceeded")
     assert "limits.max_reply_bytes" in fault.message and "all clients together" in fault.message
     assert replica.total == 4
     replica.apply(command(greedy, 2))
-    assert replica.outlets.replies(greedy) == [(2, Status.OK, b"2")], "a repeated command has its reply"
+    assert replica.reply_sink.replies(greedy) == [(2, Status.OK, b"2")], "a repeated command has its reply"
     for seq in (1, 2, 3):
         replica.apply(command(modest, seq, confirmed=seq - 1))
-    assert [status for _, status, _ in replica.outlets.replies(modest)] == [Status.OK] * 3, "who confirms goes on"
+    assert [status for _, status, _ in replica.reply_sink.replies(modest)] == [Status.OK] * 3, "who confirms goes on"
     replica.apply(command(modest, 4, confirmed=2))
-    assert replica.outlets.replies(modest)[0][1] == Status.ERROR, "one reply for each session, no more"
+    assert replica.reply_sink.replies(modest)[0][1] == Status.ERROR, "one reply for each session, no more"
     replica.apply(command(greedy, 5, confirmed=4), command(modest, 4, confirmed=2))
-    assert replica.outlets.replies(greedy) == [(5, Status.OK, b"8")]
-    assert replica.outlets.replies(modest) == [(4, Status.OK, b"9")]
+    assert replica.reply_sink.replies(greedy) == [(5, Status.OK, b"8")]
+    assert replica.reply_sink.replies(modest) == [(4, Status.OK, b"9")]
 
 
 def test_a_refusal_counts_the_same_whatever_its_text_says() -> None:
@@ -300,21 +300,21 @@ def test_a_transient_command_is_applied_each_time_and_never_answered() -> None:
     session = replica.open()
     replica.apply(command(session, 0), command(session, 0))
     assert replica.total == 2
-    assert replica.outlets.replies(session) == []
+    assert replica.reply_sink.replies(session) == []
 
 
 def test_a_reply_goes_before_the_pushes_of_its_command() -> None:
     replica = Replica()
     session = replica.open()
     replica.apply(command(session, 1), command(session, 2))
-    assert [frame[4] for frame in replica.outlets.of_session[session]] == [Kind.REPLY, Kind.PUSH] * 2
+    assert [frame[4] for frame in replica.reply_sink.queues[session]] == [Kind.REPLY, Kind.PUSH] * 2
 
 
 def test_a_bug_in_the_machine_becomes_a_fixed_reply_and_the_next_command_goes_on() -> None:
     replica = Replica()
     session = replica.open()
     replica.apply(command(session, 1, b"boom"), command(session, 2, b"+3"))
-    (_, failed, body), (_, ok, _) = replica.outlets.replies(session)
+    (_, failed, body), (_, ok, _) = replica.reply_sink.replies(session)
     fault = msgspec.msgpack.decode(body, type=Fault)
     assert (failed, ok, fault.code) == (Status.ERROR, Status.OK, "internal-error")
     assert "a bug" not in fault.message, "the text is the same on every replica, whatever its release"
@@ -339,7 +339,7 @@ def test_a_command_of_a_session_that_has_ended_does_nothing() -> None:
     replica.apply(frames.envelope(Kind.EXPIRE, 0, session, 77, 0))
     replica.apply(command(session, 1))
     assert replica.total == 0
-    assert replica.outlets.ended == [session]
+    assert replica.reply_sink.ended == [session]
 
 
 def test_an_expiry_proposed_before_the_client_came_back_does_nothing() -> None:
@@ -361,7 +361,7 @@ def test_a_detach_of_an_earlier_connection_does_nothing() -> None:
 def test_attaching_a_lapsed_session_is_refused_with_its_reason() -> None:
     replica = Replica()
     replica.apply(attaching(99, 5))
-    status, body = replica.outlets.answers[5]
+    status, body = replica.reply_sink.answers[5]
     assert status == Status.ERROR
     assert msgspec.msgpack.decode(body, type=Fault).code == "session-expired"
 
@@ -374,16 +374,16 @@ def test_an_attach_without_the_secret_or_under_another_name_is_refused_and_chang
 ) -> None:
     replica = Replica()
     replica.apply(opening(1, principal="w1"))
-    session = replica.outlets.granted[1]
+    session = replica.reply_sink.granted[1]
     before = replica.sessions.state_hash()
     replica.apply(attaching(session, 2, secret, principal))
-    status, body = replica.outlets.answers[2]
+    status, body = replica.reply_sink.answers[2]
     fault = msgspec.msgpack.decode(body, type=Fault)
     assert (status, fault.code) == (Status.ERROR, "wrong-secret")
     assert "new session" in fault.message
     assert replica.sessions.state_hash() == before
     replica.apply(attaching(session, 3, SECRET, "w1"))
-    assert replica.outlets.answers[3][0] == Status.OK
+    assert replica.reply_sink.answers[3][0] == Status.OK
 
 
 def test_a_snapshot_holds_no_secret() -> None:
@@ -399,7 +399,7 @@ def test_a_copied_hash_opens_nothing() -> None:
     replica = Replica()
     session = replica.open()
     replica.apply(attaching(session, 2, proof_of(SECRET)))
-    assert replica.outlets.answers[2][0] == Status.ERROR
+    assert replica.reply_sink.answers[2][0] == Status.ERROR
 
 
 def test_sessions_are_counted_by_where_they_attached_last_and_by_name() -> None:
@@ -408,9 +408,9 @@ def test_sessions_are_counted_by_where_they_attached_last_and_by_name() -> None:
         replica.apply(opening(attachment, principal="w", address=address))
     counts = replica.sessions.counts
     assert counts.by_address == {"a": 2, "b": 1}
-    replica.apply(attaching(replica.outlets.granted[1], 4, SECRET, "w", "b"))
+    replica.apply(attaching(replica.reply_sink.granted[1], 4, SECRET, "w", "b"))
     assert counts.by_address == {"a": 1, "b": 2}
-    replica.apply(frames.envelope(Kind.EXPIRE, 0, replica.outlets.granted[2], 2, 0))
+    replica.apply(frames.envelope(Kind.EXPIRE, 0, replica.reply_sink.granted[2], 2, 0))
     copy = Replica()
     copy.sessions.restore(replica.sessions.snapshot())
     for sessions in (replica.sessions, copy.sessions):
@@ -456,7 +456,7 @@ def test_one_session_too_many_is_refused_and_the_others_go_on() -> None:
     replica = Replica(SessionLimits(sessions=1))
     session = replica.open(attachment=1)
     replica.apply(opening(2))
-    status, body = replica.outlets.answers[2]
+    status, body = replica.reply_sink.answers[2]
     assert status == Status.ERROR
     assert msgspec.msgpack.decode(body, type=Fault).code == "overloaded"
     replica.apply(command(session, 1))
@@ -496,7 +496,7 @@ def test_time_passes_before_the_commands_of_an_entry() -> None:
     replica.apply(command(session, 1, b"@50"))
     replica.time_ms += 50
     replica.apply(command(session, 2, b"+1"))
-    assert replica.outlets.pushes(session) == [b"ring", b"1"]
+    assert replica.reply_sink.pushes(session) == [b"ring", b"1"]
 
 
 Step = tuple[str, int, int, bytes]
@@ -582,7 +582,7 @@ class LateCounter(CounterMachine):
 def test_the_view_of_a_machine_with_generator_functions_is_of_the_call() -> None:
     """A restart put a confirmed total of 2048 back as 2056: the entries behind the view's index were applied twice."""
     late = Replica()
-    late.sessions = Sessions(LateCounter(CounterSettings(), MachineContext()), late.limits, late.outlets)
+    late.sessions = Sessions(LateCounter(CounterSettings(), MachineContext()), late.limits, late.reply_sink)
     session = late.open(1)
     late.apply(command(session, 1, b"+5"))
     then, view, slices = late.sessions.state_hash(), late.sessions.snapshot(), late.sessions.hashing()
@@ -631,7 +631,7 @@ def test_a_command_that_the_clusters_version_does_not_know_is_refused_as_such() 
 
     replica.sessions.machine.apply = apply  # type: ignore[method-assign, assignment]
     replica.apply(command(session, 1))
-    ((_, status, body),) = replica.outlets.replies(session)
+    ((_, status, body),) = replica.reply_sink.replies(session)
     assert (status, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, "version-too-old")
 
 

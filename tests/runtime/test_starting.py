@@ -115,7 +115,7 @@ async def test_after_the_mistake_the_right_command_starts(three: NodeConfig, reg
         await Node(forgot, registry=registry).start()
     right = msgspec.structs.replace(three, client_listen="127.0.0.1:0")
     async with Node(right, registry=registry) as node:
-        assert node.upkeep.repair_status()["waiting_for"] == ["n1", "n2"]
+        assert node.maintenance.repair_status()["waiting_for"] == ["n1", "n2"]
 
 
 async def test_a_directory_of_a_cluster_is_not_started_alone(three: NodeConfig, registry: Registry) -> None:

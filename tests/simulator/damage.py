@@ -89,7 +89,7 @@ class Damaged(Cluster):
         return [host for host in self.hosts if host.has_group]
 
     def says(self, host: Host) -> dict[str, Any]:
-        return host.node.upkeep.repair_status() if host.has_group else {}
+        return host.node.maintenance.repair_status() if host.has_group else {}
 
     def waits(self) -> bool:
         """All that are up wait, and say for what and for whom."""

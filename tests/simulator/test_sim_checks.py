@@ -165,7 +165,7 @@ def test_messages_that_come_back_to_another_place(registry: Registry, monkeypatc
 def test_a_client_that_repeats_a_command_under_a_new_number(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go = ClientSession._go
+    go = ClientSession._become_ready
 
     def anew(self: ClientSession, event: Any, events: Any) -> None:
         if self.state is not ClientState.READY and event.resumed and self._commands:
@@ -175,7 +175,7 @@ def test_a_client_that_repeats_a_command_under_a_new_number(
             self._next_seq += 1
         go(self, event, events)
 
-    monkeypatch.setattr(ClientSession, "_go", anew)
+    monkeypatch.setattr(ClientSession, "_become_ready", anew)
     assert found(registry)
 
 

@@ -94,7 +94,7 @@ class Kind(IntEnum):
     PEER_MESSAGE = 34
     REPAIR_ASK = 35
     REPAIR_ANSWER = 36
-    NOTICE = 37
+    GOSSIP = 37
     PEER_CHALLENGE = 38
     PEER_PROOF = 39
 

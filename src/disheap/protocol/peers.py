@@ -15,7 +15,7 @@ peers dialled. After the handshake (`proofs`) every frame is a `PEER_MESSAGE`:
 Entries: term 8, index 8, kind 1, time_ms 8 (signed), length 4, data. A snapshot's membership is length-prefixed (4).
 
 A message is refused here when no node that does its work sends it, so that one that went wrong costs its connection and
-nobody's log: numbers beyond `NUMBER_MOST`, entries that do not follow each other, commands that are no envelopes.
+nobody's log: numbers beyond `MAX_NUMBER`, entries that do not follow each other, commands that are no envelopes.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ from disheap.kernel.types import (
 )
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
-from disheap.protocol.repair import NUMBER_MOST
+from disheap.protocol.repair import MAX_NUMBER
 
-TIME_MS_MOST = (1 << 47) - 1
+MAX_TIME_MS = (1 << 47) - 1
 """Of log time, in the year 6429: a session's number, which is made of it, has no room for more."""
 
 _HEADER = Struct("<IBBIQQQ")  # length, kind, type, group, source, target, term
@@ -260,12 +260,12 @@ def _snapshot(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int)
 
 def _bound(numbers: int) -> None:
     """Of several numbers, what they are with all their bits together."""
-    if numbers > NUMBER_MOST:
-        raise ValueError(f"a number is not between 0 and {NUMBER_MOST}")
+    if numbers > MAX_NUMBER:
+        raise ValueError(f"a number is not between 0 and {MAX_NUMBER}")
 
 
 def _bound_time(time_ms: int) -> None:
-    if not 0 <= time_ms <= TIME_MS_MOST:
+    if not 0 <= time_ms <= MAX_TIME_MS:
         raise ValueError(f"a log time of {time_ms} ms")
 
 

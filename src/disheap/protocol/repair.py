@@ -19,13 +19,13 @@ from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 
-RUNS_MOST = 10_000
+MAX_RUNS = 10_000
 """Term runs told of one log; of a log with more, the oldest are left out and count as not known."""
 
 
-PLACES_MOST = 10_000
+MAX_PLACES = 10_000
 """Damaged places told of one log; of a log with more, everything from the last of these on counts as damaged."""
-NUMBER_MOST = (1 << 63) - 1
+MAX_NUMBER = (1 << 63) - 1
 """Of terms, indexes, offsets and milliseconds: what the formats on disk hold."""
 
 
@@ -173,8 +173,8 @@ def _check_standing(told: Standing) -> None:
     runs, damaged = told.runs, told.damaged
     _check_numbers(told.group, told.term, told.commit, told.commit_term, told.snapshot, told.snapshot_term)
     _check_numbers(told.first, told.last, *(number for pair in (*runs, *damaged) for number in pair))
-    _hold(len(runs) <= RUNS_MOST, f"{len(runs)} term runs are more than {RUNS_MOST}")
-    _hold(len(damaged) <= PLACES_MOST, f"{len(damaged)} damaged places are more than {PLACES_MOST}")
+    _hold(len(runs) <= MAX_RUNS, f"{len(runs)} term runs are more than {MAX_RUNS}")
+    _hold(len(damaged) <= MAX_PLACES, f"{len(damaged)} damaged places are more than {MAX_PLACES}")
     _hold(1 <= told.first <= told.last + 1, f"a log from {told.first} to {told.last}")
     _hold(bool(runs) == (told.first <= told.last), "the terms of its entries are missing")
     if runs:
@@ -199,7 +199,7 @@ def _check_entries(told: Entries) -> None:
 
 
 def _check_numbers(*numbers: int) -> None:
-    _hold(all(0 <= number <= NUMBER_MOST for number in numbers), f"a number is not between 0 and {NUMBER_MOST}")
+    _hold(all(0 <= number <= MAX_NUMBER for number in numbers), f"a number is not between 0 and {MAX_NUMBER}")
 
 
 def _hold(is_so: bool, otherwise: str) -> None:
@@ -213,7 +213,7 @@ def joined(places: Iterable[tuple[int, int]], log_end: int) -> tuple[tuple[int, 
     for first, last in places:
         if found and first <= found[-1][1] + 1:
             found[-1] = (found[-1][0], max(last, found[-1][1]))
-        elif len(found) == PLACES_MOST:
+        elif len(found) == MAX_PLACES:
             found[-1] = (found[-1][0], max(log_end, found[-1][1]))
             break
         else:

@@ -13,7 +13,7 @@ from disheap.interfaces import StorageUsage
 from disheap.kernel.types import NOBODY, NodeId
 from disheap.runtime.clients.server import Server
 from disheap.runtime.clients.session_admin import end_session, list_sessions, read_page
-from disheap.runtime.maintenance import Upkeep
+from disheap.runtime.maintenance import Maintenance
 from disheap.runtime.membership.directory import AddressBook
 from disheap.runtime.replica.group import Group
 from disheap.runtime.state.machine_stats import read_stats
@@ -31,7 +31,7 @@ class AdminHost(Protocol):
     machine_name: str
     group: Group
     book: AddressBook
-    upkeep: Upkeep
+    maintenance: Maintenance
     quarantined: str
 
     @property
@@ -90,8 +90,8 @@ async def status(node: AdminHost) -> dict[str, Any]:
         "applied_index": group.applied.index,
         "first_index": raft.first_index,
         "last_index": raft.last_index,
-        "repair": node.upkeep.repair_status(),
-        "scrub": node.upkeep.scrubbing.status(),
+        "repair": node.maintenance.repair_status(),
+        "scrub": node.maintenance.scrubbing.status(),
         "members": members,
         "sessions": len(group.sessions.table),
         "machine": node.machine_name,
@@ -100,10 +100,10 @@ async def status(node: AdminHost) -> dict[str, Any]:
         "machine_stats_error": machine_stats_error,
         "log_bytes": usage.log_bytes,
         "snapshot_bytes": usage.snapshot_bytes,
-        "disk": node.upkeep.room.status(),
-        "memory": node.upkeep.memory.status(),
+        "disk": node.maintenance.disk_space.status(),
+        "memory": node.maintenance.memory.status(),
         "quarantine": node.quarantined,
-        "comparison": node.upkeep.comparing.status(),
+        "comparison": node.maintenance.comparing.status(),
         "log_time_ms": group.now_ms(),
         "clock": {"wall_ms": node.wall_ms(), "objection": group.clock_objection},
         "uptime_s": round(node.uptime_s(), 3),
@@ -121,7 +121,7 @@ def _role(node: AdminHost) -> str:
     if node.quarantined:
         return "quarantined"
     if not node.group.takes_part:
-        return "repairing" if node.upkeep.introductions.takes_part else "new"
+        return "repairing" if node.maintenance.incarnation_check.takes_part else "new"
     return node.group.raft.role.value
 
 

@@ -1,9 +1,8 @@
-"""What keeps a node fit beside its group, under one roof.
+"""The background work of a node beside its group.
 
-What its disk has lost comes back (`repairing`), whom it has met it knows again (`introductions`), what it may need one
-day is read in time (`scrubbing`), there is room for more on the disk (`room`) and in memory (`memory`), and its state
-is that of the others (`comparing`). Owns what these six have in common: when they begin and tick, when they let go of
-the storage and when they end.
+Owns when six parts begin, tick, release the storage and end: repair from other nodes (`repairing`), the check of
+incarnations (`incarnation_check`), scrubbing (`scrubbing`), free disk space (`disk_space`), memory (`memory`), and the
+comparison of state hashes (`comparing`).
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any, Protocol
 from disheap.config.node_config import NodeConfig
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
-from disheap.protocol.notices import Notice
+from disheap.protocol.gossip import Gossip
 from disheap.runtime.disk import free_space
 from disheap.runtime.membership import incarnations
 from disheap.runtime.memory import watch
@@ -33,7 +32,7 @@ class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, wat
     def group(self) -> Group: ...
 
 
-class Upkeep:
+class Maintenance:
     """Made before the storage is opened; `recovered` once, `found` at each opening."""
 
     def __init__(
@@ -49,23 +48,23 @@ class Upkeep:
         raft, limits = config.raft, config.limits
         self._election_ticks = raft.election_timeout_ms // raft.tick_ms
         self.is_whole = False  # nothing has to be repaired before the group may take part
-        self.repairing = repairer.Repairing(
+        self.repairing = repairer.Repairer(
             host, group, own, loop=loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
         )
-        self.introductions = incarnations.Introductions(host, loop)
-        self.scrubbing = scrubber.Scrubbing(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)
-        self.room = free_space.Room(host, own, limits.min_free_bytes, clock)
+        self.incarnation_check = incarnations.IncarnationCheck(host, loop)
+        self.scrubbing = scrubber.Scrubber(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)
+        self.disk_space = free_space.DiskSpace(host, own, limits.min_free_bytes, clock)
         mark = watch.mark_bytes(limits.memory_high_water, limits.memory_high_water_bytes, memory_source.limit_bytes())
         self.memory = watch.MemoryWatch(host, own, mark, clock, memory_source)
-        self.comparing = state_hashes.Comparing(host, own, raft.compare_interval_s, loop)
+        self.comparing = state_hashes.StateComparison(host, own, raft.compare_interval_s, loop)
 
     @property
     def may_take_part(self) -> bool:
-        return self.is_whole and self.introductions.takes_part
+        return self.is_whole and self.incarnation_check.takes_part
 
     def recovered(self, found: Found, others: Sequence[NodeId]) -> None:
         """What the storage remembers of the other members, if there are any."""
-        self.introductions.recall(others, found.met if others else None)
+        self.incarnation_check.recall(others, found.met if others else None)
 
     def found(self, found: Found) -> None:
         """A group is about to go on from there."""
@@ -75,28 +74,28 @@ class Upkeep:
     def begin(self, found: Found) -> None:
         """Others can be reached from now on."""
         self.repairing.begin(found)
-        self.introductions.say()
+        self.incarnation_check.say()
 
     def tick(self) -> None:
         self.repairing.tick(self._election_ticks)
-        self.introductions.tick()
+        self.incarnation_check.tick()
         self.scrubbing.tick()
-        self.room.tick()
+        self.disk_space.tick()
         self.memory.tick()
 
     async def end(self) -> None:
         """Before the storage is closed for good."""
-        self.introductions.end()
+        self.incarnation_check.end()
         self.comparing.end()
-        self.room.end()
+        self.disk_space.end()
         self.scrubbing.let_go()
         await self.repairing.stop()
 
-    def received_notice(self, peer: NodeId, notice: Notice) -> None:
-        self.room.heard(peer, notice)
-        self.memory.heard(peer, notice)
-        self.comparing.heard(peer, notice.hashed_index, notice.state_hash)
+    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
+        self.disk_space.heard(peer, gossip)
+        self.memory.heard(peer, gossip)
+        self.comparing.heard(peer, gossip.hashed_index, gossip.state_hash)
 
     def repair_status(self) -> dict[str, Any]:
         """What is missing and who is waited for; empty for a node that takes part."""
-        return self.introductions.status() if self.is_whole else self.repairing.status()
+        return self.incarnation_check.status() if self.is_whole else self.repairing.status()

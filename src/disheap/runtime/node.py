@@ -33,15 +33,15 @@ from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Message, NodeId
 from disheap.logs import get_logger
 from disheap.plugins.registry import Registry
-from disheap.protocol.notices import Notice
+from disheap.protocol.gossip import Gossip
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clients.local import LocalSessions
 from disheap.runtime.clients.server import Server
-from disheap.runtime.disk.thread import Disk, DiskThread, FailStopDisk, close_patiently, run_on, with_room
-from disheap.runtime.maintenance import Upkeep
+from disheap.runtime.disk.thread import Disk, DiskThread, FailStopDisk, close_patiently, retry_while_full, run_on
+from disheap.runtime.maintenance import Maintenance
 from disheap.runtime.membership.directory import AddressBook, first_state, own_id
-from disheap.runtime.membership.incarnations import Introductions
+from disheap.runtime.membership.incarnations import IncarnationCheck
 from disheap.runtime.memory.process import MemorySource, ProcessMemory
 from disheap.runtime.memory.watch import Estimate
 from disheap.runtime.parts import Parts
@@ -106,7 +106,7 @@ class Node:
         self.book: AddressBook
         self._server: Server | None = None
         self._peering: Peering
-        self.upkeep: Upkeep
+        self.maintenance: Maintenance
         self.incarnation = 0  # of the data directory, when it was opened
         self.quarantined = ""  # why
         self._listeners: list[Listener] = []
@@ -154,7 +154,7 @@ class Node:
         if self._server is not None:
             self._server.close(NotLeader(self.leader_address()))
         if self._disk is not None:  # made together with the next two
-            await self.upkeep.end()
+            await self.maintenance.end()
             await self._peering.close()
             if self.has_group:
                 self.group.close()
@@ -265,17 +265,17 @@ class Node:
         await self._listen_everywhere(transport, client_transport)
         # A data directory belongs to one cluster for good. So all that can fail by a mistake has been tried by now.
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
-        self.upkeep = Upkeep(self, GROUP, self._id, self.config, self._clock, self._loop, self._memory)
-        found = await with_room(lambda: self._recover(follow=False))
+        self.maintenance = Maintenance(self, GROUP, self._id, self.config, self._clock, self._loop, self._memory)
+        found = await retry_while_full(lambda: self._recover(follow=False))
         self.book = AddressBook(found.applied.membership, self._id, self.name)
-        self.upkeep.recovered(found, [node for node in self.book.ids() if node != self._id])
+        self.maintenance.recovered(found, [node for node in self.book.ids() if node != self._id])
         self.incarnation = found.identity.incarnation
         self._take_up(found)
         self._warn_if_forgetful()
         self._serving = True
         if len(self._members) > 1:
             self._peering.dial(transport)
-        self.upkeep.begin(found)
+        self.maintenance.begin(found)
         self._tick()
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=self._client_address)
 
@@ -307,7 +307,7 @@ class Node:
         )
 
     def _take_up(self, found: Found) -> None:
-        self.upkeep.found(found)
+        self.maintenance.found(found)
         self.group = self._make_group(found)
         self._outlets().serve(self.group)
 
@@ -316,7 +316,7 @@ class Node:
         if self.group.leads:
             self._on_lead(False)
         self.group.close()
-        self.upkeep.scrubbing.let_go()
+        self.maintenance.scrubbing.let_go()
         self._local.forget()
         await run_on(self.disk(), self._close_files)
         self._raise_failure()  # opened anew, it would be tried again
@@ -331,7 +331,7 @@ class Node:
 
     def _close_files(self) -> None:
         assert self._storage is not None
-        self.upkeep.repairing.close_reader()
+        self.maintenance.repairing.close_reader()
         self.group.close_files()
         self._storage.close()
 
@@ -364,9 +364,9 @@ class Node:
             on_leader=self._on_leader,
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
-            comparing=self.upkeep.comparing,
+            comparing=self.maintenance.comparing,
             clocks=self.clocks,
-            asleep=bool(self.quarantined) or not self.upkeep.may_take_part,
+            asleep=bool(self.quarantined) or not self.maintenance.may_take_part,
         )
 
     async def _listen_everywhere(self, peers: Transport, clients: Transport) -> None:
@@ -378,7 +378,7 @@ class Node:
             await self._listen(peers, self.config.peer_listen, lambda: self._admit(peering.accept))
 
     def _admit(self, accept: Callable[[], Any]) -> Any:
-        return accept() if self._serving else TurnedAway()
+        return accept() if self._serving else RefusingReceiver()
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
         listener = await transport.listen(address, accept)
@@ -408,15 +408,15 @@ class Node:
             return
         self._ticker = self._loop.call_later(self.config.raft.tick_ms / 1000, self._tick)
         self.group.tick()
-        self.upkeep.tick()
+        self.maintenance.tick()
         self._outlets().sweep()
         self._versions.raise_if_due(self.group)
 
     # --- peers -------------------------------------------------------------------------------------------------------
 
     @property
-    def introductions(self) -> Introductions:
-        return self.upkeep.introductions
+    def incarnation_check(self) -> IncarnationCheck:
+        return self.maintenance.incarnation_check
 
     def machine_versions(self) -> tuple[int, int]:
         return self.group.sessions.machine.versions
@@ -434,29 +434,29 @@ class Node:
         self._peering.send_repair(target, message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
-        self.upkeep.repairing.received(peer, message)
+        self.maintenance.repairing.received(peer, message)
 
-    def send_notice(self) -> None:
+    def send_gossip(self) -> None:
         """What this node says of itself, to every peer that can be reached."""
-        upkeep = self.upkeep
-        doubt_until = (self.group.raft.ambiguous_after or 0) if self.group.takes_part else 0
-        self._peering.tell(
-            Notice(
+        maintenance = self.maintenance
+        ambiguous_until = (self.group.raft.ambiguous_after or 0) if self.group.takes_part else 0
+        self._peering.broadcast(
+            Gossip(
                 GROUP,
-                upkeep.room.is_short,
-                upkeep.room.free_bytes or 0,
-                *upkeep.comparing.newest,
-                doubt_until,
-                upkeep.memory.is_short,
-                upkeep.memory.is_exhausted,
+                maintenance.disk_space.is_short,
+                maintenance.disk_space.free_bytes or 0,
+                *maintenance.comparing.newest,
+                ambiguous_until,
+                maintenance.memory.is_short,
+                maintenance.memory.is_exhausted,
                 self._clock.wall_ms(),
             )
         )
 
-    def received_notice(self, peer: NodeId, notice: Notice) -> None:
-        self.clocks.heard(peer, notice.wall_ms)
-        self.upkeep.received_notice(peer, notice)
-        self.group.lead_past(notice.doubt_until)
+    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
+        self.clocks.heard(peer, gossip.wall_ms)
+        self.maintenance.received_gossip(peer, gossip)
+        self.group.propose_noops_until(gossip.ambiguous_until)
 
     def voters(self) -> tuple[NodeId, ...]:
         return voters_of(self.group.applied.membership)
@@ -500,10 +500,10 @@ class Node:
         leader = self.group.leader
         log.info("leader", node=self.name, term=self.group.raft.term, leader=self.book.label(leader) or None)
         if self.leader_address():
-            self._outlets().send_away()
+            self._outlets().redirect_clients()
 
     def _on_failure(self, error: BaseException) -> None:
-        if not self.upkeep.repairing.take_back(error):
+        if not self.maintenance.repairing.try_repair(error):
             self.failed(error)
 
     def failed(self, error: BaseException) -> None:
@@ -544,9 +544,9 @@ class Node:
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
         self._outlets().note_shortage(kind, reason, takes_transient)
 
-    def look_at_memory(self) -> None:
+    def check_memory(self) -> None:
         """Before its time: much has come in."""
-        self.upkeep.memory.look()
+        self.maintenance.memory.look()
 
     def memory_estimate(self) -> Estimate:
         sessions = self.group.sessions
@@ -572,11 +572,11 @@ class Node:
         return len(self._members) == 1
 
     def damage_found(self, error: StorageError) -> None:
-        self.upkeep.repairing.pardon()
+        self.maintenance.repairing.reset_retries()
         self.group.fail(error)
 
-    def introduced(self) -> None:
-        if self.upkeep.is_whole:
+    def all_members_met(self) -> None:
+        if self.maintenance.is_whole:
             self.group.wake_up()
 
     def wall_ms(self) -> int:
@@ -586,7 +586,7 @@ class Node:
         return self._clock.monotonic() - self._started_at
 
 
-class TurnedAway:
+class RefusingReceiver:
     """Whoever connects to a node that still recovers its data. It is as if nobody listened yet."""
 
     def connection_made(self, connection: Connection) -> None:

@@ -12,7 +12,7 @@ from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime.clients.admission import AdmissionLimits
 from disheap.runtime.clients.connection import ServerLimits
 from disheap.runtime.clients.places import PlaceLimits
-from disheap.runtime.clients.server import SEND_AWAY_S
+from disheap.runtime.clients.server import REDIRECT_S
 from disheap.runtime.disk import free_space
 from disheap.runtime.replica.group import GroupLimits
 from disheap.runtime.replica.snapshots import SnapshotPolicy
@@ -123,7 +123,7 @@ def shared_settings_digest(config: NodeConfig, machine_settings: msgspec.Struct)
 def takeover_s(config: NodeConfig) -> float:
     """How long a client may stay with a former leader that is cut off and answers its pings: it steps down after two
     election timeouts at most, and sends its clients away later. They search, and attach to the new leader."""
-    return 2 * config.raft.election_timeout_ms / 1000 + SEND_AWAY_S + SEARCH_S
+    return 2 * config.raft.election_timeout_ms / 1000 + REDIRECT_S + SEARCH_S
 
 
 def server_limits(config: NodeConfig) -> ServerLimits:

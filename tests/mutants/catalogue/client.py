@@ -29,7 +29,7 @@ MUTANTS = (
         "commands that were under way when the connection was lost are never answered",
         (
             Patch(
-                "disheap:Session._go",
+                "disheap:Session._become_ready",
                 "            self._cursor = self.confirmed + 1\n",
                 "            self._cursor = max(self._ever_sent, self.confirmed) + 1\n",
             ),

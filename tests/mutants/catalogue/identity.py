@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant, Patch
 
-INTRODUCTIONS = "tests/runtime/test_introductions.py::"
+INTRODUCTIONS = "tests/runtime/test_incarnation_check.py::"
 SCRUB = "tests/storage/test_file_scrub.py::"
 DAMAGE = "tests/storage/test_file_damage.py::"
 
@@ -14,7 +14,7 @@ MUTANTS = (
         "a node with a new data directory takes part at once, under an identity that may have voted",
         (
             Patch(
-                "disheap:Introductions.recall",
+                "disheap:IncarnationCheck.recall",
                 "self.takes_part = kept is None or kept.takes_part",
                 "self.takes_part = True",
             ),
@@ -26,7 +26,7 @@ MUTANTS = (
         "a node that was restarted takes a wiped member for the one that it was",
         (
             Patch(
-                "disheap:Introductions.recall",
+                "disheap:IncarnationCheck.recall",
                 "            self._known = dict(self._durable)\n",
                 "",
             ),
@@ -38,7 +38,7 @@ MUTANTS = (
         "a member is welcomed before its incarnation is on disk, and can be forgotten by a crash",
         (
             Patch(
-                "disheap:Introductions.meet",
+                "disheap:IncarnationCheck.meet",
                 "            self._save(self.takes_part, done)\n",
                 "            self._save(self.takes_part, lambda _: None)\n            done(True)\n",
             ),
@@ -50,7 +50,7 @@ MUTANTS = (
         "a new node takes part when one member has welcomed it; another one may know it as somebody else",
         (
             Patch(
-                "disheap:Introductions.welcomed",
+                "disheap:IncarnationCheck.welcomed",
                 "                del self._missing[node]\n",
                 "                self._missing.clear()\n",
             ),
@@ -128,7 +128,7 @@ MUTANTS = (
         "a node that could not write down its last welcome stays outside, for nobody welcomes it again",
         (
             Patch(
-                "disheap:Introductions.tick",
+                "disheap:IncarnationCheck.tick",
                 "        self._take_part_if_all_met()\n        if self._missing and",
                 "        if self._missing and",
             ),
@@ -167,7 +167,7 @@ MUTANTS = (
         "a scrub counts what it found, and nobody repairs it",
         (
             Patch(
-                "disheap:Scrubbing._damaged",
+                "disheap:Scrubber._damaged",
                 "            self._host.damage_found(error)\n",
                 "            pass\n",
             ),

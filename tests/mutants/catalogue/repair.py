@@ -40,8 +40,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:_settle",
-                "    if unsure:\n        return Wait(f",
-                "    if unsure and not standings:\n        return Wait(f",
+                "    if ambiguous:\n        return Wait(f",
+                "    if ambiguous and not standings:\n        return Wait(f",
             ),
         ),
         (REPAIR + "test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_answer",),
@@ -90,8 +90,12 @@ MUTANTS = (
     ),
     Mutant(
         "doubt-for-ever-where-nobody-writes",
-        "a node in doubt under an idle leader never votes again, and the loss of another is an outage",
-        (Patch("disheap:Node.received_notice", "        self.group.lead_past(notice.doubt_until)\n", ""),),
+        "a node with an ambiguous end under an idle leader never votes again, and the loss of another is an outage",
+        (
+            Patch(
+                "disheap:Node.received_gossip", "        self.group.propose_noops_until(gossip.ambiguous_until)\n", ""
+            ),
+        ),
         (REPAIR + "test_a_doubtful_end_is_sure_again_though_nobody_writes",),
         fast=False,
     ),
@@ -117,7 +121,7 @@ MUTANTS = (
     Mutant(
         "undelivered-snapshot-asked-for-for-ever",
         "a node asks one source again and again for a snapshot that never comes, and never another",
-        (Patch("disheap:Repairing._has_no_snapshot", "self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST", "pass"),),
+        (Patch("disheap:Repairer._has_no_snapshot", "self._no_snapshot[source] = MAX_SNAPSHOT_ROUNDS", "pass"),),
         (REPAIRING + "test_a_source_whose_snapshot_does_not_come_whole_is_passed_over",),
         simulated=False,
     ),
@@ -126,7 +130,7 @@ MUTANTS = (
         "an exception nobody foresaw leaves the node asleep, and no line in the log",
         (
             Patch(
-                "disheap:Repairing._run",
+                "disheap:Repairer._run",
                 "        except Exception as error:  # nobody else would ever hear of it, and the group sleeps\n",
                 "        except StorageError as error:\n",
             ),

@@ -12,7 +12,7 @@ CONTRACT = "tests/plugins/test_contract_check.py::"
 GROUP = "tests/runtime/test_order.py::"
 BUFFERS = "tests/runtime/test_buffers.py::"
 MEMORY = "tests/runtime/test_memory.py::"
-ROOM = "tests/runtime/test_room.py::"
+ROOM = "tests/runtime/test_disk_space.py::"
 FAILURES = "tests/runtime/test_failures.py::"
 COMPARING = "tests/runtime/test_comparing.py::"
 LOOP_WRITES = "tests/runtime/test_loop_writes.py::"
@@ -142,7 +142,7 @@ MUTANTS = (
         "a leader whose disk does not answer, and reports no error, holds everyone up for ever",
         (
             Patch(
-                "disheap:Group._leave_a_hung_disk",
+                "disheap:Group._hand_over_if_disk_hangs",
                 "            self.raft.transfer_leadership(NOBODY)\n",
                 "            return\n",
             ),
@@ -183,7 +183,7 @@ MUTANTS = (
         "a leader without room hands over to the same node again and again, though it cannot lead",
         (
             Patch(
-                "disheap:Room._hand_over",
+                "disheap:DiskSpace._hand_over",
                 "(voter not in active, self._asked.get(voter, 0), voter)",
                 "voter",
             ),
@@ -249,7 +249,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Server.lead",
-                "        self._send_away_at = self.loop.call_later(SEND_AWAY_S, self.send_away)\n",
+                "        self._redirect_timer = self.loop.call_later(REDIRECT_S, self.redirect_clients)\n",
                 "        self._leaving = []\n",
             ),
         ),
@@ -350,7 +350,7 @@ MUTANTS = (
         "a client that reads loses its connection, and with each new one again, because much waits for it",
         (
             Patch(
-                "disheap:ClientConnection.look",
+                "disheap:ClientConnection.check_slow_reader",
                 "if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:",
                 "if self.unsent_bytes > self._server.limits.write_buffer_bytes:",
             ),
@@ -388,7 +388,7 @@ MUTANTS = (
         "a broker that is short of room takes no acknowledgements either, and stays so",
         (
             Patch(
-                "disheap:Server.sift",
+                "disheap:Server.filter_when_full",
                 "if is_repeated or self._is_allowed",
                 "if is_repeated or False and self._is_allowed",
             ),
@@ -400,7 +400,7 @@ MUTANTS = (
         "a flag that the client sets passes a command by a full disk",
         (
             Patch(
-                "disheap:Server.sift",
+                "disheap:Server.filter_when_full",
                 "if is_repeated or self._is_allowed",
                 "if is_repeated or envelopes[start + 5] & 1 or self._is_allowed",
             ),
@@ -413,7 +413,7 @@ MUTANTS = (
         "a command that was carried out is refused when it is sent again, because the disk filled up meanwhile",
         (
             Patch(
-                "disheap:Server.sift",
+                "disheap:Server.filter_when_full",
                 "is_repeated = session is not None and session.knows(seq)",
                 "is_repeated = False",
             ),
@@ -499,7 +499,7 @@ MUTANTS = (
         "many consumers that read nothing take all memory, each within its own bound",
         (
             Patch(
-                "disheap:Buffers.look_at_output",
+                "disheap:Buffers.check_output",
                 "        if self.output_bytes <= self._output_max_bytes:\n            return\n",
                 "        return\n",
             ),
@@ -523,7 +523,7 @@ MUTANTS = (
     Mutant(
         "memory-looked-at-by-the-clock-alone",
         "a leader that takes hundreds of megabytes a second is far above its mark before it looks",
-        (Patch("disheap:Server.submit", "            self._directory.look_at_memory()\n", ""),),
+        (Patch("disheap:Server.submit", "            self._directory.check_memory()\n", ""),),
         (MEMORY + "test_a_leader_that_takes_much_in_looks_before_its_time",),
         simulated=False,
     ),
@@ -554,13 +554,13 @@ MUTANTS = (
     Mutant(
         "memory-of-followers-ignored",
         "a leader with much memory drives a follower with little into its end",
-        (Patch("disheap:MemoryWatch.heard", "        if notice.memory_is_short:\n", "        if False:\n"),),
+        (Patch("disheap:MemoryWatch.heard", "        if gossip.memory_is_short:\n", "        if False:\n"),),
         (MEMORY + "test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up",),
     ),
     Mutant(
         "silent-node-keeps-the-leader-refusing",
         "a node that was short of memory and died holds everybody up for ever",
-        (Patch("disheap:MemoryWatch.settle", "if now - said[0] < NOTICE_VALID_S}", "if True}"),),
+        (Patch("disheap:MemoryWatch.settle", "if now - said[0] < GOSSIP_VALID_S}", "if True}"),),
         (MEMORY + "test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up",),
     ),
     Mutant(
@@ -650,13 +650,13 @@ MUTANTS = (
     Mutant(
         "quarantine-of-the-many",
         "one node with another state is enough to put a sound one in quarantine",
-        (Patch("disheap:Comparing._judge", "agreeing >= majority(len(voters))", "agreeing"),),
+        (Patch("disheap:StateComparison._judge", "agreeing >= majority(len(voters))", "agreeing"),),
         (COMPARING + "test_a_node_takes_itself_out_where_a_majority_agrees_on_another_state",),
     ),
     Mutant(
         "quarantined-node-hands-out-snapshots",
         "a state that is known to be wrong is given to others that ask for a snapshot",
-        (Patch("disheap:Repairing._piece", "if self._host.quarantined:", "if False:"),),
+        (Patch("disheap:Repairer._piece", "if self._host.quarantined:", "if False:"),),
         (COMPARING + "test_a_quarantined_node_hands_out_no_snapshot",),
     ),
     Mutant(
@@ -815,7 +815,7 @@ MUTANTS = (
                 "run.most_bytes is None and free_bytes is not None and free_bytes < 0",
             ),
         ),
-        ("tests/runtime/test_room.py::test_a_snapshot_that_is_due_is_given_up_before_it_takes_the_last_bytes",),
+        ("tests/runtime/test_disk_space.py::test_a_snapshot_that_is_due_is_given_up_before_it_takes_the_last_bytes",),
         simulated=False,
     ),
     Mutant(
@@ -828,7 +828,9 @@ MUTANTS = (
                 "not self._is_allowed_when_full(envelope.body)",
             ),
         ),
-        ("tests/runtime/test_room.py::test_a_transient_command_passes_while_only_messages_that_stay_are_refused",),
+        (
+            "tests/runtime/test_disk_space.py::test_a_transient_command_passes_while_only_messages_that_stay_are_refused",
+        ),
         simulated=False,
     ),
     Mutant(
@@ -837,7 +839,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClockCheck.objection",
-                'return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._doubt(voters)',
+                'return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._find_objection(voters)',
                 'return ""',
             ),
         ),
@@ -849,7 +851,7 @@ MUTANTS = (
         "two nodes with one wrong clock outvote the others' clocks",
         (
             Patch(
-                "disheap:ClockCheck._doubt",
+                "disheap:ClockCheck._find_objection",
                 "if len(agreeing) >= majority(len(voters)):",
                 "if len(agreeing) >= 1:",
             ),

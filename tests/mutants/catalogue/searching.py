@@ -91,7 +91,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Server.sweep",
-                "            connection.reassure()\n",
+                "            connection.send_keepalive()\n",
                 "            pass\n",
             ),
         ),

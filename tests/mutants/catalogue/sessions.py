@@ -240,13 +240,13 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Server.attach",
-                "        before = self._attached.pop(session, None)\n        self.of_session.pop(session, None)\n",
+                "        before = self._attached.pop(session, None)\n        self.queues.pop(session, None)\n",
                 "        before = self._attached.pop(session, None)\n",
             ),
             Patch(
                 "disheap:Server.attach",
-                "        self.of_session[session] = connection.queue\n",
-                "        self.of_session.setdefault(session, connection.queue)\n",
+                "        self.queues[session] = connection.queue\n",
+                "        self.queues.setdefault(session, connection.queue)\n",
             ),
         ),
         ("tests/runtime/test_bad_input.py::test_a_session_attached_elsewhere_leaves_its_first_connection",),

@@ -84,7 +84,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Peering.meet",
-                "if is_proved or introductions.has_met(peer) or self._at_address.get(peer) == hello.incarnation:",
+                "if is_proved or incarnation_check.has_met(peer) or self._at_address.get(peer) == hello.incarnation:",
                 "if True:",
             ),
         ),
@@ -109,7 +109,7 @@ MUTANTS = (
         "whoever binds a stopped member's port is welcomed as that member, without the cluster's secret",
         (
             Patch(
-                "disheap:_Handshaking._hear_proof",
+                "disheap:_Handshaking._check_proof",
                 "        self._transcript.check(part, frame)\n",
                 "        if part is Part.DIALLER:\n            self._transcript.check(part, frame)\n",
             ),
@@ -144,7 +144,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Group.step",
-                "        if message.term - self.raft.term > TERM_JUMP_MOST:\n",
+                "        if message.term - self.raft.term > MAX_TERM_JUMP:\n",
                 "        if message.term > 1 << 63:\n",
             ),
         ),
@@ -183,7 +183,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClientConnection._handshake",
-                "        self._expect_a_word(self._server.limits.idle_timeout_s)\n",
+                "        self._start_idle_timer(self._server.limits.idle_timeout_s)\n",
                 "",
             ),
         ),

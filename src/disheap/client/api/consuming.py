@@ -193,7 +193,7 @@ class Consumer:
                 await self._driver.room()
                 self._number = await self._driver.subscribe(self._command, self._inbox)
                 if self._inbox.over:  # closed meanwhile: nobody takes what it gets
-                    self._driver.forsake(self._number, self._inbox.queue)
+                    self._driver.cancel_and_release(self._number, self._inbox.queue)
 
 
 class Popping:
@@ -213,10 +213,10 @@ class Popping:
             async with asyncio.timeout(self._command.wait_ms / 1000 + self._driver.url.timeout_s):
                 await self._done
         except TimeoutError:
-            self._driver.forsake(number, self._pushes)
+            self._driver.cancel_and_release(number, self._pushes)
             raise RequestTimeout("the pop did not end in time; what had come was given back") from None
         except asyncio.CancelledError:
-            self._driver.forsake(number, self._pushes)
+            self._driver.cancel_and_release(number, self._pushes)
             raise
         return [Delivery(self._driver, push) for push in self._pushes]
 

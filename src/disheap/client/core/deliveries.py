@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from disheap.protocol import broker
 from disheap.protocol.broker import Token
 
-CLAIM_MOST = 100_000
+MAX_CLAIM = 100_000
 """Leases that an ATTACH names: about a megabyte. What it does not name is repeated, and not taken for new here."""
 ENDED_EARLY_KEPT = 1024
 """Ends remembered for replies still to come; the reply stands beside its push in the stream."""
@@ -29,7 +29,7 @@ class Deliveries:
     # --- for the session ---
 
     def claim(self) -> bytes:
-        return broker.encode(broker.Held(list(self.tokens)[-CLAIM_MOST:], list(self.tickets), list(self.consumers)))
+        return broker.encode(broker.Held(list(self.tokens)[-MAX_CLAIM:], list(self.tickets), list(self.consumers)))
 
     def idle(self) -> bool:
         return not (self.tokens or self.tickets or self.consumers or self._owned)

@@ -162,7 +162,7 @@ class Session:
         """Ask once more what the client should hold. A connection carries one ATTACH, so it takes a new one."""
         events: list[Event] = []
         if self.state is _READY and self.welcome is not None:
-            self._part(Moved(self.welcome.members[0] if self.welcome.members else "", "attach-again"), events)
+            self._go_offline(Moved(self.welcome.members[0] if self.welcome.members else "", "attach-again"), events)
         return events
 
     def farewell(self) -> bytes:
@@ -258,7 +258,7 @@ class Session:
         try:
             self._frames(data, events)
         except ProtocolError as error:
-            self._part(Broken(error), events)
+            self._go_offline(Broken(error), events)
         return events
 
     # --- frames ---
@@ -330,9 +330,9 @@ class Session:
         self._refuse_too_large(events)
         self._reader.limit = NODE_FRAME_BYTES
         if self._options is None:
-            self._go(Ready(False), events)
+            self._become_ready(Ready(False), events)
         elif not welcome.leads:
-            self._part(Moved(welcome.leader), events)
+            self._go_offline(Moved(welcome.leader), events)
         elif self.id:
             self.state = State.ENTERING
             self._enter(Kind.ATTACH, self._secret + self._holdings.claim())
@@ -349,23 +349,24 @@ class Session:
             return
         if self.state is State.CLOSING:
             self.id = 0
-            self._part(Closed(), events)
+            self._go_offline(Closed(), events)
         elif status:
             self._refused(faults.read_fault(body), events)
         elif self.id:
-            self._go(Ready(True, index, body), events)
+            self._become_ready(Ready(True, index, body), events)
         else:
             if len(body) < frames.GRANT.size:
                 raise MalformedFrame(f"a session was granted in {len(body)} bytes; a grant has {frames.GRANT.size}")
             self.id, self.timeout_ms, self._secret = frames.GRANT.unpack_from(body)
-            self._go(Ready(False), events)
+            self._become_ready(Ready(False), events)
 
     def _refused(self, error: RequestError, events: list[Event]) -> None:
         if error.code in faults.SESSION_OVER and self.id:
             self._lapse(events)
             self._open()
         else:
-            self._part(Moved(error.leader if isinstance(error, NotLeader) else "", error.code, str(error)), events)
+            leader = error.leader if isinstance(error, NotLeader) else ""
+            self._go_offline(Moved(leader, error.code, str(error)), events)
 
     def _lapse(self, events: list[Event]) -> None:
         """What was sent is unknown; what was not moves to the next session, which counts from 1 again."""
@@ -380,7 +381,7 @@ class Session:
         self._next_seq, self._ever_sent, self.confirmed = len(kept) + 1, 0, 0
         self._ahead = set()
 
-    def _go(self, event: Ready, events: list[Event]) -> None:
+    def _become_ready(self, event: Ready, events: list[Event]) -> None:
         """The one door to READY."""
         if self.state is not _READY:
             self.state = _READY
@@ -394,14 +395,14 @@ class Session:
                 self._put_question(number)
         events.append(event)
 
-    def _part(self, event: Event, events: list[Event]) -> None:
+    def _go_offline(self, event: Event, events: list[Event]) -> None:
         """The one door out: whatever follows on this connection is not for us."""
         self.state = State.OFFLINE
         events.append(event)
 
     def _parted(self, body: bytes, events: list[Event]) -> None:
         goodbye = faults.read_goodbye(body)
-        self._part(Moved(goodbye.leader, goodbye.code, goodbye.message), events)
+        self._go_offline(Moved(goodbye.leader, goodbye.code, goodbye.message), events)
 
     # --- sending ---
 
@@ -448,7 +449,7 @@ class Session:
             events.append(Postponed())
             return True
         if error.code in faults.ELSEWHERE and self._options is not None:
-            self._part(Moved("", error.code, str(error)), events)
+            self._go_offline(Moved("", error.code, str(error)), events)
             return True
         return False
 

@@ -243,7 +243,7 @@ class Driver:
         self._sinks.forget(number)
         self.give_back([(push.id, push.epoch) for push in queued if push.epoch])
 
-    def forsake(self, number: int, queued: Iterable[broker.Deliver]) -> None:
+    def cancel_and_release(self, number: int, queued: Iterable[broker.Deliver]) -> None:
         """The same, and the node is told; nobody waits for its answer."""
         self.unsubscribe(number, queued)
         if self._broken is None:

@@ -21,7 +21,7 @@ FEW = 10
 """Sessions of a client that may use the reserve: an operator's commands, and a worker with its producers."""
 
 
-class UnderWay:
+class PendingOpens:
     """Who has asked for a session and waits for the answer. Those sessions are not in the table yet."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class AdmissionLimits(msgspec.Struct, frozen=True):
     max_sessions_per_principal: int = 5_000
     reserved_sessions: int = 500
 
-    def check(self, counts: SessionCounts, under_way: UnderWay, address: str, principal: str) -> None:
+    def check(self, counts: SessionCounts, under_way: PendingOpens, address: str, principal: str) -> None:
         """Raises `Overloaded`."""
         owner = owner_of_address(address)
         here = counts.by_address[owner] + under_way.owners[owner]

@@ -53,7 +53,7 @@ class Buffers:
     def has_room_for_answers(self) -> bool:
         return self.output_bytes < self._output_max_bytes
 
-    def look_at_output(self, connections: list[Held], now: float) -> None:
+    def check_output(self, connections: list[Held], now: float) -> None:
         """`connections` are those that have something unsent. Who takes nothing gives way first, the largest of them;
         then the largest."""
         self.output_bytes = sum(one.unsent_bytes for one in connections)

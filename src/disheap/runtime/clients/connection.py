@@ -75,7 +75,7 @@ class ConnectionOwner(Protocol):
     def goodbye(self, error: RequestError | ProtocolError) -> bytes: ...
     def lost(self, connection: ClientConnection) -> None: ...
     def forget(self, connection: ClientConnection) -> None: ...
-    def sift(self, connection: ClientConnection, envelopes: bytes) -> bytes: ...
+    def filter_when_full(self, connection: ClientConnection, envelopes: bytes) -> bytes: ...
     def submit(self, connection: ClientConnection, envelopes: bytes) -> None: ...
     def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None: ...
     def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None: ...
@@ -94,11 +94,11 @@ class ClientConnection:
         self.asked: list[int] = []
         self.queue: list[bytes] = []
         self.heard = 0.0
-        self.crowded = False  # not read from: too much waits for the log
-        self.clogged = False  # not read from: it does not read what it is sent
+        self.paused_by_log = False  # not read from: too much waits for the log
+        self.paused_by_peer = False  # not read from: it does not read what it is sent
         self.paused = False
         self.closed = False
-        self.deaf = False  # what it sends is of no use here any more; it will be told where to go
+        self.draining = False  # what it sends is of no use here any more; it will be told where to go
         self.is_local = False  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
         self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
@@ -132,7 +132,7 @@ class ClientConnection:
         self._deadline = server.loop.call_later(server.limits.handshake_timeout_s, self._handshake_overdue)
 
     def data_received(self, data: bytes) -> None:
-        if self.closed or self.deaf:
+        if self.closed or self.draining:
             return
         self.heard = self._server.loop.time()
         try:
@@ -148,17 +148,17 @@ class ClientConnection:
 
     def writing_paused(self) -> None:
         """It does not read what it is sent: its next commands wait until it does."""
-        self.clogged = True
+        self.paused_by_peer = True
         self._watch()
         self._settle_reading()
 
     def writing_resumed(self) -> None:
-        self.clogged = False
+        self.paused_by_peer = False
         self._settle_reading()
         self._answer_what_waits()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self.was_dropped = not (self.closed or self._has_left or self.clogged)
+        self.was_dropped = not (self.closed or self._has_left or self.paused_by_peer)
         self.closed = True
         self._give_answers_up()
         self._server.buffers.hold_input(self, 0)
@@ -197,7 +197,7 @@ class ClientConnection:
         self._server.places.greeted(self)
         if self._deadline is not None:
             self._deadline.cancel()
-        self._expect_a_word(self._server.limits.idle_timeout_s)
+        self._start_idle_timer(self._server.limits.idle_timeout_s)
         if end < len(buffer):
             self._frames(buffer[end:])
 
@@ -205,16 +205,16 @@ class ClientConnection:
         seconds = self._server.limits.handshake_timeout_s
         self.refuse(MalformedFrame(f"no HELLO within {seconds} s; this port speaks the disheap protocol"))
 
-    def _expect_a_word(self, within_s: float) -> None:
+    def _start_idle_timer(self, within_s: float) -> None:
         self._deadline = self._server.loop.call_later(within_s, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         """A session ends in its own time. Without one, whoever is still there asks something now and then, or pings."""
         idle_s = self._server.limits.idle_timeout_s
-        is_busy = self.session or self.asked or self.questions or self.crowded or self.is_local
+        is_busy = self.session or self.asked or self.questions or self.paused_by_log or self.is_local
         left_s = idle_s if is_busy else self.heard + idle_s - self._server.loop.time()
         if left_s > 0:
-            self._expect_a_word(left_s)
+            self._start_idle_timer(left_s)
         else:
             self.refuse(Overloaded(f"without a session, and not a word for {idle_s:g} s: the place is another's"))
 
@@ -269,7 +269,7 @@ class ClientConnection:
             raise NotLeader
         whole = start == 0 and end == len(buffer)
         envelopes = buffer if whole else buffer[start:end]
-        if self._server.short is not None and not (envelopes := self._server.sift(self, envelopes)):
+        if self._server.short is not None and not (envelopes := self._server.filter_when_full(self, envelopes)):
             return
         self._server.submit(self, envelopes)
 
@@ -297,7 +297,7 @@ class ClientConnection:
     def _envelope(self, envelope: frames.Envelope) -> None:
         self._need_leader()
         if envelope.kind == Kind.COMMAND:
-            self._odd_command(envelope)
+            self._slow_path_command(envelope)
             return
         if envelope.kind == Kind.CLOSE:
             self._need_session()
@@ -319,7 +319,7 @@ class ClientConnection:
         if self.session == 0 and self.ended:
             raise SessionExpired("the session lapsed; what it held was given back")
 
-    def _odd_command(self, envelope: frames.Envelope) -> None:
+    def _slow_path_command(self, envelope: frames.Envelope) -> None:
         """A command that the fast path did not take: transient, or not of the session attached here."""
         self._need_session()
         if envelope.session != self.session or self.session == 0:
@@ -397,14 +397,14 @@ class ClientConnection:
         self.closed = True
         self._connection.close()
 
-    def crowd(self, crowded: bool) -> None:
+    def pause_for_log(self, paused_by_log: bool) -> None:
         """Whether there is no room for its commands now."""
-        self.crowded = crowded
+        self.paused_by_log = paused_by_log
         self._settle_reading()
 
-    def reassure(self) -> None:
+    def send_keepalive(self) -> None:
         """It is not read from, so its pings are not answered: a PONG says that this node lives."""
-        if not self.closed and not self.clogged:
+        if not self.closed and not self.paused_by_peer:
             self._connection.write(_PONG)
 
     def _watch(self) -> None:
@@ -412,7 +412,7 @@ class ClientConnection:
             self._server.slow[self] = None
             self.unsent_bytes, self.took_at = self._connection.buffered(), self._server.loop.time()
 
-    def look(self, now: float) -> bool:
+    def check_slow_reader(self, now: float) -> bool:
         """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest; one that
         takes nothing, and for which too much waits, is given up."""
         before, self.unsent_bytes = self.unsent_bytes, self._connection.buffered()
@@ -421,7 +421,7 @@ class ClientConnection:
         if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:
             self._cut_off("a client does not read what it is sent; its connection is closed")
         self._answer_what_waits()
-        return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.clogged or self._waiting) and not self.closed
+        return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.paused_by_peer or self._waiting) and not self.closed
 
     def drop_unsent(self, limit_bytes: int) -> None:
         self._cut_off(
@@ -446,7 +446,7 @@ class ClientConnection:
 
     def _settle_reading(self) -> None:
         """It is read from when there is neither reason against it; it has not been silent before that."""
-        paused = self.crowded or self.clogged
+        paused = self.paused_by_log or self.paused_by_peer
         if paused == self.paused or self.closed:
             return
         self.paused = paused

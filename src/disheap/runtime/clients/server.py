@@ -40,13 +40,13 @@ from disheap.protocol.frames import (
     Welcome,
     fault,
 )
-from disheap.runtime.clients.admission import UnderWay
+from disheap.runtime.clients.admission import PendingOpens
 from disheap.runtime.clients.buffers import Buffers
 from disheap.runtime.clients.connection import ClientConnection, ServerLimits
 from disheap.runtime.clients.places import Places
 from disheap.runtime.replica.group import Group
 from disheap.runtime.state.session_table import Session, proof_of
-from disheap.runtime.state.sessions import Outlets, wrong_secret
+from disheap.runtime.state.sessions import ReplySink, wrong_secret
 
 log = get_logger(__name__)
 
@@ -54,7 +54,7 @@ SWEEP_S = 0.25
 """How often the leader looks for sessions that lapsed; by default no session timeout is below 1 s."""
 EXPIRIES_AT_ONCE = 64
 """Sessions that one sweep ends, at most. All of them are in one entry, and what each holds may be much."""
-SEND_AWAY_S = 0.5
+REDIRECT_S = 0.5
 """A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in
 the meantime is not read; they send it again to the next leader."""
 STALL_S = 1.0
@@ -62,7 +62,7 @@ STALL_S = 1.0
 again, since what its clients sent in the meantime is still unread."""
 
 
-MEMORY_LOOK_BYTES = 2 << 20
+MEMORY_CHECK_BYTES = 2 << 20
 """So much may come in before memory is looked at again, whatever the clock says: at 100 MB/s, 50 looks a second."""
 
 
@@ -74,7 +74,7 @@ class Directory(Protocol):
     machine_name: str
 
     def leader_address(self) -> str: ...
-    def look_at_memory(self) -> None: ...
+    def check_memory(self) -> None: ...
     def client_addresses(self) -> list[str]: ...
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
@@ -89,7 +89,7 @@ class _Asking(NamedTuple):
     secret: bytes = b""
 
 
-class Server(Outlets):
+class Server(ReplySink):
     def __init__(
         self,
         directory: Directory,
@@ -108,7 +108,7 @@ class Server(Outlets):
         self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self.short: RequestError | None = None  # why commands that bring something in are refused now
         self.takes_transient = True  # though it is short
-        self._bytes_since_look = 0  # at memory, on behalf of what comes in
+        self._bytes_since_check = 0  # at memory, on behalf of what comes in
         self._shortages: dict[type[RequestError], tuple[RequestError, bool]] = {}
         self.buffers = Buffers(limits.input_bytes, limits.output_bytes)
         self.group: Group
@@ -120,15 +120,15 @@ class Server(Outlets):
         self._connections: dict[ClientConnection, None] = {}
         self._attached: dict[int, ClientConnection] = {}
         self._asking: dict[int, _Asking] = {}  # by attachment
-        self._under_way = UnderWay()  # of those, who asked for a new session
+        self._pending_opens = PendingOpens()  # of those, who asked for a new session
         self._heard: dict[int, float] = {}  # of sessions without a connection
         self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
         self._ending: dict[int, list[asyncio.Future[None]]] = {}  # operators who wait for the end of a session
         self._swept_at = 0.0
         self._led_since = 0.0
-        self._crowded: list[ClientConnection] = []
+        self._paused_by_log: list[ClientConnection] = []
         self._leaving: list[ClientConnection] = []
-        self._send_away_at: asyncio.TimerHandle | None = None
+        self._redirect_timer: asyncio.TimerHandle | None = None
         self._queries = 0
         self._tasks: dict[asyncio.Task[None], None] = {}
 
@@ -182,7 +182,7 @@ class Server(Outlets):
         session = connection.session
         if session and self._attached.get(session) is connection:
             del self._attached[session]
-            self.of_session.pop(session, None)
+            self.queues.pop(session, None)
             self._note_lost(session, connection)
             self._detach(session, connection.attachment)
 
@@ -207,13 +207,13 @@ class Server(Outlets):
     def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
         """For the log. While too much waits for it, the connection is not read from."""
         self.group.submit(envelopes)
-        self._bytes_since_look += len(envelopes)
-        if self._bytes_since_look >= MEMORY_LOOK_BYTES:
-            self._bytes_since_look = 0
-            self._directory.look_at_memory()
-        if self.group.full() and not connection.crowded:
-            connection.crowd(True)
-            self._crowded.append(connection)
+        self._bytes_since_check += len(envelopes)
+        if self._bytes_since_check >= MEMORY_CHECK_BYTES:
+            self._bytes_since_check = 0
+            self._directory.check_memory()
+        if self.group.full() and not connection.paused_by_log:
+            connection.pause_for_log(True)
+            self._paused_by_log.append(connection)
 
     def note_shortage(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
         """Refuse commands that bring something in, with this reason; None when that shortage is over."""
@@ -224,7 +224,7 @@ class Server(Outlets):
         self.short = next((reason for reason, _ in self._shortages.values()), None)
         self.takes_transient = all(takes for _, takes in self._shortages.values())
 
-    def sift(self, connection: ClientConnection, envelopes: bytes) -> bytes:
+    def filter_when_full(self, connection: ClientConnection, envelopes: bytes) -> bytes:
         """What of a run of commands may go into the log while there is no room for more. The rest is answered, and its
         numbers stay unused; one that was used already is let through, to the reply that is kept for it."""
         assert self.short is not None
@@ -275,7 +275,7 @@ class Server(Outlets):
         """Raises `Overloaded`."""
         if not connection.is_local:
             counts = self.group.sessions.counts
-            self.limits.admission.check(counts, self._under_way, connection.address, connection.principal)
+            self.limits.admission.check(counts, self._pending_opens, connection.address, connection.principal)
 
     def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None:
         """A wrong secret is refused here, so that guesses are not written to the log. A session that is not known here
@@ -300,7 +300,7 @@ class Server(Outlets):
         attachment = self._draw()
         self._asking[attachment] = asking
         if asking.secret:
-            self._under_way.add(asking.connection.address, asking.connection.principal)
+            self._pending_opens.add(asking.connection.address, asking.connection.principal)
         asking.connection.asked.append(attachment)
         self.submit(asking.connection, frames.envelope(kind, 0, asking.session, attachment, 0, body))
 
@@ -373,7 +373,7 @@ class Server(Outlets):
     def attach(self, session: int, attachment: int) -> None:
         asking = self._asking.get(attachment)
         before = self._attached.pop(session, None)
-        self.of_session.pop(session, None)
+        self.queues.pop(session, None)
         if before is not None and (asking is None or before is not asking.connection):
             before.session = 0
             before.refuse(SessionExpired(f"session {session} is attached to another connection now"))
@@ -386,7 +386,7 @@ class Server(Outlets):
         self._attached[session] = connection
         self._heard.pop(session, None)
         self._dropped.pop(session, None)
-        self.of_session[session] = connection.queue
+        self.queues[session] = connection.queue
 
     def detach(self, session: int) -> None:
         for waiter in self._ending.pop(session, ()):
@@ -394,7 +394,7 @@ class Server(Outlets):
                 waiter.set_result(None)
         self._heard.pop(session, None)
         self._dropped.pop(session, None)
-        self.of_session.pop(session, None)
+        self.queues.pop(session, None)
         connection = self._attached.pop(session, None)
         if connection is not None:
             connection.session = 0
@@ -420,7 +420,7 @@ class Server(Outlets):
     def _take_asking(self, attachment: int) -> _Asking | None:
         asking = self._asking.pop(attachment, None)
         if asking is not None and asking.secret:
-            self._under_way.add(asking.connection.address, asking.connection.principal, -1)
+            self._pending_opens.add(asking.connection.address, asking.connection.principal, -1)
         return asking
 
     def forget(self, connection: ClientConnection) -> None:
@@ -436,10 +436,10 @@ class Server(Outlets):
         for connection in self._attached.values():
             if connection.queue:
                 connection.flush()
-        if self._crowded and not self.group.full():
-            crowded, self._crowded = self._crowded, []
-            for connection in crowded:
-                connection.crowd(False)
+        if self._paused_by_log and not self.group.full():
+            paused, self._paused_by_log = self._paused_by_log, []
+            for connection in paused:
+                connection.pause_for_log(False)
 
     # --- leadership and liveness -------------------------------------------------------------------------------------
 
@@ -448,30 +448,30 @@ class Server(Outlets):
         self.leads = leads
         now = self.loop.time()
         if leads:
-            self.send_away()
+            self.redirect_clients()
             self._heard = dict.fromkeys(self.group.sessions.table, now)
             self._dropped.clear()
             self._swept_at = self._led_since = now
             return
         self._give_up_endings()
-        self.of_session.clear()
+        self.queues.clear()
         self._attached.clear()
         self._asking.clear()
-        self._under_way = UnderWay()
-        self._crowded.clear()
+        self._pending_opens = PendingOpens()
+        self._paused_by_log.clear()
         for connection in list(self._connections):
-            connection.crowd(False)
+            connection.pause_for_log(False)
             if connection.session or connection.asked:
                 connection.session = 0
-                connection.deaf = True
+                connection.draining = True
                 self._leaving.append(connection)
-        self._send_away_at = self.loop.call_later(SEND_AWAY_S, self.send_away)
+        self._redirect_timer = self.loop.call_later(REDIRECT_S, self.redirect_clients)
 
-    def send_away(self) -> None:
+    def redirect_clients(self) -> None:
         """The next leader is known, or has not shown itself in time: the clients of this one go and look for it."""
-        if self._send_away_at is not None:
-            self._send_away_at.cancel()
-            self._send_away_at = None
+        if self._redirect_timer is not None:
+            self._redirect_timer.cancel()
+            self._redirect_timer = None
         leaving, self._leaving = self._leaving, []
         for connection in leaving:
             connection.refuse(NotLeader(self._directory.leader_address()))
@@ -485,13 +485,13 @@ class Server(Outlets):
             return
         self._swept_at = now
         for connection in list(self.slow):
-            if not connection.look(now):
+            if not connection.check_slow_reader(now):
                 self.slow.pop(connection, None)
-        self.buffers.look_at_output(list(self.slow), now)
+        self.buffers.check_output(list(self.slow), now)
         if not self.leads:
             return
-        for connection in self._crowded:
-            connection.reassure()
+        for connection in self._paused_by_log:
+            connection.send_keepalive()
         if late > STALL_S + SWEEP_S:
             for connection in self._connections:
                 connection.heard = now
@@ -554,14 +554,14 @@ class Server(Outlets):
         connection = self._attached.get(session)
         if connection is None:
             return self._heard.setdefault(session, now)
-        if connection.crowded or connection.is_local:
+        if connection.paused_by_log or connection.is_local:
             return now  # it is we who do not listen, or it lives as long as this process
         return max(connection.heard, self._heard.get(session, 0.0))
 
     def close(self, error: RequestError) -> None:
         """Say goodbye to everyone."""
         self.leads = False
-        self.send_away()
+        self.redirect_clients()
         for task in self._tasks:
             task.cancel()
         for connection in list(self._connections):

@@ -23,7 +23,7 @@ from disheap.kernel.quorum import majority
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
-from disheap.protocol.notices import Notice
+from disheap.protocol.gossip import Gossip
 from disheap.runtime.disk.thread import Disk
 
 log = get_logger(__name__)
@@ -36,7 +36,7 @@ LEAVE_SHARE = 1 / 8
 """The mark and so much more has to be free before commands are taken again, so that it does not change all the time."""
 HAND_OVER_S = 30.0
 """Between two attempts to hand leadership over: commands wait while one lasts."""
-MAKE_ROOM_S, MAKE_ROOM_MOST_S = 10.0, 320.0
+MAKE_ROOM_S, MAX_MAKE_ROOM_S = 10.0, 320.0
 """Between two attempts to make room by a snapshot; each that comes to nothing doubles it. It reads the state."""
 RESERVE_SHARE = 1 / 2
 """Of the mark: by default 64 MiB, the log of some 500,000 acknowledgements."""
@@ -83,13 +83,13 @@ class Host(Protocol):
     def group(self) -> Group: ...
     def disk(self) -> Disk: ...
     def storage(self) -> Storage: ...
-    def send_notice(self) -> None: ...
+    def send_gossip(self) -> None: ...
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None: ...
     def is_connected(self, node: NodeId) -> bool: ...
     def member_name(self, node: NodeId) -> str: ...
 
 
-class Room:
+class DiskSpace:
     """`tick` looks once in a while."""
 
     def __init__(self, host: Host, own: NodeId, min_free_bytes: int, clock: Clock) -> None:
@@ -143,7 +143,7 @@ class Room:
             log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
         if self.is_short:
             self._make_room(usage)
-        self._host.send_notice()
+        self._host.send_gossip()
         self._settle()
 
     def _for_snapshots(self, free: int) -> int:
@@ -162,14 +162,14 @@ class Room:
         if most < GAIN_LEAST or now - self._made_room_at < self._make_room_s:
             return
         was_in_vain = 0 < self._held_bytes * 7 // 8 < held
-        self._make_room_s = min(2 * self._make_room_s, MAKE_ROOM_MOST_S) if was_in_vain else MAKE_ROOM_S
+        self._make_room_s = min(2 * self._make_room_s, MAX_MAKE_ROOM_S) if was_in_vain else MAKE_ROOM_S
         self._made_room_at, self._held_bytes = now, held
         group.snapshotter.make_room(most)
 
-    def heard(self, peer: NodeId, notice: Notice) -> None:
+    def heard(self, peer: NodeId, gossip: Gossip) -> None:
         """What another node says of itself."""
-        if notice.is_short:
-            self._short[peer] = notice.free_bytes
+        if gossip.is_short:
+            self._short[peer] = gossip.free_bytes
         else:
             self._short.pop(peer, None)
         self._settle()

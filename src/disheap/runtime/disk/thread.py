@@ -168,7 +168,7 @@ async def run_on(disk: Disk, work: Callable[[], T]) -> T:
     return await future
 
 
-async def with_room(step: Callable[[], Awaitable[T]]) -> T:
+async def retry_while_full(step: Callable[[], Awaitable[T]]) -> T:
     """Await `step()`; while the disk is full, try it again until there is room."""
     is_said = False
     while True:

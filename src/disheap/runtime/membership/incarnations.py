@@ -37,16 +37,16 @@ Done = Callable[[bool], None]
 
 
 class Host(Protocol):
-    """What introductions ask of their node."""
+    """What incarnation_check ask of their node."""
 
     def storage(self) -> Storage: ...
     def disk(self) -> Disk: ...
     def member_name(self, node: NodeId) -> str: ...
-    def introduced(self) -> None: ...
+    def all_members_met(self) -> None: ...
     def failed(self, error: BaseException) -> None: ...
 
 
-class Introductions:
+class IncarnationCheck:
     """`recall` first."""
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
@@ -142,7 +142,7 @@ class Introductions:
         if is_kept:
             self.takes_part = True
             log.info("every other member has welcomed this node: it takes part from now on")
-            self._host.introduced()
+            self._host.all_members_met()
 
     def _save(self, takes_part: bool, done: Done) -> None:
         storage = self._host.storage()

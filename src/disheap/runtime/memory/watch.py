@@ -17,7 +17,7 @@ from disheap.errors import MemoryFull, RequestError
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
-from disheap.protocol.notices import Notice
+from disheap.protocol.gossip import Gossip
 from disheap.runtime.memory.process import MemorySource
 
 log = get_logger(__name__)
@@ -28,7 +28,7 @@ TRANSIENT_SHARE = 1 / 8
 """So much above the mark transient messages are still taken: workers need remote control to start, and then drain."""
 LEAVE_SHARE = 1 / 8
 """So much of the mark has to be free before commands are taken again, so that this does not change all the time."""
-NOTICE_VALID_S = 5.0
+GOSSIP_VALID_S = 5.0
 """A node says once a second how it is. One that is silent for longer is down, and holds nobody up."""
 LEARN_FROM_BYTES = 32 << 20
 """An estimate below says nothing about the ratio of the real size to it."""
@@ -57,7 +57,7 @@ class Host(Protocol):
     """What the watch asks of its node."""
 
     def memory_estimate(self) -> Estimate: ...
-    def send_notice(self) -> None: ...
+    def send_gossip(self) -> None: ...
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None: ...
     def member_name(self, node: NodeId) -> str: ...
 
@@ -108,10 +108,10 @@ class MemoryWatch:
         self._note_shortage()
         self.settle()
 
-    def heard(self, peer: NodeId, notice: Notice) -> None:
+    def heard(self, peer: NodeId, gossip: Gossip) -> None:
         """What another node says of itself."""
-        if notice.memory_is_short:
-            self._others[peer] = self._clock.monotonic(), notice.memory_is_exhausted
+        if gossip.memory_is_short:
+            self._others[peer] = self._clock.monotonic(), gossip.memory_is_exhausted
         else:
             self._others.pop(peer, None)
         self.settle()
@@ -119,7 +119,7 @@ class MemoryWatch:
     def settle(self) -> None:
         """Refuse while a node is short. A node that does not lead takes no commands anyway."""
         now = self._clock.monotonic()
-        self._others = {node: said for node, said in self._others.items() if now - said[0] < NOTICE_VALID_S}
+        self._others = {node: said for node, said in self._others.items() if now - said[0] < GOSSIP_VALID_S}
         short = sorted([*self._others, *([self._own] if self.is_short else [])])
         reason = self._explain(short) if short else ""
         takes_transient = not (self.is_exhausted or any(exhausted for _, exhausted in self._others.values()))
@@ -190,7 +190,7 @@ class MemoryWatch:
         self.is_exhausted = self.used_bytes >= self.high_water_bytes * (1 + TRANSIENT_SHARE)
         self.is_short = self.used_bytes >= (self._open_below() if was_short else self.high_water_bytes)
         if self.is_exhausted != was_exhausted:
-            self._host.send_notice()
+            self._host.send_gossip()
         if self.is_short == was_short:
             return
         figures = {"used_bytes": self.used_bytes, "high_water_bytes": self.high_water_bytes}
@@ -200,7 +200,7 @@ class MemoryWatch:
             log.error("the node is short of memory: nothing new is taken", **figures)
         else:
             log.warning("there is memory again", **figures)
-        self._host.send_notice()
+        self._host.send_gossip()
 
     def _explain(self, short: list[NodeId]) -> str:
         """Without figures, which change all the time."""

@@ -19,9 +19,9 @@ from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
 from disheap.interfaces import Connection, Flushing, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
-from disheap.protocol import frames, notices, peers, proofs, repair
+from disheap.protocol import frames, gossip, peers, proofs, repair
 from disheap.protocol.frames import FrameReader, Goodbye, Kind
-from disheap.protocol.notices import Notice
+from disheap.protocol.gossip import Gossip
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
 from disheap.protocol.repair import Answer, Ask
@@ -32,7 +32,7 @@ GROUP = 0
 """The only group there is for now; its number is in every frame."""
 DIAL_TIMEOUT_S = 2.0
 HANDSHAKE_TIMEOUT_S = 5.0
-RETRY_FIRST_S, RETRY_MOST_S = 0.05, 1.0  # between dials; the most is well below the longest election timeout
+RETRY_FIRST_S, MAX_RETRY_S = 0.05, 1.0  # between dials; the most is well below the longest election timeout
 
 
 class LinkOwner(Protocol):
@@ -47,12 +47,12 @@ class LinkOwner(Protocol):
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None: ...
     def received(self, message: Message) -> None: ...
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
-    def received_notice(self, peer: NodeId, notice: Notice) -> None: ...
+    def received_gossip(self, peer: NodeId, report: Gossip) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
     def refused(self, remote: str, reason: str) -> None: ...
     def dialled(self, link: IncomingLink) -> None: ...
     def welcomes(self, link: IncomingLink, peer: NodeId) -> None: ...
-    def hung_up(self, link: IncomingLink) -> None: ...
+    def link_lost(self, link: IncomingLink) -> None: ...
     def member_name(self, node: NodeId) -> str: ...
 
 
@@ -75,13 +75,13 @@ class _Handshaking:
         self._hello: PeerHello | None = None  # the other side's; not proved before `_greeted`
         self._deadline: asyncio.TimerHandle | None = None
 
-    def _expect_hello(self, connection: Connection) -> None:
+    def _start_handshake(self, connection: Connection) -> None:
         self._connection = connection
         self._transcript = self._owner.transcript()
         self._hello = None
         self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self._late)
 
-    def _expect_nothing(self) -> None:
+    def _stop_handshake_timer(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -102,14 +102,14 @@ class _Handshaking:
 
     def writing_resumed(self) -> None: ...
 
-    def _hear_hello(self, frame: bytes) -> None:
+    def _read_hello(self, frame: bytes) -> None:
         try:
             self._hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=PeerHello)
         except frames.UNREADABLE as error:
             raise MalformedFrame(f"a node's hello cannot be read: {error}") from error
         self._transcript.add(frame)
 
-    def _hear_proof(self, part: Part, frame: bytes) -> tuple[NodeId, PeerHello]:
+    def _check_proof(self, part: Part, frame: bytes) -> tuple[NodeId, PeerHello]:
         """The other side is a member, and knows the secret where there is one."""
         assert self._connection is not None and self._hello is not None
         self._transcript.check(part, frame)
@@ -144,7 +144,7 @@ class IncomingLink(_Handshaking):
         self._is_welcome = False
 
     def connection_made(self, connection: Connection) -> None:
-        self._expect_hello(connection)
+        self._start_handshake(connection)
         self._owner.dialled(self)
 
     def data_received(self, data: bytes) -> None:
@@ -163,9 +163,9 @@ class IncomingLink(_Handshaking):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._expect_nothing()
+        self._stop_handshake_timer()
         self._connection = None
-        self._owner.hung_up(self)
+        self._owner.link_lost(self)
 
     def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -181,11 +181,11 @@ class IncomingLink(_Handshaking):
         assert connection is not None
         if self._hello is None:
             _expect(kind, Kind.PEER_HELLO, frame)
-            self._hear_hello(frame)
+            self._read_hello(frame)
             connection.write(self._transcript.add(proofs.challenge(self._owner.challenge())))
         else:
             _expect(kind, Kind.PEER_PROOF, frame)
-            self._peer, hello = self._hear_proof(Part.DIALLER, frame)
+            self._peer, hello = self._check_proof(Part.DIALLER, frame)
             self._reader.limit, self._reader.setting = self._frame_bytes, "limits.max_peer_frame_bytes"
             is_proved = self._transcript.has_secret or connection.certificate_name is not None
             self._owner.meet(self._peer, hello, is_proved, self.welcome)
@@ -197,7 +197,7 @@ class IncomingLink(_Handshaking):
         if not is_kept:
             self.close()
             return
-        self._expect_nothing()
+        self._stop_handshake_timer()
         self._is_welcome = True
         self._owner.welcomes(self, self._peer)
         transcript = self._transcript
@@ -213,11 +213,11 @@ class IncomingLink(_Handshaking):
                 raise MalformedFrame(f"a question about repair of group {about.group}")
             self._owner.received_repair(self._peer, about)
             return
-        if kind == Kind.NOTICE:
-            notice = notices.decode(frame)
-            if notice.group != GROUP:
-                raise MalformedFrame(f"a notice about group {notice.group}")
-            self._owner.received_notice(self._peer, notice)
+        if kind == Kind.GOSSIP:
+            report = gossip.decode(frame)
+            if report.group != GROUP:
+                raise MalformedFrame(f"a gossip frame about group {report.group}")
+            self._owner.received_gossip(self._peer, report)
             return
         if kind != Kind.PEER_MESSAGE:
             raise MalformedFrame(f"a frame of kind {kind} between nodes")
@@ -270,8 +270,8 @@ class OutgoingLink(_Handshaking):
     def send_repair(self, message: Ask | Answer) -> None:
         self._write(lambda: repair.encode(message))
 
-    def send_notice(self, notice: Notice) -> None:
-        self._write(lambda: notices.encode(notice))
+    def send_gossip(self, report: Gossip) -> None:
+        self._write(lambda: gossip.encode(report))
 
     def _write(self, encode: Callable[[], bytes]) -> None:
         connection = self._connection
@@ -301,11 +301,11 @@ class OutgoingLink(_Handshaking):
                 await self._down.wait()
             except Exception as error:  # whatever a transport has not foreseen: the peer is dialled again
                 self._say(str(error) or type(error).__name__)
-            wait_s = RETRY_FIRST_S if self._was_up else min(wait_s * 2, RETRY_MOST_S)
+            wait_s = RETRY_FIRST_S if self._was_up else min(wait_s * 2, MAX_RETRY_S)
             await asyncio.sleep(wait_s)
 
     def connection_made(self, connection: Connection) -> None:
-        self._expect_hello(connection)
+        self._start_handshake(connection)
         self._is_full = self._has_proved = False
         self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
         connection.write(self._transcript.add(frames.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer))))
@@ -336,10 +336,10 @@ class OutgoingLink(_Handshaking):
             self._owner.answered(self.peer, incarnation)
         elif self._hello is None:
             _expect(kind, Kind.PEER_WELCOME, frame)
-            self._hear_hello(frame)
+            self._read_hello(frame)
         else:
             _expect(kind, Kind.PEER_PROOF, frame)
-            self._welcomed(*self._hear_proof(Part.ACCEPTOR, frame))
+            self._welcomed(*self._check_proof(Part.ACCEPTOR, frame))
 
     def _welcomed(self, peer: NodeId, hello: PeerHello) -> None:
         if peer != self.peer:
@@ -347,11 +347,11 @@ class OutgoingLink(_Handshaking):
         self.refusal = ""
         if not self._is_refused_later:  # else its reason was logged, and may come again on this connection
             self._reason = ""
-        self._expect_nothing()
+        self._stop_handshake_timer()
         self._owner.welcomed(peer, hello, self._is_kept)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._expect_nothing()
+        self._stop_handshake_timer()
         greeted, self._greeted, self._connection, self._send_queued = self._greeted, False, None, None
         self._was_up = greeted and not self.refusal
         self._down.set()

@@ -18,17 +18,17 @@ from disheap.errors import WrongCluster
 from disheap.interfaces import Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import LineLimiter, get_logger
-from disheap.protocol.notices import Notice
+from disheap.protocol.gossip import Gossip
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime.membership.directory import AddressBook
-from disheap.runtime.membership.incarnations import Done, Introductions
+from disheap.runtime.membership.incarnations import Done, IncarnationCheck
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
 
 log = get_logger(__name__)
 
-STRANGERS_MOST = 64
+MAX_UNIDENTIFIED_LINKS = 64
 """Connections that have not said whose they are. Members need one each, for milliseconds."""
 REFUSALS_REMEMBERED = 100
 """The newest reasons for refusing peers: each is logged once while it is among them."""
@@ -52,14 +52,14 @@ class PeeringHost(Protocol):
     book: AddressBook
 
     @property
-    def introductions(self) -> Introductions: ...
+    def incarnation_check(self) -> IncarnationCheck: ...
     def machine_versions(self) -> tuple[int, int]: ...
     def client_address_of(self, node: NodeId) -> str: ...
     def wall_ms(self) -> int: ...
     def heard_clock(self, peer: NodeId, wall_ms: int) -> None: ...
     def received(self, message: Message) -> None: ...
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
-    def received_notice(self, peer: NodeId, notice: Notice) -> None: ...
+    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
     def member_name(self, node: NodeId) -> str: ...
 
@@ -85,7 +85,7 @@ class Peering:
         self._secrets = secrets
         self._entropy = entropy
         self._at_address: dict[NodeId, int] = {}  # the incarnation that answered last where we dialled the member
-        self._unproved: deque[Unproved] = deque(maxlen=STRANGERS_MOST)
+        self._unproved: deque[Unproved] = deque(maxlen=MAX_UNIDENTIFIED_LINKS)
         self._loop = loop
         self._lines = LineLimiter(loop)
         self._frame_bytes, self._buffer_bytes = frame_bytes, buffer_bytes
@@ -127,10 +127,10 @@ class Peering:
         if link is not None:
             link.send_repair(message)
 
-    def tell(self, notice: Notice) -> None:
+    def broadcast(self, gossip: Gossip) -> None:
         """Whoever can be reached now."""
         for link in self._outgoing.values():
-            link.send_notice(notice)
+            link.send_gossip(gossip)
 
     def held_bytes(self) -> int:
         """Unsent to peers, and of frames that peers have not finished."""
@@ -166,11 +166,11 @@ class Peering:
         self._incoming[link] = None
         welcome = self._welcome.values()
         strangers = [known for known in self._incoming if known not in welcome]
-        if len(strangers) > STRANGERS_MOST:
+        if len(strangers) > MAX_UNIDENTIFIED_LINKS:
             oldest = strangers[0]
             self.refused(oldest.remote, "too many connections wait here without a word; the oldest was closed")
             oldest.abort()
-            self.hung_up(oldest)
+            self.link_lost(oldest)
 
     def welcomes(self, link: IncomingLink, peer: NodeId) -> None:
         """A member has one: an earlier one is broken, though we have not heard so."""
@@ -178,7 +178,7 @@ class Peering:
         if earlier is not None:
             earlier.close()
 
-    def hung_up(self, link: IncomingLink) -> None:
+    def link_lost(self, link: IncomingLink) -> None:
         self._incoming.pop(link, None)
         for waiting in [one for one in self._unproved if one.done == link.welcome]:
             self._unproved.remove(waiting)
@@ -192,8 +192,8 @@ class Peering:
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self._node.received_repair(peer, message)
 
-    def received_notice(self, peer: NodeId, notice: Notice) -> None:
-        self._node.received_notice(peer, notice)
+    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
+        self._node.received_gossip(peer, gossip)
 
     def member_name(self, node: NodeId) -> str:
         return self._node.member_name(node)
@@ -244,15 +244,15 @@ class Peering:
                 "every replica does, so all nodes need the same"
             )
         self._check_certificate(peer, certificate_name)
-        here.introductions.check(peer, hello)
+        here.incarnation_check.check(peer, hello)
         return peer
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
         """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,
         and the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
         dialled its address and found it there."""
-        introductions = self._node.introductions
-        if is_proved or introductions.has_met(peer) or self._at_address.get(peer) == hello.incarnation:
+        incarnation_check = self._node.incarnation_check
+        if is_proved or incarnation_check.has_met(peer) or self._at_address.get(peer) == hello.incarnation:
             self._meet(peer, hello, done)
         else:
             self._unproved.append(Unproved(peer, hello, done))
@@ -275,13 +275,13 @@ class Peering:
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         """It may have waited since its hello was checked, and an earlier life of the member been met meanwhile."""
         try:
-            self._node.introductions.check(peer, hello)
+            self._node.incarnation_check.check(peer, hello)
         except WrongCluster as error:
             self.refused(self._node.book.peer(peer), str(error))
             done(False)
             return
         self._learn(peer, hello)
-        self._node.introductions.meet(peer, hello.incarnation, done)
+        self._node.incarnation_check.meet(peer, hello.incarnation, done)
 
     def _learn(self, peer: NodeId, hello: PeerHello) -> None:
         self._node.book.learn(peer, hello)
@@ -289,7 +289,7 @@ class Peering:
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         self._learn(peer, hello)
-        self._node.introductions.welcomed(peer, hello.incarnation, done)
+        self._node.incarnation_check.welcomed(peer, hello.incarnation, done)
 
     def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
         """The name that was proved has to be the member's, or the host in its peer address where no other member is at

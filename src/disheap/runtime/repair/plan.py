@@ -13,7 +13,7 @@ carries it out and asks again. The rules, for a damaged entry (index, term):
   the acknowledgement we gave before.
 * otherwise wait, and say for whom.
 
-Where the end of the log is in doubt, nobody can name what was lost. Then all other voters are asked for what they hold,
+If the end of the log is ambiguous, nobody can name what was lost. Then all other voters are asked for what they hold,
 and the log that is most up to date among them has everything that can be committed with our acknowledgement, whoever
 leads (§5.4.1): it is taken over. Where somebody leads already, that leader's log will do, in the ordinary way.
 """
@@ -30,7 +30,7 @@ from disheap.protocol.repair import Standing, Verdict
 
 Standings = Mapping[NodeId, Standing]
 
-ADOPT_MOST = 1000
+MAX_ADOPTED_ENTRIES = 1000
 """Entries taken over in one step; an answer holds fewer, and whoever says that it has 2⁶⁰ costs nobody's time."""
 
 
@@ -64,7 +64,7 @@ class Settled(NamedTuple):
 
 
 class Follow(NamedTuple):
-    """Somebody leads: catch up in the ordinary way, in doubt until then."""
+    """Somebody leads: catch up in the ordinary way. The end of the log stays ambiguous until then."""
 
 
 class Done(NamedTuple):
@@ -172,15 +172,15 @@ def _find_snapshot(
     return Wait(f"{missing}, for which a snapshot at {needed} or later would do", tuple(others))
 
 
-# --- a doubtful end --------------------------------------------------------------------------------------------------
+# --- an ambiguous end ------------------------------------------------------------------------------------------------
 
 
 def _settle(own: Holding, others: Sequence[NodeId], standings: Standings) -> Step:
     if any(standing.has_leader for standing in standings.values()):
         return Follow()
-    unsure = tuple(node for node in others if node not in standings or standings[node].ambiguous)
-    if unsure:
-        return Wait(f"whether there was anything behind entry {own.last}", unsure)
+    ambiguous = tuple(node for node in others if node not in standings or standings[node].ambiguous)
+    if ambiguous:
+        return Wait(f"whether there was anything behind entry {own.last}", ambiguous)
     best = max(standings.values(), key=_up_to_date)
     if _up_to_date(best) <= (own.runs[-1].term if own.runs else own.snapshot_term, own.last):
         return Settled()
@@ -209,7 +209,7 @@ def _adopt(first: int, best: Standing, others: Sequence[NodeId], standings: Stan
     if term is None:  # the more up-to-date log goes on where the two agree, unless it is not as it was told
         return Wait(f"a log that goes on from entry {first}, where one was promised", tuple(others))
     for node, standing in standings.items():
-        last, reach = first - 1, min(best.last, first + ADOPT_MOST)
+        last, reach = first - 1, min(best.last, first + MAX_ADOPTED_ENTRIES)
         while last < reach and standing.verdict(last + 1, best.term_at(last + 1) or 0) is Verdict.HAVE:
             last += 1
         if last >= first:

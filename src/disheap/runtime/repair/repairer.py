@@ -31,7 +31,7 @@ from disheap.protocol.repair import (
     SnapshotPiece,
     Standing,
 )
-from disheap.runtime.disk.thread import Disk, run_on, with_room
+from disheap.runtime.disk.thread import Disk, retry_while_full, run_on
 from disheap.runtime.repair import plan
 from disheap.runtime.state.snapshot_source import SnapshotSource
 
@@ -44,12 +44,12 @@ PIECE_S = 5.0
 """For entries or a piece of a snapshot: a node that reads them from a slow disk."""
 SAY_AGAIN_S = 30.0
 """Between two log lines about the same thing that is waited for."""
-DOUBT_TIMEOUTS = 6
-"""A node in doubt that has known no leader for so many election timeouts asks the others about its end again."""
-SNAPSHOT_ROUNDS_MOST = 60
+AMBIGUOUS_TIMEOUTS = 6
+"""A node whose end of the log is ambiguous asks the others again after so many election timeouts without a leader."""
+MAX_SNAPSHOT_ROUNDS = 60
 """A source that has said so often that the snapshot is being made counts as none: half a minute, and others may have
 one."""
-ROUNDS_MOST = 3
+MAX_ROUNDS = 3
 """Damage that shows at run time and is not found when the log is read anew: after so many times the node stops."""
 
 
@@ -97,7 +97,7 @@ class Host(Protocol):
     def failed(self, error: BaseException) -> None: ...
 
 
-class Repairing:
+class Repairer:
     def __init__(
         self,
         host: Host,
@@ -123,7 +123,7 @@ class Repairing:
         self._waiting: plan.Wait | None = None
         self._said_at = 0.0
         self._source = SnapshotSource(chunk_bytes)
-        self._ticks_in_doubt = 0
+        self._ticks_ambiguous = 0
         self._relapses = 0
 
     # --- the node's side ---------------------------------------------------------------------------------------------
@@ -134,11 +134,11 @@ class Repairing:
         if found.needs_repair:
             self._task = self._loop.create_task(self._run(found), name="repair")
 
-    def take_back(self, error: BaseException) -> bool:
+    def try_repair(self, error: BaseException) -> bool:
         """Whether a group that ended with `error` is repaired instead: the log or a snapshot cannot be read (any more),
         and others may have it."""
         is_damage = isinstance(error, LogDamaged | SnapshotDamaged)
-        if not is_damage or len(self._voters) < 2 or self._relapses >= ROUNDS_MOST:
+        if not is_damage or len(self._voters) < 2 or self._relapses >= MAX_ROUNDS:
             return False
         if self._task is not None and not self._task.done():
             return True
@@ -147,19 +147,19 @@ class Repairing:
         self._task = self._loop.create_task(self._again(), name="repair")
         return True
 
-    def pardon(self) -> None:
+    def reset_retries(self) -> None:
         """What a scrub has found is no relapse: it does not look again for long."""
         self._relapses = 0
 
     def tick(self, election_ticks: int) -> None:
-        """In doubt and without a leader: the others may be in the same place, so they are asked again."""
+        """If the end is ambiguous and nobody leads, ask the others again: they may be in the same state."""
         raft = self._host.group.raft
         if not raft.is_ambiguous or raft.leader or self._host.group.asleep:
-            self._ticks_in_doubt = 0
+            self._ticks_ambiguous = 0
             return
-        self._ticks_in_doubt += 1
-        if self._ticks_in_doubt > DOUBT_TIMEOUTS * election_ticks and (self._task is None or self._task.done()):
-            self._ticks_in_doubt = 0
+        self._ticks_ambiguous += 1
+        if self._ticks_ambiguous > AMBIGUOUS_TIMEOUTS * election_ticks and (self._task is None or self._task.done()):
+            self._ticks_ambiguous = 0
             self._task = self._loop.create_task(self._again(), name="repair")
 
     async def stop(self) -> None:
@@ -184,15 +184,15 @@ class Repairing:
     async def _run(self, found: Found) -> None:
         try:
             while found.needs_repair:
-                follow = await with_room(self._repair)
-                found = await with_room(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
+                follow = await retry_while_full(self._repair)
+                found = await retry_while_full(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
             self._waiting = None
         except Exception as error:  # nobody else would ever hear of it, and the group sleeps
             self._host.failed(error)
 
     async def _again(self) -> None:
         try:
-            found = await with_room(lambda: self._host.recover_again(follow=False))
+            found = await retry_while_full(lambda: self._host.recover_again(follow=False))
         except Exception as error:
             self._host.failed(error)
         else:
@@ -201,7 +201,7 @@ class Repairing:
             await self._run(found)
 
     async def _repair(self) -> bool:
-        """Until the storage can be opened anew. Returns whether to go on in doubt, under a leader that there is."""
+        """Repair until the storage can be opened again. Returns whether a leader has to settle the ambiguous end."""
         storage = self._host.storage()
         assert isinstance(storage, Repairable)
         others = [voter for voter in self._voters if voter != self._own]
@@ -210,7 +210,7 @@ class Repairing:
         while True:
             held = await self._on_disk(storage.holding)
             if was_damaged and not held.is_damaged:
-                return False  # a doubt is settled when the files were opened anew: until then nothing is appended
+                return False  # an ambiguous end is settled when the files are opened again; nothing is appended before
             was_damaged = held.is_damaged
             own = plan.without(held, taken)
             await self._ask_all(others)
@@ -257,7 +257,7 @@ class Repairing:
         for node, standing in sorted(self._standings.items()):
             damaged = (*standing.damaged, *self._useless.get(node, ()))
             standing = wire.with_damage(standing, damaged)
-            is_tried = self._no_snapshot.get(node, 0) >= SNAPSHOT_ROUNDS_MOST
+            is_tried = self._no_snapshot.get(node, 0) >= MAX_SNAPSHOT_ROUNDS
             trusted[node] = wire.without_snapshot(standing) if is_tried else standing
         return trusted
 
@@ -268,7 +268,7 @@ class Repairing:
 
     def _has_no_snapshot(self, source: NodeId) -> None:
         log.warning("a node's snapshot did not come, or not whole", source=self._host.member_name(source))
-        self._no_snapshot[source] = SNAPSHOT_ROUNDS_MOST
+        self._no_snapshot[source] = MAX_SNAPSHOT_ROUNDS
 
     def _say(self, wait: plan.Wait) -> None:
         now = self._loop.time()
@@ -401,7 +401,7 @@ class Repairing:
             commit = min(raft.commit, holding.last)
             first, last, runs = raft.first_index, raft.last_index, raft.runs
             ambiguous = raft.is_ambiguous
-        runs = runs[-wire.RUNS_MOST :]
+        runs = runs[-wire.MAX_RUNS :]
         return Standing(
             group=self._group,
             term=holding.hard_state.term,

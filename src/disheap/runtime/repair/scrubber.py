@@ -52,7 +52,7 @@ class Host(Protocol):
     def damage_found(self, error: StorageError) -> None: ...
 
 
-class Scrubbing:
+class Scrubber:
     def __init__(self, host: Host, bytes_per_s: int, interval_s: float, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
         self._bytes_per_s, self._interval_s = bytes_per_s, interval_s

@@ -65,15 +65,15 @@ class ClockCheck:
 
     def is_right(self, voters: Sequence[NodeId]) -> bool:
         """Whether log time should be brought closer to our clock."""
-        return abs(self.ahead_ms()) <= self._max_clock_jump_ms or not self._doubt(voters)
+        return abs(self.ahead_ms()) <= self._max_clock_jump_ms or not self._find_objection(voters)
 
     def objection(self, voters: Sequence[NodeId]) -> str:
         """Why this node must not lead now; "" if it may."""
-        return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._doubt(voters)
+        return "" if self.ahead_ms() <= self._max_clock_jump_ms else self._find_objection(voters)
 
-    def _doubt(self, voters: Sequence[NodeId]) -> str:
+    def _find_objection(self, voters: Sequence[NodeId]) -> str:
         if len(voters) <= 1:
-            return self._doubt_alone()
+            return self._find_objection_alone()
         agreeing = [voter for voter in voters if voter == self._own or self._agrees(voter)]
         if len(agreeing) >= majority(len(voters)):
             return ""
@@ -83,7 +83,7 @@ class ClockCheck:
             f"({', '.join(others)}). Set the wrong clocks right"
         )
 
-    def _doubt_alone(self) -> str:
+    def _find_objection_alone(self) -> str:
         if not self._seen_ms or self.ahead_ms() <= self._max_downtime_ms:
             return ""
         return (

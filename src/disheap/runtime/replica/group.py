@@ -52,7 +52,7 @@ from disheap.runtime.replica.hash_requests import StateHasher
 from disheap.runtime.replica.idle_flush import IdleFlush
 from disheap.runtime.replica.reads import OnRead, Reads
 from disheap.runtime.replica.snapshots import SnapshotPolicy, Snapshotter
-from disheap.runtime.replica.state_hashes import Comparing
+from disheap.runtime.replica.state_hashes import StateComparison
 from disheap.runtime.replica.timekeeping import Timekeeper
 from disheap.runtime.replica.writer import Writer
 from disheap.runtime.state.installing import Installer
@@ -66,8 +66,8 @@ WRITE_PATIENCE_S = 5.0
 OBJECTION_S = 5.0
 """For so long a node that has just started may not know the others' clocks; then it says so."""
 EMPTY_AT_ONCE = 256
-"""Empty entries that a leader writes, at most, each time that it is told of a doubt."""
-TERM_JUMP_MOST = 1 << 32
+"""Empty entries that a leader writes, at most, each time that a peer reports an ambiguous end of its log."""
+MAX_TERM_JUMP = 1 << 32
 """So many elections at once, one a second for a century, nobody has missed. A term is never taken back: taken over, one
 close to the largest that there is would leave no room for elections."""
 
@@ -116,7 +116,7 @@ class Group:
         on_leader: Callable[[], None],
         on_applied: Callable[[], None],
         on_failure: Callable[[BaseException], None],
-        comparing: Comparing,
+        comparing: StateComparison,
         clocks: ClockCheck,
         asleep: bool = False,
     ) -> None:
@@ -211,7 +211,7 @@ class Group:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
         if not self.takes_part:
             return
-        if message.term - self.raft.term > TERM_JUMP_MOST:
+        if message.term - self.raft.term > MAX_TERM_JUMP:
             raise MalformedFrame(f"a message of term {message.term}, where the term is {self.raft.term}")
         try:
             self.raft.step(message)
@@ -237,9 +237,9 @@ class Group:
         self.raft.propose(EntryKind.SNAPSHOT_MARK, self._time.now_ms(), b"")
         self._wake()
 
-    def lead_past(self, index: int) -> None:
-        """A peer is in doubt about the end of its log until entries behind `index` are in it. Where nobody writes any,
-        we do: it has no vote before."""
+    def propose_noops_until(self, index: int) -> None:
+        """Propose empty entries up to `index` + 1, if this node leads. The end of a peer's log is ambiguous. The peer
+        does not vote until it has an entry behind `index`."""
         missing = min(index + 1 - self.raft.last_index, EMPTY_AT_ONCE)
         if not index or missing <= 0 or not (self._leads and self.takes_part):
             return
@@ -257,7 +257,7 @@ class Group:
             self.raft.tick()
         except BaseException as error:
             self.fail(error)
-        self._leave_a_hung_disk()
+        self._hand_over_if_disk_hangs()
         if self._idle_flush.is_due():
             self._disk.submit(self._storage.flush, self._flushed)
         self._wake()
@@ -281,7 +281,7 @@ class Group:
                 log.warning("this node's clock is believed again")
         self.clock_objection = objection
 
-    def _leave_a_hung_disk(self) -> None:
+    def _hand_over_if_disk_hangs(self) -> None:
         """A leader applies and answers only what is durable here: with a disk that hangs it would hold up everyone, and
         no error would end it (pitfall 26). The followers have the log; one of them is asked to lead."""
         if not self.raft.is_leader or self.raft.transferee != NOBODY:
@@ -379,7 +379,7 @@ class Group:
         self._on_failure(error)
 
     def _note_certainty(self) -> None:
-        """The end of a doubt is for the disk, too: else the doubt is back after a restart."""
+        """Clear the mark of an ambiguous end on the disk, so that a restart does not find it again."""
         if self._ambiguous and not self.raft.is_ambiguous:
             self._ambiguous = False
             self._disk.submit(self._storage.clear_ambiguity, self._flushed)

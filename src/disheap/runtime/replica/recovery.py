@@ -40,7 +40,7 @@ def recover(
     chunk_bytes: int,
     follow: bool = False,
 ) -> Found:
-    """`follow`: an end of the log in doubt is for a leader to settle, not for a repair before. Raises what
+    """`follow`: a leader settles an ambiguous end of the log, not a repair before. Raises what
     `Storage.open` raises, `SnapshotDamaged`, and `VersionUnsupported` for a state that this release does not run."""
     recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
     sessions = fresh_sessions()
@@ -48,8 +48,8 @@ def recover(
     voters = membership.voters_of((recovered.snapshot or first_state).membership)
     if recovered.memberships:
         voters = membership.voters_of(membership.decode(recovered.memberships[-1][1]))
-    in_doubt = recovered.ambiguous_after is not None and not follow
-    if isinstance(storage, Repairable) and (recovered.is_damaged or in_doubt):
+    is_ambiguous = recovered.ambiguous_after is not None and not follow
+    if isinstance(storage, Repairable) and (recovered.is_damaged or is_ambiguous):
         nothing = Restored(recovered.hard_state, first_state, Index(1), Index(0), (), (), ())
         return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters, met)
     if recovered.snapshot is not None:

@@ -40,7 +40,7 @@ class Host(Protocol):
     def quarantine(self, reason: str) -> None: ...
 
 
-class Comparing:
+class StateComparison:
     """`interval_s` 0 compares nothing."""
 
     def __init__(self, host: Host, own: NodeId, interval_s: int, loop: asyncio.AbstractEventLoop) -> None:

@@ -8,7 +8,7 @@ A session outlives its connections. `ATTACH` is logged, so that "from this index
 place in the log; an attachment is named by a number that the leader drew. A new term ends all attachments, since the
 connections of the leader before are gone.
 
-This module decides what is replied and pushed; where that goes is the `Outlets`' affair, which only a leader has.
+This module decides what is replied and pushed; where that goes is the `ReplySink`' affair, which only a leader has.
 """
 
 from __future__ import annotations
@@ -82,11 +82,11 @@ decide pauses only."""
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
 
 
-class Outlets:
+class ReplySink:
     """Where replies and pushes go: frames gathered for each attached session. Empty on all nodes but the leader."""
 
     def __init__(self) -> None:
-        self.of_session: dict[int, list[bytes]] = {}
+        self.queues: dict[int, list[bytes]] = {}
 
     def attach(self, session: int, attachment: int) -> None:
         """From here on the session's frames go to the connection that asked under the number `attachment`."""
@@ -107,7 +107,7 @@ class Outlets:
 class Sessions:
     """The whole replicated state of a group: session table and machine."""
 
-    def __init__(self, machine: StateMachine, limits: SessionLimits, outlets: Outlets) -> None:
+    def __init__(self, machine: StateMachine, limits: SessionLimits, reply_sink: ReplySink) -> None:
         self.machine = machine
         self.machine_version = machine.versions[0]
         self.table: dict[int, Session] = {}
@@ -116,7 +116,7 @@ class Sessions:
         self.failed_commands = 0
         self.reply_bytes = 0  # of memory, for the replies of all sessions
         self._limits = limits
-        self._outlets = outlets
+        self._reply_sink = reply_sink
         self._next_session = 1
         self._term = 0
         self._views = 0  # taken of the table
@@ -160,7 +160,7 @@ class Sessions:
                 return
 
     def _apply_commands(self, index: int, time_ms: int, data: bytes) -> Iterator[None]:
-        table, queues, views = self.table, self._outlets.of_session, self._views
+        table, queues, views = self.table, self._reply_sink.queues, self._views
         unpack, header = ENVELOPE.unpack_from, ENVELOPE.size
         pack_reply, reply_rest = frames.REPLY.pack, frames.REPLY_REST
         command, reply_kind = int(Kind.COMMAND), frames.REPLY_KIND
@@ -247,7 +247,7 @@ class Sessions:
         return fault(WindowExceeded(text))
 
     def _push(self, index: int, effects: Effects) -> None:
-        queues = self._outlets.of_session
+        queues = self._reply_sink.queues
         if not queues:
             return
         for number, body in effects:
@@ -280,7 +280,7 @@ class Sessions:
                 self._attach(index, number, seq, body)
             case Kind.CLOSE:
                 self._end(index, number)
-                self._outlets.answer(seq, Status.OK, index, b"")
+                self._reply_sink.answer(seq, Status.OK, index, b"")
             case Kind.DETACH:
                 self._detach(index, number, seq)
             case Kind.EXPIRE:
@@ -301,7 +301,7 @@ class Sessions:
         if len(self.table) >= self._limits.sessions:
             limit = self._limits.sessions
             refusal = Overloaded(f"the cluster has {limit} sessions, its limit (limits.sessions); {HINT}")
-            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            self._reply_sink.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         opening = _opening.decode(body)
         # Out of the entry's time, so that a node in memory that starts anew never gives out a number that a client of
@@ -313,35 +313,35 @@ class Sessions:
         self.counts.opened(session)
         session.attachment = attachment
         self.machine.session_opened(number, Principal(opening.principal))
-        self._outlets.attach(number, attachment)
-        self._outlets.grant(attachment, index, number, session.facts.timeout_ms)
+        self._reply_sink.attach(number, attachment)
+        self._reply_sink.grant(attachment, index, number, session.facts.timeout_ms)
 
     def _attach(self, index: int, number: int, attachment: int, body: bytes) -> None:
         session, claim = self.table.get(number), _attaching.decode(body)
         if session is None:
             refusal = SessionExpired(f"session {number} lapsed; what it held was given back")
-            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            self._reply_sink.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         if not session.belongs_to(claim):
-            self._outlets.answer(attachment, Status.ERROR, index, fault(wrong_secret(number)))
+            self._reply_sink.answer(attachment, Status.ERROR, index, fault(wrong_secret(number)))
             return
         try:
             reply, effects = self.machine.session_attached(number, claim.held)
         except CommandRefused as refusal:
-            self._outlets.answer(attachment, Status.ERROR, index, fault(refusal))
+            self._reply_sink.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         session = self._to_change(session)
         self.counts.moved(session, claim.address)
         session.attachment, session.address = attachment, claim.address
-        self._outlets.attach(number, attachment)
-        self._outlets.answer(attachment, Status.OK, index, reply)
+        self._reply_sink.attach(number, attachment)
+        self._reply_sink.answer(attachment, Status.OK, index, reply)
         self._push(index, effects)
 
     def _detach(self, index: int, number: int, attachment: int) -> None:
         session = self.table.get(number)
         if session is not None and session.attachment == attachment:
             self._to_change(session).attachment = 0
-            self._outlets.detached(number)
+            self._reply_sink.detached(number)
             self._push(index, self.machine.session_detached(number))
 
     def _end(self, index: int, number: int) -> None:
@@ -350,7 +350,7 @@ class Sessions:
             self.counts.ended(session)
             self.reply_bytes -= session.reply_bytes
             effects = self.machine.session_expired(number)
-            self._outlets.detach(number)
+            self._reply_sink.detach(number)
             self._push(index, effects)
 
     def _raise_version(self, version: int) -> None:

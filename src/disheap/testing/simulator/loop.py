@@ -21,7 +21,7 @@ STEPS_PER_INSTANT = 200_000
 """Callbacks at one moment of virtual time, after which something is turning in circles."""
 
 
-THROWN_AWAY_AT_MOST = 5
+MAX_THROWN_AWAY_AT = 5
 """Times that a coroutine is told to end, when everything is over."""
 
 EPOCH_S = 1_700_000_000
@@ -275,7 +275,7 @@ def _remember(owner: Process, task: asyncio.Task[Any]) -> None:
 def _throw_away(task: asyncio.Task[Any]) -> None:
     """One that cleans up after itself with an `await` is told more than once."""
     coroutine = task.get_coro()
-    for _ in range(THROWN_AWAY_AT_MOST):
+    for _ in range(MAX_THROWN_AWAY_AT):
         try:
             coroutine.close()
         except Exception:

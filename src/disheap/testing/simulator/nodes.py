@@ -175,11 +175,11 @@ class SimNode(Node):
             group.applier.slice_s = 0.0  # every pause that there can be
         return group
 
-    def introduced(self) -> None:
+    def all_members_met(self) -> None:
         """Tells the ledger that this node takes part from now on."""
         self._said("takes part")
         self._ledger.takes_part(int(self._id))
-        super().introduced()
+        super().all_members_met()
 
     def _watch(self, group: Group) -> None:
         pump, apply, ledger = group._pump, group._apply, self._ledger

@@ -194,8 +194,8 @@ class Run:
 
     def _have_room(self) -> bool:
         """On the disks and in memory; and nobody refuses any more."""
-        kept = [host.node.upkeep for host in self.cluster.hosts if host.has_group]
-        watches = [watch.status() for upkeep in kept for watch in (upkeep.room, upkeep.memory)]
+        kept = [host.node.maintenance for host in self.cluster.hosts if host.has_group]
+        watches = [watch.status() for maintenance in kept for watch in (maintenance.disk_space, maintenance.memory)]
         return not any(status["is_short"] or status["refuses"] for status in watches)
 
     def _standing(self) -> str:

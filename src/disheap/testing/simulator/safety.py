@@ -47,7 +47,7 @@ class Violation(BaseException):
     """A property does not hold. Not an Exception: nothing may catch it and go on."""
 
 
-PACE_MOST = 1.15
+MAX_PACE = 1.15
 """A tenth, and the drift of the simulated clocks."""
 PACE_SLACK_MS = 200
 EARLY_MS = 60_000
@@ -169,7 +169,7 @@ class Ledger:
         began_ms = self._began_ms.setdefault(term, entry.time_ms)
         passed_s = self._now_s() - self._elected_s[term]
         self.require(
-            entry.time_ms - began_ms <= PACE_MOST * passed_s * 1000 + PACE_SLACK_MS,
+            entry.time_ms - began_ms <= MAX_PACE * passed_s * 1000 + PACE_SLACK_MS,
             f"node {node}: {entry.time_ms - began_ms} ms of log time in {passed_s:.3f} s of term {term}",
         )
 

@@ -47,7 +47,7 @@ BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
 PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
 """What a client does five times as often as others; the first ones, nothing."""
 BROUGHT = BRINGING | {"_publish", "_fan_out", "_publish_by_words", "_cast", "_exclusive_topic"}
-BROUGHT_MOST = 480
+MAX_BROUGHT = 480
 """Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
 LOGGED = frozenset({"pop", "create_topic", "bind", "exchange", "enqueue", "publish"})
 """What is answered from the log: who gets such an answer is served."""
@@ -165,7 +165,7 @@ class Worker:
                 return
             await asyncio.sleep(max(1, self._lanes // 2) * self._pace_s * self.dice.seconds(0.1, 2.0))
             operation = self.dice.weighted(self._operations)
-            if operation.__name__ in BROUGHT and self.promises.brought >= BROUGHT_MOST:
+            if operation.__name__ in BROUGHT and self.promises.brought >= MAX_BROUGHT:
                 continue
             kind = operation.__name__.strip("_")
             await self._try(kind, operation)

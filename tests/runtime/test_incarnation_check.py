@@ -19,7 +19,7 @@ from disheap.interfaces import KnownPeers
 from disheap.kernel.types import NodeId
 from disheap.protocol.peers import PeerHello
 from disheap.runtime.disk.thread import FailStopDisk
-from disheap.runtime.membership.incarnations import Introductions
+from disheap.runtime.membership.incarnations import IncarnationCheck
 
 TWO, THREE = NodeId(2), NodeId(3)
 NOBODY_MET = KnownPeers(False, ())
@@ -80,14 +80,14 @@ async def test_a_first_start_waits_for_every_member_and_says_for_whom(tmp_path: 
     cluster = Cluster(tmp_path, storage="file")
     try:
         one, two = await cluster.start("n1"), await cluster.start("n2")
-        await wait_until(lambda: one.upkeep.repair_status().get("waiting_for") == ["n3"], "it waits for the third")
+        await wait_until(lambda: one.maintenance.repair_status().get("waiting_for") == ["n3"], "it waits for the third")
         assert one.group.asleep and two.group.asleep
         assert (await one.status())["role"] == "new"
         await cluster.start("n3")
         async with asyncio.timeout(20):
             await wait_until(lambda: any(node.group.leads for node in cluster.nodes.values()), "one leads")
         await wait_until(
-            lambda: not any(node.upkeep.repair_status() for node in cluster.nodes.values()), "all take part"
+            lambda: not any(node.maintenance.repair_status() for node in cluster.nodes.values()), "all take part"
         )
     finally:
         await stopped(cluster)
@@ -96,7 +96,7 @@ async def test_a_first_start_waits_for_every_member_and_says_for_whom(tmp_path: 
 async def test_two_of_three_start_without_the_third_when_all_have_met_once(tmp_path: Path) -> None:
     async with Cluster(tmp_path, storage="file") as cluster:
         await wait_until(
-            lambda: not any(node.upkeep.repair_status() for node in cluster.nodes.values()), "all take part"
+            lambda: not any(node.maintenance.repair_status() for node in cluster.nodes.values()), "all take part"
         )
         await stopped(cluster)
         await cluster.start("n1")
@@ -155,8 +155,8 @@ class Host:
         self.error: Exception | None = None
         self.events: list[object] = []
         self.thread = Disk()
-        self.introductions = Introductions(self, asyncio.new_event_loop())  # type: ignore[arg-type]
-        self.introductions.recall([TWO, THREE], kept)
+        self.incarnation_check = IncarnationCheck(self, asyncio.new_event_loop())  # type: ignore[arg-type]
+        self.incarnation_check.recall([TWO, THREE], kept)
 
     def known_peers(self) -> KnownPeers:
         return self.kept
@@ -175,7 +175,7 @@ class Host:
     def member_name(self, node: NodeId) -> str:
         return f"n{node}"
 
-    def introduced(self) -> None:
+    def all_members_met(self) -> None:
         self.events.append("takes part")
 
     def failed(self, error: BaseException) -> None:
@@ -189,23 +189,23 @@ def hello(node: int, incarnation: int) -> PeerHello:
 def test_a_member_is_welcomed_when_it_is_on_disk_and_not_before() -> None:
     """Also one that dials again while the first write is under way."""
     host = Host()
-    host.introductions.meet(TWO, 7, host.events.append)
-    host.introductions.meet(TWO, 7, host.events.append)
+    host.incarnation_check.meet(TWO, 7, host.events.append)
+    host.incarnation_check.meet(TWO, 7, host.events.append)
     assert host.events == []
     host.thread.go_on()
     assert host.events == [True]
     assert host.kept == KnownPeers(False, ((2, 7),))
     host.thread.go_on()
-    host.introductions.meet(TWO, 7, host.events.append)
+    host.incarnation_check.meet(TWO, 7, host.events.append)
     assert host.events == [True, True, True]
 
 
 def test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it() -> None:
     host = Host()
     for node in (TWO, THREE):
-        host.introductions.welcomed(node, 7, host.events.append)
+        host.incarnation_check.welcomed(node, 7, host.events.append)
     host.thread.go_on()
-    assert not host.introductions.takes_part
+    assert not host.incarnation_check.takes_part
     host.thread.go_on()
     assert host.events == [True, True]
     host.thread.go_on()
@@ -216,30 +216,30 @@ def test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it() -> Non
 def test_having_been_met_is_not_having_been_welcomed() -> None:
     host = Host()
     for node in (TWO, THREE):
-        host.introductions.meet(node, 7, host.events.append)
+        host.incarnation_check.meet(node, 7, host.events.append)
         host.thread.go_on()
     assert host.thread.jobs == []
-    assert not host.introductions.takes_part
+    assert not host.incarnation_check.takes_part
 
 
 @pytest.mark.parametrize("takes_part", [False, True])
 def test_a_member_has_one_incarnation_for_ever(takes_part: bool) -> None:
     """A node that does not take part yet is no exception: the one that it met may take part already."""
     host = Host(KnownPeers(takes_part, ((2, 7),)))
-    host.introductions.check(TWO, hello(2, 7))
-    host.introductions.check(THREE, hello(3, 8))
+    host.incarnation_check.check(TWO, hello(2, 7))
+    host.incarnation_check.check(THREE, hello(3, 8))
     with pytest.raises(WrongCluster, match="without the data that it had"):
-        host.introductions.check(TWO, hello(2, 8))
+        host.incarnation_check.check(TWO, hello(2, 8))
 
 
 def test_a_storage_that_is_being_opened_anew_makes_them_meet_again() -> None:
     host = Host()
     host.error = StorageError("closed")
-    host.introductions.welcomed(TWO, 7, host.events.append)
+    host.incarnation_check.welcomed(TWO, 7, host.events.append)
     host.thread.go_on()
     assert host.events == [False]
     host.error = None
-    host.introductions.welcomed(TWO, 7, host.events.append)
+    host.incarnation_check.welcomed(TWO, 7, host.events.append)
     host.thread.go_on()
     assert host.events == [False, True]
 
@@ -249,15 +249,15 @@ def test_what_could_not_be_written_at_the_last_welcome_is_written_later(error: S
     """Nobody welcomes it a second time: without another attempt it would stay outside for ever."""
     host = Host()
     for node in (TWO, THREE):
-        host.introductions.welcomed(node, 7, host.events.append)
+        host.incarnation_check.welcomed(node, 7, host.events.append)
     host.thread.go_on()
     host.thread.go_on()
     host.error = error
     host.thread.go_on()
-    assert not host.introductions.takes_part
+    assert not host.incarnation_check.takes_part
     host.error = None
-    host.introductions.tick()
-    host.introductions.tick()
+    host.incarnation_check.tick()
+    host.incarnation_check.tick()
     host.thread.go_on()
     assert host.thread.jobs == []
     assert host.events == [True, True, "takes part"]
@@ -267,9 +267,9 @@ def test_what_could_not_be_written_at_the_last_welcome_is_written_later(error: S
 def test_a_node_that_has_stopped_begins_nothing_when_its_last_write_returns() -> None:
     host = Host()
     for node in (TWO, THREE):
-        host.introductions.welcomed(node, 7, host.events.append)
+        host.incarnation_check.welcomed(node, 7, host.events.append)
     host.thread.go_on()
-    host.introductions.end()
+    host.incarnation_check.end()
     host.thread.go_on()
     assert host.thread.jobs == [] and host.events == [True]
 
@@ -277,6 +277,6 @@ def test_a_node_that_has_stopped_begins_nothing_when_its_last_write_returns() ->
 def test_a_disk_that_fails_ends_the_node() -> None:
     host = Host()
     host.error = DiskFailed("no")
-    host.introductions.meet(TWO, 7, host.events.append)
+    host.incarnation_check.meet(TWO, 7, host.events.append)
     host.thread.go_on()
     assert host.events == [host.error, False]

@@ -16,8 +16,8 @@ from disheap.errors import DiskFull, InvalidArgument, RequestError, StorageFull
 from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
-from disheap.protocol.notices import Notice
-from disheap.runtime.disk.free_space import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, Room
+from disheap.protocol.gossip import Gossip
+from disheap.runtime.disk.free_space import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, DiskSpace
 from disheap.runtime.node import Node
 from disheap_filelog.storage import FileStorage
 
@@ -49,7 +49,7 @@ class Host:
         self.membership = Membership(tuple(Member(NodeId(number), True, b"") for number in (1, 2, 3)))
         self.group: Any = self
         self.raft = self
-        self.room = Room(self, NodeId(1), MARK, self)
+        self.room = DiskSpace(self, NodeId(1), MARK, self)
 
     def monotonic(self) -> float:
         return self.now
@@ -63,7 +63,7 @@ class Host:
     def submit(self, work: object, done: object) -> None:
         self.looks += 1
 
-    def send_notice(self) -> None:
+    def send_gossip(self) -> None:
         self.told.append(self.room.is_short)
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
@@ -86,7 +86,7 @@ class Host:
 
     def others_short(self, short: Iterable[int]) -> None:
         for node in (2, 3):
-            self.room.heard(NodeId(node), Notice(0, node in set(short), 10))
+            self.room.heard(NodeId(node), Gossip(0, node in set(short), 10))
 
 
 def test_the_disk_is_looked_at_once_in_a_while() -> None:
@@ -133,7 +133,7 @@ def test_a_mark_of_nothing_and_a_storage_without_a_disk_refuse_nothing() -> None
     host = Host()
     host.room.seen(usage(None))
     assert host.refusal is None
-    host.room = Room(host, NodeId(1), 0, host)
+    host.room = DiskSpace(host, NodeId(1), 0, host)
     host.room.seen(usage(0))
     assert host.refusal is None
 
@@ -182,7 +182,7 @@ def test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked(
 
 def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_state_much_smaller_than_what_it_replaces() -> None:
     host = Host()
-    host.room = Room(host, NodeId(1), 128 << 20, host)
+    host.room = DiskSpace(host, NodeId(1), 128 << 20, host)
     host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 200 << 20))
     assert host.made_room == [], "there is room"
     host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 100 << 20))
@@ -208,16 +208,16 @@ def test_transient_commands_pass_until_the_reserve_is_reached_here_or_on_a_major
     assert not host.takes_transient
     host.room.seen(usage(MARK * 9))
     assert host.refusal is None and host.takes_transient
-    host.room.heard(NodeId(2), Notice(0, True, 10))
-    host.room.heard(NodeId(3), Notice(0, True, MARK - 1))
+    host.room.heard(NodeId(2), Gossip(0, True, 10))
+    host.room.heard(NodeId(3), Gossip(0, True, MARK - 1))
     assert host.refusal is not None and host.takes_transient
-    host.room.heard(NodeId(3), Notice(0, True, 10))
+    host.room.heard(NodeId(3), Gossip(0, True, 10))
     assert not host.takes_transient
 
 
 def test_attempts_to_make_room_that_come_to_nothing_grow_rare() -> None:
     host = Host()
-    host.room = Room(host, NodeId(1), 128 << 20, host)
+    host.room = DiskSpace(host, NodeId(1), 128 << 20, host)
     times = []
     for second in range(1000):
         host.now = float(second)
@@ -245,10 +245,11 @@ async def short(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, names: Iterab
     for name in names:
         node = cluster.nodes[name]
         monkeypatch.setattr(node.storage(), "usage", lambda: usage(free_bytes), raising=False)
-        node.upkeep.room.look()
+        node.maintenance.disk_space.look()
         is_short = free_bytes < node.config.limits.min_free_bytes
         await wait_until(
-            lambda node=node, is_short=is_short: node.upkeep.room.is_short == is_short, "the disk was looked at"
+            lambda node=node, is_short=is_short: node.maintenance.disk_space.is_short == is_short,
+            "the disk was looked at",
         )
 
 
@@ -354,8 +355,8 @@ async def test_a_full_disk_gets_room_when_the_state_has_shrunk_though_no_snapsho
         for _ in range(8):
             await node.apply(b"+1" + b" " * (256 << 10))
         assert (await node.storage_usage()).log_bytes > 2 << 20
-        node.upkeep.room._mark = 1 << 60
-        node.upkeep.room.look()
+        node.maintenance.disk_space._mark = 1 << 60
+        node.maintenance.disk_space.look()
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "a snapshot is taken")
         assert (await node.storage_usage()).log_bytes < 1 << 20
 

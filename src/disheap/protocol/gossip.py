@@ -1,0 +1,47 @@
+"""Gossip: what a node tells the others about itself once a second, in a GOSSIP frame.
+
+It is separate from Raft's own messages, which know nothing of disks and memory. Each frame stands for itself. Only the
+newest counts, so a lost one does no harm. The body is a MessagePack array.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from disheap.errors import MalformedFrame
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
+
+MAX_HASH_BYTES = 64
+
+
+class Gossip(msgspec.Struct, array_like=True, frozen=True):
+    group: int
+    is_short: bool  # of room on its disk
+    free_bytes: int  # there; 0 where it is not known
+    hashed_index: int = 0  # the newest entry behind which the state was hashed; 0 where none was
+    state_hash: bytes = b""  # there, 16 bytes
+    ambiguous_until: int = 0  # the end of its log is ambiguous until it has an entry behind this one; 0 if it is not
+    memory_is_short: bool = False  # above its high-water mark
+    memory_is_exhausted: bool = False  # so much above it that transient messages are refused, too
+    wall_ms: int = 0  # its wall clock when it said so
+
+
+_decoder = msgspec.msgpack.Decoder(Gossip)
+
+
+def encode(gossip: Gossip) -> bytes:
+    """One whole frame."""
+    return frames.plain(Kind.GOSSIP, msgspec.msgpack.encode(gossip))
+
+
+def decode(frame: bytes) -> Gossip:
+    """Raises `MalformedFrame`."""
+    try:
+        gossip = _decoder.decode(frames.open_plain(frame))
+    except frames.UNREADABLE as error:
+        raise MalformedFrame(f"a gossip frame cannot be read: {error}") from error
+    numbers = (gossip.hashed_index, gossip.free_bytes, gossip.ambiguous_until, gossip.wall_ms)
+    if not all(0 <= number < 1 << 64 for number in numbers) or len(gossip.state_hash) > MAX_HASH_BYTES:
+        raise MalformedFrame(f"a gossip frame with a number or hash out of bounds: {gossip}")
+    return gossip
