@@ -51,8 +51,9 @@ class ZstdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     level: Annotated[int, msgspec.Meta(ge=1, le=19, description="of zstd; more is smaller and slower")] = 1
     """Compression stands between a command and its fsync; level 1 takes about as long as the fsync of a fast disk."""
 
-    plain_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 20, description="blocks under it are not compressed")] = 256
-    """Blocks under this many bytes are stored plain: a frame's header eats what it saves."""
+    plain_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 20, description="blocks under it are not compressed")] = 1024
+    """Blocks under this many bytes are stored plain. A single command is one block: to compress it takes 10 to 30 us on
+    its way to the disk, and saves no page of it."""
 
 
 class ZstdCodec:

@@ -12,8 +12,9 @@ import contextlib
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Protocol
 
 from disheap.errors import StorageFull
@@ -255,20 +256,25 @@ def read_file(filesystem: Filesystem, directory: str, name: str, limit_bytes: in
         file.close()
 
 
-@contextlib.contextmanager
-def needs_room(path: str, undo: Callable[[], None]) -> Iterator[None]:
+class needs_room:  # a generator would take 2 us more for each append
     """Around writes that make a file grow. Where there is no room for them, `undo` leaves nothing of them, and
     `StorageFull` says that they may be tried again. A sync has no place in here: what it could not write is lost
     (storage-rules 6)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NO_ROOM:
-            raise
-        undo()
+
+    def __init__(self, path: str, undo: Callable[[], None]) -> None:
+        self._path, self._undo = path, undo
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+            return
+        self._undo()
         raise StorageFull(
-            f"{path}: the disk is full. Nothing is lost, and nothing is confirmed that is not on it; free space on its "
-            "filesystem, and the node goes on by itself"
+            f"{self._path}: the disk is full. Nothing is lost, and nothing is confirmed that is not on it; free space "
+            "on its filesystem, and the node goes on by itself"
         ) from error
 
 

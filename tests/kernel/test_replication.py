@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import random
+
 import pytest
 
 from disheap.errors import InvalidArgument, NotLeader, Overloaded
@@ -13,6 +16,7 @@ from disheap.kernel.types import (
     Fetch,
     Heartbeat,
     NodeId,
+    Ready,
     Role,
 )
 
@@ -422,3 +426,48 @@ def test_an_idle_follower_hears_of_a_commit_after_commit_ticks() -> None:
     told = [only(Heartbeat, node.tick(1)) for _ in range(3)]
     assert [len(messages) for messages in told] == [0, 0, 2]
     assert {message.target: message.commit for message in told[2]} == {2: index, 3: 0}
+
+
+def test_a_second_answer_to_what_is_committed_is_nothing_to_do() -> None:
+    """Else each command costs a leader of three one `ready()` more."""
+    node = leader()
+    propose(node)
+    node.persist()
+    node.raft.step(append_reply(2, 1, node.raft.term, node.raft.last_index))
+    assert node.raft.has_ready()
+    node.ready()
+    node.raft.step(append_reply(3, 1, node.raft.term, node.raft.last_index))
+    assert not node.raft.has_ready()
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_leader_that_has_nothing_ready_would_do_nothing(seed: int) -> None:
+    """`has_ready` may be False only where `ready()` would be empty."""
+    dice, node = random.Random(seed), leader(inflight_messages=2)
+    raft, nothing = node.raft, Ready((), None, (), (), (), (), (), ())
+    for number in range(200):
+        if not raft.is_leader:
+            break
+        peer = dice.choice((2, 3))
+        match dice.randrange(10):
+            case 0 | 1 | 2:
+                if raft.transferee == 0:
+                    raft.propose(EntryKind.COMMANDS, 5, b"x" * dice.randrange(100))
+            case 3 | 4 if node.pending is not None:
+                node.persist()
+            case 5 | 6:
+                raft.step(append_reply(peer, 1, raft.term, dice.randint(0, raft.last_index)))
+            case 7:
+                index = dice.randint(0, raft.last_index)
+                raft.step(append_refusal(peer, raft.term, index, (index // 2, raft.term_at(index // 2) or 0)))
+            case 8:
+                raft.step(heartbeat_reply(peer, raft.term, number))
+                raft.tick()
+            case _:
+                chosen = dice.choice((raft.unreachable, raft.read_index, raft.transfer_leadership))
+                chosen(number if chosen == raft.read_index else NodeId(peer))  # type: ignore[arg-type]
+        if not raft.has_ready():
+            assert copy.deepcopy(raft).ready() == nothing
+        elif dice.random() < 0.7:
+            node.ready()
+            assert copy.deepcopy(raft).ready() == nothing

@@ -43,6 +43,13 @@ class Outbox:
         """Nothing is being written, and nothing waits for it."""
         return not self.in_flight and not self._is_unwritten
 
+    @property
+    def has_something(self) -> bool:
+        """Messages that may go, requests, or a `Write` that may begin."""
+        if self._messages or self.fetches or self.chunk_reads or self.chunk_writes or self.reads:
+            return True
+        return not self.in_flight and self._is_unwritten
+
     def send(self, message: Message, claims: Index = NOTHING) -> None:
         """`claims` is the index that the message says is durable. The hard state it was made under always is."""
         if self.hard_state != self._written or claims > self._log.written:

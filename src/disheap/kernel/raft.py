@@ -162,7 +162,10 @@ class Raft:
     # --- what comes out ----------------------------------------------------------------------------------------------
 
     def has_ready(self) -> bool:
-        """Whether anything went in since the last `ready()`."""
+        """Whether anything went in since the last `ready()` that there is something to do about. Of three voters, the
+        second answer to an entry that is committed already is nothing to a leader."""
+        if self._has_input and not self._fetched and _leads_and_has_nothing_to_do(self._state):
+            self._has_input = False
         return self._has_input
 
     def ready(self) -> Ready:
@@ -394,6 +397,16 @@ def _keeps_its_quorum(state: State) -> bool:
     if not state.config.check_quorum:
         return True
     return quorum.has_quorum(state.members.voter_sets, lambda voter: voter == state.id or voter in heard)
+
+
+def _leads_and_has_nothing_to_do(state: State) -> bool:
+    """Whether a leader's `ready()` would be empty, and change nothing."""
+    log = state.log
+    if state.role is not Role.LEADER or state.transferee != NOBODY or state.reads.has_arrived:
+        return False
+    if state.outbox.has_something or log.handed < min(log.commit, log.stable):
+        return False
+    return not any(progress.poke or progress.next <= log.last_index for progress in state.progress.values())
 
 
 def _send_as_leader(state: State) -> None:

@@ -9,6 +9,26 @@ SNAPSHOTS = "tests/kernel/test_snapshots.py::"
 
 MUTANTS = (
     Mutant(
+        "leader-rests-while-a-peer-lacks-entries",
+        "a window that an answer has opened stays empty until the next tick",
+        (
+            Patch(
+                "disheap:_leads_and_has_nothing_to_do",
+                "progress.poke or progress.next <= log.last_index",
+                "progress.poke",
+            ),
+        ),
+        ("tests/kernel/test_replication.py::test_a_leader_that_has_nothing_ready_would_do_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "leader-rests-while-entries-are-committed",
+        "what an answer has committed is applied with the next command, or at the next tick",
+        (Patch("disheap:_leads_and_has_nothing_to_do", "log.handed < min(log.commit, log.stable)", "False"),),
+        ("tests/kernel/test_replication.py::test_a_second_answer_to_what_is_committed_is_nothing_to_do",),
+        simulated=False,
+    ),
+    Mutant(
         "earlier-terms-committed-by-counting",
         "a leader counts replicas of an earlier leader's entry, which a third may still overwrite (Figure 8)",
         (

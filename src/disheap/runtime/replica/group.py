@@ -219,7 +219,8 @@ class Group:
             raise
         except BaseException as error:
             self.fail(error)
-        self._wake()
+        if self.raft.has_ready():
+            self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
         if not self.takes_part:
