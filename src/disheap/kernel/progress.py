@@ -13,9 +13,10 @@ from collections import deque
 from dataclasses import dataclass
 from enum import Enum
 
-from disheap.kernel.types import Index, KernelConfig, SnapshotMeta
+from disheap.kernel.types import Index, KernelConfig, SnapshotMeta, quick_members
 
 
+@quick_members
 class Phase(Enum):
     PROBE = "probe"
     REPLICATE = "replicate"

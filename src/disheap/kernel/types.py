@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import NamedTuple, NewType
+from typing import NamedTuple, NewType, TypeVar
+
+E = TypeVar("E", bound=type[Enum])
+
+
+def quick_members(enum: E) -> E:
+    """Puts the members of an enum where a class keeps its attributes. Up to CPython 3.11, `Role.LEADER` calls a
+    descriptor that is written in Python: 0.1 us, thirty times for each command. Later releases need no help."""
+    for name, member in enum.__members__.items():
+        type.__setattr__(enum, name, member)
+    return enum
+
 
 Term = NewType("Term", int)
 Index = NewType("Index", int)
@@ -18,6 +29,7 @@ NOBODY = NodeId(0)
 """No vote, no leader. Real ids start at 1 and are never reused."""
 
 
+@quick_members
 class EntryKind(IntEnum):
     """What an entry's data is. The numbers are on disk and on the wire."""
 
@@ -42,6 +54,7 @@ class HardState(NamedTuple):
     vote: NodeId
 
 
+@quick_members
 class Role(Enum):
     FOLLOWER = "follower"
     PRECANDIDATE = "precandidate"

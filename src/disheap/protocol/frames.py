@@ -41,6 +41,7 @@ import msgspec
 from msgspec import Meta
 
 from disheap.errors import FrameTooLarge, MalformedFrame, RequestError, WrongVersion
+from disheap.kernel.types import quick_members
 
 PROTOCOL_VERSION = 1
 MAGIC = b"disheap"
@@ -66,6 +67,7 @@ _VERSION = Struct("<H")
 _LENGTH_AND_KIND = Struct("<IB")
 
 
+@quick_members
 class Kind(IntEnum):
     """What a frame is. The first eight are envelopes and may stand in the log; the client sends the first four."""
 

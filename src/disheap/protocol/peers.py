@@ -45,6 +45,7 @@ from disheap.kernel.types import (
     TimeoutNow,
     VoteReply,
     VoteRequest,
+    quick_members,
 )
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
@@ -65,6 +66,7 @@ _SNAPSHOT = Struct("<QQqQ?II")  # index, term, time_ms, offset, done, membership
 _SNAPSHOT_REPLY = Struct("<QQ??")
 
 
+@quick_members
 class Type(IntEnum):
     """Which message it is, on the wire."""
 

@@ -22,9 +22,9 @@ from disheap.protocol.frames import ENVELOPE, LENGTH_BYTES
 QUICK_S = 0.002
 """A sync of a solid-state disk takes 0.1 to 1 ms. More than this, and the thread's way costs little beside it."""
 QUICK_WRITES = 16
-STALL_S = 0.01
-"""As long as a slice in which entries are applied: a longer stop of the loop is one too many."""
-REST_FIRST_S, REST_MAX_S = 1.0, 60.0
+STALL_S = 0.02
+"""Nothing may stop the loop for more than 50 ms. A disk that comes near that is left to the thread for a while."""
+REST_FIRST_S, REST_MAX_S = 0.25, 60.0
 """After one stop. The time starts at the first again when no write was slow for the longest."""
 MAX_BYTES = 16 << 10
 """Of one command. A larger one takes longer to compress and to copy than the way to the thread."""
