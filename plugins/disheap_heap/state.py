@@ -220,6 +220,18 @@ class State:
         self.units = 0  # of work, counted, not state: see `interfaces.WorkCounting`
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
 
+    def __del__(self) -> None:
+        """The records hold each other: consumers, sessions, topics and exchanges. A replica that takes over a leader's
+        snapshot drops a whole state, and no garbage collector runs there. What a snapshot's view holds stays."""
+        for consumer in self.consumers.values():
+            consumer.leases = {}
+            consumer.group = None
+        for session in (*self.sessions.values(), *self.ending.values()):
+            session.consumers, session.owned, session.groups = {}, {}, {}
+        for topic in self.topics.values():
+            topic.consumers, topic.bindings, topic.owner = {}, {}, None
+            topic.ring.clear()
+
     def start(self) -> list[tuple[int, bytes]]:
         """A call begins; returns the list that its pushes will be in."""
         effects: list[tuple[int, bytes]] = []

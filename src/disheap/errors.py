@@ -346,6 +346,15 @@ class RequestTimeout(RequestError):
 
 
 Coded = TypeVar("Coded", RequestError, ProtocolError)
+Raised = TypeVar("Raised", bound=BaseException)
+
+
+def renewed(error: Raised) -> Raised:
+    """A copy without a traceback. Whoever keeps an error raises a copy: a traceback holds frames, and through them the
+    keeper, which nothing but the garbage collector would free."""
+    copy = type(error).__new__(type(error), *error.args)
+    copy.__dict__.update(error.__dict__)
+    return copy
 
 
 def request_error(code: str, message: str) -> RequestError:

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
+import disheap.sync
 from disheap.cli.loops import free_closed_transports
 from disheap.client.api.asynchronous import Client, connect
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.blocking_driver import BlockingClient
-from disheap.errors import TopicNotFound
+from disheap.errors import ConnectionLost, ProtocolError, RequestTimeout, TopicNotFound
 from disheap.protocol import broker
 from tests.support.leftovers import grown_by, grown_by_blocking
 from tests.support.nodes import Cluster
@@ -71,6 +72,94 @@ async def test_what_an_asyncio_client_has_done_leaves_nothing(tmp_path: Path, tr
         async with connect(url) as client:
             await client.create_topic("jobs")
             assert await grown_by(ROUNDS, getattr(Rounds(client), thing)) == {}
+
+
+class Clients:
+    """Whole clients that come and go."""
+
+    def __init__(self, url: BrokerUrl) -> None:
+        self.url = url
+
+    async def closed(self) -> None:
+        async with connect(self.url) as client:
+            await client.topic("jobs").stats()
+
+    async def closed_with_a_consumer(self) -> None:
+        async with connect(self.url) as client, client.topic("jobs").consume() as consumer:
+            assert consumer
+
+    async def closed_with_a_command_under_way(self) -> None:
+        async with connect(self.url) as client:
+            client.topic("nowhere").enqueue_nowait(b"job").add_done_callback(lambda future: future.exception())
+
+    async def used_when_closed(self) -> None:
+        async with connect(self.url) as client:
+            pass
+        with pytest.raises(ConnectionLost):
+            await client.topic("jobs").stats()
+
+    async def no_node_of_ours(self) -> None:
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ProtocolError):
+            await connect(BrokerUrl((f"127.0.0.1:{port}",), "tcp"))
+        server.close()
+
+
+CLIENTS = ["closed", "closed_with_a_consumer", "closed_with_a_command_under_way", "used_when_closed", "no_node_of_ours"]
+
+
+@pytest.mark.parametrize("thing", CLIENTS)
+async def test_an_asyncio_client_that_ended_frees_itself(tmp_path: Path, thing: str) -> None:
+    """A program that makes a client for each piece of work grew by all of its objects."""
+    free_closed_transports()
+    ports = free_ports(2)
+    addresses = [(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}")]
+    async with Cluster(tmp_path, nodes=1, machine="heap", transport="tcp", addresses=addresses) as cluster:
+        url = BrokerUrl((cluster.nodes["n1"].client_address,), "tcp")
+        async with connect(url) as client:
+            await client.create_topic("jobs")
+        assert await grown_by(ROUNDS, getattr(Clients(url), thing)) == {}
+
+
+class BlockingClients:
+    def __init__(self, url: BrokerUrl) -> None:
+        self.url = url
+        self.client = disheap.sync.connect(url)
+
+    def closed(self) -> None:
+        with disheap.sync.connect(self.url) as client:
+            client.topic("jobs").stats()
+
+    def used_when_closed(self) -> None:
+        with disheap.sync.connect(self.url) as client:
+            pass
+        with pytest.raises(ConnectionLost):
+            client.topic("jobs").stats()
+
+    def refused_pending(self) -> None:
+        pending = self.client.topic("nowhere").enqueue_nowait(b"job")
+        for _ in range(2):
+            with pytest.raises(TopicNotFound):
+                pending.result()
+
+    def late_pending(self) -> None:
+        pending = self.client.send(broker.Enqueue("jobs", b""), timeout_s=0.0)
+        with pytest.raises(RequestTimeout):
+            pending.result()
+        self.client.topic("jobs").purge()
+
+
+@pytest.mark.parametrize("thing", ["closed", "used_when_closed", "refused_pending", "late_pending"])
+def test_a_blocking_client_and_what_it_waited_for_free_themselves(address: str, thing: str) -> None:
+    rounds = BlockingClients(BrokerUrl((address,), "tcp"))
+    rounds.client.create_topic("jobs")
+    assert grown_by_blocking(ROUNDS, getattr(rounds, thing)) == {}
+    rounds.client.close()
 
 
 class BlockingRounds:

@@ -15,18 +15,18 @@ from typing import Any
 import msgspec
 import pytest
 import uvloop
-from tests.support.leftovers import grown_by
-from tests.support.nodes import Cluster
+from tests.support.leftovers import LOG, grown_by
+from tests.support.nodes import FAST, Cluster
 from tests.support.ports import free_ports
 from tests.support.wire import WireClient, wait_until
 
 from disheap.cli.loops import free_closed_transports
 from disheap.config.node_config import Limits
-from disheap.errors import CommandRefused, ConnectionLost
+from disheap.errors import CommandRefused, ConnectionLost, LogDamaged
 from disheap.interfaces import Transport, TransportContext
 from disheap.kernel.types import Index, NodeId
 from disheap.plugins.registry import Registry
-from disheap.protocol import frames
+from disheap.protocol import broker, frames
 from disheap.protocol.frames import Kind
 from disheap.protocol.repair import AskEntries
 from disheap.runtime.peers.links import GROUP
@@ -214,6 +214,132 @@ def test_a_snapshot_leaves_nothing(tmp_path: Path) -> None:
         assert await grown_by(200, snapshot) == {}
 
     run(tmp_path, "inproc", work)
+
+
+@pytest.mark.parametrize("transport", ["inproc", "tcp"])
+def test_sessions_that_lapse_leave_nothing(tmp_path: Path, transport: str) -> None:
+    """Their clients close the connection without a word; the sessions end soon afterwards, many at a time."""
+
+    async def work(site: Site) -> None:
+        sessions = site.node.group.sessions
+
+        async def lapse() -> None:
+            client = await WireClient.opened(site.cluster.transport, site.address)
+            await client.call(b"+1")
+            await site.leave(client)
+
+        assert await grown_by(ROUNDS[transport], lapse) == {}
+        await wait_until(lambda: not sessions.table, "every session has lapsed")
+        assert sessions.reply_bytes == 0
+
+    run(tmp_path, transport, work, limits=Limits(reattach_timeout_ms=1))
+
+
+def test_sessions_whose_clients_fall_silent_leave_nothing(tmp_path: Path) -> None:
+    """Their connections stand, and hear of it when they speak again."""
+
+    async def work(site: Site) -> None:
+        sessions = site.node.group.sessions
+        silent: list[WireClient] = []
+
+        async def fall_silent() -> None:
+            silent.append(await WireClient.opened(site.cluster.transport, site.address, timeout_ms=1))
+            if len(silent) == 10:
+                await wait_until(lambda: not sessions.table, "they have lapsed")
+                for client in silent:
+                    await site.leave(client)
+                silent.clear()
+
+        assert await grown_by(150, fall_silent) == {}
+
+    run(tmp_path, "inproc", work, limits=Limits(session_timeout_min_ms=1))
+
+
+BLOCKS = ("disheap_filelog.blocks.Block", "disheap_filelog.index.Located")
+"""The index of the log, which grows with the log."""
+SMALL_FILES = {"storage": {"file": {"segment_bytes": 64 << 10}}}
+PADDING = b" " * 20_000
+"""A file of the log ends when it is filled by an eighth, and goes with the snapshot."""
+
+
+@pytest.mark.parametrize("storage", ["memory", "file"])
+async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Path, storage: str) -> None:
+    """The state that it replaced went, with what consumers, topics and exchanges hold of each other."""
+    raft = msgspec.structs.replace(FAST, election_timeout_ms=1000, trailing_entries=0, trailing_bytes=0)
+    tables = SMALL_FILES if storage == "file" else None
+    async with Cluster(tmp_path, storage=storage, raft=raft, tables=tables, machine="heap") as cluster:
+        leader = await cluster.wait_leader()
+        follower = cluster.followers()[0]
+        number = NodeId(follower.group.raft.id)
+        link = leader._peering._outgoing[number]
+        client = await cluster.client()
+        for command in STATE:
+            assert (await client.call(broker.encode(command)))[0] == 0, command
+
+        async def install() -> None:
+            """The follower misses what the leader's snapshot then stands for."""
+            before = id(follower.group.sessions)
+            link.send = lambda message: None  # type: ignore[method-assign]
+            missing = follower.group.applied.index + 1
+            for _ in range(2):  # a file of the log goes with the snapshot after the one that ended it
+                await client.call(broker.encode(broker.Enqueue("padding", PADDING)), confirmed=client.seq)
+                await client.call(broker.encode(broker.Purge("padding")), confirmed=client.seq)
+                leader.group.snapshotter.take()
+                await wait_until(lambda: not leader.group.snapshotter.running, "the snapshot is taken")
+            await wait_until(lambda: leader.group.raft.first_index > missing, "the log behind the snapshot is gone")
+            del link.send  # type: ignore[method-assign]
+            leader.unreachable(number)
+            await wait_until(lambda: id(follower.group.sessions) != before, "the follower has the snapshot")
+            await cluster.wait_equal()
+
+        assert await grown_by(150, install, (*LOG, *BLOCKS)) == {}
+        assert leader.group.leads
+
+
+STATE: list[broker.Command] = [
+    broker.CreateTopic("padding"),
+    *(broker.CreateTopic(f"t{number}", broker.TopicSettings(exclusive=number == 2)) for number in range(3)),
+    *(broker.CreateExchange(kind, kind) for kind in ("direct", "fanout", "topic")),
+    *(broker.Bind(kind, f"t{number}", "a.b") for kind in ("direct", "fanout", "topic") for number in range(3)),
+    *(broker.Enqueue(f"t{number % 3}", b"job") for number in range(12)),
+    broker.Subscribe("t0", 2),
+    broker.Subscribe("t1", 2, group=7),
+    broker.Subscribe("t2", 2, group=7),
+]
+"""Every kind of record, with those that hold each other."""
+
+
+async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path) -> None:
+    raft = msgspec.structs.replace(FAST, trailing_entries=0, trailing_bytes=0)
+    async with Cluster(tmp_path, storage="file", raft=raft) as cluster:
+        leader = await cluster.wait_leader()
+        await leader.apply(b"+1")
+        await cluster.wait_equal()
+        victim = cluster.followers()[0]
+
+        async def mend() -> None:
+            """A bit of a block flips, and somebody notices it."""
+            group = id(victim.group)
+            storage: Any = victim.storage()
+            located, _ = next(storage._index.backwards())
+            path = Path(located.segment.path)
+            spoil(path, located.block.end - 3)
+            victim.damage_found(LogDamaged(str(path), located.block.offset, "a bit has flipped", ""))
+            await wait_until(lambda: id(victim.group) != group and victim.group.takes_part, "it takes part again")
+            victim.group.snapshotter.take()  # the files of the log go; each opening begins another
+            await wait_until(lambda: not victim.group.snapshotter.running, "the snapshot is taken")
+            await leader.apply(b"+1")
+            await cluster.wait_equal()
+
+        assert await grown_by(150, mend, (*LOG, *BLOCKS)) == {}
+
+
+def spoil(path: Path, offset: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        (byte,) = file.read(1)
+        file.seek(offset)
+        file.write(bytes([byte ^ 1]))
 
 
 async def test_a_link_that_broke_and_was_dialled_again_leaves_nothing(tmp_path: Path) -> None:

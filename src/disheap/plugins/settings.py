@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -44,7 +45,7 @@ class Setting(NamedTuple):
 
 def convert(cls: type[S], table: Mapping[str, Any], where: str, origin: str) -> S:
     """`table` as a `cls`. `where` is the table's name, "" at the top; `origin` the file. Raises `ConfigError`."""
-    fields = {field.encode_name: field for field in structs.fields(cls)}
+    fields = {field.encode_name: field for field in _fields(cls)}
     for key in table:
         if key not in fields:
             raise ConfigError(unknown_key(key, where, origin_of(table[key], origin), list(fields)))
@@ -60,9 +61,15 @@ def convert(cls: type[S], table: Mapping[str, Any], where: str, origin: str) -> 
         raise ConfigError(f"{origin}: {f'[{where}]' if where else 'settings'}: {error}") from None
 
 
+@cache
+def _fields(cls: type[msgspec.Struct]) -> tuple[structs.FieldInfo, ...]:
+    """Asked once for each class: each time msgspec looks, it leaves a cycle that only the garbage collector frees."""
+    return structs.fields(cls)
+
+
 def check_bounds(settings: msgspec.Struct, where: str) -> None:
     """The same bounds for a struct that somebody built in Python. Raises `ConfigError`."""
-    for field in structs.fields(type(settings)):
+    for field in _fields(type(settings)):
         value = getattr(settings, field.name)
         if not isinstance(value, msgspec.Struct):
             _convert_value(field.type, value, field.encode_name, where, "given in Python")

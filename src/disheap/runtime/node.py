@@ -313,9 +313,10 @@ class Node:
 
     async def recover_again(self, follow: bool) -> Found:
         """The storage closed and opened anew, and a group that goes on from what is found."""
-        if self.group.leads:
+        before = self.group
+        if before.leads:
             self._on_lead(False)
-        self.group.close()
+        before.close()
         self.maintenance.scrubbing.let_go()
         self._local.forget()
         await run_on(self.disk(), self._close_files)
@@ -323,6 +324,7 @@ class Node:
         found = await self._recover(follow)
         self._raise_failure()
         self._take_up(found)
+        before.release()
         return found
 
     def _raise_failure(self) -> None:

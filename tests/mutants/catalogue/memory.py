@@ -115,6 +115,47 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "replaced-state-stays-in-memory",
+        "a follower that takes over a leader's snapshot keeps the state that it replaced",
+        (Patch("disheap_heap.state", "    def __del__(self) -> None:\n", "    def _untie(self) -> None:\n"),),
+        ("tests/runtime/test_leftovers.py::test_a_leaders_snapshot_that_was_installed_leaves_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "replaced-group-stays-in-memory",
+        "each repair while the node runs leaves a whole group with its state behind",
+        (Patch("disheap.runtime.node", "        before.release()\n", ""),),
+        ("tests/runtime/test_leftovers.py::test_damage_that_was_mended_leaves_nothing",),
+        fast=False,
+        simulated=False,
+    ),
+    Mutant(
+        "closed-client-stays-in-memory",
+        "a program that opens a client for each piece of work grows by all of them",
+        (
+            Patch(
+                "disheap.client.io.asyncio_driver",
+                "            self._runner = None  # a task that was cancelled",
+                "            # a task that was cancelled",
+            ),
+        ),
+        ("tests/client/test_leftovers.py::test_an_asyncio_client_that_ended_frees_itself",),
+        simulated=False,
+    ),
+    Mutant(
+        "refused-pending-stays-in-memory",
+        "each refusal of a command under way stays in memory with the frames that saw it",
+        (
+            Patch(
+                "disheap.client.api.synchronous",
+                "                self._box[:] = [renewed(error)]\n",
+                "                pass\n",
+            ),
+        ),
+        ("tests/client/test_leftovers.py::test_a_blocking_client_and_what_it_waited_for_free_themselves",),
+        simulated=False,
+    ),
+    Mutant(
         "storage-memory-uncounted",
         "what the storage holds of the log in memory is counted by nobody",
         (

@@ -15,7 +15,7 @@ from disheap.client.core import faults
 from disheap.client.core.url import BrokerUrl, resolve
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.client.io.dialing import Dial
-from disheap.errors import OutcomeUnknown, RequestTimeout
+from disheap.errors import OutcomeUnknown, RequestError, RequestTimeout, renewed
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 from disheap.version import __version__
@@ -313,7 +313,12 @@ class Pending(Generic[T]):
     def result(self) -> T:
         """Wait for the answer. Raises the `RequestError` of a refusal, or `RequestTimeout`: the command is under way
         still."""
-        return self._pick(self._driver.wait_answer(self._box, self._deadline, self._name))
+        try:
+            return self._pick(self._driver.wait_answer(self._box, self._deadline, self._name))
+        except RequestError as error:
+            if self._box:  # what is raised holds our frame, and so it may not stay in the box
+                self._box[:] = [renewed(error)]
+            raise
 
 
 def _id(reply: broker.Enqueued) -> int:

@@ -45,6 +45,7 @@ from disheap.errors import (
     RequestTimeout,
     SessionExpired,
     WindowExceeded,
+    renewed,
 )
 from disheap.interfaces import Transport
 from disheap.protocol import broker
@@ -118,6 +119,7 @@ class Driver:
         self._break(ConnectionLost("this client is closed"))
         if self._runner is not None:
             await asyncio.gather(self._runner, *self._dialing, return_exceptions=True)
+            self._runner = None  # a task that was cancelled keeps its frames, and they hold this client
 
     async def _end_session(self) -> None:
         """On another connection, if this one breaks: what was acknowledged is done, and must not come again."""
@@ -254,7 +256,7 @@ class Driver:
         """Together with all acks of this turn of the loop. `LeaseLost` when the lease is not ours any more."""
         future: asyncio.Future[None] = self.loop.create_future()
         if self._broken is not None:
-            future.set_exception(self._broken)
+            future.set_exception(renewed(self._broken))
         elif token not in self._broker.held.tokens:
             future.set_exception(LeaseLost(f"the lease on message {token[0]} was lost, or given back before"))
         else:
@@ -279,8 +281,7 @@ class Driver:
     # --- sending ---
 
     def _waiter(self, pick: Pick | None, timeout_s: float | None, windowed: bool = True) -> Waiter:
-        if self._broken is not None:
-            raise self._broken
+        self._check()
         if windowed and self._session.room <= 0:
             raise WindowExceeded(f"{self._session.window} commands are unanswered; await room() before the next")
         future: asyncio.Future[Any] = self.loop.create_future()
@@ -358,6 +359,8 @@ class Driver:
         else:
             if link.gone.done() and link.connection is not None:
                 link.connection.abort()
+        finally:
+            link.dialing = None  # the task holds this frame, and the frame holds the link
 
     def _give_up(self, link: Link, reason: str, leader: str = "") -> None:
         """An attempt is over."""
@@ -447,9 +450,10 @@ class Driver:
         """The end: everybody who waits hears of it."""
         if self._broken is not None:
             return
-        self._broken = error
+        self._broken = error = renewed(error)
         if self._tick is not None:
             self._tick.cancel()
+            self._tick = None
         if self._link is not None:
             self.unlink(self._link, str(error))
         for attempt in list(self._attempts.values()):
@@ -458,7 +462,7 @@ class Driver:
             self._runner.cancel()
         self._handle(self._broker.abandon(ConnectionLost(f"no answer came: {error}")))
         self._acks.fail(error)
-        self._sinks.lose(error)
+        self._sinks.end(error)
         self._room.open()
         self._changed.open()
 
@@ -566,4 +570,4 @@ class Driver:
 
     def _check(self) -> None:
         if self._broken is not None:
-            raise self._broken
+            raise renewed(self._broken)

@@ -49,6 +49,7 @@ from disheap.errors import (
     RequestError,
     RequestTimeout,
     WindowExceeded,
+    renewed,
 )
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import SessionOptions
@@ -405,7 +406,7 @@ class BlockingClient:
 
     def _check(self) -> None:
         if self._broken is not None:
-            raise self._broken
+            raise renewed(self._broken)
 
     def _wait_room(self, deadline: float) -> None:
         while self._session.room <= 0:
@@ -653,7 +654,7 @@ class BlockingClient:
                 if self.on_push is not None:
                     self.on_push(event.body)
             case Broken():
-                self._broken = event.error
+                self._broken = renewed(event.error)
                 self._drop(str(event.error))
                 self._end_attempts()
                 self._handle(self._broker.abandon(ConnectionLost(str(event.error))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from disheap.client.core.route import LastNodes
@@ -43,8 +44,14 @@ def open_transport(url: BrokerUrl) -> Transport:
     return transport
 
 
+@cache
+def _installed() -> Registry:
+    """Loaded once: what is installed stays so while a process runs. Only the garbage collector frees a registry."""
+    return Registry.load()
+
+
 def _plugin(url: BrokerUrl) -> tuple[type[Any], Any]:
-    registry = Registry.load()
+    registry = _installed()
     settings = registry.settings("transport", url.transport, _typed(url.transport_table), ORIGIN)
     return registry.get("transport", url.transport), settings
 

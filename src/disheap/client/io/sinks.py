@@ -64,6 +64,11 @@ class Sinks:
         for sink in sinks.values():
             sink.lost(error)
 
+    def end(self, error: DisheapError) -> None:
+        """The client is over. It holds this object, which no longer holds it."""
+        self.lose(error)
+        self._give_back = _give_back_nothing
+
     def _settled(self, _: asyncio.Future[int]) -> None:
         self._expected -= 1
         if self._expected == 0 and self._early:
@@ -71,3 +76,6 @@ class Sinks:
             for pushes in early.values():
                 for push in pushes:
                     self.arrived(push)
+
+
+def _give_back_nothing(tokens: list[broker.Token]) -> None: ...

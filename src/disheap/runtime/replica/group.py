@@ -318,6 +318,11 @@ class Group:
         """Before the storage is closed, on the disk's thread."""
         self._source.close()
 
+    def release(self) -> None:
+        """After `close_files`, when another group has taken over. These parts hold the group by its methods; with them
+        it would keep its whole state in memory, because no garbage collector runs."""
+        del self._disk, self._time, self._writer, self.applier, self.hasher, self.snapshotter, self._installer
+
     # --- the one line of thought -------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
