@@ -294,6 +294,12 @@ class WrongMachine(RequestError):
     code = "wrong-machine"
 
 
+class Unauthorized(RequestError):
+    """The client is who it says it is, and may not do this. Nothing was done."""
+
+    code = "unauthorized"
+
+
 class WindowExceeded(RequestError):
     """More commands unanswered than `session_window` allows."""
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from made_plugins import MakeDistribution, codec_source
 from tests.cli.command_line import run_process
+from watching_plugin import Echo
 
 from disheap import interfaces
 from disheap.errors import PluginError
@@ -30,10 +31,12 @@ METHODS = [
 MANY = ("Repairable", "PeerStore")
 """Powers of more than one method."""
 
-ASYNC_METHODS = [("transport", "listen"), ("transport", "connect")]
+ASYNC_METHODS = [("transport", "listen"), ("transport", "connect"), ("service", "start"), ("service", "stop")]
 
 
 def shipped(kind: str) -> type[Any]:
+    if kind == "service":  # none is shipped
+        return Echo
     return Registry.load().get(kind, {"transport": "tcp", "storage": "file", "codec": "none", "machine": "heap"}[kind])
 
 

@@ -43,6 +43,8 @@ class Paper:
         self.failures: list[BaseException] = []
         self.quarantined = ""
         self.damaged_again = 0
+        self.damage: list[str] = []
+        self.note_damage = self.damage.append
         self.answers: Callable[[NodeId, Ask], Answer | None] = lambda node, question: None
         self.raft = Thing(is_ambiguous=False, leader=NodeId(0), snapshot_index=0)
         snapshotter = Thing(take=lambda: self.done.append("a snapshot is taken"))

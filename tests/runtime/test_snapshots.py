@@ -122,7 +122,7 @@ class Place:
         self.snapshotter = Snapshotter(cast("Any", self), self.storage, self.steps, SnapshotPolicy(1, 1, 0, 0))
         self.installer = Installer(self.storage, self.steps, 1 << 16, cast("Any", State))
 
-    def snapshot_taken(self, snapshot: SnapshotMeta, first_index: Index) -> None:
+    def snapshot_taken(self, snapshot: SnapshotMeta, first_index: Index, size_bytes: int) -> None:
         self.taken.append(snapshot.index)
 
     def fail(self, error: BaseException) -> None:

@@ -44,7 +44,7 @@ from msgspec import Meta
 from disheap.config.cluster_secret import MAKE_ONE
 from disheap.config.sources import USE, collect
 from disheap.errors import ConfigError, UnsafeListen
-from disheap.interfaces import KINDS
+from disheap.interfaces import CHOSEN_KINDS, KINDS
 from disheap.plugins.settings import Text, check_bounds, convert, origin_of, unknown_key
 
 SECRET_VARIABLE = "DISHEAP_CLUSTER_SECRET"
@@ -155,6 +155,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Name = "file"
     codec: Name = "zstd"
     machine: Name = "heap"
+    services: tuple[str, ...] = ()  # plugins of kind `service` that this node runs beside its own protocol
     insecure: bool = False
     cluster_secret: Annotated[str, Meta(max_length=4096)] = ""  # from the environment alone: files and flags are seen
     cluster_secret_file: str = ""
@@ -230,7 +231,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     tree = collect(file, environ, flags)
     source = str(file) if file else "the configuration"
     for key, value in tree.items():
-        if key not in _KEYS:
+        if key not in _KEYS and key not in KINDS:
             raise ConfigError(unknown_key(key, "", origin_of(value, source), list(_KEYS)))
     if "cluster_secret" in tree and origin_of(tree["cluster_secret"], source) != SECRET_VARIABLE:
         raise ConfigError(
@@ -239,6 +240,8 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
         )
     plugins = {kind: tree.pop(kind) for kind in KINDS if kind in tree}
     for kind, tables in plugins.items():
+        if not isinstance(tables, dict) or (USE in tables and kind not in CHOSEN_KINDS):
+            raise ConfigError(f'{source}: a node may run several services: write services = ["NAME"], not {kind} = ...')
         if USE in tables:
             tree[kind] = tables.pop(USE)
         _check_tables(kind, tables, source)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from disheap.errors import ConfigError
-from disheap.interfaces import KINDS
+from disheap.interfaces import CHOSEN_KINDS
 from disheap.plugins.settings import Text, origin_of
 
 USE = "use"
@@ -40,7 +40,7 @@ def collect(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, A
     """One tree of tables. A plugin's choice stands as {kind: {"use": name}} whichever way it was spelled."""
     tree: dict[str, Any] = {}
     for path, value in [*_from_file(file), *_from_environment(environ), *_from_flags(flags)]:
-        _put(tree, (*path, USE) if len(path) == 1 and path[0] in KINDS else path, value, file)
+        _put(tree, (*path, USE) if len(path) == 1 and path[0] in CHOSEN_KINDS else path, value, file)
     return tree
 
 

@@ -1,4 +1,4 @@
-"""The four contracts: Transport, Storage, Codec, StateMachine.
+"""The five contracts: Transport, Storage, Codec, StateMachine, Service.
 
 A plugin class has `name`, `api = 1` and `Settings`, a frozen msgspec struct with bounds. `Settings` is filled from the
 plugin's own table of the configuration. The class is built as `cls(settings, context)`. Plugins take values and return
@@ -30,7 +30,8 @@ from disheap.interfaces.machine import (
     StateMachine,
     WorkCounting,
 )
-from disheap.interfaces.plugin import API, KINDS, Clock, MemoryEstimating, Plugin, Provenance
+from disheap.interfaces.plugin import API, CHOSEN_KINDS, KINDS, Clock, MemoryEstimating, Plugin, Provenance
+from disheap.interfaces.service import Service, ServiceContext
 from disheap.interfaces.storage import (
     Damage,
     Holding,
@@ -66,6 +67,7 @@ from disheap.interfaces.transport import (
 
 __all__ = [
     "API",
+    "CHOSEN_KINDS",
     "KINDS",
     "AllowedWhenFull",
     "BlockingConnect",
@@ -104,6 +106,8 @@ __all__ = [
     "Screening",
     "Scrubbable",
     "Scrubbed",
+    "Service",
+    "ServiceContext",
     "SessionReporting",
     "SnapshotReader",
     "SnapshotWriter",

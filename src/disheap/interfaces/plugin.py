@@ -10,7 +10,9 @@ import msgspec
 API = 1
 """The version of the contracts. A plugin that says another is refused."""
 
-KINDS = ("transport", "storage", "codec", "machine")
+KINDS = ("transport", "storage", "codec", "machine", "service")
+CHOSEN_KINDS = KINDS[:4]
+"""A node has exactly one plugin of each of these. Of services it runs as many as `services` names."""
 
 
 class Plugin(Protocol):

@@ -32,6 +32,7 @@ from disheap.interfaces import (
     SamplingQueries,
     Screening,
     Scrubbable,
+    Service,
     SessionReporting,
     StateMachine,
     Storage,
@@ -44,6 +45,7 @@ CONTRACTS: dict[str, type[Any]] = {
     "storage": Storage,
     "codec": Codec,
     "machine": StateMachine,
+    "service": Service,
 }
 
 POWERS: dict[str, tuple[type[Any], ...]] = {
@@ -61,6 +63,7 @@ POWERS: dict[str, tuple[type[Any], ...]] = {
         Sampling,
         SamplingQueries,
     ),
+    "service": (),
 }
 """The optional powers of each kind. A class with all methods of one has it."""
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
         TransportContext,
     )  # fmt: skip
 
-__all__ = ["Listed", "Registry", "describe_plugin"]
+__all__ = ["Listed", "Observer", "Registry", "describe_plugin"]
 
 Tables = Mapping[str, Mapping[str, Any]]
 """The plugin tables of one kind: {"file": {"segment_bytes": 1}}."""
@@ -52,6 +52,15 @@ class Listed(NamedTuple):
     provenance: Provenance
     plugin: type[Any] | None
     error: str
+
+
+class Observer(NamedTuple):
+    """One implementation of an observer hook."""
+
+    hook: str
+    call: Callable[..., Any]
+    argument_names: tuple[str, ...]  # what it takes, among what the hook tells
+    provenance: Provenance
 
 
 class _Hooks(NamedTuple):
@@ -152,6 +161,16 @@ class Registry:
         """Everything installed, the broken with their errors and duplicates twice, in order of kind and name."""
         rows = [row for kind in KINDS for row in self._rows(kind)]
         return (*sorted(rows, key=lambda row: (KINDS.index(row.kind), row.name)), *self._unloadable)
+
+    def observers(self) -> tuple[Observer, ...]:
+        """Every implementation of an observer hook, in order of distribution and entry point."""
+        return tuple(
+            Observer(name, found.function, tuple(found.argnames), hooks.provenance)
+            for hooks in {id(hooks.module): hooks for hooks in self._hooks}.values()
+            for name in hookspecs.OBSERVERS
+            for found in getattr(self._manager.hook, name).get_hookimpls()
+            if found.plugin is hooks.module
+        )
 
     # --- discovery ---
 

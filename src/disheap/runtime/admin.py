@@ -107,13 +107,19 @@ async def status(node: AdminHost) -> dict[str, Any]:
         "log_time_ms": group.now_ms(),
         "clock": {"wall_ms": node.wall_ms(), "objection": group.clock_objection},
         "uptime_s": round(node.uptime_s(), 3),
-        "counters": {
-            **msgspec.to_builtins(group.counters),
-            "raft_cluster_size": len(members),
-            "disheap_commands_applied_total": group.sessions.applied_commands,
-            "disheap_commands_refused_total": group.sessions.failed_commands,
-            "disheap_wrong_secrets_total": node.clients.wrong_secrets,
-        },
+        "counters": metrics(node),
+    }
+
+
+def metrics(node: AdminHost) -> dict[str, int | float]:
+    """Counters since the start, and gauges."""
+    group = node.group
+    return {
+        **msgspec.to_builtins(group.counters),
+        "raft_cluster_size": len(node.book.ids()),
+        "disheap_commands_applied_total": group.sessions.applied_commands,
+        "disheap_commands_refused_total": group.sessions.failed_commands,
+        "disheap_wrong_secrets_total": node.clients.wrong_secrets,
     }
 
 

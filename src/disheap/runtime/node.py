@@ -30,7 +30,7 @@ from disheap.interfaces import (
 )
 from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
-from disheap.kernel.types import NOBODY, Message, NodeId
+from disheap.kernel.types import NOBODY, Index, Membership, Message, NodeId
 from disheap.logs import get_logger
 from disheap.plugins.registry import Registry
 from disheap.protocol.gossip import Gossip
@@ -44,6 +44,7 @@ from disheap.runtime.membership.directory import AddressBook, first_state, own_i
 from disheap.runtime.membership.incarnations import IncarnationCheck
 from disheap.runtime.memory.process import MemorySource, ProcessMemory
 from disheap.runtime.memory.watch import Estimate
+from disheap.runtime.observers import Observers
 from disheap.runtime.parts import Parts
 from disheap.runtime.peers.links import GROUP
 from disheap.runtime.peers.peering import Peering
@@ -52,6 +53,7 @@ from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.replica.versions import Versions
+from disheap.runtime.services import Services
 from disheap.runtime.state.sessions import Sessions
 
 log = get_logger(__name__)
@@ -91,7 +93,10 @@ class Node:
         self._clock = clock or SystemClock()
         self._random = random_generator or random.Random(os.urandom(16))
         self._entropy = entropy  # for secrets, which the generator's numbers would give away
-        self._parts = Parts(config, registry or Registry.load(), self._clock, self._random)
+        registry = registry or Registry.load()
+        self._parts = Parts(config, registry, self._clock, self._random)
+        self._services = Services(self, registry)
+        self._observers = Observers(config.name, registry.observers(), self._clock.monotonic)
         self._make_disk = disk
         self._memory = memory or ProcessMemory()
         self._members = config.member_list()
@@ -145,6 +150,7 @@ class Node:
         failed_before = self.failure is not None
         if self._serving and hand_over and not failed_before:
             await self._hand_over()
+        await self._services.stop()
         self._serving = False
         if self._ticker is not None:
             self._ticker.cancel()
@@ -226,6 +232,10 @@ class Node:
         """What an operator wants to know; the keys are those of `disheap status --json`."""
         return await admin.status(self)
 
+    def metrics(self) -> dict[str, int | float]:
+        """Counters since the node started, and gauges, by the names that `disheap status --json` shows."""
+        return admin.metrics(self)
+
     @property
     def clients(self) -> Server:
         """The clients' side of the node. There is one once it has started."""
@@ -262,6 +272,7 @@ class Node:
             tuning.send_buffer_bytes(self.config),
         )  # fmt: skip
         self._parts.storage(GROUP), self._parts.machine()  # raise for settings that they refuse
+        services = self._services.build(self._loop)
         await self._listen_everywhere(transport, client_transport)
         # A data directory belongs to one cluster for good. So all that can fail by a mistake has been tried by now.
         self._disk = FailStopDisk(self._make_disk(self._loop), self.failed)
@@ -271,12 +282,15 @@ class Node:
         self.maintenance.recovered(found, [node for node in self.book.ids() if node != self._id])
         self.incarnation = found.identity.incarnation
         self._take_up(found)
+        if found.is_damaged:
+            self.note_damage("the log or a snapshot is damaged, as was seen when the storage was opened")
         self._warn_if_forgetful()
         self._serving = True
         if len(self._members) > 1:
             self._peering.dial(transport)
         self.maintenance.begin(found)
         self._tick()
+        await self._services.start(services)
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=self._client_address)
 
     def _warn_if_forgetful(self) -> None:
@@ -366,6 +380,8 @@ class Node:
             on_leader=self._on_leader,
             on_applied=self._outlets().flush,
             on_failure=self._on_failure,
+            on_snapshot=lambda index, size_bytes: self._observers.snapshot_taken(GROUP, index, size_bytes),
+            on_membership=self._on_membership,
             comparing=self.maintenance.comparing,
             clocks=self.clocks,
             asleep=bool(self.quarantined) or not self.maintenance.may_take_part,
@@ -468,6 +484,7 @@ class Node:
         if self.quarantined:
             return
         self.quarantined = reason
+        self._observers.quarantined(GROUP, reason)
         log.error("this node is in quarantine: it serves nothing until it is restarted", reason=reason)
         if self.group.leads:
             self._on_lead(False)
@@ -501,8 +518,13 @@ class Node:
         self._leader_changed.set()
         leader = self.group.leader
         log.info("leader", node=self.name, term=self.group.raft.term, leader=self.book.label(leader) or None)
+        self._observers.leader_changed(GROUP, self.group.raft.term, self.book.label(leader) if leader else "")
         if self.leader_address():
             self._outlets().redirect_clients()
+
+    def _on_membership(self, index: Index, membership: Membership) -> None:
+        names = tuple(self.book.label(member.id) for member in membership.members)
+        self._observers.member_changed(GROUP, index, names)
 
     def _on_failure(self, error: BaseException) -> None:
         if not self.maintenance.repairing.try_repair(error):
@@ -545,6 +567,14 @@ class Node:
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
         self._outlets().note_shortage(kind, reason, takes_transient)
+
+    def note_damage(self, what: str) -> None:
+        """Of what is stored here; for observers."""
+        self._observers.damage_found(GROUP, what)
+
+    def session_expired(self, session: int, label: str) -> None:
+        """For observers."""
+        self._observers.session_expired(GROUP, session, label)
 
     def check_memory(self) -> None:
         """Before its time: much has come in."""

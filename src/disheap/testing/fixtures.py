@@ -12,6 +12,7 @@ A test asks for a factory; it runs once for each plugin of that kind, or for tho
 | `storage_factory`   | `storage_factory(directory) -> Storage`, not opened, over each codec as well         |
 | `codec_factory`     | `codec_factory() -> Codec`                                                           |
 | `machine_factory`   | `machine_factory() -> StateMachine`                                                  |
+| `service_factory`   | `service_factory(context) -> Service`                                                |
 | `transport_name`, `storage_name`, `codec_name`, `machine_name` | the names, for a test that builds a node whole |
 | `disheap_registry`, `disheap_tables` | the registry, and the plugin tables from `--disheap-set`            |
 
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 
 if TYPE_CHECKING:
-    from disheap.interfaces import Codec, StateMachine, Storage, Transport
+    from disheap.interfaces import Codec, Service, ServiceContext, StateMachine, Storage, Transport
     from disheap.plugins.registry import Registry
 
 Tables = dict[str, dict[str, dict[str, Any]]]
@@ -42,7 +43,7 @@ Tables = dict[str, dict[str, dict[str, Any]]]
 SEED = 20_250_101
 """Of every generator that a factory hands out: a failure is the same the next time."""
 
-_KINDS = ("transport", "storage", "codec", "machine")
+_KINDS = ("transport", "storage", "codec", "machine", "service")
 
 
 class SystemClock(NamedTuple):
@@ -224,6 +225,19 @@ def machine_factory(
     def build() -> StateMachine:
         tables = disheap_tables["machine"]
         built: StateMachine = disheap_registry.build("machine", machine_name, tables, MachineContext(), "--disheap-set")
+        return built
+
+    return build
+
+
+@pytest.fixture
+def service_factory(
+    disheap_registry: Registry, disheap_tables: Tables, service_name: str
+) -> Callable[[ServiceContext], Service]:
+    def build(context: ServiceContext) -> Service:
+        built: Service = disheap_registry.build(
+            "service", service_name, disheap_tables["service"], context, "--disheap-set"
+        )
         return built
 
     return build

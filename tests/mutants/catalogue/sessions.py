@@ -170,13 +170,42 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "observer-is-told-of-every-end",
+        "a session that its client closed is told to observers as one that expired",
+        (
+            Patch(
+                "disheap:Sessions._control",
+                "                self._end(index, number)\n"
+                '                self._reply_sink.answer(seq, Status.OK, index, b"")\n',
+                '                self._reply_sink.expired(number, "")\n                self._end(index, number)\n'
+                '                self._reply_sink.answer(seq, Status.OK, index, b"")\n',
+            ),
+        ),
+        ("tests/plugins/test_observers.py::test_a_session_that_its_client_closes_has_not_expired",),
+        simulated=False,
+    ),
+    Mutant(
+        "raising-observer-is-called-again",
+        "an observer that raises stays in the list, and fails at each fact",
+        (Patch("disheap:Observers._call", "            self._by_hook[observer.hook].remove(observer)\n", ""),),
+        ("tests/plugins/test_observers.py::test_an_observer_that_raises_is_logged_and_not_called_again",),
+        simulated=False,
+    ),
+    Mutant(
+        "service-outlives-its-node",
+        "a node that stops leaves its services running",
+        (Patch("disheap:Node.stop", "        await self._services.stop()\n", ""),),
+        ("tests/plugins/test_services.py::test_a_service_answers_while_its_node_runs_and_not_after",),
+        simulated=False,
+    ),
+    Mutant(
         "expiry-ignores-a-later-attach",
         "an expiry that was proposed before the client came back ends its session under its hands",
         (
             Patch(
                 "disheap:Sessions._control",
-                "if session is not None and session.attachment == seq:\n                    self._end",
-                "if session is not None:\n                    self._end",
+                "if session is not None and session.attachment == seq:\n",
+                "if session is not None:\n",
             ),
         ),
         (TESTS + "test_an_expiry_proposed_before_the_client_came_back_does_nothing",),

@@ -75,6 +75,7 @@ class Directory(Protocol):
 
     def leader_address(self) -> str: ...
     def check_memory(self) -> None: ...
+    def session_expired(self, session: int, label: str) -> None: ...
     def client_addresses(self) -> list[str]: ...
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]: ...
 
@@ -399,6 +400,10 @@ class Server(ReplySink):
         if connection is not None:
             connection.session = 0
             connection.ended = True
+
+    def expired(self, session: int, label: str) -> None:
+        if self.leads:
+            self._directory.session_expired(session, label)
 
     def detached(self, session: int) -> None:
         """The time to attach again begins here. A slow disk may have held back the entry, and the client's ATTACH

@@ -95,6 +95,7 @@ class Host(Protocol):
     def member_name(self, node: NodeId) -> str: ...
     async def recover_again(self, follow: bool) -> Found: ...
     def failed(self, error: BaseException) -> None: ...
+    def note_damage(self, what: str) -> None: ...
 
 
 class Repairer:
@@ -143,6 +144,7 @@ class Repairer:
         if self._task is not None and not self._task.done():
             return True
         self._relapses += 1
+        self._host.note_damage(str(error))
         log.error("the log is read anew and repaired from the other nodes", reason=str(error))
         self._task = self._loop.create_task(self._again(), name="repair")
         return True

@@ -50,6 +50,7 @@ class Host(Protocol):
     def disk(self) -> Disk: ...
     def is_alone(self) -> bool: ...
     def damage_found(self, error: StorageError) -> None: ...
+    def note_damage(self, what: str) -> None: ...
 
 
 class Scrubber:
@@ -104,6 +105,7 @@ class Scrubber:
         self._cursor = result.cursor
         if result.mended:
             self._done["damaged"] += 1
+            self._host.note_damage(result.mended)
             log.warning("the disk had lost what is held elsewhere, too: nothing is missing", reason=result.mended)
         if result.cursor:
             self._next_at = self._loop.time() + result.bytes / self._bytes_per_s
@@ -113,6 +115,7 @@ class Scrubber:
 
     def _damaged(self, error: LogDamaged | SnapshotDamaged) -> None:
         self._done["damaged"] += 1
+        self._host.note_damage(str(error))
         self._begin_anew()
         if self._host.is_alone():
             log.error(

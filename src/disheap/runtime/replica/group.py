@@ -92,8 +92,9 @@ class Group:
     """`send` takes a message to a peer. `flush` hands to the network what was sent, and returns whether all of it has
     left. `on_lead` is told when this node starts (True) and stops leading, `on_leader` when another node leads, or
     nobody is known to. `on_applied` is called after each batch is applied; `on_failure` once, with the error that ends
-    it. A group that is `asleep` takes no part in anything: its log is being repaired, and another group takes its place
-    when that is done.
+    it. `on_snapshot` is called when a snapshot is durable, with its index and size in bytes. `on_membership` is called
+    when a change of the members is applied. A group that is `asleep` takes no part in anything: its log is being
+    repaired, and another group takes its place when that is done.
     """
 
     def __init__(
@@ -116,6 +117,8 @@ class Group:
         on_leader: Callable[[], None],
         on_applied: Callable[[], None],
         on_failure: Callable[[BaseException], None],
+        on_snapshot: Callable[[Index, int], None],
+        on_membership: Callable[[Index, Membership], None],
         comparing: StateComparison,
         clocks: ClockCheck,
         asleep: bool = False,
@@ -143,6 +146,8 @@ class Group:
         self._on_leader = on_leader
         self._on_applied = on_applied
         self._on_failure = on_failure
+        self._on_snapshot = on_snapshot
+        self._on_membership = on_membership
         self._time = Timekeeper(clock, loop, self._continue)
         self._log_time_ms = log_time_ms
         self._leader = NodeId(0)
@@ -495,6 +500,7 @@ class Group:
         """What an entry that is the kernel's says."""
         if entry.kind == EntryKind.MEMBERSHIP:
             self._set_membership(membership.decode(entry.data))
+            self._on_membership(entry.index, self.applied.membership)
         elif entry.kind == EntryKind.SNAPSHOT_MARK:
             self.snapshotter.take()  # at the end of this entry, with which the slice ends
 
@@ -585,8 +591,9 @@ class Group:
         self._reads.applied(self.applied.index)
         self._wake()
 
-    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index) -> None:
+    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index, size_bytes: int) -> None:
         """The snapshotter is done: our own snapshot is durable, and the log begins at `first_index`."""
         self.counters.raft_snapshots_total += 1
         self.raft.snapshot_taken(meta, first_index)
+        self._on_snapshot(meta.index, size_bytes)
         self._wake()

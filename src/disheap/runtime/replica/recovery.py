@@ -28,6 +28,7 @@ class Found(NamedTuple):
     needs_repair: bool = False  # then the rest is empty, and the group sleeps
     voters: tuple[NodeId, ...] = ()
     met: KnownPeers | None = None  # where storage keeps it
+    is_damaged: bool = False
 
 
 def recover(
@@ -51,7 +52,7 @@ def recover(
     is_ambiguous = recovered.ambiguous_after is not None and not follow
     if isinstance(storage, Repairable) and (recovered.is_damaged or is_ambiguous):
         nothing = Restored(recovered.hard_state, first_state, Index(1), Index(0), (), (), ())
-        return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters, met)
+        return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters, met, recovered.is_damaged)
     if recovered.snapshot is not None:
         _restore(storage, recovered.snapshot, sessions, chunk_bytes)
     applied = recovered.snapshot or first_state

@@ -65,7 +65,7 @@ class SnapshotHost(Protocol):
     @property
     def has_ended(self) -> bool: ...
     def fail(self, error: BaseException) -> None: ...
-    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index) -> None: ...
+    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index, size_bytes: int) -> None: ...
 
 
 class Snapshotter:
@@ -199,7 +199,7 @@ class Snapshotter:
         self._run, self._last_size = None, run.size
         self._count_from(run.at_bytes, run.meta.index)
         log.info("snapshot taken", index=run.meta.index, bytes=run.size, log_from=first_index)
-        self._group.snapshot_taken(run.meta, first_index)
+        self._group.snapshot_taken(run.meta, first_index, run.size)
 
     def _void(self, run: _Run) -> None:
         self._run, run.is_void = None, True

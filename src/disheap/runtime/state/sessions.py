@@ -97,6 +97,9 @@ class ReplySink:
     def detached(self, session: int) -> None:
         """The log says that the session's connection has ended."""
 
+    def expired(self, session: int, label: str) -> None:
+        """Nobody heard of the session in time. `detach` follows."""
+
     def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
         """The reply to an OPEN that succeeded. The secret is added by who drew it."""
 
@@ -286,6 +289,7 @@ class Sessions:
             case Kind.EXPIRE:
                 session = self.table.get(number)
                 if session is not None and session.attachment == seq:
+                    self._reply_sink.expired(number, session.facts.label)
                     self._end(index, number)
             case Kind.RAISE_VERSION:
                 self._raise_version(body[0])

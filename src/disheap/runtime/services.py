@@ -1,0 +1,110 @@
+"""The services of a node: built, started and stopped with it (`disheap.interfaces.Service`).
+
+Owns their order and what they get of the node. A service that cannot start keeps the node from starting, because its
+user asked for it. A service that fails later is its own affair.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from disheap.addresses import is_loopback
+from disheap.config.node_config import NodeConfig
+from disheap.errors import ConfigError, Unauthorized
+from disheap.interfaces import Principal, Service
+from disheap.logs import get_logger
+from disheap.plugins.registry import Registry
+
+log = get_logger(__name__)
+
+STOP_S = 5.0
+"""A service that has not stopped by then is given up, so that the node can stop."""
+
+
+class ServiceHost(Protocol):
+    """The node, as services use it."""
+
+    config: NodeConfig
+    name: str
+
+    async def status(self) -> dict[str, Any]: ...
+    async def apply(self, command: bytes, timeout_s: float) -> bytes: ...
+    async def query(self, request: bytes, timeout_s: float) -> bytes: ...
+    def metrics(self) -> dict[str, int | float]: ...
+
+
+class Context:
+    """Implements `disheap.interfaces.ServiceContext`."""
+
+    def __init__(self, host: ServiceHost, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.node = host.name
+        self._host = host
+
+    async def status(self) -> dict[str, Any]:
+        return await self._host.status()
+
+    def metrics(self) -> dict[str, int | float]:
+        return self._host.metrics()
+
+    async def apply(self, command: bytes, timeout_s: float) -> bytes:
+        return await self._host.apply(command, timeout_s)
+
+    async def query(self, request: bytes, timeout_s: float) -> bytes:
+        return await self._host.query(request, timeout_s)
+
+    def check_operator(self, principal: Principal, remote: str) -> None:
+        if is_loopback(remote) or principal.name in self._host.config.limits.operator_names:
+            return
+        who = repr(principal.name) if principal.name else "a client without a certificate name"
+        raise Unauthorized(
+            f"{who} from {remote} may not do this: it is for operators. Connect from the node's own machine, or add "
+            "the certificate's name to limits.operator_names"
+        )
+
+
+class Services:
+    def __init__(self, host: ServiceHost, registry: Registry) -> None:
+        self._host = host
+        self._registry = registry
+        self._running: list[tuple[str, Service]] = []
+
+    def build(self, loop: asyncio.AbstractEventLoop) -> list[tuple[str, Service]]:
+        """In the order of the configuration. Raises `ConfigError` and `PluginError`."""
+        config = self._host.config
+        check_names(config.services)
+        context = Context(self._host, loop)
+        tables = config.table("service")
+        for name in tables:
+            self._registry.settings("service", name, tables[name], config.source)  # a table that nobody reads is wrong
+        return [
+            (name, self._registry.build("service", name, tables, context, config.source)) for name in config.services
+        ]
+
+    async def start(self, services: Sequence[tuple[str, Service]]) -> None:
+        """One after another. Raises what one of them raised."""
+        for name, service in services:
+            self._running.append((name, service))
+            await service.start()
+            log.info("service started", service=name)
+
+    async def stop(self) -> None:
+        """The last one started is the first one stopped. Raises nothing."""
+        while self._running:
+            name, service = self._running.pop()
+            try:
+                async with asyncio.timeout(STOP_S):
+                    await service.stop()
+            except TimeoutError:
+                log.error("a service has not stopped in time, and is given up", service=name, seconds=STOP_S)
+            except Exception:
+                log.exception("a service failed while it stopped", service=name)
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raises `ConfigError` for a service that is named twice."""
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ConfigError(f"services: {twice[0]!r} is named twice; a node runs each service once.")
