@@ -25,6 +25,7 @@ of writing. A name that holds one looks like another name (Unicode Technical Rep
 
 
 def find_topic(state: State, name: str) -> Topic:
+    """The topic with this name. Raises `TopicNotFound`."""
     topic = state.topics.get(name)
     if topic is None:
         raise not_found(name)
@@ -101,6 +102,7 @@ def check_delayed_room(topic: Topic, count: int) -> None:
 
 
 def check_name(what: str, name: str) -> None:
+    """Raises `InvalidArgument` for a name with control characters or invisible ones."""
     found = _INVISIBLE.search(name)
     if found is not None:
         raise InvalidArgument(

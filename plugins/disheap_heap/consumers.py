@@ -37,6 +37,7 @@ from disheap_heap.words import DONE, encode
 
 
 def subscribe(state: State, session: int, command: Subscribe) -> bytes:
+    """Starts a consumer, in a group if the command names one."""
     topic = _open_topic(state, session, command.topic)
     credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
     if command.exclusive and topic.active:
@@ -51,6 +52,7 @@ def subscribe(state: State, session: int, command: Subscribe) -> bytes:
 
 
 def pop(state: State, session: int, command: Pop) -> bytes:
+    """Starts a consumer with a limit. It ends at once, or after `wait_ms`."""
     topic = _open_topic(state, session, command.topic)
     if not 1 <= command.count <= POP_MAX:
         raise InvalidArgument(f"a pop takes 1 to {POP_MAX} messages, not {command.count}")
@@ -69,6 +71,7 @@ def pop(state: State, session: int, command: Pop) -> bytes:
 
 
 def set_credit(state: State, session: int, command: SetCredit) -> bytes:
+    """Changes the credit of a consumer or of a group."""
     if command.group:
         return _set_group_credit(state, session, command)
     consumer = find_consumer(state, session, command.consumer)
@@ -116,6 +119,7 @@ def _group(state: State, session: int, command: Subscribe, credit_bytes: int) ->
 
 
 def cancel(state: State, session: int, command: Cancel) -> bytes:
+    """Ends a consumer. With `give_back` its messages go back at once."""
     consumer = find_consumer(state, session, command.consumer)
     if consumer is None:
         return DONE
@@ -137,6 +141,7 @@ def left(state: State, consumer: Consumer) -> None:
 
 
 def opened(state: State, number: int, principal: str) -> None:
+    """Registers a new session."""
     state.sessions[number] = Session(number, True, principal)
 
 
@@ -170,6 +175,7 @@ def attached(state: State, number: int, held: Held) -> bytes:
 
 
 def detached(state: State, number: int) -> None:
+    """Takes the consumers of a session out of their rings. They keep their messages."""
     session = state.sessions.get(number)
     if session is None:
         return
@@ -185,6 +191,7 @@ def _leave_rings(session: Session) -> None:
 
 
 def stop_resending(state: State, session: Session) -> None:
+    """Drops the leases that are still to be sent again to this session."""
     session.unsent = {}
     state.resending.pop(session.number, None)
 

@@ -60,6 +60,7 @@ def free(state: State, group: CreditGroup) -> None:
 
 
 def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int) -> None:
+    """Changes the credit of a group. Its consumers leave or join their rings."""
     group.credit, group.credit_bytes = credit, credit_bytes
     if group.is_full():
         state.freed.pop(group.key, None)

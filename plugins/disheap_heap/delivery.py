@@ -85,11 +85,13 @@ def serve_freed_one(state: State) -> int:
 
 
 def serve_all(state: State, topics: Iterable[Topic]) -> None:
+    """Delivers what is ready in these topics."""
     for topic in topics:
         serve(state, topic)
 
 
 def serve_later(state: State, topic: Topic) -> None:
+    """Notes that a topic is to be served in a later slice of work."""
     if topic.ring and topic.ready.records:
         state.unserved.setdefault(topic.number, topic)
 
@@ -286,6 +288,7 @@ def end(state: State, consumer: Consumer) -> None:
 
 
 def forget(state: State, consumer: Consumer) -> None:
+    """Removes a consumer that has ended and holds nothing."""
     number = consumer.number
     del state.consumers[number], consumer.topic.consumers[number]
     consumer.session.consumers.pop(number, None)  # a session that is ending has let go of it

@@ -15,6 +15,7 @@ from disheap_heap.words import PUBLISHED, encode
 
 
 def enqueue(state: State, session: int, command: Enqueue) -> bytes:
+    """Puts one message into a topic. The reply has its id."""
     topic = find_topic(state, command.topic)
     check_message(state, command)
     if topic.settings.max_messages:
@@ -27,6 +28,7 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
 
 
 def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
+    """Puts several messages into a topic, all or none. The reply has the first id and the count."""
     topic = find_topic(state, command.topic)
     for message in command.messages:
         check_message(state, message)
@@ -40,6 +42,7 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
 
 
 def publish(state: State, session: int, command: Publish) -> bytes:
+    """Puts a message into each topic to which the exchange routes it. Full topics are counted in the reply."""
     topics = find_topics(state, command.exchange, command.routing_key)
     check_message(state, command)
     if not topics and command.mandatory:

@@ -27,6 +27,8 @@ MAX_ALTERNATES = 4
 
 
 class Exchange:
+    """An exchange: its bindings, and the index that finds their topics."""
+
     __slots__ = (
         "_order",
         "alive",
@@ -56,11 +58,13 @@ class Exchange:
             raise self._too_many_steps(key, max_steps) from None
 
     def add(self, key: str, topic: Topic) -> None:
+        """Adds a binding."""
         self.bindings[key, topic.number] = topic
         self._order += 1
         self.index.add(key, topic, self._order)
 
     def remove(self, key: str, topic: Topic) -> None:
+        """Removes a binding."""
         del self.bindings[key, topic.number]
         self.index.remove(key, topic)
 
@@ -120,6 +124,7 @@ def _alternate(state: State, exchange: Exchange, tried: list[str]) -> Exchange:
 
 
 def create_exchange(state: State, session: int, command: CreateExchange) -> bytes:
+    """Makes an exchange. Refuses other settings for one that exists."""
     check_name("exchange", command.exchange)
     if command.kind not in EXCHANGE_KINDS:
         raise InvalidArgument(f"an exchange is one of {', '.join(EXCHANGE_KINDS)}, not {command.kind!r}")
@@ -141,6 +146,7 @@ def create_exchange(state: State, session: int, command: CreateExchange) -> byte
 
 
 def delete_exchange(state: State, session: int, command: DeleteExchange) -> bytes:
+    """Deletes an exchange with its bindings."""
     exchange = state.exchanges.get(command.exchange)
     if exchange is None:
         return DONE
@@ -151,6 +157,7 @@ def delete_exchange(state: State, session: int, command: DeleteExchange) -> byte
 
 
 def bind(state: State, session: int, command: Bind) -> bytes:
+    """Adds a binding, unless it exists."""
     exchange, topic = find_exchange(state, command.exchange), find_topic(state, command.topic)
     require_access(topic, session)
     check_key(command.routing_key)
@@ -176,6 +183,7 @@ def check_bindings_of_owner(state: State, owner: Session, more: int) -> None:
 
 
 def unbind(state: State, session: int, command: Unbind) -> bytes:
+    """Removes a binding, if it exists."""
     exchange, topic = find_exchange(state, command.exchange), find_topic(state, command.topic)
     require_access(topic, session)
     if (command.routing_key, topic.number) in exchange.bindings:
@@ -184,6 +192,7 @@ def unbind(state: State, session: int, command: Unbind) -> bytes:
 
 
 def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
+    """Adds a binding to exchange and topic, and forgets the remembered routes."""
     state.units += 1 + key.count(".") // WORDS_PER_UNIT
     before = exchange.index.nodes
     state.routes.clear()
@@ -219,6 +228,7 @@ def _drop(state: State, exchange: Exchange) -> None:
 
 
 def find_exchange(state: State, name: str) -> Exchange:
+    """The exchange with this name. Raises `ExchangeNotFound`, or `InvalidArgument` for the exchange `""`."""
     exchange = state.exchanges.get(name)
     if exchange is None:
         if not name:
@@ -228,6 +238,7 @@ def find_exchange(state: State, name: str) -> Exchange:
 
 
 def check_key(key: str) -> None:
+    """Raises `InvalidArgument` for a routing key that is too long."""
     if len(key) > NAME_CHARACTERS:
         raise InvalidArgument(f"a routing key has at most {NAME_CHARACTERS} characters, not {len(key)}")
 

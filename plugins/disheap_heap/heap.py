@@ -34,6 +34,7 @@ class StrictHeap(Generic[R]):
         self._old: list[R] = []  # being swept: a heap as well, since a heap without its last entry is one
 
     def push(self, record: R) -> None:
+        """Adds a record. Its key must not be in the heap."""
         self.records[record[1]] = record
         heappush(self._heap, record)
 
@@ -63,6 +64,7 @@ class StrictHeap(Generic[R]):
         return None
 
     def remove(self, key: int) -> R | None:
+        """Removes and returns the record with this key, or returns None."""
         record = self.records.pop(key, None)
         if record is not None:
             self._sweep()
@@ -128,23 +130,28 @@ class DroppingHeap(StrictHeap[R]):
         self._worst: StrictHeap[tuple[int, int]] = StrictHeap()
 
     def push(self, record: R) -> None:
+        """Adds a record to both orders."""
         super().push(record)
         self._worst.push((-record[0], record[1]))
 
     def load(self, records: dict[int, R]) -> None:
+        """Replaces all records."""
         super().load(records)
         self._worst.load({key: (-record[0], key) for key, record in records.items()})
 
     def pop(self) -> R:
+        """Removes and returns the first record."""
         record = super().pop()
         self._worst.remove(record[1])
         return record
 
     def remove(self, key: int) -> R | None:
+        """Removes and returns the record with this key, or returns None."""
         self._worst.remove(key)
         return super().remove(key)
 
     def drain(self) -> R | None:
+        """Takes any record or piece of garbage out, or returns None if the heap is empty."""
         record = super().drain()
         if record is not None:
             self._worst.remove(record[1])

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def disheap_register_machine() -> type[HeapMachine]:
+    """The machine `heap`. Loaded when somebody asks for a machine."""
     from disheap_heap.machine import HeapMachine
 
     return HeapMachine

@@ -17,6 +17,7 @@ from disheap_heap.words import DONE, SETTLED_ONE, encode
 
 
 def ack(state: State, session: int, command: Ack) -> bytes:
+    """Settles messages for good. The reply lists the stale tokens."""
     leases, tokens = state.leases, command.tokens
     if len(tokens) == 1:
         return _ack_one(state, session, tokens[0])
@@ -50,6 +51,8 @@ def _ack_one(state: State, session: int, token: Token) -> bytes:
 
 
 def nack(state: State, session: int, command: Nack) -> bytes:
+    """Gives messages back to their places, at once or after a delay, or drops them. The reply lists the stale
+    tokens."""
     found, stale = _find(state, session, command.tokens)
     touched: dict[int, Topic] = {}
     for number in found:
@@ -66,6 +69,7 @@ def nack(state: State, session: int, command: Nack) -> bytes:
 
 
 def extend(state: State, session: int, command: Extend) -> bytes:
+    """Sets a new end for leases, counted from now. The reply lists the stale tokens."""
     found, stale = _find(state, session, command.tokens)
     until_ms = state.now_ms + command.lease_ms if command.lease_ms else 0
     for number, lease in found.items():
@@ -79,6 +83,7 @@ def extend(state: State, session: int, command: Extend) -> bytes:
 
 
 def recover(state: State, session: int, command: Recover) -> bytes:
+    """Takes back all messages that these consumers hold."""
     consumers = [find_consumer(state, session, number) for number in dict.fromkeys(command.consumers)]
     touched: dict[int, Topic] = {}
     for consumer in consumers:

@@ -77,6 +77,7 @@ class HeapMachine:
 
     @classmethod
     def max_command_bytes(cls, settings: HeapSettings) -> int:
+        """The largest payload, and what a command needs around it."""
         return settings.payload_bytes + COMMAND_OVERHEAD_BYTES
 
     def __init__(self, settings: HeapSettings, context: MachineContext) -> None:
@@ -84,6 +85,7 @@ class HeapMachine:
         self._state = State(settings)
 
     def set_version(self, version: int) -> None:
+        """Runs this version from now on."""
         lowest, highest = self.versions
         if not lowest <= version <= highest:
             raise VersionUnsupported(
@@ -95,6 +97,7 @@ class HeapMachine:
     # --- what changes the state ---
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
+        """Decodes the command and passes it to its handler."""
         try:
             decoded = broker.decode_command.decode(command)
         except UNREADABLE as error:
@@ -109,6 +112,7 @@ class HeapMachine:
         return reply, effects
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
+        """Fires the timers that are due, then does postponed work, at most `limit` units."""
         state = self._state
         if time_ms > state.now_ms:
             state.now_ms = time_ms
@@ -116,9 +120,11 @@ class HeapMachine:
         return work.advance(state, limit), effects
 
     def session_opened(self, session: int, principal: Principal) -> None:
+        """Registers the session and the name of its client's certificate."""
         consumers.opened(self._state, session, principal.name)
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
+        """Attaches the session. The reply has the leases that `held` does not name."""
         try:
             named = broker.decode_held.decode(held) if held else broker.Held([])
         except UNREADABLE as error:
@@ -129,10 +135,12 @@ class HeapMachine:
         return reply, effects
 
     def session_detached(self, session: int) -> Effects:
+        """Takes the session's consumers out of their rings."""
         consumers.detached(self._state, session)
         return NOTHING
 
     def session_expired(self, session: int) -> Effects:
+        """Ends the session, in slices if it has much."""
         effects = self._state.start()
         consumers.expired(self._state, session)
         serve_freed(self._state)
@@ -141,9 +149,11 @@ class HeapMachine:
     # --- what looks at it ---
 
     def backlog(self) -> bool:
+        """Whether work is postponed."""
         return work.backlog(self._state)
 
     def next_deadline(self) -> int | None:
+        """The earliest timer."""
         return self._state.timers.next_deadline()
 
     def admits(self, command: bytes) -> bool:
@@ -162,9 +172,11 @@ class HeapMachine:
         return True
 
     def allowed_when_full(self, command: bytes) -> bool:
+        """False for Enqueue, EnqueueMany and Publish, and for bytes that are not a command."""
         return known_tag(command) in ALLOWED_WHEN_FULL
 
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
+        """Decodes the query and passes it to its handler."""
         try:
             decoded = broker.decode_query.decode(request)
         except UNREADABLE as error:
@@ -172,37 +184,47 @@ class HeapMachine:
         return QUERIES[type(decoded)](self._state, session, decoded)
 
     def session_stats(self, session: int) -> dict[str, int]:
+        """How many leases, consumers and exclusive topics the session has."""
         return queries.session_stats(self._state, session)
 
     def snapshot(self) -> Iterator[bytes]:
+        """A view of the present state."""
         return snapshot.take(self._state)
 
     def restore(self, chunks: Iterable[bytes]) -> None:
+        """Replaces the state by that of a snapshot."""
         self._state = snapshot.restore(self._settings, chunks)
 
     def state_hash(self) -> bytes:
+        """A hash of the snapshot's bytes."""
         return snapshot.state_hash(self._state)
 
     def hashing(self) -> Iterator[bytes]:
+        """The pieces of a snapshot, which are equal on all replicas."""
         return snapshot.take(self._state)
 
     def sample_commands(self) -> list[bytes]:
+        """Commands for the conformance suite."""
         from disheap_heap.samples import sample_commands
 
         return sample_commands()
 
     def work_done(self) -> int:
+        """Units of work of all calls so far."""
         return self._state.units
 
     def memory_bytes(self) -> int:
+        """An estimate of the memory that the state takes."""
         return footprint.memory_bytes(self._state)
 
     def sample_queries(self) -> list[bytes]:
+        """Queries for the conformance suite."""
         from disheap_heap.samples import sample_queries
 
         return sample_queries()
 
     def stats(self) -> dict[str, int]:
+        """Counters for `disheap status`."""
         state = self._state
         return {
             "enqueued": state.last_message,

@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 
 class Message(NamedTuple):
+    """A message as the queues hold it. Its place in the order is (rank, id)."""
+
     rank: int
     id: int
     attempts: int  # leases granted so far

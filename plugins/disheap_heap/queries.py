@@ -42,6 +42,7 @@ def peek(state: State, session: int, query: Peek) -> bytes:
 
 
 def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
+    """The settings and counts of one topic."""
     topic = find_existing(state, query.topic)
     if query.require_access:
         require_access(topic, session)
@@ -49,6 +50,7 @@ def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
 
 
 def list_topics(state: State, session: int, query: ListTopics) -> bytes:
+    """One page of topics, in the order of names, and how many match the prefix."""
     names, prefix = state.names, query.prefix
     first = bisect_left(names, prefix)
     end = bisect_right(names, prefix, first, key=lambda name: name[: len(prefix)])
@@ -58,6 +60,7 @@ def list_topics(state: State, session: int, query: ListTopics) -> bytes:
 
 
 def get_stats(state: State, session: int, query: GetStats) -> bytes:
+    """Counts over the whole cluster."""
     return encode(Stats(**counted(state), time_ms=state.now_ms))
 
 
@@ -77,6 +80,7 @@ def counted(state: State) -> dict[str, int]:
 
 
 def session_stats(state: State, number: int) -> dict[str, int]:
+    """What a session holds, for `disheap session ls`."""
     session = state.sessions.get(number)
     consumers = list(session.consumers.values()) if session is not None else []
     return {
@@ -87,6 +91,7 @@ def session_stats(state: State, number: int) -> dict[str, int]:
 
 
 def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
+    """One page of exchanges and bindings, and how many there are."""
     chosen: list[Exchange] = list(state.exchanges.values())
     if query.exchange:
         chosen = [find_exchange(state, query.exchange)]

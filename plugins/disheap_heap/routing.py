@@ -181,6 +181,7 @@ class PatternIndex:
         self.nodes = self.steps = 0
 
     def add(self, key: str, topic: Topic, order: int) -> None:
+        """Adds a binding with this pattern, and the nodes that it needs."""
         node = self._root
         for part in canonical(split(key)):
             child = node.child(part)

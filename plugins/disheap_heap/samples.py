@@ -92,6 +92,7 @@ _SETTLING: list[Command] = [
 
 
 def sample_commands() -> list[bytes]:
+    """Valid commands of every kind, encoded."""
     return [encode(command) for command in (*_TOPICS, *_MESSAGES, *_CONSUMERS, *_SETTLING)]
 
 
@@ -108,4 +109,5 @@ _QUERIES: list[Query] = [
 
 
 def sample_queries() -> list[bytes]:
+    """Valid queries of every kind, encoded."""
     return [encode(query) for query in _QUERIES]

@@ -43,6 +43,8 @@ POP_MAX = BATCH_MAX
 
 
 class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The settings of the machine `heap`, from the table `[machine.heap]`."""
+
     payload_bytes: Annotated[int, Meta(ge=1, le=64 << 20, description="of one message, at most")] = 8 << 20
     """The largest payload, which the node's other limits follow. A message goes through log, network and disk as one
     piece: 8 MiB holds up the loop for some 10 ms, and a 1 Gbit/s link for 70."""

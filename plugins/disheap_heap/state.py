@@ -56,6 +56,7 @@ class CreditGroup:
         self.consumers: OrderedDict[int, Consumer] = OrderedDict()
 
     def is_full(self) -> bool:
+        """Whether the group has used up its credit."""
         return self.held >= self.credit or self.held_bytes >= self.credit_bytes
 
 
@@ -120,6 +121,8 @@ class Lease(NamedTuple):
 
 
 class Topic:
+    """A topic: its messages, consumers and bindings."""
+
     __slots__ = (
         "active",
         "alive",
@@ -170,6 +173,7 @@ class Topic:
         return self.row
 
     def messages(self) -> int:
+        """How many messages the topic has, leased ones included."""
         return len(self.ready.records) + len(self.delayed) + self.leased
 
 

@@ -23,6 +23,8 @@ Timer = tuple[int, int, int]
 
 
 class Timers:
+    """The deadlines of everything that has one, by kind and number."""
+
     __slots__ = ("_heap",)
 
     def __init__(self) -> None:
@@ -35,9 +37,11 @@ class Timers:
         self._heap.push((deadline_ms, key, topic))
 
     def disarm(self, kind: int, number: int) -> None:
+        """Removes a timer, if there is one."""
         self._heap.remove(number * _KINDS + kind)
 
     def next_deadline(self) -> int | None:
+        """The earliest deadline, or None."""
         first = self._heap.first()
         return None if first is None else first[0]
 

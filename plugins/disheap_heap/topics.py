@@ -29,6 +29,8 @@ from disheap_heap.words import encode
 
 
 def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
+    """Makes a topic, or takes over an exclusive one whose owner is not connected. Refuses other settings for a topic
+    that exists."""
     check_name("topic", command.topic)
     if command.settings.mode not in ("max", "min"):
         raise InvalidArgument(f"mode is 'max' or 'min', not {command.settings.mode!r}")
@@ -52,6 +54,7 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
 
 
 def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
+    """Deletes a topic with its messages. The reply says how many there were."""
     topic = find_existing(state, command.topic)
     require_access(topic, session)
     if command.if_unused and topic.active:
@@ -62,6 +65,7 @@ def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
 
 
 def purge(state: State, session: int, command: Purge) -> bytes:
+    """Drops the ready and delayed messages of a topic. The reply says how many there were."""
     topic = find_existing(state, command.topic)
     require_access(topic, session)
     return encode(Removed(throw_away(state, topic)))
@@ -85,6 +89,7 @@ def delete(state: State, topic: Topic, reason: str) -> int:
 
 
 def describe(topic: Topic, created: bool = False) -> TopicInfo:
+    """The settings and counts of a topic."""
     first = topic.ready.first()
     return TopicInfo(
         topic.name,

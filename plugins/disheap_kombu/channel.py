@@ -81,6 +81,7 @@ class Subscription:
         self.group = 0  # the number under which it shares its credit; 0 for one without acks
 
     def deliver(self, push: broker.Deliver) -> None:
+        """Calls the consumer's callback with a message."""
         self.callback(self.channel.incoming(push, self.tag, self.no_ack))
 
     def ended(self, reason: str) -> None:
@@ -92,6 +93,8 @@ class Subscription:
 
 
 class Channel(base.StdChannel):
+    """A kombu channel: the methods of AMQP, as commands of the machine `heap`."""
+
     def __init__(self, connection: Connection, channel_id: int) -> None:
         self.connection: Connection | None = connection
         self.channel_id = channel_id
@@ -117,6 +120,7 @@ class Channel(base.StdChannel):
         headers: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
     ) -> Outgoing:
+        """Packs a message for `basic_publish`."""
         return Outgoing(body, priority, content_type, content_encoding, headers, properties)
 
     def basic_publish(
@@ -200,10 +204,12 @@ class Channel(base.StdChannel):
             self._open_connection.unsubscribe(subscription, wait=not nowait)
 
     def basic_get(self, queue: str = "", no_ack: bool = False, **_: Any) -> Message | None:
+        """The next message of a queue, or None if it has none."""
         push = self._open_connection.pop(broker.Pop(queue, 1, 0, 0, bool(no_ack)))
         return None if push is None else self.incoming(push, None)
 
     def incoming(self, push: broker.Deliver, consumer_tag: str | None, no_ack: bool = False) -> Message:
+        """Makes a kombu message from a delivery, and gives it a delivery tag."""
         delivery_tag = next(self._tags)
         if no_ack and push.epoch:
             self._open_connection.ack([(push.id, push.epoch)])
@@ -310,9 +316,11 @@ class Channel(base.StdChannel):
             self._made.add(exchange)
 
     def exchange_delete(self, exchange: str = "", if_unused: bool = False, nowait: bool = False, **_: Any) -> None:
+        """Deletes an exchange. Nothing happens if there is none."""
         self._open_connection.call(broker.DeleteExchange(exchange, bool(if_unused)))
 
     def exchange_bind(self, *_: Any, **__: Any) -> None:
+        """Raises `AMQPNotImplementedError`: there are no bindings between exchanges."""
         raise AMQPNotImplementedError("bindings between exchanges are not supported; bind the queue to both")
 
     exchange_unbind = exchange_bind
@@ -320,6 +328,7 @@ class Channel(base.StdChannel):
     # --- queues ---
 
     def prepare_queue_arguments(self, arguments: dict[str, Any] | None, **options: Any) -> dict[str, Any]:
+        """Translates kombu's options of a queue into AMQP's arguments."""
         prepared: dict[str, Any] = base.to_rabbitmq_queue_arguments(arguments or {}, **options)
         return prepared
 
@@ -346,6 +355,7 @@ class Channel(base.StdChannel):
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
+        """Binds a queue to an exchange."""
         if exchange:  # every queue is bound to the default exchange, by its name
             self._make_standard(exchange)
             self._open_connection.call(broker.Bind(exchange, queue, routing_key or ""))
@@ -353,6 +363,7 @@ class Channel(base.StdChannel):
             self._open_connection.bound(queue)
 
     def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *_: Any, **__: Any) -> None:
+        """Removes a binding."""
         self._open_connection.call(broker.Unbind(exchange, queue, routing_key or ""))
 
     def queue_purge(self, queue: str = "", nowait: bool = False, **_: Any) -> int:
@@ -390,6 +401,7 @@ class Channel(base.StdChannel):
         self.events.clear()
 
     def forget(self, consumer_tag: str) -> Subscription | None:
+        """Forgets a consumer. Returns its subscription, or None."""
         self.no_ack_consumers.discard(consumer_tag)
         return self._consumers.pop(consumer_tag, None)
 

@@ -54,6 +54,8 @@ WAIT_S = 3600.0
 
 
 class Connection:
+    """What kombu calls a connection: one session of a blocking client, with its channels."""
+
     def __init__(self, client: BlockingClient, owner: Any, unconfirmed: Unconfirmed | None = None) -> None:
         """`unconfirmed`: the publishes under way in the client's session from before."""
         self.client = owner  # kombu's Connection; the name is kombu's
@@ -83,6 +85,7 @@ class Connection:
     # --- channels ---
 
     def channel(self) -> Channel:
+        """A new channel."""
         self._check()
         channel = Channel(self, next(self._channel_ids))
         self._channels[channel.channel_id] = channel
@@ -261,6 +264,7 @@ class Connection:
     # --- consumers ---
 
     def subscribe(self, command: broker.Subscribe, subscription: Subscription) -> None:
+        """Starts a consumer, and remembers the subscription for its deliveries."""
         with self._lock:
             subscription.number = self.call(command).consumer
             self._subscriptions[subscription.number] = subscription
@@ -313,6 +317,7 @@ class Connection:
             self._wake()
 
     def nack(self, tokens: list[broker.Token], discard: bool) -> None:
+        """Gives messages back or drops them. Does not wait for the replies."""
         with self._lock:
             for start in range(0, len(tokens), broker.BATCH_MAX):
                 self._enqueue(broker.Nack(tokens[start : start + broker.BATCH_MAX], 0, discard))
@@ -397,6 +402,7 @@ class Connection:
 
     @property
     def unsent(self) -> bool:
+        """Whether acks wait to be sent."""
         return bool(self._acks)
 
     def _dispatch(self, push: broker.Push | SessionLost) -> None:
@@ -436,6 +442,7 @@ class Connection:
         self.driver.on_socket_change = bond.socket_changed
 
     def unbind(self) -> None:
+        """Takes the connection out of the event loop."""
         bond, self._bond = self._bond, None
         self.driver.on_socket_change = self._socket_changed
         if bond is not None:

@@ -63,6 +63,7 @@ class Bond:
             self._waker.wake()
 
     def wake(self) -> None:
+        """Makes the event loop call `dispatch` soon."""
         self._waker.wake()
 
     def loosen(self) -> None:

@@ -79,6 +79,8 @@ def _digest(command: broker.Publish) -> bytes:
 
 
 class Suspended(NamedTuple):
+    """A client whose session goes on in the next connection, and its publishes under way."""
+
     client: BlockingClient
     unconfirmed: Unconfirmed
 
