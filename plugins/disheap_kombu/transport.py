@@ -67,7 +67,7 @@ class Transport(base.Transport):
         owner.cycle = None  # the alternates are seeds of the one client, and it finds the leader itself
         url = broker_url(owner, self.scheme)
         kept = resume(owner, url)
-        client = kept.client if kept else BlockingClient(url, client=f"kombu/{disheap.__version__}")
+        client = kept.client if kept else BlockingClient(url, client="disheap-kombu")
         try:
             client.connect(owner.connect_timeout or None)
         except DisheapError as error:

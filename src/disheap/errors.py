@@ -147,6 +147,25 @@ class WrongCluster(ProtocolError):
     code = "wrong-cluster"
 
 
+class UnknownGroup(ProtocolError):
+    """The node hosts no group of this number."""
+
+    code = "unknown-group"
+
+
+class UnknownMechanism(ProtocolError):
+    """The node does not offer the mechanism that the client wants to authenticate with. The message lists those that
+    it offers."""
+
+    code = "unknown-mechanism"
+
+
+class CredentialsRefused(ProtocolError):
+    """The mechanism is known, and what the client sent for it does not prove a name."""
+
+    code = "credentials-refused"
+
+
 class NotProved(ProtocolError):
     """The other node does not know the cluster's secret, or was given none, or another one."""
 

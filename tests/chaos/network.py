@@ -18,9 +18,7 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import msgspec
-
-from disheap.protocol import frames
+from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 
@@ -145,7 +143,7 @@ class Network:
         """The name in a node's hello; a stranger's connection goes the client's road."""
         if first[4] != Kind.PEER_HELLO:
             return CLIENT
-        return msgspec.msgpack.decode(frames.open_hello(frames.open_plain(first)), type=PeerHello).name
+        return handshake.open_hello(frames.open_plain(first), PeerHello)[1].name
 
 
 Ends = tuple[asyncio.StreamReader, asyncio.StreamWriter]

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from disheap.protocol import broker, frames
+from disheap.protocol import broker, frames, handshake
 from disheap.protocol.frames import Fault, Kind, Status
 
 GRANT = Struct("<QI16s")
@@ -51,7 +51,7 @@ class FakeCluster:
         self.session_numbers = iter(range(700, 1 << 30))
         self.hold_replies = False
         self.pings = 0
-        self.hellos: list[frames.Hello] = []
+        self.hellos: list[handshake.Hello] = []
 
     def expire(self, session: int) -> None:
         for topic, push in self.sessions.pop(session).leases.values():
@@ -164,6 +164,13 @@ class FakeCluster:
         return broker.encode(broker.Resumed(deliveries, ended))
 
 
+def limits_of(frame_bytes: int, window: int) -> handshake.ClientLimits:
+    """With bounds on everything else that no test reaches."""
+    command_bytes = frame_bytes - frames.ENVELOPE_REST
+    times = (1, 86_400_000, 3000, 60_000)
+    return handshake.ClientLimits(frame_bytes, command_bytes, frames.NODE_FRAME_BYTES, window, *times, queries=128)
+
+
 class FakePeer:
     """`receive` takes what the client sent and returns what the node says."""
 
@@ -184,7 +191,7 @@ class FakePeer:
 
     def goodbye(self, code: str = "not-leader", leader: str = "") -> bytes:
         self.closed = True
-        return frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(frames.Goodbye(code, "a reason", leader)))
+        return handshake.goodbye(code, "a reason", leader)
 
     def release(self) -> bytes:
         out, self.held_back = self.held_back, []
@@ -211,22 +218,22 @@ class FakePeer:
 
     def _welcome(self, frame: bytes) -> bytes:
         cluster = self.cluster
-        hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=frames.Hello)
+        version, hello = handshake.open_hello(frames.open_plain(frame), handshake.Hello)
         cluster.hellos.append(hello)
         if hello.cluster_id not in ("", cluster.cluster_id):
             return self.goodbye("wrong-cluster")
-        content = frames.Welcome(
+        content = handshake.Welcome(
             cluster.cluster_id,
+            hello.group,
             cluster.name,
             cluster.leads,
             cluster.leader,
             cluster.members,
             "heap",
             1,
-            cluster.frame_bytes,
-            cluster.window,
+            limits_of(cluster.frame_bytes, cluster.window),
         )
-        return frames.plain(Kind.WELCOME, msgspec.msgpack.encode(content))
+        return handshake.welcome(Kind.WELCOME, version, content)
 
     def _answer(self, kind: int, body: bytes) -> bytes:
         if kind == Kind.ADMIN:

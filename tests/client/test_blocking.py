@@ -10,7 +10,6 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 import pytest
 
 from disheap import sync
@@ -30,10 +29,10 @@ from disheap.errors import (
     WindowExceeded,
     WrongCluster,
 )
-from disheap.protocol import broker, frames
+from disheap.protocol import broker, frames, handshake
 from disheap.protocol.frames import Kind
 
-from .fake_node import FakeCluster, Made, SocketNode, dial
+from .fake_node import FakeCluster, Made, SocketNode, dial, limits_of
 
 
 @pytest.fixture
@@ -213,10 +212,10 @@ class Clock:
 
 def canned_node(timeout_ms: int = 9000) -> list[bytes]:
     """What a node says until a session stands."""
-    welcome = frames.Welcome("wax", "n", True, "", [], "heap", 1, 1 << 16, 64)
+    welcome = handshake.Welcome("wax", 0, "n", True, "", [], "heap", 1, limits_of(1 << 16, 64))
     number = (1 << 62) + 1
     return [
-        frames.plain(Kind.WELCOME, msgspec.msgpack.encode(welcome)),
+        handshake.welcome(Kind.WELCOME, 2, welcome),
         frames.reply(Kind.REPLY, 0, number, 1, frames.GRANT.pack(7, timeout_ms, bytes(16))),
     ]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disheap.client.core.events import Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
@@ -19,12 +19,15 @@ from disheap.errors import (
     OutcomeUnknown,
     PayloadTooLarge,
     ProtocolError,
+    UnknownGroup,
     WrongCluster,
+    WrongVersion,
 )
-from disheap.protocol import frames
-from disheap.protocol.frames import Flags, Goodbye, Kind, SessionOptions
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import Flags, Kind, SessionOptions
+from disheap.protocol.handshake import Goodbye, Hello
 
-from .fake_node import FakeCluster, FakePeer
+from .fake_node import FakeCluster, FakePeer, limits_of
 
 
 def opaque(number: int) -> bytes:
@@ -83,7 +86,7 @@ def talk() -> Talk:
 
 
 def test_the_first_frame_is_a_hello_and_an_open_follows_the_welcome() -> None:
-    session = Session(SessionOptions(9000, "me"), client="tester")
+    session = Session(SessionOptions(9000, "me"), hello=Hello(client="tester"))
     session.connected()
     first = session.take_output()
     assert first[4] == Kind.HELLO
@@ -120,17 +123,21 @@ def test_an_observer_asks_a_follower_and_opens_no_session() -> None:
 def test_the_cluster_id_is_pinned_after_the_first_contact(talk: Talk) -> None:
     talk.disconnect()
     talk.session.connected()
-    assert frames.open_plain(talk.session.take_output())[9:].count(b"wax") == 1
+    assert frames.open_plain(talk.session.take_output())[11:].count(b"wax") == 1
     stranger = FakePeer(FakeCluster("clay"))
-    (refused,) = talk.hear(stranger.receive(frames.hello(Kind.HELLO, frames.Hello("wax"))))
+    (refused,) = talk.hear(stranger.receive(handshake.hello(Kind.HELLO, Hello("wax"))))
     assert isinstance(refused, Broken) and isinstance(refused.error, WrongCluster)
     talk.session.connected()
     (broken,) = talk.hear(stranger_welcome("clay"))
     assert isinstance(broken, Broken) and "belongs to cluster clay" in str(broken.error)
 
 
+WELCOME = handshake.Welcome("wax", 0, "n", True, "", [], "heap", 1, limits_of(1 << 16, 64))
+OTHER_GROUP = msgspec.structs.replace(WELCOME, group=1)
+
+
 def stranger_welcome(cluster_id: str) -> bytes:
-    return FakePeer(FakeCluster(cluster_id)).receive(frames.hello(Kind.HELLO, frames.Hello()))
+    return FakePeer(FakeCluster(cluster_id)).receive(handshake.hello(Kind.HELLO, Hello()))
 
 
 @pytest.mark.parametrize(
@@ -138,6 +145,9 @@ def stranger_welcome(cluster_id: str) -> bytes:
     [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", FrameTooLarge),
         (frames.plain(Kind.WELCOME, b"\xc1"), MalformedFrame),
+        (frames.plain(Kind.WELCOME, b"\x02"), MalformedFrame),
+        (handshake.welcome(Kind.WELCOME, 3, WELCOME), WrongVersion),
+        (handshake.welcome(Kind.WELCOME, 2, OTHER_GROUP), UnknownGroup),
         (frames.plain(Kind.GOODBYE, b"\xc1"), MalformedFrame),
         (frames.plain(Kind.HELLO, b""), MalformedFrame),
         *(
@@ -192,6 +202,7 @@ def test_confirmed_grows_only_over_a_contiguous_prefix(talk: Talk) -> None:
 
 
 @given(st.permutations(list(range(1, 13))))
+@settings(deadline=None)
 def test_confirmed_is_the_length_of_the_answered_prefix_in_any_order(order: list[int]) -> None:
     talk = Talk()
     talk.connect()

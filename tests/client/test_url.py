@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.client.core.url import BrokerUrl, parse, redact
+from disheap.client.core.url import BrokerUrl, hello_of, parse, redact
 from disheap.errors import UrlError
 
 
@@ -39,6 +39,14 @@ def test_disheaps_is_tls_with_its_files() -> None:
 def test_parameters_set_the_clients_times() -> None:
     url = parse("disheap://h?session_timeout_ms=2000&connect_timeout_s=0.5&timeout_s=7&label=me&transport=inproc")
     assert url == BrokerUrl(("h:8400",), "inproc", 2000, 0.5, 7.0, "me", {})
+
+
+def test_parameters_say_what_the_first_frame_asks_for() -> None:
+    hello = hello_of(parse("disheap://h?group=3&mechanism=external"), "me")
+    assert (hello.group, hello.mechanism, hello.client) == (3, "external", "me")
+    assert hello_of(parse("disheap://h"), "me").mechanism == "anonymous"
+    with pytest.raises(UrlError, match="group='-1' must be from 0 to"):
+        parse("disheap://h?group=-1")
 
 
 def test_a_strangers_transport_gets_its_settings_by_prefix() -> None:

@@ -11,8 +11,9 @@ import msgspec
 from disheap.errors import CommandRefused, InvalidArgument
 from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Message, NodeId, Term
-from disheap.protocol import broker, frames
-from disheap.protocol.frames import Hello, Kind, SessionOptions, Status
+from disheap.protocol import broker, frames, handshake
+from disheap.protocol.frames import Kind, SessionOptions, Status
+from disheap.protocol.handshake import Hello
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
@@ -161,7 +162,7 @@ class ServedNode:
 
     SESSION = (1000 << 16) + 1
     """Of the first client after the bystander."""
-    cluster_id, name, machine_name = CLUSTER, "n1", "heap"
+    cluster_id, name, machine_name, groups = CLUSTER, "n1", "heap", (0,)
 
     def __init__(self) -> None:
         self.machine = WatchedMachine(HeapSettings(), MachineContext())
@@ -218,7 +219,7 @@ class ServedNode:
         return wire
 
     def greet(self, wire: Wire) -> None:
-        wire.receiver.data_received(frames.hello(Kind.HELLO, Hello(CLUSTER)))
+        wire.receiver.data_received(handshake.hello(Kind.HELLO, Hello(CLUSTER)))
 
     def open(self, wire: Wire) -> None:
         options = msgspec.msgpack.encode(SessionOptions(5000))

@@ -51,8 +51,9 @@ from disheap.kernel.types import (
     VoteReply,
     VoteRequest,
 )
-from disheap.protocol import broker, frames, peers, proofs, repair
+from disheap.protocol import broker, frames, handshake, peers, proofs, repair
 from disheap.protocol.frames import SECRET_BYTES, FrameReader, Kind, SessionOptions, Status
+from disheap.protocol.handshake import Hello
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
@@ -212,10 +213,10 @@ _ABOUT_REPAIR += [
     repair.SnapshotPiece(0, 9, 3, 99, membership.encode(MEMBERS), 64, b"piece", False),
 ]
 HELLO = PeerHello(CLUSTER, 2, "n2", 5, 1, "n2:8400", "heap", (1, 1), nonce=NONCE)
-_HELLO_FRAME = frames.hello(Kind.PEER_HELLO, HELLO)
+_HELLO_FRAME = handshake.hello(Kind.PEER_HELLO, HELLO)
 _WELCOME_FRAMES = [
     proofs.challenge(Challenge(NONCE, 5)),
-    frames.hello(Kind.PEER_WELCOME, HELLO),
+    handshake.welcome(Kind.PEER_WELCOME, 2, HELLO),
     frames.plain(Kind.PEER_PROOF),
 ]
 _WRONG_PROOF = frames.plain(Kind.PEER_PROOF, bytes(32))
@@ -425,7 +426,7 @@ def client_session(data: bytes) -> None:
     session.connected()
     number = (1 << 62) + 1
     if data[:1] > b"\x40":
-        session.receive(frames.plain(Kind.WELCOME, msgspec.msgpack.encode(_WELCOME)))
+        session.receive(handshake.welcome(Kind.WELCOME, 2, _WELCOME))
     if data[:1] > b"\x80":
         session.receive(frames.reply(Kind.REPLY, Status.OK, number, 1, (7).to_bytes(8, "little") + bytes(4)))
         session.send(broker.Enqueue("t", b"x"), "enqueue")
@@ -446,11 +447,12 @@ def client_session(data: bytes) -> None:
     assert len(answered) == len(set(answered)), "one request, two answers"
 
 
-_WELCOME = frames.Welcome(CLUSTER, "n1", True, "", ["n1:8400"], "heap", 1, 1 << 20, 64)
+_LIMITS = handshake.ClientLimits(1 << 20, (1 << 20) - 26, 1 << 28, 64, 1, 86_400_000, 3000, 60_000, 128)
+_WELCOME = handshake.Welcome(CLUSTER, 0, "n1", True, "", ["n1:8400"], "heap", 1, _LIMITS)
 _RESUMED = broker.Resumed([broker.Deliver(1, 1, 1, 0, 9, b"x")], [broker.PopDone(3, 0)])
 _FROM_NODE = [
-    frames.plain(Kind.WELCOME, msgspec.msgpack.encode(_WELCOME)),
-    frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(frames.Goodbye("not-leader", "go", "n2:8400"))),
+    handshake.welcome(Kind.WELCOME, 2, _WELCOME),
+    handshake.goodbye("not-leader", "go", "n2:8400"),
     frames.plain(Kind.PING),
     frames.plain(Kind.PONG),
     frames.reply(Kind.REPLY, Status.OK, (1 << 62) + 1, 1, (7).to_bytes(8, "little") + (5000).to_bytes(4, "little")),
@@ -530,7 +532,7 @@ def _streams(*found: bytes) -> list[bytes]:
 _PEER_FRAMES = [peers.encode(0, message) for message in MESSAGES]
 _REPAIR_FRAMES = [repair.encode(message) for message in _ABOUT_REPAIR]
 _CLIENT_FRAMES = [
-    frames.hello(Kind.HELLO, frames.Hello(CLUSTER, "fuzz")),
+    handshake.hello(Kind.HELLO, Hello(CLUSTER, client="fuzz")),
     frames.envelope(Kind.OPEN, 0, 0, 1, 0, msgspec.msgpack.encode(SessionOptions(5000, "label"))),
     frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION, 1, 0, bytes(SECRET_BYTES) + broker.encode(_HELD[0])),
     frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION - 1, 1, 0, bytes(SECRET_BYTES) + broker.encode(_HELD[0])),

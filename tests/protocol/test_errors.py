@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
 import pytest
 
 from disheap.cli import failures
 from disheap.errors import DisheapError, OutcomeUnknown, ProtocolError, RequestError, protocol_error, request_error
 from disheap.kernel.types import NodeId
-from disheap.protocol import frames
-from disheap.protocol.frames import Goodbye, Kind
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import Kind
 from disheap.protocol.proofs import Transcript
 from disheap.runtime.peers.links import IncomingLink
 
@@ -79,7 +78,7 @@ async def test_a_peer_is_told_by_code_too(said: bytes, code: str) -> None:
     link = IncomingLink(Owner(), 1 << 20, asyncio.get_running_loop())  # type: ignore[arg-type]
     link.connection_made(wire)  # type: ignore[arg-type]
     link.data_received(said)
-    assert msgspec.msgpack.decode(frames.open_plain(wire.sent), type=Goodbye).code == code
+    assert handshake.open_goodbye(frames.open_plain(wire.sent)).code == code
 
 
 def test_whatever_is_raised_on_purpose_has_a_word_for_programs() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.memory import peak_bytes
 
-from disheap.errors import FrameTooLarge, InvalidArgument, MalformedFrame, WrongVersion
+from disheap.errors import FrameTooLarge, InvalidArgument, MalformedFrame
 from disheap.kernel import membership
 from disheap.kernel.types import (
     AppendReply,
@@ -31,7 +31,7 @@ from disheap.kernel.types import (
     VoteRequest,
 )
 from disheap.protocol import frames, peers
-from disheap.protocol.frames import FrameReader, Hello, Kind
+from disheap.protocol.frames import FrameReader, Kind
 
 numbers = st.integers(0, (1 << 63) - 1)
 times = st.integers(0, peers.MAX_TIME_MS)
@@ -205,17 +205,6 @@ def test_a_frame_over_the_limit_is_refused_by_its_header_alone() -> None:
 def test_a_stranger_is_told_to_look_at_the_port_whatever_length_its_first_bytes_make() -> None:
     with pytest.raises(FrameTooLarge, match="does not speak the disheap protocol; check the address and the port"):
         FrameReader().feed(b"GET / HTTP/1.1")
-
-
-def test_a_hello_of_another_version_says_both_versions() -> None:
-    body = frames.MAGIC + (7).to_bytes(2, "little")
-    with pytest.raises(WrongVersion, match="version 7, this one 1"):
-        frames.open_hello(body)
-
-
-def test_a_hello_keeps_its_content() -> None:
-    frame = frames.hello(Kind.HELLO, Hello("c", "me"))
-    assert frames.open_hello(frames.open_plain(frame)) == b"\x82\xaacluster_id\xa1c\xa6client\xa2me"
 
 
 @pytest.mark.parametrize("opener", [frames.open_envelope, frames.open_reply, frames.open_numbered])

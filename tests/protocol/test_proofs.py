@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from disheap.errors import MalformedFrame, NotProved
-from disheap.protocol import frames, proofs
+from disheap.protocol import frames, handshake, proofs
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
@@ -21,7 +21,7 @@ def transcript(
     """A hello and a challenge."""
     made = Transcript(secrets)
     hello = PeerHello(cluster, node, f"n{node}", 7, target, "", "heap", (1, 1), nonce=nonce)
-    made.add(frames.hello(Kind.PEER_HELLO, hello))
+    made.add(handshake.hello(Kind.PEER_HELLO, hello))
     made.add(proofs.challenge(Challenge(bytes(32), incarnation)))
     return made
 

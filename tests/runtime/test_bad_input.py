@@ -15,8 +15,9 @@ from tests.support.wire import WireClient, wait_until
 
 from disheap.config.node_config import Limits
 from disheap.errors import AddressInUse, UnsafeListen
-from disheap.protocol import frames
-from disheap.protocol.frames import Fault, Flags, Hello, Kind, SessionOptions, Status
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import Fault, Flags, Kind, SessionOptions, Status
+from disheap.protocol.handshake import Hello
 from disheap.runtime.clients import connection
 from disheap.runtime.node import Node
 
@@ -49,7 +50,8 @@ async def raw(cluster: Cluster) -> WireClient:
 
 
 HTTP = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
-OTHER_VERSION = frames.plain(Kind.HELLO, b"disheap" + (999).to_bytes(2, "little") + b"\x80")
+OTHER_VERSION = handshake.hello(Kind.HELLO, Hello(), handshake.Versions(999, 1002))
+VERSION_1 = frames.plain(Kind.HELLO, b"disheap\x01\x00\x81\xa6client\xa2me")
 
 
 @pytest.mark.parametrize(
@@ -57,12 +59,17 @@ OTHER_VERSION = frames.plain(Kind.HELLO, b"disheap" + (999).to_bytes(2, "little"
     [
         (HTTP, "frame-too-large", "does not speak the disheap protocol"),
         (frames.plain(Kind.HELLO, b"HTTP/1.1 and so on"), "malformed-frame", "does not speak the disheap protocol"),
-        (OTHER_VERSION, "wrong-version", "protocol version 999"),
+        (OTHER_VERSION, "wrong-version", "speaks protocol versions 999 to 1002, this one version 2"),
+        (VERSION_1, "wrong-version", "speaks protocol version 1, this one version 2"),
+        (handshake.hello(Kind.HELLO, Hello(group=7)), "unknown-group", "no group 7; it has 0"),
+        (handshake.hello(Kind.HELLO, Hello(mechanism="scram")), "unknown-mechanism", "has anonymous, external"),
+        (handshake.hello(Kind.HELLO, Hello(mechanism="external")), "credentials-refused", "has none; connect with TLS"),
+        (handshake.hello(Kind.HELLO, Hello(credentials=b"x")), "credentials-refused", "takes no credentials"),
         (frames.plain(Kind.PING), "malformed-frame", "not a HELLO"),
         (b"\x00\x00\x00\x00", "malformed-frame", "too short"),
         (b"\xff\xff\xff\xff", "frame-too-large", "at most 4096 bytes"),
-        (frames.hello(Kind.HELLO, Hello(cluster_id="f" * 16)), "wrong-cluster", "belongs to cluster"),
-        (frames.plain(Kind.HELLO, b"disheap\x01\x00\xc1\xc1"), "malformed-frame", "cannot be read"),
+        (handshake.hello(Kind.HELLO, Hello(cluster_id="f" * 16)), "wrong-cluster", "belongs to cluster"),
+        (frames.plain(Kind.HELLO, b"disheap\x02\x00\x02\x00\xc1\xc1"), "malformed-frame", "cannot be read"),
     ],
 )
 async def test_a_bad_first_frame_is_refused_with_its_reason(

@@ -16,7 +16,7 @@ from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError, UnsafeListen
 from disheap.interfaces import Connection
 from disheap.kernel.types import Heartbeat, Index, NodeId, Term
-from disheap.protocol import frames, peers, proofs
+from disheap.protocol import frames, handshake, peers, proofs
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
@@ -80,7 +80,7 @@ async def test_a_forged_heartbeat_moves_no_term(tmp_path: Path) -> None:
         term, own = leader.group.raft.term, leader.group.raft.id
         other = NodeId(own % 3 + 1)
         heartbeat = peers.encode(0, Heartbeat(other, own, Term(term + 1001), Index(0), 0))
-        hello = frames.hello(Kind.PEER_HELLO, forged(cluster, other, cluster.nodes[f"n{other}"].incarnation, own))
+        hello = handshake.hello(Kind.PEER_HELLO, forged(cluster, other, cluster.nodes[f"n{other}"].incarnation, own))
         for proof in (frames.plain(Kind.PEER_PROOF), frames.plain(Kind.PEER_PROOF, bytes(32)), b""):
             stranger = Stranger(hello, proof, heartbeat)
             await cluster.transport.connect(f"n{own}:8300", stranger, 1.0)
@@ -95,7 +95,7 @@ async def test_who_binds_a_stopped_members_port_is_not_welcomed(tmp_path: Path) 
         await cluster.wait_leader()
         incarnation = cluster.nodes["n3"].incarnation
         await cluster.stop("n3")
-        welcome = frames.hello(Kind.PEER_WELCOME, forged(cluster, 3, incarnation, 1))
+        welcome = handshake.welcome(Kind.PEER_WELCOME, 2, forged(cluster, 3, incarnation, 1))
         challenge = proofs.challenge(Challenge(bytes(32), incarnation))
         strangers: list[Stranger] = []
 
@@ -150,7 +150,7 @@ async def test_a_forged_hello_before_a_members_first_start_blocks_nothing(tmp_pa
         cluster.transport = one._parts.transport("transport", asyncio.get_running_loop())
         strangers = []
         for _ in range(3):
-            hello = frames.hello(Kind.PEER_HELLO, forged(cluster, 3))
+            hello = handshake.hello(Kind.PEER_HELLO, forged(cluster, 3))
             strangers.append(Stranger(hello, frames.plain(Kind.PEER_PROOF)))
             await cluster.transport.connect("n1:8300", strangers[-1], 1.0)
         await wait_until(lambda: all(one.heard or one.is_lost for one in strangers), "they are heard")
@@ -171,7 +171,7 @@ async def test_what_waits_for_a_members_address_is_bounded_and_goes_with_its_con
         one = await cluster.start("n1")
         transport = one._parts.transport("transport", asyncio.get_running_loop())
         strangers = [
-            Stranger(frames.hello(Kind.PEER_HELLO, forged(cluster, 3, n)), frames.plain(Kind.PEER_PROOF))
+            Stranger(handshake.hello(Kind.PEER_HELLO, forged(cluster, 3, n)), frames.plain(Kind.PEER_PROOF))
             for n in range(1, 100)
         ]
         for stranger in strangers:

@@ -17,7 +17,7 @@ from disheap.config.node_config import GIB, Limits, NodeConfig
 from disheap.errors import WrongCluster
 from disheap.interfaces import Connection
 from disheap.kernel.types import AppendRequest, Entry, EntryKind, Heartbeat, Index, Message, NodeId, Term
-from disheap.protocol import frames, peers, proofs
+from disheap.protocol import frames, handshake, peers, proofs
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
@@ -66,7 +66,7 @@ class Owner:
         self.told: list[NodeId] = []
         self.link.connection_made(self.wire)  # type: ignore[arg-type]
         self.link.data_received(proofs.challenge(Challenge(bytes(32), HELLO.incarnation)))
-        self.link.data_received(frames.hello(Kind.PEER_WELCOME, HELLO) + frames.plain(Kind.PEER_PROOF))
+        self.link.data_received(handshake.welcome(Kind.PEER_WELCOME, 2, HELLO) + frames.plain(Kind.PEER_PROOF))
         self.wire.sent.clear()
 
     def hello_to(self, target: NodeId) -> PeerHello:
@@ -237,7 +237,7 @@ async def test_a_member_has_one_connection(tmp_path: Path) -> None:
 
         class Again(Mute):
             def connection_made(self, connection: Connection) -> None:
-                hello = frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1)))
+                hello = handshake.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1)))
                 connection.write(hello + frames.plain(Kind.PEER_PROOF))
 
         again = Again()
@@ -268,7 +268,7 @@ async def test_a_message_that_no_member_sends_costs_its_connection_and_nothing_e
         class Wrong(Mute):
             def connection_made(self, connection: Connection) -> None:
                 self.connection = connection
-                hello = frames.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1)))
+                hello = handshake.hello(Kind.PEER_HELLO, two._peering.hello_to(NodeId(1)))
                 connection.write(hello + frames.plain(Kind.PEER_PROOF))
 
             def data_received(self, data: bytes) -> None:

@@ -12,8 +12,9 @@ import pytest
 
 from disheap.errors import Overloaded
 from disheap.logs import LINES_AT_ONCE
-from disheap.protocol import frames
+from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind, Status
+from disheap.protocol.handshake import Hello
 from disheap.runtime.clients.connection import UNREAD_S, ClientConnection
 from disheap.runtime.clients.server import EXPIRIES_AT_ONCE, SWEEP_S, Server, ServerLimits
 from disheap.runtime.state.session_table import Session, SessionFacts, proof_of
@@ -95,7 +96,7 @@ class Wire:
 
 
 DIRECTORY = SimpleNamespace(
-    cluster_id="c", name="n1", machine_name="heap", leader_address=lambda: "", client_addresses=list
+    cluster_id="c", name="n1", machine_name="heap", groups=(0,), leader_address=lambda: "", client_addresses=list
 )
 
 
@@ -125,7 +126,7 @@ class Node:
         """Greeted, and without a session."""
         connection, wire = self.server.accept(), Wire()
         connection.connection_made(wire)  # type: ignore[arg-type]
-        connection.data_received(frames.hello(Kind.HELLO, frames.Hello()))
+        connection.data_received(handshake.hello(Kind.HELLO, Hello()))
         wire.unsent = 0
         return connection, wire
 

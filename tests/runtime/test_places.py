@@ -10,8 +10,9 @@ from tests.support.wire import WireClient, wait_until
 
 from disheap.config.node_config import Limits
 from disheap.errors import Overloaded
-from disheap.protocol import frames
-from disheap.protocol.frames import Hello, Kind, SessionOptions
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import Kind, SessionOptions
+from disheap.protocol.handshake import Hello
 from disheap.runtime.clients.places import SILENCE_S, PlaceLimits, Places
 
 REMOTE = "10.0.0.{}:5000"
@@ -127,7 +128,7 @@ async def test_a_connection_that_gets_no_place_is_told_why(tmp_path: Path) -> No
         held = await WireClient.connected(cluster.transport, node.client_address)
         refused = WireClient()
         await cluster.transport.connect(node.client_address, refused, 5.0)
-        refused.connection.write(frames.hello(Kind.HELLO, Hello("", "test")))
+        refused.connection.write(handshake.hello(Kind.HELLO, Hello(client="test")))
         goodbye = await refused.goodbye()
         assert "limits.connections" in goodbye.message
         held.close()

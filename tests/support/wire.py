@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 
 from disheap.interfaces import Connection, Transport
-from disheap.protocol import frames
-from disheap.protocol.frames import FrameReader, Goodbye, Hello, Kind, SessionOptions, Welcome
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import FrameReader, Kind, SessionOptions
+from disheap.protocol.handshake import Goodbye, Hello, Welcome
 
 PATIENCE_S = 10.0
 
@@ -51,8 +52,8 @@ class WireClient:
     async def connected(cls, transport: Transport, address: str, cluster_id: str = "") -> WireClient:
         client = cls()
         await transport.connect(address, client, PATIENCE_S)
-        client.connection.write(frames.hello(Kind.HELLO, Hello(cluster_id, "test")))
-        client.welcome = msgspec.msgpack.decode(frames.open_plain(await client.frame(Kind.WELCOME)), type=Welcome)
+        client.connection.write(handshake.hello(Kind.HELLO, Hello(cluster_id, client="test")))
+        _, client.welcome = handshake.open_welcome(frames.open_plain(await client.frame(Kind.WELCOME)), Welcome)
         return client
 
     @classmethod
@@ -118,7 +119,7 @@ class WireClient:
         """The GOODBYE that has to come; then the connection ends."""
         frame = await self.frame(Kind.GOODBYE)
         await asyncio.wait_for(self.lost.wait(), PATIENCE_S)
-        return msgspec.msgpack.decode(frames.open_plain(frame), type=Goodbye)
+        return handshake.open_goodbye(frames.open_plain(frame))
 
     def close(self) -> None:
         self.connection.close()

@@ -12,7 +12,6 @@ import click
 from disheap.cli.failures import one_line
 from disheap.cli.options import Invocation
 from disheap.errors import ConnectionLost, MalformedFrame, NotLeader, RequestError, WrongMachine
-from disheap.version import __version__
 
 if TYPE_CHECKING:
     from disheap.client.core.url import BrokerUrl
@@ -75,7 +74,7 @@ def _connected(url: BrokerUrl, given_s: float, quiet: bool) -> Client:
     from disheap import sync
     from disheap.client.io.blocking_driver import BlockingClient
 
-    driver = BlockingClient(url, client=f"disheap {__version__}")
+    driver = BlockingClient(url, client="disheap-cli")
     try:
         try:
             driver.connect(min(NOTICE_S, given_s))

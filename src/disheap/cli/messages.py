@@ -178,7 +178,7 @@ def _frame_bytes(invocation: Invocation) -> int:
         check_machine(client)
         welcome = client.driver.welcome
     assert welcome is not None
-    return welcome.frame_bytes
+    return welcome.limits.frame_bytes
 
 
 def _too_large(what: str, limit: int) -> PayloadTooLarge:

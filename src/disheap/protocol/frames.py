@@ -26,8 +26,7 @@ in 16. The body of an ATTACH begins with that secret.
 An OPEN and an ATTACH are the two envelopes that do not go into the log as they came: the leader puts an `Opening` or an
 `Attaching` in the place of the body, with who the client is and a hash of the secret.
 `PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then the body.
-`HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6; of a HELLO it is 7 bytes of magic, the protocol
-version in 2 bytes, and msgpack.
+`HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6. The bodies of the first three are in `handshake`.
 """
 
 from __future__ import annotations
@@ -40,17 +39,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from disheap.errors import FrameTooLarge, MalformedFrame, RequestError, WrongVersion
+from disheap.errors import FrameTooLarge, MalformedFrame, RequestError
 from disheap.kernel.types import quick_members
-
-PROTOCOL_VERSION = 1
-MAGIC = b"disheap"
 
 LENGTH_BYTES = 4
 SHORTEST = 2  # kind and flags
 FAULT_CHARACTERS = 1000
 NOT_OURS = "the other side does not speak the disheap protocol; check the address and the port"
 HANDSHAKE_FRAME_BYTES = 4096  # storage-rules 13: small until the other side has said who it is
+NODE_FRAME_BYTES = 1 << 28
+"""The longest frame from a node to a client. The reply to an ATTACH brings every lease of the session in one piece."""
 FRAME_BYTES = 2 << 20  # of a client's frame, at most, until a WELCOME says more: no limit is below it by default
 
 _PREFIX = Struct("<IBB")
@@ -63,7 +61,6 @@ NUMBERED_REST = NUMBERED.size - LENGTH_BYTES
 GRANT = Struct("<QI16s")  # session, timeout_ms, secret
 SECRET_BYTES = 16  # 128 bits, drawn by the leader
 PROOF_BYTES = 32
-_VERSION = Struct("<H")
 _LENGTH_AND_KIND = Struct("<IB")
 
 
@@ -137,36 +134,6 @@ def fault(error: RequestError) -> bytes:
     return msgspec.msgpack.encode(Fault(error.code, text))
 
 
-class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A client's first frame. `cluster_id` is "" until the client has learned it; then it pins it."""
-
-    cluster_id: str = ""
-    client: str = ""  # name and version, for people to read
-
-
-class Welcome(msgspec.Struct, frozen=True):
-    """The answer. `leads` says whether commands can go here; otherwise `leader` is the client address to go to (""
-    while there is none)."""
-
-    cluster_id: str
-    node: str
-    leads: bool
-    leader: str
-    members: list[str]  # client addresses of all members known, this node's first
-    machine: str
-    machine_version: int
-    frame_bytes: int
-    session_window: int
-
-
-class Goodbye(msgspec.Struct, frozen=True):
-    """A node's last frame before it closes: `code` of a RequestError or ProtocolError, and where to go instead."""
-
-    code: str
-    message: str
-    leader: str = ""
-
-
 class SessionOptions(msgspec.Struct, frozen=True):
     """The body of an OPEN from a client."""
 
@@ -228,24 +195,6 @@ def request(kind: int, number: int, body: bytes) -> bytes:
 def plain(kind: int, body: bytes = b"") -> bytes:
     """WELCOME, GOODBYE, PING, PONG."""
     return _PREFIX.pack(2 + len(body), kind, 0) + body
-
-
-def hello(kind: int, content: msgspec.Struct) -> bytes:
-    """HELLO or PEER_HELLO: magic and version before anything that a version may change."""
-    return plain(kind, MAGIC + _VERSION.pack(PROTOCOL_VERSION) + msgspec.msgpack.encode(content))
-
-
-def open_hello(body: bytes) -> bytes:
-    """The msgpack part of a hello's body. Raises `MalformedFrame` for a stranger, `WrongVersion` for another
-    version."""
-    if body[: len(MAGIC)] != MAGIC or len(body) < len(MAGIC) + 2:
-        raise MalformedFrame(NOT_OURS)
-    (version,) = _VERSION.unpack_from(body, len(MAGIC))
-    if version != PROTOCOL_VERSION:
-        raise WrongVersion(
-            f"the other side speaks protocol version {version}, this one {PROTOCOL_VERSION}; use the same release"
-        )
-    return body[len(MAGIC) + 2 :]
 
 
 def checked_length(buffer: bytes, position: int, limit: int, setting: str = "") -> int:

@@ -89,6 +89,7 @@ class Node:
         self.cluster_id = config.cluster_id()
         self.name = config.name
         self.machine_name = config.machine
+        self.groups: tuple[int, ...] = (GROUP,)
         self.group: Group
         self._clock = clock or SystemClock()
         self._random = random_generator or random.Random(os.urandom(16))

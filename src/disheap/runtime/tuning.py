@@ -144,6 +144,9 @@ def server_limits(config: NodeConfig) -> ServerLimits:
         queries_per_connection=limits.queries_per_connection,
         input_bytes=limits.input_bytes,
         output_bytes=limits.output_bytes,
+        session_timeout_min_ms=limits.session_timeout_min_ms,
+        session_timeout_max_ms=limits.session_timeout_max_ms,
+        reattach_timeout_ms=limits.reattach_timeout_ms,
         places=PlaceLimits(
             connections=limits.connections,
             max_connections_per_address=limits.max_connections_per_address,

@@ -11,8 +11,56 @@ SNAPSHOTS = "tests/runtime/test_snapshots.py::"
 TRUST = "tests/transports/test_tls_trust.py::"
 LIVENESS = "tests/runtime/test_liveness.py::"
 BAD_INPUT = "tests/runtime/test_bad_input.py::"
+FIRST_FRAMES = "tests/protocol/test_handshake.py::"
 
 MUTANTS = (
+    Mutant(
+        "version-that-was-not-offered-is-spoken",
+        "a client goes on with a node that chose a version which the client does not speak",
+        (
+            Patch(
+                "disheap.protocol:open_welcome",
+                "if not offered.lowest <= version <= offered.highest:",
+                "if version == 0:",
+            ),
+        ),
+        (
+            FIRST_FRAMES + "test_a_welcome_with_a_version_that_was_not_offered_is_refused",
+            "tests/client/test_session.py::test_a_node_that_is_none_is_an_error",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "version-that-one-side-lacks-is-chosen",
+        "a node chooses a version below those that the client speaks",
+        (
+            Patch(
+                "disheap.protocol:open_hello",
+                "if version < max(offered.lowest, supported.lowest):",
+                "if version < supported.lowest:",
+            ),
+        ),
+        (FIRST_FRAMES + "test_ranges_that_do_not_meet_are_refused_with_both",),
+        simulated=False,
+    ),
+    Mutant(
+        "every-group-is-group-0",
+        "a client that asks for a group which the node does not have is given another group's data",
+        (
+            Patch(
+                "disheap.runtime:Server.welcome", "if hello.group not in self._directory.groups:", "if hello.group < 0:"
+            ),
+        ),
+        (BAD_INPUT + "test_a_bad_first_frame_is_refused_with_its_reason",),
+        simulated=False,
+    ),
+    Mutant(
+        "anonymous-client-sheds-its-certificate",
+        "a client with a certificate escapes the limits of its name by saying that it is anonymous",
+        (Patch("disheap.runtime:_anonymous", 'return certificate_name or ""', 'return ""'),),
+        (FIRST_FRAMES + "test_a_certificate_gives_the_principal_its_name",),
+        simulated=False,
+    ),
     Mutant(
         "long-frame-copied-for-every-piece",
         "a long frame is copied whole for each piece of it that is read, and holds up the loop for seconds",

@@ -19,7 +19,6 @@ from disheap.errors import OutcomeUnknown
 from disheap.interfaces import Transport
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
-from disheap.version import __version__
 
 
 def connect(
@@ -68,7 +67,6 @@ class Connecting:
             transport,
             observer=self._observer,
             opaque=self._opaque,
-            client=f"disheap {__version__}",
             last_nodes=LAST_NODES,
         )
         try:

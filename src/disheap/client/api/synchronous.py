@@ -18,7 +18,6 @@ from disheap.client.io.dialing import Dial
 from disheap.errors import OutcomeUnknown, RequestError, RequestTimeout, renewed
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
-from disheap.version import __version__
 
 T = TypeVar("T")
 
@@ -36,7 +35,7 @@ def connect(
     """A client with a session; a context manager that ends it. See `disheap.connect` for the keywords and errors;
     `dial` opens the sockets (None: the URL's transport does)."""
     resolved = resolve(url, session_timeout_ms=session_timeout_ms, timeout_s=timeout_s, label=label)
-    driver = BlockingClient(resolved, dial=dial, observer=observer, opaque=opaque, client=f"disheap {__version__}")
+    driver = BlockingClient(resolved, dial=dial, observer=observer, opaque=opaque)
     try:
         driver.connect()
     except BaseException:

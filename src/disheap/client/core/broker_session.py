@@ -29,6 +29,7 @@ from disheap.client.core.session import Session
 from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, RequestError
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE, Flags, Kind, SessionOptions
+from disheap.protocol.handshake import Hello
 
 _NOTED = frozenset(
     {
@@ -102,9 +103,9 @@ class _Raw(msgspec.Struct, frozen=True, gc=False):
 class BrokerSession:
     """`opaque`: the machine is another one, reached by `call` and `query_opaque`. Its pushes come as `Foreign`."""
 
-    def __init__(self, options: SessionOptions | None, client: str = "", opaque: bool = False) -> None:
+    def __init__(self, options: SessionOptions | None, hello: Hello | None = None, opaque: bool = False) -> None:
         self.held = Deliveries()
-        self.session = Session(options, None if opaque else self.held, client)
+        self.session = Session(options, None if opaque else self.held, hello)
         self._opaque = opaque
         self._connection = 0
         self._in_doubt = False  # a pop's end may have been missed

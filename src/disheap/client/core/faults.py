@@ -12,11 +12,13 @@ from disheap.errors import (
     NotSent,
     OutcomeUnknown,
     RequestError,
+    UnknownGroup,
     WrongCluster,
     protocol_error,
     request_error,
 )
-from disheap.protocol import frames
+from disheap.protocol import frames, handshake
+from disheap.protocol.handshake import Goodbye, Hello, Welcome
 
 LATER = frozenset({"overloaded", "window-exceeded"})
 """Nothing was done, and the number is still unused: the same request goes out again after a while."""
@@ -36,28 +38,25 @@ def read_fault(body: bytes) -> RequestError:
     return request_error(fault.code, fault.message)
 
 
-def read_goodbye(body: bytes) -> frames.Goodbye:
+def read_goodbye(body: bytes) -> Goodbye:
     """Raises the `ProtocolError` that the node says we made: it would come again at every attempt."""
-    try:
-        goodbye = msgspec.msgpack.decode(body, type=frames.Goodbye)
-    except frames.UNREADABLE as error:
-        raise MalformedFrame(f"the node's goodbye cannot be read: {error}") from error
+    goodbye = handshake.open_goodbye(body)
     if (fatal := protocol_error(goodbye.code, goodbye.message)) is not None:
         raise fatal
     return goodbye
 
 
-def read_welcome(body: bytes, cluster_id: str) -> frames.Welcome:
-    """Raises `WrongCluster` where `cluster_id` is known and another."""
-    try:
-        welcome = msgspec.msgpack.decode(body, type=frames.Welcome)
-    except frames.UNREADABLE as error:
-        raise MalformedFrame(f"the node's welcome cannot be read: {error}") from error
-    if cluster_id and welcome.cluster_id != cluster_id:
+def read_welcome(body: bytes, hello: Hello) -> Welcome:
+    """The answer to `hello`. Raises `WrongVersion` for a version that was not offered, `WrongCluster` for another
+    cluster than the one asked for, and `UnknownGroup` for another group."""
+    _, welcome = handshake.open_welcome(body, Welcome)
+    if hello.cluster_id not in ("", welcome.cluster_id):
         raise WrongCluster(
-            f"node {welcome.node} belongs to cluster {welcome.cluster_id}, but this client to {cluster_id}; "
+            f"node {welcome.node} belongs to cluster {welcome.cluster_id}, but this client to {hello.cluster_id}; "
             "check the hosts in the URL"
         )
+    if welcome.group != hello.group:
+        raise UnknownGroup(f"node {welcome.node} answers for group {welcome.group}, not for group {hello.group}")
     return welcome
 
 

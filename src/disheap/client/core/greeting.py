@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from disheap.client.core import faults
 from disheap.errors import MalformedFrame
-from disheap.protocol import frames
+from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind
+from disheap.protocol.handshake import Hello
 
 
 class Answer(NamedTuple):
@@ -25,11 +26,11 @@ class Answer(NamedTuple):
 class Greeting:
     """`received` keeps every byte, for the session that takes the connection over."""
 
-    def __init__(self, cluster_id: str, client: str, any_node: bool) -> None:
+    def __init__(self, hello: Hello, any_node: bool) -> None:
         """`any_node`: a node that does not lead will do, too."""
-        self.hello = frames.hello(Kind.HELLO, frames.Hello(cluster_id, client))
+        self.hello = handshake.hello(Kind.HELLO, hello)
         self.received = b""
-        self._cluster_id = cluster_id
+        self._hello = hello
         self._any_node = any_node
         self._reader = frames.FrameReader()
 
@@ -42,7 +43,7 @@ class Greeting:
 
     def _answer(self, kind: int, body: bytes) -> Answer:
         if kind == Kind.WELCOME:
-            welcome = faults.read_welcome(body, self._cluster_id)
+            welcome = faults.read_welcome(body, self._hello)
             if welcome.leads or self._any_node:
                 return Answer(True)
             return Answer(False, welcome.leader, "not-leader")

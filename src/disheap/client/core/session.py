@@ -27,11 +27,10 @@ from disheap.client.core.events import Alive, Answered, Broken, Closed, Event, L
 from disheap.client.core.greeting import Greeting
 from disheap.client.core.holdings import Holdings, NoHoldings
 from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, ProtocolError, RequestError
-from disheap.protocol import frames
-from disheap.protocol.frames import Flags, Kind, SessionOptions
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import NODE_FRAME_BYTES, Flags, Kind, SessionOptions
+from disheap.protocol.handshake import Hello, Welcome
 
-NODE_FRAME_BYTES = 1 << 28
-"""The longest frame taken from a node. An ATTACH's answer brings back every lease of the session in one piece."""
 WINDOW = 8192
 """Unanswered commands until a node has said its own `session_window`."""
 TRANSIENTS_KEPT = 256
@@ -53,9 +52,7 @@ _OFFLINE, _ENTERING, _READY = State.OFFLINE, State.ENTERING, State.READY
 _COMMAND, _REPLY, _PUSH = int(Kind.COMMAND), int(Kind.REPLY), int(Kind.PUSH)
 
 
-_LEAVES = frames.plain(
-    Kind.GOODBYE, msgspec.msgpack.encode(frames.Goodbye("leaves", "the client goes on on another connection"))
-)
+_LEAVES = handshake.goodbye("leaves", "the client goes on on another connection")
 
 
 class _Command(msgspec.Struct, frozen=True, gc=False):
@@ -76,18 +73,20 @@ class _Question(NamedTuple):
 class Session:
     """`options` None makes an observer: it asks (`ask`) whatever node it is connected to, and has no session."""
 
-    def __init__(self, options: SessionOptions | None, holdings: Holdings | None = None, client: str = "") -> None:
-        self.cluster_id = ""  # pinned by the first welcome
+    def __init__(
+        self, options: SessionOptions | None, holdings: Holdings | None = None, hello: Hello | None = None
+    ) -> None:
+        """`hello`: what a node is told first. Its cluster is pinned by the first welcome."""
         self.id = 0
         self.timeout_ms = options.timeout_ms if options else 0
         self._secret = b""  # proves to any node that the session is ours
         self.state = State.OFFLINE
-        self.welcome: frames.Welcome | None = None
+        self.welcome: Welcome | None = None
         self.window = WINDOW
         self.confirmed = 0
         self._options = options
         self._holdings = holdings or NoHoldings()
-        self._client = client
+        self._hello = hello or Hello()
         self._frame_bytes = NODE_FRAME_BYTES  # of a frame of ours, until a node has said its own limit
         self._reader = frames.FrameReader()
         self.output_bytes = 0  # of commands, waiting to be taken
@@ -215,7 +214,7 @@ class Session:
 
     def greeting(self) -> Greeting:
         """For a connection that this session may take over."""
-        return Greeting(self.cluster_id, self._client, any_node=self._options is None)
+        return Greeting(self._hello, any_node=self._options is None)
 
     def connected(self, greeting: Greeting | None = None) -> list[Event]:
         """A connection stands. Where its `greeting` is over, the session goes on with what was received; otherwise it
@@ -324,9 +323,9 @@ class Session:
             raise MalformedFrame(f"the node sent a frame of kind {kind}, which has no place here")
 
     def _welcomed(self, body: bytes, events: list[Event]) -> None:
-        welcome = faults.read_welcome(body, self.cluster_id)
-        self.cluster_id, self.welcome = welcome.cluster_id, welcome
-        self.window, self._frame_bytes = welcome.session_window, welcome.frame_bytes
+        self.welcome = welcome = faults.read_welcome(body, self._hello)
+        self._hello = msgspec.structs.replace(self._hello, cluster_id=welcome.cluster_id)
+        self.window, self._frame_bytes = welcome.limits.session_window, welcome.limits.frame_bytes
         self._refuse_too_large(events)
         self._reader.limit = NODE_FRAME_BYTES
         if self._options is None:

@@ -17,6 +17,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from disheap.errors import UrlError
+from disheap.protocol.handshake import ANONYMOUS, GROUP_MAX, Hello
+from disheap.version import __version__
 
 DEFAULT_PORT = 8400
 DEFAULT_HOST = "localhost"
@@ -39,7 +41,9 @@ _CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)  # to the last @: a passwor
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """What a URL says. `transport_table` goes to the transport plugin's own settings."""
+    """What a URL says. `group` is the number of the group that a client speaks to. `mechanism` is how a
+    client authenticates: a node that does not have it says which it has. `transport_table` goes to the transport
+    plugin's own settings."""
 
     addresses: tuple[str, ...] = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
     transport: str = "tcp"
@@ -49,6 +53,8 @@ class BrokerUrl:
     label: str = ""
     transport_table: dict[str, str] = field(default_factory=dict)
     confirm_timeout_s: float = 0.0
+    group: int = 0
+    mechanism: str = ANONYMOUS
 
     @property
     def confirm_s(self) -> float:
@@ -87,6 +93,11 @@ def resolve(
     parsed = parse(url) if isinstance(url, str) else url
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     return replace(parsed, **changes)
+
+
+def hello_of(url: BrokerUrl, client: str) -> Hello:
+    """What a client of this URL tells a node first."""
+    return Hello(group=url.group, client=client, client_version=__version__, mechanism=url.mechanism)
 
 
 def redact(text: str) -> str:
@@ -144,6 +155,8 @@ PARAMETERS: dict[str, Callable[[str], Any]] = {
     "timeout_s": _number(float, 0.01, 86_400, "a number of seconds"),
     "confirm_timeout_s": _number(float, 0.01, 86_400, "a number of seconds"),
     "label": str,
+    "group": _number(int, 0, GROUP_MAX, "the number of a group"),
+    "mechanism": str,
     "transport": str,
 }
 

@@ -32,7 +32,7 @@ from disheap.client.core.broker_session import (
 from disheap.client.core.events import Alive, Broken, Closed, Moved, Postponed, Ready
 from disheap.client.core.route import LastNodes, Route
 from disheap.client.core.session import State
-from disheap.client.core.url import BrokerUrl
+from disheap.client.core.url import BrokerUrl, hello_of
 from disheap.client.io.gate import Gate
 from disheap.client.io.link import Link
 from disheap.client.io.sinks import Sink, Sinks
@@ -49,7 +49,8 @@ from disheap.errors import (
 )
 from disheap.interfaces import Transport
 from disheap.protocol import broker
-from disheap.protocol.frames import SessionOptions, Welcome
+from disheap.protocol.frames import SessionOptions
+from disheap.protocol.handshake import Welcome
 
 Pick = Callable[[Any], Any]
 """From a reply to the value of its future; runs while bytes are read, before any push that follows."""
@@ -67,18 +68,18 @@ class Driver:
         transport: Transport,
         *,
         observer: bool = False,
-        client: str = "",
+        client: str = "disheap",
         opaque: bool = False,
         generator: random.Random | None = None,
         last_nodes: LastNodes | None = None,
     ) -> None:
-        """`last_nodes` is shared by the clients of one process."""
+        """`client` is the name that a node is told; `last_nodes` is shared by the clients of one process."""
         self.url = url
         self.loop = asyncio.get_running_loop()
         self.paused = False
         options = None if observer else SessionOptions(url.session_timeout_ms, url.label)
         self.on_push: Callable[[bytes], None] | None = None  # of a machine that is no broker
-        self._broker = BrokerSession(options, client, opaque=opaque)
+        self._broker = BrokerSession(options, hello_of(url, client), opaque=opaque)
         self._session = self._broker.session
         self._transport = transport
         self._route = Route(url.addresses, generator or random.Random(), url.connect_timeout_s, last_nodes)

@@ -35,7 +35,7 @@ from disheap.client.core.broker_session import (
 from disheap.client.core.events import Alive, Broken, Closed, Moved, Postponed, Ready
 from disheap.client.core.route import LastNodes, Route
 from disheap.client.core.session import State
-from disheap.client.core.url import BrokerUrl, parse
+from disheap.client.core.url import BrokerUrl, hello_of, parse
 from disheap.client.io import forked
 from disheap.client.io.attempt import Attempt
 from disheap.client.io.dialing import LAST_NODES, Dial, blocking_dial
@@ -51,8 +51,9 @@ from disheap.errors import (
     WindowExceeded,
     renewed,
 )
-from disheap.protocol import broker, frames
+from disheap.protocol import broker
 from disheap.protocol.frames import SessionOptions
+from disheap.protocol.handshake import Welcome
 
 FLUSH_BYTES = 64 << 10
 """Pipelined commands are handed to the socket when so many bytes wait, or at the next read."""
@@ -73,8 +74,8 @@ class BlockingClient:
     It belongs to the process that built it: in the child of a fork every call raises `ConnectionLost`, and `close` does
     nothing.
 
-    `observer` asks whatever node answers, and has no session. `clock` counts seconds. `last_nodes` is shared by the
-    clients of one process.
+    `observer` asks whatever node answers, and has no session. `client` is the name that a node is told. `clock` counts
+    seconds. `last_nodes` is shared by the clients of one process.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class BlockingClient:
         *,
         dial: Dial | None = None,
         observer: bool = False,
-        client: str = "",
+        client: str = "disheap",
         opaque: bool = False,
         clock: Callable[[], float] = time.monotonic,
         wait: Wait = wait_ready,
@@ -94,7 +95,7 @@ class BlockingClient:
         options = None if observer else SessionOptions(self.url.session_timeout_ms, self.url.label)
         self.on_socket_change: Callable[[int | None, int | None], None] | None = None
         self.on_push: Callable[[bytes], None] | None = None  # of a machine that is no broker
-        self._broker = BrokerSession(options, client, opaque=opaque)
+        self._broker = BrokerSession(options, hello_of(self.url, client), opaque=opaque)
         self._session = self._broker.session
         self._route = Route(self.url.addresses, generator or random.Random(), self.url.connect_timeout_s, last_nodes)
         self._dial = dial
@@ -331,7 +332,7 @@ class BlockingClient:
         return self._session.unanswered
 
     @property
-    def welcome(self) -> frames.Welcome | None:
+    def welcome(self) -> Welcome | None:
         """What the last node said of itself."""
         return self._session.welcome
 

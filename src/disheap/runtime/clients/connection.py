@@ -24,11 +24,13 @@ from disheap.errors import (
 )
 from disheap.interfaces import Connection, Flushing
 from disheap.logs import LineLimiter, get_logger
-from disheap.protocol import frames
-from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Hello, Kind, Partial, SessionOptions
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Kind, Partial, SessionOptions
+from disheap.protocol.handshake import ClientLimits, Hello
 from disheap.runtime.clients.admission import AdmissionLimits, host_of
 from disheap.runtime.clients.buffers import UNCOUNTED_BYTES, Buffers
 from disheap.runtime.clients.places import NO_SESSION, PlaceLimits, Places
+from disheap.runtime.clients.principal import authenticate
 
 log = get_logger(__name__)
 
@@ -56,6 +58,23 @@ class ServerLimits(msgspec.Struct, frozen=True):
     output_bytes: int = 256 << 20
     places: PlaceLimits = PlaceLimits()
     takeover_s: float = 0.0  # from the election of a leader until the clients of the one before have come over
+    session_timeout_min_ms: int = 1000
+    session_timeout_max_ms: int = 86_400_000
+    reattach_timeout_ms: int = 3000
+
+    def for_clients(self) -> ClientLimits:
+        """What a WELCOME says of them."""
+        return ClientLimits(
+            frame_bytes=self.frame_bytes,
+            command_bytes=self.frame_bytes - frames.ENVELOPE_REST,
+            node_frame_bytes=frames.NODE_FRAME_BYTES,
+            session_window=self.session_window,
+            session_timeout_min_ms=self.session_timeout_min_ms,
+            session_timeout_max_ms=self.session_timeout_max_ms,
+            reattach_timeout_ms=self.reattach_timeout_ms,
+            idle_timeout_ms=int(self.idle_timeout_s * 1000),
+            queries=self.queries_per_connection,
+        )
 
 
 class ConnectionOwner(Protocol):
@@ -71,7 +90,7 @@ class ConnectionOwner(Protocol):
     places: Places
 
     def admit(self, connection: ClientConnection) -> bool: ...
-    def welcome(self, hello: Hello) -> bytes: ...
+    def welcome(self, version: int, hello: Hello) -> bytes: ...
     def goodbye(self, error: RequestError | ProtocolError) -> bytes: ...
     def lost(self, connection: ClientConnection) -> None: ...
     def forget(self, connection: ClientConnection) -> None: ...
@@ -99,6 +118,7 @@ class ClientConnection:
         self.paused = False
         self.closed = False
         self.draining = False  # what it sends is of no use here any more; it will be told where to go
+        self.principal = ""  # who the client is, as far as its HELLO has proved it
         self.is_local = False  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
         self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
@@ -174,7 +194,7 @@ class ClientConnection:
         return owner_of(self._connection.remote) or host_of(self._connection.remote)
 
     @property
-    def principal(self) -> str:
+    def certificate_name(self) -> str:
         return self._connection.certificate_name or ""
 
     # --- the handshake -----------------------------------------------------------------------------------------------
@@ -188,11 +208,10 @@ class ClientConnection:
         frame = buffer[start:end]
         if frame[4] != Kind.HELLO:
             raise MalformedFrame(f"the first frame is of kind {frame[4]}, not a HELLO")
-        try:
-            hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=Hello)
-        except frames.UNREADABLE as error:
-            raise MalformedFrame(f"a HELLO that cannot be read: {error}") from error
-        self._connection.write(self._server.welcome(hello))
+        version, hello = handshake.open_hello(frames.open_plain(frame), Hello)
+        welcome = self._server.welcome(version, hello)
+        self.principal = authenticate(hello, self._connection.certificate_name)
+        self._connection.write(welcome)
         self._greeted = True
         self._server.places.greeted(self)
         if self._deadline is not None:

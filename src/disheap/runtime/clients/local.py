@@ -9,16 +9,15 @@ from collections.abc import Callable
 import msgspec
 
 from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, request_error
-from disheap.protocol import frames
-from disheap.protocol.frames import Fault, FrameReader, Goodbye, Hello, Kind, SessionOptions, Status
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import NODE_FRAME_BYTES, Fault, FrameReader, Kind, SessionOptions, Status
+from disheap.protocol.handshake import Goodbye, Hello
 from disheap.runtime.clients.connection import ClientConnection
 from disheap.runtime.clients.server import Server
 
 SESSION_TIMEOUT_MS = 60_000
 """Its connection cannot break while the node leads; after that the session ends by itself, this much later."""
 OPEN_SEQ = 1
-REPLY_BYTES = 1 << 28
-"""The longest reply taken. It is in memory already; the limits of clients' frames say nothing of what nodes send."""
 
 
 class LocalSession:
@@ -30,7 +29,7 @@ class LocalSession:
     def __init__(self, server: Server) -> None:
         self.ended = False  # it is of no use any more
         self._closed = False
-        self._reader = FrameReader(REPLY_BYTES)
+        self._reader = FrameReader(NODE_FRAME_BYTES)
         self._session = 0
         self._seq = 0
         self._confirmed = 0
@@ -43,7 +42,7 @@ class LocalSession:
 
     async def open(self) -> None:
         """Raises `NotLeader`."""
-        self._port.data_received(frames.hello(Kind.HELLO, Hello(client="library")))
+        self._port.data_received(handshake.hello(Kind.HELLO, Hello(group=self._server.groups[0], client="library")))
         options = msgspec.msgpack.encode(SessionOptions(SESSION_TIMEOUT_MS, "library"))
         self._port.data_received(frames.envelope(Kind.OPEN, 0, 0, OPEN_SEQ, 0, options))
         self._session, _, _ = frames.GRANT.unpack(await self._opened)
@@ -67,7 +66,7 @@ class LocalSession:
             if kind == Kind.REPLY:
                 self._reply(*frames.open_reply(frame))
             elif kind == Kind.GOODBYE:
-                self._goodbye(msgspec.msgpack.decode(frames.open_plain(frame), type=Goodbye))
+                self._goodbye(handshake.open_goodbye(frames.open_plain(frame)))
 
     def buffered(self) -> int:
         return 0

@@ -24,22 +24,22 @@ from disheap.errors import (
     ProtocolError,
     RequestError,
     SessionExpired,
+    UnknownGroup,
     WrongCluster,
 )
 from disheap.interfaces import AllowedWhenFull, Screening
 from disheap.logs import LineLimiter, get_logger
-from disheap.protocol import frames
+from disheap.protocol import frames, handshake
 from disheap.protocol.frames import (
     ENVELOPE,
     Attaching,
-    Goodbye,
     Kind,
     Opening,
     SessionOptions,
     Status,
-    Welcome,
     fault,
 )
+from disheap.protocol.handshake import Hello, Welcome
 from disheap.runtime.clients.admission import PendingOpens
 from disheap.runtime.clients.buffers import Buffers
 from disheap.runtime.clients.connection import ClientConnection, ServerLimits
@@ -72,6 +72,7 @@ class Directory(Protocol):
     cluster_id: str
     name: str
     machine_name: str
+    groups: tuple[int, ...]  # the numbers of those that this node hosts
 
     def leader_address(self) -> str: ...
     def check_memory(self) -> None: ...
@@ -145,7 +146,7 @@ class Server(ReplySink):
     def admit(self, connection: ClientConnection) -> bool:
         """Whether it has a place now; it is told why, where it has none."""
         if not connection.is_local:
-            refusal = self.places.enter(connection, connection.remote, connection.principal)
+            refusal = self.places.enter(connection, connection.remote, connection.certificate_name)
             if refusal is not None:
                 self.lines.write(log.warning, "a connection is refused", remote=connection.remote, reason=str(refusal))
                 connection.refuse(refusal)
@@ -153,27 +154,35 @@ class Server(ReplySink):
         self._connections[connection] = None
         return True
 
-    def welcome(self, hello: frames.Hello) -> bytes:
-        """Raises `WrongCluster`."""
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """The numbers of the groups that the node hosts."""
+        return self._directory.groups
+
+    def welcome(self, version: int, hello: Hello) -> bytes:
+        """Raises `WrongCluster` and `UnknownGroup`."""
         mine = self._directory.cluster_id
         if hello.cluster_id not in ("", mine):
             raise WrongCluster(
                 f"this node belongs to cluster {mine}, the client asks for {hello.cluster_id}; check the addresses in "
                 "its URL"
             )
+        if hello.group not in self._directory.groups:
+            here = ", ".join(map(str, self._directory.groups))
+            raise UnknownGroup(f"this node has no group {hello.group}; it has {here}. Check `group` in the broker URL")
         leader = "" if self.leads else self._directory.leader_address()
         content = Welcome(
             cluster_id=mine,
+            group=hello.group,
             node=self._directory.name,
             leads=self.leads,
             leader=leader,
             members=self._directory.client_addresses(),
             machine=self._directory.machine_name,
             machine_version=self.group.sessions.machine_version,
-            frame_bytes=self.limits.frame_bytes,
-            session_window=self.limits.session_window,
+            limits=self.limits.for_clients(),
         )
-        return frames.plain(Kind.WELCOME, msgspec.msgpack.encode(content))
+        return handshake.welcome(Kind.WELCOME, version, content)
 
     def lost(self, connection: ClientConnection) -> None:
         """The connection is gone. Its session waits for another, for a short time if the client's process may be gone
@@ -201,7 +210,7 @@ class Server(ReplySink):
 
     def goodbye(self, error: RequestError | ProtocolError) -> bytes:
         leader = self._directory.leader_address() if isinstance(error, NotLeader) else ""
-        return frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(Goodbye(error.code, str(error), leader)))
+        return handshake.goodbye(error.code, str(error), leader)
 
     # --- what clients send -------------------------------------------------------------------------------------------
 

@@ -13,14 +13,12 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-import msgspec
-
 from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
 from disheap.interfaces import Connection, Flushing, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
-from disheap.protocol import frames, gossip, peers, proofs, repair
-from disheap.protocol.frames import FrameReader, Goodbye, Kind
+from disheap.protocol import frames, gossip, handshake, peers, proofs, repair
+from disheap.protocol.frames import FrameReader, Kind
 from disheap.protocol.gossip import Gossip
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
@@ -72,6 +70,7 @@ class _Handshaking:
         self._connection: Connection | None = None
         self._greeted = False
         self._transcript: Transcript
+        self._version = 0  # of the protocol, that both sides speak
         self._hello: PeerHello | None = None  # the other side's; not proved before `_greeted`
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -103,10 +102,11 @@ class _Handshaking:
     def writing_resumed(self) -> None: ...
 
     def _read_hello(self, frame: bytes) -> None:
-        try:
-            self._hello = msgspec.msgpack.decode(frames.open_hello(frames.open_plain(frame)), type=PeerHello)
-        except frames.UNREADABLE as error:
-            raise MalformedFrame(f"a node's hello cannot be read: {error}") from error
+        self._version, self._hello = handshake.open_hello(frames.open_plain(frame), PeerHello)
+        self._transcript.add(frame)
+
+    def _read_welcome(self, frame: bytes) -> None:
+        self._version, self._hello = handshake.open_welcome(frames.open_plain(frame), PeerHello)
         self._transcript.add(frame)
 
     def _check_proof(self, part: Part, frame: bytes) -> tuple[NodeId, PeerHello]:
@@ -129,8 +129,8 @@ def _expect(kind: int, expected: Kind, frame: bytes) -> None:
 
 def _reason(frame: bytes) -> str:
     try:
-        return msgspec.msgpack.decode(frames.open_plain(frame), type=Goodbye).message
-    except frames.UNREADABLE:
+        return handshake.open_goodbye(frames.open_plain(frame)).message
+    except MalformedFrame:
         return "it gave no reason that could be read"
 
 
@@ -158,8 +158,7 @@ class IncomingLink(_Handshaking):
                     self._greet(kind, frame)
         except ProtocolError as error:
             self._owner.refused(self._connection.remote, str(error))
-            goodbye = Goodbye(error.code, str(error))
-            self._connection.write(frames.plain(Kind.GOODBYE, msgspec.msgpack.encode(goodbye)))
+            self._connection.write(handshake.goodbye(error.code, str(error)))
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -201,7 +200,8 @@ class IncomingLink(_Handshaking):
         self._is_welcome = True
         self._owner.welcomes(self, self._peer)
         transcript = self._transcript
-        welcome = transcript.add(frames.hello(Kind.PEER_WELCOME, self._owner.hello_to(self._peer)))
+        content = self._owner.hello_to(self._peer)
+        welcome = transcript.add(handshake.welcome(Kind.PEER_WELCOME, self._version, content))
         self._connection.write(welcome + transcript.proof(Part.ACCEPTOR))
 
     def _message(self, kind: int, frame: bytes) -> None:
@@ -308,7 +308,7 @@ class OutgoingLink(_Handshaking):
         self._start_handshake(connection)
         self._is_full = self._has_proved = False
         self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
-        connection.write(self._transcript.add(frames.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer))))
+        connection.write(self._transcript.add(handshake.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer))))
 
     def data_received(self, data: bytes) -> None:
         if self._connection is None:
@@ -336,7 +336,7 @@ class OutgoingLink(_Handshaking):
             self._owner.answered(self.peer, incarnation)
         elif self._hello is None:
             _expect(kind, Kind.PEER_WELCOME, frame)
-            self._read_hello(frame)
+            self._read_welcome(frame)
         else:
             _expect(kind, Kind.PEER_PROOF, frame)
             self._welcomed(*self._check_proof(Part.ACCEPTOR, frame))
