@@ -237,14 +237,14 @@ def unproved_link(data: bytes) -> None:
 
 
 def outgoing_link(data: bytes) -> None:
-    link = OutgoingLink(Owner(), 1 << 16, 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
+    link = OutgoingLink(Owner(), 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
     _receive(link, data, b"".join(_WELCOME_FRAMES))
 
 
 def undecided_link(data: bytes) -> None:
     """Somebody answers at a member's address who does not know the cluster's secret: he is not welcomed as it."""
     owner = Owner((b"secret" * 8,))
-    link = OutgoingLink(owner, 1 << 16, 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
+    link = OutgoingLink(owner, 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
     _receive(link, data, b"".join(_WELCOME_FRAMES[:2]))
     assert not owner.met
 
