@@ -1,6 +1,9 @@
 """For every test: with `DISHEAP_REQUIRE_ALL=1`, as in CI, whatever would be skipped fails instead.
 
 A skip says "not on this machine"; the machine that decides whether the project is whole has to have everything.
+
+Hypothesis sets no deadline for one example: on a loaded machine it would measure the machine and not the code.
+`pytest-timeout` bounds each test.
 """
 
 from __future__ import annotations
@@ -10,8 +13,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 REQUIRE_ALL = os.environ.get("DISHEAP_REQUIRE_ALL", "") not in ("", "0")
+
+
+settings.register_profile("without deadline", parent=settings(), deadline=None)
+settings.load_profile("without deadline")
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from disheap.client.core.events import Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
@@ -202,7 +202,6 @@ def test_confirmed_grows_only_over_a_contiguous_prefix(talk: Talk) -> None:
 
 
 @given(st.permutations(list(range(1, 13))))
-@settings(deadline=None)
 def test_confirmed_is_the_length_of_the_answered_prefix_in_any_order(order: list[int]) -> None:
     talk = Talk()
     talk.connect()
