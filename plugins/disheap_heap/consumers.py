@@ -30,9 +30,10 @@ from disheap_heap import credit, timers
 from disheap_heap.checks import find_topic, no_room, require_access
 from disheap_heap.delivery import end, finish_ticket, give_back_all, serve, watch_unused
 from disheap_heap.leases import find_consumer
-from disheap_heap.settings import ANSWER_BYTES, POP_MAX, RESEND_AT_ONCE
-from disheap_heap.state import Consumer, CreditGroup, Lease, Session, State, Topic
+from disheap_heap.settings import ANSWER_BYTES, LEASES_PER_UNIT, POP_MAX, RESEND_AT_ONCE, SCAN_AT_ONCE
+from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 from disheap_heap.topics import delete
+from disheap_heap.view import keep_consumer, keep_ring, keep_session
 from disheap_heap.words import DONE, encode
 
 
@@ -46,7 +47,7 @@ def subscribe(state: State, session: int, command: Subscribe) -> bytes:
     consumer = _new_consumer(state, session, topic, command.credit, credit_bytes)
     consumer.no_ack, consumer.lease_ms, consumer.exclusive = command.no_ack, command.lease_ms, command.exclusive
     if group is not None:
-        credit.enter(group, consumer)
+        credit.enter(state, group, consumer)
     _start(state, consumer)
     return encode(Subscribed(consumer.number))
 
@@ -80,8 +81,11 @@ def set_credit(state: State, session: int, command: SetCredit) -> bytes:
     if consumer.group is not None:
         number = consumer.group.key[1]
         raise InvalidArgument(f"consumer {consumer.number} shares the credit of group {number}; set that group's")
-    consumer.credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
-    consumer.credit = command.credit
+    credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
+    if state.views:
+        keep_consumer(state, consumer)
+        keep_ring(state, consumer.topic)
+    consumer.credit, consumer.credit_bytes = command.credit, credit_bytes
     if not consumer.hungry():
         consumer.topic.ring.pop(consumer.number, None)
     else:
@@ -108,6 +112,8 @@ def _group(state: State, session: int, command: Subscribe, credit_bytes: int) ->
     groups = state.sessions[session].groups
     group = groups.get(command.group)
     if group is None:
+        if state.views:
+            keep_session(state, state.sessions[session])
         group = groups[command.group] = CreditGroup(session, command.group, command.credit, credit_bytes)
     elif len(group.consumers) >= CREDIT_GROUP_CONSUMERS_MAX:
         raise InvalidArgument(
@@ -146,32 +152,55 @@ def opened(state: State, number: int, principal: str) -> None:
 
 
 def attached(state: State, number: int, held: Held) -> bytes:
-    """The leases not named in `held` go into the reply as far as they fit. The rest is pushed after it, in slices."""
+    """The leases not named in `held` go into the reply as far as they fit. The rest is pushed after it, in slices. A
+    session that holds very much is compared with `held` in slices as well; nothing new flows before that is done."""
     session = state.sessions.setdefault(number, Session(number, True))
-    session.attached = True
-    known = {(token[0], token[1]) for token in held.tokens}
+    if state.views:
+        keep_session(state, session)
+    session.attached, session.flows = True, False
+    stop_resending(state, session)
+    tokens = dict.fromkeys((token[0], token[1]) for token in held.tokens)
+    resend = Resend(tokens, [one.number for one in session.consumers.values() if one.leases])
+    session.resend, state.resending[number] = resend, session
+    looked = 0
+    while not resend.is_scanned() and looked < SCAN_AT_ONCE:
+        looked += _scan_next(state, resend)
+    deliveries = _take_deliveries(state, resend)
+    if resend.is_scanned():
+        state.may_serve -= _push_again(state, session, resend, state.may_serve)
+    else:
+        _leave_rings(state, session)
+    reply = encode(Resumed(deliveries, _ended(session, held)))
+    _go_on(state, session, resend)
+    return reply
+
+
+def _scan_next(state: State, resend: Resend) -> int:
+    """Compare the leases of one consumer with what the client has. Returns how many there were, and one more."""
+    consumer = state.consumers.get(resend.consumers[resend.scanned])
+    resend.scanned += 1
+    if consumer is None or consumer.returning:
+        return 1  # its leases are over, or on their way back and will be delivered under another epoch
+    held, looked = resend.held, len(consumer.leases)
+    tokens = [(number, lease.epoch) for number, lease in consumer.leases.items()]
+    resend.tokens += [token for token in tokens if token not in held] if held else tokens
+    state.units += looked // LEASES_PER_UNIT
+    return 1 + looked
+
+
+def _take_deliveries(state: State, resend: Resend) -> list[Deliver]:
+    """The first leases that the client does not have, as many as go into the reply."""
     deliveries: list[Deliver] = []
     room = ANSWER_BYTES
-    stop_resending(state, session)
-    for consumer in session.consumers.values():
-        if consumer.returning:
-            continue  # they are on their way back, and will be delivered under another epoch
-        for lease in consumer.leases.values():
-            if (lease.message.id, lease.epoch) in known:
-                continue
-            room -= len(lease.message.payload) + 64
-            state.units += 1
-            if room >= 0 and len(deliveries) < RESEND_AT_ONCE:
-                deliveries.append(_delivery(lease))
-            else:
-                room = -1
-                session.unsent[lease.message.id] = lease.epoch
-    if session.unsent:
-        state.resending[number] = session
-        state.may_serve -= resend_some(state, session, state.may_serve)
-    reply = encode(Resumed(deliveries, _ended(session, held)))
-    _flow(state, session)
-    return reply
+    for number, _ in islice(resend.tokens, RESEND_AT_ONCE):
+        lease = state.leases[number]
+        room -= len(lease.message.payload) + 64
+        if room < 0:
+            break
+        deliveries.append(_delivery(lease))
+    resend.sent = len(deliveries)
+    state.units += len(deliveries)
+    return deliveries
 
 
 def detached(state: State, number: int) -> None:
@@ -179,40 +208,69 @@ def detached(state: State, number: int) -> None:
     session = state.sessions.get(number)
     if session is None:
         return
-    session.attached = False
+    if state.views:
+        keep_session(state, session)
+    session.attached = session.flows = False
     stop_resending(state, session)
-    _leave_rings(session)
+    _leave_rings(state, session)
     state.units += 1 + len(session.consumers) // credit.CONSUMERS_PER_UNIT
 
 
-def _leave_rings(session: Session) -> None:
+def _leave_rings(state: State, session: Session) -> None:
     for consumer in session.consumers.values():
+        if state.views:
+            keep_ring(state, consumer.topic)
         consumer.topic.ring.pop(consumer.number, None)
 
 
 def stop_resending(state: State, session: Session) -> None:
     """Drops the leases that are still to be sent again to this session."""
-    session.unsent = {}
+    session.resend = None
     state.resending.pop(session.number, None)
 
 
 def resend_some(state: State, session: Session, limit: int) -> int:
-    """Push leases that the client did not name, at most `limit`. Returns how many were looked at: one that was settled,
-    or is on its way back, is passed over."""
+    """Go on with what an attach began, at most about `limit` units: the leases of one consumer are compared as a whole.
+    Returns the units, `limit` at most."""
+    resend = session.resend
+    assert resend is not None
+    if state.views:
+        keep_session(state, session)
     done = 0
-    for number, epoch in list(islice(session.unsent.items(), limit)):
+    while not resend.is_scanned() and done < limit:
+        done += 1 + _scan_next(state, resend) // LEASES_PER_UNIT
+    if resend.is_scanned() and done < limit:
+        done += _push_again(state, session, resend, limit - done)
+    _go_on(state, session, resend)
+    return min(limit, done)
+
+
+def _push_again(state: State, session: Session, resend: Resend, limit: int) -> int:
+    """Push leases that the client does not have, at most `limit`. Returns how many were looked at. One that was settled
+    or is on its way back is passed over."""
+    done = 0
+    for number, epoch in resend.tokens[resend.sent : resend.sent + limit]:
         if state.may_push <= 0:
             break
         done += 1
-        del session.unsent[number]
         lease = state.leases.get(number)
         if lease is not None and lease.epoch == epoch and not lease.consumer.returning:
             state.push(session, encode(_delivery(lease)))
             state.may_push -= len(lease.message.payload)
-    if not session.unsent:
-        state.resending.pop(session.number, None)
+    resend.sent += done
     state.units += done
     return done
+
+
+def _go_on(state: State, session: Session, resend: Resend) -> None:
+    """After a slice: let new messages flow when all leases are compared, and forget the resend when all are sent."""
+    if not resend.is_scanned():
+        return
+    if resend.sent >= len(resend.tokens):
+        stop_resending(state, session)
+    if not session.flows:
+        session.flows = True
+        _flow(state, session)
 
 
 def expired(state: State, number: int) -> None:
@@ -220,9 +278,11 @@ def expired(state: State, number: int) -> None:
     session = state.sessions.pop(number, None)
     if session is None:
         return
-    session.attached = False
+    if state.views:
+        keep_session(state, session)
+    session.attached = session.flows = False
     stop_resending(state, session)
-    _leave_rings(session)
+    _leave_rings(state, session)
     credit.dissolve(state, session)
     session.owned = dict(sorted(session.owned.items()))
     state.ending[number] = session

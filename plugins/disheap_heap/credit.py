@@ -11,6 +11,7 @@ settled has no advantage over the others.
 from __future__ import annotations
 
 from disheap_heap.state import Consumer, CreditGroup, Session, State
+from disheap_heap.view import keep_consumer, keep_group, keep_ring, keep_session
 
 CONSUMERS_PER_UNIT = 16
 """Consumers that join or leave their rings for one unit of work: it is a small part of a delivery."""
@@ -23,25 +24,31 @@ def join(state: State, consumer: Consumer) -> bool:
         return False
     if consumer.group is not None and consumer.group.key in state.freed:
         return False
+    if state.views:
+        keep_ring(state, consumer.topic)
     ring[consumer.number] = consumer
     return True
 
 
-def enter(group: CreditGroup, consumer: Consumer) -> None:
+def enter(state: State, group: CreditGroup, consumer: Consumer) -> None:
     """A new consumer. Its turn comes behind those that were given nothing yet either, and before all others."""
+    if state.views:
+        keep_group(state, group)
     consumer.group = group
     group.consumers[consumer.number] = consumer
     for number in [one.number for one in group.consumers.values() if one.delivered]:
         group.consumers.move_to_end(number)
 
 
-def take(group: CreditGroup, consumer: Consumer, payload_bytes: int) -> None:
+def take(state: State, group: CreditGroup, consumer: Consumer, payload_bytes: int) -> None:
     """A consumer of the group holds one message more."""
+    if state.views:
+        keep_group(state, group)
     group.held += 1
     group.held_bytes += payload_bytes
     group.consumers.move_to_end(consumer.number)
     if group.is_full():
-        _leave_rings(group)
+        _leave_rings(state, group)
 
 
 def give(state: State, group: CreditGroup, payload_bytes: int) -> None:
@@ -61,17 +68,21 @@ def free(state: State, group: CreditGroup) -> None:
 
 def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int) -> None:
     """Changes the credit of a group. Its consumers leave or join their rings."""
+    if state.views:
+        keep_group(state, group)
     group.credit, group.credit_bytes = credit, credit_bytes
     if group.is_full():
         state.freed.pop(group.key, None)
-        _leave_rings(group)
+        _leave_rings(state, group)
     else:
         free(state, group)
 
 
-def leave(consumer: Consumer) -> None:
+def leave(state: State, consumer: Consumer) -> None:
     """The consumer takes no more messages, so it has no turn and no place any more. What it holds counts on."""
     if consumer.group is not None:
+        if state.views:
+            keep_group(state, consumer.group)
         del consumer.group.consumers[consumer.number]
 
 
@@ -79,6 +90,8 @@ def forget(state: State, consumer: Consumer) -> None:
     """An ended consumer holds nothing any more. Its group goes with the last that takes or holds messages."""
     group = consumer.group
     if group is not None and not group.consumers and not group.held:
+        if state.views:
+            keep_session(state, consumer.session)
         state.freed.pop(group.key, None)
         consumer.session.groups.pop(group.key[1], None)
 
@@ -88,6 +101,8 @@ def dissolve(state: State, session: Session) -> None:
     for group in session.groups.values():
         state.freed.pop(group.key, None)
     for consumer in session.consumers.values():
+        if state.views:
+            keep_consumer(state, consumer)
         consumer.group = None
     session.groups.clear()
 
@@ -98,6 +113,8 @@ def next_freed(state: State) -> tuple[list[Consumer], int]:
     return list(group.consumers.values()), 1 + len(group.consumers) // CONSUMERS_PER_UNIT
 
 
-def _leave_rings(group: CreditGroup) -> None:
+def _leave_rings(state: State, group: CreditGroup) -> None:
     for consumer in group.consumers.values():
+        if state.views:
+            keep_ring(state, consumer.topic)
         consumer.topic.ring.pop(consumer.number, None)

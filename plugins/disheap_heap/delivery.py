@@ -15,11 +15,16 @@ from itertools import islice
 
 from disheap.protocol.broker import Deliver, PopDone
 from disheap_heap import credit, timers
+from disheap_heap.arrivals import CHUNKS_SWEPT, Sift
 from disheap_heap.footprint import share, unshare
 from disheap_heap.heap import DroppingHeap
 from disheap_heap.messages import Message, SharedMessage
-from disheap_heap.state import Consumer, Lease, State, Topic, Trash
+from disheap_heap.state import Consumer, Delayed, Lease, State, Topic, Trash
+from disheap_heap.view import has_kept, keep_consumer, keep_lease, keep_place, keep_ring, keep_thrown, keep_topic
 from disheap_heap.words import encode
+
+DELIVERIES_PER_SWEEP = 256
+"""Messages of a topic with many that leave it before some ids of those that are gone are swept up."""
 
 
 def add(
@@ -47,7 +52,26 @@ def add(
         _delay(state, topic, message, delay_ms)
     else:
         make_ready(state, topic, message)
+    arrivals = topic.arrivals
+    arrivals.tail.append(number)
+    if len(arrivals.tail) >= arrivals.limit:
+        arrivals.turn(sift_arrivals(state, topic))
     return number
+
+
+def sift_arrivals(state: State, topic: Topic) -> Sift:
+    """Ids are needed while the topic has the message, or an open view has to find it."""
+    ready, delayed, leases = topic.ready.records, topic.delayed, state.leases
+    if not state.views:
+        return lambda ids: [one for one in ids if one in ready or one in leases or one in delayed]
+    return lambda ids: [
+        one for one in ids if one in ready or one in leases or one in delayed or has_kept(state, topic, one)
+    ]
+
+
+def _sweep_arrivals(state: State, topic: Topic) -> None:
+    for _ in range(CHUNKS_SWEPT):
+        topic.arrivals.sweep(sift_arrivals(state, topic))
 
 
 def serve(state: State, topic: Topic) -> None:
@@ -98,6 +122,10 @@ def serve_later(state: State, topic: Topic) -> None:
 
 def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
     rank, number, attempts, enqueued_ms, expires_at_ms, payload = message
+    if state.views:
+        keep_place(state, topic, number, message)
+        keep_consumer(state, consumer)
+        keep_ring(state, topic)
     size = len(payload)
     topic.ready_bytes -= size
     state.ready -= 1
@@ -109,6 +137,8 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
     else:
         epoch = attempts + 1
         until_ms = _lease(state, topic, consumer, message, number, epoch, size)
+    if state.delivered % DELIVERIES_PER_SWEEP == 0 and topic.arrivals.chunks:
+        _sweep_arrivals(state, topic)
     state.units += 1
     state.delivered += 1
     consumer.delivered += 1
@@ -133,7 +163,7 @@ def _lease(
     state.leases[number] = consumer.leases[number] = lease
     consumer.held_bytes += payload_bytes
     if consumer.group is not None:
-        credit.take(consumer.group, consumer, payload_bytes)
+        credit.take(state, consumer.group, consumer, payload_bytes)
     topic.leased += 1
     if until_ms:
         state.timers.arm(timers.LEASE, number, until_ms)
@@ -145,6 +175,8 @@ def release(state: State, lease: Lease) -> Topic:
     state.units += 1
     message, _, until_ms, consumer = lease
     topic, number, payload_bytes = consumer.topic, message.id, len(message.payload)
+    if state.views:
+        keep_lease(state, lease)
     del state.leases[number], consumer.leases[number]
     consumer.held_bytes -= payload_bytes
     if consumer.group is not None:
@@ -190,6 +222,8 @@ def give_back_some(state: State, consumer: Consumer, limit: int) -> int:
     leases = list(islice(consumer.leases.values(), limit))
     consumer.returning = len(leases) < len(consumer.leases)
     if consumer.returning:
+        if state.views:
+            keep_ring(state, consumer.topic)
         consumer.topic.ring.pop(consumer.number, None)
         state.returning.setdefault(consumer.number, consumer)
     else:
@@ -224,18 +258,32 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
     """A ready or delayed message goes for good. False when there is none of that id."""
     message = topic.ready.remove(number)
     if message is not None:
+        if state.views:
+            keep_place(state, topic, number, message)
         topic.ready_bytes -= len(message.payload)
         state.ready -= 1
     elif number in topic.delayed:
-        message = topic.delayed.pop(number)[1]
-        topic.delayed_bytes -= len(message.payload)
-        state.delayed -= 1
+        due = take_delayed(state, topic, number)
+        message = due[1]
         state.timers.disarm(timers.DUE, number)
     else:
         return False
     state.timers.disarm(timers.EXPIRY, number)
     drop(state, message)
+    if topic.arrivals.chunks and number % DELIVERIES_PER_SWEEP == 0:
+        _sweep_arrivals(state, topic)
     return True
+
+
+def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
+    """Out of the delayed messages; there must be one of that id."""
+    due = topic.delayed[number]
+    if state.views:
+        keep_place(state, topic, number, due)
+    del topic.delayed[number]
+    topic.delayed_bytes -= len(due[1].payload)
+    state.delayed -= 1
+    return due
 
 
 def drop(state: State, message: Message) -> None:
@@ -251,7 +299,14 @@ def throw_away(state: State, topic: Topic) -> int:
     if count or topic.ready.entries():
         state.ready -= len(topic.ready.records)
         state.delayed -= len(topic.delayed)
-        state.trash.append(Trash(topic.ready, topic.delayed))
+        trash = Trash(topic.ready, topic.delayed)
+        if state.views and keep_thrown(state, topic, trash):
+            state.trash_of_views.append(trash)
+        else:
+            state.trash.append(trash)
+        if topic.arrivals.chunks:
+            topic.arrivals.restart()
+            state.trash.append(topic)
         state.message_bytes -= topic.ready_bytes + topic.delayed_bytes
         state.trash_messages += count
         state.trash_bytes += topic.ready_bytes + topic.delayed_bytes
@@ -272,8 +327,11 @@ def end(state: State, consumer: Consumer) -> None:
     """Nothing more comes for the consumer; its leases stay. `consumers.left` decides what that means for its topic."""
     state.units += 1
     topic = consumer.topic
+    if state.views:
+        keep_consumer(state, consumer)
+        keep_ring(state, topic)
     consumer.ended = True
-    credit.leave(consumer)
+    credit.leave(state, consumer)
     topic.ring.pop(consumer.number, None)
     topic.active -= 1
     state.active -= 1
@@ -301,7 +359,8 @@ def watch_unused(state: State, topic: Topic) -> None:
     lifetime = topic.settings.expires_ms
     if not lifetime or not topic.alive:
         return
-    topic.row = None
+    if state.views:
+        keep_topic(state, topic)
     if topic.active:
         topic.expires_at_ms = 0
         state.timers.disarm(timers.TOPIC, topic.number)

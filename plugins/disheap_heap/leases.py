@@ -13,6 +13,7 @@ from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
 from disheap_heap import timers
 from disheap_heap.delivery import drop, give_back, give_back_all, release, serve, serve_all, serve_later
 from disheap_heap.state import Consumer, Lease, State, Topic
+from disheap_heap.view import keep_lease
 from disheap_heap.words import DONE, SETTLED_ONE, encode
 
 
@@ -73,6 +74,8 @@ def extend(state: State, session: int, command: Extend) -> bytes:
     found, stale = _find(state, session, command.tokens)
     until_ms = state.now_ms + command.lease_ms if command.lease_ms else 0
     for number, lease in found.items():
+        if state.views:
+            keep_lease(state, lease)
         renewed = Lease(lease.message, lease.epoch, until_ms, lease.consumer)
         state.leases[number] = lease.consumer.leases[number] = renewed
         if until_ms:

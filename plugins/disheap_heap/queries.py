@@ -28,7 +28,8 @@ from disheap_heap.words import encode
 
 
 def peek(state: State, session: int, query: Peek) -> bytes:
-    """Delayed and leased messages come in the order in which they became so."""
+    """Delayed messages come in the order in which they became so, and after a restart in the order of arrival. Leased
+    ones come by consumer, the oldest lease first."""
     topic = find_existing(state, query.topic)
     require_access(topic, session)
     messages: list[PeekedMessage] = []

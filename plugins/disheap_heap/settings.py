@@ -25,6 +25,13 @@ sessions may end in one entry."""
 RESEND_AT_ONCE = 5_000
 """Leases in the reply to an ATTACH; the rest is pushed in slices. Five milliseconds."""
 
+SCAN_AT_ONCE = 20_000
+"""Leases that one ATTACH compares with what the client has, and those of one consumer more; the rest is postponed.
+Three milliseconds, and ten more."""
+
+LEASES_PER_UNIT = 8
+"""Leases that are compared for one unit of work: 1 us."""
+
 END_AT_ONCE = 250
 """Units of ending a session that one call may do, over all sessions: consumers, their leases, the topics that go. The
 rest is postponed. About a millisecond, and one topic more."""

@@ -1,9 +1,9 @@
 """Snapshots of one point in time (Raft §7; pitfall 29), and the state's hash.
 
-`take` copies the dicts of immutable records and the few fields of everything else; what it returns is written out later
-while the machine goes on. What is written is the state and nothing that follows from it: no heap, no timer, no count,
-no garbage. Rows come in the order of insertion, which a restored replica has as well, so that the bytes are canonical:
-the hash is a hash of them.
+`take` opens a view (`view`). What it returns is written out later while the machine goes on. What is written is the
+state and nothing that follows from it: no heap, no timer, no count, no garbage. Messages come by topic in the order of
+their ids, leases by consumer with the oldest first, and all other rows in the order of insertion. A restored replica
+has the same order, so the bytes are canonical: the hash is a hash of them.
 
 A snapshot is a row of blocks, and may be cut anywhere:
 
@@ -14,7 +14,7 @@ A snapshot is a row of blocks, and may be cut anywhere:
 | 8-     | body: msgpack [table, [row, ...]]                        |
 
 The tables come in the order of `TABLES`, each in as many blocks as it needs; the last block is `end`, with the number
-of blocks before it. A row's fields stand in `take` and are read in `_Restorer`.
+of blocks before it. A row's fields stand in `_tables` and `view`, and are read in `_Restorer`.
 
 The last field of a message is its payload, which takes one of three forms:
 
@@ -29,7 +29,7 @@ So a payload that went to 500 topics is written once, and shared again by the re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from hashlib import blake2b
 from struct import Struct
 from typing import Any
@@ -45,10 +45,11 @@ from disheap_heap.exchanges import Exchange, add_binding
 from disheap_heap.footprint import share
 from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.settings import HeapSettings
-from disheap_heap.state import Consumer, CreditGroup, Lease, Session, State, Topic
+from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
+from disheap_heap.view import View, open_view
 from disheap_heap.words import encode
 
-FORMAT = 4
+FORMAT = 5
 PIECE_BYTES = 256 << 10
 """A piece; and what a block's payloads are gathered up to, so that a piece is a fraction of a millisecond."""
 BLOCK_ROWS = 512
@@ -74,18 +75,19 @@ TABLES = (
     "freed",
     "returning",
     "ending",
+    "resending",
     "unsent",
+    "unscanned",
+    "held",
     "end",
 )
 
 Row = tuple[Any, ...]
-Table = Callable[[], Iterator[tuple[Row, int]]]
-"""Gives (row, bytes of payload in it)."""
 
 
 def take(state: State) -> Iterator[bytes]:
     """The view is taken now; iterating writes it."""
-    return _pieces(_view(state))
+    return _pieces(open_view(state))
 
 
 def state_hash(state: State) -> bytes:
@@ -106,48 +108,34 @@ def restore(settings: HeapSettings, chunks: Iterable[bytes]) -> State:
 # --- writing ---------------------------------------------------------------------------------------------------------
 
 
-def _view(state: State) -> list[tuple[str, list[Any] | Iterator[tuple[Row, int]]]]:
-    consumers = list(state.consumers.values())
-    groups = _groups(state)
-    topics = list(state.topics.values())
-    topic_rows = [one.row or one.make_row() for one in topics]
-    bindings = [(one.name, list(one.bindings)) for one in state.exchanges.values() if one.bindings]
-    ready = [(one.number, one.ready.records.copy()) for one in topics if one.ready.records]
-    delayed = [(one.number, one.delayed.copy()) for one in topics if one.delayed]
-    leases = state.leases.copy()
-    unsent = [(one.number, one.unsent.copy()) for one in state.resending.values()]
-    counters = (state.last_message, state.last_consumer, state.last_topic)
+def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]]:
     rows = _MessageRows()
-    return [
-        ("machine", [(FORMAT, state.version, state.now_ms, *counters)]),
-        ("sessions", [(one.number, one.attached, one.principal) for one in state.sessions.values()]),
-        ("topics", topic_rows),
-        ("exchanges", [(one.name, one.kind, one.auto_delete, one.alternate) for one in state.exchanges.values()]),
-        ("bindings", (((name, *binding), 0) for name, keys in bindings for binding in keys)),
-        ("groups", [(*one.key, one.credit, one.credit_bytes) for one in groups]),
-        ("consumers", [_consumer_row(one) for one in consumers]),
-        ("turns", [(*one.key, number) for one in groups for number in one.consumers]),
-        ("rings", [(one.number, number) for one in topics if one.ring for number in one.ring]),
-        ("ready", (rows.row(m, number) for number, records in ready for m in records.values())),
-        ("delayed", (rows.row(m, number, due) for number, records in delayed for due, m in records.values())),
-        ("leases", (rows.row(one.message, one.consumer.number, one.epoch, one.until_ms) for one in leases.values())),
-        ("unserved", [(number,) for number in state.unserved]),
-        ("freed", list(state.freed)),
-        ("returning", [(number,) for number in state.returning]),
-        ("ending", [(one.number, one.principal, list(one.owned)) for one in state.ending.values()]),
-        ("unsent", (((one, *lease), 0) for one, leases in unsent for lease in leases.items())),
-    ]
+    yield "machine", _sized([(FORMAT, *view.machine)])
+    yield "sessions", _sized(view.sessions())
+    yield "topics", _sized(view.topics())
+    yield "exchanges", _sized((one.name, one.kind, one.auto_delete, one.alternate) for one in view.exchanges)
+    yield "bindings", _sized(view.bindings())
+    yield "groups", _sized(view.groups())
+    yield "consumers", _sized(view.consumers())
+    yield "turns", _sized(view.turns())
+    yield "rings", _sized(view.rings())
+    yield "ready", (one and rows.row(one[1], one[0].number) for one in view.ready())
+    yield "delayed", (one and rows.row(one[1][1], one[0].number, one[1][0]) for one in view.delayed())
+    yield "leases", (one and rows.row(one[0], one[3].number, one[1], one[2]) for one in view.leases())
+    yield "unserved", _sized((number,) for number in view.unserved)
+    yield "freed", _sized(view.freed)
+    yield "returning", _sized((number,) for number in view.returning)
+    yield "ending", _sized((one.number, one.principal, view.owned(one)) for one in view.ending)
+    yield "resending", _sized((one.number,) for one in view.resending)
+    yield "unsent", _sized(view.unsent())
+    yield "unscanned", _sized(view.unscanned())
+    yield "held", _sized(view.held())
 
 
-def _groups(state: State) -> list[CreditGroup]:
-    return [group for session in state.sessions.values() for group in session.groups.values()]
-
-
-def _consumer_row(one: Consumer) -> Row:
-    topic = one.topic.number if one.topic.alive else 0
-    shape = (one.credit, one.credit_bytes, one.no_ack, one.lease_ms, one.exclusive, one.limit, one.until_ms)
-    group = one.group.key[1] if one.group is not None else 0
-    return (one.number, one.session.number, topic, one.delivered, one.ended, group, *shape)
+def _sized(rows: Iterable[Row | None]) -> Iterator[tuple[Row, int] | None]:
+    """Rows without a payload. None is a pause."""
+    for row in rows:
+        yield None if row is None else (row, 0)
 
 
 class _MessageRows:
@@ -168,21 +156,29 @@ class _MessageRows:
         return (*place, *message[:-1], (number, payload)), len(payload)
 
 
-def _pieces(view: list[tuple[str, list[Any] | Iterator[tuple[Row, int]]]]) -> Iterator[bytes]:
+def _pieces(view: View) -> Iterator[bytes]:
+    """An empty piece is a pause: much was looked at, and little found to write."""
     count = 0
-    for table, rows in view:
-        sized = iter(rows) if not isinstance(rows, list) else ((row, 0) for row in rows)
-        for block in _gather(sized):
+    for table, rows in _tables(view):
+        for block in _gather(rows):
+            if not block:
+                yield b""
+                continue
             count += 1
             yield from _cut(table, block)
     yield from _cut("end", [(count,)])
 
 
-def _gather(rows: Iterator[tuple[Row, int]]) -> Iterator[list[Row]]:
-    """Rows in runs that are worth a block."""
+def _gather(rows: Iterator[tuple[Row, int] | None]) -> Iterator[list[Row]]:
+    """Rows in runs that are worth a block. A pause between two rows gives an empty run. Pauses do not change where rows
+    are cut."""
     run: list[Row] = []
     size = 0
-    for row, payload in rows:
+    for one in rows:
+        if one is None:
+            yield []
+            continue
+        row, payload = one
         run.append(row)
         size += payload
         if len(run) >= BLOCK_ROWS or size >= PIECE_BYTES // 2:
@@ -387,15 +383,34 @@ class _Restorer:
             if consumer.ended and consumer.returning:
                 del session.consumers[consumer.number]
 
+    def _resending(self, number: int) -> None:
+        session = self._state.resending[number] = self._state.sessions[number]
+        session.resend = Resend({}, [])
+
     def _unsent(self, session: int, message: int, epoch: int) -> None:
-        one = self._state.resending[session] = self._state.sessions[session]
-        one.unsent[message] = epoch
+        self._resend(session).tokens.append((message, epoch))
+
+    def _unscanned(self, session: int, consumer: int) -> None:
+        self._state.sessions[session].flows = False
+        self._resend(session).consumers.append(consumer)
+
+    def _held(self, session: int, message: int, epoch: int) -> None:
+        self._resend(session).held[message, epoch] = None
+
+    def _resend(self, session: int) -> Resend:
+        resend = self._state.sessions[session].resend
+        if resend is None:
+            raise SnapshotDamaged(f"the snapshot has leases to send again to session {session}, which is not attaching")
+        return resend
 
     def _finish(self) -> State:
         self._state.names = sorted(self._state.topics)
+        leased: dict[Topic, list[int]] = {}
+        for number, lease in self._state.leases.items():
+            leased.setdefault(lease.consumer.topic, []).append(number)
         for topic in self._state.topics.values():
             topic.ready.load(topic.ready.records)
-            topic.make_row()
+            topic.arrivals.load(sorted([*topic.ready.records, *topic.delayed, *leased.get(topic, ())]))
         return self._state
 
 

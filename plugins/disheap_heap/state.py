@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import ref
 
-from disheap.protocol.broker import TopicSettings
+from disheap.protocol.broker import Token, TopicSettings
+from disheap_heap.arrivals import Arrivals
 from disheap_heap.heap import DroppingHeap, StrictHeap
 from disheap_heap.messages import Message
 from disheap_heap.routing import RouteMemory
@@ -26,18 +28,36 @@ Delayed = tuple[int, Message]
 """(due_ms, message)"""
 
 
-class Session:
-    """`attached`: it has a connection, as far as the log knows. `principal`: the name that its client proved."""
+class Resend:
+    """Leases that a session is sent again after it attached, in slices. The lists grow and never lose anything, so that
+    a view keeps three numbers."""
 
-    __slots__ = ("attached", "consumers", "groups", "number", "owned", "principal", "unsent")
+    __slots__ = ("consumers", "held", "scanned", "sent", "tokens")
+
+    def __init__(self, held: dict[Token, None], consumers: list[int]) -> None:
+        self.held = held  # what the client has
+        self.consumers = consumers  # whose leases are compared with that
+        self.scanned = 0  # consumers that are done
+        self.tokens: list[Token] = []  # what the client does not have
+        self.sent = 0  # tokens that are done
+
+    def is_scanned(self) -> bool:
+        return self.scanned >= len(self.consumers)
+
+
+class Session:
+    """`attached`: it has a connection, as far as the log knows. `flows`: its consumers are given messages, since it is
+    attached and all its leases were compared. `principal`: the name that its client proved."""
+
+    __slots__ = ("attached", "consumers", "flows", "groups", "number", "owned", "principal", "resend")
 
     def __init__(self, number: int, attached: bool, principal: str = "") -> None:
         self.number = number
         self.principal = principal
-        self.attached = attached
+        self.attached = self.flows = attached
         self.consumers: dict[int, Consumer] = {}
         self.owned: dict[int, Topic] = {}
-        self.unsent: dict[int, int] = {}  # leases to be sent again, by message: the epoch
+        self.resend: Resend | None = None
         self.groups: dict[int, CreditGroup] = {}
 
 
@@ -102,7 +122,7 @@ class Consumer:
 
     def hungry(self) -> bool:
         """Would take a message now. Its place in the topic's ring and this answer agree, but for freed groups."""
-        if self.ended or self.returning or not self.session.attached:
+        if self.ended or self.returning or not self.session.flows:
             return False
         if self.limit and self.delivered >= self.limit:
             return False
@@ -126,6 +146,7 @@ class Topic:
     __slots__ = (
         "active",
         "alive",
+        "arrivals",
         "bindings",
         "consumers",
         "delayed",
@@ -139,7 +160,6 @@ class Topic:
         "ready",
         "ready_bytes",
         "ring",
-        "row",
         "settings",
         "sign",
         "subscribers",
@@ -164,13 +184,7 @@ class Topic:
         self.ring: OrderedDict[int, Consumer] = OrderedDict()  # the hungry ones, next in turn first
         self.bindings: dict[tuple[Exchange, str], None] = {}  # (exchange, routing key)
         self.expires_at_ms = 0  # when it is deleted as unused; 0 while used
-        self.row: tuple[Any, ...] | None = None  # in a snapshot; made before one is taken, and None after a change
-
-    def make_row(self) -> tuple[Any, ...]:
-        """Of a topic's own fields. A snapshot's view of many topics would take too long to make them all."""
-        owner = self.owner.number if self.owner is not None else 0
-        self.row = (self.number, self.name, self.settings, owner, self.owner is not None, self.expires_at_ms)
-        return self.row
+        self.arrivals = Arrivals()
 
     def messages(self) -> int:
         """How many messages the topic has, leased ones included."""
@@ -217,7 +231,9 @@ class State:
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
         self.ending: OrderedDict[int, Session] = OrderedDict()  # are over, with what they leave behind: postponed
         self.resending: OrderedDict[int, Session] = OrderedDict()  # are sent their leases again: postponed
-        self.trash: list[Trash | Exchange] = []  # not state: see `work`
+        self.trash: list[Trash | Exchange | Topic] = []  # not state: see `work`
+        self.views: list[ref[Any]] = []  # open `view.View`s
+        self.trash_of_views: list[Trash] = []  # not to be freed before these views are closed
         self.effects: list[tuple[int, bytes]] = []
         self.may_serve, self.may_return, self.may_push = SERVE_AT_ONCE, RETURN_AT_ONCE, SERVE_BYTES
         self.may_end = END_AT_ONCE

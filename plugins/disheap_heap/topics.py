@@ -25,6 +25,7 @@ from disheap_heap.checks import check_name, find_existing, no_room, require_acce
 from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
 from disheap_heap.exchanges import check_bindings_of_owner, remove_binding
 from disheap_heap.state import Session, State, Topic
+from disheap_heap.view import keep_deleted, keep_session, keep_topic
 from disheap_heap.words import encode
 
 
@@ -75,12 +76,13 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     """The door out. Leases on it end as well, the larger part of them later. Returns how many messages went."""
     state.units += 1
     count = topic.messages()
+    if state.views:
+        keep_deleted(state, topic)
     topic.alive = False
     del state.topics[topic.name], state.numbers[topic.number]
     del state.names[bisect_left(state.names, topic.name)]
     state.timers.disarm(timers.TOPIC, topic.number)
-    if topic.owner is not None:
-        topic.owner.owned.pop(topic.number, None)
+    _disown(state, topic)
     throw_away(state, topic)
     for exchange, key in list(topic.bindings):
         remove_binding(state, exchange, key, topic)
@@ -115,7 +117,6 @@ def _create(state: State, session: int, command: CreateTopic) -> Topic:
     if owner is not None:
         owner.owned[topic.number] = topic
     watch_unused(state, topic)
-    topic.make_row()
     return topic
 
 
@@ -132,11 +133,20 @@ def _owner_with_room(state: State, session: int) -> Session:
 
 
 def _take_over(state: State, topic: Topic, owner: Session) -> None:
-    if topic.owner is not None:
-        topic.owner.owned.pop(topic.number, None)
-    topic.owner, topic.row = owner, None
+    if state.views:
+        keep_topic(state, topic)
+    _disown(state, topic)
+    topic.owner = owner
     owner.owned[topic.number] = topic
     _end_consumers(state, topic, "another session has taken the topic over")
+
+
+def _disown(state: State, topic: Topic) -> None:
+    """The owner that the topic has, if any, ends without it."""
+    if topic.owner is not None:
+        if state.views:
+            keep_session(state, topic.owner)
+        topic.owner.owned.pop(topic.number, None)
 
 
 def _end_consumers(state: State, topic: Topic, reason: str) -> None:

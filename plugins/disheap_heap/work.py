@@ -26,6 +26,8 @@ from disheap_heap.delivery import (
     make_ready,
     serve_later,
     serve_some,
+    sift_arrivals,
+    take_delayed,
 )
 from disheap_heap.exchanges import Exchange, remove_binding
 from disheap_heap.footprint import unshare
@@ -34,6 +36,9 @@ from disheap_heap.messages import SharedMessage
 from disheap_heap.settings import SERVE_AT_ONCE
 from disheap_heap.state import State, Trash
 from disheap_heap.topics import delete
+
+UNITS_PER_CHUNK = 16
+"""For the sweeping of a chunk of ids, `arrivals.CHUNK`."""
 
 
 def advance(state: State, limit: int) -> int:
@@ -98,12 +103,9 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
         dropped = drop_waiting(state, topic, number)
         state.expired += dropped
         return dropped
-    due = topic.delayed.pop(number, None)
-    if due is None:
+    if number not in topic.delayed:
         return False
-    topic.delayed_bytes -= len(due[1].payload)
-    state.delayed -= 1
-    make_ready(state, topic, due[1])
+    make_ready(state, topic, take_delayed(state, topic, number)[1])
     serve_later(state, topic)
     return True
 
@@ -157,8 +159,16 @@ def _free(state: State, limit: int) -> None:
     done = 0
     while state.trash and done < limit:
         trash = state.trash[-1]
-        done += 1
-        if not (_take_apart(state, trash) if isinstance(trash, Exchange) else _free_one(state, trash)):
+        if isinstance(trash, Trash):
+            done += 1
+            more = _free_one(state, trash)
+        elif isinstance(trash, Exchange):
+            done += 1
+            more = _take_apart(state, trash)
+        else:
+            done += UNITS_PER_CHUNK
+            more = trash.arrivals.sweep(sift_arrivals(state, trash))
+        if not more:
             state.trash.pop()
 
 

@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 
 from disheap.errors import CommandRefused, InvalidArgument, TopicFull, TopicInUse, TopicLocked, TopicMismatch
 from disheap.interfaces import Principal
@@ -21,6 +21,7 @@ from disheap.testing.heap_model import Model, Reader, Shelf
 from disheap_heap import state
 
 from .driver import Driver
+from .view_rules import ViewRules
 
 SESSIONS = (1, 2, 3)
 NAMES = ("a", "b", "c")
@@ -45,7 +46,7 @@ seldom = st.sampled_from([False, False, False, True])  # what leaves nothing beh
 payloads = st.sampled_from([b"", b"x", b"y" * 10])
 
 
-class HeapAgainstModel(RuleBasedStateMachine):
+class HeapAgainstModel(ViewRules):
     in_slices = False
 
     @initialize()
@@ -332,11 +333,13 @@ class HeapAgainstModel(RuleBasedStateMachine):
         state = self.driver.machine._state
         for topic in state.topics.values():
             topic.ready.check()
-            assert topic.row in (None, topic.make_row())
+            waiting = [number for chunk in [*topic.arrivals.chunks, topic.arrivals.tail] for number in chunk]
+            assert waiting == sorted(waiting)
+            assert {*topic.ready.records, *topic.delayed} <= set(waiting)
             assert list(topic.ring) == [one.number for one in self.model.shelf(topic.name).ring]  # type: ignore[union-attr]
         assert state.message_bytes == sum(len(one.payload) for one in self.model.items)
 
-    @precondition(lambda self: not self.driver.machine._state.trash)
+    @precondition(lambda self: not any((self.driver.machine._state.trash, self.driver.machine._state.trash_of_views)))
     @invariant()
     def the_next_deadline_is_the_earliest(self) -> None:
         deadlines = [event[0] for event in self.model.events()]
@@ -355,6 +358,7 @@ class HeapInSlicesAgainstModel(HeapAgainstModel):
         self.patch.start()
 
     def teardown(self) -> None:
+        super().teardown()
         self.patch.stop()
 
     def work_off(self, driver: Driver) -> None:

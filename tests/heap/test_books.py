@@ -12,15 +12,16 @@ from unittest.mock import patch
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from hypothesis.stateful import initialize, invariant, rule
 
 from disheap.errors import CommandRefused
 from disheap.interfaces import Principal
 from disheap.protocol import broker
-from disheap_heap import state
+from disheap_heap import consumers, state
 from disheap_heap.state import Consumer, CreditGroup, State
 
 from .driver import Driver
+from .view_rules import ViewRules
 
 SESSIONS = (1, 2)
 NAMES = ("a", "b", "c")
@@ -38,11 +39,12 @@ picks = st.integers(0, 1 << 20)
 times = st.sampled_from([0, 0, 5, 20])
 
 
-class HeapInSlices(RuleBasedStateMachine):
+class HeapInSlices(ViewRules):
     @initialize(serve=st.integers(1, 3), push=st.sampled_from([1, 3, 1000]), give_back=st.integers(1, 3))
     def start(self, serve: int, push: int, give_back: int) -> None:
         limits = {"SERVE_AT_ONCE": serve, "SERVE_BYTES": push, "RETURN_AT_ONCE": give_back}
         self.patches = [patch.object(state, name, limit) for name, limit in limits.items()]
+        self.patches.append(patch.object(consumers, "SCAN_AT_ONCE", 1))
         for one in self.patches:
             one.start()
         self.driver, self.tokens = Driver(sessions=0), [(0, 9999, 1)]
@@ -57,6 +59,7 @@ class HeapInSlices(RuleBasedStateMachine):
                 self.do(broker.Subscribe(name, 2, group=1), session)
 
     def teardown(self) -> None:
+        super().teardown()
         for one in self.patches:
             one.stop()
 

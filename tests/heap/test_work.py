@@ -26,6 +26,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
+from disheap_heap import consumers
 from disheap_heap.settings import (
     END_AT_ONCE,
     RESEND_AT_ONCE,
@@ -399,6 +400,28 @@ def test_an_attach_sends_what_is_held_in_slices_and_each_lease_once() -> None:
     driver.work_off(100)
     tokens = [token(one) for one in [*resumed.deliveries, *pushed, *driver.deliveries()]]
     assert len(tokens) == len(set(tokens)) == BATCH_MAX - 1
+
+
+def test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A million leases stopped the loop for 200 ms."""
+    monkeypatch.setattr(consumers, "SCAN_AT_ONCE", 1)
+    driver = Driver()
+    for name in ("a", "b", "c"):
+        driver.do(CreateTopic(name))
+        driver.do(EnqueueMany(name, [NewMessage(b"x")] * 2))
+        driver.do(Subscribe(name, 4))
+    held = driver.deliveries()
+    resumed = driver.attach(1, token(held[0]), token(held[2]))
+    assert [token(one) for one in resumed.deliveries] == [token(held[1])]
+    driver.do(Enqueue("a", b"new"))
+    driver.do(Ack([token(held[4])]))
+    assert driver.deliveries() == []
+    twin = driver.restored()
+    for one in (driver, twin):
+        assert one.machine.backlog()
+        one.work_off(1)
+        assert [(push.payload, push.epoch) for push in one.deliveries()] == [(b"new", 1), (b"x", 1), (b"x", 1)]
+    assert twin.machine.state_hash() == driver.machine.state_hash()
 
 
 def test_nothing_is_sent_again_to_a_session_that_is_gone_again() -> None:

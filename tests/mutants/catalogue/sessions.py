@@ -254,9 +254,9 @@ MUTANTS = (
         "deliveries that were lost with a connection are not told again to who resumes its session",
         (
             Patch(
-                "disheap_heap:attached",
-                "                deliveries.append(_delivery(lease))\n",
-                "                pass\n",
+                "disheap_heap:_take_deliveries",
+                "        deliveries.append(_delivery(lease))\n",
+                "        pass\n",
             ),
         ),
         (
