@@ -154,6 +154,7 @@ def opened(state: State, number: int, principal: str) -> None:
 def attached(state: State, number: int, held: Held) -> bytes:
     """The leases not named in `held` go into the reply as far as they fit. The rest is pushed after it, in slices. A
     session that holds very much is compared with `held` in slices as well; nothing new flows before that is done."""
+    _check_named(state, held)
     session = state.sessions.setdefault(number, Session(number, True))
     if state.views:
         keep_session(state, session)
@@ -173,6 +174,17 @@ def attached(state: State, number: int, held: Held) -> bytes:
     reply = encode(Resumed(deliveries, _ended(session, held)))
     _go_on(state, session, resend)
     return reply
+
+
+def _check_named(state: State, held: Held) -> None:
+    """Each pop and consumer that is no more is answered by name, so the names are bounded. A client may name consumers
+    that ended while it was away, beside those that its session has. Raises `InvalidArgument`."""
+    count, limit = len(held.tickets) + len(held.consumers), 2 * state.settings.session_consumers
+    if count > limit:
+        raise InvalidArgument(
+            f"an ATTACH names at most {limit} pops and consumers, twice `session_consumers` in [machine.heap], not "
+            f"{count}; open a new session"
+        )
 
 
 def _scan_next(state: State, resend: Resend) -> int:

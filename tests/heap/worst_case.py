@@ -1,21 +1,26 @@
-"""What one command or query costs at worst, measured: `python -m tests.heap.worst_case`.
+"""What one command, query or session event costs at worst, measured: `python -m tests.heap.worst_case`.
 
-Each row builds the state that is worst for it within the default limits, then measures one call: the time, and the
-memory that it and its answer left allocated. Figures of one machine: docs/explanation/cost-of-commands.md.
+Each row builds the state that is worst for it within the default limits, then measures one call. The columns are the
+processor's time, the same while a view for a snapshot is open, the bytes of the reply and of what is pushed, and the
+memory that the call left allocated. Figures of one machine: docs/explanation/cost-of-commands.md. The bytes are the
+same on every machine: `test_bytes.py` holds them to their bound.
 """
 
 from __future__ import annotations
 
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from disheap.errors import CommandRefused
 from disheap.protocol import broker
-from disheap.protocol.broker import NewMessage
+from disheap.protocol.broker import NewMessage, TopicSettings
+from disheap_heap.settings import HeapSettings
 
 from .driver import PLENTY, Driver
 
+LIMITS = HeapSettings()
 TOPICS = 10_000
 MANY = broker.BATCH_MAX
 
@@ -39,10 +44,10 @@ def many_patterns() -> Driver:
     return driver
 
 
-def filled(count: int = MANY, **message: int) -> Driver:
+def filled(count: int = MANY, payload_bytes: int = 1) -> Driver:
     driver = Driver()
     driver.do(broker.CreateTopic("q"))
-    driver.do(broker.EnqueueMany("q", [NewMessage(b"x", number % 7, **message) for number in range(count)]))
+    driver.do(broker.EnqueueMany("q", [NewMessage(b"x" * payload_bytes, number % 7) for number in range(count)]))
     return driver
 
 
@@ -54,74 +59,168 @@ def leased() -> Driver:
     return driver
 
 
-def bound_often() -> Driver:
+def bound_often(count: int = LIMITS.topic_bindings) -> Driver:
     driver = Driver()
     driver.do(broker.CreateTopic("q"))
     driver.do(broker.CreateExchange("e", "topic"))
-    for number in range(MANY):
+    for number in range(count):
         driver.do(broker.Bind("e", "q", f"user.{number}.#"))
     return driver
 
 
-def many_consumers() -> Driver:
-    driver = filled(1)
-    for _ in range(MANY):
-        driver.do(broker.Subscribe("q", 1))
+def many_consumers(topics: int = 1, group: int = 0, count: int = LIMITS.session_consumers) -> Driver:
+    driver = Driver()
+    for number in range(topics):
+        driver.do(broker.CreateTopic(f"q{number}"))
+    for number in range(count):
+        driver.do(broker.Subscribe(f"q{number % topics}", 1, group=group))
+    driver.taken()
+    return driver
+
+
+def many_owned() -> Driver:
+    driver = Driver()
+    driver.do(broker.CreateExchange("e", "topic"))
+    for number in range(LIMITS.session_topics):
+        driver.do(broker.CreateTopic(f"t{number}", TopicSettings(exclusive=True)))
+        for key in range(LIMITS.topic_bindings // LIMITS.session_topics):
+            driver.do(broker.Bind("e", f"t{number}", f"user.{key}.#"))
+    return driver
+
+
+def attached_group() -> Driver:
+    driver = many_consumers(broker.CREDIT_GROUP_CONSUMERS_MAX, 1, broker.CREDIT_GROUP_CONSUMERS_MAX)
+    for number in range(broker.CREDIT_GROUP_CONSUMERS_MAX):
+        driver.do(broker.EnqueueMany(f"q{number}", [NewMessage(b"x")] * 100))
+    driver.taken()
+    return driver
+
+
+def held_by_many() -> Driver:
+    """Every consumer that a session may have holds 10 messages."""
+    driver = many_consumers(10)
+    for number in range(1, LIMITS.session_consumers + 1):
+        driver.do(broker.SetCredit(number, 10))
+    for number in range(10):
+        driver.do(broker.EnqueueMany(f"q{number}", [NewMessage(b"x")] * MANY))
+    driver.work_off(PLENTY)
     driver.taken()
     return driver
 
 
 TOKENS = [(number, 1) for number in range(1, MANY + 1)]
-CASES: list[tuple[str, Callable[[], Driver], Any]] = [
-    ("10,000 topics", many_topics, broker.Publish("all", "", b"x" * 1000)),
-    ("2,000 patterns of wildcards", many_patterns, broker.Publish("e", ".".join(["a"] * 120), b"x")),
-    ("an empty topic", lambda: filled(1), broker.EnqueueMany("q", [NewMessage(b"x")] * MANY)),
-    ("10,000 messages", filled, broker.Subscribe("q", broker.CREDIT_MAX)),
-    ("10,000 messages", filled, broker.Pop("q", MANY)),
-    ("10,000 messages", filled, broker.Purge("q")),
-    ("10,000 leases", leased, broker.Ack(TOKENS)),
-    ("10,000 leases", leased, broker.Nack(TOKENS, 1000)),
-    ("10,000 leases", leased, broker.Extend(TOKENS, 1000)),
-    ("10,000 leases", leased, broker.Recover([1])),
-    ("10,000 leases", leased, broker.Cancel(1, True)),
-    ("10,000 bindings", bound_often, broker.DeleteTopic("q")),
-    ("10,000 bindings", bound_often, broker.DeleteExchange("e")),
-    ("10,000 consumers", many_consumers, broker.DeleteTopic("q")),
-    ("10,000 topics", many_topics, broker.CreateTopic("a")),
-    ("10,000 topics", many_topics, broker.GetStats()),
-    ("10,000 topics", many_topics, broker.ListTopics()),
-    ("10,000 topics", many_topics, broker.ListExchanges("all")),
-    ("10,000 messages", filled, broker.Peek("q", 1000)),
+
+
+class Case(NamedTuple):
+    """`asked` is a command, a query, or the name of what happens to session 1."""
+
+    state: str
+    build: Callable[[], Driver]
+    asked: Any
+
+    @property
+    def name(self) -> str:
+        return self.asked if isinstance(self.asked, str) else type(self.asked).__name__
+
+
+CASES = [
+    Case("an empty topic", lambda: filled(1), broker.Enqueue("q", b"x" * LIMITS.payload_bytes)),
+    Case("10,000 topics", many_topics, broker.Publish("all", "", b"x" * 1000, 0, 1000, 5000)),
+    Case("2,000 patterns of wildcards", many_patterns, broker.Publish("e", ".".join(["a"] * 120), b"x")),
+    Case("an empty topic", lambda: filled(1), broker.EnqueueMany("q", [NewMessage(b"x", 0, 1000, 5000)] * MANY)),
+    Case("10,000 messages", filled, broker.Subscribe("q", broker.CREDIT_MAX)),
+    Case("2,000 messages of 8 KiB", lambda: filled(2000, 8 << 10), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),
+    Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),
+    Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Peek("q", 1000)),
+    Case("10,000 messages", filled, broker.Pop("q", MANY)),
+    Case("10,000 messages", filled, broker.Purge("q")),
+    Case("a group of 256 consumers", attached_group, broker.SetCredit(0, broker.CREDIT_MAX, 0, 1)),
+    Case("10,000 leases", leased, broker.Ack(TOKENS)),
+    Case("10,000 leases", leased, broker.Nack(TOKENS, 1000)),
+    Case("10,000 leases", leased, broker.Nack(TOKENS, 0, True)),
+    Case("10,000 leases", leased, broker.Extend(TOKENS, 1000)),
+    Case("10,000 consumers with 10 leases each", held_by_many, broker.Recover(list(range(1, MANY + 1)))),
+    Case("10,000 leases", leased, broker.Cancel(1, True)),
+    Case("4,999 bindings", lambda: bound_often(4999), broker.Bind("e", "q", ".".join(["*"] * 120))),
+    Case("5,000 bindings", bound_often, broker.Unbind("e", "q", "user.0.#")),
+    Case("5,000 bindings", bound_often, broker.DeleteTopic("q")),
+    Case("5,000 bindings", bound_often, broker.DeleteExchange("e")),
+    Case("10,000 consumers", many_consumers, broker.DeleteTopic("q0")),
+    Case("10,000 topics", many_topics, broker.CreateTopic("a")),
+    Case("10,000 topics", many_topics, broker.CreateExchange("a")),
+    Case("10,000 topics", many_topics, broker.GetStats()),
+    Case("10,000 topics", many_topics, broker.ListTopics()),
+    Case("10,000 topics", many_topics, broker.ListExchanges("all")),
+    Case("10,000 messages", filled, broker.DescribeTopic("q")),
+    Case("10,000 messages", filled, broker.Peek("q", 1000)),
+    Case("10,000 consumers with 10 leases each", held_by_many, "ATTACH"),
+    Case("10,000 consumers with 10 leases each", held_by_many, "DETACH"),
+    Case("10,000 consumers with 10 leases each", held_by_many, "EXPIRE"),
+    Case("1,000 exclusive topics with 5 bindings each", many_owned, "EXPIRE"),
+    Case("10,000 messages", filled, "advance by 500 units"),
 ]
 
 
-def measure() -> Iterator[tuple[str, str, float, int]]:
-    """(command, state, milliseconds, bytes left allocated)."""
-    for state, build, asked in CASES:
-        times, sizes, refused = [], [], ""
-        for counts_bytes in (False, True):
-            driver = build()
-            body, machine = broker.encode(asked), driver.machine
-            if counts_bytes:
-                tracemalloc.start()
-            began = time.perf_counter()
-            try:
-                if isinstance(asked, broker.Query):
-                    answer: Any = machine.query(0, 1, body)
-                else:
-                    answer = machine.apply(driver.index + 1, driver.now, 1, body)
-            except Exception as refusal:
-                answer = None
-                refused = f" ({type(refusal).__name__})"
-            times.append(time.perf_counter() - began)
-            if counts_bytes:
-                sizes.append(tracemalloc.get_traced_memory()[0])
-                tracemalloc.stop()
-            del answer
-        yield type(asked).__name__, state + refused, times[0] * 1000, sizes[0]
+def carry_out(driver: Driver, case: Case) -> tuple[bytes, Any]:
+    """The reply and the pushes; both are empty if the call is refused."""
+    machine = driver.machine
+    try:
+        match case.asked:
+            case "ATTACH":
+                return machine.session_attached(1, broker.encode(broker.Held([])))
+            case "DETACH":
+                return b"", machine.session_detached(1)
+            case "EXPIRE":
+                return b"", machine.session_expired(1)
+            case "advance by 500 units":
+                driver.do(broker.Subscribe("q", broker.CREDIT_MAX))
+                return b"", machine.advance(driver.now, 500)[1]
+        body = broker.encode(case.asked)
+        if isinstance(case.asked, broker.Query):
+            return machine.query(0, 1, body), ()
+        return machine.apply(driver.index + 1, driver.now, 1, body)
+    except CommandRefused:
+        return b"", ()
+
+
+def bytes_of(result: tuple[bytes, Any]) -> int:
+    reply, pushes = result
+    return len(reply) + sum(len(body) for _, body in pushes)
+
+
+class Cost(NamedTuple):
+    milliseconds: float
+    milliseconds_with_view: float
+    bytes_sent: int
+    bytes_left: int
+
+
+def measure(case: Case) -> Cost:
+    """In three runs, each on a state of its own."""
+    times, sent, left = [], 0, 0
+    for with_view in (False, True):
+        driver = case.build()
+        view = driver.machine.snapshot() if with_view else None
+        began = time.process_time()
+        result = carry_out(driver, case)
+        times.append((time.process_time() - began) * 1000)
+        sent = bytes_of(result)
+        del view
+    driver = case.build()
+    tracemalloc.start()
+    result = carry_out(driver, case)
+    left = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return Cost(times[0], times[1], sent, left)
 
 
 if __name__ == "__main__":
-    print(f"{'command':16} {'state':46} {'ms':>8} {'bytes':>12}")
-    for name, state, milliseconds, size in measure():
-        print(f"{name:16} {state:46} {milliseconds:8.1f} {size:12,}")
+    print("| call | state | ms | ms while a view is open | bytes sent | bytes left |")
+    print("|---|---|---|---|---|---|")
+    for one in CASES:
+        cost = measure(one)
+        print(
+            f"| `{one.name}` | {one.state} | {cost.milliseconds:.1f} | {cost.milliseconds_with_view:.1f} "
+            f"| {cost.bytes_sent:,} | {cost.bytes_left:,} |",
+            flush=True,
+        )

@@ -773,4 +773,18 @@ MUTANTS = (
         (WORK + "test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before",),
         simulated=False,
     ),
+    Mutant(
+        "attach-names-without-bound",
+        "an ATTACH of 2 MB that names consumers which never were is answered with 21 MB",
+        (Patch("disheap_heap:attached", "    _check_named(state, held)\n", ""),),
+        ("tests/heap/test_refusals.py::test_an_attach_that_names_too_many_consumers_is_refused_and_changes_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "answer-of-peek-without-bound",
+        "a Peek at large messages is answered with all that it asked for, a thousand of 8 MiB",
+        (Patch("disheap_heap:peek", "        if room < 0 and messages:\n            break\n", ""),),
+        ("tests/heap/test_bytes.py::test_one_call_creates_a_bounded_number_of_bytes",),
+        simulated=False,
+    ),
 )

@@ -1,0 +1,72 @@
+"""How many bytes one call may create: of its reply and pushes, and of records. Counted, not timed or measured.
+
+Each case of `worst_case` is the state that is worst for one command, query or session event within the default limits.
+"""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import pytest
+
+from disheap.protocol import broker
+from disheap_heap.settings import SERVE_BYTES, HeapSettings
+
+from .worst_case import CASES, Case, bytes_of, carry_out
+
+SENT_BYTES_MAX = SERVE_BYTES + HeapSettings().payload_bytes + (1 << 20)
+"""Payloads that one call pushes, one message more, and 1 MiB for all that comes with them and for a reply."""
+
+RECORD_BYTES_MAX = 7_000_000
+"""10,000 messages that are delayed and expire: each takes two timers."""
+
+SENT_BYTES_MAX_BY_NAME = {
+    "Enqueue": 16,
+    "EnqueueMany": 16,
+    "Publish": 16,
+    "SetCredit": 16 << 10,
+    "Ack": 200 << 10,
+    "Nack": 200 << 10,
+    "Extend": 200 << 10,
+    "Recover": 16 << 10,
+    "Cancel": 16 << 10,
+    "Purge": 16,
+    "CreateTopic": 1 << 10,
+    "DeleteTopic": 1 << 20,
+    "CreateExchange": 16,
+    "DeleteExchange": 16,
+    "Bind": 16,
+    "Unbind": 16,
+    "DescribeTopic": 1 << 10,
+    "GetStats": 1 << 10,
+    "ListTopics": 1 << 20,
+    "ListExchanges": 1 << 20,
+    "Peek": 2 << 20,
+    "ATTACH": 2 << 20,
+    "DETACH": 0,
+    "EXPIRE": 0,
+}
+"""Bytes of the reply and the pushes, where they are fewer than `SENT_BYTES_MAX`."""
+
+
+def test_every_command_query_and_event_has_a_case() -> None:
+    asked = {kind.__name__ for kind in (*get_args(broker.Command), *get_args(broker.Query))}
+    assert asked | {"ATTACH", "DETACH", "EXPIRE"} <= {case.name for case in CASES}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}, {case.state}")
+def test_one_call_creates_a_bounded_number_of_bytes(case: Case) -> None:
+    driver = case.build()
+    before, brought = driver.machine.memory_bytes(), _payload_bytes(case)
+    sent = bytes_of(carry_out(driver, case))
+    assert sent <= min(SENT_BYTES_MAX, SENT_BYTES_MAX_BY_NAME.get(case.name, SENT_BYTES_MAX))
+    assert driver.machine.memory_bytes() - before <= RECORD_BYTES_MAX + brought
+
+
+def _payload_bytes(case: Case) -> int:
+    match case.asked:
+        case broker.Enqueue(payload=payload) | broker.Publish(payload=payload):
+            return len(payload)
+        case broker.EnqueueMany(messages=messages):
+            return sum(len(message.payload) for message in messages)
+    return 0
