@@ -47,10 +47,10 @@ def found(registry: Registry) -> str:
 def test_messages_sent_before_the_write_is_durable(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     start_write = Group._write
 
-    def too_early(self: Group, write: Any, held: Any) -> None:
+    def too_early(self: Group, write: Any, held: Any, *rest: Any) -> None:
         for message in held:
             self._send(message)
-        start_write(self, write, ())
+        start_write(self, write, (), *rest)
 
     monkeypatch.setattr(Group, "_write", too_early)
     assert "before it is durable" in found(registry)

@@ -19,8 +19,8 @@ STEPS = 1200
 SEEDS = range(1, 13)
 KNOWN = {
     1: "ae3de62193d03198",
-    2: "4c293cb3f6e15c68",
-    3: "3eea7064ae6b16e5",
+    2: "19db133dcd193400",
+    3: "90ae8c4b110f3835",
 }
 """Of these seeds on every supported Python. They change with the kernel, and with nothing else."""
 
