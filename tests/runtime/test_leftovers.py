@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -278,7 +279,7 @@ async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Pa
 
         async def install() -> None:
             """The follower misses what the leader's snapshot then stands for."""
-            before = id(follower.group.sessions)
+            before = weakref.ref(follower.group.sessions)
             link.send = lambda message: None  # type: ignore[method-assign]
             missing = follower.group.applied.index + 1
             for _ in range(2):  # a file of the log goes with the snapshot after the one that ended it
@@ -289,7 +290,7 @@ async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Pa
             await wait_until(lambda: leader.group.raft.first_index > missing, "the log behind the snapshot is gone")
             del link.send  # type: ignore[method-assign]
             leader.unreachable(number)
-            await wait_until(lambda: id(follower.group.sessions) != before, "the follower has the snapshot")
+            await wait_until(lambda: follower.group.sessions is not before(), "the follower has the snapshot")
             await cluster.wait_equal()
 
         assert await grown_by(150, install, (*LOG, *BLOCKS)) == {}
@@ -319,13 +320,13 @@ async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path) -> None:
 
         async def mend() -> None:
             """A bit of a block flips, and somebody notices it."""
-            group = id(victim.group)
+            group = weakref.ref(victim.group)  # its address may be the next group's
             storage: Any = victim.storage()
             located, _ = next(storage._index.backwards())
             path = Path(located.segment.path)
             spoil(path, located.block.end - 3)
             victim.damage_found(LogDamaged(str(path), located.block.offset, "a bit has flipped", ""))
-            await wait_until(lambda: id(victim.group) != group and victim.group.takes_part, "it takes part again")
+            await wait_until(lambda: victim.group is not group() and victim.group.takes_part, "it takes part again")
             victim.group.snapshotter.take()  # the files of the log go; each opening begins another
             await wait_until(lambda: not victim.group.snapshotter.running, "the snapshot is taken")
             await leader.apply(b"+1")
