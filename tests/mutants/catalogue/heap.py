@@ -657,7 +657,13 @@ MUTANTS = (
     Mutant(
         "credit-of-leases-given-back-in-slices-stays-used",
         "a group whose leases go back in slices gets nothing more",
-        (Patch("disheap_heap:give", "    if was_full:\n", "    if was_full and not consumer.returning:\n"),),
+        (
+            Patch(
+                "disheap_heap:release",
+                "    if consumer.group is not None:\n",
+                "    if consumer.group is not None and not consumer.returning:\n",
+            ),
+        ),
         ("tests/heap/test_books.py",),
         simulated=False,
     ),
