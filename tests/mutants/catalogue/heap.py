@@ -655,19 +655,6 @@ MUTANTS = (
         (GROUPS + "test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first",),
     ),
     Mutant(
-        "credit-of-leases-given-back-in-slices-stays-used",
-        "a group whose leases go back in slices gets nothing more",
-        (
-            Patch(
-                "disheap_heap:release",
-                "    if consumer.group is not None:\n",
-                "    if consumer.group is not None and not consumer.returning:\n",
-            ),
-        ),
-        ("tests/heap/test_books.py",),
-        simulated=False,
-    ),
-    Mutant(
         "routes-remembered-without-bound",
         "publishes that lead nowhere fill the memory with the routes of their keys",
         (Patch("disheap_heap:RouteMemory.remember", "len(self._routes) >= KEYS_REMEMBERED or ", ""),),
