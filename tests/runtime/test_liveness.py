@@ -114,11 +114,13 @@ class Node:
         self.proposed: list[frames.Envelope] = []
         self.server = Server(DIRECTORY, limits, loop=self.loop, draw=lambda: 1, entropy=bytes)  # type: ignore[arg-type]
         self.is_full = False
+        self.quorum_silence_s = 0.0
         self.server.serve(
             SimpleNamespace(  # type: ignore[arg-type]
                 sessions=SimpleNamespace(table=self.table, machine_version=1),
                 submit=lambda envelope: self.proposed.append(frames.open_envelope(envelope)),
                 full=lambda: self.is_full,
+                quorum_silence_s=lambda: self.quorum_silence_s,
             )
         )
 
@@ -308,6 +310,21 @@ def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node, caplog: py
     node.silence(SWEEP_S)
     assert {envelope.session for envelope in node.proposed} == set(node.table)
     assert caplog.text.count("a session ends") == LINES_AT_ONCE
+
+
+def test_a_leader_that_is_cut_off_ends_no_session_and_gives_everybody_their_time_again(node: Node) -> None:
+    """Its proposal would be in the log of the next leader, which may be this node itself. The client looks for another
+    leader meanwhile, and there is none (found by the simulator, seed 2215)."""
+    node.server.lead(True)
+    node.client()
+    node.quorum_silence_s = LIMITS.contact_s + 0.1
+    node.silence(2 * TIMEOUT_MS / 1000)
+    assert node.proposed == []
+    node.quorum_silence_s = 0.0
+    node.silence(TIMEOUT_MS / 1000 - SWEEP_S)
+    assert node.proposed == []
+    node.silence(3 * SWEEP_S)
+    assert [(envelope.kind, envelope.session) for envelope in node.proposed] == [(Kind.EXPIRE, 7)]
 
 
 def test_only_a_leader_ends_sessions(node: Node) -> None:

@@ -264,6 +264,21 @@ def test_the_replies_of_all_sessions_together_are_bounded() -> None:
     assert replica.reply_sink.replies(modest) == [(4, Status.OK, b"9")]
 
 
+@pytest.mark.parametrize("bound", ["reply_bytes", "max_reply_bytes"])
+def test_the_first_command_that_a_client_waits_for_is_applied_although_replies_are_full(bound: str) -> None:
+    """A full memory refused it, and later commands of the session were applied. Their replies cannot be confirmed
+    before the first one is answered (found by the simulator, seed 2432)."""
+    replica = Replica(SessionLimits(window=8, **{bound: 3 * (REPLY_BYTES + 1)}))
+    session = replica.open()
+    replica.apply(*(command(session, seq) for seq in (1, 3, 4)))
+    replica.apply(command(session, 5, confirmed=1), command(session, 6, confirmed=1))
+    assert [status for _, status, _ in replica.reply_sink.replies(session)][-1] == Status.ERROR
+    replica.apply(command(session, 2, confirmed=1))
+    assert replica.reply_sink.replies(session)[0][:2] == (2, Status.OK)
+    replica.apply(command(session, 6, confirmed=5))
+    assert replica.reply_sink.replies(session)[0][:2] == (6, Status.OK)
+
+
 def test_a_refusal_counts_the_same_whatever_its_text_says() -> None:
     """Another release may word it differently, and the count decides what is applied."""
     short, long = (frames.fault(UnknownCommand("no" * times)) for times in (1, 100))

@@ -19,6 +19,8 @@ REGRESSIONS = {
     285: "the check of how long a leader waits for a client took the writes of a slow disk for the leader's decisions",
     348: "a drill took the loss of a leader for bearable, although one of those left had lost its vote",
     1183: "a short session lapsed while its client was still with a former leader that was cut off",
+    2215: "a leader that was cut off ended a session in its log, and was elected again with that log",
+    2432: "full replies refused a command for ever, and the client could confirm no later one before it",
     12018: "the check of votes under a live leader took a late heartbeat of an earlier leader for the newest",
 }
 """seed -> what it found; docs/explanation/how-it-is-tested.md has the fixes."""

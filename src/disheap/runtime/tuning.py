@@ -14,6 +14,7 @@ from disheap.runtime.clients.connection import ServerLimits
 from disheap.runtime.clients.places import PlaceLimits
 from disheap.runtime.clients.server import REDIRECT_S
 from disheap.runtime.disk import free_space
+from disheap.runtime.replica.contact import HEARTBEATS
 from disheap.runtime.replica.group import GroupLimits
 from disheap.runtime.replica.snapshots import SnapshotPolicy
 from disheap.runtime.state import sessions
@@ -154,6 +155,7 @@ def server_limits(config: NodeConfig) -> ServerLimits:
             reserved_connections=limits.reserved_connections,
             operator_names=limits.operator_names,
         ),
+        contact_s=HEARTBEATS * config.raft.heartbeat_ms / 1000,
         takeover_s=takeover_s(config),
     )
 

@@ -13,9 +13,9 @@ MUTANTS = (
         "many sessions, each within its own bound, have every node keep gigabytes of replies",
         (
             Patch(
-                "disheap:Sessions._refuse_reply",
-                "elif session.replies and self.reply_bytes >= limits.max_reply_bytes:",
-                "elif False:",
+                "disheap:Sessions._execute",
+                " or self.reply_bytes >= limits.max_reply_bytes):",
+                "):",
             ),
         ),
         (SESSIONS + "test_the_replies_of_all_sessions_together_are_bounded",),
@@ -25,9 +25,9 @@ MUTANTS = (
         "a few clients that confirm nothing keep all others from doing anything",
         (
             Patch(
-                "disheap:Sessions._refuse_reply",
-                "elif session.replies and self.reply_bytes >= limits.max_reply_bytes:",
-                "elif self.reply_bytes >= limits.max_reply_bytes:",
+                "disheap:Sessions._execute",
+                "        is_next = seq <= session.confirmed + 1 ",
+                "        is_next = seq == 0 ",
             ),
         ),
         (SESSIONS + "test_the_replies_of_all_sessions_together_are_bounded",),

@@ -303,6 +303,30 @@ MUTANTS = (
         fast=False,
     ),
     Mutant(
+        "cut-off-leader-ends-sessions",
+        "a leader that is cut off ends sessions in its log, and the end counts if it is elected again",
+        (
+            Patch(
+                "disheap:Server.sweep",
+                "        if self.group.quorum_silence_s() > self.limits.contact_s:\n",
+                "        if False:\n",
+            ),
+        ),
+        (
+            "tests/runtime/test_liveness.py::"
+            "test_a_leader_that_is_cut_off_ends_no_session_and_gives_everybody_their_time_again",
+        ),
+    ),
+    Mutant(
+        "silence-of-a-cut-off-leader-counts",
+        "a leader that was cut off for a moment ends sessions as soon as it is back",
+        (Patch("disheap:Server.sweep", " or self._was_out_of_touch:", ":"),),
+        (
+            "tests/runtime/test_liveness.py::"
+            "test_a_leader_that_is_cut_off_ends_no_session_and_gives_everybody_their_time_again",
+        ),
+    ),
+    Mutant(
         "new-leader-does-not-wait-for-clients-of-the-old",
         "a short session lapses while its client is still with a leader that was cut off and does not know it yet",
         (

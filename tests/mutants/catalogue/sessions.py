@@ -161,9 +161,9 @@ MUTANTS = (
         "a client that confirms nothing has a node keep gigabytes of replies",
         (
             Patch(
-                "disheap:Sessions._refuse_reply",
-                "if session.reply_bytes >= limits.reply_bytes:",
-                "if session.reply_bytes < 0:",
+                "disheap:Sessions._execute",
+                "(session.reply_bytes >= limits.reply_bytes or self",
+                "(self",
             ),
         ),
         (TESTS + "test_replies_that_are_not_confirmed_are_bounded_in_bytes_too",),

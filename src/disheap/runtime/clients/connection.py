@@ -57,6 +57,7 @@ class ServerLimits(msgspec.Struct, frozen=True):
     input_bytes: int = 64 << 20
     output_bytes: int = 256 << 20
     places: PlaceLimits = PlaceLimits()
+    contact_s: float = 1.0  # a leader that has heard no majority for so long does not end sessions
     takeover_s: float = 0.0  # from the election of a leader until the clients of the one before have come over
     session_timeout_min_ms: int = 1000
     session_timeout_max_ms: int = 86_400_000

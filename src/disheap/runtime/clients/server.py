@@ -128,6 +128,7 @@ class Server(ReplySink):
         self._ending: dict[int, list[asyncio.Future[None]]] = {}  # operators who wait for the end of a session
         self._swept_at = 0.0
         self._led_since = 0.0
+        self._was_out_of_touch = False  # at the last sweep: with a majority
         self._paused_by_log: list[ClientConnection] = []
         self._leaving: list[ClientConnection] = []
         self._redirect_timer: asyncio.TimerHandle | None = None
@@ -466,6 +467,7 @@ class Server(ReplySink):
             self._heard = dict.fromkeys(self.group.sessions.table, now)
             self._dropped.clear()
             self._swept_at = self._led_since = now
+            self._was_out_of_touch = False
             return
         self._give_up_endings()
         self.queues.clear()
@@ -506,10 +508,12 @@ class Server(ReplySink):
             return
         for connection in self._paused_by_log:
             connection.send_keepalive()
-        if late > STALL_S + SWEEP_S:
-            for connection in self._connections:
-                connection.heard = now
-            self._heard = dict.fromkeys(self._heard, now)
+        if self.group.quorum_silence_s() > self.limits.contact_s:
+            self._was_out_of_touch = True
+            return
+        if late > STALL_S + SWEEP_S or self._was_out_of_touch:
+            self._was_out_of_touch = False
+            self._forget_silence(now)
         lapsed = [
             session
             for session in self.group.sessions.table.values()
@@ -526,6 +530,13 @@ class Server(ReplySink):
             )
             self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
             self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
+
+    def _forget_silence(self, now: float) -> None:
+        """This node was the one that could not be reached: it stood still, or was cut off from a majority. The clients
+        may have been cut off from it, too, and have looked for another leader in vain."""
+        for connection in self._connections:
+            connection.heard = now
+        self._heard = dict.fromkeys(self._heard, now)
 
     def _allowed_s(self, session: Session) -> float:
         """How long it may be silent now."""

@@ -48,6 +48,7 @@ from disheap.protocol.frames import Kind
 from disheap.runtime.disk.thread import Disk, WatchedDisk
 from disheap.runtime.replica.applying import Applier
 from disheap.runtime.replica.clock_check import ClockCheck
+from disheap.runtime.replica.contact import Contact
 from disheap.runtime.replica.hash_requests import StateHasher
 from disheap.runtime.replica.idle_flush import IdleFlush
 from disheap.runtime.replica.reads import OnRead, Reads
@@ -156,6 +157,7 @@ class Group:
         self.gathered_bytes = 0
         self._finished: list[Entry] = []  # applied, and not yet told to the kernel
         self._writer = Writer(storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail)
+        self._contact = Contact(raft.id, loop.time)
         self._ambiguous = raft.is_ambiguous
         self._pump_due = self._is_pumping = False
         self._idle_flush = IdleFlush(clock)
@@ -224,6 +226,8 @@ class Group:
             raise
         except BaseException as error:
             self.fail(error)
+        if self._leads and message.term == self.raft.term:
+            self._contact.heard(message)
         if self.raft.has_ready():
             self._wake()
 
@@ -529,7 +533,12 @@ class Group:
         if changed:
             self._on_leader()
 
+    def quorum_silence_s(self) -> float:
+        """For how long a leader has heard no majority of the voters."""
+        return self._contact.silence_s(membership.voters_of(self.raft.membership))
+
     def _begin_leading(self) -> None:
+        self._contact.begin()
         is_believed = not self._clocks.objection(membership.voters_of(self.raft.membership))
         jump_ms = self._time.begin(self._log_time_ms, is_believed)
         if jump_ms > self._limits.max_clock_jump_ms:

@@ -208,10 +208,9 @@ class Sessions:
         if seq - session.confirmed > self._limits.window:
             return (index, Status.ERROR, self._window_exceeded), ()
         limits = self._limits
-        if seq and (session.reply_bytes >= limits.reply_bytes or self.reply_bytes >= limits.max_reply_bytes):
-            refusal = self._refuse_reply(session)
-            if refusal:
-                return (index, Status.ERROR, refusal), ()
+        is_next = seq <= session.confirmed + 1  # its reply lets the client confirm those that are kept
+        if not is_next and (session.reply_bytes >= limits.reply_bytes or self.reply_bytes >= limits.max_reply_bytes):
+            return (index, Status.ERROR, self._refuse_reply(session)), ()
         effects: Effects = ()
         try:
             reply, effects = self.machine.apply(index, time_ms, session.id, body)
@@ -236,16 +235,14 @@ class Sessions:
         return fault(WindowExceeded(text))
 
     def _refuse_reply(self, session: Session) -> bytes:
-        """Why one more reply of this session cannot be kept; b"" if it can. The command is not applied then, and its
-        number stays unused. When all sessions together reach their limit, each may still have one reply kept: a client
-        that reads its replies goes on, command by command, whatever the others do."""
+        """Why one more reply of this session cannot be kept. The command is not applied then, and its number stays
+        unused. The first command that the client has no reply to is never refused: a client that reads its replies goes
+        on, command by command, whatever the others do."""
         limits = self._limits
         if session.reply_bytes >= limits.reply_bytes:
             who, limit, setting = "the client has", limits.reply_bytes, "limits.session_reply_bytes"
-        elif session.replies and self.reply_bytes >= limits.max_reply_bytes:
-            who, limit, setting = "all clients together have", limits.max_reply_bytes, "limits.max_reply_bytes"
         else:
-            return b""
+            who, limit, setting = "all clients together have", limits.max_reply_bytes, "limits.max_reply_bytes"
         text = f"the replies that {who} not confirmed take {limit} bytes ({setting}); read replies before sending more"
         return fault(WindowExceeded(text))
 

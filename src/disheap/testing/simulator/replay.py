@@ -139,7 +139,7 @@ class Replay:
 
     def _is_put_off(self, standing: Standing, seq: int) -> bool:
         """Nothing is done or kept, and the number stays unused."""
-        is_over = bool(seq and standing.answers) and self._reply_bytes() >= self._max_reply_bytes
+        is_over = seq > standing.confirmed + 1 and self._reply_bytes() >= self._max_reply_bytes
         return is_over or seq - standing.confirmed > self._window
 
     def _carry_out(self, standing: Standing, body: bytes) -> Answer:

@@ -1,0 +1,44 @@
+"""For how long a leader has heard no majority.
+
+The kernel steps down after an election timeout without a majority, and looks once in each (dissertation §6.2). So a
+leader that is cut off leads for up to two election timeouts. Whoever decides by the silence of others needs to know
+earlier that the leader itself may be the one who cannot be reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from disheap.kernel.types import AppendReply, HeartbeatReply, Message, NodeId
+
+HEARTBEATS = 3
+"""A leader that has heard no majority for so many heartbeats is out of touch. One may be lost, and one may be late."""
+
+
+class Contact:
+    """`now` is the loop's clock, in seconds."""
+
+    def __init__(self, own: NodeId, now: Callable[[], float]) -> None:
+        self._own = own
+        self._now = now
+        self._began_at = 0.0
+        self._heard_at: dict[NodeId, float] = {}
+
+    def begin(self) -> None:
+        """This node was elected: a majority has just voted for it."""
+        self._began_at = self._now()
+        self._heard_at.clear()
+
+    def heard(self, message: Message) -> None:
+        """From a follower, in this term."""
+        if isinstance(message, AppendReply | HeartbeatReply):
+            self._heard_at[message.source] = self._now()
+
+    def silence_s(self, voters: Sequence[NodeId]) -> float:
+        """Since the last moment after which a majority of the voters has been heard; this node counts as heard now."""
+        now = self._now()
+        others = sorted(
+            (self._heard_at.get(voter, self._began_at) for voter in voters if voter != self._own), reverse=True
+        )
+        needed = len(voters) // 2 + 1 - (self._own in voters)
+        return max(0.0, now - others[needed - 1]) if needed > 0 else 0.0
