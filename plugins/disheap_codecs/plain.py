@@ -42,7 +42,7 @@ class NoneCodec:
         self._stream = PlainStream()
 
     def new_stream(self, context: StreamContext) -> tuple[bytes, PlainStream]:
-        """The same stream for everybody: it has no state."""
+        """Returns one shared stream, because it has no state. The preamble is empty."""
         return b"", self._stream
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> PlainStream:

@@ -11,9 +11,9 @@ A stored block is one marker byte and the content:
 The preamble is one byte, the version of this format, 1. The codec has no dictionary and no state between blocks.
 
 **Bombs.** `decompress(data, max_output_size=n)` ignores n where a frame declares its size, and a frame of 8 KiB can
-declare 256 MiB. So the frame's header is read first: a declared size over the limit is refused before memory is taken,
-a frame that declares none is decompressed in small pieces and given up once past the limit, and windows over 8 MiB are
-refused in both cases. Levels stop at 19, the last whose window fits.
+declare 256 MiB. So the frame's header is read first. A declared size over the limit is refused before memory is taken.
+A frame without a declared size is decompressed in small pieces, up to the limit. Windows over 8 MiB are refused in both
+cases. Levels stop at 19, the last whose window fits.
 
 **Contexts** are kept by thread and reused: making one costs more than compressing a small block, and using one from two
 threads at once is undefined (zstandard releases the interpreter's lock).
@@ -67,7 +67,7 @@ class ZstdCodec:
         self._stream = ZstdStream(settings)
 
     def new_stream(self, context: StreamContext) -> tuple[bytes, ZstdStream]:
-        """The same stream for everybody, with a preamble of one byte."""
+        """Returns one shared stream, because it has no state. The preamble is one byte."""
         return PREAMBLE, self._stream
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> ZstdStream:

@@ -1,8 +1,8 @@
 """Entries as blocks of bytes (design, "Storage `file`"). Owns the layout; knows no files.
 
-A block is one durable append, or a part of one. Its header has a checksum of its own, so that a damaged length cannot
-destroy the framing, and names the segment and the block before it, so that no old or misplaced block passes for a
-new one. All numbers are big-endian; checksums are CRC-32.
+A block is one durable append, or a part of one. The header has its own checksum, so a damaged length cannot destroy the
+framing. The header names its segment and the block before it, so an old or misplaced block is recognized. All numbers
+are big-endian. Checksums are CRC-32.
 
     offset  size  header, 68 bytes
     0       4     magic, "DHB1"
@@ -12,7 +12,7 @@ new one. All numbers are big-endian; checksums are CRC-32.
     8       8     segment id
     16      8     append number: grows by one with each append, over all segments
     24      8     index of the first entry
-    32      8     term of its entries: a block has one, so that a damaged one's are known
+    32      8     term of its entries; all have the same, so it is known of a damaged block too
     40      4     number of entries
     44      4     raw length of the payload
     48      4     stored length of the payload

@@ -13,10 +13,14 @@ from disheap.protocol.broker import (
     Cancel,
     CreateTopic,
     Enqueue,
+    EnqueueMany,
     Nack,
+    NewMessage,
+    Recover,
     SetCredit,
     Subscribe,
 )
+from disheap_heap.settings import RETURN_AT_ONCE
 
 from .driver import Driver, token
 
@@ -240,3 +244,22 @@ def test_many_freed_groups_are_served_in_slices_and_in_step() -> None:
     assert driver.work_off(30) == twin.work_off(30) > 3
     assert driver.taken() == twin.taken()
     assert driver.machine.state_hash() == twin.machine.state_hash()
+
+
+def test_leases_that_go_back_in_slices_free_their_group_at_once() -> None:
+    """The consumer that gives them back gets nothing before it is done. The others of its group do not wait for it."""
+    driver = Driver()
+    many = RETURN_AT_ONCE + 5
+    for name in ("a", "b"):
+        driver.do(CreateTopic(name))
+    driver.do(EnqueueMany("a", [NewMessage(b"a")] * many))
+    subscribe(driver, many, names=("a", "b"))
+    while driver.machine.backlog():
+        driver.work_off(many)
+    held = driver.deliveries()
+    driver.do(Enqueue("b", b"b"))
+    assert len(held) == many
+    assert driver.deliveries() == [], "the group is full"
+    driver.do(Recover([held[0].consumer]))
+    assert driver.machine.backlog(), "the last leases are still to go back"
+    assert driver.payloads() == [b"b"]

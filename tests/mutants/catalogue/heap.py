@@ -655,6 +655,23 @@ MUTANTS = (
         (GROUPS + "test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first",),
     ),
     Mutant(
+        "credit-of-leases-given-back-in-slices-stays-used",
+        "a group whose leases go back in slices gets nothing more",
+        (
+            Patch(
+                "disheap_heap:release",
+                "        credit.give(state, consumer.group, payload_bytes)\n",
+                "        group = consumer.group\n"
+                "        if consumer.returning:\n"
+                "            group.held, group.held_bytes = group.held - 1, group.held_bytes - payload_bytes\n"
+                "        else:\n"
+                "            credit.give(state, group, payload_bytes)\n",
+            ),
+        ),
+        (GROUPS + "test_leases_that_go_back_in_slices_free_their_group_at_once",),
+        simulated=False,
+    ),
+    Mutant(
         "routes-remembered-without-bound",
         "publishes that lead nowhere fill the memory with the routes of their keys",
         (Patch("disheap_heap:RouteMemory.remember", "len(self._routes) >= KEYS_REMEMBERED or ", ""),),

@@ -3,7 +3,7 @@
 
 Owns when a state is hashed, and the judgement. The entries are found by the log's own time, once in each interval, so
 every replica takes the same ones without a word about it. A view is taken between two entries and hashed in slices,
-so that neither the loop nor the commands wait. Hashes travel in the notices that nodes send each other anyway.
+so that neither the loop nor the commands wait. Hashes travel in the gossip of the nodes.
 
 Where a majority agrees and this node differs, the state here is wrong, whatever made it so: memory, a bug, a release
 that computes something else. The node puts itself in quarantine. Where nobody is a majority, it is only said.
