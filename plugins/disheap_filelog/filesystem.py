@@ -244,7 +244,7 @@ def write_file(filesystem: Filesystem, directory: str, name: str, data: bytes) -
 
 
 def read_file(filesystem: Filesystem, directory: str, name: str, limit_bytes: int) -> bytes:
-    """Reads the file from the disk and not from the cache, up to `limit_bytes`. Returns b"" if there is no such file."""
+    """Reads up to `limit_bytes` from the disk and not from the cache. Returns b"" if there is no such file."""
     try:
         file = filesystem.open(f"{directory}/{name}")
     except FileNotFoundError:

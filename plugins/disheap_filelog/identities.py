@@ -1,9 +1,9 @@
 """Block identities: what was durable, kept away from it (Alagappan et al., Protocol-Aware Recovery, FAST'18).
 
 A block that cannot be read is torn or damaged. A torn block was never acknowledged, and may be dropped. A damaged block
-was acknowledged, and dropping it could lose an entry that a majority needs. The bytes alone cannot tell. So each segment
-has slots in its head: slot n says that the fsync of block n returned. The slot is written only after that, with block
-n + 1, and both share one fsync. A power cut may persist the two in any order, and both orders are sound.
+was acknowledged, and dropping it could lose an entry that a majority needs. The bytes alone cannot tell. So each
+segment has slots in its head: slot n says that the fsync of block n returned. The slot is written only after that, with
+block n + 1, and both share one fsync. A power cut may persist the two in any order, and both orders are sound.
 
 One slot, 32 bytes, so that none lies across two sectors:
 

@@ -95,11 +95,23 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Runs a test once for each plugin that its fixtures name, and for each event loop that is installed."""
     for kind in _KINDS:
         if f"{kind}_name" in metafunc.fixturenames:
-            names = metafunc.config.getoption(f"--disheap-{kind}") or _installed(metafunc.config, kind)
+            names = _wanted(metafunc.config, kind)
             metafunc.parametrize(f"{kind}_name", names, scope="session")
     if "loop_name" in metafunc.fixturenames:
         loops = ["asyncio", "uvloop"] if find_spec("uvloop") else ["asyncio"]
         metafunc.parametrize("loop_name", loops, scope="session")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The suite of services is no part of a whole run where no service is installed: it would only be skipped. A run
+    that names it says what is missing."""
+    is_suite = collection_path.name == "test_service.py" and collection_path.parent.name == "conformance"
+    is_named = any("test_service" in str(argument) for argument in config.invocation_params.args)
+    return True if is_suite and not is_named and not _wanted(config, "service") else None
+
+
+def _wanted(config: pytest.Config, kind: str) -> list[str]:
+    return config.getoption(f"--disheap-{kind}") or _installed(config, kind)
 
 
 _registry_key = pytest.StashKey["Registry"]()
