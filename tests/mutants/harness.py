@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -32,11 +32,24 @@ class Plan(NamedTuple):
 
 def control(mutants: Sequence[Mutant], plan: Plan) -> list[Seen]:
     """Every target once and the same seeds, no bug planted."""
-    targets = sorted({target for mutant in mutants for target in mutant.tests})
-    seen = [_child(CONTROL_LIMIT_S, "tests", CONTROL, *targets)]
+    targets = {target for mutant in mutants for target in mutant.tests}
+    with ThreadPoolExecutor(plan.jobs) as pool:
+        parts = shares(targets, plan.jobs)
+        seen = list(pool.map(lambda part: _child(CONTROL_LIMIT_S, "tests", CONTROL, *part), parts))
     if plan.seeds and any(mutant.is_asked for mutant in mutants):
         seen.append(_seeds(CONTROL, plan))
     return seen
+
+
+def shares(targets: Iterable[str], count: int) -> list[list[str]]:
+    """At most `count` parts of about one size. The targets of one file stay together, because they share its setup."""
+    by_file: dict[str, list[str]] = {}
+    for target in sorted(targets):
+        by_file.setdefault(target.partition("::")[0], []).append(target)
+    parts: list[list[str]] = [[] for _ in range(count)]
+    for of_one_file in sorted(by_file.values(), key=len, reverse=True):
+        min(parts, key=len).extend(of_one_file)
+    return [part for part in parts if part]
 
 
 def verdicts(mutants: Sequence[Mutant], plan: Plan, told: Callable[[Mutant], None]) -> Iterator[Verdict]:

@@ -79,3 +79,13 @@ def test_a_planted_bug_is_caught_from_end_to_end() -> None:
     target = "tests/heap/test_leases.py::test_a_token_of_an_earlier_epoch_is_stale"
     assert harness._child(60.0, "tests", "-", target)[:3] == ("", "", 1)
     assert harness._child(60.0, "tests", "stale-token-acks", target).by == target
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_the_control_runs_every_target_once_and_those_of_a_file_together(count: int) -> None:
+    targets = [f"tests/{name}.py::test_{number}" for name in "abcde" for number in range(4)]
+    parts = harness.shares(targets, count)
+    assert sorted(target for part in parts for target in part) == sorted(targets)
+    assert len(parts) == min(count, 5)
+    for name in "abcde":
+        assert len([part for part in parts if any(f"/{name}.py" in target for target in part)]) == 1
