@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import pytest
 
 from disheap import errors
 from disheap.cli import hosting
+from disheap.cli.loops import loop_factory
 from disheap.config.node_config import NodeConfig
 from tests.cli.command_line import (
     COMMAND,
@@ -129,16 +131,46 @@ def test_a_second_signal_does_not_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosting.os, "_exit", ended.append)
 
     async def main() -> None:
-        stopping = hosting._stop_on_signals()
-        os.kill(os.getpid(), signal.SIGTERM)
-        await asyncio.wait_for(stopping.wait(), 10)
-        assert ended == []
-        os.kill(os.getpid(), signal.SIGINT)
-        while not ended:
-            await asyncio.sleep(0)
+        with hosting._stopped_by_signals() as stopping:
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(stopping.wait(), 10)
+            assert ended == []
+            os.kill(os.getpid(), signal.SIGINT)
+            while not ended:
+                await asyncio.sleep(0)
 
+    before = [signal.getsignal(number) for number in hosting.STOPPING]
     asyncio.run(main())
     assert ended == [128 + signal.SIGINT]
+    assert [signal.getsignal(number) for number in hosting.STOPPING] == before
+
+
+def test_a_signal_that_comes_with_another_one_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop calls the handler of `add_signal_handler` twice for a signal that arrives while it handles another."""
+    ended: list[int] = []
+    monkeypatch.setattr(hosting.os, "_exit", ended.append)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        waiting = threading.main_thread().ident  # it waits in the loop, so the loop is what handles the signal
+        with hosting._stopped_by_signals() as stopping:
+            await loop.run_in_executor(None, int)  # the executor's thread runs from here on
+            await loop.run_in_executor(None, signal.pthread_kill, waiting, signal.SIGUSR1)
+            await asyncio.wait_for(stopping.wait(), 10)
+            for _ in range(3):  # rounds of the loop, in which it reads what is left in its pipe
+                seen = asyncio.Event()
+                await asyncio.gather(loop.run_in_executor(None, loop.call_soon_threadsafe, seen.set), seen.wait())
+
+    def stop_as_well(_number: int, _frame: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGUSR1, stop_as_well)
+    try:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            runner.run(main())
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ended == []
 
 
 def test_a_signal_while_a_node_starts_ends_the_start(monkeypatch: pytest.MonkeyPatch) -> None:

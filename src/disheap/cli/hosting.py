@@ -15,9 +15,10 @@ import resource
 import signal
 import stat
 import sys
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import msgspec
@@ -94,16 +95,16 @@ def _raise_limit(wanted: int) -> int:
 
 async def _host(config: NodeConfig, announce: Announce, reloading: Reloading | None) -> None:
     node = Node(config)
-    stopping = _stop_on_signals(STOPPING if reloading else (*STOPPING, signal.SIGHUP))
-    if reloading is not None:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)
-    if await _first(node.start(), stopping):
-        if node.has_data_directory:
-            _warn_if_open_to_others(Path(config.data_dir))
-        await _serve_until(stopping, node, announce)
-    if node.failure is not None:
-        raise node.failure  # it failed and was told to stop at the same time
-    log.info("node stopped", node=node.name)
+    with _stopped_by_signals(STOPPING if reloading else (*STOPPING, signal.SIGHUP)) as stopping:
+        if reloading is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)
+        if await _first(node.start(), stopping):
+            if node.has_data_directory:
+                _warn_if_open_to_others(Path(config.data_dir))
+            await _serve_until(stopping, node, announce)
+        if node.failure is not None:
+            raise node.failure  # it failed and was told to stop at the same time
+        log.info("node stopped", node=node.name)
 
 
 def _warn_if_open_to_others(data_dir: Path) -> None:
@@ -161,19 +162,35 @@ async def _first(work: Awaitable[None], stopping: asyncio.Event) -> bool:
                 await task
 
 
-def _stop_on_signals(numbers: tuple[signal.Signals, ...] = STOPPING) -> asyncio.Event:
+@contextmanager
+def _stopped_by_signals(numbers: tuple[signal.Signals, ...] = STOPPING) -> Iterator[asyncio.Event]:
+    """An event that the first of these signals sets. A second signal ends the process.
+
+    Signals are counted by Python's own handlers. uvloop may call what `add_signal_handler` was given twice for one
+    signal: when that arrives while the loop handles another one (`_invoke_signals` in its loop.pyx, 0.23).
+    """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
+    arrived: list[int] = []
 
     def stop(number: int) -> None:
-        if stopping.is_set():
-            os._exit(128 + number)
         log.info("stopping", signal=signal.Signals(number).name)
         stopping.set()
 
+    def count(number: int, _frame: FrameType | None) -> None:
+        arrived.append(number)
+        if len(arrived) > 1:
+            os._exit(128 + number)
+        loop.call_soon_threadsafe(stop, number)
+
+    before = {number: signal.signal(number, count) for number in numbers}
     for number in numbers:
-        loop.add_signal_handler(number, stop, number)
-    return stopping
+        signal.siginterrupt(number, False)
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 async def _watch_leader(node: Node) -> None:

@@ -110,8 +110,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:_host",
-                "        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)\n",
-                "        stopping = _stop_on_signals((*STOPPING, signal.SIGHUP))\n",
+                "add_signal_handler(signal.SIGHUP, reloading.reload, node)",
+                "add_signal_handler(signal.SIGHUP, stopping.set)",
             ),
         ),
         (HOSTING + "test_a_sighup_reloads_and_ends_nothing",),

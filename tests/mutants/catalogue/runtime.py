@@ -735,8 +735,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:_host",
-                "    if node.failure is not None:\n"
-                "        raise node.failure  # it failed and was told to stop at the same time\n",
+                "        if node.failure is not None:\n"
+                "            raise node.failure  # it failed and was told to stop at the same time\n",
                 "",
             ),
         ),
