@@ -33,7 +33,7 @@ from disheap_heap.leases import find_consumer
 from disheap_heap.settings import ANSWER_BYTES, LEASES_PER_UNIT, POP_MAX, RESEND_AT_ONCE, SCAN_AT_ONCE
 from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 from disheap_heap.topics import delete
-from disheap_heap.view import keep_consumer, keep_ring, keep_session
+from disheap_heap.view import keep_consumer, keep_session
 from disheap_heap.words import DONE, encode
 
 
@@ -60,7 +60,7 @@ def pop(state: State, session: int, command: Pop) -> bytes:
     ticket = _new_consumer(state, session, topic, command.count, state.settings.credit_bytes)
     ticket.no_ack, ticket.lease_ms, ticket.limit = command.no_ack, command.lease_ms, command.count
     _start(state, ticket)
-    served_later = topic.number in state.unserved and ticket.number in topic.ring
+    served_later = topic.number in state.unserved and ticket in topic.turns
     if ticket.ended:
         pass
     elif not command.wait_ms and not served_later:
@@ -84,12 +84,11 @@ def set_credit(state: State, session: int, command: SetCredit) -> bytes:
     credit_bytes = _checked_credit(state, command.credit, command.credit_bytes)
     if state.views:
         keep_consumer(state, consumer)
-        keep_ring(state, consumer.topic)
     consumer.credit, consumer.credit_bytes = command.credit, credit_bytes
     if not consumer.hungry():
-        consumer.topic.ring.pop(consumer.number, None)
+        credit.leave_turns(state, consumer)
     else:
-        consumer.topic.ring.setdefault(consumer.number, consumer)
+        credit.join(state, consumer)
         serve(state, consumer.topic)
     return DONE
 
@@ -230,9 +229,7 @@ def detached(state: State, number: int) -> None:
 
 def _leave_rings(state: State, session: Session) -> None:
     for consumer in session.consumers.values():
-        if state.views:
-            keep_ring(state, consumer.topic)
-        consumer.topic.ring.pop(consumer.number, None)
+        credit.leave_turns(state, consumer)
 
 
 def stop_resending(state: State, session: Session) -> None:

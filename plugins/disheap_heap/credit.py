@@ -19,15 +19,22 @@ CONSUMERS_PER_UNIT = 16
 
 def join(state: State, consumer: Consumer) -> bool:
     """The consumer joins its topic's ring if it is hungry and not there. One of a freed group joins with the group."""
-    ring = consumer.topic.ring
-    if consumer.number in ring or not consumer.hungry():
+    turns = consumer.topic.turns
+    if consumer in turns or not consumer.hungry():
         return False
     if consumer.group is not None and consumer.group.key in state.freed:
         return False
     if state.views:
         keep_ring(state, consumer.topic)
-    ring[consumer.number] = consumer
+    turns.join(consumer)
     return True
+
+
+def leave_turns(state: State, consumer: Consumer) -> None:
+    """The consumer leaves its topic's ring, if it is there."""
+    if state.views:
+        keep_ring(state, consumer.topic)
+    consumer.topic.turns.leave(consumer)
 
 
 def enter(state: State, group: CreditGroup, consumer: Consumer) -> None:
@@ -115,6 +122,4 @@ def next_freed(state: State) -> tuple[list[Consumer], int]:
 
 def _leave_rings(state: State, group: CreditGroup) -> None:
     for consumer in group.consumers.values():
-        if state.views:
-            keep_ring(state, consumer.topic)
-        consumer.topic.ring.pop(consumer.number, None)
+        leave_turns(state, consumer)

@@ -17,8 +17,8 @@ from disheap.protocol.broker import Deliver, PopDone
 from disheap_heap import credit, timers
 from disheap_heap.arrivals import CHUNKS_SWEPT, Sift
 from disheap_heap.footprint import share, unshare
-from disheap_heap.heap import DroppingHeap
 from disheap_heap.messages import Message, SharedMessage
+from disheap_heap.ready import DroppingReadyMessages, no_messages
 from disheap_heap.state import Consumer, Delayed, Lease, State, Topic, Trash
 from disheap_heap.view import has_kept, keep_consumer, keep_lease, keep_place, keep_ring, keep_thrown, keep_topic
 from disheap_heap.words import encode
@@ -61,7 +61,7 @@ def add(
 
 def sift_arrivals(state: State, topic: Topic) -> Sift:
     """Ids are needed while the topic has the message, or an open view has to find it."""
-    ready, delayed, leases = topic.ready.records, topic.delayed, state.leases
+    ready, delayed, leases = topic.ready.by_id(), topic.delayed, state.leases
     if not state.views:
         return lambda ids: [one for one in ids if one in ready or one in leases or one in delayed]
     return lambda ids: [
@@ -81,12 +81,12 @@ def serve(state: State, topic: Topic) -> None:
 
 def serve_some(state: State, topic: Topic, limit: int) -> int:
     """The same, at most `limit` times. Returns how often."""
-    ready, ring, done = topic.ready, topic.ring, 0
-    while ring and ready.records:
+    ready, turns, done = topic.ready, topic.turns, 0
+    while ready and (consumer := turns.next()) is not None:
         if done >= limit or state.may_push <= 0:
             state.unserved.setdefault(topic.number, topic)
             return done
-        _hand_over(state, topic, next(iter(ring.values())), ready.pop())
+        _hand_over(state, topic, consumer, ready.pop())
         done += 1
     if state.unserved:
         state.unserved.pop(topic.number, None)
@@ -116,7 +116,7 @@ def serve_all(state: State, topics: Iterable[Topic]) -> None:
 
 def serve_later(state: State, topic: Topic) -> None:
     """Notes that a topic is to be served in a later slice of work."""
-    if topic.ring and topic.ready.records:
+    if topic.turns and topic.ready:
         state.unserved.setdefault(topic.number, topic)
 
 
@@ -145,12 +145,8 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
     deliver = Deliver(consumer.number, number, epoch, rank * topic.sign, enqueued_ms, payload, until_ms)
     state.effects.append((consumer.session.number, encode(deliver)))
     state.may_push -= size
-    if consumer.hungry():
-        topic.ring.move_to_end(consumer.number)
-    else:
-        topic.ring.pop(consumer.number, None)  # its group may have left all rings
-        if consumer.limit and consumer.delivered >= consumer.limit:
-            finish_ticket(state, consumer)
+    if not topic.turns.end(consumer) and consumer.limit and consumer.delivered >= consumer.limit:
+        finish_ticket(state, consumer)
 
 
 def _lease(
@@ -222,9 +218,7 @@ def give_back_some(state: State, consumer: Consumer, limit: int) -> int:
     leases = list(islice(consumer.leases.values(), limit))
     consumer.returning = len(leases) < len(consumer.leases)
     if consumer.returning:
-        if state.views:
-            keep_ring(state, consumer.topic)
-        consumer.topic.ring.pop(consumer.number, None)
+        credit.leave_turns(state, consumer)
         state.returning.setdefault(consumer.number, consumer)
     else:
         state.returning.pop(consumer.number, None)
@@ -240,8 +234,8 @@ def make_ready(state: State, topic: Topic, message: Message) -> None:
     topic.ready.push(message)
     topic.ready_bytes += len(message.payload)
     state.ready += 1
-    if topic.drops and len(topic.ready.records) > topic.settings.max_messages:
-        assert isinstance(topic.ready, DroppingHeap)
+    if topic.drops and len(topic.ready) > topic.settings.max_messages:
+        assert isinstance(topic.ready, DroppingReadyMessages)
         drop_waiting(state, topic, topic.ready.least())
         state.dropped += 1
 
@@ -295,9 +289,9 @@ def drop(state: State, message: Message) -> None:
 
 def throw_away(state: State, topic: Topic) -> int:
     """Every ready and delayed message goes. However many: they are gone at once and freed later."""
-    count = len(topic.ready.records) + len(topic.delayed)
+    count = len(topic.ready) + len(topic.delayed)
     if count or topic.ready.entries():
-        state.ready -= len(topic.ready.records)
+        state.ready -= len(topic.ready)
         state.delayed -= len(topic.delayed)
         trash = Trash(topic.ready, topic.delayed)
         if state.views and keep_thrown(state, topic, trash):
@@ -311,7 +305,7 @@ def throw_away(state: State, topic: Topic) -> int:
         state.trash_messages += count
         state.trash_bytes += topic.ready_bytes + topic.delayed_bytes
         state.dropped += count
-        topic.ready, topic.delayed = type(topic.ready)(), {}
+        topic.ready, topic.delayed = no_messages(topic.drops), {}
         topic.ready_bytes = topic.delayed_bytes = 0
     state.unserved.pop(topic.number, None)
     return count
@@ -329,10 +323,9 @@ def end(state: State, consumer: Consumer) -> None:
     topic = consumer.topic
     if state.views:
         keep_consumer(state, consumer)
-        keep_ring(state, topic)
     consumer.ended = True
     credit.leave(state, consumer)
-    topic.ring.pop(consumer.number, None)
+    credit.leave_turns(state, consumer)
     topic.active -= 1
     state.active -= 1
     if consumer.limit:

@@ -22,7 +22,7 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
         check_room(topic, 1)
         check_delayed_room(topic, command.delay_ms > 0)
     number = add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms)
-    if topic.ring:
+    if topic.turns:
         serve(state, topic)
     return encode(Enqueued(number))
 
@@ -60,7 +60,7 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     kind = SharedMessage if len(topics) > 1 else Message
     for topic in topics:
         add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms, kind)
-        if topic.ring:
+        if topic.turns:
             serve(state, topic)
     if len(topics) < found:
         return encode(Published(len(topics), found - len(topics)))

@@ -10,6 +10,7 @@ it; so the heap's own layout is free to differ between a replica that was restor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import heapify, heappop, heappush
 from itertools import chain
 from typing import Any, Generic, TypeVar
@@ -26,28 +27,35 @@ SWEEP = 4
 class StrictHeap(Generic[R]):
     """Records are tuples (rank, key, ...) with unique keys; the least (rank, key) comes first."""
 
-    __slots__ = ("_heap", "_old", "records")
+    __slots__ = ("_heap", "_old", "_records")
 
     def __init__(self) -> None:
-        self.records: dict[int, R] = {}
+        self._records: dict[int, R] = {}
         self._heap: list[R] = []
         self._old: list[R] = []  # being swept: a heap as well, since a heap without its last entry is one
 
+    def by_id(self) -> Mapping[int, R]:
+        """All records by key, in the order of insertion. It changes with the heap, until `load` is called."""
+        return self._records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
     def push(self, record: R) -> None:
         """Adds a record. Its key must not be in the heap."""
-        self.records[record[1]] = record
+        self._records[record[1]] = record
         heappush(self._heap, record)
 
     def load(self, records: dict[int, R]) -> None:
         """Take over a whole dict, in its order."""
-        self.records = records
+        self._records = records
         self._heap = list(records.values())
         self._old = []
         heapify(self._heap)
 
     def pop(self) -> R:
         """Remove and return the first record. There must be one."""
-        records, heap = self.records, self._heap
+        records, heap = self._records, self._heap
         while True:
             record = heappop(self._next() if self._old else heap)
             if records.get(record[1]) is record:
@@ -58,14 +66,14 @@ class StrictHeap(Generic[R]):
         """The first record, or None. Garbage above it goes."""
         while self._heap or self._old:
             heap = self._next()
-            if self.records.get(heap[0][1]) is heap[0]:
+            if self._records.get(heap[0][1]) is heap[0]:
                 return heap[0]
             heappop(heap)
         return None
 
     def remove(self, key: int) -> R | None:
         """Removes and returns the record with this key, or returns None."""
-        record = self.records.pop(key, None)
+        record = self._records.pop(key, None)
         if record is not None:
             self._sweep()
         return record
@@ -77,7 +85,7 @@ class StrictHeap(Generic[R]):
         heapify(front)
         while front and len(found) < count:
             record, number, place = heappop(front)
-            if self.records.get(record[1]) is record:
+            if self._records.get(record[1]) is record:
                 found.append(record)
             heap = self._old if number else self._heap
             for child in range(2 * place + 1, min(2 * place + 3, len(heap))):
@@ -90,7 +98,7 @@ class StrictHeap(Generic[R]):
         if not heap:
             return None
         record = heap.pop()
-        self.records.pop(record[1], None)
+        self._records.pop(record[1], None)
         return record
 
     def entries(self) -> int:
@@ -103,7 +111,7 @@ class StrictHeap(Generic[R]):
         return heap if not old or (heap and heap[0] < old[0]) else old
 
     def _sweep(self) -> None:
-        heap, old, records = self._heap, self._old, self.records
+        heap, old, records = self._heap, self._old, self._records
         if not old:
             if len(heap) <= 2 * len(records) + GARBAGE_MIN:
                 return
@@ -115,50 +123,5 @@ class StrictHeap(Generic[R]):
 
     def check(self) -> None:
         """For tests: every record is in a heap exactly once."""
-        live = [record[1] for record in chain(self._heap, self._old) if self.records.get(record[1]) is record]
-        assert sorted(live) == sorted(self.records)
-
-
-class DroppingHeap(StrictHeap[R]):
-    """Also knows which record is worth the least: the last rank, and in it the lowest key, which is the oldest. A
-    second heap, with the ranks the other way round, tells."""
-
-    __slots__ = ("_worst",)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._worst: StrictHeap[tuple[int, int]] = StrictHeap()
-
-    def push(self, record: R) -> None:
-        """Adds a record to both orders."""
-        super().push(record)
-        self._worst.push((-record[0], record[1]))
-
-    def load(self, records: dict[int, R]) -> None:
-        """Replaces all records."""
-        super().load(records)
-        self._worst.load({key: (-record[0], key) for key, record in records.items()})
-
-    def pop(self) -> R:
-        """Removes and returns the first record."""
-        record = super().pop()
-        self._worst.remove(record[1])
-        return record
-
-    def remove(self, key: int) -> R | None:
-        """Removes and returns the record with this key, or returns None."""
-        self._worst.remove(key)
-        return super().remove(key)
-
-    def drain(self) -> R | None:
-        """Takes any record or piece of garbage out, or returns None if the heap is empty."""
-        record = super().drain()
-        if record is not None:
-            self._worst.remove(record[1])
-        return record
-
-    def least(self) -> int:
-        """Its key. There must be one."""
-        first = self._worst.first()
-        assert first is not None
-        return first[1]
+        live = [record[1] for record in chain(self._heap, self._old) if self._records.get(record[1]) is record]
+        assert sorted(live) == sorted(self._records)

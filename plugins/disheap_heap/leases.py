@@ -31,7 +31,7 @@ def ack(state: State, session: int, command: Ack) -> bytes:
             continue
         topic = release(state, lease)
         drop(state, lease.message)
-        if topic.ready.records:
+        if topic.ready:
             waiting[topic.number] = topic
     state.settled += len(tokens) - len(stale)
     serve_all(state, waiting.values())
@@ -46,7 +46,7 @@ def _ack_one(state: State, session: int, token: Token) -> bytes:
     topic = release(state, lease)
     drop(state, lease.message)
     state.settled += 1
-    if topic.ring and topic.ready.records:
+    if topic.turns and topic.ready:
         serve(state, topic)
     return SETTLED_ONE
 

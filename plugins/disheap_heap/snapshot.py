@@ -226,6 +226,7 @@ class _Restorer:
         self._state = State(settings)
         self._gone_sessions: dict[int, Session] = {}
         self._shared: dict[int, bytes] = {}  # payloads, by number
+        self._ready_messages: dict[Topic, dict[int, Message]] = {}  # by id
 
     def read(self, blocks: Iterator[tuple[str, list[list[Any]]]]) -> State:
         count, ended = 0, False
@@ -312,11 +313,11 @@ class _Restorer:
         return session
 
     def _rings(self, topic: int, consumer: int) -> None:
-        self._state.numbers[topic].ring[consumer] = self._state.consumers[consumer]
+        self._state.numbers[topic].turns.join(self._state.consumers[consumer])
 
     def _ready(self, topic_number: int, *fields: Any) -> None:
         topic, message = self._state.numbers[topic_number], self._message(fields)
-        topic.ready.records[message.id] = message
+        self._ready_messages.setdefault(topic, {})[message.id] = message
         self._state.ready += 1
         topic.ready_bytes += len(message.payload)
         self._waits(topic, message)
@@ -409,8 +410,8 @@ class _Restorer:
         for number, lease in self._state.leases.items():
             leased.setdefault(lease.consumer.topic, []).append(number)
         for topic in self._state.topics.values():
-            topic.ready.load(topic.ready.records)
-            topic.arrivals.load(sorted([*topic.ready.records, *topic.delayed, *leased.get(topic, ())]))
+            topic.ready.load(self._ready_messages.get(topic, {}))
+            topic.arrivals.load(sorted([*topic.ready.by_id(), *topic.delayed, *leased.get(topic, ())]))
         return self._state
 
 

@@ -15,11 +15,12 @@ from weakref import ref
 
 from disheap.protocol.broker import Token, TopicSettings
 from disheap_heap.arrivals import Arrivals
-from disheap_heap.heap import DroppingHeap, StrictHeap
 from disheap_heap.messages import Message
+from disheap_heap.ready import ReadyMessages, no_messages
 from disheap_heap.routing import RouteMemory
 from disheap_heap.settings import END_AT_ONCE, RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES, HeapSettings
 from disheap_heap.timers import Timers
+from disheap_heap.turns import Turns
 
 if TYPE_CHECKING:
     from disheap_heap.exchanges import Exchange
@@ -159,10 +160,10 @@ class Topic:
         "owner",
         "ready",
         "ready_bytes",
-        "ring",
         "settings",
         "sign",
         "subscribers",
+        "turns",
     )
 
     def __init__(self, number: int, name: str, settings: TopicSettings, owner: Session | None) -> None:
@@ -173,7 +174,7 @@ class Topic:
         self.sign = -1 if settings.mode == "max" else 1
         self.alive = True
         self.drops = settings.overflow == "drop" and settings.max_messages > 0
-        self.ready: StrictHeap[Message] = DroppingHeap() if self.drops else StrictHeap()
+        self.ready = no_messages(self.drops)
         self.ready_bytes = 0
         self.delayed: dict[int, Delayed] = {}
         self.delayed_bytes = 0
@@ -181,20 +182,20 @@ class Topic:
         self.consumers: dict[int, Consumer] = {}
         self.active = 0  # consumers and tickets that have not ended
         self.subscribers = 0  # the same without tickets
-        self.ring: OrderedDict[int, Consumer] = OrderedDict()  # the hungry ones, next in turn first
+        self.turns: Turns[Consumer] = Turns()
         self.bindings: dict[tuple[Exchange, str], None] = {}  # (exchange, routing key)
         self.expires_at_ms = 0  # when it is deleted as unused; 0 while used
         self.arrivals = Arrivals()
 
     def messages(self) -> int:
         """How many messages the topic has, leased ones included."""
-        return len(self.ready.records) + len(self.delayed) + self.leased
+        return len(self.ready) + len(self.delayed) + self.leased
 
 
 class Trash(NamedTuple):
     """What a purge left behind. Nobody can see it any more; it is freed in slices."""
 
-    ready: StrictHeap[Message]
+    ready: ReadyMessages
     delayed: dict[int, Delayed]
 
 
@@ -250,7 +251,7 @@ class State:
             session.consumers, session.owned, session.groups = {}, {}, {}
         for topic in self.topics.values():
             topic.consumers, topic.bindings, topic.owner = {}, {}, None
-            topic.ring.clear()
+            topic.turns.clear()
 
     def start(self) -> list[tuple[int, bytes]]:
         """A call begins; returns the list that its pushes will be in."""

@@ -51,4 +51,4 @@ class Timers:
         return key % _KINDS, key // _KINDS, topic
 
     def __len__(self) -> int:
-        return len(self._heap.records)
+        return len(self._heap)

@@ -96,7 +96,7 @@ def describe(topic: Topic, created: bool = False) -> TopicInfo:
     return TopicInfo(
         topic.name,
         topic.settings,
-        len(topic.ready.records),
+        len(topic.ready),
         len(topic.delayed),
         topic.leased,
         topic.subscribers,

@@ -100,7 +100,7 @@ class View:
 
     def keep_ring(self, topic: Topic) -> None:
         if topic.number <= self._last_topic and topic not in self._rings:
-            self._rings[topic] = list(topic.ring)
+            self._rings[topic] = topic.turns.order()
 
     def keep_consumer(self, consumer: Consumer) -> None:
         if consumer.number <= self._last_consumer and consumer not in self._consumer_rows:
@@ -119,7 +119,7 @@ class View:
         if number in self._kept:
             return True
         trash = self._thrown.get(topic)
-        return trash is not None and (number in trash.ready.records or number in trash.delayed)
+        return trash is not None and (number in trash.ready.by_id() or number in trash.delayed)
 
     # --- rows ---
 
@@ -152,8 +152,8 @@ class View:
     def rings(self) -> Iterator[Row | None]:
         for count, topic in enumerate(self._topics):
             kept = self._rings.get(topic)
-            if kept is None and topic.ring:
-                kept = list(topic.ring)
+            if kept is None and topic.turns:
+                kept = topic.turns.order()
             for number in kept or ():
                 yield topic.number, number
             if count % LOOKED_AT_ONCE == 0:
@@ -223,7 +223,7 @@ class View:
                 place = kept.get(number)
                 if place is None and number <= last:
                     source = self._thrown.get(topic) or topic
-                    place = source.ready.records.get(number) or source.delayed.get(number)
+                    place = source.ready.by_id().get(number) or source.delayed.get(number)
                 if place is not None and not isinstance(place, Lease):
                     yield place
             looked += len(chunk)

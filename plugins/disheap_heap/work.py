@@ -182,7 +182,7 @@ def _take_apart(state: State, exchange: Exchange) -> bool:
 
 
 def _free_one(state: State, trash: Trash) -> bool:
-    count = len(trash.ready.records) + len(trash.delayed)
+    count = len(trash.ready) + len(trash.delayed)
     message = trash.ready.drain()
     if message is None and trash.delayed:
         message = trash.delayed.popitem()[1][1]
@@ -191,7 +191,7 @@ def _free_one(state: State, trash: Trash) -> bool:
         return False
     if message.expires_at_ms:
         state.timers.disarm(timers.EXPIRY, message.id)
-    if len(trash.ready.records) + len(trash.delayed) < count:
+    if len(trash.ready) + len(trash.delayed) < count:
         state.trash_messages -= 1  # else it was let go before: what came out of the heap was garbage
         state.trash_bytes -= len(message.payload)
         if type(message) is SharedMessage:

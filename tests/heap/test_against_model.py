@@ -335,8 +335,8 @@ class HeapAgainstModel(ViewRules):
             topic.ready.check()
             waiting = [number for chunk in [*topic.arrivals.chunks, topic.arrivals.tail] for number in chunk]
             assert waiting == sorted(waiting)
-            assert {*topic.ready.records, *topic.delayed} <= set(waiting)
-            assert list(topic.ring) == [one.number for one in self.model.shelf(topic.name).ring]  # type: ignore[union-attr]
+            assert {*topic.ready.by_id(), *topic.delayed} <= set(waiting)
+            assert topic.turns.order() == [one.number for one in self.model.shelf(topic.name).ring]  # type: ignore[union-attr]
         assert state.message_bytes == sum(len(one.payload) for one in self.model.items)
 
     @precondition(lambda self: not any((self.driver.machine._state.trash, self.driver.machine._state.trash_of_views)))

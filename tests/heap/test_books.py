@@ -200,12 +200,12 @@ def check_books(machine: State) -> None:
     assert machine.message_bytes == sum(
         len(message.payload)
         for topic in machine.topics.values()
-        for message in (*topic.ready.records.values(), *(delayed for _, delayed in topic.delayed.values()))
+        for message in (*topic.ready.by_id().values(), *(delayed for _, delayed in topic.delayed.values()))
     ) + sum(len(lease.message.payload) for lease in machine.leases.values())
     for topic in machine.topics.values():
         topic.ready.check()
-        assert not topic.drops or len(topic.ready.records) <= topic.settings.max_messages
-        assert all(one.hungry() for one in topic.ring.values())
+        assert not topic.drops or len(topic.ready) <= topic.settings.max_messages
+        assert all(topic.consumers[number].hungry() for number in topic.turns.order())
         assert topic.active == sum(not one.ended for one in topic.consumers.values())
         assert topic.leased == sum(len(one.leases) for one in topic.consumers.values())
     for session in machine.sessions.values():
@@ -215,7 +215,7 @@ def check_books(machine: State) -> None:
         assert consumer.held_bytes == sum(len(lease.message.payload) for lease in consumer.leases.values())
         assert consumer.returning == (consumer.number in machine.returning)
         is_waiting = consumer.group is not None and consumer.group.key in machine.freed
-        assert is_waiting or consumer.hungry() == (consumer.number in consumer.topic.ring)
+        assert is_waiting or consumer.hungry() == (consumer in consumer.topic.turns)
 
 
 def check_group(machine: State, group: CreditGroup) -> None:
@@ -230,7 +230,7 @@ def check_nobody_waits(machine: State) -> None:
     assert not (machine.freed or machine.unserved or machine.returning)
     for topic in machine.topics.values():
         hungry = [one.number for one in topic.consumers.values() if one.hungry()]
-        assert not (hungry and topic.ready.records), f"consumers {hungry} of {topic.name} wait, and messages as well"
+        assert not (hungry and topic.ready), f"consumers {hungry} of {topic.name} wait, and messages as well"
 
 
 TestHeapInSlices = HeapInSlices.TestCase

@@ -47,11 +47,11 @@ def fanout(*topics: str) -> Driver:
 def messages(state: State) -> Iterator[Message]:
     """Everything that is held, purged messages too."""
     for topic in state.topics.values():
-        yield from topic.ready.records.values()
+        yield from topic.ready.by_id().values()
         yield from (message for _, message in topic.delayed.values())
     yield from (lease.message for lease in state.leases.values())
     for trash in state.trash:
-        yield from trash.ready.records.values()
+        yield from trash.ready.by_id().values()
         yield from (message for _, message in trash.delayed.values())
 
 

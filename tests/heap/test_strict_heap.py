@@ -43,7 +43,7 @@ def test_removals_leave_no_more_garbage_than_there_are_records() -> None:
     heap = filled(random.Random(7).choices(range(1000), k=20_000))
     for key in random.Random(8).sample(range(20_000), 19_000):
         assert heap.remove(key) is not None
-        assert heap.entries() <= 3 * len(heap.records) + 2 * GARBAGE_MIN
+        assert heap.entries() <= 3 * len(heap) + 2 * GARBAGE_MIN
     heap.check()
 
 
@@ -71,7 +71,7 @@ def test_draining_takes_everything_out() -> None:
         heap.remove(key)
     while heap.drain() is not None:
         pass
-    assert heap.records == {}
+    assert heap.by_id() == {}
     assert heap.entries() == 0
 
 

@@ -154,7 +154,7 @@ def test_an_expired_session_gives_back_in_slices_the_oldest_lease_first() -> Non
     assert driver.info().ready == RETURN_AT_ONCE
     driver.wait(0, limit=10)
     assert driver.info().ready == RETURN_AT_ONCE + 10
-    back = sorted(driver.machine._state.topics["jobs"].ready.records)
+    back = sorted(driver.machine._state.topics["jobs"].ready.by_id())
     assert back == sorted(held[: RETURN_AT_ONCE + 10])
     driver.work_off(100)
     assert (driver.info().ready, driver.info().leased) == (MANY, 0)

@@ -75,7 +75,7 @@ MUTANTS = (
         "a full topic drops the message of the highest priority",
         (
             Patch(
-                "disheap_heap:DroppingHeap.push",
+                "disheap_heap:DroppingReadyMessages.push",
                 "self._worst.push((-record[0], record[1]))",
                 "self._worst.push(record[:2])",
             ),
@@ -435,7 +435,7 @@ MUTANTS = (
                 "    serve_later(state, give_back(state, state.leases[number]))\n",
                 "    consumer = state.leases[number].consumer\n"
                 "    topic = give_back(state, state.leases[number])\n"
-                "    topic.ring.pop(consumer.number, None)\n    serve_later(state, topic)\n",
+                "    topic.turns.leave(consumer)\n    serve_later(state, topic)\n",
             ),
         ),
         (LEASES + "test_an_expired_lease_gives_its_credit_back",),
@@ -457,9 +457,9 @@ MUTANTS = (
         "whose turn it is does not move on: one consumer gets everything",
         (
             Patch(
-                "disheap_heap:_hand_over",
-                "        topic.ring.move_to_end(consumer.number)\n",
-                "        pass\n",
+                "disheap_heap:Turns.end",
+                "            self._ring.move_to_end(consumer.number)\n",
+                "            pass\n",
             ),
         ),
         (DELIVERY + "test_consumers_take_turns",),
@@ -501,7 +501,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:pop",
-                "    served_later = topic.number in state.unserved and ticket.number in topic.ring\n",
+                "    served_later = topic.number in state.unserved and ticket in topic.turns\n",
                 "    served_later = False\n",
             ),
         ),
