@@ -95,10 +95,10 @@ def frame_reader(data: bytes) -> None:
     try:
         for chunk in chunks:
             got += b"".join(frame for _, frame in reader.frames(chunk))
-            assert len(reader._partial) <= frames.LENGTH_BYTES + reader.limit, "more is kept than the limit allows"
+            assert reader.held_bytes <= frames.LENGTH_BYTES + reader.limit, "more is kept than the limit allows"
     except (MalformedFrame, FrameTooLarge):
         return
-    assert got + bytes(reader._partial._held) == whole, "what was cut does not make up what came"
+    assert got + bytes(reader._unfinished) == whole, "what was cut does not make up what came"
 
 
 def peer_message(data: bytes) -> None:

@@ -187,24 +187,78 @@ def test_a_reader_gives_whole_frames_wherever_the_stream_is_cut(bodies: list[byt
     assert read == sent
 
 
+small = st.integers(0, 4)
+envelopes = st.builds(
+    frames.envelope, st.sampled_from((1, 1, 1, 2, 4)), st.sampled_from((0, 0, 0, 2)), *[small] * 3, data
+)
+others = st.builds(frames.plain, st.sampled_from((0, 18, 19, 21)), data)
+
+
+def may_be_logged(frame: bytes, session: int) -> bool:
+    if len(frame) < frames.ENVELOPE.size or frame[4] != Kind.COMMAND:
+        return False
+    found = frames.open_envelope(frame)
+    return found.session == session > 0 and found.confirmed < found.seq and not found.flags & frames.Flags.TRANSIENT
+
+
+@given(st.lists(st.one_of(envelopes, envelopes, others), max_size=12), small, st.data())
+def test_runs_hold_the_commands_that_may_be_logged_and_nothing_else(
+    sent: list[bytes], session: int, draw: st.DataObject
+) -> None:
+    stream, read = b"".join(sent), []
+    reader = FrameReader(1000)
+    while stream:
+        size = draw.draw(st.integers(1, len(stream)))
+        for kind, buffer, start, end in reader.cut(stream[:size], session):
+            found = [each for _, each in FrameReader(1000).frames(buffer[start:end])]
+            assert [may_be_logged(each, session) for each in found] == [kind == frames.RUN] * len(found)
+            assert kind == frames.RUN or [kind] == [each[4] for each in found]
+            read += found
+        stream = stream[size:]
+    assert read == sent and not reader.held_bytes
+
+
+def test_commands_that_follow_each_other_are_one_run() -> None:
+    run = b"".join(frames.envelope(Kind.COMMAND, 0, 7, seq, seq - 1, b"body") for seq in (1, 2, 3))
+    stream = run + frames.plain(Kind.PING) + run
+    found = [(kind, end - start) for kind, _, start, end in FrameReader(1000).cut(stream, 7)]
+    assert found == [(frames.RUN, len(run)), (Kind.PING, 6), (frames.RUN, len(run))]
+
+
+def test_frames_before_a_bad_one_are_given_first() -> None:
+    cut = FrameReader(100).cut(frames.envelope(Kind.COMMAND, 0, 7, 1, 0) + (101).to_bytes(4, "little") + bytes(50), 7)
+    assert next(cut)[0] == frames.RUN
+    with pytest.raises(FrameTooLarge, match="101 bytes is over the limit of 100"):
+        next(cut)
+
+
+def test_a_limit_that_is_raised_counts_from_the_next_frame_on() -> None:
+    reader, large = FrameReader(100), frames.plain(Kind.QUERY, bytes(200))
+    kinds = []
+    for kind, _ in reader.frames(frames.plain(Kind.HELLO) + large + large):
+        kinds.append(kind)
+        reader.limit = 1000
+    assert kinds == [Kind.HELLO, Kind.QUERY, Kind.QUERY]
+
+
 def test_a_piece_of_a_long_frame_costs_no_copy_of_the_pieces_before_it() -> None:
     size, piece = 32 << 20, bytes(64 << 10)
     reader = FrameReader(size)
-    reader.feed(size.to_bytes(4, "little") + bytes(size // 2))
-    reader.feed(piece)
-    assert peak_bytes(lambda: reader.feed(piece)) < size // 8
+    list(reader.cut(size.to_bytes(4, "little") + bytes(size // 2)))
+    list(reader.cut(piece))
+    assert peak_bytes(lambda: list(reader.cut(piece))) < size // 8
     (frame,) = (frame for _, frame in reader.frames(bytes(size // 2 - 2 * len(piece))))
     assert len(frame) == size + 4
 
 
 def test_a_frame_over_the_limit_is_refused_by_its_header_alone() -> None:
     with pytest.raises(FrameTooLarge, match="5000 bytes is over the limit of 4000"):
-        FrameReader(4000).feed((5000).to_bytes(4, "little"))
+        list(FrameReader(4000).cut((5000).to_bytes(4, "little")))
 
 
 def test_a_stranger_is_told_to_look_at_the_port_whatever_length_its_first_bytes_make() -> None:
     with pytest.raises(FrameTooLarge, match="does not speak the disheap protocol; check the address and the port"):
-        FrameReader().feed(b"GET / HTTP/1.1")
+        list(FrameReader().cut(b"GET / HTTP/1.1"))
 
 
 @pytest.mark.parametrize("opener", [frames.open_envelope, frames.open_reply, frames.open_numbered])

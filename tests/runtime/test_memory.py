@@ -376,7 +376,7 @@ async def test_the_estimate_of_a_node_holds_what_waits_on_its_links(
         assert link._connection is not None
         monkeypatch.setattr(link._connection, "buffered", lambda: 50 * MIB)
         incoming = next(iter(node._peering._incoming))
-        incoming._reader.feed((3 * MIB).to_bytes(4, "little") + bytes(2 * MIB))
+        list(incoming._reader.cut((3 * MIB).to_bytes(4, "little") + bytes(2 * MIB)))
         grown = node.memory_estimate().total_bytes - before
         assert 51 * MIB < grown < 53 * MIB
 

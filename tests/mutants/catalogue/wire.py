@@ -66,12 +66,12 @@ MUTANTS = (
         "a long frame is copied whole for each piece of it that is read, and holds up the loop for seconds",
         (
             Patch(
-                "disheap:Partial.join",
+                "disheap:FrameReader._join",
                 "        if type(held) is bytes:\n"
-                "            self._held = held = bytearray(held)\n"
+                "            self._unfinished = held = bytearray(held)\n"
                 "        held += data\n"
                 '        return b""\n',
-                '        self._held = b"".join((held, data))\n        return b""\n',
+                '        self._unfinished = b"".join((held, data))\n        return b""\n',
             ),
         ),
         (
@@ -83,7 +83,7 @@ MUTANTS = (
     Mutant(
         "command-that-confirms-itself-is-taken",
         "a command that says its own reply has come, and every later one, is dropped without a word",
-        (Patch("disheap:ClientConnection._frames", "or confirmed >= seq  #", "or not seq  #"),),
+        (Patch("disheap:FrameReader.cut", "or confirmed >= seq  #", "or not seq  #"),),
         (BAD_INPUT + "test_a_command_that_confirms_itself_is_refused",),
         simulated=False,
     ),

@@ -263,9 +263,7 @@ class Session:
     # --- frames ---
 
     def _frames(self, data: bytes, events: list[Event]) -> None:
-        buffer, spans = self._reader.feed(data)
-        for start, end in spans:
-            kind = buffer[start + frames.LENGTH_BYTES]
+        for kind, buffer, start, end in self._reader.cut(data):
             if kind == _REPLY:
                 self._reply(buffer, start, end, events)
             elif kind == _PUSH:

@@ -1,7 +1,7 @@
 """One client's connection: its frames, and what state they are allowed in.
 
-`data_received` is the hottest loop of a node that leads. A run of commands is checked header by header (length, kind,
-session) and handed on as one slice; everything else goes through `_other`.
+A node that leads spends most of its reading in `FrameReader.cut`. A run of commands comes from it checked, and is
+handed on as one slice. Every other frame goes through `_other`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from disheap.errors import (
 from disheap.interfaces import Connection, Flushing
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames, handshake
-from disheap.protocol.frames import CLIENT_ENVELOPES, ENVELOPE, Flags, FrameReader, Kind, Partial, SessionOptions
+from disheap.protocol.frames import CLIENT_ENVELOPES, RUN, Flags, FrameReader, Kind, SessionOptions
 from disheap.protocol.handshake import ClientLimits, Hello
 from disheap.runtime.clients.admission import AdmissionLimits, host_of
 from disheap.runtime.clients.buffers import UNCOUNTED_BYTES, Buffers
@@ -127,7 +127,6 @@ class ClientConnection:
         self._connection: Connection
         self._send_queued: Callable[[], None] | None = None  # of a connection that gathers
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
-        self._partial = Partial()
         self._greeted = False
         self._has_left = False
         self._deadline: asyncio.TimerHandle | None = None
@@ -157,13 +156,16 @@ class ClientConnection:
             return
         self.heard = self._server.loop.time()
         try:
-            if self._greeted:
-                self._frames(data)
-            else:
-                self._handshake(data)
+            for kind, buffer, start, end in self._reader.cut(data, self.session):
+                if kind == RUN:
+                    self._submit(buffer[start:end])
+                elif self._greeted:
+                    self._other(kind, buffer[start:end])
+                else:
+                    self._handshake(kind, buffer[start:end])
         except (ProtocolError, NotLeader, SessionExpired, Overloaded) as error:
             self.refuse(error)
-        held = len(self._partial)
+        held = self._reader.held_bytes
         if held > UNCOUNTED_BYTES or self.input_bytes:
             self._server.buffers.hold_input(self, 0 if self.closed else held)
 
@@ -200,26 +202,20 @@ class ClientConnection:
 
     # --- the handshake -----------------------------------------------------------------------------------------------
 
-    def _handshake(self, data: bytes) -> None:
+    def _handshake(self, kind: int, frame: bytes) -> None:
         """Small frames only until the client has said who it is (storage-rules 13)."""
-        buffer, spans = self._reader.feed(data)
-        if not spans:
-            return
-        start, end = spans[0]
-        frame = buffer[start:end]
-        if frame[4] != Kind.HELLO:
-            raise MalformedFrame(f"the first frame is of kind {frame[4]}, not a HELLO")
+        if kind != Kind.HELLO:
+            raise MalformedFrame(f"the first frame is of kind {kind}, not a HELLO")
         version, hello = handshake.open_hello(frames.open_plain(frame), Hello)
         welcome = self._server.welcome(version, hello)
         self.principal = authenticate(hello, self._connection.certificate_name)
         self._connection.write(welcome)
         self._greeted = True
+        self._reader.limit, self._reader.setting = self._server.limits.frame_bytes, _LIMIT
         self._server.places.greeted(self)
         if self._deadline is not None:
             self._deadline.cancel()
         self._start_idle_timer(self._server.limits.idle_timeout_s)
-        if end < len(buffer):
-            self._frames(buffer[end:])
 
     def _handshake_overdue(self) -> None:
         seconds = self._server.limits.handshake_timeout_s
@@ -240,62 +236,15 @@ class ClientConnection:
 
     # --- frames ------------------------------------------------------------------------------------------------------
 
-    def _frames(self, data: bytes) -> None:
-        buffer = self._partial.join(data)
-        limit, session, unpack = self._server.limits.frame_bytes, self.session, ENVELOPE.unpack_from
-        position = run = 0
-        size = len(buffer)
-        command, transient, least = Kind.COMMAND, Flags.TRANSIENT, frames.ENVELOPE_REST
-        while size - position >= ENVELOPE.size:
-            length, kind, flags, number, seq, confirmed = unpack(buffer, position)
-            if length > limit:
-                self._hand_on(buffer, run, position)
-                frames.checked_length(buffer, position, limit, _LIMIT)
-            end = position + 4 + length
-            if end > size:
-                break
-            if (
-                kind != command
-                or number != session
-                or not number
-                or confirmed >= seq  # and so every seq of 0
-                or flags & transient
-                or length < least
-            ):
-                self._hand_on(buffer, run, position)
-                self._other(kind, buffer[position:end])
-                run = end
-            position = end
-        self._hand_on(buffer, run, position)
-        if position < size:
-            self._short_frames(buffer[position:])
-
-    def _short_frames(self, rest: bytes) -> None:
-        """Frames shorter than an envelope at the end of a chunk. What is incomplete is kept."""
-        needed = frames.LENGTH_BYTES
-        while len(rest) >= frames.LENGTH_BYTES:
-            needed = frames.LENGTH_BYTES + frames.checked_length(rest, 0, self._server.limits.frame_bytes, _LIMIT)
-            if needed > len(rest):
-                break
-            self._other(rest[4], rest[:needed])
-            rest, needed = rest[needed:], frames.LENGTH_BYTES
-        self._partial.keep(rest, needed)
-
-    def _hand_on(self, buffer: bytes, start: int, end: int) -> None:
+    def _submit(self, envelopes: bytes) -> None:
         """A run of commands of the attached session, checked: into the log with it."""
-        if end <= start:
-            return
         if not self._server.leads:
             raise NotLeader
-        whole = start == 0 and end == len(buffer)
-        envelopes = buffer if whole else buffer[start:end]
         if self._server.short is not None and not (envelopes := self._server.filter_when_full(self, envelopes)):
             return
         self._server.submit(self, envelopes)
 
     def _other(self, kind: int, frame: bytes) -> None:
-        if len(frame) < 6:
-            raise MalformedFrame(f"a frame of {len(frame)} bytes is too short to be one")
         if kind == Kind.PING:
             self._need_session()
             self._connection.write(_PONG)
@@ -450,7 +399,7 @@ class ClientConnection:
         )
 
     def drop_unfinished_frame(self, limit_bytes: int) -> None:
-        self._partial.keep(b"", 0)
+        self._reader.clear()
         self.refuse(
             Overloaded(
                 f"over all connections more than {limit_bytes} bytes of unfinished frames (limits.input_bytes) are "
