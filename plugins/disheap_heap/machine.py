@@ -12,39 +12,40 @@ from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import msgspec
 
-from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionUnsupported
+from disheap.errors import CommandRefused, InvalidArgument, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext, Principal
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, snapshot, topics, work
+from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
 from disheap_heap.delivery import serve_freed
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
 from disheap_heap.words import known_tag
 
-Handler = Callable[[State, int, Any], bytes]
-"""(state, session, command) -> reply"""
-
-HANDLERS: dict[type, Handler] = {
-    broker.Enqueue: enqueue.enqueue,
-    broker.EnqueueMany: enqueue.enqueue_many,
-    broker.Publish: enqueue.publish,
-    broker.Subscribe: consumers.subscribe,
-    broker.SetCredit: consumers.set_credit,
-    broker.Cancel: consumers.cancel,
-    broker.Pop: consumers.pop,
-    broker.Ack: leases.ack,
-    broker.Nack: leases.nack,
-    broker.Extend: leases.extend,
-    broker.Recover: leases.recover,
-    broker.CreateTopic: topics.create_topic,
-    broker.DeleteTopic: topics.delete_topic,
-    broker.Purge: topics.purge,
-    broker.CreateExchange: exchanges.create_exchange,
-    broker.DeleteExchange: exchanges.delete_exchange,
-    broker.Bind: exchanges.bind,
-    broker.Unbind: exchanges.unbind,
+HANDLERS: Handlers = {
+    broker.Enqueue: (1, enqueue.enqueue),
+    broker.EnqueueMany: (1, enqueue.enqueue_many),
+    broker.Publish: (1, enqueue.publish),
+    broker.Subscribe: (1, consumers.subscribe),
+    broker.SetCredit: (1, consumers.set_credit),
+    broker.Cancel: (1, consumers.cancel),
+    broker.Pop: (1, consumers.pop),
+    broker.Ack: (1, leases.ack),
+    broker.Nack: (1, leases.nack),
+    broker.Extend: (1, leases.extend),
+    broker.Recover: (1, leases.recover),
+    broker.CreateTopic: (1, topics.create_topic),
+    broker.DeleteTopic: (1, topics.delete_topic),
+    broker.Purge: (1, topics.purge),
+    broker.CreateExchange: (1, exchanges.create_exchange),
+    broker.DeleteExchange: (1, exchanges.delete_exchange),
+    broker.Bind: (1, exchanges.bind),
+    broker.Unbind: (1, exchanges.unbind),
 }
+"""(the `machine_version` since which the command exists, its handler). A command that was released never changes its
+fields. A new form of it is a struct of its own with the same tag and a later version, which takes its place from there
+on."""
 
 QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.Peek: queries.peek,
@@ -54,12 +55,11 @@ QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.ListExchanges: queries.list_exchanges,
 }
 
-COMMAND_TAGS = {kind.__struct_config__.tag: kind for kind in get_args(broker.Command)}
 BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
 """Commands with payloads. All others pass while disk or memory is short: workers need them to drain the queues."""
-ALLOWED_WHEN_FULL = frozenset(tag for tag, kind in COMMAND_TAGS.items() if kind not in BRINGS_IN)
+ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in BRINGS_IN)
 
-QUERY_TAGS = {kind.__struct_config__.tag: kind for kind in get_args(broker.Query)}
+QUERY_TAGS = {tag_of(kind): kind for kind in get_args(broker.Query)}
 
 NOTHING: Effects = ()
 COMMAND_OVERHEAD_BYTES = 16 << 10
@@ -80,9 +80,13 @@ class HeapMachine:
         """The largest payload, and what a command needs around it."""
         return settings.payload_bytes + COMMAND_OVERHEAD_BYTES
 
+    handlers: ClassVar[Handlers] = HANDLERS
+    """Of all versions. A later release, or a test, adds to them."""
+
     def __init__(self, settings: HeapSettings, context: MachineContext) -> None:
         self._settings = settings
         self._state = State(settings)
+        self._use_commands_of(self.versions[0])
 
     def set_version(self, version: int) -> None:
         """Runs this version from now on."""
@@ -93,20 +97,26 @@ class HeapMachine:
                 "runs it and start again"
             )
         self._state.version = version
+        self._use_commands_of(version)
+
+    def _use_commands_of(self, version: int) -> None:
+        self._commands = CommandSet(self.handlers, version)
+        self._decode_command = self._commands.decoder.decode
+        self._handlers = self._commands.handlers
 
     # --- what changes the state ---
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
         """Decodes the command and passes it to its handler."""
         try:
-            decoded = broker.decode_command.decode(command)
+            decoded = self._decode_command(command)
         except UNREADABLE as error:
-            raise _unreadable(command, error, COMMAND_TAGS, "command") from None
+            raise self._commands.refusal(command, error) from None
         state = self._state
         if time_ms > state.now_ms:
             state.now_ms = time_ms
         effects = state.start()
-        reply = HANDLERS[type(decoded)](state, session, decoded)
+        reply = self._handlers[type(decoded)](state, session, decoded)
         if state.freed:
             serve_freed(state)
         return reply, effects
@@ -159,7 +169,7 @@ class HeapMachine:
     def admits(self, command: bytes) -> bool:
         """A transient message that no topic waits for is not worth the log; nor is one that would be refused."""
         try:
-            decoded = broker.decode_command.decode(command)
+            decoded = self._decode_command(command)
         except UNREADABLE:
             return False
         if isinstance(decoded, broker.Publish):
@@ -180,7 +190,7 @@ class HeapMachine:
         try:
             decoded = broker.decode_query.decode(request)
         except UNREADABLE as error:
-            raise _unreadable(request, error, QUERY_TAGS, "query") from None
+            raise unreadable(request, error, QUERY_TAGS, "query") from None
         return QUERIES[type(decoded)](self._state, session, decoded)
 
     def session_stats(self, session: int) -> dict[str, int]:
@@ -238,27 +248,6 @@ class HeapMachine:
             "timers": len(state.timers),
             "postponed": sum(map(len, work.postponed(state))),
         }
-
-
-def _unreadable(body: bytes, error: Exception, tags: dict[Any, Any], what: str) -> CommandRefused:
-    """What is wrong with a body that does not decode, as precisely as can be told."""
-    if not isinstance(error, msgspec.ValidationError):
-        return UnknownCommand(f"a {what} that is not one whole msgpack value: {error}")
-    tag = known_tag(body)
-    if tag in tags:
-        return InvalidArgument(_misfit(tags[tag], str(error)))
-    return UnknownCommand(f"a {what} with the tag {tag!r} is not known to this version; upgrade the nodes")
-
-
-def _misfit(kind: Any, error: str) -> str:
-    """msgspec tells the place by number, after the tag; people know the field by its name."""
-    reason, _, place = error.partition(" - at `$[")
-    number = place.partition("]")[0]
-    fields = kind.__struct_fields__
-    if number.isdigit() and 0 < int(number) <= len(fields):
-        rest = place.partition("]")[2].rstrip("`")
-        return f"{fields[int(number) - 1]}{rest} of {kind.__name__} does not fit: {reason}"
-    return f"a field of {kind.__name__} does not fit: {error}"
 
 
 if TYPE_CHECKING:

@@ -200,6 +200,13 @@ class UnknownCommand(CommandRefused):
     code = "unknown-command"
 
 
+class VersionTooOld(CommandRefused):
+    """The command does not exist at the `machine_version` that the cluster runs. It may exist at a later one, which the
+    leader sets when every member supports it."""
+
+    code = "version-too-old"
+
+
 class InvalidArgument(CommandRefused):
     """A field of a command is out of its bounds."""
 
@@ -342,12 +349,6 @@ class MemoryFull(RequestError):
     then repeat."""
 
     code = "memory-full"
-
-
-class VersionTooOld(RequestError):
-    """The cluster's `machine_version` does not know this command yet."""
-
-    code = "version-too-old"
 
 
 class ConnectionLost(RequestError):

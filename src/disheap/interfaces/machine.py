@@ -40,13 +40,15 @@ class StateMachine(Plugin, Protocol):
     def __init__(self, settings: Any, context: MachineContext) -> None: ...
 
     def set_version(self, version: int) -> None:
-        """From here on the cluster runs this version. Commands of a later version are refused with `VersionTooOld`.
-        Raises `VersionUnsupported` for a version below `versions`, because a stored state may be that old."""
+        """From here on the cluster runs this version, in what is applied and in what `snapshot` writes. A command that
+        does not exist at this version is refused with `VersionTooOld`, whether this release knows it or not: old and
+        new releases must give the same replies while a cluster is upgraded. Raises `VersionUnsupported` for a version
+        that is not in `versions`; a stored state may be of one."""
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
         """Applies one command of a session. Returns the reply and the pushes, in that order. The reply is kept with the
         session, so that a repeated command is answered and not applied again. Work beyond a bound is postponed to
-        `advance`. Raises `CommandRefused`, and `VersionTooOld`."""
+        `advance`. Raises `CommandRefused`, of which `VersionTooOld` is one."""
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
         """Time has come to `time_ms`. Fires due timers in the order of their deadlines, then does postponed work, at

@@ -797,4 +797,20 @@ MUTANTS = (
         ("tests/heap/test_bytes.py::test_one_call_creates_a_bounded_number_of_bytes",),
         simulated=False,
     ),
+    Mutant(
+        "gate-looks-at-its-own-version",
+        "a machine takes the commands of its own latest version, whatever the cluster runs",
+        (
+            Patch(
+                "disheap_heap:HeapMachine.set_version",
+                "_use_commands_of(version)",
+                "_use_commands_of(self.versions[1])",
+            ),
+        ),
+        (
+            "tests/heap/test_versions.py::test_below_a_version_old_and_new_code_answer_alike",
+            "tests/heap/test_versions.py::test_a_command_exists_from_its_version_on",
+        ),
+        simulated=False,
+    ),
 )

@@ -24,7 +24,6 @@ from disheap.errors import (
     InternalError,
     Overloaded,
     SessionExpired,
-    VersionTooOld,
     VersionUnsupported,
     WindowExceeded,
     WrongSecret,
@@ -216,7 +215,7 @@ class Sessions:
             reply, effects = self.machine.apply(index, time_ms, session.id, body)
             kept: Kept = (index, Status.OK, reply)
             self.applied_commands += 1
-        except (CommandRefused, VersionTooOld) as error:
+        except CommandRefused as error:
             kept = (index, Status.ERROR, fault(error))
             self.failed_commands += 1
         except MemoryError:

@@ -25,6 +25,7 @@ from disheap.errors import (
     ProtocolError,
     RequestError,
     UnknownCommand,
+    VersionTooOld,
 )
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
@@ -53,7 +54,7 @@ LOGGED = frozenset({"pop", "create_topic", "bind", "exchange", "enqueue", "publi
 """What is answered from the log: who gets such an answer is served."""
 TOLD_S = 5.0
 """Within which a lapsed session's consumers hear of it."""
-NEVER = (InvalidArgument, UnknownCommand, InternalError)
+NEVER = (InvalidArgument, UnknownCommand, VersionTooOld, InternalError)
 """Refusals that a correct client never gets from a correct node."""
 
 
