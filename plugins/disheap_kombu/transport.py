@@ -10,6 +10,7 @@ priorities are whole, and nothing polls.
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Any
 
 from kombu.transport import base
@@ -23,6 +24,7 @@ from disheap_kombu import failures, places
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 from disheap_kombu.eventloop import Bond
+from disheap_kombu.labels import default_label
 from disheap_kombu.options import broker_url
 from disheap_kombu.unconfirmed import resume, suspend
 
@@ -65,7 +67,9 @@ class Transport(base.Transport):
         """Waits for a session at the leader, at most `connect_timeout` (Celery: `broker_connection_timeout`)."""
         owner = self.client
         owner.cycle = None  # the alternates are seeds of the one client, and it finds the leader itself
-        url = broker_url(owner, self.scheme)
+        url = urls.parse(broker_url(owner, self.scheme))
+        if not url.label:
+            url = replace(url, label=default_label())
         kept = resume(owner, url)
         client = kept.client if kept else BlockingClient(url, client="disheap-kombu")
         try:

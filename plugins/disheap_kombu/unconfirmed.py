@@ -13,10 +13,11 @@ session lives. Refuses to know channels and event loops.
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from disheap.client.core.url import parse
+from disheap.client.core.url import BrokerUrl
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import OutcomeUnknown, RequestTimeout
 from disheap.protocol import broker
@@ -94,12 +95,13 @@ def suspend(owner: Any, client: BlockingClient, unconfirmed: Unconfirmed) -> Non
     _suspended[owner] = Suspended(client, unconfirmed)
 
 
-def resume(owner: Any, url: str) -> Suspended | None:
-    """The client that was kept for `owner`. None where there is none of this process and for this URL."""
+def resume(owner: Any, url: BrokerUrl) -> Suspended | None:
+    """The client that was kept for `owner`. None if there is none of this process and for this URL. The label does not
+    count: a Celery worker has another one as soon as it knows its name."""
     kept = _suspended.pop(owner, None)
     if kept is None or kept.client.is_over:
         return None
-    if kept.client.url != parse(url):
+    if replace(kept.client.url, label=url.label) != url:
         kept.client.close(end_session=False)
         return None
     return kept

@@ -70,9 +70,15 @@ def topics(node):
         return sorted(info.topic for info in client.topics())
 
 
+def labels(node):
+    with disheap.sync.connect(node.url) as client:
+        return [session["label"] for session in client.driver.admin({"op": "sessions"})["sessions"]]
+
+
 def test_a_worker_runs_tasks_answers_remote_control_and_leaves_no_topic_behind(node, run, trace):
     worker = run(node, "-n", "w1@here")
     worker.wait_ready()
+    assert f"celery w1@here, pid {worker.pid}" in labels(node)
     publish(node, note, trace, *range(20))
     until(lambda: len(trace()) == 20, "20 tasks ran")
     assert sorted(trace(), key=int) == [str(n) for n in range(20)]

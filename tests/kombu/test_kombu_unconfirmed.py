@@ -156,7 +156,7 @@ def wires(monkeypatch):
 
     def make(url, client):
         made.append(FakeWire())
-        made[-1].url = BrokerUrl(("h1:8400",))
+        made[-1].url = url
         return made[-1]
 
     monkeypatch.setattr(transport, "BlockingClient", make)
@@ -175,6 +175,15 @@ def test_the_next_connection_goes_on_with_the_session_that_owes_an_answer(wires)
     answer(broker.Published(1))
     publish(second.channel())
     assert len(wires) == 1 and len(wires[0].told(broker.Publish)) == 1
+
+
+def test_the_session_goes_on_in_a_worker_that_has_learned_its_name(wires, monkeypatch):
+    shown = transport.Transport(Owner())
+    first = shown.establish_connection()
+    leave_unanswered(first.channel(), wires[0])
+    shown._collect(first)
+    monkeypatch.setattr(transport, "default_label", lambda: "celery w1@here, pid 1")
+    assert shown.establish_connection().driver is wires[0]
 
 
 def test_a_connection_that_owes_nothing_is_left(wires):
