@@ -2,7 +2,7 @@
 
 A disk is what the kernel asks of storage: one queue of jobs, done in order, and durable when done. A crash loses every
 job that was not. A machine is the number of entries that it has applied; what they were is kept once for the whole
-cluster in `Ledger`, which checks the safety properties of Raft Figure 3 after every step.
+cluster in `SafetyChecker`, which checks the safety properties of Raft Figure 3 after every step.
 """
 
 from __future__ import annotations
@@ -229,15 +229,15 @@ class Node:
                 self.cluster.send(self, message)
             if ready.write is not None:
                 assert not any(isinstance(job, WriteJob) for job in self.jobs), "two writes in flight"
-                self.cluster.ledger.saw_entries(ready.write.entries, self.raft.term_at)
+                self.cluster.safety.saw_entries(ready.write.entries, self.raft.term_at)
                 self.jobs.append(WriteJob(ready.write, ready.held))
             else:
                 assert not ready.held
             self.jobs += (*ready.fetches, *ready.chunk_reads, *ready.chunk_writes)
             self.reads += ready.reads
             for read in ready.reads:
-                self.cluster.ledger.read_answered(read)
-            self.cluster.ledger.check_commit(self, self.cluster)
+                self.cluster.safety.read_answered(read)
+            self.cluster.safety.check_commit(self, self.cluster)
             if ready.committed:
                 self.to_apply.append(ready.committed)
 
@@ -263,7 +263,7 @@ class Node:
         for entry in entries:
             assert entry.index == self.machine + 1, "applied out of order"
             self.machine = entry.index
-            self.cluster.ledger.applied(entry)
+            self.cluster.safety.applied(entry)
         self.raft.applied_to(self.machine)
         self.pump()
 
@@ -276,7 +276,7 @@ class Node:
         assert term is not None
         entry = self.disk.entries[index - self.disk.first_index]
         meta = SnapshotMeta(index, term, entry.time_ms, self.raft.membership_at(index))
-        self.cluster.ledger.took_snapshot(meta)
+        self.cluster.safety.took_snapshot(meta)
         self.disk.keep_snapshot(meta)
         self.disk.compact(max(1, index + 1 - trailing))
         self.raft.snapshot_taken(meta, self.disk.first_index)
@@ -301,14 +301,14 @@ class Node:
             assert not self.to_apply, "an entry of the old log is still to be applied"
             ok = ok and self.partial == snapshot_bytes(chunk.snapshot)
             if ok:
-                self.cluster.ledger.took_snapshot(chunk.snapshot)
+                self.cluster.safety.took_snapshot(chunk.snapshot)
                 self.disk.install(chunk.snapshot)
                 self.machine = chunk.snapshot.index
         self.raft.chunk_written(chunk.snapshot, chunk.offset, ok)
 
 
 @dataclass
-class Ledger:
+class SafetyChecker:
     """What must hold for the whole cluster (Raft Figure 3), checked after every step."""
 
     leaders: dict[int, int] = field(default_factory=dict)  # term -> its one leader
@@ -427,7 +427,7 @@ class Cluster:
     ) -> None:
         self.seed = seed
         self.keeps_leases = bool(settings.get("check_quorum", True))
-        self.ledger = Ledger()
+        self.safety = SafetyChecker()
         self.network: list[Message] = []
         self.delivered: list[Message] = []
         self.cuts: dict[tuple[int, int], bool] = {}
@@ -438,7 +438,7 @@ class Cluster:
         self.nodes: dict[NodeId, Node] = {}
         for member in membership.members:
             disk = (disks or {}).get(member.id) or Disk(membership)
-            self.ledger.saw_entries(tuple(disk.entries), lambda index, disk=disk: disk.term_at(index) or Term(0))
+            self.safety.saw_entries(tuple(disk.entries), lambda index, disk=disk: disk.term_at(index) or Term(0))
             self.nodes[member.id] = Node(self, member.id, disk, settings)
         for id in strangers:
             self.nodes[NodeId(id)] = Node(self, NodeId(id), Disk(Membership(())), settings)
@@ -457,7 +457,7 @@ class Cluster:
     def data_applied(self, node: int) -> list[bytes]:
         """The commands that the node's machine holds, in order."""
         entries = [
-            self.ledger.entries[(index, self.ledger.committed[index][0])] for index in range(1, self[node].machine + 1)
+            self.safety.entries[(index, self.safety.committed[index][0])] for index in range(1, self[node].machine + 1)
         ]
         return [entry.data for entry in entries if entry.kind == EntryKind.COMMANDS]
 
@@ -469,9 +469,9 @@ class Cluster:
         if isinstance(message, AppendRequest):
             raft = sender.raft
             if raft.term == message.term and raft.is_leader:
-                self.ledger.saw_entries(message.entries, raft.term_at)
+                self.safety.saw_entries(message.entries, raft.term_at)
         if isinstance(message, VoteReply) and message.granted and not message.pre:
-            self.ledger.saw_vote(message)
+            self.safety.saw_vote(message)
         is_cut = self.cuts.get((message.source, message.target), False)
         if message.target in self.nodes and not is_cut and not any(drops(message) for drops in self.filters):
             self.network.append(message)
@@ -553,7 +553,7 @@ class Cluster:
         """Messages, disks and machines, in turns, until nothing is left to do."""
         for _ in range(SETTLE_STEPS):
             if not self._step_once():
-                self.ledger.check(self)
+                self.safety.check(self)
                 return
         raise AssertionError("the cluster never comes to rest")
 
@@ -625,7 +625,7 @@ class Cluster:
 
     def _proposed(self, node: int, index: Index, kind: EntryKind, data: bytes) -> None:
         raft = self[node].raft
-        self.ledger.saw_entries((Entry(raft.term, index, kind, 0, data),), lambda _: None)
+        self.safety.saw_entries((Entry(raft.term, index, kind, 0, data),), lambda _: None)
         self[node].pump()
 
     def _takes_proposals(self) -> bool:
@@ -650,7 +650,7 @@ class Cluster:
             if node.is_up and node.to_apply:
                 node.run_apply()
                 moved = True
-        self.ledger.check(self)
+        self.safety.check(self)
         return moved
 
     def _check_durable(self, sender: Node, message: Message) -> None:

@@ -1,7 +1,7 @@
 """One node loses the last write that it acknowledged, and is told that it may have (storage-rules 4).
 
 What that write had superseded shows again. Random schedules in which leaders are cut off and written to, so that writes
-supersede; every invariant of `Ledger` holds after each step, and the cluster goes on at the end.
+supersede; every invariant of `SafetyChecker` holds after each step, and the cluster goes on at the end.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Schedule:
             self._step(self.random.random())
             if not self.has_lost:
                 self._lose(self.random.random() < 0.5)
-            self.cluster.ledger.check(self.cluster)
+            self.cluster.safety.check(self.cluster)
         for number in self.disks:
             self._start(number)
         self.cluster.check_liveness()

@@ -1,6 +1,6 @@
-"""Raft Figure 3 under random schedules (dissertation §3.6.3, §4.1, §5): hypothesis picks what happens next, and the
-`Ledger` checks election safety, leader append-only, log matching, leader completeness, state-machine safety, durability
-before every reply, quorums on real disks, and the membership in force, after every step. At the end of each run all
+"""Raft Figure 3 under random schedules (dissertation §3.6.3, §4.1, §5): hypothesis picks what happens next.
+`SafetyChecker` checks after every step: election safety, leader append-only, log matching, leader completeness,
+state-machine safety, durability before every reply, quorums on real disks, and the membership in force. At the end all
 is healed, and the cluster must elect and commit within a bound of ticks."""
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ class RaftMachine(RuleBasedStateMachine):
     def a_client_reads(self) -> None:
         leader = self._leader()
         self.counter += 1
-        self.cluster.ledger.read_asked(self.counter)
+        self.cluster.safety.read_asked(self.counter)
         self.cluster[leader].raft.read_index(self.counter)
         self.cluster[leader].pump()
 
@@ -183,7 +183,7 @@ class RaftMachine(RuleBasedStateMachine):
     @invariant()
     def raft_is_safe(self) -> None:
         if hasattr(self, "cluster"):
-            self.cluster.ledger.check(self.cluster)
+            self.cluster.safety.check(self.cluster)
 
     def teardown(self) -> None:
         if hasattr(self, "cluster"):

@@ -1,7 +1,7 @@
 """A small cluster of whole nodes whose files are spoilt while it is down, and what comes of it.
 
-Owns the making of the cluster, the spoiling, and the verdict. Nothing of the nodes is replaced; the ledger is, for it
-follows one life of a cluster from its first entry, and these begin in the middle.
+Owns the making of the cluster, the spoiling, and the verdict. Nothing of the nodes is replaced. The safety checker is:
+it follows one life of a cluster from its first entry, and these begin in the middle.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from disheap.config.node_config import RaftConfig
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.testing.simulator.cluster import Cluster, Host
-from disheap.testing.simulator.dice import Dice
-from disheap.testing.simulator.filesystem import Inode, Platter
+from disheap.testing.simulator.filesystem import DiskImage, Inode
+from disheap.testing.simulator.rng import Rng
 
 Files = dict[str, bytes]
 TOPIC = "t"
@@ -34,11 +34,11 @@ RAFT = RaftConfig(
 RECOVER = Path(__file__).parents[2] / "docs" / "how-to" / "recover-a-node.md"
 
 
-class Unwatched:
-    """In the ledger's place."""
+class NoSafetyChecker:
+    """In the place of the safety checker."""
 
-    def __init__(self, mirrors: Any) -> None:
-        self.mirrors = mirrors
+    def __init__(self, durable_models: Any) -> None:
+        self.durable_models = durable_models
         self.last_committed = 0
         self.tables: dict[int, Any] = {}
 
@@ -46,17 +46,17 @@ class Unwatched:
         return lambda *_: None
 
 
-class Damaged(Cluster):
+class DamagedCluster(Cluster):
     def __init__(self, registry: Registry, codec: str, disks: list[Files] | None = None) -> None:
-        super().__init__(Dice(7), registry, 3)
-        self.ledger = Unwatched(self.ledger.mirrors)  # type: ignore[assignment]
+        super().__init__(Rng(7), registry, 3)
+        self.safety = NoSafetyChecker(self.safety.durable_models)  # type: ignore[assignment]
         self.refusals: dict[str, str] = {}
         self.slept: dict[str, None] = {}
         for host in self.hosts:
             host.config = msgspec.structs.replace(host.config, raft=RAFT, codec=codec)
-            self.ledger.mirrors[host.number].spoil()
+            self.safety.durable_models[host.number].spoil()
             if disks is not None:
-                host.platter = platter(disks[host.number - 1])
+                host.disk_image = disk_image(disks[host.number - 1])
 
     def _failed(self, host: Host, error: BaseException) -> None:
         self.refusals[host.name] = str(error)
@@ -123,12 +123,12 @@ class Damaged(Cluster):
                 self._end(host, silently=False)
 
     def files(self) -> list[Files]:
-        return [{path: bytes(inode.now) for path, inode in host.platter.names.items()} for host in self.hosts]
+        return [{path: bytes(inode.now) for path, inode in host.disk_image.names.items()} for host in self.hosts]
 
 
 def made(registry: Registry, codec: str, is_closed: bool) -> tuple[list[Files], bytes]:
     """The files of three nodes with a snapshot, segments and a handful of entries; and what they hold."""
-    cluster = Damaged(registry, codec)
+    cluster = DamagedCluster(registry, codec)
 
     async def life() -> bytes:
         await cluster.start_all()
@@ -159,7 +159,7 @@ def made(registry: Registry, codec: str, is_closed: bool) -> tuple[list[Files], 
         cluster.loop.close()
 
 
-async def apply(cluster: Damaged, command: Any) -> None:
+async def apply(cluster: DamagedCluster, command: Any) -> None:
     leader = cluster.leader()
     assert leader is not None
     await leader.process.start(leader.node.apply(broker.encode(command)))
@@ -170,7 +170,7 @@ def outcome(
 ) -> str:
     """Of a cluster on these disks: `same`, `repaired`, `waits` or `refused`; raises for anything else. `after` gets
     the files as they are then."""
-    cluster = Damaged(registry, codec, disks)
+    cluster = DamagedCluster(registry, codec, disks)
 
     async def life() -> str:
         await cluster.start_all()
@@ -207,8 +207,8 @@ def is_documented(refusal: str) -> bool:
     return any(re.search(".*".join(map(re.escape, VARIES.split(phrase))), refusal) for phrase in phrases)
 
 
-def platter(files: Files) -> Platter:
-    found = Platter(Dice(1))
+def disk_image(files: Files) -> DiskImage:
+    found = DiskImage(Rng(1))
     for path, data in files.items():
         inode = found.names[path] = Inode()
         inode.now, inode.durable = bytearray(data), data

@@ -24,7 +24,7 @@ from disheap.plugins.registry import Registry
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.reads import Reads
 from disheap.runtime.state.sessions import Session, Sessions
-from disheap.testing.simulator.drills import Drills
+from disheap.testing.simulator.liveness_checks import LivenessChecks
 from disheap.testing.simulator.run import Plan, simulate
 
 SEEDS = range(1, 81)
@@ -182,10 +182,10 @@ def test_a_client_that_repeats_a_command_under_a_new_number(
 def test_a_session_that_lapses_while_a_majority_is_in_reach(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A client that pings nobody. The drills would see it, too; here nothing but the client's own life is left."""
+    """A client that pings nobody. The checks would see it, too; here nothing but the client's own life is left."""
 
-    async def no_drills(self: Drills, transport: Any) -> None: ...
+    async def no_liveness_checks(self: LivenessChecks, transport: Any) -> None: ...
 
     monkeypatch.setattr(Pulse, "look", lambda self, now: Verdict.FINE)
-    monkeypatch.setattr(Drills, "run", no_drills)
+    monkeypatch.setattr(LivenessChecks, "run", no_liveness_checks)
     assert "had a majority in reach" in found(registry)

@@ -13,7 +13,7 @@ import pytest
 
 from disheap.errors import DiskFailed
 from disheap.plugins.registry import Registry
-from tests.simulator.ailing import lived
+from tests.simulator.disk_failure import run_scenario
 
 IS_WHOLE = os.environ.get("DISHEAP_SWEEP") == "whole"
 SHARE = 1 if IS_WHOLE else 5
@@ -26,7 +26,7 @@ def registry() -> Registry:
 
 
 def test_a_life_without_failures_has_all_that_a_node_does_to_its_files(registry: Registry) -> None:
-    cluster = lived(registry, NEVER)
+    cluster = run_scenario(registry, NEVER)
     assert cluster.ends == []
     assert cluster.repaired and cluster.installed
 
@@ -37,7 +37,7 @@ def test_whatever_operation_fails_the_node_ends_by_itself_and_nothing_is_lost(
 ) -> None:
     seen: Counter[str] = Counter()
     for at in range(SHARE * cuts_power // 2, NEVER, SHARE):
-        cluster = lived(registry, at, cuts_power)
+        cluster = run_scenario(registry, at, cuts_power)
         if not cluster.faults.failed:
             break
         assert [type(error) for error in cluster.ends] == [DiskFailed]

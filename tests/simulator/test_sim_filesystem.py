@@ -4,45 +4,45 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.testing.simulator.dice import Dice
-from disheap.testing.simulator.filesystem import SECTOR, NoFaults, Platter, SimFile, SimFilesystem
+from disheap.testing.simulator.filesystem import SECTOR, DiskImage, NoFaults, SimFile, SimFilesystem
+from disheap.testing.simulator.rng import Rng
 
 SEEDS = range(60)
 
 
-def new_disk(seed: int = 1) -> tuple[Platter, SimFilesystem]:
-    platter = Platter(Dice(seed))
-    return platter, SimFilesystem(platter, NoFaults())
+def new_disk(seed: int = 1) -> tuple[DiskImage, SimFilesystem]:
+    disk_image = DiskImage(Rng(seed))
+    return disk_image, SimFilesystem(disk_image, NoFaults())
 
 
-def content(platter: Platter, path: str) -> bytes | None:
-    inode = platter.names.get(path)
+def content(disk_image: DiskImage, path: str) -> bytes | None:
+    inode = disk_image.names.get(path)
     return bytes(inode.now) if inode is not None else None
 
 
 def test_what_was_synced_survives_every_power_cut() -> None:
     for seed in SEEDS:
-        platter, disk = new_disk(seed)
+        disk_image, disk = new_disk(seed)
         file = disk.create("/d/log")
         file.write(b"a" * 2000, 0)
         file.sync()
         disk.sync_directory("/d")
         file.write(b"b" * 2000, 2000)
-        platter.cut_power()
-        assert (content(platter, "/d/log") or b"")[:2000] == b"a" * 2000
+        disk_image.cut_power()
+        assert (content(disk_image, "/d/log") or b"")[:2000] == b"a" * 2000
 
 
 def test_an_unsynced_write_comes_in_part_in_whole_or_not_at_all_torn_at_sectors() -> None:
     found: dict[bytes, None] = {}
     for seed in SEEDS:
-        platter, disk = new_disk(seed)
+        disk_image, disk = new_disk(seed)
         file = disk.create("/d/log")
         file.write(b"a" * 4 * SECTOR, 0)
         file.sync()
         disk.sync_directory("/d")
         file.write(b"b" * 4 * SECTOR, 0)
-        platter.cut_power()
-        data = content(platter, "/d/log") or b""
+        disk_image.cut_power()
+        data = content(disk_image, "/d/log") or b""
         sectors = [data[at : at + SECTOR] for at in range(0, len(data), SECTOR)]
         assert all(sector in (b"a" * SECTOR, b"b" * SECTOR) for sector in sectors)
         found[b"".join(sector[:1] for sector in sectors)] = None
@@ -54,35 +54,35 @@ def test_an_unsynced_write_comes_in_part_in_whole_or_not_at_all_torn_at_sectors(
 def test_a_rename_that_was_not_synced_happens_whole_or_not() -> None:
     outcomes: dict[tuple[bytes | None, bytes | None], None] = {}
     for seed in SEEDS:
-        platter, disk = new_disk(seed)
+        disk_image, disk = new_disk(seed)
         file = disk.create("/d/x.tmp")
         file.write(b"data", 0)
         file.sync()
         disk.sync_directory("/d")
         disk.rename("/d/x.tmp", "/d/x")
-        platter.cut_power()
-        outcomes[content(platter, "/d/x.tmp"), content(platter, "/d/x")] = None
+        disk_image.cut_power()
+        outcomes[content(disk_image, "/d/x.tmp"), content(disk_image, "/d/x")] = None
     assert sorted(outcomes, key=str) == sorted([(b"data", None), (None, b"data")], key=str)
 
 
 def test_a_size_may_come_without_its_data() -> None:
     found = []
     for seed in SEEDS:
-        platter, disk = new_disk(seed)
+        disk_image, disk = new_disk(seed)
         file = disk.create("/d/log")
         disk.sync_directory("/d")
         file.write(b"x" * 100, 0)
-        platter.cut_power()
-        found.append(content(platter, "/d/log") or b"")
+        disk_image.cut_power()
+        found.append(content(disk_image, "/d/log") or b"")
     assert any(data and not any(data) for data in found)
     assert all(data in (b"x" * 100, bytes(len(data))) for data in found)
 
 
 def test_a_killed_process_leaves_what_it_wrote_and_no_lock() -> None:
-    platter, disk = new_disk()
+    disk_image, disk = new_disk()
     disk.create("/d/log").write(b"unsynced", 0)
     assert disk.lock("/d/lock") is not None
-    other = SimFilesystem(platter, NoFaults())
+    other = SimFilesystem(disk_image, NoFaults())
     assert other.lock("/d/lock") is None
     disk.died()
     assert other.lock("/d/lock") is not None
@@ -99,14 +99,14 @@ def test_a_missing_file_is_an_oserror() -> None:
 
 def test_damage_changes_one_place_of_a_file_that_was_chosen() -> None:
     for seed in SEEDS:
-        platter, disk = new_disk(seed)
+        disk_image, disk = new_disk(seed)
         for name in ("log", "meta"):
             file = disk.create(f"/d/{name}")
             file.write(bytes(range(256)) * 8, 0)
             file.sync()
-        assert platter.damage(lambda path: path.endswith("log")).endswith("/d/log")
-        assert content(platter, "/d/meta") == bytes(range(256)) * 8
-        differing = [at for at, byte in enumerate(content(platter, "/d/log") or b"") if byte != at % 256]
+        assert disk_image.damage(lambda path: path.endswith("log")).endswith("/d/log")
+        assert content(disk_image, "/d/meta") == bytes(range(256)) * 8
+        differing = [at for at, byte in enumerate(content(disk_image, "/d/log") or b"") if byte != at % 256]
         assert differing
         assert differing[-1] - differing[0] < SECTOR
 
@@ -125,10 +125,10 @@ class Failing:
             raise OSError(5, "Input/output error", path)
 
 
-def after_a_failed_sync(seed: int) -> tuple[Platter, SimFile]:
+def after_a_failed_sync(seed: int) -> tuple[DiskImage, SimFile]:
     """A file of one sector that is durable, and over it another one that a sync failed for."""
-    platter, faults = Platter(Dice(seed)), Failing()
-    disk = SimFilesystem(platter, faults)
+    disk_image, faults = DiskImage(Rng(seed)), Failing()
+    disk = SimFilesystem(disk_image, faults)
     file = disk.create("/d/log")
     file.write(b"a" * SECTOR, 0)
     file.sync()
@@ -137,19 +137,19 @@ def after_a_failed_sync(seed: int) -> tuple[Platter, SimFile]:
     faults.fails = True
     with pytest.raises(OSError, match="Input/output"):
         file.sync()
-    return platter, file
+    return disk_image, file
 
 
 def test_what_a_failed_sync_was_to_write_no_later_one_does() -> None:
     """The page cache shows it, and the disk has it or not (Rebello et al., ATC'20)."""
     found: dict[bytes, None] = {}
     for seed in SEEDS:
-        platter, file = after_a_failed_sync(seed)
+        disk_image, file = after_a_failed_sync(seed)
         file.write(b"c" * SECTOR, SECTOR)
         file.sync()
         assert file.read(SECTOR, 0) == b"b" * SECTOR
-        platter.cut_power()
-        data = content(platter, "/d/log") or b""
+        disk_image.cut_power()
+        data = content(disk_image, "/d/log") or b""
         assert data[SECTOR : 2 * SECTOR] == b"c" * SECTOR
         found[data[:1]] = None
     assert sorted(found) == [b"a", b"b"]
@@ -158,8 +158,8 @@ def test_what_a_failed_sync_was_to_write_no_later_one_does() -> None:
 def test_what_is_written_again_after_a_failed_sync_and_synced_stays() -> None:
     """What that sync was to write does not come back over it (found by seed 3005402)."""
     for seed in SEEDS:
-        platter, file = after_a_failed_sync(seed)
+        disk_image, file = after_a_failed_sync(seed)
         file.write(b"c" * SECTOR, 0)
         file.sync()
-        platter.cut_power()
-        assert content(platter, "/d/log") == b"c" * SECTOR
+        disk_image.cut_power()
+        assert content(disk_image, "/d/log") == b"c" * SECTOR

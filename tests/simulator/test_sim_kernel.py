@@ -1,8 +1,9 @@
 """The kernel alone, under seeded schedules, with memberships that change: what happens follows from the seed on every
 Python, byte by byte.
 
-The cluster is the kernel tests' own, whose ledger checks Raft Figure 3 after every step. Hypothesis looks for schedules
-there; here they are fixed, so that one hash says whether two interpreters, or two orders of hashing, see the same.
+The cluster is the kernel tests' own, whose `SafetyChecker` checks Raft Figure 3 after every step. Hypothesis
+looks for schedules there. Here they are fixed, so that one hash says whether two interpreters, or two orders of
+hashing, see the same.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import pytest
 
 from disheap.kernel.types import NodeId
-from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.rng import Rng
 from tests.kernel.harness import Cluster, group, refused
 
 STEPS = 1200
@@ -27,8 +28,8 @@ KNOWN = {
 
 class Schedule:
     def __init__(self, seed: int) -> None:
-        self.dice = Dice(seed)
-        voters = self.dice.between(1, 5)
+        self.rng = Rng(seed)
+        voters = self.rng.between(1, 5)
         self.cluster = Cluster(range(1, voters + 1), strangers=range(voters + 1, 6), seed=seed)
         self.digest = hashlib.blake2b(digest_size=8)
         self.made = self.seen = self.changes = 0
@@ -49,11 +50,11 @@ class Schedule:
             (self.snapshot, 1),
         ]
         for _ in range(STEPS):
-            self.dice.weighted(steps)()
-            self.cluster.ledger.check(self.cluster)
+            self.rng.weighted(steps)()
+            self.cluster.safety.check(self.cluster)
             self.note()
         self.cluster.check_liveness()
-        self.digest.update(str(sorted(self.cluster.ledger.committed.items())).encode())
+        self.digest.update(str(sorted(self.cluster.safety.committed.items())).encode())
         return self.digest.hexdigest()
 
     def note(self) -> None:
@@ -65,20 +66,20 @@ class Schedule:
     # --- what may happen ---
 
     def any_node(self) -> int:
-        return self.dice.between(1, 5)
+        return self.rng.between(1, 5)
 
     def tick(self) -> None:
-        self.cluster.tick_one(self.any_node(), self.dice.between(1, 3))
+        self.cluster.tick_one(self.any_node(), self.rng.between(1, 3))
 
     def deliver(self) -> None:
         if self.cluster.network:
-            overtakes = self.dice.chance(0.1)
-            self.cluster.deliver(self.dice.below(len(self.cluster.network)) if overtakes else 0)
+            overtakes = self.rng.chance(0.1)
+            self.cluster.deliver(self.rng.below(len(self.cluster.network)) if overtakes else 0)
 
     def disturb(self) -> None:
         if self.cluster.network:
-            place = self.dice.below(len(self.cluster.network))
-            if self.dice.chance(0.5):
+            place = self.rng.below(len(self.cluster.network))
+            if self.rng.chance(0.5):
                 del self.cluster.network[place]
             else:
                 self.cluster.deliver(place, keep=True)
@@ -94,7 +95,7 @@ class Schedule:
         leader = self.cluster.leader
         if leader is not None:
             self.made += 1
-            data = b"%d" % self.made + b"." * self.dice.below(200)
+            data = b"%d" % self.made + b"." * self.rng.below(200)
             refused(lambda: self.cluster.propose(leader.id, data, settle=False))
 
     def change(self) -> None:
@@ -103,10 +104,10 @@ class Schedule:
         if leader is None:
             return
         members = {member.id: member.voter for member in leader.raft.membership.members}
-        if node in members and self.dice.chance(0.5):
+        if node in members and self.rng.chance(0.5):
             del members[node]
         else:
-            members[node] = self.dice.chance(0.6)
+            members[node] = self.rng.chance(0.6)
         new = group([one for one in members if members[one]], [one for one in members if not members[one]])
         self.changes += refused(lambda: self.cluster.propose_change(leader.id, new, settle=False)) is None
 
@@ -114,18 +115,18 @@ class Schedule:
         leader = self.cluster.leader
         if leader is not None:
             self.made += 1
-            self.cluster.ledger.read_asked(self.made)
+            self.cluster.safety.read_asked(self.made)
             leader.raft.read_index(self.made)
             leader.pump()
 
     def transfer(self) -> None:
         leader = self.cluster.leader
         if leader is not None:
-            refused(lambda: leader.raft.transfer_leadership(NodeId(self.dice.between(0, 5))))
+            refused(lambda: leader.raft.transfer_leadership(NodeId(self.rng.between(0, 5))))
             leader.pump()
 
     def cut(self) -> None:
-        if self.dice.chance(0.5):
+        if self.rng.chance(0.5):
             self.cluster.cuts.clear()
         else:
             self.cluster.cut(self.any_node(), self.any_node())
@@ -133,7 +134,7 @@ class Schedule:
     def crash(self) -> None:
         node = self.any_node()
         if self.cluster[node].is_up:
-            self.cluster.crash(node, self.dice.pick((None, 0, 1, 3)))
+            self.cluster.crash(node, self.rng.pick((None, 0, 1, 3)))
 
     def start(self) -> None:
         node = self.any_node()
@@ -143,7 +144,7 @@ class Schedule:
     def snapshot(self) -> None:
         node = self.cluster[self.any_node()]
         if node.is_up and not node.jobs:
-            node.take_snapshot(self.dice.below(5))
+            node.take_snapshot(self.rng.below(5))
 
 
 def test_raft_is_safe_and_lively_under_every_schedule() -> None:

@@ -11,9 +11,9 @@ import pytest
 from disheap.errors import AddressInUse, ConnectionLost
 from disheap.kernel.types import Heartbeat, Index, NodeId, Term
 from disheap.protocol import peers
-from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.loop import Process, SimLoop
 from disheap.testing.simulator.network import SILENCE_S, STALL_S, Network, SimConnection, SimTransport
+from disheap.testing.simulator.rng import Rng
 
 
 class End:
@@ -43,7 +43,7 @@ class Pair:
 
     def __init__(self, seed: int = 1) -> None:
         self.loop = SimLoop()
-        self.network = Network(self.loop, Dice(seed))
+        self.network = Network(self.loop, Rng(seed))
         self.client, self.server = Process(self.loop, "client"), Process(self.loop, "server")
         self.near, self.far = End(), End()
         self.connection: SimConnection

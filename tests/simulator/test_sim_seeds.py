@@ -17,7 +17,7 @@ REGRESSIONS = {
     74: "of the last block of a log nothing was left behind a damaged one, and nothing was said of it",
     154: "a damaged directory told of a term and a doubt that were not durable",
     285: "the check of how long a leader waits for a client took the writes of a slow disk for the leader's decisions",
-    348: "a drill took the loss of a leader for bearable, although one of those left had lost its vote",
+    348: "a check at the end took the loss of a leader for bearable, although one of those left had lost its vote",
     1183: "a short session lapsed while its client was still with a former leader that was cut off",
     2215: "a leader that was cut off ended a session in its log, and was elected again with that log",
     2432: "full replies refused a command for ever, and the client could confirm no later one before it",

@@ -18,15 +18,15 @@ from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, 
 from disheap.kernel.types import NodeId
 from disheap.plugins.registry import Registry
 from disheap.runtime.membership.directory import first_membership
-from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.disk import SimDisk
-from disheap.testing.simulator.filesystem import Crash, Platter, SimFilesystem
+from disheap.testing.simulator.durable_model import DurableModel
+from disheap.testing.simulator.filesystem import Crash, DiskImage, SimFilesystem
 from disheap.testing.simulator.history import History
 from disheap.testing.simulator.loop import OWNER, Process, SimLoop
-from disheap.testing.simulator.mirror import Mirror
 from disheap.testing.simulator.network import Network, SimTransport
 from disheap.testing.simulator.nodes import SimClock, SimNode, SimRegistry, watched_storage
-from disheap.testing.simulator.safety import Ledger, Violation
+from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.safety import SafetyChecker, Violation
 from disheap.testing.simulator.trace import Trace
 
 DRIFT = 0.02
@@ -37,11 +37,11 @@ BLOCK_MAGIC = b"DHB1"
 """With which its blocks begin."""
 COPIED = ("/meta", "/members")
 """Files that hold what they say twice."""
-PLENTY_BYTES = 1 << 40
+FREE_BYTES = 1 << 40
 """Free on a disk that has room."""
 CLOCK_OFF_S = 25.0
 """How wrong a clock may be that counts as right: two of them are closer to each other than `max_clock_jump_ms`."""
-WILD_S = 10 * 365 * 86_400.0
+WRONG_CLOCK_S = 10 * 365 * 86_400.0
 """How wrong a clock may be."""
 MIN_FREE_BYTES = 1 << 20
 MEMORY_MARKS = (1 << 30, 1 << 30, 100 << 10)
@@ -65,7 +65,7 @@ class DiskFaults:
         self.full = False
         self.has_failed = False  # in this life of the node; it may be well again before the node has ended
         self.has_been_full = False  # likewise
-        self.free_bytes = PLENTY_BYTES
+        self.free_bytes = FREE_BYTES
         self.late: Callable[[str, str], None] = lambda operation, path: None  # told of what is done after a failure
 
     def happens(self, operation: str, path: str) -> None:
@@ -99,7 +99,7 @@ class DiskFaults:
         self.crash_in = self.error_in = -1
         self.crash_near = ""
         self.full = False
-        self.free_bytes = PLENTY_BYTES
+        self.free_bytes = FREE_BYTES
 
 
 class SimMemory:
@@ -123,12 +123,12 @@ class SimMemory:
 class Host:
     """`state`: "down", "up" (also while it starts), "frozen"; "lost" when its node refuses its damaged files."""
 
-    def __init__(self, number: int, config: NodeConfig, dice: Dice) -> None:
+    def __init__(self, number: int, config: NodeConfig, rng: Rng) -> None:
         self.number = number
         self.name = config.name
         self.config = config
-        self.dice = dice
-        self.platter = Platter(dice)
+        self.rng = rng
+        self.disk_image = DiskImage(rng)
         self.faults = DiskFaults()
         self.memory = SimMemory()
         self.state = "down"
@@ -168,24 +168,24 @@ class Host:
 
 
 class Cluster:
-    """All hosts, the network, the clients' processes, and the ledgers that check them."""
+    """All hosts, the network, the clients' processes, and the checks of all that they do."""
 
-    def __init__(self, dice: Dice, registry: Registry, count: int, *, keep_trace: bool = False) -> None:
+    def __init__(self, rng: Rng, registry: Registry, count: int, *, keep_trace: bool = False) -> None:
         self.loop = SimLoop()  # type: ignore[abstract]
         self.trace = Trace(self.loop, keep_trace)
-        self.dice = dice
-        self.network = Network(self.loop, dice.fork())
-        configs = _configs(count, dice.fork())
-        self.ledger = Ledger(self.fail, first_membership(configs[0].member_list()), lambda: self.loop.now)
-        self.history = History(lambda: self.ledger.last_committed, self.fail)
-        self.hosts = [Host(number, config, dice.fork()) for number, config in enumerate(configs, 1)]
+        self.rng = rng
+        self.network = Network(self.loop, rng.fork())
+        configs = _configs(count, rng.fork())
+        self.safety = SafetyChecker(self.fail, first_membership(configs[0].member_list()), lambda: self.loop.now)
+        self.history = History(lambda: self.safety.last_committed, self.fail)
+        self.hosts = [Host(number, config, rng.fork()) for number, config in enumerate(configs, 1)]
         for host in self.hosts:
-            self.ledger.mirrors[host.number] = Mirror()
-            host.faults.late = partial(self.ledger.writes_after_failure, host.number)
+            self.safety.durable_models[host.number] = DurableModel()
+            host.faults.late = partial(self.safety.writes_after_failure, host.number)
         self.failure: Violation | None = None
         self.on_lead: Callable[[Host], None] = lambda host: None  # told of each election
         self._registry = registry
-        self._segment_bytes = dice.pick((20 << 10, 20 << 10, 64 << 10))  # less than the product allows
+        self._segment_bytes = rng.pick((20 << 10, 20 << 10, 64 << 10))  # less than the product allows
         self._storage = watched_storage(registry.get("storage", "file"))
 
     # --- judging ---
@@ -215,20 +215,20 @@ class Cluster:
             host.rotten, host.uncertain = False, True
         host.is_stopping = False
         host.faults.has_failed = host.faults.has_been_full = False
-        dice = host.dice.fork()
-        rate = 1.0 + dice.seconds(-DRIFT, DRIFT)
-        process = host.process = Process(self.loop, host.name, rate, dice.seconds(0.0, 1000.0))
+        rng = host.rng.fork()
+        rate = 1.0 + rng.seconds(-DRIFT, DRIFT)
+        process = host.process = Process(self.loop, host.name, rate, rng.seconds(0.0, 1000.0))
         host.clock = SimClock(process)
         host.clock.wall_off_s = host.wall_off_s
-        host.filesystem = SimFilesystem(host.platter, host.faults)
-        host.disk = SimDisk(process, dice.fork(), lambda: self._crashed(host, process))
+        host.filesystem = SimFilesystem(host.disk_image, host.faults)
+        host.disk = SimDisk(process, rng.fork(), lambda: self._crashed(host, process))
         host.disk.slowness = host.slowness
         host.state = "up"
         self.network.started(host.name)
         self.say(host, "starts")
         registry = self._registry_of(host, process)
         host.node = SimNode(
-            host.config, registry, process, host.clock, dice, host.disk, self.ledger, lambda what: self.say(host, what),
+            host.config, registry, process, host.clock, rng, host.disk, self.safety, lambda what: self.say(host, what),
             lambda: self.on_lead(host), host.memory,
         )  # fmt: skip
         process.start(self._live(host, process))
@@ -246,7 +246,7 @@ class Cluster:
         assert host.state in ("up", "frozen")
         self._end(host, silently=power)
         if power:
-            host.platter.cut_power()
+            host.disk_image.cut_power()
 
     def stop(self, host: Host) -> None:
         """SIGTERM."""
@@ -279,9 +279,9 @@ class Cluster:
     def wipe(self, host: Host) -> None:
         """Its files are gone. It comes back as somebody who must not vote, and stays outside."""
         assert host.state in ("down", "lost")
-        host.platter.wipe()
+        host.disk_image.wipe()
         host.wiped = True
-        self.ledger.wiped(host.number)
+        self.safety.wiped(host.number)
 
     def set_clock(self, host: Host, off_s: float) -> None:
         """Puts a host's wall clock `off_s` ahead of the right time."""
@@ -291,46 +291,46 @@ class Cluster:
 
     def remove_files(self, host: Host) -> None:
         """As `wipe`, of a host that is up."""
-        host.platter.wipe()
+        host.disk_image.wipe()
         host.wiped = host.lost_files = True
-        self.ledger.wiped(host.number)
+        self.safety.wiped(host.number)
 
     def damage(self, host: Host) -> str:
         """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies one at most, until
         the host was whole again: who loses one and has an old state in the other cannot know."""
         spared = ("/lock", "/identity", *(COPIED if host.has_lost_a_copy else ()))
-        small = self.dice.chance(0.4)  # what is no log: of that there are many files
-        done = host.platter.damage(lambda path: not path.endswith(spared) and not (small and "/log-" in path))
+        small = self.rng.chance(0.4)  # what is no log: of that there are many files
+        done = host.disk_image.damage(lambda path: not path.endswith(spared) and not (small and "/log-" in path))
         if done:
-            self.ledger.mirrors[host.number].spoil()
+            self.safety.durable_models[host.number].spoil()
             host.has_lost_a_copy |= done.endswith(COPIED)
         return done
 
     def damage_end(self, host: Host) -> str:
         """The same, at the end of the newest log file that has entries."""
-        sizes = {path: len(inode.now) for path, inode in host.platter.names.items() if "/log-" in path}
+        sizes = {path: len(inode.now) for path, inode in host.disk_image.names.items() if "/log-" in path}
         newest = max((path for path, size in sizes.items() if size > EMPTY_LOG_BYTES), default="")
-        done = host.platter.damage(lambda path: path == newest, at_end=True, begins=BLOCK_MAGIC)
+        done = host.disk_image.damage(lambda path: path == newest, at_end=True, begins=BLOCK_MAGIC)
         if done:
-            self.ledger.mirrors[host.number].spoil()
+            self.safety.durable_models[host.number].spoil()
         return done
 
     def rot(self, host: Host) -> str:
         """Spoil a file that is not being written, of a host that is up: a log file that was left for another one, a
         snapshot, or one of two copies. Returns what was done."""
-        paths = sorted(host.platter.names)
+        paths = sorted(host.disk_image.names)
         newest = max((path for path in paths if "/log-" in path), default="")
         spared = ("/lock", "/identity", ".tmp", *(COPIED if host.has_lost_a_copy else ()))
-        done = host.platter.damage(lambda path: not path.endswith(spared) and path != newest)
+        done = host.disk_image.damage(lambda path: not path.endswith(spared) and path != newest)
         if done:
-            self.ledger.mirrors[host.number].spoil()
+            self.safety.durable_models[host.number].spoil()
             host.has_lost_a_copy |= done.endswith(COPIED)
         return done
 
     def _registry_of(self, host: Host, process: Process) -> Registry:
         def storage(settings: Any, context: Any) -> Any:
             settings = msgspec.structs.replace(settings, segment_bytes=self._segment_bytes)
-            return self._storage(settings, context, host.filesystem, self.ledger, host.number)
+            return self._storage(settings, context, host.filesystem, self.safety, host.number)
 
         def transport(settings: Any, context: Any) -> Any:
             return SimTransport(self.network, process, host.name)
@@ -353,7 +353,7 @@ class Cluster:
         """The node ends by itself."""
         self.say(host, f"ends: {type(error).__name__}")
         self.trace.note(host.name, str(error))
-        mirror = self.ledger.mirrors[host.number]
+        durable = self.safety.durable_models[host.number]
         self._end(host, silently=False)
         if isinstance(error, StorageGone) and host.lost_files:
             return
@@ -364,7 +364,7 @@ class Cluster:
             return
         if isinstance(error, DiskFailed) and host.faults.has_been_full:
             return  # it was making its directory, or had taken in a snapshot in the place of its log: no way back then
-        if isinstance(error, DAMAGE_ERRORS) and mirror.damaged:
+        if isinstance(error, DAMAGE_ERRORS) and durable.damaged:
             host.state = "lost"
             return
         if self.failure is None:
@@ -430,37 +430,37 @@ class Cluster:
     def forget(self) -> None:
         """Let go of everything big, whoever still holds an end of this cluster (an exception's traceback, say)."""
         processes, self.loop.processes = self.loop.processes, []
-        for holder in (*processes, *self.hosts, self.ledger, self.history, self.network, self):
+        for holder in (*processes, *self.hosts, self.safety, self.history, self.network, self):
             holder.__dict__.clear()
 
 
-def _configs(count: int, dice: Dice) -> list[NodeConfig]:
+def _configs(count: int, rng: Rng) -> list[NodeConfig]:
     """Bounds far below the defaults, so that a few hundred commands reach them."""
     members = tuple(MemberConfig(f"n{number}", f"n{number}:8300", f"n{number}:8400") for number in range(1, count + 1))
     raft = RaftConfig(
         tick_ms=100,
         heartbeat_ms=200,
-        election_timeout_ms=dice.pick((1000, 1500)),
+        election_timeout_ms=rng.pick((1000, 1500)),
         commit_timeout_ms=100,
-        snapshot_log_bytes=dice.pick((4 << 10, 16 << 10, 1 << 20)),
-        snapshot_threshold=dice.pick((15, 40, 150)),
-        trailing_entries=dice.pick((0, 5, 40)),
-        trailing_bytes=dice.pick((0, 2 << 10, 64 << 10)),
-        append_bytes=dice.pick((4 << 10, 64 << 10)),
-        inflight_messages=dice.pick((1, 4, 16)),
+        snapshot_log_bytes=rng.pick((4 << 10, 16 << 10, 1 << 20)),
+        snapshot_threshold=rng.pick((15, 40, 150)),
+        trailing_entries=rng.pick((0, 5, 40)),
+        trailing_bytes=rng.pick((0, 2 << 10, 64 << 10)),
+        append_bytes=rng.pick((4 << 10, 64 << 10)),
+        inflight_messages=rng.pick((1, 4, 16)),
         inflight_bytes=64 << 10,
-        log_cache_bytes=dice.pick((4 << 10, 64 << 10)),
+        log_cache_bytes=rng.pick((4 << 10, 64 << 10)),
         chunk_bytes=4 << 10,
-        compare_interval_s=dice.pick((1, 5)),
-        scrub_interval_s=dice.pick((2.0, 10.0, 1000.0)),
+        compare_interval_s=rng.pick((1, 5)),
+        scrub_interval_s=rng.pick((2.0, 10.0, 1000.0)),
     )
     limits = Limits(
         frame_bytes=64 << 10,
-        entry_bytes=dice.pick((4 << 10, 64 << 10)),
-        session_window=dice.pick((16, 256)),
-        max_reply_bytes=dice.pick((4 << 10, 128 << 20)),
+        entry_bytes=rng.pick((4 << 10, 64 << 10)),
+        session_window=rng.pick((16, 256)),
+        max_reply_bytes=rng.pick((4 << 10, 128 << 20)),
         min_free_bytes=MIN_FREE_BYTES,
-        memory_high_water_bytes=dice.pick(MEMORY_MARKS),
+        memory_high_water_bytes=rng.pick(MEMORY_MARKS),
     )
     first = NodeConfig(
         name="n1",
@@ -468,11 +468,11 @@ def _configs(count: int, dice: Dice) -> list[NodeConfig]:
         data_dir="/disk",
         transport="sim",
         storage="file",
-        codec=dice.pick(("none", "none", "zstd")),
-        cluster_secret=dice.pick(("", "of a simulated cluster, in the clear".replace(" ", "-"))),
+        codec=rng.pick(("none", "none", "zstd")),
+        cluster_secret=rng.pick(("", "of a simulated cluster, in the clear".replace(" ", "-"))),
         raft=raft,
         limits=limits,
-        plugins={"storage": {"file": {"segment_bytes": 64 << 10, "block_bytes": dice.pick((4 << 10, 64 << 10))}}},
+        plugins={"storage": {"file": {"segment_bytes": 64 << 10, "block_bytes": rng.pick((4 << 10, 64 << 10))}}},
     )
     return [
         msgspec.structs.replace(first, name=member.name, peer_listen=member.peer, client_listen=member.client)

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.filesystem import Crash
 from disheap.testing.simulator.loop import Process
+from disheap.testing.simulator.rng import Rng
 
 Done = Callable[[Any, BaseException | None], None]
 
@@ -21,11 +21,11 @@ Done = Callable[[Any, BaseException | None], None]
 class SimDisk:
     """Implements `disk.thread.Disk`. `slowness` multiplies the time of each job, and can be changed meanwhile."""
 
-    def __init__(self, process: Process, dice: Dice, on_crash: Callable[[], None]) -> None:
+    def __init__(self, process: Process, rng: Rng, on_crash: Callable[[], None]) -> None:
         self.slowness = 1.0
         self.jobs_done = 0
         self._process = process
-        self._dice = dice
+        self._rng = rng
         self._on_crash = on_crash
         self._jobs: deque[tuple[Callable[[], Any], Done]] = deque()
         self._busy = False
@@ -39,7 +39,7 @@ class SimDisk:
 
     def run_now(self, work: Callable[[], Any], done: Done) -> bool:
         """Chance decides whether a job of before is still under way."""
-        if self._jobs or self._busy or self._closed or self._dice.chance(0.5):
+        if self._jobs or self._busy or self._closed or self._rng.chance(0.5):
             return False
         outcome = self._outcome(work)
         if outcome is not None:
@@ -54,7 +54,7 @@ class SimDisk:
 
     def _begin(self) -> None:
         self._busy = True
-        self._process.later(self._dice.seconds(0.0002, 0.003) * self.slowness, self._due)
+        self._process.later(self._rng.seconds(0.0002, 0.003) * self.slowness, self._due)
 
     def _due(self) -> None:
         if self._closed:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from disheap.protocol.frames import ENVELOPE
 
 
-class Enveloped(NamedTuple):
+class Envelope(NamedTuple):
     kind: int
     session: int
     seq: int
@@ -16,10 +16,10 @@ class Enveloped(NamedTuple):
     body: bytes
 
 
-def read_envelopes(data: bytes) -> Iterator[Enveloped]:
+def read_envelopes(data: bytes) -> Iterator[Envelope]:
     position = 0
     while position < len(data):
         length, kind, _, session, seq, confirmed = ENVELOPE.unpack_from(data, position)
         body = data[position + ENVELOPE.size : position + 4 + length]
         position += 4 + length
-        yield Enveloped(kind, session, seq, confirmed, body)
+        yield Envelope(kind, session, seq, confirmed, body)

@@ -5,7 +5,7 @@ sector arrives or does not, in any order; where a size arrived and its data did 
 independently of each other, a rename as a whole; `sync_directory` makes them durable. A process that is killed loses
 nothing that it had written, but may be killed between any two writes.
 
-`Platter` is what outlives processes; `SimFilesystem` is one process's way to it, and dies with the process.
+`DiskImage` is what outlives processes; `SimFilesystem` is one process's way to it, and dies with the process.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import errno
 from collections.abc import Callable
 from typing import Protocol
 
-from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.rng import Rng
 
 SECTOR = 512
 ANYWHERE = ("a bit flipped", "a sector zeroed", "a sector stale")
@@ -47,9 +47,9 @@ class Inode:
         self.durable = _applied(self.durable, self.pending) if self.is_forgetful else bytes(self.now)
         self.pending = []
 
-    def sync_failed(self, dice: Dice) -> None:
+    def sync_failed(self, rng: Rng) -> None:
         """Any part of it is durable."""
-        self.durable = bytes(_survivor(self, dice))
+        self.durable = bytes(_after_power_cut(self, rng))
         self.pending, self.is_forgetful = [], True
 
     def found(self, content: bytearray) -> None:
@@ -61,11 +61,11 @@ class Inode:
 Change = Callable[[dict[str, Inode]], None]
 
 
-class Platter:
-    """The files of one machine. The dice decide what chance does to them."""
+class DiskImage:
+    """The files of one machine. `rng` decides what a power cut and damage do to them."""
 
-    def __init__(self, dice: Dice) -> None:
-        self.dice = dice
+    def __init__(self, rng: Rng) -> None:
+        self.rng = rng
         self.names: dict[str, Inode] = {}
         self.durable: dict[str, Inode] = {}
         self.pending: list[Change] = []
@@ -79,10 +79,10 @@ class Platter:
         """What is found when the power is back."""
         names = dict(self.durable)
         for change in self.pending:
-            if self.dice.chance(0.5):
+            if self.rng.chance(0.5):
                 change(names)
         for inode in {id(inode): inode for inode in names.values()}.values():
-            inode.found(_survivor(inode, self.dice))
+            inode.found(_after_power_cut(inode, self.rng))
         self.names, self.durable, self.pending = names, dict(names), []
 
     def wipe(self) -> None:
@@ -94,14 +94,14 @@ class Platter:
         paths = sorted(path for path, inode in self.names.items() if choose(path) and inode.now)
         if not paths:
             return ""
-        dice = self.dice
-        path = dice.pick(paths)
+        rng = self.rng
+        path = rng.pick(paths)
         inode = self.names[path]
-        place = _telling_place(inode.now, dice, at_end)
-        how = dice.pick(AT_END if at_end else ANYWHERE)
+        place = _meaningful_place(inode.now, rng, at_end)
+        how = rng.pick(AT_END if at_end else ANYWHERE)
         if how == "the end lost" and begins and inode.now.startswith(begins, place):
             place += 1  # where a record begins: without it the file would look as if it had never been written
-        bit = 1 << dice.below(8)
+        bit = 1 << rng.below(8)
         start = place - place % SECTOR
         durable = bytearray(inode.durable)
         for content in (inode.now, durable):
@@ -147,8 +147,8 @@ class NoFaults:
 class SimFilesystem:
     """Implements the file storage's `Filesystem`."""
 
-    def __init__(self, platter: Platter, faults: Faults) -> None:
-        self.platter = platter
+    def __init__(self, disk_image: DiskImage, faults: Faults) -> None:
+        self.disk_image = disk_image
         self.operations = 0
         self._faults = faults
 
@@ -167,18 +167,18 @@ class SimFilesystem:
     def list(self, path: str) -> list[str]:
         """The names in a directory, sorted."""
         start = f"{path}/"
-        return sorted(name.removeprefix(start) for name in self.platter.names if name.startswith(start))
+        return sorted(name.removeprefix(start) for name in self.disk_image.names if name.startswith(start))
 
     def open(self, path: str) -> SimFile:
         """Opens a file. Raises `FileNotFoundError` if there is none."""
-        inode = self.platter.names.get(path)
+        inode = self.disk_image.names.get(path)
         if inode is None:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         return SimFile(self, inode, path)
 
     def create(self, path: str) -> SimFile:
         """A file that is there is emptied, under whoever has it open."""
-        known = self.platter.names.get(path)
+        known = self.disk_image.names.get(path)
         if known is not None:
             file = SimFile(self, known, path)
             file.truncate(0)
@@ -189,7 +189,7 @@ class SimFilesystem:
 
     def rename(self, source: str, target: str) -> None:
         """Renames a file, and replaces the target. Durable with `sync_directory`."""
-        inode = self.platter.names[source]
+        inode = self.disk_image.names[source]
 
         def change(names: dict[str, Inode]) -> None:
             names.pop(source, None)
@@ -199,14 +199,14 @@ class SimFilesystem:
 
     def remove(self, path: str) -> None:
         """Removes a name. Durable with `sync_directory`."""
-        if path not in self.platter.names:
+        if path not in self.disk_image.names:
             raise FileNotFoundError(errno.ENOENT, "No such file or directory", path)
         self._change("remove", path, lambda names: _forget(names, path))
 
     def sync_directory(self, path: str) -> None:
         """Makes all names durable."""
         self.happens("sync_directory", path)
-        self.platter.durable, self.platter.pending = dict(self.platter.names), []
+        self.disk_image.durable, self.disk_image.pending = dict(self.disk_image.names), []
 
     def free_bytes(self, path: str) -> int:
         """How many bytes are free, as the faults say."""
@@ -214,9 +214,9 @@ class SimFilesystem:
 
     def lock(self, path: str) -> SimFile | None:
         """A lock on `path` that this process holds, or None if another one holds it."""
-        inode = self.platter.names.get(path)
+        inode = self.disk_image.names.get(path)
         if inode is None:
-            inode = self.platter.names[path] = self.platter.durable[path] = Inode()
+            inode = self.disk_image.names[path] = self.disk_image.durable[path] = Inode()
         if inode.holder is not None and inode.holder is not self:
             return None
         inode.holder = self
@@ -224,14 +224,14 @@ class SimFilesystem:
 
     def died(self) -> None:
         """The process is gone: its locks are free."""
-        for inode in self.platter.names.values():
+        for inode in self.disk_image.names.values():
             if inode.holder is self:
                 inode.holder = None
 
     def _change(self, operation: str, path: str, change: Change) -> None:
         self.happens(operation, path)
-        change(self.platter.names)
-        self.platter.pending.append(change)
+        change(self.disk_image.names)
+        self.disk_image.pending.append(change)
 
 
 class SimFile:
@@ -268,7 +268,7 @@ class SimFile:
         try:
             self._filesystem.happens("sync", self._path)
         except OSError:
-            self._inode.sync_failed(self._filesystem.platter.dice)
+            self._inode.sync_failed(self._filesystem.disk_image.rng)
             raise
         self._inode.synced()
 
@@ -287,7 +287,7 @@ class SimFile:
 
     def is_linked(self) -> bool:
         """Whether a name still refers to this file."""
-        return any(inode is self._inode for inode in self._filesystem.platter.names.values())
+        return any(inode is self._inode for inode in self._filesystem.disk_image.names.values())
 
     def close(self) -> None:
         """Closes the file, and frees the lock if it is one."""
@@ -300,12 +300,12 @@ def _forget(names: dict[str, Inode], path: str) -> None:
     names.pop(path, None)
 
 
-def _telling_place(content: bytearray, dice: Dice, at_end: bool) -> int:
+def _meaningful_place(content: bytearray, rng: Rng, at_end: bool) -> int:
     """Mostly a byte that is not zero: most of a small log is room for more."""
     if at_end:
-        return max(0, len(content) - dice.between(1, END_BYTES))
-    telling = [place for place, byte in enumerate(content) if byte] if dice.chance(0.8) else []
-    return dice.pick(telling) if telling else dice.below(len(content))
+        return max(0, len(content) - rng.between(1, END_BYTES))
+    telling = [place for place, byte in enumerate(content) if byte] if rng.chance(0.8) else []
+    return rng.pick(telling) if telling else rng.below(len(content))
 
 
 def _applied(content: bytes, writes: list[tuple[int, bytes | None]]) -> bytes:
@@ -319,20 +319,20 @@ def _applied(content: bytes, writes: list[tuple[int, bytes | None]]) -> bytes:
     return bytes(now)
 
 
-def _survivor(inode: Inode, dice: Dice) -> bytearray:
+def _after_power_cut(inode: Inode, rng: Rng) -> bytearray:
     content = bytearray(inode.durable)
     for offset, data in inode.pending:
-        chance = dice.pick((0.0, 0.5, 0.9, 1.0))
+        chance = rng.pick((0.0, 0.5, 0.9, 1.0))
         if data is None:
-            if dice.chance(chance):
+            if rng.chance(chance):
                 del content[offset:]
             continue
         for start in range(offset - offset % SECTOR, offset + len(data), SECTOR):
-            if dice.chance(chance):
+            if rng.chance(chance):
                 low, high = max(start, offset), min(start + SECTOR, offset + len(data))
                 if low > len(content):
                     content.extend(bytes(low - len(content)))
                 content[low:high] = data[low - offset : high - offset]
-    if len(inode.now) > len(content) and dice.chance(0.3):
-        content.extend(bytes(dice.below(len(inode.now) - len(content) + 1)))
+    if len(inode.now) > len(content) and rng.chance(0.3):
+        content.extend(bytes(rng.below(len(inode.now) - len(content) + 1)))
     return content

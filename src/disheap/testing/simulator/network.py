@@ -21,8 +21,8 @@ import msgspec
 from disheap.errors import AddressInUse, ConnectionLost
 from disheap.interfaces import Receiver
 from disheap.protocol.frames import Kind
-from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.loop import Process, SimLoop
+from disheap.testing.simulator.rng import Rng
 
 STALL_S = 12.0
 """Data that could not be delivered for so long break the connection (a TCP user timeout)."""
@@ -62,9 +62,9 @@ class Tap(Protocol):
 class Network:
     """All links and connections between hosts."""
 
-    def __init__(self, loop: SimLoop, dice: Dice) -> None:
+    def __init__(self, loop: SimLoop, rng: Rng) -> None:
         self.loop = loop
-        self.dice = dice
+        self.rng = rng
         self.listeners: dict[str, SimListener] = {}
         self.powered: dict[str, bool] = {}
         self.frames = self.dropped = self.doubled = self.reordered = 0
@@ -89,7 +89,7 @@ class Network:
         """One way. Some connections break at once, the others stall."""
         self.link(source, target).cut = True
         for end in [end for end in self._ends if (end.host, end.other.host) == (source, target)]:
-            if self.dice.chance(reset):
+            if self.rng.chance(reset):
                 self.break_connection(end)
 
     def heal(self, source: str, target: str) -> None:
@@ -133,20 +133,20 @@ class Network:
                 end.other.process.later(self.delay(host, end.other.host), end.other.lose, _gone())
             else:
                 end.other.drop_held()
-                end.other.process.later(self.dice.seconds(SILENCE_S / 2, SILENCE_S), end.other.lose, _gone())
+                end.other.process.later(self.rng.seconds(SILENCE_S / 2, SILENCE_S), end.other.lose, _gone())
 
     def started(self, host: str) -> None:
         """The machine is back, and resets what it does not know."""
         self.powered[host] = True
         for end in [end for end in self._ends if end.other.host == host and end.other.lost]:
-            end.process.later(self.dice.seconds(0.001, 2.0), end.lose, _gone())
+            end.process.later(self.rng.seconds(0.001, 2.0), end.lose, _gone())
 
     # --- what connections ask ---
 
     def delay(self, source: str, target: str) -> float:
         """A random delay of this link, in seconds."""
         link = self.link(source, target)
-        return self.dice.seconds(link.least, link.most)
+        return self.rng.seconds(link.least, link.most)
 
     def opened(self, end: SimConnection) -> None:
         """Registers an end of a connection."""
@@ -324,19 +324,19 @@ class SimConnection:
         self._schedule(data, self._network.delay(self.host, self.other.host))
 
     def _send_lossy(self, link: Link, data: bytes) -> None:
-        network, dice = self._network, self._network.dice
+        network, rng = self._network, self._network.rng
         network.frames += 1
-        if dice.chance(link.drop):
+        if rng.chance(link.drop):
             network.dropped += 1
             self._under_way -= len(data)
             return
-        if dice.chance(link.double):
+        if rng.chance(link.double):
             network.doubled += 1
             self._under_way += len(data)
-            self._schedule(data, network.delay(self.host, self.other.host) * dice.between(1, 20), in_order=False)
-        late = dice.chance(link.reorder)
+            self._schedule(data, network.delay(self.host, self.other.host) * rng.between(1, 20), in_order=False)
+        late = rng.chance(link.reorder)
         network.reordered += late
-        factor = dice.between(2, 30) if late else 1
+        factor = rng.between(2, 30) if late else 1
         self._schedule(data, network.delay(self.host, self.other.host) * factor, in_order=not late)
 
     def _schedule(self, data: bytes | None, delay_s: float, in_order: bool = True) -> None:
@@ -394,9 +394,9 @@ class SimConnection:
     def _hand_over(self, receiver: Receiver, data: bytes) -> None:
         if self.tap is not None:
             self.tap.received(data)
-        dice = self._network.dice
-        if len(data) > 1 and dice.chance(0.02):  # bytes may be cut anywhere
-            place = dice.between(1, len(data) - 1)
+        rng = self._network.rng
+        if len(data) > 1 and rng.chance(0.02):  # bytes may be cut anywhere
+            place = rng.between(1, len(data) - 1)
             receiver.data_received(data[:place])
             if self.lost or not self._reading:
                 self._inbox.appendleft(data[place:])

@@ -1,7 +1,7 @@
-"""The real node, wired to a simulated machine and watched by the ledger.
+"""The real node, wired to a simulated machine and watched by the safety checker.
 
 Nothing of the product is replaced: its plugins are built here with a simulated filesystem and transport, and the few
-places where a step ends are wrapped so that the ledger can look.
+places where a step ends are wrapped so that the checker can look.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from disheap.runtime.node import Node
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.recovery import Found
 from disheap.runtime.state.sessions import Sessions
-from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import SimFilesystem
-from disheap.testing.simulator.listening import Listener
 from disheap.testing.simulator.loop import EPOCH_S, Process
+from disheap.testing.simulator.message_checks import MessageChecker
 from disheap.testing.simulator.network import SimTransport
-from disheap.testing.simulator.safety import Ledger, Watched
+from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.safety import SafetyChecker, Watched
 
 HASH_EVERY = 8
 """Entries between two looks at the state's hash."""
@@ -68,42 +68,46 @@ class SimRegistry(Registry):
 
 
 def watched_storage(file_storage: type[Any]) -> type[Any]:
-    """The storage class, telling the ledger what is durable. Built as `cls(settings, context, filesystem, ledger,
-    node)`."""
+    """The storage class, telling the safety checker what is durable.
+
+    Built as `cls(settings, context, filesystem, safety, node)`.
+    """
 
     class WatchedStorage(file_storage):  # type: ignore[misc]
-        def __init__(self, settings: Any, context: Any, filesystem: SimFilesystem, ledger: Ledger, node: int) -> None:
+        def __init__(
+            self, settings: Any, context: Any, filesystem: SimFilesystem, safety: SafetyChecker, node: int
+        ) -> None:
             super().__init__(settings, context, filesystem)
-            self._ledger, self._node = ledger, node
+            self._safety, self._node = safety, node
 
         def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
             found: Recovered = super().open(identity, tail_bytes, alone)
-            self._ledger.recovered(self._node, found)
+            self._safety.recovered(self._node, found)
             return found
 
         def save_hard_state(self, state: HardState) -> None:
-            self._ledger.saving(self._node, state)
+            self._safety.saving(self._node, state)
             super().save_hard_state(state)
-            self._ledger.saved(self._node, state)
+            self._safety.saved(self._node, state)
 
         def append(self, entries: Sequence[Entry]) -> None:
-            self._ledger.appending(self._node, entries)
+            self._safety.appending(self._node, entries)
             super().append(entries)
-            self._ledger.appended(self._node, entries)
+            self._safety.appended(self._node, entries)
 
         def read(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:
             entries: tuple[Entry, ...] = super().read(first, last, max_bytes)
-            self._ledger.read(self._node, entries)
+            self._safety.read(self._node, entries)
             return entries
 
         def mend(self, entries: Sequence[Entry]) -> None:
-            self._ledger.read(self._node, entries)
+            self._safety.read(self._node, entries)
             super().mend(entries)
 
         def cut(self, first: Index) -> None:
-            self._ledger.cutting(self._node, first)
+            self._safety.cutting(self._node, first)
             super().cut(first)
-            self._ledger.cut(self._node, first)
+            self._safety.cut(self._node, first)
 
         def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> Any:
             writer = super().begin_snapshot(meta, replaces_log)
@@ -111,30 +115,30 @@ def watched_storage(file_storage: type[Any]) -> type[Any]:
 
             def committed() -> None:
                 if replaces_log:
-                    self._ledger.installing(self._node, meta)
+                    self._safety.installing(self._node, meta)
                 commit()
                 if replaces_log:
-                    self._ledger.installed(self._node, meta)
+                    self._safety.installed(self._node, meta)
                 else:
-                    self._ledger.snapshot_taken(self._node, meta)
+                    self._safety.snapshot_taken(self._node, meta)
 
             writer.commit = committed
             return writer
 
         def compact(self, first_index: Index) -> Index:
-            self._ledger.compacting(self._node, first_index)
+            self._safety.compacting(self._node, first_index)
             kept: Index = super().compact(first_index)
             return kept
 
         def clear_ambiguity(self) -> None:
-            self._ledger.doubt_ends(self._node)
+            self._safety.doubt_ends(self._node)
             super().clear_ambiguity()
 
     return WatchedStorage
 
 
 class SimNode(Node):
-    """`ledger` sees each step; `said` is told what is worth a line of the trace."""
+    """`safety` sees each step; `said` is told what is worth a line of the trace."""
 
     def __init__(
         self,
@@ -142,9 +146,9 @@ class SimNode(Node):
         registry: Registry,
         process: Process,
         clock: SimClock,
-        dice: Dice,
+        rng: Rng,
         disk: SimDisk,
-        ledger: Ledger,
+        safety: SafetyChecker,
         said: Callable[[str], None],
         elected: Callable[[], None],
         memory: MemorySource,
@@ -153,12 +157,12 @@ class SimNode(Node):
             config,
             registry=registry,
             clock=clock,
-            random_generator=dice.generator,
-            entropy=dice.generator.randbytes,
+            random_generator=rng.generator,
+            entropy=rng.generator.randbytes,
             disk=lambda _: disk,
             memory=memory,
         )
-        self._ledger = ledger
+        self._safety = safety
         self._said = said
         self._elected = elected
         self._watched: Watched
@@ -166,60 +170,60 @@ class SimNode(Node):
     def _make_group(self, found: Found) -> Group:
         group = super()._make_group(found)
         if not group.asleep:
-            self._ledger.takes_part(int(self._id))
+            self._safety.takes_part(int(self._id))
         config = group.raft._state.config
-        listener = Listener(int(self._id), group.raft, config.election_ticks, self._ledger.require)
-        self._watched = Watched(int(self._id), group.raft, listener)
+        message_checker = MessageChecker(int(self._id), group.raft, config.election_ticks, self._safety.require)
+        self._watched = Watched(int(self._id), group.raft, message_checker)
         self._watch(group)
         if self._id % 2 == 0:
             group.applier.slice_s = 0.0  # every pause that there can be
         return group
 
     def all_members_met(self) -> None:
-        """Tells the ledger that this node takes part from now on."""
+        """Tells the safety checker that this node takes part from now on."""
         self._said("takes part")
-        self._ledger.takes_part(int(self._id))
+        self._safety.takes_part(int(self._id))
         super().all_members_met()
 
     def _watch(self, group: Group) -> None:
-        pump, apply, ledger = group._pump, group._apply, self._ledger
+        pump, apply, safety = group._pump, group._apply, self._safety
 
         def watched_pump() -> None:
             pump()
-            ledger.look(self._watched)
+            safety.look(self._watched)
 
         def watched_apply(entries: tuple[Entry, ...]) -> None:
-            ledger.applied(self._watched, entries, group.applied.index)
+            safety.applied(self._watched, entries, group.applied.index)
             apply(entries)
 
         group._pump = watched_pump  # type: ignore[method-assign]
         group._apply = watched_apply  # type: ignore[method-assign]
         self._watch_submissions(group)
         self._watch_snapshots(group)
-        self._watch_messages(group, self._watched.listener)
+        self._watch_messages(group, self._watched.message_checker)
 
     def _watch_submissions(self, group: Group) -> None:
         submit = group.submit
 
         def watched_submit(envelopes: bytes) -> None:
-            self._ledger.submits(int(self._id), int(group.raft.term), envelopes)
+            self._safety.submits(int(self._id), int(group.raft.term), envelopes)
             submit(envelopes)
 
         group.submit = watched_submit  # type: ignore[method-assign]
 
-    def _watch_messages(self, group: Group, listener: Listener) -> None:
+    def _watch_messages(self, group: Group, message_checker: MessageChecker) -> None:
         step, tick = group.step, group.tick
 
         def watched_step(message: Message) -> None:
-            before = listener.before(message)
+            before = message_checker.before(message)
             step(message)
             if group.takes_part:
-                listener.after(message, before, self._ledger.sound_mirror(int(message.source)))
+                message_checker.after(message, before, self._safety.sound_model(int(message.source)))
 
         def watched_tick() -> None:
             tick()
             if group.takes_part:
-                listener.ticked()
+                message_checker.ticked()
 
         group.step = watched_step  # type: ignore[method-assign]
         group.tick = watched_tick  # type: ignore[method-assign]
@@ -229,7 +233,7 @@ class SimNode(Node):
         take, installed = group.snapshotter.take, group.snapshotter.installed
 
         def hashed() -> None:
-            self._ledger.hashed(self.name, group.applied.index, group.sessions.state_hash())
+            self._safety.hashed(self.name, group.applied.index, group.sessions.state_hash())
 
         def watched_take() -> None:
             if not group.snapshotter.running and not group.applier.is_midway:
@@ -247,15 +251,15 @@ class SimNode(Node):
 
     def _fresh_sessions(self) -> Sessions:
         sessions = super()._fresh_sessions()
-        applying, ledger, name = sessions.applying, self._ledger, self.name
+        applying, safety, name = sessions.applying, self._safety, self.name
 
         def watched_applying(entry: Entry) -> Iterator[None]:
             yield from applying(entry)
             if entry.index % HASH_EVERY == 0:
-                ledger.hashed(name, entry.index, sessions.state_hash())
-                if entry.index not in ledger.tables:
+                safety.hashed(name, entry.index, sessions.state_hash())
+                if entry.index not in safety.tables:
                     rows = sessions.table.items()
-                    ledger.tables[entry.index] = {one: (row.confirmed, sorted(row.replies)) for one, row in rows}
+                    safety.tables[entry.index] = {one: (row.confirmed, sorted(row.replies)) for one, row in rows}
 
         sessions.applying = watched_applying  # type: ignore[method-assign]
         return sessions
@@ -264,14 +268,14 @@ class SimNode(Node):
         """Checks that a node that is short of space or memory does refuse messages."""
         super().refuse(kind, reason, takes_transient)
         refuses = self._outlets().short is not None
-        self._ledger.require(refuses or reason is None, f"{self.name} takes messages although {reason}")
+        self._safety.require(refuses or reason is None, f"{self.name} takes messages although {reason}")
 
     def quarantine(self, reason: str) -> None:
         """Fails the run: no node may differ from the others."""
-        self._ledger.require(False, f"{self.name} puts itself in quarantine: {reason}")
+        self._safety.require(False, f"{self.name} puts itself in quarantine: {reason}")
 
     def _send(self, message: Message) -> None:
-        self._ledger.sent(int(self._id), message)
+        self._safety.sent(int(self._id), message)
         super()._send(message)
 
     def _on_lead(self, leads: bool) -> None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.rng import Rng
 
 if TYPE_CHECKING:
     from disheap.runtime.replica.group import Group
     from disheap.testing.simulator.cluster import Cluster, Host
     from disheap.testing.simulator.loop import Process
 
-PATIENCE_S = 20.0
+ANSWER_BOUND_S = 20.0
 """Within which a process that runs answers a read, well or badly. Longer than any simulated disk or election takes."""
 
 
@@ -34,17 +34,17 @@ class Probe:
 class Probes:
     """Asks nodes that believe they lead to read, and checks the answers."""
 
-    def __init__(self, cluster: Cluster, dice: Dice, pace_s: float) -> None:
+    def __init__(self, cluster: Cluster, rng: Rng, pace_s: float) -> None:
         self.cluster = cluster
         self.made = 0
-        self._dice = dice
+        self._rng = rng
         self._pace_s = pace_s
         self._waiting: dict[Probe, None] = {}
 
     async def make(self) -> None:
         """Until it is cancelled."""
         while True:
-            await asyncio.sleep(self._pace_s * self._dice.seconds(0.1, 2.0))
+            await asyncio.sleep(self._pace_s * self._rng.seconds(0.1, 2.0))
             for host in self.cluster.hosts:
                 if host.has_group and host.node.group.raft.is_leader:
                     self.ask(host)
@@ -57,7 +57,7 @@ class Probes:
     def _ask(self, probe: Probe) -> None:
         if probe.group.has_ended:
             return
-        probe.asked_at, probe.floor = self.cluster.loop.now, self.cluster.ledger.last_committed
+        probe.asked_at, probe.floor = self.cluster.loop.now, self.cluster.safety.last_committed
         self._waiting[probe] = None
         self.made += 1
         probe.group.read(lambda ok: self._answered(probe, ok))
@@ -77,5 +77,5 @@ class Probes:
         """At the end, when everything runs: nobody waits for ever."""
         for probe in self._waiting:
             waited_s = self.cluster.loop.now - probe.asked_at
-            if probe.process.alive and not probe.process.frozen and waited_s > PATIENCE_S:
+            if probe.process.alive and not probe.process.frozen and waited_s > ANSWER_BOUND_S:
                 self.cluster.fail(f"a read of {probe.process.name} has no answer after {waited_s:.3f} s")

@@ -28,7 +28,7 @@ class Binding(NamedTuple):
     shelf: Shelf
 
 
-class Junction:
+class ReferenceExchange:
     """An exchange."""
 
     def __init__(self, kind: str, auto_delete: bool, alternate: str) -> None:
@@ -51,7 +51,7 @@ class Reference:
 
     def __init__(self) -> None:
         self.model = Model()
-        self.exchanges: dict[str, Junction] = {}
+        self.exchanges: dict[str, ReferenceExchange] = {}
         self.messages: dict[int, tuple[str, bytes]] = {}  # every message there ever was: topic, payload
         self.seen: Counter[str] = Counter()  # how often the rarer ways were taken, so that a test can require them
 
@@ -267,17 +267,17 @@ class Reference:
 
     def _sweep(self) -> None:
         """A deleted topic takes its bindings with it, and those the exchanges that live by them."""
-        for name, junction in list(self.exchanges.items()):
-            left = [binding for binding in junction.bindings if binding.shelf.alive]
-            if junction.auto_delete and junction.bindings and not left:
+        for name, known in list(self.exchanges.items()):
+            left = [binding for binding in known.bindings if binding.shelf.alive]
+            if known.auto_delete and known.bindings and not left:
                 del self.exchanges[name]
-            junction.bindings = left
+            known.bindings = left
 
-    def _junction(self, name: str) -> Junction:
-        junction = self.exchanges.get(name)
-        if junction is None:
+    def _known_exchange(self, name: str) -> ReferenceExchange:
+        known = self.exchanges.get(name)
+        if known is None:
             raise Refused("exchange-not-found" if name else "invalid-argument")
-        return junction
+        return known
 
     def _routed(self, exchange: str, key: str) -> list[Shelf]:
         if not exchange:
@@ -289,18 +289,18 @@ class Reference:
             if exchange in tried:
                 raise Refused("invalid-argument")
             tried.append(exchange)
-            junction = self._junction(exchange)
-            leading = [binding for binding in junction.bindings if junction.leads(binding.key, key)]
+            known = self._known_exchange(exchange)
+            leading = [binding for binding in known.bindings if known.leads(binding.key, key)]
             found.update((id(binding.shelf), binding.shelf) for binding in leading)
-            self.seen["long pattern"] += junction.kind == "topic" and any("#." in one.key for one in leading)
+            self.seen["long pattern"] += known.kind == "topic" and any("#." in one.key for one in leading)
             self.seen["alternate"] += bool(found) and len(tried) > 1
-            exchange = junction.alternate
+            exchange = known.alternate
         return list(found.values())
 
     def _createexchange(self, command: broker.CreateExchange, session: int) -> broker.Reply:
         known = self.exchanges.get(command.exchange)
         if known is None:
-            self.exchanges[command.exchange] = Junction(command.kind, command.auto_delete, command.alternate)
+            self.exchanges[command.exchange] = ReferenceExchange(command.kind, command.auto_delete, command.alternate)
         elif (known.kind, known.auto_delete, known.alternate) != (
             command.kind, command.auto_delete, command.alternate,
         ):  # fmt: skip
@@ -315,17 +315,17 @@ class Reference:
         return broker.Done()
 
     def _bind(self, command: broker.Bind, session: int) -> broker.Reply:
-        junction, shelf = self._junction(command.exchange), self._own(command.topic, session)
-        if not any(one.key == command.routing_key and one.shelf is shelf for one in junction.bindings):
-            junction.bindings.append(Binding(command.routing_key, shelf))
+        known, shelf = self._known_exchange(command.exchange), self._own(command.topic, session)
+        if not any(one.key == command.routing_key and one.shelf is shelf for one in known.bindings):
+            known.bindings.append(Binding(command.routing_key, shelf))
         return broker.Done()
 
     def _unbind(self, command: broker.Unbind, session: int) -> broker.Reply:
-        junction, shelf = self._junction(command.exchange), self._own(command.topic, session)
-        left = [one for one in junction.bindings if one.key != command.routing_key or one.shelf is not shelf]
-        if len(left) < len(junction.bindings) and junction.auto_delete and not left:
+        known, shelf = self._known_exchange(command.exchange), self._own(command.topic, session)
+        left = [one for one in known.bindings if one.key != command.routing_key or one.shelf is not shelf]
+        if len(left) < len(known.bindings) and known.auto_delete and not left:
             del self.exchanges[command.exchange]
-        junction.bindings = left
+        known.bindings = left
         return broker.Done()
 
     # --- queries ---
@@ -358,7 +358,7 @@ class Reference:
         return broker.Stats(
             topics=len(model.shelves),
             exchanges=len(self.exchanges),
-            bindings=sum(len(junction.bindings) for junction in self.exchanges.values()),
+            bindings=sum(len(known.bindings) for known in self.exchanges.values()),
             consumers=sum(len(model.subscribers(shelf)) for shelf in model.shelves),
             ready=sum(not item.due_ms and item.holder is None for item in live),
             delayed=sum(item.due_ms > 0 for item in live),
@@ -371,17 +371,17 @@ class Reference:
     def _list_exchanges(self, query: broker.ListExchanges) -> broker.Reply:
         chosen = list(self.exchanges.items())
         if query.exchange:
-            chosen = [(query.exchange, self._junction(query.exchange))]
+            chosen = [(query.exchange, self._known_exchange(query.exchange))]
         rows: list[tuple[str, ...]] = []
-        for name, junction in chosen:
-            rows += [(name, junction.kind), *((name, one.shelf.name, one.key) for one in junction.bindings)]
+        for name, known in chosen:
+            rows += [(name, known.kind), *((name, one.shelf.name, one.key) for one in known.bindings)]
         page = rows[query.skip : query.skip + query.limit]
         told = {row[0] for row in page if len(row) == 2}
         return broker.ExchangeInfos(
             [row for row in page if len(row) == 2],
             [row for row in page if len(row) == 3],
             len(rows),
-            {name: junction.alternate for name, junction in chosen if junction.alternate and name in told},
+            {name: known.alternate for name, known in chosen if known.alternate and name in told},
         )
 
 

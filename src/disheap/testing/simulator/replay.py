@@ -37,7 +37,7 @@ class Answer(NamedTuple):
     body: bytes | str
 
 
-class Standing:
+class SessionRecord:
     """One session."""
 
     def __init__(self, number: int, attachment: int, timeout_ms: int, proof: bytes) -> None:
@@ -56,7 +56,7 @@ class Replay:
     def __init__(
         self, session_shift: int, window: int, max_reply_bytes: int, submitted: dict[Submitted, float]
     ) -> None:
-        """`submitted`: when leaders told their logs of the ends of connections and sessions, see `Ledger`."""
+        """`submitted`: when leaders told their logs of the ends of connections and sessions, see `SafetyChecker`."""
         self.index = 0
         self.now_ms = 0
         self.machine = Reference()
@@ -70,7 +70,7 @@ class Replay:
         self.expired: list[tuple[int, int]] = []  # (index, session) of those that ended because nothing was heard
         self.commands = 0
         self.objection = ""  # to what a leader put into the log
-        self._standings: dict[int, Standing] = {}
+        self._records: dict[int, SessionRecord] = {}
         self._next_session = 1
         self._term = 0
         self._submitted = submitted
@@ -79,7 +79,7 @@ class Replay:
     @property
     def table(self) -> dict[int, tuple[int, list[int]]]:
         """By session: what is confirmed, and which replies are kept."""
-        return {number: (one.confirmed, sorted(one.answers)) for number, one in self._standings.items()}
+        return {number: (one.confirmed, sorted(one.answers)) for number, one in self._records.items()}
 
     # --- entries ---
 
@@ -105,11 +105,11 @@ class Replay:
 
     def _begin_term(self, term: int) -> None:
         self._term = term
-        for standing in self._standings.values():
-            standing.left_s = None
-            if standing.attachment:
-                standing.attachment = 0
-                self.model.detach(standing.number)
+        for record in self._records.values():
+            record.left_s = None
+            if record.attachment:
+                record.attachment = 0
+                self.model.detach(record.number)
 
     def _collect(self) -> None:
         for session, push in self.model.pushed:
@@ -119,32 +119,32 @@ class Replay:
     # --- sessions ---
 
     def _command(self, number: int, seq: int, confirmed: int, body: bytes) -> None:
-        standing = self._standings.get(number)
-        if standing is None:
+        record = self._records.get(number)
+        if record is None:
             return
-        if confirmed > standing.confirmed:
-            standing.confirmed = confirmed
-            standing.answers = {known: kept for known, kept in standing.answers.items() if known > confirmed}
-        if seq and (seq in standing.answers or seq <= standing.confirmed):
+        if confirmed > record.confirmed:
+            record.confirmed = confirmed
+            record.answers = {known: kept for known, kept in record.answers.items() if known > confirmed}
+        if seq and (seq in record.answers or seq <= record.confirmed):
             return
-        if self._is_put_off(standing, seq):
+        if self._is_put_off(record, seq):
             self.put_off.add((number, seq, self.index))
             return
-        answer = self._carry_out(standing, body)
+        answer = self._carry_out(record, body)
         self.commands += 1
         if seq:
-            standing.answers[seq] = answer
+            record.answers[seq] = answer
             self.answers[number, seq] = answer
             self.applied[number, seq] = self.applied.get((number, seq), 0) + 1
 
-    def _is_put_off(self, standing: Standing, seq: int) -> bool:
+    def _is_put_off(self, record: SessionRecord, seq: int) -> bool:
         """Nothing is done or kept, and the number stays unused."""
-        is_over = seq > standing.confirmed + 1 and self._reply_bytes() >= self._max_reply_bytes
-        return is_over or seq - standing.confirmed > self._window
+        is_over = seq > record.confirmed + 1 and self._reply_bytes() >= self._max_reply_bytes
+        return is_over or seq - record.confirmed > self._window
 
-    def _carry_out(self, standing: Standing, body: bytes) -> Answer:
+    def _carry_out(self, record: SessionRecord, body: bytes) -> Answer:
         try:
-            reply = self.machine.do(broker.decode_command.decode(body), standing.number)
+            reply = self.machine.do(broker.decode_command.decode(body), record.number)
         except Refused as refusal:
             return Answer(self.index, False, str(refusal))
         return Answer(self.index, True, broker.encode(reply))
@@ -153,45 +153,43 @@ class Replay:
         """As every node counts the replies that it keeps."""
         return sum(
             REPLY_BYTES + (len(answer.body) if answer.ok else REFUSAL_BYTES)
-            for standing in self._standings.values()
-            for answer in standing.answers.values()
+            for record in self._records.values()
+            for answer in record.answers.values()
         )
 
     def _control(self, kind: int, number: int, seq: int, body: bytes) -> None:
-        standing = self._standings.get(number)
-        if kind == Kind.EXPIRE and standing is not None and standing.attachment == seq:
+        record = self._records.get(number)
+        if kind == Kind.EXPIRE and record is not None and record.attachment == seq:
             self.expired.append((self.index, number))
-            self._check_grace(standing, self._submitted_s(kind, number, seq))
+            self._check_grace(record, self._submitted_s(kind, number, seq))
         if kind == Kind.OPEN:
             self._open(seq, body)
         elif kind == Kind.ATTACH:
-            self._attach(number, standing, seq, body)
-        elif kind == Kind.CLOSE or (kind == Kind.EXPIRE and standing is not None and standing.attachment == seq):
+            self._attach(number, record, seq, body)
+        elif kind == Kind.CLOSE or (kind == Kind.EXPIRE and record is not None and record.attachment == seq):
             self._end(number)
-        elif kind == Kind.DETACH and standing is not None and standing.attachment == seq:
-            standing.attachment, standing.left_s = 0, self._submitted_s(kind, number, seq)
+        elif kind == Kind.DETACH and record is not None and record.attachment == seq:
+            record.attachment, record.left_s = 0, self._submitted_s(kind, number, seq)
             self.model.detach(number)
 
     def _submitted_s(self, kind: int, number: int, attachment: int) -> float | None:
         """For how long the leader of this term had led; None if it did not submit that itself."""
         return self._submitted.get(Submitted(self._term, kind, number, attachment))
 
-    def _check_grace(self, standing: Standing, led_s: float | None) -> None:
+    def _check_grace(self, record: SessionRecord, led_s: float | None) -> None:
         """A leader has heard nothing of what was before its term: everybody gets a whole timeout from there on. Whoever
         lost its connection in this term has less, from then on."""
         if led_s is None:
-            self.objection = (
-                f"session {standing.number} ends at {self.index}, and no leader of term {self._term} said so"
-            )
+            self.objection = f"session {record.number} ends at {self.index}, and no leader of term {self._term} said so"
             return
-        allowed_ms, since_s = standing.timeout_ms, 0.0
-        if standing.left_s is not None:
+        allowed_ms, since_s = record.timeout_ms, 0.0
+        if record.left_s is not None:
             allowed_ms = min(REATTACH_MS, allowed_ms // 2)
-            since_s = standing.left_s
+            since_s = record.left_s
         waited_s = led_s - since_s
         if waited_s * 1000 < GRACE * allowed_ms:
             self.objection = (
-                f"session {standing.number} ends {led_s:.3f} s after its leader began and {waited_s:.3f} s after "
+                f"session {record.number} ends {led_s:.3f} s after its leader began and {waited_s:.3f} s after "
                 f"its last sign, at {self.index}"
             )
 
@@ -199,26 +197,26 @@ class Replay:
         opening = msgspec.msgpack.decode(body, type=Opening)
         number = max(self._next_session, self.now_ms << self._shift)
         self._next_session = number + 1
-        self._standings[number] = Standing(number, attachment, opening.timeout_ms, opening.proof)
+        self._records[number] = SessionRecord(number, attachment, opening.timeout_ms, opening.proof)
         self.model.attached[number] = True
         self.opened.setdefault(self.index, []).append(number)
         self.attached[number, self.index] = (0, Answer(self.index, True, b""))
 
-    def _attach(self, number: int, standing: Standing | None, attachment: int, body: bytes) -> None:
+    def _attach(self, number: int, record: SessionRecord | None, attachment: int, body: bytes) -> None:
         so_far = len(self.pushes.get(number, ()))
-        if standing is None:
+        if record is None:
             self.attached[number, self.index] = (so_far, Answer(self.index, False, "session-expired"))
             return
         claim = msgspec.msgpack.decode(body, type=Attaching)
-        if claim.proof != standing.proof:
+        if claim.proof != record.proof:
             self.attached[number, self.index] = (so_far, Answer(self.index, False, "wrong-secret"))
             return
-        standing.attachment, standing.left_s = attachment, None
+        record.attachment, record.left_s = attachment, None
         held = broker.decode_held.decode(claim.held) if claim.held else broker.Held([])
         deliveries, ended = self.model.attach(number, held)
         reply = broker.encode(broker.Resumed(deliveries, ended))
         self.attached[number, self.index] = (so_far, Answer(self.index, True, reply))
 
     def _end(self, number: int) -> None:
-        if self._standings.pop(number, None) is not None:
+        if self._records.pop(number, None) is not None:
             self.model.expire(number)

@@ -18,14 +18,14 @@ from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.runtime.state.sessions import SESSION_TIME_SHIFT
 from disheap.testing.simulator.cluster import Cluster, Host
-from disheap.testing.simulator.dice import Dice
-from disheap.testing.simulator.drills import Drills
-from disheap.testing.simulator.faults import Mischief
+from disheap.testing.simulator.faults import FaultInjector
+from disheap.testing.simulator.liveness_checks import LivenessChecks
 from disheap.testing.simulator.loop import Livelock
 from disheap.testing.simulator.probes import Probes
-from disheap.testing.simulator.reach import Reach
 from disheap.testing.simulator.replay import Replay
+from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.safety import Violation
+from disheap.testing.simulator.session_liveness import SessionLiveness
 from disheap.testing.simulator.trace import product_logs_in
 from disheap.testing.simulator.workload import Promises, Worker
 
@@ -38,8 +38,8 @@ SERVED_BOUND_S = 60.0
 DRAIN_BOUND_S = 120.0
 """And every topic is empty."""
 
-DRILL_BOUND_S = 200.0
-"""All drills have ended; each has a bound of its own."""
+LIVENESS_BOUND_S = 200.0
+"""All checks have ended; each has a bound of its own."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -79,27 +79,29 @@ class Run:
 
     def __init__(self, plan: Plan, registry: Registry) -> None:
         self.plan = plan
-        dice = Dice(plan.seed)
-        count = plan.nodes or dice.pick((3, 3, 3, 3, 5, 5, 1, 4))
-        self.cluster = Cluster(dice.fork(), registry, count, keep_trace=plan.keep_trace)
+        rng = Rng(plan.seed)
+        count = plan.nodes or rng.pick((3, 3, 3, 3, 5, 5, 1, 4))
+        self.cluster = Cluster(rng.fork(), registry, count, keep_trace=plan.keep_trace)
         self.promises = Promises()
-        pace_s = dice.pick((0.1, 0.3, 0.6))
+        pace_s = rng.pick((0.1, 0.3, 0.6))
         self.workers = [
-            Worker(self.cluster, self.promises, f"c{number}", dice.fork(), pace_s)
-            for number in range(1, dice.between(2, 4) + 1)
+            Worker(self.cluster, self.promises, f"c{number}", rng.fork(), pace_s)
+            for number in range(1, rng.between(2, 4) + 1)
         ]
-        self.probes = Probes(self.cluster, dice.fork(), dice.pick((0.2, 1.0, 3.0)))
+        self.probes = Probes(self.cluster, rng.fork(), rng.pick((0.2, 1.0, 3.0)))
         self.cluster.on_lead = self._elected
-        self.mischief = Mischief(self.cluster, self.workers, self.probes, dice.fork(), dice.pick((0.5, 1.5, 4.0, 10.0)))
-        self.reach = Reach(self.cluster, self.workers, lambda: self.mischief.learner)
-        self.cluster.ledger.on_commit = self.reach.committed
-        self.duration_s = dice.seconds(15.0, 45.0)
+        self.injector = FaultInjector(
+            self.cluster, self.workers, self.probes, rng.fork(), rng.pick((0.5, 1.5, 4.0, 10.0))
+        )
+        self.session_liveness = SessionLiveness(self.cluster, self.workers, lambda: self.injector.learner)
+        self.cluster.safety.on_commit = self.session_liveness.committed
+        self.duration_s = rng.seconds(15.0, 45.0)
         self._rare: dict[str, int] = {}
-        self._dice = dice
+        self._rng = rng
 
     def _elected(self, host: Host) -> None:
         self.probes.ask(host)
-        self.mischief.ambushes.elected(host)
+        self.injector.targeted.elected(host)
 
     def carry_out(self) -> Result:
         """Runs the plan to its end and returns the result."""
@@ -118,7 +120,7 @@ class Run:
             task.result()
             cluster.check_errors()
             self._judge()
-            cluster.trace.add("LEDGER", self._log_digest())
+            cluster.trace.add("SAFETY", self._log_digest())
         except Violation as found:
             return str(found)
         except Livelock as found:
@@ -134,14 +136,14 @@ class Run:
         for worker in self.workers:
             worker.start()
         probing = cluster.loop.create_task(self.probes.make())
-        watching = cluster.loop.create_task(self.reach.watch())
-        await self.mischief.make(self.duration_s)
-        self.mischief.heal_all()
+        watching = cluster.loop.create_task(self.session_liveness.watch())
+        await self.injector.inject(self.duration_s)
+        self.injector.heal_all()
         cluster.check_errors()
         await self._wait(self._leads, LEADER_BOUND_S, "no leader although all is healed")
-        if self._dice.chance(0.5):
+        if self._rng.chance(0.5):
             await asyncio.sleep(1.0)
-            self.mischief.ambushes.half_open_all()
+            self.injector.targeted.half_open_all()
             healed_at = cluster.loop.now
             await self._wait(
                 lambda: all(worker.served_at > healed_at for worker in self.workers),
@@ -155,7 +157,7 @@ class Run:
         await self._wait(self._have_room, ROOM_BOUND_S, "a node is short of room although there is some")
         probing.cancel()
         watching.cancel()
-        await self._drill()
+        await self._check_liveness()
         self.probes.check()
 
     async def _wait(self, holds: Any, bound_s: float, otherwise: str) -> None:
@@ -163,13 +165,13 @@ class Run:
         over_at = loop.now + bound_s
         while not holds():
             if loop.now > over_at:
-                self.cluster.fail(f"{otherwise}: {self._standing()}")
-            self._restart_the_fallen()
+                self.cluster.fail(f"{otherwise}: {self._describe_nodes()}")
+            self._restart_stopped()
             await asyncio.sleep(0.1)
 
-    def _restart_the_fallen(self) -> None:
+    def _restart_stopped(self) -> None:
         """A supervisor would."""
-        self.mischief.give_vote_back()
+        self.injector.give_vote_back()
         for host in self.cluster.hosts:
             if host.state == "down":
                 self.cluster.start(host)
@@ -198,7 +200,7 @@ class Run:
         watches = [watch.status() for maintenance in kept for watch in (maintenance.disk_space, maintenance.memory)]
         return not any(status["is_short"] or status["refuses"] for status in watches)
 
-    def _standing(self) -> str:
+    def _describe_nodes(self) -> str:
         words = []
         for host in self.cluster.hosts:
             if host.has_group:
@@ -213,13 +215,13 @@ class Run:
                 words.append(f"{host.name} {host.state}")
         return "; ".join(words)
 
-    async def _drill(self) -> None:
+    async def _check_liveness(self) -> None:
         """What a healthy cluster can do."""
-        process, transport = self.cluster.client_process("drill")
-        done = process.start(Drills(self.cluster, self._dice.fork()).run(transport))
-        await self._wait(done.done, DRILL_BOUND_S, "the drills do not end")
+        process, transport = self.cluster.client_process("check")
+        done = process.start(LivenessChecks(self.cluster, self._rng.fork()).run(transport))
+        await self._wait(done.done, LIVENESS_BOUND_S, "the checks do not end")
         done.result()
-        await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up after the drills")
+        await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up after the checks")
 
     # --- the end ---
 
@@ -233,7 +235,7 @@ class Run:
 
     async def _take_everything(self, transport: Any) -> None:
         url = BrokerUrl(self.cluster.addresses(), "sim", 5000, 2.0, DRAIN_BOUND_S, "drain")
-        driver = Driver(url, transport, client="drain", generator=self._dice.fork().generator)
+        driver = Driver(url, transport, client="drain", generator=self._rng.fork().generator)
         client = Client(driver)
         await driver.open()
         while True:
@@ -256,13 +258,13 @@ class Run:
 
     def _judge(self) -> None:
         cluster = self.cluster
-        ledger = cluster.ledger
+        safety = cluster.safety
         limits = cluster.hosts[0].config.limits
-        replay = Replay(SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes, ledger.submitted)
-        cluster.history.check(ledger.log, replay, ledger.tables)
+        replay = Replay(SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes, safety.submitted)
+        cluster.history.check(safety.log, replay, safety.tables)
         for expired in replay.expired:
-            if expired in self.reach.objections:
-                cluster.fail(self.reach.objections[expired])
+            if expired in self.session_liveness.objections:
+                cluster.fail(self.session_liveness.objections[expired])
         self._rare = {**replay.machine.seen, "dropped": replay.model.dropped}
         messages = replay.machine.messages
         for number, payload in self.promises.enqueued.items():
@@ -277,7 +279,7 @@ class Run:
     def _log_digest(self) -> str:
         """Everything that was committed, in one word: the runs of one seed have the same log, byte by byte."""
         digest = hashlib.blake2b(digest_size=16)
-        for entry in self.cluster.ledger.log:
+        for entry in self.cluster.safety.log:
             digest.update(f"{entry.term} {entry.index} {entry.kind} {entry.time_ms} ".encode() + entry.data)
         return digest.hexdigest()
 
@@ -304,11 +306,11 @@ class Run:
             by_kind=promises.by_kind,
             rare=self._rare,
             faults=cluster.trace.counts,
-            entries=len(cluster.ledger.log),
-            elections=cluster.ledger.elections,
+            entries=len(cluster.safety.log),
+            elections=cluster.safety.elections,
             deliveries=cluster.history.deliveries,
-            checks=cluster.ledger.checks,
-            watched_s=self.reach.watched_s,
+            checks=cluster.safety.checks,
+            watched_s=self.session_liveness.watched_s,
             steps=cluster.loop.steps,
         )
 

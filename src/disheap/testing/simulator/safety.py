@@ -1,17 +1,17 @@
 """What must hold of the kernels and their disks, after every step (Raft Figure 3; dissertation §4, §6.4).
 
-The ledger sees every entry that is written, every commit, every message, and what each disk has made durable: a mirror
-of each disk is kept here, moved only when a write of the storage has returned. It judges by Raft's own rules and by
-nothing that the product says of itself:
+The checker sees every entry that is written, every commit, every message, and what each disk has made durable. A
+`DurableModel` of each disk is kept here. It changes only when a write of the storage has returned. The checker judges
+by Raft's own rules, and not by what the product says of itself:
 
 - election safety: one leader a term; a leader never cuts or overwrites its own log
 - log matching: an entry's index and term say what it holds, and what came before it
 - leader completeness: a new leader has every entry committed in an earlier term
 - state-machine safety: one entry an index is applied, committed first; commit and applied indexes never go back
 - committed means durable with a majority; term and vote are durable before a message speaks of them
-- after a restart, everything that was durable is there, or the damage is told (`mirror`)
+- after a restart, everything that was durable is there, or the damage is told (`durable_model`)
 - what is applied is durable here too; the log is trimmed behind durable snapshots alone
-- an acknowledgement is true of the leader's log that it answers; what each kernel makes of a message is in `listening`
+- an acknowledgement is true of the leader's log that it answers; `message_checks` judges how a kernel takes a message
 - one voter at most changes between two memberships; equal state at equal index
 """
 
@@ -37,10 +37,10 @@ from disheap.kernel.types import (
     VoteRequest,
 )
 from disheap.protocol.frames import Kind
+from disheap.testing.simulator.durable_model import DurableModel
 from disheap.testing.simulator.envelopes import read_envelopes
-from disheap.testing.simulator.listening import Listener
 from disheap.testing.simulator.loop import EPOCH_S
-from disheap.testing.simulator.mirror import Mirror
+from disheap.testing.simulator.message_checks import MessageChecker
 
 
 class Violation(BaseException):
@@ -66,19 +66,19 @@ class Submitted(NamedTuple):
 
 
 class Watched:
-    """What the ledger knows of one incarnation of one node."""
+    """What the checker knows of one incarnation of one node."""
 
-    def __init__(self, node: int, raft: Raft, listener: Listener) -> None:
+    def __init__(self, node: int, raft: Raft, message_checker: MessageChecker) -> None:
         self.node = node
         self.raft = raft
-        self.listener = listener
+        self.message_checker = message_checker
         self.commit = int(raft.commit)
         self.applied = int(raft.applied)
         self.led_term = 0
         self.led_to: Where = (0, 0)
 
 
-class Ledger:
+class SafetyChecker:
     """`fail` is told what does not hold, and does not return."""
 
     def __init__(self, fail: Callable[[str], None], first: Membership, now_s: Callable[[], float]) -> None:
@@ -89,7 +89,7 @@ class Ledger:
         self.leaders: dict[int, int] = {}
         self.led: dict[int, tuple[int, tuple[TermRun, ...]]] = {}  # by term: its leader's log when it began
         self.votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
-        self.mirrors: dict[int, Mirror] = {}
+        self.durable_models: dict[int, DurableModel] = {}
         self.hashes: dict[int, tuple[bytes, str]] = {}  # index -> (hash, who said so first)
         self.tables: dict[int, dict[int, tuple[int, list[int]]]] = {}  # index -> session -> (confirmed, replies kept)
         self.gone: list[int] = []  # members that were wiped
@@ -116,31 +116,31 @@ class Ledger:
 
     # --- disks ---
 
-    def sound_mirror(self, node: int) -> Mirror | None:
+    def sound_model(self, node: int) -> DurableModel | None:
         """None of a disk that may have lost something."""
-        mirror = self.mirrors.get(node)
-        return None if mirror is None or mirror.spoilt or node in self.gone else mirror
+        durable = self.durable_models.get(node)
+        return None if durable is None or durable.spoilt or node in self.gone else durable
 
     def saving(self, node: int, state: HardState) -> None:
         """A node begins to save term and vote. Checks that the term does not go back and that the vote does not
         change."""
-        mirror = self.mirrors[node]
-        known = mirror.hard_state
+        durable = self.durable_models[node]
+        known = durable.hard_state
         self.require(state.term >= known.term, f"node {node}: the term on disk goes back to {state.term}")
         if state.term == known.term:
             self.require(known.vote in (0, state.vote), f"node {node}: the vote of term {state.term} changes on disk")
-        mirror.saving = state
+        durable.saving = state
 
     def saved(self, node: int, state: HardState) -> None:
         """Term and vote are durable."""
-        mirror = self.mirrors[node]
-        mirror.hard_state, mirror.saving = state, None
+        durable = self.durable_models[node]
+        durable.hard_state, durable.saving = state, None
 
     def appending(self, node: int, entries: Sequence[Entry]) -> None:
         """Before the write: log matching, and nothing committed is overwritten."""
-        mirror = self.mirrors[node]
-        mirror.writing = tuple(entries)
-        before = mirror.term_at(entries[0].index - 1)
+        durable = self.durable_models[node]
+        durable.writing = tuple(entries)
+        before = durable.term_at(entries[0].index - 1)
         for entry in entries:
             where = (int(entry.index), int(entry.term))
             known = self.entries.setdefault(where, entry)
@@ -149,7 +149,9 @@ class Ledger:
                 first_said = self.before.setdefault(where, before)
                 self.require(first_said == before, f"node {node}: two histories before entry {where}")
             before = entry.term
-            self.require(entry.term <= mirror.hard_state.term, f"node {node}: entry {where} before its term is durable")
+            self.require(
+                entry.term <= durable.hard_state.term, f"node {node}: entry {where} before its term is durable"
+            )
             self._check_kept(node, entry)
             if entry.kind == EntryKind.COMMANDS and self.leaders.get(entry.term) == node:
                 self._check_pace(node, entry)
@@ -178,45 +180,45 @@ class Ledger:
         that over what was committed in a term that this node has not heard of."""
         committed = self.committed.get(entry.index)
         if committed is not None and committed[0] != entry.term:
-            mirror = self.mirrors[node]
-            held = mirror.term_at(entry.index) == committed[0] and mirror.hard_state.term >= committed[1]
+            durable = self.durable_models[node]
+            held = durable.term_at(entry.index) == committed[0] and durable.hard_state.term >= committed[1]
             self.require(not held, f"node {node}: overwrites the committed entry {entry.index} of term {committed[0]}")
 
     def appended(self, node: int, entries: Sequence[Entry]) -> None:
         """An append has returned, so its entries are durable."""
         self.require(node not in self.gone, f"node {node}: confirms a write to files that were removed")
-        mirror = self.mirrors[node]
-        mirror.writing = ()
-        mirror.appended(entries)
+        durable = self.durable_models[node]
+        durable.writing = ()
+        durable.appended(entries)
 
     def cutting(self, node: int, first: int) -> None:
         """A repair found that a majority never had what it drops."""
-        mirror = self.mirrors[node]
-        mirror.cut_from = first
-        for index in range(max(first, mirror.base + 1), mirror.last + 1):
+        durable = self.durable_models[node]
+        durable.cut_from = first
+        for index in range(max(first, durable.base + 1), durable.last + 1):
             committed = self.committed.get(index)
-            held = committed is not None and committed[0] == mirror.term_at(index)
+            held = committed is not None and committed[0] == durable.term_at(index)
             self.require(not held, f"node {node}: a repair drops the committed entry {index}")
 
     def cut(self, node: int, first: int) -> None:
         """A node has cut its log off at `first`."""
-        mirror = self.mirrors[node]
-        mirror.cut_from = 0
-        del mirror.terms[max(0, first - mirror.base - 1) :]
+        durable = self.durable_models[node]
+        durable.cut_from = 0
+        del durable.terms[max(0, first - durable.base - 1) :]
 
     def snapshot_taken(self, node: int, meta: SnapshotMeta) -> None:
         """It is durable."""
-        mirror = self.mirrors[node]
-        mirror.snapshot = max(mirror.snapshot, int(meta.index))
+        durable = self.durable_models[node]
+        durable.snapshot = max(durable.snapshot, int(meta.index))
 
     def compacting(self, node: int, first: int) -> None:
         """A node trims its log. Checks that a durable snapshot covers what goes."""
-        behind = self.mirrors[node].snapshot
+        behind = self.durable_models[node].snapshot
         self.require(first <= behind + 1, f"node {node}: trims its log to {first}, and its snapshot is of {behind}")
 
     def doubt_ends(self, node: int) -> None:
         """A node has cleared the doubt about the end of its log."""
-        self.mirrors[node].in_doubt = False
+        self.durable_models[node].in_doubt = False
 
     def writes_after_failure(self, node: int, operation: str, path: str) -> None:
         """Fails the run: a node writes after its disk has failed."""
@@ -224,12 +226,12 @@ class Ledger:
 
     def installing(self, node: int, meta: SnapshotMeta) -> None:
         """A node begins to install a snapshot from its leader."""
-        self.mirrors[node].installing = meta
+        self.durable_models[node].installing = meta
 
     def installed(self, node: int, meta: SnapshotMeta) -> None:
         """The installed snapshot is durable and has replaced the log."""
-        self.mirrors[node].installing = None
-        self.mirrors[node].reset(meta)
+        self.durable_models[node].installing = None
+        self.durable_models[node].reset(meta)
 
     def read(self, node: int, entries: Sequence[Entry]) -> None:
         """Checks that entries read from a disk are those that were written."""
@@ -239,19 +241,19 @@ class Ledger:
 
     def recovered(self, node: int, found: Recovered) -> None:
         """Everything that was durable is there, except what a write in flight may have superseded."""
-        mirror = self.mirrors[node]
+        durable = self.durable_models[node]
         if node in self.gone:
             self.require(found.last_index == 0, f"node {node}: was wiped, and has written")
             return
         self.read(node, found.tail)
         if found.snapshot is not None:
             self._check_snapshot(node, found.snapshot)
-        for holds, otherwise in mirror.judge(found):
+        for holds, otherwise in durable.judge(found):
             self.require(holds, f"node {node}: {otherwise}")
-        self.mirrors[node] = mirror.after(found)
+        self.durable_models[node] = durable.after(found)
 
     def wiped(self, node: int) -> None:
-        """It is gone for good, as a minority may be; what was acknowledged before it went still counts. Its mirror
+        """It is gone for good, as a minority may be; what was acknowledged before it went still counts. Its durable
         stays as it was, since it writes nothing more."""
         self.gone.append(node)
 
@@ -270,8 +272,8 @@ class Ledger:
 
     def sent(self, node: int, message: Message) -> None:
         """Stable storage comes before the answer (§5.1, Figure 2)."""
-        mirror = self.mirrors[node]
-        durable = mirror.hard_state
+        model = self.durable_models[node]
+        durable = model.hard_state
         if isinstance(message, VoteRequest | VoteReply) and message.pre:
             is_refusal = isinstance(message, VoteReply) and not message.granted
             is_own = not is_refusal or message.term <= durable.term
@@ -287,11 +289,11 @@ class Ledger:
             self.require(candidate == message.target, f"node {node}: votes twice in term {message.term}")
         if isinstance(message, AppendReply) and message.success:
             self.require(
-                message.index <= mirror.last, f"node {node}: acknowledges entry {message.index} before it is durable"
+                message.index <= model.last, f"node {node}: acknowledges entry {message.index} before it is durable"
             )
             asked = self._led_term_at(int(message.term), int(message.index))
             self.require(
-                asked is None or mirror.holds(message.index, asked),
+                asked is None or model.holds(message.index, asked),
                 f"node {node}: acknowledges entry {message.index} of the leader of {message.term}, and has another",
             )
 
@@ -337,7 +339,7 @@ class Ledger:
     def _newly_committed(self, watched: Watched, index: int, term: int) -> None:
         raft, node = watched.raft, watched.node
         voters = [int(member.id) for member in raft.membership.members if member.voter]
-        durable = [voter for voter in voters if self.mirrors[voter].holds(index, term)]
+        durable = [voter for voter in voters if self.durable_models[voter].holds(index, term)]
         self.require(
             2 * len(durable) > len(voters),
             f"node {node}: commits entry {index} that is durable on {durable} of {voters} only",
@@ -403,7 +405,7 @@ class Ledger:
     def _check_votes(self, raft: Raft, node: int, term: int) -> None:
         """A majority's votes are durable. Of one that has gone on to a later term nobody knows any more."""
         voters = [int(member.id) for member in raft.membership.members if member.voter]
-        states = [self.mirrors[voter].hard_state for voter in voters]
+        states = [self.durable_models[voter].hard_state for voter in voters]
         votes = [state for state in states if state.term > term or (state.term == term and state.vote == node)]
         self.require(2 * len(votes) > len(voters), f"node {node} leads term {term} with {len(votes)} durable votes")
 
@@ -412,7 +414,9 @@ class Ledger:
         node = watched.node
         self.require(entries[0].index <= applied + 1, f"node {node}: applies {entries[0].index} after {applied}")
         last = int(entries[-1].index)
-        self.require(last <= self.mirrors[node].last, f"node {node}: applies entry {last} before it is durable here")
+        self.require(
+            last <= self.durable_models[node].last, f"node {node}: applies entry {last} before it is durable here"
+        )
         for entry in entries:
             known = self.committed.get(entry.index)
             if known is None:

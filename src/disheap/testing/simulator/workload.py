@@ -1,6 +1,6 @@
 """Clients of all kinds: every command there is, through the real asyncio client, over whatever happens to the cluster.
 
-Each client is a process with a program: it does one thing after another, drawn from its own dice, and takes every
+Each client is a process with a program: it does one thing after another, drawn at random, and takes every
 refusal that the product may give. Payloads are unique, so that a message can be told from its repetition. What a client
 was promised is written down: an enqueue that was confirmed, an ack that was.
 """
@@ -30,8 +30,8 @@ from disheap.errors import (
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
 from disheap.testing.simulator.cluster import Cluster
-from disheap.testing.simulator.dice import Dice
 from disheap.testing.simulator.loop import Process
+from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.shapes import (
     EXCHANGES,
     KEYS,
@@ -76,20 +76,20 @@ class Promises:
 class Worker:
     """One client process."""
 
-    def __init__(self, cluster: Cluster, promises: Promises, name: str, dice: Dice, pace_s: float) -> None:
+    def __init__(self, cluster: Cluster, promises: Promises, name: str, rng: Rng, pace_s: float) -> None:
         self.name = name
         self.cluster = cluster
         self.promises = promises
-        self.dice = dice
+        self.rng = rng
         self.process: Process
         self.stopped = False
         self.served_at = 0.0
         self._pace_s = pace_s
-        profile = dice.pick(PROFILES)
+        profile = rng.pick(PROFILES)
         self._operations = [
             (do, weight * (5 if do.__name__ in profile else 1)) for do, weight in self._all_operations()
         ]
-        self._lanes = dice.pick((1, 1, 1, 3, 6))  # so many things at a time
+        self._lanes = rng.pick((1, 1, 1, 3, 6))  # so many things at a time
         self._client: Client
         self._driver: Driver | None = None
         self._consumers: list[Consumer] = []
@@ -113,13 +113,13 @@ class Worker:
         self._lives += 1
         self._driver = None
         self.process, transport = self.cluster.client_process(self.name)
-        timeout_ms = self.dice.pick((1000, 2000, 5000, 15000))
-        addresses = tuple(self.dice.shuffled(self.cluster.addresses()))
-        url = BrokerUrl(addresses, "sim", timeout_ms, 2.0, self.dice.pick((3.0, 8.0, 30.0)), self.name)
+        timeout_ms = self.rng.pick((1000, 2000, 5000, 15000))
+        addresses = tuple(self.rng.shuffled(self.cluster.addresses()))
+        url = BrokerUrl(addresses, "sim", timeout_ms, 2.0, self.rng.pick((3.0, 8.0, 30.0)), self.name)
         self._consumers, self._readers, self._deliveries, self._numbers = [], [], [], []
         self._reading_for = {}
         self.promises.holding[self.name] = self._deliveries
-        self.process.start(self._live(url, transport, self.dice.fork()))
+        self.process.start(self._live(url, transport, self.rng.fork()))
 
     def kill(self) -> None:
         """Kills the client's process."""
@@ -131,16 +131,16 @@ class Worker:
 
     # --- its life ---
 
-    async def _live(self, url: BrokerUrl, transport: Any, dice: Dice) -> None:
+    async def _live(self, url: BrokerUrl, transport: Any, rng: Rng) -> None:
         try:
-            await self._work(url, transport, dice)
+            await self._work(url, transport, rng)
         except Exception as error:
             self.cluster.trace.note(self.name, repr(error))
             self.cluster.fail(f"client {self.name} fails: {type(error).__name__}: {error}")
 
-    async def _work(self, url: BrokerUrl, transport: Any, dice: Dice) -> None:
+    async def _work(self, url: BrokerUrl, transport: Any, rng: Rng) -> None:
         while not self.stopped:
-            driver = self._driver = Driver(url, transport, client="simulated", generator=dice.generator)
+            driver = self._driver = Driver(url, transport, client="simulated", generator=rng.generator)
             self._client = Client(driver)
             try:
                 await driver.open(timeout_s=20.0)
@@ -150,13 +150,13 @@ class Worker:
                 continue
             await self._session()
             await self._end_readers()
-            await driver.close(end_session=self.dice.chance(0.7))
+            await driver.close(end_session=self.rng.chance(0.7))
 
     async def _session(self) -> None:
         """One client's whole life, of some operations."""
         for topic in ("jobs", "least"):
             await self._try("create_topic", partial(self._client.create_topic, topic, mode=TOPICS[topic].mode))
-        count = self.dice.between(20, 120)
+        count = self.rng.between(20, 120)
         await asyncio.gather(*(self._lane(count) for _ in range(self._lanes)))
 
     async def _lane(self, count: int) -> None:
@@ -164,8 +164,8 @@ class Worker:
         for _ in range(count):
             if self.stopped:
                 return
-            await asyncio.sleep(max(1, self._lanes // 2) * self._pace_s * self.dice.seconds(0.1, 2.0))
-            operation = self.dice.weighted(self._operations)
+            await asyncio.sleep(max(1, self._lanes // 2) * self._pace_s * self.rng.seconds(0.1, 2.0))
+            operation = self.rng.weighted(self._operations)
             if operation.__name__ in BROUGHT and self.promises.brought >= MAX_BROUGHT:
                 continue
             kind = operation.__name__.strip("_")
@@ -241,17 +241,17 @@ class Worker:
     def _payload(self) -> bytes:
         self._made += 1
         self.promises.brought += 1
-        size = self.dice.weighted(((0, 12), (200, 4), (3000, 1)))
+        size = self.rng.weighted(((0, 12), (200, 4), (3000, 1)))
         return f"{self.name}.{self._lives}.{self._made}.".encode() + b"x" * size
 
     def _topic(self) -> str:
-        return self.dice.weighted(TOPIC_WEIGHTS)
+        return self.rng.weighted(TOPIC_WEIGHTS)
 
     def _message(self) -> NewMessage:
-        dice = self.dice
-        priority = dice.pick((0, 1, 5, -3, broker.PRIORITY_MAX, broker.PRIORITY_MIN))
-        delay_ms = dice.weighted(((0, 8), (dice.between(1, 3000), 1)))
-        expires_ms = dice.weighted(((0, 10), (dice.between(1, 4000), 1)))
+        rng = self.rng
+        priority = rng.pick((0, 1, 5, -3, broker.PRIORITY_MAX, broker.PRIORITY_MIN))
+        delay_ms = rng.weighted(((0, 8), (rng.between(1, 3000), 1)))
+        expires_ms = rng.weighted(((0, 10), (rng.between(1, 4000), 1)))
         return NewMessage(self._payload(), priority, delay_ms, expires_ms)
 
     async def _enqueue(self) -> None:
@@ -265,7 +265,7 @@ class Worker:
         self.promises.enqueued[reply.id] = one.payload
 
     async def _enqueue_many(self) -> None:
-        batch = [self._message() for _ in range(self.dice.between(1, 6))]
+        batch = [self._message() for _ in range(self.rng.between(1, 6))]
         topic = self._client.topic(self._topic())
         try:
             numbers = await topic.enqueue_many(batch)
@@ -276,7 +276,7 @@ class Worker:
 
     async def _pipeline(self) -> None:
         topic = self._client.topic("jobs")
-        payloads = [self._payload() for _ in range(self.dice.between(2, 12))]
+        payloads = [self._payload() for _ in range(self.rng.between(2, 12))]
         results = await asyncio.gather(*(topic.enqueue(one) for one in payloads), return_exceptions=True)
         for payload, result in zip(payloads, results, strict=True):
             if isinstance(result, int):
@@ -285,13 +285,13 @@ class Worker:
                 raise result
 
     async def _publish(self) -> None:
-        dice = self.dice
-        exchange = dice.pick(("", *EXCHANGES))
-        key = dice.pick(("jobs", "least", "small", "dropping")) if not exchange else dice.pick(KEYS)
+        rng = self.rng
+        exchange = rng.pick(("", *EXCHANGES))
+        key = rng.pick(("jobs", "least", "small", "dropping")) if not exchange else rng.pick(KEYS)
         with contextlib.suppress(InvalidArgument) if exchange in RING else contextlib.nullcontext():
             await self._client.publish(
-                exchange, key, self._payload(), priority=dice.between(-2, 2), delay_ms=dice.pick((0, 0, 0, 400)),
-                mandatory=dice.chance(0.3),
+                exchange, key, self._payload(), priority=rng.between(-2, 2), delay_ms=rng.pick((0, 0, 0, 400)),
+                mandatory=rng.chance(0.3),
             )  # fmt: skip
 
     async def _fan_out(self) -> None:
@@ -300,9 +300,9 @@ class Worker:
         for topic in ("tiny", "dropping", "jobs"):
             await self._client.driver.request(broker.CreateTopic(topic, TOPICS[topic]))
             await self._client.bind("all", topic)
-        delay_ms = self.dice.pick((0, 0, 2000))
-        for _ in range(self.dice.between(1, 5)):
-            priority = self.dice.between(-2, 2)
+        delay_ms = self.rng.pick((0, 0, 2000))
+        for _ in range(self.rng.between(1, 5)):
+            priority = self.rng.between(-2, 2)
             await self._client.publish("all", "", self._payload(), priority=priority, delay_ms=delay_ms)
 
     async def _publish_by_words(self) -> None:
@@ -310,19 +310,19 @@ class Worker:
         for exchange in ("words", "spare", "all"):
             await self._make_exchange(exchange)
         await self._client.bind("all", "least")
-        await self._client.bind("words", "jobs", self.dice.pick(LONG_PATTERNS))
-        for _ in range(self.dice.between(1, 3)):
-            await self._client.publish("words", self.dice.pick(KEYS), self._payload())
+        await self._client.bind("words", "jobs", self.rng.pick(LONG_PATTERNS))
+        for _ in range(self.rng.between(1, 3)):
+            await self._client.publish("words", self.rng.pick(KEYS), self._payload())
 
     async def _cast(self) -> None:
         self._client.driver.cast(broker.Enqueue(self._topic(), self._payload()))
 
     async def _pop(self) -> None:
-        dice = self.dice
+        rng = self.rng
         topic = self._client.topic(self._topic())
-        no_ack = dice.chance(0.15)
+        no_ack = rng.chance(0.15)
         deliveries = await topic.pop(
-            dice.between(1, 4), dice.pick((0, 300, 2000)), dice.pick((0, 800, 4000)), no_ack=no_ack
+            rng.between(1, 4), rng.pick((0, 300, 2000)), rng.pick((0, 800, 4000)), no_ack=no_ack
         )
         self._took(deliveries)
 
@@ -348,11 +348,11 @@ class Worker:
     async def _subscribe(self) -> None:
         if len(self._consumers) >= 3:
             return
-        dice = self.dice
-        no_ack = dice.chance(0.15)
+        rng = self.rng
+        no_ack = rng.chance(0.15)
         consumer = self._client.topic(self._topic()).consume(
-            credit=dice.between(1, 6), credit_bytes=dice.pick((0, 0, 500)), lease_ms=dice.pick((0, 0, 1500, 6000)),
-            no_ack=no_ack, exclusive=dice.chance(0.1), credit_group=0 if no_ack else dice.pick((0, 1)),
+            credit=rng.between(1, 6), credit_bytes=rng.pick((0, 0, 500)), lease_ms=rng.pick((0, 0, 1500, 6000)),
+            no_ack=no_ack, exclusive=rng.chance(0.1), credit_group=0 if no_ack else rng.pick((0, 1)),
         )  # fmt: skip
         await consumer.__aenter__()
         self._consumers.append(consumer)
@@ -370,74 +370,74 @@ class Worker:
     async def _settle(self) -> None:
         if not self._deliveries:
             return
-        dice = self.dice
-        for _ in range(dice.between(1, 4)):
+        rng = self.rng
+        for _ in range(rng.between(1, 4)):
             if not self._deliveries:
                 return
-            delivery = self._deliveries.pop(dice.below(len(self._deliveries)))
+            delivery = self._deliveries.pop(rng.below(len(self._deliveries)))
             self._old_tokens = [*self._old_tokens[-10:], delivery.token]
-            how = dice.weighted((("ack", 10), ("nack", 3), ("discard", 1), ("forget", 1)))
+            how = rng.weighted((("ack", 10), ("nack", 3), ("discard", 1), ("forget", 1)))
             if how == "ack":
                 await delivery.ack()
                 self.promises.settled[delivery.id] = delivery.attempts
             elif how != "forget":
-                delay_ms = dice.pick((0, 0, 500)) if how == "nack" else 0
+                delay_ms = rng.pick((0, 0, 500)) if how == "nack" else 0
                 await delivery.nack(delay_ms=delay_ms, discard=how == "discard")
 
     async def _settle_stale(self) -> None:
         """Tokens of leases that are over, or never were ours. None is guessed that this client may be given later: an
         answer that calls it stale would make it let go of what it holds by then."""
-        strange = [(self.dice.between(1, 50), self.dice.between(1000, 1003)) for _ in range(2)]
+        strange = [(self.rng.between(1, 50), self.rng.between(1000, 1003)) for _ in range(2)]
         others = [
             held.token for name, those in self.promises.holding.items() if name != self.name for held in those[-3:]
         ]
         tokens = [*self._old_tokens[-3:], *strange, *others]
-        if self.dice.chance(0.5):  # one alone goes another way through the machine
-            tokens = [self.dice.pick(others or tokens)]
-        command = broker.Ack(tokens) if self.dice.chance(0.5) else broker.Nack(tokens)
+        if self.rng.chance(0.5):  # one alone goes another way through the machine
+            tokens = [self.rng.pick(others or tokens)]
+        command = broker.Ack(tokens) if self.rng.chance(0.5) else broker.Nack(tokens)
         await self._client.driver.request(command)
 
     async def _extend(self) -> None:
         if self._deliveries:
-            await self.dice.pick(self._deliveries).extend(self.dice.pick((0, 1000, 5000)))
+            await self.rng.pick(self._deliveries).extend(self.rng.pick((0, 1000, 5000)))
 
     async def _set_credit(self) -> None:
         if self._consumers:
-            await self.dice.pick(self._consumers).set_credit(self.dice.between(1, 8))
+            await self.rng.pick(self._consumers).set_credit(self.rng.between(1, 8))
 
     async def _recover(self) -> None:
         if self._numbers:
-            await self._client.driver.request(broker.Recover([self.dice.pick(self._numbers)]))
+            await self._client.driver.request(broker.Recover([self.rng.pick(self._numbers)]))
 
     async def _cancel(self) -> None:
         if self._consumers:
-            consumer = self._consumers.pop(self.dice.below(len(self._consumers)))
-            if self.dice.chance(0.3):
+            consumer = self._consumers.pop(self.rng.below(len(self._consumers)))
+            if self.rng.chance(0.3):
                 await self._client.driver.request(broker.Cancel(consumer._number or 0, give_back=True))
             await consumer.close()
 
     async def _create_topic(self) -> None:
-        name = self.dice.pick(list(TOPICS))
-        settings = TOPICS[name] if self.dice.chance(0.9) else TopicSettings(mode="min", max_messages=3)
+        name = self.rng.pick(list(TOPICS))
+        settings = TOPICS[name] if self.rng.chance(0.9) else TopicSettings(mode="min", max_messages=3)
         await self._client.driver.request(broker.CreateTopic(name, settings))
 
     async def _delete_topic(self) -> None:
-        name = self.dice.pick(("passing", "fleeting", "small", "tiny", "dropping"))
-        await self._client.delete_topic(name, if_unused=self.dice.chance(0.3), if_empty=self.dice.chance(0.3))
+        name = self.rng.pick(("passing", "fleeting", "small", "tiny", "dropping"))
+        await self._client.delete_topic(name, if_unused=self.rng.chance(0.3), if_empty=self.rng.chance(0.3))
 
     async def _purge(self) -> None:
-        await self._client.topic(self.dice.pick(("small", "brief"))).purge()
+        await self._client.topic(self.rng.pick(("small", "brief"))).purge()
 
     async def _exclusive_topic(self) -> None:
-        name = f"own-{self.dice.between(1, 2)}"
+        name = f"own-{self.rng.between(1, 2)}"
         await self._client.create_topic(name, exclusive=True)
         await self._client.topic(name).enqueue(self._payload())
         self._took(await self._client.topic(name).pop(1, 0))
 
     async def _exchange(self) -> None:
-        name = self.dice.pick(list(EXCHANGES))
-        if self.dice.chance(0.2):
-            await self._client.delete_exchange(name, if_unused=self.dice.chance(0.5))
+        name = self.rng.pick(list(EXCHANGES))
+        if self.rng.chance(0.2):
+            await self._client.delete_exchange(name, if_unused=self.rng.chance(0.5))
         else:
             await self._make_exchange(name)
 
@@ -448,18 +448,18 @@ class Worker:
         )
 
     async def _bind(self) -> None:
-        exchange = self.dice.pick(list(EXCHANGES))
-        await self._client.bind(exchange, self._topic(), self.dice.pick(PATTERNS))
+        exchange = self.rng.pick(list(EXCHANGES))
+        await self._client.bind(exchange, self._topic(), self.rng.pick(PATTERNS))
 
     async def _unbind(self) -> None:
-        exchange = self.dice.pick(list(EXCHANGES))
-        await self._client.unbind(exchange, self._topic(), self.dice.pick(PATTERNS))
+        exchange = self.rng.pick(list(EXCHANGES))
+        await self._client.unbind(exchange, self._topic(), self.rng.pick(PATTERNS))
 
     async def _peek(self) -> None:
-        await self._client.topic(self._topic()).peek(self.dice.between(1, 5))
+        await self._client.topic(self._topic()).peek(self.rng.between(1, 5))
 
     async def _ask(self) -> None:
-        kind = self.dice.below(4)
+        kind = self.rng.below(4)
         if kind == 0:
             await self._client.stats()
         elif kind == 1:
@@ -473,9 +473,9 @@ class Worker:
         await self._client.status()
 
     async def _transfer(self) -> None:
-        if self.dice.chance(0.5):
+        if self.rng.chance(0.5):
             with contextlib.suppress(InvalidArgument):  # one without a vote cannot lead
-                await self._client.transfer(self.dice.pick(self.cluster.hosts).name)
+                await self._client.transfer(self.rng.pick(self.cluster.hosts).name)
         else:
             await self._client.driver.admin({"op": "snapshot"})
 

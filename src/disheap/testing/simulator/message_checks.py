@@ -27,7 +27,7 @@ from disheap.kernel.types import (
     VoteReply,
     VoteRequest,
 )
-from disheap.testing.simulator.mirror import Mirror
+from disheap.testing.simulator.durable_model import DurableModel
 
 Require = Callable[[bool, str], None]
 _FROM_A_LEADER = (AppendRequest, Heartbeat, SnapshotRequest)
@@ -43,7 +43,7 @@ class Before(NamedTuple):
     leads: bool
 
 
-class Listener:
+class MessageChecker:
     """For one incarnation of one node. `before` and `after` each message, `ticked` after each tick."""
 
     def __init__(self, node: int, raft: Raft, election_ticks: int, require: Require) -> None:
@@ -66,8 +66,8 @@ class Listener:
         led_by_another = raft.role is Role.FOLLOWER and raft.leader != 0 and fresh
         return Before(int(raft.term), match, led_by_another, raft.is_leader)
 
-    def after(self, message: Message, before: Before, mirror: Mirror | None) -> None:
-        """`mirror` is of the sender's disk; None where it may have lost something."""
+    def after(self, message: Message, before: Before, durable: DurableModel | None) -> None:
+        """`durable` is of the sender's disk; None where it may have lost something."""
         raft, what = self._raft, f"node {self._node}: {type(message).__name__} of term {message.term}"
         if isinstance(message, VoteRequest):
             self._check_lease(message, before, what)
@@ -82,7 +82,7 @@ class Listener:
         elif isinstance(message, _TO_A_LEADER) and message.term == raft.term:
             self._heard[message.source] = self._ticks
         if isinstance(message, AppendReply):
-            self._check_match(message, before, mirror, what)
+            self._check_match(message, before, durable, what)
 
     def _check_lease(self, message: VoteRequest, before: Before, what: str) -> None:
         """A leader knows by itself whom it hands over to; what it said of it is the least that others know."""
@@ -90,7 +90,7 @@ class Listener:
         if (before.led_by_another or before.leads) and not is_meant:
             self._require(int(self._raft.term) == before.term, f"{what} raises its term under a live leader")
 
-    def _check_match(self, message: AppendReply, before: Before, mirror: Mirror | None, what: str) -> None:
+    def _check_match(self, message: AppendReply, before: Before, durable: DurableModel | None, what: str) -> None:
         raft = self._raft
         match = _match(raft, message.source)
         if message.term < before.term:
@@ -98,9 +98,9 @@ class Listener:
         elif message.success and before.term == raft.term and raft.is_leader:
             self._require(match >= before.match, f"{what} moves what it knows of the sender back to {match}")
         term = raft.term_at(match) if match and raft.is_leader else None  # type: ignore[arg-type]
-        if mirror is not None and term is not None and mirror.hard_state.term <= raft.term:
+        if durable is not None and term is not None and durable.hard_state.term <= raft.term:
             # in a later term it may have overwritten since what it held when it answered: to a leader that was frozen
-            self._require(mirror.holds(match, term), f"{what}: believes the sender to hold {match}, which it does not")
+            self._require(durable.holds(match, term), f"{what}: believes the sender to hold {match}, which it does not")
 
     def ticked(self) -> None:
         """Checks after each tick that a leader still hears a majority."""

@@ -14,7 +14,7 @@ from disheap.errors import DiskFailed
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.testing.simulator.cluster import DiskFaults, Host
-from tests.simulator.damage import TOPIC, Damaged
+from tests.simulator.damage import TOPIC, DamagedCluster
 
 END_S = 3.0
 """Virtual time within which a node whose disk has failed has ended."""
@@ -55,7 +55,7 @@ class OneFailure(DiskFaults):
             raise OSError(errno.EIO, "Input/output error", what)
 
 
-class Ailing(Damaged):
+class DiskFailureScenario(DamagedCluster):
     """`cuts_power`: the machine of the node that has ended loses its power, too."""
 
     def __init__(self, registry: Registry, at: int, cuts_power: bool) -> None:
@@ -83,21 +83,21 @@ class Ailing(Damaged):
         assert isinstance(error, DiskFailed) and self.faults.failed in str(error), repr(error)
         super()._failed(host, error)
 
-    async def nurse(self) -> None:
+    async def restart_after_failure(self) -> None:
         """Sees the node end, and starts it again."""
         await self.wait(lambda: bool(self.faults.failed), "", 1e9)
         await self.wait(lambda: self.host.state == "down", f"{self.faults.failed} failed, and the node goes on", END_S)
         assert self.ends, f"{self.faults.failed} failed, and the node ended as if it had not"
         assert self.faults.after == [], f"{self.faults.failed} failed, and then {self.faults.after}"
         if self.cuts_power:
-            self.host.platter.cut_power()
+            self.host.disk_image.cut_power()
         await asyncio.sleep(DOWN_S)
         self.start(self.host)
 
     async def life(self) -> None:
         for host in self.hosts:
             self.start(host)
-        nurse = self.loop.create_task(self.nurse())
+        restart_after_failure = self.loop.create_task(self.restart_after_failure())
         await self.work(broker.CreateTopic(TOPIC, broker.TopicSettings()))
         await self.enqueue()
         await self.snapshots(self.hosts)
@@ -117,9 +117,9 @@ class Ailing(Damaged):
         await self.leave()
         await self.come_back()
         if self.faults.failed:
-            await nurse
+            await restart_after_failure
             await self.wait(lambda: self.up_again() and self.is_whole(), "it does not come back")
-        nurse.cancel()
+        restart_after_failure.cancel()
         content = self.content()
         assert all(body in content for body in self.acknowledged), "what was acknowledged is lost"
 
@@ -191,15 +191,17 @@ class Ailing(Damaged):
 
     def spoil(self) -> None:
         """A block of its log that the others have."""
-        path = max(path for path, inode in self.host.platter.names.items() if "/log-" in path and b"DHB1" in inode.now)
-        inode = self.host.platter.names[path]
+        path = max(
+            path for path, inode in self.host.disk_image.names.items() if "/log-" in path and b"DHB1" in inode.now
+        )
+        inode = self.host.disk_image.names[path]
         inode.now[inode.now.index(b"DHB1") + 70] ^= 1
         inode.durable = bytes(inode.now)
 
 
-def lived(registry: Registry, at: int, cuts_power: bool = False) -> Ailing:
+def run_scenario(registry: Registry, at: int, cuts_power: bool = False) -> DiskFailureScenario:
     """The whole life, with the `at`-th operation failing. Raises for anything but an orderly end."""
-    cluster = Ailing(registry, at, cuts_power)
+    cluster = DiskFailureScenario(registry, at, cuts_power)
     try:
         cluster.run(cluster.life())
         return cluster

@@ -1,7 +1,7 @@
 """No session lapses while a majority is up and its client can reach it (Raft dissertation §6.3).
 
 A *reachable majority* of a client is a set of hosts that holds at all times: its nodes run, vote and are certain of
-their logs; their disks and links are as fast as usual; each of them reaches each other one and the client, both ways.
+their logs; their disks and links are as fast as usual; each of them reaches each other one and the client, both links.
 Every other node is down, stands still, is cut off from all of the set, or reaches all of the set and the client. So
 whoever leads is in reach of the client, or is replaced.
 
@@ -32,7 +32,7 @@ GRACE_S = 12.0
 pauses of a client that searches, and an ATTACH."""
 
 
-class Ways(NamedTuple):
+class Connectivity(NamedTuple):
     """What reaches what at one moment. A set of hosts is a number; its lowest bit is the first host."""
 
     good: int
@@ -54,7 +54,7 @@ class Ways(NamedTuple):
         return needed
 
 
-class Reach:
+class SessionLiveness:
     """Looks from time to time, and remembers since when each client has had each majority in reach."""
 
     def __init__(self, cluster: Cluster, workers: list[Worker], learner: Callable[[], int]) -> None:
@@ -75,14 +75,14 @@ class Reach:
             self.watched_s += LOOK_S * sum(self._must_live(worker) for worker in self._workers)
 
     def look(self) -> None:
-        ways, hosts, now = self._ways(), self._cluster.hosts, self._cluster.loop.now
+        links, hosts, now = self._connectivity(), self._cluster.hosts, self._cluster.loop.now
         for majority in self._majorities:
-            needed = ways.needed(majority) if ways is not None else 0
+            needed = links.needed(majority) if links is not None else 0
             lives = tuple(hosts[host].lives for host in _hosts_of(majority))
             for worker in self._workers:
                 key, which = (worker.name, majority), (worker.process, lives)
                 is_here = worker.process.alive and not worker.process.frozen
-                if ways is None or not needed or not is_here or ways.clients[worker.name] & needed:
+                if links is None or not needed or not is_here or links.clients[worker.name] & needed:
                     self._since.pop(key, None)
                 elif self._since.get(key, (None, 0.0))[0] != which:
                     self._since[key] = which, now
@@ -112,11 +112,11 @@ class Reach:
         begins = [began for (name, _), (_, began) in self._since.items() if name == worker.name]
         return self._cluster.loop.now - min(begins, default=self._cluster.loop.now)
 
-    def _ways(self) -> Ways | None:
+    def _connectivity(self) -> Connectivity | None:
         """None while a node or a link between nodes is slow or loses messages: such a one may lead, and badly."""
         hosts = self._cluster.hosts
         places = {host.name: place for place, host in enumerate(hosts)}
-        ways = Ways(0, 0, [0] * len(hosts), [0] * len(hosts), {worker.name: 0 for worker in self._workers})
+        links = Connectivity(0, 0, [0] * len(hosts), [0] * len(hosts), {worker.name: 0 for worker in self._workers})
         good = alive = 0
         for place, host in enumerate(hosts):
             if host.is_up:
@@ -131,13 +131,13 @@ class Reach:
                     return None
                 if link.cut:
                     for one, other in ((source, target), (target, source)):
-                        ways.cut[places[one]] |= 1 << places[other]
-                        ways.severed[places[one]] |= network.link(target, source).cut << places[other]
+                        links.cut[places[one]] |= 1 << places[other]
+                        links.severed[places[one]] |= network.link(target, source).cut << places[other]
             elif link.cut:
                 client, host_name = (source, target) if target in places else (target, source)
-                if client in ways.clients and host_name in places:
-                    ways.clients[client] |= 1 << places[host_name]
-        return ways._replace(good=good, alive=alive)
+                if client in links.clients and host_name in places:
+                    links.clients[client] |= 1 << places[host_name]
+        return links._replace(good=good, alive=alive)
 
     def _is_good(self, host: Host) -> bool:
         is_sound = host.votes and not host.faults.full and host.number != self._learner()

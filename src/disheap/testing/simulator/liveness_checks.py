@@ -1,7 +1,7 @@
 """What a healthy cluster must be able to do, tried when everything is healed and quiet.
 
 Faults alone never show that something stopped working for good, as long as the next fault starts it again. So each run
-ends with some of these, drawn from its dice: leadership is handed over when that is asked, and not held back by a node
+ends with some of these, drawn at random: leadership is handed over when that is asked, and not held back by a node
 that does not take it; a leader whose disk hangs makes way; time passes though nobody sends anything; a former leader
 keeps no client.
 """
@@ -17,35 +17,35 @@ from disheap.client.api.asynchronous import Client
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
-from disheap.testing.simulator.cluster import WILD_S, Cluster, Host
-from disheap.testing.simulator.dice import Dice
+from disheap.testing.simulator.cluster import WRONG_CLOCK_S, Cluster, Host
+from disheap.testing.simulator.rng import Rng
 
 BOUND_S = 20.0
 """Virtual time for each step."""
-PATIENCE_S = 60.0
-"""Of the drill's own client: longer than any step, so that the drill decides and not a timeout."""
+CLIENT_TIMEOUT_S = 60.0
+"""Of the client of these checks. Longer than any step, so that the check decides and not a timeout."""
 DELAY_MS = 700
-HUNG = 1e9
+HUNG_SLOWNESS = 1e9
 """A job of such a disk ends after the simulation does."""
-AGAIN_S = 2.0
+TRANSFER_RETRY_S = 2.0
 """Between two requests to hand over; each is given up after an election timeout."""
-SAID_S = 2.0
+CLOCKS_TOLD_S = 2.0
 """Within which members have told each other their clocks."""
 SERVICE_BOUND_S = 9.0
 """Service is back so soon after the leader fell silent: two elections of at most 3 s each, should the first one split
 the votes, the last pause of a client, two commands, and the clocks that drift."""
 IDLE_TIMEOUT_MS = 5000
 """Of a client's session that pings and asks nothing."""
-AWAY_S = 3.0
+CLIENTS_LEAVE_S = 3.0
 """Within which a former leader has sent its clients away."""
 
 
-class Drills:
+class LivenessChecks:
     """What a healed cluster must be able to do, asked by a client at the end of a run."""
 
-    def __init__(self, cluster: Cluster, dice: Dice) -> None:
+    def __init__(self, cluster: Cluster, rng: Rng) -> None:
         self.cluster = cluster
-        self._dice = dice
+        self._rng = rng
         self._client: Client
         self._transport: Any
         self._made = 0
@@ -53,12 +53,12 @@ class Drills:
     async def run(self, transport: Any) -> None:
         """As a client's process."""
         self._transport = transport
-        url = BrokerUrl(self.cluster.addresses(), "sim", 30_000, 2.0, PATIENCE_S, "drill")
-        driver = Driver(url, transport, client="drill", generator=self._dice.fork().generator)
+        url = BrokerUrl(self.cluster.addresses(), "sim", 30_000, 2.0, CLIENT_TIMEOUT_S, "check")
+        driver = Driver(url, transport, client="check", generator=self._rng.fork().generator)
         self._client = Client(driver)
         await driver.open()
-        await self._client.create_topic("drill")
-        drills = [
+        await self._client.create_topic("check")
+        checks = [
             self._time_passes,
             self._hand_over,
             self._hand_over_to_nobody,
@@ -66,17 +66,17 @@ class Drills:
             self._clock_is_wrong,
             self._leader_is_silent,
         ]
-        for drill in self._dice.shuffled(drills):
-            if self._dice.chance(0.4):
-                self.cluster.trace.add("DRILL", drill.__name__.strip("_"))
-                await drill()
+        for check in self._rng.shuffled(checks):
+            if self._rng.chance(0.4):
+                self.cluster.trace.add("LIVENESS", check.__name__.strip("_"))
+                await check()
         await driver.close()
 
-    # --- the drills ---
+    # --- the checks ---
 
     async def _time_passes(self) -> None:
         """A delayed message becomes ready, and is delivered to who waits, without another command."""
-        topic = self._client.topic("drill")
+        topic = self._client.topic("check")
         await topic.enqueue(self._payload(), delay_ms=DELAY_MS)
 
         async def arrives() -> None:
@@ -95,8 +95,8 @@ class Drills:
             if self.cluster.loop.now > over_at:
                 self.cluster.fail(f"{target.name} does not lead, as it was asked to")
             self._transfer(self.cluster.leader() or old, target)
-            await asyncio.sleep(AGAIN_S)  # it may have to catch up first, and then it is asked once more
-        await asyncio.sleep(AWAY_S)
+            await asyncio.sleep(TRANSFER_RETRY_S)  # it may have to catch up first, and then it is asked once more
+        await asyncio.sleep(CLIENTS_LEAVE_S)
         if self.cluster.leader() is target and self._clients_of(old):
             self.cluster.fail(f"{old.name} leads no more, and keeps {self._clients_of(old)} clients")
         await self._command("no command is carried out after leadership was handed over")
@@ -115,7 +115,7 @@ class Drills:
             term = leads.node.group.raft.term if leads is not None else 0
         finally:
             self.cluster.thaw(target)
-        await asyncio.sleep(AWAY_S)
+        await asyncio.sleep(CLIENTS_LEAVE_S)
         if leads is not None and not (leads.node.group.leads and leads.node.group.raft.term == term):
             self.cluster.fail(f"{leads.name} led term {term}, until {target.name} read that it was once to lead")
 
@@ -124,18 +124,18 @@ class Drills:
         leader = self._leader()
         if leader is None or not self._can_lead_without([leader]):
             return
-        leader.disk.slowness = HUNG
+        leader.disk.slowness = HUNG_SLOWNESS
         await self._command("no command is carried out since the leader's disk hangs")
         self.cluster.kill(leader)
         self.cluster.start(leader)
 
     async def _clock_is_wrong(self) -> None:
-        """By ten years, of a node that is to lead. The ledger looks at log time; here others go on."""
+        """By ten years, of a node that is to lead. The safety checker looks at log time. Here the other nodes go on."""
         leader, target = self._leader(), self._another()
         if leader is None or target is None or not self._can_lead_without([target]):
             return
-        self.cluster.set_clock(target, WILD_S)
-        await asyncio.sleep(SAID_S)  # what others say of their clocks is compared with it
+        self.cluster.set_clock(target, WRONG_CLOCK_S)
+        await asyncio.sleep(CLOCKS_TOLD_S)  # what others say of their clocks is compared with it
         self._transfer(leader, target)
         await self._command("no command is carried out although only the one that was to lead has a wrong clock")
         self.cluster.set_clock(target, 0.0)
@@ -170,10 +170,10 @@ class Drills:
 
     async def _idle_client(self) -> Driver:
         """Holds something, so that it would miss its session, and says nothing."""
-        url = BrokerUrl(self.cluster.addresses(), "sim", IDLE_TIMEOUT_MS, 2.0, PATIENCE_S, "idle")
-        driver = Driver(url, self._transport, client="idle", generator=self._dice.fork().generator)
+        url = BrokerUrl(self.cluster.addresses(), "sim", IDLE_TIMEOUT_MS, 2.0, CLIENT_TIMEOUT_S, "idle")
+        driver = Driver(url, self._transport, client="idle", generator=self._rng.fork().generator)
         await driver.open()
-        await Client(driver).create_topic("drill-idle", exclusive=True)
+        await Client(driver).create_topic("check-idle", exclusive=True)
         return driver
 
     def _can_lead_without(self, silent: list[Host]) -> bool:
@@ -188,8 +188,8 @@ class Drills:
 
     async def _command(self, otherwise: str) -> None:
         async def done() -> None:
-            await self._client.topic("drill").enqueue(self._payload())
-            for delivery in await self._client.topic("drill").pop(10):
+            await self._client.topic("check").enqueue(self._payload())
+            for delivery in await self._client.topic("check").pop(10):
                 await delivery.ack()
 
         await self._within(done, otherwise)
@@ -220,7 +220,7 @@ class Drills:
         members = leader.node.group.raft.membership.members
         voters = [int(member.id) for member in members if member.voter]
         able = [host for host in self.cluster.voters() if host is not leader and host.number in voters]
-        return self._dice.pick(able) if able else None
+        return self._rng.pick(able) if able else None
 
     def _clients_of(self, host: Host) -> int:
         """Whom a node that does not lead still carries, as if it did."""
@@ -228,4 +228,4 @@ class Drills:
 
     def _payload(self) -> bytes:
         self._made += 1
-        return f"drill.{self._made}".encode()
+        return f"check.{self._made}".encode()

@@ -10,7 +10,7 @@ T = TypeVar("T")
 _FINE = 20  # bits of a chance: a millionth
 
 
-class Dice:
+class Rng:
     """One stream of choices. Parts of a simulation have streams of their own, so that a change in one part does not
     reshuffle all the others."""
 
@@ -18,9 +18,9 @@ class Dice:
         self.generator = random.Random(seed)
         self._draw = self.generator.getrandbits
 
-    def fork(self) -> Dice:
-        """Independent dice, so that one part of the simulation does not change the draws of another."""
-        return Dice(self._draw(64))
+    def fork(self) -> Rng:
+        """An independent stream, so that one part of the simulation does not change the draws of another."""
+        return Rng(self._draw(64))
 
     def bits(self, count: int) -> int:
         """A number of `count` random bits."""

@@ -1,7 +1,7 @@
 """What one node's disk has made durable, and what has to be there when the node comes back.
 
-A mirror moves only when a write of the storage has returned. What a restart finds is held against it: everything that
-was durable, nothing that was dropped, and damage where somebody spoilt the files and nowhere else.
+A model changes only when a write of the storage has returned. What a restart finds is compared with it: everything
+that was durable, nothing that was dropped, and damage where somebody spoilt the files and nowhere else.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from disheap.interfaces import Recovered
 from disheap.kernel.types import NOBODY, Entry, HardState, SnapshotMeta, Term
 
 
-class Mirror:
+class DurableModel:
     """What one node's disk has made durable, as far as its storage has said so."""
 
     def __init__(self) -> None:
@@ -87,7 +87,7 @@ class Mirror:
             after = int(found.ambiguous_after)
             yield after >= min(self.settled, self.last), f"takes damage behind {after} for a torn end"
 
-    def _judge_a_good_disk(self, found: Recovered, now: Mirror) -> Iterator[tuple[bool, str]]:
+    def _judge_a_good_disk(self, found: Recovered, now: DurableModel) -> Iterator[tuple[bool, str]]:
         """Nobody spoilt anything: nothing is damaged but what was being written, no snapshot is lost, and what was
         dropped does not come back."""
         under_way = {int(entry.index): int(entry.term) for entry in self.writing}
@@ -121,9 +121,9 @@ class Mirror:
             certain = min(certain, found.ambiguous_after, found.last_index)  # it may have been in doubt further on
         return certain
 
-    def after(self, found: Recovered) -> Mirror:
+    def after(self, found: Recovered) -> DurableModel:
         """What the disk says after a restart is what is durable."""
-        now = Mirror()
+        now = DurableModel()
         now._take(found)
         now.spoilt = self.spoilt
         now.writing = self.writing if found.is_damaged else ()  # it may be told of once more

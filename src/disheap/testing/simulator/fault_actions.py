@@ -1,0 +1,140 @@
+"""The faults that others are made of: each does one thing to a cluster, and undoes it after a while.
+
+`FaultInjector` draws from them at random. `TargetedFaults` uses them at chosen moments. One bound is kept: hosts that
+may have lost part of their newest writes, or all of their data, are a minority. Beyond it a cluster has to wait for
+people, and rightly makes no progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.probes import Probes
+from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.workload import Worker
+
+Undo = Callable[[], None]
+
+
+class FaultActions:
+    """Makes single faults, and undoes each after a while."""
+
+    def __init__(self, cluster: Cluster, workers: list[Worker], probes: Probes, rng: Rng) -> None:
+        self.cluster = cluster
+        self.probes = probes
+        self.workers = workers
+        self.rng = rng
+        self.learner = 0  # the host whose vote was taken, and may not be back
+        self._is_over = False
+
+    def later(self, least_s: float, most_s: float, undo: Undo) -> None:
+        """Calls `undo` after a random time between `least_s` and `most_s`."""
+        loop = self.cluster.loop
+        loop.at(loop.now + self.rng.seconds(least_s, most_s), undo, ())
+
+    def record(self, kind: str, host: Host | None = None, what: str = "") -> None:
+        """Writes a fault into the trace and counts it."""
+        self.cluster.trace.fault(kind, host.name if host else "FAULTS", what)
+
+    def pick_host(self, fits: Callable[[Host], bool]) -> Host | None:
+        """Often the leader, which has most to lose."""
+        leader = self.cluster.leader()
+        if leader is not None and fits(leader) and self.rng.chance(0.4):
+            return leader
+        fitting = [host for host in self.cluster.hosts if fits(host)]
+        return self.rng.pick(fitting) if fitting else None
+
+    def may_lose_writes(self, host: Host) -> bool:
+        """Whether the others are a majority that votes and is certain of its logs, counting those that are only
+        down."""
+        certain = [one for one in self.cluster.hosts if one is not host and self._counts(one)]
+        return len(certain) >= self.cluster.majority
+
+    def may_lose_power(self, host: Host) -> bool:
+        """Likewise; and a node that is alone knows that what was torn was never acknowledged."""
+        return len(self.cluster.hosts) == 1 or self.may_lose_writes(host)
+
+    def _counts(self, host: Host) -> bool:
+        is_gone = host.wiped or host.rotten or host.state == "lost" or host.number == self.learner
+        return not is_gone and not self._is_uncertain(host)
+
+    def _is_uncertain(self, host: Host) -> bool:
+        if host.uncertain and host.votes and not host.faults.are_due:
+            host.uncertain = host.has_lost_a_copy = False
+        return host.uncertain
+
+    def start_if_down(self, host: Host) -> Undo:
+        """A call that starts the host if it is down by then."""
+
+        def start() -> None:
+            if host.state == "down":
+                self.cluster.start(host)
+
+        return start
+
+    def kill(self, host: Host) -> None:
+        """Kills a host as SIGKILL does, and starts it again later."""
+        self.record("kill", host)
+        self.cluster.kill(host)
+        self.later(0.05, 6.0, self.start_if_down(host))
+
+    def crash_in_write(self, host: Host, in_operations: int, near: str = "") -> None:
+        """`near`: counted from the first operation on such a path."""
+        host.uncertain = True
+        host.cut_power_on_crash = self.rng.chance(0.6)
+        host.faults.crash_in, host.faults.crash_near = in_operations, near
+        self.record("crash in a write", host, f"in {in_operations} {near}, power {host.cut_power_on_crash}")
+        self.later(2.0, 8.0, self.start_if_down(host))
+
+    def freeze(self, host: Host) -> None:
+        """Stops a host as SIGSTOP does, and lets it go on later."""
+        self.record("freeze", host)
+        process = host.process
+        self.cluster.freeze(host)
+        if host.has_group:  # else it still starts
+            self.probes.ask(host)  # the first that it sees when it goes on, whoever leads by then
+
+        def thaw() -> None:
+            if host.process is process and host.state == "frozen":
+                self.cluster.say(host, "goes on")
+                self.cluster.thaw(host)
+
+        self.later(0.2, 12.0, thaw)
+
+    def have_started(self) -> bool:
+        """Whether every node has taken part. Before it has, a member that is lost for good keeps them all waiting."""
+        for host in self.cluster.hosts:
+            if host.has_group and host.node.maintenance.incarnation_check.takes_part:
+                host.has_taken_part = True
+        return all(host.has_taken_part for host in self.cluster.hosts)
+
+    def lose_power(self, host: Host) -> None:
+        """Cuts a host's power, if a minority only may then have lost data, and starts it again later."""
+        if host.state in ("up", "frozen") and self.may_lose_power(host) and not self._is_over:
+            self.record("power cut", host)
+            host.uncertain = True
+            self.cluster.kill(host, power=True)
+            self.later(0.5, 6.0, self.start_if_down(host))
+
+    def slow_disk(self, host: Host, factor: float) -> None:
+        """Makes a disk slower by `factor` for some seconds."""
+        self.record("slow disk", host, f"{factor:g} times")
+        self._set_slowness(host, factor)
+        self.later(1.0, 8.0, lambda: self._set_slowness(host, 1.0))
+
+    def _set_slowness(self, host: Host, factor: float) -> None:
+        host.slowness = factor
+        if host.state != "down" and host.lives:
+            host.disk.slowness = factor
+
+    def cut(self, pairs: list[tuple[str, str]], least_s: float = 0.2, most_s: float = 8.0, reset: float = 0.3) -> None:
+        """Cuts the links of these pairs, one way each, and heals them later."""
+        for source, target in pairs:
+            self.cluster.network.cut(source, target, reset)
+
+        def heal() -> None:
+            for source, target in pairs:
+                self.cluster.network.heal(source, target)
+
+        self.later(least_s, most_s, heal)
