@@ -159,7 +159,7 @@ def attached(state: State, number: int, held: Held) -> bytes:
         keep_session(state, session)
     session.attached, session.flows = True, False
     stop_resending(state, session)
-    tokens = dict.fromkeys((token[0], token[1]) for token in held.tokens)
+    tokens = dict.fromkeys(held.tokens)
     resend = Resend(tokens, [one.number for one in session.consumers.values() if one.leases])
     session.resend, state.resending[number] = resend, session
     looked = 0

@@ -18,6 +18,7 @@ from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, snapshot, topics, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
+from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import serve_freed
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
@@ -67,7 +68,7 @@ COMMAND_OVERHEAD_BYTES = 16 << 10
 
 
 class HeapMachine:
-    """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `Screening`, `AllowedWhenFull`,
+    """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `FixedConstants`, `Screening`, `AllowedWhenFull`,
     `SessionReporting`, `Hashing`, `MemoryEstimating`, `WorkCounting`, `Sampling` and `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
@@ -82,6 +83,11 @@ class HeapMachine:
 
     handlers: ClassVar[Handlers] = HANDLERS
     """Of all versions. A later release, or a test, adds to them."""
+
+    @classmethod
+    def constants(cls, version: int) -> dict[str, int]:
+        """The constants that decide replies and pushes in this version."""
+        return CONSTANTS[max(since for since in CONSTANTS if since <= version)]
 
     def __init__(self, settings: HeapSettings, context: MachineContext) -> None:
         self._settings = settings
@@ -138,7 +144,10 @@ class HeapMachine:
         try:
             named = broker.decode_held.decode(held) if held else broker.Held([])
         except UNREADABLE as error:
-            raise InvalidArgument(f"an ATTACH that does not say what is held: {error}") from None
+            raise InvalidArgument(
+                f"an ATTACH that does not say what is held: {error}. It names at most {broker.HELD_MAX} leases, and "
+                f"{broker.NAMED_MAX} pops and consumers; what it leaves out is sent again"
+            ) from None
         effects = self._state.start()
         reply = consumers.attached(self._state, session, named)
         serve_freed(self._state)
@@ -254,6 +263,7 @@ if TYPE_CHECKING:
     from disheap.interfaces import (
         AllowedWhenFull,
         CommandSizing,
+        FixedConstants,
         Hashing,
         MemoryEstimating,
         Sampling,
@@ -266,6 +276,7 @@ if TYPE_CHECKING:
 
     _fits: type[StateMachine] = HeapMachine
     _sizes: type[CommandSizing] = HeapMachine
+    _names_constants: type[FixedConstants] = HeapMachine
     _screens: type[Screening] = HeapMachine
     _is_allowed: type[AllowedWhenFull] = HeapMachine
     _reports: type[SessionReporting] = HeapMachine

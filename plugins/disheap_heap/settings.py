@@ -63,7 +63,7 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Consumers and waiting pops, over all topics; about 1 KB each."""
     topic_consumers: Annotated[int, Meta(ge=1, le=1_000_000, description="and waiting pops of one topic")] = 10_000
     """Ending 10,000 takes 11 ms, when the topic is deleted or taken over. A topic that more share is better split."""
-    session_consumers: Annotated[int, Meta(ge=1, le=1_000_000, description="and waiting pops of one session")] = 10_000
+    session_consumers: Annotated[int, Meta(ge=1, le=100_000, description="and waiting pops of one session")] = 10_000
     """All are looked at when the session attaches and when it ends: 5 ms. A Celery worker has two or three."""
     exchanges: Annotated[int, Meta(ge=1, le=1_000_000, description="that exist at once")] = 10_000
     """Far beyond any routing that people draw up by hand."""

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from disheap.client.core.broker_session import Arrived, BrokerSession, Foreign, Replied, SessionLost
+from disheap.client.core.deliveries import Deliveries
 from disheap.client.core.events import Broken, Event, Moved, Ready
 from disheap.errors import MalformedFrame, OutcomeUnknown
 from disheap.protocol import broker, frames
@@ -210,3 +211,13 @@ def test_another_machines_pushes_come_as_they_are() -> None:
     talk.session = BrokerSession(SessionOptions(9000), opaque=True)
     talk.connect()
     assert talk.session.receive(frames.push(1, b"anything")) == [Foreign(b"anything")]
+
+
+def test_an_attach_names_the_newest_leases_as_many_as_a_node_reads() -> None:
+    held = Deliveries()
+    for number in range(broker.HELD_MAX + 2):
+        assert held.delivered(broker.Deliver(1, number, 1, 0, 0, b""))
+    claim = broker.decode_held.decode(held.claim())
+    assert len(claim.tokens) == broker.HELD_MAX
+    assert claim.tokens[-1] == (broker.HELD_MAX + 1, 1)
+    assert not held.delivered(broker.Deliver(1, 0, 1, 0, 0, b"")), "what is sent again is not taken for new"

@@ -13,6 +13,8 @@ from disheap.protocol import broker
 from disheap.protocol.broker import (
     CREDIT_MAX,
     DURATION_MAX_MS,
+    HELD_MAX,
+    NAMED_MAX,
     Ack,
     Bind,
     Cancel,
@@ -32,6 +34,7 @@ from disheap.protocol.broker import (
     TopicSettings,
     Unbind,
 )
+from disheap_heap.settings import HeapSettings
 
 from .driver import Driver
 
@@ -275,3 +278,21 @@ def test_an_attach_that_names_too_many_consumers_is_refused_and_changes_nothing(
         driver.attach(1, tickets=[1, 2, 3], consumers=[4, 5, 6, 7])
     assert driver.machine.state_hash() == before
     assert len(driver.attach(1, tickets=[1, 2, 3], consumers=[4, 5, 6]).ended) == 6
+
+
+def test_an_attach_that_names_too_many_leases_is_refused_and_changes_nothing() -> None:
+    """One of 300,000 leases stopped the loop for 139 ms."""
+    driver = Driver()
+    before = driver.machine.state_hash()
+    tokens = [(number, 1) for number in range(HELD_MAX + 1)]
+    with pytest.raises(errors.InvalidArgument, match=f"at most {HELD_MAX} leases"):
+        driver.attach(1, *tokens)
+    assert driver.machine.state_hash() == before
+    assert driver.attach(1, *tokens[1:]).deliveries == []
+
+
+def test_no_session_has_more_consumers_than_an_attach_can_name() -> None:
+    names = NAMED_MAX // 2
+    assert msgspec.convert({"session_consumers": names}, HeapSettings).session_consumers == names
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"session_consumers": names + 1}, HeapSettings)

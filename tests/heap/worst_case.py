@@ -47,12 +47,14 @@ def many_patterns() -> Driver:
 def filled(count: int = MANY, payload_bytes: int = 1) -> Driver:
     driver = Driver()
     driver.do(broker.CreateTopic("q"))
-    driver.do(broker.EnqueueMany("q", [NewMessage(b"x" * payload_bytes, number % 7) for number in range(count)]))
+    for first in range(0, count, MANY):
+        batch = range(first, min(count, first + MANY))
+        driver.do(broker.EnqueueMany("q", [NewMessage(b"x" * payload_bytes, number % 7) for number in batch]))
     return driver
 
 
-def leased() -> Driver:
-    driver = filled()
+def leased(count: int = MANY) -> Driver:
+    driver = filled(count)
     driver.do(broker.Subscribe("q", broker.CREDIT_MAX))
     driver.work_off(PLENTY)
     driver.taken()
@@ -111,8 +113,11 @@ def held_by_many() -> Driver:
 TOKENS = [(number, 1) for number in range(1, MANY + 1)]
 
 
+HELD = broker.Held([(number, 1) for number in range(1, broker.HELD_MAX + 1)])
+
+
 class Case(NamedTuple):
-    """`asked` is a command, a query, or the name of what happens to session 1."""
+    """`asked` is a command, a query, the body of an ATTACH, or the name of what else happens to session 1."""
 
     state: str
     build: Callable[[], Driver]
@@ -120,6 +125,8 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
+        if isinstance(self.asked, broker.Held):
+            return "ATTACH"
         return self.asked if isinstance(self.asked, str) else type(self.asked).__name__
 
 
@@ -153,7 +160,9 @@ CASES = [
     Case("10,000 topics", many_topics, broker.ListExchanges("all")),
     Case("10,000 messages", filled, broker.DescribeTopic("q")),
     Case("10,000 messages", filled, broker.Peek("q", 1000)),
-    Case("10,000 consumers with 10 leases each", held_by_many, "ATTACH"),
+    Case("10,000 consumers with 10 leases each", held_by_many, broker.Held([])),
+    Case("65,535 leases, of which 50,000 are named", lambda: leased(broker.CREDIT_MAX), HELD),
+    Case("10,000 consumers with 10 leases each, of which 50,000 are named", held_by_many, HELD),
     Case("10,000 consumers with 10 leases each", held_by_many, "DETACH"),
     Case("10,000 consumers with 10 leases each", held_by_many, "EXPIRE"),
     Case("1,000 exclusive topics with 5 bindings each", many_owned, "EXPIRE"),
@@ -166,8 +175,8 @@ def carry_out(driver: Driver, case: Case) -> tuple[bytes, Any]:
     machine = driver.machine
     try:
         match case.asked:
-            case "ATTACH":
-                return machine.session_attached(1, broker.encode(broker.Held([])))
+            case broker.Held():
+                return machine.session_attached(1, broker.encode(case.asked))
             case "DETACH":
                 return b"", machine.session_detached(1)
             case "EXPIRE":

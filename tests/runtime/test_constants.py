@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 from tests.support.constants import int_constants
+from tests.support.nodes import Cluster
 
 from disheap.config.node_config import NodeConfig
+from disheap.errors import WrongCluster
+from disheap.kernel.types import NodeId
+from disheap.protocol import frames, handshake
+from disheap.protocol.frames import Kind
+from disheap.protocol.peers import PeerHello
 from disheap.runtime import tuning
 from disheap.runtime.state import session_table, sessions
+from disheap_heap.constants import CONSTANTS
+from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 
 DECIDES_NOTHING = {"COMMANDS_AT_ONCE", "DETACHED_AT_ONCE", "SESSION_BYTES"}
@@ -26,3 +37,37 @@ def test_nodes_with_another_constant_have_another_digest(name: str, monkeypatch:
     before = tuning.shared_settings_digest(config, HeapSettings())
     monkeypatch.setitem(sessions.DECIDES_REPLIES, name, 1)
     assert tuning.shared_settings_digest(config, HeapSettings()) != before
+
+
+@pytest.mark.parametrize("name", CONSTANTS[1])
+def test_machines_with_another_constant_have_another_digest(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = tuning.constants_digests(HeapMachine)
+    monkeypatch.setitem(CONSTANTS[1], name, -1)
+    assert tuning.constants_digests(HeapMachine)[1] != before[1]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "is_refused"), [({1: "here"}, False), ({1: "there"}, True), ({1: "here", 2: "new"}, False), ({}, False)]
+)
+async def test_a_node_refuses_one_whose_machine_has_other_constants_in_a_version_of_both(
+    tmp_path: Path, theirs: dict[int, str], is_refused: bool
+) -> None:
+    async with Cluster(tmp_path) as cluster:
+        one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
+        one._behaviour = one._behaviour._replace(constants_digests={1: "here"})
+        hello = msgspec.structs.replace(two.hello_to(NodeId(1)), constants_digests=theirs)
+        if is_refused:
+            with pytest.raises(WrongCluster, match="constants for machine_version 1 differ"):
+                one.check_hello(hello, None)
+        else:
+            assert one.check_hello(hello, None) == 2
+
+
+async def test_a_hello_brings_the_constants_of_each_version(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        peering = cluster.nodes["n2"]._peering
+        peering._behaviour = peering._behaviour._replace(constants_digests=tuning.constants_digests(HeapMachine))
+        hello = peering.hello_to(NodeId(1))
+        assert hello.constants_digests.keys() == {1}
+        opened = handshake.open_hello(frames.open_plain(handshake.hello(Kind.PEER_HELLO, hello)), PeerHello)[1]
+        assert opened.constants_digests == tuning.constants_digests(HeapMachine)

@@ -501,6 +501,17 @@ class RestartedWork(Board):
 # --- versions --------------------------------------------------------------------------------------------------------
 
 
+class DrawnConstants(Board):
+    """What it names as a constant is another at each call."""
+
+    drawn: ClassVar[int] = 0
+
+    @classmethod
+    def constants(cls, version: int) -> dict[str, int]:
+        DrawnConstants.drawn += 1
+        return {"BOUND": DrawnConstants.drawn}
+
+
 class AnyVersion(Board):
     """Takes a version that it cannot run."""
 
@@ -560,6 +571,7 @@ MEANT: dict[type[Board], str] = {
     SilentWork: "test_a_timer_is_told_by_its_deadline_and_work_by_the_backlog",
     SilentTimer: "test_a_timer_is_told_by_its_deadline_and_work_by_the_backlog",
     RestartedWork: "test_however_the_work_is_cut_the_end_is_the_same_on_every_replica",
+    DrawnConstants: "test_its_constants_are_whole_numbers_and_the_same_at_each_call",
     AnyVersion: "test_a_version_below_the_lowest_is_refused",
     VersionOfTheClass: "test_it_runs_every_version_that_it_says",
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -110,6 +110,18 @@ class CommandSizing(Protocol):
     def max_command_bytes(cls, settings: Any) -> int:
         """The size of the largest encoded command with these settings of the machine. Called once, before the machine
         is made."""
+
+
+@runtime_checkable
+class FixedConstants(Protocol):
+    """Optional power of a machine: it names the constants in its code that decide what a replica does. Nodes compare
+    them, and refuse each other if a version has other constants in the two releases. Without it, such nodes find that
+    their states differ only when they compare the state hashes."""
+
+    @classmethod
+    def constants(cls, version: int) -> Mapping[str, int]:
+        """Names and values for this `machine_version`, one of `versions`. Two releases that run a version in the same
+        way give the same names and values. Called when the node starts, before the machine is made."""
 
 
 @runtime_checkable

@@ -21,6 +21,7 @@ from disheap.interfaces import (
     BlockingConnect,
     Codec,
     CommandSizing,
+    FixedConstants,
     Hashing,
     LoopAppending,
     MemoryEstimating,
@@ -54,6 +55,7 @@ POWERS: dict[str, tuple[type[Any], ...]] = {
     "codec": (),
     "machine": (
         CommandSizing,
+        FixedConstants,
         Screening,
         SessionReporting,
         AllowedWhenFull,

@@ -107,6 +107,7 @@ class PeerHello(msgspec.Struct, frozen=True):
     machine: str
     machine_versions: tuple[int, int]
     settings_digest: str = ""  # of the settings that every replica must share
+    constants_digests: dict[int, str] = {}  # by machine_version: of the machine's constants, where it names them
     nonce: bytes = b""  # new for each handshake
     wall_ms: int = 0  # the sender's wall clock
 

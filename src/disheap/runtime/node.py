@@ -47,7 +47,7 @@ from disheap.runtime.memory.watch import Estimate
 from disheap.runtime.observers import Observers
 from disheap.runtime.parts import Parts
 from disheap.runtime.peers.links import GROUP
-from disheap.runtime.peers.peering import Peering
+from disheap.runtime.peers.peering import Behaviour, Peering
 from disheap.runtime.replica.clock_check import ClockCheck
 from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.group import Group
@@ -267,9 +267,9 @@ class Node:
             self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw, entropy=self._entropy
         )
         self._local.server = self._server
-        digest = self._parts.settings_digest()
+        behaviour = Behaviour(self._parts.settings_digest(), self._parts.constants_digests())
         self._peering = Peering(
-            self, self._id, digest, secrets, self._entropy, self._loop, self.config.limits.max_peer_frame_bytes,
+            self, self._id, behaviour, secrets, self._entropy, self._loop, self.config.limits.max_peer_frame_bytes,
             tuning.send_buffer_bytes(self.config),
         )  # fmt: skip
         self._parts.storage(GROUP), self._parts.machine()  # raise for settings that they refuse

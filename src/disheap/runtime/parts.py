@@ -62,6 +62,10 @@ class Parts:
         """Of all settings that decide replies."""
         return tuning.shared_settings_digest(self._config, self._machine_settings())
 
+    def constants_digests(self) -> dict[int, str]:
+        """Of the machine's constants, by version."""
+        return tuning.constants_digests(self._registry.get("machine", self._config.machine))
+
     def _machine_settings(self) -> msgspec.Struct:
         config = self._config
         table = config.table("machine").get(config.machine, {})

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from hashlib import blake2b
+from typing import Any
 
 import msgspec
 
 from disheap.config.node_config import NodeConfig
+from disheap.interfaces import FixedConstants, StateMachine
 from disheap.kernel.types import KernelConfig, NodeId
 from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime.clients.admission import AdmissionLimits
@@ -118,7 +120,19 @@ def shared_settings_digest(config: NodeConfig, machine_settings: msgspec.Struct)
     constants of the session layer are part of it."""
     limits, bounds = msgspec.to_builtins(session_limits(config)), msgspec.to_builtins(machine_settings)
     shared = [limits, bounds, sessions.DECIDES_REPLIES]
-    return blake2b(msgspec.json.encode(shared, order="sorted"), digest_size=8).hexdigest()
+    return _digest(shared)
+
+
+def _digest(value: Any) -> str:
+    return blake2b(msgspec.json.encode(value, order="sorted"), digest_size=8).hexdigest()
+
+
+def constants_digests(machine: type[StateMachine]) -> dict[int, str]:
+    """By machine_version, 16 hex digits; empty for a machine that does not name its constants."""
+    if not issubclass(machine, FixedConstants):
+        return {}
+    lowest, highest = machine.versions
+    return {version: _digest(dict(machine.constants(version))) for version in range(lowest, highest + 1)}
 
 
 def takeover_s(config: NodeConfig) -> float:

@@ -791,6 +791,19 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "attach-of-leases-without-bound",
+        "an ATTACH that names 300,000 leases stops the loop for 140 ms",
+        (
+            Patch(
+                "disheap.protocol.broker.commands",
+                "    tokens: Annotated[list[Token], Meta(max_length=HELD_MAX)]\n",
+                "    tokens: list[Token]\n",
+            ),
+        ),
+        ("tests/heap/test_refusals.py::test_an_attach_that_names_too_many_leases_is_refused_and_changes_nothing",),
+        simulated=False,
+    ),
+    Mutant(
         "answer-of-peek-without-bound",
         "a Peek at large messages is answered with all that it asked for, a thousand of 8 MiB",
         (Patch("disheap_heap:peek", "        if room < 0 and messages:\n            break\n", ""),),

@@ -10,10 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from disheap.protocol import broker
-from disheap.protocol.broker import Token
+from disheap.protocol.broker import HELD_MAX, Token
 
-MAX_CLAIM = 100_000
-"""Leases that an ATTACH names: about a megabyte. What it does not name is repeated, and not taken for new here."""
 ENDED_EARLY_KEPT = 1024
 """Ends remembered for replies still to come; the reply stands beside its push in the stream."""
 
@@ -29,7 +27,8 @@ class Deliveries:
     # --- for the session ---
 
     def claim(self) -> bytes:
-        return broker.encode(broker.Held(list(self.tokens)[-MAX_CLAIM:], list(self.tickets), list(self.consumers)))
+        """Names the newest leases. The node repeats the others, and `delivered` passes over them."""
+        return broker.encode(broker.Held(list(self.tokens)[-HELD_MAX:], list(self.tickets), list(self.consumers)))
 
     def idle(self) -> bool:
         return not (self.tokens or self.tickets or self.consumers or self._owned)

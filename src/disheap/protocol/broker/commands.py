@@ -7,7 +7,16 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from disheap.protocol.broker.fields import BATCH_MAX, CreditGroup, Duration, Exact, Name, Token
+from disheap.protocol.broker.fields import (
+    BATCH_MAX,
+    HELD_MAX,
+    NAMED_MAX,
+    CreditGroup,
+    Duration,
+    Exact,
+    Name,
+    Token,
+)
 from disheap.protocol.broker.message import NewMessage
 
 
@@ -211,11 +220,12 @@ Command = (
 
 class Held(Exact, frozen=True):
     """The body of an ATTACH: the tokens that the client holds, the tickets of pops that it waits for, and its
-    consumers; those of the latter two that are no more come back in `Resumed.ended`."""
+    consumers; those of the latter two that are no more come back in `Resumed.ended`. A lease that is not named is
+    delivered again, and a client that holds it passes over that. So one that holds more than `HELD_MAX` names some."""
 
-    tokens: list[Token]
-    tickets: list[int] = msgspec.field(default_factory=list)
-    consumers: list[int] = msgspec.field(default_factory=list)
+    tokens: Annotated[list[Token], Meta(max_length=HELD_MAX)]
+    tickets: Annotated[list[int], Meta(max_length=NAMED_MAX)] = msgspec.field(default_factory=list)
+    consumers: Annotated[list[int], Meta(max_length=NAMED_MAX)] = msgspec.field(default_factory=list)
 
 
 decode_command: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

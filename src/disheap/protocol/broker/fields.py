@@ -22,6 +22,8 @@ CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that shar
 CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
 PAGE_ROWS = 1000  # topics, exchanges or bindings in one answer: at most half a megabyte of names
 BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
+HELD_MAX = 50_000  # leases that one ATTACH names: they are read in one step, in 15 ms
+NAMED_MAX = 200_000  # pops that one ATTACH names, and likewise consumers: read in 5 ms
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
 Duration = Annotated[int, Meta(ge=0, le=DURATION_MAX_MS)]

@@ -64,6 +64,13 @@ class PeeringHost(Protocol):
     def member_name(self, node: NodeId) -> str: ...
 
 
+class Behaviour(NamedTuple):
+    """What decides how a replica behaves: nodes that differ in it refuse each other."""
+
+    settings_digest: str
+    constants_digests: dict[int, str]  # by machine_version
+
+
 class Peering:
     """The owner of all links. A frame has at most `frame_bytes`; `buffer_bytes` may wait for one peer."""
 
@@ -71,7 +78,7 @@ class Peering:
         self,
         node: PeeringHost,
         own_id: NodeId,
-        settings_digest: str,
+        behaviour: Behaviour,
         secrets: tuple[bytes, ...],
         entropy: Callable[[int], bytes],
         loop: asyncio.AbstractEventLoop,
@@ -81,7 +88,7 @@ class Peering:
         self.refusals: dict[str, None] = {}
         self._node = node
         self._id = own_id
-        self._settings_digest = settings_digest
+        self._behaviour = behaviour
         self._secrets = secrets
         self._entropy = entropy
         self._at_address: dict[NodeId, int] = {}  # the incarnation that answered last where we dialled the member
@@ -212,7 +219,8 @@ class Peering:
             client_address=node.client_address_of(self._id),
             machine=node.machine_name,
             machine_versions=node.machine_versions(),
-            settings_digest=self._settings_digest,
+            settings_digest=self._behaviour.settings_digest,
+            constants_digests=self._behaviour.constants_digests,
             nonce=self._entropy(NONCE_BYTES),
             wall_ms=node.wall_ms(),
         )
@@ -237,15 +245,27 @@ class Peering:
             raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")
         if hello.machine != here.machine_name:
             raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {here.machine_name!r}")
-        if hello.settings_digest != self._settings_digest:
+        if hello.settings_digest != self._behaviour.settings_digest:
             raise WrongCluster(
                 f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] "
                 "for sessions and apply_work_limit, or it runs a release with other fixed bounds: they decide what "
                 "every replica does, so all nodes need the same"
             )
+        self._check_constants(hello)
         self._check_certificate(peer, certificate_name)
         here.incarnation_check.check(peer, hello)
         return peer
+
+    def _check_constants(self, hello: PeerHello) -> None:
+        """Of each version that both run: the cluster may run it later, if it does not now."""
+        for version, digest in self._behaviour.constants_digests.items():
+            theirs = hello.constants_digests.get(version, digest)
+            if theirs != digest:
+                raise WrongCluster(
+                    f"{hello.name} runs another release of the machine {hello.machine!r}, whose constants for "
+                    f"machine_version {version} differ from those of this node (digest {theirs}, here {digest}): "
+                    "replicas would differ. Install the same release on both nodes"
+                )
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
         """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,

@@ -23,6 +23,7 @@ from disheap.errors import CommandRefused, SnapshotDamaged, VersionUnsupported
 from disheap.interfaces import (
     API,
     AllowedWhenFull,
+    FixedConstants,
     MachineContext,
     MemoryEstimating,
     Sampling,
@@ -569,6 +570,18 @@ def test_it_runs_every_version_that_it_says(
             if index % 10 == 0:
                 replica = restored(partial(versioned_factory, version), machine.snapshot(), version)
         assert machine.state_hash() == replica.state_hash()
+
+
+def test_its_constants_are_whole_numbers_and_the_same_at_each_call(machine_factory: Factory) -> None:
+    """A `FixedConstants` machine names constants for each of its versions, and the same ones whatever it did. It fails
+    if a constant is drawn, follows the settings, or is missing for a version."""
+    machine, other = machine_factory(), machine_factory()
+    if not isinstance(machine, FixedConstants) or not isinstance(other, FixedConstants):
+        return
+    for version in range(machine.versions[0], machine.versions[1] + 1):
+        named = dict(machine.constants(version))
+        assert named and all(isinstance(name, str) and type(value) is int for name, value in named.items()), named
+        assert named == dict(other.constants(version))
 
 
 def test_a_version_below_the_lowest_is_refused(

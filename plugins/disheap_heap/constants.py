@@ -1,0 +1,45 @@
+"""Constants of the heap machine that decide a reply, a push, or the order of what is done.
+
+They belong to a `machine_version`. A change of one is a change of behaviour, as a new command is: it needs a new
+version, below which the old value stays in use. Nodes compare the constants of each version that both run, and refuse
+each other if they differ (`interfaces.FixedConstants`).
+"""
+
+from __future__ import annotations
+
+from disheap.protocol.broker import fields
+from disheap_heap import credit, exchanges, settings, timers
+
+CONSTANTS: dict[int, dict[str, int]] = {
+    1: {
+        "ANSWER_BYTES": settings.ANSWER_BYTES,
+        "BATCH_MAX": fields.BATCH_MAX,
+        "CONSUMERS_PER_UNIT": credit.CONSUMERS_PER_UNIT,
+        "CREDIT_BYTES_MAX": fields.CREDIT_BYTES_MAX,
+        "CREDIT_GROUP_CONSUMERS_MAX": fields.CREDIT_GROUP_CONSUMERS_MAX,
+        "CREDIT_GROUP_MAX": fields.CREDIT_GROUP_MAX,
+        "CREDIT_MAX": fields.CREDIT_MAX,
+        "DUE": timers.DUE,
+        "DURATION_MAX_MS": fields.DURATION_MAX_MS,
+        "END_AT_ONCE": settings.END_AT_ONCE,
+        "EXPIRY": timers.EXPIRY,
+        "HELD_MAX": fields.HELD_MAX,
+        "LEASE": timers.LEASE,
+        "LEASES_PER_UNIT": settings.LEASES_PER_UNIT,
+        "MAX_ALTERNATES": exchanges.MAX_ALTERNATES,
+        "NAMED_MAX": fields.NAMED_MAX,
+        "NAME_CHARACTERS": fields.NAME_CHARACTERS,
+        "POP": timers.POP,
+        "POP_MAX": settings.POP_MAX,
+        "PRIORITY_MAX": fields.PRIORITY_MAX,
+        "PRIORITY_MIN": fields.PRIORITY_MIN,
+        "RESEND_AT_ONCE": settings.RESEND_AT_ONCE,
+        "RETURN_AT_ONCE": settings.RETURN_AT_ONCE,
+        "SCAN_AT_ONCE": settings.SCAN_AT_ONCE,
+        "SERVE_AT_ONCE": settings.SERVE_AT_ONCE,
+        "SERVE_BYTES": settings.SERVE_BYTES,
+        "TOPIC": timers.TOPIC,
+        "WORDS_PER_UNIT": settings.WORDS_PER_UNIT,
+    }
+}
+"""By the version since which they hold."""
