@@ -9,8 +9,7 @@ from disheap_heap.checks import check_delayed_room, check_message, check_room, f
 from disheap_heap.delivery import add, serve
 from disheap_heap.exchanges import find_topics
 from disheap_heap.messages import Message, SharedMessage
-from disheap_heap.routing import Found
-from disheap_heap.state import State
+from disheap_heap.state import State, Topic
 from disheap_heap.words import PUBLISHED, encode
 
 
@@ -67,7 +66,7 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     return PUBLISHED[found] if found < 2 else encode(Published(found))
 
 
-def _with_room(topics: Found, command: Publish) -> Found:
+def _with_room(topics: tuple[Topic, ...], command: Publish) -> tuple[Topic, ...]:
     """Those that take the message. Raises `TopicFull` when there are topics and none of them does."""
     refusal = None
     taking = []

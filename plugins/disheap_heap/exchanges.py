@@ -2,7 +2,7 @@
 
 Kinds: `direct` (the key is equal), `topic` (words between dots; `*` is one word, `#` any number of them) and `fanout`
 (always). The exchange "" is there from the start and routes to the topic that the key names. A topic that several
-bindings lead to gets one message. What a key leads to is remembered until a binding changes (`routing.RouteMemory`).
+bindings lead to gets one message. What a key leads to is remembered until a binding changes (`routing.RouteCache`).
 
 What leads nowhere goes to the exchange's alternate, by the same key, and from there to the next. A chain of alternates
 that is too long or comes back to where it was is an error: the message would be lost.
@@ -10,72 +10,20 @@ that is too long or comes back to where it was is an error: the message would be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, TopicInUse
 from disheap.protocol.broker import EXCHANGE_KINDS, NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
 from disheap_heap.checks import check_name, find_topic, no_room, require_access
-from disheap_heap.routing import INDEXES, Found, Index, TooManySteps, split
+from disheap_heap.patterns import split
+from disheap_heap.routing import Exchange
 from disheap_heap.settings import STEPS_PER_UNIT, WORDS_PER_UNIT
+from disheap_heap.state import Session, State, Topic
 from disheap_heap.words import DONE
-
-if TYPE_CHECKING:
-    from disheap_heap.state import Session, State, Topic
 
 MAX_ALTERNATES = 4
 """Alternates that one publish tries, each at the cost of `routing_steps`. People use one or two."""
 
 
-class Exchange:
-    """An exchange: its bindings, and the index that finds their topics."""
-
-    __slots__ = (
-        "_order",
-        "alive",
-        "alternate",
-        "auto_delete",
-        "bindings",
-        "index",
-        "kind",
-        "name",
-    )
-
-    def __init__(self, name: str, kind: str, auto_delete: bool, alternate: str = "") -> None:
-        self.name = name
-        self.kind = kind
-        self.auto_delete = auto_delete
-        self.alternate = alternate
-        self.alive = True
-        self.bindings: dict[tuple[str, int], Topic] = {}  # (routing key, topic's number), the oldest first
-        self.index: Index = INDEXES[kind]()
-        self._order = 0
-
-    def route(self, key: str, max_steps: int) -> Found:
-        """The topics that `key` leads to, in the order in which they were bound. Raises `InvalidArgument`."""
-        try:
-            return self.index.find(key, max_steps)
-        except TooManySteps:
-            raise self._too_many_steps(key, max_steps) from None
-
-    def add(self, key: str, topic: Topic) -> None:
-        """Adds a binding."""
-        self.bindings[key, topic.number] = topic
-        self._order += 1
-        self.index.add(key, topic, self._order)
-
-    def remove(self, key: str, topic: Topic) -> None:
-        """Removes a binding."""
-        del self.bindings[key, topic.number]
-        self.index.remove(key, topic)
-
-    def _too_many_steps(self, key: str, max_steps: int) -> InvalidArgument:
-        return InvalidArgument(
-            f"routing a key of {len(split(key))} words through the topic exchange {self.name!r} takes more than "
-            f"{max_steps} steps (`routing_steps` in [machine.heap]); use shorter keys, or fewer patterns with wildcards"
-        )
-
-
-def find_topics(state: State, name: str, key: str) -> Found:
+def find_topics(state: State, name: str, key: str) -> tuple[Topic, ...]:
     """Where a message goes that is published by `key`: through the exchange, or through its alternates where that
     leads nowhere. Raises `ExchangeNotFound` and `InvalidArgument`."""
     if not name:
@@ -94,7 +42,7 @@ def find_topics(state: State, name: str, key: str) -> Found:
     return topics
 
 
-def _route(state: State, exchange: Exchange, key: str) -> Found:
+def _route(state: State, exchange: Exchange[Topic], key: str) -> tuple[Topic, ...]:
     """The work is counted, also of a key that takes too many steps."""
     topics = state.routes.find(exchange, key)
     if topics is None:
@@ -102,11 +50,11 @@ def _route(state: State, exchange: Exchange, key: str) -> Found:
             topics = exchange.route(key, state.settings.routing_steps)
         finally:
             state.units += 1 + exchange.index.steps // STEPS_PER_UNIT
-        state.routes.remember(exchange, key, topics)
+        state.routes.store(exchange, key, topics)
     return topics
 
 
-def _alternate(state: State, exchange: Exchange, tried: list[str]) -> Exchange:
+def _alternate(state: State, exchange: Exchange[Topic], tried: list[str]) -> Exchange[Topic]:
     name = exchange.alternate
     if name in tried or len(tried) > MAX_ALTERNATES:
         chain = " -> ".join([*tried, name])
@@ -191,7 +139,7 @@ def unbind(state: State, session: int, command: Unbind) -> bytes:
     return DONE
 
 
-def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
+def add_binding(state: State, exchange: Exchange[Topic], key: str, topic: Topic) -> None:
     """Adds a binding to exchange and topic, and forgets the remembered routes."""
     state.units += 1 + key.count(".") // WORDS_PER_UNIT
     before = exchange.index.nodes
@@ -202,7 +150,7 @@ def add_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> Non
     state.pattern_nodes += exchange.index.nodes - before
 
 
-def remove_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> None:
+def remove_binding(state: State, exchange: Exchange[Topic], key: str, topic: Topic) -> None:
     """An exchange that is deleted already has left the counts, and is only taken apart."""
     state.units += 1 + key.count(".") // WORDS_PER_UNIT
     before = exchange.index.nodes
@@ -216,7 +164,7 @@ def remove_binding(state: State, exchange: Exchange, key: str, topic: Topic) -> 
             _drop(state, exchange)
 
 
-def _drop(state: State, exchange: Exchange) -> None:
+def _drop(state: State, exchange: Exchange[Topic]) -> None:
     """The exchange is gone at once. Its bindings lead nowhere from here on, and their memory is freed later."""
     del state.exchanges[exchange.name]
     exchange.alive = False
@@ -227,7 +175,7 @@ def _drop(state: State, exchange: Exchange) -> None:
         state.trash.append(exchange)
 
 
-def find_exchange(state: State, name: str) -> Exchange:
+def find_exchange(state: State, name: str) -> Exchange[Topic]:
     """The exchange with this name. Raises `ExchangeNotFound`, or `InvalidArgument` for the exchange `""`."""
     exchange = state.exchanges.get(name)
     if exchange is None:

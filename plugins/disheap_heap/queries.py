@@ -19,8 +19,9 @@ from disheap.protocol.broker import (
     TopicInfos,
 )
 from disheap_heap.checks import find_existing, require_access
-from disheap_heap.exchanges import Exchange, find_exchange
+from disheap_heap.exchanges import find_exchange
 from disheap_heap.messages import Message
+from disheap_heap.routing import Exchange
 from disheap_heap.settings import ANSWER_BYTES
 from disheap_heap.state import State, Topic
 from disheap_heap.topics import describe
@@ -93,7 +94,7 @@ def session_stats(state: State, number: int) -> dict[str, int]:
 
 def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:
     """One page of exchanges and bindings, and how many there are."""
-    chosen: list[Exchange] = list(state.exchanges.values())
+    chosen: list[Exchange[Topic]] = list(state.exchanges.values())
     if query.exchange:
         chosen = [find_exchange(state, query.exchange)]
     infos = ExchangeInfos([], [], len(chosen) + sum(len(exchange.bindings) for exchange in chosen))

@@ -41,9 +41,10 @@ from disheap.errors import SnapshotDamaged
 from disheap.protocol.broker import TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
-from disheap_heap.exchanges import Exchange, add_binding
+from disheap_heap.exchanges import add_binding
 from disheap_heap.footprint import share
 from disheap_heap.messages import Message, SharedMessage
+from disheap_heap.routing import Exchange
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 from disheap_heap.view import View, open_view

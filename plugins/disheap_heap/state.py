@@ -10,20 +10,17 @@ Every dict is read in its order of insertion, which the log decides; no set is r
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import ref
 
 from disheap.protocol.broker import Token, TopicSettings
 from disheap_heap.arrivals import Arrivals
 from disheap_heap.messages import Message
 from disheap_heap.ready import ReadyMessages, no_messages
-from disheap_heap.routing import RouteMemory
+from disheap_heap.routing import Exchange, RouteCache
 from disheap_heap.settings import END_AT_ONCE, RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES, HeapSettings
 from disheap_heap.timers import Timers
 from disheap_heap.turns import Turns
-
-if TYPE_CHECKING:
-    from disheap_heap.exchanges import Exchange
 
 Delayed = tuple[int, Message]
 """(due_ms, message)"""
@@ -183,7 +180,7 @@ class Topic:
         self.active = 0  # consumers and tickets that have not ended
         self.subscribers = 0  # the same without tickets
         self.turns: Turns[Consumer] = Turns()
-        self.bindings: dict[tuple[Exchange, str], None] = {}  # (exchange, routing key)
+        self.bindings: dict[tuple[Exchange[Topic], str], None] = {}  # (exchange, routing key)
         self.expires_at_ms = 0  # when it is deleted as unused; 0 while used
         self.arrivals = Arrivals()
 
@@ -222,17 +219,17 @@ class State:
         self.numbers: dict[int, Topic] = {}
         self.consumers: dict[int, Consumer] = {}
         self.leases: dict[int, Lease] = {}
-        self.exchanges: dict[str, Exchange] = {}
+        self.exchanges: dict[str, Exchange[Topic]] = {}
         self.bindings = 0
         self.pattern_nodes = 0
-        self.routes = RouteMemory()  # not state
+        self.routes: RouteCache[Topic] = RouteCache()  # not state
         self.timers = Timers()
         self.unserved: OrderedDict[int, Topic] = OrderedDict()  # have messages and hungry consumers: postponed
         self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have room again: see `credit`
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
         self.ending: OrderedDict[int, Session] = OrderedDict()  # are over, with what they leave behind: postponed
         self.resending: OrderedDict[int, Session] = OrderedDict()  # are sent their leases again: postponed
-        self.trash: list[Trash | Exchange | Topic] = []  # not state: see `work`
+        self.trash: list[Trash | Exchange[Topic] | Topic] = []  # not state: see `work`
         self.views: list[ref[Any]] = []  # open `view.View`s
         self.trash_of_views: list[Trash] = []  # not to be freed before these views are closed
         self.effects: list[tuple[int, bytes]] = []

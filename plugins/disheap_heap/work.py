@@ -29,12 +29,13 @@ from disheap_heap.delivery import (
     sift_arrivals,
     take_delayed,
 )
-from disheap_heap.exchanges import Exchange, remove_binding
+from disheap_heap.exchanges import remove_binding
 from disheap_heap.footprint import unshare
 from disheap_heap.leases import expire_lease
 from disheap_heap.messages import SharedMessage
+from disheap_heap.routing import Exchange
 from disheap_heap.settings import SERVE_AT_ONCE
-from disheap_heap.state import State, Trash
+from disheap_heap.state import State, Topic, Trash
 from disheap_heap.topics import delete
 
 UNITS_PER_CHUNK = 16
@@ -172,7 +173,7 @@ def _free(state: State, limit: int) -> None:
             state.trash.pop()
 
 
-def _take_apart(state: State, exchange: Exchange) -> bool:
+def _take_apart(state: State, exchange: Exchange[Topic]) -> bool:
     """One binding of an exchange that is gone. False when there is none left."""
     if not exchange.bindings:
         return False

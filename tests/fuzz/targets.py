@@ -59,8 +59,8 @@ from disheap.protocol.proofs import Challenge
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
 from disheap.runtime.repair import plan
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
-from disheap_heap import routing
 from disheap_heap.machine import HeapMachine
+from disheap_heap.patterns import PatternIndex, split
 from disheap_heap.samples import sample_commands
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Topic
@@ -350,11 +350,11 @@ def trie_patterns(data: bytes) -> None:
     them are gone."""
     key, *found = data.decode("latin-1").split("\n")
     patterns = list(dict.fromkeys(pattern[:255] for pattern in found[:50]))
-    index = routing.PatternIndex()
+    index = PatternIndex()
     for order, pattern in enumerate(patterns):
         index.add(pattern, Topic(order, pattern, broker.TopicSettings(), None), order)
-    words = routing.split(key[:255])
-    fit = [pattern for pattern in patterns if _fits(routing.split(pattern), words)]
+    words = split(key[:255])
+    fit = [pattern for pattern in patterns if _fits(split(pattern), words)]
     steps = (len(words) + 1) * (index.nodes + 1)
     assert [topic.name for topic in index.find(key[:255], steps)] == fit
     for order, pattern in enumerate(patterns):

@@ -21,7 +21,7 @@ from disheap.protocol.broker import (
     Unbind,
 )
 from disheap_heap.exchanges import MAX_ALTERNATES
-from disheap_heap.routing import KEYS_REMEMBERED, TOPICS_REMEMBERED
+from disheap_heap.routing import MAX_CACHED_KEYS, MAX_CACHED_TOPICS
 
 from .driver import Driver
 
@@ -130,11 +130,11 @@ def test_a_changed_binding_changes_the_next_publish() -> None:
     assert publish(driver, "k") == ["a"]
 
 
-def test_the_memory_of_routes_is_bounded_and_right() -> None:
+def test_the_cache_of_routes_is_bounded_and_right() -> None:
     driver = routed("topic", ("a", "k.#"))
-    for number in range(2 * KEYS_REMEMBERED):
+    for number in range(2 * MAX_CACHED_KEYS):
         driver.do(Publish("e", f"other.{number}", b""))
-    assert driver.machine._state.routes.size()[0] <= KEYS_REMEMBERED
+    assert driver.machine._state.routes.size()[0] <= MAX_CACHED_KEYS
     assert publish(driver, "k.1") == ["a"]
 
 
@@ -256,21 +256,21 @@ def test_another_alternate_is_another_exchange() -> None:
 # --- bounds ---
 
 
-def test_all_exchanges_share_one_memory_of_routes() -> None:
+def test_all_exchanges_share_one_cache_of_routes() -> None:
     driver = Driver()
     for number in range(50):
         driver.do(CreateExchange(f"e{number}"))
-        for key in range(KEYS_REMEMBERED // 40):
+        for key in range(MAX_CACHED_KEYS // 40):
             driver.do(Publish(f"e{number}", f"k{key}", b""))
-        assert driver.machine._state.routes.size()[0] <= KEYS_REMEMBERED
+        assert driver.machine._state.routes.size()[0] <= MAX_CACHED_KEYS
 
 
 def test_the_topics_that_remembered_keys_lead_to_are_bounded() -> None:
     driver = routed("topic", *((f"t{number}", "#") for number in range(300)))
-    for number in range(TOPICS_REMEMBERED // 300 + 5):
+    for number in range(MAX_CACHED_TOPICS // 300 + 5):
         driver.do(Publish("e", f"k.{number}", b""))
         keys, topics = driver.machine._state.routes.size()
-        assert topics == 300 * keys <= TOPICS_REMEMBERED
+        assert topics == 300 * keys <= MAX_CACHED_TOPICS
 
 
 @pytest.mark.parametrize(("setting", "pattern"), [("pattern_words", "a.b.#.*"), ("pattern_bytes", "äää")])

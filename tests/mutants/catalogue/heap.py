@@ -193,7 +193,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:PatternIndex.walk",
-                "        reached: dict[Node, None] = {}\n        _reach(reached, self._root)\n        self.steps = 0\n",
+                "        reached: dict[Node[T], None] = {}\n"
+                "        _reach(reached, self._root)\n"
+                "        self.steps = 0\n",
                 TRIES_EACH_WAY,
             ),
         ),
@@ -672,10 +674,10 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
-        "routes-remembered-without-bound",
+        "routes-cached-without-bound",
         "publishes that lead nowhere fill the memory with the routes of their keys",
-        (Patch("disheap_heap:RouteMemory.remember", "len(self._routes) >= KEYS_REMEMBERED or ", ""),),
-        ("tests/heap/test_exchanges.py::test_all_exchanges_share_one_memory_of_routes",),
+        (Patch("disheap_heap:RouteCache.store", "len(self._routes) >= MAX_CACHED_KEYS or ", ""),),
+        ("tests/heap/test_exchanges.py::test_all_exchanges_share_one_cache_of_routes",),
         simulated=False,
     ),
     Mutant(
