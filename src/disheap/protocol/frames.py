@@ -144,8 +144,8 @@ def fault(error: RequestError) -> bytes:
 class SessionOptions(msgspec.Struct, frozen=True):
     """The body of an OPEN from a client."""
 
-    timeout_ms: int  # how long the session may be silent while its connection stands
-    label: Annotated[str, Meta(max_length=255)] = ""  # for people to read; kept with the session on every node
+    timeout_ms: int  # the session timeout: how long the client may say nothing while its connection stands
+    label: Annotated[str, Meta(max_length=255)] = ""  # for people to read, at most 255 characters; kept on every node
 
 
 class Opening(msgspec.Struct, array_like=True, frozen=True):

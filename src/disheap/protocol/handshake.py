@@ -66,52 +66,50 @@ GroupNumber = Annotated[int, Meta(ge=0, le=GROUP_MAX)]
 
 
 class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A client's first frame. `cluster_id` is "" until the client has learned it; then it pins it. `group` is the group
-    that the connection speaks to. `credentials` is the first message of `mechanism`."""
+    """What a client says first."""
 
-    cluster_id: str = ""
-    group: GroupNumber = 0
-    client: Text = ""  # the name of the client's library or program, for people to read
-    client_version: Text = ""
-    mechanism: Text = ANONYMOUS
-    credentials: bytes = b""
+    cluster_id: str = ""  # of the cluster that the client wants, as an earlier WELCOME has named it; "" for any
+    group: GroupNumber = 0  # the number of the group that the connection speaks to
+    client: Text = ""  # the name of the client's library or program, for people to read; at most 255 characters
+    client_version: Text = ""  # its version; at most 255 characters
+    mechanism: Text = ANONYMOUS  # how the client authenticates
+    credentials: bytes = b""  # the first message of the mechanism
 
 
 class ClientLimits(msgspec.Struct, frozen=True):
-    """What a node allows its clients. A client may rely on each for as long as its connection lasts."""
+    """What a node allows its clients. The limits hold for as long as the connection lasts."""
 
-    frame_bytes: int  # of a frame from the client, after its length field
-    command_bytes: int  # of the body of a command: what is left of such a frame
-    node_frame_bytes: int  # of a frame from the node: the client must be able to take one
-    session_window: int  # commands of a session without a reply
-    session_timeout_min_ms: int  # an OPEN that asks for less, or more, gets the nearest
-    session_timeout_max_ms: int
-    reattach_timeout_ms: int  # after a connection that ended without a GOODBYE
-    idle_timeout_ms: int  # of a connection without a session
-    queries: int  # of a connection, without an answer
+    frame_bytes: int  # the longest frame from the client, after its length field
+    command_bytes: int  # the longest body of a COMMAND: what is left of such a frame
+    node_frame_bytes: int  # the longest frame from the node; a client has to be able to take it
+    session_window: int  # commands of a session without a reply, at most
+    session_timeout_min_ms: int  # the shortest session timeout; an OPEN that asks for less gets this
+    session_timeout_max_ms: int  # the longest; an OPEN that asks for more gets this
+    reattach_timeout_ms: int  # how long a session lasts after its connection ended without a GOODBYE
+    idle_timeout_ms: int  # how long a connection without a session may be silent
+    queries: int  # QUERY and ADMIN requests of a connection without an answer, at most
 
 
 class Welcome(msgspec.Struct, frozen=True):
-    """The answer to a HELLO. `leads` says whether commands can go here; otherwise `leader` is the client address to go
-    to ("" while there is none)."""
+    """The answer to a HELLO."""
 
-    cluster_id: str
-    group: GroupNumber
-    node: str
-    leads: bool
-    leader: str
-    members: list[str]  # client addresses of all members known, this node's first
-    machine: str
-    machine_version: int
-    limits: ClientLimits
+    cluster_id: str  # of the node's cluster
+    group: GroupNumber  # the group that the HELLO named
+    node: str  # the node's name
+    leads: bool  # whether the node leads the group: only then it takes sessions, commands and queries
+    leader: str  # the client address of the leader, if another node leads; "" while there is none
+    members: list[str]  # the client addresses of all nodes, this node's first
+    machine: str  # the state machine of the group, such as `heap`
+    machine_version: int  # the version of its commands that the cluster has agreed on
+    limits: ClientLimits  # what a client has to keep to
 
 
 class Goodbye(msgspec.Struct, frozen=True):
-    """The last frame before a side closes: `code` of a RequestError or ProtocolError, and where to go instead."""
+    """The last frame before a side closes the connection."""
 
-    code: str
-    message: str
-    leader: str = ""
+    code: str  # why; a client that goes on at another node says `leaves`
+    message: str  # for people
+    leader: str = ""  # with `not-leader`: the client address of the leader, if it is known
 
 
 T = TypeVar("T")

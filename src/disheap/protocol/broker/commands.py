@@ -52,12 +52,11 @@ class Publish(Exact, tag=3, frozen=True):
 
 
 class Subscribe(Exact, tag=4, frozen=True):
-    """A consumer of a topic for this session. `credit`: most unacknowledged deliveries (1 to CREDIT_MAX).
-    `credit_bytes`: the same in payload bytes (up to CREDIT_BYTES_MAX), 0 for the machine's bound; one message always
-    passes. `no_ack`: deliveries are acknowledged inside apply. `lease_ms`: 0 for as long as the session lives.
-    `exclusive`: no other consumer. `group`: consumers of this session with the same number, 1 or more, share one
-    credit, which is then set to this one. Between their topics the one served longest ago goes first. Reply:
-    `Subscribed`."""
+    """Begin a consumer of a topic for this session. `credit`: at most so many unsettled deliveries, 1 to CREDIT_MAX.
+    `credit_bytes`: the same in payload bytes, up to CREDIT_BYTES_MAX; 0 for the machine's bound. One message always
+    passes. `no_ack`: a delivery is settled when it is sent. `lease_ms`: how long a lease lasts; 0 for as long as the
+    session. `exclusive`: the topic has no other consumer. `group`: consumers of this session with the same number, 1 or
+    more, share one credit: the one given last. Their topics take turns. Reply: `Subscribed`."""
 
     topic: str
     credit: int
@@ -69,7 +68,8 @@ class Subscribe(Exact, tag=4, frozen=True):
 
 
 class SetCredit(Exact, tag=5, frozen=True):
-    """Of a consumer, or, where `group` is not 0, of that group; `consumer` is 0 then. Reply: `Done`."""
+    """Set the credit of a consumer. If `group` is not 0, `consumer` is 0 and the credit is that of the group. Reply:
+    `Done`."""
 
     consumer: int
     credit: int
@@ -78,16 +78,16 @@ class SetCredit(Exact, tag=5, frozen=True):
 
 
 class Cancel(Exact, tag=6, frozen=True):
-    """End a consumer (or a Pop's ticket). `give_back`: what it holds goes back at once; otherwise it keeps its leases
-    until each is settled (AMQP's rule). Reply: `Done`."""
+    """End a consumer or a pop. `give_back`: its leases end at once. Otherwise each lasts until it is settled (AMQP's
+    rule). Reply: `Done`."""
 
     consumer: int
     give_back: bool = False
 
 
 class Pop(Exact, tag=7, frozen=True):
-    """Up to `count` messages: those that are there, then those that come within `wait_ms`. Reply: `Subscribed` (the
-    ticket); `Deliver` pushes; `PopDone`."""
+    """Take up to `count` messages: those that are there, then those that come within `wait_ms`. Reply: `Subscribed`
+    with the number of the pop. Pushes follow: each message as a `Deliver`, then `PopDone`."""
 
     topic: str
     count: int = 1
@@ -97,14 +97,14 @@ class Pop(Exact, tag=7, frozen=True):
 
 
 class Ack(Exact, tag=8, frozen=True):
-    """Settle leases of this session. Stale tokens do nothing. Reply: `Settled`."""
+    """The messages are done with. A token that names no lease of this session has no effect. Reply: `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
 
 
 class Nack(Exact, tag=9, frozen=True):
-    """Give leases back: to their old place, or after `delay_ms`; with `discard` the messages are dropped (later:
-    dead-lettered). Reply: `Settled`."""
+    """Give messages back to their place in the topic, or after `delay_ms`. With `discard` they are dropped instead.
+    Reply: `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
     delay_ms: Duration = 0
@@ -112,17 +112,18 @@ class Nack(Exact, tag=9, frozen=True):
 
 
 class Extend(Exact, tag=10, frozen=True):
-    """Leases end `lease_ms` from now (0: with the session). Reply: `Settled`."""
+    """Let leases end `lease_ms` from now; 0 for with the session. Reply: `Settled`."""
 
     tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
     lease_ms: Duration = 0
 
 
 class TopicSettings(Exact, frozen=True):
-    """`mode` "max": the largest priority first; "min": the smallest. 0 means no limit. `message_ttl_ms` is the expiry
-    of messages that bring none. `expires_ms`: deleted after so long without consumers, pops or re-declaration.
-    `auto_delete`: deleted when the last consumer that it had is gone. `exclusive`: owned by the creating session,
-    deleted with it. `overflow`: what a full topic does, one of `OVERFLOWS`."""
+    """`mode`: with "max" the largest priority comes first, with "min" the smallest. A limit of 0 is none.
+    `message_ttl_ms`: the expiry of messages that have none of their own. `expires_ms`: the topic is deleted after so
+    long without a consumer, a pop or a `CreateTopic`. `auto_delete`: it is deleted when its last consumer has gone.
+    `exclusive`: it belongs to the session that created it, and is deleted with that. `overflow`: what a full topic
+    does. "reject" refuses a new message, "drop" drops the last of the ready ones."""
 
     mode: str = "max"
     max_messages: Annotated[int, Meta(ge=0)] = 0
@@ -134,16 +135,17 @@ class TopicSettings(Exact, frozen=True):
 
 
 class CreateTopic(Exact, tag=11, frozen=True):
-    """Idempotent: the same settings again are fine (and for an exclusive topic whose owner has no live connection: it
-    is taken over); others are `TopicMismatch`; owned by another connected session: `TopicLocked`.
-    Reply: `TopicInfo`."""
+    """Create a topic. If it exists with the same settings, nothing changes; with others it is `TopicMismatch`. An
+    exclusive topic of another session is `TopicLocked` while that session is connected. Otherwise this session takes it
+    over. Reply: `TopicInfo`."""
 
     topic: Name
     settings: TopicSettings = TopicSettings()
 
 
 class DeleteTopic(Exact, tag=12, frozen=True):
-    """Its consumers get `ConsumerEnded`. Reply: `Removed`."""
+    """Delete a topic and its messages. Its consumers get `ConsumerEnded`. With `if_unused`, consumers make it
+    `TopicInUse`; with `if_empty`, messages do. Reply: `Removed`."""
 
     topic: str
     if_unused: bool = False
@@ -151,15 +153,15 @@ class DeleteTopic(Exact, tag=12, frozen=True):
 
 
 class Purge(Exact, tag=13, frozen=True):
-    """Drop every ready and delayed message; leased ones stay. Reply: `Removed`."""
+    """Drop every ready and delayed message. Leased ones stay. Reply: `Removed`."""
 
     topic: str
 
 
 class CreateExchange(Exact, tag=14, frozen=True):
-    """`kind`: one of `EXCHANGE_KINDS`. Idempotent; another kind is `ExchangeMismatch`. `auto_delete`: deleted
-    with its last binding. `alternate`: the exchange that gets what leads nowhere here, by the same key. It need not be
-    there yet. Reply: `Done`."""
+    """Create an exchange of the kind "direct", "topic" or "fanout". If it exists, nothing changes; with another kind it
+    is `ExchangeMismatch`. `auto_delete`: it is deleted with its last binding. `alternate`: the exchange that gets
+    messages for which there is no binding here, with the same routing key. It need not exist yet. Reply: `Done`."""
 
     exchange: Name
     kind: str = "direct"
@@ -168,14 +170,16 @@ class CreateExchange(Exact, tag=14, frozen=True):
 
 
 class DeleteExchange(Exact, tag=15, frozen=True):
-    """Bindings go with it. No such exchange is fine. Reply: `Done`."""
+    """Delete an exchange and its bindings, if it exists. With `if_unused`, bindings make it `TopicInUse`. Reply:
+    `Done`."""
 
     exchange: str
     if_unused: bool = False
 
 
 class Bind(Exact, tag=16, frozen=True):
-    """Reply: `Done`."""
+    """Route messages of an exchange into a topic, by a routing key. For a topic exchange the key is a pattern: `*`
+    stands for one word, `#` for any number of words. Reply: `Done`."""
 
     exchange: str
     topic: str
@@ -183,7 +187,7 @@ class Bind(Exact, tag=16, frozen=True):
 
 
 class Unbind(Exact, tag=17, frozen=True):
-    """Reply: `Done`."""
+    """Delete a binding, if it exists. Reply: `Done`."""
 
     exchange: str
     topic: str
@@ -191,7 +195,7 @@ class Unbind(Exact, tag=17, frozen=True):
 
 
 class Recover(Exact, tag=18, frozen=True):
-    """Give back everything that these consumers hold (AMQP's basic.recover with requeue). Reply: `Done`."""
+    """Give back every lease of these consumers (AMQP's basic.recover with requeue). Reply: `Done`."""
 
     consumers: Annotated[list[int], Meta(max_length=BATCH_MAX)]
 
@@ -219,9 +223,9 @@ Command = (
 
 
 class Held(Exact, frozen=True):
-    """The body of an ATTACH: the tokens that the client holds, the tickets of pops that it waits for, and its
-    consumers; those of the latter two that are no more come back in `Resumed.ended`. A lease that is not named is
-    delivered again, and a client that holds it passes over that. So one that holds more than `HELD_MAX` names some."""
+    """The body of an ATTACH: the tokens of the leases that the client holds, the numbers of the pops that it waits for,
+    and those of its consumers. `Resumed.ended` names the pops and consumers that have ended. A lease that is not named
+    is delivered again, so a client that holds more than HELD_MAX leases passes over those that it knows."""
 
     tokens: Annotated[list[Token], Meta(max_length=HELD_MAX)]
     tickets: Annotated[list[int], Meta(max_length=NAMED_MAX)] = msgspec.field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Pushes: what a node sends about a consumer or a pop, unasked."""
+"""Pushes: what a node sends about a consumer or a pop without a request."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from disheap.protocol.broker.fields import Record
 
 
 class Deliver(Record, tag=96, frozen=True):
-    """One message for a consumer. (id, epoch) is its token, and the epoch also counts the attempts. `lease_until_ms`
-    is 0 when the lease ends with the session; a no-ack delivery has epoch 0 and no lease."""
+    """One message for a consumer or a pop, under one lease. Its token is [id, epoch]. The epoch also counts the
+    attempts. `lease_until_ms` is 0 if the lease ends with the session. With no_ack the epoch is 0 and there is no
+    lease. Times are those of the cluster."""
 
     consumer: int
     id: int
@@ -21,14 +22,14 @@ class Deliver(Record, tag=96, frozen=True):
 
 
 class PopDone(Record, tag=97, frozen=True):
-    """Nothing more will come for the ticket. `delivered` says how many came."""
+    """A pop has ended, after so many deliveries. `consumer` is the number of the pop."""
 
     consumer: int
     delivered: int
 
 
 class ConsumerEnded(Record, tag=98, frozen=True):
-    """The topic was deleted, or taken over; `reason` is for people."""
+    """A consumer has ended, because its topic was deleted or taken over. `reason` is for people."""
 
     consumer: int
     reason: str

@@ -11,8 +11,8 @@ from disheap.protocol.broker.fields import PAGE_ROWS, Record
 
 
 class Peek(Record, tag=128, frozen=True):
-    """The next `count` messages of a topic in delivery order, ready ones first; nothing changes. `delayed` and `leased`
-    add those after. Answer: `Peeked`."""
+    """The next `count` ready messages of a topic, 1 to 1000, in the order of delivery. `delayed` and `leased` ask for
+    those as well, after the ready ones. Nothing changes. Answer: `Peeked`."""
 
     topic: str
     count: Annotated[int, Meta(ge=1, le=1000)] = 1
@@ -21,14 +21,16 @@ class Peek(Record, tag=128, frozen=True):
 
 
 class DescribeTopic(Record, tag=129, frozen=True):
-    """Answer: `TopicInfo`. With `require_access` a topic that is exclusive to another session is `TopicLocked`."""
+    """One topic. With `require_access` a topic that is exclusive to another session is `TopicLocked`. Answer:
+    `TopicInfo`."""
 
     topic: str
     require_access: bool = False
 
 
 class ListTopics(Record, tag=130, frozen=True):
-    """In name order, after `after`, with `prefix`. Answer: `TopicInfos`."""
+    """Topics whose names begin with `prefix`, in the order of their names, from the first name after `after` on.
+    Answer: `TopicInfos`."""
 
     prefix: str = ""
     after: str = ""
@@ -36,12 +38,12 @@ class ListTopics(Record, tag=130, frozen=True):
 
 
 class GetStats(Record, tag=131, frozen=True):
-    """Answer: `Stats`."""
+    """Counts over the whole machine. Answer: `Stats`."""
 
 
 class ListExchanges(Record, tag=132, frozen=True):
-    """All exchanges, or the one named, each followed by its bindings. One row each, the oldest first: `skip` rows are
-    left out, then at most `limit` are told. Pages of different moments may miss or repeat a row. Answer:
+    """All exchanges, or the one named, each followed by its bindings. Each is a row, the oldest first. `skip` rows are
+    left out, and at most `limit` rows follow. Pages of different moments may miss or repeat a row. Answer:
     `ExchangeInfos`."""
 
     exchange: str = ""

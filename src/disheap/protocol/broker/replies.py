@@ -14,42 +14,45 @@ from disheap.protocol.broker.pushes import ConsumerEnded, Deliver, PopDone
 
 
 class Done(Record, tag=64, frozen=True):
-    pass
+    """The command was carried out."""
 
 
 class Enqueued(Record, tag=65, frozen=True):
+    """The number of the message."""
+
     id: int
 
 
 class EnqueuedMany(Record, tag=66, frozen=True):
-    """Ids are consecutive: first, first + 1, ..."""
+    """The numbers of the messages: first, first + 1, and so on."""
 
     first: int
     count: int
 
 
 class Published(Record, tag=67, frozen=True):
-    """Into how many topics it went; and how many refused it because they are full, while others took it."""
+    """How many topics took the message, and how many refused it because they are full."""
 
     routed: int
     refused: int = 0
 
 
 class Subscribed(Record, tag=68, frozen=True):
-    """The consumer's number; never used again."""
+    """The number of the consumer or the pop. It is never used again."""
 
     consumer: int
 
 
 class Settled(Record, tag=69, frozen=True):
-    """`stale`: the tokens that named no live lease of this session; nothing happened to them."""
+    """How many leases were settled. `stale`: the tokens that named no lease of this session. Nothing happened to
+    them."""
 
     count: int
     stale: list[Token]
 
 
 class Removed(Record, tag=70, frozen=True):
-    """How many messages went."""
+    """How many messages were dropped."""
 
     count: int
 
@@ -63,6 +66,9 @@ else:
 
 
 class TopicInfo(Record, tag=71, frozen=True):
+    """One topic: its settings, its messages by state, its consumers, and the bytes of the ready payloads. `created`:
+    this very command created it. `oldest_enqueued_ms`: of the message that is next; 0 if there is none."""
+
     topic: str
     settings: SeenSettings
     ready: int
@@ -70,21 +76,25 @@ class TopicInfo(Record, tag=71, frozen=True):
     leased: int
     consumers: int
     ready_bytes: int
-    created: bool = False  # by this very command
-    oldest_enqueued_ms: int = 0  # of the message next in turn; 0 when there is none
+    created: bool = False
+    oldest_enqueued_ms: int = 0
 
 
 class TopicInfos(Record, tag=72, frozen=True):
+    """One page of topics. `total`: how many there are with the prefix after `after`, on this page and on later ones."""
+
     topics: list[TopicInfo]
     total: int
 
 
 class Peeked(Record, tag=73, frozen=True):
+    """The messages, in the order of delivery."""
+
     messages: list[PeekedMessage]
 
 
 class Stats(Record, tag=74, frozen=True):
-    """Counts over the whole machine. `consumers` are subscriptions, `pops` those that wait."""
+    """Counts over the whole machine. `pops` are those that wait. `time_ms` is the cluster's time."""
 
     topics: int
     exchanges: int
@@ -99,8 +109,8 @@ class Stats(Record, tag=74, frozen=True):
 
 
 class ExchangeInfos(Record, tag=75, frozen=True):
-    """(exchange, kind) and (exchange, topic, routing key). `total`: rows of both kinds that there are, over all pages.
-    `alternates`: of the exchanges listed that have one."""
+    """Exchanges as [exchange, kind], bindings as [exchange, topic, routing key]. `total`: the rows of both kinds, over
+    all pages. `alternates`: from each listed exchange that has an alternate to that alternate."""
 
     exchanges: list[tuple[str, str]]
     bindings: list[tuple[str, str, str]]
@@ -108,7 +118,7 @@ class ExchangeInfos(Record, tag=75, frozen=True):
     alternates: dict[str, str] = msgspec.field(default_factory=dict)
 
     def joined(self, page: ExchangeInfos) -> ExchangeInfos:
-        """This and the page that follows it."""
+        """Returns this page and the next one as one."""
         return ExchangeInfos(
             self.exchanges + page.exchanges,
             self.bindings + page.bindings,
@@ -118,9 +128,8 @@ class ExchangeInfos(Record, tag=75, frozen=True):
 
 
 class Resumed(Record, tag=76, frozen=True):
-    """The reply to an ATTACH: every lease of the session that it did not name as held (those that do not fit the reply
-    follow as pushes), and the pops and consumers of which nothing more will come (a `PopDone` says 0 here: the count is
-    not kept)."""
+    """The reply to an ATTACH: every lease of the session that the client did not name. Those that do not fit follow as
+    pushes. `ended`: the pops and consumers that have ended. A `PopDone` says 0 here, because the count is not kept."""
 
     deliveries: list[Deliver]
     ended: list[PopDone | ConsumerEnded]
@@ -146,7 +155,7 @@ decode_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
 
 
 def check_routed(reply: Published) -> int:
-    """Into how many topics a publish went. Raises `TopicFull` where some of them refused it."""
+    """Returns how many topics took the message of a `Publish`. Raises `TopicFull` if some of them refused it."""
     if reply.refused:
         raise TopicFull(
             f"{reply.refused} of {reply.refused + reply.routed} topics are full and refused the message; the others "
