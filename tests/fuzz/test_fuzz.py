@@ -98,7 +98,7 @@ async def test_an_attach_nested_deeper_than_the_stack_is_refused_and_no_node_fal
     status, body = await other.attach(client.session, client.secret, b"\x94\x90\x90\x90" + DEEP)
     assert (status, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, "invalid-argument")
     assert (await client.call(broker.encode(broker.CreateTopic("t"))))[0] == Status.OK
-    assert cluster.nodes["n1"].group.failure is None
+    assert cluster.nodes["n1"].failure is None
 
 
 @pytest.mark.parametrize(

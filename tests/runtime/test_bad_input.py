@@ -245,7 +245,7 @@ async def test_no_rubbish_ends_the_node(cluster: Cluster, rubbish: bytes, greete
     client.close()
     await client.lost.wait()
     node = cluster.nodes["n1"]
-    assert node.group.failure is None
+    assert node.failure is None
     assert await node.query(b"total") == b"%d" % int(await node.query(b"total"))
 
 
@@ -261,7 +261,7 @@ async def test_a_client_that_does_not_read_is_cut_off_and_costs_bounded_memory(
             client.send(b"+1", seq)
         node = cluster.nodes["n1"]
         await wait_until(lambda: not any(s.attachment for s in node.group.sessions.table.values()), "cut off")
-        assert node.group.failure is None
+        assert node.failure is None
 
 
 async def test_an_address_in_use_is_named(tmp_path: Path, cluster: Cluster) -> None:

@@ -19,6 +19,7 @@ from disheap.protocol.frames import Kind
 from disheap.protocol.gossip import Gossip
 from disheap.protocol.repair import AskSnapshot
 from disheap.runtime.node import Node
+from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.state_hashes import KEPT, NEVER_MS, StateComparison
 
 OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"
@@ -171,7 +172,7 @@ def compared(node: Node) -> int:
 async def test_sound_replicas_compare_and_stay(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=3, raft=HASTY) as cluster:
         await drive(cluster, lambda: all(compared(node) > 1 for node in cluster.nodes.values()))
-        assert not any(node.quarantined for node in cluster.nodes.values())
+        assert not any(node.lifecycle.state is State.QUARANTINED for node in cluster.nodes.values())
         assert all(node.maintenance.comparing.status()["differs_from"] == [] for node in cluster.nodes.values())
 
 
@@ -183,15 +184,15 @@ async def test_a_replica_whose_state_rots_serves_nothing_and_the_others_go_on(
         leader = await cluster.wait_leader()
         wrong = leader if wrong_one_leads else cluster.followers()[0]
         wrong.group.sessions.machine.total = 1_000_000  # type: ignore[attr-defined]
-        await drive(cluster, lambda: bool(wrong.quarantined))
+        await drive(cluster, lambda: wrong.lifecycle.state is State.QUARANTINED)
         status = await wrong.status()
         assert status["role"] == "quarantined" and "a majority" in status["quarantine"]
         others = [node for node in cluster.nodes.values() if node is not wrong]
         await wait_until(lambda: any(node.group.leads for node in others), "one of the others leads")
         seen = max(node.group.applied.index for node in others)
         await drive(cluster, lambda: all(node.group.applied.index > seen + 3 for node in others))
-        assert not any(node.quarantined for node in others)
-        assert wrong.group.asleep and not wrong.group.leads
+        assert not any(node.lifecycle.state is State.QUARANTINED for node in others)
+        assert not (wrong.group.is_running or wrong.group.leads)
 
 
 async def test_a_quarantined_node_hands_out_no_snapshot(tmp_path: Path) -> None:
@@ -208,4 +209,4 @@ async def test_a_quarantined_node_hands_out_no_snapshot(tmp_path: Path) -> None:
         node.quarantine("the test says so")
         assert index() == 0
         node.quarantine("and again")
-        assert node.quarantined == "the test says so"
+        assert (node.lifecycle.state, node.lifecycle.reason) == (State.QUARANTINED, "the test says so")

@@ -40,7 +40,7 @@ class Host:
         self.transfers: list[int] = []
         self.connected = {2, 3}
         self.silent: set[int] = set()
-        self.takes_part = True
+        self.is_running = True
         self.made_room: list[int] = []
         self.snapshotter = SimpleNamespace(make_room=self.made_room.append, bytes_applied=0)
         self.takes_transient = True
@@ -195,7 +195,7 @@ def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_state_much_smaller_t
     host.now += MAKE_ROOM_S
     host.room.seen(StorageUsage(1 << 20, 600 << 10, 0, 100 << 20))
     assert len(host.made_room) == 2, "there is nothing to gain"
-    host.takes_part = False
+    host.is_running = False
     host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 100 << 20))
     assert len(host.made_room) == 2, "what a node in repair holds is not whole"
 

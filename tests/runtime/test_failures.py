@@ -13,12 +13,13 @@ import pytest
 from tests.support.nodes import FAST, Cluster, TestRegistry
 from tests.support.wire import WireClient, wait_until
 
-from disheap.errors import DiskFailed, LogDamaged, NotLeader, StorageError
+from disheap.errors import DiskFailed, NotLeader, StorageError
 from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import NOBODY, Entry, Index, NodeId
 from disheap.plugins.registry import Registry
 from disheap.protocol.frames import Status
 from disheap.runtime.disk.thread import DiskThread, FailStopDisk, run_on
+from disheap.runtime.replica.lifecycle import State
 
 PATIENCE_S = 10.0
 
@@ -126,7 +127,8 @@ async def test_a_leader_that_steps_down_in_the_same_tick_hands_nothing_over(
     """Its disk hangs, and with this tick it also finds that no majority hears it."""
     monkeypatch.setattr("disheap.runtime.replica.group.WRITE_PATIENCE_S", -1.0)
     async with Cluster(tmp_path) as cluster:
-        group = (await cluster.wait_leader()).group
+        node = await cluster.wait_leader()
+        group = node.group
         state = group.raft._state
         for progress in state.progress.values():
             progress.active = False
@@ -134,7 +136,7 @@ async def test_a_leader_that_steps_down_in_the_same_tick_hands_nothing_over(
         state.elapsed = state.config.election_ticks - 1
         group.tick()
         assert not group.raft.is_leader
-        assert group.failure is None
+        assert node.failure is None
 
 
 async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,9 +268,7 @@ async def test_after_an_error_of_the_disk_the_log_is_not_opened_anew(tmp_path: P
     storage = failing_storage()
     async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(storage)) as cluster:
         node = cluster.nodes["n1"]
-        node.group.fail(LogDamaged("log", 0, "bad", "mend it"))
-        assert isinstance(node.failure, LogDamaged)
-        node.failure = None  # as where others have the entry, and the repair begins
+        node.lifecycle.change(State.REPAIRING)  # as where others have what is damaged
         storage.broken.add("usage")
         node.disk().submit(node.storage().usage, lambda usage, error: None)
         with pytest.raises(DiskFailed, match="usage"):

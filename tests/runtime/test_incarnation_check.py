@@ -20,6 +20,7 @@ from disheap.kernel.types import NodeId
 from disheap.protocol.peers import PeerHello
 from disheap.runtime.disk.thread import FailStopDisk
 from disheap.runtime.membership.incarnations import IncarnationCheck
+from disheap.runtime.replica.lifecycle import State
 
 TWO, THREE = NodeId(2), NodeId(3)
 NOBODY_MET = KnownPeers(False, ())
@@ -70,10 +71,10 @@ async def test_a_wiped_node_and_one_that_has_everything_are_no_majority(tmp_path
         await cluster.start("n2")
         wiped = await cluster.start("n3")
         await wait_until(lambda: bool(cluster.nodes["n2"].refusals()), "it is refused")
-        assert wiped.group.asleep
+        assert wiped.lifecycle.state is State.WAITING
         await cluster.start("n1")
         assert (await cluster.wait_leader()).name in ("n1", "n2")
-        assert wiped.group.asleep
+        assert wiped.lifecycle.state is State.WAITING
 
 
 async def test_a_first_start_waits_for_every_member_and_says_for_whom(tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ async def test_a_first_start_waits_for_every_member_and_says_for_whom(tmp_path: 
     try:
         one, two = await cluster.start("n1"), await cluster.start("n2")
         await wait_until(lambda: one.maintenance.repair_status().get("waiting_for") == ["n3"], "it waits for the third")
-        assert one.group.asleep and two.group.asleep
+        assert one.lifecycle.state is two.lifecycle.state is State.WAITING
         assert (await one.status())["role"] == "new"
         await cluster.start("n3")
         async with asyncio.timeout(20):
@@ -205,7 +206,7 @@ def test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it() -> Non
     for node in (TWO, THREE):
         host.incarnation_check.welcomed(node, 7, host.events.append)
     host.thread.go_on()
-    assert not host.incarnation_check.takes_part
+    assert not host.incarnation_check.all_met
     host.thread.go_on()
     assert host.events == [True, True]
     host.thread.go_on()
@@ -219,7 +220,7 @@ def test_having_been_met_is_not_having_been_welcomed() -> None:
         host.incarnation_check.meet(node, 7, host.events.append)
         host.thread.go_on()
     assert host.thread.jobs == []
-    assert not host.incarnation_check.takes_part
+    assert not host.incarnation_check.all_met
 
 
 @pytest.mark.parametrize("takes_part", [False, True])
@@ -254,7 +255,7 @@ def test_what_could_not_be_written_at_the_last_welcome_is_written_later(error: S
     host.thread.go_on()
     host.error = error
     host.thread.go_on()
-    assert not host.incarnation_check.takes_part
+    assert not host.incarnation_check.all_met
     host.error = None
     host.incarnation_check.tick()
     host.incarnation_check.tick()

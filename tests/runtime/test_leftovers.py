@@ -326,7 +326,7 @@ async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path) -> None:
             path = Path(located.segment.path)
             spoil(path, located.block.end - 3)
             victim.damage_found(LogDamaged(str(path), located.block.offset, "a bit has flipped", ""))
-            await wait_until(lambda: victim.group is not group() and victim.group.takes_part, "it takes part again")
+            await wait_until(lambda: victim.group is not group() and victim.group.is_running, "it takes part again")
             victim.group.snapshotter.take()  # the files of the log go; each opening begins another
             await wait_until(lambda: not victim.group.snapshotter.running, "the snapshot is taken")
             await leader.apply(b"+1")

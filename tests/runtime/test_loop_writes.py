@@ -184,7 +184,7 @@ async def test_a_disk_that_fails_on_the_loop_ends_the_node_and_nothing_is_confir
             await client.call(b"+1")
         before, witness.error = node.group.applied.index, DiskFailed("gone")
         client.send(b"+1")
-        await wait_until(lambda: node.group.has_ended, "the node ends")
+        await wait_until(lambda: not node.group.is_running, "the node ends")
         assert isinstance(node.failure, DiskFailed) and node.group.applied.index == before
 
 

@@ -30,6 +30,7 @@ from disheap.kernel.types import (
 )
 from disheap.plugins.registry import Registry
 from disheap.runtime.node import Node
+from disheap.runtime.replica.lifecycle import State
 from disheap_memory.storage import MemoryStorage
 
 PATIENCE_S = 10.0
@@ -133,8 +134,8 @@ async def test_term_and_vote_are_saved_before_the_entries_of_their_write(
     """Raft Figure 2; pitfall 2."""
     async with Follower(tmp_path, registry) as follower:
         group = follower.node.group
-        await wait_until(lambda: bool(follower.replies) or group.has_ended, "the entry is acknowledged")
-        assert not group.has_ended
+        await wait_until(lambda: bool(follower.replies) or not group.is_running, "the entry is acknowledged")
+        assert group.is_running
     kinds = [kind for kind, _ in witness.calls]
     assert kinds[: kinds.index("append begins")] == ["hard state"]
     assert witness.calls[0][1].term == TERM
@@ -160,7 +161,7 @@ async def test_a_follower_whose_disk_fails_acknowledges_nothing_and_is_at_its_en
 ) -> None:
     witness.broken = True
     async with Follower(tmp_path, registry) as follower:
-        await wait_until(lambda: follower.node.group.has_ended, "the node ends")
+        await wait_until(lambda: not follower.node.group.is_running, "the node ends")
         assert isinstance(follower.node.failure, DiskFailed)
         assert follower.replies == []
 
@@ -187,7 +188,7 @@ async def test_a_node_in_repair_neither_votes_nor_accepts(
         await wait_until(lambda: bool(follower.replies), "the entry is acknowledged")
         group, written = follower.node.group, len(witness.calls)
         raft = group.raft
-        group.asleep = True
+        follower.node.lifecycle.change(State.REPAIRING)
         follower.sent.clear()
         entry = Entry(TERM, Index(raft.last_index + 1), EntryKind.NOOP, 2000, b"")
         group.step(AppendRequest(LEADER, raft.id, TERM, raft.last_index, TERM, (entry,), Index(0)))
@@ -212,7 +213,7 @@ async def test_a_leader_whose_disk_fails_is_at_its_end_and_acknowledges_nothing(
         before, witness.broken = node.group.applied.index, True
         client.send(b"+1")
         group = node.group
-        await wait_until(lambda: group.has_ended or group.applied.index > before, "the write ends")
+        await wait_until(lambda: not group.is_running or group.applied.index > before, "the write ends")
         assert isinstance(node.failure, DiskFailed)
         assert group.applied.index == before
 
@@ -247,7 +248,9 @@ async def test_the_log_is_trimmed_only_behind_a_durable_snapshot(
 async def test_a_group_that_is_at_its_end_takes_nothing_in(tmp_path: Path) -> None:
     """Its storage may wait for room for hours before it is opened anew; nobody carries out what its kernel wants."""
     async with Cluster(tmp_path) as cluster:
-        leader, follower = (await cluster.wait_leader()).group.raft, cluster.followers()[0].group
+        leader, node = (await cluster.wait_leader()).group.raft, cluster.followers()[0]
+        follower = node.group
+        node.lifecycle.change(State.REPAIRING)
         follower.close()
         follower.raft.ready()
         follower.step(Heartbeat(leader.id, follower.raft.id, leader.term, Index(0), 0))

@@ -19,6 +19,7 @@ from disheap.interfaces import Damage, Holding
 from disheap.kernel.types import HardState, Index, NodeId, Term, TermRun
 from disheap.protocol.repair import Standing
 from disheap.runtime.repair import plan
+from disheap.runtime.replica.lifecycle import State
 
 # --- the rules -----------------------------------------------------------------------------------------------------
 
@@ -223,7 +224,7 @@ async def test_a_damaged_block_is_repaired_from_the_other_nodes(tmp_path: Path) 
         await cluster.stop(victim)
         spoil(log_of(cluster, victim))
         await cluster.start(victim)
-        await wait_until(lambda: not cluster.nodes[victim].group.asleep, "the node is repaired")
+        await wait_until(lambda: cluster.nodes[victim].group.is_running, "the node is repaired")
         assert await cluster.wait_equal() == expected
 
 
@@ -237,7 +238,7 @@ async def test_two_damaged_blocks_of_one_file_are_repaired(tmp_path: Path) -> No
         for number in (-2, -4):
             spoil(log_of(cluster, victim), number)
         await cluster.start(victim)
-        await wait_until(lambda: not cluster.nodes[victim].group.asleep, "the node is repaired")
+        await wait_until(lambda: cluster.nodes[victim].group.is_running, "the node is repaired")
         assert await cluster.wait_equal() == expected
 
 
@@ -257,6 +258,18 @@ async def test_every_node_may_have_lost_another_entry(tmp_path: Path) -> None:
         assert {node.group.sessions.machine.query(0, 0, b"total") for node in cluster.nodes.values()} == {b"15"}
 
 
+async def test_a_leader_that_has_to_repair_its_log_sends_its_clients_away(tmp_path: Path) -> None:
+    async with Cluster(tmp_path, storage="file") as cluster:
+        await written(cluster)
+        leader = await cluster.wait_leader()
+        leader.repair("the test says so")
+        assert (leader.lifecycle.state, leader.lifecycle.reason) == (State.REPAIRING, "the test says so")
+        assert not (leader.group.leads or leader.clients.leads)
+        assert (await leader.status())["role"] == "repairing"
+        await wait_until(lambda: leader.group.is_running, "the log is read anew")
+        await cluster.wait_equal()
+
+
 async def test_a_doubtful_end_is_sure_again_though_nobody_writes(tmp_path: Path) -> None:
     """Else one more node that is lost would be an outage: a node in doubt has no vote."""
     async with Cluster(tmp_path, storage="file") as cluster:
@@ -271,7 +284,7 @@ async def test_a_doubtful_end_is_sure_again_though_nobody_writes(tmp_path: Path)
         path.write_bytes(data)
         await cluster.start(name)
         node = cluster.nodes[name]
-        await wait_until(lambda: node.group.takes_part, "it follows")
+        await wait_until(lambda: node.group.is_running, "it follows")
         assert node.group.raft.ambiguous_after == node.group.raft.last_index
         await wait_until(lambda: not node.group.raft.is_ambiguous, "it is sure of its log")
         await cluster.wait_equal()
@@ -314,5 +327,5 @@ async def test_a_damaged_snapshot_is_fetched_from_the_others(tmp_path: Path, com
         if compacted:
             spoil(log_of(cluster, victim))
         await cluster.start(victim)
-        await wait_until(lambda: not cluster.nodes[victim].group.asleep, "the node is repaired")
+        await wait_until(lambda: cluster.nodes[victim].group.is_running, "the node is repaired")
         await cluster.wait_equal()

@@ -16,6 +16,7 @@ from disheap.kernel.types import Entry, HardState, Index, Member, Membership, No
 from disheap.protocol.repair import Answer, Ask, AskEntries, AskSnapshot, AskStanding, Entries, SnapshotPiece, Standing
 from disheap.runtime.repair import repairer
 from disheap.runtime.repair.repairer import Repairer
+from disheap.runtime.replica.lifecycle import Lifecycle
 from disheap.runtime.replica.recovery import Found
 from disheap.testing.simulator.loop import SimLoop
 
@@ -41,15 +42,13 @@ class Paper:
         self.sent: list[tuple[NodeId, Any]] = []
         self.done: list[Any] = []
         self.failures: list[BaseException] = []
-        self.quarantined = ""
+        self.lifecycle = Lifecycle()
         self.damaged_again = 0
-        self.damage: list[str] = []
-        self.note_damage = self.damage.append
         self.answers: Callable[[NodeId, Ask], Answer | None] = lambda node, question: None
         self.raft = Thing(is_ambiguous=False, leader=NodeId(0), snapshot_index=0)
         snapshotter = Thing(take=lambda: self.done.append("a snapshot is taken"))
         self.group: Any = Thing(
-            asleep=True, raft=self.raft, snapshotter=snapshotter, applied=Thing(index=5), fail=self.failures.append
+            is_running=False, raft=self.raft, snapshotter=snapshotter, applied=Thing(index=5), fail=self.failures.append
         )
         self.repairing = Repairer(
             cast("Any", self), 0, OWN, loop=asyncio.get_running_loop(), entry_bytes=1 << 20, chunk_bytes=1 << 20
@@ -80,6 +79,17 @@ class Paper:
 
     def failed(self, error: BaseException) -> None:
         self.failures.append(error)
+
+    def repair(self, reason: str) -> None:
+        self.repairing.begin_again()
+
+    def damage_shows(self, error: Exception) -> bool:
+        """What a node does when its group cannot go on. Returns whether the repair begins."""
+        if not self.repairing.can_repair(error):
+            return False
+        self.repairing.note_relapse()
+        self.repair(str(error))
+        return True
 
     async def recover_again(self, follow: bool) -> Found:
         self.done.append("read anew")
@@ -172,10 +182,10 @@ async def test_damage_that_shows_at_run_time_brings_the_node_back_into_repair_an
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
     for error in (DAMAGE, SnapshotDamaged("bad"), DAMAGE):
-        assert paper.repairing.try_repair(error)
+        assert paper.damage_shows(error)
         await paper.ended()
     assert paper.done == ["read anew"] * repairer.MAX_ROUNDS
-    assert not paper.repairing.try_repair(DAMAGE), "read three times, nothing found, and still it cannot be read"
+    assert not paper.damage_shows(DAMAGE), "read three times, nothing found, and still it cannot be read"
 
 
 @virtual_time
@@ -185,7 +195,7 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
     paper.repairing.begin(paper.found(needs_repair=False))
     for _ in range(2 * repairer.MAX_ROUNDS):
         paper.damaged_again = 1
-        assert paper.repairing.try_repair(DAMAGE)
+        assert paper.damage_shows(DAMAGE)
         await paper.ended()
     assert paper.failures == []
 
@@ -194,9 +204,9 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
 async def test_neither_a_failed_disk_nor_a_node_alone_is_taken_back() -> None:
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
-    assert not paper.repairing.try_repair(DiskFailed("gone"))
+    assert not paper.damage_shows(DiskFailed("gone"))
     paper.repairing.begin(paper.found(needs_repair=False)._replace(voters=(OWN,)))
-    assert not paper.repairing.try_repair(DAMAGE)
+    assert not paper.damage_shows(DAMAGE)
 
 
 @virtual_time
@@ -211,7 +221,7 @@ async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled()
 @virtual_time
 async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -> None:
     paper = Paper(holding(3))
-    paper.group.asleep, paper.raft.is_ambiguous = False, True
+    paper.group.is_running = paper.raft.is_ambiguous = True
     enough = repairer.AMBIGUOUS_TIMEOUTS * ELECTION_TICKS
     for leader, ticks in ((NodeId(0), enough), (SECOND, 1), (NodeId(0), enough)):
         paper.raft.leader = leader
@@ -289,7 +299,7 @@ async def test_a_snapshot_that_is_being_made_is_said_to_be_waited_for_and_not_fo
 @virtual_time
 async def test_a_snapshot_is_taken_for_whoever_asks_when_there_is_none_that_would_do() -> None:
     paper = Paper(holding(3))
-    paper.group.asleep = False
+    paper.group.is_running = True
     for needed, has, is_taken in ((4, 3, True), (4, 4, False), (6, 3, False)):
         paper.raft.snapshot_index, paper.done = has, []
         paper.repairing.received(SECOND, AskSnapshot(0, 0, 0, needed))
@@ -299,11 +309,11 @@ async def test_a_snapshot_is_taken_for_whoever_asks_when_there_is_none_that_woul
 
 
 @virtual_time
-async def test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_asleep() -> None:
+async def test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_waiting() -> None:
     paper = Paper(holding(3, damaged=(2,)))
     paper.holding = None  # type: ignore[assignment, method-assign]
     await paper.repaired()
     paper.recover_again = None  # type: ignore[assignment, method-assign]
-    assert paper.repairing.try_repair(DAMAGE)
+    assert paper.damage_shows(DAMAGE)
     await paper.ended()
     assert [type(failure) for failure in paper.failures] == [TypeError, TypeError]

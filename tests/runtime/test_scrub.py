@@ -47,7 +47,7 @@ async def test_a_block_that_rots_while_the_node_runs_is_repaired(tmp_path: Path)
         located = [located for located, _ in held][2]
         spoil(Path(located.segment.path), located.block.end - 3)
         await wait_until(lambda: damaged(victim) > 0, "it is found")
-        await wait_until(lambda: victim.group.takes_part, "it takes part again")
+        await wait_until(lambda: victim.group.is_running, "it takes part again")
         await (await cluster.wait_leader()).apply(b"+0")
         await cluster.wait_equal()
         assert victim.failure is None
@@ -68,7 +68,7 @@ async def test_a_snapshot_that_rots_while_the_node_runs_is_made_up_for(tmp_path:
         victim = cluster.followers()[0]
         spoil(place(victim, "snapshot"), 90)
         await wait_until(lambda: damaged(victim) > 0, "it is found")
-        await wait_until(lambda: victim.group.takes_part, "it takes part again")
+        await wait_until(lambda: victim.group.is_running, "it takes part again")
         await (await cluster.wait_leader()).apply(b"+0")
         await cluster.wait_equal()
         assert victim.failure is None

@@ -109,7 +109,7 @@ class State:
 class Place:
     """A group at entry 5 that takes a snapshot while its leader's, of entry 10, comes in."""
 
-    has_ended = False
+    is_running = True
 
     def __init__(self) -> None:
         self.applier = SimpleNamespace(is_midway=False)

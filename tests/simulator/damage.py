@@ -75,7 +75,7 @@ class DamagedCluster(Cluster):
         over_at = self.loop.now + bound_s
         while not holds():
             for host in self.up():
-                if host.node.group.asleep:
+                if not host.node.group.is_running:
                     self.slept[host.name] = None
             assert self.loop.now < over_at, f"{otherwise}: {[(h.name, h.state, self.says(h)) for h in self.hosts]}"
             await asyncio.sleep(0.05)
@@ -101,7 +101,8 @@ class DamagedCluster(Cluster):
         if leader is None or leader.node.group.applied.term != leader.node.group.raft.term:
             return False
         groups = [host.node.group for host in self.up()]
-        return not any(g.asleep or g.raft.is_ambiguous for g in groups) and len({g.applied.index for g in groups}) == 1
+        is_sure = all(g.is_running and not g.raft.is_ambiguous for g in groups)
+        return is_sure and len({g.applied.index for g in groups}) == 1
 
     def content(self) -> bytes:
         """What all that are up hold; they hold the same."""

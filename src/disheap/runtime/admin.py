@@ -16,6 +16,7 @@ from disheap.runtime.clients.session_admin import end_session, list_sessions, re
 from disheap.runtime.maintenance import Maintenance
 from disheap.runtime.membership.directory import AddressBook
 from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.state.machine_stats import read_stats
 from disheap.version import __version__
 
@@ -29,11 +30,12 @@ class AdminHost(Protocol):
     cluster_id: str
     name: str
     machine_name: str
-    group: Group
     book: AddressBook
     maintenance: Maintenance
-    quarantined: str
+    lifecycle: Lifecycle
 
+    @property
+    def group(self) -> Group: ...
     @property
     def clients(self) -> Server: ...
     async def storage_usage(self) -> StorageUsage: ...
@@ -102,7 +104,7 @@ async def status(node: AdminHost) -> dict[str, Any]:
         "snapshot_bytes": usage.snapshot_bytes,
         "disk": node.maintenance.disk_space.status(),
         "memory": node.maintenance.memory.status(),
-        "quarantine": node.quarantined,
+        "quarantine": node.lifecycle.reason if node.lifecycle.state is State.QUARANTINED else "",
         "comparison": node.maintenance.comparing.status(),
         "log_time_ms": group.now_ms(),
         "clock": {"wall_ms": node.wall_ms(), "objection": group.clock_objection},
@@ -124,11 +126,15 @@ def metrics(node: AdminHost) -> dict[str, int | float]:
 
 
 def _role(node: AdminHost) -> str:
-    if node.quarantined:
-        return "quarantined"
-    if not node.group.takes_part:
-        return "repairing" if node.maintenance.incarnation_check.takes_part else "new"
-    return node.group.raft.role.value
+    match node.lifecycle.state:
+        case State.RUNNING:
+            return str(node.group.raft.role.value)
+        case State.WAITING:
+            return "new"
+        case State.OPENING:
+            return "repairing"  # else there would be nobody who could ask
+        case State.REPAIRING | State.QUARANTINED | State.FAILED | State.CLOSED:
+            return str(node.lifecycle.state.value)
 
 
 def _members(node: AdminHost) -> list[dict[str, Any]]:

@@ -22,6 +22,7 @@ from disheap.runtime.memory.process import MemorySource
 from disheap.runtime.repair import repairer, scrubber
 from disheap.runtime.replica import state_hashes
 from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
 
 
@@ -45,9 +46,9 @@ class Maintenance:
         loop: asyncio.AbstractEventLoop,
         memory_source: MemorySource,
     ) -> None:
+        self._host = host
         raft, limits = config.raft, config.limits
         self._election_ticks = raft.election_timeout_ms // raft.tick_ms
-        self.is_whole = False  # nothing has to be repaired before the group may take part
         self.repairing = repairer.Repairer(
             host, group, own, loop=loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
         )
@@ -58,17 +59,12 @@ class Maintenance:
         self.memory = watch.MemoryWatch(host, own, mark, clock, memory_source)
         self.comparing = state_hashes.StateComparison(host, own, raft.compare_interval_s, loop)
 
-    @property
-    def may_take_part(self) -> bool:
-        return self.is_whole and self.incarnation_check.takes_part
-
     def recovered(self, found: Found, others: Sequence[NodeId]) -> None:
         """What the storage remembers of the other members, if there are any."""
         self.incarnation_check.recall(others, found.met if others else None)
 
     def found(self, found: Found) -> None:
         """A group is about to go on from there."""
-        self.is_whole = not found.needs_repair
         self.comparing.moved(found.applied.time_ms)
 
     def begin(self, found: Found) -> None:
@@ -97,5 +93,11 @@ class Maintenance:
         self.comparing.heard(peer, gossip.hashed_index, gossip.state_hash)
 
     def repair_status(self) -> dict[str, Any]:
-        """What is missing and who is waited for; empty for a node that takes part."""
-        return self.incarnation_check.status() if self.is_whole else self.repairing.status()
+        """What is missing and who is waited for; empty for a node that waits for nothing."""
+        match self._host.lifecycle.state:
+            case State.OPENING | State.REPAIRING:
+                return self.repairing.status()
+            case State.WAITING:
+                return self.incarnation_check.status()
+            case _:
+                return {}

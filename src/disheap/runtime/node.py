@@ -51,6 +51,7 @@ from disheap.runtime.peers.peering import Behaviour, Peering
 from disheap.runtime.replica.clock_check import ClockCheck
 from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.replica.versions import Versions
 from disheap.runtime.services import Services
@@ -90,7 +91,6 @@ class Node:
         self.name = config.name
         self.machine_name = config.machine
         self.groups: tuple[int, ...] = (GROUP,)
-        self.group: Group
         self._clock = clock or SystemClock()
         self._random = random_generator or random.Random(os.urandom(16))
         self._entropy = entropy  # for secrets, which the generator's numbers would give away
@@ -108,13 +108,13 @@ class Node:
         )
         self._loop: asyncio.AbstractEventLoop
         self._disk: Disk | None = None
+        self._group: Group | None = None
         self._storage: Storage | None = None
         self.book: AddressBook
         self._server: Server | None = None
         self._peering: Peering
         self.maintenance: Maintenance
         self.incarnation = 0  # of the data directory, when it was opened
-        self.quarantined = ""  # why
         self._listeners: list[Listener] = []
         self._transports: list[Transport] = []
         self._ticker: asyncio.TimerHandle | None = None
@@ -122,8 +122,7 @@ class Node:
         self._local = LocalSessions(self.leader_address)
         self._leader_changed = asyncio.Event()
         self._failed: asyncio.Event = asyncio.Event()
-        self.failure: BaseException | None = None
-        self._serving = False
+        self.lifecycle = Lifecycle(self._lifecycle_changed)
         self._client_address = ""
         self._versions = Versions(lambda: self.book.versions(self._id))
 
@@ -149,22 +148,26 @@ class Node:
         """Hand leadership over where there is someone to take it, say goodbye, flush and close. May be called twice.
         Raises what failed meanwhile, a disk above all, when all is closed; not what `failure` said before."""
         failed_before = self.failure is not None
-        if self._serving and hand_over and not failed_before:
+        if self._is_started and hand_over and not failed_before:
             await self._hand_over()
         await self._services.stop()
-        self._serving = False
         if self._ticker is not None:
             self._ticker.cancel()
+            self._ticker = None
         for listener in self._listeners:
             await listener.close()
         self._listeners.clear()
         if self._server is not None:
             self._server.close(NotLeader(self.leader_address()))
-        if self._disk is not None:  # made together with the next two
+        if self._disk is not None:  # made together with the maintenance and the peering
+            self.maintenance.repairing.cancel()  # before the next line, because it changes the lifecycle, too
+        if not self.lifecycle.is_over:
+            self.lifecycle.change(State.CLOSED)
+        if self._group is not None:
+            self._group.close()
+        if self._disk is not None:
             await self.maintenance.end()
             await self._peering.close()
-            if self.has_group:
-                self.group.close()
         disk, storage = self._disk, self._storage
         self._disk = self._storage = None
         if disk is not None:
@@ -225,6 +228,11 @@ class Node:
         return self.failure
 
     @property
+    def failure(self) -> BaseException | None:
+        """The error that ended the node, if one did."""
+        return self.lifecycle.error
+
+    @property
     def client_address(self) -> str:
         """Where clients connect; with the port that was chosen where 0 was asked for."""
         return self._client_address
@@ -243,9 +251,10 @@ class Node:
         return self._outlets()
 
     @property
-    def has_group(self) -> bool:
-        """Whether recovery came so far that there is one."""
-        return hasattr(self, "group")
+    def group(self) -> Group:
+        """There is one as soon as the storage was opened."""
+        assert self._group is not None, "the storage has not been opened yet"
+        return self._group
 
     @property
     def has_data_directory(self) -> bool:
@@ -286,11 +295,10 @@ class Node:
         if found.is_damaged:
             self.note_damage("the log or a snapshot is damaged, as was seen when the storage was opened")
         self._warn_if_forgetful()
-        self._serving = True
+        self._tick()
         if len(self._members) > 1:
             self._peering.dial(transport)
         self.maintenance.begin(found)
-        self._tick()
         await self._services.start(services)
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=self._client_address)
 
@@ -323,15 +331,32 @@ class Node:
 
     def _take_up(self, found: Found) -> None:
         self.maintenance.found(found)
-        self.group = self._make_group(found)
-        self._outlets().serve(self.group)
+        self._group = self._make_group(found)
+        self._outlets().serve(self._group)
+        if found.needs_repair:
+            self.lifecycle.change(State.REPAIRING, "the log is damaged, or its end is ambiguous")
+        elif not self.maintenance.incarnation_check.all_met:
+            self.lifecycle.change(State.WAITING, "not every other member has welcomed this directory")
+        else:
+            self.lifecycle.change(State.RUNNING)
+
+    def repair(self, reason: str) -> None:
+        """The group ends. The log is read anew, and repaired from the other nodes."""
+        self.lifecycle.change(State.REPAIRING, reason)
+        log.warning("the log is read anew and repaired from the other nodes", reason=reason)
+        self._end_group()
+        self.maintenance.repairing.begin_again()
+
+    def _end_group(self) -> None:
+        if self.group.leads:
+            self._on_lead(False)
+        self.group.close()
 
     async def recover_again(self, follow: bool) -> Found:
-        """The storage closed and opened anew, and a group that goes on from what is found."""
+        """The storage closed and opened anew, and a group that goes on from what is found. For a group that has
+        ended."""
         before = self.group
-        if before.leads:
-            self._on_lead(False)
-        before.close()
+        self.lifecycle.change(State.OPENING, self.lifecycle.reason)
         self.maintenance.scrubbing.let_go()
         self._local.forget()
         await run_on(self.disk(), self._close_files)
@@ -385,7 +410,7 @@ class Node:
             on_membership=self._on_membership,
             comparing=self.maintenance.comparing,
             clocks=self.clocks,
-            asleep=bool(self.quarantined) or not self.maintenance.may_take_part,
+            lifecycle=self.lifecycle,
         )
 
     async def _listen_everywhere(self, peers: Transport, clients: Transport) -> None:
@@ -397,7 +422,7 @@ class Node:
             await self._listen(peers, self.config.peer_listen, lambda: self._admit(peering.accept))
 
     def _admit(self, accept: Callable[[], Any]) -> Any:
-        return accept() if self._serving else RefusingReceiver()
+        return accept() if self._is_started else RefusingReceiver()
 
     async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
         listener = await transport.listen(address, accept)
@@ -417,13 +442,20 @@ class Node:
         except DisheapError as error:
             log.warning("leadership cannot be handed over; the others will elect", reason=str(error))
 
+    @property
+    def _is_started(self) -> bool:
+        return self._ticker is not None
+
+    def _lifecycle_changed(self, before: State, now: State) -> None:
+        log.debug("lifecycle", node=self.name, before=before.value, now=now.value)
+
     def _draw(self) -> int:
         return self._random.getrandbits(63) | 1
 
     # --- the tick ----------------------------------------------------------------------------------------------------
 
     def _tick(self) -> None:
-        if not self._serving or self.failure is not None:
+        if self.lifecycle.is_over:
             return
         self._ticker = self._loop.call_later(self.config.raft.tick_ms / 1000, self._tick)
         self.group.tick()
@@ -458,7 +490,7 @@ class Node:
     def send_gossip(self) -> None:
         """What this node says of itself, to every peer that can be reached."""
         maintenance = self.maintenance
-        ambiguous_until = (self.group.raft.ambiguous_after or 0) if self.group.takes_part else 0
+        ambiguous_until = (self.group.raft.ambiguous_after or 0) if self.group.is_running else 0
         self._peering.broadcast(
             Gossip(
                 GROUP,
@@ -482,17 +514,15 @@ class Node:
 
     def quarantine(self, reason: str) -> None:
         """This node's state is wrong. It takes no part any more, until it is restarted."""
-        if self.quarantined:
+        if not self.lifecycle.is_running:
             return
-        self.quarantined = reason
+        self.lifecycle.change(State.QUARANTINED, reason)
         self._observers.quarantined(GROUP, reason)
         log.error("this node is in quarantine: it serves nothing until it is restarted", reason=reason)
-        if self.group.leads:
-            self._on_lead(False)
-        self.group.rest()
+        self._end_group()
 
     def unreachable(self, peer: NodeId) -> None:
-        if self._serving:
+        if self._is_started:
             self.group.unreachable(peer)
 
     def is_connected(self, node: NodeId) -> bool:
@@ -528,16 +558,21 @@ class Node:
         self._observers.member_changed(GROUP, index, names)
 
     def _on_failure(self, error: BaseException) -> None:
-        if not self.maintenance.repairing.try_repair(error):
+        repairing = self.maintenance.repairing
+        if not repairing.can_repair(error):
             self.failed(error)
+            return
+        repairing.note_relapse()
+        self.note_damage(str(error))
+        self.repair(str(error))
 
     def failed(self, error: BaseException) -> None:
         """The first of them counts."""
         if self.failure is not None:
             return
-        self.failure = error
-        if self.has_group:
-            self.group.close()
+        self.lifecycle.fail(error)
+        if self._group is not None:
+            self._group.close()
         log.error("the node stops", reason=str(error), exc_info=None if isinstance(error, DisheapError) else error)
         self._failed.set()
         self._outlets().close(NotLeader())  # they look for a node that can go on
@@ -545,7 +580,7 @@ class Node:
     # --- what the server asks ----------------------------------------------------------------------------------------
 
     def leader_address(self) -> str:
-        if not self.has_group or self.group.leader in (NOBODY, self._id):
+        if self._group is None or self.group.leader in (NOBODY, self._id):
             return ""
         return self.book.client(self.group.leader)
 
@@ -609,8 +644,9 @@ class Node:
         self.group.fail(error)
 
     def all_members_met(self) -> None:
-        if self.maintenance.is_whole:
-            self.group.wake_up()
+        if self.lifecycle.state is State.WAITING:  # one that is repairing goes on when it is whole
+            self.lifecycle.change(State.RUNNING)
+            self.group.begin()
 
     def wall_ms(self) -> int:
         return self._clock.wall_ms()

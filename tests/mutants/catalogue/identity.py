@@ -15,8 +15,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:IncarnationCheck.recall",
-                "self.takes_part = kept is None or kept.takes_part",
-                "self.takes_part = True",
+                "self.all_met = kept is None or kept.takes_part",
+                "self.all_met = True",
             ),
         ),
         (INTRODUCTIONS + "test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile",),
@@ -39,8 +39,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:IncarnationCheck.meet",
-                "            self._save(self.takes_part, done)\n",
-                "            self._save(self.takes_part, lambda _: None)\n            done(True)\n",
+                "            self._save(self.all_met, done)\n",
+                "            self._save(self.all_met, lambda _: None)\n            done(True)\n",
             ),
         ),
         (INTRODUCTIONS + "test_a_member_is_welcomed_when_it_is_on_disk_and_not_before",),
@@ -129,7 +129,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:IncarnationCheck.tick",
-                "        self._take_part_if_all_met()\n        if self._missing and",
+                "        self._record_if_all_met()\n        if self._missing and",
                 "        if self._missing and",
             ),
         ),
@@ -198,9 +198,9 @@ MUTANTS = (
             ),
             Patch(
                 "disheap:Node._start",
-                "        self._serving = True\n        if len(self._members) > 1:\n",
+                "        self._tick()\n        if len(self._members) > 1:\n",
                 "        await self._listen_everywhere(transport, client_transport)\n"
-                "        self._serving = True\n        if len(self._members) > 1:\n",
+                "        self._tick()\n        if len(self._members) > 1:\n",
             ),
         ),
         ("tests/runtime/test_starting.py::test_a_start_on_a_port_in_use_binds_no_directory",),

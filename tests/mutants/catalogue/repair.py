@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 REPAIR = "tests/runtime/test_repair.py::"
 SWEEP = REPAIR + "test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is"
+LIFECYCLE = "tests/runtime/test_lifecycle.py::"
 REPAIRING = "tests/runtime/test_repairing.py::"
 
 MUTANTS = (
@@ -104,12 +105,37 @@ MUTANTS = (
         "a node follows and acknowledges while its log is being repaired",
         (
             Patch(
-                "disheap:Group.takes_part",
-                "        return not (self.asleep or self.has_ended)\n",
-                "        return not self.has_ended\n",
+                "disheap:Group.is_running",
+                "        return self._lifecycle.is_running\n",
+                "        return not self._lifecycle.is_over\n",
             ),
         ),
         ("tests/runtime/test_order.py::test_a_node_in_repair_neither_votes_nor_accepts",),
+    ),
+    Mutant(
+        "lifecycle-takes-any-change",
+        "a change that the table does not have is made: a replica in quarantine takes part again",
+        (Patch("disheap:Lifecycle._enter", "        if to not in TRANSITIONS[before]:\n", "        if False:\n"),),
+        (LIFECYCLE + "test_a_change_is_made_or_refused_as_the_table_says",),
+    ),
+    Mutant(
+        "leader-in-repair-keeps-its-clients",
+        "a leader whose log is read anew answers its clients no more, and does not send them to the next leader",
+        (Patch("disheap:Node._end_group", "            self._on_lead(False)\n", "            pass\n"),),
+        (REPAIR + "test_a_leader_that_has_to_repair_its_log_sends_its_clients_away",),
+        fast=False,
+    ),
+    Mutant(
+        "new-directory-takes-part-at-once",
+        "a member whose disk was wiped votes before the others have looked at it",
+        (
+            Patch(
+                "disheap:Node._take_up",
+                "        elif not self.maintenance.incarnation_check.all_met:\n",
+                "        elif False:\n",
+            ),
+        ),
+        ("tests/runtime/test_incarnation_check.py",),
     ),
     Mutant(
         "answers-about-repair-believed-unread",
@@ -127,15 +153,15 @@ MUTANTS = (
     ),
     Mutant(
         "bug-in-repair-unheard-of",
-        "an exception nobody foresaw leaves the node asleep, and no line in the log",
+        "an exception nobody foresaw leaves the node in repair for ever, and no line in the log",
         (
             Patch(
                 "disheap:Repairer._run",
-                "        except Exception as error:  # nobody else would ever hear of it, and the group sleeps\n",
+                "        except Exception as error:  # nobody else would ever hear of it\n",
                 "        except StorageError as error:\n",
             ),
         ),
-        (REPAIRING + "test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_asleep",),
+        (REPAIRING + "test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_waiting",),
         simulated=False,
     ),
     Mutant(

@@ -668,7 +668,7 @@ MUTANTS = (
     Mutant(
         "quarantined-node-leads",
         "a node that knows its state to be wrong goes on serving it",
-        (Patch("disheap:Node.quarantine", "        self.group.rest()\n", ""),),
+        (Patch("disheap:Node.quarantine", "        self.lifecycle.change(State.QUARANTINED, reason)\n", ""),),
         (COMPARING + "test_a_replica_whose_state_rots_serves_nothing_and_the_others_go_on",),
     ),
     Mutant(
@@ -680,7 +680,7 @@ MUTANTS = (
     Mutant(
         "quarantined-node-hands-out-snapshots",
         "a state that is known to be wrong is given to others that ask for a snapshot",
-        (Patch("disheap:Repairer._piece", "if self._host.quarantined:", "if False:"),),
+        (Patch("disheap:Repairer._piece", "if self._host.lifecycle.state is State.QUARANTINED:", "if False:"),),
         (COMPARING + "test_a_quarantined_node_hands_out_no_snapshot",),
     ),
     Mutant(

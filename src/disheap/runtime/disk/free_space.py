@@ -68,7 +68,7 @@ class Group(Protocol):
     @property
     def snapshotter(self) -> RoomMaker: ...
     @property
-    def takes_part(self) -> bool: ...
+    def is_running(self) -> bool: ...
     @property
     def leads(self) -> bool: ...
     def transfer(self, target: NodeId) -> None: ...
@@ -152,7 +152,7 @@ class DiskSpace:
 
     def _make_room(self, usage: StorageUsage) -> None:
         group = self._host.group
-        if not group.takes_part:
+        if not group.is_running:
             return  # what it holds is not whole
         now, held = self._clock.monotonic(), usage.log_bytes + usage.snapshot_bytes
         most = min(

@@ -50,7 +50,7 @@ class IncarnationCheck:
     """`recall` first."""
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
-        self.takes_part = False
+        self.all_met = False  # every other member has welcomed this directory once, and the disk says so
         self._host = host
         self._loop = loop
         self._keeps = False
@@ -67,8 +67,8 @@ class IncarnationCheck:
         if kept is not None:
             self._durable = {NodeId(node): incarnation for node, incarnation in kept.incarnations}
             self._known = dict(self._durable)
-        self.takes_part = kept is None or kept.takes_part
-        self._missing = {} if self.takes_part else dict.fromkeys(others)
+        self.all_met = kept is None or kept.takes_part
+        self._missing = {} if self.all_met else dict.fromkeys(others)
 
     def end(self) -> None:
         """Before the storage is closed for good: what is being written is of no consequence any more."""
@@ -95,7 +95,7 @@ class IncarnationCheck:
         if not self._keeps or node in self._durable:
             done(True)
         else:
-            self._save(self.takes_part, done)
+            self._save(self.all_met, done)
 
     def welcomed(self, node: NodeId, incarnation: int, done: Done) -> None:
         """That member has us on its disk. As `meet`, of the member that answered."""
@@ -103,13 +103,13 @@ class IncarnationCheck:
         def met(is_kept: bool) -> None:
             if is_kept and node in self._missing:
                 del self._missing[node]
-                self._take_part_if_all_met()
+                self._record_if_all_met()
             done(is_kept)
 
         self.meet(node, incarnation, met)
 
     def tick(self) -> None:
-        self._take_part_if_all_met()
+        self._record_if_all_met()
         if self._missing and self._loop.time() - self._said_at > SAY_AGAIN_S:
             self.say()
 
@@ -124,7 +124,7 @@ class IncarnationCheck:
 
     def status(self) -> dict[str, Any]:
         """Empty for a node that takes part."""
-        if self.takes_part:
+        if self.all_met:
             return {}
         missing = "the welcome of every other member, which a node with a new data directory needs once"
         return {"missing": missing, "waiting_for": self._names()}
@@ -132,15 +132,15 @@ class IncarnationCheck:
     def _names(self) -> list[str]:
         return [self._host.member_name(node) for node in self._missing]
 
-    def _take_part_if_all_met(self) -> None:
-        if not (self._missing or self.takes_part or self._is_recording):
+    def _record_if_all_met(self) -> None:
+        if not (self._missing or self.all_met or self._is_recording):
             self._is_recording = True
             self._save(True, self._recorded)
 
     def _recorded(self, is_kept: bool) -> None:
         self._is_recording = False
         if is_kept:
-            self.takes_part = True
+            self.all_met = True
             log.info("every other member has welcomed this node: it takes part from now on")
             self._host.all_members_met()
 

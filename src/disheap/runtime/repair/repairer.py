@@ -1,9 +1,9 @@
 """A node repairs what its disk has lost, from the other nodes, before it takes part (storage-rules 4).
 
 Owns the repair phase: ask all voters what they hold, let `repair_plan.decide` say what to do next, do it, ask again.
-While it lasts the node's group sleeps: nothing is voted, accepted, applied or served. Owns also what others are
-answered, by a node that is whole and by one that is in repair itself, and the way back into the phase when damage shows
-later.
+While it lasts nothing is voted, accepted, applied or served. Owns also what others are answered, by a node that is
+whole and by one that is in repair itself. The lifecycle says when the phase begins; damage that shows later begins it
+again.
 
 After each repair the storage is closed and opened anew, so that what goes on is what a restart would find.
 """
@@ -33,6 +33,7 @@ from disheap.protocol.repair import (
 )
 from disheap.runtime.disk.thread import Disk, retry_while_full, run_on
 from disheap.runtime.repair import plan
+from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.state.snapshot_source import SnapshotSource
 
 T = TypeVar("T")
@@ -63,9 +64,10 @@ class Group(Protocol):
     """The group whose log is repaired."""
 
     raft: Raft
-    asleep: bool
     applied: SnapshotMeta
 
+    @property
+    def is_running(self) -> bool: ...
     @property
     def snapshotter(self) -> Snapshots: ...
     def fail(self, error: BaseException) -> None: ...
@@ -84,7 +86,7 @@ class Host(Protocol):
     """What repairing asks of its node."""
 
     name: str
-    quarantined: str
+    lifecycle: Lifecycle
 
     @property
     def group(self) -> Group: ...
@@ -94,8 +96,8 @@ class Host(Protocol):
     def send_repair(self, target: NodeId, message: Ask | Answer) -> None: ...
     def member_name(self, node: NodeId) -> str: ...
     async def recover_again(self, follow: bool) -> Found: ...
+    def repair(self, reason: str) -> None: ...
     def failed(self, error: BaseException) -> None: ...
-    def note_damage(self, what: str) -> None: ...
 
 
 class Repairer:
@@ -130,24 +132,23 @@ class Repairer:
     # --- the node's side ---------------------------------------------------------------------------------------------
 
     def begin(self, found: Found) -> None:
-        """Repair what `found` lacks, if anything; the group sleeps until then."""
+        """Repair what `found` lacks, if anything."""
         self._voters = found.voters
         if found.needs_repair:
             self._task = self._loop.create_task(self._run(found), name="repair")
 
-    def try_repair(self, error: BaseException) -> bool:
-        """Whether a group that ended with `error` is repaired instead: the log or a snapshot cannot be read (any more),
-        and others may have it."""
+    def can_repair(self, error: BaseException) -> bool:
+        """Whether `error` says that the log or a snapshot cannot be read (any more), and others may have it."""
         is_damage = isinstance(error, LogDamaged | SnapshotDamaged)
-        if not is_damage or len(self._voters) < 2 or self._relapses >= MAX_ROUNDS:
-            return False
-        if self._task is not None and not self._task.done():
-            return True
+        return is_damage and len(self._voters) > 1 and self._relapses < MAX_ROUNDS
+
+    def note_relapse(self) -> None:
+        """Damage has shown at run time."""
         self._relapses += 1
-        self._host.note_damage(str(error))
-        log.error("the log is read anew and repaired from the other nodes", reason=str(error))
+
+    def begin_again(self) -> None:
+        """The replica is repairing again: its storage is opened anew, and what it lacks is repaired."""
         self._task = self._loop.create_task(self._again(), name="repair")
-        return True
 
     def reset_retries(self) -> None:
         """What a scrub has found is no relapse: it does not look again for long."""
@@ -156,17 +157,22 @@ class Repairer:
     def tick(self, election_ticks: int) -> None:
         """If the end is ambiguous and nobody leads, ask the others again: they may be in the same state."""
         raft = self._host.group.raft
-        if not raft.is_ambiguous or raft.leader or self._host.group.asleep:
+        if not raft.is_ambiguous or raft.leader or not self._host.group.is_running:
             self._ticks_ambiguous = 0
             return
         self._ticks_ambiguous += 1
-        if self._ticks_ambiguous > AMBIGUOUS_TIMEOUTS * election_ticks and (self._task is None or self._task.done()):
+        if self._ticks_ambiguous > AMBIGUOUS_TIMEOUTS * election_ticks:
             self._ticks_ambiguous = 0
-            self._task = self._loop.create_task(self._again(), name="repair")
+            self._host.repair("the end of the log is ambiguous, and nobody leads")
 
-    async def stop(self) -> None:
+    def cancel(self) -> None:
+        """From here on the repair does nothing more."""
         if self._task is not None:
             self._task.cancel()
+
+    async def stop(self) -> None:
+        self.cancel()
+        if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def close_reader(self) -> None:
@@ -174,9 +180,7 @@ class Repairer:
         self._source.close()
 
     def status(self) -> dict[str, Any]:
-        """Empty where nothing is being repaired."""
-        if not self._host.group.asleep:
-            return {}
+        """What is missing, and whose answer is waited for."""
         waiting = self._waiting
         names = [self._host.member_name(node) for node in waiting.on] if waiting else []
         return {"missing": waiting.missing if waiting else "", "waiting_for": names}
@@ -189,7 +193,7 @@ class Repairer:
                 follow = await retry_while_full(self._repair)
                 found = await retry_while_full(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
             self._waiting = None
-        except Exception as error:  # nobody else would ever hear of it, and the group sleeps
+        except Exception as error:  # nobody else would ever hear of it
             self._host.failed(error)
 
     async def _again(self) -> None:
@@ -382,8 +386,10 @@ class Repairer:
         def done(result: T, error: BaseException | None) -> None:
             if error is None:
                 self._host.send_repair(node, to_answer(result))
-            elif not (isinstance(error, StorageError) and self._host.group.asleep):
-                self._host.group.fail(error)
+            elif not isinstance(error, StorageError):
+                self._host.failed(error)
+            else:
+                self._host.group.fail(error)  # while it is not running, the repair finds the same
 
         if isinstance(self._host.storage(), Repairable):
             self._host.disk().submit(work, done)
@@ -399,7 +405,7 @@ class Repairer:
         raft = group.raft
         first, last, runs = holding.first, holding.last, holding.runs
         ambiguous, commit = holding.ambiguous, Index(0)
-        if not group.asleep:
+        if group.is_running:
             commit = min(raft.commit, holding.last)
             first, last, runs = raft.first_index, raft.last_index, raft.runs
             ambiguous = raft.is_ambiguous
@@ -407,7 +413,7 @@ class Repairer:
         return Standing(
             group=self._group,
             term=holding.hard_state.term,
-            has_leader=not group.asleep and bool(raft.leader),
+            has_leader=group.is_running and bool(raft.leader),
             commit=commit,
             commit_term=(raft.term_at(commit) or 0) if commit else 0,
             snapshot=holding.snapshot,
@@ -424,20 +430,20 @@ class Repairer:
         try:
             entries = self._host.storage().read(Index(first), Index(last), self._entry_bytes)
         except LogDamaged:
-            if not self._host.group.asleep:
+            if self._host.group.is_running:
                 raise
             entries = ()
         return Entries(self._group, first, tuple((e.term, e.index, int(e.kind), e.time_ms, e.data) for e in entries))
 
     def _answer_snapshot(self, node: NodeId, ask: AskSnapshot) -> None:
         group = self._host.group
-        if not ask.index and not group.asleep and group.applied.index >= ask.needed > group.raft.snapshot_index:
+        if not ask.index and group.is_running and group.applied.index >= ask.needed > group.raft.snapshot_index:
             group.snapshotter.take()
         self._answer(node, lambda: self._piece(ask), lambda answer: answer)
 
     def _piece(self, ask: AskSnapshot) -> SnapshotPiece:
         nothing = SnapshotPiece(self._group, 0, 0, 0, b"", 0, b"", True)
-        if self._host.quarantined:
+        if self._host.lifecycle.state is State.QUARANTINED:
             return nothing
         piece = self._source.read(self._host.storage(), Index(ask.index) if ask.index else None, ask.offset)
         if piece is None:

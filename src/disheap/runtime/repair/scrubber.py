@@ -37,8 +37,7 @@ class Group(Protocol):
     @property
     def snapshotter(self) -> Snapshots: ...
     @property
-    def takes_part(self) -> bool: ...
-    def fail(self, error: BaseException) -> None: ...
+    def is_running(self) -> bool: ...
 
 
 class Host(Protocol):
@@ -51,6 +50,7 @@ class Host(Protocol):
     def is_alone(self) -> bool: ...
     def damage_found(self, error: StorageError) -> None: ...
     def note_damage(self, what: str) -> None: ...
+    def failed(self, error: BaseException) -> None: ...
 
 
 class Scrubber:
@@ -74,7 +74,7 @@ class Scrubber:
         if self._reading is not None or self._loop.time() < self._next_at or not self._bytes_per_s:
             return
         storage = self._host.storage()
-        if not isinstance(storage, Scrubbable) or not group.takes_part:
+        if not isinstance(storage, Scrubbable) or not group.is_running:
             return
         if not self._cursor:
             self._began_at = self._loop.time()
@@ -132,7 +132,7 @@ class Scrubber:
             self._done["damaged"] += 1
             log.warning("what the disk has lost is written again when there is room", reason=str(error))
         elif error is not None and not isinstance(error, StorageError):
-            self._host.group.fail(error)
+            self._host.failed(error)
         self._begin_anew()
 
     def _begin_anew(self) -> None:

@@ -51,6 +51,7 @@ from disheap.runtime.replica.clock_check import ClockCheck
 from disheap.runtime.replica.contact import Contact
 from disheap.runtime.replica.hash_requests import StateHasher
 from disheap.runtime.replica.idle_flush import IdleFlush
+from disheap.runtime.replica.lifecycle import Lifecycle
 from disheap.runtime.replica.reads import OnRead, Reads
 from disheap.runtime.replica.snapshots import SnapshotPolicy, Snapshotter
 from disheap.runtime.replica.state_hashes import StateComparison
@@ -94,8 +95,8 @@ class Group:
     left. `on_lead` is told when this node starts (True) and stops leading, `on_leader` when another node leads, or
     nobody is known to. `on_applied` is called after each batch is applied; `on_failure` once, with the error that ends
     it. `on_snapshot` is called when a snapshot is durable, with its index and size in bytes. `on_membership` is called
-    when a change of the members is applied. A group that is `asleep` takes no part in anything: its log is being
-    repaired, and another group takes its place when that is done.
+    when a change of the members is applied. A group does nothing unless its `lifecycle` is running. When a log was
+    repaired, another group takes its place.
     """
 
     def __init__(
@@ -122,10 +123,10 @@ class Group:
         on_membership: Callable[[Index, Membership], None],
         comparing: StateComparison,
         clocks: ClockCheck,
-        asleep: bool = False,
+        lifecycle: Lifecycle,
     ) -> None:
         self.raft = raft
-        self.asleep = asleep
+        self._lifecycle = lifecycle
         self._comparing = comparing
         self._clocks = clocks
         self.clock_objection = ""  # why this node does not ask to lead, once that has lasted
@@ -134,8 +135,6 @@ class Group:
         self.sessions = sessions
         self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
         self.counters = Counters()
-        self.failure: BaseException | None = None
-        self._is_closed = False
         self._storage = storage
         self._loop = loop
         self._disk = disk = WatchedDisk(disk, self.fail)
@@ -179,14 +178,9 @@ class Group:
         return self.raft.leader
 
     @property
-    def takes_part(self) -> bool:
+    def is_running(self) -> bool:
         """Else, for now or for good, nobody would carry out what the kernel wants."""
-        return not (self.asleep or self.has_ended)
-
-    @property
-    def has_ended(self) -> bool:
-        """It has failed, or was closed."""
-        return self._is_closed or self.failure is not None
+        return self._lifecycle.is_running
 
     def submit(self, envelopes: bytes) -> None:
         """One or more whole envelopes for the log. They are dropped when this node does not lead (any more); clients
@@ -208,7 +202,7 @@ class Group:
     def read(self, answer: OnRead) -> None:
         """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
         when leadership was lost first."""
-        if not self.takes_part:
+        if not self.is_running:
             answer(False)
             return
         self._reads.add(answer)
@@ -216,7 +210,7 @@ class Group:
 
     def step(self, message: Message) -> None:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
-        if not self.takes_part:
+        if not self.is_running:
             return
         if message.term - self.raft.term > MAX_TERM_JUMP:
             raise MalformedFrame(f"a message of term {message.term}, where the term is {self.raft.term}")
@@ -232,7 +226,7 @@ class Group:
             self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
-        if not self.takes_part:
+        if not self.is_running:
             return
         self.raft.unreachable(peer)
         self._wake()
@@ -251,7 +245,7 @@ class Group:
         """Propose empty entries up to `index` + 1, if this node leads. The end of a peer's log is ambiguous. The peer
         does not vote until it has an entry behind `index`."""
         missing = min(index + 1 - self.raft.last_index, EMPTY_AT_ONCE)
-        if not index or missing <= 0 or not (self._leads and self.takes_part):
+        if not index or missing <= 0 or not (self._leads and self.is_running):
             return
         with suppress(RequestError):  # leadership is being handed over, or more is under way than may be
             for _ in range(missing):
@@ -260,7 +254,7 @@ class Group:
 
     def tick(self) -> None:
         """Every `tick_ms`."""
-        if not self.takes_part:
+        if not self.is_running:
             return
         self._check_clock()
         try:
@@ -301,9 +295,8 @@ class Group:
             log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
             self.raft.transfer_leadership(NOBODY)
 
-    def wake_up(self) -> None:
-        """The end of `asleep`, where nothing had to be repaired."""
-        self.asleep = False
+    def begin(self) -> None:
+        """The replica is running from now on."""
         self._wake()
 
     def now_ms(self) -> int:
@@ -311,17 +304,13 @@ class Group:
         return self._time.now_ms() if self._leads else self.applied.time_ms
 
     def close(self) -> None:
-        """Nothing more is done. Reads that wait are answered with False."""
-        self._is_closed = True
+        """The replica is not running any more, and not with this group again. Reads that wait are answered with
+        False."""
+        self._leads = False
         self._time.end()
         self._reads.end()
         self.hasher.end()
         self._writer.close()
-
-    def rest(self) -> None:
-        """Take no part from here on, and lead nobody."""
-        self.close()
-        self.asleep, self._leads = True, False
 
     def close_files(self) -> None:
         """Before the storage is closed, on the disk's thread."""
@@ -335,13 +324,13 @@ class Group:
     # --- the one line of thought -------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
-        if self.takes_part and not self._pump_due:
+        if self.is_running and not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self._pump)
 
     def _pump(self) -> None:
         self._pump_due = False
-        if self.has_ended:
+        if not self.is_running:
             return
         self._is_pumping = True
         try:
@@ -351,7 +340,7 @@ class Group:
                 self._apply_some()
             self._propose()
             self._reads.ask()
-            while self.raft.has_ready():
+            while self.is_running and self.raft.has_ready():
                 ready = self.raft.ready()
                 self._note_role()
                 if self._carry_out(ready):
@@ -373,6 +362,8 @@ class Group:
         has_left = not ready.messages or self._flush()
         if ready.write is not None:
             self._write(ready.write, ready.held, has_left)
+            if not self.is_running:  # it was made at once, and failed
+                return False
         for fetch in ready.fetches:
             self._fetch(fetch)
         for chunk_read in ready.chunk_reads:
@@ -386,12 +377,10 @@ class Group:
         return bool(ready.committed)
 
     def fail(self, error: BaseException) -> None:
-        """The end of the node: a disk that failed, a state that cannot go on, or a bug of ours."""
-        if self.has_ended:
-            return
-        self.failure = error
-        self._reads.end()
-        self._on_failure(error)
+        """The group cannot go on: the disk failed, the log or the state cannot be read, or there is a bug. Whoever
+        hears of it decides whether that is the end of the replica or the beginning of a repair."""
+        if self.is_running:
+            self._on_failure(error)
 
     def _note_certainty(self) -> None:
         """Clear the mark of an ambiguous end on the disk, so that a restart does not find it again."""
@@ -441,7 +430,7 @@ class Group:
         self._writer.start(write, held, may_block)
 
     def _written(self, write: Write, held: tuple[Message, ...]) -> None:
-        if self.has_ended:
+        if not self.is_running:
             return
         if write.entries:
             self._idle_flush.appended(write.entries)
@@ -459,7 +448,7 @@ class Group:
     def _failed(self, error: BaseException | None) -> bool:
         if error is not None:
             self.fail(error)
-        return self.has_ended
+        return not self.is_running
 
     # --- applying ----------------------------------------------------------------------------------------------------
 
@@ -512,7 +501,7 @@ class Group:
         self.applied = self.applied._replace(membership=members)
 
     def _continue(self) -> None:
-        if not self.has_ended:
+        if self.is_running:
             self.submit(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
 
     # --- leadership --------------------------------------------------------------------------------------------------
@@ -561,7 +550,7 @@ class Group:
 
     def _read_chunk(self, read: ChunkRead) -> None:
         def done(piece: Piece | None, error: BaseException | None) -> None:
-            if self.has_ended:
+            if not self.is_running:
                 return
             if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
                 log.error("a snapshot cannot be read; another is taken", index=read.index, error=str(error))

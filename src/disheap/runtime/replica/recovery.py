@@ -25,7 +25,7 @@ class Found(NamedTuple):
     sessions: Sessions
     applied: SnapshotMeta
     log_time_ms: int
-    needs_repair: bool = False  # then the rest is empty, and the group sleeps
+    needs_repair: bool = False  # then the rest is empty
     voters: tuple[NodeId, ...] = ()
     met: KnownPeers | None = None  # where storage keeps it
     is_damaged: bool = False

@@ -63,7 +63,7 @@ class SnapshotHost(Protocol):
     applier: Applier
 
     @property
-    def has_ended(self) -> bool: ...
+    def is_running(self) -> bool: ...
     def fail(self, error: BaseException) -> None: ...
     def snapshot_taken(self, meta: SnapshotMeta, first_index: Index, size_bytes: int) -> None: ...
 
@@ -234,4 +234,4 @@ class Snapshotter:
     def _stopped(self, error: BaseException | None) -> bool:
         if error is not None and not isinstance(error, StorageFull):
             self._group.fail(error)
-        return self._group.has_ended
+        return not self._group.is_running

@@ -18,6 +18,7 @@ from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, 
 from disheap.kernel.types import NodeId
 from disheap.plugins.registry import Registry
 from disheap.runtime.membership.directory import first_membership
+from disheap.runtime.replica.lifecycle import State
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.durable_model import DurableModel
 from disheap.testing.simulator.filesystem import Crash, DiskImage, SimFilesystem
@@ -50,6 +51,8 @@ DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
 """What a node may end with, if somebody spoilt its files."""
 
 
+NOT_OPEN = (State.OPENING, State.FAILED, State.CLOSED)
+"""Of a replica whose group may not be there, or does nothing more."""
 SYNCS = ("sync", "sync_directory")
 CHANGES = (*SYNCS, "write", "extend", "create", "rename", "remove", "truncate")
 
@@ -157,14 +160,14 @@ class Host:
     @property
     def has_group(self) -> bool:
         """Whether the node runs, perhaps frozen, and has opened its group."""
-        return self.state in ("up", "frozen") and self.node.has_group
+        return self.state in ("up", "frozen") and self.node.lifecycle.state not in NOT_OPEN
 
     @property
     def votes(self) -> bool:
         """Running, and certain of its own log."""
         if not self.is_up or self.wiped or not self.has_group:
             return False
-        return not self.node.group.asleep and not self.node.group.raft.is_ambiguous
+        return self.node.group.is_running and not self.node.group.raft.is_ambiguous
 
 
 class Cluster:

@@ -105,7 +105,7 @@ class FaultActions:
     def have_started(self) -> bool:
         """Whether every node has taken part. Before it has, a member that is lost for good keeps them all waiting."""
         for host in self.cluster.hosts:
-            if host.has_group and host.node.maintenance.incarnation_check.takes_part:
+            if host.has_group and host.node.maintenance.incarnation_check.all_met:
                 host.has_taken_part = True
         return all(host.has_taken_part for host in self.cluster.hosts)
 

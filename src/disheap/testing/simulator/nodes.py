@@ -17,6 +17,7 @@ from disheap.plugins.registry import Registry
 from disheap.runtime.memory.process import MemorySource
 from disheap.runtime.node import Node
 from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
 from disheap.runtime.state.sessions import Sessions
 from disheap.testing.simulator.disk import SimDisk
@@ -169,23 +170,20 @@ class SimNode(Node):
 
     def _make_group(self, found: Found) -> Group:
         group = super()._make_group(found)
-        if not group.asleep:
-            self._safety.takes_part(int(self._id))
         config = group.raft._state.config
         message_checker = MessageChecker(int(self._id), group.raft, config.election_ticks, self._safety.require)
         self._watched = Watched(int(self._id), group.raft, message_checker)
-        self._watch(group)
+        self._watch(group, found)
         if self._id % 2 == 0:
             group.applier.slice_s = 0.0  # every pause that there can be
         return group
 
-    def all_members_met(self) -> None:
-        """Tells the safety checker that this node takes part from now on."""
-        self._said("takes part")
-        self._safety.takes_part(int(self._id))
-        super().all_members_met()
+    def _lifecycle_changed(self, before: State, now: State) -> None:
+        self._said(f"{before.value} -> {now.value}")
+        if now is State.RUNNING:
+            self._safety.takes_part(int(self._id))
 
-    def _watch(self, group: Group) -> None:
+    def _watch(self, group: Group, found: Found) -> None:
         pump, apply, safety = group._pump, group._apply, self._safety
 
         def watched_pump() -> None:
@@ -199,7 +197,7 @@ class SimNode(Node):
         group._pump = watched_pump  # type: ignore[method-assign]
         group._apply = watched_apply  # type: ignore[method-assign]
         self._watch_submissions(group)
-        self._watch_snapshots(group)
+        self._watch_snapshots(group, found)
         self._watch_messages(group, self._watched.message_checker)
 
     def _watch_submissions(self, group: Group) -> None:
@@ -217,18 +215,18 @@ class SimNode(Node):
         def watched_step(message: Message) -> None:
             before = message_checker.before(message)
             step(message)
-            if group.takes_part:
+            if group.is_running:
                 message_checker.after(message, before, self._safety.sound_model(int(message.source)))
 
         def watched_tick() -> None:
             tick()
-            if group.takes_part:
+            if group.is_running:
                 message_checker.ticked()
 
         group.step = watched_step  # type: ignore[method-assign]
         group.tick = watched_tick  # type: ignore[method-assign]
 
-    def _watch_snapshots(self, group: Group) -> None:
+    def _watch_snapshots(self, group: Group, found: Found) -> None:
         """What is restored, from whoever's snapshot, is what was there when the snapshot was taken."""
         take, installed = group.snapshotter.take, group.snapshotter.installed
 
@@ -246,7 +244,7 @@ class SimNode(Node):
 
         group.snapshotter.take = watched_take  # type: ignore[method-assign]
         group.snapshotter.installed = watched_installed  # type: ignore[method-assign]
-        if not group.asleep:
+        if not found.needs_repair:
             hashed()
 
     def _fresh_sessions(self) -> Sessions:

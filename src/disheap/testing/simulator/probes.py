@@ -55,7 +55,7 @@ class Probes:
         host.process.soon(self._ask, probe)
 
     def _ask(self, probe: Probe) -> None:
-        if probe.group.has_ended:
+        if not probe.group.is_running:
             return
         probe.asked_at, probe.floor = self.cluster.loop.now, self.cluster.safety.last_committed
         self._waiting[probe] = None

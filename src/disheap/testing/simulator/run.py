@@ -208,7 +208,7 @@ class Run:
                 words.append(
                     f"{host.name} {host.state} {raft.role.value} term {raft.term} last {raft.last_index} commit "
                     f"{raft.commit} applied {host.node.group.applied.index}{' ambiguous' if raft.is_ambiguous else ''}"
-                    f"{' asleep' if host.node.group.asleep else ''}"
+                    f" {host.node.lifecycle.state.value}"
                     f"{' wiped' if host.wiped else ''}"
                 )
             else:

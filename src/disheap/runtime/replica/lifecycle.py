@@ -1,0 +1,93 @@
+"""Where a replica stands in its life. Owns the one field that says so, and which changes of it are legal.
+
+Does not act on a change. Whoever makes one does what goes with it: `runtime.node` opens the storage, starts a repair or
+ends the group. Everybody else only asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+
+
+class State(Enum):
+    OPENING = "opening"  # the storage is opened and read; also when it is opened again, after a repair
+    REPAIRING = "repairing"  # the log is damaged or its end is ambiguous: what others hold is asked for
+    WAITING = "waiting"  # the log is whole, and not every other member has welcomed this new directory yet
+    RUNNING = "running"  # takes part: votes, writes, applies, serves
+    QUARANTINED = "quarantined"  # the state differs from a majority's: serves nothing until the process is restarted
+    FAILED = "failed"  # ended by an error, which is kept
+    CLOSED = "closed"  # ended by `stop`
+
+
+class IllegalTransition(RuntimeError):
+    """A bug of ours: a change that the table does not have."""
+
+
+_OPENING, _REPAIRING, _WAITING, _RUNNING, _QUARANTINED, _FAILED, _CLOSED = State
+
+TRANSITIONS: dict[State, frozenset[State]] = {
+    _OPENING: frozenset({_OPENING, _REPAIRING, _WAITING, _RUNNING, _FAILED, _CLOSED}),
+    _REPAIRING: frozenset({_OPENING, _FAILED, _CLOSED}),
+    _WAITING: frozenset({_RUNNING, _FAILED, _CLOSED}),
+    _RUNNING: frozenset({_REPAIRING, _QUARANTINED, _FAILED, _CLOSED}),
+    _QUARANTINED: frozenset({_FAILED, _CLOSED}),
+    _FAILED: frozenset(),
+    _CLOSED: frozenset({_FAILED}),
+}
+
+
+class Lifecycle:
+    """Begins as `opening`. `changed(before, now)` is called after each change.
+
+    | from          | to            | when                                                                             |
+    |---------------|---------------|----------------------------------------------------------------------------------|
+    | `opening`     | `opening`     | the disk was full; the storage is opened again                                   |
+    | `opening`     | `repairing`   | the log is found damaged, or its end ambiguous                                   |
+    | `opening`     | `waiting`     | the log is whole, and a member has not welcomed this directory yet               |
+    | `opening`     | `running`     | the log is whole, and every other member has welcomed this directory             |
+    | `repairing`   | `opening`     | the repair has done what it could: what goes on is what a restart would find     |
+    | `waiting`     | `running`     | the last of the other members has welcomed this directory                        |
+    | `running`     | `repairing`   | damage shows, or the end of the log is ambiguous and nobody leads                |
+    | `running`     | `quarantined` | a majority has another state than this replica                                   |
+    | the first five | `failed`     | the disk failed, the log or the state cannot be read, or there is a bug          |
+    | `closed`      | `failed`      | the disk failed while the storage was closed                                     |
+    | the first five | `closed`     | the node stops                                                                   |
+
+    Nothing leaves `failed`.
+    """
+
+    def __init__(self, changed: Callable[[State, State], None] = lambda before, now: None) -> None:
+        self.state = State.OPENING
+        self.reason = ""
+        """Why it is in this state; "" where nothing is to be said."""
+        self.error: BaseException | None = None
+        """What ended it; None unless it is `failed`."""
+        self._changed = changed
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the replica takes part. Else nobody carries out what its kernel wants."""
+        return self.state is State.RUNNING
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has failed, or was closed."""
+        return self.state in (State.FAILED, State.CLOSED)
+
+    def change(self, to: State, reason: str = "") -> None:
+        """Raises `IllegalTransition` and changes nothing, if the table does not have it. See `fail` for `failed`."""
+        if to is State.FAILED:
+            raise IllegalTransition("a replica fails with an error: use `fail`")
+        self._enter(to, reason)
+
+    def fail(self, error: BaseException) -> None:
+        """The change to `failed`. Raises `IllegalTransition` for a replica that has failed before."""
+        self._enter(State.FAILED, str(error), error)
+
+    def _enter(self, to: State, reason: str, error: BaseException | None = None) -> None:
+        before = self.state
+        if to not in TRANSITIONS[before]:
+            raise IllegalTransition(f"a replica that is {before.value} cannot become {to.value}")
+        self.state, self.reason, self.error = to, reason, error
+        self._changed(before, to)
