@@ -21,7 +21,7 @@ TAIL_MIN = 16
 CHUNKS_SWEPT = 2
 """Chunks looked at for each one that is added: more than one, so that ids of messages that are gone do not pile up."""
 
-Sift = Callable[[list[int]], list[int]]
+IdFilter = Callable[[list[int]], list[int]]
 """Gives those of the ids that are still needed, in a new list."""
 
 
@@ -34,24 +34,24 @@ class Arrivals:
         self.limit = TAIL_MIN  # of the tail: `turn` is called when it is reached
         self._swept = 0  # the next chunk to sweep
 
-    def turn(self, sift: Sift) -> None:
+    def cut_tail(self, keep_needed: IdFilter) -> None:
         """The tail is full: drop the ids in it that are gone, and begin a new one if it is long all the same."""
-        self.tail = sift(self.tail)
+        self.tail = keep_needed(self.tail)
         if 2 * len(self.tail) > CHUNK:
             self.chunks.append(self.tail)
             self.tail = []
             for _ in range(CHUNKS_SWEPT):
-                self.sweep(sift)
+                self.sweep(keep_needed)
         self.limit = min(CHUNK, max(TAIL_MIN, 2 * len(self.tail)))
 
-    def sweep(self, sift: Sift) -> bool:
+    def sweep(self, keep_needed: IdFilter) -> bool:
         """Look at the next chunk, and begin again behind the last. Returns whether there are more chunks in this
         round."""
         at, chunks = self._swept, self.chunks
         if at >= len(chunks):
             self._swept = 0
             return False
-        kept = sift(chunks[at])
+        kept = keep_needed(chunks[at])
         if at and len(chunks[at - 1]) + len(kept) <= CHUNK:
             chunks[at - 1] = chunks[at - 1] + kept
             del chunks[at]

@@ -80,7 +80,7 @@ def check_message(state: State, message: Enqueue | NewMessage | Publish) -> None
         raise InvalidArgument(f"expires_ms is 0 to {DURATION_MAX_MS}, not {message.expires_ms}")
 
 
-def check_room(topic: Topic, count: int) -> None:
+def check_capacity(topic: Topic, count: int) -> None:
     """Raises `TopicFull`. Everything in the topic counts, leased messages too: they may come back. A topic that drops
     takes any message that is not delayed."""
     bound = topic.settings.max_messages
@@ -91,7 +91,7 @@ def check_room(topic: Topic, count: int) -> None:
         )
 
 
-def check_delayed_room(topic: Topic, count: int) -> None:
+def check_delayed_capacity(topic: Topic, count: int) -> None:
     """Raises `TopicFull`. A topic that drops only ready messages must not fill up with delayed ones."""
     bound = topic.settings.max_messages
     if topic.drops and count and len(topic.delayed) + count > bound:
@@ -110,7 +110,7 @@ def check_name(what: str, name: str) -> None:
         )
 
 
-def no_room(what: str, count: int, called: str = "") -> InvalidArgument:
+def limit_reached(what: str, count: int, called: str = "") -> InvalidArgument:
     """`what` is the setting, `called` what it counts where the setting's name does not say it."""
     return InvalidArgument(
         f"there are {count} {called or what}, which is the limit; raise `{what}` in [machine.heap] on every node, or "

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 
 from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionTooOld
+from disheap_heap.encoding import known_tag
 from disheap_heap.state import State
-from disheap_heap.words import known_tag
 
 Handler = Callable[[State, int, Any], bytes]
 """(state, session, command) -> reply"""
@@ -64,11 +64,11 @@ def unreadable(body: bytes, error: Exception, kinds: Mapping[int, Any], what: st
         return UnknownCommand(f"a {what} that is not one whole msgpack value: {error}")
     tag = known_tag(body)
     if tag is not None and tag in kinds:
-        return InvalidArgument(_misfit(kinds[tag], str(error)))
+        return InvalidArgument(_wrong_field(kinds[tag], str(error)))
     return UnknownCommand(f"a {what} with the tag {tag!r} is not known to this version; upgrade the nodes")
 
 
-def _misfit(kind: Any, error: str) -> str:
+def _wrong_field(kind: Any, error: str) -> str:
     """msgspec tells the place by number, after the tag; people know the field by its name."""
     reason, _, place = error.partition(" - at `$[")
     number = place.partition("]")[0]

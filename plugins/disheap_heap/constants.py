@@ -12,7 +12,7 @@ from disheap_heap import credit, exchanges, settings, timers
 
 CONSTANTS: dict[int, dict[str, int]] = {
     1: {
-        "ANSWER_BYTES": settings.ANSWER_BYTES,
+        "MAX_ANSWER_BYTES": settings.MAX_ANSWER_BYTES,
         "BATCH_MAX": fields.BATCH_MAX,
         "CONSUMERS_PER_UNIT": credit.CONSUMERS_PER_UNIT,
         "CREDIT_BYTES_MAX": fields.CREDIT_BYTES_MAX,
@@ -21,7 +21,7 @@ CONSTANTS: dict[int, dict[str, int]] = {
         "CREDIT_MAX": fields.CREDIT_MAX,
         "DUE": timers.DUE,
         "DURATION_MAX_MS": fields.DURATION_MAX_MS,
-        "END_AT_ONCE": settings.END_AT_ONCE,
+        "MAX_END_UNITS_PER_CALL": settings.MAX_END_UNITS_PER_CALL,
         "EXPIRY": timers.EXPIRY,
         "HELD_MAX": fields.HELD_MAX,
         "LEASE": timers.LEASE,
@@ -33,11 +33,11 @@ CONSTANTS: dict[int, dict[str, int]] = {
         "POP_MAX": settings.POP_MAX,
         "PRIORITY_MAX": fields.PRIORITY_MAX,
         "PRIORITY_MIN": fields.PRIORITY_MIN,
-        "RESEND_AT_ONCE": settings.RESEND_AT_ONCE,
-        "RETURN_AT_ONCE": settings.RETURN_AT_ONCE,
-        "SCAN_AT_ONCE": settings.SCAN_AT_ONCE,
-        "SERVE_AT_ONCE": settings.SERVE_AT_ONCE,
-        "SERVE_BYTES": settings.SERVE_BYTES,
+        "MAX_RESENT_PER_REPLY": settings.MAX_RESENT_PER_REPLY,
+        "MAX_RETURNS_PER_CALL": settings.MAX_RETURNS_PER_CALL,
+        "MAX_SCANNED_PER_CALL": settings.MAX_SCANNED_PER_CALL,
+        "MAX_DELIVERIES_PER_CALL": settings.MAX_DELIVERIES_PER_CALL,
+        "MAX_PUSH_BYTES_PER_CALL": settings.MAX_PUSH_BYTES_PER_CALL,
         "TOPIC": timers.TOPIC,
         "WORDS_PER_UNIT": settings.WORDS_PER_UNIT,
     }

@@ -27,14 +27,14 @@ from disheap.protocol.broker import (
     Subscribed,
 )
 from disheap_heap import credit, timers
-from disheap_heap.checks import find_topic, no_room, require_access
-from disheap_heap.delivery import end, finish_ticket, give_back_all, serve, watch_unused
+from disheap_heap.checks import find_topic, limit_reached, require_access
+from disheap_heap.delivery import end_consumer, finish_pop, requeue_all, serve, update_expiry
+from disheap_heap.encoding import DONE, encode
 from disheap_heap.leases import find_consumer
-from disheap_heap.settings import ANSWER_BYTES, LEASES_PER_UNIT, POP_MAX, RESEND_AT_ONCE, SCAN_AT_ONCE
+from disheap_heap.settings import LEASES_PER_UNIT, MAX_ANSWER_BYTES, MAX_RESENT_PER_REPLY, MAX_SCANNED_PER_CALL, POP_MAX
 from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 from disheap_heap.topics import delete
 from disheap_heap.view import keep_consumer, keep_session
-from disheap_heap.words import DONE, encode
 
 
 def subscribe(state: State, session: int, command: Subscribe) -> bytes:
@@ -47,7 +47,7 @@ def subscribe(state: State, session: int, command: Subscribe) -> bytes:
     consumer = _new_consumer(state, session, topic, command.credit, credit_bytes)
     consumer.no_ack, consumer.lease_ms, consumer.exclusive = command.no_ack, command.lease_ms, command.exclusive
     if group is not None:
-        credit.enter(state, group, consumer)
+        credit.add_to_group(state, group, consumer)
     _start(state, consumer)
     return encode(Subscribed(consumer.number))
 
@@ -64,7 +64,7 @@ def pop(state: State, session: int, command: Pop) -> bytes:
     if ticket.ended:
         pass
     elif not command.wait_ms and not served_later:
-        finish_ticket(state, ticket)
+        finish_pop(state, ticket)
     else:  # without a wait, the time is over at once: a timer fires when what was put off before it is done
         ticket.until_ms = state.now_ms + command.wait_ms
         state.timers.arm(timers.POP, ticket.number, ticket.until_ms)
@@ -85,10 +85,10 @@ def set_credit(state: State, session: int, command: SetCredit) -> bytes:
     if state.views:
         keep_consumer(state, consumer)
     consumer.credit, consumer.credit_bytes = command.credit, credit_bytes
-    if not consumer.hungry():
+    if not consumer.can_receive():
         credit.leave_turns(state, consumer)
     else:
-        credit.join(state, consumer)
+        credit.join_turns(state, consumer)
         serve(state, consumer.topic)
     return DONE
 
@@ -130,48 +130,48 @@ def cancel(state: State, session: int, command: Cancel) -> bytes:
         return DONE
     topic = consumer.topic
     if not consumer.ended:
-        end(state, consumer)
-        left(state, consumer)
+        end_consumer(state, consumer)
+        delete_if_unused(state, consumer)
     if command.give_back:
-        give_back_all(state, consumer)
+        requeue_all(state, consumer)
         serve(state, topic)
     return DONE
 
 
-def left(state: State, consumer: Consumer) -> None:
+def delete_if_unused(state: State, consumer: Consumer) -> None:
     """A consumer has ended of its own will, or with its session: its topic may have been there for it alone."""
     topic = consumer.topic
     if topic.alive and topic.settings.auto_delete and not consumer.limit and not topic.subscribers:
         delete(state, topic, "its last consumer left")
 
 
-def opened(state: State, number: int, principal: str) -> None:
+def open_session(state: State, number: int, principal: str) -> None:
     """Registers a new session."""
     state.sessions[number] = Session(number, True, principal)
 
 
-def attached(state: State, number: int, held: Held) -> bytes:
+def attach_session(state: State, number: int, held: Held) -> bytes:
     """The leases not named in `held` go into the reply as far as they fit. The rest is pushed after it, in slices. A
-    session that holds very much is compared with `held` in slices as well; nothing new flows before that is done."""
+    session that holds very much is compared with `held` in slices as well. Nothing new is delivered before that."""
     _check_named(state, held)
     session = state.sessions.setdefault(number, Session(number, True))
     if state.views:
         keep_session(state, session)
-    session.attached, session.flows = True, False
+    session.attached, session.is_served = True, False
     stop_resending(state, session)
     tokens = dict.fromkeys(held.tokens)
     resend = Resend(tokens, [one.number for one in session.consumers.values() if one.leases])
     session.resend, state.resending[number] = resend, session
     looked = 0
-    while not resend.is_scanned() and looked < SCAN_AT_ONCE:
+    while not resend.is_scanned() and looked < MAX_SCANNED_PER_CALL:
         looked += _scan_next(state, resend)
     deliveries = _take_deliveries(state, resend)
     if resend.is_scanned():
-        state.may_serve -= _push_again(state, session, resend, state.may_serve)
+        state.deliveries_left -= _push_leases(state, session, resend, state.deliveries_left)
     else:
-        _leave_rings(state, session)
+        _leave_turns(state, session)
     reply = encode(Resumed(deliveries, _ended(session, held)))
-    _go_on(state, session, resend)
+    _end_slice(state, session, resend)
     return reply
 
 
@@ -202,8 +202,8 @@ def _scan_next(state: State, resend: Resend) -> int:
 def _take_deliveries(state: State, resend: Resend) -> list[Deliver]:
     """The first leases that the client does not have, as many as go into the reply."""
     deliveries: list[Deliver] = []
-    room = ANSWER_BYTES
-    for number, _ in islice(resend.tokens, RESEND_AT_ONCE):
+    room = MAX_ANSWER_BYTES
+    for number, _ in islice(resend.tokens, MAX_RESENT_PER_REPLY):
         lease = state.leases[number]
         room -= len(lease.message.payload) + 64
         if room < 0:
@@ -214,20 +214,20 @@ def _take_deliveries(state: State, resend: Resend) -> list[Deliver]:
     return deliveries
 
 
-def detached(state: State, number: int) -> None:
+def detach_session(state: State, number: int) -> None:
     """Takes the consumers of a session out of their rings. They keep their messages."""
     session = state.sessions.get(number)
     if session is None:
         return
     if state.views:
         keep_session(state, session)
-    session.attached = session.flows = False
+    session.attached = session.is_served = False
     stop_resending(state, session)
-    _leave_rings(state, session)
+    _leave_turns(state, session)
     state.units += 1 + len(session.consumers) // credit.CONSUMERS_PER_UNIT
 
 
-def _leave_rings(state: State, session: Session) -> None:
+def _leave_turns(state: State, session: Session) -> None:
     for consumer in session.consumers.values():
         credit.leave_turns(state, consumer)
 
@@ -249,53 +249,53 @@ def resend_some(state: State, session: Session, limit: int) -> int:
     while not resend.is_scanned() and done < limit:
         done += 1 + _scan_next(state, resend) // LEASES_PER_UNIT
     if resend.is_scanned() and done < limit:
-        done += _push_again(state, session, resend, limit - done)
-    _go_on(state, session, resend)
+        done += _push_leases(state, session, resend, limit - done)
+    _end_slice(state, session, resend)
     return min(limit, done)
 
 
-def _push_again(state: State, session: Session, resend: Resend, limit: int) -> int:
+def _push_leases(state: State, session: Session, resend: Resend, limit: int) -> int:
     """Push leases that the client does not have, at most `limit`. Returns how many were looked at. One that was settled
     or is on its way back is passed over."""
     done = 0
     for number, epoch in resend.tokens[resend.sent : resend.sent + limit]:
-        if state.may_push <= 0:
+        if state.push_bytes_left <= 0:
             break
         done += 1
         lease = state.leases.get(number)
         if lease is not None and lease.epoch == epoch and not lease.consumer.returning:
             state.push(session, encode(_delivery(lease)))
-            state.may_push -= len(lease.message.payload)
+            state.push_bytes_left -= len(lease.message.payload)
     resend.sent += done
     state.units += done
     return done
 
 
-def _go_on(state: State, session: Session, resend: Resend) -> None:
+def _end_slice(state: State, session: Session, resend: Resend) -> None:
     """After a slice: let new messages flow when all leases are compared, and forget the resend when all are sent."""
     if not resend.is_scanned():
         return
     if resend.sent >= len(resend.tokens):
         stop_resending(state, session)
-    if not session.flows:
-        session.flows = True
-        _flow(state, session)
+    if not session.is_served:
+        session.is_served = True
+        _resume_delivery(state, session)
 
 
-def expired(state: State, number: int) -> None:
+def expire_session(state: State, number: int) -> None:
     """What it owned is deleted, its consumers end, and what they hold goes back; the larger part of it later."""
     session = state.sessions.pop(number, None)
     if session is None:
         return
     if state.views:
         keep_session(state, session)
-    session.attached = session.flows = False
+    session.attached = session.is_served = False
     stop_resending(state, session)
-    _leave_rings(state, session)
-    credit.dissolve(state, session)
+    _leave_turns(state, session)
+    credit.end_groups(state, session)
     session.owned = dict(sorted(session.owned.items()))
     state.ending[number] = session
-    state.may_end -= end_some(state, session, state.may_end, serve)
+    state.end_units_left -= end_some(state, session, state.end_units_left, serve)
 
 
 def end_some(state: State, session: Session, limit: int, serve: Callable[[State, Topic], None]) -> int:
@@ -320,20 +320,20 @@ def _end_consumer(state: State, consumer: Consumer, serve: Callable[[State, Topi
         return  # a restored replica does not know that the session still has it
     state.units += 1
     if not consumer.ended:
-        end(state, consumer)
-        left(state, consumer)
+        end_consumer(state, consumer)
+        delete_if_unused(state, consumer)
     if consumer.leases:
-        give_back_all(state, consumer)
+        requeue_all(state, consumer)
     serve(state, consumer.topic)
 
 
-def _flow(state: State, session: Session) -> None:
+def _resume_delivery(state: State, session: Session) -> None:
     """Those who may take messages again join their rings, the oldest consumer first."""
     topics: dict[int, Topic] = {}
     for group in session.groups.values():
-        credit.free(state, group)
+        credit.mark_freed(state, group)
     for consumer in session.consumers.values():
-        if credit.join(state, consumer):
+        if credit.join_turns(state, consumer):
             topics[consumer.topic.number] = consumer.topic
     for topic in topics.values():
         serve(state, topic)
@@ -363,12 +363,12 @@ def _open_topic(state: State, session: int, name: str) -> Topic:
     if _has_exclusive(topic):
         raise TopicInUse(f"topic {name!r} has a consumer that has it to itself; cancel that one first")
     if len(state.consumers) >= state.settings.consumers:
-        raise no_room("consumers", len(state.consumers))
+        raise limit_reached("consumers", len(state.consumers))
     if len(topic.consumers) >= state.settings.topic_consumers:
-        raise no_room("topic_consumers", len(topic.consumers), f"consumers of topic {name!r}")
+        raise limit_reached("topic_consumers", len(topic.consumers), f"consumers of topic {name!r}")
     of_session = len(state.sessions[session].consumers)
     if of_session >= state.settings.session_consumers:
-        raise no_room("session_consumers", of_session, f"consumers of session {session}")
+        raise limit_reached("session_consumers", of_session, f"consumers of session {session}")
     return topic
 
 
@@ -399,6 +399,6 @@ def _start(state: State, consumer: Consumer) -> None:
     topic.subscribers += not consumer.limit
     state.active += 1
     state.subscribers += not consumer.limit
-    watch_unused(state, topic)
-    credit.join(state, consumer)
+    update_expiry(state, topic)
+    credit.join_turns(state, consumer)
     serve(state, topic)

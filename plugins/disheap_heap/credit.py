@@ -11,21 +11,21 @@ settled has no advantage over the others.
 from __future__ import annotations
 
 from disheap_heap.state import Consumer, CreditGroup, Session, State
-from disheap_heap.view import keep_consumer, keep_group, keep_ring, keep_session
+from disheap_heap.view import keep_consumer, keep_group, keep_session, keep_turns
 
 CONSUMERS_PER_UNIT = 16
 """Consumers that join or leave their rings for one unit of work: it is a small part of a delivery."""
 
 
-def join(state: State, consumer: Consumer) -> bool:
+def join_turns(state: State, consumer: Consumer) -> bool:
     """The consumer joins its topic's ring if it is hungry and not there. One of a freed group joins with the group."""
     turns = consumer.topic.turns
-    if consumer in turns or not consumer.hungry():
+    if consumer in turns or not consumer.can_receive():
         return False
     if consumer.group is not None and consumer.group.key in state.freed:
         return False
     if state.views:
-        keep_ring(state, consumer.topic)
+        keep_turns(state, consumer.topic)
     turns.join(consumer)
     return True
 
@@ -33,11 +33,11 @@ def join(state: State, consumer: Consumer) -> bool:
 def leave_turns(state: State, consumer: Consumer) -> None:
     """The consumer leaves its topic's ring, if it is there."""
     if state.views:
-        keep_ring(state, consumer.topic)
+        keep_turns(state, consumer.topic)
     consumer.topic.turns.leave(consumer)
 
 
-def enter(state: State, group: CreditGroup, consumer: Consumer) -> None:
+def add_to_group(state: State, group: CreditGroup, consumer: Consumer) -> None:
     """A new consumer. Its turn comes behind those that were given nothing yet either, and before all others."""
     if state.views:
         keep_group(state, group)
@@ -47,7 +47,7 @@ def enter(state: State, group: CreditGroup, consumer: Consumer) -> None:
         group.consumers.move_to_end(number)
 
 
-def take(state: State, group: CreditGroup, consumer: Consumer, payload_bytes: int) -> None:
+def charge(state: State, group: CreditGroup, consumer: Consumer, payload_bytes: int) -> None:
     """A consumer of the group holds one message more."""
     if state.views:
         keep_group(state, group)
@@ -55,19 +55,19 @@ def take(state: State, group: CreditGroup, consumer: Consumer, payload_bytes: in
     group.held_bytes += payload_bytes
     group.consumers.move_to_end(consumer.number)
     if group.is_full():
-        _leave_rings(state, group)
+        _leave_turns_of_group(state, group)
 
 
-def give(state: State, group: CreditGroup, payload_bytes: int) -> None:
+def refund(state: State, group: CreditGroup, payload_bytes: int) -> None:
     """A consumer of the group holds one message less."""
     was_full = group.is_full()
     group.held -= 1
     group.held_bytes -= payload_bytes
     if was_full:
-        free(state, group)
+        mark_freed(state, group)
 
 
-def free(state: State, group: CreditGroup) -> None:
+def mark_freed(state: State, group: CreditGroup) -> None:
     """If the group has room, its consumers join their rings at the end of this call."""
     if not group.is_full():
         state.freed.setdefault(group.key, group)
@@ -80,12 +80,12 @@ def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int)
     group.credit, group.credit_bytes = credit, credit_bytes
     if group.is_full():
         state.freed.pop(group.key, None)
-        _leave_rings(state, group)
+        _leave_turns_of_group(state, group)
     else:
-        free(state, group)
+        mark_freed(state, group)
 
 
-def leave(state: State, consumer: Consumer) -> None:
+def remove_from_group(state: State, consumer: Consumer) -> None:
     """The consumer takes no more messages, so it has no turn and no place any more. What it holds counts on."""
     if consumer.group is not None:
         if state.views:
@@ -93,7 +93,7 @@ def leave(state: State, consumer: Consumer) -> None:
         del consumer.group.consumers[consumer.number]
 
 
-def forget(state: State, consumer: Consumer) -> None:
+def remove_unused_group(state: State, consumer: Consumer) -> None:
     """An ended consumer holds nothing any more. Its group goes with the last that takes or holds messages."""
     group = consumer.group
     if group is not None and not group.consumers and not group.held:
@@ -103,7 +103,7 @@ def forget(state: State, consumer: Consumer) -> None:
         consumer.session.groups.pop(group.key[1], None)
 
 
-def dissolve(state: State, session: Session) -> None:
+def end_groups(state: State, session: Session) -> None:
     """The session is over: nobody is served by its groups any more."""
     for group in session.groups.values():
         state.freed.pop(group.key, None)
@@ -120,6 +120,6 @@ def next_freed(state: State) -> tuple[list[Consumer], int]:
     return list(group.consumers.values()), 1 + len(group.consumers) // CONSUMERS_PER_UNIT
 
 
-def _leave_rings(state: State, group: CreditGroup) -> None:
+def _leave_turns_of_group(state: State, group: CreditGroup) -> None:
     for consumer in group.consumers.values():
         leave_turns(state, consumer)

@@ -1,8 +1,8 @@
 """How messages move: into a topic, to a consumer, back to their place, and out.
 
-One door for each change of state: `add`, `make_ready`, `_delay`, `_hand_over`, `release`, `give_back`, `drop_waiting`,
-`throw_away`. Between calls a topic never has both a ready message and a hungry consumer, unless it waits in
-`State.unserved`: whoever makes one or the other calls `serve`.
+One door for each change of state: `add`, `make_ready`, `_delay`, `_deliver`, `release_lease`, `requeue`,
+`drop_waiting`, `drop_all_waiting`. Between calls a topic never has both a ready message and a consumer that can receive
+it, unless the topic waits in `State.unserved`. Whoever adds one or the other calls `serve`.
 
 Turns: the consumer next in the ring gets the first message, and goes to the ring's end if it is still hungry. One that
 becomes hungry again joins at the end.
@@ -15,13 +15,13 @@ from itertools import islice
 
 from disheap.protocol.broker import Deliver, PopDone
 from disheap_heap import credit, timers
-from disheap_heap.arrivals import CHUNKS_SWEPT, Sift
+from disheap_heap.arrivals import CHUNKS_SWEPT, IdFilter
+from disheap_heap.encoding import encode
 from disheap_heap.footprint import share, unshare
 from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.ready import DroppingReadyMessages, no_messages
-from disheap_heap.state import Consumer, Delayed, Lease, State, Topic, Trash
-from disheap_heap.view import has_kept, keep_consumer, keep_lease, keep_place, keep_ring, keep_thrown, keep_topic
-from disheap_heap.words import encode
+from disheap_heap.state import Consumer, Delayed, Lease, PurgedMessages, State, Topic
+from disheap_heap.view import has_kept, keep_consumer, keep_lease, keep_place, keep_purged, keep_topic, keep_turns
 
 DELIVERIES_PER_SWEEP = 256
 """Messages of a topic with many that leave it before some ids of those that are gone are swept up."""
@@ -55,11 +55,11 @@ def add(
     arrivals = topic.arrivals
     arrivals.tail.append(number)
     if len(arrivals.tail) >= arrivals.limit:
-        arrivals.turn(sift_arrivals(state, topic))
+        arrivals.cut_tail(needed_ids(state, topic))
     return number
 
 
-def sift_arrivals(state: State, topic: Topic) -> Sift:
+def needed_ids(state: State, topic: Topic) -> IdFilter:
     """Ids are needed while the topic has the message, or an open view has to find it."""
     ready, delayed, leases = topic.ready.by_id(), topic.delayed, state.leases
     if not state.views:
@@ -69,14 +69,14 @@ def sift_arrivals(state: State, topic: Topic) -> Sift:
     ]
 
 
-def _sweep_arrivals(state: State, topic: Topic) -> None:
+def _sweep_ids(state: State, topic: Topic) -> None:
     for _ in range(CHUNKS_SWEPT):
-        topic.arrivals.sweep(sift_arrivals(state, topic))
+        topic.arrivals.sweep(needed_ids(state, topic))
 
 
 def serve(state: State, topic: Topic) -> None:
     """Let ready messages and hungry consumers meet, as often as the call may still do that; the rest is postponed."""
-    state.may_serve -= serve_some(state, topic, state.may_serve)
+    state.deliveries_left -= serve_some(state, topic, state.deliveries_left)
 
 
 def serve_some(state: State, topic: Topic, limit: int) -> int:
@@ -84,27 +84,27 @@ def serve_some(state: State, topic: Topic, limit: int) -> int:
     ready, turns, done = topic.ready, topic.turns, 0
     waiting = ready.by_id()  # the truth of a dict is cheaper than that of an object
     while waiting and (consumer := turns.next()) is not None:
-        if done >= limit or state.may_push <= 0:
+        if done >= limit or state.push_bytes_left <= 0:
             state.unserved.setdefault(topic.number, topic)
             return done
-        _hand_over(state, topic, consumer, ready.pop())
+        _deliver(state, topic, consumer, ready.pop())
         done += 1
     if state.unserved:
         state.unserved.pop(topic.number, None)
     return done
 
 
-def serve_freed(state: State) -> None:
+def serve_freed_groups(state: State) -> None:
     """The end of a call: groups of consumers that have room again are served, as far as the call may still do that."""
-    while state.freed and state.may_serve > 0:
-        state.may_serve -= serve_freed_one(state)
+    while state.freed and state.deliveries_left > 0:
+        state.deliveries_left -= serve_next_freed_group(state)
 
 
-def serve_freed_one(state: State) -> int:
+def serve_next_freed_group(state: State) -> int:
     """One group. Returns the units of work that its consumers stand for; the deliveries count by themselves."""
     consumers, units = credit.next_freed(state)
     for consumer in consumers:
-        if credit.join(state, consumer):
+        if credit.join_turns(state, consumer):
             serve(state, consumer.topic)
     return units
 
@@ -121,12 +121,12 @@ def serve_later(state: State, topic: Topic) -> None:
         state.unserved.setdefault(topic.number, topic)
 
 
-def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
+def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
     rank, number, attempts, enqueued_ms, expires_at_ms, payload = message
     if state.views:
         keep_place(state, topic, number, message)
         keep_consumer(state, consumer)
-        keep_ring(state, topic)
+        keep_turns(state, topic)
     size = len(payload)
     topic.ready_bytes -= size
     state.ready -= 1
@@ -134,20 +134,20 @@ def _hand_over(state: State, topic: Topic, consumer: Consumer, message: Message)
         state.timers.disarm(timers.EXPIRY, number)
     if consumer.no_ack:
         epoch = until_ms = 0
-        drop(state, message)
+        drop_message(state, message)
     else:
         epoch = attempts + 1
         until_ms = _lease(state, topic, consumer, message, number, epoch, size)
     if state.delivered % DELIVERIES_PER_SWEEP == 0 and topic.arrivals.chunks:
-        _sweep_arrivals(state, topic)
+        _sweep_ids(state, topic)
     state.units += 1
     state.delivered += 1
     consumer.delivered += 1
     deliver = Deliver(consumer.number, number, epoch, rank * topic.sign, enqueued_ms, payload, until_ms)
     state.effects.append((consumer.session.number, encode(deliver)))
-    state.may_push -= size
+    state.push_bytes_left -= size
     if not topic.turns.end(consumer) and consumer.limit and consumer.delivered >= consumer.limit:
-        finish_ticket(state, consumer)
+        finish_pop(state, consumer)
 
 
 def _lease(
@@ -160,14 +160,14 @@ def _lease(
     state.leases[number] = consumer.leases[number] = lease
     consumer.held_bytes += payload_bytes
     if consumer.group is not None:
-        credit.take(state, consumer.group, consumer, payload_bytes)
+        credit.charge(state, consumer.group, consumer, payload_bytes)
     topic.leased += 1
     if until_ms:
         state.timers.arm(timers.LEASE, number, until_ms)
     return until_ms
 
 
-def release(state: State, lease: Lease) -> Topic:
+def release_lease(state: State, lease: Lease) -> Topic:
     """The lease is over; its consumer has its credit back. What becomes of the message is the caller's business."""
     state.units += 1
     message, _, until_ms, consumer = lease
@@ -177,26 +177,26 @@ def release(state: State, lease: Lease) -> Topic:
     del state.leases[number], consumer.leases[number]
     consumer.held_bytes -= payload_bytes
     if consumer.group is not None:
-        credit.give(state, consumer.group, payload_bytes)
+        credit.refund(state, consumer.group, payload_bytes)
     topic.leased -= 1
     if until_ms:
         state.timers.disarm(timers.LEASE, number)
-    credit.join(state, consumer)
+    credit.join_turns(state, consumer)
     if consumer.ended and not consumer.leases:
-        forget(state, consumer)
+        forget_consumer(state, consumer)
     return topic
 
 
-def give_back(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
+def requeue(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
     """To its place, or there after a delay. What expired meanwhile, or has no topic any more, is dropped."""
-    topic = release(state, lease)
+    topic = release_lease(state, lease)
     message = lease.message.after(lease.epoch)
     if not topic.alive:
-        drop(state, message)
+        drop_message(state, message)
         return topic
     if message.expires_at_ms:
         if message.expires_at_ms <= state.now_ms:
-            drop(state, message)
+            drop_message(state, message)
             state.expired += 1
             return topic
         state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
@@ -208,13 +208,13 @@ def give_back(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
     return topic
 
 
-def give_back_all(state: State, consumer: Consumer) -> None:
+def requeue_all(state: State, consumer: Consumer) -> None:
     """Everything that the consumer holds goes back, the oldest lease first, as far as the call may still do that; the
     rest is postponed, and the consumer gets nothing new before that is done. The caller serves the topic."""
-    state.may_return -= give_back_some(state, consumer, state.may_return)
+    state.returns_left -= requeue_some(state, consumer, state.returns_left)
 
 
-def give_back_some(state: State, consumer: Consumer, limit: int) -> int:
+def requeue_some(state: State, consumer: Consumer, limit: int) -> int:
     """The same, at most `limit` leases. Returns how many went."""
     leases = list(islice(consumer.leases.values(), limit))
     consumer.returning = len(leases) < len(consumer.leases)
@@ -224,8 +224,8 @@ def give_back_some(state: State, consumer: Consumer, limit: int) -> int:
     else:
         state.returning.pop(consumer.number, None)
     for lease in leases:
-        give_back(state, lease)
-    credit.join(state, consumer)
+        requeue(state, lease)
+    credit.join_turns(state, consumer)
     return len(leases)
 
 
@@ -264,9 +264,9 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
     else:
         return False
     state.timers.disarm(timers.EXPIRY, number)
-    drop(state, message)
+    drop_message(state, message)
     if topic.arrivals.chunks and number % DELIVERIES_PER_SWEEP == 0:
-        _sweep_arrivals(state, topic)
+        _sweep_ids(state, topic)
     return True
 
 
@@ -281,30 +281,30 @@ def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
     return due
 
 
-def drop(state: State, message: Message) -> None:
+def drop_message(state: State, message: Message) -> None:
     """Nobody holds the message any more."""
     state.message_bytes -= len(message.payload)
     if type(message) is SharedMessage:
         unshare(state, message.payload)
 
 
-def throw_away(state: State, topic: Topic) -> int:
+def drop_all_waiting(state: State, topic: Topic) -> int:
     """Every ready and delayed message goes. However many: they are gone at once and freed later."""
     count = len(topic.ready) + len(topic.delayed)
     if count or topic.ready.entries():
         state.ready -= len(topic.ready)
         state.delayed -= len(topic.delayed)
-        trash = Trash(topic.ready, topic.delayed)
-        if state.views and keep_thrown(state, topic, trash):
-            state.trash_of_views.append(trash)
+        purged = PurgedMessages(topic.ready, topic.delayed)
+        if state.views and keep_purged(state, topic, purged):
+            state.purged_in_views.append(purged)
         else:
-            state.trash.append(trash)
+            state.unfreed.append(purged)
         if topic.arrivals.chunks:
             topic.arrivals.restart()
-            state.trash.append(topic)
+            state.unfreed.append(topic)
         state.message_bytes -= topic.ready_bytes + topic.delayed_bytes
-        state.trash_messages += count
-        state.trash_bytes += topic.ready_bytes + topic.delayed_bytes
+        state.purged_messages += count
+        state.purged_bytes += topic.ready_bytes + topic.delayed_bytes
         state.dropped += count
         topic.ready, topic.delayed = no_messages(topic.drops), {}
         topic.ready_bytes = topic.delayed_bytes = 0
@@ -312,20 +312,21 @@ def throw_away(state: State, topic: Topic) -> int:
     return count
 
 
-def finish_ticket(state: State, consumer: Consumer) -> None:
+def finish_pop(state: State, consumer: Consumer) -> None:
     """Its count is reached, or its time is over. What it holds outlives it."""
     state.push(consumer.session, encode(PopDone(consumer.number, consumer.delivered)))
-    end(state, consumer)
+    end_consumer(state, consumer)
 
 
-def end(state: State, consumer: Consumer) -> None:
-    """Nothing more comes for the consumer; its leases stay. `consumers.left` decides what that means for its topic."""
+def end_consumer(state: State, consumer: Consumer) -> None:
+    """Nothing more comes for the consumer; its leases stay. `consumers.delete_if_unused` deletes
+    its topic if that is due."""
     state.units += 1
     topic = consumer.topic
     if state.views:
         keep_consumer(state, consumer)
     consumer.ended = True
-    credit.leave(state, consumer)
+    credit.remove_from_group(state, consumer)
     credit.leave_turns(state, consumer)
     topic.active -= 1
     state.active -= 1
@@ -334,21 +335,21 @@ def end(state: State, consumer: Consumer) -> None:
     else:
         topic.subscribers -= 1
         state.subscribers -= 1
-    watch_unused(state, topic)
+    update_expiry(state, topic)
     if not consumer.leases:
-        forget(state, consumer)
+        forget_consumer(state, consumer)
 
 
-def forget(state: State, consumer: Consumer) -> None:
+def forget_consumer(state: State, consumer: Consumer) -> None:
     """Removes a consumer that has ended and holds nothing."""
     number = consumer.number
     del state.consumers[number], consumer.topic.consumers[number]
     consumer.session.consumers.pop(number, None)  # a session that is ending has let go of it
     state.returning.pop(number, None)
-    credit.forget(state, consumer)
+    credit.remove_unused_group(state, consumer)
 
 
-def watch_unused(state: State, topic: Topic) -> None:
+def update_expiry(state: State, topic: Topic) -> None:
     """Start or stop the time after which an unused topic is deleted (AMQP's x-expires)."""
     lifetime = topic.settings.expires_ms
     if not lifetime or not topic.alive:

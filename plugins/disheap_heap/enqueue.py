@@ -5,12 +5,12 @@ from __future__ import annotations
 
 from disheap.errors import InvalidArgument, TopicFull, TopicNotFound
 from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, Publish, Published
-from disheap_heap.checks import check_delayed_room, check_message, check_room, find_topic
+from disheap_heap.checks import check_capacity, check_delayed_capacity, check_message, find_topic
 from disheap_heap.delivery import add, serve
+from disheap_heap.encoding import PUBLISHED, encode
 from disheap_heap.exchanges import find_topics
 from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.state import State, Topic
-from disheap_heap.words import PUBLISHED, encode
 
 
 def enqueue(state: State, session: int, command: Enqueue) -> bytes:
@@ -18,8 +18,8 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
     topic = find_topic(state, command.topic)
     check_message(state, command)
     if topic.settings.max_messages:
-        check_room(topic, 1)
-        check_delayed_room(topic, command.delay_ms > 0)
+        check_capacity(topic, 1)
+        check_delayed_capacity(topic, command.delay_ms > 0)
     number = add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms)
     if topic.turns:
         serve(state, topic)
@@ -31,8 +31,8 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
     topic = find_topic(state, command.topic)
     for message in command.messages:
         check_message(state, message)
-    check_room(topic, len(command.messages))
-    check_delayed_room(topic, sum(message.delay_ms > 0 for message in command.messages))
+    check_capacity(topic, len(command.messages))
+    check_delayed_capacity(topic, sum(message.delay_ms > 0 for message in command.messages))
     first = state.last_message + 1
     for message in command.messages:
         add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)
@@ -55,7 +55,7 @@ def publish(state: State, session: int, command: Publish) -> bytes:
             f"the message leads to {found} topics, over the limit of {state.settings.fanout} "
             "(`fanout` in [machine.heap])"
         )
-    topics = _with_room(topics, command)
+    topics = _with_capacity(topics, command)
     kind = SharedMessage if len(topics) > 1 else Message
     for topic in topics:
         add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms, kind)
@@ -66,15 +66,15 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     return PUBLISHED[found] if found < 2 else encode(Published(found))
 
 
-def _with_room(topics: tuple[Topic, ...], command: Publish) -> tuple[Topic, ...]:
+def _with_capacity(topics: tuple[Topic, ...], command: Publish) -> tuple[Topic, ...]:
     """Those that take the message. Raises `TopicFull` when there are topics and none of them does."""
     refusal = None
     taking = []
     for topic in topics:
         try:
             if topic.settings.max_messages:
-                check_room(topic, 1)
-                check_delayed_room(topic, command.delay_ms > 0)
+                check_capacity(topic, 1)
+                check_delayed_capacity(topic, command.delay_ms > 0)
         except TopicFull as error:
             refusal = error
         else:

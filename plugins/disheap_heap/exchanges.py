@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from disheap.errors import ExchangeMismatch, ExchangeNotFound, InvalidArgument, TopicInUse
 from disheap.protocol.broker import EXCHANGE_KINDS, NAME_CHARACTERS, Bind, CreateExchange, DeleteExchange, Unbind
-from disheap_heap.checks import check_name, find_topic, no_room, require_access
+from disheap_heap.checks import check_name, find_topic, limit_reached, require_access
+from disheap_heap.encoding import DONE
 from disheap_heap.patterns import split
 from disheap_heap.routing import Exchange
 from disheap_heap.settings import STEPS_PER_UNIT, WORDS_PER_UNIT
 from disheap_heap.state import Session, State, Topic
-from disheap_heap.words import DONE
 
 MAX_ALTERNATES = 4
 """Alternates that one publish tries, each at the cost of `routing_steps`. People use one or two."""
@@ -83,7 +83,7 @@ def create_exchange(state: State, session: int, command: CreateExchange) -> byte
     wanted = (command.kind, command.auto_delete, command.alternate)
     if exchange is None:
         if len(state.exchanges) >= state.settings.exchanges:
-            raise no_room("exchanges", len(state.exchanges))
+            raise limit_reached("exchanges", len(state.exchanges))
         state.exchanges[command.exchange] = Exchange(command.exchange, *wanted)
     elif (exchange.kind, exchange.auto_delete, exchange.alternate) != wanted:
         raise ExchangeMismatch(
@@ -100,7 +100,7 @@ def delete_exchange(state: State, session: int, command: DeleteExchange) -> byte
         return DONE
     if command.if_unused and exchange.bindings:
         raise TopicInUse(f"exchange {exchange.name!r} has {len(exchange.bindings)} bindings; unbind those first")
-    _drop(state, exchange)
+    _delete(state, exchange)
     return DONE
 
 
@@ -113,9 +113,9 @@ def bind(state: State, session: int, command: Bind) -> bytes:
         if exchange.kind == "topic":
             _check_pattern(state, command.routing_key)
         if state.bindings >= state.settings.bindings:
-            raise no_room("bindings", state.bindings)
+            raise limit_reached("bindings", state.bindings)
         if len(topic.bindings) >= state.settings.topic_bindings:
-            raise no_room("topic_bindings", len(topic.bindings), f"bindings of topic {topic.name!r}")
+            raise limit_reached("topic_bindings", len(topic.bindings), f"bindings of topic {topic.name!r}")
         if topic.owner is not None:
             check_bindings_of_owner(state, topic.owner, 1)
         add_binding(state, exchange, command.routing_key, topic)
@@ -127,7 +127,7 @@ def check_bindings_of_owner(state: State, owner: Session, more: int) -> None:
     Raises `InvalidArgument`."""
     count = sum(len(topic.bindings) for topic in owner.owned.values())
     if count + more > state.settings.topic_bindings:
-        raise no_room("topic_bindings", count, f"bindings of the exclusive topics of session {owner.number}")
+        raise limit_reached("topic_bindings", count, f"bindings of the exclusive topics of session {owner.number}")
 
 
 def unbind(state: State, session: int, command: Unbind) -> bytes:
@@ -161,10 +161,10 @@ def remove_binding(state: State, exchange: Exchange[Topic], key: str, topic: Top
         state.bindings -= 1
         state.pattern_nodes -= before - exchange.index.nodes
         if exchange.auto_delete and not exchange.bindings:
-            _drop(state, exchange)
+            _delete(state, exchange)
 
 
-def _drop(state: State, exchange: Exchange[Topic]) -> None:
+def _delete(state: State, exchange: Exchange[Topic]) -> None:
     """The exchange is gone at once. Its bindings lead nowhere from here on, and their memory is freed later."""
     del state.exchanges[exchange.name]
     exchange.alive = False
@@ -172,7 +172,7 @@ def _drop(state: State, exchange: Exchange[Topic]) -> None:
     state.bindings -= len(exchange.bindings)
     state.pattern_nodes -= exchange.index.nodes
     if exchange.bindings:
-        state.trash.append(exchange)
+        state.unfreed.append(exchange)
 
 
 def find_exchange(state: State, name: str) -> Exchange[Topic]:
@@ -201,4 +201,4 @@ def _check_pattern(state: State, pattern: str) -> None:
             f"and `pattern_bytes` in [machine.heap]), not {words} words and {size} bytes"
         )
     if state.pattern_nodes + words > settings.pattern_nodes:
-        raise no_room("pattern_nodes", state.pattern_nodes)
+        raise limit_reached("pattern_nodes", state.pattern_nodes)

@@ -49,12 +49,12 @@ def memory_bytes(state: State) -> int:
 
 def held_messages(state: State) -> int:
     """Messages in memory: those that wait, those that are leased, and purged ones that are not freed."""
-    return state.ready + state.delayed + len(state.leases) + state.trash_messages
+    return state.ready + state.delayed + len(state.leases) + state.purged_messages
 
 
 def held_bytes(state: State) -> int:
     """Payload bytes of these messages, each payload once."""
-    return state.message_bytes + state.trash_bytes - state.repeated_bytes
+    return state.message_bytes + state.purged_bytes - state.repeated_bytes
 
 
 def share(state: State, payload: bytes) -> None:

@@ -20,7 +20,7 @@ R = TypeVar("R", bound=tuple[Any, ...])
 GARBAGE_MIN = 64
 """Not worth sweeping below this."""
 
-SWEEP = 4
+MOVES_PER_REMOVAL = 4
 """Entries moved by one removal: more than two, so that a sweep ends before the new heap can need one."""
 
 
@@ -93,7 +93,7 @@ class StrictHeap(Generic[R]):
         return found
 
     def drain(self) -> R | None:
-        """Take any record or piece of garbage out, for a heap that is being thrown away; None when it is empty."""
+        """Take any record or piece of garbage out, for a heap that is being discarded; None when it is empty."""
         heap = self._heap or self._old
         if not heap:
             return None
@@ -116,7 +116,7 @@ class StrictHeap(Generic[R]):
             if len(heap) <= 2 * len(records) + GARBAGE_MIN:
                 return
             self._old, self._heap = old, heap = heap, old
-        for _ in range(min(SWEEP, len(old))):
+        for _ in range(min(MOVES_PER_REMOVAL, len(old))):
             record = old.pop()
             if records.get(record[1]) is record:
                 heappush(heap, record)

@@ -11,10 +11,10 @@ from typing import Any
 from disheap.errors import ConsumerNotFound
 from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
 from disheap_heap import timers
-from disheap_heap.delivery import drop, give_back, give_back_all, release, serve, serve_all, serve_later
+from disheap_heap.delivery import drop_message, release_lease, requeue, requeue_all, serve, serve_all, serve_later
+from disheap_heap.encoding import DONE, SETTLED_ONE, encode
 from disheap_heap.state import Consumer, Lease, State, Topic
 from disheap_heap.view import keep_lease
-from disheap_heap.words import DONE, SETTLED_ONE, encode
 
 
 def ack(state: State, session: int, command: Ack) -> bytes:
@@ -29,8 +29,8 @@ def ack(state: State, session: int, command: Ack) -> bytes:
         if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:
             stale.append(token)
             continue
-        topic = release(state, lease)
-        drop(state, lease.message)
+        topic = release_lease(state, lease)
+        drop_message(state, lease.message)
         if topic.ready:
             waiting[topic.number] = topic
     state.settled += len(tokens) - len(stale)
@@ -43,8 +43,8 @@ def _ack_one(state: State, session: int, token: Token) -> bytes:
     lease = state.leases.get(token[0])
     if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:
         return encode(Settled(0, [token]))
-    topic = release(state, lease)
-    drop(state, lease.message)
+    topic = release_lease(state, lease)
+    drop_message(state, lease.message)
     state.settled += 1
     if topic.turns and topic.ready:
         serve(state, topic)
@@ -59,11 +59,11 @@ def nack(state: State, session: int, command: Nack) -> bytes:
     for number in found:
         lease = state.leases[number]
         if command.discard:
-            topic = release(state, lease)
-            drop(state, lease.message)
+            topic = release_lease(state, lease)
+            drop_message(state, lease.message)
             state.dropped += 1
         else:
-            topic = give_back(state, lease, command.delay_ms)
+            topic = requeue(state, lease, command.delay_ms)
         touched[topic.number] = topic
     serve_all(state, touched.values())
     return _settled(command.tokens, stale)
@@ -91,7 +91,7 @@ def recover(state: State, session: int, command: Recover) -> bytes:
     touched: dict[int, Topic] = {}
     for consumer in consumers:
         if consumer is not None:
-            give_back_all(state, consumer)
+            requeue_all(state, consumer)
             touched[consumer.topic.number] = consumer.topic
     serve_all(state, touched.values())
     return DONE
@@ -99,7 +99,7 @@ def recover(state: State, session: int, command: Recover) -> bytes:
 
 def expire_lease(state: State, number: int) -> None:
     """Its time is over: the message goes back, and the consumer may take another."""
-    serve_later(state, give_back(state, state.leases[number]))
+    serve_later(state, requeue(state, state.leases[number]))
 
 
 def find_consumer(state: State, session: int, number: int) -> Consumer | None:

@@ -19,10 +19,10 @@ from disheap.protocol.frames import UNREADABLE
 from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, snapshot, topics, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
 from disheap_heap.constants import CONSTANTS
-from disheap_heap.delivery import serve_freed
+from disheap_heap.delivery import serve_freed_groups
+from disheap_heap.encoding import known_tag
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
-from disheap_heap.words import known_tag
 
 HANDLERS: Handlers = {
     broker.Enqueue: (1, enqueue.enqueue),
@@ -56,9 +56,9 @@ QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.ListExchanges: queries.list_exchanges,
 }
 
-BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
+ADDS_MESSAGES = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
 """Commands with payloads. All others pass while disk or memory is short: workers need them to drain the queues."""
-ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in BRINGS_IN)
+ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in ADDS_MESSAGES)
 
 QUERY_TAGS = {tag_of(kind): kind for kind in get_args(broker.Query)}
 
@@ -121,10 +121,10 @@ class HeapMachine:
         state = self._state
         if time_ms > state.now_ms:
             state.now_ms = time_ms
-        effects = state.start()
+        effects = state.begin_call()
         reply = self._handlers[type(decoded)](state, session, decoded)
         if state.freed:
-            serve_freed(state)
+            serve_freed_groups(state)
         return reply, effects
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
@@ -132,12 +132,12 @@ class HeapMachine:
         state = self._state
         if time_ms > state.now_ms:
             state.now_ms = time_ms
-        effects = state.start()
+        effects = state.begin_call()
         return work.advance(state, limit), effects
 
     def session_opened(self, session: int, principal: Principal) -> None:
         """Registers the session and the name of its client's certificate."""
-        consumers.opened(self._state, session, principal.name)
+        consumers.open_session(self._state, session, principal.name)
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
         """Attaches the session. The reply has the leases that `held` does not name."""
@@ -148,21 +148,21 @@ class HeapMachine:
                 f"an ATTACH that does not say what is held: {error}. It names at most {broker.HELD_MAX} leases, and "
                 f"{broker.NAMED_MAX} pops and consumers; what it leaves out is sent again"
             ) from None
-        effects = self._state.start()
-        reply = consumers.attached(self._state, session, named)
-        serve_freed(self._state)
+        effects = self._state.begin_call()
+        reply = consumers.attach_session(self._state, session, named)
+        serve_freed_groups(self._state)
         return reply, effects
 
     def session_detached(self, session: int) -> Effects:
         """Takes the session's consumers out of their rings."""
-        consumers.detached(self._state, session)
+        consumers.detach_session(self._state, session)
         return NOTHING
 
     def session_expired(self, session: int) -> Effects:
         """Ends the session, in slices if it has much."""
-        effects = self._state.start()
-        consumers.expired(self._state, session)
-        serve_freed(self._state)
+        effects = self._state.begin_call()
+        consumers.expire_session(self._state, session)
+        serve_freed_groups(self._state)
         return effects
 
     # --- what looks at it ---

@@ -19,13 +19,13 @@ from disheap.protocol.broker import (
     TopicInfos,
 )
 from disheap_heap.checks import find_existing, require_access
+from disheap_heap.encoding import encode
 from disheap_heap.exchanges import find_exchange
 from disheap_heap.messages import Message
 from disheap_heap.routing import Exchange
-from disheap_heap.settings import ANSWER_BYTES
+from disheap_heap.settings import MAX_ANSWER_BYTES
 from disheap_heap.state import State, Topic
 from disheap_heap.topics import describe
-from disheap_heap.words import encode
 
 
 def peek(state: State, session: int, query: Peek) -> bytes:
@@ -34,7 +34,7 @@ def peek(state: State, session: int, query: Peek) -> bytes:
     topic = find_existing(state, query.topic)
     require_access(topic, session)
     messages: list[PeekedMessage] = []
-    room = ANSWER_BYTES
+    room = MAX_ANSWER_BYTES
     for message in islice(_waiting(topic, query), query.count):
         room -= len(message.payload) + 64
         if room < 0 and messages:
@@ -53,7 +53,7 @@ def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
 
 def list_topics(state: State, session: int, query: ListTopics) -> bytes:
     """One page of topics, in the order of names, and how many match the prefix."""
-    names, prefix = state.names, query.prefix
+    names, prefix = state.topic_names, query.prefix
     first = bisect_left(names, prefix)
     end = bisect_right(names, prefix, first, key=lambda name: name[: len(prefix)])
     start = max(first, bisect_right(names, query.after, 0, end)) if query.after else first

@@ -35,7 +35,7 @@ from disheap.protocol.broker import (
     TopicSettings,
     Unbind,
 )
-from disheap_heap.words import encode
+from disheap_heap.encoding import encode
 
 _TOPICS: list[Command] = [
     CreateTopic("t"),

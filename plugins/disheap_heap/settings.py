@@ -12,27 +12,27 @@ from msgspec import Meta
 
 from disheap.protocol.broker import BATCH_MAX
 
-SERVE_AT_ONCE = 512
+MAX_DELIVERIES_PER_CALL = 512
 """Deliveries that one call may set off, over all topics; the rest is postponed. About two milliseconds."""
 
-SERVE_BYTES = 8 << 20
+MAX_PUSH_BYTES_PER_CALL = 8 << 20
 """Payload that one call may push, and one message more; the rest is postponed. Some 4 ms of copying."""
 
-RETURN_AT_ONCE = 250
+MAX_RETURNS_PER_CALL = 250
 """Leases that one call may give back, over all consumers; the rest is postponed. About half a millisecond, for many
 sessions may end in one entry."""
 
-RESEND_AT_ONCE = 5_000
+MAX_RESENT_PER_REPLY = 5_000
 """Leases in the reply to an ATTACH; the rest is pushed in slices. Five milliseconds."""
 
-SCAN_AT_ONCE = 20_000
+MAX_SCANNED_PER_CALL = 20_000
 """Leases that one ATTACH compares with what the client has, and those of one consumer more; the rest is postponed.
 Three milliseconds, and ten more."""
 
 LEASES_PER_UNIT = 8
 """Leases that are compared for one unit of work: 1 us."""
 
-END_AT_ONCE = 250
+MAX_END_UNITS_PER_CALL = 250
 """Units of ending a session that one call may do, over all sessions: consumers, their leases, the topics that go. The
 rest is postponed. About a millisecond, and one topic more."""
 
@@ -42,7 +42,7 @@ STEPS_PER_UNIT = 16
 WORDS_PER_UNIT = 4
 """Words of a pattern that count as one unit more of a bind or an unbind: 3 us."""
 
-ANSWER_BYTES = 1 << 20
+MAX_ANSWER_BYTES = 1 << 20
 """Payload bytes in one reply or answer: half a client's frame, so that it always fits."""
 
 POP_MAX = BATCH_MAX

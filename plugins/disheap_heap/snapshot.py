@@ -41,6 +41,7 @@ from disheap.errors import SnapshotDamaged
 from disheap.protocol.broker import TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
+from disheap_heap.encoding import encode
 from disheap_heap.exchanges import add_binding
 from disheap_heap.footprint import share
 from disheap_heap.messages import Message, SharedMessage
@@ -48,7 +49,6 @@ from disheap_heap.routing import Exchange
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 from disheap_heap.view import View, open_view
-from disheap_heap.words import encode
 
 FORMAT = 5
 PIECE_BYTES = 256 << 10
@@ -267,7 +267,7 @@ class _Restorer:
         session = state.sessions.get(owner) if owned else None  # one that is ending comes with its own row
         topic = Topic(number, name, msgspec.convert(settings, TopicSettings), session)
         topic.expires_at_ms = expires_at_ms
-        state.topics[name] = state.numbers[number] = topic
+        state.topics[name] = state.topics_by_number[number] = topic
         if session is not None:
             session.owned[number] = topic
         if expires_at_ms:
@@ -278,7 +278,7 @@ class _Restorer:
 
     def _bindings(self, exchange: str, key: str, topic_number: int) -> None:
         state = self._state
-        add_binding(state, state.exchanges[exchange], key, state.numbers[topic_number])
+        add_binding(state, state.exchanges[exchange], key, state.topics_by_number[topic_number])
 
     def _groups(self, session: int, number: int, credit: int, credit_bytes: int) -> None:
         self._state.sessions[session].groups[number] = CreditGroup(session, number, credit, credit_bytes)
@@ -288,7 +288,7 @@ class _Restorer:
     ) -> None:
         state = self._state
         credit, credit_bytes, *rest = shape
-        topic = state.numbers[topic_number] if topic_number else _gone_topic()
+        topic = state.topics_by_number[topic_number] if topic_number else _gone_topic()
         one = Consumer(number, self._session(session), topic, credit, credit_bytes)
         one.delivered, one.ended = delivered, ended
         one.group = one.session.groups[group] if group else None
@@ -314,17 +314,17 @@ class _Restorer:
         return session
 
     def _rings(self, topic: int, consumer: int) -> None:
-        self._state.numbers[topic].turns.join(self._state.consumers[consumer])
+        self._state.topics_by_number[topic].turns.join(self._state.consumers[consumer])
 
     def _ready(self, topic_number: int, *fields: Any) -> None:
-        topic, message = self._state.numbers[topic_number], self._message(fields)
+        topic, message = self._state.topics_by_number[topic_number], self._message(fields)
         self._ready_messages.setdefault(topic, {})[message.id] = message
         self._state.ready += 1
         topic.ready_bytes += len(message.payload)
         self._waits(topic, message)
 
     def _delayed(self, topic_number: int, due_ms: int, *fields: Any) -> None:
-        topic, message = self._state.numbers[topic_number], self._message(fields)
+        topic, message = self._state.topics_by_number[topic_number], self._message(fields)
         topic.delayed[message.id] = (due_ms, message)
         self._state.delayed += 1
         topic.delayed_bytes += len(message.payload)
@@ -368,7 +368,7 @@ class _Restorer:
         return SharedMessage._make((*others, payload))
 
     def _unserved(self, number: int) -> None:
-        self._state.unserved[number] = self._state.numbers[number]
+        self._state.unserved[number] = self._state.topics_by_number[number]
 
     def _returning(self, number: int) -> None:
         consumer = self._state.returning[number] = self._state.consumers[number]
@@ -379,7 +379,7 @@ class _Restorer:
         session = self._state.ending[number] = self._session(number)
         session.principal = principal
         for topic_number in owned:
-            topic = self._state.numbers[topic_number]
+            topic = self._state.topics_by_number[topic_number]
             topic.owner, session.owned[topic_number] = session, topic
         for consumer in list(session.consumers.values()):
             if consumer.ended and consumer.returning:
@@ -393,7 +393,7 @@ class _Restorer:
         self._resend(session).tokens.append((message, epoch))
 
     def _unscanned(self, session: int, consumer: int) -> None:
-        self._state.sessions[session].flows = False
+        self._state.sessions[session].is_served = False
         self._resend(session).consumers.append(consumer)
 
     def _held(self, session: int, message: int, epoch: int) -> None:
@@ -406,7 +406,7 @@ class _Restorer:
         return resend
 
     def _finish(self) -> State:
-        self._state.names = sorted(self._state.topics)
+        self._state.topic_names = sorted(self._state.topics)
         leased: dict[Topic, list[int]] = {}
         for number, lease in self._state.leases.items():
             leased.setdefault(lease.consumer.topic, []).append(number)

@@ -18,7 +18,13 @@ from disheap_heap.arrivals import Arrivals
 from disheap_heap.messages import Message
 from disheap_heap.ready import ReadyMessages, no_messages
 from disheap_heap.routing import Exchange, RouteCache
-from disheap_heap.settings import END_AT_ONCE, RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES, HeapSettings
+from disheap_heap.settings import (
+    MAX_DELIVERIES_PER_CALL,
+    MAX_END_UNITS_PER_CALL,
+    MAX_PUSH_BYTES_PER_CALL,
+    MAX_RETURNS_PER_CALL,
+    HeapSettings,
+)
 from disheap_heap.timers import Timers
 from disheap_heap.turns import Turns
 
@@ -44,15 +50,15 @@ class Resend:
 
 
 class Session:
-    """`attached`: it has a connection, as far as the log knows. `flows`: its consumers are given messages, since it is
-    attached and all its leases were compared. `principal`: the name that its client proved."""
+    """`attached`: it has a connection, as far as the log knows. `is_served`: its consumers are given
+    messages, since it is attached and all its leases were compared. `principal`: the name that its client proved."""
 
-    __slots__ = ("attached", "consumers", "flows", "groups", "number", "owned", "principal", "resend")
+    __slots__ = ("attached", "consumers", "groups", "is_served", "number", "owned", "principal", "resend")
 
     def __init__(self, number: int, attached: bool, principal: str = "") -> None:
         self.number = number
         self.principal = principal
-        self.attached = self.flows = attached
+        self.attached = self.is_served = attached
         self.consumers: dict[int, Consumer] = {}
         self.owned: dict[int, Topic] = {}
         self.resend: Resend | None = None
@@ -118,9 +124,9 @@ class Consumer:
         self.held_bytes = 0
         self.leases: dict[int, Lease] = {}
 
-    def hungry(self) -> bool:
+    def can_receive(self) -> bool:
         """Would take a message now. Its place in the topic's ring and this answer agree, but for freed groups."""
-        if self.ended or self.returning or not self.session.flows:
+        if self.ended or self.returning or not self.session.is_served:
             return False
         if self.limit and self.delivered >= self.limit:
             return False
@@ -189,7 +195,7 @@ class Topic:
         return len(self.ready) + len(self.delayed) + self.leased
 
 
-class Trash(NamedTuple):
+class PurgedMessages(NamedTuple):
     """What a purge left behind. Nobody can see it any more; it is freed in slices."""
 
     ready: ReadyMessages
@@ -197,8 +203,8 @@ class Trash(NamedTuple):
 
 
 class State:
-    """The tables. `effects` is where the call in progress collects its pushes, `may_serve`, `may_return`,
-    `may_end` and `may_push` (bytes) are what it may still do at once."""
+    """The tables. `effects` is where the call in progress collects its pushes, `deliveries_left`, `returns_left`,
+    `end_units_left` and `push_bytes_left` (bytes) are what it may still do at once."""
 
     def __init__(self, settings: HeapSettings) -> None:
         self.settings = settings
@@ -210,13 +216,13 @@ class State:
         self.message_bytes = 0
         self.copies: dict[int, int] = {}  # of a shared payload, by its address: see `footprint`
         self.repeated_bytes = 0  # of shared payloads, for each copy but the first: not state
-        self.trash_messages = self.trash_bytes = 0  # purged and not freed yet: not state
+        self.purged_messages = self.purged_bytes = 0  # purged and not freed yet: not state
         self.sessions: dict[int, Session] = {}
         self.ready = self.delayed = 0  # messages of all topics that wait so
         self.active = self.subscribers = 0  # of all topics
         self.topics: dict[str, Topic] = {}
-        self.names: list[str] = []  # of the topics, sorted
-        self.numbers: dict[int, Topic] = {}
+        self.topic_names: list[str] = []  # of the topics, sorted
+        self.topics_by_number: dict[int, Topic] = {}
         self.consumers: dict[int, Consumer] = {}
         self.leases: dict[int, Lease] = {}
         self.exchanges: dict[str, Exchange[Topic]] = {}
@@ -229,12 +235,13 @@ class State:
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
         self.ending: OrderedDict[int, Session] = OrderedDict()  # are over, with what they leave behind: postponed
         self.resending: OrderedDict[int, Session] = OrderedDict()  # are sent their leases again: postponed
-        self.trash: list[Trash | Exchange[Topic] | Topic] = []  # not state: see `work`
+        self.unfreed: list[PurgedMessages | Exchange[Topic] | Topic] = []  # not state: see `work`
         self.views: list[ref[Any]] = []  # open `view.View`s
-        self.trash_of_views: list[Trash] = []  # not to be freed before these views are closed
+        self.purged_in_views: list[PurgedMessages] = []  # not to be freed before these views are closed
         self.effects: list[tuple[int, bytes]] = []
-        self.may_serve, self.may_return, self.may_push = SERVE_AT_ONCE, RETURN_AT_ONCE, SERVE_BYTES
-        self.may_end = END_AT_ONCE
+        self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
+        self.push_bytes_left = MAX_PUSH_BYTES_PER_CALL
+        self.end_units_left = MAX_END_UNITS_PER_CALL
         self.units = 0  # of work, counted, not state: see `interfaces.WorkCounting`
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
 
@@ -250,12 +257,13 @@ class State:
             topic.consumers, topic.bindings, topic.owner = {}, {}, None
             topic.turns.clear()
 
-    def start(self) -> list[tuple[int, bytes]]:
+    def begin_call(self) -> list[tuple[int, bytes]]:
         """A call begins; returns the list that its pushes will be in."""
         effects: list[tuple[int, bytes]] = []
         self.effects = effects
-        self.may_serve, self.may_return, self.may_push = SERVE_AT_ONCE, RETURN_AT_ONCE, SERVE_BYTES
-        self.may_end = END_AT_ONCE
+        self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
+        self.push_bytes_left = MAX_PUSH_BYTES_PER_CALL
+        self.end_units_left = MAX_END_UNITS_PER_CALL
         return effects
 
     def push(self, session: Session, body: bytes) -> None:

@@ -21,12 +21,12 @@ from disheap.protocol.broker import (
     TopicSettings,
 )
 from disheap_heap import timers
-from disheap_heap.checks import check_name, find_existing, no_room, require_access, require_free
-from disheap_heap.delivery import end, give_back_all, throw_away, watch_unused
+from disheap_heap.checks import check_name, find_existing, limit_reached, require_access, require_free
+from disheap_heap.delivery import drop_all_waiting, end_consumer, requeue_all, update_expiry
+from disheap_heap.encoding import encode
 from disheap_heap.exchanges import check_bindings_of_owner, remove_binding
 from disheap_heap.state import Session, State, Topic
 from disheap_heap.view import keep_deleted, keep_session, keep_topic
-from disheap_heap.words import encode
 
 
 def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
@@ -47,10 +47,10 @@ def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
     if command.settings != topic.settings:
         raise TopicMismatch(_difference(topic, command.settings))
     if taken:
-        owner = _owner_with_room(state, session)
+        owner = _owner_with_capacity(state, session)
         check_bindings_of_owner(state, owner, len(topic.bindings))
         _take_over(state, topic, owner)
-    watch_unused(state, topic)
+    update_expiry(state, topic)
     return encode(describe(topic))
 
 
@@ -69,7 +69,7 @@ def purge(state: State, session: int, command: Purge) -> bytes:
     """Drops the ready and delayed messages of a topic. The reply says how many there were."""
     topic = find_existing(state, command.topic)
     require_access(topic, session)
-    return encode(Removed(throw_away(state, topic)))
+    return encode(Removed(drop_all_waiting(state, topic)))
 
 
 def delete(state: State, topic: Topic, reason: str) -> int:
@@ -79,11 +79,11 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     if state.views:
         keep_deleted(state, topic)
     topic.alive = False
-    del state.topics[topic.name], state.numbers[topic.number]
-    del state.names[bisect_left(state.names, topic.name)]
+    del state.topics[topic.name], state.topics_by_number[topic.number]
+    del state.topic_names[bisect_left(state.topic_names, topic.name)]
     state.timers.disarm(timers.TOPIC, topic.number)
-    _disown(state, topic)
-    throw_away(state, topic)
+    _detach_owner(state, topic)
+    drop_all_waiting(state, topic)
     for exchange, key in list(topic.bindings):
         remove_binding(state, exchange, key, topic)
     _end_consumers(state, topic, reason)
@@ -108,19 +108,19 @@ def describe(topic: Topic, created: bool = False) -> TopicInfo:
 
 def _create(state: State, session: int, command: CreateTopic) -> Topic:
     if len(state.topics) >= state.settings.topics:
-        raise no_room("topics", len(state.topics))
-    owner = _owner_with_room(state, session) if command.settings.exclusive else None
+        raise limit_reached("topics", len(state.topics))
+    owner = _owner_with_capacity(state, session) if command.settings.exclusive else None
     state.last_topic += 1
     topic = Topic(state.last_topic, command.topic, command.settings, owner)
-    state.topics[topic.name] = state.numbers[topic.number] = topic
-    insort(state.names, topic.name)
+    state.topics[topic.name] = state.topics_by_number[topic.number] = topic
+    insort(state.topic_names, topic.name)
     if owner is not None:
         owner.owned[topic.number] = topic
-    watch_unused(state, topic)
+    update_expiry(state, topic)
     return topic
 
 
-def _owner_with_room(state: State, session: int) -> Session:
+def _owner_with_capacity(state: State, session: int) -> Session:
     if session not in state.sessions:
         raise InvalidArgument(f"session {session} is not open; only an open session can own a topic")
     owner = state.sessions[session]
@@ -135,13 +135,13 @@ def _owner_with_room(state: State, session: int) -> Session:
 def _take_over(state: State, topic: Topic, owner: Session) -> None:
     if state.views:
         keep_topic(state, topic)
-    _disown(state, topic)
+    _detach_owner(state, topic)
     topic.owner = owner
     owner.owned[topic.number] = topic
     _end_consumers(state, topic, "another session has taken the topic over")
 
 
-def _disown(state: State, topic: Topic) -> None:
+def _detach_owner(state: State, topic: Topic) -> None:
     """The owner that the topic has, if any, ends without it."""
     if topic.owner is not None:
         if state.views:
@@ -153,9 +153,9 @@ def _end_consumers(state: State, topic: Topic, reason: str) -> None:
     for consumer in list(topic.consumers.values()):
         if not consumer.ended:
             state.push(consumer.session, encode(ConsumerEnded(consumer.number, reason)))
-            end(state, consumer)
+            end_consumer(state, consumer)
         if consumer.leases:
-            give_back_all(state, consumer)
+            requeue_all(state, consumer)
 
 
 def _difference(topic: Topic, wanted: TopicSettings) -> str:

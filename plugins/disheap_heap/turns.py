@@ -15,7 +15,7 @@ class Receiver(Protocol):
 
     number: int
 
-    def hungry(self) -> bool:
+    def can_receive(self) -> bool:
         """Whether the consumer can receive a message now."""
 
 
@@ -39,7 +39,7 @@ class Turns(Generic[C]):
     def end(self, consumer: C) -> bool:
         """Ends the turn of a consumer that was given a message. It goes to the end if it can receive another, and
         leaves otherwise. Returns whether it stays."""
-        if consumer.hungry():
+        if consumer.can_receive():
             self._ring.move_to_end(consumer.number)
             return True
         self._ring.pop(consumer.number, None)  # its credit group may have removed it before

@@ -21,11 +21,11 @@ from disheap_heap.messages import Message
 from disheap_heap.state import Lease
 
 if TYPE_CHECKING:
-    from disheap_heap.state import Consumer, CreditGroup, Delayed, Resend, Session, State, Topic, Trash
+    from disheap_heap.state import Consumer, CreditGroup, Delayed, PurgedMessages, Resend, Session, State, Topic
 
 Row = tuple[Any, ...]
 
-LOOKED_AT_ONCE = 2048
+IDS_PER_PAUSE = 2048
 """Ids of messages between two pauses of the writer, where few of them give a row: 1 ms."""
 
 
@@ -58,7 +58,7 @@ class View:
         self._kept: dict[int, Message | Delayed | Lease] = {}  # by message id: where the message was
         self._with_delayed: dict[Topic, None] = {}  # topics of which `_kept` has delayed messages
         self._leases: dict[Consumer, list[int]] = {}  # message ids, the oldest lease first
-        self._thrown: dict[Topic, Trash] = {}  # what the topic held before it was purged
+        self._purged: dict[Topic, PurgedMessages] = {}  # what the topic held before it was purged
         self._deleted: dict[Topic, None] = {}
         self._topic_rows: dict[Topic, Row] = {}
         self._rings: dict[Topic, list[int]] = {}
@@ -81,15 +81,15 @@ class View:
             if consumer not in self._leases:
                 self._leases[consumer] = list(consumer.leases)
 
-    def keep_thrown(self, topic: Topic, trash: Trash) -> bool:
-        """Returns whether the view reads from the trash."""
-        if topic.number > self._last_topic or topic in self._thrown:
+    def keep_purged(self, topic: Topic, purged: PurgedMessages) -> bool:
+        """Returns whether the view reads them."""
+        if topic.number > self._last_topic or topic in self._purged:
             return False
-        self._thrown[topic] = trash
+        self._purged[topic] = purged
         return True
 
-    def reads(self, trash: Trash) -> bool:
-        return any(one is trash for one in self._thrown.values())
+    def reads(self, purged: PurgedMessages) -> bool:
+        return any(one is purged for one in self._purged.values())
 
     def keep_topic(self, topic: Topic) -> None:
         if topic.number <= self._last_topic and topic not in self._topic_rows:
@@ -98,7 +98,7 @@ class View:
     def keep_deleted(self, topic: Topic) -> None:
         self._deleted[topic] = None
 
-    def keep_ring(self, topic: Topic) -> None:
+    def keep_turns(self, topic: Topic) -> None:
         if topic.number <= self._last_topic and topic not in self._rings:
             self._rings[topic] = topic.turns.order()
 
@@ -118,8 +118,8 @@ class View:
         """Whether the id of the message is needed to find what is kept of it."""
         if number in self._kept:
             return True
-        trash = self._thrown.get(topic)
-        return trash is not None and (number in trash.ready.by_id() or number in trash.delayed)
+        purged = self._purged.get(topic)
+        return purged is not None and (number in purged.ready.by_id() or number in purged.delayed)
 
     # --- rows ---
 
@@ -156,7 +156,7 @@ class View:
                 kept = topic.turns.order()
             for number in kept or ():
                 yield topic.number, number
-            if count % LOOKED_AT_ONCE == 0:
+            if count % IDS_PER_PAUSE == 0:
                 yield None
 
     def ready(self) -> Iterator[tuple[Topic, Message] | None]:
@@ -164,15 +164,15 @@ class View:
             for place in self._waiting(topic):
                 if place is None or isinstance(place, Message):
                     yield place and (topic, place)
-            if count % LOOKED_AT_ONCE == 0:
+            if count % IDS_PER_PAUSE == 0:
                 yield None
 
     def delayed(self) -> Iterator[tuple[Topic, Delayed] | None]:
         for count, topic in enumerate(self._topics):
-            if count % LOOKED_AT_ONCE == 0:
+            if count % IDS_PER_PAUSE == 0:
                 yield None
-            thrown = self._thrown.get(topic)
-            if not (topic.delayed or topic in self._with_delayed or (thrown is not None and thrown.delayed)):
+            purged = self._purged.get(topic)
+            if not (topic.delayed or topic in self._with_delayed or (purged is not None and purged.delayed)):
                 continue
             for place in self._waiting(topic):
                 if place is None or not isinstance(place, Message):
@@ -188,7 +188,7 @@ class View:
                     yield consumer.leases[number]
                 elif isinstance(place, Lease) and place.consumer is consumer:
                     yield place
-            if count % LOOKED_AT_ONCE == 0:
+            if count % IDS_PER_PAUSE == 0:
                 yield None
 
     def owned(self, session: Session) -> list[int]:
@@ -222,12 +222,12 @@ class View:
             for number in chunk:
                 place = kept.get(number)
                 if place is None and number <= last:
-                    source = self._thrown.get(topic) or topic
+                    source = self._purged.get(topic) or topic
                     place = source.ready.by_id().get(number) or source.delayed.get(number)
                 if place is not None and not isinstance(place, Lease):
                     yield place
             looked += len(chunk)
-            if looked >= LOOKED_AT_ONCE:
+            if looked >= IDS_PER_PAUSE:
                 looked = 0
                 yield None
 
@@ -271,9 +271,9 @@ def open_view(state: State) -> View:
 
     def close(reference: weakref.ref[View]) -> None:
         state.views.remove(reference)
-        free = [trash for trash in state.trash_of_views if not any(one.reads(trash) for one in _open(state))]
-        state.trash += free
-        state.trash_of_views = [trash for trash in state.trash_of_views if not any(one is trash for one in free)]
+        free = [purged for purged in state.purged_in_views if not any(one.reads(purged) for one in _open(state))]
+        state.unfreed += free
+        state.purged_in_views = [purged for purged in state.purged_in_views if not any(one is purged for one in free)]
 
     state.views.append(weakref.ref(view, close))
     return view
@@ -292,11 +292,11 @@ def keep_lease(state: State, lease: Lease) -> None:
         view.keep_lease(lease)
 
 
-def keep_thrown(state: State, topic: Topic, trash: Trash) -> bool:
-    """Before a topic is emptied into the trash. Returns whether a view reads from the trash, which must then stay."""
+def keep_purged(state: State, topic: Topic, purged: PurgedMessages) -> bool:
+    """Before a topic is emptied by a purge. Returns whether a view reads them, which must then stay."""
     is_read = False
     for view in _open(state):
-        is_read |= view.keep_thrown(topic, trash)
+        is_read |= view.keep_purged(topic, purged)
     return is_read
 
 
@@ -312,10 +312,10 @@ def keep_deleted(state: State, topic: Topic) -> None:
         view.keep_deleted(topic)
 
 
-def keep_ring(state: State, topic: Topic) -> None:
+def keep_turns(state: State, topic: Topic) -> None:
     """Before the ring of a topic changes."""
     for view in _open(state):
-        view.keep_ring(topic)
+        view.keep_turns(topic)
 
 
 def keep_consumer(state: State, consumer: Consumer) -> None:

@@ -9,8 +9,8 @@ Which leases a slice gives back: the oldest of the consumer first. Each message 
 are all in their places before the first of them is delivered, so within a slice the order is strict, and what a later
 slice brings ranks from then on.
 
-Everything here is state, except the trash: nobody can see a purged message, so it may be gone on one replica (a
-restored one never had it) and not yet on another. Its timers, until swept up, find nothing and count as no unit.
+Everything here is state, except the purged messages. Nobody can see those, so one replica may have freed a message that
+another still has; a restored replica never had it. Their timers find nothing and count as no unit.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from disheap_heap import credit, timers
 from disheap_heap.consumers import end_some, resend_some
 from disheap_heap.delivery import (
     drop_waiting,
-    finish_ticket,
-    give_back_some,
+    finish_pop,
     make_ready,
+    needed_ids,
+    requeue_some,
     serve_later,
     serve_some,
-    sift_arrivals,
     take_delayed,
 )
 from disheap_heap.exchanges import remove_binding
@@ -34,8 +34,8 @@ from disheap_heap.footprint import unshare
 from disheap_heap.leases import expire_lease
 from disheap_heap.messages import SharedMessage
 from disheap_heap.routing import Exchange
-from disheap_heap.settings import SERVE_AT_ONCE
-from disheap_heap.state import State, Topic, Trash
+from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
+from disheap_heap.state import PurgedMessages, State, Topic
 from disheap_heap.topics import delete
 
 UNITS_PER_CHUNK = 16
@@ -52,9 +52,9 @@ def advance(state: State, limit: int) -> int:
         left -= _resend_waiting(state, left)
         left -= _serve_waiting(state, left)
     if state.returning and left > 0:
-        left -= _give_back_waiting(state, left)
+        left -= _requeue_waiting(state, left)
         left -= _serve_waiting(state, left)
-    if state.trash and left > 0:
+    if state.unfreed and left > 0:
         _free(state, left)
     return limit - left
 
@@ -68,13 +68,13 @@ def backlog(state: State) -> bool:
 
 def postponed(state: State) -> tuple[Sized, ...]:
     """What waits to be carried on."""
-    return (state.unserved, state.freed, state.returning, state.ending, state.resending, state.trash)
+    return (state.unserved, state.freed, state.returning, state.ending, state.resending, state.unfreed)
 
 
 def _fire_due(state: State, limit: int) -> int:
     """Returns what is left of the limit."""
     left, current, now_ms = limit, None, state.now_ms
-    while left > 0 and state.may_push > 0:
+    while left > 0 and state.push_bytes_left > 0:
         deadline = state.timers.next_deadline()
         if deadline is None or deadline > now_ms:
             break
@@ -87,14 +87,14 @@ def _fire_due(state: State, limit: int) -> int:
 
 
 def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
-    """Carry out one timer. False when the message it was for was thrown away."""
+    """Carry out one timer. False when the message it was for was discarded."""
     if kind == timers.LEASE:
         expire_lease(state, number)
         return True
     if kind == timers.POP:
-        finish_ticket(state, state.consumers[number])
+        finish_pop(state, state.consumers[number])
         return True
-    topic = state.numbers.get(topic_number)
+    topic = state.topics_by_number.get(topic_number)
     if topic is None:
         return False
     if kind == timers.TOPIC:
@@ -114,10 +114,10 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
 def _serve_waiting(state: State, limit: int) -> int:
     """One slice for each topic in turn; then the groups of consumers that have room again."""
     done = 0
-    while done < limit and state.may_push > 0 and (state.unserved or state.freed):
+    while done < limit and state.push_bytes_left > 0 and (state.unserved or state.freed):
         if state.unserved:
             number, topic = next(iter(state.unserved.items()))
-            done += serve_some(state, topic, min(SERVE_AT_ONCE, limit - done))
+            done += serve_some(state, topic, min(MAX_DELIVERIES_PER_CALL, limit - done))
             if number in state.unserved:
                 state.unserved.move_to_end(number)
         else:
@@ -128,16 +128,16 @@ def _serve_waiting(state: State, limit: int) -> int:
 def _serve_freed_group(state: State, limit: int) -> int:
     consumers, done = credit.next_freed(state)
     for consumer in consumers:
-        if credit.join(state, consumer):
+        if credit.join_turns(state, consumer):
             done += serve_some(state, consumer.topic, max(0, limit - done))
     return done
 
 
-def _give_back_waiting(state: State, limit: int) -> int:
+def _requeue_waiting(state: State, limit: int) -> int:
     done = 0
     while state.returning and done < limit:
         consumer = next(iter(state.returning.values()))
-        done += give_back_some(state, consumer, limit - done)
+        done += requeue_some(state, consumer, limit - done)
         serve_later(state, consumer.topic)
     return done
 
@@ -151,29 +151,29 @@ def _end_waiting(state: State, limit: int) -> int:
 
 def _resend_waiting(state: State, limit: int) -> int:
     done = 0
-    while state.resending and done < limit and state.may_push > 0:
+    while state.resending and done < limit and state.push_bytes_left > 0:
         done += resend_some(state, next(iter(state.resending.values())), limit - done)
     return done
 
 
 def _free(state: State, limit: int) -> None:
     done = 0
-    while state.trash and done < limit:
-        trash = state.trash[-1]
-        if isinstance(trash, Trash):
+    while state.unfreed and done < limit:
+        purged = state.unfreed[-1]
+        if isinstance(purged, PurgedMessages):
             done += 1
-            more = _free_one(state, trash)
-        elif isinstance(trash, Exchange):
+            more = _free_one(state, purged)
+        elif isinstance(purged, Exchange):
             done += 1
-            more = _take_apart(state, trash)
+            more = _remove_one_binding(state, purged)
         else:
             done += UNITS_PER_CHUNK
-            more = trash.arrivals.sweep(sift_arrivals(state, trash))
+            more = purged.arrivals.sweep(needed_ids(state, purged))
         if not more:
-            state.trash.pop()
+            state.unfreed.pop()
 
 
-def _take_apart(state: State, exchange: Exchange[Topic]) -> bool:
+def _remove_one_binding(state: State, exchange: Exchange[Topic]) -> bool:
     """One binding of an exchange that is gone. False when there is none left."""
     if not exchange.bindings:
         return False
@@ -182,19 +182,19 @@ def _take_apart(state: State, exchange: Exchange[Topic]) -> bool:
     return True
 
 
-def _free_one(state: State, trash: Trash) -> bool:
-    count = len(trash.ready) + len(trash.delayed)
-    message = trash.ready.drain()
-    if message is None and trash.delayed:
-        message = trash.delayed.popitem()[1][1]
+def _free_one(state: State, purged: PurgedMessages) -> bool:
+    count = len(purged.ready) + len(purged.delayed)
+    message = purged.ready.drain()
+    if message is None and purged.delayed:
+        message = purged.delayed.popitem()[1][1]
         state.timers.disarm(timers.DUE, message.id)
     if message is None:
         return False
     if message.expires_at_ms:
         state.timers.disarm(timers.EXPIRY, message.id)
-    if len(trash.ready) + len(trash.delayed) < count:
-        state.trash_messages -= 1  # else it was let go before: what came out of the heap was garbage
-        state.trash_bytes -= len(message.payload)
+    if len(purged.ready) + len(purged.delayed) < count:
+        state.purged_messages -= 1  # else it was let go before: what came out of the heap was garbage
+        state.purged_bytes -= len(message.payload)
         if type(message) is SharedMessage:
             unshare(state, message.payload)
     return True

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.mutants.catalogue import CATALOGUE
 
-from disheap_heap.settings import RETURN_AT_ONCE, SERVE_AT_ONCE, SERVE_BYTES
+from disheap_heap.settings import MAX_DELIVERIES_PER_CALL, MAX_PUSH_BYTES_PER_CALL, MAX_RETURNS_PER_CALL
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(path for top in ("src", "plugins", "tests") for path in (ROOT / top).rglob("*.py"))
@@ -84,9 +84,10 @@ def test_every_page_that_is_cited_is_there() -> None:
 
 def test_the_page_on_topics_says_how_much_one_command_does_at_once() -> None:
     page = flowing(ROOT / "docs/reference/topics-and-messages.md")
-    bound = f"{SERVE_AT_ONCE} for one command, over all topics, and {SERVE_BYTES >> 20} MiB of payload"
+    megabytes = MAX_PUSH_BYTES_PER_CALL >> 20
+    bound = f"{MAX_DELIVERIES_PER_CALL} for one command, over all topics, and {megabytes} MiB of payload"
     assert f"deliveries ({bound})" in page
-    assert f"leases that go back ({RETURN_AT_ONCE})" in page
+    assert f"leases that go back ({MAX_RETURNS_PER_CALL})" in page
 
 
 @pytest.mark.parametrize("package", ["runtime", "client"])

@@ -339,7 +339,8 @@ class HeapAgainstModel(ViewRules):
             assert topic.turns.order() == [one.number for one in self.model.shelf(topic.name).ring]  # type: ignore[union-attr]
         assert state.message_bytes == sum(len(one.payload) for one in self.model.items)
 
-    @precondition(lambda self: not any((self.driver.machine._state.trash, self.driver.machine._state.trash_of_views)))
+    @precondition(lambda self: not self.driver.machine._state.unfreed)
+    @precondition(lambda self: not self.driver.machine._state.purged_in_views)
     @invariant()
     def the_next_deadline_is_the_earliest(self) -> None:
         deadlines = [event[0] for event in self.model.events()]
@@ -354,7 +355,7 @@ class HeapInSlicesAgainstModel(HeapAgainstModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = patch.object(state, "SERVE_AT_ONCE", 1)
+        self.patch = patch.object(state, "MAX_DELIVERIES_PER_CALL", 1)
         self.patch.start()
 
     def teardown(self) -> None:

@@ -42,9 +42,9 @@ times = st.sampled_from([0, 0, 5, 20])
 class HeapInSlices(ViewRules):
     @initialize(serve=st.integers(1, 3), push=st.sampled_from([1, 3, 1000]), give_back=st.integers(1, 3))
     def start(self, serve: int, push: int, give_back: int) -> None:
-        limits = {"SERVE_AT_ONCE": serve, "SERVE_BYTES": push, "RETURN_AT_ONCE": give_back}
+        limits = {"MAX_DELIVERIES_PER_CALL": serve, "MAX_PUSH_BYTES_PER_CALL": push, "MAX_RETURNS_PER_CALL": give_back}
         self.patches = [patch.object(state, name, limit) for name, limit in limits.items()]
-        self.patches.append(patch.object(consumers, "SCAN_AT_ONCE", 1))
+        self.patches.append(patch.object(consumers, "MAX_SCANNED_PER_CALL", 1))
         for one in self.patches:
             one.start()
         self.driver, self.tokens = Driver(sessions=0), [(0, 9999, 1)]
@@ -205,7 +205,7 @@ def check_books(machine: State) -> None:
     for topic in machine.topics.values():
         topic.ready.check()
         assert not topic.drops or len(topic.ready) <= topic.settings.max_messages
-        assert all(topic.consumers[number].hungry() for number in topic.turns.order())
+        assert all(topic.consumers[number].can_receive() for number in topic.turns.order())
         assert topic.active == sum(not one.ended for one in topic.consumers.values())
         assert topic.leased == sum(len(one.leases) for one in topic.consumers.values())
     for session in machine.sessions.values():
@@ -215,7 +215,7 @@ def check_books(machine: State) -> None:
         assert consumer.held_bytes == sum(len(lease.message.payload) for lease in consumer.leases.values())
         assert consumer.returning == (consumer.number in machine.returning)
         is_waiting = consumer.group is not None and consumer.group.key in machine.freed
-        assert is_waiting or consumer.hungry() == (consumer in consumer.topic.turns)
+        assert is_waiting or consumer.can_receive() == (consumer in consumer.topic.turns)
 
 
 def check_group(machine: State, group: CreditGroup) -> None:
@@ -229,7 +229,7 @@ def check_group(machine: State, group: CreditGroup) -> None:
 def check_nobody_waits(machine: State) -> None:
     assert not (machine.freed or machine.unserved or machine.returning)
     for topic in machine.topics.values():
-        hungry = [one.number for one in topic.consumers.values() if one.hungry()]
+        hungry = [one.number for one in topic.consumers.values() if one.can_receive()]
         assert not (hungry and topic.ready), f"consumers {hungry} of {topic.name} wait, and messages as well"
 
 

@@ -10,11 +10,11 @@ from typing import get_args
 import pytest
 
 from disheap.protocol import broker
-from disheap_heap.settings import SERVE_BYTES, HeapSettings
+from disheap_heap.settings import MAX_PUSH_BYTES_PER_CALL, HeapSettings
 
 from .worst_case import CASES, Case, bytes_of, carry_out
 
-SENT_BYTES_MAX = SERVE_BYTES + HeapSettings().payload_bytes + (1 << 20)
+SENT_BYTES_MAX = MAX_PUSH_BYTES_PER_CALL + HeapSettings().payload_bytes + (1 << 20)
 """Payloads that one call pushes, one message more, and 1 MiB for all that comes with them and for a reply."""
 
 RECORD_BYTES_MAX = 7_000_000

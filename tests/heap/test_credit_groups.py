@@ -20,7 +20,7 @@ from disheap.protocol.broker import (
     SetCredit,
     Subscribe,
 )
-from disheap_heap.settings import RETURN_AT_ONCE
+from disheap_heap.settings import MAX_RETURNS_PER_CALL
 
 from .driver import Driver, token
 
@@ -249,7 +249,7 @@ def test_many_freed_groups_are_served_in_slices_and_in_step() -> None:
 def test_leases_that_go_back_in_slices_free_their_group_at_once() -> None:
     """The consumer that gives them back gets nothing before it is done. The others of its group do not wait for it."""
     driver = Driver()
-    many = RETURN_AT_ONCE + 5
+    many = MAX_RETURNS_PER_CALL + 5
     for name in ("a", "b"):
         driver.do(CreateTopic(name))
     driver.do(EnqueueMany("a", [NewMessage(b"a")] * many))

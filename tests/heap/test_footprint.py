@@ -50,9 +50,9 @@ def messages(state: State) -> Iterator[Message]:
         yield from topic.ready.by_id().values()
         yield from (message for _, message in topic.delayed.values())
     yield from (lease.message for lease in state.leases.values())
-    for trash in state.trash:
-        yield from trash.ready.by_id().values()
-        yield from (message for _, message in trash.delayed.values())
+    for purged in state.unfreed:
+        yield from purged.ready.by_id().values()
+        yield from (message for _, message in purged.delayed.values())
 
 
 def payloads(state: State) -> list[bytes]:

@@ -23,7 +23,7 @@ from disheap.protocol.broker import (
     Pop,
     Subscribe,
 )
-from disheap_heap.settings import ANSWER_BYTES
+from disheap_heap.settings import MAX_ANSWER_BYTES
 
 from .driver import Driver, token
 
@@ -62,9 +62,9 @@ def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones_when_ask
 
 
 def test_a_peek_at_large_messages_stops_where_the_answer_would_not_fit(jobs: Driver) -> None:
-    jobs.do(EnqueueMany("jobs", [NewMessage(b"x" * (ANSWER_BYTES // 3))] * 5))
+    jobs.do(EnqueueMany("jobs", [NewMessage(b"x" * (MAX_ANSWER_BYTES // 3))] * 5))
     assert len(jobs.ask(Peek("jobs", 5)).messages) == 2
-    jobs.do(Enqueue("jobs", b"x" * ANSWER_BYTES, 9))
+    jobs.do(Enqueue("jobs", b"x" * MAX_ANSWER_BYTES, 9))
     assert len(jobs.ask(Peek("jobs", 5)).messages) == 1
 
 

@@ -19,7 +19,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.settings import ANSWER_BYTES
+from disheap_heap.settings import MAX_ANSWER_BYTES
 
 from .driver import Driver, token
 
@@ -72,7 +72,7 @@ def test_a_resume_without_a_detach_before_it_tells_the_same(jobs: Driver) -> Non
 
 def test_leases_that_do_not_fit_the_reply_follow_as_pushes(jobs: Driver) -> None:
     for _ in range(5):
-        jobs.do(Enqueue("jobs", b"x" * (ANSWER_BYTES // 3)))
+        jobs.do(Enqueue("jobs", b"x" * (MAX_ANSWER_BYTES // 3)))
     jobs.do(Subscribe("jobs", 5))
     held = jobs.deliveries()
     resumed = jobs.attach(1)

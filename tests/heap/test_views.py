@@ -27,7 +27,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.view import LOOKED_AT_ONCE
+from disheap_heap.view import IDS_PER_PAUSE
 
 from .driver import PLENTY, Driver, token
 
@@ -137,7 +137,7 @@ def test_a_piece_in_which_little_is_found_is_cut_short() -> None:
     while piece is not None:
         calls, piece = count_calls(lambda: next(pieces, None))
         costs.append(calls)
-    assert max(costs) < 8 * LOOKED_AT_ONCE
+    assert max(costs) < 8 * IDS_PER_PAUSE
 
 
 @pytest.mark.parametrize("command", [Purge("q"), DeleteTopic("q")])

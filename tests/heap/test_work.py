@@ -28,18 +28,18 @@ from disheap.protocol.broker import (
 )
 from disheap_heap import consumers
 from disheap_heap.settings import (
-    END_AT_ONCE,
-    RESEND_AT_ONCE,
-    RETURN_AT_ONCE,
-    SERVE_AT_ONCE,
-    SERVE_BYTES,
+    MAX_DELIVERIES_PER_CALL,
+    MAX_END_UNITS_PER_CALL,
+    MAX_PUSH_BYTES_PER_CALL,
+    MAX_RESENT_PER_REPLY,
+    MAX_RETURNS_PER_CALL,
     STEPS_PER_UNIT,
     WORDS_PER_UNIT,
 )
 
 from .driver import PLENTY, Driver, token
 
-MANY = 3 * max(SERVE_AT_ONCE, RETURN_AT_ONCE)
+MANY = 3 * max(MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL)
 
 
 def filled(count: int = MANY, delay_ms: int = 0, expires_ms: int = 0) -> Driver:
@@ -53,7 +53,7 @@ def test_a_subscription_is_served_in_slices() -> None:
     driver = filled()
     driver.do(Subscribe("jobs", MANY))
     first = driver.deliveries()
-    assert len(first) == SERVE_AT_ONCE
+    assert len(first) == MAX_DELIVERIES_PER_CALL
     driver.work_off(100)
     rest = driver.deliveries()
     assert len(first) + len(rest) == MANY
@@ -63,9 +63,9 @@ def test_a_subscription_is_served_in_slices() -> None:
 def test_a_no_ack_subscription_is_served_in_slices() -> None:
     driver = filled()
     driver.do(Subscribe("jobs", 1, no_ack=True))
-    assert len(driver.deliveries()) == SERVE_AT_ONCE
+    assert len(driver.deliveries()) == MAX_DELIVERIES_PER_CALL
     assert driver.work_off(PLENTY) == 1
-    assert (len(driver.deliveries()), driver.info().ready) == (MANY - SERVE_AT_ONCE, 0)
+    assert (len(driver.deliveries()), driver.info().ready) == (MANY - MAX_DELIVERIES_PER_CALL, 0)
 
 
 @pytest.mark.parametrize("asked", [MANY - 1, MANY, MANY + 1])
@@ -74,12 +74,12 @@ def test_a_large_pop_is_served_in_slices_and_ends_when_it_has_what_there_was(ask
     driver = filled()
     driver.wait(1)
     driver.do(Pop("jobs", asked))
-    assert len(driver.taken()) == SERVE_AT_ONCE
+    assert len(driver.taken()) == MAX_DELIVERIES_PER_CALL
     twin = driver.restored()
     for one in (driver, twin):
         one.work_off(limit)
         *deliveries, done = one.taken()
-        assert len(deliveries) == min(asked, MANY) - SERVE_AT_ONCE
+        assert len(deliveries) == min(asked, MANY) - MAX_DELIVERIES_PER_CALL
         assert done == PopDone(1, min(asked, MANY))
     assert driver.machine.next_deadline() is None
     assert driver.machine.state_hash() == twin.machine.state_hash()
@@ -97,9 +97,9 @@ def test_a_message_for_many_topics_is_delivered_in_slices() -> None:
     driver = Driver()
     fan_out(driver)
     driver.do(Publish("all", "", b"x"))
-    assert len(driver.deliveries()) == SERVE_AT_ONCE
+    assert len(driver.deliveries()) == MAX_DELIVERIES_PER_CALL
     driver.work_off(100)
-    assert len(driver.deliveries()) == MANY - SERVE_AT_ONCE
+    assert len(driver.deliveries()) == MANY - MAX_DELIVERIES_PER_CALL
 
 
 def test_a_session_that_comes_back_is_served_in_slices() -> None:
@@ -108,20 +108,20 @@ def test_a_session_that_comes_back_is_served_in_slices() -> None:
     driver.detach(1)
     driver.do(Publish("all", "", b"x"), session=2)
     driver.attach(1)
-    assert len(driver.deliveries()) == SERVE_AT_ONCE
+    assert len(driver.deliveries()) == MAX_DELIVERIES_PER_CALL
     driver.work_off(100)
-    assert len(driver.deliveries()) == MANY - SERVE_AT_ONCE
+    assert len(driver.deliveries()) == MANY - MAX_DELIVERIES_PER_CALL
 
 
 def test_an_expired_session_gives_back_in_slices_over_all_that_it_owned() -> None:
     driver = Driver()
     for name in ("a", "b"):
         driver.do(CreateTopic(name, TopicSettings(exclusive=True)))
-        driver.do(EnqueueMany(name, [NewMessage(b"x")] * RETURN_AT_ONCE))
-        driver.do(Subscribe(name, RETURN_AT_ONCE))
+        driver.do(EnqueueMany(name, [NewMessage(b"x")] * MAX_RETURNS_PER_CALL))
+        driver.do(Subscribe(name, MAX_RETURNS_PER_CALL))
         driver.work_off(PLENTY)
     driver.expire(1)
-    assert driver.machine.stats()["leased"] == RETURN_AT_ONCE
+    assert driver.machine.stats()["leased"] == MAX_RETURNS_PER_CALL
     driver.work_off(100)
     assert driver.machine.stats()["leased"] == 0
 
@@ -151,11 +151,11 @@ def test_an_expired_session_gives_back_in_slices_the_oldest_lease_first() -> Non
     driver.work_off(PLENTY)
     held = [one.id for one in driver.deliveries()]
     driver.expire(1)
-    assert driver.info().ready == RETURN_AT_ONCE
+    assert driver.info().ready == MAX_RETURNS_PER_CALL
     driver.wait(0, limit=10)
-    assert driver.info().ready == RETURN_AT_ONCE + 10
+    assert driver.info().ready == MAX_RETURNS_PER_CALL + 10
     back = sorted(driver.machine._state.topics["jobs"].ready.by_id())
-    assert back == sorted(held[: RETURN_AT_ONCE + 10])
+    assert back == sorted(held[: MAX_RETURNS_PER_CALL + 10])
     driver.work_off(100)
     assert (driver.info().ready, driver.info().leased) == (MANY, 0)
     assert driver.machine.stats()["consumers"] == 0
@@ -212,9 +212,9 @@ def test_topics_that_wait_to_be_served_take_turns() -> None:
         driver.do(EnqueueMany(name, [NewMessage(b"x")] * MANY))
         driver.do(Subscribe(name, MANY))
     driver.taken()
-    driver.wait(0, limit=2 * SERVE_AT_ONCE)
+    driver.wait(0, limit=2 * MAX_DELIVERIES_PER_CALL)
     consumers = [one.consumer for one in driver.deliveries()]
-    assert (consumers.count(1), consumers.count(2)) == (SERVE_AT_ONCE, SERVE_AT_ONCE)
+    assert (consumers.count(1), consumers.count(2)) == (MAX_DELIVERIES_PER_CALL, MAX_DELIVERIES_PER_CALL)
 
 
 def test_advancing_when_nothing_is_due_does_nothing() -> None:
@@ -274,7 +274,7 @@ def fall_due(driver: Driver) -> None:
 
 def end_a_session_that_has_much(driver: Driver) -> None:
     driver.do(CreateExchange("e"), session=2)
-    for number in range(END_AT_ONCE):
+    for number in range(MAX_END_UNITS_PER_CALL):
         name = f"own-{number}"
         driver.do(CreateTopic(name, TopicSettings(exclusive=number % 3 == 0, auto_delete=True)), session=2)
         driver.do(Bind("e", name, name), session=2)
@@ -339,7 +339,7 @@ def test_a_dead_leader_of_deliveries_loses_none() -> None:
 def test_one_call_pushes_a_bounded_number_of_bytes() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
-    size = SERVE_BYTES // 8
+    size = MAX_PUSH_BYTES_PER_CALL // 8
     for _ in range(20):
         driver.do(Enqueue("jobs", b"x" * size))
     driver.do(Subscribe("jobs", 100, 1 << 40))
@@ -358,7 +358,7 @@ def test_a_pop_gets_what_there_was_although_it_is_many_bytes() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     for _ in range(12):
-        driver.do(Enqueue("jobs", b"x" * (SERVE_BYTES // 8)))
+        driver.do(Enqueue("jobs", b"x" * (MAX_PUSH_BYTES_PER_CALL // 8)))
     driver.do(Pop("jobs", 20))
     driver.work_off(PLENTY)
     *deliveries, done = driver.taken()
@@ -370,7 +370,7 @@ def test_a_session_that_has_much_ends_in_slices() -> None:
     driver = filled()
     end_a_session_that_has_much(driver)
     left = driver.machine.stats()["topics"]
-    assert 1 < left < END_AT_ONCE
+    assert 1 < left < MAX_END_UNITS_PER_CALL
     driver.wait(0, limit=10)
     assert left - 10 <= driver.machine.stats()["topics"] < left
     driver.work_off(100)
@@ -381,10 +381,10 @@ def test_a_session_that_has_much_ends_in_slices() -> None:
 
 def test_a_topic_of_a_session_that_is_ending_may_be_taken_over() -> None:
     driver = filled()
-    for number in range(END_AT_ONCE + 10):
+    for number in range(MAX_END_UNITS_PER_CALL + 10):
         driver.do(CreateTopic(f"own-{number}", TopicSettings(exclusive=True)), session=2)
     driver.expire(2)
-    driver.do(CreateTopic(f"own-{END_AT_ONCE + 9}", TopicSettings(exclusive=True)))
+    driver.do(CreateTopic(f"own-{MAX_END_UNITS_PER_CALL + 9}", TopicSettings(exclusive=True)))
     driver.work_off(100)
     assert driver.machine.stats()["topics"] == 2
 
@@ -395,7 +395,7 @@ def test_an_attach_sends_what_is_held_in_slices_and_each_lease_once() -> None:
     driver.taken()
     resumed = driver.attach(1)
     pushed = driver.deliveries()
-    assert (len(resumed.deliveries), len(pushed)) == (RESEND_AT_ONCE, SERVE_AT_ONCE)
+    assert (len(resumed.deliveries), len(pushed)) == (MAX_RESENT_PER_REPLY, MAX_DELIVERIES_PER_CALL)
     driver.do(Ack([(BATCH_MAX, 1)]))
     driver.work_off(100)
     tokens = [token(one) for one in [*resumed.deliveries, *pushed, *driver.deliveries()]]
@@ -404,7 +404,7 @@ def test_an_attach_sends_what_is_held_in_slices_and_each_lease_once() -> None:
 
 def test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million leases stopped the loop for 200 ms."""
-    monkeypatch.setattr(consumers, "SCAN_AT_ONCE", 1)
+    monkeypatch.setattr(consumers, "MAX_SCANNED_PER_CALL", 1)
     driver = Driver()
     for name in ("a", "b", "c"):
         driver.do(CreateTopic(name))

@@ -18,7 +18,7 @@ from .driver import Driver
 
 BOUNDS = (
     (snapshot, "BLOCK_ROWS", 1),
-    (view, "LOOKED_AT_ONCE", 2),
+    (view, "IDS_PER_PAUSE", 2),
     (arrivals, "CHUNK", 4),
     (arrivals, "TAIL_MIN", 2),
     (delivery, "DELIVERIES_PER_SWEEP", 2),
@@ -40,7 +40,7 @@ class ViewRules(RuleBasedStateMachine):
         while self.open_views:
             self._read(0, None)
         assert self.driver.machine._state.views == []
-        assert self.driver.machine._state.trash_of_views == []
+        assert self.driver.machine._state.purged_in_views == []
         for one in self._bounds:
             one.stop()
 

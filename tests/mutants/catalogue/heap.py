@@ -55,7 +55,7 @@ MUTANTS = (
     Mutant(
         "session-owns-any-number-of-topics",
         "the end of one session deletes 100,000 topics in one step of two seconds",
-        (Patch("disheap_heap:_owner_with_room", "if len(owner.owned) >= state.settings.session_topics:", "if False:"),),
+        (Patch("disheap_heap:_owner_with_capacity", "len(owner.owned) >= state.settings.session_topics", "False"),),
         (TOPICS + "test_a_session_owns_no_more_topics_than_may_be_deleted_at_its_end",),
         simulated=False,
     ),
@@ -85,13 +85,13 @@ MUTANTS = (
     Mutant(
         "one-full-topic-refuses-for-all",
         "a publish to ten topics reaches none of them because one is full",
-        (Patch("disheap_heap:_with_room", "    if not taking:", "    if refusal is not None:"),),
+        (Patch("disheap_heap:_with_capacity", "    if not taking:", "    if refusal is not None:"),),
         ("tests/heap/test_refusals.py::test_a_full_topic_refuses_a_publish_for_itself_alone",),
     ),
     Mutant(
         "deliveries-without-a-bound-in-bytes",
         "one command pushes 512 MiB at once",
-        (Patch("disheap_heap:_hand_over", "    state.may_push -= size\n", ""),),
+        (Patch("disheap_heap:_deliver", "    state.push_bytes_left -= size\n", ""),),
         ("tests/heap/test_work.py::test_one_call_pushes_a_bounded_number_of_bytes",),
         simulated=False,
     ),
@@ -120,9 +120,9 @@ MUTANTS = (
         "a message that a session gives back when it expires goes to a no-ack consumer of that session, and is lost",
         (
             Patch(
-                "disheap_heap:expired",
-                "    _leave_rings(state, session)\n    credit.dissolve(state, session)\n",
-                "    credit.dissolve(state, session)\n",
+                "disheap_heap:expire_session",
+                "    _leave_turns(state, session)\n    credit.end_groups(state, session)\n",
+                "    credit.end_groups(state, session)\n",
             ),
         ),
         (SESSIONS + "test_a_session_that_expires_is_given_nothing_of_what_it_gives_back",),
@@ -139,7 +139,7 @@ MUTANTS = (
         "a client that came back is sent a message that it has acknowledged since",
         (
             Patch(
-                "disheap_heap:_push_again",
+                "disheap_heap:_push_leases",
                 "if lease is not None and lease.epoch == epoch and not lease.consumer.returning:",
                 "if lease is not None:",
             ),
@@ -152,8 +152,8 @@ MUTANTS = (
         "a purge frees every message at once, and one of a million messages stops every node for a second",
         (
             Patch(
-                "disheap_heap:throw_away",
-                "            state.trash.append(trash)\n",
+                "disheap_heap:drop_all_waiting",
+                "            state.unfreed.append(purged)\n",
                 "            while topic.ready.drain() is not None:\n                pass\n",
             ),
         ),
@@ -222,7 +222,7 @@ MUTANTS = (
     Mutant(
         "delayed-messages-fill-a-topic-that-drops",
         "a topic that drops takes delayed messages without a bound, and drops none of them",
-        (Patch("disheap_heap:check_delayed_room", "    if topic.drops and count and ", "    if False and "),),
+        (Patch("disheap_heap:check_delayed_capacity", "    if topic.drops and count and ", "    if False and "),),
         ("tests/heap/test_overflow.py::test_delayed_messages_are_bounded_by_themselves",),
     ),
     Mutant(
@@ -244,8 +244,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:purge",
-                "    require_access(topic, session)\n    return encode(Removed(throw_away",
-                "    return encode(Removed(throw_away",
+                "    require_access(topic, session)\n    return encode(Removed(drop_all_waiting",
+                "    return encode(Removed(drop_all_waiting",
             ),
         ),
         (TOPICS + "test_an_exclusive_topic_is_locked_while_its_owner_is_connected",),
@@ -262,7 +262,7 @@ MUTANTS = (
         "a message that comes back goes behind those of its priority",
         (
             Patch(
-                "disheap_heap:give_back",
+                "disheap_heap:requeue",
                 "    message = lease.message.after(lease.epoch)\n",
                 "    message = lease.message.after(lease.epoch)._replace(rank=lease.message.rank + 1)\n",
             ),
@@ -332,7 +332,7 @@ MUTANTS = (
         "a message that is leased again has the token it had before",
         (
             Patch(
-                "disheap_heap:give_back",
+                "disheap_heap:requeue",
                 "    message = lease.message.after(lease.epoch)\n",
                 "    message = lease.message\n",
             ),
@@ -372,7 +372,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:_end_consumer",
-                "    if consumer.leases:\n        give_back_all(state, consumer)\n",
+                "    if consumer.leases:\n        requeue_all(state, consumer)\n",
                 "",
             ),
         ),
@@ -395,13 +395,13 @@ MUTANTS = (
         "messages are leased to a session that has no connection",
         (
             Patch(
-                "disheap_heap:Consumer.hungry",
-                "if self.ended or self.returning or not self.session.flows:",
+                "disheap_heap:Consumer.can_receive",
+                "if self.ended or self.returning or not self.session.is_served:",
                 "if self.ended or self.returning:",
             ),
             Patch(
-                "disheap_heap:detached",
-                "    stop_resending(state, session)\n    _leave_rings(state, session)\n    state",
+                "disheap_heap:detach_session",
+                "    stop_resending(state, session)\n    _leave_turns(state, session)\n    state",
                 "    stop_resending(state, session)\n    state",
             ),
         ),
@@ -415,8 +415,8 @@ MUTANTS = (
         "a consumer whose credit was used up once gets nothing more, whatever it settles",
         (
             Patch(
-                "disheap_heap:release",
-                "    credit.join(state, consumer)\n    if consumer.ended",
+                "disheap_heap:release_lease",
+                "    credit.join_turns(state, consumer)\n    if consumer.ended",
                 "    if consumer.ended",
             ),
         ),
@@ -425,7 +425,7 @@ MUTANTS = (
     Mutant(
         "credit-in-bytes-not-given-back",
         "the bytes of a settled delivery count against its consumer for ever",
-        (Patch("disheap_heap:release", "    consumer.held_bytes -= payload_bytes\n", ""),),
+        (Patch("disheap_heap:release_lease", "    consumer.held_bytes -= payload_bytes\n", ""),),
         (DELIVERY + "test_credit_in_bytes_stops_at_the_bound_and_lets_one_large_message_pass",),
     ),
     Mutant(
@@ -434,9 +434,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:expire_lease",
-                "    serve_later(state, give_back(state, state.leases[number]))\n",
+                "    serve_later(state, requeue(state, state.leases[number]))\n",
                 "    consumer = state.leases[number].consumer\n"
-                "    topic = give_back(state, state.leases[number])\n"
+                "    topic = requeue(state, state.leases[number])\n"
                 "    topic.turns.leave(consumer)\n    serve_later(state, topic)\n",
             ),
         ),
@@ -447,7 +447,7 @@ MUTANTS = (
         "a consumer is given one message more than it asked for",
         (
             Patch(
-                "disheap_heap:Consumer.hungry",
+                "disheap_heap:Consumer.can_receive",
                 "(len(self.leases) < self.credit and",
                 "(len(self.leases) <= self.credit and",
             ),
@@ -471,12 +471,12 @@ MUTANTS = (
         "a pop with a limit is served beyond it",
         (
             Patch(
-                "disheap_heap:Consumer.hungry",
+                "disheap_heap:Consumer.can_receive",
                 "        if self.limit and self.delivered >= self.limit:\n            return False\n",
                 "",
             ),
             Patch(
-                "disheap_heap:_hand_over", "consumer.delivered >= consumer.limit", "consumer.delivered > consumer.limit"
+                "disheap_heap:_deliver", "consumer.delivered >= consumer.limit", "consumer.delivered > consumer.limit"
             ),
         ),
         (
@@ -490,8 +490,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:serve",
-                "    state.may_serve -= serve_some(state, topic, state.may_serve)\n",
-                "    serve_some(state, topic, state.may_serve)\n",
+                "    state.deliveries_left -= serve_some(state, topic, state.deliveries_left)\n",
+                "    serve_some(state, topic, state.deliveries_left)\n",
             ),
         ),
         (WORK + "test_a_message_for_many_topics_is_delivered_in_slices",),
@@ -536,7 +536,7 @@ MUTANTS = (
         "a snapshot shows messages that came or went while it was written",
         (
             Patch(
-                "disheap_heap:_hand_over",
+                "disheap_heap:_deliver",
                 "        keep_place(state, topic, number, message)\n        keep_consumer(state, consumer)\n",
                 "        keep_consumer(state, consumer)\n",
             ),
@@ -549,7 +549,7 @@ MUTANTS = (
         "a snapshot shows leases that were granted or settled while it was written",
         (
             Patch(
-                "disheap_heap:release",
+                "disheap_heap:release_lease",
                 "    if state.views:\n        keep_lease(state, lease)\n",
                 "",
             ),
@@ -625,9 +625,9 @@ MUTANTS = (
         "the memory of purged messages is not counted while they are still there",
         (
             Patch(
-                "disheap_heap:throw_away",
-                "        state.trash_bytes += topic.ready_bytes + topic.delayed_bytes\n",
-                "        state.trash_messages -= count\n",
+                "disheap_heap:drop_all_waiting",
+                "        state.purged_bytes += topic.ready_bytes + topic.delayed_bytes\n",
+                "        state.purged_messages -= count\n",
             ),
         ),
         (FOOTPRINT + "test_the_estimate_falls_to_what_an_empty_state_takes",),
@@ -639,11 +639,11 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.credit",
-                "    if group.is_full():\n        _leave_rings(state, group)\n\n\ndef give",
-                "\n\ndef give",
+                "    if group.is_full():\n        _leave_turns_of_group(state, group)\n\n\ndef refund",
+                "\n\ndef refund",
             ),
             Patch(
-                "disheap_heap:Consumer.hungry",
+                "disheap_heap:Consumer.can_receive",
                 "            return not self.group.is_full()\n",
                 "            return True\n",
             ),
@@ -653,7 +653,7 @@ MUTANTS = (
     Mutant(
         "topic-of-the-settled-message-goes-first",
         "the topics of a group take no turns: as long as one has messages the others get nothing",
-        (Patch("disheap_heap:take", "    group.consumers.move_to_end(consumer.number)\n    if", "    if"),),
+        (Patch("disheap_heap:charge", "    group.consumers.move_to_end(consumer.number)\n    if", "    if"),),
         (GROUPS + "test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first",),
     ),
     Mutant(
@@ -661,13 +661,13 @@ MUTANTS = (
         "a group whose leases go back in slices gets nothing more",
         (
             Patch(
-                "disheap_heap:release",
-                "        credit.give(state, consumer.group, payload_bytes)\n",
+                "disheap_heap:release_lease",
+                "        credit.refund(state, consumer.group, payload_bytes)\n",
                 "        group = consumer.group\n"
                 "        if consumer.returning:\n"
                 "            group.held, group.held_bytes = group.held - 1, group.held_bytes - payload_bytes\n"
                 "        else:\n"
-                "            credit.give(state, group, payload_bytes)\n",
+                "            credit.refund(state, group, payload_bytes)\n",
             ),
         ),
         (GROUPS + "test_leases_that_go_back_in_slices_free_their_group_at_once",),
@@ -739,8 +739,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.delivery",
-                "        if state.views and keep_thrown(state, topic, trash):\n",
-                "        if state.views and keep_thrown(state, topic, trash) and False:\n",
+                "        if state.views and keep_purged(state, topic, purged):\n",
+                "        if state.views and keep_purged(state, topic, purged) and False:\n",
             ),
         ),
         (VIEWS + "test_purged_messages_are_freed_when_no_view_reads_them",),
@@ -752,7 +752,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.arrivals",
-                "        kept = sift(chunks[at])\n",
+                "        kept = keep_needed(chunks[at])\n",
                 "        kept = chunks[at]\n",
             ),
         ),
@@ -765,7 +765,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.consumers",
-                "    while not resend.is_scanned() and looked < SCAN_AT_ONCE:\n",
+                "    while not resend.is_scanned() and looked < MAX_SCANNED_PER_CALL:\n",
                 "    while not resend.is_scanned():\n",
             ),
         ),
@@ -778,8 +778,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.consumers",
-                "    session.attached, session.flows = True, False\n",
-                "    session.attached = session.flows = True\n",
+                "    session.attached, session.is_served = True, False\n",
+                "    session.attached = session.is_served = True\n",
             ),
         ),
         (WORK + "test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before",),
@@ -788,7 +788,7 @@ MUTANTS = (
     Mutant(
         "attach-names-without-bound",
         "an ATTACH of 2 MB that names consumers which never were is answered with 21 MB",
-        (Patch("disheap_heap:attached", "    _check_named(state, held)\n", ""),),
+        (Patch("disheap_heap:attach_session", "    _check_named(state, held)\n", ""),),
         ("tests/heap/test_refusals.py::test_an_attach_that_names_too_many_consumers_is_refused_and_changes_nothing",),
         simulated=False,
     ),
