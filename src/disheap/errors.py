@@ -5,7 +5,7 @@ whoever owns its disk (`StorageError`), whoever wrote the peer (`ProtocolError`)
 (`RequestError`). A message says what happened, what it means, and what to do next.
 
 `RequestError`s travel: a node sends `(code, message)` and the client raises the class that owns the code. The text of a
-`CommandRefused` is part of the replicated reply, so it is built from the command and the state alone, never from a
+`CommandRefused` is part of the replicated reply. So it is built from the command and the state alone, never from a
 clock or a node.
 """
 

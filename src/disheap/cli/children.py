@@ -1,7 +1,7 @@
 """Child processes that never outlive the command that started them.
 
-Each is the head of a process group of its own: a Ctrl-C at the terminal reaches the command alone, which then ends the
-children in its own order, and what a child forked (a Celery worker's pool) is ended with it.
+Each is the head of a process group of its own. So a Ctrl-C at the terminal reaches the command alone, which then ends
+the children in its own order. What a child forked, such as a Celery worker's pool, is ended with it.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        """Start the process. Raises `OSError` if the command cannot be run."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command,
@@ -83,6 +84,7 @@ class Children:
         self._children: list[Child] = []
 
     def start(self, child: Child) -> Child:
+        """Start `child` and remember it. A signal cannot come in between."""
         with self._interrupts.held():
             self._children.append(child)
             child.start()

@@ -39,7 +39,7 @@ def status(invocation: Invocation, /) -> int:
     """Show the nodes, who leads, and what they hold.
 
     The exit code is 0 when all nodes do their part. It is 10 when there is a leader and a node is missing or in
-    trouble, 8 when nodes answer and none leads, 6 when nobody answers.
+    trouble. It is 8 when nodes answer and none leads, and 6 when nobody answers.
 
     Example: disheap status --url disheap://10.0.0.1,10.0.0.2,10.0.0.3
     """

@@ -1,8 +1,9 @@
 """What a person sees when something goes wrong: one line that says what happened and what to do next.
 
-Owns the exit codes that are not an exception's own, and a way out for those errors whose text comes from a node and can
-not know the command line. Text goes to standard error as `disheap: ...`; with `--json` it is one object there instead,
-`{"error": CODE, "message": TEXT}`. Standard output holds results only, so that a program reads JSON there or nothing.
+Owns the exit codes that are not an exception's own. Some errors have a text that comes from a node and cannot know the
+command line: for these it owns what to do next. Text goes to standard error as `disheap: ...`. With `--json` it is one
+object there instead, `{"error": CODE, "message": TEXT}`. Standard output holds results only, so that a program reads
+JSON there or nothing.
 """
 
 from __future__ import annotations
@@ -67,10 +68,12 @@ def code(error: BaseException) -> str:
 
 
 def exit_code(error: BaseException) -> int:
+    """The exit code for an error."""
     return error.exit_code if isinstance(error, DisheapError) else EXIT_BUG
 
 
 def told(code: str, text: str, as_json: bool) -> str:
+    """The text for standard error: a line for people, or one JSON object."""
     if as_json:
         return json_text({"error": code, "message": text})
     return f"disheap: {printable(text)}"  # it may repeat what a client or a stranger has sent
@@ -82,8 +85,10 @@ def joined(message: str) -> str:
 
 
 def one_line(text: str) -> str:
+    """`text` with each run of white space as one space."""
     return " ".join(text.split())
 
 
 def kebab(name: str) -> str:
+    """`RequestTimeout` as `request-timeout`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()

@@ -1,8 +1,8 @@
 """Ctrl-C for a command that has children and a directory to clear away.
 
-SIGINT, SIGTERM and SIGHUP become `KeyboardInterrupt`, but never between a fork and the line that remembers the child,
-and never while things are being cleared away: there the signal is held, and raised afterwards. Without that a Ctrl-C
-at the wrong microsecond leaves a process that nobody knows of.
+SIGINT, SIGTERM and SIGHUP become `KeyboardInterrupt`. Between a fork and the line that remembers the child, and while
+things are being cleared away, the signal is held and raised afterwards. Without that a Ctrl-C at the wrong microsecond
+leaves a process that nobody knows of.
 """
 
 from __future__ import annotations

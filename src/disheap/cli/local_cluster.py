@@ -55,6 +55,7 @@ class Place(NamedTuple):
 
     @property
     def url(self) -> str:
+        """The broker URL of this node alone."""
         return f"disheap://{self.client}"
 
 

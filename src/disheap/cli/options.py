@@ -1,8 +1,8 @@
 """Options that every command has, and the types of values that people write.
 
 `--json`, `--verbose` and `--url` may stand before the command or after it, and between `topic` and its verb: `disheap
---json status` and `disheap status --json` are one. What was given is kept in one `Invocation`, made by `main` before
-anything is parsed, so that an error in the parsing itself is already told the way it was asked for.
+--json status` and `disheap status --json` are one. What was given is kept in one `Invocation`. `main` makes it before
+anything is parsed, so an error in the parsing itself is told as JSON, too, if JSON was asked for.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Invocation:
 
     @property
     def broker_url(self) -> str:
+        """The URL of the cluster: the option's, else the environment's, else the default."""
         return self.url or self.environment_url or DEFAULT_URL
 
 

@@ -1,7 +1,7 @@
 """What is printed: tables for a terminal, columns for a pipe, one JSON document for a program.
 
-Owns how things look; refuses to know where they came from. rich draws on a terminal that is wide enough; anywhere else
-a table is plain columns as wide as they need to be, for nothing is worse than an address that was cut to fit.
+Owns how things look; refuses to know where they came from. rich draws on a terminal that is wide enough. Anywhere else
+a table is plain columns, as wide as they need to be, so that no address is cut.
 """
 
 from __future__ import annotations

@@ -15,6 +15,8 @@ LINE_EVERY_S = 2.0
 
 
 class Show(Protocol):
+    """What shows the progress of a long command. A context manager."""
+
     def __enter__(self) -> Show: ...
 
     def __exit__(
@@ -27,10 +29,12 @@ class Show(Protocol):
     def at(self, done: int) -> None:
         """So much of the stage is done."""
 
-    def note(self, text: str) -> None: ...
+    def note(self, text: str) -> None:
+        """Something happened that the reader wants to know."""
 
 
 def show(stream: TextIO) -> Show:
+    """Bars if `stream` is a terminal, else plain lines."""
     return Bars(stream) if stream.isatty() else Lines(stream)
 
 
@@ -49,16 +53,19 @@ class Lines:
         pass
 
     def stage(self, title: str, total: int = 0) -> None:
+        """Print that the stage begins."""
         self._title, self._total, self._done = title, total, 0
         self._say(f"{title} ..." if not total else f"{title}: 0 of {total}")
 
     def at(self, done: int) -> None:
+        """Print how much is done, at most every `LINE_EVERY_S` seconds."""
         due = self._clock() - self._said_at >= LINE_EVERY_S or done == self._total
         if done > self._done and due:
             self._say(f"{self._title}: {done} of {self._total}")
             self._done = done
 
     def note(self, text: str) -> None:
+        """Print `text` on a line of its own."""
         self._say(f"  {text}")
 
     def _say(self, text: str) -> None:
@@ -87,14 +94,17 @@ class Bars:
         self._progress.stop()
 
     def stage(self, title: str, total: int = 0) -> None:
+        """End the bar before, and start one for this stage."""
         self._end_stage()
         self._total = total or None
         self._task = self._progress.add_task(title, total=self._total, count=self._count(0))
 
     def at(self, done: int) -> None:
+        """Move the bar."""
         self._progress.update(self._task, completed=done, count=self._count(done))
 
     def note(self, text: str) -> None:
+        """Print `text` above the bars."""
         self._progress.console.print(f"  {text}", highlight=False, markup=False)
 
     def _count(self, done: int) -> str:

@@ -33,6 +33,7 @@ class Reloading:
         self._running, self._read, self._set_up_log = running, read, set_up_log
 
     def reload(self, node: Node) -> None:
+        """Read settings and certificates again, and log what changed. Raises nothing: what is wrong is logged."""
         read = self._reload_settings()
         try:
             node.reload()

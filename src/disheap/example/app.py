@@ -5,8 +5,8 @@ environment, so that any worker on any machine can run it:
 
     DISHEAP_EXAMPLE_BROKER=disheap:// DISHEAP_EXAMPLE_RECORD=ran.txt celery -A disheap.example.app worker
 
-The record is the demo's evidence. A task appends one line for each execution, in one write to a file opened for
-appending, so that a task that runs twice is there twice:
+The record is the demo's evidence. A task appends one line for each execution, in one write to a file that is opened
+for appending. So a task that runs twice is there twice:
 
     number priority started_ns finished_ns          times by the machine's monotonic clock
 """

@@ -256,7 +256,7 @@ class Repairable(Protocol):
 @runtime_checkable
 class LoopAppending(Protocol):
     """Optional power of a storage: entries may be appended on the loop's thread, too. The node does so for a single
-    command while the last writes were quick, because the way to the disk's thread and back takes time of its own."""
+    command while the last writes were quick. It saves the time of the way to the disk's thread and back."""
 
     def append_on_loop(self, entries: Sequence[Entry]) -> None:
         """`append`, with everything that it promises. Called on the loop's thread while no other call is under way.

@@ -2,8 +2,8 @@
 
 How to drive it: create `raft.Raft` from what is on disk. Then, in one loop:
 
-1. Give it what happened: `tick()` once in each interval of the clock, `step(message)` for a message of a member,
-   `propose(kind, time_ms, data)` on the leader, `read_index(context)` for a linearizable read.
+1. Give it what happened. `tick()`: an interval of the clock has passed. `step(message)`: a member's message came.
+   `propose(kind, time_ms, data)`: an entry, on the leader. `read_index(context)`: a linearizable read.
 2. Take `ready()` while `has_ready()`. A `Ready` lists what to write, what to send and what is committed.
 3. Send `messages` at once. Make `write` durable, call `persisted(number)`, and then send `held`.
 4. Give `committed` to the state machine, and call `applied_to(index)`.

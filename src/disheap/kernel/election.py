@@ -21,6 +21,7 @@ def tick(state: State) -> None:
 
 
 def campaign(state: State) -> None:
+    """Start an election: with a pre-vote if the configuration asks for one (dissertation §9.6)."""
     if state.config.pre_vote:
         _ask_first(state, transfer=False)
     else:
@@ -28,6 +29,7 @@ def campaign(state: State) -> None:
 
 
 def on_vote_request(state: State, message: VoteRequest) -> None:
+    """Answer a vote or a pre-vote. A granted vote is durable before its answer is sent (§5.2, §5.4.1)."""
     granted = _may_vote(state, message)
     if granted and not message.pre:
         state.outbox.set_hard_state(state.term, message.source)
@@ -38,6 +40,7 @@ def on_vote_request(state: State, message: VoteRequest) -> None:
 
 
 def refuse_stale(state: State, message: VoteRequest) -> None:
+    """Refuse a request of an older term, and let the sender know the term of this node."""
     state.send(VoteReply(state.id, message.source, state.term, granted=False, pre=message.pre, round=message.round))
 
 

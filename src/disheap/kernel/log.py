@@ -1,8 +1,7 @@
 """The replicated log, as far as the kernel keeps it (Raft §5.3, §7).
 
-Owns a tail of entries of at most `log_cache_bytes` of memory, a run-length table of the terms of all that storage
-holds, and the marks on the log. Never reads or writes storage: what is not in the tail is asked for with a `Fetch`. In
-order:
+Owns a tail of entries of at most `log_cache_bytes` of memory, and the marks on the log. Owns a run-length table of the
+terms of all that storage holds. Never reads or writes storage: a `Fetch` asks for what is not in the tail. In order:
 
     snapshot.index, first_index - 1 <= applied <= handed <= commit;  stable <= written <= last_index
 
@@ -44,6 +43,8 @@ def within(entries: tuple[Entry, ...], max_bytes: int, last: Index) -> tuple[Ent
 
 
 class Log:
+    """The tail of the log in memory, the terms of the whole log, and its marks."""
+
     def __init__(self, restored: Restored, cache_bytes: int) -> None:
         self._cache_limit = cache_bytes
         self.reset(restored.snapshot)
@@ -89,6 +90,7 @@ class Log:
 
     @property
     def last_term(self) -> Term:
+        """The term of the last entry, or of the snapshot if the log is empty."""
         return self._runs[-1].term
 
     def term_at(self, index: int) -> Term | None:
@@ -150,6 +152,7 @@ class Log:
         return tuple(self._cache[index] for index in range(first, self.last_index + 1))
 
     def is_cached(self, index: int) -> bool:
+        """Whether the entry at `index` is in memory."""
         return index >= self._cache_first
 
     @property
@@ -159,6 +162,7 @@ class Log:
 
     @property
     def cache_first(self) -> Index:
+        """The index of the first entry that is in memory."""
         return self._cache_first
 
     def cached(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:

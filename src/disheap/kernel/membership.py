@@ -41,6 +41,7 @@ class Memberships:
         self._came_into_force()
 
     def append(self, index: Index, membership: Membership) -> None:
+        """A membership was appended at `index`. It is in force at once (dissertation §4.1)."""
         self._history.append((index, membership))
         self._came_into_force()
 
@@ -77,6 +78,7 @@ class Memberships:
 
 
 def voters_of(membership: Membership) -> tuple[NodeId, ...]:
+    """The ids of the voters, in ascending order."""
     return tuple(member.id for member in membership.members if member.voter)
 
 
@@ -94,6 +96,7 @@ def check_change(old: Membership, new: Membership) -> None:
 
 
 def encode(membership: Membership) -> bytes:
+    """The bytes of a membership as the log and the snapshots hold them."""
     parts = [_HEAD.pack(VERSION, len(membership.members))]
     for member in membership.members:
         parts.append(_MEMBER.pack(member.id, member.voter, len(member.record)))

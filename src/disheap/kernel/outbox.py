@@ -26,6 +26,9 @@ NOTHING = Index(0)
 
 
 class Outbox:
+    """Messages, writes and requests that wait for the next `Ready`. Holds back what a message claims until it is
+    durable."""
+
     def __init__(self, hard_state: HardState, log: Log) -> None:
         self._log = log
         self.hard_state = hard_state  # as it is
@@ -68,6 +71,7 @@ class Outbox:
         self.hard_state = HardState(term, vote)
 
     def take_messages(self) -> tuple[Message, ...]:
+        """Return the messages that may be sent at once, and forget them."""
         messages, self._messages = tuple(self._messages), []
         return messages
 

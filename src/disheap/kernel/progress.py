@@ -2,9 +2,9 @@
 
 Owns the peer's phase and its window; sends nothing. Three phases:
 
-    PROBE      one message, then wait: where the logs agree is not known yet
-    REPLICATE  messages stream within a window of messages and bytes, `next` running ahead of `match`
-    SNAPSHOT   the log no longer has what the peer needs; entries wait until the snapshot has ended
+    PROBE      one message, then wait. It is not known yet where the logs agree.
+    REPLICATE  messages stream within a window of messages and bytes. `next` runs ahead of `match`.
+    SNAPSHOT   the log no longer has what the peer needs. Entries wait until the snapshot has ended.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from disheap.kernel.types import Index, KernelConfig, SnapshotMeta, quick_member
 
 @quick_members
 class Phase(Enum):
+    """How the leader sends to a peer. The module's docstring describes the phases."""
+
     PROBE = "probe"
     REPLICATE = "replicate"
     SNAPSHOT = "snapshot"
@@ -34,6 +36,8 @@ class SnapshotSend:
 
 
 class Progress:
+    """What the leader knows of one peer's log, and what is on its way there."""
+
     __slots__ = (
         "active",
         "fetching",
@@ -56,6 +60,7 @@ class Progress:
         self._enter(Phase.PROBE)
 
     def become_probe(self) -> None:
+        """Go back to the last index that is known to match, and send one message at a time."""
         self.next = Index(self.match + 1)
         self._enter(Phase.PROBE)
 
@@ -67,18 +72,22 @@ class Progress:
             self.become_probe()
 
     def become_replicate(self) -> None:
+        """The logs agree up to `match`. Send entries without waiting for each answer."""
         self.next = Index(self.match + 1)
         self._enter(Phase.REPLICATE)
 
     def become_snapshot(self, meta: SnapshotMeta) -> None:
+        """Send no entries until the snapshot `meta` has arrived or failed."""
         self._enter(Phase.SNAPSHOT, SnapshotSend(meta))
 
     def may_send(self, config: KernelConfig) -> bool:
+        """Whether a message with entries may go to the peer now."""
         if self.phase is Phase.REPLICATE:
             return not self.fetching and (self.poke or not self.is_full(config))
         return self.phase is Phase.PROBE and not self.paused and not self.fetching
 
     def is_full(self, config: KernelConfig) -> bool:
+        """Whether the window of unanswered messages, or of their bytes, is used up."""
         return len(self.inflight) >= config.inflight_messages or self.inflight_bytes >= config.inflight_bytes
 
     def sent(self, last: Index, size: int) -> None:

@@ -15,6 +15,8 @@ VoterSets = tuple[tuple[NodeId, ...], ...]
 
 
 class Outcome(Enum):
+    """What the votes that have arrived decide."""
+
     WON = "won"
     LOST = "lost"
     PENDING = "pending"
@@ -31,6 +33,7 @@ def agreed(sets: VoterSets, value: Callable[[NodeId], int]) -> int:
 
 
 def has_quorum(sets: VoterSets, holds: Callable[[NodeId], bool]) -> bool:
+    """Whether `holds` is true for a majority of every set."""
     return agreed(sets, lambda voter: int(holds(voter))) == 1
 
 

@@ -52,6 +52,8 @@ class PeerStatus(NamedTuple):
 
 
 class Raft:
+    """One Raft node as a pure function of its inputs. The package's docstring says how to drive it."""
+
     def __init__(self, config: KernelConfig, restored: Restored, random: random.Random) -> None:
         self._state = State(config, restored, random)
         self._fetched: tuple[Entry, ...] = ()  # committed entries that storage has read for us
@@ -60,6 +62,7 @@ class Raft:
     # --- what goes in ------------------------------------------------------------------------------------------------
 
     def tick(self) -> None:
+        """One interval of the clock has passed."""
         self._has_input = True
         if self._state.role is Role.LEADER:
             _tick_leader(self._state)
@@ -184,38 +187,47 @@ class Raft:
 
     @property
     def id(self) -> NodeId:
+        """The id of this node."""
         return self._state.id
 
     @property
     def term(self) -> Term:
+        """The newest term that this node knows."""
         return self._state.term
 
     @property
     def role(self) -> Role:
+        """What this node is in that term."""
         return self._state.role
 
     @property
     def leader(self) -> NodeId:
+        """The id of the leader of this term, `NOBODY` if it is not known."""
         return self._state.leader
 
     @property
     def is_leader(self) -> bool:
+        """Whether this node leads in its term. Another node may lead in a newer one."""
         return self._state.role is Role.LEADER
 
     @property
     def commit(self) -> Index:
+        """The index of the last entry that is known to be committed."""
         return self._state.log.commit
 
     @property
     def applied(self) -> Index:
+        """The index of the last entry that the state machine has applied."""
         return self._state.log.applied
 
     @property
     def first_index(self) -> Index:
+        """The index of the first entry in the log, whether it is in memory or in storage alone."""
         return self._state.log.first_index
 
     @property
     def last_index(self) -> Index:
+        """The index of the last entry in the log, durable or not."""
         return self._state.log.last_index
 
     @property
@@ -245,6 +257,7 @@ class Raft:
 
     @property
     def transferee(self) -> NodeId:
+        """The node that leadership is being handed to, `NOBODY` if there is none."""
         return self._state.transferee
 
     def membership_at(self, index: Index) -> Membership:
@@ -252,6 +265,7 @@ class Raft:
         return self._state.members.at(index)
 
     def term_at(self, index: Index) -> Term | None:
+        """The term of the entry at `index`. Returns None if the log does not hold that entry."""
         return self._state.log.term_at(index)
 
     @property

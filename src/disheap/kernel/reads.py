@@ -1,7 +1,7 @@
 """Linearizable reads without a log entry (ReadIndex; dissertation §6.4).
 
 Owns the rounds of heartbeats that confirm leadership after a read came in. Round numbers only grow and belong to the
-kernel, so that a caller's reuse of a context cannot confirm a read with an old round (pitfall 16). Reads that arrive
+kernel. So a caller that reuses a context cannot confirm a read with an old round (pitfall 16). Reads that arrive
 between two `Ready`s share a round.
 """
 
@@ -14,6 +14,8 @@ from disheap.kernel.types import Index, Read
 
 
 class ReadRounds:
+    """The reads that wait for a quorum, in rounds of heartbeats."""
+
     def __init__(self) -> None:
         self.round = 0  # the last one opened; heartbeats carry it
         self._arrived: list[int] = []
@@ -21,13 +23,16 @@ class ReadRounds:
 
     @property
     def has_arrived(self) -> bool:
+        """Whether reads wait for the next round."""
         return bool(self._arrived)
 
     @property
     def is_open(self) -> bool:
+        """Whether a round is not confirmed yet."""
         return bool(self._open)
 
     def add(self, context: int) -> None:
+        """A read came in. `context` names it in the answer."""
         self._arrived.append(context)
 
     def open(self, commit: Index) -> None:
@@ -37,6 +42,7 @@ class ReadRounds:
         self._arrived = []
 
     def confirm(self, round: int, outbox: Outbox) -> None:
+        """A quorum has confirmed `round`. Answer its reads and those of earlier rounds."""
         while self._open and self._open[0][0] <= round:
             _, index, contexts = self._open.popleft()
             outbox.reads += [Read(context, index, True) for context in contexts]

@@ -31,6 +31,7 @@ from disheap.kernel.types import (
 
 
 def propose(state: State, kind: EntryKind, time_ms: int, data: bytes) -> Index:
+    """Append an entry of this leader and return its index. Raises `NotLeader`, `Overloaded` or `InvalidArgument`."""
     if kind == EntryKind.MEMBERSHIP:
         raise InvalidArgument("a membership is proposed with propose_change")
     _refuse_proposals(state)
@@ -143,6 +144,7 @@ def _send_entries(state: State, peer: NodeId, progress: Progress, entries: tuple
 
 
 def on_append_reply(state: State, message: AppendReply) -> None:
+    """A follower has accepted entries, or has refused them and named where its log may agree."""
     progress = state.progress[message.source]
     progress.active = True
     if message.success:
@@ -156,6 +158,7 @@ def on_append_reply(state: State, message: AppendReply) -> None:
 
 
 def on_heartbeat_reply(state: State, message: HeartbeatReply) -> None:
+    """A follower is alive, and confirms the rounds of reads up to the one that it names."""
     progress = state.progress[message.source]
     progress.active = True
     progress.read = max(progress.read, message.read)
@@ -192,6 +195,7 @@ def _leave(state: State) -> None:
 
 
 def on_append(state: State, message: AppendRequest) -> None:
+    """Append the leader's entries behind an entry that matches, or refuse them (§5.3)."""
     if state.is_installing:
         return  # a snapshot is about to replace this log
     log = state.log

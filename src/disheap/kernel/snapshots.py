@@ -31,6 +31,7 @@ def begin(state: State, peer: NodeId) -> None:
 
 
 def on_chunk_read(state: State, target: NodeId, index: Index, offset: int, data: bytes, done: bool) -> None:
+    """Our storage has read a chunk. Send it if the peer still needs it."""
     sending = _sending(state, target, index)
     if sending is not None and sending.reading and sending.offset == offset:
         sending.reading = False
@@ -49,6 +50,7 @@ def on_chunk_read_failed(state: State, target: NodeId, index: Index) -> None:
 
 
 def on_reply(state: State, message: SnapshotReply) -> None:
+    """The peer has stored a chunk, installed the snapshot, or failed to."""
     progress = state.progress[message.source]
     progress.active = True
     sending = _sending(state, message.source, message.index)
@@ -95,6 +97,7 @@ def _pause(progress: Progress) -> None:
 
 
 def on_request(state: State, message: SnapshotRequest) -> None:
+    """A chunk of the leader's snapshot has arrived. Store it, or answer which offset is expected."""
     meta = message.snapshot
     receiving = state.receiving
     if receiving is not None and receiving.writing and (receiving.final is None or receiving.installing):
@@ -114,6 +117,7 @@ def on_request(state: State, message: SnapshotRequest) -> None:
 
 
 def on_chunk_written(state: State, meta: SnapshotMeta, offset: int, ok: bool) -> None:
+    """Our storage has stored a chunk, or the last one with the whole snapshot. `ok` is False if it could not."""
     receiving = state.receiving
     if receiving is None or receiving.meta != meta or receiving.offset != offset or not receiving.writing:
         return
@@ -130,8 +134,8 @@ def on_chunk_written(state: State, meta: SnapshotMeta, offset: int, ok: bool) ->
 
 
 def release_final(state: State) -> None:
-    """The last chunk replaces log and machine: it goes out when nothing is being written or applied, because a write
-    or an entry that arrives after it would be of the old log."""
+    """The last chunk replaces log and machine. It goes out when nothing is being written or applied: a write or an
+    entry that arrives after it would be of the old log."""
     receiving = state.receiving
     if receiving is None or receiving.final is None or receiving.installing or state.role is not Role.FOLLOWER:
         return

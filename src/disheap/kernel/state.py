@@ -48,6 +48,8 @@ class SnapshotReceive:
 
 
 class State:
+    """Everything that a Raft node knows. The modules of this package decide; the state changes here."""
+
     def __init__(self, config: KernelConfig, restored: Restored, random: random.Random) -> None:
         self.config = config
         self.id = config.id
@@ -82,18 +84,22 @@ class State:
 
     @property
     def term(self) -> Term:
+        """The newest term that this node knows."""
         return self.outbox.hard_state.term
 
     @property
     def vote(self) -> NodeId:
+        """The candidate that this node voted for in its term, `NOBODY` if there is none."""
         return self.outbox.hard_state.vote
 
     @property
     def is_installing(self) -> bool:
+        """Whether a snapshot is replacing the log and the machine."""
         return self.receiving is not None and self.receiving.installing
 
     @property
     def may_campaign(self) -> bool:
+        """Whether this node may ask for votes: it is a voter, its log is whole, and nothing holds it back."""
         is_voter = self.members.may_lead(self.id, self.log.commit)
         return is_voter and self.ambiguous_after is None and not (self.is_installing or self.is_held_back)
 
@@ -103,6 +109,7 @@ class State:
         return self.log.term_at(self.log.commit) == self.term
 
     def send(self, message: Message, claims: Index = NOTHING) -> None:
+        """Send `message` when what it claims is durable. `claims` is the highest index that it calls durable."""
         self.outbox.send(message, claims)
 
     # --- doors -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
-"""Leadership transfer (dissertation §3.10). One at a time; lasts an election timeout at most, and then proposals flow
-again (pitfall 23). The target is brought up to date first. Then the voters are told of the transfer, and the target is
-told to campaign. Voters let it through only while the leader's last heartbeat names it."""
+"""Leadership transfer (dissertation §3.10). One at a time. It lasts an election timeout at most, and then proposals
+flow again (pitfall 23). The target is brought up to date first. Then the voters are told of the transfer, and the
+target is told to campaign. Voters let it through only while the leader's last heartbeat names it.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from disheap.kernel.types import NOBODY, NodeId, TimeoutNow
 
 
 def begin(state: State, target: NodeId) -> None:
+    """Start to hand leadership to `target`. Raises an error if that is not possible."""
     target = target if target != NOBODY else _most_caught_up(state)
     if target not in state.members.voters:
         raise InvalidArgument(f"node {target} is no voter and cannot lead")
@@ -31,6 +33,7 @@ def send(state: State) -> None:
 
 
 def tick(state: State) -> None:
+    """Give the transfer up after an election timeout."""
     if state.transferee == NOBODY:
         return
     state.transfer_elapsed += 1

@@ -40,6 +40,8 @@ class EntryKind(IntEnum):
 
 
 class Entry(NamedTuple):
+    """One entry of the log. `data` is opaque to the kernel, except in a membership."""
+
     term: Term
     index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     kind: EntryKind
@@ -56,6 +58,8 @@ class HardState(NamedTuple):
 
 @quick_members
 class Role(Enum):
+    """What a node is in its term (§5.1). A pre-candidate asks for votes without a new term."""
+
     FOLLOWER = "follower"
     PRECANDIDATE = "precandidate"
     CANDIDATE = "candidate"
@@ -71,6 +75,8 @@ class Member(NamedTuple):
 
 
 class Membership(NamedTuple):
+    """The members of a group."""
+
     members: tuple[Member, ...]  # sorted by id
 
 
@@ -126,6 +132,8 @@ class VoteRequest:
 
 @dataclass(frozen=True, slots=True)
 class VoteReply:
+    """The answer to a `VoteRequest` (§5.2)."""
+
     source: NodeId
     target: NodeId
     term: Term
@@ -163,8 +171,8 @@ class AppendReply:
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """Carries leadership, the commit index bounded by what the follower is known to hold, a read's number, and the
-    node that the leader is handing over to (`NOBODY` if it is not handing over)."""
+    """Keeps followers from campaigning. `commit` is bounded by what the follower is known to hold. `read` is the newest
+    round of reads. `transferee` is the node that leadership is being handed to, `NOBODY` if there is none."""
 
     source: NodeId
     target: NodeId
@@ -176,6 +184,8 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class HeartbeatReply:
+    """The answer to a `Heartbeat`. `read` is the number of the round of reads that it confirms."""
+
     source: NodeId
     target: NodeId
     term: Term

@@ -1,7 +1,7 @@
 """How plugins are declared, found and configured.
 
-`hookspecs` has the hooks, `registry` finds a class for each kind and name, `contract_check` refuses one that does not
-fit, `settings` fills its settings, `chain` joins codecs. It runs no plugin. Authors import `hookimpl` from here.
+`hookspecs` has the hooks. `registry` finds a class for each kind and name, and `contract_check` refuses one that does
+not fit. `settings` fills its settings, `chain` joins codecs. It runs no plugin. Authors import `hookimpl` from here.
 """
 
 from disheap.plugins.hookspecs import hookimpl as hookimpl

@@ -34,6 +34,7 @@ class ChainedCodec:
         self._parts = tuple(parts)
 
     def new_stream(self, context: StreamContext) -> tuple[bytes, ChainedStream]:
+        """Start a stream of every part. Raises `CodecError` if the joined preamble is too long."""
         preambles, streams = [], []
         for part in self._parts:
             preamble, stream = part.new_stream(context)
@@ -48,6 +49,7 @@ class ChainedCodec:
         return joined, ChainedStream(streams)
 
     def open_stream(self, preamble: bytes, context: StreamContext) -> ChainedStream:
+        """Open a stream that `new_stream` began. Raises `WrongCodec` if another codec wrote the preamble."""
         offset, streams = 0, []
         for part in self._parts:
             own, offset = self._cut(preamble, offset)
@@ -70,11 +72,14 @@ class ChainedCodec:
 
 
 class ChainedStream:
+    """A stream of each part, applied in the order of the name."""
+
     def __init__(self, streams: Sequence[Stream]) -> None:
         self._forward = tuple(streams)
         self._inner_first = tuple(streams[1:][::-1])
 
     def encode(self, raw: bytes, position: int) -> bytes:
+        """`raw` after every part has encoded it."""
         for stream in self._forward:
             raw = stream.encode(raw, position)
         return raw

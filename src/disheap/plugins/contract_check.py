@@ -1,10 +1,10 @@
 """Whether a plugin class can fit its contract, as far as the class tells without an instance.
 
-Owns the comparison of a class with a Protocol of `interfaces`: methods that are missing, calls that a method cannot
-take, methods that are async and must not be, attributes that are missing or of a wrong type. Compares optional powers,
-too: a class with half of one would silently lack it. Does not run the plugin: what a method does is for the conformance
-suites. The registry refuses a class that does not fit, because a method that is missing would raise at every tick of a
-node that already serves.
+Owns the comparison of a class with a Protocol of `interfaces`. It finds methods that are missing, calls that a method
+cannot take, and methods that are async and must not be. It finds attributes that are missing or of a wrong type.
+Compares optional powers, too: a class with half of one would silently lack it. Does not run the plugin: what a method
+does is for the conformance suites. The registry refuses a class that does not fit. Otherwise a method that is missing
+would raise at every tick of a node that already serves.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Plugins: from the entry points of the group `disheap` to a class for each (kind, name).
 
 Owns discovery and what can go wrong in it. It walks the entry points itself, because pluggy's own loader stops at the
-first broken plugin and skips a duplicate in silence; here each is loaded in its own try, and hooks are called one
-implementation at a time, so that it is known which distribution every class and every failure came from. A broken
-plugin hurts only whoever asks for it. A class that lacks a part of its contract is refused (`contract_check`). Hooks of
+first broken plugin and skips a duplicate in silence. Here each is loaded in its own try, and hooks are called one
+implementation at a time. So it is known which distribution every class and every failure came from. A broken plugin
+hurts only whoever asks for it. A class that lacks a part of its contract is refused (`contract_check`). Hooks of
 one kind are called when that kind is first asked for: a client that wants `tcp` imports no storage.
 
 Refuses to know any plugin by name: the shipped ones are found as a stranger's are. There is no global registry; who

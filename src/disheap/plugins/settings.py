@@ -2,8 +2,8 @@
 
 Strict, because a setting that is quietly ignored is worse than a node that does not start: an unknown key is an error
 that names the key, its table and the keys there are; a value out of its bounds is an error that names the bound. Knows
-nothing about files or environments; `config.sources` collects the values, and a value that arrives as words, from the
-environment or from a flag, is a `Text`, of which the type is only known here.
+nothing about files or environments: `config.sources` collects the values. A value from the environment or from a flag
+is a `Text`, and its type is only known here.
 """
 
 from __future__ import annotations

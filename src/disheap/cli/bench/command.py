@@ -57,6 +57,7 @@ class Run(NamedTuple):
     seconds: float
 
     def waiting(self, workload: str) -> int:
+        """How many messages are put into the topic before `workload` empties it."""
         most = max(1, FILL_BYTES // max(1, len(self.payload)))
         return min(most, int(FILL_PER_SECOND[workload] * self.seconds * WARM))
 

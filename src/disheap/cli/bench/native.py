@@ -43,6 +43,7 @@ class Pipeline:
         self._idle = asyncio.Event()
 
     async def run(self) -> Meter:
+        """Keep the window full until the time is over, wait for the answers, and return the meter."""
         self._refill()
         try:
             async with asyncio.timeout(self._meter.seconds + DRAIN_S):

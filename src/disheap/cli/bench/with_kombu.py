@@ -36,6 +36,7 @@ def publish_sample(url: str, queue: str, payload: bytes) -> None:
 
 
 def publish_one(producer: Any, queue: str, payload: bytes) -> None:
+    """Publish `payload` to `queue` as bytes, without a serializer."""
     producer.publish(payload, routing_key=queue, content_type="application/data", content_encoding="binary")
 
 
@@ -58,12 +59,15 @@ def consume(url: str, queue: str, messages: int, seconds: float) -> Meter:
 
 
 class Consumption:
+    """Counts the messages that a consumer has received and acknowledged."""
+
     def __init__(self, meter: Meter, messages: int) -> None:
         self.meter, self.over = meter, False
         self._left = messages
         self._last_ns = perf_counter_ns()
 
     def received(self, body: Any, message: Any) -> None:
+        """The consumer's callback: acknowledge one message, and record the time since the one before."""
         message.ack()
         now_ns = perf_counter_ns()
         self.meter.add(now_ns - self._last_ns)

@@ -46,6 +46,8 @@ class DemoFailed(DisheapError):
 
 
 class Evidence(NamedTuple):
+    """What a run has left behind, from which the figures are counted."""
+
     published: list[Published]
     waiting: list[Published]
     executions: list[Execution]
@@ -65,6 +67,7 @@ class Demo:
         self.worker = self._make_worker()
 
     def run(self) -> Evidence:
+        """Run the demo to its end. Raises `DemoFailed` if that is not possible."""
         waiting = self._publish()
         self._start_worker()
         producers = [_open_producer(self._app) for _ in range(URGENT_TASKS)]
@@ -196,6 +199,7 @@ class Demo:
 
 
 def count(evidence: Evidence, seconds: float) -> Figures:
+    """The figures of a run that took `seconds`."""
     published, executions = evidence.published, evidence.executions
     figures = Figures(
         published=len(published),
