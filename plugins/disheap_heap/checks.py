@@ -14,7 +14,7 @@ from disheap.errors import (
     TopicLocked,
     TopicNotFound,
 )
-from disheap.protocol.broker import DURATION_MAX_MS, PRIORITY_MAX, PRIORITY_MIN, Enqueue, NewMessage, Publish
+from disheap.protocol.broker import DURATION_MAX_MS, PRIORITY_MAX, PRIORITY_MIN, NewMessage
 
 if TYPE_CHECKING:
     from disheap_heap.state import Session, State, Topic
@@ -63,7 +63,7 @@ def _locked(topic: Topic, owner: Session) -> TopicLocked:
     )
 
 
-def check_message(state: State, message: Enqueue | NewMessage | Publish) -> None:
+def check_message(state: State, message: NewMessage) -> None:
     """Raises `PriorityOutOfRange`, `PayloadTooLarge` or `InvalidArgument`."""
     if not PRIORITY_MIN <= message.priority <= PRIORITY_MAX:
         raise PriorityOutOfRange(

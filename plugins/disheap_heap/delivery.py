@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from disheap.protocol.broker import Deliver, PopDone
+from disheap.protocol.broker import Deliver, NewMessage, PopDone
 from disheap_heap import credit, timers
 from disheap_heap.arrivals import CHUNKS_SWEPT, IdFilter
 from disheap_heap.encoding import encode
@@ -27,29 +27,22 @@ DELIVERIES_PER_SWEEP = 256
 """Messages of a topic with many that leave it before some ids of those that are gone are swept up."""
 
 
-def add(
-    state: State,
-    topic: Topic,
-    payload: bytes,
-    priority: int,
-    delay_ms: int,
-    expires_ms: int,
-    kind: type[Message] = Message,
-) -> int:
+def add(state: State, topic: Topic, new: NewMessage, kind: type[Message] = Message) -> int:
     """A new message; returns its id. The caller has checked everything, and serves the topic."""
+    payload = new.payload
     state.units += 1
     state.last_message = number = state.last_message + 1
     state.message_bytes += len(payload)
     now_ms = state.now_ms
-    lifetime = expires_ms or topic.settings.message_ttl_ms
+    lifetime = new.expires_ms or topic.settings.message_ttl_ms
     expires_at_ms = now_ms + lifetime if lifetime else 0
-    message = tuple.__new__(kind, (priority * topic.sign, number, 0, now_ms, expires_at_ms, payload))  # as below
+    message = tuple.__new__(kind, (new.priority * topic.sign, number, 0, now_ms, expires_at_ms, payload))  # as below
     if kind is SharedMessage:
         share(state, payload)
     if lifetime:
         state.timers.arm(timers.EXPIRY, number, now_ms + lifetime, topic.number)
-    if delay_ms:
-        _delay(state, topic, message, delay_ms)
+    if new.delay_ms:
+        _delay(state, topic, message, new.delay_ms)
     else:
         make_ready(state, topic, message)
     arrivals = topic.arrivals

@@ -4,7 +4,7 @@ a batch go in or none. Of the topics that a publish leads to, full ones refuse f
 from __future__ import annotations
 
 from disheap.errors import InvalidArgument, TopicFull, TopicNotFound
-from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, Publish, Published
+from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, NewMessage, Publish, Published
 from disheap_heap.checks import check_capacity, check_delayed_capacity, check_message, find_topic
 from disheap_heap.delivery import add, serve
 from disheap_heap.encoding import PUBLISHED, encode
@@ -15,12 +15,12 @@ from disheap_heap.state import State, Topic
 
 def enqueue(state: State, session: int, command: Enqueue) -> bytes:
     """Puts one message into a topic. The reply has its id."""
-    topic = find_topic(state, command.topic)
-    check_message(state, command)
+    topic, message = find_topic(state, command.topic), command.message
+    check_message(state, message)
     if topic.settings.max_messages:
         check_capacity(topic, 1)
-        check_delayed_capacity(topic, command.delay_ms > 0)
-    number = add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms)
+        check_delayed_capacity(topic, message.delay_ms > 0)
+    number = add(state, topic, message)
     if topic.turns:
         serve(state, topic)
     return encode(Enqueued(number))
@@ -35,7 +35,7 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
     check_delayed_capacity(topic, sum(message.delay_ms > 0 for message in command.messages))
     first = state.last_message + 1
     for message in command.messages:
-        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)
+        add(state, topic, message)
     serve(state, topic)
     return encode(EnqueuedMany(first, len(command.messages)))
 
@@ -43,7 +43,7 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
 def publish(state: State, session: int, command: Publish) -> bytes:
     """Puts a message into each topic to which the exchange routes it. Full topics are counted in the reply."""
     topics = find_topics(state, command.exchange, command.routing_key)
-    check_message(state, command)
+    check_message(state, command.message)
     if not topics and command.mandatory:
         raise TopicNotFound(
             f"exchange {command.exchange!r} leads the key {command.routing_key!r} to no topic; bind one, "
@@ -55,10 +55,10 @@ def publish(state: State, session: int, command: Publish) -> bytes:
             f"the message leads to {found} topics, over the limit of {state.settings.fanout} "
             "(`fanout` in [machine.heap])"
         )
-    topics = _with_capacity(topics, command)
+    topics = _with_capacity(topics, command.message)
     kind = SharedMessage if len(topics) > 1 else Message
     for topic in topics:
-        add(state, topic, command.payload, command.priority, command.delay_ms, command.expires_ms, kind)
+        add(state, topic, command.message, kind)
         if topic.turns:
             serve(state, topic)
     if len(topics) < found:
@@ -66,7 +66,7 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     return PUBLISHED[found] if found < 2 else encode(Published(found))
 
 
-def _with_capacity(topics: tuple[Topic, ...], command: Publish) -> tuple[Topic, ...]:
+def _with_capacity(topics: tuple[Topic, ...], message: NewMessage) -> tuple[Topic, ...]:
     """Those that take the message. Raises `TopicFull` when there are topics and none of them does."""
     refusal = None
     taking = []
@@ -74,7 +74,7 @@ def _with_capacity(topics: tuple[Topic, ...], command: Publish) -> tuple[Topic, 
         try:
             if topic.settings.max_messages:
                 check_capacity(topic, 1)
-                check_delayed_capacity(topic, command.delay_ms > 0)
+                check_delayed_capacity(topic, message.delay_ms > 0)
         except TopicFull as error:
             refusal = error
         else:

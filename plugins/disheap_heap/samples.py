@@ -57,15 +57,15 @@ _TOPICS: list[Command] = [
 ]
 
 _MESSAGES: list[Command] = [
-    Enqueue("t", b"plain", 3),
-    Enqueue("t", b"urgent", 1 << 40),
-    Enqueue("t", b"delayed", 1, delay_ms=120),
-    Enqueue("brief", b"short-lived", 0, expires_ms=60),
+    Enqueue("t", NewMessage(b"plain", 3)),
+    Enqueue("t", NewMessage(b"urgent", 1 << 40)),
+    Enqueue("t", NewMessage(b"delayed", 1, delay_ms=120)),
+    Enqueue("brief", NewMessage(b"short-lived", 0, expires_ms=60)),
     EnqueueMany("t", [NewMessage(b"one", -1), NewMessage(b"two", 5, 80, 500), NewMessage(b"three" * 100, 5)]),
-    Publish("e", "a.b", b"routed", 2),
-    Publish("f", "", b"to all", -2),
-    Publish("g", "a.b", b"by the alternate", 1),
-    Publish("", "mine", b"direct"),
+    Publish("e", "a.b", NewMessage(b"routed", 2)),
+    Publish("f", "", NewMessage(b"to all", -2)),
+    Publish("g", "a.b", NewMessage(b"by the alternate", 1)),
+    Publish("", "mine", NewMessage(b"direct")),
 ]
 
 _CONSUMERS: list[Command] = [

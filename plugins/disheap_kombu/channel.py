@@ -142,14 +142,12 @@ class Channel(base.StdChannel):
         if type(message) is not Outgoing:
             message = Outgoing(message, content_type="text/plain", content_encoding="utf-8")
         routing_key = routing_key or ""
-        command = broker.Publish(
-            exchange or "",
-            routing_key,
+        new = broker.NewMessage(
             messages.encode(message, exchange or "", routing_key),
             messages.checked_priority(message.priority),
-            0,
-            messages.expires_ms(message.properties),
+            expires_ms=messages.expires_ms(message.properties),
         )
+        command = broker.Publish(exchange or "", routing_key, new)
         self._make_standard(command.exchange)
         if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
             self._open_connection.cast(command)

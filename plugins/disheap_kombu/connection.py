@@ -214,7 +214,7 @@ class Connection:
     def cast(self, command: broker.Publish) -> None:
         """At most once; never waits, unless it is large. Without a connection it is kept for a while, and dropped when
         there are too many."""
-        if len(command.payload) > CAST_BYTES:
+        if len(command.message.payload) > CAST_BYTES:
             self.call(command)
             return
         self._check()

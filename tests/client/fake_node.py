@@ -72,7 +72,9 @@ class FakeCluster:
                 return b"echo " + command, pushes
             case broker.Enqueue():
                 message = next(self.numbers)
-                self._back(command.topic, broker.Deliver(0, message, 0, command.priority, 5, command.payload))
+                self._back(
+                    command.topic, broker.Deliver(0, message, 0, command.message.priority, 5, command.message.payload)
+                )
                 reply: Any = broker.Enqueued(message)
                 pushes = self._feed(session, command.topic)
             case broker.EnqueueMany():

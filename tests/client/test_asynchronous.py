@@ -281,7 +281,7 @@ async def test_what_did_not_leave_in_time_is_taken_back_and_never_carried_out(no
         await jobs.enqueue(b"ghost", timeout_s=0.01)
     node.cluster.leads = True
     assert await jobs.enqueue(b"after") == 2
-    assert [command.payload for _, _, command in node.cluster.applied] == [b"before", b"after"]
+    assert [command.message.payload for _, _, command in node.cluster.applied] == [b"before", b"after"]
 
 
 async def test_the_default_timeout_is_swept(node: Wax, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,7 @@ def free_address() -> str:
 def test_a_call_connects_when_it_must_and_returns_the_reply(node: SocketNode) -> None:
     client = BlockingClient(url(node.address), dial=dial)
     assert client.fileno() == -1
-    assert client.call(broker.Enqueue("jobs", b"x")) == broker.Enqueued(1)
+    assert client.call(broker.Enqueue("jobs", broker.NewMessage(b"x"))) == broker.Enqueued(1)
     assert client.fileno() >= 0 and client.session_timeout_ms == 9000
     client.close()
 
@@ -78,7 +78,7 @@ def test_a_call_survives_a_connection_that_is_cut_and_is_applied_once(
 ) -> None:
     cluster.hold_replies = True
     got: list[Any] = []
-    client.driver.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+    client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x")), on_reply=got.append)
     client.driver.flush()
     with pytest.raises(RequestTimeout):
         client.driver.query(broker.GetStats(), timeout_s=0.05)
@@ -86,7 +86,7 @@ def test_a_call_survives_a_connection_that_is_cut_and_is_applied_once(
     node.drop_all()
     assert client.topic("jobs").enqueue(b"y") == 2
     assert got == [broker.Enqueued(1)]
-    assert [command.payload for _, _, command in cluster.applied] == [b"x", b"y"]
+    assert [command.message.payload for _, _, command in cluster.applied] == [b"x", b"y"]
 
 
 def test_the_first_host_that_answers_is_taken(node: SocketNode) -> None:
@@ -129,7 +129,7 @@ NO_NODE = b"\x03\x00\x00\x00\x63\x00\x00"
 def test_a_port_that_speaks_something_else_is_a_clear_error(node: SocketNode) -> None:
     client = BlockingClient(url("x"), dial=lambda _: Made(Canned([NO_NODE])))
     with pytest.raises(MalformedFrame):
-        client.call(broker.Enqueue("jobs", b"x"))
+        client.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -138,14 +138,14 @@ def test_a_wrong_address_among_others_does_not_end_a_client(node: SocketNode, se
         return dial(address) if address == node.address else Made(Canned([NO_NODE]))
 
     client = BlockingClient(url("x", node.address, "y"), dial=dial_either, generator=random.Random(seed))
-    assert client.call(broker.Enqueue("jobs", b"x")) == broker.Enqueued(1)
+    assert client.call(broker.Enqueue("jobs", broker.NewMessage(b"x"))) == broker.Enqueued(1)
     client.close()
 
 
 def test_when_every_address_is_wrong_the_error_says_what_each_said() -> None:
     client = BlockingClient(url("x", "y"), dial=lambda _: Made(Canned([NO_NODE])), generator=random.Random(1))
     with pytest.raises(MalformedFrame, match=r"no address is right: [xy]: the node .*; [xy]: the node "):
-        client.call(broker.Enqueue("jobs", b"x"))
+        client.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
 
 
 def test_an_address_that_a_node_names_and_that_is_none_does_not_end_a_client(node: SocketNode) -> None:
@@ -162,7 +162,7 @@ def test_an_address_that_a_node_names_and_that_is_none_does_not_end_a_client(nod
         for seed in range(4):
             both = url(follower.address, node.address)
             client = BlockingClient(both, dial=dial_named, generator=random.Random(seed))
-            client.call(broker.Enqueue("jobs", b"x"))
+            client.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
             client.close()
     finally:
         follower.close()
@@ -275,7 +275,7 @@ def test_a_node_that_takes_nothing_is_left_and_one_that_takes_slowly_is_not() ->
     client = BlockingClient(url("n"), dial=lambda _: Made(wire), clock=clock, wait=clock.wait)
     client.connect()
     began = clock.now
-    client.send(broker.Enqueue("jobs", b"x" * 60_000))
+    client.send(broker.Enqueue("jobs", broker.NewMessage(b"x" * 60_000)))
     client.flush()
     assert wire.closed and 10.0 < clock.now - began < 13.0
 
@@ -305,7 +305,7 @@ def test_a_client_that_said_nothing_for_long_attaches_again_before_it_sends() ->
     client.connect()
     said = len(wires[0].sent)
     clock.now += 6.1
-    client.send(broker.Enqueue("jobs", b"x"))
+    client.send(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     client.flush()
     assert wires[0].closed and [sent[4] for sent in wires[0].sent[said:]] == [Kind.GOODBYE]
     assert wires[1].sent[0][4] == Kind.HELLO
@@ -346,7 +346,7 @@ def test_the_hub_hears_of_every_change_of_the_descriptor(node: SocketNode, clien
 def test_pipelined_commands_are_buffered_until_they_are_flushed(client: sync.Client, cluster: FakeCluster) -> None:
     got: list[Any] = []
     for _ in range(3):
-        client.driver.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+        client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x")), on_reply=got.append)
     assert cluster.applied == []
     client.driver.flush()
     while client.driver.unanswered:
@@ -356,18 +356,18 @@ def test_pipelined_commands_are_buffered_until_they_are_flushed(client: sync.Cli
 
 def test_much_is_handed_over_without_a_flush(client: sync.Client, cluster: FakeCluster) -> None:
     for _ in range(40):
-        client.driver.send(broker.Enqueue("jobs", b"x" * 2000))
-    client.driver.call(broker.Enqueue("jobs", b"last"))
+        client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x" * 2000)))
+    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"last")))
     assert len(cluster.applied) == 41
 
 
 def test_a_full_window_waits_for_replies_or_refuses(client: sync.Client, cluster: FakeCluster) -> None:
     for _ in range(cluster.window):
-        client.driver.send(broker.Enqueue("jobs", b"x"))
+        client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     with pytest.raises(WindowExceeded):
-        client.driver.send(broker.Enqueue("jobs", b"x"), wait=False)
+        client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x")), wait=False)
     for _ in range(3 * cluster.window):
-        client.driver.send(broker.Enqueue("jobs", b"x"))
+        client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     assert client.topic("jobs").enqueue(b"last") == 4 * cluster.window + 1
 
 
@@ -378,8 +378,8 @@ def test_an_overloaded_node_is_asked_again(client: sync.Client, cluster: FakeClu
 
 
 def test_a_transient_command_is_not_waited_for(client: sync.Client, cluster: FakeCluster) -> None:
-    client.driver.send_transient(broker.Publish("", "events", b"x"))
-    client.driver.call(broker.Enqueue("jobs", b"x"))
+    client.driver.send_transient(broker.Publish("", "events", broker.NewMessage(b"x")))
+    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     assert [command.routing_key for command in cluster.transients] == ["events"]
 
 
@@ -393,7 +393,7 @@ def test_a_transient_command_after_a_pause_is_not_written_to_a_connection_that_w
     node.drop_all()
     assert select.select([client.fileno()], [], [], 10)[0], "the end of the connection has come"
     clock.now += LISTEN_AFTER_S * 1.1
-    client.send_transient(broker.Publish("", "events", b"x"))
+    client.send_transient(broker.Publish("", "events", broker.NewMessage(b"x")))
     client.connect()
     client.close(end_session=False)
     node.close()  # it has read everything then
@@ -405,8 +405,8 @@ def test_a_transient_command_after_a_pause_is_not_written_to_a_connection_that_w
 
 def test_pushes_that_come_during_a_call_are_queued_for_the_next_poll(client: sync.Client) -> None:
     consumer = client.driver.call(broker.Subscribe("jobs", 10)).consumer
-    client.driver.call(broker.Enqueue("jobs", b"x"))
-    client.driver.call(broker.Enqueue("jobs", b"y"))
+    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
+    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"y")))
     assert client.driver.pending_pushes()
     assert [(push.consumer, push.payload) for push in client.driver.poll()] == [(consumer, b"x"), (consumer, b"y")]
     assert client.driver.poll() == [] and not client.driver.pending_pushes()
@@ -437,7 +437,7 @@ def test_a_lapsed_session_is_told_in_its_place_among_the_pushes(
     client: sync.Client, node: SocketNode, cluster: FakeCluster
 ) -> None:
     client.driver.call(broker.Subscribe("jobs", 10))
-    client.driver.call(broker.Enqueue("jobs", b"x"))
+    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     (push,) = client.driver.poll()
     cluster.expire(next(iter(cluster.sessions)))
     node.drop_all()
@@ -451,7 +451,7 @@ def test_a_command_in_flight_when_the_session_lapsed_has_an_unknown_outcome(
 ) -> None:
     cluster.hold_replies = True
     got: list[Any] = []
-    client.driver.send(broker.Enqueue("jobs", b"x"), on_reply=got.append)
+    client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x")), on_reply=got.append)
     with pytest.raises(RequestTimeout):
         client.driver.query(broker.GetStats(), timeout_s=0.05)
     cluster.hold_replies = False
@@ -610,11 +610,11 @@ def test_commands_are_pipelined_and_their_results_asked_for_later(client: sync.C
 def test_a_pipelined_command_over_the_window_is_refused_until_there_is_room(
     client: sync.Client, cluster: FakeCluster
 ) -> None:
-    pending = [client.send(broker.Enqueue("jobs", b"x")) for _ in range(cluster.window)]
+    pending = [client.send(broker.Enqueue("jobs", broker.NewMessage(b"x"))) for _ in range(cluster.window)]
     with pytest.raises(WindowExceeded):
-        client.send(broker.Enqueue("jobs", b"x"))
+        client.send(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     client.room()
-    pending.append(client.send(broker.Enqueue("jobs", b"x")))
+    pending.append(client.send(broker.Enqueue("jobs", broker.NewMessage(b"x"))))
     assert [each.result().id for each in pending] == list(range(1, cluster.window + 2))
 
 
@@ -623,7 +623,7 @@ def test_a_pipelined_command_that_is_not_answered_is_late_and_one_of_a_closed_cl
 ) -> None:
     silent = sync.connect(url(node.address), dial=dial)
     cluster.hold_replies = True
-    late = silent.send(broker.Enqueue("jobs", b"x"), timeout_s=0.05)
+    late = silent.send(broker.Enqueue("jobs", broker.NewMessage(b"x")), timeout_s=0.05)
     with pytest.raises(RequestTimeout, match="Enqueue was not answered in time"):
         late.result()
     with pytest.raises(RequestTimeout, match="status was not answered"):
@@ -715,10 +715,10 @@ def test_what_did_not_leave_in_time_is_taken_back_and_never_carried_out(
     hear_of_it(client)
     for payload in (b"ghost-1", b"ghost-2"):
         with pytest.raises(NotSent, match=r"Enqueue did not leave.*No node takes it"):
-            client.driver.call(broker.Enqueue("jobs", payload), timeout_s=0.02)
+            client.driver.call(broker.Enqueue("jobs", broker.NewMessage(payload)), timeout_s=0.02)
     cluster.leads = True
     assert jobs.enqueue(b"after") == 2
-    assert [command.payload for _, _, command in cluster.applied] == [b"before", b"after"]
+    assert [command.message.payload for _, _, command in cluster.applied] == [b"before", b"after"]
     assert client.driver.unanswered == 0
 
 
@@ -786,7 +786,7 @@ def test_a_child_of_a_fork_does_not_use_its_parents_session(
     jobs.enqueue(b"parent-0")
     assert in_child(lambda: jobs.enqueue(b"child")).startswith("ConnectionLost: this client was opened before a fork")
     jobs.enqueue(b"parent-1")
-    assert [command.payload for _, _, command in cluster.applied] == [b"parent-0", b"parent-1"]
+    assert [command.message.payload for _, _, command in cluster.applied] == [b"parent-0", b"parent-1"]
 
 
 def test_a_child_that_leaves_its_parents_client_does_not_end_the_session(

@@ -49,7 +49,7 @@ class Talk:
     def deliver(self, credit: int = 10) -> tuple[int, int]:
         """A consumer, and one message delivered to it: its token."""
         self.send(broker.Subscribe("jobs", credit))
-        (push,) = self.pushes(self.send(broker.Enqueue("jobs", b"x")))
+        (push,) = self.pushes(self.send(broker.Enqueue("jobs", broker.NewMessage(b"x"))))
         return (push.id, push.epoch)
 
 
@@ -59,7 +59,7 @@ def talk() -> Talk:
 
 
 def test_replies_come_decoded_with_their_waiter(talk: Talk) -> None:
-    assert talk.send(broker.Enqueue("jobs", b"x")) == [Replied("Enqueue", broker.Enqueued(1))]
+    assert talk.send(broker.Enqueue("jobs", broker.NewMessage(b"x"))) == [Replied("Enqueue", broker.Enqueued(1))]
 
 
 def test_a_delivery_is_held_until_the_reply_to_its_ack(talk: Talk) -> None:
@@ -92,7 +92,7 @@ def test_an_ack_that_never_arrived_does_not_bring_the_message_back_either(talk: 
 
 def test_a_delivery_that_was_lost_on_its_way_comes_with_the_resumed_session(talk: Talk) -> None:
     talk.send(broker.Subscribe("jobs", 10))
-    talk.send_and_lose_the_reply(broker.Enqueue("jobs", b"x"))
+    talk.send_and_lose_the_reply(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     (push,) = talk.pushes(talk.connect())
     assert push.payload == b"x" and (push.id, push.epoch) in talk.session.held.tokens
 
@@ -143,7 +143,7 @@ def test_a_consumer_that_ended_unheard_is_reported_when_the_session_resumes(talk
 
 def test_a_pop_that_ended_while_its_reply_was_lost_is_found_out_by_attaching_again(talk: Talk) -> None:
     """The first ATTACH cannot name the ticket, for the client has not heard of it."""
-    talk.send(broker.Enqueue("jobs", b"x"))
+    talk.send(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     talk.send_and_lose_the_reply(broker.Pop("jobs"))
     events = talk.connect()
     (push,) = talk.pushes(events)

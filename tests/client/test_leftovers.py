@@ -148,7 +148,7 @@ class BlockingClients:
                 pending.result()
 
     def late_pending(self) -> None:
-        pending = self.client.send(broker.Enqueue("jobs", b""), timeout_s=0.0)
+        pending = self.client.send(broker.Enqueue("jobs", broker.NewMessage(b"")), timeout_s=0.0)
         with pytest.raises(RequestTimeout):
             pending.result()
         self.client.topic("jobs").purge()
@@ -168,7 +168,7 @@ class BlockingRounds:
 
     def message(self) -> None:
         client = self.client
-        client.call(broker.Enqueue("jobs", b"job"))
+        client.call(broker.Enqueue("jobs", broker.NewMessage(b"job")))
         consumer = client.call(broker.Subscribe("jobs", 1)).consumer
         pushes: list[Any] = client.take_pushes()
         while not pushes:

@@ -319,7 +319,7 @@ def heap_groups(data: bytes) -> None:
 
 
 _GROUP_STEPS: tuple[Callable[[int], broker.Command], ...] = (
-    lambda n: broker.Enqueue("tu"[n % 2], b"x" * (n % 5), n % 3, n % 7 // 6, n % 11 // 10),
+    lambda n: broker.Enqueue("tu"[n % 2], broker.NewMessage(b"x" * (n % 5), n % 3, n % 7 // 6, n % 11 // 10)),
     lambda n: broker.Ack([(n % 32, 1 + n // 64)]),
     lambda n: broker.Nack([(n % 32, 1), (n % 16, 2)], n // 128, n % 3 == 0),
     lambda n: broker.Subscribe("tu"[n % 2], 1 + n % 4, n % 3, False, n % 5, group=1 + n % 2),
@@ -429,7 +429,7 @@ def client_session(data: bytes) -> None:
         session.receive(handshake.welcome(Kind.WELCOME, 2, _WELCOME))
     if data[:1] > b"\x80":
         session.receive(frames.reply(Kind.REPLY, Status.OK, number, 1, (7).to_bytes(8, "little") + bytes(4)))
-        session.send(broker.Enqueue("t", b"x"), "enqueue")
+        session.send(broker.Enqueue("t", broker.NewMessage(b"x")), "enqueue")
         session.send(broker.Subscribe("t", 5), "subscribe")
         session.send(broker.Pop("t"), "pop")
         session.query(broker.GetStats(), "stats")
@@ -537,7 +537,9 @@ _CLIENT_FRAMES = [
     frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION, 1, 0, bytes(SECRET_BYTES) + broker.encode(_HELD[0])),
     frames.envelope(Kind.ATTACH, 0, ServedNode.SESSION - 1, 1, 0, bytes(SECRET_BYTES) + broker.encode(_HELD[0])),
     *(frames.envelope(Kind.COMMAND, 0, ServedNode.SESSION, 1 + n, n, c) for n, c in enumerate(sample_commands())),
-    frames.envelope(Kind.COMMAND, 2, ServedNode.SESSION, 0, 0, broker.encode(broker.Enqueue("t", b"transient"))),
+    frames.envelope(
+        Kind.COMMAND, 2, ServedNode.SESSION, 0, 0, broker.encode(broker.Enqueue("t", broker.NewMessage(b"transient")))
+    ),
     *(frames.request(Kind.QUERY, 5, broker.encode(query)) for query in _QUERIES),
     frames.request(Kind.ADMIN, 6, msgspec.msgpack.encode({"op": "status"})),
     frames.plain(Kind.PING),

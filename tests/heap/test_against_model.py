@@ -144,7 +144,7 @@ class HeapAgainstModel(ViewRules):
             return
         for priority in some:
             full = delay and self.model.delayed_full(shelf)
-            answer = self.do(broker.Enqueue(shelf.name, payload, priority, delay, expires), 1)
+            answer = self.do(broker.Enqueue(shelf.name, broker.NewMessage(payload, priority, delay, expires)), 1)
             if full:
                 assert answer is TopicFull
                 continue

@@ -65,8 +65,8 @@ def test_one_call_creates_a_bounded_number_of_bytes(case: Case) -> None:
 
 def _payload_bytes(case: Case) -> int:
     match case.asked:
-        case broker.Enqueue(payload=payload) | broker.Publish(payload=payload):
-            return len(payload)
+        case broker.Enqueue(message=message) | broker.Publish(message=message):
+            return len(message.payload)
         case broker.EnqueueMany(messages=messages):
             return sum(len(message.payload) for message in messages)
     return 0

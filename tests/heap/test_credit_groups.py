@@ -34,7 +34,7 @@ def filled() -> Driver:
     for name in NAMES:
         driver.do(CreateTopic(name))
         for number in range(4):
-            driver.do(Enqueue(name, f"{name}{number}".encode()))
+            driver.do(Enqueue(name, NewMessage(f"{name}{number}".encode())))
     return driver
 
 
@@ -65,7 +65,7 @@ def test_a_message_in_one_topic_uses_up_the_credit_for_the_others() -> None:
         driver.do(CreateTopic(name))
     subscribe(driver, 1)
     for name in ("b", "a", "c", "b"):
-        driver.do(Enqueue(name, name.encode()))
+        driver.do(Enqueue(name, NewMessage(name.encode())))
     held = driver.deliveries()
     assert [one.payload for one in held] == [b"b"]
     assert [settle_oldest(driver, held) for _ in range(3)] == [[b"a"], [b"c"], [b"b"]]
@@ -81,7 +81,7 @@ def test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first(
 def test_within_a_topic_priority_decides(filled: Driver) -> None:
     subscribe(filled, 1)
     held = filled.deliveries()
-    filled.do(Enqueue("b", b"urgent", 9))
+    filled.do(Enqueue("b", NewMessage(b"urgent", 9)))
     assert settle_oldest(filled, held) == [b"urgent"]
 
 
@@ -184,11 +184,11 @@ def test_an_ended_consumer_that_holds_something_takes_no_place_in_its_group() ->
     held = []
     for _ in range(CREDIT_GROUP_CONSUMERS_MAX):
         number = driver.do(Subscribe("t", 1000, group=1)).consumer
-        driver.do(Enqueue("t", b"m"))
+        driver.do(Enqueue("t", NewMessage(b"m")))
         held += driver.deliveries()
         driver.do(Cancel(number))
     driver.do(Subscribe("t", CREDIT_GROUP_CONSUMERS_MAX, group=1))
-    driver.do(Enqueue("t", b"next"))
+    driver.do(Enqueue("t", NewMessage(b"next")))
     assert driver.payloads() == [], "what they hold counts"
     twin = driver.restored()
     assert settle_oldest(driver, held) == [b"next"]
@@ -234,8 +234,8 @@ def test_many_freed_groups_are_served_in_slices_and_in_step() -> None:
         for name in ("t", "u"):
             driver.do(Subscribe(name, 1, group=group, lease_ms=10))
     for number in range(200):
-        driver.do(Enqueue("t", b"%d" % number))
-        driver.do(Enqueue("u", b"%d" % number))
+        driver.do(Enqueue("t", NewMessage(b"%d" % number)))
+        driver.do(Enqueue("u", NewMessage(b"%d" % number)))
     driver.taken()
     driver.wait(10, limit=30)
     assert driver.machine.backlog()
@@ -257,7 +257,7 @@ def test_leases_that_go_back_in_slices_free_their_group_at_once() -> None:
     while driver.machine.backlog():
         driver.work_off(many)
     held = driver.deliveries()
-    driver.do(Enqueue("b", b"b"))
+    driver.do(Enqueue("b", NewMessage(b"b")))
     assert len(held) == many
     assert driver.deliveries() == [], "the group is full"
     driver.do(Recover([held[0].consumer]))

@@ -32,7 +32,7 @@ def jobs() -> Driver:
 
 def put(driver: Driver, *priorities: int) -> None:
     for priority in priorities:
-        driver.do(Enqueue("jobs", str(priority).encode(), priority))
+        driver.do(Enqueue("jobs", NewMessage(str(priority).encode(), priority)))
 
 
 def popped(driver: Driver, count: int = 100) -> list[bytes]:
@@ -42,7 +42,7 @@ def popped(driver: Driver, count: int = 100) -> list[bytes]:
 
 def test_the_largest_priority_comes_first_and_equals_come_in_order_of_enqueueing(jobs: Driver) -> None:
     for name, priority in ((b"a", 1), (b"b", 5), (b"c", 1), (b"d", 5), (b"e", -3)):
-        jobs.do(Enqueue("jobs", name, priority))
+        jobs.do(Enqueue("jobs", NewMessage(name, priority)))
     assert popped(jobs) == [b"b", b"d", b"a", b"c", b"e"]
 
 
@@ -74,8 +74,8 @@ def test_a_message_that_comes_back_keeps_its_place(jobs: Driver) -> None:
 
 
 def test_a_delayed_message_waits_and_then_ranks_by_when_it_was_enqueued(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"early", 0, delay_ms=100))
-    jobs.do(Enqueue("jobs", b"late"))
+    jobs.do(Enqueue("jobs", NewMessage(b"early", 0, delay_ms=100)))
+    jobs.do(Enqueue("jobs", NewMessage(b"late")))
     jobs.wait(99)
     assert jobs.info().delayed == 1
     jobs.wait(1)
@@ -84,7 +84,7 @@ def test_a_delayed_message_waits_and_then_ranks_by_when_it_was_enqueued(jobs: Dr
 
 def test_a_waiting_consumer_gets_a_message_inside_the_enqueue(jobs: Driver) -> None:
     jobs.do(Subscribe("jobs", 1), session=2)
-    reply = jobs.do(Enqueue("jobs", b"x", 7))
+    reply = jobs.do(Enqueue("jobs", NewMessage(b"x", 7)))
     assert jobs.pushed == [(2, broker.Deliver(1, reply.id, 1, 7, 0, b"x"))]
 
 
@@ -117,7 +117,7 @@ def test_credit_bounds_what_a_consumer_holds(jobs: Driver) -> None:
 def test_credit_in_bytes_stops_at_the_bound_and_lets_one_large_message_pass(jobs: Driver) -> None:
     jobs.do(Subscribe("jobs", 100, credit_bytes=10))
     for _ in range(3):
-        jobs.do(Enqueue("jobs", b"x" * 50))
+        jobs.do(Enqueue("jobs", NewMessage(b"x" * 50)))
     (large,) = jobs.deliveries()
     jobs.do(Ack([token(large)]))
     assert len(jobs.deliveries()) == 1
@@ -200,8 +200,8 @@ def test_a_cancelled_pop_gets_nothing_more(jobs: Driver) -> None:
 
 
 def test_a_message_not_delivered_in_time_is_dropped(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"x", expires_ms=10))
-    jobs.do(Enqueue("jobs", b"delayed", delay_ms=100, expires_ms=20))
+    jobs.do(Enqueue("jobs", NewMessage(b"x", expires_ms=10)))
+    jobs.do(Enqueue("jobs", NewMessage(b"delayed", delay_ms=100, expires_ms=20)))
     jobs.wait(9)
     assert jobs.info().ready == 1
     jobs.wait(1)
@@ -215,14 +215,14 @@ def test_a_message_not_delivered_in_time_is_dropped(jobs: Driver) -> None:
 def test_a_topics_own_expiry_holds_for_messages_that_bring_none() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs", TopicSettings(message_ttl_ms=10)))
-    driver.do(Enqueue("jobs", b"short"))
-    driver.do(Enqueue("jobs", b"long", expires_ms=50))
+    driver.do(Enqueue("jobs", NewMessage(b"short")))
+    driver.do(Enqueue("jobs", NewMessage(b"long", expires_ms=50)))
     driver.wait(10)
     assert popped(driver) == [b"long"]
 
 
 def test_a_leased_message_does_not_expire_but_does_not_come_back_either(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"x", expires_ms=10))
+    jobs.do(Enqueue("jobs", NewMessage(b"x", expires_ms=10)))
     jobs.do(Pop("jobs", 1))
     (delivery,) = jobs.deliveries()
     jobs.wait(10)
@@ -232,7 +232,7 @@ def test_a_leased_message_does_not_expire_but_does_not_come_back_either(jobs: Dr
 
 
 def test_a_message_that_comes_back_in_time_still_expires_in_time(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"x", expires_ms=10))
+    jobs.do(Enqueue("jobs", NewMessage(b"x", expires_ms=10)))
     jobs.do(Pop("jobs", 1))
     (delivery,) = jobs.deliveries()
     jobs.wait(5)
@@ -246,13 +246,13 @@ def test_a_message_that_comes_back_in_time_still_expires_in_time(jobs: Driver) -
 def test_messages_due_together_are_delivered_by_priority(jobs: Driver) -> None:
     jobs.do(Subscribe("jobs", 2))
     for priority in (1, 9, 5):
-        jobs.do(Enqueue("jobs", b"x", priority, delay_ms=10))
+        jobs.do(Enqueue("jobs", NewMessage(b"x", priority, delay_ms=10)))
     jobs.wait(10)
     assert [one.priority for one in jobs.deliveries()] == [9, 5]
 
 
 def test_what_an_earlier_deadline_made_ready_goes_before_a_later_one_ends_the_pop(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"x", delay_ms=10))
+    jobs.do(Enqueue("jobs", NewMessage(b"x", delay_ms=10)))
     ticket = jobs.do(Pop("jobs", 1, wait_ms=20)).consumer
     jobs.wait(1000)
     assert jobs.taken()[-1] == PopDone(ticket, 1)

@@ -15,6 +15,7 @@ from disheap.protocol.broker import (
     DeleteExchange,
     DeleteTopic,
     ListExchanges,
+    NewMessage,
     Peek,
     Publish,
     Subscribe,
@@ -40,7 +41,7 @@ def publish(driver: Driver, key: str, exchange: str = "e") -> list[str]:
     """Publish under `key`; returns the topics that got the message."""
     names = list(driver.machine._state.topics)
     before = [driver.info(name).ready for name in names]
-    count = driver.do(Publish(exchange, key, b"x")).routed
+    count = driver.do(Publish(exchange, key, NewMessage(b"x"))).routed
     reached = [name for name, old in zip(names, before, strict=True) if driver.info(name).ready > old]
     assert count == len(reached)
     return reached
@@ -84,13 +85,13 @@ def test_a_topic_exchange_routes_by_words(pattern: str, key: str, leads: bool) -
 
 def test_a_topic_that_several_bindings_lead_to_gets_one_message() -> None:
     driver = routed("topic", ("t", "a.*"), ("t", "#"))
-    assert driver.do(Publish("e", "a.b", b"x")).routed == 1
+    assert driver.do(Publish("e", "a.b", NewMessage(b"x"))).routed == 1
     assert driver.info("t").ready == 1
 
 
 def test_each_topic_gets_a_message_of_its_own() -> None:
     driver = routed("fanout", ("a", ""), ("b", ""))
-    driver.do(Publish("e", "", b"x", 7))
+    driver.do(Publish("e", "", NewMessage(b"x", 7)))
     ids = [driver.ask(Peek(name)).messages[0].id for name in ("a", "b")]
     assert ids == [1, 2]
 
@@ -99,24 +100,24 @@ def test_the_exchange_without_a_name_routes_to_the_topic_that_the_key_names() ->
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     assert publish(driver, "jobs", exchange="") == ["jobs"]
-    assert driver.do(Publish("", "nowhere", b"x")).routed == 0
+    assert driver.do(Publish("", "nowhere", NewMessage(b"x"))).routed == 0
 
 
 def test_a_published_message_meets_a_waiting_consumer() -> None:
     driver = routed("direct", ("a", "k"))
     driver.do(Subscribe("a", 1), session=2)
-    driver.do(Publish("e", "k", b"x", 3))
+    driver.do(Publish("e", "k", NewMessage(b"x", 3)))
     assert [(one.payload, one.priority) for one in driver.deliveries(2)] == [(b"x", 3)]
 
 
 def test_what_leads_nowhere_is_dropped_unless_it_is_mandatory() -> None:
     driver = routed("fanout")
-    assert driver.do(Publish("e", "k", b"x")).routed == 0
+    assert driver.do(Publish("e", "k", NewMessage(b"x"))).routed == 0
     for exchange in ("e", ""):
         with pytest.raises(TopicNotFound):
-            driver.do(Publish(exchange, "k", b"x", mandatory=True))
+            driver.do(Publish(exchange, "k", NewMessage(b"x"), mandatory=True))
     with pytest.raises(ExchangeNotFound, match="'nope'"):
-        driver.do(Publish("nope", "k", b"x"))
+        driver.do(Publish("nope", "k", NewMessage(b"x")))
 
 
 def test_a_changed_binding_changes_the_next_publish() -> None:
@@ -133,7 +134,7 @@ def test_a_changed_binding_changes_the_next_publish() -> None:
 def test_the_cache_of_routes_is_bounded_and_right() -> None:
     driver = routed("topic", ("a", "k.#"))
     for number in range(2 * MAX_CACHED_KEYS):
-        driver.do(Publish("e", f"other.{number}", b""))
+        driver.do(Publish("e", f"other.{number}", NewMessage(b"")))
     assert driver.machine._state.routes.size()[0] <= MAX_CACHED_KEYS
     assert publish(driver, "k.1") == ["a"]
 
@@ -180,14 +181,14 @@ def test_exchanges_and_bindings_are_listed() -> None:
 def test_a_transient_message_is_admitted_only_where_somebody_is_bound_for_it() -> None:
     driver = routed("topic", ("a", "x.*"))
     admits = driver.machine.admits
-    assert admits(broker.encode(Publish("e", "x.1", b"")))
-    assert admits(broker.encode(Publish("", "a", b"")))
-    assert admits(broker.encode(broker.Enqueue("a", b"")))
+    assert admits(broker.encode(Publish("e", "x.1", NewMessage(b""))))
+    assert admits(broker.encode(Publish("", "a", NewMessage(b""))))
+    assert admits(broker.encode(broker.Enqueue("a", broker.NewMessage(b""))))
     assert admits(broker.encode(broker.Ack([(1, 1)])))
-    assert not admits(broker.encode(Publish("e", "y", b"")))
-    assert not admits(broker.encode(Publish("nope", "y", b"")))
-    assert not admits(broker.encode(Publish("", "nope", b"")))
-    assert not admits(broker.encode(broker.Enqueue("nope", b"")))
+    assert not admits(broker.encode(Publish("e", "y", NewMessage(b""))))
+    assert not admits(broker.encode(Publish("nope", "y", NewMessage(b""))))
+    assert not admits(broker.encode(Publish("", "nope", NewMessage(b""))))
+    assert not admits(broker.encode(broker.Enqueue("nope", broker.NewMessage(b""))))
     assert not admits(b"garbage")
 
 
@@ -208,9 +209,9 @@ def test_what_leads_nowhere_goes_to_the_alternate() -> None:
     driver = with_alternates("e", "f", "g")
     for one in (driver, driver.restored()):
         assert publish(one, "k") == ["t"]
-        assert one.do(Publish("e", "other", b"x")).routed == 0
+        assert one.do(Publish("e", "other", NewMessage(b"x"))).routed == 0
         with pytest.raises(TopicNotFound):
-            one.do(Publish("e", "other", b"x", mandatory=True))
+            one.do(Publish("e", "other", NewMessage(b"x"), mandatory=True))
 
 
 def test_what_leads_somewhere_does_not_go_to_the_alternate() -> None:
@@ -226,8 +227,8 @@ def test_an_alternate_that_is_not_there_is_an_error_when_the_message_needs_it() 
     driver.do(Bind("f", "t", "k"))
     assert publish(driver, "k", "f") == ["t"]
     with pytest.raises(ExchangeNotFound, match="'none', the alternate of exchange 'f'"):
-        driver.do(Publish("f", "other", b"x"))
-    assert not driver.machine.admits(broker.encode(Publish("f", "other", b"x")))
+        driver.do(Publish("f", "other", NewMessage(b"x")))
+    assert not driver.machine.admits(broker.encode(Publish("f", "other", NewMessage(b"x"))))
 
 
 @pytest.mark.parametrize("names", [("e", "e"), ("e", "f", "e"), ("e", "f", "g", "f")])
@@ -236,14 +237,14 @@ def test_alternates_that_go_in_a_circle_are_an_error(names: tuple[str, ...]) -> 
     for name, alternate in pairwise(names):
         driver.do(CreateExchange(name, "direct", alternate=alternate))
     with pytest.raises(InvalidArgument, match=" -> ".join(names)):
-        driver.do(Publish("e", "k", b"x"))
+        driver.do(Publish("e", "k", NewMessage(b"x")))
 
 
 def test_a_chain_of_alternates_is_bounded() -> None:
     names = [f"e{number}" for number in range(MAX_ALTERNATES + 1)]
     assert publish(with_alternates(*names), "k", "e0") == ["t"]
     with pytest.raises(InvalidArgument, match="have no end"):
-        with_alternates(*names, "last").do(Publish("e0", "k", b"x"))
+        with_alternates(*names, "last").do(Publish("e0", "k", NewMessage(b"x")))
 
 
 def test_another_alternate_is_another_exchange() -> None:
@@ -261,14 +262,14 @@ def test_all_exchanges_share_one_cache_of_routes() -> None:
     for number in range(50):
         driver.do(CreateExchange(f"e{number}"))
         for key in range(MAX_CACHED_KEYS // 40):
-            driver.do(Publish(f"e{number}", f"k{key}", b""))
+            driver.do(Publish(f"e{number}", f"k{key}", NewMessage(b"")))
         assert driver.machine._state.routes.size()[0] <= MAX_CACHED_KEYS
 
 
 def test_the_topics_that_remembered_keys_lead_to_are_bounded() -> None:
     driver = routed("topic", *((f"t{number}", "#") for number in range(300)))
     for number in range(MAX_CACHED_TOPICS // 300 + 5):
-        driver.do(Publish("e", f"k.{number}", b""))
+        driver.do(Publish("e", f"k.{number}", NewMessage(b"")))
         keys, topics = driver.machine._state.routes.size()
         assert topics == 300 * keys <= MAX_CACHED_TOPICS
 
@@ -309,8 +310,8 @@ def test_a_key_that_would_cost_too_many_steps_is_refused() -> None:
         driver.do(Bind("e", "t", ".".join(["#", *places, "a", "#", "b"])))
     for one in (driver, driver.restored()):
         with pytest.raises(InvalidArgument, match="routing_steps"):
-            one.do(Publish("e", ".".join(["a"] * 100), b"x"))
-        assert one.do(Publish("e", "a.a.a.a.a.a.a.b", b"x")).routed == 1
+            one.do(Publish("e", ".".join(["a"] * 100), NewMessage(b"x")))
+        assert one.do(Publish("e", "a.a.a.a.a.a.a.b", NewMessage(b"x"))).routed == 1
 
 
 def test_a_deleted_exchange_is_taken_apart_in_slices() -> None:

@@ -71,7 +71,7 @@ def snapshot(driver: Driver) -> bytes:
 
 def test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_after_a_restart() -> None:
     driver = fanout(*(f"t{number}" for number in range(500)))
-    driver.do(Publish("f", "", b"x" * MIB))
+    driver.do(Publish("f", "", NewMessage(b"x" * MIB)))
     assert driver.machine.stats()["message_bytes"] == 500 * MIB
     assert MIB < driver.machine.memory_bytes() < 4 * MIB
     assert MIB < len(snapshot(driver)) < 2 * MIB
@@ -84,7 +84,7 @@ def test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_a
 def test_a_payload_is_shared_wherever_its_messages_wait() -> None:
     driver = fanout(*NAMES)
     consumer = driver.do(Subscribe("a", 1)).consumer
-    driver.do(Publish("f", "", b"shared"))
+    driver.do(Publish("f", "", NewMessage(b"shared")))
     [lease] = [push for push in driver.deliveries() if push.consumer == consumer]
     driver.do(Nack([(lease.id, lease.epoch)], delay_ms=1000))
     driver.do(Pop("b", 1))
@@ -97,7 +97,7 @@ def test_the_estimate_falls_to_what_an_empty_state_takes() -> None:
     driver = fanout(*NAMES)
     before = driver.machine.memory_bytes()
     for number in range(50):
-        driver.do(Publish("f", "", b"shared", delay_ms=number % 2, expires_ms=1000 * (number % 3)))
+        driver.do(Publish("f", "", NewMessage(b"shared", delay_ms=number % 2, expires_ms=1000 * (number % 3))))
     driver.do(EnqueueMany("a", [NewMessage(b"own", number) for number in range(50)]))
     assert driver.machine.memory_bytes() > before + 200 * 100
     driver.do(Purge("a"))
@@ -118,7 +118,7 @@ def test_a_snapshot_with_a_shared_payload_that_cannot_be_is_refused(
     field: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = fanout("a", "b")
-    driver.do(Publish("f", "", b"x"))
+    driver.do(Publish("f", "", NewMessage(b"x")))
     monkeypatch.setattr("disheap_heap.snapshot._MessageRows.row", lambda self, m, *at: ((*at, *m[:-1], field), 0))
     with pytest.raises(SnapshotDamaged):
         driver.restored()
@@ -154,11 +154,11 @@ def take_step(driver: Driver, what: str, name: str, payload: bytes) -> Driver:
     tokens = [(lease.message.id, lease.epoch) for lease in driver.machine._state.leases.values()][:1]
     match what:
         case "publish":
-            driver.do(Publish("f", "", payload, len(payload)))
+            driver.do(Publish("f", "", NewMessage(payload, len(payload))))
         case "enqueue":
-            driver.do(Enqueue(name, payload, expires_ms=300))
+            driver.do(Enqueue(name, NewMessage(payload, expires_ms=300)))
         case "delayed":
-            driver.do(Publish("f", "", payload, delay_ms=50))
+            driver.do(Publish("f", "", NewMessage(payload, delay_ms=50)))
         case "pop":
             driver.do(Pop(name, 2, lease_ms=200))
         case "ack" if tokens:
@@ -180,7 +180,7 @@ def take_step(driver: Driver, what: str, name: str, payload: bytes) -> Driver:
 def test_the_door_of_no_ack_deliveries_counts_too() -> None:
     driver = fanout(*NAMES)
     driver.do(Subscribe("a", 1, no_ack=True))
-    driver.do(Publish("f", "", b"shared"))
+    driver.do(Publish("f", "", NewMessage(b"shared")))
     assert driver.payloads() == [b"shared"]
     check_counts(driver.machine._state)
     driver.do(DeleteTopic("b"))

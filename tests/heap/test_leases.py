@@ -5,7 +5,18 @@ from __future__ import annotations
 import pytest
 
 from disheap.errors import ConsumerNotFound
-from disheap.protocol.broker import Ack, Cancel, CreateTopic, Deliver, Enqueue, Extend, Nack, Recover, Subscribe
+from disheap.protocol.broker import (
+    Ack,
+    Cancel,
+    CreateTopic,
+    Deliver,
+    Enqueue,
+    Extend,
+    Nack,
+    NewMessage,
+    Recover,
+    Subscribe,
+)
 
 from .driver import Driver, token
 
@@ -20,7 +31,7 @@ def jobs() -> Driver:
 def held(driver: Driver, count: int = 1, lease_ms: int = 0, session: int = 1) -> list[Deliver]:
     """Messages in the hands of a consumer with just enough credit."""
     for number in range(count):
-        driver.do(Enqueue("jobs", b"x", -number))
+        driver.do(Enqueue("jobs", NewMessage(b"x", -number)))
     driver.do(Subscribe("jobs", count, lease_ms=lease_ms), session)
     return driver.deliveries(session)
 
@@ -97,7 +108,7 @@ def test_a_lease_ends_at_its_deadline_and_the_message_goes_to_whoever_is_next(jo
 
 def test_an_expired_lease_gives_its_credit_back(jobs: Driver) -> None:
     held(jobs, lease_ms=50)
-    jobs.do(Enqueue("jobs", b"later", -9))
+    jobs.do(Enqueue("jobs", NewMessage(b"later", -9)))
     jobs.wait(50)
     assert [one.epoch for one in jobs.deliveries()] == [2]
 

@@ -35,28 +35,30 @@ def distinct(size: int, number: int) -> bytes:
 
 
 def enqueue(size: int) -> Step:
-    return lambda driver, n: driver.do(Enqueue("jobs", distinct(size, n)))
+    return lambda driver, n: driver.do(Enqueue("jobs", NewMessage(distinct(size, n))))
 
 
 def lease(driver: Driver, n: int) -> None:
-    driver.do(Enqueue("jobs", distinct(14, n)))
+    driver.do(Enqueue("jobs", NewMessage(distinct(14, n))))
     driver.do(Pop("jobs", 1))
 
 
 def fan_out(driver: Driver, n: int) -> None:
-    driver.do(Publish("f", "", distinct(1400, n)))
+    driver.do(Publish("f", "", NewMessage(distinct(1400, n))))
 
 
 CASES: dict[str, Step] = {
-    "empty messages": lambda driver, n: driver.do(Enqueue("jobs", b"")),
+    "empty messages": lambda driver, n: driver.do(Enqueue("jobs", NewMessage(b""))),
     "small messages": enqueue(100),
     "messages of 1 KiB": enqueue(1024),
     "large messages": enqueue(20_000),
     "messages of one batch": lambda driver, n: driver.do(
         EnqueueMany("jobs", [NewMessage(distinct(50, n * 10 + one), one) for one in range(10)])
     ),
-    "delayed messages": lambda driver, n: driver.do(Enqueue("jobs", distinct(100, n), delay_ms=10_000 + n)),
-    "messages that expire": lambda driver, n: driver.do(Enqueue("jobs", distinct(100, n), expires_ms=10_000 + n)),
+    "delayed messages": lambda driver, n: driver.do(Enqueue("jobs", NewMessage(distinct(100, n), delay_ms=10_000 + n))),
+    "messages that expire": lambda driver, n: driver.do(
+        Enqueue("jobs", NewMessage(distinct(100, n), expires_ms=10_000 + n))
+    ),
     "leases": lease,
     "shared payloads": fan_out,
     "topics": lambda driver, n: driver.do(CreateTopic(f"topic-{n:06}")),

@@ -28,7 +28,7 @@ def dropping(bound: int = 3, mode: str = "max") -> Driver:
 
 def put(driver: Driver, *priorities: int) -> None:
     for priority in priorities:
-        driver.do(Enqueue("jobs", b"x", priority))
+        driver.do(Enqueue("jobs", NewMessage(b"x", priority)))
 
 
 def waiting(driver: Driver) -> list[tuple[int, int]]:
@@ -77,9 +77,9 @@ def test_a_batch_drops_what_does_not_fit() -> None:
 def test_delayed_messages_are_bounded_by_themselves() -> None:
     driver = dropping()
     for _ in range(3):
-        driver.do(Enqueue("jobs", b"x", 0, 50))
+        driver.do(Enqueue("jobs", NewMessage(b"x", 0, 50)))
     with pytest.raises(TopicFull, match="3 delayed"):
-        driver.do(Enqueue("jobs", b"x", 0, 50))
+        driver.do(Enqueue("jobs", NewMessage(b"x", 0, 50)))
     put(driver, 1, 1, 1)
     driver.wait(50)
     assert [priority for priority, _ in waiting(driver)] == [1, 1, 1]

@@ -37,7 +37,7 @@ def jobs() -> Driver:
 
 def test_a_peek_shows_messages_in_order_of_delivery_and_takes_none(jobs: Driver) -> None:
     for priority in (1, 3, 2):
-        jobs.do(Enqueue("jobs", b"x", priority))
+        jobs.do(Enqueue("jobs", NewMessage(b"x", priority)))
     before = jobs.machine.state_hash()
     assert [one.priority for one in jobs.ask(Peek("jobs", 2)).messages] == [3, 2]
     assert jobs.machine.state_hash() == before
@@ -45,13 +45,13 @@ def test_a_peek_shows_messages_in_order_of_delivery_and_takes_none(jobs: Driver)
 
 def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones_when_asked(jobs: Driver) -> None:
     jobs.wait(3)
-    jobs.do(Enqueue("jobs", b"leased", 9))
+    jobs.do(Enqueue("jobs", NewMessage(b"leased", 9)))
     jobs.do(Pop("jobs"))
     (one,) = jobs.deliveries()
     jobs.do(Nack([token(one)]))
     jobs.do(Pop("jobs"))
-    jobs.do(Enqueue("jobs", b"ready"))
-    jobs.do(Enqueue("jobs", b"delayed", delay_ms=40))
+    jobs.do(Enqueue("jobs", NewMessage(b"ready")))
+    jobs.do(Enqueue("jobs", NewMessage(b"delayed", delay_ms=40)))
     messages = jobs.ask(Peek("jobs", 10, delayed=True, leased=True)).messages
     assert [(one.state, one.attempts, one.due_ms, one.enqueued_ms) for one in messages] == [
         ("ready", 0, 0, 3),
@@ -64,15 +64,15 @@ def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones_when_ask
 def test_a_peek_at_large_messages_stops_where_the_answer_would_not_fit(jobs: Driver) -> None:
     jobs.do(EnqueueMany("jobs", [NewMessage(b"x" * (MAX_ANSWER_BYTES // 3))] * 5))
     assert len(jobs.ask(Peek("jobs", 5)).messages) == 2
-    jobs.do(Enqueue("jobs", b"x" * MAX_ANSWER_BYTES, 9))
+    jobs.do(Enqueue("jobs", NewMessage(b"x" * MAX_ANSWER_BYTES, 9)))
     assert len(jobs.ask(Peek("jobs", 5)).messages) == 1
 
 
 def test_a_topic_is_described(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"abc"))
+    jobs.do(Enqueue("jobs", NewMessage(b"abc")))
     jobs.do(Subscribe("jobs", 1))
     jobs.wait(7)
-    jobs.do(Enqueue("jobs", b"de"))
+    jobs.do(Enqueue("jobs", NewMessage(b"de")))
     info = jobs.info()
     assert (info.ready, info.leased, info.consumers, info.ready_bytes, info.oldest_enqueued_ms) == (1, 1, 1, 2, 7)
     with pytest.raises(TopicNotFound):

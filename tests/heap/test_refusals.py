@@ -49,7 +49,7 @@ def busy() -> Driver:
     driver.do(CreateExchange("e", "fanout"))
     driver.do(Bind("e", "full", ""))
     for delay in (0, 0, 100):
-        driver.do(Enqueue("jobs", b"x", delay_ms=delay))
+        driver.do(Enqueue("jobs", NewMessage(b"x", delay_ms=delay)))
     driver.do(EnqueueMany("full", [NewMessage(b"x"), NewMessage(b"x")]))
     driver.do(Subscribe("jobs", 1))
     driver.do(Pop("empty", wait_ms=1000))
@@ -58,7 +58,7 @@ def busy() -> Driver:
 
 
 REFUSALS: list[tuple[Any, type[errors.CommandRefused], str]] = [
-    (Enqueue("nope", b"x"), errors.TopicNotFound, "disheap topic create"),
+    (Enqueue("nope", NewMessage(b"x")), errors.TopicNotFound, "disheap topic create"),
     (EnqueueMany("nope", [NewMessage(b"x")]), errors.TopicNotFound, "'nope'"),
     (Subscribe("nope", 1), errors.TopicNotFound, "'nope'"),
     (Subscribe("empty", 1, no_ack=True, group=1), errors.InvalidArgument, "belongs to no group"),
@@ -67,20 +67,24 @@ REFUSALS: list[tuple[Any, type[errors.CommandRefused], str]] = [
     (Pop("nope"), errors.TopicNotFound, "'nope'"),
     (Purge("nope"), errors.TopicNotFound, "'nope'"),
     (DeleteTopic("nope"), errors.TopicNotFound, "'nope'"),
-    (Enqueue("jobs", b"x", (1 << 63)), errors.PriorityOutOfRange, f"priority {1 << 63} is not between {-(1 << 63)}"),
-    (Publish("", "jobs", b"x", (1 << 64) - 1), errors.PriorityOutOfRange, "64-bit"),
-    (Enqueue("jobs", b"x" * 101), errors.PayloadTooLarge, "101 bytes is over the limit of 100"),
+    (
+        Enqueue("jobs", NewMessage(b"x", 1 << 63)),
+        errors.PriorityOutOfRange,
+        f"priority {1 << 63} is not between {-(1 << 63)}",
+    ),
+    (Publish("", "jobs", NewMessage(b"x", (1 << 64) - 1)), errors.PriorityOutOfRange, "64-bit"),
+    (Enqueue("jobs", NewMessage(b"x" * 101)), errors.PayloadTooLarge, "101 bytes is over the limit of 100"),
     (EnqueueMany("jobs", [NewMessage(b"x"), NewMessage(b"x" * 101)]), errors.PayloadTooLarge, "101"),
-    (Publish("e", "", b"x" * 101), errors.PayloadTooLarge, "101"),
-    (Enqueue("jobs", b"x", delay_ms=-1), errors.InvalidArgument, "delay_ms"),
-    (Enqueue("jobs", b"x", delay_ms=DURATION_MAX_MS + 1), errors.InvalidArgument, "delay_ms"),
-    (Enqueue("jobs", b"x", expires_ms=-1), errors.InvalidArgument, "expires_ms"),
+    (Publish("e", "", NewMessage(b"x" * 101)), errors.PayloadTooLarge, "101"),
+    (Enqueue("jobs", NewMessage(b"x", delay_ms=-1)), errors.InvalidArgument, "delay_ms"),
+    (Enqueue("jobs", NewMessage(b"x", delay_ms=DURATION_MAX_MS + 1)), errors.InvalidArgument, "delay_ms"),
+    (Enqueue("jobs", NewMessage(b"x", expires_ms=-1)), errors.InvalidArgument, "expires_ms"),
     (Nack([(1, 1)], delay_ms=-1), errors.InvalidArgument, "delay_ms of Nack does not fit"),
-    (Enqueue("full", b"x"), errors.TopicFull, "2 of at most 2"),
+    (Enqueue("full", NewMessage(b"x")), errors.TopicFull, "2 of at most 2"),
     (EnqueueMany("full", [NewMessage(b"x")]), errors.TopicFull, "cannot take 1 more"),
-    (Publish("e", "", b"x"), errors.TopicFull, "'full'"),
-    (Publish("nope", "", b"x"), errors.ExchangeNotFound, "'nope'"),
-    (Publish("e", "k" * 256, b"x"), errors.InvalidArgument, "255 characters"),
+    (Publish("e", "", NewMessage(b"x")), errors.TopicFull, "'full'"),
+    (Publish("nope", "", NewMessage(b"x")), errors.ExchangeNotFound, "'nope'"),
+    (Publish("e", "k" * 256, NewMessage(b"x")), errors.InvalidArgument, "255 characters"),
     (Subscribe("jobs", 0), errors.InvalidArgument, f"1 to {CREDIT_MAX}"),
     (Subscribe("jobs", CREDIT_MAX + 1), errors.InvalidArgument, f"1 to {CREDIT_MAX}"),
     (Subscribe("jobs", 1, credit_bytes=-1), errors.InvalidArgument, "credit_bytes"),
@@ -159,8 +163,8 @@ GARBAGE = [
     (msgspec.msgpack.encode([1, 5, b"x"]), errors.InvalidArgument, "Enqueue does not fit: Expected `str`, got `int`"),
     (msgspec.msgpack.encode([1, "jobs"]), errors.InvalidArgument, "Enqueue"),
     (msgspec.msgpack.encode([8, [[1, "x"]]]), errors.InvalidArgument, "tokens[0][1] of Ack does not fit"),
-    (broker.encode(Enqueue("jobs", b"x")) + b"\x00", errors.UnknownCommand, "whole"),
-    (broker.encode(Enqueue("jobs", b"x"))[:-1], errors.UnknownCommand, "whole"),
+    (broker.encode(Enqueue("jobs", NewMessage(b"x"))) + b"\x00", errors.UnknownCommand, "whole"),
+    (broker.encode(Enqueue("jobs", NewMessage(b"x")))[:-1], errors.UnknownCommand, "whole"),
 ]
 
 
@@ -196,7 +200,7 @@ def test_a_full_topic_refuses_a_publish_for_itself_alone(busy: Driver) -> None:
     busy.machine._state.settings = msgspec.structs.replace(busy.machine._settings, bindings=5)
     busy.do(Bind("e", "fourth"))
     busy.do(Bind("e", "full"))
-    reply = busy.do(Publish("e", "", b"x"))
+    reply = busy.do(Publish("e", "", NewMessage(b"x")))
     assert reply.refused == 1
     assert busy.info("fourth").ready == 1
     with pytest.raises(errors.TopicFull, match=f"1 of {reply.routed + 1} topics are full"):
@@ -205,7 +209,7 @@ def test_a_full_topic_refuses_a_publish_for_itself_alone(busy: Driver) -> None:
     busy.do(CreateExchange("narrow", "fanout"))
     busy.do(Bind("narrow", "full"))
     with pytest.raises(errors.TopicFull):
-        busy.do(Publish("narrow", "", b"x"))
+        busy.do(Publish("narrow", "", NewMessage(b"x")))
 
 
 def test_a_publish_that_leads_to_too_many_topics_is_refused() -> None:
@@ -215,13 +219,13 @@ def test_a_publish_that_leads_to_too_many_topics_is_refused() -> None:
         driver.do(CreateTopic(name))
         driver.do(Bind("e", name))
     with pytest.raises(errors.InvalidArgument, match="`fanout`"):
-        driver.do(Publish("e", "", b"x"))
+        driver.do(Publish("e", "", NewMessage(b"x")))
     assert driver.machine.stats()["ready"] == 0
 
 
 def test_a_command_with_a_field_from_a_later_version_is_refused(busy: Driver) -> None:
     """It would mean one thing here and another on a replica that knows the field."""
-    body = msgspec.msgpack.encode([1, "jobs", b"x", 0, 0, 0, "a field to come"])
+    body = msgspec.msgpack.encode([1, "jobs", [b"x", 0, 0, 0], "a field to come"])
     with pytest.raises(errors.InvalidArgument, match="Enqueue does not fit: Expected `array` of at most length"):
         busy.machine.apply(99, 0, 1, body)
 
@@ -236,7 +240,7 @@ def test_a_client_reads_over_what_later_nodes_add_to_a_reply() -> None:
 
 def test_while_room_is_short_only_commands_with_a_payload_are_refused() -> None:
     allowed = Driver().machine.allowed_when_full
-    for command in (Enqueue("jobs", b""), EnqueueMany("jobs", []), Publish("e", "k", b"")):
+    for command in (Enqueue("jobs", NewMessage(b"")), EnqueueMany("jobs", []), Publish("e", "k", NewMessage(b""))):
         assert not allowed(broker.encode(command))
     for drains in (Ack([(1, 1)]), Nack([(1, 1)]), Cancel(1), Purge("jobs"), Subscribe("jobs", 1), CreateTopic("jobs")):
         assert allowed(broker.encode(drains))

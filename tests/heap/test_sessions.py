@@ -32,11 +32,11 @@ def jobs() -> Driver:
 
 
 def test_a_detached_session_keeps_its_leases_and_gets_nothing_new(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"held"))
+    jobs.do(Enqueue("jobs", NewMessage(b"held")))
     jobs.do(Subscribe("jobs", 5))
     jobs.taken()
     jobs.detach(1)
-    jobs.do(Enqueue("jobs", b"new"), session=2)
+    jobs.do(Enqueue("jobs", NewMessage(b"new")), session=2)
     assert jobs.taken() == []
     assert (jobs.info().leased, jobs.info().ready) == (1, 1)
 
@@ -46,24 +46,24 @@ def test_while_one_session_is_away_the_others_are_served(jobs: Driver) -> None:
         jobs.do(Subscribe("jobs", 5), session)
     jobs.detach(1)
     for _ in range(3):
-        jobs.do(Enqueue("jobs", b"x"), session=2)
+        jobs.do(Enqueue("jobs", NewMessage(b"x")), session=2)
     assert [one.consumer for one in jobs.deliveries()] == [2, 2, 2]
 
 
 def test_a_resumed_session_is_told_the_leases_it_does_not_hold_and_what_waits_flows(jobs: Driver) -> None:
     for _ in range(3):
-        jobs.do(Enqueue("jobs", b"x"))
+        jobs.do(Enqueue("jobs", NewMessage(b"x")))
     jobs.do(Subscribe("jobs", 4))
     first, second, third = jobs.deliveries()
     jobs.detach(1)
-    jobs.do(Enqueue("jobs", b"new"), session=2)
+    jobs.do(Enqueue("jobs", NewMessage(b"new")), session=2)
     resumed = jobs.attach(1, token(second), (third.id, 9))
     assert resumed.deliveries == [first, third]
     assert jobs.payloads(1) == [b"new"]
 
 
 def test_a_resume_without_a_detach_before_it_tells_the_same(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"x"))
+    jobs.do(Enqueue("jobs", NewMessage(b"x")))
     jobs.do(Subscribe("jobs", 2))
     (one,) = jobs.deliveries()
     assert jobs.attach(1).deliveries == [one]
@@ -72,7 +72,7 @@ def test_a_resume_without_a_detach_before_it_tells_the_same(jobs: Driver) -> Non
 
 def test_leases_that_do_not_fit_the_reply_follow_as_pushes(jobs: Driver) -> None:
     for _ in range(5):
-        jobs.do(Enqueue("jobs", b"x" * (MAX_ANSWER_BYTES // 3)))
+        jobs.do(Enqueue("jobs", NewMessage(b"x" * (MAX_ANSWER_BYTES // 3))))
     jobs.do(Subscribe("jobs", 5))
     held = jobs.deliveries()
     resumed = jobs.attach(1)
@@ -98,14 +98,14 @@ def test_a_resumed_session_hears_which_pops_and_consumers_are_over(jobs: Driver)
 def test_a_pop_goes_on_after_a_resume(jobs: Driver) -> None:
     ticket = jobs.do(Pop("jobs", 1, wait_ms=1000)).consumer
     jobs.detach(1)
-    jobs.do(Enqueue("jobs", b"x"), session=2)
+    jobs.do(Enqueue("jobs", NewMessage(b"x")), session=2)
     assert jobs.attach(1, tickets=[ticket]).ended == []
     assert [push.consumer for push in jobs.taken(1)] == [ticket, ticket]
 
 
 def test_an_expired_session_gives_back_what_it_held_in_order(jobs: Driver) -> None:
     for _ in range(3):
-        jobs.do(Enqueue("jobs", b"x"))
+        jobs.do(Enqueue("jobs", NewMessage(b"x")))
     jobs.do(Subscribe("jobs", 3))
     first, second, third = jobs.deliveries()
     jobs.do(Ack([token(second)]))
@@ -119,7 +119,7 @@ def test_an_expired_sessions_topics_and_auto_delete_topics_are_gone(jobs: Driver
     jobs.do(CreateTopic("mine", TopicSettings(exclusive=True)))
     jobs.do(CreateTopic("auto", TopicSettings(auto_delete=True)))
     jobs.do(Subscribe("auto", 1))
-    jobs.do(Enqueue("mine", b"x"))
+    jobs.do(Enqueue("mine", NewMessage(b"x")))
     jobs.expire(1)
     assert list(jobs.machine._state.topics) == ["jobs"]
     assert jobs.machine.stats()["message_bytes"] == 0
@@ -134,7 +134,7 @@ def test_a_session_that_is_not_known_expires_and_detaches_without_a_word(jobs: D
 
 
 def test_a_topic_without_its_owners_session_outlives_the_leases_of_others(jobs: Driver) -> None:
-    jobs.do(Enqueue("jobs", b"x"))
+    jobs.do(Enqueue("jobs", NewMessage(b"x")))
     jobs.do(Subscribe("jobs", 1), session=2)
     (one,) = jobs.deliveries(2)
     jobs.expire(1)
@@ -159,7 +159,7 @@ def test_what_is_on_its_way_back_is_not_repeated_to_whoever_attaches() -> None:
 def test_a_session_that_expires_is_given_nothing_of_what_it_gives_back(jobs: Driver) -> None:
     """Its no-ack consumer took the message that its other consumer gave back, and the message was lost."""
     jobs.do(Subscribe("jobs", 1))
-    jobs.do(Enqueue("jobs", b"x"))
+    jobs.do(Enqueue("jobs", NewMessage(b"x")))
     jobs.do(Subscribe("jobs", 1, no_ack=True))
     jobs.taken()
     jobs.expire(1)

@@ -42,7 +42,9 @@ def busy() -> Driver:
     driver.do(Bind("e", "jobs", "a.*"))
     driver.do(Bind("e", "least", "#"))
     for number in range(30):
-        driver.do(Publish("e", "a.b", b"payload", number % 4 - 2, delay_ms=100 * (number % 3), expires_ms=0))
+        driver.do(
+            Publish("e", "a.b", NewMessage(b"payload", number % 4 - 2, delay_ms=100 * (number % 3), expires_ms=0))
+        )
     driver.do(Subscribe("jobs", 3, lease_ms=50))
     driver.do(Subscribe("jobs", 2, credit_bytes=20), session=2)
     driver.do(Subscribe("least", 1, no_ack=True), session=2)
@@ -67,8 +69,8 @@ def test_a_restored_replica_goes_on_in_step(busy: Driver) -> None:
     for step in range(40):
         for driver in (busy, twin):
             driver.wait(13)
-            driver.do(Enqueue("jobs", b"more", step % 5))
-            driver.do(Publish("e", "x", b"more", -step))
+            driver.do(Enqueue("jobs", NewMessage(b"more", step % 5)))
+            driver.do(Publish("e", "x", NewMessage(b"more", -step)))
         pushed = [driver.taken() for driver in (busy, twin)]
         assert pushed[0] == pushed[1]
         assert busy.machine.state_hash() == twin.machine.state_hash()
@@ -78,8 +80,8 @@ def test_a_restored_replica_knows_whose_turn_it_is() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     consumers = [driver.do(Subscribe("jobs", 9)).consumer for _ in range(3)]
-    driver.do(Enqueue("jobs", b"one"))
-    driver.do(Enqueue("jobs", b"two"))
+    driver.do(Enqueue("jobs", NewMessage(b"one")))
+    driver.do(Enqueue("jobs", NewMessage(b"two")))
     twin = driver.restored()
     driver.taken()
     for replica in (driver, twin):
@@ -93,7 +95,7 @@ def test_a_view_does_not_show_what_happens_while_it_is_written(busy: Driver) -> 
     first = next(view)
     busy.do(Purge("jobs"))
     busy.do(Unbind("e", "jobs", "a.*"))
-    busy.do(Enqueue("jobs", b"new"))
+    busy.do(Enqueue("jobs", NewMessage(b"new")))
     busy.wait(1000)
     busy.expire(2)
     twin = Driver(sessions=0)
@@ -137,7 +139,7 @@ def test_the_hash_tells_states_apart() -> None:
     seen = {driver.machine.state_hash()}
     steps = [
         CreateTopic("jobs"),
-        Enqueue("jobs", b"x"),
+        Enqueue("jobs", NewMessage(b"x")),
         Subscribe("jobs", 2),
         Ack([(1, 1)]),
         CreateExchange("e"),
@@ -155,7 +157,7 @@ def test_pieces_are_small_whatever_the_payloads() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     driver.do(EnqueueMany("jobs", [NewMessage(b"small")] * 9000))
-    driver.do(Enqueue("jobs", b"x" * (1 << 20), 9))
+    driver.do(Enqueue("jobs", NewMessage(b"x" * (1 << 20), 9)))
     pieces = list(driver.machine.snapshot())
     assert max(map(len, pieces)) <= PIECE_BYTES
     assert driver.restored().info().ready == 9001

@@ -16,6 +16,7 @@ from disheap.protocol.broker import (
     DeleteTopic,
     DescribeTopic,
     Enqueue,
+    NewMessage,
     Peek,
     Pop,
     Publish,
@@ -37,7 +38,7 @@ def topics(driver: Driver) -> list[str]:
 def test_creating_a_topic_again_with_the_same_settings_tells_that_it_was_there() -> None:
     driver = Driver()
     assert driver.do(CreateTopic("jobs")).created
-    driver.do(Enqueue("jobs", b"x"))
+    driver.do(Enqueue("jobs", NewMessage(b"x")))
     again = driver.do(CreateTopic("jobs"))
     assert (again.created, again.ready, again.oldest_enqueued_ms) == (False, 1, 0)
 
@@ -72,18 +73,18 @@ def test_an_exclusive_topic_is_locked_while_its_owner_is_connected() -> None:
             driver.ask(DescribeTopic("mine", require_access=True), session=stranger)
         assert driver.ask(DescribeTopic("mine"), session=stranger).topic == "mine"
     assert driver.ask(DescribeTopic("mine", require_access=True)).topic == "mine"
-    assert driver.do(Publish("e", "", b"a reply"), session=2).routed == 1
+    assert driver.do(Publish("e", "", NewMessage(b"a reply")), session=2).routed == 1
     assert [one.payload for one in driver.ask(Peek("mine")).messages] == [b"a reply"]
     assert driver.do(Purge("mine")).count == 1
     assert not driver.do(CreateTopic("mine", EXCLUSIVE)).created
-    assert driver.do(Enqueue("mine", b"anybody may put something in"), session=2).id == 2
+    assert driver.do(Enqueue("mine", NewMessage(b"anybody may put something in")), session=2).id == 2
 
 
 def test_an_exclusive_topic_is_taken_over_when_its_owner_has_no_connection() -> None:
     driver = Driver()
     driver.do(CreateTopic("mine", EXCLUSIVE))
-    driver.do(Enqueue("mine", b"a"))
-    driver.do(Enqueue("mine", b"b"))
+    driver.do(Enqueue("mine", NewMessage(b"a")))
+    driver.do(Enqueue("mine", NewMessage(b"b")))
     consumer = driver.do(Subscribe("mine", 1)).consumer
     (held,) = driver.deliveries()
     driver.detach(1)
@@ -170,7 +171,7 @@ def test_an_auto_delete_topic_goes_with_its_last_consumer_and_not_before_its_fir
 def test_an_auto_delete_topic_takes_its_leased_messages_along() -> None:
     driver = Driver()
     driver.do(CreateTopic("auto", TopicSettings(auto_delete=True)))
-    driver.do(Enqueue("auto", b"x"))
+    driver.do(Enqueue("auto", NewMessage(b"x")))
     driver.do(Subscribe("auto", 1))
     (held,) = driver.deliveries()
     driver.do(Cancel(1))
@@ -209,7 +210,7 @@ def test_deleting_a_topic_ends_its_consumers_and_counts_its_messages() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     for delay in (0, 0, 50):
-        driver.do(Enqueue("jobs", b"x", delay_ms=delay))
+        driver.do(Enqueue("jobs", NewMessage(b"x", delay_ms=delay)))
     consumer = driver.do(Subscribe("jobs", 1), session=2).consumer
     (held,) = driver.deliveries(2)
     assert driver.do(DeleteTopic("jobs")).count == 3
@@ -227,7 +228,7 @@ def test_deleting_a_topic_ends_its_consumers_and_counts_its_messages() -> None:
 def test_a_topic_made_again_under_its_name_knows_nothing_of_the_first() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
-    driver.do(Enqueue("jobs", b"x", delay_ms=10))
+    driver.do(Enqueue("jobs", NewMessage(b"x", delay_ms=10)))
     driver.do(DeleteTopic("jobs"))
     driver.do(CreateTopic("jobs", TopicSettings(mode="min")))
     driver.wait(10)
@@ -241,7 +242,7 @@ def test_a_topic_is_deleted_only_if_unused_and_only_if_empty_where_that_is_asked
     with pytest.raises(TopicInUse, match="consumers"):
         driver.do(DeleteTopic("jobs", if_unused=True))
     driver.do(Cancel(consumer))
-    driver.do(Enqueue("jobs", b"x"))
+    driver.do(Enqueue("jobs", NewMessage(b"x")))
     with pytest.raises(TopicInUse, match="messages"):
         driver.do(DeleteTopic("jobs", if_unused=True, if_empty=True))
     driver.do(Purge("jobs"))
@@ -253,7 +254,7 @@ def test_a_purge_drops_what_waits_and_leaves_what_is_leased() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     for delay in (0, 0, 50):
-        driver.do(Enqueue("jobs", b"x", delay_ms=delay))
+        driver.do(Enqueue("jobs", NewMessage(b"x", delay_ms=delay)))
     driver.do(Pop("jobs"))
     assert driver.do(Purge("jobs")).count == 2
     info = driver.info()

@@ -96,7 +96,7 @@ def fan_out(driver: Driver) -> None:
 def test_a_message_for_many_topics_is_delivered_in_slices() -> None:
     driver = Driver()
     fan_out(driver)
-    driver.do(Publish("all", "", b"x"))
+    driver.do(Publish("all", "", NewMessage(b"x")))
     assert len(driver.deliveries()) == MAX_DELIVERIES_PER_CALL
     driver.work_off(100)
     assert len(driver.deliveries()) == MANY - MAX_DELIVERIES_PER_CALL
@@ -106,7 +106,7 @@ def test_a_session_that_comes_back_is_served_in_slices() -> None:
     driver = Driver()
     fan_out(driver)
     driver.detach(1)
-    driver.do(Publish("all", "", b"x"), session=2)
+    driver.do(Publish("all", "", NewMessage(b"x")), session=2)
     driver.attach(1)
     assert len(driver.deliveries()) == MAX_DELIVERIES_PER_CALL
     driver.work_off(100)
@@ -200,7 +200,7 @@ def test_what_is_thrown_away_is_gone_at_once_and_freed_in_slices(command: Purge 
 def test_timers_of_thrown_away_messages_find_nothing() -> None:
     driver = filled(100, delay_ms=50, expires_ms=60)
     driver.do(Purge("jobs"))
-    driver.do(Enqueue("jobs", b"kept"))
+    driver.do(Enqueue("jobs", NewMessage(b"kept")))
     assert driver.wait(100, limit=1) == 0
     assert driver.info().ready == 1
 
@@ -278,7 +278,7 @@ def end_a_session_that_has_much(driver: Driver) -> None:
         name = f"own-{number}"
         driver.do(CreateTopic(name, TopicSettings(exclusive=number % 3 == 0, auto_delete=True)), session=2)
         driver.do(Bind("e", name, name), session=2)
-        driver.do(Enqueue(name, b"x"), session=2)
+        driver.do(Enqueue(name, NewMessage(b"x")), session=2)
         driver.do(Subscribe(name, 5, group=number % 2), session=2)
     driver.do(Subscribe("jobs", MANY), session=2)
     driver.work_off(PLENTY)
@@ -341,7 +341,7 @@ def test_one_call_pushes_a_bounded_number_of_bytes() -> None:
     driver.do(CreateTopic("jobs"))
     size = MAX_PUSH_BYTES_PER_CALL // 8
     for _ in range(20):
-        driver.do(Enqueue("jobs", b"x" * size))
+        driver.do(Enqueue("jobs", NewMessage(b"x" * size)))
     driver.do(Subscribe("jobs", 100, 1 << 40))
     assert len(driver.deliveries()) == 8
     twin = driver.restored()
@@ -358,7 +358,7 @@ def test_a_pop_gets_what_there_was_although_it_is_many_bytes() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     for _ in range(12):
-        driver.do(Enqueue("jobs", b"x" * (MAX_PUSH_BYTES_PER_CALL // 8)))
+        driver.do(Enqueue("jobs", NewMessage(b"x" * (MAX_PUSH_BYTES_PER_CALL // 8))))
     driver.do(Pop("jobs", 20))
     driver.work_off(PLENTY)
     *deliveries, done = driver.taken()
@@ -413,7 +413,7 @@ def test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before(monk
     held = driver.deliveries()
     resumed = driver.attach(1, token(held[0]), token(held[2]))
     assert [token(one) for one in resumed.deliveries] == [token(held[1])]
-    driver.do(Enqueue("a", b"new"))
+    driver.do(Enqueue("a", NewMessage(b"new")))
     driver.do(Ack([token(held[4])]))
     assert driver.deliveries() == []
     twin = driver.restored()
@@ -443,7 +443,7 @@ def test_work_that_was_done_is_counted_in_units() -> None:
     bound = done()
     assert bound == 100 + sum((number % 10 + 1) // WORDS_PER_UNIT for number in range(100))
     key = ".".join(["a"] * 100)
-    driver.do(Publish("e", key, b"x"))
+    driver.do(Publish("e", key, NewMessage(b"x")))
     steps = driver.machine._state.exchanges["e"].index.steps
     assert steps > 900
     assert done() == bound + 1 + steps // STEPS_PER_UNIT

@@ -131,9 +131,13 @@ class Case(NamedTuple):
 
 
 CASES = [
-    Case("an empty topic", lambda: filled(1), broker.Enqueue("q", b"x" * LIMITS.payload_bytes)),
-    Case("10,000 topics", many_topics, broker.Publish("all", "", b"x" * 1000, 0, 1000, 5000)),
-    Case("2,000 patterns of wildcards", many_patterns, broker.Publish("e", ".".join(["a"] * 120), b"x")),
+    Case("an empty topic", lambda: filled(1), broker.Enqueue("q", broker.NewMessage(b"x" * LIMITS.payload_bytes))),
+    Case("10,000 topics", many_topics, broker.Publish("all", "", broker.NewMessage(b"x" * 1000, 0, 1000, 5000))),
+    Case(
+        "2,000 patterns of wildcards",
+        many_patterns,
+        broker.Publish("e", ".".join(["a"] * 120), broker.NewMessage(b"x")),
+    ),
     Case("an empty topic", lambda: filled(1), broker.EnqueueMany("q", [NewMessage(b"x", 0, 1000, 5000)] * MANY)),
     Case("10,000 messages", filled, broker.Subscribe("q", broker.CREDIT_MAX)),
     Case("2,000 messages of 8 KiB", lambda: filled(2000, 8 << 10), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),

@@ -58,14 +58,15 @@ def test_acknowledging_a_message_of_a_no_ack_consumer_does_nothing(channel, wire
 def test_a_publish_waits_for_its_confirm(channel, wire):
     channel.basic_publish(channel.prepare_message("x", priority=-7), exchange="e", routing_key="k")
     (command,) = wire.told(broker.Publish)
-    assert (command.exchange, command.routing_key, command.priority, command.expires_ms) == ("e", "k", -7, 0)
+    message = command.message
+    assert (command.exchange, command.routing_key, message.priority, message.expires_ms) == ("e", "k", -7, 0)
 
 
 def test_a_transient_publish_is_sent_and_never_waited_for(channel, wire):
     message = channel.prepare_message("x", properties={"delivery_mode": 1, "expiration": "500"})
     channel.basic_publish(message, routing_key="q")
     ((mark, command),) = wire.said
-    assert mark == "transient" and command.expires_ms == 500
+    assert mark == "transient" and command.message.expires_ms == 500
     assert wire.flushed == 1
 
 
@@ -84,7 +85,7 @@ def test_reply_to_that_kombu_fills_in_late_is_published(channel, wire):
     channel.basic_publish(message, routing_key="q")
     from disheap_kombu import messages
 
-    assert messages.decode(wire.told(broker.Publish)[0].payload).properties == {"reply_to": "late"}
+    assert messages.decode(wire.told(broker.Publish)[0].message.payload).properties == {"reply_to": "late"}
 
 
 def test_an_unroutable_mandatory_message_is_returned(channel, wire):

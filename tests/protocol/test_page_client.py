@@ -87,7 +87,7 @@ class Unlucky(PageClient):
 
 
 async def enqueue(client: PageClient, number: int) -> int:
-    reply = await asyncio.to_thread(client.command, 1, "jobs", b"%d" % number)
+    reply = await asyncio.to_thread(client.command, 1, "jobs", [b"%d" % number])
     return int(reply[1])
 
 

@@ -122,7 +122,7 @@ async def peeking(cluster: Cluster) -> WireClient:
     client = await cluster.client()
     await client.call(broker.encode(broker.CreateTopic("jobs")))
     for _ in range(5):
-        await client.call(broker.encode(broker.Enqueue("jobs", b"x" * 200_000)))
+        await client.call(broker.encode(broker.Enqueue("jobs", broker.NewMessage(b"x" * 200_000))))
     return client
 
 
@@ -183,7 +183,7 @@ async def test_over_all_connections_no_more_waits_than_the_limit(tmp_path: Path)
             await one.call(broker.encode(broker.Subscribe("jobs", 100, no_ack=True)))
             one.connection.pause_reading()
         for _ in range(120):
-            await client.call(broker.encode(broker.Enqueue("jobs", b"x" * 200_000)))
+            await client.call(broker.encode(broker.Enqueue("jobs", broker.NewMessage(b"x" * 200_000))))
             await asyncio.sleep(0)
         await wait_until(lambda: any(one.lost.is_set() for one in idle), "some are closed")
         await wait_until(lambda: server.buffers.output_bytes <= LIMITS.output_bytes, "what waits is within the limit")

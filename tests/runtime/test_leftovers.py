@@ -283,7 +283,9 @@ async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Pa
             link.send = lambda message: None  # type: ignore[method-assign]
             missing = follower.group.applied.index + 1
             for _ in range(2):  # a file of the log goes with the snapshot after the one that ended it
-                await client.call(broker.encode(broker.Enqueue("padding", PADDING)), confirmed=client.seq)
+                await client.call(
+                    broker.encode(broker.Enqueue("padding", broker.NewMessage(PADDING))), confirmed=client.seq
+                )
                 await client.call(broker.encode(broker.Purge("padding")), confirmed=client.seq)
                 leader.group.snapshotter.take()
                 await wait_until(lambda: not leader.group.snapshotter.running, "the snapshot is taken")
@@ -302,7 +304,7 @@ STATE: list[broker.Command] = [
     *(broker.CreateTopic(f"t{number}", broker.TopicSettings(exclusive=number == 2)) for number in range(3)),
     *(broker.CreateExchange(kind, kind) for kind in ("direct", "fanout", "topic")),
     *(broker.Bind(kind, f"t{number}", "a.b") for kind in ("direct", "fanout", "topic") for number in range(3)),
-    *(broker.Enqueue(f"t{number % 3}", b"job") for number in range(12)),
+    *(broker.Enqueue(f"t{number % 3}", broker.NewMessage(b"job")) for number in range(12)),
     broker.Subscribe("t0", 2),
     broker.Subscribe("t1", 2, group=7),
     broker.Subscribe("t2", 2, group=7),

@@ -388,7 +388,7 @@ async def test_the_estimate_of_a_node_holds_its_state_its_log_and_the_replies_it
         before = node.memory_estimate()
         assert before.has_state
         for seq in range(2, 52):
-            await client.call(broker.encode(broker.Enqueue("jobs", b"x" * 10_000)), seq=seq)
+            await client.call(broker.encode(broker.Enqueue("jobs", broker.NewMessage(b"x" * 10_000))), seq=seq)
         grown = node.memory_estimate().total_bytes - before.total_bytes
         assert 1_500_000 < grown < 1_600_000, "state, the end of the log, and the storage, which is in memory here"
         assert 50 * 200 < node.group.sessions.reply_bytes < 50 * 300

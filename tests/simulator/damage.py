@@ -136,7 +136,7 @@ def made(registry: Registry, codec: str, is_closed: bool) -> tuple[list[Files], 
         await cluster.wait(cluster.is_whole, "nobody leads")
         await apply(cluster, broker.CreateTopic(TOPIC, broker.TopicSettings()))
         for number in range(3):
-            await apply(cluster, broker.Enqueue(TOPIC, b"first %d" % number, number))
+            await apply(cluster, broker.Enqueue(TOPIC, broker.NewMessage(b"first %d" % number, number)))
         await cluster.wait(cluster.is_whole, "they differ")
         await cluster.end()
         await cluster.start_all()  # each start begins a segment, so that the snapshot leaves one behind
@@ -145,7 +145,7 @@ def made(registry: Registry, codec: str, is_closed: bool) -> tuple[list[Files], 
             host.process.run(host.node.group.snapshotter.take)
         await cluster.wait(lambda: all(h.node.group.raft.snapshot_index for h in cluster.hosts), "no snapshot")
         for number in range(4):
-            await apply(cluster, broker.Enqueue(TOPIC, b"later %d" % number, number))
+            await apply(cluster, broker.Enqueue(TOPIC, broker.NewMessage(b"later %d" % number, number)))
         await cluster.wait(cluster.is_whole, "they differ")
         content = cluster.content()
         if is_closed:

@@ -148,7 +148,7 @@ class DiskFailureScenario(DamagedCluster):
         for _ in range(ROUNDS):
             self.number += 1
             body = b"<%d>" % self.number + bytes(400)
-            await self.work(broker.Enqueue(TOPIC, body, self.number))
+            await self.work(broker.Enqueue(TOPIC, broker.NewMessage(body, self.number)))
             self.acknowledged.append(body)
         await self.wait(lambda: self.up_again() and self.is_whole(), "they differ")
 

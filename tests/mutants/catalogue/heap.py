@@ -275,9 +275,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:enqueue_many",
-                "        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)\n",
-                "        add(state, topic, message.payload, message.priority, message.delay_ms, message.expires_ms)\n"
-                "        serve(state, topic)\n",
+                "        add(state, topic, message)\n",
+                "        add(state, topic, message)\n        serve(state, topic)\n",
             ),
         ),
         (DELIVERY + "test_a_batch_is_in_place_before_any_of_it_is_delivered",),

@@ -28,7 +28,7 @@ ASK_EVERY = 256
 async def enqueue(client: Client, topic: str, payload: bytes, window: int, seconds: float) -> Meter:
     """Latency: from handing the command to the client to the answer that a majority has it on disk. Time spent in the
     pipeline counts, and with a window of 2,000 that is most of it."""
-    pipeline = Pipeline(client, broker.Enqueue(topic, payload), window, Meter(seconds))
+    pipeline = Pipeline(client, broker.Enqueue(topic, broker.NewMessage(payload)), window, Meter(seconds))
     return await pipeline.run()
 
 

@@ -169,7 +169,7 @@ class Client:
     ) -> int:
         """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`.
         `TopicFull` also says that some topics refused it and others have it."""
-        command = broker.Publish(exchange, routing_key, payload, priority, delay_ms, expires_ms, mandatory)
+        command = broker.Publish(exchange, routing_key, NewMessage(payload, priority, delay_ms, expires_ms), mandatory)
         reply = await self.driver.request(command, timeout_s=timeout_s)
         return broker.check_routed(reply)
 
@@ -241,7 +241,7 @@ class Topic:
         """The message's id, once a majority has it on disk. `priority` is a signed 64-bit number. Not delivered before
         `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). Raises `TopicNotFound`, `TopicFull`,
         `DiskFull`, `PriorityOutOfRange` and `PayloadTooLarge`."""
-        command = broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms)
+        command = broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms))
         if self._driver.has_room:
             return self._driver.send(command, _id, timeout_s=timeout_s)
         return self._driver.request(command, _id, timeout_s)
@@ -250,7 +250,7 @@ class Topic:
         self, payload: bytes, priority: int = 0, delay_ms: int = 0, expires_ms: int = 0
     ) -> asyncio.Future[int]:
         """The same as a future at once. Raises `WindowExceeded` when the window is full."""
-        return self._driver.send(broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms), _id)
+        return self._driver.send(broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms)), _id)
 
     async def enqueue_many(
         self, messages: Sequence[bytes | NewMessage], *, priority: int = 0, timeout_s: float | None = None

@@ -136,7 +136,7 @@ class Client:
     ) -> int:
         """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`.
         `TopicFull` also says that some topics refused it and others have it."""
-        command = broker.Publish(exchange, routing_key, payload, priority, delay_ms, expires_ms, mandatory)
+        command = broker.Publish(exchange, routing_key, NewMessage(payload, priority, delay_ms, expires_ms), mandatory)
         return broker.check_routed(self.driver.call(command, timeout_s=timeout_s))
 
     # --- the cluster ---
@@ -213,12 +213,14 @@ class Topic:
         """The message's id, once a majority has it on disk. `priority` is a signed 64-bit number. Not delivered before
         `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). Raises `TopicNotFound`, `TopicFull`,
         `DiskFull`, `PriorityOutOfRange` and `PayloadTooLarge`."""
-        command = broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms)
+        command = broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms))
         return int(self._driver.call(command, timeout_s=timeout_s).id)
 
     def enqueue_nowait(self, payload: bytes, priority: int = 0, delay_ms: int = 0, expires_ms: int = 0) -> Pending[int]:
         """The same without waiting: the id by `result`. Raises `WindowExceeded` when the window is full."""
-        return Pending(self._driver, broker.Enqueue(self.name, payload, priority, delay_ms, expires_ms), _id, None)
+        return Pending(
+            self._driver, broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms)), _id, None
+        )
 
     def enqueue_many(
         self, messages: Sequence[bytes | NewMessage], *, priority: int = 0, timeout_s: float | None = None

@@ -21,14 +21,10 @@ from disheap.protocol.broker.message import NewMessage
 
 
 class Enqueue(Exact, tag=1, frozen=True):
-    """Put one message into a topic. `priority` is checked by the machine (`PriorityOutOfRange`). `delay_ms`: not to be
-    delivered before. `expires_ms`: dropped when not delivered within (0: never). Reply: `Enqueued`."""
+    """Put one message into a topic. Reply: `Enqueued`."""
 
     topic: str
-    payload: bytes
-    priority: int = 0
-    delay_ms: int = 0
-    expires_ms: int = 0
+    message: NewMessage
 
 
 class EnqueueMany(Exact, tag=2, frozen=True):
@@ -44,10 +40,7 @@ class Publish(Exact, tag=3, frozen=True):
 
     exchange: str
     routing_key: str
-    payload: bytes
-    priority: int = 0
-    delay_ms: int = 0
-    expires_ms: int = 0
+    message: NewMessage
     mandatory: bool = False
 
 

@@ -6,6 +6,9 @@ from disheap.protocol.broker.fields import Exact, Record
 
 
 class NewMessage(Exact, frozen=True):
+    """What a client sends: the one record of `Enqueue`, `EnqueueMany` and `Publish`. The machine checks it. `delay_ms`:
+    not to be delivered before. `expires_ms`: dropped when not delivered within (0: never)."""
+
     payload: bytes
     priority: int = 0
     delay_ms: int = 0

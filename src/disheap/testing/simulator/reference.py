@@ -97,7 +97,7 @@ class Reference:
     def _in(self, shelf: Shelf) -> list[Item]:
         return [item for item in self.model.items if item.topic is shelf]
 
-    def _check_room(self, shelf: Shelf, *messages: broker.Enqueue | broker.NewMessage | broker.Publish) -> None:
+    def _check_room(self, shelf: Shelf, *messages: broker.NewMessage) -> None:
         most = shelf.settings.max_messages
         if most and shelf.settings.overflow == "reject" and len(self._in(shelf)) + len(messages) > most:
             raise Refused("topic-full")
@@ -105,7 +105,7 @@ class Reference:
         if delayed and self.model.delayed_full(shelf, delayed):
             raise Refused("topic-full")
 
-    def _put(self, shelf: Shelf, message: broker.Enqueue | broker.NewMessage | broker.Publish) -> int:
+    def _put(self, shelf: Shelf, message: broker.NewMessage) -> int:
         self.messages[self.model.last_item + 1] = (shelf.name, message.payload)
         return self.model.enqueue(
             shelf, message.payload, message.priority, message.delay_ms, message.expires_ms
@@ -113,8 +113,8 @@ class Reference:
 
     def _enqueue(self, command: broker.Enqueue, session: int) -> broker.Reply:
         shelf = self._shelf(command.topic)
-        self._check_room(shelf, command)
-        return broker.Enqueued(self._put(shelf, command))
+        self._check_room(shelf, command.message)
+        return broker.Enqueued(self._put(shelf, command.message))
 
     def _enqueuemany(self, command: broker.EnqueueMany, session: int) -> broker.Reply:
         """All are there before the first is delivered."""
@@ -132,15 +132,15 @@ class Reference:
         shelves = self._routed(command.exchange, command.routing_key)
         if not shelves and command.mandatory:
             raise Refused("topic-not-found")
-        taking = [shelf for shelf in shelves if self._has_room(shelf, command)]
+        taking = [shelf for shelf in shelves if self._has_room(shelf, command.message)]
         if shelves and not taking:
             raise Refused("topic-full")
         self.seen["partly refused"] += len(taking) < len(shelves)
         for shelf in taking:
-            self._put(shelf, command)
+            self._put(shelf, command.message)
         return broker.Published(len(taking), len(shelves) - len(taking))
 
-    def _has_room(self, shelf: Shelf, message: broker.Publish) -> bool:
+    def _has_room(self, shelf: Shelf, message: broker.NewMessage) -> bool:
         try:
             self._check_room(shelf, message)
         except Refused:

@@ -256,7 +256,7 @@ class Worker:
 
     async def _enqueue(self) -> None:
         one, topic = self._message(), self._topic()
-        command = broker.Enqueue(topic, one.payload, one.priority, one.delay_ms, one.expires_ms)
+        command = broker.Enqueue(topic, one)
         try:
             reply = await self._client.driver.request(command)
         except CommandRefused as refusal:
@@ -315,7 +315,7 @@ class Worker:
             await self._client.publish("words", self.rng.pick(KEYS), self._payload())
 
     async def _cast(self) -> None:
-        self._client.driver.cast(broker.Enqueue(self._topic(), self._payload()))
+        self._client.driver.cast(broker.Enqueue(self._topic(), NewMessage(self._payload())))
 
     async def _pop(self) -> None:
         rng = self.rng
