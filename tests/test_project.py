@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import itertools
 import tomllib
 from importlib.resources import files
 from pathlib import Path
@@ -38,6 +40,18 @@ def test_the_readme_shows_the_two_commands_on_its_first_screen() -> None:
 def test_ci_runs_the_readmes_test_command() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "python3 -m venv .venv && .venv/bin/pip install --quiet tox tox-uv && .venv/bin/tox" in script
+
+
+def test_tox_covers_each_pair_of_plugins_and_ci_each_combination() -> None:
+    tox = configparser.ConfigParser(interpolation=None)
+    tox.read(ROOT / "tox.ini")
+    every = set(itertools.product(("inproc", "tcp", "tls"), ("memory", "file"), ("none", "zstd")))
+    by_default = {tuple(name.split("-")) for name in tox["tox"]["env_list"].split()} & every
+    _, _, others = tox["tox"]["labels"].strip().splitlines()[0].partition("=")
+    pairs = {pair for combination in every for pair in itertools.combinations(combination, 2)}
+    assert {pair for combination in by_default for pair in itertools.combinations(combination, 2)} == pairs
+    assert {tuple(name.strip().split("-")) for name in others.split(",")} == every - by_default
+    assert "tox -m combinations" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
