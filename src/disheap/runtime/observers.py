@@ -30,21 +30,27 @@ class Observers:
             self._by_hook.setdefault(observer.hook, []).append(observer)
 
     def leader_changed(self, group: int, term: int, leader: str) -> None:
+        """Tell `disheap_leader_changed`."""
         self._tell("disheap_leader_changed", group=group, term=term, leader=leader)
 
     def member_changed(self, group: int, index: int, members: tuple[str, ...]) -> None:
+        """Tell `disheap_member_changed`."""
         self._tell("disheap_member_changed", group=group, index=index, members=members)
 
     def snapshot_taken(self, group: int, index: int, size_bytes: int) -> None:
+        """Tell `disheap_snapshot_taken`."""
         self._tell("disheap_snapshot_taken", group=group, index=index, size_bytes=size_bytes)
 
     def quarantined(self, group: int, reason: str) -> None:
+        """Tell `disheap_quarantined`."""
         self._tell("disheap_quarantined", group=group, reason=reason)
 
     def damage_found(self, group: int, what: str) -> None:
+        """Tell `disheap_damage_found`."""
         self._tell("disheap_damage_found", group=group, what=what)
 
     def session_expired(self, group: int, session: int, label: str) -> None:
+        """Tell `disheap_session_expired`."""
         self._tell("disheap_session_expired", group=group, session=session, label=label)
 
     def _tell(self, hook: str, **facts: Any) -> None:

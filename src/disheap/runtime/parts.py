@@ -28,6 +28,8 @@ from disheap.runtime import tuning
 
 
 class Parts:
+    """Builds the plugins of a node from its configuration."""
+
     def __init__(self, config: NodeConfig, registry: Registry, clock: Clock, random_generator: random.Random) -> None:
         self._config = config
         self._registry = registry

@@ -29,10 +29,17 @@ class ServiceHost(Protocol):
     config: NodeConfig
     name: str
 
-    async def status(self) -> dict[str, Any]: ...
-    async def apply(self, command: bytes, timeout_s: float) -> bytes: ...
-    async def query(self, request: bytes, timeout_s: float) -> bytes: ...
-    def metrics(self) -> dict[str, int | float]: ...
+    async def status(self) -> dict[str, Any]:
+        """What `disheap status --json` shows of this node."""
+
+    async def apply(self, command: bytes, timeout_s: float) -> bytes:
+        """Apply a command of the machine and return its reply. Raises a `RequestError`."""
+
+    async def query(self, request: bytes, timeout_s: float) -> bytes:
+        """Answer a query of the machine. Raises a `RequestError`."""
+
+    def metrics(self) -> dict[str, int | float]:
+        """The node's counters and gauges by name."""
 
 
 class Context:
@@ -44,18 +51,23 @@ class Context:
         self._host = host
 
     async def status(self) -> dict[str, Any]:
+        """As `interfaces.ServiceContext` says."""
         return await self._host.status()
 
     def metrics(self) -> dict[str, int | float]:
+        """As `interfaces.ServiceContext` says."""
         return self._host.metrics()
 
     async def apply(self, command: bytes, timeout_s: float) -> bytes:
+        """As `interfaces.ServiceContext` says."""
         return await self._host.apply(command, timeout_s)
 
     async def query(self, request: bytes, timeout_s: float) -> bytes:
+        """As `interfaces.ServiceContext` says."""
         return await self._host.query(request, timeout_s)
 
     def check_operator(self, principal: Principal, remote: str) -> None:
+        """Raises `Unauthorized` unless the client is on this machine or its certificate names an operator."""
         if is_loopback(remote) or principal.name in self._host.config.limits.operator_names:
             return
         who = repr(principal.name) if principal.name else "a client without a certificate name"
@@ -66,6 +78,8 @@ class Context:
 
 
 class Services:
+    """The services of a node: built, started and stopped with it."""
+
     def __init__(self, host: ServiceHost, registry: Registry) -> None:
         self._host = host
         self._registry = registry

@@ -63,6 +63,7 @@ def fitted(config: NodeConfig, max_command_bytes: int) -> NodeConfig:
 
 
 def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:
+    """What the kernel is told, with times as ticks."""
     raft = config.raft
     return KernelConfig(
         id=node,
@@ -80,6 +81,7 @@ def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:
 
 
 def group_limits(config: NodeConfig) -> GroupLimits:
+    """The bounds of a group."""
     limits = config.limits
     return GroupLimits(
         entry_bytes=limits.entry_bytes,
@@ -90,6 +92,7 @@ def group_limits(config: NodeConfig) -> GroupLimits:
 
 
 def snapshot_policy(config: NodeConfig, node: NodeId) -> SnapshotPolicy:
+    """When this node takes snapshots. Nodes are staggered, so that they do not all take one at once."""
     raft = config.raft
     return SnapshotPolicy(
         log_bytes=raft.snapshot_log_bytes,
@@ -102,6 +105,7 @@ def snapshot_policy(config: NodeConfig, node: NodeId) -> SnapshotPolicy:
 
 
 def session_limits(config: NodeConfig) -> SessionLimits:
+    """The bounds of sessions. They decide what replicas do, so all nodes have the same."""
     limits = config.limits
     return SessionLimits(
         window=limits.session_window,
@@ -142,6 +146,7 @@ def takeover_s(config: NodeConfig) -> float:
 
 
 def server_limits(config: NodeConfig) -> ServerLimits:
+    """The bounds of client connections."""
     limits = config.limits
     return ServerLimits(
         frame_bytes=limits.frame_bytes,
@@ -175,5 +180,6 @@ def server_limits(config: NodeConfig) -> ServerLimits:
 
 
 def send_buffer_bytes(config: NodeConfig) -> int:
+    """How much may wait for one peer. It holds twice the largest thing that is sent."""
     raft, limits = config.raft, config.limits
     return max(SEND_BUFFER_BYTES, 2 * max(raft.inflight_bytes, raft.append_bytes, limits.frame_bytes))

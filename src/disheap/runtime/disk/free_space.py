@@ -1,10 +1,10 @@
 """Whether there is room on the disks, and what is refused while there is not (storage-rules 9).
 
 Owns the low-water mark. Each node looks at its own disk and tells the others. A leader refuses commands that bring
-something in while its own disk is short of room, or while so many disks are short that the rest is no majority;
-everything else goes on: acknowledgements, deliveries, leases, elections. So the queues can be drained, which is what
-makes room: a node that is short takes a snapshot as soon as the state is much smaller than what is on its disk, and the
-log goes. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
+something in while its own disk is short of room. It does so, too, while the disks that are not short are no majority.
+Everything else goes on: acknowledgements, deliveries, leases, elections. So the queues can be drained, which is what
+makes room. A node that is short takes a snapshot as soon as the state is much smaller than what is on its disk. Then
+the log goes. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
 
 What the mark leaves free is what the node itself still needs. One half is the reserve: the log of acknowledgements, of
 sessions that open, and of whatever else frees room. No snapshot takes of it, but for a small one that frees more. The

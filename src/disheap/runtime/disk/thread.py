@@ -35,6 +35,8 @@ Job = tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]
 
 
 class Disk(Protocol):
+    """Runs a replica's work on its storage, one job after the other."""
+
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
         """Run `work` after all work submitted before, then `done(result, error)` on the loop; on an error the result is
         None."""
@@ -55,9 +57,11 @@ class FailStopDisk:
         self._failed = failed
 
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        """As `Disk.submit`. A failure of the disk is told to `failed` first."""
         self._disk.submit(work, self._heard(done))
 
     def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
+        """As `Disk.run_now`. A failure of the disk is told to `failed` first."""
         return self._disk.run_now(work, self._heard(done))
 
     def _heard(self, done: Callable[[T, BaseException | None], None]) -> Callable[[T, BaseException | None], None]:
@@ -69,6 +73,7 @@ class FailStopDisk:
         return heard
 
     async def close(self) -> None:
+        """As `Disk.close`."""
         await self._disk.close()
 
 
@@ -81,9 +86,11 @@ class WatchedDisk:
         self._fail = fail
 
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        """As `Disk.submit`. What `done` raises goes to `fail`."""
         self._disk.submit(work, self._watched(done))
 
     def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
+        """As `Disk.run_now`. What `done` raises goes to `fail`."""
         return self._disk.run_now(work, self._watched(done))
 
     def _watched(self, done: Callable[[T, BaseException | None], None]) -> Callable[[T, BaseException | None], None]:
@@ -96,10 +103,13 @@ class WatchedDisk:
         return watched
 
     async def close(self) -> None:
+        """As `Disk.close`."""
         await self._disk.close()
 
 
 class DiskThread:
+    """A `Disk` with a thread of its own."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str = "disheap-disk") -> None:
         self._loop = loop
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
@@ -110,10 +120,12 @@ class DiskThread:
         self._thread.start()
 
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
+        """As `Disk.submit`. There is no bound on what waits: callers have bounds of their own."""
         self._under_way += 1
         self._jobs.put((work, done))
 
     def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
+        """As `Disk.run_now`."""
         if self._under_way or self._closed:
             return False
         self._under_way += 1
@@ -121,6 +133,7 @@ class DiskThread:
         return True
 
     async def close(self) -> None:
+        """As `Disk.close`."""
         self._closed = True
         self._jobs.put(None)
         await self._ended.wait()

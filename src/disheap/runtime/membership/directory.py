@@ -17,6 +17,8 @@ from disheap.protocol.peers import PeerHello
 
 
 class MemberRecord(msgspec.Struct, array_like=True, frozen=True):
+    """What the membership in the log holds of each member. Addresses are HOST:PORT."""
+
     name: str
     peer: str
     client: str
@@ -35,6 +37,7 @@ def first_membership(members: Sequence[MemberConfig]) -> Membership:
 
 
 def first_state(members: Sequence[MemberConfig]) -> SnapshotMeta:
+    """The snapshot that a group of these members begins with."""
     return SnapshotMeta(Index(0), Term(0), 0, first_membership(members))
 
 
@@ -65,9 +68,11 @@ class AddressBook:
         return None if None in others else [hello.machine_versions for hello in others if hello is not None]
 
     def ids(self) -> list[NodeId]:
+        """The ids of the members, in ascending order."""
         return list(self._records)
 
     def name(self, node: NodeId) -> str:
+        """The member's name, empty if there is no such member."""
         record = self._records.get(node)
         return record.name if record else ""
 
@@ -83,10 +88,12 @@ class AddressBook:
         return (learned.name if learned else "") or name
 
     def peer(self, node: NodeId) -> str:
+        """The address for peers, empty if it is not known."""
         record = self._records.get(node)
         return record.peer if record else ""
 
     def client(self, node: NodeId) -> str:
+        """The address for clients: the record's, else what the member said of itself, else empty."""
         record, learned = self._records.get(node), self._learned.get(node)
         return (record.client if record else "") or (learned.client_address if learned else "")
 

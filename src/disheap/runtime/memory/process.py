@@ -49,6 +49,7 @@ class ProcessMemory:
         return min((limit for limit in limits if 0 < limit < UNLIMITED), default=None)
 
     def resident_bytes(self) -> int | None:
+        """The memory that the process holds. Returns None where the system does not tell."""
         try:
             return int(self._statm.read_bytes().split()[1]) * self._page_bytes
         except (OSError, ValueError, IndexError):

@@ -1,9 +1,9 @@
 """Whether there is memory left, and what is refused while there is not (docs/explanation/decisions/a-full-memory.md).
 
 Owns the high-water mark. Each node compares its use of memory with the mark and tells the others. While any node is
-above its mark, the leader refuses commands that bring something in: the state is the same on all nodes, and a node that
-was killed for want of memory would be killed again when it has restored it. Acknowledgements, deliveries and elections
-go on, so queues can be drained. Does not know how a refusal reaches a client.
+above its mark, the leader refuses commands that bring something in. The state is the same on all nodes. A node that was
+killed for want of memory would be killed again when it has restored it. Acknowledgements, deliveries and elections go
+on, so queues can be drained. Does not know how a refusal reaches a client.
 
 Works as `room` does for the disk, with one difference: a node's own estimate and its real size both count, because each
 of them is wrong at times. The real size falls late, the estimate misses what nobody counts.

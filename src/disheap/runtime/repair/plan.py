@@ -6,16 +6,16 @@ carries it out and asks again. The rules, for a damaged entry (index, term):
 
 * one node has it: take it. By log matching it is the same entry.
 * a snapshot of another node stands for it: take that.
-* it can never be committed: drop it, and what follows. That is so where a node knows that another entry is committed in
-  its place, or one of a later term in a log without it; where *all* other voters never had it; or where a majority
+* it can never be committed: drop it, and what follows. There are three such cases. A node knows that another entry is
+  committed in its place, or one of a later term in a log without it. Or *all* other voters never had it. Or a majority
   never had it and is in a later term already. The paper has a leader repair itself, and so a majority is enough. We
   repair before there is one: a majority of five without the entry may leave out a leader that has it and still counts
   the acknowledgement we gave before.
 * otherwise wait, and say for whom.
 
-If the end of the log is ambiguous, nobody can name what was lost. Then all other voters are asked for what they hold,
-and the log that is most up to date among them has everything that can be committed with our acknowledgement, whoever
-leads (§5.4.1): it is taken over. Where somebody leads already, that leader's log will do, in the ordinary way.
+If the end of the log is ambiguous, nobody can name what was lost. Then all other voters are asked for what they hold.
+The log that is most up to date among them has everything that can be committed with our acknowledgement (§5.4.1). That
+holds whoever leads, so that log is taken over. Where somebody leads already, that leader's log will do, in the ordinary way.
 """
 
 from __future__ import annotations
@@ -43,10 +43,14 @@ class Take(NamedTuple):
 
 
 class Cut(NamedTuple):
+    """Drop the log from `first` on: those entries never were a majority's."""
+
     first: Index
 
 
 class TakeSnapshot(NamedTuple):
+    """Fetch a snapshot from `source` that reaches `needed` or further."""
+
     source: NodeId
     needed: Index
 
@@ -72,6 +76,8 @@ class Done(NamedTuple):
 
 
 class Wait(NamedTuple):
+    """Nothing can be decided yet. `missing` says for people what is waited for."""
+
     missing: str
     on: tuple[NodeId, ...]  # whose answer is missing or is no help
 

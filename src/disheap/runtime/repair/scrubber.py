@@ -1,12 +1,12 @@
 """Reads what is on the disk before anybody needs it (storage-rules 10): rot that is found early is still one node's.
 
-Owns the pace: a pass over everything begins `scrub_interval_s` after the last began (the first one so long after the
-start, where all was read anyway), a small piece at a time on the disk's thread, never two at once, and at most
-`scrub_bytes_per_s`. So an append waits for one piece at most, and seldom. Refuses to know files and formats.
+Owns the pace. A pass over everything begins `scrub_interval_s` after the last began, and the first one so long after
+the start, which reads everything anyway. It reads a small piece at a time on the disk's thread, never two at once, and
+at most `scrub_bytes_per_s`. So an append waits for one piece at most, and seldom. Refuses to know files and formats.
 
 What is found goes the way of damage that shows in use: the log is opened anew and repaired from the other nodes. A node
-that is alone has nobody to ask, and would not start again. But its state in memory is whole: it goes on, says so at
-every pass, and takes a snapshot, so that the damaged file is deleted with the log that the snapshot stands for.
+that is alone has nobody to ask, and would not start again. But its state in memory is whole. So it goes on, says so at every
+pass, and takes a snapshot. Then the damaged file is deleted with the log that the snapshot stands for.
 """
 
 from __future__ import annotations
