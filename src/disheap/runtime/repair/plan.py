@@ -15,7 +15,8 @@ carries it out and asks again. The rules, for a damaged entry (index, term):
 
 If the end of the log is ambiguous, nobody can name what was lost. Then all other voters are asked for what they hold.
 The log that is most up to date among them has everything that can be committed with our acknowledgement (§5.4.1). That
-holds whoever leads, so that log is taken over. Where somebody leads already, that leader's log will do, in the ordinary way.
+holds whoever leads, so that log is taken over. Where somebody leads already, that leader's log will do, in the ordinary
+way.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ the start, which reads everything anyway. It reads a small piece at a time on th
 at most `scrub_bytes_per_s`. So an append waits for one piece at most, and seldom. Refuses to know files and formats.
 
 What is found goes the way of damage that shows in use: the log is opened anew and repaired from the other nodes. A node
-that is alone has nobody to ask, and would not start again. But its state in memory is whole. So it goes on, says so at every
-pass, and takes a snapshot. Then the damaged file is deleted with the log that the snapshot stands for.
+that is alone has nobody to ask, and would not start again. But its state in memory is whole. So it goes on, says so at
+every pass, and takes a snapshot. Then the damaged file is deleted with the log that the snapshot stands for.
 """
 
 from __future__ import annotations
