@@ -20,6 +20,7 @@ from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queri
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import serve_freed_groups
+from disheap_heap.discarding import discarding
 from disheap_heap.encoding import known_tag
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
@@ -69,7 +70,8 @@ COMMAND_OVERHEAD_BYTES = 16 << 10
 
 class HeapMachine:
     """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `FixedConstants`, `Screening`, `AllowedWhenFull`,
-    `SessionReporting`, `Hashing`, `MemoryEstimating`, `WorkCounting`, `Sampling` and `SamplingQueries`."""
+    `SessionReporting`, `Hashing`, `Discarding`, `MemoryEstimating`, `WorkCounting`, `Sampling` and
+    `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -214,6 +216,10 @@ class HeapMachine:
         """Replaces the state by that of a snapshot."""
         self._state = snapshot.restore(self._settings, chunks)
 
+    def discarding(self) -> Iterator[None]:
+        """Frees the state in slices."""
+        return discarding(self._state)
+
     def state_hash(self) -> bytes:
         """A hash of the snapshot's bytes."""
         return snapshot.state_hash(self._state)
@@ -263,6 +269,7 @@ if TYPE_CHECKING:
     from disheap.interfaces import (
         AllowedWhenFull,
         CommandSizing,
+        Discarding,
         FixedConstants,
         Hashing,
         MemoryEstimating,
@@ -281,6 +288,7 @@ if TYPE_CHECKING:
     _is_allowed: type[AllowedWhenFull] = HeapMachine
     _reports: type[SessionReporting] = HeapMachine
     _hashes: type[Hashing] = HeapMachine
+    _discards: type[Discarding] = HeapMachine
     _estimates: type[MemoryEstimating] = HeapMachine
     _counts_work: type[WorkCounting] = HeapMachine
     _samples: type[Sampling] = HeapMachine

@@ -50,5 +50,9 @@ class Timers:
         _, key, topic = self._heap.pop()
         return key % _KINDS, key // _KINDS, topic
 
+    def drain(self) -> bool:
+        """Takes any timer out, or a piece of garbage, for timers that are thrown away. False if there is none."""
+        return self._heap.drain() is not None
+
     def __len__(self) -> int:
         return len(self._heap)

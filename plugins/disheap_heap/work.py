@@ -55,7 +55,7 @@ def advance(state: State, limit: int) -> int:
         left -= _requeue_waiting(state, left)
         left -= _serve_waiting(state, left)
     if state.unfreed and left > 0:
-        _free(state, left)
+        free_some(state, left)
     return limit - left
 
 
@@ -156,7 +156,8 @@ def _resend_waiting(state: State, limit: int) -> int:
     return done
 
 
-def _free(state: State, limit: int) -> None:
+def free_some(state: State, limit: int) -> None:
+    """Frees at most about `limit` units of what is gone for all."""
     done = 0
     while state.unfreed and done < limit:
         purged = state.unfreed[-1]

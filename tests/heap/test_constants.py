@@ -51,6 +51,7 @@ VALUES = {
 
 DECIDES_NOTHING = {
     "BINDING_BYTES",
+    "BYTES_PER_RECORD",
     "BLOCK_BYTES_MAX",
     "BLOCK_ROWS",
     "CHUNK",
@@ -61,6 +62,7 @@ DECIDES_NOTHING = {
     "EXCHANGE_BYTES",
     "FORMAT",
     "GARBAGE_MIN",
+    "IDS_PER_RECORD",
     "MAX_CACHED_KEYS",
     "LEASE_BYTES",
     "IDS_PER_PAUSE",
@@ -68,6 +70,7 @@ DECIDES_NOTHING = {
     "PAGE_ROWS",
     "PATTERN_NODE_BYTES",
     "PIECE_BYTES",
+    "RECORDS_AT_ONCE",
     "SESSION_BYTES",
     "STEPS_PER_UNIT",
     "MOVES_PER_REMOVAL",
@@ -75,6 +78,7 @@ DECIDES_NOTHING = {
     "TIMER_BYTES",
     "MAX_CACHED_TOPICS",
     "TOPIC_BYTES",
+    "UNITS_AT_ONCE",
     "UNITS_PER_CHUNK",
 }
 """Of estimates, of caches, of pauses, of queries and of files."""

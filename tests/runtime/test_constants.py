@@ -21,7 +21,7 @@ from disheap_heap.constants import CONSTANTS
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 
-DECIDES_NOTHING = {"COMMANDS_AT_ONCE", "DETACHED_AT_ONCE", "SESSION_BYTES"}
+DECIDES_NOTHING = {"COMMANDS_AT_ONCE", "DETACHED_AT_ONCE", "DISCARDED_AT_ONCE", "SESSION_BYTES"}
 """They decide when the loop has its turn, or estimate memory, and nothing that a replica does."""
 
 

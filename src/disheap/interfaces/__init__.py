@@ -18,6 +18,7 @@ from disheap.interfaces.codec import Codec, CodecContext, Stream, StreamContext
 from disheap.interfaces.machine import (
     AllowedWhenFull,
     CommandSizing,
+    Discarding,
     Effect,
     Effects,
     FixedConstants,
@@ -79,6 +80,7 @@ __all__ = [
     "CommandSizing",
     "Connection",
     "Damage",
+    "Discarding",
     "Effect",
     "Effects",
     "FixedConstants",

@@ -1,8 +1,8 @@
 """The background work of a node beside its group.
 
-Owns when six parts begin, tick, release the storage and end: repair from other nodes (`repairing`), the check of
-incarnations (`incarnation_check`), scrubbing (`scrubbing`), free disk space (`disk_space`), memory (`memory`), and the
-comparison of state hashes (`comparing`).
+Owns when its parts begin, tick, release the storage and end: repair from other nodes (`repairing`), the check of
+incarnations (`incarnation_check`), scrubbing (`scrubbing`), free disk space (`disk_space`), memory (`memory`), the
+comparison of state hashes (`comparing`), and the freeing of replaced states (`discarder`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from disheap.runtime.replica import state_hashes
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
+from disheap.runtime.state.discarding import Discarder
 
 
 class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, watch.Host, state_hashes.Host, Protocol):
-    """What the six ask of their node."""
+    """What these parts ask of their node."""
 
     @property
     def group(self) -> Group: ...
@@ -57,6 +58,7 @@ class Maintenance:
         self.disk_space = free_space.DiskSpace(host, own, limits.min_free_bytes, clock)
         mark = watch.mark_bytes(limits.memory_high_water, limits.memory_high_water_bytes, memory_source.limit_bytes())
         self.memory = watch.MemoryWatch(host, own, mark, clock, memory_source)
+        self.discarder = Discarder(loop)
         self.comparing = state_hashes.StateComparison(host, own, raft.compare_interval_s, loop)
 
     def recovered(self, found: Found, others: Sequence[NodeId]) -> None:
@@ -83,6 +85,7 @@ class Maintenance:
         """Before the storage is closed for good."""
         self.incarnation_check.end()
         self.comparing.end()
+        self.discarder.end()
         self.disk_space.end()
         self.scrubbing.let_go()
         await self.repairing.stop()

@@ -365,6 +365,7 @@ class Node:
         self._raise_failure()
         self._take_up(found)
         before.release()
+        self.maintenance.discarder.discard(before.sessions)
         return found
 
     def _raise_failure(self) -> None:
@@ -408,6 +409,7 @@ class Node:
             on_failure=self._on_failure,
             on_snapshot=lambda index, size_bytes: self._observers.snapshot_taken(GROUP, index, size_bytes),
             on_membership=self._on_membership,
+            on_replaced=self.maintenance.discarder.discard,
             comparing=self.maintenance.comparing,
             clocks=self.clocks,
             lifecycle=self.lifecycle,

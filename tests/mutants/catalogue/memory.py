@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant, Patch
 
 SESSIONS = "tests/runtime/test_sessions.py::"
 LOG = "tests/kernel/test_log.py::"
+DISCARDING = "tests/runtime/test_discarding.py::"
 
 MUTANTS = (
     Mutant(
@@ -166,6 +167,20 @@ MUTANTS = (
             ),
         ),
         ("tests/runtime/test_memory.py::test_the_estimate_of_a_node_holds_its_state_its_log_and_the_replies_it_keeps",),
+        simulated=False,
+    ),
+    Mutant(
+        "replaced-state-freed-at-once",
+        "a follower with a million messages that takes over a snapshot stands still for 140 ms",
+        (Patch("disheap:Group._chunk_written", "            self._on_replaced(before)\n", ""),),
+        (DISCARDING + "test_the_state_that_a_leaders_snapshot_replaced_is_freed_in_slices",),
+        simulated=False,
+    ),
+    Mutant(
+        "discarded-state-freed-under-a-view",
+        "a hash of a state that was replaced meanwhile is of half of it, and a sound node goes into quarantine",
+        (Patch("disheap_heap:discarding", "    while state.views:\n        yield\n", ""),),
+        ("tests/heap/test_discarding.py::test_nothing_is_freed_while_a_view_is_open",),
         simulated=False,
     ),
 )

@@ -95,8 +95,8 @@ class Group:
     left. `on_lead` is told when this node starts (True) and stops leading, `on_leader` when another node leads, or
     nobody is known to. `on_applied` is called after each batch is applied; `on_failure` once, with the error that ends
     it. `on_snapshot` is called when a snapshot is durable, with its index and size in bytes. `on_membership` is called
-    when a change of the members is applied. A group does nothing unless its `lifecycle` is running. When a log was
-    repaired, another group takes its place.
+    when a change of the members is applied, `on_replaced` with the state that an installed snapshot replaced. A group
+    does nothing unless its `lifecycle` is running. When a log was repaired, another group takes its place.
     """
 
     def __init__(
@@ -121,6 +121,7 @@ class Group:
         on_failure: Callable[[BaseException], None],
         on_snapshot: Callable[[Index, int], None],
         on_membership: Callable[[Index, Membership], None],
+        on_replaced: Callable[[Sessions], None],
         comparing: StateComparison,
         clocks: ClockCheck,
         lifecycle: Lifecycle,
@@ -148,6 +149,7 @@ class Group:
         self._on_failure = on_failure
         self._on_snapshot = on_snapshot
         self._on_membership = on_membership
+        self._on_replaced = on_replaced
         self._time = Timekeeper(clock, loop, self._continue)
         self._log_time_ms = log_time_ms
         self._leader = NodeId(0)
@@ -577,12 +579,13 @@ class Group:
         if self._failed(error):
             return
         if sessions is not None:
-            self.sessions, self.applied = sessions, meta
+            before, self.sessions, self.applied = self.sessions, sessions, meta
             self._log_time_ms = max(self._log_time_ms, meta.time_ms)
             self._clocks.seen(self._log_time_ms)
             self._finished.clear()
             self.snapshotter.installed(meta)
             self.applier.drop()
+            self._on_replaced(before)
             self._comparing.moved(meta.time_ms)
             log.info("snapshot installed", index=meta.index, term=meta.term)
         self.raft.chunk_written(meta, offset, True)

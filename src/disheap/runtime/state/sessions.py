@@ -28,7 +28,7 @@ from disheap.errors import (
     WindowExceeded,
     WrongSecret,
 )
-from disheap.interfaces import Effects, Hashing, Principal, StateMachine, WorkCounting
+from disheap.interfaces import Discarding, Effects, Hashing, Principal, StateMachine, WorkCounting
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
@@ -67,6 +67,9 @@ DETACHED_AT_ONCE = 100
 """Sessions that lose their attachment between two looks at the clock, when a new term begins: 0.5 ms. After a session
 with thousands of consumers, the units of work that the machine counts are the bound."""
 
+DISCARDED_AT_ONCE = 5
+"""Sessions that one slice frees: 1 ms, if each has as many replies as the window allows."""
+
 DECIDES_REPLIES = {
     "SESSION_TIME_SHIFT": SESSION_TIME_SHIFT,
     "UNITS_AT_ONCE": UNITS_AT_ONCE,
@@ -75,8 +78,8 @@ DECIDES_REPLIES = {
     "REFUSAL_BYTES": REFUSAL_BYTES,
 }
 """Constants that decide what a replica does, beside the settings. They are part of the digest that nodes compare, so
-nodes of two releases that differ here refuse each other. `DETACHED_AT_ONCE` and `COMMANDS_AT_ONCE`
-decide pauses only."""
+nodes of two releases that differ here refuse each other. `DETACHED_AT_ONCE`,
+`DISCARDED_AT_ONCE` and `COMMANDS_AT_ONCE` decide pauses only."""
 
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
 
@@ -405,6 +408,15 @@ class Sessions:
         self.machine.set_version(head.machine_version)
         self.machine_version, self._next_session, self._term = head.machine_version, head.next_session, head.term
         self.table, self.counts, self.reply_bytes = table, SessionCounts(table.values()), reply_bytes
+
+    def discarding(self) -> Iterator[None]:
+        """Frees the whole state in slices: another has replaced it, and nothing is applied to it any more."""
+        machine = self.machine
+        yield from machine.discarding() if isinstance(machine, Discarding) else ()
+        while self.table:
+            for _ in range(min(DISCARDED_AT_ONCE, len(self.table))):
+                self.table.popitem()
+            yield
 
     def state_hash(self) -> bytes:
         """16 bytes; equal at equal index on all replicas. Of a refusal only the code counts: its text may come from a

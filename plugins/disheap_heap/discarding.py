@@ -1,0 +1,104 @@
+"""Frees a state that another replaced, in slices (`interfaces.Discarding`).
+
+Every record is taken out of its tables one by one. The records hold each other, and no garbage collector runs, so what
+they hold of each other is taken out as well. `State.__del__` does the same in one step, for a state that was not
+discarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from itertools import repeat
+from typing import Any
+
+from disheap_heap.arrivals import CHUNK
+from disheap_heap.messages import Message
+from disheap_heap.settings import WORDS_PER_UNIT
+from disheap_heap.state import Consumer, Session, State, Topic
+from disheap_heap.work import free_some
+
+RECORDS_AT_ONCE = 1000
+"""Records that one slice frees, or as much as takes as long: 1 ms."""
+BYTES_PER_RECORD = 64 << 10
+"""Of a payload: so much takes as long to free as one record more."""
+IDS_PER_RECORD = 32
+UNITS_AT_ONCE = 250
+
+
+def discarding(state: State) -> Iterator[None]:
+    """Each step is a slice. While a view is open, nothing is freed, because the view reads the records."""
+    while state.views:
+        yield
+    for count, _ in enumerate(_records(state), 1):
+        if count % RECORDS_AT_ONCE == 0:
+            yield
+
+
+def _records(state: State) -> Iterator[None]:
+    """Yields after each record that was freed, and more often after what takes longer."""
+    while state.unfreed:
+        free_some(state, UNITS_AT_ONCE)
+        yield from repeat(None, UNITS_AT_ONCE)
+    yield from map(_nothing, _taken(state.leases))
+    for consumer in _taken(state.consumers):
+        yield from _consumer(consumer)
+    for tables in (state.sessions, state.ending):
+        for session in _taken(tables):
+            yield from _session(session)
+    for exchange in _taken(state.exchanges):
+        while exchange.bindings:
+            (key, _), topic = exchange.bindings.popitem()
+            exchange.index.remove(key, topic)
+            yield from repeat(None, 1 + key.count(".") // WORDS_PER_UNIT)
+    for topic in _taken(state.topics):
+        yield from _topic(topic)
+    while state.timers.drain():
+        yield
+    yield from map(_nothing, _taken(state.copies))
+    state.routes.clear()
+    state.topics_by_number.clear()
+
+
+def _consumer(consumer: Consumer) -> Iterator[None]:
+    consumer.group = None
+    yield
+    for lease in _taken(consumer.leases):
+        yield from _message(lease.message)
+
+
+def _session(session: Session) -> Iterator[None]:
+    yield
+    for table in (session.consumers, session.owned, session.groups):
+        yield from map(_nothing, _taken(table))
+    if session.resend is not None:
+        yield from map(_nothing, _taken(session.resend.held))
+        session.resend = None
+
+
+def _topic(topic: Topic) -> Iterator[None]:
+    topic.owner = None
+    topic.turns.clear()
+    yield
+    while (message := topic.ready.drain()) is not None:
+        yield from _message(message)
+    for _, message in _taken(topic.delayed):
+        yield from _message(message)
+    for table in (topic.consumers, topic.bindings):
+        yield from map(_nothing, _taken(table))
+    while topic.arrivals.chunks:
+        topic.arrivals.chunks.pop()
+        yield from repeat(None, CHUNK // IDS_PER_RECORD)
+
+
+def _message(message: Message) -> Iterator[None]:
+    """The caller holds the message until it takes the next one."""
+    return repeat(None, 1 + len(message.payload) // BYTES_PER_RECORD)
+
+
+def _taken(table: MutableMapping[Any, Any]) -> Iterator[Any]:
+    while table:
+        yield table.popitem()[1]
+
+
+def _nothing(_: Any) -> None:
+    """For what is freed as soon as it is taken."""
