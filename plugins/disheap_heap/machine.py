@@ -16,7 +16,7 @@ from disheap.errors import CommandRefused, InvalidArgument, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext, Principal
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
-from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, snapshot, topics, work
+from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, sessions, snapshot, topics, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import serve_freed_groups
@@ -139,7 +139,7 @@ class HeapMachine:
 
     def session_opened(self, session: int, principal: Principal) -> None:
         """Registers the session and the name of its client's certificate."""
-        consumers.open_session(self._state, session, principal.name)
+        sessions.open_session(self._state, session, principal.name)
 
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
         """Attaches the session. The reply has the leases that `held` does not name."""
@@ -151,19 +151,19 @@ class HeapMachine:
                 f"{broker.NAMED_MAX} pops and consumers; what it leaves out is sent again"
             ) from None
         effects = self._state.begin_call()
-        reply = consumers.attach_session(self._state, session, named)
+        reply = sessions.attach_session(self._state, session, named)
         serve_freed_groups(self._state)
         return reply, effects
 
     def session_detached(self, session: int) -> Effects:
         """Takes the session's consumers out of their rings."""
-        consumers.detach_session(self._state, session)
+        sessions.detach_session(self._state, session)
         return NOTHING
 
     def session_expired(self, session: int) -> Effects:
         """Ends the session, in slices if it has much."""
         effects = self._state.begin_call()
-        consumers.expire_session(self._state, session)
+        sessions.expire_session(self._state, session)
         serve_freed_groups(self._state)
         return effects
 

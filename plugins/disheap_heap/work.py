@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Sized
 
 from disheap_heap import credit, timers
-from disheap_heap.consumers import end_some, resend_some
 from disheap_heap.delivery import (
     drop_waiting,
     finish_pop,
@@ -34,6 +33,7 @@ from disheap_heap.footprint import unshare
 from disheap_heap.leases import expire_lease
 from disheap_heap.messages import SharedMessage
 from disheap_heap.routing import Exchange
+from disheap_heap.sessions import end_some, resend_some
 from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
 from disheap_heap.state import PurgedMessages, State, Topic
 from disheap_heap.topics import delete

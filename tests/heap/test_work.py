@@ -26,7 +26,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap import consumers
+from disheap_heap import sessions
 from disheap_heap.settings import (
     MAX_DELIVERIES_PER_CALL,
     MAX_END_UNITS_PER_CALL,
@@ -404,7 +404,7 @@ def test_an_attach_sends_what_is_held_in_slices_and_each_lease_once() -> None:
 
 def test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A million leases stopped the loop for 200 ms."""
-    monkeypatch.setattr(consumers, "MAX_SCANNED_PER_CALL", 1)
+    monkeypatch.setattr(sessions, "MAX_SCANNED_PER_CALL", 1)
     driver = Driver()
     for name in ("a", "b", "c"):
         driver.do(CreateTopic(name))

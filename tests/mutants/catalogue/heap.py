@@ -502,7 +502,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:pop",
-                "    served_later = topic.number in state.unserved and ticket in topic.turns\n",
+                "    served_later = topic.number in state.unserved and consumer in topic.turns\n",
                 "    served_later = False\n",
             ),
         ),
@@ -763,7 +763,7 @@ MUTANTS = (
         "a session that holds a million leases stops the loop for 200 ms when it attaches",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap.sessions",
                 "    while not resend.is_scanned() and looked < MAX_SCANNED_PER_CALL:\n",
                 "    while not resend.is_scanned():\n",
             ),
@@ -776,7 +776,7 @@ MUTANTS = (
         "a client that attaches is sent a new message twice: once as new, and once as one that it does not hold",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap.sessions",
                 "    session.attached, session.is_served = True, False\n",
                 "    session.attached = session.is_served = True\n",
             ),
@@ -787,7 +787,7 @@ MUTANTS = (
     Mutant(
         "attach-names-without-bound",
         "an ATTACH of 2 MB that names consumers which never were is answered with 21 MB",
-        (Patch("disheap_heap:attach_session", "    _check_named(state, held)\n", ""),),
+        (Patch("disheap_heap:attach_session", "    _check_held(state, held)\n", ""),),
         ("tests/heap/test_refusals.py::test_an_attach_that_names_too_many_consumers_is_refused_and_changes_nothing",),
         simulated=False,
     ),
