@@ -1,5 +1,6 @@
 """The state machine `heap`: topics, strict priorities, leases, credit, exchanges.
 
-`machine` decodes a command and calls its handler; `state` is what all replicas share; `enqueue`, `delivery`, `leases`,
-`consumers` and `routing` each have one concern. It does no I/O, and its effects are output. Start reading at `machine`.
+`machine` decodes a command and calls its handler. `state` is what all replicas share. `ready` decides which message is
+next, and `turns` decides which consumer is next. `enqueue`, `delivery`, `leases`, `consumers`, `sessions` and
+`exchanges` each have one concern. The package does no I/O and reads no clock. Start reading at `machine`.
 """

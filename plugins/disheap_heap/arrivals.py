@@ -1,11 +1,12 @@
-"""The ids of a topic's messages in the order in which they arrived, which is ascending.
+"""The ids of a topic's messages in the order of arrival, which is ascending.
 
-A dict cannot be read in portions while it changes. So a view that is written out in portions walks these ids, and looks
-up each message where it is. Ids of messages that are gone stay for a while: each turn of the tail sweeps a few chunks.
+A dict cannot be read in portions while it changes. So a view that is written in portions reads these ids, and looks up
+where each message is. Ids of messages that no longer exist stay for a while. They are removed chunk by chunk: each time
+that the tail is cut, a few chunks are looked at.
 
-The ids lie in chunks of at most `CHUNK`. A chunk in `chunks` is never changed, only replaced, so whoever has a copy of
-the list can go on reading. The tail alone grows. Not state: it follows from the messages, and two replicas may hold
-different ids of messages that are gone.
+A chunk has at most `CHUNK` ids. A chunk in `chunks` is never changed, only replaced, so a reader with a copy of the
+list can continue. Only the tail grows. This is not state: it follows from the messages, and two replicas may hold
+different ids of messages that no longer exist.
 """
 
 from __future__ import annotations
@@ -13,29 +14,33 @@ from __future__ import annotations
 from collections.abc import Callable
 
 CHUNK = 512
-"""Ids that are looked at in one step: 0.05 ms."""
+"""Ids in a chunk. To look at all of them takes 0.05 ms."""
 
 TAIL_MIN = 16
-"""A topic with few messages holds so many ids of those that are gone: 600 bytes."""
+"""The tail is not cut below this length, so a topic with few messages holds up to 600 bytes of ids."""
 
 CHUNKS_SWEPT = 2
-"""Chunks looked at for each one that is added: more than one, so that ids of messages that are gone do not pile up."""
+"""Chunks that are looked at for each chunk that is added. It is more than one, so that the number of ids stays
+bounded."""
 
 IdFilter = Callable[[list[int]], list[int]]
-"""Gives those of the ids that are still needed, in a new list."""
+"""Returns those of the ids that are still needed, in a new list."""
 
 
 class Arrivals:
+    """The ids of one topic. The caller appends to `tail` and calls `cut_tail` when it has `limit` ids."""
+
     __slots__ = ("_swept", "chunks", "limit", "tail")
 
     def __init__(self) -> None:
         self.chunks: list[list[int]] = []
         self.tail: list[int] = []
-        self.limit = TAIL_MIN  # of the tail: `turn` is called when it is reached
+        self.limit = TAIL_MIN  # of the tail
         self._swept = 0  # the next chunk to sweep
 
     def cut_tail(self, keep_needed: IdFilter) -> None:
-        """The tail is full: drop the ids in it that are gone, and begin a new one if it is long all the same."""
+        """Removes the ids from the tail that are no longer needed. If it is still long, makes it a chunk and begins a
+        new tail."""
         self.tail = keep_needed(self.tail)
         if 2 * len(self.tail) > CHUNK:
             self.chunks.append(self.tail)
@@ -45,8 +50,8 @@ class Arrivals:
         self.limit = min(CHUNK, max(TAIL_MIN, 2 * len(self.tail)))
 
     def sweep(self, keep_needed: IdFilter) -> bool:
-        """Look at the next chunk, and begin again behind the last. Returns whether there are more chunks in this
-        round."""
+        """Removes ids from the next chunk, and begins again after the last chunk. Returns whether there are more chunks
+        in this round."""
         at, chunks = self._swept, self.chunks
         if at >= len(chunks):
             self._swept = 0
@@ -63,14 +68,15 @@ class Arrivals:
         return True
 
     def restart(self) -> None:
-        """Begin a round: the next chunk to be swept is the first."""
+        """Begins a round: the next chunk that `sweep` looks at is the first."""
         self._swept = 0
 
     def load(self, ids: list[int]) -> None:
-        """Take over ids in ascending order."""
+        """Replaces all ids. They are in ascending order."""
         self.chunks = [ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK)]
         self.tail = self.chunks.pop() if self.chunks else []
         self.limit = min(CHUNK, max(TAIL_MIN, 2 * len(self.tail)))
 
     def entries(self) -> int:
+        """The number of ids, those that are no longer needed included."""
         return sum(map(len, self.chunks)) + len(self.tail)

@@ -1,4 +1,4 @@
-"""What is refused, and in which words. Everything here looks and raises; nothing here changes anything."""
+"""Checks of commands, and the texts of their refusals. The functions read the state and raise. They change nothing."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from disheap_heap.state import Session, State, Topic
 
 _INVISIBLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ufeff]")
-"""Control characters, and those that show nothing: line separators, zero-width spaces, and what changes the direction
-of writing. A name that holds one looks like another name (Unicode Technical Report 36)."""
+"""Control characters and invisible characters: line separators, zero-width spaces, and characters that change the
+direction of writing. A name that holds one looks like another name (Unicode Technical Report 36)."""
 
 
 def find_topic(state: State, name: str) -> Topic:
@@ -33,7 +33,7 @@ def find_topic(state: State, name: str) -> Topic:
 
 
 def find_existing(state: State, name: str) -> Topic:
-    """For what is asked of a topic that is taken to be there; nobody would create it for that."""
+    """The topic with this name. Raises `TopicNotFound`, whose text does not propose to create the topic."""
     topic = state.topics.get(name)
     if topic is None:
         raise TopicNotFound(f"there is no topic {name!r}; `disheap topic ls` shows those that there are")
@@ -41,16 +41,16 @@ def find_existing(state: State, name: str) -> Topic:
 
 
 def require_access(topic: Topic, session: int) -> None:
-    """Raises `TopicLocked` unless the topic is shared, or `session` owns it. Putting messages in needs no access, since
-    replies come from others."""
+    """Raises `TopicLocked` unless the topic is shared or `session` owns it. Enqueueing needs no access: a topic for
+    replies gets its messages from other sessions."""
     owner = topic.owner
     if owner is not None and owner.number != session:
         raise _locked(topic, owner)
 
 
 def require_free(state: State, topic: Topic, session: int) -> None:
-    """Raises `TopicLocked` unless the owner of an exclusive topic has no connection and proved the same name as the
-    session that takes the topic over."""
+    """Raises `TopicLocked` unless `session` may take the exclusive topic over: its owner has no connection, and both
+    sessions have the same principal."""
     owner, taker = topic.owner, state.sessions.get(session)
     if owner is not None and (owner.attached or taker is None or taker.principal != owner.principal):
         raise _locked(topic, owner)
@@ -81,8 +81,8 @@ def check_message(state: State, message: NewMessage) -> None:
 
 
 def check_capacity(topic: Topic, count: int) -> None:
-    """Raises `TopicFull`. Everything in the topic counts, leased messages too: they may come back. A topic that drops
-    takes any message that is not delayed."""
+    """Raises `TopicFull` if the topic cannot take `count` more messages. Leased messages count, since they may be
+    given back. A topic that drops when it is full takes any message that is not delayed."""
     bound = topic.settings.max_messages
     if bound and not topic.drops and topic.messages() + count > bound:
         raise TopicFull(
@@ -92,7 +92,8 @@ def check_capacity(topic: Topic, count: int) -> None:
 
 
 def check_delayed_capacity(topic: Topic, count: int) -> None:
-    """Raises `TopicFull`. A topic that drops only ready messages must not fill up with delayed ones."""
+    """Raises `TopicFull` if a topic that drops when it is full cannot take `count` more delayed messages. It drops
+    ready messages only, so delayed ones need a bound of their own."""
     bound = topic.settings.max_messages
     if topic.drops and count and len(topic.delayed) + count > bound:
         raise TopicFull(
@@ -111,7 +112,7 @@ def check_name(what: str, name: str) -> None:
 
 
 def limit_reached(what: str, count: int, called: str = "") -> InvalidArgument:
-    """`what` is the setting, `called` what it counts where the setting's name does not say it."""
+    """The refusal at a limit. `what` is the setting. `called` says what it counts, if its name does not."""
     return InvalidArgument(
         f"there are {count} {called or what}, which is the limit; raise `{what}` in [machine.heap] on every node, or "
         "remove some"
@@ -119,7 +120,8 @@ def limit_reached(what: str, count: int, called: str = "") -> InvalidArgument:
 
 
 def not_found(name: str) -> TopicNotFound:
-    """The command in the message can be pasted into a shell, whatever the name is."""
+    """The refusal for an unknown topic. Its text has a command that can be pasted into a shell, whatever the name
+    is."""
     dashes = "-- " if name.startswith("-") else ""
     return TopicNotFound(
         f"there is no topic {name!r}; create it first: disheap topic create {dashes}{shlex.quote(name)}"

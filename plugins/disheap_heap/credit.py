@@ -1,11 +1,12 @@
-"""Credit that several consumers of a session share (AMQP's prefetch count of a channel).
+"""Which consumers take turns, by their credit. Also credit that several consumers of a session share (AMQP's prefetch
+count of a channel).
 
-Owns who of a group joins the ring of its topic, and in which order the topics of a group are served: the consumer that
-was given a message longest ago comes first. Within a topic the order is the topic's own.
+A consumer is in the turns of its topic while it can receive. Within a topic `turns` decides which consumer is next. The
+topics of a credit group are served in this order: the consumer that was given a message longest ago comes first.
 
-A group that is full is in no ring. One that has room again is *freed*: its consumers join their rings at the end of the
-call, the next in turn first, and each topic is served before the next consumer joins. So the topic whose message was
-settled has no advantage over the others.
+While a group is full, its consumers are in no turns. When it has credit again, it is *freed*: at the end of the call
+its consumers join their turns, the next consumer first. Each topic is served before the next consumer joins. So the
+topic whose message was settled has no advantage over the others.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from disheap_heap.state import Consumer, CreditGroup, Session, State
 from disheap_heap.view import keep_consumer, keep_group, keep_session, keep_turns
 
 CONSUMERS_PER_UNIT = 16
-"""Consumers that join or leave their rings for one unit of work: it is a small part of a delivery."""
+"""Consumers that join or leave their turns for one unit of work."""
 
 
 def join_turns(state: State, consumer: Consumer) -> bool:
-    """The consumer joins its topic's ring if it is hungry and not there. One of a freed group joins with the group."""
+    """The consumer joins the turns of its topic, if it can receive and is not there. Returns whether it joined. A
+    consumer of a freed group joins with its group."""
     turns = consumer.topic.turns
     if consumer in turns or not consumer.can_receive():
         return False
@@ -31,14 +33,14 @@ def join_turns(state: State, consumer: Consumer) -> bool:
 
 
 def leave_turns(state: State, consumer: Consumer) -> None:
-    """The consumer leaves its topic's ring, if it is there."""
+    """The consumer leaves the turns of its topic, if it is there."""
     if state.views:
         keep_turns(state, consumer.topic)
     consumer.topic.turns.leave(consumer)
 
 
 def add_to_group(state: State, group: CreditGroup, consumer: Consumer) -> None:
-    """A new consumer. Its turn comes behind those that were given nothing yet either, and before all others."""
+    """Adds a new consumer. Its turn comes after those that were given nothing yet, and before all others."""
     if state.views:
         keep_group(state, group)
     consumer.group = group
@@ -48,7 +50,7 @@ def add_to_group(state: State, group: CreditGroup, consumer: Consumer) -> None:
 
 
 def charge(state: State, group: CreditGroup, consumer: Consumer, payload_bytes: int) -> None:
-    """A consumer of the group holds one message more."""
+    """A consumer of the group holds one message more. If the group is full now, its consumers leave their turns."""
     if state.views:
         keep_group(state, group)
     group.held += 1
@@ -59,7 +61,7 @@ def charge(state: State, group: CreditGroup, consumer: Consumer, payload_bytes: 
 
 
 def refund(state: State, group: CreditGroup, payload_bytes: int) -> None:
-    """A consumer of the group holds one message less."""
+    """A consumer of the group holds one message less. Marks the group as freed, if it was full."""
     was_full = group.is_full()
     group.held -= 1
     group.held_bytes -= payload_bytes
@@ -68,13 +70,13 @@ def refund(state: State, group: CreditGroup, payload_bytes: int) -> None:
 
 
 def mark_freed(state: State, group: CreditGroup) -> None:
-    """If the group has room, its consumers join their rings at the end of this call."""
+    """Lets the consumers of the group join their turns at the end of this call, if the group has credit."""
     if not group.is_full():
         state.freed.setdefault(group.key, group)
 
 
 def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int) -> None:
-    """Changes the credit of a group. Its consumers leave or join their rings."""
+    """Changes the credit of a group. Its consumers leave their turns, or join them at the end of this call."""
     if state.views:
         keep_group(state, group)
     group.credit, group.credit_bytes = credit, credit_bytes
@@ -86,7 +88,7 @@ def set_credit(state: State, group: CreditGroup, credit: int, credit_bytes: int)
 
 
 def remove_from_group(state: State, consumer: Consumer) -> None:
-    """The consumer takes no more messages, so it has no turn and no place any more. What it holds counts on."""
+    """Removes an ended consumer from the order of its group. The messages that it holds still count."""
     if consumer.group is not None:
         if state.views:
             keep_group(state, consumer.group)
@@ -94,7 +96,8 @@ def remove_from_group(state: State, consumer: Consumer) -> None:
 
 
 def remove_unused_group(state: State, consumer: Consumer) -> None:
-    """An ended consumer holds nothing any more. Its group goes with the last that takes or holds messages."""
+    """Removes the group of a consumer that has ended and holds nothing, if no other consumer receives or holds
+    messages in it."""
     group = consumer.group
     if group is not None and not group.consumers and not group.held:
         if state.views:
@@ -104,7 +107,7 @@ def remove_unused_group(state: State, consumer: Consumer) -> None:
 
 
 def end_groups(state: State, session: Session) -> None:
-    """The session is over: nobody is served by its groups any more."""
+    """Removes all groups of a session that has ended."""
     for group in session.groups.values():
         state.freed.pop(group.key, None)
     for consumer in session.consumers.values():
@@ -115,7 +118,7 @@ def end_groups(state: State, session: Session) -> None:
 
 
 def next_freed(state: State) -> tuple[list[Consumer], int]:
-    """Takes one freed group: its consumers, the next in turn first, and the units of work that it stands for."""
+    """Takes one freed group. Returns its consumers, the next one first, and the units of work for them."""
     _, group = state.freed.popitem(last=False)
     return list(group.consumers.values()), 1 + len(group.consumers) // CONSUMERS_PER_UNIT
 

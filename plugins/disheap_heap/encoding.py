@@ -1,4 +1,4 @@
-"""Encoding, in one place: one cached encoder, the replies that never vary, and the tag of what cannot be decoded."""
+"""Encoding of replies and pushes: one cached encoder, replies that never vary, and the tag of a body."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ _FIXARRAY = 0x9
 _UINT8 = b"\xcc"
 _POSITIVE_MAX = 0x7F
 _ARRAY_BYTES = {b"\xdc": 3, b"\xdd": 5}
-"""Of msgpack: how an array begins (0x9 in the upper half of the byte, or these with a length), and a small number."""
+"""Of msgpack: an array begins with 0x9 in the upper half of the byte, or with one of these and its length. A number
+up to `_POSITIVE_MAX` is one byte."""
 
 
 def known_tag(body: bytes) -> int | None:
-    """The tag of a body, for an error about one that does not decode; None where it has none. Reads no further: what
-    follows may be anything. Tags are below 256."""
+    """The tag of a body, or None if it has none. Reads nothing after the tag, so the rest of the body may be damaged.
+    Tags are below 256."""
     array = body[:1] or b"\0"
     at = 1 if array[0] >> 4 == _FIXARRAY else _ARRAY_BYTES.get(array, len(body))
     tag = body[at : at + 2]

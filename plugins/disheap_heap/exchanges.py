@@ -1,11 +1,13 @@
-"""Exchanges and bindings: into which topics a published message goes (AMQP 0-9-1, section 3.1.3).
+"""Commands on exchanges and bindings, and the way of a published message to its topics (AMQP 0-9-1, section 3.1.3).
 
-Kinds: `direct` (the key is equal), `topic` (words between dots; `*` is one word, `#` any number of them) and `fanout`
-(always). The exchange "" is there from the start and routes to the topic that the key names. A topic that several
-bindings lead to gets one message. What a key leads to is remembered until a binding changes (`routing.RouteCache`).
+There are three kinds of exchange. `direct` matches an equal key. `topic` matches words between dots, where `*` is one
+word and `#` is any number of words. `fanout` matches every key. The exchange "" always exists and routes to the topic
+that the key names. A topic to which several bindings lead gets one message. Routes are cached until a binding changes
+(`routing.RouteCache`).
 
-What leads nowhere goes to the exchange's alternate, by the same key, and from there to the next. A chain of alternates
-that is too long or comes back to where it was is an error: the message would be lost.
+A message that matches no binding goes to the alternate of the exchange with the same key, and from there to the next
+alternate. If the chain of alternates is too long or has a loop, the publish is refused, since the message would be
+lost.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ MAX_ALTERNATES = 4
 
 
 def find_topics(state: State, name: str, key: str) -> tuple[Topic, ...]:
-    """Where a message goes that is published by `key`: through the exchange, or through its alternates where that
-    leads nowhere. Raises `ExchangeNotFound` and `InvalidArgument`."""
+    """The topics for a message that is published to exchange `name` with `key`, alternates included. Raises
+    `ExchangeNotFound` and `InvalidArgument`."""
     if not name:
         topic = state.topics.get(key)
         return () if topic is None else (topic,)
@@ -43,7 +45,7 @@ def find_topics(state: State, name: str, key: str) -> tuple[Topic, ...]:
 
 
 def _route(state: State, exchange: Exchange[Topic], key: str) -> tuple[Topic, ...]:
-    """The work is counted, also of a key that takes too many steps."""
+    """The topics for a key, from the cache or from the index. Counts the work, even if the key takes too many steps."""
     topics = state.routes.find(exchange, key)
     if topics is None:
         try:
@@ -72,7 +74,7 @@ def _alternate(state: State, exchange: Exchange[Topic], tried: list[str]) -> Exc
 
 
 def create_exchange(state: State, session: int, command: CreateExchange) -> bytes:
-    """Makes an exchange. Refuses other settings for one that exists."""
+    """Creates an exchange. Refuses other settings for one that exists."""
     check_name("exchange", command.exchange)
     if command.kind not in EXCHANGE_KINDS:
         raise InvalidArgument(f"an exchange is one of {', '.join(EXCHANGE_KINDS)}, not {command.kind!r}")
@@ -123,8 +125,8 @@ def bind(state: State, session: int, command: Bind) -> bytes:
 
 
 def check_bindings_of_owner(state: State, owner: Session, more: int) -> None:
-    """The exclusive topics of a session end together, so all of them have as many bindings as one topic may have.
-    Raises `InvalidArgument`."""
+    """Raises `InvalidArgument` if the owner may not have `more` bindings. All exclusive topics of a session together
+    may have as many as one topic, because they are deleted together."""
     count = sum(len(topic.bindings) for topic in owner.owned.values())
     if count + more > state.settings.topic_bindings:
         raise limit_reached("topic_bindings", count, f"bindings of the exclusive topics of session {owner.number}")
@@ -140,7 +142,7 @@ def unbind(state: State, session: int, command: Unbind) -> bytes:
 
 
 def add_binding(state: State, exchange: Exchange[Topic], key: str, topic: Topic) -> None:
-    """Adds a binding to exchange and topic, and forgets the remembered routes."""
+    """Adds a binding to exchange and topic. Empties the cache of routes."""
     state.units += 1 + key.count(".") // WORDS_PER_UNIT
     before = exchange.index.nodes
     state.routes.clear()
@@ -151,7 +153,7 @@ def add_binding(state: State, exchange: Exchange[Topic], key: str, topic: Topic)
 
 
 def remove_binding(state: State, exchange: Exchange[Topic], key: str, topic: Topic) -> None:
-    """An exchange that is deleted already has left the counts, and is only taken apart."""
+    """Removes a binding from exchange and topic. The bindings of a deleted exchange are no longer counted."""
     state.units += 1 + key.count(".") // WORDS_PER_UNIT
     before = exchange.index.nodes
     exchange.remove(key, topic)
@@ -165,7 +167,7 @@ def remove_binding(state: State, exchange: Exchange[Topic], key: str, topic: Top
 
 
 def _delete(state: State, exchange: Exchange[Topic]) -> None:
-    """The exchange is gone at once. Its bindings lead nowhere from here on, and their memory is freed later."""
+    """Deletes the exchange at once. The memory of its bindings is freed later."""
     del state.exchanges[exchange.name]
     exchange.alive = False
     state.routes.clear()
@@ -192,7 +194,7 @@ def check_key(key: str) -> None:
 
 
 def _check_pattern(state: State, pattern: str) -> None:
-    """The bounds on what a binding of a topic exchange takes."""
+    """Raises `InvalidArgument` if the pattern is too long, or the tries have no room for its nodes."""
     settings = state.settings
     words, size = len(split(pattern)), len(pattern.encode())
     if words > settings.pattern_words or size > settings.pattern_bytes:

@@ -1,12 +1,12 @@
-"""How much memory the state takes, as an estimate (`interfaces.MemoryEstimating`).
+"""An estimate of the memory that the state takes (`interfaces.MemoryEstimating`).
 
-Owns what each kind of record weighs, and the count of copies of payloads that several messages share: such a payload
-counts once. All other counts are kept where the records are. Purged messages count until they are freed. Not state: a
-replica that was restored has no purged messages.
+Owns the size of each kind of record, and the count of copies of payloads that several messages share. Such a payload
+counts once. All other counts are kept where the records are. Purged messages count until they are freed. The estimate
+is not state: a restored replica has no purged messages.
 
-The weights are what CPython 3.11 allocates (`tracemalloc`). `tests/heap/test_memory_estimate.py` compares each with it.
-As growth of the resident size, an empty message took 180 to 210 bytes, one of 100 bytes 360, one of 1024 bytes 1270.
-The node compares the estimate with its real size.
+The sizes are what CPython 3.11 allocates (`tracemalloc`). `tests/heap/test_memory_estimate.py` compares each of them.
+The resident size grew by 180 to 210 bytes for an empty message, by 360 for one of 100 bytes, and by 1270 for one of
+1024 bytes. The node compares the estimate with its real size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ TOPIC_BYTES = 1300
 """An object, four dicts, a heap, its name and its settings."""
 EXCHANGE_BYTES = 500
 CONSUMER_BYTES = 500
-"""Of a subscription or of a pop: an object, a dict, and its entries in three others."""
+"""Of a subscription or a pop: an object, a dict, and its entries in three others."""
 SESSION_BYTES = 500
 BINDING_BYTES = 500
 """Its entries in the exchange and in the topic, and the key."""
@@ -32,7 +32,7 @@ PATTERN_NODE_BYTES = 200
 
 
 def memory_bytes(state: State) -> int:
-    """In constant time."""
+    """The estimate in bytes. Takes constant time."""
     return (
         held_bytes(state)
         + MESSAGE_BYTES * held_messages(state)
@@ -48,17 +48,17 @@ def memory_bytes(state: State) -> int:
 
 
 def held_messages(state: State) -> int:
-    """Messages in memory: those that wait, those that are leased, and purged ones that are not freed."""
+    """The number of messages in memory: ready, delayed, leased, and purged but not freed."""
     return state.ready + state.delayed + len(state.leases) + state.purged_messages
 
 
 def held_bytes(state: State) -> int:
-    """Payload bytes of these messages, each payload once."""
+    """The payload bytes of these messages. A shared payload counts once."""
     return state.message_bytes + state.purged_bytes - state.repeated_bytes
 
 
 def share(state: State, payload: bytes) -> None:
-    """One more message holds this payload, which several messages share."""
+    """Counts one more message that holds this shared payload."""
     copies = state.copies.get(id(payload), 0)
     state.copies[id(payload)] = copies + 1
     if copies:
@@ -66,7 +66,7 @@ def share(state: State, payload: bytes) -> None:
 
 
 def unshare(state: State, payload: bytes) -> None:
-    """A message that held this shared payload is gone for good."""
+    """Counts one message less that holds this shared payload."""
     copies = state.copies[id(payload)] - 1
     if copies:
         state.copies[id(payload)] = copies

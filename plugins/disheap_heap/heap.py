@@ -1,11 +1,12 @@
 """A strict heap: records in order, each removable by its key.
 
-A dict says what is there; a binary heap over the same records says what is next. Removing a record leaves its entry in
-the heap as garbage, found when it comes up and swept away before it outweighs what is alive. The sweep is incremental:
-each removal moves a few entries from the old heap to a new one, so that no single call pays for a million of them.
+A dict holds the records, and a binary heap over the same records finds the next one. `remove` deletes a record from the
+dict and leaves its entry in the heap as garbage. Garbage is skipped when it comes to the top, and it is swept before it
+exceeds the live records. The sweep is incremental: each removal moves a few entries from the old heap to a new one. So
+no single call pays for a million entries.
 
-The dict alone is state. It keeps the order of insertion, which is the same on every replica, and garbage never shows in
-it; so the heap's own layout is free to differ between a replica that was restored and one that was not.
+Only the dict is state. It keeps the order of insertion, which is the same on every replica, and it has no garbage. So
+the layout of the heap may differ between a restored replica and another one.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from typing import Any, Generic, TypeVar
 R = TypeVar("R", bound=tuple[Any, ...])
 
 GARBAGE_MIN = 64
-"""Not worth sweeping below this."""
+"""With fewer entries of garbage than this there is no sweep."""
 
 MOVES_PER_REMOVAL = 4
-"""Entries moved by one removal: more than two, so that a sweep ends before the new heap can need one."""
+"""Entries that one removal moves. It is more than two, so that a sweep ends before the new heap needs one."""
 
 
 class StrictHeap(Generic[R]):
@@ -32,7 +33,7 @@ class StrictHeap(Generic[R]):
     def __init__(self) -> None:
         self._records: dict[int, R] = {}
         self._heap: list[R] = []
-        self._old: list[R] = []  # being swept: a heap as well, since a heap without its last entry is one
+        self._old: list[R] = []  # being swept; it stays a heap when its last entry is removed
 
     def by_id(self) -> Mapping[int, R]:
         """All records by key, in the order of insertion. It changes with the heap, until `load` is called."""
@@ -47,14 +48,14 @@ class StrictHeap(Generic[R]):
         heappush(self._heap, record)
 
     def load(self, records: dict[int, R]) -> None:
-        """Take over a whole dict, in its order."""
+        """Replaces all records by this dict, which then belongs to the heap."""
         self._records = records
         self._heap = list(records.values())
         self._old = []
         heapify(self._heap)
 
     def pop(self) -> R:
-        """Remove and return the first record. There must be one."""
+        """Removes and returns the first record. There must be one."""
         records, heap = self._records, self._heap
         while True:
             record = heappop(self._next() if self._old else heap)
@@ -63,7 +64,7 @@ class StrictHeap(Generic[R]):
                 return record
 
     def first(self) -> R | None:
-        """The first record, or None. Garbage above it goes."""
+        """The first record, or None. Removes the garbage above it."""
         while self._heap or self._old:
             heap = self._next()
             if self._records.get(heap[0][1]) is heap[0]:
@@ -79,7 +80,8 @@ class StrictHeap(Generic[R]):
         return record
 
     def smallest(self, count: int) -> list[R]:
-        """The first `count` records in order, without a change: a walk down the heaps, best branch first."""
+        """The first `count` records in order. Changes nothing: it searches both heaps from the top, best branch
+        first."""
         found: list[R] = []
         front = [(heap[0], number, 0) for number, heap in enumerate((self._heap, self._old)) if heap]
         heapify(front)
@@ -93,7 +95,7 @@ class StrictHeap(Generic[R]):
         return found
 
     def drain(self) -> R | None:
-        """Take any record or piece of garbage out, for a heap that is being discarded; None when it is empty."""
+        """Takes any record or piece of garbage out, for a heap that is being freed. Returns None when it is empty."""
         heap = self._heap or self._old
         if not heap:
             return None
@@ -102,11 +104,11 @@ class StrictHeap(Generic[R]):
         return record
 
     def entries(self) -> int:
-        """Records and garbage: what takes memory."""
+        """The number of entries that take memory: records and garbage."""
         return len(self._heap) + len(self._old)
 
     def _next(self) -> list[R]:
-        """The heap whose top is the least."""
+        """The heap whose top is the first of both."""
         heap, old = self._heap, self._old
         return heap if not old or (heap and heap[0] < old[0]) else old
 
@@ -122,6 +124,6 @@ class StrictHeap(Generic[R]):
                 heappush(heap, record)
 
     def check(self) -> None:
-        """For tests: every record is in a heap exactly once."""
+        """For tests: asserts that every record is in a heap exactly once."""
         live = [record[1] for record in chain(self._heap, self._old) if self._records.get(record[1]) is record]
         assert sorted(live) == sorted(self._records)

@@ -1,7 +1,7 @@
 """Settling leases: ack, nack, extend, recover (docs/reference/topics-and-messages.md).
 
-A token is good for the session that holds the lease, and for that lease alone: its epoch grows with each one granted,
-so a token from before an expiry names nothing. A stale token does nothing and is told.
+A token is valid for one lease, and for the session that holds it. The epoch of a message grows with each lease that is
+granted, so a token from before an expiry is stale. A stale token changes nothing and is listed in the reply.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def ack(state: State, session: int, command: Ack) -> bytes:
 
 
 def _ack_one(state: State, session: int, token: Token) -> bytes:
-    """What nearly every ack is."""
+    """The fast path: nearly every ack settles one message."""
     lease = state.leases.get(token[0])
     if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:
         return encode(Settled(0, [token]))
@@ -52,7 +52,7 @@ def _ack_one(state: State, session: int, token: Token) -> bytes:
 
 
 def nack(state: State, session: int, command: Nack) -> bytes:
-    """Gives messages back to their places, at once or after a delay, or drops them. The reply lists the stale
+    """Gives messages back to their topics, at once or after a delay, or drops them. The reply lists the stale
     tokens."""
     found, stale = _find(state, session, command.tokens)
     touched: dict[int, Topic] = {}
@@ -86,7 +86,7 @@ def extend(state: State, session: int, command: Extend) -> bytes:
 
 
 def recover(state: State, session: int, command: Recover) -> bytes:
-    """Takes back all messages that these consumers hold."""
+    """Gives back all messages that these consumers hold."""
     consumers = [find_consumer(state, session, number) for number in dict.fromkeys(command.consumers)]
     touched: dict[int, Topic] = {}
     for consumer in consumers:
@@ -98,12 +98,13 @@ def recover(state: State, session: int, command: Recover) -> bytes:
 
 
 def expire_lease(state: State, number: int) -> None:
-    """Its time is over: the message goes back, and the consumer may take another."""
+    """The lease has reached its deadline: gives the message back. The consumer may receive another."""
     serve_later(state, requeue(state, state.leases[number]))
 
 
 def find_consumer(state: State, session: int, number: int) -> Consumer | None:
-    """The consumer, or None when it has been and is gone. Raises `ConsumerNotFound` for one that never was here."""
+    """The consumer, or None if it existed and has ended. Raises `ConsumerNotFound` if it is another session's or never
+    existed."""
     consumer = state.consumers.get(number)
     if consumer is not None and consumer.session.number == session:
         return consumer
@@ -113,7 +114,7 @@ def find_consumer(state: State, session: int, number: int) -> Consumer | None:
 
 
 def _find(state: State, session: int, tokens: list[Token]) -> tuple[dict[int, Lease], list[Token]]:
-    """The leases of live tokens by message id, and the tokens that are stale, a repeated one among them."""
+    """The leases by message id, and the stale tokens. A token that is repeated counts as stale the second time."""
     found: dict[int, Lease] = {}
     stale: list[Token] = []
     for token in tokens:

@@ -1,8 +1,8 @@
 """The state machine `heap`: topics of messages in strict priority order, leases, consumers, exchanges.
 
-This class is the door. It decodes a command, finds who carries it out, and collects what is to be pushed; the work lies
-in the modules beside it, one per concern, as functions over one `State`. Deterministic: no clock, no entropy, no files.
-A handler checks first and changes after, so that a command that is refused has changed nothing.
+This class decodes a command, calls its handler, and returns the reply and the pushes. The handlers are functions over
+one `State`, in one module per concern. The machine is deterministic: no clock, no entropy, no files. A handler checks
+first and changes after that, so a command that is refused has changed nothing.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
 }
 
 ADDS_MESSAGES = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
-"""Commands with payloads. All others pass while disk or memory is short: workers need them to drain the queues."""
+"""Commands that add messages. All others are allowed while disk or memory is short, because workers need them to empty
+the queues."""
 ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in ADDS_MESSAGES)
 
 QUERY_TAGS = {tag_of(kind): kind for kind in get_args(broker.Query)}
@@ -156,7 +157,7 @@ class HeapMachine:
         return reply, effects
 
     def session_detached(self, session: int) -> Effects:
-        """Takes the session's consumers out of their rings."""
+        """Stops deliveries to the session."""
         sessions.detach_session(self._state, session)
         return NOTHING
 
@@ -167,7 +168,7 @@ class HeapMachine:
         serve_freed_groups(self._state)
         return effects
 
-    # --- what looks at it ---
+    # --- what reads the state ---
 
     def backlog(self) -> bool:
         """Whether work is postponed."""
@@ -178,7 +179,8 @@ class HeapMachine:
         return self._state.timers.next_deadline()
 
     def admits(self, command: bytes) -> bool:
-        """A transient message that no topic waits for is not worth the log; nor is one that would be refused."""
+        """Whether a transient command is worth an entry in the log. It is not if no topic would get its message, or if
+        it would be refused."""
         try:
             decoded = self._decode_command(command)
         except UNREADABLE:

@@ -1,7 +1,7 @@
 """A message, as the machine keeps it: immutable, so that a snapshot's view is a copy of a dict (pitfall 29).
 
-It is a tuple that sorts: (rank, id) is the strict order of a topic, whichever its mode. Rank is the priority, negated
-where the largest comes first. Where a message waits is not its business: topics and leases hold it.
+It is a tuple that sorts: (rank, id) is the strict order of a topic in both modes. The rank is the priority, negated if
+the largest comes first. A message does not know where it is: topics and leases hold it.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ class Message(NamedTuple):
     id: int
     attempts: int  # leases granted so far
     enqueued_ms: int
-    expires_at_ms: int  # dropped when still waiting then; 0 for never
+    expires_at_ms: int  # it is dropped if it is not leased then; 0 for never
     payload: bytes
 
     def after(self, attempts: int) -> Message:
-        """The same message, come back from a lease: same id, same place."""
+        """The message after its lease has ended: the same id and so the same place, with this number of attempts."""
         return type(self)(self.rank, self.id, attempts, self.enqueued_ms, self.expires_at_ms, self.payload)
 
 
 class SharedMessage(Message):
-    """A message of a publish that reached several topics: all of them hold one payload object. Which messages are of
-    this class is state, and the same on every replica; it stays so when the others are gone."""
+    """A message of a publish that reached several topics, which all hold one payload object. Which messages are of this
+    class is state: it is the same on every replica, and does not change when the other messages are gone."""
 
     __slots__ = ()

@@ -1,4 +1,4 @@
-"""Questions: what may be asked without a change. Each answer is bounded, however large the state."""
+"""Queries: they read the state and change nothing. Each answer is bounded, however large the state is."""
 
 from __future__ import annotations
 
@@ -29,8 +29,9 @@ from disheap_heap.topics import describe
 
 
 def peek(state: State, session: int, query: Peek) -> bytes:
-    """Delayed messages come in the order in which they became so, and after a restart in the order of arrival. Leased
-    ones come by consumer, the oldest lease first."""
+    """The first messages of a topic in the order of delivery; then, if asked for, delayed and leased ones. Delayed
+    messages come in the order in which they were delayed, and after a restart in the order of arrival. Leased messages
+    come by consumer, the oldest lease first."""
     topic = find_existing(state, query.topic)
     require_access(topic, session)
     messages: list[PeekedMessage] = []
@@ -67,7 +68,8 @@ def get_stats(state: State, session: int, query: GetStats) -> bytes:
 
 
 def counted(state: State) -> dict[str, int]:
-    """What there is now. A pop counts while it waits; who has ended and still holds something counts nowhere."""
+    """How many records of each kind exist now. A pop counts while it waits. A consumer that has ended and still holds
+    messages does not count."""
     return {
         "topics": len(state.topics),
         "exchanges": len(state.exchanges),

@@ -1,7 +1,7 @@
-"""Commands of every kind, for whoever tries a machine without knowing what it does: the conformance suite, a simulator.
+"""Sample commands and queries of every kind, for tests that know no machine: the conformance suite, the simulator.
 
-Sent in any order, by several sessions, some are refused and most do something; together they reach each state of a
-message.
+They may be sent in any order and by several sessions. Some are refused and most change something. Together they bring
+messages into every state.
 """
 
 from __future__ import annotations

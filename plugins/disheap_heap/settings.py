@@ -1,6 +1,7 @@
-"""The machine's bounds: the table `[machine.heap]`.
+"""The limits of the machine: the table `[machine.heap]`, and constants that bound the work of one call.
 
-They decide what is refused, and a refusal is the same on every replica: all nodes of a cluster have the same values.
+They decide what is refused, and a refusal must be the same on every replica. So all nodes of a cluster have the same
+values.
 """
 
 from __future__ import annotations
@@ -13,70 +14,72 @@ from msgspec import Meta
 from disheap.protocol.broker import BATCH_MAX
 
 MAX_DELIVERIES_PER_CALL = 512
-"""Deliveries that one call may set off, over all topics; the rest is postponed. About two milliseconds."""
+"""Deliveries in one call, over all topics. The rest is postponed. About two milliseconds."""
 
 MAX_PUSH_BYTES_PER_CALL = 8 << 20
-"""Payload that one call may push, and one message more; the rest is postponed. Some 4 ms of copying."""
+"""Payload bytes that one call pushes, and one message more. The rest is postponed. About 4 ms of copying."""
 
 MAX_RETURNS_PER_CALL = 250
-"""Leases that one call may give back, over all consumers; the rest is postponed. About half a millisecond, for many
-sessions may end in one entry."""
+"""Leases that one call gives back, over all consumers. The rest is postponed. About half a millisecond: many sessions
+may end in one entry."""
 
 MAX_RESENT_PER_REPLY = 5_000
-"""Leases in the reply to an ATTACH; the rest is pushed in slices. Five milliseconds."""
+"""Leases in the reply to an ATTACH. The rest is pushed in slices. Five milliseconds."""
 
 MAX_SCANNED_PER_CALL = 20_000
-"""Leases that one ATTACH compares with what the client has, and those of one consumer more; the rest is postponed.
-Three milliseconds, and ten more."""
+"""Leases that one ATTACH compares with those that the client has, and those of one consumer more. The rest is
+postponed. Three milliseconds, and up to ten more."""
 
 LEASES_PER_UNIT = 8
-"""Leases that are compared for one unit of work: 1 us."""
+"""Leases that are compared for one unit of work, which takes 1 us."""
 
 MAX_END_UNITS_PER_CALL = 250
-"""Units of ending a session that one call may do, over all sessions: consumers, their leases, the topics that go. The
-rest is postponed. About a millisecond, and one topic more."""
+"""Units of ending sessions in one call: their topics, consumers and leases. The rest is postponed. About a millisecond,
+and one topic more."""
 
 STEPS_PER_UNIT = 16
-"""Steps of routing that count as one unit of work: 5 us."""
+"""Steps of routing for one unit of work, which takes 5 us."""
 
 WORDS_PER_UNIT = 4
-"""Words of a pattern that count as one unit more of a bind or an unbind: 3 us."""
+"""Words of a pattern for one more unit of a bind or an unbind, which takes 3 us."""
 
 MAX_ANSWER_BYTES = 1 << 20
-"""Payload bytes in one reply or answer: half a client's frame, so that it always fits."""
+"""Payload bytes in one reply or answer. It is half of a client's frame, so that the reply always fits."""
 
 POP_MAX = BATCH_MAX
-"""Messages in one Pop: as many as may come in with one EnqueueMany."""
+"""Messages in one Pop, as many as in one EnqueueMany."""
 
 
 class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The settings of the machine `heap`, from the table `[machine.heap]`."""
 
     payload_bytes: Annotated[int, Meta(ge=1, le=64 << 20, description="of one message, at most")] = 8 << 20
-    """The largest payload, which the node's other limits follow. A message goes through log, network and disk as one
-    piece: 8 MiB holds up the loop for some 10 ms, and a 1 Gbit/s link for 70."""
+    """The largest payload. Other limits of the node follow from it. A message goes through log, network and disk in one
+    piece: 8 MiB blocks the loop for about 10 ms, and a 1 Gbit/s link for 70 ms."""
     topics: Annotated[int, Meta(ge=1, le=10_000_000, description="that exist at once")] = 100_000
     """An empty topic takes about 2 KB, so the default is some 200 MB at worst."""
     session_topics: Annotated[int, Meta(ge=1, le=1_000_000, description="exclusive to one session")] = 1000
-    """They are deleted with it, in 20 ms. A Celery worker and a client that waits for results have one or two."""
+    """They are deleted with the session, in 20 ms. A Celery worker has one or two, and so has a client that waits for
+    results."""
     consumers: Annotated[int, Meta(ge=1, le=10_000_000, description="and waiting pops, over all topics")] = 100_000
     """Consumers and waiting pops, over all topics; about 1 KB each."""
     topic_consumers: Annotated[int, Meta(ge=1, le=1_000_000, description="and waiting pops of one topic")] = 10_000
-    """Ending 10,000 takes 11 ms, when the topic is deleted or taken over. A topic that more share is better split."""
+    """When the topic is deleted or taken over, 10,000 of them end in 11 ms."""
     session_consumers: Annotated[int, Meta(ge=1, le=100_000, description="and waiting pops of one session")] = 10_000
-    """All are looked at when the session attaches and when it ends: 5 ms. A Celery worker has two or three."""
+    """When the session attaches and when it ends, all of them are visited, in 5 ms. A Celery worker has two or
+    three."""
     exchanges: Annotated[int, Meta(ge=1, le=1_000_000, description="that exist at once")] = 10_000
-    """Far beyond any routing that people draw up by hand."""
+    """About 500 bytes each. It is far more than an application configures."""
     bindings: Annotated[int, Meta(ge=1, le=10_000_000, description="over all exchanges")] = 100_000
     """About 500 bytes each."""
     topic_bindings: Annotated[
         int, Meta(ge=1, le=1_000_000, description="of one topic, and of a session's exclusive topics")
     ] = 5_000
-    """Removing 5,000 takes 20 ms, when the topic is deleted or the session ends. An exchange may have as many as there
-    are."""
+    """When the topic is deleted or the session ends, 5,000 of them are removed in 20 ms. An exchange has no limit of
+    its own."""
     fanout: Annotated[int, Meta(ge=1, le=1_000_000, description="that one publish may reach")] = 10_000
-    """A message of its own in each takes 1 to 3 us and 500 bytes: up to 30 ms and 5 MB by default. A publish that leads
-    to more is refused."""
+    """The message in each topic takes 1 to 3 us and 500 bytes: up to 30 ms and 5 MB by default. A publish to more
+    topics is refused."""
     pattern_words: Annotated[int, Meta(ge=1, le=255, description="in one pattern of a topic exchange")] = 128
     """As many as fit into AMQP's 255 bytes."""
     pattern_bytes: Annotated[int, Meta(ge=1, le=1020, description="of one pattern of a topic exchange")] = 255
@@ -84,15 +87,15 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pattern_nodes: Annotated[
         int, Meta(ge=1, le=100_000_000, description="of the tries that hold the patterns of all topic exchanges")
     ] = 500_000
-    """Patterns that begin with the same words share those. A node takes up to 350 bytes, so the default is 175 MB at
+    """Patterns that begin with the same words share nodes. A node takes up to 350 bytes, so the default is 175 MB at
     worst."""
     routing_steps: Annotated[
         int, Meta(ge=100, le=10_000_000, description="of matching one key against the patterns of a topic exchange")
     ] = 10_000
-    """About 3 ms. A key of five words takes at most a few hundred, whatever is bound; only long keys and thousands of
-    patterns made of wildcards reach the bound. Such a publish is refused."""
+    """About 3 ms. A key of five words takes at most a few hundred steps, whatever is bound. Only long keys together
+    with thousands of patterns of wildcards reach the limit. Such a publish is refused."""
     credit_bytes: Annotated[
         int,
-        Meta(ge=1, le=1 << 40, description="of payload that a consumer holds, where it names no bound"),
+        Meta(ge=1, le=1 << 40, description="of payload that a consumer holds, if it names no bound"),
     ] = 16 << 20
-    """Payload bytes that a consumer may hold where it names no bound of its own."""
+    """The bytes of payload that a consumer may hold, if it does not name a bound of its own."""

@@ -1,10 +1,10 @@
-"""The state: everything that every replica has in common, and the three kinds of things in it that change.
+"""The replicated state: sessions, consumers, leases, topics, and the tables that hold them.
 
-Owns the tables and the questions that can be asked of one record. Who may change what lies in the modules beside it:
-`delivery` moves messages, `consumers` and `topics` open and end what they are named for, `exchanges` routes, `work`
-lets time pass. Nothing here has a clock: `now_ms` is what the log said last.
+Owns the records and what one record can say about itself. The other modules change them: `delivery` moves messages,
+`consumers`, `sessions` and `topics` create and end the records of their name, `exchanges` routes, and `work` fires
+timers. Nothing here reads a clock: `now_ms` is the latest time that the log has given.
 
-Every dict is read in its order of insertion, which the log decides; no set is read at all.
+Every dict is read in its order of insertion, which the log decides. No set is ever iterated.
 """
 
 from __future__ import annotations
@@ -33,25 +33,27 @@ Delayed = tuple[int, Message]
 
 
 class Resend:
-    """Leases that a session is sent again after it attached, in slices. The lists grow and never lose anything, so that
-    a view keeps three numbers."""
+    """The leases that a session is sent again after it attached, in slices. Nothing is ever removed from the lists, so
+    a view only keeps three numbers."""
 
     __slots__ = ("consumers", "held", "scanned", "sent", "tokens")
 
     def __init__(self, held: dict[Token, None], consumers: list[int]) -> None:
-        self.held = held  # what the client has
-        self.consumers = consumers  # whose leases are compared with that
-        self.scanned = 0  # consumers that are done
-        self.tokens: list[Token] = []  # what the client does not have
-        self.sent = 0  # tokens that are done
+        self.held = held  # the leases that the client has
+        self.consumers = consumers  # the consumers whose leases are compared with `held`
+        self.scanned = 0  # the number of consumers that are compared
+        self.tokens: list[Token] = []  # the leases that the client does not have
+        self.sent = 0  # the number of tokens that are sent
 
     def is_scanned(self) -> bool:
+        """Whether the leases of all consumers are compared."""
         return self.scanned >= len(self.consumers)
 
 
 class Session:
-    """`attached`: it has a connection, as far as the log knows. `is_served`: its consumers are given
-    messages, since it is attached and all its leases were compared. `principal`: the name that its client proved."""
+    """A client's session. `attached`: it has a connection, as far as the log knows. `is_served`: its consumers are
+    given messages, because it is attached and all its leases were compared. `principal`: the name that its client
+    proved. `owned`: its exclusive topics, by number."""
 
     __slots__ = ("attached", "consumers", "groups", "is_served", "number", "owned", "principal", "resend")
 
@@ -66,8 +68,8 @@ class Session:
 
 
 class CreditGroup:
-    """One credit for several consumers of a session. `consumers`: those that take messages, the one whose turn is next
-    first. `held` counts what they and ended ones hold."""
+    """One credit for several consumers of a session. `consumers`: those that have not ended, the next one first. `held`
+    and `held_bytes` count the messages that they and ended consumers hold."""
 
     __slots__ = ("consumers", "credit", "credit_bytes", "held", "held_bytes", "key")
 
@@ -85,7 +87,7 @@ class CreditGroup:
 
 
 class Consumer:
-    """A subscription, or with `limit` a pop's ticket. An ended one stays until its last lease is settled."""
+    """A subscription, or a pop if `limit` is set. An ended consumer stays until its last lease has ended."""
 
     __slots__ = (
         "credit",
@@ -115,17 +117,17 @@ class Consumer:
         self.no_ack = False
         self.lease_ms = 0
         self.exclusive = False
-        self.group: CreditGroup | None = None  # where it shares its credit, its own does not count
-        self.limit = 0  # a ticket's count; 0 for a subscription
-        self.until_ms = 0  # when a ticket has waited long enough
+        self.group: CreditGroup | None = None  # if set, the credit of the group applies instead of its own
+        self.limit = 0  # the messages that a pop takes; 0 for a subscription
+        self.until_ms = 0  # when a pop ends; 0 if it does not wait
         self.delivered = 0
         self.ended = False
-        self.returning = False  # its leases are being given back, in slices
+        self.returning = False  # its leases are given back, in slices
         self.held_bytes = 0
         self.leases: dict[int, Lease] = {}
 
     def can_receive(self) -> bool:
-        """Would take a message now. Its place in the topic's ring and this answer agree, but for freed groups."""
+        """Whether it can receive a message now. Then it is in the turns of its topic, except if its group is freed."""
         if self.ended or self.returning or not self.session.is_served:
             return False
         if self.limit and self.delivered >= self.limit:
@@ -136,11 +138,11 @@ class Consumer:
 
 
 class Lease(NamedTuple):
-    """A message in the hands of a consumer. (message.id, epoch) is the token."""
+    """A message that a consumer holds. Its token is (message.id, epoch)."""
 
     message: Message
     epoch: int
-    until_ms: int  # 0: as long as the session lives
+    until_ms: int  # the deadline; 0 for none: the lease lasts as long as the session
     consumer: Consumer
 
 
@@ -183,11 +185,11 @@ class Topic:
         self.delayed_bytes = 0
         self.leased = 0
         self.consumers: dict[int, Consumer] = {}
-        self.active = 0  # consumers and tickets that have not ended
-        self.subscribers = 0  # the same without tickets
+        self.active = 0  # consumers and pops that have not ended
+        self.subscribers = 0  # consumers that have not ended, without pops
         self.turns: Turns[Consumer] = Turns()
         self.bindings: dict[tuple[Exchange[Topic], str], None] = {}  # (exchange, routing key)
-        self.expires_at_ms = 0  # when it is deleted as unused; 0 while used
+        self.expires_at_ms = 0  # when it is deleted because it is unused; 0 while it is used
         self.arrivals = Arrivals()
 
     def messages(self) -> int:
@@ -196,15 +198,15 @@ class Topic:
 
 
 class PurgedMessages(NamedTuple):
-    """What a purge left behind. Nobody can see it any more; it is freed in slices."""
+    """The messages of a purged topic. They are not visible any more, and are freed in slices."""
 
     ready: ReadyMessages
     delayed: dict[int, Delayed]
 
 
 class State:
-    """The tables. `effects` is where the call in progress collects its pushes, `deliveries_left`, `returns_left`,
-    `end_units_left` and `push_bytes_left` (bytes) are what it may still do at once."""
+    """All tables. `effects` collects the pushes of the call in progress. `deliveries_left`, `returns_left`,
+    `end_units_left` and `push_bytes_left` are what this call may still do. The rest is postponed."""
 
     def __init__(self, settings: HeapSettings) -> None:
         self.settings = settings
@@ -218,7 +220,7 @@ class State:
         self.repeated_bytes = 0  # of shared payloads, for each copy but the first: not state
         self.purged_messages = self.purged_bytes = 0  # purged and not freed yet: not state
         self.sessions: dict[int, Session] = {}
-        self.ready = self.delayed = 0  # messages of all topics that wait so
+        self.ready = self.delayed = 0  # ready and delayed messages of all topics
         self.active = self.subscribers = 0  # of all topics
         self.topics: dict[str, Topic] = {}
         self.topic_names: list[str] = []  # of the topics, sorted
@@ -230,11 +232,11 @@ class State:
         self.pattern_nodes = 0
         self.routes: RouteCache[Topic] = RouteCache()  # not state
         self.timers = Timers()
-        self.unserved: OrderedDict[int, Topic] = OrderedDict()  # have messages and hungry consumers: postponed
-        self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have room again: see `credit`
-        self.returning: OrderedDict[int, Consumer] = OrderedDict()  # give everything back: postponed
-        self.ending: OrderedDict[int, Session] = OrderedDict()  # are over, with what they leave behind: postponed
-        self.resending: OrderedDict[int, Session] = OrderedDict()  # are sent their leases again: postponed
+        self.unserved: OrderedDict[int, Topic] = OrderedDict()  # postponed: they are served later
+        self.freed: OrderedDict[tuple[int, int], CreditGroup] = OrderedDict()  # have credit again: see `credit`
+        self.returning: OrderedDict[int, Consumer] = OrderedDict()  # postponed: their leases are given back
+        self.ending: OrderedDict[int, Session] = OrderedDict()  # postponed: they end, with their topics and consumers
+        self.resending: OrderedDict[int, Session] = OrderedDict()  # postponed: their leases are sent again
         self.unfreed: list[PurgedMessages | Exchange[Topic] | Topic] = []  # not state: see `work`
         self.views: list[ref[Any]] = []  # open `view.View`s
         self.purged_in_views: list[PurgedMessages] = []  # not to be freed before these views are closed
@@ -246,8 +248,8 @@ class State:
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
 
     def __del__(self) -> None:
-        """The records hold each other: consumers, sessions, topics and exchanges. A replica that takes over a leader's
-        snapshot drops a whole state, and no garbage collector runs there. What a snapshot's view holds stays."""
+        """Breaks the reference cycles between consumers, sessions, topics and exchanges. A replica that installs a
+        snapshot drops a whole state, and no garbage collector runs there. Records that a view holds stay."""
         for consumer in self.consumers.values():
             consumer.leases = {}
             consumer.group = None
@@ -258,7 +260,7 @@ class State:
             topic.turns.clear()
 
     def begin_call(self) -> list[tuple[int, bytes]]:
-        """A call begins; returns the list that its pushes will be in."""
+        """Begins a call with fresh limits. Returns the list in which its pushes will be."""
         effects: list[tuple[int, bytes]] = []
         self.effects = effects
         self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
@@ -267,6 +269,6 @@ class State:
         return effects
 
     def push(self, session: Session, body: bytes) -> None:
-        """For the session's connection; one that has none hears of it when it attaches."""
+        """Adds a push for a session. Does nothing if the session has no connection: it is told when it attaches."""
         if session.attached:
             self.effects.append((session.number, body))

@@ -1,9 +1,9 @@
-"""Timers: what falls due, in order of deadline, ties by id.
+"""Timers, in order of their deadlines. Equal deadlines are ordered by id.
 
-Knows kinds, numbers and deadlines, never what they mean: `work` carries out what is due. Timers are a function of the
-rest of the state (a delayed message has its due time, a lease its end), so they are in no snapshot: `restore` arms them
-again. A timer is disarmed when its cause goes, except for the messages of a purged topic, whose timers are swept up
-later and find nothing when they fire before that.
+This module knows kinds, numbers and deadlines. `work` decides what happens when a timer fires. Timers follow from the
+rest of the state: a delayed message has its due time, and a lease has its end. So a snapshot does not contain them, and
+`restore` arms them again. A timer is disarmed when its record is removed. The timers of purged messages are disarmed
+later. One that fires before that finds nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TOPIC = 4  # an unused topic is deleted
 _KINDS = 8  # room in a key
 
 Timer = tuple[int, int, int]
-"""(deadline, id and kind in one, the number of the topic where there is one)"""
+"""(deadline in ms, key of id and kind, the number of the topic or 0)"""
 
 
 class Timers:
@@ -31,7 +31,7 @@ class Timers:
         self._heap: StrictHeap[Timer] = StrictHeap()
 
     def arm(self, kind: int, number: int, deadline_ms: int, topic: int = 0) -> None:
-        """At most one timer of a kind for a number: an earlier one is replaced."""
+        """Starts a timer. Replaces the earlier one of the same kind and number."""
         key = number * _KINDS + kind
         self._heap.remove(key)
         self._heap.push((deadline_ms, key, topic))
@@ -41,12 +41,12 @@ class Timers:
         self._heap.remove(number * _KINDS + kind)
 
     def next_deadline(self) -> int | None:
-        """The earliest deadline, or None."""
+        """The earliest deadline in ms, or None."""
         first = self._heap.first()
         return None if first is None else first[0]
 
     def pop(self) -> tuple[int, int, int]:
-        """(kind, number, topic) of the first timer."""
+        """Removes the first timer. Returns its (kind, number, topic)."""
         _, key, topic = self._heap.pop()
         return key % _KINDS, key // _KINDS, topic
 

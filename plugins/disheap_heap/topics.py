@@ -1,8 +1,8 @@
-"""Topics: made, found, taken over, emptied and deleted.
+"""Topics: create, take over, purge, delete.
 
-A topic deletes itself when its last consumer leaves (`auto_delete`), when nobody has used it for `expires_ms`, or with
-the session that owns it (`exclusive`). An exclusive topic whose owner has no live connection belongs to whoever creates
-it next: a worker that was killed starts again under its name at once.
+A topic is deleted when its last consumer ends (`auto_delete`), when it was unused for `expires_ms`, or together with
+the session that owns it (`exclusive`). If the owner of an exclusive topic has no connection, another session of the
+same principal may create the topic and so take it over. So a worker that was killed can start again at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from disheap_heap.view import keep_deleted, keep_session, keep_topic
 
 
 def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
-    """Makes a topic, or takes over an exclusive one whose owner is not connected. Refuses other settings for a topic
+    """Creates a topic, or takes over an exclusive one whose owner has no connection. Refuses other settings for a topic
     that exists."""
     check_name("topic", command.topic)
     if command.settings.mode not in ("max", "min"):
@@ -73,7 +73,8 @@ def purge(state: State, session: int, command: Purge) -> bytes:
 
 
 def delete(state: State, topic: Topic, reason: str) -> int:
-    """The door out. Leases on it end as well, the larger part of them later. Returns how many messages went."""
+    """Deletes a topic and ends its consumers and leases; the larger part of the leases ends later. Returns how many
+    messages it had."""
     state.units += 1
     count = topic.messages()
     if state.views:
@@ -142,7 +143,7 @@ def _take_over(state: State, topic: Topic, owner: Session) -> None:
 
 
 def _detach_owner(state: State, topic: Topic) -> None:
-    """The owner that the topic has, if any, ends without it."""
+    """The owner of the topic, if there is one, no longer owns it."""
     if topic.owner is not None:
         if state.views:
             keep_session(state, topic.owner)

@@ -1,13 +1,13 @@
-"""The passing of time, and what was put off (`limits.apply_work_limit`).
+"""Timers that are due, and postponed work (`limits.apply_work_limit`).
 
-`advance` does at most `limit` units: due timers in order of their deadlines, and behind each deadline the deliveries
-that it made possible, before the next one's timers; then sessions that are over, leases to be sent again, and leases
-to be given back, in slices; then the freeing of what a purge threw away. A unit is one timer, delivery, lease,
-consumer, topic, binding or record: 1 to 5 us.
+`advance` does at most `limit` units. First come the due timers in order of their deadlines. After each deadline come
+the deliveries that it made possible. Then come, in slices, sessions that end, leases that are sent again, and leases
+that are given back. At last the memory of purged messages is freed. A unit is one timer, delivery, lease, consumer,
+topic, binding or record. It takes 1 to 5 us.
 
-Which leases a slice gives back: the oldest of the consumer first. Each message goes to its place; a slice's messages
-are all in their places before the first of them is delivered, so within a slice the order is strict, and what a later
-slice brings ranks from then on.
+A slice gives back the oldest leases of a consumer first. All messages of a slice are back in their topic before the
+first of them is delivered. So the order is strict within a slice, and a message of a later slice is ordered from then
+on.
 
 Everything here is state, except the purged messages. Nobody can see those, so one replica may have freed a message that
 another still has; a restored replica never had it. Their timers find nothing and count as no unit.
@@ -39,11 +39,12 @@ from disheap_heap.state import PurgedMessages, State, Topic
 from disheap_heap.topics import delete
 
 UNITS_PER_CHUNK = 16
-"""For the sweeping of a chunk of ids, `arrivals.CHUNK`."""
+"""Units for one chunk of ids, `arrivals.CHUNK`."""
 
 
 def advance(state: State, limit: int) -> int:
-    """Returns the units done, without the freeing, which differs among replicas."""
+    """Fires due timers and does postponed work, at most `limit` units. Returns the units done. Freeing does not count,
+    because it differs among replicas."""
     left = _fire_due(state, limit)
     if (state.unserved or state.freed) and left > 0:
         left -= _serve_waiting(state, left)
@@ -60,6 +61,7 @@ def advance(state: State, limit: int) -> int:
 
 
 def backlog(state: State) -> bool:
+    """Whether work is postponed or a timer is due."""
     if any(postponed(state)):
         return True
     deadline = state.timers.next_deadline()
@@ -67,12 +69,12 @@ def backlog(state: State) -> bool:
 
 
 def postponed(state: State) -> tuple[Sized, ...]:
-    """What waits to be carried on."""
+    """The collections of postponed work."""
     return (state.unserved, state.freed, state.returning, state.ending, state.resending, state.unfreed)
 
 
 def _fire_due(state: State, limit: int) -> int:
-    """Returns what is left of the limit."""
+    """Fires the timers that are due. Returns the units that are left of the limit."""
     left, current, now_ms = limit, None, state.now_ms
     while left > 0 and state.push_bytes_left > 0:
         deadline = state.timers.next_deadline()
@@ -87,7 +89,7 @@ def _fire_due(state: State, limit: int) -> int:
 
 
 def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
-    """Carry out one timer. False when the message it was for was discarded."""
+    """Fires one timer. Returns False if its message was purged before."""
     if kind == timers.LEASE:
         expire_lease(state, number)
         return True
@@ -112,7 +114,7 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
 
 
 def _serve_waiting(state: State, limit: int) -> int:
-    """One slice for each topic in turn; then the groups of consumers that have room again."""
+    """Serves one slice for each topic in turn, then the credit groups that have credit again. Returns the units."""
     done = 0
     while done < limit and state.push_bytes_left > 0 and (state.unserved or state.freed):
         if state.unserved:
@@ -175,7 +177,7 @@ def free_some(state: State, limit: int) -> None:
 
 
 def _remove_one_binding(state: State, exchange: Exchange[Topic]) -> bool:
-    """One binding of an exchange that is gone. False when there is none left."""
+    """Removes one binding of an exchange that was deleted. Returns False when none is left."""
     if not exchange.bindings:
         return False
     (key, _), topic = next(reversed(exchange.bindings.items()))
@@ -194,7 +196,7 @@ def _free_one(state: State, purged: PurgedMessages) -> bool:
     if message.expires_at_ms:
         state.timers.disarm(timers.EXPIRY, message.id)
     if len(purged.ready) + len(purged.delayed) < count:
-        state.purged_messages -= 1  # else it was let go before: what came out of the heap was garbage
+        state.purged_messages -= 1  # else it was removed before the purge, and this is garbage of the heap
         state.purged_bytes -= len(message.payload)
         if type(message) is SharedMessage:
             unshare(state, message.payload)
