@@ -135,10 +135,16 @@ class Node:
     def client(self) -> tuple[ClientConnection, Wire]:
         """Attached to the session; it says nothing from then on."""
         connection, wire = self.stranger()
-        connection.session = connection.attachment = self.session.attachment = self.session.id
+        self.session.attachment = self.session.id
+        connection.attached(self.session.id, self.session.attachment)
         self.server._attached[self.session.id] = connection
         self.server.queues[self.session.id] = connection.queue
         return connection, wire
+
+    def push(self, frame: bytes) -> None:
+        """As while entries are applied."""
+        self.server.queues[self.session.id].append(frame)
+        self.server.pending.append(self.session.id)
 
     def silence(self, seconds: float) -> None:
         """So much time passes, with sweeps as in a node that runs."""
@@ -369,7 +375,7 @@ def test_a_client_that_reads_keeps_its_connection_and_its_session_however_much_w
     """Two consumers' credit is more than the buffer of one connection; its pings wait behind what it is sent."""
     node.server.lead(True)
     connection, wire = node.client()
-    connection.queue.append(bytes(4 * LIMITS.write_buffer_bytes))
+    node.push(bytes(4 * LIMITS.write_buffer_bytes))
     node.server.flush()
     connection.writing_paused()
     while wire.unsent > LIMITS.write_buffer_bytes:
@@ -381,24 +387,42 @@ def test_a_client_that_reads_keeps_its_connection_and_its_session_however_much_w
 
 def test_a_client_for_which_too_much_waits_and_that_takes_nothing_loses_its_connection(node: Node) -> None:
     node.server.lead(True)
-    connection, wire = node.client()
-    connection.queue.append(bytes(2 * LIMITS.write_buffer_bytes))
+    _, wire = node.client()
+    node.push(bytes(2 * LIMITS.write_buffer_bytes))
     node.server.flush()
     node.silence(UNREAD_S - SWEEP_S)
     assert not wire.is_aborted
     node.silence(2 * SWEEP_S)
     assert wire.is_aborted
-    assert not node.server.slow
+    assert not node.server._slow
 
 
 def test_a_client_for_which_little_waits_is_given_its_time(node: Node) -> None:
     node.session.facts = msgspec.structs.replace(node.session.facts, timeout_ms=1 << 30)
     connection, wire = node.client()
-    connection.queue.append(bytes(LIMITS.write_buffer_bytes // 2))
+    node.push(bytes(LIMITS.write_buffer_bytes // 2))
     node.server.flush()
     connection.writing_paused()
     node.silence(10 * UNREAD_S)
     assert not wire.is_aborted
+
+
+class Untouchable:
+    """The queue of a connection that has nothing to send."""
+
+    def __bool__(self) -> bool:
+        raise AssertionError("nothing was gathered for it, and it is looked at")
+
+
+def test_a_flush_visits_only_connections_for_which_something_was_gathered(node: Node) -> None:
+    """There may be thousands that have nothing to send."""
+    idle, _ = node.stranger()
+    idle.queue = Untouchable()  # type: ignore[assignment]
+    node.server._attached[8] = idle
+    connection, wire = node.client()
+    node.push(b"pushed")
+    node.server.flush()
+    assert (wire.unsent, connection.queue, node.server.pending) == (len(b"pushed"), [], [])
 
 
 def test_whoever_has_no_session_and_says_nothing_keeps_no_place(node: Node) -> None:
@@ -437,6 +461,6 @@ def test_a_session_keeps_its_connection_however_long_its_timeout_is(node: Node) 
     connection, wire = node.client()
     node.silence(3 * LIMITS.idle_timeout_s)
     assert not wire.farewell
-    connection.session = 0  # and then it ends
+    connection.session_ended()
     node.silence(2 * LIMITS.idle_timeout_s)
     assert wire.farewell

@@ -46,6 +46,7 @@ from disheap.runtime.memory.process import MemorySource, ProcessMemory
 from disheap.runtime.memory.watch import Estimate
 from disheap.runtime.observers import Observers
 from disheap.runtime.parts import Parts
+from disheap.runtime.peers.gossip import GossipTimer
 from disheap.runtime.peers.links import GROUP
 from disheap.runtime.peers.peering import Behaviour, Peering
 from disheap.runtime.replica.clock_check import ClockCheck
@@ -113,6 +114,7 @@ class Node:
         self.book: AddressBook
         self._server: Server | None = None
         self._peering: Peering
+        self._gossip: GossipTimer
         self.maintenance: Maintenance
         self.incarnation = 0  # of the data directory, when it was opened
         self._listeners: list[Listener] = []
@@ -166,6 +168,7 @@ class Node:
         if self._group is not None:
             self._group.close()
         if self._disk is not None:
+            self._gossip.end()
             await self.maintenance.end()
             await self._peering.close()
         disk, storage = self._disk, self._storage
@@ -281,6 +284,7 @@ class Node:
             self, self._id, behaviour, secrets, self._entropy, self._loop, self.config.limits.max_peer_frame_bytes,
             tuning.send_buffer_bytes(self.config),
         )  # fmt: skip
+        self._gossip = GossipTimer(self._loop, self.send_gossip)
         self._parts.storage(GROUP), self._parts.machine()  # raise for settings that they refuse
         services = self._services.build(self._loop)
         await self._listen_everywhere(transport, client_transport)
@@ -299,6 +303,7 @@ class Node:
         if len(self._members) > 1:
             self._peering.dial(transport)
         self.maintenance.begin(found)
+        self._gossip.begin()
         await self._services.start(services)
         log.info("node started", node=self.name, cluster=self.cluster_id, clients=self._client_address)
 

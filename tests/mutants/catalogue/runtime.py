@@ -34,6 +34,31 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "gathered-frames-not-flushed",
+        "what a machine pushes stays in the node until the session's next reply, and for ever if none is due",
+        (
+            Patch(
+                "disheap:Sessions._push",
+                "                if not queue:\n                    self._reply_sink.pending.append(number)\n",
+                "",
+            ),
+        ),
+        (CLUSTER + "test_a_timer_rings_though_nobody_sends_anything",),
+        fast=False,
+    ),
+    Mutant(
+        "gossip-sent-once",
+        "a node says once how it is: a minute later nobody knows its clock, and its shortage of memory is forgotten",
+        (
+            Patch(
+                "disheap:GossipTimer.begin",
+                "        self._timer = self._loop.call_later(GOSSIP_S, self.begin)\n",
+                "",
+            ),
+        ),
+        ("tests/runtime/test_gossip.py",),
+    ),
+    Mutant(
         "batches-written-on-the-loop",
         "many clients at once wait for the disk one after another, and nobody is read meanwhile",
         (
@@ -472,7 +497,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClientConnection.data_received",
-                "if held > UNCOUNTED_BYTES or self.input_bytes:",
+                "if held > UNCOUNTED_BYTES or buffers.holds_input(self):",
                 "if held > UNCOUNTED_BYTES:",
             ),
         ),

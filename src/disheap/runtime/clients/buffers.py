@@ -19,7 +19,6 @@ STALLED_S = 1.0
 class Held(Protocol):
     """A connection, as the buffers see it."""
 
-    input_bytes: int  # counted here for it, written here alone
     unsent_bytes: int  # at the last look
     took_at: float  # when it took something
 
@@ -33,22 +32,29 @@ class Buffers:
         self.output_bytes = 0  # at the last look, and what answers have added since
         self._input_max_bytes = input_max_bytes
         self._output_max_bytes = output_max_bytes
-        self._unfinished: dict[Held, None] = {}  # the oldest first
+        self._unfinished: dict[Held, int] = {}  # bytes of the frame; the oldest first
 
     def hold_input(self, connection: Held, size: int) -> None:
         """So much of a frame is there. The oldest unfinished frame gives way where all of them are too much."""
-        before = connection.input_bytes
+        before = self._unfinished.get(connection, 0)
         size = size if size > UNCOUNTED_BYTES else 0
         if size < before:
-            self._unfinished.pop(connection, None)  # that frame is whole; another has begun
+            del self._unfinished[connection]  # that frame is whole; another has begun
         self.input_bytes += size - before
-        connection.input_bytes = size
         if size:
-            self._unfinished[connection] = None
+            self._unfinished[connection] = size
         while self.input_bytes > self._input_max_bytes:
             oldest = next(iter(self._unfinished))
             self.hold_input(oldest, 0)
             oldest.drop_unfinished_frame(self._input_max_bytes)
+
+    def holds_input(self, connection: Held) -> bool:
+        """Whether an unfinished frame of the connection is counted."""
+        return connection in self._unfinished
+
+    def add_output(self, size: int) -> None:
+        """An answer of so many bytes goes out. It counts until the next look."""
+        self.output_bytes += size
 
     def has_room_for_answers(self) -> bool:
         return self.output_bytes < self._output_max_bytes

@@ -85,12 +85,12 @@ class ConnectionOwner(Protocol):
     loop: asyncio.AbstractEventLoop
     leads: bool
     lines: LineLimiter
-    slow: dict[ClientConnection, None]
     short: RequestError | None
     buffers: Buffers
     places: Places
 
     def admit(self, connection: ClientConnection) -> bool: ...
+    def watch(self, connection: ClientConnection) -> bool: ...
     def welcome(self, version: int, hello: Hello) -> bytes: ...
     def goodbye(self, error: RequestError | ProtocolError) -> bytes: ...
     def lost(self, connection: ClientConnection) -> None: ...
@@ -131,7 +131,6 @@ class ClientConnection:
         self._has_left = False
         self._deadline: asyncio.TimerHandle | None = None
         self.questions = 0  # of its own that are not answered yet
-        self.input_bytes = 0  # of an unfinished frame, as `Buffers` counts it
         self.unsent_bytes = 0
         self.took_at = 0.0
         self._waiting: deque[Callable[[], None]] = deque()  # answers that there was no room for
@@ -166,8 +165,9 @@ class ClientConnection:
         except (ProtocolError, NotLeader, SessionExpired, Overloaded) as error:
             self.refuse(error)
         held = self._reader.held_bytes
-        if held > UNCOUNTED_BYTES or self.input_bytes:
-            self._server.buffers.hold_input(self, 0 if self.closed else held)
+        buffers = self._server.buffers
+        if held > UNCOUNTED_BYTES or buffers.holds_input(self):
+            buffers.hold_input(self, 0 if self.closed else held)
 
     def writing_paused(self) -> None:
         """It does not read what it is sent: its next commands wait until it does."""
@@ -190,6 +190,40 @@ class ClientConnection:
             self._deadline = None
         self._server.forget(self)
         self._server.lost(self)
+
+    # --- what the server tells ---------------------------------------------------------------------------------------
+
+    def attached(self, session: int, attachment: int) -> None:
+        """The session's frames come here from now on."""
+        self.session, self.attachment = session, attachment
+
+    def superseded(self) -> None:
+        """The session is attached to another connection."""
+        session, self.session = self.session, 0
+        self.refuse(SessionExpired(f"session {session} is attached to another connection now"))
+
+    def session_ended(self) -> None:
+        """The session is over."""
+        self.session, self.ended = 0, True
+
+    def note_asked(self, attachment: int) -> None:
+        """An OPEN, ATTACH or CLOSE of this connection is in the log under that number."""
+        self.asked.append(attachment)
+
+    def note_answered(self, attachment: int) -> None:
+        self.asked.remove(attachment)
+
+    def drain(self) -> bool:
+        """This node leads no more. Whether the client has or wants a session, so that it has to go elsewhere."""
+        self.pause_for_log(False)
+        if not (self.session or self.asked):
+            return False
+        self.session, self.draining = 0, True
+        return True
+
+    def forgive_silence(self, now: float) -> None:
+        """It was this node that could not be reached."""
+        self.heard = now
 
     @property
     def address(self) -> str:
@@ -309,7 +343,7 @@ class ClientConnection:
         """A REPLY or an ANSWER: behind what was queued before, and out at once."""
         if kind == Kind.ANSWER:
             self.questions -= 1
-            self._server.buffers.output_bytes += len(body)
+            self._server.buffers.add_output(len(body))
         if not self.closed:
             self.queue.append(frames.reply(kind, status, number, index, body))
             self.flush()
@@ -377,8 +411,7 @@ class ClientConnection:
             self._connection.write(_PONG)
 
     def _watch(self) -> None:
-        if self not in self._server.slow:
-            self._server.slow[self] = None
+        if self._server.watch(self):
             self.unsent_bytes, self.took_at = self._connection.buffered(), self._server.loop.time()
 
     def check_slow_reader(self, now: float) -> bool:

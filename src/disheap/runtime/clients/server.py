@@ -107,7 +107,7 @@ class Server(ReplySink):
         self.leads = False
         self.lines = LineLimiter(loop)  # about connections that are refused
         self._endings = LineLimiter(loop)  # about sessions that lapse
-        self.slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
+        self._slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self.short: RequestError | None = None  # why commands that bring something in are refused now
         self.takes_transient = True  # though it is short
         self._bytes_since_check = 0  # at memory, on behalf of what comes in
@@ -153,6 +153,13 @@ class Server(ReplySink):
                 connection.refuse(refusal)
                 return False
         self._connections[connection] = None
+        return True
+
+    def watch(self, connection: ClientConnection) -> bool:
+        """Look at each sweep whether it takes what it is sent. Returns False where that is so already."""
+        if connection in self._slow:
+            return False
+        self._slow[connection] = None
         return True
 
     @property
@@ -312,7 +319,7 @@ class Server(ReplySink):
         self._asking[attachment] = asking
         if asking.secret:
             self._pending_opens.add(asking.connection.address, asking.connection.principal)
-        asking.connection.asked.append(attachment)
+        asking.connection.note_asked(attachment)
         self.submit(asking.connection, frames.envelope(kind, 0, asking.session, attachment, 0, body))
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
@@ -386,18 +393,19 @@ class Server(ReplySink):
         before = self._attached.pop(session, None)
         self.queues.pop(session, None)
         if before is not None and (asking is None or before is not asking.connection):
-            before.session = 0
-            before.refuse(SessionExpired(f"session {session} is attached to another connection now"))
+            before.superseded()
         if asking is None or asking.connection.closed:
             if asking is not None:
                 self._detach(session, attachment)
             return  # who asked is gone, or asked another leader
         connection = asking.connection
-        connection.session, connection.attachment = session, attachment
+        connection.attached(session, attachment)
         self._attached[session] = connection
         self._heard.pop(session, None)
         self._dropped.pop(session, None)
         self.queues[session] = connection.queue
+        if connection.queue:
+            self.pending.append(session)
 
     def detach(self, session: int) -> None:
         for waiter in self._ending.pop(session, ()):
@@ -408,8 +416,7 @@ class Server(ReplySink):
         self.queues.pop(session, None)
         connection = self._attached.pop(session, None)
         if connection is not None:
-            connection.session = 0
-            connection.ended = True
+            connection.session_ended()
 
     def expired(self, session: int, label: str) -> None:
         if self.leads:
@@ -429,7 +436,7 @@ class Server(ReplySink):
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
         asking = self._take_asking(attachment)
         if asking is not None:
-            asking.connection.asked.remove(attachment)
+            asking.connection.note_answered(attachment)
             asking.connection.send(Kind.REPLY, status, asking.number, index, body)
 
     def _take_asking(self, attachment: int) -> _Asking | None:
@@ -448,9 +455,12 @@ class Server(ReplySink):
 
     def flush(self) -> None:
         """After a batch was applied: one write for each connection that has something."""
-        for connection in self._attached.values():
-            if connection.queue:
-                connection.flush()
+        if self.pending:
+            pending, self.pending = self.pending, []
+            for session in pending:
+                connection = self._attached.get(session)
+                if connection is not None and connection.queue:
+                    connection.flush()
         if self._paused_by_log and not self.group.full():
             paused, self._paused_by_log = self._paused_by_log, []
             for connection in paused:
@@ -471,15 +481,13 @@ class Server(ReplySink):
             return
         self._give_up_endings()
         self.queues.clear()
+        self.pending.clear()
         self._attached.clear()
         self._asking.clear()
         self._pending_opens = PendingOpens()
         self._paused_by_log.clear()
         for connection in list(self._connections):
-            connection.pause_for_log(False)
-            if connection.session or connection.asked:
-                connection.session = 0
-                connection.draining = True
+            if connection.drain():
                 self._leaving.append(connection)
         self._redirect_timer = self.loop.call_later(REDIRECT_S, self.redirect_clients)
 
@@ -500,10 +508,10 @@ class Server(ReplySink):
         if late < SWEEP_S:
             return
         self._swept_at = now
-        for connection in list(self.slow):
+        for connection in list(self._slow):
             if not connection.check_slow_reader(now):
-                self.slow.pop(connection, None)
-        self.buffers.check_output(list(self.slow), now)
+                self._slow.pop(connection, None)
+        self.buffers.check_output(list(self._slow), now)
         if not self.leads:
             return
         for connection in self._paused_by_log:
@@ -535,7 +543,7 @@ class Server(ReplySink):
         """This node was the one that could not be reached: it stood still, or was cut off from a majority. The clients
         may have been cut off from it, too, and have looked for another leader in vain."""
         for connection in self._connections:
-            connection.heard = now
+            connection.forgive_silence(now)
         self._heard = dict.fromkeys(self._heard, now)
 
     def _allowed_s(self, session: Session) -> float:

@@ -143,7 +143,8 @@ class DiskSpace:
             log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
         if self.is_short:
             self._make_room(usage)
-        self._host.send_gossip()
+        if self.is_short or was_short:
+            self._host.send_gossip()  # what is free there decides what a leader takes; the next report may be late
         self._settle()
 
     def _for_snapshots(self, free: int) -> int:

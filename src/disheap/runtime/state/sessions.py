@@ -89,6 +89,8 @@ class ReplySink:
 
     def __init__(self) -> None:
         self.queues: dict[int, list[bytes]] = {}
+        self.pending: list[int] = []
+        """Sessions whose queue was empty, and got something since the sink was flushed."""
 
     def attach(self, session: int, attachment: int) -> None:
         """From here on the session's frames go to the connection that asked under the number `attachment`."""
@@ -200,6 +202,8 @@ class Sessions:
             if seq:
                 queue = queues.get(number)
                 if queue is not None:  # the reply goes first: the client then knows the consumer a push names
+                    if not queue:
+                        self._reply_sink.pending.append(number)
                     replied_at, status, text = kept
                     queue.append(pack_reply(reply_rest + len(text), reply_kind, status, seq, replied_at) + text)
             if effects:
@@ -255,6 +259,8 @@ class Sessions:
         for number, body in effects:
             queue = queues.get(number)
             if queue is not None:
+                if not queue:
+                    self._reply_sink.pending.append(number)
                 queue.append(frames.push(index, body))
 
     # --- what happens to sessions themselves -------------------------------------------------------------------------
