@@ -87,6 +87,7 @@ class Owner:
 
     def __init__(self, secrets: tuple[bytes, ...] = ()) -> None:
         self.secrets = secrets
+        self.versions = handshake.SUPPORTED
         self.met: list[NodeId] = []
         self.messages: list[Message] = []
         self.repairs: list[Ask | Answer] = []

@@ -26,6 +26,7 @@ from disheap.errors import (
     SnapshotDamaged,
     UrlError,
     VersionUnsupported,
+    WrongVersion,
 )
 from disheap.interfaces import CodecContext, Damage, Holding, LostSnapshot, MachineContext, Principal
 from disheap.kernel import membership
@@ -53,7 +54,7 @@ from disheap.kernel.types import (
 )
 from disheap.protocol import broker, frames, handshake, peers, proofs, repair
 from disheap.protocol.frames import SECRET_BYTES, FrameReader, Kind, SessionOptions, Status
-from disheap.protocol.handshake import Hello
+from disheap.protocol.handshake import Hello, Versions, Welcome
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
@@ -260,6 +261,37 @@ def _receive(link: Any, data: bytes, greeting: bytes) -> None:
             break
         link.data_received(chunk)
     link.connection_lost(None)
+
+
+def hello(data: bytes) -> None:
+    """The first two bytes say which versions are spoken here. Whatever is taken says the same when sent again."""
+    here = _versions(data)
+    for content in (Hello, PeerHello):
+        try:
+            version, found = handshake.open_hello(data[2:], content, here)
+        except (MalformedFrame, WrongVersion):
+            continue
+        assert here.lowest <= version <= here.highest, "a version that is not spoken here"
+        again = frames.open_plain(handshake.hello(Kind.HELLO, found, Versions(version, version)))
+        assert handshake.open_hello(again, content, here) == (version, found), "it says something else when sent on"
+
+
+def welcome(data: bytes) -> None:
+    """The same for the answer."""
+    here = _versions(data)
+    for content in (Welcome, PeerHello):
+        try:
+            version, found = handshake.open_welcome(data[2:], content, here)
+        except (MalformedFrame, WrongVersion):
+            continue
+        assert here.lowest <= version <= here.highest, "a version that was not offered"
+        again = frames.open_plain(handshake.welcome(Kind.WELCOME, version, found))
+        assert handshake.open_welcome(again, content, here) == (version, found), "it says something else when sent on"
+
+
+def _versions(data: bytes) -> Versions:
+    low, high = sorted((data[:2] + bytes(2))[:2])
+    return Versions(low, high)
 
 
 # --- what clients send ---
@@ -561,6 +593,8 @@ TARGETS: dict[str, Target] = {
     "unproved_link": Target(unproved_link, _streams(_HELLO_FRAME, _WRONG_PROOF, *_PEER_FRAMES)),
     "outgoing_link": Target(outgoing_link, _streams(*_WELCOME_FRAMES, _FROM_NODE[1], frames.plain(Kind.PING))),
     "undecided_link": Target(undecided_link, _streams(*_WELCOME_FRAMES, _WRONG_PROOF)),
+    "hello": Target(hello, [b"\2\2" + frames.open_plain(each) for each in (_CLIENT_FRAMES[0], _HELLO_FRAME)]),
+    "welcome": Target(welcome, [b"\2\2" + frames.open_plain(each) for each in (_FROM_NODE[0], _WELCOME_FRAMES[1])]),
     "client_connection": Target(client_connection, _streams(*_CLIENT_FRAMES)),
     "heap_command": Target(heap_command, sample_commands()),
     "heap_groups": Target(heap_groups, [bytes(range(0, 256, step)) * 2 for step in (3, 7, 11)]),

@@ -53,6 +53,8 @@ class Wire:
 class Owner:
     """Sends at once to whoever it is told of, as a kernel that probes does."""
 
+    versions = handshake.SUPPORTED
+
     def __init__(self) -> None:
         self.link = OutgoingLink(
             self,  # type: ignore[arg-type]

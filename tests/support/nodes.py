@@ -14,6 +14,7 @@ import msgspec
 from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig
 from disheap.interfaces import Transport, TransportContext
 from disheap.plugins.registry import Registry
+from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.runtime.node import Node
 from tests.support.counter import CounterMachine
 from tests.support.wire import WireClient, wait_until
@@ -54,7 +55,9 @@ class Cluster:
         addresses: list[tuple[str, str]] | None = None,
         registry: Registry | None = None,
         secret: str = "",
+        versions: dict[str, Versions] | None = None,
     ) -> None:
+        self.versions = versions or {}
         self.registry = registry or TestRegistry.load()
         self.nodes: dict[str, Node] = {}
         names = [f"n{number}" for number in range(1, nodes + 1)]
@@ -95,7 +98,9 @@ class Cluster:
 
     async def start(self, name: str, **changes: Any) -> Node:
         config = msgspec.structs.replace(self.configs[name], **changes)
-        node = self.nodes[name] = Node(config, registry=self.registry)
+        node = self.nodes[name] = Node(
+            config, registry=self.registry, protocol_versions=self.versions.get(name, SUPPORTED)
+        )
         await node.start()
         return node
 

@@ -34,6 +34,8 @@ from disheap.kernel.types import NOBODY, Index, Membership, Message, NodeId
 from disheap.logs import get_logger
 from disheap.plugins.registry import Registry
 from disheap.protocol.gossip import Gossip
+from disheap.protocol.handshake import SUPPORTED
+from disheap.protocol.handshake import Versions as ProtocolVersions
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clients.local import LocalSessions
@@ -85,6 +87,7 @@ class Node:
         entropy: Callable[[int], bytes] = os.urandom,
         disk: Callable[[asyncio.AbstractEventLoop], Disk] = DiskThread,
         memory: MemorySource | None = None,
+        protocol_versions: ProtocolVersions = SUPPORTED,
     ) -> None:
         check_cluster(config)
         self.config = config
@@ -101,6 +104,7 @@ class Node:
         self._observers = Observers(config.name, registry.observers(), self._clock.monotonic)
         self._make_disk = disk
         self._memory = memory or ProcessMemory()
+        self._protocol_versions = protocol_versions  # fewer than this release speaks, in tests
         self._members = config.member_list()
         limits = config.limits
         self._id = own_id(self._members, config.name, config.advertised_peer())
@@ -276,13 +280,14 @@ class Node:
         check_listening(self.config, transport.secure, client_transport.secure, bool(secrets))
         self.config = tuning.fitted(self.config, self._parts.max_command_bytes())
         self._server = Server(
-            self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw, entropy=self._entropy
-        )
+            self, tuning.server_limits(self.config), loop=self._loop, draw=self._draw, entropy=self._entropy,
+            versions=self._protocol_versions,
+        )  # fmt: skip
         self._local.server = self._server
         behaviour = Behaviour(self._parts.settings_digest(), self._parts.constants_digests())
         self._peering = Peering(
             self, self._id, behaviour, secrets, self._entropy, self._loop, self.config.limits.max_peer_frame_bytes,
-            tuning.send_buffer_bytes(self.config),
+            tuning.send_buffer_bytes(self.config), self._protocol_versions,
         )  # fmt: skip
         self._gossip = GossipTimer(self._loop, self.send_gossip)
         self._parts.storage(GROUP), self._parts.machine()  # raise for settings that they refuse

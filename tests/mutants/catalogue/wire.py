@@ -11,6 +11,7 @@ SNAPSHOTS = "tests/runtime/test_snapshots.py::"
 TRUST = "tests/transports/test_tls_trust.py::"
 LIVENESS = "tests/runtime/test_liveness.py::"
 BAD_INPUT = "tests/runtime/test_bad_input.py::"
+VERSIONS = "tests/runtime/test_protocol_versions.py::"
 FIRST_FRAMES = "tests/protocol/test_handshake.py::"
 
 MUTANTS = (
@@ -41,6 +42,19 @@ MUTANTS = (
             ),
         ),
         (FIRST_FRAMES + "test_ranges_that_do_not_meet_are_refused_with_both",),
+        simulated=False,
+    ),
+    Mutant(
+        "node-offers-versions-that-it-does-not-speak",
+        "a node dials its peers with the versions of its release, and not with those that it speaks",
+        (
+            Patch(
+                "disheap:OutgoingLink.connection_made",
+                "hello_to(self.peer), self._owner.versions)",
+                "hello_to(self.peer))",
+            ),
+        ),
+        (VERSIONS + "test_nodes_speak_the_highest_version_of_both_or_refuse_each_other",),
         simulated=False,
     ),
     Mutant(

@@ -18,7 +18,7 @@ from disheap.errors import (
     request_error,
 )
 from disheap.protocol import frames, handshake
-from disheap.protocol.handshake import Goodbye, Hello, Welcome
+from disheap.protocol.handshake import SUPPORTED, Goodbye, Hello, Versions, Welcome
 
 LATER = frozenset({"overloaded", "window-exceeded"})
 """Nothing was done, and the number is still unused: the same request goes out again after a while."""
@@ -46,10 +46,10 @@ def read_goodbye(body: bytes) -> Goodbye:
     return goodbye
 
 
-def read_welcome(body: bytes, hello: Hello) -> Welcome:
-    """The answer to `hello`. Raises `WrongVersion` for a version that was not offered, `WrongCluster` for another
-    cluster than the one asked for, and `UnknownGroup` for another group."""
-    _, welcome = handshake.open_welcome(body, Welcome)
+def read_welcome(body: bytes, hello: Hello, offered: Versions = SUPPORTED) -> Welcome:
+    """Returns the answer to `hello`. Raises `WrongVersion` for a version that was not offered. Raises `WrongCluster`
+    for another cluster than the one asked for, and `UnknownGroup` for another group."""
+    _, welcome = handshake.open_welcome(body, Welcome, offered)
     if hello.cluster_id not in ("", welcome.cluster_id):
         raise WrongCluster(
             f"node {welcome.node} belongs to cluster {welcome.cluster_id}, but this client to {hello.cluster_id}; "

@@ -12,7 +12,7 @@ from disheap.client.core import faults
 from disheap.errors import MalformedFrame
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind
-from disheap.protocol.handshake import Hello
+from disheap.protocol.handshake import SUPPORTED, Hello, Versions
 
 
 class Answer(NamedTuple):
@@ -26,9 +26,10 @@ class Answer(NamedTuple):
 class Greeting:
     """`received` keeps every byte, for the session that takes the connection over."""
 
-    def __init__(self, hello: Hello, any_node: bool) -> None:
-        """`any_node`: a node that does not lead will do, too."""
-        self.hello = handshake.hello(Kind.HELLO, hello)
+    def __init__(self, hello: Hello, any_node: bool, versions: Versions = SUPPORTED) -> None:
+        """`any_node`: a node that does not lead will do, too. `versions` of the protocol are offered."""
+        self.hello = handshake.hello(Kind.HELLO, hello, versions)
+        self._versions = versions
         self.received = b""
         self._hello = hello
         self._any_node = any_node
@@ -43,7 +44,7 @@ class Greeting:
 
     def _answer(self, kind: int, body: bytes) -> Answer:
         if kind == Kind.WELCOME:
-            welcome = faults.read_welcome(body, self._hello)
+            welcome = faults.read_welcome(body, self._hello, self._versions)
             if welcome.leads or self._any_node:
                 return Answer(True)
             return Answer(False, welcome.leader, "not-leader")

@@ -26,7 +26,7 @@ from disheap.interfaces import Connection, Flushing
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import CLIENT_ENVELOPES, RUN, Flags, FrameReader, Kind, SessionOptions
-from disheap.protocol.handshake import ClientLimits, Hello
+from disheap.protocol.handshake import ClientLimits, Hello, Versions
 from disheap.runtime.clients.admission import AdmissionLimits, host_of
 from disheap.runtime.clients.buffers import UNCOUNTED_BYTES, Buffers
 from disheap.runtime.clients.places import NO_SESSION, PlaceLimits, Places
@@ -82,6 +82,7 @@ class ConnectionOwner(Protocol):
     """What a connection asks of the server that accepted it."""
 
     limits: ServerLimits
+    versions: Versions
     loop: asyncio.AbstractEventLoop
     leads: bool
     lines: LineLimiter
@@ -240,7 +241,7 @@ class ClientConnection:
         """Small frames only until the client has said who it is (storage-rules 13)."""
         if kind != Kind.HELLO:
             raise MalformedFrame(f"the first frame is of kind {kind}, not a HELLO")
-        version, hello = handshake.open_hello(frames.open_plain(frame), Hello)
+        version, hello = handshake.open_hello(frames.open_plain(frame), Hello, self._server.versions)
         welcome = self._server.welcome(version, hello)
         self.principal = authenticate(hello, self._connection.certificate_name)
         self._connection.write(welcome)

@@ -42,7 +42,8 @@ class LocalSession:
 
     async def open(self) -> None:
         """Raises `NotLeader`."""
-        self._port.data_received(handshake.hello(Kind.HELLO, Hello(group=self._server.groups[0], client="library")))
+        content = Hello(group=self._server.groups[0], client="library")
+        self._port.data_received(handshake.hello(Kind.HELLO, content, self._server.versions))
         options = msgspec.msgpack.encode(SessionOptions(SESSION_TIMEOUT_MS, "library"))
         self._port.data_received(frames.envelope(Kind.OPEN, 0, 0, OPEN_SEQ, 0, options))
         self._session, _, _ = frames.GRANT.unpack(await self._opened)

@@ -39,7 +39,7 @@ from disheap.protocol.frames import (
     Status,
     fault,
 )
-from disheap.protocol.handshake import Hello, Welcome
+from disheap.protocol.handshake import SUPPORTED, Hello, Versions, Welcome
 from disheap.runtime.clients.admission import PendingOpens
 from disheap.runtime.clients.buffers import Buffers
 from disheap.runtime.clients.connection import ClientConnection, ServerLimits
@@ -100,8 +100,10 @@ class Server(ReplySink):
         loop: asyncio.AbstractEventLoop,
         draw: Callable[[], int],
         entropy: Callable[[int], bytes],
+        versions: Versions = SUPPORTED,
     ) -> None:
         super().__init__()
+        self.versions = versions  # of the protocol
         self.limits = limits
         self.loop = loop
         self.leads = False

@@ -13,13 +13,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from disheap.errors import MalformedFrame, ProtocolError, WrongCluster
+from disheap.errors import MalformedFrame, ProtocolError, WrongCluster, protocol_error
 from disheap.interfaces import Connection, Flushing, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
 from disheap.protocol import frames, gossip, handshake, peers, proofs, repair
 from disheap.protocol.frames import FrameReader, Kind
 from disheap.protocol.gossip import Gossip
+from disheap.protocol.handshake import Goodbye, Versions
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
 from disheap.protocol.repair import Answer, Ask
@@ -34,7 +35,9 @@ RETRY_FIRST_S, MAX_RETRY_S = 0.05, 1.0  # between dials; the most is well below 
 
 
 class LinkOwner(Protocol):
-    """What links ask of their node."""
+    """What links ask of their node. `versions` are those of the protocol that the node speaks."""
+
+    versions: Versions
 
     def transcript(self) -> Transcript: ...
     def challenge(self) -> Challenge: ...
@@ -102,11 +105,11 @@ class _Handshaking:
     def writing_resumed(self) -> None: ...
 
     def _read_hello(self, frame: bytes) -> None:
-        self._version, self._hello = handshake.open_hello(frames.open_plain(frame), PeerHello)
+        self._version, self._hello = handshake.open_hello(frames.open_plain(frame), PeerHello, self._owner.versions)
         self._transcript.add(frame)
 
     def _read_welcome(self, frame: bytes) -> None:
-        self._version, self._hello = handshake.open_welcome(frames.open_plain(frame), PeerHello)
+        self._version, self._hello = handshake.open_welcome(frames.open_plain(frame), PeerHello, self._owner.versions)
         self._transcript.add(frame)
 
     def _check_proof(self, part: Part, frame: bytes) -> tuple[NodeId, PeerHello]:
@@ -122,16 +125,19 @@ class _Handshaking:
 def _expect(kind: int, expected: Kind, frame: bytes) -> None:
     """Raises for a frame that does not come next in a handshake."""
     if kind == Kind.GOODBYE:
-        raise WrongCluster(f"the other node refused the connection: {_reason(frame)}")
+        raise _refusal(frame)[1]
     if kind != expected:
         raise MalformedFrame(_stranger(kind, expected))
 
 
-def _reason(frame: bytes) -> str:
+def _refusal(frame: bytes) -> tuple[str, ProtocolError]:
+    """The other node's words in its GOODBYE, and the error of the code in it; `WrongCluster` for any other code."""
     try:
-        return handshake.open_goodbye(frames.open_plain(frame)).message
+        goodbye = handshake.open_goodbye(frames.open_plain(frame))
     except MalformedFrame:
-        return "it gave no reason that could be read"
+        goodbye = Goodbye("", "it gave no reason that could be read")
+    says = f"the other node refused the connection: {goodbye.message}"
+    return goodbye.message, protocol_error(goodbye.code, says) or WrongCluster(says)
 
 
 class IncomingLink(_Handshaking):
@@ -308,7 +314,8 @@ class OutgoingLink(_Handshaking):
         self._start_handshake(connection)
         self._is_full = self._has_proved = False
         self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
-        connection.write(self._transcript.add(handshake.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer))))
+        hello = handshake.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer), self._owner.versions)
+        connection.write(self._transcript.add(hello))
 
     def data_received(self, data: bytes) -> None:
         if self._connection is None:
@@ -316,9 +323,9 @@ class OutgoingLink(_Handshaking):
         try:
             for kind, frame in self._reader.frames(data):
                 if kind == Kind.GOODBYE:
-                    self.refusal = _reason(frame)
+                    self.refusal, error = _refusal(frame)
                     self._is_refused_later = self._greeted
-                    raise WrongCluster(f"the other node refused the connection: {self.refusal}")
+                    raise error
                 if self._greeted:
                     raise MalformedFrame(f"a frame of kind {kind} on a connection that only sends")
                 self._greet(kind, frame)

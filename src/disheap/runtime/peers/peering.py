@@ -19,6 +19,7 @@ from disheap.interfaces import Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol.gossip import Gossip
+from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
@@ -84,7 +85,9 @@ class Peering:
         loop: asyncio.AbstractEventLoop,
         frame_bytes: int,
         buffer_bytes: int,
+        versions: Versions = SUPPORTED,
     ) -> None:
+        self.versions = versions  # of the protocol
         self.refusals: dict[str, None] = {}
         self._node = node
         self._id = own_id
