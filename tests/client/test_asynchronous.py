@@ -11,7 +11,7 @@ import pytest
 
 import disheap
 from disheap.client.api.asynchronous import Client
-from disheap.client.core import pulse
+from disheap.client.core import keepalive
 from disheap.client.core.session import State
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
@@ -285,7 +285,7 @@ async def test_what_did_not_leave_in_time_is_taken_back_and_never_carried_out(no
 
 
 async def test_the_default_timeout_is_swept(node: Wax, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pulse, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(keepalive, "CHECK_EVERY_S", 0.01)
     async with disheap.connect(url(node.address), timeout_s=0.02) as client:
         node.cluster.hold_replies = True
         with pytest.raises(RequestTimeout):
@@ -306,18 +306,18 @@ async def test_a_cancelled_request_is_forgotten_quietly(node: Wax, client: Clien
 
 async def test_a_silent_node_is_left(node: Wax, client: Client) -> None:
     driver = client.driver
-    link = driver._link
+    link = driver._channel
     assert link is not None
-    driver._watch(link, driver._connected_at)
-    now = driver._connected_at + driver._pulse.every_s
-    driver._watch(link, now)
+    driver._check(driver._connected_at)
+    now = driver._connected_at + driver._keepalive.ping_every_s
+    driver._check(now)
     for number in range(1, 4):
-        driver._watch(link, now + number * 0.25)
+        driver._check(now + number * 0.25)
     assert not link.gone.done(), "it was asked a moment ago"
     said: list[bytes] = []
     assert link.connection is not None
     link.connection.write = said.append  # type: ignore[method-assign,assignment]
-    driver._watch(link, now + 1.0)
+    driver._check(now + 1.0)
     assert link.gone.done()
     assert [frame[4] for frame in said] == [Kind.GOODBYE], "the node hears that the session goes on elsewhere"
     assert await client.topic("jobs").enqueue(b"x") == 1
@@ -325,24 +325,24 @@ async def test_a_silent_node_is_left(node: Wax, client: Client) -> None:
 
 async def test_a_loop_that_was_busy_does_not_take_its_own_silence_for_the_nodes(node: Wax, client: Client) -> None:
     driver = client.driver
-    link = driver._link
+    link = driver._channel
     assert link is not None
-    driver._watch(link, driver._connected_at)
-    now = driver._connected_at + driver._pulse.every_s
-    driver._watch(link, now)
-    driver._watch(link, now + 10.0)
+    driver._check(driver._connected_at)
+    now = driver._connected_at + driver._keepalive.ping_every_s
+    driver._check(now)
+    driver._check(now + 10.0)
     assert not link.gone.done()
 
 
 async def test_a_ping_goes_out_when_nothing_was_heard_for_a_while(node: Wax, client: Client) -> None:
     driver = client.driver
-    link = driver._link
+    link = driver._channel
     assert link is not None
-    driver._watch(link, driver._connected_at + 0.1)
-    driver._watch(link, driver._connected_at + 0.2)
+    driver._check(driver._connected_at + 0.1)
+    driver._check(driver._connected_at + 0.2)
     await asyncio.sleep(0)
     assert node.cluster.pings == 0
-    driver._watch(link, driver._connected_at + 0.2 + driver._pulse.every_s)
+    driver._check(driver._connected_at + 0.2 + driver._keepalive.ping_every_s)
     await until(lambda: node.cluster.pings == 1)
 
 
@@ -600,6 +600,6 @@ async def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_
         (delivery,) = await topic.pop()
         delivery.ack_nowait()
         node.drop_all()
-        await until(lambda: client.driver._link is None)
+        await until(lambda: client.driver._channel is None)
     assert [command for _, _, command in node.cluster.applied if isinstance(command, broker.Ack)]
     assert not node.cluster.sessions

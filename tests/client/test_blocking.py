@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from disheap import sync
-from disheap.client.core import pulse
+from disheap.client.core import keepalive
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.blocking_driver import LISTEN_AFTER_S, BlockingClient
@@ -227,14 +227,14 @@ def test_a_ping_goes_out_after_a_silence_and_one_without_an_answer_ends_the_conn
     before = len(wire.sent)
     client.heartbeat()
     assert len(wire.sent) == before
-    clock.now += pulse.PING_EVERY_S
+    clock.now += keepalive.PING_EVERY_S
     client.heartbeat()
     assert wire.sent[-1] == frames.plain(Kind.PING)
     silent_since = clock.now
     while client.fileno() != -1:
         clock.now += client.wants_poll_in + 0.001
         client.heartbeat()
-    assert wire.closed and pulse.SILENCE_MAX_S <= clock.now - silent_since < 1.5
+    assert wire.closed and keepalive.SILENCE_MAX_S <= clock.now - silent_since < 1.5
     assert wire.sent[-1][4] == Kind.GOODBYE, "the node hears that the session goes on elsewhere"
 
 
@@ -251,7 +251,7 @@ def test_a_busy_application_does_not_take_its_own_silence_for_the_nodes() -> Non
     clock, wire = Clock(), Canned(canned_node())
     client = BlockingClient(url("n"), dial=lambda _: Made(wire), clock=clock, wait=clock.wait)
     client.connect()
-    clock.now += pulse.PING_EVERY_S
+    clock.now += keepalive.PING_EVERY_S
     client.heartbeat()
     clock.now += 5.0  # it called nothing
     client.heartbeat()
@@ -290,7 +290,7 @@ def test_a_node_that_never_lets_the_client_in_is_left() -> None:
 
     client = BlockingClient(url("a", "b"), dial=connect, clock=clock, wait=clock.wait, generator=random.Random(1))
     client.poll()
-    clock.now += pulse.ENTRY_MAX_S + 0.1
+    clock.now += keepalive.ATTACH_TIMEOUT_MAX_S + 0.1
     client.heartbeat()
     assert wires[0].closed
     client.heartbeat()

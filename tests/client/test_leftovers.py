@@ -55,9 +55,9 @@ class Rounds:
 
     async def reconnection(self) -> None:
         driver = self.client.driver
-        link = driver._link
+        link = driver._channel
         assert link is not None
-        driver.unlink(link, "the test wants it")
+        driver.lose(link, "the test wants it")
         await self.topic.stats()
 
 

@@ -253,10 +253,10 @@ async def test_a_transient_publish_that_would_be_refused_costs_nobody_the_connec
 ) -> None:
     await client.create_exchange("e")
     await client.create_topic("jobs")
-    link = client.driver._link
+    link = client.driver._channel
     client.driver.cast(broker.Publish("e", "k" * 300, broker.NewMessage(b"x")))
     await client.stats()
-    assert client.driver._link is link
+    assert client.driver._channel is link
 
 
 async def test_a_client_that_leaves_a_node_says_so_over_tcp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,9 +274,9 @@ async def test_a_client_that_leaves_a_node_says_so_over_tcp(tmp_path: Path, monk
         Cluster(tmp_path, 1, machine="heap", transport="tcp", addresses=addresses),
         disheap.connect(f"disheap://{addresses[0][1]}") as client,
     ):
-        link = client.driver._link
+        link = client.driver._channel
         assert link is not None
-        client.driver.unlink(link, "the test wants it")
+        client.driver.lose(link, "the test wants it")
         await client.create_topic("jobs")
         await wait_until(lambda: bool(lost), "the node has seen the end of the first connection")
         assert lost == [False]

@@ -15,7 +15,7 @@ import disheap_filelog.meta
 import disheap_filelog.segment
 import disheap_heap.delivery
 import disheap_heap.leases
-from disheap.client.core.pulse import Pulse, Verdict
+from disheap.client.core.keepalive import KeepAlive, Verdict
 from disheap.client.core.session import Session as ClientSession
 from disheap.client.core.session import State as ClientState
 from disheap.kernel.state import State
@@ -186,6 +186,6 @@ def test_a_session_that_lapses_while_a_majority_is_in_reach(
 
     async def no_liveness_checks(self: LivenessChecks, transport: Any) -> None: ...
 
-    monkeypatch.setattr(Pulse, "look", lambda self, now: Verdict.FINE)
+    monkeypatch.setattr(KeepAlive, "check", lambda self, now: Verdict.FINE)
     monkeypatch.setattr(LivenessChecks, "run", no_liveness_checks)
     assert "had a majority in reach" in found(registry)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 SESSION = "tests/client/test_session.py::"
+CONNECTION = "tests/client/test_connection.py::"
 BROKER = "tests/client/test_broker_session.py::"
 
 MUTANTS = (
@@ -168,6 +169,26 @@ MUTANTS = (
         "a command that was given before any node said its limit is sent, and the connection is closed over and over",
         (Patch("disheap:Session._welcomed", "        self._refuse_too_large(events)\n", ""),),
         ("tests/client/test_session.py::test_what_was_given_before_a_node_said_its_limit_is_refused_when_it_does",),
+        simulated=False,
+    ),
+    Mutant(
+        "attempts-that-lost-stay-open",
+        "the attempts to connect that were not the first stay connected, each in a node's place for a client",
+        (Patch("disheap:Connector._adopt", "        self._end_attempts()\n", ""),),
+        (CONNECTION + "test_the_first_attempt_that_is_let_in_ends_the_others",),
+        simulated=False,
+    ),
+    Mutant(
+        "put-off-and-sent-again-without-end",
+        "a client sends what an overloaded node puts off a hundred times a second",
+        (
+            Patch(
+                "disheap:Connector._put_off",
+                "        self._retry_s = min(self._retry_s * 2, keepalive.RETRY_MAX_S)\n",
+                "",
+            ),
+        ),
+        (CONNECTION + "test_the_pause_before_what_was_put_off_doubles_and_begins_anew_after_a_while",),
         simulated=False,
     ),
 )

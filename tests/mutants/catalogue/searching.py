@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 ROUTE = "tests/client/test_route.py::"
-PULSE = "tests/client/test_pulse.py::"
+KEEPALIVE = "tests/client/test_keepalive.py::"
 
 MUTANTS = (
     Mutant(
@@ -52,12 +52,12 @@ MUTANTS = (
         "an application that kept its loop busy loses a connection that was sound",
         (
             Patch(
-                "disheap:Pulse.look",
-                "        listened_s = min(now - self._looked_at, self.silence_s / 2)\n",
-                "        listened_s = now - self._looked_at\n",
+                "disheap:KeepAlive.check",
+                "        listened_s = min(now - self._checked_at, self.silence_s / 2)\n",
+                "        listened_s = now - self._checked_at\n",
             ),
         ),
-        (PULSE + "test_time_in_which_nobody_listened_is_not_the_nodes_silence",),
+        (KEEPALIVE + "test_time_in_which_nobody_listened_is_not_the_nodes_silence",),
         simulated=False,
     ),
     Mutant(
@@ -65,24 +65,24 @@ MUTANTS = (
         "the session of a client that has nothing to ask lapses, although its node and the way to it are sound",
         (
             Patch(
-                "disheap.client.core.pulse",
-                "        if now - self._heard_at >= self.every_s or now - self._spoke_at >= self._keep_s:\n",
+                "disheap.client.core.keepalive",
+                "        if now - self._heard_at >= self.ping_every_s or now - self._wrote_at >= self._keep_s:\n",
                 "        if False:\n",
             ),
         ),
-        (PULSE + "test_a_ping_is_due_when_nothing_was_heard_for_a_while",),
+        (KEEPALIVE + "test_a_ping_is_due_when_nothing_was_heard_for_a_while",),
     ),
     Mutant(
         "silence-does-not-scale-with-the-session",
         "a session with a short timeout lapses before its client has doubted the node",
         (
             Patch(
-                "disheap:Pulse.set_timeout",
+                "disheap:KeepAlive.set_timeout",
                 "        self.silence_s = min(SILENCE_MAX_S, timeout_s / PARTS_OF_TIMEOUT)\n",
                 "        self.silence_s = SILENCE_MAX_S\n",
             ),
         ),
-        (PULSE + "test_a_silent_node_is_doubted_in_a_time_that_scales_with_the_session",),
+        (KEEPALIVE + "test_a_silent_node_is_given_up_in_a_time_that_scales_with_the_session",),
         simulated=False,
     ),
     Mutant(
@@ -116,12 +116,12 @@ MUTANTS = (
         "a client waits for a silent leader while the others have elected another one",
         (
             Patch(
-                "disheap:Pulse.set_timeout",
-                "        self.every_s = min(PING_EVERY_S, timeout_s / PARTS_OF_TIMEOUT)\n",
-                "        self.every_s = timeout_s / 3\n",
+                "disheap:KeepAlive.set_timeout",
+                "        self.ping_every_s = min(PING_EVERY_S, timeout_s / PARTS_OF_TIMEOUT)\n",
+                "        self.ping_every_s = timeout_s / 3\n",
             ),
         ),
-        (PULSE + "test_a_silent_node_is_doubted_in_a_time_that_scales_with_the_session",),
+        (KEEPALIVE + "test_a_silent_node_is_given_up_in_a_time_that_scales_with_the_session",),
     ),
     Mutant(
         "wrong-address-ends-the-client",

@@ -11,7 +11,8 @@ from types import TracebackType
 
 from disheap.client.api.delivered import Delivered
 from disheap.client.core.broker_session import SessionLost
-from disheap.client.io.blocking_driver import BlockingClient, Pushed
+from disheap.client.io.blocking_connection import Pushed
+from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import ConsumerNotFound, LeaseLost, RequestError, SessionExpired
 from disheap.protocol import broker
 

@@ -126,8 +126,10 @@ class Route:
 
     def moved(self, leader: str, now: float) -> None:
         """A node named the leader. Two that name each other must not keep us hopping without a pause."""
+        if not leader:
+            return
         self._hops += 1
-        if not leader or leader in self._under_way or self._hops > len(self._known):
+        if leader in self._under_way or self._hops > len(self._known):
             return
         waiting = self._order() if self._round is None else self._round
         self._round = [leader, *(address for address in waiting if address != leader)]

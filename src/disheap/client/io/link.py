@@ -13,22 +13,23 @@ FAREWELL_BEHIND_BYTES = 64 << 10
 
 
 class LinkOwner(Protocol):
-    """The driver, as its links see it."""
+    """What a link asks of its driver."""
 
     loop: asyncio.AbstractEventLoop
 
-    def received(self, link: Link, data: bytes) -> None: ...
+    def received(self, link: Link, data: bytes) -> None:
+        """Bytes came on the link."""
 
     def pause(self, link: Link, paused: bool) -> None:
-        """Whether too much waits to be sent."""
+        """Too much waits to be sent on the link, or no longer."""
 
-    def unlink(self, link: Link, reason: str) -> None:
+    def lose(self, link: Link, reason: str) -> None:
         """The connection, or the attempt to make one, is over."""
 
 
 class Link:
-    """The receiver of one connection. It begins as an attempt, which greets; one attempt becomes the session's
-    connection. The driver ignores what other links still receive."""
+    """A `Channel`, and the receiver of its connection. It begins as an attempt, which greets. One attempt becomes the
+    session's connection. The driver ignores what other links still receive."""
 
     def __init__(self, owner: LinkOwner, address: str, greeting: Greeting) -> None:
         self.address = address
@@ -39,7 +40,7 @@ class Link:
         self._owner = owner
 
     def end(self, farewell: bytes = b"") -> None:
-        """Drop the connection, or what would become one; say `farewell` unless too much waits before it."""
+        """Close the connection, or end the attempt. `farewell` goes out first unless too much waits before it."""
         if not self.gone.done():
             self.gone.set_result(None)
         if self.connection is not None and farewell and self.connection.buffered() < FAREWELL_BEHIND_BYTES:
@@ -66,4 +67,4 @@ class Link:
         self._owner.pause(self, False)
 
     def connection_lost(self, error: Exception | None) -> None:
-        self._owner.unlink(self, str(error) if error else "the node closed the connection")
+        self._owner.lose(self, str(error) if error else "the node closed the connection")

@@ -106,7 +106,7 @@ class Worker:
     def session_id(self) -> int:
         """Of the session that it holds and means to keep. 0 without one."""
         driver = self._driver
-        return 0 if driver is None or driver._broken is not None else driver.session_id
+        return 0 if driver is None or driver.is_over else driver.session_id
 
     def start(self) -> None:
         """Starts the client in a new process, with nothing left of its last life."""

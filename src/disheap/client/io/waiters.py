@@ -1,4 +1,4 @@
-"""Futures in a row, for those who wait for the same thing."""
+"""Tasks that wait for the same thing, in the order in which they came."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import asyncio
 from collections import deque
 
 
-class Gate:
+class Waiters:
+    """Futures in a row. Deadlines are in loop time."""
+
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._waiting: deque[tuple[asyncio.Future[bool], float]] = deque()
 
     async def wait(self, deadline: float) -> bool:
-        """False where it was not opened by `deadline`, in loop time, which `expire` tells: no timer for each."""
+        """Returns whether `wake` came before `deadline`. `expire` ends the wait, so that none needs a timer."""
         future = self._loop.create_future()
         self._waiting.append((future, deadline))
-        is_open: bool = await future
-        return is_open
+        is_awake: bool = await future
+        return is_awake
 
     async def wait_until(self, deadline: float) -> bool:
-        """The same with a timer of its own."""
+        """Returns whether `wake` came before `deadline`. This wait has a timer."""
         entry = (self._loop.create_future(), deadline)
         self._waiting.append(entry)
         done, _ = await asyncio.wait([entry[0]], timeout=max(0.0, deadline - self._loop.time()))
@@ -27,8 +29,8 @@ class Gate:
             self._waiting.remove(entry)
         return bool(done)
 
-    def open(self, count: int | None = None) -> None:
-        """Let everybody through, or the first `count`."""
+    def wake(self, count: int | None = None) -> None:
+        """Wake all, or the first `count`."""
         while self._waiting and (count is None or count > 0):
             future, _ = self._waiting.popleft()
             if not future.done():
@@ -36,7 +38,7 @@ class Gate:
                 count = None if count is None else count - 1
 
     def expire(self, now: float) -> None:
-        """Those whose deadline has passed wait no longer."""
+        """End the waits whose deadline has passed."""
         for future, deadline in self._waiting:
             if deadline <= now and not future.done():
                 future.set_result(False)
