@@ -131,7 +131,7 @@ class InprocConnection:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, remote: str, limit: int) -> None:
         self.remote = remote
-        self.certificate_name: str | None = None
+        self.certificate_names: tuple[str, ...] | None = None
         self._loop = loop
         self._limit = limit
         self._receiver: Receiver | None = None

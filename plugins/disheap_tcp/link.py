@@ -66,7 +66,7 @@ class Link(asyncio.Protocol):
         self._settings = settings
         self._explain = explain
         self._silence = silence
-        self.certificate_name: str | None = None
+        self.certificate_names: tuple[str, ...] | None = None
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None  # with TLS, a stranger who fails gets none
         self._gathered: list[bytes] = []
@@ -147,7 +147,7 @@ class Link(asyncio.Protocol):
         self._transport.set_write_buffer_limits(high=self._settings.write_buffer_bytes)
         tune(transport.get_extra_info("socket"), self._settings)
         self.remote = self.remote or _peer_name(transport)
-        self.certificate_name = _certificate_name(transport.get_extra_info("peercert"))
+        self.certificate_names = _certificate_names(transport.get_extra_info("peercert"))
         accept, self._accept = self._accept, None
         assert accept is not None, "asyncio makes a connection once"
         try:
@@ -193,13 +193,13 @@ def _peer_name(transport: asyncio.BaseTransport) -> str:
     return "an unnamed peer"
 
 
-def _certificate_name(certificate: dict[str, Any] | None) -> str | None:
-    """The first DNS name that the other end proved, else its common name, else its first IP address; "" where it has
-    none of them, and None without TLS."""
+def _certificate_names(certificate: dict[str, Any] | None) -> tuple[str, ...] | None:
+    """The DNS names that the other end proved, then its IP addresses. Its common name takes the place of the DNS names
+    if there are none (RFC 6125 §6.4.4). None without TLS."""
     if certificate is None:
         return None
     others = certificate.get("subjectAltName", ())
     names = [value for kind, value in others if kind == "DNS"]
     common = [value for part in certificate.get("subject", ()) for key, value in part if key == "commonName"]
     addresses = [str(ipaddress.ip_address(value.strip())) for kind, value in others if kind == "IP Address"]
-    return next(iter(names + common + addresses), "")
+    return tuple(dict.fromkeys((names or common) + addresses))

@@ -33,7 +33,7 @@ class Wire:
     """A `Connection`."""
 
     remote = "fuzz"
-    certificate_name = None
+    certificate_names = None
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
@@ -95,7 +95,7 @@ class Owner:
     def hello_to(self, target: NodeId) -> PeerHello:
         return PeerHello(CLUSTER, 1, "n1", 4, target, "n1:8400", "heap", (1, 1))
 
-    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
+    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
         return NodeId(hello.node_id)
 
     def transcript(self) -> Transcript:

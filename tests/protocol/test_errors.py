@@ -54,12 +54,12 @@ class Owner:
     def transcript(self) -> Transcript:
         return Transcript(())
 
-    def check_hello(self, hello: object, certificate_name: str | None) -> NodeId:
+    def check_hello(self, hello: object, certificate_names: tuple[str, ...] | None) -> NodeId:
         raise AssertionError("there was no hello")
 
 
 class Wire:
-    remote, certificate_name = "test", None
+    remote, certificate_names = "test", None
 
     def __init__(self) -> None:
         self.sent = b""

@@ -129,35 +129,40 @@ def test_a_version_is_chosen_only_if_both_sides_speak_it(a: int, b: int, c: int,
 
 
 @pytest.mark.parametrize(
-    ("hello", "certificate", "principal"),
+    ("hello", "names", "principal"),
     [
         (Hello(), None, ""),
-        (Hello(), "ann", "ann"),
-        (Hello(mechanism=EXTERNAL), "ann", "ann"),
-        (Hello(mechanism=EXTERNAL, credentials=b"ann"), "ann", "ann"),
+        (Hello(), (), ""),
+        (Hello(), ("ann",), "ann"),
+        (Hello(), ("ann", "bob"), "ann"),
+        (Hello(mechanism=EXTERNAL), ("ann", "bob"), "ann"),
+        (Hello(mechanism=EXTERNAL, credentials=b"ann"), ("ann", "bob"), "ann"),
     ],
 )
-def test_a_certificate_gives_the_principal_its_name(hello: Hello, certificate: str | None, principal: str) -> None:
-    assert authenticate(hello, certificate) == principal
+def test_the_first_name_of_a_certificate_is_the_principals(
+    hello: Hello, names: tuple[str, ...] | None, principal: str
+) -> None:
+    assert authenticate(hello, names) == principal
 
 
 @pytest.mark.parametrize(
-    ("hello", "certificate", "says"),
+    ("hello", "names", "says"),
     [
         (Hello(mechanism=EXTERNAL), None, "this connection has none"),
-        (Hello(mechanism=EXTERNAL), "", "this connection has none"),
-        (Hello(mechanism=EXTERNAL, credentials=b"bob"), "ann", "the client asks for another name"),
+        (Hello(mechanism=EXTERNAL), (), "this connection has none"),
+        (Hello(mechanism=EXTERNAL, credentials=b"bob"), ("ann",), "the client asks for another name"),
+        (Hello(mechanism=EXTERNAL, credentials=b"bob"), ("ann", "bob"), "the first name in the certificate is 'ann'"),
         (Hello(mechanism=ANONYMOUS, credentials=b"bob"), None, "takes no credentials"),
     ],
 )
-def test_credentials_that_prove_nothing_are_refused(hello: Hello, certificate: str | None, says: str) -> None:
+def test_credentials_that_prove_nothing_are_refused(hello: Hello, names: tuple[str, ...] | None, says: str) -> None:
     with pytest.raises(CredentialsRefused, match=says):
-        authenticate(hello, certificate)
+        authenticate(hello, names)
 
 
 def test_an_unknown_mechanism_is_refused_with_the_list_of_those_there_are() -> None:
     with pytest.raises(UnknownMechanism, match=r"'scram'.*this node has anonymous, external"):
-        authenticate(Hello(mechanism="scram"), "ann")
+        authenticate(Hello(mechanism="scram"), ("ann",))
 
 
 @pytest.mark.parametrize("code", ["unknown-group", "unknown-mechanism", "credentials-refused", "wrong-version"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Wire:
     """A `Connection` with as much unsent as the test says."""
 
     remote = "test"
-    certificate_name = None
+    certificate_names = None
 
     def __init__(self) -> None:
         self.unsent = 0
@@ -74,7 +75,7 @@ class Owner:
     def hello_to(self, target: NodeId) -> PeerHello:
         return HELLO
 
-    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
+    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
         return NodeId(hello.node_id)
 
     def transcript(self) -> Transcript:
@@ -194,41 +195,93 @@ async def test_a_reason_is_said_however_many_others_were_before_it(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("certificate_name", "refusal"),
+    ("names", "refusal"),
     [
         (None, ""),
-        ("n2", ""),
-        ("worker", "the certificate is for 'worker', node 2 is 'n2'"),
-        ("", "has no name, neither a DNS name nor a common name nor an IP address"),
+        (("n2",), ""),
+        (("broker2.example.org", "n2", "10.0.0.2"), ""),
+        (("n2", "10.0.0.2", "n1"), "the certificate names n1, n2: any of them could be its holder"),
+        (("n3", "n2"), "the certificate names n2, n3: any of them could be its holder"),
+        (("n1",), "the certificate is for 'n1', node 2 is 'n2'"),
+        (("worker",), "the certificate is for 'worker', node 2 is 'n2'"),
+        (("worker", "w2"), "the certificate is for 'worker', 'w2', node 2 is 'n2'"),
+        (tuple(f"w{number}" for number in range(900)), "'w4' and 895 other names, node 2 is 'n2'"),
+        (("n2.example.org", "*.n2", "n"), "node 2 is 'n2'"),
+        ((), "has no name, neither a DNS name nor a common name nor an IP address"),
     ],
 )
 async def test_a_member_proves_its_name_where_anything_is_proved(
-    tmp_path: Path, certificate_name: str | None, refusal: str
+    tmp_path: Path, names: tuple[str, ...] | None, refusal: str
 ) -> None:
     """A worker's certificate is of the same authority, and may have no name at all."""
     async with Cluster(tmp_path) as cluster:
         one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
         hello = two.hello_to(NodeId(1))
         if refusal:
-            with pytest.raises(WrongCluster, match=refusal):
-                one.check_hello(hello, certificate_name)
+            with pytest.raises(WrongCluster, match=re.escape(refusal)):
+                one.check_hello(hello, names)
         else:
-            assert one.check_hello(hello, certificate_name) == 2
+            assert one.check_hello(hello, names) == 2
 
 
-@pytest.mark.parametrize(("certificate_name", "is_taken"), [("n2", True), ("host", False), ("n1", False)])
+@pytest.mark.parametrize(
+    ("names", "is_taken"),
+    [(("n2",), True), (("n2", "host"), True), (("host", "n2"), True), (("host",), False), (("n1", "host"), False)],
+)
 async def test_a_certificate_for_the_members_common_host_is_nobodys(
-    tmp_path: Path, certificate_name: str, is_taken: bool
+    tmp_path: Path, names: tuple[str, ...], is_taken: bool
 ) -> None:
     addresses = [(f"host:{8300 + number}", f"host:{8400 + number}") for number in range(3)]
     async with Cluster(tmp_path, addresses=addresses) as cluster:
         one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
         hello = two.hello_to(NodeId(1))
         if is_taken:
-            assert one.check_hello(hello, certificate_name) == 2
+            assert one.check_hello(hello, names) == 2
         else:
             with pytest.raises(WrongCluster, match=r"any of them could be its holder|node 2 is 'n2'"):
-                one.check_hello(hello, certificate_name)
+                one.check_hello(hello, names)
+
+
+@pytest.mark.parametrize(
+    ("names", "is_taken"),
+    [(("h2",), True), (("other", "h2"), True), (("h2", "n2"), True), (("h2", "h3"), False), (("n2", "h1"), False)],
+)
+async def test_a_certificate_for_a_members_own_host_is_that_members(
+    tmp_path: Path, names: tuple[str, ...], is_taken: bool
+) -> None:
+    addresses = [(f"h{number}:8300", f"h{number}:8400") for number in (1, 2, 3)]
+    async with Cluster(tmp_path, addresses=addresses) as cluster:
+        one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
+        hello = two.hello_to(NodeId(1))
+        if is_taken:
+            assert one.check_hello(hello, names) == 2
+        else:
+            with pytest.raises(WrongCluster, match="any of them could be its holder"):
+                one.check_hello(hello, names)
+
+
+async def test_members_have_certificates_of_several_names(tmp_path: Path) -> None:
+    """In any order, as authorities put them. A member with the certificate of another one is refused."""
+    authority = Authority(tmp_path)
+    ports = free_ports(6)
+    addresses = [
+        (f"127.0.0.1:{peer}", f"127.0.0.1:{client}") for peer, client in zip(ports[:3], ports[3:], strict=True)
+    ]
+    issued = {
+        name: authority.issue(f"{name}.example.org", ["localhost", name, "127.0.0.1"]) for name in ("n1", "n2", "n3")
+    }
+
+    def tables(name: str) -> Tables:
+        return {"transport": {"tls": issued[name]}}
+
+    async with Cluster(tmp_path, transport="tls", tables=tables, addresses=addresses, storage="file") as cluster:
+        await (await cluster.wait_leader()).apply(b"+1")
+        await cluster.wait_equal()
+        await cluster.stop("n3")
+        await cluster.start("n3", plugins={"transport": {"tls": issued["n2"]}})
+        others = [cluster.nodes[name] for name in ("n1", "n2")]
+        await wait_until(lambda: all("node 3 is 'n3'" in str(one.refusals()) for one in others), "both refuse it")
+        assert not any(one.is_connected(NodeId(3)) for one in others)
 
 
 async def test_a_member_has_one_connection(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Loop:
 class Wire:
     """A client's `Connection`, which holds as much unsent as the test says."""
 
-    remote, certificate_name = "test", None
+    remote, certificate_names = "test", None
 
     def __init__(self) -> None:
         self.unsent = 0

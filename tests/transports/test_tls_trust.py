@@ -16,7 +16,7 @@ from wires import Door, Wire
 
 from disheap.errors import ConfigError, ConnectionLost
 from disheap.interfaces import TransportContext
-from disheap.testing.certificates import Authority
+from disheap.testing.certificates import LOOPBACK, Authority
 from disheap.testing.sockets import connected
 from disheap_tcp.listener import TlsListener
 from disheap_tcp.options import TcpSettings
@@ -67,8 +67,8 @@ async def test_both_ends_know_the_name_that_the_other_proved(authority: Authorit
     connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
     connection.write(b"hello")
     await wait(wire.got)
-    assert connection.certificate_name == "n1"
-    assert door.wires[0].connection.certificate_name == "n2"
+    assert connection.certificate_names == ("n1", *LOOPBACK)
+    assert door.wires[0].connection.certificate_names == ("n2", *LOOPBACK)
     connection.close()
     await wait(door.wires[0].lost)
     await listener.close()
@@ -78,22 +78,20 @@ async def test_a_certificate_without_dns_names_goes_by_its_common_name(authority
     wire = Wire()
     listener = await transport(authority.issue("", ["127.0.0.1"])).listen("127.0.0.1:0", Door())
     connection = await transport(authority.issue("n2")).connect(listener.address, wire, WAIT_S)
-    assert connection.certificate_name == "nobody"
+    assert connection.certificate_names == ("nobody", "127.0.0.1")
     connection.close()
     await listener.close()
 
 
-@pytest.mark.parametrize(("hosts", "name"), [([], ""), (["::1", "10.0.0.1"], "::1")])
-async def test_a_certificate_without_a_name_goes_by_its_address_and_else_by_none(
-    authority: Authority, hosts: list[str], name: str
-) -> None:
+@pytest.mark.parametrize("hosts", [[], ["::1", "10.0.0.1"]])
+async def test_a_certificate_without_a_name_goes_by_its_addresses(authority: Authority, hosts: list[str]) -> None:
     """Which is not the same as no certificate."""
     door, wire = Door(echo=True), Wire()
     listener = await transport(authority.issue("n1")).listen("127.0.0.1:0", door)
     connection = await transport(authority.issue_nameless(hosts)).connect(listener.address, wire, WAIT_S)
     connection.write(b"hello")
     await wait(wire.got)
-    assert door.wires[0].connection.certificate_name == name
+    assert door.wires[0].connection.certificate_names == tuple(hosts)
     connection.close()
     await listener.close()
 
@@ -135,7 +133,7 @@ async def test_server_name_stands_in_for_the_host_of_the_address(authority: Auth
     listener = await transport(authority.issue("n1", ["10.9.8.7"])).listen("127.0.0.1:0", Door())
     client = transport(authority.issue("n2"), server_name="n1")
     connection = await client.connect(listener.address, wire, WAIT_S)
-    assert connection.certificate_name == "n1"
+    assert connection.certificate_names == ("n1", "10.9.8.7")
     connection.close()
     await listener.close()
 
@@ -387,7 +385,7 @@ async def test_many_who_speak_at_once_are_all_let_in(authority: Authority) -> No
     listener = await transport(authority.issue("n1"), handshakes=2).listen("127.0.0.1:0", Door())
     client = transport(authority.issue("n2"))
     links = await asyncio.gather(*(client.connect(listener.address, Wire(), WAIT_S) for _ in range(20)))
-    assert all(link.certificate_name == "n1" for link in links)
+    assert all(link.certificate_names == ("n1", *LOOPBACK) for link in links)
     for link in links:
         link.close()
     await listener.close()
@@ -477,12 +475,12 @@ async def test_new_connections_use_the_files_as_they_are_after_a_reload(authorit
     put(authority.issue("after"))
     server.reload()
     new = await client.connect(listener.address, Wire(), WAIT_S)
-    assert (old.certificate_name, new.certificate_name) == ("before", "after")
+    assert (old.certificate_names[0], new.certificate_names[0]) == ("before", "after")
     Path(used["certfile"]).write_text("no certificate")
     with pytest.raises(ConfigError):
         server.reload()
     again = await client.connect(listener.address, Wire(), WAIT_S)
-    assert again.certificate_name == "after", "what cannot be used leaves the old one in use"
+    assert again.certificate_names == ("after", *LOOPBACK), "what cannot be used leaves the old one in use"
     dialled = await server.connect(listener.address, Wire(), WAIT_S)
     for link in (old, new, again, dialled):
         link.close()

@@ -28,7 +28,7 @@ class End:
 
     def connection_made(self, connection: Connection) -> None:
         self.inner = connection
-        self.remote, self.certificate_name = connection.remote, connection.certificate_name
+        self.remote, self.certificate_names = connection.remote, connection.certificate_names
         self.wire.ends.append(self)
         self.receiver.connection_made(self)
 
@@ -52,7 +52,7 @@ class End:
     # --- as the receiver's connection ---
 
     remote: str
-    certificate_name: str | None
+    certificate_names: tuple[str, ...] | None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.inner.write(data)
@@ -387,7 +387,7 @@ class FatalListener(Wire):
 
 class NamedEnd(End):
     def connection_made(self, connection: Connection) -> None:
-        connection.certificate_name = "n1"
+        connection.certificate_names = ("n1",)
         super().connection_made(connection)
 
 
@@ -395,6 +395,32 @@ class UnprovedName(Wire):
     """Says a name that nobody has proved."""
 
     end = NamedEnd
+
+
+class TextNameEnd(End):
+    def connection_made(self, connection: Connection) -> None:
+        connection.certificate_names = "n1"  # type: ignore[assignment]
+        super().connection_made(connection)
+
+
+class NameAsText(Wire):
+    """Gives one text for the tuple of names: a node that looks for a name in it finds parts of it, too."""
+
+    secure = True
+    end = TextNameEnd
+
+
+class TwiceNamedEnd(End):
+    def connection_made(self, connection: Connection) -> None:
+        connection.certificate_names = ("n1", "n1")
+        super().connection_made(connection)
+
+
+class NameTwice(Wire):
+    """Gives a name twice."""
+
+    secure = True
+    end = TwiceNamedEnd
 
 
 class KeepingReceiverEnd(End):
@@ -460,4 +486,6 @@ MEANT: dict[type[Wire], str] = {
     TakenAddress: "test_an_address_in_use_is_said_and_is_free_again_after_close",
     FatalListener: "test_a_listener_that_closes_leaves_its_connections_alone",
     UnprovedName: "test_both_ends_have_names_and_a_secure_transport_proves_them",
+    NameAsText: "test_both_ends_have_names_and_a_secure_transport_proves_them",
+    NameTwice: "test_both_ends_have_names_and_a_secure_transport_proves_them",
 }

@@ -17,9 +17,9 @@ class Connection(Protocol):
     """
 
     remote: str  # the other end, for people to read
-    certificate_name: str | None
-    """The name that the other end proved; "" where it proved to belong here and has none, and None where the transport
-    does not authenticate."""
+    certificate_names: tuple[str, ...] | None
+    """The names that the other end proved, each once. Empty if it proved to belong here and has no name. None if the
+    transport does not authenticate. The first name stands for a client: its sessions and limits are bound to it."""
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Queues bytes behind those of earlier calls. Never blocks, and never raises. The caller owns `data` and may

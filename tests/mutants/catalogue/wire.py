@@ -71,8 +71,8 @@ MUTANTS = (
     Mutant(
         "anonymous-client-sheds-its-certificate",
         "a client with a certificate escapes the limits of its name by saying that it is anonymous",
-        (Patch("disheap.runtime:_anonymous", 'return certificate_name or ""', 'return ""'),),
-        (FIRST_FRAMES + "test_a_certificate_gives_the_principal_its_name",),
+        (Patch("disheap.runtime:_anonymous", "return name", 'return ""'),),
+        (FIRST_FRAMES + "test_the_first_name_of_a_certificate_is_the_principals",),
         simulated=False,
     ),
     Mutant(
@@ -120,8 +120,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Peering._check_certificate",
-                "        if certificate_name is None:\n            return\n",
-                "        if not certificate_name:\n            return\n",
+                "        if names is None:\n            return\n",
+                "        if not names:\n            return\n",
             ),
         ),
         (LINKS + "test_a_member_proves_its_name_where_anything_is_proved",),
@@ -132,12 +132,46 @@ MUTANTS = (
         "whoever has the certificate of the one machine that all members run on may say that it is any of them",
         (
             Patch(
-                "disheap:Peering._check_certificate",
-                "if certificate_name == host and len(sharing) > 1:",
-                "if len(sharing) < 0:",
+                "disheap:Peering._is_named",
+                "(host in names and self._members_at(host) == [member])",
+                "host in names",
             ),
         ),
         (LINKS + "test_a_certificate_for_the_members_common_host_is_nobodys",),
+        simulated=False,
+    ),
+    Mutant(
+        "certificate-of-two-members-is-either",
+        "whoever has a certificate with the names of two members may say that it is either of them",
+        (Patch("disheap:Peering._check_certificate", "if named == [peer]:", "if peer in named:"),),
+        (LINKS + "test_a_member_proves_its_name_where_anything_is_proved",),
+        simulated=False,
+    ),
+    Mutant(
+        "certificate-counts-by-its-first-name",
+        "a member whose certificate begins with another name, as authorities often order them, is refused",
+        (
+            Patch(
+                "disheap_tcp:_certificate_names",
+                "tuple(dict.fromkeys((names or common) + addresses))",
+                "tuple((names + common + addresses)[:1])",
+            ),
+        ),
+        ("tests/runtime/test_links.py::test_members_have_certificates_of_several_names",),
+        simulated=False,
+    ),
+    Mutant(
+        "client-is-known-by-any-name-of-its-certificate",
+        "a client with several names in its certificate has the limits of several clients",
+        (
+            Patch(
+                "disheap.runtime:authenticate",
+                "name = certificate_principal(certificate_names)",
+                "asked = hello.credentials.decode()\n"
+                "    name = asked if asked in (certificate_names or ()) else certificate_principal(certificate_names)",
+            ),
+        ),
+        (FIRST_FRAMES + "test_credentials_that_prove_nothing_are_refused",),
         simulated=False,
     ),
     Mutant(

@@ -53,7 +53,7 @@ class MuffledListener:
 
 
 class Muffled(asyncio.Protocol):
-    certificate_name = None
+    certificate_names = None
 
     def __init__(self, receiver, piece, remote):
         self.remote = remote

@@ -30,7 +30,7 @@ from disheap.protocol.handshake import ClientLimits, Hello, Versions
 from disheap.runtime.clients.admission import AdmissionLimits, host_of
 from disheap.runtime.clients.buffers import UNCOUNTED_BYTES, Buffers
 from disheap.runtime.clients.places import NO_SESSION, PlaceLimits, Places
-from disheap.runtime.clients.principal import authenticate
+from disheap.runtime.clients.principal import authenticate, certificate_principal
 
 log = get_logger(__name__)
 
@@ -233,7 +233,7 @@ class ClientConnection:
 
     @property
     def certificate_name(self) -> str:
-        return self._connection.certificate_name or ""
+        return certificate_principal(self._connection.certificate_names)
 
     # --- the handshake -----------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class ClientConnection:
             raise MalformedFrame(f"the first frame is of kind {kind}, not a HELLO")
         version, hello = handshake.open_hello(frames.open_plain(frame), Hello, self._server.versions)
         welcome = self._server.welcome(version, hello)
-        self.principal = authenticate(hello, self._connection.certificate_name)
+        self.principal = authenticate(hello, self._connection.certificate_names)
         self._connection.write(welcome)
         self._greeted = True
         self._reader.limit, self._reader.setting = self._server.limits.frame_bytes, _LIMIT

@@ -24,7 +24,7 @@ class LocalSession:
     """The other end of a `ClientConnection`, without a socket: it is the connection's `Connection` itself."""
 
     remote = "this process"
-    certificate_name: str | None = None
+    certificate_names: tuple[str, ...] | None = None
 
     def __init__(self, server: Server) -> None:
         self.ended = False  # it is of no use any more

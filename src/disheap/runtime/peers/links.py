@@ -42,7 +42,7 @@ class LinkOwner(Protocol):
     def transcript(self) -> Transcript: ...
     def challenge(self) -> Challenge: ...
     def hello_to(self, target: NodeId) -> PeerHello: ...
-    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId: ...
+    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId: ...
     def answered(self, peer: NodeId, incarnation: int) -> None: ...
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Callable[[bool], None]) -> None: ...
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None: ...
@@ -117,7 +117,7 @@ class _Handshaking:
         assert self._connection is not None and self._hello is not None
         self._transcript.check(part, frame)
         self._transcript.add(frame)
-        peer = self._owner.check_hello(self._hello, self._connection.certificate_name)
+        peer = self._owner.check_hello(self._hello, self._connection.certificate_names)
         self._greeted = True
         return peer, self._hello
 
@@ -192,7 +192,7 @@ class IncomingLink(_Handshaking):
             _expect(kind, Kind.PEER_PROOF, frame)
             self._peer, hello = self._check_proof(Part.DIALLER, frame)
             self._reader.limit, self._reader.setting = self._frame_bytes, "limits.max_peer_frame_bytes"
-            is_proved = self._transcript.has_secret or connection.certificate_name is not None
+            is_proved = self._transcript.has_secret or connection.certificate_names is not None
             self._owner.meet(self._peer, hello, is_proved, self.welcome)
 
     def welcome(self, is_kept: bool) -> None:

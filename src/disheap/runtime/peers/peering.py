@@ -31,6 +31,8 @@ log = get_logger(__name__)
 
 MAX_UNIDENTIFIED_LINKS = 64
 """Connections that have not said whose they are. Members need one each, for milliseconds."""
+MAX_NAMES_SHOWN = 5
+"""Of a certificate, in a refusal: it travels in one small frame."""
 REFUSALS_REMEMBERED = 100
 """The newest reasons for refusing peers: each is logged once while it is among them."""
 
@@ -234,7 +236,7 @@ class Peering:
     def challenge(self) -> Challenge:
         return Challenge(self._entropy(NONCE_BYTES), self._node.incarnation)
 
-    def check_hello(self, hello: PeerHello, certificate_name: str | None) -> NodeId:
+    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
         """Who a peer is. Raises `WrongCluster` for one that does not belong here."""
         here, peer = self._node, NodeId(hello.node_id)
         if hello.cluster_id != here.cluster_id:
@@ -255,7 +257,7 @@ class Peering:
                 "every replica does, so all nodes need the same"
             )
         self._check_constants(hello)
-        self._check_certificate(peer, certificate_name)
+        self._check_certificate(peer, certificate_names)
         here.incarnation_check.check(peer, hello)
         return peer
 
@@ -314,30 +316,44 @@ class Peering:
         self._learn(peer, hello)
         self._node.incarnation_check.welcomed(peer, hello.incarnation, done)
 
-    def _check_certificate(self, peer: NodeId, certificate_name: str | None) -> None:
-        """The name that was proved has to be the member's, or the host in its peer address where no other member is at
-        that host (storage-rules 18)."""
-        if certificate_name is None:
+    def _check_certificate(self, peer: NodeId, names: tuple[str, ...] | None) -> None:
+        """One of the names that were proved has to name the member, and none of them another member: any of those could
+        be the holder (storage-rules 18)."""
+        if names is None:
             return
         book = self._node.book
-        if not certificate_name:
+        if not names:
             raise WrongCluster(
                 f"the certificate of node {peer} has no name, neither a DNS name nor a common name nor an IP address: "
                 f"any member could be its holder. Issue one for {book.name(peer)!r}"
             )
-        host = _host(book.peer(peer))
-        if certificate_name == book.name(peer):
+        named = [one for one in book.ids() if self._is_named(one, names)]
+        if named == [peer]:
             return
-        sharing = [book.name(one) for one in book.ids() if _host(book.peer(one)) == host]
-        if certificate_name == host and len(sharing) > 1:
+        if peer in named:
             raise WrongCluster(
-                f"the certificate is for {host!r}, and {', '.join(sharing)} are all at that host: any of them could be "
-                f"its holder. Issue one whose first DNS name is {book.name(peer)!r}"
+                f"the certificate names {self._names_of(named)}: any of them could be its holder. Issue one for each "
+                "member"
             )
-        if certificate_name != host:
+        host = _host(book.peer(peer))
+        if host in names and not named:
             raise WrongCluster(
-                f"the certificate is for {certificate_name!r}, node {peer} is {book.name(peer)!r} at {host!r}"
+                f"the certificate is for {host!r}, and {self._names_of(self._members_at(host))} are all at that host: "
+                f"any of them could be its holder. Issue one with the DNS name {book.name(peer)!r}"
             )
+        raise WrongCluster(f"the certificate is for {_listed(names)}, node {peer} is {book.name(peer)!r} at {host!r}")
+
+    def _is_named(self, member: NodeId, names: tuple[str, ...]) -> bool:
+        """By its name, or by the host in its peer address if no other member is at that host."""
+        host = _host(self._node.book.peer(member))
+        return self._node.book.name(member) in names or (host in names and self._members_at(host) == [member])
+
+    def _members_at(self, host: str) -> list[NodeId]:
+        book = self._node.book
+        return [one for one in book.ids() if _host(book.peer(one)) == host]
+
+    def _names_of(self, members: list[NodeId]) -> str:
+        return ", ".join(self._node.book.name(one) for one in members)
 
     def refused(self, remote: str, reason: str) -> None:
         """A peer keeps dialling; its reason is logged once, and again when as many others came since."""
@@ -352,3 +368,8 @@ class Peering:
 
 def _host(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = len(names) - MAX_NAMES_SHOWN
+    return ", ".join(map(repr, names[:MAX_NAMES_SHOWN])) + (f" and {more} other names" if more > 0 else "")

@@ -625,16 +625,19 @@ def test_an_unreadable_address_is_a_configuration_error(run: Run) -> None:
 
 
 def test_both_ends_have_names_and_a_secure_transport_proves_them(run: Run, listen_address: str) -> None:
-    """`remote` is a text for people. `certificate_name` is None if the transport proves nothing. It fails if a
-    transport that is not `secure` gives a certificate name, or an empty one."""
+    """`remote` is a text for people. `certificate_names` is None if the transport proves nothing, and else a tuple of
+    texts. It fails if a transport that is not `secure` gives names, if one is empty or comes twice, or if they are one
+    text: then a part of a name would count as a name."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
         await pair.open(listen_address)
         for end in (pair.near, pair.far):
             assert end.connection.remote
-            proved = end.connection.certificate_name
-            assert proved is None or (transport.secure and proved)
+            proved = end.connection.certificate_names
+            if proved is not None:
+                assert transport.secure and type(proved) is tuple and all(proved)
+                assert len(set(proved)) == len(proved)
         assert pair.near.connection.remote == pair.listener.address
         await pair.shut()
 

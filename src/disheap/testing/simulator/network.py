@@ -233,7 +233,7 @@ class SimConnection:
 
     def __init__(self, network: Network, process: Process, host: str, remote: str) -> None:
         self.remote = remote
-        self.certificate_name: str | None = None
+        self.certificate_names: tuple[str, ...] | None = None
         self.process = process
         self.host = host
         self.tap: Tap | None = None
