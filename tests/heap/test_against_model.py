@@ -17,7 +17,8 @@ from hypothesis.stateful import initialize, invariant, precondition, rule
 from disheap.errors import CommandRefused, InvalidArgument, TopicFull, TopicInUse, TopicLocked, TopicMismatch
 from disheap.interfaces import Principal
 from disheap.protocol import broker
-from disheap.testing.heap_model import Model, Reader, Shelf
+from disheap.testing.heap_model import Model
+from disheap.testing.heap_records import ModelConsumer, ModelTopic
 from disheap_heap import state
 
 from .driver import Driver
@@ -91,7 +92,7 @@ class HeapAgainstModel(ViewRules):
                 self.tokens.append((session, push.id, push.epoch))
 
     def expect_pushes(self) -> None:
-        self.model.settle_groups()
+        self.model.serve_freed_groups()
         assert self.seen == self.model.pushed
         self.model.pushed = []
 
@@ -102,31 +103,31 @@ class HeapAgainstModel(ViewRules):
         return bool(self.model.attached.get(session))
 
     def make(self, name: str, shape: broker.TopicSettings, session: int) -> None:
-        model, shelf = self.model, self.model.shelf(name)
+        model, topic = self.model, self.model.topic(name)
         answer = self.do(broker.CreateTopic(name, shape), session)
-        if shelf is None:
+        if topic is None:
             assert answer.created
             model.create(name, shape, session)
-        elif shelf.owner not in (None, session) and model.attached.get(shelf.owner or 0):
+        elif topic.owner not in (None, session) and model.attached.get(topic.owner or 0):
             assert answer is TopicLocked
-        elif shelf.settings != shape:
+        elif topic.settings != shape:
             assert answer is TopicMismatch
         else:
             assert not answer.created
-            if shelf.owner not in (None, session):
-                model.take_over(shelf, session)
-            model.watch(shelf)
+            if topic.owner not in (None, session):
+                model.take_over(topic, session)
+            model.update_expiry(topic)
         self.expect_pushes()
 
-    def some_shelf(self, pick: int) -> Shelf | None:
-        return self.model.shelves[pick % len(self.model.shelves)] if self.model.shelves else None
+    def some_topic(self, pick: int) -> ModelTopic | None:
+        return self.model.topics[pick % len(self.model.topics)] if self.model.topics else None
 
     def some_tokens(self, session: int, pick: int, count: int) -> list[tuple[int, int]]:
         mine = [(number, epoch) for owner, number, epoch in self.tokens if owner == session or pick % 7 == 0]
         return list(dict.fromkeys(mine[(pick + step) % len(mine)] for step in range(count))) if mine else [(9999, 1)]
 
-    def some_reader(self, pick: int) -> Reader | None:
-        there = [one for one in self.model.readers if not one.ended or self.model.held(one)]
+    def some_consumer(self, pick: int) -> ModelConsumer | None:
+        there = [one for one in self.model.consumers if not one.ended or self.model.held(one)]
         there = [one for one in there if self.live_session(one.session)]
         return there[pick % len(there)] if there else None
 
@@ -139,16 +140,16 @@ class HeapAgainstModel(ViewRules):
 
     @rule(pick=picks, payload=payloads, some=st.lists(priorities, min_size=1, max_size=4), delay=delays, expires=delays)
     def enqueue(self, pick: int, payload: bytes, some: list[int], delay: int, expires: int) -> None:
-        shelf = self.some_shelf(pick)
-        if shelf is None:
+        topic = self.some_topic(pick)
+        if topic is None:
             return
         for priority in some:
-            full = delay and self.model.delayed_full(shelf)
-            answer = self.do(broker.Enqueue(shelf.name, broker.NewMessage(payload, priority, delay, expires)), 1)
+            full = delay and self.model.delayed_full(topic)
+            answer = self.do(broker.Enqueue(topic.name, broker.NewMessage(payload, priority, delay, expires)), 1)
             if full:
                 assert answer is TopicFull
                 continue
-            assert answer.id == self.model.enqueue(shelf, payload, priority, delay, expires)
+            assert answer.id == self.model.enqueue(topic, payload, priority, delay, expires)
             self.expect_pushes()
 
     @rule(
@@ -161,69 +162,69 @@ class HeapAgainstModel(ViewRules):
         group=groups,
     )
     def subscribe(self, pick: int, session: int, credit: int, size: int, no_ack: bool, lease: int, group: int) -> None:
-        shelf = self.some_shelf(pick)
-        if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
+        topic = self.some_topic(pick)
+        if topic is None or not self.live_session(session) or len(self.model.consumers) > 60:
             return
         group = 0 if no_ack or self.in_slices else group
-        answer = self.do(broker.Subscribe(shelf.name, credit, size, no_ack, lease, group=group), session)
-        if self.refused_as_locked(answer, shelf, session):
+        answer = self.do(broker.Subscribe(topic.name, credit, size, no_ack, lease, group=group), session)
+        if self.refused_as_locked(answer, topic, session):
             return
         shape = {"credit": credit, "credit_bytes": size or 1 << 24, "no_ack": no_ack, "lease_ms": lease}
-        assert answer.consumer == self.model.subscribe(session, shelf, group, **shape).number
+        assert answer.consumer == self.model.subscribe(session, topic, group, **shape).number
         self.expect_pushes()
 
     @rule(pick=picks, session=sessions, count=st.integers(1, 4), wait=delays, lease=lease_times, no_ack=st.booleans())
     def pop(self, pick: int, session: int, count: int, wait: int, lease: int, no_ack: bool) -> None:
-        shelf = self.some_shelf(pick)
-        if shelf is None or not self.live_session(session) or len(self.model.readers) > 60:
+        topic = self.some_topic(pick)
+        if topic is None or not self.live_session(session) or len(self.model.consumers) > 60:
             return
-        answer = self.do(broker.Pop(shelf.name, count, wait, lease, no_ack), session)
-        if self.refused_as_locked(answer, shelf, session):
+        answer = self.do(broker.Pop(topic.name, count, wait, lease, no_ack), session)
+        if self.refused_as_locked(answer, topic, session):
             return
         shape = {"credit": count, "credit_bytes": 1 << 24, "limit": count, "no_ack": no_ack, "lease_ms": lease}
-        assert answer.consumer == self.model.pop(session, shelf, wait, **shape).number
+        assert answer.consumer == self.model.pop(session, topic, wait, **shape).number
         self.expect_pushes()
 
-    def refused_as_locked(self, answer: Any, shelf: Shelf, session: int) -> bool:
-        if shelf.owner in (None, session):
+    def refused_as_locked(self, answer: Any, topic: ModelTopic, session: int) -> bool:
+        if topic.owner in (None, session):
             return False
         assert answer is TopicLocked
         return True
 
     @rule(pick=picks, credit=st.integers(1, 5), size=st.sampled_from([0, 5]))
     def set_credit(self, pick: int, credit: int, size: int) -> None:
-        reader = self.some_reader(pick)
-        if reader is None or reader.ended or reader.limit:
+        consumer = self.some_consumer(pick)
+        if consumer is None or consumer.ended or consumer.limit:
             return
-        if reader.group is not None:
-            self.set_group_credit(reader, credit, size)
+        if consumer.group is not None:
+            self.set_group_credit(consumer, credit, size)
             return
-        self.do(broker.SetCredit(reader.number, credit, size), reader.session)
-        self.model.set_credit(reader, credit, size or 1 << 24)
+        self.do(broker.SetCredit(consumer.number, credit, size), consumer.session)
+        self.model.set_credit(consumer, credit, size or 1 << 24)
         self.expect_pushes()
 
-    def set_group_credit(self, reader: Reader, credit: int, size: int) -> None:
-        number = next(key[1] for key, group in self.model.groups.items() if group is reader.group)
-        assert self.do(broker.SetCredit(reader.number, credit, size), reader.session) is InvalidArgument
-        self.do(broker.SetCredit(0, credit, size, number), reader.session)
-        assert reader.group is not None
-        self.model.set_group_credit(reader.group, credit, size or 1 << 24)
+    def set_group_credit(self, consumer: ModelConsumer, credit: int, size: int) -> None:
+        number = next(key[1] for key, group in self.model.groups.items() if group is consumer.group)
+        assert self.do(broker.SetCredit(consumer.number, credit, size), consumer.session) is InvalidArgument
+        self.do(broker.SetCredit(0, credit, size, number), consumer.session)
+        assert consumer.group is not None
+        self.model.set_group_credit(consumer.group, credit, size or 1 << 24)
         self.expect_pushes()
 
     @rule(pick=picks, give_back=st.booleans())
     def cancel(self, pick: int, give_back: bool) -> None:
-        reader = self.some_reader(pick)
-        if reader is not None:
-            self.do(broker.Cancel(reader.number, give_back), reader.session)
-            self.model.cancel(reader, give_back)
+        consumer = self.some_consumer(pick)
+        if consumer is not None:
+            self.do(broker.Cancel(consumer.number, give_back), consumer.session)
+            self.model.cancel(consumer, give_back)
             self.expect_pushes()
 
     @rule(pick=picks)
     def recover(self, pick: int) -> None:
-        reader = self.some_reader(pick)
-        if reader is not None:
-            self.do(broker.Recover([reader.number]), reader.session)
-            self.model.recover([reader])
+        consumer = self.some_consumer(pick)
+        if consumer is not None:
+            self.do(broker.Recover([consumer.number]), consumer.session)
+            self.model.recover([consumer])
             self.expect_pushes()
 
     @rule(
@@ -245,26 +246,26 @@ class HeapAgainstModel(ViewRules):
 
     @rule(name=names, session=sessions, now=seldom)
     def purge(self, name: str, session: int, now: bool) -> None:
-        shelf = self.model.shelf(name)
-        if not now or shelf is None:
+        topic = self.model.topic(name)
+        if not now or topic is None:
             return
         answer = self.do(broker.Purge(name), session)
-        if not self.refused_as_locked(answer, shelf, session):
-            assert answer.count == self.model.purge(shelf)
+        if not self.refused_as_locked(answer, topic, session):
+            assert answer.count == self.model.purge(topic)
 
     @rule(name=names, session=sessions, unused=st.booleans(), empty=st.booleans(), now=seldom)
     def delete_topic(self, name: str, session: int, unused: bool, empty: bool, now: bool) -> None:
-        shelf = self.model.shelf(name)
-        if not now or shelf is None:
+        topic = self.model.topic(name)
+        if not now or topic is None:
             return
         answer = self.do(broker.DeleteTopic(name, unused, empty), session)
-        if self.refused_as_locked(answer, shelf, session):
+        if self.refused_as_locked(answer, topic, session):
             return
-        filled = any(one.topic is shelf for one in self.model.items)
-        if (unused and self.model.active(shelf)) or (empty and filled):
+        filled = any(one.topic is topic for one in self.model.messages)
+        if (unused and self.model.active(topic)) or (empty and filled):
             assert answer is TopicInUse
         else:
-            assert answer.count == self.model.delete(shelf, "the topic was deleted")
+            assert answer.count == self.model.delete(topic, "the topic was deleted")
         self.expect_pushes()
 
     @rule(session=sessions, now=seldom)
@@ -279,7 +280,7 @@ class HeapAgainstModel(ViewRules):
         if session not in self.model.attached:
             return
         tokens = self.some_tokens(session, pick, share)
-        numbers = [one.number for one in self.model.readers if one.session == session][-5:]
+        numbers = [one.number for one in self.model.consumers if one.session == session][-5:]
         held = broker.Held(tokens, numbers[::2], numbers[1::2])
         answer = self.both(
             lambda driver: driver.attach(session, *tokens, tickets=held.tickets, consumers=held.consumers)
@@ -312,17 +313,17 @@ class HeapAgainstModel(ViewRules):
     @invariant()
     def counts_and_order_are_the_models(self) -> None:
         for name in NAMES:
-            shelf = self.model.shelf(name)
-            if shelf is None:
+            topic = self.model.topic(name)
+            if topic is None:
                 assert name not in self.driver.machine._state.topics
                 continue
-            info, here = self.driver.info(name), [one for one in self.model.items if one.topic is shelf]
+            info, here = self.driver.info(name), [one for one in self.model.messages if one.topic is topic]
             assert info.leased == sum(one.holder is not None for one in here)
             assert info.delayed == sum(one.due_ms > 0 for one in here)
-            assert info.consumers == len(self.model.subscribers(shelf))
-            ready = self.model.ready(shelf)
+            assert info.consumers == len(self.model.subscribers(topic))
+            ready = self.model.ready(topic)
             assert (info.ready, info.ready_bytes) == (len(ready), sum(len(one.payload) for one in ready))
-            peeked = self.driver.ask(broker.Peek(name, 1000), shelf.owner or 1).messages
+            peeked = self.driver.ask(broker.Peek(name, 1000), topic.owner or 1).messages
             assert [(one.id, one.attempts, one.priority) for one in peeked] == [
                 (one.id, one.attempts, one.priority) for one in ready
             ]
@@ -336,8 +337,8 @@ class HeapAgainstModel(ViewRules):
             waiting = [number for chunk in [*topic.arrivals.chunks, topic.arrivals.tail] for number in chunk]
             assert waiting == sorted(waiting)
             assert {*topic.ready.by_id(), *topic.delayed} <= set(waiting)
-            assert topic.turns.order() == [one.number for one in self.model.shelf(topic.name).ring]  # type: ignore[union-attr]
-        assert state.message_bytes == sum(len(one.payload) for one in self.model.items)
+            assert topic.turns.order() == [one.number for one in self.model.topic(topic.name).turns]  # type: ignore[union-attr]
+        assert state.message_bytes == sum(len(one.payload) for one in self.model.messages)
 
     @precondition(lambda self: not self.driver.machine._state.unfreed)
     @precondition(lambda self: not self.driver.machine._state.purged_in_views)

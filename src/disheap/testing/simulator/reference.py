@@ -1,7 +1,7 @@
 """The heap machine's commands and queries over the plain model: who is refused with which code, and what is replied.
 
-Exchanges are written down here; topics, messages, leases and turns are the model's. No bound of work is known: the
-workload stays below those of the machine.
+Exchanges are implemented here. Topics, messages, leases and turns are those of the model. The bounds of work per call
+are not modelled: the workload stays below those of the machine.
 """
 
 from __future__ import annotations
@@ -11,25 +11,26 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from disheap.protocol import broker
-from disheap.testing.heap_model import Item, Model, Reader, Shelf
+from disheap.testing.heap_model import Model
+from disheap.testing.heap_records import ModelConsumer, ModelMessage, ModelTopic
 
 CREDIT_BYTES = 16 << 20
-"""What holds where a consumer names no bound of its own."""
+"""The bound on the bytes of a consumer that does not name its own."""
 
 
 class Refused(Exception):
-    """The command fails with this code, and changes nothing."""
+    """A command was refused with this code. It has changed nothing."""
 
 
 class Binding(NamedTuple):
     """A binding: the key, and the topic to which it routes."""
 
     key: str
-    shelf: Shelf
+    topic: ModelTopic
 
 
 class ReferenceExchange:
-    """An exchange."""
+    """An exchange with its bindings, the oldest first."""
 
     def __init__(self, kind: str, auto_delete: bool, alternate: str) -> None:
         self.kind = kind
@@ -37,7 +38,7 @@ class ReferenceExchange:
         self.alternate = alternate
         self.bindings: list[Binding] = []
 
-    def leads(self, pattern: str, key: str) -> bool:
+    def matches(self, pattern: str, key: str) -> bool:
         """Whether a binding with this pattern routes a message with this key."""
         if self.kind == "fanout":
             return True
@@ -56,21 +57,21 @@ class Reference:
         self.seen: Counter[str] = Counter()  # how often the rarer ways were taken, so that a test can require them
 
     def do(self, command: broker.Command, session: int) -> broker.Reply:
-        """Raises `Refused`."""
-        self._sweep()
+        """Carries out a command and returns its reply. Raises `Refused`."""
+        self._remove_deleted_topics()
         carry_out: Callable[[Any, int], broker.Reply] = getattr(self, f"_{type(command).__name__.lower()}")
         reply = carry_out(command, session)
-        self.model.settle_groups()
+        self.model.serve_freed_groups()
         return reply
 
     def ask(self, query: broker.Query, now_ms: int) -> broker.Reply:
-        """Raises `Refused`."""
-        self._sweep()
+        """Answers a query. Raises `Refused`."""
+        self._remove_deleted_topics()
         match query:
             case broker.Peek():
                 return self._peek(query)
             case broker.DescribeTopic():
-                return self._info(self._shelf(query.topic))
+                return self._info(self._topic(query.topic))
             case broker.ListTopics():
                 return self._list(query)
             case broker.GetStats():
@@ -79,123 +80,123 @@ class Reference:
                 return self._list_exchanges(query)
 
     def prune(self) -> None:
-        """Readers that have ended and hold nothing are of no interest to anybody."""
+        """Forgets the consumers that have ended and hold nothing."""
         model = self.model
-        holding = {id(item.holder) for item in model.items if item.holder is not None}
-        model.readers = [one for one in model.readers if not one.ended or id(one) in holding]
-        live = {item.id for item in model.items}
-        model.order = [number for number in model.order if number in live]
+        holding = {id(message.holder) for message in model.messages if message.holder is not None}
+        model.consumers = [one for one in model.consumers if not one.ended or id(one) in holding]
+        live = {message.id for message in model.messages}
+        model.lease_order = [number for number in model.lease_order if number in live]
 
-    # --- messages in ---
+    # --- enqueue and publish ---
 
-    def _shelf(self, name: str) -> Shelf:
-        shelf = self.model.shelf(name)
-        if shelf is None:
+    def _topic(self, name: str) -> ModelTopic:
+        topic = self.model.topic(name)
+        if topic is None:
             raise Refused("topic-not-found")
-        return shelf
+        return topic
 
-    def _in(self, shelf: Shelf) -> list[Item]:
-        return [item for item in self.model.items if item.topic is shelf]
+    def _messages_of(self, topic: ModelTopic) -> list[ModelMessage]:
+        return [message for message in self.model.messages if message.topic is topic]
 
-    def _check_room(self, shelf: Shelf, *messages: broker.NewMessage) -> None:
-        most = shelf.settings.max_messages
-        if most and shelf.settings.overflow == "reject" and len(self._in(shelf)) + len(messages) > most:
+    def _check_capacity(self, topic: ModelTopic, *messages: broker.NewMessage) -> None:
+        most = topic.settings.max_messages
+        if most and topic.settings.overflow == "reject" and len(self._messages_of(topic)) + len(messages) > most:
             raise Refused("topic-full")
         delayed = sum(message.delay_ms > 0 for message in messages)
-        if delayed and self.model.delayed_full(shelf, delayed):
+        if delayed and self.model.delayed_full(topic, delayed):
             raise Refused("topic-full")
 
-    def _put(self, shelf: Shelf, message: broker.NewMessage) -> int:
-        self.messages[self.model.last_item + 1] = (shelf.name, message.payload)
+    def _put(self, topic: ModelTopic, message: broker.NewMessage) -> int:
+        self.messages[self.model.last_message + 1] = (topic.name, message.payload)
         return self.model.enqueue(
-            shelf, message.payload, message.priority, message.delay_ms, message.expires_ms
+            topic, message.payload, message.priority, message.delay_ms, message.expires_ms
         )  # fmt: skip
 
     def _enqueue(self, command: broker.Enqueue, session: int) -> broker.Reply:
-        shelf = self._shelf(command.topic)
-        self._check_room(shelf, command.message)
-        return broker.Enqueued(self._put(shelf, command.message))
+        topic = self._topic(command.topic)
+        self._check_capacity(topic, command.message)
+        return broker.Enqueued(self._put(topic, command.message))
 
     def _enqueuemany(self, command: broker.EnqueueMany, session: int) -> broker.Reply:
-        """All are there before the first is delivered."""
-        shelf = self._shelf(command.topic)
-        self._check_room(shelf, *command.messages)
-        first = self.model.last_item + 1
-        ring, shelf.ring = shelf.ring, []
+        """All messages are in the topic before the first of them is delivered."""
+        topic = self._topic(command.topic)
+        self._check_capacity(topic, *command.messages)
+        first = self.model.last_message + 1
+        turns, topic.turns = topic.turns, []
         for message in command.messages:
-            self._put(shelf, message)
-        shelf.ring = ring
-        self.model.serve(shelf)
+            self._put(topic, message)
+        topic.turns = turns
+        self.model.serve(topic)
         return broker.EnqueuedMany(first, len(command.messages))
 
     def _publish(self, command: broker.Publish, session: int) -> broker.Reply:
-        shelves = self._routed(command.exchange, command.routing_key)
-        if not shelves and command.mandatory:
+        topics = self._routed(command.exchange, command.routing_key)
+        if not topics and command.mandatory:
             raise Refused("topic-not-found")
-        taking = [shelf for shelf in shelves if self._has_room(shelf, command.message)]
-        if shelves and not taking:
+        taking = [topic for topic in topics if self._has_capacity(topic, command.message)]
+        if topics and not taking:
             raise Refused("topic-full")
-        self.seen["partly refused"] += len(taking) < len(shelves)
-        for shelf in taking:
-            self._put(shelf, command.message)
-        return broker.Published(len(taking), len(shelves) - len(taking))
+        self.seen["partly refused"] += len(taking) < len(topics)
+        for topic in taking:
+            self._put(topic, command.message)
+        return broker.Published(len(taking), len(topics) - len(taking))
 
-    def _has_room(self, shelf: Shelf, message: broker.NewMessage) -> bool:
+    def _has_capacity(self, topic: ModelTopic, message: broker.NewMessage) -> bool:
         try:
-            self._check_room(shelf, message)
+            self._check_capacity(topic, message)
         except Refused:
             return False
         return True
 
     # --- consumers ---
 
-    def _own(self, name: str, session: int) -> Shelf:
-        """A shared topic, or one of this session's own."""
-        shelf = self._shelf(name)
-        if shelf.owner is not None and shelf.owner != session:
+    def _accessible_topic(self, name: str, session: int) -> ModelTopic:
+        """A topic that is shared, or exclusive to this session."""
+        topic = self._topic(name)
+        if topic.owner is not None and topic.owner != session:
             raise Refused("topic-locked")
-        return shelf
+        return topic
 
-    def _reading(self, name: str, session: int) -> Shelf:
-        shelf = self._own(name, session)
-        if any(reader.exclusive for reader in self.model.active(shelf)):
+    def _open_topic(self, name: str, session: int) -> ModelTopic:
+        topic = self._accessible_topic(name, session)
+        if any(consumer.exclusive for consumer in self.model.active(topic)):
             raise Refused("topic-in-use")
-        return shelf
+        return topic
 
     def _subscribe(self, command: broker.Subscribe, session: int) -> broker.Reply:
-        shelf = self._reading(command.topic, session)
-        if command.exclusive and self.model.active(shelf):
+        topic = self._open_topic(command.topic, session)
+        if command.exclusive and self.model.active(topic):
             raise Refused("topic-in-use")
         if command.group and command.no_ack:
             raise Refused("invalid-argument")
-        reader = self.model.subscribe(
-            session, shelf, credit=command.credit, credit_bytes=command.credit_bytes or CREDIT_BYTES,
+        consumer = self.model.subscribe(
+            session, topic, credit=command.credit, credit_bytes=command.credit_bytes or CREDIT_BYTES,
             no_ack=command.no_ack, lease_ms=command.lease_ms, exclusive=command.exclusive, group=command.group,
         )  # fmt: skip
-        return broker.Subscribed(reader.number)
+        return broker.Subscribed(consumer.number)
 
     def _pop(self, command: broker.Pop, session: int) -> broker.Reply:
-        shelf = self._reading(command.topic, session)
-        reader = self.model.pop(
-            session, shelf, command.wait_ms, credit=command.count, credit_bytes=CREDIT_BYTES,
+        topic = self._open_topic(command.topic, session)
+        consumer = self.model.pop(
+            session, topic, command.wait_ms, credit=command.count, credit_bytes=CREDIT_BYTES,
             no_ack=command.no_ack, lease_ms=command.lease_ms, limit=command.count,
         )  # fmt: skip
-        return broker.Subscribed(reader.number)
+        return broker.Subscribed(consumer.number)
 
-    def _reader(self, number: int, session: int) -> Reader | None:
-        """None for one that is gone."""
-        for reader in self.model.readers:
-            if reader.number == number and (not reader.ended or self.model.held(reader)):
-                if reader.session == session:
-                    return reader
+    def _consumer(self, number: int, session: int) -> ModelConsumer | None:
+        """The consumer, or None if it has ended and holds nothing."""
+        for consumer in self.model.consumers:
+            if consumer.number == number and (not consumer.ended or self.model.held(consumer)):
+                if consumer.session == session:
+                    return consumer
                 raise Refused("consumer-not-found")
-        if 0 < number <= self.model.last_reader:
+        if 0 < number <= self.model.last_consumer:
             return None
         raise Refused("consumer-not-found")
 
     def _setcredit(self, command: broker.SetCredit, session: int) -> broker.Reply:
         if command.group:
-            self.model.prune_groups()
+            self.model.remove_unused_groups()
             group = self.model.groups.get((session, command.group))
             if command.consumer:
                 raise Refused("invalid-argument")
@@ -203,23 +204,23 @@ class Reference:
                 raise Refused("consumer-not-found")
             self.model.set_group_credit(group, command.credit, command.credit_bytes or CREDIT_BYTES)
             return broker.Done()
-        reader = self._reader(command.consumer, session)
-        if reader is None or reader.ended or reader.limit:
+        consumer = self._consumer(command.consumer, session)
+        if consumer is None or consumer.ended or consumer.limit:
             raise Refused("consumer-not-found")
-        if reader.group is not None:
+        if consumer.group is not None:
             raise Refused("invalid-argument")
-        self.model.set_credit(reader, command.credit, command.credit_bytes or CREDIT_BYTES)
+        self.model.set_credit(consumer, command.credit, command.credit_bytes or CREDIT_BYTES)
         return broker.Done()
 
     def _cancel(self, command: broker.Cancel, session: int) -> broker.Reply:
-        reader = self._reader(command.consumer, session)
-        if reader is not None:
-            self.model.cancel(reader, command.give_back)
+        consumer = self._consumer(command.consumer, session)
+        if consumer is not None:
+            self.model.cancel(consumer, command.give_back)
         return broker.Done()
 
     def _recover(self, command: broker.Recover, session: int) -> broker.Reply:
-        readers = [self._reader(number, session) for number in dict.fromkeys(command.consumers)]
-        self.model.recover([reader for reader in readers if reader is not None])
+        consumers = [self._consumer(number, session) for number in dict.fromkeys(command.consumers)]
+        self.model.recover([consumer for consumer in consumers if consumer is not None])
         return broker.Done()
 
     def _settle(self, tokens: list[broker.Token], session: int, how: str, by_ms: int = 0) -> broker.Reply:
@@ -239,36 +240,36 @@ class Reference:
 
     def _createtopic(self, command: broker.CreateTopic, session: int) -> broker.Reply:
         model = self.model
-        shelf = model.shelf(command.topic)
-        if shelf is None:
+        topic = model.topic(command.topic)
+        if topic is None:
             return self._info(model.create(command.topic, command.settings, session), created=True)
-        taken = shelf.owner is not None and shelf.owner != session
-        if taken and model.attached.get(shelf.owner or 0):
+        taken = topic.owner is not None and topic.owner != session
+        if taken and model.attached.get(topic.owner or 0):
             raise Refused("topic-locked")
-        if command.settings != shelf.settings:
+        if command.settings != topic.settings:
             raise Refused("topic-mismatch")
         if taken:
-            model.take_over(shelf, session)
-        model.watch(shelf)
-        return self._info(shelf)
+            model.take_over(topic, session)
+        model.update_expiry(topic)
+        return self._info(topic)
 
     def _deletetopic(self, command: broker.DeleteTopic, session: int) -> broker.Reply:
-        shelf = self._own(command.topic, session)
-        if command.if_unused and self.model.active(shelf):
+        topic = self._accessible_topic(command.topic, session)
+        if command.if_unused and self.model.active(topic):
             raise Refused("topic-in-use")
-        if command.if_empty and self._in(shelf):
+        if command.if_empty and self._messages_of(topic):
             raise Refused("topic-in-use")
-        return broker.Removed(self.model.delete(shelf, "the topic was deleted"))
+        return broker.Removed(self.model.delete(topic, "the topic was deleted"))
 
     def _purge(self, command: broker.Purge, session: int) -> broker.Reply:
-        return broker.Removed(self.model.purge(self._own(command.topic, session)))
+        return broker.Removed(self.model.purge(self._accessible_topic(command.topic, session)))
 
     # --- exchanges ---
 
-    def _sweep(self) -> None:
-        """A deleted topic takes its bindings with it, and those the exchanges that live by them."""
+    def _remove_deleted_topics(self) -> None:
+        """Removes the bindings of deleted topics, and `auto_delete` exchanges without bindings."""
         for name, known in list(self.exchanges.items()):
-            left = [binding for binding in known.bindings if binding.shelf.alive]
+            left = [binding for binding in known.bindings if binding.topic.alive]
             if known.auto_delete and known.bindings and not left:
                 del self.exchanges[name]
             known.bindings = left
@@ -279,19 +280,19 @@ class Reference:
             raise Refused("exchange-not-found" if name else "invalid-argument")
         return known
 
-    def _routed(self, exchange: str, key: str) -> list[Shelf]:
+    def _routed(self, exchange: str, key: str) -> list[ModelTopic]:
         if not exchange:
-            shelf = self.model.shelf(key)
-            return [] if shelf is None else [shelf]
-        found: dict[int, Shelf] = {}
+            topic = self.model.topic(key)
+            return [] if topic is None else [topic]
+        found: dict[int, ModelTopic] = {}
         tried: list[str] = []
         while not found and exchange:
             if exchange in tried:
                 raise Refused("invalid-argument")
             tried.append(exchange)
             known = self._known_exchange(exchange)
-            leading = [binding for binding in known.bindings if known.leads(binding.key, key)]
-            found.update((id(binding.shelf), binding.shelf) for binding in leading)
+            leading = [binding for binding in known.bindings if known.matches(binding.key, key)]
+            found.update((id(binding.topic), binding.topic) for binding in leading)
             self.seen["long pattern"] += known.kind == "topic" and any("#." in one.key for one in leading)
             self.seen["alternate"] += bool(found) and len(tried) > 1
             exchange = known.alternate
@@ -315,14 +316,14 @@ class Reference:
         return broker.Done()
 
     def _bind(self, command: broker.Bind, session: int) -> broker.Reply:
-        known, shelf = self._known_exchange(command.exchange), self._own(command.topic, session)
-        if not any(one.key == command.routing_key and one.shelf is shelf for one in known.bindings):
-            known.bindings.append(Binding(command.routing_key, shelf))
+        known, topic = self._known_exchange(command.exchange), self._accessible_topic(command.topic, session)
+        if not any(one.key == command.routing_key and one.topic is topic for one in known.bindings):
+            known.bindings.append(Binding(command.routing_key, topic))
         return broker.Done()
 
     def _unbind(self, command: broker.Unbind, session: int) -> broker.Reply:
-        known, shelf = self._known_exchange(command.exchange), self._own(command.topic, session)
-        left = [one for one in known.bindings if one.key != command.routing_key or one.shelf is not shelf]
+        known, topic = self._known_exchange(command.exchange), self._accessible_topic(command.topic, session)
+        left = [one for one in known.bindings if one.key != command.routing_key or one.topic is not topic]
         if len(left) < len(known.bindings) and known.auto_delete and not left:
             del self.exchanges[command.exchange]
         known.bindings = left
@@ -330,16 +331,16 @@ class Reference:
 
     # --- queries ---
 
-    def _info(self, shelf: Shelf, created: bool = False) -> broker.TopicInfo:
-        ready, here = self.model.ready(shelf), self._in(shelf)
+    def _info(self, topic: ModelTopic, created: bool = False) -> broker.TopicInfo:
+        ready, here = self.model.ready(topic), self._messages_of(topic)
         return broker.TopicInfo(
-            shelf.name, shelf.settings, len(ready), sum(item.due_ms > 0 for item in here),
-            sum(item.holder is not None for item in here), len(self.model.subscribers(shelf)),
-            sum(len(item.payload) for item in ready), created, ready[0].enqueued_ms if ready else 0,
+            topic.name, topic.settings, len(ready), sum(message.due_ms > 0 for message in here),
+            sum(message.holder is not None for message in here), len(self.model.subscribers(topic)),
+            sum(len(message.payload) for message in ready), created, ready[0].enqueued_ms if ready else 0,
         )  # fmt: skip
 
     def _peek(self, query: broker.Peek) -> broker.Reply:
-        ready = self.model.ready(self._shelf(query.topic))[: query.count]
+        ready = self.model.ready(self._topic(query.topic))[: query.count]
         return broker.Peeked(
             [
                 broker.PeekedMessage(one.id, one.priority, one.attempts, one.enqueued_ms, "ready", 0, one.payload)
@@ -348,24 +349,24 @@ class Reference:
         )
 
     def _list(self, query: broker.ListTopics) -> broker.Reply:
-        names = sorted(shelf.name for shelf in self.model.shelves if shelf.name.startswith(query.prefix))
+        names = sorted(topic.name for topic in self.model.topics if topic.name.startswith(query.prefix))
         later = [name for name in names if name > query.after] if query.after else names
-        return broker.TopicInfos([self._info(self._shelf(name)) for name in later[: query.limit]], len(names))
+        return broker.TopicInfos([self._info(self._topic(name)) for name in later[: query.limit]], len(names))
 
     def _stats(self, now_ms: int) -> broker.Reply:
         model = self.model
-        live = [item for item in model.items if item.topic.alive]
+        live = [message for message in model.messages if message.topic.alive]
         return broker.Stats(
-            topics=len(model.shelves),
+            topics=len(model.topics),
             exchanges=len(self.exchanges),
             bindings=sum(len(known.bindings) for known in self.exchanges.values()),
-            consumers=sum(len(model.subscribers(shelf)) for shelf in model.shelves),
-            ready=sum(not item.due_ms and item.holder is None for item in live),
-            delayed=sum(item.due_ms > 0 for item in live),
-            leased=sum(item.holder is not None for item in live),
-            message_bytes=sum(len(item.payload) for item in model.items),
+            consumers=sum(len(model.subscribers(topic)) for topic in model.topics),
+            ready=sum(not message.due_ms and message.holder is None for message in live),
+            delayed=sum(message.due_ms > 0 for message in live),
+            leased=sum(message.holder is not None for message in live),
+            message_bytes=sum(len(message.payload) for message in model.messages),
             time_ms=now_ms,
-            pops=sum(bool(one.limit) for shelf in model.shelves for one in model.active(shelf)),
+            pops=sum(bool(one.limit) for topic in model.topics for one in model.active(topic)),
         )
 
     def _list_exchanges(self, query: broker.ListExchanges) -> broker.Reply:
@@ -374,7 +375,7 @@ class Reference:
             chosen = [(query.exchange, self._known_exchange(query.exchange))]
         rows: list[tuple[str, ...]] = []
         for name, known in chosen:
-            rows += [(name, known.kind), *((name, one.shelf.name, one.key) for one in known.bindings)]
+            rows += [(name, known.kind), *((name, one.topic.name, one.key) for one in known.bindings)]
         page = rows[query.skip : query.skip + query.limit]
         told = {row[0] for row in page if len(row) == 2}
         return broker.ExchangeInfos(

@@ -98,7 +98,7 @@ class Replay:
                 self._command(number, seq, confirmed, body)
             else:
                 self._control(kind, number, seq, body)
-            self.model.settle_groups()
+            self.model.serve_freed_groups()
             self._collect()
         if self.index % PRUNE_EVERY == 0:
             self.machine.prune()

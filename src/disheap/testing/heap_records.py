@@ -1,0 +1,68 @@
+"""The records of the model of the heap machine (`heap_model`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from disheap.protocol import broker
+
+
+@dataclass(eq=False)
+class ModelMessage:
+    """A message. It is delayed while `due_ms` is set, and leased while `holder` is set. Otherwise it is ready."""
+
+    id: int
+    topic: ModelTopic
+    payload: bytes
+    priority: int
+    enqueued_ms: int
+    expires_at_ms: int
+    attempts: int = 0
+    due_ms: int = 0  # delayed while this is set
+    holder: ModelConsumer | None = None  # leased while this is set
+    until_ms: int = 0
+
+    def rank(self) -> tuple[int, int]:
+        """The key by which ready messages are sorted: priority, then the order of enqueueing."""
+        return (self.priority if self.topic.settings.mode == "min" else -self.priority, self.id)
+
+
+@dataclass(eq=False)
+class ModelGroup:
+    """Consumers of a session that share one credit. `turns`: the next consumer comes first."""
+
+    credit: int
+    credit_bytes: int
+    turns: list[ModelConsumer] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class ModelConsumer:
+    """A consumer, or a pop if `limit` is set."""
+
+    number: int
+    session: int
+    topic: ModelTopic
+    credit: int
+    credit_bytes: int
+    no_ack: bool = False
+    lease_ms: int = 0
+    limit: int = 0
+    exclusive: bool = False
+    group: ModelGroup | None = None
+    until_ms: int = 0
+    delivered: int = 0
+    ended: bool = False
+
+
+@dataclass(eq=False)
+class ModelTopic:
+    """A topic. `turns`: the consumers that can receive, the next one first."""
+
+    name: str
+    number: int
+    settings: broker.TopicSettings
+    owner: int | None = None
+    alive: bool = True
+    turns: list[ModelConsumer] = field(default_factory=list)
+    expires_at_ms: int = 0
