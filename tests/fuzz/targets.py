@@ -68,7 +68,7 @@ from disheap_heap.state import Topic
 from disheap_kombu import messages
 from tests.fuzz.doubles import CLUSTER, NONCE, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled
-from tests.heap.test_books import check_books, check_nobody_waits
+from tests.heap.test_consistency import check_all_served, check_consistency
 from tests.kernel.solo import Solo
 
 RAW_LIMIT = 1 << 16
@@ -345,8 +345,8 @@ def heap_groups(data: bytes) -> None:
         one.advance(len(data), 3)
         while one.backlog():
             one.advance(len(data), 3)
-        check_books(one._state)
-        check_nobody_waits(one._state)
+        check_consistency(one._state)
+        check_all_served(one._state)
     assert restored.state_hash() == machine.state_hash()
 
 

@@ -1,4 +1,4 @@
-"""A heap machine with its wire taken off: commands go in as structs, replies and pushes come out as structs."""
+"""A heap machine whose commands, replies and pushes are structs, not bytes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLENTY = 100_000
 
 
 class Driver:
-    """`now` is the time that the log is at; `pushed` collects (session, push) of everything until it is taken."""
+    """`now` is the time of the log in ms. `pushed` collects (session, push) until `taken` is called."""
 
     def __init__(self, sessions: int = 2, **settings: Any) -> None:
         self.machine = HeapMachine(HeapSettings(**settings), MachineContext())
@@ -40,7 +40,7 @@ class Driver:
         return units
 
     def work_off(self, limit: int) -> int:
-        """Advance until nothing is left; returns how many calls that took. No call does more than it may."""
+        """Advances until no work is left. Returns how many calls that took. No call does more than `limit` units."""
         calls = 0
         while self.machine.backlog():
             units, effects = self.machine.advance(self.now, limit)
@@ -64,7 +64,7 @@ class Driver:
         self._collect(self.machine.session_expired(session))
 
     def taken(self, session: int | None = None) -> list[Any]:
-        """The pushes since the last time, of one session or of all."""
+        """The pushes since the last call, to one session or to all."""
         pushed, self.pushed = self.pushed, []
         return [push for to, push in pushed if session in (None, to)]
 
@@ -80,7 +80,7 @@ class Driver:
         return info
 
     def restored(self) -> Driver:
-        """Another replica, made of this one's snapshot."""
+        """Another replica, restored from a snapshot of this one."""
         twin = Driver(sessions=0)
         twin.machine = HeapMachine(self.machine._settings, MachineContext())
         twin.machine.restore(self.machine.snapshot())

@@ -1,8 +1,7 @@
 """The heap machine against a model of plain lists: order, turns, leases, credit, attempts, expiry, sessions.
 
-Every call goes to two machines. The second is made anew from a snapshot of the first at moments that hypothesis
-chooses, so that a restored replica must give the same replies, the same pushes and the same hash as one that never
-stopped.
+Every call goes to two machines. At moments that hypothesis chooses, the second is replaced by one that is restored from
+a snapshot of the first. It must give the same replies, the same pushes and the same hash.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ priorities = st.integers(-2, 2) | st.sampled_from([broker.PRIORITY_MIN, broker.P
 delays = st.sampled_from([0, 0, 0, 5, 20])
 groups = st.sampled_from([0, 1, 1, 2])
 lease_times = st.sampled_from([0, 0, 10, 25])
-seldom = st.sampled_from([False, False, False, True])  # what leaves nothing behind would leave nothing to see
+seldom = st.sampled_from([False, False, False, True])  # rules that remove much are rare, so that the state stays large
 payloads = st.sampled_from([b"", b"x", b"y" * 10])
 
 
@@ -60,7 +59,7 @@ class HeapAgainstModel(ViewRules):
             self.open(session)
         self.make(NAMES[0], SHAPES[0], 1)
 
-    # --- both machines, and the model's word on them ---
+    # --- both machines, compared with the model ---
 
     def open(self, session: int) -> None:
         for driver in (self.driver, self.twin):
@@ -97,7 +96,7 @@ class HeapAgainstModel(ViewRules):
         self.model.pushed = []
 
     def work_off(self, driver: Driver) -> None:
-        """What was put off; here nothing is."""
+        """Does the postponed work. Here there is none."""
 
     def live_session(self, session: int) -> bool:
         return bool(self.model.attached.get(session))
@@ -308,7 +307,7 @@ class HeapAgainstModel(ViewRules):
     def a_replica_is_restored(self) -> None:
         self.twin = self.driver.restored()
 
-    # --- what always holds ---
+    # --- invariants ---
 
     @invariant()
     def counts_and_order_are_the_models(self) -> None:
@@ -349,10 +348,10 @@ class HeapAgainstModel(ViewRules):
 
 
 class HeapInSlicesAgainstModel(HeapAgainstModel):
-    """Each call delivers one message and puts the rest off, which is then worked off, a unit at a time."""
+    """Each call delivers one message and postpones the rest. The postponed work is then done one unit at a time."""
 
-    in_slices = True  # in slices the topics of a group are not served one behind the other
-    expire = None  # type: ignore[assignment]  # its consumers' messages come back one by one, and so do deliveries
+    in_slices = True  # then the topics of a group are not served one after the other
+    expire = None  # type: ignore[assignment]  # in slices, messages are given back and delivered one by one
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""How many bytes one call may create: of its reply and pushes, and of records. Counted, not timed or measured.
+"""How many bytes one call may create: of its reply and pushes, and of records. They are counted, not measured.
 
 Each case of `worst_case` is the state that is worst for one command, query or session event within the default limits.
 """

@@ -1,6 +1,6 @@
 """Constants of the heap machine that decide what a replica does: they belong to a version of the machine.
 
-A change of one is a change of behaviour, as a new command is. Two nodes that differ would part without a word. So a
+A change of one is a change of behaviour, as a new command is. The replicas of two nodes that differ would diverge. So a
 change needs a new `machine_version`, below which the old value stays in use.
 """
 

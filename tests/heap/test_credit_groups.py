@@ -44,7 +44,7 @@ def subscribe(driver: Driver, credit: int, group: int = 1, session: int = 1, nam
 
 
 def settle_oldest(driver: Driver, held: list[Any]) -> list[bytes]:
-    """Acknowledges the oldest delivery in `held`; what comes then, which is held as well."""
+    """Acknowledges the oldest delivery in `held`. Returns the deliveries that follow, and adds them to `held`."""
     driver.do(Ack([token(held.pop(0))]))
     came = driver.deliveries()
     held += came
@@ -138,7 +138,7 @@ def test_a_group_ends_with_its_last_consumer(filled: Driver) -> None:
     assert filled.payloads() == [b"b0", b"b1"]
 
 
-def test_a_session_that_comes_back_goes_on_with_its_groups(filled: Driver) -> None:
+def test_a_session_that_attaches_again_keeps_its_groups(filled: Driver) -> None:
     subscribe(filled, 1)
     (held,) = filled.deliveries()
     filled.detach(1)
@@ -215,7 +215,7 @@ def test_a_group_lasts_as_long_as_an_ended_consumer_of_it_holds_something(filled
     assert settle_oldest(filled, held) == [b"c0"]
 
 
-def test_a_session_that_ends_lets_go_of_what_ended_consumers_hold(filled: Driver) -> None:
+def test_a_session_that_ends_gives_back_what_ended_consumers_hold(filled: Driver) -> None:
     subscribe(filled, 1, names=("a",))
     filled.deliveries()
     filled.do(Cancel(1))
@@ -226,7 +226,7 @@ def test_a_session_that_ends_lets_go_of_what_ended_consumers_hold(filled: Driver
 
 
 def test_many_freed_groups_are_served_in_slices_and_in_step() -> None:
-    """Leases of 200 groups end together; a replica restored in between goes on in the same order."""
+    """Leases of 200 groups end together. A replica that is restored in between continues in the same order."""
     driver = Driver()
     for name in ("t", "u"):
         driver.do(CreateTopic(name))

@@ -64,7 +64,7 @@ def test_priorities_span_all_64_bits(jobs: Driver) -> None:
     ]
 
 
-def test_a_message_that_comes_back_keeps_its_place(jobs: Driver) -> None:
+def test_a_message_that_is_given_back_keeps_its_place(jobs: Driver) -> None:
     put(jobs, 1, 1, 1)
     jobs.do(Pop("jobs", 1))
     (first,) = jobs.deliveries()
@@ -182,7 +182,7 @@ def test_a_pop_that_waits_ends_when_its_time_is_over(jobs: Driver) -> None:
     assert jobs.taken() == [PopDone(ticket, 0)]
 
 
-def test_the_leases_of_a_pop_outlive_its_ticket(jobs: Driver) -> None:
+def test_the_leases_of_a_pop_outlive_the_pop(jobs: Driver) -> None:
     put(jobs, 1)
     jobs.do(Pop("jobs", 1))
     (delivery,) = jobs.deliveries()
@@ -221,7 +221,7 @@ def test_a_topics_own_expiry_holds_for_messages_that_bring_none() -> None:
     assert popped(driver) == [b"long"]
 
 
-def test_a_leased_message_does_not_expire_but_does_not_come_back_either(jobs: Driver) -> None:
+def test_a_leased_message_expires_when_it_is_given_back_too_late(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", NewMessage(b"x", expires_ms=10)))
     jobs.do(Pop("jobs", 1))
     (delivery,) = jobs.deliveries()
@@ -231,7 +231,7 @@ def test_a_leased_message_does_not_expire_but_does_not_come_back_either(jobs: Dr
     assert (jobs.info().leased, jobs.info().ready) == (0, 0)
 
 
-def test_a_message_that_comes_back_in_time_still_expires_in_time(jobs: Driver) -> None:
+def test_a_message_that_is_given_back_still_expires_in_time(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", NewMessage(b"x", expires_ms=10)))
     jobs.do(Pop("jobs", 1))
     (delivery,) = jobs.deliveries()
@@ -251,7 +251,7 @@ def test_messages_due_together_are_delivered_by_priority(jobs: Driver) -> None:
     assert [one.priority for one in jobs.deliveries()] == [9, 5]
 
 
-def test_what_an_earlier_deadline_made_ready_goes_before_a_later_one_ends_the_pop(jobs: Driver) -> None:
+def test_a_message_due_earlier_is_delivered_before_a_later_deadline_ends_the_pop(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", NewMessage(b"x", delay_ms=10)))
     ticket = jobs.do(Pop("jobs", 1, wait_ms=20)).consumer
     jobs.wait(1000)

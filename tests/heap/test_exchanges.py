@@ -38,7 +38,7 @@ def routed(kind: str, *bindings: tuple[str, str]) -> Driver:
 
 
 def publish(driver: Driver, key: str, exchange: str = "e") -> list[str]:
-    """Publish under `key`; returns the topics that got the message."""
+    """Publishes with `key`. Returns the topics that got the message."""
     names = list(driver.machine._state.topics)
     before = [driver.info(name).ready for name in names]
     count = driver.do(Publish(exchange, key, NewMessage(b"x"))).routed
@@ -103,14 +103,14 @@ def test_the_exchange_without_a_name_routes_to_the_topic_that_the_key_names() ->
     assert driver.do(Publish("", "nowhere", NewMessage(b"x"))).routed == 0
 
 
-def test_a_published_message_meets_a_waiting_consumer() -> None:
+def test_a_published_message_is_delivered_to_a_waiting_consumer() -> None:
     driver = routed("direct", ("a", "k"))
     driver.do(Subscribe("a", 1), session=2)
     driver.do(Publish("e", "k", NewMessage(b"x", 3)))
     assert [(one.payload, one.priority) for one in driver.deliveries(2)] == [(b"x", 3)]
 
 
-def test_what_leads_nowhere_is_dropped_unless_it_is_mandatory() -> None:
+def test_a_message_without_a_route_is_dropped_unless_mandatory() -> None:
     driver = routed("fanout")
     assert driver.do(Publish("e", "k", NewMessage(b"x"))).routed == 0
     for exchange in ("e", ""):
@@ -160,7 +160,7 @@ def test_an_auto_delete_exchange_goes_with_its_last_binding() -> None:
     assert driver.machine.stats()["exchanges"] == 0
 
 
-def test_a_deleted_exchange_takes_its_bindings_along() -> None:
+def test_deleting_an_exchange_removes_its_bindings() -> None:
     driver = routed("direct", ("a", "k"))
     with pytest.raises(TopicInUse):
         driver.do(DeleteExchange("e", if_unused=True))
@@ -178,7 +178,7 @@ def test_exchanges_and_bindings_are_listed() -> None:
     assert driver.ask(ListExchanges("f")) == broker.ExchangeInfos([("f", "fanout")], [], 1)
 
 
-def test_a_transient_message_is_admitted_only_where_somebody_is_bound_for_it() -> None:
+def test_a_transient_message_is_admitted_only_if_a_topic_would_get_it() -> None:
     driver = routed("topic", ("a", "x.*"))
     admits = driver.machine.admits
     assert admits(broker.encode(Publish("e", "x.1", NewMessage(b""))))
@@ -205,7 +205,7 @@ def with_alternates(*names: str) -> Driver:
     return driver
 
 
-def test_what_leads_nowhere_goes_to_the_alternate() -> None:
+def test_a_message_without_a_route_goes_to_the_alternate() -> None:
     driver = with_alternates("e", "f", "g")
     for one in (driver, driver.restored()):
         assert publish(one, "k") == ["t"]
@@ -214,14 +214,14 @@ def test_what_leads_nowhere_goes_to_the_alternate() -> None:
             one.do(Publish("e", "other", NewMessage(b"x"), mandatory=True))
 
 
-def test_what_leads_somewhere_does_not_go_to_the_alternate() -> None:
+def test_a_message_with_a_route_does_not_go_to_the_alternate() -> None:
     driver = with_alternates("e", "f")
     driver.do(CreateTopic("here"))
     driver.do(Bind("e", "here", "k"))
     assert publish(driver, "k") == ["here"]
 
 
-def test_an_alternate_that_is_not_there_is_an_error_when_the_message_needs_it() -> None:
+def test_a_missing_alternate_is_an_error_when_a_message_needs_it() -> None:
     driver = routed("direct", ("t", "k"))
     driver.do(CreateExchange("f", "direct", alternate="none"))
     driver.do(Bind("f", "t", "k"))
@@ -232,7 +232,7 @@ def test_an_alternate_that_is_not_there_is_an_error_when_the_message_needs_it() 
 
 
 @pytest.mark.parametrize("names", [("e", "e"), ("e", "f", "e"), ("e", "f", "g", "f")])
-def test_alternates_that_go_in_a_circle_are_an_error(names: tuple[str, ...]) -> None:
+def test_a_loop_of_alternates_is_an_error(names: tuple[str, ...]) -> None:
     driver = Driver()
     for name, alternate in pairwise(names):
         driver.do(CreateExchange(name, "direct", alternate=alternate))
@@ -266,7 +266,7 @@ def test_all_exchanges_share_one_cache_of_routes() -> None:
         assert driver.machine._state.routes.size()[0] <= MAX_CACHED_KEYS
 
 
-def test_the_topics_that_remembered_keys_lead_to_are_bounded() -> None:
+def test_the_topics_of_cached_routes_are_bounded() -> None:
     driver = routed("topic", *((f"t{number}", "#") for number in range(300)))
     for number in range(MAX_CACHED_TOPICS // 300 + 5):
         driver.do(Publish("e", f"k.{number}", NewMessage(b"")))
@@ -314,7 +314,7 @@ def test_a_key_that_would_cost_too_many_steps_is_refused() -> None:
         assert one.do(Publish("e", "a.a.a.a.a.a.a.b", NewMessage(b"x"))).routed == 1
 
 
-def test_a_deleted_exchange_is_taken_apart_in_slices() -> None:
+def test_a_deleted_exchange_is_freed_in_slices() -> None:
     driver = routed("topic", *((f"t{number}", f"a.{number}.#") for number in range(20)))
     driver.do(DeleteExchange("e"))
     state = driver.machine._state

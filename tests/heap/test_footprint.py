@@ -45,7 +45,7 @@ def fanout(*topics: str) -> Driver:
 
 
 def messages(state: State) -> Iterator[Message]:
-    """Everything that is held, purged messages too."""
+    """All messages in memory, purged ones included."""
     for topic in state.topics.values():
         yield from topic.ready.by_id().values()
         yield from (message for _, message in topic.delayed.values())
@@ -177,7 +177,7 @@ def take_step(driver: Driver, what: str, name: str, payload: bytes) -> Driver:
     return driver
 
 
-def test_the_door_of_no_ack_deliveries_counts_too() -> None:
+def test_no_ack_deliveries_are_counted_too() -> None:
     driver = fanout(*NAMES)
     driver.do(Subscribe("a", 1, no_ack=True))
     driver.do(Publish("f", "", NewMessage(b"shared")))

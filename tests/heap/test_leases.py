@@ -29,7 +29,7 @@ def jobs() -> Driver:
 
 
 def held(driver: Driver, count: int = 1, lease_ms: int = 0, session: int = 1) -> list[Deliver]:
-    """Messages in the hands of a consumer with just enough credit."""
+    """Messages that a consumer with just enough credit holds."""
     for number in range(count):
         driver.do(Enqueue("jobs", NewMessage(b"x", -number)))
     driver.do(Subscribe("jobs", count, lease_ms=lease_ms), session)

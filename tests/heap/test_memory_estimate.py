@@ -1,4 +1,4 @@
-"""The estimate of the machine against what CPython really allocates, for every kind of record."""
+"""The memory estimate of the machine against what CPython allocates, for every kind of record."""
 
 from __future__ import annotations
 

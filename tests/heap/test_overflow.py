@@ -1,4 +1,4 @@
-"""What a full topic does: it refuses, or it drops the message that is worth the least."""
+"""What a full topic does: it refuses, or it drops the ready message of the lowest priority."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def put(driver: Driver, *priorities: int) -> None:
 
 
 def waiting(driver: Driver) -> list[tuple[int, int]]:
-    """(priority, id) of what is ready, in the order of delivery."""
+    """(priority, id) of the ready messages, in the order of delivery."""
     return [(one.priority, one.id) for one in driver.ask(Peek("jobs", 1000)).messages]
 
 
@@ -50,13 +50,13 @@ def test_the_lowest_priority_is_dropped_first(mode: str, kept: list[tuple[int, i
     assert waiting(driver) == kept
 
 
-def test_the_new_message_is_dropped_when_all_others_are_worth_more() -> None:
+def test_the_new_message_is_dropped_if_all_others_have_higher_priorities() -> None:
     driver = dropping()
     put(driver, 5, 5, 5, 1)
     assert waiting(driver) == [(5, 1), (5, 2), (5, 3)]
 
 
-def test_leased_messages_do_not_count_and_count_when_they_come_back() -> None:
+def test_leased_messages_count_only_after_they_are_given_back() -> None:
     driver = dropping()
     driver.do(Subscribe("jobs", 2))
     put(driver, 0, 0, 0, 0, 0)

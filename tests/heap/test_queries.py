@@ -1,4 +1,4 @@
-"""Questions: answers are bounded and change nothing."""
+"""Queries: answers are bounded and change nothing."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_consumers_and_waiting_pops_are_counted_apart_and_the_same_everywhere(jo
     jobs.do(Subscribe("jobs", 1))
     jobs.do(Subscribe("jobs", 1))
     jobs.do(EnqueueMany("jobs", [NewMessage(b"x")] * 2))
-    jobs.do(Cancel(2))  # ended, and holds a message still
+    jobs.do(Cancel(2))  # it has ended and still holds a message
     jobs.do(Pop("jobs", 1, 1000))
     stats, counters = jobs.ask(GetStats()), jobs.machine.stats()
     assert (stats.consumers, stats.pops, stats.leased) == (1, 1, 2)
@@ -135,7 +135,7 @@ def test_exchanges_and_bindings_are_listed_in_pages(jobs: Driver, name: str, lim
 
 
 def test_the_counts_of_a_restored_replica_are_the_same(jobs: Driver) -> None:
-    """They are kept as things change, and nobody counts again."""
+    """The counts are kept as the state changes. A restored replica has counted from the snapshot."""
     jobs.do(CreateTopic("jobs-more"))
     jobs.do(CreateTopic("zebra"))
     for one in (jobs, jobs.restored()):

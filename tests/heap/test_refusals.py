@@ -1,4 +1,4 @@
-"""Bad input: each gets a typed, clear error. Whatever is refused leaves the state as it was, to the last bit."""
+"""Bad input gets a typed, clear error. A command that is refused leaves the state exactly as it was."""
 
 from __future__ import annotations
 
@@ -224,13 +224,13 @@ def test_a_publish_that_leads_to_too_many_topics_is_refused() -> None:
 
 
 def test_a_command_with_a_field_from_a_later_version_is_refused(busy: Driver) -> None:
-    """It would mean one thing here and another on a replica that knows the field."""
+    """A replica that knows the field would do something else."""
     body = msgspec.msgpack.encode([1, "jobs", [b"x", 0, 0, 0], "a field to come"])
     with pytest.raises(errors.InvalidArgument, match="Enqueue does not fit: Expected `array` of at most length"):
         busy.machine.apply(99, 0, 1, body)
 
 
-def test_a_client_reads_over_what_later_nodes_add_to_a_reply() -> None:
+def test_a_client_ignores_fields_that_later_nodes_add_to_a_reply() -> None:
     settings = [*msgspec.to_builtins(broker.TopicSettings()), "a setting to come"]
     body = msgspec.msgpack.encode([71, "jobs", settings, 1, 2, 3, 4, 5, True, 6, "a field to come"])
     found = broker.decode_reply.decode(body)

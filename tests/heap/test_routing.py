@@ -45,7 +45,7 @@ def leads(kind: str, pattern: str, key: str) -> bool:
 def test_an_index_finds_what_the_definition_finds(
     kind: str, changes: list[tuple[str, int, bool]], wanted: list[str]
 ) -> None:
-    """Bindings come and go; after each change the keys lead to the same topics, in the same order."""
+    """After each added or removed binding the keys lead to the same topics, in the same order."""
     index, topics, bound = INDEXES[kind](), [topic(number) for number in range(5)], {}
     for order, (pattern, number, stays) in enumerate(changes):
         if (pattern, number) not in bound:
@@ -72,7 +72,7 @@ def test_the_canonical_form_matches_the_same_keys(pattern: list[str], key: str) 
 
 @given(bindings, keys)
 def test_the_steps_follow_from_the_bindings_alone(changes: list[tuple[str, int, bool]], key: str) -> None:
-    """A replica that was restored has never seen the bindings that are gone, and must refuse the same keys."""
+    """A restored replica has never had the removed bindings, and must refuse the same keys."""
     lived, fresh, left = PatternIndex(), PatternIndex(), {}
     for order, (pattern, number, _) in enumerate(changes):
         lived.add(pattern, topic(number), order)
@@ -118,7 +118,8 @@ def test_short_keys_stay_far_below_the_bound_whatever_is_bound() -> None:
 @pytest.mark.parametrize("pattern", [["#", "a"] * 12, ["a", "#"] * 12, ["#", "*", "a"] * 8])
 @pytest.mark.parametrize("key", ["a" * 40, "a" * 39 + "b", "ab" * 20])
 def test_a_walk_takes_no_more_steps_than_words_times_nodes(pattern: list[str], key: str) -> None:
-    """Nor more calls of functions, which the interpreter counts. A matcher that backtracks takes millions of both."""
+    """It makes no more function calls either, which the interpreter counts. A matcher that backtracks takes millions of
+    both."""
     index, words = PatternIndex(), list(key)
     for number in range(3):
         index.add(".".join([*pattern, str(number)[: number % 2]]), topic(number), number)

@@ -1,4 +1,4 @@
-"""Sessions: what a lost connection keeps, what a resumed one is told, what an expired one gives back."""
+"""Sessions: what a detached one keeps, what an attached one is sent, what an expired one gives back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def jobs() -> Driver:
     return driver
 
 
-def test_a_detached_session_keeps_its_leases_and_gets_nothing_new(jobs: Driver) -> None:
+def test_a_detached_session_keeps_its_leases_and_gets_no_new_messages(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", NewMessage(b"held")))
     jobs.do(Subscribe("jobs", 5))
     jobs.taken()
@@ -41,7 +41,7 @@ def test_a_detached_session_keeps_its_leases_and_gets_nothing_new(jobs: Driver) 
     assert (jobs.info().leased, jobs.info().ready) == (1, 1)
 
 
-def test_while_one_session_is_away_the_others_are_served(jobs: Driver) -> None:
+def test_while_one_session_is_detached_the_others_are_served(jobs: Driver) -> None:
     for session in (1, 2):
         jobs.do(Subscribe("jobs", 5), session)
     jobs.detach(1)
@@ -50,7 +50,7 @@ def test_while_one_session_is_away_the_others_are_served(jobs: Driver) -> None:
     assert [one.consumer for one in jobs.deliveries()] == [2, 2, 2]
 
 
-def test_a_resumed_session_is_told_the_leases_it_does_not_hold_and_what_waits_flows(jobs: Driver) -> None:
+def test_an_attach_sends_the_missing_leases_and_then_new_messages(jobs: Driver) -> None:
     for _ in range(3):
         jobs.do(Enqueue("jobs", NewMessage(b"x")))
     jobs.do(Subscribe("jobs", 4))
@@ -62,7 +62,7 @@ def test_a_resumed_session_is_told_the_leases_it_does_not_hold_and_what_waits_fl
     assert jobs.payloads(1) == [b"new"]
 
 
-def test_a_resume_without_a_detach_before_it_tells_the_same(jobs: Driver) -> None:
+def test_an_attach_without_a_detach_before_it_sends_the_same(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", NewMessage(b"x")))
     jobs.do(Subscribe("jobs", 2))
     (one,) = jobs.deliveries()
@@ -80,7 +80,7 @@ def test_leases_that_do_not_fit_the_reply_follow_as_pushes(jobs: Driver) -> None
     assert resumed.deliveries + jobs.deliveries() == held
 
 
-def test_a_resumed_session_hears_which_pops_and_consumers_are_over(jobs: Driver) -> None:
+def test_an_attach_tells_which_pops_and_consumers_have_ended(jobs: Driver) -> None:
     jobs.do(CreateTopic("gone"))
     kept = jobs.do(Subscribe("jobs", 1)).consumer
     lost = jobs.do(Subscribe("gone", 1)).consumer
@@ -95,7 +95,7 @@ def test_a_resumed_session_hears_which_pops_and_consumers_are_over(jobs: Driver)
     assert [one.consumer for one in resumed.ended] == [ticket, lost]
 
 
-def test_a_pop_goes_on_after_a_resume(jobs: Driver) -> None:
+def test_a_pop_continues_after_an_attach(jobs: Driver) -> None:
     ticket = jobs.do(Pop("jobs", 1, wait_ms=1000)).consumer
     jobs.detach(1)
     jobs.do(Enqueue("jobs", NewMessage(b"x")), session=2)
@@ -126,7 +126,7 @@ def test_an_expired_sessions_topics_and_auto_delete_topics_are_gone(jobs: Driver
     assert jobs.machine.stats()["sessions"] == 1
 
 
-def test_a_session_that_is_not_known_expires_and_detaches_without_a_word(jobs: Driver) -> None:
+def test_expiring_or_detaching_an_unknown_session_does_nothing(jobs: Driver) -> None:
     before = jobs.machine.state_hash()
     jobs.expire(77)
     jobs.detach(77)
@@ -141,8 +141,8 @@ def test_a_topic_without_its_owners_session_outlives_the_leases_of_others(jobs: 
     assert jobs.do(Nack([token(one)]), session=2).count == 1
 
 
-def test_what_is_on_its_way_back_is_not_repeated_to_whoever_attaches() -> None:
-    """The client has let go of it all when it was told so; it comes again under another epoch."""
+def test_leases_that_are_being_given_back_are_not_in_the_reply_to_attach() -> None:
+    """The client forgets these leases. Their messages are delivered again with another epoch."""
     driver = Driver(sessions=1)
     driver.do(CreateTopic("jobs"))
     driver.do(EnqueueMany("jobs", [NewMessage(b"x")] * 1500))

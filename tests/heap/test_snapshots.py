@@ -31,7 +31,7 @@ from .driver import Driver, token
 
 @pytest.fixture
 def busy() -> Driver:
-    """Something of everything."""
+    """At least one record of every kind."""
     driver = Driver(sessions=3)
     driver.wait(5)
     driver.do(CreateTopic("jobs"))
@@ -104,7 +104,7 @@ def test_a_view_does_not_show_what_happens_while_it_is_written(busy: Driver) -> 
 
 
 def test_garbage_and_history_do_not_show_in_the_hash() -> None:
-    """Two ways to the same state: one with thousands of expired and purged messages behind it, swept or not."""
+    """Two ways to the same state. One had thousands of expired and purged messages, freed or not."""
     direct, winding = Driver(), Driver()
     for driver in (direct, winding):
         driver.do(CreateTopic("jobs"))
@@ -149,7 +149,7 @@ def test_the_hash_tells_states_apart() -> None:
     for step in steps:
         driver.do(step)
         seen.add(driver.machine.state_hash())
-    assert len(seen) == len(steps)  # an unbound exchange is what it was before it was bound
+    assert len(seen) == len(steps)  # an exchange without bindings hashes as before its first binding
     assert all(len(one) == 16 for one in seen)
 
 
@@ -214,7 +214,8 @@ def test_a_snapshot_that_makes_no_sense_is_refused(blocks: list[bytes]) -> None:
 
 
 def test_a_lease_of_a_deleted_topic_and_a_lost_session_survives_a_snapshot() -> None:
-    """Schedule: a session with many leases expires, its topic with it; the replica restarts before all went back."""
+    """Schedule: a session with many leases expires, and its topic with it. The replica restarts before all leases are
+    given back."""
     driver = Driver()
     driver.do(CreateTopic("mine", TopicSettings(exclusive=True)))
     driver.do(EnqueueMany("mine", [NewMessage(b"x")] * 5000))

@@ -1,4 +1,4 @@
-"""The heap below a topic: strict order, removal by key, and memory that follows what is alive."""
+"""The heap of a topic: strict order, removal by key, and memory in proportion to the live records."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_key_pushed_again_counts_once_and_at_its_new_place() -> None:
     assert [heap.pop(), heap.pop(), heap.first()] == [(6, 1), (9, 0), None]
 
 
-def test_a_missing_key_is_removed_without_a_word() -> None:
+def test_removing_a_missing_key_does_nothing() -> None:
     assert filled([1]).remove(77) is None
 
 

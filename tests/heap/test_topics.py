@@ -1,4 +1,4 @@
-"""Topics: idempotent creation, exclusive ownership and take-over, and the ways in which a topic deletes itself."""
+"""Topics: idempotent creation, exclusive ownership, take-over, and automatic deletion."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_an_auto_delete_topic_goes_with_its_last_consumer_and_not_before_its_fir
     assert topics(driver) == []
 
 
-def test_an_auto_delete_topic_takes_its_leased_messages_along() -> None:
+def test_leases_of_a_deleted_auto_delete_topic_are_stale() -> None:
     driver = Driver()
     driver.do(CreateTopic("auto", TopicSettings(auto_delete=True)))
     driver.do(Enqueue("auto", NewMessage(b"x")))
@@ -179,7 +179,7 @@ def test_an_auto_delete_topic_takes_its_leased_messages_along() -> None:
     assert driver.machine.stats()["message_bytes"] == 0
 
 
-def test_an_unused_topic_goes_when_its_time_is_over() -> None:
+def test_an_unused_topic_is_deleted_after_its_expiry() -> None:
     driver = Driver()
     driver.do(CreateTopic("brief", TopicSettings(expires_ms=100)))
     driver.wait(99)
@@ -225,7 +225,7 @@ def test_deleting_a_topic_ends_its_consumers_and_counts_its_messages() -> None:
     }
 
 
-def test_a_topic_made_again_under_its_name_knows_nothing_of_the_first() -> None:
+def test_a_topic_that_is_created_again_has_nothing_of_the_first() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     driver.do(Enqueue("jobs", NewMessage(b"x", delay_ms=10)))

@@ -1,4 +1,5 @@
-"""Which commands there are at a version. A release that knows more must not answer otherwise than one that does not."""
+"""Which commands exist at a version. A release that knows later commands must give the same replies as one that does
+not."""
 
 from __future__ import annotations
 

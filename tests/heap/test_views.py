@@ -1,4 +1,4 @@
-"""Views of the state: taken in bounded work, written in bounded pieces, and closed without a trace."""
+"""Views of the state: taken with bounded work, written in bounded pieces, and closed completely."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .driver import PLENTY, Driver, token
 
 
 def count_calls(call: Callable[[], Any]) -> tuple[int, Any]:
-    """How many functions were called, those written in C included, and the result."""
+    """The number of function calls, functions in C included, and the result."""
     calls = 0
 
     def count(frame: Any, event: str, argument: Any) -> None:
@@ -68,7 +68,7 @@ def test_taking_a_view_calls_as_much_whatever_the_state_holds() -> None:
 
 
 def busy() -> Driver:
-    """Something of everything that a view shows."""
+    """At least one record of every kind that a view shows."""
     driver = Driver(sessions=4)
     driver.do(CreateExchange("e"))
     driver.do(CreateTopic("jobs"))

@@ -1,4 +1,4 @@
-"""The work limit: no call does more than its share, and what it puts off is state like any other."""
+"""The work limit: no call does more than its limit, and postponed work is state like any other."""
 
 from __future__ import annotations
 
@@ -7,14 +7,12 @@ from collections.abc import Callable
 import pytest
 
 from disheap.protocol.broker import (
-    BATCH_MAX,
     Ack,
     Bind,
     Cancel,
     CreateExchange,
     CreateTopic,
     DeleteTopic,
-    Deliver,
     Enqueue,
     EnqueueMany,
     NewMessage,
@@ -26,27 +24,15 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap import sessions
 from disheap_heap.settings import (
     MAX_DELIVERIES_PER_CALL,
-    MAX_END_UNITS_PER_CALL,
     MAX_PUSH_BYTES_PER_CALL,
-    MAX_RESENT_PER_REPLY,
-    MAX_RETURNS_PER_CALL,
     STEPS_PER_UNIT,
     WORDS_PER_UNIT,
 )
 
 from .driver import PLENTY, Driver, token
-
-MANY = 3 * max(MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL)
-
-
-def filled(count: int = MANY, delay_ms: int = 0, expires_ms: int = 0) -> Driver:
-    driver = Driver()
-    driver.do(CreateTopic("jobs"))
-    driver.do(EnqueueMany("jobs", [NewMessage(b"x", number % 3, delay_ms, expires_ms) for number in range(count)]))
-    return driver
+from .large_states import MANY, come_back_with_many_leases, end_a_session_that_has_much, fan_out, filled
 
 
 def test_a_subscription_is_served_in_slices() -> None:
@@ -85,14 +71,6 @@ def test_a_large_pop_is_served_in_slices_and_ends_when_it_has_what_there_was(ask
     assert driver.machine.state_hash() == twin.machine.state_hash()
 
 
-def fan_out(driver: Driver) -> None:
-    driver.do(CreateExchange("all", "fanout"))
-    for number in range(MANY):
-        driver.do(CreateTopic(f"topic-{number}"))
-        driver.do(Bind("all", f"topic-{number}"))
-        driver.do(Subscribe(f"topic-{number}", 1))
-
-
 def test_a_message_for_many_topics_is_delivered_in_slices() -> None:
     driver = Driver()
     fan_out(driver)
@@ -100,30 +78,6 @@ def test_a_message_for_many_topics_is_delivered_in_slices() -> None:
     assert len(driver.deliveries()) == MAX_DELIVERIES_PER_CALL
     driver.work_off(100)
     assert len(driver.deliveries()) == MANY - MAX_DELIVERIES_PER_CALL
-
-
-def test_a_session_that_comes_back_is_served_in_slices() -> None:
-    driver = Driver()
-    fan_out(driver)
-    driver.detach(1)
-    driver.do(Publish("all", "", NewMessage(b"x")), session=2)
-    driver.attach(1)
-    assert len(driver.deliveries()) == MAX_DELIVERIES_PER_CALL
-    driver.work_off(100)
-    assert len(driver.deliveries()) == MANY - MAX_DELIVERIES_PER_CALL
-
-
-def test_an_expired_session_gives_back_in_slices_over_all_that_it_owned() -> None:
-    driver = Driver()
-    for name in ("a", "b"):
-        driver.do(CreateTopic(name, TopicSettings(exclusive=True)))
-        driver.do(EnqueueMany(name, [NewMessage(b"x")] * MAX_RETURNS_PER_CALL))
-        driver.do(Subscribe(name, MAX_RETURNS_PER_CALL))
-        driver.work_off(PLENTY)
-    driver.expire(1)
-    assert driver.machine.stats()["leased"] == MAX_RETURNS_PER_CALL
-    driver.work_off(100)
-    assert driver.machine.stats()["leased"] == 0
 
 
 def test_messages_that_fall_due_together_take_as_many_advances_as_their_number_needs() -> None:
@@ -143,22 +97,6 @@ def test_due_and_expired_messages_share_the_limit_in_order_of_their_deadlines() 
     assert driver.machine.backlog()
     assert driver.wait(0) == 1
     assert not driver.machine.backlog()
-
-
-def test_an_expired_session_gives_back_in_slices_the_oldest_lease_first() -> None:
-    driver = filled()
-    driver.do(Subscribe("jobs", MANY))
-    driver.work_off(PLENTY)
-    held = [one.id for one in driver.deliveries()]
-    driver.expire(1)
-    assert driver.info().ready == MAX_RETURNS_PER_CALL
-    driver.wait(0, limit=10)
-    assert driver.info().ready == MAX_RETURNS_PER_CALL + 10
-    back = sorted(driver.machine._state.topics["jobs"].ready.by_id())
-    assert back == sorted(held[: MAX_RETURNS_PER_CALL + 10])
-    driver.work_off(100)
-    assert (driver.info().ready, driver.info().leased) == (MANY, 0)
-    assert driver.machine.stats()["consumers"] == 0
 
 
 def test_a_recovering_consumer_gets_nothing_new_before_it_has_given_everything_back() -> None:
@@ -187,7 +125,7 @@ def test_a_lease_may_be_settled_while_it_waits_to_be_given_back() -> None:
 
 
 @pytest.mark.parametrize("command", [Purge("jobs"), DeleteTopic("jobs")])
-def test_what_is_thrown_away_is_gone_at_once_and_freed_in_slices(command: Purge | DeleteTopic) -> None:
+def test_purged_messages_are_invisible_at_once_and_freed_in_slices(command: Purge | DeleteTopic) -> None:
     driver = filled(1000, expires_ms=50)
     driver.do(EnqueueMany("jobs", [NewMessage(b"x", 0, 70, 90)] * 500))
     assert driver.do(command).count == 1500
@@ -197,7 +135,7 @@ def test_what_is_thrown_away_is_gone_at_once_and_freed_in_slices(command: Purge 
     assert driver.machine.stats()["timers"] == 0
 
 
-def test_timers_of_thrown_away_messages_find_nothing() -> None:
+def test_timers_of_purged_messages_find_nothing() -> None:
     driver = filled(100, delay_ms=50, expires_ms=60)
     driver.do(Purge("jobs"))
     driver.do(Enqueue("jobs", NewMessage(b"kept")))
@@ -225,7 +163,7 @@ def test_advancing_when_nothing_is_due_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("command", [Purge("jobs"), DeleteTopic("jobs")])
-def test_a_topic_that_waited_to_be_served_no_longer_waits_when_its_messages_are_thrown_away(
+def test_a_topic_without_messages_no_longer_waits_to_be_served(
     command: Purge | DeleteTopic,
 ) -> None:
     driver = filled()
@@ -272,28 +210,6 @@ def fall_due(driver: Driver) -> None:
     driver.wait(40, limit=1)
 
 
-def end_a_session_that_has_much(driver: Driver) -> None:
-    driver.do(CreateExchange("e"), session=2)
-    for number in range(MAX_END_UNITS_PER_CALL):
-        name = f"own-{number}"
-        driver.do(CreateTopic(name, TopicSettings(exclusive=number % 3 == 0, auto_delete=True)), session=2)
-        driver.do(Bind("e", name, name), session=2)
-        driver.do(Enqueue(name, NewMessage(b"x")), session=2)
-        driver.do(Subscribe(name, 5, group=number % 2), session=2)
-    driver.do(Subscribe("jobs", MANY), session=2)
-    driver.work_off(PLENTY)
-    driver.do(Subscribe("jobs", 7))
-    driver.expire(2)
-
-
-def come_back_with_many_leases(driver: Driver) -> None:
-    driver.do(EnqueueMany("jobs", [NewMessage(b"x")] * (BATCH_MAX - MANY)))
-    driver.do(Subscribe("jobs", BATCH_MAX))
-    driver.work_off(PLENTY)
-    driver.detach(1)
-    driver.attach(1)
-
-
 @pytest.mark.parametrize(
     "start",
     [
@@ -326,16 +242,6 @@ def test_a_replica_restored_amid_postponed_work_goes_on_in_step(start: Callable[
     assert not twin.machine.backlog()
 
 
-def test_a_dead_leader_of_deliveries_loses_none() -> None:
-    """Schedule: half of a slice was delivered when the session expired; every message is ready again."""
-    driver = filled()
-    driver.do(Subscribe("jobs", MANY))
-    assert all(isinstance(one, Deliver) for one in driver.taken())
-    driver.expire(1)
-    driver.work_off(50)
-    assert driver.info().ready == MANY
-
-
 def test_one_call_pushes_a_bounded_number_of_bytes() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
@@ -365,74 +271,6 @@ def test_a_pop_gets_what_there_was_although_it_is_many_bytes() -> None:
     assert (len(deliveries), done) == (12, PopDone(1, 12))
 
 
-def test_a_session_that_has_much_ends_in_slices() -> None:
-    """A session with 100,000 topics of its own took more than a second."""
-    driver = filled()
-    end_a_session_that_has_much(driver)
-    left = driver.machine.stats()["topics"]
-    assert 1 < left < MAX_END_UNITS_PER_CALL
-    driver.wait(0, limit=10)
-    assert left - 10 <= driver.machine.stats()["topics"] < left
-    driver.work_off(100)
-    stats = driver.machine.stats()
-    assert (stats["topics"], stats["bindings"], stats["consumers"], stats["leased"]) == (1, 0, 1, 7)
-    assert not driver.machine.backlog()
-
-
-def test_a_topic_of_a_session_that_is_ending_may_be_taken_over() -> None:
-    driver = filled()
-    for number in range(MAX_END_UNITS_PER_CALL + 10):
-        driver.do(CreateTopic(f"own-{number}", TopicSettings(exclusive=True)), session=2)
-    driver.expire(2)
-    driver.do(CreateTopic(f"own-{MAX_END_UNITS_PER_CALL + 9}", TopicSettings(exclusive=True)))
-    driver.work_off(100)
-    assert driver.machine.stats()["topics"] == 2
-
-
-def test_an_attach_sends_what_is_held_in_slices_and_each_lease_once() -> None:
-    driver = filled()
-    come_back_with_many_leases(driver)
-    driver.taken()
-    resumed = driver.attach(1)
-    pushed = driver.deliveries()
-    assert (len(resumed.deliveries), len(pushed)) == (MAX_RESENT_PER_REPLY, MAX_DELIVERIES_PER_CALL)
-    driver.do(Ack([(BATCH_MAX, 1)]))
-    driver.work_off(100)
-    tokens = [token(one) for one in [*resumed.deliveries, *pushed, *driver.deliveries()]]
-    assert len(tokens) == len(set(tokens)) == BATCH_MAX - 1
-
-
-def test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million leases stopped the loop for 200 ms."""
-    monkeypatch.setattr(sessions, "MAX_SCANNED_PER_CALL", 1)
-    driver = Driver()
-    for name in ("a", "b", "c"):
-        driver.do(CreateTopic(name))
-        driver.do(EnqueueMany(name, [NewMessage(b"x")] * 2))
-        driver.do(Subscribe(name, 4))
-    held = driver.deliveries()
-    resumed = driver.attach(1, token(held[0]), token(held[2]))
-    assert [token(one) for one in resumed.deliveries] == [token(held[1])]
-    driver.do(Enqueue("a", NewMessage(b"new")))
-    driver.do(Ack([token(held[4])]))
-    assert driver.deliveries() == []
-    twin = driver.restored()
-    for one in (driver, twin):
-        assert one.machine.backlog()
-        one.work_off(1)
-        assert [(push.payload, push.epoch) for push in one.deliveries()] == [(b"new", 1), (b"x", 1), (b"x", 1)]
-    assert twin.machine.state_hash() == driver.machine.state_hash()
-
-
-def test_nothing_is_sent_again_to_a_session_that_is_gone_again() -> None:
-    driver = filled()
-    come_back_with_many_leases(driver)
-    driver.taken()
-    driver.detach(1)
-    driver.work_off(100)
-    assert driver.taken() == []
-
-
 def test_work_that_was_done_is_counted_in_units() -> None:
     driver = Driver()
     done = driver.machine.work_done
@@ -453,24 +291,3 @@ def test_work_that_was_done_is_counted_in_units() -> None:
     driver.do(Ack([(number, 1) for number in range(1, 11)]))
     driver.do(DeleteTopic("t"))
     assert done() - before == 10 + 10 + 1 + 1 + bound, "deliveries, leases, a topic, a consumer, bindings"
-
-
-def test_a_lease_that_is_on_its_way_back_is_not_sent_again() -> None:
-    driver = filled()
-    come_back_with_many_leases(driver)
-    driver.taken()
-    driver.attach(1)
-    driver.taken()
-    driver.do(Recover([1]))
-    driver.work_off(100)
-    assert {one.epoch for one in driver.deliveries()} == {2}
-
-
-def test_a_pop_that_ends_with_its_topic_amid_the_end_of_its_session_ends_once() -> None:
-    driver = Driver()
-    driver.do(CreateTopic("t", TopicSettings(auto_delete=True)))
-    driver.do(Subscribe("t", 1))
-    driver.do(Pop("t", wait_ms=1000))
-    driver.expire(1)
-    assert (driver.machine.stats()["topics"], driver.machine.stats()["consumers"]) == (0, 0)
-    assert not driver.machine.backlog()

@@ -1,4 +1,4 @@
-"""Rules for tests that do random things to a heap machine. Views stay open meanwhile, and show the state of a moment.
+"""Rules for property tests of a heap machine. Views stay open meanwhile, and must show the state of one moment.
 
 The bounds are so small that every view is written in many pieces, and every topic has many chunks of ids.
 """

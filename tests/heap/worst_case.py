@@ -1,4 +1,4 @@
-"""What one command, query or session event costs at worst, measured: `python -m tests.heap.worst_case`.
+"""Measures the worst cost of each command, query and session event: `python -m tests.heap.worst_case`.
 
 Each row builds the state that is worst for it within the default limits, then measures one call. The columns are the
 processor's time, the same while a view for a snapshot is open, the bytes of the reply and of what is pushed, and the
@@ -175,7 +175,7 @@ CASES = [
 
 
 def carry_out(driver: Driver, case: Case) -> tuple[bytes, Any]:
-    """The reply and the pushes; both are empty if the call is refused."""
+    """The reply and the pushes. Both are empty if the call is refused."""
     machine = driver.machine
     try:
         match case.asked:
@@ -209,7 +209,7 @@ class Cost(NamedTuple):
 
 
 def measure(case: Case) -> Cost:
-    """In three runs, each on a state of its own."""
+    """Measures in three runs, each with a new state."""
     times, sent, left = [], 0, 0
     for with_view in (False, True):
         driver = case.build()

@@ -10,6 +10,7 @@ LEASES = "tests/heap/test_leases.py::"
 SESSIONS = "tests/heap/test_sessions.py::"
 SNAPSHOTS = "tests/heap/test_snapshots.py::"
 WORK = "tests/heap/test_work.py::"
+SESSION_SLICES = "tests/heap/test_session_slices.py::"
 VIEWS = "tests/heap/test_views.py::"
 
 TOPICS = "tests/heap/test_topics.py::"
@@ -131,7 +132,7 @@ MUTANTS = (
         "session-ends-at-once",
         "the end of a session with 100,000 topics of its own stops every node for a second",
         (Patch("disheap_heap:end_some", "until = state.units + limit\n", "until = limit = 1 << 30\n"),),
-        (WORK + "test_a_session_that_has_much_ends_in_slices",),
+        (SESSION_SLICES + "test_a_session_that_has_much_ends_in_slices",),
         simulated=False,
     ),
     Mutant(
@@ -144,7 +145,7 @@ MUTANTS = (
                 "if lease is not None:",
             ),
         ),
-        (WORK + "test_a_lease_that_is_on_its_way_back_is_not_sent_again",),
+        (SESSION_SLICES + "test_a_lease_that_is_being_given_back_is_not_sent_again",),
         simulated=False,
     ),
     Mutant(
@@ -211,13 +212,13 @@ MUTANTS = (
         "alternate-is-not-tried",
         "a message that leads nowhere in an exchange is lost, although the exchange has an alternate",
         (Patch("disheap_heap:find_topics", "    if topics or not exchange.alternate:\n", "    if True:\n"),),
-        ("tests/heap/test_exchanges.py::test_what_leads_nowhere_goes_to_the_alternate",),
+        ("tests/heap/test_exchanges.py::test_a_message_without_a_route_goes_to_the_alternate",),
     ),
     Mutant(
         "alternate-of-the-alternate-is-not-tried",
         "a message that leads nowhere in the alternate either is lost, although that one has an alternate, too",
         (Patch("disheap_heap:find_topics", "    while not topics and exchange.alternate:\n", "    if True:\n"),),
-        ("tests/heap/test_exchanges.py::test_what_leads_nowhere_goes_to_the_alternate",),
+        ("tests/heap/test_exchanges.py::test_a_message_without_a_route_goes_to_the_alternate",),
     ),
     Mutant(
         "delayed-messages-fill-a-topic-that-drops",
@@ -267,7 +268,7 @@ MUTANTS = (
                 "    message = lease.message.after(lease.epoch)._replace(rank=lease.message.rank + 1)\n",
             ),
         ),
-        (DELIVERY + "test_a_message_that_comes_back_keeps_its_place",),
+        (DELIVERY + "test_a_message_that_is_given_back_keeps_its_place",),
     ),
     Mutant(
         "delivered-before-all-of-a-batch-is-in-place",
@@ -387,7 +388,7 @@ MUTANTS = (
                 "resend.tokens += tokens",
             ),
         ),
-        (SESSIONS + "test_a_resumed_session_is_told_the_leases_it_does_not_hold_and_what_waits_flows",),
+        (SESSIONS + "test_an_attach_sends_the_missing_leases_and_then_new_messages",),
     ),
     Mutant(
         "detached-session-is-served",
@@ -405,8 +406,8 @@ MUTANTS = (
             ),
         ),
         (
-            SESSIONS + "test_a_detached_session_keeps_its_leases_and_gets_nothing_new",
-            SESSIONS + "test_while_one_session_is_away_the_others_are_served",
+            SESSIONS + "test_a_detached_session_keeps_its_leases_and_gets_no_new_messages",
+            SESSIONS + "test_while_one_session_is_detached_the_others_are_served",
         ),
     ),
     Mutant(
@@ -768,7 +769,7 @@ MUTANTS = (
                 "    while not resend.is_scanned():\n",
             ),
         ),
-        (WORK + "test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before",),
+        (SESSION_SLICES + "test_an_attach_compares_leases_in_slices_before_new_deliveries",),
         simulated=False,
     ),
     Mutant(
@@ -781,7 +782,7 @@ MUTANTS = (
                 "    session.attached = session.is_served = True\n",
             ),
         ),
-        (WORK + "test_an_attach_compares_what_is_held_in_slices_and_nothing_flows_before",),
+        (SESSION_SLICES + "test_an_attach_compares_leases_in_slices_before_new_deliveries",),
         simulated=False,
     ),
     Mutant(

@@ -259,9 +259,7 @@ MUTANTS = (
                 "        pass\n",
             ),
         ),
-        (
-            "tests/heap/test_sessions.py::test_a_resumed_session_is_told_the_leases_it_does_not_hold_and_what_waits_flows",
-        ),
+        ("tests/heap/test_sessions.py::test_an_attach_sends_the_missing_leases_and_then_new_messages",),
     ),
     Mutant(
         "pushes-to-the-connection-before",

@@ -1,8 +1,8 @@
-"""Credit, rings and counts while work is put off: whatever is done between two slices, the books are right.
+"""Credit, turns and counts are consistent while work is postponed, whatever is done between two slices.
 
-Here is no model of the order, as in `test_against_model`. Two replicas get the same calls, and each call may deliver
-and give back next to nothing at once. The second is made anew from a snapshot at any moment, also in the midst of a
-backlog. When the backlog is worked off, nobody who could have a message waits for one: no credit was lost.
+There is no model of the order here, unlike in `test_against_model`. Two replicas get the same calls, and each call may
+deliver and give back very little. The second replica is restored from a snapshot at any moment, also while work is
+postponed. When all work is done, no consumer that can receive waits while there is a message: no credit was lost.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class HeapInSlices(ViewRules):
         for one in self.patches:
             one.start()
         self.driver, self.tokens = Driver(sessions=0), [(0, 9999, 1)]
-        self.numbers, self.last_session = {}, 0  # a session that is over has a number that never comes again
+        self.numbers, self.last_session = {}, 0  # the number of a session is never used again
         self.twin = self.driver.restored()
         for session in SESSIONS:
             self.open(session)
@@ -80,7 +80,7 @@ class HeapInSlices(ViewRules):
         self.driver.pushed, self.twin.pushed = [], []
 
     def do(self, command: Any, session: int) -> None:
-        """`session` is one of `SESSIONS`, or the number of one that is over."""
+        """`session` is one of `SESSIONS`, or the number of a session that has ended."""
         number = self.numbers.get(session, session)
         self.both(lambda driver: driver.do(command, number))
 
@@ -185,18 +185,18 @@ class HeapInSlices(ViewRules):
             driver.work_off(limit)
         self.both(lambda driver: None)
         for driver in (self.driver, self.twin):
-            check_nobody_waits(driver.machine._state)
+            check_all_served(driver.machine._state)
 
-    # --- what always holds ---
+    # --- invariants ---
 
     @invariant()
     def the_replicas_are_equal_and_their_books_are_right(self) -> None:
         assert self.driver.machine.state_hash() == self.twin.machine.state_hash()
         for driver in (self.driver, self.twin):
-            check_books(driver.machine._state)
+            check_consistency(driver.machine._state)
 
 
-def check_books(machine: State) -> None:
+def check_consistency(machine: State) -> None:
     assert machine.message_bytes == sum(
         len(message.payload)
         for topic in machine.topics.values()
@@ -226,7 +226,7 @@ def check_group(machine: State, group: CreditGroup) -> None:
     assert group.held_bytes == sum(one.held_bytes for one in members)
 
 
-def check_nobody_waits(machine: State) -> None:
+def check_all_served(machine: State) -> None:
     assert not (machine.freed or machine.unserved or machine.returning)
     for topic in machine.topics.values():
         hungry = [one.number for one in topic.consumers.values() if one.can_receive()]
