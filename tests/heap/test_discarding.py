@@ -32,7 +32,7 @@ def large() -> Driver:
         driver.do(broker.EnqueueMany(topic, [NewMessage(b"x" * 50, number % 7) for number in range(10_000)]), 2)
     driver.do(broker.EnqueueMany("t3", [NewMessage(b"x" * 50, 0, 1000, 9000)] * 5_000), 4)
     for number in range(20):
-        driver.do(broker.Publish("fanout", "", b"y" * 5_000 + bytes([number])))
+        driver.do(broker.Publish("fanout", "", NewMessage(b"y" * 5_000 + bytes([number]))))
     for session in range(1, 301):
         driver.do(broker.Subscribe("jobs", 20, group=session % 3), session)
     driver.do(broker.Purge("t1"), 2)
@@ -76,7 +76,7 @@ def test_large_payloads_are_freed_in_more_slices() -> None:
     driver = Driver()
     driver.do(broker.CreateTopic("jobs"))
     for number in range(50):
-        driver.do(broker.Enqueue("jobs", bytes([number]) * (8 << 20)))
+        driver.do(broker.Enqueue("jobs", NewMessage(bytes([number]) * (8 << 20))))
     assert sum(1 for _ in driver.machine.discarding()) >= 6
 
 
