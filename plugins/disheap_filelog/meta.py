@@ -27,6 +27,7 @@ from zlib import crc32
 from disheap.errors import RESTORE, LogDamaged
 from disheap.kernel.types import HardState, Index, NodeId, Term
 from disheap_filelog.filesystem import File, Filesystem, write_file
+from disheap_filelog.formats import check_version
 
 NAME = "meta"
 MAGIC = b"DHM1"
@@ -122,7 +123,7 @@ class Meta:
         self._file.close()
 
     def _read(self) -> list[State | None]:
-        return [_decode(self._file.read(_SLOT_BYTES, offset)) for offset in SLOT_AT]
+        return [_decode(self._file.read(_SLOT_BYTES, offset), self._path) for offset in SLOT_AT]
 
     def _compare(self, slots: list[State | None]) -> None:
         self.is_whole = all(slot == self.state for slot in slots)
@@ -142,10 +143,12 @@ def _encode(state: State) -> bytes:
     return body + _CHECKSUM.pack(crc32(body))
 
 
-def _decode(data: bytes) -> State | None:
+def _decode(data: bytes, path: str) -> State | None:
+    """None for a slot that is not sound. Raises `VersionUnsupported`."""
     if len(data) < _SLOT_BYTES or _CHECKSUM.unpack_from(data, _SLOT.size)[0] != crc32(data[: _SLOT.size]):
         return None
     magic, version, is_ambiguous, _, generation, term, vote, after = _SLOT.unpack_from(data)
-    if magic != MAGIC or version != VERSION:
+    if magic != MAGIC:
         return None
+    check_version(path, version, VERSION)
     return State(generation, HardState(Term(term), NodeId(vote)), Index(after) if is_ambiguous else None)

@@ -58,6 +58,7 @@ from disheap_filelog import blocks, identities
 from disheap_filelog.blocks import Block
 from disheap_filelog.codec import check_codec
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, create_file, needs_room
+from disheap_filelog.formats import check_version
 from disheap_filelog.identities import SLOT_BYTES, Slots
 
 MAGIC = b"DHL1"
@@ -349,7 +350,7 @@ def _encode_head(head: Head) -> bytes:
 def _decode_head(file: File, path: str, number: int) -> tuple[Head, int]:
     """The head, and the checksum that its first block names."""
     data = file.read(SEAL_AT, 0)
-    head = _parse_head(data)
+    head = _parse_head(data, path)
     if head is None or head[0].number != number:
         reason = "the segment's head cannot be read" if head is None else f"this is segment {head[0].number}"
         raise LogDamaged(path, 0, reason, RESTORE)
@@ -358,14 +359,16 @@ def _decode_head(file: File, path: str, number: int) -> tuple[Head, int]:
     return head
 
 
-def _parse_head(data: bytes) -> tuple[Head, int] | None:
-    if len(data) < SEAL_AT or data[:4] != MAGIC or data[4] != VERSION:
+def _parse_head(data: bytes, path: str) -> tuple[Head, int] | None:
+    """None for a head that is not sound. Raises `VersionUnsupported`."""
+    if len(data) < SEAL_AT or data[:4] != MAGIC:
         return None
     fields = _HEAD.unpack_from(data)
     codec_length, preamble_length = fields[3], fields[11]
     size = _HEAD.size + codec_length + preamble_length
     if size + _CHECKSUM.size > len(data) or _CHECKSUM.unpack_from(data, size)[0] != crc32(data[:size]):
         return None
+    check_version(path, data[4], VERSION)
     codec = data[_HEAD.size : _HEAD.size + codec_length].decode(errors="replace")
     preamble = data[_HEAD.size + codec_length : size]
     return Head._make((bool(fields[2]), *fields[4:11], codec, preamble, *fields[12:])), crc32(data[:size])

@@ -51,6 +51,7 @@ from disheap.kernel import membership
 from disheap.kernel.types import Index, SnapshotMeta, Term
 from disheap_filelog.codec import check_codec
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, create_file, needs_room
+from disheap_filelog.formats import check_version
 from disheap_filelog.guard import Guard
 
 PREFIX = "snapshot-"
@@ -322,13 +323,14 @@ def _encode_head(stored: Stored) -> bytes:
 def _read_head(file: File, path: str) -> tuple[Stored, int]:
     """The head without the chunks, and the offset behind it."""
     data = file.read(_HEAD.size, 0)
-    if len(data) < _HEAD.size or data[:4] != b"DHS1" or data[4] != VERSION:
+    if len(data) < _HEAD.size or data[:4] != b"DHS1":
         raise damaged(path, "its head cannot be read")
     _, _, _, codec_bytes, index, term, time_ms, member_bytes, preamble_bytes = _HEAD.unpack(data)
     size = _HEAD.size + codec_bytes + member_bytes + preamble_bytes
     data = file.read(size + _CHECKSUM.size, 0) if size <= HEAD_LIMIT else b""
     if len(data) < size + _CHECKSUM.size or _CHECKSUM.unpack_from(data, size)[0] != crc32(data[:size]):
         raise damaged(path, "its head's checksum does not match")
+    check_version(path, data[4], VERSION)
     codec_end, members_end = _HEAD.size + codec_bytes, _HEAD.size + codec_bytes + member_bytes
     try:
         members = membership.decode(data[codec_end:members_end])

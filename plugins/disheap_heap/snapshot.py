@@ -37,7 +37,7 @@ from zlib import crc32
 
 import msgspec
 
-from disheap.errors import SnapshotDamaged
+from disheap.errors import SnapshotDamaged, VersionUnsupported
 from disheap.protocol.broker import TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
@@ -51,6 +51,8 @@ from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, St
 from disheap_heap.view import View, open_view
 
 FORMAT = 5
+"""Of the versions that this release runs. A release that knows several formats writes the one of the `machine_version`
+that the cluster runs, so that an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
 """A piece; and what a block's payloads are gathered up to, so that a piece is a fraction of a millisecond."""
 BLOCK_ROWS = 512
@@ -99,7 +101,7 @@ def state_hash(state: State) -> bytes:
 
 
 def restore(settings: HeapSettings, chunks: Iterable[bytes]) -> State:
-    """Raises `SnapshotDamaged`."""
+    """Raises `SnapshotDamaged`, and `VersionUnsupported` for another format."""
     try:
         return _Restorer(settings).read(_blocks(chunks))
     except (*UNREADABLE, KeyError, IndexError, TypeError, ValueError) as error:
@@ -252,9 +254,13 @@ class _Restorer:
         for row in rows:
             add(*row)
 
-    def _machine(self, form: int, version: int, now_ms: int, message: int, consumer: int, topic: int) -> None:
+    def _machine(self, form: int, *fields: int) -> None:
         if form != FORMAT:
-            raise SnapshotDamaged(f"the snapshot has format {form}; this version reads {FORMAT}")
+            raise VersionUnsupported(
+                f"the heap's snapshot has format {form}, and this release reads format {FORMAT}. Install the "
+                f"{'newer' if form > FORMAT else 'older'} release that wrote it and start again; nothing was changed"
+            )
+        version, now_ms, message, consumer, topic = fields
         state = self._state
         state.version, state.now_ms = version, now_ms
         state.last_message, state.last_consumer, state.last_topic = message, consumer, topic

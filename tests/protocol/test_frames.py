@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.memory import peak_bytes
 
-from disheap.errors import FrameTooLarge, InvalidArgument, MalformedFrame
+from disheap.errors import FrameTooLarge, InvalidArgument, MalformedFrame, WrongVersion
 from disheap.kernel import membership
 from disheap.kernel.types import (
     AppendReply,
@@ -30,7 +30,7 @@ from disheap.kernel.types import (
     VoteReply,
     VoteRequest,
 )
-from disheap.protocol import frames, peers
+from disheap.protocol import frames, handshake, peers
 from disheap.protocol.frames import FrameReader, Kind
 
 numbers = st.integers(0, (1 << 63) - 1)
@@ -102,7 +102,7 @@ def test_a_message_cut_short_or_altered_is_read_or_refused_and_never_fails_other
     for candidate in (bytes(frame), bytes(frame[:place])):
         try:
             _, read = peers.decode(candidate)
-        except MalformedFrame:
+        except (MalformedFrame, WrongVersion):
             continue
         assert isinstance(read, Message)
 
@@ -279,3 +279,32 @@ def test_a_refusal_repeats_the_beginning_of_a_long_text() -> None:
     said = msgspec.msgpack.decode(frames.fault(error), type=frames.Fault)
     assert (said.code, len(said.message)) == (error.code, frames.FAULT_CHARACTERS)
     assert said.message.startswith("no topic xxx") and said.message.endswith(" ...")
+
+
+def test_an_envelope_of_an_unknown_kind_is_refused_with_what_this_release_knows() -> None:
+    frame = peers.encode(0, commands_of(frames.envelope(15, 0, 0, 0, 0)))
+    with pytest.raises(WrongVersion, match=r"kind 15.*log_version 1 to 1.*newer release"):
+        peers.decode(frame)
+
+
+def test_a_message_between_nodes_exists_from_its_version_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.MESSAGES_SINCE, peers.Type.HEARTBEAT, 3)
+    message = Heartbeat(*ENDS, Index(1), 0)
+    assert not peers.exists(message, 2) and peers.exists(message, 3)
+    assert peers.decode(peers.encode(0, message), 3) == (0, message)
+    with pytest.raises(WrongVersion, match=r"type 5 does not exist in protocol version 2.*install the same"):
+        peers.decode(peers.encode(0, message), 2)
+    unknown = bytearray(peers.encode(0, message))
+    unknown[5] = 77
+    with pytest.raises(WrongVersion, match="type 77 does not exist"):
+        peers.decode(bytes(unknown), 3)
+
+
+def test_every_envelope_and_every_message_between_nodes_has_its_version() -> None:
+    assert set(frames.ENVELOPES_SINCE) == {kind for kind in Kind if kind < Kind.HELLO}
+    assert max(frames.ENVELOPES_SINCE.values()) <= frames.LOG_VERSIONS[1]
+    handshaking = {Kind.PEER_HELLO, Kind.PEER_WELCOME, Kind.PEER_CHALLENGE, Kind.PEER_PROOF}
+    assert set(frames.PEER_FRAMES_SINCE) == {kind for kind in Kind if kind >= Kind.PEER_HELLO} - handshaking
+    assert set(peers.MESSAGES_SINCE) == set(peers.Type)
+    for since in (*frames.PEER_FRAMES_SINCE.values(), *peers.MESSAGES_SINCE.values()):
+        assert handshake.SUPPORTED.lowest <= since <= handshake.SUPPORTED.highest

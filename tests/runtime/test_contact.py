@@ -65,3 +65,14 @@ def test_only_the_replies_of_followers_count(clock: Clock, contact: Contact) -> 
     clock.now += 2
     contact.heard(Heartbeat(TWO, OWN, Term(1), Index(0), 0))
     assert contact.silence_s((OWN, TWO, THREE)) == 2
+
+
+def test_every_other_member_has_to_answer_in_time(clock: Clock, contact: Contact) -> None:
+    members = (OWN, TWO, THREE)
+    contact.heard(reply(TWO))
+    assert not contact.has_heard_all(members, 1.0), "one was never heard"
+    clock.now += 0.9
+    contact.heard(reply(THREE))
+    assert contact.has_heard_all(members, 1.0)
+    clock.now += 0.2
+    assert not contact.has_heard_all(members, 1.0), "one has fallen silent"

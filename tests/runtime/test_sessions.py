@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from tests.support.counter import CounterMachine, CounterSettings
 from tests.support.memory import peak_bytes
 
-from disheap.errors import SnapshotDamaged, UnknownCommand, VersionTooOld, VersionUnsupported
+from disheap.errors import UnknownCommand, VersionTooOld, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
+from disheap.runtime.state import state_format
 from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, memory_of, proof_of
 from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, ReplySink, Sessions
 from disheap_heap.credit import CONSUMERS_PER_UNIT
@@ -433,15 +434,6 @@ def test_sessions_are_counted_by_where_they_attached_last_and_by_name() -> None:
         assert sessions.counts.total() == 2
 
 
-def test_a_snapshot_of_another_format_is_refused() -> None:
-    replica = Replica()
-    stream = b"".join(replica.sessions.snapshot())
-    length = int.from_bytes(stream[:4], "little")
-    head = msgspec.msgpack.encode([9, *msgspec.msgpack.decode(stream[4 : 4 + length])[1:]])
-    with pytest.raises(SnapshotDamaged, match="format 9"):
-        Replica().sessions.restore(iter([stream[:4], head, stream[4 + length :]]))
-
-
 @pytest.mark.parametrize(("timeout_ms", "reattach_ms"), [(60_000, 3000), (2000, 1000), (86_400_000, 3000)])
 def test_a_short_session_timeout_shortens_the_time_for_a_new_attach(timeout_ms: int, reattach_ms: int) -> None:
     replica = Replica()
@@ -488,7 +480,7 @@ def test_a_session_timeout_is_kept_within_the_bounds(asked: int, granted: int) -
 def test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied() -> None:
     replica = Replica()
     with pytest.raises(VersionUnsupported, match="machine_version 9"):
-        replica.apply(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, b"\x09"))
+        replica.apply(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, b"\x09\x01"))
     assert replica.sessions.machine_version == 1
 
 
@@ -630,11 +622,38 @@ def test_an_envelope_of_a_kind_that_this_release_does_not_know_stops_the_replica
         replica.apply(frames.envelope(15, 0, 0, 0, 0))
 
 
-def test_a_snapshot_of_a_later_machine_version_is_not_restored() -> None:
+def test_an_envelope_of_a_later_log_version_is_refused_by_a_release_that_knows_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(frames.ENVELOPES_SINCE, Kind.CONTINUE, 2)
     replica = Replica()
-    replica.sessions.machine_version = 9
-    with pytest.raises(VersionUnsupported, match="machine_version 9"):
-        Replica().sessions.restore(replica.sessions.snapshot())
+    with pytest.raises(VersionUnsupported, match=f"kind {Kind.CONTINUE:d}.*log_version 1"):
+        replica.apply(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
+    replica.sessions.log_version = 2
+    replica.apply(frames.envelope(Kind.CONTINUE, 0, 0, 0, 0))
+
+
+@pytest.mark.parametrize("name", ["machine_version", "log_version"])
+def test_a_snapshot_of_a_later_version_is_not_restored(name: str) -> None:
+    replica, other = Replica(), Replica()
+    setattr(replica.sessions, name, 9)
+    before = other.sessions.state_hash()
+    with pytest.raises(VersionUnsupported, match=f"{name} 9, and this release runs 1 to 1"):
+        other.sessions.restore(replica.sessions.snapshot())
+    assert other.sessions.state_hash() == before
+
+
+def test_a_snapshot_of_a_newer_format_says_what_is_found_what_is_read_and_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    replica, other = Replica(), Replica()
+    before, format = other.sessions.state_hash(), state_format.FORMAT
+    with monkeypatch.context() as later:
+        later.setattr(state_format, "FORMAT", format + 1)
+        pieces = list(replica.sessions.snapshot())
+    with pytest.raises(VersionUnsupported, match=rf"format {format + 1}.*reads format {format}. Install the newer"):
+        other.sessions.restore(iter(pieces))
+    assert other.sessions.state_hash() == before
 
 
 def test_a_command_that_the_clusters_version_does_not_know_is_refused_as_such() -> None:

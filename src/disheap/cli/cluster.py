@@ -175,6 +175,7 @@ def _print(rows: list[Row], leader: str | None) -> None:
     stats = [name for name in _BROKER_STATS if any(name in row["machine_stats"] for row in answering)]
     columns = ["node", "role", "term", "commit", "applied", "lag", "sessions", *stats, "disk", "clients"]
     emit_table(columns, [_cells(row, commit, stats) for row in rows], title=f"cluster {_cluster_id(rows)}")
+    _print_versions(answering)
     _print_by_node("machine stat", answering, "machine_stats", stats)
     _print_by_node("counter", answering, "counters")
     for row in answering:
@@ -252,6 +253,23 @@ def _cells(row: Row, commit: int, stats: list[str]) -> list[object]:
     lag = max(0, commit - row["applied_index"])
     indexes = [row["term"], row["commit_index"], row["applied_index"], lag]
     return [row["node"], row["role"], *indexes, row["sessions"], *held, disk, row["client_address"]]
+
+
+def _print_versions(rows: list[Row]) -> None:
+    """What the cluster runs, and which members support more or less."""
+    newest = max(rows, key=lambda row: int(row["applied_index"]))
+    machine, log = newest["machine_version"], newest["log_version"]
+    click.echo(f"\nThe cluster runs machine_version {machine} ({newest['machine']}) and log_version {log}.")
+    members = {member["name"]: member for row in rows for member in row["members"] if member["machine_versions"]}
+    known = members | {row["node"]: row for row in rows}  # a node knows best what it supports
+    columns = {name: (one["machine_versions"], one["log_versions"]) for name, one in known.items()}
+    if any(highest != (machine, log) for highest in ((one[1], other[1]) for one, other in columns.values())):
+        cells = [
+            [kind, *(f"{one[at][0]} to {one[at][1]}" for one in columns.values())]
+            for at, kind in enumerate(("machine_version", "log_version"))
+        ]
+        emit_table(["supported"], cells, names=list(columns))
+        click.echo("The leader raises a version when every member supports it and answers.")
 
 
 def _print_by_node(header: str, rows: list[Row], key: str, shown: Iterable[str] = ()) -> None:

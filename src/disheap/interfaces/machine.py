@@ -90,7 +90,8 @@ class StateMachine(Plugin, Protocol):
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replaces the whole state by what `snapshot` wrote. `chunks` can be read once, and may be cut at other places.
-        The version is set again after it. Raises `SnapshotDamaged`, and has changed nothing then."""
+        The version is set again after it. Raises `SnapshotDamaged`, or `VersionUnsupported` for a format that this
+        release does not read, and has changed nothing then."""
 
     def state_hash(self) -> bytes:
         """A hash of all that decides a later reply, in a canonical order; 16 bytes. Equal at equal index on all

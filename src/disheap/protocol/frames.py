@@ -39,7 +39,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from disheap.errors import FrameTooLarge, MalformedFrame, RequestError
+from disheap.errors import FrameTooLarge, MalformedFrame, RequestError, WrongVersion
 from disheap.kernel.types import quick_members
 
 LENGTH_BYTES = 4
@@ -61,6 +61,7 @@ NUMBERED_REST = NUMBERED.size - LENGTH_BYTES
 GRANT = Struct("<QI16s")  # session, timeout_ms, secret
 SECRET_BYTES = 16  # 128 bits, drawn by the leader
 PROOF_BYTES = 32
+RAISED = Struct("<BB")  # machine_version, log_version
 _LENGTH_AND_KIND = Struct("<IB")
 
 
@@ -75,7 +76,7 @@ class Kind(IntEnum):
     DETACH = 5  # the leader lost the session's connection
     EXPIRE = 6  # the leader did not hear of the session in time
     CONTINUE = 7  # time passes, postponed work goes on
-    RAISE_VERSION = 8  # body: one byte, the machine_version from here on
+    RAISE_VERSION = 8  # body: two bytes, the machine_version and the log_version from here on
 
     HELLO = 16
     WELCOME = 17
@@ -98,6 +99,8 @@ class Kind(IntEnum):
     PEER_PROOF = 39
 
 
+KINDS = frozenset(map(int, Kind))
+
 COMMAND_KIND, REPLY_KIND, PUSH_KIND = int(Kind.COMMAND), int(Kind.REPLY), int(Kind.PUSH)
 """For the paths of every command: to name a member of an enum takes 0.1 us under CPython 3.11."""
 RUN = 256
@@ -106,6 +109,29 @@ RUN = 256
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What decoding rubbish raises: msgspec's own errors, and two that it lets through (a text that is no UTF-8, arrays in
 arrays beyond what the stack holds)."""
+
+LOG_VERSIONS = (1, 1)
+"""The lowest and highest `log_version` that this release runs: which envelope kinds may stand in the log."""
+
+ENVELOPES_SINCE: dict[int, int] = {
+    Kind.COMMAND: 1,
+    Kind.OPEN: 1,
+    Kind.ATTACH: 1,
+    Kind.CLOSE: 1,
+    Kind.DETACH: 1,
+    Kind.EXPIRE: 1,
+    Kind.CONTINUE: 1,
+    Kind.RAISE_VERSION: 1,
+}
+"""The `log_version` since which each envelope kind exists. A leader proposes none that the cluster's is below."""
+
+PEER_FRAMES_SINCE: dict[int, int] = {
+    Kind.PEER_MESSAGE: 2,
+    Kind.REPAIR_ASK: 2,
+    Kind.REPAIR_ANSWER: 2,
+    Kind.GOSSIP: 2,
+}
+"""The protocol version since which each frame between nodes exists. None is sent on a connection of a lower version."""
 
 CLIENT_ENVELOPES = frozenset({Kind.COMMAND, Kind.OPEN, Kind.ATTACH, Kind.CLOSE})
 
@@ -325,22 +351,30 @@ def spans(envelopes: bytes) -> Iterator[tuple[int, int, int]]:
 
 def check_envelopes(data: bytes) -> None:
     """That `data` is a run of whole envelopes, of which whoever applies it can read what he has to. Raises
-    `MalformedFrame`. A kind that this release does not know is for whoever applies it to refuse."""
+    `MalformedFrame`, and `WrongVersion` for a kind that this release does not know."""
     position, size, unpack, command = 0, len(data), _LENGTH_AND_KIND.unpack_from, Kind.COMMAND
+    unknown: int | None = None
     while size - position >= ENVELOPE.size:
         length, kind = unpack(data, position)
         if length < ENVELOPE_REST:
             break
         if kind != command:
+            if kind not in ENVELOPES_SINCE:
+                unknown = kind
             _check_control(kind, data[position + ENVELOPE.size : position + LENGTH_BYTES + length])
         position += LENGTH_BYTES + length
     if position != size:
         raise MalformedFrame(f"{size} bytes of commands are no run of whole envelopes")
+    if unknown is not None:  # told last: rubbish is no newer release
+        raise WrongVersion(
+            f"an entry holds an envelope of kind {unknown}, and this release knows those of log_version "
+            f"{LOG_VERSIONS[0]} to {LOG_VERSIONS[1]}. The sender runs a newer release; install that release here, too"
+        )
 
 
 def _check_control(kind: int, body: bytes) -> None:
-    if kind == Kind.RAISE_VERSION and not body:
-        raise MalformedFrame("a machine_version is to be raised, and it is not said to which")
+    if kind == Kind.RAISE_VERSION and len(body) != RAISED.size:
+        raise MalformedFrame(f"a RAISE_VERSION has {len(body)} bytes, not the two that name the versions")
     content = _LOGGED_BODIES.get(kind)
     if content is not None:
         try:

@@ -115,6 +115,14 @@ class Goodbye(msgspec.Struct, frozen=True):
 T = TypeVar("T")
 
 
+def wrong_version(what: str, version: int) -> WrongVersion:
+    """The refusal of something that does not exist in the version that a connection speaks."""
+    return WrongVersion(
+        f"a {what} does not exist in protocol version {version}, which this connection speaks; this release speaks "
+        f"{SUPPORTED}. The other node runs another release: install the same one on both"
+    )
+
+
 def hello(kind: int, content: msgspec.Struct, versions: Versions = SUPPORTED) -> bytes:
     """A whole HELLO or PEER_HELLO."""
     return frames.plain(kind, _HEAD.pack(MAGIC, *versions) + msgspec.msgpack.encode(content))

@@ -26,7 +26,7 @@ from struct import error as StructError
 
 import msgspec
 
-from disheap.errors import MalformedFrame, ProtocolError
+from disheap.errors import MalformedFrame, ProtocolError, WrongVersion
 from disheap.kernel import membership
 from disheap.kernel.types import (
     AppendReply,
@@ -49,6 +49,7 @@ from disheap.kernel.types import (
 )
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
+from disheap.protocol.handshake import SUPPORTED, wrong_version
 from disheap.protocol.repair import MAX_NUMBER
 
 MAX_TIME_MS = (1 << 47) - 1
@@ -81,6 +82,9 @@ class Type(IntEnum):
     TIMEOUT_NOW = 9
 
 
+MESSAGES_SINCE: dict[int, int] = dict.fromkeys(Type, 2)
+"""The protocol version since which each message exists. A later one goes in here with its own version."""
+
 _TYPES = {
     VoteRequest: Type.VOTE_REQUEST,
     VoteReply: Type.VOTE_REPLY,
@@ -105,11 +109,20 @@ class PeerHello(msgspec.Struct, frozen=True):
     target: int  # the node id that the sender believes it talks to
     client_address: str
     machine: str
-    machine_versions: tuple[int, int]
+    machine_versions: tuple[int, int]  # the lowest and highest that the sender runs
     settings_digest: str = ""  # of the settings that every replica must share
     constants_digests: dict[int, str] = {}  # by machine_version: of the machine's constants, where it names them
     nonce: bytes = b""  # new for each handshake
     wall_ms: int = 0  # the sender's wall clock
+    log_versions: tuple[int, int] = frames.LOG_VERSIONS  # the lowest and highest that the sender runs
+    machine_version: int = 0  # what the cluster runs, as far as the sender has applied the log; 0: not known
+    log_version: int = 0
+    release: str = ""  # of the sender, for people
+
+
+def exists(message: Message, version: int) -> bool:
+    """Whether the message exists in this version of the protocol."""
+    return MESSAGES_SINCE[_TYPES[type(message)]] <= version
 
 
 def encode(group: int, message: Message) -> bytes:
@@ -124,12 +137,17 @@ def encode(group: int, message: Message) -> bytes:
     )
 
 
-def decode(frame: bytes) -> tuple[int, Message]:
-    """(group, message). Raises `MalformedFrame`."""
+def decode(frame: bytes, version: int = SUPPORTED.highest) -> tuple[int, Message]:
+    """(group, message) of a frame on a connection of this version. Raises `MalformedFrame`, and `WrongVersion` for a
+    message that does not exist in it."""
     try:
         _, _, number, group, source, target, term = _HEADER.unpack_from(frame)
+        if MESSAGES_SINCE.get(number, version + 1) > version:
+            raise wrong_version(f"message of type {number}", version)
         _bound(source | target | term)
         message = _message(number, NodeId(source), NodeId(target), Term(term), frame, _HEADER.size)
+    except WrongVersion:
+        raise
     except (StructError, ValueError, ProtocolError) as error:
         raise MalformedFrame(f"a message between nodes cannot be read: {error}") from error
     return group, message

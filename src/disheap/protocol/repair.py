@@ -13,7 +13,7 @@ from enum import Enum
 
 import msgspec
 
-from disheap.errors import MalformedFrame, ProtocolError
+from disheap.errors import MalformedFrame, ProtocolError, WrongVersion
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
@@ -137,12 +137,14 @@ def encode(message: Ask | Answer) -> bytes:
 
 
 def decode(kind: int, frame: bytes) -> Ask | Answer:
-    """Raises `MalformedFrame`."""
+    """Raises `MalformedFrame`, and `WrongVersion` for an entry that a newer release wrote."""
     try:
         decoder: msgspec.msgpack.Decoder[Ask] | msgspec.msgpack.Decoder[Answer]
         decoder = _ask if kind == Kind.REPAIR_ASK else _answer
         message = decoder.decode(frames.open_plain(frame))
         _check(message)
+    except WrongVersion:
+        raise
     except (*frames.UNREADABLE, ProtocolError, ValueError) as error:
         raise MalformedFrame(f"a question or an answer about repair cannot be read: {error}") from error
     return message

@@ -14,9 +14,10 @@ from disheap.kernel.types import NOBODY, NodeId
 from disheap.runtime.clients.server import Server
 from disheap.runtime.clients.session_admin import end_session, list_sessions, read_page
 from disheap.runtime.maintenance import Maintenance
-from disheap.runtime.membership.directory import AddressBook
+from disheap.runtime.membership.directory import AddressBook, supported_by
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import Lifecycle, State
+from disheap.runtime.replica.versions import own_versions
 from disheap.runtime.state.machine_stats import read_stats
 from disheap.version import __version__
 
@@ -79,6 +80,7 @@ async def status(node: AdminHost) -> dict[str, Any]:
     usage = await node.storage_usage()
     machine_stats, machine_stats_error = read_stats(group.sessions.machine.stats)
     members = _members(node)
+    supported = own_versions(group.sessions)
     return {
         "cluster_id": node.cluster_id,
         "node": node.name,
@@ -98,6 +100,9 @@ async def status(node: AdminHost) -> dict[str, Any]:
         "sessions": len(group.sessions.table),
         "machine": node.machine_name,
         "machine_version": group.sessions.machine_version,
+        "log_version": group.sessions.log_version,
+        "machine_versions": list(supported.machine),
+        "log_versions": list(supported.log),
         "machine_stats": machine_stats,
         "machine_stats_error": machine_stats_error,
         "log_bytes": usage.log_bytes,
@@ -141,7 +146,9 @@ def _members(node: AdminHost) -> list[dict[str, Any]]:
     peers = {peer.id: peer for peer in node.group.raft.peers()}
     rows: list[dict[str, Any]] = []
     for member in node.book.ids():
-        peer = peers.get(member)
+        peer, learned = peers.get(member), node.book.learned(member)
+        supported = own_versions(node.group.sessions) if member == node.group.raft.id else None
+        supported = supported_by(learned) if learned else supported
         rows.append(
             {
                 "id": member,
@@ -152,6 +159,8 @@ def _members(node: AdminHost) -> list[dict[str, Any]]:
                 "refusal": node.refusal_by(member),
                 "match_index": peer.match if peer else None,
                 "progress": peer.state if peer else None,
+                "machine_versions": list(supported.machine) if supported else None,
+                "log_versions": list(supported.log) if supported else None,
             }
         )
     return rows

@@ -56,7 +56,7 @@ from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.replica.recovery import Found, recover
-from disheap.runtime.replica.versions import Versions
+from disheap.runtime.replica.versions import Supported, Versions, own_versions
 from disheap.runtime.services import Services
 from disheap.runtime.state.sessions import Sessions
 
@@ -481,8 +481,13 @@ class Node:
     def incarnation_check(self) -> IncarnationCheck:
         return self.maintenance.incarnation_check
 
-    def machine_versions(self) -> tuple[int, int]:
-        return self.group.sessions.machine.versions
+    def supported_versions(self) -> Supported:
+        """What this node runs."""
+        return own_versions(self.group.sessions)
+
+    def cluster_versions(self) -> tuple[int, int]:
+        """(machine_version, log_version) of the cluster, as far as this node has applied the log."""
+        return self.group.sessions.machine_version, self.group.sessions.log_version
 
     def heard_clock(self, peer: NodeId, wall_ms: int) -> None:
         self.clocks.heard(peer, wall_ms)

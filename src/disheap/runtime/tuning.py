@@ -88,6 +88,7 @@ def group_limits(config: NodeConfig) -> GroupLimits:
         gather_bytes=limits.gather_bytes,
         max_clock_jump_ms=limits.max_clock_jump_ms,
         chunk_bytes=config.raft.chunk_bytes,
+        contact_s=contact_s(config),
     )
 
 
@@ -174,9 +175,14 @@ def server_limits(config: NodeConfig) -> ServerLimits:
             reserved_connections=limits.reserved_connections,
             operator_names=limits.operator_names,
         ),
-        contact_s=HEARTBEATS * config.raft.heartbeat_ms / 1000,
+        contact_s=contact_s(config),
         takeover_s=takeover_s(config),
     )
+
+
+def contact_s(config: NodeConfig) -> float:
+    """A leader that has not heard of a member for so long is out of touch with it."""
+    return HEARTBEATS * config.raft.heartbeat_ms / 1000
 
 
 def send_buffer_bytes(config: NodeConfig) -> int:

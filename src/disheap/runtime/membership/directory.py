@@ -14,6 +14,7 @@ from disheap.config.node_config import MemberConfig
 from disheap.errors import ConfigError
 from disheap.kernel.types import NOBODY, Index, Member, Membership, NodeId, SnapshotMeta, Term
 from disheap.protocol.peers import PeerHello
+from disheap.runtime.replica.versions import Supported
 
 
 class MemberRecord(msgspec.Struct, array_like=True, frozen=True):
@@ -50,6 +51,11 @@ def own_id(members: Sequence[MemberConfig], name: str, peer: str) -> NodeId:
     raise ConfigError(f"this node is called {name!r}, but the members are {names}; set NODE_ID to one of them")
 
 
+def supported_by(hello: PeerHello) -> Supported:
+    """The versions that a hello names."""
+    return Supported(hello.machine_versions, hello.log_versions)
+
+
 class AddressBook:
     """Members by id; what peers say of themselves is added."""
 
@@ -62,10 +68,14 @@ class AddressBook:
         """What a peer says of itself at a handshake."""
         self._learned[node] = hello
 
-    def versions(self, own: NodeId) -> list[tuple[int, int]] | None:
-        """The machine versions of all other members; None while one of them has not been heard of."""
+    def learned(self, node: NodeId) -> PeerHello | None:
+        """What the member said of itself when it connected last; None if it has not been heard of."""
+        return self._learned.get(node)
+
+    def versions(self, own: NodeId) -> list[Supported] | None:
+        """What all other members run; None while one of them has not been heard of."""
         others = [self._learned.get(node) for node in self._records if node != own]
-        return None if None in others else [hello.machine_versions for hello in others if hello is not None]
+        return None if None in others else [supported_by(hello) for hello in others if hello is not None]
 
     def ids(self) -> list[NodeId]:
         """The ids of the members, in ascending order."""

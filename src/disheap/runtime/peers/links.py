@@ -213,6 +213,7 @@ class IncomingLink(_Handshaking):
     def _message(self, kind: int, frame: bytes) -> None:
         if not self._is_welcome:
             raise MalformedFrame(f"a frame of kind {kind} before the welcome")
+        _check_kind(kind, self._version)
         if kind in (Kind.REPAIR_ASK, Kind.REPAIR_ANSWER):
             about = repair.decode(kind, frame)
             if about.group != GROUP:
@@ -225,12 +226,19 @@ class IncomingLink(_Handshaking):
                 raise MalformedFrame(f"a gossip frame about group {report.group}")
             self._owner.received_gossip(self._peer, report)
             return
-        if kind != Kind.PEER_MESSAGE:
-            raise MalformedFrame(f"a frame of kind {kind} between nodes")
-        group, message = peers.decode(frame)
+        group, message = peers.decode(frame, self._version)
         if group != GROUP or message.source != self._peer:
             raise MalformedFrame(f"a message of group {group} from node {message.source} on the link of {self._peer}")
         self._owner.received(message)
+
+
+def _check_kind(kind: int, version: int) -> None:
+    """Raises `WrongVersion` for a frame that does not exist in this version, `MalformedFrame` for a client's."""
+    if kind in frames.PEER_FRAMES_SINCE or kind not in frames.KINDS:
+        if frames.PEER_FRAMES_SINCE.get(kind, version + 1) > version:
+            raise handshake.wrong_version(f"frame of kind {kind} between nodes", version)
+        return
+    raise MalformedFrame(f"a frame of kind {kind} between nodes")
 
 
 class OutgoingLink(_Handshaking):
@@ -265,7 +273,8 @@ class OutgoingLink(_Handshaking):
         return self._greeted
 
     def send(self, message: Message) -> None:
-        self._write(lambda: peers.encode(GROUP, message))
+        if peers.exists(message, self._version):
+            self._write(lambda: peers.encode(GROUP, message))
 
     def flush(self) -> bool:
         """Returns whether everything has left that was sent."""
@@ -274,10 +283,12 @@ class OutgoingLink(_Handshaking):
         return self._connection is None or not self._connection.buffered()
 
     def send_repair(self, message: Ask | Answer) -> None:
-        self._write(lambda: repair.encode(message))
+        if frames.PEER_FRAMES_SINCE[Kind.REPAIR_ASK] <= self._version:
+            self._write(lambda: repair.encode(message))
 
     def send_gossip(self, report: Gossip) -> None:
-        self._write(lambda: gossip.encode(report))
+        if frames.PEER_FRAMES_SINCE[Kind.GOSSIP] <= self._version:
+            self._write(lambda: gossip.encode(report))
 
     def _write(self, encode: Callable[[], bytes]) -> None:
         connection = self._connection

@@ -23,9 +23,11 @@ from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
-from disheap.runtime.membership.directory import AddressBook
+from disheap.runtime.membership.directory import AddressBook, supported_by
 from disheap.runtime.membership.incarnations import Done, IncarnationCheck
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
+from disheap.runtime.replica.versions import Supported, check_supported
+from disheap.version import __version__
 
 log = get_logger(__name__)
 
@@ -56,7 +58,8 @@ class PeeringHost(Protocol):
 
     @property
     def incarnation_check(self) -> IncarnationCheck: ...
-    def machine_versions(self) -> tuple[int, int]: ...
+    def supported_versions(self) -> Supported: ...
+    def cluster_versions(self) -> tuple[int, int]: ...
     def client_address_of(self, node: NodeId) -> str: ...
     def wall_ms(self) -> int: ...
     def heard_clock(self, peer: NodeId, wall_ms: int) -> None: ...
@@ -215,6 +218,7 @@ class Peering:
 
     def hello_to(self, target: NodeId) -> PeerHello:
         node = self._node
+        supported, (machine_version, log_version) = node.supported_versions(), node.cluster_versions()
         return PeerHello(
             cluster_id=node.cluster_id,
             node_id=self._id,
@@ -223,11 +227,15 @@ class Peering:
             target=target,
             client_address=node.client_address_of(self._id),
             machine=node.machine_name,
-            machine_versions=node.machine_versions(),
+            machine_versions=supported.machine,
             settings_digest=self._behaviour.settings_digest,
             constants_digests=self._behaviour.constants_digests,
             nonce=self._entropy(NONCE_BYTES),
             wall_ms=node.wall_ms(),
+            log_versions=supported.log,
+            machine_version=machine_version,
+            log_version=log_version,
+            release=__version__,
         )
 
     def transcript(self) -> Transcript:
@@ -237,7 +245,8 @@ class Peering:
         return Challenge(self._entropy(NONCE_BYTES), self._node.incarnation)
 
     def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
-        """Who a peer is. Raises `WrongCluster` for one that does not belong here."""
+        """Who a peer is. Raises `WrongCluster` for one that does not belong here, and `WrongVersion` when one of the
+        two does not run what the cluster runs."""
         here, peer = self._node, NodeId(hello.node_id)
         if hello.cluster_id != here.cluster_id:
             raise WrongCluster(
@@ -250,6 +259,7 @@ class Peering:
             raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")
         if hello.machine != here.machine_name:
             raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {here.machine_name!r}")
+        self._check_versions(hello)
         if hello.settings_digest != self._behaviour.settings_digest:
             raise WrongCluster(
                 f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] "
@@ -271,6 +281,14 @@ class Peering:
                     f"machine_version {version} differ from those of this node (digest {theirs}, here {digest}): "
                     "replicas would differ. Install the same release on both nodes"
                 )
+
+    def _check_versions(self, hello: PeerHello) -> None:
+        """That each of the two runs what the other's log says that the cluster runs."""
+        mine, cluster = self._node.supported_versions(), self._node.cluster_versions()
+        check_supported(f"{hello.name} (release {hello.release or 'unknown'})", supported_by(hello), cluster)
+        check_supported(
+            f"this node (release {__version__})", mine, (hello.machine_version, hello.log_version), hello.name
+        )
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
         """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,

@@ -8,6 +8,7 @@ earlier that the leader itself may be the one who cannot be reached.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import inf
 
 from disheap.kernel.types import AppendReply, HeartbeatReply, Message, NodeId
 
@@ -33,6 +34,11 @@ class Contact:
         """From a follower, in this term."""
         if isinstance(message, AppendReply | HeartbeatReply):
             self._heard_at[message.source] = self._now()
+
+    def has_heard_all(self, members: Sequence[NodeId], within_s: float) -> bool:
+        """Whether every other member has answered in this term within that time."""
+        since = self._now() - within_s
+        return all(self._heard_at.get(member, -inf) >= since for member in members if member != self._own)
 
     def silence_s(self, voters: Sequence[NodeId]) -> float:
         """Since the last moment after which a majority of the voters has been heard; this node counts as heard now."""

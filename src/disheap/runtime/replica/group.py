@@ -79,6 +79,7 @@ class GroupLimits(msgspec.Struct, frozen=True):
     gather_bytes: int
     max_clock_jump_ms: int
     chunk_bytes: int
+    contact_s: float = 1.0  # a member that has not answered for so long is out of touch
 
 
 class Counters(msgspec.Struct):
@@ -527,6 +528,11 @@ class Group:
     def quorum_silence_s(self) -> float:
         """For how long a leader has heard no majority of the voters."""
         return self._contact.silence_s(membership.voters_of(self.raft.membership))
+
+    def hears_all_members(self) -> bool:
+        """Whether a leader is in touch with every other member, learners included."""
+        members = [member.id for member in self.raft.membership.members]
+        return self._contact.has_heard_all(members, self._limits.contact_s)
 
     def _begin_leading(self) -> None:
         self._contact.begin()

@@ -1,47 +1,89 @@
-"""When the cluster's machine_version goes up: once every member can run a newer one, the leader has the log say so.
+"""When the cluster's versions go up: once every member runs a newer one, the leader has the log say so.
 
-Owns that decision alone. What a version means is the machine's; that all replicas change at the same entry, the log's.
+There are two. `machine_version` says which commands the state machine has, `log_version` which envelope kinds may stand
+in the log. All replicas change at the same entry, and none goes back: a member that is too old from then on is refused.
+Until then every member can be rolled back to the release before.
+
+Owns the decision alone. The schedule that is prevented: n2 is stopped and rolled back while n3 is upgraded, and the
+leader goes by what n2 said before. So a member counts only while it answers, and by what it said when it connected
+last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from disheap.errors import WrongVersion
 from disheap.protocol import frames
-from disheap.protocol.frames import Kind
+from disheap.protocol.frames import LOG_VERSIONS, Kind
 from disheap.runtime.state.sessions import Sessions
 
 
+class Supported(NamedTuple):
+    """What a member runs: lowest and highest."""
+
+    machine: tuple[int, int]
+    log: tuple[int, int]
+
+
 class VersionedGroup(Protocol):
-    """The group whose version is raised."""
+    """The group whose versions are raised."""
 
     sessions: Sessions
 
     @property
     def leads(self) -> bool: ...
+    def hears_all_members(self) -> bool: ...
     def submit(self, envelopes: bytes) -> None: ...
 
 
-class Versions:
-    """`others` gives the machine versions, lowest and highest, of all other members; None while one is not known."""
+def own_versions(sessions: Sessions) -> Supported:
+    """What this node runs."""
+    return Supported(sessions.machine.versions, LOG_VERSIONS)
 
-    def __init__(self, others: Callable[[], Sequence[tuple[int, int]] | None]) -> None:
+
+def check_supported(who: str, supported: Supported, cluster: tuple[int, int], said_by: str = "") -> None:
+    """Raises `WrongVersion` when a node does not run the cluster's versions (0: not known)."""
+    for name, version, (lowest, highest) in (
+        ("machine_version", cluster[0], supported.machine),
+        ("log_version", cluster[1], supported.log),
+    ):
+        if version and not lowest <= version <= highest:
+            origin = f", as {said_by} says" if said_by else ""
+            remedy = (
+                "Install the release that the other members run"
+                if version > highest
+                else ("Install an older release first, which runs both")
+            )
+            raise WrongVersion(
+                f"the cluster runs {name} {version}{origin}, and {who} runs {lowest} to {highest}: it cannot take "
+                f"part. {remedy}, and start it again; its data can stay"
+            )
+
+
+class Versions:
+    """`others` gives what all other members run, as they said when they connected last; None while one is not known."""
+
+    def __init__(self, others: Callable[[], Sequence[Supported] | None]) -> None:
         self._others = others
-        self._raised_to = 0  # asked of the log already in this term
+        self._asked = (0, 0)  # of the log already in this term
 
     def new_term(self) -> None:
-        self._raised_to = 0
+        self._asked = (0, 0)
 
     def raise_if_due(self, group: VersionedGroup) -> None:
+        """Called at every tick."""
         sessions = group.sessions
-        mine = sessions.machine.versions[1]
-        if not group.leads or mine <= sessions.machine_version or self._raised_to == mine:
+        mine, now = own_versions(sessions), (sessions.machine_version, sessions.log_version)
+        if not group.leads or (mine.machine[1], mine.log[1]) == now or not group.hears_all_members():
             return
         others = self._others()
         if others is None:
             return
-        common = min([mine, *(highest for _, highest in others)])
-        if common > max(sessions.machine_version, self._raised_to):
-            self._raised_to = common
-            group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, bytes([common])))
+        members = [mine, *others]
+        machine, log = min(one.machine[1] for one in members), min(one.log[1] for one in members)
+        wanted = (max(machine, now[0]), max(log, now[1]))
+        if wanted not in (now, self._asked):
+            self._asked = wanted
+            group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, frames.RAISED.pack(*wanted)))

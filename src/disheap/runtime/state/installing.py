@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from disheap.errors import MalformedFrame, SnapshotDamaged
+from disheap.errors import MalformedFrame, SnapshotDamaged, VersionUnsupported, WrongVersion
 from disheap.interfaces import Rereadable, SnapshotReader, SnapshotWriter, Storage
 from disheap.kernel.types import ChunkWrite, Index, SnapshotMeta
 from disheap.runtime.disk.thread import Disk
@@ -51,9 +51,10 @@ class Installer:
             return self._restored(self._committed(chunk.snapshot.index))
         try:
             sessions = self._restored(writer.reread())
-        except SnapshotDamaged as error:
+        except (SnapshotDamaged, VersionUnsupported) as error:
             writer.abort()
-            raise MalformedFrame(f"the leader's snapshot at index {chunk.snapshot.index} is none: {error}") from error
+            kind = MalformedFrame if isinstance(error, SnapshotDamaged) else WrongVersion
+            raise kind(f"the leader's snapshot at index {chunk.snapshot.index} is none: {error}") from error
         writer.commit()
         return sessions
 

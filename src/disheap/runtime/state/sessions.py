@@ -32,7 +32,7 @@ from disheap.interfaces import Discarding, Effects, Hashing, Principal, StateMac
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import ENVELOPE, Attaching, Fault, Kind, Opening, Status, fault
+from disheap.protocol.frames import ENVELOPE, LOG_VERSIONS, Attaching, Fault, Kind, Opening, Status, fault
 from disheap.runtime.state import state_format
 from disheap.runtime.state.session_table import (
     HINT,
@@ -117,6 +117,7 @@ class Sessions:
     def __init__(self, machine: StateMachine, limits: SessionLimits, reply_sink: ReplySink) -> None:
         self.machine = machine
         self.machine_version = machine.versions[0]
+        self.log_version = LOG_VERSIONS[0]
         self.table: dict[int, Session] = {}
         self.counts = SessionCounts()
         self.applied_commands = 0
@@ -281,6 +282,7 @@ class Sessions:
             self._push(index, self.machine.session_detached(session.id))
 
     def _control(self, kind: int, index: int, time_ms: int, number: int, seq: int, body: bytes) -> None:
+        self._check_kind(kind, index)
         match kind:
             case Kind.OPEN:
                 self._open(index, time_ms, seq, body)
@@ -297,14 +299,19 @@ class Sessions:
                     self._reply_sink.expired(number, session.facts.label)
                     self._end(index, number)
             case Kind.RAISE_VERSION:
-                self._raise_version(body[0])
+                self._raise_versions(*frames.RAISED.unpack(body))
             case Kind.CONTINUE:
                 pass  # the time of its entry was all there is to it
-            case _:
-                raise VersionUnsupported(
-                    f"entry {index} holds an envelope of kind {kind}, which this release does not know; install the "
-                    "release that the other nodes run and start again"
-                )
+
+    def _check_kind(self, kind: int, index: int) -> None:
+        """Raises `VersionUnsupported` for an envelope that the cluster's `log_version` does not have, on old and new
+        releases alike. To pass over what another release carries out would make the replicas differ (pitfall 30)."""
+        if frames.ENVELOPES_SINCE.get(kind, self.log_version + 1) > self.log_version:
+            raise VersionUnsupported(
+                f"entry {index} holds an envelope of kind {kind}. It does not exist in log_version {self.log_version}, "
+                f"which the cluster runs; this release runs {LOG_VERSIONS[0]} to {LOG_VERSIONS[1]}. Install the "
+                "release that the other nodes run and start again"
+            )
 
     def _open(self, index: int, time_ms: int, attachment: int, body: bytes) -> None:
         if len(self.table) >= self._limits.sessions:
@@ -362,27 +369,33 @@ class Sessions:
             self._reply_sink.detach(number)
             self._push(index, effects)
 
-    def _raise_version(self, version: int) -> None:
-        self._check_version(version)
-        if version > self.machine_version:
-            self.machine_version = version
-            self.machine.set_version(version)
+    def _raise_versions(self, machine_version: int, log_version: int) -> None:
+        self._check_versions(machine_version, log_version)
+        self.log_version = max(self.log_version, log_version)
+        if machine_version > self.machine_version:
+            self.machine_version = machine_version
+            self.machine.set_version(machine_version)
 
-    def _check_version(self, version: int) -> None:
-        """Raises `VersionUnsupported` before anything of it is applied: the node stops, the others go on."""
-        highest = self.machine.versions[1]
-        if version > highest:
-            raise VersionUnsupported(
-                f"the cluster goes on to machine_version {version}, this release runs up to {highest}; install the "
-                "release that the other nodes run and start again"
-            )
+    def _check_versions(self, machine_version: int, log_version: int) -> None:
+        """Raises `VersionUnsupported` before anything of them is applied: the node stops, the others go on."""
+        for name, version, (lowest, highest) in (
+            ("machine_version", machine_version, self.machine.versions),
+            ("log_version", log_version, LOG_VERSIONS),
+        ):
+            if version > highest:
+                raise VersionUnsupported(
+                    f"the cluster runs {name} {version}, and this release runs {lowest} to {highest}; install the "
+                    "release that the other nodes run and start again"
+                )
 
     # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
 
     def snapshot(self) -> Iterator[bytes]:
         """A view of this moment, however large it is: a session is copied when it changes for the first time after
         that; replies and machine records are immutable."""
-        head = Head(state_format.FORMAT, self.machine_version, self._next_session, self._term, len(self.table))
+        head = Head(
+            state_format.FORMAT, self.machine_version, self.log_version, self._next_session, self._term, len(self.table)
+        )
         return state_format.write(head, map(_row, self._view()), _begin(self.machine.snapshot()))
 
     def _view(self) -> list[Session]:
@@ -401,7 +414,7 @@ class Sessions:
         `VersionUnsupported`."""
         reader = state_format.Reader(chunks)
         head = reader.head()
-        self._check_version(head.machine_version)
+        self._check_versions(head.machine_version, head.log_version)
         table: dict[int, Session] = {}
         reply_bytes = 0
         for _ in range(head.sessions):
@@ -412,7 +425,8 @@ class Sessions:
                 reply_bytes += session.keep(seq, kept)
         self.machine.restore(reader.rest())
         self.machine.set_version(head.machine_version)
-        self.machine_version, self._next_session, self._term = head.machine_version, head.next_session, head.term
+        self.machine_version, self.log_version = head.machine_version, head.log_version
+        self._next_session, self._term = head.next_session, head.term
         self.table, self.counts, self.reply_bytes = table, SessionCounts(table.values()), reply_bytes
 
     def discarding(self) -> Iterator[None]:
@@ -441,7 +455,7 @@ class Sessions:
         return chain((self._head(),), _hashed(self._view()), slices)
 
     def _head(self) -> bytes:
-        return _encode((self.machine_version, self._next_session, self._term))
+        return _encode((self.machine_version, self.log_version, self._next_session, self._term))
 
 
 def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:

@@ -13,12 +13,14 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from disheap.errors import SnapshotDamaged
+from disheap.errors import SnapshotDamaged, VersionUnsupported
 from disheap.protocol.frames import UNREADABLE
 from disheap.runtime.state.session_table import SessionFacts
 
-FORMAT = 2
-"""1 had no secrets, principals and addresses, and no number of its own."""
+FORMAT = 3
+"""1 had no secrets, principals and addresses, and no number of its own; 2 no `log_version`. A release that knows
+several writes the one of the `log_version` that the cluster runs, so that an older node can read it before the raise.
+"""
 _LENGTH = Struct("<I")
 RECORD_BYTES = 256 << 20  # no record of ours comes near; a larger length is damage
 PIECE_BYTES = 256 << 10  # small records are gathered to pieces of this, so that the disk is not asked for each
@@ -32,9 +34,16 @@ Reply = tuple[int, tuple[int, int, bytes]]
 class Head(msgspec.Struct, array_like=True, frozen=True):
     format: int
     machine_version: int
+    log_version: int
     next_session: int
     term: int
     sessions: int
+
+
+class FormatOnly(msgspec.Struct, array_like=True, frozen=True):
+    """A head of any format, as far as all have it in common."""
+
+    format: int
 
 
 class Start(msgspec.Struct, array_like=True, frozen=True):
@@ -95,11 +104,15 @@ class Reader:
         self._at = 0
 
     def head(self) -> Head:
-        """Raises `SnapshotDamaged`, also for another format."""
-        head = self.record(Head)
-        if head.format != FORMAT:
-            raise SnapshotDamaged(f"the snapshot's session table has format {head.format}; this release reads {FORMAT}")
-        return head
+        """Raises `SnapshotDamaged`, and `VersionUnsupported` for another format."""
+        body = self._body()
+        found = _decode(body, FormatOnly).format
+        if found != FORMAT:
+            raise VersionUnsupported(
+                f"the snapshot's session table has format {found}, and this release reads format {FORMAT}. Install the "
+                f"{'newer' if found > FORMAT else 'older'} release that wrote it and start again; nothing was changed"
+            )
+        return _decode(body, Head)
 
     def row(self) -> Row:
         start = self.record(Start)
@@ -108,13 +121,13 @@ class Reader:
         return Row(start.facts, start.address, start.attachment, start.confirmed, replies)
 
     def record(self, kind: type[T]) -> T:
+        return _decode(self._body(), kind)
+
+    def _body(self) -> bytes:
         (length,) = _LENGTH.unpack(self._take(_LENGTH.size))
         if length > RECORD_BYTES:
             raise SnapshotDamaged(f"a record of {length} bytes stands in the snapshot's session table; none is so long")
-        try:
-            return msgspec.msgpack.decode(self._take(length), type=kind)
-        except UNREADABLE as error:
-            raise SnapshotDamaged(f"the snapshot's session table cannot be read: {error}") from error
+        return self._take(length)
 
     def rest(self) -> Iterator[bytes]:
         if self._at < len(self._buffer):
@@ -129,3 +142,10 @@ class Reader:
             self._buffer, self._at = self._buffer[self._at :] + piece, 0
         self._at += size
         return self._buffer[self._at - size : self._at]
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except UNREADABLE as error:
+        raise SnapshotDamaged(f"the snapshot's session table cannot be read: {error}") from error

@@ -1,0 +1,92 @@
+"""When a leader raises the cluster's versions, and who is refused for the versions that it runs."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from disheap.errors import WrongVersion
+from disheap.protocol import frames
+from disheap.protocol.frames import Kind
+from disheap.runtime.replica.versions import Supported, Versions, check_supported
+
+OLD, NEW = Supported((1, 1), (1, 1)), Supported((1, 2), (1, 1))
+
+
+class Group:
+    """A leader of a release that runs machine_version 1 to 3."""
+
+    def __init__(self) -> None:
+        self.sessions: Any = SimpleNamespace(machine=SimpleNamespace(versions=(1, 3)), machine_version=1, log_version=1)
+        self.leads = True
+        self.hears_all = True
+        self.submitted: list[tuple[int, bytes]] = []
+
+    def hears_all_members(self) -> bool:
+        return self.hears_all
+
+    def submit(self, envelopes: bytes) -> None:
+        found = frames.open_envelope(envelopes)
+        self.submitted.append((found.kind, found.body))
+
+
+def test_the_version_is_the_highest_that_every_member_runs_and_is_asked_for_once_a_term() -> None:
+    group = Group()
+    versions = Versions(lambda: [NEW, Supported((1, 9), (1, 4))])
+    versions.raise_if_due(group)
+    versions.raise_if_due(group)
+    assert group.submitted == [(Kind.RAISE_VERSION, b"\x02\x01")]
+    versions.new_term()
+    versions.raise_if_due(group)
+    assert len(group.submitted) == 2
+
+
+@pytest.mark.parametrize("others", [None, [NEW, OLD], [OLD]])
+def test_no_version_is_raised_while_a_member_is_old_or_unknown(others: list[Supported] | None) -> None:
+    group = Group()
+    Versions(lambda: others).raise_if_due(group)
+    assert group.submitted == []
+
+
+def test_no_version_is_raised_while_a_member_does_not_answer() -> None:
+    """It may be stopped, to be rolled back."""
+    group = Group()
+    versions = Versions(lambda: [NEW, NEW])
+    group.hears_all = False
+    versions.raise_if_due(group)
+    assert group.submitted == []
+    group.hears_all = True
+    versions.raise_if_due(group)
+    assert len(group.submitted) == 1
+
+
+def test_a_log_version_is_raised_like_the_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disheap.runtime.replica.versions.LOG_VERSIONS", (1, 2))
+    group = Group()
+    group.sessions.machine.versions = (1, 1)
+    Versions(lambda: [OLD]).raise_if_due(group)
+    assert group.submitted == []
+    Versions(lambda: [Supported((1, 1), (1, 2))]).raise_if_due(group)
+    assert group.submitted == [(Kind.RAISE_VERSION, b"\x01\x02")]
+
+
+@pytest.mark.parametrize(
+    ("supported", "cluster", "words"),
+    [
+        (OLD, (2, 1), "machine_version 2, as n1 says, and n3 runs 1 to 1.*Install the release that the other members"),
+        (OLD, (1, 2), "log_version 2, as n1 says, and n3 runs 1 to 1"),
+        (Supported((3, 4), (1, 1)), (2, 1), "n3 runs 3 to 4.*Install an older release first"),
+    ],
+)
+def test_a_node_that_does_not_run_the_clusters_versions_is_refused(
+    supported: Supported, cluster: tuple[int, int], words: str
+) -> None:
+    with pytest.raises(WrongVersion, match=words):
+        check_supported("n3", supported, cluster, "n1")
+
+
+def test_a_node_that_runs_them_is_not_refused() -> None:
+    check_supported("n3", NEW, (2, 1))
+    check_supported("n3", OLD, (0, 0))
