@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from zlib import crc32
 
-from disheap.errors import StorageError
+from disheap.errors import StorageError, VersionUnsupported
 from disheap.kernel.types import Entry, HardState, Index, NodeId, SnapshotMeta, Term
 from disheap_filelog import blocks, identities, meta, segment, snapshot
 from tests.storage.parts import IDENTITY, MEMBERS, build, entries, entry
@@ -130,6 +130,9 @@ def open_mangled(data: bytes) -> None:
         reader = storage.open_snapshot()
         state = reader.read(0, 1 << 20) if reader is not None else b""
     except StorageError:
+        return
+    except VersionUnsupported:
+        assert repaired, f"{name}: what rotted is taken for a newer format"
         return
     finally:
         storage.close()

@@ -528,7 +528,7 @@ def heap_snapshot(data: bytes) -> None:
     machine = HeapMachine(HeapSettings(), MachineContext())
     try:
         machine.restore(iter([data[at : at + 100] for at in range(0, len(data), 100)]))
-    except SnapshotDamaged:
+    except (SnapshotDamaged, VersionUnsupported):
         pass
 
 

@@ -12,6 +12,7 @@ from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.runtime.replica.versions import Supported, Versions, check_supported
 
+TICKS = 4
 OLD, NEW = Supported((1, 1), (1, 1)), Supported((1, 2), (1, 1))
 
 
@@ -32,32 +33,51 @@ class Group:
         self.submitted.append((found.kind, found.body))
 
 
+def raised(group: Group, versions: Versions) -> list[tuple[int, bytes]]:
+    """What is asked of the log in as many ticks as it takes."""
+    before = len(group.submitted)
+    for _ in range(2 * TICKS):
+        versions.raise_if_due(group)
+    return group.submitted[before:]
+
+
 def test_the_version_is_the_highest_that_every_member_runs_and_is_asked_for_once_a_term() -> None:
     group = Group()
-    versions = Versions(lambda: [NEW, Supported((1, 9), (1, 4))])
-    versions.raise_if_due(group)
-    versions.raise_if_due(group)
-    assert group.submitted == [(Kind.RAISE_VERSION, b"\x02\x01")]
+    versions = Versions(lambda: [NEW, Supported((1, 9), (1, 4))], TICKS)
+    assert raised(group, versions) == [(Kind.RAISE_VERSION, b"\x02\x01")]
     versions.new_term()
-    versions.raise_if_due(group)
-    assert len(group.submitted) == 2
+    assert len(raised(group, versions)) == 1
 
 
 @pytest.mark.parametrize("others", [None, [NEW, OLD], [OLD]])
 def test_no_version_is_raised_while_a_member_is_old_or_unknown(others: list[Supported] | None) -> None:
-    group = Group()
-    Versions(lambda: others).raise_if_due(group)
-    assert group.submitted == []
+    assert raised(Group(), Versions(lambda: others, TICKS)) == []
 
 
 def test_no_version_is_raised_while_a_member_does_not_answer() -> None:
     """It may be stopped, to be rolled back."""
     group = Group()
-    versions = Versions(lambda: [NEW, NEW])
+    versions = Versions(lambda: [NEW, NEW], TICKS)
     group.hears_all = False
-    versions.raise_if_due(group)
-    assert group.submitted == []
+    assert raised(group, versions) == []
     group.hears_all = True
+    assert len(raised(group, versions)) == 1
+
+
+def test_every_member_has_to_answer_after_the_last_one_was_upgraded() -> None:
+    """An answer counts for a while. The member that gave it may have been stopped since."""
+    group, others = Group(), [NEW, OLD]
+    versions = Versions(lambda: others, TICKS)
+    assert raised(group, versions) == []
+    others[1] = NEW
+    for _ in range(TICKS - 1):
+        versions.raise_if_due(group)
+    group.hears_all = False
+    assert raised(group, versions) == []
+    group.hears_all = True
+    for _ in range(TICKS - 1):
+        versions.raise_if_due(group)
+    assert group.submitted == []
     versions.raise_if_due(group)
     assert len(group.submitted) == 1
 
@@ -66,10 +86,9 @@ def test_a_log_version_is_raised_like_the_machines(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("disheap.runtime.replica.versions.LOG_VERSIONS", (1, 2))
     group = Group()
     group.sessions.machine.versions = (1, 1)
-    Versions(lambda: [OLD]).raise_if_due(group)
-    assert group.submitted == []
-    Versions(lambda: [Supported((1, 1), (1, 2))]).raise_if_due(group)
-    assert group.submitted == [(Kind.RAISE_VERSION, b"\x01\x02")]
+    assert raised(group, Versions(lambda: [OLD], TICKS)) == []
+    newer = Supported((1, 1), (1, 2))
+    assert raised(group, Versions(lambda: [newer], TICKS)) == [(Kind.RAISE_VERSION, b"\x01\x02")]
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ class Node:
         self._failed: asyncio.Event = asyncio.Event()
         self.lifecycle = Lifecycle(self._lifecycle_changed)
         self._client_address = ""
-        self._versions = Versions(lambda: self.book.versions(self._id))
+        self._versions = Versions(lambda: self.book.versions(self._id), tuning.settle_ticks(config))
 
     # --- for those who use a node as a library -----------------------------------------------------------------------
 

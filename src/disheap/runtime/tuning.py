@@ -185,6 +185,11 @@ def contact_s(config: NodeConfig) -> float:
     return HEARTBEATS * config.raft.heartbeat_ms / 1000
 
 
+def settle_ticks(config: NodeConfig) -> int:
+    """Ticks after which every member that still answers has answered anew."""
+    return HEARTBEATS * config.raft.heartbeat_ms // config.raft.tick_ms + 1
+
+
 def send_buffer_bytes(config: NodeConfig) -> int:
     """How much may wait for one peer. It holds twice the largest thing that is sent."""
     raft, limits = config.raft, config.limits

@@ -825,6 +825,7 @@ MUTANTS = (
         (
             "tests/heap/test_versions.py::test_below_a_version_old_and_new_code_answer_alike",
             "tests/heap/test_versions.py::test_a_command_exists_from_its_version_on",
+            "tests/simulator/test_sim_upgrade.py::test_old_and_new_nodes_agree_and_each_can_go_back_before_the_raise",
         ),
         simulated=False,
     ),

@@ -435,16 +435,47 @@ MUTANTS = (
     Mutant(
         "version-raised-while-a-member-is-old",
         "the leader raises the version when one member supports it, and the others stop",
-        (Patch("disheap:Versions.raise_if_due", "machine, log = min(", "machine, log = max("),),
-        ("tests/runtime/test_versions.py::test_no_version_is_raised_while_a_member_is_old_or_unknown",),
+        (Patch("disheap:Versions._supported_by_all", "machine, log = min(", "machine, log = max("),),
+        (
+            "tests/runtime/test_versions.py::test_no_version_is_raised_while_a_member_is_old_or_unknown",
+            "tests/simulator/test_sim_upgrade.py::test_old_and_new_nodes_agree_and_each_can_go_back_before_the_raise",
+        ),
         pitfall=30,
         simulated=False,
     ),
     Mutant(
         "version-raised-while-a-member-is-away",
         "the leader goes by what a member said before it was stopped and rolled back",
-        (Patch("disheap:Versions.raise_if_due", " or not group.hears_all_members()", ""),),
-        ("tests/runtime/test_versions.py::test_no_version_is_raised_while_a_member_does_not_answer",),
+        (Patch("disheap:Versions._supported_by_all", " or not group.hears_all_members()", ""),),
+        (
+            "tests/runtime/test_versions.py::test_no_version_is_raised_while_a_member_does_not_answer",
+            "tests/simulator/test_sim_upgrade.py::test_a_member_that_is_away_keeps_the_version_down",
+        ),
+        pitfall=30,
+        simulated=False,
+    ),
+    Mutant(
+        "version-raised-on-an-old-answer",
+        "the leader counts an answer that a member gave before the last one was upgraded",
+        (Patch("disheap:Versions.raise_if_due", " and self._ticks >= self._settle_ticks", ""),),
+        (
+            "tests/runtime/test_versions.py::test_every_member_has_to_answer_after_the_last_one_was_upgraded",
+            "tests/simulator/test_sim_upgrade.py::test_a_member_that_is_away_keeps_the_version_down",
+        ),
+        pitfall=30,
+        simulated=False,
+    ),
+    Mutant(
+        "snapshot-loses-the-version",
+        "a node that starts from a snapshot goes on with the machine's lowest version",
+        (
+            Patch(
+                "disheap:Sessions.snapshot",
+                "state_format.FORMAT, self.machine_version,",
+                "state_format.FORMAT, self.machine.versions[0],",
+            ),
+        ),
+        ("tests/simulator/test_sim_upgrade.py::test_the_version_outlives_restarts_snapshots_and_new_leaders",),
         pitfall=30,
         simulated=False,
     ),

@@ -5,8 +5,8 @@ in the log. All replicas change at the same entry, and none goes back: a member 
 Until then every member can be rolled back to the release before.
 
 Owns the decision alone. The schedule that is prevented: n2 is stopped and rolled back while n3 is upgraded, and the
-leader goes by what n2 said before. So a member counts only while it answers, and by what it said when it connected
-last.
+leader goes by what n2 said before. So a member counts by what it said when it connected last, and every member has to
+have answered after all of them were known to be new.
 """
 
 from __future__ import annotations
@@ -63,27 +63,39 @@ def check_supported(who: str, supported: Supported, cluster: tuple[int, int], sa
 
 
 class Versions:
-    """`others` gives what all other members run, as they said when they connected last; None while one is not known."""
+    """`others` gives what all other members run, as they said when they connected last; None while one is not known.
+    All have to support the new versions, and to answer, for `settle_ticks` in a row. That is longer than an answer
+    counts, so each member has answered after the last one was upgraded."""
 
-    def __init__(self, others: Callable[[], Sequence[Supported] | None]) -> None:
+    def __init__(self, others: Callable[[], Sequence[Supported] | None], settle_ticks: int) -> None:
         self._others = others
+        self._settle_ticks = settle_ticks
+        self._ticks = 0  # for which all have supported `_wanted`, and answered
+        self._wanted = (0, 0)
         self._asked = (0, 0)  # of the log already in this term
 
     def new_term(self) -> None:
+        self._ticks = 0
         self._asked = (0, 0)
 
     def raise_if_due(self, group: VersionedGroup) -> None:
         """Called at every tick."""
         sessions = group.sessions
-        mine, now = own_versions(sessions), (sessions.machine_version, sessions.log_version)
+        now = (sessions.machine_version, sessions.log_version)
+        before, self._wanted = self._wanted, self._supported_by_all(group, now)
+        self._ticks = self._ticks + 1 if self._wanted == before else 1
+        if self._wanted not in (now, self._asked) and self._ticks >= self._settle_ticks:
+            self._asked = self._wanted
+            group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, frames.RAISED.pack(*self._wanted)))
+
+    def _supported_by_all(self, group: VersionedGroup, now: tuple[int, int]) -> tuple[int, int]:
+        """The highest versions that all members run; `now` while this is not known, or nothing is to be raised."""
+        mine = own_versions(group.sessions)
         if not group.leads or (mine.machine[1], mine.log[1]) == now or not group.hears_all_members():
-            return
+            return now
         others = self._others()
         if others is None:
-            return
+            return now
         members = [mine, *others]
         machine, log = min(one.machine[1] for one in members), min(one.log[1] for one in members)
-        wanted = (max(machine, now[0]), max(log, now[1]))
-        if wanted not in (now, self._asked):
-            self._asked = wanted
-            group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, frames.RAISED.pack(*wanted)))
+        return max(machine, now[0]), max(log, now[1])
