@@ -64,7 +64,7 @@ def _locked(topic: Topic, owner: Session) -> TopicLocked:
 
 
 def check_message(state: State, message: NewMessage) -> None:
-    """Raises `PriorityOutOfRange`, `PayloadTooLarge` or `InvalidArgument`."""
+    """Raises `PriorityOutOfRange`, `PayloadTooLarge`, `InvalidHeaders`, `InvalidKey` or `InvalidArgument`."""
     if not PRIORITY_MIN <= message.priority <= PRIORITY_MAX:
         raise PriorityOutOfRange(
             f"priority {message.priority} is not between {PRIORITY_MIN} and {PRIORITY_MAX}, a signed 64-bit integer"
@@ -78,6 +78,9 @@ def check_message(state: State, message: NewMessage) -> None:
         raise InvalidArgument(f"delay_ms is 0 to {DURATION_MAX_MS}, not {message.delay_ms}")
     if not 0 <= message.expires_ms <= DURATION_MAX_MS:
         raise InvalidArgument(f"expires_ms is 0 to {DURATION_MAX_MS}, not {message.expires_ms}")
+    if message.encoded_headers or message.key:
+        message.check_headers()
+        message.check_key()
 
 
 def check_capacity(topic: Topic, count: int) -> None:

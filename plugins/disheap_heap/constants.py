@@ -13,6 +13,7 @@ from disheap_heap import credit, exchanges, settings, timers
 CONSTANTS: dict[int, dict[str, int]] = {
     1: {
         "MAX_ANSWER_BYTES": settings.MAX_ANSWER_BYTES,
+        "BATCH_HEADERS_MAX": fields.BATCH_HEADERS_MAX,
         "BATCH_MAX": fields.BATCH_MAX,
         "CONSUMERS_PER_UNIT": credit.CONSUMERS_PER_UNIT,
         "CREDIT_BYTES_MAX": fields.CREDIT_BYTES_MAX,
@@ -23,7 +24,10 @@ CONSTANTS: dict[int, dict[str, int]] = {
         "DURATION_MAX_MS": fields.DURATION_MAX_MS,
         "MAX_END_UNITS_PER_CALL": settings.MAX_END_UNITS_PER_CALL,
         "EXPIRY": timers.EXPIRY,
+        "HEADERS_BYTES_MAX": fields.HEADERS_BYTES_MAX,
+        "HEADERS_MAX": fields.HEADERS_MAX,
         "HELD_MAX": fields.HELD_MAX,
+        "KEY_BYTES_MAX": fields.KEY_BYTES_MAX,
         "LEASE": timers.LEASE,
         "LEASES_PER_UNIT": settings.LEASES_PER_UNIT,
         "MAX_ALTERNATES": exchanges.MAX_ALTERNATES,

@@ -49,22 +49,22 @@ def add_to_group(state: State, group: CreditGroup, consumer: Consumer) -> None:
         group.consumers.move_to_end(number)
 
 
-def charge(state: State, group: CreditGroup, consumer: Consumer, payload_bytes: int) -> None:
+def charge(state: State, group: CreditGroup, consumer: Consumer, body_bytes: int) -> None:
     """A consumer of the group holds one message more. If the group is full now, its consumers leave their turns."""
     if state.views:
         keep_group(state, group)
     group.held += 1
-    group.held_bytes += payload_bytes
+    group.held_bytes += body_bytes
     group.consumers.move_to_end(consumer.number)
     if group.is_full():
         _leave_turns_of_group(state, group)
 
 
-def refund(state: State, group: CreditGroup, payload_bytes: int) -> None:
+def refund(state: State, group: CreditGroup, body_bytes: int) -> None:
     """A consumer of the group holds one message less. Marks the group as freed, if it was full."""
     was_full = group.is_full()
     group.held -= 1
-    group.held_bytes -= payload_bytes
+    group.held_bytes -= body_bytes
     if was_full:
         mark_freed(state, group)
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from disheap.protocol.broker import Deliver, NewMessage, PopDone
+from disheap.protocol.broker import NewMessage, PopDone
 from disheap_heap import credit, timers
 from disheap_heap.arrivals import CHUNKS_SWEPT, IdFilter
 from disheap_heap.encoding import encode
-from disheap_heap.footprint import share, unshare
-from disheap_heap.messages import Message, SharedMessage
+from disheap_heap.footprint import count_extras, uncount_extras
+from disheap_heap.messages import Body, Content, Message, SharedMessage, deliver
 from disheap_heap.ready import DroppingReadyMessages, no_messages
 from disheap_heap.state import Consumer, Delayed, Lease, PurgedMessages, State, Topic
 from disheap_heap.view import has_kept, keep_consumer, keep_lease, keep_place, keep_purged, keep_topic, keep_turns
@@ -27,18 +27,17 @@ DELIVERIES_PER_SWEEP = 256
 """Messages of a topic with many that leave it before some ids of those that are gone are swept up."""
 
 
-def add(state: State, topic: Topic, new: NewMessage, kind: type[Message] = Message) -> int:
-    """A new message; returns its id. The caller has checked everything, and serves the topic."""
-    payload = new.payload
+def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Message] = Message) -> int:
+    """A new message with this body; returns its id. The caller has checked everything, and serves the topic."""
     state.units += 1
     state.last_message = number = state.last_message + 1
-    state.message_bytes += len(payload)
+    state.message_bytes += len(body)
     now_ms = state.now_ms
     lifetime = new.expires_ms or topic.settings.message_ttl_ms
     expires_at_ms = now_ms + lifetime if lifetime else 0
-    message = tuple.__new__(kind, (new.priority * topic.sign, number, 0, now_ms, expires_at_ms, payload))  # as below
-    if kind is SharedMessage:
-        share(state, payload)
+    message = tuple.__new__(kind, (new.priority * topic.sign, number, 0, now_ms, expires_at_ms, body))  # as below
+    if kind is SharedMessage or type(body) is Content:
+        count_extras(state, message)
     if lifetime:
         state.timers.arm(timers.EXPIRY, number, now_ms + lifetime, topic.number)
     if new.delay_ms:
@@ -115,12 +114,12 @@ def serve_later(state: State, topic: Topic) -> None:
 
 
 def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
-    rank, number, attempts, enqueued_ms, expires_at_ms, payload = message
+    rank, number, attempts, _, expires_at_ms, body = message
     if state.views:
         keep_place(state, topic, number, message)
         keep_consumer(state, consumer)
         keep_turns(state, topic)
-    size = len(payload)
+    size = len(body)
     topic.ready_bytes -= size
     state.ready -= 1
     if expires_at_ms:
@@ -136,24 +135,24 @@ def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -
     state.units += 1
     state.delivered += 1
     consumer.delivered += 1
-    deliver = Deliver(consumer.number, number, epoch, rank * topic.sign, enqueued_ms, payload, until_ms)
-    state.effects.append((consumer.session.number, encode(deliver)))
+    push = deliver(message, consumer.number, epoch, rank * topic.sign, until_ms)
+    state.effects.append((consumer.session.number, encode(push)))
     state.push_bytes_left -= size
     if not topic.turns.end(consumer) and consumer.limit and consumer.delivered >= consumer.limit:
         finish_pop(state, consumer)
 
 
 def _lease(
-    state: State, topic: Topic, consumer: Consumer, message: Message, number: int, epoch: int, payload_bytes: int
+    state: State, topic: Topic, consumer: Consumer, message: Message, number: int, epoch: int, body_bytes: int
 ) -> int:
     """Returns when the lease ends, 0 for with the session."""
     until_ms = state.now_ms + consumer.lease_ms if consumer.lease_ms else 0
     # A named tuple's own constructor is a Python function, which takes as long again.
     lease = tuple.__new__(Lease, (message, epoch, until_ms, consumer))
     state.leases[number] = consumer.leases[number] = lease
-    consumer.held_bytes += payload_bytes
+    consumer.held_bytes += body_bytes
     if consumer.group is not None:
-        credit.charge(state, consumer.group, consumer, payload_bytes)
+        credit.charge(state, consumer.group, consumer, body_bytes)
     topic.leased += 1
     if until_ms:
         state.timers.arm(timers.LEASE, number, until_ms)
@@ -164,13 +163,13 @@ def release_lease(state: State, lease: Lease) -> Topic:
     """The lease is over; its consumer has its credit back. What becomes of the message is the caller's business."""
     state.units += 1
     message, _, until_ms, consumer = lease
-    topic, number, payload_bytes = consumer.topic, message.id, len(message.payload)
+    topic, number, body_bytes = consumer.topic, message.id, len(message.body)
     if state.views:
         keep_lease(state, lease)
     del state.leases[number], consumer.leases[number]
-    consumer.held_bytes -= payload_bytes
+    consumer.held_bytes -= body_bytes
     if consumer.group is not None:
-        credit.refund(state, consumer.group, payload_bytes)
+        credit.refund(state, consumer.group, body_bytes)
     topic.leased -= 1
     if until_ms:
         state.timers.disarm(timers.LEASE, number)
@@ -226,7 +225,7 @@ def make_ready(state: State, topic: Topic, message: Message) -> None:
     """To its place. A topic that drops and is over its bound loses the ready message of the lowest priority, and among
     equals the oldest."""
     topic.ready.push(message)
-    topic.ready_bytes += len(message.payload)
+    topic.ready_bytes += len(message.body)
     state.ready += 1
     if topic.drops and len(topic.ready) > topic.settings.max_messages:
         assert isinstance(topic.ready, DroppingReadyMessages)
@@ -237,7 +236,7 @@ def make_ready(state: State, topic: Topic, message: Message) -> None:
 def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
     due_ms = state.now_ms + delay_ms
     topic.delayed[message.id] = (due_ms, message)
-    topic.delayed_bytes += len(message.payload)
+    topic.delayed_bytes += len(message.body)
     state.delayed += 1
     state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
 
@@ -248,7 +247,7 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
     if message is not None:
         if state.views:
             keep_place(state, topic, number, message)
-        topic.ready_bytes -= len(message.payload)
+        topic.ready_bytes -= len(message.body)
         state.ready -= 1
     elif number in topic.delayed:
         due = take_delayed(state, topic, number)
@@ -269,16 +268,16 @@ def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
     if state.views:
         keep_place(state, topic, number, due)
     del topic.delayed[number]
-    topic.delayed_bytes -= len(due[1].payload)
+    topic.delayed_bytes -= len(due[1].body)
     state.delayed -= 1
     return due
 
 
 def drop_message(state: State, message: Message) -> None:
     """Nobody holds the message any more."""
-    state.message_bytes -= len(message.payload)
-    if type(message) is SharedMessage:
-        unshare(state, message.payload)
+    state.message_bytes -= len(message.body)
+    if type(message) is SharedMessage or type(message.body) is Content:
+        uncount_extras(state, message)
 
 
 def drop_all_waiting(state: State, topic: Topic) -> int:

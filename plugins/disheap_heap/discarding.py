@@ -92,7 +92,7 @@ def _topic(topic: Topic) -> Iterator[None]:
 
 def _message(message: Message) -> Iterator[None]:
     """The caller holds the message until it takes the next one."""
-    return repeat(None, 1 + len(message.payload) // BYTES_PER_RECORD)
+    return repeat(None, 1 + len(message.body) // BYTES_PER_RECORD)
 
 
 def _taken(table: MutableMapping[Any, Any]) -> Iterator[Any]:

@@ -4,12 +4,22 @@ a batch go in or none. Of the topics that a publish leads to, full ones refuse f
 from __future__ import annotations
 
 from disheap.errors import InvalidArgument, TopicFull, TopicNotFound
-from disheap.protocol.broker import Enqueue, Enqueued, EnqueuedMany, EnqueueMany, NewMessage, Publish, Published
+from disheap.protocol.broker import (
+    Enqueue,
+    Enqueued,
+    EnqueuedMany,
+    EnqueueMany,
+    NewMessage,
+    Publish,
+    Published,
+    check_batch,
+)
 from disheap_heap.checks import check_capacity, check_delayed_capacity, check_message, find_topic
 from disheap_heap.delivery import add, serve
 from disheap_heap.encoding import PUBLISHED, encode
 from disheap_heap.exchanges import find_topics
-from disheap_heap.messages import Message, SharedMessage
+from disheap_heap.messages import Message, SharedMessage, body_of
+from disheap_heap.settings import HEADERS_PER_UNIT
 from disheap_heap.state import State, Topic
 
 
@@ -20,7 +30,7 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
     if topic.settings.max_messages:
         check_capacity(topic, 1)
         check_delayed_capacity(topic, message.delay_ms > 0)
-    number = add(state, topic, message)
+    number = add(state, topic, message, body_of(message))
     if topic.turns:
         serve(state, topic)
     return encode(Enqueued(number))
@@ -29,13 +39,16 @@ def enqueue(state: State, session: int, command: Enqueue) -> bytes:
 def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
     """Puts several messages into a topic, all or none. The reply has the first id and the count."""
     topic = find_topic(state, command.topic)
+    with_headers = [one.encoded_headers for one in command.messages if one.encoded_headers]
+    if with_headers:
+        state.units += check_batch(with_headers) // HEADERS_PER_UNIT
     for message in command.messages:
         check_message(state, message)
     check_capacity(topic, len(command.messages))
     check_delayed_capacity(topic, sum(message.delay_ms > 0 for message in command.messages))
     first = state.last_message + 1
     for message in command.messages:
-        add(state, topic, message)
+        add(state, topic, message, body_of(message))
     serve(state, topic)
     return encode(EnqueuedMany(first, len(command.messages)))
 
@@ -57,8 +70,9 @@ def publish(state: State, session: int, command: Publish) -> bytes:
         )
     topics = _with_capacity(topics, command.message)
     kind = SharedMessage if len(topics) > 1 else Message
+    body = body_of(command.message)
     for topic in topics:
-        add(state, topic, command.message, kind)
+        add(state, topic, command.message, body, kind)
         if topic.turns:
             serve(state, topic)
     if len(topics) < found:

@@ -1,7 +1,7 @@
 """An estimate of the memory that the state takes (`interfaces.MemoryEstimating`).
 
-Owns the size of each kind of record, and the count of copies of payloads that several messages share. Such a payload
-counts once. All other counts are kept where the records are. Purged messages count until they are freed. The estimate
+Owns the size of each kind of record, and the count of copies of bodies that several messages share. Such a body counts
+once. All other counts are kept where the records are. Purged messages count until they are freed. The estimate
 is not state: a restored replica has no purged messages.
 
 The sizes are what CPython 3.11 allocates (`tracemalloc`). `tests/heap/test_memory_estimate.py` compares each of them.
@@ -11,10 +11,13 @@ The resident size grew by 180 to 210 bytes for an empty message, by 360 for one 
 
 from __future__ import annotations
 
+from disheap_heap.messages import Body, Content, Message, SharedMessage
 from disheap_heap.state import State
 
 MESSAGE_BYTES = 220
 """A tuple, its id, its entry in a dict and in a heap, the header of its payload."""
+CONTENT_BYTES = 150
+"""Of a message with headers or a key: a struct, and what two more objects take beside their bytes."""
 LEASE_BYTES = 220
 """A tuple and its entries in two dicts."""
 TIMER_BYTES = 200
@@ -36,6 +39,7 @@ def memory_bytes(state: State) -> int:
     return (
         held_bytes(state)
         + MESSAGE_BYTES * held_messages(state)
+        + CONTENT_BYTES * state.contents
         + LEASE_BYTES * len(state.leases)
         + TIMER_BYTES * len(state.timers)
         + TOPIC_BYTES * len(state.topics)
@@ -53,23 +57,41 @@ def held_messages(state: State) -> int:
 
 
 def held_bytes(state: State) -> int:
-    """The payload bytes of these messages. A shared payload counts once."""
+    """The bytes of payload, headers and key of these messages. A shared body counts once."""
     return state.message_bytes + state.purged_bytes - state.repeated_bytes
 
 
-def share(state: State, payload: bytes) -> None:
-    """Counts one more message that holds this shared payload."""
-    copies = state.copies.get(id(payload), 0)
-    state.copies[id(payload)] = copies + 1
-    if copies:
-        state.repeated_bytes += len(payload)
-
-
-def unshare(state: State, payload: bytes) -> None:
-    """Counts one message less that holds this shared payload."""
-    copies = state.copies[id(payload)] - 1
-    if copies:
-        state.copies[id(payload)] = copies
-        state.repeated_bytes -= len(payload)
+def count_extras(state: State, message: Message) -> None:
+    """Counts one more message whose body is shared, or has headers or a key."""
+    if type(message) is SharedMessage:
+        _share(state, message.body)
     else:
-        del state.copies[id(payload)]
+        state.contents += 1
+
+
+def uncount_extras(state: State, message: Message) -> None:
+    """Counts one such message less."""
+    if type(message) is SharedMessage:
+        _unshare(state, message.body)
+    else:
+        state.contents -= 1
+
+
+def _share(state: State, body: Body) -> None:
+    copies = state.copies.get(id(body), 0)
+    state.copies[id(body)] = copies + 1
+    if copies:
+        state.repeated_bytes += len(body)
+    elif type(body) is Content:
+        state.contents += 1
+
+
+def _unshare(state: State, body: Body) -> None:
+    copies = state.copies[id(body)] - 1
+    if copies:
+        state.copies[id(body)] = copies
+        state.repeated_bytes -= len(body)
+    else:
+        del state.copies[id(body)]
+        if type(body) is Content:
+            state.contents -= 1

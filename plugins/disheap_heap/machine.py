@@ -65,8 +65,8 @@ ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in A
 QUERY_TAGS = {tag_of(kind): kind for kind in get_args(broker.Query)}
 
 NOTHING: Effects = ()
-COMMAND_OVERHEAD_BYTES = 16 << 10
-"""Of a command beside its payload: two names of 255 characters, four bytes each at most, and numbers."""
+COMMAND_OVERHEAD_BYTES = 4 << 10
+"""Of a command beside payload and headers: two names of 255 characters, four bytes each at most, a key, and numbers."""
 
 
 class HeapMachine:
@@ -81,8 +81,8 @@ class HeapMachine:
 
     @classmethod
     def max_command_bytes(cls, settings: HeapSettings) -> int:
-        """The largest payload, and what a command needs around it."""
-        return settings.payload_bytes + COMMAND_OVERHEAD_BYTES
+        """The largest payload with the largest headers, and what a command needs around them."""
+        return settings.payload_bytes + broker.HEADERS_BYTES_MAX + COMMAND_OVERHEAD_BYTES
 
     handlers: ClassVar[Handlers] = HANDLERS
     """Of all versions. A later release, or a test, adds to them."""

@@ -2,11 +2,34 @@
 
 It is a tuple that sorts: (rank, id) is the strict order of a topic in both modes. The rank is the priority, negated if
 the largest comes first. A message does not know where it is: topics and leases hold it.
+
+The body of a message is its payload. If it has headers or a key, the body is a `Content` with all three. So a message
+without them takes no more memory for what it does not have. The size of both kinds of body is `len(body)`.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+import msgspec
+
+from disheap.protocol.broker import Deliver, NewMessage
+
+
+class Content(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """The body of a message that has headers or a key. Headers stay as the bytes they came in."""
+
+    payload: bytes
+    encoded_headers: bytes
+    key: str
+
+    def __len__(self) -> int:
+        """The bytes of all three; never 0."""
+        key_bytes = len(self.key) if self.key.isascii() else len(self.key.encode())
+        return len(self.payload) + len(self.encoded_headers) + key_bytes
+
+
+Body = bytes | Content
 
 
 class Message(NamedTuple):
@@ -17,15 +40,33 @@ class Message(NamedTuple):
     attempts: int  # leases granted so far
     enqueued_ms: int
     expires_at_ms: int  # it is dropped if it is not leased then; 0 for never
-    payload: bytes
+    body: Body
 
     def after(self, attempts: int) -> Message:
         """The message after its lease has ended: the same id and so the same place, with this number of attempts."""
-        return type(self)(self.rank, self.id, attempts, self.enqueued_ms, self.expires_at_ms, self.payload)
+        return type(self)(self.rank, self.id, attempts, self.enqueued_ms, self.expires_at_ms, self.body)
 
 
 class SharedMessage(Message):
-    """A message of a publish that reached several topics, which all hold one payload object. Which messages are of this
+    """A message of a publish that reached several topics, which all hold one body object. Which messages are of this
     class is state: it is the same on every replica, and does not change when the other messages are gone."""
 
     __slots__ = ()
+
+
+def body_of(new: NewMessage) -> Body:
+    """What is kept of a new message beside its numbers."""
+    if new.encoded_headers or new.key:
+        return Content(new.payload, new.encoded_headers, new.key)
+    return new.payload
+
+
+def deliver(message: Message, consumer: int, epoch: int, priority: int, until_ms: int) -> Deliver:
+    """The push that delivers a message, which was leased as often as it says before."""
+    _, number, attempts, enqueued_ms, _, body = message
+    if type(body) is Content:
+        payload, headers, key = body.payload, body.encoded_headers, body.key
+        return Deliver(
+            consumer, number, epoch, priority, enqueued_ms, payload, until_ms, attempts + 1, headers, key
+        )  # fmt: skip
+    return Deliver(consumer, number, epoch, priority, enqueued_ms, body, until_ms, attempts + 1)  # type: ignore[arg-type]

@@ -21,7 +21,7 @@ from disheap.protocol.broker import (
 from disheap_heap.checks import find_existing, require_access
 from disheap_heap.encoding import encode
 from disheap_heap.exchanges import find_exchange
-from disheap_heap.messages import Message
+from disheap_heap.messages import Content, Message
 from disheap_heap.routing import Exchange
 from disheap_heap.settings import MAX_ANSWER_BYTES
 from disheap_heap.state import State, Topic
@@ -37,7 +37,7 @@ def peek(state: State, session: int, query: Peek) -> bytes:
     messages: list[PeekedMessage] = []
     room = MAX_ANSWER_BYTES
     for message in islice(_waiting(topic, query), query.count):
-        room -= len(message.payload) + 64
+        room -= len(message.payload) + len(message.encoded_headers) + len(message.key) + 64
         if room < 0 and messages:
             break
         messages.append(message)
@@ -135,4 +135,7 @@ def _waiting(topic: Topic, query: Peek) -> Iterator[PeekedMessage]:
 
 def _peeked(topic: Topic, message: Message, state: str, due_ms: int = 0) -> PeekedMessage:
     priority = message.rank * topic.sign
-    return PeekedMessage(message.id, priority, message.attempts, message.enqueued_ms, state, due_ms, message.payload)
+    body = message.body
+    content = body if type(body) is Content else Content(body, b"", "")  # type: ignore[arg-type]
+    shown = (message.id, priority, message.attempts, message.enqueued_ms, state, due_ms)
+    return PeekedMessage(*shown, content.payload, content.encoded_headers, content.key)

@@ -34,8 +34,11 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
     Unbind,
+    encode_headers,
 )
 from disheap_heap.encoding import encode
+
+HEADERS = encode_headers({"tenant": "blue", "retries": 3, "share": 0.5, "paid": True, "raw": b"\x00\xff"})
 
 _TOPICS: list[Command] = [
     CreateTopic("t"),
@@ -66,6 +69,10 @@ _MESSAGES: list[Command] = [
     Publish("f", "", NewMessage(b"to all", -2)),
     Publish("g", "a.b", NewMessage(b"by the alternate", 1)),
     Publish("", "mine", NewMessage(b"direct")),
+    Enqueue("t", NewMessage(b"with headers", 2, encoded_headers=HEADERS, key="customer-7")),
+    Publish("e", "a.b", NewMessage(b"with a key", 1, key="customer-8")),
+    EnqueueMany("t", [NewMessage(b"", 0, 30, 0, HEADERS), NewMessage(b"none"), NewMessage(b"", key="k")]),
+    Enqueue("t", NewMessage(b"refused", encoded_headers=HEADERS[:-1])),
 ]
 
 _CONSUMERS: list[Command] = [

@@ -18,6 +18,7 @@ from disheap_heap import credit
 from disheap_heap.consumers import delete_if_unused
 from disheap_heap.delivery import end_consumer, requeue_all, serve
 from disheap_heap.encoding import encode
+from disheap_heap.messages import deliver
 from disheap_heap.settings import LEASES_PER_UNIT, MAX_ANSWER_BYTES, MAX_RESENT_PER_REPLY, MAX_SCANNED_PER_CALL
 from disheap_heap.state import Consumer, Lease, Resend, Session, State, Topic
 from disheap_heap.topics import delete
@@ -156,7 +157,7 @@ def _take_deliveries(state: State, resend: Resend) -> list[Deliver]:
     bytes_left = MAX_ANSWER_BYTES
     for number, _ in islice(resend.tokens, MAX_RESENT_PER_REPLY):
         lease = state.leases[number]
-        bytes_left -= len(lease.message.payload) + 64
+        bytes_left -= len(lease.message.body) + 64
         if bytes_left < 0:
             break
         deliveries.append(_delivery(lease))
@@ -176,7 +177,7 @@ def _push_leases(state: State, session: Session, resend: Resend, limit: int) -> 
         lease = state.leases.get(number)
         if lease is not None and lease.epoch == epoch and not lease.consumer.returning:
             state.push(session, encode(_delivery(lease)))
-            state.push_bytes_left -= len(lease.message.payload)
+            state.push_bytes_left -= len(lease.message.body)
     resend.sent += done
     state.units += done
     return done
@@ -234,5 +235,4 @@ def _ended(session: Session, held: Held) -> list[PopDone | ConsumerEnded]:
 
 def _delivery(lease: Lease) -> Deliver:
     message, epoch, until_ms, consumer = lease
-    priority = message.rank * consumer.topic.sign
-    return Deliver(consumer.number, message.id, epoch, priority, message.enqueued_ms, message.payload, until_ms)
+    return deliver(message, consumer.number, epoch, message.rank * consumer.topic.sign, until_ms)

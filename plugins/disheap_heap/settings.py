@@ -40,6 +40,9 @@ and one topic more."""
 STEPS_PER_UNIT = 16
 """Steps of routing for one unit of work, which takes 5 us."""
 
+HEADERS_PER_UNIT = 16
+"""Headers that are checked for one unit of work: 5 us."""
+
 WORDS_PER_UNIT = 4
 """Words of a pattern for one more unit of a bind or an unbind, which takes 3 us."""
 

@@ -16,15 +16,16 @@ A snapshot is a row of blocks, and may be cut anywhere:
 The tables come in the order of `TABLES`, each in as many blocks as it needs; the last block is `end`, with the number
 of blocks before it. A row's fields stand in `_tables` and `view`, and are read in `_Restorer`.
 
-The last field of a message is its payload, which takes one of three forms:
+The last field of a message is its body, which takes one of four forms:
 
-| form            | meaning                                                              |
-|-----------------|----------------------------------------------------------------------|
-| bytes           | the payload of this message alone                                    |
-| [number, bytes] | a payload that messages share: numbered from 0 in the order written   |
-| number          | the payload that was written under that number before                |
+| form                    | meaning                                                                             |
+|-------------------------|-------------------------------------------------------------------------------------|
+| bytes                   | the payload of a message without headers and key                                    |
+| [payload, headers, key] | bytes, bytes, text                                                                  |
+| [number, body]          | a body that messages share, in a form above: numbered from 0 in the order written   |
+| number                  | the body that was written under that number before                                  |
 
-So a payload that went to 500 topics is written once, and shared again by the restored messages.
+So a body that went to 500 topics is written once, and shared again by the restored messages.
 """
 
 from __future__ import annotations
@@ -43,14 +44,14 @@ from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
 from disheap_heap.encoding import encode
 from disheap_heap.exchanges import add_binding
-from disheap_heap.footprint import share
-from disheap_heap.messages import Message, SharedMessage
+from disheap_heap.footprint import count_extras
+from disheap_heap.messages import Body, Content, Message, SharedMessage
 from disheap_heap.routing import Exchange
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 from disheap_heap.view import View, open_view
 
-FORMAT = 5
+FORMAT = 6
 """Of the versions that this release runs. A release that knows several formats writes the one of the `machine_version`
 that the cluster runs, so that an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
@@ -142,21 +143,21 @@ def _sized(rows: Iterable[Row | None]) -> Iterator[tuple[Row, int] | None]:
 
 
 class _MessageRows:
-    """The rows of messages, in the order written. It keeps each shared payload, so that no other takes its address."""
+    """The rows of messages, in the order written. It keeps each shared body, so that no other takes its address."""
 
     def __init__(self) -> None:
-        self._shared: dict[int, tuple[int, bytes]] = {}  # by address: (number, payload)
+        self._shared: dict[int, tuple[int, Body]] = {}  # by address: (number, body)
 
     def row(self, message: Message, *place: int) -> tuple[Row, int]:
-        payload = message.payload
+        body = message.body
         if type(message) is not SharedMessage:
-            return (*place, *message), len(payload)
-        known = self._shared.get(id(payload))
+            return (*place, *message), len(body)
+        known = self._shared.get(id(body))
         if known is not None:
             return (*place, *message[:-1], known[0]), 0
         number = len(self._shared)
-        self._shared[id(payload)] = number, payload
-        return (*place, *message[:-1], (number, payload)), len(payload)
+        self._shared[id(body)] = number, body
+        return (*place, *message[:-1], (number, body)), len(body)
 
 
 def _pieces(view: View) -> Iterator[bytes]:
@@ -228,7 +229,7 @@ class _Restorer:
     def __init__(self, settings: HeapSettings) -> None:
         self._state = State(settings)
         self._gone_sessions: dict[int, Session] = {}
-        self._shared: dict[int, bytes] = {}  # payloads, by number
+        self._shared: dict[int, Body] = {}  # by number
         self._ready_messages: dict[Topic, dict[int, Message]] = {}  # by id
 
     def read(self, blocks: Iterator[tuple[str, list[list[Any]]]]) -> State:
@@ -326,19 +327,19 @@ class _Restorer:
         topic, message = self._state.topics_by_number[topic_number], self._message(fields)
         self._ready_messages.setdefault(topic, {})[message.id] = message
         self._state.ready += 1
-        topic.ready_bytes += len(message.payload)
+        topic.ready_bytes += len(message.body)
         self._waits(topic, message)
 
     def _delayed(self, topic_number: int, due_ms: int, *fields: Any) -> None:
         topic, message = self._state.topics_by_number[topic_number], self._message(fields)
         topic.delayed[message.id] = (due_ms, message)
         self._state.delayed += 1
-        topic.delayed_bytes += len(message.payload)
+        topic.delayed_bytes += len(message.body)
         self._state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
         self._waits(topic, message)
 
     def _waits(self, topic: Topic, message: Message) -> None:
-        self._state.message_bytes += len(message.payload)
+        self._state.message_bytes += len(message.body)
         if message.expires_at_ms:
             self._state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
 
@@ -346,32 +347,34 @@ class _Restorer:
         state = self._state
         consumer, message = state.consumers[number], self._message(fields)
         state.leases[message.id] = consumer.leases[message.id] = Lease(message, epoch, until_ms, consumer)
-        consumer.held_bytes += len(message.payload)
+        consumer.held_bytes += len(message.body)
         if consumer.group is not None:
             consumer.group.held += 1
-            consumer.group.held_bytes += len(message.payload)
+            consumer.group.held_bytes += len(message.body)
         consumer.topic.leased += 1
-        state.message_bytes += len(message.payload)
+        state.message_bytes += len(message.body)
         if until_ms:
             state.timers.arm(timers.LEASE, message.id, until_ms)
 
     def _message(self, fields: tuple[Any, ...]) -> Message:
-        *others, payload = fields
-        if isinstance(payload, bytes):
-            message = Message._make((*others, payload))
-        elif isinstance(payload, int):
-            message = self._shared_message(others, self._shared[payload])
+        *others, form = fields
+        if isinstance(form, bytes):
+            return Message._make((*others, form))
+        if isinstance(form, int) or len(form) == 2:
+            message: Message = SharedMessage._make((*others, self._shared_body(form)))
         else:
-            number, payload = payload
-            if number != len(self._shared) or not isinstance(payload, bytes):
-                raise SnapshotDamaged(f"the snapshot has a shared payload {number!r} after {len(self._shared)} of them")
-            self._shared[number] = payload
-            message = self._shared_message(others, payload)
+            message = Message._make((*others, _body(form)))
+        count_extras(self._state, message)
         return message
 
-    def _shared_message(self, others: list[Any], payload: bytes) -> SharedMessage:
-        share(self._state, payload)
-        return SharedMessage._make((*others, payload))
+    def _shared_body(self, form: Any) -> Body:
+        if isinstance(form, int):
+            return self._shared[form]
+        number, body = form
+        if number != len(self._shared):
+            raise SnapshotDamaged(f"the snapshot has a shared body {number!r} after {len(self._shared)} of them")
+        self._shared[number] = _body(body)
+        return self._shared[number]
 
     def _unserved(self, number: int) -> None:
         self._state.unserved[number] = self._state.topics_by_number[number]
@@ -420,6 +423,11 @@ class _Restorer:
             topic.ready.load(self._ready_messages.get(topic, {}))
             topic.arrivals.load(sorted([*topic.ready.by_id(), *topic.delayed, *leased.get(topic, ())]))
         return self._state
+
+
+def _body(form: Any) -> Body:
+    """A body that is not shared. Raises msgspec's errors for what is none."""
+    return form if isinstance(form, bytes) else msgspec.convert(form, Content)
 
 
 def _gone_topic() -> Topic:

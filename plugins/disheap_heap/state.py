@@ -216,8 +216,9 @@ class State:
         self.last_consumer = 0
         self.last_topic = 0
         self.message_bytes = 0
-        self.copies: dict[int, int] = {}  # of a shared payload, by its address: see `footprint`
-        self.repeated_bytes = 0  # of shared payloads, for each copy but the first: not state
+        self.copies: dict[int, int] = {}  # of a shared body, by its address: see `footprint`
+        self.repeated_bytes = 0  # of shared bodies, for each copy but the first: not state
+        self.contents = 0  # bodies with headers or a key, of purged messages as well: not state
         self.purged_messages = self.purged_bytes = 0  # purged and not freed yet: not state
         self.sessions: dict[int, Session] = {}
         self.ready = self.delayed = 0  # ready and delayed messages of all topics

@@ -29,9 +29,9 @@ from disheap_heap.delivery import (
     take_delayed,
 )
 from disheap_heap.exchanges import remove_binding
-from disheap_heap.footprint import unshare
+from disheap_heap.footprint import uncount_extras
 from disheap_heap.leases import expire_lease
-from disheap_heap.messages import SharedMessage
+from disheap_heap.messages import Content, SharedMessage
 from disheap_heap.routing import Exchange
 from disheap_heap.sessions import end_some, resend_some
 from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
@@ -197,7 +197,7 @@ def _free_one(state: State, purged: PurgedMessages) -> bool:
         state.timers.disarm(timers.EXPIRY, message.id)
     if len(purged.ready) + len(purged.delayed) < count:
         state.purged_messages -= 1  # else it was removed before the purge, and this is garbage of the heap
-        state.purged_bytes -= len(message.payload)
-        if type(message) is SharedMessage:
-            unshare(state, message.payload)
+        state.purged_bytes -= len(message.body)
+        if type(message) is SharedMessage or type(message.body) is Content:
+            uncount_extras(state, message)
     return True

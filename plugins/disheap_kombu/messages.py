@@ -167,7 +167,7 @@ def to_message(push: broker.Deliver, delivery_tag: int, consumer_tag: str | None
     properties["priority"] = push.priority
     info = {
         "delivery_tag": delivery_tag,
-        "redelivered": push.epoch > 1,
+        "redelivered": push.attempts > 1,
         "exchange": payload.exchange,
         "routing_key": payload.routing_key,
         "priority": push.priority,

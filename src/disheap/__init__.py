@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from disheap.client.api.consuming import Delivery as Delivery
     from disheap.config.node_config import NodeConfig as NodeConfig
     from disheap.protocol.broker import NewMessage as NewMessage
+    from disheap.protocol.broker import encode_headers as encode_headers
     from disheap.runtime.node import Node as Node
 
 _HOMES = {
@@ -31,12 +32,25 @@ _HOMES = {
     "Consumer": "disheap.client.api.consuming",
     "Delivery": "disheap.client.api.consuming",
     "NewMessage": "disheap.protocol.broker",
+    "encode_headers": "disheap.protocol.broker",
     "Node": "disheap.runtime.node",
     "NodeConfig": "disheap.config.node_config",
 }
 _MODULES = ("errors", "sync")
 
-__all__ = ["Client", "Consumer", "Delivery", "NewMessage", "Node", "NodeConfig", "Topic", "connect", "errors", "sync"]
+__all__ = [
+    "Client",
+    "Consumer",
+    "Delivery",
+    "NewMessage",
+    "Node",
+    "NodeConfig",
+    "Topic",
+    "connect",
+    "encode_headers",
+    "errors",
+    "sync",
+]
 
 
 def __dir__() -> list[str]:

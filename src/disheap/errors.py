@@ -225,6 +225,18 @@ class PayloadTooLarge(InvalidArgument):
     code = "payload-too-large"
 
 
+class InvalidHeaders(InvalidArgument):
+    """Headers are too large, too many, nested, named twice, or not encoded as they must be. Nothing was done."""
+
+    code = "invalid-headers"
+
+
+class InvalidKey(InvalidArgument):
+    """A key is text of a bounded length. Nothing was done."""
+
+    code = "invalid-key"
+
+
 class TopicNotFound(CommandRefused):
     """No such topic. Create it first: `disheap topic create NAME`."""
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from disheap import sync
 from disheap.cli import cluster, failures, messages, output
 from disheap.cli.options import DURATION_MAX_MS
 from disheap.protocol import broker
@@ -163,7 +164,59 @@ def test_a_message_that_is_given_back_keeps_its_place(ask: Ask, topic: str) -> N
     assert ask("pop", topic, "--nack").out == b"one\n"
     (again,) = ask("pop", topic, "--json").json["messages"]
     assert (again["payload"], again["attempts"]) == ("one", 2)
-    assert list(again) == ["id", "priority", "attempts", "enqueued_ms", "payload"]
+    assert list(again) == ["id", "priority", "attempts", "redelivered", "enqueued_ms", "key", "headers", "payload"]
+
+
+def test_headers_and_a_key_go_in_and_come_out(ask: Ask, topic: str) -> None:
+    ask("enqueue", topic, "plain")
+    ask("enqueue", topic, "body", "--header", "tenant=blue", "--header", "sum=a=b\n\x1b", "--key", "customer-7")
+    shown = {"key": "customer-7", "headers": {"tenant": "blue", "sum": "a=b\n\x1b"}}
+    for verb in ("peek", "pop"):
+        plain, full = ask(verb, topic, "--count", "2", "--json", *(["--nack"] if verb == "pop" else [])).json[
+            "messages"
+        ]
+        assert (plain["key"], plain["headers"]) == ("", {})
+        assert {name: full[name] for name in shown} == shown
+    head, first, second = ask("peek", topic).text.splitlines()
+    assert head.split() == ["ID", "PRIORITY", "ATTEMPTS", "STATE", "KEY", "HEADERS", "PAYLOAD"]
+    assert first.endswith("plain") and "customer-7" in second and "tenant=blue sum=a=b\\n\\x1b" in second
+    assert ask("pop", topic, "--count", "2", "--nack").out == b"plain\nbody\n", "payloads alone, unless asked for"
+    assert ask("pop", topic, "--count", "2", "--headers").text == (
+        "\nplain\nkey: customer-7\nheader tenant: blue\nheader sum: a=b\\n\\x1b\n\nbody\n"
+    )
+
+
+def test_every_type_of_header_is_shown(ask: Ask, url: str, topic: str) -> None:
+    headers = broker.encode_headers({"i": 7, "f": 0.5, "n": float("nan"), "b": True, "raw": b"\x00\xff"})
+    command = broker.Enqueue(topic, broker.NewMessage(b"x", encoded_headers=headers))
+    with sync.connect(url) as client:
+        client.driver.call(command)
+    (message,) = ask("peek", topic, "--json").json["messages"]
+    assert message["headers"] == {"i": 7, "f": 0.5, "n": "nan", "b": True, "raw": {"base64": "AP8="}}
+    assert "i=7 f=0.5 n=NaN b=true raw=0x00ff" in ask("peek", topic).text
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["--header", "tenant"], 2, "'tenant' is no header; write NAME=VALUE"),
+        (["--header", "a=1", "--header", "a=2"], 2, "--header 'a' is given twice"),
+        (["--header", "=1"], 5, "has 1 to 255 characters, not 0"),
+        (["--header", "a=" + "x" * 20_000], 5, "over the limit of 16384"),
+        (["--key", "k" * 256], 5, "a key of 256 bytes is over the limit"),
+    ],
+)
+def test_bad_headers_and_keys_are_refused_and_nothing_is_enqueued(
+    ask: Ask, topic: str, words: list[str], code: int, said: str
+) -> None:
+    ended = ask("enqueue", topic, "x", *words)
+    assert ended.code == code and said in " ".join(ended.err.split())
+    assert ask("topic", "info", topic, "--json").json["ready"] == 0
+
+
+def test_batches_count_headers_too() -> None:
+    assert [len(one) for one in messages._batches([b""] * 7, messages.BATCH_BYTES // 3)] == [3, 3, 1]
+    assert [len(one) for one in messages._batches([b""] * 600, 1, 200)] == [250, 250, 100]
 
 
 def test_nothing_to_pop_has_an_exit_code_of_its_own(ask: Ask, topic: str) -> None:

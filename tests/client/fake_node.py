@@ -72,15 +72,13 @@ class FakeCluster:
                 return b"echo " + command, pushes
             case broker.Enqueue():
                 message = next(self.numbers)
-                self._back(
-                    command.topic, broker.Deliver(0, message, 0, command.message.priority, 5, command.message.payload)
-                )
+                self._back(command.topic, _waiting(message, command.message))
                 reply: Any = broker.Enqueued(message)
                 pushes = self._feed(session, command.topic)
             case broker.EnqueueMany():
                 ids = [next(self.numbers) for _ in command.messages]
                 for message, new in zip(ids, command.messages, strict=True):
-                    self._back(command.topic, broker.Deliver(0, message, 0, new.priority, 5, new.payload))
+                    self._back(command.topic, _waiting(message, new))
                 reply = broker.EnqueuedMany(ids[0], len(ids))
                 pushes = self._feed(session, command.topic)
             case broker.Publish():
@@ -118,7 +116,7 @@ class FakeCluster:
 
     def _lease(self, session: FakeSession, topic: str, consumer: int) -> broker.Deliver:
         old = self.topics[topic].pop(0)
-        push = broker.Deliver(consumer, old.id, old.epoch + 1, old.priority, old.enqueued_ms, old.payload)
+        push = msgspec.structs.replace(old, consumer=consumer, epoch=old.epoch + 1, attempts=old.epoch + 1)
         session.leases[(push.id, push.epoch)] = (topic, push)
         return push
 
@@ -256,7 +254,12 @@ class FakePeer:
                 ready_now = self.cluster.topics.get(query.topic, [])[: query.count]
                 return broker.encode(
                     broker.Peeked(
-                        [broker.PeekedMessage(m.id, m.priority, m.epoch, 5, "ready", 0, m.payload) for m in ready_now]
+                        [
+                            broker.PeekedMessage(
+                                m.id, m.priority, m.epoch, 5, "ready", 0, m.payload, m.encoded_headers, m.key
+                            )
+                            for m in ready_now
+                        ]
                     )
                 )
             case _:
@@ -458,3 +461,8 @@ async def serve(cluster: FakeCluster, transport: Any, address: str) -> tuple[Any
 
 def running_loop() -> asyncio.AbstractEventLoop:
     return asyncio.get_running_loop()
+
+
+def _waiting(number: int, new: broker.NewMessage) -> broker.Deliver:
+    """A message in its topic, which nobody was given yet."""
+    return broker.Deliver(0, number, 0, new.priority, 5, new.payload, encoded_headers=new.encoded_headers, key=new.key)

@@ -122,6 +122,8 @@ def _invent(random: Random) -> Any:
             broker.Publish(exchange, key, broker.NewMessage(b"x")),
             broker.EnqueueMany(topic, [broker.NewMessage(b"", random.randrange(3), random.choice([0, 9]))] * count),
             broker.EnqueueMany(topic, [broker.NewMessage(b"", random.randrange(3))] * count),
+            broker.EnqueueMany(topic, [_with_headers(random.choice([1, 5, 200]))] * count),
+            broker.Enqueue(topic, _with_headers(random.choice([1, 200]))),
             broker.Subscribe(topic, count),
             broker.Pop(topic, count, 10),
             broker.Ack([(number, 1) for number in range(1, count + 1)]),
@@ -137,6 +139,10 @@ def _invent(random: Random) -> Any:
             broker.GetStats(),
         ]
     )
+
+
+def _with_headers(count: int) -> broker.NewMessage:
+    return broker.NewMessage(b"", encoded_headers=broker.encode_headers({f"n{n}": n for n in range(count)}), key="k")
 
 
 if __name__ == "__main__":

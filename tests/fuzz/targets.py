@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from disheap.cli.output import header_fields, json_text
 from disheap.client.core.broker_session import Arrived, BrokerSession, Opaque, Replied
 from disheap.client.core.session import State
 from disheap.client.core.url import parse
@@ -21,6 +22,7 @@ from disheap.errors import (
     CodecError,
     CommandRefused,
     FrameTooLarge,
+    InvalidHeaders,
     MalformedFrame,
     ProtocolError,
     SnapshotDamaged,
@@ -62,7 +64,7 @@ from disheap.runtime.repair import plan
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
 from disheap_heap.machine import HeapMachine
 from disheap_heap.patterns import PatternIndex, split
-from disheap_heap.samples import sample_commands
+from disheap_heap.samples import HEADERS, sample_commands
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Topic
 from disheap_kombu import messages
@@ -327,6 +329,22 @@ def heap_command(data: bytes) -> None:
     assert restored.state_hash() == machine.state_hash(), "its snapshot is another state"
 
 
+def headers(data: bytes) -> None:
+    """Whatever is taken can be shown, says the same when it is encoded anew, and passes a machine unchanged."""
+    try:
+        found = broker.decode_headers(data)
+    except InvalidHeaders:
+        return
+    again = broker.encode_headers(found)
+    assert repr(broker.decode_headers(again)) == repr(found), "they say something else when encoded"
+    json_text(header_fields(found))
+    machine = HeapMachine(HeapSettings(), MachineContext())
+    machine.apply(1, 0, 1, broker.encode(broker.CreateTopic("t")))
+    machine.apply(2, 0, 1, broker.encode(broker.Enqueue("t", broker.NewMessage(b"x", encoded_headers=data))))
+    (peeked,) = broker.decode_reply.decode(machine.query(0, 1, broker.encode(broker.Peek("t")))).messages
+    assert peeked.encoded_headers == data, "they are not stored as they came"
+
+
 def heap_groups(data: bytes) -> None:
     """Commands of two sessions whose consumers share their credit: one for each pair of bytes, which say which and with
     what numbers. Work is put off and carried on in between. No credit is lost, and a restored state goes on as well."""
@@ -494,7 +512,7 @@ _FROM_NODE = [
     frames.reply(Kind.REPLY, Status.ERROR, 1, 5, msgspec.msgpack.encode(frames.Fault("overloaded", "later"))),
     frames.reply(Kind.ANSWER, Status.OK, 1, 5, broker.encode(broker.Stats(*range(9)))),
     frames.reply(Kind.ANSWER, Status.OK, 2, 5, msgspec.msgpack.encode({"role": "leader"})),
-    frames.push(8, broker.encode(broker.Deliver(2, 1, 1, -3, 99, b"payload", 500))),
+    frames.push(8, broker.encode(broker.Deliver(2, 1, 1, -3, 99, b"payload", 500, 1, HEADERS, "k"))),
     frames.push(9, broker.encode(broker.PopDone(3, 1))),
     frames.push(9, broker.encode(broker.ConsumerEnded(2, "deleted"))),
     frames.reply(Kind.REPLY, Status.OK, (1 << 62) + 2, 1, broker.encode(_RESUMED)),
@@ -597,6 +615,7 @@ TARGETS: dict[str, Target] = {
     "welcome": Target(welcome, [b"\2\2" + frames.open_plain(each) for each in (_FROM_NODE[0], _WELCOME_FRAMES[1])]),
     "client_connection": Target(client_connection, _streams(*_CLIENT_FRAMES)),
     "heap_command": Target(heap_command, sample_commands()),
+    "headers": Target(headers, [HEADERS, b"\xde\x00\x02" + HEADERS[1:9] * 2, b"\x82\xa1n\x01\xa1n\x02", b"\x80"]),
     "heap_groups": Target(heap_groups, [bytes(range(0, 256, step)) * 2 for step in (3, 7, 11)]),
     "trie_patterns": Target(
         trie_patterns, [b"a.b.c\na.*.c\n#\na.#.c\n*.*\n#.*.#\na.b.c", b"\n#\n*\n", b"a.a.a.a\n#.a.#.a\n*.#.a"]

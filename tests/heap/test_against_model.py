@@ -44,6 +44,8 @@ groups = st.sampled_from([0, 1, 1, 2])
 lease_times = st.sampled_from([0, 0, 10, 25])
 seldom = st.sampled_from([False, False, False, True])  # rules that remove much are rare, so that the state stays large
 payloads = st.sampled_from([b"", b"x", b"y" * 10])
+encoded_headers = st.sampled_from([b"", b"", broker.encode_headers({"n": 1, "raw": b"\xff"})])
+keys = st.sampled_from(["", "", "k", "ä"])
 
 
 class HeapAgainstModel(ViewRules):
@@ -137,18 +139,29 @@ class HeapAgainstModel(ViewRules):
         if self.live_session(session):
             self.make(name, shape, session)
 
-    @rule(pick=picks, payload=payloads, some=st.lists(priorities, min_size=1, max_size=4), delay=delays, expires=delays)
-    def enqueue(self, pick: int, payload: bytes, some: list[int], delay: int, expires: int) -> None:
+    @rule(
+        pick=picks,
+        payload=payloads,
+        some=st.lists(priorities, min_size=1, max_size=4),
+        delay=delays,
+        expires=delays,
+        headers=encoded_headers,
+        key=keys,
+    )
+    def enqueue(
+        self, pick: int, payload: bytes, some: list[int], delay: int, expires: int, headers: bytes, key: str
+    ) -> None:
         topic = self.some_topic(pick)
         if topic is None:
             return
         for priority in some:
             full = delay and self.model.delayed_full(topic)
-            answer = self.do(broker.Enqueue(topic.name, broker.NewMessage(payload, priority, delay, expires)), 1)
+            new = broker.NewMessage(payload, priority, delay, expires, headers, key)
+            answer = self.do(broker.Enqueue(topic.name, new), 1)
             if full:
                 assert answer is TopicFull
                 continue
-            assert answer.id == self.model.enqueue(topic, payload, priority, delay, expires)
+            assert answer.id == self.model.enqueue(topic, new)
             self.expect_pushes()
 
     @rule(
@@ -321,10 +334,10 @@ class HeapAgainstModel(ViewRules):
             assert info.delayed == sum(one.due_ms > 0 for one in here)
             assert info.consumers == len(self.model.subscribers(topic))
             ready = self.model.ready(topic)
-            assert (info.ready, info.ready_bytes) == (len(ready), sum(len(one.payload) for one in ready))
+            assert (info.ready, info.ready_bytes) == (len(ready), sum(one.size() for one in ready))
             peeked = self.driver.ask(broker.Peek(name, 1000), topic.owner or 1).messages
-            assert [(one.id, one.attempts, one.priority) for one in peeked] == [
-                (one.id, one.attempts, one.priority) for one in ready
+            assert [(one.id, one.attempts, one.priority, one.encoded_headers, one.key) for one in peeked] == [
+                (one.id, one.attempts, one.priority, one.new.encoded_headers, one.new.key) for one in ready
             ]
 
     @invariant()
@@ -337,7 +350,7 @@ class HeapAgainstModel(ViewRules):
             assert waiting == sorted(waiting)
             assert {*topic.ready.by_id(), *topic.delayed} <= set(waiting)
             assert topic.turns.order() == [one.number for one in self.model.topic(topic.name).turns]  # type: ignore[union-attr]
-        assert state.message_bytes == sum(len(one.payload) for one in self.model.messages)
+        assert state.message_bytes == sum(one.size() for one in self.model.messages)
 
     @precondition(lambda self: not self.driver.machine._state.unfreed)
     @precondition(lambda self: not self.driver.machine._state.purged_in_views)

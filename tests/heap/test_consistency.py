@@ -18,6 +18,7 @@ from disheap.errors import CommandRefused
 from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap_heap import state
+from disheap_heap.messages import Content
 from disheap_heap.state import Consumer, CreditGroup, State
 
 from .driver import Driver
@@ -36,6 +37,7 @@ SHAPES = (
 sessions = st.sampled_from(SESSIONS)
 names = st.sampled_from(NAMES)
 picks = st.integers(0, 1 << 20)
+HEADERS = b"", broker.encode_headers({"n": 1})
 times = st.sampled_from([0, 0, 5, 20])
 
 
@@ -107,7 +109,10 @@ class HeapInSlices(ViewRules):
 
     @rule(name=names, count=st.integers(1, 4), priority=st.integers(-1, 1), delay=times, expires=times)
     def enqueue(self, name: str, count: int, priority: int, delay: int, expires: int) -> None:
-        messages = [broker.NewMessage(b"x" * (number % 3), priority, delay, expires) for number in range(count)]
+        messages = [
+            broker.NewMessage(b"x" * (number % 3), priority, delay, expires, HEADERS[number % 2], "kk"[: number // 2])
+            for number in range(count)
+        ]
         self.do(broker.EnqueueMany(name, messages), 1)
 
     @rule(
@@ -198,10 +203,12 @@ class HeapInSlices(ViewRules):
 
 def check_consistency(machine: State) -> None:
     assert machine.message_bytes == sum(
-        len(message.payload)
+        len(message.body)
         for topic in machine.topics.values()
         for message in (*topic.ready.by_id().values(), *(delayed for _, delayed in topic.delayed.values()))
-    ) + sum(len(lease.message.payload) for lease in machine.leases.values())
+    ) + sum(len(lease.message.body) for lease in machine.leases.values())
+    if not machine.unfreed and not machine.purged_in_views:
+        check_contents(machine)
     for topic in machine.topics.values():
         topic.ready.check()
         assert not topic.drops or len(topic.ready) <= topic.settings.max_messages
@@ -212,10 +219,18 @@ def check_consistency(machine: State) -> None:
         for group in session.groups.values():
             check_group(machine, group)
     for consumer in machine.consumers.values():
-        assert consumer.held_bytes == sum(len(lease.message.payload) for lease in consumer.leases.values())
+        assert consumer.held_bytes == sum(len(lease.message.body) for lease in consumer.leases.values())
         assert consumer.returning == (consumer.number in machine.returning)
         is_waiting = consumer.group is not None and consumer.group.key in machine.freed
         assert is_waiting or consumer.can_receive() == (consumer in consumer.topic.turns)
+
+
+def check_contents(machine: State) -> None:
+    """Nothing is purged and not freed."""
+    waiting = [one for topic in machine.topics.values() for one in topic.ready.by_id().values()]
+    waiting += [one for topic in machine.topics.values() for _, one in topic.delayed.values()]
+    bodies = {id(one.body): one.body for one in (*waiting, *(lease.message for lease in machine.leases.values()))}
+    assert machine.contents == sum(type(one) is Content for one in bodies.values())
 
 
 def check_group(machine: State, group: CreditGroup) -> None:

@@ -24,14 +24,16 @@ from disheap.protocol.broker import (
     Publish,
     Purge,
     Subscribe,
+    encode_headers,
 )
 from disheap_heap.footprint import held_bytes, held_messages
-from disheap_heap.messages import Message
+from disheap_heap.messages import Body, Content, Message
 from disheap_heap.state import State
 
 from .driver import Driver
 
 MIB = 1 << 20
+HEADERS = encode_headers({"n": "x" * 50})
 NAMES = ("a", "b", "c")
 
 
@@ -55,14 +57,15 @@ def messages(state: State) -> Iterator[Message]:
         yield from (message for _, message in purged.delayed.values())
 
 
-def payloads(state: State) -> list[bytes]:
-    """Each payload object once."""
-    return list({id(one.payload): one.payload for one in messages(state)}.values())
+def bodies(state: State) -> list[Body]:
+    """Each body object once."""
+    return list({id(one.body): one.body for one in messages(state)}.values())
 
 
 def check_counts(state: State) -> None:
     assert held_messages(state) == len(list(messages(state)))
-    assert held_bytes(state) == sum(map(len, payloads(state)))
+    assert held_bytes(state) == sum(map(len, bodies(state)))
+    assert state.contents == sum(type(one) is Content for one in bodies(state))
 
 
 def snapshot(driver: Driver) -> bytes:
@@ -76,7 +79,7 @@ def test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_a
     assert MIB < driver.machine.memory_bytes() < 4 * MIB
     assert MIB < len(snapshot(driver)) < 2 * MIB
     twin = driver.restored()
-    assert len(payloads(twin.machine._state)) == 1
+    assert len(bodies(twin.machine._state)) == 1
     assert snapshot(twin) == snapshot(driver)
     assert twin.machine.memory_bytes() == driver.machine.memory_bytes()
 
@@ -90,7 +93,7 @@ def test_a_payload_is_shared_wherever_its_messages_wait() -> None:
     driver.do(Pop("b", 1))
     state = driver.restored().machine._state
     assert [len(state.topics[name].delayed) for name in NAMES] == [1, 0, 0]
-    assert (len(state.leases), len(payloads(state)), held_bytes(state)) == (1, 1, len(b"shared"))
+    assert (len(state.leases), len(bodies(state)), held_bytes(state)) == (1, 1, len(b"shared"))
 
 
 def test_the_estimate_falls_to_what_an_empty_state_takes() -> None:
@@ -113,7 +116,9 @@ def test_the_estimate_falls_to_what_an_empty_state_takes() -> None:
     assert not driver.machine._state.copies
 
 
-@pytest.mark.parametrize("field", [(7, b"x"), (0, 5), 1, -1, None, "text"])
+@pytest.mark.parametrize(
+    "field", [(7, b"x"), (0, 5), (0, (0, b"x")), (b"x", b"h", 5), (b"x", "h", "k"), 1, -1, None, "text"]
+)
 def test_a_snapshot_with_a_shared_payload_that_cannot_be_is_refused(
     field: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,7 +151,7 @@ def test_what_is_counted_is_what_is_held_and_a_snapshot_of_a_restored_state_is_t
     check_counts(twin.machine._state)
     assert snapshot(twin) == snapshot(driver)
     assert twin.machine.state_hash() == driver.machine.state_hash()
-    assert len(payloads(twin.machine._state)) == len(payloads(driver.machine._state))
+    assert len(bodies(twin.machine._state)) == len(bodies(driver.machine._state))
     assert twin.machine.memory_bytes() == driver.machine.memory_bytes()
 
 
@@ -154,9 +159,9 @@ def take_step(driver: Driver, what: str, name: str, payload: bytes) -> Driver:
     tokens = [(lease.message.id, lease.epoch) for lease in driver.machine._state.leases.values()][:1]
     match what:
         case "publish":
-            driver.do(Publish("f", "", NewMessage(payload, len(payload))))
+            driver.do(Publish("f", "", NewMessage(payload, len(payload), key="k" * (len(payload) % 3))))
         case "enqueue":
-            driver.do(Enqueue(name, NewMessage(payload, expires_ms=300)))
+            driver.do(Enqueue(name, NewMessage(payload, expires_ms=300, encoded_headers=HEADERS * (len(name) % 2))))
         case "delayed":
             driver.do(Publish("f", "", NewMessage(payload, delay_ms=50)))
         case "pop":

@@ -17,6 +17,7 @@ from disheap.protocol.broker import (
     Pop,
     Publish,
     Subscribe,
+    encode_headers,
 )
 from tests.support.memory import held_bytes
 
@@ -58,6 +59,15 @@ CASES: dict[str, Step] = {
     "delayed messages": lambda driver, n: driver.do(Enqueue("jobs", NewMessage(distinct(100, n), delay_ms=10_000 + n))),
     "messages that expire": lambda driver, n: driver.do(
         Enqueue("jobs", NewMessage(distinct(100, n), expires_ms=10_000 + n))
+    ),
+    "messages with a key": lambda driver, n: driver.do(Enqueue("jobs", NewMessage(distinct(100, n), key=f"key-{n}"))),
+    "messages with headers": lambda driver, n: driver.do(
+        Enqueue("jobs", NewMessage(distinct(100, n), encoded_headers=encode_headers({"n": n, "t": "x" * 200})))
+    ),
+    "shared headers": lambda driver, n: driver.do(
+        Publish(
+            "f", "", NewMessage(distinct(100, n), encoded_headers=encode_headers({"n": n, "t": "x" * 2000}), key="k")
+        )
     ),
     "leases": lease,
     "shared payloads": fan_out,

@@ -25,6 +25,12 @@ TOPICS = 10_000
 MANY = broker.BATCH_MAX
 
 
+WITH_HEADERS = NewMessage(b"x", 0, 1000, 5000, broker.encode_headers({f"name-{n}": "value" for n in range(5)}), "key")
+LARGEST = NewMessage(
+    b"x" * LIMITS.payload_bytes, encoded_headers=broker.encode_headers({f"name-{n}": "x" * 50 for n in range(256)})
+)
+
+
 def many_topics(count: int = TOPICS) -> Driver:
     driver = Driver(fanout=count)
     driver.do(broker.CreateExchange("all", "fanout"))
@@ -139,6 +145,8 @@ CASES = [
         broker.Publish("e", ".".join(["a"] * 120), broker.NewMessage(b"x")),
     ),
     Case("an empty topic", lambda: filled(1), broker.EnqueueMany("q", [NewMessage(b"x", 0, 1000, 5000)] * MANY)),
+    Case("an empty topic, with 50,000 headers", lambda: filled(1), broker.EnqueueMany("q", [WITH_HEADERS] * MANY)),
+    Case("an empty topic, with 256 headers of 16 KiB", lambda: filled(1), broker.Enqueue("q", LARGEST)),
     Case("10,000 messages", filled, broker.Subscribe("q", broker.CREDIT_MAX)),
     Case("2,000 messages of 8 KiB", lambda: filled(2000, 8 << 10), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),
     Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),

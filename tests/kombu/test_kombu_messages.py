@@ -28,9 +28,9 @@ plain = st.recursive(
 tables = st.dictionaries(st.text(max_size=8), plain, max_size=4)
 
 
-def through(message: Outgoing, priority: int = 0, epoch: int = 1):
+def through(message: Outgoing, priority: int = 0, epoch: int = 1, attempts: int = 1):
     payload = messages.encode(message, "ex", "key")
-    return messages.to_message(broker.Deliver(1, 7, epoch, priority, 0, payload), 42, "tag", None)
+    return messages.to_message(broker.Deliver(1, 7, epoch, priority, 0, payload, 0, attempts), 42, "tag", None)
 
 
 @given(st.binary(max_size=200), tables, tables)
@@ -44,7 +44,7 @@ def test_body_headers_and_properties_come_back_whole(body, headers, properties):
 
 
 def test_a_consumer_sees_where_a_message_came_from_and_how_often():
-    info = through(Outgoing("x"), priority=-9, epoch=3).delivery_info
+    info = through(Outgoing("x"), priority=-9, epoch=3, attempts=3).delivery_info
     assert info == {
         "delivery_tag": 42,
         "redelivered": True,
@@ -54,6 +54,7 @@ def test_a_consumer_sees_where_a_message_came_from_and_how_often():
         "consumer_tag": "tag",
     }
     assert through(Outgoing("x"), epoch=1).delivery_info["redelivered"] is False
+    assert through(Outgoing("x"), epoch=0, attempts=2).delivery_info["redelivered"] is True, "by a no-ack get"
 
 
 def test_text_is_encoded_by_its_content_encoding():

@@ -143,7 +143,7 @@ def test_acks_of_an_older_epoch(registry: Registry, monkeypatch: pytest.MonkeyPa
         if lease is None or lease.consumer.session.number != session:
             return leases.encode(leases.Settled(0, [token]))
         topic = leases.release_lease(state, lease)
-        state.message_bytes -= len(lease.message.payload)
+        state.message_bytes -= len(lease.message.body)
         leases.serve(state, topic)
         return leases.SETTLED_ONE
 

@@ -7,6 +7,7 @@ output has gone, the message goes back to its topic.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
@@ -16,12 +17,13 @@ import click
 
 from disheap.cli.asking import CONNECT_TIMEOUT_S, check_machine, connect_broker
 from disheap.cli.failures import EXIT_EMPTY
-from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
-from disheap.cli.output import emit_json, emit_table, payload_fields, printable, printable_lines
+from disheap.cli.options import Invocation, client_options, duration, header, pass_invocation, text
+from disheap.cli.output import emit_json, emit_table, header_fields, payload_fields, printable, printable_lines
 from disheap.errors import PayloadTooLarge, RequestError
-from disheap.protocol.broker import BATCH_MAX, PRIORITY_MAX, PRIORITY_MIN
+from disheap.protocol.broker import BATCH_HEADERS_MAX, BATCH_MAX, PRIORITY_MAX, PRIORITY_MIN
 
 if TYPE_CHECKING:
+    from disheap.protocol.broker import HeaderValue, PeekedMessage
     from disheap.sync import Client, Delivery
 
 BATCH_MESSAGES = 1000
@@ -45,6 +47,10 @@ UTF8_BYTES = 4  # of one character, at most
 )
 @click.option("--delay", type=duration, default=0, metavar="TIME", help="Not to be delivered before.")
 @click.option("--expires", type=duration, default=0, metavar="TIME", help="Dropped when not delivered within.")
+@click.option(
+    "--header", "headers", type=header, multiple=True, metavar="NAME=VALUE", help="A header, as text. May repeat."
+)
+@click.option("--key", type=text, default="", metavar="TEXT", help="What the message is about, such as a customer.")
 @click.option("--count", type=click.IntRange(1), default=1, metavar="N", help="The same message N times.")
 @click.option("--lines", is_flag=True, help="Each line of standard input is a message.")
 @client_options
@@ -57,6 +63,8 @@ def enqueue(
     priority: int,
     delay: int,
     expires: int,
+    headers: tuple[tuple[str, str], ...],
+    key: str,
     count: int,
     lines: bool,
 ) -> None:
@@ -66,14 +74,17 @@ def enqueue(
 
     Example: disheap enqueue jobs '{"id": 7}' --priority 9
     """
-    from disheap.protocol.broker import NewMessage
+    from disheap.protocol.broker import NewMessage, check_key, encode_headers
 
+    encoded = encode_headers(_named_once(headers))
+    check_key(key)
     payloads = _payloads(invocation, payload, count, lines)
     total, first, last = 0, None, None
     with connect_broker(invocation) as client:
         try:
-            for batch in _batches(payloads):
-                ids = client.topic(topic).enqueue_many([NewMessage(body, priority, delay, expires) for body in batch])
+            for batch in _batches(payloads, len(encoded) + len(key), len(headers)):
+                new = [NewMessage(body, priority, delay, expires, encoded, key) for body in batch]
+                ids = client.topic(topic).enqueue_many(new)
                 total, first, last = total + len(ids), ids[0] if first is None else first, ids[-1]
         except RequestError as error:
             if total:
@@ -94,10 +105,11 @@ def enqueue(
 )
 @click.option("--wait", type=duration, default=0, metavar="TIME", help="Wait so long for them to come.")
 @click.option("--ack/--nack", "settle", default=True, help="Take them for good (the default), or give them back.")
+@click.option("--headers", is_flag=True, help="Print key and headers above each payload.")
 @click.option("--raw", is_flag=True, help="Do not escape control characters, even on a terminal.")
 @client_options
 @pass_invocation
-def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bool, raw: bool) -> int:
+def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bool, headers: bool, raw: bool) -> int:
     """Take the next messages of TOPIC and print each payload with a line feed.
 
     They are acknowledged after they have been printed. On a terminal, control characters are escaped; a pipe or a
@@ -107,7 +119,7 @@ def pop(invocation: Invocation, /, topic: str, count: int, wait: int, settle: bo
     """
     with connect_broker(invocation) as client:
         deliveries = client.topic(topic).pop(count, wait)
-        _print_deliveries(invocation, topic, deliveries, raw or not sys.stdout.isatty())
+        _print_deliveries(invocation, topic, deliveries, headers, raw or not sys.stdout.isatty())
         _settle(client, deliveries, settle)
     return 0 if deliveries else EXIT_EMPTY
 
@@ -133,8 +145,7 @@ def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, lease
     if invocation.json:
         emit_json({"topic": topic, "messages": [_peeked(message) for message in found]})
     elif found:
-        rows = [(m.id, m.priority, m.attempts, m.state, _preview(m.payload)) for m in found]
-        emit_table(["id", "priority", "attempts", "state", "payload"], rows)
+        _emit_peeked(found)
     else:
         click.echo(f"disheap: nothing waits in {topic}", err=True)
     return 0 if found else EXIT_EMPTY
@@ -188,17 +199,28 @@ def _too_large(what: str, limit: int) -> PayloadTooLarge:
     )
 
 
-def _batches(payloads: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """What was read before an error of the input still makes a batch: the error then names what follows."""
+def _named_once(headers: tuple[tuple[str, str], ...]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if name in found:
+            raise click.UsageError(f"--header {name!r} is given twice; a message has each header once.")
+        found[name] = value
+    return found
+
+
+def _batches(payloads: Iterable[bytes], extra_bytes: int = 0, headers: int = 0) -> Iterator[list[bytes]]:
+    """What was read before an error of the input still makes a batch: the error then names what follows. Each message
+    has so many bytes and headers beside its payload."""
+    most = min(BATCH_MESSAGES, BATCH_HEADERS_MAX // headers) if headers else BATCH_MESSAGES
     batch: list[bytes] = []
     held = 0
     try:
         for payload in payloads:
-            if batch and (len(batch) >= BATCH_MESSAGES or held + len(payload) > BATCH_BYTES):
+            if batch and (len(batch) >= most or held + len(payload) + extra_bytes > BATCH_BYTES):
                 yield batch
                 batch, held = [], 0
             batch.append(payload)
-            held += len(payload)
+            held += len(payload) + extra_bytes
     except PayloadTooLarge:
         if batch:
             yield batch
@@ -210,7 +232,7 @@ def _batches(payloads: Iterable[bytes]) -> Iterator[list[bytes]]:
 # --- out -------------------------------------------------------------------------------------------------------------
 
 
-def _print_deliveries(invocation: Invocation, topic: str, deliveries: list[Delivery], raw: bool) -> None:
+def _print_deliveries(invocation: Invocation, topic: str, deliveries: list[Delivery], headers: bool, raw: bool) -> None:
     if invocation.json:
         emit_json({"topic": topic, "messages": [_delivered(delivery) for delivery in deliveries]})
     elif not deliveries:
@@ -218,8 +240,40 @@ def _print_deliveries(invocation: Invocation, topic: str, deliveries: list[Deliv
     else:
         for delivery in deliveries:
             shown = delivery.payload if raw else _escaped(delivery.payload)
-            sys.stdout.buffer.write(shown + b"\n")
+            above = _header_lines(delivery) if headers else ""
+            sys.stdout.buffer.write(above.encode(sys.stdout.encoding or "utf-8", "backslashreplace") + shown + b"\n")
     sys.stdout.buffer.flush()
+
+
+def _header_lines(delivery: Delivery) -> str:
+    """Key and headers, one a line, and an empty line. Escaped wherever they go: a line is one header."""
+    lines = [f"key: {printable(delivery.key)}"] if delivery.key else []
+    lines += [f"header {printable(name)}: {_value(value)}" for name, value in delivery.headers.items()]
+    return "".join(f"{line}\n" for line in [*lines, ""])
+
+
+def _value(value: HeaderValue) -> str:
+    """A header for people: bytes in hexadecimal, a boolean as in JSON."""
+    if isinstance(value, bytes):
+        return f"0x{value.hex()}"
+    return printable(value) if isinstance(value, str) else json.dumps(value)
+
+
+def _emit_peeked(found: list[PeekedMessage]) -> None:
+    """Columns for keys and headers only where a message has one."""
+    columns: list[tuple[str, list[object]]] = [
+        ("id", [m.id for m in found]),
+        ("priority", [m.priority for m in found]),
+        ("attempts", [m.attempts for m in found]),
+        ("state", [m.state for m in found]),
+    ]
+    if any(m.key for m in found):
+        columns.append(("key", [m.key for m in found]))
+    if any(m.encoded_headers for m in found):
+        shown = [" ".join(f"{name}={_value(value)}" for name, value in m.headers.items()) for m in found]
+        columns.append(("headers", [_shortened(one) for one in shown]))
+    columns.append(("payload", [_preview(m.payload) for m in found]))
+    emit_table([name for name, _ in columns], list(zip(*(cells for _, cells in columns), strict=True)))
 
 
 def _escaped(payload: bytes) -> bytes:
@@ -247,12 +301,15 @@ def _delivered(delivery: Delivery) -> dict[str, Any]:
         "id": delivery.id,
         "priority": delivery.priority,
         "attempts": delivery.attempts,
+        "redelivered": delivery.redelivered,
         "enqueued_ms": delivery.enqueued_ms,
+        "key": delivery.key,
+        "headers": header_fields(delivery.headers),
         **payload_fields(delivery.payload),
     }
 
 
-def _peeked(message: Any) -> dict[str, Any]:
+def _peeked(message: PeekedMessage) -> dict[str, Any]:
     return {
         "id": message.id,
         "priority": message.priority,
@@ -260,11 +317,16 @@ def _peeked(message: Any) -> dict[str, Any]:
         "enqueued_ms": message.enqueued_ms,
         "state": message.state,
         "due_ms": message.due_ms,
+        "key": message.key,
+        "headers": header_fields(message.headers),
         **payload_fields(message.payload),
     }
 
 
 def _preview(payload: bytes) -> str:
     shown = payload[: PREVIEW_CHARACTERS * UTF8_BYTES].decode(errors="backslashreplace")
-    shown = printable(shown)
+    return _shortened(printable(shown))
+
+
+def _shortened(shown: str) -> str:
     return shown if len(shown) <= PREVIEW_CHARACTERS else shown[: PREVIEW_CHARACTERS - 1] + "…"

@@ -94,6 +94,14 @@ def duration(text: str | int) -> int:
     return milliseconds
 
 
+def header(words: str) -> tuple[str, str]:
+    """A header, NAME=VALUE: the name ends at the first equals sign. Use it as `type=header`."""
+    name, equals, value = text(words).partition("=")
+    if not equals:
+        raise click.BadParameter(f"{words!r} is no header; write NAME=VALUE.")
+    return name, value
+
+
 def text(words: str) -> str:
     """A name. What is not UTF-8 on the command line comes in as lone surrogates, which no name may have."""
     try:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -58,6 +59,17 @@ def payload_fields(payload: bytes) -> dict[str, str]:
         return {"payload": payload.decode()}
     except UnicodeDecodeError:
         return {"payload_base64": base64.b64encode(payload).decode()}
+
+
+def header_fields(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """Headers as JSON has them. Bytes become `{"base64": ...}`. A float that JSON has no form for becomes text."""
+    return {name: _json_value(value) for name, value in headers.items()}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def printable(text: str) -> str:

@@ -61,13 +61,13 @@ class Model:
         if consumer.group is not None:
             return not self.is_full(consumer.group)
         held = self.held(consumer)
-        size = sum(len(one.payload) for one in held)
+        size = sum(one.size() for one in held)
         return consumer.no_ack or (len(held) < consumer.credit and size < consumer.credit_bytes)
 
     def is_full(self, group: ModelGroup) -> bool:
         """Whether a group has used up its credit."""
         held = [one for one in self.messages if one.holder is not None and one.holder.group is group]
-        return len(held) >= group.credit or sum(len(one.payload) for one in held) >= group.credit_bytes
+        return len(held) >= group.credit or sum(one.size() for one in held) >= group.credit_bytes
 
     def lease(self, session: int, token: tuple[int, int]) -> ModelMessage | None:
         """The message that this session holds under this token, or None."""
@@ -82,13 +82,13 @@ class Model:
 
     # --- commands ---
 
-    def enqueue(self, topic: ModelTopic, payload: bytes, priority: int, delay_ms: int, expires_ms: int) -> int:
+    def enqueue(self, topic: ModelTopic, new: broker.NewMessage) -> int:
         """Puts a message into a topic and serves the consumers. Returns its id."""
         self.last_message += 1
-        lifetime = expires_ms or topic.settings.message_ttl_ms
+        lifetime = new.expires_ms or topic.settings.message_ttl_ms
         expires_at_ms = self.now + lifetime if lifetime else 0
-        message = ModelMessage(self.last_message, topic, payload, priority, self.now, expires_at_ms)
-        message.due_ms = self.now + delay_ms if delay_ms else 0
+        message = ModelMessage(self.last_message, topic, new, self.now, expires_at_ms)
+        message.due_ms = self.now + new.delay_ms if new.delay_ms else 0
         self.messages.append(message)
         self.drop_lowest(topic)
         self.serve(topic)
@@ -354,9 +354,7 @@ class Model:
         """Delivers a message to a consumer: with a lease, or without one if the consumer is no-ack."""
         if consumer.no_ack:
             self.messages.remove(message)
-            push = broker.Deliver(
-                consumer.number, message.id, 0, message.priority, message.enqueued_ms, message.payload
-            )
+            push = self.delivery(message, consumer, no_ack=True)
         else:
             message.attempts += 1
             message.holder, message.until_ms = consumer, self.now + consumer.lease_ms if consumer.lease_ms else 0
@@ -373,16 +371,19 @@ class Model:
         if consumer.limit and consumer.delivered >= consumer.limit:
             self.finish_pop(consumer)
 
-    def delivery(self, message: ModelMessage, consumer: ModelConsumer) -> broker.Deliver:
+    def delivery(self, message: ModelMessage, consumer: ModelConsumer, no_ack: bool = False) -> broker.Deliver:
         """The push that delivers this message to this consumer."""
         return broker.Deliver(
             consumer.number,
             message.id,
-            message.attempts,
+            0 if no_ack else message.attempts,
             message.priority,
             message.enqueued_ms,
-            message.payload,
-            message.until_ms,
+            message.new.payload,
+            0 if no_ack else message.until_ms,
+            message.attempts + no_ack,
+            message.new.encoded_headers,
+            message.new.key,
         )
 
     def release(self, message: ModelMessage) -> None:

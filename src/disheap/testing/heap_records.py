@@ -13,14 +13,22 @@ class ModelMessage:
 
     id: int
     topic: ModelTopic
-    payload: bytes
-    priority: int
+    new: broker.NewMessage
     enqueued_ms: int
     expires_at_ms: int
     attempts: int = 0
     due_ms: int = 0  # delayed while this is set
     holder: ModelConsumer | None = None  # leased while this is set
     until_ms: int = 0
+
+    @property
+    def priority(self) -> int:
+        """As it was enqueued."""
+        return self.new.priority
+
+    def size(self) -> int:
+        """Bytes of payload, headers and key: what counts for credit."""
+        return len(self.new.payload) + len(self.new.encoded_headers) + len(self.new.key.encode())
 
     def rank(self) -> tuple[int, int]:
         """The key by which ready messages are sorted: priority, then the order of enqueueing."""

@@ -276,8 +276,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:enqueue_many",
-                "        add(state, topic, message)\n",
-                "        add(state, topic, message)\n        serve(state, topic)\n",
+                "        add(state, topic, message, body_of(message))\n",
+                "        add(state, topic, message, body_of(message))\n        serve(state, topic)\n",
             ),
         ),
         (DELIVERY + "test_a_batch_is_in_place_before_any_of_it_is_delivered",),
@@ -425,7 +425,7 @@ MUTANTS = (
     Mutant(
         "credit-in-bytes-not-given-back",
         "the bytes of a settled delivery count against its consumer for ever",
-        (Patch("disheap_heap:release_lease", "    consumer.held_bytes -= payload_bytes\n", ""),),
+        (Patch("disheap_heap:release_lease", "    consumer.held_bytes -= body_bytes\n", ""),),
         (DELIVERY + "test_credit_in_bytes_stops_at_the_bound_and_lets_one_large_message_pass",),
     ),
     Mutant(
@@ -612,9 +612,9 @@ MUTANTS = (
         "a node that was restarted holds a copy of a shared payload for each topic",
         (
             Patch(
-                "disheap_heap:_Restorer._message",
-                "self._shared_message(others, self._shared[payload])",
-                "self._shared_message(others, bytes(bytearray(self._shared[payload])))",
+                "disheap_heap:_Restorer._shared_body",
+                "            return self._shared[form]\n",
+                "            return bytes(bytearray(self._shared[form]))\n",
             ),
         ),
         (FOOTPRINT + "test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_after_a_restart",),
@@ -662,12 +662,12 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:release_lease",
-                "        credit.refund(state, consumer.group, payload_bytes)\n",
+                "        credit.refund(state, consumer.group, body_bytes)\n",
                 "        group = consumer.group\n"
                 "        if consumer.returning:\n"
-                "            group.held, group.held_bytes = group.held - 1, group.held_bytes - payload_bytes\n"
+                "            group.held, group.held_bytes = group.held - 1, group.held_bytes - body_bytes\n"
                 "        else:\n"
-                "            credit.refund(state, group, payload_bytes)\n",
+                "            credit.refund(state, group, body_bytes)\n",
             ),
         ),
         (GROUPS + "test_leases_that_go_back_in_slices_free_their_group_at_once",),

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Generator, Sequence
 from typing import Any
 
 from disheap.client.api.consuming import DEFAULT_CREDIT, Consumer, Delivery, Popping
+from disheap.client.api.outgoing import new_batch, new_message
 from disheap.client.core import faults
 from disheap.client.core.url import BrokerUrl, resolve
 from disheap.client.io.asyncio_driver import Driver
@@ -18,7 +19,7 @@ from disheap.client.io.dialing import LAST_NODES, open_transport
 from disheap.errors import OutcomeUnknown
 from disheap.interfaces import Transport
 from disheap.protocol import broker
-from disheap.protocol.broker import NewMessage
+from disheap.protocol.broker import Headers, NewMessage
 
 
 def connect(
@@ -165,11 +166,15 @@ class Client:
         delay_ms: int = 0,
         expires_ms: int = 0,
         mandatory: bool = False,
+        headers: Headers | None = None,
+        key: str = "",
         timeout_s: float | None = None,
     ) -> int:
         """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`.
         `TopicFull` also says that some topics refused it and others have it."""
-        command = broker.Publish(exchange, routing_key, NewMessage(payload, priority, delay_ms, expires_ms), mandatory)
+        command = broker.Publish(
+            exchange, routing_key, new_message(payload, priority, delay_ms, expires_ms, headers, key), mandatory
+        )
         reply = await self.driver.request(command, timeout_s=timeout_s)
         return broker.check_routed(reply)
 
@@ -236,27 +241,41 @@ class Topic:
         delay_ms: int = 0,
         expires_ms: int = 0,
         *,
+        headers: Headers | None = None,
+        key: str = "",
         timeout_s: float | None = None,
     ) -> Awaitable[int]:
         """The message's id, once a majority has it on disk. `priority` is a signed 64-bit number. Not delivered before
-        `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). Raises `TopicNotFound`, `TopicFull`,
-        `DiskFull`, `PriorityOutOfRange` and `PayloadTooLarge`."""
-        command = broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms))
+        `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). `headers` map text to text, integers,
+        floats, booleans or bytes, in at most 16 KiB; `key` has at most 255 bytes. Bad ones raise `InvalidHeaders` and
+        `InvalidKey` at once. Raises `TopicNotFound`, `TopicFull`, `DiskFull`, `PriorityOutOfRange` and
+        `PayloadTooLarge`."""
+        command = broker.Enqueue(self.name, new_message(payload, priority, delay_ms, expires_ms, headers, key))
         if self._driver.has_room:
             return self._driver.send(command, _id, timeout_s=timeout_s)
         return self._driver.request(command, _id, timeout_s)
 
     def enqueue_nowait(
-        self, payload: bytes, priority: int = 0, delay_ms: int = 0, expires_ms: int = 0
+        self,
+        payload: bytes,
+        priority: int = 0,
+        delay_ms: int = 0,
+        expires_ms: int = 0,
+        *,
+        headers: Headers | None = None,
+        key: str = "",
     ) -> asyncio.Future[int]:
         """The same as a future at once. Raises `WindowExceeded` when the window is full."""
-        return self._driver.send(broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms)), _id)
+        return self._driver.send(
+            broker.Enqueue(self.name, new_message(payload, priority, delay_ms, expires_ms, headers, key)), _id
+        )
 
     async def enqueue_many(
         self, messages: Sequence[bytes | NewMessage], *, priority: int = 0, timeout_s: float | None = None
     ) -> range:
-        """All or none, in one command of at most `broker.BATCH_MAX`; their ids. `priority` is that of bare bytes."""
-        batch = [m if isinstance(m, NewMessage) else NewMessage(m, priority) for m in messages]
+        """All or none, in one command of at most `broker.BATCH_MAX`; their ids. `priority` is that of bare bytes.
+        Headers of a `NewMessage` come from `encode_headers`. Raises `InvalidHeaders` and `InvalidKey` at once."""
+        batch = new_batch(messages, priority)
         if not batch:
             return range(0)
         reply = await self._driver.request(broker.EnqueueMany(self.name, batch), timeout_s=timeout_s)

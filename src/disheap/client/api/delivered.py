@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from disheap.errors import LeaseLost
 from disheap.protocol import broker
+from disheap.protocol.broker import HeaderValue, decode_headers
 
 
 class Delivered:
     """One message under one lease. `settled` is true once this side has acknowledged it or given it back, and from the
     start where nothing has to be acknowledged."""
 
-    __slots__ = ("_push", "settled")
+    __slots__ = ("_headers", "_push", "settled")
 
     def __init__(self, push: broker.Deliver) -> None:
         self._push = push
+        self._headers: dict[str, HeaderValue] | None = None
         self.settled = not push.epoch
 
     @property
@@ -32,13 +34,31 @@ class Delivered:
         return self._push.priority
 
     @property
+    def headers(self) -> dict[str, HeaderValue]:
+        """As they were enqueued; `{}` without any. Decoded when they are first asked for. Raises `InvalidHeaders` if
+        the node sent what cannot be read."""
+        if self._headers is None:
+            self._headers = decode_headers(self._push.encoded_headers)
+        return self._headers
+
+    @property
+    def key(self) -> str:
+        """As it was enqueued; "" without one."""
+        return self._push.key
+
+    @property
     def attempts(self) -> int:
-        """Leases granted on the message, this one included; 0 for a consumer without acks."""
-        return self._push.epoch
+        """How often the message was delivered, this time included."""
+        return self._push.attempts
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether the message was delivered before. What was done with it then is not known."""
+        return self._push.attempts > 1
 
     @property
     def enqueued_ms(self) -> int:
-        """In the cluster's time."""
+        """When it was first enqueued, in the cluster's time."""
         return self._push.enqueued_ms
 
     @property
@@ -48,7 +68,7 @@ class Delivered:
 
     @property
     def token(self) -> broker.Token:
-        """(id, attempts): what names the lease in a command of one's own, such as `broker.Ack`."""
+        """(id, epoch): what names the lease in a command of one's own, such as `broker.Ack`."""
         return (self._push.id, self._push.epoch)
 
     def _check(self, reply: broker.Settled) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 from disheap.client.api.consuming import DEFAULT_CREDIT
+from disheap.client.api.outgoing import new_batch, new_message
 from disheap.client.api.receiving import Consumer, Delivery, Inboxes
 from disheap.client.core import faults
 from disheap.client.core.url import BrokerUrl, resolve
@@ -17,7 +18,7 @@ from disheap.client.io.blocking_driver import BlockingClient
 from disheap.client.io.dialing import Dial
 from disheap.errors import OutcomeUnknown, RequestError, RequestTimeout, renewed
 from disheap.protocol import broker
-from disheap.protocol.broker import NewMessage
+from disheap.protocol.broker import Headers, NewMessage
 
 T = TypeVar("T")
 
@@ -132,11 +133,15 @@ class Client:
         delay_ms: int = 0,
         expires_ms: int = 0,
         mandatory: bool = False,
+        headers: Headers | None = None,
+        key: str = "",
         timeout_s: float | None = None,
     ) -> int:
         """Into how many topics it went; with `mandatory`, none raises `TopicNotFound`. Otherwise as `Topic.enqueue`.
         `TopicFull` also says that some topics refused it and others have it."""
-        command = broker.Publish(exchange, routing_key, NewMessage(payload, priority, delay_ms, expires_ms), mandatory)
+        command = broker.Publish(
+            exchange, routing_key, new_message(payload, priority, delay_ms, expires_ms, headers, key), mandatory
+        )
         return broker.check_routed(self.driver.call(command, timeout_s=timeout_s))
 
     # --- the cluster ---
@@ -208,25 +213,42 @@ class Topic:
         delay_ms: int = 0,
         expires_ms: int = 0,
         *,
+        headers: Headers | None = None,
+        key: str = "",
         timeout_s: float | None = None,
     ) -> int:
         """The message's id, once a majority has it on disk. `priority` is a signed 64-bit number. Not delivered before
-        `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). Raises `TopicNotFound`, `TopicFull`,
-        `DiskFull`, `PriorityOutOfRange` and `PayloadTooLarge`."""
-        command = broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms))
+        `delay_ms`, and dropped when not delivered within `expires_ms` (0: never). `headers` map text to text, integers,
+        floats, booleans or bytes, in at most 16 KiB; `key` has at most 255 bytes. Bad ones raise `InvalidHeaders` and
+        `InvalidKey` at once. Raises `TopicNotFound`, `TopicFull`, `DiskFull`, `PriorityOutOfRange` and
+        `PayloadTooLarge`."""
+        command = broker.Enqueue(self.name, new_message(payload, priority, delay_ms, expires_ms, headers, key))
         return int(self._driver.call(command, timeout_s=timeout_s).id)
 
-    def enqueue_nowait(self, payload: bytes, priority: int = 0, delay_ms: int = 0, expires_ms: int = 0) -> Pending[int]:
+    def enqueue_nowait(
+        self,
+        payload: bytes,
+        priority: int = 0,
+        delay_ms: int = 0,
+        expires_ms: int = 0,
+        *,
+        headers: Headers | None = None,
+        key: str = "",
+    ) -> Pending[int]:
         """The same without waiting: the id by `result`. Raises `WindowExceeded` when the window is full."""
         return Pending(
-            self._driver, broker.Enqueue(self.name, NewMessage(payload, priority, delay_ms, expires_ms)), _id, None
+            self._driver,
+            broker.Enqueue(self.name, new_message(payload, priority, delay_ms, expires_ms, headers, key)),
+            _id,
+            None,
         )
 
     def enqueue_many(
         self, messages: Sequence[bytes | NewMessage], *, priority: int = 0, timeout_s: float | None = None
     ) -> range:
-        """All or none, in one command of at most `broker.BATCH_MAX`; their ids. `priority` is that of bare bytes."""
-        batch = [m if isinstance(m, NewMessage) else NewMessage(m, priority) for m in messages]
+        """All or none, in one command of at most `broker.BATCH_MAX`; their ids. `priority` is that of bare bytes.
+        Headers of a `NewMessage` come from `encode_headers`. Raises `InvalidHeaders` and `InvalidKey` at once."""
+        batch = new_batch(messages, priority)
         if not batch:
             return range(0)
         reply = self._driver.call(broker.EnqueueMany(self.name, batch), timeout_s=timeout_s)

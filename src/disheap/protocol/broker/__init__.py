@@ -31,6 +31,7 @@ from disheap.protocol.broker.commands import (
     decode_held,
 )
 from disheap.protocol.broker.fields import (
+    BATCH_HEADERS_MAX,
     BATCH_MAX,
     CREDIT_BYTES_MAX,
     CREDIT_GROUP_CONSUMERS_MAX,
@@ -38,7 +39,10 @@ from disheap.protocol.broker.fields import (
     CREDIT_MAX,
     DURATION_MAX_MS,
     EXCHANGE_KINDS,
+    HEADERS_BYTES_MAX,
+    HEADERS_MAX,
     HELD_MAX,
+    KEY_BYTES_MAX,
     NAME_CHARACTERS,
     NAMED_MAX,
     OVERFLOWS,
@@ -52,6 +56,15 @@ from disheap.protocol.broker.fields import (
     Record,
     Token,
     encode,
+)
+from disheap.protocol.broker.headers import (
+    Headers,
+    HeaderValue,
+    check_batch,
+    check_key,
+    checked_headers,
+    decode_headers,
+    encode_headers,
 )
 from disheap.protocol.broker.message import (
     NewMessage,
@@ -93,6 +106,7 @@ from disheap.protocol.broker.replies import (
 )
 
 __all__ = [
+    "BATCH_HEADERS_MAX",
     "BATCH_MAX",
     "CREDIT_BYTES_MAX",
     "CREDIT_GROUP_CONSUMERS_MAX",
@@ -100,7 +114,10 @@ __all__ = [
     "CREDIT_MAX",
     "DURATION_MAX_MS",
     "EXCHANGE_KINDS",
+    "HEADERS_BYTES_MAX",
+    "HEADERS_MAX",
     "HELD_MAX",
+    "KEY_BYTES_MAX",
     "NAMED_MAX",
     "NAME_CHARACTERS",
     "OVERFLOWS",
@@ -129,6 +146,8 @@ __all__ = [
     "ExchangeInfos",
     "Extend",
     "GetStats",
+    "HeaderValue",
+    "Headers",
     "Held",
     "ListExchanges",
     "ListTopics",
@@ -160,11 +179,16 @@ __all__ = [
     "TopicInfos",
     "TopicSettings",
     "Unbind",
+    "check_batch",
+    "check_key",
     "check_routed",
+    "checked_headers",
     "decode_command",
+    "decode_headers",
     "decode_held",
     "decode_push",
     "decode_query",
     "decode_reply",
     "encode",
+    "encode_headers",
 ]

@@ -46,7 +46,7 @@ class Publish(Exact, tag=3, frozen=True):
 
 class Subscribe(Exact, tag=4, frozen=True):
     """Begin a consumer of a topic for this session. `credit`: at most so many unsettled deliveries, 1 to CREDIT_MAX.
-    `credit_bytes`: the same in payload bytes, up to CREDIT_BYTES_MAX; 0 for the machine's bound. One message always
+    `credit_bytes`: the same in bytes of messages, up to CREDIT_BYTES_MAX; 0 for the machine's bound. One message always
     passes. `no_ack`: a delivery is settled when it is sent. `lease_ms`: how long a lease lasts; 0 for as long as the
     session. `exclusive`: the topic has no other consumer. `group`: consumers of this session with the same number, 1 or
     more, share one credit: the one given last. Their topics take turns. Reply: `Subscribed`."""

@@ -17,12 +17,16 @@ NAME_CHARACTERS = 255
 OVERFLOWS = ("reject", "drop")  # a new message is refused, or the least of the ready ones goes
 EXCHANGE_KINDS = ("direct", "topic", "fanout")
 CREDIT_MAX = 65_535  # unacknowledged deliveries of one consumer; AMQP's own bound, and what "prefetch 0" means here
-CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload: no bound, for whoever counts messages alone
+CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload, headers and key: no bound, for whoever counts messages alone
 CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that share their credit
 CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
 PAGE_ROWS = 1000  # topics, exchanges or bindings in one answer: at most half a megabyte of names
 BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
 HELD_MAX = 50_000  # leases that one ATTACH names: they are read in one step, in 15 ms
+HEADERS_BYTES_MAX = 16 << 10  # of one message, encoded
+HEADERS_MAX = 256  # of one message: they are checked in 0.1 ms
+BATCH_HEADERS_MAX = 50_000  # of one EnqueueMany, over all its messages: they are checked in 20 ms
+KEY_BYTES_MAX = 255  # in UTF-8: a name of somebody or something, of which there may be millions
 NAMED_MAX = 200_000  # pops that one ATTACH names, and likewise consumers: read in 5 ms
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]

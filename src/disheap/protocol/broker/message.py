@@ -3,20 +3,41 @@
 from __future__ import annotations
 
 from disheap.protocol.broker.fields import Exact, Record
+from disheap.protocol.broker.headers import HeaderValue, check_key, decode_headers
 
 
 class NewMessage(Exact, frozen=True):
-    """What a client sends: the one record of `Enqueue`, `EnqueueMany` and `Publish`. The machine checks it. `delay_ms`:
-    not to be delivered before. `expires_ms`: dropped when not delivered within (0: never)."""
+    """What a client sends: the one record of `Enqueue`, `EnqueueMany` and `Publish`. `delay_ms`: not to be delivered
+    before. `expires_ms`: dropped when not delivered within (0: never). `encoded_headers`: a MessagePack map by itself,
+    from text to text, integers, floats, booleans and bytes; no bytes for no headers. `key`: what the message is about,
+    such as a customer; empty for no key."""
 
     payload: bytes
     priority: int = 0
     delay_ms: int = 0
     expires_ms: int = 0
+    encoded_headers: bytes = b""
+    key: str = ""
+
+    @property
+    def headers(self) -> dict[str, HeaderValue]:
+        """The headers, decoded at each call. Raises `InvalidHeaders`."""
+        return decode_headers(self.encoded_headers)
+
+    def check_headers(self) -> None:
+        """Raises `InvalidHeaders`."""
+        if self.encoded_headers:
+            decode_headers(self.encoded_headers)
+
+    def check_key(self) -> None:
+        """Raises `InvalidKey`."""
+        if self.key:
+            check_key(self.key)
 
 
 class PeekedMessage(Record, frozen=True):
-    """`state`: "ready", "delayed" or "leased"; `due_ms`: when it is (delayed) due, 0 otherwise."""
+    """`state`: "ready", "delayed" or "leased". `due_ms`: when a delayed message becomes ready; 0 for the others.
+    `attempts` counts the leases so far. Headers and key are those of `NewMessage`."""
 
     id: int
     priority: int
@@ -25,3 +46,10 @@ class PeekedMessage(Record, frozen=True):
     state: str
     due_ms: int
     payload: bytes
+    encoded_headers: bytes = b""
+    key: str = ""
+
+    @property
+    def headers(self) -> dict[str, HeaderValue]:
+        """The headers, decoded at each call. Raises `InvalidHeaders`."""
+        return decode_headers(self.encoded_headers)

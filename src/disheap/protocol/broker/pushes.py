@@ -8,9 +8,10 @@ from disheap.protocol.broker.fields import Record
 
 
 class Deliver(Record, tag=96, frozen=True):
-    """One message for a consumer or a pop, under one lease. Its token is [id, epoch]. The epoch also counts the
-    attempts. `lease_until_ms` is 0 if the lease ends with the session. With no_ack the epoch is 0 and there is no
-    lease. Times are those of the cluster."""
+    """One message for a consumer or a pop, under one lease. Its token is [id, epoch]. `lease_until_ms` is 0 if the
+    lease ends with the session. With no_ack the epoch is 0 and there is no lease. `enqueued_ms`: when the message was
+    first put into its topic. Times are those of the cluster. `attempts`: how often the message was delivered, this time
+    included; above 1 it is redelivered. Headers and key are those of `NewMessage`."""
 
     consumer: int
     id: int
@@ -19,6 +20,9 @@ class Deliver(Record, tag=96, frozen=True):
     enqueued_ms: int
     payload: bytes
     lease_until_ms: int = 0
+    attempts: int = 1
+    encoded_headers: bytes = b""
+    key: str = ""
 
 
 class PopDone(Record, tag=97, frozen=True):

@@ -66,7 +66,7 @@ else:
 
 
 class TopicInfo(Record, tag=71, frozen=True):
-    """One topic: its settings, its messages by state, its consumers, and the bytes of the ready payloads. `created`:
+    """One topic: its settings, its messages by state, its consumers, and the bytes of the ready ones. `created`:
     this very command created it. `oldest_enqueued_ms`: of the message that is next; 0 if there is none."""
 
     topic: str

@@ -53,7 +53,7 @@ class Reference:
     def __init__(self) -> None:
         self.model = Model()
         self.exchanges: dict[str, ReferenceExchange] = {}
-        self.messages: dict[int, tuple[str, bytes]] = {}  # every message there ever was: topic, payload
+        self.messages: dict[int, tuple[str, broker.NewMessage]] = {}  # every message there ever was, with its topic
         self.seen: Counter[str] = Counter()  # how often the rarer ways were taken, so that a test can require them
 
     def do(self, command: broker.Command, session: int) -> broker.Reply:
@@ -107,10 +107,8 @@ class Reference:
             raise Refused("topic-full")
 
     def _put(self, topic: ModelTopic, message: broker.NewMessage) -> int:
-        self.messages[self.model.last_message + 1] = (topic.name, message.payload)
-        return self.model.enqueue(
-            topic, message.payload, message.priority, message.delay_ms, message.expires_ms
-        )  # fmt: skip
+        self.messages[self.model.last_message + 1] = (topic.name, message)
+        return self.model.enqueue(topic, message)
 
     def _enqueue(self, command: broker.Enqueue, session: int) -> broker.Reply:
         topic = self._topic(command.topic)
@@ -336,14 +334,24 @@ class Reference:
         return broker.TopicInfo(
             topic.name, topic.settings, len(ready), sum(message.due_ms > 0 for message in here),
             sum(message.holder is not None for message in here), len(self.model.subscribers(topic)),
-            sum(len(message.payload) for message in ready), created, ready[0].enqueued_ms if ready else 0,
+            sum(message.size() for message in ready), created, ready[0].enqueued_ms if ready else 0,
         )  # fmt: skip
 
     def _peek(self, query: broker.Peek) -> broker.Reply:
         ready = self.model.ready(self._topic(query.topic))[: query.count]
         return broker.Peeked(
             [
-                broker.PeekedMessage(one.id, one.priority, one.attempts, one.enqueued_ms, "ready", 0, one.payload)
+                broker.PeekedMessage(
+                    one.id,
+                    one.priority,
+                    one.attempts,
+                    one.enqueued_ms,
+                    "ready",
+                    0,
+                    one.new.payload,
+                    one.new.encoded_headers,
+                    one.new.key,
+                )
                 for one in ready
             ]
         )
@@ -364,7 +372,7 @@ class Reference:
             ready=sum(not message.due_ms and message.holder is None for message in live),
             delayed=sum(message.due_ms > 0 for message in live),
             leased=sum(message.holder is not None for message in live),
-            message_bytes=sum(len(message.payload) for message in model.messages),
+            message_bytes=sum(message.size() for message in model.messages),
             time_ms=now_ms,
             pops=sum(bool(one.limit) for topic in model.topics for one in model.active(topic)),
         )

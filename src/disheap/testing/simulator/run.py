@@ -267,10 +267,10 @@ class Run:
                 cluster.fail(self.session_liveness.objections[expired])
         self._rare = {**replay.machine.seen, "dropped": replay.model.dropped}
         messages = replay.machine.messages
-        for number, payload in self.promises.enqueued.items():
-            if messages.get(number, ("", b""))[1] != payload:
-                cluster.fail(f"message {number} was confirmed as {payload[:40]!r}, and is {messages.get(number)}")
-        present = {payload for _, payload in messages.values()}
+        for number, message in self.promises.enqueued.items():
+            if number not in messages or messages[number][1] != message:
+                cluster.fail(f"message {number} was confirmed as {message}, and is {messages.get(number)}")
+        present = {message.payload for _, message in messages.values()}
         for payload, code in self.promises.refused.items():
             if payload in present:
                 cluster.fail(f"{payload[:40]!r} was refused ({code}), and is there")
@@ -286,10 +286,11 @@ class Run:
     def _check_twice(self, replay: Replay) -> None:
         """One command, one message in a topic."""
         seen: dict[tuple[str, bytes], int] = {}
-        for number, key in replay.machine.messages.items():
-            if key in seen:
-                self.cluster.fail(f"{key[1][:40]!r} is in {key[0]!r} twice: messages {seen[key]} and {number}")
-            seen[key] = number
+        for number, (topic, message) in replay.machine.messages.items():
+            place = topic, message.payload
+            if place in seen:
+                self.cluster.fail(f"{place[1][:40]!r} is in {topic!r} twice: messages {seen[place]} and {number}")
+            seen[place] = number
 
     def _result(self, violation: str, real_s: float) -> Result:
         cluster, promises = self.cluster, self.promises

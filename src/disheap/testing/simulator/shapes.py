@@ -7,8 +7,9 @@ below `routing_steps`, because the reference knows no such bound.
 from __future__ import annotations
 
 from typing import NamedTuple
+from zlib import crc32
 
-from disheap.protocol.broker import TopicSettings
+from disheap.protocol.broker import HeaderValue, TopicSettings
 
 
 class ExchangeShape(NamedTuple):
@@ -56,3 +57,14 @@ LONG_PATTERNS = (
 )
 """A matcher that backtracks takes millions of steps for some of these."""
 PATTERNS = ("a", "a.*", "#", "*.b.#", *LONG_PATTERNS)
+
+
+def extras_of(payload: bytes) -> tuple[dict[str, HeaderValue], str]:
+    """The headers and the key that a message with this payload is sent with. Whoever gets it compares them."""
+    number = crc32(payload)
+    headers: dict[str, HeaderValue] = {}
+    if number % 3:
+        headers = {"number": number, "start": payload[:12], "share": number / 7, "odd": number % 2 == 1}
+    if number % 16 == 1:
+        headers["long"] = "ä" * 1000
+    return headers, f"customer-{number % 7}" if number % 5 > 1 else ""

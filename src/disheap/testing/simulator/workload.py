@@ -40,6 +40,7 @@ from disheap.testing.simulator.shapes import (
     RING,
     TOPIC_WEIGHTS,
     TOPICS,
+    extras_of,
 )
 
 READING = frozenset({"_peek", "_ask"})
@@ -62,7 +63,7 @@ class Promises:
     """What the product has promised to its clients."""
 
     def __init__(self) -> None:
-        self.enqueued: dict[int, bytes] = {}
+        self.enqueued: dict[int, NewMessage] = {}
         self.refused: dict[bytes, str] = {}  # payloads of commands that were refused: nothing of them is there
         self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
         self.handed: dict[broker.Token, str] = {}  # leases whose delivery somebody was given
@@ -252,7 +253,7 @@ class Worker:
         priority = rng.pick((0, 1, 5, -3, broker.PRIORITY_MAX, broker.PRIORITY_MIN))
         delay_ms = rng.weighted(((0, 8), (rng.between(1, 3000), 1)))
         expires_ms = rng.weighted(((0, 10), (rng.between(1, 4000), 1)))
-        return NewMessage(self._payload(), priority, delay_ms, expires_ms)
+        return _message(self._payload(), priority, delay_ms, expires_ms)
 
     async def _enqueue(self) -> None:
         one, topic = self._message(), self._topic()
@@ -262,7 +263,7 @@ class Worker:
         except CommandRefused as refusal:
             self.promises.refused[one.payload] = refusal.code
             raise
-        self.promises.enqueued[reply.id] = one.payload
+        self.promises.enqueued[reply.id] = one
 
     async def _enqueue_many(self) -> None:
         batch = [self._message() for _ in range(self.rng.between(1, 6))]
@@ -272,15 +273,17 @@ class Worker:
         except CommandRefused as refusal:
             self.promises.refused.update({one.payload: refusal.code for one in batch})
             raise
-        self.promises.enqueued.update({number: one.payload for number, one in zip(numbers, batch, strict=True)})
+        self.promises.enqueued.update(zip(numbers, batch, strict=True))
 
     async def _pipeline(self) -> None:
         topic = self._client.topic("jobs")
-        payloads = [self._payload() for _ in range(self.rng.between(2, 12))]
-        results = await asyncio.gather(*(topic.enqueue(one) for one in payloads), return_exceptions=True)
-        for payload, result in zip(payloads, results, strict=True):
+        messages = [_message(self._payload()) for _ in range(self.rng.between(2, 12))]
+        results = await asyncio.gather(
+            *(topic.enqueue(one.payload, headers=one.headers, key=one.key) for one in messages), return_exceptions=True
+        )
+        for message, result in zip(messages, results, strict=True):
             if isinstance(result, int):
-                self.promises.enqueued[result] = payload
+                self.promises.enqueued[result] = message
             elif not isinstance(result, RequestError):
                 raise result
 
@@ -289,10 +292,15 @@ class Worker:
         exchange = rng.pick(("", *EXCHANGES))
         key = rng.pick(("jobs", "least", "small", "dropping")) if not exchange else rng.pick(KEYS)
         with contextlib.suppress(InvalidArgument) if exchange in RING else contextlib.nullcontext():
-            await self._client.publish(
-                exchange, key, self._payload(), priority=rng.between(-2, 2), delay_ms=rng.pick((0, 0, 0, 400)),
+            await self._publish_one(
+                exchange, key, priority=rng.between(-2, 2), delay_ms=rng.pick((0, 0, 0, 400)),
                 mandatory=rng.chance(0.3),
             )  # fmt: skip
+
+    async def _publish_one(self, exchange: str, routing_key: str, **options: Any) -> None:
+        payload = self._payload()
+        headers, key = extras_of(payload)
+        await self._client.publish(exchange, routing_key, payload, headers=headers, key=key, **options)
 
     async def _fan_out(self) -> None:
         """To topics of which some soon refuse and some drop."""
@@ -303,7 +311,7 @@ class Worker:
         delay_ms = self.rng.pick((0, 0, 2000))
         for _ in range(self.rng.between(1, 5)):
             priority = self.rng.between(-2, 2)
-            await self._client.publish("all", "", self._payload(), priority=priority, delay_ms=delay_ms)
+            await self._publish_one("all", "", priority=priority, delay_ms=delay_ms)
 
     async def _publish_by_words(self) -> None:
         """By long keys and patterns; what leads nowhere goes to the alternates."""
@@ -312,10 +320,10 @@ class Worker:
         await self._client.bind("all", "least")
         await self._client.bind("words", "jobs", self.rng.pick(LONG_PATTERNS))
         for _ in range(self.rng.between(1, 3)):
-            await self._client.publish("words", self.rng.pick(KEYS), self._payload())
+            await self._publish_one("words", self.rng.pick(KEYS))
 
     async def _cast(self) -> None:
-        self._client.driver.cast(broker.Enqueue(self._topic(), NewMessage(self._payload())))
+        self._client.driver.cast(broker.Enqueue(self._topic(), _message(self._payload())))
 
     async def _pop(self) -> None:
         rng = self.rng
@@ -328,6 +336,8 @@ class Worker:
 
     def _took(self, deliveries: list[Delivery]) -> None:
         for delivery in deliveries:
+            if (delivery.headers, delivery.key) != extras_of(delivery.payload):
+                self.cluster.fail(f"message {delivery.id} came with other headers or another key than it was sent with")
             settled = self.promises.settled.get(delivery.id)
             if settled is not None and delivery.attempts > settled:
                 self.cluster.fail(f"message {delivery.id} is delivered again after its ack under epoch {settled}")
@@ -431,7 +441,7 @@ class Worker:
     async def _exclusive_topic(self) -> None:
         name = f"own-{self.rng.between(1, 2)}"
         await self._client.create_topic(name, exclusive=True)
-        await self._client.topic(name).enqueue(self._payload())
+        await self._client.driver.request(broker.Enqueue(name, _message(self._payload())))
         self._took(await self._client.topic(name).pop(1, 0))
 
     async def _exchange(self) -> None:
@@ -483,3 +493,8 @@ class Worker:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
+
+
+def _message(payload: bytes, priority: int = 0, delay_ms: int = 0, expires_ms: int = 0) -> NewMessage:
+    headers, key = extras_of(payload)
+    return NewMessage(payload, priority, delay_ms, expires_ms, broker.encode_headers(headers), key)
