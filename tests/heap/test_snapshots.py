@@ -8,7 +8,7 @@ from zlib import crc32
 import msgspec
 import pytest
 
-from disheap.errors import SnapshotDamaged
+from disheap.errors import SnapshotDamaged, VersionUnsupported
 from disheap.protocol.broker import (
     Ack,
     Bind,
@@ -24,7 +24,7 @@ from disheap.protocol.broker import (
     TopicSettings,
     Unbind,
 )
-from disheap_heap.snapshot import PIECE_BYTES
+from disheap_heap.snapshot import FORMAT, PIECE_BYTES
 
 from .driver import Driver, token
 
@@ -198,19 +198,27 @@ def block(table: str, *rows: object) -> bytes:
 @pytest.mark.parametrize(
     "blocks",
     [
-        [block("machine", (99, 1, 0, 0, 0, 0)), block("end", (1,))],
         [block("furniture", (1,)), block("end", (1,))],
         [block("sessions", (1, True, "")), block("end", (2,))],
         [block("end", (0,)), block("sessions", (1, True, ""))],
         [block("rings", (1, 1)), block("end", (1,))],
         [block("sessions", (1, True, "", 5)), block("end", (1,))],
     ],
-    ids=["format", "table", "count", "behind the end", "dangling", "fields"],
+    ids=["table", "count", "behind the end", "dangling", "fields"],
 )
 def test_a_snapshot_that_makes_no_sense_is_refused(blocks: list[bytes]) -> None:
     with pytest.raises(SnapshotDamaged) as caught:
         Driver().machine.restore(blocks)
     assert str(caught.value)
+
+
+@pytest.mark.parametrize(("form", "other"), [(FORMAT - 1, "older"), (FORMAT + 1, "newer")])
+def test_a_snapshot_of_another_format_is_refused_by_name_and_changes_nothing(form: int, other: str) -> None:
+    driver = Driver()
+    before = driver.machine.state_hash()
+    with pytest.raises(VersionUnsupported, match=f"format {form}, and this release reads format {FORMAT}.*{other}"):
+        driver.machine.restore([block("machine", (form, 1, 0, 0, 0, 0)), block("end", (1,))])
+    assert driver.machine.state_hash() == before
 
 
 def test_a_lease_of_a_deleted_topic_and_a_lost_session_survives_a_snapshot() -> None:
