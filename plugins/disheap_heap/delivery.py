@@ -18,10 +18,21 @@ from disheap_heap import credit, timers
 from disheap_heap.arrivals import CHUNKS_SWEPT, IdFilter
 from disheap_heap.encoding import encode
 from disheap_heap.footprint import count_extras, uncount_extras
+from disheap_heap.kept import DROPPED_BYTES, TUPLE_BYTES
 from disheap_heap.messages import Body, Content, Message, SharedMessage, deliver
 from disheap_heap.ready import DroppingReadyMessages, no_messages
 from disheap_heap.state import Consumer, Delayed, Lease, PurgedMessages, State, Topic
-from disheap_heap.view import has_kept, keep_consumer, keep_lease, keep_place, keep_purged, keep_topic, keep_turns
+from disheap_heap.view import (
+    has_kept,
+    keep_consumer,
+    keep_lease,
+    keep_message_bytes,
+    keep_place,
+    keep_purged,
+    keep_record_bytes,
+    keep_topic,
+    keep_turns,
+)
 
 DELIVERIES_PER_SWEEP = 256
 """Messages of a topic with many that leave it before some ids of those that are gone are swept up."""
@@ -183,6 +194,8 @@ def requeue(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
     """To its place, or there after a delay. What expired meanwhile, or has no topic any more, is dropped."""
     topic = release_lease(state, lease)
     message = lease.message.after(lease.epoch)
+    if state.views:
+        keep_message_bytes(state, message.id, TUPLE_BYTES)
     if not topic.alive:
         drop_message(state, message)
         return topic
@@ -278,6 +291,9 @@ def drop_message(state: State, message: Message) -> None:
     state.message_bytes -= len(message.body)
     if type(message) is SharedMessage or type(message.body) is Content:
         uncount_extras(state, message)
+    if state.views:
+        body_bytes = 0 if id(message.body) in state.copies else len(message.body)
+        keep_message_bytes(state, message.id, DROPPED_BYTES + body_bytes)
 
 
 def drop_all_waiting(state: State, topic: Topic) -> int:
@@ -335,6 +351,8 @@ def end_consumer(state: State, consumer: Consumer) -> None:
 def forget_consumer(state: State, consumer: Consumer) -> None:
     """Removes a consumer that has ended and holds nothing."""
     number = consumer.number
+    if state.views:
+        keep_record_bytes(state, consumer)
     del state.consumers[number], consumer.topic.consumers[number]
     consumer.session.consumers.pop(number, None)  # a session that is ending has let go of it
     state.returning.pop(number, None)

@@ -1,8 +1,8 @@
 """An estimate of the memory that the state takes (`interfaces.MemoryEstimating`).
 
 Owns the size of each kind of record, and the count of copies of bodies that several messages share. Such a body counts
-once. All other counts are kept where the records are. Purged messages count until they are freed. The estimate
-is not state: a restored replica has no purged messages.
+once. All other counts are kept where the records are. Purged messages count until they are freed, and `view` counts
+what open views keep. The estimate is not state: a restored replica has neither.
 
 The sizes are what CPython 3.11 allocates (`tracemalloc`). `tests/heap/test_memory_estimate.py` compares each of them.
 The resident size grew by 180 to 210 bytes for an empty message, by 360 for one of 100 bytes, and by 1270 for one of
@@ -12,7 +12,7 @@ The resident size grew by 180 to 210 bytes for an empty message, by 360 for one 
 from __future__ import annotations
 
 from disheap_heap.messages import Body, Content, Message, SharedMessage
-from disheap_heap.state import State
+from disheap_heap.state import Session, State
 
 MESSAGE_BYTES = 220
 """A tuple, its id, its entry in a dict and in a heap, the header of its payload."""
@@ -32,10 +32,13 @@ BINDING_BYTES = 500
 """Its entries in the exchange and in the topic, and the key."""
 PATTERN_NODE_BYTES = 200
 """A node of a trie, with its dict."""
+RESEND_BYTES = 150
+"""A token that an ATTACH named, or that is sent again: a tuple, its numbers, an entry in a dict or list."""
 
 
 def memory_bytes(state: State) -> int:
-    """The estimate in bytes. Takes constant time."""
+    """The estimate in bytes, without what open views keep. Takes constant time, for each session that is sent its
+    leases again."""
     return (
         held_bytes(state)
         + MESSAGE_BYTES * held_messages(state)
@@ -48,7 +51,13 @@ def memory_bytes(state: State) -> int:
         + SESSION_BYTES * len(state.sessions)
         + BINDING_BYTES * state.bindings
         + PATTERN_NODE_BYTES * state.pattern_nodes
+        + RESEND_BYTES * sum(map(_tokens, state.resending.values()))
     )
+
+
+def _tokens(session: Session) -> int:
+    resend = session.resend
+    return len(resend.held) + len(resend.tokens) if resend is not None else 0
 
 
 def held_messages(state: State) -> int:

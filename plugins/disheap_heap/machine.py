@@ -24,6 +24,7 @@ from disheap_heap.discarding import discarding
 from disheap_heap.encoding import known_tag
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
+from disheap_heap.view import kept_bytes
 
 HANDLERS: Handlers = {
     broker.Enqueue: (1, enqueue.enqueue),
@@ -242,7 +243,7 @@ class HeapMachine:
 
     def memory_bytes(self) -> int:
         """An estimate of the memory that the state takes."""
-        return footprint.memory_bytes(self._state)
+        return footprint.memory_bytes(self._state) + kept_bytes(self._state)
 
     def sample_queries(self) -> list[bytes]:
         """Queries for the conformance suite."""

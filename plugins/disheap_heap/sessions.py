@@ -22,7 +22,7 @@ from disheap_heap.messages import deliver
 from disheap_heap.settings import LEASES_PER_UNIT, MAX_ANSWER_BYTES, MAX_RESENT_PER_REPLY, MAX_SCANNED_PER_CALL
 from disheap_heap.state import Consumer, Lease, Resend, Session, State, Topic
 from disheap_heap.topics import delete
-from disheap_heap.view import keep_session
+from disheap_heap.view import keep_record_bytes, keep_session
 
 
 def open_session(state: State, number: int, principal: str) -> None:
@@ -77,6 +77,7 @@ def expire_session(state: State, number: int) -> None:
         return
     if state.views:
         keep_session(state, session)
+        keep_record_bytes(state, session)
     session.attached = session.is_served = False
     stop_resending(state, session)
     _leave_turns(state, session)

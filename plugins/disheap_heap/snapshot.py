@@ -171,6 +171,7 @@ def _pieces(view: View) -> Iterator[bytes]:
             count += 1
             yield from _cut(table, block)
     yield from _cut("end", [(count,)])
+    yield from (b"" for _ in view.freeing())
 
 
 def _gather(rows: Iterator[tuple[Row, int] | None]) -> Iterator[list[Row]]:

@@ -15,6 +15,7 @@ from weakref import ref
 
 from disheap.protocol.broker import Token, TopicSettings
 from disheap_heap.arrivals import Arrivals
+from disheap_heap.kept import Kept
 from disheap_heap.messages import Message
 from disheap_heap.ready import ReadyMessages, no_messages
 from disheap_heap.routing import Exchange, RouteCache
@@ -238,7 +239,7 @@ class State:
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # postponed: their leases are given back
         self.ending: OrderedDict[int, Session] = OrderedDict()  # postponed: they end, with their topics and consumers
         self.resending: OrderedDict[int, Session] = OrderedDict()  # postponed: their leases are sent again
-        self.unfreed: list[PurgedMessages | Exchange[Topic] | Topic] = []  # not state: see `work`
+        self.unfreed: list[PurgedMessages | Exchange[Topic] | Topic | Kept] = []  # not state: see `work`
         self.views: list[ref[Any]] = []  # open `view.View`s
         self.purged_in_views: list[PurgedMessages] = []  # not to be freed before these views are closed
         self.effects: list[tuple[int, bytes]] = []

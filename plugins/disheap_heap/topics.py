@@ -26,7 +26,7 @@ from disheap_heap.delivery import drop_all_waiting, end_consumer, requeue_all, u
 from disheap_heap.encoding import encode
 from disheap_heap.exchanges import check_bindings_of_owner, remove_binding
 from disheap_heap.state import Session, State, Topic
-from disheap_heap.view import keep_deleted, keep_session, keep_topic
+from disheap_heap.view import keep_deleted, keep_record_bytes, keep_session, keep_topic
 
 
 def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
@@ -79,6 +79,7 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     count = topic.messages()
     if state.views:
         keep_deleted(state, topic)
+        keep_record_bytes(state, topic)
     topic.alive = False
     del state.topics[topic.name], state.topics_by_number[topic.number]
     del state.topic_names[bisect_left(state.topic_names, topic.name)]

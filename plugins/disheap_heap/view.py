@@ -5,7 +5,8 @@ binding. Everything else is read when the writer gets there. Whoever is about to
 and each open view keeps what the record was, the first time only. That is constant work for a message, a lease, a
 consumer or a topic. A ring, a group, and the keys of a consumer's leases are copied, at 10 ns for each member.
 
-The state knows its views by weak references: a view is closed when whoever writes it lets go of it.
+The state knows its views by weak references. A view ends when it is written (`freeing`), or when whoever writes it lets
+go of it.
 
 Where a message was follows from `_kept`. A message that is not in it has not moved since the view was taken. One with
 an id above `_last_message` came later.
@@ -14,19 +15,24 @@ an id above `_last_message` came later.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from disheap_heap.footprint import CONSUMER_BYTES, SESSION_BYTES, TOPIC_BYTES
+from disheap_heap.kept import ID_BYTES, Kept
 from disheap_heap.messages import Message
-from disheap_heap.state import Lease
+from disheap_heap.state import Consumer, Lease, Topic
 
 if TYPE_CHECKING:
-    from disheap_heap.state import Consumer, CreditGroup, Delayed, PurgedMessages, Resend, Session, State, Topic
+    from disheap_heap.state import CreditGroup, Delayed, PurgedMessages, Resend, Session, State
 
 Row = tuple[Any, ...]
 
 IDS_PER_PAUSE = 2048
 """Ids of messages between two pauses of the writer, where few of them give a row: 1 ms."""
+FREED_AT_ONCE = 1000
+"""Kept records that are freed between two pauses: 0.2 ms, and more with large payloads."""
 
 
 class SessionFacts(NamedTuple):
@@ -65,6 +71,11 @@ class View:
         self._consumer_rows: dict[Consumer, Row] = {}
         self._group_rows: dict[CreditGroup, tuple[Row, list[int]]] = {}
         self._session_facts: dict[Session, SessionFacts] = {}
+        self.kept = Kept(
+            self._kept, self._leases, self._topic_rows, self._rings, self._consumer_rows, self._group_rows,
+            self._session_facts,
+        )  # fmt: skip
+        self.end: Callable[[], None]
 
     # --- before a change ---
 
@@ -80,6 +91,14 @@ class View:
             self._kept[number] = lease
             if consumer not in self._leases:
                 self._leases[consumer] = list(consumer.leases)
+                self.kept.add_bytes(ID_BYTES * len(consumer.leases))
+
+    def keep_message_bytes(self, number: int, memory_bytes: int) -> bool:
+        """Returns whether the view still has the message."""
+        is_kept = number in self._kept
+        if is_kept:
+            self.kept.add_bytes(memory_bytes)
+        return is_kept
 
     def keep_purged(self, topic: Topic, purged: PurgedMessages) -> bool:
         """Returns whether the view reads them."""
@@ -100,7 +119,8 @@ class View:
 
     def keep_turns(self, topic: Topic) -> None:
         if topic.number <= self._last_topic and topic not in self._rings:
-            self._rings[topic] = topic.turns.order()
+            self._rings[topic] = order = topic.turns.order()
+            self.kept.add_bytes(ID_BYTES * len(order))
 
     def keep_consumer(self, consumer: Consumer) -> None:
         if consumer.number <= self._last_consumer and consumer not in self._consumer_rows:
@@ -114,12 +134,26 @@ class View:
         if session not in self._session_facts:
             self._session_facts[session] = _session_facts(session)
 
+    def keep_record_bytes(self, record: Topic | Consumer | Session) -> None:
+        if isinstance(record, Consumer):
+            self.kept.add_bytes(CONSUMER_BYTES if record.number <= self._last_consumer else 0)
+        elif isinstance(record, Topic):
+            self.kept.add_bytes(TOPIC_BYTES if record.number <= self._last_topic else 0)
+        else:
+            self.kept.add_bytes(SESSION_BYTES)
+
     def has_kept(self, topic: Topic, number: int) -> bool:
         """Whether the id of the message is needed to find what is kept of it."""
         if number in self._kept:
             return True
         purged = self._purged.get(topic)
         return purged is not None and (number in purged.ready.by_id() or number in purged.delayed)
+
+    def freeing(self) -> Iterator[None]:
+        """The view is written. Frees what it kept, with a pause behind each portion."""
+        self.end()
+        while self.kept.free(FREED_AT_ONCE):
+            yield
 
     # --- rows ---
 
@@ -268,6 +302,13 @@ def _session_facts(session: Session) -> SessionFacts:
 
 def open_view(state: State) -> View:
     view = View(state)
+    kept = view.kept
+
+    def give_up(reference: weakref.ref[View]) -> None:
+        """Nobody writes it to its end. What it kept is freed as postponed work."""
+        if reference in state.views:
+            close(reference)
+            state.unfreed.append(kept)
 
     def close(reference: weakref.ref[View]) -> None:
         state.views.remove(reference)
@@ -275,7 +316,9 @@ def open_view(state: State) -> View:
         state.unfreed += free
         state.purged_in_views = [purged for purged in state.purged_in_views if not any(one is purged for one in free)]
 
-    state.views.append(weakref.ref(view, close))
+    reference = weakref.ref(view, give_up)
+    view.end = partial(close, reference)
+    state.views.append(reference)
     return view
 
 
@@ -290,6 +333,24 @@ def keep_lease(state: State, lease: Lease) -> None:
     """Before a lease ends or is extended."""
     for view in _open(state):
         view.keep_lease(lease)
+
+
+def keep_message_bytes(state: State, number: int, memory_bytes: int) -> None:
+    """The state has the message no more, or another tuple in its place. An open view may still have what it was."""
+    for view in _open(state):
+        if view.keep_message_bytes(number, memory_bytes):
+            break  # counted once, for the oldest view that has it
+
+
+def keep_record_bytes(state: State, record: Topic | Consumer | Session) -> None:
+    """A record leaves the state. The oldest view, which has a list of them, still has it."""
+    for view in _open(state)[:1]:
+        view.keep_record_bytes(record)
+
+
+def kept_bytes(state: State) -> int:
+    """Of memory, for what open views keep."""
+    return sum(view.kept.memory_bytes() for view in _open(state))
 
 
 def keep_purged(state: State, topic: Topic, purged: PurgedMessages) -> bool:

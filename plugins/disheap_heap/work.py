@@ -30,6 +30,7 @@ from disheap_heap.delivery import (
 )
 from disheap_heap.exchanges import remove_binding
 from disheap_heap.footprint import uncount_extras
+from disheap_heap.kept import Kept
 from disheap_heap.leases import expire_lease
 from disheap_heap.messages import Content, SharedMessage
 from disheap_heap.routing import Exchange
@@ -169,6 +170,10 @@ def free_some(state: State, limit: int) -> None:
         elif isinstance(purged, Exchange):
             done += 1
             more = _remove_one_binding(state, purged)
+        elif isinstance(purged, Kept):
+            freed = purged.free(limit - done)
+            done += max(1, freed)
+            more = freed > 0
         else:
             done += UNITS_PER_CHUNK
             more = purged.arrivals.sweep(needed_ids(state, purged))

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import gc
+import tracemalloc
 from collections.abc import Callable
+from unittest.mock import patch
 
 import pytest
 
 from disheap.interfaces import Principal
 from disheap.protocol.broker import (
+    Ack,
     Bind,
     CreateExchange,
     CreateTopic,
+    DeleteTopic,
     Enqueue,
     EnqueueMany,
+    Nack,
     NewMessage,
     Pop,
     Publish,
+    SetCredit,
     Subscribe,
     encode_headers,
 )
+from disheap_heap import sessions, state
 from tests.support.memory import held_bytes
 
-from .driver import Driver
+from .driver import PLENTY, Driver
 
 ROUNDS = 2000
 FACTOR = 1.5
@@ -84,6 +92,39 @@ CASES: dict[str, Step] = {
 }
 
 
+def ack(driver: Driver, n: int) -> None:
+    driver.do(Pop("full", 1))
+    driver.do(Ack([(n + 1, 1)]))
+
+
+def give_back(driver: Driver, n: int) -> None:
+    driver.do(Pop("full", 1))
+    driver.do(Nack([(n + 1, 1)], delay_ms=10_000))
+
+
+WITH_VIEW: dict[str, Step] = {
+    "messages settled": ack,
+    "messages delivered": lambda driver, n: driver.do(Pop("full", 1)),
+    "messages delayed": give_back,
+    "messages delivered without acknowledgement": lambda driver, n: driver.do(Pop("full", 1, no_ack=True)),
+    "topics deleted": lambda driver, n: driver.do(DeleteTopic(f"t{n}")),
+    "credit of consumers": lambda driver, n: driver.do(SetCredit(n + 1, 5)),
+}
+"""What is done to records of which an open view keeps what they were."""
+
+
+def with_records() -> Driver:
+    driver = prepared()
+    for name in ("full", "idle"):
+        driver.do(CreateTopic(name))
+    for number in range(ROUNDS):
+        driver.do(Enqueue("full", NewMessage(distinct(100, number))))
+        driver.do(CreateTopic(f"t{number}"))
+        driver.do(Subscribe("idle", 10))
+    driver.taken()
+    return driver
+
+
 def prepared() -> Driver:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
@@ -110,3 +151,58 @@ def test_the_estimate_of_each_kind_of_record_is_close_to_its_real_size(case: str
     estimate = driver.machine.memory_bytes() - before
     print(f"{case:28} real/each {real / ROUNDS:8.0f} est {estimate / ROUNDS:8.0f} ratio {estimate / real:5.2f}")
     assert real / FACTOR < estimate < real * FACTOR, f"{real // ROUNDS} bytes each, estimated {estimate // ROUNDS}"
+
+
+@pytest.mark.parametrize("case", WITH_VIEW)
+def test_what_an_open_view_keeps_is_counted(case: str) -> None:
+    """The same calls are made with and without a view. What differs is what the view keeps."""
+    (real_without, without), (real_with, with_view) = (grown(WITH_VIEW[case], is_open) for is_open in (False, True))
+    real, estimate = real_with - real_without, with_view - without
+    print(f"{case:28} real/each {real / ROUNDS:8.0f} est {estimate / ROUNDS:8.0f} ratio {estimate / real:5.2f}")
+    assert real / FACTOR < estimate < real * FACTOR, f"{real // ROUNDS} bytes each, estimated {estimate // ROUNDS}"
+
+
+def grown(step: Step, is_open: bool) -> tuple[int, int]:
+    """By how much the real size and the estimate grow, while a view is open or not."""
+    tracemalloc.start()
+    try:
+        driver = with_records()
+        view = driver.machine.snapshot() if is_open else None
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0], driver.machine.memory_bytes()
+        for number in range(ROUNDS):
+            step(driver, number)
+        driver.taken()
+        gc.collect()
+        after = tracemalloc.get_traced_memory()[0], driver.machine.memory_bytes()
+        del view
+        return after[0] - before[0], after[1] - before[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("is_written", [True, False])
+def test_what_a_view_kept_does_not_count_when_the_view_has_ended(is_written: bool) -> None:
+    driver = with_records()
+    before, view = driver.machine.memory_bytes(), driver.machine.snapshot()
+    for number in range(ROUNDS):
+        driver.do(SetCredit(number + 1, 5))
+    assert driver.machine.memory_bytes() > before + 100 * ROUNDS
+    if is_written:
+        for _ in view:
+            pass
+    del view
+    assert driver.machine.memory_bytes() == before
+
+
+def test_leases_that_are_sent_again_count() -> None:
+    driver = with_records()
+    driver.do(Subscribe("full", ROUNDS))
+    driver.work_off(PLENTY)
+    driver.detach(1)
+    before = driver.machine.memory_bytes()
+    with patch.object(sessions, "MAX_RESENT_PER_REPLY", 1), patch.object(state, "MAX_DELIVERIES_PER_CALL", 1):
+        driver.attach(1, *((number, 2) for number in range(ROUNDS)))
+    assert driver.machine.memory_bytes() > before + 100 * 2 * ROUNDS
+    driver.work_off(PLENTY)
+    assert driver.machine.memory_bytes() == before

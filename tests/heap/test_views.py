@@ -27,7 +27,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.view import IDS_PER_PAUSE
+from disheap_heap.view import FREED_AT_ONCE, IDS_PER_PAUSE
 
 from .driver import PLENTY, Driver, token
 
@@ -182,3 +182,29 @@ def test_ids_of_messages_that_are_gone_are_swept_up() -> None:
     driver.do(Purge("q"))
     driver.work_off(PLENTY)
     assert arrivals.entries() < 600
+
+
+def settled_under_a_view(is_written: bool) -> tuple[Driver, list[int]]:
+    """All messages are settled while a view is open. Returns the bytes of each piece that was written after that."""
+    driver = Driver()
+    driver.do(CreateTopic("q"))
+    driver.do(EnqueueMany("q", [NewMessage(b"x")] * 5000))
+    view = driver.machine.snapshot()
+    driver.do(Pop("q", 5000))
+    driver.work_off(PLENTY)
+    driver.do(Ack([token(one) for one in driver.deliveries()]))
+    return driver, [len(piece) for piece in view] if is_written else []
+
+
+def test_what_a_view_kept_is_freed_in_portions_when_it_is_written() -> None:
+    driver, pieces = settled_under_a_view(True)
+    end = len(pieces) - pieces[::-1].index(next(size for size in reversed(pieces) if size))
+    assert len(pieces) - end >= 5000 // FREED_AT_ONCE
+    assert driver.machine._state.unfreed == []
+
+
+def test_what_a_view_kept_is_freed_as_postponed_work_when_it_is_given_up() -> None:
+    driver, _ = settled_under_a_view(False)
+    assert driver.machine.backlog()
+    assert driver.work_off(500) >= 5000 // 500
+    assert driver.machine._state.unfreed == []

@@ -183,4 +183,24 @@ MUTANTS = (
         ("tests/heap/test_discarding.py::test_nothing_is_freed_while_a_view_is_open",),
         simulated=False,
     ),
+    Mutant(
+        "what-views-keep-does-not-count",
+        "a million messages that are settled while a snapshot is written are not seen by the high-water mark",
+        (
+            Patch(
+                "disheap_heap:HeapMachine.memory_bytes",
+                "footprint.memory_bytes(self._state) + kept_bytes(self._state)",
+                "footprint.memory_bytes(self._state)",
+            ),
+        ),
+        ("tests/heap/test_memory_estimate.py::test_what_an_open_view_keeps_is_counted",),
+        simulated=False,
+    ),
+    Mutant(
+        "what-views-kept-freed-at-once",
+        "the end of a snapshot, during which a million messages were settled, stops the loop for 100 ms",
+        (Patch("disheap_heap.snapshot", '    yield from (b"" for _ in view.freeing())\n', ""),),
+        ("tests/heap/test_views.py::test_what_a_view_kept_is_freed_in_portions_when_it_is_written",),
+        simulated=False,
+    ),
 )
