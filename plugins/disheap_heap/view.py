@@ -159,7 +159,8 @@ class View:
 
     def sessions(self) -> Iterator[Row]:
         for one in self._sessions:
-            yield one.number, self._facts(one).attached, one.principal
+            facts = self._session_facts.get(one)
+            yield one.number, one.attached if facts is None else facts.attached, one.principal
 
     def topics(self) -> Iterator[Row]:
         for one in self._topics:
@@ -170,16 +171,19 @@ class View:
             for key in keys:
                 yield name, *key
 
-    def groups(self) -> Iterator[Row]:
+    def groups(self) -> Iterator[Row | None]:
         for group in self._groups():
-            yield self._of_group(group)[0]
+            yield None if group is None else self._of_group(group)[0]
 
     def consumers(self) -> Iterator[Row]:
         for one in self._consumers:
             yield self._consumer_rows.get(one) or self._consumer_row(one)
 
-    def turns(self) -> Iterator[Row]:
+    def turns(self) -> Iterator[Row | None]:
         for group in self._groups():
+            if group is None:
+                yield None
+                continue
             for number in self._of_group(group)[1]:
                 yield *group.key, number
 
@@ -265,9 +269,12 @@ class View:
                 looked = 0
                 yield None
 
-    def _groups(self) -> Iterator[CreditGroup]:
-        for session in self._sessions:
-            yield from self._facts(session).groups
+    def _groups(self) -> Iterator[CreditGroup | None]:
+        for count, session in enumerate(self._sessions):
+            facts = self._session_facts.get(session)
+            yield from list(session.groups.values()) if facts is None else facts.groups
+            if count % IDS_PER_PAUSE == 0:
+                yield None
 
     def _of_group(self, group: CreditGroup) -> tuple[Row, list[int]]:
         return self._group_rows.get(group) or (_group_row(group), list(group.consumers))

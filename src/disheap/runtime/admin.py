@@ -66,7 +66,7 @@ async def admin(node: AdminHost, request: dict[str, Any]) -> dict[str, Any]:
             return {"index": node.group.raft.last_index}
         case "sessions":
             _need_leader(node)
-            return list_sessions(node.group, node.clients, read_page(request))
+            return await list_sessions(node.group, node.clients, read_page(request))
         case "end-session":
             _need_leader(node)
             return await end_session(node.group, node.clients, request)

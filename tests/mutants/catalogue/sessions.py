@@ -388,4 +388,17 @@ MUTANTS = (
         ),
         simulated=False,
     ),
+    Mutant(
+        "sessions-listed-in-one-step",
+        "`disheap session ls` stops the loop for as long as all consumers of a page of sessions take to count",
+        (
+            Patch(
+                "disheap:list_sessions",
+                "            await asyncio.sleep(0)\n",
+                "",
+            ),
+        ),
+        ("tests/runtime/test_admin_costs.py::test_one_admin_request_takes_bounded_steps_and_bytes",),
+        simulated=False,
+    ),
 )
