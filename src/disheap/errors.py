@@ -11,6 +11,8 @@ clock or a node.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar, TypeVar
 
 
@@ -176,6 +178,11 @@ def protocol_error(code: str, message: str) -> ProtocolError | None:
     """The exception that owns `code`, with the text a node sent; None for the code of no `ProtocolError`."""
     owner = _owners(ProtocolError).get(code)
     return None if owner is None else owner(message)
+
+
+def protocol_codes() -> tuple[str, ...]:
+    """The codes of all `ProtocolError`s."""
+    return tuple(_owners(ProtocolError))
 
 
 # --- whoever sent a request ------------------------------------------------------------------------------------------
@@ -350,6 +357,13 @@ class Overloaded(RequestError):
     code = "overloaded"
 
 
+class LimitReached(Overloaded):
+    """A limit of connections or sessions is reached. The message names the limit and its setting. To repeat the request
+    does not help until an operator raises the limit or somebody closes a connection."""
+
+    code = "limit-reached"
+
+
 class DiskFull(RequestError):
     """The nodes' disks are nearly full, and the command would add to them. Nothing was done; make room, then repeat."""
 
@@ -364,10 +378,12 @@ class MemoryFull(RequestError):
 
 
 class ConnectionLost(RequestError):
-    """No node could be reached, or the connection ended before an answer came."""
+    """No node could be reached, or the connection ended before an answer came. `found` has the code of what was found
+    at each address, where a search for a node has failed. The code is `connection-lost` if nobody answered there."""
 
     code = "connection-lost"
     exit_code = 6
+    found: Mapping[str, str] = MappingProxyType({})
 
 
 class NotSent(ConnectionLost):

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import subprocess
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -21,7 +24,7 @@ from disheap.cli.main import COMMANDS
 from disheap.config.node_config import Limits
 from disheap.errors import DisheapError
 from disheap.testing.certificates import Authority
-from tests.cli.command_line import COMMAND, environment, run
+from tests.cli.command_line import COMMAND, environment, run, running
 from tests.support.nodes import Cluster
 from tests.support.ports import free_ports
 
@@ -138,7 +141,9 @@ def test_errors_have_words_of_their_own_for_programs() -> None:
 
 
 def test_a_cluster_without_a_leader_is_told_apart_from_one_that_is_not_there() -> None:
-    said = failing_with(made(errors.ConnectionLost, "no node takes a session: 10.0.0.1:8400: not-leader")).err
+    error = errors.ConnectionLost("no node takes a session: 10.0.0.1:8400: not-leader")
+    error.found = {"10.0.0.1:8400": "not-leader"}
+    said = failing_with(error).err
     assert "nodes answer, and none leads" in said and "disheap dev" not in said
 
 
@@ -200,7 +205,7 @@ def test_with_json_the_error_is_the_only_thing_on_standard_error() -> None:
 
 async def test_a_reached_limit_is_named_as_the_reason(tmp_path: Path) -> None:
     peer, port = (f"127.0.0.1:{number}" for number in free_ports(2))
-    url, limits = f"disheap://{port}?timeout_s=1.2", Limits(max_sessions_per_address=1)
+    url, limits = f"disheap://{port}", Limits(max_sessions_per_address=1)
     async with (
         Cluster(tmp_path, 1, machine="heap", transport="tcp", addresses=[(peer, port)], limits=limits),
         disheap.connect(url, timeout_s=10),
@@ -209,6 +214,65 @@ async def test_a_reached_limit_is_named_as_the_reason(tmp_path: Path) -> None:
     assert ended.code == errors.ConnectionLost.exit_code
     assert "limits.max_sessions_per_address" in ended.err and "`disheap session ls`" in ended.err
     assert "is a node running there" not in ended.err, ended.err
+    assert "trying for" not in ended.err, "a limit does not go away while somebody waits at a terminal"
+
+
+async def test_a_node_without_places_for_connections_is_not_waited_for(tmp_path: Path) -> None:
+    peer, port = (f"127.0.0.1:{number}" for number in free_ports(2))
+    url, limits = f"disheap://{port}", Limits(max_connections_per_address=1)
+    async with (
+        Cluster(tmp_path, 1, machine="heap", transport="tcp", addresses=[(peer, port)], limits=limits),
+        disheap.connect(url),
+    ):
+        ended = await asyncio.to_thread(run, "enqueue", "jobs", "x", "--url", url)
+    (line,) = ended.err.splitlines()
+    assert ended.code == errors.ConnectionLost.exit_code
+    assert "limits.connections" in line or "limits.max_connections_per_address" in line
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """The address of a server that is no node: it says what an SSH server says."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            held = []
+            with suppress(OSError):  # the listener was closed
+                while True:
+                    held.append(listener.accept()[0])
+                    held[-1].sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            for connection in held:
+                connection.close()
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join(5)
+
+
+@pytest.mark.parametrize("words", [("enqueue", "jobs", "x"), ("status",)], ids=" ".join)
+def test_the_error_says_what_was_found_at_each_address(stranger: str, words: tuple[str, ...]) -> None:
+    ended = run(*words, "--url", f"disheap://{stranger},127.0.0.1:1?timeout_s=1")
+    error = ended.err.splitlines()[-1]
+    assert ended.code == errors.ConnectionLost.exit_code
+    assert f"{stranger}: what came first is no frame" in error and "127.0.0.1:1: connection refused" in error
+    assert f"correct the URL: {stranger} is not of this cluster's nodes" in error
+    assert error.endswith("is a node running at 127.0.0.1:1?")
+
+
+def test_a_single_wrong_address_is_named(stranger: str) -> None:
+    ended = run("enqueue", "jobs", "x", "--url", f"disheap://{stranger}?timeout_s=1")
+    assert ended.code == errors.MalformedFrame.exit_code
+    assert ended.err.startswith(f"disheap: {stranger}: what came first is no frame")
+
+
+def test_a_wrong_address_beside_a_right_one_does_not_hide_the_status(stranger: str) -> None:
+    with running("dev", "--port", "0", "--json") as node:
+        address = json.loads(node.out.next())["broker_url"].removeprefix("disheap://")
+        ended = run("status", "--json", "--url", f"disheap://{stranger},{address}")
+    assert ended.code == 0, ended.err
+    assert ended.json["leader"] == "dev"
 
 
 @pytest.mark.parametrize("stranger", ["client", "node"])

@@ -16,6 +16,7 @@ from disheap.client.core.route import (
     LastNodes,
     Route,
 )
+from disheap.errors import LimitReached, MalformedFrame
 
 ABC = ("a", "b", "c")
 
@@ -188,3 +189,16 @@ def test_the_reasons_are_told_by_address_up_to_a_bound() -> None:
     for number in range(FAULTS_MAX + 3):
         search.failed(f"h{number}", "refused", 0.0)
     assert "h0:" not in search.why() and f"h{FAULTS_MAX + 2}: refused" in search.why()
+
+
+def test_the_error_of_a_search_has_the_code_of_what_was_found_at_each_address() -> None:
+    search = route(*ABC, "d")
+    assert set(start(search, 0.0) + start(search, 1.0) + start(search, 2.0) + start(search, 3.0)) == {*ABC, "d"}
+    search.failed("a", "its limit of 3 connections", 3.0, LimitReached.code)
+    search.failed("b", "refused", 3.0)
+    assert search.rejected("c", MalformedFrame("no frame")) is None
+    error = search.no_session()
+    assert error.found == {"a": "limit-reached", "b": "connection-lost", "c": "malformed-frame", "d": "connection-lost"}
+    assert str(error) == (
+        "no node takes a session: a: its limit of 3 connections; b: refused; c: no frame; d: no answer yet"
+    )

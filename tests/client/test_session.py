@@ -335,6 +335,21 @@ def test_what_was_given_before_a_node_said_its_limit_is_refused_when_it_does() -
     assert talk.cluster.transients == []
 
 
+def test_a_question_over_the_nodes_limit_is_refused_before_it_is_sent(talk: Talk) -> None:
+    """The node would close the connection, and the client with it."""
+    with pytest.raises(PayloadTooLarge, match="65536 bytes for a frame"):
+        talk.session.ask(Kind.QUERY, b"x" * (1 << 16))
+    assert not talk.session.has_output and talk.session.unanswered == 0
+
+
+def test_a_question_from_before_a_node_said_its_limit_is_refused_when_it_does() -> None:
+    talk = Talk()
+    talk.session.ask(Kind.QUERY, b"x" * (1 << 16), "large")
+    talk.connect()
+    assert isinstance(talk.answers().pop("large"), PayloadTooLarge)
+    assert talk.session.unanswered == 0
+
+
 def test_a_transient_command_is_sent_once_and_never_answered(talk: Talk) -> None:
     talk.session.cast(b"\xc1")
     frame = frames.open_envelope(talk.session.take_output())

@@ -97,7 +97,7 @@ async def test_one_client_is_stopped_at_its_own_limit_and_the_node_goes_on(tmp_p
         one_too_many.connection.write(frames.envelope(Kind.OPEN, 0, 0, 1, 0, options))
         _, status, body = await one_too_many.reply_to(1)
         fault = msgspec.msgpack.decode(body, type=Fault)
-        assert (status, fault.code) == (Status.ERROR, "overloaded")
+        assert (status, fault.code) == (Status.ERROR, "limit-reached")
         assert "max_sessions_per_address" in fault.message
         assert await node.apply(b"+1") == b"1", "the node's own sessions are not asked about"
         assert (await one_too_many.admin(op="status"))["sessions"] == 4

@@ -90,7 +90,7 @@ async def test_a_client_that_says_nothing_is_not_waited_for(cluster: Cluster, by
 async def test_connections_beyond_the_limit_are_refused(cluster: Cluster, bystander: WireClient) -> None:
     others = [await WireClient.connected(cluster.transport, cluster.nodes["n1"].client_address) for _ in range(7)]
     goodbye = await (await raw(cluster)).goodbye()
-    assert goodbye.code == "overloaded"
+    assert goodbye.code == "limit-reached"
     others[0].close()
     await others[0].lost.wait()
     await WireClient.connected(cluster.transport, cluster.nodes["n1"].client_address)

@@ -9,7 +9,7 @@ from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
 from disheap.config.node_config import Limits
-from disheap.errors import Overloaded
+from disheap.errors import LimitReached, Overloaded
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind, SessionOptions
 from disheap.protocol.handshake import Hello
@@ -115,7 +115,7 @@ async def test_an_operator_asks_for_the_status_of_a_full_node_and_opens_no_sessi
         options = msgspec.msgpack.encode(SessionOptions(60_000))
         operator.connection.write(frames.envelope(Kind.OPEN, 0, 0, 1, 0, options))
         goodbye = await operator.goodbye()
-        assert (goodbye.code, "carry no session" in goodbye.message) == (Overloaded.code, True)
+        assert (goodbye.code, "carry no session" in goodbye.message) == (LimitReached.code, True)
         assert await node.apply(b"+1") == b"1", "the node's own session needs no place"
         for client in held:
             client.close()

@@ -465,7 +465,7 @@ def test_one_session_too_many_is_refused_and_the_others_go_on() -> None:
     replica.apply(opening(2))
     status, body = replica.reply_sink.answers[2]
     assert status == Status.ERROR
-    assert msgspec.msgpack.decode(body, type=Fault).code == "overloaded"
+    assert msgspec.msgpack.decode(body, type=Fault).code == "limit-reached"
     replica.apply(command(session, 1))
     assert replica.total == 1
 

@@ -11,7 +11,7 @@ import click
 
 from disheap.cli.failures import one_line
 from disheap.cli.options import Invocation
-from disheap.errors import ConnectionLost, MalformedFrame, NotLeader, RequestError, WrongMachine
+from disheap.errors import ConnectionLost, LimitReached, MalformedFrame, NotLeader, RequestError, WrongMachine
 
 if TYPE_CHECKING:
     from disheap.client.core.url import BrokerUrl
@@ -79,8 +79,8 @@ def _connected(url: BrokerUrl, given_s: float, quiet: bool) -> Client:
         try:
             driver.connect(min(NOTICE_S, given_s))
         except ConnectionLost as error:
-            if given_s <= NOTICE_S:
-                raise
+            if given_s <= NOTICE_S or LimitReached.code in error.found.values():
+                raise  # a limit does not go away while somebody waits at a terminal
             if not quiet:
                 click.echo(f"disheap: {one_line(str(error))}; trying for {given_s:g} s", err=True)
             driver.connect(given_s - NOTICE_S)

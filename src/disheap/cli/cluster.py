@@ -17,7 +17,7 @@ from disheap.cli.asking import connect
 from disheap.cli.failures import EXIT_DEGRADED, EXIT_NO_LEADER, EXIT_OK
 from disheap.cli.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, size
-from disheap.errors import ConnectionLost, RequestError
+from disheap.errors import ConnectionLost, ProtocolError, RequestError
 
 if TYPE_CHECKING:
     from disheap.client.core.url import BrokerUrl
@@ -83,12 +83,18 @@ def _ask_all(url: BrokerUrl) -> list[Row]:
     answers = _ask_each(url, url.addresses)
     found = {row["node_id"]: row for row in answers.values() if "error" not in row}
     if not found:
-        raise ConnectionLost("; ".join(f"{address}: {row['error']}" for address, row in answers.items()))
+        raise _nobody(answers)
     members = {member["id"]: member for row in found.values() for member in row["members"]}
     missing = {number: member for number, member in members.items() if number not in found}
     asked = _ask_each(url, [member["client_address"] for member in missing.values() if member["client_address"]])
     found |= {row["node_id"]: row for row in asked.values() if "error" not in row and row["node_id"] in missing}
     return [found[number] if number in found else _absent(members[number], asked) for number in members]
+
+
+def _nobody(answers: dict[str, Row]) -> ConnectionLost:
+    error = ConnectionLost("; ".join(f"{address}: {row['error']}" for address, row in answers.items()))
+    error.found = {address: row["error_code"] for address, row in answers.items()}
+    return error
 
 
 def _ask_each(url: BrokerUrl, addresses: Iterable[str]) -> dict[str, Row]:
@@ -104,10 +110,18 @@ def _ask(url: BrokerUrl, address: str) -> Row:
     try:
         with sync.connect(alone, observer=True, timeout_s=NODE_TIMEOUT_S, dial=_dial_once(alone)) as client:
             answer = client.status()
-    except (RequestError, _NoAnswer) as error:
-        return {"error": str(error).rpartition(f"{address}: ")[2]}  # without what the row says already
+    except (RequestError, ProtocolError, _NoAnswer) as error:
+        text = str(error).rpartition(f"{address}: ")[2]  # without what the row says already
+        return {"error": text, "error_code": _code(error, address)}
     own = next(member for member in answer["members"] if member["id"] == answer["node_id"])
     return answer | {"client_address": own["client_address"] or address}
+
+
+def _code(error: RequestError | ProtocolError | _NoAnswer, address: str) -> str:
+    """Of what was found at the address."""
+    if isinstance(error, ConnectionLost):
+        return error.found.get(address, error.code)
+    return ConnectionLost.code if isinstance(error, _NoAnswer) else error.code
 
 
 class _NoAnswer(Exception):

@@ -9,6 +9,7 @@ JSON there or nothing.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from disheap import errors
 from disheap.cli.output import json_text, printable
@@ -39,6 +40,9 @@ _WAYS_OUT: tuple[tuple[type[DisheapError], str], ...] = (
     (errors.MalformedFrame, "check that the address and the port are a disheap node's"),
 )
 """Most errors bring their own; these come from where the command line is not known."""
+CERTIFICATES = "both sides need certificates of an authority that the other one trusts: see cafile and certfile"
+PROTOCOL_CODES = frozenset(errors.protocol_codes())
+"""Codes of what a client finds at an address that is no node of its cluster."""
 
 
 def line(error: BaseException) -> str:
@@ -51,13 +55,32 @@ def line(error: BaseException) -> str:
 
 
 def _way_out(error: DisheapError) -> str:
-    if isinstance(error, errors.ConnectionLost) and errors.NotLeader.code in str(error):
-        return "nodes answer, and none leads: `disheap status` shows which are missing"
-    if isinstance(error, errors.ConnectionLost) and "(limits." in str(error):
-        return ""  # a node answers, and its refusal says which limit is reached and what to do
+    if isinstance(error, errors.ConnectionLost) and error.found:
+        return "; ".join(_ways_out_of_a_search(error))
     if isinstance(error, errors.ConnectionLost) and "certificate" in str(error):
-        return "both sides need certificates of an authority that the other one trusts: see cafile and certfile"
+        return CERTIFICATES
     return next((text for kind, text in _WAYS_OUT if isinstance(error, kind)), "")
+
+
+def _ways_out_of_a_search(error: errors.ConnectionLost) -> Iterator[str]:
+    """What to do about each kind of thing that was found at the addresses. A limit brings its own words."""
+    where: dict[str, list[str]] = {}
+    for address, code in error.found.items():
+        where.setdefault(code, []).append(address)
+    if errors.LimitReached.code in where:
+        return
+    silent, leaderless = where.pop(errors.ConnectionLost.code, []), where.pop(errors.NotLeader.code, [])
+    wrong = [address for code, found in where.items() if code in PROTOCOL_CODES for address in found]
+    if wrong:
+        yield f"correct the URL: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} not of this cluster's nodes"
+    if leaderless:
+        yield "nodes answer, and none leads: `disheap status` shows which are missing"
+    elif silent and "certificate" in str(error):
+        yield CERTIFICATES
+    elif silent and wrong:
+        yield f"is a node running at {', '.join(silent)}?"
+    elif silent:
+        yield next(text for kind, text in _WAYS_OUT if kind is errors.ConnectionLost)
 
 
 def code(error: BaseException) -> str:

@@ -152,4 +152,24 @@ MUTANTS = (
         ),
         simulated=False,
     ),
+    Mutant(
+        "question-over-the-frame-is-sent",
+        "a query over the node's frame limit ends the client, and not that query alone",
+        (Patch("disheap:Session.ask", "        self._check_size(body)\n", ""),),
+        ("tests/client/test_session.py::test_a_question_over_the_nodes_limit_is_refused_before_it_is_sent",),
+        simulated=False,
+    ),
+    Mutant(
+        "search-forgets-what-a-node-said",
+        "the command line cannot tell a reached limit from a dead node",
+        (
+            Patch(
+                "disheap:Route._note",
+                "        self._faults[address] = Finding(code, reason)\n",
+                "        self._faults[address] = Finding(ConnectionLost.code, reason)\n",
+            ),
+        ),
+        (ROUTE + "test_the_error_of_a_search_has_the_code_of_what_was_found_at_each_address",),
+        simulated=False,
+    ),
 )

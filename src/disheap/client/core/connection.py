@@ -158,7 +158,7 @@ class Connector(ABC, Generic[C]):
         if answer.is_let_in:
             self._adopt(channel)
         else:
-            self._give_up(channel, answer.reason)
+            self._give_up(channel, answer.reason, answer.code)
             self._route.moved(answer.leader, self._now())
 
     def _reject(self, channel: C, error: ProtocolError) -> None:
@@ -168,12 +168,12 @@ class Connector(ABC, Generic[C]):
         if fatal is not None:
             self._fail(fatal)
 
-    def _give_up(self, channel: C, reason: str) -> None:
-        """An attempt is over."""
+    def _give_up(self, channel: C, reason: str, code: str = ConnectionLost.code) -> None:
+        """An attempt is over. `code` is what the node answered."""
         if self._attempts.get(channel.address) is channel:
             del self._attempts[channel.address]
             channel.end()
-            self._route.failed(channel.address, reason, self._now())
+            self._route.failed(channel.address, reason, self._now(), code)
             self._changed()
 
     def _end_attempts(self) -> None:
@@ -196,23 +196,23 @@ class Connector(ABC, Generic[C]):
         self._handle(self._broker.connected(channel.greeting))
         self._flush()
 
-    def _lose(self, channel: C, reason: str) -> None:
-        """The only way out of a connection. Also ends an attempt."""
+    def _lose(self, channel: C, reason: str, code: str = ConnectionLost.code) -> None:
+        """The only way out of a connection. Also ends an attempt. `code` is what the node said."""
         if channel is not self._channel:
             self._give_up(channel, reason)
             return
         self._channel = None
         self._channel_changed(channel, None)
         channel.end(b"" if self.is_over else self._session.farewell())
-        self._route.lost(channel.address, reason, self._now())
+        self._route.lost(channel.address, reason, self._now(), code)
         self._retry_at = None
         self._handle(self._broker.disconnected())
         self._changed()
 
-    def _drop(self, reason: str) -> None:
-        """Leave the connection, if there is one, and look for another."""
+    def _drop(self, reason: str, code: str = ConnectionLost.code) -> None:
+        """Leave the connection, if there is one, and look for another. `code` is what the node said."""
         if self._channel is not None:
-            self._lose(self._channel, reason)
+            self._lose(self._channel, reason, code)
 
     def _fail(self, error: DisheapError) -> None:
         """The end of the client: every request is answered with why."""
@@ -306,7 +306,7 @@ class Connector(ABC, Generic[C]):
                     self._route.learned(self._session.welcome.members)
                 self._changed()
             case Moved():
-                self._drop(event.message or event.code)
+                self._drop(event.message or event.code, event.code)
                 self._route.moved(event.leader, self._now())
             case SessionLost():
                 self._session_lost(event)

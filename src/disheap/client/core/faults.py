@@ -78,7 +78,7 @@ def transferred(node: str, before: str, leader: str) -> dict[str, Any]:
 
 def too_large(body: bytes, limit: int) -> str:
     return (
-        f"a command of {len(body)} bytes is over the node's limit of {limit} bytes for a frame (`frame_bytes` in "
+        f"a request of {len(body)} bytes is over the node's limit of {limit} bytes for a frame (`frame_bytes` in "
         "[limits], which follows `payload_bytes` in [machine.heap]); send less at once, or raise that on every node"
     )
 

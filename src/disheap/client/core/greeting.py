@@ -9,18 +9,20 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from disheap.client.core import faults
-from disheap.errors import MalformedFrame
+from disheap.errors import MalformedFrame, NotLeader
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind
 from disheap.protocol.handshake import SUPPORTED, Hello, Versions
 
 
 class Answer(NamedTuple):
-    """What a node said to a HELLO. `leader` is the address it names, or ""; `reason` says why it is not the one."""
+    """What a node said to a HELLO. `leader` is the address it names, or "". `reason` and `code` say why the node does
+    not let us in."""
 
     is_let_in: bool
     leader: str = ""
     reason: str = ""
+    code: str = ""
 
 
 class Greeting:
@@ -47,8 +49,8 @@ class Greeting:
             welcome = faults.read_welcome(body, self._hello, self._versions)
             if welcome.leads or self._any_node:
                 return Answer(True)
-            return Answer(False, welcome.leader, "not-leader")
+            return Answer(False, welcome.leader, NotLeader.code, NotLeader.code)
         if kind == Kind.GOODBYE:
             goodbye = faults.read_goodbye(body)
-            return Answer(False, goodbye.leader, goodbye.message or goodbye.code)
+            return Answer(False, goodbye.leader, goodbye.message or goodbye.code, goodbye.code)
         raise MalformedFrame(f"the node answered a HELLO with a frame of kind {kind}")

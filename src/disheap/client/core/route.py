@@ -18,8 +18,9 @@ order, so that clients do not all come to the same node. Nodes that were lost co
 from __future__ import annotations
 
 import random
+from typing import NamedTuple
 
-from disheap.errors import ProtocolError
+from disheap.errors import ConnectionLost, ProtocolError
 
 OVERLAP_S = 0.25
 """How long an attempt is alone before the next one starts. RFC 8305 recommends 250 ms: longer than nearly every round
@@ -56,6 +57,13 @@ class LastNodes:
             self._address.pop(frozenset(addresses), None)
 
 
+class Finding(NamedTuple):
+    """What was found at an address: the code of an error, and its text."""
+
+    code: str
+    text: str
+
+
 class Route:
     """`budget_s` bounds one attempt, from the dialing to the node's answer. Times are the caller's, in seconds."""
 
@@ -77,7 +85,7 @@ class Route:
         self._pause_s = 0.0
         self._hops = 0
         self._lost: dict[str, None] = {}  # where a session stood and was lost
-        self._faults: dict[str, str] = {}
+        self._faults: dict[str, Finding] = {}
         self._wrong: set[str] = set()  # where the last attempt found no node of ours
 
     # --- what to do ---
@@ -109,20 +117,22 @@ class Route:
 
     # --- what happened ---
 
-    def failed(self, address: str, reason: str, now: float) -> None:
-        """An attempt did not get a session's connection: the next one may start at once."""
+    def failed(self, address: str, reason: str, now: float, code: str = ConnectionLost.code) -> None:
+        """An attempt did not get a session's connection: the next one may start at once. `code` is what a node
+        answered."""
         self._under_way.pop(address, None)
         self._wrong.discard(address)
-        self._note(address, reason)
+        self._note(address, reason, code)
         self._next_at = min(self._next_at, now)
 
     def rejected(self, address: str, error: ProtocolError) -> ProtocolError | None:
         """Of an attempt that has `failed`: what answered is no node of ours. Returns what ends the client where
         every address is wrong; otherwise None."""
         self._wrong.add(address)
+        self._note(address, str(error), error.code)
         if not self._wrong.issuperset(self._known):
             return None
-        return error if len(self._known) == 1 else type(error)(f"no address is right: {self.why()}")
+        return type(error)(self.why() if len(self._known) == 1 else f"no address is right: {self.why()}")
 
     def moved(self, leader: str, now: float) -> None:
         """A node named the leader. Two that name each other must not keep us hopping without a pause."""
@@ -139,9 +149,9 @@ class Route:
         """An attempt has become the connection. The others are over."""
         self._under_way.clear()
 
-    def lost(self, address: str, reason: str, now: float) -> None:
+    def lost(self, address: str, reason: str, now: float, code: str = ConnectionLost.code) -> None:
         """The connection is gone: a search begins, and comes to this address last."""
-        self._note(address, reason)
+        self._note(address, reason, code)
         self._lost[address] = None
         self._last_nodes.forget(self._seeds, address)
         self._next_at = now
@@ -162,9 +172,14 @@ class Route:
             self._lost.pop(address, None)
 
     def why(self) -> str:
-        hanging = {address: "no answer yet" for address in self._under_way if address not in self._faults}
-        reasons = self._faults | hanging
-        return "; ".join(f"{address}: {reason}" for address, reason in reasons.items()) or "no answer yet"
+        """What was found at each address, as text."""
+        return "; ".join(f"{address}: {found.text}" for address, found in self._findings().items()) or "no answer yet"
+
+    def no_session(self) -> ConnectionLost:
+        """The error of a search that took too long. It says what was found at each address."""
+        error = ConnectionLost(f"no node takes a session: {self.why()}")
+        error.found = {address: found.code for address, found in self._findings().items()}
+        return error
 
     # --- below ---
 
@@ -177,11 +192,15 @@ class Route:
         addresses.sort(key=lambda address: (address in self._lost, address != last))
         return [address for address in addresses if address not in self._under_way]
 
-    def _note(self, address: str, reason: str) -> None:
+    def _findings(self) -> dict[str, Finding]:
+        hanging = Finding(ConnectionLost.code, "no answer yet")
+        return self._faults | {address: hanging for address in self._under_way if address not in self._faults}
+
+    def _note(self, address: str, reason: str, code: str) -> None:
         """Transports name the address in their errors; here it stands before each."""
         reason = reason.removeprefix(f"cannot connect to {address}: ").removeprefix(f"{address}: ")
         self._faults.pop(address, None)
-        self._faults[address] = reason
+        self._faults[address] = Finding(code, reason)
         while len(self._faults) > FAULTS_MAX:
             del self._faults[next(iter(self._faults))]
 

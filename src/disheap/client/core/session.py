@@ -145,7 +145,8 @@ class Session:
         del self._transients[:-TRANSIENTS_KEPT]
 
     def ask(self, kind: int, body: bytes, waiter: Any = None, repeat: bool = True) -> int:
-        """Send a QUERY or an ADMIN; its number."""
+        """Send a QUERY or an ADMIN; its number. Raises `PayloadTooLarge`."""
+        self._check_size(body)
         number = self._next_question
         self._next_question = number + 1
         self._questions[number] = _Question(kind, body, waiter, repeat)
@@ -413,6 +414,10 @@ class Session:
         for command in self._take_back(lambda command: self._is_too_large(command.body)):
             refusal = PayloadTooLarge(faults.too_large(command.body, self._frame_bytes))
             events.append(Answered(command.waiter, 0, b"", refusal))
+        for number in [n for n, question in self._questions.items() if self._is_too_large(question.body)]:
+            question = self._questions.pop(number)
+            refusal = PayloadTooLarge(faults.too_large(question.body, self._frame_bytes))
+            events.append(Answered(question.waiter, 0, b"", refusal))
         self._transients = [(flags, body) for flags, body in self._transients if not self._is_too_large(body)]
 
     def _is_too_large(self, body: bytes) -> bool:

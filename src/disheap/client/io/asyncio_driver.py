@@ -88,7 +88,7 @@ class Driver(Connector[Link]):
         while self._session.state is not State.READY:
             self._check_open()
             if not await self._for_change.wait_until(deadline):
-                raise ConnectionLost(f"no node takes a session: {self._route.why()}")
+                raise self._route.no_session()
 
     async def close(self, end_session: bool = True) -> None:
         """End the session, so that what it holds goes back at once, and the connection. May be called twice."""

@@ -44,7 +44,7 @@ class BlockingClient(BlockingConnection):
         deadline = self.deadline(timeout_s)
         while self._session.state is not State.READY:
             if self.clock() >= deadline:
-                raise ConnectionLost(f"no node takes a session: {self._route.why()}")
+                raise self._route.no_session()
             self._step(deadline)
         self.flush()
 

@@ -14,7 +14,7 @@ from collections import Counter
 
 import msgspec
 
-from disheap.errors import Overloaded
+from disheap.errors import LimitReached
 from disheap.runtime.state.session_table import HINT, SessionCounts, owner_of_address
 
 FEW = 10
@@ -45,7 +45,7 @@ class AdmissionLimits(msgspec.Struct, frozen=True):
     reserved_sessions: int = 500
 
     def check(self, counts: SessionCounts, under_way: PendingOpens, address: str, principal: str) -> None:
-        """Raises `Overloaded`."""
+        """Raises `LimitReached`."""
         owner = owner_of_address(address)
         here = counts.by_address[owner] + under_way.owners[owner]
         if here >= self.max_sessions_per_address:
@@ -62,8 +62,8 @@ class AdmissionLimits(msgspec.Struct, frozen=True):
             )
 
 
-def _too_many(what: str, setting: str) -> Overloaded:
-    return Overloaded(f"{what}, which is the limit (limits.{setting}); close some first: {HINT}")
+def _too_many(what: str, setting: str) -> LimitReached:
+    return LimitReached(f"{what}, which is the limit (limits.{setting}); close some first: {HINT}")
 
 
 def host_of(remote: str) -> str:

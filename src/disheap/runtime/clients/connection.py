@@ -15,6 +15,7 @@ import msgspec
 
 from disheap.addresses import owner_of
 from disheap.errors import (
+    LimitReached,
     MalformedFrame,
     NotLeader,
     Overloaded,
@@ -306,7 +307,7 @@ class ClientConnection:
         if envelope.kind == Kind.CLOSE:
             self._need_session()
         if envelope.kind != Kind.CLOSE and self._server.places.is_reserved(self):
-            raise Overloaded(NO_SESSION)
+            raise LimitReached(NO_SESSION)
         if self.asked or (self.session != 0) != (envelope.kind == Kind.CLOSE):
             raise MalformedFrame("a connection carries one session: OPEN or ATTACH it once, then CLOSE it once")
         if envelope.kind == Kind.CLOSE and envelope.session != self.session:

@@ -18,7 +18,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from disheap.addresses import is_loopback, owner_of
-from disheap.errors import Overloaded
+from disheap.errors import LimitReached, Overloaded
 
 SILENCE_S = 0.2
 """A client speaks as soon as it is connected. One that has not after this time gives way when places are short."""
@@ -120,7 +120,7 @@ class Places:
 
     def _give_way(self, guest: Guest, reason: str) -> None:
         self.leave(guest)
-        guest.refuse(Overloaded(reason))
+        guest.refuse(LimitReached(reason))
 
     def _is_operator(self, remote: str, principal: str) -> bool:
         return self._limits.reserved_connections > 0 and (
@@ -137,5 +137,5 @@ class Places:
         self._principals[place.principal] += 1
 
 
-def _full(who: str, limit: int, setting: str) -> Overloaded:
-    return Overloaded(f"{who} its limit of {limit} connections (limits.{setting}); close some, or raise the limit")
+def _full(who: str, limit: int, setting: str) -> LimitReached:
+    return LimitReached(f"{who} its limit of {limit} connections (limits.{setting}); close some, or raise the limit")

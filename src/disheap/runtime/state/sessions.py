@@ -22,7 +22,7 @@ import msgspec
 from disheap.errors import (
     CommandRefused,
     InternalError,
-    Overloaded,
+    LimitReached,
     SessionExpired,
     VersionUnsupported,
     WindowExceeded,
@@ -316,7 +316,7 @@ class Sessions:
     def _open(self, index: int, time_ms: int, attachment: int, body: bytes) -> None:
         if len(self.table) >= self._limits.sessions:
             limit = self._limits.sessions
-            refusal = Overloaded(f"the cluster has {limit} sessions, its limit (limits.sessions); {HINT}")
+            refusal = LimitReached(f"the cluster has {limit} sessions, its limit (limits.sessions); {HINT}")
             self._reply_sink.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         opening = _opening.decode(body)
