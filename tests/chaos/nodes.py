@@ -82,8 +82,12 @@ class ChaosNode:
 class ChaosCluster:
     """`with ChaosCluster(3) as cluster`: started, not yet led. With `tmpfs`, the last node's data lie on one."""
 
-    def __init__(self, count: int, *, tmpfs: bool = False, settings: str = SETTINGS) -> None:
+    def __init__(
+        self, count: int, *, tmpfs: bool = False, settings: str = SETTINGS, secret: bool = False, proxies: bool = True
+    ) -> None:
+        """Beyond loopback there is always a secret. Without `proxies` the members know each other's own ports."""
         self._count, self._tmpfs, self._settings = count, tmpfs, settings
+        self._has_secret, self._has_proxies = secret, proxies
         self._mounted: list[Path] = []
         self._library: Path | None = None
         self.directory: Path
@@ -175,6 +179,8 @@ class ChaosCluster:
     # --- files ---
 
     def _place(self, name: str, ports: Any) -> None:
+        if not self._has_proxies:
+            ports = (ports[1], ports[1], ports[3], ports[3])
         directory = self.directory / name
         directory.mkdir()
         self.nodes[name] = node = ChaosNode(name, ports, directory, ())
@@ -203,7 +209,9 @@ class ChaosCluster:
         }
         lines = [f"{key} = {json.dumps(value)}" for key, value in own.items()]
         if node.host != HOST:
-            lines += ["insecure = true", f"cluster_secret_file = {json.dumps(str(self._secret()))}"]
+            lines.append("insecure = true")
+        if node.host != HOST or self._has_secret:
+            lines.append(f"cluster_secret_file = {json.dumps(str(self._secret()))}")
         lines.append(self._settings)
         for other in self.nodes.values():
             member = {"name": other.name, "peer": other.members_peer, "client": other.members_client}
