@@ -15,6 +15,8 @@ from disheap_heap.settings import MAX_PUSH_BYTES_PER_CALL, MAX_SCANNED_PER_CALL,
 
 from .worst_case import CASES, Case, bytes_of, carry_out
 
+pytestmark = pytest.mark.proof
+
 SENT_BYTES_MAX = MAX_PUSH_BYTES_PER_CALL + HeapSettings().payload_bytes + (1 << 20)
 """Payloads that one call pushes, one message more, and 1 MiB for all that comes with them and for a reply."""
 

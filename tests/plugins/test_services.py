@@ -117,6 +117,7 @@ async def test_only_operators_pass_the_check(tmp_path: Path) -> None:
                 context.check_operator(principal, "10.0.0.9:5000")
 
 
+@pytest.mark.proof
 def test_the_conformance_suite_passes_over_a_service_that_is_right_and_fails_over_one_that_leaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

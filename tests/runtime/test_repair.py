@@ -87,6 +87,7 @@ def settle(disks: list[Disk]) -> list[plan.Step]:
     raise AssertionError("they go round in a circle")
 
 
+@pytest.mark.proof
 def test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is() -> None:
     seen = {"recovered": 0, "waits": 0, "dropped": 0}
     for states in itertools.product(STATES, repeat=3):

@@ -14,6 +14,7 @@ import pytest
 
 from tests.wrong_plugins.selection import meant
 
+pytestmark = pytest.mark.proof
 ROOT = Path(__file__).parents[2]
 RUN_S = 100
 KINDS = ("machine", "codec", "transport", "storage")
