@@ -1,17 +1,18 @@
-"""State machines that break one rule each, made from `Board`, which keeps all of them."""
+"""State machines that break one rule each, made from `Board` and `Relay`, which keep all of them."""
 
 from __future__ import annotations
 
 import hashlib
 import random
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
 from disheap.errors import InvalidArgument, SnapshotDamaged, UnknownCommand, VersionTooOld, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext, Principal
+from tests.support.relay import Relay, State
 
 _encode = msgspec.msgpack.encode
 Rest = tuple[list[int], list[tuple[int, int]], int, int]
@@ -533,8 +534,64 @@ class VersionOfTheClass(Board):
             super().set_version(version)
 
 
+# --- messages for other groups, made from `Relay` --------------------------------------------------------------------
+
+
+class Unlimited(Relay):
+    """Shows the whole outbox, whatever is asked for."""
+
+    def outbox(self, group: int, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
+        return super().outbox(group, 0, 1 << 30)
+
+
+class ReusedNumbers(Relay):
+    """Begins with number 1 again when the outbox is empty."""
+
+    def drop(self, group: int, number: int) -> None:
+        super().drop(group, number)
+        if group not in self.waiting:
+            self.last.pop(group, None)
+
+
+class ForgetsAll(Relay):
+    """Drops messages that nobody has confirmed."""
+
+    def drop(self, group: int, number: int) -> None:
+        self.waiting.pop(group, None)
+
+
+class LostOutbox(Relay):
+    """The outbox is neither in the snapshot nor in the hash."""
+
+    def state(self) -> State:
+        last, _, taken = super().state()
+        return last, {}, taken
+
+
+class TakesTwice(Relay):
+    """Takes a message again when it comes again."""
+
+    def take(self, source: int, number: int, word: str) -> bytes:
+        if number <= len(self.taken.get(source, ())):
+            self.taken[source].append(word)
+        return super().take(source, number, word)
+
+
+class TakesGaps(Relay):
+    """Takes a message although some are missing in front of it."""
+
+    def take(self, source: int, number: int, word: str) -> bytes:
+        return super().take(source, min(number, len(self.taken.get(source, ())) + 1), word)
+
+
 RIGHT = Board
-MEANT: dict[type[Board], str] = {
+MEANT: dict[type[Any], str] = {
+    Unlimited: "test_what_waits_for_other_groups_is_numbered_without_gaps",
+    ReusedNumbers: "test_what_is_confirmed_is_forgotten_and_nothing_else",
+    ForgetsAll: "test_what_is_confirmed_is_forgotten_and_nothing_else",
+    LostOutbox: "test_what_waits_is_in_the_snapshot_and_in_the_hash",
+    TakesTwice: "test_a_message_is_taken_once_and_in_order",
+    TakesGaps: "test_a_message_is_taken_once_and_in_order",
     LateView: "test_a_view_is_of_the_moment_it_was_taken",
     SharedView: "test_a_view_is_of_the_moment_it_was_taken",
     OneView: "test_two_views_do_not_disturb_each_other",

@@ -16,7 +16,9 @@ Effects = Sequence[Effect]
 
 
 class MachineContext(NamedTuple):
-    """Nothing yet. A machine has no clock, no entropy and no files. Everything it knows arrives through the log."""
+    """A machine has no clock, no entropy and no files. Everything else that it knows arrives through the log."""
+
+    group: int = 0  # the machine's own group, the source of what it forwards
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -172,6 +174,31 @@ class Discarding(Protocol):
         """Frees the state, a part at each step, in at most 2 ms. Ends when what is left is freed in one step.
         Called when a leader's snapshot or a repair has replaced the state. Nothing is called afterwards, but views
         that were taken before may still be read. They show what they would have shown."""
+
+
+@runtime_checkable
+class Forwarding(Protocol):
+    """Optional power of a machine: its commands put messages for other groups into an outbox, which is a part of the
+    state. The leader sends each message as a command to its group, again and again until that group has confirmed it.
+    Then a command of this machine forgets it.
+
+    Messages from one group to another are numbered 1, 2, 3, ... without gaps, for ever. A message is a command of the
+    target's machine. It names its source group and its number. The target's machine takes number n + 1 after n, and
+    keeps the highest number that it took from each source. A number that it took before changes nothing and is
+    answered with a reply. A number too high raises `CommandRefused` and changes nothing. What a message says is never a
+    reason to refuse it: a refused message is sent again, and all later ones wait behind it.
+    """
+
+    def targets(self) -> Sequence[int]:
+        """The groups for which messages wait, in ascending order."""
+
+    def outbox(self, group: int, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
+        """(number, command) of the messages that wait for `group`, in the order of their numbers: those above `after`,
+        at most `limit`. Changes nothing. Takes at most 2 ms for a limit of 64."""
+
+    def forget(self, group: int, number: int) -> bytes:
+        """A command of this machine. Applied, it removes the messages for `group` up to `number`, however often it is
+        applied. Changes nothing by itself."""
 
 
 @runtime_checkable

@@ -19,11 +19,12 @@ from typing import Any
 
 import pytest
 
-from disheap.errors import CommandRefused, SnapshotDamaged, VersionUnsupported
+from disheap.errors import CommandRefused, SnapshotDamaged, UnknownCommand, VersionUnsupported
 from disheap.interfaces import (
     API,
     AllowedWhenFull,
     FixedConstants,
+    Forwarding,
     MachineContext,
     MemoryEstimating,
     Sampling,
@@ -552,6 +553,102 @@ def test_however_the_work_is_cut_the_end_is_the_same_on_every_replica(
         replica = restored(machine_factory, list(machine.snapshot()))
         if not machine.backlog():
             break
+
+
+# --- messages for other groups ---------------------------------------------------------------------------------------
+
+
+def _waiting(machine: StateMachine) -> dict[int, list[tuple[int, bytes]]]:
+    """The whole outbox, by group."""
+    assert isinstance(machine, Forwarding)
+    return {group: list(machine.outbox(group, 0, PLENTY)) for group in machine.targets()}
+
+
+def test_what_waits_for_other_groups_is_numbered_without_gaps(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    """A `Forwarding` machine lists its messages by group, in the order of their numbers, and does not change by that.
+    It fails if a number is missing, or if `outbox` does not keep to `after` and `limit`."""
+    machine = played(machine_factory, machine_commands)
+    if not isinstance(machine, Forwarding):
+        return
+    before = machine.state_hash()
+    targets = list(machine.targets())
+    assert targets == sorted(set(targets)) and targets, "the samples put nothing into the outbox"
+    for group, waiting in _waiting(machine).items():
+        numbers = [number for number, _ in waiting]
+        assert numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert all(isinstance(command, bytes) for _, command in waiting)
+        for after in (numbers[0] - 1, numbers[0], numbers[-1]):
+            assert list(machine.outbox(group, after, 2)) == [one for one in waiting if one[0] > after][:2]
+    assert list(machine.outbox(max(targets) + 1, 0, PLENTY)) == []
+    assert machine.state_hash() == before
+
+
+def test_what_is_confirmed_is_forgotten_and_nothing_else(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    """`forget` names a command that removes the messages up to a number. It fails if others go with them, if the same
+    command removes more when it comes again, or if a number is given to a second message."""
+    machine = played(machine_factory, machine_commands)
+    if not isinstance(machine, Forwarding):
+        return
+    before, last = _waiting(machine), {group: waiting[-1][0] for group, waiting in _waiting(machine).items()}
+    for group, waiting in before.items():
+        confirmed = waiting[0][0]
+        command = machine.forget(group, confirmed)
+        for _ in range(2):
+            machine.apply(PLENTY, LATER_MS, 1, command)
+            left = {**before, group: waiting[1:]}
+            assert _waiting(machine) == {one: messages for one, messages in left.items() if messages}
+        machine.apply(PLENTY, LATER_MS, 1, machine.forget(group, waiting[-1][0]))
+        before = _waiting(machine)
+        assert group not in before
+    for index, step in enumerate(more_script(machine_commands, 1, 200, LATER_MS)):
+        play(machine, step, PLENTY + index)
+        for group, waiting in _waiting(machine).items():
+            assert all(number > last.get(group, 0) for number, _ in waiting), "a number is used a second time"
+
+
+def test_what_waits_is_in_the_snapshot_and_in_the_hash(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    """A restored replica has the same outbox, and replicas with different outboxes have different hashes. It fails if
+    the outbox is no part of the state: then a new leader does not send what it lacks."""
+    machine = played(machine_factory, machine_commands)
+    if not isinstance(machine, Forwarding):
+        return
+    replica = restored(machine_factory, machine.snapshot())
+    assert _waiting(replica) == _waiting(machine)
+    before = hashed(machine)
+    group, waiting = next(iter(_waiting(machine).items()))
+    machine.apply(PLENTY, LATER_MS, 1, machine.forget(group, waiting[0][0]))
+    assert hashed(machine) != before, "the hash does not cover the outbox"
+
+
+def test_a_message_is_taken_once_and_in_order(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    """A machine that takes the messages of its own kind takes each once, and none before the one in front of it. It
+    fails if a message that is sent again changes the state, or if one is taken although others are missing."""
+    machine, target = machine_factory(), machine_factory()
+    if not isinstance(machine, Forwarding):
+        return
+    sent: dict[int, dict[int, bytes]] = {}
+    for index, step in enumerate(script(machine_commands, 2)):
+        play(machine, step, index)
+        for group, waiting in _waiting(machine).items():
+            sent.setdefault(group, {}).update(waiting)
+    messages = next(messages for messages in sent.values() if len(messages) > 2)
+    try:
+        target.apply(1, LATER_MS, 1, messages[1])
+    except UnknownCommand:
+        return  # its messages are for machines of another kind
+    after_first = target.state_hash()
+    reply, _ = target.apply(2, LATER_MS, 1, messages[1])
+    assert isinstance(reply, bytes) and target.state_hash() == after_first, "a message that came again is taken again"
+    with pytest.raises(CommandRefused):
+        target.apply(3, LATER_MS, 1, messages[3])
+    assert target.state_hash() == after_first, "a message is taken before the one in front of it"
+    target.apply(4, LATER_MS, 1, messages[2])
+    target.apply(5, LATER_MS, 1, messages[3])
+    assert target.state_hash() != after_first
 
 
 # --- versions --------------------------------------------------------------------------------------------------------

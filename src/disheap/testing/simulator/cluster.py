@@ -171,10 +171,13 @@ class Host:
 
 
 class Cluster:
-    """All hosts, the network, the clients' processes, and the checks of all that they do."""
+    """All hosts, the network, the clients' processes, and the checks of all that they do. Two clusters may share a
+    loop; each has a network of its own."""
 
-    def __init__(self, rng: Rng, registry: Registry, count: int, *, keep_trace: bool = False) -> None:
-        self.loop = SimLoop()  # type: ignore[abstract]
+    def __init__(
+        self, rng: Rng, registry: Registry, count: int, *, keep_trace: bool = False, loop: SimLoop | None = None
+    ) -> None:
+        self.loop = loop or SimLoop()  # type: ignore[abstract]
         self.trace = Trace(self.loop, keep_trace)
         self.rng = rng
         self.network = Network(self.loop, rng.fork())
