@@ -1,11 +1,10 @@
-"""How messages move: into a topic, to a consumer, back to their place, and out.
+"""How messages move: into a topic, to a consumer, back into their topic, and out.
 
-One door for each change of state: `add`, `make_ready`, `_delay`, `_deliver`, `release_lease`, `requeue`,
+There is one function for each change: `add`, `make_ready`, `_delay`, `_deliver`, `release_lease`, `requeue`,
 `drop_waiting`, `drop_all_waiting`. Between calls a topic never has both a ready message and a consumer that can receive
 it, unless the topic waits in `State.unserved`. Whoever adds one or the other calls `serve`.
 
-Turns: the consumer next in the ring gets the first message, and goes to the ring's end if it is still hungry. One that
-becomes hungry again joins at the end.
+The next consumer (`turns`) gets the first message (`ready`).
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ from disheap_heap.view import (
 )
 
 DELIVERIES_PER_SWEEP = 256
-"""Messages of a topic with many that leave it before some ids of those that are gone are swept up."""
+"""Messages that leave a topic before some ids of messages that no longer exist are removed from `arrivals`."""
 
 
 def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Message] = Message) -> int:
-    """A new message with this body; returns its id. The caller has checked everything, and serves the topic."""
+    """Adds a new message with this body. Returns its id. The caller has checked everything, and serves the topic."""
     state.units += 1
     state.last_message = number = state.last_message + 1
     state.message_bytes += len(body)
@@ -63,7 +62,7 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
 
 
 def needed_ids(state: State, topic: Topic) -> IdFilter:
-    """Ids are needed while the topic has the message, or an open view has to find it."""
+    """A filter for ids. An id is needed while the topic has the message, or while an open view has to find it."""
     ready, delayed, leases = topic.ready.by_id(), topic.delayed, state.leases
     if not state.views:
         return lambda ids: [one for one in ids if one in ready or one in leases or one in delayed]
@@ -78,14 +77,15 @@ def _sweep_ids(state: State, topic: Topic) -> None:
 
 
 def serve(state: State, topic: Topic) -> None:
-    """Let ready messages and hungry consumers meet, as often as the call may still do that; the rest is postponed."""
+    """Delivers ready messages to consumers that can receive, as many as this call may still deliver. Postpones the
+    rest."""
     state.deliveries_left -= serve_some(state, topic, state.deliveries_left)
 
 
 def serve_some(state: State, topic: Topic, limit: int) -> int:
-    """The same, at most `limit` times. Returns how often."""
+    """Delivers at most `limit` ready messages. Postpones the rest. Returns how many it delivered."""
     ready, turns, done = topic.ready, topic.turns, 0
-    waiting = ready.by_id()  # the truth of a dict is cheaper than that of an object
+    waiting = ready.by_id()  # whether a dict is empty is cheaper to ask than `ready`
     while waiting and (consumer := turns.next()) is not None:
         if done >= limit or state.push_bytes_left <= 0:
             state.unserved.setdefault(topic.number, topic)
@@ -98,13 +98,13 @@ def serve_some(state: State, topic: Topic, limit: int) -> int:
 
 
 def serve_freed_groups(state: State) -> None:
-    """The end of a call: groups of consumers that have room again are served, as far as the call may still do that."""
+    """Serves the credit groups that have credit again, at the end of a call, as far as the call may still deliver."""
     while state.freed and state.deliveries_left > 0:
         state.deliveries_left -= serve_next_freed_group(state)
 
 
 def serve_next_freed_group(state: State) -> int:
-    """One group. Returns the units of work that its consumers stand for; the deliveries count by themselves."""
+    """Serves one freed group. Returns the units of work for its consumers. The deliveries are counted in `serve`."""
     consumers, units = credit.next_freed(state)
     for consumer in consumers:
         if credit.join_turns(state, consumer):
@@ -113,13 +113,13 @@ def serve_next_freed_group(state: State) -> int:
 
 
 def serve_all(state: State, topics: Iterable[Topic]) -> None:
-    """Delivers what is ready in these topics."""
+    """Serves each of these topics."""
     for topic in topics:
         serve(state, topic)
 
 
 def serve_later(state: State, topic: Topic) -> None:
-    """Notes that a topic is to be served in a later slice of work."""
+    """Postpones the deliveries of a topic, if there are any."""
     if topic.turns and topic.ready:
         state.unserved.setdefault(topic.number, topic)
 
@@ -156,7 +156,7 @@ def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -
 def _lease(
     state: State, topic: Topic, consumer: Consumer, message: Message, number: int, epoch: int, body_bytes: int
 ) -> int:
-    """Returns when the lease ends, 0 for with the session."""
+    """Grants a lease. Returns its deadline in ms, or 0 if it lasts as long as the session."""
     until_ms = state.now_ms + consumer.lease_ms if consumer.lease_ms else 0
     # A named tuple's own constructor is a Python function, which takes as long again.
     lease = tuple.__new__(Lease, (message, epoch, until_ms, consumer))
@@ -171,7 +171,7 @@ def _lease(
 
 
 def release_lease(state: State, lease: Lease) -> Topic:
-    """The lease is over; its consumer has its credit back. What becomes of the message is the caller's business."""
+    """Ends a lease and gives the credit back. The caller decides what happens to the message. Returns the topic."""
     state.units += 1
     message, _, until_ms, consumer = lease
     topic, number, body_bytes = consumer.topic, message.id, len(message.body)
@@ -191,7 +191,8 @@ def release_lease(state: State, lease: Lease) -> Topic:
 
 
 def requeue(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
-    """To its place, or there after a delay. What expired meanwhile, or has no topic any more, is dropped."""
+    """Ends a lease and gives the message back to its place in the topic, at once or after a delay. Drops the message if
+    it has expired or its topic was deleted. Returns the topic."""
     topic = release_lease(state, lease)
     message = lease.message.after(lease.epoch)
     if state.views:
@@ -214,13 +215,13 @@ def requeue(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
 
 
 def requeue_all(state: State, consumer: Consumer) -> None:
-    """Everything that the consumer holds goes back, the oldest lease first, as far as the call may still do that; the
-    rest is postponed, and the consumer gets nothing new before that is done. The caller serves the topic."""
+    """Gives back all messages that the consumer holds, the oldest lease first, as many as this call may still do.
+    Postpones the rest. Until that is done the consumer receives nothing. The caller serves the topic."""
     state.returns_left -= requeue_some(state, consumer, state.returns_left)
 
 
 def requeue_some(state: State, consumer: Consumer, limit: int) -> int:
-    """The same, at most `limit` leases. Returns how many went."""
+    """Gives back at most `limit` messages that the consumer holds. Returns how many it gave back."""
     leases = list(islice(consumer.leases.values(), limit))
     consumer.returning = len(leases) < len(consumer.leases)
     if consumer.returning:
@@ -235,14 +236,14 @@ def requeue_some(state: State, consumer: Consumer, limit: int) -> int:
 
 
 def make_ready(state: State, topic: Topic, message: Message) -> None:
-    """To its place. A topic that drops and is over its bound loses the ready message of the lowest priority, and among
-    equals the oldest."""
+    """Adds a message to the ready ones. If the topic drops when it is full and has too many, it drops the ready message
+    of the lowest priority, and among equals the oldest."""
     topic.ready.push(message)
     topic.ready_bytes += len(message.body)
     state.ready += 1
     if topic.drops and len(topic.ready) > topic.settings.max_messages:
         assert isinstance(topic.ready, DroppingReadyMessages)
-        drop_waiting(state, topic, topic.ready.least())
+        drop_waiting(state, topic, topic.ready.lowest())
         state.dropped += 1
 
 
@@ -255,7 +256,7 @@ def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
 
 
 def drop_waiting(state: State, topic: Topic, number: int) -> bool:
-    """A ready or delayed message goes for good. False when there is none of that id."""
+    """Drops the ready or delayed message with this id. Returns False if there is none."""
     message = topic.ready.remove(number)
     if message is not None:
         if state.views:
@@ -276,7 +277,7 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
 
 
 def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
-    """Out of the delayed messages; there must be one of that id."""
+    """Removes and returns the delayed message with this id. There must be one."""
     due = topic.delayed[number]
     if state.views:
         keep_place(state, topic, number, due)
@@ -287,7 +288,7 @@ def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
 
 
 def drop_message(state: State, message: Message) -> None:
-    """Nobody holds the message any more."""
+    """Uncounts a message that no longer exists. It is already removed from its topic or lease."""
     state.message_bytes -= len(message.body)
     if type(message) is SharedMessage or type(message.body) is Content:
         uncount_extras(state, message)
@@ -297,7 +298,8 @@ def drop_message(state: State, message: Message) -> None:
 
 
 def drop_all_waiting(state: State, topic: Topic) -> int:
-    """Every ready and delayed message goes. However many: they are gone at once and freed later."""
+    """Drops all ready and delayed messages of a topic in constant time. Their memory is freed later. Returns how many
+    there were."""
     count = len(topic.ready) + len(topic.delayed)
     if count or topic.ready.entries():
         state.ready -= len(topic.ready)
@@ -321,14 +323,13 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
 
 
 def finish_pop(state: State, consumer: Consumer) -> None:
-    """Its count is reached, or its time is over. What it holds outlives it."""
+    """Ends a pop that has all its messages, or whose time is over, and tells its session. Its leases stay."""
     state.push(consumer.session, encode(PopDone(consumer.number, consumer.delivered)))
     end_consumer(state, consumer)
 
 
 def end_consumer(state: State, consumer: Consumer) -> None:
-    """Nothing more comes for the consumer; its leases stay. `consumers.delete_if_unused` deletes
-    its topic if that is due."""
+    """Ends a consumer. Its leases stay. The caller deletes its topic if that is due (`consumers.delete_if_unused`)."""
     state.units += 1
     topic = consumer.topic
     if state.views:
@@ -354,13 +355,13 @@ def forget_consumer(state: State, consumer: Consumer) -> None:
     if state.views:
         keep_record_bytes(state, consumer)
     del state.consumers[number], consumer.topic.consumers[number]
-    consumer.session.consumers.pop(number, None)  # a session that is ending has let go of it
+    consumer.session.consumers.pop(number, None)  # a session that is ending no longer has it
     state.returning.pop(number, None)
     credit.remove_unused_group(state, consumer)
 
 
 def update_expiry(state: State, topic: Topic) -> None:
-    """Start or stop the time after which an unused topic is deleted (AMQP's x-expires)."""
+    """Starts or stops the timer that deletes an unused topic (AMQP's x-expires)."""
     lifetime = topic.settings.expires_ms
     if not lifetime or not topic.alive:
         return

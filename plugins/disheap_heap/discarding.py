@@ -1,8 +1,7 @@
 """Frees a state that another replaced, in slices (`interfaces.Discarding`).
 
-Every record is taken out of its tables one by one. The records hold each other, and no garbage collector runs, so what
-they hold of each other is taken out as well. `State.__del__` does the same in one step, for a state that was not
-discarded.
+Every record is removed from its tables one by one. The records refer to each other, and no garbage collector runs, so
+these references are removed as well. `State.__del__` does the same in one step, for a state that was not discarded.
 """
 
 from __future__ import annotations
@@ -18,15 +17,16 @@ from disheap_heap.state import Consumer, Session, State, Topic
 from disheap_heap.work import free_some
 
 RECORDS_AT_ONCE = 1000
-"""Records that one slice frees, or as much as takes as long: 1 ms."""
+"""Records that one slice frees, which takes 1 ms."""
 BYTES_PER_RECORD = 64 << 10
-"""Of a payload: so much takes as long to free as one record more."""
+"""Bytes of a payload that take as long to free as one record."""
 IDS_PER_RECORD = 32
 UNITS_AT_ONCE = 250
 
 
 def discarding(state: State) -> Iterator[None]:
-    """Each step is a slice. While a view is open, nothing is freed, because the view reads the records."""
+    """Frees the state. Each step is a slice. While a view is open, nothing is freed, because the view reads the
+    records."""
     while state.views:
         yield
     for count, _ in enumerate(_records(state), 1):
@@ -35,7 +35,7 @@ def discarding(state: State) -> Iterator[None]:
 
 
 def _records(state: State) -> Iterator[None]:
-    """Yields after each record that was freed, and more often after what takes longer."""
+    """Yields after each record that was freed, and several times after one that takes longer."""
     while state.unfreed:
         free_some(state, UNITS_AT_ONCE)
         yield from repeat(None, UNITS_AT_ONCE)
@@ -101,4 +101,4 @@ def _taken(table: MutableMapping[Any, Any]) -> Iterator[Any]:
 
 
 def _nothing(_: Any) -> None:
-    """For what is freed as soon as it is taken."""
+    """For a record that is freed as soon as it is removed."""

@@ -1,5 +1,8 @@
-"""Messages come in: into a topic by name, or through an exchange. Every check comes before any change. All messages of
-a batch go in or none. Of the topics that a publish leads to, full ones refuse for themselves alone."""
+"""Enqueue into a topic by name, and publish through an exchange.
+
+Every check comes before any change. A batch enqueues all of its messages or none. A publish to several topics skips the
+full ones.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,7 @@ def publish(state: State, session: int, command: Publish) -> bytes:
 
 
 def _with_capacity(topics: tuple[Topic, ...], message: NewMessage) -> tuple[Topic, ...]:
-    """Those that take the message. Raises `TopicFull` when there are topics and none of them does."""
+    """The topics that have capacity for the message. Raises `TopicFull` if all of them are full."""
     refusal = None
     taking = []
     for topic in topics:

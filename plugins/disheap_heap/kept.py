@@ -1,7 +1,7 @@
-"""What a view keeps of records that have changed since it was taken: how much memory that takes, and how it is freed.
+"""The records that a view keeps because they have changed: how much memory they take, and how they are freed.
 
-It may be as much as the whole state, if all messages are settled while a snapshot is written. So it is freed in
-portions, as everything else that is large.
+They may take as much as the whole state, if all messages are settled while a snapshot is written. So they are freed in
+portions.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ from __future__ import annotations
 from typing import Any
 
 PLACE_BYTES = 50
-"""Of memory, for where a message was: an entry in a dict."""
+"""The memory for the old place of a message: an entry in a dict."""
 ROW_BYTES = 200
-"""Of memory, for what another record was: a tuple, and an entry in a dict."""
+"""The memory for another old record: a tuple, and an entry in a dict."""
 TUPLE_BYTES = 100
-"""Of memory, for a message that the state has replaced by another tuple."""
+"""The memory for a message that the state has replaced by another tuple."""
 DROPPED_BYTES = 150
-"""Of memory, for a message that the state has no more: a tuple, its id, and the header of its payload."""
+"""The memory for a message that the state has no more: a tuple, its id, and the header of its payload."""
 ID_BYTES = 8
-"""Of memory, for an id in a list."""
+"""The memory for an id in a list."""
 
 
 class Kept:
@@ -33,16 +33,16 @@ class Kept:
         return sum(map(len, self._tables))
 
     def add_bytes(self, count: int) -> None:
-        """The view alone has something that takes so much memory, beside its tables."""
+        """Counts memory that only the view needs, beside its tables."""
         self._more_bytes += count
 
     def memory_bytes(self) -> int:
-        """An estimate."""
+        """An estimate of the memory of all kept records."""
         places = len(self._tables[0])
         return PLACE_BYTES * places + ROW_BYTES * (len(self) - places) + self._more_bytes
 
     def free(self, limit: int) -> int:
-        """Frees at most `limit` records of one table, with the same share of all the rest. Returns how many."""
+        """Frees at most `limit` records of one table, and the same share of the other memory. Returns how many."""
         for table in self._tables:
             if table:
                 count = min(limit, len(table))

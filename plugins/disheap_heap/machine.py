@@ -16,7 +16,19 @@ from disheap.errors import CommandRefused, InvalidArgument, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext, Principal
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
-from disheap_heap import consumers, enqueue, exchanges, footprint, leases, queries, sessions, snapshot, topics, work
+from disheap_heap import (
+    consumers,
+    enqueue,
+    exchanges,
+    footprint,
+    leases,
+    queries,
+    restoring,
+    sessions,
+    snapshot,
+    topics,
+    work,
+)
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.delivery import serve_freed_groups
@@ -217,7 +229,7 @@ class HeapMachine:
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replaces the state by that of a snapshot."""
-        self._state = snapshot.restore(self._settings, chunks)
+        self._state = restoring.restore(self._settings, chunks)
 
     def discarding(self) -> Iterator[None]:
         """Frees the state in slices."""

@@ -4,7 +4,7 @@ It is a tuple that sorts: (rank, id) is the strict order of a topic in both mode
 the largest comes first. A message does not know where it is: topics and leases hold it.
 
 The body of a message is its payload. If it has headers or a key, the body is a `Content` with all three. So a message
-without them takes no more memory for what it does not have. The size of both kinds of body is `len(body)`.
+without headers and key takes no memory for them. The size of both kinds of body is `len(body)`.
 """
 
 from __future__ import annotations
@@ -55,14 +55,14 @@ class SharedMessage(Message):
 
 
 def body_of(new: NewMessage) -> Body:
-    """What is kept of a new message beside its numbers."""
+    """The body of a new message."""
     if new.encoded_headers or new.key:
         return Content(new.payload, new.encoded_headers, new.key)
     return new.payload
 
 
 def deliver(message: Message, consumer: int, epoch: int, priority: int, until_ms: int) -> Deliver:
-    """The push that delivers a message, which was leased as often as it says before."""
+    """The push that delivers a message. `message` counts the leases before this one."""
     _, number, attempts, enqueued_ms, _, body = message
     if type(body) is Content:
         payload, headers, key = body.payload, body.encoded_headers, body.key

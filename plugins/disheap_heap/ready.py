@@ -20,43 +20,43 @@ class DroppingReadyMessages(ReadyMessages):
     """Also finds the message that a full topic drops: the last rank, and in it the lowest id, which is the oldest. A
     second heap keeps the ranks in reverse order."""
 
-    __slots__ = ("_worst",)
+    __slots__ = ("_reversed",)
 
     def __init__(self) -> None:
         super().__init__()
-        self._worst: StrictHeap[tuple[int, int]] = StrictHeap()
+        self._reversed: StrictHeap[tuple[int, int]] = StrictHeap()
 
     def push(self, record: Message) -> None:
         """Adds a message to both orders."""
         super().push(record)
-        self._worst.push((-record[0], record[1]))
+        self._reversed.push((-record[0], record[1]))
 
     def load(self, records: dict[int, Message]) -> None:
         """Replaces all messages."""
         super().load(records)
-        self._worst.load({key: (-record[0], key) for key, record in records.items()})
+        self._reversed.load({key: (-record[0], key) for key, record in records.items()})
 
     def pop(self) -> Message:
         """Removes and returns the first message. There must be one."""
         record = super().pop()
-        self._worst.remove(record[1])
+        self._reversed.remove(record[1])
         return record
 
     def remove(self, key: int) -> Message | None:
         """Removes and returns the message with this id, or returns None."""
-        self._worst.remove(key)
+        self._reversed.remove(key)
         return super().remove(key)
 
     def drain(self) -> Message | None:
         """Takes any message or piece of garbage out, or returns None if there is none."""
         record = super().drain()
         if record is not None:
-            self._worst.remove(record[1])
+            self._reversed.remove(record[1])
         return record
 
-    def least(self) -> int:
+    def lowest(self) -> int:
         """The id of the message to drop. There must be a message."""
-        first = self._worst.first()
+        first = self._reversed.first()
         assert first is not None
         return first[1]
 

@@ -1,12 +1,12 @@
-"""The state at one moment, which a snapshot or a hash writes out later (Raft §7; pitfall 29).
+"""A view: the state at one moment, which a snapshot or a hash writes later (Raft §7; pitfall 29).
 
-Taking a view copies no record. It copies lists of references: 10 to 40 ns for each topic, consumer, session and
-binding. Everything else is read when the writer gets there. Whoever is about to change a record calls `keep_...` first,
-and each open view keeps what the record was, the first time only. That is constant work for a message, a lease, a
-consumer or a topic. A ring, a group, and the keys of a consumer's leases are copied, at 10 ns for each member.
+A view is copy-on-write. Opening it copies no record, only lists of references: 10 to 40 ns for each topic, consumer,
+session and binding. All else is read when the writer needs it. Before a record changes, `keep_...` is called, and each
+open view keeps the old record, the first time only. That is constant work for a message, a lease, a consumer or a
+topic. The turns of a topic, a group, and the keys of a consumer's leases are copied, at 10 ns for each member.
 
-The state knows its views by weak references. A view ends when it is written (`freeing`), or when whoever writes it lets
-go of it.
+The state knows its views by weak references. A view ends when it is written (`freeing`), or when its writer drops
+it.
 
 Where a message was follows from `_kept`. A message that is not in it has not moved since the view was taken. One with
 an id above `_last_message` came later.
@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 Row = tuple[Any, ...]
 
 IDS_PER_PAUSE = 2048
-"""Ids of messages between two pauses of the writer, where few of them give a row: 1 ms."""
+"""Ids of messages that are looked at between two pauses of the writer, if few of them give a row: 1 ms."""
 FREED_AT_ONCE = 1000
 """Kept records that are freed between two pauses: 0.2 ms, and more with large payloads."""
 
 
 class SessionFacts(NamedTuple):
+    """What a view keeps of a session. `scanned`, `tokens` and `sent` are positions in `resend`."""
+
     attached: bool
     groups: list[CreditGroup]
     owned: list[int]
@@ -46,7 +48,7 @@ class SessionFacts(NamedTuple):
 
 
 class View:
-    """Its methods give rows of the snapshot. Of them, None is a place where the writer may pause."""
+    """The methods return rows of the snapshot. A row that is None is a place where the writer may pause."""
 
     def __init__(self, state: State) -> None:
         self.machine = (state.version, state.now_ms, state.last_message, state.last_consumer, state.last_topic)
@@ -80,12 +82,14 @@ class View:
     # --- before a change ---
 
     def keep_place(self, topic: Topic, number: int, place: Message | Delayed) -> None:
+        """Keeps a ready or delayed message."""
         if number <= self._last_message and number not in self._kept:
             self._kept[number] = place
             if not isinstance(place, Message):
                 self._with_delayed[topic] = None
 
     def keep_lease(self, lease: Lease) -> None:
+        """Keeps a lease, and the order of the leases of its consumer."""
         number, consumer = lease.message.id, lease.consumer
         if number <= self._last_message and number not in self._kept:
             self._kept[number] = lease
@@ -94,47 +98,55 @@ class View:
                 self.kept.add_bytes(ID_BYTES * len(consumer.leases))
 
     def keep_message_bytes(self, number: int, memory_bytes: int) -> bool:
-        """Returns whether the view still has the message."""
+        """Counts the memory of a message that the state has no more, if the view has it. Returns whether it has."""
         is_kept = number in self._kept
         if is_kept:
             self.kept.add_bytes(memory_bytes)
         return is_kept
 
     def keep_purged(self, topic: Topic, purged: PurgedMessages) -> bool:
-        """Returns whether the view reads them."""
+        """Keeps the purged messages of a topic. Returns whether the view needs them."""
         if topic.number > self._last_topic or topic in self._purged:
             return False
         self._purged[topic] = purged
         return True
 
     def reads(self, purged: PurgedMessages) -> bool:
+        """Whether the view needs these purged messages."""
         return any(one is purged for one in self._purged.values())
 
     def keep_topic(self, topic: Topic) -> None:
+        """Keeps the row of a topic."""
         if topic.number <= self._last_topic and topic not in self._topic_rows:
             self._topic_rows[topic] = _topic_row(topic)
 
     def keep_deleted(self, topic: Topic) -> None:
+        """Keeps that a topic existed."""
         self._deleted[topic] = None
 
     def keep_turns(self, topic: Topic) -> None:
+        """Keeps the order of the consumers of a topic."""
         if topic.number <= self._last_topic and topic not in self._rings:
             self._rings[topic] = order = topic.turns.order()
             self.kept.add_bytes(ID_BYTES * len(order))
 
     def keep_consumer(self, consumer: Consumer) -> None:
+        """Keeps the row of a consumer."""
         if consumer.number <= self._last_consumer and consumer not in self._consumer_rows:
             self._consumer_rows[consumer] = self._consumer_row(consumer)
 
     def keep_group(self, group: CreditGroup) -> None:
+        """Keeps the row of a credit group, and the order of its consumers."""
         if group not in self._group_rows:
             self._group_rows[group] = _group_row(group), list(group.consumers)
 
     def keep_session(self, session: Session) -> None:
+        """Keeps the facts of a session."""
         if session not in self._session_facts:
             self._session_facts[session] = _session_facts(session)
 
     def keep_record_bytes(self, record: Topic | Consumer | Session) -> None:
+        """Counts the memory of a record that leaves the state, if the view has it."""
         if isinstance(record, Consumer):
             self.kept.add_bytes(CONSUMER_BYTES if record.number <= self._last_consumer else 0)
         elif isinstance(record, Topic):
@@ -143,14 +155,14 @@ class View:
             self.kept.add_bytes(SESSION_BYTES)
 
     def has_kept(self, topic: Topic, number: int) -> bool:
-        """Whether the id of the message is needed to find what is kept of it."""
+        """Whether the view needs the id of this message to find it."""
         if number in self._kept:
             return True
         purged = self._purged.get(topic)
         return purged is not None and (number in purged.ready.by_id() or number in purged.delayed)
 
     def freeing(self) -> Iterator[None]:
-        """The view is written. Frees what it kept, with a pause behind each portion."""
+        """Ends the view after it is written. Frees the kept records, with a pause after each portion."""
         self.end()
         while self.kept.free(FREED_AT_ONCE):
             yield
@@ -158,28 +170,34 @@ class View:
     # --- rows ---
 
     def sessions(self) -> Iterator[Row]:
+        """(number, attached, principal) of each session."""
         for one in self._sessions:
             facts = self._session_facts.get(one)
             yield one.number, one.attached if facts is None else facts.attached, one.principal
 
     def topics(self) -> Iterator[Row]:
+        """The row of each topic."""
         for one in self._topics:
             yield self._topic_rows.get(one) or _topic_row(one)
 
     def bindings(self) -> Iterator[Row]:
+        """(exchange, routing key, topic) of each binding, by exchange."""
         for name, keys in self._bindings:
             for key in keys:
                 yield name, *key
 
     def groups(self) -> Iterator[Row | None]:
+        """The row of each credit group."""
         for group in self._groups():
             yield None if group is None else self._of_group(group)[0]
 
     def consumers(self) -> Iterator[Row]:
+        """The row of each consumer."""
         for one in self._consumers:
             yield self._consumer_rows.get(one) or self._consumer_row(one)
 
     def turns(self) -> Iterator[Row | None]:
+        """(session, group, consumer): the order of the consumers of each credit group."""
         for group in self._groups():
             if group is None:
                 yield None
@@ -188,6 +206,7 @@ class View:
                 yield *group.key, number
 
     def rings(self) -> Iterator[Row | None]:
+        """(topic, consumer): the order of the consumers of each topic that can receive."""
         for count, topic in enumerate(self._topics):
             kept = self._rings.get(topic)
             if kept is None and topic.turns:
@@ -198,6 +217,7 @@ class View:
                 yield None
 
     def ready(self) -> Iterator[tuple[Topic, Message] | None]:
+        """The ready messages, by topic in the order of their ids."""
         for count, topic in enumerate(self._topics):
             for place in self._waiting(topic):
                 if place is None or isinstance(place, Message):
@@ -206,6 +226,7 @@ class View:
                 yield None
 
     def delayed(self) -> Iterator[tuple[Topic, Delayed] | None]:
+        """The delayed messages, by topic in the order of their ids."""
         for count, topic in enumerate(self._topics):
             if count % IDS_PER_PAUSE == 0:
                 yield None
@@ -217,7 +238,7 @@ class View:
                     yield place and (topic, place)
 
     def leases(self) -> Iterator[Lease | None]:
-        """Of each consumer the oldest first."""
+        """The leases, by consumer with the oldest first."""
         for count, consumer in enumerate(self._consumers):
             numbers = self._leases.get(consumer)
             for number in list(consumer.leases) if numbers is None else numbers:
@@ -230,9 +251,11 @@ class View:
                 yield None
 
     def owned(self, session: Session) -> list[int]:
+        """The numbers of the exclusive topics of a session that is ending."""
         return self._facts(session).owned
 
     def unsent(self) -> Iterator[Row]:
+        """(session, message, epoch) of each lease that is still to be sent again."""
         for session in self.resending:
             facts = self._facts(session)
             if facts.resend is not None:
@@ -240,6 +263,7 @@ class View:
                     yield session.number, *facts.resend.tokens[at]
 
     def unscanned(self) -> Iterator[Row]:
+        """(session, consumer) of each consumer whose leases are still to be compared."""
         for session in self.resending:
             facts = self._facts(session)
             if facts.resend is not None:
@@ -247,6 +271,7 @@ class View:
                     yield session.number, facts.resend.consumers[at]
 
     def held(self) -> Iterator[Row]:
+        """(session, message, epoch) of each lease that an attaching client has named."""
         for session in self.resending:
             facts = self._facts(session)
             if facts.resend is not None and facts.scanned < len(facts.resend.consumers):
@@ -304,15 +329,16 @@ def _session_facts(session: Session) -> SessionFacts:
     return SessionFacts(session.attached, list(session.groups.values()), list(session.owned), resend, *at)
 
 
-# --- what the state has open -----------------------------------------------------------------------------------------
+# --- open views of a state -----------------------------------------------------------------------------------------
 
 
 def open_view(state: State) -> View:
+    """Opens a view of the present state."""
     view = View(state)
     kept = view.kept
 
     def give_up(reference: weakref.ref[View]) -> None:
-        """Nobody writes it to its end. What it kept is freed as postponed work."""
+        """The view was dropped before its end. Its kept records are freed as postponed work."""
         if reference in state.views:
             close(reference)
             state.unfreed.append(kept)
@@ -330,8 +356,8 @@ def open_view(state: State) -> View:
 
 
 def keep_place(state: State, topic: Topic, number: int, place: Message | Delayed) -> None:
-    """Before a ready or delayed message leaves its place. A caller of these functions looks at `state.views`
-    first, which is nearly always empty."""
+    """Called before a ready or delayed message leaves its place. Callers of these functions check `state.views` first,
+    which is nearly always empty."""
     for view in _open(state):
         view.keep_place(topic, number, place)
 
@@ -343,20 +369,20 @@ def keep_lease(state: State, lease: Lease) -> None:
 
 
 def keep_message_bytes(state: State, number: int, memory_bytes: int) -> None:
-    """The state has the message no more, or another tuple in its place. An open view may still have what it was."""
+    """Called when a message leaves the state or is replaced. An open view may still have the old one."""
     for view in _open(state):
         if view.keep_message_bytes(number, memory_bytes):
             break  # counted once, for the oldest view that has it
 
 
 def keep_record_bytes(state: State, record: Topic | Consumer | Session) -> None:
-    """A record leaves the state. The oldest view, which has a list of them, still has it."""
+    """Called when a record leaves the state. The oldest view, which has a list of all, still has it."""
     for view in _open(state)[:1]:
         view.keep_record_bytes(record)
 
 
 def kept_bytes(state: State) -> int:
-    """Of memory, for what open views keep."""
+    """The bytes of memory that open views keep."""
     return sum(view.kept.memory_bytes() for view in _open(state))
 
 
@@ -381,7 +407,7 @@ def keep_deleted(state: State, topic: Topic) -> None:
 
 
 def keep_turns(state: State, topic: Topic) -> None:
-    """Before the ring of a topic changes."""
+    """Before the turns of a topic change."""
     for view in _open(state):
         view.keep_turns(topic)
 
@@ -405,6 +431,7 @@ def keep_session(state: State, session: Session) -> None:
 
 
 def has_kept(state: State, topic: Topic, number: int) -> bool:
+    """Whether an open view needs the id of this message."""
     return any(view.has_kept(topic, number) for view in _open(state))
 
 

@@ -15,7 +15,7 @@ OWNERS = {
     "ring": "turns.py",
     "_records": "heap.py",
     "records": "heap.py",
-    "_worst": "ready.py",
+    "_reversed": "ready.py",
 }
 
 
@@ -33,7 +33,7 @@ def test_only_its_owner_touches_the_order(path: Path) -> None:
     assert strangers == []
 
 
-@pytest.mark.parametrize("name", ["_ring", "_records", "_worst"])
+@pytest.mark.parametrize("name", ["_ring", "_records", "_reversed"])
 def test_the_owner_has_what_it_owns(name: str) -> None:
     """Without this, a renamed attribute would leave the test above with nothing to find."""
     owner = next(path for path in FILES if path.name == OWNERS[name])

@@ -77,8 +77,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:DroppingReadyMessages.push",
-                "self._worst.push((-record[0], record[1]))",
-                "self._worst.push(record[:2])",
+                "self._reversed.push((-record[0], record[1]))",
+                "self._reversed.push(record[:2])",
             ),
         ),
         ("tests/heap/test_overflow.py::test_the_lowest_priority_is_dropped_first",),
