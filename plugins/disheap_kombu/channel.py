@@ -7,7 +7,7 @@ before it.
 
 Prefetch is credit that the consumers of a channel share, whatever `a_global` says (Celery asks for it so): a worker
 that takes from five queues has the count in hand, and not five times as much. Between the queues the one served longest
-ago goes first. Without a count (0) a channel has `CREDIT_MAX` and `ENDLESS_BYTES`, never infinity. Consumers without
+ago goes first. Without a count (0) a channel has `CREDIT_MAX` and `UNLIMITED_BYTES`, never infinity. Consumers without
 acks have a credit each.
 """
 
@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from amqp.exceptions import (
     AMQPNotImplementedError,
     ChannelError,
-    ConsumerCancelled,
     NotFound,
     PreconditionFailed,
     RecoverableConnectionError,
@@ -39,64 +38,81 @@ from disheap_kombu.queues import (
     topic_settings,
     warn_of_consumer_arguments,
 )
+from disheap_kombu.subscription import Subscription
 
 if TYPE_CHECKING:
     from kombu.message import Message
-
-    from disheap_kombu.connection import Connection
 
 TRANSIENT = 1  # AMQP's delivery mode
 REMOTE_CONTROL = ".pidbox"
 """The end of the name of the exchanges of kombu's remote control, whose messages are transient whatever they say."""
 NO_ROUTE = 312
-ENDLESS_BYTES = 256 << 20
+UNLIMITED_BYTES = 256 << 20
 """Payload in the hands of a consumer that asked for no bound; the leader may have to keep as much for a socket that
 nobody reads."""
 NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES = 1000, 4 << 20
 """What may be on its way to a consumer without acks. It takes leases all the same, and acknowledges each message before
 its callback: the broker's own no-ack consumers are sent everything at once, however slowly they read, and lose what is
 under way when a connection breaks. Events and remote control are worth neither an acknowledgement in the log nor a
-lease: their queues (`Connection.is_chatter`) are consumed so."""
+lease: their queues (`Connection.consumes_without_leases`) are consumed so."""
 
 
-class Subscription:
-    """One consumer: a tag here, a number at the broker."""
+class ChannelConnection(Protocol):
+    """What a channel asks of its connection. Every method may raise kombu's errors."""
 
-    __slots__ = ("callback", "channel", "group", "no_ack", "number", "on_cancel", "tag")
+    def call(self, command: broker.Command, timeout_s: float | None = None) -> Any:
+        """Sends a command and returns its reply."""
 
-    def __init__(
-        self,
-        channel: Channel,
-        tag: str,
-        callback: Callable[[Message], Any],
-        no_ack: bool,
-        on_cancel: Callable[[str], Any] | None,
+    def query(self, query: broker.Query) -> Any:
+        """Asks a question, and returns the answer."""
+
+    def send(self, command: broker.Command) -> None:
+        """Sends a command without waiting for its answer."""
+
+    def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
+        """Publishes, and waits for the confirm."""
+
+    def send_transient(self, command: broker.Publish) -> None:
+        """Publishes at most once, and does not wait."""
+
+    def pop(self, command: broker.Pop) -> broker.Deliver | None:
+        """One message, or None if there is none now."""
+
+    def subscribe(self, command: broker.Subscribe, subscription: Subscription) -> None:
+        """Starts a consumer."""
+
+    def unsubscribe(self, subscription: Subscription, wait: bool) -> None:
+        """Ends a consumer."""
+
+    def ack(self, tokens: list[broker.Token]) -> None:
+        """Acknowledges messages."""
+
+    def nack(self, tokens: list[broker.Token], discard: bool) -> None:
+        """Gives messages back, or drops them."""
+
+    def next_group(self) -> int:
+        """A number for consumers that share a credit."""
+
+    def note_declared(self, exchange: str, queue: str = "", is_temporary: bool = False) -> None:
+        """A queue or a binding was declared."""
+
+    def note_bound(self, queue: str) -> None:
+        """A queue gets messages from an exchange."""
+
+    def consumes_without_leases(self, queue: str) -> bool:
+        """Whether the messages of a queue are worth neither a lease nor an ack."""
+
+    def release_channel(
+        self, channel: Channel, subscriptions: Iterable[Subscription], tokens: list[broker.Token]
     ) -> None:
-        self.channel = channel
-        self.tag = tag
-        self.callback = callback
-        self.no_ack = no_ack
-        self.on_cancel = on_cancel
-        self.number = 0
-        self.group = 0  # the number under which it shares its credit; 0 for one without acks
-
-    def deliver(self, push: broker.Deliver) -> None:
-        """Calls the consumer's callback with a message."""
-        self.callback(self.channel.incoming(push, self.tag, self.no_ack))
-
-    def ended(self, reason: str) -> None:
-        """The queue is gone or has another owner (AMQP's basic.cancel from the server)."""
-        self.channel.forget(self.tag)
-        if self.on_cancel is None:
-            raise ConsumerCancelled(f"consumer {self.tag}: {reason}")
-        self.on_cancel(self.tag)
+        """The channel was closed."""
 
 
 class Channel(base.StdChannel):
     """A kombu channel: the methods of AMQP, as commands of the machine `heap`."""
 
-    def __init__(self, connection: Connection, channel_id: int) -> None:
-        self.connection: Connection | None = connection
+    def __init__(self, connection: ChannelConnection, channel_id: int) -> None:
+        self.connection: ChannelConnection | None = connection
         self.channel_id = channel_id
         self.events: dict[str, set[Callable[..., Any]]] = defaultdict(set)
         self.is_open = True
@@ -106,7 +122,7 @@ class Channel(base.StdChannel):
         self.no_ack_consumers: set[str] = set()  # type: ignore[assignment]  # kombu reads it before it acknowledges
         self._consumers: dict[str, Subscription] = {}
         self._tags = count(1)
-        self._made: set[str] = set()  # of the standard exchanges
+        self._made_exchanges: set[str] = set()  # of the standard exchanges
         self._unacked: dict[int, broker.Token] = {}  # in the order of delivery
 
     # --- messages out ---
@@ -148,15 +164,15 @@ class Channel(base.StdChannel):
             expires_ms=messages.expires_ms(message.properties),
         )
         command = broker.Publish(exchange or "", routing_key, new)
-        self._make_standard(command.exchange)
+        self._ensure_standard_exchange(command.exchange)
         if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
-            self._open_connection.cast(command)
+            self._open_connection.send_transient(command)
             return
         reply = self._open_connection.publish(command, confirm_timeout or timeout)
         if mandatory and not reply.routed:
-            self._returned(message, exchange, routing_key)
+            self._return_message(message, exchange, routing_key)
 
-    def _returned(self, message: Outgoing, exchange: str, routing_key: str) -> None:
+    def _return_message(self, message: Outgoing, exchange: str, routing_key: str) -> None:
         error = ChannelError(f"no queue takes {routing_key!r} from exchange {exchange!r}", reply_code=NO_ROUTE)
         handlers = self.events.get("basic_return")
         if not handlers:
@@ -185,10 +201,10 @@ class Channel(base.StdChannel):
             raise PreconditionFailed(f"consumer tag {tag!r} is in use on this channel")
         warn_of_consumer_arguments(queue, arguments or {})
         subscription = Subscription(self, tag, callback or _ignore, bool(no_ack), on_cancel)
-        is_chatter = no_ack and self._open_connection.is_chatter(queue)
+        without_leases = no_ack and self._open_connection.consumes_without_leases(queue)
         credit = (NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES) if no_ack else self._credit
-        subscription.group = 0 if no_ack else self._group_with_room()
-        command = broker.Subscribe(queue, *credit, is_chatter, 0, bool(exclusive), subscription.group)
+        subscription.group = 0 if no_ack else self._group_for_next_consumer()
+        command = broker.Subscribe(queue, *credit, without_leases, 0, bool(exclusive), subscription.group)
         self._open_connection.subscribe(command, subscription)
         self._consumers[tag] = subscription
         if no_ack:
@@ -197,7 +213,7 @@ class Channel(base.StdChannel):
 
     def basic_cancel(self, consumer_tag: str, nowait: bool = False, **_: Any) -> None:
         """No more deliveries; those in hand may still be acknowledged. An unknown tag is fine."""
-        subscription = self.forget(consumer_tag)
+        subscription = self.remove_consumer(consumer_tag)
         if subscription is not None:
             self._open_connection.unsubscribe(subscription, wait=not nowait)
 
@@ -248,7 +264,7 @@ class Channel(base.StdChannel):
         """The groups that share a credit, and how many consumers each has."""
         return Counter(subscription.group for subscription in self._consumers.values())
 
-    def _group_with_room(self) -> int:
+    def _group_for_next_consumer(self) -> int:
         """The group of the next consumer. There is one for each `CREDIT_GROUP_CONSUMERS_MAX` consumers: so a channel of
         more queues has the prefetch count for each so many."""
         counts = self._groups()
@@ -265,7 +281,7 @@ class Channel(base.StdChannel):
         """Messages and bytes. Whoever counts messages gets so many: a worker whose prefetch count grows with each task
         that waits for its time must not stop at a bound that it never named."""
         messages = min(self._prefetch or broker.CREDIT_MAX, broker.CREDIT_MAX)
-        size = self._prefetch_bytes or (broker.CREDIT_BYTES_MAX if self._prefetch else ENDLESS_BYTES)
+        size = self._prefetch_bytes or (broker.CREDIT_BYTES_MAX if self._prefetch else UNLIMITED_BYTES)
         return messages, min(size, broker.CREDIT_BYTES_MAX)
 
     def _take(self, delivery_tag: int) -> broker.Token:
@@ -298,7 +314,7 @@ class Channel(base.StdChannel):
     ) -> None:
         """404 for a passive declaration of what is not there, 406 where it has another type."""
         if passive:
-            self._make_standard(exchange)
+            self._ensure_standard_exchange(exchange)
             found = self._open_connection.query(broker.ListExchanges(exchange))
             if not any(name == exchange for name, _kind in found.exchanges):
                 raise NotFound(f"no exchange {exchange!r}")
@@ -308,10 +324,10 @@ class Channel(base.StdChannel):
         alternate = alternate_exchange(exchange, arguments or {})
         self._open_connection.call(broker.CreateExchange(exchange, type, bool(auto_delete), alternate))
 
-    def _make_standard(self, exchange: str) -> None:
-        if exchange in STANDARD_EXCHANGES and exchange not in self._made:
+    def _ensure_standard_exchange(self, exchange: str) -> None:
+        if exchange in STANDARD_EXCHANGES and exchange not in self._made_exchanges:
             self._open_connection.call(broker.CreateExchange(exchange, STANDARD_EXCHANGES[exchange]))
-            self._made.add(exchange)
+            self._made_exchanges.add(exchange)
 
     def exchange_delete(self, exchange: str = "", if_unused: bool = False, nowait: bool = False, **_: Any) -> None:
         """Deletes an exchange. Nothing happens if there is none."""
@@ -349,16 +365,16 @@ class Channel(base.StdChannel):
             queue = queue or f"amq.gen-{uuid.uuid4().hex}"
             settings = topic_settings(queue, arguments or {}, bool(exclusive), bool(auto_delete))
             info = self._open_connection.call(broker.CreateTopic(queue, settings))
-            self._open_connection.declared("", info.topic, is_temporary=bool(exclusive or auto_delete))
+            self._open_connection.note_declared("", info.topic, is_temporary=bool(exclusive or auto_delete))
         return queue_declare_ok_t(info.topic, info.ready, info.consumers)
 
     def queue_bind(self, queue: str, exchange: str = "", routing_key: str = "", *_: Any, **__: Any) -> None:
         """Binds a queue to an exchange."""
         if exchange:  # every queue is bound to the default exchange, by its name
-            self._make_standard(exchange)
+            self._ensure_standard_exchange(exchange)
             self._open_connection.call(broker.Bind(exchange, queue, routing_key or ""))
-            self._open_connection.declared(exchange)
-            self._open_connection.bound(queue)
+            self._open_connection.note_declared(exchange)
+            self._open_connection.note_bound(queue)
 
     def queue_unbind(self, queue: str, exchange: str, routing_key: str = "", *_: Any, **__: Any) -> None:
         """Removes a binding."""
@@ -388,7 +404,7 @@ class Channel(base.StdChannel):
             return
         subscriptions, tokens = list(self._consumers.values()), list(self._unacked.values())
         self.collect()
-        connection.release(self, subscriptions, tokens)
+        connection.release_channel(self, subscriptions, tokens)
 
     def collect(self) -> None:
         """Forget the connection, without a word to the broker."""
@@ -398,8 +414,8 @@ class Channel(base.StdChannel):
         self._unacked.clear()
         self.events.clear()
 
-    def forget(self, consumer_tag: str) -> Subscription | None:
-        """Forgets a consumer. Returns its subscription, or None."""
+    def remove_consumer(self, consumer_tag: str) -> Subscription | None:
+        """Removes a consumer of this tag. Returns its subscription, or None."""
         self.no_ack_consumers.discard(consumer_tag)
         return self._consumers.pop(consumer_tag, None)
 
@@ -407,7 +423,7 @@ class Channel(base.StdChannel):
         """Nothing: reply queues are exclusive, and end with their owner."""
 
     @property
-    def _open_connection(self) -> Connection:
+    def _open_connection(self) -> ChannelConnection:
         if self.connection is None:
             raise RecoverableConnectionError("the channel is closed")
         return self.connection

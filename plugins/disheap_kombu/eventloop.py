@@ -1,11 +1,10 @@
-"""A connection on kombu's event loop (the one a Celery worker runs).
+"""A connection on kombu's event loop, called the hub (the one that a Celery worker runs).
 
-Owns readers, timers and wake-ups; refuses to know what a delivery is. The loop has its own ways, and this is why it
-looks as it does: it runs what `call_soon` gave it, then timers, then `on_tick`, and then sleeps in poll for up to a
-second, even if one of those asked for more. So `on_tick` is where acks that gathered are sent, and where a byte to
-ourselves makes that poll return at once when deliveries wait (they may have been read by a round trip in between,
-with nothing left in the socket). Callbacks get a slice of time, so that acks which Celery puts off to the next turn
-are not kept back by a full buffer.
+Owns readers, timers and wake-ups. Does not know what a delivery is. In one turn the hub runs what `call_soon` gave it,
+then timers, then `on_tick`. Then it sleeps in poll for up to a second, even if one of those asked for more. So gathered
+acks are sent in `on_tick`. If deliveries wait, `on_tick` writes a byte to our own socket, so that the poll returns at
+once: a round trip may have read them, with nothing left in the node's socket. Callbacks get a slice of time, so that
+acks which Celery puts off to the next turn are sent even while the buffer is full.
 """
 
 from __future__ import annotations
@@ -13,69 +12,97 @@ from __future__ import annotations
 from collections.abc import Callable
 from threading import get_ident
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from disheap.client.io.blocking_driver import BlockingClient
 from disheap_kombu.keepalive import Keepalive
 from disheap_kombu.waker import Waker
 
-if TYPE_CHECKING:
-    from disheap_kombu.connection import Connection
-
-SLICE_S = 0.002
-"""Callbacks in one turn of the loop."""
-BEAT_S = 1.0
-"""How often the loop looks after the connection, at least."""
-SOONER_S = 0.01
-"""A planned call is moved only when it would come so much too late."""
+DISPATCH_SLICE_S = 0.002
+"""The time for callbacks in one turn of the hub."""
+HEARTBEAT_S = 1.0
+"""The longest time between two heartbeats of the connection."""
+RESCHEDULE_S = 0.01
+"""A planned call is moved only if it would come this much too late."""
 
 
-class Bond:
-    """Made on the loop's thread; ends with `Connection.unbind`."""
+class HubConnection(Protocol):
+    """What the adapter asks of its connection."""
 
-    def __init__(self, connection: Connection, hub: Any, keepalive: bool) -> None:
+    driver: BlockingClient
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits for `dispatch`."""
+
+    @property
+    def unsent(self) -> bool:
+        """Whether acks wait to be sent."""
+
+    def attach_hub(self, adapter: HubAdapter) -> None:
+        """From now on the event loop waits for the socket."""
+
+    def read(self) -> None:
+        """Reads what the socket has, without waiting."""
+
+    def dispatch(self, until: float) -> int:
+        """Runs callbacks until that time."""
+
+    def flush(self) -> None:
+        """Sends the gathered acks."""
+
+    def heartbeat(self) -> None:
+        """Pings when it is time."""
+
+
+class HubAdapter:
+    """Connects one connection to kombu's hub. Made on the hub's thread. Ends with `Connection.detach_hub`."""
+
+    def __init__(self, connection: HubConnection, hub: Any, keepalive: bool) -> None:
+        """`keepalive`: a thread keeps the session alive while tasks keep the hub's thread busy."""
         self.thread = get_ident()
         self._connection = connection
         self._hub = hub
         self._waker = Waker()
         self._descriptor = -1
-        self._moved = False
-        self._dispatched = False  # in this turn of the loop
+        self._socket_moved = False  # and the readers are not moved yet
+        self._dispatched = False  # in this turn of the hub
         self._retry: Any = None
         self._retry_at = 0.0
         self._failure: Exception | None = None
-        connection.bind(self)
-        hub.add_reader(self._waker.fileno(), self._woken)
+        connection.attach_hub(self)
+        hub.add_reader(self._waker.fileno(), self._on_wake)
         hub.on_tick.add(self._on_tick)
-        self._beat = hub.call_repeatedly(min(BEAT_S, connection.driver.heartbeat_s), self._on_beat)
-        self._follow()
-        self._keeper = Keepalive(self._keep, connection.driver.heartbeat_s / 2) if keepalive else None
+        self._heartbeat = hub.call_repeatedly(min(HEARTBEAT_S, connection.driver.heartbeat_s), self._on_heartbeat)
+        self._add_socket_reader()
+        self._keepalive = Keepalive(self._keepalive_tick, connection.driver.heartbeat_s / 2) if keepalive else None
 
     # --- called by the connection ---
 
     def socket_changed(self, _old: int | None, new: int | None) -> None:
-        """The client is about to close its socket, or has a new one. Readers are moved on the loop's own thread."""
+        """The client is about to close its socket, or has a new one. Readers are moved on the hub's own thread."""
         if get_ident() == self.thread:
-            self._leave()
+            self._remove_socket_reader()
             if new is not None:
-                self._follow()
+                self._add_socket_reader()
         else:
-            self._moved = True
+            self._socket_moved = True
             self._waker.wake()
 
     def wake(self) -> None:
-        """Makes the event loop call `dispatch` soon."""
+        """Makes the hub call `dispatch` soon. From any thread."""
         self._waker.wake()
 
-    def loosen(self) -> None:
-        """Leave the loop."""
-        if self._keeper is not None:
-            self._keeper.stop()
+    def detach(self) -> None:
+        """Removes everything of this adapter from the hub."""
+        if self._keepalive is not None:
+            self._keepalive.stop()
         self._hub.on_tick.discard(self._on_tick)
-        for timer in (self._beat, self._retry):
+        for timer in (self._heartbeat, self._retry):
             if timer is not None:
                 timer.cancel()
-        self._leave()
-        self._forget_reader(self._waker.fileno(), self._woken)
+        self._remove_socket_reader()
+        self._remove_reader(self._waker.fileno(), self._on_wake)
         self._waker.close()
 
     # --- called by the loop ---
@@ -85,14 +112,14 @@ class Bond:
         self._connection.read()
         if not self._dispatched:  # one slice a turn, though both the socket and a wake may have brought us here
             self._dispatched = True
-            self._connection.dispatch(monotonic() + SLICE_S)
+            self._connection.dispatch(monotonic() + DISPATCH_SLICE_S)
 
-    def _woken(self) -> None:
-        self._waker.quiet()
-        if self._moved:
-            self._moved = False
-            self._leave()
-            self._follow()
+    def _on_wake(self) -> None:
+        self._waker.reset()
+        if self._socket_moved:
+            self._socket_moved = False
+            self._remove_socket_reader()
+            self._add_socket_reader()
         self._on_readable()
 
     def _on_tick(self) -> None:
@@ -106,10 +133,10 @@ class Bond:
         self._schedule_retry(connection.driver.wants_poll_in)
 
     def _schedule_retry(self, wants_s: float) -> None:
-        """A call later, or sooner than was planned."""
+        """Plans a call, or moves the planned one to an earlier time."""
         at = monotonic() + wants_s
         if self._retry is not None:
-            if at > self._retry_at - SOONER_S:
+            if at > self._retry_at - RESCHEDULE_S:
                 return
             self._retry.cancel()
         self._retry, self._retry_at = self._hub.call_later(wants_s, self._on_retry), at
@@ -118,33 +145,33 @@ class Bond:
         self._retry = None
         self._connection.read()
 
-    def _on_beat(self) -> None:
-        self._connection.beat()
+    def _on_heartbeat(self) -> None:
+        self._connection.heartbeat()
 
     # --- readers ---
 
-    def _follow(self) -> None:
+    def _add_socket_reader(self) -> None:
         self._descriptor = self._connection.driver.fileno()
         if self._descriptor >= 0:
             self._hub.add_reader(self._descriptor, self._on_readable)
 
-    def _leave(self) -> None:
+    def _remove_socket_reader(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
-            self._forget_reader(descriptor, self._on_readable)
+            self._remove_reader(descriptor, self._on_readable)
 
-    def _forget_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
-        """Only ours: the number may be another's by now."""
+    def _remove_reader(self, descriptor: int, callback: Callable[[], None]) -> None:
+        """Removes only a reader of our own: the number may belong to another socket by now."""
         reader = self._hub.readers.get(descriptor)
         if reader is not None and reader[0] == callback:
             self._hub.remove(descriptor)
 
     # --- the keepalive thread ---
 
-    def _keep(self) -> bool:
-        """False when there is nothing left to keep; the loop hears of a failure when it comes round."""
+    def _keepalive_tick(self) -> bool:
+        """Returns False when it has failed. The hub raises the failure in its next turn."""
         try:
-            self._connection.beat()
+            self._connection.heartbeat()
         except Exception as error:
             self._failure = error
         if self._failure is not None or self._connection.pending:

@@ -28,7 +28,7 @@ TLS_NAMES = {
 TLS_FILES = ("ca_certs", "certfile", "keyfile")
 TLS_FIXED = ("ssl_version", "version", "min_version", "ciphers")
 """Ignored: both ends speak TLS 1.3, whose ciphers are all sound."""
-KOMBUS_OWN = frozenset(
+KOMBU_OPTIONS = frozenset(
     (
         "max_retries",
         "interval_start",
@@ -54,7 +54,7 @@ def broker_url(owner: Any, scheme: str) -> str:
     if owner.ssl:
         parts = [part.replace("disheap://", "disheaps://", 1) for part in parts]
         scheme = "disheaps"
-    first, *others = ";".join(_whole(part, owner, scheme) for part in parts).split(";")
+    first, *others = ";".join(_as_url(part, owner, scheme) for part in parts).split(";")
     named = dict(parse_qsl(first.partition("?")[2], keep_blank_values=True))
     given = {**_transport_options(owner.transport_options or {}), **_tls_options(owner.ssl)}
     if owner.ssl:
@@ -65,7 +65,7 @@ def broker_url(owner: Any, scheme: str) -> str:
     return ";".join([first, *others])
 
 
-def _whole(part: str, owner: Any, scheme: str) -> str:
+def _as_url(part: str, owner: Any, scheme: str) -> str:
     """A bare host name (`Connection("broker1", transport="disheap")`) becomes a URL."""
     if "://" in part:
         return part
@@ -80,7 +80,7 @@ def _transport_options(options: dict[str, Any]) -> dict[str, Any]:
         if key in known or key.startswith(urls.PLUGIN_PREFIX):
             if value is not None:
                 taken[key] = str(value).lower() if isinstance(value, bool) else value
-        elif key not in KOMBUS_OWN:
+        elif key not in KOMBU_OPTIONS:
             near = difflib.get_close_matches(key, known, n=1)
             guess = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
             warnings.warn(f"broker_transport_options: {key!r} has no effect with disheap{guess}", stacklevel=2)

@@ -11,8 +11,8 @@ in silence unless every queue here does what it asks for.
 | `x-overflow`                                      | honoured; `reject-publish-dlx` refuses and warns             |
 | `x-max-priority`                                  | checked; any signed 64-bit priority is kept, none is clamped |
 | `x-queue-type`                                    | `classic` and `quorum` are what a queue is; others: 406      |
-| `IMPLIED`                                         | where and how RabbitMQ stores a queue: not asked of this one |
-| `NOT_THERE`, and whatever else                    | checked where it is known, and warned of                     |
+| `STORAGE_ARGUMENTS`                               | where and how RabbitMQ stores a queue: not asked of this one |
+| `UNSUPPORTED`, and whatever else                  | checked where it is known, and warned of                     |
 
 Zero has no meaning for a length, so it is refused: RabbitMQ's queue of length 0 holds nothing, and a topic's limit of 0
 means that there is none.
@@ -33,8 +33,8 @@ STANDARD_EXCHANGES = {f"amq.{kind}": kind for kind in broker.EXCHANGE_KINDS}
 OVERFLOWS = {"drop-head": "drop", "reject-publish": "reject", "reject-publish-dlx": "reject"}
 QUEUE_TYPES = ("classic", "quorum")
 ALTERNATE = "alternate-exchange"
-HONOURED = frozenset(("x-expires", "x-message-ttl", "x-max-length", "x-overflow", "x-max-priority", "x-queue-type"))
-IMPLIED = frozenset(
+SUPPORTED = frozenset(("x-expires", "x-message-ttl", "x-max-length", "x-overflow", "x-max-priority", "x-queue-type"))
+STORAGE_ARGUMENTS = frozenset(
     (
         "x-ha-policy",
         "x-max-in-memory-bytes",
@@ -47,7 +47,7 @@ IMPLIED = frozenset(
     )
 )
 """Where and how RabbitMQ stores a queue. Every queue here is on the disks of a majority."""
-NOT_THERE: dict[str, tuple[type, str]] = {
+UNSUPPORTED: dict[str, tuple[type, str]] = {
     "x-dead-letter-exchange": (str, "the name of an exchange"),
     "x-dead-letter-routing-key": (str, "a routing key"),
     "x-delivery-limit": (int, "a whole number from 0"),
@@ -86,14 +86,14 @@ def _warn_of_ignored(queue: str, given: dict[str, Any], overflow: str) -> None:
             "nothing is dead-lettered yet",
             stacklevel=4,
         )
-    for name, (kind, what) in NOT_THERE.items():
+    for name, (kind, what) in UNSUPPORTED.items():
         if name in given and type(given[name]) is not kind:
             raise PreconditionFailed(f"{name} is {what}, not {given[name]!r}")
     _count(given, "x-delivery-limit", 0)
     _count(given, "x-max-length-bytes", 1)
     if given.get("x-single-active-consumer") is False:
         del given["x-single-active-consumer"]
-    names = [str(name) for name in given if name not in HONOURED and name not in IMPLIED]
+    names = [str(name) for name in given if name not in SUPPORTED and name not in STORAGE_ARGUMENTS]
     if names:
         warnings.warn(f"queue {queue!r}: {', '.join(names)} has no effect with disheap", stacklevel=4)
 

@@ -20,18 +20,18 @@ from disheap.client.core import url as urls
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import DisheapError
 from disheap.protocol.broker import EXCHANGE_KINDS
-from disheap_kombu import failures, places
+from disheap_kombu import failures, node_address
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
-from disheap_kombu.eventloop import Bond
+from disheap_kombu.eventloop import HubAdapter
 from disheap_kombu.labels import default_label
 from disheap_kombu.options import broker_url
 from disheap_kombu.unconfirmed import resume, suspend
 
 DRIVER = "disheap"
-NEIGHBOURLY = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}
-"""Celery's steps that ask for the transport by name; told only where Celery has loaded them."""
-BUSY_POOLS = ("celery.concurrency.solo", "celery.concurrency.thread")
+CELERY_STEPS = {"celery.worker.consumer.mingle": "Mingle", "celery.worker.consumer.gossip": "Gossip"}
+"""Celery's steps that know compatible transports by name. Each is told only if Celery has loaded it."""
+POOLS_ON_LOOP_THREAD = ("celery.concurrency.solo", "celery.concurrency.thread")
 """Pools that keep the loop's own thread busy: solo with every task, threads while a warm shutdown waits for the last.
 Neither forks. Celery loads such a module where a worker runs under that pool, and nowhere else."""
 
@@ -55,7 +55,7 @@ class Transport(base.Transport):
 
     def __init__(self, client: Any, **_: Any) -> None:
         self.client = client
-        _tell_celery()
+        _add_to_compatible_transports()
 
     def driver_version(self) -> str:
         """The version of disheap."""
@@ -80,7 +80,7 @@ class Transport(base.Transport):
                 raise failures.PublishOutcomeUnknown(f"a publish before is still without an answer: {error}") from error
             client.close(end_session=False)
             raise failures.translated(error) from error
-        places.note_node(owner, client.address)
+        node_address.note_node(owner, client.address)
         client.take_pushes()  # a client that was kept may say here that its session has lapsed; nobody consumes yet
         return Connection(client, owner, kept.unconfirmed if kept else None)
 
@@ -95,7 +95,7 @@ class Transport(base.Transport):
     def _collect(self, connection: Connection | None) -> None:
         """kombu's name, for what it calls after a fork and when a connection is beyond saving."""
         if connection is not None:
-            connection.give_up()
+            connection.suspend_or_collect()
 
     def create_channel(self, connection: Connection) -> Channel:
         """A new channel of this connection."""
@@ -114,11 +114,11 @@ class Transport(base.Transport):
 
     def register_with_event_loop(self, connection: Connection, loop: Any) -> None:
         """Adds the connection to a Celery worker's event loop."""
-        Bond(connection, loop, keepalive=any(pool in sys.modules for pool in BUSY_POOLS))
+        HubAdapter(connection, loop, keepalive=any(pool in sys.modules for pool in POOLS_ON_LOOP_THREAD))
 
     def unregister_from_event_loop(self, connection: Connection, loop: Any) -> None:
         """Takes the connection out of the event loop."""
-        connection.unbind()
+        connection.detach_hub()
 
     def on_readable(self, connection: Connection, loop: Any) -> None:
         """Called by the event loop when the socket has data."""
@@ -131,7 +131,7 @@ class Transport(base.Transport):
 
     def heartbeat_check(self, connection: Connection, rate: float = 2) -> None:
         """Called by kombu in intervals, to keep the session alive."""
-        connection.beat()
+        connection.heartbeat()
 
     def qos_semantics_matches_spec(self, connection: Connection) -> bool:
         """False: the prefetch count may change while a consumer is at work, and Celery does so."""
@@ -141,7 +141,7 @@ class Transport(base.Transport):
 
     def as_uri(self, uri: str, include_password: bool = False, mask: str = "**") -> str:
         """The URI for logs, with the node in use and without secrets."""
-        return uri if include_password else places.shown_uri(self.client, uri)
+        return uri if include_password else node_address.shown_uri(self.client, uri)
 
     @property
     def default_connection_params(self) -> dict[str, Any]:
@@ -155,10 +155,10 @@ class TlsTransport(Transport):
     scheme = "disheaps"
 
 
-def _tell_celery() -> None:
-    for module, step in NEIGHBOURLY.items():
+def _add_to_compatible_transports() -> None:
+    for module, step in CELERY_STEPS.items():
         if (loaded := sys.modules.get(module)) is not None and hasattr(loaded, step):
             getattr(loaded, step).compatible_transports.add(DRIVER)
 
 
-places.install()
+node_address.install()

@@ -14,27 +14,27 @@ class Waker:
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
-        self._rung = False
+        self._is_woken = False
 
     def fileno(self) -> int:
         """The descriptor that becomes readable."""
         return self._reader.fileno()
 
     def wake(self) -> None:
-        """From any thread, any number of times; one byte is under way at most (a second does no harm)."""
-        if not self._rung:
-            self._rung = True
+        """From any thread, any number of times. At most one byte is under way (a second one does no harm)."""
+        if not self._is_woken:
+            self._is_woken = True
             with suppress(OSError):
                 self._writer.send(b"\0")
 
-    def quiet(self) -> None:
-        """Before looking at what there is to do: a wake that comes after counts again."""
-        self._rung = False
+    def reset(self) -> None:
+        """Call it before you look for work: a wake that comes later counts again."""
+        self._is_woken = False
         with suppress(OSError):
             self._reader.recv(4096)
 
     def wait(self, descriptor: int, seconds: float) -> None:
-        """Until `descriptor` (unless negative) is readable, somebody wakes us, or time is up."""
+        """Waits until `descriptor` (unless negative) is readable, `wake` was called, or time is up."""
         descriptors = [self._reader.fileno(), *([descriptor] if descriptor >= 0 else [])]
         if hasattr(select, "poll"):
             poller = select.poll()
@@ -43,8 +43,8 @@ class Waker:
             poller.poll(seconds * 1000)
         else:  # eventlet takes it away
             select.select(descriptors, [], [], seconds)
-        if self._rung:
-            self.quiet()
+        if self._is_woken:
+            self.reset()
 
     def close(self) -> None:
         """Closes both sockets."""

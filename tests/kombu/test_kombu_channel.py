@@ -24,7 +24,7 @@ from kombu_fakes import delivery
 from disheap.client.core.broker_session import SessionLost
 from disheap.errors import ConnectionLost, ExchangeNotFound, NotSent, OutcomeUnknown, TopicLocked, TopicNotFound
 from disheap.protocol import broker
-from disheap_kombu.channel import ENDLESS_BYTES
+from disheap_kombu.channel import UNLIMITED_BYTES
 from disheap_kombu.connection import Connection
 from disheap_kombu.failures import PublishOutcomeUnknown
 from disheap_kombu.waker import Waker
@@ -173,7 +173,7 @@ def test_prefetch_is_credit_and_none_is_a_named_bound(channel, wire):
     channel.basic_consume("other", consumer_tag="d")
     channel.basic_qos(1000, 8, True)
     first, second = wire.told(broker.Subscribe)
-    assert (first.credit, first.credit_bytes) == (broker.CREDIT_MAX, ENDLESS_BYTES)
+    assert (first.credit, first.credit_bytes) == (broker.CREDIT_MAX, UNLIMITED_BYTES)
     assert (second.credit, second.credit_bytes) == (8, broker.CREDIT_BYTES_MAX), "the count alone decides"
     assert wire.told(broker.SetCredit) == [
         broker.SetCredit(0, 8, broker.CREDIT_BYTES_MAX, 1),
@@ -214,7 +214,7 @@ def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire)
 
 
 @pytest.mark.parametrize(
-    ("queue", "exchange", "is_chatter"),
+    ("queue", "exchange", "without_leases"),
     [
         ({"auto_delete": True}, "celeryev", True),
         ({"exclusive": True, "auto_delete": False}, "celery.pidbox", True),
@@ -222,13 +222,13 @@ def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire)
         ({"auto_delete": False}, "news", False),  # it outlives its consumer
     ],
 )
-def test_only_chatter_is_consumed_without_leases_and_acks(channel, wire, queue, exchange, is_chatter):
+def test_only_transient_queues_are_consumed_without_leases(channel, wire, queue, exchange, without_leases):
     channel.queue_declare("q", **queue)
     channel.queue_bind("q", exchange, "#")
     channel.basic_consume("q", no_ack=True)
     channel.basic_consume("q")
     without, with_acks = wire.told(broker.Subscribe)
-    assert without.no_ack is is_chatter
+    assert without.no_ack is without_leases
     assert with_acks.no_ack is False
 
 
@@ -358,7 +358,7 @@ def test_what_comes_for_a_cancelled_consumer_goes_back_though_nobody_drains(conn
     channel.basic_cancel("c", nowait=True)
     assert wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
     wire.arrive(delivery(1, 11))
-    connection.beat()
+    connection.heartbeat()
     assert got == [] and wire.told(broker.Nack)[1:] == [broker.Nack([(11, 1)])]
 
 
@@ -520,7 +520,7 @@ def test_closing_the_connection_sends_the_acks_that_wait(connection, channel, wi
     got = consume(channel)
     wire.arrive(delivery(1, 10))
     connection.drain_events(timeout=1)
-    connection._acks.append((10, 1))
+    connection._outbox.add_acks([(10, 1)])
     connection.close()
     assert wire.told(broker.Ack) == [broker.Ack([(10, 1)])]
     assert wire.closed == "closed" and len(got) == 1
@@ -572,7 +572,7 @@ def test_the_only_message_is_acknowledged_before_its_callback_goes_on_working(co
     assert told == [1]
 
 
-@pytest.mark.parametrize("reads", ["beat", "get"])
+@pytest.mark.parametrize("reads", ["heartbeat", "get"])
 def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, wire, monkeypatch, reads):
     """The one is about to sleep when the other takes its delivery out of the socket."""
     got = consume(channel)
@@ -581,8 +581,8 @@ def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, w
 
     def wait(waker, descriptor, seconds):
         wire.arrive(delivery(1, 10), broker.PopDone(2, 0))
-        _elsewhere(connection.beat if reads == "beat" else lambda: other.basic_get("other"))
-        woken.append(waker._rung)
+        _elsewhere(connection.heartbeat if reads == "heartbeat" else lambda: other.basic_get("other"))
+        woken.append(waker._is_woken)
 
     monkeypatch.setattr(Waker, "wait", wait)
     connection.drain_events(timeout=1)
@@ -643,30 +643,30 @@ def test_an_immediate_publish_is_refused(channel, wire):
 # --- nobody calls ---
 
 
-def keepers():
+def keepalive_threads():
     return [thread for thread in threading.enumerate() if thread.name == "disheap-keepalive"]
 
 
 def test_a_thread_answers_for_a_connection_that_has_something_to_lose_and_ends_with_it(connection, channel, wire):
     wire.heartbeat_s = 0.01
     channel.basic_publish(channel.prepare_message("x"), routing_key="q")
-    assert keepers() == []
+    assert keepalive_threads() == []
     wire.has_holdings = True
     consume(channel)
-    (keeper,) = keepers()
+    (thread_of_keepalive,) = keepalive_threads()
     beaten = threading.Event()
     poll = wire.poll
     wire.poll = lambda timeout_s: beaten.set() or poll(timeout_s)
     assert beaten.wait(5)
     wire.has_holdings = False
-    keeper.join(5)
-    assert not keeper.is_alive()
+    thread_of_keepalive.join(5)
+    assert not thread_of_keepalive.is_alive()
     wire.has_holdings = True
     consume(connection.channel())
-    (keeper,) = keepers()
+    (thread_of_keepalive,) = keepalive_threads()
     connection.close()
-    keeper.join(5)
-    assert not keeper.is_alive()
+    thread_of_keepalive.join(5)
+    assert not thread_of_keepalive.is_alive()
 
 
 def test_what_the_thread_reads_wakes_the_wait_for_it(connection, channel, wire, monkeypatch):
@@ -675,8 +675,8 @@ def test_what_the_thread_reads_wakes_the_wait_for_it(connection, channel, wire, 
 
     def wait(waker, descriptor, seconds):
         wire.arrive(delivery(1, 10))
-        _elsewhere(connection.keep)
-        assert waker._rung
+        _elsewhere(connection.keepalive_tick)
+        assert waker._is_woken
 
     monkeypatch.setattr(Waker, "wait", wait)
     connection.drain_events(timeout=1)
@@ -688,24 +688,24 @@ def test_a_connection_that_nobody_has_any_more_is_not_kept(wire):
     wire.heartbeat_s = 0.01
     dropped = Connection(wire, SimpleNamespace(declared_entities=set()))
     consume(dropped.channel())
-    (keeper,) = keepers()
+    (thread_of_keepalive,) = keepalive_threads()
     del dropped
     wire.on_socket_change = None  # a real one would go with it
     gc.collect()
-    keeper.join(5)
-    assert not keeper.is_alive()
+    thread_of_keepalive.join(5)
+    assert not thread_of_keepalive.is_alive()
 
 
 def test_an_event_loop_takes_over_from_the_thread(connection, channel, wire):
     wire.has_holdings = True
     consume(channel)
-    (keeper,) = keepers()
-    connection.bind(SimpleNamespace(socket_changed=None, loosen=lambda: None, thread=threading.get_ident()))
-    keeper.join(5)
-    assert not keeper.is_alive()
+    (thread_of_keepalive,) = keepalive_threads()
+    connection.attach_hub(SimpleNamespace(socket_changed=None, detach=lambda: None, thread=threading.get_ident()))
+    thread_of_keepalive.join(5)
+    assert not thread_of_keepalive.is_alive()
     channel.basic_qos(0, 1, True)
     channel.basic_consume("q", consumer_tag="d")
-    assert keepers() == []
+    assert keepalive_threads() == []
 
 
 def test_an_exchange_may_have_an_alternate(channel, wire):

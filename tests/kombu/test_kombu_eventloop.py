@@ -12,7 +12,7 @@ from kombu_fakes import delivery
 
 from disheap.client.core.broker_session import SessionLost
 from disheap.protocol import broker
-from disheap_kombu.eventloop import Bond
+from disheap_kombu.eventloop import HubAdapter
 
 SOON_S = 0.5  # well below the second that the hub sleeps when nobody wakes it
 
@@ -21,7 +21,7 @@ SOON_S = 0.5  # well below the second that the hub sleeps when nobody wakes it
 def hub(connection):
     hub = Hub()
     hub.propagate_errors = (RecoverableConnectionError,)
-    Bond(connection, hub, keepalive=False)
+    HubAdapter(connection, hub, keepalive=False)
     yield hub
     connection.close()
     hub.close()
@@ -101,7 +101,7 @@ def test_the_client_is_polled_when_it_asks_for_it(hub, wire):
 def test_the_session_is_kept_alive_by_the_loops_timer(connection, wire):
     wire.heartbeat_s = 0.01
     hub = Hub()
-    Bond(connection, hub, keepalive=False)
+    HubAdapter(connection, hub, keepalive=False)
     assert turn(hub, lambda: wire.beats > 3)
     connection.close()
     hub.close()
@@ -122,7 +122,7 @@ def test_a_closed_connection_leaves_nothing_on_the_loop(hub, connection):
 def test_the_solo_pools_thread_keeps_the_session_while_a_task_runs(connection, wire, got):
     wire.heartbeat_s = 0.02
     hub = Hub()
-    Bond(connection, hub, keepalive=True)
+    HubAdapter(connection, hub, keepalive=True)
     beats = wire.beats
     wire.arrive(delivery(1, 10))
     deadline = time.monotonic() + 5

@@ -9,7 +9,7 @@ from amqp.exceptions import ChannelError, RecoverableChannelError, RecoverableCo
 from kombu.exceptions import OperationalError
 
 from disheap import errors
-from disheap_kombu import failures, places
+from disheap_kombu import failures, node_address
 from disheap_kombu.options import broker_url
 from disheap_kombu.transport import Transport
 from kombu import Connection
@@ -138,7 +138,7 @@ def test_a_connection_that_has_switched_shows_the_node_in_use():
 
 def test_a_closed_connection_keeps_the_port_it_has_switched_to_until_it_gets_another_url():
     owner = Connection("disheap://h1:9;disheap://h3:8402")
-    places.note_node(owner, "h3:8402")
+    node_address.note_node(owner, "h3:8402")
     assert owner.port == 8402
     owner.switch("disheap://h4:7")
     assert owner.port == 7

@@ -30,8 +30,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_kombu:Connection.close",
-                "                self.flush()\n                self._forget()\n                self.driver.close()\n",
-                "                self._forget()\n                self.driver.close()\n",
+                "                self.flush()\n                self._clear()\n                self.driver.close()\n",
+                "                self._clear()\n                self.driver.close()\n",
             ),
         ),
         (CHANNEL + "test_closing_the_connection_sends_the_acks_that_wait",),
@@ -42,9 +42,9 @@ MUTANTS = (
         "acks that gather are not sent before the event loop sleeps",
         (
             Patch(
-                "disheap_kombu:Connection.flush",
-                "        with self._lock:\n            self._send_acks()\n            self._hand_over()\n",
-                "        with self._lock:\n            self._hand_over()\n",
+                "disheap_kombu:SessionEvents.flush",
+                "        with self._lock:\n            self._outbox.send_acks()\n            self._outbox.flush()\n",
+                "        with self._lock:\n            self._outbox.flush()\n",
             ),
         ),
         (
@@ -91,7 +91,7 @@ MUTANTS = (
         "a message that was on its way when its consumer was cancelled is held by nobody and never given back",
         (
             Patch(
-                "disheap_kombu:Connection._keep",
+                "disheap_kombu:SessionEvents._buffer",
                 "            self.nack(strays, discard=False)\n",
                 "            pass\n",
             ),
@@ -104,7 +104,7 @@ MUTANTS = (
         "what a channel held when it was closed stays leased until the session ends",
         (
             Patch(
-                "disheap_kombu:Connection.release",
+                "disheap_kombu:Connection.release_channel",
                 "            self.nack(tokens, discard=False)\n            self.flush()\n",
                 "            self.flush()\n",
             ),
@@ -130,8 +130,8 @@ MUTANTS = (
         "a session lapses, and the worker goes on waiting for deliveries that cannot come",
         (
             Patch(
-                "disheap_kombu:Connection._dispatch",
-                "        elif type(push) is SessionLost:\n            self._lose()\n",
+                "disheap_kombu:SessionEvents._dispatch",
+                "        elif type(push) is SessionLost:\n            self._raise_session_lost()\n",
                 "        elif type(push) is SessionLost:\n            pass\n",
             ),
         ),
@@ -190,8 +190,14 @@ MUTANTS = (
     Mutant(
         "chatter-is-acknowledged-in-the-log",
         "every heartbeat costs an entry for each worker that hears it",
-        (Patch("disheap_kombu:Connection.bound", "            self._temporary[queue] = True\n", "            pass\n"),),
-        (CHANNEL + "test_only_chatter_is_consumed_without_leases_and_acks",),
+        (
+            Patch(
+                "disheap_kombu:Declarations.add_binding",
+                "            self._temporary[queue] = True\n",
+                "            pass\n",
+            ),
+        ),
+        (CHANNEL + "test_only_transient_queues_are_consumed_without_leases",),
         simulated=False,
     ),
     Mutant(
@@ -211,8 +217,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_kombu:_warn_of_ignored",
-                "for name in given if name not in HONOURED and name not in IMPLIED]",
-                "for name in given if name in NOT_THERE and given[name]]",
+                "for name in given if name not in SUPPORTED and name not in STORAGE_ARGUMENTS]",
+                "for name in given if name in UNSUPPORTED and given[name]]",
             ),
         ),
         (CHANNEL + "test_an_argument_that_promises_what_is_not_there_warns",),
@@ -224,7 +230,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_kombu:Connection._limit_s",
-                "self.driver.url.confirm_s if timeout_s is None and not self._subscriptions else timeout_s",
+                "self.driver.url.confirm_s if timeout_s is None and not self._deliveries.has_consumers else timeout_s",
                 "timeout_s",
             ),
         ),
@@ -250,7 +256,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_kombu:Transport._collect",
-                "            connection.give_up()\n",
+                "            connection.suspend_or_collect()\n",
                 "            connection.collect()\n",
             ),
         ),
@@ -291,7 +297,7 @@ MUTANTS = (
     Mutant(
         "closed-connection-forgets-the-node-it-switched-to",
         "a connection that was closed shows the port of the dead host again",
-        (Patch("disheap_kombu.places", ' or (noted if noted_for == hostname else "")', ""),),
+        (Patch("disheap_kombu.node_address", ' or (noted if noted_for == hostname else "")', ""),),
         (TRANSPORT + "test_a_closed_connection_keeps_the_port_it_has_switched_to_until_it_gets_another_url",),
         simulated=False,
     ),

@@ -64,14 +64,14 @@ class Port:
         if owner is None:
             return None
         given = vars(owner).get("port")
-        return port_of(owner) if given is None and _is_ours(owner) else given
+        return port_of(owner) if given is None and _is_disheap(owner) else given
 
     def __set__(self, owner: Any, value: Any) -> None:
         """kombu writes back what it has read (`self.port = port or self.port`); that is not a port it was given."""
-        vars(owner)["port"] = None if _is_ours(owner) and value == port_of(owner) else value
+        vars(owner)["port"] = None if _is_disheap(owner) and value == port_of(owner) else value
 
 
-def _is_ours(owner: Any) -> bool:
+def _is_disheap(owner: Any) -> bool:
     hostname = vars(owner).get("hostname")
     return isinstance(hostname, str) and hostname.startswith(("disheap://", "disheaps://"))
 

@@ -1,0 +1,301 @@
+"""The events of one session: from the socket to a callback, and acks back.
+
+Owns the order of events, and the lock that lets other threads acknowledge. Keeps the session alive, by kombu's event
+loop or by a thread. Does not know channels (`connection.py`) or how an event loop works (`eventloop.py`). The client
+below reconnects by itself, so a failover shows here as a pause. Only a session that lapsed is an error, because its
+leases are lost. That error makes a Celery worker restart its consumer.
+
+Callbacks run outside the lock. One may take an hour, while another thread acknowledges or keeps the session alive.
+"""
+
+from __future__ import annotations
+
+import socket
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from threading import RLock, get_ident
+from time import monotonic
+from typing import TYPE_CHECKING
+
+from amqp.exceptions import RecoverableConnectionError
+
+from disheap.client.core.broker_session import SessionLost
+from disheap.client.io.blocking_driver import BlockingClient
+from disheap.errors import DisheapError
+from disheap.protocol import broker
+from disheap_kombu.deliveries import Arrival, Deliveries
+from disheap_kombu.failures import translated
+from disheap_kombu.keepalive import Keepalive
+from disheap_kombu.outbox import Outbox
+from disheap_kombu.waker import Waker
+
+if TYPE_CHECKING:
+    from disheap_kombu.eventloop import HubAdapter
+
+ACK_BATCH = 64
+"""Acks sent as one command. With more the broker would be idle meanwhile: credit comes back with the ack."""
+ACK_DELAY_S = 0.001
+"""The longest time for which an ack waits for others while callbacks follow each other."""
+DRAIN_WAIT_S = 3600.0
+"""`drain_events` without a timeout wakes up once an hour, and at every event."""
+
+
+class SessionEvents:
+    """The session of a blocking client, for kombu's event loop, or for a program that calls `drain_events`."""
+
+    def __init__(self, client: BlockingClient) -> None:
+        self.driver = client
+        self.connected = True
+        self._lock = RLock()
+        self._deliveries = Deliveries()
+        self._outbox = Outbox(client)
+        self._dispatched_ahead = 0  # deliveries dispatched beyond the one that `drain_events` was called for
+        self._dispatching = 0  # the thread that runs callbacks, or 0
+        self._waiting = False
+        self._waker: Waker | None = None
+        self._hub: HubAdapter | None = None
+        self._keepalive: Keepalive | None = None
+        client.on_socket_change = self._socket_changed
+
+    # --- settling ---
+
+    def ack(self, tokens: list[broker.Token]) -> None:
+        """Acknowledges messages. Returns at once; from any thread.
+
+        Acks are gathered on the event loop's thread, and inside a callback while other pushes wait for theirs. They are
+        sent together soon. Otherwise they are sent at once, because a callback may work for long. If another thread has
+        the lock, that thread sends them."""
+        self._outbox.add_acks(tokens)
+        thread = get_ident()
+        more = self._dispatching == thread and (self._hub is not None or len(self._deliveries) > 0)
+        gathering = more or (self._hub is not None and self._hub.thread == thread)
+        if gathering and self._outbox.acks < ACK_BATCH:
+            return
+        if self._lock.acquire(blocking=False):
+            try:
+                self.flush()
+            finally:
+                self._lock.release()
+        else:
+            self._wake()
+
+    def nack(self, tokens: list[broker.Token], discard: bool) -> None:
+        """Gives messages back or drops them. Does not wait for the replies."""
+        with self._lock:
+            self._outbox.send_nacks(tokens, discard)
+            self._outbox.flush()
+
+    def flush(self) -> None:
+        """Sends the gathered acks, and hands everything to the socket."""
+        self._check()
+        with self._lock:
+            self._outbox.send_acks()
+            self._outbox.flush()
+
+    # --- events ---
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Waits for a delivery, and dispatches all that have come. `timeout` is in seconds; None is for ever. Raises
+        `socket.timeout` if none comes in time.
+
+        kombu's own loops count calls, not messages (`for _ in range(3): drain_events()`). So each message dispatched
+        beyond the first lets one later call return without waiting. That call still reads the socket: Celery's loop for
+        green pools waits elsewhere between two calls, and an urgent message would come after all of them."""
+        if self._dispatched_ahead:
+            self._dispatched_ahead -= 1
+            self.read()
+            self._dispatched_ahead += self.dispatch()
+            return
+        deadline = monotonic() + (DRAIN_WAIT_S if timeout is None else timeout)
+        self.read()
+        while not self._deliveries:
+            left_s = deadline - monotonic()
+            if left_s <= 0 and timeout is not None:
+                raise socket.timeout(f"no event within {timeout} s")  # noqa: UP041
+            self._wait(max(left_s, 0.0))
+            self.read()
+        self._dispatched_ahead = max(0, self.dispatch() - 1)
+
+    def read(self) -> None:
+        """Reads what the socket has, without waiting. Goes on with a reconnection."""
+        self._check()
+        with self._lock:
+            self._outbox.send_acks()
+            self._buffer(self._poll(0.0))
+
+    def _buffer(self, pushes: list[Arrival]) -> None:
+        """Buffers pushes for their callbacks. Deliveries to a consumer that has ended go back."""
+        strays = self._deliveries.add(pushes)
+        if strays:
+            self.nack(strays, discard=False)
+
+    def dispatch(self, until: float = float("inf")) -> int:
+        """Runs callbacks for what has arrived, until that time (of `monotonic`). Returns how many ran."""
+        done, flushed_at = 0, monotonic()
+        outer, self._dispatching = self._dispatching, get_ident()
+        try:
+            while self._deliveries:
+                self._dispatch(self._deliveries.take())
+                done += 1
+                now = monotonic()
+                if self._outbox.acks and now - flushed_at > ACK_DELAY_S:
+                    self.flush()
+                    flushed_at = now
+                if now >= until:
+                    break
+        finally:
+            self._dispatching = outer
+            if self._outbox.acks and self.connected and self._hub is None:
+                self.flush()
+        return done
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits for `dispatch`."""
+        return len(self._deliveries) > 0 or self.driver.pending_pushes()
+
+    @property
+    def unsent(self) -> bool:
+        """Whether acks wait to be sent."""
+        return self._outbox.acks > 0
+
+    def _dispatch(self, push: Arrival) -> None:
+        if type(push) is broker.Deliver:
+            subscription = self._deliveries.get(push.consumer)
+            if subscription is not None:
+                subscription.deliver(push)
+            else:
+                self._buffer([push])  # cancelled by another thread, just now
+        elif type(push) is broker.ConsumerEnded:
+            subscription = self._deliveries.remove_consumer(push.consumer)
+            if subscription is not None:
+                subscription.ended(push.reason)
+        elif type(push) is SessionLost:
+            self._raise_session_lost()
+
+    def _raise_session_lost(self) -> None:
+        self.collect()
+        raise RecoverableConnectionError(
+            "the session lapsed: its consumers are gone, and what they held went back to its queues. The broker heard "
+            f"nothing of this process for too long (session_timeout_ms is {self.driver.session_timeout_ms}), or an "
+            "operator ended the session, or a broker that keeps nothing on disk was started again"
+        )
+
+    # --- keeping alive ---
+
+    def heartbeat(self) -> None:
+        """Pings when it is time, gives up a dead connection, and finds another. Call it about once a second."""
+        self.read()
+        self._wake_waiter()
+
+    def attach_hub(self, adapter: HubAdapter) -> None:
+        """From now on an event loop waits for the socket."""
+        self.detach_hub()
+        self._stop_keepalive()
+        self._hub = adapter
+        self.driver.on_socket_change = adapter.socket_changed
+
+    def detach_hub(self) -> None:
+        """Takes the connection out of the event loop."""
+        adapter, self._hub = self._hub, None
+        self.driver.on_socket_change = self._socket_changed
+        if adapter is not None:
+            adapter.detach()
+
+    def _start_keepalive(self) -> None:
+        """Starts the thread if the session has something to lose (consumers, leases, queues of its own) and no event
+        loop keeps it alive. The program may not call for long."""
+        if self._keepalive is None and self._hub is None and self.driver.has_holdings:
+            self._keepalive = Keepalive(_weak_keepalive(weakref.ref(self)), self.driver.heartbeat_s / 2)
+
+    def _stop_keepalive(self) -> None:
+        keepalive, self._keepalive = self._keepalive, None
+        if keepalive is not None:
+            keepalive.stop()
+
+    def keepalive_tick(self) -> bool:
+        """What the keepalive thread calls. False ends the thread: nothing is left to keep alive, or something went
+        wrong, which shows at the next use."""
+        with self._lock:
+            if self.connected and self._hub is None and self.driver.has_holdings:
+                with suppress(Exception):
+                    self.heartbeat()
+                    return True
+            self._keepalive = None
+            return False
+
+    def _socket_changed(self, _old: int | None, _new: int | None) -> None:
+        if self._waiting:
+            self._wake()
+
+    # --- the end ---
+
+    def collect(self) -> None:
+        """Drops the socket without speaking the protocol (kombu's word)."""
+        self._clear()
+        self.driver.collect()
+
+    def collect_in_child(self) -> None:
+        """After a fork. The socket and the event loop are the parent's. A thread of the parent may hold the lock."""
+        self._lock = RLock()
+        self._hub, self._keepalive = None, None
+        self.collect()
+
+    def _clear(self) -> None:
+        """Forgets everything but the driver."""
+        self.connected = False
+        self.detach_hub()
+        self._stop_keepalive()
+        self._deliveries.clear()
+        self._outbox.clear()
+        waker, self._waker = self._waker, None
+        if waker is not None:
+            waker.close()
+
+    # --- below ---
+
+    def _check(self) -> None:
+        if not self.connected:
+            raise RecoverableConnectionError("the connection is closed")
+
+    def _poll(self, timeout_s: float) -> list[Arrival]:
+        try:
+            return self.driver.poll(timeout_s)
+        except DisheapError as error:
+            raise translated(error) from error
+
+    def _wake_waiter(self) -> None:
+        """Wakes the thread that waits for deliveries: this thread has read them, and the socket has nothing left."""
+        elsewhere = self._hub is not None and self._hub.thread != get_ident()
+        if (elsewhere or self._waiting) and self.pending:
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._hub is not None:
+            self._hub.wake()
+        elif self._waker is not None:
+            self._waker.wake()
+
+    def _wait(self, seconds: float) -> None:
+        """Waits until the socket has something, another thread wakes this one, the client has work, or time is up."""
+        if self._waker is None:
+            self._waker = Waker()
+        limit_s = min(seconds, self.driver.heartbeat_s, self.driver.wants_poll_in)
+        self._waiting = True
+        try:
+            if not (self._outbox.acks or self.pending):
+                self._waker.wait(self.driver.fileno(), limit_s)
+        finally:
+            self._waiting = False
+
+
+def _weak_keepalive(reference: weakref.ref[SessionEvents]) -> Callable[[], bool]:
+    """`keepalive_tick` for a thread that must not hold the connection. The thread ends when the connection is freed
+    without a close."""
+
+    def tick() -> bool:
+        connection = reference()
+        return connection is not None and connection.keepalive_tick()
+
+    return tick
