@@ -14,9 +14,11 @@ import pytest
 from made_plugins import BROKEN_HOOK, MakeDistribution, codec_source
 
 from disheap import interfaces
+from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError, PluginError
 from disheap.interfaces import CodecContext, Provenance, TransportContext
 from disheap.plugins.registry import Registry, describe_plugin
+from disheap.runtime.node import Node
 
 SHIPPED = {
     ("transport", "inproc"): "memory",
@@ -85,6 +87,49 @@ def test_a_duplicate_is_refused_and_names_both_distributions(make_distribution: 
         registry.get("codec", "red")
     assert registry.names("codec") == ()
     assert [row.name for row in registry.listing()] == ["red", "red"]
+
+
+def test_a_plugin_that_registers_its_class_twice_is_refused_and_hurts_nobody_else(
+    make_distribution: MakeDistribution,
+) -> None:
+    source = codec_source("red").replace("return Mark", "return [Mark, Mark]")
+    twice = make_distribution("twice", {"a": "twice_hooks"}, twice_hooks=source)
+    good = make_distribution("good", {"b": "good_hooks"}, good_hooks=codec_source("blue"))
+    registry = Registry.load([twice, good])
+    with pytest.raises(PluginError, match=r"2 times: plugin 'a' of twice 1\.2 registers it more than once\. Let"):
+        registry.get("codec", "red")
+    assert registry.names("codec") == ("blue",)
+
+
+def test_a_node_does_not_start_with_a_machine_that_is_registered_twice(
+    make_distribution: MakeDistribution, tmp_path: Path
+) -> None:
+    source = """
+        from disheap.plugins import hookimpl
+        from tests.support.counter import CounterMachine
+        from tests.support.relay import Relay
+
+        @hookimpl
+        def disheap_register_machine():
+            return [CounterMachine, Relay, CounterMachine]
+    """
+    make_distribution("twice", {"a": "machine_hooks"}, machine_hooks=source)
+    config = NodeConfig(
+        name="n1",
+        alone=True,
+        storage="file",
+        transport="inproc",
+        client_listen="n1:1",
+        data_dir=str(tmp_path / "data"),
+        machine="counter",
+    )
+
+    async def start() -> None:
+        await Node(config, registry=Registry.load()).start()
+
+    with pytest.raises(PluginError, match="machine 'counter' is there 2 times"):
+        asyncio.run(start())
+    assert not (tmp_path / "data").exists(), "a start that fails leaves nothing behind"
 
 
 def test_one_module_under_two_distributions_is_a_duplicate_too(make_distribution: MakeDistribution) -> None:

@@ -272,6 +272,13 @@ def _unfit(provenance: Provenance, kind: str, fault: str) -> str:
 
 
 def _duplicate(kind: str, name: str, rows: list[Listed]) -> str:
+    if len({row.provenance for row in rows}) == 1:
+        origin = rows[0].provenance
+        return (
+            f"{kind} {name!r} is there {len(rows)} times: plugin {origin.entry_point!r} of {origin.distribution} "
+            f"{origin.version} registers it more than once. Let its hooks return each class once, or uninstall "
+            f"{origin.distribution}."
+        )
     origins = " and ".join(
         f"{row.provenance.distribution} {row.provenance.version} (entry point {row.provenance.entry_point!r})"
         for row in rows
