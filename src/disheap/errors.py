@@ -49,8 +49,8 @@ class UnsafeListen(ConfigError):
 
 
 class VersionUnsupported(ConfigError):
-    """The cluster, or a stored state, is of a `machine_version` that this release does not run. The node stops, nothing
-    is changed."""
+    """The cluster, or a stored state, is of a `machine_version` or `log_version` that this release does not run, or a
+    file is of a newer format. The node stops, nothing is changed."""
 
 
 # --- whoever owns the disk -------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ class FrameTooLarge(ProtocolError):
 
 
 class WrongVersion(ProtocolError):
-    """The two sides speak different versions of the protocol."""
+    """The two sides share no version of the protocol, or one of two nodes does not run what the cluster runs."""
 
     code = "wrong-version"
 
