@@ -21,6 +21,7 @@ from disheap.client.core.session import State as ClientState
 from disheap.kernel.state import State
 from disheap.kernel.types import NOBODY, HardState, Role
 from disheap.plugins.registry import Registry
+from disheap.protocol.proofs import Transcript
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.reads import Reads
 from disheap.runtime.state.sessions import Session, Sessions
@@ -189,3 +190,8 @@ def test_a_session_that_lapses_while_a_majority_is_in_reach(
     monkeypatch.setattr(KeepAlive, "check", lambda self, now: Verdict.FINE)
     monkeypatch.setattr(LivenessChecks, "run", no_liveness_checks)
     assert "had a majority in reach" in found(registry)
+
+
+def test_a_stranger_that_needs_no_proof(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Transcript, "check", lambda self, part, frame: None)
+    assert "welcomes a stranger" in found(registry)

@@ -14,6 +14,7 @@ from disheap.testing.simulator.run import Plan, simulate
 
 FRESH = range(1, 21)
 REGRESSIONS = {
+    9: "the check of how long a leader waits for a client mixed up two ends of one session in the same term",
     74: "of the last block of a log nothing was left behind a damaged one, and nothing was said of it",
     154: "a damaged directory told of a term and a doubt that were not durable",
     285: "the check of how long a leader waits for a client took the writes of a slow disk for the leader's decisions",

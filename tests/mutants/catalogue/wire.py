@@ -214,6 +214,24 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "proof-of-the-dialler-is-not-looked-at",
+        "whoever says that he is a member is welcomed as that member, without the cluster's secret",
+        (
+            Patch(
+                "disheap:_Handshaking._check_proof",
+                "        self._transcript.check(part, frame)\n",
+                "        if part is Part.ACCEPTOR:\n            self._transcript.check(part, frame)\n",
+            ),
+        ),
+        (SECRET + "test_a_forged_heartbeat_moves_no_term",),
+    ),
+    Mutant(
+        "empty-proof-is-enough",
+        "a node with the cluster's secret welcomes one that was given none",
+        (Patch("disheap:Transcript.check", "if not self._secrets and not proof:", "if not proof:"),),
+        (SECRET + "test_a_forged_heartbeat_moves_no_term",),
+    ),
+    Mutant(
         "proof-without-its-role",
         "a node's own proof, sent back to it, proves that the sender knows the cluster's secret",
         (Patch("disheap:Transcript._digest", 'part.value + b"\\0" + self._frames', "self._frames"),),

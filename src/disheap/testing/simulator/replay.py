@@ -54,7 +54,7 @@ class Replay:
     """Feed it entries in order. Afterwards `answers`, `pushes` and `attached` say what clients may have seen."""
 
     def __init__(
-        self, session_shift: int, window: int, max_reply_bytes: int, submitted: dict[Submitted, float]
+        self, session_shift: int, window: int, max_reply_bytes: int, submitted: dict[Submitted, list[float]]
     ) -> None:
         """`submitted`: when leaders told their logs of the ends of connections and sessions, see `SafetyChecker`."""
         self.index = 0
@@ -73,7 +73,7 @@ class Replay:
         self._records: dict[int, SessionRecord] = {}
         self._next_session = 1
         self._term = 0
-        self._submitted = submitted
+        self._submitted = {key: list(times) for key, times in submitted.items()}
         self._shift, self._window, self._max_reply_bytes = session_shift, window, max_reply_bytes
 
     @property
@@ -159,9 +159,10 @@ class Replay:
 
     def _control(self, kind: int, number: int, seq: int, body: bytes) -> None:
         record = self._records.get(number)
+        told_s = self._submitted_s(kind, number, seq) if kind in (Kind.DETACH, Kind.EXPIRE) else None
         if kind == Kind.EXPIRE and record is not None and record.attachment == seq:
             self.expired.append((self.index, number))
-            self._check_grace(record, self._submitted_s(kind, number, seq))
+            self._check_grace(record, told_s)
         if kind == Kind.OPEN:
             self._open(seq, body)
         elif kind == Kind.ATTACH:
@@ -169,12 +170,15 @@ class Replay:
         elif kind == Kind.CLOSE or (kind == Kind.EXPIRE and record is not None and record.attachment == seq):
             self._end(number)
         elif kind == Kind.DETACH and record is not None and record.attachment == seq:
-            record.attachment, record.left_s = 0, self._submitted_s(kind, number, seq)
+            record.attachment, record.left_s = 0, told_s
             self.model.detach(number)
 
     def _submitted_s(self, kind: int, number: int, attachment: int) -> float | None:
-        """For how long the leader of this term had led; None if it did not submit that itself."""
-        return self._submitted.get(Submitted(self._term, kind, number, attachment))
+        """For how long the leader of this term had led; None if it did not submit that itself. A leader may tell its
+        log twice that the same session without a connection ends: the client was back when the first one was applied.
+        So each entry takes one submission."""
+        times = self._submitted.get(Submitted(self._term, kind, number, attachment))
+        return times.pop(0) if times else None
 
     def _check_grace(self, record: SessionRecord, led_s: float | None) -> None:
         """A leader has heard nothing of what was before its term: everybody gets a whole timeout from there on. Whoever

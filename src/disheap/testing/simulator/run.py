@@ -26,6 +26,7 @@ from disheap.testing.simulator.replay import Replay
 from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.safety import Violation
 from disheap.testing.simulator.session_liveness import SessionLiveness
+from disheap.testing.simulator.stranger import Stranger
 from disheap.testing.simulator.trace import product_logs_in
 from disheap.testing.simulator.workload import Promises, Worker
 
@@ -35,6 +36,8 @@ ROOM_BOUND_S = 10.0
 """Each node has looked at its disk."""
 SERVED_BOUND_S = 60.0
 """Each client has had an answer from the log."""
+STRANGER_SEED, STRANGER_SHARE = 0x57A26E2, 0.6
+"""A stranger comes in this share of the runs. Its draws are its own, so the other runs are as they would be without."""
 DRAIN_BOUND_S = 120.0
 """And every topic is empty."""
 
@@ -98,6 +101,9 @@ class Run:
         self.duration_s = rng.seconds(15.0, 45.0)
         self._rare: dict[str, int] = {}
         self._rng = rng
+        own = Rng(plan.seed ^ STRANGER_SEED)
+        is_there = own.chance(STRANGER_SHARE)
+        self.stranger = Stranger(self.cluster, own, own.pick((0.3, 1.0, 3.0))) if is_there else None
 
     def _elected(self, host: Host) -> None:
         self.probes.ask(host)
@@ -137,7 +143,11 @@ class Run:
             worker.start()
         probing = cluster.loop.create_task(self.probes.make())
         watching = cluster.loop.create_task(self.session_liveness.watch())
+        if self.stranger is not None:
+            self.stranger.start()
         await self.injector.inject(self.duration_s)
+        if self.stranger is not None:
+            self.stranger.end()
         self.injector.heal_all()
         cluster.check_errors()
         await self._wait(self._leads, LEADER_BOUND_S, "no leader although all is healed")

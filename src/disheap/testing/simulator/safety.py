@@ -98,7 +98,7 @@ class SafetyChecker:
         self.checks = 0
         self._fail = fail
         self._now_s = now_s
-        self.submitted: dict[Submitted, float] = {}  # for how long the leader had led when it submitted something
+        self.submitted: dict[Submitted, list[float]] = {}  # for how long the leader had led, at each submission
         self._elected_s: dict[int, float] = {}
         self._began_ms: dict[int, int] = {}  # by term: log time of its first command
         self._memberships: list[tuple[int, Membership]] = [(0, first)]
@@ -163,7 +163,7 @@ class SafetyChecker:
         for envelope in read_envelopes(envelopes):
             if envelope.kind in (Kind.DETACH, Kind.EXPIRE):
                 submitted = Submitted(term, envelope.kind, envelope.session, envelope.seq)
-                self.submitted.setdefault(submitted, self._now_s() - self._elected_s[term])
+                self.submitted.setdefault(submitted, []).append(self._now_s() - self._elected_s[term])
 
     def _check_pace(self, node: int, entry: Entry) -> None:
         """Within a term log time runs by the leader's monotonic clock, faster by a tenth at most."""
