@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -31,6 +32,10 @@ from tests.chaos.workload import TOPIC, Workload
 
 pytestmark = pytest.mark.timeout(0)
 ENDS_S = 30.0
+QUICK_COMMANDS = 200
+"""After so many, one at a time, the leader writes on its loop."""
+HANGS_MS, SERVED_S = 15_000, 10.0
+"""Service is back well before the write returns."""
 THREE, FIVE = 0.6, 0.4
 """How the time is shared."""
 
@@ -127,6 +132,53 @@ def test_a_node_whose_disk_fails_says_so_in_one_line_and_the_cluster_goes_on(
 
     with ChaosCluster(3) as cluster:
         asyncio.run(with_load(cluster, fail))
+
+
+async def _is_silent(cluster: ChaosCluster, name: str) -> bool:
+    """A write on the disk's thread leaves the loop free to answer."""
+    return await cluster.status(name) is None
+
+
+def test_a_leader_whose_disk_hangs_in_a_write_on_the_loop_is_replaced_and_nothing_is_lost(
+    needs_shim: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A single client on a quick disk has its commands written on the loop. The hung write returns in the end."""
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/shm")
+
+    async def hang(cluster: ChaosCluster) -> None:
+        async with disheap.connect(cluster.url, timeout_s=READY_S) as client:
+            await client.create_topic(TOPIC)
+            topic = client.topic(TOPIC)
+            sent = [b"%d" % number for number in range(QUICK_COMMANDS + 1)]
+            for payload in sent[:-1]:
+                await topic.enqueue(payload)
+            leader = cluster.nodes[await cluster.leader()]
+            assert leader.control is not None
+            leader.control.set(fsync_delay_ms=HANGS_MS)
+            last = asyncio.ensure_future(topic.enqueue(sent[-1]))
+            await _until_status_is(lambda: _is_silent(cluster, leader.name), "the write hangs elsewhere")
+            async with asyncio.timeout(SERVED_S):
+                await last
+            assert await _is_silent(cluster, leader.name), "the service is not back because the write has returned"
+            leader.control.heal()
+            await _until_status_is(lambda: _are_equal(cluster), "the old leader does not follow")
+            assert await cluster.leader() != leader.name
+            assert [message.payload for message in await topic.peek(2 * len(sent))] == sent
+
+    with ChaosCluster(3, proxies=False) as cluster:
+        asyncio.run(hang(cluster))
+
+
+async def _are_equal(cluster: ChaosCluster) -> bool:
+    hashes = await cluster.hashes()
+    return len(hashes) == len(cluster.nodes) and len(set(hashes.values())) == 1
+
+
+async def _until_status_is(holds: Callable[[], Awaitable[bool]], what: str) -> None:
+    deadline = asyncio.get_running_loop().time() + ENDS_S
+    while not await holds():
+        assert asyncio.get_running_loop().time() < deadline, f"not within {ENDS_S} s: {what}"
+        await asyncio.sleep(0.05)
 
 
 @pytest.mark.parametrize("who", ["leader", "follower"])
