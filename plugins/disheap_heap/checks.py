@@ -15,6 +15,7 @@ from disheap.errors import (
     TopicNotFound,
 )
 from disheap.protocol.broker import DURATION_MAX_MS, PRIORITY_MAX, PRIORITY_MIN, NewMessage
+from disheap_heap.messages import Body, Content
 
 if TYPE_CHECKING:
     from disheap_heap.state import Session, State, Topic
@@ -63,8 +64,9 @@ def _locked(topic: Topic, owner: Session) -> TopicLocked:
     )
 
 
-def check_message(state: State, message: NewMessage) -> None:
-    """Raises `PriorityOutOfRange`, `PayloadTooLarge`, `InvalidHeaders`, `InvalidKey` or `InvalidArgument`."""
+def check_message(state: State, message: NewMessage) -> Body:
+    """Returns the body to store. Raises `PriorityOutOfRange`, `PayloadTooLarge`, `InvalidHeaders`, `InvalidKey` or
+    `InvalidArgument`."""
     if not PRIORITY_MIN <= message.priority <= PRIORITY_MAX:
         raise PriorityOutOfRange(
             f"priority {message.priority} is not between {PRIORITY_MIN} and {PRIORITY_MAX}, a signed 64-bit integer"
@@ -81,6 +83,8 @@ def check_message(state: State, message: NewMessage) -> None:
     if message.encoded_headers or message.key:
         message.check_headers()
         message.check_key()
+        return Content(message.payload, message.encoded_headers, message.key)
+    return message.payload
 
 
 def check_capacity(topic: Topic, count: int) -> None:

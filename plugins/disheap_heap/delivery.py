@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from itertools import islice
 
-from disheap.protocol.broker import NewMessage, PopDone
+from disheap.protocol.broker import Deliver, NewMessage, PopDone
 from disheap_heap import credit, timers
 from disheap_heap.arrivals import CHUNKS_SWEPT, IdFilter
 from disheap_heap.encoding import encode
@@ -125,7 +125,7 @@ def serve_later(state: State, topic: Topic) -> None:
 
 
 def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -> None:
-    rank, number, attempts, _, expires_at_ms, body = message
+    rank, number, attempts, enqueued_ms, expires_at_ms, body = message
     if state.views:
         keep_place(state, topic, number, message)
         keep_consumer(state, consumer)
@@ -146,7 +146,10 @@ def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -
     state.units += 1
     state.delivered += 1
     consumer.delivered += 1
-    push = deliver(message, consumer.number, epoch, rank * topic.sign, until_ms)
+    if type(body) is bytes:  # written out here: a call takes a tenth of the time of a delivery
+        push = Deliver(consumer.number, number, epoch, rank * topic.sign, enqueued_ms, body, until_ms, attempts + 1)
+    else:
+        push = deliver(message, consumer.number, epoch, rank * topic.sign, until_ms)
     state.effects.append((consumer.session.number, encode(push)))
     state.push_bytes_left -= size
     if not topic.turns.end(consumer) and consumer.limit and consumer.delivered >= consumer.limit:
@@ -289,11 +292,12 @@ def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
 
 def drop_message(state: State, message: Message) -> None:
     """Uncounts a message that no longer exists. It is already removed from its topic or lease."""
-    state.message_bytes -= len(message.body)
-    if type(message) is SharedMessage or type(message.body) is Content:
+    body = message.body
+    state.message_bytes -= len(body)
+    if type(message) is SharedMessage or type(body) is Content:
         uncount_extras(state, message)
     if state.views:
-        body_bytes = 0 if id(message.body) in state.copies else len(message.body)
+        body_bytes = 0 if id(body) in state.copies else len(body)
         keep_message_bytes(state, message.id, DROPPED_BYTES + body_bytes)
 
 

@@ -21,7 +21,7 @@ from disheap_heap.checks import check_capacity, check_delayed_capacity, check_me
 from disheap_heap.delivery import add, serve
 from disheap_heap.encoding import PUBLISHED, encode
 from disheap_heap.exchanges import find_topics
-from disheap_heap.messages import Message, SharedMessage, body_of
+from disheap_heap.messages import Message, SharedMessage
 from disheap_heap.settings import HEADERS_PER_UNIT
 from disheap_heap.state import State, Topic
 
@@ -29,11 +29,11 @@ from disheap_heap.state import State, Topic
 def enqueue(state: State, session: int, command: Enqueue) -> bytes:
     """Puts one message into a topic. The reply has its id."""
     topic, message = find_topic(state, command.topic), command.message
-    check_message(state, message)
+    body = check_message(state, message)
     if topic.settings.max_messages:
         check_capacity(topic, 1)
         check_delayed_capacity(topic, message.delay_ms > 0)
-    number = add(state, topic, message, body_of(message))
+    number = add(state, topic, message, body)
     if topic.turns:
         serve(state, topic)
     return encode(Enqueued(number))
@@ -45,13 +45,12 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
     with_headers = [one.encoded_headers for one in command.messages if one.encoded_headers]
     if with_headers:
         state.units += check_batch(with_headers) // HEADERS_PER_UNIT
-    for message in command.messages:
-        check_message(state, message)
+    bodies = [check_message(state, message) for message in command.messages]
     check_capacity(topic, len(command.messages))
     check_delayed_capacity(topic, sum(message.delay_ms > 0 for message in command.messages))
     first = state.last_message + 1
-    for message in command.messages:
-        add(state, topic, message, body_of(message))
+    for message, body in zip(command.messages, bodies, strict=True):
+        add(state, topic, message, body)
     serve(state, topic)
     return encode(EnqueuedMany(first, len(command.messages)))
 
@@ -59,7 +58,7 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
 def publish(state: State, session: int, command: Publish) -> bytes:
     """Puts a message into each topic to which the exchange routes it. Full topics are counted in the reply."""
     topics = find_topics(state, command.exchange, command.routing_key)
-    check_message(state, command.message)
+    body = check_message(state, command.message)
     if not topics and command.mandatory:
         raise TopicNotFound(
             f"exchange {command.exchange!r} leads the key {command.routing_key!r} to no topic; bind one, "
@@ -73,7 +72,6 @@ def publish(state: State, session: int, command: Publish) -> bytes:
         )
     topics = _with_capacity(topics, command.message)
     kind = SharedMessage if len(topics) > 1 else Message
-    body = body_of(command.message)
     for topic in topics:
         add(state, topic, command.message, body, kind)
         if topic.turns:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from disheap.protocol.broker import Deliver, NewMessage
+from disheap.protocol.broker import Deliver
 
 
 class Content(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -52,13 +52,6 @@ class SharedMessage(Message):
     class is state: it is the same on every replica, and does not change when the other messages are gone."""
 
     __slots__ = ()
-
-
-def body_of(new: NewMessage) -> Body:
-    """The body of a new message."""
-    if new.encoded_headers or new.key:
-        return Content(new.payload, new.encoded_headers, new.key)
-    return new.payload
 
 
 def deliver(message: Message, consumer: int, epoch: int, priority: int, until_ms: int) -> Deliver:

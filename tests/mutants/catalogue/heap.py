@@ -276,8 +276,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:enqueue_many",
-                "        add(state, topic, message, body_of(message))\n",
-                "        add(state, topic, message, body_of(message))\n        serve(state, topic)\n",
+                "        add(state, topic, message, body)\n",
+                "        add(state, topic, message, body)\n        serve(state, topic)\n",
             ),
         ),
         (DELIVERY + "test_a_batch_is_in_place_before_any_of_it_is_delivered",),

@@ -31,10 +31,10 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:enqueue_many",
-                "        add(state, topic, message, body_of(message))\n",
+                "        add(state, topic, message, body)\n",
                 "        first = command.messages[0]\n"
                 "        mixed = type(message)(message.payload, 0, 0, 0, first.encoded_headers, first.key)\n"
-                "        add(state, topic, message, body_of(mixed))\n",
+                "        add(state, topic, message, check_message(state, mixed))\n",
             ),
         ),
         (HEADERS + "test_each_message_of_a_batch_has_its_own_headers_and_key",),
@@ -61,7 +61,7 @@ MUTANTS = (
         "no-ack-delivery-is-always-the-first",
         "a no-ack consumer is not told that the message was delivered before",
         (
-            Patch("disheap_heap:deliver", "body, until_ms, attempts + 1)", "body, until_ms, max(1, epoch))"),
+            Patch("disheap_heap:_deliver", "body, until_ms, attempts + 1)", "body, until_ms, max(1, epoch))"),
             Patch("disheap_heap:deliver", "attempts + 1, headers, key", "max(1, epoch), headers, key"),
         ),
         (HEADERS + "test_a_no_ack_delivery_says_whether_it_is_the_first",),
