@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from disheap.cli.cluster import _margin, _troubles, _without_leader
+from disheap.cli.cluster import _margin, _print_versions, _troubles, _without_leader
 from disheap.kernel.types import Role
 
 WELL: dict[str, Any] = {
@@ -108,3 +108,35 @@ def test_without_a_leader_it_says_whether_there_can_be_one(roles: list[str | Non
 def test_every_role_of_the_kernel_counts_for_the_majority() -> None:
     for role in Role:
         assert _margin([{"role": role.value}]).startswith("1 of 1 ")
+
+
+def _runs(node: str, applied: int, version: int, highest: int) -> dict[str, Any]:
+    members = [
+        {"name": "n1", "machine_versions": [1, 1], "log_versions": [1, 1]},
+        {"name": "n3", "machine_versions": None, "log_versions": None},
+    ]
+    return {
+        "node": node,
+        "applied_index": applied,
+        "machine": "heap",
+        "machine_version": version,
+        "log_version": 1,
+        "machine_versions": [1, highest],
+        "log_versions": [1, 1],
+        "members": members,
+    }
+
+
+def test_the_versions_of_a_cluster_of_one_release_take_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_versions([_runs("n1", 5, 1, 1), _runs("n2", 5, 1, 1)])
+    assert capsys.readouterr().out == "\nThe cluster runs machine_version 1 (heap) and log_version 1.\n"
+
+
+def test_during_an_upgrade_a_table_shows_what_each_member_supports(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_versions([_runs("n2", 5, 1, 2), _runs("n4", 9, 2, 3)])
+    line, *table, last = capsys.readouterr().out.strip().splitlines()
+    assert line.startswith("The cluster runs machine_version 2"), "what the newest node has applied"
+    rows = [row.split() for row in table if row.strip()]
+    assert rows[0] == ["SUPPORTED", "n1", "n2", "n4"], "nothing is known of n3"
+    assert " ".join(rows[1]) == "machine_version 1 to 1 1 to 2 1 to 3"
+    assert "when every member supports it" in last

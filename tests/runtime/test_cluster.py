@@ -347,3 +347,7 @@ async def test_the_machine_version_stays_while_one_member_is_older(tmp_path: Pat
         for _ in range(20):
             await client.call(b"+1")
         assert {n.group.sessions.machine_version for n in cluster.nodes.values()} == {1}
+        status = await (await cluster.wait_leader()).status()
+        assert (status["machine_version"], status["log_version"]) == (1, 1)
+        supported = {member["name"]: member["machine_versions"] for member in status["members"]}
+        assert supported == {"n1": [1, 1], "n2": [1, 2], "n3": [1, 2]}
