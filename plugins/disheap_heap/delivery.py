@@ -134,7 +134,7 @@ def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -
     topic.ready_bytes -= size
     state.ready -= 1
     if expires_at_ms:
-        state.timers.disarm(timers.EXPIRY, number)
+        state.timers.disarm(timers.EXPIRY, number, topic.number)
     if consumer.no_ack:
         epoch = until_ms = 0
         drop_message(state, message)
@@ -269,10 +269,10 @@ def drop_waiting(state: State, topic: Topic, number: int) -> bool:
     elif number in topic.delayed:
         due = take_delayed(state, topic, number)
         message = due[1]
-        state.timers.disarm(timers.DUE, number)
+        state.timers.disarm(timers.DUE, number, topic.number)
     else:
         return False
-    state.timers.disarm(timers.EXPIRY, number)
+    state.timers.disarm(timers.EXPIRY, number, topic.number)
     drop_message(state, message)
     if topic.arrivals.chunks and number % DELIVERIES_PER_SWEEP == 0:
         _sweep_ids(state, topic)
@@ -308,7 +308,7 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
     if count or topic.ready.entries():
         state.ready -= len(topic.ready)
         state.delayed -= len(topic.delayed)
-        purged = PurgedMessages(topic.ready, topic.delayed)
+        purged = PurgedMessages(topic.ready, topic.delayed, state.timers.disarm_messages(topic.number))
         if state.views and keep_purged(state, topic, purged):
             state.purged_in_views.append(purged)
         else:

@@ -15,6 +15,7 @@ from weakref import ref
 
 from disheap.protocol.broker import Token, TopicSettings
 from disheap_heap.arrivals import Arrivals
+from disheap_heap.heap import StrictHeap
 from disheap_heap.kept import Kept
 from disheap_heap.messages import Message
 from disheap_heap.ready import ReadyMessages, no_messages
@@ -26,7 +27,7 @@ from disheap_heap.settings import (
     MAX_RETURNS_PER_CALL,
     HeapSettings,
 )
-from disheap_heap.timers import Timers
+from disheap_heap.timers import Timer, Timers
 from disheap_heap.turns import Turns
 
 Delayed = tuple[int, Message]
@@ -203,6 +204,7 @@ class PurgedMessages(NamedTuple):
 
     ready: ReadyMessages
     delayed: dict[int, Delayed]
+    timers: StrictHeap[Timer] | None
 
 
 class State:

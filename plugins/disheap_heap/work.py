@@ -10,7 +10,7 @@ first of them is delivered. So the order is strict within a slice, and a message
 on.
 
 Everything here is state, except the purged messages. Nobody can see those, so one replica may have freed a message that
-another still has; a restored replica never had it. Their timers find nothing and count as no unit.
+another still has; a restored replica never had it.
 """
 
 from __future__ import annotations
@@ -84,34 +84,30 @@ def _fire_due(state: State, limit: int) -> int:
         if deadline != current:
             left -= _serve_waiting(state, left)
             current = deadline
-        elif _fire(state, *state.timers.pop()):
+        else:
+            _fire(state, *state.timers.pop())
             left -= 1
     return left
 
 
-def _fire(state: State, kind: int, number: int, topic_number: int) -> bool:
-    """Fires one timer. Returns False if its message was purged before."""
+def _fire(state: State, kind: int, number: int, topic_number: int) -> None:
+    """Fires one timer."""
+    state.units += 1
     if kind == timers.LEASE:
         expire_lease(state, number)
-        return True
+        return
     if kind == timers.POP:
         finish_pop(state, state.consumers[number])
-        return True
-    topic = state.topics_by_number.get(topic_number)
-    if topic is None:
-        return False
+        return
+    topic = state.topics_by_number[topic_number]
     if kind == timers.TOPIC:
         delete(state, topic, "it was unused for too long")
-        return True
-    if kind == timers.EXPIRY:
-        dropped = drop_waiting(state, topic, number)
-        state.expired += dropped
-        return dropped
-    if number not in topic.delayed:
-        return False
-    make_ready(state, topic, take_delayed(state, topic, number)[1])
-    serve_later(state, topic)
-    return True
+    elif kind == timers.EXPIRY:
+        drop_waiting(state, topic, number)
+        state.expired += 1
+    else:
+        make_ready(state, topic, take_delayed(state, topic, number)[1])
+        serve_later(state, topic)
 
 
 def _serve_waiting(state: State, limit: int) -> int:
@@ -179,6 +175,7 @@ def free_some(state: State, limit: int) -> None:
             more = purged.arrivals.sweep(needed_ids(state, purged))
         if not more:
             state.unfreed.pop()
+    state.units += done
 
 
 def _remove_one_binding(state: State, exchange: Exchange[Topic]) -> bool:
@@ -195,11 +192,8 @@ def _free_one(state: State, purged: PurgedMessages) -> bool:
     message = purged.ready.drain()
     if message is None and purged.delayed:
         message = purged.delayed.popitem()[1][1]
-        state.timers.disarm(timers.DUE, message.id)
     if message is None:
-        return False
-    if message.expires_at_ms:
-        state.timers.disarm(timers.EXPIRY, message.id)
+        return purged.timers is not None and purged.timers.drain() is not None
     if len(purged.ready) + len(purged.delayed) < count:
         state.purged_messages -= 1  # else it was removed before the purge, and this is garbage of the heap
         state.purged_bytes -= len(message.body)

@@ -30,6 +30,7 @@ from disheap_heap.settings import (
     STEPS_PER_UNIT,
     WORDS_PER_UNIT,
 )
+from tests.support.calls import CallCounter
 
 from .driver import PLENTY, Driver, token
 from .large_states import MANY, come_back_with_many_leases, end_a_session_that_has_much, fan_out, filled
@@ -291,3 +292,21 @@ def test_work_that_was_done_is_counted_in_units() -> None:
     driver.do(Ack([(number, 1) for number in range(1, 11)]))
     driver.do(DeleteTopic("t"))
     assert done() - before == 10 + 10 + 1 + 1 + bound, "deliveries, leases, a topic, a consumer, bindings"
+
+
+def test_timers_of_purged_messages_are_never_found_due() -> None:
+    """Each took 3 us, however many there were: 300,000 messages that were purged just before they were due stopped the
+    loop for 860 ms."""
+    driver = Driver()
+    for name in ("jobs", "other"):
+        driver.do(CreateTopic(name))
+    driver.do(EnqueueMany("jobs", [NewMessage(b"x", 0, 1000, 5000)] * 5000))
+    driver.do(Enqueue("other", NewMessage(b"y", 0, 1000)))
+    driver.do(Purge("jobs"))
+    driver.now += 2000
+    with CallCounter(max_calls=500 * 60):
+        driver.machine.advance(driver.now, 500)
+    assert driver.info("other").ready == 1
+    driver.work_off(PLENTY)
+    assert driver.machine.next_deadline() is None
+    assert len(driver.machine._state.timers) == 0

@@ -294,8 +294,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:_fire",
-                "        dropped = drop_waiting(state, topic, number)\n",
-                "        dropped = False\n",
+                "        drop_waiting(state, topic, number)\n",
+                "",
             ),
         ),
         (DELIVERY + "test_a_message_not_delivered_in_time_is_dropped",),
@@ -827,6 +827,20 @@ MUTANTS = (
             "tests/heap/test_versions.py::test_a_command_exists_from_its_version_on",
             "tests/simulator/test_sim_upgrade.py::test_old_and_new_nodes_agree_and_each_can_go_back_before_the_raise",
         ),
+        simulated=False,
+    ),
+    Mutant(
+        "timers-of-purged-messages-stay",
+        "timers of messages that are gone are found due, and the node stops at the first of them",
+        (Patch("disheap_heap:drop_all_waiting", "state.timers.disarm_messages(topic.number)", "None"),),
+        (WORK + "test_timers_of_purged_messages_are_never_found_due",),
+        simulated=False,
+    ),
+    Mutant(
+        "freeing-is-no-work",
+        "the freeing of purged messages is not counted as work, and nobody sees how long it takes",
+        (Patch("disheap_heap:free_some", "    state.units += done\n", ""),),
+        ("tests/fuzz/test_costs.py::test_a_climb_finds_nothing_that_costs_more_than_it_says",),
         simulated=False,
     ),
 )
