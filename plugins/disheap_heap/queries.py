@@ -6,10 +6,13 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from itertools import islice
 
+import msgspec
+
 from disheap.protocol.broker import (
     DescribeTopic,
     ExchangeInfos,
     GetStats,
+    Holder,
     ListExchanges,
     ListTopics,
     Peek,
@@ -24,7 +27,7 @@ from disheap_heap.exchanges import find_exchange
 from disheap_heap.messages import Content, Message
 from disheap_heap.routing import Exchange
 from disheap_heap.settings import MAX_ANSWER_BYTES
-from disheap_heap.state import State, Topic
+from disheap_heap.state import Consumer, State, Topic
 from disheap_heap.topics import describe
 
 
@@ -45,11 +48,16 @@ def peek(state: State, session: int, query: Peek) -> bytes:
 
 
 def describe_topic(state: State, session: int, query: DescribeTopic) -> bytes:
-    """The settings and counts of one topic."""
+    """The settings and counts of one topic, and which consumers hold its messages."""
     topic = find_existing(state, query.topic)
     if query.require_access:
         require_access(topic, session)
-    return encode(describe(topic))
+    info = describe(topic)
+    if query.holders and topic.leased:
+        holding = (one for one in topic.consumers.values() if one.leases)
+        rows = [Holder(one.session.number, one.number, len(one.leases)) for one in islice(holding, query.holders)]
+        info = msgspec.structs.replace(info, holders=rows)
+    return encode(info)
 
 
 def list_topics(state: State, session: int, query: ListTopics) -> bytes:
@@ -130,12 +138,15 @@ def _waiting(topic: Topic, query: Peek) -> Iterator[PeekedMessage]:
     if query.leased:
         for consumer in topic.consumers.values():
             for lease in consumer.leases.values():
-                yield _peeked(topic, lease.message.after(lease.epoch), "leased")
+                yield _peeked(topic, lease.message.after(lease.epoch), "leased", 0, consumer)
 
 
-def _peeked(topic: Topic, message: Message, state: str, due_ms: int = 0) -> PeekedMessage:
+def _peeked(
+    topic: Topic, message: Message, state: str, due_ms: int = 0, holder: Consumer | None = None
+) -> PeekedMessage:
     priority = message.rank * topic.sign
     body = message.body
     content = body if type(body) is Content else Content(body, b"", "")  # type: ignore[arg-type]
     shown = (message.id, priority, message.attempts, message.enqueued_ms, state, due_ms)
-    return PeekedMessage(*shown, content.payload, content.encoded_headers, content.key)
+    held_by = (holder.session.number, holder.number) if holder is not None else (0, 0)
+    return PeekedMessage(*shown, content.payload, content.encoded_headers, content.key, *held_by)

@@ -108,6 +108,7 @@ _QUERIES: list[Query] = [
     ListTopics(),
     ListTopics("", "least", 1),
     DescribeTopic("t"),
+    DescribeTopic("t", False, 3),
     Peek("t", 5, delayed=True, leased=True),
     ListExchanges(),
     ListExchanges("e"),

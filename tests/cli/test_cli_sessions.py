@@ -27,6 +27,19 @@ def test_sessions_are_listed_with_their_labels_and_what_they_hold(ask: Ask, url:
         assert row.split()[:4] == [str(found["session"]), "mailer", "127.0.0.1", "-"]
 
 
+def test_the_holder_of_a_leased_message_is_named(ask: Ask, url: str, topic: str) -> None:
+    with sync.connect(url, label="mailer") as client:
+        client.topic(topic).enqueue(b"x")
+        client.topic(topic).pop(1)
+        session = client.driver.session_id
+        (holder,) = ask("topic", "info", topic, "--json").json["holders"]
+        assert (holder["session"], holder["label"], holder["leased"]) == (session, "mailer", 1)
+        (message,) = ask("peek", topic, "--leased", "--json").json["messages"]
+        assert (message["session"], message["label"], message["consumer"]) == (session, "mailer", holder["consumer"])
+        assert ask("topic", "info", topic).text.splitlines()[-1].split()[:2] == [str(session), "mailer"]
+        assert ask("peek", topic, "--leased").text.splitlines()[-1].split()[4:6] == [str(session), "mailer"]
+
+
 def test_sessions_come_in_pages(ask: Ask, url: str) -> None:
     clients = [sync.connect(url, label="paged") for _ in range(3)]
     words = ("session", "ls", "--label", "paged", "--limit", "2")

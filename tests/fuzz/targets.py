@@ -463,7 +463,12 @@ def _busy_snapshot() -> bytes:
 
 
 BUSY = _busy_snapshot()
-_QUERIES = [broker.Peek("t", 10, True, True), broker.DescribeTopic("t", True), broker.ListTopics(), broker.GetStats()]
+_QUERIES = [
+    broker.Peek("t", 10, True, True),
+    broker.DescribeTopic("t", True, 3),
+    broker.ListTopics(),
+    broker.GetStats(),
+]
 _HELD = [broker.Held([(1, 1), (2, 1)], [1], [1, 2]), broker.Held([])]
 
 

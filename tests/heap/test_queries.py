@@ -15,6 +15,7 @@ from disheap.protocol.broker import (
     EnqueueMany,
     ExchangeInfos,
     GetStats,
+    Holder,
     ListExchanges,
     ListTopics,
     Nack,
@@ -59,6 +60,20 @@ def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones_when_ask
         ("leased", 2, 0, 3),
     ]
     assert len(jobs.ask(Peek("jobs", 10)).messages) == 1
+    assert [bool(one.session and one.consumer) for one in messages] == [False, False, True]
+
+
+def test_a_topic_names_the_consumers_that_hold_its_messages_when_asked(jobs: Driver) -> None:
+    jobs.do(EnqueueMany("jobs", [NewMessage(b"x")] * 3))
+    first = jobs.do(Subscribe("jobs", 2)).consumer
+    second = jobs.do(Subscribe("jobs", 9)).consumer
+    jobs.do(Subscribe("jobs", 9))
+    leased = jobs.ask(Peek("jobs", 9, leased=True)).messages
+    assert sorted(one.consumer for one in leased) == [first, first, second]
+    session = leased[0].session
+    assert jobs.ask(DescribeTopic("jobs", holders=9)).holders == [Holder(session, first, 2), Holder(session, second, 1)]
+    assert jobs.ask(DescribeTopic("jobs", holders=1)).holders == [Holder(session, first, 2)]
+    assert jobs.ask(DescribeTopic("jobs")).holders == []
 
 
 def test_a_peek_at_large_messages_stops_where_the_answer_would_not_fit(jobs: Driver) -> None:

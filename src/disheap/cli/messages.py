@@ -19,6 +19,7 @@ from disheap.cli.asking import CONNECT_TIMEOUT_S, check_machine, connect_broker
 from disheap.cli.failures import EXIT_EMPTY
 from disheap.cli.options import Invocation, client_options, duration, header, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table, header_fields, payload_fields, printable, printable_lines
+from disheap.cli.sessions import labels_of
 from disheap.errors import PayloadTooLarge, RequestError
 from disheap.protocol.broker import BATCH_HEADERS_MAX, BATCH_MAX, PRIORITY_MAX, PRIORITY_MIN
 
@@ -142,10 +143,11 @@ def peek(invocation: Invocation, /, topic: str, count: int, delayed: bool, lease
     """
     with connect_broker(invocation) as client:
         found = client.topic(topic).peek(count, delayed=delayed, leased=leased)
+        labels = labels_of(client, (message.session for message in found if message.session))
     if invocation.json:
-        emit_json({"topic": topic, "messages": [_peeked(message) for message in found]})
+        emit_json({"topic": topic, "messages": [_peeked(message, labels) for message in found]})
     elif found:
-        _emit_peeked(found)
+        _emit_peeked(found, labels)
     else:
         click.echo(f"disheap: nothing waits in {topic}", err=True)
     return 0 if found else EXIT_EMPTY
@@ -259,14 +261,18 @@ def _value(value: HeaderValue) -> str:
     return printable(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _emit_peeked(found: list[PeekedMessage]) -> None:
-    """Columns for keys and headers only where a message has one."""
+def _emit_peeked(found: list[PeekedMessage], labels: dict[int, str]) -> None:
+    """Columns for holders, keys and headers only where a message has one."""
     columns: list[tuple[str, list[object]]] = [
         ("id", [m.id for m in found]),
         ("priority", [m.priority for m in found]),
         ("attempts", [m.attempts for m in found]),
         ("state", [m.state for m in found]),
     ]
+    if any(m.session for m in found):
+        columns.append(("session", [m.session or "-" for m in found]))
+        columns.append(("label", [labels.get(m.session) or "-" for m in found]))
+        columns.append(("consumer", [m.consumer or "-" for m in found]))
     if any(m.key for m in found):
         columns.append(("key", [m.key for m in found]))
     if any(m.encoded_headers for m in found):
@@ -309,7 +315,7 @@ def _delivered(delivery: Delivery) -> dict[str, Any]:
     }
 
 
-def _peeked(message: PeekedMessage) -> dict[str, Any]:
+def _peeked(message: PeekedMessage, labels: dict[int, str]) -> dict[str, Any]:
     return {
         "id": message.id,
         "priority": message.priority,
@@ -317,6 +323,9 @@ def _peeked(message: PeekedMessage) -> dict[str, Any]:
         "enqueued_ms": message.enqueued_ms,
         "state": message.state,
         "due_ms": message.due_ms,
+        "session": message.session,
+        "label": labels.get(message.session, ""),
+        "consumer": message.consumer,
         "key": message.key,
         "headers": header_fields(message.headers),
         **payload_fields(message.payload),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from disheap.cli.asking import ask_leader
 from disheap.cli.options import Invocation, client_options, pass_invocation, text
 from disheap.cli.output import emit_json, emit_table
+
+if TYPE_CHECKING:
+    from disheap.sync import Client
 
 PAGE = 100
 PAGE_MAX = 500
@@ -62,6 +66,16 @@ def end(invocation: Invocation, /, number: int) -> None:
     else:
         label = f" ({ended['label']})" if ended["label"] else ""
         click.echo(f"session {number}{label} is ended")
+
+
+def labels_of(client: Client, numbers: Iterable[int]) -> dict[int, str]:
+    """The labels of sessions, by number. `client` is connected to the leader. A session that has ended has none."""
+    labels = {}
+    for number in dict.fromkeys(numbers):
+        for row in client.driver.admin({"op": "sessions", "after": number - 1, "limit": 1})["sessions"]:
+            if row["session"] == number:
+                labels[number] = row["label"]
+    return labels
 
 
 def _cells(row: dict[str, Any], stats: list[str]) -> list[object]:

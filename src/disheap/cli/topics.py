@@ -10,6 +10,7 @@ import click
 from disheap.cli.asking import connect_broker
 from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
 from disheap.cli.output import emit_json, emit_pairs, emit_table, period, size
+from disheap.cli.sessions import labels_of
 from disheap.protocol.broker import NAME_CHARACTERS
 
 if TYPE_CHECKING:
@@ -97,16 +98,32 @@ def ls(invocation: Invocation, /, prefix: str) -> None:
 @client_options
 @pass_invocation
 def info(invocation: Invocation, /, name: str) -> None:
-    """Show one topic: its settings and what it holds.
+    """Show one topic: its settings, what it holds, and who holds its leased messages.
 
     Example: disheap topic info jobs
     """
+    from disheap.protocol import broker
+
     with connect_broker(invocation) as client:
-        found = client.topic(name).stats()
+        found: TopicInfo = client.driver.query(broker.DescribeTopic(name, holders=broker.HOLDERS_MAX))
+        labels = labels_of(client, (holder.session for holder in found.holders))
     if invocation.json:
-        emit_json(_described(found))
-    else:
-        emit_pairs(_pairs(found))
+        holders = [
+            {
+                "session": one.session,
+                "label": labels.get(one.session, ""),
+                "consumer": one.consumer,
+                "leased": one.leased,
+            }
+            for one in found.holders
+        ]
+        emit_json(_described(found) | {"holders": holders})
+        return
+    emit_pairs(_pairs(found))
+    if found.holders:
+        click.echo()
+        rows = [(one.session, labels.get(one.session) or "-", one.consumer, one.leased) for one in found.holders]
+        emit_table(["session", "label", "consumer", "leased"], rows)
 
 
 @topic.command()

@@ -21,6 +21,7 @@ CREDIT_BYTES_MAX = 1 << 40  # the same in bytes of payload, headers and key: no 
 CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that share their credit
 CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
 PAGE_ROWS = 1000  # topics, exchanges or bindings in one answer: at most half a megabyte of names
+HOLDERS_MAX = 100  # consumers that hold messages, in one answer: as many as a person reads
 BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
 HELD_MAX = 50_000  # leases that one ATTACH names: they are read in one step, in 15 ms
 HEADERS_BYTES_MAX = 16 << 10  # of one message, encoded

@@ -37,7 +37,8 @@ class NewMessage(Exact, frozen=True):
 
 class PeekedMessage(Record, frozen=True):
     """`state`: "ready", "delayed" or "leased". `due_ms`: when a delayed message becomes ready; 0 for the others.
-    `attempts` counts the leases so far. Headers and key are those of `NewMessage`."""
+    `attempts` counts the leases so far. Headers and key are those of `NewMessage`. `session` and `consumer` are the
+    numbers of what holds a leased message; 0 for the others."""
 
     id: int
     priority: int
@@ -48,6 +49,8 @@ class PeekedMessage(Record, frozen=True):
     payload: bytes
     encoded_headers: bytes = b""
     key: str = ""
+    session: int = 0
+    consumer: int = 0
 
     @property
     def headers(self) -> dict[str, HeaderValue]:

@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from disheap.protocol.broker.fields import PAGE_ROWS, Record
+from disheap.protocol.broker.fields import HOLDERS_MAX, PAGE_ROWS, Record
 
 
 class Peek(Record, tag=128, frozen=True):
@@ -22,10 +22,11 @@ class Peek(Record, tag=128, frozen=True):
 
 class DescribeTopic(Record, tag=129, frozen=True):
     """One topic. With `require_access` a topic that is exclusive to another session is `TopicLocked`. Answer:
-    `TopicInfo`."""
+    `TopicInfo`, with at most so many `holders`."""
 
     topic: str
     require_access: bool = False
+    holders: Annotated[int, Meta(ge=0, le=HOLDERS_MAX)] = 0
 
 
 class ListTopics(Record, tag=130, frozen=True):

@@ -65,9 +65,18 @@ else:
         """The settings in a reply: a client reads over what nodes of a later version add."""
 
 
+class Holder(Record, frozen=True):
+    """A consumer or a pop that holds `leased` messages of a topic, and the session it belongs to."""
+
+    session: int
+    consumer: int
+    leased: int
+
+
 class TopicInfo(Record, tag=71, frozen=True):
     """One topic: its settings, its messages by state, its consumers, and the bytes of the ready ones. `created`:
-    this very command created it. `oldest_enqueued_ms`: of the message that is next; 0 if there is none."""
+    this very command created it. `oldest_enqueued_ms`: of the message that is next; 0 if there is none.
+    `holders`: who holds the leased messages, the oldest consumer first, as far as the query asked for them."""
 
     topic: str
     settings: SeenSettings
@@ -78,6 +87,7 @@ class TopicInfo(Record, tag=71, frozen=True):
     ready_bytes: int
     created: bool = False
     oldest_enqueued_ms: int = 0
+    holders: list[Holder] = msgspec.field(default_factory=list)
 
 
 class TopicInfos(Record, tag=72, frozen=True):
