@@ -9,12 +9,12 @@ A save costs two fsyncs. There is one for each term or vote, not for each append
     offset  size  slot
     0       4     magic, "DHM1"
     4       1     version, 1
-    5       1     1 if the end of the log is in doubt
+    5       1     1 if the end of the log is ambiguous
     6       2     reserved, 0
     8       8     generation
     16      8     term
     24      8     vote
-    32      8     the last index beyond doubt, where the end of the log is in doubt
+    32      8     the last index that is certain, where the end of the log is ambiguous
     40      4     checksum of the first 40 bytes
 """
 
@@ -64,7 +64,7 @@ class Meta:
 
     @classmethod
     def create(cls, filesystem: Filesystem, directory: str) -> None:
-        """Writes a new file with term 0, no vote and no doubt. Durable when it returns."""
+        """Writes a new file with term 0, no vote and no ambiguity. Durable when it returns."""
         first = _encode(State(1, HardState(Term(0), NodeId(0)), None))
         write_file(filesystem, directory, NAME, first.ljust(SLOT_AT[1], b"\0") + first)
 
@@ -105,7 +105,7 @@ class Meta:
         self._write(hard_state, self.state.ambiguous_after)
 
     def save_ambiguity(self, after: Index | None) -> None:
-        """Saves the last index beyond doubt, or None to end the doubt. Durable when it returns."""
+        """Saves the last index that is certain, or None to end the ambiguity. Durable when it returns."""
         if after != self.state.ambiguous_after:
             self._write(self.state.hard_state, after)
 

@@ -10,7 +10,7 @@ Where other nodes may hold the same entries (`salvage`), a damaged block whose r
 header or from its identity, is stepped over: it keeps its place in the index, marked, until good entries are put
 there. The last block is treated so too where its header shows all that may be lost. What cannot be placed is
 `LogDamaged`. Where a block is known by its identity alone, and nothing that can be read follows, nobody knows how long
-it was: one more append may have stood behind it, and the end of the log is in doubt.
+it was: one more append may have stood behind it, and the end of the log is ambiguous.
 """
 
 from __future__ import annotations
@@ -253,7 +253,7 @@ class _Scan:
         return Tail(segment.path, segment.end, self._size - segment.end, reason)
 
     def _later_append_follows(self) -> bool:
-        """A later append was begun only after the one in doubt was durable."""
+        """A later append was begun only after the ambiguous one was durable."""
         expected = self.append + self._is_append_whole
         return self._find(lambda later: later.append > expected) < self._size
 

@@ -194,7 +194,7 @@ class FileStorage:
             return self._shelf.open(index)
 
     def clear_ambiguity(self) -> None:
-        """Ends the doubt about the end of the log. Durable when it returns."""
+        """The end of the log is certain from now on. Durable when it returns."""
         with self._guard:
             self._meta.save_ambiguity(None)
 
@@ -219,12 +219,12 @@ class FileStorage:
             self._decoded.clear()
 
     def cut(self, first: Index) -> None:
-        """While it lasts the end of the log is in doubt: what was superseded before may show again after a crash."""
+        """While it lasts the end of the log is ambiguous: what was superseded before may show again after a crash."""
         with self._guard:
-            doubt = self._meta.state.ambiguous_after
-            self._meta.save_ambiguity(Index(min(first - 1, doubt if doubt is not None else first)))
+            ambiguity = self._meta.state.ambiguous_after
+            self._meta.save_ambiguity(Index(min(first - 1, ambiguity if ambiguity is not None else first)))
             self._mending.cut(first)
-            self._meta.save_ambiguity(doubt)
+            self._meta.save_ambiguity(ambiguity)
             self._decoded.clear()
 
     def known_peers(self) -> KnownPeers:
@@ -246,7 +246,7 @@ class FileStorage:
             return scrub.step(self._index, self._shelf, small, cursor, max_bytes)
 
     def flush(self) -> None:
-        """Writes the identity of the last block, so that a restart has no doubt about it."""
+        """Writes the identity of the last block, so that a restart is certain of it."""
         with self._guard:
             self._segments[-1].identify()
 
@@ -384,7 +384,7 @@ class FileStorage:
         self._is_right = True
 
     def _settle_tail(self, found: Found, alone: bool) -> None:
-        """A doubt outlives the opening: it is recorded before anything is written behind the doubtful place, and
+        """An ambiguity outlives the opening: it is recorded before anything is written behind the ambiguous place, and
         before its file is repaired."""
         after = self._meta.state.ambiguous_after
         if found.tail:

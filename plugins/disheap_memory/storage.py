@@ -189,7 +189,7 @@ class MemoryStorage:
         self._check_open()
 
     def clear_ambiguity(self) -> None:
-        """Does nothing: the end of this log is never in doubt."""
+        """Does nothing: the end of this log is never ambiguous."""
         self._check_open()
 
     def usage(self) -> StorageUsage:

@@ -165,12 +165,12 @@ _HOLDINGS = [
         Index(last),
         runs,
         places,
-        doubt,
+        ambiguity,
         lost,
     )
     for first, last, runs in ((1, 6, (TermRun(Index(1), Term(1)), TermRun(Index(3), Term(2)))), (3, 2, ()))
     for places in ((), _PLACES)
-    for doubt in (False, True)
+    for ambiguity in (False, True)
     for lost in (None, LostSnapshot(Index(2), "bad"))
     if last > 2 or not places
 ]

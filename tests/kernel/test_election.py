@@ -208,7 +208,8 @@ def test_a_node_whose_log_may_have_lost_its_end_takes_no_part_until_it_is_past_i
 
 def test_a_new_leader_that_has_not_committed_in_its_term_cannot_say_that_nothing_is_missing() -> None:
     """Entries 3 to 5 were committed with our acknowledgement and lost. The leader was restarted, knows of commit 3 by
-    its snapshot, and sends 3 and 4 first: were the doubt over then, we would vote for a node that has none of them."""
+    its snapshot, and sends 3 and 4 first: were the ambiguity over then, we would vote for a node that has none of
+    them."""
     node = Solo((1, 1), ambiguous_after=2)
     node.hear(append(2, 4, (2, 1), log_of(1, 1, first=3), commit=3))
     assert node.raft.is_ambiguous

@@ -24,7 +24,7 @@ class ForgetfulDisk(Disk):
     def __init__(self, membership: Membership) -> None:
         super().__init__(membership)
         self.before: list[Entry] | None = None
-        self.doubt: Index | None = None
+        self.ambiguity: Index | None = None
         self.has_lost = False
 
     def holds(self, index: int, term: int) -> bool:
@@ -51,7 +51,7 @@ class ForgetfulDisk(Disk):
     def lose_newest_write(self) -> None:
         assert self.before is not None
         self.entries, self.before, self.has_lost = self.before, None, True
-        self.doubt = max(self.last_index, self.snapshot.index)
+        self.ambiguity = max(self.last_index, self.snapshot.index)
 
 
 class Schedule:
@@ -133,7 +133,7 @@ class Schedule:
         if not node.is_up:
             return
         if not node.raft.is_ambiguous:
-            disk.doubt = None
+            disk.ambiguity = None
         self.cluster.crash(number)
         self._break_links(number)
         for other in self.cluster.nodes.values():
@@ -147,7 +147,7 @@ class Schedule:
 
     def _start(self, number: int) -> None:
         if not self.cluster[number].is_up:
-            self.cluster.restart(number, self.disks[number].doubt)
+            self.cluster.restart(number, self.disks[number].ambiguity)
 
 
 def test_the_schedules_lose_what_superseded() -> None:

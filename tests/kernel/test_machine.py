@@ -123,7 +123,7 @@ class RaftMachine(RuleBasedStateMachine):
             self.cluster[node].take_snapshot(trailing)
 
     @rule(node=NODES, is_held_back=st.booleans())
-    def a_clock_is_doubted_or_believed(self, node: int, is_held_back: bool) -> None:
+    def a_clock_is_refused_or_believed(self, node: int, is_held_back: bool) -> None:
         if self.cluster[node].is_up:
             self.cluster[node].raft.hold_back(is_held_back)
 

@@ -258,7 +258,7 @@ def test_a_heartbeat_promises_no_more_than_the_follower_is_known_to_hold() -> No
     assert beats == {2: 3, 3: 0}
 
 
-def test_in_doubt_a_follower_commits_nothing_that_this_leader_has_not_sent() -> None:
+def test_with_an_ambiguous_end_a_follower_commits_nothing_that_this_leader_has_not_sent() -> None:
     """10: it acknowledged entries 4 and 5 of term 3, lost them with its last write, and holds again what these had
     superseded. The leader still counts it to 5."""
     node = Solo((1, 1, 1, 2, 2, 2), term=3, ambiguous_after=6)
@@ -271,7 +271,7 @@ def test_in_doubt_a_follower_commits_nothing_that_this_leader_has_not_sent() -> 
 
 
 def test_what_one_leader_sent_says_nothing_about_the_log_of_the_next() -> None:
-    """10, in doubt: entry 4 came from the leader of term 3, and may be another one in the log of term 4's."""
+    """10, with an ambiguous end: entry 4 came from the leader of term 3. The next one may have another."""
     node = Solo((1, 1, 1), term=3, ambiguous_after=9)
     node.hear(append(2, 3, (3, 1), log_of(3, first=4)))
     node.hear(heartbeat(3, 4, commit=4))

@@ -124,9 +124,9 @@ def test_a_receiver_says_which_byte_it_wants() -> None:
     assert reply.offset == 3
 
 
-def test_a_snapshot_beyond_a_doubtful_end_does_not_end_the_doubt() -> None:
+def test_a_snapshot_beyond_an_ambiguous_end_does_not_end_the_ambiguity() -> None:
     """We acknowledged entries 3 to 12, which are committed so, and lost them. The leader's snapshot stands for ten of
-    them; were the doubt over then, we could elect a node that has neither 11 nor 12."""
+    them; were the ambiguity over then, we could elect a node that has neither 11 nor 12."""
     node = Solo((1, 1), term=3, ambiguous_after=2)
     node.hear(request(0, b"abc", True))
     node.raft.chunk_written(META, 0, True)

@@ -50,7 +50,7 @@ def test_nobody_in_particular_is_the_most_caught_up_voter() -> None:
 
 
 def test_nobody_in_particular_is_another_one_after_a_transfer_that_came_to_nothing() -> None:
-    """One that is in doubt about its log is up to date, and may not lead."""
+    """One with an ambiguous end is up to date, and may not lead."""
     node = Solo()
     node.lead()
     asked = []

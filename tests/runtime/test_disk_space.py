@@ -166,7 +166,7 @@ def test_a_leader_that_is_short_hands_over_to_one_that_is_connected_and_is_not()
 
 
 def test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked() -> None:
-    """It may be in quarantine, in repair or in doubt: its link is up all the same."""
+    """It may be in quarantine, in repair or ambiguous: its link is up all the same."""
     host = Host()
     for _ in range(3):
         host.room.seen(usage(0))

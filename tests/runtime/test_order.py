@@ -58,7 +58,7 @@ class Witness(MemoryStorage):
 
     def clear_ambiguity(self) -> None:
         super().clear_ambiguity()
-        self.calls.append(("the doubt is over", None))
+        self.calls.append(("the ambiguity is over", None))
 
     def compact(self, first_index: Index) -> Index:
         self.calls.append(("compact", first_index))
@@ -166,7 +166,7 @@ async def test_a_follower_whose_disk_fails_acknowledges_nothing_and_is_at_its_en
         assert follower.replies == []
 
 
-async def test_a_doubt_that_ends_without_a_write_is_over_on_the_disk_too(
+async def test_an_ambiguity_that_ends_without_a_write_is_over_on_the_disk_too(
     tmp_path: Path, registry: Registry, witness: type[Witness]
 ) -> None:
     """Else it comes back with the next start."""
@@ -177,7 +177,7 @@ async def test_a_doubt_that_ends_without_a_write_is_over_on_the_disk_too(
         group._ambiguous, raft._state.ambiguous_after = True, Index(0)
         group.step(AppendRequest(LEADER, raft.id, TERM, raft.last_index, TERM, (), raft.last_index))
         assert not raft.is_ambiguous
-        await wait_until(lambda: ("the doubt is over", None) in witness.calls, "storage hears of it")
+        await wait_until(lambda: ("the ambiguity is over", None) in witness.calls, "storage hears of it")
 
 
 async def test_a_node_in_repair_neither_votes_nor_accepts(

@@ -148,17 +148,17 @@ def test_one_node_that_knows_another_entry_to_be_committed_there_is_enough() -> 
     assert plan.decide(holding(4, 1, [4]), OTHERS, answers) == plan.Cut(Index(4))
 
 
-def test_an_end_in_doubt_is_left_to_a_leader_that_there_is() -> None:
+def test_an_ambiguous_end_is_left_to_a_leader_that_there_is() -> None:
     led = msgspec.structs.replace(standing(1, 3, ((1, 1),)), has_leader=True)
     assert plan.decide(holding(3, 1, [], ambiguous=True), OTHERS, {NodeId(2): led}) == plan.Follow()
 
 
-def test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_answer() -> None:
-    """Node 3 may hold what we acknowledged last, or be in the same doubt."""
+def test_an_ambiguous_end_is_settled_by_every_other_voter_and_not_by_those_who_answer() -> None:
+    """Node 3 may hold what we acknowledged last, or be in the same ambiguity."""
     alike = standing(1, 3, ((1, 1),))
-    doubtful = msgspec.structs.replace(alike, ambiguous=True)
+    ambiguous = msgspec.structs.replace(alike, ambiguous=True)
     voters = [NodeId(2), NodeId(3)]
-    for answers in ({NodeId(2): alike}, {NodeId(2): alike, NodeId(3): doubtful}):
+    for answers in ({NodeId(2): alike}, {NodeId(2): alike, NodeId(3): ambiguous}):
         step = plan.decide(holding(3, 1, [], ambiguous=True), voters, answers)
         assert isinstance(step, plan.Wait)
         assert step.on == (NodeId(3),)
@@ -166,7 +166,7 @@ def test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_an
     assert step == plan.Settled()
 
 
-def test_a_node_in_doubt_denies_nothing_but_what_it_knows_another_entry_to_be_committed_for() -> None:
+def test_with_an_ambiguous_end_a_node_denies_only_what_it_knows_to_be_superseded() -> None:
     """Node 3 acknowledged entry 4 of term 2, and lost the write, which had superseded what it shows there now. With its
     denial the entry, which nodes 1 and 2 have, would go; node 2 cannot be asked."""
     shows = msgspec.structs.replace(standing(3, 6, ((1, 1),)), ambiguous=True)
@@ -271,8 +271,8 @@ async def test_a_leader_that_has_to_repair_its_log_sends_its_clients_away(tmp_pa
         await cluster.wait_equal()
 
 
-async def test_a_doubtful_end_is_sure_again_though_nobody_writes(tmp_path: Path) -> None:
-    """Else one more node that is lost would be an outage: a node in doubt has no vote."""
+async def test_an_ambiguous_end_is_sure_again_though_nobody_writes(tmp_path: Path) -> None:
+    """Else one more node that is lost would be an outage: a node with an ambiguous end has no vote."""
     async with Cluster(tmp_path, storage="file") as cluster:
         await written(cluster)
         leader = await cluster.wait_leader()

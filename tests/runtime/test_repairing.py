@@ -210,7 +210,7 @@ async def test_neither_a_failed_disk_nor_a_node_alone_is_taken_back() -> None:
 
 
 @virtual_time
-async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled() -> None:
+async def test_what_was_mended_is_opened_anew_before_an_ambiguous_end_is_settled() -> None:
     """Nothing is appended to files that were not put right, nor over what they may hold behind their end."""
     paper = Paper(holding(3, damaged=(3,), ambiguous=True))
     paper.answers = lambda node, question: standing(5) if isinstance(question, AskStanding) else entries(3, 3)
@@ -219,7 +219,7 @@ async def test_what_was_mended_is_opened_anew_before_a_doubtful_end_is_settled()
 
 
 @virtual_time
-async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -> None:
+async def test_a_node_with_an_ambiguous_end_that_hears_of_no_leader_asks_the_others_again() -> None:
     paper = Paper(holding(3))
     paper.group.is_running = paper.raft.is_ambiguous = True
     enough = repairer.AMBIGUOUS_TIMEOUTS * ELECTION_TICKS
@@ -234,7 +234,7 @@ async def test_a_node_in_doubt_that_hears_of_no_leader_asks_the_others_again() -
 
 
 @virtual_time
-async def test_what_others_have_behind_a_doubtful_end_is_taken_over_their_term_first() -> None:
+async def test_what_others_have_behind_an_ambiguous_end_is_taken_over_their_term_first() -> None:
     paper = Paper(holding(3, ambiguous=True))
     paper.answers = lambda node, question: (
         entries(4, 5, term=2)

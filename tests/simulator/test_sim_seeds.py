@@ -16,7 +16,7 @@ FRESH = range(1, 21)
 REGRESSIONS = {
     9: "the check of how long a leader waits for a client mixed up two ends of one session in the same term",
     74: "of the last block of a log nothing was left behind a damaged one, and nothing was said of it",
-    154: "a damaged directory told of a term and a doubt that were not durable",
+    154: "a damaged directory told of a term and an ambiguity that were not durable",
     285: "the check of how long a leader waits for a client took the writes of a slow disk for the leader's decisions",
     348: "a check at the end took the loss of a leader for bearable, although one of those left had lost its vote",
     1183: "a short session lapsed while its client was still with a former leader that was cut off",

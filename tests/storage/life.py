@@ -109,8 +109,8 @@ class Life:
         yield "append", lambda: self._append(28, 29, 6)
         yield "close", lambda: self.storage.close()
         yield "tear", self._tear
-        yield "open in doubt", self._open
-        yield "end the doubt", lambda: self.storage.clear_ambiguity()
+        yield "open ambiguous", self._open
+        yield "end the ambiguity", lambda: self.storage.clear_ambiguity()
         yield "install", lambda: self._install(40)
         yield "append", lambda: self._append(41, 43, 6)
         yield "snapshot", lambda: self._snapshot(42, 3000)

@@ -130,7 +130,7 @@ def test_a_member_of_a_cluster_reports_an_ambiguous_tail_until_told_otherwise(ta
     storage.append(entries(last + 1, last + 2, term=2))
     storage.close()
     storage, recovered = reopen(disk)
-    assert (recovered.last_index, recovered.ambiguous_after) == (last + 2, last), "the doubt outlives a restart"
+    assert (recovered.last_index, recovered.ambiguous_after) == (last + 2, last), "the ambiguity outlives a restart"
     assert read_log(storage, 1, 99) == entries(1, last) + entries(last + 1, last + 2, term=2)
     storage.clear_ambiguity()
     storage.close()
@@ -152,7 +152,7 @@ def test_a_single_node_drops_an_ambiguous_tail_and_says_so(tail: str, caplog: py
     assert reopen(disk)[1].tail == tuple(entries(1, last + 1))
 
 
-def test_a_second_doubt_lies_behind_the_first() -> None:
+def test_a_second_ambiguity_lies_behind_the_first() -> None:
     disk = killed(entries(1, 3), [entry(4)])
     damage_header(disk)
     storage, _ = reopen(disk)
@@ -211,7 +211,7 @@ def test_nothing_of_a_torn_tail_is_cut_off() -> None:
     assert bytes(content(disk, LOG_1)[-119:]) == before
 
 
-def test_a_torn_append_of_several_blocks_is_one_doubt() -> None:
+def test_a_torn_append_of_several_blocks_is_one_ambiguity() -> None:
     """Blocks of one fsync arrive in any order: a good one behind a bad one of its append proves nothing."""
     disk = killed([entry(1)], entries(2, 9, size=3000))
     at = content(disk, LOG_1).index(b"1/4:")
@@ -275,7 +275,7 @@ def test_a_bad_block_with_a_later_append_behind_it_is_damage_even_without_identi
 
 
 @pytest.mark.parametrize("broken", ["the headers", "all of it"])
-def test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_in_doubt(broken: str) -> None:
+def test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_ambiguous(broken: str) -> None:
     """One bad sector takes the last two blocks: of the first its identity is left, of the last one nothing at all."""
     disk = killed(entries(1, 3), entries(4, 4), entries(5, 5))
     data = content(disk, LOG_1)
@@ -293,7 +293,7 @@ def test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_in_doubt(bro
     assert storage.holding().ambiguous
 
 
-def test_what_lay_behind_a_durable_block_in_which_the_file_ends_is_in_doubt() -> None:
+def test_what_lay_behind_a_durable_block_in_which_the_file_ends_is_ambiguous() -> None:
     """Its identity was written, and that is done together with the next append."""
     disk = killed(entries(1, 3), entries(4, 4), entries(5, 5))
     data = content(disk, LOG_1)
@@ -653,10 +653,10 @@ def test_no_flipped_bit_ever_leads_to_wrong_data(used: str, is_closed: bool, alo
             damaged.now[path].now[position] ^= 1 << position % 8
             outcome = judge(lambda damaged=damaged: build(damaged, codec_name=used), alone, expected)  # type: ignore[misc]
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
-            assert outcome in ("same", "refused", "doubt", "repaired"), f"{outcome}: byte {position} of {path}"
+            assert outcome in ("same", "refused", "ambiguity", "repaired"), f"{outcome}: byte {position} of {path}"
     assert outcomes["refused"] > (500 if alone else 100)
     assert outcomes["same"] > 100
-    assert outcomes.get("doubt", 0) == 0 if is_closed else outcomes["doubt"] > 50
+    assert outcomes.get("ambiguity", 0) == 0 if is_closed else outcomes["ambiguity"] > 50
     assert outcomes.get("repaired", 0) == 0 if alone else outcomes["repaired"] > 400
 
 
@@ -681,12 +681,12 @@ def judge(make: Callable[[], FileStorage], alone: bool, expected: Truth) -> str:
     except StorageError:
         return "refused"
     if found == expected and recovered.tail == tuple(found.log):
-        return "same" if recovered.ambiguous_after is None else "doubt"
+        return "same" if recovered.ambiguous_after is None else "ambiguity"
     if _says_the_same(found, expected) and recovered.first_index > 1 and recovered.ambiguous_after is None:
         return "same"  # what the snapshot stands for is damaged, and is not counted to the log any more
     is_tail_lost = found._replace(log=expected.log) == expected and found.log == expected.log[: len(found.log)]
     is_said = alone or recovered.ambiguous_after == recovered.last_index
-    return "doubt" if is_tail_lost and is_said and len(found.log) == len(expected.log) - 1 else "wrong"
+    return "ambiguity" if is_tail_lost and is_said and len(found.log) == len(expected.log) - 1 else "wrong"
 
 
 def repair(storage: FileStorage, recovered: Recovered, expected: Truth) -> None:

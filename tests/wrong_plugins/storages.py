@@ -301,15 +301,15 @@ class EndlessTail(FileStorage):
         return super().open(identity, 1 << 40, alone)
 
 
-class IgnoredDoubt(FileStorage):
+class IgnoredAmbiguity(FileStorage):
     """Takes a torn end for the end."""
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
         return super().open(identity, tail_bytes, alone)._replace(ambiguous_after=None)
 
 
-class ShortDoubt(FileStorage):
-    """Tells of a doubt once."""
+class ShortAmbiguity(FileStorage):
+    """Tells of an ambiguity once."""
 
     def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
         recovered = super().open(identity, tail_bytes, alone)
@@ -423,8 +423,8 @@ MEANT: dict[type[FileStorage], str] = {
     NewIncarnation: "test_the_incarnation_stored_wins_over_the_one_given",
     LostMemberships: "test_memberships_after_the_snapshot_are_found_and_superseded_ones_are_not",
     EndlessTail: "test_the_tail_is_bounded_by_bytes_and_ends_at_the_last_entry",
-    IgnoredDoubt: "test_a_torn_end_stays_in_doubt_until_it_is_cleared",
-    ShortDoubt: "test_a_torn_end_stays_in_doubt_until_it_is_cleared",
+    IgnoredAmbiguity: "test_a_torn_end_stays_ambiguous_until_it_is_cleared",
+    ShortAmbiguity: "test_a_torn_end_stays_ambiguous_until_it_is_cleared",
     DroppedDamage: "test_a_file_with_a_flipped_bit_is_refused_or_told_or_makes_no_difference",
     TornEntry: "test_a_power_cut_at_any_write_loses_nothing_that_was_acknowledged",
     ShortReads: "test_a_snapshot_is_read_from_any_offset",

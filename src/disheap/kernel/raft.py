@@ -247,7 +247,7 @@ class Raft:
 
     @property
     def ambiguous_after(self) -> Index | None:
-        """A doubt about the end of our log ends with entries behind this one."""
+        """The end of our log is ambiguous until there are entries behind this one."""
         return self._state.ambiguous_after
 
     @property

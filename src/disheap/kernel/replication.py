@@ -218,7 +218,7 @@ def on_append(state: State, message: AppendRequest) -> None:
 
 
 def on_heartbeat(state: State, message: Heartbeat) -> None:
-    """The commit index is one that this node is known to hold, in this leader's log. In doubt about the end of its log
+    """The commit index is one that this node is known to hold, in this leader's log. With an ambiguous end of its log
     it may have lost that, and hold there what had been superseded: then only what this leader has sent counts."""
     state.handing_over_to = message.transferee
     if not state.is_installing:
@@ -234,7 +234,7 @@ def refuse_stale(state: State, source: NodeId) -> None:
 
 
 def resolve_ambiguity(state: State) -> None:
-    """The end of our log was in doubt. Past that point, and with all that the leader called committed, it is not: but
+    """The end of our log was ambiguous. Past that point, and with all that the leader called committed, it is not: but
     only of a leader that has committed in its own term. Before, it may know less than what we acknowledged and lost."""
     after, heard = state.ambiguous_after, state.commit_heard
     is_past = after is not None and state.log.stable > after and state.log.stable >= heard

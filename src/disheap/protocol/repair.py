@@ -87,7 +87,7 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, tag=1):
         if index > self.last:
             return Verdict.DAMAGED if self.ambiguous else Verdict.NEVER_HAD
         if self.term_at(index) != term:
-            # In doubt, what a lost write had superseded may show again: only what is committed here is no mistake.
+            # What a lost write had superseded may show again: with an ambiguous end only what is committed is certain.
             is_sure = not self.ambiguous or index <= self.commit
             return Verdict.NEVER_HAD if is_sure else Verdict.DAMAGED
         return Verdict.DAMAGED if self.is_damaged_at(index) else Verdict.HAVE

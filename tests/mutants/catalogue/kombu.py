@@ -143,7 +143,7 @@ MUTANTS = (
     ),
     Mutant(
         "remote-control-waits-for-its-confirm",
-        "remote control is published as persistent: a worker that starts ends with the broker's refusal, or its doubt",
+        "remote control is published as persistent: a worker that starts ends with a refusal or an unknown outcome",
         (Patch("disheap_kombu:Channel.basic_publish", " or command.exchange.endswith(REMOTE_CONTROL)", ""),),
         (CHANNEL + "test_remote_control_is_transient_whatever_its_messages_say",),
         simulated=False,

@@ -36,7 +36,7 @@ MUTANTS = (
         (REPAIR + "test_a_majority_without_the_entry_is_not_enough_while_its_old_leader_may_still_count_us",),
     ),
     Mutant(
-        "doubtful-end-settled-by-those-who-answer",
+        "ambiguous-end-settled-by-those-who-answer",
         "a node takes the end of its log for whole although a node that may know better was not heard",
         (
             Patch(
@@ -45,10 +45,10 @@ MUTANTS = (
                 "    if ambiguous and not standings:\n        return Wait(f",
             ),
         ),
-        (REPAIR + "test_an_end_in_doubt_is_settled_by_every_other_voter_and_not_by_those_who_answer",),
+        (REPAIR + "test_an_ambiguous_end_is_settled_by_every_other_voter_and_not_by_those_who_answer",),
     ),
     Mutant(
-        "node-in-doubt-votes",
+        "node-with-an-ambiguous-end-votes",
         "a node whose log may have lost its end helps a candidate to win that lacks what was lost",
         (
             Patch(
@@ -64,8 +64,8 @@ MUTANTS = (
         pitfall=14,
     ),
     Mutant(
-        "doubt-ends-with-a-snapshot",
-        "a node in doubt that installs a snapshot votes, though it may have acknowledged more than that stands for",
+        "ambiguity-ends-with-a-snapshot",
+        "a node with an ambiguous end installs a snapshot and votes, though it may have acknowledged more",
         (
             Patch(
                 "disheap:State.install",
@@ -75,10 +75,10 @@ MUTANTS = (
                 "            self.ambiguous_after = None\n",
             ),
         ),
-        ("tests/kernel/test_snapshots.py::test_a_snapshot_beyond_a_doubtful_end_does_not_end_the_doubt",),
+        ("tests/kernel/test_snapshots.py::test_a_snapshot_beyond_an_ambiguous_end_does_not_end_the_ambiguity",),
     ),
     Mutant(
-        "node-in-doubt-denies-what-it-lost",
+        "node-with-an-ambiguous-end-denies-what-it-lost",
         "what a lost write had superseded counts as proof that the entry never was, and another node cuts its own",
         (
             Patch(
@@ -87,17 +87,17 @@ MUTANTS = (
                 "is_sure = True",
             ),
         ),
-        (REPAIR + "test_a_node_in_doubt_denies_nothing_but_what_it_knows_another_entry_to_be_committed_for",),
+        (REPAIR + "test_with_an_ambiguous_end_a_node_denies_only_what_it_knows_to_be_superseded",),
     ),
     Mutant(
-        "doubt-for-ever-where-nobody-writes",
+        "ambiguity-for-ever-where-nobody-writes",
         "a node with an ambiguous end under an idle leader never votes again, and the loss of another is an outage",
         (
             Patch(
                 "disheap:Node.received_gossip", "        self.group.propose_noops_until(gossip.ambiguous_until)\n", ""
             ),
         ),
-        (REPAIR + "test_a_doubtful_end_is_sure_again_though_nobody_writes",),
+        (REPAIR + "test_an_ambiguous_end_is_sure_again_though_nobody_writes",),
         fast=False,
     ),
     Mutant(

@@ -98,7 +98,7 @@ MUTANTS = (
         pitfall=10,
     ),
     Mutant(
-        "heartbeat-trusted-in-doubt",
+        "heartbeat-trusted-with-an-ambiguous-end",
         "a follower that may have lost its end commits there what its lost write had superseded",
         (
             Patch(
@@ -107,19 +107,19 @@ MUTANTS = (
                 "state.log.last_index",
             ),
         ),
-        (PITFALLS + "test_in_doubt_a_follower_commits_nothing_that_this_leader_has_not_sent",),
+        (PITFALLS + "test_with_an_ambiguous_end_a_follower_commits_nothing_that_this_leader_has_not_sent",),
         pitfall=10,
     ),
     Mutant(
         "verified-by-an-earlier-leader",
-        "what one leader has sent counts, in doubt, as the log of the next",
+        "what one leader has sent counts, with an ambiguous end, as the log of the next",
         (Patch("disheap.kernel.state", "        self.verified = Index(0)\n\n    def _leave", "\n    def _leave"),),
         (PITFALLS + "test_what_one_leader_sent_says_nothing_about_the_log_of_the_next",),
         pitfall=10,
     ),
     Mutant(
         "idle-leader-asks-once",
-        "a peer that lost the end of its log stays short and in doubt until somebody proposes",
+        "a peer that lost the end of its log stays short and ambiguous until somebody proposes",
         (
             Patch(
                 "disheap:Progress.heard",

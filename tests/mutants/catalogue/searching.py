@@ -74,7 +74,7 @@ MUTANTS = (
     ),
     Mutant(
         "silence-does-not-scale-with-the-session",
-        "a session with a short timeout lapses before its client has doubted the node",
+        "a session with a short timeout lapses before its client has given the node up",
         (
             Patch(
                 "disheap:KeepAlive.set_timeout",

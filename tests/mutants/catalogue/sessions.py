@@ -66,7 +66,7 @@ MUTANTS = (
     ),
     Mutant(
         "client-leaves-without-a-word",
-        "a node that a client doubts takes the client for dead, and gives its tasks to others after a few seconds",
+        "a node that a client gives up takes the client for dead, and gives its tasks to others after a few seconds",
         (
             Patch(
                 "disheap:Session.farewell",

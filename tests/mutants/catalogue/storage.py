@@ -91,11 +91,11 @@ MUTANTS = (
         "end-behind-a-damaged-block-believed",
         "nothing tells how long the damaged block was, and the log is taken for whole behind it",
         (Patch("disheap_filelog:_Scan._judge", "if self._unknown_from is not None:", "if self._size < 0:"),),
-        (DAMAGE + "test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_in_doubt",),
+        (DAMAGE + "test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_ambiguous",),
         pitfall=14,
     ),
     Mutant(
-        "doubt-forgotten-at-a-restart",
+        "ambiguity-forgotten-at-a-restart",
         "a member whose last block was torn votes as if its log were whole",
         (
             Patch(
@@ -106,7 +106,7 @@ MUTANTS = (
         ),
         (
             DAMAGE + "test_a_member_of_a_cluster_reports_an_ambiguous_tail_until_told_otherwise",
-            DAMAGE + "test_a_second_doubt_lies_behind_the_first",
+            DAMAGE + "test_a_second_ambiguity_lies_behind_the_first",
         ),
         pitfall=14,
     ),

@@ -108,7 +108,7 @@ class BrokerSession:
         self.session = Session(options, None if opaque else self.held, hello)
         self._opaque = opaque
         self._connection = 0
-        self._in_doubt = False  # a pop's end may have been missed
+        self._missed_an_end = False  # a pop's end may have been missed
 
     def send(self, command: broker.Command, waiter: Any = None, flags: int = Flags.NONE) -> int:
         kind = type(command)
@@ -182,8 +182,8 @@ class BrokerSession:
                 broken = error
         if broken is not None:
             out.append(Broken(broken))
-        elif self._in_doubt:
-            self._in_doubt = False
+        elif self._missed_an_end:
+            self._missed_an_end = False
             for event in self.session.attach_again():
                 self._translate_one(event, out)
         return out
@@ -264,7 +264,7 @@ class BrokerSession:
         pop = isinstance(note.command, broker.Pop)
         self.held.subscribed(consumer, pop)
         if pop and note.connection != self._connection and consumer in self.held.tickets:
-            self._in_doubt = True
+            self._missed_an_end = True
 
 
 def _carried(waiter: Any) -> Any:

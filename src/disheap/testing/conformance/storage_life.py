@@ -56,7 +56,7 @@ class Life:
         self.model = Model()  # acknowledged
         self.under_way: list[Model] = []  # what a call that did not return may have made of it
         self.committed = 0  # entries up to here are never superseded
-        self.doubt = False  # whether `ambiguous_after` must be reported
+        self.ambiguity = False  # whether `ambiguous_after` must be reported
         self._build = build
 
     def live(self) -> None:
@@ -156,9 +156,9 @@ class Life:
 
     def _flush(self, storage: Storage) -> None:
         storage.flush()
-        if self.doubt and self.random.random() < 0.5:
+        if self.ambiguity and self.random.random() < 0.5:
             storage.clear_ambiguity()
-            self.doubt = False
+            self.ambiguity = False
 
     def _some_state(self) -> bytes:
         return self.random.randbytes(self.random.choice((0, 10, 6000)))
@@ -177,9 +177,9 @@ class Life:
             if item.kind == EntryKind.MEMBERSHIP and item.index > snapshot_index
         )
         assert [run.term for run in recovered.runs] == list(dict.fromkeys(item.term for item in expected))
-        if self.doubt:
-            assert recovered.ambiguous_after is not None, "a second crash hid the doubt that the first one left"
-        self.doubt = recovered.ambiguous_after is not None
+        if self.ambiguity:
+            assert recovered.ambiguous_after is not None, "a second crash hid the ambiguity that the first one left"
+        self.ambiguity = recovered.ambiguous_after is not None
         self.model, self.under_way = model, []
         self.committed = max(self.committed, snapshot_index)
         assert self.committed <= model.last

@@ -481,7 +481,7 @@ def test_an_aborted_snapshot_from_the_leader_leaves_the_log(node: Node) -> None:
 
 def test_flush_may_be_called_at_any_time(node: Node) -> None:
     """`flush` may be called at any time, and changes no data. It fails if `flush` raises without appends, or leaves a
-    doubt about the end of the log."""
+    ambiguity about the end of the log."""
     node.storage.flush()
     node.storage.append(entries(1, 3))
     node.storage.flush()
@@ -511,8 +511,8 @@ def test_usage_grows_with_the_log_and_counts_from_the_snapshot(node: Node) -> No
     assert node.storage.usage().log_bytes_since_snapshot == since
 
 
-def test_a_doubt_may_be_cleared_where_there_was_none(node: Node) -> None:
-    """`clear_ambiguity` may be called at any time. It fails if it raises without a doubt."""
+def test_an_ambiguity_may_be_cleared_where_there_was_none(node: Node) -> None:
+    """`clear_ambiguity` may be called at any time. It fails if it raises without an ambiguity."""
     node.storage.clear_ambiguity()
     assert node.again().ambiguous_after is None
 

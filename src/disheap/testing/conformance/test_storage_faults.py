@@ -403,12 +403,13 @@ def test_entries_that_were_superseded_do_not_come_back(build: Build | None) -> N
         assert read_log(again, 1, 99) == entries(1, 19, size=300) + entries(20, 50 - term, term, size=300)
 
 
-def test_a_torn_end_stays_in_doubt_until_it_is_cleared(build: Build | None) -> None:
+def test_a_torn_end_stays_ambiguous_until_it_is_cleared(build: Build | None) -> None:
     """A torn end that may have been acknowledged is reported by `ambiguous_after` or `damaged` at every opening until
-    `clear_ambiguity`. It fails if the storage cuts the end off silently, or forgets the doubt at the next opening."""
+    `clear_ambiguity`. It fails if the storage cuts the end off silently, or forgets the ambiguity at the next
+    opening."""
     if build is None:
         return
-    disk, doubts = CrashingDisk(), 0
+    disk, ambiguities = CrashingDisk(), 0
     storage = started(build, disk)
     storage.append(entries(1, 19, size=300))
     before = disk.copy()
@@ -417,8 +418,8 @@ def test_a_torn_end_stays_in_doubt_until_it_is_cleared(build: Build | None) -> N
         for size in range(start + 1, end, 3):  # where nothing of it is left, it never was
             torn = disk.copy()
             del torn.now[path].now[size:]
-            doubts += _is_in_doubt_until_cleared(build, torn)
-    assert doubts, "the last entry was torn at each of its bytes, and the storage was never in doubt"
+            ambiguities += _is_ambiguous_until_cleared(build, torn)
+    assert ambiguities, "the last entry was torn at each of its bytes, and the storage was never ambiguous"
 
 
 def _changed(before: CrashingDisk, after: CrashingDisk) -> Iterator[tuple[str, int, int]]:
@@ -429,7 +430,7 @@ def _changed(before: CrashingDisk, after: CrashingDisk) -> Iterator[tuple[str, i
             yield path, start, len(inode.now)
 
 
-def _is_in_doubt_until_cleared(build: Build, torn: CrashingDisk) -> bool:
+def _is_ambiguous_until_cleared(build: Build, torn: CrashingDisk) -> bool:
     try:
         storage, recovered = opened(build, torn)
     except StorageError:
@@ -440,7 +441,7 @@ def _is_in_doubt_until_cleared(build: Build, torn: CrashingDisk) -> bool:
     assert recovered.ambiguous_after <= 19
     storage.close()
     storage, recovered = opened(build, torn)
-    assert recovered.ambiguous_after is not None, "the doubt is forgotten before it was cleared"
+    assert recovered.ambiguous_after is not None, "the ambiguity is forgotten before it was cleared"
     storage.clear_ambiguity()
     storage.close()
     assert opened(build, torn)[1].ambiguous_after is None

@@ -28,7 +28,7 @@ class DurableModel:
         self.spoilt = 0  # how often somebody did, ever
         self.snapshot = 0  # the newest one that is durable
         self.settled = 0  # blocks up to here are known to be durable by a later write: what spoils them is damage
-        self.in_doubt = False  # it said that its log may have lost its end, and has not caught up since
+        self.is_ambiguous = False  # it said that its log may have lost its end, and has not caught up since
 
     @property
     def last(self) -> int:
@@ -79,11 +79,11 @@ class DurableModel:
         begins = found.snapshot.index + 1 if found.snapshot else 1
         is_told = found.lost_snapshot is not None
         yield is_told or found.first_index <= begins, f"its log begins at {found.first_index}, and says nothing"
-        is_forgotten = self.in_doubt and not found.is_damaged and found.ambiguous_after is None
+        is_forgotten = self.is_ambiguous and not found.is_damaged and found.ambiguous_after is None
         yield not is_forgotten, "its log may lack its end, and a restart made it forget that"
         if not self.spoilt:
             yield from self._judge_a_good_disk(found, now)
-        elif self.spoilt == 1 and found.ambiguous_after is not None and not self.in_doubt and not self.cut_from:
+        elif self.spoilt == 1 and found.ambiguous_after is not None and not self.is_ambiguous and not self.cut_from:
             after = int(found.ambiguous_after)
             yield after >= min(self.settled, self.last), f"takes damage behind {after} for a torn end"
 
@@ -118,7 +118,7 @@ class DurableModel:
         if self.installing is not None and found.snapshot and found.snapshot.index == self.installing.index:
             certain = min(certain, found.snapshot.index)
         if self.damaged and found.ambiguous_after is not None:
-            certain = min(certain, found.ambiguous_after, found.last_index)  # it may have been in doubt further on
+            certain = min(certain, found.ambiguous_after, found.last_index)  # it may have been ambiguous further on
         return certain
 
     def after(self, found: Recovered) -> DurableModel:
@@ -129,7 +129,7 @@ class DurableModel:
         now.writing = self.writing if found.is_damaged else ()  # it may be told of once more
         now.snapshot = found.snapshot.index if found.snapshot else 0
         now.settled = min(self.settled, now.last)
-        now.in_doubt = found.ambiguous_after is not None or (self.in_doubt and found.is_damaged)
+        now.is_ambiguous = found.ambiguous_after is not None or (self.is_ambiguous and found.is_damaged)
         return now
 
     def _take(self, found: Recovered) -> None:

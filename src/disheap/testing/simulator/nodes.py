@@ -132,7 +132,7 @@ def watched_storage(file_storage: type[Any]) -> type[Any]:
             return kept
 
         def clear_ambiguity(self) -> None:
-            self._safety.doubt_ends(self._node)
+            self._safety.ambiguity_ends(self._node)
             super().clear_ambiguity()
 
     return WatchedStorage

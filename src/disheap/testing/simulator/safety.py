@@ -216,9 +216,9 @@ class SafetyChecker:
         behind = self.durable_models[node].snapshot
         self.require(first <= behind + 1, f"node {node}: trims its log to {first}, and its snapshot is of {behind}")
 
-    def doubt_ends(self, node: int) -> None:
-        """A node has cleared the doubt about the end of its log."""
-        self.durable_models[node].in_doubt = False
+    def ambiguity_ends(self, node: int) -> None:
+        """The end of a node's log is certain again."""
+        self.durable_models[node].is_ambiguous = False
 
     def writes_after_failure(self, node: int, operation: str, path: str) -> None:
         """Fails the run: a node writes after its disk has failed."""
