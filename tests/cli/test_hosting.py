@@ -17,7 +17,8 @@ from disheap.cli.reloading import Reloading
 from disheap.config.node_config import NodeConfig
 from disheap.errors import DiskFailed, RequestTimeout
 from disheap.plugins.registry import Registry
-from disheap.runtime.node import Node
+from disheap.runtime.replicas import Replica
+from disheap.testing.inspected import InspectedNode as Node
 from disheap_memory.storage import MemoryStorage
 
 CONFIG = NodeConfig(name="n1", alone=True, storage="memory", transport="inproc", client_listen="n1:8400")
@@ -65,16 +66,16 @@ def test_a_signal_while_a_node_starts_hides_no_error_of_its_disk(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with_storage_that_fails_to_close(monkeypatch)
-    recover = Node._recover
+    recover = Replica._recover
 
-    async def recover_and_stop(node: Node, follow: bool) -> Any:
+    async def recover_and_stop(replica: Replica, follow: bool) -> Any:
         os.kill(os.getpid(), signal.SIGTERM)
-        return await recover(node, follow)
+        return await recover(replica, follow)
 
     async def announce(node: Node) -> None:
         """It may have started before the signal is seen. A second one would end this process."""
 
-    monkeypatch.setattr(Node, "_recover", recover_and_stop)
+    monkeypatch.setattr(Replica, "_recover", recover_and_stop)
     with pytest.raises(DiskFailed, match="close: the disk is gone"):
         hosting.host(CONFIG, announce)
 

@@ -237,7 +237,7 @@ async def test_who_only_listens_hears_that_its_session_is_over(cluster: Cluster)
     async with disheap.connect(url(cluster, session_timeout_ms=1500)) as client:
         consumer = (await client.create_topic("jobs")).consume()
         waiting = asyncio.ensure_future(consumer.__anext__())
-        server = (await cluster.wait_leader())._server
+        server = (await cluster.wait_leader()).clients
         assert server is not None
         connection = server._attached[client.driver._session.id]
         async with asyncio.timeout(10):

@@ -14,11 +14,12 @@ from disheap.kernel.types import Entry, EntryKind, Index, Message, NodeId, Term
 from disheap.protocol import broker, frames, handshake
 from disheap.protocol.frames import Kind, SessionOptions, Status
 from disheap.protocol.handshake import Hello
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
-from disheap.runtime.clients.connection import ClientConnection
-from disheap.runtime.clients.server import Server, ServerLimits
+from disheap.runtime.clients.acceptor import Acceptor
+from disheap.runtime.clients.connection import ClientConnection, ServerLimits
+from disheap.runtime.clients.server import Server
 from disheap.runtime.state.session_table import SessionLimits
 from disheap.runtime.state.sessions import Sessions
 from disheap_heap.machine import HeapMachine
@@ -93,7 +94,7 @@ class Owner:
         self.repairs: list[Ask | Answer] = []
 
     def hello_to(self, target: NodeId) -> PeerHello:
-        return PeerHello(CLUSTER, 1, "n1", 4, target, "n1:8400", "heap", (1, 1))
+        return PeerHello(CLUSTER, 1, "n1", target, "n1:8400", (PeerGroup(4, "heap", (1, 1)),))
 
     def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
         return NodeId(hello.node_id)
@@ -102,9 +103,9 @@ class Owner:
         return Transcript(self.secrets)
 
     def challenge(self) -> Challenge:
-        return Challenge(NONCE, 5)
+        return Challenge(NONCE, (5,))
 
-    def answered(self, peer: NodeId, incarnation: int) -> None: ...
+    def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None: ...
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Callable[[bool], None]) -> None:
         self.met.append(peer)
@@ -114,7 +115,10 @@ class Owner:
         self.met.append(peer)
         done(True)
 
-    def received(self, message: Message) -> None:
+    def has_group(self, group: int) -> bool:
+        return group == 0
+
+    def received(self, group: int, message: Message) -> None:
         self.messages.append(message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
@@ -163,12 +167,14 @@ class ServedNode:
 
     SESSION = (1000 << 16) + 1
     """Of the first client after the bystander."""
-    cluster_id, name, machine_name, groups = CLUSTER, "n1", "heap", (0,)
+    cluster_id, name, machine_name, number = CLUSTER, "n1", "heap", 0
 
     def __init__(self) -> None:
         self.machine = WatchedMachine(HeapSettings(), MachineContext())
         self.machine.failures = []
-        self.server = Server(self, LIMITS, loop=StillLoop(), draw=self._drawn, entropy=self._secret)  # type: ignore[arg-type]
+        self.servers: dict[int, Server] = {}
+        acceptor = Acceptor(self, LIMITS, StillLoop())  # type: ignore[arg-type]
+        self.server = self.servers[0] = Server(self, acceptor, draw=self._drawn, entropy=self._secret)
         self.sessions = Sessions(self.machine, SessionLimits(64, 8), self.server)
         self.applied = Entry(Term(1), Index(0), EntryKind.NOOP, 1000, b"")
         self._number = 0
@@ -215,7 +221,7 @@ class ServedNode:
 
     def connect(self) -> Wire:
         wire = Wire()
-        wire.receiver = self.server.accept()
+        wire.receiver = self.server.acceptor.accept()
         wire.receiver.connection_made(wire)
         return wire
 

@@ -57,7 +57,7 @@ from disheap.kernel.types import (
 from disheap.protocol import broker, frames, handshake, peers, proofs, repair
 from disheap.protocol.frames import SECRET_BYTES, FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.handshake import Hello, Versions, Welcome
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.protocol.proofs import Challenge
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
 from disheap.runtime.repair import plan
@@ -215,10 +215,10 @@ _ABOUT_REPAIR += [
     repair.Entries(0, 5, ((3, 5, EntryKind.MEMBERSHIP, 9, membership.encode(MEMBERS)),)),
     repair.SnapshotPiece(0, 9, 3, 99, membership.encode(MEMBERS), 64, b"piece", False),
 ]
-HELLO = PeerHello(CLUSTER, 2, "n2", 5, 1, "n2:8400", "heap", (1, 1), nonce=NONCE)
+HELLO = PeerHello(CLUSTER, 2, "n2", 1, "n2:8400", (PeerGroup(5, "heap", (1, 1)),), nonce=NONCE)
 _HELLO_FRAME = handshake.hello(Kind.PEER_HELLO, HELLO)
 _WELCOME_FRAMES = [
-    proofs.challenge(Challenge(NONCE, 5)),
+    proofs.challenge(Challenge(NONCE, (5,))),
     handshake.welcome(Kind.PEER_WELCOME, 2, HELLO),
     frames.plain(Kind.PEER_PROOF),
 ]

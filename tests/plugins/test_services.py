@@ -16,8 +16,8 @@ from watching_plugin import Echo, Unstartable, Watcher, registry_with
 from disheap.config.node_config import Limits, NodeConfig, load
 from disheap.errors import ConfigError, PluginError, Unauthorized
 from disheap.interfaces import Principal
-from disheap.runtime.node import Node
 from disheap.runtime.services import Context
+from disheap.testing.inspected import InspectedNode as Node
 
 HERE = Path(__file__).parent
 

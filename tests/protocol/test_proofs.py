@@ -9,7 +9,7 @@ import pytest
 from disheap.errors import MalformedFrame, NotProved
 from disheap.protocol import frames, handshake, proofs
 from disheap.protocol.frames import Kind
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
 
 OLD, NEW = b"old" * 16, b"new" * 16
@@ -20,9 +20,9 @@ def transcript(
 ) -> Transcript:
     """A hello and a challenge."""
     made = Transcript(secrets)
-    hello = PeerHello(cluster, node, f"n{node}", 7, target, "", "heap", (1, 1), nonce=nonce)
+    hello = PeerHello(cluster, node, f"n{node}", target, "", (PeerGroup(7, "heap", (1, 1)),), nonce=nonce)
     made.add(handshake.hello(Kind.PEER_HELLO, hello))
-    made.add(proofs.challenge(Challenge(bytes(32), incarnation)))
+    made.add(proofs.challenge(Challenge(bytes(32), (incarnation,))))
     return made
 
 

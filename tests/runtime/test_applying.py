@@ -103,7 +103,7 @@ async def test_a_mark_in_the_log_has_the_state_of_its_own_index_stored(tmp_path:
     """On every node the same, whatever else is in the batch."""
     config = NodeConfig(name="n1", alone=True, data_dir=str(tmp_path), client_listen="127.0.0.1:0", log_level="error")
     async with disheap.Node(config) as node:
-        group = node.group
+        group = node.replicas[0].group
         await wait_until(lambda: group.raft.is_leader and group.raft.applied == group.raft.last_index, "it leads")
         group.mark_snapshot()
         marked = group.raft.last_index

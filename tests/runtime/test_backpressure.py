@@ -12,13 +12,12 @@ from disheap.config.node_config import Limits
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind, Status
 from disheap.runtime.clients.connection import ClientConnection
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 
 
 def port_of(node: Node, client: WireClient) -> ClientConnection:
     """The node's end of the only client's connection."""
-    assert node._server is not None
-    (port,) = node._server._connections
+    (port,) = node.clients._connections
     assert port.session == client.session
     return port
 
@@ -44,7 +43,7 @@ async def test_a_client_that_attaches_is_not_read_from_either_while_too_much_wai
     async with Cluster(tmp_path, nodes=1) as cluster:
         node = cluster.nodes["n1"]
         client = await WireClient.connected(cluster.transport, node.client_address)
-        (port,) = node._outlets()._connections
+        (port,) = node.clients._connections
         with monkeypatch.context() as patch:
             patch.setattr(node.group, "full", lambda: True)
             client.connection.write(frames.envelope(Kind.ATTACH, 0, 4711, 1, 0, b"held"))

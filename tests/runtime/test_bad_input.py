@@ -19,7 +19,7 @@ from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Fault, Flags, Kind, SessionOptions, Status
 from disheap.protocol.handshake import Hello
 from disheap.runtime.clients import connection
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 
 SMALL = Limits(
     frame_bytes=65_536, entry_bytes=16_384, gather_bytes=131_072, handshake_timeout_s=0.2, connections=8,
@@ -204,7 +204,7 @@ async def test_a_piece_of_a_long_command_costs_no_copy_of_the_pieces_before_it(t
     size, piece = 32 << 20, bytes(64 << 10)
     async with Cluster(tmp_path, nodes=1, limits=Limits(frame_bytes=2 * size, gather_bytes=2 * size)) as cluster:
         client = await cluster.client()
-        (port,) = cluster.nodes["n1"]._outlets()._connections
+        (port,) = cluster.nodes["n1"].clients._connections
         command = frames.envelope(Kind.COMMAND, 0, client.session, 1, 0, b"+1" + bytes(size))
         port.data_received(command[: size // 2])
         port.data_received(piece)

@@ -15,7 +15,7 @@ from disheap.protocol import broker, frames
 from disheap.protocol.frames import Fault, Kind, Status
 from disheap.runtime.clients.buffers import STALLED_S, UNCOUNTED_BYTES, Buffers
 from disheap.runtime.clients.server import Server
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -86,8 +86,7 @@ LIMITS = Limits(
 
 
 def server_of(node: Node) -> Server:
-    assert node._server is not None
-    return node._server
+    return node.clients
 
 
 async def connected(cluster: Cluster) -> WireClient:
@@ -104,16 +103,16 @@ async def test_unfinished_frames_of_many_connections_take_no_more_than_the_limit
         for one in many:
             one.connection.write(beginning)
         await wait_until(lambda: sum(one.lost.is_set() for one in many) == 22, "all but eight were closed")
-        assert 7 * FRAME_BYTES < server.buffers.input_bytes <= 8 * FRAME_BYTES
+        assert 7 * FRAME_BYTES < server.acceptor.buffers.input_bytes <= 8 * FRAME_BYTES
         goodbye = await many[0].goodbye()
         assert goodbye.code == "overloaded" and "limits.input_bytes" in goodbye.message
         assert await client.call(b"+1" + b" " * (FRAME_BYTES - 200)) == (Status.OK, b"1")
         many[-1].connection.write(b"x")
         assert (await many[-1].frame(Kind.ANSWER))[4] == Kind.ANSWER, "a frame that is finished is answered"
-        assert server.buffers.input_bytes < 7 * FRAME_BYTES, "and counts no more"
+        assert server.acceptor.buffers.input_bytes < 7 * FRAME_BYTES, "and counts no more"
         for one in many:
             one.close()
-        await wait_until(lambda: server.buffers.input_bytes == 0, "nothing is held for those that are gone")
+        await wait_until(lambda: server.acceptor.buffers.input_bytes == 0, "nothing is held for those that are gone")
 
 
 async def peeking(cluster: Cluster) -> WireClient:
@@ -185,7 +184,9 @@ async def test_over_all_connections_no_more_waits_than_the_limit(tmp_path: Path)
             await client.call(broker.encode(broker.Enqueue("jobs", broker.NewMessage(b"x" * 200_000))))
             await asyncio.sleep(0)
         await wait_until(lambda: any(one.lost.is_set() for one in idle), "some are closed")
-        await wait_until(lambda: server.buffers.output_bytes <= LIMITS.output_bytes, "what waits is within the limit")
+        await wait_until(
+            lambda: server.acceptor.buffers.output_bytes <= LIMITS.output_bytes, "what waits is within the limit"
+        )
         assert not all(one.lost.is_set() for one in idle)
         assert (await client.call(broker.encode(broker.Purge("jobs"))))[0] == Status.OK
 
@@ -205,4 +206,4 @@ async def test_a_question_whose_connection_ends_before_the_leader_may_read_leave
         await wait_until(lambda: held.closed, "its connection is gone")
         waiting.pop()(True)
         assert server._queries == 0
-        assert held not in server._slow
+        assert held not in server.acceptor._slow

@@ -16,9 +16,10 @@ from tests.support.wire import wait_until
 
 from disheap.config.node_config import Limits
 from disheap.kernel.types import NodeId
-from disheap.runtime.replica import clock_check, group
+from disheap.runtime.replica import group, member_clocks
 from disheap.runtime.replica.clock_check import ClockCheck
 from disheap.runtime.replica.clocks import LogClock, SystemClock
+from disheap.runtime.replica.member_clocks import MemberClocks
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
 THREE_VOTERS = (ONE, TWO, THREE)
@@ -32,14 +33,15 @@ class Checked:
     def __init__(self, log_time_ms: int = NOW_MS) -> None:
         self.clock = ManualClock()
         self.clock.wall = NOW_MS
-        self.check = ClockCheck(self.clock, ONE, MINUTE_MS, YEAR_MS, lambda node: f"n{node}")
+        self.members = MemberClocks(self.clock, lambda node: f"n{node}")
+        self.check = ClockCheck(self.clock, self.members, ONE, MINUTE_MS, YEAR_MS)
         self.check.seen(log_time_ms)
 
     def others(self, *ahead_ms: int | None) -> Checked:
         """The clocks of nodes 2, 3 ..., by how far they are ahead of ours; None says nothing."""
         for node, ahead in enumerate(ahead_ms, 2):
             if ahead is not None:
-                self.check.heard(NodeId(node), self.clock.wall + ahead)
+                self.members.heard(NodeId(node), self.clock.wall + ahead)
         return self
 
     def may_lead(self, *voters: NodeId) -> bool:
@@ -97,7 +99,7 @@ def test_our_own_jump_does_not_pass_for_the_others() -> None:
 
 def test_a_clock_is_known_for_a_while_only() -> None:
     checked = Checked(NOW_MS - WEEK_MS).others(0, 0)
-    checked.clock.pass_ms(int(clock_check.BELIEVED_S * 1000) + 1)
+    checked.clock.pass_ms(int(member_clocks.BELIEVED_S * 1000) + 1)
     assert not checked.may_lead()
     assert "that of n2 is not known" in checked.check.objection(THREE_VOTERS)
 
@@ -152,7 +154,7 @@ class WrongClock(SystemClock):
 
 
 async def start(cluster: Cluster, name: str, ahead_ms: int, **changes: Any) -> Any:
-    from disheap.runtime.node import Node
+    from disheap.testing.inspected import InspectedNode as Node
 
     config = msgspec.structs.replace(cluster.configs[name], **changes)
     node = cluster.nodes[name] = Node(config, registry=cluster.registry, clock=WrongClock(ahead_ms))
@@ -224,16 +226,17 @@ def test_clusters_of_every_size_elect_where_a_majority_is_right_and_nobody_far_a
     wrong = st.integers(2 * MINUTE_MS, 10 * YEAR_MS).flatmap(lambda off: st.sampled_from([off, -off]))
     off_ms += data.draw(st.lists(wrong, min_size=size - right, max_size=size - right))
     voters = tuple(NodeId(number) for number in range(1, size + 1))
-    clocks, checks = [], []
+    clocks, known, checks = [], [], []
     for number, off in zip(voters, off_ms, strict=True):
         clock = ManualClock()
         clock.wall = NOW_MS + off
         clocks.append(clock)
-        checks.append(ClockCheck(clock, number, MINUTE_MS, YEAR_MS, str))
+        known.append(MemberClocks(clock, str))
+        checks.append(ClockCheck(clock, known[-1], number, MINUTE_MS, YEAR_MS))
         checks[-1].seen(NOW_MS - WEEK_MS)
-    for check in checks:
+    for members in known:
         for number, clock in zip(voters, clocks, strict=True):
-            check.heard(number, clock.wall)
+            members.heard(number, clock.wall)
     assert any(not check.objection(voters) for check in checks[:right])
     for check, clock in zip(checks, clocks, strict=True):
         if not check.objection(voters):

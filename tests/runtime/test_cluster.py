@@ -13,7 +13,7 @@ from tests.support.wire import WireClient, wait_until
 from disheap.config.node_config import Limits, NodeConfig, RaftConfig
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, OutcomeUnknown, WrongDirectory
 from disheap.protocol.frames import Kind, Status
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 
 SMALL_SNAPSHOTS = RaftConfig(
     tick_ms=10,

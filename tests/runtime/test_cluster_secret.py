@@ -20,7 +20,7 @@ from disheap.protocol import frames, handshake, peers, proofs
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 
 OLD, NEW = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 
@@ -58,7 +58,8 @@ class Stranger:
 def forged(cluster: Cluster, node: int, incarnation: int = 99, target: int = 1) -> PeerHello:
     """A hello that says all that a member would, except its incarnation."""
     real = next(iter(cluster.nodes.values()))._peering.hello_to(NodeId(target))
-    return msgspec.structs.replace(real, node_id=node, name=f"n{node}", incarnation=incarnation)
+    group = msgspec.structs.replace(real.groups[0], incarnation=incarnation)
+    return msgspec.structs.replace(real, node_id=node, name=f"n{node}", groups=(group,))
 
 
 async def stopped(cluster: Cluster) -> None:
@@ -96,7 +97,7 @@ async def test_who_binds_a_stopped_members_port_is_not_welcomed(tmp_path: Path) 
         incarnation = cluster.nodes["n3"].incarnation
         await cluster.stop("n3")
         welcome = handshake.welcome(Kind.PEER_WELCOME, 2, forged(cluster, 3, incarnation, 1))
-        challenge = proofs.challenge(Challenge(bytes(32), incarnation))
+        challenge = proofs.challenge(Challenge(bytes(32), (incarnation,)))
         strangers: list[Stranger] = []
 
         def accept() -> Stranger:
@@ -207,10 +208,10 @@ async def test_who_waited_for_an_address_is_checked_again_against_whom_was_met_m
         peering.meet(three, second, False, lambda is_kept: outcomes.append((2, is_kept)))
         peering.welcomed(three, first, lambda is_kept: outcomes.append((1, is_kept)))
         await wait_until(lambda: outcomes == [(1, True)], "the first life is remembered")
-        peering.answered(three, second.incarnation)
+        peering.answered(three, (second.groups[0].incarnation,))
         assert outcomes == [(1, True), (2, False)]
         assert "without the data" in one.refusals()[-1]
-        one.maintenance.incarnation_check.check(three, first)
+        one.introductions.check(three, first)
     finally:
         await stopped(cluster)
 

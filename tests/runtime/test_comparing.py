@@ -16,11 +16,11 @@ from disheap.errors import MalformedFrame, RequestError
 from disheap.kernel.types import Index, Membership, NodeId, SnapshotMeta, Term
 from disheap.protocol import frames, gossip
 from disheap.protocol.frames import Kind
-from disheap.protocol.gossip import Gossip
+from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.protocol.repair import AskSnapshot
-from disheap.runtime.node import Node
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.state_hashes import KEPT, NEVER_MS, StateComparison
+from disheap.testing.inspected import InspectedNode as Node
 
 OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"
 
@@ -143,7 +143,7 @@ async def test_few_hashes_are_kept_and_an_interval_of_nothing_is_never_due() -> 
 def test_gossip_that_cannot_be_read_is_malformed(content: bytes) -> None:
     with pytest.raises(MalformedFrame, match="gossip"):
         gossip.decode(frames.plain(Kind.GOSSIP, content))
-    sent = Gossip(0, True, 5, 7, b"h" * 16)
+    sent = Gossip((GroupReport(0, True, 5, 7, b"h" * 16),), True, False, 9)
     assert gossip.decode(gossip.encode(sent)) == sent
 
 

@@ -54,8 +54,10 @@ async def test_a_node_refuses_one_whose_machine_has_other_constants_in_a_version
 ) -> None:
     async with Cluster(tmp_path) as cluster:
         one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
-        one._behaviour = one._behaviour._replace(constants_digests={1: "here"})
-        hello = msgspec.structs.replace(two.hello_to(NodeId(1)), constants_digests=theirs)
+        cluster.nodes["n1"].replicas[0]._constants_digests = {1: "here"}
+        hello = two.hello_to(NodeId(1))
+        group = msgspec.structs.replace(hello.groups[0], constants_digests=theirs)
+        hello = msgspec.structs.replace(hello, groups=(group,))
         if is_refused:
             with pytest.raises(WrongCluster, match="constants for machine_version 1 differ"):
                 one.check_hello(hello, None)
@@ -66,8 +68,8 @@ async def test_a_node_refuses_one_whose_machine_has_other_constants_in_a_version
 async def test_a_hello_brings_the_constants_of_each_version(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         peering = cluster.nodes["n2"]._peering
-        peering._behaviour = peering._behaviour._replace(constants_digests=tuning.constants_digests(HeapMachine))
+        cluster.nodes["n2"].replicas[0]._constants_digests = tuning.constants_digests(HeapMachine)
         hello = peering.hello_to(NodeId(1))
-        assert hello.constants_digests.keys() == {1}
+        assert hello.groups[0].constants_digests.keys() == {1}
         opened = handshake.open_hello(frames.open_plain(handshake.hello(Kind.PEER_HELLO, hello)), PeerHello)[1]
-        assert opened.constants_digests == tuning.constants_digests(HeapMachine)
+        assert opened.groups[0].constants_digests == tuning.constants_digests(HeapMachine)

@@ -90,7 +90,7 @@ async def test_the_state_that_a_leaders_snapshot_replaced_is_freed_in_slices(
                 yield step
 
         monkeypatch.setattr(follower.group.sessions, "discarding", counted)
-        link.send = lambda message: None  # type: ignore[method-assign]
+        link.send = lambda group, message: None  # type: ignore[method-assign]
         missing = follower.group.applied.index + 1
         await client.call(batch)
         leader.group.snapshotter.take()

@@ -16,9 +16,9 @@ from disheap.errors import DiskFull, InvalidArgument, RequestError, StorageFull
 from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
-from disheap.protocol.gossip import Gossip
+from disheap.protocol.gossip import GroupReport
 from disheap.runtime.disk.free_space import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, DiskSpace
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 from disheap_filelog.storage import FileStorage
 
 MARK = 1000
@@ -86,7 +86,7 @@ class Host:
 
     def others_short(self, short: Iterable[int]) -> None:
         for node in (2, 3):
-            self.room.heard(NodeId(node), Gossip(0, node in set(short), 10))
+            self.room.heard(NodeId(node), GroupReport(0, node in set(short), 10))
 
 
 def test_the_disk_is_looked_at_once_in_a_while() -> None:
@@ -208,10 +208,10 @@ def test_transient_commands_pass_until_the_reserve_is_reached_here_or_on_a_major
     assert not host.takes_transient
     host.room.seen(usage(MARK * 9))
     assert host.refusal is None and host.takes_transient
-    host.room.heard(NodeId(2), Gossip(0, True, 10))
-    host.room.heard(NodeId(3), Gossip(0, True, MARK - 1))
+    host.room.heard(NodeId(2), GroupReport(0, True, 10))
+    host.room.heard(NodeId(3), GroupReport(0, True, MARK - 1))
     assert host.refusal is not None and host.takes_transient
-    host.room.heard(NodeId(3), Gossip(0, True, 10))
+    host.room.heard(NodeId(3), GroupReport(0, True, 10))
     assert not host.takes_transient
 
 
@@ -254,8 +254,7 @@ async def short(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, names: Iterab
 
 
 def refuses(node: Node) -> bool:
-    assert node._server is not None
-    return node._server.short is not None
+    return node.clients.short is not None
 
 
 async def fault_of(client: WireClient, seq: int) -> Fault:
@@ -403,7 +402,7 @@ async def test_a_transient_command_passes_while_only_messages_that_stay_are_refu
         client.send(b"+10", seq=0, flags=Flags.TRANSIENT)
         assert await client.call(b"-1", seq=1) == (Status.OK, b"11")
         await short(cluster, monkeypatch, ["n1"], mark // 2 - 1)
-        await wait_until(lambda: not node._server.takes_transient, "the reserve is reached")
+        await wait_until(lambda: not node.clients.takes_transient, "the reserve is reached")
         client.send(b"+10", seq=0, flags=Flags.TRANSIENT)
         assert await client.call(b"-1", seq=2) == (Status.OK, b"12")
 

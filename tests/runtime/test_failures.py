@@ -155,8 +155,8 @@ async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, m
     monkeypatch.setattr("disheap.runtime.replica.group.WRITE_PATIENCE_S", 0.2)
     async with Cluster(tmp_path, registry=registry_with_storage(Hanging)) as cluster:
         client, leader = await cluster.client(), await cluster.wait_leader()
-        assert leader._storage is not None
-        hung.append(leader._storage)
+        assert leader.storage() is not None
+        hung.append(leader.storage())
         client.send(b"+1", seq=1)
         try:
             await wait_until(lambda: not leader.group.leads, "it leads no longer", PATIENCE_S / 2)

@@ -75,7 +75,7 @@ async def test_a_node_flushes_soon_after_a_confirmed_message(tmp_path: Path, mon
     config = NodeConfig(name="n1", alone=True, data_dir=str(tmp_path), client_listen="127.0.0.1:0", log_level="error")
     async with disheap.Node(config) as node, disheap.connect(f"disheap://{node.client_address}") as client:
         topic = await client.create_topic("work")
-        flushed, loop, storage = asyncio.Event(), asyncio.get_running_loop(), node.storage()
+        flushed, loop, storage = asyncio.Event(), asyncio.get_running_loop(), node.replicas[0].storage()
         flush = storage.flush
 
         def watched() -> None:

@@ -17,7 +17,7 @@ from disheap.cli.cluster import _troubles
 from disheap.errors import DiskFailed, StorageError, StorageFull, WrongCluster
 from disheap.interfaces import KnownPeers
 from disheap.kernel.types import NodeId
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.runtime.disk.thread import FailStopDisk
 from disheap.runtime.membership.incarnations import IncarnationCheck
 from disheap.runtime.replica.lifecycle import State
@@ -184,7 +184,7 @@ class Host:
 
 
 def hello(node: int, incarnation: int) -> PeerHello:
-    return PeerHello("c", node, f"n{node}", incarnation, 1, "", "heap", (1, 1))
+    return PeerHello("c", node, f"n{node}", 1, "", (PeerGroup(incarnation, "heap", (1, 1)),))
 
 
 def test_a_member_is_welcomed_when_it_is_on_disk_and_not_before() -> None:
@@ -227,10 +227,10 @@ def test_having_been_met_is_not_having_been_welcomed() -> None:
 def test_a_member_has_one_incarnation_for_ever(takes_part: bool) -> None:
     """A node that does not take part yet is no exception: the one that it met may take part already."""
     host = Host(KnownPeers(takes_part, ((2, 7),)))
-    host.incarnation_check.check(TWO, hello(2, 7))
-    host.incarnation_check.check(THREE, hello(3, 8))
+    host.incarnation_check.check(TWO, "n2", 7)
+    host.incarnation_check.check(THREE, "n3", 8)
     with pytest.raises(WrongCluster, match="without the data that it had"):
-        host.incarnation_check.check(TWO, hello(2, 8))
+        host.incarnation_check.check(TWO, "n2", 8)
 
 
 def test_a_storage_that_is_being_opened_anew_makes_them_meet_again() -> None:

@@ -30,7 +30,6 @@ from disheap.plugins.registry import Registry
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Kind
 from disheap.protocol.repair import AskEntries
-from disheap.runtime.peers.links import GROUP
 from disheap.testing.certificates import Authority
 
 ROUNDS = {"inproc": 1000, "tcp": 300, "tls": 150}
@@ -280,7 +279,7 @@ async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Pa
         async def install() -> None:
             """The follower misses what the leader's snapshot then stands for."""
             before = weakref.ref(follower.group.sessions)
-            link.send = lambda message: None  # type: ignore[method-assign]
+            link.send = lambda group, message: None  # type: ignore[method-assign]
             missing = follower.group.applied.index + 1
             for _ in range(2):  # a file of the log goes with the snapshot after the one that ended it
                 await client.call(
@@ -327,7 +326,7 @@ async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path) -> None:
             located, _ = next(storage._index.backwards())
             path = Path(located.segment.path)
             spoil(path, located.block.end - 3)
-            victim.damage_found(LogDamaged(str(path), located.block.offset, "a bit has flipped", ""))
+            victim.replicas[0].damage_found(LogDamaged(str(path), located.block.offset, "a bit has flipped", ""))
             await wait_until(lambda: victim.group is not group() and victim.group.is_running, "it takes part again")
             victim.group.snapshotter.take()  # the files of the log go; each opening begins another
             await wait_until(lambda: not victim.group.snapshotter.running, "the snapshot is taken")
@@ -398,6 +397,6 @@ async def test_what_a_node_asks_of_others_for_its_repair_leaves_nothing(tmp_path
 
         async def ask() -> None:
             await asking._ask_all([NodeId(leader.group.raft.id)])
-            assert await asking._ask(NodeId(leader.group.raft.id), AskEntries(GROUP, Index(1), Index(2))) is not None
+            assert await asking._ask(NodeId(leader.group.raft.id), AskEntries(0, Index(1), Index(2))) is not None
 
         assert await grown_by(200, ask) == {}

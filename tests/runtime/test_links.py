@@ -20,16 +20,16 @@ from disheap.interfaces import Connection
 from disheap.kernel.types import AppendRequest, Entry, EntryKind, Heartbeat, Index, Message, NodeId, Term
 from disheap.protocol import frames, handshake, peers, proofs
 from disheap.protocol.frames import Kind
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
 from disheap.runtime import tuning
-from disheap.runtime.node import Node
 from disheap.runtime.peers import links, peering
 from disheap.runtime.peers.links import OutgoingLink
 from disheap.testing.certificates import Authority
+from disheap.testing.inspected import InspectedNode as Node
 
 BUFFER_BYTES = 1000
-HELLO = PeerHello("c", 2, "n2", 5, 1, "", "heap", (1, 1))
+HELLO = PeerHello("c", 2, "n2", 1, "", (PeerGroup(5, "heap", (1, 1)),))
 MESSAGE = Heartbeat(NodeId(1), NodeId(2), Term(1), Index(0), 0)
 MIB = 1 << 20
 
@@ -68,7 +68,7 @@ class Owner:
         self.wire = Wire()
         self.told: list[NodeId] = []
         self.link.connection_made(self.wire)  # type: ignore[arg-type]
-        self.link.data_received(proofs.challenge(Challenge(bytes(32), HELLO.incarnation)))
+        self.link.data_received(proofs.challenge(Challenge(bytes(32), (5,))))
         self.link.data_received(handshake.welcome(Kind.PEER_WELCOME, 2, HELLO) + frames.plain(Kind.PEER_PROOF))
         self.wire.sent.clear()
 
@@ -81,7 +81,7 @@ class Owner:
     def transcript(self) -> Transcript:
         return Transcript(())
 
-    def answered(self, peer: NodeId, incarnation: int) -> None: ...
+    def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None: ...
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Any) -> None:
         done(True)
@@ -91,17 +91,17 @@ class Owner:
 
     def unreachable(self, peer: NodeId) -> None:
         self.told.append(peer)
-        self.link.send(MESSAGE)
+        self.link.send(0, MESSAGE)
 
 
 async def test_a_peer_that_takes_nothing_in_is_told_of_once_and_never_from_within_a_send() -> None:
     """A kernel that hears of it within its own sending sends another message at once, for ever."""
     owner = Owner()
     owner.wire.unsent = BUFFER_BYTES + 1
-    owner.link.send(MESSAGE)
+    owner.link.send(0, MESSAGE)
     assert owner.told == []
     for _ in range(3):
-        owner.link.send(MESSAGE)
+        owner.link.send(0, MESSAGE)
         await asyncio.sleep(0)
     assert owner.told == [2]
     assert owner.wire.sent == []
@@ -110,15 +110,15 @@ async def test_a_peer_that_takes_nothing_in_is_told_of_once_and_never_from_withi
 async def test_what_is_sent_flows_again_when_half_of_the_buffer_is_gone() -> None:
     owner = Owner()
     owner.wire.unsent = BUFFER_BYTES + 1
-    owner.link.send(MESSAGE)
+    owner.link.send(0, MESSAGE)
     owner.wire.unsent = BUFFER_BYTES // 2 + 1
-    owner.link.send(MESSAGE)
+    owner.link.send(0, MESSAGE)
     assert owner.wire.sent == []
     owner.wire.unsent = BUFFER_BYTES // 2
-    owner.link.send(MESSAGE)
+    owner.link.send(0, MESSAGE)
     assert len(owner.wire.sent) == 1
     owner.wire.unsent = BUFFER_BYTES + 1
-    owner.link.send(MESSAGE)
+    owner.link.send(0, MESSAGE)
     await asyncio.sleep(0)
     assert owner.told == [2, 2], "it is a new time"
 

@@ -15,8 +15,9 @@ from disheap.logs import LINES_AT_ONCE
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind, Status
 from disheap.protocol.handshake import Hello
-from disheap.runtime.clients.connection import UNREAD_S, ClientConnection
-from disheap.runtime.clients.server import EXPIRIES_AT_ONCE, SWEEP_S, Server, ServerLimits
+from disheap.runtime.clients.acceptor import SWEEP_S, Acceptor
+from disheap.runtime.clients.connection import UNREAD_S, ClientConnection, ServerLimits
+from disheap.runtime.clients.server import EXPIRIES_AT_ONCE, Server
 from disheap.runtime.state.session_table import Session, SessionFacts, proof_of
 
 LIMITS = ServerLimits(
@@ -96,7 +97,7 @@ class Wire:
 
 
 DIRECTORY = SimpleNamespace(
-    cluster_id="c", name="n1", machine_name="heap", groups=(0,), leader_address=lambda: "", client_addresses=list
+    cluster_id="c", name="n1", machine_name="heap", number=0, leader_address=lambda: "", client_addresses=list
 )
 
 
@@ -112,7 +113,10 @@ class Node:
         self.session = session(7)
         self.table = {7: self.session}
         self.proposed: list[frames.Envelope] = []
-        self.server = Server(DIRECTORY, limits, loop=self.loop, draw=lambda: 1, entropy=bytes)  # type: ignore[arg-type]
+        self.servers: dict[int, Server] = {}
+        self.cluster_id = "c"
+        acceptor = Acceptor(self, limits, self.loop)
+        self.server = self.servers[0] = Server(DIRECTORY, acceptor, draw=lambda: 1, entropy=bytes)  # type: ignore[arg-type]
         self.is_full = False
         self.quorum_silence_s = 0.0
         self.server.serve(
@@ -126,7 +130,7 @@ class Node:
 
     def stranger(self) -> tuple[ClientConnection, Wire]:
         """Greeted, and without a session."""
-        connection, wire = self.server.accept(), Wire()
+        connection, wire = self.server.acceptor.accept(), Wire()
         connection.connection_made(wire)  # type: ignore[arg-type]
         connection.data_received(handshake.hello(Kind.HELLO, Hello()))
         wire.unsent = 0
@@ -151,6 +155,7 @@ class Node:
         until = self.loop.now + seconds
         while self.loop.now < until:
             self.loop.move(SWEEP_S)
+            self.server.acceptor.sweep()
             self.server.sweep()
 
 
@@ -394,7 +399,7 @@ def test_a_client_for_which_too_much_waits_and_that_takes_nothing_loses_its_conn
     assert not wire.is_aborted
     node.silence(2 * SWEEP_S)
     assert wire.is_aborted
-    assert not node.server._slow
+    assert not node.server.acceptor._slow
 
 
 def test_a_client_for_which_little_waits_is_given_its_time(node: Node) -> None:

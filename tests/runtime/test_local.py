@@ -45,8 +45,7 @@ async def test_a_session_that_leadership_took_away_leaves_no_connection_behind(t
             with pytest.raises(NotLeader):
                 await leader.apply(b"+1")
         for node in cluster.nodes.values():
-            assert node._server is not None
-            server = node._server
+            server = node.clients
             await wait_until(lambda server=server: not server._connections, "nobody is connected")  # type: ignore[misc]
 
 

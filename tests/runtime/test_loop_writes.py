@@ -236,7 +236,7 @@ async def test_what_has_not_left_for_the_followers_keeps_the_write_off_the_loop(
     async with Cluster(tmp_path, nodes=3, registry=registry) as cluster:
         client = await cluster.client()
         leader = await cluster.wait_leader()
-        mine = leader._storage
+        mine = leader.storage()
         assert isinstance(mine, Witness)
         mine.appends = []
         leader.group._flush = lambda: False

@@ -15,7 +15,7 @@ from disheap.errors import DiskFull, MemoryFull, RequestError
 from disheap.kernel.types import NodeId
 from disheap.protocol import broker, gossip
 from disheap.protocol.frames import Fault, Status
-from disheap.protocol.gossip import Gossip
+from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.runtime.clients.server import MEMORY_CHECK_BYTES
 from disheap.runtime.memory.watch import (
     GOSSIP_VALID_S,
@@ -26,7 +26,7 @@ from disheap.runtime.memory.watch import (
     MemoryWatch,
     mark_bytes,
 )
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 
 MIB = 1 << 20
 MARK = 400 * MIB
@@ -95,7 +95,7 @@ class Host:
         self.watch.tick()
 
     def hears(self, peer: int, is_short: bool) -> None:
-        self.watch.heard(NodeId(peer), Gossip(0, False, 0, memory_is_short=is_short))
+        self.watch.heard(NodeId(peer), Gossip((), memory_is_short=is_short))
 
 
 def test_memory_is_looked_at_once_in_a_while() -> None:
@@ -245,7 +245,7 @@ def test_transient_messages_pass_up_to_an_eighth_above_the_mark_of_every_node() 
     assert not host.takes_transient
     host.becomes(365)
     assert host.refusal is not None and host.takes_transient
-    host.watch.heard(NodeId(3), Gossip(0, False, 0, memory_is_short=True, memory_is_exhausted=True))
+    host.watch.heard(NodeId(3), Gossip((), memory_is_short=True, memory_is_exhausted=True))
     assert not host.takes_transient
     host.hears(3, True)
     assert host.takes_transient
@@ -272,7 +272,7 @@ def test_the_mark_is_a_share_of_what_is_allowed_unless_it_is_set_in_bytes(
 
 
 def test_gossip_says_whether_memory_is_short() -> None:
-    for sent in (Gossip(0, False, 5), Gossip(0, True, 5, 6, b"h", 7, True, True)):
+    for sent in (Gossip(), Gossip((GroupReport(0, True, 5, 6, b"h", 7),), True, True)):
         assert gossip.decode(gossip.encode(sent)) == sent
 
 
@@ -296,7 +296,7 @@ class Given:
 
 def short(cluster: Cluster, names: Iterable[str], resident: int = 500 * MIB) -> None:
     for name in names:
-        watch = cluster.nodes[name].maintenance.memory
+        watch = cluster.nodes[name].memory
         source = watch._source
         if not isinstance(source, Given):
             source = watch._source = Given()
@@ -305,8 +305,7 @@ def short(cluster: Cluster, names: Iterable[str], resident: int = 500 * MIB) -> 
 
 
 def refuses(node: Node) -> bool:
-    assert node._server is not None
-    return node._server.short is not None
+    return node.clients.short is not None
 
 
 async def fault_of(client: WireClient, seq: int) -> Fault:
@@ -335,7 +334,7 @@ async def test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_re
 async def test_a_leader_that_takes_much_in_looks_before_its_time(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]
-        node.maintenance.memory._looked_at = float("inf")  # the clock alone asks for no look
+        node.memory._looked_at = float("inf")  # the clock alone asks for no look
         short(cluster, ["n1"])
         for seq in range(1, MEMORY_CHECK_BYTES // MIB + 1):
             assert await client.call(b"+1" + b" " * MIB, seq=seq) == (Status.OK, b"%d" % seq)
@@ -349,7 +348,7 @@ async def test_a_leader_hears_that_a_follower_is_short(tmp_path: Path) -> None:
         follower = cluster.followers()[0]
         short(cluster, [follower.name])
         await wait_until(lambda: refuses(leader), "the leader refuses")
-        assert follower.name in leader.maintenance.memory.status()["refuses"]
+        assert follower.name in leader.memory.status()["refuses"]
         short(cluster, [follower.name], 10 * MIB)
         await wait_until(lambda: not refuses(leader), "the leader takes commands again")
 
@@ -359,9 +358,9 @@ async def test_disk_and_memory_may_both_be_short_and_either_alone_refuses(tmp_pa
         node = cluster.nodes["n1"]
         node.refuse(DiskFull, DiskFull("d"), True)
         node.refuse(MemoryFull, MemoryFull("m"), False)
-        assert refuses(node) and not node._outlets().takes_transient
+        assert refuses(node) and not node.clients.takes_transient
         node.refuse(MemoryFull, None, True)
-        assert refuses(node) and node._outlets().takes_transient
+        assert refuses(node) and node.clients.takes_transient
         node.refuse(DiskFull, None, True)
         assert not refuses(node)
 

@@ -19,7 +19,7 @@ from disheap.kernel.types import NodeId
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, Status
 from disheap.runtime import tuning
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 
 
 async def test_an_admin_request_that_fails_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +29,7 @@ async def test_an_admin_request_that_fails_is_answered(tmp_path: Path, monkeypat
         async def usage() -> None:
             raise DiskFailed("the disk is gone")
 
-        monkeypatch.setattr(node, "storage_usage", usage)
+        monkeypatch.setattr(node.replicas[0], "storage_usage", usage)
         status, body = await client.query(msgspec.msgpack.encode({"op": "status"}), Kind.ADMIN)
         assert status == Status.ERROR
         assert "the disk is gone" in msgspec.msgpack.decode(body, type=Fault).message
@@ -70,7 +70,7 @@ async def test_admin_requests_beyond_the_limit_are_refused(tmp_path: Path, monke
         client, node = await cluster.client(), cluster.nodes["n1"]
         go_on = asyncio.Event()
 
-        async def admin(request: dict[str, object]) -> dict[str, object]:
+        async def admin(request: dict[str, object], group: int) -> dict[str, object]:
             await go_on.wait()
             return {}
 

@@ -29,8 +29,8 @@ from disheap.kernel.types import (
     VoteRequest,
 )
 from disheap.plugins.registry import Registry
-from disheap.runtime.node import Node
 from disheap.runtime.replica.lifecycle import State
+from disheap.testing.inspected import InspectedNode as Node
 from disheap_memory.storage import MemoryStorage
 
 PATIENCE_S = 10.0

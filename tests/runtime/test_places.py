@@ -132,6 +132,6 @@ async def test_a_connection_that_gets_no_place_is_told_why(tmp_path: Path) -> No
         goodbye = await refused.goodbye()
         assert "limits.connections" in goodbye.message
         held.close()
-        await wait_until(lambda: not node._outlets()._connections, "its place is free")
+        await wait_until(lambda: not node.clients._connections, "its place is free")
         again = await WireClient.connected(cluster.transport, node.client_address)
         again.close()

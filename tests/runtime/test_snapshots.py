@@ -195,7 +195,7 @@ async def test_a_node_that_is_sent_rubbish_as_a_snapshot_goes_on(
         message = SnapshotRequest(leader._id, victim._id, leader.group.raft.term, rubbish, 0, b"rubbish", True)
         answers: list[Message] = []
         monkeypatch.setattr(victim.group, "_send", answers.append)
-        victim._peering.received(message)
+        victim._peering.received(0, message)
         await wait_until(lambda: any(isinstance(m, SnapshotReply) and m.failed for m in answers), "it is refused")
         monkeypatch.undo()
         await leader.apply(b"+1")

@@ -16,8 +16,9 @@ from tests.support.ports import free_ports
 from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.errors import AddressInUse, ConfigError, WrongDirectory
 from disheap.plugins.registry import Registry
-from disheap.runtime.node import Node
+from disheap.runtime.replicas import Replica
 from disheap.testing.certificates import Authority
+from disheap.testing.inspected import InspectedNode as Node
 
 
 @pytest.fixture
@@ -131,9 +132,9 @@ async def test_who_connects_while_a_node_recovers_is_turned_away(
     three: NodeConfig, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = Node(three, registry=registry)
-    recover, answers = node._recover, []
+    recover, answers = Replica._recover, []
 
-    async def slowly(follow: bool) -> Any:
+    async def slowly(replica: Replica, follow: bool) -> Any:
         for address in (three.client_listen, three.peer_listen):
             host, _, port = address.rpartition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
@@ -142,9 +143,9 @@ async def test_who_connects_while_a_node_recovers_is_turned_away(
             except ConnectionError:
                 answers.append(b"")
             writer.close()
-        return await recover(follow)
+        return await recover(replica, follow)
 
-    monkeypatch.setattr(node, "_recover", slowly)
+    monkeypatch.setattr(Replica, "_recover", slowly)
     await node.start()
     await node.stop()
     assert answers == [b"", b""]

@@ -15,7 +15,7 @@ from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftCon
 from disheap.interfaces import Transport, TransportContext
 from disheap.plugins.registry import Registry
 from disheap.protocol.handshake import SUPPORTED, Versions
-from disheap.runtime.node import Node
+from disheap.testing.inspected import InspectedNode as Node
 from tests.support.counter import CounterMachine
 from tests.support.wire import WireClient, wait_until
 

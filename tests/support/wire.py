@@ -49,16 +49,18 @@ class WireClient:
     # --- verbs ---
 
     @classmethod
-    async def connected(cls, transport: Transport, address: str, cluster_id: str = "") -> WireClient:
+    async def connected(cls, transport: Transport, address: str, cluster_id: str = "", *, group: int = 0) -> WireClient:
         client = cls()
         await transport.connect(address, client, PATIENCE_S)
-        client.connection.write(handshake.hello(Kind.HELLO, Hello(cluster_id, client="test")))
+        client.connection.write(handshake.hello(Kind.HELLO, Hello(cluster_id, group=group, client="test")))
         _, client.welcome = handshake.open_welcome(frames.open_plain(await client.frame(Kind.WELCOME)), Welcome)
         return client
 
     @classmethod
-    async def opened(cls, transport: Transport, address: str, timeout_ms: int = 60_000) -> WireClient:
-        client = await cls.connected(transport, address)
+    async def opened(
+        cls, transport: Transport, address: str, timeout_ms: int = 60_000, *, group: int = 0
+    ) -> WireClient:
+        client = await cls.connected(transport, address, group=group)
         options = msgspec.msgpack.encode(SessionOptions(timeout_ms))
         client.connection.write(frames.envelope(Kind.OPEN, 0, 0, 1, 0, options))
         status, _, _, body = frames.open_reply(await client.frame(Kind.REPLY))

@@ -190,6 +190,7 @@ def _print(rows: list[Row], leader: str | None) -> None:
     columns = ["node", "role", "term", "commit", "applied", "lag", "sessions", *stats, "disk", "clients"]
     emit_table(columns, [_cells(row, commit, stats) for row in rows], title=f"cluster {_cluster_id(rows)}")
     _print_versions(answering)
+    _print_groups(answering)
     _print_by_node("machine stat", answering, "machine_stats", stats)
     _print_by_node("counter", answering, "counters")
     for row in answering:
@@ -267,6 +268,19 @@ def _cells(row: Row, commit: int, stats: list[str]) -> list[object]:
     lag = max(0, commit - row["applied_index"])
     indexes = [row["term"], row["commit_index"], row["applied_index"], lag]
     return [row["node"], row["role"], *indexes, row["sessions"], *held, disk, row["client_address"]]
+
+
+def _print_groups(answering: list[Row]) -> None:
+    """Where there are several: each group as each node sees it."""
+    rows = [(row["node"], group) for row in answering for group in row.get("groups", ())]
+    if len({group["group"] for _, group in rows}) < 2:
+        return
+    columns = ["group", "machine", "node", "role", "term", "leader", "commit", "applied", "sessions"]
+    keys = ["role", "term", "leader", "commit_index", "applied_index", "sessions"]
+    rows.sort(key=lambda found: (found[1]["group"], found[0]))
+    cells = [[group["group"], group["machine"], node, *(group[key] for key in keys)] for node, group in rows]
+    click.echo()
+    emit_table(columns, cells)
 
 
 def _print_versions(rows: list[Row]) -> None:

@@ -155,6 +155,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Name = "file"
     codec: Name = "zstd"
     machine: Name = "heap"
+    groups: Annotated[int, Meta(ge=1, le=64)] = 1  # Raft groups, each with its own log, leader and machine
+    group_machines: tuple[Name, ...] = ()  # the machine of each group, in order; () is `machine` for all of them
     services: tuple[str, ...] = ()  # plugins of kind `service` that this node runs beside its own protocol
     insecure: bool = False
     cluster_secret: Annotated[str, Meta(max_length=4096)] = ""  # from the environment alone: files and flags are seen
@@ -183,6 +185,10 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def table(self, kind: str) -> dict[str, dict[str, Any]]:
         """The plugin tables of one kind, as `Registry.build` and `Registry.codec` want them."""
         return self.plugins.get(kind, {})
+
+    def machine_of(self, group: int) -> str:
+        """The name of the machine that a group runs."""
+        return self.group_machines[group] if self.group_machines else self.machine
 
     def advertised_peer(self) -> str:
         """Where peers reach this node."""
@@ -331,6 +337,11 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError(
             f"limits.frame_bytes = {limits.frame_bytes} is under 4096, and no command would fit. Leave it out, or set "
             "it to 0: then it follows the largest command of the machine."
+        )
+    if config.group_machines and len(config.group_machines) != config.groups:
+        raise ConfigError(
+            f"group_machines names {len(config.group_machines)} machines, and groups is {config.groups}. Name one for "
+            "each group, in order, or none: then every group runs `machine`."
         )
     if config.members:
         _check_members(config)

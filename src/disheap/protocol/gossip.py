@@ -15,13 +15,19 @@ from disheap.protocol.frames import Kind
 MAX_HASH_BYTES = 64
 
 
-class Gossip(msgspec.Struct, array_like=True, frozen=True):
+class GroupReport(msgspec.Struct, array_like=True, frozen=True):
+    """How a node's replica of one group is."""
+
     group: int
-    is_short: bool  # of room on its disk
+    is_short: bool  # of room on the disk of its directory
     free_bytes: int  # there; 0 where it is not known
     hashed_index: int = 0  # the newest entry behind which the state was hashed; 0 where none was
     state_hash: bytes = b""  # there, 16 bytes
     ambiguous_until: int = 0  # the end of its log is ambiguous until it has an entry behind this one; 0 if it is not
+
+
+class Gossip(msgspec.Struct, array_like=True, frozen=True):
+    groups: tuple[GroupReport, ...] = ()
     memory_is_short: bool = False  # above its high-water mark
     memory_is_exhausted: bool = False  # so much above it that transient messages are refused, too
     wall_ms: int = 0  # its wall clock when it said so
@@ -41,7 +47,14 @@ def decode(frame: bytes) -> Gossip:
         gossip = _decoder.decode(frames.open_plain(frame))
     except frames.UNREADABLE as error:
         raise MalformedFrame(f"a gossip frame cannot be read: {error}") from error
-    numbers = (gossip.hashed_index, gossip.free_bytes, gossip.ambiguous_until, gossip.wall_ms)
-    if not all(0 <= number < 1 << 64 for number in numbers) or len(gossip.state_hash) > MAX_HASH_BYTES:
-        raise MalformedFrame(f"a gossip frame with a number or hash out of bounds: {gossip}")
+    for report in gossip.groups:
+        _check(report)
+    if not 0 <= gossip.wall_ms < 1 << 64:
+        raise MalformedFrame(f"a gossip frame with a clock out of bounds: {gossip.wall_ms}")
     return gossip
+
+
+def _check(report: GroupReport) -> None:
+    numbers = (report.group, report.hashed_index, report.free_bytes, report.ambiguous_until)
+    if not all(0 <= number < 1 << 64 for number in numbers) or len(report.state_hash) > MAX_HASH_BYTES:
+        raise MalformedFrame(f"a gossip frame with a number or hash out of bounds: {report}")

@@ -98,25 +98,31 @@ _TYPES = {
 }
 
 
-class PeerHello(msgspec.Struct, frozen=True):
-    """Both sides' first frame. Checked before the first Raft message: cluster, ids, incarnation, machine, and
-    that both were given the same settings where these decide what a replica does."""
+class PeerGroup(msgspec.Struct, array_like=True, frozen=True):
+    """A node's part of one group."""
 
-    cluster_id: str
-    node_id: int
-    name: str
-    incarnation: int
-    target: int  # the node id that the sender believes it talks to
-    client_address: str
+    incarnation: int  # of its directory
     machine: str
     machine_versions: tuple[int, int]  # the lowest and highest that the sender runs
     settings_digest: str = ""  # of the settings that every replica must share
     constants_digests: dict[int, str] = {}  # by machine_version: of the machine's constants, where it names them
+    log_versions: tuple[int, int] = frames.LOG_VERSIONS  # the lowest and highest that the sender runs
+    machine_version: int = 0  # what the group runs, as far as the sender has applied the log; 0: not known
+    log_version: int = 0
+
+
+class PeerHello(msgspec.Struct, frozen=True):
+    """Both sides' first frame. Checked before the first Raft message: cluster, ids, and of each group incarnation,
+    machine, and that both were given the same settings where these decide what a replica does."""
+
+    cluster_id: str
+    node_id: int
+    name: str
+    target: int  # the node id that the sender believes it talks to
+    client_address: str
+    groups: tuple[PeerGroup, ...]  # in the order of their numbers
     nonce: bytes = b""  # new for each handshake
     wall_ms: int = 0  # the sender's wall clock
-    log_versions: tuple[int, int] = frames.LOG_VERSIONS  # the lowest and highest that the sender runs
-    machine_version: int = 0  # what the cluster runs, as far as the sender has applied the log; 0: not known
-    log_version: int = 0
     release: str = ""  # of the sender, for people
 
 

@@ -32,7 +32,7 @@ from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 
 NONCE_BYTES = 32
-_CHALLENGE = Struct(f"<{NONCE_BYTES}sQ")
+_INCARNATION = Struct("<Q")
 
 
 class Part(Enum):
@@ -44,7 +44,7 @@ class Part(Enum):
 
 class Challenge(NamedTuple):
     nonce: bytes
-    incarnation: int  # of the process that answers at this address
+    incarnations: tuple[int, ...]  # of the process that answers at this address: one for each group
 
 
 class Transcript:
@@ -88,12 +88,16 @@ GIVE_IT = "Give all nodes the same secret (cluster_secret_file or DISHEAP_CLUSTE
 
 def challenge(content: Challenge) -> bytes:
     """One whole frame."""
-    return frames.plain(Kind.PEER_CHALLENGE, _CHALLENGE.pack(*content))
+    return frames.plain(Kind.PEER_CHALLENGE, content.nonce + b"".join(map(_INCARNATION.pack, content.incarnations)))
 
 
 def open_challenge(frame: bytes) -> Challenge:
     """Raises `MalformedFrame`."""
     try:
-        return Challenge(*_CHALLENGE.unpack(frames.open_plain(frame)))
+        body = frames.open_plain(frame)
+        incarnations = tuple(number for (number,) in _INCARNATION.iter_unpack(body[NONCE_BYTES:]))
+        if not incarnations:
+            raise MalformedFrame("a node's challenge names no incarnation")
+        return Challenge(body[:NONCE_BYTES], incarnations)
     except StructError as error:
         raise MalformedFrame(f"a node's challenge cannot be read: {error}") from error

@@ -1,8 +1,8 @@
-"""The background work of a node beside its group.
+"""The background work of a replica beside its group.
 
 Owns when its parts begin, tick, release the storage and end: repair from other nodes (`repairing`), the check of
-incarnations (`incarnation_check`), scrubbing (`scrubbing`), free disk space (`disk_space`), memory (`memory`), the
-comparison of state hashes (`comparing`), and the freeing of replaced states (`discarder`).
+incarnations (`incarnation_check`), scrubbing (`scrubbing`), free disk space (`disk_space`), the comparison of
+state hashes (`comparing`), and the freeing of replaced states (`discarder`).
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from typing import Any, Protocol
 from disheap.config.node_config import NodeConfig
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
-from disheap.protocol.gossip import Gossip
+from disheap.protocol.gossip import GroupReport
 from disheap.runtime.disk import free_space
 from disheap.runtime.membership import incarnations
-from disheap.runtime.memory import watch
-from disheap.runtime.memory.process import MemorySource
 from disheap.runtime.repair import repairer, scrubber
 from disheap.runtime.replica import state_hashes
 from disheap.runtime.replica.group import Group
@@ -27,8 +25,8 @@ from disheap.runtime.replica.recovery import Found
 from disheap.runtime.state.discarding import Discarder
 
 
-class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, watch.Host, state_hashes.Host, Protocol):
-    """What these parts ask of their node."""
+class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, state_hashes.Host, Protocol):
+    """What these parts ask of their replica."""
 
     @property
     def group(self) -> Group: ...
@@ -45,7 +43,6 @@ class Maintenance:
         config: NodeConfig,
         clock: Clock,
         loop: asyncio.AbstractEventLoop,
-        memory_source: MemorySource,
     ) -> None:
         self._host = host
         raft, limits = config.raft, config.limits
@@ -56,8 +53,6 @@ class Maintenance:
         self.incarnation_check = incarnations.IncarnationCheck(host, loop)
         self.scrubbing = scrubber.Scrubber(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)
         self.disk_space = free_space.DiskSpace(host, own, limits.min_free_bytes, clock)
-        mark = watch.mark_bytes(limits.memory_high_water, limits.memory_high_water_bytes, memory_source.limit_bytes())
-        self.memory = watch.MemoryWatch(host, own, mark, clock, memory_source)
         self.discarder = Discarder(loop)
         self.comparing = state_hashes.StateComparison(host, own, raft.compare_interval_s, loop)
 
@@ -79,7 +74,6 @@ class Maintenance:
         self.incarnation_check.tick()
         self.scrubbing.tick()
         self.disk_space.tick()
-        self.memory.tick()
 
     async def end(self) -> None:
         """Before the storage is closed for good."""
@@ -90,10 +84,9 @@ class Maintenance:
         self.scrubbing.let_go()
         await self.repairing.stop()
 
-    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
-        self.disk_space.heard(peer, gossip)
-        self.memory.heard(peer, gossip)
-        self.comparing.heard(peer, gossip.hashed_index, gossip.state_hash)
+    def received_report(self, peer: NodeId, report: GroupReport) -> None:
+        self.disk_space.heard(peer, report)
+        self.comparing.heard(peer, report.hashed_index, report.state_hash)
 
     def repair_status(self) -> dict[str, Any]:
         """What is missing and who is waited for; empty for a node that waits for nothing."""

@@ -50,26 +50,31 @@ class Parts:
         context = StorageContext(directory, codec, config.codec, self._clock, self._random)
         return registry.build("storage", config.storage, config.table("storage"), context, config.source)
 
-    def machine(self) -> StateMachine:
-        """In its first state."""
+    def machine(self, group: int) -> StateMachine:
+        """That of a group, in its first state."""
         config = self._config
-        return self._registry.build("machine", config.machine, config.table("machine"), MachineContext(), config.source)
+        name, table = config.machine_of(group), config.table("machine")
+        return self._registry.build("machine", name, table, MachineContext(), config.source)
 
     def max_command_bytes(self) -> int:
-        """Of the machine's largest command; 0 where it does not say."""
-        plugin = self._registry.get("machine", self._config.machine)
-        return plugin.max_command_bytes(self._machine_settings()) if issubclass(plugin, CommandSizing) else 0
+        """Of the largest command of any group's machine; 0 where none says."""
+        return max(map(self._max_command_bytes, range(self._config.groups)))
 
-    def settings_digest(self) -> str:
-        """Of all settings that decide replies."""
-        return tuning.shared_settings_digest(self._config, self._machine_settings())
+    def _max_command_bytes(self, group: int) -> int:
+        plugin = self._registry.get("machine", self._config.machine_of(group))
+        return plugin.max_command_bytes(self._machine_settings(group)) if issubclass(plugin, CommandSizing) else 0
 
-    def constants_digests(self) -> dict[int, str]:
-        """Of the machine's constants, by version."""
-        return tuning.constants_digests(self._registry.get("machine", self._config.machine))
+    def settings_digest(self, group: int) -> str:
+        """Of all settings that decide replies of the group."""
+        return tuning.shared_settings_digest(self._config, self._machine_settings(group))
 
-    def _machine_settings(self) -> msgspec.Struct:
+    def constants_digests(self, group: int) -> dict[int, str]:
+        """Of the constants of the group's machine, by version."""
+        return tuning.constants_digests(self._registry.get("machine", self._config.machine_of(group)))
+
+    def _machine_settings(self, group: int) -> msgspec.Struct:
         config = self._config
-        table = config.table("machine").get(config.machine, {})
-        settings: msgspec.Struct = self._registry.settings("machine", config.machine, table, config.source)
+        name = config.machine_of(group)
+        table = config.table("machine").get(name, {})
+        settings: msgspec.Struct = self._registry.settings("machine", name, table, config.source)
         return settings

@@ -94,7 +94,9 @@ MUTANTS = (
         "a node with an ambiguous end under an idle leader never votes again, and the loss of another is an outage",
         (
             Patch(
-                "disheap:Node.received_gossip", "        self.group.propose_noops_until(gossip.ambiguous_until)\n", ""
+                "disheap:Replica.received_report",
+                "        self.group.propose_noops_until(report.ambiguous_until)\n",
+                "",
             ),
         ),
         (REPAIR + "test_an_ambiguous_end_is_sure_again_though_nobody_writes",),
@@ -121,7 +123,7 @@ MUTANTS = (
     Mutant(
         "leader-in-repair-keeps-its-clients",
         "a leader whose log is read anew answers its clients no more, and does not send them to the next leader",
-        (Patch("disheap:Node._end_group", "            self._on_lead(False)\n", "            pass\n"),),
+        (Patch("disheap:Replica._end_group", "            self._on_lead(False)\n", "            pass\n"),),
         (REPAIR + "test_a_leader_that_has_to_repair_its_log_sends_its_clients_away",),
         fast=False,
     ),
@@ -130,7 +132,7 @@ MUTANTS = (
         "a member whose disk was wiped votes before the others have looked at it",
         (
             Patch(
-                "disheap:Node._take_up",
+                "disheap:Replica._take_up",
                 "        elif not self.maintenance.incarnation_check.all_met:\n",
                 "        elif False:\n",
             ),

@@ -15,6 +15,7 @@ MEMORY = "tests/runtime/test_memory.py::"
 ROOM = "tests/runtime/test_disk_space.py::"
 FAILURES = "tests/runtime/test_failures.py::"
 COMPARING = "tests/runtime/test_comparing.py::"
+GROUPS = "tests/runtime/test_groups.py"
 LOOP_WRITES = "tests/runtime/test_loop_writes.py::"
 CLOCK_CHECK = "tests/runtime/test_clock_check.py::"
 
@@ -57,6 +58,14 @@ MUTANTS = (
             ),
         ),
         ("tests/runtime/test_gossip.py",),
+    ),
+    Mutant(
+        "messages-of-every-group-reach-group-0",
+        "the kernel of one group is stepped with the messages of another",
+        (Patch("disheap:Node.received", "self.replicas[group].group.step", "self.replicas[0].group.step"),),
+        (GROUPS,),
+        fast=False,
+        simulated=False,
     ),
     Mutant(
         "batches-written-on-the-loop",
@@ -387,7 +396,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClientConnection._settle_reading",
-                "            self.heard = self._server.loop.time()\n            self._connection.resume_reading()\n",
+                "            self.heard = self._acceptor.loop.time()\n            self._connection.resume_reading()\n",
                 "            self._connection.resume_reading()\n",
             ),
         ),
@@ -400,8 +409,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClientConnection.check_slow_reader",
-                "if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:",
-                "if self.unsent_bytes > self._server.limits.write_buffer_bytes:",
+                "if self.unsent_bytes > self._acceptor.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:",
+                "if self.unsent_bytes > self._acceptor.limits.write_buffer_bytes:",
             ),
         ),
         (
@@ -557,7 +566,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClientConnection._answer_what_waits",
-                "if unsent > self._server.limits.write_buffer_bytes * ANSWERS_SHARE:",
+                "if unsent > self._acceptor.limits.write_buffer_bytes * ANSWERS_SHARE:",
                 "if False:",
             ),
         ),
@@ -740,7 +749,7 @@ MUTANTS = (
     Mutant(
         "quarantined-node-leads",
         "a node that knows its state to be wrong goes on serving it",
-        (Patch("disheap:Node.quarantine", "        self.lifecycle.change(State.QUARANTINED, reason)\n", ""),),
+        (Patch("disheap:Replica.quarantine", "        self.lifecycle.change(State.QUARANTINED, reason)\n", ""),),
         (COMPARING + "test_a_replica_whose_state_rots_serves_nothing_and_the_others_go_on",),
     ),
     Mutant(
@@ -777,7 +786,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Node.stop",
-                "        if not failed_before:\n            self._raise_failure()\n",
+                "        if not failed_before and self.failure is not None:\n            raise self.failure\n",
                 "",
             ),
         ),
@@ -793,7 +802,7 @@ MUTANTS = (
         "a repair under way closes the storage that has failed, opens it again, and the node goes on",
         (
             Patch(
-                "disheap:Node.recover_again",
+                "disheap:Replica.recover_again",
                 "        self._raise_failure()  # opened anew, it would be tried again\n",
                 "",
             ),

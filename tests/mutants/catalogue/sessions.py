@@ -381,7 +381,7 @@ MUTANTS = (
     Mutant(
         "constants-of-the-machine-not-compared",
         "nodes of two releases whose machines have other constants form one cluster, and their replicas part",
-        (Patch("disheap:Peering.check_hello", "        self._check_constants(hello)\n", ""),),
+        (Patch("disheap:Peering._check_group", "        self._check_constants(name, own, peers)\n", ""),),
         (
             "tests/runtime/test_constants.py::"
             "test_a_node_refuses_one_whose_machine_has_other_constants_in_a_version_of_both",

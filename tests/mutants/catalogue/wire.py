@@ -60,11 +60,7 @@ MUTANTS = (
     Mutant(
         "every-group-is-group-0",
         "a client that asks for a group which the node does not have is given another group's data",
-        (
-            Patch(
-                "disheap.runtime:Server.welcome", "if hello.group not in self._directory.groups:", "if hello.group < 0:"
-            ),
-        ),
+        (Patch("disheap:Acceptor.find_server", "servers.get(hello.group)", "servers[0]"),),
         (BAD_INPUT + "test_a_bad_first_frame_is_refused_with_its_reason",),
         simulated=False,
     ),
@@ -180,7 +176,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Peering.meet",
-                "if is_proved or incarnation_check.has_met(peer) or self._at_address.get(peer) == hello.incarnation:",
+                "if is_proved or is_known or self._at_address.get(peer) == _incarnations(hello.groups):",
                 "if True:",
             ),
         ),
@@ -297,7 +293,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClientConnection._handshake",
-                "        self._start_idle_timer(self._server.limits.idle_timeout_s)\n",
+                "        self._start_idle_timer(self._acceptor.limits.idle_timeout_s)\n",
                 "",
             ),
         ),

@@ -79,20 +79,30 @@ class ServerLimits(msgspec.Struct, frozen=True):
         )
 
 
-class ConnectionOwner(Protocol):
-    """What a connection asks of the server that accepted it."""
+class ConnectionAcceptor(Protocol):
+    """What a connection asks of whoever accepted it, for whatever group."""
 
     limits: ServerLimits
     versions: Versions
     loop: asyncio.AbstractEventLoop
-    leads: bool
     lines: LineLimiter
-    short: RequestError | None
     buffers: Buffers
     places: Places
 
     def admit(self, connection: ClientConnection) -> bool: ...
+    def find_server(self, hello: Hello) -> ConnectionOwner: ...
     def watch(self, connection: ClientConnection) -> bool: ...
+    def lost(self, connection: ClientConnection) -> None: ...
+
+
+class ConnectionOwner(Protocol):
+    """What a connection asks of the server of its group."""
+
+    @property
+    def leads(self) -> bool: ...
+    @property
+    def short(self) -> RequestError | None: ...
+    def greeted(self, connection: ClientConnection) -> None: ...
     def welcome(self, version: int, hello: Hello) -> bytes: ...
     def goodbye(self, error: RequestError | ProtocolError) -> bytes: ...
     def lost(self, connection: ClientConnection) -> None: ...
@@ -110,7 +120,7 @@ class ConnectionOwner(Protocol):
 class ClientConnection:
     """A `Receiver`. `session` is 0 until one is attached; `queue` gathers frames while entries are applied."""
 
-    def __init__(self, server: ConnectionOwner) -> None:
+    def __init__(self, acceptor: ConnectionAcceptor) -> None:
         self.session = 0
         self.attachment = 0
         self.asked: list[int] = []
@@ -125,7 +135,8 @@ class ClientConnection:
         self.is_local = False  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
         self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
-        self._server = server
+        self._acceptor = acceptor
+        self._server: ConnectionOwner  # of the group that its HELLO named
         self._connection: Connection
         self._send_queued: Callable[[], None] | None = None  # of a connection that gathers
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
@@ -144,18 +155,18 @@ class ClientConnection:
     # --- Receiver ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, connection: Connection) -> None:
-        server = self._server
+        acceptor = self._acceptor
         self._connection = connection
         self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
-        self.heard = server.loop.time()
-        if not server.admit(self):
+        self.heard = acceptor.loop.time()
+        if not acceptor.admit(self):
             return
-        self._deadline = server.loop.call_later(server.limits.handshake_timeout_s, self._handshake_overdue)
+        self._deadline = acceptor.loop.call_later(acceptor.limits.handshake_timeout_s, self._handshake_overdue)
 
     def data_received(self, data: bytes) -> None:
         if self.closed or self.draining:
             return
-        self.heard = self._server.loop.time()
+        self.heard = self._acceptor.loop.time()
         try:
             for kind, buffer, start, end in self._reader.cut(data, self.session):
                 if kind == RUN:
@@ -167,7 +178,7 @@ class ClientConnection:
         except (ProtocolError, NotLeader, SessionExpired, Overloaded) as error:
             self.refuse(error)
         held = self._reader.held_bytes
-        buffers = self._server.buffers
+        buffers = self._acceptor.buffers
         if held > UNCOUNTED_BYTES or buffers.holds_input(self):
             buffers.hold_input(self, 0 if self.closed else held)
 
@@ -186,12 +197,14 @@ class ClientConnection:
         self.was_dropped = not (self.closed or self._has_left or self.paused_by_peer)
         self.closed = True
         self._give_answers_up()
-        self._server.buffers.hold_input(self, 0)
+        self._acceptor.buffers.hold_input(self, 0)
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
-        self._server.forget(self)
-        self._server.lost(self)
+        self._acceptor.lost(self)
+        if self._greeted:
+            self._server.forget(self)
+            self._server.lost(self)
 
     # --- what the server tells ---------------------------------------------------------------------------------------
 
@@ -242,29 +255,30 @@ class ClientConnection:
         """Small frames only until the client has said who it is (storage-rules 13)."""
         if kind != Kind.HELLO:
             raise MalformedFrame(f"the first frame is of kind {kind}, not a HELLO")
-        version, hello = handshake.open_hello(frames.open_plain(frame), Hello, self._server.versions)
-        welcome = self._server.welcome(version, hello)
+        version, hello = handshake.open_hello(frames.open_plain(frame), Hello, self._acceptor.versions)
+        server = self._acceptor.find_server(hello)
         self.principal = authenticate(hello, self._connection.certificate_names)
-        self._connection.write(welcome)
-        self._greeted = True
-        self._reader.limit, self._reader.setting = self._server.limits.frame_bytes, _LIMIT
-        self._server.places.greeted(self)
+        self._connection.write(server.welcome(version, hello))
+        self._server, self._greeted = server, True
+        server.greeted(self)
+        self._reader.limit, self._reader.setting = self._acceptor.limits.frame_bytes, _LIMIT
+        self._acceptor.places.greeted(self)
         if self._deadline is not None:
             self._deadline.cancel()
-        self._start_idle_timer(self._server.limits.idle_timeout_s)
+        self._start_idle_timer(self._acceptor.limits.idle_timeout_s)
 
     def _handshake_overdue(self) -> None:
-        seconds = self._server.limits.handshake_timeout_s
+        seconds = self._acceptor.limits.handshake_timeout_s
         self.refuse(MalformedFrame(f"no HELLO within {seconds} s; this port speaks the disheap protocol"))
 
     def _start_idle_timer(self, within_s: float) -> None:
-        self._deadline = self._server.loop.call_later(within_s, self._close_if_idle)
+        self._deadline = self._acceptor.loop.call_later(within_s, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
         """A session ends in its own time. Without one, whoever is still there asks something now and then, or pings."""
-        idle_s = self._server.limits.idle_timeout_s
+        idle_s = self._acceptor.limits.idle_timeout_s
         is_busy = self.session or self.asked or self.questions or self.paused_by_log or self.is_local
-        left_s = idle_s if is_busy else self.heard + idle_s - self._server.loop.time()
+        left_s = idle_s if is_busy else self.heard + idle_s - self._acceptor.loop.time()
         if left_s > 0:
             self._start_idle_timer(left_s)
         else:
@@ -306,7 +320,7 @@ class ClientConnection:
             return
         if envelope.kind == Kind.CLOSE:
             self._need_session()
-        if envelope.kind != Kind.CLOSE and self._server.places.is_reserved(self):
+        if envelope.kind != Kind.CLOSE and self._acceptor.places.is_reserved(self):
             raise LimitReached(NO_SESSION)
         if self.asked or (self.session != 0) != (envelope.kind == Kind.CLOSE):
             raise MalformedFrame("a connection carries one session: OPEN or ATTACH it once, then CLOSE it once")
@@ -345,7 +359,7 @@ class ClientConnection:
         """A REPLY or an ANSWER: behind what was queued before, and out at once."""
         if kind == Kind.ANSWER:
             self.questions -= 1
-            self._server.buffers.add_output(len(body))
+            self._acceptor.buffers.add_output(len(body))
         if not self.closed:
             self.queue.append(frames.reply(kind, status, number, index, body))
             self.flush()
@@ -363,9 +377,9 @@ class ClientConnection:
         """In the order asked. Answers are as large as half a frame, so they are not made before they can go out."""
         while self._waiting and not self.closed:
             unsent = self._connection.buffered()
-            if unsent > self._server.limits.write_buffer_bytes * ANSWERS_SHARE:
+            if unsent > self._acceptor.limits.write_buffer_bytes * ANSWERS_SHARE:
                 break
-            if unsent and not self._server.buffers.has_room_for_answers():
+            if unsent and not self._acceptor.buffers.has_room_for_answers():
                 break
             self._waiting.popleft()()
         if self._waiting:
@@ -395,10 +409,11 @@ class ClientConnection:
         if self.queue:
             self.flush()
         if isinstance(error, ProtocolError):
-            self._server.lines.write(
+            self._acceptor.lines.write(
                 log.warning, "a connection is refused", remote=self._connection.remote, reason=str(error)
             )
-        self._connection.write(self._server.goodbye(error))
+        goodbye = self._server.goodbye(error) if self._greeted else handshake.goodbye(error.code, str(error))
+        self._connection.write(goodbye)
         self.closed = True
         self._connection.close()
 
@@ -413,8 +428,8 @@ class ClientConnection:
             self._connection.write(_PONG)
 
     def _watch(self) -> None:
-        if self._server.watch(self):
-            self.unsent_bytes, self.took_at = self._connection.buffered(), self._server.loop.time()
+        if self._acceptor.watch(self):
+            self.unsent_bytes, self.took_at = self._connection.buffered(), self._acceptor.loop.time()
 
     def check_slow_reader(self, now: float) -> bool:
         """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest; one that
@@ -422,7 +437,7 @@ class ClientConnection:
         before, self.unsent_bytes = self.unsent_bytes, self._connection.buffered()
         if self.unsent_bytes < before:
             self.heard = self.took_at = now
-        if self.unsent_bytes > self._server.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:
+        if self.unsent_bytes > self._acceptor.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:
             self._cut_off("a client does not read what it is sent; its connection is closed")
         self._answer_what_waits()
         return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.paused_by_peer or self._waiting) and not self.closed
@@ -444,7 +459,7 @@ class ClientConnection:
 
     def _cut_off(self, why: str) -> None:
         if not self.closed:
-            self._server.lines.write(log.warning, why, remote=self._connection.remote)
+            self._acceptor.lines.write(log.warning, why, remote=self._connection.remote)
             self.closed = True
             self._connection.abort()
 
@@ -457,7 +472,7 @@ class ClientConnection:
         if paused:
             self._connection.pause_reading()
         else:
-            self.heard = self._server.loop.time()
+            self.heard = self._acceptor.loop.time()
             self._connection.resume_reading()
 
 

@@ -36,14 +36,14 @@ class LocalSession:
         self._answers: dict[int, asyncio.Future[bytes]] = {}
         self._opened: asyncio.Future[bytes] = server.loop.create_future()
         self._server = server
-        self._port: ClientConnection = server.accept()
+        self._port: ClientConnection = server.acceptor.accept()
         self._port.is_local = True
         self._port.connection_made(self)
 
     async def open(self) -> None:
         """Raises `NotLeader`."""
-        content = Hello(group=self._server.groups[0], client="library")
-        self._port.data_received(handshake.hello(Kind.HELLO, content, self._server.versions))
+        content = Hello(group=self._server.number, client="library")
+        self._port.data_received(handshake.hello(Kind.HELLO, content, self._server.acceptor.versions))
         options = msgspec.msgpack.encode(SessionOptions(SESSION_TIMEOUT_MS, "library"))
         self._port.data_received(frames.envelope(Kind.OPEN, 0, 0, OPEN_SEQ, 0, options))
         self._session, _, _ = frames.GRANT.unpack(await self._opened)
@@ -118,10 +118,10 @@ def _settle(answer: asyncio.Future[bytes], status: int, body: bytes) -> None:
 
 
 class LocalSessions:
-    """One session for all that call at once, and another when it has ended. `server` is there once the node starts."""
+    """One session for all that call at once, and another when it has ended."""
 
-    def __init__(self, leader_address: Callable[[], str]) -> None:
-        self.server: Server
+    def __init__(self, server: Server, leader_address: Callable[[], str]) -> None:
+        self.server = server
         self._leader_address = leader_address
         self._session: LocalSession | None = None
         self._opening = asyncio.Lock()

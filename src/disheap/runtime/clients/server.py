@@ -1,4 +1,4 @@
-"""The client side of a node: connections, attachments, and who is still alive (docs/explanation/sessions.md).
+"""The client side of a replica: attachments, and who is still alive (docs/explanation/sessions.md).
 
 Owns what only the leader's process knows: which connection a session is attached to, and when it was last heard of.
 Refuses to know what a command says: runs of envelopes go from the socket into the log as they came, a slice a chunk.
@@ -24,8 +24,6 @@ from disheap.errors import (
     ProtocolError,
     RequestError,
     SessionExpired,
-    UnknownGroup,
-    WrongCluster,
 )
 from disheap.interfaces import AllowedWhenFull, Screening
 from disheap.logs import LineLimiter, get_logger
@@ -39,19 +37,16 @@ from disheap.protocol.frames import (
     Status,
     fault,
 )
-from disheap.protocol.handshake import SUPPORTED, Hello, Versions, Welcome
+from disheap.protocol.handshake import Hello, Welcome
+from disheap.runtime.clients.acceptor import SWEEP_S, Acceptor
 from disheap.runtime.clients.admission import PendingOpens
-from disheap.runtime.clients.buffers import Buffers
-from disheap.runtime.clients.connection import ClientConnection, ServerLimits
-from disheap.runtime.clients.places import Places
+from disheap.runtime.clients.connection import ClientConnection
 from disheap.runtime.replica.group import Group
 from disheap.runtime.state.session_table import Session, proof_of
 from disheap.runtime.state.sessions import ReplySink, wrong_secret
 
 log = get_logger(__name__)
 
-SWEEP_S = 0.25
-"""How often the leader looks for sessions that lapsed; by default no session timeout is below 1 s."""
 EXPIRIES_AT_ONCE = 64
 """Sessions that one sweep ends, at most. All of them are in one entry, and what each holds may be much."""
 REDIRECT_S = 0.5
@@ -67,12 +62,12 @@ MEMORY_CHECK_BYTES = 2 << 20
 
 
 class Directory(Protocol):
-    """What the server asks of its node."""
+    """What the server asks of its replica."""
 
     cluster_id: str
     name: str
     machine_name: str
-    groups: tuple[int, ...]  # the numbers of those that this node hosts
+    number: int  # of the group
 
     def leader_address(self) -> str: ...
     def check_memory(self) -> None: ...
@@ -95,32 +90,26 @@ class Server(ReplySink):
     def __init__(
         self,
         directory: Directory,
-        limits: ServerLimits,
+        acceptor: Acceptor,
         *,
-        loop: asyncio.AbstractEventLoop,
         draw: Callable[[], int],
         entropy: Callable[[int], bytes],
-        versions: Versions = SUPPORTED,
     ) -> None:
         super().__init__()
-        self.versions = versions  # of the protocol
-        self.limits = limits
-        self.loop = loop
+        self.acceptor = acceptor
+        self.limits, self.loop, self.lines = acceptor.limits, acceptor.loop, acceptor.lines
+        loop = self.loop
         self.leads = False
-        self.lines = LineLimiter(loop)  # about connections that are refused
         self._endings = LineLimiter(loop)  # about sessions that lapse
-        self._slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self.short: RequestError | None = None  # why commands that bring something in are refused now
         self.takes_transient = True  # though it is short
         self._bytes_since_check = 0  # at memory, on behalf of what comes in
         self._shortages: dict[type[RequestError], tuple[RequestError, bool]] = {}
-        self.buffers = Buffers(limits.input_bytes, limits.output_bytes)
         self.group: Group
         self._directory = directory
         self._draw = draw  # a 63-bit number that no one draws twice
         self._entropy = entropy  # so many bytes that nobody can guess
         self.wrong_secrets = 0  # since the node started
-        self.places = Places(limits.places, loop.time)
         self._connections: dict[ClientConnection, None] = {}
         self._attached: dict[int, ClientConnection] = {}
         self._asking: dict[int, _Asking] = {}  # by attachment
@@ -143,47 +132,20 @@ class Server(ReplySink):
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    def accept(self) -> ClientConnection:
-        return ClientConnection(self)
-
-    def admit(self, connection: ClientConnection) -> bool:
-        """Whether it has a place now; it is told why, where it has none."""
-        if not connection.is_local:
-            refusal = self.places.enter(connection, connection.remote, connection.certificate_name)
-            if refusal is not None:
-                self.lines.write(log.warning, "a connection is refused", remote=connection.remote, reason=str(refusal))
-                connection.refuse(refusal)
-                return False
-        self._connections[connection] = None
-        return True
-
-    def watch(self, connection: ClientConnection) -> bool:
-        """Look at each sweep whether it takes what it is sent. Returns False where that is so already."""
-        if connection in self._slow:
-            return False
-        self._slow[connection] = None
-        return True
-
     @property
-    def groups(self) -> tuple[int, ...]:
-        """The numbers of the groups that the node hosts."""
-        return self._directory.groups
+    def number(self) -> int:
+        """Of the group."""
+        return self._directory.number
+
+    def greeted(self, connection: ClientConnection) -> None:
+        """Its HELLO names this group."""
+        self._connections[connection] = None
 
     def welcome(self, version: int, hello: Hello) -> bytes:
-        """Raises `WrongCluster` and `UnknownGroup`."""
-        mine = self._directory.cluster_id
-        if hello.cluster_id not in ("", mine):
-            raise WrongCluster(
-                f"this node belongs to cluster {mine}, the client asks for {hello.cluster_id}; check the addresses in "
-                "its URL"
-            )
-        if hello.group not in self._directory.groups:
-            here = ", ".join(map(str, self._directory.groups))
-            raise UnknownGroup(f"this node has no group {hello.group}; it has {here}. Check `group` in the broker URL")
         leader = "" if self.leads else self._directory.leader_address()
         content = Welcome(
-            cluster_id=mine,
-            group=hello.group,
+            cluster_id=self._directory.cluster_id,
+            group=self.number,
             node=self._directory.name,
             leads=self.leads,
             leader=leader,
@@ -198,7 +160,6 @@ class Server(ReplySink):
         """The connection is gone. Its session waits for another, for a short time if the client's process may be gone
         as well: its kernel closed the connection, and nothing was said before."""
         self._connections.pop(connection, None)
-        self.places.leave(connection)
         session = connection.session
         if session and self._attached.get(session) is connection:
             del self._attached[session]
@@ -503,17 +464,12 @@ class Server(ReplySink):
             connection.refuse(NotLeader(self._directory.leader_address()))
 
     def sweep(self) -> None:
-        """Called on every tick: look after those that do not read, and propose the end of sessions not heard of within
-        their timeout."""
+        """Called on every tick: propose the end of sessions not heard of within their timeout."""
         now = self.loop.time()
         late = now - self._swept_at
         if late < SWEEP_S:
             return
         self._swept_at = now
-        for connection in list(self._slow):
-            if not connection.check_slow_reader(now):
-                self._slow.pop(connection, None)
-        self.buffers.check_output(list(self._slow), now)
         if not self.leads:
             return
         for connection in self._paused_by_log:

@@ -23,7 +23,7 @@ from disheap.kernel.quorum import majority
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
-from disheap.protocol.gossip import Gossip
+from disheap.protocol.gossip import GroupReport
 from disheap.runtime.disk.thread import Disk
 
 log = get_logger(__name__)
@@ -167,7 +167,7 @@ class DiskSpace:
         self._made_room_at, self._held_bytes = now, held
         group.snapshotter.make_room(most)
 
-    def heard(self, peer: NodeId, gossip: Gossip) -> None:
+    def heard(self, peer: NodeId, gossip: GroupReport) -> None:
         """What another node says of itself."""
         if gossip.is_short:
             self._short[peer] = gossip.free_bytes

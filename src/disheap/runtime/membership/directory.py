@@ -13,7 +13,7 @@ import msgspec
 from disheap.config.node_config import MemberConfig
 from disheap.errors import ConfigError
 from disheap.kernel.types import NOBODY, Index, Member, Membership, NodeId, SnapshotMeta, Term
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.runtime.replica.versions import Supported
 
 
@@ -51,9 +51,9 @@ def own_id(members: Sequence[MemberConfig], name: str, peer: str) -> NodeId:
     raise ConfigError(f"this node is called {name!r}, but the members are {names}; set NODE_ID to one of them")
 
 
-def supported_by(hello: PeerHello) -> Supported:
-    """The versions that a hello names."""
-    return Supported(hello.machine_versions, hello.log_versions)
+def supported_by(group: PeerGroup) -> Supported:
+    """The versions that a hello names for a group."""
+    return Supported(group.machine_versions, group.log_versions)
 
 
 class AddressBook:
@@ -72,10 +72,10 @@ class AddressBook:
         """What the member said of itself when it connected last; None if it has not been heard of."""
         return self._learned.get(node)
 
-    def versions(self, own: NodeId) -> list[Supported] | None:
-        """What all other members run; None while one of them has not been heard of."""
+    def versions(self, own: NodeId, group: int) -> list[Supported] | None:
+        """What all other members run in a group; None while one of them has not been heard of."""
         others = [self._learned.get(node) for node in self._records if node != own]
-        return None if None in others else [supported_by(hello) for hello in others if hello is not None]
+        return None if None in others else [supported_by(hello.groups[group]) for hello in others if hello is not None]
 
     def ids(self) -> list[NodeId]:
         """The ids of the members, in ascending order."""

@@ -25,7 +25,6 @@ from disheap.errors import StorageError, StorageFull, WrongCluster
 from disheap.interfaces import KnownPeers, PeerStore, Storage
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
-from disheap.protocol.peers import PeerHello
 from disheap.runtime.disk.thread import Disk
 
 log = get_logger(__name__)
@@ -74,12 +73,12 @@ class IncarnationCheck:
         """Before the storage is closed for good: what is being written is of no consequence any more."""
         self._has_ended = True
 
-    def check(self, node: NodeId, hello: PeerHello) -> None:
+    def check(self, node: NodeId, name: str, incarnation: int) -> None:
         """Raises `WrongCluster` for a member that has been somebody else: it has lost its data."""
         known = self._known.get(node)
-        if known is not None and known != hello.incarnation:
+        if known is not None and known != incarnation:
             raise WrongCluster(
-                f"node {node} ({hello.name}) comes back without the data that it had. It has forgotten its votes and "
+                f"node {node} ({name}) comes back without the data that it had. It has forgotten its votes and "
                 "what it acknowledged, so it must not take part under its old identity. Give it back its data "
                 "directory (docs/how-to/recover-a-node.md)"
             )

@@ -27,8 +27,6 @@ from disheap.protocol.repair import Answer, Ask
 
 log = get_logger(__name__)
 
-GROUP = 0
-"""The only group there is for now; its number is in every frame."""
 DIAL_TIMEOUT_S = 2.0
 HANDSHAKE_TIMEOUT_S = 5.0
 RETRY_FIRST_S, MAX_RETRY_S = 0.05, 1.0  # between dials; the most is well below the longest election timeout
@@ -43,10 +41,11 @@ class LinkOwner(Protocol):
     def challenge(self) -> Challenge: ...
     def hello_to(self, target: NodeId) -> PeerHello: ...
     def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId: ...
-    def answered(self, peer: NodeId, incarnation: int) -> None: ...
+    def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None: ...
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Callable[[bool], None]) -> None: ...
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None: ...
-    def received(self, message: Message) -> None: ...
+    def has_group(self, group: int) -> bool: ...
+    def received(self, group: int, message: Message) -> None: ...
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
     def received_gossip(self, peer: NodeId, report: Gossip) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
@@ -216,20 +215,20 @@ class IncomingLink(_Handshaking):
         _check_kind(kind, self._version)
         if kind in (Kind.REPAIR_ASK, Kind.REPAIR_ANSWER):
             about = repair.decode(kind, frame)
-            if about.group != GROUP:
+            if not self._owner.has_group(about.group):
                 raise MalformedFrame(f"a question about repair of group {about.group}")
             self._owner.received_repair(self._peer, about)
             return
         if kind == Kind.GOSSIP:
             report = gossip.decode(frame)
-            if report.group != GROUP:
-                raise MalformedFrame(f"a gossip frame about group {report.group}")
+            if not all(self._owner.has_group(one.group) for one in report.groups):
+                raise MalformedFrame(f"a gossip frame about groups {[one.group for one in report.groups]}")
             self._owner.received_gossip(self._peer, report)
             return
         group, message = peers.decode(frame, self._version)
-        if group != GROUP or message.source != self._peer:
+        if not self._owner.has_group(group) or message.source != self._peer:
             raise MalformedFrame(f"a message of group {group} from node {message.source} on the link of {self._peer}")
-        self._owner.received(message)
+        self._owner.received(group, message)
 
 
 def _check_kind(kind: int, version: int) -> None:
@@ -272,9 +271,9 @@ class OutgoingLink(_Handshaking):
     def up(self) -> bool:
         return self._greeted
 
-    def send(self, message: Message) -> None:
+    def send(self, group: int, message: Message) -> None:
         if peers.exists(message, self._version):
-            self._write(lambda: peers.encode(GROUP, message))
+            self._write(lambda: peers.encode(group, message))
 
     def flush(self) -> bool:
         """Returns whether everything has left that was sent."""
@@ -348,10 +347,10 @@ class OutgoingLink(_Handshaking):
         assert self._connection is not None
         if not self._has_proved:
             _expect(kind, Kind.PEER_CHALLENGE, frame)
-            incarnation = proofs.open_challenge(self._transcript.add(frame)).incarnation
+            incarnations = proofs.open_challenge(self._transcript.add(frame)).incarnations
             self._has_proved = True
             self._connection.write(self._transcript.add(self._transcript.proof(Part.DIALLER)))
-            self._owner.answered(self.peer, incarnation)
+            self._owner.answered(self.peer, incarnations)
         elif self._hello is None:
             _expect(kind, Kind.PEER_WELCOME, frame)
             self._read_welcome(frame)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from disheap.errors import WrongCluster
@@ -20,13 +20,14 @@ from disheap.kernel.types import Message, NodeId
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol.gossip import Gossip
 from disheap.protocol.handshake import SUPPORTED, Versions
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime.membership.directory import AddressBook, supported_by
-from disheap.runtime.membership.incarnations import Done, IncarnationCheck
+from disheap.runtime.membership.incarnations import Done
+from disheap.runtime.membership.introductions import Introductions
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
-from disheap.runtime.replica.versions import Supported, check_supported
+from disheap.runtime.replica.versions import check_supported
 from disheap.version import __version__
 
 log = get_logger(__name__)
@@ -52,29 +53,19 @@ class PeeringHost(Protocol):
 
     cluster_id: str
     name: str
-    machine_name: str
-    incarnation: int
     book: AddressBook
+    introductions: Introductions
 
-    @property
-    def incarnation_check(self) -> IncarnationCheck: ...
-    def supported_versions(self) -> Supported: ...
-    def cluster_versions(self) -> tuple[int, int]: ...
+    def peer_groups(self) -> tuple[PeerGroup, ...]: ...
+    def has_group(self, group: int) -> bool: ...
     def client_address_of(self, node: NodeId) -> str: ...
     def wall_ms(self) -> int: ...
     def heard_clock(self, peer: NodeId, wall_ms: int) -> None: ...
-    def received(self, message: Message) -> None: ...
+    def received(self, group: int, message: Message) -> None: ...
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
     def received_gossip(self, peer: NodeId, gossip: Gossip) -> None: ...
     def unreachable(self, peer: NodeId) -> None: ...
     def member_name(self, node: NodeId) -> str: ...
-
-
-class Behaviour(NamedTuple):
-    """What decides how a replica behaves: nodes that differ in it refuse each other."""
-
-    settings_digest: str
-    constants_digests: dict[int, str]  # by machine_version
 
 
 class Peering:
@@ -84,7 +75,6 @@ class Peering:
         self,
         node: PeeringHost,
         own_id: NodeId,
-        behaviour: Behaviour,
         secrets: tuple[bytes, ...],
         entropy: Callable[[int], bytes],
         loop: asyncio.AbstractEventLoop,
@@ -96,10 +86,9 @@ class Peering:
         self.refusals: dict[str, None] = {}
         self._node = node
         self._id = own_id
-        self._behaviour = behaviour
         self._secrets = secrets
         self._entropy = entropy
-        self._at_address: dict[NodeId, int] = {}  # the incarnation that answered last where we dialled the member
+        self._at_address: dict[NodeId, tuple[int, ...]] = {}  # the incarnations that answered last where we dialled
         self._unproved: deque[Unproved] = deque(maxlen=MAX_UNIDENTIFIED_LINKS)
         self._loop = loop
         self._lines = LineLimiter(loop)
@@ -125,10 +114,10 @@ class Peering:
                 self._outgoing[peer] = link
                 self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {peer}"))
 
-    def send(self, message: Message) -> None:
+    def send(self, group: int, message: Message) -> None:
         link = self._outgoing.get(message.target)
         if link is not None:
-            link.send(message)
+            link.send(group, message)
 
     def flush(self) -> bool:
         """What was sent goes out now, and not after the loop's present turn. Returns whether all of it has left."""
@@ -201,8 +190,11 @@ class Peering:
             if known is link:
                 del self._welcome[peer]
 
-    def received(self, message: Message) -> None:
-        self._node.received(message)
+    def has_group(self, group: int) -> bool:
+        return self._node.has_group(group)
+
+    def received(self, group: int, message: Message) -> None:
+        self._node.received(group, message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self._node.received_repair(peer, message)
@@ -218,23 +210,15 @@ class Peering:
 
     def hello_to(self, target: NodeId) -> PeerHello:
         node = self._node
-        supported, (machine_version, log_version) = node.supported_versions(), node.cluster_versions()
         return PeerHello(
             cluster_id=node.cluster_id,
             node_id=self._id,
             name=node.name,
-            incarnation=node.incarnation,
             target=target,
             client_address=node.client_address_of(self._id),
-            machine=node.machine_name,
-            machine_versions=supported.machine,
-            settings_digest=self._behaviour.settings_digest,
-            constants_digests=self._behaviour.constants_digests,
+            groups=node.peer_groups(),
             nonce=self._entropy(NONCE_BYTES),
             wall_ms=node.wall_ms(),
-            log_versions=supported.log,
-            machine_version=machine_version,
-            log_version=log_version,
             release=__version__,
         )
 
@@ -242,7 +226,7 @@ class Peering:
         return Transcript(self._secrets)
 
     def challenge(self) -> Challenge:
-        return Challenge(self._entropy(NONCE_BYTES), self._node.incarnation)
+        return Challenge(self._entropy(NONCE_BYTES), _incarnations(self._node.peer_groups()))
 
     def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
         """Who a peer is. Raises `WrongCluster` for one that does not belong here, and `WrongVersion` when one of the
@@ -257,55 +241,58 @@ class Peering:
             raise WrongCluster(f"{hello.name} looks for node {hello.target} here, but this is node {self._id}")
         if peer not in here.book.ids() or peer == self._id:
             raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")
-        if hello.machine != here.machine_name:
-            raise WrongCluster(f"{hello.name} runs the machine {hello.machine!r}, this node {here.machine_name!r}")
-        self._check_versions(hello)
-        if hello.settings_digest != self._behaviour.settings_digest:
+        for own, theirs in zip(here.peer_groups(), hello.groups, strict=False):  # how many is checked below
+            self._check_group(hello, own, theirs)
+        self._check_certificate(peer, certificate_names)
+        here.introductions.check(peer, hello)
+        return peer
+
+    def _check_group(self, hello: PeerHello, own: PeerGroup, peers: PeerGroup) -> None:
+        name = hello.name
+        if peers.machine != own.machine:
+            raise WrongCluster(f"{name} runs the machine {peers.machine!r}, this node {own.machine!r}")
+        self._check_versions(hello, own, peers)
+        if peers.settings_digest != own.settings_digest:
             raise WrongCluster(
-                f"{hello.name} was given other bounds than this node in [machine.{here.machine_name}], or in [limits] "
+                f"{name} was given other bounds than this node in [machine.{own.machine}], or in [limits] "
                 "for sessions and apply_work_limit, or it runs a release with other fixed bounds: they decide what "
                 "every replica does, so all nodes need the same"
             )
-        self._check_constants(hello)
-        self._check_certificate(peer, certificate_names)
-        here.incarnation_check.check(peer, hello)
-        return peer
+        self._check_constants(name, own, peers)
 
-    def _check_constants(self, hello: PeerHello) -> None:
+    def _check_constants(self, name: str, own: PeerGroup, peers: PeerGroup) -> None:
         """Of each version that both run: the cluster may run it later, if it does not now."""
-        for version, digest in self._behaviour.constants_digests.items():
-            theirs = hello.constants_digests.get(version, digest)
+        for version, digest in own.constants_digests.items():
+            theirs = peers.constants_digests.get(version, digest)
             if theirs != digest:
                 raise WrongCluster(
-                    f"{hello.name} runs another release of the machine {hello.machine!r}, whose constants for "
+                    f"{name} runs another release of the machine {own.machine!r}, whose constants for "
                     f"machine_version {version} differ from those of this node (digest {theirs}, here {digest}): "
                     "replicas would differ. Install the same release on both nodes"
                 )
 
-    def _check_versions(self, hello: PeerHello) -> None:
-        """That each of the two runs what the other's log says that the cluster runs."""
-        mine, cluster = self._node.supported_versions(), self._node.cluster_versions()
-        check_supported(f"{hello.name} (release {hello.release or 'unknown'})", supported_by(hello), cluster)
-        check_supported(
-            f"this node (release {__version__})", mine, (hello.machine_version, hello.log_version), hello.name
-        )
+    def _check_versions(self, hello: PeerHello, own: PeerGroup, peers: PeerGroup) -> None:
+        """That each of the two runs what the other's log says that the group runs."""
+        here, there = (own.machine_version, own.log_version), (peers.machine_version, peers.log_version)
+        check_supported(f"{hello.name} (release {hello.release or 'unknown'})", supported_by(peers), here)
+        check_supported(f"this node (release {__version__})", supported_by(own), there, hello.name)
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
         """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,
         and the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
         dialled its address and found it there."""
-        incarnation_check = self._node.incarnation_check
-        if is_proved or incarnation_check.has_met(peer) or self._at_address.get(peer) == hello.incarnation:
+        is_known = self._node.introductions.has_met(peer)
+        if is_proved or is_known or self._at_address.get(peer) == _incarnations(hello.groups):
             self._meet(peer, hello, done)
         else:
             self._unproved.append(Unproved(peer, hello, done))
 
-    def answered(self, peer: NodeId, incarnation: int) -> None:
-        """We have dialled the member, and this incarnation is there."""
-        self._at_address[peer] = incarnation
+    def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None:
+        """We have dialled the member, and these incarnations are there."""
+        self._at_address[peer] = incarnations
         for waiting in [one for one in self._unproved if one.peer == peer]:
             self._unproved.remove(waiting)
-            if waiting.hello.incarnation == incarnation:
+            if _incarnations(waiting.hello.groups) == incarnations:
                 self._meet(peer, waiting.hello, waiting.done)
             else:
                 self.refused(
@@ -318,13 +305,13 @@ class Peering:
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         """It may have waited since its hello was checked, and an earlier life of the member been met meanwhile."""
         try:
-            self._node.incarnation_check.check(peer, hello)
+            self._node.introductions.check(peer, hello)
         except WrongCluster as error:
             self.refused(self._node.book.peer(peer), str(error))
             done(False)
             return
         self._learn(peer, hello)
-        self._node.incarnation_check.meet(peer, hello.incarnation, done)
+        self._node.introductions.meet(peer, hello, done)
 
     def _learn(self, peer: NodeId, hello: PeerHello) -> None:
         self._node.book.learn(peer, hello)
@@ -332,7 +319,7 @@ class Peering:
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         self._learn(peer, hello)
-        self._node.incarnation_check.welcomed(peer, hello.incarnation, done)
+        self._node.introductions.welcomed(peer, hello, done)
 
     def _check_certificate(self, peer: NodeId, names: tuple[str, ...] | None) -> None:
         """One of the names that were proved has to name the member, and none of them another member: any of those could
@@ -382,6 +369,10 @@ class Peering:
             self._lines.write(log.warning, "a peer's connection is refused", remote=remote, reason=reason)
         if len(self.refusals) > REFUSALS_REMEMBERED:
             del self.refusals[next(iter(self.refusals))]
+
+
+def _incarnations(groups: Sequence[PeerGroup]) -> tuple[int, ...]:
+    return tuple(group.incarnation for group in groups)
 
 
 def _host(address: str) -> str:

@@ -10,48 +10,32 @@ A node that is alone has nobody to ask. It believes its clock up to `max_downtim
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from datetime import timedelta
-from typing import NamedTuple
+from collections.abc import Sequence
 
 from disheap.interfaces import Clock
 from disheap.kernel.quorum import majority
 from disheap.kernel.types import NodeId
-
-BELIEVED_S = 30.0
-"""How long another node's clock is known after it was heard; members tell each other once a second."""
-
-
-class Heard(NamedTuple):
-    ahead_ms: float  # of our own monotonic clock: so a jump of our wall clock shows
-    at_s: float
+from disheap.runtime.replica.member_clocks import MemberClocks, span
 
 
 class ClockCheck:
-    """`seen` each newest entry, `heard` each member's clock; then `objection` and `is_right` judge our own."""
+    """`seen` each newest entry of a group's log; then `objection` and `is_right` judge our own clock."""
 
     def __init__(
         self,
         clock: Clock,
+        members: MemberClocks,
         own: NodeId,
         max_clock_jump_ms: int,
         max_downtime_ms: int,
-        member_name: Callable[[NodeId], str],
     ) -> None:
         self._clock = clock
         self._own = own
         self._max_clock_jump_ms = max_clock_jump_ms
         self._max_downtime_ms = max_downtime_ms
-        self._member_name = member_name
-        self._others: dict[NodeId, Heard] = {}
+        self._members = members
         self._seen_ms = 0
         self._seen_at = clock.monotonic()
-
-    def heard(self, peer: NodeId, wall_ms: int) -> None:
-        """What the member's clock shows now; 0 from a release that does not say."""
-        if wall_ms:
-            now = self._clock.monotonic()
-            self._others[peer] = Heard(wall_ms - now * 1000, now)
 
     def seen(self, time_ms: int) -> None:
         """The time of the newest entry that is in the log here."""
@@ -77,7 +61,7 @@ class ClockCheck:
         agreeing = [voter for voter in voters if voter == self._own or self._agrees(voter)]
         if len(agreeing) >= majority(len(voters)):
             return ""
-        others = [self._told(voter) for voter in voters if voter not in agreeing]
+        others = [self._members.describe(voter) for voter in voters if voter not in agreeing]
         return (
             f"its clock is {self._ahead()} the log, and no majority of the members' clocks agrees with it "
             f"({', '.join(others)}). Set the wrong clocks right"
@@ -92,28 +76,10 @@ class ClockCheck:
         )
 
     def _agrees(self, peer: NodeId) -> bool:
-        return abs(self._differs_ms(peer)) <= self._max_clock_jump_ms
-
-    def _differs_ms(self, peer: NodeId) -> float:
-        """How far the member's clock is ahead of ours; infinitely where it is not known."""
-        known, now = self._others.get(peer), self._clock.monotonic()
-        if known is None or now - known.at_s > BELIEVED_S:
-            return float("inf")
-        return known.ahead_ms + now * 1000 - self._clock.wall_ms()
-
-    def _told(self, peer: NodeId) -> str:
-        differs_ms = self._differs_ms(peer)
-        if differs_ms == float("inf"):
-            return f"that of {self._member_name(peer)} is not known"
-        way = "ahead of" if differs_ms > 0 else "behind"
-        return f"that of {self._member_name(peer)} is {_span(abs(differs_ms))} {way} ours"
+        return abs(self._members.differs_ms(peer)) <= self._max_clock_jump_ms
 
     def _ahead(self) -> str:
         if not self._seen_ms:
             return "to begin"
         ahead_ms = self.ahead_ms()
-        return f"{_span(abs(ahead_ms))} {'ahead of' if ahead_ms > 0 else 'behind'}"
-
-
-def _span(ms: float) -> str:
-    return str(timedelta(seconds=round(ms / 1000)))
+        return f"{span(abs(ahead_ms))} {'ahead of' if ahead_ms > 0 else 'behind'}"

@@ -244,8 +244,8 @@ class Cluster:
         host.memory.resident = 0
         limits = msgspec.structs.replace(host.config.limits, memory_high_water_bytes=max(MEMORY_MARKS))
         host.config = msgspec.structs.replace(host.config, limits=limits)
-        if host.state != "down" and hasattr(host.node, "maintenance"):
-            host.node.maintenance.memory.high_water_bytes = max(MEMORY_MARKS)
+        if host.state != "down" and hasattr(host.node, "memory"):
+            host.node.memory.high_water_bytes = max(MEMORY_MARKS)
 
     def kill(self, host: Host, power: bool = False) -> None:
         """SIGKILL, or the power goes: then what was not synced may be lost."""

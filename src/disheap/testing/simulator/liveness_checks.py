@@ -224,7 +224,7 @@ class LivenessChecks:
 
     def _clients_of(self, host: Host) -> int:
         """Whom a node that does not lead still carries, as if it did."""
-        return sum(connection.session != 0 or connection.draining for connection in host.node._outlets()._connections)
+        return sum(connection.session != 0 or connection.draining for connection in host.node.clients._connections)
 
     def _payload(self) -> bytes:
         self._made += 1

@@ -15,11 +15,12 @@ from disheap.interfaces import Identity, Recovered
 from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
 from disheap.plugins.registry import Registry
 from disheap.runtime.memory.process import MemorySource
-from disheap.runtime.node import Node
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
+from disheap.runtime.replicas import Replica, ReplicaNode, Shared
 from disheap.runtime.state.sessions import Sessions
+from disheap.testing.inspected import InspectedNode
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import SimFilesystem
 from disheap.testing.simulator.loop import EPOCH_S, Process
@@ -138,7 +139,7 @@ def watched_storage(file_storage: type[Any]) -> type[Any]:
     return WatchedStorage
 
 
-class SimNode(Node):
+class SimNode(InspectedNode):
     """`safety` sees each step; `said` is told what is worth a line of the trace."""
 
     def __init__(
@@ -163,16 +164,36 @@ class SimNode(Node):
             disk=lambda _: disk,
             memory=memory,
         )
+        self._watches = safety, said, elected
+
+    def _make_replica(self, group: int) -> Replica:
+        return SimReplica(group, self, self._shared(), *self._watches)
+
+
+class SimReplica(Replica):
+    """A replica whose steps `safety` sees."""
+
+    def __init__(
+        self,
+        number: int,
+        node: ReplicaNode,
+        shared: Shared,
+        safety: SafetyChecker,
+        said: Callable[[str], None],
+        elected: Callable[[], None],
+    ) -> None:
+        self._id = int(shared.own)
         self._safety = safety
         self._said = said
         self._elected = elected
         self._watched: Watched
+        super().__init__(number, node, shared)
 
     def _make_group(self, found: Found) -> Group:
         group = super()._make_group(found)
         config = group.raft._state.config
-        message_checker = MessageChecker(int(self._id), group.raft, config.election_ticks, self._safety.require)
-        self._watched = Watched(int(self._id), group.raft, message_checker)
+        message_checker = MessageChecker(self._id, group.raft, config.election_ticks, self._safety.require)
+        self._watched = Watched(self._id, group.raft, message_checker)
         self._watch(group, found)
         if self._id % 2 == 0:
             group.applier.slice_s = 0.0  # every pause that there can be
@@ -181,7 +202,7 @@ class SimNode(Node):
     def _lifecycle_changed(self, before: State, now: State) -> None:
         self._said(f"{before.value} -> {now.value}")
         if now is State.RUNNING:
-            self._safety.takes_part(int(self._id))
+            self._safety.takes_part(self._id)
 
     def _watch(self, group: Group, found: Found) -> None:
         pump, apply, safety = group._pump, group._apply, self._safety
@@ -204,7 +225,7 @@ class SimNode(Node):
         submit = group.submit
 
         def watched_submit(envelopes: bytes) -> None:
-            self._safety.submits(int(self._id), int(group.raft.term), envelopes)
+            self._safety.submits(self._id, int(group.raft.term), envelopes)
             submit(envelopes)
 
         group.submit = watched_submit  # type: ignore[method-assign]
@@ -263,9 +284,9 @@ class SimNode(Node):
         return sessions
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
-        """Checks that a node that is short of space or memory does refuse messages."""
+        """Checks that a replica whose node is short of space or memory does refuse messages."""
         super().refuse(kind, reason, takes_transient)
-        refuses = self._outlets().short is not None
+        refuses = self.server.short is not None
         self._safety.require(refuses or reason is None, f"{self.name} takes messages although {reason}")
 
     def quarantine(self, reason: str) -> None:
@@ -273,7 +294,7 @@ class SimNode(Node):
         self._safety.require(False, f"{self.name} puts itself in quarantine: {reason}")
 
     def _send(self, message: Message) -> None:
-        self._safety.sent(int(self._id), message)
+        self._safety.sent(self._id, message)
         super()._send(message)
 
     def _on_lead(self, leads: bool) -> None:

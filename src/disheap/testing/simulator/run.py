@@ -206,8 +206,8 @@ class Run:
 
     def _have_room(self) -> bool:
         """On the disks and in memory; and nobody refuses any more."""
-        kept = [host.node.maintenance for host in self.cluster.hosts if host.has_group]
-        watches = [watch.status() for maintenance in kept for watch in (maintenance.disk_space, maintenance.memory)]
+        nodes = [host.node for host in self.cluster.hosts if host.has_group]
+        watches = [watch.status() for node in nodes for watch in (node.maintenance.disk_space, node.memory)]
         return not any(status["is_short"] or status["refuses"] for status in watches)
 
     def _describe_nodes(self) -> str:

@@ -1,0 +1,111 @@
+"""What the clients of all groups of a node share: the listener's end, places, buffers, and those that read slowly.
+
+Owns each connection until it has said which group it wants (HELLO), and its place until it is gone. From the HELLO on
+the connection speaks to the `Server` of that group. Does not know sessions.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Protocol
+
+from disheap.errors import NotLeader, UnknownGroup, WrongCluster
+from disheap.logs import LineLimiter, get_logger
+from disheap.protocol.handshake import SUPPORTED, Hello, Versions
+from disheap.runtime.clients.buffers import Buffers
+from disheap.runtime.clients.connection import ClientConnection, ConnectionOwner, ServerLimits
+from disheap.runtime.clients.places import Places
+
+log = get_logger(__name__)
+
+SWEEP_S = 0.25
+"""How often those that do not read are looked at, and the leader looks for sessions that lapsed; by default no session
+timeout is below 1 s."""
+
+
+class NodeFacts(Protocol):
+    """What the acceptor asks of its node."""
+
+    cluster_id: str
+
+    @property
+    def servers(self) -> Mapping[int, ConnectionOwner]:
+        """By the number of the group."""
+
+
+class Acceptor:
+    """`accept` for each connection that comes in; `sweep` on every tick."""
+
+    def __init__(
+        self,
+        node: NodeFacts,
+        limits: ServerLimits,
+        loop: asyncio.AbstractEventLoop,
+        versions: Versions = SUPPORTED,
+    ) -> None:
+        self.versions = versions  # of the protocol
+        self.limits = limits
+        self.loop = loop
+        self.lines = LineLimiter(loop)  # about connections that are refused
+        self.buffers = Buffers(limits.input_bytes, limits.output_bytes)
+        self.places = Places(limits.places, loop.time)
+        self._node = node
+        self._connections: dict[ClientConnection, None] = {}
+        self._slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
+        self._swept_at = 0.0
+
+    def accept(self) -> ClientConnection:
+        return ClientConnection(self)
+
+    def admit(self, connection: ClientConnection) -> bool:
+        """Whether it has a place now; it is told why, where it has none."""
+        if not connection.is_local:
+            refusal = self.places.enter(connection, connection.remote, connection.certificate_name)
+            if refusal is not None:
+                self.lines.write(log.warning, "a connection is refused", remote=connection.remote, reason=str(refusal))
+                connection.refuse(refusal)
+                return False
+        self._connections[connection] = None
+        return True
+
+    def find_server(self, hello: Hello) -> ConnectionOwner:
+        """The group that the client asks for. Raises `WrongCluster` and `UnknownGroup`."""
+        mine, servers = self._node.cluster_id, self._node.servers
+        if hello.cluster_id not in ("", mine):
+            raise WrongCluster(
+                f"this node belongs to cluster {mine}, the client asks for {hello.cluster_id}; check the addresses in "
+                "its URL"
+            )
+        server = servers.get(hello.group)
+        if server is None:
+            here = ", ".join(map(str, servers))
+            raise UnknownGroup(f"this node has no group {hello.group}; it has {here}. Check `group` in the broker URL")
+        return server
+
+    def lost(self, connection: ClientConnection) -> None:
+        """The connection is gone."""
+        self._connections.pop(connection, None)
+        self.places.leave(connection)
+
+    def watch(self, connection: ClientConnection) -> bool:
+        """Look at each sweep whether it takes what it is sent. Returns False where that is so already."""
+        if connection in self._slow:
+            return False
+        self._slow[connection] = None
+        return True
+
+    def sweep(self) -> None:
+        now = self.loop.time()
+        if now - self._swept_at < SWEEP_S:
+            return
+        self._swept_at = now
+        for connection in list(self._slow):
+            if not connection.check_slow_reader(now):
+                self._slow.pop(connection, None)
+        self.buffers.check_output(list(self._slow), now)
+
+    def close(self) -> None:
+        """Say goodbye to everyone whom no server has said it to."""
+        for connection in list(self._connections):
+            connection.refuse(NotLeader())

@@ -1,0 +1,63 @@
+"""A member is known in each group by the incarnation of its directory there; it is met when all groups have it on disk.
+
+Owns nothing but the joining of what the groups say: each has an `IncarnationCheck` of its own. Peers meet as nodes, on
+one connection for all groups. So a member that has lost one of its directories is refused as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from disheap.errors import WrongCluster
+from disheap.kernel.types import NodeId
+from disheap.protocol.peers import PeerHello
+from disheap.runtime.membership.incarnations import Done, IncarnationCheck
+
+
+class Introductions:
+    """`checks` gives the check of each group, in the order of the groups' numbers."""
+
+    def __init__(self, checks: Callable[[], Sequence[IncarnationCheck]]) -> None:
+        self._checks = checks
+
+    def check(self, node: NodeId, hello: PeerHello) -> None:
+        """Raises `WrongCluster` for a member that comes back without the data of a group."""
+        checks = self._checks()
+        if len(hello.groups) != len(checks):
+            raise WrongCluster(
+                f"{hello.name} hosts {len(hello.groups)} groups, this node {len(checks)}: set `groups` to the same "
+                "number on all nodes"
+            )
+        for check, group in zip(checks, hello.groups, strict=True):
+            check.check(node, hello.name, group.incarnation)
+
+    def has_met(self, node: NodeId) -> bool:
+        """In every group, under the incarnations that `check` compares with."""
+        return all(check.has_met(node) for check in self._checks())
+
+    def meet(self, node: NodeId, hello: PeerHello, done: Done) -> None:
+        """`done(True)` when every group has the member's incarnation on disk, `done(False)` if one could not write."""
+        join = _Join(len(hello.groups), done)
+        for check, group in zip(self._checks(), hello.groups, strict=True):
+            check.meet(node, group.incarnation, join.add)
+
+    def welcomed(self, node: NodeId, hello: PeerHello, done: Done) -> None:
+        """That member has us on its disk, in every group. As `meet`."""
+        join = _Join(len(hello.groups), done)
+        for check, group in zip(self._checks(), hello.groups, strict=True):
+            check.welcomed(node, group.incarnation, join.add)
+
+
+class _Join:
+    """Calls `done` once, when `count` answers have come."""
+
+    def __init__(self, count: int, done: Done) -> None:
+        self._left = count
+        self._are_kept = True
+        self._done = done
+
+    def add(self, is_kept: bool) -> None:
+        self._left -= 1
+        self._are_kept &= is_kept
+        if not self._left:
+            self._done(self._are_kept)

@@ -1,0 +1,57 @@
+"""What this node knows of the members' wall clocks. Owns what was heard; does not judge (`clock_check` does).
+
+Members tell each other their clocks when they connect and once a second. A clock belongs to a node, so all groups of
+the node share what is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import NamedTuple
+
+from disheap.interfaces import Clock
+from disheap.kernel.types import NodeId
+
+BELIEVED_S = 30.0
+"""How long another node's clock is known after it was heard; members tell each other once a second."""
+
+
+class Heard(NamedTuple):
+    ahead_ms: float  # of our own monotonic clock: so a jump of our wall clock shows
+    at_s: float
+
+
+class MemberClocks:
+    """`heard` each member's clock; then ask how far it is from ours."""
+
+    def __init__(self, clock: Clock, member_name: Callable[[NodeId], str]) -> None:
+        self._clock = clock
+        self._member_name = member_name
+        self._others: dict[NodeId, Heard] = {}
+
+    def heard(self, peer: NodeId, wall_ms: int) -> None:
+        """What the member's clock shows now; 0 from a release that does not say."""
+        if wall_ms:
+            now = self._clock.monotonic()
+            self._others[peer] = Heard(wall_ms - now * 1000, now)
+
+    def differs_ms(self, peer: NodeId) -> float:
+        """How far the member's clock is ahead of ours; infinitely where it is not known."""
+        known, now = self._others.get(peer), self._clock.monotonic()
+        if known is None or now - known.at_s > BELIEVED_S:
+            return float("inf")
+        return known.ahead_ms + now * 1000 - self._clock.wall_ms()
+
+    def describe(self, peer: NodeId) -> str:
+        """How the member's clock differs from ours, in words."""
+        differs_ms = self.differs_ms(peer)
+        if differs_ms == float("inf"):
+            return f"that of {self._member_name(peer)} is not known"
+        way = "ahead of" if differs_ms > 0 else "behind"
+        return f"that of {self._member_name(peer)} is {span(abs(differs_ms))} {way} ours"
+
+
+def span(ms: float) -> str:
+    """Such as "0:01:30"."""
+    return str(timedelta(seconds=round(ms / 1000)))

@@ -1,0 +1,466 @@
+"""A replica: one node's part of a group, with all that it owns.
+
+Owns its kernel, its storage directory, its disk thread, its sessions and its machine, and the lifecycle that says where
+it stands. Knows no other replica. What the replicas of a node share (connections, gossip, memory, the tick) is the
+node's; a replica is given it in `Shared`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from disheap.config.node_config import MemberConfig, NodeConfig
+from disheap.errors import DisheapError, NotLeader, RequestError, RequestTimeout, StorageError
+from disheap.interfaces import Clock, Identity, MemoryEstimating, Storage, StorageUsage
+from disheap.kernel.membership import voters_of
+from disheap.kernel.raft import Raft
+from disheap.kernel.types import NOBODY, Index, Membership, Message, NodeId
+from disheap.logs import get_logger
+from disheap.protocol.gossip import GroupReport
+from disheap.protocol.peers import PeerGroup
+from disheap.protocol.repair import Answer, Ask
+from disheap.runtime import tuning
+from disheap.runtime.clients.acceptor import Acceptor
+from disheap.runtime.clients.local import LocalSessions
+from disheap.runtime.clients.server import Server
+from disheap.runtime.disk.thread import Disk, FailStopDisk, close_patiently, retry_while_full, run_on
+from disheap.runtime.maintenance import Maintenance
+from disheap.runtime.membership.directory import AddressBook, first_state
+from disheap.runtime.observers import Observers
+from disheap.runtime.parts import Parts
+from disheap.runtime.peers.peering import Peering
+from disheap.runtime.replica.clock_check import ClockCheck
+from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.lifecycle import Lifecycle, State
+from disheap.runtime.replica.member_clocks import MemberClocks
+from disheap.runtime.replica.recovery import Found, recover
+from disheap.runtime.replica.versions import Versions, own_versions
+from disheap.runtime.state.sessions import Sessions
+
+log = get_logger(__name__)
+
+
+class Shared(NamedTuple):
+    """What the replicas of a node have in common."""
+
+    config: NodeConfig
+    own: NodeId
+    members: tuple[MemberConfig, ...]
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    member_clocks: MemberClocks
+    random: random.Random
+    entropy: Callable[[int], bytes]  # for secrets, which the generator's numbers would give away
+    make_disk: Callable[[asyncio.AbstractEventLoop], Disk]
+    parts: Parts
+    book: AddressBook
+    peering: Peering
+    acceptor: Acceptor
+    observers: Observers
+
+
+class ReplicaNode(Protocol):
+    """What a replica asks of its node."""
+
+    cluster_id: str
+
+    def failed(self, error: BaseException) -> None: ...
+    def send_gossip(self) -> None: ...
+    def check_memory(self) -> None: ...
+    def client_addresses(self) -> list[str]: ...
+    def is_connected(self, node: NodeId) -> bool: ...
+    async def admin(self, request: dict[str, Any], group: int) -> dict[str, Any]: ...
+
+
+class Replica:
+    """`open` it, `begin` when others can be reached, `tick` it, `end` and `close` it."""
+
+    def __init__(self, number: int, node: ReplicaNode, shared: Shared) -> None:
+        config, loop = shared.config, shared.loop
+        self.number = number
+        self.name = config.name
+        self.cluster_id = node.cluster_id
+        self.machine_name = config.machine_of(number)
+        self.lifecycle = Lifecycle(self._lifecycle_changed)
+        self.incarnation = 0  # of its directory, when it was opened
+        self._node = node
+        self._shared = shared
+        self._group: Group | None = None
+        self._storage: Storage | None = None
+        self._disk: Disk | None = FailStopDisk(shared.make_disk(loop), node.failed)
+        limits = config.limits
+        self.clock_check = ClockCheck(
+            shared.clock, shared.member_clocks, shared.own, limits.max_clock_jump_ms, limits.max_downtime_ms
+        )
+        self.server = Server(self, shared.acceptor, draw=self._draw, entropy=shared.entropy)
+        self.maintenance = Maintenance(self, number, shared.own, config, shared.clock, loop)
+        self._local = LocalSessions(self.server, self.leader_address)
+        others = lambda: shared.book.versions(shared.own, number)  # noqa: E731
+        self._versions = Versions(others, tuning.settle_ticks(config))
+        self._leader_changed = asyncio.Event()
+        self._settings_digest = shared.parts.settings_digest(number)
+        self._constants_digests = shared.parts.constants_digests(number)
+
+    # --- its life ----------------------------------------------------------------------------------------------------
+
+    async def open(self) -> Found:
+        """Recover what the directory holds. Raises `StorageError`."""
+        found = await retry_while_full(lambda: self._recover(follow=False))
+        others = [node for node in self._shared.book.ids() if node != self._shared.own]
+        self.maintenance.recovered(found, others)
+        self.incarnation = found.identity.incarnation
+        self._take_up(found)
+        if found.is_damaged:
+            self.note_damage("the log or a snapshot is damaged, as was seen when the storage was opened")
+        return found
+
+    def begin(self, found: Found) -> None:
+        """Others can be reached from now on."""
+        self.maintenance.begin(found)
+
+    def tick(self) -> None:
+        """Every `tick_ms`."""
+        self.group.tick()
+        self.maintenance.tick()
+        self.server.sweep()
+        self._versions.raise_if_due(self.group)
+
+    async def hand_over(self) -> None:
+        """SIGTERM: leadership goes first, so that clients lose a round trip and not an election timeout."""
+        if not self.group.leads or len(self._shared.members) == 1:
+            return
+        try:
+            self.group.transfer(NOBODY)
+            async with asyncio.timeout(self._shared.config.raft.election_timeout_ms / 1000):
+                await self.wait_for_another_leader()
+        except TimeoutError:
+            log.warning("leadership was not taken over in time; the others will elect", group=self.number)
+        except DisheapError as error:
+            log.warning("leadership cannot be handed over; the others will elect", group=self.number, reason=str(error))
+
+    def end(self) -> None:
+        """Nothing more is done, and nobody is served."""
+        self.server.close(NotLeader(self.leader_address()))
+        self.maintenance.repairing.cancel()  # before the next line, because it changes the lifecycle, too
+        if not self.lifecycle.is_over:
+            self.lifecycle.change(State.CLOSED)
+        if self._group is not None:
+            self._group.close()
+
+    async def close(self) -> None:
+        """After `end`. Waits for the disk, but not for ever; may be called twice."""
+        disk, storage = self._disk, self._storage
+        self._disk = self._storage = None
+        if disk is not None:
+            await self.maintenance.end()
+            await close_patiently(disk, storage, self._node.failed)
+
+    def fail(self, error: BaseException) -> None:
+        """The node ends with `error`. The first one counts."""
+        if self.lifecycle.error is not None:
+            return
+        self.lifecycle.fail(error)
+        if self._group is not None:
+            self._group.close()
+        self.server.close(NotLeader())  # they look for a node that can go on
+
+    def _lifecycle_changed(self, before: State, now: State) -> None:
+        log.debug("lifecycle", node=self.name, group=self.number, before=before.value, now=now.value)
+
+    async def _recover(self, follow: bool) -> Found:
+        shared, config = self._shared, self._shared.config
+        storage = shared.parts.storage(self.number)
+        identity = Identity(self.cluster_id, shared.own, self.name, self._draw())
+        self._storage = storage
+        return await run_on(
+            self.disk(),
+            lambda: recover(
+                storage,
+                identity,
+                first_state(shared.members),
+                self._fresh_sessions,
+                tail_bytes=config.raft.log_cache_bytes,
+                chunk_bytes=config.raft.chunk_bytes,
+                follow=follow,
+            ),
+        )
+
+    def _take_up(self, found: Found) -> None:
+        self.maintenance.found(found)
+        self._group = self._make_group(found)
+        self.server.serve(self._group)
+        if found.needs_repair:
+            self.lifecycle.change(State.REPAIRING, "the log is damaged, or its end is ambiguous")
+        elif not self.maintenance.incarnation_check.all_met:
+            self.lifecycle.change(State.WAITING, "not every other member has welcomed this directory")
+        else:
+            self.lifecycle.change(State.RUNNING)
+
+    def repair(self, reason: str) -> None:
+        """The group ends. The log is read anew, and repaired from the other nodes."""
+        self.lifecycle.change(State.REPAIRING, reason)
+        log.warning(
+            "the log is read anew and repaired from the other nodes", node=self.name, group=self.number, reason=reason
+        )
+        self._end_group()
+        self.maintenance.repairing.begin_again()
+
+    def quarantine(self, reason: str) -> None:
+        """The state here is wrong. The replica takes no part any more, until the node is restarted."""
+        if not self.lifecycle.is_running:
+            return
+        self.lifecycle.change(State.QUARANTINED, reason)
+        self._shared.observers.quarantined(self.number, reason)
+        log.error(
+            "this replica is in quarantine: it serves nothing until the node is restarted",
+            group=self.number,
+            reason=reason,
+        )
+        self._end_group()
+
+    def _end_group(self) -> None:
+        if self.group.leads:
+            self._on_lead(False)
+        self.group.close()
+
+    async def recover_again(self, follow: bool) -> Found:
+        """The storage closed and opened anew, and a group that goes on from what is found. For a group that has
+        ended."""
+        before = self.group
+        self.lifecycle.change(State.OPENING, self.lifecycle.reason)
+        self.maintenance.scrubbing.let_go()
+        self._local.forget()
+        await run_on(self.disk(), self._close_files)
+        self._raise_failure()  # opened anew, it would be tried again
+        found = await self._recover(follow)
+        self._raise_failure()
+        self._take_up(found)
+        before.release()
+        self.maintenance.discarder.discard(before.sessions)
+        return found
+
+    def _raise_failure(self) -> None:
+        if self.lifecycle.error is not None:
+            raise self.lifecycle.error
+
+    def _close_files(self) -> None:
+        self.maintenance.repairing.close_reader()
+        self.group.close_files()
+        self.storage().close()
+
+    def _fresh_sessions(self) -> Sessions:
+        """An empty state: at start, and beside the present one while a leader's snapshot is read."""
+        shared = self._shared
+        return Sessions(shared.parts.machine(self.number), tuning.session_limits(shared.config), self.server)
+
+    def _make_group(self, found: Found) -> Group:
+        shared, config, number = self._shared, self._shared.config, self.number
+        return Group(
+            Raft(tuning.kernel_config(config, shared.own), found.restored, shared.random),
+            self.storage(),
+            found.sessions,
+            found.applied,
+            found.log_time_ms,
+            loop=shared.loop,
+            disk=self.disk(),
+            clock=shared.clock,
+            limits=tuning.group_limits(config),
+            policy=tuning.snapshot_policy(config, shared.own),
+            fresh_sessions=self._fresh_sessions,
+            send=self._send,
+            flush=shared.peering.flush,
+            on_lead=self._on_lead,
+            on_leader=self._on_leader,
+            on_applied=self.server.flush,
+            on_failure=self._on_failure,
+            on_snapshot=lambda index, size_bytes: shared.observers.snapshot_taken(number, index, size_bytes),
+            on_membership=self._on_membership,
+            on_replaced=self.maintenance.discarder.discard,
+            comparing=self.maintenance.comparing,
+            clocks=self.clock_check,
+            lifecycle=self.lifecycle,
+        )
+
+    def _draw(self) -> int:
+        return self._shared.random.getrandbits(63) | 1
+
+    # --- what its owner asks -----------------------------------------------------------------------------------------
+
+    @property
+    def group(self) -> Group:
+        """There is one as soon as the storage was opened."""
+        assert self._group is not None, "the storage has not been opened yet"
+        return self._group
+
+    def storage(self) -> Storage:
+        assert self._storage is not None, "the storage is closed"
+        return self._storage
+
+    def disk(self) -> Disk:
+        assert self._disk is not None, "the disk is closed"
+        return self._disk
+
+    async def storage_usage(self) -> StorageUsage:
+        return await run_on(self.disk(), self.storage().usage)
+
+    async def apply(self, command: bytes, timeout_s: float) -> bytes:
+        """See `Node.apply`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await (await self._local.session()).call(command)
+        except TimeoutError:
+            raise RequestTimeout(f"no reply within {timeout_s} s; the command may still be carried out") from None
+
+    async def query(self, request: bytes, timeout_s: float) -> bytes:
+        """See `Node.query`."""
+        ready: asyncio.Future[bool] = self._shared.loop.create_future()
+        self.group.read(lambda ok: None if ready.done() else ready.set_result(ok))
+        try:
+            async with asyncio.timeout(timeout_s):
+                ok = await ready
+        except TimeoutError:
+            raise RequestTimeout(f"no quorum answered within {timeout_s} s") from None
+        if not ok:
+            raise NotLeader(self.leader_address())
+        return self.group.sessions.machine.query(self.group.now_ms(), 0, request)
+
+    async def wait_for_leader(self, timeout_s: float) -> str:
+        """See `Node.wait_for_leader`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.group.leader == NOBODY:
+                    self._leader_changed.clear()
+                    await self._leader_changed.wait()
+        except TimeoutError:
+            raise RequestTimeout(f"no leader within {timeout_s} s; is a majority of the members running?") from None
+        return self._shared.book.label(self.group.leader)
+
+    async def wait_for_another_leader(self) -> None:
+        """Returns when another node leads the group, however long that takes."""
+        while self.group.leads or self.group.leader == NOBODY:
+            self._leader_changed.clear()
+            await self._leader_changed.wait()
+
+    def describe(self) -> PeerGroup:
+        """What peers are told of this replica when they meet."""
+        sessions = self.group.sessions
+        supported = own_versions(sessions)
+        return PeerGroup(
+            incarnation=self.incarnation,
+            machine=self.machine_name,
+            machine_versions=supported.machine,
+            settings_digest=self._settings_digest,
+            constants_digests=self._constants_digests,
+            log_versions=supported.log,
+            machine_version=sessions.machine_version,
+            log_version=sessions.log_version,
+        )
+
+    def report(self) -> GroupReport:
+        """What peers are told of this replica once a second."""
+        space, group = self.maintenance.disk_space, self.group
+        ambiguous_until = (group.raft.ambiguous_after or 0) if group.is_running else 0
+        newest = self.maintenance.comparing.newest
+        return GroupReport(self.number, space.is_short, space.free_bytes or 0, *newest, ambiguous_until)
+
+    def received_report(self, peer: NodeId, report: GroupReport) -> None:
+        self.maintenance.received_report(peer, report)
+        self.group.propose_noops_until(report.ambiguous_until)
+
+    def memory_bytes(self) -> tuple[int | None, int]:
+        """Of the machine's state, None where it does not say, and of all else."""
+        sessions, machine = self.group.sessions, self.group.sessions.machine
+        state_bytes = machine.memory_bytes() if isinstance(machine, MemoryEstimating) else None
+        return state_bytes, sessions.memory_bytes() + self.group.log_bytes()
+
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        """Commands that bring something in, with this reason; None when that shortage is over."""
+        self.server.note_shortage(kind, reason, takes_transient)
+
+    # --- what its parts ask ------------------------------------------------------------------------------------------
+
+    def failed(self, error: BaseException) -> None:
+        """A replica that cannot go on ends its node: the process is what a supervisor restarts."""
+        self._node.failed(error)
+
+    def _send(self, message: Message) -> None:
+        self._shared.peering.send(self.number, message)
+
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        self._shared.peering.send_repair(target, message)
+
+    def send_gossip(self) -> None:
+        self._node.send_gossip()
+
+    def check_memory(self) -> None:
+        self._node.check_memory()
+
+    def is_connected(self, node: NodeId) -> bool:
+        return self._node.is_connected(node)
+
+    def is_alone(self) -> bool:
+        return len(self._shared.members) == 1
+
+    def member_name(self, node: NodeId) -> str:
+        return self._shared.book.label(node)
+
+    def voters(self) -> tuple[NodeId, ...]:
+        return voters_of(self.group.applied.membership)
+
+    def note_damage(self, what: str) -> None:
+        """Of what is stored here; for observers."""
+        self._shared.observers.damage_found(self.number, what)
+
+    def damage_found(self, error: StorageError) -> None:
+        self.maintenance.repairing.reset_retries()
+        self.group.fail(error)
+
+    def all_members_met(self) -> None:
+        if self.lifecycle.state is State.WAITING:  # one that is repairing goes on when it is whole
+            self.lifecycle.change(State.RUNNING)
+            self.group.begin()
+
+    def session_expired(self, session: int, label: str) -> None:
+        """For observers."""
+        self._shared.observers.session_expired(self.number, session, label)
+
+    def leader_address(self) -> str:
+        """Where clients find the leader; "" where nobody is known to lead, or this node leads."""
+        if self._group is None or self.group.leader in (NOBODY, self._shared.own):
+            return ""
+        return self._shared.book.client(self.group.leader)
+
+    def client_addresses(self) -> list[str]:
+        return self._node.client_addresses()
+
+    async def admin(self, request: dict[str, Any]) -> dict[str, Any]:
+        """An operator's request. Raises `RequestError`."""
+        return await self._node.admin(request, self.number)
+
+    def _on_lead(self, leads: bool) -> None:
+        self._versions.new_term()
+        self.server.lead(leads)
+
+    def _on_leader(self) -> None:
+        self._leader_changed.set()
+        book, leader, term = self._shared.book, self.group.leader, self.group.raft.term
+        log.info("leader", node=self.name, group=self.number, term=term, leader=book.label(leader) or None)
+        self._shared.observers.leader_changed(self.number, term, book.label(leader) if leader else "")
+        if self.leader_address():
+            self.server.redirect_clients()
+
+    def _on_membership(self, index: Index, membership: Membership) -> None:
+        names = tuple(self._shared.book.label(member.id) for member in membership.members)
+        self._shared.observers.member_changed(self.number, index, names)
+
+    def _on_failure(self, error: BaseException) -> None:
+        repairing = self.maintenance.repairing
+        if not repairing.can_repair(error):
+            self.failed(error)
+            return
+        repairing.note_relapse()
+        self.note_damage(str(error))
+        self.repair(str(error))
