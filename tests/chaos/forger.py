@@ -26,7 +26,7 @@ from disheap.kernel.types import (
 )
 from disheap.protocol import frames, gossip, handshake, peers, proofs
 from disheap.protocol.frames import FrameReader, Kind
-from disheap.protocol.gossip import Gossip
+from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge
 from disheap_tcp.options import TcpSettings
@@ -158,13 +158,14 @@ def read_hello(frame: bytes) -> PeerHello:
 
 def acceptor(content: PeerHello, proof: bytes) -> tuple[bytes, bytes]:
     """What the member would answer to a hello and to a proof, as far as somebody without the secret can."""
-    challenge = proofs.challenge(Challenge(bytes(32), content.incarnation))
+    challenge = proofs.challenge(Challenge(bytes(32), tuple(group.incarnation for group in content.groups)))
     return challenge, handshake.welcome(Kind.PEER_WELCOME, handshake.SUPPORTED.highest, content) + proof
 
 
 def as_member(known: PeerHello, member: int, incarnation: int, target: int) -> PeerHello:
+    group = msgspec.structs.replace(known.groups[0], incarnation=incarnation)
     return msgspec.structs.replace(
-        known, node_id=member, name=f"n{member}", incarnation=incarnation, target=target, nonce=bytes(32)
+        known, node_id=member, name=f"n{member}", groups=(group,), target=target, nonce=bytes(32)
     )
 
 
@@ -179,7 +180,7 @@ def forged_messages(source: int, target: int, term: int, index: int) -> dict[str
         "timeout now": TimeoutNow(one, other, Term(term)),
         "vote": VoteRequest(one, other, later, Index(index), Term(term), False, True),
     }
-    short = gossip.encode(Gossip(0, is_short=True, free_bytes=0, memory_is_short=True))
+    short = gossip.encode(Gossip((GroupReport(0, is_short=True, free_bytes=0),), memory_is_short=True))
     return {name: peers.encode(0, message) for name, message in messages.items()} | {"gossip": short}
 
 

@@ -59,7 +59,9 @@ class Stranger:
         self._cluster.trace.fault("forged hello", target.name, f"as {member.name}")
         hello = member.node._peering.hello_to(NodeId(target.number))
         if not member.config.cluster_secret:
-            hello = msgspec.structs.replace(hello, incarnation=hello.incarnation ^ (1 + self._rng.bits(32)))
+            group = hello.groups[0]
+            group = msgspec.structs.replace(group, incarnation=group.incarnation ^ (1 + self._rng.bits(32)))
+            hello = msgspec.structs.replace(hello, groups=(group,))
         forged = _Forged(self._cluster, target, hello, self._script(target, member, hello))
         with contextlib.suppress(ConnectionLost):
             await self._transport.connect(target.config.peer_listen, forged, CONNECT_S)
