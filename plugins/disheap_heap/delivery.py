@@ -248,6 +248,7 @@ def make_ready(state: State, topic: Topic, message: Message) -> None:
         assert isinstance(topic.ready, DroppingReadyMessages)
         drop_waiting(state, topic, topic.ready.lowest())
         state.dropped += 1
+        state.units += 1
 
 
 def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
