@@ -107,7 +107,7 @@ def hello(content: PeerHello) -> bytes:
 async def incarnation_at(address: str, any_hello: PeerHello) -> int:
     """A node tells it to whoever says hello, before any proof."""
     forger = await say(address, hello(any_hello))
-    found = proofs.open_challenge(await forger.wait_frame(Kind.PEER_CHALLENGE)).incarnation
+    found = proofs.open_challenge(await forger.wait_frame(Kind.PEER_CHALLENGE)).incarnations[0]
     forger.connection.abort()
     return found
 

@@ -12,6 +12,7 @@ from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
 from disheap.errors import ConfigError, UnknownGroup
+from disheap.interfaces import MachineContext
 from disheap.kernel.types import NodeId
 from disheap.protocol import broker
 from disheap.protocol.frames import Fault, Status
@@ -99,6 +100,19 @@ async def test_each_group_has_its_own_log_leader_and_machine(cluster: Cluster) -
     assert (status["group"], status["machine"], status["leader"]) == (FIRST_HEAP, "heap", "n2")
     rows = [(row["group"], row["machine"], row["leader"], row["lifecycle"]) for row in status["groups"]]
     assert rows == [(0, "counter", "n1", "running"), (1, "heap", "n2", "running"), (2, "heap", "n3", "running")]
+
+
+async def test_a_machine_is_told_its_own_group(cluster: Cluster) -> None:
+    parts = cluster.nodes["n1"]._parts
+    told: list[int] = []
+
+    def build(kind: str, name: str, tables: object, context: MachineContext, origin: str) -> None:
+        told.append(context.group)
+
+    parts._registry.build = build  # type: ignore[assignment, method-assign]
+    for group in GROUPS:
+        parts.machine(group)
+    assert told == list(GROUPS)
 
 
 async def test_a_topic_of_another_group_is_unknown_and_nothing_changes(cluster: Cluster) -> None:

@@ -54,7 +54,7 @@ class Parts:
         """That of a group, in its first state."""
         config = self._config
         name, table = config.machine_of(group), config.table("machine")
-        return self._registry.build("machine", name, table, MachineContext(), config.source)
+        return self._registry.build("machine", name, table, MachineContext(group), config.source)
 
     def max_command_bytes(self) -> int:
         """Of the largest command of any group's machine; 0 where none says."""
