@@ -283,7 +283,7 @@ class Connection(SessionEvents):
         """kombu wants another connection. If publishes are without an answer, the next connection goes on with this
         session. But if the session has consumers or leases, it is left, so that others get its messages."""
         has_consumers = self._deliveries.has_consumers
-        if self.connected and self._unconfirmed and not has_consumers and not self.driver.has_holdings:
+        if self.connected and self._unconfirmed and not has_consumers and not self.driver.holds_anything:
             self._clear()
             suspend(self.client, self.driver, self._unconfirmed)
         else:

@@ -206,7 +206,7 @@ class SessionEvents:
     def _start_keepalive(self) -> None:
         """Starts the thread if the session has something to lose (consumers, leases, queues of its own) and no event
         loop keeps it alive. The program may not call for long."""
-        if self._keepalive is None and self._hub is None and self.driver.has_holdings:
+        if self._keepalive is None and self._hub is None and self.driver.holds_anything:
             self._keepalive = Keepalive(_weak_keepalive(weakref.ref(self)), self.driver.heartbeat_s / 2)
 
     def _stop_keepalive(self) -> None:
@@ -218,7 +218,7 @@ class SessionEvents:
         """What the keepalive thread calls. False ends the thread: nothing is left to keep alive, or something went
         wrong, which shows at the next use."""
         with self._lock:
-            if self.connected and self._hub is None and self.driver.has_holdings:
+            if self.connected and self._hub is None and self.driver.holds_anything:
                 with suppress(Exception):
                     self.heartbeat()
                     return True

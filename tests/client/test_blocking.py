@@ -16,7 +16,7 @@ from disheap import sync
 from disheap.client.core import keepalive
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.core.url import BrokerUrl
-from disheap.client.io.blocking_driver import LISTEN_AFTER_S, BlockingClient
+from disheap.client.io.blocking_driver import READ_FIRST_AFTER_S, BlockingClient
 from disheap.errors import (
     ConfigError,
     ConnectionLost,
@@ -392,7 +392,7 @@ def test_a_transient_command_after_a_pause_is_not_written_to_a_connection_that_w
     client.connect()
     node.drop_all()
     assert select.select([client.fileno()], [], [], 10)[0], "the end of the connection has come"
-    clock.now += LISTEN_AFTER_S * 1.1
+    clock.now += READ_FIRST_AFTER_S * 1.1
     client.send_transient(broker.Publish("", "events", broker.NewMessage(b"x")))
     client.connect()
     client.close(end_session=False)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from disheap.client.core.broker_session import Arrived, BrokerSession, Foreign, Replied, SessionLost
-from disheap.client.core.deliveries import Deliveries
+from disheap.client.core.broker_session import Arrived, BrokerSession, OpaquePush, Replied, SessionLost
+from disheap.client.core.broker_state import BrokerState
 from disheap.client.core.events import Broken, Event, Moved, Ready
 from disheap.errors import MalformedFrame, OutcomeUnknown
 from disheap.protocol import broker, frames
@@ -173,14 +173,14 @@ def test_a_session_with_a_consumer_does_not_lapse_in_silence(talk: Talk) -> None
     talk.session.disconnected()
     talk.cluster.expire(talk.session.session.id)
     assert [type(event) for event in talk.connect()] == [SessionLost, Ready]
-    assert talk.session.held.idle()
+    assert talk.session.held.is_empty()
 
 
 def test_a_session_that_owns_a_topic_does_not_lapse_in_silence(talk: Talk) -> None:
     talk.send(broker.CreateTopic("mine", broker.TopicSettings(exclusive=True)))
-    assert not talk.session.held.idle()
+    assert not talk.session.held.is_empty()
     talk.send(broker.DeleteTopic("mine"))
-    assert talk.session.held.idle()
+    assert talk.session.held.is_empty()
 
 
 def test_an_ack_that_was_under_way_when_the_session_lapsed_is_unknown(talk: Talk) -> None:
@@ -210,14 +210,14 @@ def test_another_machines_pushes_come_as_they_are() -> None:
     talk = Talk()
     talk.session = BrokerSession(SessionOptions(9000), opaque=True)
     talk.connect()
-    assert talk.session.receive(frames.push(1, b"anything")) == [Foreign(b"anything")]
+    assert talk.session.receive(frames.push(1, b"anything")) == [OpaquePush(b"anything")]
 
 
 def test_an_attach_names_the_newest_leases_as_many_as_a_node_reads() -> None:
-    held = Deliveries()
+    held = BrokerState()
     for number in range(broker.HELD_MAX + 2):
         assert held.delivered(broker.Deliver(1, number, 1, 0, 0, b""))
-    claim = broker.decode_held.decode(held.claim())
+    claim = broker.decode_held.decode(held.encode_held())
     assert len(claim.tokens) == broker.HELD_MAX
     assert claim.tokens[-1] == (broker.HELD_MAX + 1, 1)
     assert not held.delivered(broker.Deliver(1, 0, 1, 0, 0, b"")), "what is sent again is not taken for new"

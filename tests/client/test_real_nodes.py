@@ -254,7 +254,7 @@ async def test_a_transient_publish_that_would_be_refused_costs_nobody_the_connec
     await client.create_exchange("e")
     await client.create_topic("jobs")
     link = client.driver._channel
-    client.driver.cast(broker.Publish("e", "k" * 300, broker.NewMessage(b"x")))
+    client.driver.send_transient(broker.Publish("e", "k" * 300, broker.NewMessage(b"x")))
     await client.stats()
     assert client.driver._channel is link
 

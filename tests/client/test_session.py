@@ -326,7 +326,7 @@ def test_what_was_given_before_a_node_said_its_limit_is_refused_when_it_does() -
     talk.call(1)
     talk.session.call(b"x" * (1 << 16), "large")
     talk.call(2)
-    talk.session.cast(b"x" * (1 << 16))
+    talk.session.send_transient(b"x" * (1 << 16))
     talk.connect()
     answers = talk.answers()
     assert isinstance(answers.pop("large"), PayloadTooLarge)
@@ -351,7 +351,7 @@ def test_a_question_from_before_a_node_said_its_limit_is_refused_when_it_does() 
 
 
 def test_a_transient_command_is_sent_once_and_never_answered(talk: Talk) -> None:
-    talk.session.cast(b"\xc1")
+    talk.session.send_transient(b"\xc1")
     frame = frames.open_envelope(talk.session.take_output())
     assert (frame.seq, frame.flags & Flags.TRANSIENT) == (0, Flags.TRANSIENT)
     talk.disconnect()
@@ -361,14 +361,14 @@ def test_a_transient_command_is_sent_once_and_never_answered(talk: Talk) -> None
 
 def test_a_transient_command_over_the_nodes_frame_is_refused_and_not_kept(talk: Talk) -> None:
     with pytest.raises(PayloadTooLarge, match="frame"):
-        talk.session.cast(bytes(frames.FRAME_BYTES))
+        talk.session.send_transient(bytes(frames.FRAME_BYTES))
     assert talk.session.take_output() == b""
 
 
 def test_transients_without_a_connection_are_kept_up_to_a_bound() -> None:
     session = Session(SessionOptions(9000))
     for number in range(TRANSIENTS_KEPT + 5):
-        session.cast(opaque(number))
+        session.send_transient(opaque(number))
     session.connected()
     peer = FakePeer(FakeCluster())
     session.receive(peer.receive(session.take_output()))
@@ -445,13 +445,13 @@ class Holding:
     def __init__(self) -> None:
         self.held = True
 
-    def claim(self) -> bytes:
+    def encode_held(self) -> bytes:
         return b"\x92\x90\x90"
 
-    def idle(self) -> bool:
+    def is_empty(self) -> bool:
         return not self.held
 
-    def lapsed(self) -> None:
+    def clear(self) -> None:
         self.held = False
 
 

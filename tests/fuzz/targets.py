@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from disheap.cli.output import header_fields, json_text
-from disheap.client.core.broker_session import Arrived, BrokerSession, Opaque, Replied
+from disheap.client.core.broker_session import Arrived, BrokerSession, OpaqueReply, Replied
 from disheap.client.core.session import State
 from disheap.client.core.url import parse
 from disheap.errors import (
@@ -494,7 +494,7 @@ def client_session(data: bytes) -> None:
         if session.session.state is State.OFFLINE:
             break  # it has said that nothing more is to be taken from this connection
         for event in session.receive(chunk):
-            if isinstance(event, Replied | Opaque):
+            if isinstance(event, Replied | OpaqueReply):
                 answered.append(event.waiter)
             if isinstance(event, Arrived):
                 assert isinstance(event.push, broker.Deliver | broker.PopDone | broker.ConsumerEnded)

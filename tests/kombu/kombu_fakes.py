@@ -17,7 +17,7 @@ class FakeWire:
     ready = True
     session_id = 1
     session_timeout_ms = 15_000
-    has_holdings = False
+    holds_anything = False
     is_over = False
     address = "h1:8400"
 

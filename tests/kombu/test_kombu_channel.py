@@ -651,17 +651,17 @@ def test_a_thread_answers_for_a_connection_that_has_something_to_lose_and_ends_w
     wire.heartbeat_s = 0.01
     channel.basic_publish(channel.prepare_message("x"), routing_key="q")
     assert keepalive_threads() == []
-    wire.has_holdings = True
+    wire.holds_anything = True
     consume(channel)
     (thread_of_keepalive,) = keepalive_threads()
     beaten = threading.Event()
     poll = wire.poll
     wire.poll = lambda timeout_s: beaten.set() or poll(timeout_s)
     assert beaten.wait(5)
-    wire.has_holdings = False
+    wire.holds_anything = False
     thread_of_keepalive.join(5)
     assert not thread_of_keepalive.is_alive()
-    wire.has_holdings = True
+    wire.holds_anything = True
     consume(connection.channel())
     (thread_of_keepalive,) = keepalive_threads()
     connection.close()
@@ -670,7 +670,7 @@ def test_a_thread_answers_for_a_connection_that_has_something_to_lose_and_ends_w
 
 
 def test_what_the_thread_reads_wakes_the_wait_for_it(connection, channel, wire, monkeypatch):
-    wire.has_holdings = True
+    wire.holds_anything = True
     got = consume(channel)
 
     def wait(waker, descriptor, seconds):
@@ -684,7 +684,7 @@ def test_what_the_thread_reads_wakes_the_wait_for_it(connection, channel, wire, 
 
 
 def test_a_connection_that_nobody_has_any_more_is_not_kept(wire):
-    wire.has_holdings = True
+    wire.holds_anything = True
     wire.heartbeat_s = 0.01
     dropped = Connection(wire, SimpleNamespace(declared_entities=set()))
     consume(dropped.channel())
@@ -697,7 +697,7 @@ def test_a_connection_that_nobody_has_any_more_is_not_kept(wire):
 
 
 def test_an_event_loop_takes_over_from_the_thread(connection, channel, wire):
-    wire.has_holdings = True
+    wire.holds_anything = True
     consume(channel)
     (thread_of_keepalive,) = keepalive_threads()
     connection.attach_hub(SimpleNamespace(socket_changed=None, detach=lambda: None, thread=threading.get_ident()))

@@ -200,7 +200,7 @@ def test_a_consumers_session_is_left_so_that_others_get_what_it_held(wires):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
     leave_unanswered(first.channel(), wires[0])
-    wires[0].has_holdings = True
+    wires[0].holds_anything = True
     shown._collect(first)
     assert wires[0].closed == "collected"
 

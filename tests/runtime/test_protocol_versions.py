@@ -71,7 +71,7 @@ async def greet(cluster: Cluster, node: str, versions: Versions) -> Answer:
 async def test_a_client_is_let_in_by_a_node_with_a_version_in_common(
     cluster: Cluster, node: str, versions: Versions
 ) -> None:
-    assert (await greet(cluster, node, versions)).is_let_in
+    assert (await greet(cluster, node, versions)).is_accepted
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,7 @@ from disheap.kernel.types import quick_members
 LENGTH_BYTES = 4
 SHORTEST = 2  # kind and flags
 FAULT_CHARACTERS = 1000
-NOT_OURS = "the other side does not speak the disheap protocol; check the address and the port"
+NOT_DISHEAP = "the other side does not speak the disheap protocol; check the address and the port"
 HANDSHAKE_FRAME_BYTES = 4096  # storage-rules 13: small until the other side has said who it is
 NODE_FRAME_BYTES = 1 << 28
 """The longest frame from a node to a client. The reply to an ATTACH brings every lease of the session in one piece."""
@@ -147,6 +147,8 @@ class Flags:
 
 
 class Status:
+    """The status of a REPLY or an ANSWER."""
+
     OK = 0
     ERROR = 1  # the body is a Fault
 
@@ -159,8 +161,8 @@ class Fault(msgspec.Struct, array_like=True, frozen=True):
 
 
 def fault(error: RequestError) -> bytes:
-    """What a reply says of an error. It is kept for each command that was refused, and the text may repeat what the
-    client sent: of a long one, the beginning."""
+    """The body of a refusal. It is kept for each command that was refused, and its text may repeat what the client
+    sent. So only the beginning of a long text is kept."""
     text = str(error)
     if len(text) > FAULT_CHARACTERS:
         text = text[: FAULT_CHARACTERS - 4] + " ..."
@@ -208,34 +210,36 @@ class Envelope(msgspec.Struct, frozen=True, gc=False):
 
 
 def envelope(kind: int, flags: int, session: int, seq: int, confirmed: int, body: bytes = b"") -> bytes:
+    """A whole envelope."""
     return ENVELOPE.pack(ENVELOPE_REST + len(body), kind, flags, session, seq, confirmed) + body
 
 
 def reply(kind: int, status: int, seq: int, index: int, body: bytes) -> bytes:
-    """A REPLY or an ANSWER."""
+    """A whole REPLY or ANSWER."""
     return REPLY.pack(REPLY_REST + len(body), kind, status, seq, index) + body
 
 
 def push(index: int, body: bytes) -> bytes:
+    """A whole PUSH."""
     return NUMBERED.pack(NUMBERED_REST + len(body), PUSH_KIND, 0, index) + body
 
 
 def request(kind: int, number: int, body: bytes) -> bytes:
-    """A QUERY or an ADMIN."""
+    """A whole QUERY or ADMIN."""
     return NUMBERED.pack(NUMBERED_REST + len(body), kind, 0, number) + body
 
 
 def plain(kind: int, body: bytes = b"") -> bytes:
-    """WELCOME, GOODBYE, PING, PONG."""
+    """A whole frame with a plain header."""
     return _PREFIX.pack(2 + len(body), kind, 0) + body
 
 
 def checked_length(buffer: bytes, position: int, limit: int, setting: str = "") -> int:
-    """What the frame at `position` says of its length. Raises `FrameTooLarge` over `limit`, which `setting` sets, and
-    `MalformedFrame`."""
+    """Returns the length that the frame at `position` announces. Raises `FrameTooLarge` over `limit`, which `setting`
+    sets, and `MalformedFrame`."""
     length = int.from_bytes(buffer[position : position + LENGTH_BYTES], "little")
     if length > limit == HANDSHAKE_FRAME_BYTES:
-        raise FrameTooLarge(f"what came first is no frame of at most {limit} bytes: {NOT_OURS}")
+        raise FrameTooLarge(f"what came first is no frame of at most {limit} bytes: {NOT_DISHEAP}")
     if length > limit:
         origin = f" ({setting})" if setting else ""
         raise FrameTooLarge(f"a frame of {length} bytes is over the limit of {limit}{origin}")
@@ -332,7 +336,7 @@ class FrameReader:
 
 
 def open_envelope(frame: bytes) -> Envelope:
-    """Raises `MalformedFrame`."""
+    """Returns the parts of a whole envelope. Raises `MalformedFrame`."""
     if len(frame) < ENVELOPE.size:
         raise MalformedFrame(f"an envelope of {len(frame)} bytes is shorter than its header of {ENVELOPE.size}")
     _, kind, flags, session, seq, confirmed = ENVELOPE.unpack_from(frame)
@@ -340,7 +344,7 @@ def open_envelope(frame: bytes) -> Envelope:
 
 
 def spans(envelopes: bytes) -> Iterator[tuple[int, int, int]]:
-    """(start, end, seq) of each in a run of whole envelopes."""
+    """Yields (start, end, seq) of each envelope in a run of whole ones."""
     position = 0
     while position < len(envelopes):
         length, _, _, _, seq, _ = ENVELOPE.unpack_from(envelopes, position)
@@ -350,7 +354,7 @@ def spans(envelopes: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def check_envelopes(data: bytes) -> None:
-    """That `data` is a run of whole envelopes, of which whoever applies it can read what he has to. Raises
+    """Checks that `data` is a run of whole envelopes, and that the bodies which the leader makes can be read. Raises
     `MalformedFrame`, and `WrongVersion` for a kind that this release does not know."""
     position, size, unpack, command = 0, len(data), _LENGTH_AND_KIND.unpack_from, Kind.COMMAND
     unknown: int | None = None
@@ -384,7 +388,7 @@ def _check_control(kind: int, body: bytes) -> None:
 
 
 def open_reply(frame: bytes) -> tuple[int, int, int, bytes]:
-    """(status, seq or number, log index, body) of a REPLY or an ANSWER."""
+    """Returns (status, seq or number, log index, body) of a REPLY or an ANSWER. Raises `MalformedFrame`."""
     if len(frame) < REPLY.size:
         raise MalformedFrame(f"a reply of {len(frame)} bytes is shorter than its header of {REPLY.size}")
     _, _, status, seq, index = REPLY.unpack_from(frame)
@@ -392,12 +396,12 @@ def open_reply(frame: bytes) -> tuple[int, int, int, bytes]:
 
 
 def open_numbered(frame: bytes) -> tuple[int, bytes]:
-    """(number or log index, body) of a QUERY, ADMIN or PUSH."""
+    """Returns (number or log index, body) of a QUERY, ADMIN or PUSH. Raises `MalformedFrame`."""
     if len(frame) < NUMBERED.size:
         raise MalformedFrame(f"a frame of {len(frame)} bytes is shorter than its header of {NUMBERED.size}")
     return NUMBERED.unpack_from(frame)[3], frame[NUMBERED.size :]
 
 
 def open_plain(frame: bytes) -> bytes:
-    """The body of a HELLO, WELCOME, GOODBYE, PING or PONG."""
+    """Returns the body of a frame with a plain header."""
     return frame[_PREFIX.size :]

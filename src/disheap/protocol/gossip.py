@@ -27,6 +27,8 @@ class GroupReport(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Gossip(msgspec.Struct, array_like=True, frozen=True):
+    """What one node tells the others about itself."""
+
     groups: tuple[GroupReport, ...] = ()
     memory_is_short: bool = False  # above its high-water mark
     memory_is_exhausted: bool = False  # so much above it that transient messages are refused, too

@@ -144,7 +144,7 @@ def open_hello(body: bytes, content: type[T], supported: Versions = SUPPORTED) -
 def _read_versions(body: bytes) -> Versions:
     """What a hello offers. Version 1 wrote one number, and after it the map."""
     if body[: len(MAGIC)] != MAGIC or len(body) < len(MAGIC) + _VERSION.size:
-        raise MalformedFrame(frames.NOT_OURS)
+        raise MalformedFrame(frames.NOT_DISHEAP)
     (lowest,) = _VERSION.unpack_from(body, len(MAGIC))
     if lowest <= BEFORE_RANGES:
         return Versions(lowest, lowest)

@@ -14,8 +14,8 @@ peers dialled. After the handshake (`proofs`) every frame is a `PEER_MESSAGE`:
 
 Entries: term 8, index 8, kind 1, time_ms 8 (signed), length 4, data. A snapshot's membership is length-prefixed (4).
 
-A message is refused here when no node that does its work sends it, so that one that went wrong costs its connection and
-nobody's log: numbers beyond `MAX_NUMBER`, entries that do not follow each other, commands that are no envelopes.
+A message that no correct node sends is refused here. It costs its connection, and nothing reaches the log. Examples are
+numbers beyond `MAX_NUMBER`, entries that do not follow each other, and commands that are no envelopes.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ The handshake of one connection (the dialler is the node that opened it):
 | PEER_PROOF     | acceptor | 32 bytes, or none without a secret                                             |
 
 A proof is the HMAC of the prover's role and of every frame of the handshake before it. So it covers the nonces of both
-sides, the cluster's id, the ids of both nodes and the protocol's version, and it is of no use in another handshake, in
-the other direction, or against another node. The dialler proves first: an acceptor says nothing of value to a stranger.
+sides, the cluster's id, the ids of both nodes and the protocol's version. It is of no use in another handshake, in the
+other direction, or against another node. The dialler proves first: an acceptor tells a stranger nothing of value.
 
-A proof is about who opened the connection. It does not protect what follows: whoever can change packets on their way
-needs `tls` against him.
+A proof says who opened the connection. It does not protect what follows. Only `tls` protects it against those who can
+change packets on their way.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Part(Enum):
 
 
 class Challenge(NamedTuple):
+    """What an acceptor asks a dialler to prove the secret with."""
+
     nonce: bytes
     incarnations: tuple[int, ...]  # of the process that answers at this address: one for each group
 
@@ -56,6 +58,7 @@ class Transcript:
 
     @property
     def has_secret(self) -> bool:
+        """Whether this node was given a secret."""
         return bool(self._secrets)
 
     def add(self, frame: bytes) -> bytes:
@@ -73,17 +76,17 @@ class Transcript:
         if not self._secrets and not proof:
             return
         if not self._secrets:
-            raise NotProved(f"the other node was given a cluster secret, and this one was not. {GIVE_IT}")
+            raise NotProved(f"the other node was given a cluster secret, and this one was not. {GIVE_SECRET}")
         if not proof:
-            raise NotProved(f"the other node was not given the cluster secret that this one has. {GIVE_IT}")
+            raise NotProved(f"the other node was not given the cluster secret that this one has. {GIVE_SECRET}")
         if not any(hmac.compare_digest(proof, self._digest(secret, part)) for secret in self._secrets):
-            raise NotProved(f"the other node has another cluster secret than this one. {GIVE_IT}")
+            raise NotProved(f"the other node has another cluster secret than this one. {GIVE_SECRET}")
 
     def _digest(self, secret: bytes, part: Part) -> bytes:
         return hmac.digest(secret, part.value + b"\0" + self._frames, "sha256")
 
 
-GIVE_IT = "Give all nodes the same secret (cluster_secret_file or DISHEAP_CLUSTER_SECRET)"
+GIVE_SECRET = "Give all nodes the same secret (cluster_secret_file or DISHEAP_CLUSTER_SECRET)"
 
 
 def challenge(content: Challenge) -> bytes:

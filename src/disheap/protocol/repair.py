@@ -39,12 +39,14 @@ class Verdict(Enum):
 
 
 class AskStanding(msgspec.Struct, array_like=True, frozen=True, tag=1):
-    """What do you hold?"""
+    """Asks what a node holds. Answer: `Standing`."""
 
     group: int
 
 
 class AskEntries(msgspec.Struct, array_like=True, frozen=True, tag=2):
+    """Asks for the entries from `first` to `last`. Answer: `Entries`."""
+
     group: int
     first: int
     last: int
@@ -76,12 +78,14 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, tag=1):
     ambiguous: bool  # there may have been more behind `last`
 
     def term_at(self, index: int) -> int | None:
+        """Returns the term of the entry at `index`, or None if the log does not hold it."""
         if not self.first <= index <= self.last:
             return None
         at = bisect.bisect_right(self.runs, index, key=lambda run: run[0])
         return self.runs[at - 1][1] if at else None
 
     def verdict(self, index: int, term: int) -> Verdict:
+        """Returns whether the node has the entry (`index`, `term`), never had it, or may have lost it."""
         if index < self.first:
             return Verdict.COMPACTED if index <= self.snapshot else Verdict.DAMAGED
         if index > self.last:
@@ -93,6 +97,7 @@ class Standing(msgspec.Struct, array_like=True, frozen=True, tag=1):
         return Verdict.DAMAGED if self.is_damaged_at(index) else Verdict.HAVE
 
     def is_damaged_at(self, index: int) -> bool:
+        """Returns whether the entry at `index` is damaged."""
         return any(first <= index <= last for first, last in self.damaged)
 
 
@@ -104,6 +109,7 @@ class Entries(msgspec.Struct, array_like=True, frozen=True, tag=2):
     entries: tuple[tuple[int, int, int, int, bytes], ...]  # term, index, kind, time_ms, data
 
     def decoded(self) -> tuple[Entry, ...]:
+        """Returns the entries as the kernel has them."""
         return tuple(
             Entry(Term(term), Index(index), EntryKind(kind), time_ms, data)
             for term, index, kind, time_ms, data in self.entries

@@ -114,7 +114,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Session._lapse",
-                "silent = not sent and self._holdings.idle()",
+                "silent = not sent and self._held.is_empty()",
                 "silent = not sent",
             ),
         ),
@@ -126,9 +126,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap.client.core.broker_session",
-                "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def cast",
+                "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def send_transient",
                 "        if isinstance(command, broker.Ack):\n            self.held.settled(command.tokens)\n"
-                "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def cast",
+                "        return self.session.call(broker.encode(command), waiter, flags)\n\n    def send_transient",
             ),
         ),
         (
@@ -141,7 +141,7 @@ MUTANTS = (
         "a delivery that an attach repeats is handed to the application a second time",
         (
             Patch(
-                "disheap:Deliveries.delivered",
+                "disheap:BrokerState.delivered",
                 "        if token in self.tokens:\n            return False\n",
                 "",
             ),

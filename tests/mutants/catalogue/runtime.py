@@ -531,7 +531,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Session._reply",
-                "later = error.code in faults.SHORT and seq <= self._sent_before",
+                "later = error.code in faults.SHORTAGES and seq <= self._sent_before",
                 "later = False",
             ),
         ),

@@ -1,4 +1,4 @@
-"""Deliveries, consumers and pops of the asyncio client.
+"""BrokerState, consumers and pops of the asyncio client.
 
 Owns the queue between what the node pushes and what the application takes. It is bounded by credit: the node never
 has more unacknowledged deliveries under way than were asked for.
@@ -91,6 +91,7 @@ class Inbox:
             await asyncio.wait([self._waiting], timeout=timeout_s)
 
     def finish(self) -> None:
+        """Nothing more comes."""
         self.over = True
         self._wake()
 
@@ -103,14 +104,17 @@ class Inbox:
     # --- Sink ---
 
     def take(self, push: broker.Deliver) -> None:
+        """A delivery came."""
         self.queue.append(push)
         self._wake()
 
     def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None:
+        """The node ended the consumer."""
         self.reason = push.reason if isinstance(push, broker.ConsumerEnded) else ""
         self.finish()
 
     def lost(self, error: DisheapError) -> None:
+        """The session or the client is over. What was not taken went back to its topic."""
         self._error = error
         self.queue.clear()
         self.finish()
@@ -221,12 +225,15 @@ class Popping:
         return [Delivery(self._driver, push) for push in self._pushes]
 
     def take(self, push: broker.Deliver) -> None:
+        """A delivery came."""
         self._pushes.append(push)
 
     def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None:
+        """Nothing more comes for the pop."""
         if not self._done.done():
             self._done.set_result(None)
 
     def lost(self, error: DisheapError) -> None:
+        """The session or the client is over."""
         if not self._done.done():
             self._done.set_exception(error)

@@ -1,4 +1,4 @@
-"""Deliveries and consumers of the blocking client: the twin of `consuming`.
+"""BrokerState and consumers of the blocking client: the twin of `consuming`.
 
 Owns the queues between what the node pushes and what the application takes, one for each consumer and pop. They are
 bounded by credit. While one consumer waits, what comes for the others is kept for them.

@@ -18,23 +18,27 @@ Batch = list[tuple[broker.Token, "asyncio.Future[None] | None"]]
 
 
 class Acks:
+    """Acks that were not sent yet, and who waits for each."""
+
     def __init__(self) -> None:
         self._gathered: Batch = []
 
     def add(self, token: broker.Token, future: asyncio.Future[None] | None) -> None:
+        """Gather one ack. `future` is None if nobody waits for it."""
         self._gathered.append((token, future))
 
     def __bool__(self) -> bool:
         return bool(self._gathered)
 
     def take(self) -> Iterator[tuple[broker.Ack, Callable[[asyncio.Future[Any]], None]]]:
-        """The commands, and for each what is to be done when its reply is there."""
+        """Empty it. Yields the commands, and for each what is to be done when its reply is there."""
         gathered, self._gathered = self._gathered, []
         for start in range(0, len(gathered), broker.BATCH_MAX):
             batch = gathered[start : start + broker.BATCH_MAX]
             yield broker.Ack([token for token, _ in batch]), partial(_acked, batch)
 
     def fail(self, error: DisheapError) -> None:
+        """Empty it, and raise `error` for everybody who waits."""
         gathered, self._gathered = self._gathered, []
         for _, future in gathered:
             if future is not None and not future.done():

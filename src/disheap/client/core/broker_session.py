@@ -10,7 +10,7 @@ from typing import Any, final
 
 import msgspec
 
-from disheap.client.core.deliveries import Deliveries
+from disheap.client.core.broker_state import BrokerState
 from disheap.client.core.events import (
     Alive,
     Answered,
@@ -22,7 +22,7 @@ from disheap.client.core.events import (
     Postponed,
     Pushed,
     Ready,
-    Said,
+    SessionEvent,
 )
 from disheap.client.core.greeting import Greeting
 from disheap.client.core.session import Session
@@ -50,7 +50,7 @@ _SETTLES = frozenset({broker.Ack, broker.Nack, broker.Cancel, broker.Recover})
 
 
 @final
-class Replied(Said, frozen=True):
+class Replied(SessionEvent, frozen=True):
     """`result` is a `broker.Reply`, or the `RequestError` that says why there is none."""
 
     waiter: Any
@@ -58,7 +58,7 @@ class Replied(Said, frozen=True):
 
 
 @final
-class Opaque(Said, frozen=True):
+class OpaqueReply(SessionEvent, frozen=True):
     """The answer to an admin request, an opaque call or an opaque query: bytes, or a `RequestError`."""
 
     waiter: Any
@@ -66,24 +66,24 @@ class Opaque(Said, frozen=True):
 
 
 @final
-class Arrived(Said, frozen=True):
+class Arrived(SessionEvent, frozen=True):
     """A push. A `Deliver` comes once, however often the node says it."""
 
     push: broker.Push
 
 
-class Foreign(Said, frozen=True):
+class OpaquePush(SessionEvent, frozen=True):
     """A push of a machine that is no broker."""
 
     body: bytes
 
 
-class SessionLost(Said, frozen=True):
+class SessionLost(SessionEvent, frozen=True):
     """The session lapsed: consumers are gone, and what it held was given back."""
 
 
-Control = Ready | Moved | Postponed | Alive | Broken | Closed | Foreign | SessionLost
-BrokerEvent = Replied | Opaque | Arrived | Control
+Control = Ready | Moved | Postponed | Alive | Broken | Closed | OpaquePush | SessionLost
+BrokerEvent = Replied | OpaqueReply | Arrived | Control
 """What a driver hears: an answer for a waiter, a push, or `Control` for itself."""
 
 
@@ -101,52 +101,57 @@ class _Raw(msgspec.Struct, frozen=True, gc=False):
 
 
 class BrokerSession:
-    """`opaque`: the machine is another one, reached by `call` and `query_opaque`. Its pushes come as `Foreign`."""
+    """`opaque`: the machine is another one, reached by `call` and `query_opaque`. Its pushes come as `OpaquePush`."""
 
     def __init__(self, options: SessionOptions | None, hello: Hello | None = None, opaque: bool = False) -> None:
-        self.held = Deliveries()
+        self.held = BrokerState()
         self.session = Session(options, None if opaque else self.held, hello)
         self._opaque = opaque
         self._connection = 0
         self._missed_an_end = False  # a pop's end may have been missed
 
     def send(self, command: broker.Command, waiter: Any = None, flags: int = Flags.NONE) -> int:
+        """Send a command. Returns its seq; `Replied` follows. Raises `PayloadTooLarge`."""
         kind = type(command)
         if kind in _NOTED:
             waiter = _Note(command, waiter, self._connection, self._gives_back(command))
         return self.session.call(broker.encode(command), waiter, flags)
 
-    def cast(self, command: broker.Command) -> None:
-        self.session.cast(broker.encode(command))
+    def send_transient(self, command: broker.Command) -> None:
+        """Send a command that is applied at most once and not answered. Raises `PayloadTooLarge`."""
+        self.session.send_transient(broker.encode(command))
 
     def query(self, query: broker.Query, waiter: Any = None) -> int:
+        """Send a query. Returns its number; `Replied` follows."""
         return self.session.ask(Kind.QUERY, broker.encode(query), waiter)
 
     def query_opaque(self, request: bytes, waiter: Any = None) -> int:
-        """A query of a machine that is no broker; answered by `Opaque`."""
+        """A query of a machine that is no broker; answered by `OpaqueReply`."""
         return self.session.ask(Kind.QUERY, request, _Raw(waiter))
 
     def call(self, body: bytes, waiter: Any = None, flags: int = Flags.NONE) -> int:
-        """An opaque command; answered by `Opaque`."""
+        """An opaque command; answered by `OpaqueReply`."""
         return self.session.call(body, _Raw(waiter), flags)
 
     def admin(self, request: dict[str, Any], waiter: Any = None) -> int:
-        """Answered by `Opaque` with a msgpack map. Only what changes nothing is repeated after a lost connection."""
+        """Answered by `OpaqueReply` with a msgpack map. Only what changes nothing is repeated after a lost
+        connection."""
         body, repeat = msgspec.msgpack.encode(request), request.get("op") in _REPEATED_OPS
         return self.session.ask(Kind.ADMIN, body, _Raw(waiter), repeat)
 
     @property
     def owes(self) -> bool:
-        """The session carries something whose end the node should hear of: commands without an answer, leases."""
-        return bool(self.session.id) and (self.session.unanswered > 0 or not self.held.idle())
+        """Whether the node should hear of the session's end: commands have no answer, or leases are held."""
+        return bool(self.session.id) and (self.session.unanswered > 0 or not self.held.is_empty())
 
     def waiters(self) -> Iterator[Any]:
+        """What the unanswered requests were sent with, the oldest first."""
         for waiter in self.session.waiters():
             yield _carried(waiter)
 
     def withdraw(self, waiters: Sequence[Any]) -> list[Any]:
-        """Take back the commands with these very waiters that no node can have seen: their waiters. What gives back
-        goes out nevertheless, whenever it can."""
+        """Take back the commands with these waiters that no node can have seen. Returns their waiters. Commands that
+        settle leases are not taken back: they are wanted however late they come."""
         wanted = {id(waiter) for waiter in waiters}
         taken = self.session.withdraw(lambda one: id(_carried(one)) in wanted and not _is_settling(one))
         return [_carried(one) for one in taken]
@@ -161,13 +166,15 @@ class BrokerSession:
         return self._translate(self.session.connected(greeting))
 
     def disconnected(self) -> list[BrokerEvent]:
+        """See `Session.disconnected`."""
         return self._translate(self.session.disconnected())
 
     def abandon(self, error: RequestError) -> list[BrokerEvent]:
+        """See `Session.abandon`."""
         return self._translate(self.session.abandon(error))
 
     def receive(self, data: bytes) -> list[BrokerEvent]:
-        """`Replied`, `Opaque`, `Arrived`, `SessionLost`, and the session's own events about the connection."""
+        """`Replied`, `OpaqueReply`, `Arrived`, `SessionLost`, and the session's own events about the connection."""
         return self._translate(self.session.receive(data))
 
     # --- events ---
@@ -193,7 +200,7 @@ class BrokerSession:
             out.append(self._answered(event))
         elif type(event) is Pushed:
             if self._opaque:
-                out.append(Foreign(event.body))
+                out.append(OpaquePush(event.body))
             else:
                 self._pushed(_decode(broker.decode_push, event.body), out)
         elif type(event) is Ready:
@@ -202,10 +209,10 @@ class BrokerSession:
         else:
             out.append(SessionLost() if type(event) is Lapsed else event)
 
-    def _answered(self, event: Answered) -> Replied | Opaque:
+    def _answered(self, event: Answered) -> Replied | OpaqueReply:
         waiter = event.waiter
         if type(waiter) is _Raw:
-            return Opaque(waiter.waiter, event.error or event.body)
+            return OpaqueReply(waiter.waiter, event.error or event.body)
         result: Any = event.error or _read_reply(event.body)
         if type(waiter) is not _Note:
             return Replied(waiter, result)

@@ -1,8 +1,9 @@
 """One client's connection to the leader of its cluster, without I/O: the search, the session on it, and its end.
 
-Owns every decision that does not depend on how a program waits: which attempts to connect are made and which of them
-becomes the connection, what each event of the session means, when to ping, when a node is given up, and when what was
-put off is sent again. It makes no socket and sets no timer. A driver inherits `Connector` and supplies the waiting:
+Owns every decision that does not depend on how a program waits: which attempts to connect are made, and which of them
+becomes the connection. It says what each event of the session means. It says when to ping, when to give a node up, and
+when to send again what the node put off. It makes no socket and sets no timer. A driver inherits `Connector` and
+supplies the waiting:
 
 1. It makes the channels that `_dial` asks for, and calls `_search` when `_search_wait_s` is over or an attempt ended.
 2. It hands what it reads to `_received`, and the end of a channel to `_lose`.
@@ -26,8 +27,8 @@ from disheap.client.core.broker_session import (
     BrokerEvent,
     BrokerSession,
     Control,
-    Foreign,
-    Opaque,
+    OpaquePush,
+    OpaqueReply,
     Replied,
     SessionLost,
 )
@@ -155,7 +156,7 @@ class Connector(ABC, Generic[C]):
             return
         if answer is None:
             return
-        if answer.is_let_in:
+        if answer.is_accepted:
             self._adopt(channel)
         else:
             self._give_up(channel, answer.reason, answer.code)
@@ -289,7 +290,7 @@ class Connector(ABC, Generic[C]):
 
     def _handle(self, events: list[BrokerEvent]) -> None:
         for event in events:
-            if type(event) is Replied or type(event) is Opaque:
+            if type(event) is Replied or type(event) is OpaqueReply:
                 self._resolve(event.waiter, event.result)
             elif type(event) is Arrived:
                 self._deliver(event.push)
@@ -312,7 +313,7 @@ class Connector(ABC, Generic[C]):
                 self._session_lost(event)
             case Postponed():
                 self._put_off(self._now())
-            case Foreign():
+            case OpaquePush():
                 if self.on_push is not None:
                     self.on_push(event.body)
             case Broken():

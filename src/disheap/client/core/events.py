@@ -9,12 +9,12 @@ import msgspec
 from disheap.errors import ProtocolError, RequestError
 
 
-class Said(msgspec.Struct, frozen=True, gc=False):
-    """Something that a driver acts upon, in the order given."""
+class SessionEvent(msgspec.Struct, frozen=True, gc=False):
+    """What happened in a session. A driver acts upon it, in the order given."""
 
 
 @final
-class Ready(Said, frozen=True):
+class Ready(SessionEvent, frozen=True):
     """The session is attached to this connection: commands flow. `resumed` tells an old session from a new one; `body`
     is then the machine's answer to what the client holds."""
 
@@ -23,8 +23,8 @@ class Ready(Said, frozen=True):
     body: bytes = b""
 
 
-class Moved(Said, frozen=True):
-    """Nothing more comes from this connection: close it and go to `leader`, or look for it where that is ""."""
+class Moved(SessionEvent, frozen=True):
+    """This connection is of no more use: close it and go to `leader`. If that is "", look for the leader."""
 
     leader: str
     code: str = "not-leader"
@@ -32,7 +32,7 @@ class Moved(Said, frozen=True):
 
 
 @final
-class Answered(Said, frozen=True):
+class Answered(SessionEvent, frozen=True):
     """`waiter` is what was given with the request; `body` is the answer, unless `error` says why there is none."""
 
     waiter: Any
@@ -42,34 +42,38 @@ class Answered(Said, frozen=True):
 
 
 @final
-class Pushed(Said, frozen=True):
+class Pushed(SessionEvent, frozen=True):
+    """A push of the machine, not decoded."""
+
     index: int
     body: bytes
 
 
-class Postponed(Said, frozen=True):
+class Postponed(SessionEvent, frozen=True):
     """The node takes no more for now: call `Session.retry()` after a short while."""
 
 
 @final
-class Lapsed(Said, frozen=True):
+class Lapsed(SessionEvent, frozen=True):
     """The old session is over, and what it held went back; a new one is on its way."""
 
 
-class Alive(Said, frozen=True):
+class Alive(SessionEvent, frozen=True):
     """A PONG."""
 
 
-class Broken(Said, frozen=True, gc=True):
-    """The other side is no node, not ours, or speaks otherwise: nothing more can be done with it. Always the last.
+class Broken(SessionEvent, frozen=True, gc=True):
+    """The other side is no node, or one of another cluster or version: nothing more can be done with it. Always the
+    last event.
 
-    Its error remembers the frames that it came through, and they this event: a cycle, for the collector to find."""
+    Its error refers to the frames that it came through, and they refer to this event. So only the garbage collector
+    frees it."""
 
     error: ProtocolError
 
 
-class Closed(Said, frozen=True):
-    """The session has ended of our own will."""
+class Closed(SessionEvent, frozen=True):
+    """The session has ended, as the client asked."""
 
 
 Event = Ready | Moved | Answered | Pushed | Postponed | Lapsed | Alive | Broken | Closed

@@ -20,17 +20,18 @@ from disheap.errors import (
 from disheap.protocol import frames, handshake
 from disheap.protocol.handshake import SUPPORTED, Goodbye, Hello, Versions, Welcome
 
-LATER = frozenset({"overloaded", "window-exceeded"})
+PUT_OFF = frozenset({"overloaded", "window-exceeded"})
 """Nothing was done, and the number is still unused: the same request goes out again after a while."""
-SHORT = frozenset({"disk-full", "memory-full"})
+SHORTAGES = frozenset({"disk-full", "memory-full"})
 """Nothing was done with *this* sending. Of a request that was sent before, on another connection, that says nothing."""
-ELSEWHERE = frozenset({"not-leader", "session-expired"})
+WRONG_NODE = frozenset({"not-leader", "session-expired"})
 """Not at this node, or not any more: look for the leader, which knows about the session."""
 SESSION_OVER = frozenset({"session-expired", "wrong-secret"})
 """Refusals of an ATTACH after which only a new session helps."""
 
 
 def read_fault(body: bytes) -> RequestError:
+    """Returns the error of a refusal. Raises `MalformedFrame` if it cannot be read."""
     try:
         fault = msgspec.msgpack.decode(body, type=frames.Fault)
     except frames.UNREADABLE as error:
@@ -39,7 +40,7 @@ def read_fault(body: bytes) -> RequestError:
 
 
 def read_goodbye(body: bytes) -> Goodbye:
-    """Raises the `ProtocolError` that the node says we made: it would come again at every attempt."""
+    """Returns a GOODBYE. Raises the `ProtocolError` of its code, if it is one: it would come again at every attempt."""
     goodbye = handshake.open_goodbye(body)
     if (fatal := protocol_error(goodbye.code, goodbye.message)) is not None:
         raise fatal
@@ -60,7 +61,8 @@ def read_welcome(body: bytes, hello: Hello, offered: Versions = SUPPORTED) -> We
     return welcome
 
 
-def unknown(waiter: Any, why: str) -> Answered:
+def outcome_unknown(waiter: Any, why: str) -> Answered:
+    """The answer to a request whose outcome is not known, and `why` it was not repeated."""
     return Answered(waiter, 0, b"", OutcomeUnknown(f"the connection was lost before the answer came, {why}"))
 
 
@@ -69,14 +71,15 @@ NOT_REPEATED = "and such a request is not repeated by itself: look before repeat
 
 
 def transferred(node: str, before: str, leader: str) -> dict[str, Any]:
-    """What a transfer to `node` ("": to any) came to, where `before` led and now `leader` does. Raises
-    `OutcomeUnknown`."""
+    """Returns what a transfer to `node` ("" for any) came to: `before` led, and now `leader` does. Raises
+    `OutcomeUnknown` if that is not what was asked for."""
     if leader and (leader == node if node else leader != before):
         return {"leader": leader}
     raise OutcomeUnknown(f"{leader or 'nobody'} leads{f', and not {node}' if node else ' as before'}: look again")
 
 
 def too_large(body: bytes, limit: int) -> str:
+    """Says that a command is over the node's limit."""
     return (
         f"a request of {len(body)} bytes is over the node's limit of {limit} bytes for a frame (`frame_bytes` in "
         "[limits], which follows `payload_bytes` in [machine.heap]); send less at once, or raise that on every node"
@@ -84,4 +87,5 @@ def too_large(body: bytes, limit: int) -> str:
 
 
 def not_sent(request: str, why: str) -> NotSent:
+    """The error of a request that was taken back before it left."""
     return NotSent(f"{request} did not leave in time, and was taken back: nothing was done. No node takes it: {why}")

@@ -1,4 +1,4 @@
-"""The first words on a connection, before it carries a session.
+"""The first frames on a connection, before it carries a session.
 
 Several attempts to connect may be under way at once, and the session takes over only one of them. So the HELLO and the
 answer to it are handled here, for each attempt by itself. No I/O: bytes go in, an `Answer` comes out.
@@ -16,10 +16,10 @@ from disheap.protocol.handshake import SUPPORTED, Hello, Versions
 
 
 class Answer(NamedTuple):
-    """What a node said to a HELLO. `leader` is the address it names, or "". `reason` and `code` say why the node does
-    not let us in."""
+    """What a node answered to a HELLO. `is_accepted`: it takes the session. Otherwise `reason` and `code` say why not,
+    and `leader` is the address that it names, or ""."""
 
-    is_let_in: bool
+    is_accepted: bool
     leader: str = ""
     reason: str = ""
     code: str = ""

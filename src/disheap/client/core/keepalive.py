@@ -1,7 +1,7 @@
 """When to ping a node, and when to give it up; with the other times that both drivers keep, and why.
 
-A node answers a ping at once, whatever else it does. So a ping without an answer, and no other byte either, means that
-the node, its machine or the way to it has failed, and the client looks for another node. An election takes one to two
+A node answers a ping at once, whatever else it does. A ping without an answer, and without any other byte, means that
+the node, its machine or the way to it has failed. Then the client looks for another node. An election takes one to two
 seconds, and a client should not need longer than the election. That is why pings are frequent.
 
 Only time in which the client listened counts as the node's silence. An application that calls nothing for a while, or

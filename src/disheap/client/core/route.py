@@ -42,10 +42,11 @@ class LastNodes:
         self._address: dict[frozenset[str], str] = {}
 
     def get(self, addresses: tuple[str, ...]) -> str:
-        """ "" where there is none."""
+        """Returns "" if there is none."""
         return self._address.get(frozenset(addresses), "")
 
     def remember(self, addresses: tuple[str, ...], address: str) -> None:
+        """The node at `address` has taken a session."""
         key = frozenset(addresses)
         self._address.pop(key, None)
         self._address[key] = address
@@ -53,6 +54,7 @@ class LastNodes:
             self._address.pop(next(iter(self._address)), None)
 
     def forget(self, addresses: tuple[str, ...], address: str) -> None:
+        """The node at `address` was lost."""
         if self.get(addresses) == address:
             self._address.pop(frozenset(addresses), None)
 

@@ -1,15 +1,17 @@
 """One client session, without I/O (Raft dissertation §6.3; docs/explanation/sessions.md).
 
 Owns the sequence numbers, what is unanswered, and the way from HELLO to an attached session. Bytes go in by `receive`,
-events come out; bytes to be sent are fetched with `take_output`. It refuses to know sockets, clocks and what a body
-means, so that one set of rules serves the asyncio and the blocking driver, and any state machine.
+events come out, and `take_output` has the bytes to be sent. It knows no sockets, no clocks, and not what a body means.
+So it serves both drivers and any state machine.
 
-The promise: a command is answered exactly once, by its reply or by `OutcomeUnknown` (unless it is withdrawn, which
-goes as long as no node can have seen it), and is applied at most once. It
-rests on three rules. A command keeps its seq until it is answered, over any number of connections (the node knows a
-repeated seq). `confirmed` grows only over a contiguous prefix of replies that have come in (or else the node could drop
-a reply that is still wanted). Where the node says that the session is over, what may have reached it is reported as
-unknown, and only what was never sent goes into the next session.
+The promise: a command is applied at most once, and answered exactly once, by its reply or by `OutcomeUnknown`. A
+command that no node can have seen may be withdrawn, and is not answered then. The promise rests on three rules:
+
+- A command keeps its seq until it is answered, over any number of connections. The node knows a repeated seq.
+- `confirmed` grows only over a contiguous prefix of replies that have come. Otherwise the node could drop a reply that
+  is still wanted.
+- When the node says that the session is over, the outcome of what was sent is unknown. Only what was never sent goes
+  into the next session.
 
     OFFLINE --connected--> GREETING --WELCOME--> ENTERING --REPLY--> READY --close--> CLOSING
 """
@@ -25,7 +27,7 @@ import msgspec
 from disheap.client.core import faults
 from disheap.client.core.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
 from disheap.client.core.greeting import Greeting
-from disheap.client.core.holdings import Holdings, NoHoldings
+from disheap.client.core.held_state import HeldState, NothingHeld
 from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, ProtocolError, RequestError
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import NODE_FRAME_BYTES, Flags, Kind, SessionOptions
@@ -40,6 +42,8 @@ ENTRY_NUMBER = 1 << 62
 
 
 class State(Enum):
+    """Where a session stands on its way from a connection to an attached session."""
+
     OFFLINE = "offline"
     GREETING = "greeting"
     ENTERING = "entering"
@@ -74,7 +78,7 @@ class Session:
     """`options` None makes an observer: it asks (`ask`) whatever node it is connected to, and has no session."""
 
     def __init__(
-        self, options: SessionOptions | None, holdings: Holdings | None = None, hello: Hello | None = None
+        self, options: SessionOptions | None, held: HeldState | None = None, hello: Hello | None = None
     ) -> None:
         """`hello`: what a node is told first. Its cluster is pinned by the first welcome."""
         self.id = 0
@@ -85,7 +89,7 @@ class Session:
         self.window = WINDOW
         self.confirmed = 0
         self._options = options
-        self._holdings = holdings or NoHoldings()
+        self._held = held or NothingHeld()
         self._hello = hello or Hello()
         self._frame_bytes = NODE_FRAME_BYTES  # of a frame of ours, until a node has said its own limit
         self._reader = frames.FrameReader()
@@ -108,7 +112,8 @@ class Session:
     # --- requests ---
 
     def call(self, body: bytes, waiter: Any = None, flags: int = Flags.NONE) -> int:
-        """Send a command; its seq. Answered exactly once. Raises `PayloadTooLarge`. Over the window it waits here."""
+        """Send a command. Returns its seq. It is answered exactly once. Over the window it waits here. Raises
+        `PayloadTooLarge`."""
         self._check_size(body)
         seq = self._next_seq
         self._next_seq = seq + 1
@@ -119,8 +124,8 @@ class Session:
         return seq
 
     def withdraw(self, mine: Callable[[Any], bool]) -> list[Any]:
-        """Take back the commands with such waiters that no node can have seen: their waiters. They are not answered any
-        more, and those that wait behind them move up: nothing is confirmed that was not answered."""
+        """Take back the commands with such waiters that no node can have seen. Returns their waiters. They are not
+        answered any more, and the commands behind them move up."""
         return [command.waiter for command in self._take_back(lambda command: mine(command.waiter))]
 
     def _take_back(self, is_wanted: Callable[[_Command], bool]) -> list[_Command]:
@@ -134,8 +139,8 @@ class Session:
             self._next_seq -= len(taken)
         return taken
 
-    def cast(self, body: bytes, flags: int = Flags.NONE) -> None:
-        """Send a command at most once, without an answer. Raises `PayloadTooLarge`."""
+    def send_transient(self, body: bytes, flags: int = Flags.NONE) -> None:
+        """Send a command that is applied at most once and not answered. Raises `PayloadTooLarge`."""
         self._check_size(body)
         flags |= Flags.TRANSIENT
         if self.state is _READY:
@@ -145,34 +150,37 @@ class Session:
         del self._transients[:-TRANSIENTS_KEPT]
 
     def ask(self, kind: int, body: bytes, waiter: Any = None, repeat: bool = True) -> int:
-        """Send a QUERY or an ADMIN; its number. Raises `PayloadTooLarge`."""
+        """Send a QUERY or an ADMIN. Returns its number. `repeat`: it changes nothing, and may be asked again. Raises
+        `PayloadTooLarge`."""
         self._check_size(body)
         number = self._next_question
         self._next_question = number + 1
         self._questions[number] = _Question(kind, body, waiter, repeat)
         if self.state is _READY:
-            self._put_question(number)
+            self._send_question(number)
         return number
 
     def ping(self) -> None:
+        """Send a PING, if a session is attached or on its way."""
         if self.state in (_READY, State.ENTERING):
             self._output.append(frames.plain(Kind.PING))
 
     def attach_again(self) -> list[Event]:
-        """Ask once more what the client should hold. A connection carries one ATTACH, so it takes a new one."""
+        """Ask the node once more what the client holds. A connection carries one ATTACH, so this takes a new
+        connection."""
         events: list[Event] = []
         if self.state is _READY and self.welcome is not None:
             self._go_offline(Moved(self.welcome.members[0] if self.welcome.members else "", "attach-again"), events)
         return events
 
     def farewell(self) -> bytes:
-        """The last bytes on a connection that is dropped while it stands: the session goes on elsewhere. Without them,
-        the node takes the end of the connection for that of the process, and soon gives back what the session holds.
-        b"" where the node has closed the connection, or the session is being closed."""
+        """The last bytes on a connection that is left while it stands: a GOODBYE, which says that the session goes on
+        elsewhere. Without it, the node takes the client for dead, and soon gives back what the session holds. Returns
+        b"" if the node has closed the connection, or the session is being closed."""
         return _LEAVES if self.state in (_READY, _ENTERING) else b""
 
     def close(self) -> None:
-        """End the session; `Closed` follows where a node can be told."""
+        """End the session. `Closed` follows if a node can be told."""
         if self.state is _READY and self.id:
             self.state = State.CLOSING
             self._enter(Kind.CLOSE, b"")
@@ -188,7 +196,7 @@ class Session:
                 self._transmit(seq, command)
         for number in numbers:
             if number in self._questions:
-                self._put_question(number)
+                self._send_question(number)
 
     @property
     def room(self) -> int:
@@ -197,15 +205,16 @@ class Session:
 
     @property
     def unanswered(self) -> int:
+        """How many requests have no answer."""
         return len(self._commands) + len(self._questions)
 
     @property
     def under_way(self) -> int:
-        """Commands without an answer."""
+        """How many commands have no answer."""
         return len(self._commands)
 
     def waiters(self) -> Iterator[Any]:
-        """Of everything unanswered, oldest first."""
+        """What the unanswered requests were sent with, the oldest first."""
         for command in self._commands.values():
             yield command.waiter
         for question in self._questions.values():
@@ -233,27 +242,30 @@ class Session:
         self._postponed, self._postponed_questions = [], []
         events: list[Event] = []
         for number in [n for n, question in self._questions.items() if n in self._asked and not question.repeat]:
-            events.append(faults.unknown(self._questions.pop(number).waiter, faults.NOT_REPEATED))
+            events.append(faults.outcome_unknown(self._questions.pop(number).waiter, faults.NOT_REPEATED))
         self._asked = set()
         return events
 
     def abandon(self, error: RequestError) -> list[Event]:
-        """Answer everything unanswered with `error`. The session is of no more use for it."""
+        """Answer everything that is unanswered with `error`. The session is of no more use afterwards."""
         events: list[Event] = [Answered(waiter, 0, b"", error) for waiter in self.waiters()]
         self._commands, self._questions = {}, {}
         return events
 
     @property
     def has_output(self) -> bool:
+        """Whether `take_output` has something."""
         return bool(self._output)
 
     def take_output(self) -> bytes:
+        """Returns the bytes to be written to the connection, and forgets them."""
         output = self._output
         self._output, self.output_bytes = [], 0
         return output[0] if len(output) == 1 else b"".join(output)
 
     def receive(self, data: bytes) -> list[Event]:
-        """Never raises: a node that is none, or not ours, is `Broken`, after all that was answered before."""
+        """Returns what the bytes mean. Never raises: what is no node, or not ours, is `Broken`, after the events before
+        it."""
         events: list[Event] = []
         try:
             self._frames(data, events)
@@ -288,7 +300,7 @@ class Session:
         error = None
         if status:
             error = faults.read_fault(body)
-            later = error.code in faults.SHORT and seq <= self._sent_before
+            later = error.code in faults.SHORTAGES and seq <= self._sent_before
             if self._put_off(error, seq, self._postponed, events, later):
                 return
         del self._commands[seq]
@@ -317,7 +329,7 @@ class Session:
         elif kind == Kind.WELCOME and self.state is State.GREETING:
             self._welcomed(frames.open_plain(frame), events)
         elif kind == Kind.GOODBYE:
-            self._parted(frames.open_plain(frame), events)
+            self._received_goodbye(frames.open_plain(frame), events)
         else:
             raise MalformedFrame(f"the node sent a frame of kind {kind}, which has no place here")
 
@@ -333,7 +345,7 @@ class Session:
             self._go_offline(Moved(welcome.leader), events)
         elif self.id:
             self.state = State.ENTERING
-            self._enter(Kind.ATTACH, self._secret + self._holdings.claim())
+            self._enter(Kind.ATTACH, self._secret + self._held.encode_held())
         else:
             self._open()
 
@@ -370,9 +382,9 @@ class Session:
         """What was sent is unknown; what was not moves to the next session, which counts from 1 again."""
         sent = [command for seq, command in self._commands.items() if seq <= self._ever_sent]
         kept = [command for seq, command in self._commands.items() if seq > self._ever_sent]
-        silent = not sent and self._holdings.idle()
-        events.extend(faults.unknown(command.waiter, faults.SESSION_ENDED) for command in sent)
-        self._holdings.lapsed()
+        silent = not sent and self._held.is_empty()
+        events.extend(faults.outcome_unknown(command.waiter, faults.SESSION_ENDED) for command in sent)
+        self._held.clear()
         if not silent:
             events.append(Lapsed())
         self._commands = dict(enumerate(kept, 1))
@@ -390,7 +402,7 @@ class Session:
             self._transients = []
             self._pump()
             for number in self._questions:
-                self._put_question(number)
+                self._send_question(number)
         events.append(event)
 
     def _go_offline(self, event: Event, events: list[Event]) -> None:
@@ -398,7 +410,7 @@ class Session:
         self.state = State.OFFLINE
         events.append(event)
 
-    def _parted(self, body: bytes, events: list[Event]) -> None:
+    def _received_goodbye(self, body: bytes, events: list[Event]) -> None:
         goodbye = faults.read_goodbye(body)
         self._go_offline(Moved(goodbye.leader, goodbye.code, goodbye.message), events)
 
@@ -446,11 +458,11 @@ class Session:
         self, error: RequestError, number: int, postponed: list[int], events: list[Event], later: bool = False
     ) -> bool:
         """Whether the request was not looked at and keeps its number."""
-        if later or error.code in faults.LATER:
+        if later or error.code in faults.PUT_OFF:
             postponed.append(number)
             events.append(Postponed())
             return True
-        if error.code in faults.ELSEWHERE and self._options is not None:
+        if error.code in faults.WRONG_NODE and self._options is not None:
             self._go_offline(Moved("", error.code, str(error)), events)
             return True
         return False
@@ -466,7 +478,7 @@ class Session:
         if seq > self._ever_sent:
             self._ever_sent = seq
 
-    def _put_question(self, number: int) -> None:
+    def _send_question(self, number: int) -> None:
         question = self._questions[number]
         self._asked.add(number)
         self._output.append(frames.request(question.kind, number, question.body))

@@ -1,7 +1,7 @@
 """Broker URLs: `disheap://host1,host2:8400?session_timeout_ms=15000`, and `disheaps://` for TLS.
 
-Owns the grammar and every complaint about it; refuses to connect. No message and no `redact`ed text holds a password,
-for URLs end up in logs.
+Owns the grammar and its errors. It does not connect. No message and no `redact`ed text holds a password, because URLs
+end up in logs.
 
     url    = one *( ";" one )            alternates, as kombu spells them: all hosts are one cluster's
     one    = scheme "://" [ hosts ] [ "/" ] [ "?" parameters ]

@@ -128,10 +128,10 @@ class Driver(Connector[Link]):
         await self.room(timeout_s)
         return await self.send(command, pick, timeout_s=timeout_s)
 
-    def cast(self, command: broker.Command) -> None:
+    def send_transient(self, command: broker.Command) -> None:
         """Send a command that is applied at most once and not answered."""
         self._check_open()
-        self._broker.cast(command)
+        self._broker.send_transient(command)
         self._schedule_flush()
 
     async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:

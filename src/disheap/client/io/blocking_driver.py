@@ -24,10 +24,10 @@ from disheap.protocol import broker
 
 FLUSH_BYTES = 64 << 10
 """Pipelined commands are handed to the socket when so many bytes wait, or at the next read."""
-LISTEN_AFTER_S = 0.1
+READ_FIRST_AFTER_S = 0.1
 """The pause before a transient command, after which a look at the socket comes first. In a stream of them it costs
 nothing, and what is lost is what was sent within this time of a node's death."""
-ATTEMPT_LOOK_S = 0.02
+CHECK_ATTEMPTS_S = 0.02
 """How often an owner's loop looks after attempts to connect: their descriptors are not its own."""
 
 
@@ -99,9 +99,9 @@ class BlockingClient(BlockingConnection):
     def send_transient(self, command: broker.Command) -> None:
         """Send a command that is applied at most once and not answered. Never waits. After a pause it reads first: what
         is written to a connection that the other end has closed is lost, and no error says so."""
-        if self._keepalive.unwritten_s(self._awake()) > LISTEN_AFTER_S and self._channel is not None:
+        if self._keepalive.unwritten_s(self._awake()) > READ_FIRST_AFTER_S and self._channel is not None:
             self._step_now()
-        self._broker.cast(command)
+        self._broker.send_transient(command)
         if self._session.output_bytes > FLUSH_BYTES:
             self.flush()
 
@@ -222,7 +222,7 @@ class BlockingClient(BlockingConnection):
             return 0.0
         now = self.clock()
         if self._channel is None:
-            return min(self._search_wait_s(now), ATTEMPT_LOOK_S if self._attempts else keepalive.PING_EVERY_S)
+            return min(self._search_wait_s(now), CHECK_ATTEMPTS_S if self._attempts else keepalive.PING_EVERY_S)
         check_s = self._keepalive.check_in_s(now)
         return check_s if self._retry_at is None else max(0.0, min(check_s, self._retry_at - now))
 
@@ -232,9 +232,9 @@ class BlockingClient(BlockingConnection):
         return self._channel.address if self._channel is not None else ""
 
     @property
-    def has_holdings(self) -> bool:
+    def holds_anything(self) -> bool:
         """Whether something would be lost with the session: consumers, leases, exclusive topics."""
-        return not self._broker.held.idle()
+        return not self._broker.held.is_empty()
 
     # --- the end ------------------------------------------------------------------------------------------------------
 

@@ -1,9 +1,9 @@
 """What a fork leaves to its child.
 
 A child inherits its parent's sockets and all that is known of the session on them. If both went on with it, they would
-give the same numbers to different commands, and all but one of each would be taken for a repetition: confirmed, and
-lost. So whoever has a connection is told in the child, before any code of the application runs there. Left open, an
-inherited socket would also keep the session of a killed parent looking alive.
+give the same numbers to different commands. The node would take all but one of each for a repetition: confirmed, and
+lost. So every client is told in the child, before any code of the application runs there. An inherited socket that
+stays open would also keep the session of a killed parent alive.
 
 The list has to be the process's own, as the fork is; it holds nothing alive.
 """
@@ -17,8 +17,11 @@ from typing import Protocol
 
 
 class Inherited(Protocol):
+    """A client that a child process finds open after a fork."""
+
     def collect_in_child(self) -> None:
-        """Close the socket without a word, and be of no more use. Locks may be held by threads that are not here."""
+        """Close the socket without a word, and be of no more use. Locks may be held by threads that the child does not
+        have."""
 
 
 _numbers = count()

@@ -54,17 +54,22 @@ class Link:
     # --- Receiver ---
 
     def connection_made(self, connection: Connection) -> None:
+        """Greet."""
         self.connection = connection
         connection.write(self.greeting.hello)
 
     def data_received(self, data: bytes) -> None:
+        """Hand the bytes to the driver."""
         self._owner.received(self, data)
 
     def writing_paused(self) -> None:
+        """Tell the driver that too much waits to be sent."""
         self._owner.pause(self, True)
 
     def writing_resumed(self) -> None:
+        """Tell the driver that it may send again."""
         self._owner.pause(self, False)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Tell the driver that the connection is over."""
         self._owner.lose(self, str(error) if error else "the node closed the connection")

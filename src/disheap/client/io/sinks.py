@@ -17,15 +17,20 @@ from disheap.protocol import broker
 class Sink(Protocol):
     """A consumer or a pop, fed in order."""
 
-    def take(self, push: broker.Deliver) -> None: ...
+    def take(self, push: broker.Deliver) -> None:
+        """A delivery came."""
 
-    def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None: ...
+    def ended(self, push: broker.PopDone | broker.ConsumerEnded) -> None:
+        """The consumer or the pop has ended. Nothing more comes."""
 
     def lost(self, error: DisheapError) -> None:
         """The session or the client is over."""
 
 
 class Sinks:
+    """The sinks of one client by the numbers of their consumers. `give_back` gets the leases of deliveries without a
+    sink."""
+
     def __init__(self, give_back: Callable[[list[broker.Token]], None]) -> None:
         self._give_back = give_back
         self._sinks: dict[int, Sink] = {}
@@ -38,6 +43,7 @@ class Sinks:
         future.add_done_callback(self._settled)
 
     def begin(self, number: int, sink: Sink) -> None:
+        """From here on the pushes of the consumer `number` go to `sink`."""
         self._sinks[number] = sink
         for push in self._early.pop(number, ()):
             self.arrived(push)
@@ -47,6 +53,7 @@ class Sinks:
         self._sinks.pop(number, None)
 
     def arrived(self, push: broker.Push) -> None:
+        """A push came."""
         sink = self._sinks.get(push.consumer)
         if sink is None:
             if self._expected:
@@ -60,6 +67,7 @@ class Sinks:
             sink.ended(push)  # type: ignore[arg-type]
 
     def lose(self, error: DisheapError) -> None:
+        """The session is over, and with it every consumer."""
         sinks, self._sinks, self._early = self._sinks, {}, {}
         for sink in sinks.values():
             sink.lost(error)

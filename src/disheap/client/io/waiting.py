@@ -11,8 +11,8 @@ Wait = Callable[[Iterable[tuple[int, bool]], float], None]
 
 
 def wait_ready(wanted: Iterable[tuple[int, bool]], seconds: float) -> None:
-    """Until one of the descriptors is ready, or the time is up. `poll` and `select` are looked up when they are used:
-    gevent and eventlet may have replaced them, or taken them away."""
+    """Returns when one of the descriptors is ready, or the time is over. `poll` and `select` are looked up at each
+    call: gevent and eventlet may have replaced them, or taken them away."""
     readers: list[int] = []
     writers: list[int] = []
     for descriptor, for_writing in wanted:

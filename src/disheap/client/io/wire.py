@@ -11,6 +11,8 @@ _TLS_NOTHING_YET = ("SSLWantReadError", "SSLWantWriteError")  # by name: ssl nee
 
 
 class Wire:
+    """One socket."""
+
     def __init__(self, connection: BlockingSocket, address: str, waits: bool = True) -> None:
         """`waits`: whether the socket blocks as it is given."""
         self.address = address
@@ -18,7 +20,7 @@ class Wire:
         self._timeout_s: float | None = None if waits else 0.0
 
     def write(self, data: bytes | memoryview, timeout_s: float) -> int:
-        """How many bytes were taken; 0 when none were in time. A shorter timeout, of a read before, is lifted to
+        """Returns how many bytes were taken; 0 if none were in time. A shorter timeout, of a read before, becomes
         `timeout_s`. Raises `OSError` at the end of the connection."""
         if (self._timeout_s or 0.0) < timeout_s:
             self._set(timeout_s)
@@ -30,7 +32,8 @@ class Wire:
             raise
 
     def read(self, timeout_s: float) -> bytes | None:
-        """None when nothing came; 0.0 does not wait. Raises `OSError` at the end of the connection."""
+        """Returns None if nothing came in time. With 0.0 it does not wait. Raises `OSError` at the end of the
+        connection."""
         if self._timeout_s != timeout_s:
             self._set(timeout_s)
         try:
@@ -44,9 +47,11 @@ class Wire:
         return data
 
     def fileno(self) -> int:
+        """The descriptor of the socket."""
         return self._socket.fileno()
 
     def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def _set(self, timeout_s: float) -> None:

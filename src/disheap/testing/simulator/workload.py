@@ -323,7 +323,7 @@ class Worker:
             await self._publish_one("words", self.rng.pick(KEYS))
 
     async def _cast(self) -> None:
-        self._client.driver.cast(broker.Enqueue(self._topic(), _message(self._payload())))
+        self._client.driver.send_transient(broker.Enqueue(self._topic(), _message(self._payload())))
 
     async def _pop(self) -> None:
         rng = self.rng
