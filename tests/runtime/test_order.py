@@ -185,9 +185,10 @@ async def test_a_node_in_repair_neither_votes_nor_accepts(
 ) -> None:
     """Storage rule 4: nothing new is accepted before what is damaged is resolved."""
     async with Follower(tmp_path, registry) as follower:
-        await wait_until(lambda: bool(follower.replies), "the entry is acknowledged")
-        group, written = follower.node.group, len(witness.calls)
+        group = follower.node.group
         raft = group.raft
+        await wait_until(lambda: bool(follower.replies) and not raft.has_ready(), "the entry is acknowledged")
+        written = len(witness.calls)
         follower.node.lifecycle.change(State.REPAIRING)
         follower.sent.clear()
         entry = Entry(TERM, Index(raft.last_index + 1), EntryKind.NOOP, 2000, b"")
