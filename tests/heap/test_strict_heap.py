@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from disheap_heap import heap as heap_module
 from disheap_heap import timers
-from disheap_heap.heap import GARBAGE_MIN, StrictHeap
+from disheap_heap.heap import GARBAGE_MIN, PART_RECORDS, StrictHeap
 from disheap_heap.timers import Timers
 
 Item = tuple[int, int]
@@ -21,22 +23,86 @@ def filled(ranks: list[int]) -> StrictHeap[Item]:
     return heap
 
 
-@settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["push", "push", "pop", "remove"]), st.integers(0, 50)), max_size=300))
-def test_it_gives_what_a_sorted_list_gives(steps: list[tuple[str, int]]) -> None:
-    heap: StrictHeap[Item] = StrictHeap()
-    plain: list[Item] = []
-    for key, (step, value) in enumerate(steps):
-        if step == "push":
-            heap.push((value, key))
-            plain.append((value, key))
-        elif plain:
-            record = min(plain) if step == "pop" else plain[value % len(plain)]
-            assert (heap.pop() if step == "pop" else heap.remove(record[1])) == record
-            plain.remove(record)
-        assert heap.first() == (min(plain) if plain else None)
-        assert heap.smallest(5) == sorted(plain)[:5]
-        heap.check()
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["push", "push", "push", "again", "pop", "remove", "load"]), st.integers(0, 60)),
+    max_size=300,
+)
+
+
+@pytest.mark.parametrize("part_records", [4, 16, PART_RECORDS])
+def test_it_gives_what_a_sorted_list_gives(part_records: int) -> None:
+    @settings(max_examples=150, deadline=None)
+    @given(STEPS)
+    def run(steps: list[tuple[str, int]]) -> None:
+        heap: StrictHeap[Item] = StrictHeap()
+        plain: list[Item] = []
+        gone: list[int] = []
+        for key, (step, value) in enumerate(steps):
+            if step == "push":
+                heap.push((value, key))
+                plain.append((value, key))
+            elif step == "again" and gone:  # a message that comes back has a key among those of others
+                record = (value, gone.pop(value % len(gone)))
+                heap.push(record)
+                plain.append(record)
+            elif step == "load":
+                heap.load(dict(heap.by_id()))
+            elif plain:
+                record = min(plain) if step == "pop" else plain[value % len(plain)]
+                assert (heap.pop() if step == "pop" else heap.remove(record[1])) == record
+                plain.remove(record)
+                gone.append(record[1])
+            assert heap.first() == (min(plain) if plain else None)
+            assert list(heap.by_id().values()) == plain
+            if value % 7 == 0:
+                assert heap.smallest(5) == sorted(plain)[:5]
+            heap.check()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heap_module, "PART_RECORDS", part_records)
+        patch.setattr(heap_module, "GARBAGE_MIN", min(part_records, GARBAGE_MIN))
+        run()
+
+
+class Counted(tuple[int, int]):
+    """A record that counts how often two are compared, and how often a key is looked at."""
+
+    looks = 0
+
+    def __lt__(self, other: tuple[int, ...]) -> bool:
+        Counted.looks += 1
+        return tuple.__lt__(self, other)
+
+    def __getitem__(self, place: object) -> int:  # type: ignore[override]
+        Counted.looks += 1
+        return tuple.__getitem__(self, place)  # type: ignore[call-overload, no-any-return]
+
+
+@pytest.mark.parametrize("order", ["from the front", "from the back", "at random"])
+def test_no_call_passes_over_more_than_the_garbage_of_some_parts(order: str) -> None:
+    """A third of the records lies above the others and is removed, all but the first. The next pop has to pass it."""
+    records, removed = 60_000, 20_000
+    heap: StrictHeap[Counted] = StrictHeap()
+    keys = list(range(records))
+    random.Random(5).shuffle(keys)
+    for key in sorted(keys):
+        heap.push(Counted((keys[key], key)))
+    doomed = [record[1] for record in heap.smallest(removed)][1:]
+    if order == "from the back":
+        doomed.reverse()
+    elif order == "at random":
+        random.Random(6).shuffle(doomed)
+    worst = 0
+    for key in doomed:
+        Counted.looks = 0
+        heap.remove(key)
+        worst = max(worst, Counted.looks)
+    assert worst <= 8 * PART_RECORDS
+    for call in (heap.pop, heap.pop, heap.first, lambda: heap.smallest(10)):
+        Counted.looks = 0
+        call()
+        assert Counted.looks <= 4 * PART_RECORDS
+    heap.check()
 
 
 def test_removals_leave_no_more_garbage_than_there_are_records() -> None:
