@@ -66,13 +66,14 @@ def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones_when_ask
 def test_a_topic_names_the_consumers_that_hold_its_messages_when_asked(jobs: Driver) -> None:
     jobs.do(EnqueueMany("jobs", [NewMessage(b"x")] * 3))
     first = jobs.do(Subscribe("jobs", 2)).consumer
-    second = jobs.do(Subscribe("jobs", 9)).consumer
+    idle = jobs.do(CreateTopic("other")) and jobs.do(Subscribe("other", 1)).consumer
+    second = jobs.do(Subscribe("jobs", 9), session=2).consumer
     jobs.do(Subscribe("jobs", 9))
     leased = jobs.ask(Peek("jobs", 9, leased=True)).messages
-    assert sorted(one.consumer for one in leased) == [first, first, second]
-    session = leased[0].session
-    assert jobs.ask(DescribeTopic("jobs", holders=9)).holders == [Holder(session, first, 2), Holder(session, second, 1)]
-    assert jobs.ask(DescribeTopic("jobs", holders=1)).holders == [Holder(session, first, 2)]
+    assert sorted((one.session, one.consumer) for one in leased) == [(1, first), (1, first), (2, second)]
+    assert second not in (2, idle)  # the two numbers are not mistaken for one another
+    assert jobs.ask(DescribeTopic("jobs", holders=9)).holders == [Holder(1, first, 2), Holder(2, second, 1)]
+    assert jobs.ask(DescribeTopic("jobs", holders=1)).holders == [Holder(1, first, 2)]
     assert jobs.ask(DescribeTopic("jobs")).holders == []
 
 

@@ -64,6 +64,15 @@ def test_it_gives_what_a_sorted_list_gives(part_records: int) -> None:
         run()
 
 
+def test_the_first_record_of_a_part_is_never_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heap_module, "PART_RECORDS", 64)
+    heap = filled([key % 7 for key in range(640)])
+    for _, key in heap.smallest(60):
+        heap.remove(key)
+        heap.check()
+    assert heap.first() == (0, 420)
+
+
 class Counted(tuple[int, int]):
     """A record that counts how often two are compared, and how often a key is looked at."""
 

@@ -172,6 +172,8 @@ CASES = [
     Case("10,000 topics", many_topics, broker.ListExchanges("all")),
     Case("10,000 messages", filled, broker.DescribeTopic("q")),
     Case("10,000 messages", filled, broker.Peek("q", 1000)),
+    Case("10,000 consumers with 10 leases each", held_by_many, broker.Peek("q0", 1000, leased=True)),
+    Case("10,000 consumers with 10 leases each", held_by_many, broker.DescribeTopic("q0", holders=broker.HOLDERS_MAX)),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.Held([])),
     Case("65,535 leases, of which 50,000 are named", lambda: leased(broker.CREDIT_MAX), HELD),
     Case("10,000 consumers with 10 leases each, of which 50,000 are named", held_by_many, HELD),

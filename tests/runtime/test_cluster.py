@@ -13,6 +13,7 @@ from tests.support.wire import WireClient, wait_until
 from disheap.config.node_config import Limits, NodeConfig, RaftConfig
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, OutcomeUnknown, WrongDirectory
 from disheap.protocol.frames import Kind, Status
+from disheap.runtime.clients import server
 from disheap.testing.inspected import InspectedNode as Node
 
 SMALL_SNAPSHOTS = RaftConfig(
@@ -97,6 +98,27 @@ async def test_the_leader_sends_its_clients_to_the_next_one_when_it_hands_over(t
         goodbye = await client.goodbye()
         leader = await cluster.wait_leader()
         assert (goodbye.code, goodbye.leader) == ("not-leader", leader.client_address)
+
+
+async def test_a_former_leader_sends_a_bounded_number_of_clients_away_in_one_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "REDIRECTS_AT_ONCE", 2)
+    async with Cluster(tmp_path, nodes=1) as cluster:
+        node = cluster.nodes["n1"]
+        clients = [await cluster.client() for _ in range(5)]
+        replica = node.replicas[0]
+        replica.server.lead(False)
+        connections = list(replica.server._leaving)
+        assert len(connections) == len(clients)
+        closed = []
+        replica.server.redirect_clients()
+        while not all(connection.closed for connection in connections):
+            closed.append(sum(connection.closed for connection in connections))
+            await asyncio.sleep(0)
+        assert closed == [2, 4]
+        for client in clients:
+            await asyncio.wait_for(client.lost.wait(), 10)
 
 
 async def test_leadership_goes_where_an_operator_sends_it(tmp_path: Path) -> None:

@@ -117,6 +117,34 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "peek-names-another-holder",
+        "a peek at a leased message names the number of the consumer as its session",
+        (Patch("disheap_heap:_peeked", "(holder.session.number, holder.number)", "(holder.number, holder.number)"),),
+        ("tests/heap/test_queries.py::test_a_topic_names_the_consumers_that_hold_its_messages_when_asked",),
+        simulated=False,
+    ),
+    Mutant(
+        "idle-consumers-named-as-holders",
+        "a topic names consumers that hold nothing, and with many of them nobody that does",
+        (Patch("disheap_heap:describe_topic", " if one.leases)", ")"),),
+        ("tests/heap/test_queries.py::test_a_topic_names_the_consumers_that_hold_its_messages_when_asked",),
+        simulated=False,
+    ),
+    Mutant(
+        "garbage-of-a-part-is-not-counted",
+        "a queue whose messages expire passes over all of them before its next message",
+        (Patch("disheap_heap:StrictHeap.remove", "            part.garbage += 1\n", ""),),
+        ("tests/heap/test_strict_heap.py::test_it_gives_what_a_sorted_list_gives",),
+        simulated=False,
+    ),
+    Mutant(
+        "first-of-a-part-is-garbage",
+        "a message that was removed hides the next one of its part, and another one comes first",
+        (Patch("disheap_heap:StrictHeap.remove", "elif part.heap[0] is record:", "elif False:"),),
+        ("tests/heap/test_strict_heap.py::test_the_first_record_of_a_part_is_never_garbage",),
+        simulated=False,
+    ),
+    Mutant(
         "expired-session-is-served",
         "a message that a session gives back when it expires goes to a no-ack consumer of that session, and is lost",
         (

@@ -295,6 +295,13 @@ MUTANTS = (
         fast=False,
     ),
     Mutant(
+        "all-clients-sent-away-in-one-turn",
+        "a former leader of thousands of clients stops its loop while it sends them away",
+        (Patch("disheap:Server._redirect_some", "self._leaving[:REDIRECTS_AT_ONCE]", "self._leaving[:1_000_000]"),),
+        (CLUSTER + "test_a_former_leader_sends_a_bounded_number_of_clients_away_in_one_turn",),
+        simulated=False,
+    ),
+    Mutant(
         "log-time-is-the-wall-clock",
         "a wall clock that is set takes every deadline with it",
         (

@@ -52,6 +52,8 @@ EXPIRIES_AT_ONCE = 64
 REDIRECT_S = 0.5
 """A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in
 the meantime is not read; they send it again to the next leader."""
+REDIRECTS_AT_ONCE = 200
+"""Clients that are sent away in one turn of the loop. Each costs a system call, some 20 us."""
 STALL_S = 1.0
 """A sweep this late means that the process itself stood still (a pause, a swap storm): every session gets its full time
 again, since what its clients sent in the meantime is still unread."""
@@ -459,9 +461,14 @@ class Server(ReplySink):
         if self._redirect_timer is not None:
             self._redirect_timer.cancel()
             self._redirect_timer = None
-        leaving, self._leaving = self._leaving, []
-        for connection in leaving:
+        self._redirect_some()
+
+    def _redirect_some(self) -> None:
+        now, self._leaving = self._leaving[:REDIRECTS_AT_ONCE], self._leaving[REDIRECTS_AT_ONCE:]
+        for connection in now:
             connection.refuse(NotLeader(self._directory.leader_address()))
+        if self._leaving:
+            self.loop.call_soon(self._redirect_some)
 
     def sweep(self) -> None:
         """Called on every tick: propose the end of sessions not heard of within their timeout."""
