@@ -23,6 +23,8 @@ from tests.support.leftovers import grown_by, grown_by_blocking
 from tests.support.nodes import Cluster
 from tests.support.ports import free_ports
 
+pytestmark = pytest.mark.proof
+
 ROUNDS = 200
 
 

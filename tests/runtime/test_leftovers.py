@@ -32,6 +32,8 @@ from disheap.protocol.frames import Kind
 from disheap.protocol.repair import AskEntries
 from disheap.testing.certificates import Authority
 
+pytestmark = pytest.mark.proof
+
 ROUNDS = {"inproc": 1000, "tcp": 300, "tls": 150}
 """A TLS handshake at both ends costs some 5 ms."""
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

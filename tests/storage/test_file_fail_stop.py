@@ -20,6 +20,8 @@ from disheap_filelog.storage import FileStorage
 from tests.storage.life import Life, Promises, reopened
 from tests.storage.parts import IDENTITY, entries, meta
 
+pytestmark = pytest.mark.proof
+
 POWER_CUTS = 3
 """Different ones after each failure."""
 

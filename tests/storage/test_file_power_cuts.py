@@ -12,6 +12,8 @@ from disheap.testing.crashing_disk import CrashingDisk
 from disheap_filelog.storage import FileStorage
 from tests.storage.parts import build
 
+pytestmark = pytest.mark.proof
+
 LIVES = 320
 
 
