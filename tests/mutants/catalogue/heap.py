@@ -186,7 +186,7 @@ MUTANTS = (
                 "            while topic.ready.drain() is not None:\n                pass\n",
             ),
         ),
-        ("tests/fuzz/test_costs.py::test_a_climb_finds_nothing_that_costs_more_than_it_says",),
+        ("tests/heap/test_work.py::test_purged_messages_are_invisible_at_once_and_freed_in_slices",),
         simulated=False,
     ),
     Mutant(

@@ -118,7 +118,10 @@ MUTANTS = (
     Mutant(
         "replaced-state-stays-in-memory",
         "a follower that takes over a leader's snapshot keeps the state that it replaced",
-        (Patch("disheap_heap.state", "    def __del__(self) -> None:\n", "    def _untie(self) -> None:\n"),),
+        (
+            Patch("disheap_heap.state", "    def __del__(self) -> None:\n", "    def _untie(self) -> None:\n"),
+            Patch("disheap_heap:HeapMachine.discarding", "return discarding(self._state)", "return iter(())"),
+        ),
         ("tests/runtime/test_leftovers.py::test_a_leaders_snapshot_that_was_installed_leaves_nothing",),
         simulated=False,
     ),
