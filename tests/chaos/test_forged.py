@@ -11,7 +11,7 @@ import pytest
 import disheap
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
-from disheap.protocol.peers import PeerHello
+from disheap.protocol.peers import PeerGroup, PeerHello
 from tests.chaos.forger import (
     NO_PROOF,
     TERM_JUMP,
@@ -59,7 +59,7 @@ class Scene:
         await self.enqueue(b"before")
         self.leader = await self.cluster.leader()
         self.follower, self.stopped = [name for name in NAMES if name != self.leader]
-        anybody = PeerHello("", 0, "", 0, 0, "", "", (1, 1))
+        anybody = PeerHello("", 0, "", 0, "", (PeerGroup(0, "", (1, 1)),))
         self.incarnations = {name: await incarnation_at(self.address(name), anybody) for name in NAMES}
         self.node(self.stopped).signal(signal.SIGTERM)
         wait_ended(self.node(self.stopped), ENDS_S)
