@@ -96,8 +96,8 @@ class DamagedCluster(Cluster):
         return all(self.says(host).get("missing") and self.says(host).get("waiting_for") for host in self.up())
 
     def is_whole(self) -> bool:
-        """Somebody leads, whoever was not refused takes part, and all of them have the same."""
-        if any(not host.has_group for host in self.hosts if host.state != "lost"):
+        """Somebody leads, whoever is up takes part, and all of them have the same."""
+        if any(not host.has_group for host in self.hosts if host.is_up):
             return False  # one of them opens its storage again
         leader = self.leader()
         if leader is None or leader.node.group.applied.term != leader.node.group.raft.term:
