@@ -64,7 +64,7 @@ class ChannelConnection(Protocol):
         """Sends a command and returns its reply."""
 
     def query(self, query: broker.Query) -> Any:
-        """Asks a question, and returns the answer."""
+        """Sends a query and returns its reply."""
 
     def send(self, command: broker.Command) -> None:
         """Sends a command without waiting for its answer."""

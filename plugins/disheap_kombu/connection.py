@@ -105,7 +105,7 @@ class Connection(SessionEvents):
         """Without a session the command cannot leave. So the caller gets the error after the time in which kombu would
         give up a new connection, and not after that of a whole request. A consumer has leases to lose, and waits
         longer."""
-        self.driver.hear()
+        self.driver.check_after_pause()
         limit_s = getattr(self.client, "connect_timeout", None)
         if limit_s and not self.driver.ready and not self._deliveries.has_consumers:
             self.driver.connect(min(limit_s, self.driver.url.timeout_s if timeout_s is None else timeout_s))
@@ -117,8 +117,8 @@ class Connection(SessionEvents):
         return self.driver.url.confirm_s if timeout_s is None and not self._deliveries.has_consumers else timeout_s
 
     def query(self, query: broker.Query) -> Any:
-        """Asks a question, and returns the answer. It sees all that this connection did before. Reads do not go through
-        the log, so they would overtake what is still on its way there."""
+        """Sends a query and returns its reply. The reply reflects all that this connection did before. Reads do not go
+        through the log, so they would overtake commands that are still under way."""
         self._check()
         try:
             with self._lock:

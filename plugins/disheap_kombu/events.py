@@ -232,11 +232,11 @@ class SessionEvents:
     # --- the end ---
 
     def collect(self) -> None:
-        """Drops the socket without speaking the protocol (kombu's word)."""
+        """Drops the socket without speaking the protocol (py-amqp calls this collect)."""
         self._clear()
-        self.driver.collect()
+        self.driver.abort()
 
-    def collect_in_child(self) -> None:
+    def abort_in_child(self) -> None:
         """After a fork. The socket and the event loop are the parent's. A thread of the parent may hold the lock."""
         self._lock = RLock()
         self._hub, self._keepalive = None, None

@@ -238,12 +238,12 @@ def test_a_ping_goes_out_after_a_silence_and_one_without_an_answer_ends_the_conn
     assert wire.sent[-1][4] == Kind.GOODBYE, "the node hears that the session goes on elsewhere"
 
 
-@pytest.mark.parametrize("end", ["collect", "close"])
+@pytest.mark.parametrize("end", ["abort", "close"])
 def test_a_client_at_its_end_does_not_say_that_it_goes_on(end: str) -> None:
     clock, wire = Clock(), Canned(canned_node())
     client = BlockingClient(url("n"), dial=lambda _: Made(wire), clock=clock, wait=clock.wait)
     client.connect()
-    client.collect() if end == "collect" else client.close(end_session=False)
+    client.abort() if end == "abort" else client.close(end_session=False)
     assert wire.closed and Kind.GOODBYE not in [sent[4] for sent in wire.sent]
 
 
@@ -476,12 +476,12 @@ def test_closing_ends_the_session_so_that_what_it_held_goes_back(node: SocketNod
         client.topic("jobs").enqueue(b"x")
 
 
-def test_collect_drops_the_socket_without_a_word() -> None:
+def test_abort_closes_the_socket_without_a_goodbye() -> None:
     wire = Canned(canned_node())
     client = BlockingClient(url("n"), dial=lambda _: Made(wire))
     client.connect()
     said = len(wire.sent)
-    client.collect()
+    client.abort()
     assert wire.closed and len(wire.sent) == said
     with pytest.raises(ConnectionLost, match="without closing"):
         client.poll()

@@ -10,7 +10,7 @@ import pytest
 from disheap.client.core import keepalive
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.core.connection import Connector
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.client.core.url import BrokerUrl
 from disheap.errors import ConfigError, ConnectionLost, DisheapError, WrongCluster
 from disheap.protocol import broker, frames
@@ -24,8 +24,8 @@ ADDRESSES = ("a:1", "b:1", "c:1")
 class Line:
     """A `Channel` to a node of a fake cluster."""
 
-    def __init__(self, address: str, greeting: Greeting, cluster: FakeCluster) -> None:
-        self.address, self.greeting = address, greeting
+    def __init__(self, address: str, handshake: Handshake, cluster: FakeCluster) -> None:
+        self.address, self.handshake = address, handshake
         self.peer = FakePeer(cluster)
         self.said: bytes | None = None  # the farewell, once it has ended
 
@@ -60,7 +60,7 @@ class Client(Connector[Line]):
 
     def hear(self, line: Line, data: bytes | None = None) -> None:
         """What the node answers, or `data`, and all that follows from it."""
-        answer = line.peer.receive(line.greeting.hello) if data is None else data
+        answer = line.peer.receive(line.handshake.hello) if data is None else data
         while answer:
             self._received(line, answer)
             answer = line.peer.receive(self._take_output()) if line is self._channel else b""
@@ -76,10 +76,10 @@ class Client(Connector[Line]):
     def _now(self) -> float:
         return self.now
 
-    def _dial(self, address: str, greeting: Greeting) -> Line:
+    def _dial(self, address: str, handshake: Handshake) -> Line:
         if address in self.refusing:
             raise self.refusing[address]
-        self.lines.append(Line(address, greeting, self.cluster))
+        self.lines.append(Line(address, handshake, self.cluster))
         return self.lines[-1]
 
     def _flush(self) -> None:

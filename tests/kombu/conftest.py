@@ -5,23 +5,23 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from kombu_fakes import FakeWire
+from kombu_fakes import FakeDriver
 
 from disheap_kombu.channel import Channel
 from disheap_kombu.connection import Connection
 
 
 @pytest.fixture
-def wire() -> FakeWire:
-    return FakeWire()
+def driver() -> FakeDriver:
+    return FakeDriver()
 
 
 @pytest.fixture
-def connection(wire: FakeWire) -> Iterator[Connection]:
-    connection = Connection(wire, SimpleNamespace(declared_entities=set()))  # type: ignore[arg-type]
+def connection(driver: FakeDriver) -> Iterator[Connection]:
+    connection = Connection(driver, SimpleNamespace(declared_entities=set()))  # type: ignore[arg-type]
     yield connection
     connection.close()
-    wire.close()
+    driver.close()
     for thread in threading.enumerate():  # the next test counts those that are its own
         if thread.name == "disheap-keepalive":
             thread.join(5)

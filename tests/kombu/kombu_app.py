@@ -1,4 +1,4 @@
-"""The Celery application of the worker tests; nothing in it names disheap but the broker's URL."""
+"""The Celery application of the worker tests. Only the URL of the broker names disheap."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ app.conf.update(
 
 
 @app.task
-def note(path: str, text: str, pause_s: float = 0.0) -> None:
-    """Leaves a trace that any number of workers may add to, and before it a sign that it has begun."""
+def append(path: str, text: str, pause_s: float = 0.0) -> None:
+    """Append a line to a file. Before that, touch `<path>.<text>` to show that the task has begun."""
     Path(f"{path}.{text}").touch()
     time.sleep(pause_s)
     with open(path, "a") as file:  # noqa: PTH123
@@ -31,29 +31,29 @@ def note(path: str, text: str, pause_s: float = 0.0) -> None:
 
 
 @app.task
-def note_when_let_go(path: str, text: str) -> None:
-    """Runs until the file `<path>.go` is there."""
+def append_when_released(path: str, text: str) -> None:
+    """Append a line as soon as the file `<path>.go` exists."""
     Path(f"{path}.{text}").touch()
     while not Path(f"{path}.go").exists():
         time.sleep(0.01)
-    note.run(path, text)
+    append.run(path, text)
 
 
 @app.task(acks_late=True)
-def note_late(path: str, text: str, pause_s: float = 0.0) -> None:
-    note.run(path, text, pause_s)
+def append_late(path: str, text: str, pause_s: float = 0.0) -> None:
+    append.run(path, text, pause_s)
 
 
 @app.task(acks_late=True)
-def note_late_when_let_go(path: str, text: str) -> None:
-    note_when_let_go.run(path, text)
+def append_late_when_released(path: str, text: str) -> None:
+    append_when_released.run(path, text)
 
 
 @app.task
-def make(size: int) -> str:
+def make_text(size: int) -> str:
     return "x" * size
 
 
 @app.task
-def total(texts: list[str]) -> int:
+def total_size(texts: list[str]) -> int:
     return sum(len(text) for text in texts)

@@ -1,4 +1,4 @@
-"""Processes for the kombu tests: a node that can be killed and started again, and whatever runs against it."""
+"""Processes for the kombu tests: nodes that can be killed and started again, Celery workers and commands."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import disheap.sync
 
 HERE = Path(__file__).parent
-PATIENCE_S = 30.0
+TIMEOUT_S = 30.0
 
 
 def free_port() -> int:
@@ -23,16 +23,16 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], object], what: str, patience_s: float = PATIENCE_S) -> None:
-    """For what another process does, of which there is no event here."""
-    deadline = time.monotonic() + patience_s
+def wait_until(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
+    """Poll a condition that another process fulfils. Fails after `timeout_s`."""
+    deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, f"not within {patience_s} s: {what}"
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
         time.sleep(0.02)
 
 
 class NodeProcess:
-    """One node; alone unless it is given the names and addresses of others."""
+    """One node process. It is a cluster of one unless `members` names several."""
 
     def __init__(
         self, directory: Path, storage: str = "memory", name: str = "n1", members: tuple[str, ...] = ()
@@ -122,10 +122,13 @@ class Worker:
             )
 
     def wait_ready(self, times: int = 1) -> None:
-        until(lambda: self.said().count(" ready.") >= times or self.ended, f"the worker is ready:\n{self.said()}")
-        assert not self.ended, self.said()
+        wait_until(
+            lambda: self.log_text().count(" ready.") >= times or self.ended, f"the worker is ready:\n{self.log_text()}"
+        )
+        assert not self.ended, self.log_text()
 
-    def said(self) -> str:
+    def log_text(self) -> str:
+        """What the worker has logged so far."""
         return self.log.read_text(errors="replace")
 
     @property
@@ -141,17 +144,17 @@ class Worker:
         self._process.wait(10)
 
     def stop(self) -> int:
-        """Warm shutdown; its exit code."""
+        """Warm shutdown. Returns the exit code."""
         if not self.ended:
             self._process.terminate()
         return self.wait()
 
     def wait(self) -> int:
         try:
-            return self._process.wait(PATIENCE_S)
+            return self._process.wait(TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise AssertionError(f"the worker did not end:\n{self.said()}") from None
+            raise AssertionError(f"the worker did not end:\n{self.log_text()}") from None
 
 
 def celery() -> list[str]:

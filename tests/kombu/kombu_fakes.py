@@ -1,4 +1,4 @@
-"""A `BlockingClient` without a node: answers by a table, delivers what a test gives it, remembers what it was told."""
+"""A `BlockingClient` without a node. It answers from a table, delivers the pushes of a test, and records its calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from disheap.protocol import broker
 from disheap_kombu import messages
 
 
-class FakeWire:
+class FakeDriver:
+    """Stands in for `BlockingClient`. `commands` has every command in the order of sending."""
+
     heartbeat_s = 5.0
     ready = True
     session_id = 1
@@ -25,13 +27,13 @@ class FakeWire:
         self.url = BrokerUrl(timeout_s=1.0)
         self.on_socket_change: Any = None
         self.wants_poll_in = 5.0
-        self.said: list[Any] = []
-        self.flushed = 0
-        self.beats = 0
-        self.waited = 0
+        self.commands: list[Any] = []
+        self.flushed_commands = 0
+        self.polls = 0
+        self.waits = 0
         self.closed: str | None = None
         self.suspended = False
-        self.limits: list[float | None] = []  # of the calls, in seconds
+        self.timeouts: list[float | None] = []  # of each call, in seconds; None for the default
         self.on_reply: Any = None  # of the last call
         self.answers: dict[type, Any] = {}
         self._pushes: deque[Any] = deque()
@@ -41,20 +43,21 @@ class FakeWire:
 
     # --- for tests ---
 
-    def arrive(self, *pushes: Any) -> None:
-        """As if it had come by the socket, which becomes readable."""
+    def receive(self, *pushes: Any) -> None:
+        """Queue pushes and make the socket readable."""
         self._pushes.extend(pushes)
         self._far.send(b"\0")
 
-    def read_meanwhile(self, *pushes: Any) -> None:
-        """As if a round trip had read it: nothing is left in the socket."""
+    def receive_during_call(self, *pushes: Any) -> None:
+        """Queue pushes that a call has read already. The socket stays empty."""
         self._pushes.extend(pushes)
 
-    def told(self, kind: type) -> list[Any]:
-        return [command for command in self.said if type(command) is kind]
+    def commands_of(self, kind: type) -> list[Any]:
+        """The commands of one class that were sent, in order."""
+        return [command for command in self.commands if type(command) is kind]
 
-    def move(self) -> None:
-        """A reconnection."""
+    def reconnect(self) -> None:
+        """Replace the socket, as a reconnection does."""
         old = self._near
         self.on_socket_change(old.fileno(), None)
         old.close()
@@ -65,8 +68,8 @@ class FakeWire:
     # --- BlockingClient's ---
 
     def call(self, command: Any, *, flags: int = 0, timeout_s: float | None = None, on_reply: Any = None) -> Any:
-        self.said.append(command)
-        self.limits.append(timeout_s)
+        self.commands.append(command)
+        self.timeouts.append(timeout_s)
         self.on_reply = on_reply
         answer = self.answers.get(type(command))
         if isinstance(answer, Exception):
@@ -107,20 +110,20 @@ class FakeWire:
         self.suspended = True
 
     def send(self, command: Any, *, flags: int = 0, on_reply: Any = None, wait: bool = True) -> None:
-        self.said.append(command)
+        self.commands.append(command)
         self._far.send(b"\0")  # the reply
 
     def send_transient(self, command: Any) -> None:
-        self.said.append(("transient", command))
+        self.commands.append(("transient", command))
 
     def wait_answers(self, timeout_s: float | None = None) -> None:
-        self.waited += 1
+        self.waits += 1
 
     def flush(self) -> None:
-        self.flushed = len(self.said)
+        self.flushed_commands = len(self.commands)
 
     def poll(self, timeout_s: float | None = 0.0) -> list[Any]:
-        self.beats += 1
+        self.polls += 1
         try:
             self._near.recv(4096)
         except BlockingIOError:
@@ -135,7 +138,7 @@ class FakeWire:
     def pending_pushes(self) -> bool:
         return bool(self._pushes)
 
-    def hear(self) -> None: ...
+    def check_after_pause(self) -> None: ...
 
     def connect(self, timeout_s: float | None = None) -> None: ...
 
@@ -146,8 +149,8 @@ class FakeWire:
         self.closed = "closed"
         self._end()
 
-    def collect(self) -> None:
-        self.closed = "collected"
+    def abort(self) -> None:
+        self.closed = "aborted"
         self._end()
 
     def _end(self) -> None:

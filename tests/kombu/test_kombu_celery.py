@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from kombu_app import app, note, note_late, note_when_let_go
-from kombu_cluster import Cluster, NodeProcess, Worker, command, until
+from kombu_app import app, append, append_late, append_when_released
+from kombu_cluster import Cluster, NodeProcess, Worker, command, wait_until
 
 import disheap.sync
 
-PATIENTLY = ("--destination", "w1@here", "--timeout", "10")  # ends with the first answer
+TO_W1 = ("--destination", "w1@here", "--timeout", "10")  # ends with the first answer
 
 
 @pytest.fixture
@@ -79,14 +79,14 @@ def test_a_worker_runs_tasks_answers_remote_control_and_leaves_no_topic_behind(n
     worker = run(node, "-n", "w1@here")
     worker.wait_ready()
     assert f"celery w1@here, pid {worker.pid}" in labels(node)
-    publish(node, note, trace, *range(20))
-    until(lambda: len(trace()) == 20, "20 tasks ran")
+    publish(node, append, trace, *range(20))
+    wait_until(lambda: len(trace()) == 20, "20 tasks ran")
     assert sorted(trace(), key=int) == [str(n) for n in range(20)]
-    publish(node, note_when_let_go, trace, "long")
-    until(lambda: trace.has_begun("long"), "the long task is under way")
-    assert "pong" in command(node.url, "inspect", *PATIENTLY, "ping")
-    assert "kombu_app.note_when_let_go" in command(node.url, "inspect", *PATIENTLY, "active")
-    assert "new rate limit set" in command(node.url, "control", *PATIENTLY, "rate_limit", "kombu_app.note", "100/s")
+    publish(node, append_when_released, trace, "long")
+    wait_until(lambda: trace.has_begun("long"), "the long task is under way")
+    assert "pong" in command(node.url, "inspect", *TO_W1, "ping")
+    assert "kombu_app.append_when_released" in command(node.url, "inspect", *TO_W1, "active")
+    assert "new rate limit set" in command(node.url, "control", *TO_W1, "rate_limit", "kombu_app.append", "100/s")
     assert [t for t in topics(node) if "reply" in t] == []
     command(node.url, "control", "shutdown")
     trace.let_go()
@@ -98,39 +98,39 @@ def test_a_worker_runs_tasks_answers_remote_control_and_leaves_no_topic_behind(n
 def test_waiting_tasks_run_by_priority(node, run, trace):
     with app.connection_for_write(node.url) as connection:
         for priority in (0, 9, -5, 1000, 4):
-            note.apply_async((trace.path, str(priority)), connection=connection, priority=priority)
+            append.apply_async((trace.path, str(priority)), connection=connection, priority=priority)
     run(node, "-n", "w1@here")
-    until(lambda: len(trace()) == 5, "5 tasks ran")
+    wait_until(lambda: len(trace()) == 5, "5 tasks ran")
     assert trace() == ["1000", "9", "4", "0", "-5"]
 
 
 def test_a_killed_worker_starts_again_under_its_name_at_once(node, run, trace):
     first = run(node, "-n", "w1@here")
     first.wait_ready()
-    publish(node, note_late, trace, "held", pause_s=1)
-    until(lambda: "received" in first.said(), "the task is in the worker's hands")
+    publish(node, append_late, trace, "held", pause_s=1)
+    wait_until(lambda: "received" in first.log_text(), "the task is in the worker's hands")
     first.kill()
     second = run(node, "-n", "w1@here")
     second.wait_ready(times=2)
-    assert "Unrecoverable" not in second.said() and "already using this process mailbox" not in second.said()
-    publish(node, note, trace, "next")
-    until(lambda: "next" in trace() and "held" in trace(), "what the dead one held came back")
+    assert "Unrecoverable" not in second.log_text() and "already using this process mailbox" not in second.log_text()
+    publish(node, append, trace, "next")
+    wait_until(lambda: "next" in trace() and "held" in trace(), "what the dead one held came back")
     assert second.stop() == 0
-    until(lambda: topics(node) == ["celery"], "what the dead one owned is gone with its session")
+    wait_until(lambda: topics(node) == ["celery"], "what the dead one owned is gone with its session")
 
 
 def test_a_node_that_is_killed_and_comes_back_shows_to_the_worker_as_a_pause(durable_node, run, trace):
     node = durable_node
     worker = run(node, "-n", "w1@here")
     worker.wait_ready()
-    publish(node, note_late, trace, *range(30), pause_s=0.05)
-    until(lambda: len(trace()) >= 5, "some tasks ran")
+    publish(node, append_late, trace, *range(30), pause_s=0.05)
+    wait_until(lambda: len(trace()) >= 5, "some tasks ran")
     node.kill()
     node.start()
-    until(lambda: len(set(trace())) == 30, "all tasks ran")
-    assert "Connection to broker lost" not in worker.said()
-    publish(node, note, trace, "after")
-    until(lambda: "after" in trace(), "the worker goes on")
+    wait_until(lambda: len(set(trace())) == 30, "all tasks ran")
+    assert "Connection to broker lost" not in worker.log_text()
+    publish(node, append, trace, "after")
+    wait_until(lambda: "after" in trace(), "the worker goes on")
     assert sorted(trace(), key=str) == sorted([*(str(n) for n in range(30)), "after"], key=str)  # none twice
     assert worker.stop() == 0
 
@@ -140,17 +140,17 @@ def test_a_failover_is_invisible_to_the_worker(tmp_path, run, trace):
     try:
         worker = run(cluster, "-n", "w1@here")
         worker.wait_ready()
-        publish(cluster, note_late, trace, *range(60), pause_s=0.03)
-        until(lambda: len(trace()) >= 10, "some tasks ran")
+        publish(cluster, append_late, trace, *range(60), pause_s=0.03)
+        wait_until(lambda: len(trace()) >= 10, "some tasks ran")
         dead = cluster.leader()
         dead.kill()
-        publish(cluster, note_late, trace, "urgent", priority=9)  # waits for the new leader
-        until(lambda: len(set(trace())) == 61, "all tasks ran")
+        publish(cluster, append_late, trace, "urgent", priority=9)  # waits for the new leader
+        wait_until(lambda: len(set(trace())) == 61, "all tasks ran")
         dead.start()
-        assert "Connection to broker lost" not in worker.said()
+        assert "Connection to broker lost" not in worker.log_text()
         assert len(trace()) == 61  # none twice
         assert trace().index("urgent") < 60
-        assert "pong" in command(cluster.url, "inspect", *PATIENTLY, "ping")
+        assert "pong" in command(cluster.url, "inspect", *TO_W1, "ping")
         assert worker.stop() == 0
     finally:
         cluster.kill()
@@ -159,11 +159,11 @@ def test_a_failover_is_invisible_to_the_worker(tmp_path, run, trace):
 def test_a_long_task_under_the_solo_pool_keeps_its_session(node, run, trace):
     worker = run(node, "-n", "w1@here", "-P", "solo", session_timeout_ms=2000)
     worker.wait_ready()
-    publish(node, note_late, trace, "long", pause_s=3)  # half as long again as the session's timeout
-    publish(node, note_late, trace, "next")
-    until(lambda: len(trace()) >= 2, "both ran")
+    publish(node, append_late, trace, "long", pause_s=3)  # half as long again as the session's timeout
+    publish(node, append_late, trace, "next")
+    wait_until(lambda: len(trace()) >= 2, "both ran")
     assert trace() == ["long", "next"]
-    assert "Connection to broker lost" not in worker.said()
+    assert "Connection to broker lost" not in worker.log_text()
     assert worker.stop() == 0
 
 
@@ -171,8 +171,8 @@ def test_a_long_task_under_the_solo_pool_keeps_its_session(node, run, trace):
 def test_a_warm_shutdown_waits_for_a_long_task_and_acknowledges_it(node, run, trace, pool):
     worker = run(node, "-n", "w1@here", "-P", pool, session_timeout_ms=2000)
     worker.wait_ready()
-    publish(node, note_late, trace, "long", pause_s=3.5)
-    until(
+    publish(node, append_late, trace, "long", pause_s=3.5)
+    wait_until(
         lambda: trace.has_begun("long"), "the task is under way"
     )  # one that a worker has received and not begun, it gives back
     assert worker.stop() == 0
@@ -188,22 +188,22 @@ def test_a_lapsed_session_makes_the_worker_start_its_consumer_anew(node, run, tr
     node.kill()
     node.start()  # in memory: a new cluster, that knows neither the session nor the queues
     publish_when_there(node, trace)
-    until(lambda: "Connection to broker lost" in worker.said(), "the worker heard of it")
-    until(lambda: trace() == ["anew"], "and works again")
+    wait_until(lambda: "Connection to broker lost" in worker.log_text(), "the worker heard of it")
+    wait_until(lambda: trace() == ["anew"], "and works again")
     assert worker.stop() == 0
 
 
 def publish_when_there(node, trace):
     with app.connection_for_write(node.url) as connection:
-        note.apply_async((trace.path, "anew"), connection=connection)
+        append.apply_async((trace.path, "anew"), connection=connection)
 
 
 def test_threads_acknowledge_late(node, run, trace):
     worker = run(node, "-n", "w1@here", "-P", "threads", "-c", "4")
     worker.wait_ready()
     started = time.monotonic()
-    publish(node, note_late, trace, *range(8), pause_s=0.2)
-    until(lambda: len(trace()) == 8, "8 tasks ran")
+    publish(node, append_late, trace, *range(8), pause_s=0.2)
+    wait_until(lambda: len(trace()) == 8, "8 tasks ran")
     assert time.monotonic() - started < 5
     assert worker.stop() == 0
     with disheap.sync.connect(node.url) as client:
@@ -218,14 +218,15 @@ def test_workers_outlive_a_node_in_memory_that_is_restarted(node, run, trace):
         worker.wait_ready(times=2)
     node.kill()
     node.start()
-    until(
-        lambda: workers[0].said().count("mingle: searching") == 4 or any(w.ended for w in workers), "both mingle again"
+    wait_until(
+        lambda: workers[0].log_text().count("mingle: searching") == 4 or any(w.ended for w in workers),
+        "both mingle again",
     )
-    publish(node, note, trace, *range(4))
-    until(lambda: len(trace()) == 4, "tasks run on the new node")
-    assert "pong" in command(node.url, "inspect", *PATIENTLY, "ping")
-    assert [worker.stop() for worker in workers] == [0, 0], workers[0].said()
-    assert "Unrecoverable" not in workers[0].said()
+    publish(node, append, trace, *range(4))
+    wait_until(lambda: len(trace()) == 4, "tasks run on the new node")
+    assert "pong" in command(node.url, "inspect", *TO_W1, "ping")
+    assert [worker.stop() for worker in workers] == [0, 0], workers[0].log_text()
+    assert "Unrecoverable" not in workers[0].log_text()
 
 
 def test_a_worker_of_many_queues_takes_one_task_at_a_time_and_leaves_the_rest_to_others(node, run, trace):
@@ -233,16 +234,16 @@ def test_a_worker_of_many_queues_takes_one_task_at_a_time_and_leaves_the_rest_to
     first = run(node, "-n", "w1@here", "-Q", ",".join(names))
     first.wait_ready()
     for name in names:
-        publish(node, note_when_let_go, trace, name, queue=name)
-    until(lambda: any(trace.has_begun(name) for name in names), "one is under way")
+        publish(node, append_when_released, trace, name, queue=name)
+    wait_until(lambda: any(trace.has_begun(name) for name in names), "one is under way")
     with disheap.sync.connect(node.url) as client:
         leased = [client.topic(name).stats().leased for name in names]
     assert sum(leased) <= 2, "one runs, and another is taken when Celery has acknowledged it, as it began"
     second = run(node, "-n", "w2@here", "-Q", ",".join(names))
     second.wait_ready(times=2)
-    until(lambda: sum(trace.has_begun(name) for name in names) == 2, "another runs in the other worker")
+    wait_until(lambda: sum(trace.has_begun(name) for name in names) == 2, "another runs in the other worker")
     trace.let_go()
-    until(lambda: len(trace()) == 5, "all ran")
+    wait_until(lambda: len(trace()) == 5, "all ran")
     assert [worker.stop() for worker in (first, second)] == [0, 0]
 
 

@@ -36,60 +36,60 @@ def consume(channel, **options):
     return got
 
 
-def test_acknowledging_a_message_of_a_no_ack_consumer_does_nothing(channel, wire):
+def test_acknowledging_a_message_of_a_no_ack_consumer_does_nothing(channel, driver):
     got = consume(channel, no_ack=True)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     channel.connection.drain_events(timeout=1)
-    said = len(wire.said)
+    sent = len(driver.commands)
     got[0].ack()
-    assert len(wire.said) == said
+    assert len(driver.commands) == sent
     channel.basic_cancel("c")
     got = consume(channel)
-    wire.arrive(delivery(2, 11))
+    driver.receive(delivery(2, 11))
     channel.connection.drain_events(timeout=1)
     got[0].ack()  # the tag is used again, by a consumer with acks
     channel.connection.flush()
-    assert wire.told(broker.Ack)[-1].tokens == [(11, 1)]
+    assert driver.commands_of(broker.Ack)[-1].tokens == [(11, 1)]
 
 
 # --- publishing ---
 
 
-def test_a_publish_waits_for_its_confirm(channel, wire):
+def test_a_publish_waits_for_its_confirm(channel, driver):
     channel.basic_publish(channel.prepare_message("x", priority=-7), exchange="e", routing_key="k")
-    (command,) = wire.told(broker.Publish)
+    (command,) = driver.commands_of(broker.Publish)
     message = command.message
     assert (command.exchange, command.routing_key, message.priority, message.expires_ms) == ("e", "k", -7, 0)
 
 
-def test_a_transient_publish_is_sent_and_never_waited_for(channel, wire):
+def test_a_transient_publish_is_sent_and_never_waited_for(channel, driver):
     message = channel.prepare_message("x", properties={"delivery_mode": 1, "expiration": "500"})
     channel.basic_publish(message, routing_key="q")
-    ((mark, command),) = wire.said
+    ((mark, command),) = driver.commands
     assert mark == "transient" and command.message.expires_ms == 500
-    assert wire.flushed == 1
+    assert driver.flushed_commands == 1
 
 
 @pytest.mark.parametrize("exchange", ["celery.pidbox", "reply.celery.pidbox"])
-def test_remote_control_is_transient_whatever_its_messages_say(channel, wire, exchange):
+def test_remote_control_is_transient_whatever_its_messages_say(channel, driver, exchange):
     """kombu publishes it as persistent, and a worker that waits for its confirm ends with it."""
     channel.basic_publish(channel.prepare_message("x", properties={"delivery_mode": 2}), exchange=exchange)
-    ((mark, command),) = wire.said
+    ((mark, command),) = driver.commands
     assert mark == "transient" and command.exchange == exchange
 
 
-def test_reply_to_that_kombu_fills_in_late_is_published(channel, wire):
+def test_reply_to_that_kombu_fills_in_late_is_published(channel, driver):
     properties = {"reply_to": None}
     message = channel.prepare_message("x", properties=properties)
     properties["reply_to"] = "late"
     channel.basic_publish(message, routing_key="q")
     from disheap_kombu import messages
 
-    assert messages.decode(wire.told(broker.Publish)[0].message.payload).properties == {"reply_to": "late"}
+    assert messages.decode(driver.commands_of(broker.Publish)[0].message.payload).properties == {"reply_to": "late"}
 
 
-def test_an_unroutable_mandatory_message_is_returned(channel, wire):
-    wire.answers[broker.Publish] = broker.Published(0)
+def test_an_unroutable_mandatory_message_is_returned(channel, driver):
+    driver.answers[broker.Publish] = broker.Published(0)
     with pytest.raises(ChannelError) as raised:
         channel.basic_publish(channel.prepare_message("x"), routing_key="nowhere", mandatory=True)
     assert raised.value.reply_code == 312
@@ -100,14 +100,14 @@ def test_an_unroutable_mandatory_message_is_returned(channel, wire):
     channel.basic_publish(channel.prepare_message("x"), routing_key="nowhere")  # without: dropped, as in AMQP
 
 
-def test_an_unknown_outcome_is_said_to_be_unknown(channel, wire):
-    wire.answers[broker.Publish] = OutcomeUnknown("lost")
+def test_a_publish_without_an_answer_raises_outcome_unknown(channel, driver):
+    driver.answers[broker.Publish] = OutcomeUnknown("lost")
     with pytest.raises(PublishOutcomeUnknown):
         channel.basic_publish(channel.prepare_message("x"), routing_key="q")
 
 
-def test_a_publish_that_was_taken_back_may_be_tried_again(channel, wire):
-    wire.answers[broker.Publish] = NotSent("nobody there")
+def test_a_publish_that_was_taken_back_may_be_tried_again(channel, driver):
+    driver.answers[broker.Publish] = NotSent("nobody there")
     with pytest.raises(RecoverableConnectionError, match="nobody there"):
         channel.basic_publish(channel.prepare_message("x"), routing_key="q")
 
@@ -115,38 +115,38 @@ def test_a_publish_that_was_taken_back_may_be_tried_again(channel, wire):
 @pytest.mark.parametrize(
     ("exchange", "answer"), [("", broker.Published(0)), ("e", broker.Published(0)), ("e", ExchangeNotFound("e"))]
 )
-def test_a_broker_that_lost_the_declarations_is_a_recoverable_error(connection, channel, wire, exchange, answer):
+def test_a_broker_that_lost_the_declarations_is_a_recoverable_error(connection, channel, driver, exchange, answer):
     channel.queue_declare("q")
     channel.queue_bind("q", "e", "q")
-    wire.answers[broker.Publish] = answer
-    wire.session_id = 2  # the first one lapsed
+    driver.answers[broker.Publish] = answer
+    driver.session_id = 2  # the first one lapsed
     with pytest.raises(RecoverableConnectionError, match="declare again"):
         channel.basic_publish(channel.prepare_message("x"), exchange=exchange, routing_key="q")
     assert not connection.connected
 
 
 @pytest.mark.parametrize(("exchange", "routing_key"), [("", "another"), ("news", "q")])
-def test_nobody_listens_where_this_connection_never_said_that_somebody_would(channel, wire, exchange, routing_key):
+def test_a_publish_without_a_declared_route_is_dropped(channel, driver, exchange, routing_key):
     channel.queue_declare("q")
-    wire.answers[broker.Publish] = broker.Published(0)
-    wire.session_id = 2
+    driver.answers[broker.Publish] = broker.Published(0)
+    driver.session_id = 2
     channel.basic_publish(channel.prepare_message("x"), exchange=exchange, routing_key=routing_key)
 
 
 # --- consuming ---
 
 
-def test_deliveries_reach_their_consumers_callback(connection, channel, wire):
+def test_deliveries_reach_their_consumers_callback(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(delivery(1, 10, body="a", priority=9), delivery(1, 11, body="b"))
+    driver.receive(delivery(1, 10, body="a", priority=9), delivery(1, 11, body="b"))
     connection.drain_events(timeout=1)
     assert [message.body for message in got] == [b"a", b"b"]
     assert got[0].properties["priority"] == got[0].delivery_info["priority"] == 9
 
 
-def test_each_message_dispatched_ahead_answers_one_later_call(connection, channel, wire):
+def test_each_message_dispatched_ahead_answers_one_later_call(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(*(delivery(1, number) for number in range(3)))
+    driver.receive(*(delivery(1, number) for number in range(3)))
     for _ in range(3):
         connection.drain_events(timeout=0)
     assert len(got) == 3
@@ -154,11 +154,11 @@ def test_each_message_dispatched_ahead_answers_one_later_call(connection, channe
         connection.drain_events(timeout=0.01)
 
 
-def test_what_comes_after_a_batch_is_dispatched_by_the_next_call_and_counted(connection, channel, wire):
+def test_what_comes_after_a_batch_is_dispatched_by_the_next_call_and_counted(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(*(delivery(1, number) for number in range(3)))
+    driver.receive(*(delivery(1, number) for number in range(3)))
     connection.drain_events(timeout=0)
-    wire.arrive(delivery(1, 3, body="urgent"))
+    driver.receive(delivery(1, 3, body="urgent"))
     connection.drain_events(timeout=0)
     assert got[-1].body == b"urgent"
     for _ in range(2):
@@ -167,47 +167,47 @@ def test_what_comes_after_a_batch_is_dispatched_by_the_next_call_and_counted(con
         connection.drain_events(timeout=0.01)
 
 
-def test_prefetch_is_credit_and_none_is_a_named_bound(channel, wire):
+def test_prefetch_is_credit_and_none_is_a_named_bound(channel, driver):
     consume(channel)
     channel.basic_qos(0, 8, True)
     channel.basic_consume("other", consumer_tag="d")
     channel.basic_qos(1000, 8, True)
-    first, second = wire.told(broker.Subscribe)
+    first, second = driver.commands_of(broker.Subscribe)
     assert (first.credit, first.credit_bytes) == (broker.CREDIT_MAX, UNLIMITED_BYTES)
     assert (second.credit, second.credit_bytes) == (8, broker.CREDIT_BYTES_MAX), "the count alone decides"
-    assert wire.told(broker.SetCredit) == [
+    assert driver.commands_of(broker.SetCredit) == [
         broker.SetCredit(0, 8, broker.CREDIT_BYTES_MAX, 1),
         broker.SetCredit(0, 8, 1000, 1),
     ]
 
 
-def test_the_consumers_of_a_channel_share_their_prefetch_count(connection, channel, wire):
+def test_the_consumers_of_a_channel_share_their_prefetch_count(connection, channel, driver):
     other = connection.channel()
     for number, one in ((1, channel), (2, channel), (3, other)):
         one.basic_qos(0, number, False)
         one.basic_consume("q", consumer_tag=str(number))
     other.basic_consume("q", no_ack=True)
-    first, second, third, no_ack = wire.told(broker.Subscribe)
+    first, second, third, no_ack = driver.commands_of(broker.Subscribe)
     assert first.group == second.group != third.group
     assert no_ack.group == 0
-    assert wire.told(broker.SetCredit)[-1] == broker.SetCredit(0, 2, broker.CREDIT_BYTES_MAX, first.group)
+    assert driver.commands_of(broker.SetCredit)[-1] == broker.SetCredit(0, 2, broker.CREDIT_BYTES_MAX, first.group)
 
 
-def test_more_consumers_than_may_share_a_credit_have_another(channel, wire, monkeypatch):
+def test_more_consumers_than_may_share_a_credit_have_another(channel, driver, monkeypatch):
     monkeypatch.setattr(broker, "CREDIT_GROUP_CONSUMERS_MAX", 2)
     for number in range(5):
         channel.basic_consume("q", consumer_tag=str(number))
-    assert [command.group for command in wire.told(broker.Subscribe)] == [1, 1, 2, 2, 3]
+    assert [command.group for command in driver.commands_of(broker.Subscribe)] == [1, 1, 2, 2, 3]
     channel.basic_qos(0, 4, True)
-    assert [command.group for command in wire.told(broker.SetCredit)] == [1, 2, 3]
+    assert [command.group for command in driver.commands_of(broker.SetCredit)] == [1, 2, 3]
 
 
-def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire):
+def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, driver):
     got = consume(channel, no_ack=True)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
-    assert [ack.tokens for ack in wire.told(broker.Ack)] == [[(10, 1)]]
-    (subscribed,) = wire.told(broker.Subscribe)
+    assert [ack.tokens for ack in driver.commands_of(broker.Ack)] == [[(10, 1)]]
+    (subscribed,) = driver.commands_of(broker.Subscribe)
     assert not subscribed.no_ack and subscribed.credit_bytes, "no more is on its way than it can take"
     with pytest.raises(PreconditionFailed):
         channel.basic_ack(got[0].delivery_tag)
@@ -222,65 +222,65 @@ def test_a_no_ack_consumer_has_nothing_to_acknowledge(connection, channel, wire)
         ({"auto_delete": False}, "news", False),  # it outlives its consumer
     ],
 )
-def test_only_transient_queues_are_consumed_without_leases(channel, wire, queue, exchange, without_leases):
+def test_only_transient_queues_are_consumed_without_leases(channel, driver, queue, exchange, without_leases):
     channel.queue_declare("q", **queue)
     channel.queue_bind("q", exchange, "#")
     channel.basic_consume("q", no_ack=True)
     channel.basic_consume("q")
-    without, with_acks = wire.told(broker.Subscribe)
+    without, with_acks = driver.commands_of(broker.Subscribe)
     assert without.no_ack is without_leases
     assert with_acks.no_ack is False
 
 
-def test_a_message_without_a_lease_is_not_acknowledged(connection, channel, wire):
+def test_a_message_without_a_lease_is_not_acknowledged(connection, channel, driver):
     channel.queue_declare("q", auto_delete=True)
     channel.queue_bind("q", "celeryev", "#")
     got = consume(channel, no_ack=True)
-    wire.arrive(delivery(1, 10, epoch=0))
+    driver.receive(delivery(1, 10, epoch=0))
     connection.drain_events(timeout=1)
     got[0].ack()
     connection.flush()
     assert len(got) == 1
-    assert wire.told(broker.Ack) == []
+    assert driver.commands_of(broker.Ack) == []
 
 
-def test_a_message_is_not_acknowledged_before_somebody_says_so(connection, channel, wire):
+def test_a_message_is_not_acknowledged_before_somebody_says_so(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
     connection.flush()
-    assert wire.told(broker.Ack) == []
+    assert driver.commands_of(broker.Ack) == []
     channel.basic_ack(got[0].delivery_tag)
-    assert [ack.tokens for ack in wire.told(broker.Ack)] == [[(10, 1)]]
+    assert [ack.tokens for ack in driver.commands_of(broker.Ack)] == [[(10, 1)]]
 
 
-def test_acks_inside_a_callback_go_together(connection, channel, wire):
+def test_acks_inside_a_callback_go_together(connection, channel, driver):
     channel.basic_consume("q", consumer_tag="c", callback=lambda raw: channel.basic_ack(raw.delivery_tag))
-    wire.arrive(*(delivery(1, number) for number in range(5)))
+    driver.receive(*(delivery(1, number) for number in range(5)))
     connection.drain_events(timeout=1)
-    tokens = [token for ack in wire.told(broker.Ack) for token in ack.tokens]
+    tokens = [token for ack in driver.commands_of(broker.Ack) for token in ack.tokens]
     assert tokens == [(number, 1) for number in range(5)]
-    assert len(wire.told(broker.Ack)) < 5
-    assert wire.flushed == len(wire.said)
+    assert len(driver.commands_of(broker.Ack)) < 5
+    assert driver.flushed_commands == len(driver.commands)
 
 
-def test_an_ack_outside_a_callback_goes_at_once(connection, channel, wire):
+def test_an_ack_outside_a_callback_goes_at_once(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(delivery(1, 10, epoch=2))
+    driver.receive(delivery(1, 10, epoch=2))
     connection.drain_events(timeout=1)
     got[0].ack()
-    assert wire.told(broker.Ack) == [broker.Ack([(10, 2)])]
-    assert wire.flushed == len(wire.said)
+    assert driver.commands_of(broker.Ack) == [broker.Ack([(10, 2)])]
+    assert driver.flushed_commands == len(driver.commands)
 
 
-def test_an_ack_of_another_thread_does_not_wait_for_a_callback_that_takes_long(connection, channel, wire):
+def test_an_ack_of_another_thread_does_not_wait_for_a_callback_that_takes_long(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
     channel.basic_consume("q", consumer_tag="long", callback=lambda _: _elsewhere(got[0].ack))
-    wire.arrive(delivery(2, 11))
+    driver.receive(delivery(2, 11))
     connection.drain_events(timeout=1)
-    assert wire.told(broker.Ack) == [broker.Ack([(10, 1)])]
+    assert driver.commands_of(broker.Ack) == [broker.Ack([(10, 1)])]
 
 
 def _elsewhere(work):
@@ -289,113 +289,113 @@ def _elsewhere(work):
     thread.join(5)
 
 
-def test_multiple_acknowledges_everything_up_to_the_tag(connection, channel, wire):
+def test_multiple_acknowledges_everything_up_to_the_tag(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(*(delivery(1, number) for number in range(4)))
+    driver.receive(*(delivery(1, number) for number in range(4)))
     connection.drain_events(timeout=1)
     channel.basic_ack(got[2].delivery_tag, multiple=True)
-    assert [ack.tokens for ack in wire.told(broker.Ack)] == [[(0, 1), (1, 1), (2, 1)]]
+    assert [ack.tokens for ack in driver.commands_of(broker.Ack)] == [[(0, 1), (1, 1), (2, 1)]]
     channel.basic_ack(0, multiple=True)
-    assert [ack.tokens for ack in wire.told(broker.Ack)][1:] == [[(3, 1)]]
+    assert [ack.tokens for ack in driver.commands_of(broker.Ack)][1:] == [[(3, 1)]]
     with pytest.raises(PreconditionFailed, match="unknown delivery tag"):
         channel.basic_ack(got[2].delivery_tag)
 
 
 @pytest.mark.parametrize(("requeue", "discard"), [(True, False), (False, True)])
-def test_reject_gives_back_or_drops(connection, channel, wire, requeue, discard):
+def test_reject_gives_back_or_drops(connection, channel, driver, requeue, discard):
     got = consume(channel)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
     got[0].reject(requeue=requeue)
-    assert wire.told(broker.Nack) == [broker.Nack([(10, 1)], 0, discard)]
+    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)], 0, discard)]
 
 
-def test_recover_gives_back_all_that_callbacks_have_seen(connection, channel, wire):
+def test_recover_gives_back_all_that_callbacks_have_seen(connection, channel, driver):
     consume(channel)
-    wire.arrive(delivery(1, 10), delivery(1, 11))
+    driver.receive(delivery(1, 10), delivery(1, 11))
     connection.drain_events(timeout=1)
     channel.basic_recover(requeue=True)
-    assert wire.told(broker.Nack) == [broker.Nack([(10, 1), (11, 1)], 0, False)]
+    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1), (11, 1)], 0, False)]
 
 
-def test_get_takes_one_message_and_leaves_other_deliveries_in_their_turn(connection, channel, wire):
+def test_get_takes_one_message_and_leaves_other_deliveries_in_their_turn(connection, channel, driver):
     got = consume(channel)
 
     def pop(command):
-        wire.read_meanwhile(delivery(1, 10), delivery(99, 20, body="popped"), broker.PopDone(99, 1))
+        driver.receive_during_call(delivery(1, 10), delivery(99, 20, body="popped"), broker.PopDone(99, 1))
         return broker.Subscribed(99)
 
-    wire.answers[broker.Pop] = pop
+    driver.answers[broker.Pop] = pop
     message = channel.basic_get("q")
     assert message.body == b"popped" and got == []
     message.ack()
     connection.drain_events(timeout=0)
     assert [m.delivery_tag for m in got] == [2]
-    assert wire.told(broker.Ack) == [broker.Ack([(20, 1)])]
+    assert driver.commands_of(broker.Ack) == [broker.Ack([(20, 1)])]
 
 
-def test_get_from_an_empty_queue_is_none(channel, wire):
+def test_get_from_an_empty_queue_is_none(channel, driver):
     def pop(command):
-        wire.read_meanwhile(broker.PopDone(5, 0))
+        driver.receive_during_call(broker.PopDone(5, 0))
         return broker.Subscribed(5)
 
-    wire.answers[broker.Pop] = pop
+    driver.answers[broker.Pop] = pop
     assert channel.basic_get("q") is None
 
 
-def test_what_was_under_way_when_its_consumer_ended_goes_back_unseen(connection, channel, wire):
+def test_deliveries_to_an_ended_consumer_go_back_unseen(connection, channel, driver):
     got = consume(channel)
-    wire.read_meanwhile(delivery(1, 10))
+    driver.receive_during_call(delivery(1, 10))
     channel.basic_cancel("c")
-    assert wire.told(broker.Cancel) == [broker.Cancel(1, False)]
-    assert got == [] and wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
+    assert driver.commands_of(broker.Cancel) == [broker.Cancel(1, False)]
+    assert got == [] and driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)])]
 
 
-def test_what_comes_for_a_cancelled_consumer_goes_back_though_nobody_drains(connection, channel, wire):
+def test_late_deliveries_to_a_cancelled_consumer_go_back_without_a_drain(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.read()  # it waits for its callback
     channel.basic_cancel("c", nowait=True)
-    assert wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
-    wire.arrive(delivery(1, 11))
+    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)])]
+    driver.receive(delivery(1, 11))
     connection.heartbeat()
-    assert got == [] and wire.told(broker.Nack)[1:] == [broker.Nack([(11, 1)])]
+    assert got == [] and driver.commands_of(broker.Nack)[1:] == [broker.Nack([(11, 1)])]
 
 
-def test_the_end_of_a_consumer_and_of_a_channel_waits_for_the_broker_unless_told_not_to(channel, wire):
+def test_the_end_of_a_consumer_and_of_a_channel_waits_for_the_broker_unless_told_not_to(channel, driver):
     consume(channel)
     channel.basic_cancel("c", nowait=True)
-    assert wire.waited == 0
+    assert driver.waits == 0
     consume(channel)
     channel.basic_cancel("c")
-    waited = wire.waited
+    waited = driver.waits
     assert waited
     channel.close()
-    assert wire.waited > waited
+    assert driver.waits > waited
 
 
-def test_a_query_comes_after_what_was_said_before_it(channel, wire):
-    wire.answers[broker.ListExchanges] = broker.ExchangeInfos([("e", "direct")], [])
+def test_a_query_waits_for_the_commands_before_it(channel, driver):
+    driver.answers[broker.ListExchanges] = broker.ExchangeInfos([("e", "direct")], [])
     channel.basic_publish(channel.prepare_message("x", properties={"delivery_mode": 1}), routing_key="q")
     channel.exchange_declare("e", passive=True)
-    assert wire.said[-2:] == [broker.Ack([]), broker.ListExchanges("e")] and wire.waited == 1
+    assert driver.commands[-2:] == [broker.Ack([]), broker.ListExchanges("e")] and driver.waits == 1
 
 
-def test_a_consumer_that_the_broker_ended_is_told(connection, channel, wire):
+def test_a_consumer_that_the_broker_ended_is_told(connection, channel, driver):
     ended = []
     consume(channel, on_cancel=ended.append)
-    wire.arrive(broker.ConsumerEnded(1, "topic deleted"))
+    driver.receive(broker.ConsumerEnded(1, "topic deleted"))
     connection.drain_events(timeout=1)
     assert ended == ["c"]
     consume(channel)
-    wire.arrive(broker.ConsumerEnded(2, "topic deleted"))
+    driver.receive(broker.ConsumerEnded(2, "topic deleted"))
     with pytest.raises(ConsumerCancelled, match="topic deleted"):
         connection.drain_events(timeout=1)
 
 
-def test_a_lapsed_session_is_a_recoverable_error_and_ends_the_connection(connection, channel, wire):
+def test_a_lapsed_session_is_a_recoverable_error_and_ends_the_connection(connection, channel, driver):
     consume(channel)
-    wire.arrive(SessionLost())
+    driver.receive(SessionLost())
     with pytest.raises(RecoverableConnectionError, match=r"lapsed.* for too long .*ended .*started again"):
         connection.drain_events(timeout=1)
     assert not connection.connected and channel.connection is None
@@ -406,13 +406,13 @@ def test_a_lapsed_session_is_a_recoverable_error_and_ends_the_connection(connect
 # --- declarations ---
 
 
-def test_a_queues_arguments_become_its_topics_settings(channel, wire):
+def test_a_queues_arguments_become_its_topics_settings(channel, driver):
     arguments = channel.prepare_queue_arguments(
         {"x-queue-type": "quorum"}, expires=10.0, message_ttl=300.0, max_length=5, max_priority=10
     )
     declared = channel.queue_declare("q", exclusive=True, auto_delete=True, arguments=arguments)
     assert declared == ("q", 0, 0)
-    (command,) = wire.told(broker.CreateTopic)
+    (command,) = driver.commands_of(broker.CreateTopic)
     assert command.settings == broker.TopicSettings(
         max_messages=5, message_ttl_ms=300_000, expires_ms=10_000, auto_delete=True, exclusive=True, overflow="drop"
     )
@@ -439,62 +439,62 @@ def test_a_queue_without_a_name_gets_one(channel):
         ("x-single-active-consumer", 1),
     ],
 )
-def test_an_argument_without_a_meaning_is_refused_by_its_name(channel, wire, name, value):
+def test_an_argument_without_a_meaning_is_refused_by_its_name(channel, driver, name, value):
     with pytest.raises(PreconditionFailed, match=name) as raised:
         channel.queue_declare("q", arguments={name: value})
     assert raised.value.reply_code == 406
-    assert not wire.told(broker.CreateTopic)
+    assert not driver.commands_of(broker.CreateTopic)
 
 
-def test_a_length_of_zero_is_refused_and_not_taken_for_no_limit(channel, wire):
+def test_a_length_of_zero_is_refused_and_not_taken_for_no_limit(channel, driver):
     with pytest.raises(PreconditionFailed, match="whole number from 1, not 0; leave it out for no limit"):
         channel.queue_declare("q", arguments=channel.prepare_queue_arguments({}, max_length=0))
-    assert not wire.told(broker.CreateTopic)
+    assert not driver.commands_of(broker.CreateTopic)
 
 
-def test_a_time_to_live_of_zero_is_at_once(channel, wire):
+def test_a_time_to_live_of_zero_is_at_once(channel, driver):
     channel.queue_declare("q", auto_delete=False, arguments={"x-message-ttl": 0})
-    assert wire.said[-1].settings == broker.TopicSettings(message_ttl_ms=1)
+    assert driver.commands[-1].settings == broker.TopicSettings(message_ttl_ms=1)
 
 
-def test_a_passive_declaration_asks_and_creates_nothing(channel, wire):
-    wire.answers[broker.DescribeTopic] = broker.TopicInfo("q", broker.TopicSettings(), 4, 1, 2, 3, 9)
+def test_a_passive_declaration_asks_and_creates_nothing(channel, driver):
+    driver.answers[broker.DescribeTopic] = broker.TopicInfo("q", broker.TopicSettings(), 4, 1, 2, 3, 9)
     assert channel.queue_declare("q", passive=True) == ("q", 4, 3)
-    wire.answers[broker.DescribeTopic] = TopicNotFound("no topic q")
+    driver.answers[broker.DescribeTopic] = TopicNotFound("no topic q")
     with pytest.raises(NotFound) as raised:
         channel.queue_declare("q", passive=True)
     assert raised.value.reply_code == 404
-    assert not wire.told(broker.CreateTopic)
+    assert not driver.commands_of(broker.CreateTopic)
 
 
-def test_an_exclusive_queue_of_a_connected_owner_is_405(channel, wire):
-    wire.answers[broker.CreateTopic] = TopicLocked("owned")
+def test_an_exclusive_queue_of_a_connected_owner_is_405(channel, driver):
+    driver.answers[broker.CreateTopic] = TopicLocked("owned")
     with pytest.raises(ResourceLocked) as raised:
         channel.queue_declare("q", exclusive=True)
     assert raised.value.code == 405
 
 
-def test_purge_and_delete_count(channel, wire):
+def test_purge_and_delete_count(channel, driver):
     assert channel.queue_purge("q") == 3
     assert channel.queue_delete("q", if_empty=True) == 3
-    assert wire.told(broker.DeleteTopic) == [broker.DeleteTopic("q", False, True)]
-    wire.answers[broker.DeleteTopic] = TopicNotFound("q")
+    assert driver.commands_of(broker.DeleteTopic) == [broker.DeleteTopic("q", False, True)]
+    driver.answers[broker.DeleteTopic] = TopicNotFound("q")
     assert channel.queue_delete("q") == 0
 
 
-def test_exchanges_and_bindings(channel, wire):
+def test_exchanges_and_bindings(channel, driver):
     channel.exchange_declare("e", "topic", auto_delete=False)
     channel.queue_bind("q", "e", "a.#")
     channel.queue_bind("q", "", "q")  # the default exchange binds every queue by itself
     channel.queue_unbind("q", "e", "a.#")
     channel.exchange_delete("e")
-    assert wire.said == [
+    assert driver.commands == [
         broker.CreateExchange("e", "topic"),
         broker.Bind("e", "q", "a.#"),
         broker.Unbind("e", "q", "a.#"),
         broker.DeleteExchange("e"),
     ]
-    wire.answers[broker.ListExchanges] = broker.ExchangeInfos([("e", "topic")], [])
+    driver.answers[broker.ListExchanges] = broker.ExchangeInfos([("e", "topic")], [])
     channel.exchange_declare("e", passive=True)
     with pytest.raises(NotFound):
         channel.exchange_declare("other", passive=True)
@@ -505,82 +505,82 @@ def test_exchanges_and_bindings(channel, wire):
 # --- the end ---
 
 
-def test_a_closed_channel_gives_back_what_it_held(connection, channel, wire):
+def test_a_closed_channel_gives_back_what_it_held(connection, channel, driver):
     consume(channel)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
     channel.close()
-    assert wire.told(broker.Cancel) == [broker.Cancel(1, True)]
-    assert wire.told(broker.Nack) == [broker.Nack([(10, 1)])]
+    assert driver.commands_of(broker.Cancel) == [broker.Cancel(1, True)]
+    assert driver.commands_of(broker.Nack) == [broker.Nack([(10, 1)])]
     channel.close()
     assert connection.connected and not channel.is_open
 
 
-def test_closing_the_connection_sends_the_acks_that_wait(connection, channel, wire):
+def test_closing_the_connection_sends_the_acks_that_wait(connection, channel, driver):
     got = consume(channel)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
     connection._outbox.add_acks([(10, 1)])
     connection.close()
-    assert wire.told(broker.Ack) == [broker.Ack([(10, 1)])]
-    assert wire.closed == "closed" and len(got) == 1
+    assert driver.commands_of(broker.Ack) == [broker.Ack([(10, 1)])]
+    assert driver.closed == "closed" and len(got) == 1
 
 
-def test_a_forked_child_drops_the_socket_without_a_word(connection, channel, wire):
+def test_a_forked_child_closes_the_socket_and_sends_nothing(connection, channel, driver):
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        os.write(writing, f"{wire.closed} {connection.connected}".encode())
+        os.write(writing, f"{driver.closed} {connection.connected}".encode())
         os._exit(0)
     os.close(writing)
-    with os.fdopen(reading) as said:
-        assert said.read() == "collected False"
+    with os.fdopen(reading) as output:
+        assert output.read() == "aborted False"
     os.waitpid(child, 0)
-    assert connection.connected and wire.closed is None
+    assert connection.connected and driver.closed is None
 
 
-def test_a_get_keeps_what_comes_behind_its_answer(connection, channel, wire):
+def test_a_get_keeps_deliveries_that_follow_its_answer(connection, channel, driver):
     got = consume(channel)
-    wire.read_meanwhile(delivery(2, 10), broker.PopDone(2, 1), delivery(1, 11))
+    driver.receive_during_call(delivery(2, 10), broker.PopDone(2, 1), delivery(1, 11))
     assert channel.basic_get("other") is not None
     connection.drain_events(timeout=1)
     assert len(got) == 1
 
 
-def test_what_a_callback_acknowledged_before_it_closed_its_channel_does_not_come_back(connection, channel, wire):
+def test_an_ack_before_a_callback_closes_its_channel_is_sent(connection, channel, driver):
     def callback(raw):
         channel.basic_ack(raw.delivery_tag)
         channel.close()
 
     channel.basic_consume("q", consumer_tag="c", callback=callback)
-    wire.arrive(delivery(1, 10), delivery(1, 11))
+    driver.receive(delivery(1, 10), delivery(1, 11))
     connection.drain_events(timeout=1)
-    kinds = [type(command) for command in wire.said if isinstance(command, broker.Ack | broker.Cancel)]
+    kinds = [type(command) for command in driver.commands if isinstance(command, broker.Ack | broker.Cancel)]
     assert kinds[:2] == [broker.Ack, broker.Cancel]
 
 
-def test_the_only_message_is_acknowledged_before_its_callback_goes_on_working(connection, channel, wire):
-    told = []
+def test_the_only_message_is_acknowledged_before_its_callback_goes_on_working(connection, channel, driver):
+    ack_counts = []
 
     def callback(raw):
         channel.basic_ack(raw.delivery_tag)
-        told.append(len(wire.told(broker.Ack)))
+        ack_counts.append(len(driver.commands_of(broker.Ack)))
 
     channel.basic_consume("q", consumer_tag="c", callback=callback)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     connection.drain_events(timeout=1)
-    assert told == [1]
+    assert ack_counts == [1]
 
 
 @pytest.mark.parametrize("reads", ["heartbeat", "get"])
-def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, wire, monkeypatch, reads):
+def test_a_delivery_read_by_another_thread_wakes_the_waiting_thread(connection, channel, driver, monkeypatch, reads):
     """The one is about to sleep when the other takes its delivery out of the socket."""
     got = consume(channel)
     other = connection.channel()
     woken = []
 
     def wait(waker, descriptor, seconds):
-        wire.arrive(delivery(1, 10), broker.PopDone(2, 0))
+        driver.receive(delivery(1, 10), broker.PopDone(2, 0))
         _elsewhere(connection.heartbeat if reads == "heartbeat" else lambda: other.basic_get("other"))
         woken.append(waker._is_woken)
 
@@ -606,13 +606,13 @@ def test_what_another_thread_reads_wakes_who_waits_for_it(connection, channel, w
         {"x-consumer-timeout": 5},
     ],
 )
-def test_an_argument_that_promises_what_is_not_there_warns(channel, wire, arguments):
+def test_an_argument_without_effect_warns(channel, driver, arguments):
     with pytest.warns(UserWarning, match=f"'q': {next(iter(arguments))} has no effect"):
         channel.queue_declare("q", arguments=arguments)
-    assert wire.told(broker.CreateTopic)
+    assert driver.commands_of(broker.CreateTopic)
 
 
-def test_arguments_that_ask_for_what_every_queue_is_are_taken_without_a_word(channel):
+def test_arguments_that_every_queue_fulfils_are_accepted_silently(channel):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         channel.queue_declare(
@@ -628,16 +628,16 @@ def test_arguments_that_ask_for_what_every_queue_is_are_taken_without_a_word(cha
         )
 
 
-def test_an_argument_of_a_consumer_without_effect_is_warned_of(channel, wire):
+def test_an_argument_of_a_consumer_without_effect_is_warned_of(channel, driver):
     with pytest.warns(UserWarning, match="consumer of queue 'q': x-priority has no effect"):
         channel.basic_consume("q", arguments={"x-priority": 5})
-    assert wire.told(broker.Subscribe)
+    assert driver.commands_of(broker.Subscribe)
 
 
-def test_an_immediate_publish_is_refused(channel, wire):
+def test_an_immediate_publish_is_refused(channel, driver):
     with pytest.raises(AMQPNotImplementedError, match="immediate"):
         channel.basic_publish(channel.prepare_message("x"), routing_key="q", immediate=True)
-    assert not wire.told(broker.Publish)
+    assert not driver.commands_of(broker.Publish)
 
 
 # --- nobody calls ---
@@ -647,21 +647,21 @@ def keepalive_threads():
     return [thread for thread in threading.enumerate() if thread.name == "disheap-keepalive"]
 
 
-def test_a_thread_answers_for_a_connection_that_has_something_to_lose_and_ends_with_it(connection, channel, wire):
-    wire.heartbeat_s = 0.01
+def test_a_keepalive_thread_runs_while_a_connection_holds_something(connection, channel, driver):
+    driver.heartbeat_s = 0.01
     channel.basic_publish(channel.prepare_message("x"), routing_key="q")
     assert keepalive_threads() == []
-    wire.holds_anything = True
+    driver.holds_anything = True
     consume(channel)
     (thread_of_keepalive,) = keepalive_threads()
     beaten = threading.Event()
-    poll = wire.poll
-    wire.poll = lambda timeout_s: beaten.set() or poll(timeout_s)
+    poll = driver.poll
+    driver.poll = lambda timeout_s: beaten.set() or poll(timeout_s)
     assert beaten.wait(5)
-    wire.holds_anything = False
+    driver.holds_anything = False
     thread_of_keepalive.join(5)
     assert not thread_of_keepalive.is_alive()
-    wire.holds_anything = True
+    driver.holds_anything = True
     consume(connection.channel())
     (thread_of_keepalive,) = keepalive_threads()
     connection.close()
@@ -669,12 +669,12 @@ def test_a_thread_answers_for_a_connection_that_has_something_to_lose_and_ends_w
     assert not thread_of_keepalive.is_alive()
 
 
-def test_what_the_thread_reads_wakes_the_wait_for_it(connection, channel, wire, monkeypatch):
-    wire.holds_anything = True
+def test_a_delivery_read_by_the_keepalive_thread_wakes_the_waiter(connection, channel, driver, monkeypatch):
+    driver.holds_anything = True
     got = consume(channel)
 
     def wait(waker, descriptor, seconds):
-        wire.arrive(delivery(1, 10))
+        driver.receive(delivery(1, 10))
         _elsewhere(connection.keepalive_tick)
         assert waker._is_woken
 
@@ -683,21 +683,21 @@ def test_what_the_thread_reads_wakes_the_wait_for_it(connection, channel, wire, 
     assert len(got) == 1
 
 
-def test_a_connection_that_nobody_has_any_more_is_not_kept(wire):
-    wire.holds_anything = True
-    wire.heartbeat_s = 0.01
-    dropped = Connection(wire, SimpleNamespace(declared_entities=set()))
+def test_an_unreferenced_connection_is_freed(driver):
+    driver.holds_anything = True
+    driver.heartbeat_s = 0.01
+    dropped = Connection(driver, SimpleNamespace(declared_entities=set()))
     consume(dropped.channel())
     (thread_of_keepalive,) = keepalive_threads()
     del dropped
-    wire.on_socket_change = None  # a real one would go with it
+    driver.on_socket_change = None  # a real one would go with it
     gc.collect()
     thread_of_keepalive.join(5)
     assert not thread_of_keepalive.is_alive()
 
 
-def test_an_event_loop_takes_over_from_the_thread(connection, channel, wire):
-    wire.holds_anything = True
+def test_an_event_loop_takes_over_from_the_thread(connection, channel, driver):
+    driver.holds_anything = True
     consume(channel)
     (thread_of_keepalive,) = keepalive_threads()
     connection.attach_hub(SimpleNamespace(socket_changed=None, detach=lambda: None, thread=threading.get_ident()))
@@ -708,19 +708,19 @@ def test_an_event_loop_takes_over_from_the_thread(connection, channel, wire):
     assert keepalive_threads() == []
 
 
-def test_an_exchange_may_have_an_alternate(channel, wire):
+def test_an_exchange_may_have_an_alternate(channel, driver):
     channel.exchange_declare("e", "direct", auto_delete=False, arguments={"alternate-exchange": "rest"})
-    assert wire.said[-1] == broker.CreateExchange("e", "direct", False, "rest")
+    assert driver.commands[-1] == broker.CreateExchange("e", "direct", False, "rest")
     with pytest.raises(PreconditionFailed, match="alternate-exchange"):
         channel.exchange_declare("e", arguments={"alternate-exchange": 7})
 
 
-def test_an_argument_of_an_exchange_without_effect_is_warned_of(channel, wire):
+def test_an_argument_of_an_exchange_without_effect_is_warned_of(channel, driver):
     with pytest.warns(UserWarning, match=r"exchange 'e': x-delayed-type has no effect"):
         channel.exchange_declare("e", "direct", arguments={"x-delayed-type": "direct"})
 
 
-def test_without_a_session_a_publish_fails_after_the_time_for_a_connection(connection, channel, wire):
+def test_without_a_session_a_publish_fails_after_the_time_for_a_connection(connection, channel, driver):
     waited = []
 
     def connect(timeout_s=None):
@@ -729,32 +729,32 @@ def test_without_a_session_a_publish_fails_after_the_time_for_a_connection(conne
 
     channel.queue_declare("q")
     connection.client.connect_timeout = 0.5
-    wire.ready, wire.connect = False, connect
+    driver.ready, driver.connect = False, connect
     with pytest.raises(RecoverableConnectionError):
         channel.basic_publish(channel.prepare_message("x"), routing_key="q")
     assert waited == [0.5]
-    assert not wire.told(broker.Publish)
+    assert not driver.commands_of(broker.Publish)
 
 
-def test_whoever_consumes_waits_for_a_leader_as_long_as_for_a_request(connection, channel, wire):
+def test_a_consumer_waits_for_a_leader_as_long_as_for_a_request(connection, channel, driver):
     channel.basic_consume("q", "tag", callback=lambda message: None)
     connection.client.connect_timeout = 0.5
-    wire.ready, wire.connect = False, None
+    driver.ready, driver.connect = False, None
     channel.basic_publish(channel.prepare_message("x"), routing_key="q")
-    assert wire.told(broker.Publish)
+    assert driver.commands_of(broker.Publish)
 
 
 @pytest.mark.parametrize(
     ("arguments", "overflow"),
     [({}, "drop"), ({"x-overflow": "drop-head"}, "drop"), ({"x-overflow": "reject-publish"}, "reject")],
 )
-def test_a_full_queue_drops_unless_it_is_told_to_refuse(channel, wire, arguments, overflow):
+def test_a_full_queue_drops_unless_it_is_told_to_refuse(channel, driver, arguments, overflow):
     channel.queue_declare("q", auto_delete=False, arguments={"x-max-length": 5, **arguments})
-    assert wire.said[-1].settings == broker.TopicSettings(max_messages=5, overflow=overflow)
+    assert driver.commands[-1].settings == broker.TopicSettings(max_messages=5, overflow=overflow)
 
 
-def test_a_full_queue_that_would_dead_letter_warns_and_refuses(channel, wire):
+def test_a_full_queue_that_would_dead_letter_warns_and_refuses(channel, driver):
     arguments = {"x-max-length": 5, "x-overflow": "reject-publish-dlx"}
     with pytest.warns(UserWarning, match="nothing is dead-lettered yet"):
         channel.queue_declare("q", arguments=arguments)
-    assert wire.said[-1].settings.overflow == "reject"
+    assert driver.commands[-1].settings.overflow == "reject"

@@ -42,27 +42,27 @@ def turn(hub, until, limit_s=SOON_S):
     return until() and time.monotonic() - started < limit_s
 
 
-def test_the_loop_dispatches_what_the_socket_brings(hub, wire, got):
-    wire.arrive(delivery(1, 10), delivery(1, 11))
+def test_the_loop_dispatches_deliveries_from_the_socket(hub, driver, got):
+    driver.receive(delivery(1, 10), delivery(1, 11))
     assert turn(hub, lambda: len(got) == 2)
 
 
-def test_what_a_round_trip_read_is_dispatched_without_a_socket_event(hub, wire, got):
-    hub.call_soon(wire.read_meanwhile, delivery(1, 10))
+def test_deliveries_read_in_a_call_are_dispatched_without_a_socket_event(hub, driver, got):
+    hub.call_soon(driver.receive_during_call, delivery(1, 10))
     assert turn(hub, lambda: got)
 
 
-def test_acks_of_one_turn_go_together_and_before_the_loop_sleeps(hub, wire, got):
-    wire.arrive(delivery(1, 10), delivery(1, 11))
+def test_acks_of_one_turn_go_together_and_before_the_loop_sleeps(hub, driver, got):
+    driver.receive(delivery(1, 10), delivery(1, 11))
     turn(hub, lambda: len(got) == 2)
     for message in got:
         hub.call_soon(message.ack)
-    assert turn(hub, lambda: wire.told(broker.Ack))
-    assert [sorted(ack.tokens) for ack in wire.told(broker.Ack)] == [[(10, 1), (11, 1)]]
-    assert wire.flushed == len(wire.said)
+    assert turn(hub, lambda: driver.commands_of(broker.Ack))
+    assert [sorted(ack.tokens) for ack in driver.commands_of(broker.Ack)] == [[(10, 1), (11, 1)]]
+    assert driver.flushed_commands == len(driver.commands)
 
 
-def test_a_long_callback_lets_the_loop_have_its_turn(hub, wire, channel):
+def test_a_long_callback_lets_the_loop_have_its_turn(hub, driver, channel):
     order = []
 
     def work(raw):
@@ -71,44 +71,44 @@ def test_a_long_callback_lets_the_loop_have_its_turn(hub, wire, channel):
         hub.call_soon(lambda: order.append(f"ack {raw.delivery_tag}"))
 
     channel.basic_consume("q", consumer_tag="slow", callback=work)
-    wire.arrive(delivery(1, 1), delivery(1, 2))
+    driver.receive(delivery(1, 1), delivery(1, 2))
     assert turn(hub, lambda: len(order) == 4, limit_s=5)
     assert order == ["run 1", "ack 1", "run 2", "ack 2"]
 
 
-def test_a_reconnection_moves_the_reader(hub, wire, got):
-    before = wire.fileno()
-    wire.move()
-    wire.arrive(delivery(1, 10))
+def test_a_reconnection_moves_the_reader(hub, driver, got):
+    before = driver.fileno()
+    driver.reconnect()
+    driver.receive(delivery(1, 10))
     assert turn(hub, lambda: got)
-    assert before == wire.fileno() or before not in hub.readers
+    assert before == driver.fileno() or before not in hub.readers
 
 
-def test_a_reconnection_in_another_thread_moves_the_reader_on_the_loops(hub, wire, got):
-    thread = threading.Thread(target=wire.move)
+def test_a_reconnection_in_another_thread_moves_the_reader_on_the_loops(hub, driver, got):
+    thread = threading.Thread(target=driver.reconnect)
     thread.start()
     thread.join(5)
-    wire.arrive(delivery(1, 10))
+    driver.receive(delivery(1, 10))
     assert turn(hub, lambda: got)
 
 
-def test_the_client_is_polled_when_it_asks_for_it(hub, wire):
-    beats = wire.beats
-    wire.wants_poll_in = 0.01
-    assert turn(hub, lambda: wire.beats > beats + 1, limit_s=5)
+def test_the_client_is_polled_when_it_asks_for_it(hub, driver):
+    beats = driver.polls
+    driver.wants_poll_in = 0.01
+    assert turn(hub, lambda: driver.polls > beats + 1, limit_s=5)
 
 
-def test_the_session_is_kept_alive_by_the_loops_timer(connection, wire):
-    wire.heartbeat_s = 0.01
+def test_the_session_is_kept_alive_by_the_loops_timer(connection, driver):
+    driver.heartbeat_s = 0.01
     hub = Hub()
     HubAdapter(connection, hub, keepalive=False)
-    assert turn(hub, lambda: wire.beats > 3)
+    assert turn(hub, lambda: driver.polls > 3)
     connection.close()
     hub.close()
 
 
-def test_a_lapsed_session_leaves_the_loop_with_a_recoverable_error(hub, wire, got, connection):
-    wire.arrive(SessionLost())
+def test_a_lapsed_session_leaves_the_loop_with_a_recoverable_error(hub, driver, got, connection):
+    driver.receive(SessionLost())
     with pytest.raises(RecoverableConnectionError):
         turn(hub, lambda: False)
     assert not hub.on_tick and not hub.readers
@@ -119,16 +119,16 @@ def test_a_closed_connection_leaves_nothing_on_the_loop(hub, connection):
     assert not hub.on_tick and not hub.readers
 
 
-def test_the_solo_pools_thread_keeps_the_session_while_a_task_runs(connection, wire, got):
-    wire.heartbeat_s = 0.02
+def test_the_solo_pools_thread_keeps_the_session_while_a_task_runs(connection, driver, got):
+    driver.heartbeat_s = 0.02
     hub = Hub()
     HubAdapter(connection, hub, keepalive=True)
-    beats = wire.beats
-    wire.arrive(delivery(1, 10))
+    beats = driver.polls
+    driver.receive(delivery(1, 10))
     deadline = time.monotonic() + 5
-    while wire.beats < beats + 3 and time.monotonic() < deadline:
+    while driver.polls < beats + 3 and time.monotonic() < deadline:
         time.sleep(0.005)  # the task: the loop does not turn
-    assert wire.beats >= beats + 3 and got == []
+    assert driver.polls >= beats + 3 and got == []
     assert turn(hub, lambda: got)
     connection.close()
     hub.close()

@@ -7,8 +7,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from kombu_app import app, note, note_late_when_let_go
-from kombu_cluster import NodeProcess, Worker, until
+from kombu_app import app, append, append_late_when_released
+from kombu_cluster import NodeProcess, Worker, wait_until
 
 import disheap.sync
 
@@ -50,17 +50,17 @@ def sessions(node, label):
         return client.driver.admin({"op": "sessions", "label": label})["sessions"]
 
 
-def test_what_a_killed_worker_held_is_run_by_another_within_seconds(node, run, tmp_path):
+def test_the_task_of_a_killed_worker_runs_on_another_within_seconds(node, run, tmp_path):
     trace, begun = tmp_path / "trace", Path(f"{tmp_path / 'trace'}.held")
     dying = run("dying")
-    publish(node, note_late_when_let_go, trace, "held")
-    until(begun.exists, "the task is under way")
+    publish(node, append_late_when_released, trace, "held")
+    wait_until(begun.exists, "the task is under way")
     heir = run("heir")
     begun.unlink()
     dying.kill()
-    until(begun.exists, "the other worker has it, long before the session timeout", patience_s=5 * REATTACH_S)
+    wait_until(begun.exists, "the other worker has it, long before the session timeout", timeout_s=5 * REATTACH_S)
     Path(f"{trace}.go").touch()
-    until(trace.exists, "it ran to its end")
+    wait_until(trace.exists, "it ran to its end")
     assert heir.stop() == 0
     assert trace.read_text().split() == ["held"]
     assert sessions(node, "dying") == []
@@ -70,20 +70,20 @@ def test_a_worker_whose_loop_is_busy_keeps_its_session_and_its_tasks_run_once(no
     """Stopped by a signal, it says as little as one that computes without a pause. Its kernel goes on answering."""
     trace, begun = tmp_path / "trace", Path(f"{tmp_path / 'trace'}.held")
     busy, pid_of = run("busy", session_timeout_ms=30_000), lambda worker: worker._process.pid
-    publish(node, note_late_when_let_go, trace, "held")
-    publish(node, note, trace, "waits")
-    until(begun.exists, "the task is under way")
+    publish(node, append_late_when_released, trace, "held")
+    publish(node, append, trace, "waits")
+    wait_until(begun.exists, "the task is under way")
     other = run("other")
     os.kill(pid_of(busy), signal.SIGSTOP)
     begun.unlink()
-    until(
+    wait_until(
         lambda: min(row["silent_ms"] for row in sessions(node, "busy")) > 2000 * REATTACH_S,
         "it says nothing for longer than a dead one would have",
     )
     assert not begun.exists(), "nobody else was given the task"
     os.kill(pid_of(busy), signal.SIGCONT)
     Path(f"{trace}.go").touch()
-    until(lambda: trace.exists() and len(trace.read_text().split()) >= 2, "both tasks ran")
+    wait_until(lambda: trace.exists() and len(trace.read_text().split()) >= 2, "both tasks ran")
     assert [other.stop(), busy.stop()] == [0, 0]
     assert sorted(trace.read_text().split()) == ["held", "waits"]
-    assert "Connection to broker lost" not in busy.said()
+    assert "Connection to broker lost" not in busy.log_text()

@@ -87,7 +87,7 @@ def test_arrays_in_arrays_beyond_any_stack_are_the_body_too():
 
 
 @pytest.mark.parametrize("value", [object(), 1 << 70, {"deep": [object()]}])
-def test_what_msgpack_cannot_say_is_an_encode_error(value):
+def test_a_value_that_msgpack_cannot_encode_is_an_encode_error(value):
     with pytest.raises(EncodeError, match="plain data"):
         messages.encode(Outgoing(b"", headers={"x": value}), "", "q")
 
@@ -106,7 +106,7 @@ def test_a_property_of_amqp_that_is_no_plain_data_is_an_encode_error():
 @pytest.mark.parametrize(
     "given", [{"headers": {1: 2}}, {"headers": {None: 2}}, {"properties": {b"x": 1}}, {"content_type": 5}]
 )
-def test_what_could_not_be_read_back_is_an_encode_error(given):
+def test_a_value_that_cannot_be_decoded_is_an_encode_error(given):
     with pytest.raises(EncodeError, match="is text"):
         messages.encode(Outgoing(b"", **given), "", "q")
 

@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 from amqp.exceptions import ChannelError, NotFound, PreconditionFailed, ResourceLocked
-from kombu_cluster import NodeProcess, until
+from kombu_cluster import NodeProcess, wait_until
 
 import disheap.sync
 from disheap.protocol import broker
@@ -137,7 +137,7 @@ def test_more_than_the_machines_own_bytes_are_in_hand_where_messages_are_counted
         message.ack()
 
 
-def test_what_was_on_its_way_to_a_cancelled_consumer_is_back_when_the_cancel_returns(connection, other, name):
+def test_deliveries_to_a_cancelled_consumer_are_back_when_cancel_returns(connection, other, name):
     queue = declared(connection, name)
     for number in range(10):
         Producer(connection).publish(number, routing_key=name)
@@ -208,7 +208,7 @@ def test_get_without_ack_takes_the_message_at_once(connection, other, name):
     assert declared(other, name).get() is None
 
 
-def test_what_was_not_acknowledged_comes_back_when_the_channel_or_the_connection_closes(node, connection, name):
+def test_unacknowledged_messages_come_back_when_channel_or_connection_closes(node, connection, name):
     queue = declared(connection, name)
     for number in range(4):
         Producer(connection).publish(number, routing_key=name)
@@ -265,8 +265,8 @@ def test_messages_expire_unless_they_are_taken_in_time(connection, name):
     Producer(connection).publish("gone", routing_key=name, expiration=0.05)
     Producer(connection).publish("stays", routing_key=name, expiration=60)
     Producer(connection).publish("gone too", routing_key=short.name)
-    until(lambda: queue.queue_declare(passive=True).message_count == 1, "one message expired")
-    until(lambda: short.queue_declare(passive=True).message_count == 0, "the queue's own time to live")
+    wait_until(lambda: queue.queue_declare(passive=True).message_count == 1, "one message expired")
+    wait_until(lambda: short.queue_declare(passive=True).message_count == 0, "the queue's own time to live")
     assert queue.get().payload == "stays"
 
 
@@ -334,7 +334,7 @@ def test_an_exclusive_queue_is_locked_while_its_owner_is_connected_and_taken_ove
         except ResourceLocked:
             return None
 
-    until(taken_over, "the queue is taken over", patience_s=3)
+    wait_until(taken_over, "the queue is taken over", timeout_s=3)
 
 
 def test_an_exclusive_queue_ends_with_its_connection_and_an_auto_delete_queue_with_its_last_consumer(node, other, name):
@@ -345,7 +345,7 @@ def test_an_exclusive_queue_ends_with_its_connection_and_an_auto_delete_queue_wi
     queue = declared(other, name, auto_delete=True)
     with Consumer(other, [queue], on_message=print):
         assert name in topics(node)
-    until(lambda: name not in topics(node), "the last consumer is gone")
+    wait_until(lambda: name not in topics(node), "the last consumer is gone")
 
 
 def test_a_consumer_hears_that_its_queue_was_deleted(connection, other, name):
@@ -365,7 +365,7 @@ def test_an_idle_producer_publishes_after_its_session_has_lapsed(node, name):
         assert queue.get(no_ack=True).payload == "late"  # else it comes back with the lapse
         time.sleep(2.5)
         Producer(idle).publish("later", routing_key=name, delivery_mode=1)  # an answer to a remote control command, say
-        until(lambda: topic_ready(node, name) == 1, "the transient message came")
+        wait_until(lambda: topic_ready(node, name) == 1, "the transient message came")
 
 
 def test_a_quiet_client_finds_its_answer_however_late_it_looks(node, connection, name):

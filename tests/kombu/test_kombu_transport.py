@@ -65,7 +65,7 @@ def test_the_clients_url_is_the_whole_of_what_kombu_was_given(arguments, url):
 
 
 @pytest.mark.parametrize(
-    ("ssl", "told"),
+    ("ssl", "message"),
     [
         (True, r"ca_certs, certfile, keyfile are missing.*\{\"ca_certs\""),
         ({"ca_certs": "a", "certfile": "b"}, "keyfile is missing"),
@@ -75,9 +75,9 @@ def test_the_clients_url_is_the_whole_of_what_kombu_was_given(arguments, url):
         ({"ca_cert": "a"}, "'ca_cert' is not known. Did you mean 'ca_certs'"),
     ],
 )
-def test_what_broker_use_ssl_cannot_mean_is_said_in_its_own_words(ssl, told):
+def test_an_invalid_broker_use_ssl_raises_an_error_that_names_the_fault(ssl, message):
     owner = Connection("disheap://h1", ssl=ssl)
-    with pytest.raises(errors.ConfigError, match=told):
+    with pytest.raises(errors.ConfigError, match=message):
         broker_url(owner, "disheap")
 
 
@@ -175,7 +175,7 @@ def test_an_unreadable_url_is_not_retried():
         Connection("disheap://h1:port", connect_timeout=0.2).connect()
 
 
-def test_what_is_promised_to_celery():
+def test_the_transport_implements_what_celery_needs():
     assert Transport.implements.asynchronous and Transport.implements.heartbeats
     assert Transport.implements.exchange_type == {"direct", "topic", "fanout"}
     transport = Connection("disheap://").transport
@@ -210,7 +210,7 @@ def test_refusals_are_channel_errors_with_amqps_numbers(error, code):
     "error",
     [errors.ConnectionLost("x"), errors.SessionExpired("x"), errors.OutcomeUnknown("x"), errors.Overloaded("x")],
 )
-def test_what_a_new_connection_mends_is_recoverable(error):
+def test_errors_that_a_new_connection_repairs_are_recoverable(error):
     assert isinstance(failures.translated(error), RecoverableConnectionError)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from kombu_cluster import Cluster
-from kombu_fakes import FakeWire
+from kombu_fakes import FakeDriver
 
 import disheap.sync
 from disheap.client.core.url import BrokerUrl
@@ -26,13 +26,13 @@ def publish(channel, text="x", **options):
     channel.basic_publish(channel.prepare_message(text), routing_key="q", **options)
 
 
-def leave_unanswered(channel, wire, text="x"):
+def leave_unanswered(channel, driver, text="x"):
     """Publishes without an answer; returns what the driver calls when it comes after all."""
-    wire.answers[broker.Publish] = RequestTimeout("not in time")
+    driver.answers[broker.Publish] = RequestTimeout("not in time")
     with pytest.raises(PublishOutcomeUnknown):
         publish(channel, text)
-    del wire.answers[broker.Publish]
-    return wire.on_reply
+    del driver.answers[broker.Publish]
+    return driver.on_reply
 
 
 # --- how long ---
@@ -53,86 +53,86 @@ def test_the_time_for_a_confirm_scales_with_the_session_timeout(url, seconds):
     assert url.confirm_s == seconds
 
 
-def test_a_publish_and_what_it_declares_wait_no_longer_than_for_a_confirm(channel, wire):
-    wire.url = BrokerUrl(confirm_timeout_s=3.0)
+def test_a_publish_and_what_it_declares_wait_no_longer_than_for_a_confirm(channel, driver):
+    driver.url = BrokerUrl(confirm_timeout_s=3.0)
     channel.queue_declare("q")
     publish(channel)
     publish(channel, timeout=1.5)
-    assert wire.limits == [3.0, 3.0, 1.5]
+    assert driver.timeouts == [3.0, 3.0, 1.5]
 
 
-def test_a_consumer_waits_for_each_answer_as_long_as_for_any_request(channel, wire):
+def test_a_consumer_waits_for_each_answer_as_long_as_for_any_request(channel, driver):
     channel.basic_consume("q", "tag")
     publish(channel)
-    assert wire.limits[-1] is None
+    assert driver.timeouts[-1] is None
 
 
-# --- said again ---
+# --- publishing the same message again ---
 
 
-def test_a_repetition_waits_for_the_answer_to_the_first_and_sends_nothing(channel, wire):
-    answer = leave_unanswered(channel, wire)
+def test_a_repetition_waits_for_the_answer_to_the_first_and_sends_nothing(channel, driver):
+    answer = leave_unanswered(channel, driver)
     with pytest.raises(PublishOutcomeUnknown):
         publish(channel)  # still none
     answer(broker.Published(1))
     publish(channel)
-    assert len(wire.told(broker.Publish)) == 1
+    assert len(driver.commands_of(broker.Publish)) == 1
     publish(channel)
-    assert len(wire.told(broker.Publish)) == 2, "the same message once more is another one"
+    assert len(driver.commands_of(broker.Publish)) == 2, "the same message once more is another one"
 
 
-def test_another_message_is_sent(channel, wire):
-    leave_unanswered(channel, wire)
+def test_another_message_is_sent(channel, driver):
+    leave_unanswered(channel, driver)
     publish(channel, "y")
-    assert len(wire.told(broker.Publish)) == 2
+    assert len(driver.commands_of(broker.Publish)) == 2
 
 
-def test_a_refusal_that_comes_late_reaches_the_repetition(channel, wire):
-    answer = leave_unanswered(channel, wire)
+def test_a_refusal_that_comes_late_reaches_the_repetition(channel, driver):
+    answer = leave_unanswered(channel, driver)
     answer(TopicFull("no room"))
     with pytest.raises(QueueFull):
         publish(channel)
     publish(channel)
-    assert len(wire.told(broker.Publish)) == 2
+    assert len(driver.commands_of(broker.Publish)) == 2
 
 
-def test_what_the_session_took_along_is_sent_again(channel, wire):
-    answer = leave_unanswered(channel, wire)
+def test_a_publish_of_an_ended_session_is_sent_again(channel, driver):
+    answer = leave_unanswered(channel, driver)
     answer(OutcomeUnknown("the session is over"))
     publish(channel)
-    assert len(wire.told(broker.Publish)) == 2
+    assert len(driver.commands_of(broker.Publish)) == 2
 
 
-def test_what_never_left_is_sent_by_the_repetition(channel, wire, monkeypatch):
+def test_a_publish_that_was_never_sent_is_sent_by_its_repetition(channel, driver, monkeypatch):
     def room(timeout_s):
         raise RequestTimeout("the window stayed full")
 
     with monkeypatch.context() as full:
-        full.setattr(wire, "room", room)
+        full.setattr(driver, "room", room)
         with pytest.raises(PublishOutcomeUnknown):
             publish(channel)
     publish(channel)
-    assert len(wire.told(broker.Publish)) == 1
+    assert len(driver.commands_of(broker.Publish)) == 1
 
 
-def test_a_repetition_is_not_refused_for_want_of_a_session(channel, wire, connection):
-    answer = leave_unanswered(channel, wire)
-    connection.client.connect_timeout, wire.ready = 0.5, False
+def test_a_repetition_is_not_refused_for_want_of_a_session(channel, driver, connection):
+    answer = leave_unanswered(channel, driver)
+    connection.client.connect_timeout, driver.ready = 0.5, False
     answer(broker.Published(1))
     publish(channel)
-    assert len(wire.told(broker.Publish)) == 1
+    assert len(driver.commands_of(broker.Publish)) == 1
 
 
-def test_no_more_than_a_bound_are_remembered(channel, wire, monkeypatch):
+def test_no_more_than_a_bound_are_remembered(channel, driver, monkeypatch):
     monkeypatch.setattr(unconfirmed, "UNCONFIRMED_MAX", 2)
     for text in ("a", "b", "c"):
-        leave_unanswered(channel, wire, text)
+        leave_unanswered(channel, driver, text)
     publish(channel, "a")
-    assert len(wire.told(broker.Publish)) == 4, "the oldest was forgotten, and is sent"
+    assert len(driver.commands_of(broker.Publish)) == 4, "the oldest was forgotten, and is sent"
     for text in ("b", "c"):
         with pytest.raises(PublishOutcomeUnknown):
             publish(channel, text)
-    assert len(wire.told(broker.Publish)) == 4
+    assert len(driver.commands_of(broker.Publish)) == 4
 
 
 # --- after the connection was given up ---
@@ -151,84 +151,84 @@ class Owner(SimpleNamespace):
 
 
 @pytest.fixture
-def wires(monkeypatch):
+def drivers(monkeypatch):
     made = []
 
     def make(url, client):
-        made.append(FakeWire())
+        made.append(FakeDriver())
         made[-1].url = url
         return made[-1]
 
     monkeypatch.setattr(transport, "BlockingClient", make)
     yield made
-    for wire in made:
-        wire.close()
+    for driver in made:
+        driver.close()
 
 
-def test_the_next_connection_goes_on_with_the_session_that_owes_an_answer(wires):
+def test_the_next_connection_continues_a_session_with_an_unconfirmed_publish(drivers):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
-    answer = leave_unanswered(first.channel(), wires[0])
+    answer = leave_unanswered(first.channel(), drivers[0])
     shown._collect(first)
-    assert not first.connected and wires[0].suspended and wires[0].closed is None
+    assert not first.connected and drivers[0].suspended and drivers[0].closed is None
     second = shown.establish_connection()
     answer(broker.Published(1))
     publish(second.channel())
-    assert len(wires) == 1 and len(wires[0].told(broker.Publish)) == 1
+    assert len(drivers) == 1 and len(drivers[0].commands_of(broker.Publish)) == 1
 
 
-def test_the_session_goes_on_in_a_worker_that_has_learned_its_name(wires, monkeypatch):
+def test_the_session_goes_on_in_a_worker_that_has_learned_its_name(drivers, monkeypatch):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
-    leave_unanswered(first.channel(), wires[0])
+    leave_unanswered(first.channel(), drivers[0])
     shown._collect(first)
     monkeypatch.setattr(transport, "default_label", lambda: "celery w1@here, pid 1")
-    assert shown.establish_connection().driver is wires[0]
+    assert shown.establish_connection().driver is drivers[0]
 
 
-def test_a_connection_that_owes_nothing_is_left(wires):
+def test_a_connection_without_unconfirmed_publishes_is_closed(drivers):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
     publish(first.channel())
     shown._collect(first)
-    assert wires[0].closed == "collected"
+    assert drivers[0].closed == "aborted"
     shown.establish_connection()
-    assert len(wires) == 2
+    assert len(drivers) == 2
 
 
-def test_a_consumers_session_is_left_so_that_others_get_what_it_held(wires):
+def test_a_consumers_session_is_left_so_that_others_get_what_it_held(drivers):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
-    leave_unanswered(first.channel(), wires[0])
-    wires[0].holds_anything = True
+    leave_unanswered(first.channel(), drivers[0])
+    drivers[0].holds_anything = True
     shown._collect(first)
-    assert wires[0].closed == "collected"
+    assert drivers[0].closed == "aborted"
 
 
-def test_another_kombu_connection_gets_a_session_of_its_own(wires):
+def test_another_kombu_connection_gets_a_session_of_its_own(drivers):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
-    leave_unanswered(first.channel(), wires[0])
+    leave_unanswered(first.channel(), drivers[0])
     shown._collect(first)
     transport.Transport(Owner()).establish_connection()
-    assert len(wires) == 2
+    assert len(drivers) == 2
 
 
-def test_while_no_node_answers_the_outcome_stays_unknown_and_the_session_is_kept(wires):
+def test_while_no_node_answers_the_outcome_stays_unknown_and_the_session_is_kept(drivers):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
-    leave_unanswered(first.channel(), wires[0])
+    leave_unanswered(first.channel(), drivers[0])
     shown._collect(first)
 
     def connect(timeout_s):
         raise ConnectionLost("no node takes a session")
 
-    wires[0].connect, reachable = connect, wires[0].connect
+    drivers[0].connect, reachable = connect, drivers[0].connect
     with pytest.raises(PublishOutcomeUnknown, match="no node takes a session"):
         shown.establish_connection()
-    wires[0].connect = reachable
+    drivers[0].connect = reachable
     assert isinstance(shown.establish_connection(), Connection)
-    assert len(wires) == 1
+    assert len(drivers) == 1
 
 
 # --- with nodes ---
@@ -244,7 +244,7 @@ def cluster(tmp_path):
 
 
 @pytest.mark.parametrize("again", ["kombu", "caller"])
-def test_a_publish_that_lost_its_quorum_is_in_its_queue_once_however_often_it_is_said(cluster, again):
+def test_a_publish_without_quorum_is_enqueued_once_however_often_it_is_repeated(cluster, again):
     with KombuConnection(f"{cluster.url}?confirm_timeout_s=0.5", connect_timeout=0.5) as connection:
         queue = Queue("q", channel=connection, auto_delete=False)
         queue.declare()

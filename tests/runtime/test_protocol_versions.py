@@ -9,7 +9,7 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.client.core.greeting import Answer, Greeting
+from disheap.client.core.handshake import Answer, Handshake
 from disheap.errors import WrongVersion
 from disheap.protocol.handshake import Hello, Versions
 from disheap.runtime.node import Node
@@ -57,7 +57,7 @@ async def test_nodes_that_refuse_each_other_end_nothing_else(cluster: Cluster) -
 
 async def greet(cluster: Cluster, node: str, versions: Versions) -> Answer:
     """What a client that speaks `versions` makes of the node's answer."""
-    greeting = Greeting(Hello(), True, versions)
+    greeting = Handshake(Hello(), True, versions)
     client = WireClient()
     await cluster.transport.connect(cluster.nodes[node].client_address, client, 5)
     client.connection.write(greeting.hello)

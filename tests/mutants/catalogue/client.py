@@ -15,8 +15,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Session.disconnected",
-                "        self._asked = set()\n        return events\n",
-                "        self._asked = set()\n"
+                "        self._sent_queries = set()\n        return events\n",
+                "        self._sent_queries = set()\n"
                 "        self._commands = dict(enumerate(self._commands.values(), self._next_seq))\n"
                 "        self.confirmed = self._next_seq - 1\n"
                 "        self._next_seq += len(self._commands)\n"

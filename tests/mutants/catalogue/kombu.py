@@ -96,7 +96,7 @@ MUTANTS = (
                 "            pass\n",
             ),
         ),
-        (CHANNEL + "test_what_was_under_way_when_its_consumer_ended_goes_back_unseen",),
+        (CHANNEL + "test_deliveries_to_an_ended_consumer_go_back_unseen",),
         simulated=False,
     ),
     Mutant(
@@ -221,7 +221,7 @@ MUTANTS = (
                 "for name in given if name in UNSUPPORTED and given[name]]",
             ),
         ),
-        (CHANNEL + "test_an_argument_that_promises_what_is_not_there_warns",),
+        (CHANNEL + "test_an_argument_without_effect_warns",),
         simulated=False,
     ),
     Mutant(
@@ -260,7 +260,7 @@ MUTANTS = (
                 "            connection.collect()\n",
             ),
         ),
-        (UNCONFIRMED + "test_the_next_connection_goes_on_with_the_session_that_owes_an_answer",),
+        (UNCONFIRMED + "test_the_next_connection_continues_a_session_with_an_unconfirmed_publish",),
         simulated=False,
     ),
     Mutant(
@@ -273,7 +273,7 @@ MUTANTS = (
                 "        return box\n",
             ),
         ),
-        (UNCONFIRMED + "test_what_the_session_took_along_is_sent_again",),
+        (UNCONFIRMED + "test_a_publish_of_an_ended_session_is_sent_again",),
         simulated=False,
     ),
     Mutant(
@@ -291,7 +291,7 @@ MUTANTS = (
                 "            if box is None:\n                box = []\n                driver",
             ),
         ),
-        (UNCONFIRMED + "test_what_never_left_is_sent_by_the_repetition",),
+        (UNCONFIRMED + "test_a_publish_that_was_never_sent_is_sent_by_its_repetition",),
         simulated=False,
     ),
     Mutant(

@@ -24,7 +24,7 @@ from disheap.client.core.events import (
     Ready,
     SessionEvent,
 )
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.client.core.session import Session
 from disheap.errors import MalformedFrame, OutcomeUnknown, ProtocolError, RequestError
 from disheap.protocol import broker
@@ -156,14 +156,14 @@ class BrokerSession:
         taken = self.session.withdraw(lambda one: id(_carried(one)) in wanted and not _is_settling(one))
         return [_carried(one) for one in taken]
 
-    def greeting(self) -> Greeting:
+    def handshake(self) -> Handshake:
         """For a connection that this session may take over."""
-        return self.session.greeting()
+        return self.session.handshake()
 
-    def connected(self, greeting: Greeting | None = None) -> list[BrokerEvent]:
+    def connected(self, handshake: Handshake | None = None) -> list[BrokerEvent]:
         """See `Session.connected`."""
         self._connection += 1
-        return self._translate(self.session.connected(greeting))
+        return self._translate(self.session.connected(handshake))
 
     def disconnected(self) -> list[BrokerEvent]:
         """See `Session.disconnected`."""

@@ -33,7 +33,7 @@ from disheap.client.core.broker_session import (
     SessionLost,
 )
 from disheap.client.core.events import Alive, Broken, Closed, Moved, Postponed, Ready
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.client.core.keepalive import KeepAlive, Verdict
 from disheap.client.core.route import LastNodes, Route
 from disheap.client.core.session import State
@@ -48,7 +48,7 @@ class Channel(Protocol):
     """One connection, or the attempt to make one."""
 
     address: str
-    greeting: Greeting
+    handshake: Handshake
 
     def end(self, farewell: bytes = b"") -> None:
         """Close it. `farewell` goes out first, if it can go out at once."""
@@ -137,7 +137,7 @@ class Connector(ABC, Generic[C]):
     def _begin(self, address: str) -> None:
         """Raises `ConfigError` if the settings of the URL cannot be used."""
         try:
-            self._attempts[address] = self._dial(address, self._broker.greeting())
+            self._attempts[address] = self._dial(address, self._broker.handshake())
         except (ConnectionLost, OSError) as error:
             self._route.failed(address, str(error), self._now())
         except ConfigError as error:
@@ -145,12 +145,12 @@ class Connector(ABC, Generic[C]):
                 raise
             self._route.failed(address, str(error), self._now())  # a node named this address
 
-    def _greeted(self, channel: C, data: bytes) -> None:
+    def _handshake_received(self, channel: C, data: bytes) -> None:
         """What came on an attempt."""
         if self._attempts.get(channel.address) is not channel:
             return
         try:
-            answer = channel.greeting.receive(data)
+            answer = channel.handshake.receive(data)
         except ProtocolError as error:
             self._reject(channel, error)
             return
@@ -194,7 +194,7 @@ class Connector(ABC, Generic[C]):
         self._keepalive = KeepAlive(self._timeout_ms(), self._connected_at)
         self._channel_changed(None, channel)
         self._changed()
-        self._handle(self._broker.connected(channel.greeting))
+        self._handle(self._broker.connected(channel.handshake))
         self._flush()
 
     def _lose(self, channel: C, reason: str, code: str = ConnectionLost.code) -> None:
@@ -241,7 +241,7 @@ class Connector(ABC, Generic[C]):
         if channel is self._channel:
             self._handle(self._broker.receive(data))
         else:
-            self._greeted(channel, data)
+            self._handshake_received(channel, data)
 
     # --- time --------------------------------------------------------------------------------------------------------
 
@@ -332,8 +332,8 @@ class Connector(ABC, Generic[C]):
         """The time."""
 
     @abstractmethod
-    def _dial(self, address: str, greeting: Greeting) -> C:
-        """Begin to connect, and send `greeting.hello` when connected. May raise `ConnectionLost`, `OSError` and
+    def _dial(self, address: str, handshake: Handshake) -> C:
+        """Begin to connect, and send `handshake.hello` when connected. May raise `ConnectionLost`, `OSError` and
         `ConfigError`."""
 
     @abstractmethod

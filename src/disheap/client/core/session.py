@@ -13,7 +13,7 @@ command that no node can have seen may be withdrawn, and is not answered then. T
 - When the node says that the session is over, the outcome of what was sent is unknown. Only what was never sent goes
   into the next session.
 
-    OFFLINE --connected--> GREETING --WELCOME--> ENTERING --REPLY--> READY --close--> CLOSING
+    OFFLINE --connected--> HANDSHAKE --WELCOME--> ENTERING --REPLY--> READY --close--> CLOSING
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import msgspec
 
 from disheap.client.core import faults
 from disheap.client.core.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.client.core.held_state import HeldState, NothingHeld
 from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, ProtocolError, RequestError
 from disheap.protocol import frames, handshake
@@ -45,7 +45,7 @@ class State(Enum):
     """Where a session stands on its way from a connection to an attached session."""
 
     OFFLINE = "offline"
-    GREETING = "greeting"
+    HANDSHAKE = "handshake"
     ENTERING = "entering"
     READY = "ready"
     CLOSING = "closing"
@@ -65,7 +65,7 @@ class _Command(msgspec.Struct, frozen=True, gc=False):
     waiter: Any
 
 
-class _Question(NamedTuple):
+class _Query(NamedTuple):
     """A QUERY or an ADMIN. `repeat`: it changes nothing, and may be asked again."""
 
     kind: int
@@ -101,12 +101,12 @@ class Session:
         self._sent_before = 0  # the newest that was sent on an earlier connection
         self._ahead: set[int] = set()  # answered out of turn; only ever looked up
         self._commands: dict[int, _Command] = {}  # unanswered, in seq order
-        self._questions: dict[int, _Question] = {}
-        self._asked: set[int] = set()  # questions sent on this connection; only ever looked up
-        self._next_question = 1
+        self._queries: dict[int, _Query] = {}
+        self._sent_queries: set[int] = set()  # queries sent on this connection; only ever looked up
+        self._next_query = 1
         self._transients: list[tuple[int, bytes]] = []
         self._postponed: list[int] = []
-        self._postponed_questions: list[int] = []
+        self._postponed_queries: list[int] = []
         self._entry_number = ENTRY_NUMBER
 
     # --- requests ---
@@ -153,11 +153,11 @@ class Session:
         """Send a QUERY or an ADMIN. Returns its number. `repeat`: it changes nothing, and may be asked again. Raises
         `PayloadTooLarge`."""
         self._check_size(body)
-        number = self._next_question
-        self._next_question = number + 1
-        self._questions[number] = _Question(kind, body, waiter, repeat)
+        number = self._next_query
+        self._next_query = number + 1
+        self._queries[number] = _Query(kind, body, waiter, repeat)
         if self.state is _READY:
-            self._send_question(number)
+            self._send_query(number)
         return number
 
     def ping(self) -> None:
@@ -187,16 +187,16 @@ class Session:
 
     def retry(self) -> None:
         """Send again what was `Postponed`."""
-        seqs, numbers = self._postponed, self._postponed_questions
-        self._postponed, self._postponed_questions = [], []
+        seqs, numbers = self._postponed, self._postponed_queries
+        self._postponed, self._postponed_queries = [], []
         if self.state is not _READY:
             return
         for seq in seqs:
             if (command := self._commands.get(seq)) is not None:
                 self._transmit(seq, command)
         for number in numbers:
-            if number in self._questions:
-                self._send_question(number)
+            if number in self._queries:
+                self._send_query(number)
 
     @property
     def room(self) -> int:
@@ -206,7 +206,7 @@ class Session:
     @property
     def unanswered(self) -> int:
         """How many requests have no answer."""
-        return len(self._commands) + len(self._questions)
+        return len(self._commands) + len(self._queries)
 
     @property
     def under_way(self) -> int:
@@ -217,39 +217,39 @@ class Session:
         """What the unanswered requests were sent with, the oldest first."""
         for command in self._commands.values():
             yield command.waiter
-        for question in self._questions.values():
-            yield question.waiter
+        for query in self._queries.values():
+            yield query.waiter
 
     # --- the connection ---
 
-    def greeting(self) -> Greeting:
+    def handshake(self) -> Handshake:
         """For a connection that this session may take over."""
-        return Greeting(self._hello, any_node=self._options is None)
+        return Handshake(self._hello, any_node=self._options is None)
 
-    def connected(self, greeting: Greeting | None = None) -> list[Event]:
-        """A connection stands. Where its `greeting` is over, the session goes on with what was received; otherwise it
+    def connected(self, handshake: Handshake | None = None) -> list[Event]:
+        """A connection stands. Where its `handshake` is over, the session goes on with what was received; otherwise it
         greets."""
         self._reader = frames.FrameReader()
-        self._output = [self.greeting().hello] if greeting is None else []
-        self.state = State.GREETING
-        return self.receive(greeting.received) if greeting is not None else []
+        self._output = [self.handshake().hello] if handshake is None else []
+        self.state = State.HANDSHAKE
+        return self.receive(handshake.received) if handshake is not None else []
 
     def disconnected(self) -> list[Event]:
         """The connection is gone. Commands and queries wait for the next one; an admin request that was sent is not
         repeated, for it may have been carried out."""
         self.state = State.OFFLINE
         self._output = []
-        self._postponed, self._postponed_questions = [], []
+        self._postponed, self._postponed_queries = [], []
         events: list[Event] = []
-        for number in [n for n, question in self._questions.items() if n in self._asked and not question.repeat]:
-            events.append(faults.outcome_unknown(self._questions.pop(number).waiter, faults.NOT_REPEATED))
-        self._asked = set()
+        for number in [n for n, query in self._queries.items() if n in self._sent_queries and not query.repeat]:
+            events.append(faults.outcome_unknown(self._queries.pop(number).waiter, faults.NOT_REPEATED))
+        self._sent_queries = set()
         return events
 
     def abandon(self, error: RequestError) -> list[Event]:
         """Answer everything that is unanswered with `error`. The session is of no more use afterwards."""
         events: list[Event] = [Answered(waiter, 0, b"", error) for waiter in self.waiters()]
-        self._commands, self._questions = {}, {}
+        self._commands, self._queries = {}, {}
         return events
 
     @property
@@ -309,15 +309,15 @@ class Session:
 
     def _answer(self, frame: bytes, events: list[Event]) -> None:
         status, number, index, body = frames.open_reply(frame)
-        question = self._questions.get(number)
-        if question is None:
+        query = self._queries.get(number)
+        if query is None:
             return
-        self._asked.discard(number)
+        self._sent_queries.discard(number)
         error = faults.read_fault(body) if status else None
-        if error is not None and self._put_off(error, number, self._postponed_questions, events):
+        if error is not None and self._put_off(error, number, self._postponed_queries, events):
             return
-        del self._questions[number]
-        events.append(Answered(question.waiter, index, body, error))
+        del self._queries[number]
+        events.append(Answered(query.waiter, index, body, error))
 
     def _control(self, kind: int, frame: bytes, events: list[Event]) -> None:
         if kind == Kind.ANSWER:
@@ -326,7 +326,7 @@ class Session:
             events.append(Alive())
         elif kind == Kind.PING:
             self._output.append(frames.plain(Kind.PONG))
-        elif kind == Kind.WELCOME and self.state is State.GREETING:
+        elif kind == Kind.WELCOME and self.state is State.HANDSHAKE:
             self._welcomed(frames.open_plain(frame), events)
         elif kind == Kind.GOODBYE:
             self._received_goodbye(frames.open_plain(frame), events)
@@ -401,8 +401,8 @@ class Session:
                 self._envelope(Kind.COMMAND, flags, 0, body)
             self._transients = []
             self._pump()
-            for number in self._questions:
-                self._send_question(number)
+            for number in self._queries:
+                self._send_query(number)
         events.append(event)
 
     def _go_offline(self, event: Event, events: list[Event]) -> None:
@@ -426,10 +426,10 @@ class Session:
         for command in self._take_back(lambda command: self._is_too_large(command.body)):
             refusal = PayloadTooLarge(faults.too_large(command.body, self._frame_bytes))
             events.append(Answered(command.waiter, 0, b"", refusal))
-        for number in [n for n, question in self._questions.items() if self._is_too_large(question.body)]:
-            question = self._questions.pop(number)
-            refusal = PayloadTooLarge(faults.too_large(question.body, self._frame_bytes))
-            events.append(Answered(question.waiter, 0, b"", refusal))
+        for number in [n for n, query in self._queries.items() if self._is_too_large(query.body)]:
+            query = self._queries.pop(number)
+            refusal = PayloadTooLarge(faults.too_large(query.body, self._frame_bytes))
+            events.append(Answered(query.waiter, 0, b"", refusal))
         self._transients = [(flags, body) for flags, body in self._transients if not self._is_too_large(body)]
 
     def _is_too_large(self, body: bytes) -> bool:
@@ -478,10 +478,10 @@ class Session:
         if seq > self._ever_sent:
             self._ever_sent = seq
 
-    def _send_question(self, number: int) -> None:
-        question = self._questions[number]
-        self._asked.add(number)
-        self._output.append(frames.request(question.kind, number, question.body))
+    def _send_query(self, number: int) -> None:
+        query = self._queries[number]
+        self._sent_queries.add(number)
+        self._output.append(frames.request(query.kind, number, query.body))
 
     def _enter(self, kind: int, body: bytes) -> None:
         self._entry_number += 1

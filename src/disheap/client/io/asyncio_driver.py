@@ -21,7 +21,7 @@ from disheap.client.core import faults, keepalive
 from disheap.client.core.acks import Acks
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.core.connection import Connector
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.client.core.route import LastNodes
 from disheap.client.core.session import State
 from disheap.client.core.url import BrokerUrl
@@ -288,8 +288,8 @@ class Driver(Connector[Link]):
                 now = self.loop.time()
                 await self._for_change.wait_until(now + self._search_wait_s(now))
 
-    def _dial(self, address: str, greeting: Greeting) -> Link:
-        link = Link(self, address, greeting)
+    def _dial(self, address: str, handshake: Handshake) -> Link:
+        link = Link(self, address, handshake)
         link.dialing = self.loop.create_task(self._connect(link), name=f"disheap client to {address}")
         self._dialing[link.dialing] = None
         link.dialing.add_done_callback(self._dialing.pop)

@@ -14,7 +14,7 @@ from typing import Any
 
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.core.connection import Connector
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.client.core.route import LastNodes
 from disheap.client.core.session import State
 from disheap.client.core.url import BrokerUrl, parse
@@ -75,11 +75,11 @@ class BlockingConnection(Connector[SocketChannel]):
         if self._channel is not None and self._session.has_output:
             self._write()
 
-    def collect(self) -> None:
+    def abort(self) -> None:
         """Close the socket without a GOODBYE. The client is over, and the session ends by its timeout."""
         self._leave(ConnectionLost("this client was left without closing it"))
 
-    def collect_in_child(self) -> None:
+    def abort_in_child(self) -> None:
         """Close the child's copy of the socket. The session is the parent's, which goes on with it."""
         self._leave(
             ConnectionLost("this client was opened before a fork, and is the parent process's: open one in the child")
@@ -94,7 +94,7 @@ class BlockingConnection(Connector[SocketChannel]):
 
     # --- waiting ------------------------------------------------------------------------------------------------------
 
-    def _awake(self) -> float:
+    def _read_after_pause(self) -> float:
         """The time. After a silence it reads first, to know whether the session stands: what goes into one that lapsed
         may be lost."""
         self._check_open()
@@ -172,10 +172,10 @@ class BlockingConnection(Connector[SocketChannel]):
             if data is not None:
                 self._received(attempt, data)
 
-    def _dial(self, address: str, greeting: Greeting) -> SocketChannel:
+    def _dial(self, address: str, handshake: Handshake) -> SocketChannel:
         if self._open_socket is None:
             self._open_socket = blocking_dial(self.url)
-        return SocketChannel(address, self._open_socket(address), greeting)
+        return SocketChannel(address, self._open_socket(address), handshake)
 
     def _write(self) -> None:
         """Write all that is to be sent. While the node takes nothing, what it sends is read: it may be full of what it

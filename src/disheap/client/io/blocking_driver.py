@@ -87,7 +87,7 @@ class BlockingClient(BlockingConnection):
     ) -> None:
         """Send a command and do not wait. `on_reply` gets the `broker.Reply` or the `RequestError`. When the session's
         window is full, it reads replies first; with `wait` False it raises `WindowExceeded` instead."""
-        self._awake()
+        self._read_after_pause()
         if self._session.room <= 0:
             if not wait:
                 raise WindowExceeded(f"{self._session.window} commands are unanswered; poll for replies first")
@@ -99,7 +99,7 @@ class BlockingClient(BlockingConnection):
     def send_transient(self, command: broker.Command) -> None:
         """Send a command that is applied at most once and not answered. Never waits. After a pause it reads first: what
         is written to a connection that the other end has closed is lost, and no error says so."""
-        if self._keepalive.unwritten_s(self._awake()) > READ_FIRST_AFTER_S and self._channel is not None:
+        if self._keepalive.unwritten_s(self._read_after_pause()) > READ_FIRST_AFTER_S and self._channel is not None:
             self._step_now()
         self._broker.send_transient(command)
         if self._session.output_bytes > FLUSH_BYTES:
@@ -150,7 +150,7 @@ class BlockingClient(BlockingConnection):
 
     def deadline(self, timeout_s: float | None) -> float:
         """`timeout_s` from now (None: the URL's), by `clock`."""
-        return self._awake() + (self.url.timeout_s if timeout_s is None else timeout_s)
+        return self._read_after_pause() + (self.url.timeout_s if timeout_s is None else timeout_s)
 
     def wait_answer(self, box: list[Any], deadline: float, request: str, waiter: Any = None) -> Any:
         """Wait for what `on_reply` puts into `box`, and return it. Raises it if it is an error. At the deadline the
@@ -206,9 +206,9 @@ class BlockingClient(BlockingConnection):
         """The descriptor of the connection; -1 while there is none."""
         return self._channel.fileno() if self._channel is not None else -1
 
-    def hear(self) -> None:
+    def check_after_pause(self) -> None:
         """After a pause, find out whether the connection and the session still stand. Never waits."""
-        self._awake()
+        self._read_after_pause()
 
     def heartbeat(self) -> None:
         """Read, ping when it is time, and give up a silent node. Call it every `heartbeat_s` or more often."""

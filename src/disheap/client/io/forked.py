@@ -19,7 +19,7 @@ from typing import Protocol
 class Inherited(Protocol):
     """A client that a child process finds open after a fork."""
 
-    def collect_in_child(self) -> None:
+    def abort_in_child(self) -> None:
         """Close the socket without a word, and be of no more use. Locks may be held by threads that the child does not
         have."""
 
@@ -33,11 +33,11 @@ def watch(inherited: Inherited) -> None:
     _watched[next(_numbers)] = inherited
 
 
-def _collect() -> None:
+def _abort_inherited() -> None:
     for inherited in list(_watched.values()):
-        inherited.collect_in_child()
+        inherited.abort_in_child()
     _watched.clear()
 
 
 if hasattr(os, "register_at_fork"):  # Windows has no fork
-    os.register_at_fork(after_in_child=_collect)
+    os.register_at_fork(after_in_child=_abort_inherited)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Protocol
 
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.interfaces import Connection
 
 FAREWELL_BEHIND_BYTES = 64 << 10
@@ -31,9 +31,9 @@ class Link:
     """A `Channel`, and the receiver of its connection. It begins as an attempt, which greets. One attempt becomes the
     session's connection. The driver ignores what other links still receive."""
 
-    def __init__(self, owner: LinkOwner, address: str, greeting: Greeting) -> None:
+    def __init__(self, owner: LinkOwner, address: str, handshake: Handshake) -> None:
         self.address = address
-        self.greeting = greeting
+        self.handshake = handshake
         self.connection: Connection | None = None
         self.gone: asyncio.Future[None] = owner.loop.create_future()
         self.dialing: asyncio.Task[None] | None = None
@@ -56,7 +56,7 @@ class Link:
     def connection_made(self, connection: Connection) -> None:
         """Greet."""
         self.connection = connection
-        connection.write(self.greeting.hello)
+        connection.write(self.handshake.hello)
 
     def data_received(self, data: bytes) -> None:
         """Hand the bytes to the driver."""

@@ -1,11 +1,11 @@
-"""One connection of the blocking driver. It begins as an attempt: dialing, then greeting. Several are under way at
+"""One connection of the blocking driver. It begins as an attempt: dialing, then handshake. Several are under way at
 once, and none waits. One of them becomes the connection."""
 
 from __future__ import annotations
 
 from contextlib import suppress
 
-from disheap.client.core.greeting import Greeting
+from disheap.client.core.handshake import Handshake
 from disheap.client.io.wire import Wire
 from disheap.errors import ConnectionLost
 from disheap.interfaces import PendingSocket
@@ -14,9 +14,9 @@ from disheap.interfaces import PendingSocket
 class SocketChannel:
     """A `Channel` over one socket."""
 
-    def __init__(self, address: str, pending: PendingSocket, greeting: Greeting) -> None:
+    def __init__(self, address: str, pending: PendingSocket, handshake: Handshake) -> None:
         self.address = address
-        self.greeting = greeting
+        self.handshake = handshake
         self._wire: Wire | None = None  # once it is connected
         self._pending = pending
         self._unsent = memoryview(b"")
@@ -29,7 +29,7 @@ class SocketChannel:
             if connected is None:
                 return None
             self._wire = Wire(connected, self.address, waits=False)
-            self._unsent = memoryview(self.greeting.hello)
+            self._unsent = memoryview(self.handshake.hello)
         try:
             if self._unsent:
                 self._unsent = self._unsent[self._wire.write(self._unsent, 0.0) :]

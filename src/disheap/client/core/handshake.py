@@ -25,7 +25,7 @@ class Answer(NamedTuple):
     code: str = ""
 
 
-class Greeting:
+class Handshake:
     """`received` keeps every byte, for the session that takes the connection over."""
 
     def __init__(self, hello: Hello, any_node: bool, versions: Versions = SUPPORTED) -> None:
