@@ -134,6 +134,7 @@ class FileStorage:
             self._check_in_place(self._segments[-1])
 
     def append_on_loop(self, entries: Sequence[Entry]) -> None:
+        """Calls `append`: nothing here is bound to one thread."""
         self.append(entries)
 
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:

@@ -131,6 +131,7 @@ class MemoryStorage:
         self._last = entries[-1].index
 
     def append_on_loop(self, entries: Sequence[Entry]) -> None:
+        """Calls `append`, which never blocks."""
         self.append(entries)
 
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:

@@ -33,11 +33,20 @@ class AdminHost(Protocol):
     memory: MemoryWatch
     replicas: tuple[Replica, ...]
 
-    def client_address_of(self, node: NodeId) -> str: ...
-    def is_connected(self, node: NodeId) -> bool: ...
-    def refusal_by(self, node: NodeId) -> str: ...
-    def wall_ms(self) -> int: ...
-    def uptime_s(self) -> float: ...
+    def client_address_of(self, node: NodeId) -> str:
+        """Returns the address where clients reach the member; "" if it is not known."""
+
+    def is_connected(self, node: NodeId) -> bool:
+        """Whether this node has a connection to the member. True for the node itself."""
+
+    def refusal_by(self, node: NodeId) -> str:
+        """Returns why the member refuses this node; "" if it does not."""
+
+    def wall_ms(self) -> int:
+        """Returns this node's wall clock, in milliseconds since the epoch."""
+
+    def uptime_s(self) -> float:
+        """Returns the seconds since the node was started."""
 
 
 async def admin(node: AdminHost, replica: Replica, request: dict[str, Any]) -> dict[str, Any]:

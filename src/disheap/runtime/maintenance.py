@@ -29,7 +29,8 @@ class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, sta
     """What these parts ask of their replica."""
 
     @property
-    def group(self) -> Group: ...
+    def group(self) -> Group:
+        """The group of this replica."""
 
 
 class Maintenance:
@@ -70,6 +71,7 @@ class Maintenance:
         self.incarnation_check.say()
 
     def tick(self) -> None:
+        """Run each part once. Called on every tick."""
         self.repairing.tick(self._election_ticks)
         self.incarnation_check.tick()
         self.scrubbing.tick()
@@ -85,6 +87,7 @@ class Maintenance:
         await self.repairing.stop()
 
     def received_report(self, peer: NodeId, report: GroupReport) -> None:
+        """Take in what a peer reports of this group."""
         self.disk_space.heard(peer, report)
         self.comparing.heard(peer, report.hashed_index, report.state_hash)
 

@@ -246,6 +246,8 @@ def machine_factory(
 def service_factory(
     disheap_registry: Registry, disheap_tables: Tables, service_name: str
 ) -> Callable[[ServiceContext], Service]:
+    """Returns a function that builds the service under test, with settings from the command line."""
+
     def build(context: ServiceContext) -> Service:
         built: Service = disheap_registry.build(
             "service", service_name, disheap_tables["service"], context, "--disheap-set"

@@ -56,6 +56,7 @@ class Acceptor:
         self._swept_at = 0.0
 
     def accept(self) -> ClientConnection:
+        """Returns the receiver of a new connection."""
         return ClientConnection(self)
 
     def admit(self, connection: ClientConnection) -> bool:
@@ -96,6 +97,7 @@ class Acceptor:
         return True
 
     def sweep(self) -> None:
+        """Check slow readers and the bytes unsent to them. Called on every tick; works every `SWEEP_S`."""
         now = self.loop.time()
         if now - self._swept_at < SWEEP_S:
             return

@@ -39,6 +39,8 @@ class PendingOpens:
 
 
 class AdmissionLimits(msgspec.Struct, frozen=True):
+    """From `[limits]`: how many sessions there may be in all, and from one address or one certificate name."""
+
     sessions: int = 10_000
     max_sessions_per_address: int = 2_500
     max_sessions_per_principal: int = 5_000

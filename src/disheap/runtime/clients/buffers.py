@@ -22,11 +22,16 @@ class Held(Protocol):
     unsent_bytes: int  # at the last look
     took_at: float  # when it took something
 
-    def drop_unfinished_frame(self, limit_bytes: int) -> None: ...
-    def drop_unsent(self, limit_bytes: int) -> None: ...
+    def drop_unfinished_frame(self, limit_bytes: int) -> None:
+        """Drop the frame and close. `limit_bytes` is the bound that all connections together have exceeded."""
+
+    def drop_unsent(self, limit_bytes: int) -> None:
+        """Drop the unsent bytes and close. `limit_bytes` is the bound that all connections together have exceeded."""
 
 
 class Buffers:
+    """The bytes held for all client connections of a node, in both directions. Both bounds are in bytes."""
+
     def __init__(self, input_max_bytes: int, output_max_bytes: int) -> None:
         self.input_bytes = 0
         self.output_bytes = 0  # at the last look, and what answers have added since
@@ -57,6 +62,7 @@ class Buffers:
         self.output_bytes += size
 
     def has_room_for_answers(self) -> bool:
+        """Whether fewer bytes than the bound are unsent, over all connections."""
         return self.output_bytes < self._output_max_bytes
 
     def check_output(self, connections: list[Held], now: float) -> None:

@@ -47,6 +47,8 @@ _CONFIRMS_ITSELF = (
 
 
 class ServerLimits(msgspec.Struct, frozen=True):
+    """The bounds of a node's client side, from `[limits]` and `[raft]`. Units are in the names."""
+
     frame_bytes: int
     session_window: int
     handshake_timeout_s: float
@@ -89,32 +91,68 @@ class ConnectionAcceptor(Protocol):
     buffers: Buffers
     places: Places
 
-    def admit(self, connection: ClientConnection) -> bool: ...
-    def find_server(self, hello: Hello) -> ConnectionOwner: ...
-    def watch(self, connection: ClientConnection) -> bool: ...
-    def lost(self, connection: ClientConnection) -> None: ...
+    def admit(self, connection: ClientConnection) -> bool:
+        """Returns whether the new connection gets a place. Refuses and closes it otherwise."""
+
+    def find_server(self, hello: Hello) -> ConnectionOwner:
+        """Returns the server of the group that the HELLO names. Raises `WrongCluster` and `UnknownGroup`."""
+
+    def watch(self, connection: ClientConnection) -> bool:
+        """Check the connection at each sweep. Returns False if it is watched already."""
+
+    def lost(self, connection: ClientConnection) -> None:
+        """The connection is closed: free its place."""
 
 
 class ConnectionOwner(Protocol):
     """What a connection asks of the server of its group."""
 
     @property
-    def leads(self) -> bool: ...
+    def leads(self) -> bool:
+        """Whether this node leads the group."""
+
     @property
-    def short(self) -> RequestError | None: ...
-    def greeted(self, connection: ClientConnection) -> None: ...
-    def welcome(self, version: int, hello: Hello) -> bytes: ...
-    def goodbye(self, error: RequestError | ProtocolError) -> bytes: ...
-    def lost(self, connection: ClientConnection) -> None: ...
-    def forget(self, connection: ClientConnection) -> None: ...
-    def filter_when_full(self, connection: ClientConnection, envelopes: bytes) -> bytes: ...
-    def submit(self, connection: ClientConnection, envelopes: bytes) -> None: ...
-    def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None: ...
-    def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None: ...
-    def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None: ...
-    def close_session(self, connection: ClientConnection, number: int) -> None: ...
-    def query(self, connection: ClientConnection, number: int, request: bytes) -> None: ...
-    def admin(self, connection: ClientConnection, number: int, body: bytes) -> None: ...
+    def short(self) -> RequestError | None:
+        """Why commands that add data are refused now; None if they are taken."""
+
+    def greeted(self, connection: ClientConnection) -> None:
+        """The connection has named this group in its HELLO."""
+
+    def welcome(self, version: int, hello: Hello) -> bytes:
+        """Returns a WELCOME frame for that protocol version."""
+
+    def goodbye(self, error: RequestError | ProtocolError) -> bytes:
+        """Returns a GOODBYE frame with the error's code and message. It names the leader for `NotLeader`."""
+
+    def lost(self, connection: ClientConnection) -> None:
+        """The connection is closed: detach its session."""
+
+    def forget(self, connection: ClientConnection) -> None:
+        """The connection is closed: nobody waits for its OPEN, ATTACH or CLOSE any more."""
+
+    def filter_when_full(self, connection: ClientConnection, envelopes: bytes) -> bytes:
+        """Returns the envelopes that may be logged during a shortage. Answers the others with an error."""
+
+    def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
+        """Put whole envelopes of the attached session into the log."""
+
+    def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
+        """Put a command that gets no reply into the log, unless it would have no effect."""
+
+    def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None:
+        """Log an OPEN. The reply goes to `number` of this connection."""
+
+    def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None:
+        """Log an ATTACH of `session`. `body` is the secret, then what the client holds."""
+
+    def close_session(self, connection: ClientConnection, number: int) -> None:
+        """Log a CLOSE of the attached session. The reply goes to `number` of this connection."""
+
+    def query(self, connection: ClientConnection, number: int, request: bytes) -> None:
+        """Answer a linearizable read of the machine, under `number` of this connection."""
+
+    def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        """Answer an operator's request, under `number` of this connection. `body` is a MessagePack map."""
 
 
 class ClientConnection:
@@ -150,11 +188,13 @@ class ClientConnection:
 
     @property
     def remote(self) -> str:
+        """The other end's address with its port, as the transport shows it."""
         return self._connection.remote
 
     # --- Receiver ----------------------------------------------------------------------------------------------------
 
     def connection_made(self, connection: Connection) -> None:
+        """Ask for a place, and wait for a HELLO for `handshake_timeout_s`."""
         acceptor = self._acceptor
         self._connection = connection
         self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
@@ -164,6 +204,7 @@ class ClientConnection:
         self._deadline = acceptor.loop.call_later(acceptor.limits.handshake_timeout_s, self._handshake_overdue)
 
     def data_received(self, data: bytes) -> None:
+        """Handle the frames that are complete. A frame that is not allowed closes the connection with its error."""
         if self.closed or self.draining:
             return
         self.heard = self._acceptor.loop.time()
@@ -189,11 +230,13 @@ class ClientConnection:
         self._settle_reading()
 
     def writing_resumed(self) -> None:
+        """Read from the client again, and make the answers that waited."""
         self.paused_by_peer = False
         self._settle_reading()
         self._answer_what_waits()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Free what the connection holds, and tell the server."""
         self.was_dropped = not (self.closed or self._has_left or self.paused_by_peer)
         self.closed = True
         self._give_answers_up()
@@ -226,6 +269,7 @@ class ClientConnection:
         self.asked.append(attachment)
 
     def note_answered(self, attachment: int) -> None:
+        """The OPEN, ATTACH or CLOSE under that number has its reply."""
         self.asked.remove(attachment)
 
     def drain(self) -> bool:
@@ -247,6 +291,7 @@ class ClientConnection:
 
     @property
     def certificate_name(self) -> str:
+        """The name that the client's certificate proves; "" without one."""
         return certificate_principal(self._connection.certificate_names)
 
     # --- the handshake -----------------------------------------------------------------------------------------------
@@ -391,6 +436,7 @@ class ClientConnection:
             self._waiting.popleft()()
 
     def flush(self) -> None:
+        """Write the queued frames with one call, and clear the queue. Drops them on a closed connection."""
         queue = self.queue
         data = queue[0] if len(queue) == 1 else b"".join(queue)
         queue.clear()
@@ -443,12 +489,14 @@ class ClientConnection:
         return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.paused_by_peer or self._waiting) and not self.closed
 
     def drop_unsent(self, limit_bytes: int) -> None:
+        """Close the connection at once: too many bytes are unsent over all connections."""
         self._cut_off(
             f"over all connections more than {limit_bytes} bytes (limits.output_bytes) are unsent; that of a client "
             "which reads too little is closed"
         )
 
     def drop_unfinished_frame(self, limit_bytes: int) -> None:
+        """Refuse the connection: unfinished frames hold too many bytes over all connections."""
         self._reader.clear()
         self.refuse(
             Overloaded(

@@ -63,6 +63,7 @@ class LocalSession:
     # --- Connection --------------------------------------------------------------------------------------------------
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Read the frames that the node sends to this session."""
         for kind, frame in self._reader.frames(bytes(data)):
             if kind == Kind.REPLY:
                 self._reply(*frames.open_reply(frame))
@@ -70,19 +71,24 @@ class LocalSession:
                 self._goodbye(handshake.open_goodbye(frames.open_plain(frame)))
 
     def buffered(self) -> int:
+        """Returns 0: frames are handled in `write`."""
         return 0
 
-    def pause_reading(self) -> None: ...
+    def pause_reading(self) -> None:
+        """Nothing to pause: `call` waits for each reply."""
 
-    def resume_reading(self) -> None: ...
+    def resume_reading(self) -> None:
+        """Nothing to resume."""
 
     def close(self) -> None:
+        """Close the connection. The server is told in the loop's next turn. May be called twice."""
         self.ended = True
         if not self._closed:
             self._closed = True
             self._server.loop.call_soon(self._port.connection_lost, None)
 
     def abort(self) -> None:
+        """Like `close`: there are no unsent bytes to drop."""
         self.close()
 
     # --- what comes back ---------------------------------------------------------------------------------------------

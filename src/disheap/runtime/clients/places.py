@@ -76,9 +76,11 @@ class Places:
         return None
 
     def greeted(self, guest: Guest) -> None:
+        """The connection has sent its HELLO, and no longer gives way as a silent one."""
         self._silent.pop(guest, None)
 
     def is_reserved(self, guest: Guest) -> bool:
+        """Whether the connection has a place of the operators' reserve."""
         return guest in self._reserve
 
     def leave(self, guest: Guest) -> None:

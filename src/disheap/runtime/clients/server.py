@@ -71,11 +71,20 @@ class Directory(Protocol):
     machine_name: str
     number: int  # of the group
 
-    def leader_address(self) -> str: ...
-    def check_memory(self) -> None: ...
-    def session_expired(self, session: int, label: str) -> None: ...
-    def client_addresses(self) -> list[str]: ...
-    async def admin(self, request: dict[str, Any]) -> dict[str, Any]: ...
+    def leader_address(self) -> str:
+        """Returns where clients reach the leader; "" if it is unknown or this node."""
+
+    def check_memory(self) -> None:
+        """Compare the use of memory with the mark now."""
+
+    def session_expired(self, session: int, label: str) -> None:
+        """Tell observers that a session has lapsed."""
+
+    def client_addresses(self) -> list[str]:
+        """Returns the client addresses of all members that are known, this node's first."""
+
+    async def admin(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out an operator's request. Raises `RequestError`."""
 
 
 class _Asking(NamedTuple):
@@ -89,6 +98,8 @@ class _Asking(NamedTuple):
 
 
 class Server(ReplySink):
+    """Serves the clients of one group. `draw` returns attachment numbers, `entropy` random bytes for secrets."""
+
     def __init__(
         self,
         directory: Directory,
@@ -144,6 +155,7 @@ class Server(ReplySink):
         self._connections[connection] = None
 
     def welcome(self, version: int, hello: Hello) -> bytes:
+        """Returns a WELCOME frame for that protocol version."""
         leader = "" if self.leads else self._directory.leader_address()
         content = Welcome(
             cluster_id=self._directory.cluster_id,
@@ -182,6 +194,7 @@ class Server(ReplySink):
             self.group.submit(frames.envelope(Kind.DETACH, 0, session, attachment, 0))
 
     def goodbye(self, error: RequestError | ProtocolError) -> bytes:
+        """Returns a GOODBYE frame with the error's code and message. It names the leader for `NotLeader`."""
         leader = self._directory.leader_address() if isinstance(error, NotLeader) else ""
         return handshake.goodbye(error.code, str(error), leader)
 
@@ -245,6 +258,7 @@ class Server(ReplySink):
         )
 
     def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None:
+        """Log an OPEN, unless an admission limit is reached. The reply carries the session's number and secret."""
         try:
             self._check_admission(connection)
         except Overloaded as refusal:
@@ -276,6 +290,7 @@ class Server(ReplySink):
         self._ask(Kind.ATTACH, _Asking(connection, number, session), msgspec.msgpack.encode(claim))
 
     def close_session(self, connection: ClientConnection, number: int) -> None:
+        """Log a CLOSE of the connection's session."""
         self._ask(Kind.CLOSE, _Asking(connection, number, connection.session), b"")
 
     def _ask(self, kind: Kind, asking: _Asking, body: bytes) -> None:
@@ -288,6 +303,7 @@ class Server(ReplySink):
         self.submit(asking.connection, frames.envelope(kind, 0, asking.session, attachment, 0, body))
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        """Read the machine when a majority has confirmed that this node leads, and send the answer."""
         if not self._takes_one_more(connection, number, self._queries):
             return
         self._queries += 1
@@ -332,6 +348,7 @@ class Server(ReplySink):
         return False
 
     def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
+        """Carry out an operator's request in a task of its own, and send the answer."""
         if self._takes_one_more(connection, number, len(self._tasks)):
             task = self.loop.create_task(self._admin(connection, number, body))
             self._tasks[task] = None
@@ -354,6 +371,7 @@ class Server(ReplySink):
     # --- outlets: called while entries are applied -------------------------------------------------------------------
 
     def attach(self, session: int, attachment: int) -> None:
+        """Send the session's frames to the connection that asked for the attachment. Ends an earlier one."""
         asking = self._asking.get(attachment)
         before = self._attached.pop(session, None)
         self.queues.pop(session, None)
@@ -373,6 +391,7 @@ class Server(ReplySink):
             self.pending.append(session)
 
     def detach(self, session: int) -> None:
+        """The session ended or lost its attachment: forget its connection, and wake operators who wait."""
         for waiter in self._ending.pop(session, ()):
             if not waiter.done():
                 waiter.set_result(None)
@@ -384,6 +403,7 @@ class Server(ReplySink):
             connection.session_ended()
 
     def expired(self, session: int, label: str) -> None:
+        """Tell observers, if this node leads."""
         if self.leads:
             self._directory.session_expired(session, label)
 
@@ -394,11 +414,13 @@ class Server(ReplySink):
             self._heard[session] = self.loop.time()
 
     def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
+        """Send the reply to an OPEN: session number, timeout in milliseconds, and the secret drawn for it."""
         asking = self._asking.get(attachment)
         if asking is not None:
             self.answer(attachment, Status.OK, index, frames.GRANT.pack(session, timeout_ms, asking.secret))
 
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
+        """Send the reply to an OPEN, ATTACH or CLOSE to the connection that asked."""
         asking = self._take_asking(attachment)
         if asking is not None:
             asking.connection.note_answered(attachment)
@@ -525,6 +547,7 @@ class Server(ReplySink):
     # --- for operators -----------------------------------------------------------------------------------------------
 
     def is_attached(self, session: int) -> bool:
+        """Whether a connection carries the session now."""
         return session in self._attached
 
     def silent_s(self, session: int) -> float:

@@ -56,8 +56,11 @@ class RoomMaker(Protocol):
     """Takes the snapshots of a group."""
 
     @property
-    def bytes_applied(self) -> int: ...
-    def make_room(self, most_bytes: int) -> None: ...
+    def bytes_applied(self) -> int:
+        """Bytes of commands applied since the start."""
+
+    def make_room(self, most_bytes: int) -> None:
+        """Take a snapshot so that the log can be dropped. It is given up above `most_bytes`."""
 
 
 class Group(Protocol):
@@ -66,12 +69,19 @@ class Group(Protocol):
     raft: Raft
 
     @property
-    def snapshotter(self) -> RoomMaker: ...
+    def snapshotter(self) -> RoomMaker:
+        """Takes the snapshots of this group."""
+
     @property
-    def is_running(self) -> bool: ...
+    def is_running(self) -> bool:
+        """Whether the replica takes part."""
+
     @property
-    def leads(self) -> bool: ...
-    def transfer(self, target: NodeId) -> None: ...
+    def leads(self) -> bool:
+        """Whether this node leads the group."""
+
+    def transfer(self, target: NodeId) -> None:
+        """Hand leadership to `target`. Raises `NotLeader` and `InvalidArgument`."""
 
 
 class Host(Protocol):
@@ -80,13 +90,26 @@ class Host(Protocol):
     name: str
 
     @property
-    def group(self) -> Group: ...
-    def disk(self) -> Disk: ...
-    def storage(self) -> Storage: ...
-    def send_gossip(self) -> None: ...
-    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None: ...
-    def is_connected(self, node: NodeId) -> bool: ...
-    def member_name(self, node: NodeId) -> str: ...
+    def group(self) -> Group:
+        """The group whose data are on the disk."""
+
+    def disk(self) -> Disk:
+        """Returns the thread that reads and writes the directory."""
+
+    def storage(self) -> Storage:
+        """Returns the open storage."""
+
+    def send_gossip(self) -> None:
+        """Tell all peers this node's state now."""
+
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        """Refuse commands that add data, for this kind of reason. None ends that kind of refusal."""
+
+    def is_connected(self, node: NodeId) -> bool:
+        """Whether this node has a connection to the member."""
+
+    def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
 
 
 class DiskSpace:
@@ -113,6 +136,7 @@ class DiskSpace:
         self._has_ended = False
 
     def tick(self) -> None:
+        """Ask for the free space, once in `LOOK_S` or after many writes. Called on every tick."""
         now, written = self._clock.monotonic(), self._host.group.snapshotter.bytes_applied
         is_much = (written - self._written_at_look) * LOOKS_PER_MARK > self._mark > 0
         if now - self._looked_at >= LOOK_S or is_much:
@@ -124,6 +148,7 @@ class DiskSpace:
         self._host.disk().submit(lambda: self._host.storage().usage(), self._looked)
 
     def end(self) -> None:
+        """Ignore what the disk still reports: the storage is about to be closed."""
         self._has_ended = True
 
     def _looked(self, usage: StorageUsage, error: BaseException | None) -> None:
@@ -176,6 +201,7 @@ class DiskSpace:
         self._settle()
 
     def status(self) -> dict[str, Any]:
+        """Returns the `disk` part of `disheap status`."""
         return {"free_bytes": self.free_bytes, "is_short": self.is_short, "refuses": self._reason}
 
     def _settle(self) -> None:

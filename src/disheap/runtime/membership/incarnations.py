@@ -38,11 +38,20 @@ Done = Callable[[bool], None]
 class Host(Protocol):
     """What incarnation_check ask of their node."""
 
-    def storage(self) -> Storage: ...
-    def disk(self) -> Disk: ...
-    def member_name(self, node: NodeId) -> str: ...
-    def all_members_met(self) -> None: ...
-    def failed(self, error: BaseException) -> None: ...
+    def storage(self) -> Storage:
+        """Returns the open storage."""
+
+    def disk(self) -> Disk:
+        """Returns the thread that reads and writes the directory."""
+
+    def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
+
+    def all_members_met(self) -> None:
+        """Every other member has welcomed this directory, and that is durable."""
+
+    def failed(self, error: BaseException) -> None:
+        """End the node with this error."""
 
 
 class IncarnationCheck:
@@ -108,6 +117,7 @@ class IncarnationCheck:
         self.meet(node, incarnation, met)
 
     def tick(self) -> None:
+        """Retry a record that could not be written, and log who is waited for."""
         self._record_if_all_met()
         if self._missing and self._loop.time() - self._said_at > SAY_AGAIN_S:
             self.say()

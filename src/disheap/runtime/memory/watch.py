@@ -56,10 +56,17 @@ class Estimate(NamedTuple):
 class Host(Protocol):
     """What the watch asks of its node."""
 
-    def memory_estimate(self) -> Estimate: ...
-    def send_gossip(self) -> None: ...
-    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None: ...
-    def member_name(self, node: NodeId) -> str: ...
+    def memory_estimate(self) -> Estimate:
+        """Returns the node's own estimate of the memory that it uses."""
+
+    def send_gossip(self) -> None:
+        """Tell all peers this node's state now."""
+
+    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
+        """Refuse commands that add data, for this kind of reason. None ends that kind of refusal."""
+
+    def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
 
 
 class MemoryWatch:
@@ -88,12 +95,14 @@ class MemoryWatch:
         self._takes_transient = True
 
     def tick(self) -> None:
+        """Compare the use with the mark once in `LOOK_S`. Called on every tick."""
         now = self._clock.monotonic()
         if now - self._looked_at >= LOOK_S:
             self._looked_at = now
             self.look()
 
     def look(self) -> None:
+        """Compare the use with the mark now. Refuses or takes commands, and tells peers of a change."""
         if not self.high_water_bytes:
             self.settle()
             return
@@ -128,6 +137,7 @@ class MemoryWatch:
             self._host.refuse(MemoryFull, MemoryFull(reason) if reason else None, takes_transient)
 
     def status(self) -> dict[str, Any]:
+        """Returns the `memory` part of `disheap status`."""
         return {
             "used_bytes": self.used_bytes,
             "high_water_bytes": self.high_water_bytes,

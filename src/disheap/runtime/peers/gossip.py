@@ -27,6 +27,7 @@ class GossipTimer:
         self._send()
 
     def end(self) -> None:
+        """Send no more reports. May be called twice."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

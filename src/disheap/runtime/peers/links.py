@@ -37,23 +37,56 @@ class LinkOwner(Protocol):
 
     versions: Versions
 
-    def transcript(self) -> Transcript: ...
-    def challenge(self) -> Challenge: ...
-    def hello_to(self, target: NodeId) -> PeerHello: ...
-    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId: ...
-    def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None: ...
-    def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Callable[[bool], None]) -> None: ...
-    def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None: ...
-    def has_group(self, group: int) -> bool: ...
-    def received(self, group: int, message: Message) -> None: ...
-    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
-    def received_gossip(self, peer: NodeId, report: Gossip) -> None: ...
-    def unreachable(self, peer: NodeId) -> None: ...
-    def refused(self, remote: str, reason: str) -> None: ...
-    def dialled(self, link: IncomingLink) -> None: ...
-    def welcomes(self, link: IncomingLink, peer: NodeId) -> None: ...
-    def link_lost(self, link: IncomingLink) -> None: ...
-    def member_name(self, node: NodeId) -> str: ...
+    def transcript(self) -> Transcript:
+        """Returns an empty transcript with the cluster's secrets, for one handshake."""
+
+    def challenge(self) -> Challenge:
+        """Returns the challenge for a peer that dialled: a nonce and this node's incarnations."""
+
+    def hello_to(self, target: NodeId) -> PeerHello:
+        """Returns what this node says of itself to the peer that it dials."""
+
+    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
+        """Returns which member the hello is from. Raises `WrongCluster` and `WrongVersion`."""
+
+    def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None:
+        """The member that was dialled answers with these incarnations."""
+
+    def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Callable[[bool], None]) -> None:
+        """Record the incarnation of a member that dialled. `done(True)` is called when it is durable."""
+
+    def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None:
+        """The member that was dialled welcomes this node. `done(True)` is called when that is recorded."""
+
+    def has_group(self, group: int) -> bool:
+        """Whether this node hosts the group."""
+
+    def received(self, group: int, message: Message) -> None:
+        """A Raft message of a peer. Raises `ProtocolError` if it cannot be read."""
+
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        """A request or an answer about repair."""
+
+    def received_gossip(self, peer: NodeId, report: Gossip) -> None:
+        """A peer's report about itself."""
+
+    def unreachable(self, peer: NodeId) -> None:
+        """The connection to the peer was lost: messages on it may be lost too."""
+
+    def refused(self, remote: str, reason: str) -> None:
+        """A peer's connection is refused: log the reason."""
+
+    def dialled(self, link: IncomingLink) -> None:
+        """A peer has connected, and has not identified itself yet."""
+
+    def welcomes(self, link: IncomingLink, peer: NodeId) -> None:
+        """The link is the member's connection from now on."""
+
+    def link_lost(self, link: IncomingLink) -> None:
+        """The incoming link is closed."""
+
+    def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
 
 
 def _stranger(kind: int, expected: Kind) -> str:
@@ -149,10 +182,12 @@ class IncomingLink(_Handshaking):
         self._is_welcome = False
 
     def connection_made(self, connection: Connection) -> None:
+        """Wait for the peer's hello."""
         self._start_handshake(connection)
         self._owner.dialled(self)
 
     def data_received(self, data: bytes) -> None:
+        """Handle the frames that are complete. A bad frame closes the link with its error."""
         if self._connection is None:
             return
         try:
@@ -167,17 +202,20 @@ class IncomingLink(_Handshaking):
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Tell the owner that the link is closed."""
         self._stop_handshake_timer()
         self._connection = None
         self._owner.link_lost(self)
 
     def close(self) -> None:
+        """Close the connection after what is unsent. May be called twice."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
 
     @property
     def remote(self) -> str:
+        """The other end's address; "" when the link is closed."""
         return self._connection.remote if self._connection is not None else ""
 
     def _greet(self, kind: int, frame: bytes) -> None:
@@ -269,9 +307,11 @@ class OutgoingLink(_Handshaking):
 
     @property
     def up(self) -> bool:
+        """Whether the peer has welcomed this node on the present connection."""
         return self._greeted
 
     def send(self, group: int, message: Message) -> None:
+        """Send a Raft message of a group. Dropped while the link is down, or when too much is unsent."""
         if peers.exists(message, self._version):
             self._write(lambda: peers.encode(group, message))
 
@@ -282,10 +322,12 @@ class OutgoingLink(_Handshaking):
         return self._connection is None or not self._connection.buffered()
 
     def send_repair(self, message: Ask | Answer) -> None:
+        """Send a request or an answer about repair. Dropped while the link is down."""
         if frames.PEER_FRAMES_SINCE[Kind.REPAIR_ASK] <= self._version:
             self._write(lambda: repair.encode(message))
 
     def send_gossip(self, report: Gossip) -> None:
+        """Send a report about this node. Dropped while the link is down."""
         if frames.PEER_FRAMES_SINCE[Kind.GOSSIP] <= self._version:
             self._write(lambda: gossip.encode(report))
 
@@ -321,6 +363,7 @@ class OutgoingLink(_Handshaking):
             await asyncio.sleep(wait_s)
 
     def connection_made(self, connection: Connection) -> None:
+        """Send the hello."""
         self._start_handshake(connection)
         self._is_full = self._has_proved = False
         self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
@@ -328,6 +371,7 @@ class OutgoingLink(_Handshaking):
         connection.write(self._transcript.add(hello))
 
     def data_received(self, data: bytes) -> None:
+        """Handle the handshake. After it, the peer may send a GOODBYE only."""
         if self._connection is None:
             return
         try:
@@ -368,6 +412,7 @@ class OutgoingLink(_Handshaking):
         self._owner.welcomed(peer, hello, self._is_kept)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Report the peer as unreachable, and dial it again."""
         self._stop_handshake_timer()
         greeted, self._greeted, self._connection, self._send_queued = self._greeted, False, None, None
         self._was_up = greeted and not self.refusal
@@ -376,6 +421,7 @@ class OutgoingLink(_Handshaking):
             self._owner.unreachable(self.peer)
 
     def close(self) -> None:
+        """Close the connection after what is unsent."""
         if self._connection is not None:
             self._connection.close()
 

@@ -56,16 +56,35 @@ class PeeringHost(Protocol):
     book: AddressBook
     introductions: Introductions
 
-    def peer_groups(self) -> tuple[PeerGroup, ...]: ...
-    def has_group(self, group: int) -> bool: ...
-    def client_address_of(self, node: NodeId) -> str: ...
-    def wall_ms(self) -> int: ...
-    def heard_clock(self, peer: NodeId, wall_ms: int) -> None: ...
-    def received(self, group: int, message: Message) -> None: ...
-    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None: ...
-    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None: ...
-    def unreachable(self, peer: NodeId) -> None: ...
-    def member_name(self, node: NodeId) -> str: ...
+    def peer_groups(self) -> tuple[PeerGroup, ...]:
+        """Returns what peers are told of each replica."""
+
+    def has_group(self, group: int) -> bool:
+        """Whether this node hosts the group."""
+
+    def client_address_of(self, node: NodeId) -> str:
+        """Returns the address where clients reach the member; "" if it is not known."""
+
+    def wall_ms(self) -> int:
+        """Returns this node's wall clock, in milliseconds since the epoch."""
+
+    def heard_clock(self, peer: NodeId, wall_ms: int) -> None:
+        """A peer's wall clock, in milliseconds since the epoch."""
+
+    def received(self, group: int, message: Message) -> None:
+        """A Raft message of a peer. Raises `ProtocolError` if it cannot be read."""
+
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        """A request or an answer about repair."""
+
+    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
+        """A peer's report about itself."""
+
+    def unreachable(self, peer: NodeId) -> None:
+        """The connection to a peer was lost: messages on it may be lost too."""
+
+    def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
 
 
 class Peering:
@@ -101,6 +120,7 @@ class Peering:
     # --- for the node ------------------------------------------------------------------------------------------------
 
     def accept(self) -> IncomingLink:
+        """Returns the receiver of a connection that a peer dialled."""
         return IncomingLink(self, self._frame_bytes, self._loop)
 
     def dial(self, transport: Transport) -> None:
@@ -115,6 +135,7 @@ class Peering:
                 self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {peer}"))
 
     def send(self, group: int, message: Message) -> None:
+        """Send a Raft message to its target. Dropped while there is no connection."""
         link = self._outgoing.get(message.target)
         if link is not None:
             link.send(group, message)
@@ -127,6 +148,7 @@ class Peering:
         return has_left
 
     def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        """Send a request or an answer about repair. Dropped while there is no connection."""
         link = self._outgoing.get(target)
         if link is not None:
             link.send_repair(message)
@@ -141,6 +163,7 @@ class Peering:
         return sum(link.held_bytes() for link in (*self._outgoing.values(), *self._incoming))
 
     def is_connected(self, peer: NodeId) -> bool:
+        """Whether the peer has welcomed this node on the present connection."""
         link = self._outgoing.get(peer)
         return link is not None and link.up
 
@@ -150,6 +173,7 @@ class Peering:
         return link.refusal if link is not None else ""
 
     async def close(self) -> None:
+        """Stop dialling and close all links."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -183,6 +207,7 @@ class Peering:
             earlier.close()
 
     def link_lost(self, link: IncomingLink) -> None:
+        """Forget an incoming link, and a member that waits on it to be met."""
         self._incoming.pop(link, None)
         for waiting in [one for one in self._unproved if one.done == link.welcome]:
             self._unproved.remove(waiting)
@@ -191,24 +216,31 @@ class Peering:
                 del self._welcome[peer]
 
     def has_group(self, group: int) -> bool:
+        """Whether this node hosts the group."""
         return self._node.has_group(group)
 
     def received(self, group: int, message: Message) -> None:
+        """Hand a Raft message to the node. Raises `ProtocolError` if it cannot be read."""
         self._node.received(group, message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        """Hand a request or an answer about repair to the node."""
         self._node.received_repair(peer, message)
 
     def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
+        """Hand a peer's report to the node."""
         self._node.received_gossip(peer, gossip)
 
     def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
         return self._node.member_name(node)
 
     def unreachable(self, peer: NodeId) -> None:
+        """Tell the node that the connection to a peer was lost."""
         self._node.unreachable(peer)
 
     def hello_to(self, target: NodeId) -> PeerHello:
+        """Returns this node's hello for the peer `target`, with a fresh nonce."""
         node = self._node
         return PeerHello(
             cluster_id=node.cluster_id,
@@ -223,9 +255,11 @@ class Peering:
         )
 
     def transcript(self) -> Transcript:
+        """Returns an empty transcript with the cluster's secrets, for one handshake."""
         return Transcript(self._secrets)
 
     def challenge(self) -> Challenge:
+        """Returns the challenge for a peer that dialled: a fresh nonce and this node's incarnations."""
         return Challenge(self._entropy(NONCE_BYTES), _incarnations(self._node.peer_groups()))
 
     def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
@@ -318,6 +352,7 @@ class Peering:
         self._node.heard_clock(peer, hello.wall_ms)
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
+        """Learn what the member says of itself, and record that it has welcomed this node."""
         self._learn(peer, hello)
         self._node.introductions.welcomed(peer, hello, done)
 

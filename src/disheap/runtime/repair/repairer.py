@@ -57,7 +57,8 @@ MAX_ROUNDS = 3
 class Snapshots(Protocol):
     """Takes the snapshots of a group."""
 
-    def take(self) -> None: ...
+    def take(self) -> None:
+        """Take a snapshot of the present state. Does nothing while one is being written."""
 
 
 class Group(Protocol):
@@ -67,19 +68,27 @@ class Group(Protocol):
     applied: SnapshotMeta
 
     @property
-    def is_running(self) -> bool: ...
+    def is_running(self) -> bool:
+        """Whether the replica takes part."""
+
     @property
-    def snapshotter(self) -> Snapshots: ...
-    def fail(self, error: BaseException) -> None: ...
+    def snapshotter(self) -> Snapshots:
+        """Takes the snapshots of this group."""
+
+    def fail(self, error: BaseException) -> None:
+        """End the group with this error. Damage starts a repair instead."""
 
 
 class Found(Protocol):
     """What was found when the storage was opened."""
 
     @property
-    def needs_repair(self) -> bool: ...
+    def needs_repair(self) -> bool:
+        """Whether the log is damaged, or its end is ambiguous."""
+
     @property
-    def voters(self) -> tuple[NodeId, ...]: ...
+    def voters(self) -> tuple[NodeId, ...]:
+        """The voters of the newest membership in the log."""
 
 
 class Host(Protocol):
@@ -89,18 +98,34 @@ class Host(Protocol):
     lifecycle: Lifecycle
 
     @property
-    def group(self) -> Group: ...
+    def group(self) -> Group:
+        """The present group of the replica."""
 
-    def storage(self) -> Storage: ...
-    def disk(self) -> Disk: ...
-    def send_repair(self, target: NodeId, message: Ask | Answer) -> None: ...
-    def member_name(self, node: NodeId) -> str: ...
-    async def recover_again(self, follow: bool) -> Found: ...
-    def repair(self, reason: str) -> None: ...
-    def failed(self, error: BaseException) -> None: ...
+    def storage(self) -> Storage:
+        """Returns the open storage."""
+
+    def disk(self) -> Disk:
+        """Returns the thread that reads and writes the directory."""
+
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        """Send a request or an answer about repair. Dropped while there is no connection."""
+
+    def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
+
+    async def recover_again(self, follow: bool) -> Found:
+        """Close the storage and open it again. `follow`: a leader settles an ambiguous end of the log."""
+
+    def repair(self, reason: str) -> None:
+        """End the group and start the repair phase."""
+
+    def failed(self, error: BaseException) -> None:
+        """End the node with this error."""
 
 
 class Repairer:
+    """Runs the repair phase of one replica, and answers the repair requests of the others."""
+
     def __init__(
         self,
         host: Host,
@@ -171,6 +196,7 @@ class Repairer:
             self._task.cancel()
 
     async def stop(self) -> None:
+        """Cancel the repair and wait until its task has ended."""
         self.cancel()
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
@@ -365,6 +391,7 @@ class Repairer:
             self._answers.pop(node, None)
 
     def received(self, node: NodeId, message: Ask | Answer) -> None:
+        """Handle a request or an answer of the member `node`."""
         match message:
             case Standing():
                 self._standings[node] = message

@@ -28,32 +28,51 @@ PIECE_BYTES = 256 << 10
 class Snapshots(Protocol):
     """Takes the snapshots of a group."""
 
-    def take(self) -> None: ...
+    def take(self) -> None:
+        """Take a snapshot of the present state. Does nothing while one is being written."""
 
 
 class Group(Protocol):
     """The group whose storage is read."""
 
     @property
-    def snapshotter(self) -> Snapshots: ...
+    def snapshotter(self) -> Snapshots:
+        """Takes the snapshots of this group."""
+
     @property
-    def is_running(self) -> bool: ...
+    def is_running(self) -> bool:
+        """Whether the replica takes part."""
 
 
 class Host(Protocol):
     """What scrubbing asks of its node."""
 
     @property
-    def group(self) -> Group: ...
-    def storage(self) -> Storage: ...
-    def disk(self) -> Disk: ...
-    def is_alone(self) -> bool: ...
-    def damage_found(self, error: StorageError) -> None: ...
-    def note_damage(self, what: str) -> None: ...
-    def failed(self, error: BaseException) -> None: ...
+    def group(self) -> Group:
+        """The present group of the replica."""
+
+    def storage(self) -> Storage:
+        """Returns the open storage."""
+
+    def disk(self) -> Disk:
+        """Returns the thread that reads and writes the directory."""
+
+    def is_alone(self) -> bool:
+        """Whether the cluster has one member."""
+
+    def damage_found(self, error: StorageError) -> None:
+        """Start a repair from the other nodes."""
+
+    def note_damage(self, what: str) -> None:
+        """Tell observers what is damaged."""
+
+    def failed(self, error: BaseException) -> None:
+        """End the node with this error."""
 
 
 class Scrubber:
+    """Reads the stored bytes of one replica, at most `bytes_per_s`, and reports damage. 0 switches it off."""
+
     def __init__(self, host: Host, bytes_per_s: int, interval_s: float, loop: asyncio.AbstractEventLoop) -> None:
         self._host = host
         self._bytes_per_s, self._interval_s = bytes_per_s, interval_s
@@ -70,6 +89,7 @@ class Scrubber:
         return dict(self._done)
 
     def tick(self) -> None:
+        """Read the next piece if it is due. Called on every tick."""
         group = self._host.group
         if self._reading is not None or self._loop.time() < self._next_at or not self._bytes_per_s:
             return

@@ -34,6 +34,7 @@ class Applier:
 
     @property
     def is_busy(self) -> bool:
+        """Whether entries wait to be applied."""
         return bool(self._entries)
 
     @property
@@ -42,6 +43,7 @@ class Applier:
         return self._steps is not None
 
     def add(self, entries: tuple[Entry, ...]) -> None:
+        """Append committed entries, in the order of their indexes."""
         self._entries += entries
 
     def run(self) -> list[Entry]:

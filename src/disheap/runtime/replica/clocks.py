@@ -20,9 +20,11 @@ class SystemClock:
     """The operating system's clocks."""
 
     def monotonic(self) -> float:
+        """Returns seconds of a clock that never goes back."""
         return time.monotonic()
 
     def wall_ms(self) -> int:
+        """Returns the wall clock, in milliseconds since the epoch."""
         return time.time_ns() // 1_000_000
 
 
@@ -45,6 +47,7 @@ class LogClock:
         return int(self._time_ms) - last_time_ms if last_time_ms else 0
 
     def now_ms(self) -> int:
+        """Returns the time for the next entry, in milliseconds. Never less than the one before."""
         read_at = self._clock.monotonic()
         elapsed_ms = (read_at - self._read_at) * 1000
         self._read_at = read_at

@@ -75,6 +75,8 @@ close to the largest that there is would leave no room for elections."""
 
 
 class GroupLimits(msgspec.Struct, frozen=True):
+    """The bounds of one group, from `[raft]` and `[limits]`. Units are in the names."""
+
     entry_bytes: int
     gather_bytes: int
     max_clock_jump_ms: int
@@ -174,10 +176,12 @@ class Group:
 
     @property
     def leads(self) -> bool:
+        """Whether this node leads the group, as the server and the machine were told."""
         return self._leads
 
     @property
     def leader(self) -> NodeId:
+        """The leader of the present term; `NOBODY` if it is not known."""
         return self.raft.leader
 
     @property
@@ -229,6 +233,7 @@ class Group:
             self._wake()
 
     def unreachable(self, peer: NodeId) -> None:
+        """The connection to a peer was lost: the kernel probes it before it sends more entries."""
         if not self.is_running:
             return
         self.raft.unreachable(peer)

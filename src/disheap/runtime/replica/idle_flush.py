@@ -32,9 +32,11 @@ class IdleFlush:
         self._wait_s = FLUSH_S
 
     def appended(self, entries: Sequence[Entry]) -> None:
+        """These entries are durable. The idle time begins anew."""
         self._entries, self._appended_at, self._wait_s = entries, self._clock.monotonic(), FLUSH_S
 
     def is_due(self) -> bool:
+        """Whether to flush now. True once for each idle time."""
         if self._appended_at is None:
             return False
         idle_s = self._clock.monotonic() - self._appended_at

@@ -11,6 +11,8 @@ from enum import Enum
 
 
 class State(Enum):
+    """The states of a replica. `Lifecycle` has the table of transitions."""
+
     OPENING = "opening"  # the storage is opened and read; also when it is opened again, after a repair
     REPAIRING = "repairing"  # the log is damaged or its end is ambiguous: what others hold is asked for
     WAITING = "waiting"  # the log is whole, and not every other member has welcomed this new directory yet

@@ -18,6 +18,8 @@ BELIEVED_S = 30.0
 
 
 class Heard(NamedTuple):
+    """A member's clock, and when it was heard by our monotonic clock."""
+
     ahead_ms: float  # of our own monotonic clock: so a jump of our wall clock shows
     at_s: float
 

@@ -18,6 +18,8 @@ OnRead = Callable[[bool], None]
 
 
 class Reads:
+    """The linearizable reads of one group, in the order of their read index."""
+
     def __init__(self, raft: Raft) -> None:
         self._raft = raft
         self._number = 0
@@ -26,6 +28,7 @@ class Reads:
         self._waiting: list[tuple[Index, int, list[OnRead]]] = []
 
     def add(self, answer: OnRead) -> None:
+        """Let a read wait for the next round of heartbeats."""
         self._new.append(answer)
 
     def ask(self) -> None:
@@ -42,6 +45,7 @@ class Reads:
             self._asked[self._number] = answers
 
     def ready(self, read: Read, applied: Index) -> None:
+        """A round has ended. Answers its reads if `applied` has reached the read index."""
         answers = self._asked.pop(read.context, None)
         if answers is None:
             return
@@ -51,6 +55,7 @@ class Reads:
             heappush(self._waiting, (read.index, read.context, answers))
 
     def applied(self, index: Index) -> None:
+        """Answer the reads whose read index is at most `index`."""
         while self._waiting and self._waiting[0][0] <= index:
             _answer(heappop(self._waiting)[2], True)
 

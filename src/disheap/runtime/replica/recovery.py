@@ -20,6 +20,8 @@ log = get_logger(__name__)
 
 
 class Found(NamedTuple):
+    """What `recover` found in a data directory."""
+
     identity: Identity
     restored: Restored
     sessions: Sessions

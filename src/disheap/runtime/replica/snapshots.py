@@ -31,6 +31,8 @@ MARKS = 64
 
 
 class SnapshotPolicy(msgspec.Struct, frozen=True):
+    """When a snapshot is due, and how much log is kept behind it. From `[raft]`."""
+
     log_bytes: int
     entries: int
     trailing_entries: int
@@ -63,12 +65,19 @@ class SnapshotHost(Protocol):
     applier: Applier
 
     @property
-    def is_running(self) -> bool: ...
-    def fail(self, error: BaseException) -> None: ...
-    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index, size_bytes: int) -> None: ...
+    def is_running(self) -> bool:
+        """Whether the replica takes part."""
+
+    def fail(self, error: BaseException) -> None:
+        """End the group with this error. Damage starts a repair instead."""
+
+    def snapshot_taken(self, meta: SnapshotMeta, first_index: Index, size_bytes: int) -> None:
+        """A snapshot is durable. The log begins at `first_index` now."""
 
 
 class Snapshotter:
+    """Takes the snapshots of one group, one at a time."""
+
     def __init__(self, group: SnapshotHost, storage: Storage, disk: Disk, policy: SnapshotPolicy) -> None:
         self._group = group
         self._storage = storage
@@ -83,6 +92,7 @@ class Snapshotter:
 
     @property
     def running(self) -> bool:
+        """Whether a snapshot is being written."""
         return self._run is not None
 
     @property

@@ -35,9 +35,14 @@ DIGEST_BYTES = 16
 class Host(Protocol):
     """What comparing asks of its node."""
 
-    def voters(self) -> tuple[NodeId, ...]: ...
-    def member_name(self, node: NodeId) -> str: ...
-    def quarantine(self, reason: str) -> None: ...
+    def voters(self) -> tuple[NodeId, ...]:
+        """Returns the voters of the membership that was applied last."""
+
+    def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
+
+    def quarantine(self, reason: str) -> None:
+        """Stop serving: the state here differs from a majority's."""
 
 
 class StateComparison:
@@ -79,10 +84,12 @@ class StateComparison:
             self._judge(Index(index))
 
     def end(self) -> None:
+        """Stop hashing. A hash that is under way is dropped."""
         if self._timer is not None:
             self._timer.cancel()
 
     def status(self) -> dict[str, Any]:
+        """Returns the `comparison` part of `disheap status`."""
         return {
             "index": self.newest[0],
             "compared": self._compared,

@@ -40,6 +40,7 @@ class Timekeeper:
         self._cancel()
 
     def now_ms(self) -> int:
+        """Returns log time in milliseconds. Of use on the leader only."""
         return self._log_clock.now_ms()
 
     def applied(self, machine: StateMachine) -> None:

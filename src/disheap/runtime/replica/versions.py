@@ -33,9 +33,14 @@ class VersionedGroup(Protocol):
     sessions: Sessions
 
     @property
-    def leads(self) -> bool: ...
-    def hears_all_members(self) -> bool: ...
-    def submit(self, envelopes: bytes) -> None: ...
+    def leads(self) -> bool:
+        """Whether this node leads the group."""
+
+    def hears_all_members(self) -> bool:
+        """Whether every member has answered lately."""
+
+    def submit(self, envelopes: bytes) -> None:
+        """Put an envelope into the log."""
 
 
 def own_versions(sessions: Sessions) -> Supported:
@@ -75,6 +80,7 @@ class Versions:
         self._asked = (0, 0)  # of the log already in this term
 
     def new_term(self) -> None:
+        """Leadership has changed: every member has to answer anew."""
         self._ticks = 0
         self._asked = (0, 0)
 

@@ -49,6 +49,7 @@ class Writer:
 
     @property
     def is_busy(self) -> bool:
+        """Whether a write is under way."""
         return self._write is not None
 
     def busy_s(self) -> float:

@@ -28,6 +28,7 @@ class Discarder:
 
     @property
     def is_busy(self) -> bool:
+        """Whether a state is being freed, or waits for it."""
         return self._timer is not None
 
     def discard(self, sessions: Sessions) -> None:

@@ -20,6 +20,8 @@ Written = Callable[[SnapshotMeta, int, Sessions | None, BaseException | None], N
 
 
 class Installer:
+    """Writes the snapshots that a leader sends to one group."""
+
     def __init__(self, storage: Storage, disk: Disk, chunk_bytes: int, fresh_sessions: Callable[[], Sessions]) -> None:
         self._storage = storage
         self._disk = disk

@@ -44,6 +44,8 @@ def memory_of(kept: Kept) -> int:
 
 
 class SessionLimits(msgspec.Struct, frozen=True):
+    """The bounds of the session table, from `[limits]`. All nodes have to have the same."""
+
     window: int = 8192
     reply_bytes: int = 16 << 20
     max_reply_bytes: int = 128 << 20  # over all sessions; and one reply more for each
@@ -88,6 +90,7 @@ class Session:
         self.view = view
 
     def copied(self, view: int) -> Session:
+        """Returns a copy that may change, while the view `view` holds this object."""
         copy = Session(self.facts, self.address, view)
         copy.attachment, copy.confirmed, copy.replies = self.attachment, self.confirmed, self.replies.copy()
         copy.reply_bytes = self.reply_bytes
@@ -150,14 +153,17 @@ class SessionCounts:
             self.opened(session)
 
     def total(self) -> int:
+        """Returns how many sessions there are."""
         return self._total
 
     def opened(self, session: Session) -> None:
+        """Count a new session."""
         self._total += 1
         self.by_address[owner_of_address(session.address)] += 1
         self.by_principal[session.facts.principal] += 1
 
     def ended(self, session: Session) -> None:
+        """Stop counting a session that has ended."""
         self._total -= 1
         _take_one(self.by_address, owner_of_address(session.address))
         _take_one(self.by_principal, session.facts.principal)

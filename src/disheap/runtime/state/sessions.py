@@ -471,6 +471,7 @@ def _uncounted() -> int:
 
 
 def wrong_secret(number: int) -> WrongSecret:
+    """Returns the error for an ATTACH whose secret is not that of the session."""
     return WrongSecret(
         f"session {number} was opened with another secret or under another certificate name; it is unchanged. Open a "
         "new session"

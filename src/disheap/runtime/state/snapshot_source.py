@@ -10,6 +10,8 @@ from disheap.kernel.types import Index, SnapshotMeta
 
 
 class Piece(NamedTuple):
+    """Consecutive bytes of a snapshot. `is_last`: the snapshot ends with them."""
+
     meta: SnapshotMeta
     data: bytes
     is_last: bool

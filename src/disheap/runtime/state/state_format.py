@@ -32,6 +32,8 @@ Reply = tuple[int, tuple[int, int, bytes]]
 
 
 class Head(msgspec.Struct, array_like=True, frozen=True):
+    """The first record of a snapshot. `sessions` rows follow."""
+
     format: int
     machine_version: int
     log_version: int
@@ -67,6 +69,7 @@ class Row(msgspec.Struct, array_like=True, frozen=True):
 
 
 def write(head: Head, rows: Iterable[Row], machine: Iterator[bytes]) -> Iterator[bytes]:
+    """Yields the snapshot in pieces: the head, the sessions, then the machine's pieces."""
     gathered, count = bytearray(), 0
     for record in _records(head, rows):
         gathered += record
@@ -115,12 +118,14 @@ class Reader:
         return _decode(body, Head)
 
     def row(self) -> Row:
+        """Returns the next session with its replies. Raises `SnapshotDamaged`."""
         start = self.record(Start)
         reply: Any = Reply  # a type, as msgspec sees it
         replies = [self.record(reply) for _ in range(start.replies)]
         return Row(start.facts, start.address, start.attachment, start.confirmed, replies)
 
     def record(self, kind: type[T]) -> T:
+        """Returns the next record, decoded as `kind`. Raises `SnapshotDamaged`."""
         return _decode(self._body(), kind)
 
     def _body(self) -> bytes:
@@ -130,6 +135,7 @@ class Reader:
         return self._take(length)
 
     def rest(self) -> Iterator[bytes]:
+        """Yields all bytes behind the records read so far: the machine's."""
         if self._at < len(self._buffer):
             yield self._buffer[self._at :]
         yield from self._pieces

@@ -34,20 +34,25 @@ class Context:
         self.leads = leads
 
     async def status(self) -> dict[str, Any]:
+        """Returns the status of a node, by the keys that services read."""
         return {"node": self.node, "role": "leader" if self.leads else "follower", "counters": self.metrics()}
 
     def metrics(self) -> dict[str, int | float]:
+        """Returns one counter."""
         return {"raft_applied_entries_total": 1}
 
     async def apply(self, command: bytes, timeout_s: float) -> bytes:
+        """Returns the command itself. Raises `NotLeader` if the context does not lead."""
         self._need_leader()
         return command
 
     async def query(self, request: bytes, timeout_s: float) -> bytes:
+        """Returns the request itself. Raises `NotLeader` if the context does not lead."""
         self._need_leader()
         return request
 
     def check_operator(self, principal: Principal, remote: str) -> None:
+        """Raises `Unauthorized` for everybody."""
         raise Unauthorized("nobody is an operator here")
 
     def _need_leader(self) -> None:
@@ -59,10 +64,12 @@ Build = Callable[[Context], Service]
 
 
 def other_tasks() -> list[asyncio.Task[Any]]:
+    """Returns the tasks of the loop besides the present one."""
     return [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
 
 
 async def settle() -> None:
+    """Give the loop the turns in which a closed connection ends."""
     for _ in range(SETTLE_TURNS):
         await asyncio.sleep(0)
 
@@ -227,6 +234,7 @@ def test_many_rounds_leave_no_descriptor_open(runner: asyncio.Runner, service_fa
 
 
 def open_descriptors() -> int:
+    """Returns the file descriptors that this process has open."""
     directory = Path("/proc/self/fd")
     return len(list((directory if directory.is_dir() else Path("/dev/fd")).iterdir()))
 

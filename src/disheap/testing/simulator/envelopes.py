@@ -9,6 +9,8 @@ from disheap.protocol.frames import ENVELOPE
 
 
 class Envelope(NamedTuple):
+    """One envelope of an entry of commands, decoded."""
+
     kind: int
     session: int
     seq: int
@@ -17,6 +19,7 @@ class Envelope(NamedTuple):
 
 
 def read_envelopes(data: bytes) -> Iterator[Envelope]:
+    """Yields the envelopes of an entry of commands."""
     position = 0
     while position < len(data):
         length, kind, _, session, seq, confirmed = ENVELOPE.unpack_from(data, position)

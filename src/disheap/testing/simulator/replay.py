@@ -84,6 +84,7 @@ class Replay:
     # --- entries ---
 
     def feed(self, entry: Entry) -> None:
+        """Apply the next committed entry. Entries come in the order of their indexes."""
         assert entry.index == self.index + 1
         self.index = entry.index
         self.now_ms = max(self.now_ms, entry.time_ms)

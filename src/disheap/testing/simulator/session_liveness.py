@@ -75,6 +75,7 @@ class SessionLiveness:
             self.watched_s += LOOK_S * sum(self._must_live(worker) for worker in self._workers)
 
     def look(self) -> None:
+        """Note since when each client can reach each majority. Called every `LOOK_S`."""
         links, hosts, now = self._connectivity(), self._cluster.hosts, self._cluster.loop.now
         for majority in self._majorities:
             needed = links.needed(majority) if links is not None else 0
