@@ -106,7 +106,7 @@ def test_a_node_does_not_start_with_a_machine_that_is_registered_twice(
 ) -> None:
     source = """
         from disheap.plugins import hookimpl
-        from tests.support.counter import CounterMachine
+        from disheap.testing.counter import CounterMachine
         from tests.support.relay import Relay
 
         @hookimpl

@@ -6,7 +6,6 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from tests.support.counter import CounterMachine
 from tests.support.nodes import FAST, Cluster, TestRegistry
 from tests.support.wire import WireClient, wait_until
 
@@ -14,6 +13,7 @@ from disheap.config.node_config import Limits, NodeConfig, RaftConfig
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, OutcomeUnknown, WrongDirectory
 from disheap.protocol.frames import Kind, Status
 from disheap.runtime.clients import server
+from disheap.testing.counter import CounterMachine
 from disheap.testing.inspected import InspectedNode as Node
 
 SMALL_SNAPSHOTS = RaftConfig(

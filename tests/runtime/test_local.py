@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
-from tests.support.counter import CounterMachine
 from tests.support.nodes import Cluster, TestRegistry
 from tests.support.wire import wait_until
 
 from disheap.config.node_config import Limits
 from disheap.errors import NotLeader
 from disheap.interfaces import Effects
+from disheap.testing.counter import CounterMachine
 
 
 async def test_callers_that_come_at_once_share_one_session(tmp_path: Path) -> None:

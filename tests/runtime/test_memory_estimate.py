@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from tests.support.counter import CounterMachine, CounterSettings
 from tests.support.memory import held_bytes
 
 from disheap.interfaces import MachineContext
@@ -14,6 +13,7 @@ from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Opening
 from disheap.runtime.state.session_table import SESSION_BYTES, SessionLimits, proof_of
 from disheap.runtime.state.sessions import ReplySink, Sessions
+from disheap.testing.counter import CounterMachine, CounterSettings
 
 ROUNDS = 4000
 FACTOR = 1.5

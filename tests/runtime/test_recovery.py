@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import random
 
-from tests.support.counter import CounterMachine
-
 from disheap.config.node_config import MemberConfig
 from disheap.interfaces import Identity, MachineContext, StorageContext
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term
@@ -15,6 +13,7 @@ from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.state.session_table import SessionLimits
 from disheap.runtime.state.sessions import ReplySink, Sessions
+from disheap.testing.counter import CounterMachine
 
 TAIL_BYTES = 4096
 IDENTITY = Identity("cluster", 1, "n1", 7)

@@ -9,7 +9,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.support.counter import CounterMachine, CounterSettings
 from tests.support.memory import peak_bytes
 
 from disheap.errors import UnknownCommand, VersionTooOld, VersionUnsupported
@@ -20,6 +19,7 @@ from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
 from disheap.runtime.state import state_format
 from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, memory_of, proof_of
 from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, ReplySink, Sessions
+from disheap.testing.counter import CounterMachine, CounterSettings
 from disheap_heap.credit import CONSUMERS_PER_UNIT
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings

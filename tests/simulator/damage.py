@@ -19,8 +19,9 @@ import msgspec
 from disheap.config.node_config import RaftConfig
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.cluster import Cluster
 from disheap.testing.simulator.filesystem import DiskImage, Inode
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.rng import Rng
 
 Files = dict[str, bytes]
@@ -41,6 +42,7 @@ class NoSafetyChecker:
         self.durable_models = durable_models
         self.last_committed = 0
         self.tables: dict[int, Any] = {}
+        self.spoilt_states: set[int] = set()
 
     def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *_: None
@@ -49,7 +51,8 @@ class NoSafetyChecker:
 class DamagedCluster(Cluster):
     def __init__(self, registry: Registry, codec: str, disks: list[Files] | None = None) -> None:
         super().__init__(Rng(7), registry, 3)
-        self.safety = NoSafetyChecker(self.safety.durable_models)  # type: ignore[assignment]
+        checks = self.groups[0]
+        checks.safety = NoSafetyChecker(checks.safety.durable_models)  # type: ignore[assignment]
         self.refusals: dict[str, str] = {}
         self.slept: dict[str, None] = {}
         for host in self.hosts:

@@ -16,7 +16,8 @@ from disheap.errors import DisheapError
 from disheap.interfaces import MachineContext
 from disheap.plugins.registry import Registry
 from disheap.runtime.replica.forwarding import Done, Forwarder
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.loop import Process, SimLoop
 from disheap.testing.simulator.rng import Rng
 from tests.simulator.upgrading import RAFT

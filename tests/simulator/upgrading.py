@@ -18,7 +18,8 @@ from disheap.errors import DisheapError, VersionTooOld, VersionUnsupported
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.protocol.broker.fields import Exact
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.rng import Rng
 from disheap_heap.command_set import Handlers

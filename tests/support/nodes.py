@@ -15,8 +15,8 @@ from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftCon
 from disheap.interfaces import Transport, TransportContext
 from disheap.plugins.registry import Registry
 from disheap.protocol.handshake import SUPPORTED, Versions
+from disheap.testing.counter import CounterMachine
 from disheap.testing.inspected import InspectedNode as Node
-from tests.support.counter import CounterMachine
 from tests.support.wire import WireClient, wait_until
 
 FAST = RaftConfig(tick_ms=10, heartbeat_ms=20, election_timeout_ms=150, commit_timeout_ms=10)

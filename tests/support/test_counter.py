@@ -8,8 +8,7 @@ import pytest
 
 from disheap.interfaces import MachineContext
 from disheap.testing.conformance.test_machine import *  # noqa: F403
-
-from .counter import CounterMachine, CounterSettings
+from disheap.testing.counter import CounterMachine, CounterSettings
 
 
 @pytest.fixture

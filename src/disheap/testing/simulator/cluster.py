@@ -6,26 +6,27 @@ node is told to the trace; a node that ends by itself is a violation, unless its
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import msgspec
 
-from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig
+from disheap.config.node_config import NodeConfig
 from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageError, StorageGone
 from disheap.kernel.types import NodeId
 from disheap.plugins.registry import Registry
 from disheap.runtime.membership.directory import first_membership
-from disheap.runtime.replica.lifecycle import State
+from disheap.testing.simulator.configs import MEMORY_MARKS, node_configs
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.durable_model import DurableModel
-from disheap.testing.simulator.filesystem import Crash, DiskImage, SimFilesystem
+from disheap.testing.simulator.filesystem import SimFilesystem
 from disheap.testing.simulator.history import History
+from disheap.testing.simulator.hosts import Host, group_of
 from disheap.testing.simulator.loop import OWNER, Process, SimLoop
+from disheap.testing.simulator.machines import reference_of
 from disheap.testing.simulator.network import Network, SimTransport
-from disheap.testing.simulator.nodes import SimClock, SimNode, SimRegistry, watched_storage
+from disheap.testing.simulator.nodes import SimClock, SimNode, SimRegistry, Watches, watched_storage
 from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.safety import SafetyChecker, Violation
 from disheap.testing.simulator.trace import Trace
@@ -38,163 +39,80 @@ BLOCK_MAGIC = b"DHB1"
 """With which its blocks begin."""
 COPIED = ("/meta", "/members")
 """Files that hold what they say twice."""
-FREE_BYTES = 1 << 40
-"""Free on a disk that has room."""
 CLOCK_OFF_S = 25.0
 """How wrong a clock may be that counts as right: two of them are closer to each other than `max_clock_jump_ms`."""
 WRONG_CLOCK_S = 10 * 365 * 86_400.0
 """How wrong a clock may be."""
-MIN_FREE_BYTES = 1 << 20
-MEMORY_MARKS = (1 << 30, 1 << 30, 100 << 10)
-"""High-water marks. The lowest is reached by some hundred messages and an end of the log."""
 DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
 """What a node may end with, if somebody spoilt its files."""
 
 
-NOT_OPEN = (State.OPENING, State.FAILED, State.CLOSED)
-"""Of a replica whose group may not be there, or does nothing more."""
-SYNCS = ("sync", "sync_directory")
-CHANGES = (*SYNCS, "write", "extend", "create", "rename", "remove", "truncate")
+class GroupChecks:
+    """What is checked of one group: its replicas' steps, and what its clients saw."""
 
-
-class DiskFaults:
-    """What one host's disk does wrong. Counts down operations."""
-
-    def __init__(self) -> None:
-        self.crash_in = -1  # operations until the process ends in the middle of one
-        self.crash_near = ""  # counted from the first operation on such a path
-        self.error_in = -1  # operations, of the kinds below, until they fail
-        self.error_on: tuple[str, ...] = SYNCS
-        self.full = False
-        self.has_failed = False  # in this life of the node; it may be well again before the node has ended
-        self.has_been_full = False  # likewise
-        self.free_bytes = FREE_BYTES
-        self.late: Callable[[str, str], None] = lambda operation, path: None  # told of what is done after a failure
-
-    def happens(self, operation: str, path: str) -> None:
-        """Raises the crash or the error that is planned for this operation."""
-        if self.has_failed and operation != "remove":
-            self.late(operation, path)
-        if self.crash_near in path:
-            self.crash_near = ""
-            if self.crash_in == 0:
-                raise Crash(operation, path)
-            self.crash_in -= self.crash_in > 0
-        if operation in self.error_on:
-            if self.error_in == 0:
-                self.has_failed = True
-                raise OSError(errno.EIO, "Input/output error", path)
-            self.error_in -= self.error_in > 0
-        if self.full and operation in ("extend", "create"):
-            self.has_been_full = True
-            raise OSError(errno.ENOSPC, "No space left on device", path)
-
-    def closes(self, path: str) -> None:
-        """Does nothing: closing a file never fails here."""
-
-    @property
-    def are_due(self) -> bool:
-        """Whether one is still to come."""
-        return self.crash_in >= 0 or self.error_in >= 0 or self.full
-
-    def clear(self) -> None:
-        """Ends all planned faults."""
-        self.crash_in = self.error_in = -1
-        self.crash_near = ""
-        self.full = False
-        self.free_bytes = FREE_BYTES
-
-
-class SimMemory:
-    """How large a process is, as the faults want it: otherwise its own estimate of its state counts."""
-
-    def __init__(self) -> None:
-        self.resident = 0
-
-    def limit_bytes(self) -> int | None:
-        """None: the simulation sets no limit."""
-        return None
-
-    def resident_bytes(self) -> int | None:
-        """The size of the process that the simulation pretends."""
-        return self.resident
-
-    def return_free_memory(self) -> None:
-        """Does nothing."""
-
-
-class Host:
-    """`state`: "down", "up" (also while it starts), "frozen"; "lost" when its node refuses its damaged files."""
-
-    def __init__(self, number: int, config: NodeConfig, rng: Rng) -> None:
+    def __init__(self, number: int, machine: str, safety: SafetyChecker) -> None:
         self.number = number
-        self.name = config.name
-        self.config = config
-        self.rng = rng
-        self.disk_image = DiskImage(rng)
-        self.faults = DiskFaults()
-        self.memory = SimMemory()
-        self.state = "down"
-        self.lives = 0
-        self.is_stopping = False  # told to: from then on nobody waits for the node to fail, and its `stop` has to tell
-        self.wiped = False
-        self.lost_files = False  # while it ran
-        self.has_taken_part = False
-        self.uncertain = False  # its newest writes may be torn; until it votes again
-        self.has_lost_a_copy = False  # of two; until it votes again
-        self.rotten = False  # its files were spoilt while it runs; until it starts anew
-        self.cut_power_on_crash = False
-        self.slowness = 1.0
-        self.wall_off_s = 0.0
-        self.process: Process
-        self.node: SimNode
-        self.disk: SimDisk
-        self.clock: SimClock
-        self.filesystem: SimFilesystem
-
-    @property
-    def is_up(self) -> bool:
-        """Whether the node runs and is not frozen."""
-        return self.state == "up"
-
-    @property
-    def has_group(self) -> bool:
-        """Whether the node runs, perhaps frozen, and has opened its group."""
-        return self.state in ("up", "frozen") and self.node.lifecycle.state not in NOT_OPEN
-
-    @property
-    def votes(self) -> bool:
-        """Running, and certain of its own log."""
-        if not self.is_up or self.wiped or not self.has_group:
-            return False
-        return self.node.group.is_running and not self.node.group.raft.is_ambiguous
+        self.machine = machine
+        self.safety = safety
+        self.history = History(reference_of(machine), lambda: self.safety.last_committed, safety.fail)
 
 
 class Cluster:
     """All hosts, the network, the clients' processes, and the checks of all that they do. Two clusters may share a
-    loop; each has a network of its own."""
+    loop; each has a network of its own. `machines` names the machine of each group; () is one group with a heap."""
 
     def __init__(
-        self, rng: Rng, registry: Registry, count: int, *, keep_trace: bool = False, loop: SimLoop | None = None
+        self,
+        rng: Rng,
+        registry: Registry,
+        count: int,
+        *,
+        keep_trace: bool = False,
+        loop: SimLoop | None = None,
+        machines: tuple[str, ...] = (),
     ) -> None:
         self.loop = loop or SimLoop()  # type: ignore[abstract]
         self.trace = Trace(self.loop, keep_trace)
         self.rng = rng
         self.network = Network(self.loop, rng.fork())
-        configs = _configs(count, rng.fork())
-        self.safety = SafetyChecker(self.fail, first_membership(configs[0].member_list()), lambda: self.loop.now)
-        self.history = History(lambda: self.safety.last_committed, self.fail)
+        configs = node_configs(count, rng.fork(), machines)
+        self.groups = [
+            GroupChecks(group, machine, self._safety_of(group, configs[0]))
+            for group, machine in enumerate(machines or (configs[0].machine,))
+        ]
         self.hosts = [Host(number, config, rng.fork()) for number, config in enumerate(configs, 1)]
         for host in self.hosts:
-            self.safety.durable_models[host.number] = DurableModel()
-            host.faults.late = partial(self.safety.writes_after_failure, host.number)
+            for one in self.groups:
+                one.safety.durable_models[host.number] = DurableModel()
+            host.faults.late = partial(self._writes_after_failure, host.number)
         self.failure: Violation | None = None
-        self.on_lead: Callable[[Host], None] = lambda host: None  # told of each election
+        self.on_lead: Callable[[Host, int], None] = lambda host, group: None  # told of each election
         self._registry = registry
         self._segment_bytes = rng.pick((20 << 10, 20 << 10, 64 << 10))  # less than the product allows
         self._storage = watched_storage(registry.get("storage", "file"))
 
+    @property
+    def safety(self) -> SafetyChecker:
+        """That of the first group, for clusters that have one."""
+        return self.groups[0].safety
+
+    @property
+    def history(self) -> History:
+        """That of the first group, for clusters that have one."""
+        return self.groups[0].history
+
     # --- judging ---
+
+    def _safety_of(self, group: int, config: NodeConfig) -> SafetyChecker:
+        first = first_membership(config.member_list())
+        return SafetyChecker(lambda what: self.fail(self.in_group(group, what)), first, lambda: self.loop.now)
+
+    def _writes_after_failure(self, number: int, operation: str, path: str) -> None:
+        self.groups[group_of(path) or 0].safety.writes_after_failure(number, operation, path)
+
+    def in_group(self, group: int, what: str) -> str:
+        """The same words, with the group's number where there are several."""
+        return f"group {group}: {what}" if len(self.groups) > 1 else what
 
     def fail(self, what: str) -> None:
         """The first violation ends the run."""
@@ -220,23 +138,27 @@ class Cluster:
         if host.rotten:  # now it reads all that it has
             host.rotten, host.uncertain = False, True
         host.is_stopping = False
-        host.faults.has_failed = host.faults.has_been_full = False
+        host.faults.begin_life()
+        for one in self.groups:
+            one.safety.spoilt_states.discard(host.number)
         rng = host.rng.fork()
         rate = 1.0 + rng.seconds(-DRIFT, DRIFT)
         process = host.process = Process(self.loop, host.name, rate, rng.seconds(0.0, 1000.0))
         host.clock = SimClock(process)
         host.clock.wall_off_s = host.wall_off_s
         host.filesystem = SimFilesystem(host.disk_image, host.faults)
-        host.disk = SimDisk(process, rng.fork(), lambda: self._crashed(host, process))
-        host.disk.slowness = host.slowness
+        host.disks = [SimDisk(process, rng.fork(), lambda: self._crashed(host, process)) for _ in self.groups]
         host.state = "up"
+        host.set_slowness(host.slowness)
         self.network.started(host.name)
         self.say(host, "starts")
         registry = self._registry_of(host, process)
-        host.node = SimNode(
-            host.config, registry, process, host.clock, rng, host.disk, self.safety, lambda what: self.say(host, what),
-            lambda: self.on_lead(host), host.memory,
-        )  # fmt: skip
+        watches = Watches(
+            tuple(one.safety for one in self.groups),
+            lambda group, what: self.say(host, self.in_group(group, what)),
+            lambda group: self.on_lead(host, group),
+        )
+        host.node = SimNode(host.config, registry, host.clock, rng, host.disks, watches, host.memory)
         process.start(self._live(host, process))
 
     def give_memory(self, host: Host) -> None:
@@ -286,8 +208,7 @@ class Cluster:
         """Its files are gone. It comes back as somebody who must not vote, and stays outside."""
         assert host.state in ("down", "lost")
         host.disk_image.wipe()
-        host.wiped = True
-        self.safety.wiped(host.number)
+        self._wiped(host)
 
     def set_clock(self, host: Host, off_s: float) -> None:
         """Puts a host's wall clock `off_s` ahead of the right time."""
@@ -298,8 +219,13 @@ class Cluster:
     def remove_files(self, host: Host) -> None:
         """As `wipe`, of a host that is up."""
         host.disk_image.wipe()
-        host.wiped = host.lost_files = True
-        self.safety.wiped(host.number)
+        host.lost_files = True
+        self._wiped(host)
+
+    def _wiped(self, host: Host) -> None:
+        host.wiped = True
+        for one in self.groups:
+            one.safety.wiped(host.number)
 
     def damage(self, host: Host) -> str:
         """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies one at most, until
@@ -307,36 +233,52 @@ class Cluster:
         spared = ("/lock", "/identity", *(COPIED if host.has_lost_a_copy else ()))
         small = self.rng.chance(0.4)  # what is no log: of that there are many files
         done = host.disk_image.damage(lambda path: not path.endswith(spared) and not (small and "/log-" in path))
-        if done:
-            self.safety.durable_models[host.number].spoil()
-            host.has_lost_a_copy |= done.endswith(COPIED)
+        self._spoilt(host, done)
+        host.has_lost_a_copy |= done.endswith(COPIED)
         return done
 
-    def damage_end(self, host: Host) -> str:
-        """The same, at the end of the newest log file that has entries."""
-        sizes = {path: len(inode.now) for path, inode in host.disk_image.names.items() if "/log-" in path}
+    def damage_end(self, host: Host, group: int = 0) -> str:
+        """The same, at the end of the newest log file of a group that has entries."""
+        sizes = {
+            path: len(inode.now)
+            for path, inode in host.disk_image.names.items()
+            if "/log-" in path and group_of(path) == group
+        }
         newest = max((path for path, size in sizes.items() if size > EMPTY_LOG_BYTES), default="")
         done = host.disk_image.damage(lambda path: path == newest, at_end=True, begins=BLOCK_MAGIC)
-        if done:
-            self.safety.durable_models[host.number].spoil()
+        self._spoilt(host, done)
         return done
 
     def rot(self, host: Host) -> str:
         """Spoil a file that is not being written, of a host that is up: a log file that was left for another one, a
         snapshot, or one of two copies. Returns what was done."""
         paths = sorted(host.disk_image.names)
-        newest = max((path for path in paths if "/log-" in path), default="")
+        newest = [
+            max((path for path in paths if "/log-" in path and group_of(path) == one.number), default="")
+            for one in self.groups
+        ]
         spared = ("/lock", "/identity", ".tmp", *(COPIED if host.has_lost_a_copy else ()))
-        done = host.disk_image.damage(lambda path: not path.endswith(spared) and path != newest)
-        if done:
-            self.safety.durable_models[host.number].spoil()
-            host.has_lost_a_copy |= done.endswith(COPIED)
+        done = host.disk_image.damage(lambda path: not path.endswith(spared) and path not in newest)
+        self._spoilt(host, done)
+        host.has_lost_a_copy |= done.endswith(COPIED)
         return done
+
+    def _spoilt(self, host: Host, done: str) -> None:
+        """`done` ends with the path of the file that was damaged; "" if none was."""
+        if done:
+            self.groups[group_of(done) or 0].safety.durable_models[host.number].spoil()
+
+    def spoil_state(self, host: Host, group: int, spoil: Callable[[Any], None]) -> None:
+        """Changes the state of a group's machine in the memory of one node, as a flipped bit would."""
+        self.groups[group].safety.spoilt_states.add(host.number)
+        spoil(host.replica(group).group.sessions.machine)
+        self.say(host, self.in_group(group, "its state is spoilt"))
 
     def _registry_of(self, host: Host, process: Process) -> Registry:
         def storage(settings: Any, context: Any) -> Any:
             settings = msgspec.structs.replace(settings, segment_bytes=self._segment_bytes)
-            return self._storage(settings, context, host.filesystem, self.safety, host.number)
+            safety = self.groups[group_of(context.directory) or 0].safety
+            return self._storage(settings, context, host.filesystem, safety, host.number)
 
         def transport(settings: Any, context: Any) -> Any:
             return SimTransport(self.network, process, host.name)
@@ -359,7 +301,7 @@ class Cluster:
         """The node ends by itself."""
         self.say(host, f"ends: {type(error).__name__}")
         self.trace.note(host.name, str(error))
-        durable = self.safety.durable_models[host.number]
+        is_damaged = any(one.safety.durable_models[host.number].damaged for one in self.groups)
         self._end(host, silently=False)
         if isinstance(error, StorageGone) and host.lost_files:
             return
@@ -370,7 +312,7 @@ class Cluster:
             return
         if isinstance(error, DiskFailed) and host.faults.has_been_full:
             return  # it was making its directory, or had taken in a snapshot in the place of its log: no way back then
-        if isinstance(error, DAMAGE_ERRORS) and durable.damaged:
+        if isinstance(error, DAMAGE_ERRORS) and is_damaged:
             host.state = "lost"
             return
         if self.failure is None:
@@ -392,14 +334,16 @@ class Cluster:
 
     # --- looking ---
 
-    def leader(self) -> Host | None:
-        """The one that leads in the newest term."""
-        leaders = [host for host in self.hosts if host.is_up and host.has_group and host.node.group.leads]
-        return max(leaders, key=lambda host: host.node.group.raft.term, default=None)
+    def leader(self, group: int = 0) -> Host | None:
+        """The one that leads the group in the newest term."""
+        leaders = [
+            host for host in self.hosts if host.is_up and host.has_opened(group) and host.replica(group).group.leads
+        ]
+        return max(leaders, key=lambda host: host.replica(group).group.raft.term, default=None)
 
-    def voters(self) -> list[Host]:
-        """The hosts that have a vote."""
-        return [host for host in self.hosts if host.votes]
+    def voters(self, group: int = 0) -> list[Host]:
+        """The hosts that have a vote in the group."""
+        return [host for host in self.hosts if host.votes_in(group)]
 
     @property
     def majority(self) -> int:
@@ -414,10 +358,10 @@ class Cluster:
         """The node id of a host."""
         return NodeId(host.number)
 
-    def client_process(self, name: str) -> tuple[Process, SimTransport]:
-        """A process for a client, and its transport."""
+    def client_process(self, name: str, group: int = 0) -> tuple[Process, SimTransport]:
+        """A process for a client of a group, and its transport."""
         process = Process(self.loop, name)
-        return process, SimTransport(self.network, process, name, self.history.tap)
+        return process, SimTransport(self.network, process, name, self.groups[group].history.tap)
 
     def end_client(self, process: Process) -> None:
         """Kills a client's process. Its connections are reset."""
@@ -436,51 +380,6 @@ class Cluster:
     def forget(self) -> None:
         """Let go of everything big, whoever still holds an end of this cluster (an exception's traceback, say)."""
         processes, self.loop.processes = self.loop.processes, []
-        for holder in (*processes, *self.hosts, self.safety, self.history, self.network, self):
+        checks = [part for one in self.groups for part in (one.safety, one.history)]
+        for holder in (*processes, *self.hosts, *checks, self.network, self):
             holder.__dict__.clear()
-
-
-def _configs(count: int, rng: Rng) -> list[NodeConfig]:
-    """Bounds far below the defaults, so that a few hundred commands reach them."""
-    members = tuple(MemberConfig(f"n{number}", f"n{number}:8300", f"n{number}:8400") for number in range(1, count + 1))
-    raft = RaftConfig(
-        tick_ms=100,
-        heartbeat_ms=200,
-        election_timeout_ms=rng.pick((1000, 1500)),
-        commit_timeout_ms=100,
-        snapshot_log_bytes=rng.pick((4 << 10, 16 << 10, 1 << 20)),
-        snapshot_threshold=rng.pick((15, 40, 150)),
-        trailing_entries=rng.pick((0, 5, 40)),
-        trailing_bytes=rng.pick((0, 2 << 10, 64 << 10)),
-        append_bytes=rng.pick((4 << 10, 64 << 10)),
-        inflight_messages=rng.pick((1, 4, 16)),
-        inflight_bytes=64 << 10,
-        log_cache_bytes=rng.pick((4 << 10, 64 << 10)),
-        chunk_bytes=4 << 10,
-        compare_interval_s=rng.pick((1, 5)),
-        scrub_interval_s=rng.pick((2.0, 10.0, 1000.0)),
-    )
-    limits = Limits(
-        frame_bytes=64 << 10,
-        entry_bytes=rng.pick((4 << 10, 64 << 10)),
-        session_window=rng.pick((16, 256)),
-        max_reply_bytes=rng.pick((4 << 10, 128 << 20)),
-        min_free_bytes=MIN_FREE_BYTES,
-        memory_high_water_bytes=rng.pick(MEMORY_MARKS),
-    )
-    first = NodeConfig(
-        name="n1",
-        members=members,
-        data_dir="/disk",
-        transport="sim",
-        storage="file",
-        codec=rng.pick(("none", "none", "zstd")),
-        cluster_secret=rng.pick(("", "of a simulated cluster, in the clear".replace(" ", "-"))),
-        raft=raft,
-        limits=limits,
-        plugins={"storage": {"file": {"segment_bytes": 64 << 10, "block_bytes": rng.pick((4 << 10, 64 << 10))}}},
-    )
-    return [
-        msgspec.structs.replace(first, name=member.name, peer_listen=member.peer, client_listen=member.client)
-        for member in members
-    ]

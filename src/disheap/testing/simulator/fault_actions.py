@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.clients import SimulatedClient
+from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.rng import Rng
-from disheap.testing.simulator.workload import Worker
 
 Undo = Callable[[], None]
 
@@ -20,7 +21,7 @@ Undo = Callable[[], None]
 class FaultActions:
     """Makes single faults, and undoes each after a while."""
 
-    def __init__(self, cluster: Cluster, workers: list[Worker], probes: Probes, rng: Rng) -> None:
+    def __init__(self, cluster: Cluster, workers: list[SimulatedClient], probes: Probes, rng: Rng) -> None:
         self.cluster = cluster
         self.probes = probes
         self.workers = workers
@@ -124,9 +125,7 @@ class FaultActions:
         self.later(1.0, 8.0, lambda: self._set_slowness(host, 1.0))
 
     def _set_slowness(self, host: Host, factor: float) -> None:
-        host.slowness = factor
-        if host.state != "down" and host.lives:
-            host.disk.slowness = factor
+        host.set_slowness(factor)
 
     def cut(self, pairs: list[tuple[str, str]], least_s: float = 0.2, most_s: float = 8.0, reset: float = 0.3) -> None:
         """Cuts the links of these pairs, one way each, and heals them later."""

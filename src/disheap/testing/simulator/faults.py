@@ -11,23 +11,16 @@ from functools import partial
 
 from disheap.errors import RequestError
 from disheap.kernel.types import Membership
-from disheap.testing.simulator.cluster import (
-    CHANGES,
-    CLOCK_OFF_S,
-    FREE_BYTES,
-    MIN_FREE_BYTES,
-    SYNCS,
-    WRONG_CLOCK_S,
-    Cluster,
-    Host,
-)
+from disheap.testing.simulator.clients import SimulatedClient
+from disheap.testing.simulator.cluster import CLOCK_OFF_S, WRONG_CLOCK_S, Cluster
+from disheap.testing.simulator.configs import MIN_FREE_BYTES
 from disheap.testing.simulator.fault_actions import FaultActions, Undo
+from disheap.testing.simulator.hosts import CHANGES, FREE_BYTES, SYNCS, Host
 from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.network import Link
 from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.targeted_faults import TargetedFaults
-from disheap.testing.simulator.workload import Worker
 
 FILES_GONE_BOUND_S = 5.0
 """Within which a node notices that its files are gone; it looks once a second."""
@@ -38,7 +31,9 @@ MIN_NODES_FOR_VOTER_CHANGE = 5
 class FaultInjector(FaultActions):
     """Makes faults, and undoes each after a while."""
 
-    def __init__(self, cluster: Cluster, workers: list[Worker], probes: Probes, rng: Rng, pace_s: float) -> None:
+    def __init__(
+        self, cluster: Cluster, workers: list[SimulatedClient], probes: Probes, rng: Rng, pace_s: float
+    ) -> None:
         super().__init__(cluster, workers, probes, rng)
         self._pace_s = pace_s
         self._has_changed = False  # somebody's log may hold a change of voters, committed or not

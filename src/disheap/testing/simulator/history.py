@@ -15,8 +15,9 @@ import msgspec
 
 from disheap.errors import DiskFull, MemoryFull
 from disheap.kernel.types import Entry
-from disheap.protocol import broker, frames
+from disheap.protocol import frames
 from disheap.protocol.frames import Fault, FrameReader, Kind, Status
+from disheap.testing.simulator.machines import ReferenceMachine
 from disheap.testing.simulator.reference import Refused
 from disheap.testing.simulator.replay import Replay
 
@@ -26,10 +27,10 @@ NODE_FRAME_BYTES = 1 << 28
 
 REFUSED_EARLY = (DiskFull.code, MemoryFull.code)
 """Refused before the log, so the sequence number stays unused."""
-BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
-"""Nothing else is refused while there is no room."""
 PUT_OFF = "window-exceeded"
 """The code of a refusal after which the same number may be sent again."""
+Pushes = list[tuple[int, bytes]]
+"""(index, encoded push), in order."""
 Fail = Callable[[str], None]
 Tables = dict[int, dict[int, tuple[int, list[int]]]]
 """By index of the log, then by session: what is confirmed, and which replies are kept."""
@@ -68,9 +69,9 @@ class Asked(NamedTuple):
 
 
 class History:
-    """Everything that clients sent and received, and the checks of it."""
+    """Everything that clients of a group sent and received, and the checks of it. `machine` reads what they say."""
 
-    def __init__(self, last_committed: Callable[[], int], fail: Fail) -> None:
+    def __init__(self, machine: ReferenceMachine, last_committed: Callable[[], int], fail: Fail) -> None:
         self.replies: list[Reply] = []
         self.entered: list[Entered] = []
         self.asked: list[Asked] = []
@@ -83,6 +84,7 @@ class History:
         self.deliveries = 0
         self.last_committed = last_committed
         self.fail = fail
+        self._machine = machine
 
     def tap(self, address: str) -> ClientTap:
         """A tap for one connection of a client."""
@@ -130,7 +132,7 @@ class History:
     def _refused(self, reply: Reply) -> None:
         self.refused.append((reply.session, reply.seq))
         body = self.bodies.get((reply.session, reply.seq))
-        if body is not None and not isinstance(broker.decode_command.decode(body), BRINGS_IN):
+        if body is not None and not self._machine.brings_in(body):
             self.fail(f"seq {reply.seq} of session {reply.session} brings nothing in, and is refused for want of room")
         if reply.index:
             self.fail(f"seq {reply.seq} of session {reply.session} is refused for want of room, at {reply.index}")
@@ -173,22 +175,21 @@ class History:
         what = f"seq {reply.seq} of session {reply.session}"
         if (reply.session, reply.seq, reply.index) in replay.put_off:
             if _content(reply.status, reply.body) != PUT_OFF:
-                self.fail(f"{what} was answered {_show(reply.status, reply.body)} at {reply.index}, not {PUT_OFF}")
+                self.fail(f"{what} was answered {self._show(reply.status, reply.body)} at {reply.index}, not {PUT_OFF}")
             return
         if expected is None:
             self.fail(f"{what} was answered at {reply.index}, and is not in the log")
         elif expected.index != reply.index or expected.body != _content(reply.status, reply.body):
-            self.fail(f"{what} was answered {_show(reply.status, reply.body)} at {reply.index}, not {expected}")
+            self.fail(f"{what} was answered {self._show(reply.status, reply.body)} at {reply.index}, not {expected}")
 
     def _check_answer(self, replay: Replay, asked: Asked) -> None:
-        query = broker.decode_query.decode(asked.body)
         try:
-            expected: bytes | str = broker.encode(replay.machine.ask(query, replay.now_ms))
+            expected: bytes | str = replay.machine.ask(asked.body, replay.now_ms)
         except Refused as refusal:
             expected = str(refusal)
         if expected != _content(asked.status, asked.answer):
-            shown = broker.decode_reply.decode(expected) if isinstance(expected, bytes) else expected
-            said = _show(asked.status, asked.answer)
+            shown = self._machine.show(expected) if isinstance(expected, bytes) else expected
+            said, query = self._show(asked.status, asked.answer), self._machine.show_query(asked.body)
             self.fail(f"{query} after entry {asked.index} was answered {said}, not {shown}")
 
     def _check_entered(self, replay: Replay, entered: Entered) -> None:
@@ -199,10 +200,40 @@ class History:
             return
         start, expected = known
         if not entered.opened and expected.body != _content(entered.status, entered.body):
-            self.fail(f"{what} was answered {_show(entered.status, entered.body)}, not {expected}")
+            self.fail(f"{what} was answered {self._show(entered.status, entered.body)}, not {expected}")
         pushes = replay.pushes.get(entered.session, [])[start:]
-        if not _agree(pushes, entered.pushes, entered.heard[0]):
-            self.fail(f"{what}: {_first_difference(pushes, entered.pushes)}")
+        if not self._agree(pushes, entered.pushes, entered.heard[0]):
+            self.fail(f"{what}: {self._first_difference(pushes, entered.pushes)}")
+
+    def _show(self, status: int, body: bytes) -> str:
+        content = _content(status, body)
+        return self._machine.show(content) if isinstance(content, bytes) else repr(content)
+
+    def _agree(self, expected: Pushes, seen: Pushes, heard: int) -> bool:
+        """Whether what was seen begins what was expected, and is whole up to the reply that was heard. Within one index
+        the order is promised to each consumer by itself: which of two topics is served first, when timers of both fall
+        due together, is nobody's business."""
+        last = max(seen[-1][0] if seen else 0, heard)
+        wanted, found = self._by_consumer(expected, last), self._by_consumer(seen, last)
+        if any(key[0] < last and wanted[key] != found.get(key) for key in wanted):
+            return False
+        return all(wanted.get(key, [])[: len(pushes)] == pushes for key, pushes in found.items())
+
+    def _by_consumer(self, pushes: Pushes, last: int) -> dict[tuple[int, int], list[bytes]]:
+        groups: dict[tuple[int, int], list[bytes]] = {}
+        for index, push in pushes:
+            if index <= last:
+                groups.setdefault((index, self._machine.consumer_of(push)), []).append(push)
+        return groups
+
+    def _first_difference(self, expected: Pushes, seen: Pushes) -> str:
+        for place, (one, other) in enumerate(_together(expected, seen)):
+            if one != other:
+                return f"push {place} was {self._push(other)}, not {self._push(one)}"
+        return "the pushes differ"
+
+    def _push(self, one: tuple[int, bytes] | None) -> str:
+        return "nothing" if one is None else f"{self._machine.show_push(one[1])} at {one[0]}"
 
 
 class ClientTap:
@@ -277,46 +308,9 @@ def _content(status: int, body: bytes) -> bytes | str:
     return body if status == Status.OK else msgspec.msgpack.decode(body, type=Fault).code
 
 
-def _show(status: int, body: bytes) -> str:
-    content = _content(status, body)
-    return repr(broker.decode_reply.decode(content)) if isinstance(content, bytes) and content else repr(content)
-
-
-def _agree(expected: list[tuple[int, bytes]], seen: list[tuple[int, bytes]], heard: int) -> bool:
-    """Whether what was seen begins what was expected, and is whole up to the reply that was heard. Within one index the
-    order is promised to each consumer by itself: which of two topics is served first, when timers of both fall due
-    together, is nobody's business."""
-    last = max(seen[-1][0] if seen else 0, heard)
-    wanted, found = _by_consumer(expected, last), _by_consumer(seen, last)
-    if any(key[0] < last and wanted[key] != found.get(key) for key in wanted):
-        return False
-    return all(wanted.get(key, [])[: len(pushes)] == pushes for key, pushes in found.items())
-
-
-def _by_consumer(pushes: list[tuple[int, bytes]], last: int) -> dict[tuple[int, int], list[bytes]]:
-    groups: dict[tuple[int, int], list[bytes]] = {}
-    for index, push in pushes:
-        if index <= last:
-            groups.setdefault((index, broker.decode_push.decode(push).consumer), []).append(push)
-    return groups
-
-
-def _first_difference(expected: list[tuple[int, bytes]], seen: list[tuple[int, bytes]]) -> str:
-    for place, (one, other) in enumerate(_together(expected, seen)):
-        if one != other:
-            return f"push {place} was {_push(other)}, not {_push(one)}"
-    return "the pushes differ"
-
-
-def _together(
-    expected: list[tuple[int, bytes]], seen: list[tuple[int, bytes]]
-) -> Iterator[tuple[tuple[int, bytes] | None, tuple[int, bytes] | None]]:
+def _together(expected: Pushes, seen: Pushes) -> Iterator[tuple[tuple[int, bytes] | None, tuple[int, bytes] | None]]:
     for place in range(max(len(expected), len(seen))):
         yield (
             expected[place] if place < len(expected) else None,
             seen[place] if place < len(seen) else None,
         )
-
-
-def _push(push: tuple[int, bytes] | None) -> str:
-    return "nothing" if push is None else f"{broker.decode_push.decode(push[1])} at {push[0]}"

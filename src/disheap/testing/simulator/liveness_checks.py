@@ -17,7 +17,8 @@ from disheap.client.api.asynchronous import Client
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
-from disheap.testing.simulator.cluster import WRONG_CLOCK_S, Cluster, Host
+from disheap.testing.simulator.cluster import WRONG_CLOCK_S, Cluster
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.rng import Rng
 
 BOUND_S = 20.0
@@ -124,7 +125,7 @@ class LivenessChecks:
         leader = self._leader()
         if leader is None or not self._can_lead_without([leader]):
             return
-        leader.disk.slowness = HUNG_SLOWNESS
+        leader.disks[0].slowness = HUNG_SLOWNESS
         await self._command("no command is carried out since the leader's disk hangs")
         self.cluster.kill(leader)
         self.cluster.start(leader)

@@ -7,7 +7,8 @@ places where a step ends are wrapped so that the checker can look.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from disheap.config.node_config import NodeConfig
 from disheap.errors import RequestError
@@ -20,6 +21,7 @@ from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
 from disheap.runtime.replicas import Replica, ReplicaNode, Shared
 from disheap.runtime.state.sessions import Sessions
+from disheap.testing.counter import CounterMachine
 from disheap.testing.inspected import InspectedNode
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import SimFilesystem
@@ -49,6 +51,10 @@ class SimClock:
         return int((EPOCH_S + self._process.clock() - self._process.skew_s + self.wall_off_s) * 1000)
 
 
+PARTS: dict[tuple[str, str], type[Any]] = {("transport", "sim"): SimTransport, ("machine", "counter"): CounterMachine}
+"""What no distribution installs."""
+
+
 class SimRegistry(Registry):
     """The installed plugins, with what touches the outside replaced by what is given here."""
 
@@ -58,8 +64,8 @@ class SimRegistry(Registry):
         self._made = made
 
     def get(self, kind: str, name: str) -> type[Any]:
-        """The simulated transport, or an installed plugin."""
-        return SimTransport if (kind, name) == ("transport", "sim") else self._installed.get(kind, name)
+        """The simulated transport, the tests' counter, or an installed plugin."""
+        return PARTS.get((kind, name)) or self._installed.get(kind, name)
 
     def build(self, kind: str, name: str, tables: Any, context: Any, origin: str = "the simulation") -> Any:
         """Builds a plugin. The simulation makes the parts that it replaces."""
@@ -139,53 +145,51 @@ def watched_storage(file_storage: type[Any]) -> type[Any]:
     return WatchedStorage
 
 
+class Watches(NamedTuple):
+    """Who sees the steps of a node's replicas. Each call but the first field's is told the number of the group."""
+
+    safety: tuple[SafetyChecker, ...]  # by group
+    said: Callable[[int, str], None]  # what is worth a line of the trace
+    elected: Callable[[int], None]
+
+
 class SimNode(InspectedNode):
-    """`safety` sees each step; `said` is told what is worth a line of the trace."""
+    """`disks` has one for each group."""
 
     def __init__(
         self,
         config: NodeConfig,
         registry: Registry,
-        process: Process,
         clock: SimClock,
         rng: Rng,
-        disk: SimDisk,
-        safety: SafetyChecker,
-        said: Callable[[str], None],
-        elected: Callable[[], None],
+        disks: Sequence[SimDisk],
+        watches: Watches,
         memory: MemorySource,
     ) -> None:
+        replicas_disks = iter(disks)  # replicas are made in the order of their numbers
         super().__init__(
             config,
             registry=registry,
             clock=clock,
             random_generator=rng.generator,
             entropy=rng.generator.randbytes,
-            disk=lambda _: disk,
+            disk=lambda _: next(replicas_disks),
             memory=memory,
         )
-        self._watches = safety, said, elected
+        self._watches = watches
 
     def _make_replica(self, group: int) -> Replica:
-        return SimReplica(group, self, self._shared(), *self._watches)
+        return SimReplica(group, self, self._shared(), self._watches)
 
 
 class SimReplica(Replica):
-    """A replica whose steps `safety` sees."""
+    """A replica whose steps its group's safety checker sees."""
 
-    def __init__(
-        self,
-        number: int,
-        node: ReplicaNode,
-        shared: Shared,
-        safety: SafetyChecker,
-        said: Callable[[str], None],
-        elected: Callable[[], None],
-    ) -> None:
+    def __init__(self, number: int, node: ReplicaNode, shared: Shared, watches: Watches) -> None:
         self._id = int(shared.own)
-        self._safety = safety
-        self._said = said
-        self._elected = elected
+        self._safety = watches.safety[number]
+        self._said = partial(watches.said, number)
+        self._elected = partial(watches.elected, number)
         self._watched: Watched
         super().__init__(number, node, shared)
 
@@ -252,7 +256,7 @@ class SimReplica(Replica):
         take, installed = group.snapshotter.take, group.snapshotter.installed
 
         def hashed() -> None:
-            self._safety.hashed(self.name, group.applied.index, group.sessions.state_hash())
+            self._safety.hashed(self._id, group.applied.index, group.sessions.state_hash())
 
         def watched_take() -> None:
             if not group.snapshotter.running and not group.applier.is_midway:
@@ -270,12 +274,12 @@ class SimReplica(Replica):
 
     def _fresh_sessions(self) -> Sessions:
         sessions = super()._fresh_sessions()
-        applying, safety, name = sessions.applying, self._safety, self.name
+        applying, safety, node = sessions.applying, self._safety, self._id
 
         def watched_applying(entry: Entry) -> Iterator[None]:
             yield from applying(entry)
             if entry.index % HASH_EVERY == 0:
-                safety.hashed(name, entry.index, sessions.state_hash())
+                safety.hashed(node, entry.index, sessions.state_hash())
                 if entry.index not in safety.tables:
                     rows = sessions.table.items()
                     safety.tables[entry.index] = {one: (row.confirmed, sorted(row.replies)) for one, row in rows}
@@ -290,8 +294,10 @@ class SimReplica(Replica):
         self._safety.require(refuses or reason is None, f"{self.name} takes messages although {reason}")
 
     def quarantine(self, reason: str) -> None:
-        """Fails the run: no node may differ from the others."""
-        self._safety.require(False, f"{self.name} puts itself in quarantine: {reason}")
+        """Fails the run: no node may differ from the others, unless somebody spoilt its state."""
+        is_spoilt = self._id in self._safety.spoilt_states
+        self._safety.require(is_spoilt, f"{self.name} puts itself in quarantine: {reason}")
+        super().quarantine(reason)
 
     def _send(self, message: Message) -> None:
         self._safety.sent(self._id, message)

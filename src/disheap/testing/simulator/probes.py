@@ -14,7 +14,8 @@ from disheap.testing.simulator.rng import Rng
 
 if TYPE_CHECKING:
     from disheap.runtime.replica.group import Group
-    from disheap.testing.simulator.cluster import Cluster, Host
+    from disheap.testing.simulator.cluster import Cluster
+    from disheap.testing.simulator.hosts import Host
     from disheap.testing.simulator.loop import Process
 
 ANSWER_BOUND_S = 20.0
@@ -24,8 +25,9 @@ ANSWER_BOUND_S = 20.0
 class Probe:
     """One read. `asked_at` is 0 until its process has come to ask it."""
 
-    def __init__(self, process: Process, group: Group) -> None:
+    def __init__(self, process: Process, number: int, group: Group) -> None:
         self.process = process
+        self.number = number  # of the group
         self.group = group
         self.asked_at = 0.0
         self.floor = 0
@@ -46,21 +48,25 @@ class Probes:
         while True:
             await asyncio.sleep(self._pace_s * self._rng.seconds(0.1, 2.0))
             for host in self.cluster.hosts:
-                if host.has_group and host.node.group.raft.is_leader:
-                    self.ask(host)
+                for one in self.cluster.groups:
+                    if host.has_opened(one.number) and host.replica(one.number).group.raft.is_leader:
+                        self.ask(host, one.number)
 
-    def ask(self, host: Host) -> None:
+    def ask(self, host: Host, group: int = 0) -> None:
         """Of a process that is frozen: the first thing that it does when it goes on."""
-        probe = Probe(host.process, host.node.group)
+        probe = Probe(host.process, group, host.replica(group).group)
         host.process.soon(self._ask, probe)
 
     def _ask(self, probe: Probe) -> None:
         if not probe.group.is_running:
             return
-        probe.asked_at, probe.floor = self.cluster.loop.now, self.cluster.safety.last_committed
+        probe.asked_at, probe.floor = self.cluster.loop.now, self._last_committed(probe)
         self._waiting[probe] = None
         self.made += 1
         probe.group.read(lambda ok: self._answered(probe, ok))
+
+    def _last_committed(self, probe: Probe) -> int:
+        return self.cluster.groups[probe.number].safety.last_committed
 
     def _answered(self, probe: Probe, ok: bool) -> None:
         if probe not in self._waiting:

@@ -2,7 +2,7 @@
 
 Owns what should have been answered and pushed at each place in the log: replies by (session, seq), pushes by session in
 order, answers to queries after a given index. It shares the wire's words with the product and nothing else: sessions
-are written down here once more (Raft dissertation §6.3), the machine is `testing.heap_model`.
+are written down here once more (Raft dissertation §6.3), and `machines` has a reference of the machine.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import NamedTuple
 import msgspec
 
 from disheap.kernel.types import Entry, EntryKind
-from disheap.protocol import broker
 from disheap.protocol.frames import Attaching, Kind, Opening
 from disheap.testing.simulator.envelopes import read_envelopes
-from disheap.testing.simulator.reference import Reference, Refused
+from disheap.testing.simulator.machines import ReferenceMachine
+from disheap.testing.simulator.reference import Refused
 from disheap.testing.simulator.safety import Submitted
 
 PRUNE_EVERY = 32
@@ -54,13 +54,18 @@ class Replay:
     """Feed it entries in order. Afterwards `answers`, `pushes` and `attached` say what clients may have seen."""
 
     def __init__(
-        self, session_shift: int, window: int, max_reply_bytes: int, submitted: dict[Submitted, list[float]]
+        self,
+        machine: ReferenceMachine,
+        session_shift: int,
+        window: int,
+        max_reply_bytes: int,
+        submitted: dict[Submitted, list[float]],
     ) -> None:
-        """`submitted`: when leaders told their logs of the ends of connections and sessions, see `SafetyChecker`."""
+        """`machine` is in its first state. `submitted`: when leaders told their logs of the ends of connections and
+        sessions, see `SafetyChecker`."""
         self.index = 0
         self.now_ms = 0
-        self.machine = Reference()
-        self.model = self.machine.model
+        self.machine = machine
         self.answers: dict[tuple[int, int], Answer] = {}
         self.put_off: set[tuple[int, int, int]] = set()  # (session, seq, index) of what was refused for now
         self.applied: dict[tuple[int, int], int] = {}  # how often each command was carried out
@@ -90,7 +95,7 @@ class Replay:
         self.now_ms = max(self.now_ms, entry.time_ms)
         if entry.term != self._term:
             self._begin_term(entry.term)
-        self.model.advance(self.now_ms)
+        self.machine.advance(self.now_ms)
         self._collect()
         for kind, number, seq, confirmed, body in read_envelopes(
             entry.data if entry.kind == EntryKind.COMMANDS else b""
@@ -99,7 +104,7 @@ class Replay:
                 self._command(number, seq, confirmed, body)
             else:
                 self._control(kind, number, seq, body)
-            self.model.serve_freed_groups()
+            self.machine.settle()
             self._collect()
         if self.index % PRUNE_EVERY == 0:
             self.machine.prune()
@@ -110,12 +115,11 @@ class Replay:
             record.left_s = None
             if record.attachment:
                 record.attachment = 0
-                self.model.detach(record.number)
+                self.machine.detach(record.number)
 
     def _collect(self) -> None:
-        for session, push in self.model.pushed:
-            self.pushes.setdefault(session, []).append((self.index, broker.encode(push)))
-        self.model.pushed = []
+        for session, push in self.machine.take_pushes():
+            self.pushes.setdefault(session, []).append((self.index, push))
 
     # --- sessions ---
 
@@ -145,10 +149,9 @@ class Replay:
 
     def _carry_out(self, record: SessionRecord, body: bytes) -> Answer:
         try:
-            reply = self.machine.do(broker.decode_command.decode(body), record.number)
+            return Answer(self.index, True, self.machine.carry_out(body, record.number))
         except Refused as refusal:
             return Answer(self.index, False, str(refusal))
-        return Answer(self.index, True, broker.encode(reply))
 
     def _reply_bytes(self) -> int:
         """As every node counts the replies that it keeps."""
@@ -172,7 +175,7 @@ class Replay:
             self._end(number)
         elif kind == Kind.DETACH and record is not None and record.attachment == seq:
             record.attachment, record.left_s = 0, told_s
-            self.model.detach(number)
+            self.machine.detach(number)
 
     def _submitted_s(self, kind: int, number: int, attachment: int) -> float | None:
         """For how long the leader of this term had led; None if it did not submit that itself. A leader may tell its
@@ -203,7 +206,7 @@ class Replay:
         number = max(self._next_session, self.now_ms << self._shift)
         self._next_session = number + 1
         self._records[number] = SessionRecord(number, attachment, opening.timeout_ms, opening.proof)
-        self.model.attached[number] = True
+        self.machine.open(number)
         self.opened.setdefault(self.index, []).append(number)
         self.attached[number, self.index] = (0, Answer(self.index, True, b""))
 
@@ -217,11 +220,9 @@ class Replay:
             self.attached[number, self.index] = (so_far, Answer(self.index, False, "wrong-secret"))
             return
         record.attachment, record.left_s = attachment, None
-        held = broker.decode_held.decode(claim.held) if claim.held else broker.Held([])
-        deliveries, ended = self.model.attach(number, held)
-        reply = broker.encode(broker.Resumed(deliveries, ended))
+        reply = self.machine.attach(number, claim.held)
         self.attached[number, self.index] = (so_far, Answer(self.index, True, reply))
 
     def _end(self, number: int) -> None:
         if self._records.pop(number, None) is not None:
-            self.model.expire(number)
+            self.machine.expire(number)

@@ -1,4 +1,5 @@
-"""One run: a cluster, its clients, faults, healing, progress, judgement. All of it follows from the seed."""
+"""One run: a cluster, its clients, faults, healing, progress, judgement. All of it follows from the seed, and from the
+number of groups."""
 
 from __future__ import annotations
 
@@ -10,25 +11,19 @@ from typing import Any
 
 import msgspec
 
-from disheap.client.api.asynchronous import Client
-from disheap.client.core.url import BrokerUrl
-from disheap.client.io.asyncio_driver import Driver
-from disheap.errors import RequestError
 from disheap.plugins.registry import Registry
-from disheap.protocol import broker
-from disheap.runtime.state.sessions import SESSION_TIME_SHIFT
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.clients import SimulatedClient
+from disheap.testing.simulator.cluster import Cluster
 from disheap.testing.simulator.faults import FaultInjector
+from disheap.testing.simulator.group_run import DRAIN_BOUND_S, GroupRun
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.liveness_checks import LivenessChecks
 from disheap.testing.simulator.loop import Livelock
 from disheap.testing.simulator.probes import Probes
-from disheap.testing.simulator.replay import Replay
 from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.safety import Violation
-from disheap.testing.simulator.session_liveness import SessionLiveness
 from disheap.testing.simulator.stranger import Stranger
 from disheap.testing.simulator.trace import product_logs_in
-from disheap.testing.simulator.workload import Promises, Worker
 
 LEADER_BOUND_S = 60.0
 """Virtual time after healing within which a leader has committed in its own term."""
@@ -38,9 +33,8 @@ SERVED_BOUND_S = 60.0
 """Each client has had an answer from the log."""
 STRANGER_SEED, STRANGER_SHARE = 0x57A26E2, 0.6
 """A stranger comes in this share of the runs. Its draws are its own, so the other runs are as they would be without."""
-DRAIN_BOUND_S = 120.0
-"""And every topic is empty."""
-
+MACHINES = ("counter", "heap", "heap")
+"""Of the groups, where there are three."""
 LIVENESS_BOUND_S = 200.0
 """All checks have ended; each has a bound of its own."""
 
@@ -50,6 +44,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     seed: int
     nodes: int = 0  # 0: the seed says how many
+    groups: int = 1  # or 3, see `MACHINES`
     keep_trace: bool = False
 
 
@@ -84,20 +79,18 @@ class Run:
         self.plan = plan
         rng = Rng(plan.seed)
         count = plan.nodes or rng.pick((3, 3, 3, 3, 5, 5, 1, 4))
-        self.cluster = Cluster(rng.fork(), registry, count, keep_trace=plan.keep_trace)
-        self.promises = Promises()
+        machines = MACHINES if plan.groups > 1 else ()
+        self.cluster = Cluster(rng.fork(), registry, count, keep_trace=plan.keep_trace, machines=machines)
         pace_s = rng.pick((0.1, 0.3, 0.6))
-        self.workers = [
-            Worker(self.cluster, self.promises, f"c{number}", rng.fork(), pace_s)
-            for number in range(1, rng.between(2, 4) + 1)
-        ]
+        self.parts = [self._part(group, rng, pace_s) for group in range(plan.groups)]
+        self.workers: list[SimulatedClient] = [worker for part in self.parts for worker in part.workers]
         self.probes = Probes(self.cluster, rng.fork(), rng.pick((0.2, 1.0, 3.0)))
         self.cluster.on_lead = self._elected
         self.injector = FaultInjector(
             self.cluster, self.workers, self.probes, rng.fork(), rng.pick((0.5, 1.5, 4.0, 10.0))
         )
-        self.session_liveness = SessionLiveness(self.cluster, self.workers, lambda: self.injector.learner)
-        self.cluster.safety.on_commit = self.session_liveness.committed
+        for part in self.parts:
+            part.watch_sessions(lambda: self.injector.learner)
         self.duration_s = rng.seconds(15.0, 45.0)
         self._rare: dict[str, int] = {}
         self._rng = rng
@@ -105,8 +98,16 @@ class Run:
         is_there = own.chance(STRANGER_SHARE)
         self.stranger = Stranger(self.cluster, own, own.pick((0.3, 1.0, 3.0))) if is_there else None
 
-    def _elected(self, host: Host) -> None:
-        self.probes.ask(host)
+    def _part(self, group: int, rng: Rng, pace_s: float) -> GroupRun:
+        """With two to four clients; with several groups each has fewer."""
+        if self.plan.groups == 1:
+            names = [f"c{number}" for number in range(1, rng.between(2, 4) + 1)]
+        else:
+            names = [f"g{group}c{number}" for number in range(1, rng.between(1, 2) + 1)]
+        return GroupRun(self.cluster, self.cluster.groups[group], names, rng, pace_s)
+
+    def _elected(self, host: Host, group: int) -> None:
+        self.probes.ask(host, group)
         self.injector.targeted.elected(host)
 
     def carry_out(self) -> Result:
@@ -142,7 +143,7 @@ class Run:
         for worker in self.workers:
             worker.start()
         probing = cluster.loop.create_task(self.probes.make())
-        watching = cluster.loop.create_task(self.session_liveness.watch())
+        watching = [cluster.loop.create_task(part.session_liveness.watch()) for part in self.parts]
         if self.stranger is not None:
             self.stranger.start()
         await self.injector.inject(self.duration_s)
@@ -166,7 +167,8 @@ class Run:
         await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up although all is healed")
         await self._wait(self._have_room, ROOM_BOUND_S, "a node is short of room although there is some")
         probing.cancel()
-        watching.cancel()
+        for watch in watching:
+            watch.cancel()
         await self._check_liveness()
         self.probes.check()
 
@@ -192,38 +194,35 @@ class Run:
                 worker.start()
 
     def _leads(self) -> bool:
-        leader = self.cluster.leader()
-        if leader is None:
-            return False
-        group = leader.node.group
-        return group.applied.term == group.raft.term
+        return all(part.is_led() for part in self.parts)
 
     def _all_equal(self) -> bool:
-        hosts = [host for host in self.cluster.hosts if host.state == "up" and not host.wiped]
-        if not all(host.has_group for host in hosts):
-            return False
-        return len({host.node.group.applied.index for host in hosts}) == 1
+        return all(part.is_equal() for part in self.parts)
 
     def _have_room(self) -> bool:
         """On the disks and in memory; and nobody refuses any more."""
         nodes = [host.node for host in self.cluster.hosts if host.has_group]
-        watches = [watch.status() for node in nodes for watch in (node.maintenance.disk_space, node.memory)]
+        watches = [replica.maintenance.disk_space.status() for node in nodes for replica in node.replicas]
+        watches += [node.memory.status() for node in nodes]
         return not any(status["is_short"] or status["refuses"] for status in watches)
 
     def _describe_nodes(self) -> str:
-        words = []
-        for host in self.cluster.hosts:
-            if host.has_group:
-                raft = host.node.group.raft
-                words.append(
-                    f"{host.name} {host.state} {raft.role.value} term {raft.term} last {raft.last_index} commit "
-                    f"{raft.commit} applied {host.node.group.applied.index}{' ambiguous' if raft.is_ambiguous else ''}"
-                    f" {host.node.lifecycle.state.value}"
-                    f"{' wiped' if host.wiped else ''}"
-                )
-            else:
-                words.append(f"{host.name} {host.state}")
-        return "; ".join(words)
+        return "; ".join(
+            self.cluster.in_group(part.number, self._describe(host, part.number))
+            for part in self.parts
+            for host in self.cluster.hosts
+        )
+
+    def _describe(self, host: Host, group: int) -> str:
+        if not host.has_opened(group):
+            return f"{host.name} {host.state}"
+        replica = host.replica(group)
+        raft = replica.group.raft
+        return (
+            f"{host.name} {host.state} {raft.role.value} term {raft.term} last {raft.last_index} commit "
+            f"{raft.commit} applied {replica.group.applied.index}{' ambiguous' if raft.is_ambiguous else ''}"
+            f" {replica.lifecycle.state.value}{' wiped' if host.wiped else ''}"
+        )
 
     async def _check_liveness(self) -> None:
         """What a healthy cluster can do."""
@@ -236,74 +235,33 @@ class Run:
     # --- the end ---
 
     async def _drain(self) -> None:
-        """A client of its own takes everything out of every topic."""
         cluster = self.cluster
-        process, transport = cluster.client_process("drain")
-        done = process.start(self._take_everything(transport))
-        await self._wait(done.done, DRAIN_BOUND_S, "the topics are not empty although all is healed")
-        done.result()
-
-    async def _take_everything(self, transport: Any) -> None:
-        url = BrokerUrl(self.cluster.addresses(), "sim", 5000, 2.0, DRAIN_BOUND_S, "drain")
-        driver = Driver(url, transport, client="drain", generator=self._rng.fork().generator)
-        client = Client(driver)
-        await driver.open()
-        while True:
-            infos = await client.topics()
-            left = [info for info in infos if info.ready or info.delayed or info.leased]
-            if not left:
-                break
-            for info in left:
-                await self._empty(client, info)
-            await asyncio.sleep(0.5)
-        self.cluster.trace.add("drain", "all topics are empty")
-        await driver.close()
-
-    async def _empty(self, client: Client, info: broker.TopicInfo) -> None:
-        try:
-            for delivery in await client.topic(info.topic).pop(50):
-                await delivery.ack()
-        except RequestError as error:  # another session's own, or deleted meanwhile
-            self.cluster.trace.add("drain", f"{info.topic}: {type(error).__name__}")
+        for part in self.parts:
+            if part.can_be_drained:
+                process, transport = cluster.client_process("drain", part.number)
+                done = process.start(part.drain(transport, self._rng))
+                await self._wait(done.done, DRAIN_BOUND_S, "the topics are not empty although all is healed")
+                done.result()
 
     def _judge(self) -> None:
-        cluster = self.cluster
-        safety = cluster.safety
-        limits = cluster.hosts[0].config.limits
-        replay = Replay(SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes, safety.submitted)
-        cluster.history.check(safety.log, replay, safety.tables)
-        for expired in replay.expired:
-            if expired in self.session_liveness.objections:
-                cluster.fail(self.session_liveness.objections[expired])
-        self._rare = {**replay.machine.seen, "dropped": replay.model.dropped}
-        messages = replay.machine.messages
-        for number, message in self.promises.enqueued.items():
-            if number not in messages or messages[number][1] != message:
-                cluster.fail(f"message {number} was confirmed as {message}, and is {messages.get(number)}")
-        present = {message.payload for _, message in messages.values()}
-        for payload, code in self.promises.refused.items():
-            if payload in present:
-                cluster.fail(f"{payload[:40]!r} was refused ({code}), and is there")
-        self._check_twice(replay)
+        for part in self.parts:
+            for way, times in part.judge().items():
+                self._rare[way] = self._rare.get(way, 0) + times
 
     def _log_digest(self) -> str:
         """Everything that was committed, in one word: the runs of one seed have the same log, byte by byte."""
         digest = hashlib.blake2b(digest_size=16)
-        for entry in self.cluster.safety.log:
-            digest.update(f"{entry.term} {entry.index} {entry.kind} {entry.time_ms} ".encode() + entry.data)
+        for checks in self.cluster.groups:
+            for entry in checks.safety.log:
+                digest.update(f"{entry.term} {entry.index} {entry.kind} {entry.time_ms} ".encode() + entry.data)
         return digest.hexdigest()
 
-    def _check_twice(self, replay: Replay) -> None:
-        """One command, one message in a topic."""
-        seen: dict[tuple[str, bytes], int] = {}
-        for number, (topic, message) in replay.machine.messages.items():
-            place = topic, message.payload
-            if place in seen:
-                self.cluster.fail(f"{place[1][:40]!r} is in {topic!r} twice: messages {seen[place]} and {number}")
-            seen[place] = number
-
     def _result(self, violation: str, real_s: float) -> Result:
-        cluster, promises = self.cluster, self.promises
+        cluster, safeties = self.cluster, [checks.safety for checks in self.cluster.groups]
+        by_kind: dict[str, int] = {}
+        for part in self.parts:
+            for kind, times in part.promises.by_kind.items():
+                by_kind[kind] = by_kind.get(kind, 0) + times
         return Result(
             seed=self.plan.seed,
             nodes=len(cluster.hosts),
@@ -312,16 +270,16 @@ class Run:
             digest=cluster.trace.digest(),
             simulated_s=cluster.loop.now,
             real_s=real_s,
-            operations=promises.operations,
-            failed_operations=promises.failed,
-            by_kind=promises.by_kind,
+            operations=sum(part.promises.operations for part in self.parts),
+            failed_operations=sum(part.promises.failed for part in self.parts),
+            by_kind=by_kind,
             rare=self._rare,
             faults=cluster.trace.counts,
-            entries=len(cluster.safety.log),
-            elections=cluster.safety.elections,
-            deliveries=cluster.history.deliveries,
-            checks=cluster.safety.checks,
-            watched_s=self.session_liveness.watched_s,
+            entries=sum(len(safety.log) for safety in safeties),
+            elections=sum(safety.elections for safety in safeties),
+            deliveries=sum(checks.history.deliveries for checks in cluster.groups),
+            checks=sum(safety.checks for safety in safeties),
+            watched_s=sum(part.session_liveness.watched_s for part in self.parts),
             steps=cluster.loop.steps,
         )
 

@@ -1,4 +1,4 @@
-"""No session lapses while a majority is up and its client can reach it (Raft dissertation §6.3).
+"""No session of a group lapses while a majority is up and its client can reach it (Raft dissertation §6.3).
 
 A *reachable majority* of a client is a set of hosts that holds at all times: its nodes run, vote and are certain of
 their logs; their disks and links are as fast as usual; each of them reaches each other one and the client, both links.
@@ -22,8 +22,9 @@ from disheap.testing.simulator.cluster import CLOCK_OFF_S
 from disheap.testing.simulator.envelopes import read_envelopes
 
 if TYPE_CHECKING:
-    from disheap.testing.simulator.cluster import Cluster, Host
-    from disheap.testing.simulator.workload import Worker
+    from disheap.testing.simulator.clients import SimulatedClient
+    from disheap.testing.simulator.cluster import Cluster, GroupChecks
+    from disheap.testing.simulator.hosts import Host
 
 LOOK_S = 0.1
 """Between two looks at what reaches what. Half as long as the shortest cut; a restart is known by its number."""
@@ -57,10 +58,13 @@ class Connectivity(NamedTuple):
 class SessionLiveness:
     """Looks from time to time, and remembers since when each client has had each majority in reach."""
 
-    def __init__(self, cluster: Cluster, workers: list[Worker], learner: Callable[[], int]) -> None:
+    def __init__(
+        self, cluster: Cluster, checks: GroupChecks, workers: list[SimulatedClient], learner: Callable[[], int]
+    ) -> None:
         self.watched_s = 0.0  # how long sessions were not allowed to lapse, of all clients together
         self.objections: dict[tuple[int, int], str] = {}  # (index, session): why it must not end there
         self._cluster = cluster
+        self._group = checks.number
         self._workers = workers
         self._learner = learner  # the number of the host that has lost its vote, or 0
         count = len(cluster.hosts)
@@ -105,10 +109,10 @@ class SessionLiveness:
                 )
                 self._cluster.say_check(self.objections[int(entry.index), number])
 
-    def _must_live(self, worker: Worker) -> bool:
+    def _must_live(self, worker: SimulatedClient) -> bool:
         return worker.session_id != 0 and self._reachable_s(worker) >= GRACE_S
 
-    def _reachable_s(self, worker: Worker) -> float:
+    def _reachable_s(self, worker: SimulatedClient) -> float:
         """For how long one and the same majority has been in reach."""
         begins = [began for (name, _), (_, began) in self._since.items() if name == worker.name]
         return self._cluster.loop.now - min(begins, default=self._cluster.loop.now)
@@ -141,7 +145,7 @@ class SessionLiveness:
         return links._replace(good=good, alive=alive)
 
     def _is_good(self, host: Host) -> bool:
-        is_sound = host.votes and not host.faults.full and host.number != self._learner()
+        is_sound = host.votes_in(self._group) and not host.faults.full and host.number != self._learner()
         return is_sound and abs(host.wall_off_s) <= CLOCK_OFF_S
 
 

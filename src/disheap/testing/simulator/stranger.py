@@ -18,7 +18,8 @@ from disheap.kernel.types import Heartbeat, Index, NodeId, Term
 from disheap.protocol import frames, handshake, peers
 from disheap.protocol.frames import FrameReader, Kind
 from disheap.protocol.peers import PeerHello
-from disheap.testing.simulator.cluster import Cluster, Host
+from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.network import SimTransport
 from disheap.testing.simulator.rng import Rng

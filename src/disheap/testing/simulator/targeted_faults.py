@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from disheap.testing.simulator.cluster import Host
 from disheap.testing.simulator.fault_actions import FaultActions
+from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.network import SimConnection
 
 Kind = tuple[Callable[[], None], int]

@@ -1,8 +1,8 @@
-"""Clients of all kinds: every command there is, through the real asyncio client, over whatever happens to the cluster.
+"""Clients of a heap, of all kinds: every command there is, through the real asyncio client.
 
-Each client is a process with a program: it does one thing after another, drawn at random, and takes every
-refusal that the product may give. Payloads are unique, so that a message can be told from its repetition. What a client
-was promised is written down: an enqueue that was confirmed, an ack that was.
+Each client does one thing after another, drawn at random, whatever happens to the cluster. Payloads are unique, so that
+a message can be told from its repetition. What a client was promised is written down: an enqueue that was confirmed, an
+ack that was.
 """
 
 from __future__ import annotations
@@ -15,22 +15,16 @@ from typing import Any
 
 from disheap.client.api.asynchronous import Client
 from disheap.client.api.consuming import Consumer, Delivery
-from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import (
     CommandRefused,
-    DisheapError,
-    InternalError,
     InvalidArgument,
-    ProtocolError,
     RequestError,
-    UnknownCommand,
-    VersionTooOld,
 )
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
+from disheap.testing.simulator.clients import Operation, SimulatedClient, Tally
 from disheap.testing.simulator.cluster import Cluster
-from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.shapes import (
     EXCHANGES,
@@ -51,48 +45,33 @@ PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKIN
 BROUGHT = BRINGING | {"_publish", "_fan_out", "_publish_by_words", "_cast", "_exclusive_topic"}
 MAX_BROUGHT = 480
 """Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
-LOGGED = frozenset({"pop", "create_topic", "bind", "exchange", "enqueue", "publish"})
-"""What is answered from the log: who gets such an answer is served."""
 TOLD_S = 5.0
 """Within which a lapsed session's consumers hear of it."""
-NEVER = (InvalidArgument, UnknownCommand, VersionTooOld, InternalError)
-"""Refusals that a correct client never gets from a correct node."""
 
 
-class Promises:
-    """What the product has promised to its clients."""
+class Promises(Tally):
+    """What the product has promised to its clients, and how much they have done."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.enqueued: dict[int, NewMessage] = {}
         self.refused: dict[bytes, str] = {}  # payloads of commands that were refused: nothing of them is there
         self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
         self.handed: dict[broker.Token, str] = {}  # leases whose delivery somebody was given
         self.holding: dict[str, list[Delivery]] = {}  # by client: what it was given and has not settled
         self.brought = 0
-        self.operations = 0
-        self.failed = 0
-        self.by_kind: dict[str, int] = {}
 
 
-class Worker:
+class Worker(SimulatedClient):
     """One client process."""
 
-    def __init__(self, cluster: Cluster, promises: Promises, name: str, rng: Rng, pace_s: float) -> None:
-        self.name = name
-        self.cluster = cluster
+    def __init__(self, cluster: Cluster, promises: Promises, name: str, rng: Rng, pace_s: float, group: int) -> None:
+        super().__init__(cluster, promises, name, rng, pace_s, group)
         self.promises = promises
-        self.rng = rng
-        self.process: Process
-        self.stopped = False
-        self.served_at = 0.0
-        self._pace_s = pace_s
         profile = rng.pick(PROFILES)
-        self._operations = [
-            (do, weight * (5 if do.__name__ in profile else 1)) for do, weight in self._all_operations()
-        ]
-        self._lanes = rng.pick((1, 1, 1, 3, 6))  # so many things at a time
+        self.operations = [(do, weight * (5 if do.__name__ in profile else 1)) for do, weight in self._all_operations()]
+        self._lanes = rng.pick((1, 1, 1, 3, 6))
         self._client: Client
-        self._driver: Driver | None = None
         self._consumers: list[Consumer] = []
         self._readers: list[asyncio.Task[None]] = []
         self._reading_for: dict[asyncio.Task[None], int] = {}  # the session that it subscribed in
@@ -101,57 +80,16 @@ class Worker:
         self._old_tokens: list[broker.Token] = []
         self._numbers: list[int] = []
         self._made = 0
-        self._lives = 0
-
-    @property
-    def session_id(self) -> int:
-        """Of the session that it holds and means to keep. 0 without one."""
-        driver = self._driver
-        return 0 if driver is None or driver.is_over else driver.session_id
-
-    def start(self) -> None:
-        """Starts the client in a new process, with nothing left of its last life."""
-        self._lives += 1
-        self._driver = None
-        self.process, transport = self.cluster.client_process(self.name)
-        timeout_ms = self.rng.pick((1000, 2000, 5000, 15000))
-        addresses = tuple(self.rng.shuffled(self.cluster.addresses()))
-        url = BrokerUrl(addresses, "sim", timeout_ms, 2.0, self.rng.pick((3.0, 8.0, 30.0)), self.name)
-        self._consumers, self._readers, self._deliveries, self._numbers = [], [], [], []
-        self._reading_for = {}
-        self.promises.holding[self.name] = self._deliveries
-        self.process.start(self._live(url, transport, self.rng.fork()))
-
-    def kill(self) -> None:
-        """Kills the client's process."""
-        self.cluster.end_client(self.process)
-
-    def stop(self) -> None:
-        """Finish what it is at, and close."""
-        self.stopped = True
 
     # --- its life ---
 
-    async def _live(self, url: BrokerUrl, transport: Any, rng: Rng) -> None:
-        try:
-            await self._work(url, transport, rng)
-        except Exception as error:
-            self.cluster.trace.note(self.name, repr(error))
-            self.cluster.fail(f"client {self.name} fails: {type(error).__name__}: {error}")
+    def _forget(self) -> None:
+        self._consumers, self._readers, self._deliveries, self._numbers = [], [], [], []
+        self._reading_for = {}
+        self.promises.holding[self.name] = self._deliveries
 
-    async def _work(self, url: BrokerUrl, transport: Any, rng: Rng) -> None:
-        while not self.stopped:
-            driver = self._driver = Driver(url, transport, client="simulated", generator=rng.generator)
-            self._client = Client(driver)
-            try:
-                await driver.open(timeout_s=20.0)
-            except RequestError as error:
-                self._say("cannot connect", error)
-                await driver.close(end_session=False)
-                continue
-            await self._session()
-            await self._end_readers()
-            await driver.close(end_session=self.rng.chance(0.7))
+    def _connected_by(self, driver: Driver) -> None:
+        self._client = Client(driver)
 
     async def _session(self) -> None:
         """One client's whole life, of some operations."""
@@ -160,20 +98,10 @@ class Worker:
         count = self.rng.between(20, 120)
         await asyncio.gather(*(self._lane(count) for _ in range(self._lanes)))
 
-    async def _lane(self, count: int) -> None:
-        """One thing after another."""
-        for _ in range(count):
-            if self.stopped:
-                return
-            await asyncio.sleep(max(1, self._lanes // 2) * self._pace_s * self.rng.seconds(0.1, 2.0))
-            operation = self.rng.weighted(self._operations)
-            if operation.__name__ in BROUGHT and self.promises.brought >= MAX_BROUGHT:
-                continue
-            kind = operation.__name__.strip("_")
-            await self._try(kind, operation)
-            self._check_told()
+    def _may_do(self, operation: Operation) -> bool:
+        return operation.__name__ not in BROUGHT or self.promises.brought < MAX_BROUGHT
 
-    def _check_told(self) -> None:
+    def _look(self) -> None:
         """Whoever reads for a session that is over hears of that."""
         session, now = self._client.driver._session.id, self.cluster.loop.now
         for reader, known in list(self._reading_for.items()):
@@ -181,31 +109,6 @@ class Worker:
                 del self._reading_for[reader]
             elif session not in (0, known) and now - self._lapsed_at.setdefault(known, now) > TOLD_S:
                 self.cluster.fail(f"client {self.name}: session {known} is over, and its consumers are not told")
-
-    async def _try(self, kind: str, operation: Callable[[], Awaitable[Any]]) -> None:
-        promises = self.promises
-        promises.operations += 1
-        promises.by_kind[kind] = promises.by_kind.get(kind, 0) + 1
-        try:
-            await operation()
-            self._served(kind)
-        except NEVER as error:
-            self.cluster.fail(f"client {self.name}: {kind} is refused: {type(error).__name__}: {error}")
-        except ProtocolError as error:
-            self.cluster.fail(f"client {self.name}: {kind}: {type(error).__name__}: {error}")
-        except DisheapError as error:
-            promises.failed += 1
-            self._say(kind, error)
-            if isinstance(error, CommandRefused):
-                self._served(kind)
-
-    def _served(self, kind: str) -> None:
-        if kind in LOGGED:
-            self.served_at = self.cluster.loop.now
-
-    def _say(self, what: str, error: DisheapError) -> None:
-        self.cluster.trace.add(self.name, f"{what}: {type(error).__name__}")
-        self.cluster.trace.note(self.name, str(error))
 
     def _all_operations(self) -> list[tuple[Callable[[], Awaitable[Any]], int]]:
         return [
@@ -489,7 +392,7 @@ class Worker:
         else:
             await self._client.driver.admin({"op": "snapshot"})
 
-    async def _end_readers(self) -> None:
+    async def _end(self) -> None:
         for reader in self._readers:
             reader.cancel()
         await asyncio.gather(*self._readers, return_exceptions=True)
