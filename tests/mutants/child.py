@@ -1,7 +1,7 @@
 """What runs in a process of its own, because it has a bug in it: tests until one fails, or seeds until one does.
 
-    python -m tests.mutants.child tests RESULT NAME TARGET ...
-    python -m tests.mutants.child seeds RESULT NAME FIRST COUNT SECONDS
+    tests RESULT NAME TARGET ...
+    seeds RESULT NAME FIRST COUNT SECONDS
 
 NAME is a mutant's, or `-` for none: the negative control. RESULT is the file for the answer, a JSON of `Seen`.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+import os
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -22,21 +23,40 @@ from tests.mutants.mutant import Unplantable
 from tests.mutants.planting import Planter
 from tests.mutants.verdict import Seen
 
+ROOT = Path(__file__).parent.parent.parent
 NONE = "-"
 TEST_TIMEOUT_S = 30
 """A test that hangs under a bug fails after this."""
+CONTROL_TIMEOUT_S = 600
+"""The signal's exception may be raised in a simulated node, which then fails: that would look like a failed test."""
 CLUMSY = (ImportError, NameError, SyntaxError, Unplantable)
 """Errors that show a badly written mutant, and catch nothing."""
 
 
-def main(arguments: list[str]) -> None:
+def forked(directory: str, output: Path, arguments: list[str]) -> None:
+    """In a new process: temporary files go into `directory`, and all that is printed into `output`."""
+    descriptor = os.open(output, os.O_WRONLY | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    os.environ.update(TMPDIR=directory, PYTEST_ADDOPTS="")
+    tempfile.tempdir = None  # it was looked up before
+    os.chdir(ROOT)
+    run(arguments)
+
+
+def run(arguments: list[str]) -> None:
     what, result, name, *rest = arguments
     planter = Planter(BY_NAME[name]) if name != NONE else None
     if planter is not None:
         planter.install()
     started = time.monotonic()
     try:
-        seen = run_tests(rest) if what == "tests" else run_seeds(int(rest[0]), int(rest[1]), float(rest[2]))
+        seen = (
+            run_tests(rest, TEST_TIMEOUT_S if planter else CONTROL_TIMEOUT_S)
+            if what == "tests"
+            else run_seeds(int(rest[0]), int(rest[1]), float(rest[2]))
+        )
         if planter is not None and not seen.broken:
             planter.check_planted()
     except CLUMSY as error:
@@ -69,11 +89,11 @@ class _Watch:
         self.passed += report.when == "call" and report.passed
 
 
-def run_tests(targets: list[str]) -> Seen:
+def run_tests(targets: list[str], timeout_s: int) -> Seen:
     """Rewriting of assertions would go past the planter: pytest finds modules for itself then."""
     _quiet_hypothesis()
     watch = _Watch()
-    options = ["-x", "-q", "--pyargs", "--assert=plain", "-p", "no:cacheprovider", "-o", f"timeout={TEST_TIMEOUT_S}"]
+    options = ["-x", "-q", "--pyargs", "--assert=plain", "-p", "no:cacheprovider", "-o", f"timeout={timeout_s}"]
     code = pytest.main([*options, "--hypothesis-profile=mutants", *targets], plugins=[watch])
     seen = watch.seen._replace(ran=watch.passed + bool(watch.seen.by))
     if seen.by or seen.broken:
@@ -120,7 +140,3 @@ def run_seeds(first: int, count: int, seconds: float) -> Seen:
 
 def _first_line(text: str) -> str:
     return text.splitlines()[0][:200] if text else ""
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.mutants import child
 from tests.mutants.mutant import Mutant
 from tests.mutants.verdict import Seen, Verdict
 
-ROOT = Path(__file__).parent.parent.parent
 CONTROL = "-"
+IMPORTED_ONCE = (
+    "pytest", "_hypothesis_pytestplugin", "hypothesis.strategies", "pytest_asyncio.plugin", "pytest_timeout",
+    "xdist.plugin", "celery.app", "celery.worker", "kombu.transport.virtual", "click", "cryptography.x509", "msgspec",
+    "rich.table", "structlog", "trustme", "uvloop", "zstandard",
+)  # fmt: skip
+"""None of these imports the product, so a bug can still be planted in all of it."""
 TESTS_LIMIT_S = 150.0
 CONTROL_LIMIT_S = 900.0
 
@@ -71,19 +78,27 @@ def _seeds(name: str, plan: Plan) -> Seen:
 
 def _child(limit_s: float, what: str, name: str, *arguments: str) -> Seen:
     with tempfile.TemporaryDirectory(prefix="disheap-mutants-") as directory:
-        result = Path(directory) / "seen.json"
-        command = [sys.executable, "-m", "tests.mutants.child", what, str(result), name, *arguments]
-        environment = {**os.environ, "PYTHONHASHSEED": "0", "TMPDIR": directory, "PYTEST_ADDOPTS": ""}
-        process = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace",
-        )  # fmt: skip
-        try:
-            output, _ = process.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
+        result, output = Path(directory) / "seen.json", Path(directory) / "output"
+        process = _server().Process(
+            target=child.forked, args=(directory, output, [what, str(result), name, *arguments])
+        )
+        process.start()
+        process.join(limit_s)
+        if process.exitcode is None:
             process.kill()
-            process.communicate()
+            process.join()
             return Seen(broken=f"no end within {limit_s:.0f} s", seconds=limit_s)
         if not result.exists():
-            return Seen(broken=f"the process ended with {process.returncode}: {output.strip()[-300:]}")
+            said = output.read_text(errors="replace") if output.exists() else ""
+            return Seen(broken=f"the process ended with {process.exitcode}: {said.strip()[-300:]}")
         return Seen(**json.loads(result.read_text()))
+
+
+@cache
+def _server() -> ForkServerContext:
+    """Forks children that have imported what is not the product: else each would spend most of its second on that.
+    They have one seed of hashes, so that a run can be repeated."""
+    os.environ["PYTHONHASHSEED"] = "0"
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([*IMPORTED_ONCE])
+    return context
