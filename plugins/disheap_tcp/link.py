@@ -91,7 +91,15 @@ class Link(asyncio.Protocol):
         self._gathered.append(data if type(data) is bytes else bytes(data))
         self._gathered_bytes += len(data)
         if self._gathered_bytes >= GATHER_BYTES:
-            self.send_queued()
+            self._send_gathered()
+
+    def write_now(self, data: bytes) -> None:
+        """Sends what was gathered, and `data` behind it. Where nothing was gathered, it costs no turn of the loop."""
+        if self._gathered:
+            self.write(data)
+            self._send_gathered()
+        elif self._transport is not None and not self._closing and data:
+            self._transport.write(data)
 
     def buffered(self) -> int:
         """How many bytes are not with the operating system yet."""
@@ -108,7 +116,7 @@ class Link(asyncio.Protocol):
         if self._transport is not None and not self._closing:
             self._transport.resume_reading()
 
-    def send_queued(self) -> None:
+    def _send_gathered(self) -> None:
         """A second call finds nothing: `write` may have asked for a flush at the end of the turn."""
         gathered = self._gathered
         if not gathered or self._transport is None:
@@ -122,7 +130,7 @@ class Link(asyncio.Protocol):
         """Sends what was written, then closes the connection. The receiver gets no more data."""
         if self._closing:
             return
-        self.send_queued()
+        self._send_gathered()
         self._closing = True
         if self._transport is not None:
             self._transport.close()
@@ -137,7 +145,7 @@ class Link(asyncio.Protocol):
 
     def _flush_due(self) -> None:
         self._is_flush_due = False
-        self.send_queued()
+        self._send_gathered()
 
     # --- asyncio.Protocol ---
 

@@ -107,6 +107,23 @@ async def test_a_peer_that_takes_nothing_in_is_told_of_once_and_never_from_withi
     assert owner.wire.sent == []
 
 
+async def test_messages_of_one_turn_leave_in_one_write_and_count_until_then() -> None:
+    owner = Owner()
+    size = len(peers.encode(0, MESSAGE))
+    for _ in range(BUFFER_BYTES // size + 1):
+        owner.link.send(0, MESSAGE)
+    assert owner.wire.sent == []
+    owner.link.send(0, MESSAGE)
+    await asyncio.sleep(0)
+    assert owner.told == [2], "the buffer is full of what has not left yet"
+    assert owner.link.flush()
+    assert [len(data) for data in owner.wire.sent] == [(BUFFER_BYTES // size + 1) * size]
+    owner.link.send(0, MESSAGE)
+    owner.link.connection_lost(None)
+    owner.link.flush()
+    assert len(owner.wire.sent) == 1, "what was for an earlier connection does not go to the next one"
+
+
 async def test_what_is_sent_flows_again_when_half_of_the_buffer_is_gone() -> None:
     owner = Owner()
     owner.wire.unsent = BUFFER_BYTES + 1
@@ -116,6 +133,7 @@ async def test_what_is_sent_flows_again_when_half_of_the_buffer_is_gone() -> Non
     assert owner.wire.sent == []
     owner.wire.unsent = BUFFER_BYTES // 2
     owner.link.send(0, MESSAGE)
+    owner.link.flush()
     assert len(owner.wire.sent) == 1
     owner.wire.unsent = BUFFER_BYTES + 1
     owner.link.send(0, MESSAGE)

@@ -230,18 +230,19 @@ async def test_small_writes_of_one_callback_leave_together() -> None:
 async def test_what_was_gathered_can_be_sent_at_once_and_later_writes_leave_too() -> None:
     link, fake = await made_link()
     link.write(b"a")
-    link.write(b"b")
-    link.send_queued()
+    link.write_now(b"b")
     assert fake.sent == [b"ab"] and link.buffered() == 0
-    link.send_queued()
     link.write(b"c")
     await asyncio.sleep(0)
     assert fake.sent == [b"ab", b"c"]
     link.write(b"d")
     await asyncio.sleep(0)
     assert fake.sent == [b"ab", b"c", b"d"]
+    link.write_now(b"e")
+    assert fake.sent[3:] == [b"e"]
     link.connection_lost(None)
-    link.send_queued()
+    link.write_now(b"f")
+    assert fake.sent[3:] == [b"e"]
 
 
 async def test_writes_over_the_gathering_limit_do_not_wait() -> None:

@@ -453,7 +453,8 @@ class LateFlushEnd(End):
         self.send()
         super().close()
 
-    def send_queued(self) -> None: ...
+    def write_now(self, data: bytes) -> None:
+        self.write(data)
 
 
 class LateFlush(Wire):

@@ -47,9 +47,9 @@ class Connection(Protocol):
 class Flushing(Protocol):
     """Optional power of a `Connection` that gathers writes, to send many small ones together."""
 
-    def send_queued(self) -> None:
-        """Hand what is queued to the operating system now, as far as it takes that, and not after the loop's present
-        turn. Never blocks, and never raises. May be called after the end."""
+    def write_now(self, data: bytes) -> None:
+        """As `write`. `data`, and all that was queued before it, goes to the operating system before this returns, as
+        far as that takes it. The loop has nothing more to do for it. After the end, `data` is dropped."""
 
 
 class Receiver(Protocol):

@@ -269,7 +269,7 @@ class Driver(Connector[Link]):
             return
         self._drop_if_lapsed(self.loop.time())  # after the loop stood still
         if link is self._channel:
-            link.connection.write(self._take_output())
+            link.write_now(self._take_output())
 
     def _send_acks(self) -> None:
         for command, acked in self._acks.take():

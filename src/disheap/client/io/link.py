@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Protocol
 
 from disheap.client.core.handshake import Handshake
-from disheap.interfaces import Connection
+from disheap.interfaces import Connection, Flushing
 
 FAREWELL_BEHIND_BYTES = 64 << 10
 """A node that takes nothing would keep a longer queue in memory until TCP gives it up."""
@@ -35,6 +36,7 @@ class Link:
         self.address = address
         self.handshake = handshake
         self.connection: Connection | None = None
+        self.write_now: Callable[[bytes], None]  # of a connection that gathers; else its `write`
         self.gone: asyncio.Future[None] = owner.loop.create_future()
         self.dialing: asyncio.Task[None] | None = None
         self._owner = owner
@@ -56,6 +58,7 @@ class Link:
     def connection_made(self, connection: Connection) -> None:
         """Greet."""
         self.connection = connection
+        self.write_now = connection.write_now if isinstance(connection, Flushing) else connection.write
         connection.write(self.handshake.hello)
 
     def data_received(self, data: bytes) -> None:

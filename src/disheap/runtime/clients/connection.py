@@ -176,7 +176,7 @@ class ClientConnection:
         self._acceptor = acceptor
         self._server: ConnectionOwner  # of the group that its HELLO named
         self._connection: Connection
-        self._send_queued: Callable[[], None] | None = None  # of a connection that gathers
+        self._write_now: Callable[[bytes], None]  # of a connection that gathers; else its `write`
         self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
         self._greeted = False
         self._has_left = False
@@ -197,7 +197,7 @@ class ClientConnection:
         """Ask for a place, and wait for a HELLO for `handshake_timeout_s`."""
         acceptor = self._acceptor
         self._connection = connection
-        self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
+        self._write_now = connection.write_now if isinstance(connection, Flushing) else connection.write
         self.heard = acceptor.loop.time()
         if not acceptor.admit(self):
             return
@@ -442,9 +442,7 @@ class ClientConnection:
         queue.clear()
         if self.closed:
             return
-        self._connection.write(data)
-        if self._send_queued is not None:
-            self._send_queued()
+        self._write_now(data)
         if self._connection.buffered() > UNCOUNTED_BYTES:
             self._watch()
 

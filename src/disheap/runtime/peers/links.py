@@ -278,6 +278,9 @@ def _check_kind(kind: int, version: int) -> None:
     raise MalformedFrame(f"a frame of kind {kind} between nodes")
 
 
+def _write_nowhere(data: bytes) -> None: ...
+
+
 class OutgoingLink(_Handshaking):
     """The connection to one peer, dialled again and again by a task that its owner cancels."""
 
@@ -293,7 +296,9 @@ class OutgoingLink(_Handshaking):
         super().__init__(owner, loop)
         self.peer = peer
         self._buffer_bytes = buffer_bytes
-        self._send_queued: Callable[[], None] | None = None  # of a connection that gathers
+        self._write_now: Callable[[bytes], None] = _write_nowhere  # of a connection that gathers; else its `write`
+        self._queued: list[bytes] = []  # messages of the kernel, until `flush`
+        self._queued_bytes = 0
         self._is_full = False
         self._address = address
         self._transport = transport
@@ -311,35 +316,45 @@ class OutgoingLink(_Handshaking):
         return self._greeted
 
     def send(self, group: int, message: Message) -> None:
-        """Send a Raft message of a group. Dropped while the link is down, or when too much is unsent."""
-        if peers.exists(message, self._version):
-            self._write(lambda: peers.encode(group, message))
+        """Send a Raft message of a group with the next `flush`. Dropped while the link is down, or when too much is
+        unsent."""
+        if self._greeted and peers.exists(message, self._version) and self._has_room():
+            frame = peers.encode(group, message)
+            self._queued.append(frame)
+            self._queued_bytes += len(frame)
 
     def flush(self) -> bool:
         """Returns whether everything has left that was sent."""
-        if self._send_queued is not None:
-            self._send_queued()
+        queued = self._queued
+        if queued:
+            data = queued[0] if len(queued) == 1 else b"".join(queued)
+            queued.clear()
+            self._queued_bytes = 0
+            self._write_now(data)
         return self._connection is None or not self._connection.buffered()
 
     def send_repair(self, message: Ask | Answer) -> None:
         """Send a request or an answer about repair. Dropped while the link is down."""
-        if frames.PEER_FRAMES_SINCE[Kind.REPAIR_ASK] <= self._version:
-            self._write(lambda: repair.encode(message))
+        if self._greeted and frames.PEER_FRAMES_SINCE[Kind.REPAIR_ASK] <= self._version and self._has_room():
+            self._write(repair.encode(message))
 
     def send_gossip(self, report: Gossip) -> None:
         """Send a report about this node. Dropped while the link is down."""
-        if frames.PEER_FRAMES_SINCE[Kind.GOSSIP] <= self._version:
-            self._write(lambda: gossip.encode(report))
+        if self._greeted and frames.PEER_FRAMES_SINCE[Kind.GOSSIP] <= self._version and self._has_room():
+            self._write(gossip.encode(report))
 
-    def _write(self, encode: Callable[[], bytes]) -> None:
-        connection = self._connection
-        if not self._greeted or connection is None:
-            return
-        if connection.buffered() > (self._buffer_bytes // 2 if self._is_full else self._buffer_bytes):
+    def _write(self, frame: bytes) -> None:
+        if self._connection is not None:
+            self._connection.write(frame)
+
+    def _has_room(self) -> bool:
+        """Otherwise what was to be sent is dropped."""
+        unsent = self._queued_bytes + (self._connection.buffered() if self._connection is not None else 0)
+        if unsent > (self._buffer_bytes // 2 if self._is_full else self._buffer_bytes):
             self._drop()
-            return
+            return False
         self._is_full = False
-        connection.write(encode())
+        return True
 
     def _drop(self) -> None:
         """Told once, and not from in here: whoever is told sends a message at once, which would be dropped, too."""
@@ -366,7 +381,7 @@ class OutgoingLink(_Handshaking):
         """Send the hello."""
         self._start_handshake(connection)
         self._is_full = self._has_proved = False
-        self._send_queued = connection.send_queued if isinstance(connection, Flushing) else None
+        self._write_now = connection.write_now if isinstance(connection, Flushing) else connection.write
         hello = handshake.hello(Kind.PEER_HELLO, self._owner.hello_to(self.peer), self._owner.versions)
         connection.write(self._transcript.add(hello))
 
@@ -414,7 +429,10 @@ class OutgoingLink(_Handshaking):
     def connection_lost(self, error: Exception | None) -> None:
         """Report the peer as unreachable, and dial it again."""
         self._stop_handshake_timer()
-        greeted, self._greeted, self._connection, self._send_queued = self._greeted, False, None, None
+        greeted, self._greeted, self._connection = self._greeted, False, None
+        self._write_now = _write_nowhere
+        self._queued.clear()
+        self._queued_bytes = 0
         self._was_up = greeted and not self.refusal
         self._down.set()
         if greeted:

@@ -315,8 +315,8 @@ def test_close_flushes_what_was_written_before(run: Run, listen_address: str) ->
 
 
 def test_what_is_queued_can_be_sent_at_once(run: Run, listen_address: str) -> None:
-    """After `send_queued` nothing small is queued any more, and everything arrives once and in order. It fails if it
-    leaves bytes for later, sends them twice, or raises after the end."""
+    """After `write_now` nothing small is queued any more, and everything arrives once and in order. It fails if it
+    leaves bytes for later, sends them twice or before others, or raises after the end."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)
@@ -327,16 +327,23 @@ def test_what_is_queued_can_be_sent_at_once(run: Run, listen_address: str) -> No
             return
         for number in range(50):
             connection.write(b"%3d," % number)
-            connection.write(b"%3d;" % number)
-            connection.send_queued()
+            connection.write_now(b"%3d;" % number)
             assert connection.buffered() == 0, "it hands over what a socket takes at once"
             if number % 7 == 0:
                 await asyncio.sleep(0)
         expected = b"".join(b"%3d,%3d;" % (number, number) for number in range(50))
         await pair.near.wait_bytes(len(expected))
         assert pair.near.data == expected
+        for number in range(50, 60):
+            connection.write_now(b"%3d." % number)
+            assert connection.buffered() == 0, "nothing was queued before it, and it goes at once"
+        expected += b"".join(b"%3d." % number for number in range(50, 60))
+        await pair.near.wait_bytes(len(expected))
+        assert pair.near.data == expected
+        connection.close()
+        connection.write_now(b"too late")
         await pair.shut()
-        connection.send_queued()
+        connection.write_now(b"too late")
 
     run(scenario)
 
