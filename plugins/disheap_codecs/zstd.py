@@ -15,7 +15,7 @@ declare 256 MiB. So the frame's header is read first. A declared size over the l
 A frame without a declared size is decompressed in small pieces, up to the limit. Windows over 8 MiB are refused in both
 cases. Levels stop at 19, the last whose window fits.
 
-**Contexts** are kept by thread and reused: making one costs more than compressing a small block, and using one from two
+**Contexts** are kept by thread and reused. Making one costs more than compressing a small block. Using one from two
 threads at once is undefined (zstandard releases the interpreter's lock).
 """
 
@@ -52,8 +52,8 @@ class ZstdSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Compression stands between a command and its fsync; level 1 takes about as long as the fsync of a fast disk."""
 
     plain_bytes: Annotated[int, msgspec.Meta(ge=0, le=1 << 20, description="blocks under it are not compressed")] = 1024
-    """Blocks under this many bytes are stored plain. A single command is one block: to compress it takes 10 to 30 us on
-    its way to the disk, and saves no page of it."""
+    """Blocks under this many bytes are stored plain. A single command is one block. To compress it takes 10 to 30 us on
+    its way to the disk, and saves no page of the disk."""
 
 
 class ZstdCodec:

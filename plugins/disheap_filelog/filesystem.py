@@ -1,9 +1,9 @@
 """The few things a log asks of a disk, so that a simulator can take its place.
 
-Owns system calls and nothing else: no formats, no translation of errors (an `OSError` passes through; the storage
-decides, and has `needs_room` for the one that can be survived). One thing is tried again: to open a file or a
-directory while the process or the system has no descriptor left (`descriptors.py`), for nothing has happened then.
-A failed fsync is never tried again: the kernel marks the pages clean (Rebello et al., ATC'20).
+Owns system calls and nothing else: no formats, no translation of errors. An `OSError` passes through. The storage
+decides, and `needs_room` tells it which one can be survived. Only one operation is tried again: to open a file or a
+directory while no descriptor is left (`descriptors.py`). Nothing has happened then. A failed fsync is never tried
+again: the kernel marks the pages clean (Rebello et al., ATC'20).
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ class Filesystem(Protocol):
 
     def lock(self, path: str) -> File | None:
         """Hold `path` (created if need be) and the directory that it is in against everybody else until the file is
-        closed; None if somebody holds one of them. The file may be removed: the directory is still held then."""
+        closed. Returns None if somebody holds one of them. The file may be removed: the directory is still held
+        then."""
 
 
 class OsFile:

@@ -1,8 +1,8 @@
 """Whom this node has met: the file `members` (storage-rules 11). A node that lost its data is known by it, for ever.
 
 Owns the file and nothing else; what it means is the runtime's. Written anew at each change: temporary name, fsync,
-rename, so that it is never half of two. It holds the same twice, so that no single damage makes it unreadable; and
-without it an old acquaintance would pass for a new one, so a file of which neither copy can be read is refused.
+rename, so that it is never half of two. It holds the same twice, so that no single damage makes it unreadable. Without
+it a member that was wiped would pass for a new one. So a file is refused if neither copy can be read.
 
 offset   size  each copy; the second one at 4096
 0        4     magic, "DHA1"

@@ -1,9 +1,9 @@
 """Good entries in the place of damaged ones (Alagappan et al., FAST'18). Owns how a segment is repaired; where the
 entries come from is the runtime's business.
 
-A file of the log is never changed in place, and what is good is never cut off: the whole segment is written anew under
-a temporary name, with its live entries and those that were mended, and takes the old one's place with one rename. Until
-all damaged entries of a segment are there they wait in memory, of which a segment is the bound.
+A file of the log is never changed in place, and good entries are never cut off. The whole segment is written anew under
+a temporary name, with its live entries and the repaired ones. It replaces the old one with one rename. Until all
+damaged entries of a segment are there, they wait in memory. A segment's size bounds them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Hard state: the term and the vote, in a file of their own (Raft §5.1). No loss of log files can lose it.
 
 Two slots, each in its own 4 KiB. A save writes the slots in turn, each with an fsync, and returns after both. So at
-rest both say the same, and any single one may rot; and a crash leaves at least one whole: if the first was torn, the
-other holds the state before, and nobody has been told of the new one. The higher generation counts.
+rest both say the same, and any single one may rot. A crash leaves at least one whole. If the first was torn, the other
+holds the state before, and nobody has been told of the new one. The higher generation counts.
 
 A save costs two fsyncs. There is one for each term or vote, not for each append.
 

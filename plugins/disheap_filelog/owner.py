@@ -65,8 +65,8 @@ def read(filesystem: Filesystem, directory: str) -> Identity:
 
 
 def check_unused(filesystem: Filesystem, directory: str, names: Sequence[str], empty_bytes: int) -> None:
-    """Raises `WrongDirectory` where there is no identity and yet somebody's data: a term, a snapshot, a file of the log
-    beyond the first, or a first one larger than an empty one."""
+    """Raises `WrongDirectory` if there is no identity and yet somebody's data. Data are a term, a snapshot, a second
+    file of the log, or a first one larger than an empty one."""
     first = segment.file_name(1)
     kept = (segment.PREFIX, snapshot.PREFIX)
     held = [name for name in names if name.startswith(kept) and name != first and not name.endswith(TEMPORARY)]

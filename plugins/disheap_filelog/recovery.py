@@ -2,15 +2,15 @@
 acts on it. So a log that is refused is left exactly as it was.
 
 A block that cannot be read, or bytes that are no block, mean one of two things. **Damaged**: the block was durable.
-That is certain if its identity (or a later block's) is written, if a block of a later append follows, or if a later
-segment exists; then nothing may be cut off. **Ambiguous**: it is the last append, and it was torn by the crash or was
-durable and is lost, and nothing tells which. Zeros are no exception.
+That is certain if its identity (or a later block's) is written. It is certain, too, if a block of a later append or a
+later segment follows. Then nothing may be cut off. **Ambiguous**: it is the last append, and it was torn by the crash
+or was durable and is lost, and nothing tells which. Zeros are no exception.
 
-Where other nodes may hold the same entries (`salvage`), a damaged block whose range and term are known, from its
-header or from its identity, is stepped over: it keeps its place in the index, marked, until good entries are put
-there. The last block is treated so too where its header shows all that may be lost. What cannot be placed is
-`LogDamaged`. Where a block is known by its identity alone, and nothing that can be read follows, nobody knows how long
-it was: one more append may have stood behind it, and the end of the log is ambiguous.
+Where other nodes may hold the same entries (`salvage`), a damaged block is skipped if its header or its identity tells
+its range and term. It keeps its place in the index, marked, until good entries are put there. The last block is treated
+so too where its header shows all that may be lost. What cannot be placed is `LogDamaged`. If a block is known by its
+identity alone, and nothing readable follows, nobody knows how long it was. One more append may have stood behind it, so
+the end of the log is ambiguous.
 """
 
 from __future__ import annotations
@@ -190,8 +190,8 @@ class _Scan:
         return True
 
     def _may_be_followed(self, block: Block) -> bool:
-        """By an append of which nothing is left: the block's length is not known; or the file ends inside it, though it
-        was durable, and the next append may have said so."""
+        """An append of which nothing is left may follow the block. Either the block's length is not known. Or the file
+        ends inside it, though it was durable, and the next append may have said so."""
         is_cut_short = block.end > self._size and self._slots.hints(self._segment.count)
         return not block.stored_bytes or is_cut_short
 
@@ -210,8 +210,8 @@ class _Scan:
         return block and block._replace(append=self.append + self._is_append_whole, flags=LAST_OF_APPEND)
 
     def _end_of(self, block: Block) -> int:
-        """Where the block behind a damaged one begins: its own header says so, or the next identity, or the next header
-        that names this block as the one before it."""
+        """Returns where the block behind a damaged one begins. Its own header says so, or the next identity, or the
+        next header that names this block as the one before it."""
         if block.stored_bytes:
             return min(block.end, self._limit)
         following = self._slots.offset(self._segment.count + 1)

@@ -1,9 +1,9 @@
-"""A look at what lies on the disk, a piece at a time (storage-rules 10): the log's live blocks, then snapshots,
-then the small files and the heads of the log's.
+"""Reads what is stored, a piece at a time (storage-rules 10). The log's live blocks come first, then snapshots, then
+the small files and the heads of the segments.
 
-Owns the order, and where the next piece begins. Compares checksums and decodes nothing. A block or the newest snapshot
-that does not match is the caller's to repair; an older snapshot is dropped here, since the newest stands for it; the
-rest is written again here, since this process knows what it says.
+Owns the order, and where the next piece begins. Compares checksums and decodes nothing. The caller repairs a block or
+the newest snapshot that does not match. An older snapshot is dropped here, since the newest replaces it. The rest is
+written again here, since this process has it in memory.
 """
 
 from __future__ import annotations

@@ -25,23 +25,23 @@ about what a bad one means (`recovery` does).
     72      n     the codec's name, its preamble
     72 + n  4     checksum of all before it
 
-**The end of the log is the end of the file.** Space is not preallocated: that would save about a third of an fdatasync
-(no new size to record; 84 against 127 us for 300 bytes on ext4, nothing to speak of for 64 KiB), but then zeros would
-follow the last block after every crash, and zeros prove nothing (they may be a block that was durable and is lost).
-The size of the file is kept by the file system, away from the block and checksummed or journaled; bytes behind the last
-good block are taken for an append in progress or a lost block, whatever they are, zeros too.
+**The end of the log is the end of the file.** Space is not preallocated. That would save about a third of an fdatasync:
+84 against 127 us for 300 bytes on ext4, and next to nothing for 64 KiB. But then zeros would follow the last block
+after every crash. Zeros prove nothing: they may be a durable block that was lost. The size of the file is kept by the
+file system, away from the block and checksummed or journaled. Bytes behind the last good block, zeros too, are taken
+for an append in progress or a lost block.
 
 **Identity slots** are in the head so that one fdatasync covers a block and the identity of the one before it. The
 region is written once when the segment is made, so that slots never change the file's size.
 
-**A repaired segment** is written anew beside the damaged one, with its live entries alone, every identity and the seal,
-and takes its name with one rename. Nothing is ever added to it.
+**A repaired segment** is written anew beside the damaged one, with its live entries alone, every identity and the seal.
+It takes the other's name with one rename. Nothing is ever added to it.
 
-**A new segment** is begun when one is full, and whenever a log is opened: so nothing is ever cut off or written twice
-at one position (a codec may use the position as a nonce), and a torn tail stays where it is, as evidence, behind the
-end that the next segment's head records. The order is: the new one under a temporary name, fsync, rename, fsync of the
-directory; then seal and last identities of the old one, fsync. A sealed segment that is the last one says that a file
-is missing.
+**A new segment** is begun when one is full, and whenever a log is opened. So nothing is ever cut off or written twice
+at one position (a codec may use the position as a nonce). A torn tail stays where it is, as evidence, behind the end
+that the next segment's head records. The order is: the new one under a temporary name, fsync, rename, fsync of the
+directory. Then the seal and the last identities of the old one, fsync. A sealed segment that is the last one says that
+a file is missing.
 """
 
 from __future__ import annotations
@@ -149,9 +149,8 @@ class Segment:
         cls, filesystem: Filesystem, directory: str, codec: Codec, head: Head,
         groups: Iterable[tuple[int, Sequence[Entry]]], next_number: int,
     ) -> tuple[Segment, list[Block]]:  # fmt: skip
-        """In the place of the segment that has the number in `head`, durable when it returns; `groups` are
-        (append number, entries of one block); `next_number` is 0 where none follows. A crash leaves the old one or the
-        new one."""
+        """Replaces the segment that has the number in `head`. Durable when it returns. `groups` are (append number,
+        entries of one block). `next_number` is 0 if none follows. A crash leaves the old one or the new one."""
         name = file_name(head.number)
         temporary = f"{directory}/{name}{TEMPORARY}"
         preamble, stream = codec.new_stream(StreamContext("segment", name))
@@ -231,7 +230,7 @@ class Segment:
             self._unidentified = []
 
     def rewrite_unidentified(self, found: list[Block]) -> None:
-        """Good blocks that the last run may not have made durable: after a failed fsync they can be in the page cache
+        """Good blocks that the last run may not have made durable. After a failed fsync they can be in the page cache
         and nowhere else, marked clean. Written again they are dirty again, and this fsync is not that one retried."""
         for block in found:
             self._file.write(self._file.read(block.end - block.offset, block.offset), block.offset)

@@ -1,8 +1,8 @@
 """The snapshots of a directory: which one counts, and how many are kept.
 
-Two generations, because a follower may still be fetching the older one and because the newer may rot. But an older
-snapshot, or the empty state, takes the place of a damaged one only where the log holds every entry from it up to the
-damaged one: otherwise acknowledged entries would be gone, and the node says so instead.
+Two generations, because a follower may still be fetching the older one and because the newer may rot. An older
+snapshot, or the empty state, may replace a damaged one. That needs a log that holds every entry from it up to the
+damaged one. Otherwise acknowledged entries would be gone, and the node reports that instead.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Shelf:
         return None
 
     def add(self, stored: Stored) -> None:
-        """A new one is durable; damaged ones go, what is beyond two generations, and the older one where it is larger
-        than what is free: nobody could write another of its size."""
+        """A new snapshot is durable. Damaged ones go, and those beyond two generations. The older one goes too if it is
+        larger than the free space, because no other of its size could be written."""
         name = snapshot.file_name(stored.meta)
         self._loaded[name] = stored
         if stored.meta.index >= self.index:  # one that was begun before a leader's was taken in may end behind it

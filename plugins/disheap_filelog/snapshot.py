@@ -1,7 +1,7 @@
 """Snapshot files (Raft §7). Owns their layout, writing and checking; when one is due is the runtime's business.
 
 Written under a temporary name, synced every few MiB so that no call waits long (log and snapshot share the disk's one
-thread), then fsync, rename, fsync of the directory. Numbers are big-endian, checksums CRC-32.
+thread). Then fsync, rename, fsync of the directory. Numbers are big-endian, checksums CRC-32.
 
     file `snapshot-<index, 20 digits>-<term, 20 digits>`: head, chunks, trailer
 

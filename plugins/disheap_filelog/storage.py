@@ -8,9 +8,10 @@
     snapshot-<index>-<term>  snapshots (`snapshot`), two generations (`shelf`)
     *.tmp                    not true yet; removed at open
 
-Owns the order in which these change, which is all there is to durability: hard state before any block of its term, a
-block before its identity, a snapshot before the log it replaces is dropped, a file before its name. Refuses to know
-what entries mean, when to take a snapshot, and what to do about a failed disk (the node stops).
+Owns the order in which these change, which is what makes them durable. Hard state is written before any block of its
+term, and a block before its identity. A snapshot is written before the log it replaces is dropped, and a file before
+its name. Refuses to know what entries mean, when to take a snapshot, and what to do about a failed disk (the node
+stops).
 
 Nothing is changed before the whole directory was read and found sound; so a directory that is refused is as it was.
 """

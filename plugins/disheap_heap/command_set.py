@@ -1,9 +1,9 @@
 """Which commands there are at a `machine_version`, and what a body is that is none of them.
 
 Replicas of two releases run side by side while a cluster is upgraded. They must give the same reply to the same bytes,
-because replies are a part of the state. So a release that knows a later command decodes and refuses it, below the
-version of that command, exactly as a release that does not know it. This is why the decoder itself depends on the
-version: a check behind the decoder would see the fields of a later command, and name what is wrong with them.
+because replies are a part of the state. So a release that knows a later command refuses it below the version of that
+command. It decodes and refuses it exactly as a release that does not know it. This is why the decoder itself depends on
+the version. A check behind the decoder would see the fields of a later command, and name what is wrong with them.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Constants of the heap machine that decide a reply, a push, or the order of what is done.
 
-They belong to a `machine_version`. A change of one is a change of behaviour, as a new command is: it needs a new
+They belong to a `machine_version`. A change of one is a change of behaviour, as a new command is. It needs a new
 version, below which the old value stays in use. Nodes compare the constants of each version that both run, and refuse
 each other if they differ (`interfaces.FixedConstants`).
 """

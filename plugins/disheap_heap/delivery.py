@@ -239,8 +239,8 @@ def requeue_some(state: State, consumer: Consumer, limit: int) -> int:
 
 
 def make_ready(state: State, topic: Topic, message: Message) -> None:
-    """Adds a message to the ready ones. If the topic drops when it is full and has too many, it drops the ready message
-    of the lowest priority, and among equals the oldest."""
+    """Adds a message to the ready ones. If the topic has too many and drops when it is full, it drops the ready message
+    of the lowest priority. Among equals it drops the oldest."""
     topic.ready.push(message)
     topic.ready_bytes += len(message.body)
     state.ready += 1

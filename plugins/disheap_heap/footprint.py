@@ -5,8 +5,8 @@ once. All other counts are kept where the records are. Purged messages count unt
 what open views keep. The estimate is not state: a restored replica has neither.
 
 The sizes are what CPython 3.11 allocates (`tracemalloc`). `tests/heap/test_memory_estimate.py` compares each of them.
-The resident size grew by 180 to 210 bytes for an empty message, by 360 for one of 100 bytes, and by 1270 for one of
-1024 bytes. The node compares the estimate with its real size.
+The resident size grew by 180 to 210 bytes for an empty message. It grew by 360 bytes for one of 100 bytes, and by 1270
+for one of 1024. The node compares the estimate with its real size.
 """
 
 from __future__ import annotations

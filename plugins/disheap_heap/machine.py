@@ -59,8 +59,8 @@ HANDLERS: Handlers = {
     broker.Unbind: (1, exchanges.unbind),
 }
 """(the `machine_version` since which the command exists, its handler). A command that was released never changes its
-fields. A new form of it is a struct of its own with the same tag and a later version, which takes its place from there
-on."""
+fields. A new form of it is a struct of its own with the same tag and a later version. It replaces the old form from
+there on."""
 
 QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.Peek: queries.peek,

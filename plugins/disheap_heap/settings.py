@@ -58,7 +58,7 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     payload_bytes: Annotated[int, Meta(ge=1, le=64 << 20, description="of one message, at most")] = 8 << 20
     """The largest payload. Other limits of the node follow from it. A message goes through log, network and disk in one
-    piece: 8 MiB blocks the loop for about 10 ms, and a 1 Gbit/s link for 70 ms."""
+    piece. 8 MiB blocks the loop for about 10 ms, and a 1 Gbit/s link for 70 ms."""
     topics: Annotated[int, Meta(ge=1, le=10_000_000, description="that exist at once")] = 100_000
     """An empty topic takes about 2 KB, so the default is some 200 MB at worst."""
     session_topics: Annotated[int, Meta(ge=1, le=1_000_000, description="exclusive to one session")] = 1000

@@ -2,8 +2,9 @@
 
 `take` opens a view (`view`) and returns an iterator, which writes the view while the machine continues. A snapshot has
 the state and nothing that follows from it: no heap, no timer, no count, no garbage. Messages come by topic in the order
-of their ids, leases by consumer with the oldest first, and all other rows in the order of insertion. A restored replica
-has the same order, so the bytes are canonical, and the state hash is a hash of them. `restoring` reads a snapshot.
+of their ids, and leases by consumer with the oldest first. All other rows come in the order of insertion. A restored
+replica has the same order, so the bytes are canonical, and the state hash is a hash of them. `restoring` reads a
+snapshot.
 
 A snapshot is a sequence of blocks, and may be cut anywhere:
 
@@ -42,8 +43,8 @@ from disheap_heap.state import State
 from disheap_heap.view import View, open_view
 
 FORMAT = 6
-"""Of the versions that this release runs. A release that knows several formats writes the one of the `machine_version`
-that the cluster runs, so that an older node can read it before the raise."""
+"""Of the versions that this release runs. A release that knows several formats writes the one of the cluster's
+`machine_version`. So an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
 """The size of a piece. A block ends when it has half as many bytes of payload, so a piece takes a fraction of a
 millisecond."""

@@ -1,11 +1,10 @@
 """A channel: AMQP's verbs as the broker's commands, and the delivery tags.
 
-Owns its consumers' tags, the prefetch count, and which delivery tag stands for which lease. It refuses to know
-sockets and event loops: everything goes through its `Connection`. A delivery tag is a number of this channel's own;
-what it stands for is (message id, lease epoch), which any leader knows, so an ack is as good after a failover as
-before it.
+Owns its consumers' tags, the prefetch count, and which delivery tag stands for which lease. It refuses to know sockets
+and event loops: everything goes through its `Connection`. A delivery tag is a number of this channel's own. It stands
+for (message id, lease epoch), which any leader knows. So an ack is as good after a failover as before it.
 
-Prefetch is credit that the consumers of a channel share, whatever `a_global` says (Celery asks for it so): a worker
+Prefetch is credit that the consumers of a channel share, whatever `a_global` says (Celery asks for it so). A worker
 that takes from five queues has the count in hand, and not five times as much. Between the queues the one served longest
 ago goes first. Without a count (0) a channel has `CREDIT_MAX` and `UNLIMITED_BYTES`, never infinity. Consumers without
 acks have a credit each.
@@ -48,11 +47,11 @@ REMOTE_CONTROL = ".pidbox"
 """The end of the name of the exchanges of kombu's remote control, whose messages are transient whatever they say."""
 NO_ROUTE = 312
 UNLIMITED_BYTES = 256 << 20
-"""Payload in the hands of a consumer that asked for no bound; the leader may have to keep as much for a socket that
+"""Payload in the hands of a consumer that asked for no bound. The leader may have to keep as much for a socket that
 nobody reads."""
 NO_ACK_CREDIT, NO_ACK_CREDIT_BYTES = 1000, 4 << 20
 """What may be on its way to a consumer without acks. It takes leases all the same, and acknowledges each message before
-its callback: the broker's own no-ack consumers are sent everything at once, however slowly they read, and lose what is
+its callback. The broker's own no-ack consumers are sent everything at once, however slowly they read. They lose what is
 under way when a connection breaks. Events and remote control are worth neither an acknowledgement in the log nor a
 lease: their queues (`Connection.consumes_without_leases`) are consumed so."""
 
@@ -278,8 +277,8 @@ class Channel(base.StdChannel):
 
     @property
     def _credit(self) -> tuple[int, int]:
-        """Messages and bytes. Whoever counts messages gets so many: a worker whose prefetch count grows with each task
-        that waits for its time must not stop at a bound that it never named."""
+        """Messages and bytes. A consumer that bounds messages gets so many. A worker's prefetch count grows with each
+        task that waits for its time. The worker must not stop at a bound that it never named."""
         messages = min(self._prefetch or broker.CREDIT_MAX, broker.CREDIT_MAX)
         size = self._prefetch_bytes or (broker.CREDIT_BYTES_MAX if self._prefetch else UNLIMITED_BYTES)
         return messages, min(size, broker.CREDIT_BYTES_MAX)

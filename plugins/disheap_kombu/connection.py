@@ -102,9 +102,8 @@ class Connection(SessionEvents):
             self._wake_waiter()
 
     def _wait_leader(self, timeout_s: float | None) -> None:
-        """Without a session the command cannot leave. So the caller gets the error after the time in which kombu would
-        give up a new connection, and not after that of a whole request. A consumer has leases to lose, and waits
-        longer."""
+        """Without a session the command cannot leave. So the caller gets the error after kombu's `connect_timeout`, and
+        not after that of a whole request. A consumer has leases to lose, and waits longer."""
         self.driver.check_after_pause()
         limit_s = getattr(self.client, "connect_timeout", None)
         if limit_s and not self.driver.ready and not self._deliveries.has_consumers:

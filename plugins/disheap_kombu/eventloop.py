@@ -3,7 +3,7 @@
 Owns readers, timers and wake-ups. Does not know what a delivery is. In one turn the hub runs what `call_soon` gave it,
 then timers, then `on_tick`. Then it sleeps in poll for up to a second, even if one of those asked for more. So gathered
 acks are sent in `on_tick`. If deliveries wait, `on_tick` writes a byte to our own socket, so that the poll returns at
-once: a round trip may have read them, with nothing left in the node's socket. Callbacks get a slice of time, so that
+once. A round trip may have read them, with nothing left in the node's socket. Callbacks get a slice of time, so that
 acks which Celery puts off to the next turn are sent even while the buffer is full.
 """
 

@@ -100,7 +100,7 @@ class SessionEvents:
         `socket.timeout` if none comes in time.
 
         kombu's own loops count calls, not messages (`for _ in range(3): drain_events()`). So each message dispatched
-        beyond the first lets one later call return without waiting. That call still reads the socket: Celery's loop for
+        beyond the first lets one later call return without waiting. That call still reads the socket. Celery's loop for
         green pools waits elsewhere between two calls, and an urgent message would come after all of them."""
         if self._dispatched_ahead:
             self._dispatched_ahead -= 1

@@ -1,10 +1,10 @@
 """disheap's errors in kombu's words.
 
-kombu and Celery act by class: a *recoverable* connection error makes a worker restart its consumer and a producer
-publish again; a recoverable channel error makes a producer try again at once; anything else reaches the application.
-So the table below decides who does what. A publish whose outcome is not known raises `PublishOutcomeUnknown`. That is
-a recoverable connection error: with `retry=True` (Celery's `task_publish_retry`) kombu publishes again, and the task
-may run twice, as with other brokers. With `retry=False` it reaches the caller. A worker that meets it, or a full disk,
+kombu and Celery act by class. A *recoverable* connection error makes a worker restart its consumer and a producer
+publish again. A recoverable channel error makes a producer try again at once. Anything else reaches the application. So
+the table below decides who does what. A publish whose outcome is not known raises `PublishOutcomeUnknown`. That is a
+recoverable connection error: with `retry=True` (Celery's `task_publish_retry`) kombu publishes again, and the task may
+run twice, as with other brokers. With `retry=False` it reaches the caller. A worker that meets it, or a full disk,
 starts its consumer again.
 """
 

@@ -3,7 +3,7 @@
 Under Celery's solo pool a task runs on the event loop's own thread. Under the threads pool that thread waits for the
 last tasks at a shutdown. A program without an event loop is busy between two calls: a callback may work for an hour.
 The thread reads and pings, under the connection's lock. It runs no callback. There is no such thread if an event loop
-keeps the session alive, as under any pool that forks, or if the session has nothing to lose.
+keeps the session alive, as under any pool that forks. There is none either if the session has nothing to lose.
 """
 
 from __future__ import annotations

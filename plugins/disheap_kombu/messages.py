@@ -15,7 +15,7 @@ they are (no base64), and headers and properties whole:
 | 7       | properties       | map: correlation_id, reply_to, delivery_mode, ... and own   |
 
 Priority and expiry travel beside the payload, where the broker reads them. A payload that is not in this format was put
-there by a client that does not speak kombu; its bytes become the body of a message of type application/data.
+there by a client that does not speak kombu. Its bytes become the body of a message of type application/data.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ _decode = msgspec.msgpack.Decoder(Payload).decode
 
 def encode(message: Outgoing, exchange: str, routing_key: str) -> bytes:
     """Raises kombu's `EncodeError` for headers and AMQP properties that msgpack has no form for, and for what `decode`
-    would take for another client's payload: a worker drops a message that it cannot read."""
+    would take for another client's payload. A worker drops a message that it cannot read."""
     _check_texts(message.headers, "a header's name")
     _check_texts(message.properties, "a property's name")
     _check_texts((message.content_type or "", message.content_encoding or ""), "a content type or encoding")

@@ -14,7 +14,7 @@ in silence unless every queue here does what it asks for.
 | `STORAGE_ARGUMENTS`                               | where and how RabbitMQ stores a queue: not asked of this one |
 | `UNSUPPORTED`, and whatever else                  | checked where it is known, and warned of                     |
 
-Zero has no meaning for a length, so it is refused: RabbitMQ's queue of length 0 holds nothing, and a topic's limit of 0
+Zero has no meaning for a length, so it is refused. RabbitMQ's queue of length 0 holds nothing, and a topic's limit of 0
 means that there is none.
 """
 

@@ -1,8 +1,8 @@
 """Makes `disheap://` and `disheaps://` known to kombu; that is all.
 
 kombu has no entry-point group for transports, but it loads the group `kombu.serializers` whenever a producer or a
-consumer is imported. This module is in that group for its side effect: two aliases. kombu wraps the load in no try,
-so nothing here may raise, and nothing here may be slow: the transport itself is imported when a URL asks for it.
+consumer is imported. This module is in that group for its side effect: two aliases. kombu wraps the load in no try, so
+nothing here may raise, and nothing here may be slow. The transport itself is imported when a URL asks for it.
 
 What the group is for comes along as a serializer named `disheap`, which refuses with a clear text.
 """

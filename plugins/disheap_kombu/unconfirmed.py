@@ -5,7 +5,7 @@ each new connection, and the broker carries out a number once. kombu and the app
 unknown, and publish the same message again. Such a repetition is recognized here: it waits for the answer to the first
 sending.
 
-Owns which publishes wait, and the clients that kombu has given up while some did: such a client keeps its session until
+Owns which publishes wait, and the clients that kombu has given up while some did. Such a client keeps its session until
 the same kombu connection asks for the next one. This holds within one process and one kombu connection, as long as the
 session lives. Refuses to know channels and event loops.
 """

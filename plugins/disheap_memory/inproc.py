@@ -1,11 +1,11 @@
 """Transport `inproc`: connections between receivers of one event loop, without sockets.
 
-For tests, for a single node inside an application, and for simulation: nothing here reads a clock, draws a number or
-leaves the loop, so that the order of everything is the order of the loop's callbacks. Bytes arrive in a later callback
-than the one that wrote them, as they would from a socket; a receiver that pauses makes its writer's buffer grow.
+For tests, for a single node inside an application, and for simulation. Nothing here reads a clock, draws a number or
+leaves the loop. So the order of everything is the order of the loop's callbacks. Bytes arrive in a later callback than
+the one that wrote them, as they would from a socket. A receiver that pauses makes its writer's buffer grow.
 
 An address is any name; `anything:0` chooses a port. The listeners of a loop form a `Hub`, kept for as long as the loop
-is: two loops never see each other, and no state outlives its loop.
+is. Two loops never see each other, and no state outlives its loop.
 """
 
 from __future__ import annotations

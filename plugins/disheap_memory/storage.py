@@ -1,7 +1,7 @@
 """Storage `memory`: a log that lasts as long as its object.
 
-For tests, simulations and clusters that may forget. It keeps every rule of the contract but durability: the codec it is
-given is applied to what it keeps, superseded entries are gone, and a snapshot becomes visible when it is committed.
+For tests, simulations and clusters that may forget. It keeps every rule of the contract but durability. The codec it is
+given is applied to what it keeps. Superseded entries are gone, and a snapshot becomes visible when it is committed.
 Closing and opening the same object again finds everything as it was, which is how a simulator restarts a node; another
 object starts empty.
 

@@ -26,7 +26,7 @@ from disheap_tcp.trust import TlsSettings
 ACCEPT_RETRY_S = 1.0
 """Out of descriptors or memory: those who could free some need time, and the backlog holds the callers."""
 SILENCE_S = 0.2
-"""A client speaks as soon as it is connected, but a busy one, or one of a thousand after a failover, not in the same
+"""A client sends its HELLO as soon as it is connected. A busy client, or one of a thousand after a failover, may take a
 moment."""
 SLOW_S = 1.0
 """A handshake takes one round trip after the first byte. This is three of the slowest ones between continents."""

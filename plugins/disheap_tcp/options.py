@@ -29,8 +29,8 @@ class TcpSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def tune(sock: Any, settings: TcpSettings) -> None:
-    """Frames are small and somebody waits for each (TCP_NODELAY); a host that vanished is noticed (keepalive), and
-    so is one that vanished with bytes on their way."""
+    """Frames are small and somebody waits for each (TCP_NODELAY). A host that vanished is noticed (keepalive), and so
+    is one that vanished with bytes on their way."""
     if sock.family not in (socket.AF_INET, socket.AF_INET6):
         return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

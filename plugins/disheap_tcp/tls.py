@@ -1,8 +1,8 @@
 """Transport `tls`: TCP with mutual TLS from the first byte.
 
-The listener (`listener.py`) accepts and shakes hands itself, instead of leaving both to asyncio: a handshake that fails
-there fails in silence, and whoever runs the node has to know that a peer's certificate has expired. A receiver is made
-when a peer has proved who it is, and not before.
+The listener (`listener.py`) accepts and shakes hands itself, instead of leaving both to asyncio. A handshake that fails
+there fails in silence. An operator has to know that a peer's certificate has expired. A receiver is made when a peer
+has proved who it is, and not before.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Certificates into TLS contexts, and TLS errors into words.
 
-Both ends prove who they are, always: a listener refuses a client without a certificate of the same authority, and a
-client checks that the certificate names the host it meant to reach. TLS 1.3 alone, because both ends are disheap.
+Both ends always prove who they are. A listener refuses a client without a certificate of the same authority. A client
+checks that the certificate names the host it meant to reach. TLS 1.3 alone, because both ends are disheap.
 """
 
 from __future__ import annotations

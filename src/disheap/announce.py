@@ -1,9 +1,9 @@
 """`import disheap` makes `disheap://` known to kombu, without importing kombu and without naming a plugin.
 
-Every Celery process learns of the transport on its own, for kombu loads the entry-point group below when a producer
-or a consumer is imported. A program that only builds a `kombu.Connection` imports neither; it imports disheap.
-Loading kombu for it would cost every other user of disheap some 60 ms, so: kombu is there already, and is told now;
-or it is told at the moment it comes, by a finder that serves a single import and then is gone.
+Every Celery process learns of the transport on its own, for kombu loads the entry-point group below when a producer or
+a consumer is imported. A program that only builds a `kombu.Connection` imports neither; it imports disheap. Loading
+kombu for it would cost every other user of disheap some 60 ms. If kombu is loaded already, it is told now. Otherwise it
+is told when it is imported, by a finder that serves one import and then removes itself.
 """
 
 from __future__ import annotations

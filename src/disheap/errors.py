@@ -1,7 +1,7 @@
 """Every exception of disheap, in one tree.
 
-The tree has four branches, because four kinds of people act on an error: whoever starts a node (`ConfigError`),
-whoever owns its disk (`StorageError`), whoever wrote the peer (`ProtocolError`) and whoever sent a request
+The tree has four branches, because four kinds of people act on an error. They are whoever starts a node
+(`ConfigError`), owns its disk (`StorageError`), whoever wrote the peer (`ProtocolError`) and whoever sent a request
 (`RequestError`). A message says what happened, what it means, and what to do next.
 
 `RequestError`s travel: a node sends `(code, message)` and the client raises the class that owns the code. The text of a
@@ -49,8 +49,8 @@ class UnsafeListen(ConfigError):
 
 
 class VersionUnsupported(ConfigError):
-    """The cluster, or a stored state, is of a `machine_version` or `log_version` that this release does not run, or a
-    file is of a newer format. The node stops, nothing is changed."""
+    """This release does not run the `machine_version` or `log_version` of the cluster or of a stored state. Or a file
+    has a newer format. The node stops, nothing is changed."""
 
 
 # --- whoever owns the disk -------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """`status` and `transfer`: the cluster as a whole.
 
-`status` asks every node by itself, because a node that is cut off knows something else than the leader does; one that
+`status` asks every node by itself, because a node that is cut off may know something else than the leader. A node that
 does not answer is shown as such. It opens no session, so that it works where nobody leads.
 """
 

@@ -39,8 +39,8 @@ NO_LEADER_AGAIN_S = 30.0
 LEADER_LOOK_S = 0.5
 """Between two looks at who leads."""
 OTHER_OPEN_FILES = 1024
-"""Beside connections that have a place: 512 unfinished TLS handshakes on two ports, a burst of connections that are
-accepted to be refused, peers, segments, snapshots, and the interpreter's own."""
+"""Descriptors beside the connections that have a place. They are for 512 unfinished TLS handshakes on two ports, a
+burst of refused connections, peers, segments, snapshots, and the interpreter."""
 OF_OTHERS, WRITABLE_BY_OTHERS = 0o077, 0o022
 SWITCH_INTERVAL_S = 0.0005
 """How long the loop may keep the interpreter from the disk's thread; Python's own 5 ms is ten times an fsync. On one
@@ -166,8 +166,9 @@ async def _first(work: Awaitable[None], stopping: asyncio.Event) -> bool:
 def _stopped_by_signals(numbers: tuple[signal.Signals, ...] = STOPPING) -> Iterator[asyncio.Event]:
     """An event that the first of these signals sets. A second signal ends the process.
 
-    Signals are counted by Python's own handlers. uvloop may call what `add_signal_handler` was given twice for one
-    signal: when that arrives while the loop handles another one (`_invoke_signals` in its loop.pyx, 0.23).
+    Signals are counted by Python's own handlers. uvloop may call the function given to `add_signal_handler` twice for
+    one signal. This happens when the signal arrives while the loop handles another one (`_invoke_signals` in its
+    loop.pyx, 0.23).
     """
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

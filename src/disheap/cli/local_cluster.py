@@ -27,9 +27,9 @@ from disheap.errors import DisheapError, RequestError
 
 HOST = "127.0.0.1"
 PORTS = range(12_000, 32_000)
-"""Below the range from which systems take the ports of outgoing connections (32768 up on Linux, 49152 up elsewhere).
-A port from that range could be taken by a client while its node is down; worse, a client that keeps dialling a dead
-node's port on loopback is one day given that very port as its own, and TCP connects it to itself."""
+"""Below the range from which systems take the ports of outgoing connections (32768 up on Linux, 49152 up elsewhere). A
+port from that range could be taken by a client while its node is down. Worse, a client that keeps dialling a dead
+node's port on loopback may get that port as its own. TCP then connects it to itself."""
 PORT_TRIES = 1000
 READY_S = 30.0
 ASK_S = 2.0

@@ -1,8 +1,8 @@
 """`enqueue`, `pop` and `peek`.
 
-Payloads are bytes from end to end: what stands on the command line or comes in by standard input is not decoded, and
-what goes out is not changed. A message is acknowledged only after it has been written and flushed: if the reader of the
-output has gone, the message goes back to its topic.
+Payloads are bytes from end to end. Arguments and standard input are not decoded, and output is not changed. A message
+is acknowledged only after it has been written and flushed. If the reader of the output has gone, the message goes back
+to its topic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`serve` and `dev`: a node in this process.
 
-`serve` is told by a file, the environment and flags, in that order; `dev` only by its own flags, so that it does the
-same wherever it is typed.
+`serve` reads its settings from a file, the environment and flags, in that order. `dev` reads its own flags alone, so
+that it does the same wherever it is typed.
 """
 
 from __future__ import annotations

@@ -204,8 +204,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The cluster's first members; ids are 1..n by position, the same on every node.
 
         With `members`, that list in its order. With `join_addresses` (RAFT_JOIN_ADDRESSES) instead, the sorted set of
-        the advertised address and those: each member's name is then its address, and a node's own `name` (NODE_ID) is
-        what people call it, in logs and in `disheap status`. With neither, this node alone (`check_cluster`).
+        the advertised address and those. Each member's name is then its address. A node's own `name` (NODE_ID) is its
+        label in logs and in `disheap status`. With neither, this node alone (`check_cluster`).
         """
         if self.members:
             return self.members

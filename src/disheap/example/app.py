@@ -1,7 +1,7 @@
 """The application that `disheap demo` runs: one task, which writes down that it ran.
 
-It is an ordinary Celery application. All it has of disheap is its broker URL; what it needs to know comes from the
-environment, so that any worker on any machine can run it:
+It is an ordinary Celery application. All it has of disheap is its broker URL. Its settings come from the environment,
+so that any worker on any machine can run it:
 
     DISHEAP_EXAMPLE_BROKER=disheap:// DISHEAP_EXAMPLE_RECORD=ran.txt celery -A disheap.example.app worker
 

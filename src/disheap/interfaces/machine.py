@@ -43,7 +43,7 @@ class StateMachine(Plugin, Protocol):
 
     def set_version(self, version: int) -> None:
         """From here on the cluster runs this version, in what is applied and in what `snapshot` writes. A command that
-        does not exist at this version is refused with `VersionTooOld`, whether this release knows it or not: old and
+        does not exist at this version is refused with `VersionTooOld`, whether this release knows it or not. Old and
         new releases must give the same replies while a cluster is upgraded. Raises `VersionUnsupported` for a version
         that is not in `versions`; a stored state may be of one."""
 

@@ -11,6 +11,6 @@ How to drive it: create `raft.Raft` from what is on disk. Then, in one loop:
 The kernel imports the standard library and `disheap.errors` alone. The same inputs in the same order give the same
 outputs, so a simulation repeats from its seed. Start reading at `raft`, then `election` and `replication`.
 
-§ is a section of the Raft paper, or of Ongaro's dissertation where that is said; `pitfall 8` is row 8 of
+§ is a section of the Raft paper, or of Ongaro's dissertation where that is said. `pitfall 8` is row 8 of
 docs/explanation/raft-pitfalls.md, `storage-rules 6` row 6 of docs/explanation/storage-rules.md.
 """

@@ -1,6 +1,6 @@
 """Leader election (Raft §5.2, §5.4.1; pre-vote and leader stickiness: dissertation §4.2.3, §9.6). Decides votes.
 
-A node votes by what the candidate's log holds, never by its own idea of who is a member: that idea may be stale
+A node votes by what the candidate's log holds, never by its own idea of who is a member. That idea may be stale
 (pitfall 8). Whose votes count is the candidate's business. A node whose log may have lost its end takes no part.
 """
 

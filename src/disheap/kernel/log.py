@@ -230,8 +230,8 @@ def _first_of(run: TermRun) -> Index:
 
 
 def _known_runs(restored: Restored) -> list[TermRun]:
-    """The table of storage, begun one entry earlier where that entry's term is known: a peer that holds exactly that
-    much can then be sent entries and needs no snapshot."""
+    """The table of storage, begun one entry earlier if that entry's term is known. A peer that holds exactly that much
+    can then be sent entries and needs no snapshot."""
     before, snapshot = Index(restored.first_index - 1), restored.snapshot
     if before == snapshot.index:
         return _joined([TermRun(before, snapshot.term), *restored.runs])

@@ -1,8 +1,8 @@
 """Who belongs to the group (Raft §6; dissertation §4.1 to §4.4).
 
 Single-server changes: a membership is in force from the moment its entry is appended, and out of force again when that
-entry is truncated. Owns the history of memberships since the last snapshot and the encoding of one; never decides
-whether this node may propose a change (replication does, which knows what is committed).
+entry is truncated. Owns the history of memberships since the last snapshot and the encoding of one. Does not decide
+whether this node may propose a change. Replication does, which knows what is committed.
 
 Encoding, big-endian:
 
@@ -66,7 +66,7 @@ class Memberships:
         return self._history[0][1]
 
     def may_lead(self, node: NodeId, commit: Index) -> bool:
-        """A voter, or one that an uncommitted change takes the vote from: it may be the only one that has the change,
+        """A voter, or one that an uncommitted change takes the vote from. It may be the only one that has the change,
         and then nobody else can win (dissertation §4.2.2)."""
         return node in self.voters or (self.index > commit and node in voters_of(self._history[-2][1]))
 
@@ -83,7 +83,7 @@ def voters_of(membership: Membership) -> tuple[NodeId, ...]:
 
 
 def check_change(old: Membership, new: Membership) -> None:
-    """Refuse a membership that is no single-server step from the last (dissertation §4.1): any two majorities of
+    """Refuse a membership that is no single-server step from the last (dissertation §4.1). Any two majorities of
     neighbouring memberships share a member only if one voter at most differs."""
     ids = [member.id for member in new.members]
     if ids != sorted(set(ids)) or (ids and ids[0] <= 0):

@@ -63,7 +63,7 @@ class Outbox:
             _add(self._messages, message)
 
     def set_hard_state(self, term: Term, vote: NodeId) -> None:
-        """Messages of an older term that were not released yet are dropped: what they claim may be overwritten before
+        """Messages of an older term that were not released yet are dropped. What they claim may be overwritten before
         they go (pitfall 12), and nobody needs them."""
         if term > self.hard_state.term:
             self._held.clear()

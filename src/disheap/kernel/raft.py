@@ -1,7 +1,7 @@
 """One Raft node, sans-IO (Raft Figure 2; dissertation Figure 3.1).
 
-`Raft` is the kernel's only public type besides the values in `types`: inputs go in through its verbs, and one `Ready`
-says what to do next. It has no clock, socket, file, thread or entropy: time is `tick`, randomness is the generator
+`Raft` is the kernel's only public type besides the values in `types`. Inputs go in through its methods, and one `Ready`
+says what to do next. It has no clock, socket, file, thread or entropy. Time is `tick`, randomness is the generator
 given to it, and the same inputs with the same seed give the same `Ready`s. This module dispatches by term, and leaves
 each rule to the module named after it.
 """
@@ -295,8 +295,8 @@ class Raft:
 
 
 def _is_from_stranger(state: State, message: Message) -> bool:
-    """Answers count only from those that we lead or ask; requests are heard from anybody (dissertation §4.1): a
-    node's own membership may be the one that is stale (pitfall 8)."""
+    """Answers count only from those that we lead or ask. Requests are heard from anybody (dissertation §4.1). A node's
+    own membership may be the one that is stale (pitfall 8)."""
     match message:
         case AppendReply() | HeartbeatReply() | SnapshotReply() | VoteReply():
             return message.source not in state.members.ids

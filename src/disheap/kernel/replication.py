@@ -41,7 +41,7 @@ def propose(state: State, kind: EntryKind, time_ms: int, data: bytes) -> Index:
 
 
 def propose_change(state: State, new: Membership, time_ms: int) -> Index:
-    """One change at a time, and none before our own no-op is committed (dissertation §4.1, pitfall 5): until then an
+    """One change at a time, and none before our own no-op is committed (dissertation §4.1, pitfall 5). Until then an
     earlier leader's change may be in the log of others and not in ours."""
     _refuse_proposals(state)
     if not state.has_committed_in_term or state.members.index > state.log.commit:
@@ -219,7 +219,7 @@ def on_append(state: State, message: AppendRequest) -> None:
 
 def on_heartbeat(state: State, message: Heartbeat) -> None:
     """The commit index is one that this node is known to hold, in this leader's log. With an ambiguous end of its log
-    it may have lost that, and hold there what had been superseded: then only what this leader has sent counts."""
+    it may have lost that entry, and hold a superseded one there. Then only what this leader has sent counts."""
     state.handing_over_to = message.transferee
     if not state.is_installing:
         known = state.log.last_index if state.ambiguous_after is None else state.verified
@@ -234,8 +234,9 @@ def refuse_stale(state: State, source: NodeId) -> None:
 
 
 def resolve_ambiguity(state: State) -> None:
-    """The end of our log was ambiguous. Past that point, and with all that the leader called committed, it is not: but
-    only of a leader that has committed in its own term. Before, it may know less than what we acknowledged and lost."""
+    """The end of our log was ambiguous. Past that point, and with all that the leader called committed, it is not. This
+    holds only for a leader that has committed in its own term. Before, it may know less than what we acknowledged and
+    lost."""
     after, heard = state.ambiguous_after, state.commit_heard
     is_past = after is not None and state.log.stable > after and state.log.stable >= heard
     if is_past and heard > 0 and state.log.term_at(heard) == state.term:

@@ -1,6 +1,6 @@
 """Snapshots in chunks (Raft §7; dissertation §5). One chunk at a time, each answered, in both directions.
 
-Owns the transfer: the sender learns how it ended, always (pitfall 18), because a chunk is answered, refused, timed out
+Owns the transfer. The sender always learns how it ended (pitfall 18), because a chunk is answered, refused, timed out
 or cut off by a lost connection. Never touches a snapshot's bytes; storage reads and writes them when asked.
 """
 

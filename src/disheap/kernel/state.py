@@ -32,7 +32,7 @@ from disheap.kernel.types import (
 
 
 class SnapshotReceive:
-    """A snapshot that arrives. `final` is its last chunk, kept back until the disk is idle; `installing` from the
+    """A snapshot that arrives. `final` is its last chunk, kept back until the disk is idle. `installing` from the
     moment that it was handed out until its outcome is known."""
 
     __slots__ = ("chunk_bytes", "final", "installing", "meta", "offset", "source", "writing")
@@ -133,7 +133,7 @@ class State:
             self.become_follower(self.term, leader)
 
     def lose_leader(self) -> None:
-        """The connection to the leader broke, as it does at once when a process dies: ask the others within half an
+        """The connection to the leader broke, as it does at once when a process dies. Ask the others within half an
         election timeout instead of one or two. A pre-vote does no harm should the leader live."""
         self.become_follower(self.term, NOBODY)
         self.timeout = 1 + below(self.random, max(1, self.config.election_ticks // 2))

@@ -157,8 +157,8 @@ class AppendRequest:
 
 @dataclass(frozen=True, slots=True)
 class AppendReply:
-    """`index`: on success the last index known to match and durable; on refusal the `previous_index` refused, with
-    `hint_index` and `hint_term` naming where the follower's log may agree (§5.3, term-aware)."""
+    """`index`: on success the last index known to match and durable; on refusal the `previous_index` refused. Then
+    `hint_index` and `hint_term` name where the follower's log may agree (§5.3, term-aware)."""
 
     source: NodeId
     target: NodeId
@@ -221,7 +221,7 @@ class SnapshotReply:
 @dataclass(frozen=True, slots=True)
 class TimeoutNow:
     """Leadership transfer (dissertation §3.10): campaign now. It may be read long after the leader gave the transfer
-    up, so it is no permission: the voters ask what the leader told them last."""
+    up, so it is no permission. The voters go by what the leader told them last."""
 
     source: NodeId
     target: NodeId
@@ -263,8 +263,8 @@ class ChunkRead(NamedTuple):
 
 
 class ChunkWrite(NamedTuple):
-    """A piece of a snapshot from the leader, in order. The caller writes it and answers with `Raft.chunk_written`;
-    when `done`, it first makes the snapshot durable, restores the machine, and tells storage to drop its log."""
+    """A piece of a snapshot from the leader, in order. The caller writes it and answers with `Raft.chunk_written`. When
+    `done`, it first makes the snapshot durable, restores the machine, and tells storage to drop its log."""
 
     snapshot: SnapshotMeta
     offset: int
@@ -291,9 +291,9 @@ class Read(NamedTuple):
 
 
 class Ready(NamedTuple):
-    """One answer to everything that went in since the last. Carry out in this order: `messages` may go at once (a
-    leader's appends go while its own disk writes, dissertation §10.2.1); `write`, and when it is durable `held`;
-    `committed` to the machine, then `Raft.applied_to(index)`."""
+    """One answer to everything that went in since the last. Carry it out in this order. Send `messages` at once: a
+    leader's appends go while its own disk writes (dissertation §10.2.1). Do `write`, and when it is durable send
+    `held`. Apply `committed` to the machine, then call `Raft.applied_to(index)`."""
 
     messages: tuple[Message, ...]
     write: Write | None

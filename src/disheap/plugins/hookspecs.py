@@ -6,7 +6,7 @@ A plugin is a distribution with an entry point in the group `disheap` that names
     mine = "my_package.hooks"
 
 and that module answers for what it brings. It imports the implementation inside the hook, so that a process pays for
-what it uses: a client asks for transports alone, and loads no storage.
+what it uses. A client asks for transports alone, and loads no storage.
 
     from disheap.plugins import hookimpl
 
@@ -56,9 +56,9 @@ def disheap_register_transport() -> type[Transport] | Sequence[type[Transport]]:
 def disheap_register_storage() -> type[Storage] | Sequence[type[Storage]]:  # type: ignore[empty-body]
     """Storages: where a node keeps its log, its hard state and its snapshots.
 
-    Returns one class, or a sequence of classes, that fit `disheap.interfaces.Storage`; they are built as
-    `cls(settings, StorageContext(...))`, and apply the codec in that context to whatever they keep. Chosen by
-    `storage = "NAME"`; settings come from `[storage.NAME]`.
+    Returns one class, or a sequence of classes, that fit `disheap.interfaces.Storage`. They are built as `cls(settings,
+    StorageContext(...))`, and apply the codec in that context to whatever they keep. Chosen by `storage = "NAME"`;
+    settings come from `[storage.NAME]`.
     """
 
 
@@ -78,7 +78,7 @@ def disheap_register_machine() -> type[StateMachine] | Sequence[type[StateMachin
 
     Returns one class, or a sequence of classes, that fit `disheap.interfaces.StateMachine`; they are built as
     `cls(settings, MachineContext())`. Chosen by `machine = "NAME"`; settings come from `[machine.NAME]`, and have to be
-    the same on every node, because they are part of what makes the replicas equal.
+    the same on every node. They are part of what makes the replicas equal.
     """
 
 

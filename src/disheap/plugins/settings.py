@@ -1,7 +1,7 @@
 """Tables of settings into frozen msgspec structs: one door for the node's own settings and for every plugin's.
 
-Strict, because a setting that is quietly ignored is worse than a node that does not start: an unknown key is an error
-that names the key, its table and the keys there are; a value out of its bounds is an error that names the bound. Knows
+Strict, because a setting that is quietly ignored is worse than a node that does not start. An unknown key is an error
+that names the key, its table and the keys there are. A value out of its bounds is an error that names the bound. Knows
 nothing about files or environments: `config.sources` collects the values. A value from the environment or from a flag
 is a `Text`, and its type is only known here.
 """

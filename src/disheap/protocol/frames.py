@@ -1,7 +1,7 @@
 """Frames: what travels between a client and a node, and what of it goes into the log (docs/reference/wire-protocol.md).
 
 A frame is opaque bytes in a small header. A *command envelope* is a frame that goes into the log exactly as it came
-from the socket: leader and followers store and send it without decoding its body. This module knows nothing of brokers.
+from the socket. Leader and followers store and send it without decoding its body. This module knows nothing of brokers.
 
 Every frame (all integers little-endian, unsigned unless said otherwise):
 
@@ -20,13 +20,13 @@ Envelope (`COMMAND` to `RAISE_VERSION`), header of 30 bytes, then the body:
 | 22-29 | confirmed | every reply up to this seq has been received; below the seq of a command     |
 
 `REPLY` (to an envelope) and `ANSWER` (to a query or admin request), header of 22 bytes: 6-13 seq or request number,
-14-21 log index, then the body; that of an OPEN is a `GRANT`: the session in 8 bytes, its timeout in ms in 4, its secret
+14-21 log index, then the body. That of an OPEN is a `GRANT`: the session in 8 bytes, its timeout in ms in 4, its secret
 in 16. The body of an ATTACH begins with that secret.
 
-An OPEN and an ATTACH are the two envelopes that do not go into the log as they came: the leader puts an `Opening` or an
-`Attaching` in the place of the body, with who the client is and a hash of the secret.
-`PUSH`: 6-13 log index, then the body. `QUERY` and `ADMIN`: 6-13 request number, then the body.
-`HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body follows at 6. The bodies of the first three are in `handshake`.
+An OPEN and an ATTACH are the two envelopes that do not go into the log as they came. The leader puts an `Opening` or an
+`Attaching` in the place of the body, with who the client is and a hash of the secret. `PUSH`: 6-13 log index, then the
+body. `QUERY` and `ADMIN`: 6-13 request number, then the body. `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body
+follows at 6. The bodies of the first three are in `handshake`.
 """
 
 from __future__ import annotations
@@ -107,8 +107,8 @@ RUN = 256
 """What `FrameReader.cut` calls a run of commands. No frame is of this kind: a kind has one byte."""
 
 UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
-"""What decoding rubbish raises: msgspec's own errors, and two that it lets through (a text that is no UTF-8, arrays in
-arrays beyond what the stack holds)."""
+"""What decoding unreadable bytes raises. They are msgspec's own errors, and two that it lets through: a text that is no
+UTF-8, and arrays nested too deep for the stack."""
 
 LOG_VERSIONS = (1, 1)
 """The lowest and highest `log_version` that this release runs: which envelope kinds may stand in the log."""
@@ -277,7 +277,7 @@ class FrameReader:
         """Yields (kind, buffer, start, end) for each frame that is whole, its length field included.
 
         Commands of `session` that follow each other come together as one `RUN`. Their headers are checked, so a leader
-        may write the run to the log as it is: each has a seq, confirms only seqs before its own, and is not transient.
+        may write the run to the log as it is. Each has a seq, confirms only seqs before its own, and is not transient.
         Every other frame comes by itself. Without a `session` there are no runs. Raises `FrameTooLarge` and
         `MalformedFrame`.
         """

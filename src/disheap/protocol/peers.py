@@ -112,8 +112,8 @@ class PeerGroup(msgspec.Struct, array_like=True, frozen=True):
 
 
 class PeerHello(msgspec.Struct, frozen=True):
-    """Both sides' first frame. Checked before the first Raft message: cluster, ids, and of each group incarnation,
-    machine, and that both were given the same settings where these decide what a replica does."""
+    """Both sides' first frame. Checked before the first Raft message: cluster, ids, and for each group incarnation,
+    machine and settings. Settings that decide what a replica does have to be the same on both."""
 
     cluster_id: str
     node_id: int

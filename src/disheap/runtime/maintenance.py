@@ -1,8 +1,8 @@
 """The background work of a replica beside its group.
 
-Owns when its parts begin, tick, release the storage and end: repair from other nodes (`repairing`), the check of
-incarnations (`incarnation_check`), scrubbing (`scrubbing`), free disk space (`disk_space`), the comparison of
-state hashes (`comparing`), and the freeing of replaced states (`discarder`).
+Owns when its parts begin, tick, release the storage and end. Three parts guard the log: repair from other nodes
+(`repairing`), the check of incarnations (`incarnation_check`), and scrubbing (`scrubbing`). The others are free disk
+space (`disk_space`), the comparison of state hashes (`comparing`), and the freeing of replaced states (`discarder`).
 """
 
 from __future__ import annotations

@@ -141,7 +141,7 @@ def constants_digests(machine: type[StateMachine]) -> dict[int, str]:
 
 
 def takeover_s(config: NodeConfig) -> float:
-    """How long a client may stay with a former leader that is cut off and answers its pings: it steps down after two
+    """How long a client may stay with a former leader that is cut off and answers its pings. It steps down after two
     election timeouts at most, and sends its clients away later. They search, and attach to the new leader."""
     return 2 * config.raft.election_timeout_ms / 1000 + REDIRECT_S + SEARCH_S
 

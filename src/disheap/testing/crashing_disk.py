@@ -15,8 +15,8 @@
 A file has `read(size, offset)`, `write(data, offset)`, `sync()`, `size()`, `truncate(size)`,
 `drop_cached(size, offset)` and `close()`. Contents and size are durable when `sync` returns. All raise `OSError`.
 
-What was synced is there after the crash; of everything else any part may be. A write is torn at sectors; each of its
-sectors, and each change of a file's size, arrives or does not, in any order; where a size arrived and its data did not,
+What was synced is there after the crash; of everything else any part may be. A write is torn at sectors. Each of its
+sectors, and each change of a file's size, arrives or does not, in any order. Where a size arrived and its data did not,
 there are zeros. Names change independently of each other; a rename is whole or not at all.
 
 A write that fails may have written a part. After an fsync that failed, what it should have written passes for written,

@@ -16,8 +16,8 @@ A test asks for a factory; it runs once for each plugin of that kind, or for tho
 | `transport_name`, `storage_name`, `codec_name`, `machine_name` | the names, for a test that builds a node whole |
 | `disheap_registry`, `disheap_tables` | the registry, and the plugin tables from `--disheap-set`            |
 
-A storage keeps what it keeps under the directory it is given (a storage elsewhere derives a place from it), so that two
-factories' storages over one directory are the same storage, opened again. Transport `tls` gets certificates of its own
+A storage keeps its data under the directory it is given (a storage elsewhere derives a place from it). So the storages
+of two factories over one directory are the same storage, opened again. Transport `tls` gets certificates of its own
 where none are set; making them needs `cryptography`. A plugin that is installed and broken is a failing test.
 """
 

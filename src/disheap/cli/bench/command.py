@@ -105,8 +105,8 @@ Workload = Callable[[Run, str], "tuple[Meter, int]"]
 def bench(invocation: Invocation, /, workload: str, nodes: str, payload: int, window: int, seconds: float) -> None:
     """Measure throughput and latency.
 
-    On nodes of its own, on loopback, storage `file`, every commit fsynced on a majority; or with --url on a cluster
-    that runs, in topics of its own that are deleted afterwards. Say --url: DISHEAP_URL alone loads no cluster.
+    On nodes of its own, on loopback, storage `file`, every commit fsynced on a majority. With --url on a cluster that
+    runs, in topics of its own that are deleted afterwards. Say --url: DISHEAP_URL alone loads no cluster.
 
     Example: disheap bench --workload enqueue --nodes 3 --json
     """

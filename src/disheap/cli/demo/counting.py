@@ -79,12 +79,12 @@ def lost(published: Iterable[Published], executions: Iterable[Execution]) -> int
 
 
 def priority_inversions(waiting: Sequence[Published], executions: Iterable[Execution]) -> int:
-    """Pairs of waiting tasks that started in the wrong order: one of them while the other, of a higher priority or of
-    the same and published earlier, was still waiting.
+    """Pairs of waiting tasks that started in the wrong order. One started while the other still waited, which has a
+    higher priority, or the same priority and was published earlier.
 
-    `waiting` are the tasks that were there before the first one started, in the order of publishing; all of them could
-    be chosen from, so there is exactly one right order. The pairs are the inversions of the order that was against that
-    one: each start counts the worse-ranked tasks that started before it. A second run of a task is not a start.
+    `waiting` are the tasks that were there before the first one started, in the order of publishing. All of them could
+    be chosen, so exactly one order is right. The pairs are the inversions of the order that was against that one: each
+    start counts the worse-ranked tasks that started before it. A second run of a task is not a start.
     """
     in_order = sorted(waiting, key=lambda task: -task.priority)  # stable: within a priority as published
     rank = {task.number: place for place, task in enumerate(in_order)}
@@ -98,8 +98,8 @@ def priority_inversions(waiting: Sequence[Published], executions: Iterable[Execu
 
 
 def urgent_wait_tasks(published: Iterable[Published], executions: Sequence[Execution]) -> int:
-    """How many other tasks an urgent one waited for, at most: those not urgent that were still running when it was
-    confirmed, or started after that, and had started before it."""
+    """How many other tasks an urgent one waited for, at most. These are tasks that are not urgent. They still ran when
+    it was confirmed, or started between that moment and its own start."""
     urgent = {task.number: task.confirmed_ns for task in published if task.urgent and task.confirmed_ns}
     others = [execution for execution in executions if execution.number not in urgent]
     starts = first_starts(executions)
@@ -115,7 +115,7 @@ def urgent_wait_tasks(published: Iterable[Published], executions: Sequence[Execu
 
 def leaderless_seconds(published: Iterable[Published], killed_ns: int) -> float:
     """From the SIGKILL of the leader to the first publish that was confirmed after it, as the publisher saw both. The
-    urgent tasks are under way from the moment of the kill, so one of them is that publish; what is measured holds the
+    urgent tasks are under way from the moment of the kill, so one of them is that publish. The time includes the
     detection, the election, and the clients' search for the new leader."""
     confirmed = [task.confirmed_ns for task in published if task.confirmed_ns > killed_ns]
     return (min(confirmed) - killed_ns) / 1e9 if confirmed else float("inf")

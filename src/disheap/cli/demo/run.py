@@ -1,9 +1,9 @@
 """What `disheap demo` does, step by step, on a cluster of its own.
 
-Publish everything; start a Celery worker; kill the leader when half has run; publish urgent tasks while nobody leads;
-bring the node back; wait for the last task and for equal hashes. Collects evidence and leaves the counting to
-`demo_counting`. Celery and the example application are loaded here and not before: without them the rest of the
-command line works.
+The steps: publish everything and start a Celery worker. Kill the leader when half has run. Publish urgent tasks while
+nobody leads. Start the node again. Wait for the last task and for equal hashes. Collects evidence and leaves the
+counting to `demo_counting`. Celery and the example application are loaded here and not before: without them the rest of
+the command line works.
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ class Demo:
     # --- watching ---
 
     def _wait(self, done: Callable[[], bool], what: str, within_s: float = STALL_S) -> None:
-        """Until `done`, or until nothing has moved for so long: then `DemoFailed` says `what`; without it the wait is
+        """Until `done`, or until nothing has moved for so long. Then `DemoFailed` says `what`; Otherwise the wait is
         over, and the counting says what is missing. A worker that ended is never waited for."""
         ran, moved_at = self._ran(), time.monotonic()
         while not done():

@@ -298,8 +298,8 @@ class Topic:
         credit_group: int = 0,
     ) -> Consumer:
         """`async for delivery in topic.consume()`. `credit` bounds the deliveries not yet settled, `credit_bytes` their
-        payloads (0: the machine's bound); a lease lasts `lease_ms`, or with 0 as long as the session; with `no_ack` a
-        delivery is settled before it comes; with `exclusive` nobody else may consume. The iteration ends after `idle_s`
+        payloads (0: the machine's bound). A lease lasts `lease_ms`, or with 0 as long as the session. With `no_ack` a
+        delivery is settled before it comes. With `exclusive` nobody else may consume. The iteration ends after `idle_s`
         without a message (None: never). Consumers of this client with the same `credit_group`, 1 or more, share one
         credit: the one given last. Raises `TopicNotFound` and `TopicInUse` when it is begun."""
         command = broker.Subscribe(self.name, credit, credit_bytes, no_ack, lease_ms, exclusive, credit_group)

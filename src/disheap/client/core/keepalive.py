@@ -29,8 +29,8 @@ CHECK_EVERY_S = 0.25
 """How often drivers check, at least twice for each silence."""
 SLOWEST_BYTES_PER_S = 1_000_000
 SMALL_BYTES = 64 << 10
-"""A node cannot answer what has not arrived yet. What was written since its last byte, beyond the second of these,
-prolongs the wait by its time on such a link, up to a third of the session timeout."""
+"""A node cannot answer what has not arrived yet. Bytes written since then, beyond the second of these, prolong the wait
+by their time on such a link. The wait grows by a third of the session timeout at most."""
 ATTACH_TIMEOUT_MAX_S = 5.0
 """From the connection to an attached session, at most a third of the session timeout. A node that has lost its
 followers answers pings, but attaches no session."""

@@ -4,7 +4,7 @@ Owns the addresses, the order, the pauses, and which attempts are under way. It 
 give the time, make the attempts it names, and tell it how each ended.
 
 A search goes in rounds. A round tries each address once. The next attempt starts `OVERLAP_S` after the one before, or
-at once when that one has failed; an attempt that hangs is not cancelled by this. A node that names the leader makes
+at once when that one has failed. An attempt that hangs is not cancelled by this. A node that names the leader makes
 that the next address. After a round comes a pause, which grows from round to round. An address with an attempt still
 under way is left out of a round: a frozen host gets one connection, however long the search takes.
 

@@ -1,7 +1,7 @@
 """Who gets which push, in the asyncio driver.
 
-Owns the map from consumer numbers to sinks, and the two odd moments: a push that comes before the reply that names its
-consumer waits for it, and a delivery that nobody wants any more is given back.
+Owns the map from consumer numbers to sinks, and two special cases. A push that comes before the reply that names its
+consumer waits for it. A delivery that nobody wants any more is given back.
 """
 
 from __future__ import annotations

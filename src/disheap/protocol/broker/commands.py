@@ -216,9 +216,9 @@ Command = (
 
 
 class Held(Exact, frozen=True):
-    """The body of an ATTACH: the tokens of the leases that the client holds, the numbers of the pops that it waits for,
-    and those of its consumers. `Resumed.ended` names the pops and consumers that have ended. A lease that is not named
-    is delivered again, so a client that holds more than HELD_MAX leases passes over those that it knows."""
+    """The body of an ATTACH. It has the tokens of the leases that the client holds, and the numbers of its consumers
+    and of the pops that it waits for. `Resumed.ended` names the pops and consumers that have ended. A lease that is not
+    named is delivered again, so a client that holds more than HELD_MAX leases passes over those that it knows."""
 
     tokens: Annotated[list[Token], Meta(max_length=HELD_MAX)]
     tickets: Annotated[list[int], Meta(max_length=NAMED_MAX)] = msgspec.field(default_factory=list)

@@ -43,9 +43,9 @@ class Record(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class Exact(Record, frozen=True, forbid_unknown_fields=True):
-    """What goes into the log, with no field more than this version knows. Fields read over could be nested so deep that
-    one replica has the stack for it and another has not, and they would part; and a field that only some replicas
-    understand parts them anyway, which is what `machine_version` is for."""
+    """What goes into the log, with no field more than this version knows. Unknown fields could be nested so deep that
+    one replica has the stack for them and another has not. Then the replicas would differ. A field that only some
+    replicas understand makes them differ anyway, which is what `machine_version` is for."""
 
 
 encode = msgspec.msgpack.Encoder().encode

@@ -20,7 +20,7 @@ from disheap.runtime.clients.places import Places
 log = get_logger(__name__)
 
 SWEEP_S = 0.25
-"""How often those that do not read are looked at, and the leader looks for sessions that lapsed; by default no session
+"""How often those that do not read are looked at, and the leader looks for sessions that lapsed. By default no session
 timeout is below 1 s."""
 
 

@@ -1,8 +1,8 @@
 """How many sessions one client may have, decided by the leader before an OPEN goes into the log.
 
 Each session holds a record on every node, so one client must not take all of them. It is known by its address and by
-the name of its certificate. Both stand in the session table, so every leader counts the same; what is counted has no
-part in how the log is applied, so limits may differ from node to node.
+the name of its certificate. Both stand in the session table, so every leader counts the same. The counts have no part
+in how the log is applied, so limits may differ from node to node.
 
 Nobody is shut out by others: the last `reserved_sessions` are for clients with few sessions, such as an operator's. The
 node's own sessions are not asked about.

@@ -476,8 +476,8 @@ class ClientConnection:
             self.unsent_bytes, self.took_at = self._connection.buffered(), self._acceptor.loop.time()
 
     def check_slow_reader(self, now: float) -> bool:
-        """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest; one that
-        takes nothing, and for which too much waits, is given up."""
+        """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest. One that
+        takes nothing, and for which too much waits, is closed."""
         before, self.unsent_bytes = self.unsent_bytes, self._connection.buffered()
         if self.unsent_bytes < before:
             self.heard = self.took_at = now

@@ -2,7 +2,7 @@
 
 There are places for everybody (`limits.connections`), bounded for each address and for each certificate name. When they
 are taken, the oldest connection without a HELLO gives way. Beside them there is a reserve
-(`limits.reserved_connections`) for operators: a connection from this machine, or with a certificate name among
+(`limits.reserved_connections`) for operators. A connection from this machine, or with a certificate name among
 `limits.operator_names`, gets a place there when it gets no other. It may ask (`disheap status`), and carries no
 session. When the reserve is full its oldest connection gives way. So an operator always gets in.
 

@@ -3,9 +3,9 @@
 Owns what only the leader's process knows: which connection a session is attached to, and when it was last heard of.
 Refuses to know what a command says: runs of envelopes go from the socket into the log as they came, a slice a chunk.
 
-A bad frame closes its own connection, with the reason, and nothing else. When this node stops leading it says where the
-leader is and closes; the clients send again under the same sequence numbers what has no answer, and the session table
-keeps it from being done twice.
+A bad frame closes its own connection, with the reason, and nothing else. When this node stops leading, it says where
+the leader is and closes. The clients send unanswered commands again under the same sequence numbers. The session table
+keeps them from being applied twice.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ the meantime is not read; they send it again to the next leader."""
 REDIRECTS_AT_ONCE = 200
 """Clients that are sent away in one turn of the loop. Each costs a system call, some 20 us."""
 STALL_S = 1.0
-"""A sweep this late means that the process itself stood still (a pause, a swap storm): every session gets its full time
-again, since what its clients sent in the meantime is still unread."""
+"""A sweep this late means that the process itself stood still (a pause, a swap storm). Every session gets its full time
+again, since what its client sent in the meantime is still unread."""
 
 
 MEMORY_CHECK_BYTES = 2 << 20
@@ -172,7 +172,7 @@ class Server(ReplySink):
 
     def lost(self, connection: ClientConnection) -> None:
         """The connection is gone. Its session waits for another, for a short time if the client's process may be gone
-        as well: its kernel closed the connection, and nothing was said before."""
+        as well. Its kernel closed the connection, and no GOODBYE came before."""
         self._connections.pop(connection, None)
         session = connection.session
         if session and self._attached.get(session) is connection:
@@ -243,8 +243,8 @@ class Server(ReplySink):
 
     def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
         """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it. It
-        has no number that what it confirms would have to stay below; so that no later command is taken for a repeated
-        one, it confirms what was carried out, or nothing."""
+        has no number of its own. So its `confirmed` has to be a number that was carried out, or 0; otherwise a later
+        command would be taken for a repeated one."""
         if self.short is not None and not (self.takes_transient or self._is_allowed_when_full(envelope.body)):
             return
         machine = self.group.sessions.machine
@@ -409,7 +409,7 @@ class Server(ReplySink):
 
     def detached(self, session: int) -> None:
         """The time to attach again begins here. A slow disk may have held back the entry, and the client's ATTACH
-        behind it; or the connection ended while its ATTACH was on its way into the log."""
+        behind it. Or the connection ended while its ATTACH was on its way into the log."""
         if self.leads:
             self._heard[session] = self.loop.time()
 

@@ -1,8 +1,8 @@
 """Whether the next write of the log is made on the loop's thread.
 
 Owns what is known of how long writes take. Does not write. One command at a time is bound by the way to the disk's
-thread and back: two thread switches, two wake-ups and the interpreter lock cost about a third of the write itself. So
-a single command is written on the loop, where the storage allows that. Several commands at once are written on the
+thread and back. Two thread switches, two wake-ups and the interpreter lock cost about a third of the write itself. So a
+single command is written on the loop, where the storage allows that. Several commands at once are written on the
 thread: the loop takes in the next ones meanwhile.
 
 The loop stands still while it writes. How long a write takes cannot be known before, so what the last ones took

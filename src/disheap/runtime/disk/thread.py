@@ -1,10 +1,10 @@
 """The one thread that storage runs on. Owns ordering of blocking work; refuses to know what the work is.
 
 Jobs run one after another in the order given. Each ends in a call on the loop's thread, so that the node keeps one line
-of thought. A job may run on the loop's thread itself while no other is under way (`run_now`): the way to the thread and
-back costs more than a short write. `loop_writes` says when. A disk that fails is the end of the node, whoever asked and
-whether or not anybody still waits for the answer (storage-rules 6): `FailStopDisk` sees to that, in the one place that
-every job goes through.
+of thought. A job may run on the loop's thread itself while no other is under way (`run_now`). The way to the thread and
+back costs more than a short write. `loop_writes` says when. A disk that fails ends the node, whoever asked and whether
+or not anybody still waits for the answer (storage-rules 6). `FailStopDisk` sees to that, in the one place that every
+job goes through.
 
 A plain queue and a thread cost half of what an executor's futures do, and this hop is in every commit.
 A simulator replaces this class by one that runs the job when virtual time says so.
@@ -78,7 +78,7 @@ class FailStopDisk:
 
 
 class WatchedDisk:
-    """A disk whose callers' mistakes are heard of: what `done` raises goes to `fail`, and not only to the loop's log
+    """A disk that reports its callers' mistakes. What `done` raises goes to `fail`, and not only to the loop's log
     while the node goes on without what should have been done."""
 
     def __init__(self, disk: Disk, fail: Callable[[BaseException], None]) -> None:

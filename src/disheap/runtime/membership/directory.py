@@ -1,6 +1,6 @@
 """Who the members are: their records, the first membership, and where clients find them.
 
-The kernel knows ids and who votes; the rest of a member is an opaque record in its membership: name, incarnation, the
+The kernel knows ids and who votes. The rest of a member is an opaque record in its membership: name, incarnation, the
 addresses for peers and for clients. A client address that the configuration did not give is learned at the handshake.
 """
 

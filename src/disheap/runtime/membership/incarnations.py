@@ -2,15 +2,15 @@
 
 A node whose disk was wiped has forgotten its votes and its acknowledgements. It must not come back under its old name,
 not even when everybody who remembers it was restarted meanwhile. So each node keeps on disk the incarnation of every
-member that it has met, and never another one; it is written before that member is welcomed. And a node takes part only
+member that it has met, and never another one. It is written before that member is welcomed. And a node takes part only
 after every other member has welcomed it once.
 
 Why that is enough. Let X have taken part as x1. Then every other member had x1 on disk, before that. Now a minority is
-wiped, X among it. X, as x2, has to be welcomed by every other member; one of them was not wiped and still has x1: X is
-refused, so it never takes part as x2. What was wiped counts as lost for good, which a minority may be (Raft §2).
+wiped, X among it. X, as x2, has to be welcomed by every other member. One of them was not wiped and still has x1. So X
+is refused, and never takes part as x2. What was wiped counts as lost for good, which a minority may be (Raft §2).
 
-What it costs: a cluster's very first start needs all its members up at once, in any order; and a directory that was
-removed before that has been seen already, so then all start from empty directories again.
+What it costs: a cluster's very first start needs all its members up at once, in any order. If a directory is removed
+before that, the others may have met it already. Then all start from empty directories again.
 
 Storage that does not outlive its process (`memory`) cannot keep the rule: there the others remember until they end.
 """

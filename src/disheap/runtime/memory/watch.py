@@ -5,8 +5,8 @@ above its mark, the leader refuses commands that bring something in. The state i
 killed for want of memory would be killed again when it has restored it. Acknowledgements, deliveries and elections go
 on, so queues can be drained. Does not know how a refusal reaches a client.
 
-Works as `room` does for the disk, with one difference: a node's own estimate and its real size both count, because each
-of them is wrong at times. The real size falls late, the estimate misses what nobody counts.
+Works as `disk.free_space` does for the disk, with one difference. The node's own estimate and its real size both count,
+because each of them is wrong at times. The real size falls late, the estimate misses what nobody counts.
 """
 
 from __future__ import annotations

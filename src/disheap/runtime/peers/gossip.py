@@ -1,7 +1,7 @@
 """When a node tells the others about itself (`protocol.gossip` has what it says).
 
-Owns the timer, and nothing of what is told. Gossip needs no disk and no leader: a node whose disk hangs is still heard
-of, and so are the wall clocks that decide who may lead.
+Owns the timer, and nothing of what is told. Gossip needs no disk and no leader. A node whose disk hangs still reports,
+and so do the wall clocks that decide who may lead.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 costs.
 
 A node sends on connections that it dialled and receives on those that were dialled to it. Before the first Raft message
-both ends prove that they know the cluster's secret, where there is one (`protocol.proofs`), and check protocol version,
+both ends prove that they know the cluster's secret, if there is one (`protocol.proofs`). They check protocol version,
 cluster, ids, incarnation and machine. Nothing of a peer is remembered before that. A message that cannot be sent is
 dropped: the kernel is told that the peer is unreachable and finds its way from there.
 """

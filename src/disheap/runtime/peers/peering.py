@@ -1,8 +1,8 @@
 """A node among its peers: the links to them, and who is let in.
 
 Owns dialling every other member and accepting those that dial; decides at the handshake whether the other side belongs
-here. A member that was never met is remembered only when it has proved who it is: by the cluster's secret, by its
-certificate, or by its address, where this node dials it and finds the same incarnation.
+here. A member that was never met is recorded only when it has proved who it is. It proves it by the cluster's secret,
+by its certificate, or by its address, where this node dials it and finds the same incarnation.
 
 What arrives goes to the group or, before a node is whole, to its repair. Refuses to know Raft.
 """
@@ -312,8 +312,8 @@ class Peering:
         check_supported(f"this node (release {__version__})", supported_by(own), there, hello.name)
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
-        """The schedule that is prevented: somebody says that he is a member that has not started yet, is remembered,
-        and the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
+        """The schedule that is prevented: an impostor claims to be a member that has not started yet, and is recorded.
+        Then the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
         dialled its address and found it there."""
         is_known = self._node.introductions.has_met(peer)
         if is_proved or is_known or self._at_address.get(peer) == _incarnations(hello.groups):
@@ -357,8 +357,8 @@ class Peering:
         self._node.introductions.welcomed(peer, hello, done)
 
     def _check_certificate(self, peer: NodeId, names: tuple[str, ...] | None) -> None:
-        """One of the names that were proved has to name the member, and none of them another member: any of those could
-        be the holder (storage-rules 18)."""
+        """One of the proved names has to name the member, and none of them another member. Otherwise the other member
+        could be the holder (storage-rules 18)."""
         if names is None:
             return
         book = self._node.book

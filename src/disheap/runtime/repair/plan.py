@@ -9,7 +9,7 @@ carries it out and asks again. The rules, for a damaged entry (index, term):
 * it can never be committed: drop it, and what follows. There are three such cases. A node knows that another entry is
   committed in its place, or one of a later term in a log without it. Or *all* other voters never had it. Or a majority
   never had it and is in a later term already. The paper has a leader repair itself, and so a majority is enough. We
-  repair before there is one: a majority of five without the entry may leave out a leader that has it and still counts
+  repair before there is one. A majority of five without the entry may leave out a leader that has it and still counts
   the acknowledgement we gave before.
 * otherwise wait, and say for whom.
 
@@ -98,8 +98,8 @@ def decide(own: Holding, others: Sequence[NodeId], standings: Standings) -> Step
 
 
 def without(own: Holding, taken: Container[int]) -> Holding:
-    """The same, less the damaged entries that were taken already: a file is written anew when all of its are there, and
-    until then storage still counts them as damaged."""
+    """Returns the holding without the damaged entries that were fetched already. A file is written anew when all its
+    entries are there. Until then storage still counts them as damaged."""
     left: list[Damage] = []
     for place in own.damaged:
         for index in range(place.first, place.last + 1):

@@ -1,9 +1,9 @@
 """Time: the machine's own clock, and the time that goes into the log (docs/explanation/architecture.md, "Time").
 
 Every replica must agree on every deadline, so time is in the entries. Within a term it follows the leader's monotonic
-clock from `max(last time in the log, wall clock)` at its election, is slewed towards the wall clock by at most a tenth,
-and never stands still. A wall clock that is not believed (`clock_check`) moves it neither at the election nor later:
-then it follows the monotonic clock alone.
+clock from `max(last time in the log, wall clock)` at its election. It is slewed towards the wall clock by at most a
+tenth, and never stands still. A wall clock that is not believed (`clock_check`) moves it neither at the election nor
+later: then it follows the monotonic clock alone.
 """
 
 from __future__ import annotations

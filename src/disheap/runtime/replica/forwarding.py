@@ -4,9 +4,9 @@ Owns what is under way: which messages were sent and not answered, and which con
 All of it can be lost. The outbox is the machine's, so a new leader begins with the first message that waits, and the
 target answers again what it took before. Opens no connection: it is given `Routes`. Does not know what a message says.
 
-Two schedules are prevented. A message is lost and the next one arrives: the target refuses it, because the numbers have
+Two schedules are prevented. A message is lost and the next one arrives. The target refuses it, because the numbers have
 a gap, and all from the first unconfirmed one on are sent again. An answer comes back to a node that has ceased to lead
-and leads again: it changes the record of an earlier term, which nobody reads any more.
+and leads again. It changes the record of an earlier term, which nobody reads any more.
 """
 
 from __future__ import annotations

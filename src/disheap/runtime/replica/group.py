@@ -190,8 +190,8 @@ class Group:
         return self._lifecycle.is_running
 
     def submit(self, envelopes: bytes) -> None:
-        """One or more whole envelopes for the log. They are dropped when this node does not lead (any more); clients
-        find out as their connections are closed, and send them again under the same numbers."""
+        """One or more whole envelopes for the log. They are dropped when this node does not lead (any more). Clients
+        notice because their connections are closed, and send them again under the same numbers."""
         self._gathered.append(envelopes)
         self.gathered_bytes += len(envelopes)
         self._wake()
@@ -294,7 +294,7 @@ class Group:
         self.clock_objection = objection
 
     def _hand_over_if_disk_hangs(self) -> None:
-        """A leader applies and answers only what is durable here: with a disk that hangs it would hold up everyone, and
+        """A leader applies and answers only what is durable here. With a disk that hangs it would hold up everyone, and
         no error would end it (pitfall 26). The followers have the log; one of them is asked to lead."""
         if not self.raft.is_leader or self.raft.transferee != NOBODY:
             return

@@ -1,7 +1,7 @@
 """The state's hash, for an operator who asks.
 
-Owns the making of one hash at a time, in slices with pauses, however many ask. All who ask while one is being made
-share the next, so that nobody gets the hash of a state that is older than the request.
+Owns the making of one hash at a time, in slices with pauses, however many ask. All requests during one hash share the
+next. So nobody gets the hash of a state that is older than the request.
 """
 
 from __future__ import annotations

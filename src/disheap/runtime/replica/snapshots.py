@@ -2,9 +2,9 @@
 
 A snapshot is due when the log since the last outweighs `max(snapshot_log_bytes, size of the last snapshot)`, or after
 `raft.snapshot_threshold` entries: write amplification stays near two however large the backlog. The view is taken
-between two entries; its pieces are written one at a time, each handed over when the one before is on its way to the
-disk, so that neither the loop nor the log's fsyncs wait long. Only when the snapshot is durable is the log trimmed,
-behind a margin for slow peers.
+between two entries. Its pieces are written one at a time: each is made when the one before is on its way to the disk.
+So neither the loop nor the log's fsyncs wait long. Only when the snapshot is durable is the log trimmed, behind a
+margin for slow peers.
 """
 
 from __future__ import annotations

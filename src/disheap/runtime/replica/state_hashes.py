@@ -5,8 +5,8 @@ Owns when a state is hashed, and the judgement. The entries are found by the log
 every replica takes the same ones without a word about it. A view is taken between two entries and hashed in slices,
 so that neither the loop nor the commands wait. Hashes travel in the gossip of the nodes.
 
-Where a majority agrees and this node differs, the state here is wrong, whatever made it so: memory, a bug, a release
-that computes something else. The node puts itself in quarantine. Where nobody is a majority, it is only said.
+If a majority agrees and this node differs, the state here is wrong. The cause may be memory, a bug, or a release that
+computes something else. The node puts itself in quarantine. Where nobody is a majority, it is only said.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ in the log. All replicas change at the same entry, and none goes back: a member 
 Until then every member can be rolled back to the release before.
 
 Owns the decision alone. The schedule that is prevented: n2 is stopped and rolled back while n3 is upgraded, and the
-leader goes by what n2 said before. So a member counts by what it said when it connected last, and every member has to
-have answered after all of them were known to be new.
+leader goes by what n2 said before. So a member counts by what it said when it connected last. Every member has to have
+answered after all of them were known to be new.
 """
 
 from __future__ import annotations

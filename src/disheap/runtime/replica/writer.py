@@ -1,8 +1,7 @@
 """The write of the log that is under way: one at a time, and again until there is room for it.
 
-Owns what the kernel handed over to be made durable. A disk that is full is waited for (storage-rules 9): storage has
-left nothing of the attempt, so the same write is made again until somebody has freed space. Any other error is the
-node's end.
+Owns what the kernel handed over to be made durable. A full disk is waited for (storage-rules 9). Storage has left
+nothing of the attempt, so the same write is repeated until there is space. Any other error ends the node.
 """
 
 from __future__ import annotations

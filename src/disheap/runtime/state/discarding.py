@@ -1,8 +1,8 @@
 """States that others replaced are freed in slices.
 
 A state of a million messages takes 300 ms to free in one step, on whatever thread: the interpreter lets no other thread
-run meanwhile. So a state that a leader's snapshot or a repair replaced is taken apart here, a slice at a time, and the
-loop has its turn between two slices. A machine that is not `interfaces.Discarding` goes in one step.
+run meanwhile. So a state that a leader's snapshot or a repair replaced is taken apart here, a slice at a time. The loop
+has its turn between two slices. A machine that is not `interfaces.Discarding` goes in one step.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A snapshot of the leader, as a follower writes it (Raft §7).
 
-Runs on the disk's thread. It is written under a temporary name; after the last piece it is read back
-into a new state beside the old one, so that the loop never stops for it, and then becomes durable together with the
-drop of the log that it replaces. One that cannot be read is given up, and log and state are as before.
+Runs on the disk's thread. It is written under a temporary name. After the last piece it is read back into a new state
+beside the old one, so that the loop never stops for it. Then it becomes durable, together with the removal of the log
+that it replaces. One that cannot be read is dropped, and log and state are as before.
 """
 
 from __future__ import annotations

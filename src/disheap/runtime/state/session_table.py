@@ -29,7 +29,7 @@ REPLY_BYTES = 200
 
 REFUSAL_BYTES = 200
 """Counted for the body of a refusal, whatever its text says. The text may come from a library, and releases may word it
-differently; the count decides whether a command is applied, so it has to be the same on every replica."""
+differently. The count decides whether a command is applied, so it has to be the same on every replica."""
 
 SESSION_BYTES = 750
 """Of memory, for a session besides its replies: two objects, a dict, its proof and label, entries in five dicts."""
@@ -74,8 +74,8 @@ class SessionFacts(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Session:
-    """One client's standing. `attachment` is 0 while it has no connection; `address` is where it attached last; `view`
-    numbers the newest view of the table that does not hold this object, and so may not see it change."""
+    """One client's standing. `attachment` is 0 while it has no connection. `address` is where it attached last. `view`
+    numbers the newest view of the table that does not hold this object."""
 
     __slots__ = ("address", "attachment", "confirmed", "facts", "id", "replies", "reply_bytes", "view")
 

@@ -5,7 +5,7 @@ duplicate if `seq <= confirmed` of its session, or if the reply table holds it: 
 allowed. `confirmed` says that the client has every reply up to it, so those are forgotten.
 
 A session outlives its connections. `ATTACH` is logged, so that "from this index on, pushes go to that connection" is a
-place in the log; an attachment is named by a number that the leader drew. A new term ends all attachments, since the
+place in the log. An attachment is named by a number that the leader drew. A new term ends all attachments, since the
 connections of the leader before are gone.
 
 This module decides what is replied and pushed; where that goes is the `ReplySink`' affair, which only a leader has.
@@ -153,8 +153,8 @@ class Sessions:
             yield from self._apply_commands(index, entry.time_ms, entry.data)
 
     def _pass_time(self, index: int, time_ms: int) -> Iterator[None]:
-        """Due timers and postponed work, in portions. When to stop is decided by what is the same on every replica:
-        the limit, the bytes pushed, and the machine's backlog as far as it can be noticed."""
+        """Due timers and postponed work, in portions. When to stop is decided by what is the same on every replica.
+        That is the limit, the bytes pushed, and whether the machine has a backlog."""
         left, pushed = self._limits.work, 0
         while True:
             portion = min(left, UNITS_AT_ONCE)
@@ -243,8 +243,8 @@ class Sessions:
 
     def _refuse_reply(self, session: Session) -> bytes:
         """Why one more reply of this session cannot be kept. The command is not applied then, and its number stays
-        unused. The first command that the client has no reply to is never refused: a client that reads its replies goes
-        on, command by command, whatever the others do."""
+        unused. The first command that the client has no reply to is never refused. So a client that reads its replies
+        makes progress, command by command, whatever the others do."""
         limits = self._limits
         if session.reply_bytes >= limits.reply_bytes:
             who, limit, setting = "the client has", limits.reply_bytes, "limits.session_reply_bytes"
@@ -391,8 +391,8 @@ class Sessions:
     # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
 
     def snapshot(self) -> Iterator[bytes]:
-        """A view of this moment, however large it is: a session is copied when it changes for the first time after
-        that; replies and machine records are immutable."""
+        """Returns a view of this moment in constant time. A session is copied when it changes for the first time after
+        that. Replies and machine records are immutable."""
         head = Head(
             state_format.FORMAT, self.machine_version, self.log_version, self._next_session, self._term, len(self.table)
         )
@@ -459,9 +459,9 @@ class Sessions:
 
 
 def _begin(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Makes the first piece now. A machine whose method is a generator function takes its view at the first `next`.
-    If that came later, the view would show entries behind the index that it is stored under, and a restart would
-    apply them a second time."""
+    """Makes the first piece now. A machine whose method is a generator function takes its view at the first `next`. If
+    that came later, the view would show entries behind the index that it is stored under. A restart would then apply
+    them a second time."""
     first = next(pieces, None)
     return iter(()) if first is None else chain((first,), pieces)
 

@@ -19,7 +19,7 @@ from disheap.runtime.state.session_table import SessionFacts
 
 FORMAT = 3
 """1 had no secrets, principals and addresses, and no number of its own; 2 no `log_version`. A release that knows
-several writes the one of the `log_version` that the cluster runs, so that an older node can read it before the raise.
+several formats writes the one of the cluster's `log_version`. So an older node can read it before the raise.
 """
 _LENGTH = Struct("<I")
 RECORD_BYTES = 256 << 20  # no record of ours comes near; a larger length is damage

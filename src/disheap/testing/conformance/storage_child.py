@@ -1,9 +1,9 @@
 """Appends in a process of its own: `python -m disheap.testing.conformance.storage_child`.
 
-Reads one JSON object from the first line of standard input: `storage`, `codec` and their `tables`, the `directory`,
-the `first` index, and `room_bytes`, by which a file may outgrow the largest that is there (0: no limit). Prints every
-index once it is durable, until it is killed, 2,000 entries are there, or the storage raises. Then it prints the name of
-the error.
+Reads one JSON object from the first line of standard input: `storage`, `codec` and their `tables`, the `directory`, the
+`first` index, and `room_bytes`. By so many bytes a file may outgrow the largest that is there (0: no limit). Prints
+every index once it is durable, until it is killed, 2,000 entries are there, or the storage raises. Then it prints the
+name of the error.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Lives of a storage on a disk that loses power: random calls, a cut at a random change, and what must be found again.
 
 A life has several runs. Each ends in a power cut, also while the storage is being opened, and leaves any legal part of
-what was not synced. `Model` is what the storage was acknowledged to hold; a call that did not return may have been
-carried out, in part where it has parts. Whatever is found has to be one of these.
+what was not synced. `Model` is what the storage was acknowledged to hold. A call that did not return may have been
+carried out, and one with several parts in part. Whatever is found has to be one of these.
 """
 
 from __future__ import annotations

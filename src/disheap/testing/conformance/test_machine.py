@@ -588,8 +588,8 @@ def test_what_waits_for_other_groups_is_numbered_without_gaps(
 def test_what_is_confirmed_is_forgotten_and_nothing_else(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
-    """`forget` names a command that removes the messages up to a number. It fails if others go with them, if the same
-    command removes more when it comes again, or if a number is given to a second message."""
+    """`forget` names a command that removes the messages up to a number. It fails if others go with them, or if the
+    same command removes more when it comes again. It fails if a number is given to a second message."""
     machine = played(machine_factory, machine_commands)
     if not isinstance(machine, Forwarding):
         return

@@ -634,7 +634,7 @@ def test_an_unreadable_address_is_a_configuration_error(run: Run) -> None:
 def test_both_ends_have_names_and_a_secure_transport_proves_them(run: Run, listen_address: str) -> None:
     """`remote` is a text for people. `certificate_names` is None if the transport proves nothing, and else a tuple of
     texts. It fails if a transport that is not `secure` gives names, if one is empty or comes twice, or if they are one
-    text: then a part of a name would count as a name."""
+    text. A part of a name would then count as a name."""
 
     async def scenario(transport: Transport) -> None:
         pair = Pair(transport)

@@ -1,7 +1,7 @@
 """Machines with nodes on them, and everything that can be done to them.
 
 A host outlives the processes on it: its files, its name in the network, its place in the cluster. What happens to a
-node is told to the trace; a node that ends by itself is a violation, unless its disk was made to fail.
+node is written to the trace. A node that ends by itself is a violation, unless its disk was made to fail.
 """
 
 from __future__ import annotations
@@ -228,8 +228,9 @@ class Cluster:
             one.safety.wiped(host.number)
 
     def damage(self, host: Host) -> str:
-        """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies one at most, until
-        the host was whole again: who loses one and has an old state in the other cannot know."""
+        """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies at most one is
+        spoilt, until the host was whole again. A node that loses one copy and has an old state in the other cannot
+        know."""
         spared = ("/lock", "/identity", *(COPIED if host.has_lost_a_copy else ()))
         small = self.rng.chance(0.4)  # what is no log: of that there are many files
         done = host.disk_image.damage(lambda path: not path.endswith(spared) and not (small and "/log-" in path))
@@ -250,8 +251,8 @@ class Cluster:
         return done
 
     def rot(self, host: Host) -> str:
-        """Spoil a file that is not being written, of a host that is up: a log file that was left for another one, a
-        snapshot, or one of two copies. Returns what was done."""
+        """Spoil a file of a host that is up, which is not being written. It is a log file that was left for another
+        one, a snapshot, or one of two copies. Returns what was done."""
         paths = sorted(host.disk_image.names)
         newest = [
             max((path for path in paths if "/log-" in path and group_of(path) == one.number), default="")

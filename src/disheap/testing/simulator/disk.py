@@ -1,7 +1,7 @@
 """What takes the place of a node's disk thread: a job runs when virtual time says so, or never, where the node dies
 first.
 
-A job's operations happen at one moment, at its end; what lies between is the `Crash` that a fault may raise at any of
+A job's operations happen at one moment, at its end. What lies between is the `Crash` that a fault may raise at any of
 its operations. That is all a crash can do to a sequence of writes.
 """
 

@@ -1,7 +1,7 @@
 """What one node's disk has made durable, and what has to be there when the node comes back.
 
-A model changes only when a write of the storage has returned. What a restart finds is compared with it: everything
-that was durable, nothing that was dropped, and damage where somebody spoilt the files and nowhere else.
+A model changes only when a write of the storage has returned. What a restart finds is compared with it. There must be
+everything that was durable and nothing that was dropped, and damage only where the files were spoilt.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A simulated disk under the real file storage: what is not synced may be lost, in any part.
 
 After a power cut, what was synced is there; of everything else any part may be. A write is torn at sectors, and each
-sector arrives or does not, in any order; where a size arrived and its data did not, there are zeros. Names change
+sector arrives or does not, in any order. Where a size arrived and its data did not, there are zeros. Names change
 independently of each other, a rename as a whole; `sync_directory` makes them durable. A process that is killed loses
 nothing that it had written, but may be killed between any two writes.
 

@@ -1,9 +1,9 @@
 """What a healthy cluster must be able to do, tried when everything is healed and quiet.
 
 Faults alone never show that something stopped working for good, as long as the next fault starts it again. So each run
-ends with some of these, drawn at random: leadership is handed over when that is asked, and not held back by a node
-that does not take it; a leader whose disk hangs makes way; time passes though nobody sends anything; a former leader
-keeps no client.
+ends with some of these, drawn at random. Leadership is handed over when that is asked, and not held back by a node that
+does not take it. A leader whose disk hangs hands over. Time passes though nobody sends anything. A former leader keeps
+no client.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ TRANSFER_RETRY_S = 2.0
 CLOCKS_TOLD_S = 2.0
 """Within which members have told each other their clocks."""
 SERVICE_BOUND_S = 9.0
-"""Service is back so soon after the leader fell silent: two elections of at most 3 s each, should the first one split
-the votes, the last pause of a client, two commands, and the clocks that drift."""
+"""Service is back so soon after the leader fell silent. That is two elections of at most 3 s each, should the first one
+split the votes. It includes the last pause of a client, two commands, and the clocks that drift."""
 IDLE_TIMEOUT_MS = 5000
 """Of a client's session that pings and asks nothing."""
 CLIENTS_LEAVE_S = 3.0
@@ -103,8 +103,8 @@ class LivenessChecks:
         await self._command("no command is carried out after leadership was handed over")
 
     async def _hand_over_to_nobody(self) -> None:
-        """The one that is to lead stands still. The old leader goes on, or another one does; and whoever leads by then
-        is not deposed when the target reads that it was to lead."""
+        """The one that is to lead stands still. The old leader goes on, or another one does. Whoever leads by then is
+        not deposed when the target reads that it was to lead."""
         leader, target = self._leader(), self._another()
         if leader is None or target is None or not self._can_lead_without([target]):
             return

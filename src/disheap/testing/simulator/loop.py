@@ -3,9 +3,9 @@
 When nothing is ready, time jumps to the next timer; so a simulated minute costs what is done in it, and nothing else.
 There are no threads and no sockets: everything is a callback here, in an order that the seed alone decides.
 
-Whose callback it is, asyncio itself remembers: each handle runs in the context in which it was made, and `OWNER` in
-that context is a `Process`. A process that was killed has its callbacks dropped; a frozen one (SIGSTOP) has them kept
-until it goes on. A process has a clock of its own, which may run fast or slow; `time` and `call_at` speak in it.
+asyncio itself records whose callback it is. Each handle runs in the context in which it was made, and `OWNER` in that
+context is a `Process`. A process that was killed has its callbacks dropped; a frozen one (SIGSTOP) has them kept until
+it goes on. A process has a clock of its own, which may run fast or slow; `time` and `call_at` speak in it.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 The rules for all servers and for leaders that a wrong kernel may break for a long time before anybody sees a wrong log:
 
 - a later term is entered, and an answer of an earlier one changes nothing
-- any message of this term's leader starts the follower's timer again; under a live leader a request for a vote raises
-  the term only if the leader's newest heartbeat said that it hands over to the one who asks
+- any message of this term's leader starts the follower's timer again. Under a live leader a vote request raises the
+  term only if the leader's newest heartbeat names the candidate as transfer target
 - what a leader believes of a peer's log is on that peer's disk
 - a leader that no majority was heard by, or is heard from, for two election timeouts leads no more
 """

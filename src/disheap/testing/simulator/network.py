@@ -5,8 +5,8 @@ connection breaks. Between connections there is no order. While a direction is c
 send it again), and arrives long after it was true, or the connection breaks. A machine that loses power says nothing:
 its peers hold connections that nobody answers.
 
-Raft promises to bear more than TCP does to it, so a link may be lossy: whole messages between nodes (and no other
-frames) are then dropped, doubled and reordered within their connection.
+Raft tolerates more than TCP does to it, so a link may be lossy. Whole messages between nodes (and no other frames) are
+then dropped, doubled and reordered within their connection.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The real node, wired to a simulated machine and watched by the safety checker.
 
-Nothing of the product is replaced: its plugins are built here with a simulated filesystem and transport, and the few
-places where a step ends are wrapped so that the checker can look.
+Nothing of the product is replaced. Its plugins are built here with a simulated filesystem and transport. The few places
+where a step ends are wrapped so that the checker can look.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Reads asked of nodes that lead, or believe that they do, at the moments that matter (dissertation §6.4).
 
-Clients come to a leader when it is well established. A probe asks the group itself: right after an election, before the
-leader's own no-op is committed; of a leader that is cut off or was frozen, while another one may have been elected; and
-at any time. What it is told must be at least as new as what was committed when it asked, and it must be told something.
+Clients come to a leader when it is well established. A probe asks the group itself. It asks right after an election,
+before the leader's own no-op is committed. It asks a leader that is cut off or was frozen, while another one may have
+been elected. And it asks at any time. What it is told must be at least as new as what was committed when it asked, and
+it must be told something.
 """
 
 from __future__ import annotations

@@ -395,8 +395,8 @@ class Reference:
 
 
 def _matches(pattern: list[str], words: list[str]) -> bool:
-    """By the definition: `*` is one word, `#` any number of them. `ends`: how many of the words the parts so far may
-    stand for, so that a long pattern takes no more steps than parts times words."""
+    """By the definition: `*` is one word, `#` any number of them. `ends`: how many words the parts so far may match. So
+    a long pattern takes no more steps than parts times words."""
     ends = {0}
     for part in pattern:
         if part == "#":

@@ -177,8 +177,8 @@ class SafetyChecker:
         )
 
     def _check_kept(self, node: int, entry: Entry) -> None:
-        """What is committed and was here is not overwritten. An old leader may still write what never will be, and
-        that over what was committed in a term that this node has not heard of."""
+        """What is committed and was here is not overwritten. An old leader may still write entries that will never be
+        committed. It may write them over entries committed in a term that this node has not heard of."""
         committed = self.committed.get(entry.index)
         if committed is not None and committed[0] != entry.term:
             durable = self.durable_models[node]

@@ -1,9 +1,9 @@
 """No session of a group lapses while a majority is up and its client can reach it (Raft dissertation §6.3).
 
-A *reachable majority* of a client is a set of hosts that holds at all times: its nodes run, vote and are certain of
-their logs; their disks and links are as fast as usual; each of them reaches each other one and the client, both links.
-Every other node is down, stands still, is cut off from all of the set, or reaches all of the set and the client. So
-whoever leads is in reach of the client, or is replaced.
+A *reachable majority* of a client is a set of hosts for which this holds at all times. Its nodes run, vote and are
+certain of their logs. Their disks and links are as fast as usual. Each of them reaches each other one and the client,
+in both directions. Every other node is down, stands still, is cut off from all of the set, or reaches all of the set
+and the client. So whoever leads is in reach of the client, or is replaced.
 
 A client that had no such majority may have been silent for nearly a whole timeout. It has `GRACE_S` to be heard of
 again, in which a leader may have to be elected first. From there on its session must not end by itself, whatever
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 LOOK_S = 0.1
 """Between two looks at what reaches what. Half as long as the shortest cut; a restart is known by its number."""
 GRACE_S = 12.0
-"""Two elections of at most 3 s each, should the first one split the votes, a node that is given up after 2 s, the
-pauses of a client that searches, and an ATTACH."""
+"""Two elections of at most 3 s each, should the first one split the votes. Besides: a node that is given up after 2 s,
+the pauses of a client that searches, and an ATTACH."""
 
 
 class Connectivity(NamedTuple):

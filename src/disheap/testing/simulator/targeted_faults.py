@@ -1,8 +1,8 @@
 """Faults aimed at a moment, or made of several that belong together.
 
 Most faults come by chance, and what takes three of them in a row comes seldom. These wait for the moment that matters
-(an election, a snapshot about to have its name), or build a situation on purpose: a leader that is cut off together
-with its clients, an entry of which one good copy is left while its holders come back one by one.
+(an election, a snapshot about to have its name), or build a situation on purpose. Examples are a leader that is cut off
+together with its clients, and an entry of which one good copy is left.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class TargetedFaults:
             actions.crash_in_write(host, self._rng.below(8), near="/snapshot-")
 
     def _leave_one_copy(self) -> None:
-        """The newest entries are on a bare majority; all of it goes down, one of it with a spoilt log, and only that
+        """The newest entries are on a bare majority. All of it goes down, one of it with a spoilt log, and only that
         one comes back at first. What it lost it may neither deny nor do without."""
         actions, leader, late = self._actions, self._cluster.leader(), self._cluster.majority - 1
         hosts = self._rng.shuffled(self._cluster.hosts)
