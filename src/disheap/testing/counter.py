@@ -25,10 +25,13 @@ State = tuple[int, int, int, list[tuple[int, int]], list[int]]
 
 
 class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    pass
+    """The counter has no settings."""
 
 
 class CounterMachine:
+    """A state machine that counts. Commands: `+N` and `-N` change the total and push it, `@N` sets a timer in N ms, and
+    `wN` postpones N units of work."""
+
     name: ClassVar[str] = "counter"
     api: ClassVar[int] = 1
     Settings: ClassVar[type[msgspec.Struct]] = CounterSettings

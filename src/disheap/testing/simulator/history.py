@@ -1,9 +1,10 @@
 """What clients saw, taken from the wire of their connections, and what must hold of it.
 
 Two judgements, independent of each other. At once: real time. Whatever is asked now is answered from a place in the log
-behind everything that was committed when it was asked (linearizability: for commands strictly behind, for reads at
-least there). At the end: content. Each reply, each answer and each push is compared with what the sequential reference
-says at its index, and the pushes of a connection are the reference's pushes of that session, in order, without a gap.
+behind everything that was committed when it was asked. This is linearizability: for commands strictly behind, for reads
+at least there. At the end: content. Each reply, each answer and each push is compared with what the sequential
+reference says at its index. The pushes of a connection are the reference's pushes of that session, in order, without a
+gap.
 """
 
 from __future__ import annotations
@@ -211,8 +212,8 @@ class History:
 
     def _agree(self, expected: Pushes, seen: Pushes, heard: int) -> bool:
         """Whether what was seen begins what was expected, and is whole up to the reply that was heard. Within one index
-        the order is promised to each consumer by itself: which of two topics is served first, when timers of both fall
-        due together, is nobody's business."""
+        the order is promised to each consumer by itself. Which of two topics is served first, when timers of both fall
+        due together, is not promised."""
         last = max(seen[-1][0] if seen else 0, heard)
         wanted, found = self._by_consumer(expected, last), self._by_consumer(seen, last)
         if any(key[0] < last and wanted[key] != found.get(key) for key in wanted):

@@ -1,8 +1,8 @@
 """The sequential reference: the committed log, carried out one entry after another by plain lists.
 
-Owns what should have been answered and pushed at each place in the log: replies by (session, seq), pushes by session in
-order, answers to queries after a given index. It shares the wire's words with the product and nothing else: sessions
-are written down here once more (Raft dissertation §6.3), and `machines` has a reference of the machine.
+Owns what should have been answered and pushed at each index. That is replies by (session, seq), pushes by session in
+order, and answers to queries after a given index. It shares only the wire format with the product. Sessions are
+implemented here once more (Raft dissertation §6.3), and `machines` has a reference of the machine.
 """
 
 from __future__ import annotations

@@ -298,7 +298,7 @@ class Worker(SimulatedClient):
                 await delivery.nack(delay_ms=delay_ms, discard=how == "discard")
 
     async def _settle_stale(self) -> None:
-        """Tokens of leases that are over, or never were ours. None is guessed that this client may be given later: an
+        """Tokens of leases that are over, or never were ours. None is guessed that this client may be given later. An
         answer that calls it stale would make it let go of what it holds by then."""
         strange = [(self.rng.between(1, 50), self.rng.between(1000, 1003)) for _ in range(2)]
         others = [
