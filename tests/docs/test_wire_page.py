@@ -69,7 +69,7 @@ def test_bodies_begin_where_the_page_says() -> None:
 
 
 def test_the_kinds_are_those_of_the_code() -> None:
-    of_the_log = {Kind.DETACH, Kind.EXPIRE, Kind.CONTINUE, Kind.RAISE_VERSION}
+    of_the_log = {Kind.DETACH, Kind.EXPIRE, Kind.CONTINUE, Kind.RAISE_VERSION, Kind.NODE_COMMAND}
     assert {int(number): name for number, name in KIND.findall(TEXT)} == {
         int(kind): kind.name for kind in Kind if kind not in of_the_log
     }

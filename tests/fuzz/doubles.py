@@ -12,6 +12,7 @@ from disheap.errors import CommandRefused, InvalidArgument
 from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Message, NodeId, Term
 from disheap.protocol import broker, frames, handshake
+from disheap.protocol.forwarding import Forwarded
 from disheap.protocol.frames import Kind, SessionOptions, Status
 from disheap.protocol.handshake import Hello
 from disheap.protocol.peers import PeerGroup, PeerHello
@@ -92,6 +93,7 @@ class Owner:
         self.met: list[NodeId] = []
         self.messages: list[Message] = []
         self.repairs: list[Ask | Answer] = []
+        self.forwarded: list[Forwarded] = []
 
     def hello_to(self, target: NodeId) -> PeerHello:
         return PeerHello(CLUSTER, 1, "n1", target, "n1:8400", (PeerGroup(4, "heap", (1, 1)),))
@@ -123,6 +125,9 @@ class Owner:
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         self.repairs.append(message)
+
+    def received_forwarded(self, peer: NodeId, message: Forwarded) -> None:
+        self.forwarded.append(message)
 
     def member_name(self, node: NodeId) -> str:
         return f"n{node}"

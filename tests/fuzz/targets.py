@@ -54,7 +54,8 @@ from disheap.kernel.types import (
     VoteReply,
     VoteRequest,
 )
-from disheap.protocol import broker, frames, handshake, peers, proofs, repair
+from disheap.protocol import broker, forwarding, frames, handshake, peers, proofs, repair
+from disheap.protocol.forwarding import Forward, ForwardAnswer
 from disheap.protocol.frames import SECRET_BYTES, FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.handshake import Hello, Versions, Welcome
 from disheap.protocol.peers import PeerGroup, PeerHello
@@ -70,6 +71,7 @@ from disheap_heap.state import Topic
 from disheap_kombu import messages
 from tests.fuzz.doubles import CLUSTER, NONCE, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled
+from tests.fuzz.forwarding import ForwardingNode
 from tests.heap.test_consistency import check_all_served, check_consistency
 from tests.kernel.solo import Solo
 
@@ -127,6 +129,20 @@ def _apply(entry: Entry) -> None:
         ServedNode().sessions.apply(entry)
     except VersionUnsupported:
         pass  # the node stops, as it should
+
+
+def forwarded_message(data: bytes) -> None:
+    """The first byte says whether it is an answer. Whatever is taken can be acted on by a node with two groups: it is
+    applied, or answered with an error, and a bad one changes nothing else."""
+    kind = Kind.FORWARD if data[:1] < b"\x80" else Kind.FORWARD_ANSWER
+    try:
+        message = forwarding.decode(kind, data[1:])
+    except ProtocolError:
+        return
+    assert forwarding.decode(kind, forwarding.encode(message)) == message, "it says something else when sent on"
+    node = ForwardingNode()
+    node.router.received(NodeId(2), message)
+    node.check(message)
 
 
 def repair_message(data: bytes) -> None:
@@ -236,7 +252,7 @@ def unproved_link(data: bytes) -> None:
     owner = Owner((b"secret" * 8,))
     link = IncomingLink(owner, 1 << 16, StillLoop())
     _receive(link, data, _HELLO_FRAME)
-    assert not (owner.messages or owner.repairs or owner.met)
+    assert not (owner.messages or owner.repairs or owner.forwarded or owner.met)
 
 
 def outgoing_link(data: bytes) -> None:
@@ -585,6 +601,15 @@ def _streams(*found: bytes) -> list[bytes]:
 
 
 _PEER_FRAMES = [peers.encode(0, message) for message in MESSAGES]
+_FORWARDED_FRAMES = [
+    forwarding.encode(message)
+    for message in (
+        Forward(1, 0, 1, b"<0:1:word"),
+        Forward(0, 1, 7, b"<1:7:word"),
+        ForwardAnswer(0, 1, 1),
+        ForwardAnswer(0, 1, 1, "not-leader", "this node does not lead", 3),
+    )
+]
 _REPAIR_FRAMES = [repair.encode(message) for message in _ABOUT_REPAIR]
 _CLIENT_FRAMES = [
     handshake.hello(Kind.HELLO, Hello(CLUSTER, client="fuzz")),
@@ -605,13 +630,17 @@ _STATE = b"".join(ServedNode().sessions.snapshot())
 TARGETS: dict[str, Target] = {
     "frame_reader": Target(frame_reader, _streams(*_PEER_FRAMES[:4], frames.plain(Kind.PING))),
     "peer_message": Target(peer_message, _PEER_FRAMES),
+    "forwarded_message": Target(
+        forwarded_message, [b"\xff"[: n > 1] + b"\0"[: n < 2] + f for n, f in enumerate(_FORWARDED_FRAMES)]
+    ),
     "repair_message": Target(
         repair_message, [b"\xff"[: n > 2] + b"\0"[: n < 3] + f for n, f in enumerate(_REPAIR_FRAMES)]
     ),
     "kombu_payload": Target(kombu_payload, [_KOMBU, _KOMBU[:-4], b"hello"]),
     "members": Target(members, [membership.encode(MEMBERS), membership.encode(Membership(()))]),
     "incoming_link": Target(
-        incoming_link, _streams(_HELLO_FRAME, frames.plain(Kind.PEER_PROOF), *_PEER_FRAMES, *_REPAIR_FRAMES)
+        incoming_link,
+        _streams(_HELLO_FRAME, frames.plain(Kind.PEER_PROOF), *_PEER_FRAMES, *_REPAIR_FRAMES, *_FORWARDED_FRAMES),
     ),
     "unproved_link": Target(unproved_link, _streams(_HELLO_FRAME, _WRONG_PROOF, *_PEER_FRAMES)),
     "outgoing_link": Target(outgoing_link, _streams(*_WELCOME_FRAMES, _FROM_NODE[1], frames.plain(Kind.PING))),

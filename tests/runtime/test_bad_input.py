@@ -107,6 +107,7 @@ def _options() -> bytes:
         (frames.envelope(Kind.COMMAND, 0, 0, 1, 0, b"+1"), "malformed-frame", "not attached"),
         (frames.envelope(Kind.EXPIRE, 0, 1, 1, 0), "malformed-frame", "do not come from clients"),
         (frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, b"\x09"), "malformed-frame", "do not come from clients"),
+        (frames.envelope(Kind.NODE_COMMAND, 0, 0, 7, 0, b"+1"), "malformed-frame", "do not come from clients"),
         (frames.plain(200), "malformed-frame", "kind 200"),
         (frames.envelope(Kind.OPEN, 0, 0, 1, 0, b"\xc1"), "malformed-frame", "OPEN that cannot be read"),
         (frames.plain(Kind.QUERY, b"x"), "malformed-frame", "shorter than its header"),

@@ -16,7 +16,7 @@ def test_every_message_to_another_group_arrives_once_and_in_order(seed: int) -> 
 
     def are_empty() -> bool:
         clusters = world.groups.values()
-        return all(cluster.is_whole() and not cluster.machine().waiting for cluster in clusters)
+        return all(cluster.is_whole() and not cluster.machine().outboxes for cluster in clusters)
 
     def standing() -> str:
         return str([(host.name, host.state) for cluster in world.groups.values() for host in cluster.hosts])

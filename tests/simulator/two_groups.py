@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from disheap.errors import DisheapError
-from disheap.interfaces import MachineContext
+from disheap.interfaces import Effects, MachineContext
 from disheap.plugins.registry import Registry
 from disheap.runtime.replica.forwarding import Done, Forwarder
 from disheap.testing.simulator.cluster import Cluster
@@ -28,9 +28,26 @@ ANSWER_S = 2.0
 """After so long the outcome of a command is not known."""
 
 
+class StoodIn(Relay):
+    """Its node does not see the power, because the test stands in for the way to the other group."""
+
+    waiting = None  # type: ignore[assignment]
+
+    def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
+        return super().apply(index, time_ms, 0, command)
+
+
+class Outbox:
+    """The power of a machine that hides it."""
+
+    def __init__(self, machine: Any) -> None:
+        self.waiting = lambda: Relay.waiting(machine)
+        self.outbox, self.forget = machine.outbox, machine.forget
+
+
 class RelayRegistry(Registry):
     def get(self, kind: str, name: str) -> type[Any]:  # type: ignore[override]
-        return Relay if (kind, name) == ("machine", "relay") else super().get(kind, name)
+        return StoodIn if (kind, name) == ("machine", "relay") else super().get(kind, name)
 
 
 class RelayCluster(Cluster):
@@ -45,7 +62,7 @@ class RelayCluster(Cluster):
 
     def _registry_of(self, host: Host, process: Process) -> Registry:
         registry: Any = super()._registry_of(host, process)
-        registry._made["machine", "relay"] = lambda settings, _: Relay(settings, MachineContext(self.group))
+        registry._made["machine", "relay"] = lambda settings, _: StoodIn(settings, MachineContext(self.group))
         return registry  # type: ignore[no-any-return]
 
     def machine(self) -> Any:
@@ -86,7 +103,9 @@ class Way:
         self._queue: deque[tuple[int, bytes, Done]] = deque()
         self._is_carrying = False
 
-    def send(self, group: int, command: bytes, done: Done) -> None:
+    def drop(self) -> None: ...
+
+    def send(self, group: int, number: int, command: bytes, done: Done) -> None:
         self._queue.append((group, command, done))
         if not self._is_carrying:
             self._is_carrying = True
@@ -181,9 +200,12 @@ class TwoGroups:
     def _pump(self, cluster: RelayCluster, host: Host) -> None:
         key, group = (cluster.group, host.number, host.lives), host.node.group
         if key not in self._forwarders:
-            self._forwarders[key] = Forwarder(Way(self, host, cluster), host.clock.monotonic)
+            self._forwarders[key] = Forwarder(
+                lambda: Outbox(host.node.group.sessions.machine),  # type: ignore[arg-type, return-value]
+                Way(self, host, cluster), host.clock.monotonic, self.rng.generator.random, lambda: None,
+            )  # fmt: skip
         self._forwarders[key].lead(int(group.raft.term) if group.leads else 0)
-        self._forwarders[key].pump(group.sessions.machine)
+        self._forwarders[key].pump()
 
     # --- clients and faults ---
 

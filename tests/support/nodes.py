@@ -17,6 +17,7 @@ from disheap.plugins.registry import Registry
 from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.testing.counter import CounterMachine
 from disheap.testing.inspected import InspectedNode as Node
+from tests.support.relay import Relay
 from tests.support.wire import WireClient, wait_until
 
 FAST = RaftConfig(tick_ms=10, heartbeat_ms=20, election_timeout_ms=150, commit_timeout_ms=10)
@@ -30,7 +31,7 @@ class TestRegistry(Registry):
     """The installed plugins, and the machines of the tests."""
 
     __test__ = False
-    machines: dict[str, Any] = {"counter": CounterMachine}  # noqa: RUF012
+    machines: dict[str, Any] = {"counter": CounterMachine, "relay": Relay}  # noqa: RUF012
 
     def get(self, kind: str, name: str) -> type[Any]:  # type: ignore[override]
         machine = self.machines.get(name) if kind == "machine" else None

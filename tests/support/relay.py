@@ -6,6 +6,8 @@
 | `<S:N:WORD`  | takes word N from group S, once and in order; the reply is the highest number |
 | `~G:N`       | forgets the words for group G up to number N                                  |
 | others       | are refused                                                                   |
+
+The second and the third are a leader's own: they are refused if a client sends them.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Relay:
     def __init__(self, settings: Any, context: MachineContext) -> None:
         self.group = context.group
         self.last: dict[int, int] = {}
-        self.waiting: dict[int, list[tuple[int, str]]] = {}
+        self.outboxes: dict[int, list[tuple[int, str]]] = {}
         self.taken: dict[int, list[str]] = {}
 
     def set_version(self, version: int) -> None:
@@ -42,6 +44,8 @@ class Relay:
             raise VersionUnsupported(f"a relay runs version 1, not {version}")
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
+        if session and command[:1] in (b"<", b"~"):
+            raise InvalidArgument("a leader says this, and no client")
         verb, fields = command[:1], command[1:].decode("ascii", "replace").split(":")
         if not all(fields) or not all(number.isdecimal() and number.isascii() for number in fields[:-1]):
             raise UnknownCommand("a relay knows >G:WORD <S:N:WORD ~G:N")
@@ -57,7 +61,7 @@ class Relay:
 
     def put(self, group: int, word: str) -> bytes:
         self.last[group] = number = self.last.get(group, 0) + 1
-        self.waiting.setdefault(group, []).append((number, word))
+        self.outboxes.setdefault(group, []).append((number, word))
         return b"%d" % number
 
     def take(self, source: int, number: int, word: str) -> bytes:
@@ -69,17 +73,17 @@ class Relay:
         return b"%d" % len(self.taken.get(source, ()))
 
     def drop(self, group: int, number: int) -> None:
-        left = [one for one in self.waiting.pop(group, ()) if one[0] > number]
+        left = [one for one in self.outboxes.pop(group, ()) if one[0] > number]
         if left:
-            self.waiting[group] = left
+            self.outboxes[group] = left
 
     # --- the power `Forwarding` ---
 
-    def targets(self) -> Sequence[int]:
-        return sorted(self.waiting)
+    def waiting(self) -> dict[int, int]:
+        return {group: len(words) for group, words in sorted(self.outboxes.items())}
 
     def outbox(self, group: int, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
-        found = [one for one in self.waiting.get(group, ()) if one[0] > after][:limit]
+        found = [one for one in self.outboxes.get(group, ()) if one[0] > after][:limit]
         return [(number, b"<%d:%d:%s" % (self.group, number, word.encode())) for number, word in found]
 
     def forget(self, group: int, number: int) -> bytes:
@@ -115,7 +119,7 @@ class Relay:
     def state(self) -> State:
         return (
             dict(sorted(self.last.items())),
-            {group: list(words) for group, words in sorted(self.waiting.items())},
+            {group: list(words) for group, words in sorted(self.outboxes.items())},
             {source: list(words) for source, words in sorted(self.taken.items())},
         )
 
@@ -124,7 +128,7 @@ class Relay:
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         try:
-            self.last, self.waiting, self.taken = msgspec.msgpack.decode(b"".join(chunks), type=State)
+            self.last, self.outboxes, self.taken = msgspec.msgpack.decode(b"".join(chunks), type=State)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise SnapshotDamaged(f"this is no snapshot of a relay: {error}") from error
 
@@ -132,7 +136,7 @@ class Relay:
         return hashlib.blake2b(msgspec.msgpack.encode(self.state()), digest_size=16).digest()
 
     def stats(self) -> dict[str, int]:
-        return {"waiting": sum(map(len, self.waiting.values())), "taken": sum(map(len, self.taken.values()))}
+        return {"waiting": sum(map(len, self.outboxes.values())), "taken": sum(map(len, self.taken.values()))}
 
     def sample_commands(self) -> list[bytes]:
         sent = [b">%d:%s" % (group, word) for group in (1, 2) for word in (b"ash", b"oak", b"elm")]

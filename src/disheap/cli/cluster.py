@@ -191,6 +191,7 @@ def _print(rows: list[Row], leader: str | None) -> None:
     emit_table(columns, [_cells(row, commit, stats) for row in rows], title=f"cluster {_cluster_id(rows)}")
     _print_versions(answering)
     _print_groups(answering)
+    _print_forwarding(answering)
     _print_by_node("machine stat", answering, "machine_stats", stats)
     _print_by_node("counter", answering, "counters")
     for row in answering:
@@ -281,6 +282,19 @@ def _print_groups(answering: list[Row]) -> None:
     cells = [[group["group"], group["machine"], node, *(group[key] for key in keys)] for node, group in rows]
     click.echo()
     emit_table(columns, cells)
+
+
+def _print_forwarding(answering: list[Row]) -> None:
+    """What waits for other groups, as the leader of each group sees it. It knows why it waits."""
+    leading = [group for row in answering for group in row.get("groups", ()) if group["role"] == "leader"]
+    cells = [
+        [group["group"], waiting["group"], waiting["waiting"], waiting["reason"] or "-"]
+        for group in sorted(leading, key=lambda one: int(one["group"]))
+        for waiting in group.get("forwarding", ())
+    ]
+    if cells:
+        click.echo()
+        emit_table(["from_group", "to_group", "waiting", "reason"], cells)
 
 
 def _print_versions(rows: list[Row]) -> None:

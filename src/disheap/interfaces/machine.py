@@ -48,9 +48,10 @@ class StateMachine(Plugin, Protocol):
         that is not in `versions`; a stored state may be of one."""
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
-        """Applies one command of a session. Returns the reply and the pushes, in that order. The reply is kept with the
-        session, so that a repeated command is answered and not applied again. Work beyond a bound is postponed to
-        `advance`. Raises `CommandRefused`, of which `VersionTooOld` is one."""
+        """Applies one command of a session, or, with session 0, a command that a leader proposed by itself: a message
+        of another group, or what `Forwarding.forget` returned. Returns the reply and the pushes, in that order. The
+        reply is kept with the session, so that a repeated command is answered and not applied again. Work beyond a
+        bound is postponed to `advance`. Raises `CommandRefused`, of which `VersionTooOld` is one."""
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
         """Time has come to `time_ms`. Fires due timers in the order of their deadlines, then does postponed work, at
@@ -187,10 +188,15 @@ class Forwarding(Protocol):
     keeps the highest number that it took from each source. A number that it took before changes nothing and is
     answered with a reply. A number too high raises `CommandRefused` and changes nothing. What a message says is never a
     reason to refuse it: a refused message is sent again, and all later ones wait behind it.
+
+    The target's machine has this power, too, also if it sends nothing: it says that a message may come again. A message
+    and a `forget` are applied with session 0. A client's session is never 0, so the machine can refuse a client that
+    passes for a group.
     """
 
-    def targets(self) -> Sequence[int]:
-        """The groups for which messages wait, in ascending order."""
+    def waiting(self) -> Mapping[int, int]:
+        """How many messages wait, by the group that they are for; the groups in ascending order. A group for which none
+        waits is left out. Cheap: called after each batch of entries and at every tick."""
 
     def outbox(self, group: int, after: int, limit: int) -> Sequence[tuple[int, bytes]]:
         """(number, command) of the messages that wait for `group`, in the order of their numbers: those above `after`,

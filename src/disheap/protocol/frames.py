@@ -11,7 +11,7 @@ Every frame (all integers little-endian, unsigned unless said otherwise):
 | 4     | kind   | `Kind`                                               |
 | 5     | flags  | `Flags` on envelopes, `Status` on replies, otherwise 0 |
 
-Envelope (`COMMAND` to `RAISE_VERSION`), header of 30 bytes, then the body:
+Envelope (`COMMAND` to `NODE_COMMAND`), header of 30 bytes, then the body:
 
 | bytes | field     | meaning                                                                |
 |-------|-----------|------------------------------------------------------------------------|
@@ -67,7 +67,7 @@ _LENGTH_AND_KIND = Struct("<IB")
 
 @quick_members
 class Kind(IntEnum):
-    """What a frame is. The first eight are envelopes and may stand in the log; the client sends the first four."""
+    """What a frame is. The first nine are envelopes and may stand in the log; the client sends the first four."""
 
     COMMAND = 1  # a command of the state machine
     OPEN = 2  # a new session; body: SessionOptions from the client, Opening in the log
@@ -77,6 +77,7 @@ class Kind(IntEnum):
     EXPIRE = 6  # the leader did not hear of the session in time
     CONTINUE = 7  # time passes, postponed work goes on
     RAISE_VERSION = 8  # body: two bytes, the machine_version and the log_version from here on
+    NODE_COMMAND = 9  # a command of the state machine from a leader and not from a client; session 0, seq: who waits
 
     HELLO = 16
     WELCOME = 17
@@ -97,6 +98,8 @@ class Kind(IntEnum):
     GOSSIP = 37
     PEER_CHALLENGE = 38
     PEER_PROOF = 39
+    FORWARD = 40
+    FORWARD_ANSWER = 41
 
 
 KINDS = frozenset(map(int, Kind))
@@ -122,6 +125,7 @@ ENVELOPES_SINCE: dict[int, int] = {
     Kind.EXPIRE: 1,
     Kind.CONTINUE: 1,
     Kind.RAISE_VERSION: 1,
+    Kind.NODE_COMMAND: 1,
 }
 """The `log_version` since which each envelope kind exists. A leader proposes none that the cluster's is below."""
 
@@ -130,6 +134,8 @@ PEER_FRAMES_SINCE: dict[int, int] = {
     Kind.REPAIR_ASK: 2,
     Kind.REPAIR_ANSWER: 2,
     Kind.GOSSIP: 2,
+    Kind.FORWARD: 2,
+    Kind.FORWARD_ANSWER: 2,
 }
 """The protocol version since which each frame between nodes exists. None is sent on a connection of a lower version."""
 

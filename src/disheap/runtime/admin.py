@@ -117,6 +117,7 @@ async def status(node: AdminHost, replica: Replica) -> dict[str, Any]:
         "counters": metrics(node),
         "group": replica.number,
         "lifecycle": replica.lifecycle.state.value,
+        "forwarding": replica.forwarding_status(),
         "groups": [_group_row(node, one) for one in node.replicas],
     }
 
@@ -147,6 +148,7 @@ def _group_row(node: AdminHost, replica: Replica) -> dict[str, Any]:
         "commit_index": raft.commit,
         "applied_index": group.applied.index,
         "sessions": len(group.sessions.table),
+        "forwarding": replica.forwarding_status(),
     }
 
 

@@ -27,6 +27,8 @@ from disheap.interfaces import (
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
 from disheap.plugins.registry import Registry
+from disheap.protocol.forwarding import Forwarded
+from disheap.protocol.frames import ENVELOPE
 from disheap.protocol.gossip import Gossip
 from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.protocol.peers import PeerGroup
@@ -41,6 +43,7 @@ from disheap.runtime.memory.process import MemorySource, ProcessMemory
 from disheap.runtime.memory.watch import Estimate, MemoryWatch, mark_bytes
 from disheap.runtime.observers import Observers
 from disheap.runtime.parts import Parts
+from disheap.runtime.peers.forwarding import ForwardingRouter
 from disheap.runtime.peers.gossip import GossipTimer
 from disheap.runtime.peers.peering import Peering
 from disheap.runtime.replica.clocks import SystemClock
@@ -101,7 +104,8 @@ class Node:
         self._loop: asyncio.AbstractEventLoop
         self._acceptor: Acceptor
         self._peering: Peering
-        self._gossip: GossipTimer | None = None  # made last of the three
+        self._forwarding: ForwardingRouter
+        self._gossip: GossipTimer | None = None  # made last of the four
         self.memory: MemoryWatch
         self._listeners: list[Listener] = []
         self._transports: list[Transport] = []
@@ -237,6 +241,7 @@ class Node:
             self, self._id, secrets, self._entropy, self._loop, limits.max_peer_frame_bytes,
             tuning.send_buffer_bytes(config), self._protocol_versions,
         )  # fmt: skip
+        self._forwarding = ForwardingRouter(self, self._id, self._clock.monotonic, limits.frame_bytes - ENVELOPE.size)
         self._gossip = GossipTimer(self._loop, self.send_gossip)
         for group in range(config.groups):  # raise for settings that they refuse
             self._parts.storage(group), self._parts.machine(group)
@@ -262,6 +267,7 @@ class Node:
         return Shared(
             self.config, self._id, self._members, self._loop, self._clock, self._clocks, self._random, self._entropy,
             self._make_disk, self._parts, self.book, self._peering, self._acceptor, self._observers,
+            self._forwarding,
         )  # fmt: skip
 
     def _warn_if_forgetful(self) -> None:
@@ -300,6 +306,7 @@ class Node:
         self._ticker = self._loop.call_later(self.config.raft.tick_ms / 1000, self._tick)
         for replica in self.replicas:
             replica.tick()
+        self._forwarding.tick()
         self.memory.tick()
         self._acceptor.sweep()
 
@@ -330,10 +337,23 @@ class Node:
         for report in gossip.groups:
             self.replicas[report.group].received_report(peer, report)
 
+    def other_members(self) -> list[NodeId]:
+        """All members but this node."""
+        return [node for node in self.book.ids() if node != self._id]
+
+    def send_forwarded(self, target: NodeId, message: Forwarded) -> str:
+        """Returns "", or why it was not sent."""
+        return self._peering.send_forwarded(target, message)
+
+    def received_forwarded(self, peer: NodeId, message: Forwarded) -> None:
+        """A message of one group for another, or the answer to one."""
+        self._forwarding.received(peer, message)
+
     def unreachable(self, peer: NodeId) -> None:
         if self._is_started:
             for replica in self.replicas:
                 replica.group.unreachable(peer)
+            self._forwarding.peer_lost(peer)
 
     def is_connected(self, node: NodeId) -> bool:
         return node == self._id or self._peering.is_connected(node)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.errors import DisheapError, NotLeader, RequestError, RequestTimeout, StorageError
-from disheap.interfaces import Clock, Identity, MemoryEstimating, Storage, StorageUsage
+from disheap.interfaces import Clock, Forwarding, Identity, MemoryEstimating, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Index, Membership, Message, NodeId
@@ -31,11 +31,14 @@ from disheap.runtime.maintenance import Maintenance
 from disheap.runtime.membership.directory import AddressBook, first_state
 from disheap.runtime.observers import Observers
 from disheap.runtime.parts import Parts
+from disheap.runtime.peers.forwarding import ForwardingRouter
 from disheap.runtime.peers.peering import Peering
 from disheap.runtime.replica.clock_check import ClockCheck
+from disheap.runtime.replica.forwarding import Forwarder
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.replica.member_clocks import MemberClocks
+from disheap.runtime.replica.node_commands import NodeCommands
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.replica.versions import Versions, own_versions
 from disheap.runtime.state.sessions import Sessions
@@ -60,6 +63,7 @@ class Shared(NamedTuple):
     peering: Peering
     acceptor: Acceptor
     observers: Observers
+    forwarding: ForwardingRouter
 
 
 class ReplicaNode(Protocol):
@@ -95,7 +99,12 @@ class Replica:
         self.clock_check = ClockCheck(
             shared.clock, shared.member_clocks, shared.own, limits.max_clock_jump_ms, limits.max_downtime_ms
         )
-        self.server = Server(self, shared.acceptor, draw=self._draw, entropy=shared.entropy)
+        self.node_commands = NodeCommands(self, self._draw)
+        self.server = Server(
+            self, shared.acceptor, draw=self._draw, entropy=shared.entropy, on_node_command=self.node_commands.applied
+        )
+        self.forwarder: Forwarder | None = None
+        """There is one as soon as the storage was opened, if the machine has the power `Forwarding`."""
         self.maintenance = Maintenance(self, number, shared.own, config, shared.clock, loop)
         self._local = LocalSessions(self.server, self.leader_address)
         others = lambda: shared.book.versions(shared.own, number)  # noqa: E731
@@ -127,6 +136,7 @@ class Replica:
         self.maintenance.tick()
         self.server.sweep()
         self._versions.raise_if_due(self.group)
+        self._pump_forwarder()
 
     async def hand_over(self) -> None:
         """SIGTERM: leadership goes first, so that clients lose a round trip and not an election timeout."""
@@ -149,6 +159,7 @@ class Replica:
             self.lifecycle.change(State.CLOSED)
         if self._group is not None:
             self._group.close()
+        self._end_leading()
 
     async def close(self) -> None:
         """After `end`. Waits for the disk, but not for ever; may be called twice."""
@@ -166,6 +177,7 @@ class Replica:
         if self._group is not None:
             self._group.close()
         self.server.close(NotLeader())  # they look for a node that can go on
+        self._end_leading()
 
     def _lifecycle_changed(self, before: State, now: State) -> None:
         log.debug("lifecycle", node=self.name, group=self.number, before=before.value, now=now.value)
@@ -192,6 +204,8 @@ class Replica:
         self.maintenance.found(found)
         self._group = self._make_group(found)
         self.server.serve(self._group)
+        if self.forwarder is None and isinstance(found.sessions.machine, Forwarding):
+            self.forwarder = self._make_forwarder()
         if found.needs_repair:
             self.lifecycle.change(State.REPAIRING, "the log is damaged, or its end is ambiguous")
         elif not self.maintenance.incarnation_check.all_met:
@@ -274,7 +288,7 @@ class Replica:
             flush=shared.peering.flush,
             on_lead=self._on_lead,
             on_leader=self._on_leader,
-            on_applied=self.server.flush,
+            on_applied=self._on_applied,
             on_failure=self._on_failure,
             on_snapshot=lambda index, size_bytes: shared.observers.snapshot_taken(number, index, size_bytes),
             on_membership=self._on_membership,
@@ -282,6 +296,16 @@ class Replica:
             comparing=self.maintenance.comparing,
             clocks=self.clock_check,
             lifecycle=self.lifecycle,
+        )
+
+    def _make_forwarder(self) -> Forwarder:
+        shared = self._shared
+        return Forwarder(
+            lambda: self.group.sessions.machine,
+            shared.forwarding.routes_of(self.number),
+            shared.clock.monotonic,
+            shared.random.random,
+            lambda: shared.loop.call_soon(self._pump_forwarder),
         )
 
     def _draw(self) -> int:
@@ -382,6 +406,22 @@ class Replica:
 
     # --- what its parts ask ------------------------------------------------------------------------------------------
 
+    def leads(self) -> bool:
+        """Whether this node leads the group and can answer for it."""
+        return self.server.leads
+
+    def known_leader(self) -> NodeId | None:
+        """`NOBODY` while there is none. None if this replica takes no part, and so does not hear who leads."""
+        return self.group.leader if self.lifecycle.is_running else None
+
+    def forwarding_status(self) -> list[dict[str, Any]]:
+        """See `Forwarder.status`; empty for a machine without the power `Forwarding`."""
+        return self.forwarder.status() if self.forwarder is not None else []
+
+    def refusal_when_short(self, command: bytes) -> RequestError | None:
+        """Why a command that brings something in is refused now."""
+        return self.server.refusal_when_short(command)
+
     def failed(self, error: BaseException) -> None:
         """A replica that cannot go on ends its node: the process is what a supervisor restarts."""
         self._node.failed(error)
@@ -443,6 +483,30 @@ class Replica:
     def _on_lead(self, leads: bool) -> None:
         self._versions.new_term()
         self.server.lead(leads)
+        if not leads:
+            self._end_leading()
+        elif self.forwarder is not None:
+            self.forwarder.lead(int(self.group.raft.term))
+
+    def _end_leading(self) -> None:
+        """Nothing is sent to other groups any more, and nobody waits here for what was in the log's way."""
+        if self.forwarder is not None:
+            self.forwarder.lead(0)
+        self.node_commands.end()
+
+    def _on_applied(self) -> None:
+        self.server.flush()
+        if self.forwarder is not None:
+            self.forwarder.pump()
+
+    def _pump_forwarder(self) -> None:
+        """Outside of applying. An error of the machine ends the node here, too."""
+        if self.forwarder is None:
+            return
+        try:
+            self.forwarder.pump()
+        except Exception as error:
+            self.group.fail(error)
 
     def _on_leader(self) -> None:
         self._leader_changed.set()

@@ -431,7 +431,7 @@ MUTANTS = (
         "a command that the machine cannot carry out crashes each node, again at each start",
         (
             Patch(
-                "disheap:Sessions._execute",
+                "disheap:Sessions._carry_out",
                 "        except Exception:\n            log.exception(",
                 "        except ArithmeticError:\n            log.exception(",
             ),
@@ -1003,38 +1003,6 @@ MUTANTS = (
         "whoever raises the payload's limit has to know of two more settings, or large messages are refused",
         (Patch("disheap:fitted", "max(FRAME_BYTES, max_command_bytes + ENVELOPE.size)", "FRAME_BYTES"),),
         ("tests/runtime/test_large_commands.py::test_frames_follow_the_machines_largest_command",),
-        simulated=False,
-    ),
-    Mutant(
-        "message-forgotten-before-it-is-confirmed",
-        "a message for another group is dropped from the outbox when it was sent, and is lost with its connection",
-        (
-            Patch(
-                "disheap:Forwarder._forget", "target.confirmed <= target.forgotten", "target.sent <= target.forgotten"
-            ),
-            Patch("disheap:Forwarder._forget", " = target.confirmed, True", " = target.sent, True"),
-        ),
-        (
-            "tests/runtime/test_forwarding.py::test_messages_go_in_order_each_once_and_are_forgotten_when_confirmed",
-            "tests/simulator/test_sim_forwarding.py::test_every_message_to_another_group_arrives_once_and_in_order",
-        ),
-        simulated=False,
-    ),
-    Mutant(
-        "lost-message-is-not-sent-again",
-        "a message that is lost on its way to another group holds up all later ones for as long as the leader leads",
-        (Patch("disheap:Forwarder._send_again", "        target.sent = target.confirmed\n", ""),),
-        (
-            "tests/runtime/test_forwarding.py::test_all_from_a_lost_message_on_are_sent_again_after_a_while",
-            "tests/simulator/test_sim_forwarding.py::test_every_message_to_another_group_arrives_once_and_in_order",
-        ),
-        simulated=False,
-    ),
-    Mutant(
-        "former-leader-goes-on-forwarding",
-        "a node that leads no more sends its old outbox to other groups, and does not begin anew when it leads again",
-        (Patch("disheap:Forwarder.lead", "if term != self._term:", "if term and not self._term:"),),
-        ("tests/runtime/test_forwarding.py::test_a_new_leader_begins_with_what_waits_and_the_target_answers_again",),
         simulated=False,
     ),
 )

@@ -107,8 +107,10 @@ class Server(ReplySink):
         *,
         draw: Callable[[], int],
         entropy: Callable[[int], bytes],
+        on_node_command: Callable[[int, int, bytes], None] = lambda number, status, body: None,
     ) -> None:
         super().__init__()
+        self._on_node_command = on_node_command
         self.acceptor = acceptor
         self.limits, self.loop, self.lines = acceptor.limits, acceptor.loop, acceptor.lines
         loop = self.loop
@@ -235,6 +237,10 @@ class Server(ReplySink):
         if connection.queue:
             connection.flush()
         return b"".join(kept)
+
+    def refusal_when_short(self, command: bytes) -> RequestError | None:
+        """Why a command that is no client's would be refused now, for want of room."""
+        return None if self._is_allowed_when_full(command) else self.short
 
     def _is_allowed_when_full(self, command: bytes) -> bool:
         """The kind of the command decides, as the machine sees it; what a client says of it has no say."""
@@ -425,6 +431,10 @@ class Server(ReplySink):
         if asking is not None:
             asking.connection.note_answered(attachment)
             asking.connection.send(Kind.REPLY, status, asking.number, index, body)
+
+    def node_command(self, number: int, status: int, body: bytes) -> None:
+        """The reply to a command that a leader proposed by itself."""
+        self._on_node_command(number, status, body)
 
     def _take_asking(self, attachment: int) -> _Asking | None:
         asking = self._asking.pop(attachment, None)

@@ -17,7 +17,8 @@ from disheap.errors import MalformedFrame, ProtocolError, WrongCluster, protocol
 from disheap.interfaces import Connection, Flushing, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
-from disheap.protocol import frames, gossip, handshake, peers, proofs, repair
+from disheap.protocol import forwarding, frames, gossip, handshake, peers, proofs, repair
+from disheap.protocol.forwarding import Forwarded
 from disheap.protocol.frames import FrameReader, Kind
 from disheap.protocol.gossip import Gossip
 from disheap.protocol.handshake import Goodbye, Versions
@@ -69,6 +70,9 @@ class LinkOwner(Protocol):
 
     def received_gossip(self, peer: NodeId, report: Gossip) -> None:
         """A peer's report about itself."""
+
+    def received_forwarded(self, peer: NodeId, message: Forwarded) -> None:
+        """A message of one group for another, or the answer to one."""
 
     def unreachable(self, peer: NodeId) -> None:
         """The connection to the peer was lost: messages on it may be lost too."""
@@ -263,6 +267,9 @@ class IncomingLink(_Handshaking):
                 raise MalformedFrame(f"a gossip frame about groups {[one.group for one in report.groups]}")
             self._owner.received_gossip(self._peer, report)
             return
+        if kind in (Kind.FORWARD, Kind.FORWARD_ANSWER):
+            self._owner.received_forwarded(self._peer, forwarding.decode(kind, frame))
+            return
         group, message = peers.decode(frame, self._version)
         if not self._owner.has_group(group) or message.source != self._peer:
             raise MalformedFrame(f"a message of group {group} from node {message.source} on the link of {self._peer}")
@@ -342,6 +349,21 @@ class OutgoingLink(_Handshaking):
         """Send a report about this node. Dropped while the link is down."""
         if self._greeted and frames.PEER_FRAMES_SINCE[Kind.GOSSIP] <= self._version and self._has_room():
             self._write(gossip.encode(report))
+
+    def send_forwarded(self, message: Forwarded) -> str:
+        """Returns "", or why it was not sent."""
+        name, since = self._owner.member_name(self.peer), frames.PEER_FRAMES_SINCE[Kind.FORWARD]
+        if not self.up:
+            return f"{name} cannot be reached"
+        if since > self._version:
+            return (
+                f"{name} and this node speak protocol version {self._version}, and messages between groups exist since "
+                f"version {since}; install the newest release on both"
+            )
+        if not self._has_room():
+            return f"too much waits to be sent to {name}"
+        self._write(forwarding.encode(message))
+        return ""
 
     def _write(self, frame: bytes) -> None:
         if self._connection is not None:

@@ -18,6 +18,7 @@ from disheap.errors import WrongCluster
 from disheap.interfaces import Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import LineLimiter, get_logger
+from disheap.protocol.forwarding import Forwarded
 from disheap.protocol.gossip import Gossip
 from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.protocol.peers import PeerGroup, PeerHello
@@ -79,6 +80,9 @@ class PeeringHost(Protocol):
 
     def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
         """A peer's report about itself."""
+
+    def received_forwarded(self, peer: NodeId, message: Forwarded) -> None:
+        """A message of one group for another, or the answer to one."""
 
     def unreachable(self, peer: NodeId) -> None:
         """The connection to a peer was lost: messages on it may be lost too."""
@@ -152,6 +156,11 @@ class Peering:
         link = self._outgoing.get(target)
         if link is not None:
             link.send_repair(message)
+
+    def send_forwarded(self, target: NodeId, message: Forwarded) -> str:
+        """Returns "", or why it was not sent."""
+        link = self._outgoing.get(target)
+        return link.send_forwarded(message) if link is not None else "this node has no connection to other members"
 
     def broadcast(self, gossip: Gossip) -> None:
         """Whoever can be reached now."""
@@ -230,6 +239,10 @@ class Peering:
     def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
         """Hand a peer's report to the node."""
         self._node.received_gossip(peer, gossip)
+
+    def received_forwarded(self, peer: NodeId, message: Forwarded) -> None:
+        """Hand a message between groups, or the answer to one, to the node."""
+        self._node.received_forwarded(peer, message)
 
     def member_name(self, node: NodeId) -> str:
         """Returns the member's name for messages."""

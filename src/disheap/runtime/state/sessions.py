@@ -110,6 +110,9 @@ class ReplySink:
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
         """The reply to an ATTACH or CLOSE, or to an OPEN that failed. It belongs to a connection, not to a session."""
 
+    def node_command(self, number: int, status: int, body: bytes) -> None:
+        """The reply to a NODE_COMMAND. Whoever proposed it drew the number."""
+
 
 class Sessions:
     """The whole replicated state of a group: session table and machine."""
@@ -218,23 +221,27 @@ class Sessions:
         is_next = seq <= session.confirmed + 1  # its reply lets the client confirm those that are kept
         if not is_next and (session.reply_bytes >= limits.reply_bytes or self.reply_bytes >= limits.max_reply_bytes):
             return (index, Status.ERROR, self._refuse_reply(session)), ()
-        effects: Effects = ()
-        try:
-            reply, effects = self.machine.apply(index, time_ms, session.id, body)
-            kept: Kept = (index, Status.OK, reply)
-            self.applied_commands += 1
-        except CommandRefused as error:
-            kept = (index, Status.ERROR, fault(error))
-            self.failed_commands += 1
-        except MemoryError:
-            raise  # this replica alone is short of memory: going on would make it differ from the others
-        except Exception:
-            log.exception("the state machine failed on a command", index=index, session=session.id)
-            kept = (index, Status.ERROR, fault(InternalError(INTERNAL_ERROR)))
-            self.failed_commands += 1
+        kept, effects = self._carry_out(index, time_ms, session.id, body)
         if seq:
             self.reply_bytes += session.keep(seq, kept)
         return kept, effects
+
+    def _carry_out(self, index: int, time_ms: int, session: int, body: bytes) -> tuple[Kept, Effects]:
+        """Have the machine apply a command. `session` is 0 for a NODE_COMMAND."""
+        try:
+            reply, effects = self.machine.apply(index, time_ms, session, body)
+        except CommandRefused as error:
+            kept = (index, Status.ERROR, fault(error))
+        except MemoryError:
+            raise  # this replica alone is short of memory: going on would make it differ from the others
+        except Exception:
+            log.exception("the state machine failed on a command", index=index, session=session)
+            kept = (index, Status.ERROR, fault(InternalError(INTERNAL_ERROR)))
+        else:
+            self.applied_commands += 1
+            return (index, Status.OK, reply), effects
+        self.failed_commands += 1
+        return kept, ()
 
     @property
     def _window_exceeded(self) -> bytes:
@@ -300,6 +307,10 @@ class Sessions:
                     self._end(index, number)
             case Kind.RAISE_VERSION:
                 self._raise_versions(*frames.RAISED.unpack(body))
+            case Kind.NODE_COMMAND:
+                (_, status, reply), effects = self._carry_out(index, time_ms, 0, body)
+                self._reply_sink.node_command(seq, status, reply)
+                self._push(index, effects)
             case Kind.CONTINUE:
                 pass  # the time of its entry was all there is to it
 

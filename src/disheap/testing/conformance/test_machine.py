@@ -561,23 +561,24 @@ def test_however_the_work_is_cut_the_end_is_the_same_on_every_replica(
 def _waiting(machine: StateMachine) -> dict[int, list[tuple[int, bytes]]]:
     """The whole outbox, by group."""
     assert isinstance(machine, Forwarding)
-    return {group: list(machine.outbox(group, 0, PLENTY)) for group in machine.targets()}
+    return {group: list(machine.outbox(group, 0, PLENTY)) for group in machine.waiting()}
 
 
 def test_what_waits_for_other_groups_is_numbered_without_gaps(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
     """A `Forwarding` machine lists its messages by group, in the order of their numbers, and does not change by that.
-    It fails if a number is missing, or if `outbox` does not keep to `after` and `limit`."""
+    It fails if a number is missing, if `waiting` miscounts, or if `outbox` does not keep to `after` and `limit`."""
     machine = played(machine_factory, machine_commands)
     if not isinstance(machine, Forwarding):
         return
     before = machine.state_hash()
-    targets = list(machine.targets())
+    targets = list(machine.waiting())
     assert targets == sorted(set(targets)) and targets, "the samples put nothing into the outbox"
     for group, waiting in _waiting(machine).items():
         numbers = [number for number, _ in waiting]
         assert numbers and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+        assert machine.waiting()[group] == len(numbers)
         assert all(isinstance(command, bytes) for _, command in waiting)
         for after in (numbers[0] - 1, numbers[0], numbers[-1]):
             assert list(machine.outbox(group, after, 2)) == [one for one in waiting if one[0] > after][:2]
@@ -598,10 +599,10 @@ def test_what_is_confirmed_is_forgotten_and_nothing_else(
         confirmed = waiting[0][0]
         command = machine.forget(group, confirmed)
         for _ in range(2):
-            machine.apply(PLENTY, LATER_MS, 1, command)
+            machine.apply(PLENTY, LATER_MS, 0, command)
             left = {**before, group: waiting[1:]}
             assert _waiting(machine) == {one: messages for one, messages in left.items() if messages}
-        machine.apply(PLENTY, LATER_MS, 1, machine.forget(group, waiting[-1][0]))
+        machine.apply(PLENTY, LATER_MS, 0, machine.forget(group, waiting[-1][0]))
         before = _waiting(machine)
         assert group not in before
     for index, step in enumerate(more_script(machine_commands, 1, 200, LATER_MS)):
@@ -620,7 +621,7 @@ def test_what_waits_is_in_the_snapshot_and_in_the_hash(machine_factory: Factory,
     assert _waiting(replica) == _waiting(machine)
     before = hashed(machine)
     group, waiting = next(iter(_waiting(machine).items()))
-    machine.apply(PLENTY, LATER_MS, 1, machine.forget(group, waiting[0][0]))
+    machine.apply(PLENTY, LATER_MS, 0, machine.forget(group, waiting[0][0]))
     assert hashed(machine) != before, "the hash does not cover the outbox"
 
 
@@ -637,17 +638,17 @@ def test_a_message_is_taken_once_and_in_order(machine_factory: Factory, machine_
             sent.setdefault(group, {}).update(waiting)
     messages = next(messages for messages in sent.values() if len(messages) > 2)
     try:
-        target.apply(1, LATER_MS, 1, messages[1])
+        target.apply(1, LATER_MS, 0, messages[1])
     except UnknownCommand:
         return  # its messages are for machines of another kind
     after_first = target.state_hash()
-    reply, _ = target.apply(2, LATER_MS, 1, messages[1])
+    reply, _ = target.apply(2, LATER_MS, 0, messages[1])
     assert isinstance(reply, bytes) and target.state_hash() == after_first, "a message that came again is taken again"
     with pytest.raises(CommandRefused):
-        target.apply(3, LATER_MS, 1, messages[3])
+        target.apply(3, LATER_MS, 0, messages[3])
     assert target.state_hash() == after_first, "a message is taken before the one in front of it"
-    target.apply(4, LATER_MS, 1, messages[2])
-    target.apply(5, LATER_MS, 1, messages[3])
+    target.apply(4, LATER_MS, 0, messages[2])
+    target.apply(5, LATER_MS, 0, messages[3])
     assert target.state_hash() != after_first
 
 

@@ -1,0 +1,100 @@
+"""Commands that a leader proposes by itself, without a client: messages of other groups, and what its machine forgets.
+
+Owns who waits for the outcome of each. Such a command has no session: the machine is called with session 0, which no
+client has. So it is not applied once by its number, as a client's command is; it must do nothing when it comes again.
+
+The number in the envelope is drawn at random, because the log outlives this process. A small number that counts up
+would be used again after a restart. Then an old entry, applied late, would answer for a new command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from disheap.errors import NotLeader, OutcomeUnknown, Overloaded, RequestError, WrongMachine, request_error
+from disheap.interfaces import Forwarding
+from disheap.protocol import frames
+from disheap.protocol.frames import Fault, Kind, Status
+from disheap.runtime.replica.group import Group
+
+MAX_WAITING = 4096
+"""Commands without an outcome. Each costs some 300 bytes besides its own, which count as those of clients do."""
+
+OnOutcome = Callable[[RequestError | None], None]
+"""Called once, with None when the machine has replied, or with the error."""
+
+
+class CommandHost(Protocol):
+    """The replica that the commands are for."""
+
+    machine_name: str
+
+    @property
+    def group(self) -> Group:
+        """The group there is now."""
+
+    def leads(self) -> bool:
+        """Whether this node leads the group."""
+
+    def refusal_when_short(self, command: bytes) -> RequestError | None:
+        """Returns why a command that brings something in is refused for want of room; None if it is not."""
+
+
+class NodeCommands:
+    """`draw` gives a 63-bit number that nobody draws twice."""
+
+    def __init__(self, host: CommandHost, draw: Callable[[], int]) -> None:
+        self._host = host
+        self._draw = draw
+        self._waiting: dict[int, OnOutcome] = {}
+
+    def take(self, command: bytes, done: OnOutcome) -> None:
+        """A message of another group. Refused with `NotLeader`, `WrongMachine`, `Overloaded`, or for want of room.
+        `OutcomeUnknown` when leadership is lost before it is applied."""
+        refusal = self._refusal(command)
+        if refusal is not None:
+            done(refusal)
+            return
+        self.propose(command, done)
+
+    def propose(self, command: bytes, done: OnOutcome) -> None:
+        """A command that brings nothing in. Refused with `NotLeader` only."""
+        if not self._host.leads():
+            done(NotLeader())
+            return
+        number = self._draw()
+        self._waiting[number] = done
+        self._host.group.submit(frames.envelope(Kind.NODE_COMMAND, 0, 0, number, 0, command))
+
+    def applied(self, number: int, status: int, body: bytes) -> None:
+        """The machine has answered a command. Another node may have proposed it, or this one in an earlier term."""
+        done = self._waiting.pop(number, None)
+        if done is None:
+            return
+        if status == Status.OK:
+            done(None)
+            return
+        fault = msgspec.msgpack.decode(body, type=Fault)
+        done(request_error(fault.code, fault.message))
+
+    def end(self) -> None:
+        """Leadership is lost, or the replica ends: what is in the log may still be carried out."""
+        waiting, self._waiting = self._waiting, {}
+        for done in waiting.values():
+            done(OutcomeUnknown("the group's leader lost its leadership; the command may or may not be carried out"))
+
+    def _refusal(self, command: bytes) -> RequestError | None:
+        host = self._host
+        if not host.leads():
+            return NotLeader()
+        if not isinstance(host.group.sessions.machine, Forwarding):
+            return WrongMachine(
+                f"the machine {host.machine_name!r} lacks the power Forwarding: it would not recognise a message that "
+                "comes again. Nothing was done"
+            )
+        if len(self._waiting) >= MAX_WAITING or host.group.full():
+            return Overloaded("the group has too many commands under way; the message is sent again")
+        return host.refusal_when_short(command)
