@@ -25,6 +25,9 @@ REGRESSIONS = {
     12018: "the check of votes under a live leader took a late heartbeat of an earlier leader for the newest",
 }
 """seed -> what it found; docs/explanation/how-it-is-tested.md has the fixes."""
+GROUPS = 3
+FRESH_OF_GROUPS = range(1, 9)
+"""Seeds of runs with three groups."""
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,17 @@ def test_nothing_is_found_in_ten_seeds_from(first: int, registry: Registry) -> N
     assert all(rare[way] for way in ("dropped", "partly refused", "alternate", "long pattern")), rare
 
 
+@pytest.mark.parametrize("first", FRESH_OF_GROUPS[::4])
+def test_nothing_is_found_with_three_groups_in_four_seeds_from(first: int, registry: Registry) -> None:
+    """And every kind of client has been there."""
+    by_kind: Counter[str] = Counter()
+    for seed in range(first, first + 4):
+        result = simulate(Plan(seed, groups=GROUPS), registry)
+        assert not result.violation, f"seed {seed}: {result.violation}"
+        by_kind.update(result.by_kind)
+    assert all(by_kind[kind] for kind in ("add", "set_timer", "ask_total", "enqueue", "settle")), by_kind
+
+
 @pytest.mark.parametrize("seed", REGRESSIONS)
 def test_a_seed_that_once_found_something_finds_nothing(seed: int, registry: Registry) -> None:
     result = simulate(Plan(seed), registry)
@@ -61,6 +75,11 @@ def test_seeds_differ(registry: Registry) -> None:
 
 def test_the_same_seed_in_one_process_has_one_hash(registry: Registry) -> None:
     assert simulate(Plan(3), registry).digest == simulate(Plan(3), registry).digest
+
+
+def test_a_seed_has_one_hash_with_three_groups(registry: Registry) -> None:
+    plan = Plan(3, groups=GROUPS)
+    assert simulate(plan, registry).digest == simulate(plan, registry).digest != simulate(Plan(3), registry).digest
 
 
 def _hash_of(seed: int, hash_seed: int) -> str:

@@ -16,8 +16,9 @@ def machine_factory() -> Callable[[], CounterMachine]:
     return lambda: CounterMachine(CounterSettings(), MachineContext())
 
 
-def test_the_counter_adds_replies_and_pushes() -> None:
+def test_the_counter_adds_subtracts_replies_and_pushes() -> None:
     counter = CounterMachine(CounterSettings(), MachineContext())
     assert counter.apply(1, 0, 5, b"+3") == (b"3", [(5, b"3")])
     assert counter.apply(2, 0, 6, b"+-10") == (b"-7", [(6, b"-7")])
-    assert counter.query(0, 5, b"total") == b"-7"
+    assert counter.apply(3, 0, 6, b"-2") == (b"-9", [(6, b"-9")])
+    assert counter.query(0, 5, b"total") == b"-9"

@@ -2,7 +2,7 @@
 
 | command   | what it does                                                                    |
 |-----------|---------------------------------------------------------------------------------|
-| `+N` `-N` | adds; the reply is the total, which is also pushed to the session               |
+| `+N` `-N` | adds or subtracts; the total is the reply, and is pushed to the session         |
 | `@MS`     | pushes `ring` to the session, MS milliseconds from now                          |
 | `wN`      | postpones N units of work                                                       |
 | `boom`    | fails as a bug would                                                            |
@@ -55,7 +55,7 @@ class CounterMachine:
         number = _number(text)
         match text[:1]:
             case "+" | "-":
-                self.total += number
+                self.total += number if text[0] == "+" else -number
                 return b"%d" % self.total, [(session, b"%d" % self.total)]
             case "@":
                 self.timers = sorted([*self.timers, (time_ms + number, session)])

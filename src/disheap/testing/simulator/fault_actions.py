@@ -27,6 +27,7 @@ class FaultActions:
         self.workers = workers
         self.rng = rng
         self.learner = 0  # the host whose vote was taken, and may not be back
+        self.learner_group = 0  # in which group
         self._is_over = False
 
     def later(self, least_s: float, most_s: float, undo: Undo) -> None:
@@ -38,9 +39,18 @@ class FaultActions:
         """Writes a fault into the trace and counts it."""
         self.cluster.trace.fault(kind, host.name if host else "FAULTS", what)
 
+    def pick_group(self) -> int:
+        """Any of the groups."""
+        count = len(self.cluster.groups)
+        return self.rng.below(count) if count > 1 else 0
+
+    def pick_scope(self) -> int | None:
+        """The group whose files alone a fault of a disk affects. None for all groups."""
+        return self.pick_group() if len(self.cluster.groups) > 1 and self.rng.chance(0.5) else None
+
     def pick_host(self, fits: Callable[[Host], bool]) -> Host | None:
-        """Often the leader, which has most to lose."""
-        leader = self.cluster.leader()
+        """Often a leader, which has most to lose."""
+        leader = self.cluster.leader(self.pick_group())
         if leader is not None and fits(leader) and self.rng.chance(0.4):
             return leader
         fitting = [host for host in self.cluster.hosts if fits(host)]
@@ -93,8 +103,9 @@ class FaultActions:
         self.record("freeze", host)
         process = host.process
         self.cluster.freeze(host)
-        if host.has_group:  # else it still starts
-            self.probes.ask(host)  # the first that it sees when it goes on, whoever leads by then
+        for checks in self.cluster.groups:
+            if host.has_opened(checks.number):  # else it still starts
+                self.probes.ask(host, checks.number)  # the first that it sees when it goes on, whoever leads by then
 
         def thaw() -> None:
             if host.process is process and host.state == "frozen":
@@ -106,7 +117,8 @@ class FaultActions:
     def have_started(self) -> bool:
         """Whether every node has taken part. Before it has, a member that is lost for good keeps them all waiting."""
         for host in self.cluster.hosts:
-            if host.has_group and host.node.maintenance.incarnation_check.all_met:
+            replicas = host.node.replicas if host.has_group else ()
+            if replicas and all(one.maintenance.incarnation_check.all_met for one in replicas):
                 host.has_taken_part = True
         return all(host.has_taken_part for host in self.cluster.hosts)
 
@@ -119,13 +131,11 @@ class FaultActions:
             self.later(0.5, 6.0, self.start_if_down(host))
 
     def slow_disk(self, host: Host, factor: float) -> None:
-        """Makes a disk slower by `factor` for some seconds."""
-        self.record("slow disk", host, f"{factor:g} times")
-        self._set_slowness(host, factor)
-        self.later(1.0, 8.0, lambda: self._set_slowness(host, 1.0))
-
-    def _set_slowness(self, host: Host, factor: float) -> None:
-        host.set_slowness(factor)
+        """Makes a disk slower by `factor` for some seconds, or the files of one group on it."""
+        scope = self.pick_scope()
+        self.record("slow disk", host, f"{factor:g} times{words_of(scope)}")
+        host.set_slowness(factor, scope)
+        self.later(1.0, 8.0, lambda: host.set_slowness(1.0, scope))
 
     def cut(self, pairs: list[tuple[str, str]], least_s: float = 0.2, most_s: float = 8.0, reset: float = 0.3) -> None:
         """Cuts the links of these pairs, one way each, and heals them later."""
@@ -137,3 +147,7 @@ class FaultActions:
                 self.cluster.network.heal(source, target)
 
         self.later(least_s, most_s, heal)
+
+
+def words_of(scope: int | None) -> str:
+    return "" if scope is None else f", group {scope}"

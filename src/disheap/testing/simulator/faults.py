@@ -14,7 +14,7 @@ from disheap.kernel.types import Membership
 from disheap.testing.simulator.clients import SimulatedClient
 from disheap.testing.simulator.cluster import CLOCK_OFF_S, WRONG_CLOCK_S, Cluster
 from disheap.testing.simulator.configs import MIN_FREE_BYTES
-from disheap.testing.simulator.fault_actions import FaultActions, Undo
+from disheap.testing.simulator.fault_actions import FaultActions, Undo, words_of
 from disheap.testing.simulator.hosts import CHANGES, FREE_BYTES, SYNCS, Host
 from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.network import Link
@@ -61,7 +61,7 @@ class FaultInjector(FaultActions):
             cluster.give_memory(host)
             if abs(host.wall_off_s) > CLOCK_OFF_S:
                 self._set_clock(host, 0.0)
-            self._set_slowness(host, 1.0)
+            host.set_slowness(1.0)
             if host.state == "frozen":
                 cluster.thaw(host)
             if host.state == "down":
@@ -179,27 +179,27 @@ class FaultInjector(FaultActions):
         if self.learner:
             self.give_vote_back()
             return
-        host = self.pick_host(lambda host: self.may_lose_writes(host))
+        host, self.learner_group = self.pick_host(lambda host: self.may_lose_writes(host)), self.pick_group()
         if host is not None and self._propose_vote(host.number, False):
             self.learner, self._has_changed = host.number, True
             self.record("vote taken", host)
 
     def give_vote_back(self) -> None:
         """For as long as it takes: a leader may be gone before the change is committed."""
-        leader = self.cluster.leader()
+        leader = self.cluster.leader(self.learner_group)
         if leader is None or not self.learner:
             return
-        members = leader.node.group.applied.membership.members
+        members = leader.replica(self.learner_group).group.applied.membership.members
         if any(member.id == self.learner and member.voter for member in members):
             self.learner = 0
         elif self._propose_vote(self.learner, True):
             self.record("vote given back", self.cluster.hosts[self.learner - 1])
 
     def _propose_vote(self, node: int, voter: bool) -> bool:
-        leader = self.cluster.leader()
+        leader = self.cluster.leader(self.learner_group)
         if leader is None:
             return False
-        group = leader.node.group
+        group = leader.replica(self.learner_group).group
         members = group.raft.membership.members
         if any(member.id == node and member.voter == voter for member in members):
             return False
@@ -235,8 +235,9 @@ class FaultInjector(FaultActions):
             host.uncertain = True
             host.faults.error_in = self.rng.below(20)
             host.faults.error_on = self.rng.pick((SYNCS, SYNCS, CHANGES))
+            host.faults.only = self.pick_scope()
             kind = "fsync error" if host.faults.error_on is SYNCS else "disk error"
-            self.record(kind, host, f"in {host.faults.error_in}")
+            self.record(kind, host, f"in {host.faults.error_in}{words_of(host.faults.only)}")
             self.later(2.0, 6.0, self._mend(host))
             if self.rng.chance(0.6):  # what the disk did not take shows only without power
                 self.later(6.0, 10.0, partial(self.lose_power, host))
@@ -246,8 +247,9 @@ class FaultInjector(FaultActions):
         if host is not None:
             host.uncertain = True
             host.faults.full = True
+            host.faults.only = self.pick_scope()
             host.faults.free_bytes = 0
-            self.record("disk full", host)
+            self.record("disk full", host, words_of(host.faults.only))
             self.later(1.0, 6.0, self._mend(host))
 
     def _short_of_room(self) -> None:

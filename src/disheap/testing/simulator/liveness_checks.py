@@ -1,4 +1,4 @@
-"""What a healthy cluster must be able to do, tried when everything is healed and quiet.
+"""What a healthy group must be able to do, tried when everything is healed and quiet.
 
 Faults alone never show that something stopped working for good, as long as the next fault starts it again. So each run
 ends with some of these, drawn at random. Leadership is handed over when that is asked, and not held back by a node that
@@ -17,6 +17,7 @@ from disheap.client.api.asynchronous import Client
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
+from disheap.runtime.replica.group import Group
 from disheap.testing.simulator.cluster import WRONG_CLOCK_S, Cluster
 from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.rng import Rng
@@ -44,8 +45,9 @@ CLIENTS_LEAVE_S = 3.0
 class LivenessChecks:
     """What a healed cluster must be able to do, asked by a client at the end of a run."""
 
-    def __init__(self, cluster: Cluster, rng: Rng) -> None:
+    def __init__(self, cluster: Cluster, rng: Rng, group: int) -> None:
         self.cluster = cluster
+        self._group = group  # of heaps
         self._rng = rng
         self._client: Client
         self._transport: Any
@@ -54,7 +56,7 @@ class LivenessChecks:
     async def run(self, transport: Any) -> None:
         """As a client's process."""
         self._transport = transport
-        url = BrokerUrl(self.cluster.addresses(), "sim", 30_000, 2.0, CLIENT_TIMEOUT_S, "check")
+        url = BrokerUrl(self.cluster.addresses(), "sim", 30_000, 2.0, CLIENT_TIMEOUT_S, "check", group=self._group)
         driver = Driver(url, transport, client="check", generator=self._rng.fork().generator)
         self._client = Client(driver)
         await driver.open()
@@ -92,13 +94,13 @@ class LivenessChecks:
         if old is None or target is None:
             return
         over_at = self.cluster.loop.now + BOUND_S
-        while self.cluster.leader() is not target:
+        while self.cluster.leader(self._group) is not target:
             if self.cluster.loop.now > over_at:
                 self.cluster.fail(f"{target.name} does not lead, as it was asked to")
-            self._transfer(self.cluster.leader() or old, target)
+            self._transfer(self.cluster.leader(self._group) or old, target)
             await asyncio.sleep(TRANSFER_RETRY_S)  # it may have to catch up first, and then it is asked once more
         await asyncio.sleep(CLIENTS_LEAVE_S)
-        if self.cluster.leader() is target and self._clients_of(old):
+        if self.cluster.leader(self._group) is target and self._clients_of(old):
             self.cluster.fail(f"{old.name} leads no more, and keeps {self._clients_of(old)} clients")
         await self._command("no command is carried out after leadership was handed over")
 
@@ -113,11 +115,11 @@ class LivenessChecks:
         try:
             await self._command("no command is carried out although only the one that was to lead stands still")
             leads = self._leader()
-            term = leads.node.group.raft.term if leads is not None else 0
+            term = self._group_of(leads).raft.term if leads is not None else 0
         finally:
             self.cluster.thaw(target)
         await asyncio.sleep(CLIENTS_LEAVE_S)
-        if leads is not None and not (leads.node.group.leads and leads.node.group.raft.term == term):
+        if leads is not None and not (self._group_of(leads).leads and self._group_of(leads).raft.term == term):
             self.cluster.fail(f"{leads.name} led term {term}, until {target.name} read that it was once to lead")
 
     async def _disk_hangs(self) -> None:
@@ -125,8 +127,11 @@ class LivenessChecks:
         leader = self._leader()
         if leader is None or not self._can_lead_without([leader]):
             return
-        leader.disks[0].slowness = HUNG_SLOWNESS
+        terms = self._other_terms()
+        leader.set_slowness(HUNG_SLOWNESS, self._group)
         await self._command("no command is carried out since the leader's disk hangs")
+        if self._other_terms() != terms:
+            self.cluster.fail("another group has elected because the disk hangs for one group")
         self.cluster.kill(leader)
         self.cluster.start(leader)
 
@@ -147,8 +152,8 @@ class LivenessChecks:
         leader = self._leader()
         if leader is None:
             return
-        spare = len(self.cluster.voters()) - self.cluster.majority
-        silent = [leader, *(host for host in self.cluster.voters() if host is not leader)][:spare]
+        spare = len(self.cluster.voters(self._group)) - self.cluster.majority
+        silent = [leader, *(host for host in self.cluster.voters(self._group) if host is not leader)][:spare]
         if not silent or not self._can_lead_without(silent):
             return
         idle = await self._idle_client()
@@ -171,7 +176,9 @@ class LivenessChecks:
 
     async def _idle_client(self) -> Driver:
         """Holds something, so that it would miss its session, and says nothing."""
-        url = BrokerUrl(self.cluster.addresses(), "sim", IDLE_TIMEOUT_MS, 2.0, CLIENT_TIMEOUT_S, "idle")
+        url = BrokerUrl(
+            self.cluster.addresses(), "sim", IDLE_TIMEOUT_MS, 2.0, CLIENT_TIMEOUT_S, "idle", group=self._group
+        )
         driver = Driver(url, self._transport, client="idle", generator=self._rng.fork().generator)
         await driver.open()
         await Client(driver).create_topic("check-idle", exclusive=True)
@@ -181,8 +188,8 @@ class LivenessChecks:
         """The others are voters by the log as well, and a majority of it."""
         leader = self._leader()
         assert leader is not None
-        voters = [int(member.id) for member in leader.node.group.raft.membership.members if member.voter]
-        left = [host for host in self.cluster.voters() if host not in silent and host.number in voters]
+        voters = [int(member.id) for member in self._group_of(leader).raft.membership.members if member.voter]
+        left = [host for host in self.cluster.voters(self._group) if host not in silent and host.number in voters]
         return len(left) > len(voters) // 2
 
     # --- what they need ---
@@ -206,26 +213,38 @@ class LivenessChecks:
     def _transfer(self, leader: Host, target: Host) -> None:
         def ask() -> None:
             with contextlib.suppress(RequestError):  # another one leads by now
-                leader.node.group.transfer(self.cluster.node_id(target))
+                self._group_of(leader).transfer(self.cluster.node_id(target))
 
         leader.process.soon(ask)
 
+    def _group_of(self, host: Host) -> Group:
+        return host.replica(self._group).group
+
     def _leader(self) -> Host | None:
-        return self.cluster.leader()
+        return self.cluster.leader(self._group)
+
+    def _other_terms(self) -> list[int]:
+        """Of the other groups, the newest anywhere."""
+        others = [one.number for one in self.cluster.groups if one.number != self._group]
+        hosts = [host for host in self.cluster.hosts if host.has_group]
+        return [max(int(host.replica(one).group.raft.term) for host in hosts) for one in others]
 
     def _another(self) -> Host | None:
         """A voter that could lead."""
-        leader = self.cluster.leader()
+        leader = self.cluster.leader(self._group)
         if leader is None:
             return None
-        members = leader.node.group.raft.membership.members
+        members = self._group_of(leader).raft.membership.members
         voters = [int(member.id) for member in members if member.voter]
-        able = [host for host in self.cluster.voters() if host is not leader and host.number in voters]
+        able = [host for host in self.cluster.voters(self._group) if host is not leader and host.number in voters]
         return self._rng.pick(able) if able else None
 
     def _clients_of(self, host: Host) -> int:
         """Whom a node that does not lead still carries, as if it did."""
-        return sum(connection.session != 0 or connection.draining for connection in host.node.clients._connections)
+        return sum(
+            connection.session != 0 or connection.draining
+            for connection in host.replica(self._group).server._connections
+        )
 
     def _payload(self) -> bytes:
         self._made += 1

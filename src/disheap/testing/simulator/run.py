@@ -226,8 +226,10 @@ class Run:
 
     async def _check_liveness(self) -> None:
         """What a healthy cluster can do."""
-        process, transport = self.cluster.client_process("check")
-        done = process.start(LivenessChecks(self.cluster, self._rng.fork()).run(transport))
+        heaps = [part.number for part in self.parts if part.can_be_drained]
+        group = self._rng.pick(heaps) if len(heaps) > 1 else heaps[0]
+        process, transport = self.cluster.client_process("check", group)
+        done = process.start(LivenessChecks(self.cluster, self._rng.fork(), group).run(transport))
         await self._wait(done.done, LIVENESS_BOUND_S, "the checks do not end")
         done.result()
         await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up after the checks")

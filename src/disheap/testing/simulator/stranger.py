@@ -59,20 +59,22 @@ class Stranger:
     async def _forge(self, target: Host, member: Host) -> None:
         self._cluster.trace.fault("forged hello", target.name, f"as {member.name}")
         hello = member.node._peering.hello_to(NodeId(target.number))
+        group = self._rng.below(len(hello.groups)) if len(hello.groups) > 1 else 0
         if not member.config.cluster_secret:
-            group = hello.groups[0]
-            group = msgspec.structs.replace(group, incarnation=group.incarnation ^ (1 + self._rng.bits(32)))
-            hello = msgspec.structs.replace(hello, groups=(group,))
-        forged = _Forged(self._cluster, target, hello, self._script(target, member, hello))
+            said = hello.groups[group]
+            said = msgspec.structs.replace(said, incarnation=said.incarnation ^ (1 + self._rng.bits(32)))
+            groups = (*hello.groups[:group], said, *hello.groups[group + 1 :])
+            hello = msgspec.structs.replace(hello, groups=groups)
+        forged = _Forged(self._cluster, target, hello, self._script(target, member, hello, group))
         with contextlib.suppress(ConnectionLost):
             await self._transport.connect(target.config.peer_listen, forged, CONNECT_S)
 
-    def _script(self, target: Host, member: Host, hello: PeerHello) -> bytes:
+    def _script(self, target: Host, member: Host, hello: PeerHello, group: int) -> bytes:
         """A hello, a proof that proves nothing or none at all, and a message that would move the node's term."""
         proof = self._rng.pick((frames.plain(Kind.PEER_PROOF), frames.plain(Kind.PEER_PROOF, bytes(32)), b""))
-        term = Term(target.node.group.raft.term + self._rng.between(1, MAX_TERMS_AHEAD))
+        term = Term(target.replica(group).group.raft.term + self._rng.between(1, MAX_TERMS_AHEAD))
         heartbeat = Heartbeat(NodeId(member.number), NodeId(target.number), term, Index(0), 0)
-        return handshake.hello(Kind.PEER_HELLO, hello) + proof + peers.encode(0, heartbeat)
+        return handshake.hello(Kind.PEER_HELLO, hello) + proof + peers.encode(group, heartbeat)
 
 
 class _Forged:

@@ -69,8 +69,12 @@ class TargetedFaults:
             (actions.kill, actions.freeze, actions.lose_power, self._isolate, self._slow)
         )
 
+    def _leader(self) -> Host | None:
+        """Of any group."""
+        return self._cluster.leader(self._actions.pick_group())
+
     def _isolate_leader(self) -> None:
-        leader = self._cluster.leader()
+        leader = self._leader()
         if leader is not None:
             self._isolate(leader)
 
@@ -88,7 +92,7 @@ class TargetedFaults:
     def _isolate_two(self) -> None:
         """The leader and one that follows it, slowly: what that one writes and still has to acknowledge is of a leader
         that nobody else hears. It hears of the next one as soon as there is one."""
-        leader, actions, rng = self._cluster.leader(), self._actions, self._rng
+        leader, actions, rng = self._leader(), self._actions, self._rng
         others = [host for host in self._cluster.hosts if host is not leader and host.is_up]
         if leader is None or not others:
             return
@@ -108,7 +112,7 @@ class TargetedFaults:
 
     def _slow_election(self) -> None:
         """The leader dies, and who comes after it has a slow disk."""
-        leader = self._cluster.leader()
+        leader = self._leader()
         others = [host for host in self._cluster.hosts if host is not leader]
         if leader is not None and others:
             self._slow(self._rng.pick(others))
@@ -128,7 +132,8 @@ class TargetedFaults:
     def _leave_one_copy(self) -> None:
         """The newest entries are on a bare majority. All of it goes down, one of it with a spoilt log, and only that
         one comes back at first. What it lost it may neither deny nor do without."""
-        actions, leader, late = self._actions, self._cluster.leader(), self._cluster.majority - 1
+        actions, group, late = self._actions, self._actions.pick_group(), self._cluster.majority - 1
+        leader = self._cluster.leader(group)
         hosts = self._rng.shuffled(self._cluster.hosts)
         hosts.sort(key=lambda host: host is not leader)  # which goes on while the others lag behind
         lagging, rest = hosts[len(hosts) - late :], self._rng.shuffled(hosts[: len(hosts) - late])
@@ -137,9 +142,9 @@ class TargetedFaults:
             return
         if all(host.is_up and host.has_group for host in hosts):
             actions.record("one copy left", damaged, f"{[host.name for host in holders]} keep it")
-            self._cluster.loop.create_task(self._leave_copies(damaged, holders, lagging))
+            self._cluster.loop.create_task(self._leave_copies(group, damaged, holders, lagging))
 
-    async def _leave_copies(self, damaged: Host, holders: list[Host], lagging: list[Host]) -> None:
+    async def _leave_copies(self, group: int, damaged: Host, holders: list[Host], lagging: list[Host]) -> None:
         actions, rng = self._actions, self._rng
         names = [host.name for host in lagging]
         others = [host.name for host in (damaged, *holders)]
@@ -154,7 +159,7 @@ class TargetedFaults:
                 self._cluster.kill(host)
         if damaged.state == "down":
             damaged.uncertain = True
-            actions.record("damage", damaged, self._cluster.damage_end(damaged))
+            actions.record("damage", damaged, self._cluster.damage_end(damaged, group))
         actions.later(lag_s, lag_s + 1.0, actions.start_if_down(damaged))
         for host in holders:
             actions.later(lag_s + 2.0, lag_s + 9.0, actions.start_if_down(host))
@@ -162,7 +167,8 @@ class TargetedFaults:
     def _lose_what_superseded(self) -> None:
         """A leader that is cut off with some clients goes on writing. When it is back its entries are superseded, and
         the write that does so is lost at once: what it holds then was never committed."""
-        actions, leader = self._actions, self._cluster.leader()
+        actions, group = self._actions, self._actions.pick_group()
+        leader = self._cluster.leader(group)
         if leader is None or len(self._cluster.hosts) < 3 or not actions.may_lose_writes(leader):
             return
         cut_s = self._rng.seconds(2.0, 4.0)
@@ -170,12 +176,13 @@ class TargetedFaults:
         near = [leader.name, *(worker.name for worker in actions.workers if self._rng.chance(0.5))]
         actions.record("superseded", leader, f"with {near}")
         actions.cut([pair for one in near for other in others for pair in ((one, other), (other, one))], cut_s, cut_s)
-        self._cluster.loop.create_task(self._lose_the_newest_write(leader, leader.process, cut_s))
+        self._cluster.loop.create_task(self._lose_the_newest_write(group, leader, leader.process, cut_s))
 
-    async def _lose_the_newest_write(self, host: Host, process: object, cut_s: float) -> None:
-        actions, loop, durable = self._actions, self._cluster.loop, self._cluster.safety.durable_models[host.number]
+    async def _lose_the_newest_write(self, group: int, host: Host, process: object, cut_s: float) -> None:
+        actions, loop = self._actions, self._cluster.loop
+        durable = self._cluster.groups[group].safety.durable_models[host.number]
         deadline = loop.now + cut_s + MAX_WAIT_S
-        own = host.node.group.raft.term
+        own = host.replica(group).group.raft.term
         while (durable.term_at(durable.last) or 0) <= own:
             await asyncio.sleep(LOOK_S)
             is_late = self._is_over or loop.now > deadline
@@ -183,7 +190,7 @@ class TargetedFaults:
                 return
         self._cluster.kill(host)
         host.uncertain = True
-        actions.record("damage", host, self._cluster.damage_end(host))
+        actions.record("damage", host, self._cluster.damage_end(host, group))
         actions.later(0.05, 1.0, actions.start_if_down(host))
 
     # --- connections ---
