@@ -33,13 +33,15 @@ def open_session(state: State, number: int, principal: str) -> None:
 def attach_session(state: State, number: int, held: Held) -> bytes:
     """Returns the reply. It has the leases that `held` does not name, as many as fit. The others are pushed after it,
     in slices. If the session holds very much, its leases are compared with `held` in slices as well. No new message is
-    delivered before all are compared. Raises `InvalidArgument`."""
+    delivered before all are compared; then the consumers of the session are last in their turns. Raises
+    `InvalidArgument`."""
     _check_held(state, held)
     session = state.sessions.setdefault(number, Session(number, True))
     if state.views:
         keep_session(state, session)
     session.attached, session.is_served = True, False
     stop_resending(state, session)
+    _leave_turns(state, session)
     tokens = dict.fromkeys(held.tokens)
     resend = Resend(tokens, [one.number for one in session.consumers.values() if one.leases])
     session.resend, state.resending[number] = resend, session
@@ -49,8 +51,6 @@ def attach_session(state: State, number: int, held: Held) -> bytes:
     deliveries = _take_deliveries(state, resend)
     if resend.is_scanned():
         state.deliveries_left -= _push_leases(state, session, resend, state.deliveries_left)
-    else:
-        _leave_turns(state, session)
     reply = encode(Resumed(deliveries, _ended(session, held)))
     _end_slice(state, session, resend)
     return reply

@@ -41,6 +41,25 @@ def test_a_session_that_attaches_again_is_served_in_slices() -> None:
     assert len(driver.deliveries()) == MANY - MAX_DELIVERIES_PER_CALL
 
 
+@pytest.mark.parametrize("compared_per_call", [1, 1000])
+def test_the_consumers_of_a_session_that_attaches_are_last_in_their_turns(
+    monkeypatch: pytest.MonkeyPatch, compared_per_call: int
+) -> None:
+    """A property test found it: the place in the turns depended on how many leases one call compared."""
+    monkeypatch.setattr(sessions, "MAX_SCANNED_PER_CALL", compared_per_call)
+    driver = Driver()
+    driver.do(CreateTopic("jobs", TopicSettings()))
+    for _ in range(2):
+        driver.do(Subscribe("jobs", 2), session=1)
+    driver.do(EnqueueMany("jobs", [NewMessage(b"held")] * 2))
+    held = [token(one) for one in driver.deliveries(1)]
+    driver.do(Subscribe("jobs", 3), session=2)
+    driver.attach(1, *held)
+    driver.work_off(1)
+    driver.do(Enqueue("jobs", NewMessage(b"x")), session=2)
+    assert (driver.payloads(2), driver.payloads(1)) == ([b"x"], [])
+
+
 def test_an_expired_session_gives_back_in_slices_over_all_that_it_owned() -> None:
     driver = Driver()
     for name in ("a", "b"):

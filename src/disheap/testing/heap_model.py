@@ -231,7 +231,8 @@ class Model:
 
     def attach(self, session: int, held: broker.Held) -> tuple[list[Any], list[Any]]:
         """Attaches a session. Returns the deliveries that it did not name, and its consumers that have ended
-        meanwhile."""
+        meanwhile. Its consumers are last in their turns."""
+        self.detach(session)
         self.attached[session] = True
         missing = [
             self.delivery(message, consumer)
