@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import disheap
 from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import Entry
 from disheap.protocol import broker
 from disheap.protocol.frames import ENVELOPE, Flags, Kind
+from disheap.testing.inspected import InspectedMember
 
 APP = Path(__file__).parents[1] / "kombu"
 START_S, MEASURE_S = 25.0, 30.0
@@ -46,7 +46,7 @@ class Meter:
 
         os.fdatasync = counted
 
-    def watch_entries(self, node: disheap.Node) -> None:
+    def watch_entries(self, node: InspectedMember) -> None:
         applying = node.group.sessions.applying
 
         def counted(entry: Entry) -> Iterator[None]:
@@ -79,7 +79,7 @@ async def measure(workers: int, options: list[str], start_s: float = START_S, me
     meter.watch_syncs()
     with tempfile.TemporaryDirectory() as directory:
         config = NodeConfig(name="n1", alone=True, data_dir=directory, client_listen="127.0.0.1:0", log_level="error")
-        async with disheap.Node(config) as node:
+        async with InspectedMember(config) as node:
             meter.watch_entries(node)
             processes = [_worker(node.client_address, number, options) for number in range(workers)]
             try:

@@ -189,7 +189,7 @@ def test_a_signal_while_a_node_starts_ends_the_start(monkeypatch: pytest.MonkeyP
                 log.append("cancelled")
                 raise
 
-    monkeypatch.setattr(hosting, "Node", SlowNode)
+    monkeypatch.setattr(hosting, "Member", SlowNode)
 
     async def announce(node: object) -> None:
         log.append("announced")

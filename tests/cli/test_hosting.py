@@ -18,7 +18,7 @@ from disheap.config.node_config import NodeConfig
 from disheap.errors import DiskFailed, RequestTimeout
 from disheap.plugins.registry import Registry
 from disheap.runtime.replicas import Replica
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 from disheap_memory.storage import MemoryStorage
 
 CONFIG = NodeConfig(name="n1", alone=True, storage="memory", transport="inproc", client_listen="n1:8400")
@@ -45,7 +45,7 @@ def process_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 def with_storage_that_fails_to_close(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosting, "Node", lambda config: Node(config, registry=Replaced.load()))
+    monkeypatch.setattr(hosting, "Member", lambda config: Node(config, registry=Replaced.load()))
 
 
 async def stop_by_signal(node: Node) -> None:

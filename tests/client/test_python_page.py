@@ -19,7 +19,7 @@ from tests.cli.command_line import running
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "python.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 SHOWN_URL = "disheap://host1,host2,host3"
-KINDS = [disheap.Client, disheap.Topic, disheap.Consumer, disheap.Delivery]
+KINDS = [disheap.Client, disheap.Topic, disheap.Consumer, disheap.Delivery, disheap.Node]
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +39,13 @@ def test_an_example_prints_what_it_says(example: str, url: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_word_of_the_clients_is_there(kind: type) -> None:
     assert [name for name in dir(kind) if not name.startswith("_") and not named(name)] == []
+
+
+def test_the_table_of_a_node_lists_its_public_names_and_no_others() -> None:
+    section = PAGE.partition("## A node as a library\n")[2].partition("\n## ")[0]
+    table = section.partition("| word | gives |\n|---|---|\n")[2].partition("\n\n")[0]
+    words = [word for row in table.splitlines() for word in re.findall(r"`(\w+)", row.split(" | ")[0])]
+    assert sorted(words) == [name for name in dir(disheap.Node) if not name.startswith("_")]
 
 
 def test_every_keyword_is_there() -> None:

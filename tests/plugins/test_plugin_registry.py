@@ -18,7 +18,7 @@ from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError, PluginError
 from disheap.interfaces import CodecContext, Provenance, TransportContext
 from disheap.plugins.registry import Registry, describe_plugin
-from disheap.runtime.node import Node
+from disheap.runtime.member import Member
 
 SHIPPED = {
     ("transport", "inproc"): "memory",
@@ -125,7 +125,7 @@ def test_a_node_does_not_start_with_a_machine_that_is_registered_twice(
     )
 
     async def start() -> None:
-        await Node(config, registry=Registry.load()).start()
+        await Member(config, registry=Registry.load()).start()
 
     with pytest.raises(PluginError, match="machine 'counter' is there 2 times"):
         asyncio.run(start())

@@ -17,7 +17,7 @@ from disheap.config.node_config import Limits, NodeConfig, load
 from disheap.errors import ConfigError, PluginError, Unauthorized
 from disheap.interfaces import Principal
 from disheap.runtime.services import Context
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 HERE = Path(__file__).parent
 

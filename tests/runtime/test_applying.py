@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tests.support.wire import wait_until
 
-import disheap
 from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
+from disheap.runtime.member import Member
 from disheap.runtime.replica.applying import SLICE_S, Applier
 
 
@@ -102,7 +102,7 @@ def test_a_slice_ends_with_the_entry_whose_end_somebody_waits_for() -> None:
 async def test_a_mark_in_the_log_has_the_state_of_its_own_index_stored(tmp_path: Path) -> None:
     """On every node the same, whatever else is in the batch."""
     config = NodeConfig(name="n1", alone=True, data_dir=str(tmp_path), client_listen="127.0.0.1:0", log_level="error")
-    async with disheap.Node(config) as node:
+    async with Member(config) as node:
         group = node.replicas[0].group
         await wait_until(lambda: group.raft.is_leader and group.raft.applied == group.raft.last_index, "it leads")
         group.mark_snapshot()

@@ -12,7 +12,7 @@ from disheap.config.node_config import Limits
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind, Status
 from disheap.runtime.clients.connection import ClientConnection
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 
 def port_of(node: Node, client: WireClient) -> ClientConnection:

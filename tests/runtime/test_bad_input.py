@@ -19,7 +19,7 @@ from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Fault, Flags, Kind, SessionOptions, Status
 from disheap.protocol.handshake import Hello
 from disheap.runtime.clients import connection
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 SMALL = Limits(
     frame_bytes=65_536, entry_bytes=16_384, gather_bytes=131_072, handshake_timeout_s=0.2, connections=8,

@@ -15,7 +15,7 @@ from disheap.protocol import broker, frames
 from disheap.protocol.frames import Fault, Kind, Status
 from disheap.runtime.clients.buffers import STALLED_S, UNCOUNTED_BYTES, Buffers
 from disheap.runtime.clients.server import Server
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 KIB = 1 << 10
 MIB = 1 << 20

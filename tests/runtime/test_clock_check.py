@@ -154,7 +154,7 @@ class WrongClock(SystemClock):
 
 
 async def start(cluster: Cluster, name: str, ahead_ms: int, **changes: Any) -> Any:
-    from disheap.testing.inspected import InspectedNode as Node
+    from disheap.testing.inspected import InspectedMember as Node
 
     config = msgspec.structs.replace(cluster.configs[name], **changes)
     node = cluster.nodes[name] = Node(config, registry=cluster.registry, clock=WrongClock(ahead_ms))

@@ -14,7 +14,7 @@ from disheap.errors import ConfigError, InvalidArgument, NotLeader, OutcomeUnkno
 from disheap.protocol.frames import Kind, Status
 from disheap.runtime.clients import server
 from disheap.testing.counter import CounterMachine
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 SMALL_SNAPSHOTS = RaftConfig(
     tick_ms=10,

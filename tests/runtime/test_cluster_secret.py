@@ -20,7 +20,7 @@ from disheap.protocol import frames, handshake, peers, proofs
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.protocol.proofs import Challenge, Part, Transcript
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 OLD, NEW = "0123456789abcdef" * 4, "fedcba9876543210" * 4
 

@@ -20,7 +20,7 @@ from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.protocol.repair import AskSnapshot
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.state_hashes import KEPT, NEVER_MS, StateComparison
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"
 

@@ -18,7 +18,7 @@ from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
 from disheap.protocol.gossip import GroupReport
 from disheap.runtime.disk.free_space import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, DiskSpace
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 from disheap_filelog.storage import FileStorage
 
 MARK = 1000

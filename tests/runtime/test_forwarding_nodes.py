@@ -19,7 +19,7 @@ from disheap.protocol.forwarding import Forward, ForwardAnswer
 from disheap.protocol.frames import Fault, Kind, Status
 from disheap.protocol.handshake import SUPPORTED
 from disheap.runtime.replica.lifecycle import State
-from disheap.testing.inspected import InspectedNode
+from disheap.testing.inspected import InspectedMember
 
 GROUPS = (0, 1, 2)
 WORDS = 150
@@ -40,7 +40,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-def leader(cluster: Cluster, group: int) -> InspectedNode | None:
+def leader(cluster: Cluster, group: int) -> InspectedMember | None:
     """Who leads the group and has committed in its term."""
     for node in cluster.nodes.values():
         found = node.replicas[group]._group if node.replicas else None  # None while it starts
@@ -49,7 +49,7 @@ def leader(cluster: Cluster, group: int) -> InspectedNode | None:
     return None
 
 
-async def led(cluster: Cluster, group: int) -> InspectedNode:
+async def led(cluster: Cluster, group: int) -> InspectedMember:
     await wait_until(lambda: leader(cluster, group) is not None, f"group {group} has a leader")
     found = leader(cluster, group)
     assert found is not None
@@ -67,7 +67,7 @@ async def lead(cluster: Cluster, name: str, group: int) -> None:
     raise AssertionError(f"{name} does not lead group {group}")
 
 
-def machine(node: InspectedNode, group: int) -> Relay:
+def machine(node: InspectedMember, group: int) -> Relay:
     found = node.replicas[group].group.sessions.machine
     assert isinstance(found, Relay)
     return found

@@ -18,7 +18,7 @@ from disheap.protocol import broker
 from disheap.protocol.frames import Fault, Status
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replicas import Replica
-from disheap.testing.inspected import InspectedNode
+from disheap.testing.inspected import InspectedMember
 
 COUNTER, FIRST_HEAP, SECOND_HEAP = GROUPS = (0, 1, 2)
 
@@ -37,7 +37,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-def leader(cluster: Cluster, group: int) -> InspectedNode | None:
+def leader(cluster: Cluster, group: int) -> InspectedMember | None:
     """Who leads the group and has committed in its term."""
     for node in cluster.nodes.values():
         found = node.replicas[group].group

@@ -13,6 +13,7 @@ from disheap.config.node_config import NodeConfig
 from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Flags, Kind
+from disheap.runtime.member import Member
 from disheap.runtime.replica import idle_flush
 from disheap.runtime.replica.idle_flush import FLUSH_S, MAX_ENVELOPES, TRANSIENT_FLUSH_S, IdleFlush, is_transient
 
@@ -73,7 +74,7 @@ async def test_a_node_flushes_soon_after_a_confirmed_message(tmp_path: Path, mon
     """Else a crash in the next seconds, and damage of that block, let the node drop it as torn."""
     monkeypatch.setattr(idle_flush, "TRANSIENT_FLUSH_S", 3600.0)
     config = NodeConfig(name="n1", alone=True, data_dir=str(tmp_path), client_listen="127.0.0.1:0", log_level="error")
-    async with disheap.Node(config) as node, disheap.connect(f"disheap://{node.client_address}") as client:
+    async with Member(config) as node, disheap.connect(f"disheap://{node.client_address}") as client:
         topic = await client.create_topic("work")
         flushed, loop, storage = asyncio.Event(), asyncio.get_running_loop(), node.replicas[0].storage()
         flush = storage.flush

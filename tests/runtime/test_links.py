@@ -26,7 +26,7 @@ from disheap.runtime import tuning
 from disheap.runtime.peers import links, peering
 from disheap.runtime.peers.links import OutgoingLink
 from disheap.testing.certificates import Authority
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 BUFFER_BYTES = 1000
 HELLO = PeerHello("c", 2, "n2", 1, "", (PeerGroup(5, "heap", (1, 1)),))

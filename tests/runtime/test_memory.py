@@ -26,7 +26,7 @@ from disheap.runtime.memory.watch import (
     MemoryWatch,
     mark_bytes,
 )
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 MIB = 1 << 20
 MARK = 400 * MIB

@@ -19,7 +19,7 @@ from disheap.kernel.types import NodeId
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, Status
 from disheap.runtime import tuning
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 
 async def test_an_admin_request_that_fails_is_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

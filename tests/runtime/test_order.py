@@ -30,7 +30,7 @@ from disheap.kernel.types import (
 )
 from disheap.plugins.registry import Registry
 from disheap.runtime.replica.lifecycle import State
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 from disheap_memory.storage import MemoryStorage
 
 PATIENCE_S = 10.0

@@ -12,7 +12,7 @@ from tests.support.wire import WireClient, wait_until
 from disheap.client.core.handshake import Answer, Handshake
 from disheap.errors import WrongVersion
 from disheap.protocol.handshake import Hello, Versions
-from disheap.runtime.node import Node
+from disheap.runtime.member import Member
 
 OLD, BOTH, NEW = Versions(2, 2), Versions(2, 3), Versions(3, 3)
 
@@ -23,13 +23,13 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-def spoken(node: Node) -> dict[str, int]:
+def spoken(node: Member) -> dict[str, int]:
     """The version that a node speaks on each connection that it dialled and that stands."""
     links = node._peering._outgoing.values()
     return {node.member_name(link.peer): link._version for link in links if link.up}
 
 
-def refusals(node: Node) -> dict[str, str]:
+def refusals(node: Member) -> dict[str, str]:
     return {node.member_name(one): node.refusal_by(one) for one in node.book.ids() if node.refusal_by(one)}
 
 

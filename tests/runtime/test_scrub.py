@@ -11,7 +11,7 @@ from tests.support.nodes import FAST, Cluster
 from tests.support.wire import wait_until
 
 from disheap.interfaces import Scrubbed
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 SCRUBBED = msgspec.structs.replace(FAST, scrub_interval_s=0.2, snapshot_threshold=1000)
 

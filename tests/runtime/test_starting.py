@@ -18,7 +18,7 @@ from disheap.errors import AddressInUse, ConfigError, WrongDirectory
 from disheap.plugins.registry import Registry
 from disheap.runtime.replicas import Replica
 from disheap.testing.certificates import Authority
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from disheap.interfaces import Transport, TransportContext
 from disheap.plugins.registry import Registry
 from disheap.protocol.handshake import SUPPORTED, Versions
 from disheap.testing.counter import CounterMachine
-from disheap.testing.inspected import InspectedNode as Node
+from disheap.testing.inspected import InspectedMember as Node
 from tests.support.relay import Relay
 from tests.support.wire import WireClient, wait_until
 

@@ -20,8 +20,8 @@ from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 from disheap.runtime.clients.session_admin import PAGE_MAX
-from disheap.runtime.node import Node
 from disheap.runtime.state.session_table import Session, SessionFacts
+from disheap.testing.inspected import InspectedMember
 from tests.support.loop_steps import LoopSteps
 from tests.support.nodes import Cluster
 
@@ -33,7 +33,7 @@ TEXT = "\U0001f41d" * 255
 class Filler:
     """Fills the state of a node directly, not through its log: what matters is how large it is."""
 
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: InspectedMember) -> None:
         self.sessions = node.group.sessions
         self.machine = self.sessions.machine
         self._index = node.group.applied.index
@@ -49,11 +49,11 @@ class Filler:
         self.machine.apply(self._index, 0, session, broker.encode(command))
 
 
-def many_sessions(node: Node) -> None:
+def many_sessions(node: InspectedMember) -> None:
     Filler(node).open_sessions(SESSIONS)
 
 
-def many_consumers(node: Node) -> None:
+def many_consumers(node: InspectedMember) -> None:
     """All consumers that there may be, in few sessions."""
     filler = Filler(node)
     filler.open_sessions(20)
@@ -63,7 +63,7 @@ def many_consumers(node: Node) -> None:
             filler.do(broker.Subscribe(f"q{number}", 1), session=number + 1)
 
 
-def many_messages(node: Node) -> None:
+def many_messages(node: InspectedMember) -> None:
     filler = Filler(node)
     filler.open_sessions(1)
     filler.do(broker.CreateExchange("e", "topic"))
@@ -76,7 +76,7 @@ def many_messages(node: Node) -> None:
 
 class Case(NamedTuple):
     state: str
-    build: Callable[[Node], None]
+    build: Callable[[InspectedMember], None]
     request: dict[str, Any]
 
     @property

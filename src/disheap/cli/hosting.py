@@ -10,6 +10,7 @@ Refuses to know where the configuration came from and what is printed for it.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -28,7 +29,7 @@ from disheap.cli.reloading import Reloading
 from disheap.config.node_config import NodeConfig
 from disheap.errors import RequestTimeout
 from disheap.logs import get_logger
-from disheap.runtime.node import Node, freeze_garbage
+from disheap.runtime.member import Member
 
 log = get_logger(__name__)
 
@@ -48,7 +49,7 @@ loaded node it brought the p99 of a synchronous enqueue from some 4 ms to 0.7 ms
 
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
-Announce = Callable[[Node], Awaitable[None]]
+Announce = Callable[[Member], Awaitable[None]]
 
 
 def host(config: NodeConfig, announce: Announce, reloading: Reloading | None = None) -> None:
@@ -94,7 +95,7 @@ def _raise_limit(wanted: int) -> int:
 
 
 async def _host(config: NodeConfig, announce: Announce, reloading: Reloading | None) -> None:
-    node = Node(config)
+    node = Member(config)
     with _stopped_by_signals(STOPPING if reloading else (*STOPPING, signal.SIGHUP)) as stopping:
         if reloading is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)
@@ -119,7 +120,7 @@ def _warn_if_open_to_others(data_dir: Path) -> None:
         )  # fmt: skip
 
 
-async def _serve_until(stopping: asyncio.Event, node: Node, announce: Announce) -> None:
+async def _serve_until(stopping: asyncio.Event, node: Member, announce: Announce) -> None:
     watch = asyncio.ensure_future(_watch_leader(node))
     try:
         freeze_garbage()
@@ -130,7 +131,15 @@ async def _serve_until(stopping: asyncio.Event, node: Node, announce: Announce) 
         await node.stop()
 
 
-async def _serve(node: Node, announce: Announce) -> None:
+def freeze_garbage() -> None:
+    """Switch automatic collection off for this process. A collection over millions of records stops the loop for more
+    than a second, and what comes and goes leaves no cycles (docs/explanation/decisions/no-garbage-collector.md)."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+
+
+async def _serve(node: Member, announce: Announce) -> None:
     """Announced, for as long as the node lasts. What ended it is raised, also while it is being announced."""
     announced = asyncio.ensure_future(announce(node))
     failed = asyncio.ensure_future(node.wait_failed())
@@ -194,7 +203,7 @@ def _stopped_by_signals(numbers: tuple[signal.Signals, ...] = STOPPING) -> Itera
             signal.signal(number, handler)
 
 
-async def _watch_leader(node: Node) -> None:
+async def _watch_leader(node: Member) -> None:
     """Say so when nobody can lead, and when somebody can again."""
     silent = False
     while True:
@@ -210,7 +219,7 @@ async def _watch_leader(node: Node) -> None:
         await asyncio.sleep(LEADER_LOOK_S)
 
 
-async def _warn_of_no_leader(node: Node) -> None:
+async def _warn_of_no_leader(node: Member) -> None:
     members: list[dict[str, Any]] = (await node.status())["members"]
     reached = [member["name"] for member in members if member["connected"]]
     missing = [member["name"] for member in members if not member["connected"]]

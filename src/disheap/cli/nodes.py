@@ -19,7 +19,7 @@ from disheap.cli.output import emit_json
 if TYPE_CHECKING:
     from disheap.config.node_config import NodeConfig
     from disheap.plugins.settings import Text
-    from disheap.runtime.node import Node
+    from disheap.runtime.member import Member
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -140,7 +140,7 @@ def dev(invocation: Invocation, /, port: int, data: str | None, settings: tuple[
         raise click.UsageError("storage `file` keeps everything in a directory; say where with --data DIR.")
     _log(config, invocation)
 
-    async def announce(node: Node) -> None:
+    async def announce(node: Member) -> None:
         await node.wait_for_leader(READY_TIMEOUT_S)
         _say_dev_ready(node.client_address, config.data_dir if config.storage != "memory" else "", invocation.json)
 
@@ -153,7 +153,7 @@ def _log(config: NodeConfig, invocation: Invocation) -> None:
     logs.configure("debug" if invocation.verbose else config.log_level, config.log_json or invocation.json)
 
 
-async def _say_ready(node: Node) -> None:
+async def _say_ready(node: Member) -> None:
     from disheap.logs import get_logger
 
     config = node.config

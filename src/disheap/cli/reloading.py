@@ -15,7 +15,7 @@ import msgspec
 from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError
 from disheap.logs import get_logger
-from disheap.runtime.node import Node
+from disheap.runtime.member import Member
 
 log = get_logger(__name__)
 
@@ -32,7 +32,7 @@ class Reloading:
     ) -> None:
         self._running, self._read, self._set_up_log = running, read, set_up_log
 
-    def reload(self, node: Node) -> None:
+    def reload(self, node: Member) -> None:
         """Read settings and certificates again, and log what changed. Raises nothing: what is wrong is logged."""
         read = self._reload_settings()
         try:

@@ -1,120 +1,41 @@
-"""A node: transport, storage and machine put together around one group (docs/explanation/architecture.md).
+"""`disheap.Node`: a node as a library.
 
-The only loop. Owns starting and stopping, the tick, the links to peers and what an operator can ask. Everything that
-could surprise is given from outside: the loop, the clock, the random generator, the disk, the plugins.
+Owns the few names that a program may rely on, and what they promise. `member.Member` does the work. What is not here is
+private and may change with any release.
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import os
-import random
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from disheap.config.cluster_secret import read_secrets
-from disheap.config.node_config import NodeConfig, check_cluster, check_listening, reachable
-from disheap.errors import DisheapError, RequestError, UnknownGroup
-from disheap.interfaces import (
-    Clock,
-    Connection,
-    Listener,
-    Reloading,
-    Transport,
-)
-from disheap.kernel.types import Message, NodeId
-from disheap.logs import get_logger
-from disheap.plugins.registry import Registry
-from disheap.protocol.forwarding import Forwarded
-from disheap.protocol.frames import ENVELOPE
-from disheap.protocol.gossip import Gossip
-from disheap.protocol.handshake import SUPPORTED, Versions
-from disheap.protocol.peers import PeerGroup
-from disheap.protocol.repair import Answer, Ask
-from disheap.runtime import admin, tuning
-from disheap.runtime.clients.acceptor import Acceptor
-from disheap.runtime.clients.server import Server
-from disheap.runtime.disk.thread import Disk, DiskThread
-from disheap.runtime.membership.directory import AddressBook, first_membership, own_id
-from disheap.runtime.membership.introductions import Introductions
-from disheap.runtime.memory.process import MemorySource, ProcessMemory
-from disheap.runtime.memory.watch import Estimate, MemoryWatch, mark_bytes
-from disheap.runtime.observers import Observers
-from disheap.runtime.parts import Parts
-from disheap.runtime.peers.forwarding import ForwardingRouter
-from disheap.runtime.peers.gossip import GossipTimer
-from disheap.runtime.peers.peering import Peering
-from disheap.runtime.replica.clocks import SystemClock
-from disheap.runtime.replica.member_clocks import MemberClocks
-from disheap.runtime.replicas import Replica, Shared
-from disheap.runtime.services import Services
-
-log = get_logger(__name__)
+from disheap.config.node_config import NodeConfig
+from disheap.errors import NotSent
+from disheap.runtime.member import Member
 
 
 class Node:
-    """One member of a cluster, in this process.
+    """One node of a cluster, in this process, on the running event loop.
+
+    `config` has the node's name, its cluster's members, its addresses and limits (`disheap.config.load` reads one as
+    `disheap serve` does). A node is started and stopped once. All methods are for the loop that it was started on, and
+    any number of tasks may call them at the same time. Raises `ConfigError` for settings that contradict each other.
 
     >>> import asyncio, disheap
-    >>> from disheap.config.node_config import NodeConfig
     >>> async def main():
-    ...     config = NodeConfig(name="n1", alone=True, storage="memory", transport="inproc", client_listen="d:1")
+    ...     config = disheap.NodeConfig(name="n1", alone=True, storage="memory", client_listen="127.0.0.1:0")
     ...     async with disheap.Node(config) as node:
-    ...         await node.wait_for_leader(timeout_s=10)
-    ...         return (await node.status())["role"]
+    ...         leader = await node.wait_for_leader(timeout_s=10)
+    ...         async with disheap.connect(f"disheap://{node.client_address}") as client:
+    ...             await client.create_topic("jobs")
+    ...         status = await node.status()
+    ...         return leader, status["role"], status["machine_stats"]["topics"]
     >>> asyncio.run(main())
-    'leader'
+    ('n1', 'leader', 1)
     """
 
-    def __init__(
-        self,
-        config: NodeConfig,
-        *,
-        registry: Registry | None = None,
-        clock: Clock | None = None,
-        random_generator: random.Random | None = None,
-        entropy: Callable[[int], bytes] = os.urandom,
-        disk: Callable[[asyncio.AbstractEventLoop], Disk] = DiskThread,
-        memory: MemorySource | None = None,
-        protocol_versions: Versions = SUPPORTED,
-    ) -> None:
-        check_cluster(config)
-        self.config = config
-        self.cluster_id = config.cluster_id()
-        self.name = config.name
-        self.replicas: tuple[Replica, ...] = ()
-        """In the order of the groups' numbers; there once the node starts."""
-        self._clock = clock or SystemClock()
-        self._random = random_generator or random.Random(os.urandom(16))
-        self._entropy = entropy
-        registry = registry or Registry.load()
-        self._parts = Parts(config, registry, self._clock, self._random)
-        self._services = Services(self, registry)
-        self._observers = Observers(config.name, registry.observers(), self._clock.monotonic)
-        self._make_disk = disk
-        self._protocol_versions = protocol_versions  # fewer than this release speaks, in tests
-        self._memory_source = memory or ProcessMemory()
-        self._members = config.member_list()
-        self._id = own_id(self._members, config.name, config.advertised_peer())
-        self.book = AddressBook(first_membership(self._members), self._id, self.name)
-        self._clocks = MemberClocks(self._clock, self.book.label)
-        self.introductions = Introductions(lambda: [one.maintenance.incarnation_check for one in self.replicas])
-        self._loop: asyncio.AbstractEventLoop
-        self._acceptor: Acceptor
-        self._peering: Peering
-        self._forwarding: ForwardingRouter
-        self._gossip: GossipTimer | None = None  # made last of the four
-        self.memory: MemoryWatch
-        self._listeners: list[Listener] = []
-        self._transports: list[Transport] = []
-        self._ticker: asyncio.TimerHandle | None = None
-        self._started_at = 0.0
-        self._failed: asyncio.Event = asyncio.Event()
-        self._client_address = ""
-
-    # --- for those who use a node as a library -----------------------------------------------------------------------
+    def __init__(self, config: NodeConfig) -> None:
+        self._member = Member(config)
+        self._was_started = self._is_running = False
 
     async def __aenter__(self) -> Node:
         await self.start()
@@ -124,322 +45,131 @@ class Node:
         await self.stop()
 
     async def start(self) -> None:
-        """Recover, listen, and take part. Returns when clients can connect, which may be before there is a leader.
-        Raises `ConfigError` or `StorageError`, after which nothing is left running."""
-        try:
-            await self._start()
-        except BaseException:
-            await self.stop()
-            raise
+        """Read what the data directory holds, listen, and take part in the cluster.
+
+        Returns when clients can connect. A leader may not be known yet: see `wait_for_leader`. Reading takes as long as
+        there is data since the last snapshot, and ends with the error if some of it cannot be used.
+
+        Raises `ConfigError` for a setting, an address or a plugin that cannot be used, and `StorageError` for a data
+        directory that cannot be used. Nothing is left running then. Raises `RuntimeError` if it was called before.
+        """
+        if self._was_started:
+            raise RuntimeError("this node was started before; make another disheap.Node to start again")
+        self._was_started = True
+        await self._member.start()
+        self._is_running = True
 
     async def stop(self, hand_over: bool = True) -> None:
-        """Hand leadership over where there is someone to take it, say goodbye, flush and close. May be called twice.
-        Raises what failed meanwhile, a disk above all, when all is closed; not what `failure` said before."""
-        failed_before = self.failure is not None
-        if self._is_started and hand_over and not failed_before:
-            await asyncio.gather(*(replica.hand_over() for replica in self.replicas))
-        await self._services.stop()
-        was_started, self._ticker = self._ticker, None
-        if was_started is not None:
-            was_started.cancel()
-        for listener in self._listeners:
-            await listener.close()
-        self._listeners.clear()
-        for replica in self.replicas:
-            replica.end()
-        if self._gossip is not None:
-            self._acceptor.close()
-            self._gossip.end()
-            await self._peering.close()
-        await asyncio.gather(*(replica.close() for replica in self.replicas))
-        if not failed_before and self.failure is not None:
-            raise self.failure
+        """Tell clients and peers that this node goes, write what is left to be written, and close everything.
 
-    def reload(self) -> None:
-        """Read the transports' files again, such as certificates. Connections made from now on use them. Raises
-        `ConfigError` for a file that cannot be used: that transport goes on with what it had."""
-        for transport in self._transports:
-            if isinstance(transport, Reloading):
-                transport.reload()
+        With `hand_over`, each group that this node leads is handed to another member first. That takes one election
+        timeout at most. May be called twice, and before `start`.
+
+        Raises the error that ended the node meanwhile, after all is closed. An error that `wait_failed` has returned
+        before is not raised again.
+        """
+        self._is_running = False
+        await self._member.stop(hand_over)
 
     async def apply(self, command: bytes, timeout_s: float = 10.0, *, group: int = 0) -> bytes:
-        """One command through the log of a group, in a session of this node's own. Returns the machine's reply; raises
-        what the machine refused, `NotLeader` (nothing was done), `OutcomeUnknown` or `RequestTimeout`. Raises
-        `UnknownGroup` for a group that this node does not host."""
-        return await self.replica(group).apply(command, timeout_s)
+        """Apply one command to the state machine of a group, through the replicated log.
+
+        `command` and the reply are bytes in the machine's own format. For the machine `heap` these are
+        `disheap.protocol.broker.encode` and `decode_reply`. The command is durable on a majority and applied on this
+        node when its reply is returned. It is applied at most once. This node has to lead the group.
+
+        The error says what became of the command:
+
+        - Nothing was done: `NotLeader` has the leader's client address, if one is known. `NotSent` means that this node
+          is not running. Every other `RequestError` is the machine's refusal, or that of a limit.
+        - The outcome is unknown: `RequestTimeout` after `timeout_s` seconds, and `OutcomeUnknown` when leadership was
+          lost meanwhile. The command may have been applied, or may be applied later. Look before you repeat it. The
+          same holds if the task is cancelled.
+        - `UnknownGroup`: this node has no such `group`. Groups are numbered from 0.
+
+        >>> import asyncio, disheap
+        >>> from disheap.protocol import broker
+        >>> async def main():
+        ...     config = disheap.NodeConfig(name="n1", alone=True, storage="memory", client_listen="127.0.0.1:0")
+        ...     async with disheap.Node(config) as node:
+        ...         await node.wait_for_leader()
+        ...         await node.apply(broker.encode(broker.CreateTopic("jobs")), timeout_s=5)
+        ...         enqueue = broker.Enqueue("jobs", broker.NewMessage(b"first"))
+        ...         reply = await node.apply(broker.encode(enqueue), timeout_s=5)
+        ...         return broker.decode_reply.decode(reply).id
+        >>> asyncio.run(main())
+        1
+        """
+        return await self._running().apply(command, timeout_s, group=group)
 
     async def query(self, request: bytes, timeout_s: float = 10.0, *, group: int = 0) -> bytes:
-        """A linearizable read of a group's machine. Raises `NotLeader`, `RequestTimeout`, `UnknownGroup`, and what the
-        machine refuses."""
-        return await self.replica(group).query(request, timeout_s)
+        """Ask the state machine of a group. The answer knows all that was applied before the call (linearizable).
+
+        `request` and the answer are bytes in the machine's own format. Nothing is written to the log. This node has to
+        lead the group.
+
+        Raises `NotLeader`, `NotSent` if this node is not running, `RequestTimeout` when no majority has confirmed
+        within `timeout_s` seconds that this node leads, `UnknownGroup`, and what the machine refuses. A query changes
+        nothing, so it may be repeated after any of them.
+
+        >>> import asyncio, disheap
+        >>> from disheap.protocol import broker
+        >>> async def main():
+        ...     config = disheap.NodeConfig(name="n1", alone=True, storage="memory", client_listen="127.0.0.1:0")
+        ...     async with disheap.Node(config) as node:
+        ...         await node.wait_for_leader()
+        ...         await node.apply(broker.encode(broker.CreateTopic("jobs")))
+        ...         answer = await node.query(broker.encode(broker.DescribeTopic("jobs")))
+        ...         return broker.decode_reply.decode(answer).ready
+        >>> asyncio.run(main())
+        0
+        """
+        return await self._running().query(request, timeout_s, group=group)
 
     async def wait_for_leader(self, timeout_s: float = 10.0, *, group: int = 0) -> str:
-        """The name of the group's leader, as soon as one is known. Raises `RequestTimeout` and `UnknownGroup`."""
-        return await self.replica(group).wait_for_leader(timeout_s)
+        """Wait until a leader of the group is known. Returns its name, which is this node's own if it leads.
+
+        Raises `RequestTimeout` after `timeout_s` seconds without one: is a majority of the members running? Raises
+        `UnknownGroup`, and `NotSent` if this node is not running.
+        """
+        return await self._running().wait_for_leader(timeout_s, group=group)
 
     async def wait_failed(self) -> BaseException:
-        """Returns the error that ended the node, when one does."""
-        await self._failed.wait()
-        assert self.failure is not None
-        return self.failure
+        """Wait for an error that ends the node, and return it. A disk that fails is the most frequent one.
 
-    @property
-    def failure(self) -> BaseException | None:
-        """The error that ended the node, if one did."""
-        return next((one.lifecycle.error for one in self.replicas if one.lifecycle.error is not None), None)
+        The node serves nobody from then on. It does not start again by itself: `stop` it and end the process, so that a
+        supervisor starts it anew. Waits for ever while nothing fails.
+        """
+        return await self._member.wait_failed()
+
+    async def status(self, *, group: int = 0) -> dict[str, Any]:
+        """What an operator wants to know: the map that `disheap status --json` prints (docs/reference/cli.md).
+
+        The keys of one `group` are at the top: `role`, `term`, `leader`, `commit_index`, `applied_index`, `members`,
+        `machine_stats` and more. `groups` has a row for each group of this node. `counters` counts since the start,
+        over all groups. Sizes are in bytes, and times in the unit that ends their key. Any node answers, the leader or
+        not.
+
+        Raises `UnknownGroup`, `NotSent` if this node is not running, and `StorageError`.
+        """
+        return await self._running().status(group=group)
+
+    def reload(self) -> None:
+        """Read the files of the transports again, such as renewed certificates. Connections made from now on use them.
+
+        Raises `ConfigError` for a file that cannot be used: that transport goes on with what it had. Raises `NotSent`
+        if this node is not running.
+        """
+        self._running().reload()
 
     @property
     def client_address(self) -> str:
-        """Where clients connect; with the port that was chosen where 0 was asked for."""
-        return self._client_address
+        """Where clients connect, as `HOST:PORT`, with the port that was chosen where 0 was asked for. "" before the
+        node has started."""
+        return self._member.client_address
 
-    async def status(self, *, group: int = 0) -> dict[str, Any]:
-        """What an operator wants to know; the keys are those of `disheap status --json`. Those of one group are at the
-        top, and `groups` has a row for each. Raises `UnknownGroup`."""
-        return await admin.status(self, self.replica(group))
-
-    def metrics(self) -> dict[str, int | float]:
-        """Counters since the node started, over all groups, and gauges, by the names that `disheap status --json`
-        shows."""
-        return admin.metrics(self)
-
-    def replica(self, group: int) -> Replica:
-        """This node's part of a group. Raises `UnknownGroup`."""
-        if not self.has_group(group):
-            raise UnknownGroup(f"this node has no group {group}; it has 0 to {len(self.replicas) - 1}")
-        return self.replicas[group]
-
-    def has_group(self, group: int) -> bool:
-        return 0 <= group < len(self.replicas)
-
-    @property
-    def servers(self) -> dict[int, Server]:
-        """Who serves the clients of each group."""
-        return {replica.number: replica.server for replica in self.replicas}
-
-    @property
-    def has_data_directory(self) -> bool:
-        """Whether anything is kept there; a storage may need no directory."""
-        return bool(self.config.data_dir) and Path(self.config.data_dir, "groups").is_dir()
-
-    # --- starting and stopping ---------------------------------------------------------------------------------------
-
-    async def _start(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._started_at = self._clock.monotonic()
-        transport = self._parts.transport("transport", self._loop)
-        client_transport = self._parts.transport("client_transport", self._loop)
-        self._transports = [transport, client_transport]
-        secrets = read_secrets(self.config.cluster_secret, self.config.cluster_secret_file)
-        check_listening(self.config, transport.secure, client_transport.secure, bool(secrets))
-        self.config = tuning.fitted(self.config, self._parts.max_command_bytes())
-        config, limits = self.config, self.config.limits
-        mark = mark_bytes(limits.memory_high_water, limits.memory_high_water_bytes, self._memory_source.limit_bytes())
-        self.memory = MemoryWatch(self, self._id, mark, self._clock, self._memory_source)
-        self._acceptor = Acceptor(self, tuning.server_limits(config), self._loop, self._protocol_versions)
-        self._peering = Peering(
-            self, self._id, secrets, self._entropy, self._loop, limits.max_peer_frame_bytes,
-            tuning.send_buffer_bytes(config), self._protocol_versions,
-        )  # fmt: skip
-        self._forwarding = ForwardingRouter(self, self._id, self._clock.monotonic, limits.frame_bytes - ENVELOPE.size)
-        self._gossip = GossipTimer(self._loop, self.send_gossip)
-        for group in range(config.groups):  # raise for settings that they refuse
-            self._parts.storage(group), self._parts.machine(group)
-        services = self._services.build(self._loop)
-        await self._listen_everywhere(transport, client_transport)
-        # A data directory belongs to one cluster for good. So all that can fail by a mistake has been tried by now.
-        self.replicas = tuple(self._make_replica(group) for group in range(config.groups))
-        found = [await replica.open() for replica in self.replicas]
-        self._warn_if_forgetful()
-        self._tick()
-        if len(self._members) > 1:
-            self._peering.dial(transport)
-        for replica, what in zip(self.replicas, found, strict=True):
-            replica.begin(what)
-        self._gossip.begin()
-        await self._services.start(services)
-        log.info("node started", node=self.name, cluster=self.cluster_id, clients=self._client_address)
-
-    def _make_replica(self, group: int) -> Replica:
-        return Replica(group, self, self._shared())
-
-    def _shared(self) -> Shared:
-        return Shared(
-            self.config, self._id, self._members, self._loop, self._clock, self._clocks, self._random, self._entropy,
-            self._make_disk, self._parts, self.book, self._peering, self._acceptor, self._observers,
-            self._forwarding,
-        )  # fmt: skip
-
-    def _warn_if_forgetful(self) -> None:
-        if len(self._members) > 1 and not self.replicas[0].storage().durable:
-            log.warning(
-                "the storage keeps nothing beyond this process: with it go what this node acknowledged and its votes, "
-                "and the other nodes do not take it back",
-                storage=self.config.storage,
-            )
-
-    async def _listen_everywhere(self, peers: Transport, clients: Transport) -> None:
-        """Whoever connects before this node serves is turned away."""
-        acceptor, peering = self._acceptor, self._peering
-        listener = await self._listen(clients, self.config.client_listen, lambda: self._admit(acceptor.accept))
-        self._client_address = listener.address
-        if len(self._members) > 1:
-            await self._listen(peers, self.config.peer_listen, lambda: self._admit(peering.accept))
-
-    def _admit(self, accept: Callable[[], Any]) -> Any:
-        return accept() if self._is_started else RefusingReceiver()
-
-    async def _listen(self, transport: Transport, address: str, accept: Callable[[], Any]) -> Listener:
-        listener = await transport.listen(address, accept)
-        self._listeners.append(listener)
-        return listener
-
-    @property
-    def _is_started(self) -> bool:
-        return self._ticker is not None
-
-    # --- the tick ----------------------------------------------------------------------------------------------------
-
-    def _tick(self) -> None:
-        if self.failure is not None:
-            return
-        self._ticker = self._loop.call_later(self.config.raft.tick_ms / 1000, self._tick)
-        for replica in self.replicas:
-            replica.tick()
-        self._forwarding.tick()
-        self.memory.tick()
-        self._acceptor.sweep()
-
-    # --- peers -------------------------------------------------------------------------------------------------------
-
-    def peer_groups(self) -> tuple[PeerGroup, ...]:
-        """What peers are told of each replica when they meet."""
-        return tuple(replica.describe() for replica in self.replicas)
-
-    def heard_clock(self, peer: NodeId, wall_ms: int) -> None:
-        self._clocks.heard(peer, wall_ms)
-
-    def received(self, group: int, message: Message) -> None:
-        self.replicas[group].group.step(message)
-
-    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
-        self.replicas[message.group].maintenance.repairing.received(peer, message)
-
-    def send_gossip(self) -> None:
-        """What this node says of itself, to every peer that can be reached."""
-        reports = tuple(replica.report() for replica in self.replicas)
-        memory = self.memory
-        self._peering.broadcast(Gossip(reports, memory.is_short, memory.is_exhausted, self._clock.wall_ms()))
-
-    def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
-        self._clocks.heard(peer, gossip.wall_ms)
-        self.memory.heard(peer, gossip)
-        for report in gossip.groups:
-            self.replicas[report.group].received_report(peer, report)
-
-    def other_members(self) -> list[NodeId]:
-        """All members but this node."""
-        return [node for node in self.book.ids() if node != self._id]
-
-    def send_forwarded(self, target: NodeId, message: Forwarded) -> str:
-        """Returns "", or why it was not sent."""
-        return self._peering.send_forwarded(target, message)
-
-    def received_forwarded(self, peer: NodeId, message: Forwarded) -> None:
-        """A message of one group for another, or the answer to one."""
-        self._forwarding.received(peer, message)
-
-    def unreachable(self, peer: NodeId) -> None:
-        if self._is_started:
-            for replica in self.replicas:
-                replica.group.unreachable(peer)
-            self._forwarding.peer_lost(peer)
-
-    def is_connected(self, node: NodeId) -> bool:
-        return node == self._id or self._peering.is_connected(node)
-
-    def refusal_by(self, node: NodeId) -> str:
-        """Why that member refuses this node; "" where it does not."""
-        return self._peering.refusal_by(node)
-
-    def refusals(self) -> list[str]:
-        """Why peers were turned away since the start."""
-        return list(self._peering.refusals)
-
-    def member_name(self, node: NodeId) -> str:
-        return self.book.label(node)
-
-    def failed(self, error: BaseException) -> None:
-        """The node ends: a disk failed, a state cannot go on, or there is a bug. The first error counts."""
-        if self.failure is not None:
-            return
-        log.error("the node stops", reason=str(error), exc_info=None if isinstance(error, DisheapError) else error)
-        for replica in self.replicas:
-            replica.fail(error)
-        self._failed.set()
-
-    # --- what the servers ask ----------------------------------------------------------------------------------------
-
-    def client_addresses(self) -> list[str]:
-        others = [self.book.client(node) for node in self.book.ids() if node != self._id]
-        return [address for address in (self._own_client_address(), *others) if address]
-
-    def client_address_of(self, node: NodeId) -> str:
-        return self._own_client_address() if node == self._id else self.book.client(node)
-
-    def _own_client_address(self) -> str:
-        told = self.config.client_advertise or self.book.client(self._id)
-        return told or reachable(self._client_address, self.name)
-
-    async def admin(self, request: dict[str, Any], group: int = 0) -> dict[str, Any]:
-        """An operator's request about a group. Raises `RequestError`."""
-        return await admin.admin(self, self.replica(group), request)
-
-    # --- memory ------------------------------------------------------------------------------------------------------
-
-    def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
-        """In every group: they share the memory."""
-        for replica in self.replicas:
-            replica.refuse(kind, reason, takes_transient)
-
-    def check_memory(self) -> None:
-        """Before its time: much has come in."""
-        self.memory.look()
-
-    def memory_estimate(self) -> Estimate:
-        total_bytes, has_state = self._peering.held_bytes(), True
-        for replica in self.replicas:
-            state_bytes, other_bytes = replica.memory_bytes()
-            total_bytes += (state_bytes or 0) + other_bytes
-            has_state &= state_bytes is not None
-        buffers = self._acceptor.buffers
-        return Estimate(total_bytes + buffers.input_bytes + buffers.output_bytes, has_state)
-
-    def wall_ms(self) -> int:
-        return self._clock.wall_ms()
-
-    def uptime_s(self) -> float:
-        return self._clock.monotonic() - self._started_at
-
-
-class RefusingReceiver:
-    """Whoever connects to a node that still recovers its data. It is as if nobody listened yet."""
-
-    def connection_made(self, connection: Connection) -> None:
-        connection.abort()
-
-    def data_received(self, data: bytes) -> None: ...
-
-    def writing_paused(self) -> None: ...
-
-    def writing_resumed(self) -> None: ...
-
-    def connection_lost(self, error: Exception | None) -> None: ...
-
-
-def freeze_garbage() -> None:
-    """Switch automatic collection off for this process. A collection over millions of records stops the loop for more
-    than a second, and what comes and goes leaves no cycles (docs/explanation/decisions/no-garbage-collector.md)."""
-    gc.collect()
-    gc.freeze()
-    gc.disable()
+    def _running(self) -> Member:
+        if not self._is_running:
+            state = "was stopped" if self._was_started else "has not been started: use `async with`, or call start()"
+            raise NotSent(f"nothing was done, because this node {state}")
+        return self._member

@@ -336,7 +336,10 @@ class Replica:
             async with asyncio.timeout(timeout_s):
                 return await (await self._local.session()).call(command)
         except TimeoutError:
-            raise RequestTimeout(f"no reply within {timeout_s} s; the command may still be carried out") from None
+            raise RequestTimeout(
+                f"no reply within {timeout_s} s, so the outcome is unknown: the command may have been carried out, or "
+                "may be later. Look before you repeat it"
+            ) from None
 
     async def query(self, request: bytes, timeout_s: float) -> bytes:
         """See `Node.query`."""

@@ -1,4 +1,4 @@
-"""A node whose first group tests can look into. The product's `Node` shows none of this."""
+"""A member whose first group tests can look into. The product's `Member` names each group by its number."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from disheap.interfaces import Storage, StorageUsage
 from disheap.runtime.clients.server import Server
 from disheap.runtime.disk.thread import Disk
 from disheap.runtime.maintenance import Maintenance
-from disheap.runtime.node import Node
+from disheap.runtime.member import Member
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import Lifecycle
 from disheap.runtime.replica.recovery import Found
 
 
-class InspectedNode(Node):
+class InspectedMember(Member):
     """Each property and method is that of the node's part of group 0."""
 
     @property

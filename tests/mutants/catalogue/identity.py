@@ -192,14 +192,14 @@ MUTANTS = (
         "a start that fails because of a port in use has bound the directory to a cluster for good",
         (
             Patch(
-                "disheap:Node._start",
-                "        await self._listen_everywhere(transport, client_transport)\n",
+                "disheap:Member._start",
+                "        await self._listen(transport, client_transport)\n",
                 "",
             ),
             Patch(
-                "disheap:Node._start",
+                "disheap:Member._start",
                 "        self._tick()\n        if len(self._members) > 1:\n",
-                "        await self._listen_everywhere(transport, client_transport)\n"
+                "        await self._listen(transport, client_transport)\n"
                 "        self._tick()\n        if len(self._members) > 1:\n",
             ),
         ),

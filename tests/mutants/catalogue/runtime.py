@@ -62,7 +62,7 @@ MUTANTS = (
     Mutant(
         "messages-of-every-group-reach-group-0",
         "the kernel of one group is stepped with the messages of another",
-        (Patch("disheap:Node.received", "self.replicas[group].group.step", "self.replicas[0].group.step"),),
+        (Patch("disheap:Member.received", "self.replicas[group].group.step", "self.replicas[0].group.step"),),
         (GROUPS,),
         fast=False,
         simulated=False,
@@ -792,7 +792,7 @@ MUTANTS = (
         "a node whose disk fails while it stops ends as if all were well, with exit code 0",
         (
             Patch(
-                "disheap:Node.stop",
+                "disheap:Member.stop",
                 "        if not failed_before and self.failure is not None:\n            raise self.failure\n",
                 "",
             ),

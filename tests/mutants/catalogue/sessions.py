@@ -194,7 +194,7 @@ MUTANTS = (
     Mutant(
         "service-outlives-its-node",
         "a node that stops leaves its services running",
-        (Patch("disheap:Node.stop", "        await self._services.stop()\n", ""),),
+        (Patch("disheap:Member.stop", "        await self._services.stop()\n", ""),),
         ("tests/plugins/test_services.py::test_a_service_answers_while_its_node_runs_and_not_after",),
         simulated=False,
     ),

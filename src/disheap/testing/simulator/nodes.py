@@ -22,7 +22,7 @@ from disheap.runtime.replica.recovery import Found
 from disheap.runtime.replicas import Replica, ReplicaNode, Shared
 from disheap.runtime.state.sessions import Sessions
 from disheap.testing.counter import CounterMachine
-from disheap.testing.inspected import InspectedNode
+from disheap.testing.inspected import InspectedMember
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import SimFilesystem
 from disheap.testing.simulator.loop import EPOCH_S, Process
@@ -153,7 +153,7 @@ class Watches(NamedTuple):
     elected: Callable[[int], None]
 
 
-class SimNode(InspectedNode):
+class SimNode(InspectedMember):
     """`disks` has one for each group."""
 
     def __init__(

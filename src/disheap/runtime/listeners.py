@@ -1,0 +1,58 @@
+"""Where clients and peers connect to a node.
+
+Owns the listeners and the transports that they came from. A connection that comes before the node serves is turned
+away. Does not know what a connection says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from disheap.interfaces import Connection, Listener, Receiver, Reloading, Transport
+
+
+class Listeners:
+    """`is_open` says whether the node serves already."""
+
+    def __init__(self, is_open: Callable[[], bool]) -> None:
+        self._is_open = is_open
+        self._transports: list[Transport] = []
+        self._listeners: list[Listener] = []
+
+    def add_transports(self, *transports: Transport) -> None:
+        """For `reload`."""
+        self._transports += transports
+
+    async def listen(self, transport: Transport, address: str, accept: Callable[[], Receiver]) -> str:
+        """Returns the address, with the port that was chosen where 0 was asked for. Raises `ConfigError`."""
+        listener = await transport.listen(address, lambda: accept() if self._is_open() else RefusingReceiver())
+        self._listeners.append(listener)
+        return listener.address
+
+    def reload(self) -> None:
+        """Read the transports' files again, such as certificates. Connections made from now on use them. Raises
+        `ConfigError` for a file that cannot be used: that transport goes on with what it had."""
+        for transport in self._transports:
+            if isinstance(transport, Reloading):
+                transport.reload()
+
+    async def close(self) -> None:
+        """Nobody can connect any more. May be called twice."""
+        for listener in self._listeners:
+            await listener.close()
+        self._listeners.clear()
+
+
+class RefusingReceiver:
+    """Whoever connects to a node that still recovers its data. It is as if nobody listened yet."""
+
+    def connection_made(self, connection: Connection) -> None:
+        connection.abort()
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def writing_paused(self) -> None: ...
+
+    def writing_resumed(self) -> None: ...
+
+    def connection_lost(self, error: Exception | None) -> None: ...
