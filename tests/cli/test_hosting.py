@@ -17,7 +17,7 @@ from disheap.cli.reloading import Reloading
 from disheap.config.node_config import NodeConfig
 from disheap.errors import DiskFailed, RequestTimeout
 from disheap.plugins.registry import Registry
-from disheap.runtime.replicas import Replica
+from disheap.runtime.hosted_replica import Replica
 from disheap.testing.inspected import InspectedMember as Node
 from disheap_memory.storage import MemoryStorage
 

@@ -16,8 +16,8 @@ from disheap.interfaces import MachineContext
 from disheap.kernel.types import NodeId
 from disheap.protocol import broker
 from disheap.protocol.frames import Fault, Status
+from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.replica.lifecycle import State
-from disheap.runtime.replicas import Replica
 from disheap.testing.inspected import InspectedMember
 
 COUNTER, FIRST_HEAP, SECOND_HEAP = GROUPS = (0, 1, 2)

@@ -16,7 +16,7 @@ from tests.support.ports import free_ports
 from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.errors import AddressInUse, ConfigError, WrongDirectory
 from disheap.plugins.registry import Registry
-from disheap.runtime.replicas import Replica
+from disheap.runtime.hosted_replica import Replica
 from disheap.testing.certificates import Authority
 from disheap.testing.inspected import InspectedMember as Node
 

@@ -12,11 +12,11 @@ from disheap.config.node_config import NodeConfig
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, Overloaded
 from disheap.kernel.types import NOBODY, NodeId
 from disheap.runtime.clients.session_admin import end_session, list_sessions, read_page
+from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.membership.directory import AddressBook, supported_by
 from disheap.runtime.memory.watch import MemoryWatch
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.versions import own_versions
-from disheap.runtime.replicas import Replica
 from disheap.runtime.state.machine_stats import read_stats
 from disheap.version import __version__
 

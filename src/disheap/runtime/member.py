@@ -32,6 +32,7 @@ from disheap.runtime import admin, tuning
 from disheap.runtime.clients.acceptor import Acceptor
 from disheap.runtime.clients.server import Server
 from disheap.runtime.disk.thread import Disk, DiskThread
+from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.listeners import Listeners
 from disheap.runtime.membership.directory import AddressBook, first_membership, own_id
 from disheap.runtime.membership.introductions import Introductions
@@ -44,8 +45,8 @@ from disheap.runtime.peers.gossip import GossipTimer
 from disheap.runtime.peers.peering import Peering
 from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.member_clocks import MemberClocks
-from disheap.runtime.replicas import Replica, Shared
 from disheap.runtime.services import Services
+from disheap.runtime.shared import Shared
 
 log = get_logger(__name__)
 

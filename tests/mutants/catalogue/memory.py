@@ -128,7 +128,7 @@ MUTANTS = (
     Mutant(
         "replaced-group-stays-in-memory",
         "each repair while the node runs leaves a whole group with its state behind",
-        (Patch("disheap.runtime.replicas", "        before.release()\n", ""),),
+        (Patch("disheap.runtime.hosted_replica", "        before.release()\n", ""),),
         ("tests/runtime/test_leftovers.py::test_damage_that_was_mended_leaves_nothing",),
         fast=False,
         simulated=False,

@@ -1,5 +1,7 @@
-"""A session inside the node's own process, for `Node.apply`. Takes the same way as a client's: frames in, frames
-out."""
+"""Requests from inside the node's own process, for `Node.apply` and `Node.query`.
+
+Owns the session of this process. Its commands take the way of every client's: frames in, frames out.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, request_error
+from disheap.errors import ConnectionLost, NotLeader, OutcomeUnknown, RequestTimeout, request_error
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import NODE_FRAME_BYTES, Fault, FrameReader, Kind, SessionOptions, Status
 from disheap.protocol.handshake import Goodbye, Hello
@@ -123,7 +125,7 @@ def _settle(answer: asyncio.Future[bytes], status: int, body: bytes) -> None:
         answer.set_exception(request_error(fault.code, fault.message))
 
 
-class LocalSessions:
+class LocalRequests:
     """One session for all that call at once, and another when it has ended."""
 
     def __init__(self, server: Server, leader_address: Callable[[], str]) -> None:
@@ -131,6 +133,31 @@ class LocalSessions:
         self._leader_address = leader_address
         self._session: LocalSession | None = None
         self._opening = asyncio.Lock()
+
+    async def apply(self, command: bytes, timeout_s: float) -> bytes:
+        """See `Node.apply`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await (await self.session()).call(command)
+        except TimeoutError:
+            raise RequestTimeout(
+                f"no reply within {timeout_s} s, so the outcome is unknown: the command may have been carried out, or "
+                "may be later. Look before you repeat it"
+            ) from None
+
+    async def query(self, request: bytes, timeout_s: float) -> bytes:
+        """See `Node.query`."""
+        ready: asyncio.Future[bool] = self.server.loop.create_future()
+        self.server.group.read(lambda ok: None if ready.done() else ready.set_result(ok))
+        try:
+            async with asyncio.timeout(timeout_s):
+                ok = await ready
+        except TimeoutError:
+            raise RequestTimeout(f"no quorum answered within {timeout_s} s") from None
+        if not ok:
+            raise NotLeader(self._leader_address())
+        group = self.server.group
+        return group.sessions.machine.query(group.now_ms(), 0, request)
 
     async def session(self) -> LocalSession:
         """Raises `NotLeader`."""

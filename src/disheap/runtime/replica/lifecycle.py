@@ -1,7 +1,7 @@
 """Where a replica stands in its life. Owns the one field that says so, and which changes of it are legal.
 
-Does not act on a change. Whoever makes one does what goes with it: `runtime.replicas` opens the storage, starts a
-repair or ends the group. Everybody else only asks.
+Does not act on a change. Whoever makes one does what goes with it: `runtime.hosted_replica` opens the storage, starts
+a repair or ends the group. Everybody else only asks.
 """
 
 from __future__ import annotations

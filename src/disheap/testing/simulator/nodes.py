@@ -15,11 +15,12 @@ from disheap.errors import RequestError
 from disheap.interfaces import Identity, Recovered
 from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
 from disheap.plugins.registry import Registry
+from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.memory.process import MemorySource
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
-from disheap.runtime.replicas import Replica, ReplicaNode, Shared
+from disheap.runtime.shared import ReplicaNode, Shared
 from disheap.runtime.state.sessions import Sessions
 from disheap.testing.counter import CounterMachine
 from disheap.testing.inspected import InspectedMember

@@ -1,20 +1,17 @@
-"""A replica: one node's part of a group, with all that it owns.
+"""A replica in its node: one node's part of a group, with all that it owns.
 
 Owns its kernel, its storage directory, its disk thread, its sessions and its machine, and the lifecycle that says where
 it stands. Knows no other replica. What the replicas of a node share (connections, gossip, memory, the tick) is the
-node's; a replica is given it in `Shared`.
+node's; a replica is given it in `shared.Shared`. The folder `replica` has the parts that know no clients and no peers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
-from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.errors import DisheapError, NotLeader, RequestError, RequestTimeout, StorageError
-from disheap.interfaces import Clock, Forwarding, Identity, MemoryEstimating, Storage, StorageUsage
+from disheap.interfaces import Forwarding, Identity, MemoryEstimating, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Index, Membership, Message, NodeId
@@ -23,60 +20,22 @@ from disheap.protocol.gossip import GroupReport
 from disheap.protocol.peers import PeerGroup
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import tuning
-from disheap.runtime.clients.acceptor import Acceptor
-from disheap.runtime.clients.local import LocalSessions
+from disheap.runtime.clients.local import LocalRequests
 from disheap.runtime.clients.server import Server
 from disheap.runtime.disk.thread import Disk, FailStopDisk, close_patiently, retry_while_full, run_on
 from disheap.runtime.maintenance import Maintenance
-from disheap.runtime.membership.directory import AddressBook, first_state
-from disheap.runtime.observers import Observers
-from disheap.runtime.parts import Parts
-from disheap.runtime.peers.forwarding import ForwardingRouter
-from disheap.runtime.peers.peering import Peering
+from disheap.runtime.membership.directory import first_state
 from disheap.runtime.replica.clock_check import ClockCheck
 from disheap.runtime.replica.forwarding import Forwarder
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import Lifecycle, State
-from disheap.runtime.replica.member_clocks import MemberClocks
 from disheap.runtime.replica.node_commands import NodeCommands
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.replica.versions import Versions, own_versions
+from disheap.runtime.shared import ReplicaNode, Shared
 from disheap.runtime.state.sessions import Sessions
 
 log = get_logger(__name__)
-
-
-class Shared(NamedTuple):
-    """What the replicas of a node have in common."""
-
-    config: NodeConfig
-    own: NodeId
-    members: tuple[MemberConfig, ...]
-    loop: asyncio.AbstractEventLoop
-    clock: Clock
-    member_clocks: MemberClocks
-    random: random.Random
-    entropy: Callable[[int], bytes]  # for secrets, which the generator's numbers would give away
-    make_disk: Callable[[asyncio.AbstractEventLoop], Disk]
-    parts: Parts
-    book: AddressBook
-    peering: Peering
-    acceptor: Acceptor
-    observers: Observers
-    forwarding: ForwardingRouter
-
-
-class ReplicaNode(Protocol):
-    """What a replica asks of its node."""
-
-    cluster_id: str
-
-    def failed(self, error: BaseException) -> None: ...
-    def send_gossip(self) -> None: ...
-    def check_memory(self) -> None: ...
-    def client_addresses(self) -> list[str]: ...
-    def is_connected(self, node: NodeId) -> bool: ...
-    async def admin(self, request: dict[str, Any], group: int) -> dict[str, Any]: ...
 
 
 class Replica:
@@ -106,7 +65,7 @@ class Replica:
         self.forwarder: Forwarder | None = None
         """There is one as soon as the storage was opened, if the machine has the power `Forwarding`."""
         self.maintenance = Maintenance(self, number, shared.own, config, shared.clock, loop)
-        self._local = LocalSessions(self.server, self.leader_address)
+        self._local = LocalRequests(self.server, self.leader_address)
         others = lambda: shared.book.versions(shared.own, number)  # noqa: E731
         self._versions = Versions(others, tuning.settle_ticks(config))
         self._leader_changed = asyncio.Event()
@@ -332,27 +291,11 @@ class Replica:
 
     async def apply(self, command: bytes, timeout_s: float) -> bytes:
         """See `Node.apply`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await (await self._local.session()).call(command)
-        except TimeoutError:
-            raise RequestTimeout(
-                f"no reply within {timeout_s} s, so the outcome is unknown: the command may have been carried out, or "
-                "may be later. Look before you repeat it"
-            ) from None
+        return await self._local.apply(command, timeout_s)
 
     async def query(self, request: bytes, timeout_s: float) -> bytes:
         """See `Node.query`."""
-        ready: asyncio.Future[bool] = self._shared.loop.create_future()
-        self.group.read(lambda ok: None if ready.done() else ready.set_result(ok))
-        try:
-            async with asyncio.timeout(timeout_s):
-                ok = await ready
-        except TimeoutError:
-            raise RequestTimeout(f"no quorum answered within {timeout_s} s") from None
-        if not ok:
-            raise NotLeader(self.leader_address())
-        return self.group.sessions.machine.query(self.group.now_ms(), 0, request)
+        return await self._local.query(request, timeout_s)
 
     async def wait_for_leader(self, timeout_s: float) -> str:
         """See `Node.wait_for_leader`."""

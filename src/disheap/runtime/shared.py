@@ -1,0 +1,53 @@
+"""What the replicas of a node have in common, and what they ask of their node. Owns nothing: the node makes it."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+from disheap.config.node_config import MemberConfig, NodeConfig
+from disheap.interfaces import Clock
+from disheap.kernel.types import NodeId
+from disheap.runtime.clients.acceptor import Acceptor
+from disheap.runtime.disk.thread import Disk
+from disheap.runtime.membership.directory import AddressBook
+from disheap.runtime.observers import Observers
+from disheap.runtime.parts import Parts
+from disheap.runtime.peers.forwarding import ForwardingRouter
+from disheap.runtime.peers.peering import Peering
+from disheap.runtime.replica.member_clocks import MemberClocks
+
+
+class Shared(NamedTuple):
+    """What the replicas of a node have in common."""
+
+    config: NodeConfig
+    own: NodeId
+    members: tuple[MemberConfig, ...]
+    loop: asyncio.AbstractEventLoop
+    clock: Clock
+    member_clocks: MemberClocks
+    random: random.Random
+    entropy: Callable[[int], bytes]  # for secrets, which the generator's numbers would give away
+    make_disk: Callable[[asyncio.AbstractEventLoop], Disk]
+    parts: Parts
+    book: AddressBook
+    peering: Peering
+    acceptor: Acceptor
+    observers: Observers
+    forwarding: ForwardingRouter
+
+
+class ReplicaNode(Protocol):
+    """What a replica asks of its node."""
+
+    cluster_id: str
+
+    def failed(self, error: BaseException) -> None: ...
+    def send_gossip(self) -> None: ...
+    def check_memory(self) -> None: ...
+    def client_addresses(self) -> list[str]: ...
+    def is_connected(self, node: NodeId) -> bool: ...
+    async def admin(self, request: dict[str, Any], group: int) -> dict[str, Any]: ...
