@@ -237,7 +237,7 @@ def test_a_limit_that_is_raised_counts_from_the_next_frame_on() -> None:
     kinds = []
     for kind, _ in reader.frames(frames.plain(Kind.HELLO) + large + large):
         kinds.append(kind)
-        reader.limit = 1000
+        reader.set_limit(1000)
     assert kinds == [Kind.HELLO, Kind.QUERY, Kind.QUERY]
 
 

@@ -257,9 +257,9 @@ def checked_length(buffer: bytes, position: int, limit: int, setting: str = "") 
 class FrameReader:
     """Cuts a stream into frames. Feed it bytes as they come. It keeps a frame that is not whole.
 
-    `limit` bounds a frame (bytes after the length field). `setting` names what sets the limit, for the error. Both may
-    change between two frames, so a handshake can raise them. Errors are raised as soon as a header shows them, before
-    the body has arrived, and after every frame before it was yielded. The reader is of no use after an error.
+    `limit` bounds a frame (bytes after the length field). A handshake can raise it with `set_limit`. Errors are raised
+    as soon as a header shows them, before the body has arrived, and after every frame before it was yielded. The reader
+    is of no use after an error.
     """
 
     __slots__ = ("_needed", "_unfinished", "limit", "setting")
@@ -269,6 +269,10 @@ class FrameReader:
         self.setting = ""
         self._unfinished: bytes | bytearray = b""
         self._needed = 0  # bytes of the frame whose beginning is kept
+
+    def set_limit(self, limit: int, setting: str = "") -> None:
+        """Bound each frame from the next one on. `setting` names what sets the limit, for the error."""
+        self.limit, self.setting = limit, setting
 
     @property
     def held_bytes(self) -> int:

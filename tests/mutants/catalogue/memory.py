@@ -75,8 +75,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:IncomingLink._greet",
-                "self._reader.limit, self._reader.setting = self._frame_bytes,",
-                "self._reader.limit, self._reader.setting = 1 << 30,",
+                "self._reader.set_limit(self._frame_bytes,",
+                "self._reader.set_limit(1 << 30,",
             ),
         ),
         ("tests/runtime/test_links.py::test_a_frame_of_a_member_over_the_limit_is_refused_and_the_setting_named",),

@@ -338,7 +338,7 @@ class Session:
         self._hello = msgspec.structs.replace(self._hello, cluster_id=welcome.cluster_id)
         self.window, self._frame_bytes = welcome.limits.session_window, welcome.limits.frame_bytes
         self._refuse_too_large(events)
-        self._reader.limit = NODE_FRAME_BYTES
+        self._reader.set_limit(NODE_FRAME_BYTES)
         if self._options is None:
             self._become_ready(Ready(False), events)
         elif not welcome.leads:

@@ -59,6 +59,10 @@ class Acceptor:
         """Returns the receiver of a new connection."""
         return ClientConnection(self)
 
+    def accept_local(self) -> ClientConnection:
+        """Returns the receiver of a connection from this process. It needs no place, and is never silent."""
+        return ClientConnection(self, is_local=True)
+
     def admit(self, connection: ClientConnection) -> bool:
         """Whether it has a place now; it is told why, where it has none."""
         if not connection.is_local:

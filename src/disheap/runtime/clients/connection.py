@@ -158,7 +158,7 @@ class ConnectionOwner(Protocol):
 class ClientConnection:
     """A `Receiver`. `session` is 0 until one is attached; `queue` gathers frames while entries are applied."""
 
-    def __init__(self, acceptor: ConnectionAcceptor) -> None:
+    def __init__(self, acceptor: ConnectionAcceptor, is_local: bool = False) -> None:
         self.session = 0
         self.attachment = 0
         self.asked: list[int] = []
@@ -170,7 +170,7 @@ class ClientConnection:
         self.closed = False
         self.draining = False  # what it sends is of no use here any more; it will be told where to go
         self.principal = ""  # who the client is, as far as its HELLO has proved it
-        self.is_local = False  # the other end is in this process
+        self.is_local = is_local  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
         self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
         self._acceptor = acceptor
@@ -306,7 +306,7 @@ class ClientConnection:
         self._connection.write(server.welcome(version, hello))
         self._server, self._greeted = server, True
         server.greeted(self)
-        self._reader.limit, self._reader.setting = self._acceptor.limits.frame_bytes, _LIMIT
+        self._reader.set_limit(self._acceptor.limits.frame_bytes, _LIMIT)
         self._acceptor.places.greeted(self)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -407,6 +407,12 @@ class ClientConnection:
             self._acceptor.buffers.add_output(len(body))
         if not self.closed:
             self.queue.append(frames.reply(kind, status, number, index, body))
+            self.flush()
+
+    def send_refusals(self, replies: list[bytes]) -> None:
+        """REPLY frames to commands that did not go into the log: behind what was queued before, and out at once."""
+        if replies:
+            self.queue += replies
             self.flush()
 
     def answer(self, make: Callable[[], None]) -> None:

@@ -38,8 +38,7 @@ class LocalSession:
         self._answers: dict[int, asyncio.Future[bytes]] = {}
         self._opened: asyncio.Future[bytes] = server.loop.create_future()
         self._server = server
-        self._port: ClientConnection = server.acceptor.accept()
-        self._port.is_local = True
+        self._port: ClientConnection = server.acceptor.accept_local()
         self._port.connection_made(self)
 
     async def open(self) -> None:

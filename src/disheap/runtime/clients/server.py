@@ -226,16 +226,15 @@ class Server(ReplySink):
         """What of a run of commands may go into the log while there is no room for more. The rest is answered, and its
         numbers stay unused; one that was used already is let through, to the reply that is kept for it."""
         assert self.short is not None
-        refusal, kept = fault(self.short), []
+        refusal, kept, refused = fault(self.short), [], []
         session = self.group.sessions.table.get(connection.session)
         for start, end, seq in frames.spans(envelopes):
             is_repeated = session is not None and session.knows(seq)
             if is_repeated or self._is_allowed_when_full(envelopes[start + ENVELOPE.size : end]):
                 kept.append(envelopes[start:end])
             else:
-                connection.queue.append(frames.reply(Kind.REPLY, Status.ERROR, seq, 0, refusal))
-        if connection.queue:
-            connection.flush()
+                refused.append(frames.reply(Kind.REPLY, Status.ERROR, seq, 0, refusal))
+        connection.send_refusals(refused)
         return b"".join(kept)
 
     def refusal_when_short(self, command: bytes) -> RequestError | None:

@@ -232,7 +232,7 @@ class IncomingLink(_Handshaking):
         else:
             _expect(kind, Kind.PEER_PROOF, frame)
             self._peer, hello = self._check_proof(Part.DIALLER, frame)
-            self._reader.limit, self._reader.setting = self._frame_bytes, "limits.max_peer_frame_bytes"
+            self._reader.set_limit(self._frame_bytes, "limits.max_peer_frame_bytes")
             is_proved = self._transcript.has_secret or connection.certificate_names is not None
             self._owner.meet(self._peer, hello, is_proved, self.welcome)
 
