@@ -134,14 +134,14 @@ async def test_answers_that_nobody_reads_are_not_made_and_come_in_order_when_the
         idle.connection.pause_reading()
         for number in range(20):
             idle.connection.write(frames.request(Kind.QUERY, number, PEEK))
-        await wait_until(lambda: server._queries >= 15, "the questions wait")
+        await wait_until(lambda: server._queries.under_way >= 15, "the questions wait")
         held = next(one for one in server._connections if one.questions)
         assert held._connection.buffered() <= 3 * MIB
         assert (await client.query(PEEK))[0] == Status.OK, "the others are answered"
         idle.connection.resume_reading()
         answers = [frames.open_reply(await idle.frame(Kind.ANSWER))[:2] for _ in range(20)]
         assert answers == [(Status.OK, number) for number in range(20)]
-        assert server._queries == 0
+        assert server._queries.under_way == 0
 
 
 async def test_questions_beyond_what_one_connection_may_have_under_way_are_refused(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_questions_beyond_what_one_connection_may_have_under_way_are_refus
         }
         assert refused == dict.fromkeys(range(20, 25), "overloaded")
         assert (await client.query(PEEK))[0] == Status.OK
-        assert server._queries == 0
+        assert server._queries.under_way == 0
 
 
 async def test_questions_of_a_connection_that_is_gone_leave_their_places(tmp_path: Path) -> None:
@@ -166,9 +166,9 @@ async def test_questions_of_a_connection_that_is_gone_leave_their_places(tmp_pat
         idle.connection.pause_reading()
         for number in range(20):
             idle.connection.write(frames.request(Kind.QUERY, number, PEEK))
-        await wait_until(lambda: server._queries >= 15, "the questions wait")
+        await wait_until(lambda: server._queries.under_way >= 15, "the questions wait")
         idle.connection.abort()
-        await wait_until(lambda: server._queries == 0, "they are gone with it")
+        await wait_until(lambda: server._queries.under_way == 0, "they are gone with it")
 
 
 async def test_over_all_connections_no_more_waits_than_the_limit(tmp_path: Path) -> None:
@@ -205,5 +205,5 @@ async def test_a_question_whose_connection_ends_before_the_leader_may_read_leave
         asking.connection.abort()
         await wait_until(lambda: held.closed, "its connection is gone")
         waiting.pop()(True)
-        assert server._queries == 0
+        assert server._queries.under_way == 0
         assert held not in server.acceptor._slow

@@ -12,7 +12,7 @@ from tests.support.wire import WireClient, wait_until
 from disheap.config.node_config import Limits, NodeConfig, RaftConfig
 from disheap.errors import ConfigError, InvalidArgument, NotLeader, OutcomeUnknown, WrongDirectory
 from disheap.protocol.frames import Kind, Status
-from disheap.runtime.clients import server
+from disheap.runtime.clients import redirecting
 from disheap.testing.counter import CounterMachine
 from disheap.testing.inspected import InspectedMember as Node
 
@@ -103,13 +103,13 @@ async def test_the_leader_sends_its_clients_to_the_next_one_when_it_hands_over(t
 async def test_a_former_leader_sends_a_bounded_number_of_clients_away_in_one_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "REDIRECTS_AT_ONCE", 2)
+    monkeypatch.setattr(redirecting, "REDIRECTS_AT_ONCE", 2)
     async with Cluster(tmp_path, nodes=1) as cluster:
         node = cluster.nodes["n1"]
         clients = [await cluster.client() for _ in range(5)]
         replica = node.replicas[0]
         replica.server.lead(False)
-        connections = list(replica.server._leaving)
+        connections = list(replica.server._redirecting._leaving)
         assert len(connections) == len(clients)
         closed = []
         replica.server.redirect_clients()

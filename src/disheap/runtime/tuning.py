@@ -14,7 +14,7 @@ from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime.clients.admission import AdmissionLimits
 from disheap.runtime.clients.connection import ServerLimits
 from disheap.runtime.clients.places import PlaceLimits
-from disheap.runtime.clients.server import REDIRECT_S
+from disheap.runtime.clients.redirecting import REDIRECT_S
 from disheap.runtime.disk import free_space
 from disheap.runtime.replica.contact import HEARTBEATS
 from disheap.runtime.replica.group import GroupLimits

@@ -282,8 +282,8 @@ MUTANTS = (
         "a node that lost its leadership neither answers its clients nor sends them away",
         (
             Patch(
-                "disheap:Server.lead",
-                "        self._redirect_timer = self.loop.call_later(REDIRECT_S, self.redirect_clients)\n",
+                "disheap:Redirecting.begin",
+                "        self._timer = self._loop.call_later(REDIRECT_S, self.redirect)\n",
                 "        self._leaving = []\n",
             ),
         ),
@@ -297,7 +297,11 @@ MUTANTS = (
     Mutant(
         "all-clients-sent-away-in-one-turn",
         "a former leader of thousands of clients stops its loop while it sends them away",
-        (Patch("disheap:Server._redirect_some", "self._leaving[:REDIRECTS_AT_ONCE]", "self._leaving[:1_000_000]"),),
+        (
+            Patch(
+                "disheap:Redirecting._redirect_some", "self._leaving[:REDIRECTS_AT_ONCE]", "self._leaving[:1_000_000]"
+            ),
+        ),
         (CLUSTER + "test_a_former_leader_sends_a_bounded_number_of_clients_away_in_one_turn",),
         simulated=False,
     ),
@@ -372,8 +376,8 @@ MUTANTS = (
         "a short session lapses while its client is still with a leader that was cut off and does not know it yet",
         (
             Patch(
-                "disheap.runtime.clients.server",
-                "        return max(facts.timeout_ms / 1000, self.limits.takeover_s)",
+                "disheap:Liveness._allowed_s",
+                "        return max(facts.timeout_ms / 1000, self._takeover_s)",
                 "        return facts.timeout_ms / 1000",
             ),
         ),
@@ -387,9 +391,9 @@ MUTANTS = (
         "a new leader counts the silence before its election, and ends sessions that it never heard of",
         (
             Patch(
-                "disheap:Server.lead",
-                "            self._heard = dict.fromkeys(self.group.sessions.table, now)\n",
-                "            self._heard = dict.fromkeys(self.group.sessions.table, 0.0)\n",
+                "disheap:Liveness.begin",
+                "        self._heard = dict.fromkeys(sessions, self._led_since)\n",
+                "        self._heard = dict.fromkeys(sessions, 0.0)\n",
             ),
         ),
         (
@@ -628,7 +632,7 @@ MUTANTS = (
                 "self.short = next((reason for reason, _ in self._shortages.values()), None)",
                 "self.short = self._shortages.get(DiskFull, (None, True))[0]",
             ),
-            Patch("disheap.runtime.clients.server", "    InvalidArgument,\n", "    DiskFull,\n    InvalidArgument,\n"),
+            Patch("disheap.runtime.clients.server", "    NotLeader,\n", "    DiskFull,\n    NotLeader,\n"),
         ),
         (MEMORY + "test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_refused",),
     ),

@@ -53,7 +53,7 @@ MUTANTS = (
     Mutant(
         "closed-connection-counts-as-silence",
         "the tasks of a worker that was killed wait for the whole session timeout",
-        (Patch("disheap:Server._note_lost", "        if connection.was_dropped:\n", "        if False:\n"),),
+        (Patch("disheap:Liveness.lost", "        if was_dropped:\n", "        if False:\n"),),
         (LIVENESS + "test_a_session_whose_client_closed_its_connection_lapses_soon",),
         simulated=False,
     ),
@@ -84,7 +84,7 @@ MUTANTS = (
     Mutant(
         "new-leader-believes-old-closes",
         "a leader that leads again ends sessions for connections that were closed in its earlier term",
-        (Patch("disheap:Server.lead", "            self._dropped.clear()\n", ""),),
+        (Patch("disheap:Liveness.begin", "        self._dropped.clear()\n", ""),),
         (LIVENESS + "test_a_new_leader_knows_nothing_of_closed_connections_and_gives_the_whole_timeout",),
         simulated=False,
     ),

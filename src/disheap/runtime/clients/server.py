@@ -12,15 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
-
-import msgspec
+from typing import Any, Protocol
 
 from disheap.errors import (
-    InvalidArgument,
     NotLeader,
-    OutcomeUnknown,
-    Overloaded,
     ProtocolError,
     RequestError,
     SessionExpired,
@@ -30,30 +25,25 @@ from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import (
     ENVELOPE,
-    Attaching,
     Kind,
-    Opening,
     SessionOptions,
     Status,
     fault,
 )
 from disheap.protocol.handshake import Hello, Welcome
 from disheap.runtime.clients.acceptor import SWEEP_S, Acceptor
-from disheap.runtime.clients.admission import PendingOpens
 from disheap.runtime.clients.connection import ClientConnection
+from disheap.runtime.clients.liveness import Liveness
+from disheap.runtime.clients.queries import Queries
+from disheap.runtime.clients.redirecting import Redirecting
+from disheap.runtime.clients.session_requests import SessionRequests
 from disheap.runtime.replica.group import Group
-from disheap.runtime.state.session_table import Session, proof_of
-from disheap.runtime.state.sessions import ReplySink, wrong_secret
+from disheap.runtime.state.sessions import ReplySink
 
 log = get_logger(__name__)
 
 EXPIRIES_AT_ONCE = 64
 """Sessions that one sweep ends, at most. All of them are in one entry, and what each holds may be much."""
-REDIRECT_S = 0.5
-"""A former leader keeps its clients' connections this long, to be able to tell them who leads next. What they send in
-the meantime is not read; they send it again to the next leader."""
-REDIRECTS_AT_ONCE = 200
-"""Clients that are sent away in one turn of the loop. Each costs a system call, some 20 us."""
 STALL_S = 1.0
 """A sweep this late means that the process itself stood still (a pause, a swap storm). Every session gets its full time
 again, since what its client sent in the meantime is still unread."""
@@ -87,16 +77,6 @@ class Directory(Protocol):
         """Carry out an operator's request. Raises `RequestError`."""
 
 
-class _Asking(NamedTuple):
-    """Who asked under an attachment: the connection, its own number there, and the session if there is one yet.
-    `secret` is that of an OPEN, known here alone until the client has it."""
-
-    connection: ClientConnection
-    number: int
-    session: int
-    secret: bytes = b""
-
-
 class Server(ReplySink):
     """Serves the clients of one group. `draw` returns attachment numbers, `entropy` random bytes for secrets."""
 
@@ -122,24 +102,16 @@ class Server(ReplySink):
         self._shortages: dict[type[RequestError], tuple[RequestError, bool]] = {}
         self.group: Group
         self._directory = directory
-        self._draw = draw  # a 63-bit number that no one draws twice
-        self._entropy = entropy  # so many bytes that nobody can guess
-        self.wrong_secrets = 0  # since the node started
         self._connections: dict[ClientConnection, None] = {}
         self._attached: dict[int, ClientConnection] = {}
-        self._asking: dict[int, _Asking] = {}  # by attachment
-        self._pending_opens = PendingOpens()  # of those, who asked for a new session
-        self._heard: dict[int, float] = {}  # of sessions without a connection
-        self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
         self._ending: dict[int, list[asyncio.Future[None]]] = {}  # operators who wait for the end of a session
         self._swept_at = 0.0
-        self._led_since = 0.0
         self._was_out_of_touch = False  # at the last sweep: with a majority
         self._paused_by_log: list[ClientConnection] = []
-        self._leaving: list[ClientConnection] = []
-        self._redirect_timer: asyncio.TimerHandle | None = None
-        self._queries = 0
-        self._tasks: dict[asyncio.Task[None], None] = {}
+        self._liveness = Liveness(loop, self._attached, self.limits.takeover_s)
+        self._redirecting = Redirecting(loop, directory.leader_address)
+        self._queries = Queries(self)
+        self._requests = SessionRequests(self, draw, entropy)
 
     def serve(self, group: Group) -> None:
         """The group there is from now on."""
@@ -180,16 +152,8 @@ class Server(ReplySink):
         if session and self._attached.get(session) is connection:
             del self._attached[session]
             self.queues.pop(session, None)
-            self._note_lost(session, connection)
+            self._liveness.lost(session, connection.was_dropped)
             self._detach(session, connection.attachment)
-
-    def _note_lost(self, session: int, connection: ClientConnection) -> None:
-        """The time until the session lapses begins now: until a moment ago its client was there."""
-        self._heard[session] = self.loop.time()
-        if connection.was_dropped:
-            self._dropped[session] = None
-        else:
-            self._dropped.pop(session, None)
 
     def _detach(self, session: int, attachment: int) -> None:
         if self.leads:
@@ -264,120 +228,42 @@ class Server(ReplySink):
 
     def open_session(self, connection: ClientConnection, number: int, options: SessionOptions) -> None:
         """Log an OPEN, unless an admission limit is reached. The reply carries the session's number and secret."""
-        try:
-            self._check_admission(connection)
-        except Overloaded as refusal:
-            connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(refusal))
-            return
-        secret = self._entropy(frames.SECRET_BYTES)
-        opening = Opening(options.timeout_ms, options.label, connection.principal, connection.address, proof_of(secret))
-        self._ask(Kind.OPEN, _Asking(connection, number, 0, secret), msgspec.msgpack.encode(opening))
-
-    def _check_admission(self, connection: ClientConnection) -> None:
-        """Raises `Overloaded`."""
-        if not connection.is_local:
-            counts = self.group.sessions.counts
-            self.limits.admission.check(counts, self._pending_opens, connection.address, connection.principal)
+        self._requests.open(connection, number, options)
 
     def attach_session(self, connection: ClientConnection, number: int, session: int, body: bytes) -> None:
-        """A wrong secret is refused here, so that guesses are not written to the log. A session that is not known here
-        yet may be in the log, so whoever applies the ATTACH decides."""
-        secret, held = body[: frames.SECRET_BYTES], body[frames.SECRET_BYTES :]
-        claim = Attaching(connection.principal, connection.address, proof_of(secret), held)
-        known = self.group.sessions.table.get(session)
-        if known is not None and not known.belongs_to(claim):
-            self.wrong_secrets += 1
-            self.lines.write(
-                log.warning, "somebody else's session was asked for", session=session, address=connection.address
-            )
-            connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(wrong_secret(session)))
-            return
-        self._ask(Kind.ATTACH, _Asking(connection, number, session), msgspec.msgpack.encode(claim))
+        """Log an ATTACH, unless its secret is known to be wrong."""
+        self._requests.attach(connection, number, session, body)
 
     def close_session(self, connection: ClientConnection, number: int) -> None:
         """Log a CLOSE of the connection's session."""
-        self._ask(Kind.CLOSE, _Asking(connection, number, connection.session), b"")
+        self._requests.close(connection, number)
 
-    def _ask(self, kind: Kind, asking: _Asking, body: bytes) -> None:
-        """Logged under an attachment number drawn here, answered under the client's."""
-        attachment = self._draw()
-        self._asking[attachment] = asking
-        if asking.secret:
-            self._pending_opens.add(asking.connection.address, asking.connection.principal)
-        asking.connection.note_asked(attachment)
-        self.submit(asking.connection, frames.envelope(kind, 0, asking.session, attachment, 0, body))
+    @property
+    def wrong_secrets(self) -> int:
+        """How often somebody else's session was asked for since the node started."""
+        return self._requests.wrong_secrets
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
         """Read the machine when a majority has confirmed that this node leads, and send the answer."""
-        if not self._takes_one_more(connection, number, self._queries):
-            return
-        self._queries += 1
-
-        def is_ready(ok: bool) -> None:
-            if ok:
-                connection.answer(answer)
-                return
-            self._queries -= 1
-            connection.refuse(NotLeader(self._directory.leader_address()))  # the client asks the next leader
-
-        def answer() -> None:
-            self._queries -= 1
-            if connection.closed:
-                return
-            if not self.leads:  # meanwhile: the state may be another's, and older
-                connection.refuse(NotLeader(self._directory.leader_address()))
-                return
-            group = self.group
-            try:
-                result = group.sessions.machine.query(group.now_ms(), connection.session, body)
-                connection.send(Kind.ANSWER, Status.OK, number, group.applied.index, result)
-            except RequestError as error:
-                connection.send(Kind.ANSWER, Status.ERROR, number, group.applied.index, fault(error))
-            except Exception:
-                log.exception("a query failed")
-                connection.send(
-                    Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown("the query failed; see the node's log"))
-                )
-
-        self.group.read(is_ready)
-
-    def _takes_one_more(self, connection: ClientConnection, number: int, there: int) -> bool:
-        limits = self.limits
-        if there < limits.queries and connection.questions <= limits.queries_per_connection:
-            return True
-        refusal = Overloaded(
-            f"the node has its limit of {limits.queries} queries under way, or this connection its limit of "
-            f"{limits.queries_per_connection}; ask again"
-        )
-        connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(refusal))
-        return False
+        self._queries.query(connection, number, body)
 
     def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
-        """Carry out an operator's request in a task of its own, and send the answer."""
-        if self._takes_one_more(connection, number, len(self._tasks)):
-            task = self.loop.create_task(self._admin(connection, number, body))
-            self._tasks[task] = None
-            task.add_done_callback(self._tasks.pop)
+        """Carry out an operator's request, and send the answer."""
+        self._queries.admin(connection, number, body)
 
-    async def _admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
-        try:
-            request = msgspec.msgpack.decode(body, type=dict[str, Any])
-            result = await self._directory.admin(request)
-            connection.send(Kind.ANSWER, Status.OK, number, 0, msgspec.msgpack.encode(result))
-        except frames.UNREADABLE as error:
-            refusal = InvalidArgument(f"an admin request is a map with an op: {error}")
-            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(refusal))
-        except RequestError as error:
-            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(error))
-        except Exception as error:
-            log.exception("an admin request failed")
-            connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown(f"the request failed: {error}")))
+    async def answer_admin(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out an operator's request. Raises `RequestError`."""
+        return await self._directory.admin(request)
+
+    def leader_address(self) -> str:
+        """Where clients find the leader, "" if it is not known."""
+        return self._directory.leader_address()
 
     # --- outlets: called while entries are applied -------------------------------------------------------------------
 
     def attach(self, session: int, attachment: int) -> None:
         """Send the session's frames to the connection that asked for the attachment. Ends an earlier one."""
-        asking = self._asking.get(attachment)
+        asking = self._requests.find(attachment)
         before = self._attached.pop(session, None)
         self.queues.pop(session, None)
         if before is not None and (asking is None or before is not asking.connection):
@@ -389,8 +275,7 @@ class Server(ReplySink):
         connection = asking.connection
         connection.attached(session, attachment)
         self._attached[session] = connection
-        self._heard.pop(session, None)
-        self._dropped.pop(session, None)
+        self._liveness.forget(session)
         self.queues[session] = connection.queue
         if connection.queue:
             self.pending.append(session)
@@ -400,8 +285,7 @@ class Server(ReplySink):
         for waiter in self._ending.pop(session, ()):
             if not waiter.done():
                 waiter.set_result(None)
-        self._heard.pop(session, None)
-        self._dropped.pop(session, None)
+        self._liveness.forget(session)
         self.queues.pop(session, None)
         connection = self._attached.pop(session, None)
         if connection is not None:
@@ -416,17 +300,17 @@ class Server(ReplySink):
         """The time to attach again begins here. A slow disk may have held back the entry, and the client's ATTACH
         behind it. Or the connection ended while its ATTACH was on its way into the log."""
         if self.leads:
-            self._heard[session] = self.loop.time()
+            self._liveness.heard(session)
 
     def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
         """Send the reply to an OPEN: session number, timeout in milliseconds, and the secret drawn for it."""
-        asking = self._asking.get(attachment)
+        asking = self._requests.find(attachment)
         if asking is not None:
             self.answer(attachment, Status.OK, index, frames.GRANT.pack(session, timeout_ms, asking.secret))
 
     def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
         """Send the reply to an OPEN, ATTACH or CLOSE to the connection that asked."""
-        asking = self._take_asking(attachment)
+        asking = self._requests.take(attachment)
         if asking is not None:
             asking.connection.note_answered(attachment)
             asking.connection.send(Kind.REPLY, status, asking.number, index, body)
@@ -435,18 +319,12 @@ class Server(ReplySink):
         """The reply to a command that a leader proposed by itself."""
         self._on_node_command(number, status, body)
 
-    def _take_asking(self, attachment: int) -> _Asking | None:
-        asking = self._asking.pop(attachment, None)
-        if asking is not None and asking.secret:
-            self._pending_opens.add(asking.connection.address, asking.connection.principal, -1)
-        return asking
-
     def forget(self, connection: ClientConnection) -> None:
         """Whoever asked is gone. A session that it would have been attached to is told so, behind the ATTACH."""
         for attachment in connection.asked:
-            asking = self._take_asking(attachment)
+            asking = self._requests.take(attachment)
             if asking is not None and asking.session:
-                self._note_lost(asking.session, connection)
+                self._liveness.lost(asking.session, connection.was_dropped)
                 self._detach(asking.session, attachment)
 
     def flush(self) -> None:
@@ -467,39 +345,23 @@ class Server(ReplySink):
     def lead(self, leads: bool) -> None:
         """A new leader gives every session a full period of grace; a former one sends its clients away."""
         self.leads = leads
-        now = self.loop.time()
         if leads:
             self.redirect_clients()
-            self._heard = dict.fromkeys(self.group.sessions.table, now)
-            self._dropped.clear()
-            self._swept_at = self._led_since = now
+            self._liveness.begin(self.group.sessions.table)
+            self._swept_at = self.loop.time()
             self._was_out_of_touch = False
             return
         self._give_up_endings()
         self.queues.clear()
         self.pending.clear()
         self._attached.clear()
-        self._asking.clear()
-        self._pending_opens = PendingOpens()
+        self._requests.clear()
         self._paused_by_log.clear()
-        for connection in list(self._connections):
-            if connection.drain():
-                self._leaving.append(connection)
-        self._redirect_timer = self.loop.call_later(REDIRECT_S, self.redirect_clients)
+        self._redirecting.begin([connection for connection in list(self._connections) if connection.drain()])
 
     def redirect_clients(self) -> None:
         """The next leader is known, or has not shown itself in time: the clients of this one go and look for it."""
-        if self._redirect_timer is not None:
-            self._redirect_timer.cancel()
-            self._redirect_timer = None
-        self._redirect_some()
-
-    def _redirect_some(self) -> None:
-        now, self._leaving = self._leaving[:REDIRECTS_AT_ONCE], self._leaving[REDIRECTS_AT_ONCE:]
-        for connection in now:
-            connection.refuse(NotLeader(self._directory.leader_address()))
-        if self._leaving:
-            self.loop.call_soon(self._redirect_some)
+        self._redirecting.redirect()
 
     def sweep(self) -> None:
         """Called on every tick: propose the end of sessions not heard of within their timeout."""
@@ -517,41 +379,18 @@ class Server(ReplySink):
             return
         if late > STALL_S + SWEEP_S or self._was_out_of_touch:
             self._was_out_of_touch = False
-            self._forget_silence(now)
-        lapsed = [
-            session
-            for session in self.group.sessions.table.values()
-            if now - self._last_heard(session.id, now) > self._allowed_s(session)
-        ]
-        for session in lapsed[:EXPIRIES_AT_ONCE]:
+            self._liveness.forgive_silence(self._connections)
+        for session in self._liveness.lapsed(self.group.sessions.table.values())[:EXPIRIES_AT_ONCE]:
             self._endings.write(
                 log.info,
                 "a session ends",
                 session=session.id,
                 label=session.facts.label,
                 address=session.address,
-                reason="its connection ended" if session.id in self._dropped else "its client is silent",
+                reason="its connection ended" if self._liveness.is_dropped(session.id) else "its client is silent",
             )
-            self._heard[session.id] = now  # proposed; ask again a whole period later should it get lost
+            self._liveness.heard(session.id)  # proposed; ask again a whole period later should it get lost
             self.group.submit(frames.envelope(Kind.EXPIRE, 0, session.id, session.attachment, 0))
-
-    def _forget_silence(self, now: float) -> None:
-        """This node was the one that could not be reached: it stood still, or was cut off from a majority. The clients
-        may have been cut off from it, too, and have looked for another leader in vain."""
-        for connection in self._connections:
-            connection.forgive_silence(now)
-        self._heard = dict.fromkeys(self._heard, now)
-
-    def _allowed_s(self, session: Session) -> float:
-        """How long it may be silent now."""
-        facts, number = session.facts, session.id
-        if number in self._attached:
-            return facts.timeout_ms / 1000
-        if number in self._dropped:
-            return facts.reattach_ms / 1000
-        if self._heard.get(number, 0.0) > self._led_since:
-            return facts.timeout_ms / 1000
-        return max(facts.timeout_ms / 1000, self.limits.takeover_s)  # the former leader may still have its client
 
     # --- for operators -----------------------------------------------------------------------------------------------
 
@@ -561,8 +400,7 @@ class Server(ReplySink):
 
     def silent_s(self, session: int) -> float:
         """Since the leader heard of the session, at most the time that it leads."""
-        now = self.loop.time()
-        return now - self._last_heard(session, now)
+        return self._liveness.silent_s(session)
 
     async def end_session(self, session: int) -> None:
         """Returns when the session is over and its client is told. Raises `NotLeader` if leadership is lost first."""
@@ -580,19 +418,10 @@ class Server(ReplySink):
                 waiter.set_exception(NotLeader(self._directory.leader_address()))
         self._ending.clear()
 
-    def _last_heard(self, session: int, now: float) -> float:
-        connection = self._attached.get(session)
-        if connection is None:
-            return self._heard.setdefault(session, now)
-        if connection.paused_by_log or connection.is_local:
-            return now  # it is we who do not listen, or it lives as long as this process
-        return max(connection.heard, self._heard.get(session, 0.0))
-
     def close(self, error: RequestError) -> None:
         """Say goodbye to everyone."""
         self.leads = False
         self.redirect_clients()
-        for task in self._tasks:
-            task.cancel()
+        self._queries.cancel()
         for connection in list(self._connections):
             connection.refuse(error)

@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable
 
 from disheap.config.node_config import NodeConfig
-from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.hosted_replica import Replica
+from disheap.runtime.replica.lifecycle import State
 from disheap.testing.simulator.disk import SimDisk
 from disheap.testing.simulator.filesystem import Crash, DiskImage, SimFilesystem
 from disheap.testing.simulator.loop import Process

@@ -1,0 +1,93 @@
+"""When each session was last heard of, and which of them have lapsed, on a node that leads.
+
+Owns the times of sessions that have no connection. Those of the others are with their connections. It decides how long
+a session may be silent. It ends none: that is proposed by the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+from disheap.runtime.clients.connection import ClientConnection
+from disheap.runtime.state.session_table import Session
+
+
+class Liveness:
+    """`attached` has the connection of each session that has one. `takeover_s` is from the election of a leader until
+    the clients of the one before have come over."""
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, attached: Mapping[int, ClientConnection], takeover_s: float
+    ) -> None:
+        self._loop = loop
+        self._attached = attached
+        self._takeover_s = takeover_s
+        self._heard: dict[int, float] = {}  # of sessions without a connection
+        self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
+        self._led_since = 0.0
+
+    def begin(self, sessions: Iterable[int]) -> None:
+        """This node leads from now on. Every session has its full time again."""
+        self._led_since = self._loop.time()
+        self._heard = dict.fromkeys(sessions, self._led_since)
+        self._dropped.clear()
+
+    def lost(self, session: int, was_dropped: bool) -> None:
+        """The session's connection is gone. The time until the session lapses begins now. It is short if the client
+        `was_dropped`: its process may be gone as well."""
+        self._heard[session] = self._loop.time()
+        if was_dropped:
+            self._dropped[session] = None
+        else:
+            self._dropped.pop(session, None)
+
+    def heard(self, session: int) -> None:
+        """The time of the session begins again."""
+        self._heard[session] = self._loop.time()
+
+    def forget(self, session: int) -> None:
+        """The session has a connection now, or is over."""
+        self._heard.pop(session, None)
+        self._dropped.pop(session, None)
+
+    def forgive_silence(self, connections: Iterable[ClientConnection]) -> None:
+        """This node was the one that could not be reached: it stood still, or was cut off from a majority. The clients
+        may have been cut off from it, too, and have looked for another leader in vain."""
+        now = self._loop.time()
+        for connection in connections:
+            connection.forgive_silence(now)
+        self._heard = dict.fromkeys(self._heard, now)
+
+    def lapsed(self, sessions: Iterable[Session]) -> list[Session]:
+        """Those that have been silent for longer than they may."""
+        now = self._loop.time()
+        return [session for session in sessions if now - self._last_heard(session.id, now) > self._allowed_s(session)]
+
+    def silent_s(self, session: int) -> float:
+        """Since the leader heard of the session, at most the time that it leads."""
+        now = self._loop.time()
+        return now - self._last_heard(session, now)
+
+    def is_dropped(self, session: int) -> bool:
+        """Whether the client closed its connection without a word."""
+        return session in self._dropped
+
+    def _allowed_s(self, session: Session) -> float:
+        """How long it may be silent now."""
+        facts, number = session.facts, session.id
+        if number in self._attached:
+            return facts.timeout_ms / 1000
+        if number in self._dropped:
+            return facts.reattach_ms / 1000
+        if self._heard.get(number, 0.0) > self._led_since:
+            return facts.timeout_ms / 1000
+        return max(facts.timeout_ms / 1000, self._takeover_s)  # the former leader may still have its client
+
+    def _last_heard(self, session: int, now: float) -> float:
+        connection = self._attached.get(session)
+        if connection is None:
+            return self._heard.setdefault(session, now)
+        if connection.paused_by_log or connection.is_local:
+            return now  # it is we who do not listen, or it lives as long as this process
+        return max(connection.heard, self._heard.get(session, 0.0))
