@@ -16,7 +16,7 @@ from tests.support.wire import wait_until
 
 from disheap.config.node_config import Limits
 from disheap.kernel.types import NodeId
-from disheap.runtime.replica import group, member_clocks
+from disheap.runtime.replica import clock_check, member_clocks
 from disheap.runtime.replica.clock_check import ClockCheck
 from disheap.runtime.replica.clocks import LogClock, SystemClock
 from disheap.runtime.replica.member_clocks import MemberClocks
@@ -166,7 +166,7 @@ async def start(cluster: Cluster, name: str, ahead_ms: int, **changes: Any) -> A
 async def test_a_node_ten_years_ahead_does_not_lead_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, storage: str
 ) -> None:
-    monkeypatch.setattr(group, "OBJECTION_S", 0.2)
+    monkeypatch.setattr(clock_check, "OBJECTION_S", 0.2)
     async with Cluster(tmp_path, storage=storage) as cluster:
         await (await cluster.wait_leader()).apply(b"+1")
         names = list(cluster.nodes)

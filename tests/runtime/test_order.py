@@ -197,7 +197,7 @@ async def test_a_node_in_repair_neither_votes_nor_accepts(
         told: list[bool] = []
         group.read(told.append)
         assert told == [False]
-        group._wake()
+        group.wake()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert (raft.term, raft.last_index, raft.has_ready()) == (TERM, entry.index - 1, False)

@@ -65,7 +65,7 @@ async def test_a_snapshot_that_rotted_under_its_leader_is_replaced_by_a_new_one_
             for _ in range(more):
                 await node.apply(b"+1")
             taken = node.group.counters.raft_snapshots_total
-            node.group._read_chunk(ChunkRead(NodeId(2), node.group.raft.snapshot_index, 0))
+            node.group._catch_up.read_chunk(ChunkRead(NodeId(2), node.group.raft.snapshot_index, 0))
             await wait_until(lambda taken=taken: node.group.counters.raft_snapshots_total > taken, "another is taken")  # type: ignore[misc]
             newest = max((tmp_path / "n1").glob("groups/0/snapshot-*"))
             content = bytearray(newest.read_bytes())

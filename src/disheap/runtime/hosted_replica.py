@@ -32,6 +32,7 @@ from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.replica.node_commands import NodeCommands
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.replica.versions import Versions, own_versions
+from disheap.runtime.replica.wiring import GroupCallbacks
 from disheap.runtime.shared import ReplicaNode, Shared
 from disheap.runtime.state.sessions import Sessions
 
@@ -243,15 +244,17 @@ class Replica:
             limits=tuning.group_limits(config),
             policy=tuning.snapshot_policy(config, shared.own),
             fresh_sessions=self._fresh_sessions,
-            send=self._send,
-            flush=shared.peering.flush,
-            on_lead=self._on_lead,
-            on_leader=self._on_leader,
-            on_applied=self._on_applied,
-            on_failure=self._on_failure,
-            on_snapshot=lambda index, size_bytes: shared.observers.snapshot_taken(number, index, size_bytes),
-            on_membership=self._on_membership,
-            on_replaced=self.maintenance.discarder.discard,
+            callbacks=GroupCallbacks(
+                send=self._send,
+                flush=shared.peering.flush,
+                lead=self._on_lead,
+                leader=self._on_leader,
+                applied=self._on_applied if isinstance(found.sessions.machine, Forwarding) else self.server.flush,
+                failed=self._on_failure,
+                snapshot_taken=lambda index, size_bytes: shared.observers.snapshot_taken(number, index, size_bytes),
+                membership_changed=self._on_membership,
+                replaced=self.maintenance.discarder.discard,
+            ),
             comparing=self.maintenance.comparing,
             clocks=self.clock_check,
             lifecycle=self.lifecycle,

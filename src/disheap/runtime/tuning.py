@@ -17,8 +17,8 @@ from disheap.runtime.clients.places import PlaceLimits
 from disheap.runtime.clients.redirecting import REDIRECT_S
 from disheap.runtime.disk import free_space
 from disheap.runtime.replica.contact import HEARTBEATS
-from disheap.runtime.replica.group import GroupLimits
 from disheap.runtime.replica.snapshots import SnapshotPolicy
+from disheap.runtime.replica.wiring import GroupLimits
 from disheap.runtime.state import sessions
 from disheap.runtime.state.session_table import SessionLimits
 

@@ -175,7 +175,7 @@ MUTANTS = (
     Mutant(
         "replaced-state-freed-at-once",
         "a follower with a million messages that takes over a snapshot stands still for 140 ms",
-        (Patch("disheap:Group._chunk_written", "            self._on_replaced(before)\n", ""),),
+        (Patch("disheap:Group.install", "        self._on.replaced(before)\n", ""),),
         (DISCARDING + "test_the_state_that_a_leaders_snapshot_replaced_is_freed_in_slices",),
         simulated=False,
     ),

@@ -15,7 +15,13 @@ from collections.abc import Sequence
 from disheap.interfaces import Clock
 from disheap.kernel.quorum import majority
 from disheap.kernel.types import NodeId
+from disheap.logs import get_logger
 from disheap.runtime.replica.member_clocks import MemberClocks, span
+
+log = get_logger(__name__)
+
+OBJECTION_S = 5.0
+"""For so long a node that has just started may not know the others' clocks; then it says so."""
 
 
 class ClockCheck:
@@ -83,3 +89,32 @@ class ClockCheck:
             return "to begin"
         ahead_ms = self.ahead_ms()
         return f"{span(abs(ahead_ms))} {'ahead of' if ahead_ms > 0 else 'behind'}"
+
+
+class ClockWatch:
+    """Says once when our clock has not been believed for `OBJECTION_S`, and once when it is believed again."""
+
+    def __init__(self, clock: Clock, check: ClockCheck) -> None:
+        self.objection = ""  # why this node does not ask to lead, once that has lasted
+        self._clock = clock
+        self._check = check
+        self._believed_at = clock.monotonic()
+
+    def objects(self, voters: Sequence[NodeId]) -> bool:
+        """Whether this node must not ask to lead now. Called on every tick."""
+        objection = self._check.objection(voters)
+        self._note(objection)
+        return bool(objection)
+
+    def _note(self, objection: str) -> None:
+        now = self._clock.monotonic()
+        if not objection:
+            self._believed_at = now
+        elif now - self._believed_at < OBJECTION_S:
+            return
+        if bool(objection) != bool(self.objection):
+            if objection:
+                log.error("this node does not ask to lead", reason=objection)
+            else:
+                log.warning("this node's clock is believed again")
+        self.objection = objection

@@ -14,26 +14,19 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-import msgspec
-
 from disheap.errors import (
-    DiskFailed,
     MalformedFrame,
     Overloaded,
     ProtocolError,
     RequestError,
-    StorageError,
-    StorageFull,
 )
 from disheap.interfaces import Clock, MemoryEstimating, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import (
     NOBODY,
-    ChunkRead,
     Entry,
     EntryKind,
-    Fetch,
     Index,
     Membership,
     Message,
@@ -47,8 +40,10 @@ from disheap.protocol import frames
 from disheap.protocol.frames import Kind
 from disheap.runtime.disk.thread import Disk, WatchedDisk
 from disheap.runtime.replica.applying import Applier
-from disheap.runtime.replica.clock_check import ClockCheck
+from disheap.runtime.replica.catching_up import CatchUp
+from disheap.runtime.replica.clock_check import ClockCheck, ClockWatch
 from disheap.runtime.replica.contact import Contact
+from disheap.runtime.replica.counters import Counters
 from disheap.runtime.replica.hash_requests import StateHasher
 from disheap.runtime.replica.idle_flush import IdleFlush
 from disheap.runtime.replica.lifecycle import Lifecycle
@@ -56,17 +51,14 @@ from disheap.runtime.replica.reads import OnRead, Reads
 from disheap.runtime.replica.snapshots import SnapshotPolicy, Snapshotter
 from disheap.runtime.replica.state_hashes import StateComparison
 from disheap.runtime.replica.timekeeping import Timekeeper
+from disheap.runtime.replica.wiring import GroupCallbacks, GroupLimits
 from disheap.runtime.replica.writer import Writer
-from disheap.runtime.state.installing import Installer
 from disheap.runtime.state.sessions import Sessions
-from disheap.runtime.state.snapshot_source import Piece, SnapshotSource
 
 log = get_logger(__name__)
 
 WRITE_PATIENCE_S = 5.0
 """A leader's write in flight for longer is no slow sync any more."""
-OBJECTION_S = 5.0
-"""For so long a node that has just started may not know the others' clocks; then it says so."""
 EMPTY_AT_ONCE = 256
 """Empty entries that a leader writes, at most, each time that a peer reports an ambiguous end of its log."""
 MAX_TERM_JUMP = 1 << 32
@@ -74,33 +66,8 @@ MAX_TERM_JUMP = 1 << 32
 close to the largest that there is would leave no room for elections."""
 
 
-class GroupLimits(msgspec.Struct, frozen=True):
-    """The bounds of one group, from `[raft]` and `[limits]`. Units are in the names."""
-
-    entry_bytes: int
-    gather_bytes: int
-    max_clock_jump_ms: int
-    chunk_bytes: int
-    contact_s: float = 1.0  # a member that has not answered for so long is out of touch
-
-
-class Counters(msgspec.Struct):
-    """The seed's metric names; counted from the first day, shown by `disheap status`."""
-
-    raft_applied_entries_total: int = 0
-    raft_failed_entries_total: int = 0  # with a command that was refused, or failed
-    raft_snapshots_total: int = 0
-    raft_leader_changes_total: int = 0  # to a node; not to nobody in between
-
-
 class Group:
-    """`send` takes a message to a peer. `flush` hands to the network what was sent, and returns whether all of it has
-    left. `on_lead` is told when this node starts (True) and stops leading, `on_leader` when another node leads, or
-    nobody is known to. `on_applied` is called after each batch is applied; `on_failure` once, with the error that ends
-    it. `on_snapshot` is called when a snapshot is durable, with its index and size in bytes. `on_membership` is called
-    when a change of the members is applied, `on_replaced` with the state that an installed snapshot replaced. A group
-    does nothing unless its `lifecycle` is running. When a log was repaired, another group takes its place.
-    """
+    """Does nothing unless its `lifecycle` is running. When a log was repaired, another group takes its place."""
 
     def __init__(
         self,
@@ -116,15 +83,7 @@ class Group:
         limits: GroupLimits,
         policy: SnapshotPolicy,
         fresh_sessions: Callable[[], Sessions],
-        send: Callable[[Message], None],
-        flush: Callable[[], bool],
-        on_lead: Callable[[bool], None],
-        on_leader: Callable[[], None],
-        on_applied: Callable[[], None],
-        on_failure: Callable[[BaseException], None],
-        on_snapshot: Callable[[Index, int], None],
-        on_membership: Callable[[Index, Membership], None],
-        on_replaced: Callable[[Sessions], None],
+        callbacks: GroupCallbacks,
         comparing: StateComparison,
         clocks: ClockCheck,
         lifecycle: Lifecycle,
@@ -133,8 +92,7 @@ class Group:
         self._lifecycle = lifecycle
         self._comparing = comparing
         self._clocks = clocks
-        self.clock_objection = ""  # why this node does not ask to lead, once that has lasted
-        self._believed_at = clock.monotonic()
+        self._clock_watch = ClockWatch(clock, clocks)
         clocks.seen(log_time_ms)
         self.sessions = sessions
         self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
@@ -144,15 +102,8 @@ class Group:
         self._disk = disk = WatchedDisk(disk, self.fail)
         self._clock = clock
         self._limits = limits
-        self._send = send
-        self._flush = flush
-        self._on_lead = on_lead
-        self._on_leader = on_leader
-        self._on_applied = on_applied
-        self._on_failure = on_failure
-        self._on_snapshot = on_snapshot
-        self._on_membership = on_membership
-        self._on_replaced = on_replaced
+        self._on = callbacks
+        self._send, self._flush, self._on_applied = callbacks.send, callbacks.flush, callbacks.applied
         self._time = Timekeeper(clock, loop, self._continue)
         self._log_time_ms = log_time_ms
         self._leader = NodeId(0)
@@ -169,8 +120,7 @@ class Group:
         self.applier = Applier(clock, self._steps)
         self.hasher = StateHasher(loop, self._view_state)
         self.snapshotter = Snapshotter(self, storage, disk, policy)
-        self._installer = Installer(storage, disk, limits.chunk_bytes, fresh_sessions)
-        self._source = SnapshotSource(limits.chunk_bytes)
+        self._catch_up = CatchUp(self, storage, disk, limits.chunk_bytes, fresh_sessions)
 
     # --- what goes in ------------------------------------------------------------------------------------------------
 
@@ -194,7 +144,7 @@ class Group:
         notice because their connections are closed, and send them again under the same numbers."""
         self._gathered.append(envelopes)
         self.gathered_bytes += len(envelopes)
-        self._wake()
+        self.wake()
 
     def log_bytes(self) -> int:
         """Of memory: the commands that wait, the end of the log, and what the storage holds."""
@@ -213,7 +163,7 @@ class Group:
             answer(False)
             return
         self._reads.add(answer)
-        self._wake()
+        self.wake()
 
     def step(self, message: Message) -> None:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
@@ -230,24 +180,24 @@ class Group:
         if self._leads and message.term == self.raft.term:
             self._contact.heard(message)
         if self.raft.has_ready():
-            self._wake()
+            self.wake()
 
     def unreachable(self, peer: NodeId) -> None:
         """The connection to a peer was lost: the kernel probes it before it sends more entries."""
         if not self.is_running:
             return
         self.raft.unreachable(peer)
-        self._wake()
+        self.wake()
 
     def transfer(self, target: NodeId) -> None:
         """Raises `NotLeader`, `InvalidArgument`."""
         self.raft.transfer_leadership(target)
-        self._wake()
+        self.wake()
 
     def mark_snapshot(self) -> None:
         """Have every node snapshot the same index. Raises `NotLeader`, `Overloaded`."""
         self.raft.propose(EntryKind.SNAPSHOT_MARK, self._time.now_ms(), b"")
-        self._wake()
+        self.wake()
 
     def propose_noops_until(self, index: int) -> None:
         """Propose empty entries up to `index` + 1, if this node leads. The end of a peer's log is ambiguous. The peer
@@ -258,7 +208,7 @@ class Group:
         with suppress(RequestError):  # leadership is being handed over, or more is under way than may be
             for _ in range(missing):
                 self.raft.propose(EntryKind.NOOP, self._time.now_ms(), b"")
-        self._wake()
+        self.wake()
 
     def tick(self) -> None:
         """Every `tick_ms`."""
@@ -272,26 +222,19 @@ class Group:
         self._hand_over_if_disk_hangs()
         if self._idle_flush.is_due():
             self._disk.submit(self._storage.flush, self._flushed)
-        self._wake()
+        self.wake()
+
+    @property
+    def clock_objection(self) -> str:
+        """Why this node does not ask to lead, once that has lasted; "" otherwise."""
+        return self._clock_watch.objection
 
     def _check_clock(self) -> None:
         """A clock that is not believed keeps this node from an election, and log time from following it."""
         voters = membership.voters_of(self.raft.membership)
-        objection = self._clocks.objection(voters)
-        self.raft.hold_back(bool(objection))
+        self.raft.hold_back(self._clock_watch.objects(voters))
         if self._leads:
             self._time.follow_wall(self._clocks.is_right(voters))
-        now = self._clock.monotonic()
-        if not objection:
-            self._believed_at = now
-        elif now - self._believed_at < OBJECTION_S:
-            return
-        if bool(objection) != bool(self.clock_objection):
-            if objection:
-                log.error("this node does not ask to lead", reason=objection)
-            else:
-                log.warning("this node's clock is believed again")
-        self.clock_objection = objection
 
     def _hand_over_if_disk_hangs(self) -> None:
         """A leader applies and answers only what is durable here. With a disk that hangs it would hold up everyone, and
@@ -305,7 +248,7 @@ class Group:
 
     def begin(self) -> None:
         """The replica is running from now on."""
-        self._wake()
+        self.wake()
 
     def now_ms(self) -> int:
         """Log time: the leader's own; elsewhere that of the last entry applied."""
@@ -322,16 +265,17 @@ class Group:
 
     def close_files(self) -> None:
         """Before the storage is closed, on the disk's thread."""
-        self._source.close()
+        self._catch_up.close_files()
 
     def release(self) -> None:
         """After `close_files`, when another group has taken over. These parts hold the group by its methods; with them
         it would keep its whole state in memory, because no garbage collector runs."""
-        del self._disk, self._time, self._writer, self.applier, self.hasher, self.snapshotter, self._installer
+        del self._disk, self._time, self._writer, self.applier, self.hasher, self.snapshotter, self._catch_up
 
     # --- the one line of thought -------------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """The kernel has something to be carried out: soon, once."""
         if self.is_running and not self._pump_due:
             self._pump_due = True
             self._loop.call_soon(self._pump)
@@ -354,9 +298,9 @@ class Group:
                 if self._carry_out(ready):
                     break  # the rest after the loop has looked at its sockets
             if self.raft.has_ready():
-                self._wake()
+                self.wake()
             if self.applier.is_busy:
-                self._wake()
+                self.wake()
         except BaseException as error:
             self.fail(error)
         finally:
@@ -373,11 +317,11 @@ class Group:
             if not self.is_running:  # it was made at once, and failed
                 return False
         for fetch in ready.fetches:
-            self._fetch(fetch)
+            self._catch_up.fetch(fetch)
         for chunk_read in ready.chunk_reads:
-            self._read_chunk(chunk_read)
+            self._catch_up.read_chunk(chunk_read)
         for chunk in ready.chunk_writes:
-            self._installer.write(chunk, self._chunk_written)
+            self._catch_up.write_chunk(chunk)
         for read in ready.reads:
             self._reads.ready(read, self.applied.index)
         if ready.committed:
@@ -388,7 +332,7 @@ class Group:
         """The group cannot go on: the disk failed, the log or the state cannot be read, or there is a bug. Whoever
         hears of it decides whether that is the end of the replica or the beginning of a repair."""
         if self.is_running:
-            self._on_failure(error)
+            self._on.failed(error)
 
     def _note_certainty(self) -> None:
         """Clear the mark of an ambiguous end on the disk, so that a restart does not find it again."""
@@ -501,7 +445,7 @@ class Group:
         """What an entry that is the kernel's says."""
         if entry.kind == EntryKind.MEMBERSHIP:
             self._set_membership(membership.decode(entry.data))
-            self._on_membership(entry.index, self.applied.membership)
+            self._on.membership_changed(entry.index, self.applied.membership)
         elif entry.kind == EntryKind.SNAPSHOT_MARK:
             self.snapshotter.take()  # at the end of this entry, with which the slice ends
 
@@ -526,9 +470,9 @@ class Group:
                 self._begin_leading()
             else:
                 self._end_leading()
-            self._on_lead(self._leads)
+            self._on.lead(self._leads)
         if changed:
-            self._on_leader()
+            self._on.leader()
 
     def quorum_silence_s(self) -> float:
         """For how long a leader has heard no majority of the voters."""
@@ -551,61 +495,24 @@ class Group:
         self._reads.end()
         self._time.end()
 
-    # --- slow peers and snapshots ------------------------------------------------------------------------------------
+    # --- snapshots ---------------------------------------------------------------------------------------------------
 
-    def _fetch(self, fetch: Fetch) -> None:
-        def done(entries: tuple[Entry, ...], error: BaseException | None) -> None:
-            if not self._failed(error):
-                self.raft.fetched(fetch.reader, entries)
-                self._wake()
-
-        self._disk.submit(lambda: self._storage.read(fetch.first, fetch.last, fetch.max_bytes), done)
-
-    def _read_chunk(self, read: ChunkRead) -> None:
-        def done(piece: Piece | None, error: BaseException | None) -> None:
-            if not self.is_running:
-                return
-            if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
-                log.error("a snapshot cannot be read; another is taken", index=read.index, error=str(error))
-                self.snapshotter.take()  # of the state in memory, which is whole: else the peer would wait for ever
-                piece, error = None, None
-            if self._failed(error):
-                return
-            if piece is None:
-                self.raft.chunk_read_failed(read.target, read.index)
-            else:
-                self.raft.chunk_read(read.target, read.index, read.offset, piece.data, piece.is_last)
-            self._wake()
-
-        self._disk.submit(lambda: self._source.read(self._storage, read.index, read.offset), done)
-
-    def _chunk_written(
-        self, meta: SnapshotMeta, offset: int, sessions: Sessions | None, error: BaseException | None
-    ) -> None:
-        if isinstance(error, StorageFull | ProtocolError):  # no room for it, or it is none: log and state are as before
-            log.error("a snapshot of the leader is given up", index=meta.index, reason=str(error))
-            self.raft.chunk_written(meta, offset, False)
-            self._wake()
-            return
-        if self._failed(error):
-            return
-        if sessions is not None:
-            before, self.sessions, self.applied = self.sessions, sessions, meta
-            self._log_time_ms = max(self._log_time_ms, meta.time_ms)
-            self._clocks.seen(self._log_time_ms)
-            self._finished.clear()
-            self.snapshotter.installed(meta)
-            self.applier.drop()
-            self._on_replaced(before)
-            self._comparing.moved(meta.time_ms)
-            log.info("snapshot installed", index=meta.index, term=meta.term)
-        self.raft.chunk_written(meta, offset, True)
-        self._reads.applied(self.applied.index)
-        self._wake()
+    def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
+        """Go on with the state of the leader's snapshot. It is durable, and the log that it replaces is gone."""
+        before, self.sessions, self.applied = self.sessions, sessions, meta
+        self._log_time_ms = max(self._log_time_ms, meta.time_ms)
+        self._clocks.seen(self._log_time_ms)
+        self._finished.clear()
+        self.snapshotter.installed(meta)
+        self.applier.drop()
+        self._on.replaced(before)
+        self._comparing.moved(meta.time_ms)
+        log.info("snapshot installed", index=meta.index, term=meta.term)
+        self._reads.applied(meta.index)
 
     def snapshot_taken(self, meta: SnapshotMeta, first_index: Index, size_bytes: int) -> None:
         """The snapshotter is done: our own snapshot is durable, and the log begins at `first_index`."""
         self.counters.raft_snapshots_total += 1
         self.raft.snapshot_taken(meta, first_index)
-        self._on_snapshot(meta.index, size_bytes)
-        self._wake()
+        self._on.snapshot_taken(meta.index, size_bytes)
+        self.wake()
