@@ -69,6 +69,7 @@ def test_mutated_input_ends_in_the_typed_error_and_in_time(name: str) -> None:
     check()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("name", TARGETS)
 def test_bad_input_leaves_nothing_behind(name: str) -> None:
     """The same inputs again and again: after the first round the number of objects stands still."""

@@ -31,6 +31,8 @@ from tests.support.memory import held_bytes
 
 from .driver import PLENTY, Driver
 
+pytestmark = pytest.mark.proof
+
 ROUNDS = 2000
 FACTOR = 1.5
 """The estimate is neither larger nor smaller than the real growth by more than this. Dicts and lists grow by steps, so

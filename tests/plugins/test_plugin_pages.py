@@ -47,6 +47,7 @@ def run(site: Path, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize(
     ("page", "name"), [("README.md", "rot13"), ("docs/how-to/write-a-plugin.md", "mask")], ids=["rot13", "mask"]
 )
@@ -61,6 +62,7 @@ def test_a_plugin_of_the_pages_is_listed_and_passes_conformance(tmp_path: Path, 
     assert " passed" in passed.stdout
 
 
+@pytest.mark.proof
 def test_the_machine_of_the_page_passes_conformance_and_is_called_as_the_page_says(tmp_path: Path) -> None:
     site, files = tmp_path / "site", shown("docs/how-to/write-a-plugin.md")
     files["pyproject.toml"] = files["pyproject.toml"].replace("mask", "tally")

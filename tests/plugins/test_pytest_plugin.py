@@ -10,6 +10,8 @@ from textwrap import dedent
 
 import pytest
 
+pytestmark = pytest.mark.proof
+
 RUN_S = 60
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 

@@ -29,6 +29,7 @@ def test_every_admin_request_has_a_case() -> None:
     assert {case.name for case in CASES} == set(OPS) == set(ANSWER_BYTES_MAX)
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.name}, {case.state}")
 async def test_one_admin_request_takes_bounded_steps_and_bytes(tmp_path: Path, case: Case) -> None:
     cost = await measure(case, tmp_path, counts=True)

@@ -473,6 +473,7 @@ def test_either_copy_of_the_members_met_may_rot() -> None:
         storage.close()
 
 
+@pytest.mark.proof
 def test_no_byte_of_the_members_met_can_rot_into_others() -> None:
     disk = rotated()
     storage = reopen(disk)[0]
@@ -639,6 +640,7 @@ def small_log(codec_name: str, is_closed: bool) -> CrashingDisk:
     return disk.copy()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("alone", [False, True], ids=["member", "alone"])
 @pytest.mark.parametrize("is_closed", [False, True], ids=["killed", "closed"])
 @pytest.mark.parametrize("used", ["none", "zstd"])
