@@ -30,7 +30,7 @@ RETRY_S = 0.02
 
 
 class Descriptors:
-    """Called by the disk's threads."""
+    """A reserve of file descriptors. Called by the disk's threads."""
 
     def __init__(self, spare: int = SPARE) -> None:
         self._wanted = spare
@@ -38,26 +38,26 @@ class Descriptors:
         self._lock = threading.Lock()
 
     def open(self, opening: Callable[[], T]) -> T:
-        """What `opening` returns, as soon as there is a descriptor for it."""
+        """Returns what `opening` returns. Waits until there is a descriptor for it."""
         self._refill()
-        is_said = False
+        is_logged = False
         while True:
             try:
                 return opening()
             except OSError as error:
                 if error.errno not in NO_DESCRIPTOR:
                     raise
-                if not is_said:
-                    is_said = True
+                if not is_logged:
+                    is_logged = True
                     log.error(
                         "there is no file descriptor left; raise the limit of open files or lower limits.connections",
                         reason=str(error),
                     )
-                if not self._give_one_up():
+                if not self._release_spare():
                     time.sleep(RETRY_S)
 
     def close(self, descriptor: int) -> None:
-        """It becomes a spare one where one is missing."""
+        """Closes the descriptor, or keeps it as a spare one if one is missing."""
         with self._lock:
             if 0 < len(self._spare) < self._wanted:
                 os.dup2(self._spare[0], descriptor, inheritable=False)
@@ -65,8 +65,8 @@ class Descriptors:
                 return
         os.close(descriptor)
 
-    def _give_one_up(self) -> bool:
-        """All but the last, which `close` copies."""
+    def _release_spare(self) -> bool:
+        """Closes one spare descriptor, but keeps the last, which `close` copies."""
         with self._lock:
             if len(self._spare) < 2:
                 return False

@@ -1,4 +1,4 @@
-"""One failure of the disk is the last thing that a storage does.
+"""After one failure of the disk a storage refuses every call.
 
 After an fsync that failed the kernel marks the pages clean: a second fsync succeeds and nothing is on the disk
 (Rebello et al., ATC'20). So every public call runs inside the guard, which turns an `OSError` into `DiskFailed` and
@@ -10,6 +10,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from disheap.errors import DiskFailed, StorageError, StorageGone
+from disheap_filelog.filesystem import File
 
 
 class Guard:
@@ -19,6 +20,18 @@ class Guard:
         self._directory = directory
         self._failure = ""
         self._is_closed = True
+        self._lock: File | None = None
+
+    def locked(self, lock: File) -> None:
+        """The directory is locked. As long as the lock's file is in place, so is the directory."""
+        self._lock = lock
+
+    def check_directory(self) -> None:
+        """Raises `StorageGone` if the directory or its lock file was removed or moved. A removed file takes writes and
+        syncs like any other. A new file would be the only one in a directory that was emptied."""
+        assert self._lock is not None
+        if not self._lock.is_linked():
+            raise self.lost("the directory or its file 'lock'")
 
     def opened(self) -> None:
         """Allows calls from now on."""
@@ -26,7 +39,7 @@ class Guard:
 
     def closed(self) -> None:
         """Refuses calls from now on with `StorageError`."""
-        self._is_closed = True
+        self._is_closed, self._lock = True, None
 
     @property
     def has_failed(self) -> bool:

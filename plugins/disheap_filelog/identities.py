@@ -1,4 +1,4 @@
-"""Block identities: what was durable, kept away from it (Alagappan et al., Protocol-Aware Recovery, FAST'18).
+"""Block identities prove which blocks were durable (Alagappan et al., Protocol-Aware Recovery, FAST'18).
 
 A block that cannot be read is torn or damaged. A torn block was never acknowledged, and may be dropped. A damaged block
 was acknowledged, and dropping it could lose an entry that a majority needs. The bytes alone cannot tell. So each
@@ -44,7 +44,7 @@ def _encode(block: Block) -> bytes:
 
 
 class Slots:
-    """The region as it was found at open."""
+    """The identity slots of a segment, as they were read when the log was opened."""
 
     def __init__(self, region: bytes) -> None:
         self._region = region
@@ -65,7 +65,7 @@ class Slots:
         )
 
     def block(self, number: int, offset: int, segment_id: int, previous: int) -> Block | None:
-        """Block `number` as far as its slot tells: of the payload, and how long it is, the slot says nothing."""
+        """Returns block `number` as its slot describes it. A slot does not know the payload and its length."""
         if not self.is_sound(number):
             return None
         term, first, entries, at, checksum = _SLOT.unpack_from(self.get(number))
@@ -76,13 +76,13 @@ class Slots:
         return int(_SLOT.unpack_from(self.get(number))[3]) if self.is_sound(number) else None
 
     def contradicts(self, number: int, block: Block) -> bool:
-        """A sound slot that speaks of another block than the one found."""
+        """Whether a sound slot names another block than the one found."""
         return self.is_sound(number) and self.get(number) != _encode(block)
 
     def proves(self, number: int) -> bool:
-        """That block `number` was durable: its slot or a later one is sound."""
+        """Whether block `number` is known to be durable: its slot or a later one is sound."""
         return any(self.is_sound(later) for later in range(number, self.used))
 
     def hints(self, number: int) -> bool:
-        """The same, counting slots that are damaged."""
+        """Whether block `number` may have been durable: its slot or a later one is written, sound or damaged."""
         return self.used > number

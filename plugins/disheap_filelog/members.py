@@ -1,8 +1,10 @@
-"""Whom this node has met: the file `members` (storage-rules 11). A node that lost its data is known by it, for ever.
+"""The file `members`: which other members this node has met, and their incarnations (storage-rules 11). By it a node
+that lost its data is recognised for ever.
 
-Owns the file and nothing else; what it means is the runtime's. Written anew at each change: temporary name, fsync,
-rename, so that it is never half of two. It holds the same twice, so that no single damage makes it unreadable. Without
-it a member that was wiped would pass for a new one. So a file is refused if neither copy can be read.
+Owns the file. Does not know what it means (`runtime.membership`). It is written anew at each change: temporary name,
+fsync, rename. So it is never a mix of two versions. It holds the same twice, so that no single damage makes it
+unreadable. Without it a member that was wiped would pass for a new one. So a file is refused if neither copy can be
+read.
 
 offset   size  each copy; the second one at 4096
 0        4     magic, "DHA1"
@@ -43,7 +45,8 @@ class Members:
 
     @classmethod
     def load(cls, filesystem: Filesystem, directory: str, names: Sequence[str]) -> Members:
-        """A directory that has no such file was written by an earlier release: its node has taken part already."""
+        """Reads the file. A directory without one was written by an earlier release, and its node has taken part
+        already."""
         if NAME not in names:
             return cls(filesystem, directory, KnownPeers(True, ()), True)
         copies = _copies(filesystem, directory)
@@ -61,12 +64,12 @@ class Members:
         self.state, self._is_whole = state, True
 
     def repair(self) -> None:
-        """Make both copies say the same again."""
+        """Writes both copies again if one could not be read."""
         if not self._is_whole:
             self.save(self.state)
 
     def renew(self) -> str:
-        """What a scrub asks (`scrub.Small`)."""
+        """Compares both copies with the state in memory, and writes them again if one differs (`scrub.Small`)."""
         if all(copy == self.state for copy in _copies(self._filesystem, self._directory)):
             return ""
         self.save(self.state)

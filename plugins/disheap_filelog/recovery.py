@@ -37,7 +37,7 @@ _log = get_logger(__name__)
 
 
 class Tail(NamedTuple):
-    """Bytes behind the last good block that are no good block, and prove nothing."""
+    """Bytes behind the last good block. They are not a good block, and do not prove that one was durable."""
 
     path: str
     offset: int
@@ -45,8 +45,8 @@ class Tail(NamedTuple):
     reason: str
 
 
-class Found(NamedTuple):
-    """What a look through all segments has found."""
+class ScanResult(NamedTuple):
+    """What a scan of all segments has found."""
 
     segments: list[Segment]  # in force, oldest first
     log: LogIndex
@@ -64,7 +64,7 @@ def scan(
     names: Sequence[str],
     oldest: int,
     salvage: bool,
-) -> Found:
+) -> ScanResult:
     """Segments below number `oldest` are void: a snapshot replaced them."""
     numbers = [int(name[len(PREFIX) :]) for name in names if name.startswith(PREFIX) and name[len(PREFIX) :].isdigit()]
     segments: list[Segment] = []
@@ -82,7 +82,7 @@ def scan(
         raise
 
 
-def _scan_all(segments: list[Segment], numbers: list[int], salvage: bool) -> Found:
+def _scan_all(segments: list[Segment], numbers: list[int], salvage: bool) -> ScanResult:
     in_force = {segment.number for segment in segments}
     index, tail = LogIndex(), None
     found: list[Block] = []
@@ -98,11 +98,12 @@ def _scan_all(segments: list[Segment], numbers: list[int], salvage: bool) -> Fou
     unidentified = _without_identity(segments[-1].slots(), found) if segments else []
     unidentified = [] if any(block in damaged for block in unidentified) else unidentified
     void = [file_name(number) for number in sorted(numbers) if number not in in_force]
-    return Found(segments, index, append, unidentified, tail, void)
+    return ScanResult(segments, index, append, unidentified, tail, void)
 
 
 class _Scan:
-    """One segment, front to back. `following` says where it ends; the last segment ends where its file does."""
+    """Scans one segment from front to back. `following` says where it ends. The last segment ends where its file
+    does."""
 
     def __init__(self, segment: Segment, following: Segment | None, index: LogIndex, salvage: bool) -> None:
         self._segment, self._following, self._index, self._salvage = segment, following, index, salvage
@@ -119,17 +120,17 @@ class _Scan:
 
     def run(self) -> tuple[list[Block], Tail | None]:
         reason = self._next()
-        while not reason or self._step_over(reason):
+        while not reason or self._skip_damaged(reason):
             if not reason and self._is_at_end:
                 break
             reason = self._next()
         if self._following:
             self._check_end(self._following, reason)
             return self._found, None
-        return self._found, self._judge(reason)
+        return self._found, self._judge_end(reason)
 
     def _next(self) -> str:
-        """Take the block at the segment's end; a reason if there is no good one."""
+        """Takes the block at the segment's end. Returns a reason if there is no good one, else ""."""
         offset = self._segment.end
         if self._is_at_end:
             missing = self._salvage and self._slots.proves(self._segment.count)
@@ -164,7 +165,7 @@ class _Scan:
 
     # --- damage ---
 
-    def _step_over(self, reason: str) -> bool:
+    def _skip_damaged(self, reason: str) -> bool:
         """Whether the damaged block at the end of what was read is known well enough to leave it where it is."""
         segment = self._segment
         if not self._salvage:
@@ -234,7 +235,7 @@ class _Scan:
         if segment.end != self._limit or segment.known_end != named:
             raise self._damaged(segment.end, f"this is not the end that {following.path} follows")
 
-    def _judge(self, reason: str) -> Tail | None:
+    def _judge_end(self, reason: str) -> Tail | None:
         """The last segment: is what it lacks damaged or ambiguous?"""
         segment, missing = self._segment, reason or "blocks that were durable are missing"
         if segment.is_sealed():

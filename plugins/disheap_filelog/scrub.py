@@ -15,7 +15,7 @@ from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Scrubbed
 from disheap.kernel.types import Index
 from disheap_filelog.index import LogIndex
-from disheap_filelog.shelf import Shelf
+from disheap_filelog.snapshot_files import SnapshotFiles
 
 LOG, SNAPSHOTS, SMALL = 0, 1, 2
 """The first number of a cursor: (LOG, index, 0), (SNAPSHOTS, index of the snapshot, byte) or (SMALL, number, 0)."""
@@ -29,13 +29,15 @@ class Small(Protocol):
         or ""."""
 
 
-def step(index: LogIndex, shelf: Shelf, small: Sequence[Small], cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
+def step(
+    index: LogIndex, snapshots: SnapshotFiles, small: Sequence[Small], cursor: tuple[int, ...], max_bytes: int
+) -> Scrubbed:
     """Raises `LogDamaged`, `SnapshotDamaged`, and `StorageFull` where a small file cannot be written again now."""
     stage, place, position = cursor or (LOG, 0, 0)
     if stage == LOG:
         return _log(index, place, max_bytes)
     if stage == SNAPSHOTS:
-        return _snapshots(shelf, place, position, max_bytes)
+        return _snapshots(snapshots, place, position, max_bytes)
     if place < len(small):
         return Scrubbed((SMALL, place + 1, 0), 0, small[place].renew())
     return Scrubbed((), 0)
@@ -51,15 +53,15 @@ def _log(index: LogIndex, place: int, max_bytes: int) -> Scrubbed:
     return Scrubbed((LOG, at, 0) if at <= index.last else (SNAPSHOTS, 0, 0), done)
 
 
-def _snapshots(shelf: Shelf, place: int, position: int, max_bytes: int) -> Scrubbed:
-    at = next((held for held in shelf.held() if held >= place), None)
+def _snapshots(snapshots: SnapshotFiles, place: int, position: int, max_bytes: int) -> Scrubbed:
+    at = next((held for held in snapshots.held() if held >= place), None)
     if at is None:
         return Scrubbed((SMALL, 0, 0), 0)
     try:
-        position, done = shelf.check(at, position if at == place else 0, max_bytes)
+        position, done = snapshots.check(at, position if at == place else 0, max_bytes)
     except SnapshotDamaged as error:
-        if at == shelf.index:
+        if at == snapshots.index:
             raise
-        shelf.drop(Index(at))
+        snapshots.drop(Index(at))
         return Scrubbed((SNAPSHOTS, at + 1, 0), 0, str(error))
     return Scrubbed((SNAPSHOTS, at, position) if position else (SNAPSHOTS, at + 1, 0), done)

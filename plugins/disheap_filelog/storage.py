@@ -2,11 +2,11 @@
 
     lock                     held while open
     identity                 whose data these are (`owner`); written last, so a directory without it was never finished
-    members                  whom this node has met (`members`)
+    members                  the members that this node has met (`members`)
     meta                     term and vote (`meta`)
     log-<number>             segments (`segment`) of blocks (`blocks`) with their identities (`identities`)
-    snapshot-<index>-<term>  snapshots (`snapshot`), two generations (`shelf`)
-    *.tmp                    not true yet; removed at open
+    snapshot-<index>-<term>  snapshots (`snapshot`), two generations (`snapshot_files`)
+    *.tmp                    not complete; removed at open
 
 Owns the order in which these change, which is what makes them durable. Hard state is written before any block of its
 term, and a block before its identity. A snapshot is written before the log it replaces is dropped, and a file before
@@ -18,16 +18,13 @@ Nothing is changed before the whole directory was read and found sound; so a dir
 
 from __future__ import annotations
 
-import errno
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from disheap.errors import RESTORE, LogDamaged, StorageFull, StorageLocked, WrongDirectory
+from disheap.errors import RESTORE, LogDamaged, StorageLocked
 from disheap.interfaces import (
-    Damage,
     Holding,
     Identity,
     KnownPeers,
@@ -39,30 +36,22 @@ from disheap.interfaces import (
 )
 from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
 from disheap.logs import get_logger
-from disheap_filelog import blocks, members, meta, owner, recovery, scrub, segment
-from disheap_filelog.blocks import HAS_MEMBERSHIP
+from disheap_filelog import members, meta, opening, owner, recovery, scrub, segment
 from disheap_filelog.filesystem import TEMPORARY, File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
-from disheap_filelog.index import Located, LogIndex
+from disheap_filelog.log_files import LogFiles
 from disheap_filelog.members import Members
-from disheap_filelog.mending import Mending
 from disheap_filelog.meta import Meta
 from disheap_filelog.owner import Owner
-from disheap_filelog.recovery import Found
-from disheap_filelog.segment import Head, Segment
+from disheap_filelog.recovery import ScanResult
+from disheap_filelog.segment import Segment
+from disheap_filelog.segment_repair import SegmentRepair
 from disheap_filelog.settings import FileSettings
-from disheap_filelog.shelf import Shelf
 from disheap_filelog.snapshot import FileSnapshotReader, FileSnapshotWriter, Stored
+from disheap_filelog.snapshot_files import SnapshotFiles
 
-LOCK = "lock"
 ROTATE_SHARE = 8
 """A file of the log that is filled by this part is ended when a snapshot begins."""
-UNUSABLE = frozenset(
-    {errno.ENOTDIR, errno.ENOENT, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG}
-)
-"""Why a path is no place for data, which is another thing than a disk that fails."""
-READ_BLOCKS = 8
-"""Blocks kept decoded: one for each of a few followers that catch up in sequence."""
 
 _log = get_logger(__name__)
 
@@ -87,17 +76,13 @@ class FileStorage:
         self._meta: Meta
         self._members: Members
         self._has_members = False
-        self._shelf: Shelf
-        self._segments: list[Segment] = []
-        self._index = LogIndex()
-        self._append = 0  # number of the last
-        self._bytes_since_snapshot = 0
+        self._snapshots: SnapshotFiles
+        self._log = LogFiles(self._filesystem, self._directory, context, settings, self._guard)
         self._lost: LostSnapshot | None = None
-        self._mending: Mending
-        self._is_right = False  # nothing is damaged, and the files are as they should be: they may be written to
+        self._segment_repair: SegmentRepair
+        self._is_writable = False  # nothing is damaged, and the files are as they should be: they may be written to
         self._writers: list[FileSnapshotWriter] = []
         self._writers_begun = 0
-        self._decoded: OrderedDict[tuple[int, int], tuple[Entry, ...]] = OrderedDict()
 
     @classmethod
     def on_filesystem(cls, context: StorageContext, filesystem: Filesystem) -> FileStorage:
@@ -127,12 +112,8 @@ class FileStorage:
         with self._guard:
             if not entries:
                 return
-            self._check(entries)
-            groups = blocks.split(entries, self._settings.block_bytes)
-            slots = segment.slots_for(self._settings.segment_bytes)
-            for start in range(0, len(groups), slots):
-                self._append_groups(groups[start : start + slots])
-            self._check_in_place(self._segments[-1])
+            self._log.append(entries, self._meta.state.hard_state.term)
+            self._check_in_place(self._log.active)
 
     def append_on_loop(self, entries: Sequence[Entry]) -> None:
         """Calls `append`: nothing here is bound to one thread."""
@@ -141,47 +122,31 @@ class FileStorage:
     def read(self, first: Index, last: Index, max_bytes: int) -> tuple[Entry, ...]:
         """Decodes the blocks that hold the entries. Superseded entries are never returned."""
         with self._guard:
-            entries: list[Entry] = []
-            index, size, last = int(first), 0, min(last, self._index.last)
-            while self._index.first <= index <= last:
-                located, live_last = self._index.find(index)
-                for entry in self._decode(located)[index - located.block.first :]:
-                    size += len(entry.data)
-                    if entry.index > min(live_last, last):
-                        break
-                    if entries and size > max_bytes:
-                        return tuple(entries)
-                    entries.append(entry)
-                index = live_last + 1
-            return tuple(entries)
+            return self._log.read(first, last, max_bytes)
 
     def compact(self, first_index: Index) -> Index:
-        """Only what the newest snapshot stands for, whatever is asked; the segment being written stays."""
+        """Drops only entries that the newest snapshot replaces. The segment being written stays."""
         with self._guard:
-            needed = self._index.oldest_needed(Index(min(first_index, self._shelf.index + 1))) or self._segments[-1]
-            if needed is not self._segments[0]:
-                self._drop_before(needed)
-                self._index.forget_before(needed)
-            return self._index.first
+            return self._log.drop_entries_before(Index(min(first_index, self._snapshots.index + 1)))
 
     def begin_snapshot(self, meta: SnapshotMeta, replaces_log: bool) -> FileSnapshotWriter:
         """Begins a snapshot under a temporary name."""
 
         def oldest_segment() -> int:
-            return self._segments[-1].number + 1 if replaces_log else 0
+            return self._log.active.number + 1 if replaces_log else 0
 
         def committed(stored: Stored) -> None:
-            self._shelf.add(stored)
+            self._snapshots.add(stored)
             if replaces_log:
-                self._replace_log(stored)
+                self._log.replace_by(stored)
             self._check_in_place()
-            self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
+            self._log.count_bytes_after(self._snapshots.index)
 
         with self._guard:
             self._check_in_place()
             share = self._settings.segment_bytes // ROTATE_SHARE
-            if not replaces_log and self._is_right and self._segments[-1].holds(share):
-                self._rotate()  # so that what the snapshot stands for is in files that can go
+            if not replaces_log and self._is_writable and self._log.active.holds(share):
+                self._log.rotate()  # so that what the snapshot stands for is in files that can go
             self._writers_begun += 1
             writer = FileSnapshotWriter(
                 self._filesystem, self._guard, self._directory, self._context.codec, self._context.codec_name, meta,
@@ -193,7 +158,7 @@ class FileStorage:
     def open_snapshot(self, index: Index | None = None) -> FileSnapshotReader | None:
         """Opens the snapshot at `index`, or the newest."""
         with self._guard:
-            return self._shelf.open(index)
+            return self._snapshots.open(index)
 
     def clear_ambiguity(self) -> None:
         """The end of the log is certain from now on. Durable when it returns."""
@@ -202,32 +167,33 @@ class FileStorage:
 
     def memory_bytes(self) -> int:
         """An estimate of the memory for the index of the log."""
-        return self._index.memory_bytes()
+        return self._log.index.memory_bytes()
 
     def holding(self) -> Holding:
         """What is here and what is missing, for the other nodes."""
         with self._guard:
-            index, newest, state = self._index, self._shelf.meta, self._meta.state
+            index, newest, state = self._log.index, self._snapshots.meta, self._meta.state
             return Holding(
                 state.hard_state, newest.index if newest else Index(0), newest.term if newest else Term(0),
-                index.first, index.last, tuple(index.runs), self._damage(), state.ambiguous_after is not None,
+                index.first, index.last, tuple(index.runs), self._log.damage(), state.ambiguous_after is not None,
                 self._lost,
             )  # fmt: skip
 
     def mend(self, entries: Sequence[Entry]) -> None:
         """Puts entries of another node in the place of damaged ones."""
         with self._guard:
-            self._mending.put(entries)
-            self._decoded.clear()
+            self._segment_repair.put(entries)
+            self._log.forget_decoded()
 
     def cut(self, first: Index) -> None:
-        """While it lasts the end of the log is ambiguous: what was superseded before may show again after a crash."""
+        """During the cut the end of the log is marked as ambiguous. After a crash, superseded entries may be read
+        again."""
         with self._guard:
             ambiguity = self._meta.state.ambiguous_after
             self._meta.save_ambiguity(Index(min(first - 1, ambiguity if ambiguity is not None else first)))
-            self._mending.cut(first)
+            self._segment_repair.cut(first)
             self._meta.save_ambiguity(ambiguity)
-            self._decoded.clear()
+            self._log.forget_decoded()
 
     def known_peers(self) -> KnownPeers:
         """The members that this node has met."""
@@ -244,21 +210,22 @@ class FileStorage:
         """Reads the next `max_bytes` of what is stored, and checks them."""
         with self._guard:
             self._check_in_place(self._meta)  # else a small file would be written anew where all are gone
-            small: list[scrub.Small] = [self._meta, self._members, self._owner, *self._segments]
-            return scrub.step(self._index, self._shelf, small, cursor, max_bytes)
+            small: list[scrub.Small] = [self._meta, self._members, self._owner, *self._log.segments]
+            return scrub.step(self._log.index, self._snapshots, small, cursor, max_bytes)
 
     def flush(self) -> None:
         """Writes the identity of the last block, so that a restart is certain of it."""
         with self._guard:
-            self._segments[-1].identify()
+            self._log.active.identify()
 
     def usage(self) -> StorageUsage:
         """The node asks once a second. So a file that is gone is noticed here while nothing is written."""
         with self._guard:
             self._check_all_in_place()
-            log_bytes = sum(segment.end for segment in self._segments)
             free_bytes = self._filesystem.free_bytes(self._directory)
-            return StorageUsage(log_bytes, self._shelf.usage(), self._bytes_since_snapshot, free_bytes)
+            return StorageUsage(
+                self._log.total_bytes(), self._snapshots.usage(), self._log.bytes_since_snapshot, free_bytes
+            )
 
     def close(self) -> None:
         """Writes the identity of the last block, closes all files and frees the lock."""
@@ -267,28 +234,15 @@ class FileStorage:
         try:
             if not self._guard.has_failed:
                 with self._guard:
-                    self._segments[-1].identify()
+                    self._log.active.identify()
         finally:
             self._release()
 
     # --- opening ---
 
     def _open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
-        try:
-            self._filesystem.make_directory(self._directory)
-            self._lock = self._filesystem.lock(f"{self._directory}/{LOCK}")
-        except OSError as error:
-            if error.errno not in UNUSABLE:
-                raise
-            raise WrongDirectory(
-                f"{self._directory} cannot be this node's data directory ({error.strerror}). Point data_dir (--data) "
-                "at a directory that this user may make and write to"
-            ) from error
-        if self._lock is None:
-            raise StorageLocked(
-                f"{self._directory} is in use by another process (it holds {self._directory}/{LOCK}). Stop that node "
-                "first, or give this one a data_dir of its own"
-            )
+        self._lock = opening.lock_directory(self._filesystem, self._directory)
+        self._guard.locked(self._lock)
         names = self._filesystem.list(self._directory)
         fresh = owner.NAME not in names
         if fresh:
@@ -301,21 +255,21 @@ class FileStorage:
         self._filesystem.sync_directory(self._directory)  # the last run may have ended between a rename and its sync
         self._meta.repair()  # or in the middle of a save: others will decide by what is told of it, damaged or not
         self._settle_tail(found, alone)
-        if self._lost or self._index.damaged(0):
+        if self._lost or self._log.index.damaged(0):
             return self._recovered(own, fresh, -1)
-        self._put_right(found, names)
+        self._repair_files(found, names)
         return self._recovered(own, fresh, tail_bytes)
 
     def _initialise(self, identity: Identity, names: Sequence[str]) -> None:
-        """Make the files, the identity last; what an earlier attempt left behind without entries is made anew."""
-        owner.check_unused(self._filesystem, self._directory, names, segment.data_start(self._slots))
+        """Makes the files, the identity last. Files without entries that an earlier attempt left are made anew."""
+        owner.check_unused(self._filesystem, self._directory, names, segment.data_start(self._log.slots))
         Meta.create(self._filesystem, self._directory)
         members.write(self._filesystem, self._directory, KnownPeers(False, ()))
-        self._new_segment(1, Index(1), None).close()
+        self._log.create_segment(1, Index(1), None).close()
         owner.write(self._filesystem, self._directory, identity)
 
-    def _load(self, names: Sequence[str], alone: bool) -> Found:
-        """Read everything, change nothing."""
+    def _load(self, names: Sequence[str], alone: bool) -> ScanResult:
+        """Reads everything and changes nothing."""
         if meta.NAME not in names:
             raise LogDamaged(
                 f"{self._directory}/{meta.NAME}", 0, "the file with the term and the vote is missing",
@@ -325,48 +279,24 @@ class FileStorage:
         self._meta = Meta.load(self._filesystem, self._directory)
         self._metas.append(self._meta)
         context = self._context
-        self._shelf = Shelf(
+        self._snapshots = SnapshotFiles(
             self._filesystem, self._guard, self._directory, context.codec, context.codec_name, names
         )  # fmt: skip
-        oldest = self._shelf.oldest_segment
+        oldest = self._snapshots.oldest_segment
         found = recovery.scan(
             self._filesystem, self._directory, context.codec, context.codec_name, names, oldest, salvage=not alone
         )
-        self._segments, self._index, self._append = found.segments, found.log, found.append
-        self._check_snapshot(found, alone)
-        self._check_log(found, oldest)
-        self._index.forget_damaged(self._shelf.index)
-        self._mending = Mending(
-            self._filesystem, self._directory, context, self._segments, self._index
+        self._log.opened(found)
+        self._lost = opening.lost_snapshot(self._snapshots, found, alone)
+        opening.check_log(self._directory, self._snapshots, found, oldest, self._lost)
+        self._log.index.forget_damaged(self._snapshots.index)
+        self._segment_repair = SegmentRepair(
+            self._filesystem, self._directory, context, self._log.segments, self._log.index
         )  # fmt: skip
         return found
 
-    def _check_snapshot(self, found: Found, alone: bool) -> None:
-        """A damaged one is made up for by the one before it and the log, or by other nodes; else the node says so."""
-        bad = self._shelf.uncovered(found.log)
-        self._lost = None
-        if bad is None:
-            return
-        if alone or not found.segments:
-            raise bad.error
-        is_in_log = found.log.term_at(bad.at) == bad.term
-        needed = max(found.log.first - 1, 0 if is_in_log else bad.at)
-        self._lost = LostSnapshot(Index(needed), str(bad.error))
-
-    def _check_log(self, found: Found, oldest: int) -> None:
-        """The log must go on where the snapshot ends, and agree with it."""
-        after, snapshot_meta, reason = self._shelf.index, self._shelf.meta, ""
-        if not found.segments and not oldest:
-            reason = "every file of the log is missing"
-        elif self._lost is None and found.segments and found.log.first > after + 1:
-            reason = f"the log begins at entry {found.log.first}, entries from {after + 1} on are missing"
-        elif snapshot_meta and found.log.term_at(snapshot_meta.index) not in (None, snapshot_meta.term):
-            reason = f"entry {after} has another term than in the snapshot that stands for it"
-        if reason:
-            raise LogDamaged(self._directory, 0, reason, RESTORE)
-
-    def _put_right(self, found: Found, names: Sequence[str]) -> None:
-        """The directory is sound. From here on it is changed."""
+    def _repair_files(self, found: ScanResult, names: Sequence[str]) -> None:
+        """The directory is sound. Repairs and prepares its files for writing."""
         leftovers = [name for name in names if name.endswith(TEMPORARY)] + found.void
         for name in leftovers:
             self._filesystem.remove(f"{self._directory}/{name}")
@@ -374,27 +304,27 @@ class FileStorage:
             self._filesystem.sync_directory(self._directory)
         self._members.repair()
         if found.unidentified:
-            self._segments[-1].rewrite_unidentified(found.unidentified)
-        if self._index.last < self._shelf.index or not self._segments:
-            number = self._segments[-1].number + 1 if self._segments else self._shelf.oldest_segment
-            self._begin_anew(Index(self._shelf.index + 1), number)
-        elif self._segments[-1].count or found.tail or self._segments[-1].head.is_repaired:
-            self._rotate()
-        elif len(self._segments) > 1 and not self._segments[-2].is_sealed():
-            self._segments[-2].seal(self._segments[-1].number)
-        self._bytes_since_snapshot = self._index.bytes_after(self._shelf.index)
-        self._is_right = True
+            self._log.active.rewrite_unidentified(found.unidentified)
+        segments = self._log.segments
+        if self._log.index.last < self._snapshots.index or not segments:
+            number = self._log.active.number + 1 if segments else self._snapshots.oldest_segment
+            self._log.begin_new_log(Index(self._snapshots.index + 1), number)
+        elif self._log.active.count or found.tail or self._log.active.head.is_repaired:
+            self._log.rotate()
+        elif len(segments) > 1 and not segments[-2].is_sealed():
+            segments[-2].seal(self._log.active.number)
+        self._log.count_bytes_after(self._snapshots.index)
+        self._is_writable = True
 
-    def _settle_tail(self, found: Found, alone: bool) -> None:
-        """An ambiguity outlives the opening: it is recorded before anything is written behind the ambiguous place, and
-        before its file is repaired."""
+    def _settle_tail(self, found: ScanResult, alone: bool) -> None:
+        """Records an ambiguous end before anything is written behind it, and before its file is repaired."""
         after = self._meta.state.ambiguous_after
         if found.tail:
-            after = Index(max(after or 0, self._index.last, self._shelf.index))
+            after = Index(max(after or 0, self._log.index.last, self._snapshots.index))
             _log.warning(
                 "the last block of the log is torn or lost" + ("; dropped: there is no other voter" if alone else ""),
                 file=found.tail.path, offset=found.tail.offset, bytes=found.tail.size, reason=found.tail.reason,
-                last_index=self._index.last,
+                last_index=self._log.index.last,
             )  # fmt: skip
         self._meta.save_ambiguity(None if alone else after)
 
@@ -403,137 +333,44 @@ class FileStorage:
             identity=own,
             fresh=fresh,
             hard_state=self._meta.state.hard_state,
-            snapshot=self._shelf.meta,
-            first_index=self._index.first,
-            last_index=self._index.last,
-            runs=tuple(self._index.runs),
-            memberships=tuple(item for item in self._index.memberships if item[0] > self._shelf.index),
-            tail=self._tail(tail_bytes) if tail_bytes >= 0 else (),
+            snapshot=self._snapshots.meta,
+            first_index=self._log.index.first,
+            last_index=self._log.index.last,
+            runs=tuple(self._log.index.runs),
+            memberships=tuple(item for item in self._log.index.memberships if item[0] > self._snapshots.index),
+            tail=self._log.tail(tail_bytes) if tail_bytes >= 0 else (),
             ambiguous_after=self._meta.state.ambiguous_after,
-            damaged=self._damage(),
+            damaged=self._log.damage(),
             lost_snapshot=self._lost,
         )
-
-    def _damage(self) -> tuple[Damage, ...]:
-        return tuple(
-            Damage(Index(first), Index(last), Term(located.block.term), located.segment.path, located.block.offset)
-            for located, first, last in self._index.damaged(0)
-        )
-
-    def _tail(self, tail_bytes: int) -> tuple[Entry, ...]:
-        tail: list[Entry] = []
-        for located, live_last in self._index.backwards():
-            entries = located.segment.read_block(located.block)[: live_last - located.block.first + 1]
-            for entry in reversed(entries):
-                tail_bytes -= len(entry.data)
-                if tail_bytes < 0:
-                    return tuple(reversed(tail))
-                tail.append(entry)
-        return tuple(reversed(tail))
-
-    # --- writing ---
-
-    def _check(self, entries: Sequence[Entry]) -> None:
-        first, last, index = entries[0].index, entries[-1].index, self._index
-        assert last - first + 1 == len(entries), f"entries {first} to {last} are {len(entries)}: not contiguous"
-        assert index.first <= first <= index.last + 1, f"append at {first} to a log of {index.first} to {index.last}"
-        term = self._meta.state.hard_state.term
-        assert entries[-1].term <= term, f"an entry of term {entries[-1].term}, and the term saved is {term}"
-
-    def _append_groups(self, groups: Sequence[Sequence[Entry]]) -> None:
-        if not self._segments[-1].has_room(len(groups), self._settings.segment_bytes):
-            self._rotate()
-        active, before = self._segments[-1], self._segments[-1].end
-        written = active.append(groups, self._append + 1)
-        self._append += 1
-        self._bytes_since_snapshot += active.end - before
-        for block, group in zip(written, groups, strict=True):
-            self._index.add(Located(active, block), group if block.flags & HAS_MEMBERSHIP else ())
-
-    def _rotate(self) -> None:
-        self._check_in_place()
-        old = self._segments[-1]
-        self._segments.append(self._new_segment(old.number + 1, Index(self._index.last + 1), old))
-        old.seal(old.number + 1)
-
-    def _replace_log(self, stored: Stored) -> None:
-        """The snapshot is durable, and says that the log is void: there is no way back."""
-        try:
-            self._begin_anew(Index(stored.meta.index + 1), stored.oldest_segment)
-        except StorageFull as error:
-            raise OSError(str(error)) from error
-
-    def _begin_anew(self, first: Index, number: int) -> None:
-        """The log so far is void. The new file says so before the old ones go."""
-        fresh = self._new_segment(number, first, None)
-        self._segments.append(fresh)
-        self._drop_before(fresh)
-        self._index.reset(first)
-        self._decoded.clear()
-
-    def _new_segment(self, number: int, first: Index, previous: Segment | None) -> Segment:
-        head = Head(
-            starts_anew=previous is None,
-            number=number,
-            id=self._context.random.getrandbits(48) << 16 | number & 0xFFFF,  # distinct even if a seed repeats
-            first=first,
-            append=self._append + 1,
-            previous_end=previous.known_end[0] if previous else 0,
-            previous_checksum=previous.known_end[1] if previous else 0,
-            slots=self._slots,
-            codec=self._context.codec_name,
-            preamble=b"",
-        )
-        return Segment.create(self._filesystem, self._directory, self._context.codec, head)
-
-    def _drop_before(self, needed: Segment) -> None:
-        while self._segments[0] is not needed:
-            old = self._segments.pop(0)
-            old.close()
-            self._filesystem.remove(old.path)
-        self._filesystem.sync_directory(self._directory)
-
-    @property
-    def _slots(self) -> int:
-        return segment.slots_for(self._settings.segment_bytes)
 
     # --- whether the files are still there ---
 
     def _check_in_place(self, *files: Segment | Meta) -> None:
-        """After what was written and before it is confirmed: removed files take writes and syncs like any other. And
-        before a file is made: it would be the only one in a directory that was emptied."""
-        assert self._lock is not None
-        if not self._lock.is_linked():
-            raise self._guard.lost(f"the directory or its file '{LOCK}'")
+        """Raises `StorageGone` if the directory or one of these files was removed. Called after each write, before it
+        is confirmed, and before a file is made (`Guard.check_directory`)."""
+        self._guard.check_directory()
         for file in files:
             if not file.is_linked():
                 raise self._guard.lost(file.path)
 
     def _check_all_in_place(self) -> None:
-        self._check_in_place(self._meta, *self._segments)
+        self._check_in_place(self._meta, *self._log.segments)
         names = frozenset(self._filesystem.list(self._directory))
         self._has_members = self._has_members or members.NAME in names  # a directory of an earlier release has none
         small = (owner.NAME, members.NAME) if self._has_members else (owner.NAME,)
-        for name in (*small, *self._shelf.names):
+        for name in (*small, *self._snapshots.names):
             if name not in names:
                 raise self._guard.lost(f"{self._directory}/{name}")
 
-    # --- reading and closing ---
-
-    def _decode(self, located: Located) -> tuple[Entry, ...]:
-        key = (located.segment.number, located.block.offset)
-        entries = self._decoded.pop(key, None) or located.segment.read_block(located.block)
-        self._decoded[key] = entries
-        if len(self._decoded) > READ_BLOCKS:
-            self._decoded.popitem(last=False)
-        return entries
+    # --- closing ---
 
     def _release(self) -> None:
-        """Close every file and unlock, whatever happened before."""
+        """Closes every file and unlocks, whatever happened before."""
         files: list[Segment | Meta | FileSnapshotWriter | File | None]
-        files = [*self._segments, *self._writers, *self._metas, self._lock]
-        self._segments, self._writers, self._metas, self._lock = [], [], [], None
-        self._is_right = False
+        files = [*self._log.take_segments(), *self._writers, *self._metas, self._lock]
+        self._writers, self._metas, self._lock = [], [], None
+        self._is_writable = False
         self._guard.closed()
         failure: OSError | None = None
         for file in files:

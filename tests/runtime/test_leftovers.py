@@ -325,7 +325,7 @@ async def test_damage_that_was_mended_leaves_nothing(tmp_path: Path) -> None:
             """A bit of a block flips, and somebody notices it."""
             group = weakref.ref(victim.group)  # its address may be the next group's
             storage: Any = victim.storage()
-            located, _ = next(storage._index.backwards())
+            located, _ = next(storage._log.index.backwards())
             path = Path(located.segment.path)
             spoil(path, located.block.end - 3)
             victim.replicas[0].damage_found(LogDamaged(str(path), located.block.offset, "a bit has flipped", ""))

@@ -43,7 +43,7 @@ async def test_a_block_that_rots_while_the_node_runs_is_repaired(tmp_path: Path)
     async with Cluster(tmp_path, storage="file", raft=SCRUBBED) as cluster:
         await written(cluster)
         victim = cluster.followers()[0]
-        held = victim.storage()._index.backwards()  # type: ignore[attr-defined]
+        held = victim.storage()._log.index.backwards()  # type: ignore[attr-defined]
         located = [located for located, _ in held][2]
         spoil(Path(located.segment.path), located.block.end - 3)
         await wait_until(lambda: damaged(victim) > 0, "it is found")
@@ -78,7 +78,7 @@ async def test_a_node_that_is_alone_goes_on_with_the_state_that_it_has_in_memory
     async with Cluster(tmp_path, nodes=1, storage="file", raft=SCRUBBED) as cluster:
         await written(cluster)
         node = cluster.nodes["n1"]
-        held = node.storage()._index.backwards()  # type: ignore[attr-defined]
+        held = node.storage()._log.index.backwards()  # type: ignore[attr-defined]
         located = [located for located, _ in held][2]
         spoil(Path(located.segment.path), located.block.end - 3)
         await wait_until(lambda: damaged(node) > 0 and node.group.raft.snapshot_index > 0, "a snapshot is taken")

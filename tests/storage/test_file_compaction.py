@@ -34,7 +34,7 @@ def test_what_a_snapshot_stands_for_can_go_though_it_is_all_in_one_file() -> Non
     storage = opened(CrashingDisk())
     for first in range(1, 20, 2):
         storage.append(entries(first, first + 1, size=2000))
-    assert len(storage._segments) == 1
+    assert len(storage._log.segments) == 1
     before = storage.usage().log_bytes
     writer = storage.begin_snapshot(meta(20), False)
     storage.append(entries(21, 21))

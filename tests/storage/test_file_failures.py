@@ -298,8 +298,8 @@ def test_a_term_that_a_damaged_directory_tells_of_is_durable() -> None:
     storage = opened(disk)
     for first in (1, 2, 3):
         storage.append(entries(first, first))
-    (place,) = (located.block.end - 5 for located, last in storage._index.backwards() if last == 2)
-    log = disk.now[storage._segments[-1].path]
+    (place,) = (located.block.end - 5 for located, last in storage._log.index.backwards() if last == 2)
+    log = disk.now[storage._log.segments[-1].path]
     log.now[place] ^= 1
     log.durable[place] ^= 1
     disk.cut_after = 1

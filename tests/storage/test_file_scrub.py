@@ -78,7 +78,7 @@ def test_a_cursor_outlives_what_is_trimmed_meanwhile() -> None:
 @pytest.mark.parametrize("part", ["header", "payload"])
 def test_rot_in_any_block_is_found(number: int, part: str) -> None:
     disk, storage = filled()
-    located = [block for block, _ in storage._index.backwards()][number]
+    located = [block for block, _ in storage._log.index.backwards()][number]
     place = located.block.offset + 20 if part == "header" else located.block.end - 5
     content(disk, located.segment.path)[place] ^= 1
     with pytest.raises(LogDamaged) as caught:
@@ -141,7 +141,7 @@ def test_a_head_that_has_rotted_is_written_again(newest: bool, place: int) -> No
     disk, storage = filled()
     for first in range(61, 400, 20):
         storage.append(entries(first, first + 19, size=300))
-    names = [segment.path.rsplit("/", 1)[1] for segment in storage._segments]
+    names = [segment.path.rsplit("/", 1)[1] for segment in storage._log.segments]
     assert len(names) > 1
     name = names[-1] if newest else names[0]
     rot(disk, name, place)
@@ -156,7 +156,7 @@ def test_a_pass_ends_though_files_of_the_log_go_meanwhile() -> None:
     _, storage = filled()
     for first in range(61, 400, 20):
         storage.append(entries(first, first + 19, size=300))
-    cursor = (SMALL, 3 + len(storage._segments), 0)
+    cursor = (SMALL, 3 + len(storage._log.segments), 0)
     write_snapshot(storage, 400, b"state")
     storage.compact(Index(400))
     assert storage.scrub(cursor, PIECE).cursor == ()

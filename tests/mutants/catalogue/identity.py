@@ -152,7 +152,7 @@ MUTANTS = (
         "a node's own snapshot that ends behind its leader's stands for the state, and the leader's is dropped as old",
         (
             Patch(
-                "disheap_filelog:Shelf.add",
+                "disheap_filelog:SnapshotFiles.add",
                 "        if stored.meta.index >= self.index:",
                 "        if stored:",
             ),

@@ -107,7 +107,7 @@ MUTANTS = (
             Patch(
                 "disheap_filelog:FileStorage.append_on_loop",
                 "        self.append(entries)\n",
-                "        segment = self._segments[-1]\n"
+                "        segment = self._log.active\n"
                 "        file = segment._file\n\n"
                 "        class Unsynced:\n"
                 "            def __getattr__(self, name):\n"

@@ -14,9 +14,9 @@ MUTANTS = (
         "a node whose files were removed makes a new one there, and its next start says that others are lost",
         (
             Patch(
-                "disheap_filelog:FileStorage._rotate",
-                "        self._check_in_place()\n        old = self._segments[-1]",
-                "        old = self._segments[-1]",
+                "disheap_filelog:LogFiles.rotate",
+                "        self._guard.check_directory()\n        old = self.active",
+                "        old = self.active",
             ),
         ),
         ("tests/storage/test_file_gone.py::test_no_file_is_made_where_the_files_are_gone",),
@@ -55,7 +55,7 @@ MUTANTS = (
         "a node whose last append was torn by a power cut refuses to start",
         (
             Patch(
-                "disheap_filelog:_Scan._judge",
+                "disheap_filelog:_Scan._judge_end",
                 "        return Tail(segment.path, segment.end, self._size - segment.end, reason)\n",
                 "        raise self._damaged(segment.end, reason)\n",
             ),
@@ -90,7 +90,7 @@ MUTANTS = (
     Mutant(
         "end-behind-a-damaged-block-believed",
         "nothing tells how long the damaged block was, and the log is taken for whole behind it",
-        (Patch("disheap_filelog:_Scan._judge", "if self._unknown_from is not None:", "if self._size < 0:"),),
+        (Patch("disheap_filelog:_Scan._judge_end", "if self._unknown_from is not None:", "if self._size < 0:"),),
         (DAMAGE + "test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_ambiguous",),
         pitfall=14,
     ),
@@ -128,8 +128,8 @@ MUTANTS = (
         "a block that may be in the page cache alone, after a failed fsync, is not written again at open",
         (
             Patch(
-                "disheap_filelog:FileStorage._put_right",
-                "            self._segments[-1].rewrite_unidentified(found.unidentified)\n",
+                "disheap_filelog:FileStorage._repair_files",
+                "            self._log.active.rewrite_unidentified(found.unidentified)\n",
                 "            pass\n",
             ),
         ),
@@ -201,8 +201,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_filelog:FileStorage.compact",
-                "self._index.oldest_needed(Index(min(first_index, self._shelf.index + 1)))",
-                "self._index.oldest_needed(first_index)",
+                "self._log.drop_entries_before(Index(min(first_index, self._snapshots.index + 1)))",
+                "self._log.drop_entries_before(first_index)",
             ),
         ),
         ("tests/storage/test_file_compaction.py::test_compaction_never_goes_beyond_the_newest_snapshot",),
@@ -214,8 +214,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap_filelog:FileStorage.begin_snapshot",
-                "            if replaces_log:\n                self._replace_log(",
-                "            if replaces_log and self._index.last < meta.index:\n                self._replace_log(",
+                "            if replaces_log:\n                self._log.replace_by(",
+                "            if replaces_log and self._log.index.last < meta.index:\n"
+                "                self._log.replace_by(",
             ),
         ),
         ("disheap.testing.conformance.test_storage::test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it",),
@@ -226,8 +227,8 @@ MUTANTS = (
         "a node whose snapshot rotted starts with what is left, and says nothing",
         (
             Patch(
-                "disheap_filelog:Shelf._choose",
-                "                self._bad.append(Bad(name, Index(index), term, error))\n",
+                "disheap_filelog:SnapshotFiles._choose",
+                "                self._bad.append(DamagedSnapshot(name, Index(index), term, error))\n",
                 "                del index, term, error\n",
             ),
         ),
@@ -236,7 +237,7 @@ MUTANTS = (
     Mutant(
         "one-snapshot-kept",
         "the snapshot that a follower is still fetching goes when a newer one comes",
-        (Patch("disheap_filelog.shelf", "GENERATIONS = 2", "GENERATIONS = 1"),),
+        (Patch("disheap_filelog.snapshot_files", "GENERATIONS = 2", "GENERATIONS = 1"),),
         (
             "disheap.testing.conformance.test_storage::test_two_snapshots_are_kept_and_the_newest_counts",
             DAMAGE + "test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_rest",
@@ -309,7 +310,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_filelog:FileStorage.append",
-                "            self._check_in_place(self._segments[-1])\n",
+                "            self._check_in_place(self._log.active)\n",
                 "            pass\n",
             ),
         ),

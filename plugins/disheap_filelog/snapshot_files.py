@@ -1,8 +1,8 @@
 """The snapshots of a directory: which one counts, and how many are kept.
 
-Two generations, because a follower may still be fetching the older one and because the newer may rot. An older
-snapshot, or the empty state, may replace a damaged one. That needs a log that holds every entry from it up to the
-damaged one. Otherwise acknowledged entries would be gone, and the node reports that instead.
+Two generations are kept: a follower may still fetch the older one, and the newer may rot. An older snapshot, or the
+empty state, may replace a damaged one. That needs a log that holds every entry from it up to the damaged one. Otherwise
+acknowledged entries would be gone, and the node reports that instead.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ GENERATIONS = 2
 _log = get_logger(__name__)
 
 
-class Bad(NamedTuple):
+class DamagedSnapshot(NamedTuple):
     """A snapshot that cannot be read, and why."""
 
     name: str
@@ -34,7 +34,7 @@ class Bad(NamedTuple):
     error: SnapshotDamaged
 
 
-class Shelf:
+class SnapshotFiles:
     """The snapshots of a directory: which count, which are read, and which go."""
 
     def __init__(
@@ -45,12 +45,12 @@ class Shelf:
         self._sizes = {name: self._size(name) for name in names if snapshot.parse_name(name)}  # in order of index
         self._loaded: dict[str, Stored] = {}
         self.newest: Stored | None = None
-        self._bad: list[Bad] = []
+        self._bad: list[DamagedSnapshot] = []
         self._choose()
 
     @property
     def index(self) -> int:
-        """What the newest snapshot stands for; 0 without one."""
+        """The last entry that the newest snapshot replaces; 0 without a snapshot."""
         return self.newest.meta.index if self.newest else 0
 
     @property
@@ -63,8 +63,9 @@ class Shelf:
         """The number of the oldest segment that counts behind the newest snapshot. 0: all do."""
         return self.newest.oldest_segment if self.newest else 0
 
-    def uncovered(self, index: LogIndex) -> Bad | None:
-        """A damaged snapshot that the log does not make up for, from the one before it or from the first entry on."""
+    def uncovered(self, index: LogIndex) -> DamagedSnapshot | None:
+        """Returns a damaged snapshot that cannot be restored from the one before it (or the empty state) and the log.
+        None if there is none."""
         for bad in self._bad:
             if index.first > self.index + 1 or index.term_at(bad.at) != bad.term:
                 return bad
@@ -106,16 +107,17 @@ class Shelf:
         return None
 
     def held(self) -> list[int]:
-        """The indexes of those that are not known to be damaged."""
+        """The indexes of the snapshots that are not known to be damaged."""
         bad = [item.name for item in self._bad]
         return [(snapshot.parse_name(name) or (0, 0))[0] for name in self._sizes if name not in bad]
 
     def check(self, index: int, position: int, max_bytes: int) -> tuple[int, int]:
-        """(where to go on, or 0; bytes read). Raises `SnapshotDamaged`."""
+        """Checks up to `max_bytes` from a position. Returns the next position (0 at the end) and the bytes read. Raises
+        `SnapshotDamaged`."""
         return snapshot.check(self._filesystem, f"{self._directory}/{self._name_of(index)}", position, max_bytes)
 
     def drop(self, index: Index) -> None:
-        """One that is not the newest."""
+        """Deletes a snapshot that is not the newest."""
         name = self._name_of(index)
         self._filesystem.remove(f"{self._directory}/{name}")
         del self._sizes[name]
@@ -127,7 +129,7 @@ class Shelf:
 
     @property
     def names(self) -> list[str]:
-        """Of the files."""
+        """The names of the files."""
         return list(self._sizes)
 
     def usage(self) -> int:
@@ -141,7 +143,7 @@ class Shelf:
                 return
             except SnapshotDamaged as error:
                 index, term = snapshot.parse_name(name) or (0, 0)
-                self._bad.append(Bad(name, Index(index), term, error))
+                self._bad.append(DamagedSnapshot(name, Index(index), term, error))
 
     def _load(self, name: str) -> Stored:
         if name not in self._loaded:

@@ -1,5 +1,5 @@
-"""Good entries in the place of damaged ones (Alagappan et al., FAST'18). Owns how a segment is repaired; where the
-entries come from is the runtime's business.
+"""Replaces damaged entries by good ones (Alagappan et al., FAST'18). Owns how a segment is repaired. The runtime
+fetches the entries.
 
 A file of the log is never changed in place, and good entries are never cut off. The whole segment is written anew under
 a temporary name, with its live entries and the repaired ones. It replaces the old one with one rename. Until all
@@ -17,11 +17,11 @@ from disheap_filelog.filesystem import Filesystem
 from disheap_filelog.index import Located, LogIndex
 from disheap_filelog.segment import DURABLE, Segment
 
-NOWHERE = 1 << 64
+NO_LIMIT = 1 << 64
 """Above every index."""
 
 
-class Mending:
+class SegmentRepair:
     """Works on the storage's own list of segments and on its index."""
 
     def __init__(
@@ -34,26 +34,28 @@ class Mending:
     ) -> None:
         self._filesystem, self._directory, self._context = filesystem, directory, context
         self._segments, self._index = segments, index
-        self._put: dict[int, Entry] = {}
+        self._good: dict[int, Entry] = {}
 
     def put(self, entries: Sequence[Entry]) -> None:
-        """Entries that are not damaged here, or are of another term, are none of ours and are left out."""
+        """Takes good entries. Rewrites each segment whose damaged entries are all there. Entries of another term are
+        ignored."""
         for entry in entries:
             if self._index.term_at(entry.index) == entry.term:
-                self._put[entry.index] = entry
+                self._good[entry.index] = entry
         for segment in list(self._segments):
             damaged = [place for place in self._index.damaged(0) if place[0].segment is segment]
             if damaged and all(self._is_whole(first, last) for _, first, last in damaged):
-                self._rewrite(segment, NOWHERE)
+                self._rewrite(segment, NO_LIMIT)
 
     def cut(self, first: int) -> None:
-        """From the end of the log backwards, so that a crash leaves a log without gaps."""
+        """Drops the entries from `first` on. Works from the end of the log backwards, so that a crash leaves a log
+        without gaps."""
         for segment in reversed(list(self._segments)):
             if segment.highest >= first:
                 self._rewrite(segment, first)
 
     def _is_whole(self, first: int, last: int) -> bool:
-        return all(index in self._put for index in range(first, last + 1))
+        return all(index in self._good for index in range(first, last + 1))
 
     def _rewrite(self, old: Segment, below: int) -> None:
         position = self._segments.index(old)
@@ -75,21 +77,21 @@ class Mending:
         old.close()
 
     def _is_oldest(self, located: Located) -> bool:
-        """Nothing before it is live, so the log may begin here."""
+        """Whether no entry before the block is live. Then the log may begin here."""
         return located.block.first <= self._index.first <= located.block.last
 
     def _groups(self, live: list[tuple[Located, int]]) -> Iterator[tuple[int, Sequence[Entry]]]:
         for located, last in live:
             first = max(located.block.first, self._index.first)
             if located.is_damaged:
-                entries: Sequence[Entry] = [self._mended(located, index) for index in range(first, last + 1)]
+                entries: Sequence[Entry] = [self._repaired(located, index) for index in range(first, last + 1)]
             else:
                 start = located.block.first
                 entries = located.segment.read_block(located.block)[first - start : last - start + 1]
             yield located.block.append, entries
 
-    def _mended(self, located: Located, index: int) -> Entry:
-        entry = self._put.get(index)
+    def _repaired(self, located: Located, index: int) -> Entry:
+        entry = self._good.get(index)
         if entry is None:
             reason = f"entry {index} is to be kept, and is neither readable nor repaired"
             raise LogDamaged(located.segment.path, located.block.offset, reason, DURABLE)
