@@ -48,7 +48,7 @@ class StateMachine(Plugin, Protocol):
         that is not in `versions`; a stored state may be of one."""
 
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
-        """Applies one command of a session, or, with session 0, a command that a leader proposed by itself: a message
+        """Applies one command of a session. With session 0 it is a command that a leader proposed by itself: a message
         of another group, or what `Forwarding.forget` returned. Returns the reply and the pushes, in that order. The
         reply is kept with the session, so that a repeated command is answered and not applied again. Work beyond a
         bound is postponed to `advance`. Raises `CommandRefused`, of which `VersionTooOld` is one."""

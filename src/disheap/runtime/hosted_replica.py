@@ -282,14 +282,17 @@ class Replica:
         return self._group
 
     def storage(self) -> Storage:
+        """Returns the open storage. There is none before `open` and after `close`."""
         assert self._storage is not None, "the storage is closed"
         return self._storage
 
     def disk(self) -> Disk:
+        """Returns the thread that reads and writes the directory. There is none after `close`."""
         assert self._disk is not None, "the disk is closed"
         return self._disk
 
     async def storage_usage(self) -> StorageUsage:
+        """Returns the sizes of the log and the snapshots. Asks the disk. Raises `StorageError`."""
         return await run_on(self.disk(), self.storage().usage)
 
     async def apply(self, command: bytes, timeout_s: float) -> bytes:
@@ -340,6 +343,7 @@ class Replica:
         return GroupReport(self.number, space.is_short, space.free_bytes or 0, *newest, ambiguous_until)
 
     def received_report(self, peer: NodeId, report: GroupReport) -> None:
+        """Take in what a peer reports of this group once a second."""
         self.maintenance.received_report(peer, report)
         self.group.propose_noops_until(report.ambiguous_until)
 
@@ -379,24 +383,31 @@ class Replica:
         self._shared.peering.send(self.number, message)
 
     def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        """Send a request or an answer about repair. Dropped while there is no connection."""
         self._shared.peering.send_repair(target, message)
 
     def send_gossip(self) -> None:
+        """Tell all peers this node's state now."""
         self._node.send_gossip()
 
     def check_memory(self) -> None:
+        """Compare the node's use of memory with the mark now."""
         self._node.check_memory()
 
     def is_connected(self, node: NodeId) -> bool:
+        """Whether this node has a connection to the member."""
         return self._node.is_connected(node)
 
     def is_alone(self) -> bool:
+        """Whether the cluster has one member."""
         return len(self._shared.members) == 1
 
     def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
         return self._shared.book.label(node)
 
     def voters(self) -> tuple[NodeId, ...]:
+        """Returns the voters of the membership that was applied last."""
         return voters_of(self.group.applied.membership)
 
     def note_damage(self, what: str) -> None:
@@ -404,10 +415,12 @@ class Replica:
         self._shared.observers.damage_found(self.number, what)
 
     def damage_found(self, error: StorageError) -> None:
+        """A scrub found damage: start a repair from the other nodes."""
         self.maintenance.repairing.reset_retries()
         self.group.fail(error)
 
     def all_members_met(self) -> None:
+        """Every other member has welcomed this directory: begin to run if that was waited for."""
         if self.lifecycle.state is State.WAITING:  # one that is repairing goes on when it is whole
             self.lifecycle.change(State.RUNNING)
             self.group.begin()
@@ -423,6 +436,7 @@ class Replica:
         return self._shared.book.client(self.group.leader)
 
     def client_addresses(self) -> list[str]:
+        """Returns the client addresses of all members that are known, this node's first."""
         return self._node.client_addresses()
 
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]:

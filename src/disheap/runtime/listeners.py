@@ -47,12 +47,17 @@ class RefusingReceiver:
     """Whoever connects to a node that still recovers its data. It is as if nobody listened yet."""
 
     def connection_made(self, connection: Connection) -> None:
+        """Close the connection at once."""
         connection.abort()
 
-    def data_received(self, data: bytes) -> None: ...
+    def data_received(self, data: bytes) -> None:
+        """Ignored: the connection is closed."""
 
-    def writing_paused(self) -> None: ...
+    def writing_paused(self) -> None:
+        """Ignored: nothing is written."""
 
-    def writing_resumed(self) -> None: ...
+    def writing_resumed(self) -> None:
+        """Ignored: nothing is written."""
 
-    def connection_lost(self, error: Exception | None) -> None: ...
+    def connection_lost(self, error: Exception | None) -> None:
+        """Ignored: nothing is held."""

@@ -184,6 +184,7 @@ class Member:
         return self.replicas[group]
 
     def has_group(self, group: int) -> bool:
+        """Whether this node hosts the group."""
         return 0 <= group < len(self.replicas)
 
     @property
@@ -281,12 +282,15 @@ class Member:
         return tuple(replica.describe() for replica in self.replicas)
 
     def heard_clock(self, peer: NodeId, wall_ms: int) -> None:
+        """A peer's wall clock, in milliseconds since the epoch."""
         self._clocks.heard(peer, wall_ms)
 
     def received(self, group: int, message: Message) -> None:
+        """A Raft message of a peer. Raises `ProtocolError` if it cannot be read."""
         self.replicas[group].group.step(message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        """A request or an answer about repair."""
         self.replicas[message.group].maintenance.repairing.received(peer, message)
 
     def send_gossip(self) -> None:
@@ -296,6 +300,7 @@ class Member:
         self._peering.broadcast(Gossip(reports, memory.is_short, memory.is_exhausted, self._clock.wall_ms()))
 
     def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
+        """A peer's report about itself and its replicas."""
         self._clocks.heard(peer, gossip.wall_ms)
         self.memory.heard(peer, gossip)
         for report in gossip.groups:
@@ -314,12 +319,14 @@ class Member:
         self._forwarding.received(peer, message)
 
     def unreachable(self, peer: NodeId) -> None:
+        """The connection to a peer was lost: messages on it may be lost too."""
         if self._is_started:
             for replica in self.replicas:
                 replica.group.unreachable(peer)
             self._forwarding.peer_lost(peer)
 
     def is_connected(self, node: NodeId) -> bool:
+        """Whether there is a connection to the member. True for the node itself."""
         return node == self._id or self._peering.is_connected(node)
 
     def refusal_by(self, node: NodeId) -> str:
@@ -331,6 +338,7 @@ class Member:
         return list(self._peering.refusals)
 
     def member_name(self, node: NodeId) -> str:
+        """Returns the member's name for messages."""
         return self.book.label(node)
 
     def failed(self, error: BaseException) -> None:
@@ -345,10 +353,12 @@ class Member:
     # --- what the servers ask ----------------------------------------------------------------------------------------
 
     def client_addresses(self) -> list[str]:
+        """Returns the client addresses of all members that are known, this node's first."""
         others = [self.book.client(node) for node in self.book.ids() if node != self._id]
         return [address for address in (self._own_client_address(), *others) if address]
 
     def client_address_of(self, node: NodeId) -> str:
+        """Returns the address where clients reach the member; "" if it is not known."""
         return self._own_client_address() if node == self._id else self.book.client(node)
 
     def _own_client_address(self) -> str:
@@ -371,6 +381,7 @@ class Member:
         self.memory.look()
 
     def memory_estimate(self) -> Estimate:
+        """Returns the bytes of all states, logs and buffers of this node, by its own count."""
         total_bytes, has_state = self._peering.held_bytes(), True
         for replica in self.replicas:
             state_bytes, other_bytes = replica.memory_bytes()
@@ -380,7 +391,9 @@ class Member:
         return Estimate(total_bytes + buffers.input_bytes + buffers.output_bytes, has_state)
 
     def wall_ms(self) -> int:
+        """Returns the wall clock, in milliseconds since the epoch."""
         return self._clock.wall_ms()
 
     def uptime_s(self) -> float:
+        """Returns the seconds since the node was started."""
         return self._clock.monotonic() - self._started_at

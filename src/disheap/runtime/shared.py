@@ -45,9 +45,20 @@ class ReplicaNode(Protocol):
 
     cluster_id: str
 
-    def failed(self, error: BaseException) -> None: ...
-    def send_gossip(self) -> None: ...
-    def check_memory(self) -> None: ...
-    def client_addresses(self) -> list[str]: ...
-    def is_connected(self, node: NodeId) -> bool: ...
-    async def admin(self, request: dict[str, Any], group: int) -> dict[str, Any]: ...
+    def failed(self, error: BaseException) -> None:
+        """End the node with this error."""
+
+    def send_gossip(self) -> None:
+        """Tell all peers this node's state now."""
+
+    def check_memory(self) -> None:
+        """Compare the use of memory with the mark now."""
+
+    def client_addresses(self) -> list[str]:
+        """Returns the client addresses of all members that are known, this node's first."""
+
+    def is_connected(self, node: NodeId) -> bool:
+        """Whether this node has a connection to the member."""
+
+    async def admin(self, request: dict[str, Any], group: int) -> dict[str, Any]:
+        """Carry out an operator's request about a group. Raises `RequestError`."""

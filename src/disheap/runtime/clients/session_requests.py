@@ -1,7 +1,7 @@
 """Requests of clients that are about a session itself: OPEN, ATTACH and CLOSE.
 
-Owns who asked, under an attachment number that is drawn here and goes into the log, until the answer comes out of the
-log or the one who asked is gone. It refuses what needs no place in the log. The log decides about the rest.
+Owns who asked, until the answer comes out of the log or the connection is gone. Each request has an attachment number,
+which is drawn here and goes into the log. It refuses what needs no place in the log. The log decides about the rest.
 """
 
 from __future__ import annotations

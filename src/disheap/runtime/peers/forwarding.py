@@ -1,7 +1,7 @@
 """The way of a message from the leader of one group to the leader of another, on this node or on a peer.
 
 Owns which messages were sent to peers and not answered, and for how long. Such a message can be lost with its
-connection, with its leader, or with the answer; then its sender is told so and sends it again. Does not keep a message,
+connection, with its leader, or with the answer. Then its sender is told so and sends it again. Does not keep a message,
 and does not send it a second time by itself.
 
 A message comes from the member whose connection it arrives on, because that member has proved who it is. The target's

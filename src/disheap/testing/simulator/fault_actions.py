@@ -150,4 +150,5 @@ class FaultActions:
 
 
 def words_of(scope: int | None) -> str:
+    """Returns the words for the trace that name the group of a fault; "" for all groups."""
     return "" if scope is None else f", group {scope}"
