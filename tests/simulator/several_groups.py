@@ -76,8 +76,14 @@ class GroupClient:
 class GroupsCluster(Cluster):
     """Node n1 leads group 0, n2 group 1 and n3 group 2, once `begin` is over."""
 
-    def __init__(self, seed: int, raft: RaftConfig = RAFT) -> None:
-        super().__init__(Rng(seed), Registry.load(), 3, machines=MACHINES)
+    def __init__(
+        self,
+        seed: int,
+        raft: RaftConfig = RAFT,
+        machines: tuple[str, ...] = MACHINES,
+        registry: Registry | None = None,
+    ) -> None:
+        super().__init__(Rng(seed), registry or Registry.load(), 3, machines=machines)
         self.ends: dict[str, BaseException] = {}  # by host: what ended its node
         self.clients: list[GroupClient] = []
         for host in self.hosts:

@@ -318,7 +318,7 @@ class SimConnection:
                 self._network.loop.at(self._network.loop.now + STALL_S, self._stalled, (self.generation,))
             self._held.append(data)
             return
-        if data is not None and (link.drop or link.double or link.reorder) and _is_peer_message(data):
+        if data is not None and (link.drop or link.double or link.reorder) and _is_losable(data):
             self._send_lossy(link, data)
             return
         self._schedule(data, self._network.delay(self.host, self.other.host))
@@ -427,5 +427,10 @@ class SimConnection:
             self._receiver.connection_lost(error)
 
 
-def _is_peer_message(data: bytes) -> bool:
-    return data[4] == Kind.PEER_MESSAGE and int.from_bytes(data[:4], "little") + 4 == len(data)
+LOSABLE = (Kind.PEER_MESSAGE, Kind.FORWARD, Kind.FORWARD_ANSWER)
+"""Frames between nodes that may be lost, doubled or late: whoever sends one expects that."""
+
+
+def _is_losable(data: bytes) -> bool:
+    """Whether it is one such frame, and nothing else."""
+    return data[4] in LOSABLE and int.from_bytes(data[:4], "little") + 4 == len(data)
