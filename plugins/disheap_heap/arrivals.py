@@ -28,7 +28,7 @@ IdFilter = Callable[[list[int]], list[int]]
 
 
 class Arrivals:
-    """The ids of one topic. The caller appends to `tail` and calls `cut_tail` when it has `limit` ids."""
+    """The ids of one topic. Whoever appends one id to `tail` calls `cut_tail` when it has `limit` ids."""
 
     __slots__ = ("_swept", "chunks", "limit", "tail")
 
@@ -37,6 +37,15 @@ class Arrivals:
         self.tail: list[int] = []
         self.limit = TAIL_MIN  # of the tail
         self._swept = 0  # the next chunk to sweep
+
+    def add(self, ids: range, keep_needed: IdFilter) -> None:
+        """Adds the ids of several messages, which are there already."""
+        while ids:
+            room = max(1, self.limit - len(self.tail))
+            self.tail.extend(ids[:room])
+            ids = ids[room:]
+            if len(self.tail) >= self.limit:
+                self.cut_tail(keep_needed)
 
     def cut_tail(self, keep_needed: IdFilter) -> None:
         """Removes the ids from the tail that are no longer needed. If it is still long, makes it a chunk and begins a

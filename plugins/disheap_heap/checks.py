@@ -81,8 +81,10 @@ def check_message(state: State, message: NewMessage) -> Body:
     if not 0 <= message.expires_ms <= DURATION_MAX_MS:
         raise InvalidArgument(f"expires_ms is 0 to {DURATION_MAX_MS}, not {message.expires_ms}")
     if message.encoded_headers or message.key:
-        message.check_headers()
-        message.check_key()
+        if message.encoded_headers:
+            message.check_headers()
+        if message.key:
+            message.check_key()
         return Content(message.payload, message.encoded_headers, message.key)
     return message.payload
 

@@ -1,15 +1,15 @@
 """How messages move: into a topic, to a consumer, back into their topic, and out.
 
 There is one function for each change: `add`, `make_ready`, `_delay`, `_deliver`, `release_lease`, `requeue`,
-`drop_waiting`, `drop_all_waiting`. Between calls a topic never has both a ready message and a consumer that can receive
-it, unless the topic waits in `State.unserved`. Whoever adds one or the other calls `serve`.
+`fire_message_timer`, `drop_excess`, `drop_all_waiting`. Between calls a topic never has both a ready message and a
+consumer that can receive it, unless the topic waits in `State.unserved`. Whoever adds one or the other calls `serve`.
 
 The next consumer (`turns`) gets the first message (`ready`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from itertools import islice
 
 from disheap.protocol.broker import Deliver, NewMessage, PopDone
@@ -20,10 +20,11 @@ from disheap_heap.footprint import count_extras, uncount_extras
 from disheap_heap.kept import DROPPED_BYTES, TUPLE_BYTES
 from disheap_heap.messages import Body, Content, Message, SharedMessage, deliver
 from disheap_heap.ready import DroppingReadyMessages, no_messages
-from disheap_heap.state import Consumer, Delayed, Lease, PurgedMessages, State, Topic
+from disheap_heap.state import Consumer, Lease, PurgedMessages, State, Topic
 from disheap_heap.view import (
-    has_kept,
+    ids_of_views,
     keep_consumer,
+    keep_dropped,
     keep_lease,
     keep_message_bytes,
     keep_place,
@@ -48,11 +49,11 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
     message = tuple.__new__(kind, (new.priority * topic.sign, number, 0, now_ms, expires_at_ms, body))  # as below
     if kind is SharedMessage or type(body) is Content:
         count_extras(state, message)
-    if lifetime:
-        state.timers.arm(timers.EXPIRY, number, now_ms + lifetime, topic.number)
     if new.delay_ms:
         _delay(state, topic, message, new.delay_ms)
     else:
+        if lifetime:
+            state.timers.arm_message(number, expires_at_ms, topic.number)
         make_ready(state, topic, message)
     arrivals = topic.arrivals
     arrivals.tail.append(number)
@@ -63,12 +64,18 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
 
 def needed_ids(state: State, topic: Topic) -> IdFilter:
     """A filter for ids. An id is needed while the topic has the message, or while an open view has to find it."""
-    ready, delayed, leases = topic.ready.by_id(), topic.delayed, state.leases
-    if not state.views:
-        return lambda ids: [one for one in ids if one in ready or one in leases or one in delayed]
-    return lambda ids: [
-        one for one in ids if one in ready or one in leases or one in delayed or has_kept(state, topic, one)
-    ]
+    holders: list[Container[int]] = [topic.ready.by_id(), state.leases, topic.delayed]
+    if state.views:
+        holders += ids_of_views(state, topic)
+
+    def keep_needed(ids: list[int]) -> list[int]:
+        gone = ids
+        for holder in holders:  # most ids are in the first
+            gone = [one for one in gone if one not in holder]
+        unneeded = set(gone)
+        return [one for one in ids if one not in unneeded] if unneeded else list(ids)
+
+    return keep_needed
 
 
 def _sweep_ids(state: State, topic: Topic) -> None:
@@ -134,7 +141,7 @@ def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -
     topic.ready_bytes -= size
     state.ready -= 1
     if expires_at_ms:
-        state.timers.disarm(timers.EXPIRY, number, topic.number)
+        state.timers.disarm_message(number, topic.number)
     if consumer.no_ack:
         epoch = until_ms = 0
         drop_message(state, message)
@@ -208,7 +215,8 @@ def requeue(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
             drop_message(state, message)
             state.expired += 1
             return topic
-        state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
+        if not delay_ms:
+            state.timers.arm_message(message.id, message.expires_at_ms, topic.number)
     state.returned += 1
     if delay_ms:
         _delay(state, topic, message, delay_ms)
@@ -239,16 +247,27 @@ def requeue_some(state: State, consumer: Consumer, limit: int) -> int:
 
 
 def make_ready(state: State, topic: Topic, message: Message) -> None:
-    """Adds a message to the ready ones. If the topic has too many and drops when it is full, it drops the ready message
-    of the lowest priority. Among equals it drops the oldest."""
+    """Adds a message to the ready ones."""
     topic.ready.push(message)
     topic.ready_bytes += len(message.body)
     state.ready += 1
-    if topic.drops and len(topic.ready) > topic.settings.max_messages:
-        assert isinstance(topic.ready, DroppingReadyMessages)
-        drop_waiting(state, topic, topic.ready.lowest())
-        state.dropped += 1
-        state.units += 1
+    if topic.drops:
+        drop_excess(state, topic)
+
+
+def drop_excess(state: State, topic: Topic) -> None:
+    """Drops what is too much in a topic that drops when it is full: the lowest priority, and among equals the oldest.
+    What is kept does not depend on how many messages came at once."""
+    excess = len(topic.ready) - topic.settings.max_messages
+    if excess <= 0:
+        return
+    assert isinstance(topic.ready, DroppingReadyMessages)
+    dropped = topic.ready.take_lowest(excess)
+    expiring = [message.id for message in dropped if message.expires_at_ms]
+    state.timers.disarm_messages(expiring, topic.number)
+    _drop_ready(state, topic, dropped)
+    state.dropped += excess
+    state.units += excess
 
 
 def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
@@ -256,31 +275,55 @@ def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
     topic.delayed[message.id] = (due_ms, message)
     topic.delayed_bytes += len(message.body)
     state.delayed += 1
-    state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
+    state.timers.arm_message(message.id, first_event_ms(message, due_ms), topic.number)
 
 
-def drop_waiting(state: State, topic: Topic, number: int) -> bool:
-    """Drops the ready or delayed message with this id. Returns False if there is none."""
-    message = topic.ready.remove(number)
-    if message is not None:
-        if state.views:
-            keep_place(state, topic, number, message)
-        topic.ready_bytes -= len(message.body)
-        state.ready -= 1
-    elif number in topic.delayed:
-        due = take_delayed(state, topic, number)
-        message = due[1]
-        state.timers.disarm(timers.DUE, number, topic.number)
-    else:
-        return False
-    state.timers.disarm(timers.EXPIRY, number, topic.number)
-    drop_message(state, message)
-    if topic.arrivals.chunks and number % DELIVERIES_PER_SWEEP == 0:
-        _sweep_ids(state, topic)
-    return True
+def first_event_ms(message: Message, due_ms: int) -> int:
+    """When a delayed message becomes ready or expires, whichever comes first."""
+    expires_at_ms = message.expires_at_ms
+    return expires_at_ms if 0 < expires_at_ms < due_ms else due_ms
 
 
-def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
+def fire_message_timer(state: State, topic: Topic, number: int) -> None:
+    """A delayed message is due, or a waiting message expires. At the same time a message is due first."""
+    due = topic.delayed.get(number)
+    if due is None:
+        message = topic.ready.remove(number)
+        assert message is not None
+        _drop_ready(state, topic, [message])
+        state.expired += 1
+        return
+    message = _take_delayed(state, topic, number)
+    if first_event_ms(message, due[0]) < due[0]:
+        drop_message(state, message)
+        state.expired += 1
+        return
+    if message.expires_at_ms:
+        state.timers.arm_message(number, message.expires_at_ms, topic.number)
+    make_ready(state, topic, message)
+    serve_later(state, topic)
+
+
+def _drop_ready(state: State, topic: Topic, messages: list[Message]) -> None:
+    """Drops messages that were taken out of the ready ones, and whose timers are disarmed."""
+    size = sweeps = 0
+    for message in messages:
+        _, number, _, _, _, body = message
+        size += len(body)
+        sweeps += number % DELIVERIES_PER_SWEEP == 0
+        if type(message) is SharedMessage or type(body) is Content:
+            uncount_extras(state, message)
+    topic.ready_bytes -= size
+    state.message_bytes -= size
+    state.ready -= len(messages)
+    if state.views:
+        keep_dropped(state, messages)
+    if topic.arrivals.chunks:
+        for _ in range(sweeps):
+            _sweep_ids(state, topic)
+
+
+def _take_delayed(state: State, topic: Topic, number: int) -> Message:
     """Removes and returns the delayed message with this id. There must be one."""
     due = topic.delayed[number]
     if state.views:
@@ -288,7 +331,7 @@ def take_delayed(state: State, topic: Topic, number: int) -> Delayed:
     del topic.delayed[number]
     topic.delayed_bytes -= len(due[1].body)
     state.delayed -= 1
-    return due
+    return due[1]
 
 
 def drop_message(state: State, message: Message) -> None:
@@ -309,7 +352,7 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
     if count or topic.ready.entries():
         state.ready -= len(topic.ready)
         state.delayed -= len(topic.delayed)
-        purged = PurgedMessages(topic.ready, topic.delayed, state.timers.disarm_messages(topic.number))
+        purged = PurgedMessages(topic.ready, topic.delayed, state.timers.disarm_topic(topic.number))
         if state.views and keep_purged(state, topic, purged):
             state.purged_in_views.append(purged)
         else:

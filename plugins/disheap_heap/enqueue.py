@@ -17,6 +17,7 @@ from disheap.protocol.broker import (
     Published,
     check_batch,
 )
+from disheap_heap.batches import add_many
 from disheap_heap.checks import check_capacity, check_delayed_capacity, check_message, find_topic
 from disheap_heap.delivery import add, serve
 from disheap_heap.encoding import PUBLISHED, encode
@@ -49,10 +50,9 @@ def enqueue_many(state: State, session: int, command: EnqueueMany) -> bytes:
     check_capacity(topic, len(command.messages))
     check_delayed_capacity(topic, sum(message.delay_ms > 0 for message in command.messages))
     first = state.last_message + 1
-    for message, body in zip(command.messages, bodies, strict=True):
-        add(state, topic, message, body)
+    add_many(state, topic, command.messages, bodies)
     serve(state, topic)
-    return encode(EnqueuedMany(first, len(command.messages)))
+    return encode(EnqueuedMany(first, len(bodies)))
 
 
 def publish(state: State, session: int, command: Publish) -> bytes:

@@ -15,7 +15,7 @@ the layout of the heaps may differ between a restored replica and another one.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from operator import itemgetter
@@ -30,8 +30,11 @@ GARBAGE_SHARE = 8
 """A part is built again when more than one of so many entries is garbage. Then a removal costs as much as the building
 of so many entries."""
 
-GARBAGE_MIN = 64
+GARBAGE_MIN = 16
 """With fewer entries of garbage than this the open part is not built again."""
+
+LEVELS = 8
+"""To build a heap takes as long as to push about one in so many of its entries."""
 
 _key_of = itemgetter(1)
 
@@ -80,6 +83,23 @@ class StrictHeap(Generic[R]):
         else:
             self._enter(record)
 
+    def push_new(self, records: list[R]) -> None:
+        """Adds records in the order of their keys, which are larger than all keys that the heap has had."""
+        self._records.update(zip(map(_key_of, records), records, strict=True))
+        start = 0
+        while start < len(records):
+            heap = self._heap
+            some = records[start : start + max(1, PART_RECORDS - len(heap))]
+            start += len(some)
+            if len(some) > len(heap) // LEVELS:
+                heap += some
+                heapify(heap)
+            else:
+                for record in some:
+                    heappush(heap, record)
+            if len(heap) >= PART_RECORDS:
+                self._close()
+
     def load(self, records: dict[int, R]) -> None:
         """Replaces all records by this dict, which then belongs to the heap."""
         StrictHeap.__init__(self)
@@ -118,21 +138,33 @@ class StrictHeap(Generic[R]):
         record = self._records.pop(key, None)
         if record is None:
             return None
-        if key > self._last:
-            self._garbage += 1
-            if self._garbage > GARBAGE_MIN and self._garbage * GARBAGE_SHARE > len(self._heap):
-                self._heap = self._live(self._heap)
-                self._garbage = 0
-        else:
+        if key <= self._last:
             part = self._parts[bisect_left(self._lasts, key)]
             part.garbage += 1
-            if part.garbage * GARBAGE_SHARE > len(part.heap):
-                part.heap, part.garbage = self._live(part.heap), 0
-                self._note_first(part)
-            elif part.heap[0] is record:
-                self._skip_garbage(part)
-                self._note_first(part)
+            self._clean(part)
+        elif self._heap[0] is record:
+            heappop(self._heap)  # so a queue whose first record is removed each time has no garbage
+        else:
+            self._garbage += 1
+            self._clean_open()
         return record
+
+    def remove_many(self, keys: list[int]) -> list[R]:
+        """Removes and returns the records with these keys, which must be in the heap. A part is cleaned once."""
+        removed = [self._records.pop(key) for key in keys]
+        keys = sorted(keys)
+        while keys:
+            place = bisect_left(self._lasts, keys[0])
+            if place == len(self._parts):
+                self._garbage += len(keys)
+                self._clean_open()
+                break
+            part = self._parts[place]
+            count = bisect_right(keys, part.last)
+            part.garbage += count
+            self._clean(part)
+            del keys[:count]
+        return removed
 
     def smallest(self, count: int) -> list[R]:
         """The first `count` records in order. They are taken out of the heaps and put back; the dict stays as it is."""
@@ -251,6 +283,22 @@ class StrictHeap(Generic[R]):
         place = bisect_left(self._lasts, part.last)
         del self._parts[place], self._lasts[place]
         self._last = self._lasts[-1] if self._lasts else -1
+
+    def _clean_open(self) -> None:
+        """Builds the open part again if it has much garbage."""
+        if self._garbage > GARBAGE_MIN and self._garbage * GARBAGE_SHARE > len(self._heap):
+            self._heap = self._live(self._heap)
+            self._garbage = 0
+
+    def _clean(self, part: _Part[R]) -> None:
+        """Builds a closed part again if it has much garbage. Takes garbage away that came to its top."""
+        first = part.heap[0]
+        if part.garbage * GARBAGE_SHARE > len(part.heap):
+            part.heap, part.garbage = self._live(part.heap), 0
+            self._note_first(part)
+        elif self._records.get(first[1]) is not first:
+            self._skip_garbage(part)
+            self._note_first(part)
 
     def _skip_garbage(self, part: _Part[R]) -> None:
         heap, records = part.heap, self._records

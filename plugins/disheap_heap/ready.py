@@ -31,6 +31,11 @@ class DroppingReadyMessages(ReadyMessages):
         super().push(record)
         self._reversed.push((-record[0], record[1]))
 
+    def push_new(self, records: list[Message]) -> None:
+        """Adds new messages to both orders."""
+        super().push_new(records)
+        self._reversed.push_new([(-record[0], record[1]) for record in records])
+
     def load(self, records: dict[int, Message]) -> None:
         """Replaces all messages."""
         super().load(records)
@@ -54,11 +59,13 @@ class DroppingReadyMessages(ReadyMessages):
             self._reversed.remove(record[1])
         return record
 
-    def lowest(self) -> int:
-        """The id of the message to drop. There must be a message."""
-        first = self._reversed.first()
-        assert first is not None
-        return first[1]
+    def take_lowest(self, count: int) -> list[Message]:
+        """Removes and returns the messages to drop. There must be as many."""
+        if count == 1:
+            message = super().remove(self._reversed.pop()[1])
+            assert message is not None
+            return [message]
+        return super().remove_many([self._reversed.pop()[1] for _ in range(count)])
 
 
 def no_messages(drops: bool) -> ReadyMessages:

@@ -15,6 +15,7 @@ from disheap.errors import SnapshotDamaged, VersionUnsupported
 from disheap.protocol.broker import TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
+from disheap_heap.delivery import first_event_ms
 from disheap_heap.exchanges import add_binding
 from disheap_heap.footprint import count_extras
 from disheap_heap.messages import Body, Content, Message, SharedMessage
@@ -162,20 +163,17 @@ class _Restorer:
         self._ready_messages.setdefault(topic, {})[message.id] = message
         self._state.ready += 1
         topic.ready_bytes += len(message.body)
-        self._add_waiting(topic, message)
+        self._state.message_bytes += len(message.body)
+        if message.expires_at_ms:
+            self._state.timers.arm_message(message.id, message.expires_at_ms, topic_number)
 
     def _delayed(self, topic_number: int, due_ms: int, *fields: Any) -> None:
         topic, message = self._state.topics_by_number[topic_number], self._message(fields)
         topic.delayed[message.id] = (due_ms, message)
         self._state.delayed += 1
         topic.delayed_bytes += len(message.body)
-        self._state.timers.arm(timers.DUE, message.id, due_ms, topic.number)
-        self._add_waiting(topic, message)
-
-    def _add_waiting(self, topic: Topic, message: Message) -> None:
         self._state.message_bytes += len(message.body)
-        if message.expires_at_ms:
-            self._state.timers.arm(timers.EXPIRY, message.id, message.expires_at_ms, topic.number)
+        self._state.timers.arm_message(message.id, first_event_ms(message, due_ms), topic_number)
 
     def _leases(self, number: int, epoch: int, until_ms: int, *fields: Any) -> None:
         state = self._state

@@ -3,19 +3,20 @@
 This module knows kinds, numbers and deadlines. `work` decides what happens when a timer fires. Timers follow from the
 rest of the state: a delayed message has its due time, and a lease has its end. So a snapshot does not contain them, and
 `restore` arms them again. A timer is disarmed when its record is removed, and a purge disarms all timers of a topic.
+
+A waiting message has one timer at most, for what happens to it first: it becomes ready, or it expires.
 """
 
 from __future__ import annotations
 
 from disheap_heap.heap import StrictHeap
 
-DUE = 0  # a delayed message becomes ready
-EXPIRY = 1  # a waiting message is dropped
-LEASE = 2  # a lease ends
-POP = 3  # a pop has waited long enough
-TOPIC = 4  # an unused topic is deleted
+MESSAGE = 0  # a delayed message becomes ready, or a waiting message is dropped
+LEASE = 1  # a lease ends
+POP = 2  # a pop has waited long enough
+TOPIC = 3  # an unused topic is deleted
 
-_KINDS = 8  # room in a key
+_KINDS = 4  # in a key
 
 Timer = tuple[int, int, int]
 """(deadline in ms, key of id and kind, the number of the topic or 0)"""
@@ -23,49 +24,103 @@ Timer = tuple[int, int, int]
 
 class Timers:
     """The deadlines of everything that has one, by kind and number. The timers of messages are kept by topic. So a
-    purge takes all timers of a topic out at once, and none of them is left to be found due."""
+    purge takes all timers of a topic out at once, and none of them is left to be found due.
 
-    __slots__ = ("_firsts", "_heap", "_of_messages", "_of_topics")
+    A timer is in one heap only. The first timer of each topic is in `_heap`, among the timers of other kinds. The later
+    ones of the topic are in a heap of their own, which most topics do not need.
+    """
+
+    __slots__ = ("_firsts", "_heap", "_later", "_later_count")
 
     def __init__(self) -> None:
-        self._heap: StrictHeap[Timer] = StrictHeap()  # of all but messages, and a copy of the first of each topic
-        self._of_topics: dict[int, StrictHeap[Timer]] = {}  # of messages
-        self._firsts: dict[int, Timer] = {}  # by topic
-        self._of_messages = 0
+        self._heap: StrictHeap[Timer] = StrictHeap()
+        self._firsts: dict[int, Timer] = {}  # of messages, by topic; all of them are in `_heap`
+        self._later: dict[int, StrictHeap[Timer]] = {}  # of messages, by topic; none of these heaps is empty
+        self._later_count = 0
 
     def arm(self, kind: int, number: int, deadline_ms: int, topic: int = 0) -> None:
-        """Starts a timer. Replaces the earlier one of the same kind and number. A timer of a message needs its
-        topic."""
+        """Starts a timer of any kind but `MESSAGE`. Replaces the earlier one of the same kind and number."""
         key = number * _KINDS + kind
-        if kind > EXPIRY:
-            self._heap.remove(key)
-            self._heap.push((deadline_ms, key, topic))
-            return
-        heap = self._of_topics.get(topic)
-        if heap is None:
-            heap = self._of_topics[topic] = StrictHeap()
-        self._of_messages += heap.remove(key) is None
-        heap.push((deadline_ms, key, topic))
-        self._note_first(topic, heap)
+        self._heap.remove(key)
+        self._heap.push((deadline_ms, key, topic))
 
-    def disarm(self, kind: int, number: int, topic: int = 0) -> None:
-        """Removes a timer, if there is one. A timer of a message needs its topic."""
-        key = number * _KINDS + kind
-        if kind > EXPIRY:
-            self._heap.remove(key)
-            return
-        heap = self._of_topics.get(topic)
-        if heap is not None and heap.remove(key) is not None:
-            self._of_messages -= 1
-            self._note_first(topic, heap)
+    def disarm(self, kind: int, number: int) -> None:
+        """Removes a timer of any kind but `MESSAGE`, if there is one."""
+        self._heap.remove(number * _KINDS + kind)
 
-    def disarm_messages(self, topic: int) -> StrictHeap[Timer] | None:
-        """Removes the timers of all messages of a topic, in constant time. Returns them to be freed."""
-        heap = self._of_topics.pop(topic, None)
-        if heap is not None:
-            self._of_messages -= len(heap)
-            self._heap.remove(self._firsts.pop(topic)[1])
-        return heap
+    def arm_message(self, number: int, deadline_ms: int, topic: int) -> None:
+        """Starts the timer of a message. It must not have one."""
+        timer = (deadline_ms, number * _KINDS, topic)
+        first = self._firsts.get(topic)
+        if first is None:
+            self._firsts[topic] = timer
+            self._heap.push(timer)
+        elif timer > first:
+            self._push_later(timer)
+        else:
+            self._heap.remove(first[1])
+            self._push_later(_copy(first))
+            self._firsts[topic] = timer
+            self._heap.push(timer)
+
+    def arm_messages(self, topic: int, numbers: list[int], deadlines_ms: list[int]) -> None:
+        """Starts the timers of new messages of one topic. Their numbers ascend, and are larger than those that the
+        topic has had. All go to the later ones at first. So the order of their deadlines does not matter."""
+        if not numbers:
+            return
+        first = self._firsts.get(topic)
+        if first is not None:
+            self._heap.remove(first[1])
+            self._push_later(_copy(first))
+        later = self._later.get(topic)
+        if later is None:
+            later = self._later[topic] = StrictHeap()
+        later.push_new([(at, number * _KINDS, topic) for number, at in zip(numbers, deadlines_ms, strict=True)])
+        self._later_count += len(numbers)
+        self._choose_first(topic)
+
+    def disarm_message(self, number: int, topic: int) -> None:
+        """Removes the timer of a message, if there is one."""
+        key, first = number * _KINDS, self._firsts.get(topic)
+        if first is None:
+            return
+        if first[1] == key:
+            self._heap.remove(key)
+            self._choose_first(topic)
+        else:
+            later = self._later.get(topic)
+            if later is not None and later.remove(key) is not None:
+                self._later_count -= 1
+                if not later:
+                    del self._later[topic]
+
+    def disarm_messages(self, numbers: list[int], topic: int) -> None:
+        """Removes the timers of these messages of one topic. Each must have one."""
+        if len(numbers) < 2:
+            for number in numbers:
+                self.disarm_message(number, topic)
+            return
+        first = self._firsts[topic]
+        keys = [number * _KINDS for number in numbers if number * _KINDS != first[1]]
+        later = self._later.get(topic)
+        if later is not None:
+            later.remove_many(keys)
+            self._later_count -= len(keys)
+            if not later:
+                del self._later[topic]
+        if len(keys) < len(numbers):
+            self._heap.remove(first[1])
+            self._choose_first(topic)
+
+    def disarm_topic(self, topic: int) -> StrictHeap[Timer] | None:
+        """Removes the timers of all messages of a topic, in constant time. Returns those that have to be freed."""
+        first = self._firsts.pop(topic, None)
+        if first is not None:
+            self._heap.remove(first[1])
+        later = self._later.pop(topic, None)
+        if later is not None:
+            self._later_count -= len(later)
+        return later
 
     def next_deadline(self) -> int | None:
         """The earliest deadline in ms, or None."""
@@ -76,35 +131,47 @@ class Timers:
         """Removes the first timer. Returns its (kind, number, topic)."""
         _, key, topic = self._heap.pop()
         number, kind = divmod(key, _KINDS)
-        if kind <= EXPIRY:
-            heap = self._of_topics[topic]
-            heap.pop()
-            self._of_messages -= 1
-            self._note_first(topic, heap)
+        if kind == MESSAGE:
+            self._choose_first(topic)
         return kind, number, topic
 
     def drain(self) -> bool:
         """Takes any timer out, or a piece of garbage, for timers that are thrown away. False if there is none."""
-        while self._of_topics:
-            topic, heap = next(iter(self._of_topics.items()))
-            if heap.drain() is not None:
+        while self._later:
+            topic, later = next(iter(self._later.items()))
+            if later.drain() is not None:
                 return True
-            del self._of_topics[topic]
+            del self._later[topic]
+        if self._firsts:
+            self._firsts.popitem()
+            return True
         return self._heap.drain() is not None
 
     def __len__(self) -> int:
-        return len(self._heap) - len(self._firsts) + self._of_messages
+        return len(self._heap) + self._later_count
 
-    def _note_first(self, topic: int, heap: StrictHeap[Timer]) -> None:
-        """The first timer of a topic may be another. A copy of it stands for the topic. It is a new one each time, so
-        that an earlier copy is garbage."""
-        first, before = heap.first(), self._firsts.get(topic)
-        if first is before:
+    def _push_later(self, timer: Timer) -> None:
+        topic = timer[2]
+        later = self._later.get(topic)
+        if later is None:
+            later = self._later[topic] = StrictHeap()
+        later.push(timer)
+        self._later_count += 1
+
+    def _choose_first(self, topic: int) -> None:
+        """The first timer of a topic is gone. The next one takes its place."""
+        later = self._later.get(topic)
+        if later is None:
+            del self._firsts[topic]
             return
-        if before is not None:
-            self._heap.remove(before[1])
-        if first is None:
-            del self._firsts[topic], self._of_topics[topic]
-        else:
-            self._firsts[topic] = first
-            self._heap.push((first[0], first[1], first[2]))
+        first = self._firsts[topic] = later.pop()
+        self._heap.push(first)
+        self._later_count -= 1
+        if not later:
+            del self._later[topic]
+
+
+def _copy(timer: Timer) -> Timer:
+    """A new tuple, for a timer that a heap may still have as garbage. It would take the old tuple for a live one when
+    that comes back."""
+    return (timer[0], timer[1], timer[2])

@@ -15,12 +15,12 @@ an id above `_last_message` came later.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from disheap_heap.footprint import CONSUMER_BYTES, SESSION_BYTES, TOPIC_BYTES
-from disheap_heap.kept import ID_BYTES, Kept
+from disheap_heap.kept import DROPPED_BYTES, ID_BYTES, Kept
 from disheap_heap.messages import Message
 from disheap_heap.state import Consumer, Lease, Topic
 
@@ -88,6 +88,20 @@ class View:
             if not isinstance(place, Message):
                 self._with_delayed[topic] = None
 
+    def keep_dropped(self, messages: list[Message], copies: Mapping[int, int], above: int) -> int:
+        """Keeps ready messages that are dropped, and counts the memory of those whose ids are above this one. Returns
+        the last id of the view. `copies`: those of shared bodies, by address."""
+        kept, last, memory_bytes = self._kept, self._last_message, 0
+        for message in messages:
+            number = message.id
+            if number <= last:
+                kept.setdefault(number, message)
+                if number > above:
+                    body = message.body
+                    memory_bytes += DROPPED_BYTES if id(body) in copies else DROPPED_BYTES + len(body)
+        self.kept.add_bytes(memory_bytes)
+        return last
+
     def keep_lease(self, lease: Lease) -> None:
         """Keeps a lease, and the order of the leases of its consumer."""
         number, consumer = lease.message.id, lease.consumer
@@ -154,12 +168,10 @@ class View:
         else:
             self.kept.add_bytes(SESSION_BYTES)
 
-    def has_kept(self, topic: Topic, number: int) -> bool:
-        """Whether the view needs the id of this message to find it."""
-        if number in self._kept:
-            return True
+    def needed_ids(self, topic: Topic) -> list[Container[int]]:
+        """What holds the ids that the view needs to find messages of the topic."""
         purged = self._purged.get(topic)
-        return purged is not None and (number in purged.ready.by_id() or number in purged.delayed)
+        return [self._kept] if purged is None else [self._kept, purged.ready.by_id(), purged.delayed]
 
     def freeing(self) -> Iterator[None]:
         """Ends the view after it is written. Frees the kept records, with a pause after each portion."""
@@ -362,6 +374,13 @@ def keep_place(state: State, topic: Topic, number: int, place: Message | Delayed
         view.keep_place(topic, number, place)
 
 
+def keep_dropped(state: State, messages: list[Message]) -> None:
+    """Called when ready messages are dropped. Each is counted once, for the oldest view that has it."""
+    last = 0
+    for view in _open(state):
+        last = view.keep_dropped(messages, state.copies, last)
+
+
 def keep_lease(state: State, lease: Lease) -> None:
     """Before a lease ends or is extended."""
     for view in _open(state):
@@ -430,9 +449,9 @@ def keep_session(state: State, session: Session) -> None:
         view.keep_session(session)
 
 
-def has_kept(state: State, topic: Topic, number: int) -> bool:
-    """Whether an open view needs the id of this message."""
-    return any(view.has_kept(topic, number) for view in _open(state))
+def ids_of_views(state: State, topic: Topic) -> list[Container[int]]:
+    """What holds the ids of the topic's messages that open views need."""
+    return [ids for view in _open(state) for ids in view.needed_ids(topic)]
 
 
 def _open(state: State) -> list[View]:

@@ -19,14 +19,12 @@ from collections.abc import Sized
 
 from disheap_heap import credit, timers
 from disheap_heap.delivery import (
-    drop_waiting,
     finish_pop,
-    make_ready,
+    fire_message_timer,
     needed_ids,
     requeue_some,
     serve_later,
     serve_some,
-    take_delayed,
 )
 from disheap_heap.exchanges import remove_binding
 from disheap_heap.footprint import uncount_extras
@@ -102,12 +100,8 @@ def _fire(state: State, kind: int, number: int, topic_number: int) -> None:
     topic = state.topics_by_number[topic_number]
     if kind == timers.TOPIC:
         delete(state, topic, "it was unused for too long")
-    elif kind == timers.EXPIRY:
-        drop_waiting(state, topic, number)
-        state.expired += 1
     else:
-        make_ready(state, topic, take_delayed(state, topic, number)[1])
-        serve_later(state, topic)
+        fire_message_timer(state, topic, number)
 
 
 def _serve_waiting(state: State, limit: int) -> int:

@@ -7,7 +7,7 @@ interpreter, so it is the same on every machine. Wall time is reported and decid
   units of work that the machine counts allow. It must not be above 1.
 - `pause`: the calls between two pauses. At most `MAX_CALLS_BETWEEN_PAUSES`.
 - `amplification`: the calls of a whole sequence, what it puts off included, for each byte that was sent. Nothing bounds
-  it, because a publish to 10,000 topics is meant to work. It leads to the commands that are worth a look.
+  it, because a publish to 2,500 topics is meant to work. It leads to the commands that are worth a look.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ pytestmark = pytest.mark.proof
 SENT_BYTES_MAX = MAX_PUSH_BYTES_PER_CALL + HeapSettings().payload_bytes + (1 << 20)
 """Payloads that one call pushes, one message more, and 1 MiB for all that comes with them and for a reply."""
 
-RECORD_BYTES_MAX = 8_000_000
-"""10,000 messages that are delayed and expire, with headers: each takes two timers and one record more."""
+RECORD_BYTES_MAX = 6_000_000
+"""10,000 messages that are delayed and expire, with headers: each takes a timer and one record more."""
 
 RECORD_BYTES_MAX_BY_NAME = {"ATTACH": (broker.HELD_MAX + broker.CREDIT_MAX + MAX_SCANNED_PER_CALL) * RESEND_BYTES}
 """Of records, where they are more: until all leases are sent again, those that the client named, and those to be sent

@@ -221,6 +221,28 @@ def test_a_topics_own_expiry_holds_for_messages_that_bring_none() -> None:
     assert popped(driver) == [b"long"]
 
 
+def test_a_delayed_message_that_expires_first_never_becomes_ready(jobs: Driver) -> None:
+    jobs.do(Enqueue("jobs", NewMessage(b"x", delay_ms=100, expires_ms=20)))
+    assert jobs.machine.next_deadline() == 20
+    twin = jobs.restored()
+    for driver in (jobs, twin):
+        driver.wait(200)
+        assert (driver.info().ready, driver.info().delayed) == (0, 0)
+        assert driver.machine.next_deadline() is None
+    assert jobs.machine.state_hash() == twin.machine.state_hash()
+
+
+def test_a_delayed_message_expires_after_it_became_ready(jobs: Driver) -> None:
+    jobs.do(Enqueue("jobs", NewMessage(b"x", delay_ms=20, expires_ms=100)))
+    assert jobs.machine.next_deadline() == 20
+    jobs.wait(20)
+    twin = jobs.restored()
+    for driver in (jobs, twin):
+        assert (driver.info().ready, driver.machine.next_deadline()) == (1, 100)
+        driver.wait(80)
+        assert (driver.info().ready, driver.machine.stats()["expired"]) == (0, 1)
+
+
 def test_a_leased_message_expires_when_it_is_given_back_too_late(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", NewMessage(b"x", expires_ms=10)))
     jobs.do(Pop("jobs", 1))

@@ -6,6 +6,7 @@ import pytest
 
 from disheap.errors import InvalidArgument, TopicFull
 from disheap.protocol.broker import (
+    BATCH_MAX,
     Ack,
     CreateTopic,
     Enqueue,
@@ -54,6 +55,36 @@ def test_the_new_message_is_dropped_if_all_others_have_higher_priorities() -> No
     driver = dropping()
     put(driver, 5, 5, 5, 1)
     assert waiting(driver) == [(5, 1), (5, 2), (5, 3)]
+
+
+@pytest.mark.parametrize("bound", [1, 3, 100])
+@pytest.mark.parametrize("mode", ["max", "min"])
+def test_a_batch_drops_what_single_messages_would_have_dropped(mode: str, bound: int) -> None:
+    new = [NewMessage(b"%d" % number, number * 7 % 10, 0, number % 3 * (1000 - number)) for number in range(250)]
+    batch, single = dropping(bound, mode), dropping(bound, mode)
+    batch.do(EnqueueMany("jobs", new[:50]))
+    batch.do(EnqueueMany("jobs", new[50:]))
+    for one in new:
+        single.do(Enqueue("jobs", one))
+    assert waiting(batch) == waiting(single)
+    for driver in (batch, single):
+        assert driver.machine.stats()["dropped"] == 250 - bound
+        assert driver.machine.work_done() == 250 + 250 - bound
+        driver.machine._state.timers.next_deadline()
+    for milliseconds in range(100, 2100, 100):
+        for driver in (batch, single):
+            driver.wait(milliseconds)
+        assert waiting(batch) == waiting(single)
+        assert batch.machine.state_hash() == single.machine.state_hash()
+    assert batch.machine.next_deadline() is None
+
+
+def test_a_small_topic_that_drops_does_not_grow_by_a_large_batch() -> None:
+    driver = dropping(3)
+    before = driver.machine._state.topics["jobs"].ready.entries()
+    driver.do(EnqueueMany("jobs", [NewMessage(b"x", number % 5) for number in range(BATCH_MAX)]))
+    assert driver.machine._state.topics["jobs"].ready.entries() - before < 200
+    assert driver.info().ready == 3
 
 
 def test_leased_messages_count_only_after_they_are_given_back() -> None:

@@ -9,9 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disheap_heap import heap as heap_module
-from disheap_heap import timers
 from disheap_heap.heap import GARBAGE_MIN, PART_RECORDS, StrictHeap
-from disheap_heap.timers import Timers
 
 Item = tuple[int, int]
 
@@ -24,7 +22,10 @@ def filled(ranks: list[int]) -> StrictHeap[Item]:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["push", "push", "push", "again", "pop", "remove", "load"]), st.integers(0, 60)),
+    st.tuples(
+        st.sampled_from(["push", "push", "push", "push new", "again", "pop", "remove", "remove many", "load"]),
+        st.integers(0, 60),
+    ),
     max_size=300,
 )
 
@@ -35,12 +36,24 @@ def test_it_gives_what_a_sorted_list_gives(part_records: int) -> None:
     @given(STEPS)
     def run(steps: list[tuple[str, int]]) -> None:
         heap: StrictHeap[Item] = StrictHeap()
+        key = 0
         plain: list[Item] = []
         gone: list[int] = []
-        for key, (step, value) in enumerate(steps):
+        for step, value in steps:
+            key += 1
             if step == "push":
                 heap.push((value, key))
                 plain.append((value, key))
+            elif step == "push new":
+                records = [(value * 7 % (key + more), key + more) for more in range(value % 20)]
+                heap.push_new(records)
+                plain += records
+                key += len(records)
+            elif step == "remove many":
+                doomed = sorted(plain, key=lambda record: record[1] * value % 61)[: value % 20]
+                assert heap.remove_many([record[1] for record in doomed]) == doomed
+                plain = [record for record in plain if record not in doomed]
+                gone += [record[1] for record in doomed]
             elif step == "again" and gone:  # a message that comes back has a key among those of others
                 record = (value, gone.pop(value % len(gone)))
                 heap.push(record)
@@ -148,27 +161,3 @@ def test_draining_takes_everything_out() -> None:
         pass
     assert heap.by_id() == {}
     assert heap.entries() == 0
-
-
-def test_timers_fall_due_by_deadline_and_then_by_id() -> None:
-    clock = Timers()
-    clock.arm(timers.LEASE, 9, 50)
-    clock.arm(timers.EXPIRY, 3, 50, topic=1)
-    clock.arm(timers.DUE, 3, 50, topic=1)
-    clock.arm(timers.POP, 99, 10)
-    assert clock.next_deadline() == 10
-    assert [clock.pop() for _ in range(4)] == [
-        (timers.POP, 99, 0),
-        (timers.DUE, 3, 1),
-        (timers.EXPIRY, 3, 1),
-        (timers.LEASE, 9, 0),
-    ]
-    assert clock.next_deadline() is None
-
-
-def test_a_timer_armed_again_replaces_the_earlier_one_and_keeps_memory_bounded() -> None:
-    clock = Timers()
-    for deadline in range(10_000):
-        clock.arm(timers.LEASE, 1, 20_000 - deadline)
-    assert clock._heap.entries() <= 3 + 2 * GARBAGE_MIN
-    assert (clock.next_deadline(), len(clock)) == (10_001, 1)

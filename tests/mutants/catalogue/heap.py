@@ -140,7 +140,7 @@ MUTANTS = (
     Mutant(
         "first-of-a-part-is-garbage",
         "a message that was removed hides the next one of its part, and another one comes first",
-        (Patch("disheap_heap:StrictHeap.remove", "elif part.heap[0] is record:", "elif False:"),),
+        (Patch("disheap_heap:StrictHeap._clean", "elif self._records.get(first[1]) is not first:", "elif False:"),),
         ("tests/heap/test_strict_heap.py::test_the_first_record_of_a_part_is_never_garbage",),
         simulated=False,
     ),
@@ -304,8 +304,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:enqueue_many",
-                "        add(state, topic, message, body)\n",
-                "        add(state, topic, message, body)\n        serve(state, topic)\n",
+                "    add_many(state, topic, command.messages, bodies)\n",
+                "    for message, body in zip(command.messages, bodies, strict=True):\n"
+                "        add_many(state, topic, [message], [body])\n        serve(state, topic)\n",
             ),
         ),
         (DELIVERY + "test_a_batch_is_in_place_before_any_of_it_is_delivered",),
@@ -321,8 +322,10 @@ MUTANTS = (
         "a message that nobody took in time is delivered all the same",
         (
             Patch(
-                "disheap_heap:_fire",
-                "        drop_waiting(state, topic, number)\n",
+                "disheap_heap:fire_message_timer",
+                "        message = topic.ready.remove(number)\n"
+                "        assert message is not None\n"
+                "        _drop_ready(state, topic, [message])\n",
                 "",
             ),
         ),
@@ -858,9 +861,58 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "delayed-message-never-expires",
+        "a message that was delayed has no expiry any more when it becomes ready",
+        (
+            Patch(
+                "disheap_heap:fire_message_timer",
+                "    if message.expires_at_ms:\n"
+                "        state.timers.arm_message(number, message.expires_at_ms, topic.number)\n",
+                "",
+            ),
+        ),
+        (DELIVERY + "test_a_delayed_message_expires_after_it_became_ready",),
+    ),
+    Mutant(
+        "delayed-message-outlives-its-expiry",
+        "a delayed message that expires before it is due becomes ready all the same",
+        (
+            Patch(
+                "disheap_heap:first_event_ms",
+                "return expires_at_ms if 0 < expires_at_ms < due_ms else due_ms",
+                "return due_ms",
+            ),
+        ),
+        (DELIVERY + "test_a_delayed_message_that_expires_first_never_becomes_ready",),
+    ),
+    Mutant(
+        "first-timer-of-a-batch-forgotten",
+        "the messages of a batch become ready only when a later message of the topic does",
+        (
+            Patch(
+                "disheap_heap:Timers.arm_messages",
+                "        self._later_count += len(numbers)\n        self._choose_first(topic)\n",
+                "        self._later_count += len(numbers)\n",
+            ),
+        ),
+        ("tests/heap/test_timers.py::test_timers_behave_as_a_sorted_list",),
+    ),
+    Mutant(
+        "timers-of-dropped-messages-stay",
+        "the timer of a message that a full topic dropped fires, and the node stops",
+        (
+            Patch(
+                "disheap_heap:drop_excess",
+                "    state.timers.disarm_messages(expiring, topic.number)\n",
+                "",
+            ),
+        ),
+        ("tests/heap/test_overflow.py::test_a_batch_drops_what_single_messages_would_have_dropped",),
+    ),
+    Mutant(
         "timers-of-purged-messages-stay",
         "timers of messages that are gone are found due, and the node stops at the first of them",
-        (Patch("disheap_heap:drop_all_waiting", "state.timers.disarm_messages(topic.number)", "None"),),
+        (Patch("disheap_heap:drop_all_waiting", "state.timers.disarm_topic(topic.number)", "None"),),
         (WORK + "test_timers_of_purged_messages_are_never_found_due",),
         simulated=False,
     ),

@@ -31,10 +31,12 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:enqueue_many",
-                "        add(state, topic, message, body)\n",
-                "        first = command.messages[0]\n"
-                "        mixed = type(message)(message.payload, 0, 0, 0, first.encoded_headers, first.key)\n"
-                "        add(state, topic, message, check_message(state, mixed))\n",
+                "    bodies = [check_message(state, message) for message in command.messages]\n",
+                "    one = command.messages[0]\n"
+                "    mixed = [\n"
+                "        type(one)(each.payload, 0, 0, 0, one.encoded_headers, one.key) for each in command.messages\n"
+                "    ]\n"
+                "    bodies = [check_message(state, message) for message in mixed]\n",
             ),
         ),
         (HEADERS + "test_each_message_of_a_batch_has_its_own_headers_and_key",),

@@ -63,8 +63,10 @@ def decode_headers(encoded: bytes) -> dict[str, HeaderValue]:
     how deep it may go depends on the stack."""
     if not encoded:
         return {}
-    count = count_headers(encoded)
-    _check_size(len(encoded), count)
+    first = encoded[0]
+    count = first & 0xF if first >> 4 == _FIXMAP else count_headers(encoded)  # most maps have up to 15 headers
+    if count > HEADERS_MAX or len(encoded) > HEADERS_BYTES_MAX:
+        _check_size(len(encoded), count)
     try:
         headers: dict[str, HeaderValue] | None = _decode(encoded)
     except UNREADABLE:
