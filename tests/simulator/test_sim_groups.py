@@ -10,8 +10,10 @@ import pytest
 from disheap.errors import DiskFailed
 from disheap.protocol import broker
 from disheap.runtime.replica.lifecycle import State
-from tests.simulator.several_groups import COUNTER, FIRST_HEAP, GROUPS, SECOND_HEAP, GroupsCluster
+from tests.simulator.several_groups import COUNTER, FIRST_HEAP, GROUPS, RAFT, SECOND_HEAP, GroupsCluster
 
+TICK_S = RAFT.tick_ms / 1000
+"""Nobody campaigns sooner than one tick after a leader is gone."""
 Scenario = Callable[[GroupsCluster], Awaitable[None]]
 
 
@@ -182,3 +184,41 @@ def test_a_full_disk_in_one_groups_directory_stops_no_other_group() -> None:
         host.faults.clear()
 
     run(scenario)
+
+
+def test_a_node_that_stops_hands_over_every_group_that_it_leads() -> None:
+    async def scenario(cluster: GroupsCluster) -> None:
+        host = cluster.hosts[0]
+        for group in GROUPS:
+            await cluster.lead(host, group)
+        for client in cluster.clients:
+            client.look_again()
+        cluster.stop(host)
+        await cluster.wait(lambda: host.state == "down", "the node does not stop")
+        await cluster.progress(GROUPS)
+        for client in cluster.clients:
+            assert client.slowest_s < TICK_S / 2, f"group {client.group} waited for an election"
+        cluster.start(host)
+
+    run(scenario)
+
+
+def test_the_groups_of_a_node_do_not_time_out_together() -> None:
+    """Each draws an election timeout of its own. Else one node would begin to lead all groups at the same moment."""
+
+    async def scenario(cluster: GroupsCluster) -> None:
+        host = cluster.hosts[0]
+        for group in GROUPS:
+            await cluster.lead(host, group)
+        before = [one.safety.elections for one in cluster.groups]
+        cluster.on_lead = lambda host, group: elected_s.setdefault(group, cluster.loop.now) and None
+        cluster.kill(host)
+        await cluster.wait(
+            lambda: all(one.safety.elections > count for one, count in zip(cluster.groups, before, strict=True)),
+            "a group has no other leader",
+        )
+        cluster.start(host)
+
+    elected_s: dict[int, float] = {}
+    run(scenario)
+    assert max(elected_s.values()) - min(elected_s.values()) > TICK_S
