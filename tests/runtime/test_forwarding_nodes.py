@@ -145,6 +145,24 @@ async def test_nothing_is_lost_or_doubled_when_leaders_move_and_die(cluster: Clu
     await check(cluster, 0, 1, number)
 
 
+async def test_nothing_is_left_behind_by_a_leader_that_moves_or_stops(cluster: Cluster) -> None:
+    before = await led(cluster, 0)
+    await put(cluster, 0, 9, "for a group that does not exist")
+    forwarder = before.replicas[0].forwarder
+    assert forwarder is not None
+    await wait_until(lambda: bool(forwarder._targets), "it is sent")
+    await lead(cluster, "n2", 0)
+    await wait_until(lambda: not before.replicas[0].group.leads, "n1 knows")
+    assert not forwarder._targets and not forwarder._term
+    after = await led(cluster, 0)
+    router, told = after._forwarding, []
+    router.send(0, 2, 1, b"<0:1:a", told.append)
+    after.replicas[1].node_commands.propose(b"~1:1", lambda error: told.append(str(error)))
+    await cluster.stop("n2")
+    assert not router._sent and not any(one.node_commands._waiting for one in after.replicas)
+    assert all(one.forwarder is not None and not one.forwarder._targets for one in after.replicas)
+
+
 async def test_a_client_cannot_pass_for_a_group(cluster: Cluster) -> None:
     node = await led(cluster, 1)
     client = await WireClient.opened(cluster.transport, node.client_address, 60_000, group=1)
