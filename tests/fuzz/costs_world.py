@@ -21,8 +21,9 @@ from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Kind, Opening
 from disheap.runtime.clients.session_admin import list_sessions, read_page
 from disheap.runtime.state.machine_stats import read_stats
+from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import SessionLimits, proof_of
-from disheap.runtime.state.sessions import ReplySink, Sessions
+from disheap.runtime.state.sessions import Sessions
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 

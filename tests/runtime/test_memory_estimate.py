@@ -11,8 +11,9 @@ from disheap.kernel.log import Log
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, Membership, NodeId, Restored, SnapshotMeta, Term
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Opening
+from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import SESSION_BYTES, SessionLimits, proof_of
-from disheap.runtime.state.sessions import ReplySink, Sessions
+from disheap.runtime.state.sessions import Sessions
 from disheap.testing.counter import CounterMachine, CounterSettings
 
 ROUNDS = 4000

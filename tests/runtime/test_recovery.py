@@ -11,8 +11,9 @@ from disheap.plugins.registry import Registry
 from disheap.runtime.membership.directory import first_state
 from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.recovery import Found, recover
+from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import SessionLimits
-from disheap.runtime.state.sessions import ReplySink, Sessions
+from disheap.runtime.state.sessions import Sessions
 from disheap.testing.counter import CounterMachine
 
 TAIL_BYTES = 4096

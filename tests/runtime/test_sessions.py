@@ -17,8 +17,9 @@ from disheap.kernel.types import Entry, EntryKind, Index, Term
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
 from disheap.runtime.state import state_format
+from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, memory_of, proof_of
-from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, ReplySink, Sessions
+from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Sessions
 from disheap.testing.counter import CounterMachine, CounterSettings
 from disheap_heap.credit import CONSUMERS_PER_UNIT
 from disheap_heap.machine import HeapMachine

@@ -24,7 +24,8 @@ from disheap.plugins.registry import Registry
 from disheap.protocol.proofs import Transcript
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.reads import Reads
-from disheap.runtime.state.sessions import Session, Sessions
+from disheap.runtime.state.session_table import Session
+from disheap.runtime.state.sessions import Sessions
 from disheap.testing.simulator.liveness_checks import LivenessChecks
 from disheap.testing.simulator.run import Plan, simulate
 

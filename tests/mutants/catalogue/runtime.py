@@ -447,7 +447,7 @@ MUTANTS = (
     Mutant(
         "unknown-version-applied",
         "a node goes on under a machine version that it does not know",
-        (Patch("disheap:Sessions._check_versions", "if version > highest:", "if version > highest + 100:"),),
+        (Patch("disheap:check_versions", "if version > highest:", "if version > highest + 100:"),),
         (SESSIONS + "test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied",),
         pitfall=30,
         simulated=False,

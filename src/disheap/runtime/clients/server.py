@@ -38,7 +38,7 @@ from disheap.runtime.clients.queries import Queries
 from disheap.runtime.clients.redirecting import Redirecting
 from disheap.runtime.clients.session_requests import SessionRequests
 from disheap.runtime.replica.group import Group
-from disheap.runtime.state.sessions import ReplySink
+from disheap.runtime.state.reply_sink import ReplySink
 
 log = get_logger(__name__)
 

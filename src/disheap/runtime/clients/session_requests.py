@@ -18,8 +18,7 @@ from disheap.protocol.frames import Attaching, Kind, Opening, SessionOptions, St
 from disheap.runtime.clients.admission import PendingOpens
 from disheap.runtime.clients.connection import ClientConnection, ServerLimits
 from disheap.runtime.replica.group import Group
-from disheap.runtime.state.session_table import proof_of
-from disheap.runtime.state.sessions import wrong_secret
+from disheap.runtime.state.session_table import proof_of, wrong_secret
 
 log = get_logger(__name__)
 

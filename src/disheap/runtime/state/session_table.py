@@ -18,6 +18,7 @@ from collections.abc import Iterable
 import msgspec
 
 from disheap.addresses import owner_of
+from disheap.errors import WrongSecret
 from disheap.protocol.frames import Attaching, Opening, Status
 
 Kept = tuple[int, int, bytes]
@@ -179,3 +180,11 @@ def _take_one(counter: Counter[str], key: str) -> None:
     counter[key] -= 1
     if counter[key] <= 0:
         del counter[key]
+
+
+def wrong_secret(number: int) -> WrongSecret:
+    """Returns the error for an ATTACH whose secret is not that of the session."""
+    return WrongSecret(
+        f"session {number} was opened with another secret or under another certificate name; it is unchanged. Open a "
+        "new session"
+    )

@@ -14,7 +14,7 @@ This module decides what is replied and pushed; where that goes is the `ReplySin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 
 import msgspec
@@ -24,16 +24,16 @@ from disheap.errors import (
     InternalError,
     LimitReached,
     SessionExpired,
-    VersionUnsupported,
     WindowExceeded,
-    WrongSecret,
 )
 from disheap.interfaces import Discarding, Effects, Hashing, Principal, StateMachine, WorkCounting
 from disheap.kernel.types import Entry
 from disheap.logs import get_logger
 from disheap.protocol import frames
-from disheap.protocol.frames import ENVELOPE, LOG_VERSIONS, Attaching, Fault, Kind, Opening, Status, fault
+from disheap.protocol.frames import ENVELOPE, LOG_VERSIONS, Attaching, Kind, Opening, Status, fault
 from disheap.runtime.state import state_format
+from disheap.runtime.state.reply_sink import ReplySink
+from disheap.runtime.state.session_hash import hashed_sessions
 from disheap.runtime.state.session_table import (
     HINT,
     REFUSAL_BYTES,
@@ -44,8 +44,10 @@ from disheap.runtime.state.session_table import (
     SessionCounts,
     SessionLimits,
     granted,
+    wrong_secret,
 )
 from disheap.runtime.state.state_format import Head, Row
+from disheap.runtime.state.version_checks import check_kind, check_versions
 
 log = get_logger(__name__)
 
@@ -82,36 +84,6 @@ nodes of two releases that differ here refuse each other. `DETACHED_AT_ONCE`,
 `DISCARDED_AT_ONCE` and `COMMANDS_AT_ONCE` decide pauses only."""
 
 INTERNAL_ERROR = "the state machine failed on this command; its state is as before. See the node's log"
-
-
-class ReplySink:
-    """Where replies and pushes go: frames gathered for each attached session. Empty on all nodes but the leader."""
-
-    def __init__(self) -> None:
-        self.queues: dict[int, list[bytes]] = {}
-        self.pending: list[int] = []
-        """Sessions whose queue was empty, and got something since the sink was flushed."""
-
-    def attach(self, session: int, attachment: int) -> None:
-        """From here on the session's frames go to the connection that asked under the number `attachment`."""
-
-    def detach(self, session: int) -> None:
-        """The session has ended or lost its attachment."""
-
-    def detached(self, session: int) -> None:
-        """The log says that the session's connection has ended."""
-
-    def expired(self, session: int, label: str) -> None:
-        """Nobody heard of the session in time. `detach` follows."""
-
-    def grant(self, attachment: int, index: int, session: int, timeout_ms: int) -> None:
-        """The reply to an OPEN that succeeded. The secret is added by who drew it."""
-
-    def answer(self, attachment: int, status: int, index: int, body: bytes) -> None:
-        """The reply to an ATTACH or CLOSE, or to an OPEN that failed. It belongs to a connection, not to a session."""
-
-    def node_command(self, number: int, status: int, body: bytes) -> None:
-        """The reply to a NODE_COMMAND. Whoever proposed it drew the number."""
 
 
 class Sessions:
@@ -289,7 +261,7 @@ class Sessions:
             self._push(index, self.machine.session_detached(session.id))
 
     def _control(self, kind: int, index: int, time_ms: int, number: int, seq: int, body: bytes) -> None:
-        self._check_kind(kind, index)
+        check_kind(kind, index, self.log_version)
         match kind:
             case Kind.OPEN:
                 self._open(index, time_ms, seq, body)
@@ -313,16 +285,6 @@ class Sessions:
                 self._push(index, effects)
             case Kind.CONTINUE:
                 pass  # the time of its entry was all there is to it
-
-    def _check_kind(self, kind: int, index: int) -> None:
-        """Raises `VersionUnsupported` for an envelope that the cluster's `log_version` does not have, on old and new
-        releases alike. To pass over what another release carries out would make the replicas differ (pitfall 30)."""
-        if frames.ENVELOPES_SINCE.get(kind, self.log_version + 1) > self.log_version:
-            raise VersionUnsupported(
-                f"entry {index} holds an envelope of kind {kind}. It does not exist in log_version {self.log_version}, "
-                f"which the cluster runs; this release runs {LOG_VERSIONS[0]} to {LOG_VERSIONS[1]}. Install the "
-                "release that the other nodes run and start again"
-            )
 
     def _open(self, index: int, time_ms: int, attachment: int, body: bytes) -> None:
         if len(self.table) >= self._limits.sessions:
@@ -381,23 +343,11 @@ class Sessions:
             self._push(index, effects)
 
     def _raise_versions(self, machine_version: int, log_version: int) -> None:
-        self._check_versions(machine_version, log_version)
+        check_versions(machine_version, log_version, self.machine.versions)
         self.log_version = max(self.log_version, log_version)
         if machine_version > self.machine_version:
             self.machine_version = machine_version
             self.machine.set_version(machine_version)
-
-    def _check_versions(self, machine_version: int, log_version: int) -> None:
-        """Raises `VersionUnsupported` before anything of them is applied: the node stops, the others go on."""
-        for name, version, (lowest, highest) in (
-            ("machine_version", machine_version, self.machine.versions),
-            ("log_version", log_version, LOG_VERSIONS),
-        ):
-            if version > highest:
-                raise VersionUnsupported(
-                    f"the cluster runs {name} {version}, and this release runs {lowest} to {highest}; install the "
-                    "release that the other nodes run and start again"
-                )
 
     # --- snapshots (dissertation §5) ---------------------------------------------------------------------------------
 
@@ -425,7 +375,7 @@ class Sessions:
         `VersionUnsupported`."""
         reader = state_format.Reader(chunks)
         head = reader.head()
-        self._check_versions(head.machine_version, head.log_version)
+        check_versions(head.machine_version, head.log_version, self.machine.versions)
         table: dict[int, Session] = {}
         reply_bytes = 0
         for _ in range(head.sessions):
@@ -450,11 +400,10 @@ class Sessions:
             yield
 
     def state_hash(self) -> bytes:
-        """16 bytes; equal at equal index on all replicas. Of a refusal only the code counts: its text may come from a
-        library, whose next release may word it differently."""
+        """16 bytes; equal at equal index on all replicas."""
         digest = hashlib.blake2b(digest_size=16)
         digest.update(self._head())
-        for piece in _hashed(self.table.values()):
+        for piece in hashed_sessions(self.table.values()):
             digest.update(piece)
         digest.update(self.machine.state_hash())
         return digest.digest()
@@ -463,7 +412,7 @@ class Sessions:
         """The same in slices, of this moment. Another hash comes of it: of the machine's slices where it has them."""
         machine = self.machine
         slices = _begin(machine.hashing()) if isinstance(machine, Hashing) else iter((machine.state_hash(),))
-        return chain((self._head(),), _hashed(self._view()), slices)
+        return chain((self._head(),), hashed_sessions(self._view()), slices)
 
     def _head(self) -> bytes:
         return _encode((self.machine_version, self.log_version, self._next_session, self._term))
@@ -481,36 +430,5 @@ def _uncounted() -> int:
     return 0
 
 
-def wrong_secret(number: int) -> WrongSecret:
-    """Returns the error for an ATTACH whose secret is not that of the session."""
-    return WrongSecret(
-        f"session {number} was opened with another secret or under another certificate name; it is unchanged. Open a "
-        "new session"
-    )
-
-
 def _row(s: Session) -> Row:
     return Row(s.facts, s.address, s.attachment, s.confirmed, s.replies.items())
-
-
-def _hashed(sessions: Iterable[Session]) -> Iterator[bytes]:
-    """In pieces of so many records that each is made in a millisecond."""
-    gathered: list[bytes] = []
-    for s in sessions:
-        gathered.append(_encode((s.facts, s.address, s.attachment, s.confirmed, len(s.replies))))
-        for seq, kept in s.replies.items():
-            gathered.append(_encode((seq, _without_text(kept))))
-            if len(gathered) >= state_format.RECORDS_AT_ONCE:
-                yield b"".join(gathered)
-                gathered.clear()
-        if len(gathered) >= state_format.RECORDS_AT_ONCE:
-            yield b"".join(gathered)
-            gathered.clear()
-    yield b"".join(gathered)
-
-
-def _without_text(kept: Kept) -> Kept:
-    index, status, body = kept
-    if status == Status.OK:
-        return kept
-    return index, status, msgspec.msgpack.decode(body, type=Fault).code.encode()
