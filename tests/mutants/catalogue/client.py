@@ -15,12 +15,11 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Session.disconnected",
-                "        self._sent_queries = set()\n        return events\n",
-                "        self._sent_queries = set()\n"
+                "        self._postponed = []\n",
+                "        self._postponed = []\n"
                 "        self._commands = dict(enumerate(self._commands.values(), self._next_seq))\n"
                 "        self.confirmed = self._next_seq - 1\n"
-                "        self._next_seq += len(self._commands)\n"
-                "        return events\n",
+                "        self._next_seq += len(self._commands)\n",
             ),
         ),
         (SESSION + "test_an_unanswered_command_is_sent_again_with_its_seq_and_applied_once",),

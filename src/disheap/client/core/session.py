@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -28,6 +28,7 @@ from disheap.client.core import faults
 from disheap.client.core.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
 from disheap.client.core.handshake import Handshake
 from disheap.client.core.held_state import HeldState, NothingHeld
+from disheap.client.core.queries import Queries, Query
 from disheap.errors import MalformedFrame, NotLeader, PayloadTooLarge, ProtocolError, RequestError
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import NODE_FRAME_BYTES, Flags, Kind, SessionOptions
@@ -65,15 +66,6 @@ class _Command(msgspec.Struct, frozen=True, gc=False):
     waiter: Any
 
 
-class _Query(NamedTuple):
-    """A QUERY or an ADMIN. `repeat`: it changes nothing, and may be asked again."""
-
-    kind: int
-    body: bytes
-    waiter: Any
-    repeat: bool
-
-
 class Session:
     """`options` None makes an observer: it asks (`ask`) whatever node it is connected to, and has no session."""
 
@@ -101,12 +93,9 @@ class Session:
         self._sent_before = 0  # the newest that was sent on an earlier connection
         self._ahead: set[int] = set()  # answered out of turn; only ever looked up
         self._commands: dict[int, _Command] = {}  # unanswered, in seq order
-        self._queries: dict[int, _Query] = {}
-        self._sent_queries: set[int] = set()  # queries sent on this connection; only ever looked up
-        self._next_query = 1
+        self._queries = Queries()
         self._transients: list[tuple[int, bytes]] = []
         self._postponed: list[int] = []
-        self._postponed_queries: list[int] = []
         self._entry_number = ENTRY_NUMBER
 
     # --- requests ---
@@ -153,11 +142,9 @@ class Session:
         """Send a QUERY or an ADMIN. Returns its number. `repeat`: it changes nothing, and may be asked again. Raises
         `PayloadTooLarge`."""
         self._check_size(body)
-        number = self._next_query
-        self._next_query = number + 1
-        self._queries[number] = _Query(kind, body, waiter, repeat)
+        number = self._queries.add(Query(kind, body, waiter, repeat))
         if self.state is _READY:
-            self._send_query(number)
+            self._output.append(self._queries.send(number))
         return number
 
     def ping(self) -> None:
@@ -187,16 +174,14 @@ class Session:
 
     def retry(self) -> None:
         """Send again what was `Postponed`."""
-        seqs, numbers = self._postponed, self._postponed_queries
-        self._postponed, self._postponed_queries = [], []
+        seqs, self._postponed = self._postponed, []
         if self.state is not _READY:
+            self._queries.take_postponed()
             return
         for seq in seqs:
             if (command := self._commands.get(seq)) is not None:
                 self._transmit(seq, command)
-        for number in numbers:
-            if number in self._queries:
-                self._send_query(number)
+        self._output += self._queries.send_postponed()
 
     @property
     def room(self) -> int:
@@ -217,7 +202,7 @@ class Session:
         """What the unanswered requests were sent with, the oldest first."""
         for command in self._commands.values():
             yield command.waiter
-        for query in self._queries.values():
+        for query in self._queries:
             yield query.waiter
 
     # --- the connection ---
@@ -239,17 +224,14 @@ class Session:
         repeated, for it may have been carried out."""
         self.state = State.OFFLINE
         self._output = []
-        self._postponed, self._postponed_queries = [], []
-        events: list[Event] = []
-        for number in [n for n, query in self._queries.items() if n in self._sent_queries and not query.repeat]:
-            events.append(faults.outcome_unknown(self._queries.pop(number).waiter, faults.NOT_REPEATED))
-        self._sent_queries = set()
-        return events
+        self._postponed = []
+        return [faults.outcome_unknown(query.waiter, faults.NOT_REPEATED) for query in self._queries.connection_lost()]
 
     def abandon(self, error: RequestError) -> list[Event]:
         """Answer everything that is unanswered with `error`. The session is of no more use afterwards."""
         events: list[Event] = [Answered(waiter, 0, b"", error) for waiter in self.waiters()]
-        self._commands, self._queries = {}, {}
+        self._commands = {}
+        self._queries.clear()
         return events
 
     @property
@@ -301,7 +283,7 @@ class Session:
         if status:
             error = faults.read_fault(body)
             later = error.code in faults.SHORTAGES and seq <= self._sent_before
-            if self._put_off(error, seq, self._postponed, events, later):
+            if self._put_off(error, seq, self._postponed.append, events, later):
                 return
         del self._commands[seq]
         events.append(Answered(command.waiter, index, body, error))
@@ -309,15 +291,13 @@ class Session:
 
     def _answer(self, frame: bytes, events: list[Event]) -> None:
         status, number, index, body = frames.open_reply(frame)
-        query = self._queries.get(number)
-        if query is None:
+        if not self._queries.has(number):
             return
-        self._sent_queries.discard(number)
+        self._queries.note_answer(number)
         error = faults.read_fault(body) if status else None
-        if error is not None and self._put_off(error, number, self._postponed_queries, events):
+        if error is not None and self._put_off(error, number, self._queries.postpone, events):
             return
-        del self._queries[number]
-        events.append(Answered(query.waiter, index, body, error))
+        events.append(Answered(self._queries.pop(number).waiter, index, body, error))
 
     def _control(self, kind: int, frame: bytes, events: list[Event]) -> None:
         if kind == Kind.ANSWER:
@@ -401,8 +381,7 @@ class Session:
                 self._envelope(Kind.COMMAND, flags, 0, body)
             self._transients = []
             self._pump()
-            for number in self._queries:
-                self._send_query(number)
+            self._output += self._queries.send_all()
         events.append(event)
 
     def _go_offline(self, event: Event, events: list[Event]) -> None:
@@ -426,8 +405,7 @@ class Session:
         for command in self._take_back(lambda command: self._is_too_large(command.body)):
             refusal = PayloadTooLarge(faults.too_large(command.body, self._frame_bytes))
             events.append(Answered(command.waiter, 0, b"", refusal))
-        for number in [n for n, query in self._queries.items() if self._is_too_large(query.body)]:
-            query = self._queries.pop(number)
+        for query in self._queries.take(lambda query: self._is_too_large(query.body)):
             refusal = PayloadTooLarge(faults.too_large(query.body, self._frame_bytes))
             events.append(Answered(query.waiter, 0, b"", refusal))
         self._transients = [(flags, body) for flags, body in self._transients if not self._is_too_large(body)]
@@ -455,11 +433,16 @@ class Session:
             self._pump()
 
     def _put_off(
-        self, error: RequestError, number: int, postponed: list[int], events: list[Event], later: bool = False
+        self,
+        error: RequestError,
+        number: int,
+        postpone: Callable[[int], None],
+        events: list[Event],
+        later: bool = False,
     ) -> bool:
         """Whether the request was not looked at and keeps its number."""
         if later or error.code in faults.PUT_OFF:
-            postponed.append(number)
+            postpone(number)
             events.append(Postponed())
             return True
         if error.code in faults.WRONG_NODE and self._options is not None:
@@ -477,11 +460,6 @@ class Session:
         self.output_bytes += len(command.body)
         if seq > self._ever_sent:
             self._ever_sent = seq
-
-    def _send_query(self, number: int) -> None:
-        query = self._queries[number]
-        self._sent_queries.add(number)
-        self._output.append(frames.request(query.kind, number, query.body))
 
     def _enter(self, kind: int, body: bytes) -> None:
         self._entry_number += 1
