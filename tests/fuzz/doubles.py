@@ -19,7 +19,8 @@ from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.protocol.proofs import Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime.clients.acceptor import Acceptor
-from disheap.runtime.clients.connection import ClientConnection, ServerLimits
+from disheap.runtime.clients.connection import ClientConnection
+from disheap.runtime.clients.limits import ServerLimits
 from disheap.runtime.clients.server import Server
 from disheap.runtime.state.session_table import SessionLimits
 from disheap.runtime.state.sessions import Sessions

@@ -16,7 +16,8 @@ from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind, Status
 from disheap.protocol.handshake import Hello
 from disheap.runtime.clients.acceptor import SWEEP_S, Acceptor
-from disheap.runtime.clients.connection import UNREAD_S, ClientConnection, ServerLimits
+from disheap.runtime.clients.connection import UNREAD_S, ClientConnection
+from disheap.runtime.clients.limits import ServerLimits
 from disheap.runtime.clients.server import EXPIRIES_AT_ONCE, Server
 from disheap.runtime.state.session_table import Session, SessionFacts, proof_of
 

@@ -12,7 +12,7 @@ from disheap.interfaces import FixedConstants, StateMachine
 from disheap.kernel.types import KernelConfig, NodeId
 from disheap.protocol.frames import ENVELOPE, FRAME_BYTES
 from disheap.runtime.clients.admission import AdmissionLimits
-from disheap.runtime.clients.connection import ServerLimits
+from disheap.runtime.clients.limits import ServerLimits
 from disheap.runtime.clients.places import PlaceLimits
 from disheap.runtime.clients.redirecting import REDIRECT_S
 from disheap.runtime.disk import free_space

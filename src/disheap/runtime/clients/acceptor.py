@@ -14,7 +14,8 @@ from disheap.errors import NotLeader, UnknownGroup, WrongCluster
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol.handshake import SUPPORTED, Hello, Versions
 from disheap.runtime.clients.buffers import Buffers
-from disheap.runtime.clients.connection import ClientConnection, ConnectionOwner, ServerLimits
+from disheap.runtime.clients.connection import ClientConnection, ConnectionOwner
+from disheap.runtime.clients.limits import ServerLimits
 from disheap.runtime.clients.places import Places
 
 log = get_logger(__name__)

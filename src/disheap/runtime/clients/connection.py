@@ -27,10 +27,11 @@ from disheap.interfaces import Connection, Flushing
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import CLIENT_ENVELOPES, RUN, Flags, FrameReader, Kind, SessionOptions
-from disheap.protocol.handshake import ClientLimits, Hello, Versions
-from disheap.runtime.clients.admission import AdmissionLimits, host_of
+from disheap.protocol.handshake import Hello, Versions
+from disheap.runtime.clients.admission import host_of
 from disheap.runtime.clients.buffers import UNCOUNTED_BYTES, Buffers
-from disheap.runtime.clients.places import NO_SESSION, PlaceLimits, Places
+from disheap.runtime.clients.limits import ServerLimits
+from disheap.runtime.clients.places import NO_SESSION, Places
 from disheap.runtime.clients.principal import authenticate, certificate_principal
 
 log = get_logger(__name__)
@@ -44,41 +45,6 @@ _PONG = frames.plain(Kind.PONG)
 _CONFIRMS_ITSELF = (
     "command {} says that every reply up to {} has been received, its own among them; it would never be carried out"
 )
-
-
-class ServerLimits(msgspec.Struct, frozen=True):
-    """The bounds of a node's client side, from `[limits]` and `[raft]`. Units are in the names."""
-
-    frame_bytes: int
-    session_window: int
-    handshake_timeout_s: float
-    idle_timeout_s: float
-    write_buffer_bytes: int
-    queries: int
-    admission: AdmissionLimits = AdmissionLimits()
-    queries_per_connection: int = 128
-    input_bytes: int = 64 << 20
-    output_bytes: int = 256 << 20
-    places: PlaceLimits = PlaceLimits()
-    contact_s: float = 1.0  # a leader that has heard no majority for so long does not end sessions
-    takeover_s: float = 0.0  # from the election of a leader until the clients of the one before have come over
-    session_timeout_min_ms: int = 1000
-    session_timeout_max_ms: int = 86_400_000
-    reattach_timeout_ms: int = 3000
-
-    def for_clients(self) -> ClientLimits:
-        """What a WELCOME says of them."""
-        return ClientLimits(
-            frame_bytes=self.frame_bytes,
-            command_bytes=self.frame_bytes - frames.ENVELOPE_REST,
-            node_frame_bytes=frames.NODE_FRAME_BYTES,
-            session_window=self.session_window,
-            session_timeout_min_ms=self.session_timeout_min_ms,
-            session_timeout_max_ms=self.session_timeout_max_ms,
-            reattach_timeout_ms=self.reattach_timeout_ms,
-            idle_timeout_ms=int(self.idle_timeout_s * 1000),
-            queries=self.queries_per_connection,
-        )
 
 
 class ConnectionAcceptor(Protocol):

@@ -15,7 +15,8 @@ from disheap.errors import InvalidArgument, NotLeader, OutcomeUnknown, Overloade
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Status, fault
-from disheap.runtime.clients.connection import ClientConnection, ServerLimits
+from disheap.runtime.clients.connection import ClientConnection
+from disheap.runtime.clients.limits import ServerLimits
 from disheap.runtime.replica.group import Group
 
 log = get_logger(__name__)

@@ -16,7 +16,8 @@ from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Attaching, Kind, Opening, SessionOptions, Status, fault
 from disheap.runtime.clients.admission import PendingOpens
-from disheap.runtime.clients.connection import ClientConnection, ServerLimits
+from disheap.runtime.clients.connection import ClientConnection
+from disheap.runtime.clients.limits import ServerLimits
 from disheap.runtime.replica.group import Group
 from disheap.runtime.state.session_table import proof_of, wrong_secret
 
