@@ -54,7 +54,7 @@ def trace(tmp_path):
 
     lines.path = str(path)
     lines.has_begun = lambda text: (tmp_path / f"trace.{text}").exists()
-    lines.let_go = (tmp_path / "trace.go").touch
+    lines.release_storage = (tmp_path / "trace.go").touch
     return lines
 
 
@@ -89,7 +89,7 @@ def test_a_worker_runs_tasks_answers_remote_control_and_leaves_no_topic_behind(n
     assert "new rate limit set" in command(node.url, "control", *TO_W1, "rate_limit", "kombu_app.append", "100/s")
     assert [t for t in topics(node) if "reply" in t] == []
     command(node.url, "control", "shutdown")
-    trace.let_go()
+    trace.release_storage()
     assert worker.wait() == 0
     assert "long" in trace()  # a warm shutdown lets it end
     assert topics(node) == ["celery"]
@@ -242,7 +242,7 @@ def test_a_worker_of_many_queues_takes_one_task_at_a_time_and_leaves_the_rest_to
     second = run(node, "-n", "w2@here", "-Q", ",".join(names))
     second.wait_ready(times=2)
     wait_until(lambda: sum(trace.has_begun(name) for name in names) == 2, "another runs in the other worker")
-    trace.let_go()
+    trace.release_storage()
     wait_until(lambda: len(trace()) == 5, "all ran")
     assert [worker.stop() for worker in (first, second)] == [0, 0]
 

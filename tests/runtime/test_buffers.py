@@ -135,7 +135,7 @@ async def test_answers_that_nobody_reads_are_not_made_and_come_in_order_when_the
         for number in range(20):
             idle.connection.write(frames.request(Kind.QUERY, number, PEEK))
         await wait_until(lambda: server._queries.under_way >= 15, "the questions wait")
-        held = next(one for one in server._connections if one.questions)
+        held = next(one for one in server._connections if one.queries)
         assert held._connection.buffered() <= 3 * MIB
         assert (await client.query(PEEK))[0] == Status.OK, "the others are answered"
         idle.connection.resume_reading()

@@ -211,7 +211,7 @@ async def test_who_waited_for_an_address_is_checked_again_against_whom_was_met_m
         peering.answered(three, (second.groups[0].incarnation,))
         assert outcomes == [(1, True), (2, False)]
         assert "without the data" in one.refusals()[-1]
-        one.introductions.check(three, first)
+        one.incarnation_checks.check(three, first)
     finally:
         await stopped(cluster)
 

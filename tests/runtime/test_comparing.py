@@ -19,7 +19,7 @@ from disheap.protocol.frames import Kind
 from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.protocol.repair import AskSnapshot
 from disheap.runtime.replica.lifecycle import State
-from disheap.runtime.replica.state_hashes import KEPT, NEVER_MS, StateComparison
+from disheap.runtime.replica.state_hashes import MAX_HASHES, NEVER_MS, StateComparison
 from disheap.testing.inspected import InspectedMember as Node
 
 OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"
@@ -136,7 +136,7 @@ async def test_few_hashes_are_kept_and_an_interval_of_nothing_is_never_due() -> 
     assert comparing.due_ms == NEVER_MS
     for index in range(1, 100):
         comparing.heard(NodeId(2), index, THEIRS)
-    assert len(comparing._hashes[NodeId(2)]) == KEPT
+    assert len(comparing._hashes[NodeId(2)]) == MAX_HASHES
 
 
 @pytest.mark.parametrize("content", [b"", b"\xc1", msgspec.msgpack.encode([0, True, 1, -1, b""])])

@@ -17,7 +17,7 @@ from disheap.interfaces import Identity, Recovered, StorageUsage
 from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.frames import Fault, Flags, Status
 from disheap.protocol.gossip import GroupReport
-from disheap.runtime.disk.free_space import HAND_OVER_S, LOOK_S, MAKE_ROOM_S, DiskSpace
+from disheap.runtime.disk.free_space import CHECK_S, SNAPSHOT_EVERY_S, TRANSFER_EVERY_S, DiskSpace
 from disheap.testing.inspected import InspectedMember as Node
 from disheap_filelog.storage import FileStorage
 
@@ -42,7 +42,7 @@ class Host:
         self.silent: set[int] = set()
         self.is_running = True
         self.made_room: list[int] = []
-        self.snapshotter = SimpleNamespace(make_room=self.made_room.append, bytes_applied=0)
+        self.snapshotter = SimpleNamespace(take_to_free_space=self.made_room.append, bytes_applied=0)
         self.takes_transient = True
         self.leads = leads
         self.error: Exception | None = None
@@ -94,7 +94,7 @@ def test_the_disk_is_looked_at_once_in_a_while() -> None:
     for _ in range(10):
         host.room.tick()
     assert host.looks == 1
-    host.now += LOOK_S
+    host.now += CHECK_S
     host.room.tick()
     assert host.looks == 2
 
@@ -160,7 +160,7 @@ def test_a_leader_that_is_short_hands_over_to_one_that_is_connected_and_is_not()
     host.room.seen(usage(0))
     assert host.transfers == [2], "not again at once"
     host.connected = {3}
-    host.now += HAND_OVER_S
+    host.now += TRANSFER_EVERY_S
     host.room.seen(usage(0))
     assert host.transfers == [2, 3]
 
@@ -170,13 +170,13 @@ def test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked(
     host = Host()
     for _ in range(3):
         host.room.seen(usage(0))
-        host.now += HAND_OVER_S
+        host.now += TRANSFER_EVERY_S
     assert host.transfers == [2, 3, 2]
     silent = Host()
     silent.silent = {2}
     for _ in range(3):
         silent.room.seen(usage(0))
-        silent.now += HAND_OVER_S
+        silent.now += TRANSFER_EVERY_S
     assert silent.transfers == [3, 3, 3]
 
 
@@ -189,10 +189,10 @@ def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_state_much_smaller_t
     assert host.made_room == [20 << 20]
     host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 100 << 20))
     assert host.made_room == [20 << 20], "not again at once"
-    host.now += MAKE_ROOM_S
+    host.now += SNAPSHOT_EVERY_S
     host.room.seen(StorageUsage(1 << 20, 30 << 20, 0, 10 << 20))
     assert host.made_room == [20 << 20, 10 << 18], "below the reserve no more than a quarter of what is free is written"
-    host.now += MAKE_ROOM_S
+    host.now += SNAPSHOT_EVERY_S
     host.room.seen(StorageUsage(1 << 20, 600 << 10, 0, 100 << 20))
     assert len(host.made_room) == 2, "there is nothing to gain"
     host.is_running = False
@@ -245,7 +245,7 @@ async def short(cluster: Cluster, monkeypatch: pytest.MonkeyPatch, names: Iterab
     for name in names:
         node = cluster.nodes[name]
         monkeypatch.setattr(node.storage(), "usage", lambda: usage(free_bytes), raising=False)
-        node.maintenance.disk_space.look()
+        node.maintenance.disk_space.check_usage()
         is_short = free_bytes < node.config.limits.min_free_bytes
         await wait_until(
             lambda node=node, is_short=is_short: node.maintenance.disk_space.is_short == is_short,
@@ -355,7 +355,7 @@ async def test_a_full_disk_gets_room_when_the_state_has_shrunk_though_no_snapsho
             await node.apply(b"+1" + b" " * (256 << 10))
         assert (await node.storage_usage()).log_bytes > 2 << 20
         node.maintenance.disk_space._mark = 1 << 60
-        node.maintenance.disk_space.look()
+        node.maintenance.disk_space.check_usage()
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "a snapshot is taken")
         assert (await node.storage_usage()).log_bytes < 1 << 20
 
@@ -365,7 +365,7 @@ async def test_a_state_that_is_not_smaller_than_its_log_is_not_written_to_make_r
         node = cluster.nodes["n1"]
         await node.apply(b"+1")
         log_bytes = (await node.storage_usage()).log_bytes
-        node.group.snapshotter.make_room(0)
+        node.group.snapshotter.take_to_free_space(0)
         await node.apply(b"+1")
         await wait_until(lambda: not node.group.snapshotter.running, "it is given up")
         assert node.group.counters.raft_snapshots_total == 0
@@ -414,7 +414,7 @@ async def test_an_attempt_to_make_room_that_is_given_up_puts_no_snapshot_off_tha
     async with Cluster(tmp_path, nodes=1, raft=raft) as cluster:
         node = cluster.nodes["n1"]
         for _ in range(8):
-            node.group.snapshotter.make_room(0)
+            node.group.snapshotter.take_to_free_space(0)
             await wait_until(lambda: not node.group.snapshotter.running, "it is given up")
             await node.apply(b"+1")
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "one is due, and taken")

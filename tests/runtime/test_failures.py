@@ -125,7 +125,7 @@ async def test_a_leader_that_steps_down_in_the_same_tick_hands_nothing_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its disk hangs, and with this tick it also finds that no majority hears it."""
-    monkeypatch.setattr("disheap.runtime.replica.group.WRITE_PATIENCE_S", -1.0)
+    monkeypatch.setattr("disheap.runtime.replica.group.MAX_WRITE_S", -1.0)
     async with Cluster(tmp_path) as cluster:
         node = await cluster.wait_leader()
         group = node.group
@@ -152,7 +152,7 @@ async def test_a_leader_whose_disk_hangs_hands_leadership_over(tmp_path: Path, m
                 answer.wait(PATIENCE_S)
             super().append(entries)
 
-    monkeypatch.setattr("disheap.runtime.replica.group.WRITE_PATIENCE_S", 0.2)
+    monkeypatch.setattr("disheap.runtime.replica.group.MAX_WRITE_S", 0.2)
     async with Cluster(tmp_path, registry=registry_with_storage(Hanging)) as cluster:
         client, leader = await cluster.client(), await cluster.wait_leader()
         assert leader.storage() is not None

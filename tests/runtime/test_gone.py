@@ -13,7 +13,7 @@ from tests.support.nodes import Cluster
 from disheap.errors import DisheapError, StorageGone
 from disheap.runtime.disk import free_space
 
-NOTICED_S = free_space.LOOK_S + 4.0
+NOTICED_S = free_space.CHECK_S + 4.0
 """It looks once a second; the rest is for a machine that does other things, too."""
 
 

@@ -18,8 +18,8 @@ from disheap.protocol.frames import Fault, Status
 from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.runtime.clients.server import MEMORY_CHECK_BYTES
 from disheap.runtime.memory.watch import (
+    CHECK_S,
     GOSSIP_VALID_S,
-    LOOK_S,
     TRIM_MAX_S,
     TRIM_S,
     Estimate,
@@ -88,9 +88,9 @@ class Host:
             change = step if abs(target - self.state) > abs(step) else target - self.state
             self.state += change
             self.free = max(0, self.free - change) if change > 0 else self.free - int(change * self.weight)
-            self.look()
+            self.check_usage()
 
-    def look(self, seconds: float = 1.5 * LOOK_S) -> None:
+    def check_usage(self, seconds: float = 1.5 * CHECK_S) -> None:
         self.now += seconds
         self.watch.tick()
 
@@ -103,7 +103,7 @@ def test_memory_is_looked_at_once_in_a_while() -> None:
     for _ in range(10):
         host.watch.tick()
     assert host.looks == 1
-    host.look()
+    host.check_usage()
     assert host.looks == 2
 
 
@@ -135,7 +135,7 @@ def test_the_real_size_counts_where_the_estimate_is_too_small_and_corrects_it() 
     host.becomes(245)
     assert host.refusal is not None, "245 MiB by the estimate are 367 in truth"
     host.measures = False
-    host.look()
+    host.check_usage()
     assert host.refusal is not None, "the ratio was learned"
 
 
@@ -154,10 +154,10 @@ def test_a_process_that_was_large_when_the_node_started_may_become_small() -> No
     host.free = 500 * MIB
     host.watch = MemoryWatch(host, NodeId(1), MARK, host, host)
     host.gives_back = 0.0
-    host.look()
+    host.check_usage()
     assert host.refusal is not None
     host.free = 0
-    host.look()
+    host.check_usage()
     assert host.refusal is None
 
 
@@ -166,7 +166,7 @@ def test_what_was_freed_is_given_back_to_the_system() -> None:
     host.becomes(362)
     host.becomes(0)
     for _ in range(20):
-        host.look()
+        host.check_usage()
     assert host.trims > 0 and host.refusal is None
     assert (host.resident_bytes() or 0) < BASE + 40 * MIB
 
@@ -177,7 +177,7 @@ def test_free_memory_that_cannot_go_back_is_used_again_and_closes_nothing_for_ev
     host.becomes(362)
     host.becomes(40)
     for _ in range(20):
-        host.look()
+        host.check_usage()
     assert host.refusal is None, "the process is as large as before, and nine tenths of it are free"
     host.becomes(362)
     assert host.refusal is not None
@@ -190,11 +190,11 @@ def test_what_counts_as_reusable_has_a_bound() -> None:
     host.becomes(362)
     host.state, host.free = 40 * MIB, 322 * MIB
     for _ in range(20):
-        host.look()
+        host.check_usage()
     assert host.refusal is None
     while host.refusal is None:
         host.state += MIB
-        host.look()
+        host.check_usage()
     assert (host.resident_bytes() or 0) <= MARK + MARK // 4 + 4 * MIB
 
 
@@ -204,11 +204,11 @@ def test_a_machine_that_says_nothing_is_believed_nothing() -> None:
     host.becomes(380)
     assert host.refusal is not None
     for _ in range(1000):
-        host.look(1.0)
+        host.check_usage(1.0)
     assert host.refusal is not None, "its state may be what takes the memory"
     host.free = 0
     host.state = 100 * MIB
-    host.look()
+    host.check_usage()
     assert host.refusal is None
 
 
@@ -217,7 +217,7 @@ def test_requests_to_give_memory_back_that_come_to_nothing_become_rare() -> None
     host.gives_back = 0.0
     host.free = 200 * MIB
     for _ in range(600):
-        host.look(1.0)
+        host.check_usage(1.0)
     assert 5 < host.trims < 600 * TRIM_S / TRIM_MAX_S + 10
 
 
@@ -228,9 +228,9 @@ def test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody
     host.hears(2, True)
     assert "memory of n2, n3 " in str(host.refusal)
     host.hears(2, False)
-    host.look()
+    host.check_usage()
     assert "memory of n3 " in str(host.refusal)
-    host.look(GOSSIP_VALID_S)
+    host.check_usage(GOSSIP_VALID_S)
     assert host.refusal is None
     host.hears(3, True)
     host.hears(3, False)
@@ -257,7 +257,7 @@ def test_a_node_without_a_mark_still_heeds_the_others() -> None:
     assert host.refusal is None
     host.hears(2, True)
     assert host.refusal is not None
-    host.look(GOSSIP_VALID_S)
+    host.check_usage(GOSSIP_VALID_S)
     assert host.refusal is None
 
 
@@ -334,7 +334,7 @@ async def test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_re
 async def test_a_leader_that_takes_much_in_looks_before_its_time(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]
-        node.memory._looked_at = float("inf")  # the clock alone asks for no look
+        node.memory._checked_at = float("inf")  # the clock alone asks for no look
         short(cluster, ["n1"])
         for seq in range(1, MEMORY_CHECK_BYTES // MIB + 1):
             assert await client.call(b"+1" + b" " * MIB, seq=seq) == (Status.OK, b"%d" % seq)

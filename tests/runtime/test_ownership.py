@@ -68,7 +68,7 @@ def test_no_object_writes_the_fields_of_another(module: Path) -> None:
         "connection.heard = now",
         "connection.session, self.x = 0, 1",
         "self._port.is_local = True",
-        "connection.questions += 1",
+        "connection.queries += 1",
         "connection.queue.append(frame)",
         "del server.queues[7]",
         "server.queues[7] = []",

@@ -87,7 +87,7 @@ class Paper:
         """What a node does when its group cannot go on. Returns whether the repair begins."""
         if not self.repairing.can_repair(error):
             return False
-        self.repairing.note_relapse()
+        self.repairing.count_retry()
         self.repair(str(error))
         return True
 
@@ -184,7 +184,7 @@ async def test_damage_that_shows_at_run_time_brings_the_node_back_into_repair_an
     for error in (DAMAGE, SnapshotDamaged("bad"), DAMAGE):
         assert paper.damage_shows(error)
         await paper.ended()
-    assert paper.done == ["read anew"] * repairer.MAX_ROUNDS
+    assert paper.done == ["read anew"] * repairer.MAX_RETRIES
     assert not paper.damage_shows(DAMAGE), "read three times, nothing found, and still it cannot be read"
 
 
@@ -193,7 +193,7 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
     paper = Paper(holding(3))
     paper.answers = lambda node, question: standing(3)
     paper.repairing.begin(paper.found(needs_repair=False))
-    for _ in range(2 * repairer.MAX_ROUNDS):
+    for _ in range(2 * repairer.MAX_RETRIES):
         paper.damaged_again = 1
         assert paper.damage_shows(DAMAGE)
         await paper.ended()

@@ -43,9 +43,9 @@ class End:
 
     def connection_lost(self, error: Exception | None) -> None:
         self.receiver.connection_lost(error)
-        self.wire.loop.call_later(LET_GO_S, self.let_go)
+        self.wire.loop.call_later(LET_GO_S, self.release_storage)
 
-    def let_go(self) -> None:
+    def release_storage(self) -> None:
         """Of the receiver, which knows this end. The wrong ends may still have called it."""
         self.__dict__.pop("receiver", None)
 
@@ -424,7 +424,7 @@ class NameTwice(Wire):
 
 
 class KeepingReceiverEnd(End):
-    def let_go(self) -> None: ...
+    def release_storage(self) -> None: ...
 
 
 class KeptReceiver(Wire):

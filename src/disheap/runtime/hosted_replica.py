@@ -205,7 +205,7 @@ class Replica:
         ended."""
         before = self.group
         self.lifecycle.change(State.OPENING, self.lifecycle.reason)
-        self.maintenance.scrubbing.let_go()
+        self.maintenance.scrubbing.release_storage()
         self._local.forget()
         await run_on(self.disk(), self._close_files)
         self._raise_failure()  # opened anew, it would be tried again
@@ -488,6 +488,6 @@ class Replica:
         if not repairing.can_repair(error):
             self.failed(error)
             return
-        repairing.note_relapse()
+        repairing.count_retry()
         self.note_damage(str(error))
         self.repair(str(error))

@@ -68,7 +68,7 @@ class Maintenance:
     def begin(self, found: Found) -> None:
         """Others can be reached from now on."""
         self.repairing.begin(found)
-        self.incarnation_check.say()
+        self.incarnation_check.log_waiting()
 
     def tick(self) -> None:
         """Run each part once. Called on every tick."""
@@ -83,7 +83,7 @@ class Maintenance:
         self.comparing.end()
         self.discarder.end()
         self.disk_space.end()
-        self.scrubbing.let_go()
+        self.scrubbing.release_storage()
         await self.repairing.stop()
 
     def received_report(self, peer: NodeId, report: GroupReport) -> None:

@@ -35,7 +35,7 @@ from disheap.runtime.disk.thread import Disk, DiskThread
 from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.listeners import Listeners
 from disheap.runtime.membership.directory import AddressBook, first_membership, own_id
-from disheap.runtime.membership.introductions import Introductions
+from disheap.runtime.membership.incarnation_checks import IncarnationChecks
 from disheap.runtime.memory.process import MemorySource, ProcessMemory
 from disheap.runtime.memory.watch import Estimate, MemoryWatch, mark_bytes
 from disheap.runtime.observers import Observers
@@ -86,7 +86,9 @@ class Member:
         self._id = own_id(self._members, config.name, config.advertised_peer())
         self.book = AddressBook(first_membership(self._members), self._id, self.name)
         self._clocks = MemberClocks(self._clock, self.book.label)
-        self.introductions = Introductions(lambda: [one.maintenance.incarnation_check for one in self.replicas])
+        self.incarnation_checks = IncarnationChecks(
+            lambda: [one.maintenance.incarnation_check for one in self.replicas]
+        )
         self._loop: asyncio.AbstractEventLoop
         self._acceptor: Acceptor
         self._peering: Peering
@@ -378,7 +380,7 @@ class Member:
 
     def check_memory(self) -> None:
         """Before its time: much has come in."""
-        self.memory.look()
+        self.memory.check_usage()
 
     def memory_estimate(self) -> Estimate:
         """Returns the bytes of all states, logs and buffers of this node, by its own count."""

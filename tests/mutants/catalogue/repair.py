@@ -149,7 +149,7 @@ MUTANTS = (
     Mutant(
         "undelivered-snapshot-asked-for-for-ever",
         "a node asks one source again and again for a snapshot that never comes, and never another",
-        (Patch("disheap:Repairer._has_no_snapshot", "self._no_snapshot[source] = MAX_SNAPSHOT_ROUNDS", "pass"),),
+        (Patch("disheap:Repairer._note_no_snapshot", "self._snapshot_refusals[source] = MAX_SNAPSHOT_ROUNDS", "pass"),),
         (REPAIRING + "test_a_source_whose_snapshot_does_not_come_whole_is_passed_over",),
         simulated=False,
     ),

@@ -217,8 +217,8 @@ MUTANTS = (
         "a leader without room hands over to the same node again and again, though it cannot lead",
         (
             Patch(
-                "disheap:DiskSpace._hand_over",
-                "(voter not in active, self._asked.get(voter, 0), voter)",
+                "disheap:DiskSpace._transfer_leadership",
+                "(voter not in active, self._transfers.get(voter, 0), voter)",
                 "voter",
             ),
         ),
@@ -576,7 +576,7 @@ MUTANTS = (
         "a thousand unread answers take a gigabyte",
         (
             Patch(
-                "disheap:ClientConnection._answer_what_waits",
+                "disheap:ClientConnection._make_waiting_answers",
                 "if unsent > self._acceptor.limits.write_buffer_bytes * ANSWERS_SHARE:",
                 "if False:",
             ),
@@ -589,7 +589,7 @@ MUTANTS = (
         "clients that leave before they have read their answers leave no place for other questions",
         (
             Patch(
-                "disheap:ClientConnection._give_answers_up",
+                "disheap:ClientConnection._drop_answers",
                 "        while self._waiting:\n            self._waiting.popleft()()\n",
                 "        while False:\n            self._waiting.popleft()()\n",
             ),
@@ -603,8 +603,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:ClientConnection.answer",
-                "        if self.closed:\n            self._give_answers_up()\n",
-                "        if False:\n            self._give_answers_up()\n",
+                "        if self.closed:\n            self._drop_answers()\n",
+                "        if False:\n            self._drop_answers()\n",
             ),
         ),
         (BUFFERS + "test_a_question_whose_connection_ends_before_the_leader_may_read_leaves_its_place",),
@@ -648,7 +648,7 @@ MUTANTS = (
         "a node that started in a large process refuses messages for ever, though the process has become small",
         (
             Patch(
-                "disheap:MemoryWatch.look",
+                "disheap:MemoryWatch.check_usage",
                 "self._base_bytes = min(self._base_bytes, self._resident_bytes)",
                 "pass",
             ),
@@ -927,8 +927,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Snapshotter._piece_written",
-                "run.most_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes",
-                "run.most_bytes is None and free_bytes is not None and free_bytes < 0",
+                "run.max_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes",
+                "run.max_bytes is None and free_bytes is not None and free_bytes < 0",
             ),
         ),
         ("tests/runtime/test_disk_space.py::test_a_snapshot_that_is_due_is_given_up_before_it_takes_the_last_bytes",),

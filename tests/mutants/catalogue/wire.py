@@ -303,7 +303,7 @@ MUTANTS = (
     Mutant(
         "idle-while-it-waits-for-an-answer",
         "a client is sent away while the node is still at work on what it asked",
-        (Patch("disheap:ClientConnection._close_if_idle", "or self.asked or self.questions or", "or self.asked or"),),
+        (Patch("disheap:ClientConnection._close_if_idle", "or self.asked or self.queries or", "or self.asked or"),),
         (LIVENESS + "test_whoever_waits_for_an_answer_keeps_its_place_until_it_is_there",),
         simulated=False,
     ),

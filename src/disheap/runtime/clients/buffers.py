@@ -16,7 +16,7 @@ STALLED_S = 1.0
 """A connection that takes nothing for so long gives way before one that takes something."""
 
 
-class Held(Protocol):
+class BufferedConnection(Protocol):
     """A connection, as the buffers see it."""
 
     unsent_bytes: int  # at the last look
@@ -37,9 +37,9 @@ class Buffers:
         self.output_bytes = 0  # at the last look, and what answers have added since
         self._input_max_bytes = input_max_bytes
         self._output_max_bytes = output_max_bytes
-        self._unfinished: dict[Held, int] = {}  # bytes of the frame; the oldest first
+        self._unfinished: dict[BufferedConnection, int] = {}  # bytes of the frame; the oldest first
 
-    def hold_input(self, connection: Held, size: int) -> None:
+    def hold_input(self, connection: BufferedConnection, size: int) -> None:
         """So much of a frame is there. The oldest unfinished frame gives way where all of them are too much."""
         before = self._unfinished.get(connection, 0)
         size = size if size > UNCOUNTED_BYTES else 0
@@ -53,7 +53,7 @@ class Buffers:
             self.hold_input(oldest, 0)
             oldest.drop_unfinished_frame(self._input_max_bytes)
 
-    def holds_input(self, connection: Held) -> bool:
+    def holds_input(self, connection: BufferedConnection) -> bool:
         """Whether an unfinished frame of the connection is counted."""
         return connection in self._unfinished
 
@@ -65,7 +65,7 @@ class Buffers:
         """Whether fewer bytes than the bound are unsent, over all connections."""
         return self.output_bytes < self._output_max_bytes
 
-    def check_output(self, connections: list[Held], now: float) -> None:
+    def check_output(self, connections: list[BufferedConnection], now: float) -> None:
         """`connections` are those that have something unsent. Who takes nothing gives way first, the largest of them;
         then the largest."""
         self.output_bytes = sum(one.unsent_bytes for one in connections)

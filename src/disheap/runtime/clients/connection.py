@@ -147,7 +147,7 @@ class ClientConnection:
         self._greeted = False
         self._has_left = False
         self._deadline: asyncio.TimerHandle | None = None
-        self.questions = 0  # of its own that are not answered yet
+        self.queries = 0  # of its own that are not answered yet
         self.unsent_bytes = 0
         self.took_at = 0.0
         self._waiting: deque[Callable[[], None]] = deque()  # answers that there was no room for
@@ -199,13 +199,13 @@ class ClientConnection:
         """Read from the client again, and make the answers that waited."""
         self.paused_by_peer = False
         self._settle_reading()
-        self._answer_what_waits()
+        self._make_waiting_answers()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Free what the connection holds, and tell the server."""
         self.was_dropped = not (self.closed or self._has_left or self.paused_by_peer)
         self.closed = True
-        self._give_answers_up()
+        self._drop_answers()
         self._acceptor.buffers.hold_input(self, 0)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -246,7 +246,7 @@ class ClientConnection:
         self.session, self.draining = 0, True
         return True
 
-    def forgive_silence(self, now: float) -> None:
+    def reset_silence(self, now: float) -> None:
         """It was this node that could not be reached."""
         self.heard = now
 
@@ -288,7 +288,7 @@ class ClientConnection:
     def _close_if_idle(self) -> None:
         """A session ends in its own time. Without one, whoever is still there asks something now and then, or pings."""
         idle_s = self._acceptor.limits.idle_timeout_s
-        is_busy = self.session or self.asked or self.questions or self.paused_by_log or self.is_local
+        is_busy = self.session or self.asked or self.queries or self.paused_by_log or self.is_local
         left_s = idle_s if is_busy else self.heard + idle_s - self._acceptor.loop.time()
         if left_s > 0:
             self._start_idle_timer(left_s)
@@ -313,10 +313,10 @@ class ClientConnection:
             self._envelope(frames.open_envelope(frame))
         elif kind == Kind.QUERY:
             self._need_leader()
-            self.questions += 1
+            self.queries += 1
             self._server.query(self, *frames.open_numbered(frame))
         elif kind == Kind.ADMIN:
-            self.questions += 1
+            self.queries += 1
             self._server.admin(self, *frames.open_numbered(frame))
         elif kind == Kind.GOODBYE:  # the client lives, and attaches elsewhere
             self._has_left = True
@@ -369,7 +369,7 @@ class ClientConnection:
     def send(self, kind: Kind, status: int, number: int, index: int, body: bytes) -> None:
         """A REPLY or an ANSWER: behind what was queued before, and out at once."""
         if kind == Kind.ANSWER:
-            self.questions -= 1
+            self.queries -= 1
             self._acceptor.buffers.add_output(len(body))
         if not self.closed:
             self.queue.append(frames.reply(kind, status, number, index, body))
@@ -386,11 +386,11 @@ class ClientConnection:
         connection `make` is called at once, and only gives its place back."""
         self._waiting.append(make)
         if self.closed:
-            self._give_answers_up()
+            self._drop_answers()
         else:
-            self._answer_what_waits()
+            self._make_waiting_answers()
 
-    def _answer_what_waits(self) -> None:
+    def _make_waiting_answers(self) -> None:
         """In the order asked. Answers are as large as half a frame, so they are not made before they can go out."""
         while self._waiting and not self.closed:
             unsent = self._connection.buffered()
@@ -402,7 +402,7 @@ class ClientConnection:
         if self._waiting:
             self._watch()
 
-    def _give_answers_up(self) -> None:
+    def _drop_answers(self) -> None:
         """The connection is closed: nothing is made, and each question gives its place back."""
         while self._waiting:
             self._waiting.popleft()()
@@ -455,7 +455,7 @@ class ClientConnection:
             self.heard = self.took_at = now
         if self.unsent_bytes > self._acceptor.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:
             self._cut_off("a client does not read what it is sent; its connection is closed")
-        self._answer_what_waits()
+        self._make_waiting_answers()
         return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.paused_by_peer or self._waiting) and not self.closed
 
     def drop_unsent(self, limit_bytes: int) -> None:

@@ -51,12 +51,12 @@ class Liveness:
         self._heard.pop(session, None)
         self._dropped.pop(session, None)
 
-    def forgive_silence(self, connections: Iterable[ClientConnection]) -> None:
+    def reset_silence(self, connections: Iterable[ClientConnection]) -> None:
         """This node was the one that could not be reached: it stood still, or was cut off from a majority. The clients
         may have been cut off from it, too, and have looked for another leader in vain."""
         now = self._loop.time()
         for connection in connections:
-            connection.forgive_silence(now)
+            connection.reset_silence(now)
         self._heard = dict.fromkeys(self._heard, now)
 
     def lapsed(self, sessions: Iterable[Session]) -> list[Session]:

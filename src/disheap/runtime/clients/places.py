@@ -28,7 +28,7 @@ NO_SESSION = (
 )
 
 
-class Guest(Protocol):
+class PlacedConnection(Protocol):
     """What is asked of a connection."""
 
     def refuse(self, error: Overloaded) -> None:
@@ -57,14 +57,14 @@ class Places:
     def __init__(self, limits: PlaceLimits, now: Callable[[], float]) -> None:
         self._limits = limits
         self._now = now
-        self._places: dict[Guest, _Place] = {}
-        self._reserve: dict[Guest, None] = {}  # the oldest first
-        self._silent: dict[Guest, float] = {}  # since when; the oldest first
+        self._places: dict[PlacedConnection, _Place] = {}
+        self._reserve: dict[PlacedConnection, None] = {}  # the oldest first
+        self._silent: dict[PlacedConnection, float] = {}  # since when; the oldest first
         self._owners: Counter[str] = Counter()
         self._principals: Counter[str] = Counter()
 
-    def enter(self, guest: Guest, remote: str, principal: str) -> Overloaded | None:
-        """None for a guest that has a place now, and else why it gets none."""
+    def enter(self, connection: PlacedConnection, remote: str, principal: str) -> Overloaded | None:
+        """None for a connection that has a place now, and else why it gets none."""
         place = _Place(owner_of(remote), principal, is_reserved=False)
         refusal = self._refusal(place)
         if refusal is not None:
@@ -72,25 +72,25 @@ class Places:
                 return refusal
             place = place._replace(is_reserved=True)
             self._make_room_in_reserve()
-        self._take(guest, place)
+        self._add(connection, place)
         return None
 
-    def greeted(self, guest: Guest) -> None:
+    def greeted(self, connection: PlacedConnection) -> None:
         """The connection has sent its HELLO, and no longer gives way as a silent one."""
-        self._silent.pop(guest, None)
+        self._silent.pop(connection, None)
 
-    def is_reserved(self, guest: Guest) -> bool:
+    def is_reserved(self, connection: PlacedConnection) -> bool:
         """Whether the connection has a place of the operators' reserve."""
-        return guest in self._reserve
+        return connection in self._reserve
 
-    def leave(self, guest: Guest) -> None:
+    def leave(self, connection: PlacedConnection) -> None:
         """May be called twice, and for one that has no place."""
-        place = self._places.pop(guest, None)
+        place = self._places.pop(connection, None)
         if place is None:
             return
-        self._silent.pop(guest, None)
+        self._silent.pop(connection, None)
         if place.is_reserved:
-            del self._reserve[guest]
+            del self._reserve[connection]
             return
         for counter, key in ((self._owners, place.owner), (self._principals, place.principal)):
             counter[key] -= 1
@@ -109,7 +109,7 @@ class Places:
         return _full("the node has", limits.connections, "connections")
 
     def _oldest_silent_gives_way(self) -> bool:
-        oldest = next((guest for guest in self._silent if guest not in self._reserve), None)
+        oldest = next((connection for connection in self._silent if connection not in self._reserve), None)
         if oldest is None or self._now() - self._silent[oldest] < SILENCE_S:
             return False
         self._give_way(oldest, "every place for connections is taken, and this one has sent no HELLO")
@@ -120,20 +120,20 @@ class Places:
             oldest = next(iter(self._reserve))
             self._give_way(oldest, "the reserve for operators is full, and this is its oldest connection")
 
-    def _give_way(self, guest: Guest, reason: str) -> None:
-        self.leave(guest)
-        guest.refuse(LimitReached(reason))
+    def _give_way(self, connection: PlacedConnection, reason: str) -> None:
+        self.leave(connection)
+        connection.refuse(LimitReached(reason))
 
     def _is_operator(self, remote: str, principal: str) -> bool:
         return self._limits.reserved_connections > 0 and (
             is_loopback(remote) or principal in self._limits.operator_names
         )
 
-    def _take(self, guest: Guest, place: _Place) -> None:
-        self._places[guest] = place
-        self._silent[guest] = self._now()
+    def _add(self, connection: PlacedConnection, place: _Place) -> None:
+        self._places[connection] = place
+        self._silent[connection] = self._now()
         if place.is_reserved:
-            self._reserve[guest] = None
+            self._reserve[connection] = None
             return
         self._owners[place.owner] += 1
         self._principals[place.principal] += 1

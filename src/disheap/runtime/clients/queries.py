@@ -48,7 +48,7 @@ class Queries:
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
         """Read the machine when a majority has confirmed that this node leads, and send the answer."""
         host = self._host
-        if not self._takes_one_more(connection, number, self.under_way):
+        if not self._admits_query(connection, number, self.under_way):
             return
         self.under_way += 1
 
@@ -85,7 +85,7 @@ class Queries:
 
     def admin(self, connection: ClientConnection, number: int, body: bytes) -> None:
         """Carry out an operator's request in a task of its own, and send the answer."""
-        if self._takes_one_more(connection, number, len(self._tasks)):
+        if self._admits_query(connection, number, len(self._tasks)):
             task = self._host.loop.create_task(self._admin(connection, number, body))
             self._tasks[task] = None
             task.add_done_callback(self._tasks.pop)
@@ -104,9 +104,9 @@ class Queries:
             log.exception("an admin request failed")
             connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown(f"the request failed: {error}")))
 
-    def _takes_one_more(self, connection: ClientConnection, number: int, there: int) -> bool:
+    def _admits_query(self, connection: ClientConnection, number: int, there: int) -> bool:
         limits = self._host.limits
-        if there < limits.queries and connection.questions <= limits.queries_per_connection:
+        if there < limits.queries and connection.queries <= limits.queries_per_connection:
             return True
         refusal = Overloaded(
             f"the node has its limit of {limits.queries} queries under way, or this connection its limit of "

@@ -379,7 +379,7 @@ class Server(ReplySink):
             return
         if late > STALL_S + SWEEP_S or self._was_out_of_touch:
             self._was_out_of_touch = False
-            self._liveness.forgive_silence(self._connections)
+            self._liveness.reset_silence(self._connections)
         for session in self._liveness.lapsed(self.group.sessions.table.values())[:EXPIRIES_AT_ONCE]:
             self._endings.write(
                 log.info,

@@ -28,21 +28,21 @@ from disheap.runtime.disk.thread import Disk
 
 log = get_logger(__name__)
 
-LOOK_S = 1.0
+CHECK_S = 1.0
 """Between two looks at the disk, where little is written."""
-LOOKS_PER_MARK = 8
+CHECKS_PER_MARK = 8
 """After an eighth of the mark was written the next look comes at once: a fast disk writes it whole in a second."""
 LEAVE_SHARE = 1 / 8
 """The mark and so much more has to be free before commands are taken again, so that it does not change all the time."""
-HAND_OVER_S = 30.0
+TRANSFER_EVERY_S = 30.0
 """Between two attempts to hand leadership over: commands wait while one lasts."""
-MAKE_ROOM_S, MAX_MAKE_ROOM_S = 10.0, 320.0
+SNAPSHOT_EVERY_S, MAX_SNAPSHOT_EVERY_S = 10.0, 320.0
 """Between two attempts to make room by a snapshot; each that comes to nothing doubles it. It reads the state."""
 RESERVE_SHARE = 1 / 2
 """Of the mark: by default 64 MiB, the log of some 500,000 acknowledgements."""
 LAST_SHARE = 4
 """Below the reserve a snapshot may take a quarter of what is free: where that is enough, the whole log goes for it."""
-GAIN_SHARE, GAIN_LEAST = 3, 256 << 10
+GAIN_SHARE, MIN_GAIN_BYTES = 3, 256 << 10
 """A state of a third of what is on the disk is worth writing, unless there is next to nothing to gain."""
 MIB = 1 << 20
 
@@ -52,15 +52,15 @@ def reserve_bytes(min_free_bytes: int) -> int:
     return int(min_free_bytes * RESERVE_SHARE)
 
 
-class RoomMaker(Protocol):
+class Snapshots(Protocol):
     """Takes the snapshots of a group."""
 
     @property
     def bytes_applied(self) -> int:
         """Bytes of commands applied since the start."""
 
-    def make_room(self, most_bytes: int) -> None:
-        """Take a snapshot so that the log can be dropped. It is given up above `most_bytes`."""
+    def take_to_free_space(self, max_bytes: int) -> None:
+        """Take a snapshot so that the log can be dropped. It is given up above `max_bytes`."""
 
 
 class Group(Protocol):
@@ -69,7 +69,7 @@ class Group(Protocol):
     raft: Raft
 
     @property
-    def snapshotter(self) -> RoomMaker:
+    def snapshotter(self) -> Snapshots:
         """Takes the snapshots of this group."""
 
     @property
@@ -123,12 +123,12 @@ class DiskSpace:
         self._mark = min_free_bytes
         self._reserve = reserve_bytes(min_free_bytes)
         self._clock = clock
-        self._looked_at = float("-inf")
-        self._written_at_look = 0
-        self._handed_over_at = float("-inf")
-        self._asked: dict[NodeId, int] = {}  # to lead, how often since there was room
-        self._made_room_at = float("-inf")
-        self._make_room_s = MAKE_ROOM_S
+        self._checked_at = float("-inf")
+        self._written_at_check = 0
+        self._transferred_at = float("-inf")
+        self._transfers: dict[NodeId, int] = {}  # to lead, how often since there was room
+        self._snapshot_at = float("-inf")
+        self._snapshot_every_s = SNAPSHOT_EVERY_S
         self._held_bytes = 0  # on the disk, at the last attempt
         self._short: dict[NodeId, int] = {}  # others that said so, and what is free there
         self._reason = ""
@@ -136,22 +136,22 @@ class DiskSpace:
         self._has_ended = False
 
     def tick(self) -> None:
-        """Ask for the free space, once in `LOOK_S` or after many writes. Called on every tick."""
+        """Ask for the free space, once in `CHECK_S` or after many writes. Called on every tick."""
         now, written = self._clock.monotonic(), self._host.group.snapshotter.bytes_applied
-        is_much = (written - self._written_at_look) * LOOKS_PER_MARK > self._mark > 0
-        if now - self._looked_at >= LOOK_S or is_much:
-            self._looked_at, self._written_at_look = now, written
-            self.look()
+        is_much = (written - self._written_at_check) * CHECKS_PER_MARK > self._mark > 0
+        if now - self._checked_at >= CHECK_S or is_much:
+            self._checked_at, self._written_at_check = now, written
+            self.check_usage()
 
-    def look(self) -> None:
+    def check_usage(self) -> None:
         """At the disk, on its own thread."""
-        self._host.disk().submit(lambda: self._host.storage().usage(), self._looked)
+        self._host.disk().submit(lambda: self._host.storage().usage(), self._usage_read)
 
     def end(self) -> None:
         """Ignore what the disk still reports: the storage is about to be closed."""
         self._has_ended = True
 
-    def _looked(self, usage: StorageUsage, error: BaseException | None) -> None:
+    def _usage_read(self, usage: StorageUsage, error: BaseException | None) -> None:
         if error is None and not self._has_ended:
             self.seen(usage)
 
@@ -163,34 +163,36 @@ class DiskSpace:
         if self.is_short and not was_short:
             log.error("the disk is short of room", free_bytes=free, min_free_bytes=self._mark)
         elif was_short and not self.is_short:
-            self._asked.clear()
-            self._make_room_s, self._held_bytes = MAKE_ROOM_S, 0
+            self._transfers.clear()
+            self._snapshot_every_s, self._held_bytes = SNAPSHOT_EVERY_S, 0
             log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
         if self.is_short:
-            self._make_room(usage)
+            self._take_snapshot(usage)
         if self.is_short or was_short:
             self._host.send_gossip()  # what is free there decides what a leader takes; the next report may be late
         self._settle()
 
-    def _for_snapshots(self, free: int) -> int:
+    def _snapshot_budget(self, free: int) -> int:
         """Bytes that a snapshot may take which makes room."""
         return max(free - self._reserve, free // LAST_SHARE)
 
-    def _make_room(self, usage: StorageUsage) -> None:
+    def _take_snapshot(self, usage: StorageUsage) -> None:
         group = self._host.group
         if not group.is_running:
             return  # what it holds is not whole
         now, held = self._clock.monotonic(), usage.log_bytes + usage.snapshot_bytes
         most = min(
-            self._for_snapshots(usage.free_bytes or 0),
+            self._snapshot_budget(usage.free_bytes or 0),
             (usage.log_bytes_since_snapshot + usage.snapshot_bytes) // GAIN_SHARE,
         )
-        if most < GAIN_LEAST or now - self._made_room_at < self._make_room_s:
+        if most < MIN_GAIN_BYTES or now - self._snapshot_at < self._snapshot_every_s:
             return
-        was_in_vain = 0 < self._held_bytes * 7 // 8 < held
-        self._make_room_s = min(2 * self._make_room_s, MAX_MAKE_ROOM_S) if was_in_vain else MAKE_ROOM_S
-        self._made_room_at, self._held_bytes = now, held
-        group.snapshotter.make_room(most)
+        freed_little = 0 < self._held_bytes * 7 // 8 < held
+        self._snapshot_every_s = (
+            min(2 * self._snapshot_every_s, MAX_SNAPSHOT_EVERY_S) if freed_little else SNAPSHOT_EVERY_S
+        )
+        self._snapshot_at, self._held_bytes = now, held
+        group.snapshotter.take_to_free_space(most)
 
     def heard(self, peer: NodeId, gossip: GroupReport) -> None:
         """What another node says of itself."""
@@ -208,16 +210,16 @@ class DiskSpace:
         """What follows, where this node leads. A node that does not lead takes no commands anyway."""
         voters = voters_of(self._host.group.raft.membership)
         short = [voter for voter in voters if self._is_short(voter)]
-        with_room = [voter for voter in voters if voter not in short]
-        can_go_on = len(with_room) >= majority(len(voters))
+        with_space = [voter for voter in voters if voter not in short]
+        can_go_on = len(with_space) >= majority(len(voters))
         refuses = self.is_short or not can_go_on
-        reason = self._told(short or [self._own]) if refuses else ""
+        reason = self._explain(short or [self._own]) if refuses else ""
         takes_transient = not refuses or self._has_reserve(voters)
         if (reason, takes_transient) != (self._reason, self._takes_transient):
             self._reason, self._takes_transient = reason, takes_transient
             self._host.refuse(DiskFull, DiskFull(reason) if reason else None, takes_transient)
         if self.is_short and can_go_on and self._host.group.leads:
-            self._hand_over(with_room)
+            self._transfer_leadership(with_space)
 
     def _is_short(self, node: NodeId) -> bool:
         return self.is_short if node == self._own else node in self._short
@@ -225,10 +227,10 @@ class DiskSpace:
     def _has_reserve(self, voters: Sequence[NodeId]) -> bool:
         """Whether this node, and a majority, have more than the reserve."""
         free = {**self._short, self._own: self._reserve if self.free_bytes is None else self.free_bytes}
-        rich = [voter for voter in voters if free.get(voter, self._reserve) >= self._reserve]
-        return free[self._own] >= self._reserve and len(rich) >= majority(len(voters))
+        above_reserve = [voter for voter in voters if free.get(voter, self._reserve) >= self._reserve]
+        return free[self._own] >= self._reserve and len(above_reserve) >= majority(len(voters))
 
-    def _told(self, short: Sequence[NodeId]) -> str:
+    def _explain(self, short: Sequence[NodeId]) -> str:
         """Without figures, which change all the time."""
         names = ", ".join(self._host.member_name(node) for node in short)
         return (
@@ -236,15 +238,15 @@ class DiskSpace:
             "new is taken until there is more. Have what is stored consumed or removed, or free space there"
         )
 
-    def _hand_over(self, others: Sequence[NodeId]) -> None:
+    def _transfer_leadership(self, others: Sequence[NodeId]) -> None:
         now, group = self._clock.monotonic(), self._host.group
         connected = [voter for voter in others if self._host.is_connected(voter)]
-        if not connected or now - self._handed_over_at < HAND_OVER_S:
+        if not connected or now - self._transferred_at < TRANSFER_EVERY_S:
             return
         active = {peer.id for peer in group.raft.peers() if peer.recently_active}
-        target = min(connected, key=lambda voter: (voter not in active, self._asked.get(voter, 0), voter))
-        self._asked[target] = self._asked.get(target, 0) + 1
-        self._handed_over_at = now
+        target = min(connected, key=lambda voter: (voter not in active, self._transfers.get(voter, 0), voter))
+        self._transfers[target] = self._transfers.get(target, 0) + 1
+        self._transferred_at = now
         log.warning("leadership is handed to a node with room", target=self._host.member_name(target))
         try:
             group.transfer(target)

@@ -29,7 +29,7 @@ from disheap.runtime.disk.thread import Disk
 
 log = get_logger(__name__)
 
-SAY_AGAIN_S = 30.0
+LOG_AGAIN_S = 30.0
 """Between two log lines about the members that are waited for."""
 
 Done = Callable[[bool], None]
@@ -61,17 +61,17 @@ class IncarnationCheck:
         self.all_met = False  # every other member has welcomed this directory once, and the disk says so
         self._host = host
         self._loop = loop
-        self._keeps = False
+        self._is_durable = False
         self._known: dict[NodeId, int] = {}
         self._durable: dict[NodeId, int] = {}
         self._missing: dict[NodeId, None] = {}
-        self._said_at = loop.time()
+        self._logged_at = loop.time()
         self._is_recording = False
         self._has_ended = False
 
     def recall(self, others: Sequence[NodeId], kept: KnownPeers | None) -> None:
         """`kept` is what storage remembers; None where it cannot, and in a cluster of one."""
-        self._keeps = kept is not None
+        self._is_durable = kept is not None
         if kept is not None:
             self._durable = {NodeId(node): incarnation for node, incarnation in kept.incarnations}
             self._known = dict(self._durable)
@@ -100,7 +100,7 @@ class IncarnationCheck:
         """`done(True)` when the incarnation, which was checked, is on disk; `done(False)` where that was not possible
         now, and the two have to meet again."""
         self._known[node] = incarnation
-        if not self._keeps or node in self._durable:
+        if not self._is_durable or node in self._durable:
             done(True)
         else:
             self._save(self.all_met, done)
@@ -119,13 +119,13 @@ class IncarnationCheck:
     def tick(self) -> None:
         """Retry a record that could not be written, and log who is waited for."""
         self._record_if_all_met()
-        if self._missing and self._loop.time() - self._said_at > SAY_AGAIN_S:
-            self.say()
+        if self._missing and self._loop.time() - self._logged_at > LOG_AGAIN_S:
+            self.log_waiting()
 
-    def say(self) -> None:
+    def log_waiting(self) -> None:
         """What is waited for, if anything."""
         if self._missing:
-            self._said_at = self._loop.time()
+            self._logged_at = self._loop.time()
             log.warning(
                 "this node's data directory is new: it takes no part before every other member has welcomed it once",
                 waiting_for=self._names(),

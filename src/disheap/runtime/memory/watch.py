@@ -22,7 +22,7 @@ from disheap.runtime.memory.process import MemorySource
 
 log = get_logger(__name__)
 
-LOOK_S = 0.1
+CHECK_S = 0.1
 """Between two looks, each of about 20 microseconds. A leader that takes much in looks more often."""
 TRANSIENT_SHARE = 1 / 8
 """So much above the mark transient messages are still taken: workers need remote control to start, and then drain."""
@@ -86,7 +86,7 @@ class MemoryWatch:
         self._estimated_bytes = 0
         self._ratio = 1.0  # of the real growth to the estimate
         self._reusable_bytes = 0
-        self._looked_at = float("-inf")
+        self._checked_at = float("-inf")
         self._trimmed_at = float("-inf")
         self._trim_s = TRIM_S
         self._trimmed_from = 0  # the highest use expected since
@@ -95,13 +95,13 @@ class MemoryWatch:
         self._takes_transient = True
 
     def tick(self) -> None:
-        """Compare the use with the mark once in `LOOK_S`. Called on every tick."""
+        """Compare the use with the mark once in `CHECK_S`. Called on every tick."""
         now = self._clock.monotonic()
-        if now - self._looked_at >= LOOK_S:
-            self._looked_at = now
-            self.look()
+        if now - self._checked_at >= CHECK_S:
+            self._checked_at = now
+            self.check_usage()
 
-    def look(self) -> None:
+    def check_usage(self) -> None:
         """Compare the use with the mark now. Refuses or takes commands, and tells peers of a change."""
         if not self.high_water_bytes:
             self.settle()

@@ -25,8 +25,8 @@ from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
 from disheap.runtime.membership.directory import AddressBook, supported_by
+from disheap.runtime.membership.incarnation_checks import IncarnationChecks
 from disheap.runtime.membership.incarnations import Done
-from disheap.runtime.membership.introductions import Introductions
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
 from disheap.runtime.replica.versions import check_supported
 from disheap.version import __version__
@@ -55,7 +55,7 @@ class PeeringHost(Protocol):
     cluster_id: str
     name: str
     book: AddressBook
-    introductions: Introductions
+    incarnation_checks: IncarnationChecks
 
     def peer_groups(self) -> tuple[PeerGroup, ...]:
         """Returns what peers are told of each replica."""
@@ -291,7 +291,7 @@ class Peering:
         for own, theirs in zip(here.peer_groups(), hello.groups, strict=False):  # how many is checked below
             self._check_group(hello, own, theirs)
         self._check_certificate(peer, certificate_names)
-        here.introductions.check(peer, hello)
+        here.incarnation_checks.check(peer, hello)
         return peer
 
     def _check_group(self, hello: PeerHello, own: PeerGroup, peers: PeerGroup) -> None:
@@ -328,7 +328,7 @@ class Peering:
         """The schedule that is prevented: an impostor claims to be a member that has not started yet, and is recorded.
         Then the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
         dialled its address and found it there."""
-        is_known = self._node.introductions.has_met(peer)
+        is_known = self._node.incarnation_checks.has_met(peer)
         if is_proved or is_known or self._at_address.get(peer) == _incarnations(hello.groups):
             self._meet(peer, hello, done)
         else:
@@ -352,13 +352,13 @@ class Peering:
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         """It may have waited since its hello was checked, and an earlier life of the member been met meanwhile."""
         try:
-            self._node.introductions.check(peer, hello)
+            self._node.incarnation_checks.check(peer, hello)
         except WrongCluster as error:
             self.refused(self._node.book.peer(peer), str(error))
             done(False)
             return
         self._learn(peer, hello)
-        self._node.introductions.meet(peer, hello, done)
+        self._node.incarnation_checks.meet(peer, hello, done)
 
     def _learn(self, peer: NodeId, hello: PeerHello) -> None:
         self._node.book.learn(peer, hello)
@@ -367,7 +367,7 @@ class Peering:
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         """Learn what the member says of itself, and record that it has welcomed this node."""
         self._learn(peer, hello)
-        self._node.introductions.welcomed(peer, hello, done)
+        self._node.incarnation_checks.welcomed(peer, hello, done)
 
     def _check_certificate(self, peer: NodeId, names: tuple[str, ...] | None) -> None:
         """One of the proved names has to name the member, and none of them another member. Otherwise the other member

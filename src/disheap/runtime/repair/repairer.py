@@ -39,18 +39,18 @@ from disheap.runtime.state.snapshot_source import SnapshotSource
 T = TypeVar("T")
 log = get_logger(__name__)
 
-ANSWER_S = 0.5
+STANDINGS_TIMEOUT_S = 0.5
 """A round waits so long for standings, and asks again: several round trips, less than an election takes."""
-PIECE_S = 5.0
+ANSWER_TIMEOUT_S = 5.0
 """For entries or a piece of a snapshot: a node that reads them from a slow disk."""
-SAY_AGAIN_S = 30.0
+LOG_AGAIN_S = 30.0
 """Between two log lines about the same thing that is waited for."""
 AMBIGUOUS_TIMEOUTS = 6
 """A node whose end of the log is ambiguous asks the others again after so many election timeouts without a leader."""
 MAX_SNAPSHOT_ROUNDS = 60
 """A source that has said so often that the snapshot is being made counts as none: half a minute, and others may have
 one."""
-MAX_ROUNDS = 3
+MAX_RETRIES = 3
 """Damage that shows at run time and is not found when the log is read anew: after so many times the node stops."""
 
 
@@ -144,15 +144,15 @@ class Repairer:
         self._task: asyncio.Task[None] | None = None
         self._voters: tuple[NodeId, ...] = ()
         self._standings: dict[NodeId, Standing] = {}
-        self._useless: dict[NodeId, list[tuple[int, int]]] = {}  # said to be held, and not delivered
-        self._no_snapshot: dict[NodeId, int] = {}  # how often one was promised, and did not come
+        self._undelivered: dict[NodeId, list[tuple[int, int]]] = {}  # said to be held, and not delivered
+        self._snapshot_refusals: dict[NodeId, int] = {}  # how often one was promised, and did not come
         self._answers: dict[NodeId, asyncio.Future[Entries | SnapshotPiece]] = {}
-        self._heard = asyncio.Event()
+        self._standing_received = asyncio.Event()
         self._waiting: plan.Wait | None = None
-        self._said_at = 0.0
+        self._logged_at = 0.0
         self._source = SnapshotSource(chunk_bytes)
         self._ticks_ambiguous = 0
-        self._relapses = 0
+        self._retries = 0
 
     # --- the node's side ---------------------------------------------------------------------------------------------
 
@@ -165,19 +165,19 @@ class Repairer:
     def can_repair(self, error: BaseException) -> bool:
         """Whether `error` says that the log or a snapshot cannot be read (any more), and others may have it."""
         is_damage = isinstance(error, LogDamaged | SnapshotDamaged)
-        return is_damage and len(self._voters) > 1 and self._relapses < MAX_ROUNDS
+        return is_damage and len(self._voters) > 1 and self._retries < MAX_RETRIES
 
-    def note_relapse(self) -> None:
+    def count_retry(self) -> None:
         """Damage has shown at run time."""
-        self._relapses += 1
+        self._retries += 1
 
     def begin_again(self) -> None:
         """The replica is repairing again: its storage is opened anew, and what it lacks is repaired."""
-        self._task = self._loop.create_task(self._again(), name="repair")
+        self._task = self._loop.create_task(self._run_again(), name="repair")
 
     def reset_retries(self) -> None:
         """What a scrub has found is no relapse: it does not look again for long."""
-        self._relapses = 0
+        self._retries = 0
 
     def tick(self, election_ticks: int) -> None:
         """If the end is ambiguous and nobody leads, ask the others again: they may be in the same state."""
@@ -222,14 +222,14 @@ class Repairer:
         except Exception as error:  # nobody else would ever hear of it
             self._host.failed(error)
 
-    async def _again(self) -> None:
+    async def _run_again(self) -> None:
         try:
             found = await retry_while_full(lambda: self._host.recover_again(follow=False))
         except Exception as error:
             self._host.failed(error)
         else:
             if found.needs_repair:
-                self._relapses = 0  # the damage is found, and can be mended
+                self._retries = 0  # the damage is found, and can be mended
             await self._run(found)
 
     async def _repair(self) -> bool:
@@ -237,14 +237,14 @@ class Repairer:
         storage = self._host.storage()
         assert isinstance(storage, Repairable)
         others = [voter for voter in self._voters if voter != self._own]
-        taken: set[int] = set()  # indexes of damaged entries that storage was given; only ever looked up
+        fetched: set[int] = set()  # indexes of damaged entries that storage was given; only ever looked up
         was_damaged = False
         while True:
             held = await self._on_disk(storage.holding)
             if was_damaged and not held.is_damaged:
                 return False  # an ambiguous end is settled when the files are opened again; nothing is appended before
             was_damaged = held.is_damaged
-            own = plan.without(held, taken)
+            own = plan.without(held, fetched)
             await self._ask_all(others)
             match plan.decide(own, others, self._trusted()):
                 case plan.Done():
@@ -255,15 +255,15 @@ class Repairer:
                     await self._on_disk(self._host.storage().clear_ambiguity)
                     return False
                 case plan.Wait() as wait:
-                    self._say(wait)
-                    self._useless.clear()
-                    self._no_snapshot.clear()
-                    await asyncio.sleep(ANSWER_S)
+                    self._log_waiting(wait)
+                    self._undelivered.clear()
+                    self._snapshot_refusals.clear()
+                    await asyncio.sleep(STANDINGS_TIMEOUT_S)
                 case plan.TakeSnapshot(source, needed):
-                    if await self._take_snapshot(own, source, needed):
+                    if await self._fetch_snapshot(own, source, needed):
                         return False
                 case plan.Take(source, first, last):
-                    taken.update(await self._take(storage, own, source, first, last))
+                    fetched.update(await self._fetch(storage, own, source, first, last))
                 case plan.Adopt(source, first, last):
                     await self._adopt(own, source, first, last)
                 case plan.Cut(first):
@@ -276,10 +276,10 @@ class Repairer:
         for node in others:
             self._host.send_repair(node, AskStanding(self._group))
         try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(STANDINGS_TIMEOUT_S):
                 while len(self._standings) < len(others):
-                    self._heard.clear()
-                    await self._heard.wait()
+                    self._standing_received.clear()
+                    await self._standing_received.wait()
         except TimeoutError:
             pass
 
@@ -287,38 +287,38 @@ class Repairer:
         """In the order of ids; what a node did not deliver counts as damaged there."""
         trusted = {}
         for node, standing in sorted(self._standings.items()):
-            damaged = (*standing.damaged, *self._useless.get(node, ()))
+            damaged = (*standing.damaged, *self._undelivered.get(node, ()))
             standing = wire.with_damage(standing, damaged)
-            is_tried = self._no_snapshot.get(node, 0) >= MAX_SNAPSHOT_ROUNDS
-            trusted[node] = wire.without_snapshot(standing) if is_tried else standing
+            has_failed = self._snapshot_refusals.get(node, 0) >= MAX_SNAPSHOT_ROUNDS
+            trusted[node] = wire.without_snapshot(standing) if has_failed else standing
         return trusted
 
-    def _is_useless(self, source: NodeId, first: Index, last: Index) -> None:
+    def _note_undelivered(self, source: NodeId, first: Index, last: Index) -> None:
         name = self._host.member_name(source)
         log.warning("entries that a node said to have did not come", source=name, first=first, last=last)
-        self._useless.setdefault(source, []).append((first, last))
+        self._undelivered.setdefault(source, []).append((first, last))
 
-    def _has_no_snapshot(self, source: NodeId) -> None:
+    def _note_no_snapshot(self, source: NodeId) -> None:
         log.warning("a node's snapshot did not come, or not whole", source=self._host.member_name(source))
-        self._no_snapshot[source] = MAX_SNAPSHOT_ROUNDS
+        self._snapshot_refusals[source] = MAX_SNAPSHOT_ROUNDS
 
-    def _say(self, wait: plan.Wait) -> None:
+    def _log_waiting(self, wait: plan.Wait) -> None:
         now = self._loop.time()
-        if wait != self._waiting or now - self._said_at > SAY_AGAIN_S:
+        if wait != self._waiting or now - self._logged_at > LOG_AGAIN_S:
             names = [self._host.member_name(node) for node in wait.on]
             log.warning(
                 "this node takes no part: it waits for what others hold", missing=wait.missing, waiting_for=names
             )
-            self._said_at = now
+            self._logged_at = now
         self._waiting = wait
 
-    async def _take(self, storage: Repairable, own: Holding, source: NodeId, first: Index, last: Index) -> list[Index]:
-        """Returns what was taken."""
-        answer = await self._ask(source, AskEntries(self._group, first, last))
+    async def _fetch(self, storage: Repairable, own: Holding, source: NodeId, first: Index, last: Index) -> list[Index]:
+        """Returns what was fetched."""
+        answer = await self._request(source, AskEntries(self._group, first, last))
         entries = answer.decoded() if isinstance(answer, Entries) else ()
         good = [entry for entry in entries if first <= entry.index <= last and own.term_at(entry.index) == entry.term]
         if not good:
-            self._is_useless(source, first, last)
+            self._note_undelivered(source, first, last)
             return []
         log.info("entries repaired", first=good[0].index, last=good[-1].index, source=self._host.member_name(source))
         await self._on_disk(lambda: storage.mend(good))
@@ -326,16 +326,16 @@ class Repairer:
 
     async def _adopt(self, own: Holding, source: NodeId, first: Index, last: Index) -> None:
         """Their term comes before them, as with any entries."""
-        answer = await self._ask(source, AskEntries(self._group, first, last))
+        answer = await self._request(source, AskEntries(self._group, first, last))
         entries = answer.decoded() if isinstance(answer, Entries) else ()
         if not entries or entries[0].index != first or entries[0].term < self._term_before(own, first):
-            self._is_useless(source, first, last)
+            self._note_undelivered(source, first, last)
             return
         storage = self._host.storage()
         if entries[-1].term > own.hard_state.term:
             state = HardState(Term(entries[-1].term), NodeId(0))
             await self._on_disk(lambda: storage.save_hard_state(state))
-        log.info("entries taken over", first=first, last=entries[-1].index, source=self._host.member_name(source))
+        log.info("entries adopted", first=first, last=entries[-1].index, source=self._host.member_name(source))
         await self._on_disk(lambda: storage.append(entries))
 
     def _term_before(self, own: Holding, first: Index) -> Term:
@@ -343,16 +343,16 @@ class Repairer:
 
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
-    async def _take_snapshot(self, own: Holding, source: NodeId, needed: Index) -> bool:
+    async def _fetch_snapshot(self, own: Holding, source: NodeId, needed: Index) -> bool:
         """Whether one is in place. Our log is kept where it goes on from there."""
-        piece = await self._ask(source, AskSnapshot(self._group, 0, 0, needed))
+        piece = await self._request(source, AskSnapshot(self._group, 0, 0, needed))
         if not isinstance(piece, SnapshotPiece):
-            self._has_no_snapshot(source)
+            self._note_no_snapshot(source)
             return False
         if piece.index < max(needed, 1):  # 0: there is none
-            self._no_snapshot[source] = self._no_snapshot.get(source, 0) + 1
-            self._say(plan.Wait(f"a snapshot at {needed} or later, which is being made", (source,)))
-            await asyncio.sleep(ANSWER_S)
+            self._snapshot_refusals[source] = self._snapshot_refusals.get(source, 0) + 1
+            self._log_waiting(plan.Wait(f"a snapshot at {needed} or later, which is being made", (source,)))
+            await asyncio.sleep(STANDINGS_TIMEOUT_S)
             return False
         meta = SnapshotMeta(Index(piece.index), Term(piece.term), piece.time_ms, membership.decode(piece.membership))
         goes_on = own.first == meta.index + 1 or own.term_at(meta.index) == meta.term
@@ -368,22 +368,22 @@ class Repairer:
                     await self._on_disk(writer.commit)
                     log.info("snapshot taken from another node", index=meta.index, log_kept=goes_on)
                     return True
-                piece = await self._ask(source, AskSnapshot(self._group, meta.index, offset, needed))
+                piece = await self._request(source, AskSnapshot(self._group, meta.index, offset, needed))
         except BaseException:
             self._host.disk().submit(writer.abort, lambda _, error: None)
             raise
         await self._on_disk(writer.abort)
-        self._has_no_snapshot(source)
+        self._note_no_snapshot(source)
         return False
 
     # --- questions and answers ---------------------------------------------------------------------------------------
 
-    async def _ask(self, node: NodeId, question: Ask) -> Entries | SnapshotPiece | None:
+    async def _request(self, node: NodeId, request: Ask) -> Entries | SnapshotPiece | None:
         answer: asyncio.Future[Entries | SnapshotPiece] = self._loop.create_future()
         self._answers[node] = answer
-        self._host.send_repair(node, question)
+        self._host.send_repair(node, request)
         try:
-            async with asyncio.timeout(PIECE_S):
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
                 return await answer
         except TimeoutError:
             return None
@@ -395,7 +395,7 @@ class Repairer:
         match message:
             case Standing():
                 self._standings[node] = message
-                self._heard.set()
+                self._standing_received.set()
             case Entries() | SnapshotPiece():
                 answer = self._answers.get(node)
                 if answer is not None and not answer.done():

@@ -77,16 +77,16 @@ class Scrubber:
         self._host = host
         self._bytes_per_s, self._interval_s = bytes_per_s, interval_s
         self._loop = loop
-        self._began_at = loop.time()  # the opening read everything
-        self._next_at = self._began_at + interval_s
+        self._started_at = loop.time()  # the opening read everything
+        self._next_at = self._started_at + interval_s
         self._cursor: tuple[int, ...] = ()
         self._reading: Storage | None = None
         self._read_bytes = 0
-        self._done: dict[str, Any] = {"passes": 0, "bytes": 0, "damaged": 0}
+        self._counts: dict[str, Any] = {"passes": 0, "bytes": 0, "damaged": 0}
 
     def status(self) -> dict[str, Any]:
         """`passes` that were completed, `bytes` read in all, `damaged` places found; since the start."""
-        return dict(self._done)
+        return dict(self._counts)
 
     def tick(self) -> None:
         """Read the next piece if it is due. Called on every tick."""
@@ -97,7 +97,7 @@ class Scrubber:
         if not isinstance(storage, Scrubbable) or not group.is_running:
             return
         if not self._cursor:
-            self._began_at = self._loop.time()
+            self._started_at = self._loop.time()
         self._reading, cursor = storage, self._cursor
 
         def done(result: Scrubbed | None, error: BaseException | None) -> None:
@@ -107,10 +107,10 @@ class Scrubber:
 
         self._host.disk().submit(lambda: storage.scrub(cursor, PIECE_BYTES), done)
 
-    def let_go(self) -> None:
+    def release_storage(self) -> None:
         """The storage is closed, or was opened anew and read: what is being read says nothing any more."""
         self._reading = None
-        self._begin_anew()
+        self._restart()
 
     def _read(self, result: Scrubbed | None, error: BaseException | None) -> None:
         if isinstance(error, LogDamaged | SnapshotDamaged):
@@ -118,25 +118,25 @@ class Scrubber:
         elif result is None:
             self._failed(error)
         else:
-            self._go_on(result)
+            self._continue(result)
 
-    def _go_on(self, result: Scrubbed) -> None:
-        self._done["bytes"] += result.bytes
+    def _continue(self, result: Scrubbed) -> None:
+        self._counts["bytes"] += result.bytes
         self._cursor = result.cursor
         if result.mended:
-            self._done["damaged"] += 1
+            self._counts["damaged"] += 1
             self._host.note_damage(result.mended)
             log.warning("the disk had lost what is held elsewhere, too: nothing is missing", reason=result.mended)
         if result.cursor:
             self._next_at = self._loop.time() + result.bytes / self._bytes_per_s
         else:
-            self._done["passes"] += 1
-            self._next_at = max(self._loop.time(), self._began_at + self._interval_s)
+            self._counts["passes"] += 1
+            self._next_at = max(self._loop.time(), self._started_at + self._interval_s)
 
     def _damaged(self, error: LogDamaged | SnapshotDamaged) -> None:
-        self._done["damaged"] += 1
+        self._counts["damaged"] += 1
         self._host.note_damage(str(error))
-        self._begin_anew()
+        self._restart()
         if self._host.is_alone():
             log.error(
                 "the disk has lost what it held, and no other node has it: this node goes on, takes a snapshot, and "
@@ -149,12 +149,12 @@ class Scrubber:
 
     def _failed(self, error: BaseException | None) -> None:
         if isinstance(error, StorageFull):
-            self._done["damaged"] += 1
+            self._counts["damaged"] += 1
             log.warning("what the disk has lost is written again when there is room", reason=str(error))
         elif error is not None and not isinstance(error, StorageError):
             self._host.failed(error)
-        self._begin_anew()
+        self._restart()
 
-    def _begin_anew(self) -> None:
+    def _restart(self) -> None:
         self._cursor = ()
         self._next_at = self._loop.time() + self._interval_s

@@ -57,9 +57,9 @@ from disheap.runtime.state.sessions import Sessions
 
 log = get_logger(__name__)
 
-WRITE_PATIENCE_S = 5.0
+MAX_WRITE_S = 5.0
 """A leader's write in flight for longer is no slow sync any more."""
-EMPTY_AT_ONCE = 256
+MAX_NOOPS_AT_ONCE = 256
 """Empty entries that a leader writes, at most, each time that a peer reports an ambiguous end of its log."""
 MAX_TERM_JUMP = 1 << 32
 """So many elections at once, one a second for a century, nobody has missed. A term is never taken back: taken over, one
@@ -202,7 +202,7 @@ class Group:
     def propose_noops_until(self, index: int) -> None:
         """Propose empty entries up to `index` + 1, if this node leads. The end of a peer's log is ambiguous. The peer
         does not vote until it has an entry behind `index`."""
-        missing = min(index + 1 - self.raft.last_index, EMPTY_AT_ONCE)
+        missing = min(index + 1 - self.raft.last_index, MAX_NOOPS_AT_ONCE)
         if not index or missing <= 0 or not (self._leads and self.is_running):
             return
         with suppress(RequestError):  # leadership is being handed over, or more is under way than may be
@@ -242,7 +242,7 @@ class Group:
         if not self.raft.is_leader or self.raft.transferee != NOBODY:
             return
         waited_s = self._writer.busy_s()
-        if waited_s > WRITE_PATIENCE_S and len(membership.voters_of(self.raft.membership)) > 1:
+        if waited_s > MAX_WRITE_S and len(membership.voters_of(self.raft.membership)) > 1:
             log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
             self.raft.transfer_leadership(NOBODY)
 
@@ -272,7 +272,7 @@ class Group:
         it would keep its whole state in memory, because no garbage collector runs."""
         del self._disk, self._time, self._writer, self.applier, self.hasher, self.snapshotter, self._catch_up
 
-    # --- the one line of thought -------------------------------------------------------------------------------------
+    # --- the pump: proposes, writes, sends, applies -------------------------------------------------------------------
 
     def wake(self) -> None:
         """The kernel has something to be carried out: soon, once."""

@@ -45,13 +45,13 @@ class _Run:
     """One snapshot on its way to the disk. What comes back for one that is void is of no consequence."""
 
     def __init__(
-        self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, at_bytes: int, most_bytes: int | None
+        self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, at_bytes: int, max_bytes: int | None
     ) -> None:
         self.meta = meta
         self.pieces = pieces
         self.first = first  # the oldest entry to keep behind it
         self.at_bytes = at_bytes  # applied when it was begun
-        self.most_bytes = most_bytes  # given up beyond it
+        self.max_bytes = max_bytes  # given up beyond it
         self.size = 0
         self.writer: SnapshotWriter | None = None
         self.is_void = False  # the state that it is of was replaced
@@ -132,20 +132,20 @@ class Snapshotter:
             self._count_from(self._bytes_applied, self._group.applied.index)
             self._take(self._trailing_index(self._group.applied.index), None)
 
-    def make_room(self, most_bytes: int) -> None:
+    def take_to_free_space(self, max_bytes: int) -> None:
         """Likewise, so that the log can go, all of it; not if the state turns out to be larger than that. The next is
         due when it would have been, unless this one is taken."""
         if self._group.applier.is_midway:
-            self._group.applier.when_whole(lambda: self.make_room(most_bytes))
+            self._group.applier.when_whole(lambda: self.take_to_free_space(max_bytes))
         elif self._run is None:
-            self._take(Index(self._group.applied.index + 1), most_bytes)
+            self._take(Index(self._group.applied.index + 1), max_bytes)
 
     def _count_from(self, bytes_applied: int, index: Index) -> None:
         self._bytes_at_snapshot, self._index_at_snapshot = bytes_applied, index
 
-    def _take(self, first: Index, most_bytes: int | None) -> None:
+    def _take(self, first: Index, max_bytes: int | None) -> None:
         meta = self._group.applied
-        run = self._run = _Run(meta, self._group.sessions.snapshot(), first, self._bytes_applied, most_bytes)
+        run = self._run = _Run(meta, self._group.sessions.snapshot(), first, self._bytes_applied, max_bytes)
         self._disk.submit(
             lambda: self._storage.begin_snapshot(meta, replaces_log=False),
             lambda writer, error: self._begun(run, writer, error),
@@ -175,7 +175,7 @@ class Snapshotter:
             )
             return
         run.size += len(piece)
-        if run.most_bytes is not None and run.size > run.most_bytes:
+        if run.max_bytes is not None and run.size > run.max_bytes:
             log.info("no snapshot makes room yet: the state is not much smaller than what it would replace")
             self._void(run)
             return
@@ -193,7 +193,7 @@ class Snapshotter:
     ) -> None:
         if self._is_over(run, error) or run.is_void:
             return
-        if run.most_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes:
+        if run.max_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes:
             log.error("a snapshot is given up: the rest of the disk is kept for what frees room", free_bytes=free_bytes)
             self._void(run)
             return

@@ -26,7 +26,7 @@ log = get_logger(__name__)
 
 PAUSE_S = 0.005
 """Between two slices of at most 2 ms: hashing takes less than a third of the loop's time."""
-KEPT = 8
+MAX_HASHES = 8
 """Hashes remembered of each node: a node that lags by so many intervals is not compared."""
 NEVER_MS = 1 << 62
 DIGEST_BYTES = 16
@@ -80,7 +80,7 @@ class StateComparison:
 
     def heard(self, peer: NodeId, index: int, digest: bytes) -> None:
         """What another node found behind entry `index`; nothing yet where that is 0."""
-        if index and self._keep(peer, Index(index), digest):
+        if index and self._remember(peer, Index(index), digest):
             self._judge(Index(index))
 
     def end(self) -> None:
@@ -109,16 +109,16 @@ class StateComparison:
             return
         self._slices = self._timer = None
         self.newest = (index, digest.digest())
-        self._keep(self._own, *self.newest)
+        self._remember(self._own, *self.newest)
         self._judge(index)
 
-    def _keep(self, node: NodeId, index: Index, digest: bytes) -> bool:
+    def _remember(self, node: NodeId, index: Index, digest: bytes) -> bool:
         """Whether it is new."""
         hashes = self._hashes.setdefault(node, {})
         if index in hashes:
             return False
         hashes[index] = digest
-        while len(hashes) > KEPT:
+        while len(hashes) > MAX_HASHES:
             del hashes[min(hashes)]
         return True
 

@@ -25,7 +25,7 @@ _LENGTH = Struct("<I")
 RECORD_BYTES = 256 << 20  # no record of ours comes near; a larger length is damage
 PIECE_BYTES = 256 << 10  # small records are gathered to pieces of this, so that the disk is not asked for each
 RECORDS_AT_ONCE = 1000  # or so many, if they are as small as most: made in less than a millisecond
-MOST_PIECE_BYTES = 1 << 20  # what a storage has to take at once
+MAX_PIECE_BYTES = 1 << 20  # what a storage has to take at once
 T = TypeVar("T")
 Reply = tuple[int, tuple[int, int, bytes]]
 """(seq, (index, status, body))."""
@@ -74,9 +74,9 @@ def write(head: Head, rows: Iterable[Row], machine: Iterator[bytes]) -> Iterator
     for record in _records(head, rows):
         gathered += record
         count += 1
-        while len(gathered) > MOST_PIECE_BYTES:
-            yield bytes(gathered[:MOST_PIECE_BYTES])
-            del gathered[:MOST_PIECE_BYTES]
+        while len(gathered) > MAX_PIECE_BYTES:
+            yield bytes(gathered[:MAX_PIECE_BYTES])
+            del gathered[:MAX_PIECE_BYTES]
         if len(gathered) >= PIECE_BYTES or count >= RECORDS_AT_ONCE:
             yield bytes(gathered)
             gathered.clear()

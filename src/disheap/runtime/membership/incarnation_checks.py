@@ -14,7 +14,7 @@ from disheap.protocol.peers import PeerHello
 from disheap.runtime.membership.incarnations import Done, IncarnationCheck
 
 
-class Introductions:
+class IncarnationChecks:
     """`checks` gives the check of each group, in the order of the groups' numbers."""
 
     def __init__(self, checks: Callable[[], Sequence[IncarnationCheck]]) -> None:
