@@ -8,7 +8,7 @@ into the log can be applied. `seeds` are good inputs, from which mutations start
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -118,7 +118,7 @@ def peer_message(data: bytes) -> None:
         node = Solo((1, 1, 2, 2), term=2)
         if leads:
             node.lead()
-        node.hear(replace(message, source=NodeId(2), target=NodeId(1)))
+        node.hear(message._replace(source=NodeId(2), target=NodeId(1)))
         for each in node.applied:
             if each.kind is EntryKind.COMMANDS and each.data:
                 _apply(each)

@@ -15,12 +15,13 @@ from disheap.kernel.types import (
     EntryKind,
     Fetch,
     Heartbeat,
+    Index,
     NodeId,
     Ready,
     Role,
 )
 
-from .harness import ELECTION_TICKS, Cluster, Disk, group, log_of, refused
+from .harness import ELECTION_TICKS, Cluster, Disk, WriteJob, group, log_of, refused
 from .solo import Solo, append, append_refusal, append_reply, heartbeat, heartbeat_reply, only
 
 
@@ -438,6 +439,59 @@ def test_a_second_answer_to_what_is_committed_is_nothing_to_do() -> None:
     node.ready()
     node.raft.step(append_reply(3, 1, node.raft.term, node.raft.last_index))
     assert not node.raft.has_ready()
+
+
+def test_a_durable_write_is_nothing_to_do_for_a_follower_that_has_acknowledged_it() -> None:
+    """Else each command costs a follower one `ready()` more."""
+    node = Solo((1,), term=1)
+    node.raft.step(append(2, 1, (1, 1), log_of(1, 1)[1:]))
+    node.ready()
+    assert node.pending is not None
+    held, number = node.pending.held, node.pending.write.number
+    assert [message.index for message in only(AppendReply, list(held))] == [2]
+    node.raft.persisted(number)
+    assert not node.raft.has_ready()
+    node.raft.step(heartbeat(2, 1, commit=2))
+    assert node.raft.has_ready()
+    node.ready()
+    assert [entry.index for entry in node.applied] == [1, 2]
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_follower_that_has_nothing_ready_would_do_nothing(seed: int) -> None:
+    """`has_ready` may be False only where `ready()` would be empty."""
+    dice, node = random.Random(seed), Solo((1,), term=1, log_cache_bytes=1 << 20)
+    raft, nothing = node.raft, Ready((), None, (), (), (), (), (), ())
+    entries, batches, unapplied = log_of(*[1] * 400), 0, Index(0)
+    for _ in range(200):
+        last = raft.last_index
+        match dice.randrange(10):
+            case 0 | 1 | 2 | 3:
+                commit = dice.randint(0, last)
+                raft.step(append(2, 1, (last, 1), entries[last : last + dice.randrange(3)], commit=commit))
+            case 4 | 5 if node.pending is not None:
+                raft.persisted(node.pending.write.number)
+                node.pending = None
+            case 6 if unapplied:
+                raft.applied_to(unapplied)
+                unapplied = Index(0)
+            case 7:
+                raft.step(heartbeat(2, 1, commit=dice.randint(0, last)))
+            case 8:
+                raft.step(append(2, 1, (last + 5, 1), ()))
+            case _:
+                raft.tick()
+        if not raft.has_ready():
+            assert copy.deepcopy(raft).ready() == nothing
+        elif dice.random() < 0.7:
+            ready = raft.ready()
+            if ready.write is not None:
+                node.pending = WriteJob(ready.write, ready.held)
+            if ready.committed:
+                batches, unapplied = batches + 1, ready.committed[-1].index
+        if raft.role is not Role.FOLLOWER:
+            break
+    assert batches > 5
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -51,7 +51,9 @@ class Outbox:
         """Messages that may go, requests, or a `Write` that may begin."""
         if self._messages or self.fetches or self.chunk_reads or self.chunk_writes or self.reads:
             return True
-        return not self.in_flight and self._is_unwritten
+        if self.in_flight:
+            return False
+        return self._log.written < self._log.last_index or self.hard_state != self._written
 
     def send(self, message: Message, claims: Index = NOTHING) -> None:
         """`claims` is the index that the message says is durable. The hard state it was made under always is."""
@@ -90,6 +92,8 @@ class Outbox:
         self,
     ) -> tuple[tuple[Fetch, ...], tuple[ChunkRead, ...], tuple[ChunkWrite, ...], tuple[Read, ...]]:
         """What storage is asked for, and the reads that are decided."""
+        if not (self.fetches or self.chunk_reads or self.chunk_writes or self.reads):
+            return (), (), (), ()
         taken = tuple(self.fetches), tuple(self.chunk_reads), tuple(self.chunk_writes), tuple(self.reads)
         self._clear_requests()
         return taken

@@ -119,8 +119,10 @@ class Raft:
         if not state.outbox.persisted(number):
             return
         self._has_input = True
-        election.on_persisted(state)
-        replication.resolve_ambiguity(state)
+        if state.role is Role.CANDIDATE:
+            election.on_persisted(state)
+        if state.ambiguous_after is not None:
+            replication.resolve_ambiguity(state)
         if state.role is Role.LEADER:
             replication.commit(state)
 
@@ -166,8 +168,9 @@ class Raft:
 
     def has_ready(self) -> bool:
         """Whether anything went in since the last `ready()` that there is something to do about. Of three voters, the
-        second answer to an entry that is committed already is nothing to a leader."""
-        if self._has_input and not self._fetched and _leads_and_has_nothing_to_do(self._state):
+        second answer to an entry that is committed already is nothing to a leader. That its own write is durable is
+        nothing to a follower whose acknowledgement the write has held."""
+        if self._has_input and not self._fetched and _has_nothing_to_do(self._state):
             self._has_input = False
         return self._has_input
 
@@ -179,7 +182,8 @@ class Raft:
             _send_as_leader(state)
         committed = self._fetched or applying.next_batch(state)
         self._fetched = ()
-        snapshots.release_final(state)
+        if state.receiving is not None:
+            snapshots.release_final(state)
         write, held = (None, ()) if state.is_installing else outbox.take_write()
         return Ready(outbox.take_messages(), write, held, committed, *outbox.take_requests())
 
@@ -332,19 +336,19 @@ def _answer_stale(state: State, message: Message) -> None:
 
 def _dispatch(state: State, message: Message) -> None:
     """Of our own term, or a pre-vote of the next."""
-    match message:
+    match message:  # the most frequent first
+        case AppendReply() | HeartbeatReply() | SnapshotReply():
+            if message.source in state.progress:
+                _lead(state, message)
+        case AppendRequest() | Heartbeat() | SnapshotRequest():
+            if state.role is not Role.LEADER:
+                _follow(state, message)
         case VoteRequest():
             election.on_vote_request(state, message)
         case VoteReply():
             election.on_vote_reply(state, message)
         case TimeoutNow():
             election.on_timeout_now(state, message)
-        case AppendRequest() | Heartbeat() | SnapshotRequest():
-            if state.role is not Role.LEADER:
-                _follow(state, message)
-        case AppendReply() | HeartbeatReply() | SnapshotReply():
-            if message.source in state.progress:
-                _lead(state, message)
         case _:
             assert_never(message)
 
@@ -413,19 +417,26 @@ def _keeps_its_quorum(state: State) -> bool:
     return quorum.has_quorum(state.members.voter_sets, lambda voter: voter == state.id or voter in heard)
 
 
-def _leads_and_has_nothing_to_do(state: State) -> bool:
-    """Whether a leader's `ready()` would be empty, and change nothing."""
+def _has_nothing_to_do(state: State) -> bool:
+    """Whether `ready()` would be empty, and change nothing: of a leader, and of a follower that knows its leader."""
     log = state.log
-    if state.role is not Role.LEADER or state.transferee != NOBODY or state.reads.has_arrived:
+    if state.outbox.has_something or (log.handed < log.commit and log.handed < log.stable):
         return False
-    if state.outbox.has_something or log.handed < min(log.commit, log.stable):
+    if state.role is not Role.LEADER:
+        return state.role is Role.FOLLOWER and state.leader != NOBODY and state.receiving is None
+    if state.transferee != NOBODY or state.reads.has_arrived:
         return False
-    return not any(progress.poke or progress.next <= log.last_index for progress in state.progress.values())
+    last = log.last_index
+    for progress in state.progress.values():  # noqa: SIM110  # any() costs as much again, several times a command
+        if progress.poke or progress.next <= last:
+            return False
+    return True
 
 
 def _send_as_leader(state: State) -> None:
     replication.send(state)
-    transfer.send(state)
+    if state.transferee != NOBODY:
+        transfer.send(state)
     if state.reads.has_arrived and state.has_committed_in_term:
         state.reads.open(state.log.commit)
         replication.broadcast_heartbeats(state)

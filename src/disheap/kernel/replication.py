@@ -72,8 +72,9 @@ def _follow_membership(state: State) -> None:
 
 def send(state: State) -> None:
     """Give every peer what it lacks, as far as its window allows."""
+    log, config = state.log, state.config
     for peer, progress in state.progress.items():
-        while progress.may_send(state.config) and (progress.poke or progress.next <= state.log.last_index):
+        while (progress.poke or progress.next <= log.last_index) and progress.may_send(config):
             _send_next(state, peer, progress)
 
 
@@ -167,7 +168,9 @@ def on_heartbeat_reply(state: State, message: HeartbeatReply) -> None:
 
 def commit(state: State) -> None:
     """Only entries of the leader's own term are committed by counting; those before them come along (§5.4.2)."""
-    index = quorum.agreed(state.members.voter_sets, lambda voter: _held_by(state, voter))
+    held = {peer: progress.match for peer, progress in state.progress.items()}
+    held[state.id] = state.log.stable
+    index = quorum.agreed(state.members.voter_sets, lambda voter: held.get(voter, 0))
     if state.log.term_at(index) != state.term or not state.log.commit_to(index):
         return
     uncommitted = state.uncommitted
@@ -175,13 +178,6 @@ def commit(state: State) -> None:
         state.uncommitted_bytes -= uncommitted.popleft()[1]
     if state.id not in state.members.voters and state.members.index <= index:
         _leave(state)
-
-
-def _held_by(state: State, voter: NodeId) -> int:
-    if voter == state.id:
-        return state.log.stable
-    progress = state.progress.get(voter)
-    return progress.match if progress is not None else 0
 
 
 def _leave(state: State) -> None:

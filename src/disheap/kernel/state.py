@@ -173,8 +173,8 @@ class State:
 
     def append(self, entries: Sequence[Entry]) -> None:
         """A membership is in force as soon as it is appended, and no longer when it is overwritten."""
-        changes = [(entry.index, entry.data) for entry in entries if entry.kind == EntryKind.MEMBERSHIP]
-        decoded = [(index, membership.decode(data)) for index, data in changes]  # raises before anything has changed
+        changes = [entry for entry in entries if entry.kind == EntryKind.MEMBERSHIP]
+        decoded = [(one.index, membership.decode(one.data)) for one in changes]  # raises before anything has changed
         self.members.roll_back(entries[0].index)
         self.log.append(entries)
         for index, change in decoded:

@@ -114,8 +114,7 @@ class Restored(NamedTuple):
 # --- messages between nodes ------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class VoteRequest:
+class VoteRequest(NamedTuple):
     """RequestVote (§5.2). `pre` asks without consequences (dissertation §9.6); then `term` is the term it would have.
     `transfer` marks a campaign that the leader asked for. A voter gives up the leader's lease for it only if the leader
     told it so. `round` numbers the sender's pre-votes; an answer repeats it."""
@@ -130,8 +129,7 @@ class VoteRequest:
     round: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class VoteReply:
+class VoteReply(NamedTuple):
     """The answer to a `VoteRequest` (§5.2)."""
 
     source: NodeId
@@ -142,8 +140,7 @@ class VoteReply:
     round: int = 0  # of the pre-vote that it answers
 
 
-@dataclass(frozen=True, slots=True)
-class AppendRequest:
+class AppendRequest(NamedTuple):
     """AppendEntries (§5.3). `commit` is the leader's; the follower takes min(commit, last index of this message)."""
 
     source: NodeId
@@ -155,8 +152,7 @@ class AppendRequest:
     commit: Index
 
 
-@dataclass(frozen=True, slots=True)
-class AppendReply:
+class AppendReply(NamedTuple):
     """`index`: on success the last index known to match and durable; on refusal the `previous_index` refused. Then
     `hint_index` and `hint_term` name where the follower's log may agree (§5.3, term-aware)."""
 
@@ -164,13 +160,12 @@ class AppendReply:
     target: NodeId
     term: Term
     success: bool
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     hint_index: Index
     hint_term: Term
 
 
-@dataclass(frozen=True, slots=True)
-class Heartbeat:
+class Heartbeat(NamedTuple):
     """Keeps followers from campaigning. `commit` is bounded by what the follower is known to hold. `read` is the newest
     round of reads. `transferee` is the node that leadership is being handed to, `NOBODY` if there is none."""
 
@@ -182,8 +177,7 @@ class Heartbeat:
     transferee: NodeId = NOBODY
 
 
-@dataclass(frozen=True, slots=True)
-class HeartbeatReply:
+class HeartbeatReply(NamedTuple):
     """The answer to a `Heartbeat`. `read` is the number of the round of reads that it confirms."""
 
     source: NodeId
@@ -192,8 +186,7 @@ class HeartbeatReply:
     read: int
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotRequest:
+class SnapshotRequest(NamedTuple):
     """InstallSnapshot (§7) in chunks by `offset` (bytes); `done` marks the last."""
 
     source: NodeId
@@ -205,21 +198,19 @@ class SnapshotRequest:
     done: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SnapshotReply:
+class SnapshotReply(NamedTuple):
     """`offset` is the next byte wanted. `installed` ends the transfer well; `failed` ends it badly and is said."""
 
     source: NodeId
     target: NodeId
     term: Term
-    index: Index
+    index: Index  # type: ignore[assignment]  # a field; tuple.index is not used
     offset: int
     installed: bool
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TimeoutNow:
+class TimeoutNow(NamedTuple):
     """Leadership transfer (dissertation §3.10): campaign now. It may be read long after the leader gave the transfer
     up, so it is no permission. The voters go by what the leader told them last."""
 

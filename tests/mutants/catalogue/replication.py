@@ -13,8 +13,8 @@ MUTANTS = (
         "a window that an answer has opened stays empty until the next tick",
         (
             Patch(
-                "disheap:_leads_and_has_nothing_to_do",
-                "progress.poke or progress.next <= log.last_index",
+                "disheap:_has_nothing_to_do",
+                "progress.poke or progress.next <= last",
                 "progress.poke",
             ),
         ),
@@ -24,8 +24,23 @@ MUTANTS = (
     Mutant(
         "leader-rests-while-entries-are-committed",
         "what an answer has committed is applied with the next command, or at the next tick",
-        (Patch("disheap:_leads_and_has_nothing_to_do", "log.handed < min(log.commit, log.stable)", "False"),),
+        (Patch("disheap:_has_nothing_to_do", "log.handed < log.commit and log.handed < log.stable", "False"),),
         ("tests/kernel/test_replication.py::test_a_second_answer_to_what_is_committed_is_nothing_to_do",),
+        simulated=False,
+    ),
+    Mutant(
+        "follower-rests-while-entries-are-committed",
+        "a follower applies what its own write has made durable with the next message of the leader",
+        (
+            Patch(
+                "disheap:_has_nothing_to_do",
+                "    if state.outbox.has_something or (log.handed",
+                "    if state.role is Role.FOLLOWER and state.leader != NOBODY and not state.outbox.has_something:\n"
+                "        return state.receiving is None\n"
+                "    if state.outbox.has_something or (log.handed",
+            ),
+        ),
+        ("tests/kernel/test_replication.py::test_a_follower_that_has_nothing_ready_would_do_nothing",),
         simulated=False,
     ),
     Mutant(
@@ -176,7 +191,7 @@ MUTANTS = (
     Mutant(
         "leader-counts-its-own-disk-early",
         "a leader counts entries of its own that are not durable yet; alone, it acknowledges before its fsync",
-        (Patch("disheap:_held_by", "return state.log.stable\n", "return state.log.last_index\n"),),
+        (Patch("disheap:commit", "held[state.id] = state.log.stable\n", "held[state.id] = state.log.last_index\n"),),
         (
             PITFALLS + "test_a_single_node_commits_only_after_its_own_fsync",
             "tests/kernel/test_machine.py",
