@@ -147,13 +147,13 @@ class OsLock(OsFile):
         except BaseException:
             self.close()
             raise
-        held = ((path, self.descriptor), (directory, self._directory))
-        self._places = [(name, _place(os.fstat(descriptor))) for name, descriptor in held]
+        self._path, self._place = path, _place(os.fstat(self.descriptor))
 
     def is_linked(self) -> bool:
-        """Not after a directory was moved, removed or covered by a mount, nor when the lock itself was replaced."""
+        """Not after a directory was moved, removed or covered by a mount, nor when the lock itself was replaced. The
+        way to the lock leads through all of its directories, so one look is enough."""
         try:
-            return all(_place(os.stat(path)) == place for path, place in self._places)  # noqa: PTH116  # each append
+            return _place(os.stat(self._path)) == self._place  # noqa: PTH116  # each append
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -298,10 +298,10 @@ def _lock_directory(descriptor: int) -> None:
             raise
 
 
-def _sync(descriptor: int) -> None:
-    if hasattr(fcntl, "F_FULLFSYNC"):  # macOS: fsync alone stops at the drive's cache
-        fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
-    elif hasattr(os, "fdatasync"):
-        os.fdatasync(descriptor)  # a changed size is part of the data
-    else:
-        os.fsync(descriptor)
+def _sync_fully(descriptor: int) -> None:
+    """macOS: fsync alone stops at the drive's cache."""
+    fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)  # type: ignore[attr-defined,unused-ignore]
+
+
+_sync = _sync_fully if hasattr(fcntl, "F_FULLFSYNC") else getattr(os, "fdatasync", os.fsync)
+"""Of a descriptor. A changed size is part of the data to `fdatasync`."""
