@@ -94,7 +94,7 @@ MUTANTS = (
             Patch(
                 "disheap:Group._carry_out",
                 "has_left = not ready.messages or self._flush()",
-                "has_left = True",
+                "has_left = True\n        if ready.messages:\n            self._loop.call_soon(self._flush)",
             ),
         ),
         (LOOP_WRITES + "test_what_has_not_left_for_the_followers_keeps_the_write_off_the_loop",),

@@ -254,7 +254,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Group.step",
-                "        if message.term - self.raft.term > MAX_TERM_JUMP:\n",
+                "        if message.term - raft.term > MAX_TERM_JUMP:\n",
                 "        if message.term > 1 << 63:\n",
             ),
         ),

@@ -30,6 +30,7 @@ log = get_logger(__name__)
 
 DIAL_TIMEOUT_S = 2.0
 HANDSHAKE_TIMEOUT_S = 5.0
+_RAFT = int(Kind.PEER_MESSAGE)
 RETRY_FIRST_S, MAX_RETRY_S = 0.05, 1.0  # between dials; the most is well below the longest election timeout
 
 
@@ -195,11 +196,11 @@ class IncomingLink(_Handshaking):
         if self._connection is None:
             return
         try:
-            for kind, frame in self._reader.frames(data):
+            for kind, buffer, start, end in self._reader.cut(data):
                 if self._greeted:
-                    self._message(kind, frame)
+                    self._message(kind, buffer[start:end])
                 else:
-                    self._greet(kind, frame)
+                    self._greet(kind, buffer[start:end])
         except ProtocolError as error:
             self._owner.refused(self._connection.remote, str(error))
             self._connection.write(handshake.goodbye(error.code, str(error)))
@@ -254,6 +255,14 @@ class IncomingLink(_Handshaking):
     def _message(self, kind: int, frame: bytes) -> None:
         if not self._is_welcome:
             raise MalformedFrame(f"a frame of kind {kind} before the welcome")
+        if kind == _RAFT and frames.PEER_FRAMES_SINCE[kind] <= self._version:
+            group, message = peers.decode(frame, self._version)
+            if message.source != self._peer or not self._owner.has_group(group):
+                raise MalformedFrame(
+                    f"a message of group {group} from node {message.source} on the link of {self._peer}"
+                )
+            self._owner.received(group, message)
+            return
         _check_kind(kind, self._version)
         if kind in (Kind.REPAIR_ASK, Kind.REPAIR_ANSWER):
             about = repair.decode(kind, frame)
@@ -267,13 +276,7 @@ class IncomingLink(_Handshaking):
                 raise MalformedFrame(f"a gossip frame about groups {[one.group for one in report.groups]}")
             self._owner.received_gossip(self._peer, report)
             return
-        if kind in (Kind.FORWARD, Kind.FORWARD_ANSWER):
-            self._owner.received_forwarded(self._peer, forwarding.decode(kind, frame))
-            return
-        group, message = peers.decode(frame, self._version)
-        if not self._owner.has_group(group) or message.source != self._peer:
-            raise MalformedFrame(f"a message of group {group} from node {message.source} on the link of {self._peer}")
-        self._owner.received(group, message)
+        self._owner.received_forwarded(self._peer, forwarding.decode(kind, frame))
 
 
 def _check_kind(kind: int, version: int) -> None:

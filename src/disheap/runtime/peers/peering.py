@@ -108,6 +108,7 @@ class Peering:
         self.versions = versions  # of the protocol
         self.refusals: dict[str, None] = {}
         self._node = node
+        self.has_group, self.received = node.has_group, node.received  # for the links, with each message
         self._id = own_id
         self._secrets = secrets
         self._entropy = entropy
@@ -223,14 +224,6 @@ class Peering:
         for peer, known in list(self._welcome.items()):
             if known is link:
                 del self._welcome[peer]
-
-    def has_group(self, group: int) -> bool:
-        """Whether this node hosts the group."""
-        return self._node.has_group(group)
-
-    def received(self, group: int, message: Message) -> None:
-        """Hand a Raft message to the node. Raises `ProtocolError` if it cannot be read."""
-        self._node.received(group, message)
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         """Hand a request or an answer about repair to the node."""

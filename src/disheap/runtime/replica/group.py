@@ -169,17 +169,18 @@ class Group:
         """Raises `ProtocolError` for a message that cannot be read, before it has changed anything."""
         if not self.is_running:
             return
-        if message.term - self.raft.term > MAX_TERM_JUMP:
-            raise MalformedFrame(f"a message of term {message.term}, where the term is {self.raft.term}")
+        raft = self.raft
+        if message.term - raft.term > MAX_TERM_JUMP:
+            raise MalformedFrame(f"a message of term {message.term}, where the term is {raft.term}")
         try:
-            self.raft.step(message)
+            raft.step(message)
         except ProtocolError:
             raise
         except BaseException as error:
             self.fail(error)
-        if self._leads and message.term == self.raft.term:
+        if self._leads and message.term == raft.term:
             self._contact.heard(message)
-        if self.raft.has_ready():
+        if not self._pump_due and raft.has_ready():
             self.wake()
 
     def unreachable(self, peer: NodeId) -> None:
@@ -276,7 +277,7 @@ class Group:
 
     def wake(self) -> None:
         """The kernel has something to be carried out: soon, once."""
-        if self.is_running and not self._pump_due:
+        if not self._pump_due and self.is_running:
             self._pump_due = True
             self._loop.call_soon(self._pump)
 
@@ -284,23 +285,23 @@ class Group:
         self._pump_due = False
         if not self.is_running:
             return
+        raft, applier, is_applied = self.raft, self.applier, False
         self._is_pumping = True
         try:
             self._note_role()
-            self._note_certainty()
-            if self.applier.is_busy:
+            if self._ambiguous:
+                self._note_certainty()
+            if applier.is_busy:
                 self._apply_some()
-            self._propose()
+            if self._gathered:
+                self._propose()
             self._reads.ask()
-            while self.is_running and self.raft.has_ready():
-                ready = self.raft.ready()
+            while not is_applied and self.is_running and raft.has_ready():
+                ready = raft.ready()
                 self._note_role()
-                if self._carry_out(ready):
-                    break  # the rest after the loop has looked at its sockets
-            if self.raft.has_ready():
-                self.wake()
-            if self.applier.is_busy:
-                self.wake()
+                is_applied = self._carry_out(ready)
+            if applier.is_busy or (is_applied and raft.has_ready()):
+                self.wake()  # the rest after the loop has looked at its sockets
         except BaseException as error:
             self.fail(error)
         finally:
@@ -336,14 +337,14 @@ class Group:
 
     def _note_certainty(self) -> None:
         """Clear the mark of an ambiguous end on the disk, so that a restart does not find it again."""
-        if self._ambiguous and not self.raft.is_ambiguous:
+        if not self.raft.is_ambiguous:
             self._ambiguous = False
             self._disk.submit(self._storage.clear_ambiguity, self._flushed)
 
     # --- proposing ---------------------------------------------------------------------------------------------------
 
     def _propose(self) -> None:
-        if not self._gathered or self._writer.is_busy:
+        if self._writer.is_busy:
             return
         if not self._leads:
             self._drop_gathered()
@@ -460,17 +461,20 @@ class Group:
 
     def _note_role(self) -> None:
         raft = self.raft
-        changed = raft.leader != self._leader
+        leader, leads = raft.leader, raft.is_leader
+        if leader == self._leader and leads == self._leads:
+            return
+        changed = leader != self._leader
         if changed:
-            self._leader = raft.leader
-            self.counters.raft_leader_changes_total += raft.leader != NOBODY
-        if raft.is_leader != self._leads:
-            self._leads = raft.is_leader
-            if self._leads:
+            self._leader = leader
+            self.counters.raft_leader_changes_total += leader != NOBODY
+        if leads != self._leads:
+            self._leads = leads
+            if leads:
                 self._begin_leading()
             else:
                 self._end_leading()
-            self._on.lead(self._leads)
+            self._on.lead(leads)
         if changed:
             self._on.leader()
 

@@ -18,6 +18,8 @@ class Timekeeper:
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, propose_continue: Callable[[], None]) -> None:
         self._log_clock = LogClock(clock)
+        self.now_ms = self._log_clock.now_ms
+        """Returns log time in milliseconds. Of use on the leader only."""
         self._loop = loop
         self._propose_continue = propose_continue
         self._leads = False
@@ -38,10 +40,6 @@ class Timekeeper:
         """This node leads no more, or stops."""
         self._leads = False
         self._cancel()
-
-    def now_ms(self) -> int:
-        """Returns log time in milliseconds. Of use on the leader only."""
-        return self._log_clock.now_ms()
 
     def applied(self, machine: StateMachine) -> None:
         """Entries were applied, and time has passed with them: see what the machine waits for now."""
