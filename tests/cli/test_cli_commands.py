@@ -216,7 +216,7 @@ def test_bad_headers_and_keys_are_refused_and_nothing_is_enqueued(
 
 def test_batches_count_headers_too() -> None:
     assert [len(one) for one in messages._batches([b""] * 7, messages.BATCH_BYTES // 3)] == [3, 3, 1]
-    assert [len(one) for one in messages._batches([b""] * 600, 1, 200)] == [250, 250, 100]
+    assert [len(one) for one in messages._batches([b""] * 240, 1, 200)] == [100, 100, 40]
 
 
 def test_nothing_to_pop_has_an_exit_code_of_its_own(ask: Ask, topic: str) -> None:
