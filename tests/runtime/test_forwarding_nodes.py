@@ -171,6 +171,14 @@ async def test_a_client_cannot_pass_for_a_group(cluster: Cluster) -> None:
     assert machine(node, 1).taken == {}
 
 
+async def test_a_client_cannot_send_a_command_of_a_node(cluster: Cluster) -> None:
+    node = await led(cluster, 1)
+    client = await WireClient.opened(cluster.transport, node.client_address, 60_000, group=1)
+    client.connection.write(frames.envelope(Kind.NODE_COMMAND, 0, 0, 7, 0, b"<0:1:forged"))
+    assert (await client.goodbye()).code == "malformed-frame"
+    assert machine(node, 1).taken == {}
+
+
 async def test_a_group_that_is_led_by_nobody_is_waited_for_and_the_status_says_so(cluster: Cluster) -> None:
     await put(cluster, 0, 1, "0")
     await check(cluster, 0, 1, 1)

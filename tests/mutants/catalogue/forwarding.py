@@ -96,6 +96,20 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "refusal-confirms-a-forwarded-message",
+        "a message that the other group has refused, for one in front of it is missing, counts as taken and is lost",
+        (Patch("disheap:ForwardingRouter.answered", '" if answer.code else "")', '" if not answer else "")'),),
+        (SIMULATED,),
+        simulated=False,
+    ),
+    Mutant(
+        "lost-answer-is-waited-for-for-ever",
+        "one answer that is lost on its way holds up all messages to that group for as long as the leader leads",
+        (Patch("disheap:ForwardingRouter.tick", "if not self._sent:", "if True:"),),
+        (SIMULATED,),
+        simulated=False,
+    ),
+    Mutant(
         "message-for-a-machine-without-the-power",
         "a machine that does not know repeated messages is sent them, and carries them out twice",
         (
