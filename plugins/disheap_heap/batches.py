@@ -1,7 +1,7 @@
 """Adds the messages of a batch to a topic, in one pass (`EnqueueMany`).
 
-`delivery.add` does the same for one message. Here the counts, the order of the ready messages, the timers and the ids
-in order of arrival are each changed once for the whole batch. So a message takes half the time.
+`delivery.add` does the same for one message. Here the counts, the ready messages, the timers and the ids in order of
+arrival are each changed once for the whole batch. So a message takes half the time.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def judged(voters: int, heard: dict[int, bytes]) -> tuple[Host, StateComparison]
     """Of node 1, after it hashed entry 7 and heard the others."""
     host = Host(voters)
     comparing = StateComparison(host, NodeId(1), 10, asyncio.get_running_loop())
-    comparing._keep(NodeId(1), Index(7), OURS)
+    comparing._remember(NodeId(1), Index(7), OURS)
     for node, digest in heard.items():
         comparing.heard(NodeId(node), 7, digest)
     return host, comparing

@@ -1,8 +1,8 @@
 """A replica in its node: one node's part of a group, with all that it owns.
 
 Owns its kernel, its storage directory, its disk thread, its sessions and its machine, and the lifecycle that says where
-it stands. Knows no other replica. What the replicas of a node share (connections, gossip, memory, the tick) is the
-node's; a replica is given it in `shared.Shared`. The folder `replica` has the parts that know no clients and no peers.
+it stands. Knows no other replica. The node owns what its replicas share (connections, gossip, memory, the tick). A
+replica gets it in `shared.Shared`. The folder `replica` has the parts that know no clients and no peers.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Replica:
         return found
 
     def begin(self, found: Found) -> None:
-        """Others can be reached from now on."""
+        """Peers can be reached from now on: begin to repair, or log who is waited for."""
         self.maintenance.begin(found)
 
     def tick(self) -> None:
@@ -99,7 +99,7 @@ class Replica:
         self._pump_forwarder()
 
     async def hand_over(self) -> None:
-        """SIGTERM: leadership goes first, so that clients lose a round trip and not an election timeout."""
+        """Hand leadership over before the node stops. So clients lose a round trip and not an election timeout."""
         if not self.group.leads or len(self._shared.members) == 1:
             return
         try:
@@ -112,7 +112,7 @@ class Replica:
             log.warning("leadership cannot be handed over; the others will elect", group=self.number, reason=str(error))
 
     def end(self) -> None:
-        """Nothing more is done, and nobody is served."""
+        """Stop all work and close the clients' connections. `close` follows."""
         self.server.close(NotLeader(self.leader_address()))
         self.maintenance.repairing.cancel()  # before the next line, because it changes the lifecycle, too
         if not self.lifecycle.is_over:
@@ -201,8 +201,8 @@ class Replica:
         self.group.close()
 
     async def recover_again(self, follow: bool) -> Found:
-        """The storage closed and opened anew, and a group that goes on from what is found. For a group that has
-        ended."""
+        """Close the storage and open it again. Returns what was found, and makes a new group of it. The earlier group
+        has ended."""
         before = self.group
         self.lifecycle.change(State.OPENING, self.lifecycle.reason)
         self.maintenance.scrubbing.release_storage()
@@ -226,7 +226,7 @@ class Replica:
         self.storage().close()
 
     def _fresh_sessions(self) -> Sessions:
-        """An empty state: at start, and beside the present one while a leader's snapshot is read."""
+        """Returns an empty state. It is used at the start, and while a leader's snapshot is read."""
         shared = self._shared
         return Sessions(shared.parts.machine(self.number), tuning.session_limits(shared.config), self.server)
 
@@ -277,7 +277,7 @@ class Replica:
 
     @property
     def group(self) -> Group:
-        """There is one as soon as the storage was opened."""
+        """The present group. There is none before the storage was opened."""
         assert self._group is not None, "the storage has not been opened yet"
         return self._group
 
@@ -348,13 +348,14 @@ class Replica:
         self.group.propose_noops_until(report.ambiguous_until)
 
     def memory_bytes(self) -> tuple[int | None, int]:
-        """Of the machine's state, None where it does not say, and of all else."""
+        """Returns the bytes of the machine's state (None if it does not estimate them), and those of everything
+        else."""
         sessions, machine = self.group.sessions, self.group.sessions.machine
         state_bytes = machine.memory_bytes() if isinstance(machine, MemoryEstimating) else None
         return state_bytes, sessions.memory_bytes() + self.group.log_bytes()
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
-        """Commands that bring something in, with this reason; None when that shortage is over."""
+        """Refuse commands that add data, for this reason. None ends that kind of shortage."""
         self.server.note_shortage(kind, reason, takes_transient)
 
     # --- what its parts ask ------------------------------------------------------------------------------------------
@@ -372,11 +373,11 @@ class Replica:
         return self.forwarder.status() if self.forwarder is not None else []
 
     def refusal_when_short(self, command: bytes) -> RequestError | None:
-        """Why a command that brings something in is refused now."""
+        """Returns why commands that add data are refused now, or None."""
         return self.server.refusal_when_short(command)
 
     def failed(self, error: BaseException) -> None:
-        """A replica that cannot go on ends its node: the process is what a supervisor restarts."""
+        """A replica that cannot continue ends its node, because a supervisor restarts whole processes."""
         self._node.failed(error)
 
     def _send(self, message: Message) -> None:
@@ -411,7 +412,7 @@ class Replica:
         return voters_of(self.group.applied.membership)
 
     def note_damage(self, what: str) -> None:
-        """Of what is stored here; for observers."""
+        """Tell observers that stored data are damaged."""
         self._shared.observers.damage_found(self.number, what)
 
     def damage_found(self, error: StorageError) -> None:
@@ -426,11 +427,11 @@ class Replica:
             self.group.begin()
 
     def session_expired(self, session: int, label: str) -> None:
-        """For observers."""
+        """Tell observers that a session has lapsed."""
         self._shared.observers.session_expired(self.number, session, label)
 
     def leader_address(self) -> str:
-        """Where clients find the leader; "" where nobody is known to lead, or this node leads."""
+        """Returns where clients find the leader. "" if it is not known, or is this node."""
         if self._group is None or self.group.leader in (NOBODY, self._shared.own):
             return ""
         return self._shared.book.client(self.group.leader)
@@ -452,7 +453,7 @@ class Replica:
             self.forwarder.lead(int(self.group.raft.term))
 
     def _end_leading(self) -> None:
-        """Nothing is sent to other groups any more, and nobody waits here for what was in the log's way."""
+        """Stop sending to other groups, and answer the commands that waited for the log."""
         if self.forwarder is not None:
             self.forwarder.lead(0)
         self.node_commands.end()

@@ -20,7 +20,7 @@ class Listeners:
         self._listeners: list[Listener] = []
 
     def add_transports(self, *transports: Transport) -> None:
-        """For `reload`."""
+        """Remember the transports for `reload`."""
         self._transports += transports
 
     async def listen(self, transport: Transport, address: str, accept: Callable[[], Receiver]) -> str:
@@ -37,14 +37,14 @@ class Listeners:
                 transport.reload()
 
     async def close(self) -> None:
-        """Nobody can connect any more. May be called twice."""
+        """Stop listening. May be called twice."""
         for listener in self._listeners:
             await listener.close()
         self._listeners.clear()
 
 
 class RefusingReceiver:
-    """Whoever connects to a node that still recovers its data. It is as if nobody listened yet."""
+    """Closes each connection to a node that still recovers its data, as if the port were not open yet."""
 
     def connection_made(self, connection: Connection) -> None:
         """Close the connection at once."""

@@ -58,15 +58,15 @@ class Maintenance:
         self.comparing = state_hashes.StateComparison(host, own, raft.compare_interval_s, loop)
 
     def recovered(self, found: Found, others: Sequence[NodeId]) -> None:
-        """What the storage remembers of the other members, if there are any."""
+        """Load what the storage has recorded of the other members."""
         self.incarnation_check.recall(others, found.met if others else None)
 
     def found(self, found: Found) -> None:
-        """A group is about to go on from there."""
+        """A new group continues from what was found."""
         self.comparing.moved(found.applied.time_ms)
 
     def begin(self, found: Found) -> None:
-        """Others can be reached from now on."""
+        """Peers can be reached from now on: begin to repair, or log who is waited for."""
         self.repairing.begin(found)
         self.incarnation_check.log_waiting()
 
@@ -78,7 +78,7 @@ class Maintenance:
         self.disk_space.tick()
 
     async def end(self) -> None:
-        """Before the storage is closed for good."""
+        """End all parts, before the storage is closed for good."""
         self.incarnation_check.end()
         self.comparing.end()
         self.discarder.end()
@@ -92,7 +92,7 @@ class Maintenance:
         self.comparing.heard(peer, report.hashed_index, report.state_hash)
 
     def repair_status(self) -> dict[str, Any]:
-        """What is missing and who is waited for; empty for a node that waits for nothing."""
+        """Returns what is missing and who is waited for. Empty for a node that waits for nothing."""
         match self._host.lifecycle.state:
             case State.OPENING | State.REPAIRING:
                 return self.repairing.status()

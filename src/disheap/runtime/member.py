@@ -1,9 +1,9 @@
 """One member of a cluster: transports, replicas and services wired together (docs/explanation/architecture.md).
 
 Owns starting and stopping, and the tick of the process. It passes what arrives to the replica that it concerns. All
-that is not determined is given from outside: the loop, the clock, the random generator, the disk, the plugins. Programs
-that use disheap as a library see `node.Node`, which shows a small part of this. The command line, the simulator and the
-tests use the member.
+sources of nondeterminism are constructor arguments: the loop, the clock, the random generator, the disk, the plugins.
+Programs that use disheap as a library see `node.Node`, which shows a small part of this. The command line, the
+simulator and the tests use the member.
 """
 
 from __future__ import annotations
@@ -191,12 +191,12 @@ class Member:
 
     @property
     def servers(self) -> dict[int, Server]:
-        """Who serves the clients of each group."""
+        """The server of each group, by the group's number."""
         return {replica.number: replica.server for replica in self.replicas}
 
     @property
     def has_data_directory(self) -> bool:
-        """Whether anything is kept there; a storage may need no directory."""
+        """Whether the data directory exists. A storage may need none."""
         return bool(self.config.data_dir) and Path(self.config.data_dir, "groups").is_dir()
 
     # --- starting and stopping ---------------------------------------------------------------------------------------
@@ -296,7 +296,7 @@ class Member:
         self.replicas[message.group].maintenance.repairing.received(peer, message)
 
     def send_gossip(self) -> None:
-        """What this node says of itself, to every peer that can be reached."""
+        """Send this node's report to every peer that can be reached."""
         reports = tuple(replica.report() for replica in self.replicas)
         memory = self.memory
         self._peering.broadcast(Gossip(reports, memory.is_short, memory.is_exhausted, self._clock.wall_ms()))
@@ -332,11 +332,11 @@ class Member:
         return node == self._id or self._peering.is_connected(node)
 
     def refusal_by(self, node: NodeId) -> str:
-        """Why that member refuses this node; "" where it does not."""
+        """Why that member refuses this node; "" if it does not."""
         return self._peering.refusal_by(node)
 
     def refusals(self) -> list[str]:
-        """Why peers were turned away since the start."""
+        """The reasons for which peers were refused since the start."""
         return list(self._peering.refusals)
 
     def member_name(self, node: NodeId) -> str:
@@ -374,12 +374,12 @@ class Member:
     # --- memory ------------------------------------------------------------------------------------------------------
 
     def refuse(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
-        """In every group: they share the memory."""
+        """Refuse commands that add data in every group, because all groups share the memory."""
         for replica in self.replicas:
             replica.refuse(kind, reason, takes_transient)
 
     def check_memory(self) -> None:
-        """Before its time: much has come in."""
+        """Compare the use of memory with the mark now, because much was received."""
         self.memory.check_usage()
 
     def memory_estimate(self) -> Estimate:

@@ -48,7 +48,7 @@ _CONFIRMS_ITSELF = (
 
 
 class ConnectionAcceptor(Protocol):
-    """What a connection asks of whoever accepted it, for whatever group."""
+    """What a connection asks of its acceptor, which serves all groups."""
 
     limits: ServerLimits
     versions: Versions
@@ -190,7 +190,7 @@ class ClientConnection:
             buffers.hold_input(self, 0 if self.closed else held)
 
     def writing_paused(self) -> None:
-        """It does not read what it is sent: its next commands wait until it does."""
+        """The client does not read. Its next commands wait until it does."""
         self.paused_by_peer = True
         self._watch()
         self._settle_reading()
@@ -239,7 +239,8 @@ class ClientConnection:
         self.asked.remove(attachment)
 
     def drain(self) -> bool:
-        """This node leads no more. Whether the client has or wants a session, so that it has to go elsewhere."""
+        """This node has stopped leading. Returns whether the client has or wants a session, so that it has to be
+        redirected."""
         self.pause_for_log(False)
         if not (self.session or self.asked):
             return False
@@ -247,12 +248,12 @@ class ClientConnection:
         return True
 
     def reset_silence(self, now: float) -> None:
-        """It was this node that could not be reached."""
+        """The client's silence was this node's fault: its time begins again."""
         self.heard = now
 
     @property
     def address(self) -> str:
-        """The other end without its port, for people to read and for limits; of IPv6, its network."""
+        """The other end's address without its port, for people and for limits. For IPv6 it is the network."""
         return owner_of(self._connection.remote) or host_of(self._connection.remote)
 
     @property
@@ -263,7 +264,7 @@ class ClientConnection:
     # --- the handshake -----------------------------------------------------------------------------------------------
 
     def _handshake(self, kind: int, frame: bytes) -> None:
-        """Small frames only until the client has said who it is (storage-rules 13)."""
+        """Handles the HELLO. Until then frames have to be small (storage-rules 13)."""
         if kind != Kind.HELLO:
             raise MalformedFrame(f"the first frame is of kind {kind}, not a HELLO")
         version, hello = handshake.open_hello(frames.open_plain(frame), Hello, self._acceptor.versions)
@@ -286,7 +287,7 @@ class ClientConnection:
         self._deadline = self._acceptor.loop.call_later(within_s, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
-        """A session ends in its own time. Without one, whoever is still there asks something now and then, or pings."""
+        """Closes a connection without a session that was silent for too long. A session has its own timeout."""
         idle_s = self._acceptor.limits.idle_timeout_s
         is_busy = self.session or self.asked or self.queries or self.paused_by_log or self.is_local
         left_s = idle_s if is_busy else self.heard + idle_s - self._acceptor.loop.time()
@@ -298,7 +299,7 @@ class ClientConnection:
     # --- frames ------------------------------------------------------------------------------------------------------
 
     def _submit(self, envelopes: bytes) -> None:
-        """A run of commands of the attached session, checked: into the log with it."""
+        """Puts a run of checked commands of the attached session into the log."""
         if not self._server.leads:
             raise NotLeader
         if self._server.short is not None and not (envelopes := self._server.filter_when_full(self, envelopes)):
@@ -345,7 +346,7 @@ class ClientConnection:
             self._server.close_session(self, envelope.seq)
 
     def _need_session(self) -> None:
-        """Where it has lapsed, whoever speaks is told: nothing would come to it any more."""
+        """Raises `SessionExpired` if the session has lapsed, because nothing is sent to it any more."""
         if self.session == 0 and self.ended:
             raise SessionExpired("the session lapsed; what it held was given back")
 
@@ -367,7 +368,7 @@ class ClientConnection:
     # --- what goes out -----------------------------------------------------------------------------------------------
 
     def send(self, kind: Kind, status: int, number: int, index: int, body: bytes) -> None:
-        """A REPLY or an ANSWER: behind what was queued before, and out at once."""
+        """Sends a REPLY or an ANSWER at once, behind the frames queued before."""
         if kind == Kind.ANSWER:
             self.queries -= 1
             self._acceptor.buffers.add_output(len(body))
@@ -376,14 +377,14 @@ class ClientConnection:
             self.flush()
 
     def send_refusals(self, replies: list[bytes]) -> None:
-        """REPLY frames to commands that did not go into the log: behind what was queued before, and out at once."""
+        """Sends REPLY frames to commands that did not go into the log, behind the frames queued before."""
         if replies:
             self.queue += replies
             self.flush()
 
     def answer(self, make: Callable[[], None]) -> None:
-        """Call `make`, which makes an answer and sends it: now, or when there is room for what it sends. On a closed
-        connection `make` is called at once, and only gives its place back."""
+        """Call `make`, which makes an answer and sends it. It is called now, or when there is room for the answer. On a
+        closed connection it is called at once, and only frees its place."""
         self._waiting.append(make)
         if self.closed:
             self._drop_answers()
@@ -391,7 +392,8 @@ class ClientConnection:
             self._make_waiting_answers()
 
     def _make_waiting_answers(self) -> None:
-        """In the order asked. Answers are as large as half a frame, so they are not made before they can go out."""
+        """Makes the answers that wait, in the order of the queries. An answer may take half a frame, so it is not made
+        before it can be sent."""
         while self._waiting and not self.closed:
             unsent = self._connection.buffered()
             if unsent > self._acceptor.limits.write_buffer_bytes * ANSWERS_SHARE:
@@ -403,7 +405,7 @@ class ClientConnection:
             self._watch()
 
     def _drop_answers(self) -> None:
-        """The connection is closed: nothing is made, and each question gives its place back."""
+        """The connection is closed: no answer is made, and each query frees its place."""
         while self._waiting:
             self._waiting.popleft()()
 
@@ -419,7 +421,7 @@ class ClientConnection:
             self._watch()
 
     def refuse(self, error: RequestError | ProtocolError) -> None:
-        """Say why, and close. What was queued before goes out first."""
+        """Send a GOODBYE with the reason, and close. Queued frames are sent first."""
         if self.closed:
             return
         if self.queue:
@@ -434,12 +436,13 @@ class ClientConnection:
         self._connection.close()
 
     def pause_for_log(self, paused_by_log: bool) -> None:
-        """Whether there is no room for its commands now."""
+        """Stop reading from the client, or read again: too many bytes wait for the log."""
         self.paused_by_log = paused_by_log
         self._settle_reading()
 
     def send_keepalive(self) -> None:
-        """It is not read from, so its pings are not answered: a PONG says that this node lives."""
+        """Send a PONG. While the client is not read from, its pings are not answered, and it would take this node for
+        dead."""
         if not self.closed and not self.paused_by_peer:
             self._connection.write(_PONG)
 
@@ -448,8 +451,8 @@ class ClientConnection:
             self.unsent_bytes, self.took_at = self._connection.buffered(), self._acceptor.loop.time()
 
     def check_slow_reader(self, now: float) -> bool:
-        """Whether to look again. It is alive as long as it takes something, for its pings wait with the rest. One that
-        takes nothing, and for which too much waits, is closed."""
+        """Returns whether to check again. A client that reads something is alive: its pings wait with its other frames.
+        A client that reads nothing, and to which too much is unsent, is closed."""
         before, self.unsent_bytes = self.unsent_bytes, self._connection.buffered()
         if self.unsent_bytes < before:
             self.heard = self.took_at = now
@@ -482,7 +485,7 @@ class ClientConnection:
             self._connection.abort()
 
     def _settle_reading(self) -> None:
-        """It is read from when there is neither reason against it; it has not been silent before that."""
+        """Reads from the client unless one of the two pauses holds. Its silence is counted from then on."""
         paused = self.paused_by_log or self.paused_by_peer
         if paused == self.paused or self.closed:
             return
@@ -495,8 +498,8 @@ class ClientConnection:
 
 
 def _read_options(body: bytes) -> SessionOptions:
-    """Only what was read goes into the log. Fields that we skip could be nested so deep that one node reads over them
-    and another, called from deeper down, does not."""
+    """Decodes the options of an OPEN. Only decoded fields go into the log. Unknown fields could be nested so deep that
+    one node can skip them and another cannot."""
     try:
         return msgspec.msgpack.decode(body, type=SessionOptions)
     except frames.UNREADABLE as error:

@@ -1,7 +1,6 @@
-"""When each session was last heard of, and which of them have lapsed, on a node that leads.
-
-Owns the times of sessions that have no connection. Those of the others are with their connections. It decides how long
-a session may be silent. It ends none: that is proposed by the server.
+"""When each client was last heard of, and which sessions have lapsed, on a node that leads. Owns the times of sessions
+that have no connection. The others' times are in their connections. It decides how long a session may be silent. The
+server proposes the end of a session.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Liveness:
             self._dropped.pop(session, None)
 
     def heard(self, session: int) -> None:
-        """The time of the session begins again."""
+        """The client was heard of. The session's time begins again."""
         self._heard[session] = self._loop.time()
 
     def forget(self, session: int) -> None:
@@ -52,29 +51,29 @@ class Liveness:
         self._dropped.pop(session, None)
 
     def reset_silence(self, connections: Iterable[ClientConnection]) -> None:
-        """This node was the one that could not be reached: it stood still, or was cut off from a majority. The clients
-        may have been cut off from it, too, and have looked for another leader in vain."""
+        """This node stood still, or was cut off from a majority. So every session gets its full time again. The clients
+        may have been cut off, too, and may have found no other leader."""
         now = self._loop.time()
         for connection in connections:
             connection.reset_silence(now)
         self._heard = dict.fromkeys(self._heard, now)
 
     def lapsed(self, sessions: Iterable[Session]) -> list[Session]:
-        """Those that have been silent for longer than they may."""
+        """Returns the sessions that were silent for longer than they may be."""
         now = self._loop.time()
         return [session for session in sessions if now - self._last_heard(session.id, now) > self._allowed_s(session)]
 
     def silent_s(self, session: int) -> float:
-        """Since the leader heard of the session, at most the time that it leads."""
+        """Seconds since the client was heard of. At most the time for which this node leads."""
         now = self._loop.time()
         return now - self._last_heard(session, now)
 
     def is_dropped(self, session: int) -> bool:
-        """Whether the client closed its connection without a word."""
+        """Whether the client's connection ended without a GOODBYE."""
         return session in self._dropped
 
     def _allowed_s(self, session: Session) -> float:
-        """How long it may be silent now."""
+        """How long the session may be silent now, in seconds."""
         facts, number = session.facts, session.id
         if number in self._attached:
             return facts.timeout_ms / 1000

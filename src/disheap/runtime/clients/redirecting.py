@@ -1,6 +1,5 @@
-"""A former leader sends its clients to the next one.
-
-Owns the connections that have to go and are not told yet. They wait until the next leader is known, or for a moment.
+"""A former leader redirects its clients to the next one. Owns the connections that are not redirected yet. They wait
+until the next leader is known, or for `REDIRECT_S`.
 """
 
 from __future__ import annotations
@@ -28,12 +27,12 @@ class Redirecting:
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self, connections: Iterable[ClientConnection]) -> None:
-        """These have to go: when the next leader is known, or soon."""
+        """Redirect these connections when the next leader is known, or after `REDIRECT_S`."""
         self._leaving += connections
         self._timer = self._loop.call_later(REDIRECT_S, self.redirect)
 
     def redirect(self) -> None:
-        """The next leader is known, or has not shown itself in time: the clients of this one go and look for it."""
+        """Redirect the connections now: the next leader is known, or was not found in time."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -1,7 +1,8 @@
 """The client side of a replica: attachments, and who is still alive (docs/explanation/sessions.md).
 
-Owns what only the leader's process knows: which connection a session is attached to, and when it was last heard of.
-Refuses to know what a command says: runs of envelopes go from the socket into the log as they came, a slice a chunk.
+Owns what only the leader's process knows: which connection a session is attached to, and when the client was last heard
+of. Does not know what a command says. Runs of envelopes go from the socket into the log as they came, one slice for
+each chunk.
 
 A bad frame closes its own connection, with the reason, and nothing else. When this node stops leading, it says where
 the leader is and closes. The clients send unanswered commands again under the same sequence numbers. The session table
@@ -114,18 +115,18 @@ class Server(ReplySink):
         self._requests = SessionRequests(self, draw, entropy)
 
     def serve(self, group: Group) -> None:
-        """The group there is from now on."""
+        """Serve this group from now on. After a repair there is another one."""
         self.group = group
 
     # --- connections -------------------------------------------------------------------------------------------------
 
     @property
     def number(self) -> int:
-        """Of the group."""
+        """The group's number."""
         return self._directory.number
 
     def greeted(self, connection: ClientConnection) -> None:
-        """Its HELLO names this group."""
+        """The connection's HELLO names this group."""
         self._connections[connection] = None
 
     def welcome(self, version: int, hello: Hello) -> bytes:
@@ -167,7 +168,7 @@ class Server(ReplySink):
     # --- what clients send -------------------------------------------------------------------------------------------
 
     def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
-        """For the log. While too much waits for it, the connection is not read from."""
+        """Put envelopes into the log. While too much waits for the log, the connection is not read from."""
         self.group.submit(envelopes)
         self._bytes_since_check += len(envelopes)
         if self._bytes_since_check >= MEMORY_CHECK_BYTES:
@@ -178,7 +179,7 @@ class Server(ReplySink):
             self._paused_by_log.append(connection)
 
     def note_shortage(self, kind: type[RequestError], reason: RequestError | None, takes_transient: bool) -> None:
-        """Refuse commands that bring something in, with this reason; None when that shortage is over."""
+        """Refuse commands that add data, for this reason. None ends that kind of shortage."""
         if reason is None:
             self._shortages.pop(kind, None)
         else:
@@ -187,8 +188,8 @@ class Server(ReplySink):
         self.takes_transient = all(takes for _, takes in self._shortages.values())
 
     def filter_when_full(self, connection: ClientConnection, envelopes: bytes) -> bytes:
-        """What of a run of commands may go into the log while there is no room for more. The rest is answered, and its
-        numbers stay unused; one that was used already is let through, to the reply that is kept for it."""
+        """Returns the commands of a run that may go into the log during a shortage. The others are answered with an
+        error, and their numbers stay unused. A command that was applied already passes, and gets its kept reply."""
         assert self.short is not None
         refusal, kept, refused = fault(self.short), [], []
         session = self.group.sessions.table.get(connection.session)
@@ -202,17 +203,17 @@ class Server(ReplySink):
         return b"".join(kept)
 
     def refusal_when_short(self, command: bytes) -> RequestError | None:
-        """Why a command that is no client's would be refused now, for want of room."""
+        """Returns the shortage for which a command of another group would be refused now, or None."""
         return None if self._is_allowed_when_full(command) else self.short
 
     def _is_allowed_when_full(self, command: bytes) -> bool:
-        """The kind of the command decides, as the machine sees it; what a client says of it has no say."""
+        """Whether the machine allows the command during a shortage."""
         machine = self.group.sessions.machine
         return isinstance(machine, AllowedWhenFull) and machine.allowed_when_full(command)
 
     def submit_transient(self, connection: ClientConnection, envelope: frames.Envelope) -> None:
-        """A command that nobody waits for: not logged where it would do nothing, or where there is no room for it. It
-        has no number of its own. So its `confirmed` has to be a number that was carried out, or 0; otherwise a later
+        """Put a command without a reply into the log. It is dropped if it would have no effect, or during a shortage.
+        It has no number of its own. So its `confirmed` has to be a number that was carried out, or 0; otherwise a later
         command would be taken for a repeated one."""
         if self.short is not None and not (self.takes_transient or self._is_allowed_when_full(envelope.body)):
             return
@@ -240,7 +241,7 @@ class Server(ReplySink):
 
     @property
     def wrong_secrets(self) -> int:
-        """How often somebody else's session was asked for since the node started."""
+        """How often an ATTACH had a wrong secret since the node started."""
         return self._requests.wrong_secrets
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
@@ -316,11 +317,11 @@ class Server(ReplySink):
             asking.connection.send(Kind.REPLY, status, asking.number, index, body)
 
     def node_command(self, number: int, status: int, body: bytes) -> None:
-        """The reply to a command that a leader proposed by itself."""
+        """The machine has replied to a command of another group."""
         self._on_node_command(number, status, body)
 
     def forget(self, connection: ClientConnection) -> None:
-        """Whoever asked is gone. A session that it would have been attached to is told so, behind the ATTACH."""
+        """The connection is gone. If its ATTACH is in the log, a DETACH follows it."""
         for attachment in connection.asked:
             asking = self._requests.take(attachment)
             if asking is not None and asking.session:
@@ -328,7 +329,7 @@ class Server(ReplySink):
                 self._detach(asking.session, attachment)
 
     def flush(self) -> None:
-        """After a batch was applied: one write for each connection that has something."""
+        """Send what a batch of entries has queued, with one write for each connection."""
         if self.pending:
             pending, self.pending = self.pending, []
             for session in pending:
@@ -343,7 +344,8 @@ class Server(ReplySink):
     # --- leadership and liveness -------------------------------------------------------------------------------------
 
     def lead(self, leads: bool) -> None:
-        """A new leader gives every session a full period of grace; a former one sends its clients away."""
+        """Leadership has begun or ended. A new leader gives every session its full timeout again. A former one
+        redirects its clients."""
         self.leads = leads
         if leads:
             self.redirect_clients()
@@ -360,11 +362,11 @@ class Server(ReplySink):
         self._redirecting.begin([connection for connection in list(self._connections) if connection.drain()])
 
     def redirect_clients(self) -> None:
-        """The next leader is known, or has not shown itself in time: the clients of this one go and look for it."""
+        """Redirect the clients: the next leader is known, or was not found in time."""
         self._redirecting.redirect()
 
     def sweep(self) -> None:
-        """Called on every tick: propose the end of sessions not heard of within their timeout."""
+        """Propose the end of sessions that were silent for longer than their timeout. Called on every tick."""
         now = self.loop.time()
         late = now - self._swept_at
         if late < SWEEP_S:
@@ -399,7 +401,7 @@ class Server(ReplySink):
         return session in self._attached
 
     def silent_s(self, session: int) -> float:
-        """Since the leader heard of the session, at most the time that it leads."""
+        """Seconds since the client was heard of. At most the time for which this node leads."""
         return self._liveness.silent_s(session)
 
     async def end_session(self, session: int) -> None:
@@ -419,7 +421,7 @@ class Server(ReplySink):
         self._ending.clear()
 
     def close(self, error: RequestError) -> None:
-        """Say goodbye to everyone."""
+        """Send a GOODBYE to all connections, and close them."""
         self.leads = False
         self.redirect_clients()
         self._queries.cancel()

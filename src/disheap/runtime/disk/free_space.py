@@ -1,14 +1,15 @@
-"""Whether there is room on the disks, and what is refused while there is not (storage-rules 9).
+"""Whether there is free space on the disks, and what is refused during a shortage (storage-rules 9).
 
-Owns the low-water mark. Each node looks at its own disk and tells the others. A leader refuses commands that bring
-something in while its own disk is short of room. It does so, too, while the disks that are not short are no majority.
-Everything else goes on: acknowledgements, deliveries, leases, elections. So the queues can be drained, which is what
-makes room. A node that is short takes a snapshot as soon as the state is much smaller than what is on its disk. Then
-the log goes. A leader that is short hands over to a member that is not. Refuses to know how a refusal reaches a client.
+Owns the low-water mark. Each node checks its own disk and reports to the others. A leader refuses commands that add
+data while its own disk is short of space. It also refuses them while the disks that are not short are no majority.
+Everything else continues: acknowledgements, deliveries, leases, elections. So the queues can be drained, which frees
+space. A node that is short takes a snapshot as soon as the state is much smaller than what is on its disk. Then the log
+is deleted. A leader that is short transfers leadership to a member that is not. Does not know how a refusal reaches a
+client.
 
-What the mark leaves free is what the node itself still needs. One half is the reserve: the log of acknowledgements, of
-sessions that open, and of whatever else frees room. No snapshot takes of it, but for a small one that frees more. The
-other half is for snapshots, and for transient commands, which come and go.
+The space below the mark is for the node itself. One half is the reserve, for the log of acknowledgements, of opened
+sessions, and of everything else that frees space. No snapshot uses it, except a small one that frees more. The other
+half is for snapshots, and for transient commands, which come and go.
 """
 
 from __future__ import annotations
@@ -29,26 +30,29 @@ from disheap.runtime.disk.thread import Disk
 log = get_logger(__name__)
 
 CHECK_S = 1.0
-"""Between two looks at the disk, where little is written."""
+"""Between two checks of the disk, if little is written."""
 CHECKS_PER_MARK = 8
-"""After an eighth of the mark was written the next look comes at once: a fast disk writes it whole in a second."""
+"""After an eighth of the mark was written the disk is checked at once: a fast disk may write the whole mark in a
+second."""
 LEAVE_SHARE = 1 / 8
-"""The mark and so much more has to be free before commands are taken again, so that it does not change all the time."""
+"""The mark and so much more has to be free before commands are accepted again. So the state does not change all the
+time."""
 TRANSFER_EVERY_S = 30.0
-"""Between two attempts to hand leadership over: commands wait while one lasts."""
+"""Between two attempts to transfer leadership. Commands wait during an attempt."""
 SNAPSHOT_EVERY_S, MAX_SNAPSHOT_EVERY_S = 10.0, 320.0
-"""Between two attempts to make room by a snapshot; each that comes to nothing doubles it. It reads the state."""
+"""Between two snapshots that should free space. One that frees little doubles the time, because each reads the whole
+state."""
 RESERVE_SHARE = 1 / 2
 """Of the mark: by default 64 MiB, the log of some 500,000 acknowledgements."""
 LAST_SHARE = 4
-"""Below the reserve a snapshot may take a quarter of what is free: where that is enough, the whole log goes for it."""
+"""Below the reserve a snapshot may use a quarter of the free space. If it fits, the whole log is deleted for it."""
 GAIN_SHARE, MIN_GAIN_BYTES = 3, 256 << 10
-"""A state of a third of what is on the disk is worth writing, unless there is next to nothing to gain."""
+"""A snapshot is worth writing if the state is a third of what is on the disk, and there is something to gain."""
 MIB = 1 << 20
 
 
 def reserve_bytes(min_free_bytes: int) -> int:
-    """What is kept for what frees room."""
+    """The bytes kept free for commands that free space."""
     return int(min_free_bytes * RESERVE_SHARE)
 
 
@@ -144,7 +148,7 @@ class DiskSpace:
             self.check_usage()
 
     def check_usage(self) -> None:
-        """At the disk, on its own thread."""
+        """Read the free space, on the disk's thread."""
         self._host.disk().submit(lambda: self._host.storage().usage(), self._usage_read)
 
     def end(self) -> None:
@@ -156,7 +160,7 @@ class DiskSpace:
             self.seen(usage)
 
     def seen(self, usage: StorageUsage) -> None:
-        """How the disk is."""
+        """Take in a reading of the disk: refuse or accept commands, take a snapshot, or transfer leadership."""
         self.free_bytes = free = usage.free_bytes
         needed = self._mark + (int(self._mark * LEAVE_SHARE) if self.is_short else 0)
         was_short, self.is_short = self.is_short, free is not None and free < needed
@@ -173,7 +177,7 @@ class DiskSpace:
         self._settle()
 
     def _snapshot_budget(self, free: int) -> int:
-        """Bytes that a snapshot may take which makes room."""
+        """How many bytes a snapshot that frees space may use."""
         return max(free - self._reserve, free // LAST_SHARE)
 
     def _take_snapshot(self, usage: StorageUsage) -> None:
@@ -195,7 +199,7 @@ class DiskSpace:
         group.snapshotter.take_to_free_space(most)
 
     def heard(self, peer: NodeId, gossip: GroupReport) -> None:
-        """What another node says of itself."""
+        """Take in what another node reports of its disk."""
         if gossip.is_short:
             self._short[peer] = gossip.free_bytes
         else:
@@ -207,7 +211,7 @@ class DiskSpace:
         return {"free_bytes": self.free_bytes, "is_short": self.is_short, "refuses": self._reason}
 
     def _settle(self) -> None:
-        """What follows, where this node leads. A node that does not lead takes no commands anyway."""
+        """Refuse or accept commands. This matters only on the leader."""
         voters = voters_of(self._host.group.raft.membership)
         short = [voter for voter in voters if self._is_short(voter)]
         with_space = [voter for voter in voters if voter not in short]
@@ -225,13 +229,13 @@ class DiskSpace:
         return self.is_short if node == self._own else node in self._short
 
     def _has_reserve(self, voters: Sequence[NodeId]) -> bool:
-        """Whether this node, and a majority, have more than the reserve."""
+        """Whether this node and a majority have more free space than the reserve."""
         free = {**self._short, self._own: self._reserve if self.free_bytes is None else self.free_bytes}
         above_reserve = [voter for voter in voters if free.get(voter, self._reserve) >= self._reserve]
         return free[self._own] >= self._reserve and len(above_reserve) >= majority(len(voters))
 
     def _explain(self, short: Sequence[NodeId]) -> str:
-        """Without figures, which change all the time."""
+        """Returns the reason for clients. It has no figures, because they change all the time."""
         names = ", ".join(self._host.member_name(node) for node in short)
         return (
             f"less than {self._mark / MIB:.4g} MiB (limits.min_free_bytes) are free on the disk of {names}: nothing "

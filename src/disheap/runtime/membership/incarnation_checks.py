@@ -1,7 +1,7 @@
-"""A member is known in each group by the incarnation of its directory there; it is met when all groups have it on disk.
+"""A member has an incarnation in each group: that of its directory there. It is met when all groups have recorded it.
 
-Owns nothing but the joining of what the groups say: each has an `IncarnationCheck` of its own. Peers meet as nodes, on
-one connection for all groups. So a member that has lost one of its directories is refused as a whole.
+Combines the results of the groups. Each group has an `IncarnationCheck` of its own. Peers meet as nodes, on one
+connection for all groups. So a member that has lost one of its directories is refused as a whole.
 """
 
 from __future__ import annotations
@@ -32,17 +32,18 @@ class IncarnationChecks:
             check.check(node, hello.name, group.incarnation)
 
     def has_met(self, node: NodeId) -> bool:
-        """In every group, under the incarnations that `check` compares with."""
+        """Whether the member is recorded in every group."""
         return all(check.has_met(node) for check in self._checks())
 
     def meet(self, node: NodeId, hello: PeerHello, done: Done) -> None:
-        """`done(True)` when every group has the member's incarnation on disk, `done(False)` if one could not write."""
+        """Record the member in every group. `done(True)` is called when all are durable, `done(False)` if one could not
+        write."""
         join = _Join(len(hello.groups), done)
         for check, group in zip(self._checks(), hello.groups, strict=True):
             check.meet(node, group.incarnation, join.add)
 
     def welcomed(self, node: NodeId, hello: PeerHello, done: Done) -> None:
-        """That member has us on its disk, in every group. As `meet`."""
+        """The member has recorded this node in every group. Record the member as `meet` does."""
         join = _Join(len(hello.groups), done)
         for check, group in zip(self._checks(), hello.groups, strict=True):
             check.welcomed(node, group.incarnation, join.add)

@@ -1,9 +1,9 @@
-"""Who the other members are, by incarnation, and whether this node may take part (storage-rules 11).
+"""Recognises members that have lost their data, and decides whether this node may take part (storage-rules 11).
 
 A node whose disk was wiped has forgotten its votes and its acknowledgements. It must not come back under its old name,
-not even when everybody who remembers it was restarted meanwhile. So each node keeps on disk the incarnation of every
-member that it has met, and never another one. It is written before that member is welcomed. And a node takes part only
-after every other member has welcomed it once.
+even if all other members were restarted meanwhile. So each node keeps on disk the incarnation of every member that it
+has met, and never another one. It is written before that member is welcomed. And a node takes part only after every
+other member has welcomed it once.
 
 Why that is enough. Let X have taken part as x1. Then every other member had x1 on disk, before that. Now a minority is
 wiped, X among it. X, as x2, has to be welcomed by every other member. One of them was not wiped and still has x1. So X
@@ -12,7 +12,8 @@ is refused, and never takes part as x2. What was wiped counts as lost for good, 
 What it costs: a cluster's very first start needs all its members up at once, in any order. If a directory is removed
 before that, the others may have met it already. Then all start from empty directories again.
 
-Storage that does not outlive its process (`memory`) cannot keep the rule: there the others remember until they end.
+Storage that does not outlive its process (`memory`) cannot keep the rule. There the others know an incarnation until
+they stop.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Done = Callable[[bool], None]
 
 
 class Host(Protocol):
-    """What incarnation_check ask of their node."""
+    """What an `IncarnationCheck` asks of its replica."""
 
     def storage(self) -> Storage:
         """Returns the open storage."""
@@ -55,7 +56,7 @@ class Host(Protocol):
 
 
 class IncarnationCheck:
-    """`recall` first."""
+    """Call `recall` before any other method."""
 
     def __init__(self, host: Host, loop: asyncio.AbstractEventLoop) -> None:
         self.all_met = False  # every other member has welcomed this directory once, and the disk says so
@@ -70,7 +71,7 @@ class IncarnationCheck:
         self._has_ended = False
 
     def recall(self, others: Sequence[NodeId], kept: KnownPeers | None) -> None:
-        """`kept` is what storage remembers; None where it cannot, and in a cluster of one."""
+        """Load what storage has recorded. `kept` is None if it records nothing, and in a cluster of one."""
         self._is_durable = kept is not None
         if kept is not None:
             self._durable = {NodeId(node): incarnation for node, incarnation in kept.incarnations}
@@ -79,11 +80,11 @@ class IncarnationCheck:
         self._missing = {} if self.all_met else dict.fromkeys(others)
 
     def end(self) -> None:
-        """Before the storage is closed for good: what is being written is of no consequence any more."""
+        """Ignore the write that is under way: the storage is closed for good."""
         self._has_ended = True
 
     def check(self, node: NodeId, name: str, incarnation: int) -> None:
-        """Raises `WrongCluster` for a member that has been somebody else: it has lost its data."""
+        """Raises `WrongCluster` for a member that was recorded under another incarnation: it has lost its data."""
         known = self._known.get(node)
         if known is not None and known != incarnation:
             raise WrongCluster(
@@ -93,12 +94,12 @@ class IncarnationCheck:
             )
 
     def has_met(self, node: NodeId) -> bool:
-        """Under the incarnation that `check` compares with."""
+        """Whether the member's incarnation is recorded. `check` compares with it."""
         return node in self._known
 
     def meet(self, node: NodeId, incarnation: int, done: Done) -> None:
-        """`done(True)` when the incarnation, which was checked, is on disk; `done(False)` where that was not possible
-        now, and the two have to meet again."""
+        """Record the incarnation, which was checked. `done(True)` is called when it is durable. `done(False)` is called
+        if it could not be written now; then the two nodes have to connect again."""
         self._known[node] = incarnation
         if not self._is_durable or node in self._durable:
             done(True)
@@ -106,7 +107,7 @@ class IncarnationCheck:
             self._save(self.all_met, done)
 
     def welcomed(self, node: NodeId, incarnation: int, done: Done) -> None:
-        """That member has us on its disk. As `meet`, of the member that answered."""
+        """The member has recorded this node. Record the member as `meet` does."""
 
         def met(is_kept: bool) -> None:
             if is_kept and node in self._missing:
@@ -123,7 +124,7 @@ class IncarnationCheck:
             self.log_waiting()
 
     def log_waiting(self) -> None:
-        """What is waited for, if anything."""
+        """Log which members have not welcomed this node yet, if any."""
         if self._missing:
             self._logged_at = self._loop.time()
             log.warning(
@@ -132,7 +133,7 @@ class IncarnationCheck:
             )
 
     def status(self) -> dict[str, Any]:
-        """Empty for a node that takes part."""
+        """Returns whose welcome is missing. Empty for a node that takes part."""
         if self.all_met:
             return {}
         missing = "the welcome of every other member, which a node with a new data directory needs once"

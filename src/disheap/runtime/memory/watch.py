@@ -1,9 +1,9 @@
-"""Whether there is memory left, and what is refused while there is not (docs/explanation/decisions/a-full-memory.md).
+"""Whether there is memory left, and what is refused during a shortage (docs/explanation/decisions/a-full-memory.md).
 
 Owns the high-water mark. Each node compares its use of memory with the mark and tells the others. While any node is
-above its mark, the leader refuses commands that bring something in. The state is the same on all nodes. A node that was
-killed for want of memory would be killed again when it has restored it. Acknowledgements, deliveries and elections go
-on, so queues can be drained. Does not know how a refusal reaches a client.
+above its mark, the leader refuses commands that add data. The state is the same on all nodes. A node that was killed
+for want of memory would be killed again when it has restored it. Acknowledgements, deliveries and elections go on, so
+queues can be drained. Does not know how a refusal reaches a client.
 
 Works as `disk.free_space` does for the disk, with one difference. The node's own estimate and its real size both count,
 because each of them is wrong at times. The real size falls late, the estimate misses what nobody counts.
@@ -23,13 +23,14 @@ from disheap.runtime.memory.process import MemorySource
 log = get_logger(__name__)
 
 CHECK_S = 0.1
-"""Between two looks, each of about 20 microseconds. A leader that takes much in looks more often."""
+"""Between two checks, each of about 20 microseconds. A leader that receives much checks more often."""
 TRANSIENT_SHARE = 1 / 8
-"""So much above the mark transient messages are still taken: workers need remote control to start, and then drain."""
+"""Transient messages are accepted up to so much above the mark: workers need remote control to start and to drain
+queues."""
 LEAVE_SHARE = 1 / 8
-"""So much of the mark has to be free before commands are taken again, so that this does not change all the time."""
+"""So much of the mark has to be free before commands are accepted again. So the state does not change all the time."""
 GOSSIP_VALID_S = 5.0
-"""A node says once a second how it is. One that is silent for longer is down, and holds nobody up."""
+"""A node reports once a second. One that is silent for longer is down, and does not count."""
 LEARN_FROM_BYTES = 32 << 20
 """An estimate below says nothing about the ratio of the real size to it."""
 LEARN_SHARE = 0.1
@@ -40,7 +41,7 @@ TRIM_SHARE, TRIM_MAX_BYTES = 1 / 16, 64 << 20
 """So much of the mark, at most that, is freed and not given back before it is asked for. At 0.1 ms for each MiB the
 loop then stands still for some milliseconds."""
 TRIM_S, TRIM_MAX_S = 1.0, 60.0
-"""Between two requests; each that comes to little doubles it, until the state has become smaller again."""
+"""Between two trims. One that returns little doubles the time, until the state has become smaller again."""
 REUSABLE_SHARE = 1 / 4
 """Freed memory that the allocator cannot give back is used again first. At most this share of the mark counts so."""
 MIB = 1 << 20
@@ -118,7 +119,7 @@ class MemoryWatch:
         self.settle()
 
     def heard(self, peer: NodeId, gossip: Gossip) -> None:
-        """What another node says of itself."""
+        """Take in what another node reports of its memory."""
         if gossip.memory_is_short:
             self._others[peer] = self._clock.monotonic(), gossip.memory_is_exhausted
         else:
@@ -126,7 +127,7 @@ class MemoryWatch:
         self.settle()
 
     def settle(self) -> None:
-        """Refuse while a node is short. A node that does not lead takes no commands anyway."""
+        """Refuse or accept commands. This matters only on the leader."""
         now = self._clock.monotonic()
         self._others = {node: said for node, said in self._others.items() if now - said[0] < GOSSIP_VALID_S}
         short = sorted([*self._others, *([self._own] if self.is_short else [])])
@@ -150,11 +151,11 @@ class MemoryWatch:
     # --- how much is used ---
 
     def _expected(self) -> int:
-        """What the process takes, by its own estimate."""
+        """The bytes that the process should use, by its own estimate."""
         return self._base_bytes + int(self._ratio * self._estimated_bytes)
 
     def _used(self) -> int:
-        """The larger of the real size and what the estimate leads to expect."""
+        """The larger of the real size and the expected size."""
         expected = self._expected()
         if self._resident_bytes is None:
             return expected
@@ -162,15 +163,16 @@ class MemoryWatch:
         return max(self._resident_bytes - self._reusable_bytes, expected)
 
     def _learn(self, estimate: Estimate) -> None:
-        """From a state that grows: one that shrinks leaves free memory behind, which says nothing."""
+        """Adjust the ratio, while the state grows. A state that shrinks leaves free memory behind, which tells
+        nothing."""
         if self._resident_bytes is None or estimate.total_bytes < max(LEARN_FROM_BYTES, self._estimated_bytes + 1):
             return
         ratio = (self._resident_bytes - self._reusable_bytes - self._base_bytes) / estimate.total_bytes
         self._ratio += (min(max(ratio, RATIO_MIN), RATIO_MAX) - self._ratio) * LEARN_SHARE
 
     def _trim_if_due(self, has_state: bool) -> None:
-        """Freed memory goes back to the operating system. What cannot is free for new messages, where the machine says
-        how much its state takes."""
+        """Return freed memory to the operating system. The rest is reusable for new messages, if the machine estimates
+        its state."""
         now, expected, worth_it = (
             self._clock.monotonic(),
             self._expected(),
@@ -213,7 +215,7 @@ class MemoryWatch:
         self._host.send_gossip()
 
     def _explain(self, short: list[NodeId]) -> str:
-        """Without figures, which change all the time."""
+        """Returns the reason for clients. It has no figures, because they change all the time."""
         names = ", ".join(self._host.member_name(node) for node in short)
         return (
             f"the memory of {names} is used up to the mark (limits.memory_high_water): nothing new is taken until "
@@ -222,5 +224,5 @@ class MemoryWatch:
 
 
 def mark_bytes(share: float, absolute_bytes: int, limit_bytes: int | None) -> int:
-    """The mark in bytes: what was set, or that share of the limit. 0, no mark, where the limit is not known."""
+    """Returns the mark in bytes: the setting, or that share of the limit. 0 (no mark) if the limit is not known."""
     return absolute_bytes or int(share * (limit_bytes or 0))

@@ -1,4 +1,4 @@
-"""The way of a message from the leader of one group to the leader of another, on this node or on a peer.
+"""Carries a message from the leader of one group to the leader of another, on this node or on a peer.
 
 Owns which messages were sent to peers and not answered, and for how long. Such a message can be lost with its
 connection, with its leader, or with the answer. Then its sender is told so and sends it again. Does not keep a message,
@@ -105,7 +105,8 @@ class ForwardingRouter:
         self._sent[key] = _Sent(peer, self._now() + ANSWER_S, done)
 
     def _leader_of(self, group: int) -> NodeId:
-        """A replica that takes no part does not hear who leads. Then some other member is asked, and it may know."""
+        """Returns the member to send to. A replica that takes no part does not know the leader. Then another member is
+        asked."""
         known = self._host.replica(group).known_leader()
         if known is not None:
             return known
@@ -115,7 +116,8 @@ class ForwardingRouter:
         return self._hints.get(group, NOBODY)
 
     def answered(self, peer: NodeId, answer: ForwardAnswer) -> None:
-        """From the peer that a message was sent to. Any other answer is of an earlier attempt."""
+        """The answer of the peer that a message was sent to. An answer of another peer belongs to an earlier attempt,
+        and is ignored."""
         key = (answer.source, answer.group, answer.number)
         sent = self._sent.get(key)
         if sent is None or sent.peer != peer:
@@ -133,7 +135,7 @@ class ForwardingRouter:
             self._hints.pop(answer.group, None)
 
     def tick(self) -> None:
-        """Gives up what has no answer in time, and what another node than the leader would have to answer."""
+        """Reports messages as failed that have no answer in time, or that were sent to a node that no longer leads."""
         if not self._sent:
             return
         now = self._now()
@@ -141,7 +143,7 @@ class ForwardingRouter:
         self._give_up(self._has_moved, "another node leads the group now")
 
     def peer_lost(self, peer: NodeId) -> None:
-        """Its connection has ended, or it takes nothing more for now."""
+        """The peer's connection has ended, or too much is unsent to it."""
         self._give_up(lambda sent, _: sent.peer == peer, f"{self._host.member_name(peer)} cannot be reached")
 
     def drop(self, source: int) -> None:

@@ -1,7 +1,7 @@
-"""When a node tells the others about itself (`protocol.gossip` has what it says).
+"""Sends this node's reports to the others once a second (`protocol.gossip` has their content).
 
-Owns the timer, and nothing of what is told. Gossip needs no disk and no leader. A node whose disk hangs still reports,
-and so do the wall clocks that decide who may lead.
+Owns the timer, and not the content. Gossip needs no disk and no leader. A node whose disk hangs still reports, and so
+do the wall clocks that decide who may lead.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Callable
 
 GOSSIP_S = 1.0
-"""Between two reports. Receivers take a node that is silent for `GOSSIP_VALID_S` for one that is down."""
+"""Between two reports. A node that is silent for `GOSSIP_VALID_S` counts as down."""
 
 
 class GossipTimer:
-    """`send` tells every peer that can be reached what is so now."""
+    """`send` sends a report to every peer that can be reached."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, send: Callable[[], None]) -> None:
         self._loop = loop

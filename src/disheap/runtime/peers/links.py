@@ -334,7 +334,7 @@ class OutgoingLink(_Handshaking):
             self._queued_bytes += len(frame)
 
     def flush(self) -> bool:
-        """Returns whether everything has left that was sent."""
+        """Hand the queued frames to the network. Returns whether all of them were written."""
         queued = self._queued
         if queued:
             data = queued[0] if len(queued) == 1 else b"".join(queued)
@@ -473,12 +473,12 @@ class OutgoingLink(_Handshaking):
         super()._late()
 
     def _is_kept(self, is_kept: bool) -> None:
-        """Else the two meet again."""
+        """Close the link if the incarnation could not be recorded. The two nodes connect again."""
         if not is_kept:
             self.close()
 
     def _say(self, reason: str) -> None:
-        """Once a reason, not once a second."""
+        """Log why the peer cannot be reached, once for each reason."""
         if reason != self._reason:
             self._reason = reason
             log.warning(

@@ -34,15 +34,15 @@ from disheap.version import __version__
 log = get_logger(__name__)
 
 MAX_UNIDENTIFIED_LINKS = 64
-"""Connections that have not said whose they are. Members need one each, for milliseconds."""
+"""Connections that have not identified themselves. Members need one each, for milliseconds."""
 MAX_NAMES_SHOWN = 5
-"""Of a certificate, in a refusal: it travels in one small frame."""
+"""Names of a certificate in a refusal, which has to fit one small frame."""
 REFUSALS_REMEMBERED = 100
 """The newest reasons for refusing peers: each is logged once while it is among them."""
 
 
 class Unproved(NamedTuple):
-    """A member that was never met, and says who it is. It goes with its connection."""
+    """A member that was not recorded yet, and has proved nothing. It is dropped with its connection."""
 
     peer: NodeId
     hello: PeerHello
@@ -129,7 +129,7 @@ class Peering:
         return IncomingLink(self, self._frame_bytes, self._loop)
 
     def dial(self, transport: Transport) -> None:
-        """Every other member, again and again, until `close`."""
+        """Keep a connection to every other member, until `close`."""
         for peer in self._node.book.ids():
             if peer != self._id:
                 link = OutgoingLink(
@@ -146,7 +146,8 @@ class Peering:
             link.send(group, message)
 
     def flush(self) -> bool:
-        """What was sent goes out now, and not after the loop's present turn. Returns whether all of it has left."""
+        """Hand the queued frames to the network now, and not at the end of the loop's turn. Returns whether all were
+        written."""
         has_left = True
         for link in self._outgoing.values():
             has_left = link.flush() and has_left
@@ -164,12 +165,12 @@ class Peering:
         return link.send_forwarded(message) if link is not None else "this node has no connection to other members"
 
     def broadcast(self, gossip: Gossip) -> None:
-        """Whoever can be reached now."""
+        """Send the report to every peer that can be reached now."""
         for link in self._outgoing.values():
             link.send_gossip(gossip)
 
     def held_bytes(self) -> int:
-        """Unsent to peers, and of frames that peers have not finished."""
+        """The bytes unsent to peers, and those of unfinished frames from peers."""
         return sum(link.held_bytes() for link in (*self._outgoing.values(), *self._incoming))
 
     def is_connected(self, peer: NodeId) -> bool:
@@ -178,7 +179,7 @@ class Peering:
         return link is not None and link.up
 
     def refusal_by(self, peer: NodeId) -> str:
-        """Why that member refuses this node; "" where it does not."""
+        """Why that member refuses this node; "" if it does not."""
         link = self._outgoing.get(peer)
         return link.refusal if link is not None else ""
 
@@ -200,7 +201,8 @@ class Peering:
     # --- for the links -----------------------------------------------------------------------------------------------
 
     def dialled(self, link: IncomingLink) -> None:
-        """Of those who have not said who they are, the oldest goes when there are too many: a member needs no time."""
+        """A peer has connected. If too many connections have not identified themselves, the oldest is closed. A member
+        needs milliseconds."""
         self._incoming[link] = None
         welcome = self._welcome.values()
         strangers = [known for known in self._incoming if known not in welcome]
@@ -211,7 +213,8 @@ class Peering:
             self.link_lost(oldest)
 
     def welcomes(self, link: IncomingLink, peer: NodeId) -> None:
-        """A member has one: an earlier one is broken, though we have not heard so."""
+        """The link is the member's connection from now on. An earlier one is broken, even if it was not reported
+        yet."""
         earlier, self._welcome[peer] = self._welcome.get(peer), link
         if earlier is not None:
             earlier.close()
@@ -301,7 +304,8 @@ class Peering:
         self._check_constants(name, own, peers)
 
     def _check_constants(self, name: str, own: PeerGroup, peers: PeerGroup) -> None:
-        """Of each version that both run: the cluster may run it later, if it does not now."""
+        """Raises `WrongCluster` if the constants of a version that both run differ. The cluster may run that version
+        later."""
         for version, digest in own.constants_digests.items():
             theirs = peers.constants_digests.get(version, digest)
             if theirs != digest:
@@ -312,7 +316,7 @@ class Peering:
                 )
 
     def _check_versions(self, hello: PeerHello, own: PeerGroup, peers: PeerGroup) -> None:
-        """That each of the two runs what the other's log says that the group runs."""
+        """Raises `WrongVersion` unless each node runs the versions that the other's log requires."""
         here, there = (own.machine_version, own.log_version), (peers.machine_version, peers.log_version)
         check_supported(f"{hello.name} (release {hello.release or 'unknown'})", supported_by(peers), here)
         check_supported(f"this node (release {__version__})", supported_by(own), there, hello.name)
@@ -328,7 +332,7 @@ class Peering:
             self._unproved.append(Unproved(peer, hello, done))
 
     def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None:
-        """We have dialled the member, and these incarnations are there."""
+        """The member that we dialled has these incarnations. Record members that waited for this proof."""
         self._at_address[peer] = incarnations
         for waiting in [one for one in self._unproved if one.peer == peer]:
             self._unproved.remove(waiting)
@@ -343,7 +347,7 @@ class Peering:
                 waiting.done(False)
 
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
-        """It may have waited since its hello was checked, and an earlier life of the member been met meanwhile."""
+        """Check again before recording: another incarnation may have been recorded since the hello was checked."""
         try:
             self._node.incarnation_checks.check(peer, hello)
         except WrongCluster as error:
@@ -390,7 +394,7 @@ class Peering:
         raise WrongCluster(f"the certificate is for {_listed(names)}, node {peer} is {book.name(peer)!r} at {host!r}")
 
     def _is_named(self, member: NodeId, names: tuple[str, ...]) -> bool:
-        """By its name, or by the host in its peer address if no other member is at that host."""
+        """Whether the certificate names the member: its name, or its host if no other member is at that host."""
         host = _host(self._node.book.peer(member))
         return self._node.book.name(member) in names or (host in names and self._members_at(host) == [member])
 
@@ -402,7 +406,8 @@ class Peering:
         return ", ".join(self._node.book.name(one) for one in members)
 
     def refused(self, remote: str, reason: str) -> None:
-        """A peer keeps dialling; its reason is logged once, and again when as many others came since."""
+        """Log why a peer is refused, once for each reason. A reason is logged again after `REFUSALS_REMEMBERED`
+        others."""
         is_known = reason in self.refusals
         self.refusals.pop(reason, None)
         self.refusals[reason] = None  # the newest

@@ -1,11 +1,11 @@
-"""A node repairs what its disk has lost, from the other nodes, before it takes part (storage-rules 4).
+"""Before a node takes part, it repairs what its disk has lost, from the other nodes (storage-rules 4).
 
-Owns the repair phase: ask all voters what they hold, let `repair_plan.decide` say what to do next, do it, ask again.
-While it lasts nothing is voted, accepted, applied or served. Owns also what others are answered, by a node that is
-whole and by one that is in repair itself. The lifecycle says when the phase begins; damage that shows later begins it
-again.
+Owns the repair phase. In each round the node asks all voters what they hold, and does the step that `plan.decide`
+returns. During the phase the node does not vote, accept, apply or serve. Owns also the answers to the requests of other
+nodes, from a running node and from one in repair. The lifecycle says when the phase begins. Damage found at run time
+begins it again.
 
-After each repair the storage is closed and opened anew, so that what goes on is what a restart would find.
+After each repair the storage is closed and opened again. So the node continues with what a restart would find.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 STANDINGS_TIMEOUT_S = 0.5
-"""A round waits so long for standings, and asks again: several round trips, less than an election takes."""
+"""How long a round waits for standings before it asks again: several round trips, but less than an election takes."""
 ANSWER_TIMEOUT_S = 5.0
-"""For entries or a piece of a snapshot: a node that reads them from a slow disk."""
+"""How long a request for entries or a piece of a snapshot waits: the other node may have a slow disk."""
 LOG_AGAIN_S = 30.0
-"""Between two log lines about the same thing that is waited for."""
+"""Between two log lines about the same condition."""
 AMBIGUOUS_TIMEOUTS = 6
 """A node whose end of the log is ambiguous asks the others again after so many election timeouts without a leader."""
 MAX_SNAPSHOT_ROUNDS = 60
-"""A source that has said so often that the snapshot is being made counts as none: half a minute, and others may have
-one."""
+"""After so many answers that the snapshot is being made, a source counts as one without a snapshot. That is half a
+minute."""
 MAX_RETRIES = 3
-"""Damage that shows at run time and is not found when the log is read anew: after so many times the node stops."""
+"""If damage shows at run time so often, and is not found when the log is read again, the node stops."""
 
 
 class Snapshots(Protocol):
@@ -176,11 +176,12 @@ class Repairer:
         self._task = self._loop.create_task(self._run_again(), name="repair")
 
     def reset_retries(self) -> None:
-        """What a scrub has found is no relapse: it does not look again for long."""
+        """Forget the retries: a scrub has found the damage, and the next scrub is far away."""
         self._retries = 0
 
     def tick(self, election_ticks: int) -> None:
-        """If the end is ambiguous and nobody leads, ask the others again: they may be in the same state."""
+        """Repair again if the end of the log is ambiguous and nobody leads for long. The other nodes may be in the same
+        state."""
         raft = self._host.group.raft
         if not raft.is_ambiguous or raft.leader or not self._host.group.is_running:
             self._ticks_ambiguous = 0
@@ -191,7 +192,7 @@ class Repairer:
             self._host.repair("the end of the log is ambiguous, and nobody leads")
 
     def cancel(self) -> None:
-        """From here on the repair does nothing more."""
+        """Cancel the repair. It does nothing more."""
         if self._task is not None:
             self._task.cancel()
 
@@ -202,11 +203,12 @@ class Repairer:
             await asyncio.gather(self._task, return_exceptions=True)
 
     def close_reader(self) -> None:
-        """Before the storage is closed, on the disk's thread."""
+        """Close the snapshot that is being read for others. Called on the disk's thread, before the storage is
+        closed."""
         self._source.close()
 
     def status(self) -> dict[str, Any]:
-        """What is missing, and whose answer is waited for."""
+        """Returns what is missing, and whose answers are waited for."""
         waiting = self._waiting
         names = [self._host.member_name(node) for node in waiting.on] if waiting else []
         return {"missing": waiting.missing if waiting else "", "waiting_for": names}
@@ -271,7 +273,7 @@ class Repairer:
                     await self._on_disk(lambda: storage.cut(first))
 
     async def _ask_all(self, others: list[NodeId]) -> None:
-        """Every round anew: what was said before may not be so any more."""
+        """Ask all voters in every round, because earlier answers may be stale."""
         self._standings = {}
         for node in others:
             self._host.send_repair(node, AskStanding(self._group))
@@ -284,7 +286,7 @@ class Repairer:
             pass
 
     def _trusted(self) -> dict[NodeId, Standing]:
-        """In the order of ids; what a node did not deliver counts as damaged there."""
+        """Returns the standings in the order of ids. Entries that a node did not deliver count as damaged there."""
         trusted = {}
         for node, standing in sorted(self._standings.items()):
             damaged = (*standing.damaged, *self._undelivered.get(node, ()))
@@ -325,7 +327,7 @@ class Repairer:
         return [entry.index for entry in good]
 
     async def _adopt(self, own: Holding, source: NodeId, first: Index, last: Index) -> None:
-        """Their term comes before them, as with any entries."""
+        """Append entries of another node to the log. Their term is made durable before them, as with any append."""
         answer = await self._request(source, AskEntries(self._group, first, last))
         entries = answer.decoded() if isinstance(answer, Entries) else ()
         if not entries or entries[0].index != first or entries[0].term < self._term_before(own, first):
@@ -344,7 +346,7 @@ class Repairer:
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     async def _fetch_snapshot(self, own: Holding, source: NodeId, needed: Index) -> bool:
-        """Whether one is in place. Our log is kept where it goes on from there."""
+        """Returns whether a snapshot was installed. Our log is kept if it continues the snapshot."""
         piece = await self._request(source, AskSnapshot(self._group, 0, 0, needed))
         if not isinstance(piece, SnapshotPiece):
             self._note_no_snapshot(source)
@@ -376,7 +378,7 @@ class Repairer:
         self._note_no_snapshot(source)
         return False
 
-    # --- questions and answers ---------------------------------------------------------------------------------------
+    # --- requests and answers ---------------------------------------------------------------------------------------
 
     async def _request(self, node: NodeId, request: Ask) -> Entries | SnapshotPiece | None:
         answer: asyncio.Future[Entries | SnapshotPiece] = self._loop.create_future()
@@ -408,7 +410,8 @@ class Repairer:
                 self._answer_snapshot(node, message)
 
     def _answer(self, node: NodeId, work: Callable[[], T], to_answer: Callable[[T], Answer]) -> None:
-        """What goes wrong in answering is ours to find, when we read the same for ourselves; nobody is told wrong."""
+        """Answer from the disk. If reading fails, no answer is sent, and the error is handled as one of this node's own
+        reads."""
 
         def done(result: T, error: BaseException | None) -> None:
             if error is None:
@@ -427,7 +430,7 @@ class Repairer:
         return storage.holding()
 
     def _standing(self, holding: Holding) -> Standing:
-        """A node that takes part tells what its kernel holds: the disk may be a write behind."""
+        """A running node reports what its kernel holds, because the disk may be one write behind."""
         group = self._host.group
         raft = group.raft
         first, last, runs = holding.first, holding.last, holding.runs
@@ -453,7 +456,7 @@ class Repairer:
         )
 
     def _read(self, first: int, last: int) -> Entries:
-        """At run time damage is an error like any other; in repair it is what the others know already."""
+        """Reads entries for another node. In repair, damage is no error: the others know of it already."""
         try:
             entries = self._host.storage().read(Index(first), Index(last), self._entry_bytes)
         except LogDamaged:

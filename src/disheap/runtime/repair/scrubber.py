@@ -1,12 +1,12 @@
-"""Reads what is on the disk before anybody needs it (storage-rules 10): rot that is found early is still one node's.
+"""Reads the stored bytes in the background (storage-rules 10). Rot that is found early is still on one node alone.
 
-Owns the pace. A pass over everything begins `scrub_interval_s` after the last began, and the first one so long after
-the start, which reads everything anyway. It reads a small piece at a time on the disk's thread, never two at once, and
-at most `scrub_bytes_per_s`. So an append waits for one piece at most, and seldom. Refuses to know files and formats.
+Owns the rate. A pass over everything begins `scrub_interval_s` after the last one began. The start reads everything, so
+it counts as a pass. It reads a small piece at a time on the disk's thread, never two at once, and at most
+`scrub_bytes_per_s`. So an append seldom waits, and for one piece at most. Does not know files and formats.
 
-What is found goes the way of damage that shows in use: the log is opened anew and repaired from the other nodes. A node
-that is alone has nobody to ask, and would not start again. But its state in memory is whole. So it goes on, says so at
-every pass, and takes a snapshot. Then the damaged file is deleted with the log that the snapshot stands for.
+Damage is handled as at run time: the log is opened again and repaired from the other nodes. A node without others
+cannot do that, and would not start again. But its state in memory is whole. So it continues, logs the damage at every
+pass, and takes a snapshot. Then the damaged file is deleted with the log that the snapshot stands for.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class Scrubber:
         self._host.disk().submit(lambda: storage.scrub(cursor, PIECE_BYTES), done)
 
     def release_storage(self) -> None:
-        """The storage is closed, or was opened anew and read: what is being read says nothing any more."""
+        """Ignore the read that is under way, and start again: the storage is closed, or was opened again."""
         self._reading = None
         self._restart()
 

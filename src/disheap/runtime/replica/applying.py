@@ -1,4 +1,4 @@
-"""Committed entries go to the state in slices, so that none of them stops the loop for long.
+"""Applies committed entries in slices, so that none of them stops the loop for long.
 
 Owns the batch that the kernel handed out, and how far it is applied. An entry may hold thousands of commands, and a
 batch thousands of entries, above all after a restart. So a slice ends after `SLICE_S`, also in the midst of an entry,
@@ -18,7 +18,7 @@ from disheap.interfaces import Clock
 from disheap.kernel.types import Entry
 
 SLICE_S = 0.01
-"""The loop's other work waits for so long, and for one command more."""
+"""A slice takes so long, and one command more."""
 
 
 class Applier:
@@ -39,7 +39,7 @@ class Applier:
 
     @property
     def is_midway(self) -> bool:
-        """In the midst of an entry."""
+        """Whether an entry is partly applied."""
         return self._steps is not None
 
     def add(self, entries: tuple[Entry, ...]) -> None:
@@ -71,13 +71,13 @@ class Applier:
             self._waiting.append(call)
 
     def call_waiting(self) -> None:
-        """The state belongs to an index: let go on who waited for that."""
+        """The state belongs to an index: call those that waited for that."""
         waiting, self._waiting = self._waiting, []
         for call in waiting:
             call()
 
     def drop(self) -> None:
-        """The state was replaced by a snapshot that holds what was to be applied."""
+        """Drop the entries: a snapshot that contains them has replaced the state."""
         self._entries.clear()
         self._steps = None
         self.call_waiting()

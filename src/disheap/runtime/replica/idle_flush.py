@@ -1,9 +1,9 @@
-"""When the storage writes down what would have ridden on the next append (`Storage.flush`).
+"""Flushes the storage when no append follows (`Storage.flush`).
 
-A storage may learn that an append was durable, and write that down only with the next append. If the process dies
-before, damage of the last append looks like an append that the crash cut short. So an append that carries what a client
-was promised is followed by a flush soon. Transient commands, as heartbeats of workers are, promise nothing. They get
-more time, so that the next heartbeat comes first and a heartbeat does not cost a second sync.
+A storage may record that an append was durable only with the next append. If the process dies before that, damage of
+the last append looks like a torn append. So an append with confirmed commands is followed by a flush soon. Transient
+commands, such as heartbeats of workers, are not confirmed. They get more time, so that the next heartbeat comes first.
+Then a heartbeat does not cost a second sync.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from disheap.kernel.types import Entry, EntryKind
 from disheap.protocol.frames import ENVELOPE, LENGTH_BYTES, Kind
 
 FLUSH_S = 0.1
-"""Without an append, after one that carried what somebody was promised."""
+"""Idle time before a flush, after an append with confirmed commands."""
 TRANSIENT_FLUSH_S = 3.0
-"""Likewise, after one that did not. Longer than the two seconds between a worker's heartbeats."""
+"""Idle time after an append without confirmed commands. It is longer than the two seconds between a worker's
+heartbeats."""
 MAX_ENVELOPES = 1000
-"""Looked at, in less than a millisecond. An append of more is taken for one that carries promises."""
+"""Envelopes that are checked, in less than a millisecond. A larger append counts as one with confirmed commands."""
 
 
 class IdleFlush:
@@ -52,7 +53,7 @@ class IdleFlush:
 
 
 def is_transient(entries: Sequence[Entry]) -> bool:
-    """Whether nobody was promised anything that these entries say: transient commands, and the passing of time."""
+    """Whether the entries hold no confirmed command: only transient commands and the passing of time."""
     count = 0
     for entry in entries:
         if entry.kind != EntryKind.COMMANDS:

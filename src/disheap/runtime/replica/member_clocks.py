@@ -1,4 +1,4 @@
-"""What this node knows of the members' wall clocks. Owns what was heard; does not judge (`clock_check` does).
+"""The members' wall clocks, as this node heard them. Does not judge them (`clock_check` does).
 
 Members tell each other their clocks when they connect and once a second. A clock belongs to a node, so all groups of
 the node share what is known.
@@ -14,7 +14,7 @@ from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 
 BELIEVED_S = 30.0
-"""How long another node's clock is known after it was heard; members tell each other once a second."""
+"""How long another node's clock is known after it was heard. Members report once a second."""
 
 
 class Heard(NamedTuple):
@@ -25,7 +25,7 @@ class Heard(NamedTuple):
 
 
 class MemberClocks:
-    """`heard` each member's clock; then ask how far it is from ours."""
+    """How far the members' clocks differ from this node's."""
 
     def __init__(self, clock: Clock, member_name: Callable[[NodeId], str]) -> None:
         self._clock = clock
@@ -33,20 +33,20 @@ class MemberClocks:
         self._others: dict[NodeId, Heard] = {}
 
     def heard(self, peer: NodeId, wall_ms: int) -> None:
-        """What the member's clock shows now; 0 from a release that does not say."""
+        """The member's clock shows `wall_ms` now. 0 comes from a release that does not report it."""
         if wall_ms:
             now = self._clock.monotonic()
             self._others[peer] = Heard(wall_ms - now * 1000, now)
 
     def differs_ms(self, peer: NodeId) -> float:
-        """How far the member's clock is ahead of ours; infinitely where it is not known."""
+        """Returns by how many milliseconds the member's clock is ahead of ours. Infinite if it is not known."""
         known, now = self._others.get(peer), self._clock.monotonic()
         if known is None or now - known.at_s > BELIEVED_S:
             return float("inf")
         return known.ahead_ms + now * 1000 - self._clock.wall_ms()
 
     def describe(self, peer: NodeId) -> str:
-        """How the member's clock differs from ours, in words."""
+        """Returns in words how the member's clock differs from ours."""
         differs_ms = self.differs_ms(peer)
         if differs_ms == float("inf"):
             return f"that of {self._member_name(peer)} is not known"

@@ -1,7 +1,7 @@
-"""Linearizable reads (ReadIndex, dissertation §6.4): who waits for which index.
+"""Linearizable reads (ReadIndex, dissertation §6.4), and the index that each waits for.
 
-Reads that arrive between two looks at the kernel share one round of heartbeats under one number, which is never used
-again (pitfall 16). A read may be answered when the machine has applied the index that its round gave.
+Reads that arrive between two runs of the pump share one round of heartbeats under one number, which is never used again
+(pitfall 16). A read may be answered when the machine has applied the index that its round gave.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Reads:
         self._new.append(answer)
 
     def ask(self) -> None:
-        """One round for all that are new."""
+        """Start one round of heartbeats for all new reads."""
         if not self._new:
             return
         answers, self._new = self._new, []
@@ -60,7 +60,7 @@ class Reads:
             _answer(heappop(self._waiting)[2], True)
 
     def end(self) -> None:
-        """Leadership was lost, or the node stops."""
+        """Leadership was lost, or the node stops: answer all reads with False."""
         answers = [*self._asked.values(), self._new, *(row[2] for row in self._waiting)]
         self._asked, self._new, self._waiting = {}, [], []
         for group in answers:

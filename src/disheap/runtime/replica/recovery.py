@@ -1,4 +1,4 @@
-"""From a data directory to a group that can go on: the newest snapshot restored, the log behind it left to the kernel.
+"""Recovers a group from its data directory: restores the newest snapshot and gives the log to the kernel.
 
 Blocking; runs on the disk's thread at start. What is found is never changed here beyond what `Storage.open` does.
 """
@@ -78,7 +78,7 @@ def recover(
 
 
 def _last_entry(storage: Storage, recovered: Recovered) -> tuple[Entry, ...]:
-    """However large it is: a leader's time starts from it, and must not go back."""
+    """Reads the last entry, however large it is. A leader's log time starts from it, and must not go back."""
     if recovered.last_index < recovered.first_index:
         return ()
     return storage.read(recovered.last_index, recovered.last_index, 0)
@@ -95,7 +95,7 @@ def _restore(storage: Storage, meta: SnapshotMeta, sessions: Sessions, chunk_byt
 
 
 def _check_reach(recovered: Recovered, applied: SnapshotMeta) -> None:
-    """The log has to go on where the state ends."""
+    """Raises `LogDamaged` unless the log continues where the state ends."""
     if recovered.first_index > applied.index + 1:
         raise LogDamaged(
             "the log",

@@ -1,4 +1,4 @@
-"""When a node snapshots its state, and how it goes on meanwhile (Raft §7).
+"""When a node takes a snapshot of its state, and how it writes it in the background (Raft §7).
 
 A snapshot is due when the log since the last outweighs `max(snapshot_log_bytes, size of the last snapshot)`, or after
 `raft.snapshot_threshold` entries: write amplification stays near two however large the backlog. The view is taken
@@ -27,7 +27,7 @@ log = get_logger(__name__)
 
 
 MARKS = 64
-"""Into so many parts the trailing margin is divided: it is kept to within a sixty-fourth."""
+"""The trailing log is measured in steps of one sixty-fourth of the margin."""
 
 
 class SnapshotPolicy(msgspec.Struct, frozen=True):
@@ -42,7 +42,7 @@ class SnapshotPolicy(msgspec.Struct, frozen=True):
 
 
 class _Run:
-    """One snapshot on its way to the disk. What comes back for one that is void is of no consequence."""
+    """One snapshot that is being written. Results for a void one are ignored."""
 
     def __init__(
         self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, at_bytes: int, max_bytes: int | None
@@ -101,7 +101,7 @@ class Snapshotter:
         return self._bytes_applied
 
     def applied(self, entries: tuple[Entry, ...]) -> None:
-        """Count what was applied; start when one is due."""
+        """Count the applied entries, and take a snapshot if one is due."""
         for entry in entries:
             self._bytes_applied += len(entry.data)
         self._note_size(entries[-1].index)
@@ -109,7 +109,7 @@ class Snapshotter:
             self.take()
 
     def _note_size(self, index: Index) -> None:
-        """A mark in the log for every part of the margin, and none older than the margin needs."""
+        """Note the size of the log for every step of the margin. Older notes than the margin needs are dropped."""
         sizes, margin = self._sizes, self._policy.trailing_bytes
         if not sizes or self._bytes_applied - sizes[-1][1] >= margin // MARKS:
             sizes.append((index, self._bytes_applied))
@@ -124,8 +124,8 @@ class Snapshotter:
         return index - self._index_at_snapshot > self._policy.entries * factor
 
     def take(self) -> None:
-        """Take a view of this moment and write it out. Nothing if one is being written. In the midst of an entry, it
-        waits for the end of that."""
+        """Take a snapshot of this moment. Does nothing while one is being written. If an entry is partly applied, it
+        waits for its end."""
         if self._group.applier.is_midway:
             self._group.applier.when_whole(self.take)
         elif self._run is None:
@@ -133,8 +133,8 @@ class Snapshotter:
             self._take(self._trailing_index(self._group.applied.index), None)
 
     def take_to_free_space(self, max_bytes: int) -> None:
-        """Likewise, so that the log can go, all of it; not if the state turns out to be larger than that. The next is
-        due when it would have been, unless this one is taken."""
+        """Take a snapshot so that the whole log can be deleted. It is given up if it is larger than `max_bytes`. The
+        next one is due as before, unless this one is completed."""
         if self._group.applier.is_midway:
             self._group.applier.when_whole(lambda: self.take_to_free_space(max_bytes))
         elif self._run is None:
@@ -152,7 +152,7 @@ class Snapshotter:
         )
 
     def installed(self, meta: SnapshotMeta) -> None:
-        """The state was replaced by a leader's snapshot: a view of the old one is of no use."""
+        """A leader's snapshot has replaced the state: give up the snapshot of the old one."""
         if self._run is not None:
             self._void(self._run)
         self._count_from(self._bytes_applied, meta.index)
@@ -231,7 +231,7 @@ class Snapshotter:
         return Index(min(keep, at) + 1)
 
     def _is_over(self, run: _Run, error: BaseException | None) -> bool:
-        """A disk without room for it keeps the snapshot before and the whole log. The next is tried when it is due."""
+        """The disk is full: the earlier snapshot and the whole log stay. The next snapshot is tried when it is due."""
         if self._stopped(error):
             return True
         if error is None:

@@ -1,12 +1,12 @@
-"""Whether the replicas still hold the same: each hashes its state at the same entries and hears of the others' hashes
+"""Compares the states of the replicas. Each hashes its state at the same entries and receives the others' hashes
 (storage-rules 10).
 
-Owns when a state is hashed, and the judgement. The entries are found by the log's own time, once in each interval, so
-every replica takes the same ones without a word about it. A view is taken between two entries and hashed in slices,
-so that neither the loop nor the commands wait. Hashes travel in the gossip of the nodes.
+Owns when a state is hashed, and the comparison. The entries are found by the log's own time, once in each interval, so
+every replica takes the same ones without communication. A view is taken between two entries and hashed in slices, so
+that neither the loop nor the commands wait. Hashes travel in the gossip of the nodes.
 
 If a majority agrees and this node differs, the state here is wrong. The cause may be memory, a bug, or a release that
-computes something else. The node puts itself in quarantine. Where nobody is a majority, it is only said.
+computes something else. The node puts itself in quarantine. If no majority agrees, the difference is only logged.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Host(Protocol):
 
 
 class StateComparison:
-    """`interval_s` 0 compares nothing."""
+    """Hashes the state once in each `interval_s` of log time. 0 switches it off."""
 
     def __init__(self, host: Host, own: NodeId, interval_s: int, loop: asyncio.AbstractEventLoop) -> None:
         self.due_ms = NEVER_MS  # of log time: the first entry from here on is one to hash behind
@@ -62,12 +62,12 @@ class StateComparison:
         self._differing: dict[NodeId, None] = {}  # said so already
 
     def moved(self, time_ms: int) -> None:
-        """The state is as of `time_ms` of the log."""
+        """The state has reached `time_ms` of log time: find the next moment to hash."""
         if self._interval_ms:
             self.due_ms = (time_ms // self._interval_ms + 1) * self._interval_ms
 
     def begin(self, applied: SnapshotMeta, sessions: Sessions) -> None:
-        """An entry that is due was applied. One that comes while another is being hashed is left out."""
+        """Hash the state of this moment. Does nothing while another hash is under way."""
         self.moved(applied.time_ms)
         if self._slices is None:
             self._slices = sessions.hashing()

@@ -1,4 +1,4 @@
-"""The passing of time, as a leader has the log say it (docs/explanation/architecture.md, "Time").
+"""Lets log time pass on the leader (docs/explanation/architecture.md, "Time").
 
 Entries carry time with them. When nothing else is proposed, the leader proposes a Continue: at once while the machine
 has postponed work, and when its earliest timer is due. One is under way at most.
@@ -14,7 +14,7 @@ from disheap.runtime.replica.clocks import LogClock
 
 
 class Timekeeper:
-    """Of one group. Keeps still until `begin`; `propose_continue` puts a Continue into the log."""
+    """The log time of one group. Does nothing before `begin`. `propose_continue` puts a Continue into the log."""
 
     def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, propose_continue: Callable[[], None]) -> None:
         self._log_clock = LogClock(clock)
@@ -28,7 +28,7 @@ class Timekeeper:
         self._deadline_ms: int | None = None
 
     def begin(self, last_time_ms: int, follows_wall: bool) -> int:
-        """This node leads from here on. Returns the jump (ms) that log time makes."""
+        """This node leads from now on. Returns by how many milliseconds log time jumps."""
         self._leads, self._under_way = True, False
         return self._log_clock.begin_term(last_time_ms, follows_wall)
 
@@ -42,7 +42,8 @@ class Timekeeper:
         self._cancel()
 
     def applied(self, machine: StateMachine) -> None:
-        """Entries were applied, and time has passed with them: see what the machine waits for now."""
+        """Entries were applied, and log time has passed with them. Plan the next Continue by what the machine waits
+        for."""
         self._under_way = False
         if not self._leads:
             return

@@ -1,4 +1,4 @@
-"""When the cluster's versions go up: once every member runs a newer one, the leader has the log say so.
+"""Raises the cluster's versions. When every member supports a newer version, the leader proposes it.
 
 There are two. `machine_version` says which commands the state machine has, `log_version` which envelope kinds may stand
 in the log. All replicas change at the same entry, and none goes back: a member that is too old from then on is refused.

@@ -1,7 +1,7 @@
-"""The write of the log that is under way: one at a time, and again until there is room for it.
+"""Writes to the log, one write at a time. A write that finds the disk full is repeated.
 
-Owns what the kernel handed over to be made durable. A full disk is waited for (storage-rules 9). Storage has left
-nothing of the attempt, so the same write is repeated until there is space. Any other error ends the node.
+Owns the `Write` that the kernel has handed out. A full disk is waited for (storage-rules 9). Storage has left nothing
+of the attempt, so the same write is repeated until there is space. Any other error ends the node.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Writer:
             self._submit(write)
 
     def close(self) -> None:
-        """What is under way is of no consequence any more, and is not tried again."""
+        """Ignore the write that is under way, and do not repeat it."""
         self._is_closed = True
         if self._again is not None:
             self._again.cancel()

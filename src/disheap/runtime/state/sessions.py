@@ -8,7 +8,7 @@ A session outlives its connections. `ATTACH` is logged, so that "from this index
 place in the log. An attachment is named by a number that the leader drew. A new term ends all attachments, since the
 connections of the leader before are gone.
 
-This module decides what is replied and pushed; where that goes is the `ReplySink`' affair, which only a leader has.
+This module decides what is replied and pushed. `ReplySink` decides where frames go. Only a leader sends them.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Sessions:
         machine.set_version(self.machine_version)
 
     def memory_bytes(self) -> int:
-        """About what the session table takes, replies included."""
+        """An estimate of the session table's memory, with the kept replies."""
         return self.reply_bytes + SESSION_BYTES * len(self.table)
 
     # --- applying ----------------------------------------------------------------------------------------------------
@@ -118,8 +118,8 @@ class Sessions:
             pass
 
     def applying(self, entry: Entry) -> Iterator[None]:
-        """The same in steps: each yield is a place where the caller may pause. Between two of them lies the passing of
-        time, or a few commands."""
+        """Applies an entry in steps. The caller may pause at each yield. Between two yields time passes, or a few
+        commands are applied."""
         index = entry.index
         if entry.term != self._term:
             yield from self._begin_term(entry.term, index)
@@ -128,8 +128,8 @@ class Sessions:
             yield from self._apply_commands(index, entry.time_ms, entry.data)
 
     def _pass_time(self, index: int, time_ms: int) -> Iterator[None]:
-        """Due timers and postponed work, in portions. When to stop is decided by what is the same on every replica.
-        That is the limit, the bytes pushed, and whether the machine has a backlog."""
+        """Runs due timers and postponed work, in portions. Values that are the same on every replica decide when to
+        stop. That is the limit, the bytes pushed, and whether the machine has a backlog."""
         left, pushed = self._limits.work, 0
         while True:
             portion = min(left, UNITS_AT_ONCE)
@@ -221,9 +221,9 @@ class Sessions:
         return fault(WindowExceeded(text))
 
     def _refuse_reply(self, session: Session) -> bytes:
-        """Why one more reply of this session cannot be kept. The command is not applied then, and its number stays
-        unused. The first command that the client has no reply to is never refused. So a client that reads its replies
-        makes progress, command by command, whatever the others do."""
+        """Returns why one more reply of this session cannot be kept, or None. Then the command is not applied, and its
+        number stays unused. The first command that the client has no reply to is never refused. So a client that reads
+        its replies makes progress, command by command, whatever the others do."""
         limits = self._limits
         if session.reply_bytes >= limits.reply_bytes:
             who, limit, setting = "the client has", limits.reply_bytes, "limits.session_reply_bytes"
@@ -246,8 +246,8 @@ class Sessions:
     # --- what happens to sessions themselves -------------------------------------------------------------------------
 
     def _begin_term(self, term: int, index: int) -> Iterator[None]:
-        """Every session loses its attachment. Yields where the caller may pause: there may be thousands of sessions,
-        each with thousands of consumers."""
+        """Detaches every session. The caller may pause at each yield: there may be thousands of sessions, each with
+        thousands of consumers."""
         self._term = term
         count, worked = 0, self._work_done()
         for session in list(self.table.values()):
@@ -364,7 +364,8 @@ class Sessions:
         return list(self.table.values())
 
     def _to_change(self, session: Session) -> Session:
-        """The same, of no view; in its place in the table."""
+        """Copy-on-write: returns a session that is safe to change. If a view holds the object, a copy takes its place
+        in the table."""
         if session.view == self._views:
             return session
         mine = self.table[session.id] = session.copied(self._views)
@@ -391,7 +392,7 @@ class Sessions:
         self.table, self.counts, self.reply_bytes = table, SessionCounts(table.values()), reply_bytes
 
     def discarding(self) -> Iterator[None]:
-        """Frees the whole state in slices: another has replaced it, and nothing is applied to it any more."""
+        """Frees the whole state in slices. Another state has replaced it, and nothing is applied to it any more."""
         machine = self.machine
         yield from machine.discarding() if isinstance(machine, Discarding) else ()
         while self.table:
@@ -409,7 +410,8 @@ class Sessions:
         return digest.digest()
 
     def hashing(self) -> Iterator[bytes]:
-        """The same in slices, of this moment. Another hash comes of it: of the machine's slices where it has them."""
+        """Hashes the state of this moment in slices. The hash differs from that of `state_hash` if the machine has
+        slices of its own."""
         machine = self.machine
         slices = _begin(machine.hashing()) if isinstance(machine, Hashing) else iter((machine.state_hash(),))
         return chain((self._head(),), hashed_sessions(self._view()), slices)
