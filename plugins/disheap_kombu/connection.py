@@ -93,7 +93,7 @@ class Connection(SessionEvents):
                 if isinstance(command, broker.Publish):
                     reply: Any = self._unconfirmed.publish(self.driver, command, limit_s)
                 else:
-                    reply = self.driver.call(command, timeout_s=limit_s)
+                    reply = self.driver.request(command, timeout_s=limit_s)
                 self._start_keepalive()
                 return reply
         except DisheapError as error:

@@ -50,7 +50,7 @@ class Unconfirmed:
             if box is None:
                 driver.room(timeout_s)  # so that a timeout below means that the command is on its way
                 box = []
-                reply: broker.Published = driver.call(command, timeout_s=timeout_s, on_reply=box.append)
+                reply: broker.Published = driver.request(command, timeout_s=timeout_s, on_reply=box.append)
             else:
                 reply = driver.wait_answer(box, driver.deadline(timeout_s), "Publish")
         except RequestTimeout:

@@ -190,7 +190,7 @@ def test_every_type_of_header_is_shown(ask: Ask, url: str, topic: str) -> None:
     headers = broker.encode_headers({"i": 7, "f": 0.5, "n": float("nan"), "b": True, "raw": b"\x00\xff"})
     command = broker.Enqueue(topic, broker.NewMessage(b"x", encoded_headers=headers))
     with sync.connect(url) as client:
-        client.driver.call(command)
+        client.driver.request(command)
     (message,) = ask("peek", topic, "--json").json["messages"]
     assert message["headers"] == {"i": 7, "f": 0.5, "n": "nan", "b": True, "raw": {"base64": "AP8="}}
     assert "i=7 f=0.5 n=NaN b=true raw=0x00ff" in ask("peek", topic).text

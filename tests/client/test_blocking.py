@@ -68,7 +68,7 @@ def free_address() -> str:
 def test_a_call_connects_when_it_must_and_returns_the_reply(node: SocketNode) -> None:
     client = BlockingClient(url(node.address), dial=dial)
     assert client.fileno() == -1
-    assert client.call(broker.Enqueue("jobs", broker.NewMessage(b"x"))) == broker.Enqueued(1)
+    assert client.request(broker.Enqueue("jobs", broker.NewMessage(b"x"))) == broker.Enqueued(1)
     assert client.fileno() >= 0 and client.session_timeout_ms == 9000
     client.close()
 
@@ -129,7 +129,7 @@ NO_NODE = b"\x03\x00\x00\x00\x63\x00\x00"
 def test_a_port_that_speaks_something_else_is_a_clear_error(node: SocketNode) -> None:
     client = BlockingClient(url("x"), dial=lambda _: Made(Canned([NO_NODE])))
     with pytest.raises(MalformedFrame):
-        client.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
+        client.request(broker.Enqueue("jobs", broker.NewMessage(b"x")))
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -138,14 +138,14 @@ def test_a_wrong_address_among_others_does_not_end_a_client(node: SocketNode, se
         return dial(address) if address == node.address else Made(Canned([NO_NODE]))
 
     client = BlockingClient(url("x", node.address, "y"), dial=dial_either, generator=random.Random(seed))
-    assert client.call(broker.Enqueue("jobs", broker.NewMessage(b"x"))) == broker.Enqueued(1)
+    assert client.request(broker.Enqueue("jobs", broker.NewMessage(b"x"))) == broker.Enqueued(1)
     client.close()
 
 
 def test_when_every_address_is_wrong_the_error_says_what_each_said() -> None:
     client = BlockingClient(url("x", "y"), dial=lambda _: Made(Canned([NO_NODE])), generator=random.Random(1))
     with pytest.raises(MalformedFrame, match=r"no address is right: [xy]: the node .*; [xy]: the node "):
-        client.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
+        client.request(broker.Enqueue("jobs", broker.NewMessage(b"x")))
 
 
 def test_an_address_that_a_node_names_and_that_is_none_does_not_end_a_client(node: SocketNode) -> None:
@@ -162,7 +162,7 @@ def test_an_address_that_a_node_names_and_that_is_none_does_not_end_a_client(nod
         for seed in range(4):
             both = url(follower.address, node.address)
             client = BlockingClient(both, dial=dial_named, generator=random.Random(seed))
-            client.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
+            client.request(broker.Enqueue("jobs", broker.NewMessage(b"x")))
             client.close()
     finally:
         follower.close()
@@ -357,7 +357,7 @@ def test_pipelined_commands_are_buffered_until_they_are_flushed(client: sync.Cli
 def test_much_is_handed_over_without_a_flush(client: sync.Client, cluster: FakeCluster) -> None:
     for _ in range(40):
         client.driver.send(broker.Enqueue("jobs", broker.NewMessage(b"x" * 2000)))
-    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"last")))
+    client.driver.request(broker.Enqueue("jobs", broker.NewMessage(b"last")))
     assert len(cluster.applied) == 41
 
 
@@ -379,7 +379,7 @@ def test_an_overloaded_node_is_asked_again(client: sync.Client, cluster: FakeClu
 
 def test_a_transient_command_is_not_waited_for(client: sync.Client, cluster: FakeCluster) -> None:
     client.driver.send_transient(broker.Publish("", "events", broker.NewMessage(b"x")))
-    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
+    client.driver.request(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     assert [command.routing_key for command in cluster.transients] == ["events"]
 
 
@@ -404,9 +404,9 @@ def test_a_transient_command_after_a_pause_is_not_written_to_a_connection_that_w
 
 
 def test_pushes_that_come_during_a_call_are_queued_for_the_next_poll(client: sync.Client) -> None:
-    consumer = client.driver.call(broker.Subscribe("jobs", 10)).consumer
-    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
-    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"y")))
+    consumer = client.driver.request(broker.Subscribe("jobs", 10)).consumer
+    client.driver.request(broker.Enqueue("jobs", broker.NewMessage(b"x")))
+    client.driver.request(broker.Enqueue("jobs", broker.NewMessage(b"y")))
     assert client.driver.pending_pushes()
     assert [(push.consumer, push.payload) for push in client.driver.poll()] == [(consumer, b"x"), (consumer, b"y")]
     assert client.driver.poll() == [] and not client.driver.pending_pushes()
@@ -422,22 +422,22 @@ def test_a_hub_sees_the_descriptor_readable_and_poll_takes_the_push(client: sync
 def test_a_delivery_lost_with_the_connection_comes_with_the_next(
     client: sync.Client, node: SocketNode, cluster: FakeCluster
 ) -> None:
-    consumer = client.driver.call(broker.Subscribe("jobs", 10)).consumer
+    consumer = client.driver.request(broker.Subscribe("jobs", 10)).consumer
     session = cluster.sessions[next(iter(cluster.sessions))]
     cluster._back("jobs", broker.Deliver(0, 50, 0, 0, 5, b"x"))
     cluster._feed(session, "jobs")  # pushed to nobody
     node.drop_all()
     (push,) = client.driver.poll(5.0)
     assert isinstance(push, broker.Deliver) and (push.consumer, push.payload) == (consumer, b"x")
-    client.driver.call(broker.Ack([(push.id, push.epoch)]))
+    client.driver.request(broker.Ack([(push.id, push.epoch)]))
     assert session.leases == {}
 
 
 def test_a_lapsed_session_is_told_in_its_place_among_the_pushes(
     client: sync.Client, node: SocketNode, cluster: FakeCluster
 ) -> None:
-    client.driver.call(broker.Subscribe("jobs", 10))
-    client.driver.call(broker.Enqueue("jobs", broker.NewMessage(b"x")))
+    client.driver.request(broker.Subscribe("jobs", 10))
+    client.driver.request(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     (push,) = client.driver.poll()
     cluster.expire(next(iter(cluster.sessions)))
     node.drop_all()
@@ -656,7 +656,7 @@ def test_an_interrupted_pop_takes_nothing_more(cluster: FakeCluster, client: syn
     """Its ticket would go on taking messages for nobody."""
     topic = client.create_topic("jobs")
     interrupted(lambda: topic.pop(3, wait_ms=60_000), 0.3)
-    client.driver.call(broker.SetCredit(1, 1))
+    client.driver.request(broker.SetCredit(1, 1))
     assert [command for _, _, command in cluster.applied if isinstance(command, broker.Cancel)]
 
 
@@ -715,7 +715,7 @@ def test_what_did_not_leave_in_time_is_taken_back_and_never_carried_out(
     hear_of_it(client)
     for payload in (b"ghost-1", b"ghost-2"):
         with pytest.raises(NotSent, match=r"Enqueue did not leave.*No node takes it"):
-            client.driver.call(broker.Enqueue("jobs", broker.NewMessage(payload)), timeout_s=0.02)
+            client.driver.request(broker.Enqueue("jobs", broker.NewMessage(payload)), timeout_s=0.02)
     cluster.leads = True
     assert jobs.enqueue(b"after") == 2
     assert [command.message.payload for _, _, command in cluster.applied] == [b"before", b"after"]
@@ -732,7 +732,7 @@ def test_an_ack_that_did_not_leave_in_time_goes_out_when_it_can(
     node.drop_all()
     hear_of_it(client)
     with pytest.raises(RequestTimeout):
-        client.driver.call(broker.Ack([delivery.token]), timeout_s=0.02)
+        client.driver.request(broker.Ack([delivery.token]), timeout_s=0.02)
     cluster.leads = True
     client.driver.wait_answers()
     assert not client.driver.holds(delivery.token)

@@ -67,7 +67,7 @@ class FakeDriver:
 
     # --- BlockingClient's ---
 
-    def call(self, command: Any, *, flags: int = 0, timeout_s: float | None = None, on_reply: Any = None) -> Any:
+    def request(self, command: Any, *, flags: int = 0, timeout_s: float | None = None, on_reply: Any = None) -> Any:
         self.commands.append(command)
         self.timeouts.append(timeout_s)
         self.on_reply = on_reply
@@ -92,7 +92,7 @@ class FakeDriver:
         return broker.Done()
 
     def query(self, query: Any, timeout_s: float | None = None) -> Any:
-        return self.call(query, timeout_s=timeout_s)
+        return self.request(query, timeout_s=timeout_s)
 
     def room(self, timeout_s: float | None = None) -> None: ...
 

@@ -63,7 +63,7 @@ class GroupClient:
         while not self.is_over:
             self._began = self.cluster.loop.now
             if topic is None:
-                self.acknowledged.append(int(await driver.call(b"+1")))
+                self.acknowledged.append(int(await driver.call_opaque(b"+1")))
             else:
                 number = await topic.enqueue(b"%d" % len(self.acknowledged))
                 assert number is not None

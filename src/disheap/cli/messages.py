@@ -295,7 +295,7 @@ def _settle(client: Client, deliveries: list[Delivery], ack: bool) -> None:
     if not deliveries:
         return
     tokens = [delivery.token for delivery in deliveries]
-    reply = client.driver.call(broker.Ack(tokens) if ack else broker.Nack(tokens))
+    reply = client.driver.request(broker.Ack(tokens) if ack else broker.Nack(tokens))
     if reply.stale:
         raise LeaseLost(
             f"the lease was lost on {len(reply.stale)} of {len(tokens)} messages, which will be delivered again"

@@ -65,7 +65,7 @@ def create(
 
     settings = broker.TopicSettings(mode, max_messages, message_ttl, expires, auto_delete, overflow=overflow)
     with connect_broker(invocation) as client:
-        info: TopicInfo = client.driver.call(broker.CreateTopic(name, settings))
+        info: TopicInfo = client.driver.request(broker.CreateTopic(name, settings))
     if invocation.json:
         emit_json(_described(info) | {"created": info.created})
     else:

@@ -207,7 +207,7 @@ class Client:
 
     async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """One opaque command, for a state machine of one's own."""
-        return await self.driver.call(body, flags=flags, timeout_s=timeout_s)
+        return await self.driver.call_opaque(body, flags=flags, timeout_s=timeout_s)
 
     async def query(self, request: bytes, *, timeout_s: float | None = None) -> bytes:
         """One opaque query, for a state machine of one's own: a linearizable read that is not logged. Returns what the
@@ -219,7 +219,7 @@ class Client:
         return self.driver.send(command, timeout_s=timeout_s)
 
     async def room(self) -> None:
-        """Wait until a command fits the session's window."""
+        """Wait until a command fits the session's window. Raises `RequestTimeout`."""
         await self.driver.room()
 
     async def close(self) -> None:

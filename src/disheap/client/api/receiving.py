@@ -32,7 +32,7 @@ class Inboxes:
                 self._sort(self.driver.take_pushes())
                 self._queues[reply.consumer] = deque()
 
-        return int(self.driver.call(command, on_reply=begun).consumer)
+        return int(self.driver.request(command, on_reply=begun).consumer)
 
     def wait_push(self, consumer: int, timeout_s: float | None) -> broker.Push | None:
         """The next push for a consumer; None when nothing came in time. Raises `SessionExpired` where it is over."""
@@ -99,7 +99,7 @@ class Delivery(Delivered):
             return
         if not self._driver.holds(self.token):
             raise LeaseLost(f"the lease on message {self.id} was lost, or given back before")
-        self._check(self._driver.call(command))
+        self._check(self._driver.request(command))
 
     def __enter__(self) -> Delivery:
         return self
@@ -143,7 +143,7 @@ class Consumer:
         self._open()
         group = self._command.group
         number = 0 if group else self._number or 0
-        self._driver.call(broker.SetCredit(number, credit, credit_bytes, group))
+        self._driver.request(broker.SetCredit(number, credit, credit_bytes, group))
 
     def close(self) -> None:
         """End the consumer. May be called twice."""
@@ -151,7 +151,7 @@ class Consumer:
         if over or self._number is None:
             return
         try:
-            self._driver.call(broker.Cancel(self._number))
+            self._driver.request(broker.Cancel(self._number))
         except (ConsumerNotFound, SessionExpired):
             pass  # it is gone, as was wanted
         finally:

@@ -73,13 +73,14 @@ class Client:
         """Idempotent for the same settings; others raise `TopicMismatch`. See `broker.TopicSettings`."""
         lifetimes = (message_ttl_ms, expires_ms, auto_delete, exclusive)
         settings = broker.TopicSettings(mode, max_messages, *lifetimes, overflow)
-        self.driver.call(broker.CreateTopic(name, settings))
+        self.driver.request(broker.CreateTopic(name, settings))
         return self.topic(name)
 
     def delete_topic(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """How many messages went with it. Raises `TopicNotFound`, and `TopicInUse` for consumers or messages that it
         must not have."""
-        return int(self.driver.call(broker.DeleteTopic(name, if_unused, if_empty)).count)
+        reply = self.driver.request(broker.DeleteTopic(name, if_unused, if_empty))
+        return int(reply.count)
 
     def topics(self, prefix: str = "") -> list[broker.TopicInfo]:
         """All of them, in name order."""
@@ -97,20 +98,20 @@ class Client:
     ) -> None:
         """`kind` is direct, topic or fanout. Idempotent; another kind raises `ExchangeMismatch`. With `auto_delete` it
         goes with its last binding. What leads nowhere goes to the exchange `alternate`, by the same key."""
-        self.driver.call(broker.CreateExchange(name, kind, auto_delete, alternate))
+        self.driver.request(broker.CreateExchange(name, kind, auto_delete, alternate))
 
     def delete_exchange(self, name: str, *, if_unused: bool = False) -> None:
         """Its bindings go with it; one that is not there is fine. With `if_unused`, bindings raise `TopicInUse`."""
-        self.driver.call(broker.DeleteExchange(name, if_unused))
+        self.driver.request(broker.DeleteExchange(name, if_unused))
 
     def bind(self, exchange: str, topic: str, routing_key: str = "") -> None:
         """What is published to the exchange by `routing_key` goes into the topic. Idempotent. For a topic exchange the
         key is a pattern: `*` is one word, `#` any number. Raises `ExchangeNotFound` and `TopicNotFound`."""
-        self.driver.call(broker.Bind(exchange, topic, routing_key))
+        self.driver.request(broker.Bind(exchange, topic, routing_key))
 
     def unbind(self, exchange: str, topic: str, routing_key: str = "") -> None:
         """No longer. Idempotent. Raises `ExchangeNotFound` and `TopicNotFound`."""
-        self.driver.call(broker.Unbind(exchange, topic, routing_key))
+        self.driver.request(broker.Unbind(exchange, topic, routing_key))
 
     def exchanges(self, name: str = "") -> broker.ExchangeInfos:
         """All exchanges, bindings and alternates, or those of one exchange. Asked for in pages of 1,000: what changes
@@ -142,7 +143,8 @@ class Client:
         command = broker.Publish(
             exchange, routing_key, new_message(payload, priority, delay_ms, expires_ms, headers, key), mandatory
         )
-        return broker.check_routed(self.driver.call(command, timeout_s=timeout_s))
+        reply = self.driver.request(command, timeout_s=timeout_s)
+        return broker.check_routed(reply)
 
     # --- the cluster ---
 
@@ -223,7 +225,7 @@ class Topic:
         `InvalidKey` at once. Raises `TopicNotFound`, `TopicFull`, `DiskFull`, `PriorityOutOfRange` and
         `PayloadTooLarge`."""
         command = broker.Enqueue(self.name, new_message(payload, priority, delay_ms, expires_ms, headers, key))
-        return int(self._driver.call(command, timeout_s=timeout_s).id)
+        return int(self._driver.request(command, timeout_s=timeout_s).id)
 
     def enqueue_nowait(
         self,
@@ -251,7 +253,7 @@ class Topic:
         batch = new_batch(messages, priority)
         if not batch:
             return range(0)
-        reply = self._driver.call(broker.EnqueueMany(self.name, batch), timeout_s=timeout_s)
+        reply = self._driver.request(broker.EnqueueMany(self.name, batch), timeout_s=timeout_s)
         return range(reply.first, reply.first + reply.count)
 
     def pop(self, count: int = 1, wait_ms: int = 0, lease_ms: int = 0, *, no_ack: bool = False) -> list[Delivery]:
@@ -299,9 +301,8 @@ class Topic:
     def peek(self, count: int = 1, *, delayed: bool = False, leased: bool = False) -> list[broker.PeekedMessage]:
         """What would be delivered next, up to 1000; then, where asked for, what is delayed and what is leased. Nothing
         changes. Raises `TopicNotFound`."""
-        messages: list[broker.PeekedMessage] = self._driver.query(
-            broker.Peek(self.name, count, delayed, leased)
-        ).messages
+        answer = self._driver.query(broker.Peek(self.name, count, delayed, leased))
+        messages: list[broker.PeekedMessage] = answer.messages
         return messages
 
     def stats(self) -> broker.TopicInfo:
@@ -311,7 +312,8 @@ class Topic:
 
     def purge(self) -> int:
         """How many ready and delayed messages went. Raises `TopicNotFound`."""
-        return int(self._driver.call(broker.Purge(self.name)).count)
+        reply = self._driver.request(broker.Purge(self.name))
+        return int(reply.count)
 
     def __repr__(self) -> str:
         return f"<Topic {self.name!r}>"

@@ -134,7 +134,7 @@ class Driver(Connector[Link]):
         self._broker.send_transient(command)
         self._schedule_flush()
 
-    async def call(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
+    async def call_opaque(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
         """One command of a state machine that is no broker. Returns its reply."""
         await self.room(timeout_s)
         waiter = self._waiter(None, timeout_s)

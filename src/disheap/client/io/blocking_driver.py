@@ -48,7 +48,7 @@ class BlockingClient(BlockingConnection):
             self._step(deadline)
         self.flush()
 
-    def call(
+    def request(
         self,
         command: broker.Command,
         *,
@@ -73,7 +73,7 @@ class BlockingClient(BlockingConnection):
         return self._take_answer(box, deadline, type(command).__name__, waiter)
 
     def call_opaque(self, body: bytes, *, flags: int = 0, timeout_s: float | None = None) -> bytes:
-        """One command of a state machine that is no broker. Returns its reply. Raises as `call`."""
+        """One command of a state machine that is no broker. Returns its reply. Raises as `request`."""
         deadline = self.deadline(timeout_s)
         self._wait_room(deadline)
         box: list[Any] = []

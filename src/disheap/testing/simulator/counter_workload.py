@@ -40,13 +40,13 @@ class CounterWorker(SimulatedClient):
         await asyncio.gather(*(self._lane(count) for _ in range(self._lanes)))
 
     async def _add(self) -> None:
-        await self._wire.call(b"+%d" % self.rng.between(1, 9))
+        await self._wire.call_opaque(b"+%d" % self.rng.between(1, 9))
 
     async def _subtract(self) -> None:
-        await self._wire.call(b"-%d" % self.rng.between(1, 9))
+        await self._wire.call_opaque(b"-%d" % self.rng.between(1, 9))
 
     async def _set_timer(self) -> None:
-        await self._wire.call(b"@%d" % self.rng.between(1, 3000))
+        await self._wire.call_opaque(b"@%d" % self.rng.between(1, 3000))
 
     async def _ask_total(self) -> None:
         await self._wire.query_opaque(b"total")
