@@ -184,8 +184,9 @@ class State:
         """The leader's own entry; `uncommitted_bytes` counts it until it is committed."""
         entry = Entry(self.term, Index(self.log.last_index + 1), kind, time_ms, data)
         self.append((entry,))
-        self.uncommitted.append((entry.index, size_of(entry)))
-        self.uncommitted_bytes += size_of(entry)
+        size = size_of(entry)
+        self.uncommitted.append((entry.index, size))
+        self.uncommitted_bytes += size
         return entry.index
 
     def install(self, meta: SnapshotMeta) -> None:

@@ -63,14 +63,11 @@ class Lifecycle:
         self.state = State.OPENING
         self.reason = ""
         """Why it is in this state; "" where nothing is to be said."""
+        self.is_running = False
+        """Whether the replica takes part. Else nobody carries out what its kernel wants."""
         self.error: BaseException | None = None
         """What ended it; None unless it is `failed`."""
         self._changed = changed
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the replica takes part. Else nobody carries out what its kernel wants."""
-        return self.state is State.RUNNING
 
     @property
     def is_over(self) -> bool:
@@ -92,4 +89,5 @@ class Lifecycle:
         if to not in TRANSITIONS[before]:
             raise IllegalTransition(f"a replica that is {before.value} cannot become {to.value}")
         self.state, self.reason, self.error = to, reason, error
+        self.is_running = to is _RUNNING  # no property: it is asked a dozen times for each command
         self._changed(before, to)
