@@ -29,7 +29,7 @@ def find_topic(state: State, name: str) -> Topic:
     """The topic with this name. Raises `TopicNotFound`."""
     topic = state.topics.get(name)
     if topic is None:
-        raise not_found(name)
+        raise not_found(state, name)
     return topic
 
 
@@ -37,7 +37,9 @@ def find_existing(state: State, name: str) -> Topic:
     """The topic with this name. Raises `TopicNotFound`, whose text does not propose to create the topic."""
     topic = state.topics.get(name)
     if topic is None:
-        raise TopicNotFound(f"there is no topic {name!r}; `disheap topic ls` shows those that there are")
+        raise TopicNotFound(
+            f"there is no topic {name!r}{_in_group(state)}; `disheap topic ls` shows those that there are"
+        )
     return topic
 
 
@@ -128,10 +130,16 @@ def limit_reached(what: str, count: int, called: str = "") -> InvalidArgument:
     )
 
 
-def not_found(name: str) -> TopicNotFound:
+def _in_group(state: State) -> str:
+    """Words that name the group that was asked, if it is not the one that is asked without a name."""
+    return f" in group {state.group}, which the URL names" if state.group else ""
+
+
+def not_found(state: State, name: str) -> TopicNotFound:
     """The refusal for an unknown topic. Its text has a command that can be pasted into a shell, whatever the name
     is."""
     dashes = "-- " if name.startswith("-") else ""
     return TopicNotFound(
-        f"there is no topic {name!r}; create it first: disheap topic create {dashes}{shlex.quote(name)}"
+        f"there is no topic {name!r}{_in_group(state)}; create it first: disheap topic create "
+        f"{dashes}{shlex.quote(name)}"
     )

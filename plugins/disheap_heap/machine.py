@@ -107,7 +107,8 @@ class HeapMachine:
 
     def __init__(self, settings: HeapSettings, context: MachineContext) -> None:
         self._settings = settings
-        self._state = State(settings)
+        self._group = context.group
+        self._state = State(settings, context.group)
         self._use_commands_of(self.versions[0])
 
     def set_version(self, version: int) -> None:
@@ -229,7 +230,7 @@ class HeapMachine:
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replaces the state by that of a snapshot."""
-        self._state = restoring.restore(self._settings, chunks)
+        self._state = restoring.restore(self._settings, self._group, chunks)
 
     def discarding(self) -> Iterator[None]:
         """Frees the state in slices."""

@@ -25,11 +25,11 @@ from disheap_heap.snapshot import BLOCK_BYTES_MAX, BLOCK_HEADER, FORMAT, TABLES
 from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 
 
-def restore(settings: HeapSettings, chunks: Iterable[bytes]) -> State:
+def restore(settings: HeapSettings, group: int, chunks: Iterable[bytes]) -> State:
     """Builds the state from the pieces of a snapshot. Raises `SnapshotDamaged`, and `VersionUnsupported` for another
     format."""
     try:
-        return _Restorer(settings).read(_blocks(chunks))
+        return _Restorer(settings, group).read(_blocks(chunks))
     except (*UNREADABLE, KeyError, IndexError, TypeError, ValueError) as error:
         raise SnapshotDamaged(f"the snapshot cannot be read: {type(error).__name__}: {error}") from error
 
@@ -60,8 +60,8 @@ class _Restorer:
     """Builds a state, table by table. A method reads the rows of the table of its name. Sessions and topics that have
     ended, and of which only leases remain, have no rows: the restorer creates them."""
 
-    def __init__(self, settings: HeapSettings) -> None:
-        self._state = State(settings)
+    def __init__(self, settings: HeapSettings, group: int) -> None:
+        self._state = State(settings, group)
         self._ended_sessions: dict[int, Session] = {}
         self._shared: dict[int, Body] = {}  # by number
         self._ready_messages: dict[Topic, dict[int, Message]] = {}  # by id

@@ -211,8 +211,9 @@ class State:
     """All tables. `effects` collects the pushes of the call in progress. `deliveries_left`, `returns_left`,
     `end_units_left` and `push_bytes_left` are what this call may still do. The rest is postponed."""
 
-    def __init__(self, settings: HeapSettings) -> None:
+    def __init__(self, settings: HeapSettings, group: int = 0) -> None:
         self.settings = settings
+        self.group = group  # whose state this is, for messages to people: not state
         self.version = 1
         self.now_ms = 0
         self.last_message = 0

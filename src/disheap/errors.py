@@ -101,6 +101,10 @@ class StorageFull(StorageError):
     """There was no room for a write. Nothing of it is left, and the same call may be made again when there is."""
 
 
+class RepairIneffective(StorageError):
+    """A repair from the other nodes has changed nothing several times, and the storage still lacks something."""
+
+
 class SnapshotDamaged(StorageError):
     """A snapshot's checksum does not match. A bad snapshot never means an empty state."""
 

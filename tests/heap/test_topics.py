@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.errors import InvalidArgument, TopicInUse, TopicLocked, TopicMismatch
-from disheap.interfaces import Principal
+from disheap.errors import InvalidArgument, TopicInUse, TopicLocked, TopicMismatch, TopicNotFound
+from disheap.interfaces import MachineContext, Principal
 from disheap.protocol.broker import (
     Ack,
     Bind,
@@ -24,7 +24,10 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
     Unbind,
+    encode,
 )
+from disheap_heap.machine import HeapMachine
+from disheap_heap.settings import HeapSettings
 
 from .driver import Driver, token
 
@@ -274,3 +277,17 @@ def test_an_exclusive_consumer_is_the_only_one() -> None:
     driver.do(Subscribe("jobs", 1), session=2)
     with pytest.raises(TopicInUse):
         driver.do(Subscribe("jobs", 1, exclusive=True))
+
+
+def test_an_unknown_topic_is_refused_with_the_group_that_was_asked() -> None:
+    """After a restore, too. The first group is the one that is asked without a name."""
+    source = HeapMachine(HeapSettings(), MachineContext(2))
+    restored = HeapMachine(HeapSettings(), MachineContext(2))
+    restored.restore(source.snapshot())
+    for machine in (source, restored):
+        with pytest.raises(TopicNotFound, match="no topic 'jobs' in group 2, which the URL names; create it first"):
+            machine.apply(1, 0, 1, encode(Enqueue("jobs", NewMessage(b"x"))))
+        with pytest.raises(TopicNotFound, match="no topic 'jobs' in group 2, which the URL names; `disheap topic ls`"):
+            machine.query(0, 1, encode(DescribeTopic("jobs")))
+    with pytest.raises(TopicNotFound, match="no topic 'jobs'; `disheap topic ls`"):
+        HeapMachine(HeapSettings(), MachineContext()).query(0, 1, encode(DescribeTopic("jobs")))

@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from disheap.errors import DiskFailed, LogDamaged, SnapshotDamaged
+from disheap.errors import DiskFailed, LogDamaged, RepairIneffective, SnapshotDamaged
 from disheap.interfaces import Damage, Holding, LostSnapshot
 from disheap.kernel import membership
 from disheap.kernel.types import Entry, HardState, Index, Member, Membership, NodeId, SnapshotMeta, Term, TermRun
 from disheap.protocol.repair import Answer, Ask, AskEntries, AskSnapshot, AskStanding, Entries, SnapshotPiece, Standing
-from disheap.runtime.repair import repairer
+from disheap.runtime.repair import progress, repairer
 from disheap.runtime.repair.repairer import Repairer
 from disheap.runtime.replica.lifecycle import Lifecycle
 from disheap.runtime.replica.recovery import Found
@@ -198,6 +198,34 @@ async def test_damage_that_was_found_and_repaired_does_not_count_towards_the_end
         assert paper.damage_shows(DAMAGE)
         await paper.ended()
     assert paper.failures == []
+
+
+@virtual_time
+async def test_a_repair_that_changes_nothing_is_not_tried_for_ever() -> None:
+    """It finds nothing to do, and whoever opens the storage says that something is missing."""
+    paper = Paper(holding(3))
+    paper.damaged_again = 1_000_000
+    await paper.repaired()
+    assert paper.done == ["read anew"] * progress.MAX_INEFFECTIVE_REPAIRS
+    (error,) = paper.failures
+    assert isinstance(error, RepairIneffective)
+    assert "3 repairs of group 0 in a row have changed nothing" in str(error)
+
+
+@virtual_time
+async def test_a_repair_that_gets_on_may_take_many_rounds() -> None:
+    paper = Paper(holding(3))
+    paper.damaged_again = rounds = 10 * progress.MAX_INEFFECTIVE_REPAIRS
+    opened = paper.recover_again
+
+    async def one_entry_more(follow: bool) -> Found:
+        paper.own = paper.own._replace(last=Index(paper.own.last + 1))
+        return await opened(follow)
+
+    paper.recover_again = one_entry_more  # type: ignore[method-assign]
+    await paper.repaired()
+    assert paper.failures == []
+    assert paper.done == ["read anew"] * (rounds + 1)
 
 
 @virtual_time

@@ -179,4 +179,11 @@ MUTANTS = (
         ("tests/simulator/test_sim_damage.py",),
         simulated=False,
     ),
+    Mutant(
+        "repair-without-progress-has-no-bound",
+        "a repair and a storage that do not agree on what is missing read the log again for ever",
+        (Patch("disheap:Progress.repair_ended", "if self._ineffective >= MAX_INEFFECTIVE_REPAIRS:", "if False:"),),
+        (REPAIRING + "test_a_repair_that_changes_nothing_is_not_tried_for_ever",),
+        simulated=False,
+    ),
 )

@@ -33,6 +33,7 @@ from disheap.protocol.repair import (
 )
 from disheap.runtime.disk.thread import Disk, retry_while_full, run_on
 from disheap.runtime.repair import plan
+from disheap.runtime.repair.progress import Progress
 from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.state.snapshot_source import SnapshotSource
 
@@ -153,6 +154,7 @@ class Repairer:
         self._source = SnapshotSource(chunk_bytes)
         self._ticks_ambiguous = 0
         self._retries = 0
+        self._progress = Progress(group)
 
     # --- the node's side ---------------------------------------------------------------------------------------------
 
@@ -216,9 +218,11 @@ class Repairer:
     # --- the phase ---------------------------------------------------------------------------------------------------
 
     async def _run(self, found: Found) -> None:
+        self._progress.begin()
         try:
             while found.needs_repair:
                 follow = await retry_while_full(self._repair)
+                self._progress.repair_ended()
                 found = await retry_while_full(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
             self._waiting = None
         except Exception as error:  # nobody else would ever hear of it
@@ -240,9 +244,12 @@ class Repairer:
         assert isinstance(storage, Repairable)
         others = [voter for voter in self._voters if voter != self._own]
         fetched: set[int] = set()  # indexes of damaged entries that storage was given; only ever looked up
-        was_damaged = False
+        was_damaged = is_begun = False
         while True:
             held = await self._on_disk(storage.holding)
+            if not is_begun:
+                self._progress.repair_began(held)
+                is_begun = True
             if was_damaged and not held.is_damaged:
                 return False  # an ambiguous end is settled when the files are opened again; nothing is appended before
             was_damaged = held.is_damaged
