@@ -16,10 +16,10 @@ from tests.support.wire import wait_until
 
 from disheap.config.node_config import Limits
 from disheap.kernel.types import NodeId
-from disheap.runtime.replica import clock_check, member_clocks
-from disheap.runtime.replica.clock_check import ClockCheck
-from disheap.runtime.replica.clocks import LogClock, SystemClock
-from disheap.runtime.replica.member_clocks import MemberClocks
+from disheap.runtime.clocks import clock_check, member_clocks
+from disheap.runtime.clocks.clock_check import ClockCheck
+from disheap.runtime.clocks.log_clock import LogClock, SystemClock
+from disheap.runtime.clocks.member_clocks import MemberClocks
 
 ONE, TWO, THREE = NodeId(1), NodeId(2), NodeId(3)
 THREE_VOTERS = (ONE, TWO, THREE)

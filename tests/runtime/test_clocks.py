@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disheap.runtime.replica.clocks import SLEW, LogClock
+from disheap.runtime.clocks.log_clock import SLEW, LogClock
 
 
 class ManualClock:

@@ -19,7 +19,7 @@ from disheap.protocol.frames import Kind
 from disheap.protocol.gossip import Gossip, GroupReport
 from disheap.protocol.repair import AskSnapshot
 from disheap.runtime.replica.lifecycle import State
-from disheap.runtime.replica.state_hashes import MAX_HASHES, NEVER_MS, StateComparison
+from disheap.runtime.state.state_hashes import MAX_HASHES, NEVER_MS, StateComparison
 from disheap.testing.inspected import InspectedMember as Node
 
 OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"

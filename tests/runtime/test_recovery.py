@@ -8,8 +8,8 @@ from disheap.config.node_config import MemberConfig
 from disheap.interfaces import Identity, MachineContext, StorageContext
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term
 from disheap.plugins.registry import Registry
+from disheap.runtime.clocks.log_clock import SystemClock
 from disheap.runtime.membership.directory import first_state
-from disheap.runtime.replica.clocks import SystemClock
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import SessionLimits

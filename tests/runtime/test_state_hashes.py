@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from disheap.kernel.types import Index
-from disheap.runtime.replica.hash_requests import OnView, StateHasher
+from disheap.runtime.state.hash_requests import OnView, StateHasher
 
 
 class CountingSessions:

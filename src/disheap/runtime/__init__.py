@@ -1,7 +1,7 @@
 """The runtime turns a kernel, a storage and a state machine into a node that serves clients.
 
 `node.py` is the public face, and `member.py` wires one process and ticks it. Below them lie folders in layers:
-`clients`, `peers`, `membership` and `repair` use `replica`; `replica` uses `state`; `disk` and `memory` know none of
-them. The runtime never imports a plugin. It does not know the broker's vocabulary. Start reading at `member.Member` and
-`replica.group.Group`.
+`clients`, `peers`, `membership` and `repair` use `replica`; `replica` uses `state`; `disk`, `memory` and `clocks` know
+none of them. The runtime never imports a plugin. It does not know the broker's vocabulary. Start reading at
+`member.Member` and `replica.group.Group`.
 """

@@ -22,10 +22,10 @@ from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import tuning
 from disheap.runtime.clients.local import LocalRequests
 from disheap.runtime.clients.server import Server
+from disheap.runtime.clocks.clock_check import ClockCheck
 from disheap.runtime.disk.thread import Disk, FailStopDisk, close_patiently, retry_while_full, run_on
 from disheap.runtime.maintenance import Maintenance
 from disheap.runtime.membership.directory import first_state
-from disheap.runtime.replica.clock_check import ClockCheck
 from disheap.runtime.replica.forwarding import Forwarder
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import Lifecycle, State

@@ -18,10 +18,10 @@ from disheap.protocol.gossip import GroupReport
 from disheap.runtime.disk import free_space
 from disheap.runtime.membership import incarnations
 from disheap.runtime.repair import repairer, scrubber
-from disheap.runtime.replica import state_hashes
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
+from disheap.runtime.state import state_hashes
 from disheap.runtime.state.discarding import Discarder
 
 

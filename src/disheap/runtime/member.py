@@ -31,6 +31,8 @@ from disheap.protocol.repair import Answer, Ask
 from disheap.runtime import admin, tuning
 from disheap.runtime.clients.acceptor import Acceptor
 from disheap.runtime.clients.server import Server
+from disheap.runtime.clocks.log_clock import SystemClock
+from disheap.runtime.clocks.member_clocks import MemberClocks
 from disheap.runtime.disk.thread import Disk, DiskThread
 from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.listeners import Listeners
@@ -43,8 +45,6 @@ from disheap.runtime.parts import Parts
 from disheap.runtime.peers.forwarding import ForwardingRouter
 from disheap.runtime.peers.gossip import GossipTimer
 from disheap.runtime.peers.peering import Peering
-from disheap.runtime.replica.clocks import SystemClock
-from disheap.runtime.replica.member_clocks import MemberClocks
 from disheap.runtime.services import Services
 from disheap.runtime.shared import Shared
 

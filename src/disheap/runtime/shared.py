@@ -11,13 +11,13 @@ from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 from disheap.runtime.clients.acceptor import Acceptor
+from disheap.runtime.clocks.member_clocks import MemberClocks
 from disheap.runtime.disk.thread import Disk
 from disheap.runtime.membership.directory import AddressBook
 from disheap.runtime.observers import Observers
 from disheap.runtime.parts import Parts
 from disheap.runtime.peers.forwarding import ForwardingRouter
 from disheap.runtime.peers.peering import Peering
-from disheap.runtime.replica.member_clocks import MemberClocks
 
 
 class Shared(NamedTuple):

@@ -38,22 +38,22 @@ from disheap.kernel.types import (
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
+from disheap.runtime.clocks.clock_check import ClockCheck, ClockWatch
+from disheap.runtime.clocks.timekeeping import Timekeeper
 from disheap.runtime.disk.thread import Disk, WatchedDisk
 from disheap.runtime.replica.applying import Applier
 from disheap.runtime.replica.catching_up import CatchUp
-from disheap.runtime.replica.clock_check import ClockCheck, ClockWatch
 from disheap.runtime.replica.contact import Contact
 from disheap.runtime.replica.counters import Counters
-from disheap.runtime.replica.hash_requests import StateHasher
 from disheap.runtime.replica.idle_flush import IdleFlush
 from disheap.runtime.replica.lifecycle import Lifecycle
 from disheap.runtime.replica.reads import OnRead, Reads
 from disheap.runtime.replica.snapshots import SnapshotPolicy, Snapshotter
-from disheap.runtime.replica.state_hashes import StateComparison
-from disheap.runtime.replica.timekeeping import Timekeeper
 from disheap.runtime.replica.wiring import GroupCallbacks, GroupLimits
 from disheap.runtime.replica.writer import Writer
+from disheap.runtime.state.hash_requests import StateHasher
 from disheap.runtime.state.sessions import Sessions
+from disheap.runtime.state.state_hashes import StateComparison
 
 log = get_logger(__name__)
 

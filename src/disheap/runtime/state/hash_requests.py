@@ -12,8 +12,8 @@ from hashlib import blake2b
 from typing import Any
 
 from disheap.kernel.types import Index
-from disheap.runtime.replica.state_hashes import DIGEST_BYTES, PAUSE_S
 from disheap.runtime.state.sessions import Sessions
+from disheap.runtime.state.state_hashes import DIGEST_BYTES, PAUSE_S
 
 Hash = tuple[Index, bytes]
 OnView = Callable[[Index, Sessions], None]

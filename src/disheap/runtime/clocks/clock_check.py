@@ -16,7 +16,7 @@ from disheap.interfaces import Clock
 from disheap.kernel.quorum import majority
 from disheap.kernel.types import NodeId
 from disheap.logs import get_logger
-from disheap.runtime.replica.member_clocks import MemberClocks, span
+from disheap.runtime.clocks.member_clocks import MemberClocks, span
 
 log = get_logger(__name__)
 

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 from disheap.interfaces import Clock, StateMachine
-from disheap.runtime.replica.clocks import LogClock
+from disheap.runtime.clocks.log_clock import LogClock
 
 
 class Timekeeper:
