@@ -1,7 +1,7 @@
 """Tells the observer hooks of plugins what happened on this node (`disheap.plugins.hookspecs`).
 
-Owns the rule that an observer cannot hurt the node: an implementation that raises is logged and not called again. It
-does not decide what is told. Whoever changes something calls the method of that fact, on the loop.
+Owns the rule that an observer cannot harm the node. An implementation that raises is logged and not called again. Does
+not decide what is reported. The code that makes a change calls the method for it, on the loop.
 """
 
 from __future__ import annotations

@@ -1,6 +1,5 @@
-"""From a node's settings to its parts: each plugin found, given its table of settings and what it may touch.
-
-Owns nothing that runs. A storage is made anew each time it is opened, a machine for each state that there is.
+"""Builds a node's plugins from its settings. Each plugin gets its table of settings and its context. Owns nothing that
+runs. A storage is made anew each time it is opened, a machine for each state that there is.
 """
 
 from __future__ import annotations
@@ -51,13 +50,13 @@ class Parts:
         return registry.build("storage", config.storage, config.table("storage"), context, config.source)
 
     def machine(self, group: int) -> StateMachine:
-        """That of a group, in its first state."""
+        """The machine of a group, in its first state."""
         config = self._config
         name, table = config.machine_of(group), config.table("machine")
         return self._registry.build("machine", name, table, MachineContext(group), config.source)
 
     def max_command_bytes(self) -> int:
-        """Of the largest command of any group's machine; 0 where none says."""
+        """The bytes of the largest command of any group's machine; 0 if no machine bounds its commands."""
         return max(map(self._max_command_bytes, range(self._config.groups)))
 
     def _max_command_bytes(self, group: int) -> int:
@@ -65,11 +64,11 @@ class Parts:
         return plugin.max_command_bytes(self._machine_settings(group)) if issubclass(plugin, CommandSizing) else 0
 
     def settings_digest(self, group: int) -> str:
-        """Of all settings that decide replies of the group."""
+        """The digest of all settings that decide replies of the group."""
         return tuning.shared_settings_digest(self._config, self._machine_settings(group))
 
     def constants_digests(self, group: int) -> dict[int, str]:
-        """Of the constants of the group's machine, by version."""
+        """The digests of the constants of the group's machine, by version."""
         return tuning.constants_digests(self._registry.get("machine", self._config.machine_of(group)))
 
     def _machine_settings(self, group: int) -> msgspec.Struct:

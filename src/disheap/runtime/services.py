@@ -1,7 +1,7 @@
 """The services of a node: built, started and stopped with it (`disheap.interfaces.Service`).
 
 Owns their order and what they get of the node. A service that cannot start keeps the node from starting, because its
-user asked for it. A service that fails later is its own affair.
+user asked for it. A service that fails later does not end the node.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Services:
         self._running: list[tuple[str, Service]] = []
 
     def build(self, loop: asyncio.AbstractEventLoop) -> list[tuple[str, Service]]:
-        """In the order of the configuration. Raises `ConfigError` and `PluginError`."""
+        """Builds the services in the order of the configuration. Raises `ConfigError` and `PluginError`."""
         config = self._host.config
         check_names(config.services)
         context = Context(self._host, loop)
@@ -98,14 +98,14 @@ class Services:
         ]
 
     async def start(self, services: Sequence[tuple[str, Service]]) -> None:
-        """One after another. Raises what one of them raised."""
+        """Starts the services one after another. Raises what one of them raised."""
         for name, service in services:
             self._running.append((name, service))
             await service.start()
             log.info("service started", service=name)
 
     async def stop(self) -> None:
-        """The last one started is the first one stopped. Raises nothing."""
+        """Stops the services, the last one started first. Raises nothing."""
         while self._running:
             name, service = self._running.pop()
             try:

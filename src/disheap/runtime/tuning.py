@@ -1,4 +1,5 @@
-"""From the settings of a node to what each part wants to know. Pure functions, so that every default has one way in."""
+"""Converts the settings of a node into the bounds of each part. Pure functions, so every default is applied in one
+place."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ SEND_BUFFER_BYTES = 32 << 20
 FRAMES_AT_ONCE = 4
 """Of the largest frames so many may be on their way at once, at least, over all connections."""
 SEARCH_S = 1.0
-"""For a client that was sent away: the search for the leader, and an ATTACH in the log."""
+"""Time for a redirected client: the search for the leader, and an ATTACH in the log."""
 RESERVE_PARTS = 10
 """Where few sessions are allowed at all, at most a tenth of them is reserved."""
 STAGGER_NODES, STAGGER_SHARE = 5, 0.1
@@ -63,7 +64,7 @@ def fitted(config: NodeConfig, max_command_bytes: int) -> NodeConfig:
 
 
 def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:
-    """What the kernel is told, with times as ticks."""
+    """Returns the kernel's configuration, with times in ticks."""
     raft = config.raft
     return KernelConfig(
         id=node,
@@ -121,7 +122,7 @@ def session_limits(config: NodeConfig) -> SessionLimits:
 
 
 def shared_settings_digest(config: NodeConfig, machine_settings: msgspec.Struct) -> str:
-    """16 hex digits. What bounds a command decides its reply, so replicas with different bounds would part. The
+    """Returns 16 hex digits. Bounds decide the reply to a command, so replicas with different bounds would differ. The
     constants of the session layer are part of it."""
     limits, bounds = msgspec.to_builtins(session_limits(config)), msgspec.to_builtins(machine_settings)
     shared = [limits, bounds, sessions.DECIDES_REPLIES]
@@ -133,7 +134,7 @@ def _digest(value: Any) -> str:
 
 
 def constants_digests(machine: type[StateMachine]) -> dict[int, str]:
-    """By machine_version, 16 hex digits; empty for a machine that does not name its constants."""
+    """Returns 16 hex digits for each machine_version. Empty for a machine that does not name its constants."""
     if not issubclass(machine, FixedConstants):
         return {}
     lowest, highest = machine.versions

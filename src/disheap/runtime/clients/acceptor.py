@@ -1,7 +1,6 @@
-"""What the clients of all groups of a node share: the listener's end, places, buffers, and those that read slowly.
-
-Owns each connection until it has said which group it wants (HELLO), and its place until it is gone. From the HELLO on
-the connection speaks to the `Server` of that group. Does not know sessions.
+"""Accepts the client connections of a node, for all groups: places, buffers, and slow readers. Owns each connection
+until its HELLO names a group, and its place until it is closed. From the HELLO on the connection uses the `Server` of
+that group. Does not know sessions.
 """
 
 from __future__ import annotations
@@ -65,7 +64,7 @@ class Acceptor:
         return ClientConnection(self, is_local=True)
 
     def admit(self, connection: ClientConnection) -> bool:
-        """Whether it has a place now; it is told why, where it has none."""
+        """Returns whether the connection gets a place. Otherwise it is refused with the reason."""
         if not connection.is_local:
             refusal = self.places.enter(connection, connection.remote, connection.certificate_name)
             if refusal is not None:
@@ -76,7 +75,7 @@ class Acceptor:
         return True
 
     def find_server(self, hello: Hello) -> ConnectionOwner:
-        """The group that the client asks for. Raises `WrongCluster` and `UnknownGroup`."""
+        """Returns the server of the group that the HELLO names. Raises `WrongCluster` and `UnknownGroup`."""
         mine, servers = self._node.cluster_id, self._node.servers
         if hello.cluster_id not in ("", mine):
             raise WrongCluster(
@@ -95,7 +94,7 @@ class Acceptor:
         self.places.leave(connection)
 
     def watch(self, connection: ClientConnection) -> bool:
-        """Look at each sweep whether it takes what it is sent. Returns False where that is so already."""
+        """Check at each sweep whether the client reads. Returns False if the connection is watched already."""
         if connection in self._slow:
             return False
         self._slow[connection] = None
@@ -113,6 +112,6 @@ class Acceptor:
         self.buffers.check_output(list(self._slow), now)
 
     def close(self) -> None:
-        """Say goodbye to everyone whom no server has said it to."""
+        """Send a GOODBYE to the connections that no server has closed."""
         for connection in list(self._connections):
             connection.refuse(NotLeader())

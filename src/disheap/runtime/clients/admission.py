@@ -1,11 +1,11 @@
 """How many sessions one client may have, decided by the leader before an OPEN goes into the log.
 
-Each session holds a record on every node, so one client must not take all of them. It is known by its address and by
-the name of its certificate. Both stand in the session table, so every leader counts the same. The counts have no part
-in how the log is applied, so limits may differ from node to node.
+Each session holds a record on every node, so one client must not take all of them. A client is recognised by its
+address and by the name of its certificate. Both stand in the session table, so every leader counts the same. The counts
+have no part in how the log is applied, so limits may differ from node to node.
 
-Nobody is shut out by others: the last `reserved_sessions` are for clients with few sessions, such as an operator's. The
-node's own sessions are not asked about.
+The last `reserved_sessions` are for clients with few sessions, such as an operator's. So other clients cannot lock them
+out. The node's own sessions are not limited.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FEW = 10
 
 
 class PendingOpens:
-    """Who has asked for a session and waits for the answer. Those sessions are not in the table yet."""
+    """Counts the OPENs without an answer. Their sessions are not in the table yet."""
 
     def __init__(self) -> None:
         self.owners: Counter[str] = Counter()
@@ -30,7 +30,7 @@ class PendingOpens:
         self.total = 0
 
     def add(self, address: str, principal: str, count: int = 1) -> None:
-        """With a `count` of -1 one has its answer, or is gone."""
+        """Count an OPEN. A `count` of -1 removes one that has its answer, or whose connection is gone."""
         self.total += count
         for counter, key in ((self.owners, owner_of_address(address)), (self.principals, principal)):
             counter[key] += count
@@ -47,7 +47,7 @@ class AdmissionLimits(msgspec.Struct, frozen=True):
     reserved_sessions: int = 500
 
     def check(self, counts: SessionCounts, under_way: PendingOpens, address: str, principal: str) -> None:
-        """Raises `LimitReached`."""
+        """Raises `LimitReached` if the client may not have another session now."""
         owner = owner_of_address(address)
         here = counts.by_address[owner] + under_way.owners[owner]
         if here >= self.max_sessions_per_address:

@@ -1,9 +1,9 @@
-"""What a node holds for all its clients' connections together: unfinished frames, and bytes that nobody reads.
+"""Bounds what a node holds for all client connections together: unfinished frames, and unsent bytes.
 
 Each connection has bounds of its own (`limits.frame_bytes`, `limits.write_buffer_bytes`), and thousands of connections
-may reach them at once. Owns the two totals and decides which connection gives way. What comes in cannot wait: a
-connection that is not read from never finishes its frame. So the oldest unfinished frame goes. Answers can wait: they
-are made when there is room for them. Pushes cannot, so the connection goes that takes nothing.
+may reach them at once. Owns the two totals and decides which connection is closed. Input cannot wait: a connection that
+is not read from never finishes its frame. So the oldest unfinished frame is dropped. Answers can wait: they are made
+when there is room for them. Pushes cannot wait, so a connection that reads nothing is closed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Protocol
 UNCOUNTED_BYTES = 16 << 10
 """Less than this of a frame, or unsent to a connection, is not counted: with 4,096 connections 64 MiB."""
 STALLED_S = 1.0
-"""A connection that takes nothing for so long gives way before one that takes something."""
+"""A connection that read nothing for so long is closed before one that reads."""
 
 
 class BufferedConnection(Protocol):
@@ -40,7 +40,8 @@ class Buffers:
         self._unfinished: dict[BufferedConnection, int] = {}  # bytes of the frame; the oldest first
 
     def hold_input(self, connection: BufferedConnection, size: int) -> None:
-        """So much of a frame is there. The oldest unfinished frame gives way where all of them are too much."""
+        """The connection holds `size` bytes of an unfinished frame. If all of them are too much, the oldest is
+        dropped."""
         before = self._unfinished.get(connection, 0)
         size = size if size > UNCOUNTED_BYTES else 0
         if size < before:
@@ -58,7 +59,7 @@ class Buffers:
         return connection in self._unfinished
 
     def add_output(self, size: int) -> None:
-        """An answer of so many bytes goes out. It counts until the next look."""
+        """An answer of so many bytes is sent. It counts until the next `check_output`."""
         self.output_bytes += size
 
     def has_room_for_answers(self) -> bool:
@@ -66,8 +67,8 @@ class Buffers:
         return self.output_bytes < self._output_max_bytes
 
     def check_output(self, connections: list[BufferedConnection], now: float) -> None:
-        """`connections` are those that have something unsent. Who takes nothing gives way first, the largest of them;
-        then the largest."""
+        """`connections` are those with unsent bytes. If they have too many, connections are closed: first those that
+        read nothing, then the others, the largest first."""
         self.output_bytes = sum(one.unsent_bytes for one in connections)
         if self.output_bytes <= self._output_max_bytes:
             return

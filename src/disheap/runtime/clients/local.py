@@ -1,6 +1,6 @@
 """Requests from inside the node's own process, for `Node.apply` and `Node.query`.
 
-Owns the session of this process. Its commands take the way of every client's: frames in, frames out.
+Owns the session of this process. Its commands go the same way as a client's, as frames.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from disheap.runtime.clients.connection import ClientConnection
 from disheap.runtime.clients.server import Server
 
 SESSION_TIMEOUT_MS = 60_000
-"""Its connection cannot break while the node leads; after that the session ends by itself, this much later."""
+"""Its connection cannot break while the node leads. After that the session lapses after this time."""
 OPEN_SEQ = 1
 
 
@@ -125,7 +125,7 @@ def _settle(answer: asyncio.Future[bytes], status: int, body: bytes) -> None:
 
 
 class LocalRequests:
-    """One session for all that call at once, and another when it has ended."""
+    """One session for all callers in this process. A new one is opened when it has ended."""
 
     def __init__(self, server: Server, leader_address: Callable[[], str]) -> None:
         self.server = server
@@ -166,7 +166,7 @@ class LocalRequests:
             return self._session
 
     def forget(self) -> None:
-        """The node goes on with another group."""
+        """Forget the session: the replica has another group now."""
         self._session = None
 
     async def _open(self) -> LocalSession:

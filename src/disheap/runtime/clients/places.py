@@ -1,10 +1,10 @@
-"""How many client connections a node holds, and whose they are.
+"""Bounds the client connections of a node, in all and for each client.
 
-There are places for everybody (`limits.connections`), bounded for each address and for each certificate name. When they
-are taken, the oldest connection without a HELLO gives way. Beside them there is a reserve
+There are places for everybody (`limits.connections`), bounded for each address and for each certificate name. When all
+are taken, the oldest connection without a HELLO is closed. Beside them there is a reserve
 (`limits.reserved_connections`) for operators. A connection from this machine, or with a certificate name among
-`limits.operator_names`, gets a place there when it gets no other. It may ask (`disheap status`), and carries no
-session. When the reserve is full its oldest connection gives way. So an operator always gets in.
+`limits.operator_names`, gets a place there when it gets no other. It may send queries (`disheap status`), and carries
+no session. When the reserve is full, its oldest connection is closed. So an operator can always connect.
 
 Peers have a port of their own, and nothing here counts them.
 """
@@ -21,7 +21,8 @@ from disheap.addresses import is_loopback, owner_of
 from disheap.errors import LimitReached, Overloaded
 
 SILENCE_S = 0.2
-"""A client speaks as soon as it is connected. One that has not after this time gives way when places are short."""
+"""A client sends its HELLO as soon as it is connected. One that has not after this time may be closed when places are
+short."""
 NO_SESSION = (
     "every place for connections is taken. This one has a place of the reserve for operators, and those carry no "
     "session; try again later, or raise limits.connections"
@@ -32,7 +33,7 @@ class PlacedConnection(Protocol):
     """What is asked of a connection."""
 
     def refuse(self, error: Overloaded) -> None:
-        """Say why, and close."""
+        """Send a GOODBYE with the reason, and close."""
 
 
 class PlaceLimits(msgspec.Struct, frozen=True):
@@ -64,7 +65,7 @@ class Places:
         self._principals: Counter[str] = Counter()
 
     def enter(self, connection: PlacedConnection, remote: str, principal: str) -> Overloaded | None:
-        """None for a connection that has a place now, and else why it gets none."""
+        """Give the connection a place. Returns None, or why it gets none."""
         place = _Place(owner_of(remote), principal, is_reserved=False)
         refusal = self._refusal(place)
         if refusal is not None:
@@ -84,7 +85,7 @@ class Places:
         return connection in self._reserve
 
     def leave(self, connection: PlacedConnection) -> None:
-        """May be called twice, and for one that has no place."""
+        """Free the connection's place. May be called twice, and for a connection without one."""
         place = self._places.pop(connection, None)
         if place is None:
             return

@@ -1,4 +1,4 @@
-"""Who a client is: its HELLO names a mechanism, and the mechanism says what proves a name.
+"""Authenticates a client. Its HELLO names a mechanism, and the mechanism says what proves a name.
 
 A certificate may have several names. The first one is the principal. Sessions and limits are bound to it, so the order
 of the names must stay when a certificate is renewed.

@@ -1,5 +1,5 @@
-"""What an operator sees of sessions, and their end by hand. Asked over a connection that needs no session itself, so it
-works when there is room for no more.
+"""Lists sessions for operators, and ends them. The requests need no session, so they work when no further session is
+possible.
 
 Only the leader knows who is connected and who is silent, so only the leader answers.
 """
@@ -21,13 +21,13 @@ PAGE_MAX = 500
 """Sessions in one answer: some 100 KiB, and at most 1.2 MB with the longest labels and names."""
 PAGE = 100
 ROWS_S = 0.005
-"""Rows are made for so long, and for one row more, before the loop has its turn."""
+"""Rows are made for so long, and one row more, before the loop has its turn."""
 END_TIMEOUT_S = 10.0
 """The end of a session is an entry in the log; after this there is no majority, or the disk hangs."""
 
 
 class Page(NamedTuple):
-    """What is asked for: sessions with larger numbers than `after`, at most `limit`, of labels that begin so."""
+    """A page of sessions: at most `limit`, with larger numbers than `after`, and labels that begin with `label`."""
 
     after: int
     limit: int

@@ -3,9 +3,8 @@
 Log time that has jumped ahead cannot go back: it fires every delay and expiry on its way, and every later leader starts
 from it. So a node whose clock is far ahead of the log does not lead, unless a majority of the members' clocks agree
 with it. Then the cluster was down, or idle while it was restarted. A node that has run since the newest entry knows how
-much time has passed since, and needs nobody's word.
-
-A node that is alone has nobody to ask. It believes its clock up to `max_downtime_ms` ahead of its log.
+much time has passed since, and does not ask the members. A node that is alone cannot ask. It believes its clock up to
+`max_downtime_ms` ahead of its log.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from disheap.runtime.clocks.member_clocks import MemberClocks, span
 log = get_logger(__name__)
 
 OBJECTION_S = 5.0
-"""For so long a node that has just started may not know the others' clocks; then it says so."""
+"""A node that has just started may not know the others' clocks for so long. After that it logs it."""
 
 
 class ClockCheck:
@@ -49,7 +48,8 @@ class ClockCheck:
             self._seen_ms, self._seen_at = time_ms, self._clock.monotonic()
 
     def ahead_ms(self) -> int:
-        """How far our clock is ahead of what log time should be now, as far as this node can know."""
+        """Returns by how many milliseconds our clock is ahead of the expected log time, as far as this node can
+        know."""
         passed_ms = (self._clock.monotonic() - self._seen_at) * 1000
         return self._clock.wall_ms() - self._seen_ms - int(passed_ms)
 
@@ -92,7 +92,7 @@ class ClockCheck:
 
 
 class ClockWatch:
-    """Says once when our clock has not been believed for `OBJECTION_S`, and once when it is believed again."""
+    """Logs once when our clock has not been believed for `OBJECTION_S`, and once when it is believed again."""
 
     def __init__(self, clock: Clock, check: ClockCheck) -> None:
         self.objection = ""  # why this node does not ask to lead, once that has lasted

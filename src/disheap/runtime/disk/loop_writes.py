@@ -1,12 +1,10 @@
-"""Whether the next write of the log is made on the loop's thread.
+"""Decides whether the next write of the log is made on the loop's thread. Owns the times of recent writes. Does not
+write. One command at a time is bound by the way to the disk's thread and back. Two thread switches, two wake-ups and
+the interpreter lock cost about a third of the write itself. So a single command is written on the loop, where the
+storage allows that. Several commands at once are written on the thread: the loop takes in the next ones meanwhile.
 
-Owns what is known of how long writes take. Does not write. One command at a time is bound by the way to the disk's
-thread and back. Two thread switches, two wake-ups and the interpreter lock cost about a third of the write itself. So a
-single command is written on the loop, where the storage allows that. Several commands at once are written on the
-thread: the loop takes in the next ones meanwhile.
-
-The loop stands still while it writes. How long a write takes cannot be known before, so what the last ones took
-decides. Writes go to the thread until `QUICK_WRITES` in a row took less than `QUICK_S` each. One that took longer than
+The loop stands still while it writes. How long a write takes is not known before, so the times of the last writes
+decide. Writes go to the thread until `QUICK_WRITES` in a row took less than `QUICK_S` each. One that took longer than
 `STALL_S` sends them to the thread for a time, which doubles with each such write. So a disk that is slow now and then
 stops the loop once a minute at most.
 """
@@ -20,7 +18,8 @@ from disheap.kernel.types import Entry, EntryKind
 from disheap.protocol.frames import ENVELOPE, LENGTH_BYTES
 
 QUICK_S = 0.002
-"""A sync of a solid-state disk takes 0.1 to 1 ms. More than this, and the thread's way costs little beside it."""
+"""A sync of a solid-state disk takes 0.1 to 1 ms. If it takes longer than this, the two thread switches matter
+little."""
 QUICK_WRITES = 16
 STALL_S = 0.02
 """Nothing may stop the loop for more than 50 ms. A disk that comes near that is left to the thread for a while."""

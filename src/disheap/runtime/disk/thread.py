@@ -1,10 +1,10 @@
-"""The one thread that storage runs on. Owns ordering of blocking work; refuses to know what the work is.
+"""The thread that storage runs on. Owns the order of blocking work. Does not know what the work is.
 
-Jobs run one after another in the order given. Each ends in a call on the loop's thread, so that the node keeps one line
-of thought. A job may run on the loop's thread itself while no other is under way (`run_now`). The way to the thread and
-back costs more than a short write. `loop_writes` says when. A disk that fails ends the node, whoever asked and whether
-or not anybody still waits for the answer (storage-rules 6). `FailStopDisk` sees to that, in the one place that every
-job goes through.
+Jobs run one after another in the order given. Each ends in a call on the loop's thread. So the state of the node is
+changed by one thread alone. A job may run on the loop's thread itself while no other is under way (`run_now`). The way
+to the thread and back costs more than a short write. `loop_writes` says when. A disk that fails ends the node, whoever
+asked and whether or not anybody still waits for the answer (storage-rules 6). `FailStopDisk` sees to that, in the one
+place that every job goes through.
 
 A plain queue and a thread cost half of what an executor's futures do, and this hop is in every commit.
 A simulator replaces this class by one that runs the job when virtual time says so.
@@ -24,7 +24,8 @@ from disheap.interfaces import Storage
 from disheap.logs import get_logger
 
 PATIENCE_S = 10.0
-"""A node that stops waits so long for its disk: far longer than any sync, shorter than service managers kill after."""
+"""A node that stops waits so long for its disk. It is far longer than any sync, and shorter than the time after which
+service managers kill."""
 
 ROOM_RETRY_S = 0.5
 """Between two attempts on a full disk."""
@@ -50,7 +51,7 @@ class Disk(Protocol):
 
 
 class FailStopDisk:
-    """A disk whose failure is told to `failed`, before and besides the one who gave the job."""
+    """Reports a failure of the disk to `failed`, before the caller's `done` gets it."""
 
     def __init__(self, disk: Disk, failed: Callable[[DiskFailed], None]) -> None:
         self._disk = disk
@@ -166,7 +167,7 @@ def _outcome(work: Callable[[], T]) -> tuple[T | None, BaseException | None]:
 
 
 async def run_on(disk: Disk, work: Callable[[], T]) -> T:
-    """The same for those who wait."""
+    """Runs `work` on the disk and waits for its result."""
     future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
     def done(result: T, error: BaseException | None) -> None:
@@ -195,8 +196,8 @@ async def retry_while_full(step: Callable[[], Awaitable[T]]) -> T:
 
 
 async def close_patiently(disk: Disk, storage: Storage | None, failed: Callable[[BaseException], None]) -> None:
-    """Close both, but do not wait for ever: a disk that hangs must not keep the process. What goes wrong in closing is
-    told to `failed`: it may be the first word of a write that is lost."""
+    """Close both, but do not wait for ever: a disk that hangs must not keep the process. Errors in closing are reported
+    to `failed`, because they may mean that a write was lost."""
     patience_s = PATIENCE_S
     try:
         if storage is not None:

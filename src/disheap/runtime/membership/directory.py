@@ -1,4 +1,4 @@
-"""Who the members are: their records, the first membership, and where clients find them.
+"""The members: their records, the first membership, and their addresses.
 
 The kernel knows ids and who votes. The rest of a member is an opaque record in its membership: name, incarnation, the
 addresses for peers and for clients. A client address that the configuration did not give is learned at the handshake.
@@ -57,7 +57,7 @@ def supported_by(group: PeerGroup) -> Supported:
 
 
 class AddressBook:
-    """Members by id; what peers say of themselves is added."""
+    """The members by id, with what peers have reported of themselves."""
 
     def __init__(self, members: Membership, own: NodeId = NOBODY, own_name: str = "") -> None:
         self._own, self._own_name = own, own_name
@@ -87,8 +87,8 @@ class AddressBook:
         return record.name if record else ""
 
     def label(self, node: NodeId) -> str:
-        """What people call it: the name in its record or, where that is only its address, what it calls itself. Proves
-        nothing, and is not known before the handshake."""
+        """Returns the name for people: the name in the record or, if that is only the address, the name from the
+        handshake. That name is not proved."""
         name = self.name(node)
         if name != self.peer(node):
             return name
@@ -108,7 +108,7 @@ class AddressBook:
         return (record.client if record else "") or (learned.client_address if learned else "")
 
     def find(self, name: str) -> NodeId:
-        """By name, by id, or by a label that one of them alone has. Raises `ConfigError` for what nobody is called."""
+        """Finds a member by name, by id, or by a unique label. Raises `ConfigError` if there is none."""
         for node, record in self._records.items():
             if record.name == name or str(node) == name:
                 return node

@@ -25,13 +25,14 @@ class MemorySource(Protocol):
     """A constructor argument of the node, so that a test or a simulation says how much memory there is."""
 
     def limit_bytes(self) -> int | None:
-        """What the process may take; None where that is not known."""
+        """The bytes that the process may use; None if no limit is known."""
 
     def resident_bytes(self) -> int | None:
-        """What it takes now; None where that is not known. Cheap: asked ten times a second."""
+        """The bytes that the process uses now; None if that is not known. It is asked ten times a second, so it must be
+        cheap."""
 
     def return_free_memory(self) -> None:
-        """Give the operating system back what the process has freed and its allocator keeps."""
+        """Return memory to the operating system that the process has freed and its allocator keeps."""
 
 
 class ProcessMemory:
@@ -49,7 +50,7 @@ class ProcessMemory:
         return min((limit for limit in limits if 0 < limit < UNLIMITED), default=None)
 
     def resident_bytes(self) -> int | None:
-        """The memory that the process holds. Returns None where the system does not tell."""
+        """Returns the resident memory in bytes, or None if the system does not report it."""
         try:
             return int(self._statm.read_bytes().split()[1]) * self._page_bytes
         except (OSError, ValueError, IndexError):

@@ -3,8 +3,8 @@ costs.
 
 A node sends on connections that it dialled and receives on those that were dialled to it. Before the first Raft message
 both ends prove that they know the cluster's secret, if there is one (`protocol.proofs`). They check protocol version,
-cluster, ids, incarnation and machine. Nothing of a peer is remembered before that. A message that cannot be sent is
-dropped: the kernel is told that the peer is unreachable and finds its way from there.
+cluster, ids, incarnation and machine. Nothing of a peer is recorded before that. A message that cannot be sent is
+dropped. The kernel is told that the peer is unreachable, and sends it again.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class _Handshaking:
         self.abort()
 
     def held_bytes(self) -> int:
-        """Unsent, and of a frame that is not whole."""
+        """The unsent bytes, and those of an unfinished frame."""
         unsent = self._connection.buffered() if self._connection is not None else 0
         return unsent + self._reader.held_bytes
 
@@ -150,7 +150,7 @@ class _Handshaking:
         self._transcript.add(frame)
 
     def _check_proof(self, part: Part, frame: bytes) -> tuple[NodeId, PeerHello]:
-        """The other side is a member, and knows the secret where there is one."""
+        """Check that the other side is a member and knows the secret, if there is one. Raises `ProtocolError`."""
         assert self._connection is not None and self._hello is not None
         self._transcript.check(part, frame)
         self._transcript.add(frame)
@@ -160,7 +160,7 @@ class _Handshaking:
 
 
 def _expect(kind: int, expected: Kind, frame: bytes) -> None:
-    """Raises for a frame that does not come next in a handshake."""
+    """Raises `MalformedFrame` for a frame that is not expected at this point of the handshake."""
     if kind == Kind.GOODBYE:
         raise _refusal(frame)[1]
     if kind != expected:
@@ -168,7 +168,7 @@ def _expect(kind: int, expected: Kind, frame: bytes) -> None:
 
 
 def _refusal(frame: bytes) -> tuple[str, ProtocolError]:
-    """The other node's words in its GOODBYE, and the error of the code in it; `WrongCluster` for any other code."""
+    """Returns the text of a GOODBYE and the error of its code. The error is `WrongCluster` for an unknown code."""
     try:
         goodbye = handshake.open_goodbye(frames.open_plain(frame))
     except MalformedFrame:
@@ -238,7 +238,7 @@ class IncomingLink(_Handshaking):
             self._owner.meet(self._peer, hello, is_proved, self.welcome)
 
     def welcome(self, is_kept: bool) -> None:
-        """A member is welcomed when it is remembered, whatever happens to this node from here on."""
+        """The peer's incarnation was recorded: welcome it. If it could not be recorded, close the link."""
         if self._connection is None:
             return
         if not is_kept:
@@ -373,7 +373,7 @@ class OutgoingLink(_Handshaking):
             self._connection.write(frame)
 
     def _has_room(self) -> bool:
-        """Otherwise what was to be sent is dropped."""
+        """Whether the buffer has room for another frame. Otherwise the frame is dropped."""
         unsent = self._queued_bytes + (self._connection.buffered() if self._connection is not None else 0)
         if unsent > (self._buffer_bytes // 2 if self._is_full else self._buffer_bytes):
             self._drop()
@@ -382,7 +382,8 @@ class OutgoingLink(_Handshaking):
         return True
 
     def _drop(self) -> None:
-        """Told once, and not from in here: whoever is told sends a message at once, which would be dropped, too."""
+        """Reports the peer as unreachable once, in the loop's next turn. The kernel sends a message at once then, which
+        would be dropped here."""
         if not self._is_full:
             self._is_full = True
             self._loop.call_soon(self._owner.unreachable, self.peer)

@@ -1,5 +1,4 @@
-"""What to do about damage, decided from what all nodes say they hold (Alagappan et al., FAST'18; storage-rules 3 and
-4).
+"""Decides how to repair damage, from the standings of all nodes (Alagappan et al., FAST'18; storage-rules 3 and 4).
 
 Sans-IO: `decide` is a pure function from our own holding and the others' standings to one next step; `repairing`
 carries it out and asks again. The rules, for a damaged entry (index, term):
@@ -32,11 +31,12 @@ from disheap.protocol.repair import Standing, Verdict
 Standings = Mapping[NodeId, Standing]
 
 MAX_ADOPTED_ENTRIES = 1000
-"""Entries taken over in one step; an answer holds fewer, and whoever says that it has 2⁶⁰ costs nobody's time."""
+"""The bound for entries adopted in one step. An answer holds fewer. It also bounds the work for a peer that claims to
+have 2⁶⁰ entries."""
 
 
 class Take(NamedTuple):
-    """Entries in the place of damaged ones."""
+    """Fetch entries from `source` that replace damaged ones."""
 
     source: NodeId
     first: Index
@@ -44,7 +44,7 @@ class Take(NamedTuple):
 
 
 class Cut(NamedTuple):
-    """Drop the log from `first` on: those entries never were a majority's."""
+    """Drop the log from `first` on: no majority ever had those entries."""
 
     first: Index
 
@@ -57,7 +57,7 @@ class TakeSnapshot(NamedTuple):
 
 
 class Adopt(NamedTuple):
-    """The other's entries, in the place of whatever our log has from `first` on."""
+    """Replace our log from `first` on by the entries of `source`."""
 
     source: NodeId
     first: Index
@@ -116,7 +116,7 @@ def without(own: Holding, taken: Container[int]) -> Holding:
 
 
 def _mend(own: Holding, others: Sequence[NodeId], standings: Standings) -> Step:
-    """Whatever can be taken first; then the first place that nobody has."""
+    """Returns the next step: fetch what a node has, else handle the first damage that no node can repair."""
     for place in own.damaged:
         step = _take(place, standings)
         if step is not None:
@@ -169,8 +169,8 @@ def _never_committed(index: Index, term: Term, others: Sequence[NodeId], standin
 def _find_snapshot(
     needed: Index, missing: str, own: Holding, others: Sequence[NodeId], standings: Standings
 ) -> TakeSnapshot | Wait:
-    """The newest; it must reach to where our log begins. A node that knows the entry to be committed makes one when it
-    is asked."""
+    """Returns the source of the newest snapshot, which must reach the beginning of our log. A node that knows the entry
+    as committed takes a snapshot when it is asked."""
     needed = Index(max(needed, own.first - 1))
     found = [(max(standing.snapshot, standing.commit), node) for node, standing in standings.items()]
     best = max((item for item in found if item[0] >= needed), default=None)
@@ -202,7 +202,7 @@ def _up_to_date(standing: Standing) -> tuple[int, int]:
 
 
 def _agreed(own: Holding, other: Standing) -> int | None:
-    """The last index at which both logs have the same entry; None where that cannot be told."""
+    """Returns the last index at which both logs have the same entry, or None if that is not known."""
     for index in range(min(own.last, other.last), max(own.first, other.first) - 1, -1):
         if own.term_at(index) == other.term_at(index):
             return index

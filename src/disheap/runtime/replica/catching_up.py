@@ -1,7 +1,6 @@
-"""How a member that is behind catches up: old entries from the disk, and snapshots piece by piece (Raft §7).
-
-Owns the reading for peers that are behind, and the writing of what a leader sends when this node is. All of it waits
-for the disk. Nothing here is on the path of a command.
+"""Lets members catch up: with old entries from the disk, and with snapshots in chunks (Raft §7). Owns the reads for
+peers that are behind. Owns also the writes of a leader's snapshot, if this node is behind. All of it waits for the
+disk. Nothing here is on the path of a command.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ log = get_logger(__name__)
 
 
 class CatchUpHost(Protocol):
-    """The group, as this part sees it."""
+    """What `CatchUp` asks of its group."""
 
     raft: Raft
     snapshotter: Snapshotter
@@ -37,10 +36,10 @@ class CatchUpHost(Protocol):
         """The group cannot go on."""
 
     def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
-        """Go on with this state. It is durable."""
+        """Replace the group's state by this one, which is durable."""
 
     def wake(self) -> None:
-        """The kernel has something to be carried out."""
+        """The kernel has a `Ready`: run the pump."""
 
 
 class CatchUp:

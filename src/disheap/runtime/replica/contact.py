@@ -1,8 +1,6 @@
-"""For how long a leader has heard no majority.
-
-The kernel steps down after an election timeout without a majority, and looks once in each (dissertation §6.2). So a
-leader that is cut off leads for up to two election timeouts. Whoever decides by the silence of others needs to know
-earlier that the leader itself may be the one who cannot be reached.
+"""For how long a leader has heard no majority. The kernel steps down after an election timeout without a majority, and
+checks once in each (dissertation §6.2). So a leader that is cut off leads for up to two election timeouts. Code that
+decides by the silence of clients must know earlier that the leader itself may be cut off.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ class Contact:
         self._heard_at.clear()
 
     def heard(self, message: Message) -> None:
-        """From a follower, in this term."""
+        """A message of a follower has arrived, in this term."""
         if isinstance(message, AppendReply | HeartbeatReply):
             self._heard_at[message.source] = self._now()
 
@@ -41,7 +39,7 @@ class Contact:
         return all(self._heard_at.get(member, -inf) >= since for member in members if member != self._own)
 
     def silence_s(self, voters: Sequence[NodeId]) -> float:
-        """Since the last moment after which a majority of the voters has been heard; this node counts as heard now."""
+        """Returns the seconds since a majority of the voters was heard. This node counts as heard now."""
         now = self._now()
         others = sorted(
             (self._heard_at.get(voter, self._began_at) for voter in voters if voter != self._own), reverse=True

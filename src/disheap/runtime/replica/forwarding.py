@@ -1,8 +1,8 @@
 """Sends what a `Forwarding` machine has in its outbox to the other groups, while this node leads.
 
-Owns what is under way: which messages were sent and not answered, and which confirmations the machine was not told of.
-All of it can be lost. The outbox is the machine's, so a new leader begins with the first message that waits, and the
-target answers again what it took before. Opens no connection: it is given `Routes`. Does not know what a message says.
+Owns what is under way: messages without an answer, and confirmations that the machine has not received. All of it can
+be lost. The outbox is the machine's, so a new leader begins with the first message that waits, and the target answers
+again what it took before. Opens no connection: it is given `Routes`. Does not know what a message says.
 
 Two schedules are prevented. A message is lost and the next one arrives. The target refuses it, because the numbers have
 a gap, and all from the first unconfirmed one on are sent again. An answer comes back to a node that has ceased to lead
@@ -23,7 +23,7 @@ log = get_logger(__name__)
 WINDOW = 64
 """Messages for one group without an answer. It hides a round trip, and bounds what is sent again after a loss."""
 WINDOW_BYTES = 1 << 20
-"""Of such messages. One message more may be under way, however large it is."""
+"""The bytes of messages without an answer. One message more may be under way, however large it is."""
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 """Between a failure and the next try. An election takes about a second."""
 JITTER = 0.5
@@ -78,7 +78,8 @@ class _Target:
         self.wait_s, self.reason = RETRY_FIRST_S, ""
 
     def begin_again(self) -> None:
-        """What is not confirmed counts as not sent. Answers to it do not fail what is sent from now on."""
+        """Unconfirmed messages count as not sent. Late answers to them do not affect messages that are sent from now
+        on."""
         self.attempt += 1
         self.sent = self.confirmed
         self._under_way.clear()
@@ -176,7 +177,7 @@ class Forwarder:
             self._wake()
 
     def _send_again(self, group: int, target: _Target, problem: str) -> None:
-        """From the first unconfirmed message on, after a while."""
+        """Send again from the first unconfirmed message on, after a pause."""
         target.begin_again()
         target.retry_at = self._now() + target.wait_s * (1 - JITTER * self._random())
         target.reason = problem

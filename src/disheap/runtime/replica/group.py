@@ -1,9 +1,8 @@
-"""A group: one kernel, one storage and one replicated state, kept in step (docs/explanation/architecture.md).
+"""A group drives one kernel, one storage and one replicated state (docs/explanation/architecture.md). Owns the order in
+which commands are proposed, written, sent, applied and answered, all on the loop's thread in `_pump`. Does not know
+sockets (it gets a callback to send), clients (it gets envelopes) and the machine's commands.
 
-Owns the order of things: what is proposed, written, sent, applied and answered, all on the loop's thread in `_pump`.
-Refuses to know sockets (it is given `send`), clients (it is given envelopes) and the machine's vocabulary.
-
-Group commit needs no timer. While a write is in flight, commands gather; when it is durable they go into the log
+Group commit needs no timer. While a write is in flight, commands are gathered. When it is durable, they go into the log
 together. A leader's followers write in parallel with it.
 """
 
@@ -58,12 +57,12 @@ from disheap.runtime.state.state_hashes import StateComparison
 log = get_logger(__name__)
 
 MAX_WRITE_S = 5.0
-"""A leader's write in flight for longer is no slow sync any more."""
+"""A leader whose write takes longer transfers leadership: this is more than a slow sync."""
 MAX_NOOPS_AT_ONCE = 256
 """Empty entries that a leader writes, at most, each time that a peer reports an ambiguous end of its log."""
 MAX_TERM_JUMP = 1 << 32
-"""So many elections at once, one a second for a century, nobody has missed. A term is never taken back: taken over, one
-close to the largest that there is would leave no room for elections."""
+"""A message that is further ahead is refused: that many elections take a century, at one a second. A term never
+decreases. A term close to the largest number would leave none for later elections."""
 
 
 class Group:
@@ -136,18 +135,18 @@ class Group:
 
     @property
     def is_running(self) -> bool:
-        """Else, for now or for good, nobody would carry out what the kernel wants."""
+        """Whether the replica takes part. Otherwise nothing carries out the kernel's `Ready`."""
         return self._lifecycle.is_running
 
     def submit(self, envelopes: bytes) -> None:
-        """One or more whole envelopes for the log. They are dropped when this node does not lead (any more). Clients
-        notice because their connections are closed, and send them again under the same numbers."""
+        """Put one or more whole envelopes into the log. They are dropped when this node does not lead (any more).
+        Clients notice because their connections are closed, and send them again under the same numbers."""
         self._gathered.append(envelopes)
         self.gathered_bytes += len(envelopes)
         self.wake()
 
     def log_bytes(self) -> int:
-        """Of memory: the commands that wait, the end of the log, and what the storage holds."""
+        """The memory, in bytes, of the commands that wait, the end of the log, and what the storage holds."""
         storage = self._storage
         stored = storage.memory_bytes() if isinstance(storage, MemoryEstimating) else 0
         return self.gathered_bytes + self.raft.log_cache_bytes + stored
@@ -256,8 +255,7 @@ class Group:
         return self._time.now_ms() if self._leads else self.applied.time_ms
 
     def close(self) -> None:
-        """The replica is not running any more, and not with this group again. Reads that wait are answered with
-        False."""
+        """Stop for good: the replica does not run with this group again. Reads that wait are answered with False."""
         self._leads = False
         self._time.end()
         self._reads.end()
@@ -276,7 +274,7 @@ class Group:
     # --- the pump: proposes, writes, sends, applies -------------------------------------------------------------------
 
     def wake(self) -> None:
-        """The kernel has something to be carried out: soon, once."""
+        """Run the pump in the loop's next turn, once."""
         if not self._pump_due and self.is_running:
             self._pump_due = True
             self._loop.call_soon(self._pump)
@@ -330,8 +328,8 @@ class Group:
         return bool(ready.committed)
 
     def fail(self, error: BaseException) -> None:
-        """The group cannot go on: the disk failed, the log or the state cannot be read, or there is a bug. Whoever
-        hears of it decides whether that is the end of the replica or the beginning of a repair."""
+        """Stop the group: the disk failed, the log or the state cannot be read, or there is a bug. `on_failure` decides
+        whether the replica fails or begins a repair."""
         if self.is_running:
             self._on.failed(error)
 
@@ -376,7 +374,8 @@ class Group:
     # --- writing -----------------------------------------------------------------------------------------------------
 
     def _write(self, write: Write, held: tuple[Message, ...], may_block: bool) -> None:
-        """`may_block`: nothing waits for the loop. A leader's messages have left, so its followers write meanwhile."""
+        """Write what the kernel handed out. `may_block`: all messages were sent, so the followers write meanwhile and
+        the loop may wait."""
         if write.entries:
             self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
             self._clocks.seen(self._log_time_ms)
@@ -410,7 +409,7 @@ class Group:
         self._apply_some()
 
     def _apply_some(self) -> None:
-        """One slice. What follows from finished entries waits while another is in the midst of being applied."""
+        """Apply entries for one slice. The results of finished entries wait while an entry is partly applied."""
         self._finished += self.applier.run()
         self._on_applied()
         if self.applier.is_midway or not self._finished:
@@ -443,7 +442,7 @@ class Group:
         self.applier.when_whole(lambda: call(self.applied.index, self.sessions))
 
     def _apply_own(self, entry: Entry) -> None:
-        """What an entry that is the kernel's says."""
+        """Act on an entry that is not a command: a membership change or a mark for a snapshot."""
         if entry.kind == EntryKind.MEMBERSHIP:
             self._set_membership(membership.decode(entry.data))
             self._on.membership_changed(entry.index, self.applied.membership)
@@ -502,7 +501,7 @@ class Group:
     # --- snapshots ---------------------------------------------------------------------------------------------------
 
     def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
-        """Go on with the state of the leader's snapshot. It is durable, and the log that it replaces is gone."""
+        """Continue with the state of the leader's snapshot. It is durable, and the log that it replaces is deleted."""
         before, self.sessions, self.applied = self.sessions, sessions, meta
         self._log_time_ms = max(self._log_time_ms, meta.time_ms)
         self._clocks.seen(self._log_time_ms)

@@ -1,7 +1,6 @@
-"""Where a replica stands in its life. Owns the one field that says so, and which changes of it are legal.
-
-Does not act on a change. Whoever makes one does what goes with it: `runtime.hosted_replica` opens the storage, starts
-a repair or ends the group. Everybody else only asks.
+"""The lifecycle of a replica. Owns its state and the table of legal transitions. Does not act on a transition.
+`runtime.hosted_replica` makes the transitions. It opens the storage, starts a repair or ends the group. All other code
+only reads the state.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ class State(Enum):
 
 
 class IllegalTransition(RuntimeError):
-    """A bug of ours: a change that the table does not have."""
+    """A bug of ours: a transition that is not in the table."""
 
 
 _OPENING, _REPAIRING, _WAITING, _RUNNING, _QUARANTINED, _FAILED, _CLOSED = State
@@ -62,11 +61,11 @@ class Lifecycle:
     def __init__(self, changed: Callable[[State, State], None] = lambda before, now: None) -> None:
         self.state = State.OPENING
         self.reason = ""
-        """Why it is in this state; "" where nothing is to be said."""
+        """Why the replica is in this state; "" if there is nothing to report."""
         self.is_running = False
-        """Whether the replica takes part. Else nobody carries out what its kernel wants."""
+        """Whether the replica takes part: its kernel's `Ready` is carried out."""
         self.error: BaseException | None = None
-        """What ended it; None unless it is `failed`."""
+        """The error that ended it; None unless it is `failed`."""
         self._changed = changed
 
     @property

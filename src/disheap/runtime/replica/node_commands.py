@@ -1,7 +1,6 @@
-"""Commands that a leader proposes by itself, without a client: messages of other groups, and what its machine forgets.
-
-Owns who waits for the outcome of each. Such a command has no session: the machine is called with session 0, which no
-client has. So it is not applied once by its number, as a client's command is; it must do nothing when it comes again.
+"""Commands that a leader proposes by itself, without a client: messages of other groups, and confirmations for its own
+machine. Owns the callbacks that wait for their outcome. Such a command has no session: the machine is called with
+session 0, which no client has. So no session number keeps it from being applied twice. It must be idempotent.
 
 The number in the envelope is drawn at random, because the log outlives this process. A small number that counts up
 would be used again after a restart. Then an old entry, applied late, would answer for a new command.
@@ -21,7 +20,8 @@ from disheap.protocol.frames import Fault, Kind, Status
 from disheap.runtime.replica.group import Group
 
 MAX_WAITING = 4096
-"""Commands without an outcome. Each costs some 300 bytes besides its own, which count as those of clients do."""
+"""The bound for commands without an outcome. Each takes some 300 bytes besides its own, which count as those of
+clients."""
 
 OnOutcome = Callable[[RequestError | None], None]
 """Called once, with None when the machine has replied, or with the error."""
@@ -40,7 +40,7 @@ class CommandHost(Protocol):
         """Whether this node leads the group."""
 
     def refusal_when_short(self, command: bytes) -> RequestError | None:
-        """Returns why a command that brings something in is refused for want of room; None if it is not."""
+        """Returns the shortage for which commands that add data are refused, or None."""
 
 
 class NodeCommands:
@@ -52,8 +52,8 @@ class NodeCommands:
         self._waiting: dict[int, OnOutcome] = {}
 
     def take(self, command: bytes, done: OnOutcome) -> None:
-        """A message of another group. Refused with `NotLeader`, `WrongMachine`, `Overloaded`, or for want of room.
-        `OutcomeUnknown` when leadership is lost before it is applied."""
+        """A message of another group. Refused with `NotLeader`, `WrongMachine`, `Overloaded`, or the error of a
+        shortage. `OutcomeUnknown` when leadership is lost before it is applied."""
         refusal = self._refusal(command)
         if refusal is not None:
             done(refusal)
@@ -61,7 +61,7 @@ class NodeCommands:
         self.propose(command, done)
 
     def propose(self, command: bytes, done: OnOutcome) -> None:
-        """A command that brings nothing in. Refused with `NotLeader` only."""
+        """A command that adds no data. Refused with `NotLeader` only."""
         if not self._host.leads():
             done(NotLeader())
             return

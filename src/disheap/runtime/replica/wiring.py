@@ -1,4 +1,4 @@
-"""What a group is given by the replica that builds it, beside its parts: bounds, and whom it tells what."""
+"""What a replica gives to its group beside the parts: bounds and callbacks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class GroupCallbacks(NamedTuple):
     send: Callable[[Message], None]
     """A message to a peer."""
     flush: Callable[[], bool]
-    """Hand to the network what was sent. Returns whether all of it has left."""
+    """Hand the queued frames to the network. Returns whether all of them were written."""
     lead: Callable[[bool], None]
     """This node starts (True) or stops leading."""
     leader: Callable[[], None]

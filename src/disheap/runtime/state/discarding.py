@@ -1,8 +1,8 @@
-"""States that others replaced are freed in slices.
+"""Frees replaced states in slices.
 
 A state of a million messages takes 300 ms to free in one step, on whatever thread: the interpreter lets no other thread
 run meanwhile. So a state that a leader's snapshot or a repair replaced is taken apart here, a slice at a time. The loop
-has its turn between two slices. A machine that is not `interfaces.Discarding` goes in one step.
+has its turn between two slices. A machine that is not `interfaces.Discarding` is freed in one step.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Discarder:
         return self._timer is not None
 
     def discard(self, sessions: Sessions) -> None:
-        """Nobody applies anything to this state any more. Views of it may still be read."""
+        """Free this state. Nothing is applied to it any more. Views of it may still be read."""
         self._waiting.append(sessions)
         if self._timer is None:
             self._timer = self._loop.call_later(PAUSE_S, self._step)
 
     def end(self) -> None:
-        """The node stops: what is left goes in one step."""
+        """The node stops: free the rest in one step."""
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._slices = None

@@ -1,7 +1,5 @@
-"""The state's hash, for an operator who asks.
-
-Owns the making of one hash at a time, in slices with pauses, however many ask. All requests during one hash share the
-next. So nobody gets the hash of a state that is older than the request.
+"""Computes the state's hash for operators. One hash is computed at a time, in slices with pauses, for all requests. All
+requests during one hash share the next. So nobody gets the hash of a state that is older than the request.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ class StateHasher:
         self._timer: asyncio.Handle | None = None
 
     async def hash_state(self) -> Hash:
-        """Raises what the machine raises."""
+        """Returns the index and the hash of the state there. Raises what the machine raises."""
         future = self._next
         if future is None:
             future = self._next = self._loop.create_future()
@@ -39,7 +37,7 @@ class StateHasher:
         return await asyncio.shield(future)
 
     def end(self) -> None:
-        """The node stops: nobody gets a hash any more."""
+        """The node stops: cancel all requests."""
         if self._timer is not None:
             self._timer.cancel()
         for future in (self._next, self._made):
@@ -47,7 +45,7 @@ class StateHasher:
                 future.cancel()
 
     def _begin(self) -> None:
-        """Unless one is being made; its end begins the next."""
+        """Begin a hash unless one is being computed. Its end begins the next."""
         if self._next is not None and not self._is_busy:
             self._is_busy = True
             self._view(self._start)

@@ -1,8 +1,7 @@
-"""A snapshot of the leader, as a follower writes it (Raft §7).
-
-Runs on the disk's thread. It is written under a temporary name. After the last piece it is read back into a new state
-beside the old one, so that the loop never stops for it. Then it becomes durable, together with the removal of the log
-that it replaces. One that cannot be read is dropped, and log and state are as before.
+"""Writes and installs the snapshot that a leader sends (Raft §7). Runs on the disk's thread. It is written under a
+temporary name. After the last piece it is read back into a new state beside the old one, so that the loop never stops
+for it. Then it becomes durable, together with the removal of the log that it replaces. One that cannot be read is
+dropped, and log and state are as before.
 """
 
 from __future__ import annotations
@@ -30,7 +29,8 @@ class Installer:
         self._writer: SnapshotWriter | None = None
 
     def write(self, chunk: ChunkWrite, done: Written) -> None:
-        """Called on the loop; `done(meta, offset, new state after the last piece, error)` too."""
+        """Writes one chunk. `done(meta, offset, state, error)` is called on the loop. `state` is the new state after
+        the last chunk, else None."""
 
         def finished(sessions: Sessions | None, error: BaseException | None) -> None:
             done(chunk.snapshot, chunk.offset, sessions, error)

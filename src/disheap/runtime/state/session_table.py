@@ -1,11 +1,11 @@
 """One session as every replica knows it, and how many of them an address and a certificate name have.
 
-Owns the record and what it takes to prove that a client is the session's. Does not decide when a session begins or
-ends: `sessions` does that, as entries are applied. A record is never changed while a view of the table holds it:
-`sessions` copies it first.
+Owns the record and the proof that a client owns the session. Does not decide when a session begins or ends: `sessions`
+does that, as entries are applied. A record is never changed while a view of the table holds it: `sessions` copies it
+first.
 
 The secret itself is in no log and no snapshot. The leader draws it and gives it to the client; the record has its hash.
-So whoever reads a copied log or a backup gets nobody's session.
+So a copied log or a backup does not give access to a session.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ Kept = tuple[int, int, bytes]
 
 HINT = "`disheap session ls` shows them, `disheap session end` ends them"
 REPLY_BYTES = 200
-"""Of memory, for a kept reply besides its body: a tuple, two numbers, an entry in a dict, a header."""
+"""The memory of a kept reply besides its body: a tuple, two numbers, an entry in a dict, a header."""
 
 REFUSAL_BYTES = 200
 """Counted for the body of a refusal, whatever its text says. The text may come from a library, and releases may word it
 differently. The count decides whether a command is applied, so it has to be the same on every replica."""
 
 SESSION_BYTES = 750
-"""Of memory, for a session besides its replies: two objects, a dict, its proof and label, entries in five dicts."""
+"""The memory of a session besides its replies: two objects, a dict, its proof and label, entries in five dicts."""
 
 _PURPOSE = b"disheap session"  # a hash made for anything else is no proof here
 
@@ -58,12 +58,13 @@ class SessionLimits(msgspec.Struct, frozen=True):
 
 
 def proof_of(secret: bytes) -> bytes:
-    """32 bytes. A secret of 128 random bits cannot be found from it, so no salt and no slow hash are needed."""
+    """Returns 32 bytes. A secret of 128 random bits cannot be computed from them, so no salt and no slow hash are
+    needed."""
     return hashlib.blake2b(secret, digest_size=32, person=_PURPOSE).digest()
 
 
 class SessionFacts(msgspec.Struct, array_like=True, frozen=True):
-    """What does not change while the session lives."""
+    """The fields of a session that never change."""
 
     id: int
     timeout_ms: int  # of silence on a connection that stands
@@ -75,8 +76,8 @@ class SessionFacts(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Session:
-    """One client's standing. `attachment` is 0 while it has no connection. `address` is where it attached last. `view`
-    numbers the newest view of the table that does not hold this object."""
+    """One session. `attachment` is 0 while it has no connection. `address` is where it attached last. `view` numbers
+    the newest view of the table that does not hold this object."""
 
     __slots__ = ("address", "attachment", "confirmed", "facts", "id", "replies", "reply_bytes", "view")
 
@@ -131,14 +132,16 @@ class Session:
 
 
 def granted(opening: Opening, number: int, opened_ms: int, limits: SessionLimits) -> SessionFacts:
-    """What a client gets of what it asked for. A short session timeout shortens the time for a new attach as well."""
+    """Returns the facts of a new session, with the timeouts in their bounds. A short session timeout shortens the time
+    for a new attach as well."""
     timeout_ms = min(max(opening.timeout_ms, limits.timeout_min_ms), limits.timeout_max_ms)
     reattach_ms = min(limits.reattach_timeout_ms, max(1, timeout_ms // 2))
     return SessionFacts(number, timeout_ms, reattach_ms, opening.label, opening.principal, opened_ms, opening.proof)
 
 
 def owner_of_address(address: str) -> str:
-    """Whom sessions of this address count for: an IPv6 client has a whole network of addresses."""
+    """Returns under which owner sessions of this address are counted. For IPv6 it is the network, because a client has
+    many addresses."""
     return owner_of(f"{address}:0") or address
 
 

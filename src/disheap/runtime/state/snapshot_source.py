@@ -1,4 +1,4 @@
-"""Our snapshots as others are sent them: piece by piece, by index and offset. Runs on the disk's thread."""
+"""Reads our snapshots for other nodes, in pieces, by index and offset. Runs on the disk's thread."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class SnapshotSource:
         self._reader: SnapshotReader | None = None
 
     def read(self, storage: Storage, index: Index | None, offset: int) -> Piece | None:
-        """Up to `chunk_bytes` of the snapshot at `index`, or of the newest. None where there is none. Raises
-        `SnapshotDamaged`."""
+        """Returns up to `chunk_bytes` of the snapshot at `index`, or of the newest one if it is None. Returns None if
+        there is no such snapshot. Raises `SnapshotDamaged`."""
         if self._reader is None or self._reader.meta.index != index:
             self.close()
             self._reader = storage.open_snapshot(index)
@@ -43,7 +43,7 @@ class SnapshotSource:
         return Piece(meta, data, is_last)
 
     def close(self) -> None:
-        """Before the storage is closed."""
+        """Close the open snapshot, before the storage is closed."""
         reader, self._reader = self._reader, None
         if reader is not None:
             reader.close()
@@ -59,7 +59,7 @@ class SnapshotSource:
 
 
 def pieces(reader: SnapshotReader, chunk_bytes: int) -> Iterator[bytes]:
-    """The whole of it."""
+    """Yields the whole snapshot in pieces."""
     offset = 0
     while piece := reader.read(offset, chunk_bytes):
         offset += len(piece)

@@ -2,7 +2,7 @@
 
 A snapshot is a stream of bytes. It begins with records, each a length (4 bytes, little-endian) and msgpack. The first
 is a `Head`, which begins with `FORMAT`. For each of `Head.sessions` follow a `Start` and its `Start.replies` replies,
-(seq, (index, status, body)). All that follows is the machine's. Pieces may be cut anywhere by whoever stores them.
+(seq, (index, status, body)). All that follows is the machine's. A storage may cut pieces anywhere.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _record(value: Head | Start | Reply) -> bytes:
 
 
 class Reader:
-    """Reads records from pieces, then hands on the rest."""
+    """Reads the records at the beginning of a snapshot. `rest` yields the machine's bytes behind them."""
 
     def __init__(self, pieces: Iterable[bytes]) -> None:
         self._pieces = iter(pieces)
@@ -107,7 +107,7 @@ class Reader:
         self._at = 0
 
     def head(self) -> Head:
-        """Raises `SnapshotDamaged`, and `VersionUnsupported` for another format."""
+        """Returns the first record. Raises `SnapshotDamaged`, and `VersionUnsupported` for another format."""
         body = self._body()
         found = _decode(body, FormatOnly).format
         if found != FORMAT:
