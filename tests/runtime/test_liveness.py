@@ -436,7 +436,7 @@ def test_whoever_has_no_session_and_says_nothing_keeps_no_place(node: Node) -> N
     node.silence(LIMITS.idle_timeout_s - SWEEP_S)
     assert not wire.farewell
     node.silence(2 * SWEEP_S)
-    assert b"not a word for 60 s" in wire.farewell
+    assert b"no frame for 60 s" in wire.farewell
     assert not node.loop.timers
 
 

@@ -40,7 +40,7 @@ class Delivery(Delivered):
         return self._driver.ack((self._push.id, self._push.epoch))
 
     def ack_nowait(self) -> None:
-        """Done with it, and no wish to hear of it."""
+        """Acknowledge it without waiting for the reply."""
         self.settled = True
         self._driver.ack_nowait((self._push.id, self._push.epoch))
 

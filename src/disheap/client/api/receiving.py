@@ -78,7 +78,7 @@ class Delivery(Delivered):
         self._settle(broker.Ack([self.token]))
 
     def ack_nowait(self) -> None:
-        """Done with it, and no wish to hear of it: goes out with the next request, or when a consumer waits."""
+        """Acknowledge it without waiting for the reply. Sent with the next request, or when a consumer waits."""
         self.settled = True
         if self._push.epoch and self._driver.holds(self.token):
             self._driver.send(broker.Ack([self.token]))

@@ -138,7 +138,7 @@ class ClientConnection:
         self.principal = ""  # who the client is, as far as its HELLO has proved it
         self.is_local = is_local  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
-        self.was_dropped = False  # the other end closed it without a word: nobody may be there any more
+        self.was_dropped = False  # the other end closed it without a GOODBYE: the client may be gone
         self._acceptor = acceptor
         self._server: ConnectionOwner  # of the group that its HELLO named
         self._connection: Connection
@@ -294,7 +294,7 @@ class ClientConnection:
         if left_s > 0:
             self._start_idle_timer(left_s)
         else:
-            self.refuse(Overloaded(f"without a session, and not a word for {idle_s:g} s: the place is another's"))
+            self.refuse(Overloaded(f"no session, and no frame for {idle_s:g} s: closed to free its place"))
 
     # --- frames ------------------------------------------------------------------------------------------------------
 

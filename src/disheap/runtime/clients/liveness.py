@@ -23,7 +23,7 @@ class Liveness:
         self._attached = attached
         self._takeover_s = takeover_s
         self._heard: dict[int, float] = {}  # of sessions without a connection
-        self._dropped: dict[int, None] = {}  # those of which the client closed the connection without a word
+        self._dropped: dict[int, None] = {}  # those whose connection ended without a GOODBYE
         self._led_since = 0.0
 
     def begin(self, sessions: Iterable[int]) -> None:

@@ -208,7 +208,7 @@ class Peering:
         strangers = [known for known in self._incoming if known not in welcome]
         if len(strangers) > MAX_UNIDENTIFIED_LINKS:
             oldest = strangers[0]
-            self.refused(oldest.remote, "too many connections wait here without a word; the oldest was closed")
+            self.refused(oldest.remote, "too many connections have not identified themselves; the oldest was closed")
             oldest.abort()
             self.link_lost(oldest)
 
