@@ -7,6 +7,7 @@ from one pause to the next. `Large` steps fill the state, and are not measured.
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -230,6 +231,8 @@ class World:
             calls += event in ("call", "c_call")
 
         units, before, began = self.machine.work_done(), sys.getprofile(), time.perf_counter()
+        collects = gc.isenabled()
+        gc.disable()  # as in a node; it would free an earlier world in the midst of a step of this one
         sys.setprofile(count)
         try:
             answer_bytes = call()
@@ -237,6 +240,8 @@ class World:
             pass
         finally:
             sys.setprofile(before)
+            if collects:
+                gc.enable()
         seconds = time.perf_counter() - began
         size += answer_bytes + self.sink.taken_bytes()
         return Cost(step, calls, self.machine.work_done() - units, size, seconds)

@@ -7,9 +7,12 @@ import tracemalloc
 
 import pytest
 
+from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
+from disheap_heap.snapshot import PIECE_BYTES
+from disheap_heap.state import State
 
 from .driver import PLENTY, Driver
 
@@ -69,6 +72,27 @@ def test_a_discarded_state_is_freed_in_slices_and_nothing_is_left(traced_driver:
     assert len(freed) > 40
     assert max(freed) < FREED_MAX
     assert traced() < FREED_MAX, "what is left is freed in one step, or never"
+
+
+@pytest.mark.parametrize("cut", [1, 40_000])
+def test_what_was_built_of_a_damaged_snapshot_is_not_freed_in_one_step(
+    traced_driver: Driver, cut: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step holds the interpreter, and the node's loop waits although it runs on another thread."""
+    snapshot, fresh = b"".join(traced_driver.machine.snapshot())[:-cut], Driver().machine
+    pieces = [snapshot[start : start + PIECE_BYTES] for start in range(0, len(snapshot), PIECE_BYTES)]
+    gc.disable()
+    before, at = traced(), list[int]()
+    monkeypatch.setattr(State, "__del__", lambda state: at.append(traced()))
+    try:
+        fresh.restore(pieces)
+    except SnapshotDamaged:
+        pass
+    else:
+        raise AssertionError("the snapshot that was cut was not refused")
+    assert len(at) == 1
+    assert at[0] - traced() < FREED_MAX
+    assert traced() - before < FREED_MAX, "something of it is left"
 
 
 def test_large_payloads_are_freed_in_more_slices() -> None:

@@ -917,6 +917,13 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "half-built-state-freed-in-one-step",
+        "a damaged snapshot stops the node while what was built of it is freed",
+        (Patch("disheap_heap:restore", "            restorer.discard()\n", "            pass\n"),),
+        ("tests/heap/test_discarding.py::test_what_was_built_of_a_damaged_snapshot_is_not_freed_in_one_step",),
+        simulated=False,
+    ),
+    Mutant(
         "freeing-is-no-work",
         "the freeing of purged messages is not counted as work, and nobody sees how long it takes",
         (Patch("disheap_heap:free_some", "    state.units += done\n", ""),),
