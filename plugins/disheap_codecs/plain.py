@@ -1,6 +1,6 @@
 """Codec `none`: bytes are stored as they are.
 
-The raw limit is checked all the same, so that whoever reads through a codec never needs a check of its own.
+The raw limit is checked here too. So code that reads through a codec needs no check of its own.
 """
 
 from __future__ import annotations

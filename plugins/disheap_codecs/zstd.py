@@ -1,6 +1,7 @@
 """Codec `zstd`: every block a frame of its own, so that any block can be read without those before it.
 
-Owns the choice between compressing and leaving alone, and the guard against bombs. Knows nothing of what is inside.
+Owns the choice whether a block is compressed, and the guard against decompression bombs. Does not know the content of
+blocks.
 
 A stored block is one marker byte and the content:
 

@@ -29,10 +29,10 @@ READ_BYTES = 256 << 10
 """Handed to a receiver in one callback; what asyncio reads from a socket at once. Others get their turn between."""
 
 FIRST_PORT = 49152
-"""Where port 0 starts to look: the range nobody registers."""
+"""The first port that is tried for port 0: the range of unregistered ports."""
 
 RESUME_SHARE = 4
-"""A paused writer goes on when the buffer is down to this part of `write_buffer_bytes`, as in asyncio."""
+"""A paused writer resumes when the buffer has shrunk to this part of `write_buffer_bytes`, as in asyncio."""
 
 
 class InprocSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -125,7 +125,7 @@ class InprocListener:
 
 
 class InprocConnection:
-    """One end. What it writes lies in the other end's inbox until the loop delivers it."""
+    """One end of a connection. Written bytes wait in the other end's inbox until the loop delivers them."""
 
     other: InprocConnection
 

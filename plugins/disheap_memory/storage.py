@@ -25,7 +25,7 @@ SNAPSHOTS = 2
 """Generations kept; a follower may still be fetching the older."""
 
 BLOCK_MEMORY_BYTES = 200
-"""What a block takes besides its bytes: a tuple, three numbers, its place in a list."""
+"""The memory of a block besides its bytes: a tuple, three numbers, its place in a list."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(tuple[Entry, ...]).decode

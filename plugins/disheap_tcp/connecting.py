@@ -54,7 +54,7 @@ class Connecting:
         return None
 
     def explain(self, error: OSError | None) -> str:
-        """Says in words why the connection failed."""
+        """Returns the reason for a failed connection, as text."""
         return explain(error) if error is not None else "it closed the connection before it said anything"
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ Explain = Callable[[BaseException], str]
 
 
 def explain(error: BaseException) -> str:
-    """What the operating system said. asyncio has words of its own for a refused connection."""
+    """Returns the operating system's text. asyncio has another text for a refused connection."""
     if isinstance(error, OSError) and error.strerror:
         if error.errno is not None and error.strerror.startswith("Connect call failed"):
             return os.strerror(error.errno).lower()
@@ -59,7 +59,8 @@ class Link(asyncio.Protocol):
         explain: Explain = explain,
         silence: str = "",
     ) -> None:
-        """`silence` is what it means when the other end closes before it has said anything, where that is an error."""
+        """`silence` explains what it means if the other end closes before it has sent anything. "" if that is no
+        error."""
         self.remote = remote
         self._loop = loop
         self._accept: Callable[[], Receiver] | None = accept
@@ -94,7 +95,7 @@ class Link(asyncio.Protocol):
             self._send_gathered()
 
     def write_now(self, data: bytes) -> None:
-        """Sends what was gathered, and `data` behind it. Where nothing was gathered, it costs no turn of the loop."""
+        """Sends the gathered bytes, and `data` behind them. If nothing was gathered, it costs no turn of the loop."""
         if self._gathered:
             self.write(data)
             self._send_gathered()

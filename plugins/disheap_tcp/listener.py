@@ -1,9 +1,8 @@
-"""Accepting TLS connections: who has a place while it shakes hands, and who gives way.
-
-A handshake needs a place, and the places are bounded (`handshakes`). Whoever means to shake hands speaks at once and is
-done after one round trip. So a connection *stalls* when it has said nothing for `SILENCE_S`, or is still shaking hands
-`SLOW_S` after its first byte. When every place is taken, the oldest stalled connection of the address that holds the
-most places gives way. Of one address, no more than `handshakes_per_address` may stall.
+"""Accepts TLS connections, and bounds those in their handshake. A handshake needs a place, and the places are bounded
+(`handshakes`). A client that wants to connect sends at once, and is done after one round trip. So a connection *stalls*
+when it has said nothing for `SILENCE_S`, or is still shaking hands `SLOW_S` after its first byte. When every place is
+taken, the oldest stalled connection of the address that holds the most places gives way. Of one address, no more than
+`handshakes_per_address` may stall.
 
 Each listener has places of its own. So a flood on the port for clients does not keep a peer out.
 """
@@ -24,7 +23,8 @@ from disheap_tcp.link import Link, forget_frames
 from disheap_tcp.trust import TlsSettings
 
 ACCEPT_RETRY_S = 1.0
-"""Out of descriptors or memory: those who could free some need time, and the backlog holds the callers."""
+"""The pause when descriptors or memory are missing. Meanwhile some may be freed, and the backlog holds new
+connections."""
 SILENCE_S = 0.2
 """A client sends its HELLO as soon as it is connected. A busy client, or one of a thousand after a failover, may take a
 moment."""
@@ -35,7 +35,7 @@ LOOK_AGAIN_S = 0.05
 
 
 class _Guest:
-    """A connection that has not proved who it is."""
+    """A connection that is still in its handshake."""
 
     def __init__(self, accepted: socket.socket, peer: str, now: float) -> None:
         self.socket = accepted

@@ -105,7 +105,8 @@ async def _resolve(loop: asyncio.AbstractEventLoop, address: str, wanted: Addres
 
 
 def _bind_all(address: str, wanted: Address, places: list[_Where]) -> list[socket.socket]:
-    """All with the port of the first, where 0 was asked for. One family may be missing on this machine, not both."""
+    """Opens a socket for each address family. If port 0 was asked for, all get the port of the first. One family may be
+    missing on this machine, not both."""
     bound: list[socket.socket] = []
     failure: OSError | None = None
     for family, where in places:

@@ -1,4 +1,4 @@
-"""Transport `tcp`: plain TCP. Nobody proves who they are, so it listens on loopback unless somebody insists."""
+"""Transport `tcp`: plain TCP. It authenticates nobody, so nodes use it on loopback, unless `insecure` is set."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Certificates into TLS contexts, and TLS errors into words.
+"""Makes TLS contexts from certificates, and texts from TLS errors.
 
 Both ends always prove who they are. A listener refuses a client without a certificate of the same authority. A client
 checks that the certificate names the host it meant to reach. TLS 1.3 alone, because both ends are disheap.
@@ -79,8 +79,8 @@ def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
 
 
 def _check_key_mode(settings: TlsSettings) -> None:
-    """Only its owner may read it. The group may, where the owner is root: so a service reads a key that is not its own.
-    A file that is not there is not refused here."""
+    """Checks that only the owner may read the private key. If the owner is root, the group may read it too, so that a
+    service can. A file that is not there is not refused here."""
     if settings.shared_keyfile or os.name != "posix":
         return
     try:

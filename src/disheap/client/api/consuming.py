@@ -31,7 +31,7 @@ class Delivery(Delivered):
         self._driver = driver
 
     def ack(self) -> asyncio.Future[None]:
-        """Done with it. Await it to know; raises `LeaseLost` when the lease was not ours any more."""
+        """Acknowledge the message. Awaiting the result raises `LeaseLost` if the lease was not ours any more."""
         if not self._push.epoch:
             future: asyncio.Future[None] = self._driver.loop.create_future()
             future.set_result(None)
@@ -114,7 +114,7 @@ class Inbox:
         self.finish()
 
     def lost(self, error: DisheapError) -> None:
-        """The session or the client is over. What was not taken went back to its topic."""
+        """The session or the client is over. Deliveries that were not taken went back to their topic."""
         self._error = error
         self.queue.clear()
         self.finish()

@@ -25,7 +25,8 @@ class Inboxes:
         self._queues: dict[int, deque[Pushed]] = {}
 
     def begin(self, command: broker.Subscribe | broker.Pop) -> int:
-        """The number of a consumer. What was said before the reply is not for it: an earlier session's end, say."""
+        """Takes the number of the consumer from the reply. Events before the reply do not concern it, such as the end
+        of an earlier session."""
 
         def begun(reply: broker.Reply | RequestError) -> None:
             if isinstance(reply, broker.Subscribed):
@@ -35,7 +36,8 @@ class Inboxes:
         return int(self.driver.request(command, on_reply=begun).consumer)
 
     def wait_push(self, consumer: int, timeout_s: float | None) -> broker.Push | None:
-        """The next push for a consumer; None when nothing came in time. Raises `SessionExpired` where it is over."""
+        """Returns the next push for a consumer, or None if none came in time. Raises `SessionExpired` if the session is
+        over."""
         clock = self.driver.clock
         deadline = None if timeout_s is None else clock() + timeout_s
         while not (mine := self._queues.setdefault(consumer, deque())):
@@ -74,7 +76,7 @@ class Delivery(Delivered):
         self._driver = driver
 
     def ack(self) -> None:
-        """Done with it. Raises `LeaseLost` when the lease was not ours any more."""
+        """Acknowledge the message. Raises `LeaseLost` if the lease was not ours any more."""
         self._settle(broker.Ack([self.token]))
 
     def ack_nowait(self) -> None:

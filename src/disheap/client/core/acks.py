@@ -18,7 +18,7 @@ Batch = list[tuple[broker.Token, "asyncio.Future[None] | None"]]
 
 
 class Acks:
-    """Acks that were not sent yet, and who waits for each."""
+    """Acks that were not sent yet, and the futures that wait for them."""
 
     def __init__(self) -> None:
         self._gathered: Batch = []
@@ -38,7 +38,7 @@ class Acks:
             yield broker.Ack([token for token, _ in batch]), partial(_acked, batch)
 
     def fail(self, error: DisheapError) -> None:
-        """Empty it, and raise `error` for everybody who waits."""
+        """Drop all acks, and set `error` on the futures that wait."""
         gathered, self._gathered = self._gathered, []
         for _, future in gathered:
             if future is not None and not future.done():

@@ -88,7 +88,7 @@ BrokerEvent = Replied | OpaqueReply | Arrived | Control
 
 
 class _Note(msgspec.Struct, frozen=True, gc=False):
-    """What is to be remembered until the reply: the command, its waiter, the leases it gives back, its connection."""
+    """What is kept until the reply: the command, its waiter, the leases it gives back, its connection."""
 
     command: Any
     waiter: Any

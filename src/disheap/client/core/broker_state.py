@@ -1,4 +1,4 @@
-"""What a client holds of the heap machine's: leases, pops it waits for, consumers, topics of its own.
+"""What a client holds at the heap machine: leases, waiting pops, consumers, and exclusive topics.
 
 Owns the list that an ATTACH names. A lease is held until the *reply* to its ack, nack or cancel has
 come. The schedule that is prevented: the ack is sent, the connection is lost, and the ATTACH does not name the lease.

@@ -93,7 +93,7 @@ class Connector(ABC, Generic[C]):
 
     @property
     def welcome(self) -> Welcome | None:
-        """What the last node said of itself."""
+        """The WELCOME of the last node."""
         return self._session.welcome
 
     @property
@@ -146,7 +146,7 @@ class Connector(ABC, Generic[C]):
             self._route.failed(address, str(error), self._now())  # a node named this address
 
     def _handshake_received(self, channel: C, data: bytes) -> None:
-        """What came on an attempt."""
+        """Bytes came on an attempt."""
         if self._attempts.get(channel.address) is not channel:
             return
         try:
@@ -163,7 +163,7 @@ class Connector(ABC, Generic[C]):
             self._route.moved(answer.leader, self._now())
 
     def _reject(self, channel: C, error: ProtocolError) -> None:
-        """What answered is no node of this cluster. The other addresses may be right."""
+        """The address answered, but not as a node of this cluster. The other addresses may be right."""
         self._give_up(channel, str(error))
         fatal = self._route.rejected(channel.address, error)
         if fatal is not None:
@@ -231,13 +231,13 @@ class Connector(ABC, Generic[C]):
             raise renewed(self._error)
 
     def _take_output(self) -> bytes:
-        """What is to be written now."""
+        """Returns the bytes to be written now."""
         output = self._session.take_output()
         self._keepalive.wrote(self._now(), len(output))
         return output
 
     def _received(self, channel: C, data: bytes) -> None:
-        """What came on a channel."""
+        """Bytes came on a channel."""
         if channel is self._channel:
             self._handle(self._broker.receive(data))
         else:
@@ -272,7 +272,8 @@ class Connector(ABC, Generic[C]):
             self._drop("nothing was sent for too long: the session may be over, and is attached again")
 
     def _put_off(self, now: float) -> None:
-        """The pause doubles while the node says no, and begins anew when it has not said so for a while."""
+        """Plan the next attempt. The pause doubles while the node refuses, and is reset when it has not refused for a
+        while."""
         if self._retry_at is not None:
             return
         if now - self._put_off_at > keepalive.RETRY_QUIET_S:

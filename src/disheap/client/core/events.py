@@ -1,4 +1,5 @@
-"""What a session says: frozen events, handed to whoever owns the socket (h11's way of parting protocol from I/O)."""
+"""The events of a session. They are frozen, and the owner of the socket handles them (h11 separates protocol and I/O in
+this way)."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from disheap.errors import ProtocolError, RequestError
 
 
 class SessionEvent(msgspec.Struct, frozen=True, gc=False):
-    """What happened in a session. A driver acts upon it, in the order given."""
+    """An event of a session. A driver handles events in their order."""
 
 
 @final

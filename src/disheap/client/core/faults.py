@@ -23,7 +23,7 @@ from disheap.protocol.handshake import SUPPORTED, Goodbye, Hello, Versions, Welc
 PUT_OFF = frozenset({"overloaded", "window-exceeded"})
 """Nothing was done, and the number is still unused: the same request goes out again after a while."""
 SHORTAGES = frozenset({"disk-full", "memory-full"})
-"""Nothing was done with *this* sending. Of a request that was sent before, on another connection, that says nothing."""
+"""This sending had no effect. An earlier sending of the same request, on another connection, may have had one."""
 WRONG_NODE = frozenset({"not-leader", "session-expired"})
 """Not at this node, or not any more: look for the leader, which knows about the session."""
 SESSION_OVER = frozenset({"session-expired", "wrong-secret"})

@@ -1,4 +1,5 @@
-"""What a session asks about the machine's state in the client. A session does not know the machine."""
+"""The interface through which a session reads the machine's state in the client. A session does not know the
+machine."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ from typing import Protocol
 
 
 class HeldState(Protocol):
-    """What a client holds of the machine's. The session only carries it."""
+    """What a client holds at the machine, encoded. The session only sends it."""
 
     def encode_held(self) -> bytes:
         """The body of an ATTACH."""

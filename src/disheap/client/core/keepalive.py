@@ -44,7 +44,7 @@ CLOSE_TIMEOUT_S = 2.0
 
 
 class Verdict(Enum):
-    """What a check says: nothing to do, send a PING, or give the node up."""
+    """The result of a check: do nothing, send a PING, or give the node up."""
 
     FINE = "fine"
     PING = "ping"
@@ -52,7 +52,7 @@ class Verdict(Enum):
 
 
 class KeepAlive:
-    """Of one connection. Times are the caller's, in seconds."""
+    """The keepalive of one connection. The caller passes the time, in seconds."""
 
     __slots__ = (
         "_checked_at",
@@ -132,7 +132,7 @@ class KeepAlive:
         return max(0.0, min(self._heard_at + self.ping_every_s, self._wrote_at + self._keep_s) - now)
 
     def is_silent(self, now: float) -> bool:
-        """A check in the middle of a write, where no ping can be sent: what is written should be answered as well."""
+        """Check during a write, when no PING can be sent. The written bytes should be answered as well."""
         if not self._is_waiting:
             self._is_waiting, self._silent_s = True, 0.0
         return self.check(now) is Verdict.SILENT

@@ -1,7 +1,6 @@
-"""What a client asks beside its commands: QUERY and ADMIN. They do not go through the log.
-
-Their numbers are not those of commands. Owns those that have no answer: which of them were sent on this connection, and
-which a node has put off. Does not know when a connection takes them.
+"""Queries and admin requests of a client: QUERY and ADMIN. They do not go through the log, and have numbers of their
+own. Owns those without an answer: which of them were sent on this connection, and which a node has put off. Does not
+know when a connection accepts them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where to connect, and when: attempts that overlap until one node lets us in (RFC 8305 does the same with addresses).
+"""Decides where to connect, and when. Attempts overlap until one node accepts (RFC 8305 does so with addresses).
 
 Owns the addresses, the order, the pauses, and which attempts are under way. It knows no clock and no socket: drivers
 give the time, make the attempts it names, and tell it how each ended.

@@ -43,7 +43,7 @@ ENTRY_NUMBER = 1 << 62
 
 
 class State(Enum):
-    """Where a session stands on its way from a connection to an attached session."""
+    """The states of a session, from a connection to an attached session."""
 
     OFFLINE = "offline"
     HANDSHAKE = "handshake"
@@ -72,7 +72,7 @@ class Session:
     def __init__(
         self, options: SessionOptions | None, held: HeldState | None = None, hello: Hello | None = None
     ) -> None:
-        """`hello`: what a node is told first. Its cluster is pinned by the first welcome."""
+        """`hello` is the content of the first frame. The first WELCOME fixes its cluster."""
         self.id = 0
         self.timeout_ms = options.timeout_ms if options else 0
         self._secret = b""  # proves to any node that the session is ours
@@ -199,7 +199,7 @@ class Session:
         return len(self._commands)
 
     def waiters(self) -> Iterator[Any]:
-        """What the unanswered requests were sent with, the oldest first."""
+        """Yields the waiters of the unanswered requests, the oldest first."""
         for command in self._commands.values():
             yield command.waiter
         for query in self._queries:
@@ -212,8 +212,8 @@ class Session:
         return Handshake(self._hello, any_node=self._options is None)
 
     def connected(self, handshake: Handshake | None = None) -> list[Event]:
-        """A connection stands. Where its `handshake` is over, the session goes on with what was received; otherwise it
-        greets."""
+        """A connection is open. If its `handshake` is over, the session continues with the bytes received. Otherwise it
+        sends a HELLO."""
         self._reader = frames.FrameReader()
         self._output = [self.handshake().hello] if handshake is None else []
         self.state = State.HANDSHAKE
@@ -359,7 +359,8 @@ class Session:
             self._go_offline(Moved(leader, error.code, str(error)), events)
 
     def _lapse(self, events: list[Event]) -> None:
-        """What was sent is unknown; what was not moves to the next session, which counts from 1 again."""
+        """The session is over. The outcome of sent commands is unknown. The others move to the next session, which
+        counts from 1 again."""
         sent = [command for seq, command in self._commands.items() if seq <= self._ever_sent]
         kept = [command for seq, command in self._commands.items() if seq > self._ever_sent]
         silent = not sent and self._held.is_empty()

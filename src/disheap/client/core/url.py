@@ -41,8 +41,8 @@ _CREDENTIALS = re.compile(r"(?<=://).*@", re.DOTALL)  # to the last @: a passwor
 
 @dataclass(frozen=True, slots=True)
 class BrokerUrl:
-    """What a URL says. `group` is the number of the group that a client speaks to. `mechanism` is how a
-    client authenticates: a node that does not have it says which it has. `transport_table` goes to the transport
+    """What a URL says. `group` is the number of the group that a client speaks to. `mechanism` is how a client
+    authenticates. A node that does not offer it names those that it offers. `transport_table` goes to the transport
     plugin's own settings."""
 
     addresses: tuple[str, ...] = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
@@ -96,7 +96,7 @@ def resolve(
 
 
 def hello_of(url: BrokerUrl, client: str) -> Hello:
-    """What a client of this URL tells a node first."""
+    """Returns the content of the HELLO of a client with this URL."""
     return Hello(group=url.group, client=client, client_version=__version__, mechanism=url.mechanism)
 
 

@@ -1,8 +1,8 @@
 """The asyncio driver: connections over any transport, futures for answers, one timer.
 
-Owns the waiting, and everybody who waits. What is decided is in `core.connection`. All that is sent in one turn of the
-loop goes out in one write, and all acks of one turn in one command. It knows no topics: whoever subscribes registers a
-`Sink`, which gets the deliveries in order.
+Owns the waiting and the futures. `core.connection` makes the decisions. All that is sent in one turn of the loop goes
+out in one write, and all acks of one turn in one command. It knows no topics. A subscriber registers a `Sink`, which
+gets the deliveries in order.
 
 A pipelined command costs a future, a tuple and two appends. One timer ends the waits with the default timeout. Only
 another timeout gets a timer.
@@ -203,7 +203,7 @@ class Driver(Connector[Link]):
         return future
 
     def unsubscribe(self, number: int, queued: Iterable[broker.Deliver]) -> None:
-        """Give back what was not taken and what still comes. The node is not told."""
+        """Give back deliveries that were not taken, and those that still come. Does not cancel the consumer."""
         self._sinks.forget(number)
         self.give_back([(push.id, push.epoch) for push in queued if push.epoch])
 
@@ -336,7 +336,7 @@ class Driver(Connector[Link]):
                 self.wake()
 
     def wake(self) -> None:
-        """Wake as many of those who wait for room as there is room for."""
+        """Wake as many waiting callers as the session's window has room for."""
         self._for_room.wake(0 if self.paused else max(0, self._session.room))
 
     # --- what the core says -------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ class Driver(Connector[Link]):
         self._check(now)
 
     def _expire(self, waiters: list[Waiter]) -> None:
-        """What has not left is taken back: it must not be carried out long after somebody was told that it failed."""
+        """Take unsent commands back. They must not be carried out after their callers got an error."""
         late = [waiter for waiter in waiters if not waiter[0].done()]
         for future, _, _ in self._broker.withdraw(late):
             future.set_exception(faults.not_sent("the request", self._route.why()))

@@ -80,7 +80,7 @@ class BlockingConnection(Connector[SocketChannel]):
         self._leave(ConnectionLost("this client was left without closing it"))
 
     def abort_in_child(self) -> None:
-        """Close the child's copy of the socket. The session is the parent's, which goes on with it."""
+        """Close the child's copy of the socket. The session belongs to the parent, which continues with it."""
         self._leave(
             ConnectionLost("this client was opened before a fork, and is the parent process's: open one in the child")
         )

@@ -58,7 +58,7 @@ def _plugin(url: BrokerUrl) -> tuple[type[Any], Any]:
 
 @contextmanager
 def _of_the_url() -> Iterator[None]:
-    """A plugin knows its settings, and not where they stood."""
+    """Adds the origin of the settings to an error. A plugin does not know where its settings come from."""
     try:
         yield
     except ConfigError as error:

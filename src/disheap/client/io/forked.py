@@ -1,9 +1,9 @@
-"""What a fork leaves to its child.
+"""Makes clients unusable in the child of a fork.
 
-A child inherits its parent's sockets and all that is known of the session on them. If both went on with it, they would
-give the same numbers to different commands. The node would take all but one of each for a repetition: confirmed, and
-lost. So every client is told in the child, before any code of the application runs there. An inherited socket that
-stays open would also keep the session of a killed parent alive.
+A child inherits its parent's sockets and the session's state. If both used it, they would give the same numbers to
+different commands. The node would take all but one of each for a repetition: confirmed, and lost. So every client is
+told in the child, before any code of the application runs there. An inherited socket that stays open would also keep
+the session of a killed parent alive.
 
 The list has to be the process's own, as the fork is; it holds nothing alive.
 """
@@ -20,8 +20,8 @@ class Inherited(Protocol):
     """A client that a child process finds open after a fork."""
 
     def abort_in_child(self) -> None:
-        """Close the socket without a word, and be of no more use. Locks may be held by threads that the child does not
-        have."""
+        """Close the socket without a GOODBYE, and refuse further calls. Threads that the child does not have may hold
+        locks."""
 
 
 _numbers = count()

@@ -1,4 +1,4 @@
-"""Who gets which push, in the asyncio driver.
+"""Routes pushes to consumers, in the asyncio driver.
 
 Owns the map from consumer numbers to sinks, and two special cases. A push that comes before the reply that names its
 consumer waits for it. A delivery that nobody wants any more is given back.
@@ -49,7 +49,7 @@ class Sinks:
             self.arrived(push)
 
     def forget(self, number: int) -> None:
-        """What still comes for it is given back."""
+        """Give back deliveries that still come for the consumer."""
         self._sinks.pop(number, None)
 
     def arrived(self, push: broker.Push) -> None:

@@ -1,4 +1,4 @@
-"""A blocking socket with one timeout, set anew only when it changes: a system call saved on every round trip."""
+"""A blocking socket with one timeout. It is set only when it changes, which saves a system call on every round trip."""
 
 from __future__ import annotations
 
