@@ -7,10 +7,9 @@ replica gets it in `shared.Shared`. The folder `replica` has the parts that know
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
-from disheap.errors import DisheapError, NotLeader, RequestError, RequestTimeout, StorageError
+from disheap.errors import NotLeader, RequestError, StorageError
 from disheap.interfaces import Forwarding, Identity, MemoryEstimating, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
@@ -28,6 +27,7 @@ from disheap.runtime.maintenance import Maintenance
 from disheap.runtime.membership.directory import first_state
 from disheap.runtime.replica.forwarding import Forwarder
 from disheap.runtime.replica.group import Group
+from disheap.runtime.replica.leader_watch import LeaderWatch
 from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.replica.node_commands import NodeCommands
 from disheap.runtime.replica.recovery import Found, recover
@@ -69,7 +69,7 @@ class Replica:
         self._local = LocalRequests(self.server, self.leader_address)
         others = lambda: shared.book.versions(shared.own, number)  # noqa: E731
         self._versions = Versions(others, tuning.settle_ticks(config))
-        self._leader_changed = asyncio.Event()
+        self._leader_watch = LeaderWatch(number, lambda: self.group, shared.book.label)
         self._settings_digest = shared.parts.settings_digest(number)
         self._constants_digests = shared.parts.constants_digests(number)
 
@@ -102,14 +102,7 @@ class Replica:
         """Hand leadership over before the node stops. So clients lose a round trip and not an election timeout."""
         if not self.group.leads or len(self._shared.members) == 1:
             return
-        try:
-            self.group.transfer(NOBODY)
-            async with asyncio.timeout(self._shared.config.raft.election_timeout_ms / 1000):
-                await self.wait_for_another_leader()
-        except TimeoutError:
-            log.warning("leadership was not taken over in time; the others will elect", group=self.number)
-        except DisheapError as error:
-            log.warning("leadership cannot be handed over; the others will elect", group=self.number, reason=str(error))
+        await self._leader_watch.hand_over(self._shared.config.raft.election_timeout_ms / 1000)
 
     def end(self) -> None:
         """Stop all work and close the clients' connections. `close` follows."""
@@ -305,20 +298,11 @@ class Replica:
 
     async def wait_for_leader(self, timeout_s: float) -> str:
         """See `Node.wait_for_leader`."""
-        try:
-            async with asyncio.timeout(timeout_s):
-                while self.group.leader == NOBODY:
-                    self._leader_changed.clear()
-                    await self._leader_changed.wait()
-        except TimeoutError:
-            raise RequestTimeout(f"no leader within {timeout_s} s; is a majority of the members running?") from None
-        return self._shared.book.label(self.group.leader)
+        return await self._leader_watch.wait_for_leader(timeout_s)
 
     async def wait_for_another_leader(self) -> None:
         """Returns when another node leads the group, however long that takes."""
-        while self.group.leads or self.group.leader == NOBODY:
-            self._leader_changed.clear()
-            await self._leader_changed.wait()
+        await self._leader_watch.wait_for_another_leader()
 
     def describe(self) -> PeerGroup:
         """What peers are told of this replica when they meet."""
@@ -473,7 +457,7 @@ class Replica:
             self.group.fail(error)
 
     def _on_leader(self) -> None:
-        self._leader_changed.set()
+        self._leader_watch.note_change()
         book, leader, term = self._shared.book, self.group.leader, self.group.raft.term
         log.info("leader", node=self.name, group=self.number, term=term, leader=book.label(leader) or None)
         self._shared.observers.leader_changed(self.number, term, book.label(leader) if leader else "")

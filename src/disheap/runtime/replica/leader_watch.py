@@ -1,0 +1,60 @@
+"""Waiting for a leader: until one is known, and until another node leads. Does not decide who leads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from disheap.errors import DisheapError, RequestTimeout
+from disheap.kernel.types import NOBODY, NodeId
+from disheap.logs import get_logger
+from disheap.runtime.replica.group import Group
+
+log = get_logger(__name__)
+
+
+class LeaderWatch:
+    """`group` returns the replica's present group, `label` a member's name."""
+
+    def __init__(self, number: int, group: Callable[[], Group], label: Callable[[NodeId], str]) -> None:
+        self._number = number
+        self._group = group
+        self._label = label
+        self._changed = asyncio.Event()
+
+    def note_change(self) -> None:
+        """Another node leads, or nobody is known to: all who wait look again."""
+        self._changed.set()
+
+    async def wait_for_leader(self, timeout_s: float) -> str:
+        """See `Node.wait_for_leader`."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._group().leader == NOBODY:
+                    await self._wait_change()
+        except TimeoutError:
+            raise RequestTimeout(f"no leader within {timeout_s} s; is a majority of the members running?") from None
+        return self._label(self._group().leader)
+
+    async def wait_for_another_leader(self) -> None:
+        """Returns when another node leads the group, however long that takes."""
+        while self._group().leads or self._group().leader == NOBODY:
+            await self._wait_change()
+
+    async def hand_over(self, timeout_s: float) -> None:
+        """Hand leadership to the member that is best up to date, and wait for it to lead. Raises nothing: what goes
+        wrong is logged, and the others elect a leader."""
+        try:
+            self._group().transfer(NOBODY)
+            async with asyncio.timeout(timeout_s):
+                await self.wait_for_another_leader()
+        except TimeoutError:
+            log.warning("leadership was not taken over in time; the others will elect", group=self._number)
+        except DisheapError as error:
+            log.warning(
+                "leadership cannot be handed over; the others will elect", group=self._number, reason=str(error)
+            )
+
+    async def _wait_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
