@@ -304,11 +304,11 @@ class Repairer:
 
     def _note_undelivered(self, source: NodeId, first: Index, last: Index) -> None:
         name = self._host.member_name(source)
-        log.warning("entries that a node said to have did not come", source=name, first=first, last=last)
+        log.warning("a node did not deliver entries that it reported", source=name, first=first, last=last)
         self._undelivered.setdefault(source, []).append((first, last))
 
     def _note_no_snapshot(self, source: NodeId) -> None:
-        log.warning("a node's snapshot did not come, or not whole", source=self._host.member_name(source))
+        log.warning("a node's snapshot did not come, or is incomplete", source=self._host.member_name(source))
         self._snapshot_refusals[source] = MAX_SNAPSHOT_ROUNDS
 
     def _log_waiting(self, wait: plan.Wait) -> None:
@@ -316,7 +316,7 @@ class Repairer:
         if wait != self._waiting or now - self._logged_at > LOG_AGAIN_S:
             names = [self._host.member_name(node) for node in wait.on]
             log.warning(
-                "this node takes no part: it waits for what others hold", missing=wait.missing, waiting_for=names
+                "this node takes no part: it waits for the other nodes", missing=wait.missing, waiting_for=names
             )
             self._logged_at = now
         self._waiting = wait

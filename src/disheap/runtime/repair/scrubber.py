@@ -126,7 +126,7 @@ class Scrubber:
         if result.mended:
             self._counts["damaged"] += 1
             self._host.note_damage(result.mended)
-            log.warning("the disk had lost what is held elsewhere, too: nothing is missing", reason=result.mended)
+            log.warning("the disk had lost data that is stored twice; it was written again", reason=result.mended)
         if result.cursor:
             self._next_at = self._loop.time() + result.bytes / self._bytes_per_s
         else:
@@ -139,8 +139,8 @@ class Scrubber:
         self._restart()
         if self._host.is_alone():
             log.error(
-                "the disk has lost what it held, and no other node has it: this node goes on, takes a snapshot, and "
-                "may not start again before the damaged file is trimmed; let clients take out what waits",
+                "the disk has lost data that no other node has: this node continues and takes a snapshot, but may not "
+                "start again before the damaged file is deleted; let clients drain the queues",
                 reason=str(error),
             )
             self._host.group.snapshotter.take()
@@ -150,7 +150,7 @@ class Scrubber:
     def _failed(self, error: BaseException | None) -> None:
         if isinstance(error, StorageFull):
             self._counts["damaged"] += 1
-            log.warning("what the disk has lost is written again when there is room", reason=str(error))
+            log.warning("lost data is written again when the disk has space", reason=str(error))
         elif error is not None and not isinstance(error, StorageError):
             self._host.failed(error)
         self._restart()
