@@ -170,13 +170,13 @@ class BlockingRounds:
 
     def message(self) -> None:
         client = self.client
-        client.call(broker.Enqueue("jobs", broker.NewMessage(b"job")))
-        consumer = client.call(broker.Subscribe("jobs", 1)).consumer
+        client.request(broker.Enqueue("jobs", broker.NewMessage(b"job")))
+        consumer = client.request(broker.Subscribe("jobs", 1)).consumer
         pushes: list[Any] = client.take_pushes()
         while not pushes:
             pushes = client.poll(1.0)
-        client.call(broker.Ack([(pushes[0].id, pushes[0].epoch)]))
-        client.call(broker.Cancel(consumer, give_back=True))
+        client.request(broker.Ack([(pushes[0].id, pushes[0].epoch)]))
+        client.request(broker.Cancel(consumer, give_back=True))
 
     def query(self) -> None:
         self.client.query(broker.DescribeTopic("jobs"))
@@ -217,6 +217,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize("thing", ["message", "query", "refusal", "reconnection"])
 def test_what_a_blocking_client_has_done_leaves_nothing(address: str, thing: str) -> None:
     client = BlockingClient(BrokerUrl((address,), "tcp"))
-    client.call(broker.CreateTopic("jobs", broker.TopicSettings()))
+    client.request(broker.CreateTopic("jobs", broker.TopicSettings()))
     assert grown_by_blocking(ROUNDS, getattr(BlockingRounds(client), thing)) == {}
     client.close()

@@ -399,6 +399,6 @@ async def test_what_a_node_asks_of_others_for_its_repair_leaves_nothing(tmp_path
 
         async def ask() -> None:
             await asking._ask_all([NodeId(leader.group.raft.id)])
-            assert await asking._ask(NodeId(leader.group.raft.id), AskEntries(0, Index(1), Index(2))) is not None
+            assert await asking._request(NodeId(leader.group.raft.id), AskEntries(0, Index(1), Index(2))) is not None
 
         assert await grown_by(200, ask) == {}
