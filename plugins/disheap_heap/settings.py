@@ -82,7 +82,7 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     its own."""
     fanout: Annotated[int, Meta(ge=1, le=1_000_000, description="that one publish may reach")] = 2_500
     """The message in each topic takes 2 us, and up to 12 us if it expires and the topic drops another one. So a publish
-    takes 30 ms at most by default, and 2 MB. A publish to more topics is refused."""
+    takes 40 ms at most by default, and 2 MB. A publish to more topics is refused."""
     pattern_words: Annotated[int, Meta(ge=1, le=255, description="in one pattern of a topic exchange")] = 128
     """As many as fit into AMQP's 255 bytes."""
     pattern_bytes: Annotated[int, Meta(ge=1, le=1020, description="of one pattern of a topic exchange")] = 255
