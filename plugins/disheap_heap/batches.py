@@ -61,6 +61,6 @@ def _add_slice(state: State, topic: Topic, batch: list[NewMessage], bodies: list
     state.ready += len(ready)
     topic.delayed_bytes += delayed_bytes
     topic.ready_bytes += ready_bytes
-    topic.ready.push_new(ready)
+    topic.ready.push_many(ready)
     state.timers.arm_messages(topic.number, numbers, deadlines)
     topic.arrivals.add(range(first, number), needed_ids(state, topic))

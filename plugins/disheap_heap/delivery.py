@@ -19,7 +19,7 @@ from disheap_heap.encoding import encode
 from disheap_heap.footprint import count_extras, uncount_extras
 from disheap_heap.kept import DROPPED_BYTES, TUPLE_BYTES
 from disheap_heap.messages import Body, Content, Message, SharedMessage, deliver
-from disheap_heap.ready import DroppingReadyMessages, no_messages
+from disheap_heap.ready import ReadyMessages
 from disheap_heap.state import Consumer, Lease, PurgedMessages, State, Topic
 from disheap_heap.view import (
     ids_of_views,
@@ -261,7 +261,6 @@ def drop_excess(state: State, topic: Topic) -> None:
     excess = len(topic.ready) - topic.settings.max_messages
     if excess <= 0:
         return
-    assert isinstance(topic.ready, DroppingReadyMessages)
     dropped = topic.ready.take_lowest(excess)
     expiring = [message.id for message in dropped if message.expires_at_ms]
     state.timers.disarm_messages(expiring, topic.number)
@@ -349,7 +348,7 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
     """Drops all ready and delayed messages of a topic in constant time. Their memory is freed later. Returns how many
     there were."""
     count = len(topic.ready) + len(topic.delayed)
-    if count or topic.ready.entries():
+    if count:
         state.ready -= len(topic.ready)
         state.delayed -= len(topic.delayed)
         purged = PurgedMessages(topic.ready, topic.delayed, state.timers.disarm_topic(topic.number))
@@ -364,7 +363,7 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
         state.purged_messages += count
         state.purged_bytes += topic.ready_bytes + topic.delayed_bytes
         state.dropped += count
-        topic.ready, topic.delayed = no_messages(topic.drops), {}
+        topic.ready, topic.delayed = ReadyMessages(), {}
         topic.ready_bytes = topic.delayed_bytes = 0
     state.unserved.pop(topic.number, None)
     return count

@@ -1,8 +1,8 @@
 """Snapshots of one point in time (Raft §7; pitfall 29), and the state's hash.
 
 `take` opens a view (`view`) and returns an iterator, which writes the view while the machine continues. A snapshot has
-the state and nothing that follows from it: no heap, no timer, no count, no garbage. Messages come by topic in the order
-of their ids, and leases by consumer with the oldest first. All other rows come in the order of insertion. A restored
+the state and nothing that follows from it: no order, no timer, no count. Messages come by topic in the order of
+their ids, and leases by consumer with the oldest first. All other rows come in the order of insertion. A restored
 replica has the same order, so the bytes are canonical, and the state hash is a hash of them. `restoring` reads a
 snapshot.
 

@@ -15,10 +15,10 @@ from weakref import ref
 
 from disheap.protocol.broker import Token, TopicSettings
 from disheap_heap.arrivals import Arrivals
-from disheap_heap.heap import StrictHeap
 from disheap_heap.kept import Kept
 from disheap_heap.messages import Message
-from disheap_heap.ready import ReadyMessages, no_messages
+from disheap_heap.ordered import OrderedRecords
+from disheap_heap.ready import ReadyMessages
 from disheap_heap.routing import Exchange, RouteCache
 from disheap_heap.settings import (
     MAX_DELIVERIES_PER_CALL,
@@ -181,7 +181,7 @@ class Topic:
         self.sign = -1 if settings.mode == "max" else 1
         self.alive = True
         self.drops = settings.overflow == "drop" and settings.max_messages > 0
-        self.ready = no_messages(self.drops)
+        self.ready = ReadyMessages()
         self.ready_bytes = 0
         self.delayed: dict[int, Delayed] = {}
         self.delayed_bytes = 0
@@ -204,7 +204,7 @@ class PurgedMessages(NamedTuple):
 
     ready: ReadyMessages
     delayed: dict[int, Delayed]
-    timers: StrictHeap[Timer] | None
+    timers: OrderedRecords[Timer] | None
 
 
 class State:

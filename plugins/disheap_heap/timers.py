@@ -9,7 +9,7 @@ A waiting message has one timer at most, for what happens to it first: it become
 
 from __future__ import annotations
 
-from disheap_heap.heap import StrictHeap
+from disheap_heap.ordered import OrderedRecords
 
 MESSAGE = 0  # a delayed message becomes ready, or a waiting message is dropped
 LEASE = 1  # a lease ends
@@ -26,27 +26,27 @@ class Timers:
     """The deadlines of everything that has one, by kind and number. The timers of messages are kept by topic. So a
     purge takes all timers of a topic out at once, and none of them is left to be found due.
 
-    A timer is in one heap only. The first timer of each topic is in `_heap`, among the timers of other kinds. The later
-    ones of the topic are in a heap of their own, which most topics do not need.
+    A timer is in one place only. The first timer of each topic is in `_order`, among the timers of other kinds. The
+    later ones of the topic are in records of their own, which most topics do not need.
     """
 
-    __slots__ = ("_firsts", "_heap", "_later", "_later_count")
+    __slots__ = ("_firsts", "_later", "_later_count", "_order")
 
     def __init__(self) -> None:
-        self._heap: StrictHeap[Timer] = StrictHeap()
-        self._firsts: dict[int, Timer] = {}  # of messages, by topic; all of them are in `_heap`
-        self._later: dict[int, StrictHeap[Timer]] = {}  # of messages, by topic; none of these heaps is empty
+        self._order: OrderedRecords[Timer] = OrderedRecords()
+        self._firsts: dict[int, Timer] = {}  # of messages, by topic; all of them are in `_order`
+        self._later: dict[int, OrderedRecords[Timer]] = {}  # of messages, by topic; none of these is empty
         self._later_count = 0
 
     def arm(self, kind: int, number: int, deadline_ms: int, topic: int = 0) -> None:
         """Starts a timer of any kind but `MESSAGE`. Replaces the earlier one of the same kind and number."""
         key = number * _KINDS + kind
-        self._heap.remove(key)
-        self._heap.push((deadline_ms, key, topic))
+        self._order.remove(key)
+        self._order.push((deadline_ms, key, topic))
 
     def disarm(self, kind: int, number: int) -> None:
         """Removes a timer of any kind but `MESSAGE`, if there is one."""
-        self._heap.remove(number * _KINDS + kind)
+        self._order.remove(number * _KINDS + kind)
 
     def arm_message(self, number: int, deadline_ms: int, topic: int) -> None:
         """Starts the timer of a message. It must not have one."""
@@ -54,14 +54,14 @@ class Timers:
         first = self._firsts.get(topic)
         if first is None:
             self._firsts[topic] = timer
-            self._heap.push(timer)
+            self._order.push(timer)
         elif timer > first:
             self._push_later(timer)
         else:
-            self._heap.remove(first[1])
-            self._push_later(_copy(first))
+            self._order.remove(first[1])
+            self._push_later(first)
             self._firsts[topic] = timer
-            self._heap.push(timer)
+            self._order.push(timer)
 
     def arm_messages(self, topic: int, numbers: list[int], deadlines_ms: list[int]) -> None:
         """Starts the timers of new messages of one topic. Their numbers ascend, and are larger than those that the
@@ -70,12 +70,12 @@ class Timers:
             return
         first = self._firsts.get(topic)
         if first is not None:
-            self._heap.remove(first[1])
-            self._push_later(_copy(first))
+            self._order.remove(first[1])
+            self._push_later(first)
         later = self._later.get(topic)
         if later is None:
-            later = self._later[topic] = StrictHeap()
-        later.push_new([(at, number * _KINDS, topic) for number, at in zip(numbers, deadlines_ms, strict=True)])
+            later = self._later[topic] = OrderedRecords()
+        later.push_many([(at, number * _KINDS, topic) for number, at in zip(numbers, deadlines_ms, strict=True)])
         self._later_count += len(numbers)
         self._choose_first(topic)
 
@@ -85,7 +85,7 @@ class Timers:
         if first is None:
             return
         if first[1] == key:
-            self._heap.remove(key)
+            self._order.remove(key)
             self._choose_first(topic)
         else:
             later = self._later.get(topic)
@@ -109,14 +109,14 @@ class Timers:
             if not later:
                 del self._later[topic]
         if len(keys) < len(numbers):
-            self._heap.remove(first[1])
+            self._order.remove(first[1])
             self._choose_first(topic)
 
-    def disarm_topic(self, topic: int) -> StrictHeap[Timer] | None:
+    def disarm_topic(self, topic: int) -> OrderedRecords[Timer] | None:
         """Removes the timers of all messages of a topic, in constant time. Returns those that have to be freed."""
         first = self._firsts.pop(topic, None)
         if first is not None:
-            self._heap.remove(first[1])
+            self._order.remove(first[1])
         later = self._later.pop(topic, None)
         if later is not None:
             self._later_count -= len(later)
@@ -124,19 +124,19 @@ class Timers:
 
     def next_deadline(self) -> int | None:
         """The earliest deadline in ms, or None."""
-        first = self._heap.first()
+        first = self._order.first()
         return None if first is None else first[0]
 
     def pop(self) -> tuple[int, int, int]:
         """Removes the first timer. Returns its (kind, number, topic)."""
-        _, key, topic = self._heap.pop()
+        _, key, topic = self._order.pop()
         number, kind = divmod(key, _KINDS)
         if kind == MESSAGE:
             self._choose_first(topic)
         return kind, number, topic
 
     def drain(self) -> bool:
-        """Takes any timer out, or a piece of garbage, for timers that are thrown away. False if there is none."""
+        """Takes any timer out, for timers that are thrown away. False if there is none."""
         while self._later:
             topic, later = next(iter(self._later.items()))
             if later.drain() is not None:
@@ -145,16 +145,16 @@ class Timers:
         if self._firsts:
             self._firsts.popitem()
             return True
-        return self._heap.drain() is not None
+        return self._order.drain() is not None
 
     def __len__(self) -> int:
-        return len(self._heap) + self._later_count
+        return len(self._order) + self._later_count
 
     def _push_later(self, timer: Timer) -> None:
         topic = timer[2]
         later = self._later.get(topic)
         if later is None:
-            later = self._later[topic] = StrictHeap()
+            later = self._later[topic] = OrderedRecords()
         later.push(timer)
         self._later_count += 1
 
@@ -165,13 +165,7 @@ class Timers:
             del self._firsts[topic]
             return
         first = self._firsts[topic] = later.pop()
-        self._heap.push(first)
+        self._order.push(first)
         self._later_count -= 1
         if not later:
             del self._later[topic]
-
-
-def _copy(timer: Timer) -> Timer:
-    """A new tuple, for a timer that a heap may still have as garbage. It would take the old tuple for a live one when
-    that comes back."""
-    return (timer[0], timer[1], timer[2])

@@ -182,15 +182,13 @@ def _remove_one_binding(state: State, exchange: Exchange[Topic]) -> bool:
 
 
 def _free_one(state: State, purged: PurgedMessages) -> bool:
-    count = len(purged.ready) + len(purged.delayed)
     message = purged.ready.drain()
     if message is None and purged.delayed:
         message = purged.delayed.popitem()[1][1]
     if message is None:
         return purged.timers is not None and purged.timers.drain() is not None
-    if len(purged.ready) + len(purged.delayed) < count:
-        state.purged_messages -= 1  # else it was removed before the purge, and this is garbage of the heap
-        state.purged_bytes -= len(message.body)
-        if type(message) is SharedMessage or type(message.body) is Content:
-            uncount_extras(state, message)
+    state.purged_messages -= 1
+    state.purged_bytes -= len(message.body)
+    if type(message) is SharedMessage or type(message.body) is Content:
+        uncount_extras(state, message)
     return True

@@ -81,9 +81,8 @@ def test_a_batch_drops_what_single_messages_would_have_dropped(mode: str, bound:
 
 def test_a_small_topic_that_drops_does_not_grow_by_a_large_batch() -> None:
     driver = dropping(3)
-    before = driver.machine._state.topics["jobs"].ready.entries()
     driver.do(EnqueueMany("jobs", [NewMessage(b"x", number % 5) for number in range(BATCH_MAX)]))
-    assert driver.machine._state.topics["jobs"].ready.entries() - before < 200
+    driver.machine._state.topics["jobs"].ready.check()
     assert driver.info().ready == 3
 
 

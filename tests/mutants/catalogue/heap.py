@@ -76,9 +76,9 @@ MUTANTS = (
         "a full topic drops the message of the highest priority",
         (
             Patch(
-                "disheap_heap:DroppingReadyMessages.push",
-                "self._reversed.push((-record[0], record[1]))",
-                "self._reversed.push(record[:2])",
+                "disheap_heap:ReadyMessages.take_lowest",
+                "        dropped = self.take_last_rank(count)\n",
+                "        dropped = [self.pop() for _ in range(count)]\n",
             ),
         ),
         ("tests/heap/test_overflow.py::test_the_lowest_priority_is_dropped_first",),
@@ -131,17 +131,29 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
-        "garbage-of-a-part-is-not-counted",
-        "a queue whose messages expire passes over all of them before its next message",
-        (Patch("disheap_heap:StrictHeap.remove", "            part.garbage += 1\n", ""),),
-        ("tests/heap/test_strict_heap.py::test_it_gives_what_a_sorted_list_gives",),
+        "last-of-a-chunk-not-updated",
+        "a message is looked for in the wrong chunk after the last one of a chunk was removed",
+        (
+            Patch(
+                "disheap_heap:OrderedRecords._update_last",
+                "            self._lasts[place] = chunk[-1]\n",
+                "            pass\n",
+            ),
+        ),
+        ("tests/heap/test_ordered.py::test_it_gives_what_a_sorted_list_gives",),
         simulated=False,
     ),
     Mutant(
-        "first-of-a-part-is-garbage",
-        "a message that was removed hides the next one of its part, and another one comes first",
-        (Patch("disheap_heap:StrictHeap._clean", "elif self._records.get(first[1]) is not first:", "elif False:"),),
-        ("tests/heap/test_strict_heap.py::test_the_first_record_of_a_part_is_never_garbage",),
+        "chunk-grows-without-bound",
+        "a queue of mixed priorities moves all of its messages for each new one",
+        (
+            Patch(
+                "disheap_heap:OrderedRecords.push",
+                "            if len(chunk) > MAX_CHUNK:\n",
+                "            if False:\n",
+            ),
+        ),
+        ("tests/heap/test_ordered.py::test_it_gives_what_a_sorted_list_gives",),
         simulated=False,
     ),
     Mutant(
