@@ -136,6 +136,14 @@ def test_purged_messages_are_invisible_at_once_and_freed_in_slices(command: Purg
     assert driver.machine.stats()["timers"] == 0
 
 
+def test_what_is_freed_counts_as_work() -> None:
+    driver = filled(1000)
+    driver.do(Purge("jobs"))
+    before = driver.machine.work_done()
+    driver.work_off(100)
+    assert driver.machine.work_done() - before >= 1000
+
+
 def test_timers_of_purged_messages_find_nothing() -> None:
     driver = filled(100, delay_ms=50, expires_ms=60)
     driver.do(Purge("jobs"))

@@ -939,7 +939,7 @@ MUTANTS = (
         "freeing-is-no-work",
         "the freeing of purged messages is not counted as work, and nobody sees how long it takes",
         (Patch("disheap_heap:free_some", "    state.units += done\n", ""),),
-        ("tests/fuzz/test_costs.py::test_a_climb_finds_nothing_that_costs_more_than_it_says",),
+        ("tests/heap/test_work.py::test_what_is_freed_counts_as_work",),
         simulated=False,
     ),
 )
