@@ -55,6 +55,7 @@ def test_what_once_broke_a_parser_breaks_it_no_more(case: Path) -> None:
     TARGETS[case.parent.name].run(case.read_bytes())
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("name", TARGETS)
 def test_mutated_input_ends_in_the_typed_error_and_in_time(name: str) -> None:
     target = TARGETS[name]

@@ -135,6 +135,7 @@ def test_a_node_that_is_killed_and_comes_back_shows_to_the_worker_as_a_pause(dur
     assert worker.stop() == 0
 
 
+@pytest.mark.proof
 def test_a_failover_is_invisible_to_the_worker(tmp_path, run, trace):
     cluster = Cluster(tmp_path / "data", storage="file")
     try:
@@ -167,6 +168,7 @@ def test_a_long_task_under_the_solo_pool_keeps_its_session(node, run, trace):
     assert worker.stop() == 0
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("pool", ["prefork", "threads", "solo"])
 def test_a_warm_shutdown_waits_for_a_long_task_and_acknowledges_it(node, run, trace, pool):
     worker = run(node, "-n", "w1@here", "-P", pool, session_timeout_ms=2000)
@@ -182,6 +184,7 @@ def test_a_warm_shutdown_waits_for_a_long_task_and_acknowledges_it(node, run, tr
     assert (stats.ready, stats.leased) == (0, 0)  # or another worker would run it again
 
 
+@pytest.mark.proof
 def test_a_lapsed_session_makes_the_worker_start_its_consumer_anew(node, run, trace):
     worker = run(node, "-n", "w1@here")
     worker.wait_ready()
@@ -211,6 +214,7 @@ def test_threads_acknowledge_late(node, run, trace):
     assert (stats.ready, stats.leased) == (0, 0)
 
 
+@pytest.mark.proof
 def test_workers_outlive_a_node_in_memory_that_is_restarted(node, run, trace):
     """The node has forgotten everything: sessions, queues and what was under way."""
     workers = [run(node, "-n", f"w{n}@here") for n in (1, 2)]
@@ -229,6 +233,7 @@ def test_workers_outlive_a_node_in_memory_that_is_restarted(node, run, trace):
     assert "Unrecoverable" not in workers[0].log_text()
 
 
+@pytest.mark.proof
 def test_a_worker_of_many_queues_takes_one_task_at_a_time_and_leaves_the_rest_to_others(node, run, trace):
     names = "abcde"
     first = run(node, "-n", "w1@here", "-Q", ",".join(names))
@@ -252,6 +257,7 @@ def applied_entries(node):
         return client.status()["counters"]["raft_applied_entries_total"]
 
 
+@pytest.mark.proof
 def test_idle_workers_without_chatter_write_nothing(durable_node, run):
     quiet = ("--without-gossip", "--without-mingle", "--without-heartbeat")
     workers = [run(durable_node, "-n", f"w{n}@here", *quiet) for n in (1, 2)]
@@ -263,6 +269,7 @@ def test_idle_workers_without_chatter_write_nothing(durable_node, run):
     assert [worker.stop() for worker in workers] == [0, 0]
 
 
+@pytest.mark.proof
 def test_heartbeats_and_their_listeners_cost_an_entry_each_and_no_acknowledgement(durable_node, run):
     workers = [run(durable_node, "-n", f"w{n}@here", session_timeout_ms=15_000) for n in (1, 2, 3)]
     workers[0].wait_ready(times=3)

@@ -66,6 +66,7 @@ def test_the_task_of_a_killed_worker_runs_on_another_within_seconds(node, run, t
     assert sessions(node, "dying") == []
 
 
+@pytest.mark.proof
 def test_a_worker_whose_loop_is_busy_keeps_its_session_and_its_tasks_run_once(node, run, tmp_path):
     """Stopped by a signal, it says as little as one that computes without a pause. Its kernel goes on answering."""
     trace, begun = tmp_path / "trace", Path(f"{tmp_path / 'trace'}.held")

@@ -243,6 +243,7 @@ def cluster(tmp_path):
     cluster.kill()
 
 
+@pytest.mark.proof
 @pytest.mark.parametrize("again", ["kombu", "caller"])
 def test_a_publish_without_quorum_is_enqueued_once_however_often_it_is_repeated(cluster, again):
     with KombuConnection(f"{cluster.url}?confirm_timeout_s=0.5", connect_timeout=0.5) as connection:

@@ -26,6 +26,7 @@ IMPORTED_ONCE = (
 """None of these imports the product, so a bug can still be planted in all of it."""
 TESTS_LIMIT_S = 150.0
 CONTROL_LIMIT_S = 900.0
+PARTS_PER_JOB = 4
 
 
 class Plan(NamedTuple):
@@ -38,10 +39,10 @@ class Plan(NamedTuple):
 
 
 def control(mutants: Sequence[Mutant], plan: Plan) -> list[Seen]:
-    """Every target once and the same seeds, no bug planted."""
+    """Every target once and the same seeds, no bug planted. There are more parts than jobs, because some take long."""
     targets = {target for mutant in mutants for target in mutant.tests}
     with ThreadPoolExecutor(plan.jobs) as pool:
-        parts = shares(targets, plan.jobs)
+        parts = shares(targets, PARTS_PER_JOB * plan.jobs)
         seen = list(pool.map(lambda part: _child(CONTROL_LIMIT_S, "tests", CONTROL, *part), parts))
     if plan.seeds and any(mutant.is_asked for mutant in mutants):
         seen.append(_seeds(CONTROL, plan))
