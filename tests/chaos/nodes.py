@@ -196,6 +196,7 @@ class ChaosCluster:
         kept["TMPDIR"] = str(self.directory)
         if self._library is not None and node.control is not None:
             kept |= {"LD_PRELOAD": str(self._library), "CHAOS_CONTROL": str(node.control.path)}
+            kept["CHAOS_PARENT"] = str(os.getpid())
         return kept
 
     def _toml(self, node: ChaosNode) -> str:

@@ -1,6 +1,6 @@
 /* What a bad disk, a slow disk and a wrong wall clock look like to one process, and to no other. Loaded by LD_PRELOAD;
  * told by a page of memory shared with the test (CHAOS_CONTROL names the file). The process also ends with the test that
- * started it, however that ends. Six numbers of 8 bytes: see `shim.py`. */
+ * started it (CHAOS_PARENT is its pid), however that ends. Six numbers of 8 bytes: see `shim.py`. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -35,6 +35,8 @@ __attribute__((constructor)) static void begin(void) {
         close(file);
     }
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    const char *parent = getenv("CHAOS_PARENT");
+    if (parent && getppid() != (pid_t)atol(parent)) _exit(1); /* it ended before there was a signal for that */
 }
 
 #define REAL(name) (real_##name ? real_##name : (real_##name = dlsym(RTLD_NEXT, #name)))
