@@ -19,9 +19,10 @@ from disheap.config.node_config import RaftConfig
 from disheap.errors import DisheapError
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
-from disheap.testing.simulator.cluster import BLOCK_MAGIC, Cluster
+from disheap.testing.simulator.cluster import BLOCK_MAGIC
 from disheap.testing.simulator.hosts import Host, group_of
 from disheap.testing.simulator.rng import Rng
+from tests.simulator.scripted import ScriptedCluster
 
 COUNTER, FIRST_HEAP, SECOND_HEAP = GROUPS = (0, 1, 2)
 MACHINES = ("counter", "heap", "heap")
@@ -73,7 +74,7 @@ class GroupClient:
         await driver.close()
 
 
-class GroupsCluster(Cluster):
+class GroupsCluster(ScriptedCluster):
     """Node n1 leads group 0, n2 group 1 and n3 group 2, once `begin` is over."""
 
     def __init__(
@@ -88,18 +89,6 @@ class GroupsCluster(Cluster):
         self.clients: list[GroupClient] = []
         for host in self.hosts:
             host.config = msgspec.structs.replace(host.config, raft=raft)
-
-    def run(self, work: Any) -> None:
-        task = self.loop.create_task(work)
-        try:
-            self.loop.run_until(task.done)
-            task.result()
-            self.check_errors()
-        finally:
-            for host in self.hosts:
-                if host.state in ("up", "frozen"):
-                    self._end(host, silently=False)
-            self.loop.close()
 
     def _failed(self, host: Host, error: BaseException) -> None:
         self.ends[host.name] = error

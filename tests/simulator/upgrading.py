@@ -18,13 +18,13 @@ from disheap.errors import DisheapError, VersionTooOld, VersionUnsupported
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.protocol.broker.fields import Exact
-from disheap.testing.simulator.cluster import Cluster
 from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.loop import Process
 from disheap.testing.simulator.rng import Rng
 from disheap_heap.command_set import Handlers
 from disheap_heap.machine import HANDLERS, HeapMachine
 from disheap_heap.state import State
+from tests.simulator.scripted import ScriptedCluster
 
 OLD, NEW = "old", "new"
 TOPIC = "t"
@@ -86,7 +86,7 @@ class NewerRegistry(Registry):
         return NewerHeap if (kind, name) == ("machine", "heap") else super().get(kind, name)
 
 
-class MixedCluster(Cluster):
+class MixedCluster(ScriptedCluster):
     """`release` says which release each host runs from its next start on."""
 
     def __init__(self, seed: int) -> None:
@@ -98,18 +98,6 @@ class MixedCluster(Cluster):
         self.accepted = self.refused = 0
         for host in self.hosts:
             host.config = msgspec.structs.replace(host.config, raft=RAFT)
-
-    def run(self, work: Any) -> None:
-        task = self.loop.create_task(work)
-        try:
-            self.loop.run_until(task.done)
-            task.result()
-            self.check_errors()
-        finally:
-            for host in self.hosts:
-                if host.state in ("up", "frozen"):
-                    self._end(host, silently=False)
-            self.loop.close()
 
     def host(self, name: str) -> Host:
         return next(host for host in self.hosts if host.name == name)
