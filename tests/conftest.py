@@ -4,6 +4,9 @@ A skip says "not on this machine"; the machine that decides whether the project 
 
 Hypothesis sets no deadline for one example: on a loaded machine it would measure the machine and not the code.
 `pytest-timeout` bounds each test.
+
+A process remembers the members of each cluster by its addresses. Each test begins with an empty memory. Otherwise a
+port that a later test gets again would bring the members of an earlier test's cluster along.
 """
 
 from __future__ import annotations
@@ -15,11 +18,18 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+from disheap.client.io.dialing import LAST_NODES
+
 REQUIRE_ALL = os.environ.get("DISHEAP_REQUIRE_ALL", "") not in ("", "0")
 
 
 settings.register_profile("without deadline", parent=settings(), deadline=None)
 settings.load_profile("without deadline")
+
+
+@pytest.fixture(autouse=True)
+def nothing_remembered() -> None:
+    LAST_NODES.clear()
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -13,8 +13,10 @@ import pytest
 from tests.support.prose import MAX_WORDS, long_sentences
 
 ROOT = Path(__file__).parent.parent
-SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").rglob("*.py")])
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")])
+CONTRIB = [path for path in (ROOT / "contrib").glob("*/disheap_*/**/*.py") if "_pb2" not in path.name]
+SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "plugins").rglob("*.py"), *CONTRIB])
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md"), *(ROOT / "contrib").rglob("*.md")])
 
 Method = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
@@ -30,10 +32,11 @@ class Undocumented(NamedTuple):
 def undocumented(source: str, contracts: Sequence[Contract] = ()) -> list[Undocumented]:
     """Three kinds of methods are exempt, because their docstring is somewhere else. An override or an overload has that
     of the method that it stands for. A setter has that of its property. A method of a contract has the contract's, if
-    its class has all methods of that contract."""
+    its class has all methods of that contract. Those of a base class in the same module count."""
     tree = ast.parse(source)
     module = [] if ast.get_docstring(tree) else [Undocumented(1, "the module")]
-    return module + list(_undocumented(tree, "", [*contracts, *contracts_of(tree)]))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    return module + list(_undocumented(tree, "", [*contracts, *contracts_of(tree)], classes))
 
 
 Contract = frozenset[str]
@@ -58,26 +61,33 @@ def _methods(node: ast.ClassDef) -> list[Method]:
     return [one for one in node.body if isinstance(one, Method) and not one.name.startswith("_")]
 
 
-def _undocumented(parent: ast.Module | ast.ClassDef, prefix: str, contracts: list[Contract]) -> Iterator[Undocumented]:
-    inherited = _inherited(parent, contracts) if isinstance(parent, ast.ClassDef) else frozenset()
+def _undocumented(
+    parent: ast.Module | ast.ClassDef, prefix: str, contracts: list[Contract], classes: dict[str, ast.ClassDef]
+) -> Iterator[Undocumented]:
+    inherited = _inherited(parent, contracts, classes) if isinstance(parent, ast.ClassDef) else frozenset()
     for node in parent.body:
         if not isinstance(node, Definition) or node.name.startswith("_"):
             continue
         if not ast.get_docstring(node) and not _is_exempt(node) and node.name not in inherited:
             yield Undocumented(node.lineno, prefix + node.name)
         if isinstance(node, ast.ClassDef):
-            yield from _undocumented(node, f"{prefix}{node.name}.", contracts)
+            yield from _undocumented(node, f"{prefix}{node.name}.", contracts, classes)
 
 
-def _inherited(node: ast.ClassDef, contracts: list[Contract]) -> frozenset[str]:
-    names = {method.name for method in _methods(node)} | {
+def _inherited(node: ast.ClassDef, contracts: list[Contract], classes: dict[str, ast.ClassDef]) -> frozenset[str]:
+    bases = [classes[base.id] for base in node.bases if isinstance(base, ast.Name) and base.id in classes]
+    names = _names(node).union(*map(_names, bases))
+    return frozenset().union(*(contract for contract in contracts if contract <= names))
+
+
+def _names(node: ast.ClassDef) -> set[str]:
+    return {method.name for method in _methods(node)} | {
         target.id
         for statement in node.body
         if isinstance(statement, ast.Assign)
         for target in statement.targets
         if isinstance(target, ast.Name)
     }
-    return frozenset().union(*(contract for contract in contracts if contract <= names))
 
 
 def _is_exempt(node: Definition) -> bool:
@@ -104,7 +114,7 @@ def test_every_public_name_has_a_docstring(path: Path) -> None:
     assert undocumented(path.read_text(), INTERFACES) == []
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_docstring_has_a_sentence_that_is_too_long(path: Path) -> None:
     found = [(line, long_sentences(text)) for line, text in docstrings(path.read_text())]
     assert [row for row in found if row[1]] == [], f"at most {MAX_WORDS} words a sentence"

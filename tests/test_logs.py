@@ -1,14 +1,16 @@
-"""How often strangers can make a node write a line."""
+"""How often strangers can make a node write a line, and the fields that all of its lines have."""
 
 from __future__ import annotations
 
 import asyncio
+from contextvars import copy_context
 from typing import Any
 
 import pytest
 
 from disheap.addresses import is_loopback, owner_of
-from disheap.logs import LINES_AT_ONCE, LineLimiter
+from disheap.logs import LINES_AT_ONCE, LineLimiter, get_logger, log_fields
+from disheap.runtime.disk.thread import DiskThread, run_on
 
 
 async def test_lines_beyond_the_limit_are_counted_and_the_count_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +47,45 @@ async def test_lines_beyond_the_limit_are_counted_and_the_count_is_written(monke
 )
 def test_an_ipv4_address_and_an_ipv6_network_are_one_owner(remote: str, owner: str, loopback: bool) -> None:
     assert (owner_of(remote), is_loopback(remote)) == (owner, loopback)
+
+
+def fields_of(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [{k: v for k, v in record.msg.items() if k not in ("timestamp", "level")} for record in caplog.records]
+
+
+async def test_what_is_scheduled_within_has_the_fields_and_nothing_else_has(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "disheap")
+    log, loop, done = get_logger("test"), asyncio.get_running_loop(), asyncio.Event()
+    fields = {"node": "n1"}
+
+    def late() -> None:
+        log.info("late", node="its own")
+        done.set()
+
+    with log_fields(fields):
+        loop.call_soon(log.info, "soon")
+        loop.call_later(0.01, late)
+        disk = DiskThread(loop)
+    fields["cluster"] = "c1"
+    log.info("outside")
+    await run_on(disk, lambda: log.info("on the disk"))
+    await disk.close()
+    await asyncio.wait_for(done.wait(), 5)
+    assert sorted(fields_of(caplog), key=lambda one: one["event"]) == [
+        {"event": "late", "node": "its own", "cluster": "c1"},
+        {"event": "on the disk", "node": "n1", "cluster": "c1"},
+        {"event": "outside"},
+        {"event": "soon", "node": "n1", "cluster": "c1"},
+    ]
+
+
+def test_a_coroutine_may_be_given_up_in_another_context() -> None:
+    async def waits() -> None:
+        with log_fields({"node": "n1"}):
+            await asyncio.sleep(0)
+
+    given_up = waits()
+    copy_context().run(given_up.send, None)
+    given_up.close()  # raises if the fields cannot be given back
+    with pytest.raises(RuntimeError):
+        given_up.send(None)

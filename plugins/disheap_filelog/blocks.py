@@ -89,29 +89,21 @@ def build(
     raw = encode_entries(entries)
     stored = stream.encode(raw, offset)
     flags = LAST_OF_APPEND if is_last else 0
-    if any(entry.kind == EntryKind.MEMBERSHIP for entry in entries):
-        flags |= HAS_MEMBERSHIP
+    for entry in entries:
+        if entry.kind == EntryKind.MEMBERSHIP:
+            flags |= HAS_MEMBERSHIP
     first, term, count, payload_checksum = entries[0].index, entries[-1].term, len(entries), crc32(stored)
     head = _HEADER.pack(
         MAGIC, VERSION, ENTRIES, flags, segment_id, append, first, term, count,
         len(raw), len(stored), payload_checksum, previous, 0,
     )  # fmt: skip
     checksum = crc32(head)
-    block = Block(
-        offset,
-        flags,
-        segment_id,
-        append,
-        first,
-        term,
-        count,
-        len(raw),
-        len(stored),
-        payload_checksum,
-        previous,
-        checksum,
-    )
-    return block, head + _CHECKSUM.pack(checksum), stored
+    fields = (
+        offset, flags, segment_id, append, first, term, count,
+        len(raw), len(stored), payload_checksum, previous, checksum,
+    )  # fmt: skip
+    # A named tuple's own constructor is a Python function: one call more for each append.
+    return tuple.__new__(Block, fields), head + _CHECKSUM.pack(checksum), stored
 
 
 def parse_header(data: bytes, offset: int) -> Block | None:
@@ -158,6 +150,8 @@ def _decode_each(raw: bytes, first: int, count: int) -> Iterator[Entry]:
 
 def split(entries: Sequence[Entry], block_bytes: int) -> list[Sequence[Entry]]:
     """Runs of entries of one term and at most `block_bytes` each; one that is larger alone has a block to itself."""
+    if len(entries) == 1:
+        return [entries]
     if entries[0].term == entries[-1].term and sum(len(entry.data) for entry in entries) <= block_bytes:
         return [entries]
     groups, start, size = [], 0, 0

@@ -50,7 +50,8 @@ class Descriptors:
                 if not is_logged:
                     is_logged = True
                     log.error(
-                        "there is no file descriptor left; raise the limit of open files or lower limits.connections",
+                        "there is no file descriptor left",
+                        advice="raise the limit of open files, or lower limits.connections",
                         reason=str(error),
                     )
                 if not self._release_spare():

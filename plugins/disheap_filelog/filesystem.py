@@ -153,7 +153,8 @@ class OsLock(OsFile):
         """Not after a directory was moved, removed or covered by a mount, nor when the lock itself was replaced. The
         way to the lock leads through all of its directories, so one look is enough."""
         try:
-            return _place(os.stat(self._path)) == self._place  # noqa: PTH116  # each append
+            found = os.stat(self._path)  # noqa: PTH116  # each append
+            return (found.st_dev, found.st_ino) == self._place
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -270,7 +271,7 @@ class needs_room:  # a generator would take 2 us more for each append
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if not isinstance(error, OSError) or error.errno not in NO_ROOM:
+        if error is None or not isinstance(error, OSError) or error.errno not in NO_ROOM:
             return
         self._undo()
         raise StorageFull(

@@ -43,13 +43,16 @@ class LogIndex:
     def add(self, located: Located, entries: Sequence[Entry]) -> None:
         """`entries` are the block's, or none where its header says that it holds no membership."""
         block = located.block
-        self._supersede(block.first)
+        first = block.first
+        if first <= self.last:
+            self._supersede(first)
         if not self._located:
-            self.first = Index(block.first)
+            self.first = Index(first)
         self._located.append(located)
-        self._firsts.append(block.first)
+        self._firsts.append(first)
         self.last = Index(block.last)
-        self._add_run(block.first, block.term)
+        if not self.runs or self.runs[-1].term != block.term:
+            self.runs.append(TermRun(Index(first), Term(block.term)))
         for entry in entries:
             if entry.kind == EntryKind.MEMBERSHIP:
                 self.memberships.append((entry.index, entry.data))
@@ -145,10 +148,6 @@ class LogIndex:
         while self.memberships and self.memberships[-1][0] >= first:
             self.memberships.pop()
         self.last = Index(first - 1)
-
-    def _add_run(self, index: int, term: int) -> None:
-        if not self.runs or self.runs[-1].term != term:
-            self.runs.append(TermRun(Index(index), Term(term)))
 
     def _live_last(self, position: int) -> int:
         return self._firsts[position + 1] - 1 if position + 1 < len(self._firsts) else self.last

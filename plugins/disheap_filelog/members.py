@@ -9,7 +9,8 @@ read.
 offset   size  each copy; the second one at 4096
 0        4     magic, "DHA1"
 4        4     length of the rest without the checksum
-8        n     MessagePack of (whether this node takes part, ((member, incarnation), ...)), by member
+8        n     MessagePack of (whether this node takes part, ((member, incarnation), ...)), by member; behind them,
+               if there are some: the voters of the newest membership, and whether this node was removed
 8 + n    4     checksum of all before it
 """
 
@@ -33,7 +34,16 @@ COPY_AT = (0, 4096)
 
 _HEAD = struct.Struct(">4sI")
 _CHECKSUM = struct.Struct(">I")
-_decode = msgspec.msgpack.Decoder(tuple[bool, tuple[tuple[int, int], ...]]).decode
+
+
+class _Body(msgspec.Struct, array_like=True, frozen=True):
+    takes_part: bool
+    incarnations: tuple[tuple[int, int], ...]
+    voters: tuple[int, ...] = ()
+    is_removed: bool = False
+
+
+_decode = msgspec.msgpack.Decoder(_Body).decode
 
 
 class Members:
@@ -78,7 +88,8 @@ class Members:
 
 def write(filesystem: Filesystem, directory: str, state: KnownPeers) -> None:
     """Writes both copies into a new file and renames it into place. Durable when it returns."""
-    body = msgspec.msgpack.encode((state.takes_part, state.incarnations))
+    since_changes = (state.voters, state.is_removed) if state.voters or state.is_removed else ()
+    body = msgspec.msgpack.encode((state.takes_part, state.incarnations, *since_changes))
     copy = _HEAD.pack(MAGIC, len(body)) + body
     copy += _CHECKSUM.pack(crc32(copy))
     assert len(copy) <= COPY_AT[1], "more members than there can be"
@@ -98,6 +109,7 @@ def _read(data: bytes) -> KnownPeers | None:
     if magic != MAGIC or data[end : end + _CHECKSUM.size] != _CHECKSUM.pack(crc32(data[:end])):
         return None
     try:
-        return KnownPeers(*_decode(data[_HEAD.size : end]))
+        body = _decode(data[_HEAD.size : end])
     except UNREADABLE:
         return None
+    return KnownPeers(body.takes_part, body.incarnations, body.voters, body.is_removed)

@@ -41,6 +41,16 @@ def lock_directory(filesystem: Filesystem, directory: str) -> File:
     return lock
 
 
+def list_directory(filesystem: Filesystem, directory: str) -> list[str]:
+    """Returns the names of the files. There are none if the path is no directory: `lock_directory` reports that."""
+    try:
+        return filesystem.list(directory)
+    except OSError as error:
+        if error.errno not in UNUSABLE:
+            raise
+        return []
+
+
 def lost_snapshot(snapshots: SnapshotFiles, found: ScanResult, alone: bool) -> LostSnapshot | None:
     """Returns what other nodes have to replace: a damaged snapshot that an older one and the log do not replace. Raises
     `SnapshotDamaged` if there are no other nodes, or no log."""

@@ -4,10 +4,11 @@ acts on it. So a log that is refused is left exactly as it was.
 A block that cannot be read, or bytes that are no block, mean one of two things. **Damaged**: the block was durable.
 That is certain if its identity (or a later block's) is written. It is certain, too, if a block of a later append or a
 later segment follows. Then nothing may be cut off. **Ambiguous**: it is the last append, and it was torn by the crash
-or was durable and is lost, and nothing tells which. Zeros are no exception.
+or was durable and is lost, and nothing tells which. Zeros are no exception if a mark says that a block was begun there
+(`identities`). Without a mark, zeros up to the end of the file are unused space, and the log ends before them.
 
-Where other nodes may hold the same entries (`salvage`), a damaged block is skipped if its header or its identity tells
-its range and term. It keeps its place in the index, marked, until good entries are put there. The last block is treated
+Where other nodes may hold the same entries (`salvage`), a damaged block is skipped if its header or its slot tells its
+range and term. It keeps its place in the index, marked, until good entries are put there. The last block is treated
 so too where its header shows all that may be lost. What cannot be placed is `LogDamaged`. If a block is known by its
 identity alone, and nothing readable follows, nobody knows how long it was. One more append may have stood behind it, so
 the end of the log is ambiguous.
@@ -102,8 +103,8 @@ def _scan_all(segments: list[Segment], numbers: list[int], salvage: bool) -> Sca
 
 
 class _Scan:
-    """Scans one segment from front to back. `following` says where it ends. The last segment ends where its file
-    does."""
+    """Scans one segment from front to back. `following` says where it ends. The last segment ends where its file does,
+    or where unused space begins."""
 
     def __init__(self, segment: Segment, following: Segment | None, index: LogIndex, salvage: bool) -> None:
         self._segment, self._following, self._index, self._salvage = segment, following, index, salvage
@@ -114,7 +115,7 @@ class _Scan:
         is_limited = following is not None and not segment.head.is_repaired
         self._limit = following.head.previous_end if following and is_limited else self._size
         self._window = (0, b"")
-        self._unknown_from: int | None = None  # a damaged block begins here, behind which another one may be lost
+        self._doubt: tuple[int, str] | None = None  # where a lost block may have been, and why
         self._found: list[Block] = []  # damaged ones too
         self.damaged: list[Block] = []
 
@@ -136,6 +137,9 @@ class _Scan:
             missing = self._salvage and self._slots.proves(self._segment.count)
             return "blocks that were durable are missing" if missing else ""
         block = blocks.parse_header(self._read(HEADER_BYTES, offset), offset)
+        if block is None and self._is_unused(offset):
+            self._size = self._limit = offset
+            return self._next()
         if block is None:
             return "the block's header cannot be read"
         if block.segment_id != self._segment.head.id or block.previous != self._segment.checksum:
@@ -147,6 +151,25 @@ class _Scan:
             return "the block's checksum does not match"
         self._take(block, stored)
         return ""
+
+    def _is_unused(self, offset: int) -> bool:
+        """Whether nothing was ever written from `offset` on: zeros, and no mark of a block. A slot that is damaged may
+        have been a mark, or never written: then the end is in doubt."""
+        number = self._segment.count
+        is_begun = not self._is_append_whole or self._slots.is_sound(number)
+        if self._following or not self._segment.head.has_marks or is_begun or not self._is_zero_from(offset):
+            return False
+        if not self._slots.is_empty(number):
+            self._doubt = (offset, "the mark of a block that may have been begun is damaged")
+        return True
+
+    def _is_zero_from(self, offset: int) -> bool:
+        while offset < self._size:
+            data = self._read(min(WINDOW_BYTES, self._size - offset), offset)
+            if data.count(0) < len(data):
+                return False
+            offset += WINDOW_BYTES
+        return True
 
     def _take(self, block: Block, stored: bytes) -> None:
         number = self._segment.count
@@ -170,11 +193,10 @@ class _Scan:
         segment = self._segment
         if not self._salvage:
             return False
-        block = self._known_by_header()
+        block = self._known_by_header() or self._known_by_slot()
         is_told = block is not None and bool(block.flags & LAST_OF_APPEND)  # all that may be lost is known
         if not is_told and not self._was_durable():
             return False
-        block = block or self._known_by_identity()
         if block is None or block.first > self._index.last + 1:
             return False
         _log.warning(
@@ -183,7 +205,7 @@ class _Scan:
         )  # fmt: skip
         end = self._end_of(block)
         if end >= self._size and self._may_be_followed(block):
-            self._unknown_from = block.offset
+            self._doubt = (block.offset, "a block may have followed the damaged one")
         segment.skip(block, end)
         self._index.add(Located(segment, block, is_damaged=True), ())
         self.damaged.append(block)
@@ -192,9 +214,11 @@ class _Scan:
 
     def _may_be_followed(self, block: Block) -> bool:
         """An append of which nothing is left may follow the block. Either the block's length is not known. Or the file
-        ends inside it, though it was durable, and the next append may have said so."""
-        is_cut_short = block.end > self._size and self._slots.hints(self._segment.count)
-        return not block.stored_bytes or is_cut_short
+        ends inside it, though it was durable, and the next append may have said so. Nothing follows a block that has a
+        mark: the next append would have written its identity."""
+        number = self._segment.count
+        is_cut_short = block.end > self._size and self._slots.hints(number)
+        return is_cut_short or (not block.stored_bytes and not self._slots.is_mark(number))
 
     def _known_by_header(self) -> Block | None:
         offset = self._segment.end
@@ -204,11 +228,11 @@ class _Scan:
             return None
         return None if self._slots.contradicts(self._segment.count, block) else block
 
-    def _known_by_identity(self) -> Block | None:
+    def _known_by_slot(self) -> Block | None:
         """The slot does not say which append: the next one after the last that was seen whole."""
         segment = self._segment
         block = self._slots.block(segment.count, segment.end, segment.head.id, segment.checksum)
-        return block and block._replace(append=self.append + self._is_append_whole, flags=LAST_OF_APPEND)
+        return block and block._replace(append=self.append + self._is_append_whole)
 
     def _end_of(self, block: Block) -> int:
         """Returns where the block behind a damaged one begins. Its own header says so, or the next identity, or the
@@ -236,16 +260,18 @@ class _Scan:
             raise self._damaged(segment.end, f"this is not the end that {following.path} follows")
 
     def _judge_end(self, reason: str) -> Tail | None:
-        """The last segment: is what it lacks damaged or ambiguous?"""
+        """The last segment: is what it lacks damaged or ambiguous? A damaged slot may have been a mark or an identity.
+        So a member is in doubt about its block, and a node that is alone does not drop it."""
         segment, missing = self._segment, reason or "blocks that were durable are missing"
+        hinting = segment.count + 1 if self._salvage else segment.count
         if segment.is_sealed():
             raise self._damaged(segment.end, "a further segment was begun and its file is missing")
-        if self._slots.proves(segment.count) or (reason and self._slots.hints(segment.count)):
+        if self._slots.proves(segment.count) or (reason and self._slots.hints(hinting)):
             raise self._damaged(segment.end, missing)
         if not reason:
-            if self._unknown_from is not None:
-                size = max(0, self._size - self._unknown_from)
-                return Tail(segment.path, self._unknown_from, size, "a block may have followed the damaged one")
+            if self._doubt is not None:
+                offset, doubt = self._doubt
+                return Tail(segment.path, offset, max(0, self._size - offset), doubt)
             if self._slots.hints(segment.count):
                 _log.warning("an unused block identity is damaged; the log is whole", file=segment.path)
             return None
@@ -285,9 +311,9 @@ class _Scan:
 
 def _without_identity(slots: Slots, found: list[Block]) -> list[Block]:
     number = len(found)
-    while number > 0 and not slots.is_sound(number - 1):
+    while number > 0 and not slots.is_identity(number - 1):
         number -= 1
     for earlier in range(number):
-        if not slots.is_sound(earlier):
+        if not slots.is_identity(earlier):
             _log.warning("a block's identity is damaged; the block is whole", offset=found[earlier].offset)
     return found[number:]

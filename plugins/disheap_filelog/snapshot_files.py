@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Codec
-from disheap.kernel.types import Index, SnapshotMeta
+from disheap.kernel.types import Index, SnapshotMeta, Term
 from disheap.logs import get_logger
 from disheap_filelog import snapshot
 from disheap_filelog.filesystem import Filesystem
@@ -110,6 +110,11 @@ class SnapshotFiles:
         """The indexes of the snapshots that are not known to be damaged."""
         bad = [item.name for item in self._bad]
         return [(snapshot.parse_name(name) or (0, 0))[0] for name in self._sizes if name not in bad]
+
+    def stored(self) -> tuple[tuple[Index, Term], ...]:
+        """(index, term) of all snapshots, the oldest first, those that are damaged included."""
+        found = [snapshot.parse_name(name) or (0, 0) for name in self._sizes]
+        return tuple((Index(index), Term(term)) for index, term in found)
 
     def check(self, index: int, position: int, max_bytes: int) -> tuple[int, int]:
         """Checks up to `max_bytes` from a position. Returns the next position (0 at the end) and the bytes read. Raises

@@ -27,12 +27,14 @@ from disheap.errors import RESTORE, LogDamaged, StorageLocked
 from disheap.interfaces import (
     Holding,
     Identity,
+    Inspected,
     KnownPeers,
     LostSnapshot,
     Recovered,
     Scrubbed,
     StorageContext,
     StorageUsage,
+    StoredIdentity,
 )
 from disheap.kernel.types import Entry, HardState, Index, SnapshotMeta, Term
 from disheap.logs import get_logger
@@ -80,6 +82,7 @@ class FileStorage:
         self._log = LogFiles(self._filesystem, self._directory, context, settings, self._guard)
         self._lost: LostSnapshot | None = None
         self._segment_repair: SegmentRepair
+        self._is_inspected = False  # and so nothing is written
         self._is_writable = False  # nothing is damaged, and the files are as they should be: they may be written to
         self._writers: list[FileSnapshotWriter] = []
         self._writers_begun = 0
@@ -114,6 +117,12 @@ class FileStorage:
                 return
             self._log.append(entries, self._meta.state.hard_state.term)
             self._check_in_place(self._log.active)
+
+    def preallocate(self) -> None:
+        """Writes zeros behind the last block, with one sync, if the next appends are likely to need the space."""
+        with self._guard:
+            if self._is_writable:
+                self._log.preallocate()
 
     def append_on_loop(self, entries: Sequence[Entry]) -> None:
         """Calls `append`: nothing here is bound to one thread."""
@@ -206,6 +215,17 @@ class FileStorage:
             self._check_in_place()
             self._members.save(peers)
 
+    def stored(self) -> StoredIdentity | None:
+        """Reads the files `identity` and `members`."""
+        try:
+            names = opening.list_directory(self._filesystem, self._directory)
+            if owner.NAME not in names:
+                return None
+            peers = Members.load(self._filesystem, self._directory, names).state
+            return StoredIdentity(owner.read(self._filesystem, self._directory), peers)
+        except OSError as error:
+            raise self._guard.fail(error) from error
+
     def scrub(self, cursor: tuple[int, ...], max_bytes: int) -> Scrubbed:
         """Reads the next `max_bytes` of what is stored, and checks them."""
         with self._guard:
@@ -227,12 +247,24 @@ class FileStorage:
                 self._log.total_bytes(), self._snapshots.usage(), self._log.bytes_since_snapshot, free_bytes
             )
 
+    def inspect(self) -> Inspected | None:
+        """Takes the lock and reads all files. Writes none, but for `lock` if it is missing."""
+        if self._lock is not None:
+            raise StorageLocked(f"{self._directory} is open already; close it first")
+        self._guard.opened()
+        try:
+            with self._guard:
+                return self._inspect()
+        except BaseException:
+            self._release()
+            raise
+
     def close(self) -> None:
         """Writes the identity of the last block, closes all files and frees the lock."""
         if self._lock is None:
             return
         try:
-            if not self._guard.has_failed:
+            if not (self._guard.has_failed or self._is_inspected):
                 with self._guard:
                     self._log.active.identify()
         finally:
@@ -259,6 +291,30 @@ class FileStorage:
             return self._recovered(own, fresh, -1)
         self._repair_files(found, names)
         return self._recovered(own, fresh, tail_bytes)
+
+    def _inspect(self) -> Inspected | None:
+        if owner.NAME not in opening.list_directory(self._filesystem, self._directory):
+            self._guard.closed()
+            return None
+        self._lock = opening.lock_directory(self._filesystem, self._directory)
+        self._guard.locked(self._lock)
+        self._is_inspected = True
+        names = self._filesystem.list(self._directory)
+        self._owner = Owner(self._filesystem, self._directory)
+        found = self._load(names, alone=False)
+        index, snapshot = self._log.index, self._snapshots.meta
+        last_term = index.term_at(index.last) or (snapshot.term if snapshot else Term(0))
+        return Inspected(
+            self._owner.identity, self._meta.state.hard_state, snapshot, index.first, index.last,
+            tuple(item for item in index.memberships if item[0] > self._snapshots.index), Term(last_term),
+            self._log.damage(), self._lost, self._torn(found), self._snapshots.stored(),
+        )  # fmt: skip
+
+    def _torn(self, found: ScanResult) -> str:
+        if found.tail:
+            return f"{found.tail.path}, byte {found.tail.offset}: {found.tail.reason}"
+        after = self._meta.state.ambiguous_after
+        return f"an earlier start found the end of the log torn behind entry {after}" if after is not None else ""
 
     def _initialise(self, identity: Identity, names: Sequence[str]) -> None:
         """Makes the files, the identity last. Files without entries that an earlier attempt left are made anew."""
@@ -309,8 +365,8 @@ class FileStorage:
         if self._log.index.last < self._snapshots.index or not segments:
             number = self._log.active.number + 1 if segments else self._snapshots.oldest_segment
             self._log.begin_new_log(Index(self._snapshots.index + 1), number)
-        elif self._log.active.count or found.tail or self._log.active.head.is_repaired:
-            self._log.rotate()
+        elif self._log.active.count or found.tail or not self._log.active.can_be_continued:
+            self._log.rotate(keeps_tail=found.tail is not None)
         elif len(segments) > 1 and not segments[-2].is_sealed():
             segments[-2].seal(self._log.active.number)
         self._log.count_bytes_after(self._snapshots.index)
@@ -322,9 +378,9 @@ class FileStorage:
         if found.tail:
             after = Index(max(after or 0, self._log.index.last, self._snapshots.index))
             _log.warning(
-                "the last block of the log is torn or lost" + ("; dropped: there is no other voter" if alone else ""),
+                "the last block of the log is torn or lost",
                 file=found.tail.path, offset=found.tail.offset, bytes=found.tail.size, reason=found.tail.reason,
-                last_index=self._log.index.last,
+                last_index=self._log.index.last, is_dropped=alone,
             )  # fmt: skip
         self._meta.save_ambiguity(None if alone else after)
 
@@ -370,7 +426,7 @@ class FileStorage:
         files: list[Segment | Meta | FileSnapshotWriter | File | None]
         files = [*self._log.take_segments(), *self._writers, *self._metas, self._lock]
         self._writers, self._metas, self._lock = [], [], None
-        self._is_writable = False
+        self._is_writable = self._is_inspected = False
         self._guard.closed()
         failure: OSError | None = None
         for file in files:
@@ -385,10 +441,13 @@ class FileStorage:
 
 if TYPE_CHECKING:
     from disheap.interfaces import (
+        IdentityStore,
+        Inspectable,
         LoopAppending,
         MemoryEstimating,
         OnFilesystem,
         PeerStore,
+        Preallocating,
         Repairable,
         Scrubbable,
         Storage,
@@ -397,7 +456,10 @@ if TYPE_CHECKING:
     _fits: type[Storage] = FileStorage
     _repairs: type[Repairable] = FileStorage
     _scrubs: type[Scrubbable] = FileStorage
+    _inspects: type[Inspectable] = FileStorage
     _remembers: type[PeerStore] = FileStorage
+    _identifies: type[IdentityStore] = FileStorage
     _estimates: type[MemoryEstimating] = FileStorage
     _appends: type[LoopAppending] = FileStorage
+    _preallocates: type[Preallocating] = FileStorage
     _runs_on: type[OnFilesystem] = FileStorage

@@ -42,7 +42,7 @@ def _add_slice(state: State, topic: Topic, batch: list[NewMessage], bodies: list
             contents += 1
         if new.delay_ms:
             due_ms = now_ms + new.delay_ms
-            delayed[number] = (due_ms, message)
+            delayed.put(number, (due_ms, message))
             delayed_bytes += len(body)
             numbers.append(number)
             deadlines.append(first_event_ms(message, due_ms))
@@ -54,6 +54,7 @@ def _add_slice(state: State, topic: Topic, batch: list[NewMessage], bodies: list
                 deadlines.append(expires_at_ms)
         number += 1
     state.units += len(bodies)
+    topic.counts.enqueued += len(bodies)
     state.last_message = number - 1
     state.message_bytes += ready_bytes + delayed_bytes
     state.contents += contents

@@ -93,11 +93,12 @@ def check_message(state: State, message: NewMessage) -> Body:
 
 def check_capacity(topic: Topic, count: int) -> None:
     """Raises `TopicFull` if the topic cannot take `count` more messages. Leased messages count, since they may be
-    given back. A topic that drops when it is full takes any message that is not delayed."""
-    bound = topic.settings.max_messages
-    if bound and not topic.drops and topic.messages() + count > bound:
+    given back, and so does what open transactions hold. A topic that drops when it is full takes any message that is
+    not delayed."""
+    bound, held = topic.settings.max_messages, topic.messages() + topic.reserved
+    if bound and not topic.drops and held + count > bound:
         raise TopicFull(
-            f"topic {topic.name!r} holds {topic.messages()} of at most {bound} messages and cannot take {count} more; "
+            f"topic {topic.name!r} holds {held} of at most {bound} messages and cannot take {count} more; "
             "consume or purge some, or try again later"
         )
 
@@ -105,10 +106,10 @@ def check_capacity(topic: Topic, count: int) -> None:
 def check_delayed_capacity(topic: Topic, count: int) -> None:
     """Raises `TopicFull` if a topic that drops when it is full cannot take `count` more delayed messages. It drops
     ready messages only, so delayed ones need a bound of their own."""
-    bound = topic.settings.max_messages
-    if topic.drops and count and len(topic.delayed) + count > bound:
+    bound, held = topic.settings.max_messages, len(topic.delayed) + topic.reserved_delayed
+    if topic.drops and count and held + count > bound:
         raise TopicFull(
-            f"topic {topic.name!r} holds {len(topic.delayed)} delayed messages of at most {bound} and drops none of "
+            f"topic {topic.name!r} holds {held} delayed messages of at most {bound} and drops none of "
             f"those, so it cannot take {count} more; try again when some are due"
         )
 

@@ -8,13 +8,14 @@ each other if they differ (`interfaces.FixedConstants`).
 from __future__ import annotations
 
 from disheap.protocol.broker import fields
-from disheap_heap import credit, exchanges, settings, timers
+from disheap_heap import credit, exchanges, prepared, settings, timers
 
 CONSTANTS: dict[int, dict[str, int]] = {
     1: {
         "MAX_ANSWER_BYTES": settings.MAX_ANSWER_BYTES,
         "BATCH_HEADERS_MAX": fields.BATCH_HEADERS_MAX,
         "BATCH_MAX": fields.BATCH_MAX,
+        "BATCH_PARTS_MAX": fields.BATCH_PARTS_MAX,
         "CONSUMERS_PER_UNIT": credit.CONSUMERS_PER_UNIT,
         "CREDIT_BYTES_MAX": fields.CREDIT_BYTES_MAX,
         "CREDIT_GROUP_CONSUMERS_MAX": fields.CREDIT_GROUP_CONSUMERS_MAX,
@@ -22,16 +23,24 @@ CONSTANTS: dict[int, dict[str, int]] = {
         "CREDIT_MAX": fields.CREDIT_MAX,
         "DURATION_MAX_MS": fields.DURATION_MAX_MS,
         "MAX_END_UNITS_PER_CALL": settings.MAX_END_UNITS_PER_CALL,
+        "EPOCH_MAX": fields.EPOCH_MAX,
+        "GROUPS_MAX": fields.GROUPS_MAX,
         "HEADERS_BYTES_MAX": fields.HEADERS_BYTES_MAX,
         "HEADERS_MAX": fields.HEADERS_MAX,
+        "HEADERS_PER_BATCH_UNIT": settings.HEADERS_PER_BATCH_UNIT,
         "HELD_MAX": fields.HELD_MAX,
         "KEY_BYTES_MAX": fields.KEY_BYTES_MAX,
+        "INQUIRE_AFTER_MS": settings.INQUIRE_AFTER_MS,
+        "INQUIRE_PAUSE_MAX_MS": settings.INQUIRE_PAUSE_MAX_MS,
+        "INQUIRY": timers.INQUIRY,
         "LEASE": timers.LEASE,
         "LEASES_PER_UNIT": settings.LEASES_PER_UNIT,
         "MAX_ALTERNATES": exchanges.MAX_ALTERNATES,
         "MESSAGE": timers.MESSAGE,
+        "MESSAGES_PER_ABORT_UNIT": settings.MESSAGES_PER_ABORT_UNIT,
         "NAMED_MAX": fields.NAMED_MAX,
         "NAME_CHARACTERS": fields.NAME_CHARACTERS,
+        "NO_GROUP": prepared.NO_GROUP,
         "POP": timers.POP,
         "POP_MAX": settings.POP_MAX,
         "PRIORITY_MAX": fields.PRIORITY_MAX,
@@ -41,7 +50,10 @@ CONSTANTS: dict[int, dict[str, int]] = {
         "MAX_SCANNED_PER_CALL": settings.MAX_SCANNED_PER_CALL,
         "MAX_DELIVERIES_PER_CALL": settings.MAX_DELIVERIES_PER_CALL,
         "MAX_PUSH_BYTES_PER_CALL": settings.MAX_PUSH_BYTES_PER_CALL,
+        "TOKENS_MAX": fields.TOKENS_MAX,
         "TOPIC": timers.TOPIC,
+        "TRANSACTION": timers.TRANSACTION,
+        "UNITS_PER_PART": settings.UNITS_PER_PART,
         "WORDS_PER_UNIT": settings.WORDS_PER_UNIT,
     }
 }

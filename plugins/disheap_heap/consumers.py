@@ -25,7 +25,7 @@ from disheap_heap.leases import find_consumer
 from disheap_heap.settings import POP_MAX
 from disheap_heap.state import Consumer, CreditGroup, State, Topic
 from disheap_heap.topics import delete
-from disheap_heap.view import keep_consumer, keep_session
+from disheap_heap.views import keep_consumer, keep_session
 
 
 def subscribe(state: State, session: int, command: Subscribe) -> bytes:

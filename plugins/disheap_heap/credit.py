@@ -12,7 +12,7 @@ topic whose message was settled has no advantage over the others.
 from __future__ import annotations
 
 from disheap_heap.state import Consumer, CreditGroup, Session, State
-from disheap_heap.view import keep_consumer, keep_group, keep_session, keep_turns
+from disheap_heap.views import keep_consumer, keep_group, keep_session, keep_turns
 
 CONSUMERS_PER_UNIT = 16
 """Consumers that join or leave their turns for one unit of work."""
@@ -22,7 +22,7 @@ def join_turns(state: State, consumer: Consumer) -> bool:
     """The consumer joins the turns of its topic, if it can receive and is not there. Returns whether it joined. A
     consumer of a freed group joins with its group."""
     turns = consumer.topic.turns
-    if consumer in turns or not consumer.can_receive():
+    if consumer.number in turns.by_number or not consumer.can_receive():
         return False
     if consumer.group is not None and consumer.group.key in state.freed:
         return False

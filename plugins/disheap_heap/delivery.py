@@ -9,8 +9,9 @@ The next consumer (`turns`) gets the first message (`ready`).
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 from itertools import islice
+from typing import Any
 
 from disheap.protocol.broker import Deliver, NewMessage, PopDone
 from disheap_heap import credit, timers
@@ -19,9 +20,10 @@ from disheap_heap.encoding import encode
 from disheap_heap.footprint import count_extras, uncount_extras
 from disheap_heap.kept import DROPPED_BYTES, TUPLE_BYTES
 from disheap_heap.messages import Body, Content, Message, SharedMessage, deliver
+from disheap_heap.partitioned import PartitionedDict
 from disheap_heap.ready import ReadyMessages
 from disheap_heap.state import Consumer, Lease, PurgedMessages, State, Topic
-from disheap_heap.view import (
+from disheap_heap.views import (
     ids_of_views,
     keep_consumer,
     keep_dropped,
@@ -54,7 +56,12 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
     else:
         if lifetime:
             state.timers.arm_message(number, expires_at_ms, topic.number)
-        make_ready(state, topic, message)
+        topic.ready.push(message)  # as `make_ready`, written out here
+        topic.ready_bytes += len(body)
+        state.ready += 1
+        if topic.drops:
+            drop_excess(state, topic)
+    topic.counts.enqueued += 1
     arrivals = topic.arrivals
     arrivals.tail.append(number)
     if len(arrivals.tail) >= arrivals.limit:
@@ -64,14 +71,16 @@ def add(state: State, topic: Topic, new: NewMessage, body: Body, kind: type[Mess
 
 def needed_ids(state: State, topic: Topic) -> IdFilter:
     """A filter for ids. An id is needed while the topic has the message, or while an open view has to find it."""
-    holders: list[Container[int]] = [topic.ready.by_id(), state.leases, topic.delayed]
+    holders: list[PartitionedDict[Any]] = [topic.ready.by_id(), state.leases, topic.delayed]
+    if state.transactions.frozen:
+        holders.append(state.transactions.frozen)
     if state.views:
         holders += ids_of_views(state, topic)
 
     def keep_needed(ids: list[int]) -> list[int]:
         gone = ids
         for holder in holders:  # most ids are in the first
-            gone = [one for one in gone if one not in holder]
+            gone = holder.missing(gone)
         unneeded = set(gone)
         return [one for one in ids if one not in unneeded] if unneeded else list(ids)
 
@@ -92,8 +101,8 @@ def serve(state: State, topic: Topic) -> None:
 def serve_some(state: State, topic: Topic, limit: int) -> int:
     """Delivers at most `limit` ready messages. Postpones the rest. Returns how many it delivered."""
     ready, turns, done = topic.ready, topic.turns, 0
-    waiting = ready.by_id()  # whether a dict is empty is cheaper to ask than `ready`
-    while waiting and (consumer := turns.next()) is not None:
+    waiting, order = ready.chunks, turns.by_number
+    while waiting and order and (consumer := turns.next()) is not None:
         if done >= limit or state.push_bytes_left <= 0:
             state.unserved.setdefault(topic.number, topic)
             return done
@@ -107,7 +116,8 @@ def serve_some(state: State, topic: Topic, limit: int) -> int:
 def serve_freed_groups(state: State) -> None:
     """Serves the credit groups that have credit again, at the end of a call, as far as the call may still deliver."""
     while state.freed and state.deliveries_left > 0:
-        state.deliveries_left -= serve_next_freed_group(state)
+        units = serve_next_freed_group(state)
+        state.deliveries_left -= units  # not in one statement: `serve` has changed it meanwhile
 
 
 def serve_next_freed_group(state: State) -> int:
@@ -127,7 +137,7 @@ def serve_all(state: State, topics: Iterable[Topic]) -> None:
 
 def serve_later(state: State, topic: Topic) -> None:
     """Postpones the deliveries of a topic, if there are any."""
-    if topic.turns and topic.ready:
+    if topic.turns.by_number and topic.ready.chunks:
         state.unserved.setdefault(topic.number, topic)
 
 
@@ -152,6 +162,12 @@ def _deliver(state: State, topic: Topic, consumer: Consumer, message: Message) -
         _sweep_ids(state, topic)
     state.units += 1
     state.delivered += 1
+    counts = topic.counts
+    counts.delivered += 1
+    if attempts:
+        counts.redelivered += 1
+    else:
+        state.series.waits.observe((state.now_ms - enqueued_ms) / 1000)
     consumer.delivered += 1
     if type(body) is bytes:  # written out here: a call takes a tenth of the time of a delivery
         push = Deliver(consumer.number, number, epoch, rank * topic.sign, enqueued_ms, body, until_ms, attempts + 1)
@@ -169,60 +185,102 @@ def _lease(
     """Grants a lease. Returns its deadline in ms, or 0 if it lasts as long as the session."""
     until_ms = state.now_ms + consumer.lease_ms if consumer.lease_ms else 0
     # A named tuple's own constructor is a Python function, which takes as long again.
-    lease = tuple.__new__(Lease, (message, epoch, until_ms, consumer))
-    state.leases[number] = consumer.leases[number] = lease
+    lease = tuple.__new__(Lease, (message, epoch, until_ms, consumer, consumer.delivered))
+    state.leases.put(number, lease)
+    consumer.leases[number] = lease
     consumer.held_bytes += body_bytes
     if consumer.group is not None:
         credit.charge(state, consumer.group, consumer, body_bytes)
     topic.leased += 1
     if until_ms:
-        state.timers.arm(timers.LEASE, number, until_ms)
+        state.timers.arm_lease(number, until_ms)
     return until_ms
 
 
 def release_lease(state: State, lease: Lease) -> Topic:
     """Ends a lease and gives the credit back. The caller decides what happens to the message. Returns the topic."""
+    state.leases.take(lease.message.id)
+    return release_taken(state, lease)
+
+
+def release_taken(state: State, lease: Lease) -> Topic:
+    """Does the rest of `release_lease` for a lease that was taken out of `State.leases`."""
     state.units += 1
-    message, _, until_ms, consumer = lease
+    message, _, until_ms, consumer, _ = lease
     topic, number, body_bytes = consumer.topic, message.id, len(message.body)
     if state.views:
         keep_lease(state, lease)
-    del state.leases[number], consumer.leases[number]
+    del consumer.leases[number]
     consumer.held_bytes -= body_bytes
     if consumer.group is not None:
         credit.refund(state, consumer.group, body_bytes)
     topic.leased -= 1
     if until_ms:
         state.timers.disarm(timers.LEASE, number)
-    credit.join_turns(state, consumer)
+    if consumer.number not in topic.turns.by_number:
+        credit.join_turns(state, consumer)
     if consumer.ended and not consumer.leases:
         forget_consumer(state, consumer)
     return topic
 
 
-def requeue(state: State, lease: Lease, delay_ms: int = 0) -> Topic:
-    """Ends a lease and gives the message back to its place in the topic, at once or after a delay. Drops the message if
-    it has expired or its topic was deleted. Returns the topic."""
+def requeue(state: State, lease: Lease) -> Topic:
+    """Ends a lease and gives the message back to its place in the topic. Drops the message if it has expired or its
+    topic was deleted. Returns the topic."""
     topic = release_lease(state, lease)
+    put_back(state, topic, _end_attempt(state, lease))
+    return topic
+
+
+def requeue_delayed(state: State, leases: Iterable[Lease], delay_ms: int) -> dict[int, Topic]:
+    """Ends nacked leases and gives the messages back after a delay. Drops those that have expired or whose topics were
+    deleted. Returns the topics. The timers of each topic are armed in one pass."""
+    due_ms = state.now_ms + delay_ms
+    topics: dict[int, Topic] = {}
+    returned: dict[int, list[Message]] = {}  # by topic
+    for lease in leases:
+        topic = release_lease(state, lease)
+        topic.counts.nacked += 1
+        topics[topic.number] = topic
+        message = _end_attempt(state, lease)
+        if _goes_back(state, topic, message):
+            returned.setdefault(topic.number, []).append(message)
+    for number, messages in returned.items():
+        _delay_many(state, topics[number], messages, due_ms)
+    return topics
+
+
+def put_back(state: State, topic: Topic, message: Message) -> None:
+    """Puts a message that has no lease any more back into its place. Drops it if it has expired or its topic was
+    deleted."""
+    if _goes_back(state, topic, message):
+        if message.expires_at_ms:
+            state.timers.arm_message(message.id, message.expires_at_ms, topic.number)
+        make_ready(state, topic, message)
+
+
+def _end_attempt(state: State, lease: Lease) -> Message:
+    """Returns the message after its lease, which was released."""
     message = lease.message.after(lease.epoch)
     if state.views:
         keep_message_bytes(state, message.id, TUPLE_BYTES)
+    return message
+
+
+def _goes_back(state: State, topic: Topic, message: Message) -> bool:
+    """Counts a message that goes back to its topic. Drops it and returns False if it has expired or its topic was
+    deleted."""
     if not topic.alive:
         drop_message(state, message)
-        return topic
-    if message.expires_at_ms:
-        if message.expires_at_ms <= state.now_ms:
-            drop_message(state, message)
-            state.expired += 1
-            return topic
-        if not delay_ms:
-            state.timers.arm_message(message.id, message.expires_at_ms, topic.number)
+        return False
+    if 0 < message.expires_at_ms <= state.now_ms:
+        drop_message(state, message)
+        state.expired += 1
+        topic.counts.expired += 1
+        return False
     state.returned += 1
-    if delay_ms:
-        _delay(state, topic, message, delay_ms)
-    else:
-        make_ready(state, topic, message)
-    return topic
+    topic.counts.returned += 1
+    return True
 
 
 def requeue_all(state: State, consumer: Consumer) -> None:
@@ -266,15 +324,26 @@ def drop_excess(state: State, topic: Topic) -> None:
     state.timers.disarm_messages(expiring, topic.number)
     _drop_ready(state, topic, dropped)
     state.dropped += excess
+    topic.counts.dropped += excess
     state.units += excess
 
 
 def _delay(state: State, topic: Topic, message: Message, delay_ms: int) -> None:
     due_ms = state.now_ms + delay_ms
-    topic.delayed[message.id] = (due_ms, message)
+    topic.delayed.put(message.id, (due_ms, message))
     topic.delayed_bytes += len(message.body)
     state.delayed += 1
     state.timers.arm_message(message.id, first_event_ms(message, due_ms), topic.number)
+
+
+def _delay_many(state: State, topic: Topic, messages: list[Message], due_ms: int) -> None:
+    delayed = topic.delayed
+    for message in messages:
+        delayed.put(message.id, (due_ms, message))
+    topic.delayed_bytes += sum([len(message.body) for message in messages])
+    state.delayed += len(messages)
+    deadlines = [first_event_ms(message, due_ms) for message in messages]
+    state.timers.arm_messages(topic.number, [message.id for message in messages], deadlines)
 
 
 def first_event_ms(message: Message, due_ms: int) -> int:
@@ -291,11 +360,13 @@ def fire_message_timer(state: State, topic: Topic, number: int) -> None:
         assert message is not None
         _drop_ready(state, topic, [message])
         state.expired += 1
+        topic.counts.expired += 1
         return
     message = _take_delayed(state, topic, number)
     if first_event_ms(message, due[0]) < due[0]:
         drop_message(state, message)
         state.expired += 1
+        topic.counts.expired += 1
         return
     if message.expires_at_ms:
         state.timers.arm_message(number, message.expires_at_ms, topic.number)
@@ -327,7 +398,7 @@ def _take_delayed(state: State, topic: Topic, number: int) -> Message:
     due = topic.delayed[number]
     if state.views:
         keep_place(state, topic, number, due)
-    del topic.delayed[number]
+    topic.delayed.take(number)
     topic.delayed_bytes -= len(due[1].body)
     state.delayed -= 1
     return due[1]
@@ -363,7 +434,8 @@ def drop_all_waiting(state: State, topic: Topic) -> int:
         state.purged_messages += count
         state.purged_bytes += topic.ready_bytes + topic.delayed_bytes
         state.dropped += count
-        topic.ready, topic.delayed = ReadyMessages(), {}
+        topic.counts.dropped += count
+        topic.ready, topic.delayed = ReadyMessages(), PartitionedDict()
         topic.ready_bytes = topic.delayed_bytes = 0
     state.unserved.pop(topic.number, None)
     return count

@@ -45,6 +45,16 @@ def _records(state: State) -> Iterator[None]:
     for tables in (state.sessions, state.ending):
         for session in _taken(tables):
             yield from _session(session)
+    for transaction in _taken(state.transactions.open):
+        while transaction.messages:
+            body = transaction.messages.pop().body
+            yield from repeat(None, 1 + len(body) // BYTES_PER_RECORD)
+        while transaction.frozen:
+            yield from _message(transaction.frozen.pop().message)
+    table = state.transactions
+    for records in (table.by_number, table.asking, table.frozen, table.finished):
+        yield from map(_nothing, _taken(records))
+    yield from state.outbox.discarding()
     for exchange in _taken(state.exchanges):
         while exchange.bindings:
             (key, _), topic = exchange.bindings.popitem()
@@ -71,7 +81,8 @@ def _session(session: Session) -> Iterator[None]:
     for table in (session.consumers, session.owned, session.groups):
         yield from map(_nothing, _taken(table))
     if session.resend is not None:
-        yield from map(_nothing, _taken(session.resend.held))
+        while session.resend.free(1):
+            yield
         session.resend = None
 
 

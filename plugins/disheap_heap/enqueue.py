@@ -18,7 +18,7 @@ from disheap.protocol.broker import (
     check_batch,
 )
 from disheap_heap.batches import add_many
-from disheap_heap.checks import check_capacity, check_delayed_capacity, check_message, find_topic
+from disheap_heap.checks import check_capacity, check_delayed_capacity, check_message, find_topic, not_found
 from disheap_heap.delivery import add, serve
 from disheap_heap.encoding import PUBLISHED, encode
 from disheap_heap.exchanges import find_topics
@@ -29,13 +29,15 @@ from disheap_heap.state import State, Topic
 
 def enqueue(state: State, session: int, command: Enqueue) -> bytes:
     """Puts one message into a topic. The reply has its id."""
-    topic, message = find_topic(state, command.topic), command.message
+    topic, message = state.topics.get(command.topic), command.message
+    if topic is None:
+        raise not_found(state, command.topic)
     body = check_message(state, message)
     if topic.settings.max_messages:
         check_capacity(topic, 1)
         check_delayed_capacity(topic, message.delay_ms > 0)
     number = add(state, topic, message, body)
-    if topic.turns:
+    if topic.turns.by_number:
         serve(state, topic)
     return encode(Enqueued(number))
 
@@ -59,26 +61,32 @@ def publish(state: State, session: int, command: Publish) -> bytes:
     """Puts a message into each topic to which the exchange routes it. Full topics are counted in the reply."""
     topics = find_topics(state, command.exchange, command.routing_key)
     body = check_message(state, command.message)
-    if not topics and command.mandatory:
+    found = len(topics)
+    if found != 1:
+        check_found(state, command, found)
+    topics = _with_capacity(topics, command.message)
+    kind = SharedMessage if len(topics) > 1 else Message
+    for topic in topics:
+        add(state, topic, command.message, body, kind)
+        if topic.turns.by_number:
+            serve(state, topic)
+    if len(topics) < found:
+        return encode(Published(len(topics), found - len(topics)))
+    return PUBLISHED[found] if found < 2 else encode(Published(found))
+
+
+def check_found(state: State, command: Publish, found: int) -> None:
+    """Raises `TopicNotFound` or `InvalidArgument` if a message leads to no topic or to too many."""
+    if not found and command.mandatory:
         raise TopicNotFound(
             f"exchange {command.exchange!r} leads the key {command.routing_key!r} to no topic; bind one, "
             "or publish without mandatory"
         )
-    found = len(topics)
     if found > state.settings.fanout:
         raise InvalidArgument(
             f"the message leads to {found} topics, over the limit of {state.settings.fanout} "
             "(`fanout` in [machine.heap])"
         )
-    topics = _with_capacity(topics, command.message)
-    kind = SharedMessage if len(topics) > 1 else Message
-    for topic in topics:
-        add(state, topic, command.message, body, kind)
-        if topic.turns:
-            serve(state, topic)
-    if len(topics) < found:
-        return encode(Published(len(topics), found - len(topics)))
-    return PUBLISHED[found] if found < 2 else encode(Published(found))
 
 
 def _with_capacity(topics: tuple[Topic, ...], message: NewMessage) -> tuple[Topic, ...]:

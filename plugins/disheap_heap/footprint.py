@@ -22,8 +22,8 @@ LEASE_BYTES = 220
 """A tuple and its entries in two dicts."""
 TIMER_BYTES = 200
 """A tuple, its key, its deadline, its entry in a dict and in a heap."""
-TOPIC_BYTES = 1300
-"""An object, four dicts, a heap, its name and its settings."""
+TOPIC_BYTES = 1450
+"""An object, two dicts, two partitioned ones, the chunks of its messages, its name and its settings."""
 EXCHANGE_BYTES = 500
 CONSUMER_BYTES = 500
 """Of a subscription or a pop: an object, a dict, and its entries in three others."""
@@ -32,6 +32,18 @@ BINDING_BYTES = 500
 """Its entries in the exchange and in the topic, and the key."""
 PATTERN_NODE_BYTES = 200
 """A node of a trie, with its dict."""
+TRANSACTION_BYTES = 700
+"""An open transaction: an object, two lists, and its entries in three dicts."""
+PREPARED_BYTES = 400
+"""A prepared message: a tuple, its topics, its struct, the header of its payload."""
+FROZEN_BYTES = 250
+"""A frozen message beside the message itself: a tuple, and entries in a dict and in a list."""
+OUTBOX_BYTES = 450
+"""A message for another group: a struct, its name, its numbers, entries in two dicts."""
+FINISHED_BYTES = 300
+"""The outcome of a transaction: a tuple, its numbers, its name, an entry in a dict."""
+TOLD_BYTES = 100
+"""A decision that is remembered with the outcome: a tuple and a number."""
 RESEND_BYTES = 150
 """A token that an ATTACH named, or that is sent again: a tuple, its numbers, an entry in a dict or list."""
 
@@ -51,18 +63,24 @@ def memory_bytes(state: State) -> int:
         + SESSION_BYTES * len(state.sessions)
         + BINDING_BYTES * state.bindings
         + PATTERN_NODE_BYTES * state.pattern_nodes
+        + TRANSACTION_BYTES * len(state.transactions.open)
+        + PREPARED_BYTES * state.transactions.prepared
+        + state.transactions.prepared_bytes
+        + FROZEN_BYTES * len(state.transactions.frozen)
+        + OUTBOX_BYTES * len(state.outbox)
+        + FINISHED_BYTES * len(state.transactions.finished)
+        + TOLD_BYTES * state.transactions.told
         + RESEND_BYTES * sum(map(_tokens, state.resending.values()))
     )
 
 
 def _tokens(session: Session) -> int:
-    resend = session.resend
-    return len(resend.held) + len(resend.tokens) if resend is not None else 0
+    return session.resend.memory_records() if session.resend is not None else 0
 
 
 def held_messages(state: State) -> int:
-    """The number of messages in memory: ready, delayed, leased, and purged but not freed."""
-    return state.ready + state.delayed + len(state.leases) + state.purged_messages
+    """The number of messages in memory: ready, delayed, leased, frozen, and purged but not freed."""
+    return state.ready + state.delayed + len(state.leases) + len(state.transactions.frozen) + state.purged_messages
 
 
 def held_bytes(state: State) -> int:
@@ -88,7 +106,7 @@ def uncount_extras(state: State, message: Message) -> None:
 
 def _share(state: State, body: Body) -> None:
     copies = state.copies.get(id(body), 0)
-    state.copies[id(body)] = copies + 1
+    state.copies.put(id(body), copies + 1)
     if copies:
         state.repeated_bytes += len(body)
     elif type(body) is Content:
@@ -98,9 +116,9 @@ def _share(state: State, body: Body) -> None:
 def _unshare(state: State, body: Body) -> None:
     copies = state.copies[id(body)] - 1
     if copies:
-        state.copies[id(body)] = copies
+        state.copies.put(id(body), copies)
         state.repeated_bytes -= len(body)
     else:
-        del state.copies[id(body)]
+        state.copies.take(id(body))
         if type(body) is Content:
             state.contents -= 1

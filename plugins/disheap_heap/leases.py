@@ -6,15 +6,26 @@ granted, so a token from before an expiry is stale. A stale token changes nothin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from disheap.errors import ConsumerNotFound
 from disheap.protocol.broker import Ack, Extend, Nack, Recover, Settled, Token
 from disheap_heap import timers
-from disheap_heap.delivery import drop_message, release_lease, requeue, requeue_all, serve, serve_all, serve_later
+from disheap_heap.delivery import (
+    drop_message,
+    release_lease,
+    release_taken,
+    requeue,
+    requeue_all,
+    requeue_delayed,
+    serve,
+    serve_all,
+    serve_later,
+)
 from disheap_heap.encoding import DONE, SETTLED_ONE, encode
 from disheap_heap.state import Consumer, Lease, State, Topic
-from disheap_heap.view import keep_lease
+from disheap_heap.views import keep_lease
 
 
 def ack(state: State, session: int, command: Ack) -> bytes:
@@ -31,7 +42,8 @@ def ack(state: State, session: int, command: Ack) -> bytes:
             continue
         topic = release_lease(state, lease)
         drop_message(state, lease.message)
-        if topic.ready:
+        topic.counts.acked += 1
+        if topic.ready.chunks:
             waiting[topic.number] = topic
     state.settled += len(tokens) - len(stale)
     serve_all(state, waiting.values())
@@ -40,13 +52,16 @@ def ack(state: State, session: int, command: Ack) -> bytes:
 
 def _ack_one(state: State, session: int, token: Token) -> bytes:
     """The fast path: nearly every ack settles one message."""
-    lease = state.leases.get(token[0])
+    lease = state.leases.take(token[0])  # to look first would take longer
     if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:
+        if lease is not None:
+            state.leases.put(token[0], lease)
         return encode(Settled(0, [token]))
-    topic = release_lease(state, lease)
+    topic = release_taken(state, lease)
     drop_message(state, lease.message)
     state.settled += 1
-    if topic.turns and topic.ready:
+    topic.counts.acked += 1
+    if topic.turns.by_number and topic.ready.chunks:
         serve(state, topic)
     return SETTLED_ONE
 
@@ -55,18 +70,32 @@ def nack(state: State, session: int, command: Nack) -> bytes:
     """Gives messages back to their topics, at once or after a delay, or drops them. The reply lists the stale
     tokens."""
     found, stale = _find(state, session, command.tokens)
-    touched: dict[int, Topic] = {}
-    for number in found:
-        lease = state.leases[number]
-        if command.discard:
-            topic = release_lease(state, lease)
-            drop_message(state, lease.message)
-            state.dropped += 1
-        else:
-            topic = requeue(state, lease, command.delay_ms)
-        touched[topic.number] = topic
+    touched = settle(state, found.values(), command)
     serve_all(state, touched.values())
     return _settled(command.tokens, stale)
+
+
+def settle(state: State, leases: Iterable[Lease], nack: Nack | None) -> dict[int, Topic]:
+    """Settles leases as `nack` says, or acknowledges them if it is None. The caller serves the returned topics."""
+    if nack is not None and nack.delay_ms and not nack.discard:
+        return requeue_delayed(state, leases, nack.delay_ms)
+    topics: dict[int, Topic] = {}
+    for lease in leases:
+        if nack is not None and not nack.discard:
+            topic = requeue(state, lease)
+            topic.counts.nacked += 1
+        else:
+            topic = release_lease(state, lease)
+            drop_message(state, lease.message)
+            if nack is None:
+                state.settled += 1
+                topic.counts.acked += 1
+            else:
+                state.dropped += 1
+                topic.counts.dropped += 1
+                topic.counts.nacked += 1
+        topics[topic.number] = topic
+    return topics
 
 
 def extend(state: State, session: int, command: Extend) -> bytes:
@@ -76,8 +105,9 @@ def extend(state: State, session: int, command: Extend) -> bytes:
     for number, lease in found.items():
         if state.views:
             keep_lease(state, lease)
-        renewed = Lease(lease.message, lease.epoch, until_ms, lease.consumer)
-        state.leases[number] = lease.consumer.leases[number] = renewed
+        renewed = Lease(lease.message, lease.epoch, until_ms, lease.consumer, lease.order)
+        state.leases.put(number, renewed)
+        lease.consumer.leases[number] = renewed
         if until_ms:
             state.timers.arm(timers.LEASE, number, until_ms)
         elif lease.until_ms:

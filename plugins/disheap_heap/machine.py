@@ -7,36 +7,41 @@ first and changes after that, so a command that is refused has changed nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import msgspec
 
 from disheap.errors import CommandRefused, InvalidArgument, VersionUnsupported
-from disheap.interfaces import Effects, MachineContext, Principal
+from disheap.interfaces import Effects, MachineContext, Metric, Principal
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import (
+    atomic,
     consumers,
     enqueue,
     exchanges,
     footprint,
+    group_messages,
     leases,
+    measuring,
     queries,
     restoring,
     sessions,
     snapshot,
     topics,
+    transactions,
     work,
 )
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
 from disheap_heap.constants import CONSTANTS
+from disheap_heap.counts import SERIES_MAX, Series
 from disheap_heap.delivery import serve_freed_groups
 from disheap_heap.discarding import discarding
-from disheap_heap.encoding import known_tag
+from disheap_heap.encoding import encode, known_tag
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import State
-from disheap_heap.view import kept_bytes
+from disheap_heap.views import kept_bytes
 
 HANDLERS: Handlers = {
     broker.Enqueue: (1, enqueue.enqueue),
@@ -57,10 +62,20 @@ HANDLERS: Handlers = {
     broker.DeleteExchange: (1, exchanges.delete_exchange),
     broker.Bind: (1, exchanges.bind),
     broker.Unbind: (1, exchanges.unbind),
+    broker.Batch: (1, atomic.batch),
+    broker.Prepare: (1, transactions.prepare),
+    broker.Commit: (1, transactions.commit),
+    broker.Abort: (1, transactions.abort),
+    broker.GroupMessage: (1, group_messages.take_message),
+    broker.Confirm: (1, group_messages.confirm),
+    broker.SetGroups: (1, group_messages.set_groups),
 }
 """(the `machine_version` since which the command exists, its handler). A command that was released never changes its
 fields. A new form of it is a struct of its own with the same tag and a later version. It replaces the old form from
 there on."""
+
+OF_LEADERS = (broker.GroupMessage, broker.Confirm, broker.SetGroups)
+"""Commands without a session. All others need one."""
 
 QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.Peek: queries.peek,
@@ -68,9 +83,10 @@ QUERIES: dict[type, Callable[[State, int, Any], bytes]] = {
     broker.ListTopics: queries.list_topics,
     broker.GetStats: queries.get_stats,
     broker.ListExchanges: queries.list_exchanges,
+    broker.ListTransactions: queries.list_transactions,
 }
 
-ADDS_MESSAGES = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
+ADDS_MESSAGES = (broker.Enqueue, broker.EnqueueMany, broker.Publish, broker.Batch, broker.Prepare)
 """Commands that add messages. All others are allowed while disk or memory is short, because workers need them to empty
 the queues."""
 ALLOWED_WHEN_FULL = frozenset(tag_of(kind) for kind in HANDLERS if kind not in ADDS_MESSAGES)
@@ -84,8 +100,8 @@ COMMAND_OVERHEAD_BYTES = 4 << 10
 
 class HeapMachine:
     """Implements `disheap.interfaces.StateMachine`, `CommandSizing`, `FixedConstants`, `Screening`, `AllowedWhenFull`,
-    `SessionReporting`, `Hashing`, `Discarding`, `MemoryEstimating`, `WorkCounting`, `Sampling` and
-    `SamplingQueries`."""
+    `SessionReporting`, `Hashing`, `Discarding`, `Forwarding`, `GroupKnowing`, `CrossChecking`,
+    `MemoryEstimating`, `Measuring`, `WorkCounting`, `Sampling` and `SamplingQueries`."""
 
     name: ClassVar[str] = "heap"
     api: ClassVar[int] = 1
@@ -108,6 +124,7 @@ class HeapMachine:
     def __init__(self, settings: HeapSettings, context: MachineContext) -> None:
         self._settings = settings
         self._group = context.group
+        self._series_max = SERIES_MAX
         self._state = State(settings, context.group)
         self._use_commands_of(self.versions[0])
 
@@ -135,6 +152,8 @@ class HeapMachine:
             decoded = self._decode_command(command)
         except UNREADABLE as error:
             raise self._commands.refusal(command, error) from None
+        if not session and not isinstance(decoded, OF_LEADERS):
+            raise InvalidArgument(f"a {type(decoded).__name__} is for a client with a session; nothing was done")
         state = self._state
         if time_ms > state.now_ms:
             state.now_ms = time_ms
@@ -209,7 +228,7 @@ class HeapMachine:
         return True
 
     def allowed_when_full(self, command: bytes) -> bool:
-        """False for Enqueue, EnqueueMany and Publish, and for bytes that are not a command."""
+        """False for commands that add messages, and for bytes that are not a command."""
         return known_tag(command) in ALLOWED_WHEN_FULL
 
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
@@ -230,7 +249,7 @@ class HeapMachine:
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """Replaces the state by that of a snapshot."""
-        self._state = restoring.restore(self._settings, self._group, chunks)
+        self._state = restoring.restore(self._settings, self._group, chunks, self._series_max)
 
     def discarding(self) -> Iterator[None]:
         """Frees the state in slices."""
@@ -243,6 +262,34 @@ class HeapMachine:
     def hashing(self) -> Iterator[bytes]:
         """The pieces of a snapshot, which are equal on all replicas."""
         return snapshot.take(self._state)
+
+    def waiting(self) -> dict[int, int]:
+        """How many messages wait for other groups."""
+        return self._state.outbox.waiting()
+
+    def outbox(self, group: int, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """The messages that wait for a group, as commands."""
+        return self._state.outbox.listed(self._group, group, after, limit)
+
+    def forget(self, group: int, number: int) -> bytes:
+        """The command that forgets the messages for a group up to a number."""
+        return encode(broker.Confirm(group, number))
+
+    def know_groups(self, groups: Sequence[int]) -> bytes | None:
+        """The command that tells which groups take messages."""
+        return None if self._state.groups == tuple(groups) else encode(broker.SetGroups(list(groups)))
+
+    def told(self) -> Iterable[tuple[int, bytes]]:
+        """The COMMITs that this group has decided for others, as far as it remembers them."""
+        return group_messages.told(self._state)
+
+    def lacks(self, message: bytes) -> str:
+        """The name of the transaction, if this group can neither carry it out nor has done so."""
+        return group_messages.lacks(self._state, message)
+
+    def renumber(self) -> None:
+        """All groups begin anew. What waits is sent again, and changes nothing if it was taken."""
+        transactions.renumber(self._state)
 
     def sample_commands(self) -> list[bytes]:
         """Commands for the conformance suite."""
@@ -263,6 +310,19 @@ class HeapMachine:
         from disheap_heap.samples import sample_queries
 
         return sample_queries()
+
+    def limit_series(self, series_max: int) -> None:
+        """So many topics are counted one by one."""
+        self._series_max = series_max
+        self._state.series = Series(series_max)
+
+    def metrics(self, time_ms: int) -> list[Metric]:
+        """Depths, ages, events and waiting times, by topic."""
+        return measuring.metrics(self._state, time_ms)
+
+    def list_stats(self, time_ms: int, prefix: str, after: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """A page of topics."""
+        return measuring.list_stats(self._state, time_ms, prefix, after, limit)
 
     def stats(self) -> dict[str, int]:
         """Counters for `disheap status`."""
@@ -285,9 +345,13 @@ if TYPE_CHECKING:
     from disheap.interfaces import (
         AllowedWhenFull,
         CommandSizing,
+        CrossChecking,
         Discarding,
         FixedConstants,
+        Forwarding,
+        GroupKnowing,
         Hashing,
+        Measuring,
         MemoryEstimating,
         Sampling,
         SamplingQueries,
@@ -305,7 +369,11 @@ if TYPE_CHECKING:
     _reports: type[SessionReporting] = HeapMachine
     _hashes: type[Hashing] = HeapMachine
     _discards: type[Discarding] = HeapMachine
+    _forwards: type[Forwarding] = HeapMachine
+    _knows_groups: type[GroupKnowing] = HeapMachine
+    _is_checked: type[CrossChecking] = HeapMachine
     _estimates: type[MemoryEstimating] = HeapMachine
+    _measures: type[Measuring] = HeapMachine
     _counts_work: type[WorkCounting] = HeapMachine
     _samples: type[Sampling] = HeapMachine
     _samples_queries: type[SamplingQueries] = HeapMachine

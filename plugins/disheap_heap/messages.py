@@ -44,7 +44,9 @@ class Message(NamedTuple):
 
     def after(self, attempts: int) -> Message:
         """The message after its lease has ended: the same id and so the same place, with this number of attempts."""
-        return type(self)(self.rank, self.id, attempts, self.enqueued_ms, self.expires_at_ms, self.body)
+        rank, number, _, enqueued_ms, expires_at_ms, body = self
+        # The constructor of a named tuple is a Python function, which takes as long again.
+        return tuple.__new__(type(self), (rank, number, attempts, enqueued_ms, expires_at_ms, body))
 
 
 class SharedMessage(Message):

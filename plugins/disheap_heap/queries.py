@@ -15,16 +15,20 @@ from disheap.protocol.broker import (
     Holder,
     ListExchanges,
     ListTopics,
+    ListTransactions,
     Peek,
     Peeked,
     PeekedMessage,
     Stats,
     TopicInfos,
+    TransactionInfo,
+    TransactionInfos,
 )
 from disheap_heap.checks import find_existing, require_access
 from disheap_heap.encoding import encode
 from disheap_heap.exchanges import find_exchange
 from disheap_heap.messages import Content, Message
+from disheap_heap.prepared import Transaction
 from disheap_heap.routing import Exchange
 from disheap_heap.settings import MAX_ANSWER_BYTES
 from disheap_heap.state import Consumer, State, Topic
@@ -88,6 +92,10 @@ def counted(state: State) -> dict[str, int]:
         "delayed": state.delayed,
         "leased": len(state.leases),
         "message_bytes": state.message_bytes,
+        "transactions": len(state.transactions.open),
+        "prepared": state.transactions.prepared,
+        "frozen": len(state.transactions.frozen),
+        "forwarding": len(state.outbox),
     }
 
 
@@ -100,6 +108,29 @@ def session_stats(state: State, number: int) -> dict[str, int]:
         "consumers": sum(not consumer.ended and not consumer.limit for consumer in consumers),
         "exclusive_topics": len(session.owned) if session is not None else 0,
     }
+
+
+def list_transactions(state: State, session: int, query: ListTransactions) -> bytes:
+    """One page of open transactions, or the one named, or how that one ended."""
+    table = state.transactions
+    if not query.transaction:
+        page = islice(table.open.values(), query.skip, query.skip + query.limit)
+        return encode(TransactionInfos([_transaction_info(one) for one in page], len(table.open)))
+    found, finished = table.open.get(query.transaction), table.finished.get(query.transaction)
+    if found is not None:
+        return encode(TransactionInfos([_transaction_info(found)], 1))
+    if finished is None:
+        return encode(TransactionInfos([], 0))
+    outcome = "committed" if finished.is_committed else "aborted"
+    return encode(TransactionInfos([], 0, outcome, finished.first, finished.messages))
+
+
+def _transaction_info(one: Transaction) -> TransactionInfo:
+    times = (one.prepared_ms, one.deadline_ms)
+    return TransactionInfo(
+        one.name, one.epoch, one.session, *times, len(one.messages), one.size, len(one.frozen),
+        list(one.participants), one.coordinator,
+    )  # fmt: skip
 
 
 def list_exchanges(state: State, session: int, query: ListExchanges) -> bytes:

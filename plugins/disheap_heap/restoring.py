@@ -13,24 +13,30 @@ from zlib import crc32
 import msgspec
 
 from disheap.errors import SnapshotDamaged, VersionUnsupported
-from disheap.protocol.broker import TopicSettings
+from disheap.protocol.broker import NewMessage, TopicSettings
 from disheap.protocol.frames import UNREADABLE
 from disheap_heap import timers
+from disheap_heap.counts import SERIES_MAX
 from disheap_heap.delivery import first_event_ms
 from disheap_heap.discarding import discarding
 from disheap_heap.exchanges import add_binding
 from disheap_heap.footprint import count_extras
 from disheap_heap.messages import Body, Content, Message, SharedMessage
+from disheap_heap.prepared import Asking, Finished, FrozenMessage, PreparedMessage, Transaction
 from disheap_heap.routing import Exchange
 from disheap_heap.settings import HeapSettings
 from disheap_heap.snapshot import BLOCK_BYTES_MAX, BLOCK_HEADER, FORMAT, TABLES
 from disheap_heap.state import Consumer, CreditGroup, Lease, Resend, Session, State, Topic
 
+READY_AT_ONCE = 512
+"""Ready messages of a topic that are put into order together. To sort a million in one step holds the interpreter for
+half a second, also on the disk's thread."""
 
-def restore(settings: HeapSettings, group: int, chunks: Iterable[bytes]) -> State:
+
+def restore(settings: HeapSettings, group: int, chunks: Iterable[bytes], series_max: int = SERIES_MAX) -> State:
     """Builds the state from the pieces of a snapshot. Raises `SnapshotDamaged`, and `VersionUnsupported` for another
     format."""
-    restorer = _Restorer(settings, group)
+    restorer = _Restorer(settings, group, series_max)
     try:
         return restorer.read(_blocks(chunks))
     except BaseException as error:
@@ -67,11 +73,12 @@ class _Restorer:
     """Builds a state, table by table. A method reads the rows of the table of its name. Sessions and topics that have
     ended, and of which only leases remain, have no rows: the restorer creates them."""
 
-    def __init__(self, settings: HeapSettings, group: int) -> None:
-        self._state = State(settings, group)
+    def __init__(self, settings: HeapSettings, group: int, series_max: int) -> None:
+        self._state = State(settings, group, series_max)
         self._ended_sessions: dict[int, Session] = {}
-        self._shared: dict[int, Body] = {}  # by number
-        self._ready_messages: dict[Topic, dict[int, Message]] = {}  # by id
+        self._shared: list[Body] = []  # by number
+        self._ready_messages: dict[Topic, list[Message]] = {}  # that are not in their topic yet
+        self._open: dict[int, Transaction] = {}  # by number
 
     def read(self, blocks: Iterator[tuple[str, list[list[Any]]]]) -> State:
         """Reads all blocks. Raises `SnapshotDamaged` and `VersionUnsupported`."""
@@ -93,13 +100,15 @@ class _Restorer:
     def discard(self) -> None:
         """Frees what was built of a snapshot that turned out to be damaged, record by record. In one step, a million
         messages would hold the interpreter for 300 ms, also on the disk's thread."""
-        for messages in self._ready_messages.values():
-            _empty(messages)
+        _empty(self._ready_messages)
         for _ in discarding(self._state):
             pass
         for session in self._ended_sessions.values():
             _empty(session.consumers)
-        _empty(self._shared)
+        for transaction in self._open.values():
+            transaction.messages, transaction.frozen = [], []
+        while self._shared:
+            self._shared.pop()
 
     def _table(self, table: str, rows: list[list[Any]]) -> None:
         if table not in TABLES:
@@ -108,16 +117,17 @@ class _Restorer:
         for row in rows:
             add(*row)
 
-    def _machine(self, form: int, *fields: int) -> None:
+    def _machine(self, form: int, *fields: Any) -> None:
         if form != FORMAT:
             raise VersionUnsupported(
                 f"the heap's snapshot has format {form}, and this release reads format {FORMAT}. Install the "
                 f"{'newer' if form > FORMAT else 'older'} release that wrote it and start again; nothing was changed"
             )
-        version, now_ms, message, consumer, topic = fields
+        version, now_ms, message, consumer, topic, transaction, groups = fields
         state = self._state
         state.version, state.now_ms = version, now_ms
         state.last_message, state.last_consumer, state.last_topic = message, consumer, topic
+        state.transactions.last_number, state.groups = transaction, tuple(groups)
 
     def _sessions(self, number: int, attached: bool, principal: str) -> None:
         self._state.sessions[number] = Session(number, attached, principal)
@@ -128,6 +138,7 @@ class _Restorer:
         topic = Topic(number, name, msgspec.convert(settings, TopicSettings), session)
         topic.expires_at_ms = expires_at_ms
         state.topics[name] = state.topics_by_number[number] = topic
+        state.series.add(topic)
         if session is not None:
             session.owned[number] = topic
         if expires_at_ms:
@@ -178,7 +189,10 @@ class _Restorer:
 
     def _ready(self, topic_number: int, *fields: Any) -> None:
         topic, message = self._state.topics_by_number[topic_number], self._message(fields)
-        self._ready_messages.setdefault(topic, {})[message.id] = message
+        waiting = self._ready_messages.setdefault(topic, [])
+        waiting.append(message)
+        if len(waiting) >= READY_AT_ONCE:
+            topic.ready.push_many(self._ready_messages.pop(topic))
         self._state.ready += 1
         topic.ready_bytes += len(message.body)
         self._state.message_bytes += len(message.body)
@@ -187,7 +201,7 @@ class _Restorer:
 
     def _delayed(self, topic_number: int, due_ms: int, *fields: Any) -> None:
         topic, message = self._state.topics_by_number[topic_number], self._message(fields)
-        topic.delayed[message.id] = (due_ms, message)
+        topic.delayed.put(message.id, (due_ms, message))
         self._state.delayed += 1
         topic.delayed_bytes += len(message.body)
         self._state.message_bytes += len(message.body)
@@ -196,7 +210,9 @@ class _Restorer:
     def _leases(self, number: int, epoch: int, until_ms: int, *fields: Any) -> None:
         state = self._state
         consumer, message = state.consumers[number], self._message(fields)
-        state.leases[message.id] = consumer.leases[message.id] = Lease(message, epoch, until_ms, consumer)
+        lease = Lease(message, epoch, until_ms, consumer, len(consumer.leases))
+        state.leases.put(message.id, lease)
+        consumer.leases[message.id] = lease
         consumer.held_bytes += len(message.body)
         if consumer.group is not None:
             consumer.group.held += 1
@@ -219,12 +235,68 @@ class _Restorer:
 
     def _shared_body(self, form: Any) -> Body:
         if isinstance(form, int):
+            if form < 0:
+                raise SnapshotDamaged(f"the snapshot refers to a shared body {form}")
             return self._shared[form]
-        number, body = form
+        number, content = form
         if number != len(self._shared):
             raise SnapshotDamaged(f"the snapshot has a shared body {number!r} after {len(self._shared)} of them")
-        self._shared[number] = _body(body)
-        return self._shared[number]
+        body = _body(content)
+        self._shared.append(body)
+        return body
+
+    def _transactions(
+        self,
+        number: int,
+        name: str,
+        epoch: int,
+        session: int,
+        prepared_ms: int,
+        deadline_ms: int,
+        participants: list[int],
+        coordinator: int,
+    ) -> None:
+        self._open[number] = Transaction(
+            number, name, epoch, session, prepared_ms, deadline_ms, tuple(participants), coordinator
+        )
+        if deadline_ms:
+            self._state.timers.arm(timers.TRANSACTION, number, deadline_ms)
+
+    def _prepared(
+        self, number: int, topics: list[int], priority: int, delay_ms: int, expires_ms: int, form: Any
+    ) -> None:
+        new = NewMessage(b"", priority, delay_ms, expires_ms)  # the payload is in the body
+        self._open[number].hold(PreparedMessage(tuple(topics), new, _body(form)))
+        for one in topics:
+            self._reserve(one, delay_ms > 0)
+
+    def _frozen(self, number: int, topic_number: int, *fields: Any) -> None:
+        message = self._message(fields)
+        self._open[number].frozen.append(FrozenMessage(message, topic_number))
+        self._state.message_bytes += len(message.body)
+        self._reserve(topic_number, False)
+
+    def _reserve(self, topic_number: int, is_delayed: bool) -> None:
+        topic = self._state.topics_by_number.get(topic_number)
+        if topic is not None:
+            topic.reserve(is_delayed)
+
+    def _asking(self, number: int, at_ms: int, inquiry: int, pause_ms: int) -> None:
+        self._state.transactions.asking[number] = Asking(at_ms, inquiry, pause_ms)
+        self._state.timers.arm(timers.INQUIRY, number, at_ms)
+
+    def _numbers(self, group: int, last: int, taken: int) -> None:
+        self._state.outbox.restore_numbers(group, last, taken)
+
+    def _outbox(self, group: int, number: int, message: Any) -> None:
+        self._state.outbox.restore(group, number, message)
+
+    def _finished(
+        self, name: str, epoch: int, is_committed: bool, first: int, messages: int, told: list[tuple[int, int]]
+    ) -> None:
+        decisions = tuple((group, number) for group, number in told)
+        self._state.transactions.finished[name] = Finished(epoch, is_committed, first, messages, decisions)
+        self._state.transactions.told += len(decisions)
 
     def _unserved(self, number: int) -> None:
         self._state.unserved[number] = self._state.topics_by_number[number]
@@ -269,8 +341,13 @@ class _Restorer:
         leased: dict[Topic, list[int]] = {}
         for number, lease in self._state.leases.items():
             leased.setdefault(lease.consumer.topic, []).append(number)
+        for transaction in self._open.values():
+            self._state.transactions.add(transaction)
+            for frozen in transaction.frozen:
+                if frozen.topic in self._state.topics_by_number:
+                    leased.setdefault(self._state.topics_by_number[frozen.topic], []).append(frozen.message.id)
         for topic in self._state.topics.values():
-            topic.ready.load(self._ready_messages.get(topic, {}))
+            topic.ready.push_many(self._ready_messages.pop(topic, []))
             topic.arrivals.load(sorted([*topic.ready.by_id(), *topic.delayed, *leased.get(topic, ())]))
         return self._state
 

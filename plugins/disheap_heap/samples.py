@@ -7,12 +7,17 @@ messages into every state.
 from __future__ import annotations
 
 from disheap.protocol.broker import (
+    Abort,
     Ack,
+    Batch,
     Bind,
     Cancel,
     Command,
+    Commit,
+    Confirm,
     CreateExchange,
     CreateTopic,
+    Decision,
     DeleteExchange,
     DeleteTopic,
     DescribeTopic,
@@ -20,17 +25,22 @@ from disheap.protocol.broker import (
     EnqueueMany,
     Extend,
     GetStats,
+    GroupMessage,
+    Inquiry,
     ListExchanges,
     ListTopics,
+    ListTransactions,
     Nack,
     NewMessage,
     Peek,
     Pop,
+    Prepare,
     Publish,
     Purge,
     Query,
     Recover,
     SetCredit,
+    SetGroups,
     Subscribe,
     TopicSettings,
     Unbind,
@@ -75,6 +85,49 @@ _MESSAGES: list[Command] = [
     Enqueue("t", NewMessage(b"refused", encoded_headers=HEADERS[:-1])),
 ]
 
+_BATCHES: list[Command] = [
+    Batch([Enqueue("t", NewMessage(b"first of two", 1)), Publish("e", "a.b", NewMessage(b"second of two", 2))]),
+    Batch([Enqueue("least", NewMessage(b"later", 1, 60, 300)), Enqueue("least", NewMessage(b"now", key="k"))]),
+    Batch([Enqueue("t", NewMessage(b"not to be seen")), Enqueue("not there", NewMessage(b""))]),
+    *(Batch([Ack([(number, 1)]), Enqueue("t", NewMessage(b"done"))]) for number in range(12, 16)),
+    *(Batch([Nack([(number, 1)], 30 * (number % 2)), Ack([(number + 2, 1)])]) for number in range(16, 18)),
+]
+
+_TRANSACTIONS: list[Command] = [
+    Prepare("one", 1, 0, [Enqueue("t", NewMessage(b"prepared", 1)), Publish("e", "a.b", NewMessage(b"", 2, key="k"))]),
+    Prepare("two", 1, 300, [Enqueue("least", NewMessage(b"coordinated", 0, 20))]),
+    Prepare("three", 5, 0, [Enqueue("t", NewMessage(b"aborted"))]),
+    *(Prepare(f"ack {number}", 1, 200 * (number % 2), [Ack([(number, 1)])]) for number in range(1, 8)),
+    Commit("ack 1", 1),
+    Abort("ack 2", 1),
+    Commit("three", 4),
+    Abort("three", 5),
+    Commit("three", 5),
+    Commit("unknown", 1),
+    Abort("early", 2),
+    Prepare("early", 2, 0, [Enqueue("t", NewMessage(b"late"))]),
+    *(Prepare(f"far {number}", 1, 9 * number, [Enqueue("t", NewMessage(b"far"))], [1, 2]) for number in range(1, 13)),
+    *(Prepare(f"long {number}", 1, 900_000, [Enqueue("t", NewMessage(b"far"))], [1, 2]) for number in range(8)),
+    Prepare("ends far", 1, 10, [Enqueue("t", NewMessage(b""))], [2, 5]),
+]
+
+_DECISIONS: list[Command] = [
+    Commit("one", 1),
+    Commit("one", 1),
+    *(Commit(f"ack {number}", 1) for number in (3, 4)),
+    *(Commit(f"far {number}", 1) for number in range(1, 4)),
+    *(Commit(f"long {number}", 1) for number in range(8)),
+    *(Abort(f"far {number}", 1) for number in range(3, 7)),
+]
+
+_GROUPS: list[Command] = [
+    GroupMessage(1, 1, Decision("one", 1, True)),
+    GroupMessage(1, 2, Inquiry("far 1", 1)),
+    GroupMessage(2, 1, Inquiry("nobody knows it", 1)),
+    Confirm(2, 1),
+    SetGroups([0, 1, 2]),
+]
+
 _CONSUMERS: list[Command] = [
     Subscribe("t", 3, lease_ms=90),
     Subscribe("t", 2, 10),
@@ -100,7 +153,8 @@ _SETTLING: list[Command] = [
 
 def sample_commands() -> list[bytes]:
     """Valid commands of every kind, encoded."""
-    return [encode(command) for command in (*_TOPICS, *_MESSAGES, *_CONSUMERS, *_SETTLING)]
+    kinds = (_TOPICS, _MESSAGES, _CONSUMERS, _BATCHES, _TRANSACTIONS, _SETTLING, _DECISIONS, _GROUPS)
+    return [encode(command) for commands in kinds for command in commands]
 
 
 _QUERIES: list[Query] = [
@@ -113,6 +167,9 @@ _QUERIES: list[Query] = [
     ListExchanges(),
     ListExchanges("e"),
     ListExchanges("", 1, 2),
+    ListTransactions(),
+    ListTransactions("one"),
+    ListTransactions("three"),
 ]
 
 

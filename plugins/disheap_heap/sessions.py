@@ -22,7 +22,10 @@ from disheap_heap.messages import deliver
 from disheap_heap.settings import LEASES_PER_UNIT, MAX_ANSWER_BYTES, MAX_RESENT_PER_REPLY, MAX_SCANNED_PER_CALL
 from disheap_heap.state import Consumer, Lease, Resend, Session, State, Topic
 from disheap_heap.topics import delete
-from disheap_heap.view import keep_record_bytes, keep_session
+from disheap_heap.views import free_resend, keep_record_bytes, keep_session
+
+TOKENS_FREED_AT_ONCE = 1000
+"""Tokens of a resend that is over, without postponing it: 30 us."""
 
 
 def open_session(state: State, number: int, principal: str) -> None:
@@ -88,8 +91,11 @@ def expire_session(state: State, number: int) -> None:
 
 
 def stop_resending(state: State, session: Session) -> None:
-    """Forgets which leases are still to be sent again to this session."""
-    session.resend = None
+    """Forgets which leases are still to be sent again to this session. Many tokens are freed later: a session may hold
+    millions of messages."""
+    resend, session.resend = session.resend, None
+    if resend is not None and resend.memory_records() > TOKENS_FREED_AT_ONCE:
+        free_resend(state, resend)
     state.resending.pop(session.number, None)
 
 
@@ -235,5 +241,5 @@ def _ended(session: Session, held: Held) -> list[PopDone | ConsumerEnded]:
 
 
 def _delivery(lease: Lease) -> Deliver:
-    message, epoch, until_ms, consumer = lease
+    message, epoch, until_ms, consumer, _ = lease
     return deliver(message, consumer.number, epoch, message.rank * consumer.topic.sign, until_ms)

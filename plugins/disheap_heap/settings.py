@@ -43,6 +43,23 @@ STEPS_PER_UNIT = 16
 HEADERS_PER_UNIT = 16
 """Headers that are checked for one unit of work: 5 us."""
 
+UNITS_PER_PART = 4
+"""Units of work for a message or a token of a `Batch`: 15 us at worst, when a full topic drops another message."""
+
+HEADERS_PER_BATCH_UNIT = 4
+"""Headers of a message of a `Batch` for one unit: 4 us."""
+
+MESSAGES_PER_ABORT_UNIT = 16
+"""Prepared messages that an abort drops for one unit of work, 3 us."""
+
+INQUIRE_AFTER_MS = 5_000
+"""So long a participant waits for a decision before it asks for it. A decision is asked for only if the coordinator's
+group has lost it, or never had it."""
+
+INQUIRE_PAUSE_MAX_MS = 60_000
+"""The pause between two questions doubles up to this. An answer that is missing is not late: the coordinator's group
+sends its decision by itself, as soon as it has one."""
+
 WORDS_PER_UNIT = 4
 """Words of a pattern for one more unit of a bind or an unbind, which takes 3 us."""
 
@@ -102,3 +119,18 @@ class HeapSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(ge=1, le=1 << 40, description="of payload that a consumer holds, if it names no bound"),
     ] = 16 << 20
     """The bytes of payload that a consumer may hold, if it does not name a bound of its own."""
+    transactions: Annotated[int, Meta(ge=1, le=100_000, description="that wait for their decision")] = 1_000
+    """Prepared transactions. Each may hold as much as one batch."""
+    session_transactions: Annotated[int, Meta(ge=1, le=100_000, description="that one session has prepared")] = 100
+    """Prepared transactions of one session. So one client cannot use all of them up."""
+    transaction_bytes: Annotated[
+        int, Meta(ge=1, le=1 << 40, description="of prepared messages, over all transactions")
+    ] = 64 << 20
+    """The bytes of payload, headers and keys that wait for decisions."""
+    outbox_messages: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="that wait for one other group, before PREPARE is refused")
+    ] = 1_000
+    """Decisions that another group has not confirmed; about 300 bytes each. They wait only while that group has no
+    leader."""
+    finished_transactions: Annotated[int, Meta(ge=1, le=1_000_000, description="whose outcome is remembered")] = 10_000
+    """A decision that comes later than so many others is not recognized. About 300 bytes each."""

@@ -17,7 +17,8 @@ A snapshot is a sequence of blocks, and may be cut anywhere:
 The tables come in the order of `TABLES`, each in as many blocks as it needs. The last block is `end`, with the number
 of blocks before it. The fields of a row are written in `_tables` and `view`, and read in `restoring`.
 
-The last field of a message is its body, which takes one of four forms:
+The last field of a message is its body, which takes one of four forms. A prepared message has
+one of the first two:
 
 | form                    | meaning                                                                             |
 |-------------------------|-------------------------------------------------------------------------------------|
@@ -39,10 +40,12 @@ from zlib import crc32
 
 from disheap_heap.encoding import encode
 from disheap_heap.messages import Body, Message, SharedMessage
+from disheap_heap.partitioned import PartitionedDict
 from disheap_heap.state import State
-from disheap_heap.view import View, open_view
+from disheap_heap.view import View
+from disheap_heap.views import open_view
 
-FORMAT = 6
+FORMAT = 10
 """Of the versions that this release runs. A release that knows several formats writes the one of the cluster's
 `machine_version`. So an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
@@ -68,6 +71,13 @@ TABLES = (
     "ready",
     "delayed",
     "leases",
+    "transactions",
+    "prepared",
+    "frozen",
+    "asking",
+    "finished",
+    "numbers",
+    "outbox",
     "unserved",
     "freed",
     "returning",
@@ -110,6 +120,28 @@ def _tables(view: View) -> Iterator[tuple[str, Iterator[tuple[Row, int] | None]]
     yield "ready", (one and rows.row(one[1], one[0].number) for one in view.ready())
     yield "delayed", (one and rows.row(one[1][1], one[0].number, one[1][0]) for one in view.delayed())
     yield "leases", (one and rows.row(one[0], one[3].number, one[1], one[2]) for one in view.leases())
+    yield (
+        "transactions",
+        _sized(
+            (
+                one.number,
+                one.name,
+                one.epoch,
+                one.session,
+                one.prepared_ms,
+                one.deadline_ms,
+                one.participants,
+                one.coordinator,
+            )
+            for one in view.transactions
+        ),
+    )
+    yield "prepared", view.prepared()
+    yield "frozen", (rows.row(one.message, transaction.number, one.topic) for transaction, one in view.frozen())
+    yield "asking", _sized((number, *asking) for number, asking in view.asking)
+    yield "finished", _sized((name, *outcome) for name, outcome in view.finished)
+    yield "numbers", _sized(view.numbers)
+    yield "outbox", _sized(row for queue in view.queues for row in queue.rows())
     yield "unserved", _sized((number,) for number in view.unserved)
     yield "freed", _sized(view.freed)
     yield "returning", _sized((number,) for number in view.returning)
@@ -130,7 +162,7 @@ class _MessageRows:
     """Makes the rows of messages. Keeps each shared body, so that no other body gets the same address meanwhile."""
 
     def __init__(self) -> None:
-        self._shared: dict[int, tuple[int, Body]] = {}  # by address: (number, body)
+        self._shared: PartitionedDict[tuple[int, Body]] = PartitionedDict()  # by address: (number, body)
 
     def row(self, message: Message, *place: int) -> tuple[Row, int]:
         body = message.body
@@ -140,7 +172,7 @@ class _MessageRows:
         if known is not None:
             return (*place, *message[:-1], known[0]), 0
         number = len(self._shared)
-        self._shared[id(body)] = number, body
+        self._shared.put(id(body), (number, body))
         return (*place, *message[:-1], (number, body)), len(body)
 
 

@@ -4,7 +4,8 @@ Owns the records and what one record can say about itself. The other modules cha
 `consumers`, `sessions` and `topics` create and end the records of their name, `exchanges` routes, and `work` fires
 timers. Nothing here reads a clock: `now_ms` is the latest time that the log has given.
 
-Every dict is read in its order of insertion, which the log decides. No set is ever iterated.
+Every dict is read in its order of insertion, which the log decides. A `PartitionedDict` is read in the order of its
+keys. No set is ever iterated.
 """
 
 from __future__ import annotations
@@ -15,9 +16,13 @@ from weakref import ref
 
 from disheap.protocol.broker import Token, TopicSettings
 from disheap_heap.arrivals import Arrivals
+from disheap_heap.counts import SERIES_MAX, Counts, Series
 from disheap_heap.kept import Kept
 from disheap_heap.messages import Message
 from disheap_heap.ordered import OrderedRecords
+from disheap_heap.outbox import Outbox
+from disheap_heap.partitioned import PartitionedDict
+from disheap_heap.prepared import Transactions
 from disheap_heap.ready import ReadyMessages
 from disheap_heap.routing import Exchange, RouteCache
 from disheap_heap.settings import (
@@ -35,8 +40,8 @@ Delayed = tuple[int, Message]
 
 
 class Resend:
-    """The leases that a session is sent again after it attached, in slices. Nothing is ever removed from the lists, so
-    a view only keeps three numbers."""
+    """The leases that a session is sent again after it attached, in slices. Nothing is removed from the lists while it
+    is used or a view is open, so a view only keeps three numbers."""
 
     __slots__ = ("consumers", "held", "scanned", "sent", "tokens")
 
@@ -50,6 +55,19 @@ class Resend:
     def is_scanned(self) -> bool:
         """Whether the leases of all consumers are compared."""
         return self.scanned >= len(self.consumers)
+
+    def memory_records(self) -> int:
+        """How many tokens it holds."""
+        return len(self.held) + len(self.tokens)
+
+    def free(self, limit: int) -> int:
+        """Frees at most `limit` tokens of a resend that is over. Returns how many."""
+        count = min(limit, len(self.tokens))
+        del self.tokens[len(self.tokens) - count :]
+        while count < limit and self.held:
+            self.held.popitem()
+            count += 1
+        return count
 
 
 class Session:
@@ -146,6 +164,7 @@ class Lease(NamedTuple):
     epoch: int
     until_ms: int  # the deadline; 0 for none: the lease lasts as long as the session
     consumer: Consumer
+    order: int  # grows with each lease of the consumer, and stays below `Consumer.delivered`. Not state
 
 
 class Topic:
@@ -157,6 +176,7 @@ class Topic:
         "arrivals",
         "bindings",
         "consumers",
+        "counts",
         "delayed",
         "delayed_bytes",
         "drops",
@@ -167,6 +187,8 @@ class Topic:
         "owner",
         "ready",
         "ready_bytes",
+        "reserved",
+        "reserved_delayed",
         "settings",
         "sign",
         "subscribers",
@@ -183,7 +205,7 @@ class Topic:
         self.drops = settings.overflow == "drop" and settings.max_messages > 0
         self.ready = ReadyMessages()
         self.ready_bytes = 0
-        self.delayed: dict[int, Delayed] = {}
+        self.delayed: PartitionedDict[Delayed] = PartitionedDict()
         self.delayed_bytes = 0
         self.leased = 0
         self.consumers: dict[int, Consumer] = {}
@@ -193,6 +215,19 @@ class Topic:
         self.bindings: dict[tuple[Exchange[Topic], str], None] = {}  # (exchange, routing key)
         self.expires_at_ms = 0  # when it is deleted because it is unused; 0 while it is used
         self.arrivals = Arrivals()
+        self.counts = Counts()  # of its events; not state
+        self.reserved = 0  # room for messages of open transactions: prepared ones, and frozen ones that may come back
+        self.reserved_delayed = 0  # of these, for messages that will be delayed
+
+    def reserve(self, is_delayed: bool) -> None:
+        """Keeps room for one message of an open transaction."""
+        self.reserved += 1
+        self.reserved_delayed += is_delayed
+
+    def unreserve(self, is_delayed: bool) -> None:
+        """Gives the room for one message up."""
+        self.reserved -= 1
+        self.reserved_delayed -= is_delayed
 
     def messages(self) -> int:
         """How many messages the topic has, leased ones included."""
@@ -203,7 +238,7 @@ class PurgedMessages(NamedTuple):
     """The messages of a purged topic. They are not visible any more, and are freed in slices."""
 
     ready: ReadyMessages
-    delayed: dict[int, Delayed]
+    delayed: PartitionedDict[Delayed]
     timers: OrderedRecords[Timer] | None
 
 
@@ -211,16 +246,17 @@ class State:
     """All tables. `effects` collects the pushes of the call in progress. `deliveries_left`, `returns_left`,
     `end_units_left` and `push_bytes_left` are what this call may still do. The rest is postponed."""
 
-    def __init__(self, settings: HeapSettings, group: int = 0) -> None:
+    def __init__(self, settings: HeapSettings, group: int = 0, series_max: int = SERIES_MAX) -> None:
         self.settings = settings
-        self.group = group  # whose state this is, for messages to people: not state
+        self.series: Series[Topic] = Series(series_max)  # not state
+        self.group = group  # whose state this is: the same on every replica
         self.version = 1
         self.now_ms = 0
         self.last_message = 0
         self.last_consumer = 0
         self.last_topic = 0
         self.message_bytes = 0
-        self.copies: dict[int, int] = {}  # of a shared body, by its address: see `footprint`
+        self.copies: PartitionedDict[int] = PartitionedDict()  # of a shared body, by its address: see `footprint`
         self.repeated_bytes = 0  # of shared bodies, for each copy but the first: not state
         self.contents = 0  # bodies with headers or a key, of purged messages as well: not state
         self.purged_messages = self.purged_bytes = 0  # purged and not freed yet: not state
@@ -231,8 +267,11 @@ class State:
         self.topic_names: list[str] = []  # of the topics, sorted
         self.topics_by_number: dict[int, Topic] = {}
         self.consumers: dict[int, Consumer] = {}
-        self.leases: dict[int, Lease] = {}
+        self.leases: PartitionedDict[Lease] = PartitionedDict()
         self.exchanges: dict[str, Exchange[Topic]] = {}
+        self.transactions = Transactions()
+        self.groups: tuple[int, ...] = (group,)  # that take messages of others, as far as the leader has told
+        self.outbox = Outbox()
         self.bindings = 0
         self.pattern_nodes = 0
         self.routes: RouteCache[Topic] = RouteCache()  # not state
@@ -242,9 +281,10 @@ class State:
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # postponed: their leases are given back
         self.ending: OrderedDict[int, Session] = OrderedDict()  # postponed: they end, with their topics and consumers
         self.resending: OrderedDict[int, Session] = OrderedDict()  # postponed: their leases are sent again
-        self.unfreed: list[PurgedMessages | Exchange[Topic] | Topic | Kept] = []  # not state: see `work`
+        self.unfreed: list[PurgedMessages | Exchange[Topic] | Topic | Kept | Resend] = []  # not state: see `work`
         self.views: list[ref[Any]] = []  # open `view.View`s
         self.purged_in_views: list[PurgedMessages] = []  # not to be freed before these views are closed
+        self.resends_in_views: list[Resend] = []  # are over, and not to be freed before all views are closed
         self.effects: list[tuple[int, bytes]] = []
         self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
         self.push_bytes_left = MAX_PUSH_BYTES_PER_CALL

@@ -15,8 +15,10 @@ MESSAGE = 0  # a delayed message becomes ready, or a waiting message is dropped
 LEASE = 1  # a lease ends
 POP = 2  # a pop has waited long enough
 TOPIC = 3  # an unused topic is deleted
+TRANSACTION = 4  # the time of a coordinator is over
+INQUIRY = 5  # a participant asks the coordinator's group for its decision
 
-_KINDS = 4  # in a key
+_KINDS = 8  # in a key
 
 Timer = tuple[int, int, int]
 """(deadline in ms, key of id and kind, the number of the topic or 0)"""
@@ -44,6 +46,10 @@ class Timers:
         self._order.remove(key)
         self._order.push((deadline_ms, key, topic))
 
+    def arm_lease(self, number: int, deadline_ms: int) -> None:
+        """Starts the timer of a new lease. It must not have one."""
+        self._order.push((deadline_ms, number * _KINDS + LEASE, 0))
+
     def disarm(self, kind: int, number: int) -> None:
         """Removes a timer of any kind but `MESSAGE`, if there is one."""
         self._order.remove(number * _KINDS + kind)
@@ -64,9 +70,11 @@ class Timers:
             self._order.push(timer)
 
     def arm_messages(self, topic: int, numbers: list[int], deadlines_ms: list[int]) -> None:
-        """Starts the timers of new messages of one topic. Their numbers ascend, and are larger than those that the
-        topic has had. All go to the later ones at first. So the order of their deadlines does not matter."""
-        if not numbers:
+        """Starts the timers of messages of one topic, which must have none. All go to the later ones at first. So the
+        order of their deadlines does not matter."""
+        if len(numbers) < 2:
+            for number, deadline_ms in zip(numbers, deadlines_ms, strict=True):
+                self.arm_message(number, deadline_ms, topic)
             return
         first = self._firsts.get(topic)
         if first is not None:

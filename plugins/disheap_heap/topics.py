@@ -26,7 +26,7 @@ from disheap_heap.delivery import drop_all_waiting, end_consumer, requeue_all, u
 from disheap_heap.encoding import encode
 from disheap_heap.exchanges import check_bindings_of_owner, remove_binding
 from disheap_heap.state import Session, State, Topic
-from disheap_heap.view import keep_deleted, keep_record_bytes, keep_session, keep_topic
+from disheap_heap.views import keep_deleted, keep_record_bytes, keep_session, keep_topic
 
 
 def create_topic(state: State, session: int, command: CreateTopic) -> bytes:
@@ -62,6 +62,11 @@ def delete_topic(state: State, session: int, command: DeleteTopic) -> bytes:
         raise TopicInUse(f"topic {topic.name!r} has {topic.active} consumers; cancel those first")
     if command.if_empty and topic.messages():
         raise TopicInUse(f"topic {topic.name!r} has {topic.messages()} messages; purge those first")
+    if command.if_empty and topic.reserved:
+        raise TopicInUse(
+            f"topic {topic.name!r} has {topic.reserved} messages of transactions that are not decided; decide those "
+            "first"
+        )
     return encode(Removed(delete(state, topic, "the topic was deleted")))
 
 
@@ -86,6 +91,7 @@ def delete(state: State, topic: Topic, reason: str) -> int:
     state.timers.disarm(timers.TOPIC, topic.number)
     _detach_owner(state, topic)
     drop_all_waiting(state, topic)
+    state.series.remove(topic)
     for exchange, key in list(topic.bindings):
         remove_binding(state, exchange, key, topic)
     _end_consumers(state, topic, reason)
@@ -116,6 +122,7 @@ def _create(state: State, session: int, command: CreateTopic) -> Topic:
     topic = Topic(state.last_topic, command.topic, command.settings, owner)
     state.topics[topic.name] = state.topics_by_number[topic.number] = topic
     insort(state.topic_names, topic.name)
+    state.series.add(topic)
     if owner is not None:
         owner.owned[topic.number] = topic
     update_expiry(state, topic)

@@ -3,10 +3,8 @@
 A view is copy-on-write. Opening it copies no record, only lists of references: 10 to 40 ns for each topic, consumer,
 session and binding. All else is read when the writer needs it. Before a record changes, `keep_...` is called, and each
 open view keeps the old record, the first time only. That is constant work for a message, a lease, a consumer or a
-topic. The turns of a topic, a group, and the keys of a consumer's leases are copied, at 10 ns for each member.
-
-The state knows its views by weak references. A view ends when it is written (`freeing`), or when its writer drops
-it.
+topic. The turns of a topic, the members of a group, and the groups and topics of a session are copied, at 10 ns for
+each. Over all records, there are at most as many as the settings allow consumers and topics.
 
 Where a message was follows from `_kept`. A message that is not in it has not moved since the view was taken. One with
 an id above `_last_message` came later.
@@ -14,17 +12,19 @@ an id above `_last_message` came later.
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Container, Iterator, Mapping
-from functools import partial
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from disheap_heap.footprint import CONSUMER_BYTES, SESSION_BYTES, TOPIC_BYTES
-from disheap_heap.kept import DROPPED_BYTES, ID_BYTES, Kept
+from disheap_heap.footprint import CONSUMER_BYTES, OUTBOX_BYTES, SESSION_BYTES, TOPIC_BYTES
+from disheap_heap.kept import DROPPED_BYTES, ID_BYTES, Kept, KeptLeases, KeptQueues, order_of
 from disheap_heap.messages import Message
+from disheap_heap.partitioned import PartitionedDict
+from disheap_heap.prepared import FrozenMessage
 from disheap_heap.state import Consumer, Lease, Topic
 
 if TYPE_CHECKING:
+    from disheap_heap.prepared import Transaction
     from disheap_heap.state import CreditGroup, Delayed, PurgedMessages, Resend, Session, State
 
 Row = tuple[Any, ...]
@@ -33,6 +33,8 @@ IDS_PER_PAUSE = 2048
 """Ids of messages that are looked at between two pauses of the writer, if few of them give a row: 1 ms."""
 FREED_AT_ONCE = 1000
 """Kept records that are freed between two pauses: 0.2 ms, and more with large payloads."""
+DELIVERED = 3
+"""The field of a consumer's row that counts its deliveries."""
 
 
 class SessionFacts(NamedTuple):
@@ -51,7 +53,14 @@ class View:
     """The methods return rows of the snapshot. A row that is None is a place where the writer may pause."""
 
     def __init__(self, state: State) -> None:
-        self.machine = (state.version, state.now_ms, state.last_message, state.last_consumer, state.last_topic)
+        table = state.transactions
+        last = (state.last_message, state.last_consumer, state.last_topic)
+        self.machine = (state.version, state.now_ms, *last, table.last_number, state.groups)
+        self.transactions = list(table.open.values())  # neither they nor what they hold ever changes
+        self.finished = list(table.finished.items())
+        self.asking = list(table.asking.items())
+        self.queues = state.outbox.queued()
+        self.numbers = state.outbox.numbers()
         self.exchanges = list(state.exchanges.values())  # what a row holds of an exchange never changes
         self.unserved = list(state.unserved)
         self.freed = list(state.freed)
@@ -62,10 +71,11 @@ class View:
         self._sessions = list(state.sessions.values())
         self._topics = list(state.topics.values())
         self._consumers = list(state.consumers.values())
-        self._last_message, self._last_consumer, self._last_topic = self.machine[2:]
-        self._kept: dict[int, Message | Delayed | Lease] = {}  # by message id: where the message was
+        self._last_message, self._last_consumer, self._last_topic = last
+        self._kept: PartitionedDict[Message | Delayed | Lease | FrozenMessage] = PartitionedDict()
+        """Where a message was, by its id."""
         self._with_delayed: dict[Topic, None] = {}  # topics of which `_kept` has delayed messages
-        self._leases: dict[Consumer, list[int]] = {}  # message ids, the oldest lease first
+        self._leases: KeptLeases[Lease] = KeptLeases()
         self._purged: dict[Topic, PurgedMessages] = {}  # what the topic held before it was purged
         self._deleted: dict[Topic, None] = {}
         self._topic_rows: dict[Topic, Row] = {}
@@ -73,9 +83,10 @@ class View:
         self._consumer_rows: dict[Consumer, Row] = {}
         self._group_rows: dict[CreditGroup, tuple[Row, list[int]]] = {}
         self._session_facts: dict[Session, SessionFacts] = {}
+        self._looked = 0  # ids and records that were looked at since the last pause
         self.kept = Kept(
             self._kept, self._leases, self._topic_rows, self._rings, self._consumer_rows, self._group_rows,
-            self._session_facts,
+            self._session_facts, queues=KeptQueues(self.queues),
         )  # fmt: skip
         self.end: Callable[[], None]
 
@@ -84,7 +95,7 @@ class View:
     def keep_place(self, topic: Topic, number: int, place: Message | Delayed) -> None:
         """Keeps a ready or delayed message."""
         if number <= self._last_message and number not in self._kept:
-            self._kept[number] = place
+            self._kept.put(number, place)
             if not isinstance(place, Message):
                 self._with_delayed[topic] = None
 
@@ -95,7 +106,8 @@ class View:
         for message in messages:
             number = message.id
             if number <= last:
-                kept.setdefault(number, message)
+                if number not in kept:
+                    kept.put(number, message)
                 if number > above:
                     body = message.body
                     memory_bytes += DROPPED_BYTES if id(body) in copies else DROPPED_BYTES + len(body)
@@ -103,13 +115,17 @@ class View:
         return last
 
     def keep_lease(self, lease: Lease) -> None:
-        """Keeps a lease, and the order of the leases of its consumer."""
-        number, consumer = lease.message.id, lease.consumer
+        """Keeps a lease."""
+        number = lease.message.id
         if number <= self._last_message and number not in self._kept:
-            self._kept[number] = lease
-            if consumer not in self._leases:
-                self._leases[consumer] = list(consumer.leases)
-                self.kept.add_bytes(ID_BYTES * len(consumer.leases))
+            self._kept.put(number, lease)
+            self._leases.add(lease)
+
+    def keep_frozen(self, frozen: FrozenMessage) -> None:
+        """Keeps that a message was frozen, and so neither in its topic nor leased."""
+        number = frozen.message.id
+        if number <= self._last_message and number not in self._kept:
+            self._kept.put(number, frozen)
 
     def keep_message_bytes(self, number: int, memory_bytes: int) -> bool:
         """Counts the memory of a message that the state has no more, if the view has it. Returns whether it has."""
@@ -117,6 +133,13 @@ class View:
         if is_kept:
             self.kept.add_bytes(memory_bytes)
         return is_kept
+
+    def keep_confirmed(self, group: int, numbers: range) -> range:
+        """Counts the memory of messages that another group has confirmed, and that the view has. Returns the others."""
+        last = max((queue.last for queue in self.queues if queue.group == group), default=0)
+        had = range(numbers.start, min(numbers.stop, last + 1))
+        self.kept.add_bytes(OUTBOX_BYTES * len(had))
+        return range(max(numbers.start, last + 1), numbers.stop)
 
     def keep_purged(self, topic: Topic, purged: PurgedMessages) -> bool:
         """Keeps the purged messages of a topic. Returns whether the view needs them."""
@@ -168,7 +191,7 @@ class View:
         else:
             self.kept.add_bytes(SESSION_BYTES)
 
-    def needed_ids(self, topic: Topic) -> list[Container[int]]:
+    def needed_ids(self, topic: Topic) -> list[PartitionedDict[Any]]:
         """What holds the ids that the view needs to find messages of the topic."""
         purged = self._purged.get(topic)
         return [self._kept] if purged is None else [self._kept, purged.ready.by_id(), purged.delayed]
@@ -219,28 +242,26 @@ class View:
 
     def rings(self) -> Iterator[Row | None]:
         """(topic, consumer): the order of the consumers of each topic that can receive."""
-        for count, topic in enumerate(self._topics):
+        for topic in self._topics:
             kept = self._rings.get(topic)
             if kept is None and topic.turns:
                 kept = topic.turns.order()
             for number in kept or ():
                 yield topic.number, number
-            if count % IDS_PER_PAUSE == 0:
+            if self._is_pause_due(1):
                 yield None
 
     def ready(self) -> Iterator[tuple[Topic, Message] | None]:
         """The ready messages, by topic in the order of their ids."""
-        for count, topic in enumerate(self._topics):
+        for topic in self._topics:
             for place in self._waiting(topic):
                 if place is None or isinstance(place, Message):
                     yield place and (topic, place)
-            if count % IDS_PER_PAUSE == 0:
-                yield None
 
     def delayed(self) -> Iterator[tuple[Topic, Delayed] | None]:
         """The delayed messages, by topic in the order of their ids."""
-        for count, topic in enumerate(self._topics):
-            if count % IDS_PER_PAUSE == 0:
+        for topic in self._topics:
+            if self._is_pause_due(1):
                 yield None
             purged = self._purged.get(topic)
             if not (topic.delayed or topic in self._with_delayed or (purged is not None and purged.delayed)):
@@ -251,16 +272,36 @@ class View:
 
     def leases(self) -> Iterator[Lease | None]:
         """The leases, by consumer with the oldest first."""
-        for count, consumer in enumerate(self._consumers):
-            numbers = self._leases.get(consumer)
-            for number in list(consumer.leases) if numbers is None else numbers:
-                place = self._kept.get(number)
-                if place is None and number <= self._last_message:
-                    yield consumer.leases[number]
-                elif isinstance(place, Lease) and place.consumer is consumer:
+        for consumer in self._consumers:
+            order = -1
+            for lease in self._leases_of(consumer):
+                if lease.order != order:
+                    place = self._kept.get(lease.message.id, lease)  # it may have ended, or been extended, meanwhile
+                    assert isinstance(place, Lease)
                     yield place
-            if count % IDS_PER_PAUSE == 0:
+                order = lease.order
+            if self._is_pause_due(1 + len(consumer.leases)):
                 yield None
+
+    def _leases_of(self, consumer: Consumer) -> Iterator[Lease]:
+        """The leases that the consumer had, the oldest first. Some come twice, one after the other."""
+        present = list(consumer.leases.values())
+        row = self._consumer_rows.get(consumer)
+        if row is not None:  # perhaps it was given messages since then
+            del present[bisect_left(present, row[DELIVERED], key=order_of) :]
+        return self._leases.merged(consumer, present)
+
+    def prepared(self) -> Iterator[tuple[Row, int]]:
+        """(transaction, topics, priority, delay_ms, expires_ms, body) of each prepared message, with its size."""
+        for one in self.transactions:
+            for topics, new, body in one.messages:
+                yield (one.number, topics, new.priority, new.delay_ms, new.expires_ms, body), len(body)
+
+    def frozen(self) -> Iterator[tuple[Transaction, FrozenMessage]]:
+        """The frozen messages, by transaction."""
+        for one in self.transactions:
+            for frozen in one.frozen:
+                yield one, frozen
 
     def owned(self, session: Session) -> list[int]:
         """The numbers of the exclusive topics of a session that is ending."""
@@ -292,25 +333,34 @@ class View:
 
     def _waiting(self, topic: Topic) -> Iterator[Message | Delayed | None]:
         """The topic's messages that were ready or delayed, in the order of their ids."""
-        kept, last, looked = self._kept, self._last_message, 0
+        kept, last = self._kept, self._last_message
         for chunk in [*topic.arrivals.chunks, topic.arrivals.tail]:
+            places = kept.found(chunk)
+            source = self._purged.get(topic) or topic
+            unmoved = [number for number in chunk if number <= last and number not in places]
+            places |= source.ready.by_id().found(unmoved)
+            if source.delayed:
+                places |= source.delayed.found(unmoved)
             for number in chunk:
-                place = kept.get(number)
-                if place is None and number <= last:
-                    source = self._purged.get(topic) or topic
-                    place = source.ready.by_id().get(number) or source.delayed.get(number)
-                if place is not None and not isinstance(place, Lease):
+                place = places.get(number)
+                if place is not None and not isinstance(place, Lease | FrozenMessage):
                     yield place
-            looked += len(chunk)
-            if looked >= IDS_PER_PAUSE:
-                looked = 0
+            if self._is_pause_due(1 + len(chunk)):
                 yield None
 
+    def _is_pause_due(self, looked_at: int) -> bool:
+        """Counts ids or records that were looked at, over all topics, consumers and sessions."""
+        self._looked += looked_at
+        if self._looked < IDS_PER_PAUSE:
+            return False
+        self._looked = 0
+        return True
+
     def _groups(self) -> Iterator[CreditGroup | None]:
-        for count, session in enumerate(self._sessions):
+        for session in self._sessions:
             facts = self._session_facts.get(session)
             yield from list(session.groups.values()) if facts is None else facts.groups
-            if count % IDS_PER_PAUSE == 0:
+            if self._is_pause_due(1):
                 yield None
 
     def _of_group(self, group: CreditGroup) -> tuple[Row, list[int]]:
@@ -339,121 +389,3 @@ def _session_facts(session: Session) -> SessionFacts:
     resend = session.resend
     at = (resend.scanned, len(resend.tokens), resend.sent) if resend is not None else (0, 0, 0)
     return SessionFacts(session.attached, list(session.groups.values()), list(session.owned), resend, *at)
-
-
-# --- open views of a state -----------------------------------------------------------------------------------------
-
-
-def open_view(state: State) -> View:
-    """Opens a view of the present state."""
-    view = View(state)
-    kept = view.kept
-
-    def give_up(reference: weakref.ref[View]) -> None:
-        """The view was dropped before its end. Its kept records are freed as postponed work."""
-        if reference in state.views:
-            close(reference)
-            state.unfreed.append(kept)
-
-    def close(reference: weakref.ref[View]) -> None:
-        state.views.remove(reference)
-        free = [purged for purged in state.purged_in_views if not any(one.reads(purged) for one in _open(state))]
-        state.unfreed += free
-        state.purged_in_views = [purged for purged in state.purged_in_views if not any(one is purged for one in free)]
-
-    reference = weakref.ref(view, give_up)
-    view.end = partial(close, reference)
-    state.views.append(reference)
-    return view
-
-
-def keep_place(state: State, topic: Topic, number: int, place: Message | Delayed) -> None:
-    """Called before a ready or delayed message leaves its place. Callers of these functions check `state.views` first,
-    which is nearly always empty."""
-    for view in _open(state):
-        view.keep_place(topic, number, place)
-
-
-def keep_dropped(state: State, messages: list[Message]) -> None:
-    """Called when ready messages are dropped. Each is counted once, for the oldest view that has it."""
-    last = 0
-    for view in _open(state):
-        last = view.keep_dropped(messages, state.copies, last)
-
-
-def keep_lease(state: State, lease: Lease) -> None:
-    """Before a lease ends or is extended."""
-    for view in _open(state):
-        view.keep_lease(lease)
-
-
-def keep_message_bytes(state: State, number: int, memory_bytes: int) -> None:
-    """Called when a message leaves the state or is replaced. An open view may still have the old one."""
-    for view in _open(state):
-        if view.keep_message_bytes(number, memory_bytes):
-            break  # counted once, for the oldest view that has it
-
-
-def keep_record_bytes(state: State, record: Topic | Consumer | Session) -> None:
-    """Called when a record leaves the state. The oldest view, which has a list of all, still has it."""
-    for view in _open(state)[:1]:
-        view.keep_record_bytes(record)
-
-
-def kept_bytes(state: State) -> int:
-    """The bytes of memory that open views keep."""
-    return sum(view.kept.memory_bytes() for view in _open(state))
-
-
-def keep_purged(state: State, topic: Topic, purged: PurgedMessages) -> bool:
-    """Before a topic is emptied by a purge. Returns whether a view reads them, which must then stay."""
-    is_read = False
-    for view in _open(state):
-        is_read |= view.keep_purged(topic, purged)
-    return is_read
-
-
-def keep_topic(state: State, topic: Topic) -> None:
-    """Before the owner or the expiry of a topic changes."""
-    for view in _open(state):
-        view.keep_topic(topic)
-
-
-def keep_deleted(state: State, topic: Topic) -> None:
-    """Before a topic is deleted."""
-    for view in _open(state):
-        view.keep_deleted(topic)
-
-
-def keep_turns(state: State, topic: Topic) -> None:
-    """Before the turns of a topic change."""
-    for view in _open(state):
-        view.keep_turns(topic)
-
-
-def keep_consumer(state: State, consumer: Consumer) -> None:
-    """Before a field of a consumer changes."""
-    for view in _open(state):
-        view.keep_consumer(consumer)
-
-
-def keep_group(state: State, group: CreditGroup) -> None:
-    """Before a group or the order of its consumers changes."""
-    for view in _open(state):
-        view.keep_group(group)
-
-
-def keep_session(state: State, session: Session) -> None:
-    """Before a session, its groups, what it owns, or what is sent to it again changes."""
-    for view in _open(state):
-        view.keep_session(session)
-
-
-def ids_of_views(state: State, topic: Topic) -> list[Container[int]]:
-    """What holds the ids of the topic's messages that open views need."""
-    return [ids for view in _open(state) for ids in view.needed_ids(topic)]
-
-
-def _open(state: State) -> list[View]:
-    found = [reference() for reference in state.views]
-    return [view for view in found if view is not None]

@@ -31,6 +31,7 @@ from kombu.transport import base
 from disheap.protocol import broker
 from disheap_kombu import messages
 from disheap_kombu.messages import Outgoing
+from disheap_kombu.publish_batch import PublishBatch
 from disheap_kombu.queues import (
     STANDARD_EXCHANGES,
     alternate_exchange,
@@ -59,6 +60,10 @@ lease: their queues (`Connection.consumes_without_leases`) are consumed so."""
 class ChannelConnection(Protocol):
     """What a channel asks of its connection. Every method may raise kombu's errors."""
 
+    @property
+    def command_bytes(self) -> int:
+        """The longest command that the node takes."""
+
     def call(self, command: broker.Command, timeout_s: float | None = None) -> Any:
         """Sends a command and returns its reply."""
 
@@ -70,6 +75,9 @@ class ChannelConnection(Protocol):
 
     def publish(self, command: broker.Publish, timeout_s: float | None = None) -> broker.Published:
         """Publishes, and waits for the confirm."""
+
+    def publish_batch(self, commands: list[broker.Publish], timeout_s: float | None = None) -> list[int]:
+        """Publishes all or none, and waits for the confirm."""
 
     def send_transient(self, command: broker.Publish) -> None:
         """Publishes at most once, and does not wait."""
@@ -152,6 +160,18 @@ class Channel(base.StdChannel):
         """Returns when the message is on the disks of a majority. A transient one (`delivery_mode=1`, like
         events, and all of remote control) is sent, and never waited for. Unknown exchange: 404. Unknown outcome:
         `PublishOutcomeUnknown`. `immediate` is refused with 540, as RabbitMQ does."""
+        message, command = self.publication(message, exchange, routing_key, immediate)
+        if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
+            self._open_connection.send_transient(command)
+            return
+        reply = self._open_connection.publish(command, confirm_timeout or timeout)
+        if mandatory and not reply.routed:
+            self.return_message(message, exchange, routing_key)
+
+    def publication(
+        self, message: Any, exchange: str, routing_key: str, immediate: bool
+    ) -> tuple[Outgoing, broker.Publish]:
+        """The message, and the command that publishes it. Creates the exchange if it is one of AMQP's own."""
         if immediate:
             raise AMQPNotImplementedError("immediate=True is not supported (nor by RabbitMQ); use expiration instead")
         if type(message) is not Outgoing:
@@ -164,14 +184,23 @@ class Channel(base.StdChannel):
         )
         command = broker.Publish(exchange or "", routing_key, new)
         self._ensure_standard_exchange(command.exchange)
-        if message.properties.get("delivery_mode") == TRANSIENT or command.exchange.endswith(REMOTE_CONTROL):
-            self._open_connection.send_transient(command)
-            return
-        reply = self._open_connection.publish(command, confirm_timeout or timeout)
-        if mandatory and not reply.routed:
-            self._return_message(message, exchange, routing_key)
+        return message, command
 
-    def _return_message(self, message: Outgoing, exchange: str, routing_key: str) -> None:
+    def create_publish_batch(self, max_size: int) -> PublishBatch:
+        """kombu 5.7 calls this for `Producer.batch`."""
+        return PublishBatch(self, max_size)
+
+    @property
+    def command_bytes(self) -> int:
+        """The longest command that the node takes, in bytes."""
+        return self._open_connection.command_bytes
+
+    def publish_batch(self, commands: list[broker.Publish], timeout_s: float | None) -> list[int]:
+        """Publishes several messages, all or none. Returns into how many queues each went."""
+        return self._open_connection.publish_batch(commands, timeout_s)
+
+    def return_message(self, message: Outgoing, exchange: str, routing_key: str) -> None:
+        """No queue took a mandatory message: tells the handlers, or raises."""
         error = ChannelError(f"no queue takes {routing_key!r} from exchange {exchange!r}", reply_code=NO_ROUTE)
         handlers = self.events.get("basic_return")
         if not handlers:

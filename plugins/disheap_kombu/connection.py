@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 from amqp.exceptions import NotFound, RecoverableConnectionError
+from msgspec import structs
 
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.io import forked
@@ -22,7 +23,7 @@ from disheap.protocol import broker
 from disheap_kombu.channel import Channel
 from disheap_kombu.declarations import Declarations
 from disheap_kombu.events import SessionEvents
-from disheap_kombu.failures import QueueFull, translated
+from disheap_kombu.failures import BatchTooLarge, QueueFull, translated
 from disheap_kombu.subscription import Subscription
 from disheap_kombu.unconfirmed import Unconfirmed, suspend
 
@@ -31,6 +32,7 @@ RECONNECT_S = 0.5
 TRANSIENT_BYTES_MAX = 64 << 10
 """The largest payload that is sent without waiting for the answer. A larger one waits for its confirm, because only the
 answer tells whether the node takes a message so large. Beside the time to send it the wait is short."""
+COMMAND_BYTES_GUESS = 64 << 10
 APPLIED_TIMEOUT_S = 2.0
 """The longest time for which the end of a consumer or a channel waits for the broker's answers."""
 
@@ -90,14 +92,14 @@ class Connection(SessionEvents):
                 limit_s = self._limit_s(timeout_s)
                 if command not in self._unconfirmed:
                     self._wait_leader(timeout_s)
-                if isinstance(command, broker.Publish):
+                if isinstance(command, broker.Publish | broker.Batch):
                     reply: Any = self._unconfirmed.publish(self.driver, command, limit_s)
                 else:
                     reply = self.driver.request(command, timeout_s=limit_s)
                 self._start_keepalive()
                 return reply
         except DisheapError as error:
-            raise translated(error, isinstance(command, broker.Publish)) from error
+            raise translated(error, isinstance(command, broker.Publish | broker.Batch)) from error
         finally:
             self._wake_waiter()
 
@@ -160,6 +162,34 @@ class Connection(SessionEvents):
         if not reply.routed and self._declarations.expects_route(command):
             self._raise_if_undeclared(None)
         return reply
+
+    @property
+    def command_bytes(self) -> int:
+        """The longest command that the node takes, in bytes. Before a node has said it, a guess that is low."""
+        welcome = self.driver.welcome
+        return COMMAND_BYTES_GUESS if welcome is None else welcome.limits.command_bytes
+
+    def publish_batch(self, commands: list[broker.Publish], timeout_s: float | None = None) -> list[int]:
+        """Publishes all messages or none, and waits for the confirm. Returns into how many queues each went. In another
+        session than the one in which kombu declared, a message that finds no queue refuses all, as in `publish`. If the
+        messages lead to more queues than one command may, each half is sent by itself."""
+        if self.driver.session_id != self._session:
+            commands = [
+                structs.replace(one, mandatory=True) if self._declarations.expects_route(one) else one
+                for one in commands
+            ]
+        items: list[broker.Enqueue | broker.Publish | broker.Ack | broker.Nack] = [*commands]
+        try:
+            reply: broker.Batched = self.call(broker.Batch(items), timeout_s)
+        except NotFound as error:
+            self._raise_if_undeclared(error)
+            raise
+        except BatchTooLarge:
+            if len(commands) == 1:
+                raise
+            half = len(commands) // 2
+            return self.publish_batch(commands[:half], timeout_s) + self.publish_batch(commands[half:], timeout_s)
+        return reply.results
 
     def note_declared(self, exchange: str, queue: str = "", is_temporary: bool = False) -> None:
         """A queue of the default exchange "", or a binding to another exchange, was declared."""

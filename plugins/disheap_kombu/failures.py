@@ -43,6 +43,10 @@ class QueueFull(IrrecoverableChannelError):  # type: ignore[misc]
     code = 311
 
 
+class BatchTooLarge(PreconditionFailed):  # type: ignore[misc]
+    """The messages of a batch lead to more queues than one command may. Nothing was done."""
+
+
 class BrokerFull(RecoverableChannelError):  # type: ignore[misc]
     """The broker's disks or its memory are nearly full; the message was not taken. There is room again when queues are
     drained."""
@@ -75,6 +79,7 @@ _BY_ERROR: dict[type[errors.RequestError], Callable[[str], Exception]] = {
     errors.TopicNotFound: NotFound,
     errors.ExchangeNotFound: NotFound,
     errors.TopicLocked: ResourceLocked,
+    errors.BatchTooLarge: BatchTooLarge,
     errors.TopicMismatch: PreconditionFailed,
     errors.ExchangeMismatch: PreconditionFailed,
     errors.TopicInUse: PreconditionFailed,

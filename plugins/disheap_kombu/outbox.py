@@ -29,16 +29,16 @@ class Outbox:
         self._acks.extend(tokens)
 
     def send_acks(self) -> None:
-        """Sends the gathered acks, `BATCH_MAX` in one command."""
+        """Sends the gathered acks, `TOKENS_MAX` in one command."""
         while self._acks:
-            tokens = self._acks[: broker.BATCH_MAX]
+            tokens = self._acks[: broker.TOKENS_MAX]
             del self._acks[: len(tokens)]
             self.send(broker.Ack(tokens))
 
     def send_nacks(self, tokens: list[broker.Token], discard: bool) -> None:
         """Gives messages back to their places, or with `discard` drops them."""
-        for start in range(0, len(tokens), broker.BATCH_MAX):
-            self.send(broker.Nack(tokens[start : start + broker.BATCH_MAX], 0, discard))
+        for start in range(0, len(tokens), broker.TOKENS_MAX):
+            self.send(broker.Nack(tokens[start : start + broker.TOKENS_MAX], 0, discard))
 
     def send(self, command: broker.Command) -> None:
         """Pipelines a command. `flush` hands it to the socket."""

@@ -50,7 +50,7 @@ class Transport(base.Transport):
     recoverable_connection_errors = failures.RECOVERABLE_CONNECTION_ERRORS
     recoverable_channel_errors = failures.RECOVERABLE_CHANNEL_ERRORS
     implements = base.Transport.implements.extend(
-        asynchronous=True, heartbeats=True, exchange_type=frozenset(EXCHANGE_KINDS)
+        asynchronous=True, heartbeats=True, batch_publish=True, exchange_type=frozenset(EXCHANGE_KINDS)
     )
 
     def __init__(self, client: Any, **_: Any) -> None:

@@ -40,9 +40,11 @@ class Unconfirmed:
         return len(self._boxes)
 
     def __contains__(self, command: broker.Command) -> bool:
-        return bool(self._boxes) and isinstance(command, broker.Publish) and _digest(command) in self._boxes
+        return (
+            bool(self._boxes) and isinstance(command, broker.Publish | broker.Batch) and _digest(command) in self._boxes
+        )
 
-    def publish(self, driver: BlockingClient, command: broker.Publish, timeout_s: float | None) -> broker.Published:
+    def publish(self, driver: BlockingClient, command: broker.Publish | broker.Batch, timeout_s: float | None) -> Any:
         """The reply to `command`: it is sent, unless the same message is under way from before. Raises what the broker
         refused, `NotSent`, `RequestTimeout`, and `OutcomeUnknown` once the session is over."""
         box = self._take(command)
@@ -50,9 +52,9 @@ class Unconfirmed:
             if box is None:
                 driver.room(timeout_s)  # so that a timeout below means that the command is on its way
                 box = []
-                reply: broker.Published = driver.request(command, timeout_s=timeout_s, on_reply=box.append)
+                reply: Any = driver.request(command, timeout_s=timeout_s, on_reply=box.append)
             else:
-                reply = driver.wait_answer(box, driver.deadline(timeout_s), "Publish")
+                reply = driver.wait_answer(box, driver.deadline(timeout_s), type(command).__name__)
         except RequestTimeout:
             if box is not None:
                 self._add(command, box)
@@ -63,19 +65,19 @@ class Unconfirmed:
             raise
         return reply
 
-    def _take(self, command: broker.Publish) -> Box | None:
+    def _take(self, command: broker.Publish | broker.Batch) -> Box | None:
         """None where the message has to be sent. Once the session is over nothing is known of what it sent, and whoever
         publishes again wants it sent."""
         box = self._boxes.pop(_digest(command), None) if self._boxes else None
         return None if box and isinstance(box[0], OutcomeUnknown) else box
 
-    def _add(self, command: broker.Publish, box: Box) -> None:
+    def _add(self, command: broker.Publish | broker.Batch, box: Box) -> None:
         self._boxes[_digest(command)] = box
         if len(self._boxes) > UNCONFIRMED_MAX:
             del self._boxes[next(iter(self._boxes))]
 
 
-def _digest(command: broker.Publish) -> bytes:
+def _digest(command: broker.Publish | broker.Batch) -> bytes:
     return blake2b(broker.encode(command), digest_size=DIGEST_BYTES).digest()
 
 

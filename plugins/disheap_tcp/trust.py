@@ -14,6 +14,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from disheap.certificates import load_authorities, load_certificate
 from disheap.errors import ConfigError
 from disheap_tcp import link
 from disheap_tcp.options import TcpSettings
@@ -66,15 +67,8 @@ def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     _check_key_mode(settings)
-    try:
-        context.load_verify_locations(cafile=settings.cafile)
-    except OSError as error:
-        raise ConfigError(_unusable("cafile", settings.cafile, error)) from error
-    try:
-        context.load_cert_chain(settings.certfile, settings.keyfile, password=_no_password)
-    except OSError as error:
-        files = f"{settings.certfile} with keyfile {settings.keyfile}"
-        raise ConfigError(_unusable("certfile", files, error)) from error
+    load_authorities(context, settings.cafile)
+    load_certificate(context, settings.certfile, settings.keyfile)
     return context
 
 
@@ -94,20 +88,6 @@ def _check_key_mode(settings: TlsSettings) -> None:
             f"{'read' if mode & 0o044 else 'change'} it, and act as its holder. Run `chmod 600 {settings.keyfile}`. "
             "Where something else keeps them out, set shared_keyfile = true."
         )
-
-
-def _no_password() -> str:
-    raise ConfigError("keyfile is encrypted; a node has nobody to ask for its password. Decrypt it.")
-
-
-def _unusable(key: str, file: str, error: OSError) -> str:
-    if isinstance(error, ssl.SSLError):
-        reason = (
-            "the key does not belong to the certificate" if "MISMATCH" in str(error) else "it is not PEM, or damaged"
-        )
-    else:
-        reason = (error.strerror or str(error)).lower()
-    return f"{key} = {file} cannot be used: {reason}."
 
 
 _REASONS = (

@@ -15,6 +15,7 @@ from disheap.version import __version__ as __version__
 if TYPE_CHECKING:
     from disheap import errors as errors
     from disheap import sync as sync
+    from disheap.client.api.asynchronous import Batch as Batch
     from disheap.client.api.asynchronous import Client as Client
     from disheap.client.api.asynchronous import Topic as Topic
     from disheap.client.api.asynchronous import connect as connect
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from disheap.runtime.node import Node as Node
 
 _HOMES = {
+    "Batch": "disheap.client.api.asynchronous",
     "Client": "disheap.client.api.asynchronous",
     "Topic": "disheap.client.api.asynchronous",
     "connect": "disheap.client.api.asynchronous",
@@ -39,6 +41,7 @@ _HOMES = {
 _MODULES = ("errors", "sync")
 
 __all__ = [
+    "Batch",
     "Client",
     "Consumer",
     "Delivery",

@@ -109,6 +109,14 @@ class SnapshotDamaged(StorageError):
     """A snapshot's checksum does not match. A bad snapshot never means an empty state."""
 
 
+class BackupDamaged(StorageError):
+    """A backup cannot be read, or is none. Says file, offset (bytes) and what is wrong. Nothing was changed."""
+
+
+class BackupTruncated(BackupDamaged):
+    """A backup ends before its trailer. It was cut off when it was written or copied."""
+
+
 class CodecError(StorageError):
     """Stored bytes that a codec cannot decode, or that exceed the raw limit."""
 
@@ -170,6 +178,12 @@ class CredentialsRefused(ProtocolError):
     """The mechanism is known, and what the client sent for it does not prove a name."""
 
     code = "credentials-refused"
+
+
+class MemberRemoved(ProtocolError):
+    """The cluster has removed the other node. Its id is never used again: it may come back under a new one."""
+
+    code = "removed"
 
 
 class NotProved(ProtocolError):
@@ -248,6 +262,12 @@ class InvalidKey(InvalidArgument):
     code = "invalid-key"
 
 
+class BatchTooLarge(InvalidArgument):
+    """A batch has more parts than one command may do. Nothing was done: send fewer messages and acks in each batch."""
+
+    code = "batch-too-large"
+
+
 class TopicNotFound(CommandRefused):
     """No such topic. Create it first: `disheap topic create NAME`."""
 
@@ -294,6 +314,32 @@ class ConsumerNotFound(CommandRefused):
     """No such consumer in this session."""
 
     code = "consumer-not-found"
+
+
+class TransactionNotFound(CommandRefused):
+    """No such transaction: it was never prepared, or it ended so long ago that its outcome is forgotten."""
+
+    code = "transaction-not-found"
+
+
+class TransactionOver(CommandRefused):
+    """The transaction has ended otherwise: a commit after its abort, an abort after its commit, or a late prepare."""
+
+    code = "transaction-over"
+
+
+class GroupNotFound(CommandRefused):
+    """A transaction names a group that the cluster does not have, or whose machine takes no messages of other groups.
+    Nothing was done."""
+
+    code = "group-not-found"
+
+
+class WrongEpoch(CommandRefused):
+    """The transaction has another epoch. Nothing was done: a later attempt has replaced the sender's, or has to wait
+    for the decision on an earlier one."""
+
+    code = "wrong-epoch"
 
 
 class LeaseLost(CommandRefused):
@@ -361,11 +407,65 @@ class Overloaded(RequestError):
     code = "overloaded"
 
 
+class ChangeInProgress(Overloaded):
+    """An earlier change of the members is not committed yet, or the leader has committed nothing in its term. Members
+    change one at a time. Nothing was done; repeat in a moment."""
+
+    code = "change-in-progress"
+
+
+class UnknownMember(RequestError):
+    """The cluster has no member of this name or id. Nothing was done."""
+
+    code = "unknown-member"
+
+
+class NameTaken(RequestError):
+    """A member of this name exists. A node that has lost its data comes back under a new id, after `disheap node
+    replace NAME`. Nothing was done."""
+
+    code = "name-taken"
+
+
+class LastVoter(RequestError):
+    """The change would leave the cluster without a voter. Nothing was done."""
+
+    code = "last-voter"
+
+
+class QuorumAtRisk(RequestError):
+    """After the change, no majority of the voters would be in touch with the leader, and nothing could be written.
+    Nothing was done. `force` does it all the same."""
+
+    code = "quorum-at-risk"
+
+
+class NotCaughtUp(RequestError):
+    """A learner is too far behind to become a voter: until it has caught up, commits would wait for it. Nothing was
+    done. `force` does it all the same."""
+
+    code = "not-caught-up"
+
+
+class MemberAlive(RequestError):
+    """A member that is to be replaced is in touch with the leader. Remove it, or stop it first. Nothing was done.
+    `force` does it all the same."""
+
+    code = "member-alive"
+
+
 class LimitReached(Overloaded):
     """A limit of connections or sessions is reached. The message names the limit and its setting. To repeat the request
     does not help until an operator raises the limit or somebody closes a connection."""
 
     code = "limit-reached"
+
+
+class BackupLost(RequestError):
+    """The node has ended a backup before it was whole, or has none of that number. Nothing was changed; take the backup
+    again."""
+
+    code = "backup-lost"
 
 
 class DiskFull(RequestError):
@@ -412,6 +512,14 @@ def renewed(error: Raised) -> Raised:
     keeper, which nothing but the garbage collector would free."""
     copy = type(error).__new__(type(error), *error.args)
     copy.__dict__.update(error.__dict__)
+    return copy
+
+
+def reworded(error: Raised, text: str) -> Raised:
+    """A copy with another text, without a traceback."""
+    copy = type(error).__new__(type(error), text)
+    copy.__dict__.update(error.__dict__)
+    copy.args = (text,)
     return copy
 
 

@@ -7,7 +7,9 @@ events become lines for people or JSON for programs.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -20,6 +22,8 @@ LINES_AT_ONCE = 10
 """Lines about strangers that one interval takes, for each kind: enough to see who they are."""
 INTERVAL_S = 10.0
 """One line a second on average: a log rotated at 100 MB lasts for a week of it."""
+
+_bound: ContextVar[tuple[Mapping[str, Any], ...]] = ContextVar("disheap_log_fields", default=())
 
 logging.getLogger(ROOT).addHandler(logging.NullHandler())
 
@@ -36,12 +40,33 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
             cache_logger_on_first_use=True,
             processors=[
                 structlog.stdlib.filter_by_level,
+                _add_bound_fields,
                 structlog.stdlib.add_log_level,
                 structlog.processors.TimeStamper(fmt="%Y-%m-%dT%H:%M:%S.%fZ", utc=True),
                 structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
             ],
         ),
     )
+
+
+@contextmanager
+def log_fields(fields: Mapping[str, Any]) -> Iterator[None]:
+    """Events that are logged within have these fields too, such as the node's name. So have those of every callback and
+    task that is scheduled within. The mapping is kept, not copied: what is added to it later counts as well."""
+    token = _bound.set((*_bound.get(), fields))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # a coroutine that is given up may be closed in another context, with its own fields
+            _bound.reset(token)
+
+
+def _add_bound_fields(_: Any, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """A field that the event itself has counts."""
+    for fields in _bound.get():
+        for name, value in fields.items():
+            event.setdefault(name, value)
+    return event
 
 
 class LineLimiter:

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from disheap.client.api.receiving import Consumer, Delivery
-from disheap.client.api.synchronous import Client, Pending, Topic, connect
+from disheap.client.api.synchronous import Batch, Client, Pending, Topic, connect
 
-__all__ = ["Client", "Consumer", "Delivery", "Pending", "Topic", "connect"]
+__all__ = ["Batch", "Client", "Consumer", "Delivery", "Pending", "Topic", "connect"]

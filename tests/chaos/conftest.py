@@ -1,5 +1,5 @@
-"""How long the chaos runs take: `--chaos-minutes`; and what this machine lacks for a test, which is a skip with its
-reason (and a failure where DISHEAP_REQUIRE_ALL is set)."""
+"""How long the chaos runs take: `--chaos-minutes`. A test that needs something that this machine lacks is skipped with
+the reason. It fails if DISHEAP_REQUIRE_ALL is set."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The catalogue of faults. Each is done to a running cluster, lasts for a while, and is then undone; a minority may be
-broken in any way, a majority only in ways that end by themselves."""
+"""The catalogue of faults. Each is done to a running cluster, lasts for a while, and is then undone. A minority may be
+broken in any way. A majority is broken only in ways that end by themselves."""
 
 from __future__ import annotations
 

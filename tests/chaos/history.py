@@ -1,18 +1,18 @@
 """What clients saw, and whether it can have been a broker that keeps its word. Knows nothing of nodes and faults.
 
-Each operation is noted with the time before it was sent and the time after it was answered; one without an answer is
-*unknown*, and may have happened at any time from then on, or never. A lease is (message id, epoch), and the epochs of a
-message grow. From that alone follows what must never be seen:
+Each operation is noted with the time before it was sent and the time after it was answered. The outcome of one without
+an answer is *unknown*: it may have happened at any time from then on, or never. A lease is (message id, epoch), and the
+epochs of a message grow. From that alone follows what must never be seen:
 
-- **lost**: an enqueue was acknowledged, nobody ever tried to acknowledge or discard the message, and it is not there
-  when everything was drained at the end;
-- **doubled**: a message was delivered under a later epoch than one whose ack was confirmed; or one payload went in once
-  and came out under two ids;
-- **two leases**: one (id, epoch) was given to two sessions; or an ack was confirmed for an epoch although a later
-  one had been delivered before that ack was sent;
-- **order**: ids do not follow the real time of enqueues (one was answered before the other was sent); or the drain,
-  which is alone with the topic, does not come by priority, then id;
-- **wrong**: a delivery has another priority or payload than what its id was enqueued with, or an enqueue that was
+- **lost**: an enqueue was acknowledged, and nobody ever tried to acknowledge or discard the message. The drain at the
+  end does not find it.
+- **doubled**: a message was delivered under a later epoch than one whose ack was confirmed. Or one payload went in once
+  and came out under two ids.
+- **two leases**: one (id, epoch) was given to two sessions. Or an ack was confirmed for an epoch, and a later one had
+  been delivered before that ack was sent.
+- **order**: one enqueue was answered before another was sent, and has the larger id. Or the drain, which is alone with
+  the topic, does not come by priority, then id.
+- **wrong**: a delivery has another priority or payload than what its id was enqueued with. Or an enqueue that was
   refused was delivered.
 """
 

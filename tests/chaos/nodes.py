@@ -1,5 +1,5 @@
-"""Nodes as processes. Each is started with its own configuration, hears of the others by the addresses of proxies, and
-is gone when the `with` block ends, however it ends."""
+"""Nodes as processes. Each is started with its own configuration, which names the addresses of proxies for the others.
+It has ended when the `with` block ends, however that ends."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Forged frames against node processes on loopback: with a cluster secret nothing of them counts, and without one what
-`docs/how-to/run-a-cluster.md` says that plain loopback trusts, and no more."""
+"""Forged frames against node processes on loopback. With a cluster secret they have no effect. Without one they have
+the effects that `docs/how-to/run-a-cluster.md` states for plain loopback, and no others."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_with_a_secret_nothing_forged_changes_a_node_and_it_says_so_once()
         assert await scene.content() == [b"before", b"after"]
 
 
-async def test_with_a_secret_who_binds_a_stopped_members_port_is_no_member_and_replays_nothing() -> None:
+async def test_with_a_secret_who_binds_a_stopped_members_port_is_no_member() -> None:
     with cluster_of_three(secret=True) as cluster:
         scene = Scene(cluster)
         await scene.set()
@@ -198,8 +198,8 @@ async def test_without_a_secret_a_process_that_claims_to_be_a_member_is_believed
 
 
 async def test_without_a_secret_no_one_else_than_a_member_of_the_cluster_is_believed() -> None:
-    """Not under an id that nobody has, of another cluster, of another life of a member, for another member on one link,
-    before the welcome, or with a term that no election reaches."""
+    """The cases: an id that nobody has, another cluster, another incarnation of a member, another member on one link.
+    Also a frame before the welcome, and a term that no election reaches."""
     with cluster_of_three(secret=False) as cluster:
         scene = Scene(cluster)
         await scene.set()
@@ -209,7 +209,7 @@ async def test_without_a_secret_no_one_else_than_a_member_of_the_cluster_is_beli
         good = scene.as_(stopped, leader)
         known = next(iter(scene.hellos.values()))
         others = {
-            "which is not one of the other members": as_member(known, 9, 1, number(leader)),
+            "another process answers at that node's address": as_member(known, 9, 1, number(leader)),
             "is not one of the other members": as_member(known, number(leader), 1, number(leader)),
             "looks for node": scene.as_(stopped, scene.follower),
             "belongs to cluster": PeerHello("another", *_fields(good)[1:]),
@@ -232,7 +232,7 @@ async def test_without_a_secret_no_one_else_than_a_member_of_the_cluster_is_beli
         assert await scene.facts() == before
 
 
-async def test_without_a_secret_who_binds_a_stopped_members_port_does_not_keep_the_member_out() -> None:
+async def test_without_a_secret_a_stranger_on_a_members_port_does_not_keep_it_out() -> None:
     """Somebody at the port with another incarnation than the member's is refused, and nothing of it is remembered."""
     with cluster_of_three(secret=False) as cluster:
         scene = Scene(cluster)

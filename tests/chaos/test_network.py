@@ -9,11 +9,11 @@ from contextlib import suppress
 
 import pytest
 
+from disheap.cli.local_cluster import free_ports
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerGroup, PeerHello
 from tests.chaos.network import CLIENT, HOST, Network, read_frame
-from tests.support.ports import free_ports
 
 HELLO = handshake.hello(Kind.PEER_HELLO, PeerHello("c", 2, "n2", 1, "", (PeerGroup(1, "heap", (1, 1)),)))
 PATIENCE_S = 10.0

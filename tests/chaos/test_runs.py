@@ -139,7 +139,7 @@ async def _is_silent(cluster: ChaosCluster, name: str) -> bool:
     return await cluster.status(name) is None
 
 
-def test_a_leader_whose_disk_hangs_in_a_write_on_the_loop_is_replaced_and_nothing_is_lost(
+def test_a_leader_whose_disk_hangs_on_the_loop_is_replaced_without_loss(
     needs_shim: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A single client on a quick disk has its commands written on the loop. The hung write returns in the end."""

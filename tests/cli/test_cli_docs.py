@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from disheap.cli import failures
-from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig, load
+from disheap.config.node_config import Limits, MemberConfig, MetricsConfig, NodeConfig, RaftConfig, load
 from disheap.config.sources import _SEED_NAMES
 from disheap.plugins.settings import describe
 from tests.cli.test_cli_errors import every_error
@@ -20,7 +20,7 @@ REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 CLI = (REFERENCE / "cli.md").read_text()
 CONFIGURATION = (REFERENCE / "configuration.md").read_text()
 SHARED = {"--json", "-v", "--verbose", "--url", "-h", "--help"}
-NOT_SET_BY_HAND = {"raft", "limits", "plugins", "source"}
+NOT_SET_BY_HAND = {"raft", "limits", "metrics", "plugins", "source"}
 
 
 def section(page: str, title: str) -> str:
@@ -51,7 +51,13 @@ def test_every_exit_code_is_documented() -> None:
 
 @pytest.mark.parametrize(
     ("title", "struct"),
-    [("The node", NodeConfig), ("`[[members]]`", MemberConfig), ("`[raft]`", RaftConfig), ("`[limits]`", Limits)],
+    [
+        ("The node", NodeConfig),
+        ("`[[members]]`", MemberConfig),
+        ("`[raft]`", RaftConfig),
+        ("`[limits]`", Limits),
+        ("`[metrics]`", MetricsConfig),
+    ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_setting_is_in_the_page_with_its_default_and_bounds(title: str, struct: type[msgspec.Struct]) -> None:

@@ -20,13 +20,13 @@ import pytest
 import disheap
 from disheap import errors
 from disheap.cli import failures
+from disheap.cli.local_cluster import free_ports
 from disheap.cli.main import COMMANDS
 from disheap.config.node_config import Limits
 from disheap.errors import DisheapError
 from disheap.testing.certificates import Authority
 from tests.cli.command_line import COMMAND, environment, run, running
 from tests.support.nodes import Cluster
-from tests.support.ports import free_ports
 
 NOBODY = "disheap://127.0.0.1:1?timeout_s=0.01"
 
@@ -73,9 +73,10 @@ BAD_LINES = [
     (["serve", "--alone", "--name", "n1", "--codec", "zstd+rot13"], 2, "there is no codec 'rot13'"),
     (["serve"], 2, "say so: --alone (DISHEAP_ALONE=1)"),
     (["serve", "--name", "n1", "--peer-listen", "127.0.0.1:1"], 2, "DISHEAP_MEMBERS"),
-    (["serve", "--name", "n1", "--bootstrap"], 2, "DISHEAP_MEMBERS"),
-    (["serve", "--alone", "--name", "n1", "--member", "n1=127.0.0.1:1/127.0.0.1:2"], 2, "a node alone has no others"),
-    (["serve", "--alone", "--join", "127.0.0.1:1"], 2, "a node alone has no others"),
+    (["serve", "--alone", "--bootstrap"], 2, "alone and bootstrap are set. Keep one"),
+    (["serve", "--alone", "--join", "127.0.0.1:1"], 2, "alone and join_addresses are set. Keep one"),
+    (["serve", "--alone", "--name", "n1", "--member", "n1=127.0.0.1:1/127.0.0.1:2"], 2, "A node alone has no others"),
+    (["serve", "--alone", "--join", "127.0.0.1:1"], 2, "A node alone has no others"),
     (["serve", "--set", "foo=1"], 2, "--set foo: unknown setting"),
     (["serve", "--config", "nowhere.toml"], 2, "nowhere.toml: cannot be read"),
     (["dev", "--port", "65536"], 2, "0<=x<=65535"),

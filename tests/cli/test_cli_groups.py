@@ -10,9 +10,9 @@ import msgspec
 import pytest
 
 from disheap.cli.cluster import _print_groups
+from disheap.cli.local_cluster import free_ports
 from tests.cli.command_line import run
 from tests.support.nodes import Cluster
-from tests.support.ports import free_ports
 
 MACHINES = ("counter", "heap", "heap")
 COLUMNS = ["GROUP", "MACHINE", "NODE", "ROLE", "TERM", "LEADER", "COMMIT", "APPLIED", "SESSIONS"]

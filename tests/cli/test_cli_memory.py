@@ -30,7 +30,7 @@ def resident(pid: int) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the real size of a process is read from /proc")
-def test_a_queue_without_a_consumer_stops_at_the_mark_and_is_taken_up_again_when_it_is_drained(tmp_path: Path) -> None:
+def test_a_queue_without_a_consumer_stops_at_the_mark_until_it_is_drained(tmp_path: Path) -> None:
     limits = ("--set", f"limits.memory_high_water_bytes={MARK}")
     with running(*serve_alone(tmp_path / "d", *limits)) as node:
         told = ready(node)

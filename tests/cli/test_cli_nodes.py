@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -13,11 +14,13 @@ import subprocess
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from disheap import errors
 from disheap.cli import hosting
+from disheap.cli.local_cluster import free_ports
 from disheap.cli.loops import loop_factory
 from disheap.config.node_config import NodeConfig
 from tests.cli.command_line import (
@@ -41,8 +44,9 @@ BOOT = 3.0
 
 def test_dev_prints_the_url_to_paste_and_ctrl_c_ends_it_quietly() -> None:
     with running("dev", "--port", "0") as node:
-        lines = [node.out.next() for _ in range(5)]
-        assert lines[0] == "disheap is ready (in memory, gone when it stops)." and lines[4] == "Ctrl-C stops it."
+        lines = [node.out.next() for _ in range(6)]
+        assert lines[0] == "disheap is ready (in memory, gone when it stops)." and lines[5] == "Ctrl-C stops it."
+        assert re.fullmatch(r"    statistics: (http://localhost:\d+)/stats and \1/metrics", lines[3])
         url = lines[2].partition("broker_url = ")[2].strip('"')
         assert run("topic", "create", "jobs", "--url", url).code == 0
         node.signal(signal.SIGINT)
@@ -52,7 +56,7 @@ def test_dev_prints_the_url_to_paste_and_ctrl_c_ends_it_quietly() -> None:
 def test_dev_leads_as_soon_as_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with running("dev", "--port", "0", "--json") as node:
         told = json.loads(node.out.next())
-        assert list(told) == ["broker_url", "client_address", "data_dir"] and told["data_dir"] is None
+        assert list(told) == ["broker_url", "client_address", "http_address", "data_dir"] and told["data_dir"] is None
         (status,) = run("status", "--json", "--url", told["broker_url"]).json["nodes"]
         assert status["role"] == "leader" and status["uptime_s"] < BOOT
 
@@ -105,6 +109,10 @@ def test_a_node_says_ready_and_a_signal_ends_it_with_0(number: signal.Signals, t
         assert logged(node, "stopping")["signal"] == number.name
         assert logged(node, "node stopped")["node"] == "n1"
         assert (node.wait(), node.out.rest()) == (0, [])
+        events = [json.loads(line) for line in node.err.seen]
+        assert {event["node"] for event in events if event["event"] != "stopping"} == {"n1"}
+        assert {event["cluster"] for event in events if event["event"] in ("ready", "leader", "node stopped")} != set()
+        assert [event["event"] for event in events if "cluster" not in event] in ([], ["stopping"])
 
 
 def test_the_log_is_for_people_unless_json_is_asked_for(tmp_path: Path) -> None:
@@ -178,6 +186,7 @@ def test_a_signal_while_a_node_starts_ends_the_start(monkeypatch: pytest.MonkeyP
 
     class SlowNode:
         name, failure = "n1", None
+        log_fields: ClassVar[dict[str, str]] = {}
 
         def __init__(self, config: NodeConfig) -> None: ...
 
@@ -356,15 +365,6 @@ def assert_handed_over(url: str) -> None:
     assert "2 of 3 nodes do their part: when one more fails, no majority is left" in run("status", "--url", url).text
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago: members have to know each other's before any of them listens."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @pytest.mark.parametrize(
     ("open_files", "raised_to", "connections", "reserved"),
     [
@@ -390,8 +390,8 @@ def test_there_are_as_many_connections_as_files_may_be_open(
     assert (limits.connections, limits.reserved_connections) == (connections, reserved)
 
 
-def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_node_id(tmp_path: Path) -> None:
-    """With RAFT_JOIN_ADDRESSES members are addresses; people know them by NODE_ID all the same."""
+def test_nodes_configured_by_the_environment_are_called_by_their_node_id(tmp_path: Path) -> None:
+    """One founds the cluster, the others join it."""
     ports = free_ports(6)
     peers, clients = (sorted(f"127.0.0.1:{port}" for port in half) for half in (ports[:3], ports[3:]))
 
@@ -400,17 +400,19 @@ def test_nodes_that_are_configured_by_the_environment_alone_are_called_by_their_
             "NODE_ID": f"n{number}",
             "RAFT_BIND": peers[number - 1],
             "RAFT_ADVERTISE": peers[number - 1],
-            "BOOTSTRAP": "true",
-            "RAFT_JOIN_ADDRESSES": ",".join(peer for peer in peers if peer != peers[number - 1]),
+            "BOOTSTRAP": "true" if number == 1 else "false",
+            "RAFT_JOIN_ADDRESSES": "" if number == 1 else peers[0],
             "DISHEAP_CLIENT_LISTEN": clients[number - 1],
             "DISHEAP_DATA_DIR": str(tmp_path / f"n{number}"),
             "DISHEAP_LOG_JSON": "true",
         }
 
     with ExitStack() as stack:
-        nodes = [stack.enter_context(running("serve", environ=environ(number))) for number in (1, 2, 3)]
-        for node in nodes:
-            assert logged(node, "leader")["leader"] in ("n1", "n2", "n3")
+        nodes = [stack.enter_context(running("serve", environ=environ(1)))]
+        assert logged(nodes[0], "leader")["leader"] == "n1"
+        for number in (2, 3):
+            nodes.append(stack.enter_context(running("serve", environ=environ(number))))
+            assert logged(nodes[0], "a learner has caught up")["member"] == f"n{number}"
         url = f"disheap://{clients[0]}"
         assert run("transfer", "n2", "--url", f"disheap://{','.join(clients)}").text == "n2 leads\n"
         ended = run("status", "--json", "--url", url)

@@ -53,9 +53,7 @@ def test_sessions_come_in_pages(ask: Ask, url: str) -> None:
         client.close()
 
 
-def test_a_session_that_is_ended_gives_back_what_it_holds_and_its_client_goes_on(
-    ask: Ask, url: str, topic: str
-) -> None:
+def test_an_ended_session_gives_back_what_it_holds_and_its_client_goes_on(ask: Ask, url: str, topic: str) -> None:
     with sync.connect(url, label="stuck") as client:
         client.topic(topic).enqueue(b"x")
         assert client.topic(topic).pop(1)

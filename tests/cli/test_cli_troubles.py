@@ -89,7 +89,8 @@ def test_each_trouble_has_a_line(changed: dict[str, Any], words: str) -> None:
     ],
 )
 def test_the_margin_that_is_left_is_said(roles: list[str | None], words: str) -> None:
-    rows = [{"node": "n", "role": role} if role else {"node": "n", "error": "connection refused"} for role in roles]
+    silent = {"error": "connection refused"}
+    rows = [{"node": "n", "votes": True} | ({"role": role} if role else silent) for role in roles]
     assert _margin(rows).startswith(words)
 
 
@@ -101,13 +102,14 @@ def test_the_margin_that_is_left_is_said(roles: list[str | None], words: str) ->
     ],
 )
 def test_without_a_leader_it_says_whether_there_can_be_one(roles: list[str | None], words: str) -> None:
-    rows = [{"node": "n", "role": role} if role else {"node": "n", "error": "connection refused"} for role in roles]
+    silent = {"error": "connection refused"}
+    rows = [{"node": "n", "votes": True} | ({"role": role} if role else silent) for role in roles]
     assert _without_leader(rows) == words
 
 
 def test_every_role_of_the_kernel_counts_for_the_majority() -> None:
     for role in Role:
-        assert _margin([{"role": role.value}]).startswith("1 of 1 ")
+        assert _margin([{"role": role.value, "votes": True}]).startswith("1 of 1 ")
 
 
 def _runs(node: str, applied: int, version: int, highest: int) -> dict[str, Any]:

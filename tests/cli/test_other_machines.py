@@ -9,11 +9,11 @@ import click
 import pytest
 
 from disheap.cli import asking
+from disheap.cli.local_cluster import free_ports
 from disheap.cli.main import cli
 from tests.cli.command_line import Ended, run
 from tests.cli.conftest import Ask
 from tests.support.nodes import Cluster
-from tests.support.ports import free_ports
 
 NEED_HEAP = {
     "topic create": ("jobs",),
@@ -21,13 +21,19 @@ NEED_HEAP = {
     "topic ls": (),
     "topic rm": ("jobs", "--yes"),
     "purge": ("jobs", "--yes"),
+    "tx ls": (),
+    "tx show": ("order-7",),
+    "tx commit": ("order-7", "--yes"),
+    "tx abort": ("order-7", "--yes"),
     "enqueue": ("jobs", "+1"),
     "pop": ("jobs",),
     "peek": ("jobs",),
     "bench": ("--seconds", "0.1"),
 }
 NEED_NONE = {
-    "demo", "dev", "serve", "status", "transfer", "session end", "session ls", "plugins", "secret new",
+    "demo", "dev", "serve", "status", "transfer", "session end", "session ls", "plugins", "secret new", "backup",
+    "restore", "verify", "recover", "cluster transfer", "node ls", "node join", "node leave", "node promote",
+    "node demote", "node replace", "node rm",
 }  # fmt: skip
 
 

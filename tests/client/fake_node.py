@@ -92,6 +92,13 @@ class FakeCluster:
                 reply, pushes = self._pop(session, command)
             case broker.Ack() | broker.Nack() | broker.Extend():
                 reply, pushes = self._settle(session, command)
+            case broker.Batch(items=items):
+                results = []
+                for item in items:
+                    part, more = self.execute(number, seq, broker.encode(item))
+                    results.append(getattr(broker.decode_reply.decode(part), "id", 1))
+                    pushes += more
+                reply = broker.Batched(results)
             case broker.Cancel():
                 session.consumers.pop(command.consumer, None)
                 session.tickets.pop(command.consumer, None)

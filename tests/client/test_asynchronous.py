@@ -593,7 +593,7 @@ async def test_a_consumer_that_is_closed_while_it_is_opened_takes_nothing(node: 
     await until(lambda: not any(session.consumers for session in node.cluster.sessions.values()))
 
 
-async def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_client_is_closed(node: Wax) -> None:
+async def test_an_ack_before_the_connection_broke_holds_when_the_client_closes(node: Wax) -> None:
     async with disheap.connect(url(node.address)) as client:
         topic = await client.create_topic("jobs")
         await topic.enqueue(b"a")

@@ -6,13 +6,13 @@ import os
 import random
 import select
 import signal
-import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from disheap import sync
+from disheap.cli.local_cluster import free_ports
 from disheap.client.core import keepalive
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.core.url import BrokerUrl
@@ -58,8 +58,7 @@ def client(node: SocketNode) -> Iterator[sync.Client]:
 
 
 def free_address() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return f"127.0.0.1:{taken.getsockname()[1]}"
+    return f"127.0.0.1:{free_ports(1)[0]}"
 
 
 # --- calls ---
@@ -220,7 +219,7 @@ def canned_node(timeout_ms: int = 9000) -> list[bytes]:
     ]
 
 
-def test_a_ping_goes_out_after_a_silence_and_one_without_an_answer_ends_the_connection() -> None:
+def test_a_ping_after_a_silence_without_an_answer_ends_the_connection() -> None:
     clock, wire = Clock(), Canned(canned_node())
     client = BlockingClient(url("n"), dial=lambda _: Made(wire), clock=clock, wait=clock.wait)
     client.connect()
@@ -383,9 +382,7 @@ def test_a_transient_command_is_not_waited_for(client: sync.Client, cluster: Fak
     assert [command.routing_key for command in cluster.transients] == ["events"]
 
 
-def test_a_transient_command_after_a_pause_is_not_written_to_a_connection_that_was_closed_meanwhile(
-    node: SocketNode, cluster: FakeCluster
-) -> None:
+def test_a_transient_command_is_not_written_to_a_closed_connection(node: SocketNode, cluster: FakeCluster) -> None:
     """The reply of a Celery worker to the first `inspect ping` after a failover went there."""
     clock = Clock()
     client = BlockingClient(url(node.address), dial=dial, clock=clock)
@@ -618,9 +615,7 @@ def test_a_pipelined_command_over_the_window_is_refused_until_there_is_room(
     assert [each.result().id for each in pending] == list(range(1, cluster.window + 2))
 
 
-def test_a_pipelined_command_that_is_not_answered_is_late_and_one_of_a_closed_client_has_no_answer(
-    node: SocketNode, cluster: FakeCluster
-) -> None:
+def test_a_pipelined_command_without_an_answer_times_out_or_is_unknown(node: SocketNode, cluster: FakeCluster) -> None:
     silent = sync.connect(url(node.address), dial=dial)
     cluster.hold_replies = True
     late = silent.send(broker.Enqueue("jobs", broker.NewMessage(b"x")), timeout_s=0.05)
@@ -685,7 +680,7 @@ def test_a_consumer_whose_session_has_lapsed_is_at_its_end(cluster: FakeCluster,
         next(consumer)
 
 
-def test_what_was_acknowledged_before_the_connection_broke_is_so_when_the_client_is_closed(
+def test_an_ack_before_the_connection_broke_holds_when_the_client_closes(
     cluster: FakeCluster, node: SocketNode
 ) -> None:
     """It is done: with the session's lapse it would be delivered, and done, again."""

@@ -80,6 +80,25 @@ def test_an_ack_whose_reply_was_lost_does_not_bring_the_message_back(talk: Talk)
     assert talk.cluster.topics["jobs"] == []
 
 
+def test_a_lease_is_held_until_the_reply_to_the_batch_that_settles_it(talk: Talk) -> None:
+    token = talk.deliver()
+    talk.session.send(broker.Batch([broker.Enqueue("done", broker.NewMessage(b"y")), broker.Ack([token])]))
+    assert list(talk.session.held.tokens) == [token]
+    talk.exchange()
+    assert talk.session.held.tokens == {}
+
+
+def test_a_batch_whose_reply_was_lost_is_carried_out_once(talk: Talk) -> None:
+    token = talk.deliver()
+    talk.send_and_lose_the_reply(broker.Batch([broker.Ack([token]), broker.Enqueue("done", broker.NewMessage(b"y"))]))
+    events = talk.connect()
+    assert talk.pushes(events) == []
+    (reply,) = [event for event in events if isinstance(event, Replied)]
+    assert isinstance(reply.result, broker.Batched)
+    assert talk.session.held.tokens == {}
+    assert len(talk.cluster.topics["done"]) == 1
+
+
 def test_an_ack_that_never_arrived_does_not_bring_the_message_back_either(talk: Talk) -> None:
     token = talk.deliver()
     talk.session.send(broker.Ack([token]), "late")
@@ -141,7 +160,7 @@ def test_a_consumer_that_ended_unheard_is_reported_when_the_session_resumes(talk
     assert talk.session.held.consumers == {}
 
 
-def test_a_pop_that_ended_while_its_reply_was_lost_is_found_out_by_attaching_again(talk: Talk) -> None:
+def test_a_pop_that_ended_while_its_reply_was_lost_is_found_by_attaching(talk: Talk) -> None:
     """The first ATTACH cannot name the ticket, for the client has not heard of it."""
     talk.send(broker.Enqueue("jobs", broker.NewMessage(b"x")))
     talk.send_and_lose_the_reply(broker.Pop("jobs"))

@@ -127,6 +127,29 @@ def test_an_attempt_without_an_answer_is_given_up_and_the_search_goes_on(client:
     assert "no answer within 5 s" in client._route.why()
 
 
+@pytest.mark.parametrize(("timeout_ms", "attempt_s"), [(1000, 0.25), (8000, 2.0), (60_000, 5.0)])
+def test_an_attempt_to_save_a_session_takes_a_part_of_its_timeout(timeout_ms: int, attempt_s: float) -> None:
+    """A packet that was lost to a cut is sent again by TCP after 1 s, 3 s and 7 s. A session of 1 s is over by then."""
+    client = Client(FakeCluster(timeout_ms=timeout_ms), BrokerUrl(ADDRESSES[:1]))
+    client.opened()
+    client._drop("the test wants it")
+    client._search()
+    client.now += attempt_s - 0.001
+    client._search()
+    assert client.lines[1].said is None
+    client.now += 0.002
+    client._search()
+    assert client.lines[1].said == b"" and f"no answer within {attempt_s:g} s" in client._route.why()
+
+
+def test_the_first_attempt_has_its_whole_time_however_short_the_session_is() -> None:
+    client = Client(FakeCluster(), BrokerUrl(ADDRESSES[:1], session_timeout_ms=1000))
+    client._search()
+    client.now += 4.9
+    client._search()
+    assert client.lines[0].said is None
+
+
 def test_a_node_that_does_not_lead_sends_the_client_to_the_one_that_does(client: Client) -> None:
     client.cluster.leads, client.cluster.leader = False, "d:1"
     client._search()
@@ -146,7 +169,7 @@ def test_an_address_that_cannot_be_dialled_is_one_of_several(client: Client) -> 
     assert client.dialled() == ["c:1"]
 
 
-def test_settings_that_cannot_be_used_are_raised_for_an_address_of_the_url_alone(client: Client) -> None:
+def test_unusable_settings_are_raised_for_an_address_of_the_url_alone(client: Client) -> None:
     client.cluster.leads, client.cluster.leader = False, "d:1"
     client.refusing = {"d:1": ConfigError("no such port")}
     client._search()
@@ -159,7 +182,7 @@ def test_settings_that_cannot_be_used_are_raised_for_an_address_of_the_url_alone
         other._search()
 
 
-def test_a_lost_connection_is_left_with_a_goodbye_and_the_session_goes_on_elsewhere(client: Client) -> None:
+def test_a_lost_connection_gets_a_goodbye_and_the_session_goes_on_elsewhere(client: Client) -> None:
     line = client.opened()
     session = client.session_id
     client._broker.send(broker.CreateTopic("jobs"), "waiter")
@@ -171,7 +194,7 @@ def test_a_lost_connection_is_left_with_a_goodbye_and_the_session_goes_on_elsewh
     assert client.moves[1:] == [(line, None), (None, client.lines[-1])]
 
 
-def test_the_pause_before_what_was_put_off_doubles_and_begins_anew_after_a_while(client: Client) -> None:
+def test_the_pause_before_a_new_attempt_doubles_and_begins_anew_after_a_while(client: Client) -> None:
     line = client.opened()
     client.cluster.overloaded = 4
     client._broker.send(broker.CreateTopic("jobs"), "waiter")
@@ -201,7 +224,7 @@ def test_a_silent_node_is_pinged_and_then_left(client: Client) -> None:
     assert 1.5 < client.now - 100.0 <= 2.0
 
 
-def test_a_session_that_may_have_lapsed_is_attached_again_before_anything_is_sent(client: Client) -> None:
+def test_a_session_that_may_have_lapsed_is_attached_before_anything_is_sent(client: Client) -> None:
     line = client.opened()
     client.now += client.session_timeout_ms / 1000 * 2 / 3
     client._drop_if_lapsed(client.now)

@@ -1,5 +1,5 @@
-"""What comes and goes within a client frees itself by its reference counts, in both drivers: a worker that lives for
-months in a process without the garbage collector does not grow."""
+"""What comes and goes within a client is freed by its reference counts, in both drivers. So a worker without a garbage
+collector does not grow in months."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import disheap.sync
+from disheap.cli.local_cluster import free_ports
 from disheap.cli.loops import free_closed_transports
 from disheap.client.api.asynchronous import Client, connect
 from disheap.client.core.url import BrokerUrl
@@ -21,7 +22,6 @@ from disheap.errors import ConnectionLost, ProtocolError, RequestTimeout, TopicN
 from disheap.protocol import broker
 from tests.support.leftovers import grown_by, grown_by_blocking
 from tests.support.nodes import Cluster
-from tests.support.ports import free_ports
 
 pytestmark = pytest.mark.proof
 

@@ -19,7 +19,7 @@ from tests.cli.command_line import running
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "python.md").read_text()
 EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
 SHOWN_URL = "disheap://host1,host2,host3"
-KINDS = [disheap.Client, disheap.Topic, disheap.Consumer, disheap.Delivery, disheap.Node]
+KINDS = [disheap.Client, disheap.Topic, disheap.Consumer, disheap.Delivery, disheap.Batch, disheap.Node]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 
 import disheap
 from disheap import sync
+from disheap.cli.local_cluster import free_ports
 from disheap.client.api.asynchronous import Client
 from disheap.client.core.url import BrokerUrl
 from disheap.errors import ConfigError, LeaseLost, SessionExpired, TopicNotFound, UnknownCommand
@@ -24,12 +24,7 @@ from tests.support.wire import wait_until
 
 
 def free_addresses(nodes: int) -> list[tuple[str, str]]:
-    taken = [socket.create_server(("127.0.0.1", 0)) for _ in range(2 * nodes)]
-    try:
-        names = [f"127.0.0.1:{each.getsockname()[1]}" for each in taken]
-    finally:
-        for each in taken:
-            each.close()
+    names = [f"127.0.0.1:{port}" for port in free_ports(2 * nodes)]
     return list(zip(names[::2], names[1::2], strict=True))
 
 
@@ -176,7 +171,7 @@ async def test_settings_of_a_transport_come_typed_from_the_url(tmp_path: Path) -
             await disheap.connect(f"disheap://{addresses[0][1]}?transport.keepalive_probes=some")
 
 
-async def test_both_clients_query_a_machine_of_ones_own_and_status_shows_what_it_counts(tmp_path: Path) -> None:
+async def test_both_clients_query_a_custom_machine_and_status_shows_its_counts(tmp_path: Path) -> None:
     addresses = free_addresses(1)
     async with Cluster(tmp_path, 1, transport="tcp", addresses=addresses) as cluster:
         text = f"disheap://{addresses[0][1]}"

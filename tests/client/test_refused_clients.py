@@ -10,10 +10,10 @@ import pytest
 
 import disheap
 from disheap import sync
+from disheap.cli.local_cluster import free_ports
 from disheap.errors import CredentialsRefused, ProtocolError, UnknownGroup, UnknownMechanism, WrongVersion
 from disheap.protocol.handshake import Versions
 from tests.support.nodes import Cluster
-from tests.support.ports import free_ports
 
 REFUSED = [
     ("group=7", UnknownGroup, "this node has no group 7; it has 0. Check `group` in the broker URL"),

@@ -12,6 +12,7 @@ from disheap.client.core.route import (
     OVERLAP_S,
     PAUSE_FIRST_S,
     PAUSE_MAX_S,
+    PAUSE_PARTS,
     REMEMBERED_MAX,
     LastNodes,
     Route,
@@ -68,7 +69,7 @@ def test_a_hanging_attempt_is_given_up_at_the_end_of_its_budget_and_not_before()
     assert search.overdue(4.9) == [] and search.overdue(5.0) == ["a"]
 
 
-def test_a_host_that_hangs_gets_one_attempt_while_the_others_are_tried_again_and_again() -> None:
+def test_a_host_that_hangs_gets_one_attempt_while_others_are_tried_again() -> None:
     starts = walk(route(*ABC), 4.0, fails=frozenset("ab"))
     tried = [address for _, address in starts]
     assert tried.count("c") == 1 and min(tried.count("a"), tried.count("b")) >= 5
@@ -83,6 +84,16 @@ def test_pauses_between_rounds_grow_up_to_a_bound_and_differ_between_clients() -
     assert PAUSE_FIRST_S / 2 <= first[0] <= PAUSE_FIRST_S + 0.002
     assert PAUSE_MAX_S / 2 <= first[-1] <= PAUSE_MAX_S + 0.002
     assert first != pauses(2)
+
+
+def test_a_session_that_waits_makes_pauses_shorter() -> None:
+    search, now, starts = route("a"), 0.0, []
+    while now < 5.0:
+        if search.due(now, session_s=1.0) is not None:
+            starts.append(now)
+            search.failed("a", "refused", now)
+        now += 0.001
+    assert starts[-1] - starts[-2] <= 1.0 / PAUSE_PARTS + 0.002
 
 
 def test_the_order_is_random_whatever_the_url_says() -> None:
@@ -161,6 +172,16 @@ def test_members_are_learned_and_forgotten_but_the_urls_stay() -> None:
     assert {address for _, address in walk(search, 2.0)} == {"name", "n2", "n3"}
 
 
+def test_the_next_client_of_the_process_knows_the_members_that_were_learned() -> None:
+    last_nodes = LastNodes()
+    search, other = route("a", last_nodes=last_nodes), route("a", seed=2, last_nodes=last_nodes)
+    search.learned(["n1", "n2"])
+    assert other.known() == ["a", "n1", "n2"] == route("a", last_nodes=last_nodes).known()
+    search.learned(["n2"])
+    assert {address for _, address in walk(other, 2.0)} == {"a", "n2"}
+    assert route("b", last_nodes=last_nodes).known() == ["b"], "of another cluster"
+
+
 def test_a_session_that_stands_ends_the_search() -> None:
     search = route("a")
     for _, address in walk(search, 3.0, fails=frozenset("a")):
@@ -202,3 +223,12 @@ def test_the_error_of_a_search_has_the_code_of_what_was_found_at_each_address() 
     assert str(error) == (
         "no node takes a session: a: its limit of 3 connections; b: refused; c: no frame; d: no answer yet"
     )
+
+
+def test_what_a_process_remembers_can_be_forgotten() -> None:
+    last_nodes = LastNodes()
+    last_nodes.remember(ABC, "b")
+    last_nodes.learned(ABC, ["d", "e"])
+    last_nodes.clear()
+    assert last_nodes.get(ABC) == "" and last_nodes.members(ABC) == []
+    assert sorted(route(*ABC, last_nodes=last_nodes).known()) == sorted(ABC)

@@ -261,7 +261,7 @@ def test_a_refusal_for_want_of_room_is_final_for_what_was_sent_once(talk: Talk) 
     assert talk.session.unanswered == 0 and talk.session.confirmed == seq
 
 
-def test_a_refusal_for_want_of_room_says_nothing_of_what_was_sent_before_on_another_connection(talk: Talk) -> None:
+def test_a_refusal_for_want_of_room_decides_nothing_sent_on_another_connection(talk: Talk) -> None:
     """It may have been carried out then: the command is sent again until it is answered."""
     seq = talk.call(1)
     talk.session.take_output()
@@ -464,7 +464,7 @@ def test_a_lapsed_session_that_held_nothing_is_reopened_silently(talk: Talk) -> 
     assert talk.session.id != old
 
 
-def test_a_lapsed_session_reports_what_was_sent_as_unknown_and_keeps_what_was_not(talk: Talk) -> None:
+def test_a_lapsed_session_reports_only_what_was_sent_as_unknown(talk: Talk) -> None:
     talk.call(1)
     talk.peer.receive(talk.session.take_output())
     talk.disconnect()

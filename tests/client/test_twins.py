@@ -18,12 +18,14 @@ TWINS = [
     (disheap.Topic, sync.Topic),
     (disheap.Consumer, sync.Consumer),
     (disheap.Delivery, sync.Delivery),
+    (disheap.Batch, sync.Batch),
 ]
 METHODS = [(ours, theirs, name) for ours, theirs in TWINS for name in dir(ours) if not name.startswith("_")]
 
 WAITS_DIFFERENTLY = {
     "Client": {"send", "topic"},
     "Topic": {"enqueue", "enqueue_nowait", "pop", "consume"},
+    "Batch": set(),
     "Consumer": {"close"},
     "Delivery": {"ack", "ack_nowait", "nack", "extend"},
 }

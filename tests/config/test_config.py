@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -249,15 +250,19 @@ def test_bounds_hold_for_structs_built_in_python_too() -> None:
 # --- members and the cluster's id ------------------------------------------------------------------------------------
 
 
-def test_a_list_of_join_addresses_gives_the_same_members_on_every_node() -> None:
-    addresses = ["a:8300", "b:8300", "c:8300"]
-    configs = [
-        NodeConfig(name=f"label-{own}", peer_advertise=own, join_addresses=tuple(other for other in addresses[::-1]))
-        for own in addresses
-    ]
-    assert {config.member_list() for config in configs} == {tuple(MemberConfig(name=a, peer=a) for a in addresses)}
-    assert len({config.cluster_id() for config in configs}) == 1
-    assert [config.own_member().peer for config in configs] == addresses
+def test_a_cluster_begins_in_one_way() -> None:
+    ways: dict[str, Any] = {
+        "alone": True,
+        "members": (MemberConfig("n1", "a:1"),),
+        "bootstrap": True,
+        "join_addresses": ("b:1",),
+    }
+    for one, other in combinations(ways, 2):
+        if (one, other) == ("bootstrap", "join_addresses"):
+            continue  # it founds a cluster if there is none at these addresses
+        with pytest.raises(ConfigError, match="Keep one"):
+            NodeConfig(name="n1", **{one: ways[one], other: ways[other]})
+    assert [NodeConfig(name="n1", **{one: ways[one]}).has_peers() for one in ways] == [False, False, True, True]
 
 
 def test_a_node_alone_is_its_own_member_and_may_change_its_address() -> None:
@@ -267,7 +272,7 @@ def test_a_node_alone_is_its_own_member_and_may_change_its_address() -> None:
     assert one.cluster_id() == two.cluster_id()
 
 
-def test_the_clusters_id_depends_on_its_name_and_on_each_members_name_and_peer_address() -> None:
+def test_the_clusters_id_depends_on_its_name_and_on_its_members() -> None:
     def identity(cluster: str = "c", name: str = "n2", peer: str = "b:1", client: str = "b:2") -> str:
         members = (MemberConfig("n1", "a:1"), MemberConfig(name, peer, client))
         return NodeConfig(name="n1", cluster=cluster, members=members).cluster_id()

@@ -60,7 +60,7 @@ def test_payloads_may_be_as_large_as_the_nodes_take(url: str, workload: str) -> 
         assert result["window"] == 16
 
 
-def test_a_payload_over_the_limit_of_the_nodes_is_refused_before_it_is_measured(url: str) -> None:
+def test_a_payload_over_the_nodes_limit_is_refused_before_it_is_measured(url: str) -> None:
     with pytest.raises(PayloadTooLarge, match="8388608"):
         invoke("--url", url, "--payload", str((8 << 20) + 1))
 
@@ -93,7 +93,7 @@ def test_a_cluster_named_by_the_environment_alone_is_not_loaded(url: str) -> Non
         assert client.status()["last_index"] <= before + 4  # that client's own session
 
 
-def test_a_cluster_that_is_named_is_measured_though_the_environment_names_it_too(url: str) -> None:
+def test_a_named_cluster_is_measured_though_the_environment_names_it_too(url: str) -> None:
     with disheap.sync.connect(url) as client:
         before = client.status()["last_index"]
     done = invoke("--url", url, "--workload", "round-trip", "--json", environment_url=url)

@@ -59,13 +59,13 @@ def test_what_a_child_forked_is_killed_with_it(tmp_path: Path) -> None:
 
 
 def test_a_child_that_ignores_sigterm_is_killed_when_its_time_is_up(tmp_path: Path) -> None:
-    deaf = child(
-        tmp_path, "import signal; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
+    stubborn = child(
+        tmp_path, "import signal; signal.signal(15, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
     )
-    deaf.start()
+    stubborn.start()
     wait_for_text(tmp_path / "c.log")
-    assert deaf.stop(within_s=0.05) == -signal.SIGKILL
-    deaf.kill()  # twice is fine
+    assert stubborn.stop(within_s=0.05) == -signal.SIGKILL
+    stubborn.kill()  # twice is fine
 
 
 def test_the_tail_of_a_log_is_its_last_lines(tmp_path: Path) -> None:

@@ -92,13 +92,13 @@ def test_urgent_tasks_that_came_later_are_no_inversions() -> None:
     assert counting.priority_inversions(waiting(1, 2), urgent + ran(1, 0)) == 0
 
 
-def test_an_urgent_task_waits_for_the_running_one_and_for_those_that_start_before_it() -> None:
+def test_an_urgent_task_waits_for_the_running_one_and_earlier_ones() -> None:
     published = [*waiting(1, 1, 1, 1), Published(9, 100, 105, urgent=True)]
     # 0 runs from 100 to 110, when 9 is confirmed at 105; 1 starts at 120; 9 at 140; 2 afterwards
     assert counting.urgent_wait_tasks(published, ran(0, 1, 9, 2, 3)) == 2
 
 
-def test_an_urgent_task_does_not_wait_for_what_had_ended_nor_for_other_urgent_ones() -> None:
+def test_an_urgent_task_waits_neither_for_ended_nor_for_other_urgent_ones() -> None:
     published = [
         *waiting(1, 1),
         Published(8, 100, 115, urgent=True),
@@ -107,7 +107,7 @@ def test_an_urgent_task_does_not_wait_for_what_had_ended_nor_for_other_urgent_on
     assert counting.urgent_wait_tasks(published, ran(0, 8, 9, 1)) == 0
 
 
-def test_the_outage_ends_with_the_first_publish_that_is_confirmed_after_the_kill() -> None:
+def test_the_outage_ends_with_the_first_publish_confirmed_after_the_kill() -> None:
     second = 1_000_000_000
     urgent = [Published(1, 9, 5 * second, urgent=True), Published(2, 9, 4 * second, urgent=True)]
     assert counting.leaderless_seconds([Published(0, 1, second), *urgent], 2 * second) == 2.0

@@ -30,7 +30,7 @@ def own_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_ports_are_free_different_and_none_that_an_outgoing_connection_could_take() -> None:
+def test_ports_are_free_and_different_and_no_ephemeral_ones() -> None:
     first = free_ports(6, random.Random(1))
     assert len(set(first)) == 6
     assert all(port < 32_768 for port in first)
@@ -39,7 +39,7 @@ def test_ports_are_free_different_and_none_that_an_outgoing_connection_could_tak
         assert first[0] not in free_ports(6, random.Random(1))
 
 
-def test_settings_meant_for_another_node_and_the_temporary_directory_of_others_do_not_reach_children(
+def test_settings_of_other_nodes_do_not_reach_children(
     own_tmp: Path, interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     foreign = ("DISHEAP_STORAGE", "NODE_ID", "RAFT_BIND", "RAFT_JOIN_ADDRESSES", "BOOTSTRAP")

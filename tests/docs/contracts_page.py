@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from disheap import interfaces
-from disheap.interfaces import codec, machine, plugin, storage, transport
+from disheap.interfaces import codec, machine, metrics, plugin, service, storage, transport
 
 PAGE = Path(__file__).parents[2] / "docs/reference/contracts.md"
 MARK = "<!-- from here on made by `python -m tests.docs.contracts_page` from the package disheap.interfaces -->"
 
-MODULES = (plugin, transport, codec, storage, machine)
+MODULES = (plugin, transport, codec, storage, machine, metrics, service)
 """One for each section of the page, in this order."""
 
 _HIDDEN = ("Provenance",)  # of the registry, and no part of a contract

@@ -43,7 +43,7 @@ def test_every_method_of_the_contracts_says_what_it_does(contract: type, name: s
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda suite: suite.stem)
-def test_every_suite_is_told_of_and_each_of_its_tests_says_what_it_holds_a_plugin_to(suite: Path) -> None:
+def test_every_suite_and_each_of_its_tests_is_described(suite: Path) -> None:
     assert f"`{suite.stem}`" in PAGE.read_text()
     bodies = re.findall(r"^def (test_\w+)\(.*?\) -> None:\n\s+(\S+)", suite.read_text(), re.MULTILINE | re.DOTALL)
     assert len(bodies) > 10

@@ -23,8 +23,22 @@ from disheap.protocol import broker, frames, handshake
 PAGE = Path(__file__).parents[2] / "docs/reference/wire-protocol.md"
 MARK = "<!-- from here on made by `python -m tests.docs.wire_page` from disheap.protocol and disheap.errors -->"
 
-MAPS = (handshake.Hello, handshake.Welcome, handshake.ClientLimits, handshake.Goodbye, frames.SessionOptions)
-PARTS = (broker.NewMessage, broker.TopicSettings, broker.PeekedMessage, broker.Held)
+MAPS = (
+    handshake.Hello,
+    handshake.Welcome,
+    handshake.ClientLimits,
+    handshake.Members,
+    handshake.Goodbye,
+    frames.SessionOptions,
+)
+PARTS = (
+    broker.NewMessage,
+    broker.TopicSettings,
+    broker.PeekedMessage,
+    broker.Held,
+    broker.Decision,
+    broker.Inquiry,
+)
 CODES = """\
 Other pages name an error by its class: `TopicNotFound` has the code `topic-not-found`. The codes of a GOODBYE after a
 protocol error:"""
@@ -47,7 +61,9 @@ BOUNDS = {
     "`credit_bytes`": (0, broker.CREDIT_BYTES_MAX),
     "the number of a credit group": (1, broker.CREDIT_GROUP_MAX),
     "consumers of a credit group": (1, broker.CREDIT_GROUP_CONSUMERS_MAX),
-    "messages of an EnqueueMany, tokens of an Ack, Nack or Extend, consumers of a Recover": (1, broker.BATCH_MAX),
+    "parts of a Batch: messages for one topic, and tokens": (1, broker.BATCH_PARTS_MAX),
+    "messages of an EnqueueMany, consumers of a Recover": (1, broker.BATCH_MAX),
+    "tokens of an Ack, Nack or Extend": (1, broker.TOKENS_MAX),
     "leases that an ATTACH names": (0, broker.HELD_MAX),
     "pops and consumers that an ATTACH names, each": (0, broker.NAMED_MAX),
     "`limit` of a query": (1, broker.PAGE_ROWS),

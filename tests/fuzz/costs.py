@@ -3,8 +3,8 @@
 A hill climb over sequences of steps (`costs_world`). A cost is a number of calls of functions, counted by the
 interpreter, so it is the same on every machine. Wall time is reported and decides nothing. The objectives:
 
-- `share`: the calls between two pauses of the loop, as a share of what the bytes of the step and of its answer and the
-  units of work that the machine counts allow. It must not be above 1.
+- `share`: the calls between two pauses of the loop, as a share of those allowed. Allowed are so many for each byte of
+  the step and of its answer, and for each unit of work that the machine counts. It must not be above 1.
 - `pause`: the calls between two pauses. At most `MAX_CALLS_BETWEEN_PAUSES`.
 - `amplification`: the calls of a whole sequence, what it puts off included, for each byte that was sent. Nothing bounds
   it, because a publish to 2,500 topics is meant to work. It leads to the commands that are worth a look.
@@ -146,6 +146,16 @@ def _invent_command(random: Random) -> Step:
             broker.EnqueueMany(topic, [broker.NewMessage(b"", random.randrange(3))] * count),
             broker.EnqueueMany(topic, [_with_headers(random.choice([1, 5, 200]))] * count),
             broker.Enqueue(topic, _with_headers(random.choice([1, 200]))),
+            broker.Batch([broker.Enqueue(topic, broker.NewMessage(b"", random.randrange(3), 0, 9))] * count),
+            broker.Batch([broker.Enqueue(topic, _with_headers(random.choice([1, 200])))] * count),
+            broker.Batch([broker.Publish(exchange, f"{key}.{number}", broker.NewMessage(b"")) for number in range(9)]),
+            broker.Batch([broker.Ack([(number, 1)]) for number in range(1, count + 1)]),
+            broker.Prepare(key[:1], 1, random.choice([0, 5]), [broker.Ack([(count, 1)])]),
+            broker.Prepare(key[:1], 1, 5, [broker.Enqueue(topic, broker.NewMessage(b"", 1, 0, 9))] * count),
+            broker.Prepare(key[:1], 1, 5, [broker.Enqueue(topic, broker.NewMessage(b"", 1, 0, 9))] * count, [1, 2]),
+            broker.Commit(key[:1], 1),
+            broker.Abort(key[:1], random.choice([1, 2])),
+            broker.ListTransactions(),
             broker.Subscribe(topic, count, lease_ms=lease_ms, group=random.choice([0, 1])),
             broker.Subscribe(topic, count, no_ack=True),
             broker.SetCredit(0, count, 0, 1),

@@ -1,7 +1,7 @@
 """A replicated state to which a sequence of steps is applied, each measured by the calls of functions that it makes.
 
-A step is an entry of the log (a command, an open, an attach, a detach, a lapse, a close, the passing of time, a new
-term), a query, or an admin request. The loop has its turn within an entry and within a hash, so the calls are counted
+A step is an entry of the log, a query, or an admin request. An entry is a command, an event of a session, the passing
+of time, or a new term. The loop has its turn within an entry and within a hash, so the calls are counted
 from one pause to the next. `Large` steps fill the state, and are not measured.
 """
 

@@ -1,5 +1,5 @@
-"""What stands in for the surroundings of a parser: a wire that remembers, a loop whose time stands still, a group whose
-every command is committed at once. The server, the session table and the machine behind it are the real ones."""
+"""Stands in for the surroundings of a parser. The wire remembers, the time of the loop stands still, and the group
+commits every command at once. The server, the session table and the machine behind it are the real ones."""
 
 from __future__ import annotations
 
@@ -107,6 +107,9 @@ class Owner:
 
     def challenge(self) -> Challenge:
         return Challenge(NONCE, (5,))
+
+    def removal_of(self, peer: NodeId) -> str:
+        return ""
 
     def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None: ...
 

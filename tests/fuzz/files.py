@@ -1,7 +1,7 @@
 """A data directory in memory, mangled, and opened. What comes of it is an error of the storage's, or the truth.
 
-The input is a script: the first byte says which file, the second whether checksums are made right again afterwards (as
-if the bytes had been written so: a program's fault, not a disk's), the rest are changes of 4 bytes: place (3), value.
+The input is a script. The first byte says which file. The second says whether checksums are made right again
+afterwards, as if a program had written the bytes so. The rest are changes of 4 bytes: place (3), value.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def open_mangled(data: bytes) -> None:
     _mangle(files[name], data[2:])
     if repaired:
         _repair(name, files[name])
+    _look_at(files, repaired)
     storage = build(MemoryFilesystem(files), codec_name=CODEC, seed=3)
     try:
         found = storage.open(IDENTITY, 1 << 20, alone=False)
@@ -139,6 +140,22 @@ def open_mangled(data: bytes) -> None:
     if not repaired:
         assert all(entry in TRUTH for entry in got), f"{name}: an entry that nobody wrote"
         assert state in (b"", b"state " * 1000), f"{name}: a snapshot that nobody wrote"
+
+
+def _look_at(files: dict[str, bytearray], repaired: bool) -> None:
+    """An operator looks at the files before the node does. He sees damage or the truth, and changes nothing."""
+    before = {name: bytes(data) for name, data in files.items()}
+    storage = build(MemoryFilesystem(files), codec_name=CODEC, seed=4)
+    try:
+        found = storage.inspect()
+        if found is not None and not (found.damaged or found.lost_snapshot or repaired):
+            got = storage.read(found.first_index, found.last_index, 1 << 20)
+            assert all(entry in TRUTH for entry in got), "an entry that nobody wrote"
+    except (StorageError, VersionUnsupported):
+        pass
+    finally:
+        storage.close()
+    assert {name: bytes(data) for name, data in files.items()} == before, "a look has changed the data"
 
 
 def _copy() -> dict[str, bytearray]:

@@ -38,28 +38,28 @@ class _Group:
 
 
 class ForwardingNode:
-    """The `ForwardingHost` of a router. One message is on its way to the peer."""
+    """The replicas and the members of a router. One message is on its way to the peer."""
 
     def __init__(self) -> None:
         self.groups = (_Group(0), _Group(1))
         self.sent: list[tuple[NodeId, Forwarded]] = []
         self.told: list[str] = []
-        self.router = ForwardingRouter(self, OWN, lambda: 0.0, COMMAND_BYTES)  # type: ignore[arg-type]
+        self.router = ForwardingRouter(self, self, self.send_forwarded, OWN, lambda: 0.0, COMMAND_BYTES)  # type: ignore[arg-type]
         self.groups[0].known_leader = lambda: PEER  # type: ignore[method-assign]
         tell: Done = self.told.append
         self.router.send(1, 0, 1, b"<1:1:word", tell)
         self.groups[0].known_leader = lambda: OWN  # type: ignore[method-assign]
 
-    def has_group(self, group: int) -> bool:
+    def has(self, group: int) -> bool:
         return 0 <= group < len(self.groups)
 
-    def replica(self, group: int) -> _Group:
+    def of(self, group: int) -> _Group:
         return self.groups[group]
 
-    def other_members(self) -> list[NodeId]:
+    def others(self) -> list[NodeId]:
         return [PEER, THIRD]
 
-    def member_name(self, node: NodeId) -> str:
+    def label(self, node: NodeId) -> str:
         return f"n{node}"
 
     def send_forwarded(self, target: NodeId, message: Forwarded) -> str:

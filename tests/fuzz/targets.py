@@ -1,8 +1,8 @@
 """The entry points. A target takes any bytes and returns; whatever else it does is a bug.
 
-Each knows which errors its parser may raise, and asks a little more than that nothing breaks: that what was cut can be
-put together again, that what was decoded says the same when encoded, that a refusal changed nothing, that what goes
-into the log can be applied. `seeds` are good inputs, from which mutations start.
+Each knows which errors its parser may raise, and checks more than that nothing breaks. What was cut can be put together
+again. What was decoded is the same when it is encoded. A refusal changes nothing. What goes into the log can be
+applied. `seeds` are good inputs, from which mutations start.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from disheap.client.core.broker_session import Arrived, BrokerSession, OpaqueRep
 from disheap.client.core.session import State
 from disheap.client.core.url import parse
 from disheap.errors import (
+    BackupDamaged,
     CodecError,
     CommandRefused,
     FrameTooLarge,
@@ -69,11 +70,13 @@ from disheap_heap.samples import HEADERS, sample_commands
 from disheap_heap.settings import HeapSettings
 from disheap_heap.state import Topic
 from disheap_kombu import messages
+from tests.fuzz import joining, transactions
 from tests.fuzz.doubles import CLUSTER, NONCE, Owner, ServedNode, StillLoop, Wire
 from tests.fuzz.files import FILE_SEEDS, open_mangled
 from tests.fuzz.forwarding import ForwardingNode
 from tests.heap.test_consistency import check_all_served, check_consistency
 from tests.kernel.solo import Solo
+from tests.support import backups
 
 RAW_LIMIT = 1 << 16
 CUTS = (1, 3, 7, 64, 1 << 20)
@@ -89,6 +92,19 @@ def pieces(data: bytes) -> tuple[bytes, list[bytes]]:
     """The first byte says into how large pieces the rest is cut, as a socket might."""
     step, rest = CUTS[data[0] % len(CUTS)] if data else 1, data[1:]
     return rest, [rest[at : at + step] for at in range(0, len(rest), step)]
+
+
+# --- backups ---
+
+
+def backup_file(data: bytes) -> None:
+    """The first byte says how many bytes a read gives at most. What is taken was written so, group by group."""
+    step = CUTS[data[0] % len(CUTS)] if data else 1
+    try:
+        found = backups.read_all(data[1:], max(step, 64))
+    except (BackupDamaged, VersionUnsupported):
+        return
+    assert len(backups.backup_of([[piece] for _, piece in found])) > 0, "it cannot be written again"
 
 
 # --- frames and messages between nodes ---
@@ -132,8 +148,8 @@ def _apply(entry: Entry) -> None:
 
 
 def forwarded_message(data: bytes) -> None:
-    """The first byte says whether it is an answer. Whatever is taken can be acted on by a node with two groups: it is
-    applied, or answered with an error, and a bad one changes nothing else."""
+    """The first byte says whether it is an answer. A node with two groups can act on whatever is accepted: it
+    applies it, or answers with an error. A bad one changes nothing else."""
     kind = Kind.FORWARD if data[:1] < b"\x80" else Kind.FORWARD_ANSWER
     try:
         message = forwarding.decode(kind, data[1:])
@@ -146,8 +162,8 @@ def forwarded_message(data: bytes) -> None:
 
 
 def repair_message(data: bytes) -> None:
-    """The first byte says whether it is a question. Whatever is taken can be acted on: a next step is found for every
-    state of our own log, in bounded time, and answers to it are entries and members that can be stored."""
+    """The first byte says whether it is a question. Whatever is accepted can be acted on. A next step is found
+    for every state of our own log, in bounded time. Answers to it are entries and members that can be stored."""
     kind = Kind.REPAIR_ASK if data[:1] < b"\x80" else Kind.REPAIR_ANSWER
     try:
         message = repair.decode(kind, data[1:])
@@ -256,19 +272,45 @@ def unproved_link(data: bytes) -> None:
 
 
 def outgoing_link(data: bytes) -> None:
-    link = OutgoingLink(Owner(), 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
+    link = OutgoingLink(Owner(), 1 << 16, NodeId(2), lambda: ["n2:8300"], None, StillLoop())  # type: ignore[arg-type]
     _receive(link, data, b"".join(_WELCOME_FRAMES))
 
 
 def undecided_link(data: bytes) -> None:
     """Somebody answers at a member's address who does not know the cluster's secret: he is not welcomed as it."""
     owner = Owner((b"secret" * 8,))
-    link = OutgoingLink(owner, 1 << 16, NodeId(2), lambda: "n2:8300", None, StillLoop())  # type: ignore[arg-type]
+    link = OutgoingLink(owner, 1 << 16, NodeId(2), lambda: ["n2:8300"], None, StillLoop())  # type: ignore[arg-type]
     _receive(link, data, b"".join(_WELCOME_FRAMES[:2]))
     assert not owner.met
 
 
-def _receive(link: Any, data: bytes, greeting: bytes) -> None:
+def blank_link(data: bytes) -> None:
+    """What a node sends that asks one without a cluster to be let in."""
+    node = joining.BlankAmongOthers()
+    node.check(_receive(node.link, data, joining.ASKS[0]))
+
+
+def unproved_blank_link(data: bytes) -> None:
+    """Somebody asks it who does not know the secret: he does not hear whether there is a cluster."""
+    node = joining.BlankAmongOthers(joining.SECRETS)
+    node.check(_receive(node.link, data, joining.ASKS[0]))
+
+
+def asking_link(data: bytes) -> None:
+    """What is answered to a node that asks to be let in."""
+    node = joining.AskingNode()
+    _receive(node.link, data, b"".join(joining.ANSWERS[:2]))
+    node.check()
+
+
+def unproved_asking_link(data: bytes) -> None:
+    """Somebody answers it who does not know the secret: it joins nothing of his."""
+    node = joining.AskingNode(joining.SECRETS)
+    _receive(node.link, data, b"".join(joining.ANSWERS[:2]))
+    node.check()
+
+
+def _receive(link: Any, data: bytes, greeting: bytes) -> Wire:
     """A bad frame ends its own connection; until then nothing but `data_received` is called."""
     wire = Wire()
     link.connection_made(wire)
@@ -279,6 +321,7 @@ def _receive(link: Any, data: bytes, greeting: bytes) -> None:
             break
         link.data_received(chunk)
     link.connection_lost(None)
+    return wire
 
 
 def hello(data: bytes) -> None:
@@ -332,17 +375,18 @@ def client_connection(data: bytes) -> None:
 
 
 def heap_command(data: bytes) -> None:
-    """A command of one session in a machine where something is in every state."""
-    machine = _busy_machine()
-    before = machine.state_hash()
-    try:
-        machine.apply(1000, 1000, 1, data)
-    except CommandRefused:
-        assert machine.state_hash() == before, "refused, and the state is another"
-        return
-    restored = HeapMachine(HeapSettings(), MachineContext())
-    restored.restore(iter([b"".join(machine.snapshot())]))
-    assert restored.state_hash() == machine.state_hash(), "its snapshot is another state"
+    """A command of one session, and of another group's leader, in a machine where something is in every state."""
+    for session in (1, 0):
+        machine = _busy_machine()
+        before = machine.state_hash()
+        try:
+            machine.apply(1000, 1000, session, data)
+        except CommandRefused:
+            assert machine.state_hash() == before, "refused, and the state is another"
+            continue
+        restored = HeapMachine(HeapSettings(), MachineContext())
+        restored.restore(iter([b"".join(machine.snapshot())]))
+        assert restored.state_hash() == machine.state_hash(), "its snapshot is another state"
 
 
 def headers(data: bytes) -> None:
@@ -526,6 +570,7 @@ _FROM_NODE = [
     handshake.goodbye("not-leader", "go", "n2:8400"),
     frames.plain(Kind.PING),
     frames.plain(Kind.PONG),
+    handshake.members(["n1:8400", "n2:8400"]),
     frames.reply(Kind.REPLY, Status.OK, (1 << 62) + 1, 1, (7).to_bytes(8, "little") + (5000).to_bytes(4, "little")),
     frames.reply(Kind.REPLY, Status.OK, 1, 5, broker.encode(broker.Enqueued(1))),
     frames.reply(Kind.REPLY, Status.OK, 2, 6, broker.encode(broker.Subscribed(2))),
@@ -628,6 +673,9 @@ _CLIENT_FRAMES = [
 _STATE = b"".join(ServedNode().sessions.snapshot())
 
 TARGETS: dict[str, Target] = {
+    "backup_file": Target(
+        backup_file, [b"\x04" + backups.backup_of(groups) for groups in ([[]], [[b"piece" * 500], [b"x", bytes(3000)]])]
+    ),
     "frame_reader": Target(frame_reader, _streams(*_PEER_FRAMES[:4], frames.plain(Kind.PING))),
     "peer_message": Target(peer_message, _PEER_FRAMES),
     "forwarded_message": Target(
@@ -645,12 +693,17 @@ TARGETS: dict[str, Target] = {
     "unproved_link": Target(unproved_link, _streams(_HELLO_FRAME, _WRONG_PROOF, *_PEER_FRAMES)),
     "outgoing_link": Target(outgoing_link, _streams(*_WELCOME_FRAMES, _FROM_NODE[1], frames.plain(Kind.PING))),
     "undecided_link": Target(undecided_link, _streams(*_WELCOME_FRAMES, _WRONG_PROOF)),
+    "blank_link": Target(blank_link, _streams(*joining.ASKS, frames.plain(Kind.PING))),
+    "unproved_blank_link": Target(unproved_blank_link, _streams(*joining.ASKS, joining.WRONG_PROOF)),
+    "asking_link": Target(asking_link, _streams(*joining.ANSWERS, frames.plain(Kind.PING))),
+    "unproved_asking_link": Target(unproved_asking_link, _streams(*joining.ANSWERS, joining.WRONG_PROOF)),
     "hello": Target(hello, [b"\2\2" + frames.open_plain(each) for each in (_CLIENT_FRAMES[0], _HELLO_FRAME)]),
     "welcome": Target(welcome, [b"\2\2" + frames.open_plain(each) for each in (_FROM_NODE[0], _WELCOME_FRAMES[1])]),
     "client_connection": Target(client_connection, _streams(*_CLIENT_FRAMES)),
     "heap_command": Target(heap_command, sample_commands()),
     "headers": Target(headers, [HEADERS, b"\xde\x00\x02" + HEADERS[1:9] * 2, b"\x82\xa1n\x01\xa1n\x02", b"\x80"]),
     "heap_groups": Target(heap_groups, [bytes(range(0, 256, step)) * 2 for step in (3, 7, 11)]),
+    "transactions": Target(transactions.between_groups, transactions.SEEDS),
     "trie_patterns": Target(
         trie_patterns, [b"a.b.c\na.*.c\n#\na.#.c\n*.*\n#.*.#\na.b.c", b"\n#\n*\n", b"a.a.a.a\n#.a.#.a\n*.#.a"]
     ),

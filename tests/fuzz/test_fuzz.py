@@ -93,7 +93,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
         yield cluster
 
 
-async def test_an_attach_nested_deeper_than_the_stack_is_refused_and_no_node_falls_over_it(cluster: Cluster) -> None:
+async def test_an_attach_nested_deeper_than_the_stack_is_refused(cluster: Cluster) -> None:
     """It was logged, and ended every node that applied it, at every start again."""
     client = await cluster.client()
     other = await WireClient.connected(cluster.transport, cluster.nodes["n1"].client_address)
@@ -112,7 +112,7 @@ async def test_an_attach_nested_deeper_than_the_stack_is_refused_and_no_node_fal
         (b"\x96\x01\xa1\xff\xc4\x01x\x00\x00\x00", "unknown-command"),  # a name that is no text
     ],
 )
-async def test_a_command_that_cannot_be_read_is_refused_the_same_however_deep_the_stack(
+async def test_an_unreadable_command_is_refused_the_same_however_deep_the_stack(
     cluster: Cluster, body: bytes, code: str
 ) -> None:
     """Whether a nested field can be read over depends on who reads: replicas would part."""

@@ -16,8 +16,10 @@ PLENTY = 100_000
 class Driver:
     """`now` is the time of the log in ms. `pushed` collects (session, push) until `taken` is called."""
 
-    def __init__(self, sessions: int = 2, **settings: Any) -> None:
-        self.machine = HeapMachine(HeapSettings(**settings), MachineContext())
+    def __init__(self, sessions: int = 2, *, group: int = 0, **settings: Any) -> None:
+        self.group = group
+        self.machine = HeapMachine(HeapSettings(**settings), MachineContext(group))
+        self.machine.apply(0, 0, 0, broker.encode(broker.SetGroups(list(range(broker.GROUPS_MAX)))))
         self.now = 0
         self.index = 0
         self.pushed: list[tuple[int, Any]] = []
@@ -81,8 +83,8 @@ class Driver:
 
     def restored(self) -> Driver:
         """Another replica, restored from a snapshot of this one."""
-        twin = Driver(sessions=0)
-        twin.machine = HeapMachine(self.machine._settings, MachineContext())
+        twin = Driver(sessions=0, group=self.group)
+        twin.machine = HeapMachine(self.machine._settings, MachineContext(self.group))
         twin.machine.restore(self.machine.snapshot())
         twin.now, twin.index = self.now, self.index
         return twin

@@ -24,12 +24,20 @@ RECORD_BYTES_MAX = 6_000_000
 """10,000 messages that are delayed and expire, with headers: each takes a timer and one record more."""
 
 RECORD_BYTES_MAX_BY_NAME = {"ATTACH": (broker.HELD_MAX + broker.CREDIT_MAX + MAX_SCANNED_PER_CALL) * RESEND_BYTES}
-"""Of records, where they are more: until all leases are sent again, those that the client named, and those to be sent
-that are found so far."""
+"""Of records, in the cases that need more. Until all leases are sent again, the state has those that the client named,
+and those to be sent that are found so far."""
 
 SENT_BYTES_MAX_BY_NAME = {
     "Enqueue": 16,
     "EnqueueMany": 16,
+    "Batch": 32 << 10,
+    "Prepare": 100 << 10,
+    "Commit": 16,
+    "Abort": 16 << 10,
+    "GroupMessage": 16,
+    "Confirm": 16,
+    "SetGroups": 16,
+    "ListTransactions": 200 << 10,
     "Publish": 16,
     "SetCredit": 16 << 10,
     "Ack": 200 << 10,
@@ -77,6 +85,8 @@ def _payload_bytes(case: Case) -> int:
             return _bytes_of(message)
         case broker.EnqueueMany(messages=messages):
             return sum(map(_bytes_of, messages))
+        case broker.Batch(items=items) | broker.Prepare(items=items):
+            return sum(_bytes_of(one.message) for one in items if isinstance(one, broker.Enqueue | broker.Publish))
     return 0
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, rule
@@ -22,7 +23,7 @@ from disheap_heap.messages import Content
 from disheap_heap.state import Consumer, CreditGroup, State
 
 from .driver import Driver
-from .view_rules import ViewRules
+from .view_rules import ViewRules, in_order_of_ids
 
 SESSIONS = (1, 2)
 NAMES = ("a", "b", "c")
@@ -197,6 +198,7 @@ class HeapInSlices(ViewRules):
     @invariant()
     def the_replicas_are_equal_and_their_books_are_right(self) -> None:
         assert self.driver.machine.state_hash() == self.twin.machine.state_hash()
+        assert in_order_of_ids(self.driver.machine._state) == in_order_of_ids(self.twin.machine._state)
         for driver in (self.driver, self.twin):
             check_consistency(driver.machine._state)
 
@@ -244,11 +246,11 @@ def check_group(machine: State, group: CreditGroup) -> None:
 def check_all_served(machine: State) -> None:
     assert not (machine.freed or machine.unserved or machine.returning)
     for topic in machine.topics.values():
-        hungry = [one.number for one in topic.consumers.values() if one.can_receive()]
-        assert not (hungry and topic.ready), f"consumers {hungry} of {topic.name} wait, and messages as well"
+        can_receive = [one.number for one in topic.consumers.values() if one.can_receive()]
+        assert not (can_receive and topic.ready), f"consumers {can_receive} of {topic.name} wait, and messages as well"
 
 
-TestHeapInSlices = HeapInSlices.TestCase
+TestHeapInSlices = pytest.mark.proof(HeapInSlices.TestCase)
 TestHeapInSlices.settings = settings(
     max_examples=150, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -20,9 +20,9 @@ from disheap.protocol.broker import (
     SetCredit,
     Subscribe,
 )
-from disheap_heap.settings import MAX_RETURNS_PER_CALL
+from disheap_heap.settings import MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
 
-from .driver import Driver, token
+from .driver import PLENTY, Driver, token
 
 NAMES = ("a", "b", "c")
 
@@ -71,7 +71,7 @@ def test_a_message_in_one_topic_uses_up_the_credit_for_the_others() -> None:
     assert [settle_oldest(driver, held) for _ in range(3)] == [[b"a"], [b"c"], [b"b"]]
 
 
-def test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first(filled: Driver) -> None:
+def test_topics_of_a_group_take_turns_with_the_longest_unserved_first(filled: Driver) -> None:
     subscribe(filled, 1)
     held = filled.deliveries()
     came = [settle_oldest(filled, held) for _ in range(8)]
@@ -263,3 +263,20 @@ def test_leases_that_go_back_in_slices_free_their_group_at_once() -> None:
     driver.do(Recover([held[0].consumer]))
     assert driver.machine.backlog(), "the last leases are still to go back"
     assert driver.payloads() == [b"b"]
+
+
+def test_groups_that_have_credit_again_share_the_deliveries_of_one_call() -> None:
+    driver = Driver()
+    consumers = range(3 * CREDIT_GROUP_CONSUMERS_MAX)
+    for number in consumers:
+        driver.do(CreateTopic(f"t{number}"))
+        driver.do(Enqueue(f"t{number}", NewMessage(b"x")))
+        group = 1 + number // CREDIT_GROUP_CONSUMERS_MAX
+        driver.do(Subscribe(f"t{number}", CREDIT_GROUP_CONSUMERS_MAX, group=group))
+    held = [token(one) for one in driver.deliveries()]
+    assert len(held) == len(consumers)
+    driver.do(Nack(held))
+    first = len(driver.deliveries())
+    assert first <= MAX_DELIVERIES_PER_CALL
+    driver.work_off(PLENTY)
+    assert first + len(driver.deliveries()) == len(consumers)

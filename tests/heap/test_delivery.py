@@ -40,7 +40,7 @@ def popped(driver: Driver, count: int = 100) -> list[bytes]:
     return driver.payloads()
 
 
-def test_the_largest_priority_comes_first_and_equals_come_in_order_of_enqueueing(jobs: Driver) -> None:
+def test_the_largest_priority_comes_first_and_equals_in_order_of_enqueueing(jobs: Driver) -> None:
     for name, priority in ((b"a", 1), (b"b", 5), (b"c", 1), (b"d", 5), (b"e", -3)):
         jobs.do(Enqueue("jobs", NewMessage(name, priority)))
     assert popped(jobs) == [b"b", b"d", b"a", b"c", b"e"]
@@ -273,7 +273,7 @@ def test_messages_due_together_are_delivered_by_priority(jobs: Driver) -> None:
     assert [one.priority for one in jobs.deliveries()] == [9, 5]
 
 
-def test_a_message_due_earlier_is_delivered_before_a_later_deadline_ends_the_pop(jobs: Driver) -> None:
+def test_a_message_due_earlier_is_delivered_before_a_deadline_ends_the_pop(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", NewMessage(b"x", delay_ms=10)))
     ticket = jobs.do(Pop("jobs", 1, wait_ms=20)).consumer
     jobs.wait(1000)

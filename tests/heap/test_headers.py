@@ -94,7 +94,7 @@ def test_every_topic_of_a_publish_has_the_headers_and_the_key(jobs: Driver) -> N
     assert [shown(each) for each in jobs.deliveries()] == [(p, HEADERS, KEY) for p in (b"x", b"y", b"x")]
 
 
-def test_a_key_survives_a_nack_a_delay_an_expired_lease_a_recover_and_an_attach(jobs: Driver) -> None:
+def test_a_key_survives_all_ways_back_into_the_topic_and_to_the_client(jobs: Driver) -> None:
     jobs.do(Enqueue("jobs", one(delay_ms=10)))
     consumer = jobs.do(Subscribe("jobs", 1, lease_ms=50)).consumer
     jobs.wait(10)
@@ -239,7 +239,7 @@ def test_what_a_foreign_client_sends_is_refused_and_changes_nothing(
     assert not jobs.taken()
 
 
-def test_a_batch_with_too_many_headers_in_all_is_refused_before_they_are_decoded(jobs: Driver) -> None:
+def test_a_batch_with_too_many_headers_is_refused_before_they_are_decoded(jobs: Driver) -> None:
     """10,000 messages of 800 bytes with 250 headers each would stop a node for a second."""
     many, before = encode_headers({f"n{number}": 1 for number in range(250)}), jobs.machine.state_hash()
     with pytest.raises(InvalidHeaders, match="20250 headers"):

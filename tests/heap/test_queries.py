@@ -44,7 +44,7 @@ def test_a_peek_shows_messages_in_order_of_delivery_and_takes_none(jobs: Driver)
     assert jobs.machine.state_hash() == before
 
 
-def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones_when_asked(jobs: Driver) -> None:
+def test_a_peek_shows_delayed_and_leased_messages_behind_the_ready_ones(jobs: Driver) -> None:
     jobs.wait(3)
     jobs.do(Enqueue("jobs", NewMessage(b"leased", 9)))
     jobs.do(Pop("jobs"))

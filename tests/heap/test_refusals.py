@@ -274,7 +274,7 @@ def test_what_ends_with_a_topic_or_a_session_is_bounded(setting: str, command: A
     driver.do(command)
 
 
-def test_an_attach_that_names_too_many_consumers_is_refused_and_changes_nothing() -> None:
+def test_an_attach_with_too_many_consumers_is_refused_and_changes_nothing() -> None:
     """An ATTACH of 1.9 MB that named 400,000 consumers was answered with 21 MB."""
     driver = Driver(session_consumers=3)
     before = driver.machine.state_hash()

@@ -128,7 +128,7 @@ def test_the_layout_of_the_ready_messages_does_not_show_in_the_hash() -> None:
     driver.do(EnqueueMany("jobs", [NewMessage(b"x", 1, 0, 5 + 100 * (n % 2)) for n in range(2000)]))
     driver.wait(5)
     twin = driver.restored()
-    chunks, restored = (len(one.machine._state.topics["jobs"].ready._chunks) for one in (driver, twin))
+    chunks, restored = (len(one.machine._state.topics["jobs"].ready.chunks) for one in (driver, twin))
     assert chunks > restored
     assert twin.machine.state_hash() == driver.machine.state_hash()
 

@@ -119,7 +119,7 @@ def test_a_session_owns_no_more_topics_than_may_be_deleted_at_its_end() -> None:
     assert list(driver.machine._state.topics) == ["shared"]
 
 
-def test_the_exclusive_topics_of_a_session_have_bindings_for_one_topic_together() -> None:
+def test_the_exclusive_topics_of_a_session_share_the_bindings_of_one_topic() -> None:
     driver = Driver(topic_bindings=2)
     driver.do(CreateExchange("e"))
     for name, session in (("a", 1), ("b", 1), ("c", 2), ("shared", 1)):
@@ -159,7 +159,7 @@ def test_a_take_over_with_other_settings_is_refused() -> None:
         driver.do(CreateTopic("mine", TopicSettings(exclusive=True, mode="min")), session=2)
 
 
-def test_an_auto_delete_topic_goes_with_its_last_consumer_and_not_before_its_first() -> None:
+def test_an_auto_delete_topic_goes_with_its_last_consumer() -> None:
     driver = Driver()
     driver.do(CreateTopic("auto", TopicSettings(auto_delete=True)))
     driver.do(Pop("auto"))
@@ -238,7 +238,7 @@ def test_a_topic_that_is_created_again_has_nothing_of_the_first() -> None:
     assert (driver.info().ready, driver.info().delayed) == (0, 0)
 
 
-def test_a_topic_is_deleted_only_if_unused_and_only_if_empty_where_that_is_asked() -> None:
+def test_a_topic_is_deleted_only_if_unused_or_empty_where_that_is_asked() -> None:
     driver = Driver()
     driver.do(CreateTopic("jobs"))
     consumer = driver.do(Subscribe("jobs", 1)).consumer

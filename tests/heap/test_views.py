@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -9,9 +10,13 @@ from typing import Any
 import pytest
 
 from disheap.protocol.broker import (
+    TOKENS_MAX,
+    Abort,
     Ack,
+    Batch,
     Bind,
     Cancel,
+    Confirm,
     CreateExchange,
     CreateTopic,
     DeleteExchange,
@@ -21,13 +26,21 @@ from disheap.protocol.broker import (
     Nack,
     NewMessage,
     Pop,
+    Prepare,
+    Publish,
     Purge,
     Recover,
     SetCredit,
     Subscribe,
     TopicSettings,
 )
+from disheap_heap.arrivals import CHUNK
+from disheap_heap.footprint import OUTBOX_BYTES
+from disheap_heap.kept import KeptLeases
+from disheap_heap.state import Resend
 from disheap_heap.view import FREED_AT_ONCE, IDS_PER_PAUSE
+from disheap_heap.views import open_view
+from tests.support.memory import peak_bytes
 
 from .driver import PLENTY, Driver, token
 
@@ -40,11 +53,13 @@ def count_calls(call: Callable[[], Any]) -> tuple[int, Any]:
         nonlocal calls
         calls += event in ("call", "c_call")
 
+    gc.disable()  # libraries call functions of their own when rubbish is collected
     sys.setprofile(count)
     try:
         result = call()
     finally:
         sys.setprofile(None)
+        gc.enable()
     return calls, result
 
 
@@ -65,6 +80,41 @@ def test_taking_a_view_calls_as_much_whatever_the_state_holds() -> None:
     """100,000 topics, each with a message and a consumer, took 240 ms."""
     small, large = (count_calls(grown(size).machine.snapshot)[0] for size in (10, 200))
     assert small == large
+
+
+def with_decisions(groups: int, transactions: int) -> Driver:
+    """Aborted transactions whose participants have not confirmed it yet."""
+    driver = Driver(outbox_messages=2000)
+    for number in range(transactions):
+        driver.do(Prepare(f"{number}", 1, 1000, [Publish("", "q", NewMessage(b"x"))], list(range(1, groups + 1))))
+        driver.do(Abort(f"{number}", 1))
+    return driver
+
+
+def test_taking_a_view_copies_no_message_for_another_group() -> None:
+    """63,000 of them took 37 to 52 ms."""
+    few, many = with_decisions(3, 10), with_decisions(3, 500)
+    small, large = (peak_bytes(lambda one=one: open_view(one.machine._state)) for one in (few, many))
+    assert large - small < 100 * 500  # a reference to each outcome, and to each chunk
+
+
+def test_messages_that_are_confirmed_under_a_view_are_counted_and_freed() -> None:
+    driver = with_decisions(2, 1500)
+    expected = b"".join(driver.machine.snapshot())
+    views = [driver.machine.snapshot() for _ in range(2)]
+    before = driver.machine.memory_bytes()
+    for group in (1, 2):
+        driver.do(Confirm(group, 1000), session=0)
+    driver.do(Prepare("new", 1, 1000, [Publish("", "q", NewMessage(b"x"))], [1, 2]))
+    driver.do(Abort("new", 1))
+    assert abs(driver.machine.memory_bytes() - before) < 2000
+    pieces = list(views.pop(0))
+    assert b"".join(pieces) == expected
+    assert pieces[::-1].index(next(piece for piece in reversed(pieces) if piece)) >= 2 * 1500 // FREED_AT_ONCE
+    views.clear()
+    driver.work_off(100)
+    assert driver.machine._state.unfreed == []
+    assert abs(before - driver.machine.memory_bytes() - 2 * 1000 * OUTBOX_BYTES) < 2000
 
 
 def busy() -> Driver:
@@ -126,18 +176,120 @@ def test_a_view_shows_nothing_of_what_happens_after_it(change: Callable[[Driver]
     assert b"".join(view) == before
 
 
+def leased(count: int, consumers: int = 1) -> Driver:
+    """Each consumer holds so many messages."""
+    driver = Driver()
+    driver.do(CreateTopic("q"))
+    for _ in range(consumers):
+        driver.do(Subscribe("q", count))
+        driver.do(EnqueueMany("q", [NewMessage(b"x")] * count))
+        driver.work_off(PLENTY)
+    driver.taken()
+    return driver
+
+
+FIRST_CHANGES = {
+    "acknowledged": Ack([(1, 1)]),
+    "given back": Nack([(1, 1)]),
+    "given back later": Nack([(1, 1)], 1000),
+    "extended": Extend([(1, 1)], 1000),
+    "delivered": EnqueueMany("q", [NewMessage(b"x")]),
+}
+
+
+@pytest.mark.parametrize("change", FIRST_CHANGES.values(), ids=FIRST_CHANGES.keys())
+def test_a_change_under_a_view_copies_no_other_lease_of_the_consumer(change: Any) -> None:
+    """The ids of all leases were copied: 0.5 ms for each consumer with 65,535. Both states have several partitions of
+    leases, of which a change may copy one."""
+
+    def peak(leases: int) -> int:
+        driver = leased(leases)
+        driver.do(SetCredit(1, leases + 1))
+        view = driver.machine.snapshot()
+        peak = peak_bytes(lambda: driver.do(change))
+        del view
+        return peak
+
+    few, many = peak(1_000), peak(10_000)
+    assert many < few + 8_000, "8 bytes for each lease are a copy of all"
+
+
+def test_a_batch_under_a_view_copies_no_leases_that_it_does_not_settle() -> None:
+    def peak(leases: int) -> int:
+        driver = leased(leases, consumers=50)
+        view = driver.machine.snapshot()
+        tokens = [(1 + leases * number, 1) for number in range(50)]
+        peak = peak_bytes(lambda: driver.do(Batch([Ack(tokens)])))
+        del view
+        return peak
+
+    few, many = peak(10), peak(400)
+    assert many < few + 50 * 400
+
+
+def most_calls_of_a_piece(pieces: Any) -> int:
+    costs, piece = [], b""
+    while piece is not None:
+        calls, piece = count_calls(lambda: next(pieces, None))
+        costs.append(calls)
+    return max(costs)
+
+
+def test_a_piece_is_cut_short_when_many_topics_have_nothing_to_show() -> None:
+    """The pause came after the ids of 2,048 topics, each of which had fewer than 2,048."""
+    driver = Driver()
+    for number in range(40):
+        driver.do(CreateTopic(f"t{number}"))
+        driver.do(EnqueueMany(f"t{number}", [NewMessage(b"x", delay_ms=50)] * 1000))
+    assert most_calls_of_a_piece(driver.machine.snapshot()) < 8 * (IDS_PER_PAUSE + CHUNK)
+
+
+def test_a_piece_is_cut_short_when_consumers_have_only_later_leases() -> None:
+    """Their messages were ready when the view was opened."""
+    driver = Driver()
+    driver.do(CreateTopic("q"))
+    driver.do(EnqueueMany("q", [NewMessage(b"x")] * 10_000))
+    for _ in range(20):
+        driver.do(Subscribe("q", 1))
+    view = open_view(driver.machine._state)
+    for number in range(20):
+        driver.do(SetCredit(number + 1, 500))
+    driver.work_off(PLENTY)
+    looked = sum(len(consumer.leases) for consumer in driver.machine._state.consumers.values())
+    assert looked == 10_000
+    shown = list(view.leases())
+    assert len(shown) - shown.count(None) == 20, "only the leases of before the view"
+    assert shown.count(None) >= looked // (2 * IDS_PER_PAUSE)
+
+
+def test_leases_that_a_view_kept_are_found_in_the_order_of_their_grants() -> None:
+    driver = leased(300, consumers=2)
+    before, view = b"".join(driver.machine.snapshot()), driver.machine.snapshot()
+    for number in (250, 3, 599, 100, 2, 300, 301):
+        driver.do(Ack([(number, 1)]))
+    driver.do(Extend([(number, 1) for number in (299, 5, 598)], 77))
+    driver.do(EnqueueMany("q", [NewMessage(b"later")] * 9))
+    assert b"".join(view) == before
+
+
+def test_a_restored_consumer_counts_its_leases_anew() -> None:
+    driver = leased(300)
+    driver.do(Ack([(number, 1) for number in range(100, 200)]))
+    twin = driver.restored()
+    twin.do(EnqueueMany("q", [NewMessage(b"x")] * 50))
+    (consumer,) = twin.machine._state.consumers.values()
+    orders = [lease.order for lease in consumer.leases.values()]
+    assert orders == sorted(set(orders))
+    assert orders[-1] < consumer.delivered
+
+
 def test_a_piece_in_which_little_is_found_is_cut_short() -> None:
     driver = Driver()
     driver.do(CreateTopic("q"))
     for _ in range(6):
         driver.do(EnqueueMany("q", [NewMessage(b"x")] * 10_000))
     driver.do(EnqueueMany("q", [NewMessage(b"x", delay_ms=50)]))
-    pieces, costs = driver.machine.snapshot(), []
-    piece: bytes | None = b""
-    while piece is not None:
-        calls, piece = count_calls(lambda: next(pieces, None))
-        costs.append(calls)
-    assert max(costs) < 8 * IDS_PER_PAUSE
+    assert most_calls_of_a_piece(driver.machine.snapshot()) < 8 * IDS_PER_PAUSE
 
 
 @pytest.mark.parametrize("command", [Purge("q"), DeleteTopic("q")])
@@ -192,7 +344,9 @@ def settled_under_a_view(is_written: bool) -> tuple[Driver, list[int]]:
     view = driver.machine.snapshot()
     driver.do(Pop("q", 5000))
     driver.work_off(PLENTY)
-    driver.do(Ack([token(one) for one in driver.deliveries()]))
+    tokens = [token(one) for one in driver.deliveries()]
+    for start in range(0, len(tokens), TOKENS_MAX):
+        driver.do(Ack(tokens[start : start + TOKENS_MAX]))
     return driver, [len(piece) for piece in view] if is_written else []
 
 
@@ -208,3 +362,54 @@ def test_what_a_view_kept_is_freed_as_postponed_work_when_it_is_given_up() -> No
     assert driver.machine.backlog()
     assert driver.work_off(500) >= 5000 // 500
     assert driver.machine._state.unfreed == []
+
+
+def test_leases_that_a_view_kept_are_freed_one_by_one() -> None:
+    """A table whose rows were lists of leases was freed by a thousand lists at once."""
+    driver = leased(50, consumers=3)
+    kept, leases = KeptLeases[Any](), list(driver.machine._state.leases.values())
+    for lease in leases:
+        kept.add(lease)
+    freed = []
+    while kept:
+        left = len(kept)
+        freed.append(kept.popitem())
+        assert len(kept) == left - 1
+    assert sorted(freed, key=id) == sorted(leases, key=id)
+
+
+def come_back(driver: Driver) -> Resend:
+    """Session 1 has lost its connection and comes back, and is sent its leases again."""
+    driver.detach(1)
+    driver.attach(1)
+    resend = driver.machine._state.sessions[1].resend
+    assert resend is not None
+    return resend
+
+
+def test_the_tokens_of_a_long_resend_are_freed_in_slices() -> None:
+    """Seven million of them took 200 ms in one step."""
+    driver = leased(10_000)
+    resend = come_back(driver)
+    tokens = len(resend.tokens)
+    assert tokens == 10_000
+    driver.detach(1)
+    assert len(resend.tokens) == tokens
+    while driver.machine.backlog():
+        driver.machine.advance(driver.now, 500)
+        assert tokens - len(resend.tokens) <= 500
+        tokens = len(resend.tokens)
+    assert tokens == 0
+
+
+def test_the_tokens_of_a_resend_stay_while_a_view_reads_them() -> None:
+    driver = leased(10_000)
+    resend = come_back(driver)
+    before, view = b"".join(driver.machine.snapshot()), driver.machine.snapshot()
+    memory_bytes = driver.machine.memory_bytes()
+    driver.detach(1)
+    driver.work_off(PLENTY)
+    assert driver.machine.memory_bytes() >= memory_bytes
+    assert b"".join(view) == before
+    driver.work_off(PLENTY)
+    assert not resend.tokens

@@ -12,18 +12,38 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from disheap_heap import arrivals, delivery, snapshot, view
+from disheap.testing import heap_model, heap_transactions
+from disheap_heap import arrivals, delivery, kept, partitioned, snapshot, transactions, view
+from disheap_heap.state import State
 
 from .driver import Driver
 
 BOUNDS = (
     (snapshot, "BLOCK_ROWS", 1),
     (view, "IDS_PER_PAUSE", 2),
+    (kept, "ORDER_SPAN", 3),
     (arrivals, "CHUNK", 4),
     (arrivals, "TAIL_MIN", 2),
     (delivery, "DELIVERIES_PER_SWEEP", 2),
+    (partitioned, "PARTITION_MAX", 3),
+    (partitioned, "MERGED_MAX", 1),
+    (partitioned, "FEW", 2),
+    (partitioned, "LOOK_MASK", 1),
+    (partitioned, "LEVELS", (1, 2, 3)),
+    (transactions, "INQUIRE_AFTER_MS", 15),
+    (heap_model, "INQUIRE_AFTER_MS", 15),
+    (heap_transactions, "INQUIRE_AFTER_MS", 15),
+    (transactions, "INQUIRE_PAUSE_MAX_MS", 40),
+    (heap_model, "INQUIRE_PAUSE_MAX_MS", 40),
 )
 OPEN_MAX = 3
+
+
+def in_order_of_ids(state: State) -> list[list[int]]:
+    """The ids of all tables of messages, as they are read."""
+    topics = list(state.topics.values())
+    tables = [table for topic in topics for table in (topic.ready.by_id(), topic.delayed)]
+    return [list(table) for table in (*tables, state.leases, state.transactions.frozen)]
 
 
 class ViewRules(RuleBasedStateMachine):

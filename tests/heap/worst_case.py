@@ -1,10 +1,10 @@
 """Measures the worst cost of each command, query and session event: `python -m tests.heap.worst_case`.
 
-Each row builds the state that is worst for it within the default limits, then measures one call. The columns are the
-processor's time, the same while a view for a snapshot is open, the bytes of the reply and of what is pushed, and the
-memory that the call left allocated. A time is the median of `RUNS` calls, each in a new state. Figures of one machine:
-docs/explanation/cost-of-commands.md. The bytes are the same on every machine: `test_bytes.py` holds them to their
-bound.
+Each row builds the state that is worst for it within the default limits, then measures one call. The first two
+columns are the processor's time, without and with an open view for a snapshot. Then come the bytes of the reply and of
+what is pushed, and the memory that the call left allocated. A time is the median of `RUNS` calls, each in a new state.
+Figures of one machine: docs/explanation/cost-of-commands.md. The bytes are the same on every machine: `test_bytes.py`
+holds them to their bound.
 """
 
 from __future__ import annotations
@@ -135,10 +135,122 @@ def held_by_many() -> Driver:
     return driver
 
 
-TOKENS = [(number, 1) for number in range(1, MANY + 1)]
+def leased_in_topics(count: int = broker.TOKENS_MAX) -> Driver:
+    """Each lease is in another topic and has a deadline. Each message expires, and every credit group is full."""
+    driver, group_size = Driver(), broker.CREDIT_GROUP_CONSUMERS_MAX
+    for number in range(count):
+        driver.do(broker.CreateTopic(f"q{number}"))
+        driver.do(broker.Subscribe(f"q{number}", group_size, lease_ms=60_000, group=1 + number // group_size))
+        driver.do(broker.Enqueue(f"q{number}", NewMessage(b"x", 0, 0, 90_000)))
+    driver.work_off(PLENTY)
+    driver.taken()
+    return driver
+
+
+def held_by_thousands() -> Driver:
+    """As many consumers as an ack names tokens, with 100 leases each. The ids of one consumer follow each other."""
+    driver = Driver()
+    driver.do(broker.CreateTopic("q"))
+    for _ in range(broker.TOKENS_MAX):
+        driver.do(broker.Subscribe("q", 100))
+        driver.do(broker.EnqueueMany("q", [NewMessage(b"x")] * 100))
+    driver.taken()
+    return driver
+
+
+ONE_OF_EACH = [(1 + 100 * (number * 7 % broker.TOKENS_MAX), 1) for number in range(broker.TOKENS_MAX)]
+
+
+def coming_back() -> Driver:
+    """A session that is being sent all its leases again."""
+    driver = leased(broker.CREDIT_MAX)
+    driver.detach(1)
+    driver.attach(1)
+    driver.taken()
+    return driver
+
+
+TOKENS = [(1 + number * 7 % broker.TOKENS_MAX, 1) for number in range(broker.TOKENS_MAX)]
+"""In no order."""
 
 
 HELD = broker.Held([(number, 1) for number in range(1, broker.HELD_MAX + 1)])
+
+
+PARTS = broker.BATCH_PARTS_MAX
+ENQUEUES = [broker.Enqueue(f"t{number}", NewMessage(b"x" * 1000, 1, 0, 4000)) for number in range(PARTS)]
+PUBLISH_ALL = broker.Publish("all", "", NewMessage(b"x" * 1000, 1, 0, 4000))
+WITH_16_HEADERS = broker.Enqueue(
+    "q", NewMessage(b"x", 0, 1000, 5000, broker.encode_headers({f"name-{n}": "value" for n in range(16)}), "key")
+)
+WALKS = [broker.Publish("e", ".".join(["a"] * 8 + [f"w{number}"]), NewMessage(b"x")) for number in range(PARTS // 18)]
+
+
+def full_for_batch() -> Driver:
+    return reached_topics(*[NewMessage(b"x", number % 2, 0, 5000) for number in range(20)], bound=20)
+
+
+def reached_by_batch() -> Driver:
+    driver = many_topics(720, 20)
+    for number in range(20):
+        driver.do(broker.Publish("all", "", NewMessage(b"x", number % 2, 0, 5000)))
+    return driver
+
+
+def prepared_acks(timeout_ms: int) -> broker.Prepare:
+    return broker.Prepare("a", 1, timeout_ms, [broker.Ack(TOKENS[:PARTS])])
+
+
+def prepared_enqueues() -> Driver:
+    driver = full_for_batch()
+    driver.do(broker.Prepare("a", 1, 0, ENQUEUES))
+    return driver
+
+
+def prepared_leases() -> Driver:
+    driver = leased()
+    driver.do(prepared_acks(0))
+    driver.work_off(PLENTY)
+    driver.taken()
+    return driver
+
+
+def many_transactions() -> Driver:
+    driver = filled(1)
+    for number in range(LIMITS.transactions):
+        items = [broker.Enqueue("q", NewMessage(b"x"))] * 100
+        driver.do(broker.Prepare(f"{number}", 1, 0, items), session=number + 1)
+    return driver
+
+
+def many_timeouts() -> Driver:
+    """All transactions that may be open, over all groups that there may be, and their time is over."""
+    driver, groups = filled(1), list(range(1, broker.GROUPS_MAX))
+    for number in range(LIMITS.transactions):
+        command = broker.Prepare(f"{number}", 1, 10, [broker.Enqueue("q", NewMessage(b"x"))], groups)
+        driver.do(command, session=number + 1)
+    driver.now += 10
+    return driver
+
+
+def prepared_for_a_group() -> Driver:
+    """A participant of group 1."""
+    driver = full_for_batch()
+    driver.machine._state.group = driver.group = 1
+    driver.do(broker.Prepare("a", 1, 0, ENQUEUES, coordinator=0))
+    return driver
+
+
+def many_decisions() -> Driver:
+    """As many as may wait for another group: twice as many transactions were begun before the bound was reached."""
+    driver = filled(1)
+    for number in range(2 * LIMITS.outbox_messages - 1):
+        if number == LIMITS.outbox_messages - 1:
+            driver.wait(10)
+        command = broker.Prepare(f"{number}", 1, 10, [broker.Enqueue("q", NewMessage(b"x"))], [1])
+        driver.do(command, session=number + 1)
+    driver.wait(10)
+    return driver
 
 
 class Case(NamedTuple):
@@ -187,6 +299,28 @@ CASES = [
     ),
     Case("an empty topic, with 20,000 headers", lambda: filled(1), broker.EnqueueMany("q", [WITH_HEADERS] * MANY)),
     Case("an empty topic, with 256 headers of 16 KiB", lambda: filled(1), broker.Enqueue("q", LARGEST)),
+    Case("1,500 full topics that drop", full_for_batch, broker.Batch(ENQUEUES)),
+    Case("10,000 leases, of which 1,500 are acknowledged", leased, broker.Batch([broker.Ack(TOKENS[:PARTS])])),
+    Case("10,000 leases, of which 1,500 come back later", leased, broker.Batch([broker.Nack(TOKENS[:PARTS], 1000)])),
+    Case("720 full topics that drop, two publishes to all", reached_by_batch, broker.Batch([PUBLISH_ALL] * 2)),
+    Case(
+        "an empty topic, 750 messages with 16 headers",
+        lambda: filled(1),
+        broker.Batch([WITH_16_HEADERS] * (PARTS // 2)),
+    ),
+    Case("2,000 patterns of wildcards, different keys", many_patterns, broker.Batch(WALKS)),
+    Case("10,000 leases, of which 1,500 are frozen", leased, prepared_acks(0)),
+    Case("1,500 messages for full topics that drop", full_for_batch, broker.Prepare("a", 1, 0, ENQUEUES)),
+    Case("1,500 messages for full topics that drop", prepared_enqueues, broker.Commit("a", 1)),
+    Case("1,500 frozen messages", prepared_leases, broker.Abort("a", 1)),
+    Case(
+        "1,500 messages for full topics that drop",
+        prepared_for_a_group,
+        broker.GroupMessage(0, 1, broker.Decision("a", 1, True)),
+    ),
+    Case("1,999 decisions for one group", many_decisions, broker.Confirm(1, 2 * LIMITS.outbox_messages)),
+    Case("64 groups", lambda: filled(1), broker.SetGroups(list(range(broker.GROUPS_MAX)))),
+    Case("1,000 transactions with 100 messages each", many_transactions, broker.ListTransactions()),
     Case("10,000 messages", filled, broker.Subscribe("q", broker.CREDIT_MAX)),
     Case("2,000 messages of 8 KiB", lambda: filled(2000, 8 << 10), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),
     Case("20 messages of 1 MiB", lambda: filled(20, 1 << 20), broker.Subscribe("q", broker.CREDIT_MAX, 1 << 40)),
@@ -194,10 +328,19 @@ CASES = [
     Case("10,000 messages", filled, broker.Pop("q", MANY)),
     Case("10,000 messages", filled, broker.Purge("q")),
     Case("a group of 256 consumers", attached_group, broker.SetCredit(0, broker.CREDIT_MAX, 0, 1)),
-    Case("10,000 leases", leased, broker.Ack(TOKENS)),
-    Case("10,000 leases", leased, broker.Nack(TOKENS, 1000)),
-    Case("10,000 leases", leased, broker.Nack(TOKENS, 0, True)),
-    Case("10,000 leases", leased, broker.Extend(TOKENS, 1000)),
+    *(
+        Case(state, build, command)
+        for command in (
+            broker.Ack(TOKENS),
+            broker.Nack(TOKENS),
+            broker.Nack(TOKENS, 1000),
+            broker.Nack(TOKENS, 0, True),
+            broker.Extend(TOKENS, 1000),
+        )
+        for state, build in (("10,000 leases", leased), ("2,500 topics with a lease each", leased_in_topics))
+    ),
+    Case("2,500 consumers with 100 leases each, one is named of each", held_by_thousands, broker.Ack(ONE_OF_EACH)),
+    Case("2,500 consumers with 100 leases each, one is named of each", held_by_thousands, broker.Nack(ONE_OF_EACH, 1)),
     Case("10,000 consumers with 10 leases each", held_by_many, broker.Recover(list(range(1, MANY + 1)))),
     Case("10,000 leases", leased, broker.Cancel(1, True)),
     Case("4,999 bindings", lambda: bound_often(4999), broker.Bind("e", "q", ".".join(["*"] * 120))),
@@ -218,9 +361,11 @@ CASES = [
     Case("65,535 leases, of which 50,000 are named", lambda: leased(broker.CREDIT_MAX), HELD),
     Case("10,000 consumers with 10 leases each, of which 50,000 are named", held_by_many, HELD),
     Case("10,000 consumers with 10 leases each", held_by_many, "DETACH"),
+    Case("65,535 leases that are sent again", coming_back, "DETACH"),
     Case("10,000 consumers with 10 leases each", held_by_many, "EXPIRE"),
     Case("1,000 exclusive topics with 5 bindings each", many_owned, "EXPIRE"),
     Case("10,000 messages", filled, "advance by 500 units"),
+    Case("1,000 transactions over 64 groups whose time is over", many_timeouts, "advance by 500 units"),
 ]
 
 
@@ -241,7 +386,8 @@ def carry_out(driver: Driver, case: Case) -> tuple[bytes, Any]:
         body = broker.encode(case.asked)
         if isinstance(case.asked, broker.Query):
             return machine.query(0, 1, body), ()
-        return machine.apply(driver.index + 1, driver.now, 1, body)
+        session = 0 if isinstance(case.asked, broker.GroupMessage | broker.Confirm | broker.SetGroups) else 1
+        return machine.apply(driver.index + 1, driver.now, session, body)
     except CommandRefused:
         return b"", ()
 

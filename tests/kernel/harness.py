@@ -1,8 +1,8 @@
 """A cluster in memory: nodes, disks, machines and a network that does what a script tells it.
 
 A disk is what the kernel asks of storage: one queue of jobs, done in order, and durable when done. A crash loses every
-job that was not. A machine is the number of entries that it has applied; what they were is kept once for the whole
-cluster in `SafetyChecker`, which checks the safety properties of Raft Figure 3 after every step.
+job that was not. A machine is the number of entries that it has applied. `SafetyChecker` keeps these entries, once for
+the whole cluster. It checks the safety properties of Raft Figure 3 after every step.
 """
 
 from __future__ import annotations
@@ -607,8 +607,8 @@ class Cluster:
         self.settle()
 
     def check_liveness(self) -> None:
-        """With everybody up and heard, a leader is found and an entry is committed and applied everywhere (within a
-        bound): nothing that happened before may have left a node stuck."""
+        """When all nodes are up and connected, a leader is found, and an entry is committed and applied everywhere
+        within a bound. Nothing that happened before may have left a node stuck."""
         self.heal()
         for node in self.nodes.values():
             if not node.is_up:

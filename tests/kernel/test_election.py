@@ -190,7 +190,7 @@ def test_a_stale_leader_gets_an_answer_in_the_newer_term() -> None:
     assert node.raft.leader == NOBODY
 
 
-def test_a_node_whose_log_may_have_lost_its_end_takes_no_part_until_it_is_past_it() -> None:
+def test_a_node_that_may_have_lost_its_end_takes_no_part_until_it_is_past_it() -> None:
     """Protocol-aware recovery: what it acknowledged may be missing, and its vote would let that be overwritten."""
     node = Solo((1, 1), ambiguous_after=2)
     assert only(VoteRequest, node.tick(6 * ELECTION_TICKS)) == []
@@ -206,9 +206,9 @@ def test_a_node_whose_log_may_have_lost_its_end_takes_no_part_until_it_is_past_i
     assert only(VoteRequest, node.tick(2 * ELECTION_TICKS + 1))
 
 
-def test_a_new_leader_that_has_not_committed_in_its_term_cannot_say_that_nothing_is_missing() -> None:
+def test_a_leader_without_a_commit_in_its_term_cannot_say_nothing_is_missing() -> None:
     """Entries 3 to 5 were committed with our acknowledgement and lost. The leader was restarted, knows of commit 3 by
-    its snapshot, and sends 3 and 4 first: were the ambiguity over then, we would vote for a node that has none of
+    its snapshot, and sends 3 and 4 first. If the ambiguity were over then, we would vote for a node that has none of
     them."""
     node = Solo((1, 1), ambiguous_after=2)
     node.hear(append(2, 4, (2, 1), log_of(1, 1, first=3), commit=3))
@@ -219,7 +219,7 @@ def test_a_new_leader_that_has_not_committed_in_its_term_cannot_say_that_nothing
     assert not node.raft.is_ambiguous
 
 
-def test_a_new_leader_appends_an_entry_of_its_own_term_with_the_time_of_the_last() -> None:
+def test_a_new_leader_appends_an_entry_of_its_term_with_the_time_of_the_last() -> None:
     """§8."""
     node = Solo((1, 1))
     requests = only(AppendRequest, node.lead())
@@ -228,7 +228,7 @@ def test_a_new_leader_appends_an_entry_of_its_own_term_with_the_time_of_the_last
     assert (noop.term, noop.index, noop.kind.name, noop.time_ms) == (2, 3, "NOOP", 0)
 
 
-def test_a_follower_that_lost_the_leaders_connection_asks_the_others_within_half_an_election_timeout() -> None:
+def test_a_follower_that_lost_the_leaders_connection_soon_asks_the_others() -> None:
     """A process that dies closes its connections: waiting out the silence would only cost time."""
     node = Solo((1,))
     node.hear(heartbeat(2, 1))
@@ -239,7 +239,7 @@ def test_a_follower_that_lost_the_leaders_connection_asks_the_others_within_half
     assert (node.raft.term, node.raft.leader) == (1, NOBODY)
 
 
-def test_a_follower_whose_connection_alone_broke_follows_again_and_disturbs_nobody() -> None:
+def test_a_follower_whose_connection_broke_follows_again_and_disturbs_nobody() -> None:
     """Dissertation §9.6: the others hear the leader and refuse the pre-vote."""
     node = Solo((1,))
     node.hear(heartbeat(2, 1))

@@ -1,7 +1,7 @@
 """One node loses the last write that it acknowledged, and is told that it may have (storage-rules 4).
 
-What that write had superseded shows again. Random schedules in which leaders are cut off and written to, so that writes
-supersede; every invariant of `SafetyChecker` holds after each step, and the cluster goes on at the end.
+What that write had superseded shows again. In random schedules leaders are cut off and written to, so that writes
+supersede. Every invariant of `SafetyChecker` holds after each step, and the cluster goes on at the end.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def test_the_schedules_lose_what_superseded() -> None:
     assert sum(schedule.has_lost for schedule in schedules) >= 10
 
 
-@pytest.mark.parametrize("first", range(101, 181, 20))
-def test_whatever_one_node_loses_nothing_else_is_committed_twice_and_the_cluster_goes_on(first: int) -> None:
+@pytest.mark.parametrize("first", [101, *(pytest.param(first, marks=pytest.mark.proof) for first in (121, 141, 161))])
+def test_whatever_one_node_loses_the_cluster_commits_nothing_else_twice(first: int) -> None:
     for seed in range(first, first + 20):
         Schedule(seed).run()

@@ -1,7 +1,7 @@
 """Raft Figure 3 under random schedules (dissertation §3.6.3, §4.1, §5): hypothesis picks what happens next.
-`SafetyChecker` checks after every step: election safety, leader append-only, log matching, leader completeness,
-state-machine safety, durability before every reply, quorums on real disks, and the membership in force. At the end all
-is healed, and the cluster must elect and commit within a bound of ticks."""
+`SafetyChecker` checks the five properties of the figure after every step. It also checks durability before every reply,
+quorums on real disks, and the membership in force. At the end all is healed, and the cluster must elect and commit
+within a bound of ticks."""
 
 from __future__ import annotations
 

@@ -7,15 +7,28 @@ import random
 import pytest
 
 from disheap.errors import InvalidArgument, NotLeader, Overloaded, ProtocolError
-from disheap.kernel.membership import Memberships, decode, encode
+from disheap.kernel.membership import Memberships, decode, encode, last_id_of
 from disheap.kernel.raft import Raft
-from disheap.kernel.types import AppendRequest, Index, Membership, Role, SnapshotMeta, Term, TermRun, VoteRequest
+from disheap.kernel.types import (
+    AppendRequest,
+    EntryKind,
+    Index,
+    Membership,
+    Role,
+    SnapshotMeta,
+    Term,
+    TermRun,
+    VoteRequest,
+)
 
 from .harness import ELECTION_TICKS, Cluster, blank, config, group, refused
 from .solo import Solo, only
 
 
-@pytest.mark.parametrize("membership", [group([1]), group([1, 2, 3], [4, 5]), group([2**60]), Membership(())])
+@pytest.mark.parametrize(
+    "membership",
+    [group([1]), group([1, 2, 3], [4, 5]), group([2**60]), Membership(()), group([1])._replace(last_id=7)],
+)
 def test_an_encoded_membership_is_read_back(membership: Membership) -> None:
     assert decode(encode(membership)) == membership
 
@@ -55,6 +68,17 @@ def test_more_than_one_voter_at_a_time_or_nonsense_is_refused(new: Membership) -
     cluster.elect(1)
     assert refused(lambda: cluster.propose_change(1, new)) is InvalidArgument
     assert cluster[1].raft.membership == group([1, 2, 3])
+
+
+def test_an_id_that_was_given_before_is_never_given_again() -> None:
+    """An acknowledgement of the removed member that comes late would count for the new one."""
+    cluster = Cluster(strangers=[4, 5])
+    cluster.elect(1)
+    cluster.propose_change(1, group([1, 2])._replace(last_id=3))
+    for node in (1, 2):
+        assert last_id_of(cluster[node].raft.membership) == 3
+    assert refused(lambda: cluster.propose_change(1, group([1, 2, 3]))) is InvalidArgument
+    assert refused(lambda: cluster.propose_change(1, group([1, 2, 4]))) is None
 
 
 def test_only_a_leader_changes_the_membership() -> None:
@@ -148,6 +172,33 @@ def test_removing_a_slow_voter_commits_what_waited_for_it() -> None:
     assert cluster.data_applied(1) == []
     cluster.propose_change(1, group([1]))
     assert cluster.data_applied(1) == [b"a"]
+
+
+def test_what_waited_for_a_voter_is_committed_when_its_removal_is_proposed() -> None:
+    """Dissertation §4.1: in force when appended. The next entry need not come first."""
+    node = Solo(voters=[1, 2])
+    node.lead()
+    node.acknowledge(2, 1)
+    node.raft.propose(EntryKind.COMMANDS, 0, b"a")
+    node.run()
+    assert node.raft.commit == 1
+    node.raft.propose_change(group([1]), 0)
+    assert node.raft.commit == 2, "it is on the disk of the only voter"
+
+
+def test_a_member_that_gets_a_snapshot_goes_by_the_members_that_it_names() -> None:
+    """They may be nowhere in its log (§7)."""
+    cluster = Cluster(strangers=[4])
+    cluster.elect(1)
+    cluster.isolate(4)
+    cluster.propose_change(1, group([1, 2, 3], [4]))
+    for number in range(12):
+        cluster.propose(1, b"%d" % number)
+    cluster[1].take_snapshot()
+    cluster.heal()
+    cluster.tick(5)
+    assert cluster[4].disk.snapshot.index >= 12
+    assert cluster[4].raft.membership == group([1, 2, 3], [4])
 
 
 def test_the_only_node_that_has_a_change_may_lead_though_it_loses_its_vote() -> None:

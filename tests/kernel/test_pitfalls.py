@@ -1,7 +1,7 @@
 """The bugs that other Raft implementations had, one test at least for each that a kernel can show.
 
-The number in a docstring is the row of the list. Rows 14 and 15 belong to storage, 26 and 29 to the runtime, 30 to the
-machine; 25 (a wall clock where a monotonic one belongs) is shown by `test_imports`: the kernel has no clock at all.
+The number in a docstring is the row of the list. Rows 14 and 15 belong to storage, 26 and 29 to the runtime, and 30 to
+the machine. `test_imports` covers 25 (a wall clock where a monotonic one belongs): the kernel has no clock at all.
 
     1  durable before the reply          12  a late confirmation counts overwritten entries
     2  the term before its entries       13  a single node and its own disk
@@ -102,7 +102,7 @@ def test_nothing_is_said_in_a_term_that_is_not_durable() -> None:
     assert len(only(VoteRequest, campaigning.persist())) == 2
 
 
-def test_a_write_never_holds_entries_of_a_term_that_it_or_an_earlier_one_did_not_make_durable() -> None:
+def test_a_write_never_holds_entries_of_a_term_that_is_not_made_durable() -> None:
     """2."""
     node = Solo()
     node.raft.step(append(2, 3, (0, 0), log_of(3)))
@@ -258,7 +258,7 @@ def test_a_heartbeat_promises_no_more_than_the_follower_is_known_to_hold() -> No
     assert beats == {2: 3, 3: 0}
 
 
-def test_with_an_ambiguous_end_a_follower_commits_nothing_that_this_leader_has_not_sent() -> None:
+def test_with_an_ambiguous_end_a_follower_commits_only_what_its_leader_sent() -> None:
     """10: it acknowledged entries 4 and 5 of term 3, lost them with its last write, and holds again what these had
     superseded. The leader still counts it to 5."""
     node = Solo((1, 1, 1, 2, 2, 2), term=3, ambiguous_after=6)

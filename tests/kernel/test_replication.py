@@ -240,7 +240,7 @@ def test_storage_is_asked_for_what_memory_no_longer_holds() -> None:
     assert [(request.previous_index, len(request.entries)) for request in sent[:2]] == [(2, 4), (6, 4)]
 
 
-def test_entries_from_storage_go_out_as_many_as_a_message_holds_and_the_rest_is_asked_for_again() -> None:
+def test_entries_from_storage_go_out_as_many_as_a_message_holds() -> None:
     """Storage counts data alone: of very small entries it gives more than a frame between nodes can take."""
     node = Solo((1,) * 9, append_bytes=200, log_cache_bytes=1)
     node.lead()
@@ -340,8 +340,8 @@ def test_a_lost_connection_makes_the_leader_ask_again() -> None:
 
 
 def test_a_peer_that_lost_its_end_without_its_connection_is_asked_at_once() -> None:
-    """It refuses exactly where it agreed before. The refusal could also be late, so nothing is concluded from it: the
-    leader asks, and counts the peer less only when that is refused as well."""
+    """It refuses exactly where it agreed before. The refusal could also be late, so nothing is concluded from it.
+    The leader asks, and counts the peer less only when that is refused as well."""
     node = leader(1, 1)
     end = node.raft.last_index
     propose(node)
@@ -441,7 +441,7 @@ def test_a_second_answer_to_what_is_committed_is_nothing_to_do() -> None:
     assert not node.raft.has_ready()
 
 
-def test_a_durable_write_is_nothing_to_do_for_a_follower_that_has_acknowledged_it() -> None:
+def test_a_follower_has_nothing_to_do_for_a_write_that_it_has_acknowledged() -> None:
     """Else each command costs a follower one `ready()` more."""
     node = Solo((1,), term=1)
     node.raft.step(append(2, 1, (1, 1), log_of(1, 1)[1:]))

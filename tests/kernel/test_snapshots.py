@@ -141,7 +141,7 @@ def test_a_snapshot_beyond_an_ambiguous_end_does_not_end_the_ambiguity() -> None
     assert not node.raft.is_ambiguous
 
 
-def test_a_peer_that_has_installed_a_snapshot_is_told_what_is_committed_though_nothing_follows() -> None:
+def test_a_peer_with_a_new_snapshot_is_told_what_is_committed() -> None:
     node = sender()
     node.raft.chunk_read(NodeId(2), Index(4), 0, b"abc", True)
     node.run()
@@ -266,7 +266,7 @@ def test_a_node_does_not_campaign_while_it_installs_a_snapshot() -> None:
     assert only(VoteRequest, node.time_out())
 
 
-def test_entries_that_storage_read_before_the_installation_are_not_applied_after_it() -> None:
+def test_entries_read_before_an_installation_are_not_applied_after_it() -> None:
     node = Solo((1,) * 9, term=3)
     node.hear(heartbeat(2, 3, commit=5))
     (fetch,) = only(Fetch, node.requests)
@@ -332,7 +332,7 @@ def test_a_receiver_whose_log_has_caught_up_says_so_at_once() -> None:
     assert [(reply.index, reply.installed) for reply in replies] == [(5, True)]
 
 
-def test_a_peer_whose_snapshot_is_installed_gets_a_newer_one_where_the_log_has_gone_on_without_it() -> None:
+def test_a_peer_gets_a_newer_snapshot_where_the_log_has_gone_on_without_it() -> None:
     """While entry 4's was on its way, the leader has taken entry 5's and dropped its log up to there."""
     node = sender()
     node.raft.chunk_read(NodeId(2), Index(4), 0, b"four", True)

@@ -49,7 +49,7 @@ def test_nobody_in_particular_is_the_most_caught_up_voter() -> None:
     assert cluster[3].raft.is_leader
 
 
-def test_nobody_in_particular_is_another_one_after_a_transfer_that_came_to_nothing() -> None:
+def test_another_target_is_chosen_after_a_transfer_that_came_to_nothing() -> None:
     """One with an ambiguous end is up to date, and may not lead."""
     node = Solo()
     node.lead()
@@ -266,7 +266,7 @@ def test_the_target_is_asked_again_where_the_voters_had_not_heard_yet() -> None:
     assert cluster[3].raft.is_leader
 
 
-def test_voters_that_hear_of_the_transfer_late_are_asked_again_in_the_same_round() -> None:
+def test_voters_that_hear_of_a_transfer_late_are_asked_again_in_its_round() -> None:
     """Five voters: the leader's own answer is no majority, and a new round would throw it away each time."""
     node = Solo((1,), voters=[1, 2, 3, 4, 5])
     node.hear(heartbeat(2, 1, transferee=1))

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -22,11 +23,15 @@ def connection(driver: FakeDriver) -> Iterator[Connection]:
     yield connection
     connection.close()
     driver.close()
-    for thread in threading.enumerate():  # the next test counts those that are its own
-        if thread.name == "disheap-keepalive":
-            thread.join(5)
 
 
 @pytest.fixture
 def channel(connection: Connection) -> Channel:
     return connection.channel()
+
+
+@pytest.fixture
+def keepalive_threads() -> Callable[[], list[Thread]]:
+    """Lists the keepalive threads that this test has started. Tests before it may have left others."""
+    before = set(threading.enumerate())
+    return lambda: [one for one in threading.enumerate() if one.name == "disheap-keepalive" and one not in before]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,15 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import disheap.sync
+from disheap.cli.local_cluster import free_ports
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], object], what: str, timeout_s: float = TIMEOUT_S) -> None:
@@ -103,7 +97,8 @@ class Cluster:
 
 
 def describe(name: str) -> str:
-    return f"{name}=127.0.0.1:{free_port()}=127.0.0.1:{free_port()}"
+    peer, client = free_ports(2)
+    return f"{name}=127.0.0.1:{peer}=127.0.0.1:{client}"
 
 
 class Worker:

@@ -21,6 +21,7 @@ class FakeDriver:
     session_timeout_ms = 15_000
     holds_anything = False
     is_over = False
+    welcome: Any = None
     address = "h1:8400"
 
     def __init__(self) -> None:
@@ -82,6 +83,8 @@ class FakeDriver:
         match command:
             case broker.Publish():
                 return broker.Published(1)
+            case broker.Batch():
+                return broker.Batched([1] * len(command.items))
             case broker.Subscribe() | broker.Pop():
                 self._numbers += 1
                 return broker.Subscribed(self._numbers)

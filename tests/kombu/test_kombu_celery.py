@@ -234,7 +234,7 @@ def test_workers_outlive_a_node_in_memory_that_is_restarted(node, run, trace):
 
 
 @pytest.mark.proof
-def test_a_worker_of_many_queues_takes_one_task_at_a_time_and_leaves_the_rest_to_others(node, run, trace):
+def test_a_worker_of_many_queues_takes_one_task_at_a_time(node, run, trace):
     names = "abcde"
     first = run(node, "-n", "w1@here", "-Q", ",".join(names))
     first.wait_ready()
@@ -270,7 +270,7 @@ def test_idle_workers_without_chatter_write_nothing(durable_node, run):
 
 
 @pytest.mark.proof
-def test_heartbeats_and_their_listeners_cost_an_entry_each_and_no_acknowledgement(durable_node, run):
+def test_a_heartbeat_costs_one_entry_and_no_acknowledgement(durable_node, run):
     workers = [run(durable_node, "-n", f"w{n}@here", session_timeout_ms=15_000) for n in (1, 2, 3)]
     workers[0].wait_ready(times=3)
     before, started = applied_entries(durable_node), time.monotonic()

@@ -362,7 +362,7 @@ def test_late_deliveries_to_a_cancelled_consumer_go_back_without_a_drain(connect
     assert got == [] and driver.commands_of(broker.Nack)[1:] == [broker.Nack([(11, 1)])]
 
 
-def test_the_end_of_a_consumer_and_of_a_channel_waits_for_the_broker_unless_told_not_to(channel, driver):
+def test_the_end_of_a_consumer_or_channel_waits_for_the_broker_by_default(channel, driver):
     consume(channel)
     channel.basic_cancel("c", nowait=True)
     assert driver.waits == 0
@@ -643,11 +643,7 @@ def test_an_immediate_publish_is_refused(channel, driver):
 # --- nobody calls ---
 
 
-def keepalive_threads():
-    return [thread for thread in threading.enumerate() if thread.name == "disheap-keepalive"]
-
-
-def test_a_keepalive_thread_runs_while_a_connection_holds_something(connection, channel, driver):
+def test_a_keepalive_thread_runs_while_a_connection_holds_something(keepalive_threads, connection, channel, driver):
     driver.heartbeat_s = 0.01
     channel.basic_publish(channel.prepare_message("x"), routing_key="q")
     assert keepalive_threads() == []
@@ -683,7 +679,7 @@ def test_a_delivery_read_by_the_keepalive_thread_wakes_the_waiter(connection, ch
     assert len(got) == 1
 
 
-def test_an_unreferenced_connection_is_freed(driver):
+def test_an_unreferenced_connection_is_freed(keepalive_threads, driver):
     driver.holds_anything = True
     driver.heartbeat_s = 0.01
     dropped = Connection(driver, SimpleNamespace(declared_entities=set()))
@@ -696,7 +692,7 @@ def test_an_unreferenced_connection_is_freed(driver):
     assert not thread_of_keepalive.is_alive()
 
 
-def test_an_event_loop_takes_over_from_the_thread(connection, channel, driver):
+def test_an_event_loop_takes_over_from_the_thread(keepalive_threads, connection, channel, driver):
     driver.holds_anything = True
     consume(channel)
     (thread_of_keepalive,) = keepalive_threads()

@@ -86,6 +86,21 @@ def test_a_message_arrives_whole(connection, name):
     assert message.headers == {"id": "abc", "n": [1, None]}
 
 
+@pytest.mark.skipif(not hasattr(Producer, "batch"), reason="kombu has it since 5.7")
+def test_a_batch_of_a_producer_arrives_whole_or_not_at_all(connection, name):
+    queue = declared(connection, name)
+    producer = Producer(connection)
+    assert producer.supports_batch_publish
+    with producer.batch():
+        producer.publish("a", routing_key=name)
+        producer.publish("b", routing_key=name, priority=9)
+    assert sorted(bodies(receive(connection, [queue], 2))) == ["a", "b"]
+    with pytest.raises(NotFound), producer.batch():
+        producer.publish("c", routing_key=name)
+        producer.publish("d", exchange="not-there", routing_key=name)
+    assert queue.get() is None
+
+
 @pytest.mark.parametrize("serializer", ["json", "pickle", "yaml"])
 @pytest.mark.parametrize("compression", [None, "zlib"])
 def test_serializers_and_compression_pass_through(connection, name, serializer, compression):
@@ -125,7 +140,7 @@ def test_a_transient_message_that_is_too_large_raises_and_the_next_one_passes(co
 
 
 @pytest.mark.parametrize("prefetch", [None, 30])
-def test_more_than_the_machines_own_bytes_are_in_hand_where_messages_are_counted(connection, name, prefetch):
+def test_where_messages_are_counted_more_than_the_machines_bytes_are_in_hand(connection, name, prefetch):
     queue = declared(connection, name)
     for _ in range(20):
         Producer(connection).publish(b"x" * 900_000, routing_key=name)
@@ -315,7 +330,7 @@ def test_transient_messages_reach_a_consumer_that_is_there(connection, other, na
     assert bodies(receive(connection, [queue], 3, no_ack=True)) == [0, 1, 2]
 
 
-def test_an_exclusive_queue_is_locked_while_its_owner_is_connected_and_taken_over_after(node, other, name):
+def test_an_exclusive_queue_is_locked_while_its_owner_is_connected(node, other, name):
     dying = Connection(node.url)
     declared(dying, name, exclusive=True, auto_delete=True, expires=10)
     with pytest.raises(ResourceLocked) as raised:
@@ -337,7 +352,7 @@ def test_an_exclusive_queue_is_locked_while_its_owner_is_connected_and_taken_ove
     wait_until(taken_over, "the queue is taken over", timeout_s=3)
 
 
-def test_an_exclusive_queue_ends_with_its_connection_and_an_auto_delete_queue_with_its_last_consumer(node, other, name):
+def test_exclusive_and_auto_delete_queues_end_with_whoever_uses_them(node, other, name):
     with Connection(node.url) as owner:
         declared(owner, name, exclusive=True)
         assert name in topics(node)

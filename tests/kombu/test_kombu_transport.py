@@ -136,7 +136,7 @@ def test_a_connection_that_has_switched_shows_the_node_in_use():
     assert owner.as_uri() == "disheap://h3:8402?label=/me"
 
 
-def test_a_closed_connection_keeps_the_port_it_has_switched_to_until_it_gets_another_url():
+def test_a_closed_connection_keeps_its_port_until_it_gets_another_url():
     owner = Connection("disheap://h1:9;disheap://h3:8402")
     node_address.note_node(owner, "h3:8402")
     assert owner.port == 8402
@@ -176,7 +176,7 @@ def test_an_unreadable_url_is_not_retried():
 
 
 def test_the_transport_implements_what_celery_needs():
-    assert Transport.implements.asynchronous and Transport.implements.heartbeats
+    assert Transport.implements.asynchronous and Transport.implements.heartbeats and Transport.implements.batch_publish
     assert Transport.implements.exchange_type == {"direct", "topic", "fanout"}
     transport = Connection("disheap://").transport
     assert (transport.driver_type, transport.driver_name) == ("disheap", "disheap")

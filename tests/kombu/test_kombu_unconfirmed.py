@@ -214,7 +214,7 @@ def test_another_kombu_connection_gets_a_session_of_its_own(drivers):
     assert len(drivers) == 2
 
 
-def test_while_no_node_answers_the_outcome_stays_unknown_and_the_session_is_kept(drivers):
+def test_while_no_node_answers_the_outcome_is_unknown_and_the_session_is_kept(drivers):
     shown = transport.Transport(Owner())
     first = shown.establish_connection()
     leave_unanswered(first.channel(), drivers[0])
@@ -245,7 +245,7 @@ def cluster(tmp_path):
 
 @pytest.mark.proof
 @pytest.mark.parametrize("again", ["kombu", "caller"])
-def test_a_publish_without_quorum_is_enqueued_once_however_often_it_is_repeated(cluster, again):
+def test_a_publish_without_quorum_is_enqueued_once_however_often_repeated(cluster, again):
     with KombuConnection(f"{cluster.url}?confirm_timeout_s=0.5", connect_timeout=0.5) as connection:
         queue = Queue("q", channel=connection, auto_delete=False)
         queue.declare()

@@ -4,6 +4,6 @@
     python -m tests.mutants --run [NAME ...]      tests and simulator against these, or all; the table says what noticed
     python -m tests.mutants --run --fast          the half that unit tests catch within seconds
 
-`catalogue` holds the bugs, each a small change of the product's source text; `planting` makes it in memory while the
-module is imported; `child` runs tests or seeds in a process of its own; `harness` judges; `report` tells.
+`catalogue` holds the bugs, each a small change of the product's source text. `planting` makes the change in memory
+while the module is imported. `child` runs tests or seeds in a process of its own. `harness` judges, and `report` tells.
 """

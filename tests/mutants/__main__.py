@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import random
 import sys
 import time
 from pathlib import Path
@@ -55,7 +56,14 @@ def _chosen(options: argparse.Namespace) -> list[Mutant]:
     if unknown:
         sys.exit(f"no such planted bug: {', '.join(unknown)} (--list names them)")
     chosen = [BY_NAME[name] for name in options.run] if options.run else list(CATALOGUE)
-    return [mutant for mutant in chosen if mutant.fast or not options.fast]
+    chosen = [mutant for mutant in chosen if mutant.fast or not options.fast]
+    return sample(chosen, options.sample, options.draw) if options.sample else chosen
+
+
+def sample(mutants: list[Mutant], count: int, draw: str) -> list[Mutant]:
+    """Returns at most `count` of them, in their order. The same `draw` gives the same ones."""
+    drawn = set(random.Random(draw).sample(range(len(mutants)), min(count, len(mutants))))
+    return [mutant for number, mutant in enumerate(mutants) if number in drawn]
 
 
 def _options() -> argparse.Namespace:
@@ -64,6 +72,8 @@ def _options() -> argparse.Namespace:
     what.add_argument("--list", action="store_true", help="name them, one a line")
     what.add_argument("--run", nargs="*", metavar="NAME", help="plant these, or all, one at a time")
     parser.add_argument("--fast", action="store_true", help="only those that tests catch in seconds; no simulator")
+    parser.add_argument("--sample", type=int, default=0, metavar="N", help="only N of these, drawn at random")
+    parser.add_argument("--draw", default="", metavar="TEXT", help="which ones: the same text draws the same ones")
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time (default 1)")
     parser.add_argument(
         "--seeds", type=int, default=harness.Plan().seeds, help="seeds against each (default %(default)s)"

@@ -1,7 +1,7 @@
 """What runs in a process of its own, because it has a bug in it: tests until one fails, or seeds until one does.
 
     tests RESULT NAME TARGET ...
-    seeds RESULT NAME FIRST COUNT SECONDS
+    seeds RESULT NAME FIRST COUNT SECONDS GROUPS
 
 NAME is a mutant's, or `-` for none: the negative control. RESULT is the file for the answer, a JSON of `Seen`.
 """
@@ -55,7 +55,7 @@ def run(arguments: list[str]) -> None:
         seen = (
             run_tests(rest, TEST_TIMEOUT_S if planter else CONTROL_TIMEOUT_S)
             if what == "tests"
-            else run_seeds(int(rest[0]), int(rest[1]), float(rest[2]))
+            else run_seeds(int(rest[0]), int(rest[1]), float(rest[2]), int(rest[3]))
         )
         if planter is not None and not seen.broken:
             planter.check_planted()
@@ -116,8 +116,8 @@ def _quiet_hypothesis() -> None:
 # --- seeds -----------------------------------------------------------------------------------------------------------
 
 
-def run_seeds(first: int, count: int, seconds: float) -> Seen:
-    """As many as fit into the time."""
+def run_seeds(first: int, count: int, seconds: float, groups: int) -> Seen:
+    """As many as fit into the time, of clusters with so many groups."""
     from disheap.plugins.registry import Registry
     from disheap.testing.simulator.run import Plan, simulate
 
@@ -126,7 +126,7 @@ def run_seeds(first: int, count: int, seconds: float) -> Seen:
     for seed in range(first, first + count):
         ran += 1
         try:
-            violation = simulate(Plan(seed), registry).violation
+            violation = simulate(Plan(seed, groups=groups, releases_change=True), registry).violation
         except CLUMSY:
             raise
         except Exception as error:

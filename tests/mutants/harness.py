@@ -44,9 +44,8 @@ def control(mutants: Sequence[Mutant], plan: Plan) -> list[Seen]:
     with ThreadPoolExecutor(plan.jobs) as pool:
         parts = shares(targets, PARTS_PER_JOB * plan.jobs)
         seen = list(pool.map(lambda part: _child(CONTROL_LIMIT_S, "tests", CONTROL, *part), parts))
-    if plan.seeds and any(mutant.is_asked for mutant in mutants):
-        seen.append(_seeds(CONTROL, plan))
-    return seen
+    asked = {mutant.groups for mutant in mutants if mutant.is_asked and plan.seeds}
+    return seen + [_seeds(CONTROL, groups, plan) for groups in sorted(asked)]
 
 
 def shares(targets: Iterable[str], count: int) -> list[list[str]]:
@@ -66,15 +65,17 @@ def verdicts(mutants: Sequence[Mutant], plan: Plan, told: Callable[[Mutant], Non
     def judge(mutant: Mutant) -> Verdict:
         told(mutant)
         tests = _child(TESTS_LIMIT_S, "tests", mutant.name, *mutant.tests)
-        return Verdict(mutant, tests, _seeds(mutant.name, plan) if mutant.is_asked and plan.seeds else None)
+        is_asked = mutant.is_asked and plan.seeds
+        return Verdict(mutant, tests, _seeds(mutant.name, mutant.groups, plan) if is_asked else None)
 
     with ThreadPoolExecutor(plan.jobs) as pool:
         yield from pool.map(judge, mutants)
 
 
-def _seeds(name: str, plan: Plan) -> Seen:
+def _seeds(name: str, groups: int, plan: Plan) -> Seen:
     limit_s = 2 * plan.seconds + 60
-    return _child(limit_s, "seeds", name, str(plan.first_seed), str(plan.seeds), str(plan.seconds))
+    numbers = (plan.first_seed, plan.seeds, plan.seconds, groups)
+    return _child(limit_s, "seeds", name, *map(str, numbers))
 
 
 def _child(limit_s: float, what: str, name: str, *arguments: str) -> Seen:

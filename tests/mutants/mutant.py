@@ -123,8 +123,8 @@ def functions_of(tree: ast.Module | ast.ClassDef, prefix: str = "") -> list[tupl
 class Mutant(NamedTuple):
     """`breaks`: one line, what is wrong with it. `tests`: pytest targets that have to notice. `pitfall`: the number of
     the bug class among those other implementations had, 0 for none. `fast`: those tests take seconds. `simulated`: the
-    simulator runs the code in question, and is asked too; unless `masked` says why no run of the whole product can tell
-    this bug from none."""
+    simulator runs the code in question, and is asked too. It is not asked if `masked` says why no run of the whole
+    product can show this bug. `groups`: how many the simulated clusters have."""
 
     name: str
     breaks: str
@@ -134,6 +134,7 @@ class Mutant(NamedTuple):
     fast: bool = True
     simulated: bool = True
     masked: str = ""
+    groups: int = 1
 
     @property
     def is_asked(self) -> bool:

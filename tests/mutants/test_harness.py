@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.mutants import harness, report
+from tests.mutants.__main__ import sample
+from tests.mutants.catalogue import CATALOGUE
 from tests.mutants.mutant import Mutant, Patch, Unplantable
 from tests.mutants.planting import Planter
 from tests.mutants.verdict import Seen, Verdict
@@ -89,3 +91,12 @@ def test_the_control_runs_every_target_once_and_those_of_a_file_together(count: 
     assert len(parts) == min(count, 5)
     for name in "abcde":
         assert len([part for part in parts if any(f"/{name}.py" in target for target in part)]) == 1
+
+
+def test_a_sample_follows_from_the_text_and_every_bug_is_drawn_sometimes() -> None:
+    some = list(CATALOGUE[:20])
+    drawn = sample(some, 5, "a commit")
+    assert drawn == sample(some, 5, "a commit") and len(drawn) == 5
+    assert drawn == [one for one in some if one in drawn], "in the order of the catalogue"
+    assert {one.name for text in map(str, range(50)) for one in sample(some, 5, text)} == {one.name for one in some}
+    assert sample(some, 100, "a commit") == some

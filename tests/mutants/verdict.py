@@ -31,6 +31,6 @@ class Verdict(NamedTuple):
 
     @property
     def caught(self) -> bool:
-        """A bug that its tests do not see is not caught, whatever the simulator says: where it lives is known, so a
-        test can be there."""
+        """A bug that its tests do not see is not caught, whatever the simulator says. Its place is known, so a test can
+        be there."""
         return bool(self.tests.by) and not self.broken

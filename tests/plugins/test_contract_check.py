@@ -91,7 +91,7 @@ def test_a_parameter_that_is_passed_by_keyword_keeps_its_name() -> None:
     assert "open(identity, tail_bytes, alone)" in find_fault("storage", changed("storage", open=other))
 
 
-def test_a_parameter_that_is_passed_by_position_may_have_another_name_or_a_default() -> None:
+def test_a_parameter_passed_by_position_may_have_another_name_or_a_default() -> None:
     def mine(self: Any, at: int, now: int, who: int = 0, body: bytes = b"", more: int = 0) -> None: ...
 
     assert find_fault("machine", changed("machine", apply=mine)) == ""
@@ -169,7 +169,7 @@ def test_every_fault_of_a_class_is_told_at_once() -> None:
         assert part in fault
 
 
-def test_the_registry_refuses_it_and_names_plugin_distribution_method_and_remedy(
+def test_the_registry_refuses_it_and_names_the_method_and_the_remedy(
     make_distribution: MakeDistribution,
 ) -> None:
     source = codec_source("red").replace("def open_stream", "def reopen_stream")

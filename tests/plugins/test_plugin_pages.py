@@ -63,7 +63,7 @@ def test_a_plugin_of_the_pages_is_listed_and_passes_conformance(tmp_path: Path, 
 
 
 @pytest.mark.proof
-def test_the_machine_of_the_page_passes_conformance_and_is_called_as_the_page_says(tmp_path: Path) -> None:
+def test_the_machine_of_the_page_passes_conformance(tmp_path: Path) -> None:
     site, files = tmp_path / "site", shown("docs/how-to/write-a-plugin.md")
     files["pyproject.toml"] = files["pyproject.toml"].replace("mask", "tally")
     install(files, site)

@@ -49,7 +49,7 @@ POWERS = [
 
 
 @pytest.mark.parametrize(("kind", "name"), sorted(SHIPPED))
-def test_mypy_holds_a_shipped_plugin_to_its_contract_and_to_its_optional_powers(kind: str, name: str) -> None:
+def test_mypy_holds_a_shipped_plugin_to_its_contract_and_optional_powers(kind: str, name: str) -> None:
     plugin = Registry.load().get(kind, name)
     source = inspect.getsource(inspect.getmodule(plugin))
     for contract in [CONTRACTS[kind], *(power.__name__ for power in POWERS if issubclass(plugin, power))]:
@@ -89,7 +89,7 @@ def test_a_duplicate_is_refused_and_names_both_distributions(make_distribution: 
     assert [row.name for row in registry.listing()] == ["red", "red"]
 
 
-def test_a_plugin_that_registers_its_class_twice_is_refused_and_hurts_nobody_else(
+def test_a_plugin_that_registers_its_class_twice_is_refused_alone(
     make_distribution: MakeDistribution,
 ) -> None:
     source = codec_source("red").replace("return Mark", "return [Mark, Mark]")

@@ -71,7 +71,7 @@ OTHERS = """
 """
 
 
-def test_a_project_that_asks_for_nothing_gets_no_option_no_fixture_and_no_import(tmp_path: Path) -> None:
+def test_a_project_that_asks_for_nothing_gets_nothing(tmp_path: Path) -> None:
     expected = ["disheap.testing", "disheap.testing.pytest_plugin"]
     done = run(tmp_path, OTHERS.replace("EXPECTED", repr(expected)), plugins=())
     assert done.returncode == 0, done.stdout

@@ -57,7 +57,7 @@ def record(start: Any, built: list[Echo]) -> Any:
     return recorded
 
 
-async def test_a_service_that_cannot_start_keeps_the_node_from_starting_and_is_stopped() -> None:
+async def test_a_service_that_cannot_start_is_stopped_and_the_node_does_not_start() -> None:
     before = Unstartable.stopped
     node = node_with("echo", "unstartable")
     with pytest.raises(ConfigError, match="choose another port"):
@@ -118,7 +118,7 @@ async def test_only_operators_pass_the_check(tmp_path: Path) -> None:
 
 
 @pytest.mark.proof
-def test_the_conformance_suite_passes_over_a_service_that_is_right_and_fails_over_one_that_leaks(
+def test_the_conformance_suite_tells_a_right_service_from_one_that_leaks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, is_right in (("echo", True), ("leaky", False)):

@@ -15,7 +15,7 @@ from typing import Any
 import msgpack
 
 COMMAND, OPEN, ATTACH, CLOSE = 1, 2, 3, 4
-HELLO, WELCOME, GOODBYE, PING, QUERY, REPLY, ANSWER, PUSH = 16, 17, 18, 19, 21, 23, 24, 25
+HELLO, WELCOME, GOODBYE, PING, QUERY, REPLY, ANSWER, PUSH, MEMBERS = 16, 17, 18, 19, 21, 23, 24, 25, 26
 PREFIX, ENVELOPE = struct.Struct("<IBB"), struct.Struct("<IBBQQQ")
 NUMBERED, REPLIED = struct.Struct("<IBBQ"), struct.Struct("<IBBQQ")
 VERSIONS, GRANT = struct.Struct("<7sHH"), struct.Struct("<QI16s")
@@ -39,9 +39,8 @@ def frame(header: struct.Struct, kind: int, *fields: int, body: bytes = b"") -> 
 
 class PageClient:
     def __init__(self, addresses: list[str], timeout_s: float = 20.0) -> None:
-        self.addresses, self.timeout_s = list(addresses), timeout_s
-        self.cluster_id = ""
-        self.session, self.secret = 0, b""
+        self.given, self.addresses, self.timeout_s = addresses, list(addresses), timeout_s
+        self.cluster_id, self.session, self.secret = "", 0, b""
         self.seq = self.confirmed = self.number = 0
         self.replies: dict[tuple[int, int], tuple[int, bytes]] = {}  # (kind, number): status and body
         self.held: dict[tuple[int, int], int] = {}  # token: consumer
@@ -76,7 +75,7 @@ class PageClient:
         self.socket.close()
         self.socket = socket.create_connection((host.strip("[]"), int(port)), 5.0)
         self.buffer, self.pinged, self.replies = b"", False, {}
-        hello = {"cluster_id": self.cluster_id, "client": "page-client", "client_version": "1"}
+        hello = {"cluster_id": self.cluster_id, "client": "page-client", "follows_members": True}
         self.send(frame(PREFIX, HELLO, body=VERSIONS.pack(b"disheap", 2, 2) + msgpack.packb(hello)))
         while (found := self.read())[0] != WELCOME:
             self.handle(*found)
@@ -84,7 +83,7 @@ class PageClient:
         welcome = msgpack.unpackb(found[2][PREFIX.size + 2 :])
         assert version == 2 and welcome["machine"] == "heap"
         self.cluster_id = welcome["cluster_id"]
-        self.addresses += [each for each in welcome["members"] if each not in self.addresses]
+        self.addresses = list(dict.fromkeys([*self.given, *welcome["members"]]))
         if not welcome["leads"]:
             raise Gone(welcome["leader"])
 
@@ -165,6 +164,8 @@ class PageClient:
             self.replies[kind, number] = status, whole[REPLIED.size :]
         elif kind == PUSH:
             self.pushed(msgpack.unpackb(whole[NUMBERED.size :]))
+        elif kind == MEMBERS:
+            self.addresses = list(dict.fromkeys([*self.given, *msgpack.unpackb(whole[PREFIX.size :])["members"]]))
         elif kind == GOODBYE:
             raise Gone(msgpack.unpackb(whole[PREFIX.size :]).get("leader", ""))
 

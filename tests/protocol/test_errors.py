@@ -41,7 +41,7 @@ def test_who_derives_from_an_error_does_not_take_its_code_over() -> None:
     assert type(request_error(Mine.code, "why")) is OutcomeUnknown
 
 
-def test_a_code_that_is_nobodys_is_a_refusal_that_says_it_and_no_protocol_error() -> None:
+def test_an_unknown_code_is_a_refusal_that_names_it_and_no_protocol_error() -> None:
     assert str(request_error("new-in-2040", "why")) == "new-in-2040: why"
     assert protocol_error("new-in-2040", "why") is None
 

@@ -93,9 +93,7 @@ def test_every_message_between_nodes_comes_back_as_it_was(group: int, message: M
 
 
 @given(messages, st.data())
-def test_a_message_cut_short_or_altered_is_read_or_refused_and_never_fails_otherwise(
-    message: Message, draw: st.DataObject
-) -> None:
+def test_a_message_cut_short_or_altered_is_read_or_refused(message: Message, draw: st.DataObject) -> None:
     frame = bytearray(peers.encode(0, message))
     place = draw.draw(st.integers(0, len(frame) - 1))
     frame[place] ^= draw.draw(st.integers(1, 255))
@@ -162,8 +160,8 @@ WRONG: dict[str, Message] = {
 
 @pytest.mark.parametrize("message", WRONG.values(), ids=WRONG)
 def test_what_no_node_that_does_its_work_says_is_refused_when_it_is_read(message: Message) -> None:
-    """A term of 64 bits ended every node, and again at each start; entries with a hole, and what was no command, the
-    node that took them in."""
+    """A term of 64 bits ended every node, and again at each start. Entries with a hole, and what was no command, ended
+    the node that accepted them."""
     with pytest.raises(MalformedFrame, match="a message between nodes cannot be read"):
         peers.decode(peers.encode(0, message))
 
@@ -256,7 +254,7 @@ def test_a_frame_over_the_limit_is_refused_by_its_header_alone() -> None:
         list(FrameReader(4000).cut((5000).to_bytes(4, "little")))
 
 
-def test_a_stranger_is_told_to_look_at_the_port_whatever_length_its_first_bytes_make() -> None:
+def test_a_stranger_is_told_to_look_at_the_port_whatever_its_first_bytes() -> None:
     with pytest.raises(FrameTooLarge, match="does not speak the disheap protocol; check the address and the port"):
         list(FrameReader().cut(b"GET / HTTP/1.1"))
 
@@ -281,7 +279,7 @@ def test_a_refusal_repeats_the_beginning_of_a_long_text() -> None:
     assert said.message.startswith("no topic xxx") and said.message.endswith(" ...")
 
 
-def test_an_envelope_of_an_unknown_kind_is_refused_with_what_this_release_knows() -> None:
+def test_an_envelope_of_an_unknown_kind_is_refused_with_the_known_kinds() -> None:
     frame = peers.encode(0, commands_of(frames.envelope(15, 0, 0, 0, 0)))
     with pytest.raises(WrongVersion, match=r"kind 15.*log_version 1 to 1.*newer release"):
         peers.decode(frame)

@@ -11,7 +11,8 @@ import page_client
 import pytest
 from page_client import PageClient, Refused
 from tests.support.nodes import Cluster
-from tests.support.ports import free_ports
+
+from disheap.cli.local_cluster import free_ports
 
 SOURCE = Path(page_client.__file__).read_text()
 MAY_IMPORT = {"__future__", "collections.abc", "typing", "socket", "struct", "time", "msgpack"}

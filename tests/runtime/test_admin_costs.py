@@ -17,11 +17,21 @@ CALLS_MAX = 60_000
 
 ANSWER_BYTES_MAX = {
     "status": 16 << 10,
+    "members": 4 << 10,
+    "promote": 256,
+    "demote": 256,
+    "remove": 256,
+    "replace": 256,
+    "move": 256,
+    "leave": 256,
     "hash": 128,
     "transfer": 1 << 10,
     "snapshot": 64,
     "sessions": 1_200_000,
     "end-session": 2 << 10,
+    "backup": 1 << 10,
+    "backup-read": (256 << 10) + 512,
+    "backup-end": 64,
 }
 
 

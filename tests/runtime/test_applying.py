@@ -105,7 +105,7 @@ async def test_a_mark_in_the_log_has_the_state_of_its_own_index_stored(tmp_path:
     async with Member(config) as node:
         group = node.replicas[0].group
         await wait_until(lambda: group.raft.is_leader and group.raft.applied == group.raft.last_index, "it leads")
-        group.mark_snapshot()
+        group.proposals.mark_snapshot()
         marked = group.raft.last_index
         for _ in range(3):
             group.raft.propose(EntryKind.NOOP, group.now_ms(), b"")

@@ -22,7 +22,7 @@ def port_of(node: Node, client: WireClient) -> ClientConnection:
     return port
 
 
-async def test_a_client_of_transient_commands_is_not_read_from_either_while_too_much_waits(
+async def test_a_client_of_transient_commands_is_not_read_from_while_too_much_waits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
@@ -52,7 +52,7 @@ async def test_a_client_that_attaches_is_not_read_from_either_while_too_much_wai
         assert not port.paused
 
 
-async def test_a_client_that_does_not_read_is_not_read_from_because_there_is_room_again(
+async def test_a_client_that_does_not_read_is_not_read_from_when_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:

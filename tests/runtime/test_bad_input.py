@@ -159,7 +159,7 @@ async def test_a_second_session_on_one_connection_is_refused(cluster: Cluster, b
     assert "one session" in (await client.goodbye()).message
 
 
-async def test_a_command_that_the_machine_does_not_know_is_answered_and_the_connection_stays(
+async def test_a_command_unknown_to_the_machine_is_answered_and_the_connection_stays(
     cluster: Cluster, bystander: WireClient
 ) -> None:
     client = await cluster.client()

@@ -93,7 +93,7 @@ async def connected(cluster: Cluster) -> WireClient:
     return await WireClient.connected(cluster.transport, "n1:8400")
 
 
-async def test_unfinished_frames_of_many_connections_take_no_more_than_the_limit_and_others_are_served(
+async def test_unfinished_frames_of_all_connections_take_no_more_than_the_limit(
     tmp_path: Path,
 ) -> None:
     async with Cluster(tmp_path, nodes=1, limits=LIMITS) as cluster:
@@ -127,7 +127,7 @@ async def peeking(cluster: Cluster) -> WireClient:
 PEEK = broker.encode(broker.Peek("jobs", 5))
 
 
-async def test_answers_that_nobody_reads_are_not_made_and_come_in_order_when_they_are_read(tmp_path: Path) -> None:
+async def test_answers_are_made_only_when_they_are_read_and_come_in_order(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1, limits=LIMITS, machine="heap") as cluster:
         server, client = server_of(cluster.nodes["n1"]), await peeking(cluster)
         idle = await connected(cluster)
@@ -191,7 +191,7 @@ async def test_over_all_connections_no_more_waits_than_the_limit(tmp_path: Path)
         assert (await client.call(broker.encode(broker.Purge("jobs"))))[0] == Status.OK
 
 
-async def test_a_question_whose_connection_ends_before_the_leader_may_read_leaves_its_place(
+async def test_a_question_whose_connection_ends_before_the_read_leaves_its_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The leader asks a majority whether it still leads. Until then the question waits at the group."""

@@ -10,7 +10,7 @@ from tests.support.nodes import FAST, Cluster, TestRegistry
 from tests.support.wire import WireClient, wait_until
 
 from disheap.config.node_config import Limits, NodeConfig, RaftConfig
-from disheap.errors import ConfigError, InvalidArgument, NotLeader, OutcomeUnknown, WrongDirectory
+from disheap.errors import ConfigError, NotLeader, OutcomeUnknown, UnknownMember, WrongDirectory
 from disheap.protocol.frames import Kind, Status
 from disheap.runtime.clients import redirecting
 from disheap.testing.counter import CounterMachine
@@ -131,7 +131,7 @@ async def test_leadership_goes_where_an_operator_sends_it(tmp_path: Path) -> Non
 
 async def test_an_unknown_target_of_a_transfer_is_named_in_the_refusal(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
-        with pytest.raises(InvalidArgument, match="no member is called 'n9'"):
+        with pytest.raises(UnknownMember, match="no member is called 'n9'"):
             await cluster.nodes["n1"].admin({"op": "transfer", "target": "n9"})
 
 

@@ -27,6 +27,7 @@ OURS, THEIRS, OTHER = b"ours", b"theirs", b"other"
 
 class Host:
     def __init__(self, voters: int) -> None:
+        self.number = 0
         self.reasons: list[str] = []
         self._voters = tuple(NodeId(number) for number in range(1, voters + 1))
 
@@ -203,7 +204,7 @@ async def test_a_quarantined_node_hands_out_no_snapshot(tmp_path: Path) -> None:
         await wait_until(lambda: node.group.counters.raft_snapshots_total == 1, "a snapshot is taken")
 
         def index() -> int:
-            return node.maintenance.repairing._piece(AskSnapshot(0, 0, 0, 1)).index
+            return node.maintenance.responder._piece(AskSnapshot(0, 0, 0, 1)).index
 
         assert index() > 0
         node.quarantine("the test says so")

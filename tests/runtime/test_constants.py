@@ -16,6 +16,7 @@ from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerHello
 from disheap.runtime import tuning
+from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.state import session_table, sessions
 from disheap_heap.constants import CONSTANTS
 from disheap_heap.machine import HeapMachine
@@ -25,7 +26,7 @@ DECIDES_NOTHING = {"COMMANDS_AT_ONCE", "DETACHED_AT_ONCE", "DISCARDED_AT_ONCE", 
 """They decide when the loop has its turn, or estimate memory, and nothing that a replica does."""
 
 
-def test_every_constant_of_the_session_layer_is_in_the_digest_or_decides_nothing() -> None:
+def test_every_constant_of_sessions_is_in_the_digest_or_decides_nothing() -> None:
     constants = int_constants(sessions, session_table)
     assert {name: value for name, value in constants.items() if name not in DECIDES_NOTHING} == sessions.DECIDES_REPLIES
     assert constants.keys() >= DECIDES_NOTHING
@@ -42,19 +43,23 @@ def test_nodes_with_another_constant_have_another_digest(name: str, monkeypatch:
 @pytest.mark.parametrize("name", CONSTANTS[1])
 def test_machines_with_another_constant_have_another_digest(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = tuning.constants_digests(HeapMachine)
-    monkeypatch.setitem(CONSTANTS[1], name, -1)
+    monkeypatch.setitem(CONSTANTS[1], name, CONSTANTS[1][name] + 1)
     assert tuning.constants_digests(HeapMachine)[1] != before[1]
+
+
+def describe_with(replica: Replica, digests: dict[int, str]) -> None:
+    replica._description = msgspec.structs.replace(replica._description, constants_digests=digests)
 
 
 @pytest.mark.parametrize(
     ("theirs", "is_refused"), [({1: "here"}, False), ({1: "there"}, True), ({1: "here", 2: "new"}, False), ({}, False)]
 )
-async def test_a_node_refuses_one_whose_machine_has_other_constants_in_a_version_of_both(
+async def test_a_node_refuses_one_with_other_constants_in_a_version_of_both(
     tmp_path: Path, theirs: dict[int, str], is_refused: bool
 ) -> None:
     async with Cluster(tmp_path) as cluster:
         one, two = cluster.nodes["n1"]._peering, cluster.nodes["n2"]._peering
-        cluster.nodes["n1"].replicas[0]._constants_digests = {1: "here"}
+        describe_with(cluster.nodes["n1"].replicas[0], {1: "here"})
         hello = two.hello_to(NodeId(1))
         group = msgspec.structs.replace(hello.groups[0], constants_digests=theirs)
         hello = msgspec.structs.replace(hello, groups=(group,))
@@ -68,7 +73,7 @@ async def test_a_node_refuses_one_whose_machine_has_other_constants_in_a_version
 async def test_a_hello_brings_the_constants_of_each_version(tmp_path: Path) -> None:
     async with Cluster(tmp_path) as cluster:
         peering = cluster.nodes["n2"]._peering
-        cluster.nodes["n2"].replicas[0]._constants_digests = tuning.constants_digests(HeapMachine)
+        describe_with(cluster.nodes["n2"].replicas[0], tuning.constants_digests(HeapMachine))
         hello = peering.hello_to(NodeId(1))
         assert hello.groups[0].constants_digests.keys() == {1}
         opened = handshake.open_hello(frames.open_plain(handshake.hello(Kind.PEER_HELLO, hello)), PeerHello)[1]

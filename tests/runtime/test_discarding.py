@@ -96,7 +96,7 @@ async def test_the_state_that_a_leaders_snapshot_replaced_is_freed_in_slices(
         leader.group.snapshotter.take()
         await wait_until(lambda: leader.group.raft.first_index > missing, "the log behind the snapshot is gone")
         del link.send  # type: ignore[method-assign]
-        leader.unreachable(NodeId(follower.group.raft.id))
+        leader.messages.unreachable(NodeId(follower.group.raft.id))
         await wait_until(lambda: follower.group.sessions is not before(), "the follower has the snapshot")
         await wait_until(lambda: not follower.maintenance.discarder.is_busy, "the state before is freed")
         assert len(slices) > 5

@@ -33,6 +33,7 @@ class Host:
 
     def __init__(self, leads: bool = True) -> None:
         self.name = "n1"
+        self.number = 0
         self.now = 0.0
         self.looks = 0
         self.told: list[bool] = []
@@ -87,6 +88,39 @@ class Host:
     def others_short(self, short: Iterable[int]) -> None:
         for node in (2, 3):
             self.room.heard(NodeId(node), GroupReport(0, node in set(short), 10))
+
+
+class Allocating(Host):
+    """Its storage has the power `Preallocating`, and its disk works at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free_bytes = 2 * MARK
+        self.calls: list[str] = []
+
+    def preallocate(self) -> None:
+        self.calls.append("preallocate")
+
+    def usage(self) -> StorageUsage:
+        self.calls.append("usage")
+        return usage(self.free_bytes)
+
+    def submit(self, work: Any, done: Any) -> None:
+        done(work(), None)
+
+
+def test_space_is_allocated_ahead_unless_the_disk_is_short_of_it() -> None:
+    host = Allocating()
+    host.room.check_usage()
+    host.free_bytes = MARK // 2
+    host.room.check_usage()
+    assert host.calls == ["preallocate", "usage"] * 2
+    host.room.check_usage()
+    assert host.calls == [*["preallocate", "usage"] * 2, "usage"]
+    host.free_bytes = 2 * MARK
+    host.room.check_usage()
+    host.room.check_usage()
+    assert host.calls[-3:] == ["usage", "preallocate", "usage"]
 
 
 def test_the_disk_is_looked_at_once_in_a_while() -> None:
@@ -165,7 +199,7 @@ def test_a_leader_that_is_short_hands_over_to_one_that_is_connected_and_is_not()
     assert host.transfers == [2, 3]
 
 
-def test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked() -> None:
+def test_a_node_that_does_not_take_leadership_is_not_the_only_one_asked() -> None:
     """It may be in quarantine, in repair or ambiguous: its link is up all the same."""
     host = Host()
     for _ in range(3):
@@ -180,7 +214,7 @@ def test_a_node_that_does_not_take_leadership_is_not_the_only_one_that_is_asked(
     assert silent.transfers == [3, 3, 3]
 
 
-def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_state_much_smaller_than_what_it_replaces() -> None:
+def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_smaller_state() -> None:
     host = Host()
     host.room = DiskSpace(host, NodeId(1), 128 << 20, host)
     host.room.seen(StorageUsage(60 << 20, 0, 60 << 20, 200 << 20))
@@ -200,7 +234,7 @@ def test_a_node_that_is_short_makes_room_by_a_snapshot_of_a_state_much_smaller_t
     assert len(host.made_room) == 2, "what a node in repair holds is not whole"
 
 
-def test_transient_commands_pass_until_the_reserve_is_reached_here_or_on_a_majority() -> None:
+def test_transient_commands_pass_until_the_reserve_is_reached() -> None:
     host = Host()
     host.room.seen(usage(MARK - 1))
     assert host.refusal is not None and host.takes_transient
@@ -227,7 +261,7 @@ def test_attempts_to_make_room_that_come_to_nothing_grow_rare() -> None:
     assert times == [0, 10, 30, 70, 150, 310, 630, 950]
 
 
-def test_a_handover_that_is_refused_and_a_node_that_does_not_lead_change_nothing() -> None:
+def test_a_refused_handover_and_a_node_that_does_not_lead_change_nothing() -> None:
     host = Host()
     host.error = InvalidArgument("no")
     host.room.seen(usage(0))
@@ -263,7 +297,7 @@ async def fault_of(client: WireClient, seq: int) -> Fault:
     return msgspec.msgpack.decode(body, type=Fault)
 
 
-async def test_short_of_room_what_brings_nothing_in_goes_on_and_the_rest_is_refused_with_its_number_unused(
+async def test_a_node_that_is_short_of_room_refuses_only_what_brings_something_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
@@ -306,7 +340,7 @@ async def test_leadership_goes_to_a_node_with_room(tmp_path: Path, monkeypatch: 
         assert after.name != leader.name and not refuses(after)
 
 
-async def test_a_node_whose_disk_is_full_confirms_nothing_and_goes_on_when_there_is_room(
+async def test_a_node_whose_disk_is_full_confirms_nothing_until_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
@@ -346,7 +380,7 @@ async def test_a_node_that_starts_on_a_full_disk_waits_for_room(
         assert len(tries) == 3 and await node.apply(b"+1") == b"2"
 
 
-async def test_a_full_disk_gets_room_when_the_state_has_shrunk_though_no_snapshot_is_due(tmp_path: Path) -> None:
+async def test_a_full_disk_gets_room_when_the_state_has_shrunk(tmp_path: Path) -> None:
     """Nothing large comes in any more, so the log would never grow to where one is due."""
     tables = {"storage": {"file": {"segment_bytes": 64 << 10}}}
     async with Cluster(tmp_path, nodes=1, storage="file", tables=tables) as cluster:
@@ -407,7 +441,7 @@ async def test_a_transient_command_passes_while_only_messages_that_stay_are_refu
         assert await client.call(b"-1", seq=2) == (Status.OK, b"8")
 
 
-async def test_an_attempt_to_make_room_that_is_given_up_puts_no_snapshot_off_that_is_due(
+async def test_giving_up_an_attempt_to_make_room_puts_no_due_snapshot_off(
     tmp_path: Path,
 ) -> None:
     raft = msgspec.structs.replace(FAST, snapshot_threshold=6)

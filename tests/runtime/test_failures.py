@@ -227,7 +227,7 @@ async def test_a_disk_that_fails_is_heard_of_though_nobody_waits_for_the_answer(
     assert asking.cancelled()
 
 
-async def test_a_question_that_hits_a_failed_disk_ends_the_node_and_not_only_the_question(tmp_path: Path) -> None:
+async def test_a_question_that_hits_a_failed_disk_ends_the_node(tmp_path: Path) -> None:
     storage = failing_storage()
     async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(storage)) as cluster:
         node = cluster.nodes["n1"]
@@ -248,7 +248,7 @@ async def test_an_error_of_closing_is_raised_by_stop_once_and_everything_is_clos
         assert str(await node.wait_failed()) == "close: the disk is gone"
 
 
-async def test_an_error_of_a_write_that_is_under_way_while_the_node_stops_is_raised_by_stop(tmp_path: Path) -> None:
+async def test_an_error_of_a_write_while_the_node_stops_is_raised_by_stop(tmp_path: Path) -> None:
     storage = failing_storage()
     async with Cluster(tmp_path, nodes=1, registry=registry_with_storage(storage)) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]

@@ -149,7 +149,6 @@ async def test_nothing_is_left_behind_by_a_leader_that_moves_or_stops(cluster: C
     before = await led(cluster, 0)
     await put(cluster, 0, 9, "for a group that does not exist")
     forwarder = before.replicas[0].forwarder
-    assert forwarder is not None
     await wait_until(lambda: bool(forwarder._targets), "it is sent")
     await lead(cluster, "n2", 0)
     await wait_until(lambda: not before.replicas[0].group.leads, "n1 knows")
@@ -160,7 +159,7 @@ async def test_nothing_is_left_behind_by_a_leader_that_moves_or_stops(cluster: C
     after.replicas[1].node_commands.propose(b"~1:1", lambda error: told.append(str(error)))
     await cluster.stop("n2")
     assert not router._sent and not any(one.node_commands._waiting for one in after.replicas)
-    assert all(one.forwarder is not None and not one.forwarder._targets for one in after.replicas)
+    assert all(not one.forwarder._targets for one in after.replicas)
 
 
 async def test_a_client_cannot_pass_for_a_group(cluster: Cluster) -> None:
@@ -205,7 +204,7 @@ async def until(ask: Callable[[], object], holds: Callable[[str], bool]) -> str:
     raise AssertionError(f"it says {said!r}")
 
 
-async def test_the_target_is_found_when_the_senders_own_replica_of_it_is_in_quarantine(cluster: Cluster) -> None:
+async def test_the_target_is_found_when_the_senders_own_replica_is_in_quarantine(cluster: Cluster) -> None:
     source = await led(cluster, 0)
     source.replicas[1].quarantine("for the test")
     for number in range(20):
@@ -221,7 +220,7 @@ async def test_a_quarantined_source_sends_nothing_more_and_its_successor_goes_on
         await put(cluster, 0, 1, str(number))
     before.replicas[0].quarantine("for the test")
     forwarder = before.replicas[0].forwarder
-    assert forwarder is not None and not forwarder._targets and not forwarder._term
+    assert not forwarder._targets and not forwarder._term
     await put(cluster, 0, 1, "10")
     others = [node for node in cluster.nodes.values() if node is not before]
     await wait_until(lambda: not any(machine(node, 0).outboxes for node in others), "every word was taken")
@@ -286,7 +285,7 @@ async def answers_to(cluster: Cluster, message: Forward) -> list[ForwardAnswer]:
     """n1 sends a frame to n2 past its own checks."""
     sender, answers = cluster.nodes["n1"], []
     sender._forwarding.answered = lambda peer, answer: answers.append(answer)  # type: ignore[method-assign]
-    assert sender.send_forwarded(NodeId(2), message) == ""
+    assert sender._peering.send_forwarded(NodeId(2), message) == ""
     await wait_until(lambda: bool(answers), "there is an answer")
     return answers
 

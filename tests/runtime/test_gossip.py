@@ -44,6 +44,6 @@ async def test_a_node_whose_disk_hangs_is_still_heard_of(tmp_path: Path, monkeyp
 
         with monkeypatch.context() as hanging:
             hanging.setattr(follower.disk(), "submit", lambda work, done: None)
-            hanging.setattr(leader, "received_gossip", received_gossip)
+            hanging.setattr(leader.messages, "received_gossip", received_gossip)
             await wait_until(lambda: len(heard) > 1, "the node whose disk hangs reports again")
         assert heard == sorted(heard) and heard[0] > 0

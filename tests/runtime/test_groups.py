@@ -11,7 +11,8 @@ import pytest
 from tests.support.nodes import Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.errors import ConfigError, UnknownGroup
+from disheap import Node, NodeConfig
+from disheap.errors import ConfigError, UnknownGroup, WrongDirectory
 from disheap.interfaces import MachineContext
 from disheap.kernel.types import NodeId
 from disheap.protocol import broker
@@ -206,6 +207,22 @@ def test_machines_are_named_for_each_group_or_for_none(tmp_path: Path) -> None:
     config = Cluster(tmp_path).configs["n1"]
     with pytest.raises(ConfigError, match="group_machines names 1 machines, and groups is 2"):
         msgspec.structs.replace(config, groups=2, group_machines=("heap",))
+
+
+async def test_a_start_with_fewer_groups_than_the_directory_has_is_refused(tmp_path: Path) -> None:
+    """The messages of the others were out of reach, without a word."""
+
+    def alone(groups: int) -> Node:
+        return Node(
+            NodeConfig(name="n1", alone=True, data_dir=str(tmp_path), client_listen="127.0.0.1:0", groups=groups)
+        )
+
+    async with alone(3) as node:
+        await node.wait_for_leader(group=2)
+    with pytest.raises(WrongDirectory, match=r"data of the groups \[1, 2\], and groups is 1.* Set groups to 3"):
+        await alone(1).start()
+    async with alone(3) as node:
+        await node.wait_for_leader(group=2)
 
 
 async def test_nodes_with_another_number_of_groups_refuse_each_other(tmp_path: Path) -> None:

@@ -1,5 +1,5 @@
 """A node whose data were wiped takes no part under its old identity, whoever was restarted meanwhile (storage-rules
-11); and what that asks of a cluster's first start."""
+11). So the first start of a cluster has conditions, which are tested here as well."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.wire import wait_until
 from disheap.cli.cluster import _troubles
 from disheap.errors import DiskFailed, StorageError, StorageFull, WrongCluster
 from disheap.interfaces import KnownPeers
-from disheap.kernel.types import NodeId
+from disheap.kernel.types import Member, Membership, NodeId
 from disheap.protocol.peers import PeerGroup, PeerHello
 from disheap.runtime.disk.thread import FailStopDisk
 from disheap.runtime.membership.incarnations import IncarnationCheck
@@ -105,7 +105,7 @@ async def test_two_of_three_start_without_the_third_when_all_have_met_once(tmp_p
         assert await (await cluster.wait_leader()).apply(b"+1") == b"1"
 
 
-async def test_a_directory_of_an_earlier_release_takes_part_and_remembers_from_now_on(tmp_path: Path) -> None:
+async def test_a_directory_of_an_earlier_release_takes_part_and_remembers(tmp_path: Path) -> None:
     async with Cluster(tmp_path, storage="file") as cluster:
         names = await stopped(cluster)
         for path in tmp_path.glob("*/groups/0/members"):
@@ -156,6 +156,7 @@ class Host:
         self.error: Exception | None = None
         self.events: list[object] = []
         self.thread = Disk()
+        self.number = 0
         self.incarnation_check = IncarnationCheck(self, asyncio.new_event_loop())  # type: ignore[arg-type]
         self.incarnation_check.recall([TWO, THREE], kept)
 
@@ -181,6 +182,11 @@ class Host:
 
     def failed(self, error: BaseException) -> None:
         self.events.append(error)
+
+
+def members_of(*ids: int) -> Membership:
+    """Of the three that there were."""
+    return Membership(tuple(Member(NodeId(one), True, b"") for one in ids), 3)
 
 
 def hello(node: int, incarnation: int) -> PeerHello:
@@ -231,6 +237,34 @@ def test_a_member_has_one_incarnation_for_ever(takes_part: bool) -> None:
     host.incarnation_check.check(THREE, "n3", 8)
     with pytest.raises(WrongCluster, match="without the data that it had"):
         host.incarnation_check.check(TWO, "n2", 8)
+
+
+ALL, WITHOUT_THREE = members_of(1, 2, 3), members_of(1, 2)
+
+
+def test_a_removed_member_is_known_until_a_restart_begins_without_it() -> None:
+    """The schedule that is prevented: a member is wiped and removed, and another one is restarted. That one begins with
+    its snapshot, in which the wiped node is a member still. Without its incarnation it would welcome it."""
+    host = Host(KnownPeers(True, ((2, 7), (3, 7))))
+    host.incarnation_check.follow(WITHOUT_THREE, ALL)
+    assert host.thread.jobs == []
+    restarted = Host(host.kept)
+    for check in (host.incarnation_check, restarted.incarnation_check):
+        with pytest.raises(WrongCluster, match="without the data that it had"):
+            check.check(THREE, "n3", 8)
+    host.incarnation_check.follow(WITHOUT_THREE, WITHOUT_THREE)
+    host.thread.go_on()
+    assert host.kept == KnownPeers(True, ((2, 7),))
+
+
+def test_nobody_waits_for_the_welcome_of_a_member_that_is_gone() -> None:
+    host = Host()
+    host.incarnation_check.welcomed(TWO, 7, host.events.append)
+    host.thread.go_on()
+    host.incarnation_check.follow(WITHOUT_THREE, ALL)
+    host.incarnation_check.tick()
+    host.thread.go_on()
+    assert host.events == [True, "takes part"]
 
 
 def test_a_storage_that_is_being_opened_anew_makes_them_meet_again() -> None:

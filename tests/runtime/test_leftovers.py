@@ -18,9 +18,9 @@ import pytest
 import uvloop
 from tests.support.leftovers import LOG, grown_by
 from tests.support.nodes import FAST, Cluster
-from tests.support.ports import free_ports
 from tests.support.wire import WireClient, wait_until
 
+from disheap.cli.local_cluster import free_ports
 from disheap.cli.loops import free_closed_transports
 from disheap.config.node_config import Limits
 from disheap.errors import CommandRefused, ConnectionLost, LogDamaged
@@ -292,7 +292,7 @@ async def test_a_leaders_snapshot_that_was_installed_leaves_nothing(tmp_path: Pa
                 await wait_until(lambda: not leader.group.snapshotter.running, "the snapshot is taken")
             await wait_until(lambda: leader.group.raft.first_index > missing, "the log behind the snapshot is gone")
             del link.send  # type: ignore[method-assign]
-            leader.unreachable(number)
+            leader.messages.unreachable(number)
             await wait_until(lambda: follower.group.sessions is not before(), "the follower has the snapshot")
             await cluster.wait_equal()
 

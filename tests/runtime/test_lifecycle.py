@@ -66,7 +66,8 @@ def test_a_replica_takes_part_only_while_it_is_running(state: State) -> None:
 
 
 def test_nothing_leads_out_of_a_quarantine_but_the_end() -> None:
-    assert TRANSITIONS[State.QUARANTINED] == set(ENDED)
+    assert TRANSITIONS[State.QUARANTINED] == {*ENDED, State.REMOVED}
+    assert TRANSITIONS[State.REMOVED] == set(ENDED)
 
 
 def test_the_error_that_ended_a_replica_is_kept_and_the_first_one_counts() -> None:

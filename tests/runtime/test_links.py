@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 from tests.support.nodes import FAST, Cluster, Tables
-from tests.support.ports import free_ports
 from tests.support.wire import wait_until
 
+from disheap.cli.local_cluster import free_ports
 from disheap.config.node_config import GIB, Limits, NodeConfig
 from disheap.errors import WrongCluster
 from disheap.interfaces import Connection
@@ -56,20 +56,22 @@ class Owner:
 
     versions = handshake.SUPPORTED
 
-    def __init__(self) -> None:
+    def __init__(self, welcome: PeerHello = HELLO) -> None:
         self.link = OutgoingLink(
             self,  # type: ignore[arg-type]
             BUFFER_BYTES,
             NodeId(2),
-            lambda: "n2:8300",
+            lambda: ["n2:8300"],
             None,  # type: ignore[arg-type]
             asyncio.get_running_loop(),
         )
         self.wire = Wire()
         self.told: list[NodeId] = []
+        self.welcomes: list[NodeId] = []
+        self.removals: list[str] = []
         self.link.connection_made(self.wire)  # type: ignore[arg-type]
         self.link.data_received(proofs.challenge(Challenge(bytes(32), (5,))))
-        self.link.data_received(handshake.welcome(Kind.PEER_WELCOME, 2, HELLO) + frames.plain(Kind.PEER_PROOF))
+        self.link.data_received(handshake.welcome(Kind.PEER_WELCOME, 2, welcome) + frames.plain(Kind.PEER_PROOF))
         self.wire.sent.clear()
 
     def hello_to(self, target: NodeId) -> PeerHello:
@@ -84,7 +86,11 @@ class Owner:
     def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None: ...
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Any) -> None:
+        self.welcomes.append(peer)
         done(True)
+
+    def removed(self, peer: NodeId, reason: str) -> None:
+        self.removals.append(reason)
 
     def member_name(self, node: NodeId) -> str:
         return f"n{node}"
@@ -94,8 +100,8 @@ class Owner:
         self.link.send(0, MESSAGE)
 
 
-async def test_a_peer_that_takes_nothing_in_is_told_of_once_and_never_from_within_a_send() -> None:
-    """A kernel that hears of it within its own sending sends another message at once, for ever."""
+async def test_a_peer_that_takes_nothing_in_is_reported_once_and_not_within_a_send() -> None:
+    """A kernel that is told within its own sending sends another message at once, for ever."""
     owner = Owner()
     owner.wire.unsent = BUFFER_BYTES + 1
     owner.link.send(0, MESSAGE)
@@ -105,6 +111,14 @@ async def test_a_peer_that_takes_nothing_in_is_told_of_once_and_never_from_withi
         await asyncio.sleep(0)
     assert owner.told == [2]
     assert owner.wire.sent == []
+
+
+async def test_a_welcome_with_a_removal_is_none() -> None:
+    """The schedule that is prevented: a wiped node counts the welcomes of all members, and takes part. Each one goes on
+    to say that it was removed, and all connections end before that arrives."""
+    owner = Owner(msgspec.structs.replace(HELLO, removal="node 1 was removed"))
+    assert (owner.welcomes, owner.removals) == ([], ["node 1 was removed"])
+    assert Owner().welcomes == [2]
 
 
 async def test_messages_of_one_turn_leave_in_one_write_and_count_until_then() -> None:

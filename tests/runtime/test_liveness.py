@@ -125,7 +125,7 @@ class Node:
                 sessions=SimpleNamespace(table=self.table, machine_version=1),
                 submit=lambda envelope: self.proposed.append(frames.open_envelope(envelope)),
                 full=lambda: self.is_full,
-                quorum_silence_s=lambda: self.quorum_silence_s,
+                contact=SimpleNamespace(quorum_silence_s=lambda: self.quorum_silence_s),
             )
         )
 
@@ -165,7 +165,7 @@ def node() -> Node:
     return Node()
 
 
-def test_a_new_leader_gives_every_session_its_whole_timeout_from_its_election_on(node: Node) -> None:
+def test_a_new_leader_gives_every_session_its_whole_timeout(node: Node) -> None:
     node.server.lead(True)
     node.silence(TIMEOUT_MS / 1000 - SWEEP_S)
     assert node.proposed == []
@@ -173,7 +173,7 @@ def test_a_new_leader_gives_every_session_its_whole_timeout_from_its_election_on
     assert [(envelope.kind, envelope.session) for envelope in node.proposed] == [(Kind.EXPIRE, 7)]
 
 
-def test_a_new_leader_waits_for_the_clients_that_a_former_leader_cut_off_still_has() -> None:
+def test_a_new_leader_waits_for_the_clients_of_one_that_was_cut_off() -> None:
     """The former leader answers their pings until it notices that it has no majority. A session that is shorter than
     this would lapse, although its client can reach the majority (found by the simulator, seed 1183)."""
     takeover_s = 3 * TIMEOUT_MS / 1000
@@ -207,7 +207,7 @@ def test_a_session_whose_client_closed_its_connection_lapses_soon(node: Node) ->
     assert [(envelope.kind, envelope.session) for envelope in node.proposed] == [(Kind.EXPIRE, 7)]
 
 
-def test_the_time_to_attach_again_begins_when_the_log_has_the_end_of_the_connection(node: Node) -> None:
+def test_the_time_to_attach_begins_when_the_log_has_the_end_of_the_connection(node: Node) -> None:
     """A slow disk held it back."""
     node.server.lead(True)
     connection, _ = node.client()
@@ -234,7 +234,7 @@ def read_nothing(connection: ClientConnection) -> None:
 
 
 @pytest.mark.parametrize("before", [closed_by_node, said_goodbye, read_nothing])
-def test_a_closed_connection_that_says_nothing_of_its_client_leaves_the_whole_timeout(
+def test_a_connection_that_closes_without_a_word_leaves_the_whole_timeout(
     node: Node, before: Callable[[ClientConnection], None]
 ) -> None:
     node.server.lead(True)
@@ -276,7 +276,7 @@ def test_an_attach_that_was_under_way_on_a_lost_connection_is_a_sign_of_life(nod
     assert [envelope.kind for envelope in node.proposed] == [Kind.EXPIRE]
 
 
-def test_a_new_leader_knows_nothing_of_closed_connections_and_gives_the_whole_timeout(node: Node) -> None:
+def test_a_new_leader_gives_clients_with_closed_connections_the_whole_timeout(node: Node) -> None:
     node.server.lead(True)
     node.client()[0].connection_lost(None)
     node.server.lead(False)
@@ -324,7 +324,7 @@ def test_sessions_that_lapse_together_end_a_few_at_a_time(node: Node, caplog: py
     assert caplog.text.count("a session ends") == LINES_AT_ONCE
 
 
-def test_a_leader_that_is_cut_off_ends_no_session_and_gives_everybody_their_time_again(node: Node) -> None:
+def test_a_leader_that_is_cut_off_ends_no_session_and_gives_all_their_time(node: Node) -> None:
     """Its proposal would be in the log of the next leader, which may be this node itself. The client looks for another
     leader meanwhile, and there is none (found by the simulator, seed 2215)."""
     node.server.lead(True)
@@ -377,7 +377,7 @@ def test_a_client_that_is_not_read_from_hears_that_its_node_lives(node: Node) ->
     assert wire.unsent == before
 
 
-def test_a_client_that_reads_keeps_its_connection_and_its_session_however_much_waits_for_it(node: Node) -> None:
+def test_a_client_that_reads_keeps_its_session_however_much_waits_for_it(node: Node) -> None:
     """Two consumers' credit is more than the buffer of one connection; its pings wait behind what it is sent."""
     node.server.lead(True)
     connection, wire = node.client()
@@ -391,7 +391,7 @@ def test_a_client_that_reads_keeps_its_connection_and_its_session_however_much_w
     assert node.proposed == []
 
 
-def test_a_client_for_which_too_much_waits_and_that_takes_nothing_loses_its_connection(node: Node) -> None:
+def test_a_client_that_takes_nothing_of_too_much_loses_its_connection(node: Node) -> None:
     node.server.lead(True)
     _, wire = node.client()
     node.push(bytes(2 * LIMITS.write_buffer_bytes))

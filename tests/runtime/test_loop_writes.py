@@ -212,7 +212,7 @@ async def test_a_follower_acknowledges_what_it_has_written_on_the_loop(tmp_path:
     flushed: list[int] = []
     group._flush = lambda: flushed.append(len(sent)) or True  # type: ignore[func-returns-value]
     opening = frames.envelope(Kind.CONTINUE, 0, 0, 0, 0)
-    for _ in range(2 * QUICK_WRITES):
+    while not (witness.appends and witness.appends[-1][0]):
         term = raft.term_at(raft.last_index)
         assert term is not None
         index = Index(raft.last_index + 1)

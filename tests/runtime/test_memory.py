@@ -171,7 +171,7 @@ def test_what_was_freed_is_given_back_to_the_system() -> None:
     assert (host.resident_bytes() or 0) < BASE + 40 * MIB
 
 
-def test_free_memory_that_cannot_go_back_is_used_again_and_closes_nothing_for_ever() -> None:
+def test_free_memory_that_cannot_go_back_is_used_again() -> None:
     host = Host()
     host.gives_back = 0.0
     host.becomes(362)
@@ -221,7 +221,7 @@ def test_requests_to_give_memory_back_that_come_to_nothing_become_rare() -> None
     assert 5 < host.trims < 600 * TRIM_S / TRIM_MAX_S + 10
 
 
-def test_one_node_that_is_short_is_enough_and_one_that_falls_silent_holds_nobody_up() -> None:
+def test_one_node_that_is_short_is_enough_and_a_silent_one_holds_nobody_up() -> None:
     host = Host()
     host.hears(3, True)
     assert "memory of n3 " in str(host.refusal)
@@ -314,7 +314,7 @@ async def fault_of(client: WireClient, seq: int) -> Fault:
     return msgspec.msgpack.decode(body, type=Fault)
 
 
-async def test_short_of_memory_what_brings_nothing_in_goes_on_and_the_rest_is_refused(tmp_path: Path) -> None:
+async def test_a_node_that_is_short_of_memory_refuses_only_what_brings_something_in(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]
         short(cluster, ["n1"])
@@ -380,7 +380,7 @@ async def test_the_estimate_of_a_node_holds_what_waits_on_its_links(
         assert 51 * MIB < grown < 53 * MIB
 
 
-async def test_the_estimate_of_a_node_holds_its_state_its_log_and_the_replies_it_keeps(tmp_path: Path) -> None:
+async def test_the_estimate_of_a_node_holds_its_state_its_log_and_its_replies(tmp_path: Path) -> None:
     async with Cluster(tmp_path, nodes=1, machine="heap", limits=Limits(session_window=100)) as cluster:
         client, node = await cluster.client(), cluster.nodes["n1"]
         await client.call(broker.encode(broker.CreateTopic("jobs")), seq=1)

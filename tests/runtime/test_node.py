@@ -32,7 +32,7 @@ def test_a_node_has_no_public_attribute_that_its_class_does_not_have() -> None:
     assert [name for name in vars(node) if not name.startswith("_")] == []
 
 
-async def test_requests_before_the_start_and_after_the_stop_say_that_nothing_was_done() -> None:
+async def test_requests_before_the_start_or_after_the_stop_say_nothing_was_done() -> None:
     node = disheap.Node(CONFIG)
     await every_request(node)
     with pytest.raises(NotSent, match="has not been started: use `async with`"):

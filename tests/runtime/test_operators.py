@@ -29,7 +29,7 @@ async def test_an_admin_request_that_fails_is_answered(tmp_path: Path, monkeypat
         async def usage() -> None:
             raise DiskFailed("the disk is gone")
 
-        monkeypatch.setattr(node.replicas[0], "storage_usage", usage)
+        monkeypatch.setattr(node.replicas[0].directory, "usage", usage)
         status, body = await client.query(msgspec.msgpack.encode({"op": "status"}), Kind.ADMIN)
         assert status == Status.ERROR
         assert "the disk is gone" in msgspec.msgpack.decode(body, type=Fault).message
@@ -124,7 +124,7 @@ async def test_a_client_that_is_gone_before_it_was_attached_is_detached(
 
 async def wait_idle(node: Node) -> None:
     group = node.group
-    await wait_until(lambda: not group.gathered_bytes and group.applied.index == group.raft.last_index, "all applied")
+    await wait_until(lambda: not group.gathering and group.applied.index == group.raft.last_index, "all applied")
 
 
 async def test_a_transport_that_fails_in_an_unforeseen_way_is_tried_again(

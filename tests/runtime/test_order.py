@@ -141,7 +141,7 @@ async def test_term_and_vote_are_saved_before_the_entries_of_their_write(
     assert witness.calls[0][1].term == TERM
 
 
-async def test_messages_that_wait_for_a_write_leave_when_it_is_durable_and_not_before(
+async def test_messages_that_wait_for_a_write_leave_only_when_it_is_durable(
     tmp_path: Path, registry: Registry, witness: type[Witness]
 ) -> None:
     """Pitfall 1: an acknowledgement is a promise of the disk's."""

@@ -9,7 +9,7 @@ from disheap.interfaces import Identity, MachineContext, StorageContext
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term
 from disheap.plugins.registry import Registry
 from disheap.runtime.clocks.log_clock import SystemClock
-from disheap.runtime.membership.directory import first_state
+from disheap.runtime.membership.directory import first_membership, first_state
 from disheap.runtime.replica.recovery import Found, recover
 from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import SessionLimits
@@ -35,7 +35,7 @@ def recovered(sizes: list[int]) -> Found:
     return recover(
         storage,
         IDENTITY,
-        first_state([MemberConfig("n1", "a:1"), MemberConfig("n2", "b:1"), MemberConfig("n3", "c:1")]),
+        first_state(first_membership([MemberConfig(f"n{number}", f"{number}:1") for number in (1, 2, 3)])),
         lambda: Sessions(CounterMachine(None, MachineContext()), SessionLimits(), ReplySink()),  # type: ignore[arg-type]
         tail_bytes=TAIL_BYTES,
         chunk_bytes=TAIL_BYTES,
@@ -46,7 +46,7 @@ def test_log_time_goes_on_from_the_last_entry() -> None:
     assert recovered([10, 10, 10]).log_time_ms == 3000
 
 
-def test_log_time_goes_on_from_the_last_entry_even_if_it_is_larger_than_the_tail_that_is_kept() -> None:
+def test_log_time_goes_on_from_a_last_entry_larger_than_the_kept_tail() -> None:
     """Time went back for the next leader, and the numbers of its sessions with it (found by the simulator)."""
     found = recovered([10, 10, TAIL_BYTES + 1])
     assert found.log_time_ms == 3000

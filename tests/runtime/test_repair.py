@@ -88,7 +88,7 @@ def settle(disks: list[Disk]) -> list[plan.Step]:
 
 
 @pytest.mark.proof
-def test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is() -> None:
+def test_no_combination_of_damage_drops_what_was_acknowledged() -> None:
     seen = {"recovered": 0, "waits": 0, "dropped": 0}
     for states in itertools.product(STATES, repeat=3):
         disks = [Disk(state) for state in states]
@@ -130,7 +130,7 @@ def standing(
 OTHERS = [NodeId(n) for n in (2, 3, 4, 5)]
 
 
-def test_a_majority_without_the_entry_is_not_enough_while_its_old_leader_may_still_count_us() -> None:
+def test_a_majority_is_not_enough_while_the_old_leader_may_count_us() -> None:
     """Nodes 3 to 5 never had entry 4. Node 2 has it, leads in term 1, and cannot be asked."""
     answers = {node: standing(1, 3, ((1, 1),)) for node in OTHERS[1:]}
     step = plan.decide(holding(4, 1, [4]), OTHERS, answers)
@@ -153,7 +153,7 @@ def test_an_ambiguous_end_is_left_to_a_leader_that_there_is() -> None:
     assert plan.decide(holding(3, 1, [], ambiguous=True), OTHERS, {NodeId(2): led}) == plan.Follow()
 
 
-def test_an_ambiguous_end_is_settled_by_every_other_voter_and_not_by_those_who_answer() -> None:
+def test_an_ambiguous_end_is_settled_by_every_other_voter() -> None:
     """Node 3 may hold what we acknowledged last, or be in the same ambiguity."""
     alike = standing(1, 3, ((1, 1),))
     ambiguous = msgspec.structs.replace(alike, ambiguous=True)
@@ -166,7 +166,7 @@ def test_an_ambiguous_end_is_settled_by_every_other_voter_and_not_by_those_who_a
     assert step == plan.Settled()
 
 
-def test_with_an_ambiguous_end_a_node_denies_only_what_it_knows_to_be_superseded() -> None:
+def test_with_an_ambiguous_end_a_node_denies_only_what_is_superseded() -> None:
     """Node 3 acknowledged entry 4 of term 2, and lost the write, which had superseded what it shows there now. With its
     denial the entry, which nodes 1 and 2 have, would go; node 2 cannot be asked."""
     shows = msgspec.structs.replace(standing(3, 6, ((1, 1),)), ambiguous=True)
@@ -291,7 +291,7 @@ async def test_an_ambiguous_end_is_sure_again_though_nobody_writes(tmp_path: Pat
         await cluster.wait_equal()
 
 
-async def test_what_two_nodes_lost_and_the_third_never_answers_for_is_waited_for_and_said(tmp_path: Path) -> None:
+async def test_what_two_nodes_lost_waits_for_the_third_and_is_said(tmp_path: Path) -> None:
     async with Cluster(tmp_path, storage="file") as cluster:
         await written(cluster)
         names = list(cluster.nodes)

@@ -16,12 +16,14 @@ from disheap.kernel.types import Entry, HardState, Index, Member, Membership, No
 from disheap.protocol.repair import Answer, Ask, AskEntries, AskSnapshot, AskStanding, Entries, SnapshotPiece, Standing
 from disheap.runtime.repair import progress, repairer
 from disheap.runtime.repair.repairer import Repairer
+from disheap.runtime.repair.responder import Responder
 from disheap.runtime.replica.lifecycle import Lifecycle
 from disheap.runtime.replica.recovery import Found
 from disheap.testing.simulator.loop import SimLoop
 
 OWN, SECOND, THIRD = NodeId(1), NodeId(2), NodeId(3)
-MEMBERS = membership.encode(Membership(tuple(Member(node, True, b"") for node in (OWN, SECOND, THIRD))))
+THREE = Membership(tuple(Member(node, True, b"") for node in (OWN, SECOND, THIRD)))
+MEMBERS = membership.encode(THREE)
 DAMAGE = LogDamaged("log", 0, "bad", "mend it")
 ELECTION_TICKS = 10
 
@@ -45,14 +47,13 @@ class Paper:
         self.lifecycle = Lifecycle()
         self.damaged_again = 0
         self.answers: Callable[[NodeId, Ask], Answer | None] = lambda node, question: None
-        self.raft = Thing(is_ambiguous=False, leader=NodeId(0), snapshot_index=0)
+        self.raft = Thing(is_ambiguous=False, leader=NodeId(0), snapshot_index=0, membership=THREE)
         snapshotter = Thing(take=lambda: self.done.append("a snapshot is taken"))
         self.group: Any = Thing(
             is_running=False, raft=self.raft, snapshotter=snapshotter, applied=Thing(index=5), fail=self.failures.append
         )
-        self.repairing = Repairer(
-            cast("Any", self), 0, OWN, loop=asyncio.get_running_loop(), entry_bytes=1 << 20, chunk_bytes=1 << 20
-        )
+        self.repairing = Repairer(cast("Any", self), 0, OWN, asyncio.get_running_loop())
+        self.responder = Responder(cast("Any", self), 0, entry_bytes=1 << 20, chunk_bytes=1 << 20)
 
     def found(self, needs_repair: bool = True) -> Found:
         return Found(*cast("Any", (None,) * 5), needs_repair=needs_repair, voters=(OWN, SECOND, THIRD))
@@ -178,7 +179,7 @@ def piece(index: int, *, data: bytes = b"", done: bool = True, offset: int = 0) 
 
 
 @virtual_time
-async def test_damage_that_shows_at_run_time_brings_the_node_back_into_repair_and_not_for_ever() -> None:
+async def test_damage_found_at_run_time_brings_the_node_into_repair_for_a_while() -> None:
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
     for error in (DAMAGE, SnapshotDamaged("bad"), DAMAGE):
@@ -233,8 +234,20 @@ async def test_neither_a_failed_disk_nor_a_node_alone_is_taken_back() -> None:
     paper = Paper(holding(3))
     paper.repairing.begin(paper.found(needs_repair=False))
     assert not paper.damage_shows(DiskFailed("gone"))
-    paper.repairing.begin(paper.found(needs_repair=False)._replace(voters=(OWN,)))
+    paper.raft.membership = Membership(THREE.members[:1])
     assert not paper.damage_shows(DAMAGE)
+
+
+@virtual_time
+async def test_a_node_that_has_grown_asks_the_members_of_today() -> None:
+    """It was alone when it started. Without them it would ask nobody, and end."""
+    paper = Paper(holding(3, damaged=(3,)))
+    paper.repairing.begin(paper.found(needs_repair=False)._replace(voters=(OWN,)))
+    paper.answers = lambda node, question: standing(5) if isinstance(question, AskStanding) else entries(3, 3)
+    paper.damaged_again = 1
+    assert paper.damage_shows(DAMAGE)
+    await paper.ended()
+    assert {node for node, question in paper.asked if isinstance(question, AskStanding)} == {SECOND, THIRD}
 
 
 @virtual_time
@@ -247,7 +260,7 @@ async def test_what_was_mended_is_opened_anew_before_an_ambiguous_end_is_settled
 
 
 @virtual_time
-async def test_a_node_with_an_ambiguous_end_that_hears_of_no_leader_asks_the_others_again() -> None:
+async def test_a_node_with_an_ambiguous_end_and_no_leader_asks_the_others_again() -> None:
     paper = Paper(holding(3))
     paper.group.is_running = paper.raft.is_ambiguous = True
     enough = repairer.AMBIGUOUS_TIMEOUTS * ELECTION_TICKS
@@ -262,7 +275,7 @@ async def test_a_node_with_an_ambiguous_end_that_hears_of_no_leader_asks_the_oth
 
 
 @virtual_time
-async def test_what_others_have_behind_an_ambiguous_end_is_taken_over_their_term_first() -> None:
+async def test_what_others_have_behind_an_ambiguous_end_is_taken_term_first() -> None:
     paper = Paper(holding(3, ambiguous=True))
     paper.answers = lambda node, question: (
         entries(4, 5, term=2)
@@ -308,7 +321,7 @@ async def test_a_source_whose_snapshot_does_not_come_whole_is_passed_over(bad: A
 
 
 @virtual_time
-async def test_a_snapshot_that_is_being_made_is_said_to_be_waited_for_and_not_for_ever() -> None:
+async def test_a_snapshot_that_is_being_made_is_waited_for_and_not_for_ever() -> None:
     paper = Paper(holding(3, lost=4))
 
     def answer(node: NodeId, question: Ask) -> Answer | None:
@@ -330,7 +343,7 @@ async def test_a_snapshot_is_taken_for_whoever_asks_when_there_is_none_that_woul
     paper.group.is_running = True
     for needed, has, is_taken in ((4, 3, True), (4, 4, False), (6, 3, False)):
         paper.raft.snapshot_index, paper.done = has, []
-        paper.repairing.received(SECOND, AskSnapshot(0, 0, 0, needed))
+        paper.responder.received(SECOND, AskSnapshot(0, 0, 0, needed))
         assert paper.done == ["a snapshot is taken"] * is_taken, (needed, has)
     await asyncio.sleep(0)
     assert [answer.index for _, answer in paper.sent] == [0, 0, 0], "and meanwhile that there is none yet"

@@ -14,6 +14,7 @@ from tests.support.memory import peak_bytes
 from disheap.errors import UnknownCommand, VersionTooOld, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext
 from disheap.kernel.types import Entry, EntryKind, Index, Term
+from disheap.logs import INTERVAL_S, LINES_AT_ONCE
 from disheap.protocol import broker, frames
 from disheap.protocol.frames import Attaching, Fault, Kind, Opening, Status
 from disheap.runtime.state import state_format
@@ -65,10 +66,10 @@ class Recorder(ReplySink):
 class Replica:
     """Sessions over a counter, fed with entries by hand."""
 
-    def __init__(self, limits: SessionLimits | None = None) -> None:
+    def __init__(self, limits: SessionLimits | None = None, machine: type[CounterMachine] = CounterMachine) -> None:
         self.reply_sink = Recorder()
         self.limits = limits or SessionLimits(window=8)
-        self.sessions = Sessions(CounterMachine(CounterSettings(), MachineContext()), self.limits, self.reply_sink)
+        self.sessions = Sessions(machine(CounterSettings(), MachineContext()), self.limits, self.reply_sink)
         self.index = 0
         self.term = 1
         self.time_ms = 1000
@@ -106,7 +107,7 @@ def command(session: int, seq: int, body: bytes = b"+1", confirmed: int = 0) -> 
     return frames.envelope(Kind.COMMAND, 0, session, seq, confirmed, body)
 
 
-def test_postponed_work_is_done_in_portions_between_which_the_loop_has_its_turn() -> None:
+def test_postponed_work_is_done_in_portions_between_turns_of_the_loop() -> None:
     """10,000 units in one call stopped the loop for 40 ms."""
     replica = Replica(SessionLimits(work=3 * UNITS_AT_ONCE))
     session = replica.open()
@@ -197,7 +198,7 @@ def test_a_refusal_is_kept_and_repeated_like_any_reply() -> None:
     assert replica.total == 0
 
 
-def test_a_command_at_or_below_the_confirmed_number_is_a_duplicate_and_not_answered() -> None:
+def test_a_command_up_to_the_confirmed_number_is_a_duplicate_and_not_answered() -> None:
     replica = Replica()
     session = replica.open()
     replica.apply(command(session, 1), command(session, 2, confirmed=1))
@@ -216,7 +217,7 @@ def test_confirmed_replies_are_forgotten_and_the_others_kept() -> None:
     assert list(replica.sessions.table[session].replies) == [5, 6]
 
 
-def test_holes_are_allowed_up_to_the_window_and_a_number_beyond_it_is_left_unused() -> None:
+def test_holes_are_allowed_up_to_the_window_and_no_number_beyond_it_is_used() -> None:
     replica = Replica()
     session = replica.open()
     replica.apply(command(session, 8))
@@ -267,7 +268,7 @@ def test_the_replies_of_all_sessions_together_are_bounded() -> None:
 
 
 @pytest.mark.parametrize("bound", ["reply_bytes", "max_reply_bytes"])
-def test_the_first_command_that_a_client_waits_for_is_applied_although_replies_are_full(bound: str) -> None:
+def test_the_first_awaited_command_is_applied_although_replies_are_full(bound: str) -> None:
     """A full memory refused it, and later commands of the session were applied. Their replies cannot be confirmed
     before the first one is answered (found by the simulator, seed 2432)."""
     replica = Replica(SessionLimits(window=8, **{bound: 3 * (REPLY_BYTES + 1)}))
@@ -300,7 +301,7 @@ def test_replicas_refuse_the_same_replies_after_a_restore() -> None:
     assert replica.total == twin.total == 4
 
 
-def test_what_kept_replies_take_is_known_after_a_restore_and_nothing_when_sessions_end() -> None:
+def test_what_kept_replies_take_is_known_after_a_restore() -> None:
     replica = Replica()
     session, other = replica.open(), replica.open()
     replica.apply(command(session, 1), command(session, 2), command(other, 1))
@@ -327,7 +328,7 @@ def test_a_reply_goes_before_the_pushes_of_its_command() -> None:
     assert [frame[4] for frame in replica.reply_sink.queues[session]] == [Kind.REPLY, Kind.PUSH] * 2
 
 
-def test_a_bug_in_the_machine_becomes_a_fixed_reply_and_the_next_command_goes_on() -> None:
+def test_a_bug_in_the_machine_becomes_a_fixed_reply_and_nothing_stops() -> None:
     replica = Replica()
     session = replica.open()
     replica.apply(command(session, 1, b"boom"), command(session, 2, b"+3"))
@@ -336,6 +337,17 @@ def test_a_bug_in_the_machine_becomes_a_fixed_reply_and_the_next_command_goes_on
     assert (failed, ok, fault.code) == (Status.ERROR, Status.OK, "internal-error")
     assert "a bug" not in fault.message, "the text is the same on every replica, whatever its release"
     assert replica.total == 3
+
+
+def test_a_client_cannot_fill_the_log_with_the_tracebacks_of_a_machine(caplog: pytest.LogCaptureFixture) -> None:
+    """The bound counts in log time: the next interval takes as many again."""
+    replica = Replica(SessionLimits(window=64))
+    session = replica.open()
+    replica.apply(*(command(session, seq, b"boom") for seq in range(1, LINES_AT_ONCE + 5)))
+    assert len(caplog.records) == LINES_AT_ONCE
+    replica.time_ms += int(INTERVAL_S * 1000)
+    replica.apply(command(session, LINES_AT_ONCE + 5, b"boom"))
+    assert len(caplog.records) == LINES_AT_ONCE + 1
 
 
 def test_a_machine_out_of_memory_stops_the_replica() -> None:
@@ -386,9 +398,7 @@ def test_attaching_a_lapsed_session_is_refused_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("secret", "principal"), [(b"another secret..", "w1"), (b"", "w1"), (SECRET, "w2"), (SECRET, "")]
 )
-def test_an_attach_without_the_secret_or_under_another_name_is_refused_and_changes_nothing(
-    secret: bytes, principal: str
-) -> None:
+def test_an_attach_without_the_secret_or_name_is_refused_and_changes_nothing(secret: bytes, principal: str) -> None:
     replica = Replica()
     replica.apply(opening(1, principal="w1"))
     session = replica.reply_sink.granted[1]
@@ -483,6 +493,37 @@ def test_a_version_beyond_this_release_stops_the_replica_before_it_is_applied() 
     with pytest.raises(VersionUnsupported, match="machine_version 9"):
         replica.apply(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, b"\x09\x01"))
     assert replica.sessions.machine_version == 1
+
+
+class LaterCounter(CounterMachine):
+    """A release that no longer runs version 1."""
+
+    versions = (2, 3)
+
+    def set_version(self, version: int) -> None: ...
+
+
+def stated(version: int) -> bytes:
+    return frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, bytes((version, 1)))
+
+
+@pytest.mark.parametrize("first", [opening(77), stated(1)], ids=["a command", "the first version"])
+def test_a_log_that_begins_at_version_1_is_refused_by_a_release_without_it(first: bytes) -> None:
+    """It would carry out commands of version 1 as those of version 2, and differ from the other replicas."""
+    replica = Replica(machine=LaterCounter)
+    with pytest.raises(VersionUnsupported, match=r"machine_version 1, and this release runs 2 to 3.*an older release"):
+        replica.apply(first)
+    assert replica.sessions.table == {} and replica.sessions.machine_version == 2
+
+
+def test_a_release_without_version_1_takes_a_log_that_names_a_later_one() -> None:
+    replica, other = Replica(machine=LaterCounter), Replica(machine=LaterCounter)
+    replica.apply()
+    replica.apply(stated(2), opening(77))
+    other.sessions.restore(replica.sessions.snapshot())
+    for one in (replica, other):
+        one.apply(command(replica.reply_sink.granted[77], 1))
+        assert (one.total, one.sessions.machine_version) == (1, 2)
 
 
 def test_the_hash_does_not_depend_on_how_a_refusal_is_worded() -> None:
@@ -602,7 +643,7 @@ def test_the_view_of_a_machine_with_generator_functions_is_of_the_call() -> None
     assert b"".join(slices) == hashed
 
 
-def test_a_view_of_the_table_costs_nothing_however_much_is_unconfirmed_and_is_written_in_small_pieces() -> None:
+def test_a_view_of_the_table_costs_nothing_and_is_written_in_small_pieces() -> None:
     """1000 sessions with 2000 small replies each stopped the loop for 0.4 s."""
     replica = Replica()
     opened = [replica.open(attachment) for attachment in range(1, 41)]
@@ -616,14 +657,14 @@ def test_a_view_of_the_table_costs_nothing_however_much_is_unconfirmed_and_is_wr
         assert max(map(len, view)) < 40_000
 
 
-def test_an_envelope_of_a_kind_that_this_release_does_not_know_stops_the_replica() -> None:
+def test_an_envelope_of_an_unknown_kind_stops_the_replica() -> None:
     """To pass over what another release carries out would make the replicas differ (pitfall 30)."""
     replica = Replica()
     with pytest.raises(VersionUnsupported, match="kind 15"):
         replica.apply(frames.envelope(15, 0, 0, 0, 0))
 
 
-def test_an_envelope_of_a_later_log_version_is_refused_by_a_release_that_knows_it(
+def test_an_envelope_of_a_later_log_version_is_refused_though_it_is_known(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(frames.ENVELOPES_SINCE, Kind.CONTINUE, 2)
@@ -644,7 +685,7 @@ def test_a_snapshot_of_a_later_version_is_not_restored(name: str) -> None:
     assert other.sessions.state_hash() == before
 
 
-def test_a_snapshot_of_a_newer_format_says_what_is_found_what_is_read_and_what_to_do(
+def test_a_snapshot_of_a_newer_format_is_refused_and_says_what_to_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     replica, other = Replica(), Replica()
@@ -670,7 +711,7 @@ def test_a_command_that_the_clusters_version_does_not_know_is_refused_as_such() 
     assert (status, msgspec.msgpack.decode(body, type=Fault).code) == (Status.ERROR, "version-too-old")
 
 
-def test_no_piece_of_a_snapshot_is_longer_than_a_storage_has_to_take_however_much_is_unconfirmed() -> None:
+def test_no_piece_of_a_snapshot_is_longer_than_a_storage_has_to_take() -> None:
     replica = Replica(SessionLimits(window=8192))
     session = replica.open()
     table = replica.sessions.table[session]

@@ -49,7 +49,7 @@ def _bytes_of(entries: tuple[Entry, ...]) -> int:
     return sum(len(entry.data) for entry in entries)
 
 
-async def test_a_snapshot_that_rotted_under_its_leader_is_replaced_by_a_new_one_for_whoever_waits_for_it(
+async def test_a_snapshot_that_rotted_under_its_leader_is_replaced_by_a_new_one(
     tmp_path: Path,
 ) -> None:
     async with Cluster(tmp_path, nodes=1, storage="file") as cluster:
@@ -78,7 +78,7 @@ async def test_a_snapshot_that_rotted_under_its_leader_is_replaced_by_a_new_one_
 
 
 class Steps:
-    """A disk whose thread does the next job when the test says so, and whose loop hears of it when it says so."""
+    """A disk whose thread does the next job when the test says so, and whose loop learns of it when it says so."""
 
     def __init__(self) -> None:
         self.jobs: list[tuple[Callable[[], Any], Callable[[Any, BaseException | None], None]]] = []
@@ -99,6 +99,8 @@ class Steps:
 class State:
     """Sessions of which only the snapshot matters."""
 
+    machine_version = log_version = 1
+
     def snapshot(self) -> Iterator[bytes]:
         return iter([b"state"])
 
@@ -112,6 +114,7 @@ class Place:
     is_running = True
 
     def __init__(self) -> None:
+        self.number = 0
         self.applier = SimpleNamespace(is_midway=False)
         self.disk = CrashingDisk()
         self.storage = opened(self.disk)
@@ -144,8 +147,8 @@ class Place:
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_snapshot_that_ends_behind_an_installed_one_is_nobodys(begun: bool, again: bool) -> None:
-    """Its last piece was written, or it was just begun, when the leader's was taken in on the disk's thread; the loop
-    hears of that later, and may have begun another."""
+    """Its last piece was written, or it was just begun, when the disk's thread installed the leader's. The loop learns
+    that later, and may have begun another."""
     place = Place()
     place.snapshotter.take()
     if begun:
@@ -170,7 +173,7 @@ class Refuses(State):
         raise SnapshotDamaged(f"{b''.join(pieces)!r} is no state")
 
 
-def test_what_a_leader_sends_as_a_snapshot_and_is_none_costs_neither_log_nor_state() -> None:
+def test_a_sent_snapshot_that_is_none_costs_neither_log_nor_state() -> None:
     """It had replaced both before it was read: the node ended, and never started again."""
     place = Place()
     place.installer = Installer(place.storage, place.steps, 1 << 16, cast("Any", Refuses))
@@ -228,3 +231,19 @@ def test_a_snapshot_that_was_read_to_its_end_is_let_go() -> None:
         assert piece is not None and piece.is_last == (offset == 800)
         reader = source._reader
         assert (reader is None) == piece.is_last
+
+
+def test_a_snapshot_for_a_backup_has_begun_when_its_moment_is_over() -> None:
+    """An older one is being written first."""
+    place, told = Place(), []
+    place.snapshotter.take()
+    place.applied = meta(6)
+    wanted = place.snapshotter.take_for(lambda taken, reason: told.append(taken))
+    assert wanted == 6 and not place.snapshotter.has_begun(wanted)
+    assert place.snapshotter.has_begun(Index(5)), "the older one has"
+    while not place.snapshotter.has_begun(wanted):
+        assert not told
+        place.steps.do()()
+    assert place.taken == [5] and not told
+    place.finish()
+    assert place.taken == [5, 6] and told and place.snapshotter.has_begun(wanted)

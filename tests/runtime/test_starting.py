@@ -11,8 +11,8 @@ from typing import Any
 import msgspec
 import pytest
 from tests.support.nodes import FAST, TestRegistry
-from tests.support.ports import free_ports
 
+from disheap.cli.local_cluster import free_ports
 from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.errors import AddressInUse, ConfigError, WrongDirectory
 from disheap.plugins.registry import Registry

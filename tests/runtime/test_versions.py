@@ -20,13 +20,15 @@ class Group:
     """A leader of a release that runs machine_version 1 to 3."""
 
     def __init__(self) -> None:
-        self.sessions: Any = SimpleNamespace(machine=SimpleNamespace(versions=(1, 3)), machine_version=1, log_version=1)
+        machine = SimpleNamespace(versions=(1, 3))
+        self.sessions: Any = SimpleNamespace(machine=machine, machine_version=1, log_version=1, is_version_known=True)
         self.leads = True
         self.hears_all = True
         self.submitted: list[tuple[int, bytes]] = []
 
-    def hears_all_members(self) -> bool:
-        return self.hears_all
+    @property
+    def contact(self) -> Any:
+        return SimpleNamespace(hears_all_members=lambda: self.hears_all)
 
     def submit(self, envelopes: bytes) -> None:
         found = frames.open_envelope(envelopes)
@@ -41,12 +43,21 @@ def raised(group: Group, versions: Versions) -> list[tuple[int, bytes]]:
     return group.submitted[before:]
 
 
-def test_the_version_is_the_highest_that_every_member_runs_and_is_asked_for_once_a_term() -> None:
+def test_the_version_is_the_highest_of_every_member_and_asked_for_once_a_term() -> None:
     group = Group()
     versions = Versions(lambda: [NEW, Supported((1, 9), (1, 4))], TICKS)
     assert raised(group, versions) == [(Kind.RAISE_VERSION, b"\x02\x01")]
-    versions.new_term()
+    versions.new_term(group)
     assert len(raised(group, versions)) == 1
+
+
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_release_without_version_1_states_its_lowest_in_front_of_a_new_log(leads: bool) -> None:
+    group = Group()
+    group.sessions.machine.versions, group.sessions.machine_version = (2, 2), 2
+    group.sessions.is_version_known, group.leads = False, leads
+    Versions(lambda: None, TICKS).new_term(group)
+    assert group.submitted == ([(Kind.RAISE_VERSION, b"\x02\x01")] if leads else [])
 
 
 @pytest.mark.parametrize("others", [None, [NEW, OLD], [OLD]])

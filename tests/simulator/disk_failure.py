@@ -1,7 +1,7 @@
 """Three whole nodes, on one of which one operation of the disk fails, and what comes of it (storage-rules 6).
 
-Owns the script of the cluster's life, in which that node does all that a node does to its files: it starts on an empty
-directory, appends, takes snapshots, is stopped, is sent a snapshot, is repaired and is scrubbed. Owns the verdict.
+Owns the script of the cluster's life, and the verdict. In the script that node does all that a node does to its files.
+It starts on an empty directory, appends, takes snapshots, is stopped, is sent a snapshot, is repaired and is scrubbed.
 """
 
 from __future__ import annotations

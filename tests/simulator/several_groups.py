@@ -1,7 +1,7 @@
 """Three whole nodes with three groups, a counter and two heaps, and one client for each group.
 
-Owns the steps of a scenario: who leads which group, what is done to one of them, and how the others are seen not to
-notice it. All checks of the simulator run beside it, for each group.
+Owns the steps of a scenario: who leads which group, and what is done to one of them. It checks that the others do not
+notice. All checks of the simulator run beside it, for each group.
 """
 
 from __future__ import annotations

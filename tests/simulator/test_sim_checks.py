@@ -6,7 +6,9 @@ hold each kind of check to account.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +20,9 @@ import disheap_heap.leases
 from disheap.client.core.keepalive import KeepAlive, Verdict
 from disheap.client.core.session import Session as ClientSession
 from disheap.client.core.session import State as ClientState
+from disheap.kernel.raft import Raft
 from disheap.kernel.state import State
-from disheap.kernel.types import NOBODY, HardState, Role
+from disheap.kernel.types import NOBODY, HardState, Index, Role, SnapshotMeta, Term
 from disheap.plugins.registry import Registry
 from disheap.protocol.proofs import Transcript
 from disheap.runtime.replica.group import Group
@@ -27,7 +30,10 @@ from disheap.runtime.replica.reads import Reads
 from disheap.runtime.state.session_table import Session
 from disheap.runtime.state.sessions import Sessions
 from disheap.testing.simulator.liveness_checks import LivenessChecks
+from disheap.testing.simulator.membership_checks import MembershipChecks
+from disheap.testing.simulator.nodes import SimReplica
 from disheap.testing.simulator.run import Plan, simulate
+from tests.kernel.harness import blank, config, group
 
 SEEDS = range(1, 81)
 """More than any of these bugs needs; most need three."""
@@ -191,9 +197,33 @@ def test_a_session_that_lapses_while_a_majority_is_in_reach(
 
     monkeypatch.setattr(KeepAlive, "check", lambda self, now: Verdict.FINE)
     monkeypatch.setattr(LivenessChecks, "run", no_liveness_checks)
-    assert "had a majority in reach" in found(registry)
+    assert "had a majority in reach" in found(registry, first=21)  # those before cut no idle client off for so long
 
 
 def test_a_stranger_that_needs_no_proof(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Transcript, "check", lambda self, part, frame: None)
     assert "welcomes a stranger" in found(registry)
+
+
+def test_a_snapshot_is_not_taken_for_a_change_of_the_members() -> None:
+    """A kernel that begins with a snapshot knows its oldest membership by the snapshot's index."""
+
+    def require(holds: bool, what: str) -> None:
+        assert holds, what
+
+    three = group([1, 2, 3])
+    snapshot = SnapshotMeta(Index(3), Term(1), 0, three)
+    restored = blank(three, snapshot=snapshot, first_index=Index(4), last_index=Index(3))
+    checks = MembershipChecks(three, {3: (1, 1)}, require)
+    assert checks.voters_in_force(Raft(config(2), restored, random.Random(1))) == (1, 2, 3)
+    assert checks.number == 0
+
+
+def test_a_commit_is_judged_by_the_voters_before_the_next_change() -> None:
+    """An answer has committed an entry, and the leader changes the voters before the pump, after which checks look."""
+    seen: list[str] = []
+    replica = SimpleNamespace(_safety=SimpleNamespace(look=seen.append), _watched="the leader")
+    proposals = SimpleNamespace(change_members=seen.append)
+    SimReplica._watch_changes(replica, SimpleNamespace(proposals=proposals))  # type: ignore[arg-type]
+    proposals.change_members("the change")
+    assert seen == ["the leader", "the change"]

@@ -55,7 +55,7 @@ def spoilt(disk: Files, entries: tuple[bool, ...]) -> Files:
     return disk
 
 
-def test_over_three_nodes_every_combination_of_damage_is_repaired_or_waits_for_the_copy_and_says_so(
+def test_every_combination_of_damage_is_repaired_or_waits_for_the_copy(
     registry: Registry,
 ) -> None:
     disks, content = damage.made(registry, "none", is_closed=True)

@@ -32,7 +32,7 @@ def test_what_was_synced_survives_every_power_cut() -> None:
         assert (content(disk_image, "/d/log") or b"")[:2000] == b"a" * 2000
 
 
-def test_an_unsynced_write_comes_in_part_in_whole_or_not_at_all_torn_at_sectors() -> None:
+def test_an_unsynced_write_comes_in_part_in_whole_or_not_at_all() -> None:
     found: dict[bytes, None] = {}
     for seed in SEEDS:
         disk_image, disk = new_disk(seed)

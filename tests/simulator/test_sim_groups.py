@@ -82,7 +82,7 @@ def test_a_quarantine_of_one_group_is_nothing_to_the_others(group: int) -> None:
         if group == COUNTER:
             machine.total += 1000
         else:
-            machine.apply(0, 0, 0, broker.encode(broker.CreateTopic("only-here")))
+            machine.apply(0, 0, 1, broker.encode(broker.CreateTopic("only-here")))
 
     run(scenario)
 
@@ -135,7 +135,7 @@ def test_a_group_that_waits_for_people_holds_up_no_other(group: int) -> None:
     run(scenario)
 
 
-def test_a_failed_disk_operation_of_one_group_ends_its_node_and_names_the_group() -> None:
+def test_a_failed_disk_operation_of_a_group_ends_its_node_and_names_the_group() -> None:
     """The process is what a supervisor restarts. Groups that other nodes lead do not notice."""
 
     async def scenario(cluster: GroupsCluster) -> None:

@@ -205,3 +205,12 @@ def test_a_lossy_link_leaves_other_frames_alone() -> None:
     pair.connection.write(b"a client's frame")
     pair.wait(1.0)
     assert pair.far.received == b"a client's frame"
+
+
+def test_a_look_at_all_links_may_use_others() -> None:
+    """As the watch over sessions does, which asks for the way back."""
+    network = Network(SimLoop(), Rng(1))
+    network.link("a", "b")
+    for source, target, _ in network.links():
+        network.link(target, source)
+    assert [link[:2] for link in network.links()] == [("a", "b"), ("b", "a")]

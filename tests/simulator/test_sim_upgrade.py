@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 
 from disheap.protocol import broker
-from tests.simulator.upgrading import NEW, OLD, TOPIC, MixedCluster
+from tests.simulator.upgrading import LATER, NEW, OLD, TOPIC, MixedCluster
 
 ORDERS = (("n1", "n2", "n3"), ("n3", "n2", "n1"))
 
@@ -133,5 +133,37 @@ def test_a_node_that_is_too_old_after_the_raise_is_refused_and_says_why(has_snap
         await cluster.work(expects_new=True)
         await cluster.come_back(last, NEW)
         assert cluster.versions() == {2}
+
+    cluster.run(life())
+
+
+def test_a_release_without_version_1_goes_on_from_a_snapshot_of_version_2() -> None:
+    cluster = MixedCluster(6)
+
+    async def life() -> None:
+        await upgraded(cluster, ORDERS[0])
+        await cluster.snapshots()
+        for name in ORDERS[0]:
+            await cluster.change(name, LATER)
+        await cluster.work(expects_new=True)
+        assert not cluster.too_old
+
+    cluster.run(life())
+
+
+def test_a_new_cluster_of_a_release_without_version_1_says_so_in_its_log() -> None:
+    cluster = MixedCluster(7)
+    cluster.release = dict.fromkeys(cluster.release, LATER)
+
+    async def life() -> None:
+        for host in cluster.hosts:
+            cluster.start(host)
+        await cluster.whole()
+        await cluster.ask(broker.CreateTopic(TOPIC))
+        await cluster.work(expects_new=True)
+        for name in ORDERS[0]:
+            await cluster.change(name, LATER, power=True)
+        await cluster.work(expects_new=True)
+        assert cluster.versions() == {2} and not cluster.too_old
 
     cluster.run(life())

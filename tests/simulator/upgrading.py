@@ -26,7 +26,7 @@ from disheap_heap.machine import HANDLERS, HeapMachine
 from disheap_heap.state import State
 from tests.simulator.scripted import ScriptedCluster
 
-OLD, NEW = "old", "new"
+OLD, NEW, LATER = "old", "new", "later"
 TOPIC = "t"
 MARK = b"NEW!"
 BOUND_S = 60.0
@@ -79,18 +79,32 @@ class NewerHeap(HeapMachine):
         return self.snapshot()
 
 
+class LaterHeap(NewerHeap):
+    """The release after the newer one. It does not run version 1 any more."""
+
+    versions: ClassVar[tuple[int, int]] = (2, 2)
+
+
 class NewerRegistry(Registry):
-    """The installed plugins, and the newer heap in the place of the heap."""
+    """The installed plugins, and another release's heap in the place of the heap."""
+
+    heap: type[HeapMachine] = NewerHeap
 
     def get(self, kind: str, name: str) -> type[Any]:  # type: ignore[override]
-        return NewerHeap if (kind, name) == ("machine", "heap") else super().get(kind, name)
+        return self.heap if (kind, name) == ("machine", "heap") else super().get(kind, name)
+
+
+class LaterRegistry(NewerRegistry):
+    """Likewise."""
+
+    heap = LaterHeap
 
 
 class MixedCluster(ScriptedCluster):
     """`release` says which release each host runs from its next start on."""
 
     def __init__(self, seed: int) -> None:
-        self.registries = {OLD: Registry.load(), NEW: NewerRegistry.load()}
+        self.registries = {OLD: Registry.load(), NEW: NewerRegistry.load(), LATER: LaterRegistry.load()}
         super().__init__(Rng(seed), self.registries[OLD], 3)
         self.release = {host.name: OLD for host in self.hosts}
         self.too_old: dict[str, str] = {}  # why a node ended

@@ -1,8 +1,9 @@
 """The whole life of a storage as a script, and what it was promised at each step.
 
-Every operation that changes a file occurs in it: a fresh directory, terms and votes, members, appends, new segments,
-entries that are superseded, snapshots, compaction, a snapshot that replaces the log, a torn end, damage that is mended,
-a cut, a scrub, closing and opening. `Promises` is what must be found again, wherever the script breaks off.
+Every operation that changes a file occurs in it. It has a fresh directory, terms and votes, members, appends, new
+segments, and entries that are superseded. It has snapshots, compaction, and a snapshot that replaces the log. It has a
+torn end, damage that is repaired, a cut, a scrub, closing and opening. `Promises` is what must be found again, wherever
+the script breaks off.
 """
 
 from __future__ import annotations
@@ -82,7 +83,10 @@ class Life:
         yield "members, taking part", lambda: self._meet(True, 77, 88)
         yield "append", lambda: self._append(1, 3, 5)
         yield "flush", lambda: self.storage.flush()
-        for first in range(4, 16, 3):
+        yield "allocate space", lambda: self.storage.preallocate()
+        yield "append into it", lambda: self._append(4, 4, 5)
+        yield "supersede", lambda: self._append(4, 4, 5, 20)
+        for first in range(5, 17, 3):
             yield "append blocks", lambda first=first: self._append(first, first + 2, 5, 9000)
         yield "snapshot", lambda: self._snapshot(7, 300_000)
         yield "compact", lambda: self._compact(8)

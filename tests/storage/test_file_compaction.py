@@ -45,7 +45,7 @@ def test_what_a_snapshot_stands_for_can_go_though_it_is_all_in_one_file() -> Non
     assert read_log(storage, 21, 21) == entries(21, 21)
 
 
-def test_the_older_snapshot_goes_where_there_is_no_room_for_another_of_its_size() -> None:
+def test_the_older_snapshot_goes_where_there_is_no_room_for_another() -> None:
     disk = CrashingDisk()
     storage = opened(disk)
     storage.append(entries(1, 30))

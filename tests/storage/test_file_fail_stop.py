@@ -1,8 +1,8 @@
-"""Every operation of a storage's life fails once (storage rule 6): the call it happens in says so, nothing more is
-written, and what was acknowledged is found again, be the power cut or not.
+"""Every operation of a storage's life fails once (storage rule 6). The call in which it happens says so, and nothing
+more is written. What was acknowledged is found again, with and without a power cut.
 
-The disk is as bad as disks are: a write that fails leaves a part, and what a failed fsync should have written passes
-for written without being there.
+The disk is as bad as disks are. A write that fails leaves a part. What a failed fsync should have written passes for
+written without being there.
 """
 
 from __future__ import annotations
@@ -135,8 +135,8 @@ def sweep(is_made: bool) -> int:
 
 
 def check_all_that_may_follow(disk: CrashingDisk, promises: Promises, seed: int) -> None:
-    """The power goes at once; the node starts again; it starts again and then the power goes, when what it was found to
-    hold has been built on."""
+    """Either the power goes at once. Or the node starts again. Or it starts again and then the power goes, after the
+    cluster has built on what it was found to hold."""
     for number in range(POWER_CUTS):
         generator = random.Random(f"{seed}-{number}")
         check_found(disk.after_power_cut(generator), promises.copy())
@@ -166,7 +166,7 @@ def test_whatever_cannot_be_read_ends_the_storage_and_nothing_is_written() -> No
     assert at > 300
 
 
-def test_a_second_failure_while_the_storage_is_opened_again_loses_nothing_either() -> None:
+def test_a_second_failure_while_the_storage_is_reopened_loses_nothing() -> None:
     tried = 0
     for seed in range(300):
         generator = random.Random(seed)

@@ -105,7 +105,7 @@ def test_no_room_at_an_fsync_is_an_error_like_any_other(error: int) -> None:
         storage.append([entry(1)])
 
 
-def test_an_append_that_finds_no_room_leaves_nothing_and_works_when_there_is_some() -> None:
+def test_an_append_without_room_leaves_nothing_and_works_when_there_is_some() -> None:
     for room in range(0, 2000, 111):
         disk = CrashingDisk()
         storage = opened(disk)
@@ -128,7 +128,7 @@ def test_an_append_that_finds_no_room_leaves_nothing_and_works_when_there_is_som
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_after_a_power_cut_an_append_that_found_no_room_is_gone_or_known_to_be_torn(seed: int) -> None:
+def test_after_a_power_cut_an_append_without_room_is_gone_or_known_as_torn(seed: int) -> None:
     disk = CrashingDisk()
     storage = opened(disk)
     storage.append(entries(1, 3))
@@ -194,7 +194,7 @@ def test_a_failure_while_opening_unlocks() -> None:
 
 
 def test_what_open_finds_is_durable_when_it_returns() -> None:
-    """A run that ended between a rename and the sync of its directory leaves a name that the next power cut takes back,
+    """A run that ended between a rename and the sync of its directory leaves a name. The next power cut takes it back,
     after the node has acted on what it found."""
     met = KnownPeers(True, ((2, 77),))
     for seed in range(10):
@@ -226,7 +226,7 @@ class FailingOnce(OsFilesystem):
         self.synced.append(path)
 
 
-def test_a_directory_whose_name_was_not_made_durable_is_synced_at_the_next_start(tmp_path: Path) -> None:
+def test_a_directory_whose_name_is_not_durable_is_synced_at_the_next_start(tmp_path: Path) -> None:
     for at, directory in enumerate(("a", "a/b", "a/b/c")):
         base = tmp_path / str(at)
         base.mkdir()

@@ -89,6 +89,12 @@ class Relay:
     def forget(self, group: int, number: int) -> bytes:
         return b"~%d:%d" % (group, number)
 
+    def renumber(self) -> None:
+        outboxes, self.outboxes, self.last, self.taken = self.outboxes, {}, {}, {}
+        for group, words in outboxes.items():
+            for _, word in words:
+                self.put(group, word)
+
     # --- what every machine has ---
 
     def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from disheap.errors import RequestError
 from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
@@ -78,6 +79,7 @@ class Case(NamedTuple):
     state: str
     build: Callable[[InspectedMember], None]
     request: dict[str, Any]
+    before: str = ""  # a request that comes first, and gives the number of a backup
 
     @property
     def name(self) -> str:
@@ -87,6 +89,11 @@ class Case(NamedTuple):
 CASES = [
     Case("10,000 sessions", many_sessions, {"op": "status"}),
     Case("100,000 consumers", many_consumers, {"op": "status"}),
+    Case("10,000 sessions", many_sessions, {"op": "members"}),
+    Case("10,000 sessions", many_sessions, {"op": "promote", "target": "n1"}),
+    Case("10,000 sessions", many_sessions, {"op": "move", "target": "n1", "client_address": "elsewhere:8400"}),
+    *(Case("10,000 sessions", many_sessions, {"op": op, "target": "n1"}) for op in ("demote", "remove", "replace")),
+    Case("10,000 sessions", many_sessions, {"op": "leave"}),
     Case("10,000 sessions", many_sessions, {"op": "hash"}),
     Case("100,000 consumers", many_consumers, {"op": "hash"}),
     Case("100,000 messages in 2,000 topics", many_messages, {"op": "hash"}),
@@ -96,6 +103,9 @@ CASES = [
     Case("100,000 consumers", many_consumers, {"op": "end-session", "session": 1}),
     Case("100,000 messages in 2,000 topics", many_messages, {"op": "snapshot"}),
     Case("100,000 messages in 2,000 topics", many_messages, {"op": "transfer", "target": "n1"}),
+    Case("100,000 messages in 2,000 topics", many_messages, {"op": "backup"}),
+    Case("100,000 messages in 2,000 topics", many_messages, {"op": "backup-read", "offset": 0}, "backup"),
+    Case("no messages", lambda _: None, {"op": "backup-end"}, "backup"),
 ]
 
 
@@ -105,13 +115,24 @@ class Cost(NamedTuple):
     answer_bytes: int
 
 
+async def _answer(node: InspectedMember, request: dict[str, Any]) -> dict[str, Any]:
+    """The only member of a cluster is not removed; the refusal costs what there is to pay."""
+    try:
+        return await node.admin(request)
+    except RequestError as error:
+        return {"error": str(error)}
+
+
 async def measure(case: Case, directory: Path, counts: bool) -> Cost:
     """Of one request, and of what it sets off until the snapshot is taken and the node has nothing postponed."""
     async with Cluster(directory, nodes=1, machine="heap") as cluster:
         node = cluster.nodes["n1"]
         case.build(node)
+        request = case.request
+        if case.before:
+            request = {**request, "backup": (await node.admin({"op": case.before}))["backup"]}
         with LoopSteps(counts) as steps:
-            answer = await asyncio.create_task(node.admin(case.request))  # in steps of its own
+            answer = await asyncio.create_task(_answer(node, request))  # in steps of its own
             while node.group.snapshotter.running or node.group.sessions.machine.backlog():
                 await asyncio.sleep(0)
         return Cost(steps.longest_s, steps.most_calls, len(msgspec.msgpack.encode(answer)))

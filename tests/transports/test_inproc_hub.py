@@ -89,7 +89,7 @@ async def test_a_flood_is_delivered_in_bounded_pieces() -> None:
     assert len(sizes) > 1
 
 
-async def test_the_writer_is_told_to_pause_by_its_own_setting_and_to_go_on_at_a_quarter() -> None:
+async def test_the_writer_pauses_at_its_own_setting_and_goes_on_at_a_quarter() -> None:
     door = Door()
     await transport().listen("n1", door)
     wire = Wire()
@@ -125,7 +125,7 @@ async def test_a_receiver_that_fails_costs_its_own_connection() -> None:
     assert [str(error) for error in reported] == ["a bug"]
 
 
-async def test_a_listener_that_closed_or_failed_before_it_accepted_breaks_the_connection_off() -> None:
+async def test_a_listener_that_ends_before_it_accepted_breaks_the_connection_off() -> None:
     reported: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context["exception"]))
 

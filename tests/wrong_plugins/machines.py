@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import msgspec
 
 from disheap.errors import InvalidArgument, SnapshotDamaged, UnknownCommand, VersionTooOld, VersionUnsupported
-from disheap.interfaces import Effects, MachineContext, Principal
+from disheap.interfaces import Effects, MachineContext, Metric, Principal
+from disheap.testing.counter import TimedMachine
 from tests.support.relay import Relay, State
 
 _encode = msgspec.msgpack.encode
@@ -19,7 +20,7 @@ Rest = tuple[list[int], list[tuple[int, int]], int, int]
 """attached sessions, timers (due, session), work, time_ms"""
 
 
-class Board:
+class Board(TimedMachine):
     """Counts names, tells them to everybody who is attached, rings after a time, and does postponed work.
 
     `+x` counts, `-x` counts down, `*x` doubles (since version 3), `!x` tells, `@MS` rings, `wN` is work.
@@ -33,12 +34,10 @@ class Board:
         pass
 
     def __init__(self, settings: Any, context: MachineContext) -> None:
+        super().__init__()
         self.version = 2
         self.counts: dict[str, int] = {}
-        self.attached: list[int] = []
-        self.timers: list[tuple[int, int]] = []
-        self.work = 0
-        self.time_ms = 0
+        self.series_max = 10
 
     def set_version(self, version: int) -> None:
         if version < self.versions[0]:
@@ -48,7 +47,7 @@ class Board:
     def apply(self, index: int, time_ms: int, session: int, command: bytes) -> tuple[bytes, Effects]:
         verb, word = self.checked(command, session)
         if verb == "@":
-            self.timers = sorted([*self.timers, (time_ms + int(word), session)])
+            self.set_timer(time_ms + int(word), session)
         elif verb == "w":
             self.work += int(word)
         elif verb == "!":
@@ -74,36 +73,6 @@ class Board:
 
     def count(self, word: str) -> int:
         return self.counts.get(word, 0)
-
-    def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
-        self.time_ms = time_ms
-        due = [timer for timer in self.timers if timer[0] <= time_ms][:limit]
-        self.timers = self.timers[len(due) :]
-        done = min(self.work, limit - len(due))
-        self.work -= done
-        return len(due) + done, [(session, b"ring") for _, session in due]
-
-    def backlog(self) -> bool:
-        return self.work > 0 or (bool(self.timers) and self.timers[0][0] <= self.time_ms)
-
-    def next_deadline(self) -> int | None:
-        return self.timers[0][0] if self.timers else None
-
-    def session_opened(self, session: int, principal: Principal) -> None:
-        self.attached.append(session)
-
-    def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
-        self.attached = [*(one for one in self.attached if one != session), session]
-        return b"", ()
-
-    def session_detached(self, session: int) -> Effects:
-        self.attached = [one for one in self.attached if one != session]
-        return ()
-
-    def session_expired(self, session: int) -> Effects:
-        self.attached = [one for one in self.attached if one != session]
-        self.timers = [timer for timer in self.timers if timer[1] != session]
-        return ()
 
     def query(self, time_ms: int, session: int, request: bytes) -> bytes:
         if not request.isalnum():
@@ -139,6 +108,19 @@ class Board:
 
     def session_stats(self, session: int) -> dict[str, int]:
         return {"timers": sum(one == session for _, one in self.timers)}
+
+    def limit_series(self, series_max: int) -> None:
+        self.series_max = series_max
+
+    def metrics(self, time_ms: int) -> list[Metric]:
+        names = sorted(self.counts)
+        shown = [((name,), float(self.counts[name])) for name in names[: self.series_max]]
+        rest = float(sum(self.counts[name] for name in names[self.series_max :]))
+        return [Metric("board_counts", "gauge", "Counts of words.", ("word",), [*shown, (("",), rest)])]
+
+    def list_stats(self, time_ms: int, prefix: str, after: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+        names = [name for name in sorted(self.counts) if name.startswith(prefix)]
+        return [{"name": name, "count": self.counts[name]} for name in names if name > after][:limit], len(names)
 
     def stats(self) -> dict[str, int]:
         return {"words": len(self.counts)}
@@ -408,6 +390,20 @@ class ShyReports(Board):
         return super().session_stats(session) if session in self.attached else {}
 
 
+class EndlessSeries(Board):
+    """Has a time series for each name, however many there are."""
+
+    def limit_series(self, series_max: int) -> None:
+        self.series_max = 1 << 30
+
+
+class LongPages(Board):
+    """Gives more rows than were asked for."""
+
+    def list_stats(self, time_ms: int, prefix: str, after: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+        return super().list_stats(time_ms, prefix, after, limit + 1)
+
+
 class WordyStats(Board):
     """Statistics that are no numbers."""
 
@@ -567,6 +563,13 @@ class ForgetsAll(Relay):
         self.outboxes.pop(group, None)
 
 
+class OldNumbers(Relay):
+    """Goes on with its numbers in a new cluster."""
+
+    def renumber(self) -> None:
+        self.taken = {}
+
+
 class LostOutbox(Relay):
     """The outbox is neither in the snapshot nor in the hash."""
 
@@ -597,13 +600,14 @@ MEANT: dict[type[Any], str] = {
     Miscounts: "test_what_waits_for_other_groups_is_numbered_without_gaps",
     ReusedNumbers: "test_what_is_confirmed_is_forgotten_and_nothing_else",
     ForgetsAll: "test_what_is_confirmed_is_forgotten_and_nothing_else",
+    OldNumbers: "test_what_waits_is_numbered_anew_for_a_new_cluster",
     LostOutbox: "test_what_waits_is_in_the_snapshot_and_in_the_hash",
     TakesTwice: "test_a_message_is_taken_once_and_in_order",
     TakesGaps: "test_a_message_is_taken_once_and_in_order",
     LateView: "test_a_view_is_of_the_moment_it_was_taken",
     SharedView: "test_a_view_is_of_the_moment_it_was_taken",
     OneView: "test_two_views_do_not_disturb_each_other",
-    LateHashing: "test_what_is_hashed_in_slices_is_of_one_moment_and_the_same_on_every_replica",
+    LateHashing: "test_a_hash_in_slices_is_of_one_moment_and_the_same_on_every_replica",
     MergingRestore: "test_a_restore_replaces_the_whole_state",
     ForgetfulRestore: "test_a_restored_replica_goes_on_in_step",
     ReorderingRestore: "test_a_restored_replica_goes_on_in_step",
@@ -624,7 +628,9 @@ MEANT: dict[type[Any], str] = {
     CountedQueries: "test_looking_changes_nothing",
     CleaningStats: "test_looking_changes_nothing",
     RisingEstimate: "test_a_memory_estimate_follows_the_state",
-    ShyReports: "test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_nothing",
+    ShyReports: "test_what_a_session_has_is_told_under_the_same_names_for_all",
+    EndlessSeries: "test_what_is_measured_is_bounded_and_changes_nothing",
+    LongPages: "test_what_is_measured_is_bounded_and_changes_nothing",
     WordyStats: "test_statistics_are_numbers_by_name",
     StrictScreening: "test_what_is_not_admitted_would_do_nothing",
     FullByState: "test_what_is_allowed_when_full_depends_on_the_command_alone",

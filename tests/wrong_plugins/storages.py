@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
+from unittest.mock import patch
 
 from disheap.errors import DiskFailed, StorageFull
-from disheap.interfaces import Identity, KnownPeers, Recovered, StorageContext, StorageUsage
+from disheap.interfaces import Identity, Inspected, KnownPeers, Recovered, StorageContext, StorageUsage
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, SnapshotMeta, Term
+from disheap_filelog import opening
 from disheap_filelog.filesystem import File, Filesystem, OsFilesystem
 from disheap_filelog.guard import Guard
 from disheap_filelog.settings import FileSettings
@@ -401,6 +403,26 @@ class StillUsage(FileStorage):
         return super().usage()._replace(log_bytes_since_snapshot=0)
 
 
+class RepairingLook(FileStorage):
+    """Prepares the log for writing while an operator only looks."""
+
+    def inspect(self) -> Inspected | None:
+        found = super().inspect()
+        if found is not None:
+            self._log.rotate()
+        return found
+
+
+class LookWithoutLock(FileStorage):
+    """Reads what a node writes."""
+
+    def inspect(self) -> Inspected | None:
+        with patch.object(
+            opening, "lock_directory", lambda filesystem, directory: filesystem.open(f"{directory}/lock")
+        ):
+            return super().inspect()
+
+
 RIGHT = FileStorage
 MEANT: dict[type[FileStorage], str] = {
     NeverSyncs: "test_an_append_that_returned_is_synced",
@@ -417,6 +439,8 @@ MEANT: dict[type[FileStorage], str] = {
     LateFull: "test_a_full_disk_is_said_by_the_append_that_needs_room",
     FatalFull: "test_a_full_disk_is_said_by_the_append_that_needs_room",
     BareErrors: "test_what_was_acknowledged_survives_files_that_cannot_grow",
+    RepairingLook: "test_a_look_at_the_data_finds_everything_and_changes_nothing",
+    LookWithoutLock: "test_a_look_at_data_in_use_is_refused",
     UnnoticedLoss: "test_a_write_to_data_that_were_taken_away_is_not_confirmed",
     ShowsSuperseded: "test_a_later_append_supersedes_what_is_stored_from_there_on",
     ForgottenVote: "test_hard_state_survives",
@@ -429,6 +453,6 @@ MEANT: dict[type[FileStorage], str] = {
     TornEntry: "test_a_power_cut_at_any_write_loses_nothing_that_was_acknowledged",
     ShortReads: "test_a_snapshot_is_read_from_any_offset",
     GreedyCompaction: "test_compaction_keeps_what_is_asked_for_and_tells_what_it_holds",
-    ForgottenMembers: "test_members_that_were_remembered_are_known_when_the_storage_is_opened_again",
+    ForgottenMembers: "test_remembered_members_are_known_when_the_storage_is_opened_again",
     StillUsage: "test_usage_grows_with_the_log_and_counts_from_the_snapshot",
 }

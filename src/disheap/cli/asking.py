@@ -90,28 +90,60 @@ def _connected(url: BrokerUrl, given_s: float, quiet: bool) -> Client:
     return sync.Client(driver)
 
 
-def ask_leader(invocation: Invocation, request: dict[str, Any]) -> dict[str, Any]:
-    """The leader's answer to an admin request. Opens no session, so it works when there are too many. Raises what the
-    leader refuses, `ConnectionLost`, and `NotLeader` where none is found within `CONNECT_TIMEOUT_S`."""
+def ask_leader(invocation: Invocation, request: dict[str, Any], group: int | None = None) -> dict[str, Any]:
+    """The leader's answer to an admin request; of `group`, else of the URL's. Opens no session, so it works when there
+    are too many. Raises what the leader refuses, `ConnectionLost`, and `NotLeader` where none is found within
+    `CONNECT_TIMEOUT_S`."""
+    client, answer = asked_leader(_url(invocation, group), request)
+    client.close()
+    return answer
+
+
+def ask_any(invocation: Invocation, request: dict[str, Any], group: int | None = None) -> dict[str, Any]:
+    """The answer of whichever node of the URL answers first. Opens no session."""
+    client, answer = _asked(_url(invocation, group), request)
+    client.close()
+    return answer
+
+
+def ask_node(invocation: Invocation, address: str, request: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the node with this client address. Opens no session."""
+    client, answer = _asked(replace(_url(invocation, 0), addresses=(address,)), request)
+    client.close()
+    return answer
+
+
+def _url(invocation: Invocation, group: int | None) -> BrokerUrl:
     from disheap.client.core.url import parse
 
     url = parse(invocation.broker_url)
+    return url if group is None else replace(url, group=group)
+
+
+def asked_leader(url: BrokerUrl, request: dict[str, Any]) -> tuple[Client, dict[str, Any]]:
+    """As `ask_leader`. Returns the client too, which is connected to the node that has answered."""
     deadline = time.monotonic() + CONNECT_TIMEOUT_S
     at = url
     while True:
         try:
-            return _ask(at, request)
+            return _asked(at, request)
         except NotLeader:
             if time.monotonic() > deadline:
                 raise
-        leader = str(_ask(url, {"op": "status"})["leader_address"])
+        client, answer = _asked(url, {"op": "status"})
+        client.close()
+        leader = str(answer["leader_address"])
         at = replace(url, addresses=(leader,)) if leader else url
         if not leader:
             time.sleep(LOOK_AGAIN_S)
 
 
-def _ask(url: BrokerUrl, request: dict[str, Any]) -> dict[str, Any]:
+def _asked(url: BrokerUrl, request: dict[str, Any]) -> tuple[Client, dict[str, Any]]:
     from disheap import sync
 
-    with sync.connect(url, observer=True, timeout_s=CONNECT_TIMEOUT_S) as client:
-        return client.driver.admin(request)
+    client = sync.connect(url, observer=True, timeout_s=CONNECT_TIMEOUT_S)
+    try:
+        return client, client.driver.admin(request)
+    except BaseException:
+        client.close()
+        raise

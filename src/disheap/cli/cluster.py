@@ -1,4 +1,4 @@
-"""`status` and `transfer`: the cluster as a whole.
+"""`status`, `transfer` and `cluster`: the cluster as a whole.
 
 `status` asks every node by itself, because a node that is cut off may know something else than the leader. A node that
 does not answer is shown as such. It opens no session, so that it works where nobody leads.
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 NODE_TIMEOUT_S = 2.0
 """For one node's answer: a node that takes longer is not in a state to lead anything."""
 ASKED_AT_ONCE = 16
+VOTER = "voter"
+"""The role of a member that has a vote."""
 
 Row = dict[str, Any]
 """One node's own status, or {"node", "client_address", "error"} where there was none."""
@@ -67,6 +69,28 @@ def transfer(invocation: Invocation, /, node: str) -> None:
 
     Example: disheap transfer n2
     """
+    _transfer(invocation, node)
+
+
+@click.group(no_args_is_help=False)
+@client_options
+def cluster() -> None:
+    """What concerns the cluster as a whole."""
+
+
+@cluster.command("transfer")
+@click.argument("node", type=text, required=False, default="")
+@client_options
+@pass_invocation
+def transfer_in_cluster(invocation: Invocation, /, node: str) -> None:
+    """Hand leadership to NODE, or to whichever node is best up to date. The same as `disheap transfer`.
+
+    Example: disheap cluster transfer n2
+    """
+    _transfer(invocation, node)
+
+
+def _transfer(invocation: Invocation, node: str) -> None:
     with connect(invocation) as client:
         leader = str(client.transfer(node)["leader"])
     if invocation.json:
@@ -84,11 +108,17 @@ def _ask_all(url: BrokerUrl) -> list[Row]:
     found = {row["node_id"]: row for row in answers.values() if "error" not in row}
     if not found:
         raise _nobody(answers)
-    members = {member["id"]: member for row in found.values() for member in row["members"]}
+    members = {member["id"]: member for member in _best_informed(list(found.values()))["members"]}
     missing = {number: member for number, member in members.items() if number not in found}
     asked = _ask_each(url, [member["client_address"] for member in missing.values() if member["client_address"]])
     found |= {row["node_id"]: row for row in asked.values() if "error" not in row and row["node_id"] in missing}
-    return [found[number] if number in found else _absent(members[number], asked) for number in members]
+    rows = [found[number] if number in found else _absent(members[number], asked) for number in members]
+    return [*rows, *(row for number, row in found.items() if number not in members)]  # removed ones that still run
+
+
+def _best_informed(answering: list[Row]) -> Row:
+    """The newest leader, or else who has the longest committed log: a node that was removed knows old members."""
+    return max(answering, key=lambda row: (row["role"] == "leader", int(row["term"]), int(row["commit_index"])))
 
 
 def _nobody(answers: dict[str, Row]) -> ConnectionLost:
@@ -113,8 +143,14 @@ def _ask(url: BrokerUrl, address: str) -> Row:
     except (RequestError, ProtocolError, _NoAnswer) as error:
         text = str(error).rpartition(f"{address}: ")[2]  # without what the row says already
         return {"error": text, "error_code": _code(error, address)}
-    own = next(member for member in answer["members"] if member["id"] == answer["node_id"])
-    return answer | {"client_address": own["client_address"] or address}
+    own = next((member for member in answer["members"] if member["id"] == answer["node_id"]), None)
+    known = own["client_address"] if own is not None else ""
+    return answer | {"client_address": known or address, "votes": own is not None and _votes(own)}
+
+
+def _votes(member: Row) -> bool:
+    """A node of a release that knows no learners names no role: all members vote there."""
+    return bool(member.get("role", VOTER) == VOTER)
 
 
 def _code(error: RequestError | ProtocolError | _NoAnswer, address: str) -> str:
@@ -164,7 +200,7 @@ class _Once:
 def _absent(member: Row, asked: dict[str, Row]) -> Row:
     address = member["client_address"]
     error = asked.get(address, {}).get("error", "its client address is not known" if not address else "another answers")
-    return {"node": member["name"], "client_address": address, "error": error}
+    return {"node": member["name"], "client_address": address, "error": error, "votes": _votes(member)}
 
 
 def _leader(rows: list[Row]) -> str | None:
@@ -202,30 +238,41 @@ def _print(rows: list[Row], leader: str | None) -> None:
             click.echo(f"\n{row['node']} {line}")
     if leader is None:
         click.echo(f"\n{_without_leader(rows)}")
-    elif len(rows) > sum(map(_serves, rows)):
+    elif sum(map(_is_voter, rows)) > sum(map(_serves, rows)):
         click.echo(f"\n{_margin(rows)}")
 
 
 def _without_leader(rows: list[Row]) -> str:
-    needed, serving = len(rows) // 2 + 1, sum(map(_serves, rows))
+    voters = sum(map(_is_voter, rows))
+    needed, serving = voters // 2 + 1, sum(map(_serves, rows))
     if serving >= needed:
         return "There is no leader: wait for the election to end."
-    return f"There is no leader: {serving} of {len(rows)} nodes do their part, and {needed} must."
+    return f"There is no leader: {serving} of {_nodes(rows)} do their part, and {needed} must."
+
+
+def _is_voter(row: Row) -> bool:
+    return bool(row["votes"])
 
 
 def _serves(row: Row) -> bool:
     """Whether the node counts for the majority now."""
-    return row.get("role") in ("leader", "follower", "candidate", "precandidate")
+    return _is_voter(row) and row.get("role") in ("leader", "follower", "candidate", "precandidate")
 
 
 def _spare(rows: list[Row]) -> int:
     """How many more nodes may fail before no majority is left."""
-    return sum(map(_serves, rows)) - (len(rows) // 2 + 1)
+    return sum(map(_serves, rows)) - (sum(map(_is_voter, rows)) // 2 + 1)
+
+
+def _nodes(rows: list[Row]) -> str:
+    """How many count, and what they are called where not all of them do."""
+    voters = sum(map(_is_voter, rows))
+    return f"{voters} nodes" if voters == len(rows) else f"{voters} voters"
 
 
 def _margin(rows: list[Row]) -> str:
     serving, spare = sum(map(_serves, rows)), _spare(rows)
-    begin = f"{serving} of {len(rows)} nodes do their part"
+    begin = f"{serving} of {_nodes(rows)} do their part"
     if spare > 0:
         return f"{begin}: {spare} more may fail before the cluster stops."
     return f"{begin}: when one more fails, no majority is left and the cluster stops until one is back."
@@ -235,6 +282,9 @@ def _troubles(row: Row) -> Iterator[str]:
     """What keeps a node from doing its part, in words."""
     if "error" in row:
         yield f"does not answer: {row['error']}"
+        return
+    if row.get("removed"):
+        yield f"was removed from the cluster and takes no part: {row['removed']}; stop it"
         return
     repair, disk, memory = row["repair"], row["disk"], row["memory"]
     differs_from = row["comparison"]["differs_from"]
@@ -268,7 +318,14 @@ def _cells(row: Row, commit: int, stats: list[str]) -> list[object]:
     disk = size(row["log_bytes"] + row["snapshot_bytes"])
     lag = max(0, commit - row["applied_index"])
     indexes = [row["term"], row["commit_index"], row["applied_index"], lag]
-    return [row["node"], row["role"], *indexes, row["sessions"], *held, disk, row["client_address"]]
+    return [row["node"], _role(row), *indexes, row["sessions"], *held, disk, row["client_address"]]
+
+
+def _role(row: Row) -> str:
+    """A follower without a vote is called what the members call it: learner, or joining. One that has not heard yet
+    that it is a member is joining."""
+    own: Row = next((member for member in row["members"] if member["id"] == row["node_id"]), {})
+    return str(row["role"] if _is_voter(row) or row["role"] != "follower" else own.get("role", "joining"))
 
 
 def _print_groups(answering: list[Row]) -> None:

@@ -20,6 +20,7 @@ EXIT_BUG = 1  # anything nobody foresaw
 EXIT_NO_LEADER = 8  # `status`: the cluster answers, and has no leader
 EXIT_EMPTY = 9  # `pop`, `peek`: nothing was there
 EXIT_DEGRADED = 10  # `status`: there is a leader, and a node is missing or in trouble
+EXIT_HALF = 12  # `restore`, `recover`, `verify`: transactions over groups are there in part only
 EXIT_INTERRUPTED = 130
 
 USAGE = "usage"

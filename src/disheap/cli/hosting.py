@@ -17,7 +17,7 @@ import signal
 import stat
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,9 +26,10 @@ import msgspec
 
 from disheap.cli.loops import loop_factory
 from disheap.cli.reloading import Reloading
+from disheap.cli.service_manager import ServiceManager
 from disheap.config.node_config import NodeConfig
 from disheap.errors import RequestTimeout
-from disheap.logs import get_logger
+from disheap.logs import get_logger, log_fields
 from disheap.runtime.member import Member
 
 log = get_logger(__name__)
@@ -77,7 +78,8 @@ def fit_open_files(config: NodeConfig) -> NodeConfig:
     places = allowed - min(OTHER_OPEN_FILES, allowed // 2)
     reserved = min(limits.reserved_connections, places // 4)
     log.warning(
-        "limits.connections is lowered: the limit of open files allows no more; raise its hard limit",
+        "limits.connections is lowered: the limit of open files allows no more",
+        advice="raise the hard limit of open files",
         asked_for=limits.connections, connections=places - reserved, open_files=allowed,
     )  # fmt: skip
     fitting = msgspec.structs.replace(limits, connections=places - reserved, reserved_connections=reserved)
@@ -95,17 +97,21 @@ def _raise_limit(wanted: int) -> int:
 
 
 async def _host(config: NodeConfig, announce: Announce, reloading: Reloading | None) -> None:
-    node = Member(config)
-    with _stopped_by_signals(STOPPING if reloading else (*STOPPING, signal.SIGHUP)) as stopping:
+    node, loop = Member(config), asyncio.get_running_loop()
+    with (
+        _stopped_by_signals(STOPPING if reloading else (*STOPPING, signal.SIGHUP)) as stopping,
+        closing(ServiceManager(loop)) as manager,
+        log_fields(node.log_fields),
+    ):
         if reloading is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reloading.reload, node)
+            loop.add_signal_handler(signal.SIGHUP, _reload, reloading, node, manager)
         if await _first(node.start(), stopping):
             if node.has_data_directory:
                 _warn_if_open_to_others(Path(config.data_dir))
-            await _serve_until(stopping, node, announce)
+            await _serve_until(stopping, node, announce, manager)
         if node.failure is not None:
             raise node.failure  # it failed and was told to stop at the same time
-        log.info("node stopped", node=node.name)
+        log.info("node stopped")
 
 
 def _warn_if_open_to_others(data_dir: Path) -> None:
@@ -114,18 +120,26 @@ def _warn_if_open_to_others(data_dir: Path) -> None:
     mode = stat.S_IMODE(data_dir.stat().st_mode)
     if mode & OF_OTHERS:
         log.warning(
-            "the data directory is open to other users of this machine: its files are not, but their names are"
-            + (", and they can be removed" if mode & WRITABLE_BY_OTHERS else ""),
+            "the data directory is open to other users of this machine",
             directory=str(data_dir), mode=f"{mode:04o}", remedy=f"chmod 700 {data_dir}",
+            allows="removing files" if mode & WRITABLE_BY_OTHERS else "reading the names of files",
         )  # fmt: skip
 
 
-async def _serve_until(stopping: asyncio.Event, node: Member, announce: Announce) -> None:
-    watch = asyncio.ensure_future(_watch_leader(node))
+def _reload(reloading: Reloading, node: Member, manager: ServiceManager) -> None:
+    manager.reloading()
+    reloading.reload(node)
+    manager.ready()
+
+
+async def _serve_until(stopping: asyncio.Event, node: Member, announce: Announce, manager: ServiceManager) -> None:
+    watch = asyncio.ensure_future(_watch_leader(node, manager))
     try:
         freeze_garbage()
+        manager.ready()
         await _first(_serve(node, announce), stopping)
     finally:
+        manager.stopping()
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)
         await node.stop()
@@ -203,7 +217,7 @@ def _stopped_by_signals(numbers: tuple[signal.Signals, ...] = STOPPING) -> Itera
             signal.signal(number, handler)
 
 
-async def _watch_leader(node: Member) -> None:
+async def _watch_leader(node: Member, manager: ServiceManager) -> None:
     """Say so when nobody can lead, and when somebody can again."""
     silent = False
     while True:
@@ -211,8 +225,10 @@ async def _watch_leader(node: Member) -> None:
             leader = await node.wait_for_leader(NO_LEADER_AGAIN_S if silent else NO_LEADER_S)
         except RequestTimeout:
             await _warn_of_no_leader(node)
+            manager.status("no leader")
             silent = True
             continue
+        manager.status(f"{leader} leads")
         if silent:
             log.info("a majority is found again", leader=leader)
         silent = False
@@ -224,7 +240,10 @@ async def _warn_of_no_leader(node: Member) -> None:
     reached = [member["name"] for member in members if member["connected"]]
     missing = [member["name"] for member in members if not member["connected"]]
     if missing:
-        text = "no leader: start the missing nodes; if they run, the lines above say why they are not reached"
+        log.warning(
+            "no leader: nodes are missing",
+            advice="start them; if they run, the lines above say why they are not reached",
+            reached=reached, missing=missing,
+        )  # fmt: skip
     else:
-        text = "no leader yet: all nodes are reached, and one will be elected"
-    log.warning(text, reached=reached, missing=missing)
+        log.warning("no leader yet: all nodes are reached, and one will be elected", reached=reached)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 BATCH_MESSAGES = 1000
 BATCH_BYTES = 256 << 10
 """One command holds as much of a stream: a round trip pays for many lines, and stays far below a node's frame limit."""
-POP_MAX = BATCH_MAX  # what one acknowledgement may name
+POP_MAX = BATCH_MAX  # what one command may take
 PEEK_MAX = 1000
 PREVIEW_CHARACTERS = 60  # of a payload in a table
 UTF8_BYTES = 4  # of one character, at most
@@ -295,11 +295,12 @@ def _settle(client: Client, deliveries: list[Delivery], ack: bool) -> None:
     if not deliveries:
         return
     tokens = [delivery.token for delivery in deliveries]
-    reply = client.driver.request(broker.Ack(tokens) if ack else broker.Nack(tokens))
-    if reply.stale:
-        raise LeaseLost(
-            f"the lease was lost on {len(reply.stale)} of {len(tokens)} messages, which will be delivered again"
-        )
+    lost = 0
+    for start in range(0, len(tokens), broker.TOKENS_MAX):
+        some = tokens[start : start + broker.TOKENS_MAX]
+        lost += len(client.driver.request(broker.Ack(some) if ack else broker.Nack(some)).stale)
+    if lost:
+        raise LeaseLost(f"the lease was lost on {lost} of {len(tokens)} messages, which will be delivered again")
 
 
 def _delivered(delivery: Delivery) -> dict[str, Any]:

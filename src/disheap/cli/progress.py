@@ -38,6 +38,25 @@ def show(stream: TextIO) -> Show:
     return Bars(stream) if stream.isatty() else Lines(stream)
 
 
+class Silent:
+    """Shows nothing."""
+
+    def __enter__(self) -> Silent:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def stage(self, title: str, total: int = 0) -> None:
+        """Shows nothing."""
+
+    def at(self, done: int) -> None:
+        """Shows nothing."""
+
+    def note(self, text: str) -> None:
+        """Shows nothing."""
+
+
 class Lines:
     """One line when a stage begins, one every `LINE_EVERY_S` while it moves, one for each note."""
 

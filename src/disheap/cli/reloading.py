@@ -40,7 +40,10 @@ class Reloading:
         except ConfigError as error:
             log.error("the certificates cannot be read again; those in use stay", reason=str(error))
         else:
-            log.info("settings and certificates were read again" if read else "the certificates were read again")
+            if read:
+                log.info("settings and certificates were read again")
+            else:
+                log.info("the certificates were read again")
 
     def _reload_settings(self) -> bool:
         """Whether they could be read."""

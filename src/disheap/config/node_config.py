@@ -19,6 +19,9 @@ Later sources win, key by key. Every key is known or an error that names its sou
     peer = "10.0.0.1:8300"
     client = "10.0.0.1:8400"
 
+`http_listen` and `metrics_listen` are short for `listen` and `metrics_listen` in `[service.http]`, with `services =
+["http"]`.
+
 In the environment a field is `DISHEAP_<FIELD>`, and a table's is nested by a double underscore:
 `DISHEAP_RAFT__HEARTBEAT_MS`, `DISHEAP_STORAGE__FILE__SEGMENT_BYTES`; lists are separated by commas, and
 `DISHEAP_MEMBERS` is `n1=PEER/CLIENT,n2=PEER/CLIENT`. `NODE_ID`, `RAFT_BIND`, `RAFT_ADVERTISE`, `BOOTSTRAP` and
@@ -47,6 +50,7 @@ from disheap.errors import ConfigError, UnsafeListen
 from disheap.interfaces import CHOSEN_KINDS, KINDS
 from disheap.plugins.settings import Text, check_bounds, convert, origin_of, unknown_key
 
+HTTP_LISTEN, METRICS_LISTEN = "http_listen", "metrics_listen"
 SECRET_VARIABLE = "DISHEAP_CLUSTER_SECRET"
 
 KIB = 1 << 10
@@ -128,6 +132,12 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     min_free_bytes: Annotated[int, Meta(ge=0, le=1 << 50)] = 128 * MIB  # on the disk; below it nothing new is taken
 
 
+class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[metrics]`: what a node counts for others to look at."""
+
+    topics_max: Annotated[int, Meta(ge=0, le=1000)] = 500  # with time series of their own, some 15 each; others summed
+
+
 class MemberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One node of a static cluster. `client` is "" where it is learned at the peers' handshake."""
 
@@ -148,8 +158,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     client_advertise: Name = ""
     members: tuple[MemberConfig, ...] = ()  # ids are 1..n in this order: the same list, in the same order, on each node
     alone: bool = False  # this node is a cluster of its own; a node is told this or its cluster, never neither
-    bootstrap: bool = False  # understood and of no effect: a static list of members needs no first node
-    join_addresses: tuple[str, ...] = ()
+    bootstrap: bool = False  # found a new cluster, if the data directory is empty, and join_addresses know of none
+    join_addresses: tuple[str, ...] = ()  # of peers that let this node in, if its data directory is empty
+    join_as_learner: bool = False  # a node that joins gets no vote, until somebody promotes it
     transport: Name = "tcp"
     client_transport: Name = ""  # "" is the same as `transport`
     storage: Name = "file"
@@ -165,6 +176,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_json: bool = False
     raft: RaftConfig = RaftConfig()
     limits: Limits = Limits()
+    metrics: MetricsConfig = MetricsConfig()
     plugins: dict[str, dict[str, dict[str, Any]]] = {}  # kind -> name -> settings, as they were given
     source: str = "the configuration"  # the file, for messages about plugin tables
 
@@ -174,6 +186,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         check_bounds(self, "")
         check_bounds(self.raft, "raft")
         check_bounds(self.limits, "limits")
+        check_bounds(self.metrics, "metrics")
         _check(self)
 
     def __repr__(self) -> str:
@@ -201,31 +214,32 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.client_advertise or reachable(self.client_listen, self.name)
 
     def member_list(self) -> tuple[MemberConfig, ...]:
-        """The cluster's first members; ids are 1..n by position, the same on every node.
-
-        With `members`, that list in its order. With `join_addresses` (RAFT_JOIN_ADDRESSES) instead, the sorted set of
-        the advertised address and those. Each member's name is then its address. A node's own `name` (NODE_ID) is its
-        label in logs and in `disheap status`. With neither, this node alone (`check_cluster`).
-        """
+        """The first members of the cluster; ids are 1..n by position, the same on every node: `members` in their
+        order, or this node alone. A node that joins a cluster learns its members from the log."""
         if self.members:
             return self.members
-        if self.join_addresses:
-            addresses = sorted({self.advertised_peer(), *self.join_addresses})
-            return tuple(MemberConfig(name=address, peer=address) for address in addresses)
         return (MemberConfig(name=self.name, peer=self.advertised_peer(), client=self.advertised_client()),)
+
+    def begins_somehow(self) -> bool:
+        """Whether the settings say to which cluster this node belongs."""
+        return self.alone or self.bootstrap or bool(self.members or self.join_addresses)
+
+    def has_peers(self) -> bool:
+        """Whether this node listens for other nodes: it has some, or may get some."""
+        return self.bootstrap or bool(self.join_addresses) or len(self.members) > 1
 
     def own_member(self) -> MemberConfig:
         """This node's place in `member_list`."""
-        name = self.advertised_peer() if self.join_addresses and not self.members else self.name
-        return next(member for member in self.member_list() if member.name == name)
+        return next(member for member in self.member_list() if member.name == self.name)
 
     def cluster_id(self) -> str:
-        """16 hex digits from the cluster's name and its members: nodes that were told different lists never mix.
+        """16 hex digits from the cluster's name and its first members: nodes that were told different lists never mix.
+        A cluster that was founded with `bootstrap` has another id, which its founder has drawn.
 
         A node alone counts by its name only: nobody else has its address written down, so it may change.
         """
         digest = blake2b(self.cluster.encode(), digest_size=8, person=b"disheap-cluster")
-        alone = not self.members and not self.join_addresses
+        alone = not self.members
         for member in self.member_list():
             for part in (member.name, "" if alone else member.peer):
                 digest.update(b"\0" + part.encode())
@@ -236,6 +250,7 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     """Raises `ConfigError`, which names the file, variable or flag, and the key. A flag that is None was not given."""
     tree = collect(file, environ, flags)
     source = str(file) if file else "the configuration"
+    _spell_out_http(tree)
     for key, value in tree.items():
         if key not in _KEYS and key not in KINDS:
             raise ConfigError(unknown_key(key, "", origin_of(value, source), list(_KEYS)))
@@ -256,24 +271,42 @@ def load(file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]
     return convert(NodeConfig, {**tree, "plugins": plugins, "source": source}, "", source)
 
 
+def _spell_out_http(tree: dict[str, Any]) -> None:
+    """`http_listen` and `metrics_listen` are short for settings of the service `http`, and run it."""
+    given = {name: tree.pop(name) for name in (HTTP_LISTEN, METRICS_LISTEN) if name in tree}
+    if not given:
+        return
+    services = tree.setdefault("service", {})
+    table = services.setdefault("http", {}) if isinstance(services, dict) else {}
+    if not isinstance(table, dict):
+        return  # what is wrong with it is told later
+    for name, value in given.items():
+        table.setdefault({HTTP_LISTEN: "listen", METRICS_LISTEN: "metrics_listen"}[name], value)
+    named = tree.get("services", ())
+    names = [name.strip() for name in named.split(",") if name.strip()] if isinstance(named, Text) else list(named)
+    if "http" not in names:
+        tree["services"] = [*names, "http"]
+
+
 _KEYS = tuple(field for field in NodeConfig.__struct_fields__ if field not in ("plugins", "source"))
 
 
 def check_cluster(config: NodeConfig) -> None:
     """Raises `ConfigError` for a node that was not told its cluster. The schedule that is prevented: three hosts lose
     DISHEAP_MEMBERS to sudo or systemd, and become three brokers, each of which confirms messages."""
-    if not (config.alone or config.members or config.join_addresses):
+    if not config.begins_somehow():
         raise ConfigError(
             "this node was not told who is in its cluster. Give it the same list as the other nodes: members "
-            "(DISHEAP_MEMBERS, --member) or join_addresses (RAFT_JOIN_ADDRESSES, --join). If it is a cluster of its "
-            "own, say so: --alone (DISHEAP_ALONE=1)."
+            "(DISHEAP_MEMBERS, --member). Or let it join a cluster: join_addresses (RAFT_JOIN_ADDRESSES, --join). Or "
+            "let it found one that others join: bootstrap (BOOTSTRAP=true, --bootstrap). If it is a cluster of its "
+            "own for good, say so: --alone (DISHEAP_ALONE=1)."
         )
 
 
 def check_listening(config: NodeConfig, peers_secure: bool, clients_secure: bool, has_secret: bool) -> None:
     """Raises `UnsafeListen`. A node alone does not listen for peers."""
     check_listen(config.client_listen, clients_secure, config.insecure)
-    if len(config.member_list()) == 1:
+    if not config.has_peers():
         return
     check_listen(config.peer_listen, peers_secure, config.insecure)
     if not (peers_secure or has_secret or is_loopback(config.peer_listen)):
@@ -331,8 +364,13 @@ def _check(config: NodeConfig) -> None:
         raise ConfigError(f"raft.tick_ms = {raft.tick_ms} is over raft.heartbeat_ms: heartbeats could not be in time.")
     if limits.session_timeout_min_ms > limits.session_timeout_max_ms:
         raise ConfigError("limits.session_timeout_min_ms is over limits.session_timeout_max_ms: no session would fit.")
-    if config.alone and (config.members or config.join_addresses):
-        raise ConfigError("alone is set, and so are members or join_addresses. Keep one: a node alone has no others.")
+    ways = {"alone": config.alone, "members": config.members, "bootstrap": config.bootstrap}
+    given = [name for name, value in {**ways, "join_addresses": config.join_addresses}.items() if value]
+    if len(given) > 1 and given != ["bootstrap", "join_addresses"]:
+        raise ConfigError(
+            f"{' and '.join(given)} are set. Keep one: a cluster begins with the same members on all nodes, or with "
+            "one node that has bootstrap, which the others join (join_addresses). A node alone has no others."
+        )
     if 0 < limits.frame_bytes < 4 * KIB:
         raise ConfigError(
             f"limits.frame_bytes = {limits.frame_bytes} is under 4096, and no command would fit. Leave it out, or set "

@@ -9,8 +9,8 @@ from disheap.interfaces.plugin import Plugin
 
 
 class StreamContext(NamedTuple):
-    """What a stream is for. `purpose` is "segment", "snapshot" or "connection". `label` names the stream within its
-    node."""
+    """What a stream is for. `purpose` is "segment", "snapshot", "backup" or "connection". `label` names the stream
+    within its node."""
 
     purpose: str
     label: str

@@ -37,7 +37,9 @@ class StateMachine(Plugin, Protocol):
     log does.
     """
 
-    versions: ClassVar[tuple[int, int]]  # the lowest and highest `machine_version` it can run
+    versions: ClassVar[tuple[int, int]]
+    """The lowest and highest `machine_version` it can run. A new log begins at the lowest. A later release may leave
+    out old versions. It refuses a log that begins with one of them, and a snapshot of one."""
 
     def __init__(self, settings: Any, context: MachineContext) -> None: ...
 
@@ -205,6 +207,37 @@ class Forwarding(Protocol):
     def forget(self, group: int, number: int) -> bytes:
         """A command of this machine. Applied, it removes the messages for `group` up to `number`, however often it is
         applied. Changes nothing by itself."""
+
+    def renumber(self) -> None:
+        """Every group of a new cluster begins with a restored state, and the states are not of one moment. So the
+        numbers of two groups need not fit. What waits is numbered from 1 again, and nothing counts as taken. The other
+        group may get a message that it had taken, so what it says must change nothing then. Called outside of a node,
+        once, before the new cluster starts."""
+
+
+@runtime_checkable
+class GroupKnowing(Protocol):
+    """Optional power of a `Forwarding` machine: it knows which groups take messages, and so it can refuse a command
+    that names another one. A machine in its first state knows itself alone."""
+
+    def know_groups(self, groups: Sequence[int]) -> bytes | None:
+        """A command of this machine. Applied, with session 0, it makes exactly these groups known, in ascending order.
+        Returns None if they are. Called when this node begins to lead. Changes nothing by itself."""
+
+
+@runtime_checkable
+class CrossChecking(Protocol):
+    """Optional power of a `Forwarding` machine: it finds what is done in one group and can never be done in another.
+    That happens when the states of all groups are put together, and are not of one moment. Called outside of a node,
+    before `renumber`."""
+
+    def told(self) -> Iterable[tuple[int, bytes]]:
+        """(group, message) of what this group has told other groups to do, as far as it remembers. It has messages of
+        the outbox, and others that were confirmed and forgotten there."""
+
+    def lacks(self, message: bytes) -> str:
+        """Whether this group has not done what a message of another group says, and cannot do it. Then a command that
+        came before it is missing. Returns a name, such as that of a transaction; "" if all is well."""
 
 
 @runtime_checkable

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from disheap.interfaces.machine import Principal
+from disheap.interfaces.metrics import Metric
 from disheap.interfaces.plugin import Plugin
 
 
@@ -17,8 +19,13 @@ class ServiceContext(Protocol):
     )  # the node's; a call that takes more than a few milliseconds has to pause in between
     node: str  # the node's name
 
-    async def status(self) -> dict[str, Any]:
-        """What `disheap status --json` shows of this node."""
+    async def status(self, group: int = 0) -> dict[str, Any]:
+        """What `disheap status --json` shows of this node and its part of a group. Asks the disk, so it may take long.
+        Raises `UnknownGroup` and `StorageError`."""
+
+    def unready(self) -> Sequence[str]:
+        """Why this node should get no traffic now, a sentence for each reason. Empty if it takes part in every group:
+        it knows a leader, has applied what is committed, has disk space, and is not stopping. Cheap."""
 
     def metrics(self) -> dict[str, int | float]:
         """The node's counters and gauges by name, such as `raft_applied_entries_total`. Cheap."""
@@ -29,6 +36,18 @@ class ServiceContext(Protocol):
 
     async def query(self, request: bytes, timeout_s: float) -> bytes:
         """A linearizable read of the machine. Raises what the machine refused, `NotLeader` and `RequestTimeout`."""
+
+    async def measure(self) -> Sequence[Metric]:
+        """All metrics of the node, its replicas and their machines. Takes at most some milliseconds of the loop at a
+        time, and half a second for each replica whose disk does not answer."""
+
+    def list_stats(self, group: int, prefix: str, after: str, limit: int) -> tuple[Sequence[dict[str, Any]], int]:
+        """A page of what the group's machine has many of, such as topics (`interfaces.Measuring`), as this node has
+        applied it. Nothing for a machine without that power. Ask for at most 50 at a time. Raises `UnknownGroup`."""
+
+    def check_listen(self, address: str, is_secure: bool) -> None:
+        """Raises `ConfigError` for an address (`host:port`) that other machines reach, unless the node's user insists
+        (`insecure`). `is_secure`: the service encrypts, and every client has to prove who it is."""
 
     def check_operator(self, principal: Principal, remote: str) -> None:
         """Raises `Unauthorized` unless this client may do what only operators may. `remote` is its address, as
@@ -46,5 +65,15 @@ class Service(Plugin, Protocol):
         leader. Raises `ConfigError` for what its user has to change; then the node does not start."""
 
     async def stop(self) -> None:
-        """Called once for each `start`, also for one that failed. Ends every task, connection and listener of the
-        service before it returns, within a few seconds. Raises nothing."""
+        """Called once when the node stops, also after a `start` that failed or was never called. Ends every task,
+        connection and listener of the service before it returns, within a few seconds. Raises nothing."""
+
+
+@runtime_checkable
+class Binding(Protocol):
+    """Optional power of a service: it takes its addresses before the node opens its data. So a port in use keeps the
+    node from starting before anything is written."""
+
+    async def bind(self) -> None:
+        """Called once, before `start`. Nothing is served yet. Raises `ConfigError` for an address that cannot be
+        used."""

@@ -24,10 +24,21 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class KnownPeers(NamedTuple):
-    """The members that a node has met, and whether it has taken part since its directory was made."""
+    """The members that a node has met, and whether it has taken part since its directory was made. `voters` are those
+    of the newest membership that was appended to the log, () before there was one. They are saved before the append. So
+    a log whose end is torn never hides that there are other voters."""
 
     takes_part: bool
     incarnations: tuple[tuple[int, int], ...]  # (member, incarnation), by member
+    voters: tuple[int, ...] = ()  # in ascending order
+    is_removed: bool = False  # the cluster has removed this node: it takes no part any more
+
+
+class StoredIdentity(NamedTuple):
+    """What a storage says of itself before it is opened."""
+
+    identity: Identity
+    peers: KnownPeers
 
 
 class Damage(NamedTuple):
@@ -254,6 +265,17 @@ class Repairable(Protocol):
 
 
 @runtime_checkable
+class Preallocating(Protocol):
+    """Optional power of a storage: it allocates space before appends need it, so that an append changes no metadata of
+    the filesystem. No append depends on it."""
+
+    def preallocate(self) -> None:
+        """Allocates space if the next appends are likely to need it. Called about once a second between other calls,
+        and not while the disk is short of space. It takes a few milliseconds at most. A full disk is no error here:
+        nothing is allocated then. Raises `DiskFailed`."""
+
+
+@runtime_checkable
 class LoopAppending(Protocol):
     """Optional power of a storage: entries may be appended on the loop's thread, too. The node does so for a single
     command while the last writes were quick. It saves the time of the way to the disk's thread and back."""
@@ -282,6 +304,39 @@ class Scrubbable(Protocol):
         needed. Raises `StorageFull` when there is no space to write something again, and `DiskFailed`."""
 
 
+class Inspected(NamedTuple):
+    """What `inspect` found. `torn` says what is wrong with the end of the log; "" if nothing is. Entries may have been
+    lost there. `snapshots` are all that are stored, the oldest first, those that cannot be read included. `snapshot` is
+    the newest one that can."""
+
+    identity: Identity
+    hard_state: HardState
+    snapshot: SnapshotMeta | None
+    first_index: Index
+    last_index: Index  # first_index - 1 when the log is empty
+    memberships: tuple[tuple[Index, bytes], ...]  # of the MEMBERSHIP entries behind the snapshot that can be read
+    last_term: Term  # of the last entry, or of the snapshot if there is none
+    damaged: tuple[Damage, ...]  # by index
+    lost_snapshot: LostSnapshot | None
+    torn: str
+    snapshots: tuple[tuple[Index, Term], ...] = ()
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """Optional power of a storage: an operator looks at the data of a node that does not run, and nothing of them
+    changes. `open` would repair what it finds. Without this power a directory cannot be verified, and a cluster cannot
+    be recovered from it."""
+
+    def inspect(self) -> Inspected | None:
+        """Locks the data, reads everything that is needed and compares it with its checksums. Changes nothing, now and
+        at `close`. Called instead of `open`. Afterwards only `read`, `open_snapshot` and `close` are called. Returns
+        None if the storage is empty.
+
+        Raises `StorageLocked` and `WrongCodec` as `open` does, `VersionUnsupported` for a newer format, and
+        `LogDamaged` and `SnapshotDamaged` for damage that `Inspected` does not report. Raises `DiskFailed`."""
+
+
 @runtime_checkable
 class PeerStore(Protocol):
     """Required of a storage whose `durable` is True. No other storage has it. It keeps the members that its node has
@@ -294,6 +349,16 @@ class PeerStore(Protocol):
     def save_known_peers(self, peers: KnownPeers) -> None:
         """Replaces what was saved before, as a whole. Durable when it returns. Allowed while the storage is damaged.
         Raises `StorageFull`, and `DiskFailed`."""
+
+
+@runtime_checkable
+class IdentityStore(Protocol):
+    """Required of a durable storage for a node that founds a cluster of its own (`bootstrap`) or joins one. Such a node
+    learns from its storage who it is. Without it, a node can be a member of a static list only."""
+
+    def stored(self) -> StoredIdentity | None:
+        """What an earlier run has stored; None if there is nothing. Called before `open`, without a lock. Changes
+        nothing. Raises `LogDamaged` if it cannot be read, and `DiskFailed`."""
 
 
 @runtime_checkable

@@ -108,7 +108,7 @@ class Transport(Plugin, Protocol):
 
 @runtime_checkable
 class Reloading(Protocol):
-    """Optional power of a transport: while it runs, it can read the files that its settings name again."""
+    """Optional power of a transport or a service: while it runs, it can read the files that its settings name again."""
 
     def reload(self) -> None:
         """New connections use the present content of the files. Open connections continue. Raises `ConfigError` for a

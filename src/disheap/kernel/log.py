@@ -76,7 +76,8 @@ class Log:
     def persisted(self) -> None:
         """The one `Write` in flight is durable: all that it carried and that was not overwritten since."""
         self.stable = self.written
-        self._evict()
+        if self._cache_bytes > self._cache_limit:
+            self._evict()
 
     def snapshot_taken(self, snapshot: SnapshotMeta, first_index: Index) -> None:
         """Storage has a snapshot of ours and holds the log from `first_index` on."""
@@ -144,11 +145,14 @@ class Log:
             self._cache_bytes += memory_of(entry)
         self.last_index = entries[-1].index
         self.last_time_ms = entries[-1].time_ms
-        self._evict()
+        if self._cache_bytes > self._cache_limit:
+            self._evict()
 
     def unwritten(self) -> tuple[Entry, ...]:
         """What no `Write` has carried yet; it is written from now on."""
         first, self.written = self.written + 1, self.last_index
+        if first == self.last_index:
+            return (self._cache[first],)
         return tuple(self._cache[index] for index in range(first, self.last_index + 1))
 
     def is_cached(self, index: int) -> bool:
@@ -167,6 +171,8 @@ class Log:
 
     def cached(self, first: int, last: int, max_bytes: int) -> tuple[Entry, ...]:
         """Entries from `first` on that are in memory, as many as fit, one at least."""
+        if first == last == self.last_index:
+            return (self._cache[first],)
         found: list[Entry] = []
         for index in range(first, min(last, self.last_index) + 1):
             entry = self._cache[index]

@@ -4,11 +4,15 @@ Single-server changes: a membership is in force from the moment its entry is app
 entry is truncated. Owns the history of memberships since the last snapshot and the encoding of one. Does not decide
 whether this node may propose a change. Replication does, which knows what is committed.
 
-Encoding, big-endian:
+Ids are never reused. An acknowledgement of a removed member that comes late would count for another node otherwise, if
+both had one id in one term. So a membership remembers the highest id that was ever given.
+
+Encoding, big-endian. Version 2 is written only if the member with the highest id is gone:
 
     offset  size  field
-    0       1     version, 1
+    0       1     version, 1 or 2
     1       4     number of members
+    5       8     in version 2: the highest id that was ever given
     then for each member, by ascending id:
     0       8     id
     8       1     1 for a voter, 0 for a learner
@@ -24,8 +28,9 @@ from disheap.errors import InvalidArgument, ProtocolError
 from disheap.kernel.quorum import VoterSets
 from disheap.kernel.types import Index, Member, Membership, NodeId
 
-VERSION = 1
+VERSION, VERSION_WITH_LAST_ID = 1, 2
 _HEAD = struct.Struct(">BI")
+_LAST_ID = struct.Struct(">Q")
 _MEMBER = struct.Struct(">QBI")
 
 
@@ -82,9 +87,14 @@ def voters_of(membership: Membership) -> tuple[NodeId, ...]:
     return tuple(member.id for member in membership.members if member.voter)
 
 
+def last_id_of(membership: Membership) -> int:
+    """The highest id that was ever given to a member; 0 if there was none."""
+    return max((membership.last_id, *(member.id for member in membership.members)))
+
+
 def check_change(old: Membership, new: Membership) -> None:
     """Refuse a membership that is no single-server step from the last (dissertation §4.1). Any two majorities of
-    neighbouring memberships share a member only if one voter at most differs."""
+    neighbouring memberships share a member only if one voter at most differs. Refuse an id that was given before."""
     ids = [member.id for member in new.members]
     if ids != sorted(set(ids)) or (ids and ids[0] <= 0):
         raise InvalidArgument("members must have distinct positive ids, in ascending order")
@@ -93,11 +103,19 @@ def check_change(old: Membership, new: Membership) -> None:
         raise InvalidArgument(f"{len(changed)} voters change at once; change one, wait until it is committed, repeat")
     if not voters_of(new):
         raise InvalidArgument("a group needs at least one voter")
+    known, last_id = {member.id for member in old.members}, last_id_of(old)
+    reused = [one for one in ids if one not in known and one <= last_id]
+    if reused:
+        raise InvalidArgument(f"ids are never reused: a new member gets an id above {last_id}")
 
 
 def encode(membership: Membership) -> bytes:
     """The bytes of a membership as the log and the snapshots hold them."""
-    parts = [_HEAD.pack(VERSION, len(membership.members))]
+    count, highest = len(membership.members), max((member.id for member in membership.members), default=0)
+    if membership.last_id > highest:
+        parts = [_HEAD.pack(VERSION_WITH_LAST_ID, count), _LAST_ID.pack(membership.last_id)]
+    else:
+        parts = [_HEAD.pack(VERSION, count)]
     for member in membership.members:
         parts.append(_MEMBER.pack(member.id, member.voter, len(member.record)))
         parts.append(member.record)
@@ -108,9 +126,13 @@ def decode(data: bytes) -> Membership:
     """Raises `ProtocolError` for bytes that `encode` never makes."""
     try:
         version, count = _HEAD.unpack_from(data, 0)
-        if version != VERSION:
-            raise ProtocolError(f"membership of version {version}; this node reads version {VERSION}")
-        members, offset = [], _HEAD.size
+        if version not in (VERSION, VERSION_WITH_LAST_ID):
+            known = f"{VERSION} and {VERSION_WITH_LAST_ID}"
+            raise ProtocolError(f"membership of version {version}; this node reads versions {known}")
+        members, offset, last_id = [], _HEAD.size, 0
+        if version == VERSION_WITH_LAST_ID:
+            (last_id,) = _LAST_ID.unpack_from(data, offset)
+            offset += _LAST_ID.size
         for _ in range(count):
             member, offset = _decode_member(data, offset)
             members.append(member)
@@ -118,7 +140,7 @@ def decode(data: bytes) -> Membership:
         raise ProtocolError(f"membership ends early: {error}") from error
     if offset != len(data):
         raise ProtocolError(f"membership has {len(data) - offset} bytes too many")
-    return Membership(tuple(members))
+    return Membership(tuple(members), last_id)
 
 
 def _decode_member(data: bytes, offset: int) -> tuple[Member, int]:

@@ -19,6 +19,7 @@ from disheap.kernel.types import (
     Read,
     Term,
     Write,
+    new_record,
 )
 
 NOTHING = Index(0)
@@ -74,6 +75,8 @@ class Outbox:
 
     def take_messages(self) -> tuple[Message, ...]:
         """Return the messages that may be sent at once, and forget them."""
+        if not self._messages:
+            return ()
         messages, self._messages = tuple(self._messages), []
         return messages
 
@@ -86,7 +89,7 @@ class Outbox:
         self.number += 1
         self.in_flight = True
         held, self._held = tuple(self._held), []
-        return Write(self.number, changed, self._log.unwritten()), held
+        return new_record(Write, (self.number, changed, self._log.unwritten())), held
 
     def take_requests(
         self,
@@ -105,8 +108,9 @@ class Outbox:
         self.in_flight = False
         self.durable = self._written
         self._log.persisted()
-        self._messages += self._waiting
-        self._waiting.clear()
+        if self._waiting:
+            self._messages += self._waiting
+            self._waiting.clear()
         return True
 
     def _clear_requests(self) -> None:
@@ -124,7 +128,8 @@ def _add(queue: list[Message], message: Message) -> None:
     """A later acknowledgement says all that the one before it said."""
     last = queue[-1] if queue else None
     if (
-        isinstance(message, AppendReply)
+        last is not None
+        and isinstance(message, AppendReply)
         and isinstance(last, AppendReply)
         and message.success
         and last.success

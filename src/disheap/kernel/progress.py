@@ -114,7 +114,8 @@ class Progress:
         if is_found or is_enough:
             self.become_replicate()
             self.poke = is_enough  # it cannot know what else is committed, and perhaps there is nothing to send
-        self.next = max(self.next, Index(self.match + 1))
+        if self.next <= self.match:
+            self.next = Index(self.match + 1)
         return moved
 
     def refused(self, index: Index, agreed: Index) -> None:

@@ -38,6 +38,7 @@ from disheap.kernel.types import (
     TimeoutNow,
     VoteReply,
     VoteRequest,
+    new_record,
 )
 
 
@@ -185,7 +186,7 @@ class Raft:
         if state.receiving is not None:
             snapshots.release_final(state)
         write, held = (None, ()) if state.is_installing else outbox.take_write()
-        return Ready(outbox.take_messages(), write, held, committed, *outbox.take_requests())
+        return new_record(Ready, (outbox.take_messages(), write, held, committed, *outbox.take_requests()))
 
     # --- what can be seen --------------------------------------------------------------------------------------------
 
@@ -214,10 +215,27 @@ class Raft:
         """Whether this node leads in its term. Another node may lead in a newer one."""
         return self._state.role is Role.LEADER
 
+    def is_led_by(self, leader: NodeId, is_leader: bool) -> bool:
+        """Whether `leader` and `is_leader` are still what they were. Asked several times for each command."""
+        state = self._state
+        return state.leader == leader and (state.role is Role.LEADER) == is_leader
+
     @property
     def commit(self) -> Index:
         """The index of the last entry that is known to be committed."""
         return self._state.log.commit
+
+    @property
+    def commit_heard(self) -> Index:
+        """The commit index that the leader said last, which may be beyond our own log. 0 before any leader has."""
+        return self._state.commit_heard
+
+    @property
+    def knows_commit(self) -> bool:
+        """Whether the commit index is one of this term (§5.4.2, §8). A follower must also have taken entries from this
+        term's leader: before, its own index may be from before it was down."""
+        state = self._state
+        return state.has_committed_in_term and (self.is_leader or state.verified > 0)
 
     @property
     def applied(self) -> Index:
@@ -243,6 +261,16 @@ class Raft:
     def membership(self) -> Membership:
         """The membership in force: the last one in the log, committed or not."""
         return self._state.members.current
+
+    @property
+    def membership_index(self) -> Index:
+        """The index of the entry, or of the snapshot, that has brought the membership in force."""
+        return self._state.members.index
+
+    @property
+    def has_committed_in_term(self) -> bool:
+        """Whether a leader has committed an entry of its own term. Before, it may change no membership."""
+        return self._state.has_committed_in_term
 
     @property
     def is_ambiguous(self) -> bool:
@@ -295,19 +323,15 @@ class Raft:
         self._has_input = True
 
 
+_ANSWERS = (AppendReply, HeartbeatReply, SnapshotReply, VoteReply)
+
 # --- dispatch --------------------------------------------------------------------------------------------------------
 
 
 def _is_from_stranger(state: State, message: Message) -> bool:
     """Answers count only from those that we lead or ask. Requests are heard from anybody (dissertation §4.1). A node's
     own membership may be the one that is stale (pitfall 8)."""
-    match message:
-        case AppendReply() | HeartbeatReply() | SnapshotReply() | VoteReply():
-            return message.source not in state.members.ids
-        case VoteRequest() | AppendRequest() | Heartbeat() | SnapshotRequest() | TimeoutNow():
-            return False
-        case _:
-            assert_never(message)
+    return isinstance(message, _ANSWERS) and message.source not in state.members.ids
 
 
 def _speaks_of_a_future_term(message: Message) -> bool:

@@ -25,6 +25,7 @@ from disheap.kernel.types import (
     NodeId,
     Role,
     Term,
+    new_record,
 )
 
 # --- the leader: proposals -------------------------------------------------------------------------------------------
@@ -90,8 +91,9 @@ def on_fetched(state: State, peer: NodeId, entries: tuple[Entry, ...]) -> None:
         progress.fetching = Index(0)
         entries = within(entries, state.config.append_bytes, state.log.last_index)
         last = entries[-1]
-        if entries[0].index == progress.next and state.log.term_at(last.index) == last.term:
-            _send_entries(state, peer, progress, entries)
+        term = state.log.term_at(progress.next - 1)
+        if entries[0].index == progress.next and term is not None and state.log.term_at(last.index) == last.term:
+            _send_entries(state, peer, progress, term, entries)
 
 
 def broadcast_heartbeats(state: State) -> None:
@@ -117,15 +119,16 @@ def on_unreachable(state: State, peer: NodeId) -> None:
 
 def _send_next(state: State, peer: NodeId, progress: Progress) -> None:
     log, config = state.log, state.config
-    if progress.next < log.first_index or log.term_at(progress.next - 1) is None:
+    term = log.term_at(progress.next - 1)
+    if progress.next < log.first_index or term is None:
         snapshots.begin(state, peer)
-    elif progress.phase is Phase.REPLICATE and progress.is_full(config):
-        _send_entries(state, peer, progress, ())  # asks where the peer stands, should all in the window be lost
+    elif progress.poke and progress.phase is Phase.REPLICATE and progress.is_full(config):
+        _send_entries(state, peer, progress, term, ())  # asks where the peer stands, should all in the window be lost
     elif progress.next > log.last_index or log.is_cached(progress.next):
         entries = log.cached(progress.next, log.last_index, config.append_bytes)
-        _send_entries(state, peer, progress, entries)
+        _send_entries(state, peer, progress, term, entries)
     elif progress.phase is Phase.PROBE:
-        _send_entries(state, peer, progress, ())  # where the logs agree comes first, then the disk is read
+        _send_entries(state, peer, progress, term, ())  # where the logs agree comes first, then the disk is read
     else:
         progress.fetching = progress.next
         progress.poke = False
@@ -133,12 +136,14 @@ def _send_next(state: State, peer: NodeId, progress: Progress) -> None:
         state.outbox.fetches.append(Fetch(peer, progress.next, last, config.append_bytes))
 
 
-def _send_entries(state: State, peer: NodeId, progress: Progress, entries: tuple[Entry, ...]) -> None:
+def _send_entries(state: State, peer: NodeId, progress: Progress, term: Term, entries: tuple[Entry, ...]) -> None:
+    """`term` is that of the entry before `progress.next`."""
     previous = Index(progress.next - 1)
-    term = state.log.term_at(previous)
-    assert term is not None
-    state.send(AppendRequest(state.id, peer, state.term, previous, term, entries, state.log.commit))
-    progress.sent(Index(previous + len(entries)), sum(map(size_of, entries)))
+    fields = (state.id, peer, state.term, previous, term, entries, state.log.commit)
+    state.outbox.send(new_record(AppendRequest, fields))
+    progress.sent(
+        Index(previous + len(entries)), size_of(entries[0]) if len(entries) == 1 else sum(map(size_of, entries))
+    )
 
 
 # --- the leader: answers ---------------------------------------------------------------------------------------------
@@ -208,7 +213,8 @@ def on_append(state: State, message: AppendRequest) -> None:
     new = log.new_in(entries)
     if new:
         state.append(new)
-    state.verified = max(state.verified, verified)
+    if verified > state.verified:
+        state.verified = verified
     log.commit_to(min(message.commit, verified))
     _acknowledge(state, message.source, verified)
 
@@ -240,7 +246,8 @@ def resolve_ambiguity(state: State) -> None:
 
 
 def _acknowledge(state: State, leader: NodeId, index: Index) -> None:
-    state.send(AppendReply(state.id, leader, state.term, True, index, Index(0), Term(0)), claims=index)
+    fields = (state.id, leader, state.term, True, index, Index(0), Term(0))
+    state.outbox.send(new_record(AppendReply, fields), index)
 
 
 def _refuse(state: State, message: AppendRequest) -> None:

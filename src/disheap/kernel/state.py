@@ -28,6 +28,7 @@ from disheap.kernel.types import (
     Role,
     SnapshotMeta,
     Term,
+    new_record,
 )
 
 
@@ -56,6 +57,7 @@ class State:
         self.random = random
         self.log = Log(restored, config.log_cache_bytes)
         self.outbox = Outbox(restored.hard_state, self.log)
+        self.term = restored.hard_state.term  # the newest that this node knows
         self.members = Memberships(restored.snapshot.index, restored.snapshot.membership)
         for index, data in restored.memberships:
             if self.log.snapshot.index < index <= self.log.last_index:
@@ -81,11 +83,6 @@ class State:
         self.restart_timer()
 
     # --- what is read often ------------------------------------------------------------------------------------------
-
-    @property
-    def term(self) -> Term:
-        """The newest term that this node knows."""
-        return self.outbox.hard_state.term
 
     @property
     def vote(self) -> NodeId:
@@ -174,7 +171,8 @@ class State:
     def append(self, entries: Sequence[Entry]) -> None:
         """A membership is in force as soon as it is appended, and no longer when it is overwritten."""
         changes = [entry for entry in entries if entry.kind == EntryKind.MEMBERSHIP]
-        decoded = [(one.index, membership.decode(one.data)) for one in changes]  # raises before anything has changed
+        # Raises before anything has changed.
+        decoded = [(one.index, membership.decode(one.data)) for one in changes] if changes else ()
         self.members.roll_back(entries[0].index)
         self.log.append(entries)
         for index, change in decoded:
@@ -182,12 +180,13 @@ class State:
 
     def append_own(self, kind: EntryKind, time_ms: int, data: bytes) -> Index:
         """The leader's own entry; `uncommitted_bytes` counts it until it is committed."""
-        entry = Entry(self.term, Index(self.log.last_index + 1), kind, time_ms, data)
+        index = Index(self.log.last_index + 1)
+        entry = new_record(Entry, (self.term, index, kind, time_ms, data))
         self.append((entry,))
         size = size_of(entry)
-        self.uncommitted.append((entry.index, size))
+        self.uncommitted.append((index, size))
         self.uncommitted_bytes += size
-        return entry.index
+        return index
 
     def install(self, meta: SnapshotMeta) -> None:
         """A snapshot replaces the log and everything said in it (§7)."""
@@ -200,6 +199,7 @@ class State:
 
     def _enter_term(self, term: Term, vote: NodeId) -> None:
         self.outbox.set_hard_state(term, vote)
+        self.term = term
         self.verified = Index(0)
 
     def _leave_role(self) -> None:

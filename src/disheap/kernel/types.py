@@ -21,6 +21,10 @@ def quick_members(enum: E) -> E:
     return enum
 
 
+new_record = tuple.__new__
+"""Makes a named tuple of all its fields, in their order. The tuple's own constructor is a Python function, and so one
+call more, where it counts."""
+
 Term = NewType("Term", int)
 Index = NewType("Index", int)
 NodeId = NewType("NodeId", int)
@@ -75,9 +79,11 @@ class Member(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """The members of a group."""
+    """The members of a group. `last_id` is the highest id that was ever given, if that member is gone; else it may be
+    0. `membership.last_id_of` reads it."""
 
     members: tuple[Member, ...]  # sorted by id
+    last_id: int = 0
 
 
 class SnapshotMeta(NamedTuple):

@@ -25,8 +25,8 @@ in 16. The body of an ATTACH begins with that secret.
 
 An OPEN and an ATTACH are the two envelopes that do not go into the log as they came. The leader puts an `Opening` or an
 `Attaching` in the place of the body, with who the client is and a hash of the secret. `PUSH`: 6-13 log index, then the
-body. `QUERY` and `ADMIN`: 6-13 request number, then the body. `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`: the body
-follows at 6. The bodies of the first three are in `handshake`.
+body. `QUERY` and `ADMIN`: 6-13 request number, then the body. `HELLO`, `WELCOME`, `GOODBYE`, `PING`, `PONG`, `MEMBERS`:
+the body follows at 6. The bodies of `HELLO`, `WELCOME`, `GOODBYE` and `MEMBERS` are in `handshake`.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class Kind(IntEnum):
     REPLY = 23
     ANSWER = 24
     PUSH = 25
+    MEMBERS = 26
 
     PEER_HELLO = 32
     PEER_WELCOME = 33
@@ -291,7 +292,7 @@ class FrameReader:
         Every other frame comes by itself. Without a `session` there are no runs. Raises `FrameTooLarge` and
         `MalformedFrame`.
         """
-        buffer, limit, unpack = self._join(data), self.limit, ENVELOPE.unpack_from
+        buffer, limit, unpack = self._join(data) if self._unfinished else data, self.limit, ENVELOPE.unpack_from
         size, position, run = len(buffer), 0, 0
         while size - position >= ENVELOPE.size:
             length, kind, flags, number, seq, confirmed = unpack(buffer, position)

@@ -33,6 +33,9 @@ class Gossip(msgspec.Struct, array_like=True, frozen=True):
     memory_is_short: bool = False  # above its high-water mark
     memory_is_exhausted: bool = False  # so much above it that transient messages are refused, too
     wall_ms: int = 0  # its wall clock when it said so
+    members_at: int = 0  # the entry of group 0 up to which it knows the members
+    members: tuple[int, ...] = ()  # their ids, as it has applied them; () where it knows none
+    last_id: int = 0  # the highest id that was ever given there
 
 
 _decoder = msgspec.msgpack.Decoder(Gossip)
@@ -53,6 +56,8 @@ def decode(frame: bytes) -> Gossip:
         _check(report)
     if not 0 <= gossip.wall_ms < 1 << 64:
         raise MalformedFrame(f"a gossip frame with a clock out of bounds: {gossip.wall_ms}")
+    if not all(0 <= number < 1 << 64 for number in (gossip.members_at, gossip.last_id, *gossip.members)):
+        raise MalformedFrame("a gossip frame with a member's id or an index out of bounds")
     return gossip
 
 

@@ -34,6 +34,8 @@ BEFORE_RANGES = 1
 """The version whose HELLO carried one number and not a range. No release spoke it."""
 GROUP_MAX = (1 << 32) - 1
 TEXT_CHARACTERS = 255
+MEMBERS_MAX = 1000
+"""Addresses that a MEMBERS names at most. A client keeps them, and tries each."""
 ANONYMOUS = "anonymous"
 """The mechanism of a client that sends no credentials. Its first message is empty. If its connection has a certificate,
 the certificate's name counts all the same."""
@@ -74,6 +76,7 @@ class Hello(msgspec.Struct, frozen=True, omit_defaults=True):
     client_version: Text = ""  # its version; at most 255 characters
     mechanism: Text = ANONYMOUS  # how the client authenticates
     credentials: bytes = b""  # the first message of the mechanism
+    follows_members: bool = False  # whether the client takes a MEMBERS when the members have changed
 
 
 class ClientLimits(msgspec.Struct, frozen=True):
@@ -110,6 +113,12 @@ class Goodbye(msgspec.Struct, frozen=True):
     code: str  # why; a client that goes on at another node says `leaves`
     message: str  # for people
     leader: str = ""  # with `not-leader`: the client address of the leader, if it is known
+
+
+class Members(msgspec.Struct, frozen=True):
+    """What a node sends when the members have changed, to clients that said `follows_members`."""
+
+    members: Annotated[list[Text], Meta(max_length=MEMBERS_MAX)]  # the client addresses, as in a WELCOME
 
 
 T = TypeVar("T")
@@ -183,6 +192,16 @@ def goodbye(code: str, message: str, leader: str = "") -> bytes:
 def open_goodbye(body: bytes) -> Goodbye:
     """Raises `MalformedFrame`."""
     return _decode(body, Goodbye, "GOODBYE")
+
+
+def members(addresses: list[str]) -> bytes:
+    """A whole MEMBERS."""
+    return frames.plain(frames.Kind.MEMBERS, msgspec.msgpack.encode(Members(addresses[:MEMBERS_MAX])))
+
+
+def open_members(body: bytes) -> list[str]:
+    """Returns the client addresses of all nodes. Raises `MalformedFrame`."""
+    return _decode(body, Members, "MEMBERS").members
 
 
 def _decode(body: bytes, content: type[T], name: str) -> T:

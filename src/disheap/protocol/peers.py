@@ -23,6 +23,7 @@ from __future__ import annotations
 from enum import IntEnum
 from struct import Struct
 from struct import error as StructError
+from typing import Literal
 
 import msgspec
 
@@ -44,6 +45,7 @@ from disheap.kernel.types import (
     TimeoutNow,
     VoteReply,
     VoteRequest,
+    new_record,
     quick_members,
 )
 from disheap.protocol import frames
@@ -55,6 +57,8 @@ MAX_TIME_MS = (1 << 47) - 1
 """Of log time, in the year 6429: a session's number, which is made of it, has no room for more."""
 
 _HEADER = Struct("<IBBIQQQ")  # length, kind, type, group, source, target, term
+_REST = _HEADER.size - 4
+_KIND = int(Kind.PEER_MESSAGE)
 _VOTE_REQUEST = Struct("<QQ??Q")
 _VOTE_REPLY = Struct("<??Q")
 _APPEND = Struct("<QQQI")  # previous index and term, commit, number of entries
@@ -84,6 +88,7 @@ class Type(IntEnum):
 MESSAGES_SINCE: dict[int, int] = dict.fromkeys(Type, 2)
 """The protocol version since which each message exists. A later one goes in here with its own version."""
 
+_TOO_LARGE = f"a number is not between 0 and {MAX_NUMBER}"
 _ENTRY_KINDS = {int(kind): kind for kind in EntryKind}
 """To call the enum costs ten times as much as to look here, for each entry."""
 _TYPES = {
@@ -125,6 +130,29 @@ class PeerHello(msgspec.Struct, frozen=True):
     nonce: bytes = b""  # new for each handshake
     wall_ms: int = 0  # the sender's wall clock
     release: str = ""  # of the sender, for people
+    cluster: str = ""  # the cluster's name, as the sender was told
+    peer_address: str = ""  # where the sender is reached by peers
+    request: bytes = b""  # a `MembershipRequest`; "" for a connection that is kept
+    answer: bytes = b""  # to the request: a `MembershipAnswer`
+    removal: str = ""  # in a welcome: why the cluster has no such member any more; older releases read a GOODBYE alone
+
+
+class MembershipRequest(msgspec.Struct, array_like=True, frozen=True):
+    """What a node asks of the cluster in its hello: to be let in, or to be removed. A node that joins has no id yet:
+    `PeerHello.node_id` and `PeerHello.target` are 0. The leader of group 0 does it. Others refuse with the leader's
+    address."""
+
+    op: Literal["join", "leave"]
+    is_learner: bool = False  # a node that joins is to stay a learner
+
+
+class MembershipAnswer(msgspec.Struct, array_like=True, frozen=True):
+    """The leader's answer, in its welcome, when the change is committed. A node that has no cluster yet answers with
+    the id 0."""
+
+    node_id: int  # of the node that asked
+    index: int  # of the entry with the change
+    founds: bool = False  # with the id 0: whether the node may found a cluster
 
 
 def exists(message: Message, version: int) -> bool:
@@ -135,13 +163,8 @@ def exists(message: Message, version: int) -> bool:
 def encode(group: int, message: Message) -> bytes:
     """One whole frame."""
     body = _body(message)
-    length = _HEADER.size - 4 + len(body)
-    return (
-        _HEADER.pack(
-            length, Kind.PEER_MESSAGE, _TYPES[type(message)], group, message.source, message.target, message.term
-        )
-        + body
-    )
+    source, target, term = message[:3]
+    return _HEADER.pack(_REST + len(body), _KIND, _TYPES[type(message)], group, source, target, term) + body
 
 
 def decode(frame: bytes, version: int = SUPPORTED.highest) -> tuple[int, Message]:
@@ -151,7 +174,8 @@ def decode(frame: bytes, version: int = SUPPORTED.highest) -> tuple[int, Message
         _, _, number, group, source, target, term = _HEADER.unpack_from(frame)
         if MESSAGES_SINCE.get(number, version + 1) > version:
             raise wrong_version(f"message of type {number}", version)
-        _bound(source | target | term)
+        if source | target | term > MAX_NUMBER:
+            raise ValueError(_TOO_LARGE)
         message = _message(number, NodeId(source), NodeId(target), Term(term), frame, _HEADER.size)
     except WrongVersion:
         raise
@@ -186,9 +210,9 @@ def _body(message: Message) -> bytes:
 
 def _append_body(message: AppendRequest) -> bytes:
     pieces = [_APPEND.pack(message.previous_index, message.previous_term, message.commit, len(message.entries))]
-    for entry in message.entries:
-        pieces.append(_ENTRY.pack(entry.term, entry.index, entry.kind, entry.time_ms, len(entry.data)))
-        pieces.append(entry.data)
+    for term, index, kind, time_ms, data in message.entries:
+        pieces.append(_ENTRY.pack(term, index, kind, time_ms, len(data)))
+        pieces.append(data)
     return b"".join(pieces)
 
 
@@ -207,8 +231,9 @@ def _message(number: int, source: NodeId, target: NodeId, term: Term, frame: byt
             return _append(source, target, term, frame, at)
         case Type.APPEND_REPLY:
             success, index, hint_index, hint_term = _APPEND_REPLY.unpack_from(frame, at)
-            _bound(index | hint_index | hint_term)
-            return AppendReply(source, target, term, success, index, hint_index, hint_term)
+            if index | hint_index | hint_term > MAX_NUMBER:
+                raise ValueError(_TOO_LARGE)
+            return new_record(AppendReply, (source, target, term, success, index, hint_index, hint_term))
         case Type.HEARTBEAT:
             commit, read, transferee = _HEARTBEAT.unpack_from(frame, at)
             _bound(commit | read | transferee)
@@ -240,7 +265,8 @@ def _message(number: int, source: NodeId, target: NodeId, term: Term, frame: byt
 def _append(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -> AppendRequest:
     """Its entries follow `previous`, one by one, with terms that never fall and are none after the leader's."""
     previous_index, previous_term, commit, count = _APPEND.unpack_from(frame, at)
-    _bound(previous_index + count | previous_term | commit)
+    if previous_index + count | previous_term | commit > MAX_NUMBER:
+        raise ValueError(_TOO_LARGE)
     at += _APPEND.size
     if count * _ENTRY.size > len(frame) - at:
         raise ValueError(f"{count} entries do not fit in a frame of {len(frame)} bytes")
@@ -258,8 +284,9 @@ def _append(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int) -
         at += length
         if kind not in _ENTRY_KINDS:
             raise ValueError(f"an entry of kind {kind}")
-        entries.append(_entry(Entry(entry_term, index, _ENTRY_KINDS[kind], time_ms, data)))
-    return AppendRequest(source, target, term, previous_index, previous_term, tuple(entries), commit)
+        entries.append(_entry(new_record(Entry, (entry_term, index, _ENTRY_KINDS[kind], time_ms, data))))
+    fields = (source, target, term, previous_index, previous_term, tuple(entries), commit)
+    return new_record(AppendRequest, fields)
 
 
 def _entry(entry: Entry) -> Entry:
@@ -291,7 +318,7 @@ def _snapshot(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int)
 def _bound(numbers: int) -> None:
     """Of several numbers, what they are with all their bits together."""
     if numbers > MAX_NUMBER:
-        raise ValueError(f"a number is not between 0 and {MAX_NUMBER}")
+        raise ValueError(_TOO_LARGE)
 
 
 def _bound_time(time_ms: int) -> None:

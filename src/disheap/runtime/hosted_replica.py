@@ -7,14 +7,17 @@ replica gets it in `shared.Shared`. The folder `replica` has the parts that know
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Any
 
+import msgspec
+
 from disheap.errors import NotLeader, RequestError, StorageError
-from disheap.interfaces import Forwarding, Identity, MemoryEstimating, Storage, StorageUsage
+from disheap.interfaces import Identity, Measuring, MemoryEstimating, PeerStore, Storage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import NOBODY, Index, Membership, Message, NodeId
-from disheap.logs import get_logger
+from disheap.logs import get_logger, log_fields
 from disheap.protocol.gossip import GroupReport
 from disheap.protocol.peers import PeerGroup
 from disheap.protocol.repair import Answer, Ask
@@ -22,17 +25,18 @@ from disheap.runtime import tuning
 from disheap.runtime.clients.local import LocalRequests
 from disheap.runtime.clients.server import Server
 from disheap.runtime.clocks.clock_check import ClockCheck
-from disheap.runtime.disk.thread import Disk, FailStopDisk, close_patiently, retry_while_full, run_on
+from disheap.runtime.disk.thread import Disk, retry_while_full, run_on
 from disheap.runtime.maintenance import Maintenance
-from disheap.runtime.membership.directory import first_state
+from disheap.runtime.membership.directory import first_state, record_of
+from disheap.runtime.replica.data_directory import DataDirectory
 from disheap.runtime.replica.forwarding import Forwarder
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.leader_watch import LeaderWatch
 from disheap.runtime.replica.lifecycle import Lifecycle, State
 from disheap.runtime.replica.node_commands import NodeCommands
-from disheap.runtime.replica.recovery import Found, recover
+from disheap.runtime.replica.recovery import Found
 from disheap.runtime.replica.versions import Versions, own_versions
-from disheap.runtime.replica.wiring import GroupCallbacks
+from disheap.runtime.replica.wiring import GroupCallbacks, GroupParts
 from disheap.runtime.shared import ReplicaNode, Shared
 from disheap.runtime.state.sessions import Sessions
 
@@ -53,33 +57,40 @@ class Replica:
         self._node = node
         self._shared = shared
         self._group: Group | None = None
-        self._storage: Storage | None = None
-        self._disk: Disk | None = FailStopDisk(shared.make_disk(loop), node.failed)
+        with log_fields({"group": number}):
+            disk = shared.make_disk(loop)
+        self.directory = DataDirectory(number, lambda: shared.parts.storage(number), disk, node.failed)
         limits = config.limits
         self.clock_check = ClockCheck(
             shared.clock, shared.member_clocks, shared.own, limits.max_clock_jump_ms, limits.max_downtime_ms
         )
-        self.node_commands = NodeCommands(self, self._draw)
+        self.node_commands = NodeCommands(self, self.draw)
         self.server = Server(
-            self, shared.acceptor, draw=self._draw, entropy=shared.entropy, on_node_command=self.node_commands.applied
+            self, shared.acceptor, draw=self.draw, entropy=shared.entropy, on_node_command=self.node_commands.applied
         )
-        self.forwarder: Forwarder | None = None
-        """There is one as soon as the storage was opened, if the machine has the power `Forwarding`."""
+        self.forwarder = Forwarder(
+            lambda: self.group.sessions.machine,
+            shared.forwarding.routes_of(number, self.node_commands),
+            shared.clock.monotonic,
+            shared.random.random,
+            lambda: loop.call_soon(self._pump_forwarder),
+            number,
+        )
         self.maintenance = Maintenance(self, number, shared.own, config, shared.clock, loop)
         self._local = LocalRequests(self.server, self.leader_address)
         others = lambda: shared.book.versions(shared.own, number)  # noqa: E731
         self._versions = Versions(others, tuning.settle_ticks(config))
         self._leader_watch = LeaderWatch(number, lambda: self.group, shared.book.label)
-        self._settings_digest = shared.parts.settings_digest(number)
-        self._constants_digests = shared.parts.constants_digests(number)
+        self._description = shared.parts.describe(number, incarnation=0)
 
     # --- its life ----------------------------------------------------------------------------------------------------
 
     async def open(self) -> Found:
         """Recover what the directory holds. Raises `StorageError`."""
-        found = await retry_while_full(lambda: self._recover(follow=False))
-        others = [node for node in self._shared.book.ids() if node != self._shared.own]
-        self.maintenance.recovered(found, others)
+        found = await retry_while_full(lambda: self._recover(follow=False), self.number)
+        shared = self._shared
+        others = [node for node in shared.book.ids() if node != shared.own] if shared.needs_welcome else []
+        self.maintenance.recovered(found, others, shared.config.has_peers())
         self.incarnation = found.identity.incarnation
         self._take_up(found)
         if found.is_damaged:
@@ -100,7 +111,7 @@ class Replica:
 
     async def hand_over(self) -> None:
         """Hand leadership over before the node stops. So clients lose a round trip and not an election timeout."""
-        if not self.group.leads or len(self._shared.members) == 1:
+        if not self.group.leads or voters_of(self.group.raft.membership) == (self._shared.own,):
             return
         await self._leader_watch.hand_over(self._shared.config.raft.election_timeout_ms / 1000)
 
@@ -116,11 +127,8 @@ class Replica:
 
     async def close(self) -> None:
         """After `end`. Waits for the disk, but not for ever; may be called twice."""
-        disk, storage = self._disk, self._storage
-        self._disk = self._storage = None
-        if disk is not None:
-            await self.maintenance.end()
-            await close_patiently(disk, storage, self._node.failed)
+        await self.maintenance.end()
+        await self.directory.close()
 
     def fail(self, error: BaseException) -> None:
         """The node ends with `error`. The first one counts."""
@@ -133,33 +141,27 @@ class Replica:
         self._end_leading()
 
     def _lifecycle_changed(self, before: State, now: State) -> None:
-        log.debug("lifecycle", node=self.name, group=self.number, before=before.value, now=now.value)
+        log.debug("lifecycle", group=self.number, before=before.value, now=now.value)
 
     async def _recover(self, follow: bool) -> Found:
-        shared, config = self._shared, self._shared.config
-        storage = shared.parts.storage(self.number)
-        identity = Identity(self.cluster_id, shared.own, self.name, self._draw())
-        self._storage = storage
-        return await run_on(
-            self.disk(),
-            lambda: recover(
-                storage,
-                identity,
-                first_state(shared.members),
-                self._fresh_sessions,
-                tail_bytes=config.raft.log_cache_bytes,
-                chunk_bytes=config.raft.chunk_bytes,
-                follow=follow,
-            ),
+        shared, raft = self._shared, self._shared.config.raft
+        incarnation = shared.incarnations[self.number] if shared.incarnations else self.draw()
+        return await self.directory.open(
+            Identity(self.cluster_id, shared.own, self.name, incarnation),
+            first_state(shared.first),
+            self._fresh_sessions,
+            tail_bytes=raft.log_cache_bytes,
+            chunk_bytes=raft.chunk_bytes,
+            follow=follow,
         )
 
     def _take_up(self, found: Found) -> None:
         self.maintenance.found(found)
         self._group = self._make_group(found)
         self.server.serve(self._group)
-        if self.forwarder is None and isinstance(found.sessions.machine, Forwarding):
-            self.forwarder = self._make_forwarder()
-        if found.needs_repair:
+        if self._shared.membership.is_removed or (found.met is not None and found.met.is_removed):
+            self.lifecycle.change(State.REMOVED, "the cluster has removed this node")
+        elif found.needs_repair:
             self.lifecycle.change(State.REPAIRING, "the log is damaged, or its end is ambiguous")
         elif not self.maintenance.incarnation_check.all_met:
             self.lifecycle.change(State.WAITING, "not every other member has welcomed this directory")
@@ -169,9 +171,7 @@ class Replica:
     def repair(self, reason: str) -> None:
         """The group ends. The log is read anew, and repaired from the other nodes."""
         self.lifecycle.change(State.REPAIRING, reason)
-        log.warning(
-            "the log is read anew and repaired from the other nodes", node=self.name, group=self.number, reason=reason
-        )
+        log.warning("the log is read anew and repaired from the other nodes", group=self.number, reason=reason)
         self._end_group()
         self.maintenance.repairing.begin_again()
 
@@ -187,6 +187,26 @@ class Replica:
             reason=reason,
         )
         self._end_group()
+
+    def retire(self, reason: str) -> None:
+        """The cluster has removed this node. The replica takes no part any more, also after a restart."""
+        if self.lifecycle.is_over or self.lifecycle.state in (State.OPENING, State.REMOVED):
+            return  # one that is opened again finds out then
+        was_running = self.lifecycle.is_running
+        self.maintenance.repairing.cancel()
+        self.lifecycle.change(State.REMOVED, reason)
+        if was_running:
+            self._end_group()
+        storage = self.storage()
+        if isinstance(storage, PeerStore):
+            keep = lambda: storage.save_known_peers(storage.known_peers()._replace(is_removed=True))  # noqa: E731
+            self.disk().submit(keep, self._retired)
+
+    def _retired(self, _: None, error: BaseException | None) -> None:
+        if error is not None:
+            log.warning(
+                "that this node was removed is not on its disk; it is told again", group=self.number, reason=str(error)
+            )
 
     def _end_group(self) -> None:
         if self.group.leads:
@@ -214,56 +234,51 @@ class Replica:
             raise self.lifecycle.error
 
     def _close_files(self) -> None:
-        self.maintenance.repairing.close_reader()
+        self.maintenance.responder.close_reader()
         self.group.close_files()
         self.storage().close()
 
     def _fresh_sessions(self) -> Sessions:
         """Returns an empty state. It is used at the start, and while a leader's snapshot is read."""
         shared = self._shared
-        return Sessions(shared.parts.machine(self.number), tuning.session_limits(shared.config), self.server)
+        machine = shared.parts.machine(self.number)
+        if isinstance(machine, Measuring):
+            machine.limit_series(shared.config.metrics.topics_max)
+        return Sessions(machine, tuning.session_limits(shared.config), self.server, self.number)
 
     def _make_group(self, found: Found) -> Group:
         shared, config, number = self._shared, self._shared.config, self.number
         return Group(
+            number,
             Raft(tuning.kernel_config(config, shared.own), found.restored, shared.random),
-            self.storage(),
-            found.sessions,
-            found.applied,
-            found.log_time_ms,
-            loop=shared.loop,
-            disk=self.disk(),
-            clock=shared.clock,
-            limits=tuning.group_limits(config),
-            policy=tuning.snapshot_policy(config, shared.own),
-            fresh_sessions=self._fresh_sessions,
-            callbacks=GroupCallbacks(
+            found,
+            GroupParts(
+                loop=shared.loop,
+                clock=shared.clock,
+                storage=self.storage(),
+                disk=self.disk(),
+                fresh_sessions=self._fresh_sessions,
+                clock_check=self.clock_check,
+                comparing=self.maintenance.comparing,
+                lifecycle=self.lifecycle,
+            ),
+            tuning.group_limits(config, shared.own),
+            GroupCallbacks(
                 send=self._send,
                 flush=shared.peering.flush,
                 lead=self._on_lead,
                 leader=self._on_leader,
-                applied=self._on_applied if isinstance(found.sessions.machine, Forwarding) else self.server.flush,
+                applied=self._on_applied,
                 failed=self._on_failure,
                 snapshot_taken=lambda index, size_bytes: shared.observers.snapshot_taken(number, index, size_bytes),
                 membership_changed=self._on_membership,
+                membership_in_force=shared.membership.changed,
                 replaced=self.maintenance.discarder.discard,
             ),
-            comparing=self.maintenance.comparing,
-            clocks=self.clock_check,
-            lifecycle=self.lifecycle,
         )
 
-    def _make_forwarder(self) -> Forwarder:
-        shared = self._shared
-        return Forwarder(
-            lambda: self.group.sessions.machine,
-            shared.forwarding.routes_of(self.number),
-            shared.clock.monotonic,
-            shared.random.random,
-            lambda: shared.loop.call_soon(self._pump_forwarder),
-        )
-
-    def _draw(self) -> int:
+    def draw(self) -> int:
+        """Returns a 63-bit number that nobody draws twice."""
         return self._shared.random.getrandbits(63) | 1
 
     # --- what its owner asks -----------------------------------------------------------------------------------------
@@ -275,22 +290,16 @@ class Replica:
         return self._group
 
     def storage(self) -> Storage:
-        """Returns the open storage. There is none before `open` and after `close`."""
-        assert self._storage is not None, "the storage is closed"
-        return self._storage
+        """Returns the open storage."""
+        return self.directory.storage()
 
     def disk(self) -> Disk:
-        """Returns the thread that reads and writes the directory. There is none after `close`."""
-        assert self._disk is not None, "the disk is closed"
-        return self._disk
+        """Returns the thread that reads and writes the directory."""
+        return self.directory.disk()
 
-    async def storage_usage(self) -> StorageUsage:
-        """Returns the sizes of the log and the snapshots. Asks the disk. Raises `StorageError`."""
-        return await run_on(self.disk(), self.storage().usage)
-
-    async def apply(self, command: bytes, timeout_s: float) -> bytes:
+    def apply(self, command: bytes, timeout_s: float) -> Coroutine[Any, Any, bytes]:
         """See `Node.apply`."""
-        return await self._local.apply(command, timeout_s)
+        return self._local.apply(command, timeout_s)
 
     async def query(self, request: bytes, timeout_s: float) -> bytes:
         """See `Node.query`."""
@@ -308,12 +317,10 @@ class Replica:
         """What peers are told of this replica when they meet."""
         sessions = self.group.sessions
         supported = own_versions(sessions)
-        return PeerGroup(
+        return msgspec.structs.replace(
+            self._description,
             incarnation=self.incarnation,
-            machine=self.machine_name,
             machine_versions=supported.machine,
-            settings_digest=self._settings_digest,
-            constants_digests=self._constants_digests,
             log_versions=supported.log,
             machine_version=sessions.machine_version,
             log_version=sessions.log_version,
@@ -329,7 +336,7 @@ class Replica:
     def received_report(self, peer: NodeId, report: GroupReport) -> None:
         """Take in what a peer reports of this group once a second."""
         self.maintenance.received_report(peer, report)
-        self.group.propose_noops_until(report.ambiguous_until)
+        self.group.proposals.fill_until(report.ambiguous_until)
 
     def memory_bytes(self) -> tuple[int | None, int]:
         """Returns the bytes of the machine's state (None if it does not estimate them), and those of everything
@@ -351,10 +358,6 @@ class Replica:
     def known_leader(self) -> NodeId | None:
         """`NOBODY` while there is none. None if this replica takes no part, and so does not hear who leads."""
         return self.group.leader if self.lifecycle.is_running else None
-
-    def forwarding_status(self) -> list[dict[str, Any]]:
-        """See `Forwarder.status`; empty for a machine without the power `Forwarding`."""
-        return self.forwarder.status() if self.forwarder is not None else []
 
     def refusal_when_short(self, command: bytes) -> RequestError | None:
         """Returns why commands that add data are refused now, or None."""
@@ -381,11 +384,11 @@ class Replica:
 
     def is_connected(self, node: NodeId) -> bool:
         """Whether this node has a connection to the member."""
-        return self._node.is_connected(node)
+        return self._shared.peering.is_connected(node)
 
     def is_alone(self) -> bool:
-        """Whether the cluster has one member."""
-        return len(self._shared.members) == 1
+        """Whether this node is the only voter."""
+        return voters_of(self.group.raft.membership) == (self._shared.own,)
 
     def member_name(self, node: NodeId) -> str:
         """Returns the member's name for messages."""
@@ -422,35 +425,33 @@ class Replica:
 
     def client_addresses(self) -> list[str]:
         """Returns the client addresses of all members that are known, this node's first."""
-        return self._node.client_addresses()
+        return self._shared.book.clients()
 
     async def admin(self, request: dict[str, Any]) -> dict[str, Any]:
         """An operator's request. Raises `RequestError`."""
         return await self._node.admin(request, self.number)
 
     def _on_lead(self, leads: bool) -> None:
-        self._versions.new_term()
+        self._versions.new_term(self.group)
+        self._shared.membership.led(self.number, leads)
         self.server.lead(leads)
         if not leads:
             self._end_leading()
-        elif self.forwarder is not None:
+        else:
+            self.node_commands.tell_groups(self._shared.parts.taking_groups())
             self.forwarder.lead(int(self.group.raft.term))
 
     def _end_leading(self) -> None:
         """Stop sending to other groups, and answer the commands that waited for the log."""
-        if self.forwarder is not None:
-            self.forwarder.lead(0)
+        self.forwarder.lead(0)
         self.node_commands.end()
 
     def _on_applied(self) -> None:
         self.server.flush()
-        if self.forwarder is not None:
-            self.forwarder.pump()
+        self.forwarder.pump()
 
     def _pump_forwarder(self) -> None:
         """Outside of applying. An error of the machine ends the node here, too."""
-        if self.forwarder is None:
-            return
         try:
             self.forwarder.pump()
         except Exception as error:
@@ -459,14 +460,17 @@ class Replica:
     def _on_leader(self) -> None:
         self._leader_watch.note_change()
         book, leader, term = self._shared.book, self.group.leader, self.group.raft.term
-        log.info("leader", node=self.name, group=self.number, term=term, leader=book.label(leader) or None)
+        log.info("leader", group=self.number, term=term, leader=book.label(leader) or None)
         self._shared.observers.leader_changed(self.number, term, book.label(leader) if leader else "")
         if self.leader_address():
             self.server.redirect_clients()
 
     def _on_membership(self, index: Index, membership: Membership) -> None:
-        names = tuple(self._shared.book.label(member.id) for member in membership.members)
+        names = tuple(record_of(member).name for member in membership.members)
         self._shared.observers.member_changed(self.number, index, names)
+        raft = self.group.raft
+        self.maintenance.incarnation_check.follow(membership, raft.membership_at(raft.snapshot_index))
+        self._shared.membership.applied(self.number, index, membership)
 
     def _on_failure(self, error: BaseException) -> None:
         repairing = self.maintenance.repairing

@@ -1,7 +1,6 @@
 """Where clients and peers connect to a node.
 
-Owns the listeners and the transports that they came from. A connection that comes before the node serves is turned
-away. Does not know what a connection says.
+Owns the listeners and the transports that they came from. Does not know what a connection says.
 """
 
 from __future__ import annotations
@@ -23,9 +22,17 @@ class Listeners:
         """Remember the transports for `reload`."""
         self._transports += transports
 
-    async def listen(self, transport: Transport, address: str, accept: Callable[[], Receiver]) -> str:
-        """Returns the address, with the port that was chosen where 0 was asked for. Raises `ConfigError`."""
-        listener = await transport.listen(address, lambda: accept() if self._is_open() else RefusingReceiver())
+    async def listen(
+        self,
+        transport: Transport,
+        address: str,
+        accept: Callable[[], Receiver],
+        before: Callable[[], Receiver] | None = None,
+    ) -> str:
+        """Returns the address, with the port that was chosen where 0 was asked for. `before` makes the receivers of
+        connections that come before the node serves; without it they are turned away. Raises `ConfigError`."""
+        early = before or RefusingReceiver
+        listener = await transport.listen(address, lambda: accept() if self._is_open() else early())
         self._listeners.append(listener)
         return listener.address
 

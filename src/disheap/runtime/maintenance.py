@@ -1,8 +1,9 @@
 """The background work of a replica beside its group.
 
-Owns when its parts begin, tick, release the storage and end. Three parts guard the log: repair from other nodes
-(`repairing`), the check of incarnations (`incarnation_check`), and scrubbing (`scrubbing`). The others are free disk
-space (`disk_space`), the comparison of state hashes (`comparing`), and the freeing of replaced states (`discarder`).
+Owns when its parts begin, tick, release the storage and end. Four parts guard the log: repair from other nodes
+(`repairing`), answers to their repairs (`responder`), the check of incarnations (`incarnation_check`), and scrubbing
+(`scrubbing`). The others are free disk space (`disk_space`), the comparison of state hashes (`comparing`), and the
+freeing of replaced states (`discarder`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from disheap.config.node_config import NodeConfig
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 from disheap.protocol.gossip import GroupReport
+from disheap.protocol.repair import Answer, Ask
 from disheap.runtime.disk import free_space
 from disheap.runtime.membership import incarnations
-from disheap.runtime.repair import repairer, scrubber
+from disheap.runtime.repair import repairer, responder, scrubber
 from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.lifecycle import State
 from disheap.runtime.replica.recovery import Found
@@ -25,8 +27,13 @@ from disheap.runtime.state import state_hashes
 from disheap.runtime.state.discarding import Discarder
 
 
-class Host(repairer.Host, incarnations.Host, scrubber.Host, free_space.Host, state_hashes.Host, Protocol):
+class Host(
+    repairer.Host, responder.Host, incarnations.Host, scrubber.Host, free_space.Host, state_hashes.Host, Protocol
+):
     """What these parts ask of their replica."""
+
+    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
+        """Send a request or an answer about repair. Dropped while there is no connection."""
 
     @property
     def group(self) -> Group:
@@ -48,18 +55,17 @@ class Maintenance:
         self._host = host
         raft, limits = config.raft, config.limits
         self._election_ticks = raft.election_timeout_ms // raft.tick_ms
-        self.repairing = repairer.Repairer(
-            host, group, own, loop=loop, entry_bytes=raft.append_bytes, chunk_bytes=raft.chunk_bytes
-        )
+        self.repairing = repairer.Repairer(host, group, own, loop)
+        self.responder = responder.Responder(host, group, raft.append_bytes, raft.chunk_bytes)
         self.incarnation_check = incarnations.IncarnationCheck(host, loop)
         self.scrubbing = scrubber.Scrubber(host, raft.scrub_bytes_per_s, raft.scrub_interval_s, loop)
         self.disk_space = free_space.DiskSpace(host, own, limits.min_free_bytes, clock)
         self.discarder = Discarder(loop)
         self.comparing = state_hashes.StateComparison(host, own, raft.compare_interval_s, loop)
 
-    def recovered(self, found: Found, others: Sequence[NodeId]) -> None:
-        """Load what the storage has recorded of the other members."""
-        self.incarnation_check.recall(others, found.met if others else None)
+    def recovered(self, found: Found, others: Sequence[NodeId], has_peers: bool) -> None:
+        """Load what the storage has recorded of the other members. `others` have to welcome a new directory."""
+        self.incarnation_check.recall(others, found.met if has_peers else None)
 
     def found(self, found: Found) -> None:
         """A new group continues from what was found."""
@@ -85,6 +91,13 @@ class Maintenance:
         self.disk_space.end()
         self.scrubbing.release_storage()
         await self.repairing.stop()
+
+    def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
+        """Take in a request or an answer about repair."""
+        if isinstance(message, Ask):
+            self.responder.received(peer, message)
+        else:
+            self.repairing.received(peer, message)
 
     def received_report(self, peer: NodeId, report: GroupReport) -> None:
         """Take in what a peer reports of this group."""

@@ -6,10 +6,14 @@ private and may change with any release.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from disheap.config.node_config import NodeConfig
-from disheap.errors import NotSent
+from disheap.errors import NotSent, RequestTimeout
 from disheap.runtime.member import Member
 
 
@@ -34,7 +38,8 @@ class Node:
     """
 
     def __init__(self, config: NodeConfig) -> None:
-        self._member = Member(config)
+        self._config = config
+        self._made = Member(config) if config.begins_somehow() else None  # `join` says where it belongs
         self._was_started = self._is_running = False
 
     async def __aenter__(self) -> Node:
@@ -53,11 +58,56 @@ class Node:
         Raises `ConfigError` for a setting, an address or a plugin that cannot be used, and `StorageError` for a data
         directory that cannot be used. Nothing is left running then. Raises `RuntimeError` if it was called before.
         """
+        await self._start(self._made or Member(self._config))
+
+    async def join(self, addresses: Sequence[str], *, timeout_s: float = 60.0, as_learner: bool = False) -> int:
+        """Start this node as a new member of a running cluster. Call it instead of `start`.
+
+        `addresses` are peer addresses (`HOST:PORT`) of members; one that answers is enough. The settings have no
+        `members` then, and neither `alone` nor `bootstrap`. Returns the id of the new member when it is a voter that
+        has caught up. With `as_learner` it gets no vote, and is returned when it has joined. A data directory that is
+        not empty says which member this is, and nobody is asked.
+
+        Raises `RequestTimeout` after `timeout_s` seconds; the log says what the cluster has answered. Nothing is left
+        running then. Raises what `start` raises.
+        """
+        config = msgspec.structs.replace(self._config, join_addresses=tuple(addresses), join_as_learner=as_learner)
+        member = Member(config)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._start(member)
+                return await member.membership.wait_joined(as_learner)
+        except TimeoutError:
+            self._is_running = False
+            await member.stop()
+            raise RequestTimeout(
+                f"this node has not become a member within {timeout_s:g} s; its log says why"
+            ) from None
+
+    async def leave(self, timeout_s: float = 30.0) -> None:
+        """Have the cluster remove this node for good. What it leads is handed over first.
+
+        Returns when the removal is committed. The node takes no part any more then, and its id is never used again:
+        `stop` it. To come back it joins anew, with an empty data directory.
+
+        Raises `LastVoter` if no other member has a vote, and `QuorumAtRisk` if too few of the others are in touch.
+        Raises `RequestTimeout` after `timeout_s` seconds: it may be removed later. Raises `NotSent` if this node is not
+        running.
+        """
+        await self._running().membership.leave(timeout_s)
+
+    async def _start(self, member: Member) -> None:
         if self._was_started:
             raise RuntimeError("this node was started before; make another disheap.Node to start again")
-        self._was_started = True
-        await self._member.start()
+        self._was_started, self._made = True, member
+        await member.start()
         self._is_running = True
+
+    @property
+    def _member(self) -> Member:
+        if self._made is None:
+            raise NotSent("nothing was done, because this node has not joined a cluster: call join()")
+        return self._made
 
     async def stop(self, hand_over: bool = True) -> None:
         """Tell clients and peers that this node goes, write what is left to be written, and close everything.
@@ -69,7 +119,8 @@ class Node:
         before is not raised again.
         """
         self._is_running = False
-        await self._member.stop(hand_over)
+        if self._made is not None:
+            await self._made.stop(hand_over)
 
     async def apply(self, command: bytes, timeout_s: float = 10.0, *, group: int = 0) -> bytes:
         """Apply one command to the state machine of a group, through the replicated log.
@@ -166,7 +217,7 @@ class Node:
     def client_address(self) -> str:
         """Where clients connect, as `HOST:PORT`, with the port that was chosen where 0 was asked for. "" before the
         node has started."""
-        return self._member.client_address
+        return self._made.client_address if self._made is not None else ""
 
     def _running(self) -> Member:
         if not self._is_running:

@@ -72,7 +72,8 @@ class Observers:
         if took_s > MAX_CALL_S and observer not in self._slow:
             self._slow.add(observer)
             log.warning(
-                "an observer stopped the node's loop; let it hand its work over to a thread or a queue",
+                "an observer stopped the node's loop",
+                advice="let it hand its work over to a thread or a queue",
                 hook=observer.hook,
                 distribution=observer.provenance.distribution,
                 seconds=round(took_s, 3),

@@ -11,10 +11,12 @@ from pathlib import Path
 import msgspec
 
 from disheap.config.node_config import NodeConfig
+from disheap.errors import WrongDirectory
 from disheap.interfaces import (
     Clock,
     CodecContext,
     CommandSizing,
+    Forwarding,
     MachineContext,
     StateMachine,
     Storage,
@@ -23,6 +25,7 @@ from disheap.interfaces import (
     TransportContext,
 )
 from disheap.plugins.registry import Registry
+from disheap.protocol.peers import PeerGroup
 from disheap.runtime import tuning
 
 
@@ -35,6 +38,22 @@ class Parts:
         self._clock = clock
         self._random = random_generator
 
+    @property
+    def _groups_dir(self) -> Path:
+        return Path(self._config.data_dir, "groups")
+
+    def check_groups(self) -> None:
+        """Raises `WrongDirectory` if the data directory has groups that the settings leave out."""
+        if not self._config.data_dir or not self._groups_dir.is_dir():
+            return
+        held = [int(path.name) for path in self._groups_dir.iterdir() if path.name.isdigit()]
+        left_out = sorted(group for group in held if group >= self._config.groups)
+        if left_out:
+            raise WrongDirectory(
+                f"{self._config.data_dir} has data of the groups {left_out}, and groups is {self._config.groups}: "
+                f"their messages would be out of reach. Set groups to {left_out[-1] + 1}; nothing was changed"
+            )
+
     def transport(self, use: str, loop: asyncio.AbstractEventLoop) -> Transport:
         """`use` is "transport", between nodes, or "client_transport", which is the same unless it is set."""
         config = self._config
@@ -45,7 +64,7 @@ class Parts:
         """The storage of one group. It is not opened yet."""
         config, registry = self._config, self._registry
         codec = registry.codec(config.codec, config.table("codec"), CodecContext(self._random), config.source)
-        directory = str(Path(config.data_dir) / "groups" / str(group))
+        directory = str(self._groups_dir / str(group))
         context = StorageContext(directory, codec, config.codec, self._clock, self._random)
         return registry.build("storage", config.storage, config.table("storage"), context, config.source)
 
@@ -55,6 +74,12 @@ class Parts:
         name, table = config.machine_of(group), config.table("machine")
         return self._registry.build("machine", name, table, MachineContext(group), config.source)
 
+    def taking_groups(self) -> list[int]:
+        """The groups whose machines take messages of other groups."""
+        config = self._config
+        kinds = [self._registry.get("machine", config.machine_of(group)) for group in range(config.groups)]
+        return [group for group, kind in enumerate(kinds) if issubclass(kind, Forwarding)]
+
     def max_command_bytes(self) -> int:
         """The bytes of the largest command of any group's machine; 0 if no machine bounds its commands."""
         return max(map(self._max_command_bytes, range(self._config.groups)))
@@ -62,6 +87,12 @@ class Parts:
     def _max_command_bytes(self, group: int) -> int:
         plugin = self._registry.get("machine", self._config.machine_of(group))
         return plugin.max_command_bytes(self._machine_settings(group)) if issubclass(plugin, CommandSizing) else 0
+
+    def describe(self, group: int, incarnation: int) -> PeerGroup:
+        """What a cluster is told of a replica that has not been opened yet."""
+        name = self._config.machine_of(group)
+        versions = self._registry.get("machine", name).versions
+        return PeerGroup(incarnation, name, versions, self.settings_digest(group), self.constants_digests(group))
 
     def settings_digest(self, group: int) -> str:
         """The digest of all settings that decide replies of the group."""

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 
 from disheap.addresses import is_loopback
 from disheap.config.node_config import NodeConfig
-from disheap.errors import ConfigError, Unauthorized
-from disheap.interfaces import Principal, Service
+from disheap.config.node_config import is_loopback as is_loopback_listen
+from disheap.errors import ConfigError, Unauthorized, UnsafeListen
+from disheap.interfaces import Binding, Metric, Principal, Reloading, Service
 from disheap.logs import get_logger
 from disheap.plugins.registry import Registry
 
@@ -29,8 +30,11 @@ class ServiceHost(Protocol):
     config: NodeConfig
     name: str
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self, *, group: int = 0) -> dict[str, Any]:
         """What `disheap status --json` shows of this node."""
+
+    def unready(self) -> Sequence[str]:
+        """Why this node should get no traffic now. Empty if it takes part in every group."""
 
     async def apply(self, command: bytes, timeout_s: float) -> bytes:
         """Apply a command of the machine and return its reply. Raises a `RequestError`."""
@@ -41,6 +45,12 @@ class ServiceHost(Protocol):
     def metrics(self) -> dict[str, int | float]:
         """The node's counters and gauges by name."""
 
+    async def measure(self) -> Sequence[Metric]:
+        """All metrics of the node, its replicas and their machines."""
+
+    def list_stats(self, group: int, prefix: str, after: str, limit: int) -> tuple[Sequence[dict[str, Any]], int]:
+        """A page of rows of the group's machine. Raises `UnknownGroup`."""
+
 
 class Context:
     """Implements `disheap.interfaces.ServiceContext`."""
@@ -50,9 +60,13 @@ class Context:
         self.node = host.name
         self._host = host
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self, group: int = 0) -> dict[str, Any]:
         """As `interfaces.ServiceContext` says."""
-        return await self._host.status()
+        return await self._host.status(group=group)
+
+    def unready(self) -> Sequence[str]:
+        """As `interfaces.ServiceContext` says."""
+        return self._host.unready()
 
     def metrics(self) -> dict[str, int | float]:
         """As `interfaces.ServiceContext` says."""
@@ -65,6 +79,25 @@ class Context:
     async def query(self, request: bytes, timeout_s: float) -> bytes:
         """As `interfaces.ServiceContext` says."""
         return await self._host.query(request, timeout_s)
+
+    async def measure(self) -> Sequence[Metric]:
+        """As `interfaces.ServiceContext` says."""
+        return await self._host.measure()
+
+    def list_stats(self, group: int, prefix: str, after: str, limit: int) -> tuple[Sequence[dict[str, Any]], int]:
+        """As `interfaces.ServiceContext` says."""
+        return self._host.list_stats(group, prefix, after, limit)
+
+    def check_listen(self, address: str, is_secure: bool) -> None:
+        """As `interfaces.ServiceContext` says."""
+        config = self._host.config
+        if is_secure or config.insecure or is_loopback_listen(address):
+            return
+        raise UnsafeListen(
+            f"refusing to listen on {address} without TLS and clients' certificates: whoever reaches it could see the "
+            "node's state. Set certfile, keyfile and cafile, listen on 127.0.0.1, or insist with --insecure "
+            "(DISHEAP_INSECURE=1)."
+        )
 
     def check_operator(self, principal: Principal, remote: str) -> None:
         """Raises `Unauthorized` unless the client is on this machine or its certificate names an operator."""
@@ -97,12 +130,24 @@ class Services:
             (name, self._registry.build("service", name, tables, context, config.source)) for name in config.services
         ]
 
-    async def start(self, services: Sequence[tuple[str, Service]]) -> None:
-        """Starts the services one after another. Raises what one of them raised."""
+    async def bind(self, services: Sequence[tuple[str, Service]]) -> None:
+        """The services take their addresses. From here on they have to be stopped. Raises what one of them raised."""
         for name, service in services:
             self._running.append((name, service))
+            if isinstance(service, Binding):
+                await service.bind()
+
+    async def start(self) -> None:
+        """Starts the services one after another. Raises what one of them raised."""
+        for name, service in self._running:
             await service.start()
             log.info("service started", service=name)
+
+    def reload(self) -> None:
+        """The services read their files again. Raises `ConfigError`: that service goes on with what it had."""
+        for _, service in self._running:
+            if isinstance(service, Reloading):
+                service.reload()
 
     async def stop(self) -> None:
         """Stops the services, the last one started first. Raises nothing."""

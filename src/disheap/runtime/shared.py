@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from disheap.config.node_config import MemberConfig, NodeConfig
+from disheap.config.node_config import NodeConfig
 from disheap.interfaces import Clock
-from disheap.kernel.types import NodeId
+from disheap.kernel.types import Index, Membership, NodeId
 from disheap.runtime.clients.acceptor import Acceptor
 from disheap.runtime.clocks.member_clocks import MemberClocks
 from disheap.runtime.disk.thread import Disk
@@ -20,12 +20,30 @@ from disheap.runtime.peers.forwarding import ForwardingRouter
 from disheap.runtime.peers.peering import Peering
 
 
+class ReplicaMembership(Protocol):
+    """This node as a member of its cluster, as its replicas see it."""
+
+    is_removed: bool
+    """Whether the cluster has removed this node."""
+
+    def changed(self) -> None:
+        """Another membership of a group is in force, or committed."""
+
+    def applied(self, group: int, index: Index, members: Membership) -> None:
+        """A membership of a group is committed and applied."""
+
+    def led(self, group: int, leads: bool) -> None:
+        """This node starts or stops leading a group."""
+
+
 class Shared(NamedTuple):
     """What the replicas of a node have in common."""
 
     config: NodeConfig
     own: NodeId
-    members: tuple[MemberConfig, ...]
+    first: Membership  # before the first entry of each group
+    needs_welcome: bool  # of all other members, for a directory that is new
+    incarnations: tuple[int, ...]  # that were told to the cluster before there were directories; () for others
     loop: asyncio.AbstractEventLoop
     clock: Clock
     member_clocks: MemberClocks
@@ -34,6 +52,7 @@ class Shared(NamedTuple):
     make_disk: Callable[[asyncio.AbstractEventLoop], Disk]
     parts: Parts
     book: AddressBook
+    membership: ReplicaMembership
     peering: Peering
     acceptor: Acceptor
     observers: Observers
@@ -53,12 +72,6 @@ class ReplicaNode(Protocol):
 
     def check_memory(self) -> None:
         """Compare the use of memory with the mark now."""
-
-    def client_addresses(self) -> list[str]:
-        """Returns the client addresses of all members that are known, this node's first."""
-
-    def is_connected(self, node: NodeId) -> bool:
-        """Whether this node has a connection to the member."""
 
     async def admin(self, request: dict[str, Any], group: int) -> dict[str, Any]:
         """Carry out an operator's request about a group. Raises `RequestError`."""

@@ -81,10 +81,11 @@ def kernel_config(config: NodeConfig, node: NodeId) -> KernelConfig:
     )
 
 
-def group_limits(config: NodeConfig) -> GroupLimits:
-    """The bounds of a group."""
+def group_limits(config: NodeConfig, node: NodeId) -> GroupLimits:
+    """The bounds of a group on this node."""
     limits = config.limits
     return GroupLimits(
+        snapshots=_snapshot_policy(config, node),
         entry_bytes=limits.entry_bytes,
         gather_bytes=limits.gather_bytes,
         max_clock_jump_ms=limits.max_clock_jump_ms,
@@ -93,7 +94,7 @@ def group_limits(config: NodeConfig) -> GroupLimits:
     )
 
 
-def snapshot_policy(config: NodeConfig, node: NodeId) -> SnapshotPolicy:
+def _snapshot_policy(config: NodeConfig, node: NodeId) -> SnapshotPolicy:
     """When this node takes snapshots. Nodes are staggered, so that they do not all take one at once."""
     raft = config.raft
     return SnapshotPolicy(

@@ -28,7 +28,59 @@ class CounterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The counter has no settings."""
 
 
-class CounterMachine:
+class TimedMachine:
+    """What small machines share: attached sessions, timers that push `ring` to a session, and postponed work.
+    A subclass has the commands, the queries and the snapshot."""
+
+    def __init__(self) -> None:
+        self.time_ms = 0
+        self.work = 0
+        self.timers: list[tuple[int, int]] = []  # (due, session), sorted
+        self.attached: list[int] = []
+
+    def set_timer(self, due_ms: int, session: int) -> None:
+        """Pushes `ring` to the session at that time."""
+        self.timers = sorted([*self.timers, (due_ms, session)])
+
+    def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
+        """Fires at most `limit` timers that are due, and does postponed work with what is left of the limit."""
+        self.time_ms = time_ms
+        due = [timer for timer in self.timers if timer[0] <= time_ms][:limit]
+        self.timers = self.timers[len(due) :]
+        done = min(self.work, limit - len(due))
+        self.work -= done
+        return len(due) + done, [(session, b"ring") for _, session in due]
+
+    def backlog(self) -> bool:
+        """Whether a timer is due, or work is postponed."""
+        return self.work > 0 or (bool(self.timers) and self.timers[0][0] <= self.time_ms)
+
+    def next_deadline(self) -> int | None:
+        """When the next timer is due, or None."""
+        return self.timers[0][0] if self.timers else None
+
+    def session_opened(self, session: int, principal: Principal) -> None:
+        """Counts the session as attached."""
+        self.attached.append(session)
+
+    def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
+        """Counts the session as attached, once. The reply is empty."""
+        self.attached = [*(one for one in self.attached if one != session), session]
+        return b"", ()
+
+    def session_detached(self, session: int) -> Effects:
+        """Counts the session as attached no longer."""
+        self.attached = [one for one in self.attached if one != session]
+        return ()
+
+    def session_expired(self, session: int) -> Effects:
+        """Removes the session and its timers."""
+        self.attached = [one for one in self.attached if one != session]
+        self.timers = [timer for timer in self.timers if timer[1] != session]
+        return ()
+
+
+class CounterMachine(TimedMachine):
     """A state machine that counts. Commands: `+N` and `-N` change the total and push it, `@N` sets a timer in N ms, and
     `wN` postpones N units of work."""
 
@@ -38,12 +90,9 @@ class CounterMachine:
     versions: ClassVar[tuple[int, int]] = (1, 1)
 
     def __init__(self, settings: CounterSettings, context: MachineContext) -> None:
+        super().__init__()
         self.version = 1
         self.total = 0
-        self.time_ms = 0
-        self.work = 0
-        self.timers: list[tuple[int, int]] = []  # (due, session), sorted
-        self.attached: list[int] = []
 
     def set_version(self, version: int) -> None:
         self.version = version
@@ -58,42 +107,16 @@ class CounterMachine:
                 self.total += number if text[0] == "+" else -number
                 return b"%d" % self.total, [(session, b"%d" % self.total)]
             case "@":
-                self.timers = sorted([*self.timers, (time_ms + number, session)])
+                self.set_timer(time_ms + number, session)
                 return b"set", ()
             case "w":
                 self.work += number
                 return b"postponed", ()
         raise UnknownCommand(f"{text[:20]!r} is no command of a counter")
 
-    def advance(self, time_ms: int, limit: int) -> tuple[int, Effects]:
-        self.time_ms = time_ms
-        due = [timer for timer in self.timers if timer[0] <= time_ms][:limit]
-        self.timers = self.timers[len(due) :]
-        done = min(self.work, limit - len(due))
-        self.work -= done
-        return len(due) + done, [(session, b"ring") for _, session in due]
-
-    def backlog(self) -> bool:
-        return self.work > 0 or (bool(self.timers) and self.timers[0][0] <= self.time_ms)
-
-    def next_deadline(self) -> int | None:
-        return self.timers[0][0] if self.timers else None
-
-    def session_opened(self, session: int, principal: Principal) -> None:
-        self.attached.append(session)
-
     def session_attached(self, session: int, held: bytes) -> tuple[bytes, Effects]:
-        self.attached = [*(s for s in self.attached if s != session), session]
+        super().session_attached(session, held)
         return b"welcome back " + held, ()
-
-    def session_detached(self, session: int) -> Effects:
-        self.attached = [s for s in self.attached if s != session]
-        return ()
-
-    def session_expired(self, session: int) -> Effects:
-        self.attached = [s for s in self.attached if s != session]
-        self.timers = [timer for timer in self.timers if timer[1] != session]
-        return ()
 
     def allowed_when_full(self, command: bytes) -> bool:
         return command[:1] == b"-"

@@ -9,14 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from disheap.protocol import broker
-from disheap.testing.heap_records import ModelConsumer, ModelGroup, ModelMessage, ModelTopic
+from disheap.testing.heap_records import (
+    ModelConsumer,
+    ModelGroup,
+    ModelMessage,
+    ModelOutcome,
+    ModelTopic,
+    ModelTransaction,
+)
+
+INQUIRE_AFTER_MS = 5_000
+INQUIRE_PAUSE_MAX_MS = 60_000
+"""A participant asks for the decision so long after PREPARE, and again after as long."""
 
 
 class Model:
     """The whole state: messages, consumers, topics, sessions, groups. Its methods are the commands and events of the
     machine."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: int = 0) -> None:
+        self.group = group
         self.now = 0
         self.messages: list[ModelMessage] = []
         self.consumers: list[ModelConsumer] = []
@@ -24,7 +36,13 @@ class Model:
         self.attached: dict[int, bool] = {}
         self.groups: dict[tuple[int, int], ModelGroup] = {}  # by session and number
         self.freed: list[ModelGroup] = []  # have credit again, in this call
-        self.last_message = self.last_consumer = self.last_topic = 0
+        self.last_message = self.last_consumer = self.last_topic = self.last_transaction = 0
+        self.transactions: dict[str, ModelTransaction] = {}
+        self.finished: dict[str, ModelOutcome] = {}
+        self.known_groups = [group]  # that take messages of others
+        self.outbox: list[tuple[int, int, broker.Decision | broker.Inquiry]] = []  # (group, number, message)
+        self.last_sent: dict[int, int] = {}  # by group
+        self.taken: dict[int, int] = {}  # by group
         self.pushed: list[tuple[int, Any]] = []
         self.dropped = 0  # messages, by topics that were full
         self.lease_order: list[int] = []  # message ids in the order in which their present leases were granted
@@ -38,7 +56,7 @@ class Model:
     def ready(self, topic: ModelTopic) -> list[ModelMessage]:
         """The ready messages of a topic, in the order of delivery."""
         here = [one for one in self.messages if one.topic is topic and not one.due_ms and one.holder is None]
-        return sorted(here, key=ModelMessage.rank)
+        return sorted((one for one in here if one.transaction is None), key=ModelMessage.rank)
 
     def held(self, consumer: ModelConsumer) -> list[ModelMessage]:
         """The messages that a consumer holds."""
@@ -84,6 +102,12 @@ class Model:
 
     def enqueue(self, topic: ModelTopic, new: broker.NewMessage) -> int:
         """Puts a message into a topic and serves the consumers. Returns its id."""
+        number = self.put(topic, new)
+        self.serve(topic)
+        return number
+
+    def put(self, topic: ModelTopic, new: broker.NewMessage) -> int:
+        """Puts a message into a topic. Returns its id. The caller serves the topic."""
         self.last_message += 1
         lifetime = new.expires_ms or topic.settings.message_ttl_ms
         expires_at_ms = self.now + lifetime if lifetime else 0
@@ -91,7 +115,6 @@ class Model:
         message.due_ms = self.now + new.delay_ms if new.delay_ms else 0
         self.messages.append(message)
         self.drop_lowest(topic)
-        self.serve(topic)
         return message.id
 
     def create(self, name: str, settings: broker.TopicSettings, session: int) -> ModelTopic:
@@ -197,24 +220,29 @@ class Model:
                 message.until_ms = self.now + by_ms if by_ms else 0
                 continue
             touched.append(message.topic)
-            self.release(message)
-            if how == "nack":
-                self.requeue(message, by_ms)
-            else:
-                self.messages.remove(message)
+            self.settle_one(message, how, by_ms)
         for topic in dict.fromkeys(touched):
             self.serve(topic)
         return stale
 
+    def settle_one(self, message: ModelMessage, how: str, by_ms: int = 0) -> None:
+        """Ends the lease of a message, which is given back with "nack" and removed otherwise. The caller serves its
+        topic."""
+        self.release(message)
+        if how == "nack":
+            self.requeue(message, by_ms)
+        else:
+            self.messages.remove(message)
+
     def purge(self, topic: ModelTopic) -> int:
         """Drops all ready and delayed messages of a topic. Returns how many there were."""
-        gone = [one for one in self.messages if one.topic is topic and one.holder is None]
+        gone = [one for one in self.messages if one.topic is topic and one.holder is None and one.transaction is None]
         self.messages = [one for one in self.messages if one not in gone]
         return len(gone)
 
     def delete(self, topic: ModelTopic, reason: str) -> int:
         """Removes a topic with its messages and consumers. Returns how many messages there were."""
-        count = sum(one.topic is topic for one in self.messages)
+        count = sum(one.topic is topic and one.transaction is None for one in self.messages)
         topic.alive = False
         self.topics.remove(topic)
         self.purge(topic)
@@ -226,6 +254,61 @@ class Model:
         topic.owner = session
         self.end_consumers(topic, "another session has taken the topic over")
         self.update_expiry(topic)
+
+    # --- transactions ---
+
+    def reserved(self, topic: ModelTopic, delayed: bool = False) -> int:
+        """How many messages of open transactions the topic has to take; with `delayed`, of those alone."""
+        return sum(
+            one is topic and (new.delay_ms > 0 or not delayed)
+            for transaction in self.transactions.values()
+            for new, topics in transaction.prepared
+            for one in topics
+        )
+
+    def undo(self, transaction: ModelTransaction) -> list[ModelTopic]:
+        """Aborts a transaction: the frozen messages go back. Returns the topics to serve."""
+        del self.transactions[transaction.name]
+        touched = []
+        for message in transaction.frozen:
+            message.transaction = None
+            if message.topic.alive:
+                touched.append(message.topic)
+            self.requeue(message)
+        self.finish(transaction.name, transaction.epoch, False)
+        self.tell(transaction, False)
+        return touched
+
+    def send(self, group: int, message: broker.Decision | broker.Inquiry) -> int:
+        """Puts a message for another group into the outbox. Returns its number."""
+        self.last_sent[group] = self.last_sent.get(group, 0) + 1
+        self.outbox.append((group, self.last_sent[group], message))
+        return self.last_sent[group]
+
+    def tell(self, transaction: ModelTransaction, is_committed: bool) -> None:
+        """Sends the decision to the participants."""
+        for group in transaction.participants:
+            self.send(group, broker.Decision(transaction.name, transaction.epoch, is_committed))
+
+    def inquire(self, one: ModelTransaction) -> None:
+        """A participant asks for the decision, unless its last question is still under way."""
+        if (one.coordinator, one.inquiry) not in [(group, number) for group, number, _ in self.outbox]:
+            one.inquiry = self.send(one.coordinator, broker.Inquiry(one.name, one.epoch))
+        one.pause_ms = min(2 * one.pause_ms, INQUIRE_PAUSE_MAX_MS)
+        one.asks_at_ms = self.now + one.pause_ms
+
+    def begin_anew(self) -> None:
+        """Numbers what waits for other groups from 1. The participants ask as if for the first time."""
+        waiting, self.outbox, self.last_sent, self.taken = self.outbox, [], {}, {}
+        for group, _, message in waiting:
+            self.send(group, message)
+        for one in self.transactions.values():
+            if one.coordinator >= 0:
+                one.inquiry, one.pause_ms, one.asks_at_ms = 0, INQUIRE_AFTER_MS, self.now + INQUIRE_AFTER_MS
+
+    def finish(self, name: str, epoch: int, is_committed: bool, first: int = 0, count: int = 0) -> None:
+        """Remembers how a transaction ended."""
+        self.finished[name] = ModelOutcome(epoch, is_committed, first, count)
 
     # --- sessions ---
 
@@ -303,11 +386,13 @@ class Model:
         for message in self.messages:
             if message.due_ms:
                 events.append((message.due_ms, message.id, 0))
-            if message.expires_at_ms and message.holder is None:
+            if message.expires_at_ms and message.holder is None and message.transaction is None:
                 events.append((message.expires_at_ms, message.id, 1))
             if message.holder is not None and message.until_ms:
                 events.append((message.until_ms, message.id, 2))
         events += [(one.until_ms, one.number, 3) for one in self.consumers if one.until_ms and not one.ended]
+        events += [(one.deadline_ms, one.number, 5) for one in self.transactions.values() if one.deadline_ms]
+        events += [(one.asks_at_ms, one.number, 6) for one in self.transactions.values() if one.asks_at_ms]
         events += [(one.expires_at_ms, one.number, 4) for one in self.topics if one.expires_at_ms]
         return events
 
@@ -316,6 +401,11 @@ class Model:
         if kind == 4:
             self.delete(next(one for one in self.topics if one.number == number), "it was unused for too long")
             return []
+        if kind == 6:
+            self.inquire(next(one for one in self.transactions.values() if one.number == number))
+            return []
+        if kind == 5:
+            return self.undo(next(one for one in self.transactions.values() if one.number == number))
         if kind == 3:
             self.finish_pop(next(one for one in self.consumers if one.number == number))
             return []
@@ -343,8 +433,13 @@ class Model:
     def delayed_full(self, topic: ModelTopic, more: int = 1) -> bool:
         """Whether a topic that drops when it is full cannot take so many more delayed messages. It never drops
         those."""
-        count = sum(one.topic is topic and one.due_ms > 0 for one in self.messages)
+        count = sum(one.topic is topic and one.due_ms > 0 for one in self.messages) + self.reserved(topic, True)
         return topic.settings.overflow == "drop" and 0 < topic.settings.max_messages < count + more
+
+    def is_topic_full(self, topic: ModelTopic, more: int = 1) -> bool:
+        """Whether a topic that refuses when it is full cannot take so many more messages."""
+        count = sum(one.topic is topic for one in self.messages) + self.reserved(topic)
+        return topic.settings.overflow == "reject" and 0 < topic.settings.max_messages < count + more
 
     def serve(self, topic: ModelTopic) -> None:
         """Delivers ready messages of a topic while consumers can receive."""

@@ -20,6 +20,7 @@ class ModelMessage:
     due_ms: int = 0  # delayed while this is set
     holder: ModelConsumer | None = None  # leased while this is set
     until_ms: int = 0
+    transaction: ModelTransaction | None = None  # frozen while this is set
 
     @property
     def priority(self) -> int:
@@ -74,3 +75,32 @@ class ModelTopic:
     alive: bool = True
     turns: list[ModelConsumer] = field(default_factory=list)
     expires_at_ms: int = 0
+
+
+@dataclass(eq=False)
+class ModelTransaction:
+    """A transaction that waits for its decision. `prepared`: messages, each with the topics that it goes to."""
+
+    number: int
+    name: str
+    epoch: int
+    session: int
+    prepared_ms: int
+    deadline_ms: int
+    prepared: list[tuple[broker.NewMessage, list[ModelTopic]]] = field(default_factory=list)
+    frozen: list[ModelMessage] = field(default_factory=list)
+    participants: tuple[int, ...] = ()
+    coordinator: int = -1
+    asks_at_ms: int = 0
+    pause_ms: int = 0
+    inquiry: int = 0
+
+
+@dataclass(eq=False)
+class ModelOutcome:
+    """How a transaction ended."""
+
+    epoch: int
+    is_committed: bool
+    first: int
+    count: int

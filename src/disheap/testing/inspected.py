@@ -50,7 +50,7 @@ class InspectedMember(Member):
 
     async def storage_usage(self) -> StorageUsage:
         """How much the storage takes."""
-        return await self.replicas[0].storage_usage()
+        return await self.replicas[0].directory.usage()
 
     def repair(self, reason: str) -> None:
         """The log is read anew."""

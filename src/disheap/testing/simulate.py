@@ -4,6 +4,7 @@
     python -m disheap.testing.simulate --seed 4711 --trace
     python -m disheap.testing.simulate --seed 4711 --nodes 5
     python -m disheap.testing.simulate --seeds 100 --groups 3
+    python -m disheap.testing.simulate --seed 4711 --no-change-members
 
 Ends with 0 when nothing was found, 1 with the failing seeds otherwise. A seed's run is the same everywhere; its hash is
 printed with `--seed`.
@@ -35,14 +36,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     logging.getLogger("disheap").setLevel(logging.CRITICAL)
+    shape = (
+        options.nodes, options.groups, options.change_members, options.move_all, options.change_releases,
+    )  # fmt: skip
     if options.seed is not None:
-        return _one(Plan(options.seed, options.nodes, options.groups, options.trace), options.trace)
+        return _one(Plan(options.seed, *shape, options.trace), options.trace)
     if options.trace:
         parser.error("--trace is of one run: say which with --seed")
     first = int(time.time()) if options.fresh else options.first_seed
     print(f"seeds from {first}", flush=True)
     seeds = range(first, first + options.seeds)
-    return _many((Plan(seed, options.nodes, options.groups) for seed in seeds), options.minutes)
+    return _many((Plan(seed, *shape) for seed in seeds), options.minutes)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,6 +57,24 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=5.0, help="of real time, at most")
     parser.add_argument("--nodes", type=int, choices=(0, 3, 5), default=0, help="0: the seed chooses")
     parser.add_argument("--groups", type=int, choices=(1, 3), default=1, help="3: a counter and two heaps")
+    parser.add_argument(
+        "--change-members",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="nodes join, leave, move and are removed meanwhile",
+    )
+    parser.add_argument(
+        "--move-all",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="all members of a static list move at once",
+    )
+    parser.add_argument(
+        "--change-releases",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="in some of the runs nodes are upgraded and rolled back",
+    )
     parser.add_argument("--seed", type=int, help="one seed alone")
     parser.add_argument("--trace", action="store_true", help="with --seed: every line of what happened")
     return parser

@@ -105,7 +105,7 @@ MUTANTS = (
                 "kept = [command for seq, command in self._commands.items() if seq > 0]",
             ),
         ),
-        (SESSION + "test_a_lapsed_session_reports_what_was_sent_as_unknown_and_keeps_what_was_not",),
+        (SESSION + "test_a_lapsed_session_reports_only_what_was_sent_as_unknown",),
     ),
     Mutant(
         "lapse-is-silent",
@@ -187,7 +187,7 @@ MUTANTS = (
                 "",
             ),
         ),
-        (CONNECTION + "test_the_pause_before_what_was_put_off_doubles_and_begins_anew_after_a_while",),
+        (CONNECTION + "test_the_pause_before_a_new_attempt_doubles_and_begins_anew_after_a_while",),
         simulated=False,
     ),
 )

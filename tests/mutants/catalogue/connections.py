@@ -8,6 +8,7 @@ TRUST = "tests/transports/test_tls_trust.py::"
 PLACES = "tests/runtime/test_places.py::"
 DESCRIPTORS = "tests/storage/test_descriptors.py::"
 HOSTING = "tests/cli/test_hosting.py::"
+SERVICE_MANAGER = "tests/cli/test_service_manager.py::"
 LEFTOVERS = "tests/runtime/test_leftovers.py::"
 
 MUTANTS = (
@@ -110,11 +111,22 @@ MUTANTS = (
         (
             Patch(
                 "disheap:_host",
-                "add_signal_handler(signal.SIGHUP, reloading.reload, node)",
+                "add_signal_handler(signal.SIGHUP, _reload, reloading, node, manager)",
                 "add_signal_handler(signal.SIGHUP, stopping.set)",
             ),
         ),
         (HOSTING + "test_a_sighup_reloads_and_ends_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "reload-never-ends-for-systemd",
+        "systemd is told that a reload begins and never that it is over, and ends the node",
+        (
+            Patch(
+                "disheap:_reload", "    reloading.reload(node)\n    manager.ready()\n", "    reloading.reload(node)\n"
+            ),
+        ),
+        (SERVICE_MANAGER + "test_a_reload_is_announced_and_its_end_too",),
         simulated=False,
     ),
     Mutant(

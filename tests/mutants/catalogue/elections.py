@@ -56,7 +56,7 @@ MUTANTS = (
             ),
         ),
         (
-            PITFALLS + "test_a_write_never_holds_entries_of_a_term_that_it_or_an_earlier_one_did_not_make_durable",
+            PITFALLS + "test_a_write_never_holds_entries_of_a_term_that_is_not_made_durable",
             "tests/kernel/test_machine.py",
         ),
         pitfall=2,
@@ -71,7 +71,7 @@ MUTANTS = (
                 "return",
             ),
         ),
-        (TRANSFER + "test_voters_that_hear_of_the_transfer_late_are_asked_again_in_the_same_round",),
+        (TRANSFER + "test_voters_that_hear_of_a_transfer_late_are_asked_again_in_its_round",),
         masked="a transfer that comes to nothing is given up after an election timeout",
     ),
     Mutant(

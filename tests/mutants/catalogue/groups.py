@@ -6,6 +6,8 @@ from tests.mutants.mutant import Mutant, Patch
 
 GROUPS = "tests/simulator/test_sim_groups.py::"
 NODES = "tests/runtime/test_groups.py::"
+THREE = 3
+"""Groups of the simulated clusters that are asked: a counter and two heaps."""
 
 MUTANTS = (
     Mutant(
@@ -24,22 +26,22 @@ MUTANTS = (
     Mutant(
         "repair-answered-by-another-group",
         "a replica that repairs its log is sent the entries of the first group",
-        (Patch("disheap:Member.received_repair", "self.replicas[message.group]", "self.replicas[0]"),),
+        (Patch("disheap:PeerMessages.received_repair", "self._replicas[message.group]", "self._replicas[0]"),),
         (GROUPS + "test_damage_in_one_groups_directory_is_nothing_to_the_others",),
-        simulated=False,
+        groups=THREE,
     ),
     Mutant(
         "report-of-one-group-taken-for-all",
         "the states of different groups are compared, and sound replicas go into quarantine",
         (
             Patch(
-                "disheap:Member.received_gossip",
-                "            self.replicas[report.group].received_report(peer, report)\n",
-                "            [replica.received_report(peer, report) for replica in self.replicas]\n",
+                "disheap:PeerMessages.received_gossip",
+                "            self._replicas[report.group].received_report(peer, report)\n",
+                "            [replica.received_report(peer, report) for replica in self._replicas]\n",
             ),
         ),
         (GROUPS + "test_a_quarantine_of_one_group_is_nothing_to_the_others",),
-        simulated=False,
+        groups=THREE,
     ),
     Mutant(
         "one-disk-thread-for-all-groups",
@@ -47,10 +49,9 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Replica.__init__",
-                "        self._disk: Disk | None = FailStopDisk(shared.make_disk(loop), node.failed)\n",
-                '        disk = vars(node).get("one_disk") or shared.make_disk(loop)\n'
-                '        vars(node)["one_disk"] = disk\n'
-                "        self._disk: Disk | None = FailStopDisk(disk, node.failed)\n",
+                "            disk = shared.make_disk(loop)\n",
+                '            disk = vars(node).get("one_disk") or shared.make_disk(loop)\n'
+                '            vars(node)["one_disk"] = disk\n',
             ),
         ),
         (GROUPS + "test_a_disk_that_hangs_for_one_group_costs_no_other_its_leader",),
@@ -61,9 +62,9 @@ MUTANTS = (
         "the first group is ended for a disk that failed for another one, and that one goes on writing",
         (
             Patch(
-                "disheap:Member.failed",
-                "        for replica in self.replicas:\n            replica.fail(error)\n",
-                "        self.replicas[0].fail(error)\n",
+                "disheap:Replicas.fail",
+                "        for replica in self:\n            replica.fail(error)\n",
+                "        self[0].fail(error)\n",
             ),
         ),
         (NODES + "test_a_failed_disk_of_one_group_ends_the_node_and_every_replica_of_it",),
@@ -95,7 +96,7 @@ MUTANTS = (
             ),
         ),
         (GROUPS + "test_damage_in_one_groups_directory_is_nothing_to_the_others",),
-        simulated=False,
+        groups=THREE,
     ),
     Mutant(
         "groups-start-after-the-slowest",

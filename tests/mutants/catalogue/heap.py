@@ -68,7 +68,7 @@ MUTANTS = (
                 "disheap_heap:check_bindings_of_owner", "if count + more > state.settings.topic_bindings:", "if False:"
             ),
         ),
-        (TOPICS + "test_the_exclusive_topics_of_a_session_have_bindings_for_one_topic_together",),
+        (TOPICS + "test_the_exclusive_topics_of_a_session_share_the_bindings_of_one_topic",),
         simulated=False,
     ),
     Mutant(
@@ -296,14 +296,14 @@ MUTANTS = (
         "smallest-priority-first",
         "the sign of the priority is lost: mode max is served like mode min",
         (Patch("disheap_heap:Topic.__init__", 'self.sign = -1 if settings.mode == "max" else 1', "self.sign = 1"),),
-        (DELIVERY + "test_the_largest_priority_comes_first_and_equals_come_in_order_of_enqueueing",),
+        (DELIVERY + "test_the_largest_priority_comes_first_and_equals_in_order_of_enqueueing",),
     ),
     Mutant(
         "returned-message-loses-its-place",
         "a message that comes back goes behind those of its priority",
         (
             Patch(
-                "disheap_heap:requeue",
+                "disheap_heap:_end_attempt",
                 "    message = lease.message.after(lease.epoch)\n",
                 "    message = lease.message.after(lease.epoch)._replace(rank=lease.message.rank + 1)\n",
             ),
@@ -330,6 +330,30 @@ MUTANTS = (
         (DELIVERY + "test_a_delayed_message_waits_and_then_ranks_by_when_it_was_enqueued",),
     ),
     Mutant(
+        "nacked-message-ready-at-once",
+        "the delay of a nack is forgotten",
+        (
+            Patch(
+                "disheap_heap:requeue_delayed",
+                "    due_ms = state.now_ms + delay_ms\n",
+                "    due_ms = state.now_ms\n",
+            ),
+        ),
+        (LEASES + "test_a_nack_with_a_delay_keeps_the_message_back",),
+    ),
+    Mutant(
+        "deliveries-to-freed-groups-are-not-counted",
+        "one command delivers a message to every consumer of every credit group that it freed",
+        (
+            Patch(
+                "disheap_heap:serve_freed_groups",
+                "        units = serve_next_freed_group(state)\n        state.deliveries_left -= units",
+                "        state.deliveries_left -= serve_next_freed_group(state)",
+            ),
+        ),
+        ("tests/heap/test_credit_groups.py::test_groups_that_have_credit_again_share_the_deliveries_of_one_call",),
+    ),
+    Mutant(
         "expired-message-delivered",
         "a message that nobody took in time is delivered all the same",
         (
@@ -349,9 +373,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:_ack_one",
-                "    lease = state.leases.get(token[0])\n"
                 "    if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:\n",
-                "    lease = state.leases.get(token[0])\n"
                 "    if lease is None or lease.consumer.session.number != session:\n",
             ),
         ),
@@ -363,9 +385,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:_ack_one",
-                "    lease = state.leases.get(token[0])\n"
                 "    if lease is None or lease.epoch != token[1] or lease.consumer.session.number != session:\n",
-                "    lease = state.leases.get(token[0])\n    if lease is None or lease.epoch != token[1]:\n",
+                "    if lease is None or lease.epoch != token[1]:\n",
             ),
         ),
         (LEASES + "test_a_token_is_good_for_the_session_that_holds_the_lease_alone",),
@@ -375,7 +396,7 @@ MUTANTS = (
         "a message that is leased again has the token it had before",
         (
             Patch(
-                "disheap_heap:requeue",
+                "disheap_heap:_end_attempt",
                 "    message = lease.message.after(lease.epoch)\n",
                 "    message = lease.message\n",
             ),
@@ -391,7 +412,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap:_lease",
-                "    if until_ms:\n        state.timers.arm(timers.LEASE, number, until_ms)\n",
+                "    if until_ms:\n        state.timers.arm_lease(number, until_ms)\n",
                 "",
             ),
         ),
@@ -407,7 +428,7 @@ MUTANTS = (
                 "            pass\n",
             ),
         ),
-        (LEASES + "test_an_extended_lease_ends_later_and_one_extended_to_zero_with_the_session",),
+        (LEASES + "test_an_extended_lease_ends_later_and_with_zero_at_the_sessions_end",),
     ),
     Mutant(
         "lease-survives-its-session",
@@ -458,9 +479,9 @@ MUTANTS = (
         "a consumer whose credit was used up once gets nothing more, whatever it settles",
         (
             Patch(
-                "disheap_heap:release_lease",
-                "    credit.join_turns(state, consumer)\n    if consumer.ended",
-                "    if consumer.ended",
+                "disheap_heap:release_taken",
+                "        credit.join_turns(state, consumer)\n    if consumer.ended",
+                "        pass\n    if consumer.ended",
             ),
         ),
         (DELIVERY + "test_credit_bounds_what_a_consumer_holds", LEASES + "test_an_expired_lease_gives_its_credit_back"),
@@ -468,7 +489,7 @@ MUTANTS = (
     Mutant(
         "credit-in-bytes-not-given-back",
         "the bytes of a settled delivery count against its consumer for ever",
-        (Patch("disheap_heap:release_lease", "    consumer.held_bytes -= body_bytes\n", ""),),
+        (Patch("disheap_heap:release_taken", "    consumer.held_bytes -= body_bytes\n", ""),),
         (DELIVERY + "test_credit_in_bytes_stops_at_the_bound_and_lets_one_large_message_pass",),
     ),
     Mutant(
@@ -567,11 +588,11 @@ MUTANTS = (
         (
             Patch(
                 "disheap_heap.work",
-                "            left -= 1\n    return left\n\n\ndef _fire",
-                "            pass\n    return left\n\n\ndef _fire",
+                "            left -= _fire(state, *state.timers.pop())\n",
+                "            _fire(state, *state.timers.pop())\n",
             ),
         ),
-        (WORK + "test_messages_that_fall_due_together_take_as_many_advances_as_their_number_needs",),
+        (WORK + "test_messages_that_fall_due_together_are_worked_off_in_slices",),
         simulated=False,
     ),
     Mutant(
@@ -592,7 +613,7 @@ MUTANTS = (
         "a snapshot shows leases that were granted or settled while it was written",
         (
             Patch(
-                "disheap_heap:release_lease",
+                "disheap_heap:release_taken",
                 "    if state.views:\n        keep_lease(state, lease)\n",
                 "",
             ),
@@ -647,7 +668,7 @@ MUTANTS = (
                 "        if type(message) is not None:\n",
             ),
         ),
-        (FOOTPRINT + "test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_after_a_restart",),
+        (FOOTPRINT + "test_a_payload_that_many_topics_hold_is_stored_once_everywhere",),
         simulated=False,
     ),
     Mutant(
@@ -660,7 +681,7 @@ MUTANTS = (
                 "            return bytes(bytearray(self._shared[form]))\n",
             ),
         ),
-        (FOOTPRINT + "test_a_payload_that_many_topics_hold_is_once_in_memory_in_the_snapshot_and_after_a_restart",),
+        (FOOTPRINT + "test_a_payload_that_many_topics_hold_is_stored_once_everywhere",),
         simulated=False,
     ),
     Mutant(
@@ -697,14 +718,14 @@ MUTANTS = (
         "topic-of-the-settled-message-goes-first",
         "the topics of a group take no turns: as long as one has messages the others get nothing",
         (Patch("disheap_heap:charge", "    group.consumers.move_to_end(consumer.number)\n    if", "    if"),),
-        (GROUPS + "test_topics_of_a_group_take_turns_and_the_one_served_longest_ago_goes_first",),
+        (GROUPS + "test_topics_of_a_group_take_turns_with_the_longest_unserved_first",),
     ),
     Mutant(
         "credit-of-leases-given-back-in-slices-stays-used",
         "a group whose leases go back in slices gets nothing more",
         (
             Patch(
-                "disheap_heap:release_lease",
+                "disheap_heap:release_taken",
                 "        credit.refund(state, consumer.group, body_bytes)\n",
                 "        group = consumer.group\n"
                 "        if consumer.returning:\n"
@@ -768,12 +789,100 @@ MUTANTS = (
         "a snapshot looks at a million ids of messages in one piece, and finds few rows to write",
         (
             Patch(
-                "disheap_heap.view",
-                "                looked = 0\n                yield None\n",
-                "                looked = 0\n",
+                "disheap_heap:View._waiting",
+                "            if self._is_pause_due(1 + len(chunk)):\n                yield None\n",
+                "",
             ),
         ),
         (VIEWS + "test_a_piece_in_which_little_is_found_is_cut_short",),
+        simulated=False,
+    ),
+    Mutant(
+        "view-counts-the-ids-of-each-topic-alone",
+        "a snapshot looks at the ids of thousands of topics in one piece, because no topic has many",
+        (
+            Patch(
+                "disheap_heap:View._waiting",
+                "        kept, last = self._kept, self._last_message\n",
+                "        kept, last, self._looked = self._kept, self._last_message, 0\n",
+            ),
+        ),
+        (VIEWS + "test_a_piece_is_cut_short_when_many_topics_have_nothing_to_show",),
+        simulated=False,
+    ),
+    Mutant(
+        "view-looks-at-later-leases-without-a-pause",
+        "a snapshot passes over millions of leases that were granted while it was written, in one piece",
+        (
+            Patch(
+                "disheap_heap:View.leases",
+                "self._is_pause_due(1 + len(consumer.leases))",
+                "self._is_pause_due(1)",
+            ),
+        ),
+        (VIEWS + "test_a_piece_is_cut_short_when_consumers_have_only_later_leases",),
+        simulated=False,
+    ),
+    Mutant(
+        "view-copies-the-leases-of-a-consumer",
+        "the first ack under a view copies all leases of the consumer, and a batch those of thousands of consumers",
+        (
+            Patch(
+                "disheap_heap:View.keep_lease",
+                "            self._leases.add(lease)\n",
+                "            self._leases.add(lease)\n"
+                "            self._copies = getattr(self, '_copies', {})\n"
+                "            self._copies.setdefault(lease.consumer, list(lease.consumer.leases))\n",
+            ),
+        ),
+        (
+            VIEWS + "test_a_change_under_a_view_copies_no_other_lease_of_the_consumer",
+            VIEWS + "test_a_batch_under_a_view_copies_no_leases_that_it_does_not_settle",
+        ),
+        simulated=False,
+    ),
+    Mutant(
+        "view-forgets-the-order-of-leases",
+        "a restored node gives the messages of a consumer back in another order, and falls out of step",
+        (
+            Patch(
+                "disheap_heap:KeptLeases.merged",
+                "sorted(present[first:end] + spans[number], key=order_of)",
+                "[*present[first:end], *spans[number]]",
+            ),
+        ),
+        (VIEWS + "test_a_view_shows_nothing_of_what_happens_after_it",),
+        simulated=False,
+    ),
+    Mutant(
+        "restored-leases-are-all-the-first",
+        "a view of a restored node shows the leases of a consumer in another order, and leaves some out",
+        (Patch("disheap_heap:_Restorer._leases", "consumer, len(consumer.leases))", "consumer, 0)"),),
+        (VIEWS + "test_a_restored_consumer_counts_its_leases_anew",),
+        simulated=False,
+    ),
+    Mutant(
+        "resend-freed-at-once",
+        "the end of an attach with millions of leases stops the loop for 200 ms",
+        (
+            Patch(
+                "disheap_heap:stop_resending", "        free_resend(state, resend)\n", "        resend.tokens.clear()\n"
+            ),
+        ),
+        (VIEWS + "test_the_tokens_of_a_long_resend_are_freed_in_slices",),
+        simulated=False,
+    ),
+    Mutant(
+        "resend-freed-under-a-view",
+        "a snapshot does not show which leases were still to be sent again",
+        (
+            Patch(
+                "disheap_heap:free_resend",
+                "(state.resends_in_views if state.views else state.unfreed)",
+                "state.unfreed",
+            ),
+        ),
+        (VIEWS + "test_the_tokens_of_a_resend_stay_while_a_view_reads_them",),
         simulated=False,
     ),
     Mutant(
@@ -832,7 +941,7 @@ MUTANTS = (
         "attach-names-without-bound",
         "an ATTACH of 2 MB that names consumers which never were is answered with 21 MB",
         (Patch("disheap_heap:attach_session", "    _check_held(state, held)\n", ""),),
-        ("tests/heap/test_refusals.py::test_an_attach_that_names_too_many_consumers_is_refused_and_changes_nothing",),
+        ("tests/heap/test_refusals.py::test_an_attach_with_too_many_consumers_is_refused_and_changes_nothing",),
         simulated=False,
     ),
     Mutant(

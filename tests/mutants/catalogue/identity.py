@@ -61,6 +61,20 @@ MUTANTS = (
         ),
     ),
     Mutant(
+        "removed-member-is-forgotten-too-early",
+        "a member that is restarted welcomes a wiped one, whose removal it has to learn anew",
+        (Patch("disheap:IncarnationCheck.follow", "if _is_gone(node, restored)", "if _is_gone(node, applied)"),),
+        (INTRODUCTIONS + "test_a_removed_member_is_known_until_a_restart_begins_without_it",),
+        simulated=False,
+    ),
+    Mutant(
+        "removal-counts-as-a-welcome",
+        "a wiped node takes part, because all members have welcomed it in order to tell it that it was removed",
+        (Patch("disheap:OutgoingLink._welcomed", "if hello.removal:", "if False:"),),
+        ("tests/runtime/test_links.py::test_a_welcome_with_a_removal_is_none",),
+        simulated=False,
+    ),
+    Mutant(
         "members-met-in-one-copy",
         "one rotten byte makes the list of the members met unreadable",
         (
@@ -180,7 +194,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:check_cluster",
-                "    if not (config.alone or config.members or config.join_addresses):\n",
+                "    if not config.begins_somehow():\n",
                 "    if config.alone and config.members:\n",
             ),
         ),
@@ -198,9 +212,9 @@ MUTANTS = (
             ),
             Patch(
                 "disheap:Member._start",
-                "        self._tick()\n        if len(self._members) > 1:\n",
+                "        self._tick()\n        if config.has_peers()",
                 "        await self._listen(transport, client_transport)\n"
-                "        self._tick()\n        if len(self._members) > 1:\n",
+                "        self._tick()\n        if config.has_peers()",
             ),
         ),
         ("tests/runtime/test_starting.py::test_a_start_on_a_port_in_use_binds_no_directory",),

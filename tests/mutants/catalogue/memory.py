@@ -169,7 +169,7 @@ MUTANTS = (
                 "stored = 0",
             ),
         ),
-        ("tests/runtime/test_memory.py::test_the_estimate_of_a_node_holds_its_state_its_log_and_the_replies_it_keeps",),
+        ("tests/runtime/test_memory.py::test_the_estimate_of_a_node_holds_its_state_its_log_and_its_replies",),
         simulated=False,
     ),
     Mutant(

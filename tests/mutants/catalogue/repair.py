@@ -1,12 +1,12 @@
-"""Repair of what a disk lost (storage's rules 3 and 4): taken where it is, dropped where nobody can have counted on it,
-and waited for otherwise."""
+"""Repair of what a disk lost (storage's rules 3 and 4). It is copied from a node that has it, dropped if nobody can
+have counted on it, and waited for otherwise."""
 
 from __future__ import annotations
 
 from tests.mutants.mutant import Mutant, Patch
 
 REPAIR = "tests/runtime/test_repair.py::"
-SWEEP = REPAIR + "test_over_every_combination_of_damage_nothing_acknowledged_is_dropped_and_what_can_be_recovered_is"
+SWEEP = REPAIR + "test_no_combination_of_damage_drops_what_was_acknowledged"
 LIFECYCLE = "tests/runtime/test_lifecycle.py::"
 REPAIRING = "tests/runtime/test_repairing.py::"
 
@@ -21,7 +21,7 @@ MUTANTS = (
                 "return len(denying) >= 1",
             ),
         ),
-        (SWEEP, REPAIR + "test_a_majority_without_the_entry_is_not_enough_while_its_old_leader_may_still_count_us"),
+        (SWEEP, REPAIR + "test_a_majority_is_not_enough_while_the_old_leader_may_count_us"),
     ),
     Mutant(
         "damaged-entry-dropped-under-its-leader",
@@ -33,7 +33,7 @@ MUTANTS = (
                 "return len(denying) >= majority(len(others) + 1) or moved_on >= majority(len(others) + 1)",
             ),
         ),
-        (REPAIR + "test_a_majority_without_the_entry_is_not_enough_while_its_old_leader_may_still_count_us",),
+        (REPAIR + "test_a_majority_is_not_enough_while_the_old_leader_may_count_us",),
     ),
     Mutant(
         "ambiguous-end-settled-by-those-who-answer",
@@ -45,7 +45,7 @@ MUTANTS = (
                 "    if ambiguous and not standings:\n        return Wait(f",
             ),
         ),
-        (REPAIR + "test_an_ambiguous_end_is_settled_by_every_other_voter_and_not_by_those_who_answer",),
+        (REPAIR + "test_an_ambiguous_end_is_settled_by_every_other_voter",),
     ),
     Mutant(
         "node-with-an-ambiguous-end-votes",
@@ -57,10 +57,7 @@ MUTANTS = (
                 "",
             ),
         ),
-        (
-            "tests/kernel/test_election.py"
-            "::test_a_node_whose_log_may_have_lost_its_end_takes_no_part_until_it_is_past_it",
-        ),
+        ("tests/kernel/test_election.py::test_a_node_that_may_have_lost_its_end_takes_no_part_until_it_is_past_it",),
         pitfall=14,
     ),
     Mutant(
@@ -87,7 +84,7 @@ MUTANTS = (
                 "is_sure = True",
             ),
         ),
-        (REPAIR + "test_with_an_ambiguous_end_a_node_denies_only_what_it_knows_to_be_superseded",),
+        (REPAIR + "test_with_an_ambiguous_end_a_node_denies_only_what_is_superseded",),
     ),
     Mutant(
         "ambiguity-for-ever-where-nobody-writes",
@@ -95,7 +92,7 @@ MUTANTS = (
         (
             Patch(
                 "disheap:Replica.received_report",
-                "        self.group.propose_noops_until(report.ambiguous_until)\n",
+                "        self.group.proposals.fill_until(report.ambiguous_until)\n",
                 "",
             ),
         ),
@@ -160,7 +157,7 @@ MUTANTS = (
             Patch(
                 "disheap:Repairer._run",
                 "        except Exception as error:  # nobody else would ever hear of it\n",
-                "        except StorageError as error:\n",
+                "        except LogDamaged as error:\n",
             ),
         ),
         (REPAIRING + "test_a_bug_in_repair_ends_the_node_instead_of_leaving_it_waiting",),

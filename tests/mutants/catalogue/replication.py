@@ -122,7 +122,7 @@ MUTANTS = (
                 "state.log.last_index",
             ),
         ),
-        (PITFALLS + "test_with_an_ambiguous_end_a_follower_commits_nothing_that_this_leader_has_not_sent",),
+        (PITFALLS + "test_with_an_ambiguous_end_a_follower_commits_only_what_its_leader_sent",),
         pitfall=10,
     ),
     Mutant(
@@ -204,8 +204,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap:_acknowledge",
-                "state.send(AppendReply(state.id, leader, state.term, True, index, Index(0), Term(0)), claims=index)",
-                "state.send(AppendReply(state.id, leader, state.term, True, index, Index(0), Term(0)))",
+                "state.outbox.send(new_record(AppendReply, fields), index)",
+                "state.outbox.send(new_record(AppendReply, fields))",
             ),
         ),
         (PITFALLS + "test_an_acknowledgement_leaves_only_when_its_entries_are_durable",),
@@ -347,7 +347,7 @@ MUTANTS = (
                 "is_enough = self.phase is Phase.SNAPSHOT and moved and can_go_on",
             ),
         ),
-        (SNAPSHOTS + "test_a_peer_whose_snapshot_is_installed_gets_a_newer_one_where_the_log_has_gone_on_without_it",),
+        (SNAPSHOTS + "test_a_peer_gets_a_newer_snapshot_where_the_log_has_gone_on_without_it",),
         pitfall=18,
     ),
     Mutant(

@@ -31,7 +31,7 @@ MUTANTS = (
                 "        return addresses\n",
             ),
         ),
-        (ROUTE + "test_a_host_that_hangs_gets_one_attempt_while_the_others_are_tried_again_and_again",),
+        (ROUTE + "test_a_host_that_hangs_gets_one_attempt_while_others_are_tried_again",),
         simulated=False,
     ),
     Mutant(
@@ -83,6 +83,32 @@ MUTANTS = (
             ),
         ),
         (KEEPALIVE + "test_a_silent_node_is_given_up_in_a_time_that_scales_with_the_session",),
+        simulated=False,
+    ),
+    Mutant(
+        "attempt-outlasts-the-session",
+        "a client of a short session waits for an attempt that a short cut has caught, until its session has lapsed",
+        (
+            Patch(
+                "disheap:Route.attempt_s",
+                "        return min(self._budget_s, session_s / ATTEMPT_PARTS)\n",
+                "        return self._budget_s\n",
+            ),
+        ),
+        ("tests/client/test_connection.py::test_an_attempt_to_save_a_session_takes_a_part_of_its_timeout",),
+        simulated=False,
+    ),
+    Mutant(
+        "pause-outlasts-the-session",
+        "a client of a short session is still pausing in its search when its session lapses",
+        (
+            Patch(
+                "disheap:Route._grow_pause",
+                "min(PAUSE_MAX_S, session_s / PAUSE_PARTS, self._pause_s * 2 or PAUSE_FIRST_S)\n",
+                "min(PAUSE_MAX_S, self._pause_s * 2 or PAUSE_FIRST_S)\n",
+            ),
+        ),
+        ("tests/client/test_route.py::test_a_session_that_waits_makes_pauses_shorter",),
         simulated=False,
     ),
     Mutant(

@@ -7,6 +7,7 @@ from tests.mutants.mutant import Mutant, Patch
 DAMAGE = "tests/storage/test_file_damage.py::"
 FAILURES = "tests/storage/test_file_failures.py::"
 POWER = "tests/storage/test_file_power_cuts.py"
+PREALLOCATION = "tests/storage/test_file_preallocation.py::"
 
 MUTANTS = (
     Mutant(
@@ -43,12 +44,119 @@ MUTANTS = (
         (
             Patch(
                 "disheap_filelog:Segment.append",
-                '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
-                '        self._file.write(b"".join(parts), self.end)\n',
+                "        self._write_slots(identities.encode_mark(written[0]))\n        self._file.sync()\n",
+                "        self._write_slots(identities.encode_mark(written[0]))\n",
             ),
         ),
         ("tests/storage/test_file_directory.py::test_an_append_is_one_write_of_blocks_and_one_fsync",),
         pitfall=14,
+    ),
+    Mutant(
+        "zeros-behind-the-last-block-prove-nothing",
+        "space that was allocated ahead is taken for a lost append: no node votes after a crash",
+        (
+            Patch(
+                "disheap_filelog:_Scan._next",
+                "        if block is None and self._is_unused(offset):\n",
+                "        if offset < 0:\n",
+            ),
+        ),
+        (PREALLOCATION + "test_zeros_behind_the_last_block_are_no_lost_block_if_no_mark_says_so",),
+        pitfall=14,
+        simulated=False,
+    ),
+    Mutant(
+        "zeros-are-the-end-of-the-log",
+        "a block that was begun, and may have been durable, is taken for space that was never used",
+        (
+            Patch(
+                "disheap_filelog:_Scan._is_unused",
+                "        is_begun = not self._is_append_whole or self._slots.is_sound(number)\n",
+                "        is_begun = False\n",
+            ),
+        ),
+        (
+            PREALLOCATION + "test_a_lost_block_is_damage_for_a_member_and_dropped_by_a_node_alone",
+            PREALLOCATION + "test_an_append_of_several_blocks_that_lost_its_end_is_ambiguous",
+        ),
+        pitfall=14,
+        simulated=False,
+    ),
+    Mutant(
+        "append-without-a-mark",
+        "nothing says that a block was begun in space that was allocated before: it is lost without a word",
+        (
+            Patch(
+                "disheap_filelog:Segment.append",
+                "self._write_slots(identities.encode_mark(written[0]))",
+                "self._write_slots()",
+            ),
+        ),
+        (PREALLOCATION + "test_a_lost_block_is_damage_for_a_member_and_dropped_by_a_node_alone",),
+        pitfall=14,
+        simulated=False,
+    ),
+    Mutant(
+        "mark-taken-for-an-identity",
+        "a torn append is called damage, and a node that is alone refuses to start",
+        (
+            Patch(
+                "disheap_filelog:Slots.is_identity",
+                "        return self.is_sound(number) and not self._entries(number) & MARK\n",
+                "        return self.is_sound(number)\n",
+            ),
+        ),
+        (DAMAGE + "test_a_single_node_drops_an_ambiguous_tail_and_says_so",),
+        pitfall=14,
+        simulated=False,
+    ),
+    Mutant(
+        "mark-before-the-blocks",
+        "an append that found no room leaves a mark, and the next start says that a block is lost",
+        (
+            Patch(
+                "disheap_filelog:Segment.append",
+                "        with needs_room(self.path, self._cut_unused):\n",
+                "        self._write_slots(identities.encode_mark(written[0]))\n"
+                "        with needs_room(self.path, self._cut_unused):\n",
+            ),
+        ),
+        (PREALLOCATION + "test_an_append_without_room_behind_the_allocated_space_leaves_nothing",),
+        simulated=False,
+    ),
+    Mutant(
+        "damaged-mark-is-no-doubt",
+        "zeros whose mark rotted are taken for space that was never used",
+        (Patch("disheap_filelog:_Scan._is_unused", "if not self._slots.is_empty(number):", "if number < 0:"),),
+        (PREALLOCATION + "test_zeros_whose_mark_is_damaged_are_ambiguous",),
+        simulated=False,
+    ),
+    Mutant(
+        "full-disk-while-space-is-allocated-ends-the-node",
+        "space that no append needs yet is not there, and the node stops",
+        (
+            Patch(
+                "disheap_filelog:Segment.preallocate",
+                "        with suppress(StorageFull), needs_room(self.path, lambda: "
+                "self._file.truncate(self.allocated)):\n",
+                "        if True:\n",
+            ),
+        ),
+        (PREALLOCATION + "test_a_disk_without_room_allocates_nothing_and_goes_on",),
+        simulated=False,
+    ),
+    Mutant(
+        "space-allocated-in-a-shortage",
+        "a node that is short of space allocates more for its log than it needs",
+        (
+            Patch(
+                "disheap:DiskSpace.check_usage",
+                "may_allocate = not self.is_short",
+                "may_allocate = True",
+            ),
+        ),
+        ("tests/runtime/test_disk_space.py::test_space_is_allocated_ahead_unless_the_disk_is_short_of_it",),
+        simulated=False,
     ),
     Mutant(
         "torn-tail-taken-for-damage",
@@ -72,17 +180,18 @@ MUTANTS = (
         (
             Patch(
                 "disheap_filelog:Slots.proves",
-                "        return any(self.is_sound(later) for later in range(number, self.used))\n",
+                "        return self.is_identity(number) or any(self.is_sound(later) for later in "
+                "range(number + 1, self.used))\n",
                 "        return False\n",
             ),
             Patch(
                 "disheap_filelog:Slots.hints",
-                "        return self.used > number\n",
+                "        return self.used > number + 1 or (self.used > number and not self.is_mark(number))\n",
                 "        return False\n",
             ),
         ),
         (
-            DAMAGE + "test_a_damaged_block_with_an_identity_stops_a_single_node_and_changes_nothing",
+            DAMAGE + "test_a_damaged_block_with_an_identity_stops_a_single_node",
             DAMAGE + "test_a_missing_end_that_was_durable_is_damage",
         ),
         pitfall=14,
@@ -90,7 +199,7 @@ MUTANTS = (
     Mutant(
         "end-behind-a-damaged-block-believed",
         "nothing tells how long the damaged block was, and the log is taken for whole behind it",
-        (Patch("disheap_filelog:_Scan._judge_end", "if self._unknown_from is not None:", "if self._size < 0:"),),
+        (Patch("disheap_filelog:_Scan._judge_end", "if self._doubt is not None:", "if self._size < 0:"),),
         (DAMAGE + "test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_ambiguous",),
         pitfall=14,
     ),
@@ -116,9 +225,8 @@ MUTANTS = (
         (
             Patch(
                 "disheap_filelog:Segment.append",
-                '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
-                "        self._file.write(identities.encode(written), SLOTS_AT + self.count * SLOT_BYTES)\n"
-                '        self._file.write(b"".join(parts), self.end)\n        self._file.sync()\n',
+                "self._write_slots(identities.encode_mark(written[0]))",
+                "self._write_slots(identities.encode(written))",
             ),
         ),
         (DAMAGE + "test_identities_are_written_only_after_the_fsync_of_their_block",),
@@ -147,7 +255,7 @@ MUTANTS = (
             ),
         ),
         (
-            DAMAGE + "test_a_damaged_block_with_an_identity_stops_a_single_node_and_changes_nothing",
+            DAMAGE + "test_a_damaged_block_with_an_identity_stops_a_single_node",
             DAMAGE + "test_no_flipped_bit_ever_leads_to_wrong_data",
         ),
     ),
@@ -232,7 +340,7 @@ MUTANTS = (
                 "                del index, term, error\n",
             ),
         ),
-        (DAMAGE + "test_a_damaged_snapshot_that_nothing_makes_up_for_stops_a_single_node_and_is_told_in_a_cluster",),
+        (DAMAGE + "test_a_damaged_snapshot_without_a_substitute_stops_only_a_single_node",),
     ),
     Mutant(
         "one-snapshot-kept",
@@ -240,7 +348,7 @@ MUTANTS = (
         (Patch("disheap_filelog.snapshot_files", "GENERATIONS = 2", "GENERATIONS = 1"),),
         (
             "disheap.testing.conformance.test_storage::test_two_snapshots_are_kept_and_the_newest_counts",
-            DAMAGE + "test_a_damaged_snapshot_gives_way_to_the_older_one_where_the_log_holds_the_rest",
+            DAMAGE + "test_a_damaged_snapshot_gives_way_to_the_older_one_and_the_log",
         ),
         masked="it costs a second transfer, and nothing else",
     ),
@@ -283,7 +391,7 @@ MUTANTS = (
                 "",
             ),
         ),
-        (FAILURES + "test_a_directory_whose_name_was_not_made_durable_is_synced_at_the_next_start",),
+        (FAILURES + "test_a_directory_whose_name_is_not_durable_is_synced_at_the_next_start",),
         pitfall=14,
         simulated=False,
     ),

@@ -115,7 +115,7 @@ MUTANTS = (
         "whoever has a certificate of the authority without a name in it may say that it is any member",
         (
             Patch(
-                "disheap:Peering._check_certificate",
+                "disheap:CertificateChecks.check_member",
                 "        if names is None:\n            return\n",
                 "        if not names:\n            return\n",
             ),
@@ -128,8 +128,8 @@ MUTANTS = (
         "whoever has the certificate of the one machine that all members run on may say that it is any of them",
         (
             Patch(
-                "disheap:Peering._is_named",
-                "(host in names and self._members_at(host) == [member])",
+                "disheap:CertificateChecks._is_named",
+                "(host in names and is_alone)",
                 "host in names",
             ),
         ),
@@ -139,7 +139,7 @@ MUTANTS = (
     Mutant(
         "certificate-of-two-members-is-either",
         "whoever has a certificate with the names of two members may say that it is either of them",
-        (Patch("disheap:Peering._check_certificate", "if named == [peer]:", "if peer in named:"),),
+        (Patch("disheap:CertificateChecks.check_member", "if named == [peer]:", "if peer in named:"),),
         (LINKS + "test_a_member_proves_its_name_where_anything_is_proved",),
         simulated=False,
     ),
@@ -193,7 +193,7 @@ MUTANTS = (
                 "        self._learn(peer, hello)",
             ),
         ),
-        (SECRET + "test_who_waited_for_an_address_is_checked_again_against_whom_was_met_meanwhile",),
+        (SECRET + "test_who_waited_for_an_address_is_checked_against_who_was_met_meanwhile",),
         simulated=False,
     ),
     Mutant(
@@ -201,7 +201,7 @@ MUTANTS = (
         "whoever binds a stopped member's port is welcomed as that member, without the cluster's secret",
         (
             Patch(
-                "disheap:_Handshaking._check_proof",
+                "disheap:Handshaking._check_secret",
                 "        self._transcript.check(part, frame)\n",
                 "        if part is Part.DIALLER:\n            self._transcript.check(part, frame)\n",
             ),
@@ -214,7 +214,7 @@ MUTANTS = (
         "whoever says that he is a member is welcomed as that member, without the cluster's secret",
         (
             Patch(
-                "disheap:_Handshaking._check_proof",
+                "disheap:Handshaking._check_secret",
                 "        self._transcript.check(part, frame)\n",
                 "        if part is Part.ACCEPTOR:\n            self._transcript.check(part, frame)\n",
             ),
@@ -271,7 +271,7 @@ MUTANTS = (
                 "        if True:\n",
             ),
         ),
-        (SNAPSHOTS + "test_what_a_leader_sends_as_a_snapshot_and_is_none_costs_neither_log_nor_state",),
+        (SNAPSHOTS + "test_a_sent_snapshot_that_is_none_costs_neither_log_nor_state",),
         simulated=False,
     ),
     Mutant(

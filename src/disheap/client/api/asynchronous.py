@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Generator, Sequence
-from typing import Any
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, cast
 
 from disheap.client.api.consuming import DEFAULT_CREDIT, Consumer, Delivery, Popping
+from disheap.client.api.gathered import Gathered
 from disheap.client.api.outgoing import new_batch, new_message
 from disheap.client.core import faults
+from disheap.client.core.two_phase import Call, TwoPhase, outcome_of
 from disheap.client.core.url import BrokerUrl, resolve
 from disheap.client.io.asyncio_driver import Driver
 from disheap.client.io.dialing import LAST_NODES, open_transport
-from disheap.errors import OutcomeUnknown
+from disheap.errors import DisheapError, OutcomeUnknown
 from disheap.interfaces import Transport
 from disheap.protocol import broker
 from disheap.protocol.broker import Headers, NewMessage
@@ -178,6 +182,26 @@ class Client:
         reply = await self.driver.request(command, timeout_s=timeout_s)
         return broker.check_routed(reply)
 
+    def batch(self, *, timeout_s: float | None = None) -> Batch:
+        """Enqueues, publishes and acks of several topics, all or nothing, in one command at the end of the `with`
+        block. An exception in the block discards them. At most `broker.BATCH_PARTS_MAX` messages and acks; a publish to
+        several topics counts for each. The error of a refused batch names the part that is at fault, and nothing was
+        done. It is that part's error, such as `TopicFull`, `TopicNotFound` or `LeaseLost`. Raises `BatchTooLarge` for
+        too many parts, and `PayloadTooLarge` if all payloads together are larger than one command may be.
+
+        With `batch.on(client)`, a client of another group takes part. Then it is a transaction by two-phase commit. Its
+        error names the group, and the batch is aborted in all groups. `TransactionOver`: it took longer than 30 s, or a
+        group did not answer. `OutcomeUnknown`: the connection was lost at the end, and `transaction_outcome` tells how
+        it ended. A batch whose end is cancelled or interrupted is aborted, unless its commit was under way. Once it
+        is committed, it has `results`. `timeout_s` bounds each step."""
+        return Batch(self.driver, timeout_s)
+
+    async def transaction_outcome(self, name: str) -> str:
+        """How a transaction ended: "committed", "aborted", or "open" while it waits. Ask a client of the lowest group
+        that takes part. An open batch ends within 30 s. Raises `TransactionNotFound` if it never began here, or if
+        10,000 others have ended since."""
+        return outcome_of(name, await self.driver.query(broker.ListTransactions(name)))
+
     # --- the cluster ---
 
     async def stats(self) -> broker.Stats:
@@ -227,6 +251,65 @@ class Client:
         await self.driver.close()
 
 
+class Batch(Gathered[Driver]):
+    """`async with client.batch() as batch`."""
+
+    async def __aenter__(self) -> Batch:
+        self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        work = self._end(error)
+        if isinstance(work, TwoPhase):
+            await self._commit(work)
+        elif work is not None:
+            driver, command = work
+            try:
+                self._finish(await driver.request(command, timeout_s=self._timeout_s))
+            except BaseException as failure:
+                self._fail(failure)
+                raise
+
+    async def _commit(self, transaction: TwoPhase[Driver]) -> None:
+        steps, answers = transaction.steps(), None
+        try:
+            while True:
+                calls = next(steps) if answers is None else steps.send(answers)
+                answers = await self._make(transaction, calls)
+        except StopIteration as done:
+            self._finish_transaction(done.value)
+        except BaseException:
+            self._fail_transaction(transaction)
+            raise
+        finally:
+            del answers  # the traceback of an error holds this frame
+
+    async def _make(self, transaction: TwoPhase[Driver], calls: list[Call[Driver]]) -> list[Any]:
+        """Returns the reply to each call of a step, or its error. If it is cancelled, the transaction is aborted."""
+        try:
+            if transaction.pause_s:
+                await asyncio.sleep(transaction.pause_s)
+            return await asyncio.gather(*(self._call(*call) for call in calls), return_exceptions=True)
+        except asyncio.CancelledError:
+            for driver, command in transaction.left_over():
+                with suppress(DisheapError):  # then its time ends it
+                    driver.send(cast(broker.Command, command)).add_done_callback(_ignore)
+            raise
+
+    async def _call(self, driver: Driver, asked: broker.Command | broker.Query) -> Any:
+        if isinstance(asked, broker.ListTransactions):
+            return await driver.query(asked, self._timeout_s)
+        return await driver.request(cast(broker.Command, asked), timeout_s=self._timeout_s)
+
+
+def _ignore(future: asyncio.Future[Any]) -> None:
+    """An error that nobody waits for is no news for asyncio's handler."""
+    if not future.cancelled():
+        future.exception()
+
+
 class Topic:
     """One topic. Methods that send may be pipelined: `await asyncio.gather(*(topic.enqueue(p) for p in payloads))`."""
 
@@ -265,7 +348,7 @@ class Topic:
         headers: Headers | None = None,
         key: str = "",
     ) -> asyncio.Future[int]:
-        """The same as a future at once. Raises `WindowExceeded` when the window is full."""
+        """As `enqueue`, but returns a future at once. Raises `WindowExceeded` when the window is full."""
         return self._driver.send(
             broker.Enqueue(self.name, new_message(payload, priority, delay_ms, expires_ms, headers, key)), _id
         )

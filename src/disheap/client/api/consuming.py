@@ -25,6 +25,7 @@ class Delivery(Delivered):
     """One message under one lease. `async with` acks it on success and gives it back on an exception."""
 
     __slots__ = ("_driver",)
+    _driver: Driver
 
     def __init__(self, driver: Driver, push: broker.Deliver) -> None:
         super().__init__(push)

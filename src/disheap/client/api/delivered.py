@@ -12,6 +12,7 @@ class Delivered:
     start where nothing has to be acknowledged."""
 
     __slots__ = ("_headers", "_push", "settled")
+    _driver: object  # of the client that settles it
 
     def __init__(self, push: broker.Deliver) -> None:
         self._push = push

@@ -70,6 +70,7 @@ class Delivery(Delivered):
     """One message under one lease. `with` acks it on success and gives it back on an exception."""
 
     __slots__ = ("_driver",)
+    _driver: BlockingClient
 
     def __init__(self, driver: BlockingClient, push: broker.Deliver) -> None:
         super().__init__(push)

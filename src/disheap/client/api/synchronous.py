@@ -6,17 +6,22 @@ as `client.driver`. One client belongs to one thread, and while a consumer waits
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
 
 from disheap.client.api.consuming import DEFAULT_CREDIT
+from disheap.client.api.gathered import Gathered
 from disheap.client.api.outgoing import new_batch, new_message
 from disheap.client.api.receiving import Consumer, Delivery, Inboxes
 from disheap.client.core import faults
+from disheap.client.core.two_phase import Call, TwoPhase, outcome_of
 from disheap.client.core.url import BrokerUrl, resolve
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.client.io.dialing import Dial
-from disheap.errors import OutcomeUnknown, RequestError, RequestTimeout, renewed
+from disheap.errors import DisheapError, OutcomeUnknown, RequestError, RequestTimeout, renewed
 from disheap.protocol import broker
 from disheap.protocol.broker import Headers, NewMessage
 
@@ -146,6 +151,26 @@ class Client:
         reply = self.driver.request(command, timeout_s=timeout_s)
         return broker.check_routed(reply)
 
+    def batch(self, *, timeout_s: float | None = None) -> Batch:
+        """Enqueues, publishes and acks of several topics, all or nothing, in one command at the end of the `with`
+        block. An exception in the block discards them. At most `broker.BATCH_PARTS_MAX` messages and acks; a publish to
+        several topics counts for each. The error of a refused batch names the part that is at fault, and nothing was
+        done. It is that part's error, such as `TopicFull`, `TopicNotFound` or `LeaseLost`. Raises `BatchTooLarge` for
+        too many parts, and `PayloadTooLarge` if all payloads together are larger than one command may be.
+
+        With `batch.on(client)`, a client of another group takes part. Then it is a transaction by two-phase commit. Its
+        error names the group, and the batch is aborted in all groups. `TransactionOver`: it took longer than 30 s, or a
+        group did not answer. `OutcomeUnknown`: the connection was lost at the end, and `transaction_outcome` tells how
+        it ended. A batch whose end is cancelled or interrupted is aborted, unless its commit was under way. Once it
+        is committed, it has `results`. `timeout_s` bounds each step."""
+        return Batch(self.driver, timeout_s)
+
+    def transaction_outcome(self, name: str) -> str:
+        """How a transaction ended: "committed", "aborted", or "open" while it waits. Ask a client of the lowest group
+        that takes part. An open batch ends within 30 s. Raises `TransactionNotFound` if it never began here, or if
+        10,000 others have ended since."""
+        return outcome_of(name, self.driver.query(broker.ListTransactions(name)))
+
     # --- the cluster ---
 
     def stats(self) -> broker.Stats:
@@ -201,6 +226,64 @@ class Client:
         self.close()
 
 
+class Batch(Gathered[BlockingClient]):
+    """`with client.batch() as batch`."""
+
+    def __enter__(self) -> Batch:
+        self._begin()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        work = self._end(error)
+        if isinstance(work, TwoPhase):
+            self._commit(work)
+        elif work is not None:
+            driver, command = work
+            try:
+                self._finish(driver.request(command, timeout_s=self._timeout_s))
+            except BaseException as failure:
+                self._fail(failure)
+                raise
+
+    def _commit(self, transaction: TwoPhase[BlockingClient]) -> None:
+        steps, answers = transaction.steps(), None
+        try:
+            while True:
+                calls = next(steps) if answers is None else steps.send(answers)
+                answers = self._make(transaction, calls)
+        except StopIteration as done:
+            self._finish_transaction(done.value)
+        except BaseException:
+            self._fail_transaction(transaction)
+            raise
+        finally:
+            del answers  # the traceback of an error holds this frame
+
+    def _make(self, transaction: TwoPhase[BlockingClient], calls: list[Call[BlockingClient]]) -> list[Any]:
+        """Returns the reply to each call of a step, or its error. If it is interrupted, the transaction is aborted."""
+        try:
+            if transaction.pause_s:
+                time.sleep(transaction.pause_s)
+            return [self._call(*call) for call in calls]
+        except BaseException:
+            for driver, command in transaction.left_over():
+                with suppress(DisheapError):  # then its time ends it
+                    driver.send(cast(broker.Command, command), wait=False)
+                    driver.flush()
+            raise
+
+    def _call(self, driver: BlockingClient, asked: broker.Command | broker.Query) -> Any:
+        """Returns the reply, or the error. Also the one that has ended the client: other groups are told to abort."""
+        try:
+            if isinstance(asked, broker.ListTransactions):
+                return driver.query(asked, self._timeout_s)
+            return driver.request(cast(broker.Command, asked), timeout_s=self._timeout_s)
+        except DisheapError as error:
+            return renewed(error)
+
+
 class Topic:
     """One topic. To pipeline, take `enqueue_nowait`, and ask for the results later."""
 
@@ -237,7 +320,7 @@ class Topic:
         headers: Headers | None = None,
         key: str = "",
     ) -> Pending[int]:
-        """The same without waiting: the id by `result`. Raises `WindowExceeded` when the window is full."""
+        """As `enqueue`, but does not wait. `result` gives the id. Raises `WindowExceeded` when the window is full."""
         return Pending(
             self._driver,
             broker.Enqueue(self.name, new_message(payload, priority, delay_ms, expires_ms, headers, key)),

@@ -33,8 +33,8 @@ class Acks:
     def take(self) -> Iterator[tuple[broker.Ack, Callable[[asyncio.Future[Any]], None]]]:
         """Empty it. Yields the commands, and for each what is to be done when its reply is there."""
         gathered, self._gathered = self._gathered, []
-        for start in range(0, len(gathered), broker.BATCH_MAX):
-            batch = gathered[start : start + broker.BATCH_MAX]
+        for start in range(0, len(gathered), broker.TOKENS_MAX):
+            batch = gathered[start : start + broker.TOKENS_MAX]
             yield broker.Ack([token for token, _ in batch]), partial(_acked, batch)
 
     def fail(self, error: DisheapError) -> None:

@@ -18,6 +18,7 @@ from disheap.client.core.events import (
     Closed,
     Event,
     Lapsed,
+    MembersChanged,
     Moved,
     Postponed,
     Pushed,
@@ -36,6 +37,8 @@ _NOTED = frozenset(
         broker.Ack,
         broker.Nack,
         broker.Extend,
+        broker.Batch,
+        broker.Prepare,
         broker.Cancel,
         broker.Recover,
         broker.Subscribe,
@@ -44,7 +47,7 @@ _NOTED = frozenset(
         broker.DeleteTopic,
     }
 )
-_REPEATED_OPS = frozenset({"status", "hash", "sessions"})
+_REPEATED_OPS = frozenset({"status", "hash", "sessions", "backup-read", "backup-end"})
 _SETTLES = frozenset({broker.Ack, broker.Nack, broker.Cancel, broker.Recover})
 """Commands that are wanted however late they come."""
 
@@ -82,7 +85,7 @@ class SessionLost(SessionEvent, frozen=True):
     """The session lapsed: consumers are gone, and what it held was given back."""
 
 
-Control = Ready | Moved | Postponed | Alive | Broken | Closed | OpaquePush | SessionLost
+Control = Ready | Moved | MembersChanged | Postponed | Alive | Broken | Closed | OpaquePush | SessionLost
 BrokerEvent = Replied | OpaqueReply | Arrived | Control
 """What a driver hears: an answer for a waiter, a push, or `Control` for itself."""
 
@@ -244,6 +247,9 @@ class BrokerSession:
         after belong to what follows."""
         if isinstance(command, (broker.Ack, broker.Nack)):
             return command.tokens
+        if isinstance(command, (broker.Batch, broker.Prepare)):
+            settling = [item for item in command.items if isinstance(item, (broker.Ack, broker.Nack))]
+            return [token for item in settling for token in item.tokens]
         if isinstance(command, broker.Recover):
             return self.held.held_by(command.consumers)
         return []

@@ -19,6 +19,7 @@ from __future__ import annotations
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from math import inf
 from typing import Any, Generic, Protocol, TypeVar, assert_never
 
 from disheap.client.core import keepalive
@@ -32,7 +33,7 @@ from disheap.client.core.broker_session import (
     Replied,
     SessionLost,
 )
-from disheap.client.core.events import Alive, Broken, Closed, Moved, Postponed, Ready
+from disheap.client.core.events import Alive, Broken, Closed, MembersChanged, Moved, Postponed, Ready
 from disheap.client.core.handshake import Handshake
 from disheap.client.core.keepalive import KeepAlive, Verdict
 from disheap.client.core.route import LastNodes, Route
@@ -79,7 +80,9 @@ class Connector(ABC, Generic[C]):
         options = None if observer else SessionOptions(url.session_timeout_ms, url.label)
         self._broker = BrokerSession(options, hello_of(url, client), opaque=opaque)
         self._session = self._broker.session
-        self._route = Route(url.addresses, generator or random.Random(), url.connect_timeout_s, last_nodes)
+        self._random = generator or random.Random()
+        shared = None if observer else last_nodes  # who asks a certain node gets that one, and no other member
+        self._route = Route(url.addresses, self._random, url.connect_timeout_s, shared)
         self._channel: C | None = None
         self._attempts: dict[str, C] = {}
         self._connected_at = 0.0
@@ -116,6 +119,15 @@ class Connector(ABC, Generic[C]):
         """Whether the client is closed, or of no more use for another reason."""
         return self._error is not None
 
+    def draw_name(self) -> str:
+        """Returns a name for a transaction that nobody draws twice."""
+        return f"batch-{self._random.getrandbits(96):024x}"
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where the client looks for a node: the addresses of the URL, and those of all members that it knows."""
+        return self._route.known()
+
     def holds(self, token: broker.Token) -> bool:
         """Whether the lease is still this client's to settle, as far as is known here."""
         return token in self._broker.held.tokens
@@ -124,15 +136,19 @@ class Connector(ABC, Generic[C]):
 
     def _search(self) -> None:
         """Give up the attempts that are overdue, and begin those that are due."""
-        now = self._now()
+        now, session_s = self._now(), self._session_s()
         for address in self._route.overdue(now):
-            self._give_up(self._attempts[address], f"no answer within {self.url.connect_timeout_s:g} s")
-        while self._channel is None and not self.is_over and (due := self._route.due(now)) is not None:
+            self._give_up(self._attempts[address], f"no answer within {self._route.attempt_s(session_s):g} s")
+        while self._channel is None and not self.is_over and (due := self._route.due(now, session_s)) is not None:
             self._begin(due)
 
     def _search_wait_s(self, now: float) -> float:
         """Until `_search` has something to do, unless an attempt ends before."""
         return self._route.wait_s(now)
+
+    def _session_s(self) -> float:
+        """The timeout of the session that waits for a connection, in seconds. Infinite before there is one."""
+        return self._timeout_ms() / 1000 if self._session.id else inf
 
     def _begin(self, address: str) -> None:
         """Raises `ConfigError` if the settings of the URL cannot be used."""
@@ -230,10 +246,10 @@ class Connector(ABC, Generic[C]):
         if self._error is not None:
             raise renewed(self._error)
 
-    def _take_output(self) -> bytes:
+    def _take_output(self, now: float | None = None) -> bytes:
         """Returns the bytes to be written now."""
         output = self._session.take_output()
-        self._keepalive.wrote(self._now(), len(output))
+        self._keepalive.wrote(self._now() if now is None else now, len(output))
         return output
 
     def _received(self, channel: C, data: bytes) -> None:
@@ -310,6 +326,8 @@ class Connector(ABC, Generic[C]):
             case Moved():
                 self._drop(event.message or event.code, event.code)
                 self._route.moved(event.leader, self._now())
+            case MembersChanged():
+                self._route.learned(event.addresses)
             case SessionLost():
                 self._session_lost(event)
             case Postponed():

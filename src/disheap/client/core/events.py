@@ -59,6 +59,12 @@ class Lapsed(SessionEvent, frozen=True):
     """The old session is over, and what it held went back; a new one is on its way."""
 
 
+class MembersChanged(SessionEvent, frozen=True):
+    """The cluster has other members. `addresses` are the client addresses of all nodes."""
+
+    addresses: list[str]
+
+
 class Alive(SessionEvent, frozen=True):
     """A PONG."""
 
@@ -77,5 +83,5 @@ class Closed(SessionEvent, frozen=True):
     """The session has ended, as the client asked."""
 
 
-Event = Ready | Moved | Answered | Pushed | Postponed | Lapsed | Alive | Broken | Closed
+Event = Ready | Moved | Answered | Pushed | Postponed | Lapsed | MembersChanged | Alive | Broken | Closed
 """What the opaque session says."""

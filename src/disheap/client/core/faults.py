@@ -8,7 +8,10 @@ import msgspec
 
 from disheap.client.core.events import Answered
 from disheap.errors import (
+    CommandRefused,
+    DiskFull,
     MalformedFrame,
+    MemoryFull,
     NotSent,
     OutcomeUnknown,
     RequestError,
@@ -24,6 +27,9 @@ PUT_OFF = frozenset({"overloaded", "window-exceeded"})
 """Nothing was done, and the number is still unused: the same request goes out again after a while."""
 SHORTAGES = frozenset({"disk-full", "memory-full"})
 """This sending had no effect. An earlier sending of the same request, on another connection, may have had one."""
+NOTHING_DONE = (CommandRefused, NotSent, DiskFull, MemoryFull)
+"""As the answer to a command: it was not carried out, and will not be. A shortage is answered only if no earlier
+sending can have had an effect."""
 WRONG_NODE = frozenset({"not-leader", "session-expired"})
 """Not at this node, or not any more: look for the leader, which knows about the session."""
 SESSION_OVER = frozenset({"session-expired", "wrong-secret"})

@@ -8,6 +8,10 @@ at once when that one has failed. An attempt that hangs is not cancelled by this
 that the next address. After a round comes a pause, which grows from round to round. An address with an attempt still
 under way is left out of a round: a frozen host gets one connection, however long the search takes.
 
+A session that waits for a connection lapses after its timeout. While there is one, an attempt and a pause each take a
+part of that timeout at most. A packet that was lost to a short cut is sent again by TCP after 1 s, 3 s and 7 s. A new
+attempt does not wait for that.
+
 A wrong address among several does not end a search: what answers there is no node, or a node of another cluster or
 release. Only when every address is wrong, waiting longer is of no use.
 
@@ -18,9 +22,12 @@ order, so that clients do not all come to the same node. Nodes that were lost co
 from __future__ import annotations
 
 import random
-from typing import NamedTuple
+from math import inf
+from typing import NamedTuple, TypeVar
 
 from disheap.errors import ConnectionLost, ProtocolError
+
+T = TypeVar("T")
 
 OVERLAP_S = 0.25
 """How long an attempt is alone before the next one starts. RFC 8305 recommends 250 ms: longer than nearly every round
@@ -29,6 +36,10 @@ PAUSE_FIRST_S = 0.02
 """The first pause between two rounds: an election takes a second or two, so be there early."""
 PAUSE_MAX_S = 0.5
 """The longest pause: the price of a dead cluster is two rounds a second."""
+ATTEMPT_PARTS = 4
+"""An attempt takes this part of the timeout of a session that waits, at most."""
+PAUSE_PARTS = 6
+"""A pause likewise. So an attempt that hangs, a pause, and the next attempt fit into half of the timeout."""
 FAULTS_MAX = 8
 """Reasons kept for the error message."""
 REMEMBERED_MAX = 256
@@ -36,10 +47,12 @@ REMEMBERED_MAX = 256
 
 
 class LastNodes:
-    """For each set of addresses, the one that took the last session. Shared by the clients of one process."""
+    """For each set of addresses, the one that took the last session, and the members that a node named last. Shared by
+    the clients of one process."""
 
     def __init__(self) -> None:
         self._address: dict[frozenset[str], str] = {}
+        self._members: dict[frozenset[str], list[str]] = {}
 
     def get(self, addresses: tuple[str, ...]) -> str:
         """Returns "" if there is none."""
@@ -47,16 +60,32 @@ class LastNodes:
 
     def remember(self, addresses: tuple[str, ...], address: str) -> None:
         """The node at `address` has taken a session."""
-        key = frozenset(addresses)
-        self._address.pop(key, None)
-        self._address[key] = address
-        if len(self._address) > REMEMBERED_MAX:
-            self._address.pop(next(iter(self._address)), None)
+        _put(self._address, frozenset(addresses), address)
 
     def forget(self, addresses: tuple[str, ...], address: str) -> None:
         """The node at `address` was lost."""
         if self.get(addresses) == address:
             self._address.pop(frozenset(addresses), None)
+
+    def members(self, addresses: tuple[str, ...]) -> list[str]:
+        """Returns the client addresses of all members, as a node has named them last; [] if none has."""
+        return self._members.get(frozenset(addresses), [])
+
+    def learned(self, addresses: tuple[str, ...], members: list[str]) -> None:
+        """A node has named the members."""
+        _put(self._members, frozenset(addresses), members)
+
+    def clear(self) -> None:
+        """Forget all of it: every address may belong to another cluster now."""
+        self._address.clear()
+        self._members.clear()
+
+
+def _put(known: dict[frozenset[str], T], key: frozenset[str], value: T) -> None:
+    known.pop(key, None)
+    known[key] = value
+    if len(known) > REMEMBERED_MAX:
+        known.pop(next(iter(known)), None)
 
 
 class Finding(NamedTuple):
@@ -67,7 +96,8 @@ class Finding(NamedTuple):
 
 
 class Route:
-    """`budget_s` bounds one attempt, from the dialing to the node's answer. Times are the caller's, in seconds."""
+    """`budget_s` bounds one attempt, from the dialing to the node's answer. Times are the caller's, in seconds.
+    `session_s` is the timeout of a session that waits for a connection; infinite without one."""
 
     def __init__(
         self,
@@ -83,7 +113,7 @@ class Route:
         self._last_nodes = last_nodes or LastNodes()
         self._under_way: dict[str, float] = {}  # address -> when its attempt is given up
         self._round: list[str] | None = None  # not tried yet in this round; None before the first
-        self._next_at = float("-inf")
+        self._next_at = -inf
         self._pause_s = 0.0
         self._hops = 0
         self._lost: dict[str, None] = {}  # where a session stood and was lost
@@ -92,7 +122,7 @@ class Route:
 
     # --- what to do ---
 
-    def due(self, now: float) -> str | None:
+    def due(self, now: float, session_s: float = inf) -> str | None:
         """The address of an attempt to start now. It counts as under way from here on. Call it until it is None."""
         if now < self._next_at:
             return None
@@ -100,14 +130,18 @@ class Route:
             self._round = self._order()
         elif not self._round:
             self._round = self._order()
-            self._next_at = now + self._grow_pause()
+            self._next_at = now + self._grow_pause(session_s)
             return None
         if not self._round:
             return None
         address = self._round.pop(0)
-        self._under_way[address] = now + self._budget_s
+        self._under_way[address] = now + self.attempt_s(session_s)
         self._next_at = now + OVERLAP_S
         return address
+
+    def attempt_s(self, session_s: float) -> float:
+        """How long an attempt may take."""
+        return min(self._budget_s, session_s / ATTEMPT_PARTS)
 
     def overdue(self, now: float) -> list[str]:
         """The attempts to give up: tell `failed` of each."""
@@ -167,11 +201,15 @@ class Route:
         self._last_nodes.remember(self._seeds, address)
 
     def learned(self, members: list[str]) -> None:
-        """All members' addresses, from a welcome; the URL's stay in, for they may be a name that outlives nodes."""
-        self._known += [address for address in dict.fromkeys(members) if address and address not in self._known]
-        for address in [a for a in self._known if a not in self._seeds and a not in members]:
-            self._known.remove(address)
-            self._lost.pop(address, None)
+        """The addresses of all members, as a node names them. Those of the URL stay: they may be names that outlive
+        nodes. The other clients of the process learn them, too."""
+        self._last_nodes.learned(self._seeds, [address for address in dict.fromkeys(members) if address])
+        self._follow()
+
+    def known(self) -> list[str]:
+        """Returns the addresses of the URL, and those of all members that are known."""
+        self._follow()
+        return list(self._known)
 
     def why(self) -> str:
         """What was found at each address, as text."""
@@ -185,8 +223,15 @@ class Route:
 
     # --- below ---
 
+    def _follow(self) -> None:
+        """Take over what this client, or another one of this process, has learned last."""
+        members = self._last_nodes.members(self._seeds)
+        self._known = list(dict.fromkeys((*self._seeds, *members)))
+        for address in [one for one in self._lost if one not in self._known]:
+            del self._lost[address]
+
     def _order(self) -> list[str]:
-        addresses = list(self._known)
+        addresses = self.known()
         self._random.shuffle(addresses)
         last = self._last_nodes.get(self._seeds)
         if last and last not in addresses:  # a member that another client of this process learned
@@ -206,7 +251,7 @@ class Route:
         while len(self._faults) > FAULTS_MAX:
             del self._faults[next(iter(self._faults))]
 
-    def _grow_pause(self) -> float:
-        self._pause_s = min(PAUSE_MAX_S, self._pause_s * 2 or PAUSE_FIRST_S)
+    def _grow_pause(self, session_s: float) -> float:
+        self._pause_s = min(PAUSE_MAX_S, session_s / PAUSE_PARTS, self._pause_s * 2 or PAUSE_FIRST_S)
         self._hops = 0
         return self._pause_s * (0.5 + self._random.random() / 2)

@@ -25,7 +25,19 @@ from typing import Any
 import msgspec
 
 from disheap.client.core import faults
-from disheap.client.core.events import Alive, Answered, Broken, Closed, Event, Lapsed, Moved, Postponed, Pushed, Ready
+from disheap.client.core.events import (
+    Alive,
+    Answered,
+    Broken,
+    Closed,
+    Event,
+    Lapsed,
+    MembersChanged,
+    Moved,
+    Postponed,
+    Pushed,
+    Ready,
+)
 from disheap.client.core.handshake import Handshake
 from disheap.client.core.held_state import HeldState, NothingHeld
 from disheap.client.core.queries import Queries, Query
@@ -308,6 +320,10 @@ class Session:
             self._output.append(frames.plain(Kind.PONG))
         elif kind == Kind.WELCOME and self.state is State.HANDSHAKE:
             self._welcomed(frames.open_plain(frame), events)
+        elif kind == Kind.MEMBERS and self.welcome is not None:
+            addresses = handshake.open_members(frames.open_plain(frame))
+            self.welcome = msgspec.structs.replace(self.welcome, members=addresses)
+            events.append(MembersChanged(addresses))
         elif kind == Kind.GOODBYE:
             self._received_goodbye(frames.open_plain(frame), events)
         else:

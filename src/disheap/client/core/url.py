@@ -97,7 +97,9 @@ def resolve(
 
 def hello_of(url: BrokerUrl, client: str) -> Hello:
     """Returns the content of the HELLO of a client with this URL."""
-    return Hello(group=url.group, client=client, client_version=__version__, mechanism=url.mechanism)
+    return Hello(
+        group=url.group, client=client, client_version=__version__, mechanism=url.mechanism, follows_members=True
+    )
 
 
 def redact(text: str) -> str:

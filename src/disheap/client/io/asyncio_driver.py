@@ -237,8 +237,8 @@ class Driver(Connector[Link]):
         """Nack leases that nobody waits for."""
         mine = [token for token in tokens if self.holds(token)]
         if not self.is_over:
-            for start in range(0, len(mine), broker.BATCH_MAX):
-                self._broker.send(broker.Nack(mine[start : start + broker.BATCH_MAX]))
+            for start in range(0, len(mine), broker.TOKENS_MAX):
+                self._broker.send(broker.Nack(mine[start : start + broker.TOKENS_MAX]))
             self._schedule_flush()
 
     # --- sending ------------------------------------------------------------------------------------------------------
@@ -267,9 +267,10 @@ class Driver(Connector[Link]):
         link = self._channel
         if link is None or link.connection is None or not self._session.has_output:
             return
-        self._drop_if_lapsed(self.loop.time())  # after the loop stood still
+        now = self.loop.time()
+        self._drop_if_lapsed(now)  # after the loop stood still
         if link is self._channel:
-            link.write_now(self._take_output())
+            link.write_now(self._take_output(now))
 
     def _send_acks(self) -> None:
         for command, acked in self._acks.take():
@@ -321,8 +322,7 @@ class Driver(Connector[Link]):
         self._received(link, data)
         if self._for_room:
             self.wake()
-        if self._session.has_output:
-            self._schedule_flush()
+        self._schedule_flush()  # behind the callers that were woken: what they send leaves in the same turn
 
     def lose(self, link: Link, reason: str) -> None:
         """The connection, or the attempt to make one, is over."""

@@ -144,8 +144,8 @@ class BlockingClient(BlockingConnection):
     def give_back(self, tokens: Iterable[broker.Token]) -> None:
         """Nack leases that nobody waits for."""
         mine = [token for token in tokens if self.holds(token)]
-        for start in range(0, len(mine), broker.BATCH_MAX):
-            self.send(broker.Nack(mine[start : start + broker.BATCH_MAX]))
+        for start in range(0, len(mine), broker.TOKENS_MAX):
+            self.send(broker.Nack(mine[start : start + broker.TOKENS_MAX]))
         self.flush()
 
     def deadline(self, timeout_s: float | None) -> float:

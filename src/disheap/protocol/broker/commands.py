@@ -9,11 +9,15 @@ from msgspec import Meta
 
 from disheap.protocol.broker.fields import (
     BATCH_MAX,
+    GROUPS_MAX,
     HELD_MAX,
     NAMED_MAX,
+    TOKENS_MAX,
     CreditGroup,
     Duration,
+    Epoch,
     Exact,
+    Group,
     Name,
     Token,
 )
@@ -92,14 +96,14 @@ class Pop(Exact, tag=7, frozen=True):
 class Ack(Exact, tag=8, frozen=True):
     """The messages are done with. A token that names no lease of this session has no effect. Reply: `Settled`."""
 
-    tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=TOKENS_MAX)]
 
 
 class Nack(Exact, tag=9, frozen=True):
     """Give messages back to their place in the topic, or after `delay_ms`. With `discard` they are dropped instead.
     Reply: `Settled`."""
 
-    tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=TOKENS_MAX)]
     delay_ms: Duration = 0
     discard: bool = False
 
@@ -107,7 +111,7 @@ class Nack(Exact, tag=9, frozen=True):
 class Extend(Exact, tag=10, frozen=True):
     """Let leases end `lease_ms` from now; 0 for with the session. Reply: `Settled`."""
 
-    tokens: Annotated[list[Token], Meta(min_length=1, max_length=BATCH_MAX)]
+    tokens: Annotated[list[Token], Meta(min_length=1, max_length=TOKENS_MAX)]
     lease_ms: Duration = 0
 
 
@@ -193,6 +197,92 @@ class Recover(Exact, tag=18, frozen=True):
     consumers: Annotated[list[int], Meta(max_length=BATCH_MAX)]
 
 
+class Batch(Exact, tag=19, frozen=True):
+    """Enqueue, publish and settle, all or nothing. The items take effect in their order, and then the topics are
+    served. An item that is refused refuses the batch. A token that names no lease of this session is refused with
+    `LeaseLost`, and a publish that any of its topics refuses with `TopicFull`. At most 1,500 parts: a part is a message
+    for one topic, or a token. Many headers and long walks through patterns count as parts too. Reply: `Batched`."""
+
+    items: Annotated[list[Enqueue | Publish | Ack | Nack], Meta(min_length=1, max_length=BATCH_MAX)]
+
+
+class Prepare(Exact, tag=20, frozen=True):
+    """Hold a batch back until a `Commit` or an `Abort`. Nobody sees its messages. The leases that it acknowledges end,
+    and their messages stay out of reach. `timeout_ms`: this group is the coordinator's, and aborts when the time is
+    over. With 0 it is a participant, and waits for ever. `epoch`: a later attempt under the same name has a higher one.
+    `participants`: the coordinator's group tells these groups its decision. Their numbers are higher than its own, and
+    ascend. A group that the cluster does not have is refused with `GroupNotFound`. `coordinator`: the participant gets
+    its decision from that group, whose number is lower. -1: it does not. The items have the rules and the bounds of a
+    `Batch`. A repeated `Prepare` changes nothing. Reply: `Done`."""
+
+    transaction: Name
+    epoch: Epoch
+    timeout_ms: Duration
+    items: Annotated[list[Enqueue | Publish | Ack], Meta(min_length=1, max_length=BATCH_MAX)]
+    participants: Annotated[list[Group], Meta(max_length=GROUPS_MAX - 1)] = msgspec.field(default_factory=list)
+    coordinator: Annotated[int, Meta(ge=-1, lt=GROUPS_MAX)] = -1
+
+
+class Commit(Exact, tag=21, frozen=True):
+    """Carry out what a `Prepare` of this transaction and epoch holds back. A repeated one has the same reply:
+    `Committed`. An aborted transaction is `TransactionOver`. In the coordinator's group it is the decision, and the
+    participants are told. A participant that waits for another group's decision needs `force`: that group may abort."""
+
+    transaction: Name
+    epoch: Epoch
+    force: bool = False
+
+
+class Abort(Exact, tag=22, frozen=True):
+    """Drop what a `Prepare` of this transaction and epoch holds back, and give its leased messages back to their
+    topics. A repeated one changes nothing. One that comes first refuses the `Prepare`. A committed transaction is
+    `TransactionOver`. In the coordinator's group it is the decision, and the participants are told. A participant that
+    waits for another group's decision needs `force`: the others may have committed. Reply: `Done`."""
+
+    transaction: Name
+    epoch: Epoch
+    force: bool = False
+
+
+class Decision(Exact, tag=0, frozen=True):
+    """The coordinator's group tells a participant how a transaction ended."""
+
+    transaction: Name
+    epoch: Epoch
+    is_committed: bool
+
+
+class Inquiry(Exact, tag=1, frozen=True):
+    """A participant asks the coordinator's group for its decision. That group answers with a `Decision`, or not yet. A
+    transaction that it does not know is aborted."""
+
+    transaction: Name
+    epoch: Epoch
+
+
+class GroupMessage(Exact, tag=23, frozen=True):
+    """Message `number` of another group. A client that sends one is refused. It is taken once, after the one before.
+    Reply: `Done`."""
+
+    group: Group
+    number: Annotated[int, Meta(ge=1)]
+    message: Decision | Inquiry
+
+
+class Confirm(Exact, tag=24, frozen=True):
+    """Another group has the messages up to `number`: forget them. A client that sends one is refused. Reply: `Done`."""
+
+    group: Group
+    number: Annotated[int, Meta(ge=0)]
+
+
+class SetGroups(Exact, tag=25, frozen=True):
+    """These groups of the cluster take messages of others. A `Prepare` that names another one is refused from here on.
+    A client that sends this is refused. Reply: `Done`."""
+
+    groups: Annotated[list[Group], Meta(max_length=GROUPS_MAX)]
+
+
 Command = (
     Enqueue
     | EnqueueMany
@@ -212,6 +302,13 @@ Command = (
     | Bind
     | Unbind
     | Recover
+    | Batch
+    | Prepare
+    | Commit
+    | Abort
+    | GroupMessage
+    | Confirm
+    | SetGroups
 )
 
 

@@ -22,7 +22,11 @@ CREDIT_GROUP_MAX = (1 << 31) - 1  # the number of a group of consumers that shar
 CREDIT_GROUP_CONSUMERS_MAX = 256  # in one group: each delivery that uses the credit up, or frees it, looks at all
 PAGE_ROWS = 1000  # topics, exchanges or bindings in one answer: at most half a megabyte of names
 HOLDERS_MAX = 100  # consumers that hold messages, in one answer: as many as a person reads
-BATCH_MAX = 10_000  # messages in one EnqueueMany, tokens in one Ack
+BATCH_MAX = 10_000  # messages in one EnqueueMany, consumers in one Recover
+BATCH_PARTS_MAX = 1_500  # messages for a topic, and tokens, of one Batch: it takes 38 ms at worst
+TOKENS_MAX = 2_500  # in one Ack, Nack or Extend: each lease may be in another topic, and has timers of its own
+EPOCH_MAX = (1 << 62) - 1  # of a transaction
+GROUPS_MAX = 64  # of a cluster: a group has a number below
 HELD_MAX = 50_000  # leases that one ATTACH names: they are read in one step, in 15 ms
 HEADERS_BYTES_MAX = 16 << 10  # of one message, encoded
 HEADERS_MAX = 256  # of one message: they are checked in 0.1 ms
@@ -32,6 +36,8 @@ NAMED_MAX = 200_000  # pops that one ATTACH names, and likewise consumers: read 
 
 Name = Annotated[str, Meta(min_length=1, max_length=NAME_CHARACTERS)]
 Duration = Annotated[int, Meta(ge=0, le=DURATION_MAX_MS)]
+Epoch = Annotated[int, Meta(ge=1, le=EPOCH_MAX)]
+Group = Annotated[int, Meta(ge=0, lt=GROUPS_MAX)]
 CreditGroup = Annotated[int, Meta(ge=0, le=CREDIT_GROUP_MAX)]
 Token = tuple[int, int]
 """A lease: (message id, epoch). The epoch counts the leases granted on the message; a token of an older one is

@@ -52,6 +52,15 @@ class ListExchanges(Record, tag=132, frozen=True):
     limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS)] = PAGE_ROWS
 
 
-Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges
+class ListTransactions(Record, tag=133, frozen=True):
+    """Open transactions, the oldest first, or the one named. `skip` of them are left out, and at most `limit` follow.
+    Answer: `TransactionInfos`."""
+
+    transaction: str = ""
+    skip: Annotated[int, Meta(ge=0, le=1 << 31)] = 0
+    limit: Annotated[int, Meta(ge=1, le=PAGE_ROWS)] = PAGE_ROWS
+
+
+Query = Peek | DescribeTopic | ListTopics | GetStats | ListExchanges | ListTransactions
 
 decode_query: msgspec.msgpack.Decoder[Query] = msgspec.msgpack.Decoder(Query)

@@ -104,7 +104,9 @@ class Peeked(Record, tag=73, frozen=True):
 
 
 class Stats(Record, tag=74, frozen=True):
-    """Counts over the whole machine. `pops` are those that wait. `time_ms` is the cluster's time."""
+    """Counts over the whole machine. `pops` are those that wait. `time_ms` is the cluster's time. `prepared` messages
+    and `frozen` ones wait for the decision on `transactions`. `forwarding`: decisions, and questions for them, that
+    other groups have not confirmed."""
 
     topics: int
     exchanges: int
@@ -116,6 +118,10 @@ class Stats(Record, tag=74, frozen=True):
     message_bytes: int
     time_ms: int
     pops: int = 0
+    transactions: int = 0
+    prepared: int = 0
+    frozen: int = 0
+    forwarding: int = 0
 
 
 class ExchangeInfos(Record, tag=75, frozen=True):
@@ -145,6 +151,49 @@ class Resumed(Record, tag=76, frozen=True):
     ended: list[PopDone | ConsumerEnded]
 
 
+class Batched(Record, tag=77, frozen=True):
+    """All items of a `Batch` took effect. Each has a number here. Of an `Enqueue` it is the id of the message, and of a
+    `Publish` how many topics took it. Of an `Ack` or a `Nack` it is how many leases were settled."""
+
+    results: list[int]
+
+
+class Committed(Record, tag=78, frozen=True):
+    """A transaction is committed. The numbers of its messages: first, first + 1, and so on."""
+
+    first: int
+    count: int
+
+
+class TransactionInfo(Record, frozen=True):
+    """A transaction that waits for its decision. `session` prepared it. `deadline_ms`: when it is aborted, in the
+    cluster's time; 0 for never. `messages` and `bytes` are prepared, and `frozen` leased messages wait with them.
+    `participants` and `coordinator` are those of its `Prepare`."""
+
+    transaction: str
+    epoch: int
+    session: int
+    prepared_ms: int
+    deadline_ms: int
+    messages: int
+    bytes: int
+    frozen: int
+    participants: list[int] = msgspec.field(default_factory=list)
+    coordinator: int = -1
+
+
+class TransactionInfos(Record, tag=79, frozen=True):
+    """One page of open transactions, the oldest first. `total`: how many there are. `outcome`: of a transaction that
+    was asked for by its name and is not open, "committed" or "aborted", or "" if it is not known. `first` and `count`:
+    the numbers of the messages of a committed one, as in `Committed`."""
+
+    transactions: list[TransactionInfo]
+    total: int
+    outcome: str = ""
+    first: int = 0
+    count: int = 0
+
+
 Reply = (
     Done
     | Enqueued
@@ -159,6 +208,9 @@ Reply = (
     | Stats
     | ExchangeInfos
     | Resumed
+    | Batched
+    | Committed
+    | TransactionInfos
 )
 
 decode_reply: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)

@@ -6,11 +6,13 @@ that group. Does not know sessions.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping
 from typing import Protocol
 
 from disheap.errors import NotLeader, UnknownGroup, WrongCluster
 from disheap.logs import LineLimiter, get_logger
+from disheap.protocol import handshake
 from disheap.protocol.handshake import SUPPORTED, Hello, Versions
 from disheap.runtime.clients.buffers import Buffers
 from disheap.runtime.clients.connection import ClientConnection, ConnectionOwner
@@ -22,6 +24,9 @@ log = get_logger(__name__)
 SWEEP_S = 0.25
 """How often those that do not read are looked at, and the leader looks for sessions that lapsed. By default no session
 timeout is below 1 s."""
+
+TOLD_PER_TICK = 200
+"""Clients that are told of other members on one tick. Each costs a write of some 10 us: together some milliseconds."""
 
 
 class NodeFacts(Protocol):
@@ -54,6 +59,9 @@ class Acceptor:
         self._connections: dict[ClientConnection, None] = {}
         self._slow: dict[ClientConnection, None] = {}  # do not read what they are sent as fast as it comes
         self._swept_at = 0.0
+        self._members: bytes = b""  # the MEMBERS frame of the last change
+        self._told: list[str] = []  # the addresses that clients were told of
+        self._untold: deque[ClientConnection] = deque()
 
     def accept(self) -> ClientConnection:
         """Returns the receiver of a new connection."""
@@ -92,6 +100,23 @@ class Acceptor:
         """The connection is gone."""
         self._connections.pop(connection, None)
         self.places.leave(connection)
+
+    def open_connections(self) -> int:
+        """How many connections have said HELLO or still may."""
+        return len(self._connections)
+
+    def members_changed(self, addresses: list[str]) -> None:
+        """Tell the clients the client addresses of all members if they are others than before, `TOLD_PER_TICK` of them
+        on each tick."""
+        if sorted(addresses) != self._told:
+            self._told = sorted(addresses)
+            self._members = handshake.members(addresses)
+            self._untold = deque(one for one in self._connections if one.follows_members)
+
+    def tell(self) -> None:
+        """Tell the next clients who the members are. Called on every tick."""
+        for _ in range(min(TOLD_PER_TICK, len(self._untold))):
+            self._untold.popleft().tell(self._members)
 
     def watch(self, connection: ClientConnection) -> bool:
         """Check at each sweep whether the client reads. Returns False if the connection is watched already."""

@@ -1,4 +1,4 @@
-"""One client's connection: its frames, and what state they are allowed in.
+"""One client's connection: what it has said so far, its frames, and what goes out.
 
 A node that leads spends most of its reading in `FrameReader.cut`. A run of commands comes from it checked, and is
 handed on as one slice. Every other frame goes through `_other`.
@@ -7,11 +7,8 @@ handed on as one slice. Every other frame goes through `_other`.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
-
-import msgspec
 
 from disheap.addresses import owner_of
 from disheap.errors import (
@@ -26,25 +23,22 @@ from disheap.errors import (
 from disheap.interfaces import Connection, Flushing
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames, handshake
-from disheap.protocol.frames import CLIENT_ENVELOPES, RUN, Flags, FrameReader, Kind, SessionOptions
+from disheap.protocol.frames import CLIENT_ENVELOPES, RUN, FrameReader, Kind, SessionOptions
 from disheap.protocol.handshake import Hello, Versions
+from disheap.runtime.clients import grammar
 from disheap.runtime.clients.admission import host_of
 from disheap.runtime.clients.buffers import UNCOUNTED_BYTES, Buffers
 from disheap.runtime.clients.limits import ServerLimits
 from disheap.runtime.clients.places import NO_SESSION, Places
 from disheap.runtime.clients.principal import authenticate, certificate_principal
+from disheap.runtime.clients.waiting_answers import WaitingAnswers
 
 log = get_logger(__name__)
 
 _LIMIT = "limits.frame_bytes"
 UNREAD_S = 5.0
 """A client may take nothing for so long although more than `write_buffer_bytes` wait for it."""
-ANSWERS_SHARE = 1 / 4
-"""Answers are made while less than this share of `write_buffer_bytes` is unsent. Where the transport pauses, too."""
 _PONG = frames.plain(Kind.PONG)
-_CONFIRMS_ITSELF = (
-    "command {} says that every reply up to {} has been received, its own among them; it would never be carried out"
-)
 
 
 class ConnectionAcceptor(Protocol):
@@ -138,6 +132,7 @@ class ClientConnection:
         self.principal = ""  # who the client is, as far as its HELLO has proved it
         self.is_local = is_local  # the other end is in this process
         self.ended = False  # its session is over, and it has been or is about to be told
+        self.follows_members = False  # it wants to be told when the members have changed
         self.was_dropped = False  # the other end closed it without a GOODBYE: the client may be gone
         self._acceptor = acceptor
         self._server: ConnectionOwner  # of the group that its HELLO named
@@ -150,7 +145,7 @@ class ClientConnection:
         self.queries = 0  # of its own that are not answered yet
         self.unsent_bytes = 0
         self.took_at = 0.0
-        self._waiting: deque[Callable[[], None]] = deque()  # answers that there was no room for
+        self._answers = WaitingAnswers(acceptor.limits.write_buffer_bytes, acceptor.buffers)
 
     @property
     def remote(self) -> str:
@@ -199,13 +194,13 @@ class ClientConnection:
         """Read from the client again, and make the answers that waited."""
         self.paused_by_peer = False
         self._settle_reading()
-        self._make_waiting_answers()
+        self._make_answers()
 
     def connection_lost(self, error: Exception | None) -> None:
         """Free what the connection holds, and tell the server."""
         self.was_dropped = not (self.closed or self._has_left or self.paused_by_peer)
         self.closed = True
-        self._drop_answers()
+        self._answers.drop()
         self._acceptor.buffers.hold_input(self, 0)
         if self._deadline is not None:
             self._deadline.cancel()
@@ -271,7 +266,7 @@ class ClientConnection:
         server = self._acceptor.find_server(hello)
         self.principal = authenticate(hello, self._connection.certificate_names)
         self._connection.write(server.welcome(version, hello))
-        self._server, self._greeted = server, True
+        self._server, self._greeted, self.follows_members = server, True, hello.follows_members
         server.greeted(self)
         self._reader.set_limit(self._acceptor.limits.frame_bytes, _LIMIT)
         self._acceptor.places.greeted(self)
@@ -328,18 +323,17 @@ class ClientConnection:
     def _envelope(self, envelope: frames.Envelope) -> None:
         self._need_leader()
         if envelope.kind == Kind.COMMAND:
-            self._slow_path_command(envelope)
+            self._need_session()
+            grammar.check_transient(envelope, self.session)
+            self._server.submit_transient(self, envelope)
             return
         if envelope.kind == Kind.CLOSE:
             self._need_session()
         if envelope.kind != Kind.CLOSE and self._acceptor.places.is_reserved(self):
             raise LimitReached(NO_SESSION)
-        if self.asked or (self.session != 0) != (envelope.kind == Kind.CLOSE):
-            raise MalformedFrame("a connection carries one session: OPEN or ATTACH it once, then CLOSE it once")
-        if envelope.kind == Kind.CLOSE and envelope.session != self.session:
-            raise MalformedFrame(f"a CLOSE of session {envelope.session}, which is not attached to this connection")
+        grammar.check_request(envelope, self.session, bool(self.asked))
         if envelope.kind == Kind.OPEN:
-            self._server.open_session(self, envelope.seq, _read_options(envelope.body))
+            self._server.open_session(self, envelope.seq, grammar.read_options(envelope.body))
         elif envelope.kind == Kind.ATTACH:
             self._server.attach_session(self, envelope.seq, envelope.session, envelope.body)
         else:
@@ -349,17 +343,6 @@ class ClientConnection:
         """Raises `SessionExpired` if the session has lapsed, because nothing is sent to it any more."""
         if self.session == 0 and self.ended:
             raise SessionExpired("the session lapsed; what it held was given back")
-
-    def _slow_path_command(self, envelope: frames.Envelope) -> None:
-        """A command that the fast path did not take: transient, or not of the session attached here."""
-        self._need_session()
-        if envelope.session != self.session or self.session == 0:
-            raise MalformedFrame(f"a command of session {envelope.session}, which is not attached to this connection")
-        if not envelope.flags & Flags.TRANSIENT or envelope.seq != 0:
-            if envelope.confirmed >= envelope.seq > 0:
-                raise MalformedFrame(_CONFIRMS_ITSELF.format(envelope.seq, envelope.confirmed))
-            raise MalformedFrame("sequence numbers begin at 1; only transient commands carry 0")
-        self._server.submit_transient(self, envelope)
 
     def _need_leader(self) -> None:
         if not self._server.leads:
@@ -385,29 +368,17 @@ class ClientConnection:
     def answer(self, make: Callable[[], None]) -> None:
         """Call `make`, which makes an answer and sends it. It is called now, or when there is room for the answer. On a
         closed connection it is called at once, and only frees its place."""
-        self._waiting.append(make)
+        self._answers.add(make)
         if self.closed:
-            self._drop_answers()
+            self._answers.drop()
         else:
-            self._make_waiting_answers()
+            self._make_answers()
 
-    def _make_waiting_answers(self) -> None:
-        """Makes the answers that wait, in the order of the queries. An answer may take half a frame, so it is not made
-        before it can be sent."""
-        while self._waiting and not self.closed:
-            unsent = self._connection.buffered()
-            if unsent > self._acceptor.limits.write_buffer_bytes * ANSWERS_SHARE:
-                break
-            if unsent and not self._acceptor.buffers.has_room_for_answers():
-                break
-            self._waiting.popleft()()
-        if self._waiting:
+    def _make_answers(self) -> None:
+        if not self.closed:
+            self._answers.make(self._connection.buffered)
+        if self._answers:
             self._watch()
-
-    def _drop_answers(self) -> None:
-        """The connection is closed: no answer is made, and each query frees its place."""
-        while self._waiting:
-            self._waiting.popleft()()
 
     def flush(self) -> None:
         """Write the queued frames with one call, and clear the queue. Drops them on a closed connection."""
@@ -435,6 +406,12 @@ class ClientConnection:
         self.closed = True
         self._connection.close()
 
+    def tell(self, frame: bytes) -> None:
+        """Send a frame that nobody has asked for, behind the frames queued before."""
+        if not self.closed:
+            self.queue.append(frame)
+            self.flush()
+
     def pause_for_log(self, paused_by_log: bool) -> None:
         """Stop reading from the client, or read again: too many bytes wait for the log."""
         self.paused_by_log = paused_by_log
@@ -458,8 +435,8 @@ class ClientConnection:
             self.heard = self.took_at = now
         if self.unsent_bytes > self._acceptor.limits.write_buffer_bytes and now - self.took_at > UNREAD_S:
             self._cut_off("a client does not read what it is sent; its connection is closed")
-        self._make_waiting_answers()
-        return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.paused_by_peer or self._waiting) and not self.closed
+        self._make_answers()
+        return bool(self.unsent_bytes > UNCOUNTED_BYTES or self.paused_by_peer or self._answers) and not self.closed
 
     def drop_unsent(self, limit_bytes: int) -> None:
         """Close the connection at once: too many bytes are unsent over all connections."""
@@ -480,7 +457,9 @@ class ClientConnection:
 
     def _cut_off(self, why: str) -> None:
         if not self.closed:
-            self._acceptor.lines.write(log.warning, why, remote=self._connection.remote)
+            self._acceptor.lines.write(
+                log.warning, "a client that reads too little is cut off", remote=self._connection.remote, reason=why
+            )
             self.closed = True
             self._connection.abort()
 
@@ -495,12 +474,3 @@ class ClientConnection:
         else:
             self.heard = self._acceptor.loop.time()
             self._connection.resume_reading()
-
-
-def _read_options(body: bytes) -> SessionOptions:
-    """Decodes the options of an OPEN. Only decoded fields go into the log. Unknown fields could be nested so deep that
-    one node can skip them and another cannot."""
-    try:
-        return msgspec.msgpack.decode(body, type=SessionOptions)
-    except frames.UNREADABLE as error:
-        raise MalformedFrame(f"an OPEN that cannot be read: {error}") from error

@@ -49,16 +49,19 @@ class LocalSession:
         self._port.data_received(frames.envelope(Kind.OPEN, 0, 0, OPEN_SEQ, 0, options))
         self._session, _, _ = frames.GRANT.unpack(await self._opened)
 
-    async def call(self, command: bytes) -> bytes:
-        """The machine's reply. Raises what the machine refused, `OutcomeUnknown` when leadership is lost meanwhile."""
+    async def call(self, command: bytes, deadline: float) -> bytes:
+        """The machine's reply. Raises what the machine refused, `OutcomeUnknown` when leadership is lost meanwhile, and
+        `TimeoutError` at the deadline, by the loop's clock."""
         self._seq += 1
-        seq = self._seq
-        answer: asyncio.Future[bytes] = self._server.loop.create_future()
+        seq, loop = self._seq, self._server.loop
+        answer: asyncio.Future[bytes] = loop.create_future()
         self._answers[seq] = answer
         self._port.data_received(frames.envelope(Kind.COMMAND, 0, self._session, seq, self._confirmed, command))
+        timer = loop.call_at(deadline, _expire, answer)  # `asyncio.timeout` would take a tenth of the whole call
         try:
             return await answer
         finally:
+            timer.cancel()
             del answer  # an error's traceback holds this frame, and the future holds the error: a cycle
 
     # --- Connection --------------------------------------------------------------------------------------------------
@@ -116,6 +119,11 @@ class LocalSession:
         self._answers.clear()
 
 
+def _expire(answer: asyncio.Future[bytes]) -> None:
+    if not answer.done():
+        answer.set_exception(TimeoutError())
+
+
 def _settle(answer: asyncio.Future[bytes], status: int, body: bytes) -> None:
     if status == Status.OK:
         answer.set_result(body)
@@ -135,9 +143,13 @@ class LocalRequests:
 
     async def apply(self, command: bytes, timeout_s: float) -> bytes:
         """See `Node.apply`."""
+        deadline = self.server.loop.time() + timeout_s
+        session = self._session
         try:
-            async with asyncio.timeout(timeout_s):
-                return await (await self.session()).call(command)
+            if session is None or session.ended:
+                async with asyncio.timeout_at(deadline):
+                    session = await self.session()
+            return await session.call(command, deadline)
         except TimeoutError:
             raise RequestTimeout(
                 f"no reply within {timeout_s} s, so the outcome is unknown: the command may have been carried out, or "

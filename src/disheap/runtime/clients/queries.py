@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import msgspec
 
 from disheap.errors import InvalidArgument, NotLeader, OutcomeUnknown, Overloaded, RequestError
-from disheap.logs import get_logger
+from disheap.logs import LineLimiter, get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind, Status, fault
 from disheap.runtime.clients.connection import ClientConnection
@@ -30,6 +30,10 @@ class QueryHost(Protocol):
     group: Group
     leads: bool
 
+    @property
+    def number(self) -> int:
+        """The group's number."""
+
     def leader_address(self) -> str:
         """Where clients find the leader, "" if it is not known."""
 
@@ -43,6 +47,7 @@ class Queries:
     def __init__(self, host: QueryHost) -> None:
         self.under_way = 0  # QUERYs that are not answered
         self._host = host
+        self._failures = LineLimiter(host.loop)
         self._tasks: dict[asyncio.Task[None], None] = {}
 
     def query(self, connection: ClientConnection, number: int, body: bytes) -> None:
@@ -78,7 +83,7 @@ class Queries:
         except RequestError as error:
             connection.send(Kind.ANSWER, Status.ERROR, number, group.applied.index, fault(error))
         except Exception:
-            log.exception("a query failed")
+            self._failures.write(log.exception, "a query failed", group=self._host.number)
             connection.send(
                 Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown("the query failed; see the node's log"))
             )
@@ -101,7 +106,7 @@ class Queries:
         except RequestError as error:
             connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(error))
         except Exception as error:
-            log.exception("an admin request failed")
+            self._failures.write(log.exception, "an admin request failed", group=self._host.number)
             connection.send(Kind.ANSWER, Status.ERROR, number, 0, fault(OutcomeUnknown(f"the request failed: {error}")))
 
     def _admits_query(self, connection: ClientConnection, number: int, there: int) -> bool:

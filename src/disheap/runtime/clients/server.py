@@ -376,7 +376,7 @@ class Server(ReplySink):
             return
         for connection in self._paused_by_log:
             connection.send_keepalive()
-        if self.group.quorum_silence_s() > self.limits.contact_s:
+        if self.group.contact.quorum_silence_s() > self.limits.contact_s:
             self._was_out_of_touch = True
             return
         if late > STALL_S + SWEEP_S or self._was_out_of_touch:
@@ -386,6 +386,7 @@ class Server(ReplySink):
             self._endings.write(
                 log.info,
                 "a session ends",
+                group=self.number,
                 session=session.id,
                 label=session.facts.label,
                 address=session.address,

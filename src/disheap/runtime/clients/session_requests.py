@@ -31,6 +31,10 @@ class SessionRequestHost(Protocol):
     lines: LineLimiter
     group: Group
 
+    @property
+    def number(self) -> int:
+        """The group's number."""
+
     def submit(self, connection: ClientConnection, envelopes: bytes) -> None:
         """Put them into the log, on behalf of the connection."""
 
@@ -83,7 +87,11 @@ class SessionRequests:
         if known is not None and not known.belongs_to(claim):
             self.wrong_secrets += 1
             self._host.lines.write(
-                log.warning, "somebody else's session was asked for", session=session, address=connection.address
+                log.warning,
+                "somebody else's session was asked for",
+                group=self._host.number,
+                session=session,
+                address=connection.address,
             )
             connection.send(Kind.REPLY, Status.ERROR, number, 0, fault(wrong_secret(session)))
             return

@@ -94,10 +94,11 @@ class ClockCheck:
 class ClockWatch:
     """Logs once when our clock has not been believed for `OBJECTION_S`, and once when it is believed again."""
 
-    def __init__(self, clock: Clock, check: ClockCheck) -> None:
+    def __init__(self, clock: Clock, check: ClockCheck, group: int = 0) -> None:
         self.objection = ""  # why this node does not ask to lead, once that has lasted
         self._clock = clock
         self._check = check
+        self._group = group
         self._believed_at = clock.monotonic()
 
     def objects(self, voters: Sequence[NodeId]) -> bool:
@@ -114,7 +115,7 @@ class ClockWatch:
             return
         if bool(objection) != bool(self.objection):
             if objection:
-                log.error("this node does not ask to lead", reason=objection)
+                log.error("this node does not ask to lead", group=self._group, reason=objection)
             else:
-                log.warning("this node's clock is believed again")
+                log.warning("this node's clock is believed again", group=self._group)
         self.objection = objection

@@ -13,8 +13,9 @@ from typing import NamedTuple
 from disheap.interfaces import Clock
 from disheap.kernel.types import NodeId
 
-BELIEVED_S = 30.0
-"""How long another node's clock is known after it was heard. Members report once a second."""
+BELIEVED_S = 5.0
+"""How long another node's clock is known after it was heard. Members report once a second. Longer would be wrong: a
+clock that was set right meanwhile would agree with another one that is wrong now."""
 
 
 class Heard(NamedTuple):
@@ -37,6 +38,10 @@ class MemberClocks:
         if wall_ms:
             now = self._clock.monotonic()
             self._others[peer] = Heard(wall_ms - now * 1000, now)
+
+    def lost(self, peer: NodeId) -> None:
+        """The connection to the member is lost. Its clock is not known until it reports again."""
+        self._others.pop(peer, None)
 
     def differs_ms(self, peer: NodeId) -> float:
         """Returns by how many milliseconds the member's clock is ahead of ours. Infinite if it is not known."""

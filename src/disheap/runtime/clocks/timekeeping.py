@@ -1,25 +1,40 @@
-"""Lets log time pass on the leader (docs/explanation/architecture.md, "Time").
+"""The log time of one group (docs/explanation/architecture.md, "Time").
 
-Entries carry time with them. When nothing else is proposed, the leader proposes a Continue: at once while the machine
-has postponed work, and when its earliest timer is due. One is under way at most.
+Owns the time of the newest entry, and whether our wall clock may move log time (`clock_check` judges it). Lets log time
+pass on the leader. Entries carry time with them. When nothing else is proposed, the leader proposes a Continue: at once
+while the machine has postponed work, and when its earliest timer is due. One is under way at most.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from disheap.interfaces import Clock, StateMachine
+from disheap.kernel.types import NodeId
+from disheap.runtime.clocks.clock_check import ClockCheck, ClockWatch
 from disheap.runtime.clocks.log_clock import LogClock
 
 
 class Timekeeper:
-    """The log time of one group. Does nothing before `begin`. `propose_continue` puts a Continue into the log."""
+    """The log of `group` ends at `newest_ms`. `propose_continue` puts a Continue into it."""
 
-    def __init__(self, clock: Clock, loop: asyncio.AbstractEventLoop, propose_continue: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        loop: asyncio.AbstractEventLoop,
+        check: ClockCheck,
+        newest_ms: int,
+        propose_continue: Callable[[], None],
+        group: int = 0,
+    ) -> None:
         self._log_clock = LogClock(clock)
         self.now_ms = self._log_clock.now_ms
         """Returns log time in milliseconds. Of use on the leader only."""
+        self._check = check
+        self._watch = ClockWatch(clock, check, group)
+        self._newest_ms = newest_ms
+        check.seen(newest_ms)
         self._loop = loop
         self._propose_continue = propose_continue
         self._leads = False
@@ -27,14 +42,29 @@ class Timekeeper:
         self._timer: asyncio.TimerHandle | None = None
         self._deadline_ms: int | None = None
 
-    def begin(self, last_time_ms: int, follows_wall: bool) -> int:
-        """This node leads from now on. Returns by how many milliseconds log time jumps."""
-        self._leads, self._under_way = True, False
-        return self._log_clock.begin_term(last_time_ms, follows_wall)
+    def appended(self, time_ms: int) -> None:
+        """An entry of that time is in the log, or in the snapshot that replaces it."""
+        self._newest_ms = max(self._newest_ms, time_ms)
+        self._check.seen(self._newest_ms)
 
-    def follow_wall(self, follows_wall: bool) -> None:
-        """Whether log time is slewed towards the wall clock from now on."""
-        self._log_clock.follows_wall = follows_wall
+    def begin(self, voters: Sequence[NodeId]) -> int:
+        """This node leads from now on. Returns by how many milliseconds log time jumps. It jumps to a wall clock only
+        if that is believed."""
+        self._leads, self._under_way = True, False
+        return self._log_clock.begin_term(self._newest_ms, not self._check.objection(voters))
+
+    def judge_clock(self, voters: Sequence[NodeId]) -> bool:
+        """Returns whether our clock is believed, so that this node may ask to lead. On the leader, log time follows a
+        clock that is right. Called on every tick."""
+        is_believed = not self._watch.objects(voters)
+        if self._leads:
+            self._log_clock.follows_wall = self._check.is_right(voters)
+        return is_believed
+
+    @property
+    def objection(self) -> str:
+        """Why our clock is not believed, once that has lasted; "" otherwise."""
+        return self._watch.objection
 
     def end(self) -> None:
         """This node leads no more, or stops."""

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from disheap.errors import DisheapError, DiskFull, RequestError
-from disheap.interfaces import Clock, Storage, StorageUsage
+from disheap.interfaces import Clock, Preallocating, Storage, StorageUsage
 from disheap.kernel.membership import voters_of
 from disheap.kernel.quorum import majority
 from disheap.kernel.raft import Raft
@@ -89,9 +89,10 @@ class Group(Protocol):
 
 
 class Host(Protocol):
-    """What the watch asks of its node."""
+    """What the watch asks of its replica."""
 
     name: str
+    number: int
 
     @property
     def group(self) -> Group:
@@ -122,6 +123,7 @@ class DiskSpace:
     def __init__(self, host: Host, own: NodeId, min_free_bytes: int, clock: Clock) -> None:
         self.is_short = False
         self.free_bytes: int | None = None  # at the last look; None where that is not bounded by a disk
+        self._free: dict[NodeId, int] = {}  # by member, as it has reported
         self._host = host
         self._own = own
         self._mark = min_free_bytes
@@ -148,8 +150,16 @@ class DiskSpace:
             self.check_usage()
 
     def check_usage(self) -> None:
-        """Read the free space, on the disk's thread."""
-        self._host.disk().submit(lambda: self._host.storage().usage(), self._usage_read)
+        """Read the free space, on the disk's thread. Without a shortage, allocate space for the next appends before."""
+        may_allocate = not self.is_short
+
+        def work() -> StorageUsage:
+            storage = self._host.storage()
+            if may_allocate and isinstance(storage, Preallocating):
+                storage.preallocate()
+            return storage.usage()
+
+        self._host.disk().submit(work, self._usage_read)
 
     def end(self) -> None:
         """Ignore what the disk still reports: the storage is about to be closed."""
@@ -165,11 +175,13 @@ class DiskSpace:
         needed = self._mark + (int(self._mark * LEAVE_SHARE) if self.is_short else 0)
         was_short, self.is_short = self.is_short, free is not None and free < needed
         if self.is_short and not was_short:
-            log.error("the disk is short of room", free_bytes=free, min_free_bytes=self._mark)
+            log.error("the disk is short of room", group=self._host.number, free_bytes=free, min_free_bytes=self._mark)
         elif was_short and not self.is_short:
             self._transfers.clear()
             self._snapshot_every_s, self._held_bytes = SNAPSHOT_EVERY_S, 0
-            log.warning("there is room on the disk again", free_bytes=free, min_free_bytes=self._mark)
+            log.warning(
+                "there is room on the disk again", group=self._host.number, free_bytes=free, min_free_bytes=self._mark
+            )
         if self.is_short:
             self._take_snapshot(usage)
         if self.is_short or was_short:
@@ -200,11 +212,19 @@ class DiskSpace:
 
     def heard(self, peer: NodeId, gossip: GroupReport) -> None:
         """Take in what another node reports of its disk."""
+        self._free[peer] = gossip.free_bytes
         if gossip.is_short:
             self._short[peer] = gossip.free_bytes
         else:
             self._short.pop(peer, None)
         self._settle()
+
+    def disks(self) -> dict[NodeId, dict[str, Any]]:
+        """Returns what is known of the members' disks, by id: free bytes (0 if that is not known), and whether they are
+        short."""
+        known = {**self._free, self._own: self.free_bytes or 0}
+        short = {*self._short, *([self._own] if self.is_short else [])}
+        return {node: {"free_bytes": free, "is_short": node in short} for node, free in known.items()}
 
     def status(self) -> dict[str, Any]:
         """Returns the `disk` part of `disheap status`."""
@@ -215,7 +235,7 @@ class DiskSpace:
         voters = voters_of(self._host.group.raft.membership)
         short = [voter for voter in voters if self._is_short(voter)]
         with_space = [voter for voter in voters if voter not in short]
-        can_go_on = len(with_space) >= majority(len(voters))
+        can_go_on = not voters or len(with_space) >= majority(len(voters))  # a node that joins knows none at first
         refuses = self.is_short or not can_go_on
         reason = self._explain(short or [self._own]) if refuses else ""
         takes_transient = not refuses or self._has_reserve(voters)
@@ -251,8 +271,9 @@ class DiskSpace:
         target = min(connected, key=lambda voter: (voter not in active, self._transfers.get(voter, 0), voter))
         self._transfers[target] = self._transfers.get(target, 0) + 1
         self._transferred_at = now
-        log.warning("leadership is handed to a node with room", target=self._host.member_name(target))
+        name = self._host.member_name(target)
+        log.warning("leadership is handed to a node with room", group=self._host.number, target=name)
         try:
             group.transfer(target)
         except DisheapError as error:
-            log.warning("leadership is not handed over", reason=str(error))
+            log.warning("leadership is not handed over", group=self._host.number, reason=str(error))

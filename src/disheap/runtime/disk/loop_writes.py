@@ -35,7 +35,7 @@ class LoopWrites:
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._quick = 0  # writes in a row
-        self._closed_until = float("-inf")
+        self._closed_until = 0.0  # 0: it is not closed
         self._rest_s = REST_FIRST_S
         self._stalled_at = float("-inf")
 
@@ -43,7 +43,11 @@ class LoopWrites:
         """Whether these are one command, and the disk has been quick."""
         if self._quick < QUICK_WRITES or not is_single_command(entries):
             return False
-        return self._clock.monotonic() >= self._closed_until
+        if self._closed_until:
+            if self._clock.monotonic() < self._closed_until:
+                return False
+            self._closed_until = 0.0
+        return True
 
     def took(self, seconds: float) -> None:
         """A write of whatever size took so long, without waiting for the thread."""

@@ -16,6 +16,7 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
@@ -80,7 +81,7 @@ class FailStopDisk:
 
 class WatchedDisk:
     """A disk that reports its callers' mistakes. What `done` raises goes to `fail`, and not only to the loop's log
-    while the node goes on without what should have been done."""
+    while the node goes on without what should have been done. If the work runs at once, it reaches the caller."""
 
     def __init__(self, disk: Disk, fail: Callable[[BaseException], None]) -> None:
         self._disk = disk
@@ -91,8 +92,8 @@ class WatchedDisk:
         self._disk.submit(work, self._watched(done))
 
     def run_now(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> bool:
-        """As `Disk.run_now`. What `done` raises goes to `fail`."""
-        return self._disk.run_now(work, self._watched(done))
+        """As `Disk.run_now`. Raises what `done` raises."""
+        return self._disk.run_now(work, done)
 
     def _watched(self, done: Callable[[T, BaseException | None], None]) -> Callable[[T, BaseException | None], None]:
         def watched(result: T, error: BaseException | None) -> None:
@@ -112,12 +113,13 @@ class DiskThread:
     """A `Disk` with a thread of its own."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, name: str = "disheap-disk") -> None:
+        """What is logged on the thread has the fields of the place where this is called: `logs.log_fields`."""
         self._loop = loop
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._under_way = 0  # jobs whose `done` was not called yet
         self._closed = False
         self._ended = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run,), name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Callable[[], T], done: Callable[[T, BaseException | None], None]) -> None:
@@ -182,7 +184,7 @@ async def run_on(disk: Disk, work: Callable[[], T]) -> T:
     return await future
 
 
-async def retry_while_full(step: Callable[[], Awaitable[T]]) -> T:
+async def retry_while_full(step: Callable[[], Awaitable[T]], group: int) -> T:
     """Await `step()`; while the disk is full, try it again until there is room."""
     is_said = False
     while True:
@@ -190,7 +192,7 @@ async def retry_while_full(step: Callable[[], Awaitable[T]]) -> T:
             return await step()
         except StorageFull as error:
             if not is_said:
-                log.error("the node waits for room on its disk", reason=str(error))
+                log.error("the disk is full: the log cannot be opened or repaired yet", group=group, reason=str(error))
                 is_said = True
             await asyncio.sleep(ROOM_RETRY_S)
 

@@ -15,10 +15,16 @@ from disheap.runtime.membership.incarnations import Done, IncarnationCheck
 
 
 class IncarnationChecks:
-    """`checks` gives the check of each group, in the order of the groups' numbers."""
+    """`checks` gives the check of each group, in the order of the groups' numbers. `joined` gives the incarnations with
+    which a member has joined, by group; () for a member of a static list, and for a stranger."""
 
-    def __init__(self, checks: Callable[[], Sequence[IncarnationCheck]]) -> None:
+    def __init__(
+        self,
+        checks: Callable[[], Sequence[IncarnationCheck]],
+        joined: Callable[[NodeId], tuple[int, ...]] = lambda node: (),
+    ) -> None:
         self._checks = checks
+        self._joined = joined
 
     def check(self, node: NodeId, hello: PeerHello) -> None:
         """Raises `WrongCluster` for a member that comes back without the data of a group."""
@@ -28,8 +34,9 @@ class IncarnationChecks:
                 f"{hello.name} hosts {len(hello.groups)} groups, this node {len(checks)}: set `groups` to the same "
                 "number on all nodes"
             )
-        for check, group in zip(checks, hello.groups, strict=True):
-            check.check(node, hello.name, group.incarnation)
+        joined = self._joined(node) or (0,) * len(checks)
+        for check, group, recorded in zip(checks, hello.groups, joined, strict=False):
+            check.check(node, hello.name, group.incarnation, recorded)
 
     def has_met(self, node: NodeId) -> bool:
         """Whether the member is recorded in every group."""

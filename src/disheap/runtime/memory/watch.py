@@ -205,13 +205,15 @@ class MemoryWatch:
             self._host.send_gossip()
         if self.is_short == was_short:
             return
-        figures = {"used_bytes": self.used_bytes, "high_water_bytes": self.high_water_bytes}
         if self.is_short:
             self._trim_s = TRIM_S
-            figures |= {"estimated_bytes": self._estimated_bytes, "resident_bytes": self._resident_bytes or 0}
-            log.error("the node is short of memory: nothing new is taken", **figures)
+            log.error(
+                "the node is short of memory: nothing new is taken",
+                used_bytes=self.used_bytes, high_water_bytes=self.high_water_bytes,
+                estimated_bytes=self._estimated_bytes, resident_bytes=self._resident_bytes or 0,
+            )  # fmt: skip
         else:
-            log.warning("there is memory again", **figures)
+            log.warning("there is memory again", used_bytes=self.used_bytes, high_water_bytes=self.high_water_bytes)
         self._host.send_gossip()
 
     def _explain(self, short: list[NodeId]) -> str:

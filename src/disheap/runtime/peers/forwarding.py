@@ -34,23 +34,28 @@ class ForwardingReplica(Protocol):
         """Returns who leads the group, or `NOBODY`; None if this replica takes no part and cannot tell."""
 
 
-class ForwardingHost(Protocol):
-    """The node."""
+class ForwardingReplicas(Protocol):
+    """The replicas of this node."""
 
-    def has_group(self, group: int) -> bool:
+    def has(self, group: int) -> bool:
         """Whether this node hosts the group."""
 
-    def replica(self, group: int) -> ForwardingReplica:
+    def of(self, group: int) -> ForwardingReplica:
         """Returns this node's part of a group that it hosts."""
 
-    def other_members(self) -> list[NodeId]:
+
+class Members(Protocol):
+    """The members of the cluster."""
+
+    def others(self) -> list[NodeId]:
         """Returns all members but this node."""
 
-    def member_name(self, node: NodeId) -> str:
+    def label(self, node: NodeId) -> str:
         """Returns the member's name for messages."""
 
-    def send_forwarded(self, target: NodeId, message: Forwarded) -> str:
-        """Hands a frame to the connection to a member. Returns "", or why it was not sent."""
+
+Send = Callable[[NodeId, Forwarded], str]
+"""Hands a frame to the connection to a member. Returns "", or why it was not sent."""
 
 
 class _Sent(NamedTuple):
@@ -64,23 +69,33 @@ class _Sent(NamedTuple):
 class ForwardingRouter:
     """`now` gives seconds of a monotonic clock. A command has at most `command_bytes`."""
 
-    def __init__(self, host: ForwardingHost, own: NodeId, now: Callable[[], float], command_bytes: int) -> None:
-        self._host = host
+    def __init__(
+        self,
+        replicas: ForwardingReplicas,
+        members: Members,
+        send: Send,
+        own: NodeId,
+        now: Callable[[], float],
+        command_bytes: int,
+    ) -> None:
+        self._replicas = replicas
+        self._members = members
+        self._send_frame = send
         self._own = own
         self._now = now
         self._command_bytes = command_bytes
         self._sent: dict[tuple[int, int, int], _Sent] = {}  # by source, target and number; the oldest first
         self._hints: dict[int, NodeId] = {}  # who may lead a group of which this node's own replica cannot tell
 
-    def routes_of(self, group: int) -> GroupRoutes:
+    def routes_of(self, group: int, node_commands: NodeCommands) -> GroupRoutes:
         """Returns the `Routes` of a group that this node hosts."""
-        return GroupRoutes(self, group, self._host.replica(group).node_commands)
+        return GroupRoutes(self, group, node_commands)
 
     # --- what this node sends ----------------------------------------------------------------------------------------
 
     def send(self, source: int, group: int, number: int, command: bytes, done: Done) -> None:
         """See `Routes.send`."""
-        if not self._host.has_group(group):
+        if not self._replicas.has(group):
             done(f"the cluster has no group {group}")
             return
         if len(command) > self._command_bytes:
@@ -88,14 +103,14 @@ class ForwardingRouter:
             return
         leader = self._leader_of(group)
         if leader == self._own:
-            self._host.replica(group).node_commands.take(command, lambda error: done(_text_of(error)))
+            self._replicas.of(group).node_commands.take(command, lambda error: done(_text_of(error)))
         elif leader == NOBODY:
             done(f"no leader of group {group} is known")
         else:
             self._send_to(leader, Forward(group, source, number, command), done)
 
     def _send_to(self, peer: NodeId, message: Forward, done: Done) -> None:
-        problem = self._host.send_forwarded(peer, message)
+        problem = self._send_frame(peer, message)
         if problem:
             self._hints.pop(message.group, None)
             done(problem)
@@ -107,10 +122,10 @@ class ForwardingRouter:
     def _leader_of(self, group: int) -> NodeId:
         """Returns the member to send to. A replica that takes no part does not know the leader. Then another member is
         asked."""
-        known = self._host.replica(group).known_leader()
+        known = self._replicas.of(group).known_leader()
         if known is not None:
             return known
-        others = self._host.other_members()
+        others = self._members.others()
         if group not in self._hints and others:
             self._hints[group] = others[int(self._now()) % len(others)]  # another one in another second
         return self._hints.get(group, NOBODY)
@@ -124,12 +139,12 @@ class ForwardingRouter:
             return
         del self._sent[key]
         self._note_hint(peer, answer)
-        sent.done(f"{self._host.member_name(peer)}: {answer.message}" if answer.code else "")
+        sent.done(f"{self._members.label(peer)}: {answer.message}" if answer.code else "")
 
     def _note_hint(self, peer: NodeId, answer: ForwardAnswer) -> None:
         """Who takes messages for the group, or who is said to."""
         hint = NodeId(answer.leader) if answer.code == NotLeader.code else peer
-        if hint in self._host.other_members():
+        if hint in self._members.others():
             self._hints[answer.group] = hint
         else:
             self._hints.pop(answer.group, None)
@@ -144,7 +159,7 @@ class ForwardingRouter:
 
     def peer_lost(self, peer: NodeId) -> None:
         """The peer's connection has ended, or too much is unsent to it."""
-        self._give_up(lambda sent, _: sent.peer == peer, f"{self._host.member_name(peer)} cannot be reached")
+        self._give_up(lambda sent, _: sent.peer == peer, f"{self._members.label(peer)} cannot be reached")
 
     def drop(self, source: int) -> None:
         """Nobody waits for the answers to this group's messages any more."""
@@ -152,7 +167,7 @@ class ForwardingRouter:
             del self._sent[key]
 
     def _has_moved(self, sent: _Sent, group: int) -> bool:
-        return self._host.replica(group).known_leader() not in (None, NOBODY, sent.peer)
+        return self._replicas.of(group).known_leader() not in (None, NOBODY, sent.peer)
 
     def _give_up(self, is_lost: Callable[[_Sent, int], bool], reason: str) -> None:
         for key in [key for key, sent in self._sent.items() if is_lost(sent, key[1])]:
@@ -170,10 +185,10 @@ class ForwardingRouter:
         if refusal is not None:
             answer(refusal)
         else:
-            self._host.replica(message.group).node_commands.take(message.command, answer)
+            self._replicas.of(message.group).node_commands.take(message.command, answer)
 
     def _refusal(self, message: Forward) -> RequestError | ProtocolError | None:
-        if not (self._host.has_group(message.group) and self._host.has_group(message.source)):
+        if not (self._replicas.has(message.group) and self._replicas.has(message.source)):
             return UnknownGroup(f"this node does not have both group {message.source} and group {message.group}")
         if message.source == message.group:
             return InvalidArgument(f"group {message.group} sends a message to itself through another node")
@@ -188,10 +203,10 @@ class ForwardingRouter:
         """A lost answer costs its sender `ANSWER_S` and another try, so whether it has left does not matter here."""
         leader = NOBODY
         if isinstance(error, NotLeader):
-            leader = self._host.replica(group).known_leader() or NOBODY
+            leader = self._replicas.of(group).known_leader() or NOBODY
         code = error.code if error is not None else ""
         text = _text_of(error)[:FAULT_CHARACTERS]
-        self._host.send_forwarded(peer, ForwardAnswer(group, source, number, code, text, leader))
+        self._send_frame(peer, ForwardAnswer(group, source, number, code, text, leader))
 
 
 class GroupRoutes:

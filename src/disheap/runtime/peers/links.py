@@ -1,5 +1,5 @@
-"""Connections between nodes (storage-rules 13 and 18). Owns dialling, the handshake and what a slow or absent peer
-costs.
+"""Connections between nodes (storage-rules 13 and 18). Owns dialling, the order of frames, and what a slow or absent
+peer costs.
 
 A node sends on connections that it dialled and receives on those that were dialled to it. Before the first Raft message
 both ends prove that they know the cluster's secret, if there is one (`protocol.proofs`). They check protocol version,
@@ -13,7 +13,16 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol
 
-from disheap.errors import MalformedFrame, ProtocolError, WrongCluster, protocol_error
+import msgspec
+
+from disheap.errors import (
+    DisheapError,
+    MalformedFrame,
+    MemberRemoved,
+    NotLeader,
+    ProtocolError,
+    WrongCluster,
+)
 from disheap.interfaces import Connection, Flushing, Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import get_logger
@@ -21,35 +30,26 @@ from disheap.protocol import forwarding, frames, gossip, handshake, peers, proof
 from disheap.protocol.forwarding import Forwarded
 from disheap.protocol.frames import FrameReader, Kind
 from disheap.protocol.gossip import Gossip
-from disheap.protocol.handshake import Goodbye, Versions
-from disheap.protocol.peers import PeerHello
-from disheap.protocol.proofs import Challenge, Part, Transcript
+from disheap.protocol.peers import MembershipAnswer, PeerHello
+from disheap.protocol.proofs import Challenge, Part
 from disheap.protocol.repair import Answer, Ask
+from disheap.runtime.peers.handshaking import HANDSHAKE_TIMEOUT_S, HandshakeOwner, Handshaking, expect, read_refusal
 
 log = get_logger(__name__)
 
 DIAL_TIMEOUT_S = 2.0
-HANDSHAKE_TIMEOUT_S = 5.0
 _RAFT = int(Kind.PEER_MESSAGE)
 RETRY_FIRST_S, MAX_RETRY_S = 0.05, 1.0  # between dials; the most is well below the longest election timeout
 
 
-class LinkOwner(Protocol):
-    """What links ask of their node. `versions` are those of the protocol that the node speaks."""
-
-    versions: Versions
-
-    def transcript(self) -> Transcript:
-        """Returns an empty transcript with the cluster's secrets, for one handshake."""
+class LinkOwner(HandshakeOwner, Protocol):
+    """What links ask of their node."""
 
     def challenge(self) -> Challenge:
         """Returns the challenge for a peer that dialled: a nonce and this node's incarnations."""
 
     def hello_to(self, target: NodeId) -> PeerHello:
         """Returns what this node says of itself to the peer that it dials."""
-
-    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
-        """Returns which member the hello is from. Raises `WrongCluster` and `WrongVersion`."""
 
     def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None:
         """The member that was dialled answers with these incarnations."""
@@ -59,6 +59,20 @@ class LinkOwner(Protocol):
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Callable[[bool], None]) -> None:
         """The member that was dialled welcomes this node. `done(True)` is called when that is recorded."""
+
+    def check_request(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> None:
+        """Whether a node may ask for a change of the members. Raises `WrongCluster` and `WrongVersion`."""
+
+    def requested(
+        self, hello: PeerHello, answered: Callable[[MembershipAnswer | None, DisheapError | None], None]
+    ) -> None:
+        """A node that has proved itself asks for a change of the members. `answered` is called once."""
+
+    def removal_of(self, peer: NodeId) -> str:
+        """Returns what a node is told that the cluster has removed; "" for every other node."""
+
+    def removed(self, peer: NodeId, reason: str) -> None:
+        """A member that has proved itself says that the cluster has removed this node."""
 
     def has_group(self, group: int) -> bool:
         """Whether this node hosts the group."""
@@ -94,94 +108,12 @@ class LinkOwner(Protocol):
         """Returns the member's name for messages."""
 
 
-def _stranger(kind: int, expected: Kind) -> str:
-    if kind == Kind.HELLO:
-        return "this port is for nodes; clients have one of their own (`client_listen`, 8400 unless told otherwise)"
-    return f"a frame of kind {kind} came, where {expected.name} should; is this a client's port, or another release?"
-
-
-class _Handshaking:
-    """What both ends share: a frame reader, and a handshake that has to end in time."""
-
-    def __init__(self, owner: LinkOwner, loop: asyncio.AbstractEventLoop) -> None:
-        self._owner = owner
-        self._loop = loop
-        self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
-        self._connection: Connection | None = None
-        self._greeted = False
-        self._transcript: Transcript
-        self._version = 0  # of the protocol, that both sides speak
-        self._hello: PeerHello | None = None  # the other side's; not proved before `_greeted`
-        self._deadline: asyncio.TimerHandle | None = None
-
-    def _start_handshake(self, connection: Connection) -> None:
-        self._connection = connection
-        self._transcript = self._owner.transcript()
-        self._hello = None
-        self._deadline = self._loop.call_later(HANDSHAKE_TIMEOUT_S, self._late)
-
-    def _stop_handshake_timer(self) -> None:
-        if self._deadline is not None:
-            self._deadline.cancel()
-            self._deadline = None
-
-    def _late(self) -> None:
-        self.abort()
-
-    def held_bytes(self) -> int:
-        """The unsent bytes, and those of an unfinished frame."""
-        unsent = self._connection.buffered() if self._connection is not None else 0
-        return unsent + self._reader.held_bytes
-
-    def abort(self) -> None:
-        if self._connection is not None:
-            self._connection.abort()
-
-    def writing_paused(self) -> None: ...
-
-    def writing_resumed(self) -> None: ...
-
-    def _read_hello(self, frame: bytes) -> None:
-        self._version, self._hello = handshake.open_hello(frames.open_plain(frame), PeerHello, self._owner.versions)
-        self._transcript.add(frame)
-
-    def _read_welcome(self, frame: bytes) -> None:
-        self._version, self._hello = handshake.open_welcome(frames.open_plain(frame), PeerHello, self._owner.versions)
-        self._transcript.add(frame)
-
-    def _check_proof(self, part: Part, frame: bytes) -> tuple[NodeId, PeerHello]:
-        """Check that the other side is a member and knows the secret, if there is one. Raises `ProtocolError`."""
-        assert self._connection is not None and self._hello is not None
-        self._transcript.check(part, frame)
-        self._transcript.add(frame)
-        peer = self._owner.check_hello(self._hello, self._connection.certificate_names)
-        self._greeted = True
-        return peer, self._hello
-
-
-def _expect(kind: int, expected: Kind, frame: bytes) -> None:
-    """Raises `MalformedFrame` for a frame that is not expected at this point of the handshake."""
-    if kind == Kind.GOODBYE:
-        raise _refusal(frame)[1]
-    if kind != expected:
-        raise MalformedFrame(_stranger(kind, expected))
-
-
-def _refusal(frame: bytes) -> tuple[str, ProtocolError]:
-    """Returns the text of a GOODBYE and the error of its code. The error is `WrongCluster` for an unknown code."""
-    try:
-        goodbye = handshake.open_goodbye(frames.open_plain(frame))
-    except MalformedFrame:
-        goodbye = Goodbye("", "it gave no reason that could be read")
-    says = f"the other node refused the connection: {goodbye.message}"
-    return goodbye.message, protocol_error(goodbye.code, says) or WrongCluster(says)
-
-
-class IncomingLink(_Handshaking):
+class IncomingLink(Handshaking):
     """A connection that a peer dialled: its messages arrive here."""
 
     def __init__(self, owner: LinkOwner, frame_bytes: int, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(owner, loop)
+        self._owner: LinkOwner = owner
         self._frame_bytes = frame_bytes
         self._peer = NodeId(0)
         self._is_welcome = False
@@ -197,6 +129,8 @@ class IncomingLink(_Handshaking):
             return
         try:
             for kind, buffer, start, end in self._reader.cut(data):
+                if self._connection is None:
+                    return  # closed by the frame before, as of a removed member: what follows counts no more
                 if self._greeted:
                     self._message(kind, buffer[start:end])
                 else:
@@ -227,15 +161,41 @@ class IncomingLink(_Handshaking):
         connection = self._connection
         assert connection is not None
         if self._hello is None:
-            _expect(kind, Kind.PEER_HELLO, frame)
+            expect(kind, Kind.PEER_HELLO, frame)
             self._read_hello(frame)
             connection.write(self._transcript.add(proofs.challenge(self._owner.challenge())))
         else:
-            _expect(kind, Kind.PEER_PROOF, frame)
+            expect(kind, Kind.PEER_PROOF, frame)
+            if self._hello.request:
+                self._take_request(self._hello, frame)
+                return
             self._peer, hello = self._check_proof(Part.DIALLER, frame)
             self._reader.set_limit(self._frame_bytes, "limits.max_peer_frame_bytes")
             is_proved = self._transcript.has_secret or connection.certificate_names is not None
             self._owner.meet(self._peer, hello, is_proved, self.welcome)
+
+    def _take_request(self, hello: PeerHello, frame: bytes) -> None:
+        """A node asks for a change of the members. The answer is the welcome, and the connection ends with it."""
+        assert self._connection is not None
+        self._check_secret(Part.DIALLER, frame)
+        self._owner.check_request(hello, self._connection.certificate_names)
+        self._greeted = True
+        self._stop_handshake_timer()
+        self._owner.requested(hello, self._answered)
+
+    def _answered(self, answer: MembershipAnswer | None, error: DisheapError | None) -> None:
+        if self._connection is None or self._hello is None:
+            return
+        if answer is None:
+            leader = error.leader if isinstance(error, NotLeader) else ""
+            code = getattr(error, "code", WrongCluster.code)
+            self._connection.write(handshake.goodbye(code, str(error), leader))
+        else:
+            content = msgspec.structs.replace(
+                self._owner.hello_to(NodeId(answer.node_id)), answer=msgspec.msgpack.encode(answer)
+            )
+            self._write_welcome(content)
+        self.close()
 
     def welcome(self, is_kept: bool) -> None:
         """The peer's incarnation was recorded: welcome it. If it could not be recorded, close the link."""
@@ -246,9 +206,17 @@ class IncomingLink(_Handshaking):
             return
         self._stop_handshake_timer()
         self._is_welcome = True
-        self._owner.welcomes(self, self._peer)
+        removal = self._owner.removal_of(self._peer)
+        if not removal:
+            self._owner.welcomes(self, self._peer)
+        self._write_welcome(msgspec.structs.replace(self._owner.hello_to(self._peer), removal=removal))
+        if removal:  # after our proof, so that it believes it; an older release knows no removal in a welcome
+            self._connection.write(handshake.goodbye(MemberRemoved.code, removal))
+            self.close()
+
+    def _write_welcome(self, content: PeerHello) -> None:
+        assert self._connection is not None
         transcript = self._transcript
-        content = self._owner.hello_to(self._peer)
         welcome = transcript.add(handshake.welcome(Kind.PEER_WELCOME, self._version, content))
         self._connection.write(welcome + transcript.proof(Part.ACCEPTOR))
 
@@ -262,6 +230,12 @@ class IncomingLink(_Handshaking):
                     f"a message of group {group} from node {message.source} on the link of {self._peer}"
                 )
             self._owner.received(group, message)
+            return
+        if kind == Kind.GOODBYE:
+            reason, error = read_refusal(frame)
+            if isinstance(error, MemberRemoved):
+                self._owner.removed(self._peer, reason)
+            self.close()
             return
         _check_kind(kind, self._version)
         if kind in (Kind.REPAIR_ASK, Kind.REPAIR_ANSWER):
@@ -291,7 +265,7 @@ def _check_kind(kind: int, version: int) -> None:
 def _write_nowhere(data: bytes) -> None: ...
 
 
-class OutgoingLink(_Handshaking):
+class OutgoingLink(Handshaking):
     """The connection to one peer, dialled again and again by a task that its owner cancels."""
 
     def __init__(
@@ -299,24 +273,27 @@ class OutgoingLink(_Handshaking):
         owner: LinkOwner,
         buffer_bytes: int,
         peer: NodeId,
-        address: Callable[[], str],
+        addresses: Callable[[], list[str]],
         transport: Transport,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         super().__init__(owner, loop)
+        self._owner: LinkOwner = owner
         self.peer = peer
         self._buffer_bytes = buffer_bytes
         self._write_now: Callable[[bytes], None] = _write_nowhere  # of a connection that gathers; else its `write`
         self._queued: list[bytes] = []  # messages of the kernel, until `flush`
         self._queued_bytes = 0
         self._is_full = False
-        self._address = address
+        self._addresses = addresses  # the last one that worked is dialled again, else they take turns
+        self._address = addresses()[0]
+        self._failed = 0  # dials in a row
         self._transport = transport
         self._down = asyncio.Event()
         self._has_proved = False  # our part of the handshake
         self._was_up = False
         self._is_refused_later = False  # the peer refused something after its welcome, such as a frame too large
-        self._reason = ""
+        self._reasons: dict[str, str] = {}  # by address, as they were logged
         self.refusal = ""
         """Why the peer refused the last connection; "" once it has welcomed one."""
 
@@ -368,6 +345,11 @@ class OutgoingLink(_Handshaking):
         self._write(forwarding.encode(message))
         return ""
 
+    def say_removed(self, reason: str) -> None:
+        """Tell the peer that the cluster has removed it. `close` follows."""
+        if self._greeted:
+            self._write(handshake.goodbye(MemberRemoved.code, reason))
+
     def _write(self, frame: bytes) -> None:
         if self._connection is not None:
             self._connection.write(frame)
@@ -396,10 +378,13 @@ class OutgoingLink(_Handshaking):
             self._was_up = False
             self._reader = FrameReader(frames.HANDSHAKE_FRAME_BYTES)
             try:
-                await self._transport.connect(self._address(), self, DIAL_TIMEOUT_S)
+                addresses = self._addresses()
+                self._address = addresses[self._failed % len(addresses)]
+                await self._transport.connect(self._address, self, DIAL_TIMEOUT_S)
                 await self._down.wait()
             except Exception as error:  # whatever a transport has not foreseen: the peer is dialled again
                 self._say(str(error) or type(error).__name__)
+            self._failed += not self._was_up
             wait_s = RETRY_FIRST_S if self._was_up else min(wait_s * 2, MAX_RETRY_S)
             await asyncio.sleep(wait_s)
 
@@ -418,8 +403,10 @@ class OutgoingLink(_Handshaking):
         try:
             for kind, frame in self._reader.frames(data):
                 if kind == Kind.GOODBYE:
-                    self.refusal, error = _refusal(frame)
+                    self.refusal, error = read_refusal(frame)
                     self._is_refused_later = self._greeted
+                    if self._greeted and isinstance(error, MemberRemoved):
+                        self._owner.removed(self.peer, self.refusal)
                     raise error
                 if self._greeted:
                     raise MalformedFrame(f"a frame of kind {kind} on a connection that only sends")
@@ -431,26 +418,29 @@ class OutgoingLink(_Handshaking):
     def _greet(self, kind: int, frame: bytes) -> None:
         assert self._connection is not None
         if not self._has_proved:
-            _expect(kind, Kind.PEER_CHALLENGE, frame)
+            expect(kind, Kind.PEER_CHALLENGE, frame)
             incarnations = proofs.open_challenge(self._transcript.add(frame)).incarnations
             self._has_proved = True
             self._connection.write(self._transcript.add(self._transcript.proof(Part.DIALLER)))
             self._owner.answered(self.peer, incarnations)
         elif self._hello is None:
-            _expect(kind, Kind.PEER_WELCOME, frame)
+            expect(kind, Kind.PEER_WELCOME, frame)
             self._read_welcome(frame)
         else:
-            _expect(kind, Kind.PEER_PROOF, frame)
+            expect(kind, Kind.PEER_PROOF, frame)
             self._welcomed(*self._check_proof(Part.ACCEPTOR, frame))
 
     def _welcomed(self, peer: NodeId, hello: PeerHello) -> None:
         if peer != self.peer:
-            raise WrongCluster(f"node {peer} answers at {self._address()}, where node {self.peer} should")
+            raise WrongCluster(f"node {peer} answers at {self._address}, where node {self.peer} should")
         self.refusal = ""
         if not self._is_refused_later:  # else its reason was logged, and may come again on this connection
-            self._reason = ""
+            self._reasons.clear()
         self._stop_handshake_timer()
-        self._owner.welcomed(peer, hello, self._is_kept)
+        if hello.removal:  # it does not count as a welcome, also if the connection ends before the GOODBYE
+            self._owner.removed(peer, hello.removal)
+        else:
+            self._owner.welcomed(peer, hello, self._is_kept)
 
     def connection_lost(self, error: Exception | None) -> None:
         """Report the peer as unreachable, and dial it again."""
@@ -479,10 +469,10 @@ class OutgoingLink(_Handshaking):
             self.close()
 
     def _say(self, reason: str) -> None:
-        """Log why the peer cannot be reached, once for each reason."""
-        if reason != self._reason:
-            self._reason = reason
+        """Log why the peer cannot be reached, once for each address and reason."""
+        if self._reasons.get(self._address) != reason:
+            self._reasons[self._address] = reason
             log.warning(
                 "a peer cannot be reached",
-                peer=self._owner.member_name(self.peer), address=self._address(), reason=reason,
+                peer=self._owner.member_name(self.peer), address=self._address, reason=reason,
             )  # fmt: skip

@@ -1,8 +1,8 @@
 """A node among its peers: the links to them, and who is let in.
 
-Owns dialling every other member and accepting those that dial; decides at the handshake whether the other side belongs
-here. A member that was never met is recorded only when it has proved who it is. It proves it by the cluster's secret,
-by its certificate, or by its address, where this node dials it and finds the same incarnation.
+Owns dialling every other member and accepting those that dial. `peer_checks` decides at the handshake whether the other
+side belongs here. A member that was never met is recorded only when it has proved who it is. It proves it by the
+cluster's secret, by its certificate, or by its address, where this node dials it and finds the same incarnation.
 
 What arrives goes to the group or, before a node is whole, to its repair. Refuses to know Raft.
 """
@@ -14,29 +14,27 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from disheap.errors import WrongCluster
+import msgspec
+
+from disheap.errors import DisheapError, WrongCluster
 from disheap.interfaces import Transport
 from disheap.kernel.types import Message, NodeId
 from disheap.logs import LineLimiter, get_logger
 from disheap.protocol.forwarding import Forwarded
 from disheap.protocol.gossip import Gossip
 from disheap.protocol.handshake import SUPPORTED, Versions
-from disheap.protocol.peers import PeerGroup, PeerHello
+from disheap.protocol.peers import MembershipAnswer, PeerGroup, PeerHello
 from disheap.protocol.proofs import NONCE_BYTES, Challenge, Transcript
 from disheap.protocol.repair import Answer, Ask
-from disheap.runtime.membership.directory import AddressBook, supported_by
-from disheap.runtime.membership.incarnation_checks import IncarnationChecks
 from disheap.runtime.membership.incarnations import Done
 from disheap.runtime.peers.links import IncomingLink, OutgoingLink
-from disheap.runtime.replica.versions import check_supported
+from disheap.runtime.peers.peer_checks import NodeFacts, PeerChecks, Standing
 from disheap.version import __version__
 
 log = get_logger(__name__)
 
 MAX_UNIDENTIFIED_LINKS = 64
 """Connections that have not identified themselves. Members need one each, for milliseconds."""
-MAX_NAMES_SHOWN = 5
-"""Names of a certificate in a refusal, which has to fit one small frame."""
 REFUSALS_REMEMBERED = 100
 """The newest reasons for refusing peers: each is logged once while it is among them."""
 
@@ -49,25 +47,39 @@ class Unproved(NamedTuple):
     done: Done
 
 
-class PeeringHost(Protocol):
+Answered = Callable[[MembershipAnswer | None, DisheapError | None], None]
+"""Called once, with the answer to a request, or with the error that refuses it."""
+
+
+class PeeringNode(NodeFacts, Protocol):
     """The node that is among its peers."""
 
-    cluster_id: str
-    name: str
-    book: AddressBook
-    incarnation_checks: IncarnationChecks
-
-    def peer_groups(self) -> tuple[PeerGroup, ...]:
-        """Returns what peers are told of each replica."""
-
-    def has_group(self, group: int) -> bool:
-        """Whether this node hosts the group."""
-
-    def client_address_of(self, node: NodeId) -> str:
-        """Returns the address where clients reach the member; "" if it is not known."""
+    @property
+    def peer_address(self) -> str:
+        """Where peers reach this node."""
 
     def wall_ms(self) -> int:
         """Returns this node's wall clock, in milliseconds since the epoch."""
+
+
+class PeeringMembership(Standing, Protocol):
+    """This node as a member of its cluster."""
+
+    def changed(self) -> None:
+        """A member may have another address than before."""
+
+    def removed(self, reason: str) -> None:
+        """The cluster has removed this node."""
+
+    async def answer(self, hello: PeerHello) -> MembershipAnswer:
+        """A node asks to be let in, or to be removed. Raises `DisheapError`."""
+
+
+class PeerReceiver(Protocol):
+    """Gets what arrives from peers."""
+
+    def has_group(self, group: int, /) -> bool:
+        """Whether this node hosts the group."""
 
     def heard_clock(self, peer: NodeId, wall_ms: int) -> None:
         """A peer's wall clock, in milliseconds since the epoch."""
@@ -87,16 +99,15 @@ class PeeringHost(Protocol):
     def unreachable(self, peer: NodeId) -> None:
         """The connection to a peer was lost: messages on it may be lost too."""
 
-    def member_name(self, node: NodeId) -> str:
-        """Returns the member's name for messages."""
-
 
 class Peering:
     """The owner of all links. A frame has at most `frame_bytes`; `buffer_bytes` may wait for one peer."""
 
     def __init__(
         self,
-        node: PeeringHost,
+        node: PeeringNode,
+        membership: PeeringMembership,
+        messages: PeerReceiver,
         own_id: NodeId,
         secrets: tuple[bytes, ...],
         entropy: Callable[[int], bytes],
@@ -108,7 +119,11 @@ class Peering:
         self.versions = versions  # of the protocol
         self.refusals: dict[str, None] = {}
         self._node = node
-        self.has_group, self.received = node.has_group, node.received  # for the links, with each message
+        self._membership = membership
+        self._messages = messages
+        checks = PeerChecks(node, membership, own_id)
+        self.check_hello, self.check_request = checks.check_hello, checks.check_request  # for the links
+        self.has_group, self.received = messages.has_group, messages.received  # for the links, with each message
         self._id = own_id
         self._secrets = secrets
         self._entropy = entropy
@@ -118,9 +133,11 @@ class Peering:
         self._lines = LineLimiter(loop)
         self._frame_bytes, self._buffer_bytes = frame_bytes, buffer_bytes
         self._outgoing: dict[NodeId, OutgoingLink] = {}
+        self._transport: Transport | None = None  # there is one while this node dials
         self._incoming: dict[IncomingLink, None] = {}
         self._welcome: dict[NodeId, IncomingLink] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[NodeId, asyncio.Task[None]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     # --- for the node ------------------------------------------------------------------------------------------------
 
@@ -129,15 +146,50 @@ class Peering:
         return IncomingLink(self, self._frame_bytes, self._loop)
 
     def dial(self, transport: Transport) -> None:
-        """Keep a connection to every other member, until `close`."""
-        for peer in self._node.book.ids():
-            if peer != self._id:
-                link = OutgoingLink(
-                    self, self._buffer_bytes, peer, self._address_of(peer), transport,
-                    self._loop,
-                )  # fmt: skip
-                self._outgoing[peer] = link
-                self._tasks.append(self._loop.create_task(link.keep_up(), name=f"link to {peer}"))
+        """Keep a connection to every other member, until `close` or `be_quiet`."""
+        self._transport = transport
+        self.follow()
+
+    def follow(self) -> None:
+        """The members have changed, or a node of the cluster was met that is not among them. Dial those that are new.
+        Those that the cluster has removed are told so, and dialled no more."""
+        if self._transport is None:
+            return
+        wanted = self._node.book.peers()
+        for peer in wanted:
+            if peer not in self._outgoing:
+                self._dial(peer, self._transport)
+        for peer in [one for one in self._outgoing if one not in wanted]:
+            self._let_go(peer)
+
+    def be_quiet(self) -> None:
+        """The cluster has removed this node: dial nobody any more."""
+        self._transport = None
+        for peer in list(self._outgoing):
+            self._let_go(peer)
+
+    def _dial(self, peer: NodeId, transport: Transport) -> None:
+        link = OutgoingLink(self, self._buffer_bytes, peer, self._addresses_of(peer), transport, self._loop)
+        self._outgoing[peer] = link
+        self._tasks[peer] = self._loop.create_task(link.keep_up(), name=f"link to {peer}")
+
+    def _let_go(self, peer: NodeId) -> None:
+        link, task = self._outgoing.pop(peer), self._tasks.pop(peer)
+        if removal := self.removal_of(peer):
+            link.say_removed(removal)
+        link.close()
+        task.cancel()
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def removal_of(self, peer: NodeId) -> str:
+        """What a node is told that the cluster has removed; "" for every other node."""
+        if not self._node.book.is_removed(peer):
+            return ""
+        return (
+            f"node {peer} was removed from the cluster. It takes no part any more, and its id is never used again. "
+            "Stop it. To bring the machine back, empty the data directory and let it join (join_addresses)"
+        )
 
     def send(self, group: int, message: Message) -> None:
         """Send a Raft message to its target. Dropped while there is no connection."""
@@ -150,7 +202,8 @@ class Peering:
         written."""
         has_left = True
         for link in self._outgoing.values():
-            has_left = link.flush() and has_left
+            if not link.flush():
+                has_left = False
         return has_left
 
     def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
@@ -174,9 +227,9 @@ class Peering:
         return sum(link.held_bytes() for link in (*self._outgoing.values(), *self._incoming))
 
     def is_connected(self, peer: NodeId) -> bool:
-        """Whether the peer has welcomed this node on the present connection."""
+        """Whether the peer has welcomed this node on the present connection. True for this node itself."""
         link = self._outgoing.get(peer)
-        return link is not None and link.up
+        return link.up if link is not None else peer == self._id
 
     def refusal_by(self, peer: NodeId) -> str:
         """Why that member refuses this node; "" if it does not."""
@@ -185,9 +238,11 @@ class Peering:
 
     async def close(self) -> None:
         """Stop dialling and close all links."""
-        for task in self._tasks:
+        self._transport = None
+        tasks = [*self._tasks.values(), *self._closing]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks.clear()
         for link in self._outgoing.values():
             link.close()
@@ -195,8 +250,8 @@ class Peering:
         for incoming in list(self._incoming):
             incoming.close()
 
-    def _address_of(self, peer: NodeId) -> Callable[[], str]:
-        return lambda: self._node.book.peer(peer)
+    def _addresses_of(self, peer: NodeId) -> Callable[[], list[str]]:
+        return lambda: self._node.book.peer_addresses(peer)
 
     # --- for the links -----------------------------------------------------------------------------------------------
 
@@ -222,31 +277,36 @@ class Peering:
     def link_lost(self, link: IncomingLink) -> None:
         """Forget an incoming link, and a member that waits on it to be met."""
         self._incoming.pop(link, None)
+        for peer in [one for one, known in self._welcome.items() if known is link]:
+            self._node.book.forget_stranger(peer)
+            self.follow()
         for waiting in [one for one in self._unproved if one.done == link.welcome]:
             self._unproved.remove(waiting)
+            self._node.book.forget_stranger(waiting.peer)
+            self.follow()
         for peer, known in list(self._welcome.items()):
             if known is link:
                 del self._welcome[peer]
 
     def received_repair(self, peer: NodeId, message: Ask | Answer) -> None:
         """Hand a request or an answer about repair to the node."""
-        self._node.received_repair(peer, message)
+        self._messages.received_repair(peer, message)
 
     def received_gossip(self, peer: NodeId, gossip: Gossip) -> None:
         """Hand a peer's report to the node."""
-        self._node.received_gossip(peer, gossip)
+        self._messages.received_gossip(peer, gossip)
 
     def received_forwarded(self, peer: NodeId, message: Forwarded) -> None:
         """Hand a message between groups, or the answer to one, to the node."""
-        self._node.received_forwarded(peer, message)
+        self._messages.received_forwarded(peer, message)
 
     def member_name(self, node: NodeId) -> str:
         """Returns the member's name for messages."""
-        return self._node.member_name(node)
+        return self._node.book.label(node)
 
     def unreachable(self, peer: NodeId) -> None:
         """Tell the node that the connection to a peer was lost."""
-        self._node.unreachable(peer)
+        self._messages.unreachable(peer)
 
     def hello_to(self, target: NodeId) -> PeerHello:
         """Returns this node's hello for the peer `target`, with a fresh nonce."""
@@ -256,11 +316,13 @@ class Peering:
             node_id=self._id,
             name=node.name,
             target=target,
-            client_address=node.client_address_of(self._id),
+            client_address=node.book.client(self._id),
             groups=node.peer_groups(),
             nonce=self._entropy(NONCE_BYTES),
             wall_ms=node.wall_ms(),
             release=__version__,
+            cluster=node.cluster_name,
+            peer_address=node.peer_address,
         )
 
     def transcript(self) -> Transcript:
@@ -271,65 +333,48 @@ class Peering:
         """Returns the challenge for a peer that dialled: a fresh nonce and this node's incarnations."""
         return Challenge(self._entropy(NONCE_BYTES), _incarnations(self._node.peer_groups()))
 
-    def check_hello(self, hello: PeerHello, certificate_names: tuple[str, ...] | None) -> NodeId:
-        """Who a peer is. Raises `WrongCluster` for one that does not belong here, and `WrongVersion` when one of the
-        two does not run what the cluster runs."""
-        here, peer = self._node, NodeId(hello.node_id)
-        if hello.cluster_id != here.cluster_id:
-            raise WrongCluster(
-                f"{hello.name} belongs to cluster {hello.cluster_id}, this node to {here.cluster_id}: the nodes were "
-                "given different member lists or cluster names"
-            )
-        if hello.target != self._id:
-            raise WrongCluster(f"{hello.name} looks for node {hello.target} here, but this is node {self._id}")
-        if peer not in here.book.ids() or peer == self._id:
-            raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")
-        for own, theirs in zip(here.peer_groups(), hello.groups, strict=False):  # how many is checked below
-            self._check_group(hello, own, theirs)
-        self._check_certificate(peer, certificate_names)
-        here.incarnation_checks.check(peer, hello)
-        return peer
+    def requested(self, hello: PeerHello, answered: Answered) -> None:
+        """A node asks for a change of the members, and has proved that it may."""
+        task = self._loop.create_task(self._answer(hello, answered), name="request of a node")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
-    def _check_group(self, hello: PeerHello, own: PeerGroup, peers: PeerGroup) -> None:
-        name = hello.name
-        if peers.machine != own.machine:
-            raise WrongCluster(f"{name} runs the machine {peers.machine!r}, this node {own.machine!r}")
-        self._check_versions(hello, own, peers)
-        if peers.settings_digest != own.settings_digest:
-            raise WrongCluster(
-                f"{name} was given other bounds than this node in [machine.{own.machine}], or in [limits] "
-                "for sessions and apply_work_limit, or it runs a release with other fixed bounds: they decide what "
-                "every replica does, so all nodes need the same"
-            )
-        self._check_constants(name, own, peers)
+    async def _answer(self, hello: PeerHello, answered: Answered) -> None:
+        try:
+            answered(await self._membership.answer(hello), None)
+        except DisheapError as error:
+            self._lines.write(log.info, "a node is not let in", member=hello.name, reason=str(error))
+            answered(None, error)
 
-    def _check_constants(self, name: str, own: PeerGroup, peers: PeerGroup) -> None:
-        """Raises `WrongCluster` if the constants of a version that both run differ. The cluster may run that version
-        later."""
-        for version, digest in own.constants_digests.items():
-            theirs = peers.constants_digests.get(version, digest)
-            if theirs != digest:
-                raise WrongCluster(
-                    f"{name} runs another release of the machine {own.machine!r}, whose constants for "
-                    f"machine_version {version} differ from those of this node (digest {theirs}, here {digest}): "
-                    "replicas would differ. Install the same release on both nodes"
-                )
-
-    def _check_versions(self, hello: PeerHello, own: PeerGroup, peers: PeerGroup) -> None:
-        """Raises `WrongVersion` unless each node runs the versions that the other's log requires."""
-        here, there = (own.machine_version, own.log_version), (peers.machine_version, peers.log_version)
-        check_supported(f"{hello.name} (release {hello.release or 'unknown'})", supported_by(peers), here)
-        check_supported(f"this node (release {__version__})", supported_by(own), there, hello.name)
+    def removed(self, peer: NodeId, reason: str) -> None:
+        """A member that has proved itself says that the cluster has removed this node."""
+        self._membership.removed(f"{self.member_name(peer) or peer} says: {reason}")
 
     def meet(self, peer: NodeId, hello: PeerHello, is_proved: bool, done: Done) -> None:
         """The schedule that is prevented: an impostor claims to be a member that has not started yet, and is recorded.
         Then the member itself is refused for ever. So a new member whose connection proves nothing waits until we have
         dialled its address and found it there."""
-        is_known = self._node.incarnation_checks.has_met(peer)
+        if self.removal_of(peer):
+            done(True)
+            return
+        if peer not in self._node.book.ids():
+            self._node.book.learn(peer, hello)  # where it says it is, it has to be found, unless it has proved itself
+            self.follow()
+        is_known = self._membership.incarnation_checks.has_met(peer)
+        if not is_proved:
+            hello = self._without_new_address(peer, hello)
         if is_proved or is_known or self._at_address.get(peer) == _incarnations(hello.groups):
             self._meet(peer, hello, done)
         else:
             self._unproved.append(Unproved(peer, hello, done))
+
+    def _without_new_address(self, peer: NodeId, hello: PeerHello) -> PeerHello:
+        """Whoever proves nothing may say that he is a member, and does not move that member somewhere else. It may be
+        where this node's own settings say."""
+        known = self._node.book.peer_addresses(peer)
+        if not known[0] or hello.peer_address in ("", *known):
+            return hello
+        return msgspec.structs.replace(hello, peer_address="", client_address="")
 
     def answered(self, peer: NodeId, incarnations: tuple[int, ...]) -> None:
         """The member that we dialled has these incarnations. Record members that waited for this proof."""
@@ -349,61 +394,24 @@ class Peering:
     def _meet(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         """Check again before recording: another incarnation may have been recorded since the hello was checked."""
         try:
-            self._node.incarnation_checks.check(peer, hello)
+            self._membership.incarnation_checks.check(peer, hello)
         except WrongCluster as error:
             self.refused(self._node.book.peer(peer), str(error))
             done(False)
             return
         self._learn(peer, hello)
-        self._node.incarnation_checks.meet(peer, hello, done)
+        self._membership.incarnation_checks.meet(peer, hello, done)
 
     def _learn(self, peer: NodeId, hello: PeerHello) -> None:
         self._node.book.learn(peer, hello)
-        self._node.heard_clock(peer, hello.wall_ms)
+        self._messages.heard_clock(peer, hello.wall_ms)
+        self.follow()
+        self._membership.changed()
 
     def welcomed(self, peer: NodeId, hello: PeerHello, done: Done) -> None:
         """Learn what the member says of itself, and record that it has welcomed this node."""
         self._learn(peer, hello)
-        self._node.incarnation_checks.welcomed(peer, hello, done)
-
-    def _check_certificate(self, peer: NodeId, names: tuple[str, ...] | None) -> None:
-        """One of the proved names has to name the member, and none of them another member. Otherwise the other member
-        could be the holder (storage-rules 18)."""
-        if names is None:
-            return
-        book = self._node.book
-        if not names:
-            raise WrongCluster(
-                f"the certificate of node {peer} has no name, neither a DNS name nor a common name nor an IP address: "
-                f"any member could be its holder. Issue one for {book.name(peer)!r}"
-            )
-        named = [one for one in book.ids() if self._is_named(one, names)]
-        if named == [peer]:
-            return
-        if peer in named:
-            raise WrongCluster(
-                f"the certificate names {self._names_of(named)}: any of them could be its holder. Issue one for each "
-                "member"
-            )
-        host = _host(book.peer(peer))
-        if host in names and not named:
-            raise WrongCluster(
-                f"the certificate is for {host!r}, and {self._names_of(self._members_at(host))} are all at that host: "
-                f"any of them could be its holder. Issue one with the DNS name {book.name(peer)!r}"
-            )
-        raise WrongCluster(f"the certificate is for {_listed(names)}, node {peer} is {book.name(peer)!r} at {host!r}")
-
-    def _is_named(self, member: NodeId, names: tuple[str, ...]) -> bool:
-        """Whether the certificate names the member: its name, or its host if no other member is at that host."""
-        host = _host(self._node.book.peer(member))
-        return self._node.book.name(member) in names or (host in names and self._members_at(host) == [member])
-
-    def _members_at(self, host: str) -> list[NodeId]:
-        book = self._node.book
-        return [one for one in book.ids() if _host(book.peer(one)) == host]
-
-    def _names_of(self, members: list[NodeId]) -> str:
-        return ", ".join(self._node.book.name(one) for one in members)
+        self._membership.incarnation_checks.welcomed(peer, hello, done)
 
     def refused(self, remote: str, reason: str) -> None:
         """Log why a peer is refused, once for each reason. A reason is logged again after `REFUSALS_REMEMBERED`
@@ -419,12 +427,3 @@ class Peering:
 
 def _incarnations(groups: Sequence[PeerGroup]) -> tuple[int, ...]:
     return tuple(group.incarnation for group in groups)
-
-
-def _host(address: str) -> str:
-    return address.rpartition(":")[0].strip("[]")
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    more = len(names) - MAX_NAMES_SHOWN
-    return ", ".join(map(repr, names[:MAX_NAMES_SHOWN])) + (f" and {more} other names" if more > 0 else "")

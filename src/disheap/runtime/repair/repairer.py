@@ -1,9 +1,8 @@
 """Before a node takes part, it repairs what its disk has lost, from the other nodes (storage-rules 4).
 
 Owns the repair phase. In each round the node asks all voters what they hold, and does the step that `plan.decide`
-returns. During the phase the node does not vote, accept, apply or serve. Owns also the answers to the requests of other
-nodes, from a running node and from one in repair. The lifecycle says when the phase begins. Damage found at run time
-begins it again.
+returns. During the phase the node does not vote, accept, apply or serve. The lifecycle says when the phase begins.
+Damage found at run time begins it again. What other nodes ask is answered by `responder`.
 
 After each repair the storage is closed and opened again. So the node continues with what a restart would find.
 """
@@ -14,7 +13,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
-from disheap.errors import LogDamaged, SnapshotDamaged, StorageError
+from disheap.errors import LogDamaged, SnapshotDamaged
 from disheap.interfaces import Holding, Repairable, Storage
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
@@ -34,8 +33,6 @@ from disheap.protocol.repair import (
 from disheap.runtime.disk.thread import Disk, retry_while_full, run_on
 from disheap.runtime.repair import plan
 from disheap.runtime.repair.progress import Progress
-from disheap.runtime.replica.lifecycle import Lifecycle, State
-from disheap.runtime.state.snapshot_source import SnapshotSource
 
 T = TypeVar("T")
 log = get_logger(__name__)
@@ -55,29 +52,14 @@ MAX_RETRIES = 3
 """If damage shows at run time so often, and is not found when the log is read again, the node stops."""
 
 
-class Snapshots(Protocol):
-    """Takes the snapshots of a group."""
-
-    def take(self) -> None:
-        """Take a snapshot of the present state. Does nothing while one is being written."""
-
-
 class Group(Protocol):
     """The group whose log is repaired."""
 
     raft: Raft
-    applied: SnapshotMeta
 
     @property
     def is_running(self) -> bool:
         """Whether the replica takes part."""
-
-    @property
-    def snapshotter(self) -> Snapshots:
-        """Takes the snapshots of this group."""
-
-    def fail(self, error: BaseException) -> None:
-        """End the group with this error. Damage starts a repair instead."""
 
 
 class Found(Protocol):
@@ -95,9 +77,6 @@ class Found(Protocol):
 class Host(Protocol):
     """What repairing asks of its node."""
 
-    name: str
-    lifecycle: Lifecycle
-
     @property
     def group(self) -> Group:
         """The present group of the replica."""
@@ -108,8 +87,8 @@ class Host(Protocol):
     def disk(self) -> Disk:
         """Returns the thread that reads and writes the directory."""
 
-    def send_repair(self, target: NodeId, message: Ask | Answer) -> None:
-        """Send a request or an answer about repair. Dropped while there is no connection."""
+    def send_repair(self, target: NodeId, message: Ask) -> None:
+        """Send a request about repair. Dropped while there is no connection."""
 
     def member_name(self, node: NodeId) -> str:
         """Returns the member's name for messages."""
@@ -125,23 +104,19 @@ class Host(Protocol):
 
 
 class Repairer:
-    """Runs the repair phase of one replica, and answers the repair requests of the others."""
+    """Runs the repair phase of one replica."""
 
     def __init__(
         self,
         host: Host,
         group: int,
         own: NodeId,
-        *,
         loop: asyncio.AbstractEventLoop,
-        entry_bytes: int,
-        chunk_bytes: int,
     ) -> None:
         self._host = host
         self._group = group
         self._own = own
         self._loop = loop
-        self._entry_bytes = entry_bytes
         self._task: asyncio.Task[None] | None = None
         self._voters: tuple[NodeId, ...] = ()
         self._standings: dict[NodeId, Standing] = {}
@@ -151,7 +126,6 @@ class Repairer:
         self._standing_received = asyncio.Event()
         self._waiting: plan.Wait | None = None
         self._logged_at = 0.0
-        self._source = SnapshotSource(chunk_bytes)
         self._ticks_ambiguous = 0
         self._retries = 0
         self._progress = Progress(group)
@@ -167,7 +141,8 @@ class Repairer:
     def can_repair(self, error: BaseException) -> bool:
         """Whether `error` says that the log or a snapshot cannot be read (any more), and others may have it."""
         is_damage = isinstance(error, LogDamaged | SnapshotDamaged)
-        return is_damage and len(self._voters) > 1 and self._retries < MAX_RETRIES
+        voters = membership.voters_of(self._host.group.raft.membership)
+        return is_damage and len({*voters, self._own}) > 1 and self._retries < MAX_RETRIES
 
     def count_retry(self) -> None:
         """Damage has shown at run time."""
@@ -204,11 +179,6 @@ class Repairer:
         if self._task is not None:
             await asyncio.gather(self._task, return_exceptions=True)
 
-    def close_reader(self) -> None:
-        """Close the snapshot that is being read for others. Called on the disk's thread, before the storage is
-        closed."""
-        self._source.close()
-
     def status(self) -> dict[str, Any]:
         """Returns what is missing, and whose answers are waited for."""
         waiting = self._waiting
@@ -221,16 +191,17 @@ class Repairer:
         self._progress.begin()
         try:
             while found.needs_repair:
-                follow = await retry_while_full(self._repair)
+                self._voters = found.voters  # they may be others than at the start
+                follow = await retry_while_full(self._repair, self._group)
                 self._progress.repair_ended()
-                found = await retry_while_full(lambda follow=follow: self._host.recover_again(follow))  # type: ignore[misc]
+                found = await retry_while_full(lambda follow=follow: self._host.recover_again(follow), self._group)  # type: ignore[misc]
             self._waiting = None
         except Exception as error:  # nobody else would ever hear of it
             self._host.failed(error)
 
     async def _run_again(self) -> None:
         try:
-            found = await retry_while_full(lambda: self._host.recover_again(follow=False))
+            found = await retry_while_full(lambda: self._host.recover_again(follow=False), self._group)
         except Exception as error:
             self._host.failed(error)
         else:
@@ -276,7 +247,9 @@ class Repairer:
                 case plan.Adopt(source, first, last):
                     await self._adopt(own, source, first, last)
                 case plan.Cut(first):
-                    log.warning("entries that no majority ever had are dropped", first=first, last=own.last)
+                    log.warning(
+                        "entries that no majority ever had are dropped", group=self._group, first=first, last=own.last
+                    )
                     await self._on_disk(lambda: storage.cut(first))
 
     async def _ask_all(self, others: list[NodeId]) -> None:
@@ -304,11 +277,15 @@ class Repairer:
 
     def _note_undelivered(self, source: NodeId, first: Index, last: Index) -> None:
         name = self._host.member_name(source)
-        log.warning("a node did not deliver entries that it reported", source=name, first=first, last=last)
+        log.warning(
+            "a node did not deliver entries that it reported", group=self._group, source=name, first=first, last=last
+        )
         self._undelivered.setdefault(source, []).append((first, last))
 
     def _note_no_snapshot(self, source: NodeId) -> None:
-        log.warning("a node's snapshot did not come, or is incomplete", source=self._host.member_name(source))
+        log.warning(
+            "a node's snapshot did not come, or is incomplete", group=self._group, source=self._host.member_name(source)
+        )
         self._snapshot_refusals[source] = MAX_SNAPSHOT_ROUNDS
 
     def _log_waiting(self, wait: plan.Wait) -> None:
@@ -316,7 +293,10 @@ class Repairer:
         if wait != self._waiting or now - self._logged_at > LOG_AGAIN_S:
             names = [self._host.member_name(node) for node in wait.on]
             log.warning(
-                "this node takes no part: it waits for the other nodes", missing=wait.missing, waiting_for=names
+                "this node takes no part: it waits for the other nodes",
+                group=self._group,
+                missing=wait.missing,
+                waiting_for=names,
             )
             self._logged_at = now
         self._waiting = wait
@@ -329,7 +309,13 @@ class Repairer:
         if not good:
             self._note_undelivered(source, first, last)
             return []
-        log.info("entries repaired", first=good[0].index, last=good[-1].index, source=self._host.member_name(source))
+        log.info(
+            "entries repaired",
+            group=self._group,
+            first=good[0].index,
+            last=good[-1].index,
+            source=self._host.member_name(source),
+        )
         await self._on_disk(lambda: storage.mend(good))
         return [entry.index for entry in good]
 
@@ -344,7 +330,13 @@ class Repairer:
         if entries[-1].term > own.hard_state.term:
             state = HardState(Term(entries[-1].term), NodeId(0))
             await self._on_disk(lambda: storage.save_hard_state(state))
-        log.info("entries adopted", first=first, last=entries[-1].index, source=self._host.member_name(source))
+        log.info(
+            "entries adopted",
+            group=self._group,
+            first=first,
+            last=entries[-1].index,
+            source=self._host.member_name(source),
+        )
         await self._on_disk(lambda: storage.append(entries))
 
     def _term_before(self, own: Holding, first: Index) -> Term:
@@ -375,7 +367,7 @@ class Repairer:
                 offset += len(data)
                 if piece.done:
                     await self._on_disk(writer.commit)
-                    log.info("snapshot taken from another node", index=meta.index, log_kept=goes_on)
+                    log.info("snapshot taken from another node", group=self._group, index=meta.index, log_kept=goes_on)
                     return True
                 piece = await self._request(source, AskSnapshot(self._group, meta.index, offset, needed))
         except BaseException:
@@ -399,8 +391,8 @@ class Repairer:
         finally:
             self._answers.pop(node, None)
 
-    def received(self, node: NodeId, message: Ask | Answer) -> None:
-        """Handle a request or an answer of the member `node`."""
+    def received(self, node: NodeId, message: Answer) -> None:
+        """Handle an answer of the member `node`."""
         match message:
             case Standing():
                 self._standings[node] = message
@@ -409,85 +401,6 @@ class Repairer:
                 answer = self._answers.get(node)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
-            case AskStanding():
-                self._answer(node, self._holding, self._standing)
-            case AskEntries(_, first, last):
-                self._answer(node, lambda: self._read(first, last), lambda answer: answer)
-            case AskSnapshot():
-                self._answer_snapshot(node, message)
-
-    def _answer(self, node: NodeId, work: Callable[[], T], to_answer: Callable[[T], Answer]) -> None:
-        """Answer from the disk. If reading fails, no answer is sent, and the error is handled as one of this node's own
-        reads."""
-
-        def done(result: T, error: BaseException | None) -> None:
-            if error is None:
-                self._host.send_repair(node, to_answer(result))
-            elif not isinstance(error, StorageError):
-                self._host.failed(error)
-            else:
-                self._host.group.fail(error)  # while it is not running, the repair finds the same
-
-        if isinstance(self._host.storage(), Repairable):
-            self._host.disk().submit(work, done)
-
-    def _holding(self) -> Holding:
-        storage = self._host.storage()
-        assert isinstance(storage, Repairable)
-        return storage.holding()
-
-    def _standing(self, holding: Holding) -> Standing:
-        """A running node reports what its kernel holds, because the disk may be one write behind."""
-        group = self._host.group
-        raft = group.raft
-        first, last, runs = holding.first, holding.last, holding.runs
-        ambiguous, commit = holding.ambiguous, Index(0)
-        if group.is_running:
-            commit = min(raft.commit, holding.last)
-            first, last, runs = raft.first_index, raft.last_index, raft.runs
-            ambiguous = raft.is_ambiguous
-        runs = runs[-wire.MAX_RUNS :]
-        return Standing(
-            group=self._group,
-            term=holding.hard_state.term,
-            has_leader=group.is_running and bool(raft.leader),
-            commit=commit,
-            commit_term=(raft.term_at(commit) or 0) if commit else 0,
-            snapshot=holding.snapshot,
-            snapshot_term=holding.snapshot_term,
-            first=runs[0].first if runs else first,
-            last=last,
-            runs=tuple((int(run.first), int(run.term)) for run in runs),
-            damaged=wire.joined(((int(place.first), int(place.last)) for place in holding.damaged), last),
-            ambiguous=ambiguous,
-        )
-
-    def _read(self, first: int, last: int) -> Entries:
-        """Reads entries for another node. In repair, damage is no error: the others know of it already."""
-        try:
-            entries = self._host.storage().read(Index(first), Index(last), self._entry_bytes)
-        except LogDamaged:
-            if self._host.group.is_running:
-                raise
-            entries = ()
-        return Entries(self._group, first, tuple((e.term, e.index, int(e.kind), e.time_ms, e.data) for e in entries))
-
-    def _answer_snapshot(self, node: NodeId, ask: AskSnapshot) -> None:
-        group = self._host.group
-        if not ask.index and group.is_running and group.applied.index >= ask.needed > group.raft.snapshot_index:
-            group.snapshotter.take()
-        self._answer(node, lambda: self._piece(ask), lambda answer: answer)
-
-    def _piece(self, ask: AskSnapshot) -> SnapshotPiece:
-        nothing = SnapshotPiece(self._group, 0, 0, 0, b"", 0, b"", True)
-        if self._host.lifecycle.state is State.QUARANTINED:
-            return nothing
-        piece = self._source.read(self._host.storage(), Index(ask.index) if ask.index else None, ask.offset)
-        if piece is None:
-            return nothing
-        index, term, time_ms, members = piece.meta
-        data, is_last = piece.data, piece.is_last
-        return SnapshotPiece(self._group, index, term, time_ms, membership.encode(members), ask.offset, data, is_last)
 
     async def _on_disk(self, work: Callable[[], T]) -> T:
         return await run_on(self._host.disk(), work)

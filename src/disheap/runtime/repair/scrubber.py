@@ -45,7 +45,9 @@ class Group(Protocol):
 
 
 class Host(Protocol):
-    """What scrubbing asks of its node."""
+    """What scrubbing asks of its replica."""
+
+    number: int
 
     @property
     def group(self) -> Group:
@@ -126,7 +128,11 @@ class Scrubber:
         if result.mended:
             self._counts["damaged"] += 1
             self._host.note_damage(result.mended)
-            log.warning("the disk had lost data that is stored twice; it was written again", reason=result.mended)
+            log.warning(
+                "the disk had lost data that is stored twice; it was written again",
+                group=self._host.number,
+                reason=result.mended,
+            )
         if result.cursor:
             self._next_at = self._loop.time() + result.bytes / self._bytes_per_s
         else:
@@ -139,8 +145,10 @@ class Scrubber:
         self._restart()
         if self._host.is_alone():
             log.error(
-                "the disk has lost data that no other node has: this node continues and takes a snapshot, but may not "
-                "start again before the damaged file is deleted; let clients drain the queues",
+                "the disk has lost data that no other node has",
+                advice="let clients drain the queues: this node goes on and takes a snapshot, but does not start again "
+                "before the damaged file is deleted",
+                group=self._host.number,
                 reason=str(error),
             )
             self._host.group.snapshotter.take()
@@ -150,7 +158,9 @@ class Scrubber:
     def _failed(self, error: BaseException | None) -> None:
         if isinstance(error, StorageFull):
             self._counts["damaged"] += 1
-            log.warning("lost data is written again when the disk has space", reason=str(error))
+            log.warning(
+                "lost data is written again when the disk has space", group=self._host.number, reason=str(error)
+            )
         elif error is not None and not isinstance(error, StorageError):
             self._host.failed(error)
         self._restart()

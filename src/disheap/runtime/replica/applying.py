@@ -72,9 +72,10 @@ class Applier:
 
     def call_waiting(self) -> None:
         """The state belongs to an index: call those that waited for that."""
-        waiting, self._waiting = self._waiting, []
-        for call in waiting:
-            call()
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for call in waiting:
+                call()
 
     def drop(self) -> None:
         """Drop the entries: a snapshot that contains them has replaced the state."""

@@ -14,6 +14,7 @@ from disheap.kernel.raft import Raft
 from disheap.kernel.types import ChunkRead, ChunkWrite, Entry, Fetch, SnapshotMeta
 from disheap.logs import get_logger
 from disheap.runtime.disk.thread import Disk
+from disheap.runtime.replica.recovery import save_voters
 from disheap.runtime.replica.snapshots import Snapshotter
 from disheap.runtime.state.installing import Installer
 from disheap.runtime.state.sessions import Sessions
@@ -25,6 +26,7 @@ log = get_logger(__name__)
 class CatchUpHost(Protocol):
     """What `CatchUp` asks of its group."""
 
+    number: int
     raft: Raft
     snapshotter: Snapshotter
 
@@ -56,7 +58,9 @@ class CatchUp:
         self._host = host
         self._storage = storage
         self._disk = disk
-        self._installer = Installer(storage, disk, chunk_bytes, fresh_sessions)
+        self._installer = Installer(
+            storage, disk, chunk_bytes, fresh_sessions, lambda meta: save_voters(storage, meta.membership)
+        )
         self._source = SnapshotSource(chunk_bytes)
 
     def fetch(self, fetch: Fetch) -> None:
@@ -77,7 +81,12 @@ class CatchUp:
             if not host.is_running:
                 return
             if isinstance(error, StorageError) and not isinstance(error, DiskFailed):
-                log.error("a snapshot cannot be read; another is taken", index=read.index, error=str(error))
+                log.error(
+                    "a snapshot cannot be read; another is taken",
+                    group=host.number,
+                    index=read.index,
+                    reason=str(error),
+                )
                 host.snapshotter.take()  # of the state in memory, which is whole: else the peer would wait for ever
                 piece, error = None, None
             if self._failed(error):
@@ -99,7 +108,7 @@ class CatchUp:
     ) -> None:
         host = self._host
         if isinstance(error, StorageFull | ProtocolError):  # no room for it, or it is none: log and state are as before
-            log.error("a snapshot of the leader is given up", index=meta.index, reason=str(error))
+            log.error("a snapshot of the leader is given up", group=host.number, index=meta.index, reason=str(error))
             host.raft.chunk_written(meta, offset, False)
             host.wake()
             return

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from disheap.interfaces import Forwarding, StateMachine
 from disheap.logs import get_logger
@@ -87,8 +87,9 @@ class _Target:
 
 
 class Forwarder:
-    """`machine` gives the group's machine: another one when a snapshot was installed. `now` gives seconds of a
-    monotonic clock, `random` a number between 0 and 1. `wake` has `pump` called in a later turn of the loop."""
+    """`machine` gives the group's machine: another one when a snapshot was installed. One without the power
+    `Forwarding` has nothing to send. `now` gives seconds of a monotonic clock, `random` a number between 0 and 1.
+    `wake` has `pump` called in a later turn of the loop."""
 
     def __init__(
         self,
@@ -97,7 +98,9 @@ class Forwarder:
         now: Callable[[], float],
         random: Callable[[], float],
         wake: Callable[[], object],
+        group: int = 0,
     ) -> None:
+        self._group = group
         self._machine = machine
         self._routes = routes
         self._now = now
@@ -105,10 +108,12 @@ class Forwarder:
         self._wake = wake
         self._is_pump_due = False
         self._targets: dict[int, _Target] = {}
-        self._term = 0  # in which this node leads; 0 while it does not
+        self._term = 0  # in which this node leads; 0 while it does not, and for a machine without the power
 
     def lead(self, term: int) -> None:
         """This node leads in `term`, or, with 0, no more."""
+        if term and not isinstance(self._machine(), Forwarding):
+            return
         if term != self._term:
             self._term = term
             self._targets.clear()
@@ -120,10 +125,10 @@ class Forwarder:
         self._is_pump_due = False
         if not self._term:
             return
-        machine = self._machine()
-        if not isinstance(machine, Forwarding):
-            return
+        machine = cast("Forwarding", self._machine())  # `lead` has looked
         waiting = machine.waiting()
+        if not waiting and not self._targets:
+            return
         for group in [known for known in self._targets if known not in waiting]:
             del self._targets[group]  # all was forgotten
         for group in waiting:
@@ -137,9 +142,8 @@ class Forwarder:
     def status(self) -> list[dict[str, Any]]:
         """For each group that messages wait for: `group`, `waiting` and `reason`, which says why they do not move. Only
         the leader knows a reason."""
-        machine = self._machine()
+        machine, targets = self._machine(), self._targets
         waiting = machine.waiting() if isinstance(machine, Forwarding) else {}
-        targets = self._targets
         return [
             {"group": group, "waiting": count, "reason": targets[group].reason if group in targets else ""}
             for group, count in waiting.items()
@@ -170,7 +174,7 @@ class Forwarder:
     def _confirm(self, group: int, target: _Target, number: int) -> None:
         if target.is_stuck:
             target.is_stuck = False
-            log.info("messages for another group move again", group=group)
+            log.info("messages for another group move again", group=self._group, target=group)
         target.confirm(number)
         if not self._is_pump_due:
             self._is_pump_due = True
@@ -183,7 +187,13 @@ class Forwarder:
         target.reason = problem
         if target.wait_s >= RETRY_MAX_S / 2 and not target.is_stuck:
             target.is_stuck = True
-            log.warning("messages for another group wait", group=group, after=target.confirmed, reason=problem)
+            log.warning(
+                "messages for another group wait",
+                group=self._group,
+                target=group,
+                after=target.confirmed,
+                reason=problem,
+            )
         target.wait_s = min(2 * target.wait_s, RETRY_MAX_S)
 
     def _forget(self, machine: Forwarding, group: int, target: _Target) -> None:

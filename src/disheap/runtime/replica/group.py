@@ -8,18 +8,14 @@ together. A leader's followers write in parallel with it.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 
 from disheap.errors import (
     MalformedFrame,
     Overloaded,
     ProtocolError,
-    RequestError,
 )
-from disheap.interfaces import Clock, MemoryEstimating, Storage
+from disheap.interfaces import Histogram, MemoryEstimating
 from disheap.kernel import membership
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import (
@@ -33,33 +29,34 @@ from disheap.kernel.types import (
     Ready,
     SnapshotMeta,
     Write,
+    new_record,
 )
 from disheap.logs import get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import Kind
-from disheap.runtime.clocks.clock_check import ClockCheck, ClockWatch
 from disheap.runtime.clocks.timekeeping import Timekeeper
-from disheap.runtime.disk.thread import Disk, WatchedDisk
+from disheap.runtime.disk.thread import WatchedDisk
 from disheap.runtime.replica.applying import Applier
+from disheap.runtime.replica.backups import Backups
 from disheap.runtime.replica.catching_up import CatchUp
+from disheap.runtime.replica.commit_times import CommitTimes
 from disheap.runtime.replica.contact import Contact
 from disheap.runtime.replica.counters import Counters
+from disheap.runtime.replica.gathering import Gathering
 from disheap.runtime.replica.idle_flush import IdleFlush
-from disheap.runtime.replica.lifecycle import Lifecycle
+from disheap.runtime.replica.proposals import Proposals
 from disheap.runtime.replica.reads import OnRead, Reads
-from disheap.runtime.replica.snapshots import SnapshotPolicy, Snapshotter
-from disheap.runtime.replica.wiring import GroupCallbacks, GroupLimits
+from disheap.runtime.replica.recovery import Found
+from disheap.runtime.replica.snapshots import Snapshotter
+from disheap.runtime.replica.wiring import GroupCallbacks, GroupLimits, GroupParts
 from disheap.runtime.replica.writer import Writer
 from disheap.runtime.state.hash_requests import StateHasher
 from disheap.runtime.state.sessions import Sessions
-from disheap.runtime.state.state_hashes import StateComparison
 
 log = get_logger(__name__)
 
 MAX_WRITE_S = 5.0
 """A leader whose write takes longer transfers leadership: this is more than a slow sync."""
-MAX_NOOPS_AT_ONCE = 256
-"""Empty entries that a leader writes, at most, each time that a peer reports an ambiguous end of its log."""
 MAX_TERM_JUMP = 1 << 32
 """A message that is further ahead is refused: that many elections take a century, at one a second. A term never
 decreases. A term close to the largest number would leave none for later elections."""
@@ -70,56 +67,51 @@ class Group:
 
     def __init__(
         self,
+        number: int,
         raft: Raft,
-        storage: Storage,
-        sessions: Sessions,
-        applied: SnapshotMeta,
-        log_time_ms: int,
-        *,
-        loop: asyncio.AbstractEventLoop,
-        disk: Disk,
-        clock: Clock,
+        found: Found,
+        parts: GroupParts,
         limits: GroupLimits,
-        policy: SnapshotPolicy,
-        fresh_sessions: Callable[[], Sessions],
         callbacks: GroupCallbacks,
-        comparing: StateComparison,
-        clocks: ClockCheck,
-        lifecycle: Lifecycle,
     ) -> None:
+        loop, clock, storage = parts.loop, parts.clock, parts.storage
+        self.number = number
         self.raft = raft
-        self._lifecycle = lifecycle
-        self._comparing = comparing
-        self._clocks = clocks
-        self._clock_watch = ClockWatch(clock, clocks)
-        clocks.seen(log_time_ms)
-        self.sessions = sessions
-        self.applied = applied  # where the machine stands: index, term, time and membership of the last entry applied
+        self.sessions = found.sessions
+        self.applied = found.applied
+        """Where the machine stands: index, term, time and membership of the last entry applied."""
         self.counters = Counters()
+        self._lifecycle = parts.lifecycle
+        self._comparing = parts.comparing
         self._storage = storage
         self._loop = loop
-        self._disk = disk = WatchedDisk(disk, self.fail)
-        self._clock = clock
+        self._disk = disk = WatchedDisk(parts.disk, self.fail)
         self._limits = limits
         self._on = callbacks
         self._send, self._flush, self._on_applied = callbacks.send, callbacks.flush, callbacks.applied
-        self._time = Timekeeper(clock, loop, self._continue)
-        self._log_time_ms = log_time_ms
+        self._time = Timekeeper(clock, loop, parts.clock_check, found.log_time_ms, self._continue, number)
+        self._membership = raft.membership
         self._leader = NodeId(0)
         self._leads = False
-        self._gathered: deque[bytes] = deque()
-        self.gathered_bytes = 0
+        self.gathering = Gathering(limits.entry_bytes, limits.gather_bytes)
         self._finished: list[Entry] = []  # applied, and not yet told to the kernel
-        self._writer = Writer(storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail)
-        self._contact = Contact(raft.id, loop.time)
+        self.commit_times = CommitTimes(clock)
+        self.write_seconds = Histogram()
+        self._writer = Writer(
+            storage, disk, loop=loop, clock=clock, written=self._written, failed=self.fail,
+            took=self.write_seconds.observe, group=number,
+        )  # fmt: skip
+        self.contact = Contact(raft, loop.time, limits.contact_s)
+        self.proposals = Proposals(self)
         self._ambiguous = raft.is_ambiguous
         self._pump_due = self._is_pumping = False
         self._idle_flush = IdleFlush(clock)
         self._reads = Reads(raft)
         self.applier = Applier(clock, self._steps)
         self.hasher = StateHasher(loop, self._view_state)
-        self.snapshotter = Snapshotter(self, storage, disk, policy)
-        self._catch_up = CatchUp(self, storage, disk, limits.chunk_bytes, fresh_sessions)
+        self.snapshotter = Snapshotter(self, storage, disk, limits.snapshots)
+        self._catch_up = CatchUp(self, storage, disk, limits.chunk_bytes, parts.fresh_sessions)
+        self.backups = Backups(self, storage, disk, limits.chunk_bytes, loop)
 
     # --- what goes in ------------------------------------------------------------------------------------------------
 
@@ -141,19 +133,18 @@ class Group:
     def submit(self, envelopes: bytes) -> None:
         """Put one or more whole envelopes into the log. They are dropped when this node does not lead (any more).
         Clients notice because their connections are closed, and send them again under the same numbers."""
-        self._gathered.append(envelopes)
-        self.gathered_bytes += len(envelopes)
+        self.gathering.add(envelopes)
         self.wake()
 
     def log_bytes(self) -> int:
         """The memory, in bytes, of the commands that wait, the end of the log, and what the storage holds."""
         storage = self._storage
         stored = storage.memory_bytes() if isinstance(storage, MemoryEstimating) else 0
-        return self.gathered_bytes + self.raft.log_cache_bytes + stored
+        return self.gathering.size_bytes + self.raft.log_cache_bytes + stored
 
     def full(self) -> bool:
         """Whether the server should stop reading from clients for now."""
-        return self.gathered_bytes > self._limits.gather_bytes
+        return self.gathering.is_full
 
     def read(self, answer: OnRead) -> None:
         """`answer(True)` when the state is at least as new as this call (ReadIndex, dissertation §6.4), `answer(False)`
@@ -178,7 +169,7 @@ class Group:
         except BaseException as error:
             self.fail(error)
         if self._leads and message.term == raft.term:
-            self._contact.heard(message)
+            self.contact.heard(message)
         if not self._pump_due and raft.has_ready():
             self.wake()
 
@@ -194,27 +185,12 @@ class Group:
         self.raft.transfer_leadership(target)
         self.wake()
 
-    def mark_snapshot(self) -> None:
-        """Have every node snapshot the same index. Raises `NotLeader`, `Overloaded`."""
-        self.raft.propose(EntryKind.SNAPSHOT_MARK, self._time.now_ms(), b"")
-        self.wake()
-
-    def propose_noops_until(self, index: int) -> None:
-        """Propose empty entries up to `index` + 1, if this node leads. The end of a peer's log is ambiguous. The peer
-        does not vote until it has an entry behind `index`."""
-        missing = min(index + 1 - self.raft.last_index, MAX_NOOPS_AT_ONCE)
-        if not index or missing <= 0 or not (self._leads and self.is_running):
-            return
-        with suppress(RequestError):  # leadership is being handed over, or more is under way than may be
-            for _ in range(missing):
-                self.raft.propose(EntryKind.NOOP, self._time.now_ms(), b"")
-        self.wake()
-
     def tick(self) -> None:
         """Every `tick_ms`."""
         if not self.is_running:
             return
-        self._check_clock()
+        self.raft.hold_back(not self._time.judge_clock(membership.voters_of(self.raft.membership)))
+        self.backups.sweep()
         try:
             self.raft.tick()
         except BaseException as error:
@@ -222,19 +198,13 @@ class Group:
         self._hand_over_if_disk_hangs()
         if self._idle_flush.is_due():
             self._disk.submit(self._storage.flush, self._flushed)
+        self._note_membership()
         self.wake()
 
     @property
     def clock_objection(self) -> str:
         """Why this node does not ask to lead, once that has lasted; "" otherwise."""
-        return self._clock_watch.objection
-
-    def _check_clock(self) -> None:
-        """A clock that is not believed keeps this node from an election, and log time from following it."""
-        voters = membership.voters_of(self.raft.membership)
-        self.raft.hold_back(self._clock_watch.objects(voters))
-        if self._leads:
-            self._time.follow_wall(self._clocks.is_right(voters))
+        return self._time.objection
 
     def _hand_over_if_disk_hangs(self) -> None:
         """A leader applies and answers only what is durable here. With a disk that hangs it would hold up everyone, and
@@ -243,7 +213,8 @@ class Group:
             return
         waited_s = self._writer.busy_s()
         if waited_s > MAX_WRITE_S and len(membership.voters_of(self.raft.membership)) > 1:
-            log.warning("the disk does not answer; another node is asked to lead", seconds=round(waited_s, 1))
+            seconds = round(waited_s, 1)
+            log.warning("the disk does not answer; another node is asked to lead", group=self.number, seconds=seconds)
             self.raft.transfer_leadership(NOBODY)
 
     def begin(self) -> None:
@@ -260,6 +231,7 @@ class Group:
         self._time.end()
         self._reads.end()
         self.hasher.end()
+        self.backups.close()
         self._writer.close()
 
     def close_files(self) -> None:
@@ -270,6 +242,7 @@ class Group:
         """After `close_files`, when another group has taken over. These parts hold the group by its methods; with them
         it would keep its whole state in memory, because no garbage collector runs."""
         del self._disk, self._time, self._writer, self.applier, self.hasher, self.snapshotter, self._catch_up
+        del self.backups, self.proposals
 
     # --- the pump: proposes, writes, sends, applies -------------------------------------------------------------------
 
@@ -286,17 +259,19 @@ class Group:
         raft, applier, is_applied = self.raft, self.applier, False
         self._is_pumping = True
         try:
-            self._note_role()
+            if not raft.is_led_by(self._leader, self._leads):
+                self._note_role()
             if self._ambiguous:
                 self._note_certainty()
             if applier.is_busy:
                 self._apply_some()
-            if self._gathered:
+            if self.gathering.size_bytes:
                 self._propose()
             self._reads.ask()
             while not is_applied and self.is_running and raft.has_ready():
                 ready = raft.ready()
-                self._note_role()
+                if not raft.is_led_by(self._leader, self._leads):
+                    self._note_role()
                 is_applied = self._carry_out(ready)
             if applier.is_busy or (is_applied and raft.has_ready()):
                 self.wake()  # the rest after the loop has looked at its sockets
@@ -324,6 +299,7 @@ class Group:
         for read in ready.reads:
             self._reads.ready(read, self.applied.index)
         if ready.committed:
+            self.commit_times.committed(ready.committed[-1].index)
             self._apply(ready.committed)
         return bool(ready.committed)
 
@@ -344,32 +320,19 @@ class Group:
     def _propose(self) -> None:
         if self._writer.is_busy:
             return
+        gathering = self.gathering
         if not self._leads:
-            self._drop_gathered()
+            gathering.clear()
             return
         time_ms = self._time.now_ms()
-        while self._gathered:
-            batch, size = self._next_batch()
+        while gathering.size_bytes:
+            batch = gathering.take()
             try:
-                self.raft.propose(EntryKind.COMMANDS, time_ms, batch)
-            except Overloaded:  # too much is uncommitted, or leadership is on its way out: they keep their place
-                self._gathered.appendleft(batch)
+                index = self.raft.propose(EntryKind.COMMANDS, time_ms, batch)
+            except Overloaded:  # too much is uncommitted, or leadership is on its way out
+                gathering.put_back(batch)
                 break
-            self.gathered_bytes -= size
-
-    def _next_batch(self) -> tuple[bytes, int]:
-        gathered, limit = self._gathered, self._limits.entry_bytes
-        pieces = [gathered.popleft()]
-        size = len(pieces[0])
-        while gathered and size + len(gathered[0]) <= limit:
-            piece = gathered.popleft()
-            size += len(piece)
-            pieces.append(piece)
-        return (b"".join(pieces) if len(pieces) > 1 else pieces[0]), size
-
-    def _drop_gathered(self) -> None:
-        self._gathered.clear()
-        self.gathered_bytes = 0
+            self.commit_times.proposed(index)
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -377,9 +340,16 @@ class Group:
         """Write what the kernel handed out. `may_block`: all messages were sent, so the followers write meanwhile and
         the loop may wait."""
         if write.entries:
-            self._log_time_ms = max(self._log_time_ms, write.entries[-1].time_ms)
-            self._clocks.seen(self._log_time_ms)
+            self._time.appended(write.entries[-1].time_ms)
+            if self.raft.membership is not self._membership:
+                self._note_membership()
         self._writer.start(write, held, may_block)
+
+    def _note_membership(self) -> None:
+        """A membership is in force when it is appended, and none any more when it is overwritten."""
+        if self.raft.membership is not self._membership:
+            self._membership = self.raft.membership
+            self._on.membership_in_force()
 
     def _written(self, write: Write, held: tuple[Message, ...]) -> None:
         if not self.is_running:
@@ -420,7 +390,8 @@ class Group:
         self._reads.applied(self.applied.index)
         self.snapshotter.applied(entries)
         self.applier.call_waiting()
-        self._time.applied(self.sessions.machine)
+        if self._leads:
+            self._time.applied(self.sessions.machine)
 
     def _steps(self, entry: Entry) -> Iterator[None]:
         """Apply one entry, with a pause at each yield."""
@@ -434,7 +405,8 @@ class Group:
         else:
             yield from self.sessions.applying(entry._replace(data=b""))  # to the machine only its time matters
             self._apply_own(entry)
-        self.applied = SnapshotMeta(entry.index, entry.term, entry.time_ms, self.applied.membership)
+        fields = (entry.index, entry.term, entry.time_ms, self.applied.membership)
+        self.applied = new_record(SnapshotMeta, fields)
         if entry.time_ms >= self._comparing.due_ms:
             self._comparing.begin(self.applied, self.sessions)
 
@@ -459,10 +431,7 @@ class Group:
     # --- leadership --------------------------------------------------------------------------------------------------
 
     def _note_role(self) -> None:
-        raft = self.raft
-        leader, leads = raft.leader, raft.is_leader
-        if leader == self._leader and leads == self._leads:
-            return
+        leader, leads = self.raft.leader, self.raft.is_leader
         changed = leader != self._leader
         if changed:
             self._leader = leader
@@ -477,24 +446,19 @@ class Group:
         if changed:
             self._on.leader()
 
-    def quorum_silence_s(self) -> float:
-        """For how long a leader has heard no majority of the voters."""
-        return self._contact.silence_s(membership.voters_of(self.raft.membership))
-
-    def hears_all_members(self) -> bool:
-        """Whether a leader is in touch with every other member, learners included."""
-        members = [member.id for member in self.raft.membership.members]
-        return self._contact.has_heard_all(members, self._limits.contact_s)
-
     def _begin_leading(self) -> None:
-        self._contact.begin()
-        is_believed = not self._clocks.objection(membership.voters_of(self.raft.membership))
-        jump_ms = self._time.begin(self._log_time_ms, is_believed)
+        self.contact.begin()
+        jump_ms = self._time.begin(membership.voters_of(self.raft.membership))
         if jump_ms > self._limits.max_clock_jump_ms:
-            log.warning("log time jumps: the cluster was down, or nothing was written for so long", jump_ms=jump_ms)
+            log.warning(
+                "log time jumps: the cluster was down, or nothing was written for so long",
+                group=self.number,
+                jump_ms=jump_ms,
+            )
 
     def _end_leading(self) -> None:
-        self._drop_gathered()
+        self.commit_times.forget()
+        self.gathering.clear()
         self._reads.end()
         self._time.end()
 
@@ -503,14 +467,13 @@ class Group:
     def install(self, meta: SnapshotMeta, sessions: Sessions) -> None:
         """Continue with the state of the leader's snapshot. It is durable, and the log that it replaces is deleted."""
         before, self.sessions, self.applied = self.sessions, sessions, meta
-        self._log_time_ms = max(self._log_time_ms, meta.time_ms)
-        self._clocks.seen(self._log_time_ms)
+        self._time.appended(meta.time_ms)
         self._finished.clear()
         self.snapshotter.installed(meta)
         self.applier.drop()
         self._on.replaced(before)
         self._comparing.moved(meta.time_ms)
-        log.info("snapshot installed", index=meta.index, term=meta.term)
+        log.info("snapshot installed", group=self.number, index=meta.index, term=meta.term)
         self._reads.applied(meta.index)
 
     def snapshot_taken(self, meta: SnapshotMeta, first_index: Index, size_bytes: int) -> None:

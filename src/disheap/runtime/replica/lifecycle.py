@@ -17,6 +17,7 @@ class State(Enum):
     WAITING = "waiting"  # the log is whole, and not every other member has welcomed this new directory yet
     RUNNING = "running"  # takes part: votes, writes, applies, serves
     QUARANTINED = "quarantined"  # the state differs from a majority's: serves nothing until the process is restarted
+    REMOVED = "removed"  # the cluster has removed this node: takes no part, also after a restart
     FAILED = "failed"  # ended by an error, which is kept
     CLOSED = "closed"  # ended by `stop`
 
@@ -25,14 +26,15 @@ class IllegalTransition(RuntimeError):
     """A bug of ours: a transition that is not in the table."""
 
 
-_OPENING, _REPAIRING, _WAITING, _RUNNING, _QUARANTINED, _FAILED, _CLOSED = State
+_OPENING, _REPAIRING, _WAITING, _RUNNING, _QUARANTINED, _REMOVED, _FAILED, _CLOSED = State
 
 TRANSITIONS: dict[State, frozenset[State]] = {
-    _OPENING: frozenset({_OPENING, _REPAIRING, _WAITING, _RUNNING, _FAILED, _CLOSED}),
-    _REPAIRING: frozenset({_OPENING, _FAILED, _CLOSED}),
-    _WAITING: frozenset({_RUNNING, _FAILED, _CLOSED}),
-    _RUNNING: frozenset({_REPAIRING, _QUARANTINED, _FAILED, _CLOSED}),
-    _QUARANTINED: frozenset({_FAILED, _CLOSED}),
+    _OPENING: frozenset({_OPENING, _REPAIRING, _WAITING, _RUNNING, _REMOVED, _FAILED, _CLOSED}),
+    _REPAIRING: frozenset({_OPENING, _REMOVED, _FAILED, _CLOSED}),
+    _WAITING: frozenset({_RUNNING, _REMOVED, _FAILED, _CLOSED}),
+    _RUNNING: frozenset({_REPAIRING, _QUARANTINED, _REMOVED, _FAILED, _CLOSED}),
+    _QUARANTINED: frozenset({_REMOVED, _FAILED, _CLOSED}),
+    _REMOVED: frozenset({_FAILED, _CLOSED}),
     _FAILED: frozenset(),
     _CLOSED: frozenset({_FAILED}),
 }
@@ -51,9 +53,10 @@ class Lifecycle:
     | `waiting`     | `running`     | the last of the other members has welcomed this directory                        |
     | `running`     | `repairing`   | damage shows, or the end of the log is ambiguous and nobody leads                |
     | `running`     | `quarantined` | a majority has another state than this replica                                   |
-    | the first five | `failed`     | the disk failed, the log or the state cannot be read, or there is a bug          |
+    | `opening`, `repairing`, `waiting`, `running`, `quarantined` | `removed` | the cluster has removed this node  |
+    | the first six | `failed`      | the disk failed, the log or the state cannot be read, or there is a bug          |
     | `closed`      | `failed`      | the disk failed while the storage was closed                                     |
-    | the first five | `closed`     | the node stops                                                                   |
+    | the first six | `closed`      | the node stops                                                                   |
 
     Nothing leaves `failed`.
     """

@@ -8,13 +8,13 @@ would be used again after a restart. Then an old entry, applied late, would answ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from disheap.errors import NotLeader, OutcomeUnknown, Overloaded, RequestError, WrongMachine, request_error
-from disheap.interfaces import Forwarding
+from disheap.interfaces import Forwarding, GroupKnowing
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, Kind, Status
 from disheap.runtime.replica.group import Group
@@ -59,6 +59,14 @@ class NodeCommands:
             done(refusal)
             return
         self.propose(command, done)
+
+    def tell_groups(self, groups: Sequence[int]) -> None:
+        """This node leads. Its machine gets to know which groups take messages, before a client names one. If the
+        command is lost, so is this node's leadership, and the next leader tells it."""
+        machine = self._host.group.sessions.machine
+        command = machine.know_groups(groups) if isinstance(machine, GroupKnowing) else None
+        if command is not None:
+            self.propose(command, lambda error: None)
 
     def propose(self, command: bytes, done: OnOutcome) -> None:
         """A command that adds no data. Refused with `NotLeader` only."""

@@ -56,8 +56,9 @@ class Reads:
 
     def applied(self, index: Index) -> None:
         """Answer the reads whose read index is at most `index`."""
-        while self._waiting and self._waiting[0][0] <= index:
-            _answer(heappop(self._waiting)[2], True)
+        waiting = self._waiting
+        while waiting and waiting[0][0] <= index:
+            _answer(heappop(waiting)[2], True)
 
     def end(self) -> None:
         """Leadership was lost, or the node stops: answer all reads with False."""

@@ -1,17 +1,18 @@
 """Recovers a group from its data directory: restores the newest snapshot and gives the log to the kernel.
 
-Blocking; runs on the disk's thread at start. What is found is never changed here beyond what `Storage.open` does.
+Blocking; runs on the disk's thread at start. What is found is never changed here beyond what `Storage.open` does. Only
+the record of the voters is brought up to the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from disheap.errors import RESTORE, LogDamaged, SnapshotDamaged
-from disheap.interfaces import Identity, KnownPeers, PeerStore, Recovered, Repairable, Storage
+from disheap.interfaces import Identity, IdentityStore, KnownPeers, PeerStore, Recovered, Repairable, Storage
 from disheap.kernel import membership
-from disheap.kernel.types import Entry, Index, NodeId, Restored, SnapshotMeta
+from disheap.kernel.types import Entry, EntryKind, Index, Membership, NodeId, Restored, SnapshotMeta
 from disheap.logs import get_logger
 from disheap.runtime.state.sessions import Sessions
 from disheap.runtime.state.snapshot_source import pieces
@@ -42,27 +43,42 @@ def recover(
     tail_bytes: int,
     chunk_bytes: int,
     follow: bool = False,
+    group: int = 0,
 ) -> Found:
     """`follow`: a leader settles an ambiguous end of the log, not a repair before. Raises what
     `Storage.open` raises, `SnapshotDamaged`, and `VersionUnsupported` for a state that this release does not run."""
-    recovered = storage.open(identity, tail_bytes, alone=len(first_state.membership.members) == 1)
+    recovered = storage.open(identity, tail_bytes, alone=is_alone(storage, identity, first_state))
     sessions = fresh_sessions()
     met = storage.known_peers() if isinstance(storage, PeerStore) else None
-    voters = membership.voters_of((recovered.snapshot or first_state).membership)
-    if recovered.memberships:
-        voters = membership.voters_of(membership.decode(recovered.memberships[-1][1]))
     is_ambiguous = recovered.ambiguous_after is not None and not follow
+    voters = membership.voters_of(_newest_membership(recovered, first_state))
+    if met is not None and met.voters and (recovered.is_damaged or is_ambiguous):
+        voters = tuple(NodeId(voter) for voter in met.voters)  # what the log says may be what it has lost
     if isinstance(storage, Repairable) and (recovered.is_damaged or is_ambiguous):
         nothing = Restored(recovered.hard_state, first_state, Index(1), Index(0), (), (), ())
         return Found(recovered.identity, nothing, sessions, first_state, 0, True, voters, met, recovered.is_damaged)
+    if recovered.ambiguous_after is None and (recovered.memberships or recovered.snapshot is not None):
+        save_voters(storage, _newest_membership(recovered, first_state))  # a repair may have brought a newer one
     if recovered.snapshot is not None:
         _restore(storage, recovered.snapshot, sessions, chunk_bytes)
     applied = recovered.snapshot or first_state
     _check_reach(recovered, applied)
     if not recovered.fresh:
-        log.info("recovered", snapshot=applied.index, first=recovered.first_index, last=recovered.last_index)
+        log.info(
+            "recovered",
+            group=group,
+            snapshot=applied.index,
+            first=recovered.first_index,
+            last=recovered.last_index,
+        )
     tail = recovered.tail or _last_entry(storage, recovered)
-    restored = Restored(
+    restored = _restored(recovered, applied, tail)
+    last_time_ms = tail[-1].time_ms if tail else applied.time_ms
+    return Found(recovered.identity, restored, sessions, applied, last_time_ms, voters=voters, met=met)
+
+
+def _restored(recovered: Recovered, applied: SnapshotMeta, tail: tuple[Entry, ...]) -> Restored:
+    return Restored(
         hard_state=recovered.hard_state,
         snapshot=applied,
         first_index=recovered.first_index,
@@ -73,8 +89,38 @@ def recover(
         ambiguous_after=recovered.ambiguous_after,
         applied=applied.index,
     )
-    last_time_ms = tail[-1].time_ms if tail else applied.time_ms
-    return Found(recovered.identity, restored, sessions, applied, last_time_ms, voters=voters, met=met)
+
+
+def is_alone(storage: Storage, identity: Identity, first_state: SnapshotMeta) -> bool:
+    """Whether the cluster has no other voter, as far as this node has ever known. The schedule that is prevented: a
+    node founds a cluster and another one joins. The block with that change is torn, and was acknowledged. As a node
+    alone it would drop the block, vote, and lose what the two have confirmed."""
+    stored = storage.stored() if isinstance(storage, IdentityStore) else None
+    voters = stored.peers.voters if stored is not None else ()
+    return tuple(voters or membership.voters_of(first_state.membership)) == (identity.node_id,)
+
+
+def _newest_membership(recovered: Recovered, first_state: SnapshotMeta) -> Membership:
+    if recovered.memberships:
+        return membership.decode(recovered.memberships[-1][1])
+    return (recovered.snapshot or first_state).membership
+
+
+def save_voters(storage: Storage, members: Membership) -> None:
+    """Record the voters beside the log, before a membership is appended or a snapshot with it is taken over. Durable
+    when it returns. Called on the disk's thread. Raises `StorageFull` and `DiskFailed`."""
+    if not isinstance(storage, PeerStore):
+        return
+    known, voters = storage.known_peers(), tuple(map(int, membership.voters_of(members)))
+    if known.voters != voters:
+        storage.save_known_peers(known._replace(voters=voters))
+
+
+def save_new_voters(storage: Storage, entries: Sequence[Entry]) -> None:
+    """Record the voters of the memberships among entries that are to be appended. See `save_voters`."""
+    for entry in entries:
+        if entry.kind is EntryKind.MEMBERSHIP:
+            save_voters(storage, membership.decode(entry.data))
 
 
 def _last_entry(storage: Storage, recovered: Recovered) -> tuple[Entry, ...]:

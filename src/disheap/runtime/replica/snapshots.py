@@ -10,8 +10,8 @@ margin for slow peers.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -26,6 +26,7 @@ from disheap.runtime.state.sessions import Sessions
 log = get_logger(__name__)
 
 
+SHORT = "the disk is nearly full"
 MARKS = 64
 """The trailing log is measured in steps of one sixty-fourth of the margin."""
 
@@ -41,14 +42,33 @@ class SnapshotPolicy(msgspec.Struct, frozen=True):
     stagger: float = 0.0  # adds this share to the thresholds, so that the nodes do not all write at once
 
 
+class Taken(NamedTuple):
+    """A snapshot that is durable. The versions are those of the state that it holds."""
+
+    meta: SnapshotMeta
+    size_bytes: int
+    machine_version: int
+    log_version: int
+
+
+OnTaken = Callable[[Taken | None, str], None]
+"""Called with a durable snapshot, or with None and the reason why there is none."""
+
+
 class _Run:
     """One snapshot that is being written. Results for a void one are ignored."""
 
     def __init__(
-        self, meta: SnapshotMeta, pieces: Iterator[bytes], first: Index, at_bytes: int, max_bytes: int | None
+        self,
+        meta: SnapshotMeta,
+        sessions: Sessions,
+        first: Index,
+        at_bytes: int,
+        max_bytes: int | None,
     ) -> None:
         self.meta = meta
-        self.pieces = pieces
+        self.versions = (sessions.machine_version, sessions.log_version)
+        self.pieces = sessions.snapshot()
         self.first = first  # the oldest entry to keep behind it
         self.at_bytes = at_bytes  # applied when it was begun
         self.max_bytes = max_bytes  # given up beyond it
@@ -60,6 +80,7 @@ class _Run:
 class SnapshotHost(Protocol):
     """The group whose state is snapshotted, as the snapshotter sees it."""
 
+    number: int
     applied: SnapshotMeta
     sessions: Sessions
     applier: Applier
@@ -88,12 +109,19 @@ class Snapshotter:
         self._bytes_at_snapshot = 0
         self._index_at_snapshot: int = group.applied.index
         self._last_size = 0
+        self._newest: Taken | None = None  # by this object
+        self._waiting: list[tuple[Index, OnTaken]] = []  # (the entry that the snapshot must hold, who waits)
         self._sizes: deque[tuple[Index, int]] = deque()  # (index, bytes applied up to it), for the trailing margin
 
     @property
     def running(self) -> bool:
         """Whether a snapshot is being written."""
         return self._run is not None
+
+    @property
+    def written_bytes(self) -> int:
+        """Of the snapshot that is being written; 0 if there is none."""
+        return self._run.size if self._run is not None else 0
 
     @property
     def bytes_applied(self) -> int:
@@ -125,16 +153,37 @@ class Snapshotter:
 
     def take(self) -> None:
         """Take a snapshot of this moment. Does nothing while one is being written. If an entry is partly applied, it
-        waits for its end."""
+        waits for its end. A node that joins and has not reached its own membership takes none: it would have no
+        members."""
+        if not self._group.applied.membership.members:
+            return
         if self._group.applier.is_midway:
             self._group.applier.when_whole(self.take)
         elif self._run is None:
             self._count_from(self._bytes_applied, self._group.applied.index)
             self._take(self._trailing_index(self._group.applied.index), None)
 
+    def take_for(self, done: OnTaken) -> Index:
+        """Call `done` when a snapshot of this moment, or of a later one, is durable. It is the newest one if nothing
+        was applied since. Returns the entry that the snapshot must hold."""
+        wanted = self._group.applied.index
+        if self._newest is not None and self._newest.meta.index >= wanted:
+            done(self._newest, "")
+            return wanted
+        self._waiting.append((wanted, done))
+        self.take()
+        return wanted
+
+    def has_begun(self, wanted: Index) -> bool:
+        """Whether the moment of a snapshot that holds this entry is over: what is applied from here on is not in it."""
+        begun = [one.meta.index for one in (self._newest, self._run) if one is not None]
+        return any(index >= wanted for index in begun)
+
     def take_to_free_space(self, max_bytes: int) -> None:
         """Take a snapshot so that the whole log can be deleted. It is given up if it is larger than `max_bytes`. The
         next one is due as before, unless this one is completed."""
+        if not self._group.applied.membership.members:
+            return
         if self._group.applier.is_midway:
             self._group.applier.when_whole(lambda: self.take_to_free_space(max_bytes))
         elif self._run is None:
@@ -145,7 +194,7 @@ class Snapshotter:
 
     def _take(self, first: Index, max_bytes: int | None) -> None:
         meta = self._group.applied
-        run = self._run = _Run(meta, self._group.sessions.snapshot(), first, self._bytes_applied, max_bytes)
+        run = self._run = _Run(meta, self._group.sessions, first, self._bytes_applied, max_bytes)
         self._disk.submit(
             lambda: self._storage.begin_snapshot(meta, replaces_log=False),
             lambda writer, error: self._begun(run, writer, error),
@@ -153,8 +202,10 @@ class Snapshotter:
 
     def installed(self, meta: SnapshotMeta) -> None:
         """A leader's snapshot has replaced the state: give up the snapshot of the old one."""
+        self._newest = None
         if self._run is not None:
             self._void(self._run)
+        self._give_up("a leader's snapshot has replaced the state")
         self._count_from(self._bytes_applied, meta.index)
         self._sizes.clear()
 
@@ -176,8 +227,12 @@ class Snapshotter:
             return
         run.size += len(piece)
         if run.max_bytes is not None and run.size > run.max_bytes:
-            log.info("no snapshot makes room yet: the state is not much smaller than what it would replace")
+            log.info(
+                "no snapshot makes room yet: the state is not much smaller than what it would replace",
+                group=self._group.number,
+            )
             self._void(run)
+            self._give_up(SHORT)
             return
         self._disk.submit(
             lambda: self._write(writer, piece), lambda free, error: self._piece_written(run, writer, free, error)
@@ -194,8 +249,13 @@ class Snapshotter:
         if self._is_over(run, error) or run.is_void:
             return
         if run.max_bytes is None and free_bytes is not None and free_bytes < self._policy.reserve_bytes:
-            log.error("a snapshot is given up: the rest of the disk is kept for what frees room", free_bytes=free_bytes)
+            log.error(
+                "a snapshot is given up: the rest of the disk is kept for what frees room",
+                group=self._group.number,
+                free_bytes=free_bytes,
+            )
             self._void(run)
+            self._give_up(SHORT)
             return
         self._next(run, writer)
 
@@ -208,8 +268,27 @@ class Snapshotter:
             return
         self._run, self._last_size = None, run.size
         self._count_from(run.at_bytes, run.meta.index)
-        log.info("snapshot taken", index=run.meta.index, bytes=run.size, log_from=first_index)
+        log.info("snapshot taken", group=self._group.number, index=run.meta.index, bytes=run.size, log_from=first_index)
+        self._newest = Taken(run.meta, run.size, *run.versions)
         self._group.snapshot_taken(run.meta, first_index, run.size)
+        self._tell(self._newest)
+
+    def _tell(self, taken: Taken) -> None:
+        """Those who need a later one wait for another."""
+        waiting, self._waiting = self._waiting, []
+        for wanted, done in waiting:
+            if taken.meta.index >= wanted:
+                done(taken, "")
+            else:
+                self._waiting.append((wanted, done))
+        if self._waiting:
+            self.take()
+
+    def _give_up(self, reason: str) -> None:
+        """Nobody waits in vain: a snapshot that was given up is not tried again before it is due."""
+        waiting, self._waiting = self._waiting, []
+        for _, done in waiting:
+            done(None, reason)
 
     def _void(self, run: _Run) -> None:
         self._run, run.is_void = None, True
@@ -236,9 +315,10 @@ class Snapshotter:
             return True
         if error is None:
             return False
-        log.error("a snapshot is given up", index=run.meta.index, reason=str(error))
+        log.error("a snapshot is given up", group=self._group.number, index=run.meta.index, reason=str(error))
         if self._run is run:
             self._run = None
+            self._give_up(str(error))
         return True
 
     def _stopped(self, error: BaseException | None) -> bool:

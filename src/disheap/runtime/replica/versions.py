@@ -27,6 +27,13 @@ class Supported(NamedTuple):
     log: tuple[int, int]
 
 
+class HearingAll(Protocol):
+    """Whom a leader hears."""
+
+    def hears_all_members(self) -> bool:
+        """Whether every other member has answered lately."""
+
+
 class VersionedGroup(Protocol):
     """The group whose versions are raised."""
 
@@ -36,8 +43,9 @@ class VersionedGroup(Protocol):
     def leads(self) -> bool:
         """Whether this node leads the group."""
 
-    def hears_all_members(self) -> bool:
-        """Whether every member has answered lately."""
+    @property
+    def contact(self) -> HearingAll:
+        """Whom the leader hears."""
 
     def submit(self, envelopes: bytes) -> None:
         """Put an envelope into the log."""
@@ -79,10 +87,14 @@ class Versions:
         self._wanted = (0, 0)
         self._asked = (0, 0)  # of the log already in this term
 
-    def new_term(self) -> None:
-        """Leadership has changed: every member has to answer anew."""
+    def new_term(self, group: VersionedGroup) -> None:
+        """Leadership has changed: every member has to answer anew. A new log begins with its version, if this release
+        does not run version 1."""
         self._ticks = 0
         self._asked = (0, 0)
+        sessions = group.sessions
+        if group.leads and not sessions.is_version_known:
+            self._ask(group, (sessions.machine_version, sessions.log_version))
 
     def raise_if_due(self, group: VersionedGroup) -> None:
         """Called at every tick."""
@@ -91,13 +103,16 @@ class Versions:
         before, self._wanted = self._wanted, self._supported_by_all(group, now)
         self._ticks = self._ticks + 1 if self._wanted == before else 1
         if self._wanted not in (now, self._asked) and self._ticks >= self._settle_ticks:
-            self._asked = self._wanted
-            group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, frames.RAISED.pack(*self._wanted)))
+            self._ask(group, self._wanted)
+
+    def _ask(self, group: VersionedGroup, versions: tuple[int, int]) -> None:
+        self._asked = versions
+        group.submit(frames.envelope(Kind.RAISE_VERSION, 0, 0, 0, 0, frames.RAISED.pack(*versions)))
 
     def _supported_by_all(self, group: VersionedGroup, now: tuple[int, int]) -> tuple[int, int]:
         """The highest versions that all members run; `now` while this is not known, or nothing is to be raised."""
         mine = own_versions(group.sessions)
-        if not group.leads or (mine.machine[1], mine.log[1]) == now or not group.hears_all_members():
+        if not group.leads or (mine.machine[1], mine.log[1]) == now or not group.contact.hears_all_members():
             return now
         others = self._others()
         if others is None:

@@ -15,12 +15,14 @@ from disheap.kernel.types import Message, Write
 from disheap.logs import get_logger
 from disheap.runtime.disk.loop_writes import LoopWrites
 from disheap.runtime.disk.thread import ROOM_RETRY_S, Disk
+from disheap.runtime.replica.recovery import save_new_voters
 
 log = get_logger(__name__)
 
 
 class Writer:
-    """`written(write, held)` is called when a write is durable, `failed(error)` when it cannot be."""
+    """`written(write, held)` is called when a write is durable, `failed(error)` when it cannot be. `took` is told the
+    seconds of each write of entries."""
 
     def __init__(
         self,
@@ -31,6 +33,8 @@ class Writer:
         clock: Clock,
         written: Callable[[Write, tuple[Message, ...]], None],
         failed: Callable[[BaseException], None],
+        group: int = 0,
+        took: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._storage = storage
         self._disk = disk
@@ -40,6 +44,8 @@ class Writer:
         self._append_on_loop = storage.append_on_loop if isinstance(storage, LoopAppending) else None
         self._done = written
         self._failed = failed
+        self._group = group
+        self._took = took
         self._write: Write | None = None
         self._held: tuple[Message, ...] = ()
         self._since = 0.0
@@ -75,6 +81,7 @@ class Writer:
             began = clock.monotonic()
             if write.hard_state is not None:
                 storage.save_hard_state(write.hard_state)
+            save_new_voters(storage, write.entries)
             if write.entries:
                 storage.append(write.entries)
             return clock.monotonic() - began
@@ -82,12 +89,11 @@ class Writer:
         self._disk.submit(work, self._finished)
 
     def _write_on_loop(self, write: Write) -> bool:
-        append, clock = self._append_on_loop, self._clock
+        append, clock, began = self._append_on_loop, self._clock, self._since
         if append is None or write.hard_state is not None or not self._loop_writes.allows(write.entries):
-            return False
+            return False  # a membership is not allowed: the voters are written, too
 
         def work() -> float:
-            began = clock.monotonic()
             append(write.entries)
             return clock.monotonic() - began
 
@@ -105,12 +111,14 @@ class Writer:
         else:
             if self._again is not None:
                 self._again = None
-                log.warning("there is room on the disk again; the node goes on")
+                log.warning("there is room on the disk again; the node goes on", group=self._group)
             self._write, self._held = None, ()
             self._loop_writes.took(took_s or 0.0)
+            if write.entries:
+                self._took(took_s or 0.0)
             self._done(write, held)
 
     def _wait_for_room(self, write: Write, error: StorageFull) -> None:
         if self._again is None:
-            log.error("the node waits for room on its disk", reason=str(error))
+            log.error("the node waits for room on its disk", group=self._group, reason=str(error))
         self._again = self._loop.call_later(ROOM_RETRY_S, lambda: self._submit(write))

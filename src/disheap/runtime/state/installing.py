@@ -21,11 +21,19 @@ Written = Callable[[SnapshotMeta, int, Sessions | None, BaseException | None], N
 class Installer:
     """Writes the snapshots that a leader sends to one group."""
 
-    def __init__(self, storage: Storage, disk: Disk, chunk_bytes: int, fresh_sessions: Callable[[], Sessions]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        disk: Disk,
+        chunk_bytes: int,
+        fresh_sessions: Callable[[], Sessions],
+        before_commit: Callable[[SnapshotMeta], None] = lambda meta: None,
+    ) -> None:
         self._storage = storage
         self._disk = disk
         self._chunk_bytes = chunk_bytes
         self._fresh_sessions = fresh_sessions
+        self._before_commit = before_commit  # on the disk's thread
         self._writer: SnapshotWriter | None = None
 
     def write(self, chunk: ChunkWrite, done: Written) -> None:
@@ -49,6 +57,7 @@ class Installer:
             return None
         writer, self._writer = self._writer, None
         if not isinstance(writer, Rereadable):
+            self._before_commit(chunk.snapshot)
             writer.commit()
             return self._restored(self._committed(chunk.snapshot.index))
         try:
@@ -57,6 +66,7 @@ class Installer:
             writer.abort()
             kind = MalformedFrame if isinstance(error, SnapshotDamaged) else WrongVersion
             raise kind(f"the leader's snapshot at index {chunk.snapshot.index} is none: {error}") from error
+        self._before_commit(chunk.snapshot)
         writer.commit()
         return sessions
 

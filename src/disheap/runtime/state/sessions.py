@@ -28,7 +28,7 @@ from disheap.errors import (
 )
 from disheap.interfaces import Discarding, Effects, Hashing, Principal, StateMachine, WorkCounting
 from disheap.kernel.types import Entry
-from disheap.logs import get_logger
+from disheap.logs import INTERVAL_S, LINES_AT_ONCE, get_logger
 from disheap.protocol import frames
 from disheap.protocol.frames import ENVELOPE, LOG_VERSIONS, Attaching, Kind, Opening, Status, fault
 from disheap.runtime.state import state_format
@@ -47,7 +47,12 @@ from disheap.runtime.state.session_table import (
     wrong_secret,
 )
 from disheap.runtime.state.state_format import Head, Row
-from disheap.runtime.state.version_checks import check_kind, check_versions
+from disheap.runtime.state.version_checks import (
+    FIRST_MACHINE_VERSION,
+    check_first_kind,
+    check_kind,
+    check_versions,
+)
 
 log = get_logger(__name__)
 
@@ -89,9 +94,11 @@ INTERNAL_ERROR = "the state machine failed on this command; its state is as befo
 class Sessions:
     """The whole replicated state of a group: session table and machine."""
 
-    def __init__(self, machine: StateMachine, limits: SessionLimits, reply_sink: ReplySink) -> None:
+    def __init__(self, machine: StateMachine, limits: SessionLimits, reply_sink: ReplySink, group: int = 0) -> None:
+        self.group = group
         self.machine = machine
         self.machine_version = machine.versions[0]
+        self.is_version_known = self.machine_version <= FIRST_MACHINE_VERSION  # of what was and will be applied
         self.log_version = LOG_VERSIONS[0]
         self.table: dict[int, Session] = {}
         self.counts = SessionCounts()
@@ -103,6 +110,7 @@ class Sessions:
         self._next_session = 1
         self._term = 0
         self._views = 0  # taken of the table
+        self._failures_until_ms = self._failures_logged = 0  # of the machine, in an interval of log time
         self._work_done: Callable[[], int] = machine.work_done if isinstance(machine, WorkCounting) else _uncounted
         machine.set_version(self.machine_version)
 
@@ -121,6 +129,8 @@ class Sessions:
         """Applies an entry in steps. The caller may pause at each yield. Between two yields time passes, or a few
         commands are applied."""
         index = entry.index
+        if entry.data and not self.is_version_known:
+            check_first_kind(entry.data[frames.LENGTH_BYTES], index, self.machine.versions)
         if entry.term != self._term:
             yield from self._begin_term(entry.term, index)
         yield from self._pass_time(index, entry.time_ms)
@@ -198,6 +208,13 @@ class Sessions:
             self.reply_bytes += session.keep(seq, kept)
         return kept, effects
 
+    def _may_log_failure(self, time_ms: int) -> bool:
+        """A client may cause a failure with each command. The log takes a few in an interval of log time."""
+        if time_ms >= self._failures_until_ms:
+            self._failures_until_ms, self._failures_logged = time_ms + int(INTERVAL_S * 1000), 0
+        self._failures_logged += 1
+        return self._failures_logged <= LINES_AT_ONCE
+
     def _carry_out(self, index: int, time_ms: int, session: int, body: bytes) -> tuple[Kept, Effects]:
         """Have the machine apply a command. `session` is 0 for a NODE_COMMAND."""
         try:
@@ -207,7 +224,8 @@ class Sessions:
         except MemoryError:
             raise  # this replica alone is short of memory: going on would make it differ from the others
         except Exception:
-            log.exception("the state machine failed on a command", index=index, session=session)
+            if self._may_log_failure(time_ms):
+                log.exception("the state machine failed on a command", group=self.group, index=index, session=session)
             kept = (index, Status.ERROR, fault(InternalError(INTERNAL_ERROR)))
         else:
             self.applied_commands += 1
@@ -342,8 +360,21 @@ class Sessions:
             self._reply_sink.detach(number)
             self._push(index, effects)
 
+    def end_all(self, time_ms: int) -> None:
+        """End every session at once, and do all work that this postpones. Nobody is told. For a state that begins a new
+        cluster. No session gets what another one gives back: all are detached first."""
+        for number in self.table:
+            self.machine.session_detached(number)
+        for number in list(self.table):
+            self._end(0, number)
+        while True:
+            self.machine.advance(time_ms, self._limits.work)
+            if not self.machine.backlog():
+                return
+
     def _raise_versions(self, machine_version: int, log_version: int) -> None:
         check_versions(machine_version, log_version, self.machine.versions)
+        self.is_version_known = True
         self.log_version = max(self.log_version, log_version)
         if machine_version > self.machine_version:
             self.machine_version = machine_version
@@ -388,6 +419,7 @@ class Sessions:
         self.machine.restore(reader.rest())
         self.machine.set_version(head.machine_version)
         self.machine_version, self.log_version = head.machine_version, head.log_version
+        self.is_version_known = True
         self._next_session, self._term = head.next_session, head.term
         self.table, self.counts, self.reply_bytes = table, SessionCounts(table.values()), reply_bytes
 

@@ -18,10 +18,12 @@ class Piece(NamedTuple):
 
 
 class SnapshotSource:
-    """One snapshot is open at a time, from its first piece to its last: pieces that follow each other are cheap."""
+    """One snapshot is open at a time, from its first piece to its last: pieces that follow each other are cheap. With
+    `is_held` it stays open until `close`."""
 
-    def __init__(self, chunk_bytes: int) -> None:
+    def __init__(self, chunk_bytes: int, is_held: bool = False) -> None:
         self._chunk_bytes = chunk_bytes
+        self._is_held = is_held
         self._reader: SnapshotReader | None = None
 
     def read(self, storage: Storage, index: Index | None, offset: int) -> Piece | None:
@@ -38,7 +40,7 @@ class SnapshotSource:
         except BaseException:
             self.close()  # it may be taken again, and have the same name
             raise
-        if is_last:
+        if is_last and not self._is_held:
             self.close()
         return Piece(meta, data, is_last)
 

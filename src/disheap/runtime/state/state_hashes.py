@@ -33,7 +33,9 @@ DIGEST_BYTES = 16
 
 
 class Host(Protocol):
-    """What comparing asks of its node."""
+    """What comparing asks of its replica."""
+
+    number: int
 
     def voters(self) -> tuple[NodeId, ...]:
         """Returns the voters of the membership that was applied last."""
@@ -75,7 +77,7 @@ class StateComparison:
 
     def _give_up(self, index: Index) -> None:
         """A machine that cannot hash its state is not compared; it may be sound all the same."""
-        log.exception("the state cannot be hashed, and is not compared", index=index)
+        log.exception("the state cannot be hashed, and is not compared", group=self._host.number, index=index)
         self._slices = self._timer = None
 
     def heard(self, peer: NodeId, index: int, digest: bytes) -> None:
@@ -141,4 +143,9 @@ class StateComparison:
             self._host.quarantine(f"the state here behind entry {index} is not that of {names}, which are a majority")
         elif new := [node for node in differing if node not in self._differing]:
             self._differing.update(dict.fromkeys(new))
-            log.error("states differ, and neither is a majority's", index=index, differs_from=names)
+            log.error(
+                "states differ, and neither is a majority's",
+                group=self._host.number,
+                index=index,
+                differs_from=names,
+            )

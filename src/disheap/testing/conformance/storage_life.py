@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from disheap.interfaces import Recovered, Repairable, Storage
+from disheap.interfaces import Preallocating, Recovered, Repairable, Storage
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, SnapshotMeta, Term
 from disheap.testing.conformance.storage_parts import IDENTITY, entry, meta, read_log, read_snapshot
 from disheap.testing.crashing_disk import CrashingDisk, PowerCut
@@ -155,10 +155,13 @@ class Life:
             storage.compact(Index(self.random.randint(1, base + 1)))
 
     def _flush(self, storage: Storage) -> None:
-        storage.flush()
+        if isinstance(storage, Preallocating) and self.random.random() < 0.5:
+            storage.preallocate()
+        else:
+            storage.flush()
         if self.ambiguity and self.random.random() < 0.5:
+            self.ambiguity = False  # a power cut in the call may leave it, or not
             storage.clear_ambiguity()
-            self.ambiguity = False
 
     def _some_state(self) -> bytes:
         return self.random.randbytes(self.random.choice((0, 10, 6000)))

@@ -23,9 +23,13 @@ from disheap.errors import CommandRefused, SnapshotDamaged, UnknownCommand, Vers
 from disheap.interfaces import (
     API,
     AllowedWhenFull,
+    Buckets,
+    CrossChecking,
     FixedConstants,
     Forwarding,
+    GroupKnowing,
     MachineContext,
+    Measuring,
     MemoryEstimating,
     Sampling,
     SamplingQueries,
@@ -58,6 +62,7 @@ HASH_BYTES = 16
 LATER_MS = 1_000_000
 """Time beyond every script, so that what goes on after one does not go back."""
 CHILD_S = 60
+GROUPS = range(16)
 PAIRS = 40
 """States with one hash that are compared."""
 
@@ -66,12 +71,16 @@ PAIRS = 40
 def versioned_factory(
     disheap_registry: Registry, disheap_tables: dict[str, Any], machine_name: str
 ) -> Callable[[int], StateMachine]:
-    """Builds the machine as the runtime does: it sets a version before it calls anything else."""
+    """Builds the machine as the runtime does: it sets a version before it calls anything else. A `GroupKnowing` one is
+    told of `GROUPS`, so that its sample commands may name them."""
 
     def build(version: int) -> StateMachine:
         tables = disheap_tables["machine"]
         machine = disheap_registry.build("machine", machine_name, tables, MachineContext(), "--disheap-set")
         machine.set_version(version)
+        command = machine.know_groups(GROUPS) if isinstance(machine, GroupKnowing) else None
+        if command is not None:
+            machine.apply(0, 0, 0, command)
         return machine
 
     return build
@@ -184,7 +193,7 @@ def test_a_reply_is_bytes_and_an_effect_is_a_session_and_bytes(
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_is_hashed_in_slices_is_of_one_moment_and_the_same_on_every_replica(
+def test_a_hash_in_slices_is_of_one_moment_and_the_same_on_every_replica(
     machine_factory: Factory, machine_commands: list[bytes], seed: int
 ) -> None:
     """The slices of `hashing` show the state at the moment of the call, and are equal after a restore. It fails if the
@@ -338,7 +347,7 @@ def test_what_is_not_admitted_would_do_nothing(machine_factory: Factory, machine
             assert not effects_of(step, outcome)
 
 
-def test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_nothing(
+def test_what_a_session_has_is_told_under_the_same_names_for_all(
     machine_factory: Factory, machine_commands: list[bytes]
 ) -> None:
     """The counts of a `SessionReporting` machine have the same names for every session, known or not. It fails if a
@@ -350,6 +359,40 @@ def test_what_a_session_has_is_told_under_the_same_names_for_all_and_changes_not
     stats = [machine.session_stats(session) for session in (*SESSIONS, 999)]
     assert len({tuple(one) for one in stats}) == 1
     assert all(isinstance(count, int) for one in stats for count in one.values())
+    assert machine.state_hash() == before
+
+
+def test_what_is_measured_is_bounded_and_changes_nothing(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    """The metrics of a `Measuring` machine have unique names and labels. Under the first label are no more names than
+    `limit_series` allows, and "". `list_stats` gives no more rows than were asked for, in the order of names, so that
+    the next page begins after the last name. It fails if either changes the state."""
+    machine = machine_factory()
+    if not isinstance(machine, Measuring):
+        return
+    machine.limit_series(1)
+    for index, step in enumerate(script(machine_commands, 5)):
+        play(machine, step._replace(method="advance"), index)
+        play(machine, step, index)
+    before = machine.state_hash()
+    metrics = machine.metrics(0)
+    assert len({metric.name for metric in metrics}) == len(metrics)
+    for metric in metrics:
+        labels = [sample[0] for sample in metric.samples]
+        assert len(set(labels)) == len(labels) and {len(one) for one in labels} <= {len(metric.labels)}, metric.name
+        assert len({one[0] for one in labels if one and one[0]}) <= 1, f"{metric.name} has more series than allowed"
+        are_buckets = {isinstance(value, Buckets) for _, value in metric.samples}
+        assert are_buckets <= {metric.kind == "histogram"}, metric.name
+    names: list[str] = []
+    matching = machine.list_stats(0, "", "", 1)[1]
+    while rows := machine.list_stats(0, "", names[-1] if names else "", 1)[0]:
+        assert len(rows) == 1 and json.dumps(rows)
+        names.append(rows[0]["name"])
+    assert len(names) == matching and names == sorted(set(names))
+    prefix = names[-1][:1] if names else "a"
+    rows, matching = machine.list_stats(0, prefix, "", 50)
+    assert [row["name"] for row in rows] == [name for name in names if name.startswith(prefix)][:50]
     assert machine.state_hash() == before
 
 
@@ -625,6 +668,24 @@ def test_what_waits_is_in_the_snapshot_and_in_the_hash(machine_factory: Factory,
     assert hashed(machine) != before, "the hash does not cover the outbox"
 
 
+def test_what_waits_is_numbered_anew_for_a_new_cluster(machine_factory: Factory, machine_commands: list[bytes]) -> None:
+    """`renumber` begins every way between two groups with number 1. It fails if a message that waits is lost, or if the
+    old numbers go on, which the other group of a restored cluster refuses."""
+    machine = played(machine_factory, machine_commands)
+    if not isinstance(machine, Forwarding):
+        return
+    for group, waiting in _waiting(machine).items():
+        machine.apply(PLENTY, LATER_MS, 0, machine.forget(group, waiting[0][0]))
+    before = _waiting(machine)
+    machine.renumber()
+    after = _waiting(machine)
+    assert {group: len(messages) for group, messages in after.items()} == {
+        group: len(messages) for group, messages in before.items()
+    }
+    for messages in after.values():
+        assert [number for number, _ in messages] == list(range(1, len(messages) + 1))
+
+
 def test_a_message_is_taken_once_and_in_order(machine_factory: Factory, machine_commands: list[bytes]) -> None:
     """A machine that takes the messages of its own kind takes each once, and none before the one in front of it. It
     fails if a message that is sent again changes the state, or if one is taken although others are missing."""
@@ -650,6 +711,44 @@ def test_a_message_is_taken_once_and_in_order(machine_factory: Factory, machine_
     target.apply(4, LATER_MS, 0, messages[2])
     target.apply(5, LATER_MS, 0, messages[3])
     assert target.state_hash() != after_first
+
+
+def test_a_machine_that_knows_groups_says_so_after_a_restart_as_well(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    """`know_groups` gives a command until it was applied. It fails if a restored replica does not know the groups, or
+    if a client can tell the machine of groups that are not there."""
+    machine = played(machine_factory, machine_commands)
+    if not isinstance(machine, GroupKnowing):
+        return
+    command = machine.know_groups(range(5))
+    assert command is not None, "it knows what nobody has told it"
+    with pytest.raises(CommandRefused):
+        machine.apply(PLENTY, LATER_MS, SESSIONS[0], command)
+    before = machine.state_hash()
+    machine.apply(PLENTY, LATER_MS, 0, command)
+    assert machine.state_hash() != before
+    replica = restored(machine_factory, machine.snapshot())
+    assert isinstance(replica, GroupKnowing)
+    assert machine.know_groups(range(5)) is None and replica.know_groups(range(5)) is None
+    assert replica.know_groups(range(4)) is not None
+
+
+def test_what_it_told_other_groups_is_found_missing_in_a_state_without_it(
+    machine_factory: Factory, machine_commands: list[bytes]
+) -> None:
+    """A `CrossChecking` machine finds what another group told it and it has not got. It fails if a state that never
+    heard of it lacks nothing, if a restored state tells other things, or if looking changes a state."""
+    machine, empty = played(machine_factory, machine_commands), machine_factory()
+    if not isinstance(machine, CrossChecking) or not isinstance(empty, CrossChecking):
+        return
+    told = list(machine.told())
+    assert told, "the samples tell other groups nothing"
+    replica = restored(machine_factory, machine.snapshot())
+    assert isinstance(replica, CrossChecking) and list(replica.told()) == told
+    before = empty.state_hash()
+    assert all(group in GROUPS and empty.lacks(message) for group, message in told)
+    assert empty.state_hash() == before
 
 
 # --- versions --------------------------------------------------------------------------------------------------------

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from disheap.errors import NotLeader, Unauthorized
-from disheap.interfaces import Principal, Service
+from disheap.errors import NotLeader, Unauthorized, UnsafeListen
+from disheap.interfaces import Histogram, Metric, Principal, Service
 
 MAX_TURN_S = 0.5
 """A service must not stop its node's loop. The contract says milliseconds; a slow machine gets half a second."""
@@ -33,13 +33,31 @@ class Context:
         self.node = "n1"
         self.leads = leads
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self, group: int = 0) -> dict[str, Any]:
         """Returns the status of a node, by the keys that services read."""
         return {"node": self.node, "role": "leader" if self.leads else "follower", "counters": self.metrics()}
 
     def metrics(self) -> dict[str, int | float]:
         """Returns one counter."""
         return {"raft_applied_entries_total": 1}
+
+    def unready(self) -> list[str]:
+        """Returns why the node takes no part, if it does not lead."""
+        return [] if self.leads else ["no leader is known"]
+
+    async def measure(self) -> list[Metric]:
+        """Returns a counter by topic and a histogram."""
+        counter = Metric("disheap_enqueued_total", "counter", "Enqueued.", ("group", "topic"), [(("0", "jobs"), 3)])
+        return [counter, Metric("raft_commit_seconds", "histogram", "Commits.", (), [((), Histogram().read())])]
+
+    def list_stats(self, group: int, prefix: str, after: str, limit: int) -> tuple[list[dict[str, Any]], int]:
+        """Returns one row."""
+        return ([{"name": "jobs", "ready": 3}] if not after else [])[:limit], 1
+
+    def check_listen(self, address: str, is_secure: bool) -> None:
+        """Raises `UnsafeListen` for an address that is not this machine's own."""
+        if not is_secure and not address.startswith(("127.", "localhost:", "[::1]:")):
+            raise UnsafeListen(f"{address} is open to other machines")
 
     async def apply(self, command: bytes, timeout_s: float) -> bytes:
         """Returns the command itself. Raises `NotLeader` if the context does not lead."""

@@ -15,10 +15,20 @@ from pathlib import Path
 import pytest
 
 from disheap.errors import DiskFailed, StorageError, StorageLocked, WrongDirectory
-from disheap.interfaces import Identity, KnownPeers, PeerStore, Recovered, Rereadable, Storage
+from disheap.interfaces import (
+    Identity,
+    IdentityStore,
+    Inspectable,
+    KnownPeers,
+    PeerStore,
+    Recovered,
+    Rereadable,
+    Storage,
+)
 from disheap.kernel.types import Entry, EntryKind, HardState, Index, NodeId, Term, TermRun
 from disheap.testing.conformance.storage_parts import (
     IDENTITY,
+    check_entries,
     entries,
     entry,
     meta,
@@ -209,7 +219,7 @@ def test_many_appends_are_one_log(node: Node) -> None:
         node.storage.append(entries(first, first + 3))
     recovered = node.again()
     assert (recovered.first_index, recovered.last_index) == (1, 200)
-    assert node.read(1, 200) == entries(1, 200)
+    check_entries(node.read(1, 200), entries(1, 200))
     node.storage.append(entries(201, 201))
     assert node.again().tail == tuple(entries(1, 201))
 
@@ -235,9 +245,9 @@ def test_the_whole_log_can_be_superseded_again_and_again(node: Node) -> None:
     """An append at the first index replaces the whole log. It fails if the storage cannot go back to the beginning."""
     for term in range(1, 10):
         node.storage.append(entries(1, 10 - term, term=term))
-    assert node.read(1, 100) == entries(1, 1, term=9)
+    check_entries(node.read(1, 100), entries(1, 1, term=9))
     assert node.again().runs == (TermRun(Index(1), Term(9)),)
-    assert node.read(1, 100) == entries(1, 1, term=9)
+    check_entries(node.read(1, 100), entries(1, 1, term=9))
 
 
 def test_runs_are_the_table_of_terms(node: Node) -> None:
@@ -399,13 +409,13 @@ def test_compaction_keeps_what_is_asked_for_and_tells_what_it_holds(node: Node) 
     node.snapshot(300)
     held = node.storage.compact(Index(290))
     assert 1 <= held <= 290
-    assert node.read(held, 400) == entries(held, 400, size=2000)
+    check_entries(node.read(held, 400), entries(held, 400, size=2000))
     assert node.storage.read(Index(held - 1), Index(400), 1 << 20) == ()
     recovered = node.again(tail_bytes=0)
     assert recovered.first_index <= held
     assert recovered.last_index == 400
     assert recovered.runs == (TermRun(recovered.first_index, Term(1)),)
-    assert node.read(290, 400) == entries(290, 400, size=2000)
+    check_entries(node.read(290, 400), entries(290, 400, size=2000))
 
 
 def test_compaction_of_everything_leaves_a_log_that_goes_on(node: Node) -> None:
@@ -418,7 +428,7 @@ def test_compaction_of_everything_leaves_a_log_that_goes_on(node: Node) -> None:
     recovered = node.again()
     assert recovered.last_index == 32
     assert recovered.first_index <= 31
-    assert node.read(31, 99) == entries(31, 32, term=2)
+    check_entries(node.read(31, 99), entries(31, 32, term=2))
 
 
 def test_a_snapshot_from_the_leader_replaces_the_log(node: Node) -> None:
@@ -435,7 +445,7 @@ def test_a_snapshot_from_the_leader_replaces_the_log(node: Node) -> None:
     node.storage.append(entries(101, 103, term=6))
     recovered = node.again()
     assert (recovered.first_index, recovered.last_index) == (101, 103)
-    assert node.read(101, 200) == entries(101, 103, term=6)
+    check_entries(node.read(101, 200), entries(101, 103, term=6))
 
 
 def test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it(node: Node) -> None:
@@ -446,7 +456,7 @@ def test_a_snapshot_from_the_leader_also_drops_the_entries_behind_it(node: Node)
     assert node.storage.read(Index(21), Index(30), 1 << 20) == ()
     assert node.again().last_index == 20
     node.storage.append(entries(21, 21, term=6))
-    assert node.read(21, 99) == entries(21, 21, term=6)
+    check_entries(node.read(21, 99), entries(21, 21, term=6))
 
 
 def test_a_snapshot_from_the_leader_is_read_before_it_replaces_anything(node: Node) -> None:
@@ -460,7 +470,7 @@ def test_a_snapshot_from_the_leader_is_read_before_it_replaces_anything(node: No
     if isinstance(writer, Rereadable):
         assert read_all(writer.reread()) == raw
         assert node.storage.open_snapshot() is None
-        assert node.read(1, 30) == entries(1, 30)
+        check_entries(node.read(1, 30), entries(1, 30))
     writer.commit()
     assert read_all(node.storage.open_snapshot()) == raw
     assert node.storage.read(Index(1), Index(30), 1 << 20) == ()
@@ -524,7 +534,7 @@ def test_the_storage_survives_many_restarts(node: Node) -> None:
         index = next(numbers)
         node.storage.append(entries(index, index))
         assert node.again().last_index == index
-    assert node.read(1, 12) == entries(1, 12)
+    check_entries(node.read(1, 12), entries(1, 12))
 
 
 # --- whom a node has met ---------------------------------------------------------------------------------------------
@@ -538,10 +548,10 @@ def test_a_new_storage_that_remembers_members_has_met_nobody(node: Node) -> None
         assert node.storage.known_peers() == KnownPeers(False, ())
 
 
-def test_members_that_were_remembered_are_known_when_the_storage_is_opened_again(node: Node) -> None:
+def test_remembered_members_are_known_when_the_storage_is_opened_again(node: Node) -> None:
     """`save_known_peers` replaces the known members as a whole, also after a restart. It fails if the storage merges
     old and new lists, or cuts large numbers off."""
-    met = KnownPeers(True, ((2, (1 << 63) - 1), (3, 7)))
+    met = KnownPeers(True, ((2, (1 << 63) - 1), (3, 7)), (1, 2, 3), True)
     if isinstance(node.storage, PeerStore):
         node.storage.save_known_peers(KnownPeers(False, met.incarnations[:1]))
         node.storage.save_known_peers(met)
@@ -549,3 +559,73 @@ def test_members_that_were_remembered_are_known_when_the_storage_is_opened_again
     node.again()
     if isinstance(node.storage, PeerStore):
         assert node.storage.known_peers() == met
+
+
+def test_a_storage_says_whose_it_is_before_it_is_opened(node: Node) -> None:
+    """`stored` reads what an earlier run has stored, and changes nothing. It fails if a node that has joined a cluster
+    would not know its id after a restart."""
+    if not isinstance(node.storage, IdentityStore):
+        return
+    assert isinstance(node.storage, PeerStore)
+    known = KnownPeers(True, ((2, 7),), (1, 2))
+    node.storage.save_known_peers(known)
+    node.storage.close()
+    stored = node.storage.stored()
+    assert stored is not None
+    assert stored.peers == known
+    assert node.again().identity == stored.identity
+
+
+# --- a look at the data of a node that does not run ------------------------------------------------------------------
+
+
+def test_a_look_at_the_data_finds_everything_and_changes_nothing(node: Node) -> None:
+    """`inspect` finds what `open` finds, and log and snapshot can be read. No file changes, and the next `open` finds
+    the same. It fails if the storage repairs or writes something, or reports another log."""
+    node.storage.append(entries(1, 20))
+    node.snapshot(10, b"state of 10")
+    node.storage.compact(Index(6))
+    node.storage.append([entry(21, 9), entry(22, 9, kind=EntryKind.MEMBERSHIP)])
+    expected = node.again()
+    node.storage.close()
+    looking = node._factory(node.directory)
+    if not (looking.durable and isinstance(looking, Inspectable)):
+        return
+    before = files_of(node.directory)
+    found = looking.inspect()
+    assert found is not None
+    assert (found.identity, found.hard_state, found.snapshot) == (IDENTITY, expected.hard_state, expected.snapshot)
+    assert (found.first_index, found.last_index, found.last_term) == (expected.first_index, 22, 9)
+    assert found.memberships == ((22, entry(22, 9).data),)
+    assert (found.damaged, found.lost_snapshot, found.torn) == ((), None, "")
+    assert read_log(looking, 11, 22) == [*entries(11, 20), entry(21, 9), entry(22, 9, kind=EntryKind.MEMBERSHIP)]
+    assert read_all(looking.open_snapshot()) == b"state of 10"
+    looking.close()
+    assert files_of(node.directory) == before
+    node.storage = node._factory(node.directory)
+    assert node.open() == expected
+
+
+def test_a_look_at_nothing_finds_nothing_and_leaves_nothing(storage_factory: Factory, directory: Path) -> None:
+    """`inspect` returns None for a storage that was never opened, and makes no files. It fails if it makes a directory
+    or takes the data for lost ones."""
+    looking = storage_factory(directory)
+    if looking.durable and isinstance(looking, Inspectable):
+        assert looking.inspect() is None
+        assert not directory.exists()
+        looking.close()
+
+
+def test_a_look_at_data_in_use_is_refused(node: Node) -> None:
+    """`inspect` raises `StorageLocked` while a node has the data open, and the node continues. It fails if it reads
+    what is being written."""
+    looking = node._factory(node.directory)
+    if looking.durable and isinstance(looking, Inspectable):
+        with pytest.raises(StorageLocked):
+            looking.inspect()
+        node.storage.append(entries(1, 1))
+
+
+def files_of(directory: Path) -> dict[str, bytes]:
+    """The contents of all files. Empty for a storage without files."""
+    return {str(path): path.read_bytes() for path in sorted(directory.rglob("*")) if path.is_file()}

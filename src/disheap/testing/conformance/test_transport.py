@@ -462,7 +462,7 @@ def test_a_paused_reader_hears_nothing_until_it_resumes(run: Run, listen_address
     run(scenario)
 
 
-def test_a_receiver_that_pauses_inside_data_received_hears_no_more_in_that_call(run: Run, listen_address: str) -> None:
+def test_a_receiver_that_pauses_in_data_received_hears_no_more_in_that_call(run: Run, listen_address: str) -> None:
     """`pause_reading` takes effect at once, also inside a callback. It fails if the transport goes on delivering pieces
     of one read."""
 

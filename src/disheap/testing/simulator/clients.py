@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar
 
+from disheap.client.core.route import LastNodes
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import (
@@ -58,10 +59,12 @@ class SimulatedClient:
         self.process: Process
         self.stopped = False
         self.served_at = 0.0
+        self.addresses: tuple[str, ...] = ()
         self._tally = tally
         self._pace_s = pace_s
         self._lanes = 1  # so many things at a time
         self._driver: Driver | None = None
+        self._last_nodes = LastNodes()  # of its process
         self._lives = 0
 
     @property
@@ -73,10 +76,10 @@ class SimulatedClient:
     def start(self) -> None:
         """Starts the client in a new process, with nothing left of its last life."""
         self._lives += 1
-        self._driver = None
+        self._driver, self._last_nodes = None, LastNodes()
         self.process, transport = self.cluster.client_process(self.name, self.group)
         timeout_ms = self.rng.pick((1000, 2000, 5000, 15000))
-        addresses = tuple(self.rng.shuffled(self.cluster.addresses()))
+        addresses = self.addresses = tuple(self.rng.shuffled(self.cluster.addresses()))
         timeout_s = self.rng.pick((3.0, 8.0, 30.0))
         url = BrokerUrl(addresses, "sim", timeout_ms, 2.0, timeout_s, self.name, group=self.group)
         self._forget()
@@ -85,6 +88,29 @@ class SimulatedClient:
     def kill(self) -> None:
         """Kills the client's process."""
         self.cluster.end_client(self.process)
+
+    @property
+    def known_addresses(self) -> list[str]:
+        """Where it looks for nodes: what it was told when it started, and what it has learned of nodes since."""
+        return list(self.addresses) if self._driver is None else self._driver.addresses
+
+    def follow_members(self) -> None:
+        """Starts anew, as its operator would have it, if no node that serves is left where it looks. It had no
+        connection when the members changed. A node that lost its data serves nobody."""
+        members = {host.config.client_listen for host in self.cluster.members() if not host.wiped}
+        if not self.stopped and self.process.alive and not members & set(self.known_addresses):
+            self.kill()
+            self.start()
+
+    def knows_members(self) -> bool:
+        """Whether it has learned where all members are, and no others. True of a client that has no session."""
+        if not self.session_id or not self.process.alive:
+            return True
+        leader = self.cluster.leader()
+        if leader is None:
+            return False
+        members = self.cluster.known_addresses(leader)
+        return set(self.known_addresses) - set(self.addresses) == members - set(self.addresses)
 
     def stop(self) -> None:
         """Finish what it is at, and close."""
@@ -121,7 +147,12 @@ class SimulatedClient:
     async def _work(self, url: BrokerUrl, transport: Any, rng: Rng) -> None:
         while not self.stopped:
             driver = self._driver = Driver(
-                url, transport, client="simulated", opaque=self.opaque, generator=rng.generator
+                url,
+                transport,
+                client="simulated",
+                opaque=self.opaque,
+                generator=rng.generator,
+                last_nodes=self._last_nodes,
             )
             self._connected_by(driver)
             try:

@@ -6,27 +6,28 @@ node is written to the trace. A node that ends by itself is a violation, unless 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import msgspec
 
 from disheap.config.node_config import NodeConfig
-from disheap.errors import CodecError, DiskFailed, LogDamaged, SnapshotDamaged, StorageError, StorageGone
+from disheap.errors import VersionUnsupported
 from disheap.kernel.types import NodeId
 from disheap.plugins.registry import Registry
-from disheap.runtime.membership.directory import first_membership
-from disheap.testing.simulator.configs import MEMORY_MARKS, node_configs
+from disheap.runtime.membership.directory import first_membership, record_of
+from disheap.testing.simulator.configs import MEMORY_MARKS, founding, joining, node_configs
 from disheap.testing.simulator.disk import SimDisk
-from disheap.testing.simulator.durable_model import DurableModel
-from disheap.testing.simulator.filesystem import SimFilesystem
+from disheap.testing.simulator.ends import state_after
+from disheap.testing.simulator.filesystem import SimFilesystem, used_bytes
 from disheap.testing.simulator.history import History
 from disheap.testing.simulator.hosts import Host, group_of
 from disheap.testing.simulator.loop import OWNER, Process, SimLoop
 from disheap.testing.simulator.machines import reference_of
 from disheap.testing.simulator.network import Network, SimTransport
-from disheap.testing.simulator.nodes import SimClock, SimNode, SimRegistry, Watches, watched_storage
+from disheap.testing.simulator.nodes import PARTS, SimClock, SimNode, SimRegistry, Watches, watched_storage
+from disheap.testing.simulator.releases import Releases
 from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.safety import SafetyChecker, Violation
 from disheap.testing.simulator.trace import Trace
@@ -43,8 +44,6 @@ CLOCK_OFF_S = 25.0
 """How wrong a clock may be that counts as right: two of them are closer to each other than `max_clock_jump_ms`."""
 WRONG_CLOCK_S = 10 * 365 * 86_400.0
 """How wrong a clock may be."""
-DAMAGE_ERRORS = (LogDamaged, SnapshotDamaged, CodecError)
-"""What a node may end with, if somebody spoilt its files."""
 
 
 class GroupChecks:
@@ -54,12 +53,14 @@ class GroupChecks:
         self.number = number
         self.machine = machine
         self.safety = safety
-        self.history = History(reference_of(machine), lambda: self.safety.last_committed, safety.fail)
+        self.history = History(reference_of(machine, number), lambda: self.safety.last_committed, safety.fail)
 
 
 class Cluster:
     """All hosts, the network, the clients' processes, and the checks of all that they do. Two clusters may share a
-    loop; each has a network of its own. `machines` names the machine of each group; () is one group with a heap."""
+    loop; each has a network of its own. `machines` names the machine of each group; () is one group with a heap.
+    With `is_founded` the first node founds the cluster and the others join it; else all know the same list. With
+    `founder_asks` it asks them first whether they have a cluster."""
 
     def __init__(
         self,
@@ -70,24 +71,39 @@ class Cluster:
         keep_trace: bool = False,
         loop: SimLoop | None = None,
         machines: tuple[str, ...] = (),
+        is_founded: bool = False,
+        founder_asks: bool = False,
     ) -> None:
         self.loop = loop or SimLoop()  # type: ignore[abstract]
         self.trace = Trace(self.loop, keep_trace)
         self.rng = rng
         self.network = Network(self.loop, rng.fork())
         configs = node_configs(count, rng.fork(), machines)
+        if is_founded:
+            founder, *others = configs
+            asked = [one.peer_listen for one in others] if founder_asks else []
+            joined = (founder.peer_listen, *asked)
+            configs = [founding(founder, asked), *(joining(founder, one.name, one.name, joined) for one in others)]
+        self.first_config = configs[0]
         self.groups = [
             GroupChecks(group, machine, self._safety_of(group, configs[0]))
             for group, machine in enumerate(machines or (configs[0].machine,))
         ]
-        self.hosts = [Host(number, config, rng.fork()) for number, config in enumerate(configs, 1)]
-        for host in self.hosts:
-            for one in self.groups:
-                one.safety.durable_models[host.number] = DurableModel()
-            host.faults.late = partial(self._writes_after_failure, host.number)
+        self.hosts: list[Host] = []
+        """Machines in play. One whose node was removed for good leaves the list."""
+        self.count = 0  # of all hosts that there ever were
+        self.cluster_id = ""  # as the first node says that knows it
+        for config in configs:
+            self._add(config, rng.fork())
+        if is_founded:
+            self.hosts[0].id = 1
+        self.retired: list[Host] = []
         self.failure: Violation | None = None
         self.on_lead: Callable[[Host, int], None] = lambda host, group: None  # told of each election
         self._registry = registry
+        self.releases = Releases(
+            self.plugin_of, lambda: self.loop.now, lambda: [at for one in self.groups for at in one.safety.raises]
+        )
         self._segment_bytes = rng.pick((20 << 10, 20 << 10, 64 << 10))  # less than the product allows
         self._storage = watched_storage(registry.get("storage", "file"))
 
@@ -101,17 +117,61 @@ class Cluster:
         """That of the first group, for clusters that have one."""
         return self.groups[0].history
 
+    # --- machines ---
+
+    def add(self, rng: Rng, config: NodeConfig, machine: str) -> Host:
+        """A machine with an empty disk. Start its node with `start`."""
+        host = self._add(config, rng, machine)
+        self.releases.added(host)
+        return host
+
+    def plugin_of(self, kind: str, name: str) -> type[Any]:
+        """The class of a plugin of this release."""
+        return PARTS.get((kind, name)) or self._registry.get(kind, name)
+
+    def _add(self, config: NodeConfig, rng: Rng, machine: str = "") -> Host:
+        self.count += 1
+        host = Host(self.count, config, rng, machine)
+        host.faults.late = partial(self._writes_after_failure, host)
+        self.hosts.append(host)
+        return host
+
+    def retire(self, host: Host) -> None:
+        """The machine is gone for good."""
+        if host.state in ("up", "frozen"):
+            self.kill(host)
+        self.say(host, "is gone")
+        host.state = "gone"
+        self.hosts.remove(host)
+        self.retired.append(host)
+
+    def _named(self, host: Host, node: int) -> None:
+        """A node knows its id. One that has lost its data may have joined anew, under another one. There is one cluster
+        only."""
+        self.cluster_id = self.cluster_id or host.node.cluster_id
+        if host.node.cluster_id != self.cluster_id and not self._goes_by_its_own_list(host):
+            self.fail(f"{host.name} belongs to cluster {host.node.cluster_id}, and the others to {self.cluster_id}")
+        if host.id != node:
+            self.say(host, f"is node {node}")
+            host.id, host.wiped, host.has_taken_part = node, False, False
+
+    def _goes_by_its_own_list(self, host: Host) -> bool:
+        """Whether it moved, and then lost its data. Its list of members has its new address and nobody else's has, so
+        it names a cluster that nobody else knows. It waits there for ever, see `SafetyChecker.takes_part`."""
+        has_other_list = bool(host.config.members) and host.config.members != self.first_config.members
+        return host.wiped and has_other_list and host.node.cluster_id == host.config.cluster_id()
+
     # --- judging ---
 
     def _safety_of(self, group: int, config: NodeConfig) -> SafetyChecker:
         first = first_membership(config.member_list())
         return SafetyChecker(lambda what: self.fail(self.in_group(group, what)), first, lambda: self.loop.now)
 
-    def _writes_after_failure(self, number: int, operation: str, path: str) -> None:
-        self.groups[group_of(path) or 0].safety.writes_after_failure(number, operation, path)
+    def _writes_after_failure(self, host: Host, operation: str, path: str) -> None:
+        self.groups[group_of(path) or 0].safety.writes_after_failure(host.id, operation, path)
 
     def in_group(self, group: int, what: str) -> str:
-        """The same words, with the group's number where there are several."""
+        """Returns `what`, after the number of the group if there are several."""
         return f"group {group}: {what}" if len(self.groups) > 1 else what
 
     def fail(self, what: str) -> None:
@@ -140,7 +200,7 @@ class Cluster:
         host.is_stopping = False
         host.faults.begin_life()
         for one in self.groups:
-            one.safety.spoilt_states.discard(host.number)
+            one.safety.spoilt_states.discard(host.id)
         rng = host.rng.fork()
         rate = 1.0 + rng.seconds(-DRIFT, DRIFT)
         process = host.process = Process(self.loop, host.name, rate, rng.seconds(0.0, 1000.0))
@@ -157,6 +217,7 @@ class Cluster:
             tuple(one.safety for one in self.groups),
             lambda group, what: self.say(host, self.in_group(group, what)),
             lambda group: self.on_lead(host, group),
+            lambda node: self._named(host, node),
         )
         host.node = SimNode(host.config, registry, host.clock, rng, host.disks, watches, host.memory)
         process.start(self._live(host, process))
@@ -166,8 +227,13 @@ class Cluster:
         host.memory.resident = 0
         limits = msgspec.structs.replace(host.config.limits, memory_high_water_bytes=max(MEMORY_MARKS))
         host.config = msgspec.structs.replace(host.config, limits=limits)
-        if host.state != "down" and hasattr(host.node, "memory"):
+        if host.state == "down":
+            return
+        if hasattr(host.node, "memory"):
             host.node.memory.high_water_bytes = max(MEMORY_MARKS)
+        else:  # it still asks to join, and reads its settings later
+            own = msgspec.structs.replace(host.node.config.limits, memory_high_water_bytes=max(MEMORY_MARKS))
+            host.node.config = msgspec.structs.replace(host.node.config, limits=own)
 
     def kill(self, host: Host, power: bool = False) -> None:
         """SIGKILL, or the power goes: then what was not synced may be lost."""
@@ -202,6 +268,7 @@ class Cluster:
     def thaw(self, host: Host) -> None:
         """Lets a frozen host go on."""
         host.state = "up"
+        self.releases.thawed()
         host.process.thaw()
 
     def wipe(self, host: Host) -> None:
@@ -223,9 +290,15 @@ class Cluster:
         self._wiped(host)
 
     def _wiped(self, host: Host) -> None:
+        """A node that founded the cluster would found another one, unless it asks the others first. Its operator has it
+        join instead."""
         host.wiped = True
+        self.releases.wiped(host)
+        if host.config.bootstrap and not host.config.join_addresses:
+            others = [one.config.peer_listen for one in self.hosts if one is not host]
+            host.config = joining(host.config, host.config.name, host.name, others or [host.config.peer_listen])
         for one in self.groups:
-            one.safety.wiped(host.number)
+            one.safety.wiped(host.id)
 
     def damage(self, host: Host) -> str:
         """Spoil a file of a host that is down. Returns what was done. Of what is kept in two copies at most one is
@@ -239,9 +312,9 @@ class Cluster:
         return done
 
     def damage_end(self, host: Host, group: int = 0) -> str:
-        """The same, at the end of the newest log file of a group that has entries."""
+        """Damages the end of the newest log file of a group that has entries. Returns what was done."""
         sizes = {
-            path: len(inode.now)
+            path: used_bytes(inode.now)
             for path, inode in host.disk_image.names.items()
             if "/log-" in path and group_of(path) == group
         }
@@ -267,11 +340,11 @@ class Cluster:
     def _spoilt(self, host: Host, done: str) -> None:
         """`done` ends with the path of the file that was damaged; "" if none was."""
         if done:
-            self.groups[group_of(done) or 0].safety.durable_models[host.number].spoil()
+            self.groups[group_of(done) or 0].safety.durable_models[host.id].spoil()
 
     def spoil_state(self, host: Host, group: int, spoil: Callable[[Any], None]) -> None:
         """Changes the state of a group's machine in the memory of one node, as a flipped bit would."""
-        self.groups[group].safety.spoilt_states.add(host.number)
+        self.groups[group].safety.spoilt_states.add(host.id)
         spoil(host.replica(group).group.sessions.machine)
         self.say(host, self.in_group(group, "its state is spoilt"))
 
@@ -279,12 +352,13 @@ class Cluster:
         def storage(settings: Any, context: Any) -> Any:
             settings = msgspec.structs.replace(settings, segment_bytes=self._segment_bytes)
             safety = self.groups[group_of(context.directory) or 0].safety
-            return self._storage(settings, context, host.filesystem, safety, host.number)
+            return self._storage(settings, context, host.filesystem, safety)
 
         def transport(settings: Any, context: Any) -> Any:
             return SimTransport(self.network, process, host.name)
 
-        return SimRegistry(self._registry, {("storage", "file"): storage, ("transport", "sim"): transport})
+        made: dict[tuple[str, str], Any] = {("storage", "file"): storage, ("transport", "sim"): transport}
+        return SimRegistry(self._registry, made, self.releases.starts(host))
 
     async def _live(self, host: Host, process: Process) -> None:
         try:
@@ -295,28 +369,22 @@ class Cluster:
                 return
         except Exception as failure:
             error = failure
-        if process.alive:
+        if process.alive and not self.loop.is_closed():  # else what it was in the middle of is thrown away
             self._failed(host, error)
 
     def _failed(self, host: Host, error: BaseException) -> None:
         """The node ends by itself."""
         self.say(host, f"ends: {type(error).__name__}")
         self.trace.note(host.name, str(error))
-        is_damaged = any(one.safety.durable_models[host.number].damaged for one in self.groups)
+        is_damaged = any(one.safety.durable_models[host.id].damaged for one in self.groups)
         self._end(host, silently=False)
-        if isinstance(error, StorageGone) and host.lost_files:
+        if isinstance(error, VersionUnsupported):
+            if wrong := self.releases.is_too_old(host):
+                self.fail(f"{host.name} ends by itself, {wrong}: {error}")
             return
-        if isinstance(error, StorageError) and host.lost_files:
-            host.state = "lost"  # a part of what it was writing then is in its directory: it is refused, and rightly
-            return
-        if isinstance(error, DiskFailed) and host.faults.has_failed:
-            return
-        if isinstance(error, DiskFailed) and host.faults.has_been_full:
-            return  # it was making its directory, or had taken in a snapshot in the place of its log: no way back then
-        if isinstance(error, DAMAGE_ERRORS) and is_damaged:
-            host.state = "lost"
-            return
-        if self.failure is None:
+        if state := state_after(host, error, is_damaged):
+            host.state = state
+        elif self.failure is None:
             self.trace.note(host.name, repr(error))
             self.fail(f"{host.name} ends by itself: {type(error).__name__}: {error}")
 
@@ -344,25 +412,67 @@ class Cluster:
 
     def voters(self, group: int = 0) -> list[Host]:
         """The hosts that have a vote in the group."""
-        return [host for host in self.hosts if host.votes_in(group)]
+        voters = self.groups[group].safety.changes.voters
+        return [host for host in self.hosts if host.id in voters and host.votes_in(group)]
 
-    @property
-    def majority(self) -> int:
-        """How many of all hosts are a majority."""
-        return len(self.hosts) // 2 + 1
+    def members(self) -> list[Host]:
+        """The hosts of the members by the last committed memberships. Each group has its own."""
+        ids = self.member_ids()
+        return [host for host in self.hosts if host.id in ids]
+
+    def member_ids(self) -> frozenset[int]:
+        """The ids of the members of any group, by its last committed membership."""
+        return frozenset[int]().union(*(one.safety.changes.ids for one in self.groups))
+
+    def voter_sets(self) -> list[tuple[int, ...]]:
+        """The voters by each membership that is, or may still be, committed in a group."""
+        return [voters for one in self.groups for voters in one.safety.changes.voter_sets()]
+
+    def are_quorum(self, hosts: Iterable[Host], promoted: int = 0, leaving: Iterable[int] = ()) -> bool:
+        """Whether these hosts are a majority by each such membership, also when `promoted` has got a vote, and when
+        those that leave have lost theirs."""
+        ids, leaving = {host.id for host in hosts}, set(leaving)
+        sets = [{*voters, promoted} - {0} for voters in self.voter_sets()]
+        sets += [voters - gone for voters in sets for gone in (*({one} for one in leaving), leaving) if voters - gone]
+        return all(2 * len(ids & voters) > len(voters) for voters in sets)
+
+    def majority(self, group: int) -> int:
+        """How many voters of a group are a majority, by the last committed membership."""
+        return len(self.groups[group].safety.changes.voters) // 2 + 1
+
+    def host_of(self, node: int) -> Host:
+        """The host of a node, by the node's id."""
+        return next(host for host in self.hosts if host.id == node)
+
+    def is_alone(self, host: Host) -> bool:
+        """Whether the host is the only voter, and nobody else may become one."""
+        return all(voters == (host.id,) for voters in self.voter_sets())
 
     def addresses(self) -> tuple[str, ...]:
         """The addresses for clients, of all hosts."""
         return tuple(host.config.client_listen for host in self.hosts)
 
+    def known_addresses(self, leader: Host) -> set[str]:
+        """Where clients are told to look for the members. One that lost its data before it could tell the others where
+        it had moved is known by the address in the log."""
+        in_log = {int(one.id): record_of(one).client for one in leader.replica(0).group.raft.membership.members}
+        return {
+            in_log.get(host.id, "") if host.wiped or host.state == "lost" else host.config.client_listen
+            for host in self.members()
+        }
+
     def node_id(self, host: Host) -> NodeId:
         """The node id of a host."""
-        return NodeId(host.number)
+        return NodeId(host.id)
 
     def client_process(self, name: str, group: int = 0) -> tuple[Process, SimTransport]:
         """A process for a client of a group, and its transport."""
         process = Process(self.loop, name)
         return process, SimTransport(self.network, process, name, self.groups[group].history.tap)
+
+    def transport_of(self, process: Process, name: str, group: int) -> SimTransport:
+        """Another transport of a client's process, for another group."""
+        return SimTransport(self.network, process, name, self.groups[group].history.tap)
 
     def end_client(self, process: Process) -> None:
         """Kills a client's process. Its connections are reset."""
@@ -382,5 +492,5 @@ class Cluster:
         """Let go of everything big, whoever still holds an end of this cluster (an exception's traceback, say)."""
         processes, self.loop.processes = self.loop.processes, []
         checks = [part for one in self.groups for part in (one.safety, one.history)]
-        for holder in (*processes, *self.hosts, *checks, self.network, self):
+        for holder in (*processes, *self.hosts, *self.retired, *checks, self.network, self):
             holder.__dict__.clear()

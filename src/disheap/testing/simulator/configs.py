@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from disheap.config.node_config import Limits, MemberConfig, NodeConfig, RaftConfig
@@ -10,6 +12,27 @@ from disheap.testing.simulator.rng import Rng
 MIN_FREE_BYTES = 1 << 20
 MEMORY_MARKS = (1 << 30, 1 << 30, 100 << 10)
 """High-water marks. The lowest is reached by some hundred messages and an end of the log."""
+
+
+def founding(config: NodeConfig, asks: Sequence[str] = ()) -> NodeConfig:
+    """The settings of a node that founds a cluster, which others join. It asks at the peer addresses `asks` first
+    whether there is one."""
+    return msgspec.structs.replace(config, members=(), bootstrap=True, join_addresses=tuple(asks))
+
+
+def joining(config: NodeConfig, name: str, machine: str, addresses: Sequence[str], learner: bool = False) -> NodeConfig:
+    """The settings of a node called `name` that joins the cluster of `config`, on a machine of that name. `addresses`
+    are those of its members for peers."""
+    return msgspec.structs.replace(
+        config,
+        name=name,
+        members=(),
+        bootstrap=False,
+        join_addresses=tuple(addresses),
+        join_as_learner=learner,
+        peer_listen=f"{machine}:8300",
+        client_listen=f"{machine}:8400",
+    )
 
 
 def node_configs(count: int, rng: Rng, machines: tuple[str, ...] = ()) -> list[NodeConfig]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from disheap.runtime.membership.directory import record_of
 from disheap.testing.simulator.clients import SimulatedClient
 from disheap.testing.simulator.cluster import Cluster
 from disheap.testing.simulator.hosts import Host
@@ -26,9 +27,14 @@ class FaultActions:
         self.probes = probes
         self.workers = workers
         self.rng = rng
-        self.learner = 0  # the host whose vote was taken, and may not be back
+        self.learner = 0  # the node whose vote was taken, and may not be back
         self.learner_group = 0  # in which group
+        self.calm_until = 0.0  # no fault is drawn before
         self._is_over = False
+        self.leader_promotes = False
+        """Whether members change, so that a leader may give a vote to the node that a fault befalls."""
+        self.leaving: list[int] = []
+        """The nodes whose votes a leader may be about to take, because an operator has asked for it."""
 
     def later(self, least_s: float, most_s: float, undo: Undo) -> None:
         """Calls `undo` after a random time between `least_s` and `most_s`."""
@@ -60,14 +66,30 @@ class FaultActions:
         """Whether the others are a majority that votes and is certain of its logs, counting those that are only
         down."""
         certain = [one for one in self.cluster.hosts if one is not host and self._counts(one)]
-        return len(certain) >= self.cluster.majority
+        is_learner = self.leader_promotes and host.id in self.cluster.member_ids()
+        return self.cluster.are_quorum(certain, host.id if is_learner else 0, self.leaving)
+
+    def may_take_vote(self, node: int) -> bool:
+        """Whether the others that have their data are a majority without this node. An operator who has just lost a
+        disk looks first. A leader does not know of the loss before the node has been silent for a while."""
+        kept = [one for one in self.cluster.hosts if not (one.wiped or one.state == "lost")]
+        return self.cluster.are_quorum(kept, leaving=[*self.leaving, node])
 
     def may_lose_power(self, host: Host) -> bool:
         """Likewise; and a node that is alone knows that what was torn was never acknowledged."""
-        return len(self.cluster.hosts) == 1 or self.may_lose_writes(host)
+        return self.cluster.is_alone(host) or self.may_lose_writes(host)
+
+    def is_found(self, host: Host) -> bool:
+        """Whether it and the others would find each other, if a damaged snapshot left it without any member. A node
+        that joined has no list of members. It is looked for where a log says, and has to be there."""
+        logs = [
+            one.replica(0).group.applied.membership for one in self.cluster.hosts if one is not host and one.has_group
+        ]
+        at = {record_of(member).peer for log in logs for member in log.members if member.id == host.id}
+        return bool(host.config.members) or host.config.peer_listen in at
 
     def _counts(self, host: Host) -> bool:
-        is_gone = host.wiped or host.rotten or host.state == "lost" or host.number == self.learner
+        is_gone = host.wiped or host.rotten or host.state == "lost" or host.id == self.learner
         return not is_gone and not self._is_uncertain(host)
 
     def _is_uncertain(self, host: Host) -> bool:
@@ -116,11 +138,12 @@ class FaultActions:
 
     def have_started(self) -> bool:
         """Whether every node has taken part. Before it has, a member that is lost for good keeps them all waiting."""
-        for host in self.cluster.hosts:
+        members = self.cluster.members()
+        for host in members:
             replicas = host.node.replicas if host.has_group else ()
             if replicas and all(one.maintenance.incarnation_check.all_met for one in replicas):
                 host.has_taken_part = True
-        return all(host.has_taken_part for host in self.cluster.hosts)
+        return all(host.has_taken_part for host in members)
 
     def lose_power(self, host: Host) -> None:
         """Cuts a host's power, if a minority only may then have lost data, and starts it again later."""

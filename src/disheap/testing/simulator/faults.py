@@ -8,9 +8,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from math import inf
 
 from disheap.errors import RequestError
 from disheap.kernel.types import Membership
+from disheap.runtime.clocks.member_clocks import BELIEVED_S
 from disheap.testing.simulator.clients import SimulatedClient
 from disheap.testing.simulator.cluster import CLOCK_OFF_S, WRONG_CLOCK_S, Cluster
 from disheap.testing.simulator.configs import MIN_FREE_BYTES
@@ -36,6 +38,8 @@ class FaultInjector(FaultActions):
     ) -> None:
         super().__init__(cluster, workers, probes, rng)
         self._pace_s = pace_s
+        self._set_right_at: dict[str, float] = {}  # by host: when a wrong clock was set right
+        self.changes_votes = True  # where nothing else changes the members
         self._has_changed = False  # somebody's log may hold a change of voters, committed or not
         self.targeted = TargetedFaults(self)
         self._kinds = self._choose_kinds()
@@ -46,8 +50,11 @@ class FaultInjector(FaultActions):
         over_at = loop.now + duration_s
         while loop.now < over_at:
             await asyncio.sleep(self._pace_s * self.rng.seconds(0.1, 2.0))
+            if loop.now < self.calm_until:
+                continue
             fault = self.rng.weighted(self._kinds)
-            fault()
+            if len(self.cluster.hosts) > 1 or fault not in self._between_nodes():
+                fault()
 
     def heal_all(self) -> None:
         """Everything works again, and everybody who can be started is."""
@@ -68,6 +75,10 @@ class FaultInjector(FaultActions):
                 cluster.start(host)
 
     # --- kinds ---
+
+    def _between_nodes(self) -> tuple[Callable[[], None], ...]:
+        """Those for which there must be two nodes."""
+        return self._partition, self._one_way, self._bridge, self._slow_link, self._lossy_links
 
     def _choose_kinds(self) -> list[tuple[Callable[[], None], int]]:
         kinds: list[tuple[Callable[[], None], int]] = [
@@ -100,8 +111,7 @@ class FaultInjector(FaultActions):
             *self.targeted.kinds(),
         ]
         if len(self.cluster.hosts) == 1:
-            between_nodes = (self._partition, self._one_way, self._bridge, self._slow_link, self._lossy_links)
-            kinds = [kind for kind in kinds if kind[0] not in between_nodes]
+            kinds = [kind for kind in kinds if kind[0] not in self._between_nodes()]
         share = self.rng.pick((0.2, 0.5, 0.8))
         chosen = [kind for kind in kinds if self.rng.chance(share)]
         return chosen or kinds[:1]
@@ -157,10 +167,13 @@ class FaultInjector(FaultActions):
             self.cluster.wipe(host)
 
     def _remove_files(self) -> None:
-        """rm -rf under a node that runs. It ends by itself, and confirms nothing meanwhile."""
+        """rm -rf under a node that runs. It ends by itself, and confirms nothing meanwhile. One that has not opened its
+        files yet makes new ones, as after `_wipe`."""
         if self._has_changed or not self.have_started():
             return
-        host = self.pick_host(lambda host: host.is_up and self.may_lose_writes(host) and not host.wiped)
+        host = self.pick_host(
+            lambda host: host.is_up and host.has_group and self.may_lose_writes(host) and not host.wiped
+        )
         if host is not None:
             self.record("files removed", host)
             self.cluster.remove_files(host)
@@ -172,16 +185,20 @@ class FaultInjector(FaultActions):
         self.start_if_down(host)()
 
     def _change_voters(self) -> None:
-        """A single-server change, at the kernel's level: one of five becomes a learner, or gets its vote back. Joining
-        and leaving at run time have their place here."""
-        if len(self.cluster.hosts) < MIN_NODES_FOR_VOTER_CHANGE or any(host.wiped for host in self.cluster.hosts):
+        """A single-server change, at the kernel's level: one of five becomes a learner, or gets its vote back.
+        `membership_changes` has the changes that the runtime makes."""
+        if (
+            not self.changes_votes
+            or len(self.cluster.hosts) < MIN_NODES_FOR_VOTER_CHANGE
+            or any(host.wiped for host in self.cluster.hosts)
+        ):
             return
         if self.learner:
             self.give_vote_back()
             return
         host, self.learner_group = self.pick_host(lambda host: self.may_lose_writes(host)), self.pick_group()
-        if host is not None and self._propose_vote(host.number, False):
-            self.learner, self._has_changed = host.number, True
+        if host is not None and self._propose_vote(host.id, False):
+            self.learner, self._has_changed = host.id, True
             self.record("vote taken", host)
 
     def give_vote_back(self) -> None:
@@ -193,7 +210,7 @@ class FaultInjector(FaultActions):
         if any(member.id == self.learner and member.voter for member in members):
             self.learner = 0
         elif self._propose_vote(self.learner, True):
-            self.record("vote given back", self.cluster.hosts[self.learner - 1])
+            self.record("vote given back", self.cluster.host_of(self.learner))
 
     def _propose_vote(self, node: int, voter: bool) -> bool:
         leader = self.cluster.leader(self.learner_group)
@@ -214,14 +231,14 @@ class FaultInjector(FaultActions):
 
     def _damage(self) -> None:
         host = self.pick_host(lambda host: host.state == "down" and self.may_lose_writes(host) and not host.wiped)
-        if host is not None and self.have_started():
+        if host is not None and self.have_started() and self.is_found(host):
             host.uncertain = True
             self.record("damage", host, self.cluster.damage(host))
 
     def _rot(self) -> None:
         """Under a node that runs: a scrub, or whoever reads the place next, finds it."""
         host = self.pick_host(lambda host: host.votes and self.may_lose_writes(host))
-        if host is not None and self.have_started():
+        if host is not None and self.have_started() and self.is_found(host):
             done = self.cluster.rot(host)
             if done:
                 host.rotten = True
@@ -295,8 +312,8 @@ class FaultInjector(FaultActions):
         host = self.pick_host(lambda host: host.is_up)
         if host is None:
             return
-        wild = [one for one in self.cluster.hosts if one is not host and abs(one.wall_off_s) > CLOCK_OFF_S]
-        if len(wild) + 1 <= len(self.cluster.hosts) - self.cluster.majority and self.rng.chance(0.5):
+        right = [one for one in self.cluster.hosts if one is not host and not self._is_wild(one)]
+        if self.cluster.are_quorum(right) and self.rng.chance(0.5):
             self._set_clock(host, self.rng.pick((-WRONG_CLOCK_S, 86_400.0, WRONG_CLOCK_S, WRONG_CLOCK_S)))
             self.later(3.0, 20.0, lambda: self._set_clock(host, 0.0))
             if self.rng.chance(0.5) and host.is_up:
@@ -304,7 +321,14 @@ class FaultInjector(FaultActions):
         else:
             self._set_clock(host, self.rng.seconds(-CLOCK_OFF_S, CLOCK_OFF_S))
 
+    def _is_wild(self, host: Host) -> bool:
+        """Whether the host's clock is wrong, or was so lately that others may not know better yet."""
+        is_believed = self.cluster.loop.now - self._set_right_at.get(host.name, -inf) <= BELIEVED_S
+        return abs(host.wall_off_s) > CLOCK_OFF_S or is_believed
+
     def _set_clock(self, host: Host, off_s: float) -> None:
+        if abs(host.wall_off_s) > CLOCK_OFF_S:
+            self._set_right_at[host.name] = self.cluster.loop.now
         self.cluster.set_clock(host, off_s)
         self.record("clock jump", host, f"{off_s:.3f} s off")
 

@@ -296,6 +296,11 @@ class SimFile:
         self._filesystem.closes(self._path)
 
 
+def used_bytes(content: bytearray) -> int:
+    """The size of a file without the zeros at its end: there may be space that is allocated and not used."""
+    return len(content.rstrip(b"\0"))
+
+
 def _forget(names: dict[str, Inode], path: str) -> None:
     names.pop(path, None)
 
@@ -303,7 +308,7 @@ def _forget(names: dict[str, Inode], path: str) -> None:
 def _meaningful_place(content: bytearray, rng: Rng, at_end: bool) -> int:
     """Mostly a byte that is not zero: most of a small log is room for more."""
     if at_end:
-        return max(0, len(content) - rng.between(1, END_BYTES))
+        return max(0, used_bytes(content) - rng.between(1, END_BYTES))
     telling = [place for place, byte in enumerate(content) if byte] if rng.chance(0.8) else []
     return rng.pick(telling) if telling else rng.below(len(content))
 

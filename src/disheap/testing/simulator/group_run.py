@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from disheap.client.api.asynchronous import Client
@@ -39,9 +39,9 @@ class GroupRun:
         ]
         self.session_liveness: SessionLiveness
 
-    def watch_sessions(self, learner: Callable[[], int]) -> None:
-        """From now on; `learner` says which host has lost its vote, 0 for none."""
-        self.session_liveness = SessionLiveness(self.cluster, self.checks, self.workers, learner)
+    def watch_sessions(self) -> None:
+        """From now on."""
+        self.session_liveness = SessionLiveness(self.cluster, self.checks, self.workers)
         self.checks.safety.on_commit = self.session_liveness.committed
 
     @property
@@ -59,7 +59,7 @@ class GroupRun:
 
     def is_equal(self) -> bool:
         """Whether all replicas that take part have applied the same."""
-        hosts = [host for host in self.cluster.hosts if host.state == "up" and not host.wiped]
+        hosts = [host for host in self.cluster.members() if host.state == "up" and not host.wiped]
         if not all(host.has_opened(self.number) for host in hosts):
             return False
         return len({host.replica(self.number).group.applied.index for host in hosts}) == 1

@@ -19,7 +19,7 @@ from disheap.kernel.types import Entry
 from disheap.protocol import frames
 from disheap.protocol.frames import Fault, FrameReader, Kind, Status
 from disheap.testing.simulator.machines import ReferenceMachine
-from disheap.testing.simulator.reference import Refused
+from disheap.testing.simulator.reference_exchanges import Refused
 from disheap.testing.simulator.replay import Replay
 
 ENTRY_NUMBER = 1 << 62

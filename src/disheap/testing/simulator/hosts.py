@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import re
 from collections.abc import Callable
+from math import inf
 
 from disheap.config.node_config import NodeConfig
 from disheap.runtime.hosted_replica import Replica
@@ -119,11 +120,13 @@ class SimMemory:
 
 
 class Host:
-    """`state`: "down", "up" (also while it starts), "frozen"; "lost" when its node refuses its damaged files."""
+    """`state`: "down", "up" (also while it starts), "frozen"; "lost" when its node refuses its damaged files; "gone"
+    when the machine was given up."""
 
-    def __init__(self, number: int, config: NodeConfig, rng: Rng) -> None:
-        self.number = number
-        self.name = config.name
+    def __init__(self, number: int, config: NodeConfig, rng: Rng, name: str = "") -> None:
+        self.number = number  # counts the disks: a machine that gets an empty one becomes another host
+        self.id = number if config.members or config.alone else 0  # of the node; 0 before it has joined
+        self.name = name or config.name  # of the machine in the network; the node on it may be called otherwise
         self.config = config
         self.rng = rng
         self.disk_image = DiskImage(rng)
@@ -134,9 +137,11 @@ class Host:
         self.is_stopping = False  # told to: from then on nobody waits for the node to fail, and its `stop` has to tell
         self.wiped = False
         self.lost_files = False  # while it ran
-        self.has_taken_part = False
+        self.has_taken_part = False  # in every group
         self.uncertain = False  # its newest writes may be torn; until it votes again
         self.has_lost_a_copy = False  # of two; until it votes again
+        self.runs_next = self.ran_next = False  # the next release: from the next start on, and now
+        self.release_since = -inf  # that it runs now
         self.rotten = False  # its files were spoilt while it runs; until it starts anew
         self.cut_power_on_crash = False
         self.slowness = 1.0
@@ -178,6 +183,12 @@ class Host:
             return False
         found = self.replica(group).group
         return found.is_running and not found.raft.is_ambiguous
+
+    @property
+    def is_told_of_its_removal(self) -> bool:
+        """Whether the node knows, in every group, that it is a member no more."""
+        replicas = self.node.replicas if self.state == "up" else ()
+        return bool(replicas) and all(one.lifecycle.state is State.REMOVED for one in replicas)
 
     def set_slowness(self, factor: float, group: int | None = None) -> None:
         """Makes each operation of the disk take so many times as long: for the files of one group, or for all. A node

@@ -14,7 +14,7 @@ Objections = dict[tuple[int, int], str]
 
 def judge(cluster: Cluster, checks: GroupChecks, promises: Promises, objections: Objections) -> dict[str, int]:
     """Fails the run for whatever does not hold. Returns how often the rarer ways through the machine were taken."""
-    safety, machine, limits = checks.safety, reference_of(checks.machine), cluster.hosts[0].config.limits
+    safety, machine, limits = checks.safety, reference_of(checks.machine, checks.number), cluster.first_config.limits
     replay = Replay(machine, SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes, safety.submitted)
     checks.history.check(safety.log, replay, safety.tables)
     for expired in replay.expired:

@@ -127,6 +127,8 @@ class LivenessChecks:
         leader = self._leader()
         if leader is None or not self._can_lead_without([leader]):
             return
+        if any(self.cluster.leader(one.number) is None for one in self.cluster.groups):
+            return  # another group still elects, for a reason of its own
         terms = self._other_terms()
         leader.set_slowness(HUNG_SLOWNESS, self._group)
         await self._command("no command is carried out since the leader's disk hangs")
@@ -152,8 +154,9 @@ class LivenessChecks:
         leader = self._leader()
         if leader is None:
             return
-        spare = len(self.cluster.voters(self._group)) - self.cluster.majority
-        silent = [leader, *(host for host in self.cluster.voters(self._group) if host is not leader)][:spare]
+        voters = self.cluster.voters(self._group)
+        spare = len(voters) - self.cluster.majority(self._group)
+        silent = [leader, *(host for host in voters if host is not leader)][:spare]
         if not silent or not self._can_lead_without(silent):
             return
         idle = await self._idle_client()
@@ -189,7 +192,7 @@ class LivenessChecks:
         leader = self._leader()
         assert leader is not None
         voters = [int(member.id) for member in self._group_of(leader).raft.membership.members if member.voter]
-        left = [host for host in self.cluster.voters(self._group) if host not in silent and host.number in voters]
+        left = [host for host in self.cluster.voters(self._group) if host not in silent and host.id in voters]
         return len(left) > len(voters) // 2
 
     # --- what they need ---
@@ -236,7 +239,7 @@ class LivenessChecks:
             return None
         members = self._group_of(leader).raft.membership.members
         voters = [int(member.id) for member in members if member.voter]
-        able = [host for host in self.cluster.voters(self._group) if host is not leader and host.number in voters]
+        able = [host for host in self.cluster.voters(self._group) if host is not leader and host.id in voters]
         return self._rng.pick(able) if able else None
 
     def _clients_of(self, host: Host) -> int:

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 from disheap.errors import UnknownCommand
 from disheap.protocol import broker
-from disheap.testing.simulator.reference import Reference, Refused
+from disheap.testing.simulator.reference import Reference
+from disheap.testing.simulator.reference_exchanges import Refused
 
-BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish)
+BRINGS_IN = (broker.Enqueue, broker.EnqueueMany, broker.Publish, broker.Batch, broker.Prepare)
 """Nothing else is refused while there is no room."""
 
 
@@ -70,8 +71,8 @@ class ReferenceMachine(Protocol):
 class HeapReference:
     """The heap, by `testing.heap_model`."""
 
-    def __init__(self) -> None:
-        self.commands = Reference()
+    def __init__(self, group: int = 0) -> None:
+        self.commands = Reference(group)
         self._model = self.commands.model
 
     @property
@@ -133,7 +134,7 @@ class HeapReference:
 class CounterReference:
     """The counter of `testing.counter`, with its total and its timers."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: int = 0) -> None:
         self.total = 0
         self.rung = 0
         self._now_ms = 0
@@ -206,7 +207,7 @@ REFERENCES: dict[str, Any] = {"heap": HeapReference, "counter": CounterReference
 """By the name of the machine."""
 
 
-def reference_of(machine: str) -> ReferenceMachine:
+def reference_of(machine: str, group: int) -> ReferenceMachine:
     """A fresh reference. Of a machine that the simulator does not know it is the heap's, and nothing is replayed."""
-    reference: ReferenceMachine = REFERENCES.get(machine, HeapReference)()
+    reference: ReferenceMachine = REFERENCES.get(machine, HeapReference)(group)
     return reference

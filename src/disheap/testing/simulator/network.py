@@ -79,8 +79,8 @@ class Network:
         return link
 
     def links(self) -> Iterator[tuple[str, str, Link]]:
-        """(source, target, link) of all that were ever used."""
-        for (source, target), link in self._links.items():
+        """(source, target, link) of all that were ever used. Who asks may use others meanwhile."""
+        for (source, target), link in tuple(self._links.items()):
             yield source, target, link
 
     # --- faults ---

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from disheap.config.node_config import NodeConfig
 from disheap.errors import RequestError
 from disheap.interfaces import Identity, Recovered
-from disheap.kernel.types import Entry, HardState, Index, Message, SnapshotMeta
+from disheap.kernel.types import Entry, HardState, Index, Membership, Message, SnapshotMeta
 from disheap.plugins.registry import Registry
 from disheap.runtime.hosted_replica import Replica
 from disheap.runtime.memory.process import MemorySource
@@ -59,14 +59,20 @@ PARTS: dict[tuple[str, str], type[Any]] = {("transport", "sim"): SimTransport, (
 class SimRegistry(Registry):
     """The installed plugins, with what touches the outside replaced by what is given here."""
 
-    def __init__(self, installed: Registry, made: dict[tuple[str, str], Callable[[Any, Any], Any]]) -> None:
+    def __init__(
+        self,
+        installed: Registry,
+        made: dict[tuple[str, str], Callable[[Any, Any], Any]],
+        replaced: dict[tuple[str, str], type[Any]],
+    ) -> None:
         super().__init__()
         self._installed = installed
         self._made = made
+        self._replaced = {**PARTS, **replaced}
 
     def get(self, kind: str, name: str) -> type[Any]:
-        """The simulated transport, the tests' counter, or an installed plugin."""
-        return PARTS.get((kind, name)) or self._installed.get(kind, name)
+        """The simulated transport, the tests' counter, a plugin of another release, or an installed one."""
+        return self._replaced.get((kind, name)) or self._installed.get(kind, name)
 
     def build(self, kind: str, name: str, tables: Any, context: Any, origin: str = "the simulation") -> Any:
         """Builds a plugin. The simulation makes the parts that it replaces."""
@@ -79,17 +85,17 @@ class SimRegistry(Registry):
 def watched_storage(file_storage: type[Any]) -> type[Any]:
     """The storage class, telling the safety checker what is durable.
 
-    Built as `cls(settings, context, filesystem, safety, node)`.
+    Built as `cls(settings, context, filesystem, safety)`.
     """
 
     class WatchedStorage(file_storage):  # type: ignore[misc]
-        def __init__(
-            self, settings: Any, context: Any, filesystem: SimFilesystem, safety: SafetyChecker, node: int
-        ) -> None:
+        def __init__(self, settings: Any, context: Any, filesystem: SimFilesystem, safety: SafetyChecker) -> None:
             super().__init__(settings, context, filesystem)
-            self._safety, self._node = safety, node
+            self._safety = safety
+            self._node: int
 
         def open(self, identity: Identity, tail_bytes: int, alone: bool) -> Recovered:
+            self._node = identity.node_id
             found: Recovered = super().open(identity, tail_bytes, alone)
             self._safety.recovered(self._node, found)
             return found
@@ -147,11 +153,12 @@ def watched_storage(file_storage: type[Any]) -> type[Any]:
 
 
 class Watches(NamedTuple):
-    """Who sees the steps of a node's replicas. Each call but the first field's is told the number of the group."""
+    """Who sees the steps of a node's replicas. `said` and `elected` are told the number of the group."""
 
     safety: tuple[SafetyChecker, ...]  # by group
     said: Callable[[int, str], None]  # what is worth a line of the trace
     elected: Callable[[int], None]
+    named: Callable[[int], None]  # told the id of the node, when it knows that
 
 
 class SimNode(InspectedMember):
@@ -188,6 +195,7 @@ class SimReplica(Replica):
 
     def __init__(self, number: int, node: ReplicaNode, shared: Shared, watches: Watches) -> None:
         self._id = int(shared.own)
+        watches.named(self._id)
         self._safety = watches.safety[number]
         self._said = partial(watches.said, number)
         self._elected = partial(watches.elected, number)
@@ -223,6 +231,7 @@ class SimReplica(Replica):
         group._pump = watched_pump  # type: ignore[method-assign]
         group._apply = watched_apply  # type: ignore[method-assign]
         self._watch_submissions(group)
+        self._watch_changes(group)
         self._watch_snapshots(group, found)
         self._watch_messages(group, self._watched.message_checker)
 
@@ -234,6 +243,17 @@ class SimReplica(Replica):
             submit(envelopes)
 
         group.submit = watched_submit  # type: ignore[method-assign]
+
+    def _watch_changes(self, group: Group) -> None:
+        """What an answer has committed since the last pump is judged by the voters of that moment. It is committed, so
+        the leader may change the voters before the next pump."""
+        change_members = group.proposals.change_members
+
+        def watched_change_members(members: Membership) -> Index:
+            self._safety.look(self._watched)
+            return change_members(members)
+
+        group.proposals.change_members = watched_change_members  # type: ignore[method-assign]
 
     def _watch_messages(self, group: Group, message_checker: MessageChecker) -> None:
         step, tick = group.step, group.tick

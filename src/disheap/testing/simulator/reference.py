@@ -1,64 +1,37 @@
 """The heap machine's commands and queries over the plain model: who is refused with which code, and what is replied.
 
-Exchanges are implemented here. Topics, messages, leases and turns are those of the model. The bounds of work per call
-are not modelled: the workload stays below those of the machine.
+Topics, messages, leases and turns are those of the model, and exchanges those of `reference_exchanges`. The bounds of
+work per call are not modelled: the workload stays below those of the machine.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any
 
 from disheap.protocol import broker
+from disheap.testing import heap_batches, heap_transactions
 from disheap.testing.heap_model import Model
-from disheap.testing.heap_records import ModelConsumer, ModelMessage, ModelTopic
+from disheap.testing.heap_records import ModelConsumer, ModelMessage, ModelTopic, ModelTransaction
+from disheap.testing.simulator.reference_exchanges import ReferenceExchanges, Refused
 
 CREDIT_BYTES = 16 << 20
 """The bound on the bytes of a consumer that does not name its own."""
 
 
-class Refused(Exception):
-    """A command was refused with this code. It has changed nothing."""
-
-
-class Binding(NamedTuple):
-    """A binding: the key, and the topic to which it routes."""
-
-    key: str
-    topic: ModelTopic
-
-
-class ReferenceExchange:
-    """An exchange with its bindings, the oldest first."""
-
-    def __init__(self, kind: str, auto_delete: bool, alternate: str) -> None:
-        self.kind = kind
-        self.auto_delete = auto_delete
-        self.alternate = alternate
-        self.bindings: list[Binding] = []
-
-    def matches(self, pattern: str, key: str) -> bool:
-        """Whether a binding with this pattern routes a message with this key."""
-        if self.kind == "fanout":
-            return True
-        if self.kind == "direct":
-            return pattern == key
-        return _matches(pattern.split(".") if pattern else [], key.split(".") if key else [])
-
-
 class Reference:
     """The machine's commands and queries over a `Model`, and the exchanges."""
 
-    def __init__(self) -> None:
-        self.model = Model()
-        self.exchanges: dict[str, ReferenceExchange] = {}
+    def __init__(self, group: int = 0) -> None:
+        self.model = Model(group)
         self.messages: dict[int, tuple[str, broker.NewMessage]] = {}  # every message there ever was, with its topic
         self.seen: Counter[str] = Counter()  # how often the rarer ways were taken, so that a test can require them
+        self.exchanges = ReferenceExchanges(self.model.topic, self.seen)
 
     def do(self, command: broker.Command, session: int) -> broker.Reply:
         """Carries out a command and returns its reply. Raises `Refused`."""
-        self._remove_deleted_topics()
+        self.exchanges.remove_deleted_topics()
         carry_out: Callable[[Any, int], broker.Reply] = getattr(self, f"_{type(command).__name__.lower()}")
         reply = carry_out(command, session)
         self.model.serve_freed_groups()
@@ -66,7 +39,7 @@ class Reference:
 
     def ask(self, query: broker.Query, now_ms: int) -> broker.Reply:
         """Answers a query. Raises `Refused`."""
-        self._remove_deleted_topics()
+        self.exchanges.remove_deleted_topics()
         match query:
             case broker.Peek():
                 return self._peek(query)
@@ -77,7 +50,9 @@ class Reference:
             case broker.GetStats():
                 return self._stats(now_ms)
             case broker.ListExchanges():
-                return self._list_exchanges(query)
+                return self.exchanges.list(query)
+            case broker.ListTransactions():
+                return self._list_transactions(query)
 
     def prune(self) -> None:
         """Forgets the consumers that have ended and hold nothing."""
@@ -96,11 +71,10 @@ class Reference:
         return topic
 
     def _messages_of(self, topic: ModelTopic) -> list[ModelMessage]:
-        return [message for message in self.model.messages if message.topic is topic]
+        return [one for one in self.model.messages if one.topic is topic and one.transaction is None]
 
     def _check_capacity(self, topic: ModelTopic, *messages: broker.NewMessage) -> None:
-        most = topic.settings.max_messages
-        if most and topic.settings.overflow == "reject" and len(self._messages_of(topic)) + len(messages) > most:
+        if self.model.is_topic_full(topic, len(messages)):
             raise Refused("topic-full")
         delayed = sum(message.delay_ms > 0 for message in messages)
         if delayed and self.model.delayed_full(topic, delayed):
@@ -128,7 +102,7 @@ class Reference:
         return broker.EnqueuedMany(first, len(command.messages))
 
     def _publish(self, command: broker.Publish, session: int) -> broker.Reply:
-        topics = self._routed(command.exchange, command.routing_key)
+        topics = self.exchanges.routed(command.exchange, command.routing_key)
         if not topics and command.mandatory:
             raise Refused("topic-not-found")
         taking = [topic for topic in topics if self._has_capacity(topic, command.message)]
@@ -138,6 +112,108 @@ class Reference:
         for topic in taking:
             self._put(topic, command.message)
         return broker.Published(len(taking), len(topics) - len(taking))
+
+    def _batch(self, command: broker.Batch, session: int) -> broker.Reply:
+        """The first item that is refused decides with which code."""
+        items = self._checked_items(command.items, session)
+        first = self.model.last_message
+        for item, topics in items:
+            if isinstance(item, broker.Enqueue | broker.Publish):
+                for topic in topics:
+                    first += 1
+                    self.messages[first] = (topic.name, item.message)
+        self.seen["batch"] += 1
+        return broker.Batched(heap_batches.carry_out(self.model, session, items))
+
+    def _checked_items(
+        self, commands: Iterable[broker.Enqueue | broker.Publish | broker.Ack | broker.Nack], session: int
+    ) -> list[heap_batches.Item]:
+        items: list[heap_batches.Item] = []
+        for item in commands:
+            items.append((item, self._topics_of(item)))
+            code = heap_batches.refusal(self.model, session, items)
+            if code:
+                self.seen["refused batch"] += 1
+                raise Refused(code)
+        return items
+
+    # --- transactions ---
+
+    def _require_known(self, command: broker.Prepare | broker.Commit | broker.Abort) -> None:
+        code = heap_transactions.refusal(self.model, command)
+        if code:
+            self.seen[f"{type(command).__name__} {code}"] += 1
+            raise Refused(code)
+
+    def _prepare(self, command: broker.Prepare, session: int) -> broker.Reply:
+        code = heap_transactions.role_refusal(self.model, command)
+        if code:
+            raise Refused(code)
+        self._require_known(command)
+        if command.transaction not in self.model.transactions:
+            items = self._checked_items(command.items, session)
+            heap_transactions.prepare(self.model, session, command, items)
+            self.seen["prepared ack"] += any(isinstance(item, broker.Ack) for item in command.items)
+        return broker.Done()
+
+    def _commit(self, command: broker.Commit, session: int) -> broker.Reply:
+        self._require_known(command)
+        known = self.model.transactions.get(command.transaction)
+        self._note_committed(known)
+        self.seen["commit" if known is not None else "repeated commit"] += 1
+        return broker.Committed(*heap_transactions.commit(self.model, command))
+
+    def _abort(self, command: broker.Abort, session: int) -> broker.Reply:
+        self._require_known(command)
+        self.seen["abort"] += command.transaction in self.model.transactions
+        heap_transactions.abort(self.model, command)
+        return broker.Done()
+
+    def _note_committed(self, transaction: ModelTransaction | None) -> None:
+        """The messages that a COMMIT brings get these numbers."""
+        number = self.model.last_message
+        for new, topics in transaction.prepared if transaction is not None else ():
+            for topic in topics:
+                if topic.alive:
+                    number += 1
+                    self.messages[number] = (topic.name, new)
+
+    def _groupmessage(self, command: broker.GroupMessage, session: int) -> broker.Reply:
+        self._require_leader(session)
+        message, known = command.message, self.model.transactions.get(command.message.transaction)
+        if isinstance(message, broker.Decision) and heap_transactions.is_decided_here(self.model, command):
+            self.seen["told commit" if message.is_committed else "told abort"] += 1
+            if message.is_committed:
+                self._note_committed(known)
+        self.seen["inquiry"] += isinstance(message, broker.Inquiry)
+        code = heap_transactions.take_message(self.model, command)
+        if code:
+            raise Refused(code)
+        return broker.Done()
+
+    def _confirm(self, command: broker.Confirm, session: int) -> broker.Reply:
+        self._require_leader(session)
+        heap_transactions.confirm(self.model, command)
+        return broker.Done()
+
+    def _setgroups(self, command: broker.SetGroups, session: int) -> broker.Reply:
+        self._require_leader(session)
+        self.model.known_groups = list(command.groups)
+        return broker.Done()
+
+    def _require_leader(self, session: int) -> None:
+        if session:
+            raise Refused("invalid-argument")
+
+    def _topics_of(self, item: broker.Enqueue | broker.Publish | broker.Ack | broker.Nack) -> list[ModelTopic]:
+        if isinstance(item, broker.Enqueue):
+            return [self._topic(item.topic)]
+        if isinstance(item, broker.Publish):
+            topics = self.exchanges.routed(item.exchange, item.routing_key)
+            if not topics and item.mandatory:
+                raise Refused("topic-not-found")
+            return topics
+        return []
 
     def _has_capacity(self, topic: ModelTopic, message: broker.NewMessage) -> bool:
         try:
@@ -255,7 +331,8 @@ class Reference:
         topic = self._accessible_topic(command.topic, session)
         if command.if_unused and self.model.active(topic):
             raise Refused("topic-in-use")
-        if command.if_empty and self._messages_of(topic):
+        prepared = any(topic in found for one in self.model.transactions.values() for _, found in one.prepared)
+        if command.if_empty and (prepared or any(one.topic is topic for one in self.model.messages)):
             raise Refused("topic-in-use")
         return broker.Removed(self.model.delete(topic, "the topic was deleted"))
 
@@ -264,68 +341,17 @@ class Reference:
 
     # --- exchanges ---
 
-    def _remove_deleted_topics(self) -> None:
-        """Removes the bindings of deleted topics, and `auto_delete` exchanges without bindings."""
-        for name, known in list(self.exchanges.items()):
-            left = [binding for binding in known.bindings if binding.topic.alive]
-            if known.auto_delete and known.bindings and not left:
-                del self.exchanges[name]
-            known.bindings = left
-
-    def _known_exchange(self, name: str) -> ReferenceExchange:
-        known = self.exchanges.get(name)
-        if known is None:
-            raise Refused("exchange-not-found" if name else "invalid-argument")
-        return known
-
-    def _routed(self, exchange: str, key: str) -> list[ModelTopic]:
-        if not exchange:
-            topic = self.model.topic(key)
-            return [] if topic is None else [topic]
-        found: dict[int, ModelTopic] = {}
-        tried: list[str] = []
-        while not found and exchange:
-            if exchange in tried:
-                raise Refused("invalid-argument")
-            tried.append(exchange)
-            known = self._known_exchange(exchange)
-            leading = [binding for binding in known.bindings if known.matches(binding.key, key)]
-            found.update((id(binding.topic), binding.topic) for binding in leading)
-            self.seen["long pattern"] += known.kind == "topic" and any("#." in one.key for one in leading)
-            self.seen["alternate"] += bool(found) and len(tried) > 1
-            exchange = known.alternate
-        return list(found.values())
-
     def _createexchange(self, command: broker.CreateExchange, session: int) -> broker.Reply:
-        known = self.exchanges.get(command.exchange)
-        if known is None:
-            self.exchanges[command.exchange] = ReferenceExchange(command.kind, command.auto_delete, command.alternate)
-        elif (known.kind, known.auto_delete, known.alternate) != (
-            command.kind, command.auto_delete, command.alternate,
-        ):  # fmt: skip
-            raise Refused("exchange-mismatch")
-        return broker.Done()
+        return self.exchanges.create(command)
 
     def _deleteexchange(self, command: broker.DeleteExchange, session: int) -> broker.Reply:
-        known = self.exchanges.get(command.exchange)
-        if known is not None and known.bindings and command.if_unused:
-            raise Refused("topic-in-use")
-        self.exchanges.pop(command.exchange, None)
-        return broker.Done()
+        return self.exchanges.delete(command)
 
     def _bind(self, command: broker.Bind, session: int) -> broker.Reply:
-        known, topic = self._known_exchange(command.exchange), self._accessible_topic(command.topic, session)
-        if not any(one.key == command.routing_key and one.topic is topic for one in known.bindings):
-            known.bindings.append(Binding(command.routing_key, topic))
-        return broker.Done()
+        return self.exchanges.bind(command, lambda: self._accessible_topic(command.topic, session))
 
     def _unbind(self, command: broker.Unbind, session: int) -> broker.Reply:
-        known, topic = self._known_exchange(command.exchange), self._accessible_topic(command.topic, session)
-        left = [one for one in known.bindings if one.key != command.routing_key or one.topic is not topic]
-        if len(left) < len(known.bindings) and known.auto_delete and not left:
-            del self.exchanges[command.exchange]
-        known.bindings = left
-        return broker.Done()
+        return self.exchanges.unbind(command, lambda: self._accessible_topic(command.topic, session))
 
     # --- queries ---
 
@@ -366,41 +392,37 @@ class Reference:
         live = [message for message in model.messages if message.topic.alive]
         return broker.Stats(
             topics=len(model.topics),
-            exchanges=len(self.exchanges),
-            bindings=sum(len(known.bindings) for known in self.exchanges.values()),
+            exchanges=len(self.exchanges.by_name),
+            bindings=sum(len(known.bindings) for known in self.exchanges.by_name.values()),
             consumers=sum(len(model.subscribers(topic)) for topic in model.topics),
-            ready=sum(not message.due_ms and message.holder is None for message in live),
+            ready=sum(not one.due_ms and one.holder is None and one.transaction is None for one in live),
             delayed=sum(message.due_ms > 0 for message in live),
             leased=sum(message.holder is not None for message in live),
             message_bytes=sum(message.size() for message in model.messages),
             time_ms=now_ms,
             pops=sum(bool(one.limit) for topic in model.topics for one in model.active(topic)),
+            transactions=len(model.transactions),
+            prepared=sum(len(one.prepared) for one in model.transactions.values()),
+            frozen=sum(len(one.frozen) for one in model.transactions.values()),
+            forwarding=len(model.outbox),
         )
 
-    def _list_exchanges(self, query: broker.ListExchanges) -> broker.Reply:
-        chosen = list(self.exchanges.items())
-        if query.exchange:
-            chosen = [(query.exchange, self._known_exchange(query.exchange))]
-        rows: list[tuple[str, ...]] = []
-        for name, known in chosen:
-            rows += [(name, known.kind), *((name, one.topic.name, one.key) for one in known.bindings)]
-        page = rows[query.skip : query.skip + query.limit]
-        told = {row[0] for row in page if len(row) == 2}
-        return broker.ExchangeInfos(
-            [row for row in page if len(row) == 2],
-            [row for row in page if len(row) == 3],
-            len(rows),
-            {name: known.alternate for name, known in chosen if known.alternate and name in told},
-        )
+    def _list_transactions(self, query: broker.ListTransactions) -> broker.Reply:
+        rows = [_info_of(one) for one in self.model.transactions.values()]
+        if not query.transaction:
+            return broker.TransactionInfos(rows[query.skip : query.skip + query.limit], len(rows))
+        found = [one for one in rows if one.transaction == query.transaction]
+        finished = self.model.finished.get(query.transaction)
+        if found or finished is None:
+            return broker.TransactionInfos(found, len(found))
+        outcome = "committed" if finished.is_committed else "aborted"
+        return broker.TransactionInfos([], 0, outcome, finished.first, finished.count)
 
 
-def _matches(pattern: list[str], words: list[str]) -> bool:
-    """By the definition: `*` is one word, `#` any number of them. `ends`: how many words the parts so far may match. So
-    a long pattern takes no more steps than parts times words."""
-    ends = {0}
-    for part in pattern:
-        if part == "#":
-            ends = set(range(min(ends), len(words) + 1)) if ends else set()
-        else:
-            ends = {end + 1 for end in ends if end < len(words) and part in ("*", words[end])}
-    return len(words) in ends
+def _info_of(one: ModelTransaction) -> broker.TransactionInfo:
+    size = sum(len(new.payload) + len(new.encoded_headers) + len(new.key.encode()) for new, _ in one.prepared)
+    times = (one.prepared_ms, one.deadline_ms)
+    return broker.TransactionInfo(
+        one.name, one.epoch, one.session, *times, len(one.prepared), size, len(one.frozen), list(one.participants),
+        one.coordinator,
+    )  # fmt: skip

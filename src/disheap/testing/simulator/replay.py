@@ -7,6 +7,7 @@ implemented here once more (Raft dissertation §6.3), and `machines` has a refer
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ from disheap.kernel.types import Entry, EntryKind
 from disheap.protocol.frames import Attaching, Kind, Opening
 from disheap.testing.simulator.envelopes import read_envelopes
 from disheap.testing.simulator.machines import ReferenceMachine
-from disheap.testing.simulator.reference import Refused
+from disheap.testing.simulator.reference_exchanges import Refused
 from disheap.testing.simulator.safety import Submitted
 
 PRUNE_EVERY = 32
@@ -102,6 +103,8 @@ class Replay:
         ):
             if kind == Kind.COMMAND:
                 self._command(number, seq, confirmed, body)
+            elif kind == Kind.NODE_COMMAND:
+                self._node_command(body)
             else:
                 self._control(kind, number, seq, body)
             self.machine.settle()
@@ -141,6 +144,11 @@ class Replay:
             record.answers[seq] = answer
             self.answers[number, seq] = answer
             self.applied[number, seq] = self.applied.get((number, seq), 0) + 1
+
+    def _node_command(self, body: bytes) -> None:
+        """A leader's own command has no session, and no client sees the answer."""
+        with suppress(Refused):
+            self.machine.carry_out(body, 0)
 
     def _is_put_off(self, record: SessionRecord, seq: int) -> bool:
         """Nothing is done or kept, and the number stays unused."""

@@ -15,15 +15,19 @@ from disheap.plugins.registry import Registry
 from disheap.testing.simulator.clients import SimulatedClient
 from disheap.testing.simulator.cluster import Cluster
 from disheap.testing.simulator.faults import FaultInjector
+from disheap.testing.simulator.group_batches import GroupBatches
 from disheap.testing.simulator.group_run import DRAIN_BOUND_S, GroupRun
 from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.liveness_checks import LivenessChecks
 from disheap.testing.simulator.loop import Livelock
+from disheap.testing.simulator.membership_changes import MembershipChanges
 from disheap.testing.simulator.probes import Probes
 from disheap.testing.simulator.rng import Rng
 from disheap.testing.simulator.safety import Violation
+from disheap.testing.simulator.static_moves import StaticMoves
 from disheap.testing.simulator.stranger import Stranger
 from disheap.testing.simulator.trace import product_logs_in
+from disheap.testing.simulator.upgrades import Upgrades
 
 LEADER_BOUND_S = 60.0
 """Virtual time after healing within which a leader has committed in its own term."""
@@ -33,8 +37,28 @@ SERVED_BOUND_S = 60.0
 """Each client has had an answer from the log."""
 STRANGER_SEED, STRANGER_SHARE = 0x57A26E2, 0.6
 """A stranger comes in this share of the runs. Its draws are its own, so the other runs are as they would be without."""
+CHANGES_SEED, CHANGES_PACE_S = 0x3E3BE25, (2.0, 5.0, 12.0)
+"""Of the changes of members. Their draws are their own, likewise."""
+MOVES_SEED = 0x50A110E
+"""Of moves of all members at once. Their draws are their own, likewise."""
+FOUNDED_SHARE = 0.25
+"""In so many of the runs one node founds the cluster, and the others join it. In half of these it asks them first."""
+UPGRADES_SEED, UPGRADES_SHARE, UPGRADES_PACE_S = 0x0B9A4DE, 0.4, (2.0, 5.0, 12.0)
+"""Nodes are upgraded in this share of the runs. The draws are their own, likewise."""
+RAISED_BOUND_S = 60.0
+"""Virtual time after healing within which the version is raised, where every member runs the next release."""
+SETTLED_BOUND_S = 60.0
+"""Virtual time after healing within which every node that joins has its vote, and every removed one knows of it."""
+KNOWN_BOUND_S = 20.0
+"""Virtual time after that within which every client with a session knows where the members are."""
 MACHINES = ("counter", "heap", "heap")
 """Of the groups, where there are three."""
+HEAPS = (1, 2)
+"""Of these, those that batches go to."""
+BATCHES_SEED = 0xBA7C4E5
+"""Of the clients that make batches over the heaps. Their draws are their own, likewise."""
+DECIDED_BOUND_S = 60.0
+"""Virtual time after the last batch within which all are decided: 30 s is the timeout of one."""
 LIVENESS_BOUND_S = 200.0
 """All checks have ended; each has a bound of its own."""
 
@@ -45,6 +69,9 @@ class Plan(msgspec.Struct, frozen=True):
     seed: int
     nodes: int = 0  # 0: the seed says how many
     groups: int = 1  # or 3, see `MACHINES`
+    members_change: bool = True  # while the run lasts
+    all_move: bool = False  # the members of a static list, at once
+    releases_change: bool = False  # likewise, in a share of the runs
     keep_trace: bool = False
 
 
@@ -80,7 +107,17 @@ class Run:
         rng = Rng(plan.seed)
         count = plan.nodes or rng.pick((3, 3, 3, 3, 5, 5, 1, 4))
         machines = MACHINES if plan.groups > 1 else ()
-        self.cluster = Cluster(rng.fork(), registry, count, keep_trace=plan.keep_trace, machines=machines)
+        changes_rng = Rng(plan.seed ^ CHANGES_SEED)
+        is_founded, founder_asks = changes_rng.chance(FOUNDED_SHARE), changes_rng.chance(0.5)
+        self.cluster = Cluster(
+            rng.fork(),
+            registry,
+            count,
+            keep_trace=plan.keep_trace,
+            machines=machines,
+            is_founded=plan.members_change and is_founded,
+            founder_asks=founder_asks,
+        )
         pace_s = rng.pick((0.1, 0.3, 0.6))
         self.parts = [self._part(group, rng, pace_s) for group in range(plan.groups)]
         self.workers: list[SimulatedClient] = [worker for part in self.parts for worker in part.workers]
@@ -90,12 +127,25 @@ class Run:
             self.cluster, self.workers, self.probes, rng.fork(), rng.pick((0.5, 1.5, 4.0, 10.0))
         )
         for part in self.parts:
-            part.watch_sessions(lambda: self.injector.learner)
+            part.watch_sessions()
         self.duration_s = rng.seconds(15.0, 45.0)
         self._rare: dict[str, int] = {}
         self._rng = rng
+        pace_s = changes_rng.pick(CHANGES_PACE_S)
+        self.changes = (
+            MembershipChanges(self.cluster, self.injector, changes_rng, pace_s) if plan.members_change else None
+        )
+        own = Rng(plan.seed ^ UPGRADES_SEED)
+        has_upgrades = plan.releases_change and own.chance(UPGRADES_SHARE)
+        pace_s = own.pick(UPGRADES_PACE_S)
+        self.upgrades = Upgrades(self.cluster, self.injector, own, pace_s) if has_upgrades else None
+        self.injector.changes_votes = self.changes is None
+        self.injector.leader_promotes = self.changes is not None
+        moves_rng = Rng(plan.seed ^ MOVES_SEED)
+        self.moves = StaticMoves(self.cluster, self.injector, moves_rng) if plan.all_move else None
         own = Rng(plan.seed ^ STRANGER_SEED)
         is_there = own.chance(STRANGER_SHARE)
+        self.batches = GroupBatches(self.cluster, Rng(plan.seed ^ BATCHES_SEED), HEAPS) if plan.groups > 1 else None
         self.stranger = Stranger(self.cluster, own, own.pick((0.3, 1.0, 3.0))) if is_there else None
 
     def _part(self, group: int, rng: Rng, pace_s: float) -> GroupRun:
@@ -142,16 +192,16 @@ class Run:
             cluster.start(host)
         for worker in self.workers:
             worker.start()
+        disturbing = self.batches.start() if self.batches is not None else None
         probing = cluster.loop.create_task(self.probes.make())
         watching = [cluster.loop.create_task(part.session_liveness.watch()) for part in self.parts]
-        if self.stranger is not None:
-            self.stranger.start()
-        await self.injector.inject(self.duration_s)
-        if self.stranger is not None:
-            self.stranger.end()
-        self.injector.heal_all()
+        await self._disturb()
         cluster.check_errors()
         await self._wait(self._leads, LEADER_BOUND_S, "no leader although all is healed")
+        if self.changes is not None:
+            await self._settle_members(self.changes)
+        if self.upgrades is not None:
+            await self._wait(self.upgrades.are_raised, RAISED_BOUND_S, "the version is not raised although all is new")
         if self._rng.chance(0.5):
             await asyncio.sleep(1.0)
             self.injector.targeted.half_open_all()
@@ -163,6 +213,11 @@ class Run:
             )
         for worker in self.workers:
             worker.stop()
+        if self.batches is not None and disturbing is not None:
+            disturbing.cancel()
+            await self._wait(self.batches.are_over, SERVED_BOUND_S, "a batch does not end although all is healed")
+            await self._wait(self.batches.are_decided, DECIDED_BOUND_S, "a batch is open although all is healed")
+            self.batches.check()
         await self._drain()
         await self._wait(self._all_equal, LEADER_BOUND_S, "a node does not catch up although all is healed")
         await self._wait(self._have_room, ROOM_BOUND_S, "a node is short of room although there is some")
@@ -171,6 +226,28 @@ class Run:
             watch.cancel()
         await self._check_liveness()
         self.probes.check()
+
+    async def _disturb(self) -> None:
+        """Faults and changes, until all is healed."""
+        loop = self.cluster.loop
+        if self.stranger is not None:
+            self.stranger.start()
+        making = [loop.create_task(one.make()) for one in (self.changes, self.moves, self.upgrades) if one]
+        await self.injector.inject(self.duration_s)
+        for task in making:
+            task.cancel()
+        if self.stranger is not None:
+            self.stranger.end()
+        if self.upgrades is not None:
+            self.upgrades.finish()
+        self.injector.heal_all()
+
+    async def _settle_members(self, changes: MembershipChanges) -> None:
+        await self._wait(changes.are_settled, SETTLED_BOUND_S, "the members do not settle although all is healed")
+        changes.retire_all()
+        for worker in self.workers:
+            worker.follow_members()
+        await self._wait(self._clients_know_members, KNOWN_BOUND_S, "a client does not know where the members are")
 
     async def _wait(self, holds: Any, bound_s: float, otherwise: str) -> None:
         loop = self.cluster.loop
@@ -192,6 +269,9 @@ class Run:
                 worker.process.thaw()
             if not worker.process.alive and not worker.stopped:
                 worker.start()
+
+    def _clients_know_members(self) -> bool:
+        return all(worker.knows_members() for worker in self.workers)
 
     def _leads(self) -> bool:
         return all(part.is_led() for part in self.parts)

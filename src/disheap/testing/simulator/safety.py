@@ -12,16 +12,17 @@ by Raft's own rules, and not by what the product says of itself:
 - after a restart, everything that was durable is there, or the damage is told (`durable_model`)
 - what is applied is durable here too; the log is trimmed behind durable snapshots alone
 - an acknowledgement is true of the leader's log that it answers; `message_checks` judges how a kernel takes a message
-- one voter at most changes between two memberships; equal state at equal index
+- no vote and no acknowledgement from outside the membership counts; `membership_checks` judges how that one changes
+- equal state at equal index
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from disheap.interfaces import Recovered
-from disheap.kernel import membership as memberships
 from disheap.kernel.raft import Raft
 from disheap.kernel.types import (
     AppendReply,
@@ -40,6 +41,7 @@ from disheap.protocol.frames import Kind
 from disheap.testing.simulator.durable_model import DurableModel
 from disheap.testing.simulator.envelopes import read_envelopes
 from disheap.testing.simulator.loop import EPOCH_S
+from disheap.testing.simulator.membership_checks import MembershipChecks
 from disheap.testing.simulator.message_checks import MessageChecker
 
 
@@ -89,7 +91,7 @@ class SafetyChecker:
         self.leaders: dict[int, int] = {}
         self.led: dict[int, tuple[int, tuple[TermRun, ...]]] = {}  # by term: its leader's log when it began
         self.votes: dict[tuple[int, int], int] = {}  # (voter, term) -> candidate
-        self.durable_models: dict[int, DurableModel] = {}
+        self.durable_models: defaultdict[int, DurableModel] = defaultdict(DurableModel)  # by node id
         self.hashes: dict[int, tuple[bytes, int]] = {}  # index -> (hash, the node that said so first)
         self.spoilt_states: set[int] = set()  # nodes whose state in memory somebody spoilt, until they start anew
         self.tables: dict[int, dict[int, tuple[int, list[int]]]] = {}  # index -> session -> (confirmed, replies kept)
@@ -100,9 +102,10 @@ class SafetyChecker:
         self.fail = fail
         self._now_s = now_s
         self.submitted: dict[Submitted, list[float]] = {}  # for how long the leader had led, at each submission
+        self.raises: list[float] = []  # when leaders have asked their logs for a later version
         self._elected_s: dict[int, float] = {}
         self._began_ms: dict[int, int] = {}  # by term: log time of its first command
-        self._memberships: list[tuple[int, Membership]] = [(0, first)]
+        self.changes = MembershipChecks(first, self.committed, self.require)
 
     def require(self, holds: bool, otherwise: str) -> None:
         """Counts a check, and fails the run if it does not hold."""
@@ -156,6 +159,8 @@ class SafetyChecker:
             self._check_kept(node, entry)
             if entry.kind == EntryKind.COMMANDS and self.leaders.get(entry.term) == node:
                 self._check_pace(node, entry)
+            elif entry.kind == EntryKind.MEMBERSHIP:
+                self.changes.appended(entry)
 
     def submits(self, node: int, term: int, envelopes: bytes) -> None:
         """A leader, to its own log. Its disk may be slow, and so the entry may be written much later."""
@@ -165,6 +170,8 @@ class SafetyChecker:
             if envelope.kind in (Kind.DETACH, Kind.EXPIRE):
                 submitted = Submitted(term, envelope.kind, envelope.session, envelope.seq)
                 self.submitted.setdefault(submitted, []).append(self._now_s() - self._elected_s[term])
+            elif envelope.kind == Kind.RAISE_VERSION:
+                self.raises.append(self._now_s())
 
     def _check_pace(self, node: int, entry: Entry) -> None:
         """Within a term log time runs by the leader's monotonic clock, faster by a tenth at most."""
@@ -339,7 +346,7 @@ class SafetyChecker:
 
     def _newly_committed(self, watched: Watched, index: int, term: int) -> None:
         raft, node = watched.raft, watched.node
-        voters = [int(member.id) for member in raft.membership.members if member.voter]
+        voters = self.changes.voters_in_force(raft)
         durable = [voter for voter in voters if self.durable_models[voter].holds(index, term)]
         self.require(
             2 * len(durable) > len(voters),
@@ -364,22 +371,14 @@ class SafetyChecker:
         self.log.append(entry)
         self.on_commit(entry)
         if entry.kind == EntryKind.MEMBERSHIP:
-            self._change_membership(index, memberships.decode(entry.data))
-
-    def _change_membership(self, index: int, new: Membership) -> None:
-        old = self._memberships[-1][1]
-        before = {member.id for member in old.members if member.voter}
-        after = {member.id for member in new.members if member.voter}
-        self.require(
-            len(before ^ after) <= 1, f"entry {index} changes voters {sorted(before)} to {sorted(after)} at once"
-        )
-        self._memberships.append((index, new))
+            self.changes.committed_at(index, term)
 
     def _check_leader(self, watched: Watched) -> None:
         raft, node = watched.raft, watched.node
         term, last = int(raft.term), raft.last_index
         if watched.led_term != term:
             self._new_leader(watched, term)
+        self.changes.check_leader(node, raft)
         index, entry_term = watched.led_to
         if index:
             self.require(last >= index, f"node {node}: a leader cuts its own log from {index} to {last}")
@@ -405,7 +404,7 @@ class SafetyChecker:
 
     def _check_votes(self, raft: Raft, node: int, term: int) -> None:
         """A majority's votes are durable. Of one that has gone on to a later term nobody knows any more."""
-        voters = [int(member.id) for member in raft.membership.members if member.voter]
+        voters = self.changes.voters_in_force(raft)
         states = [self.durable_models[voter].hard_state for voter in voters]
         votes = [state for state in states if state.term > term or (state.term == term and state.vote == node)]
         self.require(2 * len(votes) > len(voters), f"node {node} leads term {term} with {len(votes)} durable votes")

@@ -13,7 +13,9 @@ happens to the other nodes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import functools
+import operator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from disheap.kernel.types import Entry, EntryKind
@@ -34,12 +36,12 @@ the pauses of a client that searches, and an ATTACH."""
 
 
 class Connectivity(NamedTuple):
-    """What reaches what at one moment. A set of hosts is a number; its lowest bit is the first host."""
+    """What reaches what at one moment. A set of hosts is a number; bit N - 1 is the host with the number N."""
 
     good: int
     alive: int
-    cut: list[int]  # by host: to or from whom a way is cut
-    severed: list[int]  # by host: to and from whom it is
+    cut: dict[int, int]  # by bit of a host: to or from whom a way is cut
+    severed: dict[int, int]  # by bit of a host: to and from whom it is
     clients: dict[str, int]  # by client: the hosts to or from which a way is cut
 
     def needed(self, majority: int) -> int:
@@ -58,17 +60,15 @@ class Connectivity(NamedTuple):
 class SessionLiveness:
     """Looks from time to time, and remembers since when each client has had each majority in reach."""
 
-    def __init__(
-        self, cluster: Cluster, checks: GroupChecks, workers: list[SimulatedClient], learner: Callable[[], int]
-    ) -> None:
+    def __init__(self, cluster: Cluster, checks: GroupChecks, workers: list[SimulatedClient]) -> None:
         self.watched_s = 0.0  # how long sessions were not allowed to lapse, of all clients together
         self.objections: dict[tuple[int, int], str] = {}  # (index, session): why it must not end there
         self._cluster = cluster
         self._group = checks.number
         self._workers = workers
-        self._learner = learner  # the number of the host that has lost its vote, or 0
-        count = len(cluster.hosts)
-        self._majorities = [some for some in range(1 << count) if some.bit_count() >= cluster.majority]
+        self._changes = checks.safety.changes
+        self._counted = -1  # the number of changes that the majorities are of
+        self._majorities: list[int] = []
         self._since: dict[tuple[str, int], tuple[object, float]] = {}  # (client, majority) -> (which lives, when)
 
     async def watch(self) -> None:
@@ -80,17 +80,45 @@ class SessionLiveness:
 
     def look(self) -> None:
         """Note since when each client can reach each majority. Called every `LOOK_S`."""
-        links, hosts, now = self._connectivity(), self._cluster.hosts, self._cluster.loop.now
+        if self._counted != self._changes.number:
+            self._count_majorities()
+        links, now = self._connectivity(), self._cluster.loop.now
+        hosts = {host.number - 1: host for host in self._cluster.hosts}
+        known = {worker.name: self._known_to(worker) for worker in self._workers}
         for majority in self._majorities:
             needed = links.needed(majority) if links is not None else 0
             lives = tuple(hosts[host].lives for host in _hosts_of(majority))
             for worker in self._workers:
                 key, which = (worker.name, majority), (worker.process, lives)
-                is_here = worker.process.alive and not worker.process.frozen
+                is_here = worker.process.alive and not worker.process.frozen and not majority & ~known[worker.name]
                 if links is None or not needed or not is_here or links.clients[worker.name] & needed:
                     self._since.pop(key, None)
                 elif self._since.get(key, (None, 0.0))[0] != which:
                     self._since[key] = which, now
+
+    def _known_to(self, worker: SimulatedClient) -> int:
+        """The hosts that it was told of when it started, or by a node since."""
+        hosts, known = self._cluster.hosts, worker.known_addresses
+        return sum(1 << host.number - 1 for host in hosts if host.config.client_listen in known)
+
+    def _count_majorities(self) -> None:
+        """A set that is a majority by each membership in question, and would be none with a host less. What holds for
+        a set holds for these in it. A set that goes on being one keeps its time."""
+        self._counted = self._changes.number
+        places = {host.id: host.number - 1 for host in self._cluster.hosts}
+        sets = [sum(1 << places[node] for node in voters if node in places) for voters in self._changes.voter_sets()]
+        sizes = [len(voters) for voters in self._changes.voter_sets()]
+        union = functools.reduce(operator.or_, sets)
+
+        def is_majority(some: int) -> bool:
+            return all(2 * (some & one).bit_count() > size for one, size in zip(sets, sizes, strict=True))
+
+        self._majorities = [
+            some
+            for some in _subsets_of(union)
+            if is_majority(some) and not any(is_majority(some & ~(1 << host)) for host in _hosts_of(some))
+        ]
+        self._since = {key: since for key, since in self._since.items() if key[1] in self._majorities}
 
     def committed(self, entry: Entry) -> None:
         """A new entry of the log: whose sessions does it end by itself?"""
@@ -120,10 +148,12 @@ class SessionLiveness:
     def _connectivity(self) -> Connectivity | None:
         """None while a node or a link between nodes is slow or loses messages: such a one may lead, and badly."""
         hosts = self._cluster.hosts
-        places = {host.name: place for place, host in enumerate(hosts)}
-        links = Connectivity(0, 0, [0] * len(hosts), [0] * len(hosts), {worker.name: 0 for worker in self._workers})
+        places = {host.name: host.number - 1 for host in hosts}
+        none = dict.fromkeys(places.values(), 0)
+        links = Connectivity(0, 0, none, dict(none), {worker.name: 0 for worker in self._workers})
         good = alive = 0
-        for place, host in enumerate(hosts):
+        for host in hosts:
+            place = host.number - 1
             if host.is_up:
                 alive |= 1 << place
                 good |= self._is_good(host) << place
@@ -145,7 +175,7 @@ class SessionLiveness:
         return links._replace(good=good, alive=alive)
 
     def _is_good(self, host: Host) -> bool:
-        is_sound = host.votes_in(self._group) and not host.faults.full and host.number != self._learner()
+        is_sound = host.votes_in(self._group) and not host.faults.full
         return is_sound and abs(host.wall_off_s) <= CLOCK_OFF_S
 
 
@@ -154,6 +184,13 @@ def _hosts_of(some: int) -> Iterator[int]:
         host = some & -some
         yield host.bit_length() - 1
         some ^= host
+
+
+def _subsets_of(some: int) -> Iterator[int]:
+    subset = some
+    while subset:
+        yield subset
+        subset = (subset - 1) & some
 
 
 def _expired(data: bytes) -> Iterator[int]:

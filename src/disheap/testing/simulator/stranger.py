@@ -2,7 +2,8 @@
 
 Connects to the port for peers, with a hello that says all that the member would. It does not know the cluster's secret.
 In a cluster without one it does not know the member's incarnation, because there the incarnation is all that a node can
-check. No node may welcome it, and no frame of it may count.
+check. No node may welcome it, and no frame of it may count. One that says it is a removed member may be welcomed, for
+it has to be told of its removal. No frame of it may count either.
 """
 
 from __future__ import annotations
@@ -27,6 +28,10 @@ from disheap.testing.simulator.rng import Rng
 NAME = "stranger"
 CONNECT_S = 2.0
 MAX_TERMS_AHEAD = 50
+MANY_TERMS = 10
+"""More than a group has in `HEARD_S`: whose term goes up so far has heard a stranger."""
+HEARD_S = 0.5
+"""Within which all has arrived that a stranger has said."""
 
 
 class Stranger:
@@ -57,24 +62,33 @@ class Stranger:
                 await self._forge(target, member)
 
     async def _forge(self, target: Host, member: Host) -> None:
+        """Says a hello, a proof that proves nothing or none at all, and a message that would move the node's term."""
         self._cluster.trace.fault("forged hello", target.name, f"as {member.name}")
-        hello = member.node._peering.hello_to(NodeId(target.number))
+        hello = member.node._peering.hello_to(NodeId(target.id))
         group = self._rng.below(len(hello.groups)) if len(hello.groups) > 1 else 0
         if not member.config.cluster_secret:
             said = hello.groups[group]
             said = msgspec.structs.replace(said, incarnation=said.incarnation ^ (1 + self._rng.bits(32)))
             groups = (*hello.groups[:group], said, *hello.groups[group + 1 :])
             hello = msgspec.structs.replace(hello, groups=groups)
-        forged = _Forged(self._cluster, target, hello, self._script(target, member, hello, group))
+        proof = self._rng.pick((frames.plain(Kind.PEER_PROOF), frames.plain(Kind.PEER_PROOF, bytes(32)), b""))
+        ahead = self._rng.between(1, MAX_TERMS_AHEAD)
+        term = Term(target.replica(group).group.raft.term + ahead)
+        heartbeat = Heartbeat(NodeId(member.id), NodeId(target.id), term, Index(0), 0)
+        script = handshake.hello(Kind.PEER_HELLO, hello) + proof + peers.encode(group, heartbeat)
+        forged = _Forged(self._cluster, target, hello, script)
+        if ahead > MANY_TERMS:
+            loop = self._cluster.loop
+            loop.at(loop.now + CONNECT_S + HEARD_S, self._check_term, (target, target.process, group, term))
         with contextlib.suppress(ConnectionLost):
             await self._transport.connect(target.config.peer_listen, forged, CONNECT_S)
 
-    def _script(self, target: Host, member: Host, hello: PeerHello, group: int) -> bytes:
-        """A hello, a proof that proves nothing or none at all, and a message that would move the node's term."""
-        proof = self._rng.pick((frames.plain(Kind.PEER_PROOF), frames.plain(Kind.PEER_PROOF, bytes(32)), b""))
-        term = Term(target.replica(group).group.raft.term + self._rng.between(1, MAX_TERMS_AHEAD))
-        heartbeat = Heartbeat(NodeId(member.number), NodeId(target.number), term, Index(0), 0)
-        return handshake.hello(Kind.PEER_HELLO, hello) + proof + peers.encode(group, heartbeat)
+    def _check_term(self, target: Host, process: Process, group: int, term: Term) -> None:
+        if target.process is process and target.has_opened(group):
+            known = target.replica(group).group.raft.term
+            self._cluster.groups[group].safety.require(
+                known < term, f"{target.name} is in term {known}, and a stranger named term {term} to it"
+            )
 
 
 class _Forged:
@@ -94,7 +108,8 @@ class _Forged:
     def data_received(self, data: bytes) -> None:
         """Fails the run if it is welcomed."""
         for kind, _ in self._reader.frames(data):
-            if kind == Kind.PEER_WELCOME:
+            is_removed = any(self._hello.node_id in one.safety.changes.removed for one in self._cluster.groups)
+            if kind == Kind.PEER_WELCOME and not is_removed:
                 self._cluster.fail(f"{self._target.name} welcomes a stranger that says it is {self._hello.name}")
 
     def writing_paused(self) -> None:

@@ -132,9 +132,10 @@ class TargetedFaults:
     def _leave_one_copy(self) -> None:
         """The newest entries are on a bare majority. All of it goes down, one of it with a spoilt log, and only that
         one comes back at first. What it lost it may neither deny nor do without."""
-        actions, group, late = self._actions, self._actions.pick_group(), self._cluster.majority - 1
+        actions, group = self._actions, self._actions.pick_group()
         leader = self._cluster.leader(group)
-        hosts = self._rng.shuffled(self._cluster.hosts)
+        hosts = self._rng.shuffled(self._cluster.members())
+        late = len(hosts) // 2
         hosts.sort(key=lambda host: host is not leader)  # which goes on while the others lag behind
         lagging, rest = hosts[len(hosts) - late :], self._rng.shuffled(hosts[: len(hosts) - late])
         damaged, holders = rest[0], rest[1:]
@@ -180,7 +181,7 @@ class TargetedFaults:
 
     async def _lose_the_newest_write(self, group: int, host: Host, process: object, cut_s: float) -> None:
         actions, loop = self._actions, self._cluster.loop
-        durable = self._cluster.groups[group].safety.durable_models[host.number]
+        durable = self._cluster.groups[group].safety.durable_models[host.id]
         deadline = loop.now + cut_s + MAX_WAIT_S
         own = host.replica(group).group.raft.term
         while (durable.term_at(durable.last) or 0) <= own:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from disheap.client.api.asynchronous import Client
 from disheap.client.api.consuming import Consumer, Delivery
@@ -19,6 +19,7 @@ from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import (
     CommandRefused,
     InvalidArgument,
+    LeaseLost,
     RequestError,
 )
 from disheap.protocol import broker
@@ -42,11 +43,19 @@ TAKING = frozenset({"_subscribe", "_pop", "_set_credit", "_settle_stale"})
 BRINGING = frozenset({"_enqueue", "_pipeline", "_enqueue_many"})
 PROFILES: tuple[frozenset[str], ...] = (frozenset(), frozenset(), READING, TAKING, BRINGING)
 """What a client does five times as often as others; the first ones, nothing."""
-BROUGHT = BRINGING | {"_publish", "_fan_out", "_publish_by_words", "_cast", "_exclusive_topic"}
+BROUGHT = BRINGING | {"_batch", "_prepare", "_publish", "_fan_out", "_publish_by_words", "_cast", "_exclusive_topic"}
 MAX_BROUGHT = 480
 """Messages of one run: one command sets off 512 deliveries at most, the rest later; the reference does all at once."""
 TOLD_S = 5.0
 """Within which a lapsed session's consumers hear of it."""
+
+
+class Prepared(NamedTuple):
+    """A transaction that a client has prepared."""
+
+    epoch: int
+    messages: list[NewMessage]
+    acked: dict[int, int]  # message -> epoch
 
 
 class Promises(Tally):
@@ -59,6 +68,7 @@ class Promises(Tally):
         self.settled: dict[int, int] = {}  # message -> epoch under which it was acked
         self.handed: dict[broker.Token, str] = {}  # leases whose delivery somebody was given
         self.holding: dict[str, list[Delivery]] = {}  # by client: what it was given and has not settled
+        self.transactions: dict[str, Prepared] = {}  # by name, of all clients
         self.brought = 0
 
 
@@ -119,6 +129,9 @@ class Worker(SimulatedClient):
             (self._fan_out, 2),
             (self._publish_by_words, 2),
             (self._cast, 2),
+            (self._batch, 6),
+            (self._prepare, 4),
+            (self._decide, 6),
             (self._pop, 8),
             (self._subscribe, 4),
             (self._settle, 20),
@@ -227,6 +240,75 @@ class Worker(SimulatedClient):
 
     async def _cast(self) -> None:
         self._client.driver.send_transient(broker.Enqueue(self._topic(), _message(self._payload())))
+
+    async def _batch(self) -> None:
+        """Enqueues, publishes and settles over several topics. Some batches have a part that is refused."""
+        rng = self.rng
+        enqueued = [self._message() for _ in range(rng.between(1, 3))]
+        published = [_message(self._payload()) for _ in range(rng.pick((0, 0, 1)))]
+        taken = [self._deliveries.pop() for _ in range(min(rng.between(0, 2), len(self._deliveries)))]
+        taken = [one for one in taken if one._driver is self._client.driver]  # not of an earlier life
+        acked = taken[: rng.between(0, 2)]
+        try:
+            async with self._client.batch() as batch:
+                for one in enqueued:
+                    place, fields = self._topic(), (one.payload, one.priority, one.delay_ms, one.expires_ms)
+                    batch.enqueue(place, *fields, headers=one.encoded_headers, key=one.key)
+                for delivery in taken:
+                    if delivery in acked:
+                        batch.ack(delivery)
+                    else:
+                        batch.nack(delivery, delay_ms=rng.pick((0, 300)), discard=rng.chance(0.2))
+                for one in published:
+                    batch.publish(rng.pick(("", "all")), "jobs", one.payload, headers=one.headers, key=one.key)
+                if rng.chance(0.15):
+                    batch.enqueue("nowhere", b"")
+        except CommandRefused as refusal:
+            self.promises.refused.update({one.payload: refusal.code for one in (*enqueued, *published)})
+            if not isinstance(refusal, LeaseLost):
+                self._deliveries += taken
+            raise
+        self.promises.enqueued.update(zip(batch.results, enqueued, strict=False))
+        self._old_tokens = [*self._old_tokens[-10:], *(delivery.token for delivery in taken)]
+        self.promises.settled.update({delivery.id: delivery.attempts for delivery in acked})
+
+    async def _prepare(self) -> None:
+        """Under a name of its own. Whoever decides it may be another client."""
+        rng = self.rng
+        messages = [self._message() for _ in range(rng.between(0, 2))]
+        taken = [self._deliveries.pop() for _ in range(min(rng.between(0, 2), len(self._deliveries)))]
+        taken = [one for one in taken if one._driver is self._client.driver]
+        items: list[broker.Enqueue | broker.Publish | broker.Ack] = [
+            broker.Enqueue(self._topic(), one) for one in messages
+        ]
+        items += [broker.Ack([delivery.token]) for delivery in taken]
+        if not items:
+            return
+        name, epoch = f"{self.name}.{self._lives}.{self._made}.{len(self.promises.transactions)}", rng.between(1, 2)
+        acked = {delivery.id: delivery.attempts for delivery in taken}
+        self.promises.transactions[name] = Prepared(epoch, messages, acked)
+        try:
+            await self._client.driver.request(broker.Prepare(name, epoch, rng.pick((0, 400, 3000)), items))
+        except CommandRefused as refusal:
+            self.promises.refused.update({one.payload: refusal.code for one in messages})
+            del self.promises.transactions[name]
+            raise
+
+    async def _decide(self) -> None:
+        """Commits or aborts any transaction, often one that is decided. Some decisions have another epoch."""
+        known = self.promises.transactions
+        if not known:
+            return
+        name = self.rng.pick(list(known)[-6:])
+        prepared, epoch = known[name], known[name].epoch + self.rng.weighted(((0, 9), (1, 1)))
+        if self.rng.chance(0.4):
+            await self._client.driver.request(broker.Abort(name, epoch))
+            return
+        reply = await self._client.driver.request(broker.Commit(name, epoch))
+        if reply.count == len(prepared.messages):  # otherwise a topic was deleted meanwhile
+            numbers = range(reply.first, reply.first + reply.count)
+            self.promises.enqueued.update(zip(numbers, prepared.messages, strict=True))
+        self.promises.settled.update(prepared.acked)
 
     async def _pop(self) -> None:
         rng = self.rng
