@@ -77,7 +77,9 @@ class Stranger:
         heartbeat = Heartbeat(NodeId(member.id), NodeId(target.id), term, Index(0), 0)
         script = handshake.hello(Kind.PEER_HELLO, hello) + proof + peers.encode(group, heartbeat)
         forged = _Forged(self._cluster, target, hello, script)
-        if ahead > MANY_TERMS:
+        open_at = [host for host in self._cluster.hosts if host.has_opened(group)]
+        in_use = max((host.replica(group).group.raft.term for host in open_at), default=term)
+        if term - in_use > MANY_TERMS:
             loop = self._cluster.loop
             loop.at(loop.now + CONNECT_S + HEARD_S, self._check_term, (target, target.process, group, term))
         with contextlib.suppress(ConnectionLost):

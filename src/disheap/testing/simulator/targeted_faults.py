@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from disheap.kernel.types import Term
 from disheap.testing.simulator.fault_actions import FaultActions
 from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.network import SimConnection
@@ -177,13 +178,13 @@ class TargetedFaults:
         near = [leader.name, *(worker.name for worker in actions.workers if self._rng.chance(0.5))]
         actions.record("superseded", leader, f"with {near}")
         actions.cut([pair for one in near for other in others for pair in ((one, other), (other, one))], cut_s, cut_s)
-        self._cluster.loop.create_task(self._lose_the_newest_write(group, leader, leader.process, cut_s))
+        own = leader.replica(group).group.raft.term
+        self._cluster.loop.create_task(self._lose_the_newest_write(group, leader, leader.process, own, cut_s))
 
-    async def _lose_the_newest_write(self, group: int, host: Host, process: object, cut_s: float) -> None:
+    async def _lose_the_newest_write(self, group: int, host: Host, process: object, own: Term, cut_s: float) -> None:
         actions, loop = self._actions, self._cluster.loop
         durable = self._cluster.groups[group].safety.durable_models[host.id]
         deadline = loop.now + cut_s + MAX_WAIT_S
-        own = host.replica(group).group.raft.term
         while (durable.term_at(durable.last) or 0) <= own:
             await asyncio.sleep(LOOK_S)
             is_late = self._is_over or loop.now > deadline
