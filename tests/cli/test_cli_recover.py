@@ -108,7 +108,8 @@ async def test_each_snapshot_of_a_directory_is_read(survivor: Path, damaged: int
     term = int(files[damaged].name.split("-")[2])
     assert group["snapshots"] == entries and group["snapshot_index"] == entries[1 - damaged]
     (problem,) = group["spare_problems"]
-    assert problem.startswith(f"the snapshot at entry {entries[damaged]} of term {term} is damaged (") and words in problem
+    assert problem.startswith(f"the snapshot at entry {entries[damaged]} of term {term} is damaged (")
+    assert words in problem
     assert group["problems"] == [] and group["rebuilt_index"] == group["last_index"]
     assert (group["machine_stats"]["ready"], group["machine_stats"]["leased"]) == (2, 1)
     shown = await told("verify", str(survivor), *PLAIN)
