@@ -30,7 +30,7 @@ class LeaderWatch:
         """See `Node.wait_for_leader`."""
         try:
             async with asyncio.timeout(timeout_s):
-                while self._group().leader == NOBODY:
+                while not self._can_be_asked():
                     await self._wait_change()
         except TimeoutError:
             raise RequestTimeout(f"no leader within {timeout_s} s; is a majority of the members running?") from None
@@ -54,6 +54,11 @@ class LeaderWatch:
             log.warning(
                 "leadership cannot be handed over; the others will elect", group=self._number, reason=str(error)
             )
+
+    def _can_be_asked(self) -> bool:
+        """Whether a leader is known. If it is this node, its server knows that, too, and takes commands."""
+        group = self._group()
+        return group.leader != NOBODY and group.leads == group.raft.is_leader
 
     async def _wait_change(self) -> None:
         self._changed.clear()
