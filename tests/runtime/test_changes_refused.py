@@ -1,0 +1,60 @@
+"""Changes of members that cannot be now: a second one at once, and a node of a release that does not fit."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from tests.runtime.test_membership import growing
+from tests.support.nodes import Node, TestRegistry
+from tests.support.wire import wait_until
+
+from disheap.errors import ChangeInProgress
+from disheap.kernel.membership import voters_of
+from disheap.testing.counter import CounterMachine
+from disheap.testing.simulator.releases import next_release
+
+
+class NextRegistry(TestRegistry):
+    """The machines as the next release has them."""
+
+    machines = {**TestRegistry.machines, "counter": next_release(CounterMachine)}  # noqa: RUF012
+
+
+async def test_of_two_changes_at_once_the_second_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    async with growing(tmp_path) as cluster:
+        await cluster.wait_leader()
+        await cluster.grow("n2", "n3")
+        leader = await cluster.wait_leader()
+        first, second = (name for name in ("n1", "n2", "n3") if name != leader.name)
+        done, refused = await asyncio.gather(
+            leader.membership.change("demote", first),
+            leader.membership.change("remove", second, force=True),
+            return_exceptions=True,
+        )
+        assert not isinstance(done, BaseException) and done.role == "learner"
+        assert isinstance(refused, ChangeInProgress) and "repeat in a moment" in str(refused)
+        assert len(leader.group.raft.membership.members) == 3 and len(voters_of(leader.group.raft.membership)) == 2
+        await leader.membership.change("remove", second, force=True)
+        assert len(leader.group.raft.membership.members) == 2
+
+
+async def test_a_node_that_does_not_run_the_clusters_version_is_not_let_in(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with growing(tmp_path) as cluster:
+        older = cluster.registry
+        await cluster.stop("n1")
+        cluster.registry = NextRegistry.load()
+        leader = await cluster.start("n1")
+        await wait_until(lambda: leader.group.sessions.machine_version == 2, "the version is raised")
+        node = Node(cluster.config("n2"), registry=older)
+        task = asyncio.create_task(node.start())
+        await wait_until(lambda: "the cluster does not let this node in" in caplog.text, "it says why")
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await node.stop()
+        assert "machine_version 2" in caplog.text and "n2 (release" in caplog.text and "runs 1 to 1" in caplog.text
+        assert "Install the release that the other members run" in caplog.text
+        assert len(leader.group.raft.membership.members) == 1
