@@ -308,6 +308,7 @@ class FileStorage:
             self._owner.identity, self._meta.state.hard_state, snapshot, index.first, index.last,
             tuple(item for item in index.memberships if item[0] > self._snapshots.index), Term(last_term),
             self._log.damage(), self._lost, self._torn(found), self._snapshots.stored(),
+            self._members.state.is_removed,
         )  # fmt: skip
 
     def _torn(self, found: ScanResult) -> str:

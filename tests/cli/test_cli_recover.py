@@ -11,11 +11,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from disheap.interfaces import KnownPeers
 from disheap.kernel.membership import voters_of
 from disheap.kernel.types import NodeId
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 from disheap.testing.inspected import InspectedMember
+from disheap_filelog import members
+from disheap_filelog.filesystem import OsFilesystem
 from tests.cli.command_line import Ended, run
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until
@@ -168,6 +171,19 @@ async def test_what_may_be_lost_is_told_before_anything_is_done(survivor: Path) 
     for text in ("it has entries up to", "They are lost", "can never come back: n2, n3", "Stop every node"):
         assert text in asked.text
     assert not survivor.with_name("n1.recovered").exists()
+
+
+async def test_a_node_that_was_removed_long_ago_is_not_taken_for_the_newest_survivor(survivor: Path) -> None:
+    """Its data are whole and end at its removal. Whoever has a choice takes another directory."""
+    members.write(OsFilesystem(), str(survivor / "groups/0"), KnownPeers(True, (), (2, 3), True))
+    text = "ts cluster had removed this node"
+    asked = await told(*NEW, str(survivor))
+    assert asked.code == 2 and text in asked.text
+    found = await told("verify", str(survivor), *PLAIN, "--json")
+    assert found.code == 0 and [group["is_removed"] for group in found.json["groups"]] == [True]
+    assert text in (await told("verify", str(survivor), *PLAIN)).text
+    kept = survivor.with_name("n2.kept")
+    assert text not in (await told(*NEW, str(kept))).text + (await told("verify", str(kept), *PLAIN)).text
 
 
 async def test_a_new_cluster_is_refused_where_it_would_do_harm(survivor: Path, tmp_path: Path) -> None:

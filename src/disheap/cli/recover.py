@@ -98,6 +98,8 @@ def _tell(as_json: bool, new: dict[str, str], groups: list[RestoredGroup], halve
 
 
 def _print_what_is_lost(survivors: list[Survivor], directory: Path) -> None:
+    from disheap.runtime.offline.surviving import REMOVED
+
     identity = survivors[0].found.identity
     click.echo(printable(f"{directory} belongs to node {identity.node_id} ({identity.name}) of {identity.cluster_id}."))
     for survivor in survivors:
@@ -106,6 +108,8 @@ def _print_what_is_lost(survivors: list[Survivor], directory: Path) -> None:
         click.echo(f"\ngroup {survivor.group}: it has entries up to {last}, the last one of term {found.last_term}")
         click.echo("  Entries behind that may have been confirmed by the others. They are lost.")
         click.echo("  The last entries may have been confirmed or not. They are kept and count as confirmed.")
+        if found.is_removed:
+            click.echo(f"  {REMOVED[0].upper()}{REMOVED[1:]}.")
         if readable < last:
             click.echo(f"  Entries from {readable + 1} on cannot be used, because this node's data are damaged:")
             for problem in survivor.problems():

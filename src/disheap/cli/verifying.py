@@ -143,6 +143,8 @@ def _group_json(one: VerifiedDirectory) -> dict[str, Any]:
 
 
 def _print_directory(found: list[VerifiedDirectory], data_dir: Path, is_sound: bool) -> None:
+    from disheap.runtime.offline.surviving import REMOVED
+
     first = next((one for one in found if one.cluster_id), found[0])
     owner = f"node {first.node_id} ({first.name}) of cluster {first.cluster_id}" if first.cluster_id else "not known"
     emit_pairs(
@@ -171,6 +173,8 @@ def _print_directory(found: list[VerifiedDirectory], data_dir: Path, is_sound: b
     for one in found:
         for problem in one.problems + one.spare_problems:
             click.echo(printable(f"group {one.group}: {problem}"))
+        if one.is_removed:
+            click.echo(f"group {one.group}: {REMOVED}")
         if one.note:
             click.echo(printable(f"group {one.group}: the end of the log is torn, which its node settles ({one.note})"))
     if is_sound:

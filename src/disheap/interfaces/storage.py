@@ -307,7 +307,7 @@ class Scrubbable(Protocol):
 class Inspected(NamedTuple):
     """What `inspect` found. `torn` says what is wrong with the end of the log; "" if nothing is. Entries may have been
     lost there. `snapshots` are all that are stored, the oldest first, those that cannot be read included. `snapshot` is
-    the newest one that can."""
+    the newest one that can. `is_removed` is that of the known peers."""
 
     identity: Identity
     hard_state: HardState
@@ -320,6 +320,7 @@ class Inspected(NamedTuple):
     lost_snapshot: LostSnapshot | None
     torn: str
     snapshots: tuple[tuple[Index, Term], ...] = ()
+    is_removed: bool = False
 
 
 @runtime_checkable

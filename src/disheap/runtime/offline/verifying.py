@@ -61,7 +61,8 @@ class VerifiedDirectory(msgspec.Struct, frozen=True):
     """What a group's data hold. `problems`: what is damaged; the data are sound if there are none. `spare_problems`:
     what is damaged of snapshots that are not needed for the state, unless another one is damaged, too. `snapshots`:
     the entries of all snapshots. `note`: what a crash has left at the end of the log, which a node settles by
-    itself. `rebuilt_index`: the last entry of the state that could be built; `contents` is None if none could be."""
+    itself. `is_removed`: the cluster had removed the node. `rebuilt_index`: the last entry of the state that could be
+    built; `contents` is None if none could be."""
 
     group: int
     problems: list[str]
@@ -79,6 +80,7 @@ class VerifiedDirectory(msgspec.Struct, frozen=True):
     snapshots: list[int] = []
     spare_problems: list[str] = []
     note: str = ""
+    is_removed: bool = False
     contents: Contents | None = None
 
 
@@ -118,6 +120,7 @@ def _verify_group(parts: OfflineParts, data_dir: Path, group: int, progress: Pro
             snapshots=[index for index, _ in found.snapshots],
             spare_problems=spare_problems,
             note=found.torn,
+            is_removed=found.is_removed,
             contents=contents_of(rebuilt.state),
         )
     finally:

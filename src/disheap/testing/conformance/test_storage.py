@@ -587,6 +587,8 @@ def test_a_look_at_the_data_finds_everything_and_changes_nothing(node: Node) -> 
     node.storage.compact(Index(6))
     node.storage.append([entry(21, 9), entry(22, 9, kind=EntryKind.MEMBERSHIP)])
     expected = node.again()
+    if isinstance(node.storage, PeerStore):
+        node.storage.save_known_peers(KnownPeers(True, (), (), is_removed=True))
     node.storage.close()
     looking = node._factory(node.directory)
     if not (looking.durable and isinstance(looking, Inspectable)):
@@ -597,7 +599,7 @@ def test_a_look_at_the_data_finds_everything_and_changes_nothing(node: Node) -> 
     assert (found.identity, found.hard_state, found.snapshot) == (IDENTITY, expected.hard_state, expected.snapshot)
     assert (found.first_index, found.last_index, found.last_term) == (expected.first_index, 22, 9)
     assert found.memberships == ((22, entry(22, 9).data),)
-    assert (found.damaged, found.lost_snapshot, found.torn) == ((), None, "")
+    assert (found.damaged, found.lost_snapshot, found.torn, found.is_removed) == ((), None, "", True)
     assert read_log(looking, 11, 22) == [*entries(11, 20), entry(21, 9), entry(22, 9, kind=EntryKind.MEMBERSHIP)]
     assert read_all(looking.open_snapshot()) == b"state of 10"
     looking.close()
