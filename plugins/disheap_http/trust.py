@@ -32,7 +32,7 @@ def reload_context(context: ssl.SSLContext, settings: HttpSettings) -> None:
 
 
 def _load(context: ssl.SSLContext, settings: HttpSettings) -> None:
-    load_certificate(context, settings.certfile, settings.keyfile, SECTION)
+    load_certificate(context, settings.certfile, settings.keyfile, SECTION, shared_keyfile=settings.shared_keyfile)
     if settings.cafile:
         load_authorities(context, settings.cafile, SECTION)
         context.verify_mode = ssl.CERT_REQUIRED

@@ -6,16 +6,12 @@ checks that the certificate names the host it meant to reach. TLS 1.3 alone, bec
 
 from __future__ import annotations
 
-import os
 import ssl
-import stat
-from pathlib import Path
 from typing import Annotated
 
 from msgspec import Meta
 
 from disheap.certificates import load_authorities, load_certificate
-from disheap.errors import ConfigError
 from disheap_tcp import link
 from disheap_tcp.options import TcpSettings
 
@@ -66,28 +62,9 @@ def client_context(settings: TlsSettings) -> ssl.SSLContext:
 def _context(protocol: int, settings: TlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
-    _check_key_mode(settings)
     load_authorities(context, settings.cafile)
-    load_certificate(context, settings.certfile, settings.keyfile)
+    load_certificate(context, settings.certfile, settings.keyfile, shared_keyfile=settings.shared_keyfile)
     return context
-
-
-def _check_key_mode(settings: TlsSettings) -> None:
-    """Checks that only the owner may read the private key. If the owner is root, the group may read it too, so that a
-    service can. A file that is not there is not refused here."""
-    if settings.shared_keyfile or os.name != "posix":
-        return
-    try:
-        found = Path(settings.keyfile).stat()
-    except OSError:
-        return
-    allowed = 0o640 if found.st_uid == 0 and os.geteuid() != 0 else 0o600
-    if mode := stat.S_IMODE(found.st_mode) & 0o077 & ~allowed:
-        raise ConfigError(
-            f"keyfile = {settings.keyfile} has the mode {stat.S_IMODE(found.st_mode):04o}: others than its owner could "
-            f"{'read' if mode & 0o044 else 'change'} it, and act as its holder. Run `chmod 600 {settings.keyfile}`. "
-            "Where something else keeps them out, set shared_keyfile = true."
-        )
 
 
 _REASONS = (

@@ -316,6 +316,26 @@ async def test_settings_that_cannot_be_used_are_told(
         HttpService(HttpSettings(**given_settings), Context())
 
 
+@pytest.mark.parametrize("is_one_file", [False, True])
+async def test_a_key_that_others_can_read_is_refused(tmp_path: Path, is_one_file: bool) -> None:
+    files = Authority(tmp_path).issue("n1")
+    used = {"certfile": files["certfile"], "keyfile": files["keyfile"]}
+    if is_one_file:
+        both = tmp_path / "both.pem"
+        both.write_text("".join(Path(file).read_text() for file in used.values()))
+        used = {"certfile": str(both)}
+    key = Path(used.get("keyfile", used["certfile"]))
+    key.chmod(0o644)
+    with pytest.raises(ConfigError, match=rf"\[service.http\] (key|cert)file = .* Run `chmod 600 {key}`"):
+        HttpService(HttpSettings(**used), Context())
+    HttpService(HttpSettings(**used, shared_keyfile=True), Context())
+    key.chmod(0o600)
+    async with serving(**used) as service:
+        key.chmod(0o604)
+        with pytest.raises(ConfigError, match="could read it"):
+            service.reload()
+
+
 async def test_the_metrics_address_serves_numbers_alone_or_nothing() -> None:
     async with serving() as service:
         assert [(await get(service, path, 1)).status for path in ("/health", "/ready", "/")] == [404] * 3

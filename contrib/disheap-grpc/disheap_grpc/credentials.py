@@ -53,7 +53,7 @@ class Credentials:
         """gRPC says only that a handshake failed."""
         settings = self._settings
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        load_certificate(context, settings.certfile, settings.keyfile, SECTION)
+        load_certificate(context, settings.certfile, settings.keyfile, SECTION, shared_keyfile=settings.shared_keyfile)
         if settings.cafile:
             load_authorities(context, settings.cafile, SECTION)
 

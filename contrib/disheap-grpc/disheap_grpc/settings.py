@@ -33,6 +33,9 @@ class GrpcSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     listen: Annotated[str, Meta(min_length=1, max_length=255, description="HOST:PORT")] = "127.0.0.1:8500"
     certfile: Annotated[Path, Meta(description="PEM: the certificate and its chain; empty: no TLS")] = ""
     keyfile: Annotated[Path, Meta(description="PEM: the private key, unencrypted")] = ""
+    shared_keyfile: Annotated[
+        bool, Meta(description="take a key file that others than its owner may read, where something else guards it")
+    ] = False  # a mounted secret may have no other mode
     cafile: Annotated[
         Path, Meta(description="PEM: the authorities of clients' certificates, which are then required")
     ] = ""

@@ -197,6 +197,18 @@ async def test_certificates_are_read_again(tmp_path: Path) -> None:
             service().reload()
 
 
+async def test_a_key_that_others_can_read_keeps_the_node_from_starting(tmp_path: Path) -> None:
+    files = Authority(tmp_path).issue("node")
+    Path(files["keyfile"]).chmod(0o644)
+    node, _ = make_node(certfile=files["certfile"], keyfile=files["keyfile"])
+    with pytest.raises(ConfigError, match=rf"\[service.grpc\] keyfile = .* Run `chmod 600 {files['keyfile']}`"):
+        await node.start()
+    await node.stop()
+    node, _ = make_node(certfile=files["certfile"], keyfile=files["keyfile"], shared_keyfile=True)
+    await node.start()
+    await node.stop()
+
+
 def secure_channel(address: str, files: Any) -> grpc.aio.Channel:
     read = {name: Path(path).read_bytes() for name, path in files.items()}
     credentials = grpc.ssl_channel_credentials(read["cafile"], read.get("keyfile"), read.get("certfile"))

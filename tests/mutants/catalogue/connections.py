@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutants.mutant import Mutant, Patch
 
 TRUST = "tests/transports/test_tls_trust.py::"
+HTTP = "tests/http/test_http_connections.py::"
 PLACES = "tests/runtime/test_places.py::"
 DESCRIPTORS = "tests/storage/test_descriptors.py::"
 HOSTING = "tests/cli/test_hosting.py::"
@@ -132,8 +133,8 @@ MUTANTS = (
     Mutant(
         "key-that-everybody-reads-is-taken",
         "a private key that every user of the machine can read is used without a word",
-        (Patch("disheap_tcp:_context", "    _check_key_mode(settings)\n", ""),),
-        (TRUST + "test_a_key_that_others_can_read_is_refused",),
+        (Patch("disheap:load_certificate", "    if not shared_keyfile:\n", "    if False:\n"),),
+        (TRUST + "test_a_key_that_others_can_read_is_refused", HTTP + "test_a_key_that_others_can_read_is_refused"),
         simulated=False,
     ),
 )
