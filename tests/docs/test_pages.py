@@ -82,6 +82,15 @@ def test_every_page_that_is_cited_is_there() -> None:
     assert missing == set()
 
 
+def test_nobody_is_told_to_install_disheap_from_the_index() -> None:
+    """It is not there. A clone is installed by its path: `pip install '.[celery]'`."""
+    by_name = re.compile(r"pip install (?:[^\n`]* )?['\"]?disheap\b[^\n]*")
+    shipped = [path for path in SOURCES if "tests" not in path.parts]
+    others = [path for path in (ROOT / "contrib").rglob("*") if path.suffix in (".md", ".py", ".service", ".yaml")]
+    texts = [*shipped, *PAGES, *others, ROOT / "contrib/deploy/Dockerfile"]
+    assert {(path.name, told) for path in texts for told in by_name.findall(path.read_text())} == set()
+
+
 def test_the_page_on_topics_says_how_much_one_command_does_at_once() -> None:
     page = flowing(ROOT / "docs/reference/topics-and-messages.md")
     megabytes = MAX_PUSH_BYTES_PER_CALL >> 20
