@@ -17,6 +17,7 @@ MARK = "<!-- from here on made by `python -m tests.docs.logs_page` from the code
 LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
 LOGGERS = ("log", "_log")
 LEFT_OUT = ("src/disheap/testing", "src/disheap/example")
+CONTRIB = ("contrib/disheap-grpc/disheap_grpc", "contrib/disheap-redis/disheap_redis")
 
 PARTS = {
     "The process": ("src/disheap/cli",),
@@ -35,6 +36,7 @@ PARTS = {
     "Disk, memory and clock": ("src/disheap/runtime/disk", "src/disheap/runtime/memory", "src/disheap/runtime/clocks"),
     "The file log": ("plugins/disheap_filelog",),
     "HTTP": ("plugins/disheap_http",),
+    "gRPC": ("contrib/disheap-grpc",),
 }
 """Titles, and what the paths of the modules begin with. The first that fits counts."""
 
@@ -64,7 +66,7 @@ class LogCall(NamedTuple):
 def find_calls() -> list[LogCall]:
     """Every place in the product that logs, in the order of files and lines."""
     found = []
-    for directory in ("src", "plugins"):
+    for directory in ("src", "plugins", *CONTRIB):
         for file in sorted((ROOT / directory).rglob("*.py")):
             place = str(file.relative_to(ROOT))
             if not place.startswith(LEFT_OUT):

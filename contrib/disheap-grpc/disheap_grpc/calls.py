@@ -30,7 +30,7 @@ class Site(NamedTuple):
     node: Node
     cluster: Cluster
     leases: Leases
-    log_error: Callable[..., None]  # rate-limited
+    tell_failed: Callable[[str], None]  # for the node's log
 
     @property
     def answer_bytes(self) -> int:
@@ -96,7 +96,7 @@ def parse(kind: Any, raw: bytes) -> Any:
 
 def fail(site: Site, context: Any, error: Exception) -> None:
     """An error of ours."""
-    site.log_error("a gRPC request failed", error=f"{type(error).__name__}: {error}")
+    site.tell_failed(f"{type(error).__name__}: {error}")
     statuses.end(context, grpc.StatusCode.INTERNAL, "internal-error", "the node failed on this request; see its log")
 
 

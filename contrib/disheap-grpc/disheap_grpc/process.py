@@ -12,15 +12,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import msgspec
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a line on stderr for each failed handshake of a stranger
 
 from disheap.errors import ConfigError
-from disheap.logs import LineLimiter
 from disheap_grpc.cluster import Cluster
 from disheap_grpc.node_view import LINE_BYTES, Node, receive, send
 from disheap_grpc.server import GrpcServer
@@ -36,13 +33,12 @@ async def run(fd: int) -> None:
     settings = msgspec.convert(first["settings"], GrpcSettings)
     node = Node(first["node"], writer)
 
-    lines = LineLimiter(asyncio.get_running_loop())
-
-    def log(event: str, **fields: Any) -> None:
-        send(writer, {"log": event, "fields": fields})
+    def tell_failed(error: str) -> None:
+        if writer.transport.get_write_buffer_size() < LINE_BYTES:  # a node that does not read gets no more
+            send(writer, {"failed_request": error})
 
     cluster = Cluster(node, settings.broker_url)
-    server = GrpcServer(settings, node, cluster, partial(lines.write, log))
+    server = GrpcServer(settings, node, cluster, tell_failed)
     try:
         send(writer, {"bound": await server.bind()})
         await serve(reader, writer, node, server)

@@ -54,11 +54,13 @@ UNARY: dict[str, calls.Work] = {
 class GrpcServer:
     """One server, until it is stopped."""
 
-    def __init__(self, settings: GrpcSettings, node: Node, cluster: Cluster, log_error: Callable[..., None]) -> None:
+    def __init__(
+        self, settings: GrpcSettings, node: Node, cluster: Cluster, tell_failed: Callable[[str], None]
+    ) -> None:
         self._settings = settings
         self._credentials = Credentials(settings)
         self._consumers = Consumers(settings.consumers)
-        self._site = calls.Site(settings, node, cluster, Leases(secrets.token_bytes(32)), log_error)
+        self._site = calls.Site(settings, node, cluster, Leases(secrets.token_bytes(32)), tell_failed)
         self._health = Health(node)
         self._server: Any = None
 

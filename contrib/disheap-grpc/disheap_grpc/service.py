@@ -16,7 +16,7 @@ import msgspec
 
 from disheap.errors import AddressInUse, ConfigError, DisheapError
 from disheap.interfaces import ServiceContext
-from disheap.logs import get_logger
+from disheap.logs import LineLimiter, get_logger
 from disheap_grpc.credentials import Credentials
 from disheap_grpc.node_view import LINE_BYTES, receive, send
 from disheap_grpc.settings import GrpcSettings
@@ -62,7 +62,7 @@ class GrpcService:
         assert self._server is not None
         await self._server.start()
         self._watching = self._context.loop.create_task(self._watch(), name="gRPC process")
-        log.info("gRPC is served", node=self._context.node, address=self.address, pid=self._server.pid)
+        log.info("gRPC is served", address=self.address, pid=self._server.pid)
 
     async def stop(self) -> None:
         """Ends all requests and the process. Leases go back."""
@@ -130,6 +130,7 @@ class ServerProcess:
         self._tasks: list[asyncio.Task[None]] = []
         self._started: asyncio.Future[None] = context.loop.create_future()
         self._said: dict[str, Any] = {}  # the state that it knows
+        self._lines = LineLimiter(context.loop)
 
     async def wait_bound(self) -> int:
         """The port that it has taken. Raises `ConfigError`."""
@@ -201,8 +202,8 @@ class ServerProcess:
                 self._started.set_result(None)
             elif "ask" in said:
                 self.send({"answer": await self._answer(said["ask"])})
-            elif "log" in said:
-                log.error(said["log"], **said["fields"])
+            elif "failed_request" in said:
+                self._lines.write(log.error, "a gRPC request failed", error=said["failed_request"])
         if not self._started.done():
             self._started.set_exception(
                 ConfigError("[service.grpc] the gRPC server has ended; standard error says why")

@@ -19,6 +19,7 @@ from serving import PATIENCE_S, Site, enqueue, info_of, make_node, members, rene
 
 from disheap.cli.local_cluster import free_ports
 from disheap.errors import AddressInUse, ConfigError, UnsafeListen
+from disheap.logs import LINES_AT_ONCE
 from disheap.testing.certificates import Authority
 from disheap_grpc.settings import GrpcSettings
 from disheap_grpc.v1 import broker_pb2 as pb
@@ -133,6 +134,20 @@ async def test_a_server_process_ends_when_its_node_is_gone() -> None:
             await asyncio.sleep(0.01)
     assert pid
     await node.stop()
+
+
+async def test_requests_that_fail_write_a_bounded_number_of_lines(caplog: pytest.LogCaptureFixture) -> None:
+    """A client that has found a fault may repeat it."""
+    caplog.set_level("ERROR", "disheap")
+    async with serving() as site:
+        server: Any = site.service._server
+        server._reader.feed_data(b'{"failed_request":"ValueError: no such thing"}\n' * (LINES_AT_ONCE + 20))
+        await site.broker.ListTopics(pb.ListTopicsRequest(), timeout=PATIENCE_S)
+        await site.cluster.GetStatus(pb.GetStatusRequest(), timeout=PATIENCE_S)  # asks the node on the same way
+    lines = [one.msg for one in caplog.records if one.msg["event"] == "a gRPC request failed"]
+    assert [(one["error"], one["node"], one["level"]) for one in lines] == [
+        ("ValueError: no such thing", "n1", "error")
+    ] * LINES_AT_ONCE
 
 
 async def test_reflection_lists_the_services() -> None:
