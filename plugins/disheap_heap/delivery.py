@@ -16,6 +16,7 @@ from typing import Any
 from disheap.protocol.broker import Deliver, NewMessage, PopDone
 from disheap_heap import credit, timers
 from disheap_heap.arrivals import CHUNKS_SWEPT, IdFilter
+from disheap_heap.dropped import LARGE_BYTES, free_within_bound
 from disheap_heap.encoding import encode
 from disheap_heap.footprint import count_extras, uncount_extras
 from disheap_heap.kept import DROPPED_BYTES, TUPLE_BYTES
@@ -388,6 +389,8 @@ def _drop_ready(state: State, topic: Topic, messages: list[Message]) -> None:
     state.ready -= len(messages)
     if state.views:
         keep_dropped(state, messages)
+    if size >= LARGE_BYTES:
+        free_within_bound(state, messages)
     if topic.arrivals.chunks:
         for _ in range(sweeps):
             _sweep_ids(state, topic)
@@ -413,6 +416,8 @@ def drop_message(state: State, message: Message) -> None:
     if state.views:
         body_bytes = 0 if id(body) in state.copies else len(body)
         keep_message_bytes(state, message.id, DROPPED_BYTES + body_bytes)
+    if len(body) >= LARGE_BYTES:
+        free_within_bound(state, (message,))
 
 
 def drop_all_waiting(state: State, topic: Topic) -> int:

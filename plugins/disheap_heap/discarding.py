@@ -11,6 +11,7 @@ from itertools import repeat
 from typing import Any
 
 from disheap_heap.arrivals import CHUNK
+from disheap_heap.dropped import units_to_free
 from disheap_heap.messages import Message
 from disheap_heap.settings import WORDS_PER_UNIT
 from disheap_heap.state import Consumer, Session, State, Topic
@@ -18,8 +19,6 @@ from disheap_heap.work import free_some
 
 RECORDS_AT_ONCE = 1000
 """Records that one slice frees, which takes 1 ms."""
-BYTES_PER_RECORD = 64 << 10
-"""Bytes of a payload that take as long to free as one record."""
 IDS_PER_RECORD = 32
 UNITS_AT_ONCE = 250
 
@@ -37,6 +36,7 @@ def discarding(state: State) -> Iterator[None]:
 def _records(state: State) -> Iterator[None]:
     """Yields after each record that was freed, and several times after one that takes longer."""
     while state.unfreed:
+        state.begin_call()
         free_some(state, UNITS_AT_ONCE)
         yield from repeat(None, UNITS_AT_ONCE)
     yield from map(_nothing, _taken(state.leases))
@@ -48,7 +48,7 @@ def _records(state: State) -> Iterator[None]:
     for transaction in _taken(state.transactions.open):
         while transaction.messages:
             body = transaction.messages.pop().body
-            yield from repeat(None, 1 + len(body) // BYTES_PER_RECORD)
+            yield from repeat(None, units_to_free(len(body)))
         while transaction.frozen:
             yield from _message(transaction.frozen.pop().message)
     table = state.transactions
@@ -103,7 +103,7 @@ def _topic(topic: Topic) -> Iterator[None]:
 
 def _message(message: Message) -> Iterator[None]:
     """The caller holds the message until it takes the next one."""
-    return repeat(None, 1 + len(message.body) // BYTES_PER_RECORD)
+    return repeat(None, units_to_free(len(message.body)))
 
 
 def _taken(table: MutableMapping[Any, Any]) -> Iterator[Any]:

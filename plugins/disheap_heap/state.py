@@ -26,6 +26,7 @@ from disheap_heap.prepared import Transactions
 from disheap_heap.ready import ReadyMessages
 from disheap_heap.routing import Exchange, RouteCache
 from disheap_heap.settings import (
+    FREED_BYTES_PER_CALL,
     MAX_DELIVERIES_PER_CALL,
     MAX_END_UNITS_PER_CALL,
     MAX_PUSH_BYTES_PER_CALL,
@@ -242,9 +243,15 @@ class PurgedMessages(NamedTuple):
     timers: OrderedRecords[Timer] | None
 
 
+class Dropped(NamedTuple):
+    """Messages that were dropped by a call which must not free them. See `dropped`."""
+
+    messages: list[Message]
+
+
 class State:
     """All tables. `effects` collects the pushes of the call in progress. `deliveries_left`, `returns_left`,
-    `end_units_left` and `push_bytes_left` are what this call may still do. The rest is postponed."""
+    `end_units_left`, `push_bytes_left` and `free_bytes_left` are what this call may still do. The rest is postponed."""
 
     def __init__(self, settings: HeapSettings, group: int = 0, series_max: int = SERIES_MAX) -> None:
         self.settings = settings
@@ -281,13 +288,15 @@ class State:
         self.returning: OrderedDict[int, Consumer] = OrderedDict()  # postponed: their leases are given back
         self.ending: OrderedDict[int, Session] = OrderedDict()  # postponed: they end, with their topics and consumers
         self.resending: OrderedDict[int, Session] = OrderedDict()  # postponed: their leases are sent again
-        self.unfreed: list[PurgedMessages | Exchange[Topic] | Topic | Kept | Resend] = []  # not state: see `work`
+        self.unfreed: list[
+            PurgedMessages | Dropped | Exchange[Topic] | Topic | Kept | Resend
+        ] = []  # not state: see `work`
         self.views: list[ref[Any]] = []  # open `view.View`s
         self.purged_in_views: list[PurgedMessages] = []  # not to be freed before these views are closed
         self.resends_in_views: list[Resend] = []  # are over, and not to be freed before all views are closed
         self.effects: list[tuple[int, bytes]] = []
         self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
-        self.push_bytes_left = MAX_PUSH_BYTES_PER_CALL
+        self.push_bytes_left, self.free_bytes_left = MAX_PUSH_BYTES_PER_CALL, FREED_BYTES_PER_CALL
         self.end_units_left = MAX_END_UNITS_PER_CALL
         self.units = 0  # of work, counted, not state: see `interfaces.WorkCounting`
         self.delivered = self.settled = self.returned = self.expired = self.dropped = 0  # counted, not state
@@ -309,7 +318,7 @@ class State:
         effects: list[tuple[int, bytes]] = []
         self.effects = effects
         self.deliveries_left, self.returns_left = MAX_DELIVERIES_PER_CALL, MAX_RETURNS_PER_CALL
-        self.push_bytes_left = MAX_PUSH_BYTES_PER_CALL
+        self.push_bytes_left, self.free_bytes_left = MAX_PUSH_BYTES_PER_CALL, FREED_BYTES_PER_CALL
         self.end_units_left = MAX_END_UNITS_PER_CALL
         return effects
 

@@ -26,6 +26,7 @@ from disheap_heap.delivery import (
     serve_later,
     serve_some,
 )
+from disheap_heap.dropped import free_one, uncount_freed
 from disheap_heap.exchanges import remove_binding
 from disheap_heap.footprint import uncount_extras
 from disheap_heap.kept import Kept
@@ -34,7 +35,7 @@ from disheap_heap.messages import Content, SharedMessage
 from disheap_heap.routing import Exchange
 from disheap_heap.sessions import end_some, resend_some
 from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
-from disheap_heap.state import PurgedMessages, Resend, State, Topic
+from disheap_heap.state import Dropped, PurgedMessages, Resend, State, Topic
 from disheap_heap.topics import delete
 from disheap_heap.transactions import inquire, time_out
 
@@ -156,13 +157,16 @@ def _resend_waiting(state: State, limit: int) -> int:
 
 
 def free_some(state: State, limit: int) -> None:
-    """Frees at most about `limit` units of what is gone for all."""
+    """Frees at most about `limit` units of what is gone for all, within the bytes that this call may free."""
     done = 0
-    while state.unfreed and done < limit:
+    while state.unfreed and done < limit and state.free_bytes_left > 0:
         purged = state.unfreed[-1]
         if isinstance(purged, PurgedMessages):
-            done += 1
-            more = _free_one(state, purged)
+            units = _free_one(state, purged)
+            done, more = done + max(1, units), units > 0
+        elif isinstance(purged, Dropped):
+            units = free_one(state, purged)
+            done, more = done + max(1, units), units > 0
         elif isinstance(purged, Exchange):
             done += 1
             more = _remove_one_binding(state, purged)
@@ -187,14 +191,13 @@ def _remove_one_binding(state: State, exchange: Exchange[Topic]) -> bool:
     return True
 
 
-def _free_one(state: State, purged: PurgedMessages) -> bool:
+def _free_one(state: State, purged: PurgedMessages) -> int:
+    """Frees one message or timer. Returns the units of work, and 0 when none is left."""
     message = purged.ready.drain()
     if message is None and purged.delayed:
         message = purged.delayed.popitem()[1][1]
     if message is None:
-        return purged.timers is not None and purged.timers.drain() is not None
-    state.purged_messages -= 1
-    state.purged_bytes -= len(message.body)
+        return int(purged.timers is not None and purged.timers.drain() is not None)
     if type(message) is SharedMessage or type(message.body) is Content:
         uncount_extras(state, message)
-    return True
+    return uncount_freed(state, message)

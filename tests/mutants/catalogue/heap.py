@@ -1045,6 +1045,20 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "dropped-payloads-are-freed-at-once",
+        "one command that drops gigabytes from a full topic stops the loop for 240 ms",
+        (Patch("disheap_heap:free_within_bound", "        if state.free_bytes_left > 0:\n", "        if True:\n"),),
+        ("tests/heap/test_dropped.py::test_a_call_frees_a_bounded_number_of_bytes",),
+        simulated=False,
+    ),
+    Mutant(
+        "purged-payloads-are-freed-by-number",
+        "a slice of a purge frees 500 messages of 8 MiB and stops the loop for 156 ms",
+        (Patch("disheap_heap:free_some", " and state.free_bytes_left > 0:\n", ":\n"),),
+        ("tests/heap/test_dropped.py::test_a_call_frees_a_bounded_number_of_bytes",),
+        simulated=False,
+    ),
+    Mutant(
         "freeing-is-no-work",
         "the freeing of purged messages is not counted as work, and nobody sees how long it takes",
         (Patch("disheap_heap:free_some", "    state.units += done\n", ""),),
