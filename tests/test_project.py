@@ -19,7 +19,8 @@ TEST_NAME = re.compile(r"^\s*(?:async )?def (test_\w+)", re.MULTILINE)
 TEST_NAME_MAX = 74
 """Characters. A name is one plain sentence; what else is to be said belongs into the docstring."""
 FILE_LINES_MAX, FUNCTION_LINES_MAX = 500, 50
-"""Of source files, and of functions. What is longer holds two ideas: find the second one, and give it a home."""
+"""The lines of source files, and of functions. What is longer holds two ideas: find the second one, and give it a
+home."""
 LONG_FILES = {
     "src/disheap/errors.py": "a flat tree of public errors, which a program reads in one piece",
     "src/disheap/testing/heap_model.py": "one class: what the machine must do, which is read beside the page on topics",

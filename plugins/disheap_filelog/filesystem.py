@@ -150,7 +150,7 @@ class OsLock(OsFile):
         self._path, self._place = path, _place(os.fstat(self.descriptor))
 
     def is_linked(self) -> bool:
-        """Not after a directory was moved, removed or covered by a mount, nor when the lock itself was replaced. The
+        """False after a directory was moved, removed or covered by a mount, and after the lock itself was replaced. The
         way to the lock leads through all of its directories, so one look is enough."""
         try:
             found = os.stat(self._path)  # noqa: PTH116  # each append
@@ -305,4 +305,4 @@ def _sync_fully(descriptor: int) -> None:
 
 
 _sync = _sync_fully if hasattr(fcntl, "F_FULLFSYNC") else getattr(os, "fdatasync", os.fsync)
-"""Of a descriptor. A changed size is part of the data to `fdatasync`."""
+"""Syncs a descriptor. For `fdatasync`, a changed size is part of the data."""

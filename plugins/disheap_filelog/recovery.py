@@ -115,7 +115,7 @@ class _Scan:
         is_limited = following is not None and not segment.head.is_repaired
         self._limit = following.head.previous_end if following and is_limited else self._size
         self._window = (0, b"")
-        self._doubt: tuple[int, str] | None = None  # where a lost block may have been, and why
+        self._ambiguous_block: tuple[int, str] | None = None  # where a lost block may have been, and why
         self._found: list[Block] = []  # damaged ones too
         self.damaged: list[Block] = []
 
@@ -154,13 +154,13 @@ class _Scan:
 
     def _is_unused(self, offset: int) -> bool:
         """Whether nothing was ever written from `offset` on: zeros, and no mark of a block. A slot that is damaged may
-        have been a mark, or never written: then the end is in doubt."""
+        have been a mark, or never written: then the end is ambiguous."""
         number = self._segment.count
         is_begun = not self._is_append_whole or self._slots.is_sound(number)
         if self._following or not self._segment.head.has_marks or is_begun or not self._is_zero_from(offset):
             return False
         if not self._slots.is_empty(number):
-            self._doubt = (offset, "the mark of a block that may have been begun is damaged")
+            self._ambiguous_block = (offset, "the mark of a block that may have been begun is damaged")
         return True
 
     def _is_zero_from(self, offset: int) -> bool:
@@ -205,7 +205,7 @@ class _Scan:
         )  # fmt: skip
         end = self._end_of(block)
         if end >= self._size and self._may_be_followed(block):
-            self._doubt = (block.offset, "a block may have followed the damaged one")
+            self._ambiguous_block = (block.offset, "a block may have followed the damaged one")
         segment.skip(block, end)
         self._index.add(Located(segment, block, is_damaged=True), ())
         self.damaged.append(block)
@@ -261,7 +261,7 @@ class _Scan:
 
     def _judge_end(self, reason: str) -> Tail | None:
         """The last segment: is what it lacks damaged or ambiguous? A damaged slot may have been a mark or an identity.
-        So a member is in doubt about its block, and a node that is alone does not drop it."""
+        So its block is ambiguous for a member, and a node that is alone does not drop it."""
         segment, missing = self._segment, reason or "blocks that were durable are missing"
         hinting = segment.count + 1 if self._salvage else segment.count
         if segment.is_sealed():
@@ -269,9 +269,9 @@ class _Scan:
         if self._slots.proves(segment.count) or (reason and self._slots.hints(hinting)):
             raise self._damaged(segment.end, missing)
         if not reason:
-            if self._doubt is not None:
-                offset, doubt = self._doubt
-                return Tail(segment.path, offset, max(0, self._size - offset), doubt)
+            if self._ambiguous_block is not None:
+                offset, why = self._ambiguous_block
+                return Tail(segment.path, offset, max(0, self._size - offset), why)
             if self._slots.hints(segment.count):
                 _log.warning("an unused block identity is damaged; the log is whole", file=segment.path)
             return None

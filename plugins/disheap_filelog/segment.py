@@ -71,7 +71,7 @@ from disheap_filelog.identities import SLOT_BYTES, Slots
 MAGIC = b"DHL1"
 VERSION = 2
 MARKS_SINCE = 2
-"""The first version of which zeros behind the last block can be unused space."""
+"""The first version in which zeros behind the last block can be unused space."""
 PREFIX = "log-"
 SEAL_AT = 8192
 SLOTS_AT = 12288
@@ -244,7 +244,7 @@ class Segment:
         return (head.replaced_end, head.replaced_checksum) if head.is_repaired else (self.end, self.checksum)
 
     def holds(self, least_bytes: int) -> bool:
-        """So much of blocks."""
+        """Whether the segment has at least so many bytes of blocks."""
         return self.end - self.start >= least_bytes
 
     def has_room(self, groups: int, segment_bytes: int) -> bool:

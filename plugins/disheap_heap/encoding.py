@@ -16,8 +16,8 @@ _FIXARRAY = 0x9
 _UINT8 = b"\xcc"
 _POSITIVE_MAX = 0x7F
 _ARRAY_BYTES = {b"\xdc": 3, b"\xdd": 5}
-"""Of msgpack: an array begins with 0x9 in the upper half of the byte, or with one of these and its length. A number
-up to `_POSITIVE_MAX` is one byte."""
+"""How msgpack begins an array: 0x9 in the upper half of the byte, or one of these and the length. A number up to
+`_POSITIVE_MAX` is one byte."""
 
 
 def known_tag(body: bytes) -> int | None:

@@ -17,7 +17,7 @@ from disheap_heap.state import Session, State
 MESSAGE_BYTES = 220
 """A tuple, its id, its entry in a dict and in a heap, the header of its payload."""
 CONTENT_BYTES = 150
-"""Of a message with headers or a key: a struct, and what two more objects take beside their bytes."""
+"""The memory of a message with headers or a key: a struct, and what two more objects take beside their bytes."""
 LEASE_BYTES = 220
 """A tuple and its entries in two dicts."""
 TIMER_BYTES = 200
@@ -26,7 +26,7 @@ TOPIC_BYTES = 1450
 """An object, two dicts, two partitioned ones, the chunks of its messages, its name and its settings."""
 EXCHANGE_BYTES = 500
 CONSUMER_BYTES = 500
-"""Of a subscription or a pop: an object, a dict, and its entries in three others."""
+"""The memory of a subscription or a pop: an object, a dict, and its entries in three others."""
 SESSION_BYTES = 500
 BINDING_BYTES = 500
 """Its entries in the exchange and in the topic, and the key."""

@@ -95,7 +95,8 @@ QUERY_TAGS = {tag_of(kind): kind for kind in get_args(broker.Query)}
 
 NOTHING: Effects = ()
 COMMAND_OVERHEAD_BYTES = 4 << 10
-"""Of a command beside payload and headers: two names of 255 characters, four bytes each at most, a key, and numbers."""
+"""The size of a command beside payload and headers: two names of 255 characters, four bytes each at most, a key, and
+numbers."""
 
 
 class HeapMachine:
@@ -114,7 +115,7 @@ class HeapMachine:
         return settings.payload_bytes + broker.HEADERS_BYTES_MAX + COMMAND_OVERHEAD_BYTES
 
     handlers: ClassVar[Handlers] = HANDLERS
-    """Of all versions. A later release, or a test, adds to them."""
+    """The handlers of all versions. A later release, or a test, adds to them."""
 
     @classmethod
     def constants(cls, version: int) -> dict[str, int]:
@@ -312,7 +313,7 @@ class HeapMachine:
         return sample_queries()
 
     def limit_series(self, series_max: int) -> None:
-        """So many topics are counted one by one."""
+        """Sets how many topics are counted one by one."""
         self._series_max = series_max
         self._state.series = Series(series_max)
 

@@ -307,7 +307,7 @@ class _Earlier(Generic[V]):
 
 
 _NONE: _Earlier[Any] = _Earlier()
-"""Of a table that has one partition only. It is never changed."""
+"""The earlier records of a table that has one partition only. It is never changed."""
 
 
 def _halves(partition: dict[int, V]) -> tuple[dict[int, V], int, dict[int, V]]:

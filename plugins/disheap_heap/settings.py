@@ -57,8 +57,8 @@ MESSAGES_PER_ABORT_UNIT = 16
 """Prepared messages that an abort drops for one unit of work, 3 us."""
 
 INQUIRE_AFTER_MS = 5_000
-"""So long a participant waits for a decision before it asks for it. A decision is asked for only if the coordinator's
-group has lost it, or never had it."""
+"""How long a participant waits for a decision before it asks for it. It has to ask only if the coordinator's group has
+lost the decision, or never had it."""
 
 INQUIRE_PAUSE_MAX_MS = 60_000
 """The pause between two questions doubles up to this. An answer that is missing is not late: the coordinator's group

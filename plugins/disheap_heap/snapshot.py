@@ -46,8 +46,8 @@ from disheap_heap.view import View
 from disheap_heap.views import open_view
 
 FORMAT = 10
-"""Of the versions that this release runs. A release that knows several formats writes the one of the cluster's
-`machine_version`. So an older node can read it before the raise."""
+"""The format of the versions that this release runs. A release that knows several formats writes the one of the
+cluster's `machine_version`. So an older node can read it before the raise."""
 PIECE_BYTES = 256 << 10
 """The size of a piece. A block ends when it has half as many bytes of payload, so a piece takes a fraction of a
 millisecond."""

@@ -65,7 +65,7 @@ def keep_dropped(state: State, messages: list[Message]) -> None:
 
 def keep_lease(state: State, lease: Lease) -> None:
     """Before a lease ends or is extended."""
-    _keep(state, View.keep_lease, lease)
+    _in_open_views(state, View.keep_lease, lease)
 
 
 def keep_frozen(state: State, frozen: FrozenMessage) -> None:
@@ -116,32 +116,32 @@ def free_resend(state: State, resend: Resend) -> None:
 
 def keep_topic(state: State, topic: Topic) -> None:
     """Before the owner or the expiry of a topic changes."""
-    _keep(state, View.keep_topic, topic)
+    _in_open_views(state, View.keep_topic, topic)
 
 
 def keep_deleted(state: State, topic: Topic) -> None:
     """Before a topic is deleted."""
-    _keep(state, View.keep_deleted, topic)
+    _in_open_views(state, View.keep_deleted, topic)
 
 
 def keep_turns(state: State, topic: Topic) -> None:
     """Before the turns of a topic change."""
-    _keep(state, View.keep_turns, topic)
+    _in_open_views(state, View.keep_turns, topic)
 
 
 def keep_consumer(state: State, consumer: Consumer) -> None:
     """Before a field of a consumer changes."""
-    _keep(state, View.keep_consumer, consumer)
+    _in_open_views(state, View.keep_consumer, consumer)
 
 
 def keep_group(state: State, group: CreditGroup) -> None:
     """Before a group or the order of its consumers changes."""
-    _keep(state, View.keep_group, group)
+    _in_open_views(state, View.keep_group, group)
 
 
 def keep_session(state: State, session: Session) -> None:
     """Before a session, its groups, what it owns, or what is sent to it again changes."""
-    _keep(state, View.keep_session, session)
+    _in_open_views(state, View.keep_session, session)
 
 
 def ids_of_views(state: State, topic: Topic) -> list[PartitionedDict[Any]]:
@@ -149,7 +149,7 @@ def ids_of_views(state: State, topic: Topic) -> list[PartitionedDict[Any]]:
     return [ids for view in _open(state) for ids in view.needed_ids(topic)]
 
 
-def _keep(state: State, keep: Callable[[View, R], None], record: R) -> None:
+def _in_open_views(state: State, keep: Callable[[View, R], None], record: R) -> None:
     """Calls `keep` of each open view, without a list of them: a batch comes here thousands of times."""
     for reference in state.views:
         if (view := reference()) is not None:

@@ -30,7 +30,7 @@ FRESH_S = 0.2
 SAMPLES_AT_ONCE = 300
 """Written in one turn of the loop, in at most 5 ms."""
 END = b"# EOF\n"
-"""Of OpenMetrics, once after all metrics."""
+"""The end mark of OpenMetrics, once after all metrics."""
 
 Collect = Callable[[], Awaitable[Sequence[Metric]]]
 Encoder = Callable[[Any], bytes]

@@ -1,4 +1,4 @@
-"""Events a second, from counters that are looked at once in a while. Owns the last two looks."""
+"""Events a second, from counters that are read once in a while. Owns the last two readings."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from disheap.interfaces import Buckets, Metric
 
 EVERY_S = 5.0
-"""Between two looks. A rate is that of the last such time."""
+"""The time between two updates. A rate is that of the last such time."""
 
 Key = tuple[str, str]
 """The group and the topic."""
 
 
 class Rates:
-    """`look` every `EVERY_S`; `of` one topic at any time."""
+    """`update` every `EVERY_S`; `of` one topic at any time."""
 
     def __init__(self) -> None:
         self._looked_at = 0.0
         self._counts: dict[Key, dict[str, float]] = {}
         self._rates: dict[Key, dict[str, float]] = {}
 
-    def look(self, now_s: float, metrics: Sequence[Metric]) -> None:
+    def update(self, now_s: float, metrics: Sequence[Metric]) -> None:
         """Takes in the counters that have the labels `group` and `topic`."""
         before, passed_s = self._counts, now_s - self._looked_at
         self._counts, self._looked_at = {}, now_s

@@ -105,7 +105,7 @@ class HttpService:
         failures = LineLimiter(self._context.loop)
         while True:
             try:
-                self._rates.look(self._context.loop.time(), await self._context.measure())
+                self._rates.update(self._context.loop.time(), await self._context.measure())
             except Exception:
                 failures.write(log.exception, "the counters could not be read")
             await asyncio.sleep(EVERY_S)

@@ -8,9 +8,9 @@ import msgspec
 from msgspec import Meta
 
 HEAD_BYTES_MAX = 16 << 10
-"""Of a request: its first line and its headers. Browsers send 1 to 2 KiB."""
+"""The size of a request's first line and headers. Browsers send 1 to 2 KiB."""
 QUERY_FIELDS_MAX = 16
-"""Of one URL."""
+"""How many fields the query of one URL may have."""
 WRITE_BYTES = 64 << 10
 """A body is written in pieces of this size. So a slow reader holds no more than about two of them."""
 LINGER_S = 1.0

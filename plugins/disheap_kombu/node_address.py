@@ -77,6 +77,6 @@ def _is_disheap(owner: Any) -> bool:
 
 
 def install() -> None:
-    """Not where kombu has come to compute the port itself."""
+    """Does nothing if kombu computes the port itself by now."""
     if vars(KombuConnection).get("port", None) is None:
         KombuConnection.port = Port()

@@ -125,7 +125,7 @@ def _check_is_on(key: str, value: Any) -> None:
     if not value:
         raise ConfigError(
             f"broker_use_ssl: {key} = {value!r} is not possible: the name in a node's certificate is always checked. "
-            "Set server_hostname to the name in the certificate where that is not the host's"
+            "Set server_hostname to the name in the certificate if that is not the host's"
         )
 
 

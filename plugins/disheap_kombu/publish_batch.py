@@ -17,7 +17,7 @@ COMMAND_BYTES = 1 << 20
 """The messages of one command have at most so many bytes, or as many as the node takes, if that is less. One message
 may have more. A larger command would gain nothing, and copying it takes the loop of each node 1 ms."""
 PART_BYTES = 64
-"""Of a message beside its payload, its exchange and its routing key."""
+"""The size of a message beside its payload, its exchange and its routing key."""
 
 
 class PublishingChannel(Protocol):

@@ -99,7 +99,7 @@ def _warn_of_ignored(queue: str, given: dict[str, Any], overflow: str) -> None:
 
 
 def alternate_exchange(exchange: str, arguments: dict[str, Any]) -> str:
-    """The argument `alternate-exchange`; "" where there is none. Warns of the other arguments, which no exchange here
+    """The argument `alternate-exchange`; "" if there is none. Warns of the other arguments, which no exchange here
     has. Raises 406 where it is no text."""
     alternate = arguments.get(ALTERNATE)
     if alternate is None:
@@ -142,7 +142,7 @@ def _ttl_ms(given: dict[str, Any]) -> int:
 
 
 def _count(given: dict[str, Any], key: str, least: int) -> int:
-    """A whole number of at least `least`; 0 where it is not given."""
+    """A whole number of at least `least`; 0 if it is not given."""
     if key not in given:
         return 0
     value = given[key]

@@ -66,7 +66,7 @@ class Unconfirmed:
         return reply
 
     def _take(self, command: broker.Publish | broker.Batch) -> Box | None:
-        """None where the message has to be sent. Once the session is over nothing is known of what it sent, and whoever
+        """None if the message has to be sent. Once the session is over nothing is known of what it sent, and whoever
         publishes again wants it sent."""
         box = self._boxes.pop(_digest(command), None) if self._boxes else None
         return None if box and isinstance(box[0], OutcomeUnknown) else box

@@ -114,7 +114,7 @@ class TlsListener:
     # --- places ------------------------------------------------------------------------------------------------------
 
     async def _wait_for_room(self) -> None:
-        """Until a place is free, or somebody would give his up."""
+        """Waits until a place is free, or somebody would give his up."""
         while self._is_full() and self._stalled() is None:
             self._moved.clear()
             with suppress(TimeoutError):
@@ -210,7 +210,7 @@ class TlsListener:
 
 
 def _says_nothing(accepted: socket.socket) -> bool:
-    """Nor has it hung up."""
+    """Whether the other end has neither sent anything nor hung up."""
     try:
         accepted.recv(1, socket.MSG_PEEK)
     except BlockingIOError:

@@ -100,7 +100,7 @@ SILENCE = "it closed before it said anything; it may have refused this side's ce
 
 
 def explain_lost(error: BaseException) -> str:
-    """The same for a connection that was made; for a client, that is before the server has judged it."""
+    """Explains why a connection that was made was lost. For a client, that is before the server has judged it."""
     if isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError):
         return f"{link.explain(error)}; right after connecting it means that this side's certificate was refused"
     return explain(error)

@@ -11,7 +11,7 @@ OWNED_IPV6_BITS = 64
 
 
 def owner_of(remote: str) -> str:
-    """The owner of `host:port`, as a transport writes it; "" where the host is no IP address.
+    """The owner of `host:port`, as a transport writes it; "" if the host is no IP address.
 
     >>> owner_of("10.0.0.1:50000"), owner_of("[2001:db8::1]:50000"), owner_of("[::ffff:10.0.0.1]:50000")
     ('10.0.0.1', '2001:db8::/64', '10.0.0.1')

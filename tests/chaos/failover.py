@@ -69,7 +69,7 @@ class Native(threading.Thread):
 
 
 class Kombu(threading.Thread):
-    """The same with kombu, which uses the blocking driver."""
+    """A kombu producer and a kombu consumer. They use the blocking driver."""
 
     def __init__(self, url: str) -> None:
         super().__init__(daemon=True)

@@ -158,7 +158,7 @@ class _Relay:
         self._jobs: list[asyncio.Task[None]] = []
 
     async def run(self, first: bytes) -> None:
-        """Until either side is done."""
+        """Runs until either side is done."""
         there: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED)
         back: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUED)
         if first:

@@ -18,7 +18,7 @@ _NUMBER = struct.Struct("<q")
 
 
 def why_not() -> str:
-    """The reason for which there is no shim on this machine; "" where there is one."""
+    """The reason for which there is no shim on this machine; "" if there is one."""
     if not sys.platform.startswith("linux"):
         return "LD_PRELOAD faults are made for Linux"
     return "" if shutil.which("cc") else "no C compiler (cc) is installed"

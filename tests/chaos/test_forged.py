@@ -88,7 +88,7 @@ class Scene:
         return found
 
     async def facts(self) -> dict[str, tuple[Any, ...]]:
-        """Of each node that runs: term, leader, members and the end of its log."""
+        """Returns for each node that runs: term, leader, members and the end of its log."""
         facts = {}
         for name in (self.leader, self.follower):
             status = await self.status(name)

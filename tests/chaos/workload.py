@@ -77,7 +77,7 @@ class Workload:
             raise self.failure
 
     async def wait_service(self, within_s: float) -> None:
-        """Until an enqueue that was sent from now on is confirmed. Raises `TimeoutError`."""
+        """Waits until an enqueue that was sent from now on is confirmed. Raises `TimeoutError`."""
         async with asyncio.timeout(within_s):
             begin = self._now
             while True:

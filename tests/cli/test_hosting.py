@@ -81,7 +81,7 @@ def test_a_signal_while_a_node_starts_hides_no_error_of_its_disk(
 
 
 def test_what_ends_the_node_is_raised_also_while_it_is_being_announced() -> None:
-    """And not what the announcement makes of it: that there is no leader, say."""
+    """The error of the announcement, such as that there is no leader, is not raised."""
 
     async def announce(node: Node) -> None:
         node.failed(DiskFailed("append: the disk is gone"))

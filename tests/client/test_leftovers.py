@@ -192,7 +192,7 @@ class BlockingRounds:
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Of a node in a thread of its own."""
+    """The address of a node in a thread of its own."""
     free_closed_transports()
     peer, port = free_ports(2)
     addresses = [(f"127.0.0.1:{peer}", f"127.0.0.1:{port}")]

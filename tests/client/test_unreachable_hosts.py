@@ -28,7 +28,8 @@ from tests.support.nodes import Cluster
 from .fake_node import FakeCluster, SocketNode
 
 BUDGET_S = 20.0
-"""Of one attempt. A client that waits for one to end before it starts the next fails these tests by far."""
+"""How long one attempt may take. A client that waits for one to end before it starts the next fails these tests by
+far."""
 WITHIN_S = 5.0
 """Three hosts that hang cost 0.75 s; the rest is for a slow machine."""
 

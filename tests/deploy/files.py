@@ -85,7 +85,7 @@ def _expanded(text: str, variables: Mapping[str, str]) -> str:
 
 
 def manifests() -> dict[str, Any]:
-    """Of Kubernetes, by kind."""
+    """The manifests of Kubernetes, by kind."""
     text = (DEPLOY / "kubernetes" / "disheap.yaml").read_text()
     return {one["kind"]: one for one in yaml.safe_load_all(text)}
 

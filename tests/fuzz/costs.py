@@ -24,12 +24,13 @@ from disheap.protocol.frames import Kind
 from tests.fuzz.costs_world import Admin, Advance, Attach, Call, Cost, Large, Leave, NewTerm, Open, Step, World
 
 CALLS_BASE = 300
-"""Of any step, whatever it does."""
+"""The calls of any step, whatever it does."""
 CALLS_OF_A_PIECE = 25_000
-"""Of a piece of a hash, which may look at 2,048 ids and find nothing, and of the other admin requests: 1 ms."""
+"""The calls of a piece of a hash, which may look at 2,048 ids and find nothing, and of the other admin requests: 1
+ms."""
 CALLS_PER_UNIT = 60
 CALLS_PER_BYTE = 8
-"""Of a command and of its answer: an Ack of many tokens, a list of many topics."""
+"""The calls for each byte of a command and of its answer: an Ack of many tokens, a list of many topics."""
 MAX_CALLS_BETWEEN_PAUSES = 400_000
 """About 20 ms."""
 LONGEST = 40

@@ -29,7 +29,7 @@ from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 
 STEP_BYTES = 30
-"""Of input, for a step that brings nothing: a header."""
+"""The input of a step that brings nothing: a header."""
 PROOF = proof_of(bytes(frames.SECRET_BYTES))
 
 
@@ -282,7 +282,7 @@ class World:
 
 
 def _result(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Of one that only pauses; all of it is measured as one step."""
+    """The result of a coroutine that only pauses. All of it is measured as one step."""
     while True:
         try:
             coroutine.send(None)

@@ -175,7 +175,7 @@ class ServedNode:
     """A server that leads, with a bystander whose session has to stand whatever others send."""
 
     SESSION = (1000 << 16) + 1
-    """Of the first client after the bystander."""
+    """The session of the first client after the bystander."""
     cluster_id, name, machine_name, number = CLUSTER, "n1", "heap", 0
 
     def __init__(self) -> None:

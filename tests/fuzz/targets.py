@@ -338,7 +338,7 @@ def hello(data: bytes) -> None:
 
 
 def welcome(data: bytes) -> None:
-    """The same for the answer."""
+    """The answer is read back as it was written, as in `hello`."""
     here = _versions(data)
     for content in (Welcome, PeerHello):
         try:

@@ -73,7 +73,7 @@ def test_mutated_input_ends_in_the_typed_error_and_in_time(name: str) -> None:
 @pytest.mark.proof
 @pytest.mark.parametrize("name", TARGETS)
 def test_bad_input_leaves_nothing_behind(name: str) -> None:
-    """The same inputs again and again: after the first round the number of objects stands still."""
+    """The inputs are the same in each round: after the first one the number of objects stands still."""
     target, counts = TARGETS[name], []
     inputs = [mutate(Random(number).choice(target.seeds), target.seeds, Random(number)) for number in range(PER_ROUND)]
     for _ in range(ROUNDS):

@@ -19,7 +19,7 @@ GROUPS = (0, 1, 2)
 NAMES = ("a", "b", "c")
 TIMEOUT_MS = 500
 ROUNDS = 20
-"""Of questions, decisions and confirmations, after which nothing may be left."""
+"""How many rounds of questions, decisions and confirmations there are, after which nothing may be left."""
 
 
 class Groups:

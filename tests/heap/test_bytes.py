@@ -24,7 +24,7 @@ RECORD_BYTES_MAX = 6_000_000
 """10,000 messages that are delayed and expire, with headers: each takes a timer and one record more."""
 
 RECORD_BYTES_MAX_BY_NAME = {"ATTACH": (broker.HELD_MAX + broker.CREDIT_MAX + MAX_SCANNED_PER_CALL) * RESEND_BYTES}
-"""Of records, in the cases that need more. Until all leases are sent again, the state has those that the client named,
+"""The records, in the cases that need more. Until all leases are sent again, the state has those that the client named,
 and those to be sent that are found so far."""
 
 SENT_BYTES_MAX_BY_NAME = {

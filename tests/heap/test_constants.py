@@ -126,7 +126,7 @@ DECIDES_NOTHING = {
     "UNITS_AT_ONCE",
     "UNITS_PER_CHUNK",
 }
-"""Of estimates, of caches, of pauses, of queries and of files."""
+"""The constants of estimates, of caches, of pauses, of queries and of files."""
 
 
 def test_constants_that_decide_what_a_replica_does_belong_to_the_version() -> None:

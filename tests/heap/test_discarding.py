@@ -17,7 +17,8 @@ from disheap_heap.state import State
 from .driver import PLENTY, Driver
 
 FREED_MAX = 2_500_000
-"""Of one slice, in bytes: 1,000 records, or the empty tables at the end. The whole state takes 12,600,000."""
+"""The bytes that one slice may free: 1,000 records, or the empty tables at the end. The whole state takes
+12,600,000."""
 
 
 def large() -> Driver:

@@ -157,7 +157,7 @@ def test_the_estimate_of_each_kind_of_record_is_close_to_its_real_size(case: str
 
 @pytest.mark.parametrize("case", WITH_VIEW)
 def test_what_an_open_view_keeps_is_counted(case: str) -> None:
-    """The same calls are made with and without a view. What differs is what the view keeps."""
+    """A run with a view makes the calls of a run without one. What differs is what the view keeps."""
     (real_without, without), (real_with, with_view) = (grown(WITH_VIEW[case], is_open) for is_open in (False, True))
     real, estimate = real_with - real_without, with_view - without
     print(f"{case:28} real/each {real / ROUNDS:8.0f} est {estimate / ROUNDS:8.0f} ratio {estimate / real:5.2f}")

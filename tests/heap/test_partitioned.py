@@ -146,7 +146,7 @@ def test_ascending_keys_fill_their_partitions() -> None:
 @pytest.mark.parametrize("kept", [1, 3, 50])
 @pytest.mark.parametrize("order", ["ascending", "at random"])
 def test_few_survivors_hold_little_memory(order: str, kept: int) -> None:
-    """So many of each partition stay. In one dict they held the whole of it."""
+    """The survivors are a few of each partition. In one dict they would hold the whole of it."""
     table, count = PartitionedDict[int](), 100 * PARTITION_MAX
     for key in range(count):
         table.put(key, 0)

@@ -13,7 +13,7 @@ from tests.support.calls import CallCounter
 
 OTHERS = (LEASE, POP, TOPIC)
 CALLS_PER_TIMER = 1
-"""Of a batch: to push it into a heap."""
+"""The calls for each timer of a batch: to push it into a heap."""
 
 deadlines = st.integers(1, 20)
 topics = st.integers(1, 3)

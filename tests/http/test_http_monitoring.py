@@ -202,7 +202,7 @@ async def ask(address: str, query: str) -> Any:
 
 
 async def until_scraped(address: str, leader: Any) -> None:
-    """Until every node was scraped three times while messages came in."""
+    """Waits until every node was scraped three times while messages came in."""
     async with asyncio.timeout(SERVER_S):
         while True:
             await leader.apply(encode(Enqueue("jobs", NewMessage(b"x"))))

@@ -34,7 +34,7 @@ SEEDS = {
 }  # fmt: skip
 """The names of the document that the product grew from."""
 MAX_CALLS = 50_000
-"""Of functions in one step of the loop: some 10 ms."""
+"""The calls of functions in one step of the loop: some 10 ms."""
 
 
 async def scrape(service: HttpService) -> dict[str, dict[tuple[tuple[str, str], ...], float]]:
@@ -256,11 +256,11 @@ def enqueued(*samples: tuple[str, float]) -> list[Metric]:
 
 def test_a_rate_is_that_between_the_last_two_looks() -> None:
     rates = Rates()
-    rates.look(10.0, enqueued(("jobs", 100)))
+    rates.update(10.0, enqueued(("jobs", 100)))
     assert rates.of(0, "jobs") is None, "nothing to compare with"
-    rates.look(15.0, enqueued(("jobs", 150), ("new", 7)))
+    rates.update(15.0, enqueued(("jobs", 150), ("new", 7)))
     assert rates.of(0, "jobs") == {"enqueued": 10.0} and rates.of(0, "new") is None
-    rates.look(20.0, enqueued(("jobs", 5)))
+    rates.update(20.0, enqueued(("jobs", 5)))
     assert rates.of(0, "jobs") == {"enqueued": 0.0}, "a replica has begun to count again"
     assert rates.of(1, "jobs") is None
 

@@ -532,7 +532,7 @@ class Cluster:
             self.thaw(node)
 
     def drop(self, drops: Callable[[Message], bool]) -> None:
-        """Until `heal`, lose what this is true for."""
+        """Lose the messages that this is true for, until `heal`."""
         self.filters.append(drops)
 
     # --- time --------------------------------------------------------------------------------------------------------
@@ -666,7 +666,7 @@ class Cluster:
 
 
 def refused(action: Callable[[], object]) -> type[RequestError] | None:
-    """The class of the refusal, or None where there was none."""
+    """The class of the refusal, or None if there was none."""
     try:
         action()
     except RequestError as error:

@@ -115,7 +115,7 @@ class Schedule:
                         run()
 
     def _lose(self, is_wanted: bool) -> None:
-        """Of a follower whose newest write, which is acknowledged, superseded something."""
+        """Loses the end of a follower whose newest write, which is acknowledged, superseded something."""
         for number, disk in self.disks.items():
             node = self.cluster[number]
             if is_wanted and node.is_up and not node.jobs and not node.raft.is_leader and disk.has_superseded:

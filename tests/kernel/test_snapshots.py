@@ -277,7 +277,7 @@ def test_entries_read_before_an_installation_are_not_applied_after_it() -> None:
 
 
 def test_a_chunk_is_never_written_while_another_is() -> None:
-    """Not even one of another snapshot: the answer could not be told apart."""
+    """A chunk of another snapshot has to wait as well: the answer could not be told apart."""
     node = Solo(term=3)
     node.hear(request(0, b"abc", False))
     assert node.hear(request(0, b"xyz", False, source=3)) == []

@@ -104,7 +104,8 @@ def run_tests(targets: list[str], timeout_s: int) -> Seen:
 
 
 def _quiet_hypothesis() -> None:
-    """The same examples each time; and what fails here is of no use to those who run the tests next."""
+    """Makes hypothesis draw the same examples each time. What fails here is of no use to those who run the tests
+    next."""
     from hypothesis import HealthCheck, Phase, settings
 
     settings.register_profile(

@@ -49,7 +49,7 @@ class Patch(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Of the function in its module."""
+        """The first line of the function in its module."""
         return (self._bounds() or (0, 0))[0]
 
     def _bounds(self) -> tuple[int, int] | None:
@@ -70,7 +70,7 @@ def text_of(path: Path) -> str:
 
 
 def path_of(module: str) -> Path:
-    """Of a package, its `__init__`. Imports the packages above it."""
+    """The path of a module; for a package that of its `__init__`. Imports the packages above it."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise Unplantable(f"there is no module {module}")

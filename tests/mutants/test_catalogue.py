@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_what_is_to_catch_it_is_there(mutant: Mutant) -> None:
 
 
 def _functions(path: str) -> set[str]:
-    """Of a file, or of an installed module."""
+    """The functions of a file, or of an installed module."""
     spec = None if path.endswith(".py") else find_spec(path)
     file = ROOT / path if spec is None else Path(str(spec.origin))
     kinds = ast.FunctionDef | ast.AsyncFunctionDef
@@ -72,5 +73,12 @@ def test_a_function_that_is_not_there_makes_the_catalogue_fail(where: str, says:
 
 def test_the_page_in_the_docs_has_a_row_for_each() -> None:
     page = (ROOT / "docs/explanation/planted-bugs.md").read_text()
-    rows = {line.split("|")[1].strip(" `") for line in page.splitlines() if line.startswith("| `")}
-    assert rows == {mutant.name for mutant in CATALOGUE}
+    rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| `")}
+    assert set(rows) == {mutant.name for mutant in CATALOGUE}
+    stale = [mutant.name for mutant in CATALOGUE if f"| {mutant.breaks} |" not in rows[mutant.name]]
+    assert stale == [], "the page says something else than the catalogue"
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    tests += "".join(path.read_text() for path in (ROOT / "src/disheap/testing/conformance").glob("test_*.py"))
+    there = set(re.findall(r"def (test_\w+)", tests))
+    named = {name for row in rows.values() for name in re.findall(r"`(test_\w+)", row)}
+    assert named - there == set(), "the page names tests that are not there"

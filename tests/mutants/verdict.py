@@ -19,7 +19,7 @@ class Seen(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """`seeds` is None where the simulator was not asked."""
+    """`seeds` is None if the simulator was not asked."""
 
     mutant: Mutant
     tests: Seen

@@ -31,7 +31,7 @@ NOBODY = PendingOpens()
 
 
 def counts(**addresses: int) -> SessionCounts:
-    """So many sessions at each address, all of one name."""
+    """Counts so many sessions at each address, all of one name."""
     facts = SessionFacts(1, 1000, 500, "", "fleet", 0, bytes(32))
     return SessionCounts(Session(facts, address) for address, count in addresses.items() for _ in range(count))
 

@@ -132,7 +132,7 @@ def test_an_objection_says_whose_clock_is_how_wrong_and_what_to_do() -> None:
 
 
 def test_log_time_follows_a_clock_that_is_far_off_only_if_others_agree() -> None:
-    """Of a leader: its clock jumps, or the machines of all were suspended."""
+    """The clock of a leader jumps, or the machines of all members were suspended."""
     checked = Checked().others(0, 0)
     assert checked.check.is_right(THREE_VOTERS)
     checked.clock.wall += WEEK_MS

@@ -91,7 +91,7 @@ async def test_a_forged_heartbeat_moves_no_term(tmp_path: Path) -> None:
 
 
 async def test_who_binds_a_stopped_members_port_is_not_welcomed(tmp_path: Path) -> None:
-    """Not even one who sends the dialler's own proof back."""
+    """One who sends the dialler's own proof back is refused as well."""
     async with Cluster(tmp_path, secret=NEW) as cluster:
         await cluster.wait_leader()
         incarnation = cluster.nodes["n3"].incarnation

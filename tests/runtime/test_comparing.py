@@ -56,7 +56,7 @@ def at(index: int, time_ms: int) -> SnapshotMeta:
 
 
 def judged(voters: int, heard: dict[int, bytes]) -> tuple[Host, StateComparison]:
-    """Of node 1, after it hashed entry 7 and heard the others."""
+    """What node 1 judges, after it hashed entry 7 and heard the others."""
     host = Host(voters)
     comparing = StateComparison(host, NodeId(1), 10, asyncio.get_running_loop())
     comparing._remember(NodeId(1), Index(7), OURS)

@@ -61,7 +61,7 @@ async def lead(cluster: Cluster, name: str, group: int) -> None:
 
 
 def terms(cluster: Cluster, *groups: int) -> list[tuple[int, int]]:
-    """Of each replica of these groups: a group that notices something elects, and its term rises."""
+    """The term of each replica of these groups. A group that notices something elects, and its term rises."""
     return [
         (int(node.replicas[group].group.raft.term), int(node.replicas[group].group.raft.leader))
         for node in cluster.nodes.values()

@@ -185,7 +185,7 @@ class Host:
 
 
 def members_of(*ids: int) -> Membership:
-    """Of the three that there were."""
+    """The membership of some of the three that there were."""
     return Membership(tuple(Member(NodeId(one), True, b"") for one in ids), 3)
 
 

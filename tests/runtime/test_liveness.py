@@ -152,7 +152,7 @@ class Node:
         self.server.pending.append(self.session.id)
 
     def silence(self, seconds: float) -> None:
-        """So much time passes, with sweeps as in a node that runs."""
+        """Lets so much time pass, with sweeps as in a node that runs."""
         until = self.loop.now + seconds
         while self.loop.now < until:
             self.loop.move(SWEEP_S)

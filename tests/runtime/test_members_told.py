@@ -73,7 +73,7 @@ async def test_a_tick_tells_a_bounded_number_of_clients(tmp_path: Path, monkeypa
         node = cluster.nodes["n1"]
         clients = [await connected(cluster, "n1:8400", True) for _ in range(5)]
         node.acceptor.members_changed(["n1:8400", "n9:8400"])
-        node.acceptor.tell()
+        node.acceptor.announce_members()
         for client in clients[:2]:
             await client.frame(Kind.MEMBERS)
         assert len(node.acceptor._untold) == 3
@@ -82,7 +82,7 @@ async def test_a_tick_tells_a_bounded_number_of_clients(tmp_path: Path, monkeypa
 
 
 async def test_a_client_goes_on_when_all_nodes_that_it_was_told_have_been_removed(tmp_path: Path) -> None:
-    """And so does a new client of the same process with the old URL."""
+    """A new client of the same process goes on, too, with the old URL."""
     async with growing(tmp_path, machine="heap") as cluster:
         await cluster.wait_leader()
         last_nodes = LastNodes()

@@ -34,7 +34,7 @@ class Door:
         self.places = Places(msgspec.convert(limits, PlaceLimits), lambda: self.now)
 
     def enter(self, remote: str, principal: str = "", greets: bool = True) -> tuple[Guest, str]:
-        """The guest, and why it has no place; "" where it has one."""
+        """The guest, and why it has no place; "" if it has one."""
         guest = Guest()
         refusal = self.places.enter(guest, remote, principal)
         if refusal is None and greets:

@@ -92,7 +92,7 @@ def test_without_glibc_nothing_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_freed_memory_goes_back() -> None:
-    """Of blocks of 1 KiB with one that is still in use above them, the allocator by itself gives nothing back."""
+    """If one block above them is still in use, the allocator by itself gives none of the blocks of 1 KiB back."""
     source = ProcessMemory()
     blocks = [bytes([number % 256]) * 1000 for number in range(60_000)]
     full = source.resident_bytes() or 0

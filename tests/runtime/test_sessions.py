@@ -422,7 +422,7 @@ def test_a_snapshot_holds_no_secret() -> None:
 
 
 def test_a_copied_hash_opens_nothing() -> None:
-    """Of a log or a backup: the hash is not the secret."""
+    """The copy may come from a log or a backup: the hash is not the secret."""
     replica = Replica()
     session = replica.open()
     replica.apply(attaching(session, 2, proof_of(SECRET)))
@@ -602,7 +602,7 @@ def test_a_snapshot_at_any_moment_goes_on_exactly_as_the_original(
 
 @given(_steps, _steps)
 def test_a_snapshot_does_not_show_what_was_applied_after_it_was_taken(steps: list[Step], more: list[Step]) -> None:
-    """Nor does what is hashed in slices; nor the older of two views."""
+    """What is hashed in slices does not show it either, and neither does the older of two views."""
     replica = Replica()
     session = replica.open(1)
     replica.apply(command(session, 1))

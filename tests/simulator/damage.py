@@ -174,8 +174,8 @@ async def apply(cluster: DamagedCluster, command: Any) -> None:
 def outcome(
     registry: Registry, codec: str, disks: list[Files], content: bytes, after: list[Files] | None = None
 ) -> str:
-    """Of a cluster on these disks: `same`, `repaired`, `waits` or `refused`; raises for anything else. `after` gets
-    the files as they are then."""
+    """What becomes of a cluster on these disks: `same`, `repaired`, `waits` or `refused`. Raises for anything else.
+    `after` gets the files as they are then."""
     cluster = DamagedCluster(registry, codec, disks)
 
     async def life() -> str:

@@ -21,7 +21,7 @@ END_S = 3.0
 DOWN_S = 0.5
 """How long it stays so."""
 ROUNDS = 3
-"""Of messages, in each stage of the life."""
+"""How many rounds of messages there are in each stage of the life."""
 
 
 class OneFailure(DiskFaults):
@@ -124,7 +124,7 @@ class DiskFailureScenario(DamagedCluster):
         assert all(body in content for body in self.acknowledged), "what was acknowledged is lost"
 
     async def work(self, command: Any) -> None:
-        """Until it is acknowledged. It may be carried out twice where the first outcome is not known."""
+        """Sends the command until it is acknowledged. It may be carried out twice if the first outcome is not known."""
         while not await self.try_to(command):
             await asyncio.sleep(DOWN_S)
 

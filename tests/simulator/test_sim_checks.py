@@ -222,7 +222,7 @@ def test_a_snapshot_is_not_taken_for_a_change_of_the_members() -> None:
 def test_a_commit_is_judged_by_the_voters_before_the_next_change() -> None:
     """An answer has committed an entry, and the leader changes the voters before the pump, after which checks look."""
     seen: list[str] = []
-    replica = SimpleNamespace(_safety=SimpleNamespace(look=seen.append), _watched="the leader")
+    replica = SimpleNamespace(_safety=SimpleNamespace(check_kernel=seen.append), _watched="the leader")
     proposals = SimpleNamespace(change_members=seen.append)
     SimReplica._watch_changes(replica, SimpleNamespace(proposals=proposals))  # type: ignore[arg-type]
     proposals.change_members("the change")

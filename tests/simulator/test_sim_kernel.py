@@ -25,7 +25,7 @@ KNOWN = {
     2: "78ac5ebb711d02e6",
     3: "cb83324662de1840",
 }
-"""Of these seeds on every supported Python. They change with the kernel, and with nothing else."""
+"""The hashes of these seeds on every supported Python. They change with the kernel, and with nothing else."""
 
 
 class Schedule:

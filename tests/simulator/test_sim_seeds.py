@@ -62,7 +62,7 @@ REGRESSIONS_OF_CHANGES = {
 }
 """(seed, groups) -> what it found, of runs whose members change."""
 LONG = {(1795997679, 3)}
-"""Of these, those that take long, and for whose fault there is another one."""
+"""The seeds that take long, and for whose fault there is another one."""
 RARE = (
     *("dropped", "partly refused", "alternate", "long pattern"),
     *("batch", "refused batch", "commit", "abort", "prepared ack"),
@@ -82,7 +82,7 @@ def registry() -> Registry:
 
 @pytest.mark.parametrize("first", FRESH)
 def test_nothing_is_found_in_ten_seeds_from(first: int, registry: Registry) -> None:
-    """And members came and went meanwhile."""
+    """Members come and go meanwhile."""
     faults: Counter[str] = Counter()
     for seed in range(first, first + 10):
         result = simulate(Plan(seed), registry)
@@ -93,7 +93,7 @@ def test_nothing_is_found_in_ten_seeds_from(first: int, registry: Registry) -> N
 
 
 def test_nothing_is_found_in_ten_seeds_while_the_members_stay(registry: Registry) -> None:
-    """And they took the rarer ways through the machine, too."""
+    """The seeds take the rarer ways through the machine, too."""
     rare: Counter[str] = Counter()
     faults: Counter[str] = Counter()
     for seed in range(1, 11):
@@ -114,7 +114,7 @@ def test_nodes_of_a_list_that_moves_as_a_whole_find_each_other(seed: int, regist
 
 @pytest.mark.parametrize("first", FRESH_OF_GROUPS)
 def test_nothing_is_found_with_three_groups_in_four_seeds_from(first: int, registry: Registry) -> None:
-    """And every kind of client has been there."""
+    """Every kind of client takes part."""
     by_kind: Counter[str] = Counter()
     for seed in range(first, first + 4):
         result = simulate(Plan(seed, groups=GROUPS), registry)

@@ -13,7 +13,7 @@ from disheap.testing.simulator.group_batches import ABORTED, COMMITTED, UNKNOWN,
 from tests.simulator.transaction_groups import TransactionCluster
 
 TIMEOUT_S = 3.0
-"""Of a transaction here. It is 30 s in the product."""
+"""The timeout of a transaction here. It is 30 s in the product."""
 BOUND_S = TIMEOUT_S + RETRY_MAX_S + 1.0
 """Once all groups have leaders, everything is decided within this time. It is the rest of the timeout, the longest
 pause before a decision is sent again, and two rounds through the log."""

@@ -188,7 +188,7 @@ class MixedCluster(ScriptedCluster):
         await self.whole()
 
     async def snapshots(self) -> None:
-        """Of each node that is up, at the index where it stands."""
+        """Takes a snapshot on each node that is up, at the index where it stands."""
         await self.whole()
         index = max(host.node.group.applied.index for host in self.up())
         for host in self.up():
@@ -196,7 +196,7 @@ class MixedCluster(ScriptedCluster):
         await self.wait(lambda: all(host.node.group.raft.snapshot_index >= index for host in self.up()), "no snapshot")
 
     async def ask(self, command: Any) -> bytes:
-        """Until a leader answers. Raises what the machine refuses."""
+        """Asks until a leader answers. Raises what the machine refuses."""
         while True:
             await self.wait(lambda: self.leader() is not None, "nobody leads")
             leader = self.leader()

@@ -63,7 +63,7 @@ def events(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 def damage_header(disk: CrashingDisk, path: str = LOG_1) -> None:
-    """Of the last block, and its mark: nothing tells any more what was in it."""
+    """Damages the header of the last block, and its mark: nothing tells any more what was in it."""
     data = content(disk, path)
     data[data.rindex(b"DHB1")] ^= 1
     erase_mark(data)

@@ -40,18 +40,18 @@ class Failing:
         disk.watch = self._watch
         disk.happened = self._made  # type: ignore[method-assign]
 
-    def fail_look(self, at: int) -> None:
+    def fail_query_at(self, at: int) -> None:
         """The `at`-th operation that changes nothing."""
         left = at
 
-        def look(operation: str, path: str) -> None:
+        def fail_query(operation: str, path: str) -> None:
             nonlocal left
             left -= 1
             if left == -1:
                 self._due = f"{operation} of {path}"
                 self._fail()
 
-        self._disk.look = look
+        self._disk.on_query = fail_query
 
     def _watch(self, operation: str, path: str, offset: int) -> None:
         if self.failed:
@@ -75,7 +75,7 @@ class Failing:
 
 
 def live_until_it_fails(life: Life, failing: Failing) -> str:
-    """Returns the step in which it failed; "" where the life was too short for it."""
+    """Returns the step in which it failed; "" if the life was too short for it."""
     for name, step in life.steps():
         try:
             step()
@@ -158,7 +158,7 @@ def test_whatever_cannot_be_read_ends_the_storage_and_nothing_is_written() -> No
         disk = CrashingDisk()
         life = Life(disk)
         failing = Failing(disk, -1)
-        failing.fail_look(at)
+        failing.fail_query_at(at)
         if not live_until_it_fails(life, failing):
             break
         check_nothing_goes_on(life.storage, failing)

@@ -124,7 +124,8 @@ async def _answer(node: InspectedMember, request: dict[str, Any]) -> dict[str, A
 
 
 async def measure(case: Case, directory: Path, counts: bool) -> Cost:
-    """Of one request, and of what it sets off until the snapshot is taken and the node has nothing postponed."""
+    """The cost of one request, and of what it sets off until the snapshot is taken and the node has nothing
+    postponed."""
     async with Cluster(directory, nodes=1, machine="heap") as cluster:
         node = cluster.nodes["n1"]
         case.build(node)

@@ -46,7 +46,7 @@ class End:
         self.wire.loop.call_later(LET_GO_S, self.release_storage)
 
     def release_storage(self) -> None:
-        """Of the receiver, which knows this end. The wrong ends may still have called it."""
+        """Releases the storage of the receiver, which knows this end. The wrong ends may still have called it."""
         self.__dict__.pop("receiver", None)
 
     # --- as the receiver's connection ---

@@ -18,7 +18,7 @@ from disheap_grpc.node_view import Node
 from disheap_grpc.settings import GrpcSettings
 
 ANSWER_SPARE_BYTES = 1024
-"""Of an answer, beside its messages."""
+"""What an answer takes beside its messages."""
 FRAMING_BYTES = 8
 """A message in a list has so many bytes around it."""
 
@@ -34,7 +34,7 @@ class Site(NamedTuple):
 
     @property
     def answer_bytes(self) -> int:
-        """Of the messages in one answer."""
+        """The size of the messages in one answer."""
         return self.settings.message_bytes - ANSWER_SPARE_BYTES
 
 

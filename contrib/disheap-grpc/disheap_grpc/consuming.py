@@ -72,7 +72,7 @@ class Stream:
         self._drained: asyncio.Future[None] | None = None
 
     async def run(self, command: broker.Subscribe) -> None:
-        """Until one side ends the stream."""
+        """Consumes until one side ends the stream."""
         driver = await self._call.driver()
         await driver.room(self._call.timeout_s)
         number = await driver.subscribe(command, self)

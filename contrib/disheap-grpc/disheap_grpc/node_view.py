@@ -16,7 +16,7 @@ import msgspec
 from disheap.errors import ProtocolError, UnknownGroup
 
 LINE_BYTES = 16 << 20
-"""Of a status: a cluster has a few members."""
+"""The size of a status: a cluster has a few members."""
 
 
 class Node:

@@ -52,7 +52,7 @@ async def run(fd: int) -> None:
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, node: Node, server: GrpcServer) -> None:
-    """Until the node says stop, or is gone."""
+    """Serves until the node says stop, or is gone."""
     while (said := await receive(reader)) is not None and "stop" not in said:
         node.told(said)
         if "start" in said:

@@ -82,7 +82,7 @@ class GrpcService:
 
     @property
     def pid(self) -> int:
-        """Of the server's process; 0 without one."""
+        """The id of the server's process; 0 without one."""
         return self._server.pid if self._server is not None else 0
 
     @property
@@ -162,7 +162,7 @@ class ServerProcess:
         return self._started.done() and self._process.returncode is None
 
     async def wait_end(self) -> None:
-        """Until it has closed its end."""
+        """Waits until it has closed its end."""
         if self._tasks:
             await asyncio.wait(self._tasks[:1])
 

@@ -8,19 +8,19 @@ import msgspec
 from msgspec import Meta
 
 METADATA_BYTES = 8 << 10
-"""Of the headers of one request. gRPC's own limit."""
+"""The size of the headers of one request. It is gRPC's own limit."""
 COUNT_MAX = 1000
 """Messages of one Pop or Peek, topics of one page, and leases of one Ack, Nack or Extend."""
 CREDIT_DEFAULT = 64
 CREDIT_MAX = 10_000
 LEASE_MS = 60_000
-"""Of a Pop that names none. A client that has gone holds its messages no longer."""
+"""The lease of a Pop that names none. A client that has gone holds its messages no longer."""
 WAIT_MAX_MS = 3_600_000
-"""Of a Pop: an hour."""
+"""How long a Pop may wait: an hour."""
 PIPELINED_MAX = 256
 """Messages of an EnqueueStream, or settlements of a Consume, that are not answered yet."""
 PIPELINED_BYTES = 1 << 20
-"""Of those messages. One message always passes."""
+"""The size of those messages. One message always passes."""
 START_S = 10.0
 """A Consume has so long to say what it wants."""
 

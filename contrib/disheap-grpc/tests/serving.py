@@ -72,7 +72,7 @@ def make_node(config: dict[str, Any] | None = None, **settings: Any) -> tuple[Me
 
 
 def members(count: int, ports: list[int]) -> tuple[MemberConfig, ...]:
-    """So many members on these ports, two for each."""
+    """Returns so many members on these ports, two for each."""
     addresses = [f"127.0.0.1:{port}" for port in ports]
     return tuple(MemberConfig(f"n{n + 1}", addresses[2 * n], addresses[2 * n + 1]) for n in range(count))
 

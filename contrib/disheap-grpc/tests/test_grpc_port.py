@@ -20,7 +20,7 @@ PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 SEED = 20_261_129
 CASES = 150
 GROWTH_BYTES = 64 << 20
-"""Of the server's process, over all cases. What they send is more than that."""
+"""How much the server's process may grow, over all cases. What they send is more than that."""
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

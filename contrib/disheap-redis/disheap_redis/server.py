@@ -81,7 +81,7 @@ class Server:
             connection.disconnect()
 
     def wait_loaded(self) -> None:
-        """Until a server that has just started has read its data. Raises `DiskFailed`."""
+        """Waits until a server that has just started has read its data. Raises `DiskFailed`."""
         deadline = time.monotonic() + LOADING_S
         while True:
             try:

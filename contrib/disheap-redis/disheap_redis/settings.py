@@ -10,7 +10,7 @@ from msgspec import Meta
 SNAPSHOTS = 2
 """Generations kept; a follower may still be fetching the older."""
 CHUNK_BYTES = 256 << 10
-"""Of a snapshot in one field, before the codec."""
+"""How much of a snapshot one field holds, before the codec."""
 HELD_RETRY_S = 0.5
 """A process that was killed holds its lock until Redis has noticed."""
 LOOK_EVERY_S = 1.0

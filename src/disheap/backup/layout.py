@@ -58,13 +58,13 @@ BLOCK_BYTES = BLOCK.size + CHECKSUM.size
 TRAILER_BYTES = TRAILER.size + CHECKSUM.size
 
 MAP_BYTES_MAX = 64 << 10
-"""Of a map. The names of a hundred members take 25 KiB at most."""
+"""The size of a map. The names of a hundred members take 25 KiB at most."""
 RAW_BYTES_MAX = 1 << 20
 """Raw bytes of a block, which a reader takes into memory at once."""
 STORED_BYTES_MAX = RAW_BYTES_MAX + RAW_BYTES_MAX // 64 + 1024
 """What a codec may make of them."""
 PURPOSE = "backup"
-"""Of the codec's stream."""
+"""The purpose that the codec's stream is told."""
 
 Text = Annotated[str, Meta(max_length=255)]
 Number = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]

@@ -39,8 +39,8 @@ def connect(invocation: Invocation) -> Client:
 
 
 def connect_broker(invocation: Invocation) -> Client:
-    """The same for commands of the machine `heap`. Raises `WrongMachine` before anything is sent to another one, which
-    might take it for a command of its own."""
+    """Connects as `connect` does, for commands of the machine `heap`. Raises `WrongMachine` before anything is sent to
+    another machine, which might take it for a command of its own."""
     client = connect(invocation)
     try:
         check_machine(client)

@@ -154,7 +154,7 @@ class _Snapshot:
         self.has_begun = bool(page["ready"] or page.get("begun", False))
         return page
 
-    def keep(self) -> None:
+    def renew(self) -> None:
         """Has the node hold the snapshot. To be called often."""
         if time.monotonic() - self._read_at > KEEP_EVERY_S:
             self.page(0)
@@ -181,18 +181,18 @@ def _take_all(url: BrokerUrl, clients: ExitStack, show: Show) -> list[_Snapshot]
         show.stage(f"group {group}: waiting for its snapshot")
         while not snapshot.has_begun:  # the node answers within a second
             snapshot.page(0)
-            _keep(taken)
+            _renew(taken)
         taken.append(snapshot)
     for snapshot in taken:
         show.stage(f"group {snapshot.group}: waiting for its snapshot")
         while not snapshot.page(0)["ready"]:
-            _keep(taken)
+            _renew(taken)
     return taken[::-1]
 
 
-def _keep(snapshots: list[_Snapshot]) -> None:
+def _renew(snapshots: list[_Snapshot]) -> None:
     for one in snapshots:
-        one.keep()
+        one.renew()
 
 
 def _copy(snapshot: _Snapshot, later: list[_Snapshot], writer: BackupWriter, show: Show) -> None:
@@ -208,7 +208,7 @@ def _copy(snapshot: _Snapshot, later: list[_Snapshot], writer: BackupWriter, sho
             break
         if not page["data"]:
             raise MalformedFrame("the node sends a page of a backup without data")
-        _keep(later)
+        _renew(later)
         page = snapshot.page(offset)
     if offset != size_bytes:
         raise BackupLost(f"the node has sent {offset} bytes of a snapshot of {size_bytes}; take it again")

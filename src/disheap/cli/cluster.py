@@ -154,7 +154,7 @@ def _votes(member: Row) -> bool:
 
 
 def _code(error: RequestError | ProtocolError | _NoAnswer, address: str) -> str:
-    """Of what was found at the address."""
+    """The code of what was found at the address."""
     if isinstance(error, ConnectionLost):
         return error.found.get(address, error.code)
     return ConnectionLost.code if isinstance(error, _NoAnswer) else error.code

@@ -130,11 +130,11 @@ class LocalCluster:
         return at_ns
 
     def pid(self, name: str) -> int:
-        """Of the node's process."""
+        """The process id of the node."""
         return self._nodes[name].pid
 
     def wait_ready(self, within_s: float = READY_S) -> str:
-        """Until every node answers and all name the same leader: its name. Raises `ClusterFailed`."""
+        """Waits until every node answers and all name the same leader. Returns its name. Raises `ClusterFailed`."""
         deadline = time.monotonic() + within_s
         while not (leader := self._agreed_leader()):
             self._check_alive()
@@ -156,7 +156,7 @@ class LocalCluster:
     # --- questions ---
 
     def statuses(self) -> dict[str, dict[str, Any]]:
-        """Of each node that answers."""
+        """The status of each node that answers."""
         return self._ask_all("status")
 
     def state_hashes(self) -> dict[str, tuple[int, str]]:

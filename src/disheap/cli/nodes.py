@@ -67,7 +67,7 @@ _ORIGINS = ("--join", "--alone", "--bootstrap")
 
 
 def node_options(*without: str) -> Callable[[F], F]:
-    """A flag for each setting that is often given, but for those in `without`; None where it was not. `--config` and
+    """A flag for each setting that is often given, but for those in `without`; None if it was not. `--config` and
     `--set` for all the others."""
 
     def decorate(command: F) -> F:

@@ -28,7 +28,7 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", re.ASCII)
 
 @dataclass
 class Invocation:
-    """What holds for the whole command line. `url` is None where no option said one: not every command is content with
+    """What holds for the whole command line. `url` is None if no option said one: not every command is content with
     what the environment says."""
 
     url: str | None = None
@@ -48,10 +48,10 @@ pass_invocation = click.make_pass_decorator(Invocation, ensure=True)
 def shared_options(command: F) -> F:
     """`--json` and `--verbose`."""
     command = click.option(
-        "--json", is_flag=True, expose_value=False, is_eager=True, callback=_keep("json"), help="Print JSON."
+        "--json", is_flag=True, expose_value=False, is_eager=True, callback=_storing("json"), help="Print JSON."
     )(command)
     return click.option(
-        "-v", "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=_keep("verbose"), help=_VERBOSE
+        "-v", "--verbose", is_flag=True, expose_value=False, is_eager=True, callback=_storing("verbose"), help=_VERBOSE
     )(command)
 
 
@@ -64,8 +64,8 @@ def url_option(text: str) -> Callable[[F], F]:
     """`--url` with another explanation, and the shared ones."""
 
     def decorate(command: F) -> F:
-        keep = _keep("url")
-        option = click.option("--url", metavar="URL", expose_value=False, is_eager=True, callback=keep, help=text)
+        store = _storing("url")
+        option = click.option("--url", metavar="URL", expose_value=False, is_eager=True, callback=store, help=text)
         return shared_options(option(command))
 
     return decorate
@@ -74,13 +74,13 @@ def url_option(text: str) -> Callable[[F], F]:
 _VERBOSE = "Log more, and show the traceback of an error."
 
 
-def _keep(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
-    def keep(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
+def _storing(field: str) -> Callable[[click.Context, click.Parameter, Any], Any]:
+    def store(context: click.Context, parameter: click.Parameter, value: Any) -> Any:
         if value:
             setattr(context.ensure_object(Invocation), field, value)
         return value
 
-    return keep
+    return store
 
 
 def duration(text: str | int) -> int:

@@ -27,7 +27,7 @@ class Show(Protocol):
         """The stage before it is over. 0: nobody knows how much it is."""
 
     def at(self, done: int) -> None:
-        """So much of the stage is done."""
+        """Notes how much of the stage is done."""
 
     def note(self, text: str) -> None:
         """Something happened that the reader wants to know."""

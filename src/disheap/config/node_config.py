@@ -139,7 +139,7 @@ class MetricsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MemberConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One node of a static cluster. `client` is "" where it is learned at the peers' handshake."""
+    """One node of a static cluster. `client` is "" if it is learned at the peers' handshake."""
 
     name: Annotated[str, Meta(min_length=1, max_length=255)]
     peer: Annotated[str, Meta(min_length=1, max_length=255)]
@@ -208,7 +208,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.peer_advertise or reachable(self.peer_listen, self.name)
 
     def advertised_client(self) -> str:
-        """Where clients reach this node; "" where the port is chosen when it listens."""
+        """Where clients reach this node; "" if the port is chosen when it listens."""
         if self.client_listen.endswith(":0") and not self.client_advertise:
             return ""
         return self.client_advertise or reachable(self.client_listen, self.name)

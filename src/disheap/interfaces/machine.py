@@ -24,7 +24,7 @@ class MachineContext(NamedTuple):
 class Principal(msgspec.Struct, frozen=True):
     """The identity that a client has proved."""
 
-    name: str = ""  # of its certificate; "" where the transport does not authenticate, or the certificate has no name
+    name: str = ""  # of its certificate; "" if the transport does not authenticate, or the certificate has no name
 
 
 class StateMachine(Plugin, Protocol):

@@ -71,8 +71,8 @@ class Measuring(Protocol):
     counter ever decreases."""
 
     def limit_series(self, series_max: int) -> None:
-        """So many topics, or whatever the machine counts one by one, have metrics of their own at most. Called once,
-        before any other call."""
+        """Sets how many topics, or whatever the machine counts one by one, have metrics of their own at most. Called
+        once, before any other call."""
 
     def metrics(self, time_ms: int) -> Sequence[Metric]:
         """What was counted so far, and what is there now. `time_ms` is log time. Takes at most 20 ms for 1,000 series,

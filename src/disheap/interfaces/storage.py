@@ -155,7 +155,7 @@ class StorageUsage(NamedTuple):
     log_bytes: int  # on disk, all segments
     snapshot_bytes: int  # on disk, all snapshots
     log_bytes_since_snapshot: int  # on disk, for deciding when the next is due
-    free_bytes: int | None = None  # room left where it is kept; None where that is not bounded by a disk
+    free_bytes: int | None = None  # room left where it is kept; None if that is not bounded by a disk
 
 
 class StorageContext(NamedTuple):

@@ -95,7 +95,7 @@ class Log:
         return self._runs[-1].term
 
     def term_at(self, index: int) -> Term | None:
-        """The term of the entry at `index`; None where the log does not reach, or no longer."""
+        """The term of the entry at `index`; None if the log does not reach that index, or does so no longer."""
         runs = self._runs
         if index > self.last_index or index < runs[0].first:
             return None
@@ -161,7 +161,7 @@ class Log:
 
     @property
     def cache_bytes(self) -> int:
-        """Of memory, for the tail."""
+        """How much memory the tail of the log takes."""
         return self._cache_bytes
 
     @property

@@ -28,7 +28,7 @@ def majority(size: int) -> int:
 
 
 def agreed(sets: VoterSets, value: Callable[[NodeId], int]) -> int:
-    """The largest number that a majority of every set has reached, 0 where there is none."""
+    """The largest number that a majority of every set has reached, 0 if there is none."""
     if len(sets) == 1:
         return _agreed_in(sets[0], value)
     return min((_agreed_in(voters, value) for voters in sets), default=0)

@@ -284,7 +284,7 @@ class Raft:
 
     @property
     def log_cache_bytes(self) -> int:
-        """Of the entries in memory: the end of the log, and all that is not yet durable."""
+        """The size of the entries in memory: the end of the log, and all that is not yet durable."""
         return self._state.log.cache_bytes
 
     @property
@@ -302,7 +302,7 @@ class Raft:
 
     @property
     def snapshot_index(self) -> Index:
-        """Of our newest snapshot in storage."""
+        """The index of this node's newest snapshot in storage."""
         return self._state.log.snapshot.index
 
     @property
@@ -359,7 +359,7 @@ def _answer_stale(state: State, message: Message) -> None:
 
 
 def _dispatch(state: State, message: Message) -> None:
-    """Of our own term, or a pre-vote of the next."""
+    """Handles a message of this node's own term, or a pre-vote of the next."""
     match message:  # the most frequent first
         case AppendReply() | HeartbeatReply() | SnapshotReply():
             if message.source in state.progress:

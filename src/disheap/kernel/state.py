@@ -102,7 +102,7 @@ class State:
 
     @property
     def has_committed_in_term(self) -> bool:
-        """Only then does a leader know what is committed (§5.4.2, §8)."""
+        """Whether an entry of this term is committed. Before that a leader does not know what is (§5.4.2, §8)."""
         return self.log.term_at(self.log.commit) == self.term
 
     def send(self, message: Message, claims: Index = NOTHING) -> None:

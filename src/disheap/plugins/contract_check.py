@@ -141,7 +141,7 @@ def _version_faults(versions: Any) -> Iterator[str]:
 
 
 def _power_faults(plugin: type[Any], power: type[Any]) -> Iterator[str]:
-    """Of a class that has at least one of the power's methods."""
+    """The faults of a class that has at least one of the power's methods."""
     there = [name for name, _ in _methods(power) if getattr(plugin, name, None) is not None]
     if there:
         whole = f"; without it there is no {power.__name__}, and {', '.join(there)} would never be called"

@@ -34,7 +34,7 @@ class Text(str):
 
 
 class Setting(NamedTuple):
-    """One row of what `disheap plugins NAME` prints. `default` is "" where the setting must be given."""
+    """One row of what `disheap plugins NAME` prints. `default` is "" if the setting must be given."""
 
     name: str
     type: str
@@ -68,7 +68,7 @@ def _fields(cls: type[msgspec.Struct]) -> tuple[structs.FieldInfo, ...]:
 
 
 def check_bounds(settings: msgspec.Struct, where: str) -> None:
-    """The same bounds for a struct that somebody built in Python. Raises `ConfigError`."""
+    """Checks the bounds of a struct that somebody built in Python. Raises `ConfigError`."""
     for field in _fields(type(settings)):
         value = getattr(settings, field.name)
         if not isinstance(value, msgspec.Struct):

@@ -38,7 +38,7 @@ class ForwardAnswer(msgspec.Struct, array_like=True, frozen=True):
     number: int
     code: str = ""  # of the error; "" when the target's machine has taken the message, now or before
     message: str = ""  # of the error, for people; at most `FAULT_CHARACTERS`
-    leader: int = 0  # with `not-leader`: the id of the node that leads the target group; 0 where it is not known
+    leader: int = 0  # with `not-leader`: the id of the node that leads the target group; 0 if it is not known
 
 
 Forwarded = Forward | ForwardAnswer

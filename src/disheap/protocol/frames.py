@@ -15,7 +15,7 @@ Envelope (`COMMAND` to `NODE_COMMAND`), header of 30 bytes, then the body:
 
 | bytes | field     | meaning                                                                |
 |-------|-----------|------------------------------------------------------------------------|
-| 6-13  | session   | 0 where there is none yet                                              |
+| 6-13  | session   | 0 if there is none yet                                                 |
 | 14-21 | seq       | of the command in its session; 0 for a transient one: at most once, unanswered |
 | 22-29 | confirmed | every reply up to this seq has been received; below the seq of a command     |
 
@@ -277,7 +277,7 @@ class FrameReader:
 
     @property
     def held_bytes(self) -> int:
-        """Of a frame that is not whole."""
+        """The bytes held of a frame that is not whole."""
         return len(self._unfinished)
 
     def clear(self) -> None:

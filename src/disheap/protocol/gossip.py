@@ -20,8 +20,8 @@ class GroupReport(msgspec.Struct, array_like=True, frozen=True):
 
     group: int
     is_short: bool  # of room on the disk of its directory
-    free_bytes: int  # there; 0 where it is not known
-    hashed_index: int = 0  # the newest entry behind which the state was hashed; 0 where none was
+    free_bytes: int  # there; 0 if it is not known
+    hashed_index: int = 0  # the newest entry behind which the state was hashed; 0 if none was
     state_hash: bytes = b""  # there, 16 bytes
     ambiguous_until: int = 0  # the end of its log is ambiguous until it has an entry behind this one; 0 if it is not
 

@@ -54,7 +54,7 @@ from disheap.protocol.handshake import SUPPORTED, wrong_version
 from disheap.protocol.repair import MAX_NUMBER
 
 MAX_TIME_MS = (1 << 47) - 1
-"""Of log time, in the year 6429: a session's number, which is made of it, has no room for more."""
+"""The largest log time, in the year 6429. A session's number is made of log time, and has no room for more."""
 
 _HEADER = Struct("<IBBIQQQ")  # length, kind, type, group, source, target, term
 _REST = _HEADER.size - 4
@@ -316,7 +316,8 @@ def _snapshot(source: NodeId, target: NodeId, term: Term, frame: bytes, at: int)
 
 
 def _bound(numbers: int) -> None:
-    """Of several numbers, what they are with all their bits together."""
+    """Raises `ValueError` if a number is too large. `numbers` has the bits of several numbers, to check them at
+    once."""
     if numbers > MAX_NUMBER:
         raise ValueError(_TOO_LARGE)
 

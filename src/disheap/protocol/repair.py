@@ -26,7 +26,7 @@ MAX_RUNS = 10_000
 MAX_PLACES = 10_000
 """Damaged places told of one log; of a log with more, everything from the last of these on counts as damaged."""
 MAX_NUMBER = (1 << 63) - 1
-"""Of terms, indexes, offsets and milliseconds: what the formats on disk hold."""
+"""The largest term, index, offset or number of milliseconds: what the formats on disk hold."""
 
 
 class Verdict(Enum):
@@ -230,10 +230,11 @@ def joined(places: Iterable[tuple[int, int]], log_end: int) -> tuple[tuple[int, 
 
 
 def without_snapshot(standing: Standing) -> Standing:
-    """The same from a node that was asked for its snapshot, and did not deliver: it counts for none."""
+    """Returns the standing of a node that was asked for its snapshot and did not deliver it. The snapshot does not
+    count."""
     return msgspec.structs.replace(standing, snapshot=0, snapshot_term=0, commit=0, commit_term=0)
 
 
 def with_damage(standing: Standing, damaged: tuple[tuple[int, int], ...]) -> Standing:
-    """The same with other places damaged."""
+    """Returns the standing with other places damaged."""
     return msgspec.structs.replace(standing, damaged=damaged)

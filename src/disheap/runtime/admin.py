@@ -155,7 +155,7 @@ async def status(node: AdminHost, replica: Replica) -> dict[str, Any]:
 
 
 def _group_row(node: AdminHost, replica: Replica) -> dict[str, Any]:
-    """Of `disheap status`, for each group."""
+    """One group's row in `disheap status`."""
     group, raft = replica.group, replica.group.raft
     return {
         "group": replica.number,
@@ -267,7 +267,7 @@ def _role_in(replica: Replica, node: NodeId) -> str:
 
 
 def _incarnations(node: AdminHost, record: MemberRecord, learned: PeerHello | None, is_self: bool) -> list[int]:
-    """Of the member's directories, by group; empty if it is not known."""
+    """The incarnations of the member's directories, by group; empty if they are not known."""
     if is_self:
         return [one.incarnation for one in node.replicas]
     return [one.incarnation for one in learned.groups] if learned else list(record.incarnations)

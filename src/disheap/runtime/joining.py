@@ -61,7 +61,7 @@ class Joining:
         versions: Versions,
     ) -> None:
         self.incarnations: tuple[int, ...] = ()
-        """Of the directories that this start makes, by group, if the cluster has let the node in."""
+        """The incarnations of the directories that this start makes, by group, if the cluster has let the node in."""
         self._node = node
         self._config = config
         self._parts = parts
@@ -120,9 +120,9 @@ class Joining:
         return Origin(cluster_id, own, NOBODY_YET)
 
     def _first_incarnation(self) -> int:
-        """Of the directories that are made when this node is let in. Group 0 gets its own last. If some were made and
-        that one was not, the node broke off between. It asks again with the same incarnations, and gets the same
-        id."""
+        """The incarnation of the directories that are made when this node is let in. Group 0 gets its own last. If some
+        were made and that one was not, the node broke off between. It asks again with the same incarnations, and gets
+        the same id."""
         for group in range(1, self._config.groups):
             storage = self._parts.storage(group)
             stored = storage.stored() if isinstance(storage, IdentityStore) else None

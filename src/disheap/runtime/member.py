@@ -362,7 +362,7 @@ class Member:
         self.membership.tick()
         self._forwarding.tick()
         self.memory.tick()
-        self._acceptor.tell()
+        self._acceptor.announce_members()
         self._acceptor.sweep()
 
     # --- what its parts ask ------------------------------------------------------------------------------------------

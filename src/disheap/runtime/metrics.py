@@ -25,9 +25,9 @@ from disheap.runtime.replicas import Replicas
 from disheap.version import __version__
 
 SIZES_S = 0.5
-"""So long is waited for a disk that says how much it holds. One that hangs leaves those samples out."""
+"""How long a disk may take to say how much it holds. The samples of one that hangs are left out."""
 MACHINE_METRICS_MAX = 100
-"""Of one machine."""
+"""How many metrics one machine may have."""
 
 Samples = list[tuple[tuple[str, ...], float]]
 Kind = Literal["counter", "gauge"]

@@ -36,7 +36,7 @@ PEER_FRAME_ROOM_BYTES = 2 << 20
 SEND_BUFFER_BYTES = 32 << 20
 """Queued for one peer, at least; beyond it messages are dropped. The kernel's window keeps a live peer well below."""
 FRAMES_AT_ONCE = 4
-"""Of the largest frames so many may be on their way at once, at least, over all connections."""
+"""At least this many of the largest frames may be on their way at once, over all connections."""
 SEARCH_S = 1.0
 """Time for a redirected client: the search for the leader, and an ATTACH in the log."""
 RESERVE_PARTS = 10

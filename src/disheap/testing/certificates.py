@@ -49,7 +49,7 @@ class Authority:
         return self._issue(_name(name or "nobody"), names, valid_for)
 
     def issue_nameless(self, hosts: Sequence[str] = ()) -> dict[str, str]:
-        """The same with neither a DNS name nor a common name in the certificate; `hosts` are IP addresses."""
+        """Issues a certificate with neither a DNS name nor a common name; `hosts` are IP addresses."""
         organization = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "somebody's")])
         names: list[x509.GeneralName] = [x509.RFC822Name("somebody@example.org"), *map(_general_name, hosts)]
         return self._issue(organization, names, VALID_FOR)

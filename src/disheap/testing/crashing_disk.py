@@ -37,7 +37,7 @@ Change = tuple[tuple[str, "Inode | None"], ...]
 
 
 class PowerCut(BaseException):
-    """Not an Exception: nothing may catch it and go on."""
+    """The power is cut. It is no Exception, so that nothing catches it and goes on."""
 
 
 class Inode:
@@ -59,7 +59,7 @@ class MemoryFile:
     def read(self, size: int, offset: int) -> bytes:
         """Returns up to `size` bytes from `offset`, fewer at the end of the file."""
         assert self.is_open, f"{self.path}: read after close"
-        self.disk.look("read", self.path)
+        self.disk.on_query("read", self.path)
         return bytes(self.inode.now[offset : offset + size])
 
     def write(self, data: bytes, offset: int) -> None:
@@ -106,7 +106,7 @@ class MemoryFile:
 
     def size(self) -> int:
         """The size of the file in bytes."""
-        self.disk.look("size", self.path)
+        self.disk.on_query("size", self.path)
         return len(self.inode.now)
 
     def truncate(self, size: int) -> None:
@@ -130,8 +130,8 @@ class MemoryFile:
 
 
 class CrashingDisk:
-    """A `Filesystem`. `watch(operation, path, offset)` sees each change before it happens, `look(operation, path)` sees
-    what changes nothing; both may raise."""
+    """A `Filesystem`. `watch(operation, path, offset)` sees each change before it happens. `on_query(operation, path)`
+    sees what changes nothing. Both may raise."""
 
     def __init__(self, names: dict[str, Inode] | None = None) -> None:
         self.now: dict[str, Inode] = dict(names or {})
@@ -140,7 +140,7 @@ class CrashingDisk:
         self.cut_after = -1  # changes until the power goes; -1: never
         self.room = -1  # bytes by which files may still grow; -1: without bound
         self.watch: Callable[[str, str, int], None] = lambda operation, path, offset: None
-        self.look: Callable[[str, str], None] = lambda operation, path: None
+        self.on_query: Callable[[str, str], None] = lambda operation, path: None
         self.generator = random.Random(1)  # decides what a failed fsync has made durable all the same
 
     def happens(self, operation: str, path: str, offset: int) -> None:
@@ -184,23 +184,23 @@ class CrashingDisk:
 
     def make_directory(self, path: str) -> None:
         """Does nothing but call `look`: directories exist by the names of their files."""
-        self.look("make_directory", path)
+        self.on_query("make_directory", path)
 
     def list(self, path: str) -> list[str]:
         """The names in a directory, sorted."""
-        self.look("list", path)
+        self.on_query("list", path)
         return sorted(name.removeprefix(f"{path}/") for name in self.now if name.startswith(f"{path}/"))
 
     def open(self, path: str) -> MemoryFile:
         """Opens a file. Raises `FileNotFoundError` if there is none."""
-        self.look("open", path)
+        self.on_query("open", path)
         if path not in self.now:
             raise FileNotFoundError(2, "No such file or directory", path)
         return MemoryFile(self, self.now[path], path)
 
     def free_bytes(self, path: str) -> int:
         """By how many bytes files may still grow."""
-        self.look("free_bytes", path)
+        self.on_query("free_bytes", path)
         return self.room if self.room >= 0 else 1 << 50
 
     def create(self, path: str) -> MemoryFile:
@@ -230,7 +230,7 @@ class CrashingDisk:
 
     def lock(self, path: str) -> MemoryFile | None:
         """A lock on `path` until it is closed, or None if somebody holds it."""
-        self.look("lock", path)
+        self.on_query("lock", path)
         inode = self.now.setdefault(path, Inode())
         if inode.lock_held:
             return None

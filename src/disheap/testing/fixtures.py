@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 Tables = dict[str, dict[str, dict[str, Any]]]
 
 SEED = 20_250_101
-"""Of every generator that a factory hands out: a failure is the same the next time."""
+"""The seed of every generator that a factory hands out. A failure is the same the next time."""
 
 _KINDS = ("transport", "storage", "codec", "machine", "service")
 

@@ -276,7 +276,7 @@ class Model:
                 touched.append(message.topic)
             self.requeue(message)
         self.finish(transaction.name, transaction.epoch, False)
-        self.tell(transaction, False)
+        self.send_decision(transaction, False)
         return touched
 
     def send(self, group: int, message: broker.Decision | broker.Inquiry) -> int:
@@ -285,7 +285,7 @@ class Model:
         self.outbox.append((group, self.last_sent[group], message))
         return self.last_sent[group]
 
-    def tell(self, transaction: ModelTransaction, is_committed: bool) -> None:
+    def send_decision(self, transaction: ModelTransaction, is_committed: bool) -> None:
         """Sends the decision to the participants."""
         for group in transaction.participants:
             self.send(group, broker.Decision(transaction.name, transaction.epoch, is_committed))

@@ -89,7 +89,7 @@ def commit(model: Model, command: broker.Commit) -> tuple[int, int]:
         model.messages.remove(message)
     count = model.last_message + 1 - first
     model.finish(one.name, one.epoch, True, first, count)
-    model.tell(one, True)
+    model.send_decision(one, True)
     for topic in dict.fromkeys(touched):
         model.serve(topic)
     return first, count

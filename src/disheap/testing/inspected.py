@@ -37,7 +37,7 @@ class InspectedMember(Member):
 
     @property
     def incarnation(self) -> int:
-        """Of the directory."""
+        """The incarnation of the directory."""
         return self.replicas[0].incarnation
 
     def storage(self) -> Storage:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.mutants.mutant import Mutant, Patch
 
-INTRODUCTIONS = "tests/runtime/test_incarnation_check.py::"
+INCARNATION_CHECK = "tests/runtime/test_incarnation_check.py::"
 SCRUB = "tests/storage/test_file_scrub.py::"
 DAMAGE = "tests/storage/test_file_damage.py::"
 
@@ -19,7 +19,7 @@ MUTANTS = (
                 "self.all_met = True",
             ),
         ),
-        (INTRODUCTIONS + "test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile",),
+        (INCARNATION_CHECK + "test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile",),
     ),
     Mutant(
         "incarnation-forgotten-at-restart",
@@ -31,7 +31,7 @@ MUTANTS = (
                 "",
             ),
         ),
-        (INTRODUCTIONS + "test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile",),
+        (INCARNATION_CHECK + "test_a_wiped_node_is_refused_by_nodes_that_were_restarted_meanwhile",),
     ),
     Mutant(
         "welcome-before-it-is-durable",
@@ -43,7 +43,7 @@ MUTANTS = (
                 "            self._save(self.all_met, lambda _: None)\n            done(True)\n",
             ),
         ),
-        (INTRODUCTIONS + "test_a_member_is_welcomed_when_it_is_on_disk_and_not_before",),
+        (INCARNATION_CHECK + "test_a_member_is_welcomed_when_it_is_on_disk_and_not_before",),
     ),
     Mutant(
         "first-welcome-is-enough",
@@ -56,15 +56,15 @@ MUTANTS = (
             ),
         ),
         (
-            INTRODUCTIONS + "test_a_first_start_waits_for_every_member_and_says_for_whom",
-            INTRODUCTIONS + "test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it",
+            INCARNATION_CHECK + "test_a_first_start_waits_for_every_member_and_says_for_whom",
+            INCARNATION_CHECK + "test_a_node_takes_part_when_it_is_durable_that_all_have_welcomed_it",
         ),
     ),
     Mutant(
         "removed-member-is-forgotten-too-early",
         "a member that is restarted welcomes a wiped one, whose removal it has to learn anew",
         (Patch("disheap:IncarnationCheck.follow", "if _is_gone(node, restored)", "if _is_gone(node, applied)"),),
-        (INTRODUCTIONS + "test_a_removed_member_is_known_until_a_restart_begins_without_it",),
+        (INCARNATION_CHECK + "test_a_removed_member_is_known_until_a_restart_begins_without_it",),
         simulated=False,
     ),
     Mutant(
@@ -147,7 +147,7 @@ MUTANTS = (
                 "        if self._missing and",
             ),
         ),
-        (INTRODUCTIONS + "test_what_could_not_be_written_at_the_last_welcome_is_written_later",),
+        (INCARNATION_CHECK + "test_what_could_not_be_written_at_the_last_welcome_is_written_later",),
     ),
     Mutant(
         "snapshots-of-one-entry-share-a-file",

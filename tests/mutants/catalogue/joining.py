@@ -92,7 +92,13 @@ MUTANTS = (
     Mutant(
         "members-are-told-when-a-client-connects-alone",
         "a client knows removed nodes alone, and finds nobody when it has lost its connection",
-        (Patch("disheap:Acceptor.tell", "self._untold.popleft().tell(self._members)", "self._untold.popleft()"),),
+        (
+            Patch(
+                "disheap:Acceptor.announce_members",
+                "self._untold.popleft().send_unasked(self._members)",
+                "self._untold.popleft()",
+            ),
+        ),
         (TOLD + "test_a_node_tells_its_clients_who_joins_and_who_goes",),
     ),
     Mutant(
@@ -111,7 +117,7 @@ MUTANTS = (
     Mutant(
         "all-clients-told-at-once",
         "a change of the members stops a node that has thousands of clients",
-        (Patch("disheap:Acceptor.tell", "min(TOLD_PER_TICK, len(self._untold))", "len(self._untold)"),),
+        (Patch("disheap:Acceptor.announce_members", "min(TOLD_PER_TICK, len(self._untold))", "len(self._untold)"),),
         (TOLD + "test_a_tick_tells_a_bounded_number_of_clients",),
         simulated=False,
     ),

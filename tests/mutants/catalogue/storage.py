@@ -125,7 +125,7 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
-        "damaged-mark-is-no-doubt",
+        "damaged-mark-is-not-ambiguous",
         "zeros whose mark rotted are taken for space that was never used",
         (Patch("disheap_filelog:_Scan._is_unused", "if not self._slots.is_empty(number):", "if number < 0:"),),
         (PREALLOCATION + "test_zeros_whose_mark_is_damaged_are_ambiguous",),
@@ -199,7 +199,7 @@ MUTANTS = (
     Mutant(
         "end-behind-a-damaged-block-believed",
         "nothing tells how long the damaged block was, and the log is taken for whole behind it",
-        (Patch("disheap_filelog:_Scan._judge_end", "if self._doubt is not None:", "if self._size < 0:"),),
+        (Patch("disheap_filelog:_Scan._judge_end", "if self._ambiguous_block is not None:", "if self._size < 0:"),),
         (DAMAGE + "test_what_lay_behind_a_damaged_block_whose_end_nothing_tells_is_ambiguous",),
         pitfall=14,
     ),

@@ -35,7 +35,8 @@ SECONDS = 5.0
 PAYLOAD_MAX_BYTES = 64 << 20
 """The most that any cluster may be told to take. What this one takes is asked before anything is measured."""
 UNANSWERED_BYTES = 64 << 20
-"""Of enqueues under way, at most: with large payloads the window is smaller. This process holds all of them."""
+"""The payload of enqueues under way, at most: with large payloads the window is smaller. This process holds all of
+them."""
 FILL_BYTES = 256 << 20
 """Put there before, at most: what is stored is in the memory of every node."""
 WINDOW_MAX = 8192  # a session's, by default
@@ -270,7 +271,7 @@ def _topic(run: Run) -> Iterator[str]:
 
 
 def _version(package: str) -> str:
-    """Of an installed package; "" when it is not there."""
+    """The version of an installed package; "" when it is not there."""
     try:
         return version(package)
     except PackageNotFoundError:

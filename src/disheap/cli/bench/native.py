@@ -93,7 +93,7 @@ def _acked(meter: Meter, began_ns: int, future: asyncio.Future[None]) -> None:
 
 
 async def fill(client: Client, topic: str, payload: bytes, messages: int) -> None:
-    """So many, quickly."""
+    """Enqueues so many messages, quickly."""
     batch = max(1, min(FILL_BATCH, FILL_BATCH_BYTES // max(1, len(payload))))
     batches = iter(range(0, messages, batch))
 

@@ -17,7 +17,7 @@ LEADERLESS_MAX_S = 3.0
 
 
 class Published(msgspec.Struct, frozen=True):
-    """One task, in the order of publishing. `confirmed_ns` is 0 where no confirmation came."""
+    """One task, in the order of publishing. `confirmed_ns` is 0 if no confirmation came."""
 
     number: int
     priority: int

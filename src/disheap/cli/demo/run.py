@@ -154,7 +154,7 @@ class Demo:
         self.worker.stop(WORKER_STOP_S)
 
     def _wait_equal(self) -> dict[str, tuple[int, str]]:
-        """Until all nodes are at one index. What they say then is the evidence, whatever it is."""
+        """Waits until all nodes are at one index. What they say then is the evidence, whatever it is."""
         self._show.stage("comparing the nodes' states")
         deadline = time.monotonic() + EQUAL_S
         while True:
@@ -166,8 +166,8 @@ class Demo:
     # --- watching ---
 
     def _wait(self, done: Callable[[], bool], what: str, within_s: float = STALL_S) -> None:
-        """Until `done`, or until nothing has moved for so long. Then `DemoFailed` says `what`; Otherwise the wait is
-        over, and the counting says what is missing. A worker that ended is never waited for."""
+        """Waits until `done`, or until nothing has moved for so long. Then `DemoFailed` says `what`. Otherwise the wait
+        is over, and the counting says what is missing. A worker that ended is never waited for."""
         ran, moved_at = self._ran(), time.monotonic()
         while not done():
             if (code := self.worker.exit_code()) is not None:

@@ -83,7 +83,7 @@ class Inbox:
         self._waiting: asyncio.Future[None] | None = None
 
     async def wait(self, timeout_s: float | None) -> None:
-        """Until something has changed, or `timeout_s` are over."""
+        """Waits until something has changed, or `timeout_s` are over."""
         if self._waiting is None or self._waiting.done():
             self._waiting = self._driver.loop.create_future()
         if timeout_s is None:

@@ -29,7 +29,7 @@ class BatchDriver(Protocol):
 
     @property
     def welcome(self) -> Welcome | None:
-        """Of the connection that there is."""
+        """The WELCOME of the present connection."""
 
     def draw_name(self) -> str:
         """Returns a name for a transaction that nobody draws twice."""

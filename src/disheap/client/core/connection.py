@@ -143,7 +143,7 @@ class Connector(ABC, Generic[C]):
             self._begin(due)
 
     def _search_wait_s(self, now: float) -> float:
-        """Until `_search` has something to do, unless an attempt ends before."""
+        """How long until `_search` has something to do, unless an attempt ends before."""
         return self._route.wait_s(now)
 
     def _session_s(self) -> float:

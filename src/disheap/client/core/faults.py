@@ -31,7 +31,7 @@ NOTHING_DONE = (CommandRefused, NotSent, DiskFull, MemoryFull)
 """As the answer to a command: it was not carried out, and will not be. A shortage is answered only if no earlier
 sending can have had an effect."""
 WRONG_NODE = frozenset({"not-leader", "session-expired"})
-"""Not at this node, or not any more: look for the leader, which knows about the session."""
+"""The answer is not at this node, or not any more: look for the leader, which knows about the session."""
 SESSION_OVER = frozenset({"session-expired", "wrong-secret"})
 """Refusals of an ATTACH after which only a new session helps."""
 

@@ -20,7 +20,7 @@ class HeldState(Protocol):
 
 
 class NothingHeld:
-    """For a machine of which a client holds nothing."""
+    """Holds nothing, for a machine whose clients have nothing to hold."""
 
     def encode_held(self) -> bytes:
         """An empty body."""

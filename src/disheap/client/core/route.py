@@ -13,7 +13,7 @@ part of that timeout at most. A packet that was lost to a short cut is sent agai
 attempt does not wait for that.
 
 A wrong address among several does not end a search: what answers there is no node, or a node of another cluster or
-release. Only when every address is wrong, waiting longer is of no use.
+release. If every address is wrong, waiting longer is of no use.
 
 The first address is the one where this process had its last session for the same URL. The others follow in random
 order, so that clients do not all come to the same node. Nodes that were lost come last.
@@ -162,8 +162,8 @@ class Route:
         self._next_at = min(self._next_at, now)
 
     def rejected(self, address: str, error: ProtocolError) -> ProtocolError | None:
-        """Of an attempt that has `failed`: what answered is no node of ours. Returns what ends the client where
-        every address is wrong; otherwise None."""
+        """Notes an attempt that has `failed`, because what answered is no node of ours. Returns the error that ends the
+        client if every address is wrong; otherwise None."""
         self._wrong.add(address)
         self._note(address, str(error), error.code)
         if not self._wrong.issuperset(self._known):

@@ -38,7 +38,7 @@ EPOCH = 1
 UNANSWERED = (RequestTimeout, OutcomeUnknown, SessionExpired, ConnectionLost)
 """Nobody knows what became of the one command. Of these, `NotSent` is known."""
 TRANSACTION_TIMEOUT_MS = 30_000
-"""So long the coordinator's group waits for COMMIT. It is as long as a client waits for a reply by default."""
+"""How long the coordinator's group waits for COMMIT: as long as a client waits for a reply by default."""
 RESULT_PAUSES_S = (0.0, *(0.0005 * 2**step for step in range(11)))
 """Before each question for the results of a participant, which may not have the decision yet. One second in all."""
 

@@ -113,10 +113,10 @@ class Acceptor:
             self._members = handshake.members(addresses)
             self._untold = deque(one for one in self._connections if one.follows_members)
 
-    def tell(self) -> None:
+    def announce_members(self) -> None:
         """Tell the next clients who the members are. Called on every tick."""
         for _ in range(min(TOLD_PER_TICK, len(self._untold))):
-            self._untold.popleft().tell(self._members)
+            self._untold.popleft().send_unasked(self._members)
 
     def watch(self, connection: ClientConnection) -> bool:
         """Check at each sweep whether the client reads. Returns False if the connection is watched already."""

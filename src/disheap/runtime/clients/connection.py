@@ -406,7 +406,7 @@ class ClientConnection:
         self.closed = True
         self._connection.close()
 
-    def tell(self, frame: bytes) -> None:
+    def send_unasked(self, frame: bytes) -> None:
         """Send a frame that nobody has asked for, behind the frames queued before."""
         if not self.closed:
             self.queue.append(frame)

@@ -47,8 +47,8 @@ class PlaceLimits(msgspec.Struct, frozen=True):
 
 
 class _Place(NamedTuple):
-    owner: str  # of the address; "" where it has none
-    principal: str  # the name that the certificate proves; "" where there is none
+    owner: str  # of the address; "" if it has none
+    principal: str  # the name that the certificate proves; "" if there is none
     is_reserved: bool
 
 

@@ -51,7 +51,7 @@ again, since what its client sent in the meantime is still unread."""
 
 
 MEMORY_CHECK_BYTES = 2 << 20
-"""So much may come in before memory is looked at again, whatever the clock says: at 100 MB/s, 50 looks a second."""
+"""Bytes that may come in before memory is checked again, whatever the clock says: 50 checks a second at 100 MB/s."""
 
 
 class Directory(Protocol):

@@ -43,7 +43,7 @@ SNAPSHOT_EVERY_S, MAX_SNAPSHOT_EVERY_S = 10.0, 320.0
 """Between two snapshots that should free space. One that frees little doubles the time, because each reads the whole
 state."""
 RESERVE_SHARE = 1 / 2
-"""Of the mark: by default 64 MiB, the log of some 500,000 acknowledgements."""
+"""A share of the mark: by default 64 MiB, the log of some 500,000 acknowledgements."""
 LAST_SHARE = 4
 """Below the reserve a snapshot may use a quarter of the free space. If it fits, the whole log is deleted for it."""
 GAIN_SHARE, MIN_GAIN_BYTES = 3, 256 << 10
@@ -122,7 +122,7 @@ class DiskSpace:
 
     def __init__(self, host: Host, own: NodeId, min_free_bytes: int, clock: Clock) -> None:
         self.is_short = False
-        self.free_bytes: int | None = None  # at the last look; None where that is not bounded by a disk
+        self.free_bytes: int | None = None  # at the last look; None if that is not bounded by a disk
         self._free: dict[NodeId, int] = {}  # by member, as it has reported
         self._host = host
         self._own = own

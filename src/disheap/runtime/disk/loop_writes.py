@@ -26,7 +26,7 @@ STALL_S = 0.02
 REST_FIRST_S, REST_MAX_S = 0.25, 60.0
 """After one stop. The time starts at the first again when no write was slow for the longest."""
 MAX_BYTES = 16 << 10
-"""Of one command. A larger one takes longer to compress and to copy than the way to the thread."""
+"""The size of one command. A larger one takes longer to compress and to copy than the way to the thread."""
 
 
 class LoopWrites:

@@ -20,7 +20,8 @@ from disheap.runtime.membership.directory import first_membership, own_id
 log = get_logger(__name__)
 
 DRAWN_ID_BYTES = 16
-"""Of a cluster that a node has founded: 32 hex digits. A static list gives 16, so the two are never mistaken."""
+"""The length of the id of a cluster that a node has founded: 32 hex digits. A static list gives 16, so the two are
+never mistaken."""
 FOUNDER = NodeId(1)
 NOBODY_YET = Membership(())
 

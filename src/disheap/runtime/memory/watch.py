@@ -28,7 +28,8 @@ TRANSIENT_SHARE = 1 / 8
 """Transient messages are accepted up to so much above the mark: workers need remote control to start and to drain
 queues."""
 LEAVE_SHARE = 1 / 8
-"""So much of the mark has to be free before commands are accepted again. So the state does not change all the time."""
+"""This share of the mark has to be free before commands are accepted again. So the state does not change all the
+time."""
 GOSSIP_VALID_S = 5.0
 """A node reports once a second. One that is silent for longer is down, and does not count."""
 LEARN_FROM_BYTES = 32 << 20
@@ -38,8 +39,8 @@ LEARN_SHARE = 0.1
 RATIO_MIN, RATIO_MAX = 0.8, 2.0
 """The ratio stays in these bounds. Part of the process may be swapped out, and freed memory counts as used."""
 TRIM_SHARE, TRIM_MAX_BYTES = 1 / 16, 64 << 20
-"""So much of the mark, at most that, is freed and not given back before it is asked for. At 0.1 ms for each MiB the
-loop then stands still for some milliseconds."""
+"""Freed memory is given back if it comes to this share of the mark, or to so many bytes if that is less. At 0.1 ms for
+each MiB the loop then stands still for some milliseconds."""
 TRIM_S, TRIM_MAX_S = 1.0, 60.0
 """Between two trims. One that returns little doubles the time, until the state has become smaller again."""
 REUSABLE_SHARE = 1 / 4

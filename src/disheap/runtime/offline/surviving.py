@@ -30,7 +30,7 @@ from disheap.runtime.state.sessions import Sessions
 from disheap.runtime.state.snapshot_source import pieces
 
 READ_BYTES = 1 << 20
-"""Of the log and of a snapshot at once."""
+"""How much of the log or of a snapshot is read at once."""
 REMOVED = "its cluster had removed this node, so it lacks what came after: use another node's data if there are any"
 NOTHING = SnapshotMeta(Index(0), Term(0), 0, Membership(()))
 """Where a log without a snapshot begins. Its first members may be in the configuration alone."""

@@ -58,7 +58,7 @@ class PeerChecks:
                 f"{hello.name} belongs to cluster {hello.cluster_id}, this node to {here.cluster_id}: the nodes were "
                 "given different member lists or cluster names, or one of the clusters was restored or recovered"
             )
-        if hello.target != self._id and not hello.request:  # whoever asks does not know whom he asks
+        if hello.target != self._id and not hello.request:  # a request may reach any node
             raise WrongCluster(f"{hello.name} looks for node {hello.target} here, but this is node {self._id}")
         if peer == self._id or peer <= 0:
             raise WrongCluster(f"{hello.name} says it is node {peer}, which is not one of the other members")

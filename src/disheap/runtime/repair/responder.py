@@ -31,7 +31,7 @@ class Snapshots(Protocol):
 
 
 class Group(Protocol):
-    """The group of which other nodes ask."""
+    """The group that other nodes ask about."""
 
     raft: Raft
     applied: SnapshotMeta

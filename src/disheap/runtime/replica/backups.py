@@ -21,7 +21,7 @@ from disheap.runtime.state.snapshot_source import Piece, SnapshotSource
 log = get_logger(__name__)
 
 BACKUPS_MAX = 2
-"""Of one group at once: each holds one snapshot on the disk."""
+"""How many backups one group may have open at once: each holds one snapshot on the disk."""
 IDLE_S = 60.0
 """After so long without a request, the operator is gone."""
 WAIT_S = 1.0

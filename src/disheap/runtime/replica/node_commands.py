@@ -62,7 +62,7 @@ class NodeCommands:
 
     def tell_groups(self, groups: Sequence[int]) -> None:
         """This node leads. Its machine gets to know which groups take messages, before a client names one. If the
-        command is lost, so is this node's leadership, and the next leader tells it."""
+        command is lost, this node leads no more, and the next leader tells its own machine."""
         machine = self._host.group.sessions.machine
         command = machine.know_groups(groups) if isinstance(machine, GroupKnowing) else None
         if command is not None:

@@ -3,8 +3,8 @@
 A snapshot is due when the log since the last outweighs `max(snapshot_log_bytes, size of the last snapshot)`, or after
 `raft.snapshot_threshold` entries: write amplification stays near two however large the backlog. The view is taken
 between two entries. Its pieces are written one at a time: each is made when the one before is on its way to the disk.
-So neither the loop nor the log's fsyncs wait long. Only when the snapshot is durable is the log trimmed, behind a
-margin for slow peers.
+So neither the loop nor the log's fsyncs wait long. The log is trimmed when the snapshot is durable, behind
+a margin for slow peers.
 """
 
 from __future__ import annotations
@@ -120,12 +120,12 @@ class Snapshotter:
 
     @property
     def written_bytes(self) -> int:
-        """Of the snapshot that is being written; 0 if there is none."""
+        """How much of the present snapshot is written; 0 if none is being written."""
         return self._run.size if self._run is not None else 0
 
     @property
     def bytes_applied(self) -> int:
-        """Of commands, since this node started."""
+        """The size of the commands applied since this node started."""
         return self._bytes_applied
 
     def applied(self, entries: tuple[Entry, ...]) -> None:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 COUNTERS_MAX = 100
-"""Of one call: the answer of `session ls` holds those of 500 sessions."""
+"""How many counters one call may return: the answer of `session ls` holds those of 500 sessions."""
 ERROR_CHARACTERS = 200
 _SMALLEST, _LARGEST = -(1 << 63), (1 << 63) - 1
 
 
 def read_stats(stats: Callable[[], Any]) -> tuple[dict[str, int], str]:
-    """The counters, and why there are none ("" where `stats` worked). Never raises."""
+    """The counters, and why there are none ("" if `stats` worked). Never raises."""
     try:
         found = stats()
         wrong = _find_wrong(found)

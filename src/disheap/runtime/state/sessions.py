@@ -68,7 +68,8 @@ UNITS_AT_ONCE = 500
 """Units of work between two looks at the clock, of commands or of what was put off: 1 to 5 ms."""
 
 PUSH_BYTES_AT_ONCE = 8 << 20
-"""Of what the postponed work of one entry pushes. The rest is left to the next entry, when these bytes may be sent."""
+"""How much the postponed work of one entry may push. The rest is left to the next entry, when these bytes may be
+sent."""
 
 DETACHED_AT_ONCE = 100
 """Sessions that lose their attachment between two looks at the clock, when a new term begins: 0.5 ms. After a session

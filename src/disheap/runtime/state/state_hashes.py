@@ -81,7 +81,7 @@ class StateComparison:
         self._slices = self._timer = None
 
     def heard(self, peer: NodeId, index: int, digest: bytes) -> None:
-        """What another node found behind entry `index`; nothing yet where that is 0."""
+        """Another node has hashed its state behind entry `index`. At 0 it has not hashed any yet."""
         if index and self._remember(peer, Index(index), digest):
             self._judge(Index(index))
 

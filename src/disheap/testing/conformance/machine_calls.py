@@ -136,7 +136,7 @@ def restored(machine_factory: Factory, pieces: Iterable[bytes], version: int = 0
 
 
 def hashing(machine: StateMachine) -> Iterator[bytes]:
-    """Of a machine without the power `Hashing`, `state_hash` is what replicas compare."""
+    """The pieces that replicas compare. A machine without the power `Hashing` has one: its `state_hash`."""
     return machine.hashing() if isinstance(machine, Hashing) else iter((machine.state_hash(),))
 
 

@@ -69,7 +69,7 @@ class SimulatedClient:
 
     @property
     def session_id(self) -> int:
-        """Of the session that it holds and means to keep. 0 without one."""
+        """The session that it holds and means to keep; 0 without one."""
         driver = self._driver
         return 0 if driver is None or driver.is_over else driver.session_id
 

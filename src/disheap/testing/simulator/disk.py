@@ -72,7 +72,7 @@ class SimDisk:
             self._process.soon(done, *outcome)
 
     def _outcome(self, work: Callable[[], Any]) -> tuple[Any, BaseException | None] | None:
-        """Result and error; None where the process ended in the middle of it."""
+        """Result and error; None if the process ended in the middle of it."""
         self.jobs_done += 1
         try:
             return work(), None

@@ -90,7 +90,7 @@ class DiskImage:
         self.names, self.durable, self.pending = {}, {}, []
 
     def damage(self, choose: Callable[[str], bool], at_end: bool = False, begins: bytes = b"") -> str:
-        """Spoil one place of one file that `choose` agrees to. Returns what was done, or "" where there is nothing."""
+        """Spoil one place of one file that `choose` agrees to. Returns what was done, or "" if there is nothing."""
         paths = sorted(path for path, inode in self.names.items() if choose(path) and inode.now)
         if not paths:
             return ""

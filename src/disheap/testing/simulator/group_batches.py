@@ -29,9 +29,9 @@ SENT, OWED = "sent", "owed"
 STEP_TIMEOUT_S = 4.0
 SESSION_TIMEOUT_MS = 5000
 REFUSED_SHARE = 0.15
-"""Of the batches, those of which the highest group refuses a part, when the others have prepared."""
+"""The share of batches that the highest group refuses in part, after the others have prepared."""
 PREFIX = "batch-"
-"""Of the names of their transactions."""
+"""The names of the batches' transactions begin with this."""
 COMMITTED, ABORTED, UNKNOWN = "committed", "aborted", ""
 Lease = tuple[int, int, int]
 """(group, message, epoch)"""
@@ -254,7 +254,7 @@ class GroupBatches:
             self.cluster.fail(objection)
 
     def _states(self) -> dict[int, GroupState]:
-        """Of the groups that have a leader."""
+        """The states of the groups that have a leader."""
         leaders = {group: self.cluster.leader(group) for group in self._groups}
         return {
             group: read_state(host.replica(group).group.sessions.machine)

@@ -46,7 +46,7 @@ class GroupRun:
 
     @property
     def number(self) -> int:
-        """Of the group."""
+        """The number of the group."""
         return self.checks.number
 
     def is_led(self) -> bool:

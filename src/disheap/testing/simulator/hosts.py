@@ -23,7 +23,7 @@ from disheap.testing.simulator.rng import Rng
 FREE_BYTES = 1 << 40
 """Free on a disk that has room."""
 NOT_OPEN = (State.OPENING, State.FAILED, State.CLOSED)
-"""Of a replica whose group may not be there, or does nothing more."""
+"""The states of a replica whose group may not be there, or does nothing more."""
 SYNCS = ("sync", "sync_directory")
 CHANGES = (*SYNCS, "write", "extend", "create", "rename", "remove", "truncate")
 

@@ -25,7 +25,8 @@ from disheap.testing.simulator.rng import Rng
 BOUND_S = 20.0
 """Virtual time for each step."""
 CLIENT_TIMEOUT_S = 60.0
-"""Of the client of these checks. Longer than any step, so that the check decides and not a timeout."""
+"""The timeout of the client of these checks. It is longer than any step, so that the check decides and not a
+timeout."""
 DELAY_MS = 700
 HUNG_SLOWNESS = 1e9
 """A job of such a disk ends after the simulation does."""
@@ -37,7 +38,7 @@ SERVICE_BOUND_S = 9.0
 """Service is back so soon after the leader fell silent. That is two elections of at most 3 s each, should the first one
 split the votes. It includes the last pause of a client, two commands, and the clocks that drift."""
 IDLE_TIMEOUT_MS = 5000
-"""Of a client's session that pings and asks nothing."""
+"""The session timeout of a client that pings and asks nothing."""
 CLIENTS_LEAVE_S = 3.0
 """Within which a former leader has sent its clients away."""
 
@@ -227,7 +228,7 @@ class LivenessChecks:
         return self.cluster.leader(self._group)
 
     def _other_terms(self) -> list[int]:
-        """Of the other groups, the newest anywhere."""
+        """The newest term of each of the other groups, on any node."""
         others = [one.number for one in self.cluster.groups if one.number != self._group]
         hosts = [host for host in self.cluster.hosts if host.has_group]
         return [max(int(host.replica(one).group.raft.term) for host in hosts) for one in others]

@@ -82,7 +82,7 @@ class Process:
         """Lets the process go on with the calls that were kept."""
         self.frozen = False
         kept, self._kept = self._kept, deque()
-        self._loop.take_back(kept)
+        self._loop.schedule_kept(kept)
 
     def keep(self, handle: _Handle) -> None:
         """Keeps a call that came while the process was frozen."""
@@ -157,7 +157,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         heappush(self._timers, (when, self._numbered, handle))
         return handle
 
-    def take_back(self, handles: deque[_Handle]) -> None:
+    def schedule_kept(self, handles: deque[_Handle]) -> None:
         """Schedules the calls that a frozen process has kept."""
         self._ready.extend(handles)
 

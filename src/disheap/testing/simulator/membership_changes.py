@@ -76,7 +76,7 @@ class MembershipChanges:
         """One change after another."""
         while True:
             await asyncio.sleep(self._pace_s * self._rng.seconds(0.3, 1.7))
-            self.look()
+            self.note_removals()
             kind = self._rng.weighted(self._kinds)
             if self._have_started():
                 await kind()
@@ -87,7 +87,7 @@ class MembershipChanges:
         self._actions.have_started()
         return all(host.has_taken_part or not host.config.members for host in self._cluster.members())
 
-    def look(self) -> None:
+    def note_removals(self) -> None:
         """Notices who was removed, whoever has asked for that."""
         groups = [one.safety.changes for one in self._cluster.groups]
         for host in self._cluster.hosts:
@@ -104,7 +104,7 @@ class MembershipChanges:
 
     def are_settled(self) -> bool:
         """Whether nothing is left to change by itself, and each removed node that runs knows of it."""
-        self.look()
+        self.note_removals()
         self._follow_members()
         leader = self._cluster.leader(0)
         if leader is None:
@@ -281,8 +281,8 @@ class MembershipChanges:
             self._cluster.start(host)
 
     def _retire_removed(self, host: Host) -> None:
-        """But for one that has lost its disk and asks to be let in. It may be a member by now."""
-        self.look()
+        """Retires the host, unless it has lost its disk and asks to be let in. It may be a member by now."""
+        self.note_removals()
         if host in self._removed and not (host.wiped and host.config.join_addresses):
             self._retire(host)
 

@@ -67,7 +67,7 @@ class MessageChecker:
         return Before(int(raft.term), match, led_by_another, raft.is_leader)
 
     def after(self, message: Message, before: Before, durable: DurableModel | None) -> None:
-        """`durable` is of the sender's disk; None where it may have lost something."""
+        """`durable` is of the sender's disk; None if it may have lost something."""
         raft, what = self._raft, f"node {self._node}: {type(message).__name__} of term {message.term}"
         if isinstance(message, VoteRequest):
             self._check_lease(message, before, what)

@@ -222,7 +222,7 @@ class SimReplica(Replica):
 
         def watched_pump() -> None:
             pump()
-            safety.look(self._watched)
+            safety.check_kernel(self._watched)
 
         def watched_apply(entries: tuple[Entry, ...]) -> None:
             safety.applied(self._watched, entries, group.applied.index)
@@ -250,7 +250,7 @@ class SimReplica(Replica):
         change_members = group.proposals.change_members
 
         def watched_change_members(members: Membership) -> Index:
-            self._safety.look(self._watched)
+            self._safety.check_kernel(self._watched)
             return change_members(members)
 
         group.proposals.change_members = watched_change_members  # type: ignore[method-assign]

@@ -45,7 +45,7 @@ class Probes:
         self._waiting: dict[Probe, None] = {}
 
     async def make(self) -> None:
-        """Until it is cancelled."""
+        """Probes until it is cancelled."""
         while True:
             await asyncio.sleep(self._pace_s * self._rng.seconds(0.1, 2.0))
             for host in self.cluster.hosts:
@@ -54,7 +54,7 @@ class Probes:
                         self.ask(host, one.number)
 
     def ask(self, host: Host, group: int = 0) -> None:
-        """Of a process that is frozen: the first thing that it does when it goes on."""
+        """Asks one node. A process that is frozen answers as the first thing when it goes on."""
         probe = Probe(host.process, group, host.replica(group).group)
         host.process.soon(self._ask, probe)
 

@@ -49,8 +49,8 @@ def _without_mark(chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class Releases:
-    """Of the hosts of a cluster. `installed` gives the class of a plugin of this release, and `now` virtual time.
-    `raises` tells when leaders have asked their logs for a later version."""
+    """The releases of the hosts of a cluster. `installed` gives the class of a plugin of this release, and `now`
+    virtual time. `raises` tells when leaders have asked their logs for a later version."""
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ REPLY_BYTES = 200
 REFUSAL_BYTES = 200
 """Counted for the body of a refusal."""
 GRACE = 0.8
-"""Of a session's timeout: its leader's clock may be a little fast."""
+"""A share of a session's timeout: its leader's clock may be a little fast."""
 
 
 class Answer(NamedTuple):

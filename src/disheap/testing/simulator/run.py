@@ -38,9 +38,9 @@ SERVED_BOUND_S = 60.0
 STRANGER_SEED, STRANGER_SHARE = 0x57A26E2, 0.6
 """A stranger comes in this share of the runs. Its draws are its own, so the other runs are as they would be without."""
 CHANGES_SEED, CHANGES_PACE_S = 0x3E3BE25, (2.0, 5.0, 12.0)
-"""Of the changes of members. Their draws are their own, likewise."""
+"""The seed and the pace of changes of members. They draw from a generator of their own, too."""
 MOVES_SEED = 0x50A110E
-"""Of moves of all members at once. Their draws are their own, likewise."""
+"""The seed of moves of all members at once. They draw from a generator of their own, too."""
 FOUNDED_SHARE = 0.25
 """In so many of the runs one node founds the cluster, and the others join it. In half of these it asks them first."""
 UPGRADES_SEED, UPGRADES_SHARE, UPGRADES_PACE_S = 0x0B9A4DE, 0.4, (2.0, 5.0, 12.0)
@@ -52,11 +52,11 @@ SETTLED_BOUND_S = 60.0
 KNOWN_BOUND_S = 20.0
 """Virtual time after that within which every client with a session knows where the members are."""
 MACHINES = ("counter", "heap", "heap")
-"""Of the groups, where there are three."""
+"""The machines of the groups, if there are three."""
 HEAPS = (1, 2)
-"""Of these, those that batches go to."""
+"""The groups that batches go to."""
 BATCHES_SEED = 0xBA7C4E5
-"""Of the clients that make batches over the heaps. Their draws are their own, likewise."""
+"""The seed of the clients that make batches over the heaps. They draw from a generator of their own, too."""
 DECIDED_BOUND_S = 60.0
 """Virtual time after the last batch within which all are decided: 30 s is the timeout of one."""
 LIVENESS_BOUND_S = 200.0

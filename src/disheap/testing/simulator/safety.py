@@ -306,7 +306,7 @@ class SafetyChecker:
             )
 
     def _led_term_at(self, term: int, index: int) -> int | None:
-        """Of the entry at `index` in the log of the leader of `term`; None where that is not known (any more)."""
+        """The term of the entry at `index` in the log of the leader of `term`; None if that is not known (any more)."""
         last, runs = self.led.get(term, (0, ()))
         if not runs or index < runs[0].first:
             return None
@@ -316,8 +316,8 @@ class SafetyChecker:
 
     # --- kernels ---
 
-    def look(self, watched: Watched) -> None:
-        """After a step of its kernel."""
+    def check_kernel(self, watched: Watched) -> None:
+        """Checks a kernel after each of its steps."""
         raft = watched.raft
         commit = raft.commit
         if commit != watched.commit:
@@ -420,7 +420,7 @@ class SafetyChecker:
         for entry in entries:
             known = self.committed.get(entry.index)
             if known is None:
-                self.look(watched)
+                self.check_kernel(watched)
                 known = self.committed.get(entry.index)
             self.require(
                 known is not None and known[0] == entry.term, f"node {node}: applies entry {entry.index}, not committed"

@@ -72,13 +72,13 @@ class SessionLiveness:
         self._since: dict[tuple[str, int], tuple[object, float]] = {}  # (client, majority) -> (which lives, when)
 
     async def watch(self) -> None:
-        """Until it is cancelled."""
+        """Watches until it is cancelled."""
         while True:
             await asyncio.sleep(LOOK_S)
-            self.look()
+            self.note_reach()
             self.watched_s += LOOK_S * sum(self._must_live(worker) for worker in self._workers)
 
-    def look(self) -> None:
+    def note_reach(self) -> None:
         """Note since when each client can reach each majority. Called every `LOOK_S`."""
         if self._counted != self._changes.number:
             self._count_majorities()
@@ -127,7 +127,7 @@ class SessionLiveness:
         ending = set(_expired(entry.data))
         holders = [worker for worker in self._workers if worker.session_id in ending] if ending else []
         if holders:
-            self.look()
+            self.note_reach()
         for worker in holders:
             if self._must_live(worker):
                 number, passed_s = worker.session_id, self._reachable_s(worker)

@@ -71,7 +71,7 @@ class TargetedFaults:
         )
 
     def _leader(self) -> Host | None:
-        """Of any group."""
+        """The leader of any group."""
         return self._cluster.leader(self._actions.pick_group())
 
     def _isolate_leader(self) -> None:

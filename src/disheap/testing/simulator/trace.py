@@ -33,7 +33,7 @@ class Trace:
         self._hash.update(line.encode())
 
     def fault(self, kind: str, who: str, what: str = "") -> None:
-        """The same, counted by kind."""
+        """Adds a line for a fault, and counts it by its kind."""
         self.counts[kind] = self.counts.get(kind, 0) + 1
         self.add(who, f"** {kind}{': ' if what else ''}{what}")
 
