@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
+import re
+import tokenize
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -109,6 +112,44 @@ def docstrings(source: str) -> Iterator[tuple[int, str]]:
             yield node.lineno, inspect.cleandoc(node.value.value)
 
 
+def comments(source: str) -> Iterator[tuple[int, str]]:
+    """Yields the line and the text of each comment. Lines that follow each other are one comment."""
+    gathered: list[str] = []
+    first = last = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        stands_alone = token.line.lstrip().startswith("#")
+        if not (gathered and stands_alone and token.start[0] == last + 1):
+            if gathered:
+                yield first, " ".join(gathered)
+            gathered, first = [], token.start[0]
+        gathered.append(token.string.lstrip("#: "))
+        last = token.start[0] if stands_alone else 0
+    if gathered:
+        yield first, " ".join(gathered)
+
+
+def messages(source: str) -> Iterator[tuple[int, str]]:
+    """Yields the line and the text of each string on one line, with `X` for each value that is put in."""
+    tree = ast.parse(source)
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in ast.walk(node)}
+    for node in ast.walk(tree):
+        match node:
+            case ast.JoinedStr(values=values):
+                text = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in values)
+            case ast.Constant(value=str(text)) if id(node) not in parts:
+                pass
+            case _:
+                continue
+        if "\n" not in text:
+            yield node.lineno, text
+
+
+FRAGMENT = re.compile(r"(Of|Nor|And|But|So (many|much|long)|The same|Until|Not)\b")
+RIDDLE = re.compile(r"(\bNone|\b0|\"\"|\bnothing) where\b")
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_public_name_has_a_docstring(path: Path) -> None:
     assert undocumented(path.read_text(), INTERFACES) == []
@@ -123,6 +164,27 @@ def test_no_docstring_has_a_sentence_that_is_too_long(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_page_has_a_sentence_that_is_too_long(path: Path) -> None:
     assert long_sentences(path.read_text()) == [], f"at most {MAX_WORDS} words a sentence"
+
+
+COMMAND_OF_REDIS = "redis.call"
+"""A program for Redis is no sentence."""
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_comment_and_no_message_has_a_sentence_that_is_too_long(path: Path) -> None:
+    """Messages are errors, lines of the log and what the command line prints."""
+    source = path.read_text()
+    told = [*comments(source), *messages(source)]
+    found = [(line, long_sentences(text)) for line, text in told if COMMAND_OF_REDIS not in text]
+    assert [row for row in found if row[1]] == [], f"at most {MAX_WORDS} words a sentence"
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_docstring_begins_with_a_subject_or_a_verb(path: Path) -> None:
+    """A docstring is no end of a sentence that its name would begin."""
+    told = list(docstrings(path.read_text()))
+    assert [(line, text) for line, text in told if FRAGMENT.match(text)] == []
+    assert [(line, text) for line, text in told if RIDDLE.search(text)] == [], "write `None if`, not `None where`"
 
 
 # --- the checks themselves --------------------------------------------------------------------------------------------

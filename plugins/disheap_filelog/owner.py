@@ -104,8 +104,8 @@ def check(stored: Identity, given: Identity, directory: str) -> None:
     remedy = "Point data_dir at this node's own directory"
     if (stored.node_id, stored.name) == (given.node_id, given.name):
         remedy = (
-            "The cluster's name, or the names, the peer addresses or the order of its members, are not those that the "
-            "directory was made with: set them back, here and on the other nodes"
+            "The directory was made with another cluster name, or with other names, peer addresses or another order of "
+            "the members. Set them back, here and on the other nodes"
         )
     raise WrongDirectory(
         f"{directory} belongs to node {stored.node_id} ({stored.name}) of cluster {stored.cluster_id}, and this is "

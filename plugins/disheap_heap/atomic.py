@@ -171,7 +171,7 @@ class _Checks:
         if units > UNITS_PER_PART * BATCH_PARTS_MAX:
             raise BatchTooLarge(
                 f"up to here the batch has {self._parts} parts, and its headers and routes take as much as "
-                f"{units // UNITS_PER_PART - self._parts} more, over the limit of {BATCH_PARTS_MAX}; a part is a "
+                f"{units // UNITS_PER_PART - self._parts} more, over the limit of {BATCH_PARTS_MAX}. A part is a "
                 "message for one topic, or a token. Send several batches"
             )
 

@@ -110,7 +110,7 @@ def check_delayed_capacity(topic: Topic, count: int) -> None:
     if topic.drops and count and held + count > bound:
         raise TopicFull(
             f"topic {topic.name!r} holds {held} delayed messages of at most {bound} and drops none of "
-            f"those, so it cannot take {count} more; try again when some are due"
+            f"those, so it cannot take {count} more. Try again when some are due"
         )
 
 

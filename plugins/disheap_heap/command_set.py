@@ -53,8 +53,8 @@ class CommandSet:
         if tag is None or tag in self._kinds or not isinstance(error, msgspec.ValidationError):
             return unreadable(body, error, self._kinds, "command")
         return VersionTooOld(
-            f"there is no command with the tag {tag} at machine_version {self._version}, which the cluster runs; it "
-            "rises by itself when every node runs a release that knows the command"
+            f"there is no command with the tag {tag} at machine_version {self._version}, which the cluster runs. That "
+            "version rises by itself when every node runs a release that knows the command"
         )
 
 

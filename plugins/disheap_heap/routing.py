@@ -158,5 +158,5 @@ class Exchange(Generic[T]):
     def _too_many_steps(self, key: str, max_steps: int) -> InvalidArgument:
         return InvalidArgument(
             f"routing a key of {len(split(key))} words through the topic exchange {self.name!r} takes more than "
-            f"{max_steps} steps (`routing_steps` in [machine.heap]); use shorter keys, or fewer patterns with wildcards"
+            f"{max_steps} steps (`routing_steps` in [machine.heap]). Use shorter keys, or fewer patterns with wildcards"
         )

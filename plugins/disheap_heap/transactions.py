@@ -258,8 +258,8 @@ def _check_roles(state: State, command: Prepare) -> None:
             )
     elif coordinator != NO_GROUP and (command.timeout_ms or coordinator >= own):
         raise InvalidArgument(
-            f"a PREPARE in group {own} that names group {coordinator} as the coordinator's: its number has to be "
-            "lower, and timeout_ms has to be 0, because only the coordinator's group aborts. Nothing was done"
+            f"a PREPARE in group {own} names group {coordinator} as the coordinator's. That number has to be lower. "
+            "timeout_ms has to be 0, because only the coordinator's group aborts. Nothing was done"
         )
     for group in (*groups, *([coordinator] if coordinator != NO_GROUP else [])):
         if group not in state.groups:

@@ -178,7 +178,7 @@ class SessionEvents:
         self.collect()
         raise RecoverableConnectionError(
             "the session lapsed: its consumers are gone, and what they held went back to its queues. The broker heard "
-            f"nothing of this process for too long (session_timeout_ms is {self.driver.session_timeout_ms}), or an "
+            f"nothing of this process for too long (session_timeout_ms is {self.driver.session_timeout_ms}). Or an "
             "operator ended the session, or a broker that keeps nothing on disk was started again"
         )
 

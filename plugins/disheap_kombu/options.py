@@ -134,6 +134,6 @@ def _check_files(named: dict[str, Any]) -> None:
     if missing:
         raise ConfigError(
             f"broker_use_ssl: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing. With disheap both "
-            'ends prove who they are: broker_use_ssl = {"ca_certs": "ca.pem", "certfile": "me.pem", "keyfile": '
-            '"me.key"}. cafile, certfile and keyfile in the URL do the same'
+            'ends prove who they are. Example: broker_use_ssl = {"ca_certs": "ca.pem", "certfile": "me.pem", '
+            '"keyfile": "me.key"}. cafile, certfile and keyfile in the URL do the same'
         )

@@ -1,7 +1,8 @@
 """disheap: a replicated priority message broker.
 
-What is exported here is loaded when it is first used: a client loads no server, and `import disheap` loads next to
-nothing.
+Owns the public names: `connect`, `sync`, `Node`, the errors. Applications import them from here. What is exported is
+loaded when it is first used: a client loads no server, and `import disheap` loads next to nothing. It knows no plugin.
+Start reading at `client.api.asynchronous` or `runtime.node`.
 """
 
 from __future__ import annotations

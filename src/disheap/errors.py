@@ -57,7 +57,7 @@ class VersionUnsupported(ConfigError):
 
 RESTORE = (
     "Restore it from a copy of this node's own directory, made after the node last ran. Do not start it on an empty "
-    "directory: it would have forgotten its votes and its data, and other nodes refuse it and go on without it. "
+    "directory: it would have forgotten its votes and its data. Other nodes refuse it and go on without it. "
     "Nothing was changed"
 )
 """The way out where a file is lost for good. A node whose disk was wiped must not vote under its old identity."""

@@ -163,8 +163,8 @@ def test_a_backup_that_does_not_fit_leaves_nothing(
 
 
 def test_a_new_cluster_never_has_the_id_of_another_one(backup: Path) -> None:
-    """It is not that of the old cluster, of an earlier restore, or of a node that was started with the same settings
-    and no data. The members of one list get the same id, and from another backup another one."""
+    """It is not that of the old cluster or of an earlier restore. It is not that of a node with the same settings and
+    no data. The members of one list get the same id, and from another backup another one."""
     first, second = (run(*alone(backup, data=data), "--json").json for data in ("1", "2"))
     other = backup.parent / "other.backup"
     other.write_bytes(backup_of([state()], cluster_id=first["cluster_id"]))

@@ -115,12 +115,22 @@ def test_the_architecture_names_every_module_in_its_folder(package: str) -> None
     assert sorted(named) == sorted(there)
 
 
+def test_the_architecture_names_every_part_and_no_other() -> None:
+    page = (ROOT / "docs/explanation/architecture.md").read_text()
+    section = page.partition("## The parts\n")[2].partition("\n##")[0]
+    named = {row.split("|")[1].strip(" `") for row in section.splitlines() if row.startswith("| `")}
+    folders = {f"{path.parent.name}/" for path in (ROOT / "src/disheap").glob("*/__init__.py")}
+    plugins = {f"plugins/{path.parent.name}/" for path in (ROOT / "plugins").glob("*/__init__.py")}
+    assert named == folders | plugins | {f"contrib/{path.name}/" for path in (ROOT / "contrib").iterdir()}
+
+
 def test_every_folder_says_what_it_owns_and_where_to_start() -> None:
-    packages = [*(ROOT / "src/disheap").rglob("__init__.py"), *(ROOT / "plugins").rglob("__init__.py")]
+    packages = [path for top in ("src", "plugins", "contrib") for path in (ROOT / top).rglob("__init__.py")]
     for path in packages:
         folder = path.parent
         text = ast.get_docstring(ast.parse(path.read_text())) or ""
         assert text.count("\n") >= 2, f"{folder} does not say in its docstring what it owns and who calls it"
+        assert "tart reading at" in " ".join(text.split()), f"{folder} does not say where to start reading"
 
 
 def dangerous(path: Path) -> Iterator[str]:

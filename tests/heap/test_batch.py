@@ -202,7 +202,7 @@ def test_a_batch_has_a_bounded_number_of_parts(part: list[Item]) -> None:
     driver = with_topics()
     before = driver.machine.state_hash()
     with pytest.raises(
-        BatchTooLarge, match=f"item {BATCH_PARTS_MAX + 1} .*over the limit of {BATCH_PARTS_MAX}; a part"
+        BatchTooLarge, match=rf"item {BATCH_PARTS_MAX + 1} .*over the limit of {BATCH_PARTS_MAX}\. A part"
     ):
         driver.do(Batch(part * (BATCH_PARTS_MAX + 1)))
     assert driver.machine.state_hash() == before

@@ -266,7 +266,7 @@ def test_a_node_that_joined_a_static_list_starts_before_its_log_has_members() ->
 def test_a_changed_list_is_obeyed_neither_before_nor_after_a_change() -> None:
     first_id = NodeConfig(name="n1", **STATIC).cluster_id()
     other: dict[str, Any] = {"members": (*STATIC["members"], MemberConfig("n4", "n4:8300"))}
-    with pytest.raises(WrongDirectory, match="set them back"):
+    with pytest.raises(WrongDirectory, match="Set them back"):
         origin(kept(first_id, 1), **other)
     grown = origin(kept(first_id, 1, voters=(1, 2, 3)), **other)
     assert (grown.cluster_id, grown.first) == (first_id, Membership(()))
@@ -282,9 +282,9 @@ def test_a_list_with_other_addresses_is_obeyed_while_members_never_changed() -> 
     assert [record_of(one).peer for one in found.first.members] == ["m1:8300", "m2:8300", "m3:8300"]
     fewer, more = moved["members"][:2], (*moved["members"], MemberConfig("n4", "m4:8300"))
     for members in (fewer, more, moved["members"][::-1]):
-        with pytest.raises(WrongDirectory, match="set them back"):
+        with pytest.raises(WrongDirectory, match="Set them back"):
             origin(stored, members=members)
-    with pytest.raises(WrongDirectory, match="set them back"):
+    with pytest.raises(WrongDirectory, match="Set them back"):
         origin(stored._replace(peers=KnownPeers(False, ((2, 20), (3, 30)))), **moved)
 
 

@@ -64,7 +64,7 @@ def test_a_refused_directory_is_unlocked_again(tmp_path: Path) -> None:
 def test_a_changed_list_of_members_is_not_taken_for_another_nodes_directory(tmp_path: Path) -> None:
     """The way out is the old list, and never an empty directory: its node would be refused, or the messages gone."""
     opened(None, str(tmp_path)).close()
-    with pytest.raises(WrongDirectory, match="set them back, here and on the other nodes") as caught:
+    with pytest.raises(WrongDirectory, match="Set them back, here and on the other nodes") as caught:
         build(None, str(tmp_path)).open(Identity("decaf", 1, "n1", 1), 0, alone=False)
     assert "data_dir" not in str(caught.value)
 

@@ -196,7 +196,7 @@ def _frame_bytes(invocation: Invocation) -> int:
 
 def _too_large(what: str, limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(
-        f"{what} more than the {limit} bytes that the nodes take in one frame; --lines makes each line a message; keep "
+        f"{what} more than the {limit} bytes that the nodes take in one frame; --lines makes each line a message. Keep "
         "large data elsewhere and send where it is, or raise payload_bytes ([machine.heap]) on every node"
     )
 

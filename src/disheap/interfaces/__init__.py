@@ -9,7 +9,7 @@ An optional power is a separate interface (`BlockingConnect`, `Screening`). `isi
 
 Each method says what is durable when it returns, which order it keeps, who owns the bytes, and which errors it raises.
 An error that it does not name is a bug of the plugin. In most calls such an error ends the node. The page
-`docs/reference/contracts.md` is made from this package.
+`docs/reference/contracts.md` is made from this package. Start reading at `transport`.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def too_large(body: bytes, limit: int) -> str:
     """Says that a command is over the node's limit."""
     return (
         f"a request of {len(body)} bytes is over the node's limit of {limit} bytes for a frame (`frame_bytes` in "
-        "[limits], which follows `payload_bytes` in [machine.heap]); send less at once, or raise that on every node"
+        "[limits], which follows `payload_bytes` in [machine.heap]). Send less at once, or raise that on every node"
     )
 
 

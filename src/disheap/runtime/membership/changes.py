@@ -87,7 +87,7 @@ def check_quorum(new: Membership, in_touch: Collection[NodeId]) -> None:
         raise QuorumAtRisk(
             f"after the change {needed} of {len(voters)} voters must be in touch to write anything, and "
             f"{', '.join(silent)} are not. Nothing was done. Start or remove them first. With --force it is done all "
-            "the same: then nothing can be written until they are back, and if they never come back the cluster is lost"
+            "the same. Then nothing can be written until they are back. If they never come back the cluster is lost"
         )
 
 

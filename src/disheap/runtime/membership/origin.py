@@ -86,9 +86,9 @@ def _kept(config: NodeConfig, stored: StoredIdentity) -> Origin:
         log.warning("the addresses in the list of members are others than when the data directory was made")
         return configured_origin(config)._replace(cluster_id=identity.cluster_id)
     raise WrongDirectory(
-        f"the data directory belongs to node {own} ({identity.name}) of cluster {identity.cluster_id}. The cluster's "
-        "name, or the names, the peer addresses or the order of its members, are not those that the directory was made "
-        "with: set them back, here and on the other nodes; nothing was changed"
+        f"the data directory belongs to node {own} ({identity.name}) of cluster {identity.cluster_id}. It was "
+        "made with another cluster name, or with other names, peer addresses or another order of the members. Set them "
+        "back, here and on the other nodes; nothing was changed"
     )
 
 

@@ -29,8 +29,8 @@ class CertificateChecks:
         book = self._book
         if not names:
             raise WrongCluster(
-                f"the certificate of node {peer} has no name, neither a DNS name nor a common name nor an IP address: "
-                f"any member could be its holder. Issue one for {book.name(peer)!r}"
+                f"the certificate of node {peer} has no name, neither a DNS name nor a common name nor an IP address. "
+                f"Any member could be its holder. Issue one for {book.name(peer)!r}"
             )
         named = [one for one in book.ids() if self._is_named(one, names)]
         if named == [peer]:

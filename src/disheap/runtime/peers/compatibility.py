@@ -29,7 +29,7 @@ def _check_group(hello: PeerHello, own: PeerGroup, peers: PeerGroup) -> None:
     if peers.settings_digest != own.settings_digest:
         raise WrongCluster(
             f"{name} was given other bounds than this node in [machine.{own.machine}], or in [limits] "
-            "for sessions and apply_work_limit, or it runs a release with other fixed bounds: they decide what "
+            "for sessions and apply_work_limit. Or it runs a release with other fixed bounds. They decide what "
             "every replica does, so all nodes need the same"
         )
     _check_constants(name, own, peers)
@@ -43,8 +43,8 @@ def _check_constants(name: str, own: PeerGroup, peers: PeerGroup) -> None:
         if theirs != digest:
             raise WrongCluster(
                 f"{name} runs another release of the machine {own.machine!r}, whose constants for "
-                f"machine_version {version} differ from those of this node (digest {theirs}, here {digest}): "
-                "replicas would differ. Install the same release on both nodes"
+                f"machine_version {version} differ from those of this node (digest {theirs}, here {digest}). "
+                "Replicas would differ. Install the same release on both nodes"
             )
 
 

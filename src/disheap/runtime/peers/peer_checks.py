@@ -55,7 +55,7 @@ class PeerChecks:
         here, peer = self._node, NodeId(hello.node_id)
         if hello.cluster_id != here.cluster_id:
             raise WrongCluster(
-                f"{hello.name} belongs to cluster {hello.cluster_id}, this node to {here.cluster_id}: the nodes were "
+                f"{hello.name} belongs to cluster {hello.cluster_id}, this node to {here.cluster_id}. The nodes were "
                 "given different member lists or cluster names, or one of the clusters was restored or recovered"
             )
         if hello.target != self._id and not hello.request:  # a request may reach any node

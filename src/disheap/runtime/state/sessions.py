@@ -312,8 +312,9 @@ class Sessions:
             self._reply_sink.answer(attachment, Status.ERROR, index, fault(refusal))
             return
         opening = _opening.decode(body)
-        # Out of the entry's time, so that a node in memory that starts anew never gives out a number that a client of
-        # its earlier life still holds: that client would attach to a stranger's session, and take its deliveries.
+        # The number is made of the entry's time. A node in memory may start anew, and a client of its earlier life may
+        # still hold a number. If that was given out again, the client would attach to a stranger's session, and take
+        # its deliveries.
         number = max(self._next_session, time_ms << SESSION_TIME_SHIFT)
         session = Session(granted(opening, number, time_ms, self._limits), opening.address, self._views)
         self._next_session = number + 1
