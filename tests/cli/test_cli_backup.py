@@ -123,7 +123,7 @@ def test_a_snapshot_that_waits_for_its_turn_is_kept(monkeypatch: pytest.MonkeyPa
     client: Any = SimpleNamespace(driver=SimpleNamespace(admin=admin))
     waiting = backup._Snapshot(client, {"backup": 7, "group": 1, "cluster_id": "c"})
     for now[0] in range(61):
-        waiting.keep()
+        waiting.renew()
     assert read == [(16, 0), (32, 0), (48, 0)]
     assert backup.KEEP_EVERY_S + backup.PAGE_TIMEOUT_S < IDLE_S
 
