@@ -30,6 +30,7 @@ from kombu.transport import base
 
 from disheap.protocol import broker
 from disheap_kombu import messages
+from disheap_kombu.delays import delay_ms, take_due_time
 from disheap_kombu.messages import Outgoing
 from disheap_kombu.publish_batch import PublishBatch
 from disheap_kombu.queues import (
@@ -143,8 +144,9 @@ class Channel(base.StdChannel):
         headers: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
     ) -> Outgoing:
-        """Packs a message for `basic_publish`."""
-        return Outgoing(body, priority, content_type, content_encoding, headers, properties)
+        """Packs a message for `basic_publish`. A task with an eta or a countdown will wait in the broker."""
+        headers, due_s = take_due_time(headers or {})
+        return Outgoing(body, priority, content_type, content_encoding, headers, properties, due_s)
 
     def basic_publish(
         self,
@@ -180,7 +182,8 @@ class Channel(base.StdChannel):
         new = broker.NewMessage(
             messages.encode(message, exchange or "", routing_key),
             messages.checked_priority(message.priority),
-            expires_ms=messages.expires_ms(message.properties),
+            delay_ms(message.due_s),
+            messages.expires_ms(message.properties),
         )
         command = broker.Publish(exchange or "", routing_key, new)
         self._ensure_standard_exchange(command.exchange)

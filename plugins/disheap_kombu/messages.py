@@ -48,9 +48,9 @@ class Payload(msgspec.Struct, array_like=True, frozen=True, tag="k1"):
 
 class Outgoing:
     """What `Producer` gets from `prepare_message`. The properties stay the caller's own: kombu fills in `reply_to`
-    after."""
+    after. `due_s`: not to be delivered before, in seconds since 1970; 0 for at once."""
 
-    __slots__ = ("body", "content_encoding", "content_type", "headers", "priority", "properties")
+    __slots__ = ("body", "content_encoding", "content_type", "due_s", "headers", "priority", "properties")
 
     def __init__(
         self,
@@ -60,6 +60,7 @@ class Outgoing:
         content_encoding: str | None = None,
         headers: dict[str, Any] | None = None,
         properties: dict[str, Any] | None = None,
+        due_s: float = 0.0,
     ) -> None:
         self.body = body
         self.priority = priority or 0
@@ -67,6 +68,7 @@ class Outgoing:
         self.content_encoding = content_encoding
         self.headers = headers or {}
         self.properties = properties or {}
+        self.due_s = due_s
 
 
 AMQP_PROPERTIES = frozenset(

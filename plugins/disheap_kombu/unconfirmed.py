@@ -17,6 +17,8 @@ from dataclasses import replace
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
+from msgspec import structs
+
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.errors import OutcomeUnknown, RequestTimeout
@@ -78,7 +80,14 @@ class Unconfirmed:
 
 
 def _digest(command: broker.Publish | broker.Batch) -> bytes:
-    return blake2b(broker.encode(command), digest_size=DIGEST_BYTES).digest()
+    return blake2b(broker.encode(_without_delays(command)), digest_size=DIGEST_BYTES).digest()
+
+
+def _without_delays(command: Any) -> Any:
+    """A repetition has a shorter delay until the same time. That time itself is in the message's headers."""
+    if isinstance(command, broker.Batch):
+        return structs.replace(command, items=[_without_delays(item) for item in command.items])
+    return structs.replace(command, message=structs.replace(command.message, delay_ms=0))
 
 
 class Suspended(NamedTuple):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
-from celery import Celery
+from celery import Celery, Task
 
 app = Celery("kombu_app", broker=os.environ.get("BROKER", "disheap://"))
 RESULTS = os.environ.get("RESULTS")
@@ -57,3 +58,15 @@ def make_text(size: int) -> str:
 @app.task
 def total_size(texts: list[str]) -> int:
     return sum(len(text) for text in texts)
+
+
+@app.task(bind=True)
+def append_request(self: Task, path: str, retries: int = 0) -> None:
+    """Append what the worker knows of the task, and its time, as a line of JSON. Repeat it so often, 1 s later."""
+    request = self.request
+    known = {"at_s": time.time(), "eta": request.eta, "kept_eta": getattr(request, "disheap_eta", None)}
+    known |= {"retries": request.retries, "priority": request.delivery_info["priority"]}
+    with open(path, "a") as file:  # noqa: PTH123
+        file.write(json.dumps(known, separators=(",", ":")) + "\n")
+    if request.retries < retries:
+        raise self.retry(countdown=1)

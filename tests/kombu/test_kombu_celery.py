@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from kombu_app import app, append, append_late, append_when_released
+from kombu_app import app, append, append_late, append_request, append_when_released
 from kombu_cluster import Cluster, NodeProcess, Worker, command, wait_until
 
 import disheap.sync
@@ -70,6 +72,11 @@ def topics(node):
         return sorted(info.topic for info in client.topics())
 
 
+def delayed(node, topic):
+    with disheap.sync.connect(node.url) as client:
+        return next(info.delayed for info in client.topics() if info.topic == topic)
+
+
 def labels(node):
     with disheap.sync.connect(node.url) as client:
         return [session["label"] for session in client.driver.admin({"op": "sessions"})["sessions"]]
@@ -102,6 +109,41 @@ def test_waiting_tasks_run_by_priority(node, run, trace):
     run(node, "-n", "w1@here")
     wait_until(lambda: len(trace()) == 5, "5 tasks ran")
     assert trace() == ["1000", "9", "4", "0", "-5"]
+
+
+def test_tasks_with_a_time_wait_in_the_broker_until_they_are_due(node, run, trace):
+    worker = run(node, "-n", "w1@here")
+    worker.wait_ready()
+    soon = datetime.now(UTC) + timedelta(seconds=3)
+    in_a_year = {"countdown": 365 * 86_400}
+    with app.connection_for_write(node.url) as connection:
+        append_request.apply_async((trace.path,), connection=connection, eta=soon, priority=7)
+        for _ in range(100):
+            append.apply_async((trace.path, "late"), connection=connection, priority=9, **in_a_year)
+    assert delayed(node, "celery") == 101 and trace() == []
+    publish(node, append, trace, "now")
+    wait_until(lambda: len(trace()) == 2, "the task that was due ran, after the one that waits for nothing")
+    assert trace()[0] == "now" and delayed(node, "celery") == 100
+    ran = json.loads(trace()[1])
+    assert (ran["eta"], ran["kept_eta"], ran["priority"]) == (None, soon.isoformat(), 7)
+    assert soon.timestamp() <= ran["at_s"] < soon.timestamp() + 2
+    assert worker.log_text().count("received") == 2, "the worker never saw those that wait"
+
+
+def test_a_retry_with_a_countdown_waits_in_the_broker_and_keeps_its_priority(node, run, trace):
+    run(node, "-n", "w1@here").wait_ready()
+    with app.connection_for_write(node.url) as connection:
+        append_request.apply_async((trace.path, 2), connection=connection, priority=-3)
+    wait_until(lambda: len(trace()) == 1 and delayed(node, "celery") == 1, "its retry waits in the broker")
+    wait_until(lambda: len(trace()) == 3, "it was repeated twice")
+    runs = [json.loads(line) for line in trace()]
+    assert [(ran["retries"], ran["priority"], ran["eta"]) for ran in runs] == [
+        (0, -3, None),
+        (1, -3, None),
+        (2, -3, None),
+    ]
+    for ran, before in zip(runs[1:], runs, strict=False):
+        assert datetime.fromisoformat(ran["kept_eta"]).timestamp() <= ran["at_s"] and ran["at_s"] >= before["at_s"] + 1
 
 
 def test_a_killed_worker_starts_again_under_its_name_at_once(node, run, trace):

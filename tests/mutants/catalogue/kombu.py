@@ -8,6 +8,7 @@ CHANNEL = "tests/kombu/test_kombu_channel.py::"
 TRANSPORT = "tests/kombu/test_kombu_transport.py::"
 LOOP = "tests/kombu/test_kombu_eventloop.py::"
 UNCONFIRMED = "tests/kombu/test_kombu_unconfirmed.py::"
+DELAYS = "tests/kombu/test_kombu_delays.py::"
 
 MUTANTS = (
     Mutant(
@@ -306,6 +307,45 @@ MUTANTS = (
         "a program that catches OSError, as it did with other brokers, ends when the broker is down",
         (Patch("disheap_kombu.failures", "    errors.ConnectionLost: BrokerUnreachable,\n", ""),),
         (TRANSPORT + "test_a_dead_address_is_a_connection_error_that_may_be_retried",),
+        simulated=False,
+    ),
+    Mutant(
+        "eta-left-in-the-headers",
+        "a task waits in the broker, and a worker whose clock is behind holds it once more",
+        (
+            Patch(
+                "disheap_kombu:take_due_time",
+                "headers.update({ETA: None, ",
+                "headers.update({",
+            ),
+        ),
+        (DELAYS + "test_a_task_with_an_eta_waits_and_reaches_the_worker_without_it",),
+        simulated=False,
+    ),
+    Mutant(
+        "eta-kept-for-the-next-task",
+        "a retry or a task of the same canvas shows the time of an earlier task as its own",
+        (
+            Patch(
+                "disheap_kombu:take_due_time",
+                "    headers.pop(KEPT, None)  # of the task that this one repeats or follows\n",
+                "",
+            ),
+        ),
+        (DELAYS + "test_a_task_that_follows_one_with_a_time_does_not_keep_that_time",),
+        simulated=False,
+    ),
+    Mutant(
+        "repetition-with-a-shorter-delay-is-sent",
+        "the confirm of a task with a countdown is late, kombu publishes it again, and the task runs twice",
+        (
+            Patch(
+                "disheap_kombu:_digest",
+                "broker.encode(_without_delays(command))",
+                "broker.encode(command)",
+            ),
+        ),
+        (DELAYS + "test_a_repetition_is_recognized_though_its_delay_is_shorter",),
         simulated=False,
     ),
 )
