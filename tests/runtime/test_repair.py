@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from tests.runtime.test_membership import growing
 from tests.support.nodes import Cluster
 from tests.support.wire import wait_until
 
@@ -206,8 +207,12 @@ async def written(cluster: Cluster, count: int = 5) -> bytes:
 
 def log_of(cluster: Cluster, name: str) -> Path:
     """The file with the most in it."""
-    files = sorted((Path(cluster.configs[name].data_dir) / "groups" / "0").glob("log-*"))
-    return max(files, key=lambda path: path.stat().st_size)
+    return largest_log(Path(cluster.configs[name].data_dir))
+
+
+def largest_log(data_dir: Path) -> Path:
+    """The file with the most in it."""
+    return max(sorted((data_dir / "groups" / "0").glob("log-*")), key=lambda path: path.stat().st_size)
 
 
 def spoil(path: Path, number: int = -2) -> None:
@@ -227,6 +232,27 @@ async def test_a_damaged_block_is_repaired_from_the_other_nodes(tmp_path: Path) 
         await cluster.start(victim)
         await wait_until(lambda: cluster.nodes[victim].group.is_running, "the node is repaired")
         assert await cluster.wait_equal() == expected
+
+
+async def test_a_node_whose_log_was_repaired_knows_its_snapshots_members(tmp_path: Path) -> None:
+    """Seed 1796031317: they had changed since the cluster began, and it told its clients of the first ones alone."""
+    async with growing(tmp_path) as cluster:
+        await cluster.wait_leader()
+        await cluster.grow("n2", "n3")
+        leader = await cluster.wait_leader()
+        victim = next(node for name, node in cluster.nodes.items() if name != leader.name)
+        await leader.admin({"op": "snapshot"})
+        await wait_until(lambda: victim.group.counters.raft_snapshots_total == 1, "it has a snapshot")
+        for _ in range(5):
+            await leader.apply(b"+1")
+        await wait_until(lambda: victim.group.applied.index >= leader.group.applied.index, "it has everything")
+        await cluster.stop(victim.name)
+        spoil(largest_log(tmp_path / victim.name))
+        again = await cluster.start(victim.name)
+        assert again.lifecycle.state is State.REPAIRING
+        await wait_until(lambda: again.group.is_running, "the node is repaired")
+        await wait_until(lambda: again.book.ids() == [1, 2, 3], "it knows the members")
+        assert sorted(again.book.clients()) == ["n1:8400", "n2:8400", "n3:8400"]
 
 
 async def test_two_damaged_blocks_of_one_file_are_repaired(tmp_path: Path) -> None:

@@ -225,6 +225,7 @@ class Replica:
         found = await self._recover(follow)
         self._raise_failure()
         self._take_up(found)
+        self._shared.membership.changed()  # the log was not read before, so nobody knew whom it names
         before.release()
         self.maintenance.discarder.discard(before.sessions)
         return found

@@ -8,6 +8,7 @@ PITFALLS = "tests/kernel/test_pitfalls.py::"
 MEMBERSHIP = "tests/kernel/test_membership.py::"
 TRANSFER = "tests/kernel/test_transfer.py::"
 RUNTIME = "tests/runtime/test_membership.py::"
+REPAIR = "tests/runtime/test_repair.py::"
 CHANGES = "tests/runtime/test_member_changes.py::"
 
 MUTANTS = (
@@ -381,6 +382,19 @@ MUTANTS = (
         "a removed node that is the only voter of another group hands over to nobody, for ever",
         (Patch("disheap:Steering._successor", "if voters_of(own) != (self._own,):", "if True:"),),
         (CHANGES + "test_the_only_voter_of_a_group_makes_another_one_before_it_goes",),
+        simulated=False,
+    ),
+    Mutant(
+        "repaired-node-knows-the-first-members",
+        "a node whose log was repaired tells its clients of the first members alone, however they have changed",
+        (
+            Patch(
+                "disheap:Replica.recover_again",
+                "        self._shared.membership.changed()  # the log was not read before, so nobody knew whom it names\n",
+                "",
+            ),
+        ),
+        (REPAIR + "test_a_node_whose_log_was_repaired_knows_its_snapshots_members",),
         simulated=False,
     ),
 )
