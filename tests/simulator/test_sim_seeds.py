@@ -10,6 +10,7 @@ from collections import Counter
 import pytest
 
 from disheap.plugins.registry import Registry
+from disheap.testing.simulate import main
 from disheap.testing.simulator.run import Plan, simulate
 
 FRESH = (1, pytest.param(11, marks=pytest.mark.long))
@@ -150,6 +151,15 @@ def test_a_seed_with_changes_that_once_found_something_finds_nothing(
 def test_a_seed_has_one_hash_whatever_the_order_of_hashes_is() -> None:
     """In processes of their own: a set iterated in hash order anywhere in the product would show."""
     assert len({_hash_of(seed=11, hash_seed=hash_seed) for hash_seed in (0, 1)}) == 1
+
+
+def test_the_first_seed_is_drawn_by_a_text(capsys: pytest.CaptureFixture[str]) -> None:
+    """CI names the commit. `tox -e simulate` says `--fresh` before that."""
+    drawn = []
+    for text in ("one", "one", "two"):
+        assert main(["--fresh", "--seeds", "0", "--draw", text]) == 0
+        drawn.append(capsys.readouterr().out.splitlines()[0])
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_seeds_differ(registry: Registry) -> None:

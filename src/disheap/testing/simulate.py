@@ -18,6 +18,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from hashlib import blake2b
 
 import msgspec
 
@@ -43,10 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _one(Plan(options.seed, *shape, options.trace), options.trace)
     if options.trace:
         parser.error("--trace is of one run: say which with --seed")
-    first = int(time.time()) if options.fresh else options.first_seed
+    first = _first_seed(options)
     print(f"seeds from {first}", flush=True)
     seeds = range(first, first + options.seeds)
     return _many((Plan(seed, *shape) for seed in seeds), options.minutes)
+
+
+def _first_seed(options: argparse.Namespace) -> int:
+    if options.draw:
+        return int.from_bytes(blake2b(options.draw.encode(), digest_size=4).digest(), "big")
+    return int(time.time()) if options.fresh else int(options.first_seed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -54,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=1000, help="how many, at most")
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--fresh", action="store_true", help="seeds that nobody has run: the first is the time of day")
+    parser.add_argument("--draw", default="", metavar="TEXT", help="the first seed: the same text draws the same one")
     parser.add_argument("--minutes", type=float, default=5.0, help="of real time, at most")
     parser.add_argument("--nodes", type=int, choices=(0, 3, 5), default=0, help="0: the seed chooses")
     parser.add_argument("--groups", type=int, choices=(1, 3), default=1, help="3: a counter and two heaps")
