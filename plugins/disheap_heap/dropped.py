@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from disheap_heap.messages import Message, SharedMessage
+from disheap_heap.settings import BYTES_PER_RECORD
 from disheap_heap.state import Dropped, State
 
-BYTES_PER_RECORD = 64 << 10
-"""Bytes of a payload that take as long to free as one record."""
 LARGE_BYTES = 16 << 10
 """Smaller payloads are not counted. A call drops at most 10,000 of them, or 160 MiB that stay with the allocator."""
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from disheap_heap.outbox import CHUNK as MESSAGES_PER_CHUNK
 from disheap_heap.outbox import Content, Queued
 from disheap_heap.partitioned import PartitionedDict
+from disheap_heap.settings import BYTES_PER_RECORD
 
 PLACE_BYTES = 40
 """The memory for the old place of a message: an entry in a `PartitionedDict`."""
@@ -159,14 +160,16 @@ class Kept:
         return PLACE_BYTES * places + ID_BYTES * leases + ROW_BYTES * rows + self._more_bytes
 
     def free(self, limit: int) -> int:
-        """Frees at most `limit` records of one table, and the same share of the other memory. Returns how many."""
+        """Frees records of one table, and the same share of the other memory. `limit` is about how many units of work
+        it takes. A record is one unit, and a large payload is more. Returns how many units it took."""
         for table in self._tables:
             if table:
-                count = min(limit, len(table))
-                self._more_bytes -= self._more_bytes * count // len(self)
-                for _ in range(count):
-                    table.popitem()
-                return count
+                before, records, units = len(self), 0, 0
+                while table and units < limit:
+                    units += 1 + _payload_bytes(table.popitem()) // BYTES_PER_RECORD
+                    records += 1
+                self._more_bytes -= self._more_bytes * records // before
+                return units
         return self._free_chunks(limit)
 
     def _free_chunks(self, limit: int) -> int:
@@ -178,3 +181,10 @@ class Kept:
         for _ in range(chunks):
             self._queues.popitem()
         return count
+
+
+def _payload_bytes(record: Any) -> int:
+    """Returns the size of the payload of a message, or of the message of a lease or record. Returns 0 for others."""
+    while type(record) is tuple and record:
+        record = record[-1]
+    return len(getattr(getattr(record, "message", record), "body", b""))

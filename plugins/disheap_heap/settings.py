@@ -16,6 +16,9 @@ from disheap.protocol.broker import BATCH_MAX
 MAX_DELIVERIES_PER_CALL = 512
 """Deliveries in one call, over all topics. The rest is postponed. About two milliseconds."""
 
+BYTES_PER_RECORD = 64 << 10
+"""Bytes of a payload that take as long to free as one record."""
+
 FREED_BYTES_PER_CALL = 32 << 20
 """Bytes of dropped payloads that one call frees, and one message more: 2 ms. The rest is freed as postponed work. It
 decides nothing that can be seen."""

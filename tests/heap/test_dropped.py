@@ -20,8 +20,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.dropped import BYTES_PER_RECORD
-from disheap_heap.settings import FREED_BYTES_PER_CALL
+from disheap_heap.settings import BYTES_PER_RECORD, FREED_BYTES_PER_CALL
 
 from .driver import PLENTY, Driver, token
 
@@ -79,6 +78,17 @@ def test_a_call_frees_a_bounded_number_of_bytes(drop: Callable[[Driver], None]) 
         measure(lambda: driver.machine.advance(driver.now, 500))
     assert sum(freed) > (COUNT - 1) * MIB, "at last everything is freed"
     assert max(freed) <= FREED_BYTES_PER_CALL + 2 * MIB
+
+
+def test_what_a_view_kept_is_freed_in_slices_of_bounded_bytes() -> None:
+    """A slice of 1,000 records of 1 MiB took 62 ms."""
+    driver = filled(max_messages=COUNT, overflow="drop")
+    view = driver.machine.snapshot()
+    overflow(driver)
+    driver.work_off(PLENTY)
+    assert driver.machine.memory_bytes() > COUNT * MIB, "the view has them"
+    del view
+    assert driver.work_off(100) >= COUNT * MIB // BYTES_PER_RECORD // (100 + MIB // BYTES_PER_RECORD)
 
 
 def test_to_free_large_messages_is_more_work() -> None:

@@ -1059,6 +1059,19 @@ MUTANTS = (
         simulated=False,
     ),
     Mutant(
+        "payloads-in-a-view-are-freed-by-number",
+        "the end of a snapshot frees 1,000 large messages in one step",
+        (
+            Patch(
+                "disheap_heap:Kept.free",
+                "units += 1 + _payload_bytes(table.popitem()) // BYTES_PER_RECORD",
+                "units += len((table.popitem(),))",
+            ),
+        ),
+        ("tests/heap/test_dropped.py::test_what_a_view_kept_is_freed_in_slices_of_bounded_bytes",),
+        simulated=False,
+    ),
+    Mutant(
         "freeing-is-no-work",
         "the freeing of purged messages is not counted as work, and nobody sees how long it takes",
         (Patch("disheap_heap:free_some", "    state.units += done\n", ""),),
