@@ -1,7 +1,7 @@
 """Loggers: structured events that go to the standard library's logging, and nowhere until its owner says so.
 
-A library does not print. The owner of the process configures `logging`. `disheap serve` does so in `cli.logs`, where
-events become lines for people or JSON for programs.
+A library does not print. The owner of the process configures `logging`. `disheap serve` does so in
+`cli.terminal.logs`, where events become lines for people or JSON for programs.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from typing import Any
 
 import disheap
 import kombu
-from disheap.cli.local_cluster import LocalCluster, local_cluster
+from disheap.cli.processes.local_cluster import LocalCluster, local_cluster
 from disheap.errors import SessionExpired
 
 TOPIC = "failover"

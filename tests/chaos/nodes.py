@@ -18,8 +18,8 @@ from types import TracebackType
 from typing import Any
 
 import disheap
-from disheap.cli.children import Child
-from disheap.cli.local_cluster import OURS, OURS_TOO, free_ports
+from disheap.cli.processes.children import Child
+from disheap.cli.processes.local_cluster import OURS, OURS_TOO, free_ports
 from disheap.config.cluster_secret import write_new
 from disheap.errors import DisheapError
 from tests.chaos import shim

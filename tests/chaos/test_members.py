@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 import disheap
-from disheap.cli.children import Child
-from disheap.cli.local_cluster import OURS, OURS_TOO, free_ports
+from disheap.cli.processes.children import Child
+from disheap.cli.processes.local_cluster import OURS, OURS_TOO, free_ports
 from disheap.errors import ConnectionLost, DisheapError, MemberAlive, NotLeader, Overloaded
 from tests.chaos.history import judge
 from tests.chaos.nodes import HOST, SETTINGS

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.protocol import frames, handshake
 from disheap.protocol.frames import Kind
 from disheap.protocol.peers import PeerGroup, PeerHello

@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 import msgspec
 import pytest
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.client.core.url import parse
 from disheap.client.io.blocking_driver import BlockingClient
 from disheap.runtime.replica.backups import IDLE_S

@@ -12,8 +12,9 @@ from unittest import mock
 import pytest
 
 from disheap import sync
-from disheap.cli import cluster, failures, messages, output
-from disheap.cli.options import DURATION_MAX_MS
+from disheap.cli import cluster, messages
+from disheap.cli.terminal import failures, output
+from disheap.cli.terminal.options import DURATION_MAX_MS
 from disheap.protocol import broker
 from tests.cli.command_line import run, run_process
 from tests.cli.conftest import Ask
@@ -390,7 +391,7 @@ def test_a_broken_plugin_is_listed_with_its_reason(tmp_path: object, monkeypatch
     ],
 )
 def test_a_duration_has_a_unit_or_is_in_milliseconds(text: str, milliseconds: int) -> None:
-    from disheap.cli.options import duration
+    from disheap.cli.terminal.options import duration
 
     assert duration(text) == milliseconds
 
@@ -469,6 +470,6 @@ def test_sizes_are_in_binary_units(count: int, shown: str) -> None:
     [(0, "0"), (250, "250ms"), (1500, "1500ms"), (90_000, "90s"), (5_400_000, "90m"), (86_400_000, "1d")],
 )
 def test_a_period_can_be_typed_again(milliseconds: int, shown: str) -> None:
-    from disheap.cli.options import duration
+    from disheap.cli.terminal.options import duration
 
     assert output.period(milliseconds) == shown and duration(shown) == milliseconds

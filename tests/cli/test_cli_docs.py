@@ -9,7 +9,7 @@ import click
 import msgspec
 import pytest
 
-from disheap.cli import failures
+from disheap.cli.terminal import failures
 from disheap.config.node_config import Limits, MemberConfig, MetricsConfig, NodeConfig, RaftConfig, load
 from disheap.config.sources import _SEED_NAMES
 from disheap.plugins.settings import describe

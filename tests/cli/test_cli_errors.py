@@ -19,9 +19,9 @@ import pytest
 
 import disheap
 from disheap import errors
-from disheap.cli import failures
-from disheap.cli.local_cluster import free_ports
 from disheap.cli.main import COMMANDS
+from disheap.cli.processes.local_cluster import free_ports
+from disheap.cli.terminal import failures
 from disheap.config.node_config import Limits
 from disheap.errors import DisheapError
 from disheap.testing.certificates import Authority

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from disheap.cli.cluster import _print_groups
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from tests.cli.command_line import run
 from tests.support.nodes import Cluster
 

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from disheap.cli import logs
+from disheap.cli.terminal import logs
 from disheap.logs import get_logger
 
 SECRET = "the payload of somebody's message"

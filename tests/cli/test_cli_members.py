@@ -15,8 +15,8 @@ import pytest
 
 from disheap.cli import members
 from disheap.cli.cluster import _best_informed, _margin, _role, _troubles
-from disheap.cli.local_cluster import free_ports
 from disheap.cli.main import cli
+from disheap.cli.processes.local_cluster import free_ports
 from tests.cli.command_line import Ended, Running, logged, ready, run, running
 
 BOUND_S = 20.0

@@ -19,9 +19,9 @@ from typing import ClassVar
 import pytest
 
 from disheap import errors
-from disheap.cli import hosting
-from disheap.cli.local_cluster import free_ports
-from disheap.cli.loops import loop_factory
+from disheap.cli.processes import hosting
+from disheap.cli.processes.local_cluster import free_ports
+from disheap.cli.processes.loops import loop_factory
 from disheap.config.node_config import NodeConfig
 from tests.cli.command_line import (
     COMMAND,

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from disheap import sync
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.interfaces import MachineContext
 from disheap.protocol import broker

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from disheap.cli import hosting
-from disheap.cli.reloading import Reloading
+from disheap.cli.processes import hosting
+from disheap.cli.processes.reloading import Reloading
 from disheap.config.node_config import NodeConfig
 from disheap.errors import DiskFailed, RequestTimeout
 from disheap.plugins.registry import Registry

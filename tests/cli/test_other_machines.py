@@ -9,8 +9,8 @@ import click
 import pytest
 
 from disheap.cli import asking
-from disheap.cli.local_cluster import free_ports
 from disheap.cli.main import cli
+from disheap.cli.processes.local_cluster import free_ports
 from tests.cli.command_line import Ended, run
 from tests.cli.conftest import Ask
 from tests.support.nodes import Cluster

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from disheap.cli import hosting
-from disheap.cli.reloading import Reloading
-from disheap.cli.service_manager import ServiceManager
+from disheap.cli.processes import hosting
+from disheap.cli.processes.reloading import Reloading
+from disheap.cli.processes.service_manager import ServiceManager
 from disheap.config.node_config import NodeConfig
 from disheap.testing.inspected import InspectedMember as Node
 from tests.cli.test_hosting import CONFIG, process_is_left_as_it_was  # noqa: F401

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from disheap import sync
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.client.core import keepalive
 from disheap.client.core.broker_session import SessionLost
 from disheap.client.core.url import BrokerUrl

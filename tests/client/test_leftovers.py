@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import disheap.sync
-from disheap.cli.local_cluster import free_ports
-from disheap.cli.loops import free_closed_transports
+from disheap.cli.processes.local_cluster import free_ports
+from disheap.cli.processes.loops import free_closed_transports
 from disheap.client.api.asynchronous import Client, connect
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.blocking_driver import BlockingClient

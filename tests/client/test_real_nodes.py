@@ -11,7 +11,7 @@ import pytest
 
 import disheap
 from disheap import sync
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.client.api.asynchronous import Client
 from disheap.client.core.url import BrokerUrl
 from disheap.errors import ConfigError, LeaseLost, SessionExpired, TopicNotFound, UnknownCommand

@@ -10,7 +10,7 @@ import pytest
 
 import disheap
 from disheap import sync
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.errors import CredentialsRefused, ProtocolError, UnknownGroup, UnknownMechanism, WrongVersion
 from disheap.protocol.handshake import Versions
 from tests.support.nodes import Cluster

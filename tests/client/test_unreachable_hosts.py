@@ -19,7 +19,7 @@ import pytest
 
 import disheap
 from disheap import sync
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.client.core.url import BrokerUrl
 from disheap.errors import ConnectionLost
 from disheap.testing.certificates import Authority

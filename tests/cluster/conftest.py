@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tests.support.nodes import Cluster, Tables
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.client.core.url import BrokerUrl
 from disheap.config.node_config import RaftConfig
 from disheap.testing.certificates import Authority

@@ -12,8 +12,8 @@ from click.testing import CliRunner, Result
 
 import disheap.sync
 from disheap.cli.bench.command import WORKLOADS, bench
-from disheap.cli.local_cluster import local_cluster
-from disheap.cli.options import Invocation
+from disheap.cli.processes.local_cluster import local_cluster
+from disheap.cli.terminal.options import Invocation
 from disheap.errors import ConfigError, PayloadTooLarge
 
 UNDER_WAY = {"enqueue": 100, "pop": 256, "round-trip": 1, "kombu-publish": 1, "kombu-consume": 64}

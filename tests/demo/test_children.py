@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from disheap.cli.children import Child, Children
-from disheap.cli.interrupts import SIGNALS, Interrupts
-from disheap.cli.progress import LINE_EVERY_S, Lines, show
+from disheap.cli.processes.children import Child, Children
+from disheap.cli.processes.interrupts import SIGNALS, Interrupts
+from disheap.cli.terminal.progress import LINE_EVERY_S, Lines, show
 
 FORKS = """
 import os, sys, time

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from disheap.cli.children import Child
 from disheap.cli.demo import run
 from disheap.cli.demo.command import demo
+from disheap.cli.processes.children import Child
 
 COMMAND = (sys.executable, "-m", "disheap", "demo")
 

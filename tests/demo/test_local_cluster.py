@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 import disheap.sync
-from disheap.cli import local_cluster as subject
-from disheap.cli.interrupts import Interrupts
-from disheap.cli.local_cluster import ClusterFailed, LocalCluster, free_ports, local_cluster
+from disheap.cli.processes import local_cluster as subject
+from disheap.cli.processes.interrupts import Interrupts
+from disheap.cli.processes.local_cluster import ClusterFailed, LocalCluster, free_ports, local_cluster
 from disheap.config.node_config import load
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.cli.command_line import environment, logged, ready, running
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.kernel.types import EntryKind
 
 pytestmark = pytest.mark.proof

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from disheap.cli.output import header_fields, json_text
+from disheap.cli.terminal.output import header_fields, json_text
 from disheap.client.core.broker_session import Arrived, BrokerSession, OpaqueReply, Replied
 from disheap.client.core.session import State
 from disheap.client.core.url import parse

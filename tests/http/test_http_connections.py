@@ -13,7 +13,7 @@ import uvloop
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disheap.cli.loops import free_closed_transports
+from disheap.cli.processes.loops import free_closed_transports
 from disheap.errors import AddressInUse, ConfigError, UnsafeListen
 from disheap.testing.certificates import Authority
 from disheap.testing.conformance.test_service import Context

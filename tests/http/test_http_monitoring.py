@@ -20,7 +20,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.config.node_config import MemberConfig
 from disheap.protocol.broker import CreateTopic, Enqueue, NewMessage, encode
 from disheap_http.service import HttpService

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import disheap.sync
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 
 HERE = Path(__file__).parent
 TIMEOUT_S = 30.0

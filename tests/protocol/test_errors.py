@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from disheap.cli import failures
+from disheap.cli.terminal import failures
 from disheap.errors import DisheapError, OutcomeUnknown, ProtocolError, RequestError, protocol_error, request_error
 from disheap.kernel.types import NodeId
 from disheap.protocol import frames, handshake

@@ -12,7 +12,7 @@ import pytest
 from page_client import PageClient, Refused
 from tests.support.nodes import Cluster
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 
 SOURCE = Path(page_client.__file__).read_text()
 MAY_IMPORT = {"__future__", "collections.abc", "typing", "socket", "struct", "time", "msgpack"}

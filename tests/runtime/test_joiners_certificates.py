@@ -12,7 +12,7 @@ from tests.runtime.test_membership import Growing
 from tests.support.nodes import Node
 from tests.support.wire import wait_until
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.errors import WrongCluster
 from disheap.protocol.peers import PeerHello
 from disheap.testing.certificates import Authority

@@ -20,8 +20,8 @@ from tests.support.leftovers import LOG, grown_by
 from tests.support.nodes import FAST, Cluster
 from tests.support.wire import WireClient, wait_until
 
-from disheap.cli.local_cluster import free_ports
-from disheap.cli.loops import free_closed_transports
+from disheap.cli.processes.local_cluster import free_ports
+from disheap.cli.processes.loops import free_closed_transports
 from disheap.config.node_config import Limits
 from disheap.errors import CommandRefused, ConnectionLost, LogDamaged
 from disheap.interfaces import Transport, TransportContext

@@ -13,7 +13,7 @@ import pytest
 from tests.support.nodes import FAST, Cluster, Tables
 from tests.support.wire import wait_until
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.config.node_config import GIB, Limits, NodeConfig
 from disheap.errors import WrongCluster
 from disheap.interfaces import Connection

@@ -13,7 +13,7 @@ from tests.support.wire import WireClient, wait_until
 
 import disheap
 import disheap.sync
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.client.core.route import LastNodes
 from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from tests.support.nodes import FAST, TestRegistry
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.config.node_config import MemberConfig, NodeConfig
 from disheap.errors import AddressInUse, ConfigError, WrongDirectory
 from disheap.plugins.registry import Registry

@@ -17,7 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from serving import PATIENCE_S, Site, enqueue, info_of, make_node, members, renew_topic, serving, until
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 from disheap.errors import AddressInUse, ConfigError, UnsafeListen
 from disheap.logs import LINES_AT_ONCE
 from disheap.testing.certificates import Authority

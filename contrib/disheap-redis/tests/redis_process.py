@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from disheap.cli.local_cluster import free_ports
+from disheap.cli.processes.local_cluster import free_ports
 
 START_S = 20.0
 

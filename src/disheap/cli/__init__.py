@@ -1,5 +1,6 @@
 """The command line: one small file for each family of verbs.
 
 `main` has the table of commands and turns an error into a line and an exit code. The files of verbs use `asking` and
-`output`; `hosting` runs a node. It knows clients, the runtime and people. Nobody imports it. Start reading at `main`.
+`terminal`; `processes` runs nodes. It knows clients, the runtime and people. Nobody imports it. Start reading at
+`main`.
 """

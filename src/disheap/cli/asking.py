@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disheap.cli.failures import one_line
-from disheap.cli.options import Invocation
+from disheap.cli.terminal.failures import one_line
+from disheap.cli.terminal.options import Invocation
 from disheap.errors import ConnectionLost, LimitReached, MalformedFrame, NotLeader, RequestError, WrongMachine
 
 if TYPE_CHECKING:

@@ -22,14 +22,14 @@ import click
 import disheap
 from disheap.cli.asking import asked_leader
 from disheap.cli.offline import MIB, PIPE, interruptible, show_progress
-from disheap.cli.options import Invocation, client_options, pass_invocation
-from disheap.cli.output import emit_json, size
+from disheap.cli.terminal.options import Invocation, client_options, pass_invocation
+from disheap.cli.terminal.output import emit_json, size
 from disheap.errors import BackupLost, MalformedFrame, StorageError
 
 if TYPE_CHECKING:
     from disheap.backup.layout import GroupHead
     from disheap.backup.writing import BackupWriter
-    from disheap.cli.progress import Show
+    from disheap.cli.terminal.progress import Show
     from disheap.client.core.url import BrokerUrl
     from disheap.sync import Client
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import connect
-from disheap.cli.failures import EXIT_DEGRADED, EXIT_NO_LEADER, EXIT_OK
-from disheap.cli.options import Invocation, client_options, pass_invocation, text
-from disheap.cli.output import emit_json, emit_table, size
+from disheap.cli.terminal.failures import EXIT_DEGRADED, EXIT_NO_LEADER, EXIT_OK
+from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
+from disheap.cli.terminal.output import emit_json, emit_table, size
 from disheap.errors import ConnectionLost, ProtocolError, RequestError
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from typing import Any
 import click
 
 import disheap
-from disheap.cli import failures
-from disheap.cli.options import URL_VARIABLE, Invocation, client_options
+from disheap.cli.terminal import failures
+from disheap.cli.terminal.options import URL_VARIABLE, Invocation, client_options
 
 COMMANDS = {
     "demo": ("disheap.cli.demo.command:demo", "Three nodes, a Celery worker, and a leader that is killed: watch."),

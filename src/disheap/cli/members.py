@@ -15,8 +15,8 @@ import click
 
 from disheap.cli.asking import ask_any, ask_leader, ask_node
 from disheap.cli.nodes import join
-from disheap.cli.options import Invocation, client_options, pass_invocation, text
-from disheap.cli.output import emit_json, emit_table, size
+from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
+from disheap.cli.terminal.output import emit_json, emit_table, size
 from disheap.errors import RequestError, UnknownMember
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import CONNECT_TIMEOUT_S, check_machine, connect_broker
-from disheap.cli.failures import EXIT_EMPTY
-from disheap.cli.options import Invocation, client_options, duration, header, pass_invocation, text
-from disheap.cli.output import emit_json, emit_table, header_fields, payload_fields, printable, printable_lines
 from disheap.cli.sessions import labels_of
+from disheap.cli.terminal.failures import EXIT_EMPTY
+from disheap.cli.terminal.options import Invocation, client_options, duration, header, pass_invocation, text
+from disheap.cli.terminal.output import emit_json, emit_table, header_fields, payload_fields, printable, printable_lines
 from disheap.errors import PayloadTooLarge, RequestError
 from disheap.protocol.broker import BATCH_HEADERS_MAX, BATCH_MAX, PRIORITY_MAX, PRIORITY_MIN
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from disheap.cli.options import Invocation, pass_invocation, shared_options
-from disheap.cli.output import emit_json
+from disheap.cli.terminal.options import Invocation, pass_invocation, shared_options
+from disheap.cli.terminal.output import emit_json
 
 if TYPE_CHECKING:
     from disheap.config.node_config import NodeConfig
@@ -140,8 +140,8 @@ def join(
 
 
 def _serve(invocation: Invocation, file: Path | None, settings: tuple[str, ...], flags: dict[str, Any]) -> None:
-    from disheap.cli import hosting
-    from disheap.cli.reloading import Reloading
+    from disheap.cli.processes import hosting
+    from disheap.cli.processes.reloading import Reloading
     from disheap.config.node_config import load
 
     def read() -> NodeConfig:
@@ -178,7 +178,7 @@ def dev(
 
     Example: disheap dev
     """
-    from disheap.cli import hosting
+    from disheap.cli.processes import hosting
     from disheap.config.node_config import load
 
     http_address = f"{DEV_HOST}:{_find_http_port(http_port, port)}"
@@ -208,7 +208,7 @@ def dev(
 
 
 def _log(config: NodeConfig, invocation: Invocation) -> None:
-    from disheap.cli import logs
+    from disheap.cli.terminal import logs
 
     logs.configure("debug" if invocation.verbose else config.log_level, config.log_json or invocation.json)
 
@@ -224,7 +224,7 @@ async def _say_ready(node: Member) -> None:
 
 def _find_http_port(wanted: int | None, client_port: int) -> int:
     """What was asked for. By default the usual port, or a free one: other tools for development take 8080, too."""
-    from disheap.cli.local_cluster import free_ports
+    from disheap.cli.processes.local_cluster import free_ports
 
     if wanted:
         return wanted

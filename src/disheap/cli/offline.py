@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import click
 
-from disheap.cli.interrupts import Interrupts
 from disheap.cli.nodes import read_settings
+from disheap.cli.processes.interrupts import Interrupts
 
 if TYPE_CHECKING:
-    from disheap.cli.progress import Show
+    from disheap.cli.terminal.progress import Show
     from disheap.runtime.offline.states import OfflineParts
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,7 +117,7 @@ def confirm_clock(yes: bool, is_silent: bool) -> Callable[[int, int], bool]:
 
 def show_progress(as_json: bool) -> Show:
     """On standard error; nothing with `--json`, because only an error may stand there then."""
-    from disheap.cli import progress
+    from disheap.cli.terminal import progress
 
     return progress.Silent() if as_json else progress.show(sys.stderr)
 

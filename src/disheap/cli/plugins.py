@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disheap.cli.failures import one_line
-from disheap.cli.options import Invocation, pass_invocation, shared_options
-from disheap.cli.output import emit_json, emit_table
+from disheap.cli.terminal.failures import one_line
+from disheap.cli.terminal.options import Invocation, pass_invocation, shared_options
+from disheap.cli.terminal.output import emit_json, emit_table
 
 if TYPE_CHECKING:
     from disheap.plugins.registry import Listed, Registry

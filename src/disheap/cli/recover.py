@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from disheap.cli.failures import EXIT_HALF, EXIT_INTERRUPTED, EXIT_OK
 from disheap.cli.offline import (
     confirm_clock,
     interruptible,
@@ -17,9 +16,10 @@ from disheap.cli.offline import (
     part_options,
     show_progress,
 )
-from disheap.cli.options import Invocation, pass_invocation, shared_options
-from disheap.cli.output import emit_json, printable
 from disheap.cli.restore import groups_json, halves_json, print_groups, print_halves
+from disheap.cli.terminal.failures import EXIT_HALF, EXIT_INTERRUPTED, EXIT_OK
+from disheap.cli.terminal.options import Invocation, pass_invocation, shared_options
+from disheap.cli.terminal.output import emit_json, printable
 
 if TYPE_CHECKING:
     from disheap.runtime.offline.halves import Half

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disheap.cli.failures import EXIT_HALF, EXIT_INTERRUPTED, EXIT_OK
 from disheap.cli.offline import (
     MIB,
     PIPE,
@@ -21,8 +20,9 @@ from disheap.cli.offline import (
     part_options,
     show_progress,
 )
-from disheap.cli.options import Invocation, pass_invocation, shared_options
-from disheap.cli.output import emit_json, emit_table
+from disheap.cli.terminal.failures import EXIT_HALF, EXIT_INTERRUPTED, EXIT_OK
+from disheap.cli.terminal.options import Invocation, pass_invocation, shared_options
+from disheap.cli.terminal.output import emit_json, emit_table
 
 if TYPE_CHECKING:
     from disheap.runtime.offline.halves import Half

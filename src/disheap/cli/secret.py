@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from disheap.cli.options import Invocation, pass_invocation, shared_options
-from disheap.cli.output import emit_json
+from disheap.cli.terminal.options import Invocation, pass_invocation, shared_options
+from disheap.cli.terminal.output import emit_json
 
 
 @click.group(no_args_is_help=False)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import ask_leader
-from disheap.cli.options import Invocation, client_options, pass_invocation, text
-from disheap.cli.output import emit_json, emit_table
+from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
+from disheap.cli.terminal.output import emit_json, emit_table
 
 if TYPE_CHECKING:
     from disheap.sync import Client

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import connect_broker
-from disheap.cli.options import Invocation, client_options, duration, pass_invocation, text
-from disheap.cli.output import emit_json, emit_pairs, emit_table, period, size
 from disheap.cli.sessions import labels_of
+from disheap.cli.terminal.options import Invocation, client_options, duration, pass_invocation, text
+from disheap.cli.terminal.output import emit_json, emit_pairs, emit_table, period, size
 from disheap.protocol.broker import NAME_CHARACTERS
 
 if TYPE_CHECKING:

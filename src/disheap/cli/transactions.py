@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from disheap.cli.asking import connect_broker
-from disheap.cli.options import Invocation, client_options, pass_invocation, text
-from disheap.cli.output import emit_json, emit_pairs, emit_table, size
+from disheap.cli.terminal.options import Invocation, client_options, pass_invocation, text
+from disheap.cli.terminal.output import emit_json, emit_pairs, emit_table, size
 from disheap.errors import TransactionNotFound, TransactionOver
 
 if TYPE_CHECKING:

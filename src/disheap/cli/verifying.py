@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from disheap.cli.failures import EXIT_HALF, EXIT_OK
 from disheap.cli.offline import MIB, PIPE, moment, offline_parts, opened_backup, part_options, show_progress
-from disheap.cli.options import Invocation, pass_invocation, shared_options
-from disheap.cli.output import emit_json, emit_pairs, emit_table, printable, size
 from disheap.cli.restore import halves_json, print_halves
+from disheap.cli.terminal.failures import EXIT_HALF, EXIT_OK
+from disheap.cli.terminal.options import Invocation, pass_invocation, shared_options
+from disheap.cli.terminal.output import emit_json, emit_pairs, emit_table, printable, size
 from disheap.errors import StorageError
 
 if TYPE_CHECKING:

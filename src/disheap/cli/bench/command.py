@@ -20,9 +20,9 @@ import click
 import msgspec
 
 from disheap.cli.asking import check_machine
-from disheap.cli.loops import loop_factory
-from disheap.cli.options import Invocation, pass_invocation, url_option
-from disheap.cli.output import emit_json
+from disheap.cli.processes.loops import loop_factory
+from disheap.cli.terminal.options import Invocation, pass_invocation, url_option
+from disheap.cli.terminal.output import emit_json
 from disheap.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ def _with_client(run: Run, go: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
 def _cluster(url: str | None, nodes: int) -> Iterator[tuple[str, int]]:
     """(URL, number of nodes): the one that was given, or one of our own."""
     import disheap.sync
-    from disheap.cli.local_cluster import local_cluster
+    from disheap.cli.processes.local_cluster import local_cluster
 
     if url is not None:
         with disheap.sync.connect(url, observer=True) as client:

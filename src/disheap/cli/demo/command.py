@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from disheap.cli.options import Invocation, pass_invocation, shared_options
-from disheap.cli.output import emit_json
+from disheap.cli.terminal.options import Invocation, pass_invocation, shared_options
+from disheap.cli.terminal.output import emit_json
 
 if TYPE_CHECKING:
     from disheap.cli.demo.counting import Figures
     from disheap.cli.demo.run import Demo
-    from disheap.cli.local_cluster import LocalCluster
-    from disheap.cli.progress import Show
+    from disheap.cli.processes.local_cluster import LocalCluster
+    from disheap.cli.terminal.progress import Show
 
 TASKS = 2000
 TASKS_MAX = 100_000
@@ -53,9 +53,9 @@ def demo(invocation: Invocation, /, tasks: int) -> int:
 
 def _run(tasks: int) -> Figures:
     from disheap.cli.demo import run
-    from disheap.cli.interrupts import Interrupts
-    from disheap.cli.local_cluster import LocalCluster
-    from disheap.cli.progress import show
+    from disheap.cli.processes.interrupts import Interrupts
+    from disheap.cli.processes.local_cluster import LocalCluster
+    from disheap.cli.terminal.progress import show
 
     run.application()  # without Celery it ends here, before anything was started
     began = time.monotonic()

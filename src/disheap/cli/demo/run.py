@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 from msgspec.structs import replace
 
 import disheap.sync
-from disheap.cli.children import Child
 from disheap.cli.demo import counting as counting
 from disheap.cli.demo.counting import Execution, Figures, Published
-from disheap.cli.local_cluster import LocalCluster
-from disheap.cli.progress import Show
+from disheap.cli.processes.children import Child
+from disheap.cli.processes.local_cluster import LocalCluster
+from disheap.cli.terminal.progress import Show
 from disheap.errors import ConfigError, DisheapError
 from disheap.protocol.broker import PRIORITY_MAX
 

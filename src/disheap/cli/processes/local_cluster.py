@@ -21,8 +21,8 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 import disheap.sync
-from disheap.cli.children import Child, Children
-from disheap.cli.interrupts import Interrupts
+from disheap.cli.processes.children import Child, Children
+from disheap.cli.processes.interrupts import Interrupts
 from disheap.errors import DisheapError, RequestError
 
 HOST = "127.0.0.1"

@@ -24,9 +24,9 @@ from typing import Any
 
 import msgspec
 
-from disheap.cli.loops import loop_factory
-from disheap.cli.reloading import Reloading
-from disheap.cli.service_manager import ServiceManager
+from disheap.cli.processes.loops import loop_factory
+from disheap.cli.processes.reloading import Reloading
+from disheap.cli.processes.service_manager import ServiceManager
 from disheap.config.node_config import NodeConfig
 from disheap.errors import RequestTimeout
 from disheap.logs import get_logger, log_fields

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from disheap.cli.interrupts import Interrupts
+from disheap.cli.processes.interrupts import Interrupts
 
 KILLED_WITHIN_S = 10.0
 """A SIGKILL takes effect at once, unless the process is stuck in the kernel on a dying disk."""

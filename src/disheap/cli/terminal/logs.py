@@ -14,7 +14,7 @@ from typing import Any
 
 import structlog
 
-from disheap.cli.output import printable
+from disheap.cli.terminal.output import printable
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 
 from disheap import errors
-from disheap.cli.output import json_text, printable
+from disheap.cli.terminal.output import json_text, printable
 from disheap.errors import DisheapError, ProtocolError, RequestError
 
 EXIT_OK = 0
