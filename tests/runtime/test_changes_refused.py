@@ -13,7 +13,7 @@ from tests.support.wire import wait_until
 from disheap.errors import ChangeInProgress
 from disheap.kernel.membership import voters_of
 from disheap.testing.counter import CounterMachine
-from disheap.testing.simulator.releases import next_release
+from disheap.testing.simulator.cluster.releases import next_release
 
 
 class NextRegistry(TestRegistry):

@@ -12,7 +12,7 @@ from tests.support.wire import wait_until
 from disheap.kernel.types import NodeId
 from disheap.protocol.gossip import Gossip
 from disheap.runtime.peers.gossip import GOSSIP_S, GossipTimer
-from disheap.testing.simulator.loop import SimLoop
+from disheap.testing.simulator.world.loop import SimLoop
 
 
 def test_a_node_reports_at_once_and_then_in_every_interval_until_it_ends() -> None:

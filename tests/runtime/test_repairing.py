@@ -19,7 +19,7 @@ from disheap.runtime.repair.repairer import Repairer
 from disheap.runtime.repair.responder import Responder
 from disheap.runtime.replica.lifecycle import Lifecycle
 from disheap.runtime.replica.recovery import Found
-from disheap.testing.simulator.loop import SimLoop
+from disheap.testing.simulator.world.loop import SimLoop
 
 OWN, SECOND, THIRD = NodeId(1), NodeId(2), NodeId(3)
 THREE = Membership(tuple(Member(node, True, b"") for node in (OWN, SECOND, THIRD)))

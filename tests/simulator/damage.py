@@ -19,10 +19,10 @@ import msgspec
 from disheap.config.node_config import RaftConfig
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
-from disheap.testing.simulator.cluster import Cluster
-from disheap.testing.simulator.filesystem import DiskImage, Inode
-from disheap.testing.simulator.hosts import Host
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.cluster.cluster import Cluster
+from disheap.testing.simulator.cluster.hosts import Host
+from disheap.testing.simulator.world.filesystem import DiskImage, Inode
+from disheap.testing.simulator.world.rng import Rng
 
 Files = dict[str, bytes]
 TOPIC = "t"

@@ -13,7 +13,7 @@ from typing import Any
 from disheap.errors import DiskFailed
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
-from disheap.testing.simulator.hosts import DiskFaults, Host
+from disheap.testing.simulator.cluster.hosts import DiskFaults, Host
 from tests.simulator.damage import TOPIC, DamagedCluster
 
 END_S = 3.0

@@ -13,8 +13,8 @@ import msgspec
 
 from disheap.errors import DisheapError
 from disheap.plugins.registry import Registry
-from disheap.testing.simulator.configs import MEMORY_MARKS
-from disheap.testing.simulator.hosts import Host
+from disheap.testing.simulator.cluster.configs import MEMORY_MARKS
+from disheap.testing.simulator.cluster.hosts import Host
 from tests.simulator.disturbing import DisturbedCluster
 from tests.simulator.several_groups import GROUPS, RAFT
 from tests.support.relay import Relay

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from disheap.testing.simulator.cluster import Cluster
+from disheap.testing.simulator.cluster.cluster import Cluster
 
 
 class ScriptedCluster(Cluster):

@@ -19,9 +19,9 @@ from disheap.config.node_config import RaftConfig
 from disheap.errors import DisheapError
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
-from disheap.testing.simulator.cluster import BLOCK_MAGIC
-from disheap.testing.simulator.hosts import Host, group_of
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.cluster.cluster import BLOCK_MAGIC
+from disheap.testing.simulator.cluster.hosts import Host, group_of
+from disheap.testing.simulator.world.rng import Rng
 from tests.simulator.scripted import ScriptedCluster
 
 COUNTER, FIRST_HEAP, SECOND_HEAP = GROUPS = (0, 1, 2)

@@ -8,7 +8,7 @@ from disheap.errors import NotLeader
 from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import SessionLimits
 from disheap.runtime.state.sessions import Sessions
-from disheap.testing.simulator.hosts import Host
+from disheap.testing.simulator.cluster.hosts import Host
 from tests.simulator.several_groups import FIRST_HEAP, GROUPS, TOPIC, GroupsCluster
 from tests.simulator.test_sim_groups import run
 

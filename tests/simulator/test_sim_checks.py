@@ -29,9 +29,9 @@ from disheap.runtime.replica.group import Group
 from disheap.runtime.replica.reads import Reads
 from disheap.runtime.state.session_table import Session
 from disheap.runtime.state.sessions import Sessions
+from disheap.testing.simulator.checks.membership import MembershipChecks
+from disheap.testing.simulator.cluster.nodes import SimReplica
 from disheap.testing.simulator.liveness_checks import LivenessChecks
-from disheap.testing.simulator.membership_checks import MembershipChecks
-from disheap.testing.simulator.nodes import SimReplica
 from disheap.testing.simulator.run import Plan, simulate
 from tests.kernel.harness import blank, config, group
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from disheap.testing.simulator.filesystem import SECTOR, DiskImage, NoFaults, SimFile, SimFilesystem
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.world.filesystem import SECTOR, DiskImage, NoFaults, SimFile, SimFilesystem
+from disheap.testing.simulator.world.rng import Rng
 
 SEEDS = range(60)
 

@@ -14,7 +14,7 @@ import pytest
 
 from disheap.kernel.membership import last_id_of
 from disheap.kernel.types import NodeId
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.world.rng import Rng
 from tests.kernel.harness import Cluster, group, refused
 
 STEPS = 2400

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from disheap.testing.simulator.loop import OWNER, Livelock, Process, SimLoop
+from disheap.testing.simulator.world.loop import OWNER, Livelock, Process, SimLoop
 
 
 def test_time_jumps_to_the_next_timer() -> None:

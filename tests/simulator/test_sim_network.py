@@ -11,9 +11,9 @@ import pytest
 from disheap.errors import AddressInUse, ConnectionLost
 from disheap.kernel.types import Heartbeat, Index, NodeId, Term
 from disheap.protocol import peers
-from disheap.testing.simulator.loop import Process, SimLoop
-from disheap.testing.simulator.network import SILENCE_S, STALL_S, Network, SimConnection, SimTransport
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.world.loop import Process, SimLoop
+from disheap.testing.simulator.world.network import SILENCE_S, STALL_S, Network, SimConnection, SimTransport
+from disheap.testing.simulator.world.rng import Rng
 
 
 class End:

@@ -9,7 +9,7 @@ import pytest
 from disheap.plugins.registry import Registry
 from disheap.runtime.membership.directory import AddressBook
 from disheap.testing.counter import CounterMachine, CounterSettings
-from disheap.testing.simulator.releases import MARK, next_release
+from disheap.testing.simulator.cluster.releases import MARK, next_release
 from disheap.testing.simulator.run import Plan, simulate
 from disheap_heap.machine import HeapMachine
 

@@ -12,8 +12,8 @@ from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.config.node_config import RaftConfig
 from disheap.plugins.registry import Registry
-from disheap.testing.simulator.hosts import Host
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.cluster.hosts import Host
+from disheap.testing.simulator.world.rng import Rng
 from tests.simulator.scripted import ScriptedCluster
 
 RAFT = RaftConfig(tick_ms=100, heartbeat_ms=200, election_timeout_ms=1000, commit_timeout_ms=100)

@@ -9,7 +9,7 @@ import pytest
 from disheap.client.api import gathered
 from disheap.errors import CommandRefused, DisheapError, OutcomeUnknown, TransactionOver
 from disheap.runtime.replica.forwarding import RETRY_MAX_S
-from disheap.testing.simulator.group_batches import ABORTED, COMMITTED, UNKNOWN, GroupBatcher, told_outcome
+from disheap.testing.simulator.clients.group_batches import ABORTED, COMMITTED, UNKNOWN, GroupBatcher, told_outcome
 from tests.simulator.transaction_groups import TransactionCluster
 
 TIMEOUT_S = 3.0

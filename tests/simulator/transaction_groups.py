@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import msgspec
 
-from disheap.testing.simulator.configs import MEMORY_MARKS
-from disheap.testing.simulator.group_batches import GroupBatcher, GroupState, Ledger, object_to, read_state
-from disheap.testing.simulator.hosts import Host
-from disheap.testing.simulator.judgement import judge
-from disheap.testing.simulator.workload import Promises
+from disheap.testing.simulator.clients.group_batches import GroupBatcher, GroupState, Ledger, object_to, read_state
+from disheap.testing.simulator.clients.judgement import judge
+from disheap.testing.simulator.clients.workload import Promises
+from disheap.testing.simulator.cluster.configs import MEMORY_MARKS
+from disheap.testing.simulator.cluster.hosts import Host
 from tests.simulator.disturbing import DisturbedCluster
 from tests.simulator.several_groups import GROUPS, RAFT
 

@@ -18,9 +18,9 @@ from disheap.errors import DisheapError, VersionTooOld, VersionUnsupported
 from disheap.plugins.registry import Registry
 from disheap.protocol import broker
 from disheap.protocol.broker.fields import Exact
-from disheap.testing.simulator.hosts import Host
-from disheap.testing.simulator.loop import Process
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.cluster.hosts import Host
+from disheap.testing.simulator.world.loop import Process
+from disheap.testing.simulator.world.rng import Rng
 from disheap_heap.command_set import Handlers
 from disheap_heap.machine import HANDLERS, HeapMachine
 from disheap_heap.state import State

@@ -14,13 +14,13 @@ from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
 from disheap.protocol import broker
-from disheap.testing.simulator.clients import SimulatedClient
-from disheap.testing.simulator.cluster import Cluster, GroupChecks
-from disheap.testing.simulator.counter_workload import CounterWorker
-from disheap.testing.simulator.judgement import judge
-from disheap.testing.simulator.rng import Rng
-from disheap.testing.simulator.session_liveness import SessionLiveness
-from disheap.testing.simulator.workload import Promises, Worker
+from disheap.testing.simulator.clients.client import SimulatedClient
+from disheap.testing.simulator.clients.counter_workload import CounterWorker
+from disheap.testing.simulator.clients.judgement import judge
+from disheap.testing.simulator.clients.session_liveness import SessionLiveness
+from disheap.testing.simulator.clients.workload import Promises, Worker
+from disheap.testing.simulator.cluster.cluster import Cluster, GroupChecks
+from disheap.testing.simulator.world.rng import Rng
 
 DRAIN_BOUND_S = 120.0
 """Virtual time within which every topic is empty."""

@@ -18,9 +18,9 @@ from disheap.client.core.url import BrokerUrl
 from disheap.client.io.asyncio_driver import Driver
 from disheap.errors import RequestError
 from disheap.runtime.replica.group import Group
-from disheap.testing.simulator.cluster import WRONG_CLOCK_S, Cluster
-from disheap.testing.simulator.hosts import Host
-from disheap.testing.simulator.rng import Rng
+from disheap.testing.simulator.cluster.cluster import WRONG_CLOCK_S, Cluster
+from disheap.testing.simulator.cluster.hosts import Host
+from disheap.testing.simulator.world.rng import Rng
 
 BOUND_S = 20.0
 """Virtual time for each step."""

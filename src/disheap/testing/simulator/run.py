@@ -12,22 +12,22 @@ from typing import Any
 import msgspec
 
 from disheap.plugins.registry import Registry
-from disheap.testing.simulator.clients import SimulatedClient
-from disheap.testing.simulator.cluster import Cluster
-from disheap.testing.simulator.faults import FaultInjector
-from disheap.testing.simulator.group_batches import GroupBatches
+from disheap.testing.simulator.checks.safety import Violation
+from disheap.testing.simulator.clients.client import SimulatedClient
+from disheap.testing.simulator.clients.group_batches import GroupBatches
+from disheap.testing.simulator.cluster.cluster import Cluster
+from disheap.testing.simulator.cluster.hosts import Host
+from disheap.testing.simulator.cluster.probes import Probes
+from disheap.testing.simulator.faults.injector import FaultInjector
+from disheap.testing.simulator.faults.membership_changes import MembershipChanges
+from disheap.testing.simulator.faults.static_moves import StaticMoves
+from disheap.testing.simulator.faults.stranger import Stranger
+from disheap.testing.simulator.faults.upgrades import Upgrades
 from disheap.testing.simulator.group_run import DRAIN_BOUND_S, GroupRun
-from disheap.testing.simulator.hosts import Host
 from disheap.testing.simulator.liveness_checks import LivenessChecks
-from disheap.testing.simulator.loop import Livelock
-from disheap.testing.simulator.membership_changes import MembershipChanges
-from disheap.testing.simulator.probes import Probes
-from disheap.testing.simulator.rng import Rng
-from disheap.testing.simulator.safety import Violation
-from disheap.testing.simulator.static_moves import StaticMoves
-from disheap.testing.simulator.stranger import Stranger
-from disheap.testing.simulator.trace import product_logs_in
-from disheap.testing.simulator.upgrades import Upgrades
+from disheap.testing.simulator.world.loop import Livelock
+from disheap.testing.simulator.world.rng import Rng
+from disheap.testing.simulator.world.trace import product_logs_in
 
 LEADER_BOUND_S = 60.0
 """Virtual time after healing within which a leader has committed in its own term."""

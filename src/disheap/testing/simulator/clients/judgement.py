@@ -1,0 +1,47 @@
+"""The last judgement of a run: what clients of a group saw and were promised, against its committed log."""
+
+from __future__ import annotations
+
+from disheap.runtime.state.sessions import SESSION_TIME_SHIFT
+from disheap.testing.simulator.checks.machines import HeapReference, reference_of
+from disheap.testing.simulator.checks.replay import Replay
+from disheap.testing.simulator.clients.workload import Promises
+from disheap.testing.simulator.cluster.cluster import Cluster, GroupChecks
+
+Objections = dict[tuple[int, int], str]
+"""(index, session): why the session must not end there."""
+
+
+def judge(cluster: Cluster, checks: GroupChecks, promises: Promises, objections: Objections) -> dict[str, int]:
+    """Fails the run for whatever does not hold. Returns how often the rarer ways through the machine were taken."""
+    safety, machine, limits = checks.safety, reference_of(checks.machine, checks.number), cluster.first_config.limits
+    replay = Replay(machine, SESSION_TIME_SHIFT, limits.session_window, limits.max_reply_bytes, safety.submitted)
+    checks.history.check(safety.log, replay, safety.tables)
+    for expired in replay.expired:
+        if expired in objections:
+            safety.fail(objections[expired])
+    if isinstance(machine, HeapReference):
+        _check_messages(checks, machine, promises)
+    return machine.rare()
+
+
+def _check_messages(checks: GroupChecks, machine: HeapReference, promises: Promises) -> None:
+    fail, messages = checks.safety.fail, machine.messages
+    for number, message in promises.enqueued.items():
+        if number not in messages or messages[number][1] != message:
+            fail(f"message {number} was confirmed as {message}, and is {messages.get(number)}")
+    present = {message.payload for _, message in messages.values()}
+    for payload, code in promises.refused.items():
+        if payload in present:
+            fail(f"{payload[:40]!r} was refused ({code}), and is there")
+    _check_twice(checks, machine)
+
+
+def _check_twice(checks: GroupChecks, machine: HeapReference) -> None:
+    """One command, one message in a topic."""
+    seen: dict[tuple[str, bytes], int] = {}
+    for number, (topic, message) in machine.messages.items():
+        place = topic, message.payload
+        if place in seen:
+            checks.safety.fail(f"{place[1][:40]!r} is in {topic!r} twice: messages {seen[place]} and {number}")
+        seen[place] = number
