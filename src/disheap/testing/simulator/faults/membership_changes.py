@@ -261,7 +261,7 @@ class MembershipChanges:
         else:
             host, name_of = self._add(machine, machine, False, "asks another cluster", cluster="another"), 0
         self._outsiders[host] = name_of
-        self._actions.later(2.0, 8.0, lambda: self._retire(host))
+        self._actions.later(2.0, 8.0, lambda: self._retire_outsider(host))
 
     # --- machines ---
 
@@ -284,6 +284,11 @@ class MembershipChanges:
         """Retires the host, unless it has lost its disk and asks to be let in. It may be a member by now."""
         self.note_removals()
         if host in self._removed and not (host.wiped and host.config.join_addresses):
+            self._retire(host)
+
+    def _retire_outsider(self, host: Host) -> None:
+        """Retires the host, unless it turned out since that it may be a member."""
+        if host in self._outsiders:
             self._retire(host)
 
     def _retire(self, host: Host) -> None:
