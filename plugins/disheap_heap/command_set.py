@@ -17,7 +17,7 @@ import msgspec
 
 from disheap.errors import CommandRefused, InvalidArgument, UnknownCommand, VersionTooOld
 from disheap_heap.encoding import known_tag
-from disheap_heap.state import State
+from disheap_heap.state.state import State
 
 Handler = Callable[[State, int, Any], bytes]
 """(state, session, command) -> reply"""

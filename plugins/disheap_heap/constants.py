@@ -8,7 +8,11 @@ each other if they differ (`interfaces.FixedConstants`).
 from __future__ import annotations
 
 from disheap.protocol.broker import fields
-from disheap_heap import credit, exchanges, prepared, settings, timers
+from disheap_heap import settings
+from disheap_heap.commands import exchanges
+from disheap_heap.delivery import credit
+from disheap_heap.state import prepared
+from disheap_heap.tables import timers
 
 CONSTANTS: dict[int, dict[str, int]] = {
     1: {

@@ -16,32 +16,21 @@ from disheap.errors import CommandRefused, InvalidArgument, VersionUnsupported
 from disheap.interfaces import Effects, MachineContext, Metric, Principal
 from disheap.protocol import broker
 from disheap.protocol.frames import UNREADABLE
-from disheap_heap import (
-    atomic,
-    consumers,
-    enqueue,
-    exchanges,
-    footprint,
-    group_messages,
-    leases,
-    measuring,
-    queries,
-    restoring,
-    sessions,
-    snapshot,
-    topics,
-    transactions,
-    work,
-)
+from disheap_heap import measuring, queries, work
 from disheap_heap.command_set import CommandSet, Handlers, tag_of, unreadable
+from disheap_heap.commands import consumers, enqueue, exchanges, sessions, topics
 from disheap_heap.constants import CONSTANTS
-from disheap_heap.counts import SERIES_MAX, Series
-from disheap_heap.delivery import serve_freed_groups
-from disheap_heap.discarding import discarding
+from disheap_heap.delivery import leases
+from disheap_heap.delivery.delivery import serve_freed_groups
 from disheap_heap.encoding import encode, known_tag
 from disheap_heap.settings import HeapSettings
-from disheap_heap.state import State
-from disheap_heap.views import kept_bytes
+from disheap_heap.snapshots import restoring, snapshot
+from disheap_heap.snapshots.discarding import discarding
+from disheap_heap.state import footprint
+from disheap_heap.state.counts import SERIES_MAX, Series
+from disheap_heap.state.state import State
+from disheap_heap.state.views import kept_bytes
+from disheap_heap.transactions import atomic, group_messages, transactions
 
 HANDLERS: Handlers = {
     broker.Enqueue: (1, enqueue.enqueue),

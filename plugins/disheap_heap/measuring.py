@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from disheap.interfaces import Metric
-from disheap_heap.counts import Counts
-from disheap_heap.state import State, Topic
+from disheap_heap.state.counts import Counts
+from disheap_heap.state.state import State, Topic
 
 PRIORITIES_MAX = 20
 """In one row: the first ones in the order of delivery."""

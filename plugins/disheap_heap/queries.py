@@ -24,15 +24,15 @@ from disheap.protocol.broker import (
     TransactionInfo,
     TransactionInfos,
 )
-from disheap_heap.checks import find_existing, require_access
+from disheap_heap.commands.checks import find_existing, require_access
+from disheap_heap.commands.exchanges import find_exchange
+from disheap_heap.commands.topics import describe
 from disheap_heap.encoding import encode
-from disheap_heap.exchanges import find_exchange
-from disheap_heap.messages import Content, Message
-from disheap_heap.prepared import Transaction
-from disheap_heap.routing import Exchange
 from disheap_heap.settings import MAX_ANSWER_BYTES
-from disheap_heap.state import Consumer, State, Topic
-from disheap_heap.topics import describe
+from disheap_heap.state.messages import Content, Message
+from disheap_heap.state.prepared import Transaction
+from disheap_heap.state.routing import Exchange
+from disheap_heap.state.state import Consumer, State, Topic
 
 
 def peek(state: State, session: int, query: Peek) -> bytes:

@@ -17,8 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
-from disheap_heap import credit, timers
-from disheap_heap.delivery import (
+from disheap_heap.commands.exchanges import remove_binding
+from disheap_heap.commands.sessions import end_some, resend_some
+from disheap_heap.commands.topics import delete
+from disheap_heap.delivery import credit
+from disheap_heap.delivery.delivery import (
     finish_pop,
     fire_message_timer,
     needed_ids,
@@ -26,18 +29,16 @@ from disheap_heap.delivery import (
     serve_later,
     serve_some,
 )
-from disheap_heap.dropped import free_one, uncount_freed
-from disheap_heap.exchanges import remove_binding
-from disheap_heap.footprint import uncount_extras
-from disheap_heap.kept import Kept
-from disheap_heap.leases import expire_lease
-from disheap_heap.messages import Content, SharedMessage
-from disheap_heap.routing import Exchange
-from disheap_heap.sessions import end_some, resend_some
+from disheap_heap.delivery.leases import expire_lease
 from disheap_heap.settings import MAX_DELIVERIES_PER_CALL
-from disheap_heap.state import Dropped, PurgedMessages, Resend, State, Topic
-from disheap_heap.topics import delete
-from disheap_heap.transactions import inquire, time_out
+from disheap_heap.state.dropped import free_one, uncount_freed
+from disheap_heap.state.footprint import uncount_extras
+from disheap_heap.state.kept import Kept
+from disheap_heap.state.messages import Content, SharedMessage
+from disheap_heap.state.routing import Exchange
+from disheap_heap.state.state import Dropped, PurgedMessages, Resend, State, Topic
+from disheap_heap.tables import timers
+from disheap_heap.transactions.transactions import inquire, time_out
 
 UNITS_PER_CHUNK = 16
 """Units for one chunk of ids, `arrivals.CHUNK`."""

@@ -65,10 +65,10 @@ from disheap.runtime.peers.links import IncomingLink, OutgoingLink
 from disheap.runtime.repair import plan
 from disheap_codecs.zstd import ZstdCodec, ZstdSettings
 from disheap_heap.machine import HeapMachine
-from disheap_heap.patterns import PatternIndex, split
 from disheap_heap.samples import HEADERS, sample_commands
 from disheap_heap.settings import HeapSettings
-from disheap_heap.state import Topic
+from disheap_heap.state.state import Topic
+from disheap_heap.tables.patterns import PatternIndex, split
 from disheap_kombu import messages
 from tests.fuzz import joining, transactions
 from tests.fuzz.doubles import CLUSTER, NONCE, Owner, ServedNode, StillLoop, Wire

@@ -18,8 +18,8 @@ from disheap.interfaces import MachineContext, Principal
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage
 from disheap_heap.machine import HeapMachine
-from disheap_heap.partitioned import PartitionedDict
 from disheap_heap.settings import HeapSettings
+from disheap_heap.tables.partitioned import PartitionedDict
 
 ENTRIES = 2_500_000
 

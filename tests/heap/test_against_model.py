@@ -28,8 +28,8 @@ from disheap.protocol import broker
 from disheap.testing import heap_batches, heap_transactions
 from disheap.testing.heap_model import Model
 from disheap.testing.heap_records import ModelConsumer, ModelTopic
-from disheap_heap import sessions as heap_sessions
-from disheap_heap import state
+from disheap_heap.commands import sessions as heap_sessions
+from disheap_heap.state import state
 
 from .driver import Driver
 from .view_rules import ViewRules, in_order_of_ids

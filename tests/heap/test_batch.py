@@ -33,8 +33,8 @@ from disheap.protocol.broker import (
     TopicSettings,
     encode_headers,
 )
-from disheap_heap.atomic import Item
 from disheap_heap.settings import HEADERS_PER_BATCH_UNIT, UNITS_PER_PART
+from disheap_heap.transactions.atomic import Item
 
 from .driver import Driver, token
 from .worst_case import many_patterns

@@ -10,8 +10,8 @@ from typing import get_args
 import pytest
 
 from disheap.protocol import broker
-from disheap_heap.footprint import RESEND_BYTES
 from disheap_heap.settings import MAX_PUSH_BYTES_PER_CALL, MAX_SCANNED_PER_CALL, HeapSettings
+from disheap_heap.state.footprint import RESEND_BYTES
 
 from .worst_case import CASES, Case, bytes_of, carry_out
 

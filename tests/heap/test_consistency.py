@@ -18,9 +18,9 @@ from hypothesis.stateful import initialize, invariant, rule
 from disheap.errors import CommandRefused
 from disheap.interfaces import Principal
 from disheap.protocol import broker
-from disheap_heap import state
-from disheap_heap.messages import Content
-from disheap_heap.state import Consumer, CreditGroup, State
+from disheap_heap.state import state
+from disheap_heap.state.messages import Content
+from disheap_heap.state.state import Consumer, CreditGroup, State
 
 from .driver import Driver
 from .view_rules import ViewRules, in_order_of_ids
@@ -47,7 +47,7 @@ class HeapInSlices(ViewRules):
     def start(self, serve: int, push: int, give_back: int) -> None:
         limits = {"MAX_DELIVERIES_PER_CALL": serve, "MAX_PUSH_BYTES_PER_CALL": push, "MAX_RETURNS_PER_CALL": give_back}
         self.patches = [patch.object(state, name, limit) for name, limit in limits.items()]
-        self.patches.append(patch("disheap_heap.sessions.MAX_SCANNED_PER_CALL", 1))
+        self.patches.append(patch("disheap_heap.commands.sessions.MAX_SCANNED_PER_CALL", 1))
         for one in self.patches:
             one.start()
         self.driver, self.tokens = Driver(sessions=0), [(0, 9999, 1)]

@@ -133,7 +133,7 @@ def test_constants_that_decide_what_a_replica_does_belong_to_the_version() -> No
     modules = [
         importlib.import_module(one.name)
         for package in (disheap_heap, broker)
-        for one in pkgutil.iter_modules(package.__path__, f"{package.__name__}.")
+        for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
     ]
     constants = int_constants(*modules)
     deciding = {name: value for name, value in constants.items() if name not in DECIDES_NOTHING}

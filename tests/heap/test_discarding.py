@@ -11,8 +11,8 @@ from disheap.errors import SnapshotDamaged
 from disheap.interfaces import Principal
 from disheap.protocol import broker
 from disheap.protocol.broker import NewMessage, TopicSettings
-from disheap_heap.snapshot import PIECE_BYTES
-from disheap_heap.state import State
+from disheap_heap.snapshots.snapshot import PIECE_BYTES
+from disheap_heap.state.state import State
 
 from .driver import PLENTY, Driver
 

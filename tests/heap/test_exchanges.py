@@ -21,8 +21,8 @@ from disheap.protocol.broker import (
     Subscribe,
     Unbind,
 )
-from disheap_heap.exchanges import MAX_ALTERNATES
-from disheap_heap.routing import MAX_CACHED_KEYS, MAX_CACHED_TOPICS
+from disheap_heap.commands.exchanges import MAX_ALTERNATES
+from disheap_heap.state.routing import MAX_CACHED_KEYS, MAX_CACHED_TOPICS
 
 from .driver import Driver
 

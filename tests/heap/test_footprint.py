@@ -26,9 +26,9 @@ from disheap.protocol.broker import (
     Subscribe,
     encode_headers,
 )
-from disheap_heap.footprint import held_bytes, held_messages
-from disheap_heap.messages import Body, Content, Message
-from disheap_heap.state import State
+from disheap_heap.state.footprint import held_bytes, held_messages
+from disheap_heap.state.messages import Body, Content, Message
+from disheap_heap.state.state import State
 
 from .driver import Driver
 
@@ -124,7 +124,9 @@ def test_a_snapshot_with_a_shared_payload_that_cannot_be_is_refused(
 ) -> None:
     driver = fanout("a", "b")
     driver.do(Publish("f", "", NewMessage(b"x")))
-    monkeypatch.setattr("disheap_heap.snapshot._MessageRows.row", lambda self, m, *at: ((*at, *m[:-1], field), 0))
+    monkeypatch.setattr(
+        "disheap_heap.snapshots.snapshot._MessageRows.row", lambda self, m, *at: ((*at, *m[:-1], field), 0)
+    )
     with pytest.raises(SnapshotDamaged):
         driver.restored()
 

@@ -28,8 +28,8 @@ from disheap.protocol.broker import (
     encode_headers,
 )
 from disheap_heap.machine import HeapMachine
-from disheap_heap.messages import Message
 from disheap_heap.settings import HEADERS_PER_UNIT, MAX_ANSWER_BYTES, MAX_PUSH_BYTES_PER_CALL, HeapSettings
+from disheap_heap.state.messages import Message
 
 from .driver import Driver, token
 

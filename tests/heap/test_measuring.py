@@ -24,8 +24,8 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.counts import Series
 from disheap_heap.measuring import COUNTERS, PRIORITIES_MAX
+from disheap_heap.state.counts import Series
 from tests.heap.driver import Driver
 
 

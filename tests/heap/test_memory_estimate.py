@@ -26,7 +26,8 @@ from disheap.protocol.broker import (
     Subscribe,
     encode_headers,
 )
-from disheap_heap import sessions, state
+from disheap_heap.commands import sessions
+from disheap_heap.state import state
 from tests.support.memory import held_bytes
 
 from .driver import PLENTY, Driver

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disheap_heap import ordered
-from disheap_heap.ordered import MAX_CHUNK, OrderedRecords
+from disheap_heap.tables import ordered
+from disheap_heap.tables.ordered import MAX_CHUNK, OrderedRecords
 
 Item = tuple[int, int]
 

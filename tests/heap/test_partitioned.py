@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disheap_heap import partitioned
-from disheap_heap.partitioned import MERGED_MAX, PARTITION_MAX, SPARE_BYTES, PartitionedDict
+from disheap_heap.tables import partitioned
+from disheap_heap.tables.partitioned import MERGED_MAX, PARTITION_MAX, SPARE_BYTES, PartitionedDict
 
 STEPS = st.lists(
     st.tuples(

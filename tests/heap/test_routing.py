@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from disheap_heap.patterns import PatternIndex, TooManySteps, canonical, split
-from disheap_heap.routing import INDEXES
+from disheap_heap.state.routing import INDEXES
+from disheap_heap.tables.patterns import PatternIndex, TooManySteps, canonical, split
 from tests.support.calls import CallCounter
 
 PLENTY = 1 << 30

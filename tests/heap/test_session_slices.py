@@ -18,7 +18,7 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap import sessions
+from disheap_heap.commands import sessions
 from disheap_heap.settings import (
     MAX_DELIVERIES_PER_CALL,
     MAX_END_UNITS_PER_CALL,

@@ -24,7 +24,7 @@ from disheap.protocol.broker import (
     TopicSettings,
     Unbind,
 )
-from disheap_heap.snapshot import FORMAT, PIECE_BYTES
+from disheap_heap.snapshots.snapshot import FORMAT, PIECE_BYTES
 
 from .driver import Driver, token
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from disheap_heap.timers import LEASE, MESSAGE, POP, TOPIC, Timers
+from disheap_heap.tables.timers import LEASE, MESSAGE, POP, TOPIC, Timers
 from tests.support.calls import CallCounter
 
 OTHERS = (LEASE, POP, TOPIC)

@@ -15,7 +15,7 @@ from disheap.protocol.broker.fields import Exact
 from disheap_heap.command_set import Handlers, tag_of
 from disheap_heap.machine import HANDLERS, HeapMachine
 from disheap_heap.settings import HeapSettings
-from disheap_heap.state import State
+from disheap_heap.state.state import State
 
 
 class Count(Exact, tag=40, frozen=True):

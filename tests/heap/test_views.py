@@ -34,12 +34,12 @@ from disheap.protocol.broker import (
     Subscribe,
     TopicSettings,
 )
-from disheap_heap.arrivals import CHUNK
-from disheap_heap.footprint import OUTBOX_BYTES
-from disheap_heap.kept import KeptLeases
-from disheap_heap.state import Resend
-from disheap_heap.view import FREED_AT_ONCE, IDS_PER_PAUSE
-from disheap_heap.views import open_view
+from disheap_heap.state.footprint import OUTBOX_BYTES
+from disheap_heap.state.kept import KeptLeases
+from disheap_heap.state.state import Resend
+from disheap_heap.state.view import FREED_AT_ONCE, IDS_PER_PAUSE
+from disheap_heap.state.views import open_view
+from disheap_heap.tables.arrivals import CHUNK
 from tests.support.memory import peak_bytes
 
 from .driver import PLENTY, Driver, token

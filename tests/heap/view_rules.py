@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from disheap.testing import heap_model, heap_transactions
-from disheap_heap import arrivals, delivery, kept, partitioned, snapshot, transactions, view
-from disheap_heap.state import State
+from disheap_heap.delivery import delivery
+from disheap_heap.snapshots import snapshot
+from disheap_heap.state import kept, view
+from disheap_heap.state.state import State
+from disheap_heap.tables import arrivals, partitioned
+from disheap_heap.transactions import transactions
 
 from .driver import Driver
 

@@ -22,7 +22,7 @@ from disheap.runtime.state.reply_sink import ReplySink
 from disheap.runtime.state.session_table import REPLY_BYTES, SessionLimits, memory_of, proof_of
 from disheap.runtime.state.sessions import DETACHED_AT_ONCE, PUSH_BYTES_AT_ONCE, UNITS_AT_ONCE, Sessions
 from disheap.testing.counter import CounterMachine, CounterSettings
-from disheap_heap.credit import CONSUMERS_PER_UNIT
+from disheap_heap.delivery.credit import CONSUMERS_PER_UNIT
 from disheap_heap.machine import HeapMachine
 from disheap_heap.settings import HeapSettings
 

@@ -15,8 +15,8 @@ import pytest
 
 import disheap_filelog.meta
 import disheap_filelog.segment
-import disheap_heap.delivery
-import disheap_heap.leases
+import disheap_heap.delivery.delivery
+import disheap_heap.delivery.leases
 from disheap.client.core.keepalive import KeepAlive, Verdict
 from disheap.client.core.session import Session as ClientSession
 from disheap.client.core.session import State as ClientState
@@ -145,7 +145,7 @@ def test_a_snapshot_of_live_state(registry: Registry, monkeypatch: pytest.Monkey
 
 
 def test_acks_of_an_older_epoch(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    leases = disheap_heap.leases
+    leases = disheap_heap.delivery.leases
 
     def careless(state: Any, session: int, token: Any) -> bytes:
         lease = state.leases.get(token[0])
@@ -161,13 +161,13 @@ def test_acks_of_an_older_epoch(registry: Registry, monkeypatch: pytest.MonkeyPa
 
 
 def test_messages_that_come_back_to_another_place(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_ready = disheap_heap.delivery.make_ready
+    make_ready = disheap_heap.delivery.delivery.make_ready
 
     def at_the_back(state: Any, topic: Any, message: Any) -> None:
         rank = max(message.rank - 1, -(1 << 63) + 1)  # else it is a number that cannot be sent, and found for that
         make_ready(state, topic, message._replace(rank=rank) if message.attempts else message)
 
-    monkeypatch.setattr(disheap_heap.delivery, "make_ready", at_the_back)
+    monkeypatch.setattr(disheap_heap.delivery.delivery, "make_ready", at_the_back)
     assert "not Deliver" in found(registry) or "was answered" in found(registry)
 
 

@@ -23,7 +23,7 @@ from disheap.testing.simulator.world.loop import Process
 from disheap.testing.simulator.world.rng import Rng
 from disheap_heap.command_set import Handlers
 from disheap_heap.machine import HANDLERS, HeapMachine
-from disheap_heap.state import State
+from disheap_heap.state.state import State
 from tests.simulator.scripted import ScriptedCluster
 
 OLD, NEW, LATER = "old", "new", "later"

@@ -702,7 +702,7 @@ MUTANTS = (
         "what one consumer of a group holds does not count for the others: a worker of five queues holds five tasks",
         (
             Patch(
-                "disheap_heap.credit",
+                "disheap_heap.delivery.credit",
                 "    if group.is_full():\n        _leave_turns_of_group(state, group)\n\n\ndef refund",
                 "\n\ndef refund",
             ),
@@ -756,7 +756,7 @@ MUTANTS = (
         "a worker that changes its queues while tasks run is refused a consumer, though it has few",
         (
             Patch(
-                "disheap_heap.consumers",
+                "disheap_heap.commands.consumers",
                 "    elif len(group.consumers) >= CREDIT_GROUP_CONSUMERS_MAX:\n",
                 "    elif sum(one.group is group for one in state.sessions[session].consumers.values()) >= 256:\n",
             ),
@@ -767,7 +767,13 @@ MUTANTS = (
     Mutant(
         "group-of-ended-consumers-is-forgotten-early",
         "what a cancelled consumer holds no longer counts once its group has no other",
-        (Patch("disheap_heap.credit", " and not group.consumers and not group.held:", " and not group.consumers:"),),
+        (
+            Patch(
+                "disheap_heap.delivery.credit",
+                " and not group.consumers and not group.held:",
+                " and not group.consumers:",
+            ),
+        ),
         (GROUPS + "test_a_group_lasts_as_long_as_an_ended_consumer_of_it_holds_something",),
         simulated=False,
     ),
@@ -776,7 +782,7 @@ MUTANTS = (
         "a snapshot of 100,000 topics stops the loop for 60 to 240 ms when it is begun",
         (
             Patch(
-                "disheap_heap.view",
+                "disheap_heap.state.view",
                 "        self._topic_rows: dict[Topic, Row] = {}\n",
                 "        self._topic_rows: dict[Topic, Row] = {one: _topic_row(one) for one in self._topics}\n",
             ),
@@ -890,7 +896,7 @@ MUTANTS = (
         "a snapshot misses messages that were purged and freed while it was written",
         (
             Patch(
-                "disheap_heap.delivery",
+                "disheap_heap.delivery.delivery",
                 "        if state.views and keep_purged(state, topic, purged):\n",
                 "        if state.views and keep_purged(state, topic, purged) and False:\n",
             ),
@@ -903,7 +909,7 @@ MUTANTS = (
         "a topic holds the ids of all messages that it ever had",
         (
             Patch(
-                "disheap_heap.arrivals",
+                "disheap_heap.tables.arrivals",
                 "        kept = keep_needed(chunks[at])\n",
                 "        kept = chunks[at]\n",
             ),
@@ -916,7 +922,7 @@ MUTANTS = (
         "a session that holds a million leases stops the loop for 200 ms when it attaches",
         (
             Patch(
-                "disheap_heap.sessions",
+                "disheap_heap.commands.sessions",
                 "    while not resend.is_scanned() and looked < MAX_SCANNED_PER_CALL:\n",
                 "    while not resend.is_scanned():\n",
             ),
@@ -929,7 +935,7 @@ MUTANTS = (
         "a client that attaches is sent a new message twice: once as new, and once as one that it does not hold",
         (
             Patch(
-                "disheap_heap.sessions",
+                "disheap_heap.commands.sessions",
                 "    session.attached, session.is_served = True, False\n",
                 "    session.attached = session.is_served = True\n",
             ),

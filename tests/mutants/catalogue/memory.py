@@ -119,7 +119,7 @@ MUTANTS = (
         "replaced-state-stays-in-memory",
         "a follower that takes over a leader's snapshot keeps the state that it replaced",
         (
-            Patch("disheap_heap.state", "    def __del__(self) -> None:\n", "    def _untie(self) -> None:\n"),
+            Patch("disheap_heap.state.state", "    def __del__(self) -> None:\n", "    def _untie(self) -> None:\n"),
             Patch("disheap_heap:HeapMachine.discarding", "return discarding(self._state)", "return iter(())"),
         ),
         ("tests/runtime/test_leftovers.py::test_a_leaders_snapshot_that_was_installed_leaves_nothing",),
@@ -202,7 +202,7 @@ MUTANTS = (
     Mutant(
         "what-views-kept-freed-at-once",
         "the end of a snapshot, during which a million messages were settled, stops the loop for 100 ms",
-        (Patch("disheap_heap.snapshot", '    yield from (b"" for _ in view.freeing())\n', ""),),
+        (Patch("disheap_heap.snapshots.snapshot", '    yield from (b"" for _ in view.freeing())\n', ""),),
         ("tests/heap/test_views.py::test_what_a_view_kept_is_freed_in_portions_when_it_is_written",),
         simulated=False,
     ),

@@ -1,0 +1,115 @@
+"""Frees a state that another replaced, in slices (`interfaces.Discarding`).
+
+Every record is removed from its tables one by one. The records refer to each other, and no garbage collector runs, so
+these references are removed as well. `State.__del__` does the same in one step, for a state that was not discarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from itertools import repeat
+from typing import Any
+
+from disheap_heap.settings import WORDS_PER_UNIT
+from disheap_heap.state.dropped import units_to_free
+from disheap_heap.state.messages import Message
+from disheap_heap.state.state import Consumer, Session, State, Topic
+from disheap_heap.tables.arrivals import CHUNK
+from disheap_heap.work import free_some
+
+RECORDS_AT_ONCE = 1000
+"""Records that one slice frees, which takes 1 ms."""
+IDS_PER_RECORD = 32
+UNITS_AT_ONCE = 250
+
+
+def discarding(state: State) -> Iterator[None]:
+    """Frees the state. Each step is a slice. While a view is open, nothing is freed, because the view reads the
+    records."""
+    while state.views:
+        yield
+    for count, _ in enumerate(_records(state), 1):
+        if count % RECORDS_AT_ONCE == 0:
+            yield
+
+
+def _records(state: State) -> Iterator[None]:
+    """Yields after each record that was freed, and several times after one that takes longer."""
+    while state.unfreed:
+        state.begin_call()
+        free_some(state, UNITS_AT_ONCE)
+        yield from repeat(None, UNITS_AT_ONCE)
+    yield from map(_nothing, _taken(state.leases))
+    for consumer in _taken(state.consumers):
+        yield from _consumer(consumer)
+    for tables in (state.sessions, state.ending):
+        for session in _taken(tables):
+            yield from _session(session)
+    for transaction in _taken(state.transactions.open):
+        while transaction.messages:
+            body = transaction.messages.pop().body
+            yield from repeat(None, units_to_free(len(body)))
+        while transaction.frozen:
+            yield from _message(transaction.frozen.pop().message)
+    table = state.transactions
+    for records in (table.by_number, table.asking, table.frozen, table.finished):
+        yield from map(_nothing, _taken(records))
+    yield from state.outbox.discarding()
+    for exchange in _taken(state.exchanges):
+        while exchange.bindings:
+            (key, _), topic = exchange.bindings.popitem()
+            exchange.index.remove(key, topic)
+            yield from repeat(None, 1 + key.count(".") // WORDS_PER_UNIT)
+    for topic in _taken(state.topics):
+        yield from _topic(topic)
+    while state.timers.drain():
+        yield
+    yield from map(_nothing, _taken(state.copies))
+    state.routes.clear()
+    state.topics_by_number.clear()
+
+
+def _consumer(consumer: Consumer) -> Iterator[None]:
+    consumer.group = None
+    yield
+    for lease in _taken(consumer.leases):
+        yield from _message(lease.message)
+
+
+def _session(session: Session) -> Iterator[None]:
+    yield
+    for table in (session.consumers, session.owned, session.groups):
+        yield from map(_nothing, _taken(table))
+    if session.resend is not None:
+        while session.resend.free(1):
+            yield
+        session.resend = None
+
+
+def _topic(topic: Topic) -> Iterator[None]:
+    topic.owner = None
+    topic.turns.clear()
+    yield
+    while (message := topic.ready.drain()) is not None:
+        yield from _message(message)
+    for _, message in _taken(topic.delayed):
+        yield from _message(message)
+    for table in (topic.consumers, topic.bindings):
+        yield from map(_nothing, _taken(table))
+    while topic.arrivals.chunks:
+        topic.arrivals.chunks.pop()
+        yield from repeat(None, CHUNK // IDS_PER_RECORD)
+
+
+def _message(message: Message) -> Iterator[None]:
+    """The caller holds the message until it takes the next one."""
+    return repeat(None, units_to_free(len(message.body)))
+
+
+def _taken(table: MutableMapping[Any, Any]) -> Iterator[Any]:
+    while table:
+        yield table.popitem()[1]
+
+
+def _nothing(_: Any) -> None:
+    """For a record that is freed as soon as it is removed."""
